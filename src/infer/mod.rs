@@ -1,0 +1,72 @@
+//! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
+
+use std::time::Duration;
+
+/// An execution provider of ONNX Runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provider {
+    Tensorrt,
+    Cuda,
+    Openvino,
+    Cpu,
+}
+
+impl Provider {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tensorrt => "tensorrt",
+            Self::Cuda => "cuda",
+            Self::Openvino => "openvino",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// `runtime` and `runtime.batch` of the configuration.
+#[derive(Clone, Debug)]
+pub struct InferSettings {
+    /// Tried in order.
+    pub providers: Vec<Provider>,
+    /// The first provider or nothing.
+    pub strict: bool,
+    /// Explicit `libonnxruntime.so`; otherwise it is looked for (see [`runtime`]).
+    pub library: Option<std::path::PathBuf>,
+    /// Threads inside one operator; 0 lets ONNX Runtime take all cores.
+    pub threads: usize,
+    pub max_size: usize,
+    /// From the first frame of a batch to its run, at most.
+    pub max_delay: Duration,
+}
+
+/// Image tower behind the narrowest door: a batch of tensors in, embeddings out. Lives on one thread.
+pub trait ImageEncoder: Send {
+    /// Length of an embedding.
+    fn dim(&self) -> usize;
+
+    /// Name of the provider that computes, for logs and metrics.
+    fn provider(&self) -> Provider;
+
+    /// Encodes the first `count` pictures of `pixels` (`[count, 3, height, width]`, contiguous f32) and writes `count × dim`
+    /// L2-normalised floats to `embeddings` (cleared first).
+    ///
+    /// # Errors
+    /// Whatever the runtime says. The next call may work again.
+    fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError>;
+}
+
+/// Why a model could not be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum InferError {
+    /// The shared library is missing or does not load. Fatal at start-up.
+    #[error("{0}")]
+    Library(String),
+    /// The model file is damaged or unsuitable. Fatal at start-up.
+    #[error("{0}")]
+    Model(String),
+    /// No provider of the list could be used. Fatal at start-up.
+    #[error("{0}")]
+    Provider(String),
+    /// One run failed; its frames are lost, the next batch may work.
+    #[error("{0}")]
+    Run(String),
+}

@@ -1,0 +1,50 @@
+//! Labels: YAML label sets, their prompts, and the text embeddings made of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// How a set's similarities become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scoring {
+    /// One softmax over all labels, their negatives and the background.
+    #[default]
+    Exclusive,
+    /// Each label against its own negatives and the background.
+    Independent,
+}
+
+/// A label's own event thresholds; what is left out comes from the configuration's `events`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ThresholdOverrides {
+    pub enter: Option<f32>,
+    pub exit: Option<f32>,
+    pub after: Option<std::time::Duration>,
+    pub after_exit: Option<std::time::Duration>,
+    pub cooldown: Option<std::time::Duration>,
+}
+
+/// One label as written, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Label {
+    pub name: String,
+    /// At least one; defaults to the name.
+    pub prompts: Vec<String>,
+    pub negatives: Vec<String>,
+    pub thresholds: ThresholdOverrides,
+    /// Copied into every event of the label.
+    pub attributes: BTreeMap<String, serde_json::Value>,
+}
+
+/// One label set as written, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelSet {
+    pub name: String,
+    pub scoring: Scoring,
+    /// Each holds `{}` once; defaults to `["{}"]`. Applied to prompts, negatives and background alike.
+    pub templates: Vec<String>,
+    pub background: Vec<String>,
+    pub labels: Vec<Label>,
+    /// Where it was read from; empty for labels given on the command line.
+    pub file: PathBuf,
+}

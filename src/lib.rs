@@ -1,0 +1,42 @@
+//! vtagd watches cameras and says, in words you chose, what it sees.
+//!
+//! # The way of a frame
+//!
+//! ```text
+//! camera ─► source ─► sample ─► preprocess ─► infer ─► score ─► event ─► sink
+//! ```
+//!
+//! Modules are declared in that order; [`pipeline`] joins them and is the only one that knows them all.
+//! A stage knows the types and the plumbing below it, never another stage.
+
+// Types that travel.
+pub mod frame;
+pub mod problem;
+pub mod secret;
+pub mod tensor;
+
+// Stages, in the order a frame meets them.
+pub mod event;
+pub mod infer;
+pub mod preprocess;
+pub mod sample;
+pub mod score;
+pub mod sink;
+pub mod source;
+
+// Workshops beside the way.
+pub mod label;
+pub mod model;
+
+// Plumbing.
+pub mod account;
+pub mod backoff;
+pub mod queue;
+pub mod shutdown;
+pub mod status;
+
+// Assembly.
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod pipeline;

@@ -1,0 +1,114 @@
+//! What each stream is doing right now, written by its source and read by the API, the metrics and the log.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::frame::StreamId;
+
+/// Where a stream stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum StreamState {
+    /// Not connected yet, or trying again.
+    Connecting,
+    /// Frames flow.
+    Up,
+    /// Connection lost or refused; tried again later. `error` holds no credential.
+    Down { error: String },
+    /// The file has ended; nothing more will come.
+    Ended,
+    /// Will not be tried again (a file that is not a video, say). `error` holds no credential.
+    Failed { error: String },
+}
+
+#[derive(Clone, Debug)]
+struct Inner {
+    state: StreamState,
+    reconnects: u64,
+    frames: u64,
+    last_frame: Option<Instant>,
+    size: Option<(u32, u32)>,
+}
+
+/// A reading of a [`StreamStatus`].
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamReport {
+    pub id: String,
+    #[serde(flatten)]
+    pub state: StreamState,
+    /// Times the connection had to be made again.
+    pub reconnects: u64,
+    /// Frames seen by the sampler, wanted or not.
+    pub frames: u64,
+    /// Seconds since the last decoded frame.
+    pub last_frame_age: Option<f64>,
+    /// Width and height of the last sampled picture.
+    pub size: Option<(u32, u32)>,
+}
+
+/// One stream's live status. Sources write, everyone may read.
+#[derive(Debug)]
+pub struct StreamStatus {
+    id: StreamId,
+    inner: Mutex<Inner>,
+}
+
+impl StreamStatus {
+    pub fn new(id: StreamId) -> Self {
+        let inner = Inner { state: StreamState::Connecting, reconnects: 0, frames: 0, last_frame: None, size: None };
+        metrics::gauge!("vtagd_stream_up", "stream" => id.to_string()).set(0.0);
+        metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
+        Self { id, inner: Mutex::new(inner) }
+    }
+
+    pub fn id(&self) -> &StreamId {
+        &self.id
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Enters `state`. Returns `false` if the stream was in it already.
+    pub fn set(&self, state: StreamState) -> bool {
+        let up = matches!(state, StreamState::Up);
+        metrics::gauge!("vtagd_stream_up", "stream" => self.id.to_string()).set(f64::from(u8::from(up)));
+        self.with(|s| std::mem::replace(&mut s.state, state.clone()) != state)
+    }
+
+    /// Counts one attempt to connect again.
+    pub fn reconnecting(&self) {
+        metrics::counter!("vtagd_stream_reconnects_total", "stream" => self.id.to_string()).increment(1);
+        self.with(|s| {
+            s.reconnects += 1;
+            s.state = StreamState::Connecting;
+        });
+    }
+
+    /// Notes a decoded frame, wanted or not.
+    pub fn frame_seen(&self, now: Instant) {
+        self.with(|s| {
+            s.frames += 1;
+            s.last_frame = Some(now);
+        });
+    }
+
+    /// Notes the size of a sampled picture.
+    pub fn picture_size(&self, width: u32, height: u32) {
+        self.with(|s| s.size = Some((width, height)));
+    }
+
+    pub fn report(&self, now: Instant) -> StreamReport {
+        let s = self.with(|s| s.clone());
+        StreamReport {
+            id: self.id.to_string(),
+            state: s.state,
+            reconnects: s.reconnects,
+            frames: s.frames,
+            last_frame_age: s.last_frame.map(|t| now.saturating_duration_since(t).as_secs_f64()),
+            size: s.size,
+        }
+    }
+}
