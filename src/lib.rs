@@ -10,6 +10,7 @@
 //! A stage knows the types and the plumbing below it, never another stage.
 
 // Types that travel.
+pub mod batch;
 pub mod frame;
 pub mod problem;
 pub mod secret;
@@ -34,6 +35,7 @@ pub mod backoff;
 pub mod queue;
 pub mod shutdown;
 pub mod status;
+pub mod telemetry;
 
 // Assembly.
 pub mod api;

@@ -1,4 +1,10 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
+//!
+//! [`dispatch`] takes frames in turn and fills batches by the rules of [`batcher`]; [`worker`] runs them.
+
+pub mod batcher;
+pub mod dispatch;
+pub mod worker;
 
 use std::time::Duration;
 
