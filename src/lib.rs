@@ -34,6 +34,7 @@ pub mod account;
 pub mod backoff;
 pub mod queue;
 pub mod shutdown;
+pub mod signals;
 pub mod status;
 pub mod telemetry;
 
@@ -41,4 +42,6 @@ pub mod telemetry;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod engine;
 pub mod pipeline;

@@ -69,7 +69,7 @@ impl Dispatcher {
             let mut taken = None;
             if batcher
                 .pick(self.slots.len(), |i| {
-                    taken = self.slots[i].try_take().map(|f| (i, f));
+                    taken = self.slots[i].take().map(|f| (i, f));
                     taken.is_some()
                 })
                 .is_some()

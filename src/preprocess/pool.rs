@@ -3,6 +3,7 @@
 //! Each named thread has its own [`Preprocessor`] and so its own scratch memory. The job channel is bounded by the
 //! dispatcher's buffers; it ends when the dispatcher is gone.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -31,16 +32,22 @@ pub fn spawn(
 }
 
 fn work(spec: Arc<Spec>, views: &[View], jobs: &Receiver<PrepareJob>) {
-    let mut preprocessor = Preprocessor::new(spec);
+    let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
     for PrepareJob { picture, stream, tile, mut place, done, index } in jobs {
         let view = views.get(stream).copied().unwrap_or_default();
-        let result = preprocessor.run(&picture, view, tile, &mut place);
+        // Camera bytes are not to be trusted: should a damaged picture find a bug, it costs that picture, not the thread.
+        let result = catch_unwind(AssertUnwindSafe(|| preprocessor.run(&picture, view, tile, &mut place)));
         // The place has to be back before it is said to be done: whoever hears that reads the whole buffer.
         drop(place);
-        if let Err(error) = &result {
-            tracing::warn!(stream, %error, "a frame cannot be preprocessed");
+        match &result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(stream, %error, "a frame cannot be preprocessed"),
+            Err(_) => {
+                tracing::error!(stream, ?picture, "preprocessing panicked, the frame is lost; please report this");
+                preprocessor = Preprocessor::new(Arc::clone(&spec));
+            }
         }
         // Nobody listens any more when the session thread is gone; the frame's ticket tells its end.
-        let _ = done.send((index, result.is_ok()));
+        let _ = done.send((index, matches!(result, Ok(Ok(())))));
     }
 }
