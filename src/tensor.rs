@@ -193,7 +193,10 @@ mod tests {
             });
             let slice = buffer.as_slice(8).unwrap();
             for (index, picture) in slice.chunks(1000).enumerate() {
-                assert!(picture.iter().all(|&float| float == (round * 100 + index) as f32), "round {round} place {index}");
+                assert!(
+                    picture.iter().all(|&float| float == (round * 100 + index) as f32),
+                    "round {round} place {index}"
+                );
             }
             buffer.recycle().unwrap();
         }
