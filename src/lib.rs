@@ -13,6 +13,7 @@
 pub mod frame;
 pub mod problem;
 pub mod secret;
+pub mod still;
 pub mod tensor;
 
 // Stages, in the order a frame meets them.
@@ -31,6 +32,7 @@ pub mod model;
 // Plumbing.
 pub mod account;
 pub mod backoff;
+pub mod paths;
 pub mod queue;
 pub mod shutdown;
 pub mod status;

@@ -1,5 +1,10 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
 
+pub mod graph;
+mod provider;
+pub mod runtime;
+pub mod session;
+
 use std::time::Duration;
 
 /// An execution provider of ONNX Runtime.
