@@ -14,6 +14,7 @@ pub mod batch;
 pub mod frame;
 pub mod problem;
 pub mod secret;
+pub mod still;
 pub mod tensor;
 
 // Stages, in the order a frame meets them.
@@ -32,6 +33,7 @@ pub mod model;
 // Plumbing.
 pub mod account;
 pub mod backoff;
+pub mod paths;
 pub mod queue;
 pub mod shutdown;
 pub mod signals;

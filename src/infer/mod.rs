@@ -6,6 +6,11 @@ pub mod batcher;
 pub mod dispatch;
 pub mod worker;
 
+pub mod graph;
+mod provider;
+pub mod runtime;
+pub mod session;
+
 use std::time::Duration;
 
 /// An execution provider of ONNX Runtime.

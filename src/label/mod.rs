@@ -1,5 +1,10 @@
 //! Labels: YAML label sets, their prompts, and the text embeddings made of them.
 
+pub mod cache;
+pub mod child;
+pub mod embed;
+pub mod text;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -1,1 +1,94 @@
-//! To come.
+//! Model: what a model directory holds, checked before anything is loaded. Comes in: a folder or a name; goes out: a
+//! [`Bundle`](bundle::Bundle) with the paths of its parts and how its scores are made. Called at start-up, on any thread.
+
+pub mod bundle;
+mod fingerprint;
+mod head;
+mod onnx_file;
+
+use std::path::{Path, PathBuf};
+
+pub use bundle::Bundle;
+
+use crate::paths;
+
+/// The name of the model that `make setup` builds.
+pub const STARTER: &str = "starter";
+
+/// Why a model directory cannot be used. Fatal at start-up; the message names the file and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// No such directory.
+    #[error("no model at {}: {remedy}", path.display())]
+    NotFound { path: PathBuf, remedy: String },
+    /// Parts are missing; all of them are named.
+    #[error("the model directory {} lacks {}: {remedy}", dir.display(), missing.join(", "))]
+    Missing { dir: PathBuf, missing: Vec<String>, remedy: String },
+    /// A raw checkpoint, which has to be imported first.
+    #[error(
+        "{} holds a raw checkpoint ({found}), not ONNX: `vtagd model import` comes in a later release; until then export it with \
+         Optimum (`optimum-cli export onnx --model DIR OUT`) and use OUT",
+        dir.display()
+    )]
+    Checkpoint { dir: PathBuf, found: String },
+    /// A part is damaged or is something else.
+    #[error("{}: {message}", file.display())]
+    Damaged { file: PathBuf, message: String },
+}
+
+/// The directory of a model that was given as a path or as the name `starter`.
+///
+/// A name is looked for as `models/NAME` in the [data folders](paths::data_dirs); a path is used as it is.
+///
+/// # Errors
+/// [`ModelError::NotFound`] when there is no such directory, naming the places looked at.
+pub fn resolve(choice: &Path) -> Result<PathBuf, ModelError> {
+    if choice.is_dir() {
+        return Ok(choice.to_owned());
+    }
+    if choice != Path::new(STARTER) {
+        let remedy = if choice.exists() { "this is a file, give the directory around it" } else { "check the path" };
+        return Err(ModelError::NotFound { path: choice.to_owned(), remedy: remedy.into() });
+    }
+    paths::find_data("models/starter").map_err(|tried| {
+        let places: Vec<_> = tried.iter().map(|p| p.display().to_string()).collect();
+        let remedy = format!(
+            "the starter model is not built, run `make setup` in the checkout (looked at {})",
+            places.join(", ")
+        );
+        ModelError::NotFound { path: choice.to_owned(), remedy }
+    })
+}
+
+/// The model of a command-line tool: `-m`, else `VTAGD_MODEL`, else the starter model.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_for_cli(given: Option<&Path>) -> Result<PathBuf, ModelError> {
+    if let Some(path) = given {
+        return resolve(path);
+    }
+    match std::env::var_os("VTAGD_MODEL").filter(|value| !value.is_empty()) {
+        Some(value) => resolve(Path::new(&value)),
+        None => resolve(Path::new(STARTER)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_a_directory_is_told_with_a_remedy() {
+        let error = resolve(Path::new("/no/such/model")).unwrap_err();
+        assert_eq!(error.to_string(), "no model at /no/such/model: check the path");
+        let error = resolve(Path::new("Cargo.toml")).unwrap_err();
+        assert!(error.to_string().contains("this is a file"), "{error}");
+    }
+
+    #[test]
+    fn the_starter_model_is_found_by_name() {
+        let dir = resolve(Path::new(STARTER)).expect("run `make setup` first: it builds models/starter");
+        assert!(dir.join("vision_model.onnx").is_file());
+    }
+}

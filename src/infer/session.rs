@@ -1,0 +1,283 @@
+//! The image tower in ONNX Runtime: a batch of pixel tensors in, L2-normalised embeddings out.
+//!
+//! Runs on the caller's thread (plus ONNX Runtime's own pool, `runtime.threads`); one call at a time. Nothing is queued
+//! here. Input and output are found by looking at the model, so any export of a dual encoder works: see [`super::graph`].
+
+use std::time::Instant;
+
+use half::f16;
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
+use ort::value::{PrimitiveTensorElementType, TensorRef};
+use tracing::{info, warn};
+
+use super::graph::{self, Element, ImageInput};
+use super::runtime::Runtime;
+use super::{ImageEncoder, InferError, InferSettings, Provider, provider};
+use crate::model::Bundle;
+
+/// Two embeddings of one picture that differ by more than this in cosine are different answers: float kernels that split
+/// work differently by batch size stay below 1e-6, per-tensor dynamic quantisation lies far above.
+const BATCH_TOLERANCE: f32 = 1e-4;
+
+/// [`ImageEncoder`] over an ONNX Runtime session.
+pub struct OrtImageEncoder {
+    session: Session,
+    options: RunOptions<HasSelectedOutputs>,
+    provider: Provider,
+    input: ImageInput,
+    output: String,
+    /// Height and width of a picture.
+    size: (usize, usize),
+    dim: usize,
+    /// Pictures in one run: fixed by the model, or 1 where a picture's embedding would depend on its neighbours.
+    chunk: Option<usize>,
+    // Scratch, kept between calls.
+    halves: Vec<f16>,
+    padded: Vec<f32>,
+}
+
+impl OrtImageEncoder {
+    /// Loads the bundle's image tower with the first provider of `settings` that works; `size` is the height and width
+    /// the preprocessing makes.
+    ///
+    /// A provider other than the CPU is compared with the CPU on a probe picture and refused if it computes something else
+    /// (invariant 6).
+    ///
+    /// # Errors
+    /// [`InferError::Model`] for a damaged or unsuitable file, [`InferError::Provider`] when no provider of the list works.
+    pub fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        settings: &InferSettings,
+        size: (usize, usize),
+    ) -> Result<Self, InferError> {
+        let started = Instant::now();
+        let wanted = if settings.providers.is_empty() { &[Provider::Cpu][..] } else { &settings.providers };
+        let mut refused = Vec::new();
+        for &provider in wanted {
+            match Self::with_provider(runtime, bundle, settings, size, provider) {
+                Ok(encoder) => {
+                    info!(
+                        model = %bundle.name,
+                        provider = provider.as_str(),
+                        dim = encoder.dim,
+                        seconds = started.elapsed().as_secs_f32(),
+                        "image tower loaded"
+                    );
+                    return Ok(encoder);
+                }
+                // What the CPU cannot read, nobody can.
+                Err(error) if provider == Provider::Cpu => return Err(error),
+                Err(error) => {
+                    warn!(provider = provider.as_str(), %error, "provider refused");
+                    refused.push(format!("{}: {error}", provider.as_str()));
+                }
+            }
+            if settings.strict {
+                break;
+            }
+        }
+        let advice = if settings.strict {
+            "`runtime.strict` allows no other; install what it needs or set strict: false"
+        } else {
+            "add `cpu` at the end of `runtime.providers`, or install what they need"
+        };
+        Err(InferError::Provider(format!("no execution provider works ({}); {advice}", refused.join("; "))))
+    }
+
+    fn with_provider(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        settings: &InferSettings,
+        size: (usize, usize),
+        provider: Provider,
+    ) -> Result<Self, InferError> {
+        let session = provider::session(runtime, &bundle.vision, provider, settings.threads)?;
+        let mut encoder = Self::new(session, bundle, size, provider)?;
+        if provider != Provider::Cpu {
+            let reference = provider::session(runtime, &bundle.vision, Provider::Cpu, settings.threads)?;
+            let mut reference = Self::new(reference, bundle, size, Provider::Cpu)?;
+            let probe = probe(3 * size.0 * size.1, 1);
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            encoder.encode(&probe, 1, &mut ours)?;
+            reference.encode(&probe, 1, &mut theirs)?;
+            provider::agree(&ours, &theirs).map_err(InferError::Provider)?;
+        }
+        Ok(encoder)
+    }
+
+    fn new(session: Session, bundle: &Bundle, size: (usize, usize), provider: Provider) -> Result<Self, InferError> {
+        let file = &bundle.vision;
+        let input = graph::image_input(session.inputs(), file)?;
+        input.check_size(size, file)?;
+        let output = graph::embedding_output(session.outputs(), graph::IMAGE_OUTPUTS, file)?;
+        let options = RunOptions::new()
+            .map_err(|e| InferError::Model(e.to_string()))?
+            .with_outputs(OutputSelector::no_default().with(&output.name));
+        let mut encoder = Self {
+            session,
+            options,
+            provider,
+            chunk: input.batch,
+            input,
+            output: output.name,
+            size,
+            dim: output.dim.unwrap_or(0),
+            halves: Vec::new(),
+            padded: Vec::new(),
+        };
+        if encoder.dim == 0 {
+            let mut embedding = Vec::new();
+            encoder.encode(&probe(encoder.picture_len(), 0), 1, &mut embedding)?;
+        }
+        Ok(encoder)
+    }
+
+    /// Runs the largest batch once, so that memory is reserved and caches are warm before the first camera frame, and
+    /// checks that a picture's embedding does not depend on its batch (invariant 8). Dynamically quantised models scale
+    /// by the whole batch and fail this; they are then run one picture at a time.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::encode`].
+    pub fn warm_up(&mut self, max_size: usize) -> Result<(), InferError> {
+        let started = Instant::now();
+        let (count, len) = (max_size.max(2), self.picture_len());
+        let mut pixels = Vec::with_capacity(count * len);
+        for index in 0..count {
+            pixels.extend(probe(len, index));
+        }
+        let (mut together, mut alone) = (Vec::new(), Vec::new());
+        self.encode(&pixels, count, &mut together)?;
+        self.encode(&pixels[..len], 1, &mut alone)?;
+        let cosine: f32 = together.iter().zip(&alone).map(|(a, b)| a * b).sum();
+        if 1.0 - cosine > BATCH_TOLERANCE && self.chunk.is_none() {
+            warn!(
+                cosine,
+                "this model's embeddings depend on what else is in the batch (dynamic quantisation); running it one picture at a time"
+            );
+            self.chunk = Some(1);
+        }
+        info!(batch = count, seconds = started.elapsed().as_secs_f32(), "image tower warm");
+        Ok(())
+    }
+
+    /// Floats of one picture.
+    pub fn picture_len(&self) -> usize {
+        3 * self.size.0 * self.size.1
+    }
+
+    /// One run over `count` pictures, at most a chunk.
+    fn run(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
+        let fixed = self.input.batch.unwrap_or(count);
+        let shape = [fixed, 3, self.size.0, self.size.1];
+        let wanted = fixed * self.picture_len();
+        let pixels = if pixels.len() == wanted {
+            pixels
+        } else {
+            // A fixed batch is filled up; what the filling gives is thrown away below.
+            self.padded.clear();
+            self.padded.extend_from_slice(pixels);
+            self.padded.resize(wanted, 0.0);
+            &self.padded
+        };
+        let failed = |e: ort::Error| InferError::Run(format!("the image tower failed: {e}"));
+        let name = self.input.name.as_str();
+        let outputs = match self.input.element {
+            Element::F32 => {
+                let tensor = TensorRef::from_array_view((shape, pixels)).map_err(failed)?;
+                self.session.run_with_options(ort::inputs![name => tensor], &self.options).map_err(failed)?
+            }
+            Element::F16 => {
+                self.halves.clear();
+                self.halves.extend(pixels.iter().map(|v| f16::from_f32(*v)));
+                let tensor = TensorRef::from_array_view((shape, self.halves.as_slice())).map_err(failed)?;
+                self.session.run_with_options(ort::inputs![name => tensor], &self.options).map_err(failed)?
+            }
+        };
+        let value = outputs
+            .get(&self.output)
+            .ok_or_else(|| InferError::Run(format!("the image tower gave no `{}`", self.output)))?;
+        let start = embeddings.len();
+        let dim = append_rows(value, fixed, count, embeddings).map_err(InferError::Run)?;
+        if self.dim == 0 {
+            self.dim = dim;
+        }
+        if dim != self.dim {
+            return Err(InferError::Run(format!("the image tower gave {dim} values a picture, {} before", self.dim)));
+        }
+        for row in embeddings[start..].chunks_exact_mut(dim) {
+            if !normalise(row) {
+                return Err(InferError::Run("the image tower gave an embedding that is zero or not finite".into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ImageEncoder for OrtImageEncoder {
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
+        embeddings.clear();
+        let len = self.picture_len();
+        let Some(pixels) = pixels.get(..count * len) else {
+            return Err(InferError::Run(format!("{} floats are not {count} pictures of {len}", pixels.len())));
+        };
+        let chunk = self.chunk.unwrap_or(count).max(1);
+        for part in pixels.chunks(chunk * len) {
+            self.run(part, part.len() / len, embeddings)?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends the first `count` of `rows` rows of a `[rows, dim]` tensor of f32 or f16 and says `dim`.
+pub(crate) fn append_rows(
+    value: &ort::value::DynValue,
+    rows: usize,
+    count: usize,
+    to: &mut Vec<f32>,
+) -> Result<usize, String> {
+    fn rows_of<T: PrimitiveTensorElementType>(
+        value: &ort::value::DynValue,
+        rows: usize,
+    ) -> Result<(&[T], usize), String> {
+        let (shape, data) = value.try_extract_tensor::<T>().map_err(|e| e.to_string())?;
+        match shape[..] {
+            [n, dim] if n == rows as i64 && dim > 0 && data.len() == rows * dim as usize => Ok((data, dim as usize)),
+            _ => Err(format!("the model gave a tensor of shape {shape:?} for {rows} inputs")),
+        }
+    }
+    if let Ok(_) = value.try_extract_tensor::<f16>() {
+        let (data, dim) = rows_of::<f16>(value, rows)?;
+        to.extend(data[..count * dim].iter().map(|v| v.to_f32()));
+        return Ok(dim);
+    }
+    let (data, dim) = rows_of::<f32>(value, rows)?;
+    to.extend_from_slice(&data[..count * dim]);
+    Ok(dim)
+}
+
+/// Scales `row` to length 1; `false` if it has none.
+pub(crate) fn normalise(row: &mut [f32]) -> bool {
+    let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+    if !norm.is_finite() || norm <= f64::MIN_POSITIVE {
+        return false;
+    }
+    let scale = (1.0 / norm) as f32;
+    row.iter_mut().for_each(|v| *v *= scale);
+    true
+}
+
+/// A made-up picture: smooth waves with a brightness and contrast that depend on `index`, so that a batch of them has
+/// quiet and loud members.
+fn probe(len: usize, index: usize) -> Vec<f32> {
+    let (frequency, gain) = (0.013 * (index + 1) as f32, [0.4, 2.0, 1.0, 0.1][index % 4]);
+    (0..len).map(|i| gain * ((i % 50_176) as f32 * frequency).sin() + 0.3 * ((i / 50_176) as f32 - 1.0)).collect()
+}

@@ -1,0 +1,348 @@
+//! The text tower: strings in, L2-normalised embeddings out.
+//!
+//! Texts are run one at a time: a dynamically quantised tower scales by its whole batch, so anything else would give a
+//! prompt another embedding in other company, and the cache would not be worth its name. Runs on the caller's thread;
+//! nothing is queued.
+
+use std::path::Path;
+
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
+use ort::value::{Outlet, TensorElementType, TensorRef};
+use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
+
+use crate::infer::runtime::Runtime;
+use crate::infer::{InferError, Provider, graph, provider, session};
+use crate::model::Bundle;
+use crate::model::bundle::TextSpec;
+
+/// CLIP's context, taken where neither the model nor its files say how long an input may be.
+const DEFAULT_LENGTH: usize = 77;
+
+/// Why texts could not be embedded.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// The tokenizer file is damaged or belongs to another model. Fatal at start-up.
+    #[error("{0}")]
+    Tokenizer(String),
+    /// The text tower does not load or run. Fatal at start-up.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+}
+
+/// One embedded text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextEmbedding {
+    /// L2-normalised.
+    pub values: Vec<f32>,
+    /// Whether the end of the text did not fit into the model's context.
+    pub truncated: bool,
+}
+
+/// Turns a text into the ids a model wants. Apart from [`TextEncoder`] so that it can be tested without a model.
+#[derive(Debug)]
+pub struct TextTokenizer {
+    tokenizer: Tokenizer,
+    attends_to_padding: bool,
+}
+
+/// Ids and mask of one text, equally long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    pub ids: Vec<i64>,
+    pub mask: Vec<i64>,
+    pub truncated: bool,
+}
+
+impl TextTokenizer {
+    /// Reads `tokenizer.json`, padding and cutting as `spec` says.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`] if the file is no tokenizer.
+    pub fn open(file: &Path, spec: &TextSpec) -> Result<Self, TextError> {
+        let shown = file.display();
+        let bytes = std::fs::read(file).map_err(|e| TextError::Tokenizer(format!("{shown}: cannot be read: {e}")))?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| {
+            TextError::Tokenizer(format!(
+                "{shown}: is not a tokenizer of the Hugging Face tokenizers library ({e}); copy tokenizer.json from the model's export"
+            ))
+        })?;
+        let written = tokenizer.get_truncation().map(|t| t.max_length);
+        let max_length = spec.pad_to.or(spec.max_length).or(written).unwrap_or(DEFAULT_LENGTH);
+        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        tokenizer
+            .with_truncation(Some(truncation))
+            .map_err(|e| TextError::Tokenizer(format!("{shown}: cannot cut texts at {max_length} tokens: {e}")))?;
+        let (pad_id, pad_token) = padding(&tokenizer, file, spec);
+        tokenizer.with_padding(spec.pad_to.map(|length| PaddingParams {
+            strategy: PaddingStrategy::Fixed(length),
+            direction: PaddingDirection::Right,
+            pad_to_multiple_of: None,
+            pad_id,
+            pad_type_id: 0,
+            pad_token,
+        }));
+        Ok(Self { tokenizer, attends_to_padding: spec.attends_to_padding })
+    }
+
+    /// Ids of `text`, special tokens included.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`] if the tokenizer cannot make anything of the text.
+    pub fn encode(&self, text: &str) -> Result<Tokens, TextError> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, true)
+            .map_err(|e| TextError::Tokenizer(format!("the tokenizer fails on {text:?}: {e}")))?;
+        let ids: Vec<i64> = encoding.get_ids().iter().map(|id| i64::from(*id)).collect();
+        let mask = if self.attends_to_padding {
+            vec![1; ids.len()]
+        } else {
+            encoding.get_attention_mask().iter().map(|m| i64::from(*m)).collect()
+        };
+        Ok(Tokens { ids, mask, truncated: !encoding.get_overflowing().is_empty() })
+    }
+
+    /// The highest id of the vocabulary, special tokens that were added to it left out.
+    fn highest_id(&self) -> i64 {
+        i64::from(self.tokenizer.get_vocab(false).values().copied().max().unwrap_or(0))
+    }
+}
+
+/// What fills up: the tokenizer's own padding, else the special token that `tokenizer_config.json` names, else the
+/// model's configuration, else id 0 (which is what OpenCLIP does; behind a causal mask it does not matter).
+fn padding(tokenizer: &Tokenizer, file: &Path, spec: &TextSpec) -> (u32, String) {
+    if let Some(own) = tokenizer.get_padding() {
+        return (own.pad_id, own.pad_token.clone());
+    }
+    let token = std::fs::read(file.with_file_name("tokenizer_config.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+        .and_then(|json| {
+            // Written as a string, or as an object around it by older versions.
+            let pad = json.get("pad_token")?;
+            pad.as_str().or_else(|| pad.get("content")?.as_str()).map(str::to_owned)
+        });
+    if let Some(token) = token
+        && let Some(id) = tokenizer.token_to_id(&token)
+    {
+        return (id, token);
+    }
+    // CLIP tokenizers without their configuration: Transformers pads with the end of the text.
+    let end = "<|endoftext|>";
+    if spec.pad_id.is_none()
+        && let Some(id) = tokenizer.token_to_id(end)
+    {
+        return (id, end.to_owned());
+    }
+    let id = spec.pad_id.unwrap_or(0);
+    (id, tokenizer.id_to_token(id).unwrap_or_default())
+}
+
+/// A loaded text tower with its tokenizer.
+pub struct TextEncoder {
+    tokenizer: TextTokenizer,
+    session: Session,
+    options: RunOptions<HasSelectedOutputs>,
+    inputs: Vec<Input>,
+    output: String,
+}
+
+#[derive(Debug)]
+struct Input {
+    name: String,
+    role: Role,
+    wide: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Ids,
+    Mask,
+    /// `token_type_ids` of BERT-like towers: all 0.
+    Types,
+    /// `position_ids`: 0, 1, 2, …
+    Positions,
+}
+
+impl TextEncoder {
+    /// Loads the bundle's text tower on the CPU and checks that the tokenizer fits.
+    ///
+    /// # Errors
+    /// A damaged or unsuitable tower, or a tokenizer that belongs to another model.
+    pub fn open(runtime: &Runtime, bundle: &Bundle, threads: usize) -> Result<Self, TextError> {
+        let session = provider::session(runtime, &bundle.text, Provider::Cpu, threads)?;
+        let inputs = inputs(session.inputs(), &bundle.text)?;
+        let output = graph::embedding_output(session.outputs(), graph::TEXT_OUTPUTS, &bundle.text)?.name;
+        let options = RunOptions::new()
+            .map_err(|e| InferError::Model(e.to_string()))?
+            .with_outputs(OutputSelector::no_default().with(&output));
+        let mut spec = bundle.text_spec.clone();
+        // An export with a fixed length has the last word.
+        if let Some(length) = fixed_length(session.inputs()) {
+            spec.pad_to = Some(length);
+        }
+        let tokenizer = TextTokenizer::open(&bundle.tokenizer, &spec)?;
+        let mut encoder = Self { tokenizer, session, options, inputs, output };
+        encoder.check_fit(bundle, spec.vocab_size)?;
+        Ok(encoder)
+    }
+
+    /// Embeds one text.
+    ///
+    /// # Errors
+    /// A text the tokenizer or the tower cannot take.
+    pub fn embed(&mut self, text: &str) -> Result<TextEmbedding, TextError> {
+        let tokens = self.tokenizer.encode(text)?;
+        if tokens.ids.is_empty() {
+            return Err(TextError::Tokenizer(format!("the text {text:?} has no tokens; write at least one word")));
+        }
+        let mut values = self.run(&tokens.ids, &tokens.mask)?;
+        if !session::normalise(&mut values) {
+            return Err(InferError::Run(format!("the text tower's embedding of {text:?} is zero or not finite")).into());
+        }
+        Ok(TextEmbedding { values, truncated: tokens.truncated })
+    }
+
+    fn run(&mut self, ids: &[i64], mask: &[i64]) -> Result<Vec<f32>, InferError> {
+        let failed = |e: ort::Error| InferError::Run(format!("the text tower failed: {}", e.message()));
+        let shape = [1, ids.len()];
+        let columns: Vec<(&Input, Vec<i64>)> = self
+            .inputs
+            .iter()
+            .map(|input| {
+                let column = match input.role {
+                    Role::Ids => ids.to_vec(),
+                    Role::Mask => mask.to_vec(),
+                    Role::Types => vec![0; ids.len()],
+                    Role::Positions => (0..ids.len() as i64).collect(),
+                };
+                (input, column)
+            })
+            .collect();
+        // Ids are below 2^31 in every tokenizer, so nothing is lost.
+        let narrow: Vec<Vec<i32>> =
+            columns.iter().map(|(_, column)| column.iter().map(|v| *v as i32).collect()).collect();
+        let mut feed: Vec<(&str, ort::session::SessionInputValue<'_>)> = Vec::with_capacity(columns.len());
+        for ((input, column), narrow) in columns.iter().zip(&narrow) {
+            let value = if input.wide {
+                TensorRef::from_array_view((shape, column.as_slice())).map_err(failed)?.into()
+            } else {
+                TensorRef::from_array_view((shape, narrow.as_slice())).map_err(failed)?.into()
+            };
+            feed.push((&input.name, value));
+        }
+        let outputs = self.session.run_with_options(feed, &self.options).map_err(failed)?;
+        let value = outputs
+            .get(&self.output)
+            .ok_or_else(|| InferError::Run(format!("the text tower gave no `{}`", self.output)))?;
+        let mut row = Vec::new();
+        session::append_rows(value, 1, 1, &mut row).map_err(InferError::Run)?;
+        Ok(row)
+    }
+
+    /// A tokenizer of another model makes ids that the token embedding has no row for, or uses only a corner of it. Both
+    /// are found by asking: the highest id must run, one well beyond it must not.
+    fn check_fit(&mut self, bundle: &Bundle, vocab_size: Option<u64>) -> Result<(), TextError> {
+        let highest = self.tokenizer.highest_id();
+        let misfit = |why: String| {
+            TextError::Tokenizer(format!(
+                "{} does not fit {}: {why}; copy both from the same export",
+                bundle.tokenizer.display(),
+                bundle.text.display()
+            ))
+        };
+        if let Some(rows) = vocab_size
+            && highest as u64 >= rows
+        {
+            return Err(misfit(format!("its highest token id is {highest}, the model's vocabulary has {rows}")));
+        }
+        let mut tokens = self.tokenizer.encode("a photo")?;
+        // A run that fails for another reason than the ids fails here, with its own message.
+        self.run(&tokens.ids, &tokens.mask).map_err(|e| {
+            let worst = tokens.ids.iter().max().copied().unwrap_or(0);
+            if is_out_of_range(&e) { misfit(format!("the model has no token {worst}")) } else { e.into() }
+        })?;
+        let Some(last) = tokens.ids.last_mut() else { return Ok(()) };
+        *last = highest;
+        if self.run(&tokens.ids, &tokens.mask).is_err() {
+            return Err(misfit(format!("the model has no token {highest}, which the tokenizer can make")));
+        }
+        // Embeddings are padded to round sizes, so a little room above is usual; a quarter more is another vocabulary.
+        let beyond = highest + highest / 4 + 1024;
+        if let Some(last) = tokens.ids.last_mut() {
+            *last = beyond;
+        }
+        if highest > 0 && self.run(&tokens.ids, &tokens.mask).is_ok() {
+            return Err(misfit(format!(
+                "its highest token id is {highest}, but the model knows more than {beyond} tokens"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn is_out_of_range(error: &InferError) -> bool {
+    let text = error.to_string();
+    text.contains("out of data bounds") || text.contains("out of bounds") || text.contains("out of range")
+}
+
+fn inputs(outlets: &[Outlet], file: &Path) -> Result<Vec<Input>, InferError> {
+    let refuse = |outlet: &Outlet, why: &str| {
+        let (file, name, dtype) = (file.display(), outlet.name(), outlet.dtype());
+        InferError::Model(format!("{file}: the input `{name}` ({dtype}) {why}; export the text tower on its own"))
+    };
+    let mut found = Vec::with_capacity(outlets.len());
+    for outlet in outlets {
+        let wide = match outlet.dtype().tensor_type() {
+            Some(TensorElementType::Int64) => true,
+            Some(TensorElementType::Int32) => false,
+            _ => return Err(refuse(outlet, "is not an integer tensor")),
+        };
+        let role = match outlet.name() {
+            "input_ids" | "text" | "tokens" | "input" => Role::Ids,
+            "attention_mask" | "mask" => Role::Mask,
+            "token_type_ids" => Role::Types,
+            "position_ids" => Role::Positions,
+            _ if outlets.len() == 1 => Role::Ids,
+            _ => return Err(refuse(outlet, "is not one that a text tower has")),
+        };
+        found.push(Input { name: outlet.name().to_owned(), role, wide });
+    }
+    if found.iter().filter(|input| input.role == Role::Ids).count() != 1 {
+        return Err(InferError::Model(format!(
+            "{}: has no input `input_ids`; export the text tower again",
+            file.display()
+        )));
+    }
+    Ok(found)
+}
+
+fn fixed_length(outlets: &[Outlet]) -> Option<usize> {
+    let shape = outlets.iter().find_map(|outlet| outlet.dtype().tensor_shape().filter(|s| s.len() == 2))?;
+    usize::try_from(shape[1]).ok().filter(|n| *n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outlet(name: &str, ty: TensorElementType, shape: &[i64]) -> Outlet {
+        let dimension_symbols = ort::value::SymbolicDimensions::empty(shape.len());
+        let shape = ort::value::Shape::new(shape.iter().copied());
+        Outlet::new(name, ort::value::ValueType::Tensor { ty, shape, dimension_symbols })
+    }
+
+    #[test]
+    fn towers_with_and_without_a_mask_and_with_either_integer_are_taken() {
+        let file = Path::new("t.onnx");
+        let (wide, narrow) = (TensorElementType::Int64, TensorElementType::Int32);
+        let one =
+            inputs(&[outlet("input_ids", wide, &[-1, -1]), outlet("attention_mask", wide, &[-1, -1])], file).unwrap();
+        assert_eq!(one.iter().map(|i| (i.role, i.wide)).collect::<Vec<_>>(), [(Role::Ids, true), (Role::Mask, true)]);
+        let two = inputs(&[outlet("whatever", narrow, &[1, 77])], file).unwrap();
+        assert_eq!((two[0].role, two[0].wide), (Role::Ids, false));
+        assert_eq!(fixed_length(&[outlet("x", narrow, &[1, 77])]), Some(77));
+        let error = inputs(&[outlet("pixel_values", TensorElementType::Float32, &[1, 3, 2, 2])], file).unwrap_err();
+        assert!(error.to_string().contains("pixel_values"), "{error}");
+    }
+}

@@ -1,0 +1,274 @@
+//! A model directory as it lies on the disk: which files are its towers, its tokenizer and its preprocessing, and how its
+//! scores are made. Nothing is loaded; whatever can be told from names, sizes and JSON is checked here.
+//!
+//! Layouts: (a) our own bundle, (b) an Optimum or transformers.js export, maybe under `onnx/` and in several precisions,
+//! (c) Immich's `visual/` and `textual/`. Raw checkpoints are recognised and refused with a remedy.
+
+use std::path::{Path, PathBuf};
+
+use tracing::{info, warn};
+
+use super::head::{self, Config, Sidecar, TextConfig};
+use super::{ModelError, fingerprint, onnx_file};
+use crate::paths;
+use crate::score::Head;
+
+/// Variants of an export, best first: what a plain name is called, then full to low precision. `_int8`, `_uint8` and
+/// `_quantized` are transformers.js' names for 8-bit weights, `_q4`, `_bnb4` for 4-bit ones.
+const VARIANTS: [&str; 10] = ["", "_fp32", "_fp16", "_int8", "_uint8", "_quantized", "_q8", "_q4f16", "_q4", "_bnb4"];
+
+/// What a raw checkpoint directory is recognised by.
+const CHECKPOINTS: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+];
+
+/// A model directory that has all its parts.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    pub dir: PathBuf,
+    /// Shown in events and logs: `name` of `vtagd.json`, else the directory's name.
+    pub name: String,
+    /// The image tower.
+    pub vision: PathBuf,
+    /// The text tower.
+    pub text: PathBuf,
+    /// `tokenizer.json` of the Hugging Face tokenizers library.
+    pub tokenizer: PathBuf,
+    /// `preprocessor_config.json`, or OpenCLIP's `preprocess_cfg.json` in Immich's layout.
+    pub preprocessor: PathBuf,
+    pub head: Head,
+    /// Hex SHA-256 over the contents of all parts.
+    pub fingerprint: String,
+    /// What the text tower expects.
+    pub text_spec: TextSpec,
+}
+
+/// What the JSON files say about the text tower's input.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextSpec {
+    /// Pads to this many tokens; `None` where the model takes any length.
+    pub pad_to: Option<usize>,
+    /// Longest input in tokens, special ones included, where it is known.
+    pub max_length: Option<usize>,
+    /// Id that fills up; `None` where only the tokenizer's own files can tell.
+    pub pad_id: Option<u32>,
+    /// Whether the model attends to padding (SigLIP), so that a mask, if there is one, is all ones.
+    pub attends_to_padding: bool,
+    /// Rows of the token embedding, where the configuration says.
+    pub vocab_size: Option<u64>,
+}
+
+impl Bundle {
+    /// Reads `dir`, remembering file digests in the [cache directory](paths::cache_dir).
+    ///
+    /// # Errors
+    /// All missing parts in one [`ModelError::Missing`]; a raw checkpoint; files that are damaged on the face of it.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        Self::open_with_cache(dir, Some(&paths::cache_dir()))
+    }
+
+    /// As [`Self::open`], with another or no cache directory.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with_cache(dir: &Path, cache: Option<&Path>) -> Result<Self, ModelError> {
+        let bundle = Self::read(dir, |files| fingerprint::of(files, cache))?;
+        info!(
+            model = %bundle.name,
+            vision = %bundle.vision.display(),
+            text = %bundle.text.display(),
+            fingerprint = %&bundle.fingerprint[..12],
+            "model directory read"
+        );
+        Ok(bundle)
+    }
+
+    /// Reads `dir` again when its fingerprint is known already, as a child process does.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_known(dir: &Path, fingerprint: String) -> Result<Self, ModelError> {
+        Self::read(dir, |_| Ok(fingerprint))
+    }
+
+    fn read(
+        dir: &Path,
+        fingerprint: impl FnOnce(&[(&str, PathBuf)]) -> Result<String, ModelError>,
+    ) -> Result<Self, ModelError> {
+        if !dir.is_dir() {
+            return Err(ModelError::NotFound { path: dir.to_owned(), remedy: "check the path".into() });
+        }
+        let sidecar: Sidecar = head::read_json(&dir.join("vtagd.json"))?.unwrap_or_default();
+        let parts = Parts::find(dir, &sidecar)?;
+        for tower in [&parts.vision, &parts.text] {
+            onnx_file::check(tower)?;
+        }
+        let config: Config = head::read_json(&parts.config)?.unwrap_or_default();
+        let (head, warning) = head::head(&sidecar, &config, &parts.config)?;
+        if let Some(warning) = warning {
+            warn!(model = %dir.display(), "{warning}");
+        }
+        Ok(Self {
+            name: sidecar.name.clone().or_else(|| own_name(dir)).unwrap_or_else(|| "model".into()),
+            head,
+            fingerprint: fingerprint(&parts.all(dir))?,
+            text_spec: text_spec(&config, &parts.tokenizer)?,
+            dir: dir.to_owned(),
+            vision: parts.vision,
+            text: parts.text,
+            tokenizer: parts.tokenizer,
+            preprocessor: parts.preprocessor,
+        })
+    }
+}
+
+struct Parts {
+    vision: PathBuf,
+    text: PathBuf,
+    tokenizer: PathBuf,
+    preprocessor: PathBuf,
+    /// May not exist.
+    config: PathBuf,
+}
+
+impl Parts {
+    fn find(dir: &Path, sidecar: &Sidecar) -> Result<Self, ModelError> {
+        let vision = match &sidecar.vision_model {
+            Some(name) => Some(inside(dir, name)?),
+            None => tower(dir, "vision_model", "visual/model"),
+        };
+        let text = match &sidecar.text_model {
+            Some(name) => Some(inside(dir, name)?),
+            None => tower(dir, "text_model", "textual/model"),
+        };
+        let tokenizer = first(dir, &["tokenizer.json", "textual/tokenizer.json"]);
+        let preprocessor = first(dir, &["preprocessor_config.json", "visual/preprocess_cfg.json"]);
+        let config = first(dir, &["config.json"]).unwrap_or_else(|| dir.join("config.json"));
+        match (vision, text, tokenizer, preprocessor) {
+            (Some(vision), Some(text), Some(tokenizer), Some(preprocessor)) => {
+                Ok(Self { vision, text, tokenizer, preprocessor, config })
+            }
+            (vision, text, tokenizer, preprocessor) => {
+                let found = first(dir, &CHECKPOINTS);
+                if let (None, None, Some(found)) = (&vision, &text, found) {
+                    let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    return Err(ModelError::Checkpoint { dir: dir.to_owned(), found });
+                }
+                let missing = [
+                    ("vision_model.onnx", vision.is_some()),
+                    ("text_model.onnx", text.is_some()),
+                    ("tokenizer.json", tokenizer.is_some()),
+                    ("preprocessor_config.json", preprocessor.is_some()),
+                ];
+                let missing: Vec<_> =
+                    missing.iter().filter(|(_, there)| !there).map(|(n, _)| (*n).to_owned()).collect();
+                let remedy =
+                    if vision.is_none() && text.is_none() && first(dir, &["model.onnx", "onnx/model.onnx"]).is_some() {
+                        "its model.onnx holds both towers in one graph; export again with the towers apart \
+                     (transformers.js' conversion script with `--split_modalities`)"
+                    } else {
+                        "copy them from the export they belong to, or export the model again"
+                    };
+                Err(ModelError::Missing { dir: dir.to_owned(), missing, remedy: remedy.into() })
+            }
+        }
+    }
+
+    /// Everything that decides what an embedding or a score is, in a fixed order, with roles that do not depend on where
+    /// the directory lies or which layout it has.
+    fn all(&self, dir: &Path) -> Vec<(&'static str, PathBuf)> {
+        let mut files = vec![("vision", self.vision.clone())];
+        files.extend(onnx_file::external_data(&self.vision).into_iter().map(|f| ("vision data", f)));
+        files.push(("text", self.text.clone()));
+        files.extend(onnx_file::external_data(&self.text).into_iter().map(|f| ("text data", f)));
+        files.push(("tokenizer", self.tokenizer.clone()));
+        files.push(("preprocessor", self.preprocessor.clone()));
+        let optional = [
+            ("config", self.config.clone()),
+            ("tokenizer config", self.tokenizer.with_file_name("tokenizer_config.json")),
+            ("vtagd", dir.join("vtagd.json")),
+        ];
+        files.extend(optional.into_iter().filter(|(_, file)| file.is_file()));
+        files
+    }
+}
+
+/// The best variant of a tower; says so in the log when there was a choice.
+fn tower(dir: &Path, name: &str, immich: &str) -> Option<PathBuf> {
+    let mut found = Vec::new();
+    for variant in VARIANTS {
+        for folder in [dir.to_owned(), dir.join("onnx")] {
+            let file = folder.join(format!("{name}{variant}.onnx"));
+            if file.is_file() {
+                found.push(file);
+            }
+        }
+    }
+    found.extend(Some(dir.join(format!("{immich}.onnx"))).filter(|file| file.is_file()));
+    let mut found = found.into_iter();
+    let best = found.next()?;
+    let others: Vec<_> = found.map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
+    if !others.is_empty() {
+        info!(file = %best.display(), others = %others.join(" "), "several variants of a tower, using the first");
+    }
+    Some(best)
+}
+
+fn first(dir: &Path, names: &[&str]) -> Option<PathBuf> {
+    names.iter().map(|name| dir.join(name)).find(|file| file.is_file())
+}
+
+/// A file that `vtagd.json` names. It must lie inside the directory: a model is data and may not point elsewhere.
+fn inside(dir: &Path, name: &str) -> Result<PathBuf, ModelError> {
+    let plain = Path::new(name).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    let file = dir.join(name);
+    if plain && file.is_file() {
+        return Ok(file);
+    }
+    let message = format!("names the model file `{name}`, which is not a file inside this directory");
+    Err(ModelError::Damaged { file: dir.join("vtagd.json"), message })
+}
+
+fn own_name(dir: &Path) -> Option<String> {
+    Some(dir.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned())
+}
+
+fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> {
+    #[derive(serde::Deserialize, Default)]
+    struct TokenizerConfig {
+        /// Transformers writes 1e30 for "no limit".
+        model_max_length: Option<f64>,
+    }
+    let tokenizer_config: TokenizerConfig =
+        head::read_json(&tokenizer.with_file_name("tokenizer_config.json"))?.unwrap_or_default();
+    let TextConfig { max_position_embeddings: positions, vocab_size, pad_token_id, .. } = &config.text_config;
+    let positions = positions.or(config.text_cfg.max_position_embeddings);
+    let siglip = config.is_siglip();
+    let clip = config.model_type == "clip" || config.text_cfg.max_position_embeddings.is_some();
+    let stated = tokenizer_config.model_max_length.filter(|n| (1.0..100_000.0).contains(n)).map(|n| n as usize);
+    let pad_to = if siglip {
+        // Radford's CLIP pads to 77, SigLIP to 64 (Zhai et al. 2023); both are also what the exporters write down.
+        Some(positions.unwrap_or(64))
+    } else if clip {
+        Some(positions.unwrap_or(77))
+    } else {
+        None
+    };
+    Ok(TextSpec {
+        pad_to,
+        max_length: pad_to.or(positions).or(stated),
+        // The `pad_token_id: 1` of early CLIP configurations is a leftover of another model family.
+        pad_id: pad_token_id.filter(|_| siglip),
+        attends_to_padding: siglip,
+        vocab_size: vocab_size.or(config.text_cfg.vocab_size),
+    })
+}
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

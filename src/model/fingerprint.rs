@@ -1,0 +1,143 @@
+//! A model's fingerprint: SHA-256 over the contents of all its files, so that text embeddings and thresholds made with one
+//! model are never used with another.
+//!
+//! Hashing gigabytes at every start would cost seconds to minutes, so each file's digest is remembered in the cache
+//! directory together with the file's size, modification time and inode. A file that changed in any of them is hashed
+//! again. A cache that cannot be read or written costs time, nothing else.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::ModelError;
+
+/// A file as it was when it was hashed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    path: PathBuf,
+    size: u64,
+    modified: (i64, i64),
+    inode: (u64, u64),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Known {
+    #[serde(flatten)]
+    stamp: Stamp,
+    sha256: String,
+}
+
+/// Hex SHA-256 over the role and digest of every `(role, file)`, in the order given.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn of(files: &[(&str, PathBuf)], cache: Option<&Path>) -> Result<String, ModelError> {
+    let mut whole = Sha256::new();
+    for (role, file) in files {
+        let digest = digest(file, cache)
+            .map_err(|e| ModelError::Damaged { file: file.clone(), message: format!("cannot be read: {e}") })?;
+        whole.update(role.as_bytes());
+        whole.update([0]);
+        whole.update(digest.as_bytes());
+        whole.update([b'\n']);
+    }
+    Ok(hex(&whole.finalize()))
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn digest(file: &Path, cache: Option<&Path>) -> io::Result<String> {
+    let path = file.canonicalize()?;
+    let meta = path.metadata()?;
+    let stamp =
+        Stamp { size: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()), inode: (meta.dev(), meta.ino()), path };
+    let place = cache.map(|dir| {
+        let name = hex(&Sha256::digest(stamp.path.as_os_str().as_encoded_bytes()));
+        dir.join("fingerprints").join(&name[..32]).with_extension("json")
+    });
+    if let Some(known) = place.as_deref().and_then(recall)
+        && known.stamp == stamp
+        && known.sha256.len() == 64
+    {
+        return Ok(known.sha256);
+    }
+    let sha256 = hash(&stamp.path)?;
+    if let Some(place) = place {
+        // A failure only means hashing again next time.
+        let _ = remember(&place, &Known { stamp, sha256: sha256.clone() });
+    }
+    Ok(sha256)
+}
+
+fn recall(place: &Path) -> Option<Known> {
+    let text = fs::read(place).ok().filter(|bytes| bytes.len() < 64 << 10)?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn remember(place: &Path, known: &Known) -> io::Result<()> {
+    let dir = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(dir)?;
+    let temporary = place.with_extension(format!("{}.tmp", uuid::Uuid::now_v7()));
+    fs::write(&temporary, serde_json::to_vec(known)?)?;
+    fs::rename(&temporary, place).inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}
+
+fn hash(file: &Path) -> io::Result<String> {
+    let mut reader = File::open(file)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut hasher = Sha256::new();
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(hex(&hasher.finalize())),
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_file_changes_the_fingerprint_and_an_unchanged_one_is_not_hashed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, cache) = (dir.path().join("m.onnx"), dir.path().join("cache"));
+        fs::write(&file, b"one").unwrap();
+        let files = [("vision", file.clone())];
+        let first = of(&files, Some(&cache)).unwrap();
+        assert_eq!(first, of(&files, None).unwrap(), "the cache must not change the answer");
+
+        // Proof that the remembered digest is used: poison it, keeping the stamp.
+        let known = fs::read_dir(cache.join("fingerprints")).unwrap().next().unwrap().unwrap().path();
+        let text = fs::read_to_string(&known).unwrap();
+        let (old, new) = (hash(&file).unwrap(), "0".repeat(64));
+        fs::write(&known, text.replace(&old, &new)).unwrap();
+        assert_ne!(of(&files, Some(&cache)).unwrap(), first);
+
+        fs::write(&file, b"two!").unwrap();
+        let second = of(&files, Some(&cache)).unwrap();
+        assert_eq!(second, of(&files, None).unwrap());
+        assert_ne!(second, first);
+    }
+
+    #[test]
+    fn a_damaged_or_unwritable_cache_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.onnx");
+        fs::write(&file, b"one").unwrap();
+        let blocked = dir.path().join("blocked");
+        fs::write(&blocked, b"a file where a folder should be").unwrap();
+        assert_eq!(of(&[("v", file.clone())], Some(&blocked)).unwrap(), of(&[("v", file)], None).unwrap());
+    }
+}
