@@ -34,6 +34,7 @@ pub mod backoff;
 pub mod queue;
 pub mod shutdown;
 pub mod status;
+pub mod yaml;
 
 // Assembly.
 pub mod api;
