@@ -1,5 +1,7 @@
 //! Labels: YAML label sets, their prompts, and the text embeddings made of them.
 
+pub mod set;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -96,6 +96,11 @@ impl<'d> Reader<'d> {
         Some(At { value, place: node.place, path: String::new() })
     }
 
+    /// What was found so far.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
     /// Everything found, in the order of the file.
     pub fn finish(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| problem.position);
@@ -342,6 +347,43 @@ pub struct Bytes(pub u64);
 impl FromNode for Bytes {
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         measure(node, path, reader, "a size", units::SIZE_HELP, |text| units::size(text).map(Self))
+    }
+}
+
+/// A number within 0..=1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fraction(pub f32);
+
+impl FromNode for Fraction {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let number = f64::from_node(node, path, reader)?;
+        if !(0.0..=1.0).contains(&number) {
+            reader.report(Severity::Error, node.place, path, "is outside 0 to 1", "write a number such as 0.6");
+            return None;
+        }
+        Some(Self(number as f32))
+    }
+}
+
+/// Any value, as JSON.
+impl FromNode for serde_json::Value {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        Some(match &node.value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => Self::Number(number.clone()),
+            Value::Text(text) => Self::String(text.clone()),
+            Value::List(_) => {
+                let items = Vec::<At<Self>>::from_node(node, path, reader)?;
+                Self::Array(items.into_iter().map(|item| item.value).collect())
+            }
+            Value::Map(entries) => {
+                let known: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+                let map = reader.map(node, path, &known)?;
+                let read = |key: &&str| Some(((*key).to_owned(), map.field::<Self>(key, reader).value()?));
+                Self::Object(known.iter().filter_map(read).collect())
+            }
+        })
     }
 }
 

@@ -45,6 +45,12 @@ pub struct Node {
     pub value: Value,
 }
 
+impl Node {
+    pub fn is_empty_list(&self) -> bool {
+        matches!(&self.value, Value::List(items) if items.is_empty())
+    }
+}
+
 /// What a node holds. Booleans are only `true` and `false`: a label named `no` or `off` stays a text.
 #[derive(Clone, Debug)]
 pub enum Value {
