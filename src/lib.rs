@@ -39,6 +39,7 @@ pub mod shutdown;
 pub mod signals;
 pub mod status;
 pub mod telemetry;
+pub mod yaml;
 
 // Assembly.
 pub mod api;

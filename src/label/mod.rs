@@ -4,6 +4,7 @@ pub mod cache;
 pub mod child;
 pub mod embed;
 pub mod text;
+pub mod set;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
