@@ -2,7 +2,7 @@
 # ONNX Runtime: runtime/libonnxruntime.so out of the pinned wheel, its licences beside it.
 . "$(dirname "$0")/lib.sh"
 
-want=$(key tools/pins/runtime.txt "$0")
+want=$(key tools/pins/runtime.txt tools/setup/unpack_runtime.py "$0")
 if is_current runtime/.stamp "$want" runtime/libonnxruntime.so runtime/LICENSE.onnxruntime; then exit 0; fi
 need_room 120 "ONNX Runtime"
 tools/setup/python.sh
@@ -14,16 +14,7 @@ esac
 fetch "Fetching ONNX Runtime (27 MB)" tools/pins/runtime.txt "$work/wheel" \
     --python-version 3.11 --implementation cp --platform "manylinux_2_28_$arch"
 mkdir "$work/out"
-quietly "unpacking ONNX Runtime" "$venv/bin/python" - "$work"/wheel/onnxruntime-*.whl "$work/out" <<'PY'
-import re, shutil, sys, zipfile
-wheel, out = sys.argv[1:]
-with zipfile.ZipFile(wheel) as z:
-    library = next(n for n in z.namelist() if re.fullmatch(r"onnxruntime/capi/libonnxruntime\.so\.[\d.]+", n))
-    for member, name in [(library, "libonnxruntime.so"), ("onnxruntime/LICENSE", "LICENSE.onnxruntime"),
-                         ("onnxruntime/ThirdPartyNotices.txt", "ThirdPartyNotices.onnxruntime.txt")]:
-        with z.open(member) as source, open(f"{out}/{name}", "wb") as target:
-            shutil.copyfileobj(source, target)
-PY
+quietly "unpacking ONNX Runtime" "$venv/bin/python" tools/setup/unpack_runtime.py "$work"/wheel/onnxruntime-*.whl "$work/out"
 chmod 755 "$work/out/libonnxruntime.so"
 mkdir -p runtime
 rm -f runtime/.stamp
