@@ -31,8 +31,7 @@ fn engine() -> Engine {
         labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
         file: PathBuf::new(),
     };
-    let (_trigger, shutdown) = shutdown::channel();
-    Engine::build(&ModelChoice::Starter, &infer, &[set], &shutdown).expect("run `make setup` first")
+    Engine::build_in_process(&ModelChoice::Starter, &infer, &[set]).expect("run `make setup` first")
 }
 
 /// Images/s of the session alone.
@@ -91,9 +90,8 @@ fn main() {
     let mut ratios = Vec::new();
     for round in 1..=ROUNDS {
         let mut engine = engine();
-        let (height, width) = engine.spec.output_size();
         let mut encoder = engine.encoder.take().expect("the starter model has a session");
-        let alone = bare(encoder.as_mut(), 3 * height * width, 400);
+        let alone = bare(encoder.as_mut(), engine.spec.place_len(), 400);
         engine.encoder = Some(encoder);
         let (all, images) = whole(engine, &clip);
         println!("round {round}: bare {alone:.1} images/s, end to end {all:.1} images/s ({images} images), ratio {:.3}", all / alone);

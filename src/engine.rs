@@ -2,19 +2,29 @@
 //!
 //! Texts are embedded before the image tower is loaded, in a child process that gives its memory back.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::ModelChoice;
 use crate::event::ModelRef;
-use crate::infer::runtime::{self};
 use crate::infer::session::OrtImageEncoder;
-use crate::infer::{ImageEncoder, InferError, InferSettings};
-use crate::label::{self, LabelSet};
+use crate::infer::{ImageEncoder, InferError, InferSettings, runtime};
+use crate::label::LabelSet;
+use crate::label::cache::EmbeddingCache;
+use crate::label::child::ChildTower;
+use crate::label::embed::{EmbedError, Embedder, InProcessTower, Progress, TextTower};
 use crate::model::bundle::Bundle;
 use crate::model::{self, ModelError};
+use crate::paths;
 use crate::preprocess::spec::{Spec, SpecError};
-use crate::score::{Head, Scorer, SetEmbeddings};
+use crate::score::{Scorer, SetEmbeddings};
 use crate::shutdown::Shutdown;
+
+/// Texts are embedded in batches this large between two progress lines in the log.
+const PROGRESS_STEP: usize = 64;
+
+/// What stands for model and provider when there is none.
+const NO_MODEL: &str = "none";
 
 /// Why an engine cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +36,7 @@ pub enum EngineError {
     #[error(transparent)]
     Infer(#[from] InferError),
     #[error(transparent)]
-    Labels(#[from] label::embed::EmbedError),
+    Labels(#[from] EmbedError),
     #[error("label set {set}: its embeddings do not fit together ({reason}); clear the cache directory and start again")]
     Shape { set: String, reason: String },
     #[error("model {model}: image embeddings have {image} values, text embeddings {text}; the two towers belong to different models")]
@@ -57,7 +67,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the model, embeds the labels (or takes them from the cache), loads and warms the image tower.
+    /// Opens the model, embeds the labels (or takes them from the cache), loads and warms the image tower. Texts are
+    /// embedded in a child process, which is killed when shutdown is asked for.
     ///
     /// # Errors
     /// The first thing that is wrong, with the file and the remedy.
@@ -67,45 +78,86 @@ impl Engine {
         sets: &[LabelSet],
         shutdown: &Shutdown,
     ) -> Result<Self, EngineError> {
-        let Some(dir) = choice.directory()? else { return Ok(Self::without_model()) };
-        let bundle = Bundle::open(&dir)?;
-        let embeddings = label::embed::embed_sets(&bundle, sets, infer.library.as_deref(), shutdown)?;
-        Self::with_embeddings(&bundle, infer, &embeddings, bundle.head)
+        let Some(bundle) = open(choice)? else { return Self::without_model() };
+        let mut tower = ChildTower::new(&bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
+        Self::with_tower(&bundle, infer, sets, &mut tower)
     }
 
-    /// An engine for embeddings that are there already.
+    /// As [`Self::build`], with the text tower in this process. For benches and tests, whose executable is not `vtagd`.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub fn with_embeddings(
+    pub fn build_in_process(choice: &ModelChoice, infer: &InferSettings, sets: &[LabelSet]) -> Result<Self, EngineError> {
+        let Some(bundle) = open(choice)? else { return Self::without_model() };
+        let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
+        Self::with_tower(&bundle, infer, sets, &mut tower)
+    }
+
+    fn with_tower(
         bundle: &Bundle,
         infer: &InferSettings,
-        sets: &[SetEmbeddings],
-        head: Head,
+        sets: &[LabelSet],
+        tower: &mut dyn TextTower,
     ) -> Result<Self, EngineError> {
-        let spec = Arc::new(Spec::from_file(&bundle.preprocessor)?);
+        let spec = Arc::new(spec_of(bundle)?);
+        let embeddings = embed(bundle, sets, tower)?;
         let runtime = runtime::load(infer.library.as_deref())?;
-        let mut encoder = OrtImageEncoder::open(&runtime, bundle, infer, spec.output_size())?;
+        let (height, width) = spec.size();
+        let mut encoder = OrtImageEncoder::open(&runtime, bundle, infer, (height as usize, width as usize))?;
         encoder.warm_up(infer.max_size)?;
-        let scorers = sets.iter().map(|set| scorer(set, head, bundle, encoder.dim())).collect::<Result<_, _>>()?;
-        let model =
-            ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
+        let scorers = embeddings.iter().map(|set| scorer(set, bundle, encoder.dim())).collect::<Result<_, _>>()?;
+        let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
         Ok(Self { model, provider: encoder.provider().as_str(), spec, encoder: Some(Box::new(encoder)), scorers })
     }
 
-    /// Decodes and preprocesses only, as CLIP would want it.
-    fn without_model() -> Self {
-        let model = ModelRef { name: model::NONE.into(), fingerprint: "".into() };
-        Self { model, provider: "none", spec: Arc::new(Spec::default()), encoder: None, scorers: Vec::new() }
+    /// Decodes and preprocesses only, with the defaults of CLIP's preprocessor.
+    fn without_model() -> Result<Self, EngineError> {
+        let model = ModelRef { name: NO_MODEL.into(), fingerprint: "".into() };
+        Ok(Self { model, provider: NO_MODEL, spec: Arc::new(Spec::from_json("{}")?), encoder: None, scorers: Vec::new() })
     }
 }
 
-fn scorer(set: &SetEmbeddings, head: Head, bundle: &Bundle, image: usize) -> Result<Arc<Scorer>, EngineError> {
+/// The directory of a choice; `None` for `none`.
+///
+/// # Errors
+/// When there is no such model.
+pub fn open(choice: &ModelChoice) -> Result<Option<Bundle>, ModelError> {
+    let dir = match choice {
+        ModelChoice::None => return Ok(None),
+        ModelChoice::Starter => model::resolve(Path::new(model::STARTER))?,
+        ModelChoice::Path(path) => model::resolve(path)?,
+    };
+    Bundle::open(&dir).map(Some)
+}
+
+/// The preprocessing that came with the model, in whichever of the two formats.
+///
+/// # Errors
+/// When the file is missing or wrong.
+pub fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
+    let openclip = bundle.preprocessor.file_name().is_some_and(|name| name == "preprocess_cfg.json");
+    if openclip { Spec::from_openclip_file(&bundle.preprocessor) } else { Spec::from_file(&bundle.preprocessor) }
+}
+
+fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextTower) -> Result<Vec<SetEmbeddings>, EngineError> {
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
+    let mut progress = |Progress { ready, total }| {
+        if ready < total && ready.is_multiple_of(PROGRESS_STEP) {
+            tracing::info!(ready, total, "embedding label texts");
+        }
+    };
+    let mut embedder = Embedder { cache: &mut cache, tower, dim: None, progress: &mut progress };
+    let (embeddings, report) = embedder.sets(sets)?;
+    tracing::info!(cached = report.cached, embedded = report.embedded, "label texts ready");
+    Ok(embeddings)
+}
+
+fn scorer(set: &SetEmbeddings, bundle: &Bundle, image: usize) -> Result<Arc<Scorer>, EngineError> {
     let text = set.labels.first().map_or(image, |l| l.prompts.ncols());
     if text != image {
         return Err(EngineError::Towers { model: bundle.name.clone(), image, text });
     }
-    let scorer = Scorer::new(set, head)
+    let scorer = Scorer::new(set, bundle.head)
         .map_err(|e| EngineError::Shape { set: set.name.clone(), reason: e.to_string() })?;
     Ok(Arc::new(scorer))
 }

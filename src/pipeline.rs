@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::account::Account;
-use crate::frame::FrameTap;
+use crate::frame::{FrameTap, Picture};
 use crate::infer::ImageEncoder;
 use crate::infer::dispatch::{BUFFERS, Dispatcher};
 use crate::infer::worker::SessionWorker;
@@ -96,9 +96,8 @@ pub fn start(
 
     // slots → batches; buffers go round between the dispatcher and the session thread
     let (free_tx, free) = bounded(BUFFERS);
-    let (height, width) = spec.output_size();
     for _ in 0..BUFFERS {
-        let buffer = BatchBuffer::new(max_size, 3 * height * width).map_err(io::Error::other)?;
+        let buffer = BatchBuffer::new(max_size, spec.place_len()).map_err(io::Error::other)?;
         free_tx.send(buffer).map_err(io::Error::other)?;
     }
     let (jobs_tx, jobs) = bounded(max_size * BUFFERS);
@@ -106,8 +105,8 @@ pub fn start(
     let (embedded_tx, embedded) = bounded(BUFFERS);
     let views: Arc<[View]> = views.into();
     let count = {
-        let (views, spec) = (Arc::clone(&views), Arc::clone(&spec));
-        Box::new(move |stream: usize, picture: &_| tiles(views[stream], picture, &spec))
+        let views = Arc::clone(&views);
+        Box::new(move |stream: usize, picture: &Picture| tiles(views[stream], picture.width(), picture.height()))
     };
     let dispatcher =
         Dispatcher { slots, wake: woken, tiles: count, jobs: jobs_tx, batches: batches_tx, free, max_size, max_delay };

@@ -207,8 +207,7 @@ fn load_sets(files: &[PathBuf]) -> Result<Vec<LabelSet>, String> {
 /// Tags the pictures among `files` as one batch and puts the others aside; the exit code.
 fn pictures<'a>(files: &'a [PathBuf], engine: &Engine, encoder: &mut Shared, printer: &Printer, videos: &mut Vec<&'a Path>) -> u8 {
     let mut code = 0;
-    let (height, width) = engine.spec.output_size();
-    let place = 3 * height * width;
+    let place = engine.spec.place_len();
     let mut preprocessor = Preprocessor::new(Arc::clone(&engine.spec));
     let mut pixels = vec![0.0; files.len() * place];
     let mut read = Vec::new();

@@ -49,6 +49,19 @@ pub struct InferSettings {
     pub max_delay: Duration,
 }
 
+impl Default for InferSettings {
+    fn default() -> Self {
+        Self {
+            providers: vec![Provider::Cpu],
+            strict: false,
+            library: None,
+            threads: 0,
+            max_size: 8,
+            max_delay: Duration::from_millis(50),
+        }
+    }
+}
+
 /// Image tower behind the narrowest door: a batch of tensors in, embeddings out. Lives on one thread.
 pub trait ImageEncoder: Send {
     /// Length of an embedding.

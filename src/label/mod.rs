@@ -42,6 +42,19 @@ pub struct Label {
     pub attributes: BTreeMap<String, serde_json::Value>,
 }
 
+impl Label {
+    /// A label that is its own prompt, with nothing else to it.
+    pub fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            prompts: vec![name.to_owned()],
+            negatives: Vec::new(),
+            thresholds: ThresholdOverrides::default(),
+            attributes: BTreeMap::new(),
+        }
+    }
+}
+
 /// One label set as written, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelSet {
