@@ -205,13 +205,9 @@ fn filter(value: &Value) -> Result<Filter, SpecError> {
         Some(1) => Filter::Lanczos,
         Some(2) => Filter::Bilinear,
         Some(3) => Filter::Bicubic,
-        Some(4) => Filter::Box,
-        Some(5) => Filter::Hamming,
         _ => {
-            let reason = format!(
-                "expected 0 (nearest), 1 (lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (hamming), found {}",
-                kind(value)
-            );
+            let reason =
+                format!("expected 0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic), found {}", kind(value));
             return Err(bad("resample", reason));
         }
     })

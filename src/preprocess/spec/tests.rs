@@ -94,7 +94,7 @@ fn impossible_values_are_refused_by_the_name_of_their_field() {
         (r#"{"do_center_crop": false}"#, "`size`"),
         (r#"{"do_center_crop": false, "do_resize": false}"#, "`size`"),
         (r#"{"do_center_crop": "yes"}"#, "`do_center_crop`"),
-        (r#"{"resample": 9}"#, "`resample`"),
+        (r#"{"resample": 4}"#, "`resample`"),
         (r#"{"rescale_factor": 0}"#, "`rescale_factor`"),
         (r#"{"image_mean": [0.5]}"#, "`image_mean`"),
         (r#"{"image_std": [0.5, 0.5, 0]}"#, "`image_std`"),
