@@ -9,7 +9,7 @@ CARGO := tools/cargo
 # Where `make install` puts things; DESTDIR is for packagers.
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
-UNITDIR ?= /usr/lib/systemd/system
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 
 .PHONY: help
 help: ## list the targets

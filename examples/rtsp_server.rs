@@ -9,6 +9,7 @@
 //! The access units are handed out one by one as the sender asks for them, their PTS moved on by the clip's length at
 //! each turn; `identity sync=true` paces them. Nothing queues: a slow client slows only its own pipeline. An MP4 itself
 //! could not be looped so: a seek inside an RTSP session shows as a gap in time.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a tool for a person and a script: stdout is its answer
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +78,10 @@ impl Clip {
         if let Some(gstreamer::MessageView::Error(error)) = failure.as_ref().map(|message| message.view()) {
             bail!("cannot read {}: {}", file.display(), error.error());
         }
-        let first = units.first().and_then(|unit| unit.pts()).with_context(|| format!("{} has no H.264 video", file.display()))?;
+        let first = units
+            .first()
+            .and_then(|unit| unit.pts())
+            .with_context(|| format!("{} has no H.264 video", file.display()))?;
         for unit in &mut units {
             let pts = unit.pts().and_then(|pts| pts.checked_sub(first));
             unit.make_mut().set_pts(pts.context("the clip's frames are not in order: encode it without B-frames")?);
@@ -134,7 +138,8 @@ fn main() -> anyhow::Result<()> {
     server.set_service(&args.port.to_string());
     server.mount_points().context("the server has no mount points")?.add_factory(&args.mount, factory(clip));
     let main_loop = gstreamer::glib::MainLoop::new(None, false);
-    let _source = server.attach(None).with_context(|| format!("cannot listen on 127.0.0.1:{}: is the port taken?", args.port))?;
+    let _source =
+        server.attach(None).with_context(|| format!("cannot listen on 127.0.0.1:{}: is the port taken?", args.port))?;
     println!("rtsp://127.0.0.1:{}{}", server.bound_port(), args.mount);
     main_loop.run();
     Ok(())

@@ -18,9 +18,12 @@ install -D -m 755 target/release/vtagd "$DESTDIR$PREFIX/bin/vtagd"
 install -D -m 644 -t "$lib" runtime/libonnxruntime.so
 install -D -m 644 -t "$share/pipelines" pipelines/*.gst
 install -D -m 644 -t "$share/models/starter" models/starter/*
-install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md runtime/*onnxruntime*[!o]
+install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
+    runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt
 install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
-install -D -m 644 systemd/vtagd.service "$DESTDIR$UNITDIR/vtagd.service"
+install -d "$DESTDIR$UNITDIR"
+sed "s#/usr/bin/vtagd#$PREFIX/bin/vtagd#" systemd/vtagd.service >"$DESTDIR$UNITDIR/vtagd.service"
+chmod 644 "$DESTDIR$UNITDIR/vtagd.service"
 install -D -m 644 systemd/vtagd.sysusers "$DESTDIR$PREFIX/lib/sysusers.d/vtagd.conf"
 install -D -m 644 systemd/vtagd.tmpfiles "$DESTDIR$PREFIX/lib/tmpfiles.d/vtagd.conf"
 
