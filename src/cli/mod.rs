@@ -1,1 +1,3 @@
-//! To come.
+//! Commands, one file each. `main` parses the command line and calls them; `anyhow` stays here and there.
+
+pub mod check;

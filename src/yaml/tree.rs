@@ -13,7 +13,7 @@ pub struct Place {
     pub line: u64,
     pub column: u64,
     /// Byte offset and length, where the parser knows them.
-    span: Option<(usize, usize)>,
+    pub(super) span: Option<(usize, usize)>,
 }
 
 impl Place {
