@@ -42,10 +42,9 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
     };
     let (name, keys): (&str, &[&str]) = match kind {
         SinkKind::Jsonl => ("jsonl", &["type", "path"]),
-        SinkKind::Mqtt => (
-            "mqtt",
-            &["type", "url", "topic_prefix", "client_id", "username", "password", "ca", "home_assistant"],
-        ),
+        SinkKind::Mqtt => {
+            ("mqtt", &["type", "url", "topic_prefix", "client_id", "username", "password", "ca", "home_assistant"])
+        }
         SinkKind::Webhook => ("webhook", &["type", "url", "secret"]),
     };
     let all = super::keys();
@@ -146,7 +145,11 @@ fn mqtt(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<MqttSettings> {
                 "move them to `username: NAME` and `password: { env: NAME }` (or file, credential)",
             );
         } else {
-            reader.error(url, "holds credentials, and `username` or `password` is given too", "remove them from the URL");
+            reader.error(
+                url,
+                "holds credentials, and `username` or `password` is given too",
+                "remove them from the URL",
+            );
         }
     }
     let topic_prefix = match &raw.topic_prefix {
@@ -232,8 +235,13 @@ mod tests {
         for good in ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
             assert!(is_webhook_secret(&Secret::new(good)), "{good}");
         }
-        for bad in ["", "whsec_", "whsec_short===", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa!w"]
-        {
+        for bad in [
+            "",
+            "whsec_",
+            "whsec_short===",
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa!w",
+        ] {
             assert!(!is_webhook_secret(&Secret::new(bad)), "{bad}");
         }
     }

@@ -37,7 +37,11 @@ pub fn check(list: &[At<Stream>], around: &Surroundings<'_>, reader: &mut Reader
         if let Some(id) = stream.value.id.given()
             && let Some(line) = ids.insert(id.value.clone(), id.place.line)
         {
-            reader.error(id, format!("`{}` is used twice (first in line {line})", id.value), "give each stream its own id");
+            reader.error(
+                id,
+                format!("`{}` is used twice (first in line {line})", id.value),
+                "give each stream its own id",
+            );
         }
         streams.extend(one(stream, around, reader));
     }
@@ -55,7 +59,11 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
         && !matches!(location, Location::File(_))
     {
         if let Some(pace) = raw.pace.given().filter(|pace| pace.value == Pace::Fast) {
-            reader.error(pace, "`fast` is only for files: a live source sets its own pace", "remove it, or use file://");
+            reader.error(
+                pace,
+                "`fast` is only for files: a live source sets its own pace",
+                "remove it, or use file://",
+            );
         }
         if let Some(looped) = raw.looped.given().filter(|looped| looped.value) {
             reader.error(looped, "is only for files", "remove it, or use file://");
@@ -155,9 +163,14 @@ fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
     if let Some(url) = raw.url.given()
         && (url_username.is_some() || url_password.is_some())
     {
-        if (url_username.is_some() && !raw.username.is_missing()) || (url_password.is_some() && !raw.password.is_missing())
+        if (url_username.is_some() && !raw.username.is_missing())
+            || (url_password.is_some() && !raw.password.is_missing())
         {
-            reader.error(url, "holds credentials, and `username` or `password` is given too", "remove them from the URL");
+            reader.error(
+                url,
+                "holds credentials, and `username` or `password` is given too",
+                "remove them from the URL",
+            );
             return None;
         }
         reader.warn(

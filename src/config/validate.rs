@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::schema::{Api, Events, Log, Model, Root, Runtime, Store};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, JsonlTarget, LogSettings, ModelChoice, Settings, SinkSettings, StoreSettings, TlsSettings,
-    secrets, sets, sinks,
+    ApiSettings, DEFAULT_LISTEN, JsonlTarget, LogSettings, ModelChoice, Settings, SinkSettings, StoreSettings,
+    TlsSettings, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
 use crate::infer::{InferSettings, Provider};
@@ -49,7 +49,8 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
 
     let sampling = raw.sampling.given().map(|sampling| &sampling.value);
     let around = Surroundings {
-        interval: streams::interval(&sampling.map(|sampling| &sampling.interval), &mut reader).unwrap_or(DEFAULT_INTERVAL),
+        interval: streams::interval(&sampling.map(|sampling| &sampling.interval), &mut reader)
+            .unwrap_or(DEFAULT_INTERVAL),
         decode: sampling.and_then(|sampling| sampling.decode.value()).unwrap_or_default(),
         sets: &label_sets.sets,
         sets_incomplete: label_sets.incomplete,
@@ -318,7 +319,8 @@ fn log(raw: Option<&Log>) -> LogSettings {
 /// The folder of the built-in pipeline templates: `pipelines/` under the working directory (a checkout), beside the installed
 /// binary, else where packages put it.
 fn templates() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("share/vtagd/pipelines")));
+    let beside =
+        std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("share/vtagd/pipelines")));
     [Some(PathBuf::from("pipelines")), beside]
         .into_iter()
         .flatten()

@@ -31,9 +31,10 @@ impl Place {
 
     fn new(location: Location) -> Self {
         let span = location.span();
-        let span = span.byte_offset().zip(span.byte_len()).and_then(|(offset, length)| {
-            Some((usize::try_from(offset).ok()?, usize::try_from(length).ok()?))
-        });
+        let span = span
+            .byte_offset()
+            .zip(span.byte_len())
+            .and_then(|(offset, length)| Some((usize::try_from(offset).ok()?, usize::try_from(length).ok()?)));
         Self { line: location.line().max(1), column: location.column().max(1), span }
     }
 }
