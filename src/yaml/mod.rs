@@ -19,6 +19,7 @@ mod suggest;
 mod tree;
 pub mod units;
 
+pub use suggest::nearest;
 pub use tree::{Entry, Node, Place, Value};
 
 /// Largest file we read. A configuration of a thousand cameras has a quarter of this.

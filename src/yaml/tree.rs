@@ -13,7 +13,7 @@ pub struct Place {
     pub line: u64,
     pub column: u64,
     /// Byte offset and length, where the parser knows them.
-    span: Option<(usize, usize)>,
+    pub(super) span: Option<(usize, usize)>,
 }
 
 impl Place {
@@ -31,9 +31,10 @@ impl Place {
 
     fn new(location: Location) -> Self {
         let span = location.span();
-        let span = span.byte_offset().zip(span.byte_len()).and_then(|(offset, length)| {
-            Some((usize::try_from(offset).ok()?, usize::try_from(length).ok()?))
-        });
+        let span = span
+            .byte_offset()
+            .zip(span.byte_len())
+            .and_then(|(offset, length)| Some((usize::try_from(offset).ok()?, usize::try_from(length).ok()?)));
         Self { line: location.line().max(1), column: location.column().max(1), span }
     }
 }
