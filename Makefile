@@ -58,9 +58,9 @@ lint-rust: setup
 .PHONY: lint-deny
 lint-deny: setup
 	@tools/setup/rust_tool.sh deny
-	@$(CARGO) deny --locked check bans licenses sources
+	@$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
 	@if $(CARGO) deny --locked fetch db >/dev/null 2>&1; then \
-		$(CARGO) deny --locked check advisories; \
+		$(CARGO) deny --locked check --hide-inclusion-graph advisories; \
 	else \
 		echo "lint: the advisory database could not be fetched: advisories were not checked"; \
 	fi
