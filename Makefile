@@ -45,10 +45,10 @@ fmt: setup ## format the sources
 	@$(CARGO) fmt
 
 .PHONY: lint
-lint: setup lint-rust lint-deny ## formatting, clippy, licences and sources of the dependencies
+lint: lint-rust lint-deny ## formatting, clippy, licences and sources of the dependencies
 
 .PHONY: lint-rust
-lint-rust:
+lint-rust: setup
 	@tools/setup/rust_tool.sh fmt
 	@tools/setup/rust_tool.sh clippy
 	@$(CARGO) fmt --check
@@ -56,11 +56,11 @@ lint-rust:
 
 # Advisories need a database from the network, the rest does not: what cannot be reached is said, not failed.
 .PHONY: lint-deny
-lint-deny:
+lint-deny: setup
 	@tools/setup/rust_tool.sh deny
-	@$(CARGO) deny --locked check bans licenses sources
+	@$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
 	@if $(CARGO) deny --locked fetch db >/dev/null 2>&1; then \
-		$(CARGO) deny --locked check advisories; \
+		$(CARGO) deny --locked check --hide-inclusion-graph advisories; \
 	else \
 		echo "lint: the advisory database could not be fetched: advisories were not checked"; \
 	fi
