@@ -1,7 +1,7 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
 
 pub mod graph;
-mod provider;
+pub(crate) mod provider;
 pub mod runtime;
 pub mod session;
 
