@@ -1,1 +1,250 @@
-//! To come.
+//! The batch's memory: one contiguous `[capacity, 3, height, width]` float tensor that several threads fill at once.
+//!
+//! What comes in: [`Place`]s, one picture each, written by the preprocessing threads. What goes out: the first `count` places as one
+//! slice, for the inference thread; nothing is copied in between. Everything here runs on the thread that calls it and never blocks.
+//! When full, [`BatchBuffer::claim`] gives `None` until [`BatchBuffer::recycle`]. A place may outlive its buffer; it then keeps the
+//! memory alive and is written in vain.
+//!
+//! Why this is sound: places are handed out at distinct indices and never twice between two recyclings, so no float is writable from
+//! two of them. Reading and recycling go through [`Arc::get_mut`], which succeeds only when no place is left and orders their writes
+//! before the read; and both borrow the buffer mutably, so nothing can be claimed while a slice is being read.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Why the batch's memory cannot be used now, or at all.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TensorError {
+    /// Fatal at start-up.
+    #[error(
+        "no memory for a batch of {capacity} pictures of {place_len} floats; choose a smaller `runtime.batch.max_size` or a model with a smaller input"
+    )]
+    Memory { capacity: usize, place_len: usize },
+    /// Try again when the holders have let go.
+    #[error("{places} places of the batch are still being written")]
+    Busy { places: usize },
+    /// A mistake of the caller.
+    #[error("{count} places of the batch were asked for, {claimed} have been claimed")]
+    Count { count: usize, claimed: usize },
+}
+
+/// Floats that one place at a time may write. `UnsafeCell` tells the compiler that a shared `Arc<Cells>` does not mean frozen contents.
+struct Cells(Box<[UnsafeCell<f32>]>);
+
+// SAFETY: the cells are reached in two ways only. A `Place` touches its own disjoint range; `BatchBuffer` touches all of them, but
+// only through `Arc::get_mut`, that is while no `Place` exists. So no cell is ever accessed from two threads at once.
+unsafe impl Sync for Cells {}
+
+/// Memory for one batch of pictures.
+pub struct BatchBuffer {
+    cells: Arc<Cells>,
+    capacity: usize,
+    place_len: usize,
+    claimed: usize,
+}
+
+impl BatchBuffer {
+    /// Memory for `capacity` pictures of `place_len` floats each (`3 × height × width`), all zero.
+    ///
+    /// # Errors
+    /// [`TensorError::Memory`] when the machine does not have that much.
+    pub fn new(capacity: usize, place_len: usize) -> Result<Self, TensorError> {
+        let refused = TensorError::Memory { capacity, place_len };
+        let Some(length) = capacity.checked_mul(place_len) else { return Err(refused) };
+        let mut cells = Vec::new();
+        if cells.try_reserve_exact(length).is_err() {
+            return Err(refused);
+        }
+        cells.resize_with(length, || UnsafeCell::new(0.0));
+        Ok(Self { cells: Arc::new(Cells(cells.into_boxed_slice())), capacity, place_len, claimed: 0 })
+    }
+
+    /// Pictures that fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Floats of one picture.
+    pub fn place_len(&self) -> usize {
+        self.place_len
+    }
+
+    /// Places handed out since the last [`recycle`](Self::recycle), returned ones included.
+    pub fn claimed(&self) -> usize {
+        self.claimed
+    }
+
+    /// The next free place, in order from 0; `None` when all have been claimed. It holds what its last user wrote.
+    pub fn claim(&mut self) -> Option<Place> {
+        let index = self.claimed;
+        (index < self.capacity).then(|| {
+            self.claimed += 1;
+            Place { cells: Arc::clone(&self.cells), index, len: self.place_len }
+        })
+    }
+
+    /// Places that are claimed and not dropped yet. Only a hint: it may be out of date when it is read.
+    pub fn outstanding(&self) -> usize {
+        Arc::strong_count(&self.cells) - 1
+    }
+
+    /// The first `count` pictures as one slice of `count × place_len` floats, once every place has been dropped.
+    ///
+    /// # Errors
+    /// [`TensorError::Busy`] while any place is held; [`TensorError::Count`] for more places than were claimed.
+    pub fn as_slice(&mut self, count: usize) -> Result<&[f32], TensorError> {
+        if count > self.claimed {
+            return Err(TensorError::Count { count, claimed: self.claimed });
+        }
+        let length = count * self.place_len;
+        let places = self.outstanding();
+        let Some(cells) = Arc::get_mut(&mut self.cells) else { return Err(TensorError::Busy { places }) };
+        let cells: *mut [UnsafeCell<f32>] = &raw mut cells.0[..length];
+        // SAFETY: `UnsafeCell<f32>` has the layout of `f32`. The cells were borrowed mutably, and are for as long as the slice lives:
+        // no place exists, and none can be claimed meanwhile. Every float was initialised in `new`.
+        Ok(unsafe { &*(cells as *const [f32]) })
+    }
+
+    /// Makes all places claimable again.
+    ///
+    /// # Errors
+    /// [`TensorError::Busy`] while any place is held; the buffer is then as before.
+    pub fn recycle(&mut self) -> Result<(), TensorError> {
+        let places = self.outstanding();
+        // `get_mut` rather than the count alone: it orders the last writes of the places before whatever comes next.
+        if Arc::get_mut(&mut self.cells).is_none() {
+            return Err(TensorError::Busy { places });
+        }
+        self.claimed = 0;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for BatchBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BatchBuffer({} of {} places of {} floats)", self.claimed, self.capacity, self.place_len)
+    }
+}
+
+/// The right to write one picture of a batch. Dropping it says that the picture is there (or given up).
+pub struct Place {
+    cells: Arc<Cells>,
+    index: usize,
+    len: usize,
+}
+
+impl Place {
+    /// Row of the batch.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    fn cells(&self) -> &[UnsafeCell<f32>] {
+        &self.cells.0[self.index * self.len..][..self.len]
+    }
+}
+
+impl Deref for Place {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        let cells: *const [UnsafeCell<f32>] = self.cells();
+        // SAFETY: same layout and initialised, as in `as_slice`. Only this place reaches these cells while it lives, and it is
+        // borrowed here, so nobody writes them.
+        unsafe { &*(cells as *const [f32]) }
+    }
+}
+
+impl DerefMut for Place {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let cells = self.cells();
+        let (start, length) = (UnsafeCell::raw_get(cells.as_ptr()), cells.len());
+        // SAFETY: `length` initialised floats start here (`UnsafeCell<f32>` has the layout of `f32`), behind `UnsafeCell`, so
+        // writing through a shared path is allowed. Only this place reaches them, and it is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(start, length) }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_threads_write_at_once_is_read_as_one_slice_in_order() {
+        let mut buffer = BatchBuffer::new(8, 1000).unwrap();
+        for round in 0..20 {
+            std::thread::scope(|scope| {
+                while let Some(mut place) = buffer.claim() {
+                    scope.spawn(move || {
+                        let value = (round * 100 + place.index()) as f32;
+                        for float in place.iter_mut() {
+                            *float = value;
+                        }
+                    });
+                }
+            });
+            let slice = buffer.as_slice(8).unwrap();
+            for (index, picture) in slice.chunks(1000).enumerate() {
+                assert!(
+                    picture.iter().all(|&float| float == (round * 100 + index) as f32),
+                    "round {round} place {index}"
+                );
+            }
+            buffer.recycle().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_place_still_held_keeps_the_batch_from_being_read_or_recycled() {
+        let mut buffer = BatchBuffer::new(2, 3).unwrap();
+        let first = buffer.claim().unwrap();
+        let second = buffer.claim().unwrap();
+        drop(first);
+        assert_eq!(buffer.as_slice(1), Err(TensorError::Busy { places: 1 }));
+        assert_eq!(buffer.recycle(), Err(TensorError::Busy { places: 1 }));
+        assert_eq!(buffer.claimed(), 2);
+        drop(second);
+        assert_eq!(buffer.as_slice(2).unwrap().len(), 6);
+        assert_eq!(buffer.recycle(), Ok(()));
+        assert_eq!(buffer.claim().unwrap().index(), 0);
+    }
+
+    #[test]
+    fn a_full_batch_gives_no_place() {
+        let mut buffer = BatchBuffer::new(1, 4).unwrap();
+        let _place = buffer.claim().unwrap();
+        assert!(buffer.claim().is_none());
+    }
+
+    #[test]
+    fn only_claimed_places_can_be_read() {
+        let mut buffer = BatchBuffer::new(3, 4).unwrap();
+        drop(buffer.claim());
+        assert_eq!(buffer.as_slice(2), Err(TensorError::Count { count: 2, claimed: 1 }));
+        assert_eq!(buffer.as_slice(0).unwrap(), &[] as &[f32]);
+    }
+
+    #[test]
+    fn a_place_may_outlive_its_buffer() {
+        let mut buffer = BatchBuffer::new(2, 4).unwrap();
+        let mut place = buffer.claim().unwrap();
+        drop(buffer);
+        place.fill(7.0);
+        assert_eq!(&*place, &[7.0; 4]);
+    }
+
+    #[test]
+    fn a_batch_beyond_all_memory_is_refused_and_not_fatal() {
+        let refused = BatchBuffer::new(usize::MAX, 3).unwrap_err();
+        assert_eq!(refused, TensorError::Memory { capacity: usize::MAX, place_len: 3 });
+        assert!(BatchBuffer::new(usize::MAX / 8, 1).is_err());
+    }
+}
