@@ -36,6 +36,7 @@ pub mod paths;
 pub mod queue;
 pub mod shutdown;
 pub mod status;
+pub mod yaml;
 
 // Assembly.
 pub mod api;

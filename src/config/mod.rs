@@ -1,1 +1,187 @@
-//! To come.
+//! Configuration: one YAML file and its label sets in, checked [`Settings`] out, or every problem at once.
+//!
+//! [`load`] is what `run` and `check` both call, so they agree. It runs on the caller's thread before anything is started
+//! (invariant 5: a wrong configuration never half-starts), reads files and the environment for secrets, and opens nothing else:
+//! a camera or broker that is down is no problem of the configuration.
+//!
+//! The order: [`yaml`](crate::yaml) makes a tree with positions, [`schema`] types it, the other files check it piece by piece;
+//! a bad stream hides no bad sink. Stages own their settings types; this module knows them, never the reverse.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::event::Thresholds;
+use crate::infer::InferSettings;
+use crate::label::LabelSet;
+use crate::preprocess::View;
+use crate::problem::{Problem, Severity};
+use crate::secret::Secret;
+use crate::source::SourceSettings;
+use crate::yaml::Document;
+
+mod address;
+mod later;
+mod schema;
+mod secrets;
+mod sets;
+mod sinks;
+mod streams;
+mod validate;
+
+pub use sets::thresholds;
+
+/// Where the API listens if nothing is said.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";
+
+/// A whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// Names this daemon in the `source` of its events.
+    pub instance: String,
+    pub model: ModelChoice,
+    pub infer: InferSettings,
+    /// At least one.
+    pub streams: Vec<StreamSettings>,
+    /// At least one, unless `model` is [`ModelChoice::None`].
+    pub label_sets: Vec<LabelSet>,
+    /// For labels that do not say otherwise; see [`thresholds`].
+    pub events: Thresholds,
+    pub sinks: Vec<SinkSettings>,
+    /// Not used yet.
+    pub outbox: Option<StoreSettings>,
+    /// Not used yet.
+    pub snapshots: Option<StoreSettings>,
+    /// `None`: no HTTP at all (`listen: off`).
+    pub api: Option<ApiSettings>,
+    pub log: LogSettings,
+    /// Warnings and notices: nothing that stops.
+    pub notices: Vec<Problem>,
+}
+
+/// Which model to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelChoice {
+    /// The starter model that set-up makes.
+    Starter,
+    /// Decode and preprocess only.
+    None,
+    /// A model directory.
+    Path(PathBuf),
+}
+
+/// A stream: where its frames come from and what is done with them.
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    pub source: SourceSettings,
+    pub view: View,
+    /// Time between samples, above zero.
+    pub interval: Duration,
+    /// Indices into [`Settings::label_sets`], each once.
+    pub label_sets: Vec<usize>,
+}
+
+/// Where events go.
+#[derive(Clone, Debug)]
+pub enum SinkSettings {
+    Jsonl(JsonlTarget),
+    /// Not used yet.
+    Mqtt(MqttSettings),
+    /// Not used yet.
+    Webhook(WebhookSettings),
+}
+
+/// A file of one event a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JsonlTarget {
+    Stdout,
+    /// Its folder may have to be made.
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct MqttSettings {
+    /// `mqtt://` or `mqtts://`, without credentials.
+    pub url: url::Url,
+    pub client_id: Option<String>,
+    pub topic_prefix: String,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    /// PEM file of certificate authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    pub home_assistant: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct WebhookSettings {
+    /// `http://` or `https://`, without credentials.
+    pub url: url::Url,
+    /// `whsec_` and base64, as Standard Webhooks 1.0 has it.
+    pub secret: Option<Secret>,
+}
+
+/// A place on disk with limits: `outbox` (a file) or `snapshots` (a folder).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    pub path: PathBuf,
+    /// In bytes, above zero.
+    pub max_size: u64,
+    pub max_age: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    pub listen: SocketAddr,
+    /// Always there if `listen` is not loopback.
+    pub token: Option<Secret>,
+    /// Not used yet.
+    pub tls: Option<TlsSettings>,
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    pub level: tracing::Level,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Reads and checks the configuration in `path` and every label set it names.
+///
+/// # Errors
+/// All problems of all files, warnings and notices among them, if at least one is an error.
+pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
+    let document = Document::read(path).map_err(|problem| vec![problem])?;
+    let (settings, mut problems) = validate::settings(&document);
+    problems.extend(later::notices(&document));
+    // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
+    problems.sort_by_key(|problem| (problem.file != path, if problem.file == path { problem.position } else { None }));
+    match settings {
+        Some(settings) if !problems.iter().any(|problem| problem.severity == Severity::Error) => {
+            Ok(Settings { notices: problems, ..settings })
+        }
+        _ => Err(problems),
+    }
+}
+
+/// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.
+pub fn keys() -> Vec<String> {
+    use crate::yaml::reader::FromNode;
+    let mut keys = Vec::new();
+    schema::Root::keys("", &mut keys);
+    keys
+}

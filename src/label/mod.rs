@@ -4,6 +4,7 @@ pub mod cache;
 pub mod child;
 pub mod embed;
 pub mod text;
+pub mod set;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,6 +40,19 @@ pub struct Label {
     pub thresholds: ThresholdOverrides,
     /// Copied into every event of the label.
     pub attributes: BTreeMap<String, serde_json::Value>,
+}
+
+impl Label {
+    /// A label that is its own prompt, with nothing else to it.
+    pub fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            prompts: vec![name.to_owned()],
+            negatives: Vec::new(),
+            thresholds: ThresholdOverrides::default(),
+            attributes: BTreeMap::new(),
+        }
+    }
 }
 
 /// One label set as written, checked.

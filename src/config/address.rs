@@ -1,0 +1,120 @@
+//! Addresses: URLs without their credentials, and the paths inside `file://` and `v4l2://`. Nothing here repeats a URL that may
+//! hold a password.
+
+use std::path::{Path, PathBuf};
+
+use url::Url;
+
+use crate::secret::Secret;
+use crate::yaml::reader::{At, Reader};
+
+/// A URL and the credentials that were inside it.
+pub struct Address {
+    pub url: Url,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+}
+
+/// The scheme of `text` in lower case, if it has one.
+pub fn scheme(text: &str) -> Option<String> {
+    let (scheme, _) = text.split_once("://")?;
+    let ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    ok.then(|| scheme.to_ascii_lowercase())
+}
+
+/// Parses a network URL and takes its credentials out. On `None` a problem has been reported.
+pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
+    let remedy = "write scheme://host:port/path; user and password belong under `username` and `password`";
+    let mut url = match Url::parse(at.value.trim()) {
+        Ok(url) => url,
+        Err(error) => {
+            reader.error(at, format!("is not a valid URL ({error})"), remedy);
+            return None;
+        }
+    };
+    if url.host_str().is_none_or(str::is_empty) {
+        reader.error(at, "has no host", remedy);
+        return None;
+    }
+    let username = Some(url.username()).filter(|name| !name.is_empty()).map(percent_decode);
+    let password = url.password().map(|password| Secret::new(percent_decode(password)));
+    // Cannot fail: there is a host. If it did, the credentials would stay in the URL, so refuse it.
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        reader.error(at, "is a URL that cannot hold credentials", remedy);
+        return None;
+    }
+    Some(Address { url, username, password })
+}
+
+/// The path of a `file://` or `v4l2://` URL, percent-decoded, relative to the configuration's folder if it does not begin with a
+/// slash. A file whose name really holds `%20` is found too.
+pub fn local(text: &str, base: &Path) -> PathBuf {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let rest = rest.strip_prefix("localhost/").map_or_else(|| rest.to_owned(), |path| format!("/{path}"));
+    let literal = crate::yaml::relative_to(base, Path::new(&rest));
+    if literal.exists() {
+        return literal;
+    }
+    crate::yaml::relative_to(base, Path::new(&percent_decode(&rest)))
+}
+
+/// Undoes percent-encoding. Sequences that are not two hex digits stay; bytes that are not UTF-8 become U+FFFD.
+pub fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while index < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|byte| (*byte as char).to_digit(16));
+        match (bytes[index], hex(index + 1), hex(index + 2)) {
+            // Two hex digits are at most 255.
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                index += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                index += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encoding_is_undone_once() {
+        assert_eq!(percent_decode("p%40ss%2Fword"), "p@ss/word");
+        assert_eq!(percent_decode("100%"), "100%");
+        assert_eq!(percent_decode("%2540"), "%40");
+        assert_eq!(percent_decode("%zz+a"), "%zz+a");
+        assert_eq!(percent_decode("%C3%A9%"), "é%");
+    }
+
+    #[test]
+    fn schemes_are_recognised_in_any_case() {
+        assert_eq!(scheme("RTSP://host").as_deref(), Some("rtsp"));
+        assert_eq!(scheme("/dev/video0"), None);
+        assert_eq!(scheme("://x"), None);
+        assert_eq!(scheme("c:\\x://"), None);
+    }
+
+    #[test]
+    fn file_urls_may_be_relative_to_the_configuration() {
+        let base = Path::new("/etc/vtagd/vtagd.yaml");
+        assert_eq!(local("file:///srv/a%20b.mp4", base), Path::new("/srv/a b.mp4"));
+        assert_eq!(local("file://clips/a.mp4", base), Path::new("/etc/vtagd/clips/a.mp4"));
+        assert_eq!(local("file://localhost/srv/a.mp4", base), Path::new("/srv/a.mp4"));
+        assert_eq!(local("v4l2:///dev/video0", base), Path::new("/dev/video0"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_decoded_without_panic(text in "\\PC{0,40}") {
+            let _ = (percent_decode(&text), scheme(&text));
+        }
+    }
+}

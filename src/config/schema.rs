@@ -1,0 +1,192 @@
+//! The configuration file as written: every key of the schema, typed, nothing checked beyond that.
+//!
+//! [`validate`](super) turns these into [`Settings`](super::Settings). Unknown keys are refused everywhere. The names are a
+//! contract with people's files: keys are added, never renamed.
+
+use std::time::Duration;
+
+use crate::infer::Provider;
+use crate::preprocess::ViewMode;
+use crate::section;
+use crate::source::{Decode, Pace};
+use crate::words;
+use crate::yaml::reader::{At, Bytes, Fraction};
+
+use super::LogFormat;
+use super::secrets::SecretSource;
+
+section! {
+    /// The whole file. Top-level keys that begin with `x-` are ignored: a place for YAML anchors.
+    pub struct Root {
+        "instance" => instance: String,
+        "model" => model: Model,
+        "runtime" => runtime: Runtime,
+        "sampling" => sampling: Sampling,
+        "streams" => streams: Vec<At<Stream>>,
+        "labels" => labels: Vec<At<String>>,
+        "events" => events: Events,
+        "sinks" => sinks: Vec<At<Sink>>,
+        "outbox" => outbox: Store,
+        "snapshots" => snapshots: Store,
+        "api" => api: Api,
+        "log" => log: Log,
+    }
+}
+
+section! {
+    pub struct Model {
+        "path" => path: String,
+    }
+}
+
+section! {
+    pub struct Runtime {
+        "library" => library: String,
+        "providers" => providers: Vec<At<Provider>>,
+        "strict" => strict: bool,
+        "threads" => threads: usize,
+        "batch" => batch: Batch,
+    }
+}
+
+section! {
+    pub struct Batch {
+        "max_size" => max_size: usize,
+        "max_delay" => max_delay: Duration,
+    }
+}
+
+section! {
+    /// For all streams, and again within a stream.
+    pub struct Sampling {
+        "interval" => interval: Duration,
+        "decode" => decode: Decode,
+    }
+}
+
+section! {
+    pub struct Stream {
+        "id" => id: String,
+        "url" => url: String,
+        "pipeline" => pipeline: String,
+        "username" => username: String,
+        "password" => password: SecretSource,
+        "labels" => labels: Vec<At<String>>,
+        "sampling" => sampling: Sampling,
+        "view" => view: View,
+        "pace" => pace: Pace,
+        "loop" => looped: bool,
+    }
+}
+
+section! {
+    pub struct View {
+        "mode" => mode: ViewMode,
+        "region" => region: Vec<At<f64>>,
+    }
+}
+
+section! {
+    pub struct Events {
+        "enter" => enter: Fraction,
+        "exit" => exit: Fraction,
+        "after" => after: Duration,
+        "after_exit" => after_exit: Duration,
+        "cooldown" => cooldown: Duration,
+    }
+}
+
+section! {
+    /// All keys of all kinds of sink; which of them a kind takes is checked later, so that `type` may stand anywhere.
+    pub struct Sink {
+        "type" => kind: SinkKind,
+        "path" => path: String,
+        "url" => url: String,
+        "topic_prefix" => topic_prefix: String,
+        "client_id" => client_id: String,
+        "username" => username: String,
+        "password" => password: SecretSource,
+        "ca" => ca: String,
+        "home_assistant" => home_assistant: bool,
+        "secret" => secret: SecretSource,
+    }
+}
+
+/// What a sink is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkKind {
+    Jsonl,
+    Mqtt,
+    Webhook,
+}
+
+section! {
+    /// `outbox` (a file) and `snapshots` (a folder).
+    pub struct Store {
+        "path" => path: String,
+        "max_size" => max_size: Bytes,
+        "max_age" => max_age: Duration,
+    }
+}
+
+section! {
+    pub struct Api {
+        "listen" => listen: String,
+        "token" => token: SecretSource,
+        "tls" => tls: Tls,
+    }
+}
+
+section! {
+    pub struct Tls {
+        "cert" => cert: String,
+        "key" => key: String,
+    }
+}
+
+section! {
+    pub struct Log {
+        "level" => level: tracing::Level,
+        "format" => format: LogFormat,
+    }
+}
+
+words! {
+    Provider {
+        "tensorrt" => Self::Tensorrt,
+        "cuda" => Self::Cuda,
+        "openvino" => Self::Openvino,
+        "cpu" => Self::Cpu,
+    }
+    Decode {
+        "auto" => Self::Auto,
+        "keyframes" => Self::Keyframes,
+        "all" => Self::All,
+    }
+    Pace {
+        "live" => Self::Live,
+        "fast" => Self::Fast,
+    }
+    ViewMode {
+        "model" => Self::Model,
+        "squash" => Self::Squash,
+        "pad" => Self::Pad,
+        "tiles" => Self::Tiles,
+    }
+    SinkKind {
+        "jsonl" => Self::Jsonl,
+        "mqtt" => Self::Mqtt,
+        "webhook" => Self::Webhook,
+    }
+    tracing::Level {
+        "error" => Self::ERROR,
+        "warn" => Self::WARN,
+        "info" => Self::INFO,
+        "debug" => Self::DEBUG,
+        "trace" => Self::TRACE,
+    }
+    LogFormat {
+        "text" => Self::Text,
+        "json" => Self::Json,
+    }
+}

@@ -1,0 +1,137 @@
+//! Credentials: never in the configuration file itself, but in the environment, in a file, or in a systemd credential.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::problem::Severity;
+use crate::secret::Secret;
+use crate::yaml::reader::{At, FromNode, Reader, join};
+use crate::yaml::{Node, Value, relative_to};
+
+/// Largest secret we read: a token or key is far smaller, a wrong file usually is not.
+const MAX_BYTES: u64 = 64 * 1024;
+
+const FORMS: &str = "write `{ env: NAME }`, `{ file: PATH }` or `{ credential: NAME }`";
+
+/// Where a credential comes from.
+#[derive(Clone)]
+pub enum SecretSource {
+    /// An environment variable.
+    Env(String),
+    /// The content of a file, without the newline at its end.
+    File(PathBuf),
+    /// A file of this name in `$CREDENTIALS_DIRECTORY` (systemd `LoadCredential=`).
+    Credential(String),
+}
+
+impl FromNode for SecretSource {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        if !matches!(node.value, Value::Map(_)) {
+            reader.report(Severity::Error, node.place, path, "a credential may not stand in this file", FORMS);
+            return None;
+        }
+        let before = reader.problems().len();
+        let map = reader.map(node, path, &["env", "file", "credential"])?;
+        let unknown = reader.problems().len() > before;
+        let (env, file, credential) = (
+            map.field::<String>("env", reader),
+            map.field::<String>("file", reader),
+            map.field::<String>("credential", reader),
+        );
+        match (env.given(), file.given(), credential.given()) {
+            (Some(name), None, None) if is_name(&name.value, |_| false) => Some(Self::Env(name.value.clone())),
+            (Some(name), None, None) => {
+                // Not repeated: somebody may have written the password itself.
+                reader.error(name, "is not the name of an environment variable", "use letters, digits and `_`");
+                None
+            }
+            (None, Some(file), None) => Some(Self::File(PathBuf::from(&file.value))),
+            (None, None, Some(name)) if is_name(&name.value, |c| c == '-' || c == '.') => {
+                Some(Self::Credential(name.value.clone()))
+            }
+            (None, None, Some(name)) => {
+                reader.error(name, "is not the name of a systemd credential", "use letters, digits, `_`, `-` and `.`");
+                None
+            }
+            (None, None, None) if unknown || !(env.is_missing() && file.is_missing() && credential.is_missing()) => None,
+            _ => {
+                reader.report(Severity::Error, node.place, path, "needs exactly one of env, file and credential", FORMS);
+                None
+            }
+        }
+    }
+
+    fn keys(path: &str, out: &mut Vec<String>) {
+        out.extend(["env", "file", "credential"].map(|key| join(path, key)));
+    }
+}
+
+fn is_name(name: &str, more: impl Fn(char) -> bool) -> bool {
+    !name.is_empty()
+        && name.len() <= 128
+        && !name.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '-')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || more(c))
+}
+
+/// Fetches the credential. On `None` a problem has been reported.
+pub fn resolve(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<Secret> {
+    match &source.value {
+        SecretSource::Env(name) => match std::env::var(name) {
+            Ok(value) if !value.is_empty() => Some(Secret::new(value)),
+            Ok(_) => {
+                reader.error(source, format!("environment variable {name} is empty"), "give it a value");
+                None
+            }
+            Err(std::env::VarError::NotPresent) => {
+                let remedy = "set it for this process (systemd: EnvironmentFile=), or use { file: PATH }";
+                reader.error(source, format!("environment variable {name} is not set"), remedy);
+                None
+            }
+            Err(std::env::VarError::NotUnicode(_)) => {
+                reader.error(source, format!("environment variable {name} is not UTF-8"), "use UTF-8 text");
+                None
+            }
+        },
+        SecretSource::File(path) => {
+            let path = relative_to(reader.document().file(), path);
+            read(source, &path, "check the path and its permissions", reader)
+        }
+        SecretSource::Credential(name) => {
+            let remedy = format!("add LoadCredential={name}:PATH to the systemd unit");
+            match std::env::var_os("CREDENTIALS_DIRECTORY") {
+                Some(folder) => read(source, &Path::new(&folder).join(name), &remedy, reader),
+                None => {
+                    let message = format!("credential {name} is not there: $CREDENTIALS_DIRECTORY is not set");
+                    reader.error(source, message, remedy);
+                    None
+                }
+            }
+        }
+    }
+}
+
+fn read(source: &At<SecretSource>, path: &Path, remedy: &str, reader: &mut Reader<'_>) -> Option<Secret> {
+    let mut bytes = Vec::new();
+    let result = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+    let shown = path.display();
+    if let Err(error) = result {
+        reader.error(source, format!("{shown} cannot be read ({error})"), remedy);
+        return None;
+    }
+    if bytes.len() as u64 > MAX_BYTES {
+        reader.error(source, format!("{shown} is larger than 64 KiB"), "name a file that holds only the credential");
+        return None;
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+            reader.error(source, format!("{shown} is empty"), "write the credential into it");
+            None
+        }
+        Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
+        Err(_) => {
+            reader.error(source, format!("{shown} is not UTF-8 text"), "name a file that holds only the credential");
+            None
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Label-set files: YAML in, a checked [`LabelSet`] out, with everything that is wrong or doubtful told at once.
+//!
+//! Runs on the caller's thread. Nothing is embedded here, so a file can be checked without a model.
+//!
+//! Warnings are about prompts that a CLIP-style model is known to handle badly. The text tower sees a bag of concepts more than
+//! a sentence: "no people" scores high where people are (Yuksekgonul et al. 2023, "When and why vision-language models behave
+//! like bags-of-words"), and a score is only meaningful against something else, so a label needs a contrast.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Label, LabelSet, Scoring, ThresholdOverrides};
+use crate::problem::{Problem, Severity};
+use crate::section;
+use crate::words;
+use crate::yaml::Document;
+use crate::yaml::reader::{At, Field, Fraction, Reader};
+
+section! {
+    /// A label set as written.
+    pub struct RawSet {
+        "set" => set: String,
+        "scoring" => scoring: Scoring,
+        "templates" => templates: Vec<At<String>>,
+        "background" => background: Vec<At<String>>,
+        "labels" => labels: Vec<At<RawLabel>>,
+    }
+}
+
+section! {
+    /// A label as written.
+    pub struct RawLabel {
+        "name" => name: String,
+        "prompts" => prompts: Vec<At<String>>,
+        "negatives" => negatives: Vec<At<String>>,
+        "enter" => enter: Fraction,
+        "exit" => exit: Fraction,
+        "after" => after: Duration,
+        "after_exit" => after_exit: Duration,
+        "cooldown" => cooldown: Duration,
+        "attributes" => attributes: Attributes,
+    }
+}
+
+words! {
+    Scoring {
+        "exclusive" => Self::Exclusive,
+        "independent" => Self::Independent,
+    }
+}
+
+/// Free keys and values that travel with every event of a label.
+pub struct Attributes(std::collections::BTreeMap<String, serde_json::Value>);
+
+impl crate::yaml::reader::FromNode for Attributes {
+    const NULL_IS_MISSING: bool = true;
+
+    fn from_node(node: &crate::yaml::Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match serde_json::Value::from_node(node, path, reader)? {
+            serde_json::Value::Object(map) => Some(Self(map.into_iter().collect())),
+            _ => {
+                reader.mismatch(node, path, "a mapping", "write keys and values, such as { severity: warning }");
+                None
+            }
+        }
+    }
+}
+
+/// Words a prompt may have before most of it is cut off: CLIP reads 77 tokens, a template takes some.
+const LONG_PROMPT_WORDS: usize = 45;
+/// The same in characters, for scripts without spaces.
+const LONG_PROMPT_CHARS: usize = 300;
+
+/// A label set with what is needed to point at its lines later.
+#[derive(Debug)]
+pub struct Parsed {
+    pub set: LabelSet,
+    pub warnings: Vec<Problem>,
+    pub document: Document,
+}
+
+/// Reads and checks a label-set file; returns the set and warnings.
+///
+/// # Errors
+/// Every problem of the file, warnings included, if at least one of them is an error.
+pub fn load(path: &Path) -> Result<(LabelSet, Vec<Problem>), Vec<Problem>> {
+    read(path).map(|parsed| (parsed.set, parsed.warnings))
+}
+
+/// As [`load`], keeping the positions.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(path: &Path) -> Result<Parsed, Vec<Problem>> {
+    check(Document::read(path).map_err(|problem| vec![problem])?)
+}
+
+/// Checks a parsed label-set document.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(document: Document) -> Result<Parsed, Vec<Problem>> {
+    let mut reader = Reader::new(&document);
+    let set = reader.root::<RawSet>().and_then(|raw| set(&raw, &mut reader));
+    let problems = reader.finish();
+    match set {
+        Some(set) if !problems.iter().any(|problem| problem.severity == Severity::Error) => {
+            Ok(Parsed { set, warnings: problems, document })
+        }
+        _ => Err(problems),
+    }
+}
+
+fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
+    let raw = &root.value;
+    if raw.set.is_missing() {
+        reader.missing(root, "set", "give the set a name, such as `set: dock-safety`");
+    }
+    if let Some(name) = raw.set.given() {
+        check_name(name, reader);
+    }
+    let templates = match raw.templates.given() {
+        Some(templates) => {
+            if templates.value.is_empty() {
+                reader.error(templates, "is empty", "write at least one template with {}, or remove the key");
+            }
+            for template in &templates.value {
+                check_template(template, reader);
+            }
+            texts(&templates.value)
+        }
+        None => vec!["{}".to_owned()],
+    };
+    let background = prompts(&raw.background, reader);
+    let labels = match &raw.labels {
+        Field::Missing => {
+            reader.missing(root, "labels", "add at least one label, such as `labels: [{ name: forklift }]`");
+            return None;
+        }
+        Field::Wrong => return None,
+        Field::Given(labels) => labels,
+    };
+    if reader.document().find("labels").is_empty_list() {
+        reader.error(labels, "is empty", "add at least one label, such as `- name: forklift`");
+    }
+    let mut checked = Vec::with_capacity(labels.value.len());
+    let mut names: HashMap<String, u64> = HashMap::new();
+    for label in &labels.value {
+        if let Some(name) = label.value.name.given()
+            && let Some(line) = names.insert(name.value.trim().to_owned(), name.place.line)
+        {
+            let message = format!("`{}` is the name of two labels (first in line {line})", name.value.trim());
+            reader.error(name, message, "rename one of them");
+        }
+        checked.extend(self::label(label, reader));
+    }
+    let set = LabelSet {
+        name: raw.set.value().unwrap_or_default().trim().to_owned(),
+        scoring: raw.scoring.value().unwrap_or_default(),
+        templates,
+        background: texts(background),
+        labels: checked,
+        file: reader.document().file().to_path_buf(),
+    };
+    lint_contrast(&set, root, reader);
+    lint_repeats(raw, reader);
+    Some(set)
+}
+
+fn label(at: &At<RawLabel>, reader: &mut Reader<'_>) -> Option<Label> {
+    let raw = &at.value;
+    if raw.name.is_missing() {
+        reader.missing(at, "name", "name the label, such as `- name: forklift`");
+    }
+    if let Some(name) = raw.name.given() {
+        check_name(name, reader);
+    }
+    let written = prompts(&raw.prompts, reader);
+    if let Some(list) = raw.prompts.given()
+        && list.value.is_empty()
+    {
+        reader.error(list, "is empty", "write what the model should look for, or remove the key to use the name");
+    }
+    let negatives = prompts(&raw.negatives, reader);
+    if let (Some(enter), Some(exit)) = (raw.enter.given(), raw.exit.given())
+        && exit.value.0 > enter.value.0
+    {
+        let message = format!("is {}, above enter ({})", exit.value.0, enter.value.0);
+        reader.error(exit, message, "make exit at most enter");
+    }
+    let name = raw.name.given()?;
+    if raw.prompts.is_missing() {
+        lint_prompt(name, reader);
+    }
+    let prompts = if raw.prompts.is_missing() { vec![name.value.trim().to_owned()] } else { texts(written) };
+    Some(Label {
+        name: name.value.trim().to_owned(),
+        prompts,
+        negatives: texts(negatives),
+        thresholds: ThresholdOverrides {
+            enter: raw.enter.value().map(|fraction| fraction.0),
+            exit: raw.exit.value().map(|fraction| fraction.0),
+            after: raw.after.value(),
+            after_exit: raw.after_exit.value(),
+            cooldown: raw.cooldown.value(),
+        },
+        attributes: raw.attributes.given().map(|attributes| attributes.value.0.clone()).unwrap_or_default(),
+    })
+}
+
+/// Texts without the white space around them.
+fn texts(list: &[At<String>]) -> Vec<String> {
+    list.iter().map(|item| item.value.trim().to_owned()).collect()
+}
+
+/// The prompts of a list, each checked.
+fn prompts<'a>(field: &'a Field<Vec<At<String>>>, reader: &mut Reader<'_>) -> &'a [At<String>] {
+    let Some(list) = field.given() else { return &[] };
+    for prompt in &list.value {
+        if prompt.value.trim().is_empty() {
+            reader.error(prompt, "is an empty prompt", "write what is to be seen, or remove it");
+        } else {
+            lint_prompt(prompt, reader);
+        }
+    }
+    &list.value
+}
+
+fn check_name(name: &At<String>, reader: &mut Reader<'_>) {
+    if name.value.trim().is_empty() {
+        reader.error(name, "is an empty name", "write a short name, such as forklift");
+    } else if name.value.chars().any(char::is_control) {
+        reader.error(name, "has a line break or another control character in it", "write the name on one line");
+    } else if let Some(wrong) = name.value.chars().find(|c| "/+#".contains(*c)) {
+        let message = format!("has `{wrong}` in it, which has a meaning in MQTT topics");
+        reader.warn(name, message, "use letters, digits, spaces, `-` and `_`, and say the rest in the prompts");
+    }
+}
+
+fn check_template(template: &At<String>, reader: &mut Reader<'_>) {
+    let count = template.value.matches("{}").count();
+    if count != 1 {
+        let message = if count == 0 { "has no {}".to_owned() } else { format!("has {{}} {count} times") };
+        let remedy = "put {} once, where the prompt goes, and the template in quotes: \"a photo of {}\"";
+        reader.error(template, message, remedy);
+    }
+}
+
+fn lint_prompt(prompt: &At<String>, reader: &mut Reader<'_>) {
+    const NEGATIONS: [&str; 9] = ["no", "not", "without", "never", "nobody", "nothing", "none", "neither", "nor"];
+    let words = || prompt.value.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '’').filter(|w| !w.is_empty());
+    let negation = words().find(|word| {
+        let word = word.to_lowercase();
+        NEGATIONS.contains(&word.as_str()) || word.ends_with("n't") || word.ends_with("n’t")
+    });
+    if let Some(word) = negation {
+        let message = format!("the model does not understand the negation `{word}`: the rest of the prompt counts");
+        reader.warn(prompt, message, "say what is seen instead, and put what must not be seen under `negatives`");
+    }
+    if words().count() > LONG_PROMPT_WORDS || prompt.value.chars().count() > LONG_PROMPT_CHARS {
+        let message = "is very long: most models read 77 tokens (about 50 words) and ignore the rest";
+        reader.warn(prompt, message, "shorten it, or split it into several prompts");
+    }
+}
+
+/// A score is a share among alternatives; with no alternative it is always 1.
+fn lint_contrast(set: &LabelSet, root: &At<RawSet>, reader: &mut Reader<'_>) {
+    const REMEDY: &str = "add `background` prompts that say what is usually seen, or `negatives`";
+    if !set.background.is_empty() {
+        return;
+    }
+    match set.scoring {
+        Scoring::Exclusive => {
+            if let [only] = set.labels.as_slice()
+                && only.negatives.is_empty()
+            {
+                reader.warn(root, format!("label `{}` has nothing to be compared with", only.name), REMEDY);
+            }
+        }
+        Scoring::Independent => {
+            let Some(labels) = root.value.labels.given() else { return };
+            for label in &labels.value {
+                if let Some(name) = label.value.name.given()
+                    && label.value.negatives.given().is_none_or(|negatives| negatives.value.is_empty())
+                {
+                    reader.warn(name, format!("label `{}` has nothing to be compared with", name.value), REMEDY);
+                }
+            }
+        }
+    }
+}
+
+/// A prompt on two sides takes away from itself.
+fn lint_repeats(raw: &RawSet, reader: &mut Reader<'_>) {
+    let fold = |text: &str| text.trim().to_lowercase();
+    let background: HashMap<String, u64> = raw
+        .background
+        .given()
+        .map(|list| list.value.iter().map(|prompt| (fold(&prompt.value), prompt.place.line)).collect())
+        .unwrap_or_default();
+    let mut seen: HashMap<String, (usize, u64)> = HashMap::new();
+    let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
+    for (index, label) in labels.iter().enumerate() {
+        let own = label.value.prompts.given().map(|list| list.value.as_slice()).unwrap_or_default();
+        let negatives: Vec<String> = label
+            .value
+            .negatives
+            .given()
+            .map(|list| list.value.iter().map(|prompt| fold(&prompt.value)).collect())
+            .unwrap_or_default();
+        for prompt in own {
+            let text = fold(&prompt.value);
+            if let Some(line) = background.get(&text) {
+                reader.warn(prompt, format!("is also a background prompt (line {line})"), "keep one of them");
+            }
+            if negatives.contains(&text) {
+                reader.warn(prompt, "is also a negative of the same label", "keep one of them");
+            }
+            let (first, line) = *seen.entry(text).or_insert((index, prompt.place.line));
+            if first != index {
+                reader.warn(prompt, format!("is also a prompt of another label (line {line})"), "keep one of them");
+            }
+        }
+    }
+}

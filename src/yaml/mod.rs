@@ -1,0 +1,158 @@
+//! YAML that a person wrote, read so that everything wrong with it can be told at once.
+//!
+//! In: a file. Out: a [`Document`]: a tree in which every key and value knows its line and column. The tree is then read by
+//! [`Reader`](reader::Reader) into typed structs; what does not fit becomes a [`Problem`] with position, field path, remedy and
+//! a few lines of the file, and reading goes on. A plain `Deserialize` would stop at the first mistake.
+//!
+//! Runs on the caller's thread, before anything starts. The input is bounded: [`MAX_BYTES`], nesting, nodes and aliases have
+//! limits, and what exceeds them is refused with a message. Credentials never reach a problem's snippet (see [`snippet`]).
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::problem::{Problem, Severity};
+
+pub mod reader;
+mod snippet;
+mod suggest;
+mod tree;
+pub mod units;
+
+pub use tree::{Entry, Node, Place, Value};
+
+/// Largest file we read. A configuration of a thousand cameras has a quarter of this.
+pub const MAX_BYTES: u64 = 1 << 20;
+
+/// A parsed file: its text and its tree.
+#[derive(Debug)]
+pub struct Document {
+    file: PathBuf,
+    text: String,
+    root: Node,
+    /// Byte ranges of `text` that must not be shown, sorted, not overlapping.
+    hidden: Vec<std::ops::Range<usize>>,
+}
+
+impl Document {
+    /// Reads and parses `file`.
+    ///
+    /// # Errors
+    /// One problem about the whole file: it cannot be read, is too large, is not UTF-8, or is not YAML.
+    pub fn read(file: &Path) -> Result<Self, Problem> {
+        let refuse = |message: String, remedy: &str| bare(file, message, remedy);
+        let handle = File::open(file)
+            .map_err(|error| refuse(format!("cannot be opened ({error})"), "check the path and its permissions"))?;
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells "exactly full" from "too large", for files that do not say their size too.
+        handle
+            .take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| refuse(format!("cannot be read ({error})"), "name a readable YAML file"))?;
+        Self::parse(file, &bytes)
+    }
+
+    /// Parses `bytes` as if they were the content of `file`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Problem> {
+        if bytes.len() as u64 > MAX_BYTES {
+            let message = format!("is larger than {} KiB, the most that is read", MAX_BYTES / 1024);
+            return Err(bare(file, message, "name a vtagd YAML file, or split the labels into several files"));
+        }
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(),
+            Err(error) => {
+                let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+                let message = format!("is not UTF-8 text (first wrong byte in line {line})");
+                return Err(bare(file, message, "save it as UTF-8"));
+            }
+        };
+        match tree::parse(&text) {
+            Ok(root) => {
+                let hidden = snippet::hidden_in_tree(&text, &root);
+                Ok(Self { file: file.to_path_buf(), text, root, hidden })
+            }
+            Err(failure) => {
+                let hidden = snippet::hidden_in_text(&text);
+                let snippet = failure.place.map(|place| snippet::render(&text, &hidden, place)).unwrap_or_default();
+                Err(Problem {
+                    position: failure.place.map(Place::position),
+                    snippet,
+                    ..bare(file, failure.message, failure.remedy)
+                })
+            }
+        }
+    }
+
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    pub fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// The file's own characters of a scalar, such as `007` for the number seven; `None` where it is quoted or unknown.
+    pub(crate) fn raw(&self, place: Place) -> Option<&str> {
+        self.text.get(place.range()?).map(str::trim)
+    }
+
+    /// Follows `path` (`labels[2].exit`) as far as the tree goes; the last node that exists.
+    pub fn find(&self, path: &str) -> &Node {
+        let mut node = &self.root;
+        for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
+            let next = match (&node.value, step.strip_suffix(']')) {
+                (Value::List(items), Some(index)) => index.parse().ok().and_then(|index: usize| items.get(index)),
+                (Value::Map(entries), None) => entries.iter().find(|entry| entry.key == step).map(|entry| &entry.value),
+                _ => None,
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node
+    }
+
+    /// A finding at `place`, with the lines around it.
+    pub fn problem(
+        &self,
+        severity: Severity,
+        place: Place,
+        field: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Problem {
+        Problem {
+            severity,
+            file: self.file.clone(),
+            position: Some(place.position()),
+            field: field.to_owned(),
+            message: message.into(),
+            remedy: remedy.into(),
+            snippet: snippet::render(&self.text, &self.hidden, place),
+        }
+    }
+}
+
+/// Resolves a path written in `file` against the folder that holds `file`.
+pub fn relative_to(file: &Path, path: &Path) -> PathBuf {
+    match file.parent() {
+        Some(folder) if path.is_relative() => folder.join(path),
+        _ => path.to_path_buf(),
+    }
+}
+
+fn bare(file: &Path, message: String, remedy: &str) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        file: file.to_path_buf(),
+        position: None,
+        field: String::new(),
+        message,
+        remedy: remedy.to_owned(),
+        snippet: String::new(),
+    }
+}

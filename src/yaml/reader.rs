@@ -1,0 +1,434 @@
+//! From the tree to typed structs, collecting every problem on the way. Pure.
+//!
+//! A struct declared with [`section!`](crate::section) knows its keys: unknown ones are refused with a suggestion, repeated ones
+//! with both lines. A value that does not fit is reported and leaves [`Field::Wrong`], so that nobody complains a second
+//! time that it is missing.
+
+use std::collections::HashMap;
+
+use super::{Document, Node, Place, Value, suggest, units};
+use crate::problem::{Problem, Severity};
+
+/// Problems kept of one file. A person mends these first; the rest is only counted.
+const MAX_PROBLEMS: usize = 200;
+
+/// A value with its place and YAML path.
+#[derive(Clone)]
+pub struct At<T> {
+    pub value: T,
+    pub place: Place,
+    pub path: String,
+}
+
+impl<T> At<T> {
+    /// Another value that stands at the same place.
+    pub fn with<U>(&self, value: U) -> At<U> {
+        At { value, place: self.place, path: self.path.clone() }
+    }
+}
+
+/// One key of a section.
+pub enum Field<T> {
+    /// Left out.
+    Missing,
+    /// There, but not readable; the reader has reported it.
+    Wrong,
+    Given(At<T>),
+}
+
+impl<T> Field<T> {
+    pub fn given(&self) -> Option<&At<T>> {
+        match self {
+            Self::Given(at) => Some(at),
+            Self::Missing | Self::Wrong => None,
+        }
+    }
+
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing)
+    }
+}
+
+impl<T: Clone> Field<T> {
+    /// The value, if it was given and readable.
+    pub fn value(&self) -> Option<T> {
+        self.given().map(|at| at.value.clone())
+    }
+}
+
+/// What can be read from a node.
+pub trait FromNode: Sized {
+    /// Whether a key without a value counts as left out, as when all lines of a section are commented out.
+    const NULL_IS_MISSING: bool = false;
+
+    /// Reads `node`; on `None` a problem has been reported.
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self>;
+
+    /// Adds the paths of all keys below `path`, `[]` for any item of a list.
+    fn keys(_path: &str, _out: &mut Vec<String>) {}
+}
+
+/// `path` with `key` added.
+pub fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// Collects problems of one document.
+pub struct Reader<'d> {
+    document: &'d Document,
+    problems: Vec<Problem>,
+    uncounted: usize,
+}
+
+impl<'d> Reader<'d> {
+    pub fn new(document: &'d Document) -> Self {
+        Self { document, problems: Vec::new(), uncounted: 0 }
+    }
+
+    pub fn document(&self) -> &'d Document {
+        self.document
+    }
+
+    /// Reads the whole document. `None` if it is not even the right kind of thing.
+    pub fn root<T: FromNode>(&mut self) -> Option<At<T>> {
+        let node = self.document.root();
+        let value = T::from_node(node, "", self)?;
+        Some(At { value, place: node.place, path: String::new() })
+    }
+
+    /// What was found so far.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Everything found, in the order of the file.
+    pub fn finish(mut self) -> Vec<Problem> {
+        self.problems.sort_by_key(|problem| problem.position);
+        if self.uncounted > 0 {
+            let message = format!("{} more problems are not shown", self.uncounted);
+            let place = self.document.root().place;
+            self.problems.push(self.document.problem(Severity::Error, place, "", message, "mend these first"));
+        }
+        self.problems
+    }
+
+    pub fn report(
+        &mut self,
+        severity: Severity,
+        place: Place,
+        path: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(self.document.problem(severity, place, path, message, remedy));
+        } else {
+            self.uncounted += 1;
+        }
+    }
+
+    pub fn error<T>(&mut self, at: &At<T>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.report(Severity::Error, at.place, &at.path, message, remedy);
+    }
+
+    pub fn warn<T>(&mut self, at: &At<T>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.report(Severity::Warning, at.place, &at.path, message, remedy);
+    }
+
+    /// Reports that `key` is missing in `section`.
+    pub fn missing<T>(&mut self, section: &At<T>, key: &str, remedy: impl Into<String>) {
+        let path = join(&section.path, key);
+        self.report(Severity::Error, section.place, &path, "is missing", remedy);
+    }
+
+    /// Reports that `node` is not what was `expected`. The value is not repeated: it may be a credential.
+    pub fn mismatch(&mut self, node: &Node, path: &str, expected: &str, remedy: &str) {
+        let message = match node.value {
+            Value::Null => format!("has no value, {expected} is expected"),
+            _ => format!("expected {expected}, found {}", node.value.kind()),
+        };
+        self.report(Severity::Error, node.place, path, message, remedy);
+    }
+
+    /// Opens a mapping with the given keys, reporting unknown and repeated ones.
+    pub fn map<'n>(&mut self, node: &'n Node, path: &str, known: &[&str]) -> Option<MapReader<'n>> {
+        let entries: &[super::Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            _ => {
+                self.mismatch(node, path, "a mapping", &format!("write keys: {}", known.join(", ")));
+                return None;
+            }
+        };
+        let mut found: HashMap<&str, &super::Entry> = HashMap::new();
+        for entry in entries {
+            let at = join(path, &entry.key);
+            if let Some(first) = found.get(entry.key.as_str()) {
+                let message = format!("is given twice (first in line {})", first.key_place.line);
+                self.report(Severity::Error, entry.key_place, &at, message, "keep one of them");
+            } else if !known.contains(&entry.key.as_str()) && !(path.is_empty() && entry.key.starts_with("x-")) {
+                let remedy = if self.problems.len() >= MAX_PROBLEMS {
+                    String::new()
+                } else {
+                    match suggest::nearest(&entry.key, known) {
+                        Some(word) => format!("did you mean `{word}`?"),
+                        None => format!("known here: {}", known.join(", ")),
+                    }
+                };
+                self.report(Severity::Error, entry.key_place, &at, "is an unknown key", remedy);
+            }
+            found.entry(&entry.key).or_insert(entry);
+        }
+        Some(MapReader { path: path.to_owned(), found })
+    }
+}
+
+/// An open mapping.
+pub struct MapReader<'n> {
+    path: String,
+    found: HashMap<&'n str, &'n super::Entry>,
+}
+
+impl MapReader<'_> {
+    pub fn field<T: FromNode>(&self, key: &str, reader: &mut Reader<'_>) -> Field<T> {
+        let Some(entry) = self.found.get(key) else { return Field::Missing };
+        let node = &entry.value;
+        if T::NULL_IS_MISSING && matches!(node.value, Value::Null) {
+            return Field::Missing;
+        }
+        let path = join(&self.path, key);
+        match T::from_node(node, &path, reader) {
+            Some(value) => Field::Given(At { value, place: node.place, path }),
+            None => Field::Wrong,
+        }
+    }
+}
+
+/// Declares a struct of [`Field`]s that reads itself from a mapping, each key once: `"key" => field: Type`.
+#[macro_export]
+macro_rules! section {
+    ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($(#[$doc:meta])* $key:literal => $field:ident: $type:ty),* $(,)? }) => {
+        $(#[$meta])*
+        $visibility struct $name { $($(#[$doc])* pub $field: $crate::yaml::reader::Field<$type>),* }
+
+        impl $crate::yaml::reader::FromNode for $name {
+            const NULL_IS_MISSING: bool = true;
+
+            fn from_node(
+                node: &$crate::yaml::Node,
+                path: &str,
+                reader: &mut $crate::yaml::reader::Reader<'_>,
+            ) -> Option<Self> {
+                let map = reader.map(node, path, &[$($key),*])?;
+                Some(Self { $($field: map.field($key, reader)),* })
+            }
+
+            fn keys(path: &str, out: &mut Vec<String>) {
+                $(
+                    let key = $crate::yaml::reader::join(path, $key);
+                    out.push(key.clone());
+                    <$type as $crate::yaml::reader::FromNode>::keys(&key, out);
+                )*
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $crate::yaml::reader::Field::Missing),* }
+            }
+        }
+    };
+}
+
+/// Lets an enum be read from one of a few words: `words! { Mode { "model" => Mode::Model, … } }`.
+#[macro_export]
+macro_rules! words {
+    ($($type:ty { $($word:literal => $value:expr),* $(,)? })*) => {$(
+        impl $crate::yaml::reader::FromNode for $type {
+            fn from_node(
+                node: &$crate::yaml::Node,
+                path: &str,
+                reader: &mut $crate::yaml::reader::Reader<'_>,
+            ) -> Option<Self> {
+                match reader.word(node, path, &[$($word),*])? {
+                    $($word => Some($value),)*
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+
+impl Reader<'_> {
+    /// Reads one of `words`.
+    pub fn word(&mut self, node: &Node, path: &str, words: &[&'static str]) -> Option<&'static str> {
+        let choices = words.join(", ");
+        let Value::Text(text) = &node.value else {
+            self.mismatch(node, path, &format!("one of {choices}"), "");
+            return None;
+        };
+        let found = words.iter().find(|word| *word == text).copied();
+        if found.is_none() {
+            let remedy = match suggest::nearest(text, words) {
+                Some(word) => format!("did you mean `{word}`? Known: {choices}"),
+                None => format!("choose one of {choices}"),
+            };
+            self.report(Severity::Error, node.place, path, "is an unknown word", remedy);
+        }
+        found
+    }
+}
+
+impl FromNode for String {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) => return Some(text.clone()),
+            // `id: 007` is a text in the eyes of its writer: take the characters of the file.
+            Value::Number(_) | Value::Bool(_) => {
+                if let Some(raw) = reader.document.raw(node.place) {
+                    return Some(raw.to_owned());
+                }
+                reader.mismatch(node, path, "text", "put it in quotes");
+            }
+            _ => reader.mismatch(node, path, "text", "write one value"),
+        }
+        None
+    }
+}
+
+impl FromNode for bool {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match node.value {
+            Value::Bool(value) => Some(value),
+            _ => {
+                reader.mismatch(node, path, "true or false", "write true or false, without quotes");
+                None
+            }
+        }
+    }
+}
+
+impl FromNode for f64 {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let number = match &node.value {
+            Value::Number(number) => number.as_f64(),
+            _ => None,
+        };
+        if number.is_none() {
+            reader.mismatch(node, path, "a number", "write a finite number without quotes, such as 0.6");
+        }
+        number
+    }
+}
+
+impl FromNode for usize {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let number = match &node.value {
+            Value::Number(number) => number.as_u64().and_then(|number| Self::try_from(number).ok()),
+            _ => None,
+        };
+        if number.is_none() {
+            reader.mismatch(node, path, "a whole number", "write a whole number from 0, without quotes");
+        }
+        number
+    }
+}
+
+impl FromNode for std::time::Duration {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        measure(node, path, reader, "a duration", units::DURATION_HELP, units::duration)
+    }
+}
+
+/// A size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromNode for Bytes {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        measure(node, path, reader, "a size", units::SIZE_HELP, |text| units::size(text).map(Self))
+    }
+}
+
+/// A number within 0..=1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fraction(pub f32);
+
+impl FromNode for Fraction {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let number = f64::from_node(node, path, reader)?;
+        if !(0.0..=1.0).contains(&number) {
+            reader.report(Severity::Error, node.place, path, "is outside 0 to 1", "write a number such as 0.6");
+            return None;
+        }
+        Some(Self(number as f32))
+    }
+}
+
+/// Any value, as JSON.
+impl FromNode for serde_json::Value {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        Some(match &node.value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => Self::Number(number.clone()),
+            Value::Text(text) => Self::String(text.clone()),
+            Value::List(_) => {
+                let items = Vec::<At<Self>>::from_node(node, path, reader)?;
+                Self::Array(items.into_iter().map(|item| item.value).collect())
+            }
+            Value::Map(entries) => {
+                let known: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+                let map = reader.map(node, path, &known)?;
+                let read = |key: &&str| Some(((*key).to_owned(), map.field::<Self>(key, reader).value()?));
+                Self::Object(known.iter().filter_map(read).collect())
+            }
+        })
+    }
+}
+
+fn measure<T>(
+    node: &Node,
+    path: &str,
+    reader: &mut Reader<'_>,
+    what: &str,
+    help: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Option<T> {
+    let text = match &node.value {
+        Value::Text(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => {
+            reader.mismatch(node, path, what, help);
+            return None;
+        }
+    };
+    let parsed = parse(&text);
+    if parsed.is_none() {
+        reader.report(Severity::Error, node.place, path, format!("is not {what}"), help);
+    }
+    parsed
+}
+
+impl<T: FromNode> FromNode for Vec<At<T>> {
+    const NULL_IS_MISSING: bool = true;
+
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let Value::List(items) = &node.value else {
+            reader.mismatch(node, path, "a list", "write `[a, b]`, or one item a line after `- `");
+            return None;
+        };
+        let mut list = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            if let Some(value) = T::from_node(item, &path, reader) {
+                list.push(At { value, place: item.place, path });
+            }
+        }
+        Some(list)
+    }
+
+    fn keys(path: &str, out: &mut Vec<String>) {
+        T::keys(&format!("{path}[]"), out);
+    }
+}
