@@ -87,7 +87,8 @@ fn pillow(frame: &Path, shortest: u32) -> Result<f64, String> {
     let python = std::env::var("VTAGD_PEER_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/pillow_preprocess.py");
     let sizes = [WIDTH, HEIGHT, shortest, 224].map(|n| n.to_string());
-    let output = Command::new(&python).arg(script).arg(frame).args(sizes).output().map_err(|e| format!("{python}: {e}"))?;
+    let output =
+        Command::new(&python).arg(script).arg(frame).args(sizes).output().map_err(|e| format!("{python}: {e}"))?;
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|_| String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("no answer").to_owned())?;
     answer["median_ms"].as_f64().ok_or_else(|| "no median in the answer".to_owned())
@@ -106,7 +107,10 @@ fn main() {
         let ours = ours(spec);
         match pillow(&frame, shortest) {
             Ok(theirs) => {
-                println!("{name:>10}: vtagd from I420 {ours:.2}, Pillow from RGB {theirs:.2}, ratio {:.1}", theirs / ours);
+                println!(
+                    "{name:>10}: vtagd from I420 {ours:.2}, Pillow from RGB {theirs:.2}, ratio {:.1}",
+                    theirs / ours
+                );
             }
             Err(reason) => println!("{name:>10}: vtagd from I420 {ours:.2}, Pillow not measured ({reason})"),
         }

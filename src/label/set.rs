@@ -249,7 +249,8 @@ fn check_template(template: &At<String>, reader: &mut Reader<'_>) {
 
 fn lint_prompt(prompt: &At<String>, reader: &mut Reader<'_>) {
     const NEGATIONS: [&str; 9] = ["no", "not", "without", "never", "nobody", "nothing", "none", "neither", "nor"];
-    let words = || prompt.value.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '’').filter(|w| !w.is_empty());
+    let words =
+        || prompt.value.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '’').filter(|w| !w.is_empty());
     let negation = words().find(|word| {
         let word = word.to_lowercase();
         NEGATIONS.contains(&word.as_str()) || word.ends_with("n't") || word.ends_with("n’t")

@@ -326,7 +326,9 @@ fn fixed_length(outlets: &[Outlet]) -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// The bindings make even a description of a tensor in the library, so it has to be there.
     fn outlet(name: &str, ty: TensorElementType, shape: &[i64]) -> Outlet {
+        crate::infer::runtime::load(None).expect("run `make setup` first: it fetches runtime/libonnxruntime.so");
         let dimension_symbols = ort::value::SymbolicDimensions::empty(shape.len());
         let shape = ort::value::Shape::new(shape.iter().copied());
         Outlet::new(name, ort::value::ValueType::Tensor { ty, shape, dimension_symbols })
