@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use ort::logging::LogLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef};
 use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
@@ -183,8 +184,16 @@ impl TextEncoder {
         }
         let tokenizer = TextTokenizer::open(&bundle.tokenizer, &spec)?;
         let mut encoder = Self { tokenizer, session, options, inputs, output };
+        // The check provokes failures, which the runtime would log as errors.
+        encoder.set_log_level(LogLevel::Fatal);
         encoder.check_fit(bundle, spec.vocab_size)?;
+        encoder.set_log_level(LogLevel::Warning);
         Ok(encoder)
+    }
+
+    fn set_log_level(&mut self, level: LogLevel) {
+        // Only the amount of logging is at stake.
+        let _ = self.options.set_log_level(level);
     }
 
     /// Embeds one text.
