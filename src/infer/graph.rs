@@ -156,7 +156,9 @@ mod tests {
 
     use super::*;
 
+    /// The bindings make even a description of a tensor in the library, so it has to be there.
     fn outlet(name: &str, ty: TensorElementType, shape: &[i64]) -> Outlet {
+        crate::infer::runtime::load(None).expect("run `make setup` first: it fetches runtime/libonnxruntime.so");
         let dimension_symbols = SymbolicDimensions::empty(shape.len());
         Outlet::new(name, ValueType::Tensor { ty, shape: Shape::new(shape.iter().copied()), dimension_symbols })
     }

@@ -7,7 +7,7 @@ pub mod dispatch;
 pub mod worker;
 
 pub mod graph;
-mod provider;
+pub(crate) mod provider;
 pub mod runtime;
 pub mod session;
 

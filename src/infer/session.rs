@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use half::f16;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
-use ort::value::{PrimitiveTensorElementType, TensorRef};
+use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef};
 use tracing::{info, warn};
 
 use super::graph::{self, Element, ImageInput};
@@ -254,7 +254,7 @@ pub(crate) fn append_rows(
             _ => Err(format!("the model gave a tensor of shape {shape:?} for {rows} inputs")),
         }
     }
-    if let Ok(_) = value.try_extract_tensor::<f16>() {
+    if value.dtype().tensor_type() == Some(TensorElementType::Float16) {
         let (data, dim) = rows_of::<f16>(value, rows)?;
         to.extend(data[..count * dim].iter().map(|v| v.to_f32()));
         return Ok(dim);

@@ -1,5 +1,5 @@
 //! Text embedding in a short-lived child process, because ONNX Runtime keeps the text tower's memory for as long as the
-//! process lives: vtagd starts itself with the hidden argument [`ARGUMENT`], embeds, and the memory is gone with the child.
+//! process lives: vtagd starts itself with the hidden command [`SUBCOMMAND`], embeds, and the memory is gone with the child.
 //!
 //! The request is one line of JSON on the child's stdin, the answers are lines of JSON on its stdout, one a text; its log
 //! goes to our stderr. Stdin stays open: when it closes, because the parent is done, was stopped or was killed, the child
@@ -9,7 +9,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -22,8 +22,12 @@ use super::text::TextEmbedding;
 use crate::model::Bundle;
 use crate::shutdown::Shutdown;
 
-/// First argument of a child that embeds texts. Not a command for people.
-pub const ARGUMENT: &str = "__embed-texts";
+/// The command of a child that embeds texts. Not one for people.
+pub const SUBCOMMAND: &str = "__embed-texts";
+
+/// It takes no arguments: everything comes on stdin, so that no label text shows up in a process list.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Args {}
 
 /// Longest silence of a child that is not taken for a hang: loading gigabytes from a slow disk takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -44,9 +48,17 @@ struct Request {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Text { index: usize, values: Vec<f32>, truncated: bool },
+    Text {
+        index: usize,
+        values: Vec<f32>,
+        truncated: bool,
+    },
     Done,
-    Error(String),
+    Error {
+        message: String,
+        /// 2 where the input is wrong, 1 where the machine failed.
+        code: u8,
+    },
 }
 
 /// A [`TextTower`] that runs in a child process, started for every call.
@@ -61,12 +73,12 @@ pub struct ChildTower {
 }
 
 impl ChildTower {
-    /// For the text tower of `bundle`. The program is this one, which must call [`main`] when started with [`ARGUMENT`].
+    /// For the text tower of `bundle`. The program is this one, which must call [`serve`] when started with [`SUBCOMMAND`].
     pub fn new(bundle: &Bundle, library: Option<PathBuf>, threads: usize) -> Self {
         Self {
             // Also right when the file was replaced by an upgrade meanwhile.
             program: "/proc/self/exe".into(),
-            arguments: vec![ARGUMENT.into()],
+            arguments: vec![SUBCOMMAND.into()],
             model: bundle.dir.clone(),
             fingerprint: bundle.fingerprint.clone(),
             library,
@@ -151,7 +163,8 @@ impl TextTower for ChildTower {
                     done(index, TextEmbedding { values, truncated });
                 }
                 Some(Ok(Answer::Done)) if next == texts.len() => return Ok(()),
-                Some(Ok(Answer::Error(message))) => return Err(EmbedError::Child(message)),
+                Some(Ok(Answer::Error { message, code: 2 })) => return Err(EmbedError::Input(message)),
+                Some(Ok(Answer::Error { message, .. })) => return Err(EmbedError::Child(message)),
                 Some(Ok(Answer::Text { .. } | Answer::Done)) => {
                     return Err(EmbedError::Child("the text embedding process answers out of order".into()));
                 }
@@ -220,9 +233,8 @@ fn read_answers(mut from: impl BufRead, to: &Sender<io::Result<Answer>>) {
     }
 }
 
-/// The child's whole life: one request from stdin, answers to stdout. `main` calls this, before anything else, when its
-/// first argument is [`ARGUMENT`].
-pub fn main() -> ExitCode {
+/// The child's whole life: one request from stdin, answers to stdout. The exit code.
+pub fn serve(_: &Args) -> u8 {
     let mut line = Vec::new();
     let mut stdin = BufReader::new(io::stdin());
     let request = stdin
@@ -231,41 +243,44 @@ pub fn main() -> ExitCode {
         .read_until(b'\n', &mut line)
         .and_then(|_| serde_json::from_slice::<Request>(&line).map_err(io::Error::from));
     let mut stdout = io::stdout().lock();
-    let request = match request {
-        Ok(request) => request,
+    let outcome = match request {
+        Ok(request) => watch_parent(stdin).and_then(|()| answer(&request, &mut stdout)),
+        Err(error) => Err(EmbedError::Input(format!("`{SUBCOMMAND}` is for vtagd itself, not for people ({error})"))),
+    };
+    let (last, code) = match outcome {
+        Ok(()) => (Answer::Done, 0),
         Err(error) => {
-            let message = format!("`{ARGUMENT}` is for vtagd itself ({error})");
-            eprintln!("{message}");
-            let _ = say(&mut stdout, &Answer::Error(message));
-            return ExitCode::from(2);
+            let code = error.exit_code();
+            (Answer::Error { message: error.to_string(), code }, code)
         }
     };
-    let watcher = thread::Builder::new().name("embed-parent".into()).spawn(move || {
-        let _ = io::copy(&mut stdin, &mut io::sink());
-        // SAFETY: `_exit` takes no pointer and does not return. The parent is gone or done; ending through `exit` would run
-        // destructors under ONNX Runtime's running threads.
-        unsafe { libc::_exit(3) }
-    });
-    if let Err(error) = watcher {
-        let _ = say(&mut stdout, &Answer::Error(format!("cannot start a thread: {error}")));
-        return ExitCode::FAILURE;
-    }
-    let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
-    let outcome = Bundle::open_known(&request.model, request.fingerprint.clone())
-        .map_err(|e| EmbedError::Child(e.to_string()))
-        .and_then(|bundle| {
-            let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
-            tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
-                // A parent that does not listen any more has closed stdin too.
-                let _ = say(&mut stdout, &Answer::Text { index, values, truncated });
-            })
-        });
-    let (answer, code) = match outcome {
-        Ok(()) => (Answer::Done, ExitCode::SUCCESS),
-        Err(error) => (Answer::Error(error.to_string()), ExitCode::FAILURE),
-    };
-    let _ = say(&mut stdout, &answer);
+    let _ = say(&mut stdout, &last);
     code
+}
+
+/// Ends this process as soon as stdin closes: then the parent is gone or done.
+fn watch_parent(mut stdin: impl Read + Send + 'static) -> Result<(), EmbedError> {
+    thread::Builder::new()
+        .name("embed-parent".into())
+        .spawn(move || {
+            let _ = io::copy(&mut stdin, &mut io::sink());
+            // SAFETY: `_exit` takes no pointer and does not return. Ending through `exit` would run destructors under ONNX
+            // Runtime's running threads.
+            unsafe { libc::_exit(3) }
+        })
+        .map(|_| ())
+        .map_err(|e| EmbedError::Child(format!("cannot start a thread: {e}")))
+}
+
+fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> {
+    let bundle = Bundle::open_known(&request.model, request.fingerprint.clone())
+        .map_err(|e| EmbedError::Input(e.to_string()))?;
+    let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
+    let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
+    tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
+        // A parent that does not listen any more has closed stdin too.
+        let _ = say(stdout, &Answer::Text { index, values, truncated });
+    })
 }
 
 fn say(to: &mut impl Write, answer: &Answer) -> io::Result<()> {
@@ -322,8 +337,10 @@ mod tests {
         assert!(outcome.unwrap_err().to_string().contains("nonsense"));
         let (_, outcome) = run(tower("echo '\"done\"'; cat >/dev/null"), &["a"]);
         assert!(outcome.unwrap_err().to_string().contains("out of order"));
-        let (_, outcome) = run(tower(r#"echo '{"error":"no such model"}'; cat >/dev/null"#), &["a"]);
-        assert_eq!(outcome.unwrap_err().to_string(), "no such model");
+        let (_, outcome) =
+            run(tower(r#"echo '{"error":{"message":"no such model","code":2}}'; cat >/dev/null"#), &["a"]);
+        let error = outcome.unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.exit_code()), ("no such model", 2));
         let (_, outcome) = run(ChildTower { program: "/no/such/program".into(), ..tower("") }, &["a"]);
         assert!(outcome.unwrap_err().to_string().contains("/no/such/program"));
     }

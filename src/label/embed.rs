@@ -9,8 +9,8 @@ use tracing::warn;
 use super::cache::EmbeddingCache;
 use super::text::{TextEmbedding, TextEncoder, TextError};
 use super::{Label, LabelSet};
-use crate::infer::runtime;
 use crate::infer::session::normalise;
+use crate::infer::{InferError, runtime};
 use crate::model::Bundle;
 use crate::score::{LabelEmbeddings, SetEmbeddings};
 
@@ -22,15 +22,30 @@ const SLOT: &str = "{}";
 pub enum EmbedError {
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The child process that embeds said this, or died.
+    /// The child process that embeds failed, or died.
     #[error("{0}")]
     Child(String),
+    /// The child process found something wrong with the model or the texts.
+    #[error("{0}")]
+    Input(String),
     /// Towers that do not belong together.
     #[error("{0}")]
     Mismatch(String),
     /// Shutdown was asked for meanwhile.
     #[error("stopped while texts were being embedded")]
     Cancelled,
+}
+
+impl EmbedError {
+    /// 2 where the input is wrong, 1 where the machine failed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Text(TextError::Tokenizer(_) | TextError::Infer(InferError::Model(_)))
+            | Self::Input(_)
+            | Self::Mismatch(_) => 2,
+            Self::Text(TextError::Infer(_)) | Self::Child(_) | Self::Cancelled => 1,
+        }
+    }
 }
 
 /// Whatever turns texts into embeddings, narrow enough for a fake.

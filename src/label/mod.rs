@@ -3,8 +3,8 @@
 pub mod cache;
 pub mod child;
 pub mod embed;
-pub mod text;
 pub mod set;
+pub mod text;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use ort::logging::LogLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef};
 use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
@@ -183,8 +184,16 @@ impl TextEncoder {
         }
         let tokenizer = TextTokenizer::open(&bundle.tokenizer, &spec)?;
         let mut encoder = Self { tokenizer, session, options, inputs, output };
+        // The check provokes failures, which the runtime would log as errors.
+        encoder.set_log_level(LogLevel::Fatal);
         encoder.check_fit(bundle, spec.vocab_size)?;
+        encoder.set_log_level(LogLevel::Warning);
         Ok(encoder)
+    }
+
+    fn set_log_level(&mut self, level: LogLevel) {
+        // Only the amount of logging is at stake.
+        let _ = self.options.set_log_level(level);
     }
 
     /// Embeds one text.
@@ -326,7 +335,9 @@ fn fixed_length(outlets: &[Outlet]) -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// The bindings make even a description of a tensor in the library, so it has to be there.
     fn outlet(name: &str, ty: TensorElementType, shape: &[i64]) -> Outlet {
+        crate::infer::runtime::load(None).expect("run `make setup` first: it fetches runtime/libonnxruntime.so");
         let dimension_symbols = ort::value::SymbolicDimensions::empty(shape.len());
         let shape = ort::value::Shape::new(shape.iter().copied());
         Outlet::new(name, ort::value::ValueType::Tensor { ty, shape, dimension_symbols })

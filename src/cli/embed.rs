@@ -1,0 +1,198 @@
+//! `vtagd embed`: pictures and texts in, their embeddings out. Readable lines by default, one JSON object with `--json`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::{complain, say};
+use crate::infer::session::OrtImageEncoder;
+use crate::infer::{ImageEncoder, InferError, InferSettings, Provider, runtime};
+use crate::label::cache::EmbeddingCache;
+use crate::label::child::ChildTower;
+use crate::label::embed::{EmbedError, Embedder};
+use crate::model::{self, Bundle, ModelError};
+use crate::preprocess::{Preprocessor, Spec, SpecError, View};
+use crate::shutdown::{self, Shutdown};
+use crate::{paths, still};
+
+/// Pictures run together. Their embeddings do not depend on it.
+const BATCH: usize = 8;
+/// Values shown of an embedding on a readable line.
+const SHOWN: usize = 6;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Model directory [default: the starter model, or VTAGD_MODEL].
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// A picture; may be given several times.
+    #[arg(long = "image", value_name = "FILE", num_args = 1.., required_unless_present = "texts")]
+    images: Vec<PathBuf>,
+    /// A text; may be given several times.
+    #[arg(long = "text", value_name = "STR", num_args = 1..)]
+    texts: Vec<String>,
+    /// One JSON object with all values.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints. Stable.
+#[derive(Debug, Serialize)]
+struct Output<'a> {
+    model: ModelName<'a>,
+    images: Vec<Image<'a>>,
+    texts: Vec<Text<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelName<'a> {
+    name: &'a str,
+    fingerprint: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Image<'a> {
+    file: &'a Path,
+    embedding: Vec<f32>,
+}
+
+#[derive(Debug, Serialize)]
+struct Text<'a> {
+    text: &'a str,
+    embedding: Vec<f32>,
+}
+
+/// Why nothing was printed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Preprocessor(#[from] SpecError),
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    #[error(transparent)]
+    Text(#[from] EmbedError),
+    /// Pictures that cannot be read; each was told.
+    #[error("{0} of the pictures cannot be used")]
+    Pictures(usize),
+    #[error("the output cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Model(_) | Self::Preprocessor(_) | Self::Infer(InferError::Model(_)) | Self::Pictures(_) => 2,
+            Self::Text(error) => error.exit_code(),
+            Self::Infer(_) | Self::Json(_) | Self::Stopped => 1,
+        }
+    }
+}
+
+/// Embeds and prints; the exit code.
+pub fn run(args: &Args) -> u8 {
+    let (trigger, shutdown) = shutdown::channel();
+    let _signals = crate::signals::listen(trigger);
+    match embed(args, &shutdown) {
+        Ok(()) => 0,
+        Err(error) => {
+            complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
+    let dir = model::resolve_for_cli(args.model.as_deref())?;
+    let bundle = Bundle::open(&dir)?;
+    let texts = if args.texts.is_empty() { Vec::new() } else { texts(&bundle, &args.texts, shutdown)? };
+    let images = if args.images.is_empty() { Vec::new() } else { images(&bundle, &args.images, shutdown)? };
+    if args.json {
+        let model = ModelName { name: &bundle.name, fingerprint: &bundle.fingerprint };
+        say(&serde_json::to_string(&Output { model, images, texts })?);
+        return Ok(());
+    }
+    for Image { file, embedding } in &images {
+        say(&readable(&file.display().to_string(), embedding));
+    }
+    for Text { text, embedding } in &texts {
+        say(&readable(&format!("{text:?}"), embedding));
+    }
+    Ok(())
+}
+
+/// The preprocessing that came with the model, in whichever of the two formats.
+fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
+    let openclip = bundle.preprocessor.file_name().is_some_and(|name| name == "preprocess_cfg.json");
+    if openclip { Spec::from_openclip_file(&bundle.preprocessor) } else { Spec::from_file(&bundle.preprocessor) }
+}
+
+fn readable(what: &str, embedding: &[f32]) -> String {
+    let values: Vec<String> = embedding.iter().take(SHOWN).map(|v| format!("{v:+.4}")).collect();
+    let more = if embedding.len() > SHOWN { " …" } else { "" };
+    format!("{what}  dim {}  [{}{more}]", embedding.len(), values.join(" "))
+}
+
+fn texts<'a>(bundle: &Bundle, texts: &'a [String], shutdown: &Shutdown) -> Result<Vec<Text<'a>>, Failure> {
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
+    let mut tower = ChildTower::new(bundle, None, 0).with_shutdown(shutdown.clone());
+    let wanted: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let (embeddings, _) =
+        Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |_| {} }.texts(&wanted)?;
+    Ok(wanted.into_iter().zip(embeddings).map(|(text, embedding)| Text { text, embedding }).collect())
+}
+
+fn images<'a>(bundle: &Bundle, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<Vec<Image<'a>>, Failure> {
+    let spec = Arc::new(spec_of(bundle)?);
+    let settings = InferSettings {
+        providers: vec![Provider::Cpu],
+        strict: false,
+        library: None,
+        threads: 0,
+        max_size: BATCH,
+        max_delay: std::time::Duration::ZERO,
+    };
+    let runtime = runtime::load(None)?;
+    let (height, width) = spec.size();
+    let mut encoder = OrtImageEncoder::open(&runtime, bundle, &settings, (height as usize, width as usize))?;
+    encoder.warm_up(files.len().min(BATCH))?;
+
+    let place = spec.place_len();
+    let mut preprocessor = Preprocessor::new(spec);
+    let (mut found, mut bad) = (Vec::with_capacity(files.len()), 0);
+    let (mut pixels, mut embeddings) = (vec![0.0; BATCH * place], Vec::new());
+    let bar = if files.len() > BATCH { ProgressBar::new(files.len() as u64) } else { ProgressBar::hidden() };
+    for chunk in files.chunks(BATCH) {
+        if shutdown.is_requested() {
+            return Err(Failure::Stopped);
+        }
+        let mut ready = Vec::with_capacity(chunk.len());
+        for file in chunk {
+            let at = ready.len() * place;
+            let prepared = still::load(file).map_err(|e| e.to_string()).and_then(|picture| {
+                let done = preprocessor.run(&picture, View::default(), 0, &mut pixels[at..at + place]);
+                done.map_err(|e| format!("{}: {e}", file.display()))
+            });
+            match prepared {
+                Ok(()) => ready.push(file),
+                Err(message) => {
+                    complain(&message);
+                    bad += 1;
+                }
+            }
+        }
+        if !ready.is_empty() {
+            encoder.encode(&pixels[..ready.len() * place], ready.len(), &mut embeddings)?;
+            let rows = embeddings.chunks_exact(encoder.dim());
+            found.extend(ready.into_iter().zip(rows).map(|(file, row)| Image { file, embedding: row.to_vec() }));
+        }
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    if bad > 0 { Err(Failure::Pictures(bad)) } else { Ok(found) }
+}

@@ -1,0 +1,154 @@
+//! `vtagd labels`: check label-set files, and fill the text-embedding cache so that the daemon starts without the text tower.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{complain, say};
+use crate::label::cache::EmbeddingCache;
+use crate::label::child::ChildTower;
+use crate::label::embed::{Embedder, Progress};
+use crate::label::{LabelSet, set};
+use crate::model::{self, Bundle};
+use crate::paths;
+use crate::shutdown;
+
+/// Between two progress lines where there is no terminal to draw a bar on.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Check label-set files and print every problem.
+    Check {
+        /// Label-set files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Embed the texts of label-set files into the cache.
+    Embed {
+        /// Label-set files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Model directory [default: the starter model, or VTAGD_MODEL].
+        #[arg(short, long, value_name = "DIR")]
+        model: Option<PathBuf>,
+    },
+}
+
+/// Does it; the exit code.
+pub fn run(command: &Command) -> u8 {
+    match command {
+        Command::Check { files } => check(files).1,
+        Command::Embed { files, model } => {
+            let (sets, code) = check(files);
+            if code != 0 {
+                return code;
+            }
+            embed(&sets, model.as_deref())
+        }
+    }
+}
+
+/// The sets of the files that are right, and 2 if any is not. A set that is fine is told in one line.
+fn check(files: &[PathBuf]) -> (Vec<LabelSet>, u8) {
+    let (mut sets, mut code) = (Vec::<LabelSet>::new(), 0);
+    for file in files {
+        match set::load(file) {
+            Ok((set, warnings)) => {
+                warnings.iter().for_each(|warning| say(&warning.to_string()));
+                if let Some(other) = sets.iter().find(|other| other.name == set.name) {
+                    let (file, other) = (file.display(), other.file.display());
+                    say(&format!(
+                        "{file}: error: the set is called `{}`, as in {other}; give each set its own name",
+                        set.name
+                    ));
+                    code = 2;
+                    continue;
+                }
+                let prompts: usize = set.labels.iter().map(|l| l.prompts.len() + l.negatives.len()).sum();
+                say(&format!(
+                    "{}: ok, set `{}`, {} labels, {prompts} prompts, {} templates, {} background",
+                    file.display(),
+                    set.name,
+                    set.labels.len(),
+                    set.templates.len(),
+                    set.background.len()
+                ));
+                sets.push(set);
+            }
+            Err(problems) => {
+                problems.iter().for_each(|problem| say(&problem.to_string()));
+                code = 2;
+            }
+        }
+    }
+    (sets, code)
+}
+
+fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
+    let bundle = match model::resolve_for_cli(model).and_then(|dir| Bundle::open(&dir)) {
+        Ok(bundle) => bundle,
+        Err(error) => {
+            complain(&error);
+            return 2;
+        }
+    };
+    let (trigger, shutdown) = shutdown::channel();
+    let _signals = crate::signals::listen(trigger);
+    let cache_dir = paths::cache_dir();
+    let mut cache = EmbeddingCache::new(&cache_dir, &bundle.fingerprint);
+    let mut tower = ChildTower::new(&bundle, None, 0).with_shutdown(shutdown);
+    let mut meter = Meter::new();
+    let outcome =
+        Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |p| meter.show(p) }.sets(sets);
+    meter.bar.finish_and_clear();
+    match outcome {
+        Ok((_, report)) => {
+            let cut = if report.truncated > 0 {
+                format!(", {} longer than the model reads", report.truncated)
+            } else {
+                String::new()
+            };
+            say(&format!(
+                "{} texts embedded with {}, {} were in the cache ({}){cut}",
+                report.embedded,
+                bundle.name,
+                report.cached,
+                cache_dir.display()
+            ));
+            0
+        }
+        Err(error) => {
+            complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+struct Meter {
+    bar: ProgressBar,
+    terminal: bool,
+    last: Instant,
+}
+
+impl Meter {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("embedding {bar:30} {pos}/{len} texts, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let terminal = std::io::stderr().is_terminal();
+        let bar = if terminal { ProgressBar::no_length().with_style(style) } else { ProgressBar::hidden() };
+        Self { bar, terminal, last: Instant::now() }
+    }
+
+    fn show(&mut self, Progress { ready, total }: Progress) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(ready as u64);
+        if !self.terminal && self.last.elapsed() >= LINE_EVERY {
+            self.last = Instant::now();
+            tracing::info!(ready, total, "embedding texts");
+        }
+    }
+}

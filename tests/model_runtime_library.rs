@@ -1,0 +1,34 @@
+//! Wrong runtime libraries: told, never a panic, and no obstacle for the right one afterwards.
+
+use std::path::Path;
+
+use vtagd::infer::{InferError, runtime};
+
+// One test, because a process holds one library and the order matters.
+#[test]
+fn wrong_libraries_are_refused_by_name_and_the_right_one_still_loads() {
+    let missing = Path::new("/no/such/libonnxruntime.so");
+    let told = message(runtime::load(Some(missing)));
+    assert!(told.contains("/no/such/libonnxruntime.so") && told.contains("make setup"), "{told}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("libonnxruntime.so");
+    std::fs::write(&text, "not a library").unwrap();
+    assert!(message(runtime::load(Some(&text))).contains("does not load as a shared library"));
+
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let libc = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|file| file.contains("libc.so"));
+    let told = message(runtime::load(Some(Path::new(libc.unwrap()))));
+    assert!(told.contains("not ONNX Runtime"), "{told}");
+
+    let loaded = runtime::load(None).expect("run `make setup` first: it fetches runtime/libonnxruntime.so");
+    let again = runtime::load(Some(&text)).expect("what is loaded stays");
+    assert_eq!(loaded.library(), again.library());
+}
+
+fn message(outcome: Result<runtime::Runtime, InferError>) -> String {
+    match outcome {
+        Err(InferError::Library(message)) => message,
+        other => panic!("a library error was expected, not {other:?}"),
+    }
+}
