@@ -19,7 +19,7 @@ fn an_empty_object_means_clip() {
     assert_eq!(spec.place_len(), 3 * 224 * 224);
     let (scale, bias) = spec.affine();
     assert!((scale[0] - 1.0 / 255.0 / 0.268_629_54).abs() < 1e-7);
-    assert!((bias[2] + 0.408_210_73 / 0.275_777_11).abs() < 1e-6);
+    assert!((bias[2] + 0.408_210_7 / 0.275_777_1).abs() < 1e-6);
     assert_eq!(spec.bars(), [0.0; 3]);
     assert_eq!(spec.fill(), bias);
 }
