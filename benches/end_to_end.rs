@@ -94,7 +94,10 @@ fn main() {
         let alone = bare(encoder.as_mut(), engine.spec.place_len(), 400);
         engine.encoder = Some(encoder);
         let (all, images) = whole(engine, &clip);
-        println!("round {round}: bare {alone:.1} images/s, end to end {all:.1} images/s ({images} images), ratio {:.3}", all / alone);
+        println!(
+            "round {round}: bare {alone:.1} images/s, end to end {all:.1} images/s ({images} images), ratio {:.3}",
+            all / alone
+        );
         ratios.push(all / alone);
     }
     ratios.sort_by(f64::total_cmp);

@@ -24,7 +24,8 @@ fn unit_rows(rows: usize, seed: usize) -> Array2<f32> {
 }
 
 fn scoring(c: &mut Criterion) {
-    let label = |n: usize| LabelEmbeddings { name: n.to_string(), prompts: unit_rows(4, n), negatives: unit_rows(1, n + 1000) };
+    let label =
+        |n: usize| LabelEmbeddings { name: n.to_string(), prompts: unit_rows(4, n), negatives: unit_rows(1, n + 1000) };
     let set = SetEmbeddings {
         name: "bench".into(),
         scoring: Scoring::Exclusive,
@@ -34,7 +35,9 @@ fn scoring(c: &mut Criterion) {
     let head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
     let Ok(scorer) = Scorer::new(&set, head) else { return };
     let embedding: Array1<f32> = unit_rows(1, 5).row(0).to_owned();
-    c.bench_function("score 50 labels, 270 prompts, 1024 values", |b| b.iter(|| scorer.score(black_box(embedding.view()))));
+    c.bench_function("score 50 labels, 270 prompts, 1024 values", |b| {
+        b.iter(|| scorer.score(black_box(embedding.view())))
+    });
 }
 
 fn batching(c: &mut Criterion) {

@@ -207,8 +207,10 @@ fn watch(running: &Running, shutdown: &Shutdown, emitters: &Emitters, outlet: &O
             }
             !whole
         });
-        if open > 0
-            && let Some((name, _)) = running.threads.iter().find(|(name, t)| !name.starts_with("source ") && t.is_finished())
+        // With every stream at its end the stages end too, and should.
+        if draining.len() < open
+            && let Some((name, _)) =
+                running.threads.iter().find(|(name, t)| !name.starts_with("source ") && t.is_finished())
         {
             tracing::error!(stage = name, "a stage has died, stopping");
             return true;

@@ -16,7 +16,7 @@ use crate::label::embed::{EmbedError, Embedder, InProcessTower, Progress, TextTo
 use crate::model::bundle::Bundle;
 use crate::model::{self, ModelError};
 use crate::paths;
-use crate::preprocess::spec::{Spec, SpecError};
+use crate::preprocess::{Spec, SpecError};
 use crate::score::{Scorer, SetEmbeddings};
 use crate::shutdown::Shutdown;
 
@@ -37,9 +37,13 @@ pub enum EngineError {
     Infer(#[from] InferError),
     #[error(transparent)]
     Labels(#[from] EmbedError),
-    #[error("label set {set}: its embeddings do not fit together ({reason}); clear the cache directory and start again")]
+    #[error(
+        "label set {set}: its embeddings do not fit together ({reason}); clear the cache directory and start again"
+    )]
     Shape { set: String, reason: String },
-    #[error("model {model}: image embeddings have {image} values, text embeddings {text}; the two towers belong to different models")]
+    #[error(
+        "model {model}: image embeddings have {image} values, text embeddings {text}; the two towers belong to different models"
+    )]
     Towers { model: String, image: usize, text: usize },
 }
 
@@ -47,7 +51,9 @@ impl EngineError {
     /// 2 where the input is wrong, 1 where the machine failed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Infer(InferError::Run(_) | InferError::Library(_) | InferError::Provider(_)) | Self::Shape { .. } => 1,
+            Self::Infer(InferError::Run(_) | InferError::Library(_) | InferError::Provider(_)) | Self::Shape { .. } => {
+                1
+            }
             Self::Labels(error) => error.exit_code(),
             _ => 2,
         }
@@ -87,7 +93,11 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub fn build_in_process(choice: &ModelChoice, infer: &InferSettings, sets: &[LabelSet]) -> Result<Self, EngineError> {
+    pub fn build_in_process(
+        choice: &ModelChoice,
+        infer: &InferSettings,
+        sets: &[LabelSet],
+    ) -> Result<Self, EngineError> {
         let Some(bundle) = open(choice)? else { return Self::without_model() };
         let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
         Self::with_tower(&bundle, infer, sets, &mut tower)
@@ -113,7 +123,13 @@ impl Engine {
     /// Decodes and preprocesses only, with the defaults of CLIP's preprocessor.
     fn without_model() -> Result<Self, EngineError> {
         let model = ModelRef { name: NO_MODEL.into(), fingerprint: "".into() };
-        Ok(Self { model, provider: NO_MODEL, spec: Arc::new(Spec::from_json("{}")?), encoder: None, scorers: Vec::new() })
+        Ok(Self {
+            model,
+            provider: NO_MODEL,
+            spec: Arc::new(Spec::from_json("{}")?),
+            encoder: None,
+            scorers: Vec::new(),
+        })
     }
 }
 

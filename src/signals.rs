@@ -34,7 +34,10 @@ pub fn listen(trigger: Trigger) -> io::Result<Listener> {
                 }
                 _ => {
                     stopping = true;
-                    tracing::info!(signal, "stopping: sources end, what was taken is finished; a second signal stops at once");
+                    tracing::info!(
+                        signal,
+                        "stopping: sources end, what was taken is finished; a second signal stops at once"
+                    );
                     trigger.trigger();
                 }
             }

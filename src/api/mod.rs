@@ -8,6 +8,7 @@ mod routes;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -28,6 +29,15 @@ pub struct ApiSettings {
     pub listen: SocketAddr,
     /// Required as `Authorization: Bearer …` on everything but `/healthz` when set.
     pub token: Option<Secret>,
+    /// Not used yet.
+    pub tls: Option<TlsSettings>,
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Why the API cannot serve.

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::label::child;
 use crate::telemetry::{self, LogFormat};
 
 /// Where `run` and `check` look without `-c`.
@@ -52,8 +53,8 @@ enum Command {
     #[command(subcommand)]
     Labels(labels::Command),
     /// The text tower's child process.
-    #[command(name = crate::label::child::SUBCOMMAND, hide = true)]
-    EmbedTexts(crate::label::child::Args),
+    #[command(name = child::SUBCOMMAND, hide = true)]
+    EmbedTexts(child::Args),
 }
 
 /// Runs the command line of this process.
@@ -70,11 +71,13 @@ pub fn main() -> ExitCode {
     }
     let code = match cli.command {
         Command::Run { config } => run::run(&config, cli.verbose),
-        Command::Check { config } => check::run(&config),
+        Command::Check { config } => {
+            check::run(&config, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(1)
+        }
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Labels(command) => labels::run(&command),
-        Command::EmbedTexts(args) => crate::label::child::serve(&args),
+        Command::EmbedTexts(args) => child::serve(&args),
     };
     ExitCode::from(code)
 }

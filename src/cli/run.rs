@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::complain;
+use super::check;
 use crate::config;
 use crate::daemon;
 use crate::telemetry;
@@ -12,10 +12,8 @@ pub fn run(file: &Path, verbose: u8) -> u8 {
     let settings = match config::load(file) {
         Ok(settings) => settings,
         Err(problems) => {
-            for problem in &problems {
-                complain(problem);
-            }
-            complain(&format!("{}: not started, mend the above first", file.display()));
+            // With stderr closed there is nobody left to tell.
+            let _ = check::report(&problems, &mut std::io::stderr());
             return 2;
         }
     };

@@ -12,8 +12,8 @@ use ndarray::ArrayView1;
 use serde::Serialize;
 
 use super::{complain, say};
-use crate::config::{ModelChoice, parse_duration};
-use crate::engine::{Engine, EngineError};
+use crate::config::ModelChoice;
+use crate::engine::Engine;
 use crate::event::record::seconds;
 use crate::frame::StreamId;
 use crate::infer::{ImageEncoder, InferError, InferSettings, Provider};
@@ -26,6 +26,7 @@ use crate::score::Activation;
 use crate::shutdown;
 use crate::source::{Decode, Ended, Location, Pace, SourceSettings};
 use crate::still::{self, StillError};
+use crate::yaml::units;
 
 /// Pictures looked at together.
 const BATCH: usize = 8;
@@ -53,6 +54,11 @@ pub struct Args {
     /// One JSON object a picture or frame, with every label.
     #[arg(long)]
     json: bool,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = units::duration(text).filter(|d| !d.is_zero());
+    duration.ok_or_else(|| "write a duration such as 500ms, 1s or 2m".to_owned())
 }
 
 /// One picture or sampled frame, as `--json` prints it.
@@ -85,7 +91,11 @@ impl Printer {
         let mut tags: Vec<Tag<'_>> = scores
             .flat_map(|(set, scores)| {
                 let set = &self.sets[set];
-                set.labels.iter().zip(scores).map(|(label, score)| Tag { set: &set.name, label: &label.name, score: *score })
+                set.labels.iter().zip(scores).map(|(label, score)| Tag {
+                    set: &set.name,
+                    label: &label.name,
+                    score: *score,
+                })
             })
             .collect();
         tags.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -136,7 +146,8 @@ fn progress(inputs: usize, json: bool) -> ProgressBar {
     if inputs <= BATCH || !json {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template("{bar:30} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(inputs as u64).with_style(style)
 }
 
@@ -205,7 +216,13 @@ fn load_sets(files: &[PathBuf]) -> Result<Vec<LabelSet>, String> {
 }
 
 /// Tags the pictures among `files` as one batch and puts the others aside; the exit code.
-fn pictures<'a>(files: &'a [PathBuf], engine: &Engine, encoder: &mut Shared, printer: &Printer, videos: &mut Vec<&'a Path>) -> u8 {
+fn pictures<'a>(
+    files: &'a [PathBuf],
+    engine: &Engine,
+    encoder: &mut Shared,
+    printer: &Printer,
+    videos: &mut Vec<&'a Path>,
+) -> u8 {
     let mut code = 0;
     let place = engine.spec.place_len();
     let mut preprocessor = Preprocessor::new(Arc::clone(&engine.spec));
@@ -248,7 +265,14 @@ fn pictures<'a>(files: &'a [PathBuf], engine: &Engine, encoder: &mut Shared, pri
 }
 
 /// Tags one video, frame by frame; the exit code.
-fn video(file: &Path, engine: &Engine, encoder: &Shared, printer: &Printer, every: Duration, shutdown: &shutdown::Shutdown) -> u8 {
+fn video(
+    file: &Path,
+    engine: &Engine,
+    encoder: &Shared,
+    printer: &Printer,
+    every: Duration,
+    shutdown: &shutdown::Shutdown,
+) -> u8 {
     let source = SourceSettings {
         id: StreamId::from("file"),
         location: Location::File(file.to_owned()),

@@ -7,7 +7,6 @@
 //! The order: [`yaml`](crate::yaml) makes a tree with positions, [`schema`] types it, the other files check it piece by piece;
 //! a bad stream hides no bad sink. Stages own their settings types; this module knows them, never the reverse.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +29,10 @@ mod streams;
 mod validate;
 
 pub use sets::thresholds;
+
+pub use crate::api::{ApiSettings, TlsSettings};
+pub use crate::sink::JsonlTarget;
+pub use crate::telemetry::LogFormat;
 
 /// Where the API listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";
@@ -93,14 +96,6 @@ pub enum SinkSettings {
     Webhook(WebhookSettings),
 }
 
-/// A file of one event a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JsonlTarget {
-    Stdout,
-    /// Its folder may have to be made.
-    File(PathBuf),
-}
-
 #[derive(Clone, Debug)]
 pub struct MqttSettings {
     /// `mqtt://` or `mqtts://`, without credentials.
@@ -131,33 +126,10 @@ pub struct StoreSettings {
     pub max_age: Duration,
 }
 
-#[derive(Clone, Debug)]
-pub struct ApiSettings {
-    pub listen: SocketAddr,
-    /// Always there if `listen` is not loopback.
-    pub token: Option<Secret>,
-    /// Not used yet.
-    pub tls: Option<TlsSettings>,
-}
-
-/// PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsSettings {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     pub level: tracing::Level,
     pub format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
 }
 
 /// Reads and checks the configuration in `path` and every label set it names.

@@ -9,8 +9,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Receiver;
 
-use super::spec::Spec;
-use super::{Preprocessor, View};
+use super::{Preprocessor, Spec, View};
 use crate::batch::PrepareJob;
 
 /// Starts `threads` threads (at least one). `views[i]` is the view of stream `i`.

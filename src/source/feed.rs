@@ -172,7 +172,9 @@ pub(super) fn attach(feed: &Arc<Feed>, connection: u64, entry: &gst::Pad, sink: 
         if probe.wants(connection, time, Instant::now(), jiff::Timestamp::now()) {
             gst::PadProbeReturn::Ok
         } else {
-            gst::PadProbeReturn::Drop
+            // Not `Drop`: the bindings have taken the buffer out by then, and GStreamer before 1.24 would complain about that
+            // for every frame. `Handled` lets go of it just the same.
+            gst::PadProbeReturn::Handled
         }
     });
     if let Some(pad) = sink.static_pad("sink") {
