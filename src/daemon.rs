@@ -118,8 +118,12 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
 
 /// Builds the engine; `None` if shutdown was asked for meanwhile.
 fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, DaemonError> {
-    let engine = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown)?;
-    Ok((!shutdown.is_requested()).then_some(engine))
+    let built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
+    if shutdown.is_requested() {
+        // The child that embeds texts was killed for it: an error by then is ours, not the user's.
+        return Ok(None);
+    }
+    Ok(Some(built?))
 }
 
 /// Label sets of each stream, in the order in which its emitter knows them.
