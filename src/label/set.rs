@@ -163,7 +163,10 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         labels: checked,
         file: reader.document().file().to_path_buf(),
     };
-    lint_contrast(&set, root, reader);
+    // With a label left out for its errors, this would speak of a set that nobody wrote.
+    if !reader.has_errors() {
+        lint_contrast(&set, root, reader);
+    }
     lint_repeats(raw, reader);
     Some(set)
 }

@@ -19,6 +19,7 @@ mod suggest;
 mod tree;
 pub mod units;
 
+pub use snippet::is_secret_key;
 pub use suggest::nearest;
 pub use tree::{Entry, Node, Place, Value};
 

@@ -112,6 +112,11 @@ impl<'d> Reader<'d> {
         self.problems
     }
 
+    /// Whether something found so far is an error.
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
     pub fn report(
         &mut self,
         severity: Severity,
