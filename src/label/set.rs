@@ -93,7 +93,7 @@ pub fn load(path: &Path) -> Result<(LabelSet, Vec<Problem>), Vec<Problem>> {
 /// # Errors
 /// As [`load`].
 pub fn read(path: &Path) -> Result<Parsed, Vec<Problem>> {
-    check(Document::read(path).map_err(|problem| vec![problem])?)
+    check(Document::read(path).map_err(|problem| vec![*problem])?)
 }
 
 /// Checks a parsed label-set document.

@@ -105,7 +105,10 @@ fn secret_word(line: &str) -> Option<(Range<usize>, bool)> {
         {
             let rest = line[index..].trim_start_matches(['"', '\'', ' ', ':']);
             let inner = rest.strip_prefix('{').map(str::trim_start).unwrap_or_default();
-            let reference = ["env:", "file:", "credential:"].iter().any(|key| inner.starts_with(key));
+            let reference = ["env:", "file:", "credential:"].iter().any(|key| {
+                let value = inner.strip_prefix(key).and_then(|rest| rest.split('}').next());
+                value.is_some_and(|value| value.chars().all(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(c)))
+            });
             return Some((from..index, reference));
         }
     }
@@ -271,6 +274,7 @@ mod tests {
             "a:\n  password: |\n    hunter2\n  x: }\n",
             "a: { password: hunter2\n",
             "a:\n  token: \"hunter2\n  hunter2\n",
+            "password: { env: hunter2! }\n]\n",
             "? password\n: hunter2\n]\n",
             "url: rtsp://admin:hunter2@host/a\n  ]\n",
         ] {
