@@ -153,11 +153,7 @@ fn every_mistake_in_a_stream_is_told() {
     ];
     for (text, field, part) in cases {
         let problems = folder.problems(format!("labels: [dock.yaml]\nstreams:\n  - {{ {text} }}\n"));
-        let errors: Vec<&Problem> = problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error && !problem.message.contains("needs four"))
-            .chain(problems.iter().filter(|problem| problem.message.contains("needs four") && problems.len() == 1))
-            .collect();
+        let errors: Vec<&Problem> = problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
         assert_eq!(errors.len(), 1, "{text}\n{}", told(&problems));
         let error = errors[0];
         assert_eq!((error.position.map(|(line, _)| line), error.field.as_str()), (Some(3), *field), "{error}");
@@ -257,7 +253,7 @@ fn hostile_files_are_refused_quickly() {
     }
     let large = format!("streams:\n{}", "  - { id: a, url: rtsp://h }\n".repeat(400_000));
     assert!(large.len() > 10_000_000);
-    let keys: String = (0..60_000).map(|number| format!("key{number}: 1\n")).collect();
+    let keys: String = (0..40_000).map(|number| format!("key{number}: 1\n")).collect();
     let cases = [
         (bomb, "aliases"),
         (large, "larger than 1024 KiB"),

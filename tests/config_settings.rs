@@ -13,7 +13,7 @@ use vtagd::source::{Decode, Location, Pace};
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let set = |name: &str| format!("set: {name}\nbackground: [nothing]\nlabels: [{{ name: a }}, {{ name: b }}]\n");
+    let set = |name: &str| format!("set: {name}\nbackground: [a wall]\nlabels: [{{ name: a }}, {{ name: b }}]\n");
     fs::create_dir(folder.path().join("labels")).expect("made");
     for (name, text) in [
         ("labels/one.yaml", set("one")),

@@ -4,7 +4,7 @@
 //! (invariant 5: a wrong configuration never half-starts), reads files and the environment for secrets, and opens nothing else:
 //! a camera or broker that is down is no problem of the configuration.
 //!
-//! The order: [`yaml`](crate::yaml) makes a tree with positions, [`schema`] types it, the other files check it piece by piece;
+//! The order: [`yaml`](crate::yaml) makes a tree with positions, `schema.rs` types it, the other files check it piece by piece;
 //! a bad stream hides no bad sink. Stages own their settings types; this module knows them, never the reverse.
 
 use std::path::{Path, PathBuf};
@@ -137,7 +137,7 @@ pub struct LogSettings {
 /// # Errors
 /// All problems of all files, warnings and notices among them, if at least one is an error.
 pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
-    let document = Document::read(path).map_err(|problem| vec![problem])?;
+    let document = Document::read(path).map_err(|problem| vec![*problem])?;
     let (settings, mut problems) = validate::settings(&document);
     problems.extend(later::notices(&document));
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.

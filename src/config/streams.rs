@@ -12,7 +12,7 @@ use crate::preprocess::{Region, View};
 use crate::secret::Secret;
 use crate::source::{Decode, Location, Pace, SourceSettings};
 use crate::yaml::reader::{At, Field, Reader};
-use crate::yaml::relative_to;
+use crate::yaml::{Value, is_secret_key, relative_to};
 
 const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";
 
@@ -121,7 +121,7 @@ fn id(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<StreamId> {
 pub fn interval(field: &Option<&Field<Duration>>, reader: &mut Reader<'_>) -> Option<Duration> {
     let interval = field.as_ref()?.given()?;
     if interval.value.is_zero() {
-        reader.error(interval, "must be above 0", "write, for example, 1s; `decode: all` is not needed for that");
+        reader.error(interval, "must be above 0", "write, for example, 1s");
         return None;
     }
     Some(interval.value)
@@ -191,6 +191,10 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
     match address::scheme(text).as_deref() {
         Some(scheme @ ("rtsp" | "rtsps" | "http" | "https")) => {
             let address = address::network(url, reader)?;
+            if address.url.query_pairs().any(|(key, _)| is_secret_key(&key)) {
+                let message = "seems to hold a credential in its query, which cannot be kept apart from the address";
+                reader.warn(url, message, "use `username` and `password` if the camera takes them");
+            }
             let location = if scheme.starts_with("rtsp") { Location::Rtsp } else { Location::Http };
             Some((location(address.url), address.username, address.password))
         }
@@ -201,7 +205,7 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
         }
         Some("v4l2") => {
             let path = address::local(text, Path::new("/"));
-            if path == Path::new("/") {
+            if path == Path::new("/") || !path.is_absolute() {
                 reader.error(url, "names no device", "write, for example, v4l2:///dev/video0");
                 return None;
             }
@@ -253,6 +257,10 @@ fn view(raw: &RawView, reader: &mut Reader<'_>) -> Option<View> {
 fn region(at: &At<Vec<At<f64>>>, reader: &mut Reader<'_>) -> Option<Region> {
     const REMEDY: &str = "write [x, y, w, h] as parts of the picture: [0.5, 0, 0.5, 1] is its right half";
     let [x, y, w, h] = at.value.as_slice() else {
+        // Items that are no numbers have been reported one by one.
+        if matches!(&reader.document().find(&at.path).value, Value::List(items) if items.len() == 4) {
+            return None;
+        }
         reader.error(at, format!("needs four numbers, has {}", at.value.len()), REMEDY);
         return None;
     };

@@ -278,14 +278,15 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
         Field::Given(listen) => self::listen(listen, reader)?,
         Field::Missing => DEFAULT_LISTEN.parse().ok()?,
     };
-    if !listen.ip().to_canonical().is_loopback() && raw.token.is_missing() {
-        if let Some(at) = raw.listen.given() {
-            reader.error(
-                at,
-                format!("{} can be reached from other machines, which needs `api.token`", listen.ip()),
-                "add `token: { file: PATH }` (or env, credential), or listen on 127.0.0.1",
-            );
-        }
+    if !listen.ip().to_canonical().is_loopback()
+        && raw.token.is_missing()
+        && let Some(at) = raw.listen.given()
+    {
+        reader.error(
+            at,
+            format!("{} can be reached from other machines, which needs `api.token`", listen.ip()),
+            "add `token: { file: PATH }` (or env, credential), or listen on 127.0.0.1",
+        );
     }
     Some(ApiSettings { listen, token: token.flatten(), tls })
 }
@@ -298,7 +299,7 @@ fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
         Err(_) => {
             let remedy = if text.parse::<IpAddr>().is_ok() {
                 "add a port, such as 127.0.0.1:8642".to_owned()
-            } else if let Some(port) = text.strip_prefix(':').unwrap_or(&text).parse::<u16>().ok() {
+            } else if let Ok(port) = text.strip_prefix(':').unwrap_or(&text).parse::<u16>() {
                 format!("add an address, such as 127.0.0.1:{port}")
             } else {
                 "write ADDRESS:PORT, such as 127.0.0.1:8642, or off".to_owned()
