@@ -19,7 +19,8 @@ fn a_fast_file_is_sampled_without_loss_and_its_tags_end_with_it() {
     let log = daemon.log();
     for stream in ["a", "b"] {
         // 32 s at five frames a second; the last may fall on the end.
-        let line = log.lines().find(|l| l.contains("frames accounted") && l.contains(&format!("stream={stream}"))).unwrap();
+        let line =
+            log.lines().find(|l| l.contains("frames accounted") && l.contains(&format!("stream={stream}"))).unwrap();
         let number = |key: &str| {
             let text = line.split(&format!(" {key}=")).nth(1).unwrap();
             text.split_whitespace().next().unwrap().parse::<i64>().unwrap()

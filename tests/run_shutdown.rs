@@ -8,7 +8,9 @@ use common::daemon::{Daemon, eventually, root};
 
 fn looping(folder: &std::path::Path, streams: usize) -> Daemon {
     let rows: String = (0..streams)
-        .map(|n| format!("  - {{ id: s{n}, url: \"file://{}\", loop: true }}\n", root().join("demo/clip.mp4").display()))
+        .map(|n| {
+            format!("  - {{ id: s{n}, url: \"file://{}\", loop: true }}\n", root().join("demo/clip.mp4").display())
+        })
         .collect();
     let config = format!(
         "sampling: {{ interval: 40ms }}\nstreams:\n{rows}labels: [{}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: 127.0.0.1:0 }}\n",

@@ -24,7 +24,8 @@ fn picture(name: &str) -> String {
 
 #[test]
 fn pictures_get_their_own_label_best_first() {
-    let output = tag(&[&picture("chelsea.png"), &picture("coffee.png"), &picture("rocket.jpg"), "-l", LABELS, "--json"]);
+    let output =
+        tag(&[&picture("chelsea.png"), &picture("coffee.png"), &picture("rocket.jpg"), "-l", LABELS, "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let best: Vec<_> = lines(&output).iter().map(|l| l["tags"][0]["label"].as_str().unwrap().to_owned()).collect();
     assert_eq!(best, ["a cat", "a cup of coffee", "a rocket"]);
@@ -53,7 +54,8 @@ fn one_unreadable_input_is_named_and_does_not_stop_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let fake = folder.path().join("fake.mp4");
     std::fs::write(&fake, "no video at all\n".repeat(300)).unwrap();
-    let output = tag(&[&fake.display().to_string(), "/nowhere/absent.png", &picture("chelsea.png"), "-l", LABELS, "--json"]);
+    let output =
+        tag(&[&fake.display().to_string(), "/nowhere/absent.png", &picture("chelsea.png"), "-l", LABELS, "--json"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(lines(&output).len(), 1);
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();

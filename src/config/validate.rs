@@ -13,6 +13,7 @@ use super::{
 use crate::event::Thresholds;
 use crate::infer::{InferSettings, Provider};
 use crate::label::ThresholdOverrides;
+use crate::paths;
 use crate::problem::Problem;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Document, relative_to};
@@ -54,7 +55,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         decode: sampling.and_then(|sampling| sampling.decode.value()).unwrap_or_default(),
         sets: &label_sets.sets,
         sets_incomplete: label_sets.incomplete,
-        templates: templates(),
+        templates: paths::templates_dir(),
     };
     let no_streams = match raw.streams.given() {
         Some(streams) => document.find(&streams.path).is_empty_list(),
@@ -315,16 +316,4 @@ fn log(raw: Option<&Log>) -> LogSettings {
         level: raw.and_then(|log| log.level.value()).unwrap_or(tracing::Level::INFO),
         format: raw.and_then(|log| log.format.value()).unwrap_or_default(),
     }
-}
-
-/// The folder of the built-in pipeline templates: `pipelines/` under the working directory (a checkout), beside the installed
-/// binary, else where packages put it.
-fn templates() -> PathBuf {
-    let beside =
-        std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("share/vtagd/pipelines")));
-    [Some(PathBuf::from("pipelines")), beside]
-        .into_iter()
-        .flatten()
-        .find(|folder| folder.is_dir())
-        .unwrap_or_else(|| PathBuf::from("/usr/share/vtagd/pipelines"))
 }

@@ -40,10 +40,13 @@ pub struct Dispatcher {
     pub max_delay: Duration,
 }
 
+/// Tells for each item of a batch that its place has been written, or could not be.
+type Done = (Sender<(usize, bool)>, Receiver<(usize, bool)>);
+
 /// The batch being filled.
 struct Open {
     buffer: BatchBuffer,
-    done: (Sender<(usize, bool)>, Receiver<(usize, bool)>),
+    done: Done,
 }
 
 /// A stage after this one is gone.

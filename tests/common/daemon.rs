@@ -40,7 +40,11 @@ pub fn footage(clip: &str) -> Option<PathBuf> {
 /// `vtagd` with everything a clean machine would not have removed.
 pub fn vtagd(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vtagd"));
-    command.current_dir(root()).env("VTAGD_CACHE", folder.join("cache")).env_remove("VTAGD_MODEL").env_remove("VTAGD_LOG");
+    command
+        .current_dir(root())
+        .env("VTAGD_CACHE", folder.join("cache"))
+        .env_remove("VTAGD_MODEL")
+        .env_remove("VTAGD_LOG");
     command
 }
 
@@ -57,7 +61,8 @@ impl Daemon {
         std::fs::write(&file, config).unwrap();
         let out = File::create(folder.join("stdout")).unwrap();
         let err = File::create(folder.join("stderr")).unwrap();
-        let child = vtagd(folder).arg("run").arg("-c").arg(&file).stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
+        let child =
+            vtagd(folder).arg("run").arg("-c").arg(&file).stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
         Self { child, folder: folder.to_owned() }
     }
 
