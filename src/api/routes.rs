@@ -10,12 +10,16 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::{Shared, page};
 use crate::shutdown::Shutdown;
 
 /// Histograms are folded this often even when nobody scrapes, so they stay small.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Requests that have not ended this long after the wish to stop are cut off.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve(listener: std::net::TcpListener, shared: Shared, shutdown: Shutdown) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -26,11 +30,25 @@ pub(super) async fn serve(listener: std::net::TcpListener, shared: Shared, shutd
             metrics.run_upkeep();
         }
     });
-    let end = async move {
-        // The one place where a thread-side shutdown meets async code: a blocking wait on its own thread.
-        let _ = tokio::task::spawn_blocking(move || while !shutdown.sleep(Duration::from_secs(3600)) {}).await;
+    // The one place where a thread-side shutdown meets async code: a blocking wait on its own thread.
+    let (stop, stopped) = watch::channel(false);
+    tokio::task::spawn_blocking(move || {
+        while !shutdown.sleep(Duration::from_secs(3600)) {}
+        stop.send_replace(true);
+    });
+    let asked = |mut stopped: watch::Receiver<bool>| async move {
+        // An error means that the waiting thread is gone, which is as good a reason to stop.
+        let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let served = axum::serve(listener, router(shared)).with_graceful_shutdown(end).await;
+    let late = async {
+        asked(stopped.clone()).await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    let serving = axum::serve(listener, router(shared)).with_graceful_shutdown(asked(stopped.clone()));
+    let served = tokio::select! {
+        served = serving.into_future() => served,
+        () = late => Ok(()),
+    };
     upkeep.abort();
     served
 }
