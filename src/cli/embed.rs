@@ -160,7 +160,9 @@ fn images<'a>(bundle: &Bundle, files: &'a [PathBuf], shutdown: &Shutdown) -> Res
     let runtime = runtime::load(None)?;
     let (height, width) = spec.size();
     let mut encoder = OrtImageEncoder::open(&runtime, bundle, &settings, (height as usize, width as usize))?;
-    encoder.warm_up(files.len().min(BATCH))?;
+    if files.len() > 1 {
+        encoder.warm_up(files.len().min(BATCH))?;
+    }
 
     let place = spec.place_len();
     let mut preprocessor = Preprocessor::new(spec);
