@@ -133,6 +133,11 @@ impl Ticket {
             self.account.settle(&self.stream, outcome);
         }
     }
+
+    /// Whether the frame's way has ended already.
+    pub fn is_settled(&self) -> bool {
+        self.fate.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
 }
 
 impl Drop for Ticket {

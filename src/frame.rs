@@ -121,9 +121,8 @@ impl Picture {
         if !(1..=Self::MAX_SIDE).contains(&width) || !(1..=Self::MAX_SIDE).contains(&height) {
             return Err(PictureError::Size { width, height });
         }
-        for plane in 0..format.planes() {
+        for (plane, &stride) in strides.iter().enumerate().take(format.planes()) {
             let (row, rows) = format.plane_size(plane, width, height);
-            let stride = strides[plane];
             if stride < row {
                 return Err(PictureError::Stride { plane, width, height, format, stride, needed: row });
             }

@@ -10,6 +10,7 @@
 //! A stage knows the types and the plumbing below it, never another stage.
 
 // Types that travel.
+pub mod batch;
 pub mod frame;
 pub mod problem;
 pub mod secret;
@@ -35,11 +36,15 @@ pub mod backoff;
 pub mod paths;
 pub mod queue;
 pub mod shutdown;
+pub mod signals;
 pub mod status;
+pub mod telemetry;
 pub mod yaml;
 
 // Assembly.
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod engine;
 pub mod pipeline;

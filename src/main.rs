@@ -1,1 +1,5 @@
-fn main() {}
+//! The `vtagd` program. Everything is in the library; see [`vtagd::cli`].
+
+fn main() -> std::process::ExitCode {
+    vtagd::cli::main()
+}

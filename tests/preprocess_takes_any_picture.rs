@@ -33,7 +33,7 @@ fn specs() -> impl Strategy<Value = String> {
         (1u32..40).prop_map(|side| format!(r#""size": {{"shortest_edge": {side}}}"#)),
         Just(r#""do_resize": false"#.to_owned()),
     ];
-    (resize, 1u32..40, 1u32..40, 0..6)
+    (resize, 1u32..40, 1u32..40, 0..4)
         .prop_map(|(resize, h, w, filter)| format!(r#"{{{resize}, "crop_size": [{h}, {w}], "resample": {filter}}}"#))
 }
 
@@ -58,7 +58,7 @@ fn picture(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_float_of_every_tile_is_written(
@@ -85,7 +85,7 @@ proptest! {
     #[test]
     fn a_picture_of_one_colour_gives_one_colour(
         format in formats(), width in 1u32..200, height in 1u32..200, padding in 0usize..9, colour in colours(),
-        view in views(), side in 1u32..40, filter in 0..6, samples: [u8; 3],
+        view in views(), side in 1u32..40, filter in 0..4, samples: [u8; 3],
     ) {
         // No crop and no pad: the picture fills the tensor.
         let view = if view.mode == ViewMode::Pad { View { mode: ViewMode::Squash, ..view } } else { view };

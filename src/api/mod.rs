@@ -1,1 +1,181 @@
-//! To come.
+//! API: health, metrics, a JSON view of streams, labels and recent events, and a plain status page.
+//!
+//! Runs on its own small tokio runtime and reads shared state only; no request can hold a frame up. Loopback needs no token;
+//! everything else does, and the configuration refuses to listen elsewhere without one. Ends when shutdown is asked for.
+
+mod page;
+mod routes;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+
+use crate::account::Account;
+use crate::event::Event;
+use crate::secret::Secret;
+use crate::shutdown::Shutdown;
+use crate::status::StreamStatus;
+
+/// Events kept for `/api/v1/events`.
+const RECENT: usize = 256;
+
+/// `api` of the configuration.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    pub listen: SocketAddr,
+    /// Required as `Authorization: Bearer …` on everything but `/healthz` when set.
+    pub token: Option<Secret>,
+    /// Not used yet.
+    pub tls: Option<TlsSettings>,
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Why the API cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("cannot listen on {listen}: {source}; choose another `api.listen` or stop what listens there")]
+    Listen { listen: SocketAddr, source: std::io::Error },
+    #[error("cannot start the API's thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Whether frames may flow, and if not, why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    pub ready: bool,
+    pub reason: String,
+    pub model: Option<String>,
+    pub provider: Option<String>,
+}
+
+/// A label set as `/api/v1/labels` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetView {
+    pub set: String,
+    pub labels: Vec<String>,
+}
+
+/// What is known of the running daemon. Written by the assembly and the event stage, read by requests.
+pub struct Board {
+    readiness: RwLock<Readiness>,
+    streams: RwLock<Vec<(Arc<StreamStatus>, Arc<Account>)>>,
+    sets: RwLock<Vec<SetView>>,
+    recent: Mutex<VecDeque<Arc<Event>>>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        let readiness = Readiness { ready: false, reason: "starting".to_owned(), model: None, provider: None };
+        Self {
+            readiness: RwLock::new(readiness),
+            streams: RwLock::default(),
+            sets: RwLock::default(),
+            recent: Mutex::default(),
+        }
+    }
+}
+
+impl Board {
+    /// Says why frames do not flow yet, or no more.
+    pub fn not_ready(&self, reason: &str) {
+        metrics::gauge!("vtagd_ready").set(0.0);
+        let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
+        readiness.ready = false;
+        reason.clone_into(&mut readiness.reason);
+    }
+
+    /// Says that the model is warm.
+    pub fn ready(&self, model: &str, provider: &str) {
+        metrics::gauge!("vtagd_ready").set(1.0);
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("model", model.to_owned()),
+            ("provider", provider.to_owned()),
+        ];
+        metrics::gauge!("vtagd_build_info", &labels).set(1.0);
+        let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
+        *readiness = Readiness {
+            ready: true,
+            reason: "model is warm".to_owned(),
+            model: Some(model.to_owned()),
+            provider: Some(provider.to_owned()),
+        };
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_streams(&self, streams: Vec<(Arc<StreamStatus>, Arc<Account>)>) {
+        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = streams;
+    }
+
+    pub fn set_labels(&self, sets: Vec<SetView>) {
+        *self.sets.write().unwrap_or_else(PoisonError::into_inner) = sets;
+    }
+
+    /// Remembers `event`, forgetting the oldest beyond [`RECENT`].
+    pub fn remember(&self, event: Arc<Event>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(event);
+    }
+
+    fn recent(&self) -> Vec<Arc<Event>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+}
+
+/// What a request may look at.
+#[derive(Clone)]
+struct Shared {
+    board: Arc<Board>,
+    metrics: PrometheusHandle,
+    token: Option<Secret>,
+}
+
+/// Serves on `settings.listen` from a named thread until `shutdown`. Returns the bound address and the thread.
+///
+/// # Errors
+/// When the address cannot be bound or no thread can be started.
+pub fn start(
+    settings: &ApiSettings,
+    board: Arc<Board>,
+    metrics: PrometheusHandle,
+    shutdown: Shutdown,
+) -> Result<(SocketAddr, std::thread::JoinHandle<()>), ApiError> {
+    let failed = |source| ApiError::Listen { listen: settings.listen, source };
+    let listener = std::net::TcpListener::bind(settings.listen).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("vtagd-api-io")
+        .enable_all()
+        .build()
+        .map_err(ApiError::Thread)?;
+    let shared = Shared { board, metrics, token: settings.token.clone() };
+    let thread = std::thread::Builder::new()
+        .name("vtagd-api".to_owned())
+        .spawn(move || {
+            if let Err(error) = runtime.block_on(routes::serve(listener, shared, shutdown)) {
+                tracing::error!(%error, "the API has stopped");
+            }
+            // A request that hangs must not hold the daemon's end up.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        })
+        .map_err(ApiError::Thread)?;
+    Ok((bound, thread))
+}

@@ -1,1 +1,98 @@
-//! To come.
+//! The command line: one file a command, results on stdout, logs on stderr, exit codes 0 (done), 1 (failed at run time)
+//! and 2 (wrong input or configuration).
+
+pub mod check;
+pub mod embed;
+pub mod labels;
+pub mod run;
+pub mod tag;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::label::child;
+use crate::telemetry::{self, LogFormat};
+
+/// Where `run` and `check` look without `-c`.
+pub const DEFAULT_CONFIG: &str = "/etc/vtagd/vtagd.yaml";
+
+#[derive(Debug, Parser)]
+#[command(name = "vtagd", version, about, max_term_width = 100)]
+struct Cli {
+    /// Say more on stderr; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch the configured streams until told to stop.
+    ///
+    /// SIGTERM or Ctrl-C finishes what was taken and ends; a second one stops at once.
+    Run {
+        /// Configuration file.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Check a configuration as `run` would, and print every problem.
+    Check {
+        /// Configuration file.
+        #[arg(short, long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Tag pictures or videos once and print the best labels.
+    Tag(tag::Args),
+    /// Print embeddings of pictures and texts.
+    Embed(embed::Args),
+    /// Work with label sets.
+    #[command(subcommand)]
+    Labels(labels::Command),
+    /// The text tower's child process.
+    #[command(name = child::SUBCOMMAND, hide = true)]
+    EmbedTexts(child::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // `run` starts its logs itself, as its configuration says.
+    if !matches!(cli.command, Command::Run { .. }) {
+        let level = match cli.verbose {
+            0 => "warn",
+            1 => "info",
+            _ => "debug",
+        };
+        telemetry::init_logs(level, LogFormat::Text);
+    }
+    let code = match cli.command {
+        Command::Run { config } => run::run(&config, cli.verbose),
+        Command::Check { config } => {
+            check::run(&config, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(1)
+        }
+        Command::Tag(args) => tag::run(&args),
+        Command::Embed(args) => embed::run(&args),
+        Command::Labels(command) => labels::run(&command),
+        Command::EmbedTexts(args) => child::serve(&args),
+    };
+    ExitCode::from(code)
+}
+
+/// Writes a line of results. A reader that has gone away ends the program quietly, as `head` would expect.
+#[expect(clippy::disallowed_methods, reason = "with nobody left to read there is nothing left to drain")]
+pub(crate) fn say(line: &str) {
+    let mut stdout = io::stdout().lock();
+    if writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// Tells a person what went wrong, on stderr.
+pub(crate) fn complain(error: &dyn std::fmt::Display) {
+    // With stderr closed there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "error: {error}");
+}

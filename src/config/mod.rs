@@ -4,10 +4,9 @@
 //! (invariant 5: a wrong configuration never half-starts), reads files and the environment for secrets, and opens nothing else:
 //! a camera or broker that is down is no problem of the configuration.
 //!
-//! The order: [`yaml`](crate::yaml) makes a tree with positions, [`schema`] types it, the other files check it piece by piece;
+//! The order: [`yaml`](crate::yaml) makes a tree with positions, `schema.rs` types it, the other files check it piece by piece;
 //! a bad stream hides no bad sink. Stages own their settings types; this module knows them, never the reverse.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +29,10 @@ mod streams;
 mod validate;
 
 pub use sets::thresholds;
+
+pub use crate::api::{ApiSettings, TlsSettings};
+pub use crate::sink::JsonlTarget;
+pub use crate::telemetry::LogFormat;
 
 /// Where the API listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";
@@ -93,14 +96,6 @@ pub enum SinkSettings {
     Webhook(WebhookSettings),
 }
 
-/// A file of one event a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JsonlTarget {
-    Stdout,
-    /// Its folder may have to be made.
-    File(PathBuf),
-}
-
 #[derive(Clone, Debug)]
 pub struct MqttSettings {
     /// `mqtt://` or `mqtts://`, without credentials.
@@ -131,33 +126,10 @@ pub struct StoreSettings {
     pub max_age: Duration,
 }
 
-#[derive(Clone, Debug)]
-pub struct ApiSettings {
-    pub listen: SocketAddr,
-    /// Always there if `listen` is not loopback.
-    pub token: Option<Secret>,
-    /// Not used yet.
-    pub tls: Option<TlsSettings>,
-}
-
-/// PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsSettings {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     pub level: tracing::Level,
     pub format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
 }
 
 /// Reads and checks the configuration in `path` and every label set it names.
@@ -165,7 +137,7 @@ pub enum LogFormat {
 /// # Errors
 /// All problems of all files, warnings and notices among them, if at least one is an error.
 pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
-    let document = Document::read(path).map_err(|problem| vec![problem])?;
+    let document = Document::read(path).map_err(|problem| vec![*problem])?;
     let (settings, mut problems) = validate::settings(&document);
     problems.extend(later::notices(&document));
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.

@@ -1,6 +1,6 @@
 //! The configuration file as written: every key of the schema, typed, nothing checked beyond that.
 //!
-//! [`validate`](super) turns these into [`Settings`](super::Settings). Unknown keys are refused everywhere. The names are a
+//! The rest of this folder turns these into [`Settings`](super::Settings). Unknown keys are refused everywhere. The names are a
 //! contract with people's files: keys are added, never renamed.
 
 use std::time::Duration;

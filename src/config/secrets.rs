@@ -54,9 +54,17 @@ impl FromNode for SecretSource {
                 reader.error(name, "is not the name of a systemd credential", "use letters, digits, `_`, `-` and `.`");
                 None
             }
-            (None, None, None) if unknown || !(env.is_missing() && file.is_missing() && credential.is_missing()) => None,
+            (None, None, None) if unknown || !(env.is_missing() && file.is_missing() && credential.is_missing()) => {
+                None
+            }
             _ => {
-                reader.report(Severity::Error, node.place, path, "needs exactly one of env, file and credential", FORMS);
+                reader.report(
+                    Severity::Error,
+                    node.place,
+                    path,
+                    "needs exactly one of env, file and credential",
+                    FORMS,
+                );
                 None
             }
         }

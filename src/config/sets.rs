@@ -56,7 +56,8 @@ pub fn load(files: &[At<String>], events: Option<&Thresholds>, reader: &mut Read
     for file in files {
         let path = relative_to(reader.document().file(), Path::new(&file.value));
         if !path.is_file() {
-            let message = format!("{} {}", path.display(), if path.exists() { "is not a file" } else { "does not exist" });
+            let message =
+                format!("{} {}", path.display(), if path.exists() { "is not a file" } else { "does not exist" });
             reader.error(file, message, "name a label-set file; relative paths start at the folder of this file");
             out.incomplete = true;
             continue;
@@ -96,7 +97,8 @@ fn check_merged(parsed: &set::Parsed, events: &Thresholds) -> Vec<Problem> {
         let merged = thresholds(label, events);
         if merged.exit > merged.enter {
             let path = format!("labels[{index}].exit");
-            let message = format!("is {}, above the enter of {} that `events` gives this label", merged.exit, merged.enter);
+            let message =
+                format!("is {}, above the enter of {} that `events` gives this label", merged.exit, merged.enter);
             let place = parsed.document.find(&path).place;
             problems.push(parsed.document.problem(
                 Severity::Error,

@@ -1,14 +1,30 @@
-//! Event: a pure state machine per (stream, label): thresholds with hysteresis, minimum duration, cooldown.
+//! Event: scores in, tag events out. [`tracker`] decides, [`record`] is what is told, [`Emitter`] joins the two.
+//!
+//! Runs on the scoring thread; nothing here waits or reads a clock. Scores must come in order of media time per stream.
 
+pub mod record;
+pub mod tracker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::frame::{FrameTime, StreamId};
+pub use record::{Event, EventKind, ModelRef};
+pub use tracker::{Change, EndReason, Tracker};
 
 /// When a tag starts and ends. `exit ≤ enter`; both within 0..=1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thresholds {
     pub enter: f32,
     pub exit: f32,
+    /// The score must hold this long before a tag starts; 0 means one sample.
     pub after: Duration,
+    /// The score must stay away this long before a tag ends.
     pub after_exit: Duration,
+    /// From one emitted start to the next, at least.
     pub cooldown: Duration,
 }
 
@@ -21,5 +37,153 @@ impl Default for Thresholds {
             after_exit: Duration::from_secs(2),
             cooldown: Duration::from_secs(30),
         }
+    }
+}
+
+/// What an [`Emitter`] needs to know of a label.
+#[derive(Clone, Debug)]
+pub struct LabelRules {
+    pub name: Arc<str>,
+    pub thresholds: Thresholds,
+    pub attributes: Arc<BTreeMap<String, serde_json::Value>>,
+}
+
+/// One label set on one stream.
+struct Board {
+    set: Arc<str>,
+    labels: Vec<(LabelRules, Tracker, Option<Uuid>)>,
+}
+
+/// Turns one stream's scores into events. Keeps the `tag_id` of open tags.
+pub struct Emitter {
+    source: String,
+    stream: StreamId,
+    model: ModelRef,
+    boards: Vec<Board>,
+    last: Option<FrameTime>,
+}
+
+impl Emitter {
+    /// `sets` are the stream's label sets, in the order in which their scores will come.
+    pub fn new(instance: &str, stream: StreamId, model: ModelRef, sets: Vec<(Arc<str>, Vec<LabelRules>)>) -> Self {
+        let boards = sets
+            .into_iter()
+            .map(|(set, labels)| Board {
+                set,
+                labels: labels.into_iter().map(|l| (l.clone(), Tracker::new(l.thresholds), None)).collect(),
+            })
+            .collect();
+        Self { source: record::source_uri(instance, &stream), stream, model, boards, last: None }
+    }
+
+    /// Takes the scores of one frame for set number `set`, one a label, and hands every event to `emit`.
+    pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[f32], emit: &mut dyn FnMut(Event)) {
+        self.last = Some(time);
+        let Some(board) = self.boards.get_mut(set) else { return };
+        let mut changes = Vec::new();
+        for (index, ((_, tracker, _), score)) in board.labels.iter_mut().zip(scores).enumerate() {
+            changes.extend(tracker.sample(time, *score).map(|change| (index, change)));
+        }
+        for (index, change) in changes {
+            emit(self.event(time, set, index, change));
+        }
+    }
+
+    /// Ends every open tag: the stream has ended or the daemon stops.
+    pub fn close(&mut self, reason: EndReason, emit: &mut dyn FnMut(Event)) {
+        let Some(time) = self.last else { return };
+        for set in 0..self.boards.len() {
+            for index in 0..self.boards[set].labels.len() {
+                if let Some(change) = self.boards[set].labels[index].1.close(time, reason) {
+                    emit(self.event(time, set, index, change));
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, time: FrameTime, set: usize, index: usize, change: Change) -> Event {
+        let board = &mut self.boards[set];
+        let (rules, _, tag_id) = &mut board.labels[index];
+        let id = *tag_id.get_or_insert_with(Uuid::now_v7);
+        let (kind, tag, ended) = match change {
+            Change::Start { tag } => (EventKind::Start, tag, None),
+            Change::Update { tag } => (EventKind::Update, tag, None),
+            Change::End { tag, ended, reason } => {
+                *tag_id = None;
+                (EventKind::End, tag, Some((ended, reason)))
+            }
+        };
+        metrics::counter!("vtagd_events_total", "stream" => self.stream.to_string(), "label" => rules.name.to_string(), "type" => kind.as_str())
+            .increment(1);
+        Event {
+            id: Uuid::now_v7(),
+            source: self.source.clone(),
+            kind,
+            data: record::Data {
+                stream: self.stream.to_string(),
+                set: board.set.to_string(),
+                label: rules.name.to_string(),
+                tag_id: id,
+                score: tag.score,
+                peak: tag.peak,
+                started_at: tag.started.wall,
+                ended_at: ended.map(|(t, _)| t.wall),
+                sampled_at: time.wall,
+                media_start: record::seconds(tag.started.media),
+                media_end: ended.map(|(t, _)| record::seconds(t.media)),
+                reason: ended.map(|(_, reason)| reason),
+                model: self.model.clone(),
+                attributes: Arc::clone(&rules.attributes),
+                snapshot: None,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn at(base: Instant, seconds: u64) -> FrameTime {
+        let media = Duration::from_secs(seconds);
+        FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media }
+    }
+
+    fn emitter() -> Emitter {
+        let thresholds = Thresholds {
+            after: Duration::ZERO,
+            after_exit: Duration::ZERO,
+            cooldown: Duration::ZERO,
+            ..Thresholds::default()
+        };
+        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        Emitter::new("site a", "door".into(), model, vec![("set".into(), vec![label("cat"), label("dog")])])
+    }
+
+    #[test]
+    fn all_events_of_one_tag_share_its_id_and_have_their_own() {
+        let base = Instant::now();
+        let (mut emitter, mut events) = (emitter(), Vec::new());
+        emitter.scores(at(base, 1), 0, &[0.9, 0.1], &mut |e| events.push(e));
+        emitter.scores(at(base, 2), 0, &[0.1, 0.9], &mut |e| events.push(e));
+        emitter.close(EndReason::Shutdown, &mut |e| events.push(e));
+        let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str())).collect();
+        assert_eq!(
+            told,
+            [(EventKind::Start, "cat"), (EventKind::End, "cat"), (EventKind::Start, "dog"), (EventKind::End, "dog")]
+        );
+        assert_eq!(events[0].data.tag_id, events[1].data.tag_id);
+        assert_ne!(events[0].data.tag_id, events[2].data.tag_id);
+        assert_ne!(events[0].id, events[1].id);
+        assert_eq!(events[3].data.reason, Some(EndReason::Shutdown));
+        assert_eq!(events[1].data.media_end, Some(2.0));
+    }
+
+    #[test]
+    fn closing_a_stream_that_never_had_a_frame_tells_nothing() {
+        emitter().close(EndReason::Shutdown, &mut |e| panic!("unexpected {e:?}"));
     }
 }

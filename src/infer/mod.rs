@@ -1,4 +1,10 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
+//!
+//! [`dispatch`] takes frames in turn and fills batches by the rules of [`batcher`]; [`worker`] runs them.
+
+pub mod batcher;
+pub mod dispatch;
+pub mod worker;
 
 pub mod graph;
 pub(crate) mod provider;
@@ -41,6 +47,19 @@ pub struct InferSettings {
     pub max_size: usize,
     /// From the first frame of a batch to its run, at most.
     pub max_delay: Duration,
+}
+
+impl Default for InferSettings {
+    fn default() -> Self {
+        Self {
+            providers: vec![Provider::Cpu],
+            strict: false,
+            library: None,
+            threads: 0,
+            max_size: 8,
+            max_delay: Duration::from_millis(50),
+        }
+    }
 }
 
 /// Image tower behind the narrowest door: a batch of tensors in, embeddings out. Lives on one thread.

@@ -93,7 +93,7 @@ pub fn load(path: &Path) -> Result<(LabelSet, Vec<Problem>), Vec<Problem>> {
 /// # Errors
 /// As [`load`].
 pub fn read(path: &Path) -> Result<Parsed, Vec<Problem>> {
-    check(Document::read(path).map_err(|problem| vec![problem])?)
+    check(Document::read(path).map_err(|problem| vec![*problem])?)
 }
 
 /// Checks a parsed label-set document.
@@ -163,7 +163,10 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         labels: checked,
         file: reader.document().file().to_path_buf(),
     };
-    lint_contrast(&set, root, reader);
+    // With a label left out for its errors, this would speak of a set that nobody wrote.
+    if !reader.has_errors() {
+        lint_contrast(&set, root, reader);
+    }
     lint_repeats(raw, reader);
     Some(set)
 }

@@ -1,9 +1,10 @@
 //! From resized 8-bit samples to the model's floats: colour conversion, rescaling and normalisation in one pass.
 //!
-//! Input planes are packed and as large as the target; output is planar R, G, B floats. The loops have no branches and no calls, so the compiler turns them into SIMD.
+//! Input planes are packed and as large as the target; output is planar R, G, B floats. The loops have no branches and no calls, so
+//! the compiler turns them into SIMD.
 //!
-//! YUV follows ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance), in floats and without a rounding to 8 bits after
-//! the conversion. Samples beyond the range are clipped to 0–255 as any 8-bit RGB picture would be.
+//! YUV follows ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance). The result is clipped and rounded to whole levels as
+//! in the 8-bit RGB pictures that models learnt from: on flat, grainless video a fraction of a level moves an embedding.
 
 use super::plan::Rect;
 use crate::frame::{Matrix, Range};
@@ -110,7 +111,7 @@ impl<'a> Canvas<'a> {
         self.rows(|line, [red, green, blue]| {
             let samples = &luma[line * w..][..w];
             for (((&y, red), green), blue) in samples.iter().zip(red).zip(green).zip(blue) {
-                let grey = clip(f32::from(y) * yuv.luma + yuv.luma_offset);
+                let grey = level(f32::from(y) * yuv.luma + yuv.luma_offset);
                 *red = grey * scale[0] + bias[0];
                 *green = grey * scale[1] + bias[1];
                 *blue = grey * scale[2] + bias[2];
@@ -130,17 +131,19 @@ impl<'a> Canvas<'a> {
             for (((((&y, &u), &v), red), green), blue) in luma.iter().zip(u).zip(v).zip(red).zip(green).zip(blue) {
                 let y = f32::from(y) * yuv.luma + yuv.luma_offset;
                 let (u, v) = (f32::from(u) - 128.0, f32::from(v) - 128.0);
-                *red = clip(y + yuv.red_v * v) * scale[0] + bias[0];
-                *green = clip(y + yuv.green_u * u + yuv.green_v * v) * scale[1] + bias[1];
-                *blue = clip(y + yuv.blue_u * u) * scale[2] + bias[2];
+                *red = level(y + yuv.red_v * v) * scale[0] + bias[0];
+                *green = level(y + yuv.green_u * u + yuv.green_v * v) * scale[1] + bias[1];
+                *blue = level(y + yuv.blue_u * u) * scale[2] + bias[2];
             }
         });
     }
 }
 
-/// To 0–255; two comparisons that SIMD has, without `clamp`'s checks.
-fn clip(value: f32) -> f32 {
-    value.max(0.0).min(255.0)
+/// To a whole number from 0 to 255, ties to even. Adding and subtracting 1.5 × 2^23 leaves no room for a fraction in an f32 and,
+/// unlike `round`, is plain SIMD on every processor.
+fn level(value: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (value.clamp(0.0, 255.0) + SHIFT) - SHIFT
 }
 
 /// Interleaved U and V to two planes.

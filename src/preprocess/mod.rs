@@ -17,6 +17,7 @@
 mod colour;
 mod plan;
 mod plane;
+pub mod pool;
 mod resample;
 mod run;
 mod spec;

@@ -41,6 +41,11 @@ impl<'a, P: Bytes> Plane<'a, P> {
         Some(Self { bytes, stride, width: rect.w, height: rect.h, pixel: std::marker::PhantomData })
     }
 
+    /// The same plane, columns `left..left + width` only.
+    pub fn columns(self, left: u32, width: u32) -> Option<Self> {
+        Self::new(self.bytes, self.stride.get(), Rect { x: left, y: 0, w: width, h: self.height })
+    }
+
     /// The same plane, rows `top..top + height` only.
     pub fn rows(self, top: u32, height: u32) -> Option<Self> {
         Self::new(self.bytes, self.stride.get(), Rect { x: 0, y: top, w: self.width, h: height })

@@ -3,6 +3,9 @@
 //! Two orders of the two passes. Still pictures ([`Resampler::as_pillow`]) go across first and then down, with a rounding to 8 bits
 //! between, which gives Pillow's numbers to a level. Video planes ([`Resampler::fast`]) go down first: whole rows are added up, which
 //! SIMD likes best, and the numbers differ by the same rounding only.
+//!
+//! Each pass is a call of its own: asked for both at once, `fast_image_resize` 6.1 sizes the picture between them by its first and
+//! last kernel alone, and when enlarging another kernel may reach further, beyond that memory.
 
 use fast_image_resize::images::TypedImage;
 use fast_image_resize::{FilterType, ImageView, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
@@ -16,8 +19,8 @@ pub(super) struct Resampler {
     resizer: Resizer,
     algorithm: ResizeAlg,
     support: f64,
-    /// Between the passes of `as_pillow`.
-    rows: Vec<u8>,
+    /// Between the passes.
+    between: Vec<u8>,
 }
 
 impl Resampler {
@@ -25,16 +28,14 @@ impl Resampler {
         // Radius of the kernel in pixels of the smaller picture.
         let (algorithm, support) = match filter {
             Filter::Nearest => (ResizeAlg::Nearest, 0.5),
-            Filter::Box => (ResizeAlg::Convolution(FilterType::Box), 0.5),
             Filter::Bilinear => (ResizeAlg::Convolution(FilterType::Bilinear), 1.0),
-            Filter::Hamming => (ResizeAlg::Convolution(FilterType::Hamming), 1.0),
             Filter::Bicubic => (ResizeAlg::Convolution(FilterType::CatmullRom), 2.0),
             Filter::Lanczos => (ResizeAlg::Convolution(FilterType::Lanczos3), 3.0),
         };
-        Self { resizer: Resizer::new(), algorithm, support, rows: Vec::new() }
+        Self { resizer: Resizer::new(), algorithm, support, between: Vec::new() }
     }
 
-    /// Resizes `window` of `plane` to `width` × `height` packed pixels in `out`, which grows as needed.
+    /// Resizes `window` of `plane` to `width` × `height` packed pixels in `out`, which grows as needed: down, then across.
     pub fn fast<P: Bytes + PixelTrait>(
         &mut self,
         plane: &Plane<'_, P>,
@@ -42,14 +43,20 @@ impl Resampler {
         (width, height): (u32, u32),
         out: &mut Vec<u8>,
     ) -> Result<(), PreprocessError> {
+        let Window { x, y, w, h } = inside(window, plane);
+        let (left, columns) = self.touched(x, w, width, plane.width());
+        let part = plane.columns(left, columns).ok_or(PreprocessError::Planes)?;
+
+        let mut between = image::<P>(&mut self.between, columns, height)?;
+        let down = options(self.algorithm, Window { x: 0.0, y, w: f64::from(columns), h });
+        self.resizer.resize_typed(&part, &mut between, &down)?;
         let mut image = image::<P>(out, width, height)?;
-        let (x, w) = inside(window.x, window.w, plane.width());
-        let (y, h) = inside(window.y, window.h, plane.height());
-        self.resizer.resize_typed(plane, &mut image, &options(self.algorithm, Window { x, y, w, h }))?;
+        let across = options(self.algorithm, Window { x: x - f64::from(left), y: 0.0, w, h: f64::from(height) });
+        self.resizer.resize_typed(&between, &mut image, &across)?;
         Ok(())
     }
 
-    /// As [`Self::fast`], in Pillow's order.
+    /// As [`Self::fast`], in Pillow's order: across, then down.
     pub fn as_pillow<P: Bytes + PixelTrait>(
         &mut self,
         plane: &Plane<'_, P>,
@@ -57,21 +64,24 @@ impl Resampler {
         (width, height): (u32, u32),
         out: &mut Vec<u8>,
     ) -> Result<(), PreprocessError> {
-        let (x, w) = inside(window.x, window.w, plane.width());
-        let (y, h) = inside(window.y, window.h, plane.height());
-        // The rows that the second pass looks at, one more on each side against rounding.
-        let reach = self.support * (h / f64::from(height)).max(1.0) + 1.0;
-        let top = (y - reach).floor().max(0.0) as u32;
-        let depth = ((y + h + reach).ceil() as u32).min(plane.height()) - top;
-        let rows = plane.rows(top, depth).ok_or(PreprocessError::Planes)?;
+        let Window { x, y, w, h } = inside(window, plane);
+        let (top, rows) = self.touched(y, h, height, plane.height());
+        let part = plane.rows(top, rows).ok_or(PreprocessError::Planes)?;
 
-        let mut between = image::<P>(&mut self.rows, width, depth)?;
-        let step = options(self.algorithm, Window { x, y: 0.0, w, h: f64::from(depth) });
-        self.resizer.resize_typed(&rows, &mut between, &step)?;
+        let mut between = image::<P>(&mut self.between, width, rows)?;
+        let across = options(self.algorithm, Window { x, y: 0.0, w, h: f64::from(rows) });
+        self.resizer.resize_typed(&part, &mut between, &across)?;
         let mut image = image::<P>(out, width, height)?;
-        let step = options(self.algorithm, Window { x: 0.0, y: y - f64::from(top), w: f64::from(width), h });
-        self.resizer.resize_typed(&between, &mut image, &step)?;
+        let down = options(self.algorithm, Window { x: 0.0, y: y - f64::from(top), w: f64::from(width), h });
+        self.resizer.resize_typed(&between, &mut image, &down)?;
         Ok(())
+    }
+
+    /// First sample and number of samples of one axis that the kernel may look at, one more on each side against rounding.
+    fn touched(&self, from: f64, length: f64, out: u32, side: u32) -> (u32, u32) {
+        let reach = self.support * (length / f64::from(out)).max(1.0) + 1.0;
+        let first = (from - reach).floor().max(0.0) as u32;
+        (first, ((from + length + reach).ceil() as u32).min(side) - first)
     }
 }
 
@@ -90,14 +100,19 @@ fn image<P: Bytes>(buffer: &mut Vec<u8>, width: u32, height: u32) -> Result<Type
 }
 
 /// Keeps a window inside its plane: rounding may put its end beyond by a hair, chroma siting by a quarter of a sample.
-fn inside(from: f64, length: f64, side: u32) -> (f64, f64) {
-    let side = f64::from(side);
-    let from = from.max(0.0);
-    let kept = side - from;
-    if kept > length / 2.0 {
-        (from, length.min(kept))
-    } else {
-        let length = length.min(side);
-        (side - length, length)
-    }
+fn inside<P: Bytes>(window: Window, plane: &Plane<'_, P>) -> Window {
+    let axis = |from: f64, length: f64, side: u32| {
+        let side = f64::from(side);
+        let from = from.max(0.0);
+        let kept = side - from;
+        if kept > length / 2.0 {
+            (from, length.min(kept))
+        } else {
+            let length = length.min(side);
+            (side - length, length)
+        }
+    };
+    let (x, w) = axis(window.x, window.w, plane.width());
+    let (y, h) = axis(window.y, window.h, plane.height());
+    Window { x, y, w, h }
 }

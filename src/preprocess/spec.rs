@@ -29,9 +29,7 @@ const UNNAMED: &str = "the preprocessor configuration";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     Nearest,
-    Box,
     Bilinear,
-    Hamming,
     /// Catmull-Rom, a = −0.5.
     Bicubic,
     Lanczos,

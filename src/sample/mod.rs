@@ -1,1 +1,214 @@
-//! To come.
+//! Sample: decides which frames of a stream are looked at, and puts them where the dispatcher finds them.
+//!
+//! In: media times and pictures from the stream's source, on its GStreamer streaming thread. Out: [`Frame`]s in the stream's
+//! bounded slot, and a token on the wake channel after each. Full: with [`OnFull::NewestWins`] the older frame is dropped and
+//! counted (`superseded`), with [`OnFull::Wait`] the streaming thread waits, so the file plays no faster than its frames are
+//! looked at. Closed: the slot is finished when the sampler is dropped; frames for a reader that is gone count as `shutdown`.
+
+mod schedule;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use schedule::Schedule;
+
+use crate::account::{Account, DropReason, Outcome, Ticket};
+use crate::frame::{Frame, FrameTap, FrameTime, Picture, StreamId};
+use crate::queue::{PutError, SlotWriter};
+use crate::shutdown::Shutdown;
+
+/// What happens to a sampled frame when the stream's slot is full.
+#[derive(Clone, Debug)]
+pub enum OnFull {
+    /// The oldest frame in the slot is dropped: what is looked at is never old news. For cameras and `pace: live`.
+    NewestWins,
+    /// The source waits until there is room or shutdown is asked for: nothing is dropped. For `pace: fast`.
+    Wait(Shutdown),
+}
+
+/// One stream's sampler, between its source and its slot.
+#[derive(Debug)]
+pub struct Sampler {
+    stream: StreamId,
+    account: Arc<Account>,
+    state: Mutex<State>,
+    slot: SlotWriter<Frame>,
+    on_full: OnFull,
+}
+
+#[derive(Debug)]
+struct State {
+    schedule: Schedule,
+    /// The ticket of the frame that was wanted and has not been delivered yet.
+    pending: Option<Ticket>,
+}
+
+impl State {
+    /// The wanted frame did not come: the decoder or the converter lost it.
+    fn give_up_pending(&mut self) {
+        if let Some(ticket) = self.pending.take() {
+            ticket.settle(Outcome::Dropped(DropReason::Decode));
+        }
+    }
+}
+
+impl Sampler {
+    /// A sampler that takes one frame of `stream` every `interval` and puts it into `slot`.
+    pub fn new(
+        stream: StreamId,
+        interval: Duration,
+        account: Arc<Account>,
+        slot: SlotWriter<Frame>,
+        on_full: OnFull,
+    ) -> Self {
+        let state = Mutex::new(State { schedule: Schedule::new(interval), pending: None });
+        Self { stream, account, state, slot, on_full }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl FrameTap for Sampler {
+    fn wants(&self, media: Duration) -> bool {
+        self.with(|state| {
+            state.give_up_pending();
+            let wanted = state.schedule.wants(media);
+            if wanted {
+                state.pending = Some(self.account.sample(&self.stream));
+            }
+            wanted
+        })
+    }
+
+    fn deliver(&self, time: FrameTime, picture: Picture) {
+        let Some(ticket) = self.with(|state| state.pending.take()) else {
+            // Nothing was wanted: an uncounted frame must not enter the accounts half-way.
+            tracing::debug!(stream = %self.stream, "a frame came that was not asked for");
+            return;
+        };
+        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, ticket };
+        let (lost, reason) = match &self.on_full {
+            OnFull::NewestWins => match self.slot.put(frame) {
+                Ok(loser) => (loser, DropReason::Superseded),
+                Err(PutError::Closed(frame) | PutError::Shutdown(frame)) => (Some(frame), DropReason::Shutdown),
+            },
+            OnFull::Wait(shutdown) => match self.slot.put_wait(frame, shutdown) {
+                Ok(()) => (None, DropReason::Shutdown),
+                Err(PutError::Closed(frame) | PutError::Shutdown(frame)) => (Some(frame), DropReason::Shutdown),
+            },
+        };
+        if let Some(frame) = lost {
+            frame.ticket.settle(Outcome::Dropped(reason));
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.with(State::give_up_pending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::queue::{SlotReader, slot, wake_channel};
+    use crate::shutdown;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn time(media: Duration) -> FrameTime {
+        FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH }
+    }
+
+    fn picture() -> Picture {
+        Picture::from_rgb(1, 1, vec![0; 3]).unwrap()
+    }
+
+    fn sampler(on_full: OnFull) -> (Sampler, SlotReader<Frame>, Arc<Account>) {
+        let account = Arc::new(Account::default());
+        let (wake, _woken) = wake_channel();
+        let (writer, reader) = slot(1, wake);
+        (Sampler::new("a".into(), SECOND, Arc::clone(&account), writer, on_full), reader, account)
+    }
+
+    #[test]
+    fn a_wanted_frame_arrives_in_the_slot_with_its_time() {
+        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        assert!(sampler.wants(SECOND));
+        sampler.deliver(time(SECOND), picture());
+        let frame = reader.take().unwrap();
+        assert_eq!((&*frame.stream, frame.time.media), ("a", SECOND));
+        frame.ticket.settle(Outcome::Inferred);
+        assert_eq!((account.totals().sampled, account.totals().inferred), (1, 1));
+    }
+
+    #[test]
+    fn frames_between_samples_are_not_wanted_and_not_counted() {
+        let (sampler, _reader, account) = sampler(OnFull::NewestWins);
+        assert!(sampler.wants(Duration::ZERO));
+        assert!(!sampler.wants(SECOND / 2));
+        assert_eq!(account.totals().sampled, 1);
+    }
+
+    #[test]
+    fn a_frame_that_loses_its_slot_is_counted_as_superseded() {
+        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        for n in 0..3 {
+            assert!(sampler.wants(SECOND * n));
+            sampler.deliver(time(SECOND * n), picture());
+        }
+        assert_eq!(reader.take().unwrap().time.media, SECOND * 2);
+        assert_eq!(account.totals().dropped.get("superseded"), Some(&2));
+    }
+
+    #[test]
+    fn a_wanted_frame_that_never_comes_is_counted_as_a_decode_drop() {
+        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        assert!(sampler.wants(Duration::ZERO));
+        assert!(sampler.wants(SECOND));
+        assert_eq!(account.totals().dropped.get("decode"), Some(&1));
+        drop(sampler);
+        assert_eq!(account.totals().dropped.get("decode"), Some(&2));
+        assert_eq!(account.totals().unaccounted(), 0);
+        assert!(reader.is_finished());
+    }
+
+    #[test]
+    fn a_frame_nobody_wanted_is_left_out_of_the_accounts() {
+        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        sampler.deliver(time(SECOND), picture());
+        assert!(reader.take().is_none());
+        assert_eq!(account.totals().sampled, 0);
+    }
+
+    #[test]
+    fn a_waiting_frame_is_counted_as_shutdown_when_the_daemon_stops() {
+        let (trigger, shutdown) = shutdown::channel();
+        let (sampler, reader, account) = sampler(OnFull::Wait(shutdown));
+        assert!(sampler.wants(Duration::ZERO));
+        sampler.deliver(time(Duration::ZERO), picture());
+        let source = std::thread::spawn(move || {
+            assert!(sampler.wants(SECOND));
+            sampler.deliver(time(SECOND), picture());
+        });
+        trigger.trigger();
+        source.join().unwrap();
+        assert_eq!(account.totals().dropped.get("shutdown"), Some(&1));
+        assert_eq!(reader.take().unwrap().time.media, Duration::ZERO);
+        assert_eq!(account.totals().unaccounted(), 0);
+    }
+
+    #[test]
+    fn a_frame_for_a_reader_that_is_gone_is_counted_as_shutdown() {
+        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        drop(reader);
+        assert!(sampler.wants(Duration::ZERO));
+        sampler.deliver(time(Duration::ZERO), picture());
+        assert_eq!(account.totals().dropped.get("shutdown"), Some(&1));
+    }
+}

@@ -5,7 +5,7 @@
 //! a few lines of the file, and reading goes on. A plain `Deserialize` would stop at the first mistake.
 //!
 //! Runs on the caller's thread, before anything starts. The input is bounded: [`MAX_BYTES`], nesting, nodes and aliases have
-//! limits, and what exceeds them is refused with a message. Credentials never reach a problem's snippet (see [`snippet`]).
+//! limits, and what exceeds them is refused with a message. Credentials never reach a problem's snippet (see `snippet.rs`).
 
 use std::fs::File;
 use std::io::Read;
@@ -19,6 +19,8 @@ mod suggest;
 mod tree;
 pub mod units;
 
+pub use snippet::is_secret_key;
+pub use suggest::nearest;
 pub use tree::{Entry, Node, Place, Value};
 
 /// Largest file we read. A configuration of a thousand cameras has a quarter of this.
@@ -39,7 +41,7 @@ impl Document {
     ///
     /// # Errors
     /// One problem about the whole file: it cannot be read, is too large, is not UTF-8, or is not YAML.
-    pub fn read(file: &Path) -> Result<Self, Problem> {
+    pub fn read(file: &Path) -> Result<Self, Box<Problem>> {
         let refuse = |message: String, remedy: &str| bare(file, message, remedy);
         let handle = File::open(file)
             .map_err(|error| refuse(format!("cannot be opened ({error})"), "check the path and its permissions"))?;
@@ -56,7 +58,7 @@ impl Document {
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Problem> {
+    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Box<Problem>> {
         if bytes.len() as u64 > MAX_BYTES {
             let message = format!("is larger than {} KiB, the most that is read", MAX_BYTES / 1024);
             return Err(bare(file, message, "name a vtagd YAML file, or split the labels into several files"));
@@ -77,11 +79,11 @@ impl Document {
             Err(failure) => {
                 let hidden = snippet::hidden_in_text(&text);
                 let snippet = failure.place.map(|place| snippet::render(&text, &hidden, place)).unwrap_or_default();
-                Err(Problem {
+                Err(Box::new(Problem {
                     position: failure.place.map(Place::position),
                     snippet,
-                    ..bare(file, failure.message, failure.remedy)
-                })
+                    ..*bare(file, failure.message, failure.remedy)
+                }))
             }
         }
     }
@@ -145,8 +147,8 @@ pub fn relative_to(file: &Path, path: &Path) -> PathBuf {
     }
 }
 
-fn bare(file: &Path, message: String, remedy: &str) -> Problem {
-    Problem {
+fn bare(file: &Path, message: String, remedy: &str) -> Box<Problem> {
+    Box::new(Problem {
         severity: Severity::Error,
         file: file.to_path_buf(),
         position: None,
@@ -154,5 +156,5 @@ fn bare(file: &Path, message: String, remedy: &str) -> Problem {
         message,
         remedy: remedy.to_owned(),
         snippet: String::new(),
-    }
+    })
 }

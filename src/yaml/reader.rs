@@ -20,13 +20,6 @@ pub struct At<T> {
     pub path: String,
 }
 
-impl<T> At<T> {
-    /// Another value that stands at the same place.
-    pub fn with<U>(&self, value: U) -> At<U> {
-        At { value, place: self.place, path: self.path.clone() }
-    }
-}
-
 /// One key of a section.
 pub enum Field<T> {
     /// Left out.
@@ -112,6 +105,11 @@ impl<'d> Reader<'d> {
         self.problems
     }
 
+    /// Whether something found so far is an error.
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
     pub fn report(
         &mut self,
         severity: Severity,
@@ -166,7 +164,7 @@ impl<'d> Reader<'d> {
             if let Some(first) = found.get(entry.key.as_str()) {
                 let message = format!("is given twice (first in line {})", first.key_place.line);
                 self.report(Severity::Error, entry.key_place, &at, message, "keep one of them");
-            } else if !known.contains(&entry.key.as_str()) && !(path.is_empty() && entry.key.starts_with("x-")) {
+            } else if !(known.contains(&entry.key.as_str()) || path.is_empty() && entry.key.starts_with("x-")) {
                 let remedy = if self.problems.len() >= MAX_PROBLEMS {
                     String::new()
                 } else {

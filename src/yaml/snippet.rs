@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::suggest::distance;
-use super::tree::{Node, Place, Value};
+use super::tree::{Entry, Node, Place, Value};
 
 /// Longest piece of a line that is shown, in characters.
 const WIDTH: usize = 120;
@@ -34,7 +34,7 @@ fn hide_secrets(text: &str, node: &Node, secret: bool, hidden: &mut Vec<Range<us
     match &node.value {
         Value::Map(entries) => {
             for entry in entries {
-                let reference = secret && ["env", "file", "credential"].contains(&entry.key.as_str());
+                let reference = secret && is_reference(entry);
                 hide_secrets(text, &entry.value, (secret || is_secret_key(&entry.key)) && !reference, hidden);
             }
         }
@@ -45,6 +45,16 @@ fn hide_secrets(text: &str, node: &Node, secret: bool, hidden: &mut Vec<Range<us
             hidden.push(node.place.range().unwrap_or(line_start(text, node.place)..text.len()));
         }
         Value::Number(_) | Value::Text(_) => {}
+    }
+}
+
+/// Whether an entry says where a secret is. A name that is none may be the secret itself, written in the wrong place.
+fn is_reference(entry: &Entry) -> bool {
+    let Value::Text(text) = &entry.value.value else { return false };
+    match entry.key.as_str() {
+        "file" => true,
+        "env" | "credential" => text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c)),
+        _ => false,
     }
 }
 
@@ -76,7 +86,8 @@ pub fn hidden_in_text(text: &str) -> Vec<Range<usize>> {
     merge(hidden)
 }
 
-fn is_secret_key(key: &str) -> bool {
+/// Whether a key looks as if its value were a credential; misspelt words count.
+pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();
     ["pass", "pwd", "secret", "token"].iter().any(|word| key.contains(word))
         || (key.len() < 32
@@ -94,7 +105,10 @@ fn secret_word(line: &str) -> Option<(Range<usize>, bool)> {
         {
             let rest = line[index..].trim_start_matches(['"', '\'', ' ', ':']);
             let inner = rest.strip_prefix('{').map(str::trim_start).unwrap_or_default();
-            let reference = ["env:", "file:", "credential:"].iter().any(|key| inner.starts_with(key));
+            let reference = ["env:", "file:", "credential:"].iter().any(|key| {
+                let value = inner.strip_prefix(key).and_then(|rest| rest.split('}').next());
+                value.is_some_and(|value| value.chars().all(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(c)))
+            });
             return Some((from..index, reference));
         }
     }
@@ -260,6 +274,7 @@ mod tests {
             "a:\n  password: |\n    hunter2\n  x: }\n",
             "a: { password: hunter2\n",
             "a:\n  token: \"hunter2\n  hunter2\n",
+            "password: { env: hunter2! }\n]\n",
             "? password\n: hunter2\n]\n",
             "url: rtsp://admin:hunter2@host/a\n  ]\n",
         ] {

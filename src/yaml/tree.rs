@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::budget::BudgetBreach;
 use serde_yaml::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 use serde_yaml::{Error as YamlError, Location, Spanned};
 
@@ -13,7 +14,7 @@ pub struct Place {
     pub line: u64,
     pub column: u64,
     /// Byte offset and length, where the parser knows them.
-    span: Option<(usize, usize)>,
+    pub(super) span: Option<(usize, usize)>,
 }
 
 impl Place {
@@ -31,9 +32,10 @@ impl Place {
 
     fn new(location: Location) -> Self {
         let span = location.span();
-        let span = span.byte_offset().zip(span.byte_len()).and_then(|(offset, length)| {
-            Some((usize::try_from(offset).ok()?, usize::try_from(length).ok()?))
-        });
+        let span = span
+            .byte_offset()
+            .zip(span.byte_len())
+            .and_then(|(offset, length)| Some((usize::try_from(offset).ok()?, usize::try_from(length).ok()?)));
         Self { line: location.line().max(1), column: location.column().max(1), span }
     }
 }
@@ -112,7 +114,6 @@ fn options() -> serde_yaml::Options {
             max_aliases: 2_000,
             max_anchors: 500,
             max_recorded_anchor_events: 50_000,
-            max_documents: 1,
             max_merge_keys: 1_000,
             // One set of defaults merged into a hundred cameras is good style here; the replay limits below do the guarding.
             enforce_alias_anchor_ratio: false,
@@ -137,12 +138,18 @@ fn failure(error: &YamlError) -> Failure {
     }
     let place = error.location().map(Place::new);
     let (message, remedy) = match inner {
+        YamlError::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            ("is nested too deep".to_owned(), "write it flatter")
+        }
+        YamlError::Budget { breach: BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. }, .. } => {
+            ("holds too many values".to_owned(), "split the labels into several files")
+        }
         YamlError::Budget { .. }
         | YamlError::AliasReplayCounterOverflow { .. }
         | YamlError::AliasReplayLimitExceeded { .. }
         | YamlError::AliasExpansionLimitExceeded { .. }
         | YamlError::AliasReplayStackDepthExceeded { .. } => {
-            ("nested too deep, or aliases make it too large".to_owned(), "write it flatter and with fewer aliases")
+            ("has too many or too large aliases".to_owned(), "write what they stand for, with fewer `*` and `<<`")
         }
         YamlError::MultipleDocuments { .. } => {
             ("holds more than one YAML document".to_owned(), "keep one document a file, without a second `---`")

@@ -63,7 +63,7 @@ pub(super) fn number(value: &Value, name: &str, low: f64, high: f64) -> Result<f
 }
 
 /// One number a channel, or one for all.
-pub(super) fn channels(map: &Object, name: &str, low: f64, high: f64) -> Result<Option<[f64; 3]>, SpecError> {
+pub(super) fn channels(map: &Object, name: &str, (low, high): (f64, f64)) -> Result<Option<[f64; 3]>, SpecError> {
     match get(map, name) {
         None => Ok(None),
         Some(Value::Array(items)) => {
@@ -80,10 +80,6 @@ pub(super) fn channels(map: &Object, name: &str, low: f64, high: f64) -> Result<
     }
 }
 
-/// Mean and standard deviation fields, with bounds that keep their quotient in f32.
-pub(super) fn statistics(
-    map: &Object,
-    (mean, std): (&str, &str),
-) -> Result<(Option<[f64; 3]>, Option<[f64; 3]>), SpecError> {
-    Ok((channels(map, mean, -1e6, 1e6)?, channels(map, std, 1e-6, 1e6)?))
-}
+/// Bounds of means and of standard deviations: anything a colour can have, and a quotient that stays within f32.
+pub(super) const MEAN: (f64, f64) = (-1e6, 1e6);
+pub(super) const STD: (f64, f64) = (1e-6, 1e6);

@@ -76,9 +76,8 @@ pub(super) fn parts(map: &Object) -> Result<Parts, SpecError> {
     } else {
         None
     };
-    let (mean, std) = field::statistics(map, ("image_mean", "image_std"))?;
-    let mean = mean.or(defaults.statistics.map(|s| s.0));
-    let std = std.or(defaults.statistics.map(|s| s.1));
+    let mean = field::channels(map, "image_mean", field::MEAN)?.or(defaults.statistics.map(|s| s.0));
+    let std = field::channels(map, "image_std", field::STD)?.or(defaults.statistics.map(|s| s.1));
     let normalise = if field::flag(map, "do_normalize", true)? {
         Some((mean.ok_or_else(|| missing("image_mean"))?, std.ok_or_else(|| missing("image_std"))?))
     } else {
@@ -205,13 +204,9 @@ fn filter(value: &Value) -> Result<Filter, SpecError> {
         Some(1) => Filter::Lanczos,
         Some(2) => Filter::Bilinear,
         Some(3) => Filter::Bicubic,
-        Some(4) => Filter::Box,
-        Some(5) => Filter::Hamming,
         _ => {
-            let reason = format!(
-                "expected 0 (nearest), 1 (lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (hamming), found {}",
-                kind(value)
-            );
+            let reason =
+                format!("expected 0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic), found {}", kind(value));
             return Err(bad("resample", reason));
         }
     })

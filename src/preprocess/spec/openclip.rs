@@ -32,8 +32,8 @@ pub(super) fn parts(map: &Object, image_size: Option<&Value>) -> Result<Parts, S
             return Err(bad("resize_mode", format!("expected shortest, longest or squash, found {other:?}")));
         }
     };
-    let (mean, std) = field::statistics(map, ("mean", "std"))?;
-    let mean = mean.unwrap_or(CLIP_MEAN);
+    let mean = field::channels(map, "mean", field::MEAN)?.unwrap_or(CLIP_MEAN);
+    let std = field::channels(map, "std", field::STD)?.unwrap_or(CLIP_STD);
     let fill = get(map, "fill_color").map(|v| field::number(v, "fill_color", 0.0, 255.0)).transpose()?;
     Ok(Parts {
         size: (height, width),
@@ -41,7 +41,7 @@ pub(super) fn parts(map: &Object, image_size: Option<&Value>) -> Result<Parts, S
         crop_rounding: CropRounding::HalfEven,
         filter,
         rescale: Some(1.0 / 255.0),
-        normalise: Some((mean, std.unwrap_or(CLIP_STD))),
+        normalise: Some((mean, std)),
         mean,
         fill: fill.unwrap_or(0.0),
     })

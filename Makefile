@@ -1,0 +1,78 @@
+# `make` or `make help` lists what there is. Every target works from a fresh clone: those that need it call `setup` first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# A compiler new enough for Cargo.toml's rust-version: the one on the path, else Debian's.
+CARGO := tools/cargo
+# Where `make install` puts things; DESTDIR is for packagers.
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## Debian packages, Rust, ONNX Runtime, starter model, demo clip; does only what is missing
+	@tools/setup.sh
+
+.PHONY: build
+build: setup ## the release binary, target/release/vtagd
+	@$(CARGO) build --release --locked
+
+.PHONY: demo
+demo: setup ## tag a real RTSP camera; ends after three different tags (FOREVER=1: runs until Ctrl-C)
+	@tools/demo.sh
+
+.PHONY: test
+test: setup ## all tests, with cargo-nextest where it is installed
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked && $(CARGO) test --locked --doc; \
+	else \
+		$(CARGO) test --locked; \
+	fi
+
+.PHONY: bench
+bench: setup ## the numbers of docs/benchmarks.md that one machine can measure
+	@$(CARGO) bench --locked
+
+.PHONY: fmt
+fmt: setup ## format the sources
+	@tools/setup/rust_tool.sh fmt
+	@$(CARGO) fmt
+
+.PHONY: lint
+lint: lint-rust lint-deny ## formatting, clippy, licences and sources of the dependencies
+
+.PHONY: lint-rust
+lint-rust: setup
+	@tools/setup/rust_tool.sh fmt
+	@tools/setup/rust_tool.sh clippy
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Advisories need a database from the network, the rest does not: what cannot be reached is said, not failed.
+.PHONY: lint-deny
+lint-deny: setup
+	@tools/setup/rust_tool.sh deny
+	@$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
+	@if $(CARGO) deny --locked fetch db >/dev/null 2>&1; then \
+		$(CARGO) deny --locked check --hide-inclusion-graph advisories; \
+	else \
+		echo "lint: the advisory database could not be fetched: advisories were not checked"; \
+	fi
+
+.PHONY: install
+install: ## install the built release into DESTDIR; never overwrites a configuration
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)" tools/install.sh
+
+.PHONY: clean
+clean: ## remove what the compiler and the demo made; what setup fetched stays
+	@rm -rf target demo/events.jsonl demo/demo.yaml demo/*.log
+
+.PHONY: distclean
+distclean: clean ## remove everything that setup made too
+	@rm -rf .setup runtime models/starter demo

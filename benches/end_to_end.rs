@@ -1,0 +1,105 @@
+//! What everything around the session costs: images/s of the whole way of a frame (file, `pace: fast`, decode, preprocess,
+//! batch, infer, score) against a bare loop over the same session, one intra-op thread, the same batch size.
+//!
+//! Both run in turn in one process; the ratio of each round is printed, then the median. Needs `make setup`.
+//! `cargo bench --bench end_to_end` · `VTAGD_BENCH_CLIP` names another clip.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use vtagd::config::ModelChoice;
+use vtagd::engine::{Engine, preprocessing_threads};
+use vtagd::infer::{ImageEncoder, InferSettings};
+use vtagd::label::{Label, LabelSet, Scoring};
+use vtagd::pipeline::{self, Parts, StreamPart};
+use vtagd::preprocess::View;
+use vtagd::shutdown;
+use vtagd::source::{Decode, Location, Pace, SourceSettings};
+
+const BATCH: usize = 8;
+const ROUNDS: usize = 5;
+
+fn engine() -> Engine {
+    let infer = InferSettings { threads: 1, max_size: BATCH, ..InferSettings::default() };
+    let set = LabelSet {
+        name: "bench".into(),
+        scoring: Scoring::Exclusive,
+        templates: vec!["{}".into()],
+        background: vec!["a wall".into()],
+        labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
+        file: PathBuf::new(),
+    };
+    Engine::build_in_process(&ModelChoice::Starter, &infer, &[set]).expect("run `make setup` first")
+}
+
+/// Images/s of the session alone.
+fn bare(encoder: &mut dyn ImageEncoder, place: usize, images: usize) -> f64 {
+    let pixels: Vec<f32> = (0..BATCH * place).map(|i| (i % 255) as f32 / 127.5 - 1.0).collect();
+    let mut embeddings = Vec::new();
+    let started = Instant::now();
+    for _ in 0..images / BATCH {
+        encoder.encode(&pixels, BATCH, &mut embeddings).expect("the session runs");
+    }
+    (images / BATCH * BATCH) as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Images/s from the file to the scores, and how many there were.
+fn whole(engine: Engine, clip: &PathBuf) -> (f64, usize) {
+    let (_trigger, shutdown) = shutdown::channel();
+    let source = SourceSettings {
+        id: "bench".into(),
+        location: Location::File(clip.clone()),
+        username: None,
+        password: None,
+        pace: Pace::Fast,
+        looped: false,
+        decode: Decode::All,
+        templates: "pipelines".into(),
+    };
+    let sets = (0..engine.scorers.len()).collect();
+    // Every frame of a 25 frames/s clip.
+    let stream = StreamPart { source, interval: Duration::from_millis(40), view: View::default(), sets };
+    let parts = Parts {
+        streams: vec![stream],
+        spec: engine.spec,
+        encoder: engine.encoder,
+        scorers: engine.scorers,
+        max_size: BATCH,
+        max_delay: Duration::from_millis(50),
+        threads: preprocessing_threads(),
+    };
+    let scored = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&scored);
+    let started = Instant::now();
+    let running = pipeline::start(parts, &shutdown, move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    })
+    .expect("the pipeline starts");
+    for (_, thread) in running.threads {
+        thread.join().expect("no stage panics");
+    }
+    let scored = scored.load(Ordering::Relaxed) as usize;
+    assert_eq!(running.streams[0].1.totals().unaccounted(), 0);
+    (scored as f64 / started.elapsed().as_secs_f64(), scored)
+}
+
+fn main() {
+    let clip = std::env::var_os("VTAGD_BENCH_CLIP").map_or_else(|| "demo/clip.mp4".into(), PathBuf::from);
+    let mut ratios = Vec::new();
+    for round in 1..=ROUNDS {
+        let mut engine = engine();
+        let mut encoder = engine.encoder.take().expect("the starter model has a session");
+        let alone = bare(encoder.as_mut(), engine.spec.place_len(), 400);
+        engine.encoder = Some(encoder);
+        let (all, images) = whole(engine, &clip);
+        println!(
+            "round {round}: bare {alone:.1} images/s, end to end {all:.1} images/s ({images} images), ratio {:.3}",
+            all / alone
+        );
+        ratios.push(all / alone);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median ratio {:.3} (goal 0.90)", ratios[ROUNDS / 2]);
+}

@@ -1,0 +1,73 @@
+//! Cost of the pure stages between the pixels and the event: batcher, scorer, tracker. They must vanish beside inference.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ndarray::{Array1, Array2};
+use vtagd::event::{Thresholds, Tracker};
+use vtagd::frame::FrameTime;
+use vtagd::infer::batcher::Batcher;
+use vtagd::label::Scoring;
+use vtagd::score::{Activation, Head, LabelEmbeddings, Scorer, SetEmbeddings};
+
+/// CLIP ViT-H-14's embedding length.
+const DIM: usize = 1024;
+
+fn unit_rows(rows: usize, seed: usize) -> Array2<f32> {
+    let mut m = Array2::from_shape_fn((rows, DIM), |(r, c)| ((r * 31 + c * 17 + seed * 7) % 101) as f32 - 50.0);
+    for mut row in m.rows_mut() {
+        let norm = row.dot(&row).sqrt();
+        row.mapv_inplace(|x| x / norm);
+    }
+    m
+}
+
+fn scoring(c: &mut Criterion) {
+    let label =
+        |n: usize| LabelEmbeddings { name: n.to_string(), prompts: unit_rows(4, n), negatives: unit_rows(1, n + 1000) };
+    let set = SetEmbeddings {
+        name: "bench".into(),
+        scoring: Scoring::Exclusive,
+        labels: (0..50).map(label).collect(),
+        background: unit_rows(20, 9999),
+    };
+    let head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
+    let Ok(scorer) = Scorer::new(&set, head) else { return };
+    let embedding: Array1<f32> = unit_rows(1, 5).row(0).to_owned();
+    c.bench_function("score 50 labels, 270 prompts, 1024 values", |b| {
+        b.iter(|| scorer.score(black_box(embedding.view())))
+    });
+}
+
+fn batching(c: &mut Criterion) {
+    c.bench_function("batcher: pick and push 64 frames of 64 streams in batches of 8", |b| {
+        let now = Instant::now();
+        b.iter(|| {
+            let mut batcher = Batcher::new(8, Duration::from_millis(50));
+            for _ in 0..64 {
+                let stream = batcher.pick(64, |_| true);
+                if batcher.push(stream, now).is_err() || batcher.is_due(now) {
+                    black_box(batcher.take());
+                }
+            }
+        });
+    });
+}
+
+fn tracking(c: &mut Criterion) {
+    c.bench_function("tracker: 1000 samples", |b| {
+        let base = Instant::now();
+        b.iter(|| {
+            let mut tracker = Tracker::new(Thresholds::default());
+            for i in 0..1000u32 {
+                let media = Duration::from_secs(u64::from(i));
+                let time = FrameTime { media, captured: base, wall: jiff::Timestamp::UNIX_EPOCH };
+                black_box(tracker.sample(time, (i % 13) as f32 / 12.0));
+            }
+        });
+    });
+}
+
+criterion_group!(benches, scoring, batching, tracking);
+criterion_main!(benches);

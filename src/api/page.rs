@@ -1,0 +1,97 @@
+//! The status page at `/`: one table of streams, one of recent events. No script, no outside resource; every value is escaped.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::Readiness;
+use crate::account::Totals;
+use crate::event::Event;
+use crate::status::{StreamReport, StreamState};
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem}table{border-collapse:collapse;width:100%}\
+th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ccc}.bad{color:#b00}";
+
+/// Rows of recent events on the page; the API has more.
+const ROWS: usize = 30;
+
+pub(super) fn render(readiness: &Readiness, streams: &[(StreamReport, Totals)], events: &[Arc<Event>]) -> String {
+    let mut page = String::new();
+    // Writing into a String cannot fail.
+    let _ = write_page(&mut page, readiness, streams, events);
+    page
+}
+
+fn write_page(
+    out: &mut String,
+    readiness: &Readiness,
+    streams: &[(StreamReport, Totals)],
+    events: &[Arc<Event>],
+) -> std::fmt::Result {
+    write!(
+        out,
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"5\">"
+    )?;
+    write!(out, "<title>vtagd</title><style>{STYLE}</style><h1>vtagd</h1>")?;
+    let class = if readiness.ready { "" } else { " class=\"bad\"" };
+    let model = readiness.model.as_deref().unwrap_or("no model");
+    let provider = readiness.provider.as_deref().unwrap_or("-");
+    writeln!(out, "<p{class}>{} · {} on {}</p>", escape(&readiness.reason), escape(model), escape(provider))?;
+    writeln!(
+        out,
+        "<h2>Streams</h2><table><tr><th>stream<th>state<th>last frame<th>sampled<th>inferred<th>dropped</tr>"
+    )?;
+    for (report, totals) in streams {
+        let (class, state) = match &report.state {
+            StreamState::Connecting => ("", "connecting".to_owned()),
+            StreamState::Up => ("", "up".to_owned()),
+            StreamState::Ended => ("", "ended".to_owned()),
+            StreamState::Down { error } => (" class=\"bad\"", format!("down: {error}")),
+            StreamState::Failed { error } => (" class=\"bad\"", format!("failed: {error}")),
+        };
+        let age = report.last_frame_age.map_or_else(|| "never".to_owned(), |s| format!("{s:.1} s ago"));
+        let dropped: u64 = totals.dropped.values().sum();
+        writeln!(
+            out,
+            "<tr><td>{}<td{class}>{}<td>{age}<td>{}<td>{}<td>{dropped}</tr>",
+            escape(&report.id),
+            escape(&state),
+            totals.sampled,
+            totals.inferred
+        )?;
+    }
+    writeln!(out, "</table><h2>Events</h2><table><tr><th>time<th>stream<th>label<th>what<th>score</tr>")?;
+    for event in events.iter().take(ROWS) {
+        let data = &event.data;
+        writeln!(
+            out,
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{:.2}</tr>",
+            data.sampled_at.strftime("%F %T"),
+            escape(&data.stream),
+            escape(&data.label),
+            event.kind.as_str(),
+            data.score
+        )?;
+    }
+    writeln!(
+        out,
+        "</table><p>Times are UTC. <a href=\"/metrics\">metrics</a> · <a href=\"/readyz\">readiness</a> · <a href=\"/api/v1/streams\">streams</a> · <a href=\"/api/v1/events\">events</a></p></html>"
+    )
+}
+
+/// Label names and errors are user text; they must not become markup.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_text_never_becomes_markup() {
+        let readiness =
+            Readiness { ready: false, reason: "<script>".into(), model: Some("a&b".into()), provider: None };
+        let page = render(&readiness, &[], &[]);
+        assert!(page.contains("&lt;script&gt;") && page.contains("a&amp;b") && !page.contains("<script>"));
+    }
+}

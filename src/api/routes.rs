@@ -1,0 +1,129 @@
+//! The routes and what they answer. Bodies are limited and there are no changes yet, so only `GET` exists.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::{Shared, page};
+use crate::shutdown::Shutdown;
+
+/// Histograms are folded this often even when nobody scrapes, so they stay small.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+pub(super) async fn serve(listener: std::net::TcpListener, shared: Shared, shutdown: Shutdown) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let metrics = shared.metrics.clone();
+    let upkeep = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            metrics.run_upkeep();
+        }
+    });
+    let end = async move {
+        // The one place where a thread-side shutdown meets async code: a blocking wait on its own thread.
+        let _ = tokio::task::spawn_blocking(move || while !shutdown.sleep(Duration::from_secs(3600)) {}).await;
+    };
+    let served = axum::serve(listener, router(shared)).with_graceful_shutdown(end).await;
+    upkeep.abort();
+    served
+}
+
+fn router(shared: Shared) -> Router {
+    let guarded = Router::new()
+        .route("/", get(status_page))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/streams", get(streams))
+        .route("/api/v1/labels", get(labels))
+        .route("/api/v1/events", get(events))
+        .layer(middleware::from_fn_with_state(shared.clone(), require_token));
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .merge(guarded)
+        .layer(DefaultBodyLimit::max(64 * 1024))
+        .layer(middleware::map_response(harden))
+        .with_state(shared)
+}
+
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+async fn require_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let Some(token) = &shared.token else { return next.run(request).await };
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
+    if given.is_some_and(|given| same(given, token.expose().as_bytes())) {
+        return next.run(request).await;
+    }
+    let body = Json(json!({ "error": "a token is required: send the header 'Authorization: Bearer …'" }));
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()
+}
+
+/// Compares in time that depends on the lengths only.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let readiness = shared.board.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response()
+}
+
+async fn streams(State(shared): State<Shared>) -> Json<Value> {
+    let now = Instant::now();
+    let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
+    let rows: Vec<Value> = streams
+        .iter()
+        .map(|(status, account)| {
+            let mut row = json!(status.report(now));
+            row["accounting"] = json!(account.totals());
+            row
+        })
+        .collect();
+    Json(json!({ "streams": rows }))
+}
+
+async fn labels(State(shared): State<Shared>) -> Json<Value> {
+    let sets = shared.board.sets.read().unwrap_or_else(PoisonError::into_inner).clone();
+    Json(json!({ "sets": sets }))
+}
+
+async fn events(State(shared): State<Shared>) -> Json<Value> {
+    Json(json!({ "events": shared.board.recent() }))
+}
+
+async fn status_page(State(shared): State<Shared>) -> Html<String> {
+    let now = Instant::now();
+    let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
+    let streams: Vec<_> = streams.iter().map(|(s, a)| (s.report(now), a.totals())).collect();
+    Html(page::render(&shared.board.readiness(), &streams, &shared.board.recent()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_the_same_only_when_every_byte_is() {
+        assert!(same(b"abc", b"abc"));
+        assert!(!same(b"abc", b"abd") && !same(b"abc", b"ab") && !same(b"", b"a"));
+    }
+}

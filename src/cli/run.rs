@@ -1,0 +1,36 @@
+//! `vtagd run`: read and check the configuration, then be the daemon.
+
+use std::path::Path;
+
+use super::check;
+use crate::config;
+use crate::daemon;
+use crate::telemetry;
+
+/// Runs the daemon with `file`; the exit code.
+pub fn run(file: &Path, verbose: u8) -> u8 {
+    let settings = match config::load(file) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            // With stderr closed there is nobody left to tell.
+            let _ = check::report(&problems, &mut std::io::stderr());
+            return 2;
+        }
+    };
+    let level = match verbose {
+        0 => settings.log.level.as_str(),
+        1 => "debug",
+        _ => "trace",
+    };
+    telemetry::init_logs(level, settings.log.format);
+    for notice in &settings.notices {
+        tracing::warn!("{notice}");
+    }
+    match daemon::run(settings) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error}");
+            error.exit_code()
+        }
+    }
+}

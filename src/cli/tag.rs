@@ -1,0 +1,350 @@
+//! `vtagd tag`: pictures and videos in, the best labels out, once.
+//!
+//! A video goes the daemon's own way (`pace: fast`, so every sampled frame is looked at); pictures go in batches through the
+//! same preprocessing, session and scorer. One input that cannot be read does not stop the others.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::ArrayView1;
+use serde::Serialize;
+
+use super::{complain, say};
+use crate::config::ModelChoice;
+use crate::engine::Engine;
+use crate::event::record::seconds;
+use crate::frame::StreamId;
+use crate::infer::{ImageEncoder, InferError, InferSettings, Provider};
+use crate::label::{Label, LabelSet, Scoring, set};
+use crate::model::bundle::Bundle;
+use crate::pipeline::{self, Parts, StreamPart};
+use crate::preprocess::{Preprocessor, View};
+use crate::problem::Severity;
+use crate::score::Activation;
+use crate::shutdown;
+use crate::source::{Decode, Ended, Location, Pace, SourceSettings};
+use crate::still::{self, StillError};
+use crate::yaml::units;
+
+/// Pictures looked at together.
+const BATCH: usize = 8;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Pictures or videos.
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    /// Labels, separated by commas, used as prompts as they are.
+    #[arg(short = 'l', value_name = "LABELS", conflicts_with = "files", required_unless_present = "files")]
+    list: Option<String>,
+    /// A label set file; may be given several times.
+    #[arg(long = "labels", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Model directory [default: the starter model, or VTAGD_MODEL].
+    #[arg(short, long)]
+    model: Option<PathBuf>,
+    /// Videos: one frame this often.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    every: Duration,
+    /// Labels shown for each picture or frame, unless --json.
+    #[arg(long, default_value_t = 3)]
+    top: usize,
+    /// One JSON object a picture or frame, with every label.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = units::duration(text).filter(|d| !d.is_zero());
+    duration.ok_or_else(|| "write a duration such as 500ms, 1s or 2m".to_owned())
+}
+
+/// One picture or sampled frame, as `--json` prints it.
+#[derive(Serialize)]
+struct Line<'a> {
+    file: &'a Path,
+    /// Seconds from the video's start; null for a picture.
+    pts: Option<f64>,
+    /// Best first.
+    tags: Vec<Tag<'a>>,
+}
+
+#[derive(Serialize)]
+struct Tag<'a> {
+    set: &'a str,
+    label: &'a str,
+    score: f32,
+}
+
+/// Prints scores, readable or as JSON.
+#[derive(Clone)]
+struct Printer {
+    sets: Arc<[LabelSet]>,
+    json: bool,
+    top: usize,
+}
+
+impl Printer {
+    fn print<'a>(&self, file: &Path, pts: Option<f64>, scores: impl Iterator<Item = (usize, &'a [f32])>) {
+        let mut tags: Vec<Tag<'_>> = scores
+            .flat_map(|(set, scores)| {
+                let set = &self.sets[set];
+                set.labels.iter().zip(scores).map(|(label, score)| Tag {
+                    set: &set.name,
+                    label: &label.name,
+                    score: *score,
+                })
+            })
+            .collect();
+        tags.sort_by(|a, b| b.score.total_cmp(&a.score));
+        if self.json {
+            match serde_json::to_string(&Line { file, pts, tags }) {
+                Ok(line) => say(&line),
+                Err(error) => complain(&format!("{}: {error}", file.display())),
+            }
+            return;
+        }
+        let place = pts.map_or_else(String::new, |s| format!(" {s:>8.2} s"));
+        let best: Vec<String> =
+            tags.iter().take(self.top).map(|t| format!("{:>3.0} % {}", t.score * 100.0, t.label)).collect();
+        say(&format!("{}{place}  {}", file.display(), best.join("   ")));
+    }
+}
+
+/// Tags every input; the exit code.
+pub fn run(args: &Args) -> u8 {
+    let (trigger, shutdown) = shutdown::channel();
+    let _signals = crate::signals::listen(trigger);
+    let (mut engine, sets) = match prepare(args, &shutdown) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    let Some(encoder) = engine.encoder.take() else { return 1 };
+    let mut encoder = Shared(Arc::new(Mutex::new(encoder)));
+    let printer = Printer { sets: sets.into(), json: args.json, top: args.top };
+    let mut code = 0;
+    let mut videos = Vec::new();
+    let bar = progress(args.inputs.len(), args.json);
+    for chunk in args.inputs.chunks(BATCH) {
+        if shutdown.is_requested() {
+            return 1;
+        }
+        code = code.max(pictures(chunk, &engine, &mut encoder, &printer, &mut videos));
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    for file in videos {
+        code = code.max(video(file, &engine, &encoder, &printer, args.every, &shutdown));
+    }
+    code
+}
+
+/// A bar for many inputs on a terminal, nothing where the lines themselves show progress.
+fn progress(inputs: usize, json: bool) -> ProgressBar {
+    if inputs <= BATCH || !json {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{bar:30} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(inputs as u64).with_style(style)
+}
+
+fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<LabelSet>), u8> {
+    let fail = |error: &dyn std::fmt::Display, code| {
+        complain(error);
+        Err(code)
+    };
+    let bundle = crate::model::resolve_for_cli(args.model.as_deref()).and_then(|dir| Bundle::open(&dir));
+    let bundle = match bundle {
+        Ok(bundle) => bundle,
+        Err(error) => return fail(&error, 2),
+    };
+    let sets = match label_sets(args, bundle.head.activation) {
+        Ok(sets) => sets,
+        Err(message) => return fail(&message, 2),
+    };
+    let infer = InferSettings { max_size: BATCH, ..InferSettings::default() };
+    let choice = ModelChoice::Path(bundle.dir.clone());
+    match Engine::build(&choice, &infer, &sets, shutdown) {
+        Ok(engine) => Ok((engine, sets)),
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn label_sets(args: &Args, activation: Activation) -> Result<Vec<LabelSet>, String> {
+    let Some(list) = &args.list else { return load_sets(&args.files) };
+    let mut labels: Vec<Label> = Vec::new();
+    for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if labels.iter().any(|l| l.name == name) {
+            return Err(format!("label '{name}' is given twice"));
+        }
+        labels.push(Label::plain(name));
+    }
+    if labels.is_empty() {
+        return Err("no label is given; try -l \"a cat,a dog\"".to_owned());
+    }
+    // Without competitors a softmax of one is always 1: a sigmoid model can score labels on their own, others compare them.
+    let scoring = match activation {
+        Activation::Softmax => Scoring::Exclusive,
+        Activation::Sigmoid => Scoring::Independent,
+    };
+    let set = LabelSet {
+        name: "labels".to_owned(),
+        scoring,
+        templates: vec!["{}".to_owned()],
+        background: Vec::new(),
+        labels,
+        file: PathBuf::new(),
+    };
+    Ok(vec![set])
+}
+
+fn load_sets(files: &[PathBuf]) -> Result<Vec<LabelSet>, String> {
+    let (mut sets, mut problems) = (Vec::new(), Vec::new());
+    for file in files {
+        match set::load(file) {
+            Ok((set, warnings)) => {
+                sets.push(set);
+                warnings.iter().filter(|w| w.severity > Severity::Notice).for_each(|w| complain(w));
+            }
+            Err(found) => problems.extend(found.iter().map(ToString::to_string)),
+        }
+    }
+    if problems.is_empty() { Ok(sets) } else { Err(problems.join("\n")) }
+}
+
+/// Tags the pictures among `files` as one batch and puts the others aside; the exit code.
+fn pictures<'a>(
+    files: &'a [PathBuf],
+    engine: &Engine,
+    encoder: &mut Shared,
+    printer: &Printer,
+    videos: &mut Vec<&'a Path>,
+) -> u8 {
+    let mut code = 0;
+    let place = engine.spec.place_len();
+    let mut preprocessor = Preprocessor::new(Arc::clone(&engine.spec));
+    let mut pixels = vec![0.0; files.len() * place];
+    let mut read = Vec::new();
+    for file in files {
+        let picture = match still::load(file) {
+            Ok(picture) => picture,
+            Err(StillError::Format { .. }) => {
+                videos.push(file);
+                continue;
+            }
+            Err(error) => {
+                complain(&error);
+                code = 2;
+                continue;
+            }
+        };
+        match preprocessor.run(&picture, View::default(), 0, &mut pixels[read.len() * place..][..place]) {
+            Ok(()) => read.push(file),
+            Err(error) => {
+                complain(&format!("{}: {error}", file.display()));
+                code = 2;
+            }
+        }
+    }
+    if read.is_empty() {
+        return code;
+    }
+    let mut embeddings = Vec::new();
+    if let Err(error) = encoder.encode(&pixels[..read.len() * place], read.len(), &mut embeddings) {
+        complain(&error);
+        return 1;
+    }
+    for (file, row) in read.iter().zip(embeddings.chunks_exact(encoder.dim())) {
+        let scores: Vec<Vec<f32>> = engine.scorers.iter().map(|s| s.score(ArrayView1::from(row))).collect();
+        printer.print(file, None, scores.iter().map(Vec::as_slice).enumerate());
+    }
+    code
+}
+
+/// Tags one video, frame by frame; the exit code.
+fn video(
+    file: &Path,
+    engine: &Engine,
+    encoder: &Shared,
+    printer: &Printer,
+    every: Duration,
+    shutdown: &shutdown::Shutdown,
+) -> u8 {
+    let source = SourceSettings {
+        id: StreamId::from("file"),
+        location: Location::File(file.to_owned()),
+        username: None,
+        password: None,
+        pace: Pace::Fast,
+        looped: false,
+        decode: Decode::All,
+        templates: crate::paths::templates_dir(),
+    };
+    let parts = Parts {
+        streams: vec![StreamPart {
+            source,
+            interval: every,
+            view: View::default(),
+            sets: (0..engine.scorers.len()).collect(),
+        }],
+        spec: Arc::clone(&engine.spec),
+        encoder: Some(Box::new(encoder.clone())),
+        scorers: engine.scorers.clone(),
+        max_size: BATCH,
+        max_delay: Duration::from_millis(50),
+        threads: crate::engine::preprocessing_threads(),
+    };
+    let (printer, path) = (printer.clone(), file.to_owned());
+    let running = pipeline::start(parts, shutdown, move |frame| {
+        let scores = frame.sets.iter().map(|(set, scores)| (*set, scores.as_slice()));
+        printer.print(&path, Some(seconds(frame.time.media)), scores);
+    });
+    let running = match running {
+        Ok(running) => running,
+        Err(error) => {
+            complain(&error);
+            return 1;
+        }
+    };
+    let how = running.ended.recv().ok().and_then(|(_, how)| how);
+    let panicked = running.threads.into_iter().map(|(_, t)| t.join()).filter(Result::is_err).count() > 0;
+    match how {
+        Some(Ended::EndOfFile) if !panicked => 0,
+        Some(Ended::Failed(error)) => {
+            complain(&format!("{}: {error}", file.display()));
+            2
+        }
+        Some(Ended::Shutdown) => 1,
+        _ => {
+            complain(&format!("{}: a stage panicked; please report this", file.display()));
+            1
+        }
+    }
+}
+
+/// One session for all inputs: pictures use it here, a video's pipeline on its session thread, one after the other.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Box<dyn ImageEncoder>>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Box<dyn ImageEncoder>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ImageEncoder for Shared {
+    fn dim(&self) -> usize {
+        self.lock().dim()
+    }
+
+    fn provider(&self) -> Provider {
+        self.lock().provider()
+    }
+
+    fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
+        self.lock().encode(pixels, count, embeddings)
+    }
+}

@@ -1,0 +1,310 @@
+//! Checks `streams`: ids, addresses, credentials, views, and which label sets each uses.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::schema::{Stream, View as RawView};
+use super::{StreamSettings, address, secrets};
+use crate::frame::StreamId;
+use crate::label::LabelSet;
+use crate::preprocess::{Region, View};
+use crate::secret::Secret;
+use crate::source::{Decode, Location, Pace, SourceSettings};
+use crate::yaml::reader::{At, Field, Reader};
+use crate::yaml::{Value, is_secret_key, relative_to};
+
+const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";
+
+/// Longest stream id: it becomes a thread name, a metric label and a topic.
+const MAX_ID: usize = 64;
+
+/// What streams need to know of the rest of the configuration.
+pub struct Surroundings<'a> {
+    pub interval: Duration,
+    pub decode: Decode,
+    pub sets: &'a [LabelSet],
+    /// Some set could not be read: unknown set names are not reported a second time.
+    pub sets_incomplete: bool,
+    pub templates: PathBuf,
+}
+
+/// Checks all streams; those with a problem are left out.
+pub fn check(list: &[At<Stream>], around: &Surroundings<'_>, reader: &mut Reader<'_>) -> Vec<StreamSettings> {
+    let mut ids: HashMap<String, u64> = HashMap::new();
+    let mut streams = Vec::with_capacity(list.len());
+    for stream in list {
+        if let Some(id) = stream.value.id.given()
+            && let Some(line) = ids.insert(id.value.clone(), id.place.line)
+        {
+            reader.error(
+                id,
+                format!("`{}` is used twice (first in line {line})", id.value),
+                "give each stream its own id",
+            );
+        }
+        streams.extend(one(stream, around, reader));
+    }
+    streams
+}
+
+fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> Option<StreamSettings> {
+    let raw = &at.value;
+    // Everything is looked at before the first `?`, so that one mistake hides no other.
+    let id = id(at, reader);
+    let place = place(at, reader);
+    let pace = raw.pace.value().unwrap_or_default();
+    let looped = raw.looped.value().unwrap_or_default();
+    if let Some((location, ..)) = &place
+        && !matches!(location, Location::File(_))
+    {
+        if let Some(pace) = raw.pace.given().filter(|pace| pace.value == Pace::Fast) {
+            reader.error(
+                pace,
+                "`fast` is only for files: a live source sets its own pace",
+                "remove it, or use file://",
+            );
+        }
+        if let Some(looped) = raw.looped.given().filter(|looped| looped.value) {
+            reader.error(looped, "is only for files", "remove it, or use file://");
+        }
+    }
+    let interval = interval(&raw.sampling.given().map(|sampling| &sampling.value.interval), reader);
+    let decode = raw.sampling.given().and_then(|sampling| sampling.value.decode.value());
+    let view = match &raw.view {
+        Field::Given(view) => self::view(&view.value, reader),
+        Field::Missing | Field::Wrong => Some(View::default()),
+    };
+    let label_sets = label_sets(&raw.labels, around, reader);
+    let (location, username, password) = place?;
+    Some(StreamSettings {
+        source: SourceSettings {
+            id: id?,
+            location,
+            username,
+            password,
+            pace,
+            looped,
+            decode: decode.unwrap_or(around.decode),
+            templates: around.templates.clone(),
+        },
+        view: view?,
+        interval: interval.unwrap_or(around.interval),
+        label_sets,
+    })
+}
+
+fn id(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<StreamId> {
+    let id = match &at.value.id {
+        Field::Missing => {
+            reader.missing(at, "id", "name the stream, such as `id: dock-3`");
+            return None;
+        }
+        Field::Wrong => return None,
+        Field::Given(id) => id,
+    };
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if id.value.is_empty() || id.value.len() > MAX_ID || !id.value.chars().all(fits) {
+        let message = "is not a stream id (lower-case letters, digits, `_` and `-`, at most 64)";
+        let mut better: String =
+            id.value.to_lowercase().chars().take(MAX_ID).map(|c| if fits(c) { c } else { '-' }).collect();
+        if better.trim_matches('-').is_empty() {
+            better = "camera-1".to_owned();
+        }
+        reader.error(id, message, format!("write, for example, `{better}`"));
+        return None;
+    }
+    Some(StreamId::from(id.value.as_str()))
+}
+
+/// A checked interval above zero. `None` also if it is left out.
+pub fn interval(field: &Option<&Field<Duration>>, reader: &mut Reader<'_>) -> Option<Duration> {
+    let interval = field.as_ref()?.given()?;
+    if interval.value.is_zero() {
+        reader.error(interval, "must be above 0", "write, for example, 1s");
+        return None;
+    }
+    Some(interval.value)
+}
+
+type Place = (Location, Option<String>, Option<Secret>);
+
+/// Where the frames come from, and the credentials for it.
+fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
+    let raw = &at.value;
+    let password = raw.password.given().and_then(|password| secrets::resolve(password, reader));
+    let username = raw.username.value();
+    let location = match (&raw.url, &raw.pipeline) {
+        (Field::Missing, Field::Missing) => {
+            reader.missing(at, "url", format!("{SCHEMES}, or name your own template with `pipeline`"));
+            None
+        }
+        (Field::Given(_), Field::Given(pipeline)) => {
+            reader.error(pipeline, "cannot stand beside `url`", "keep one of them; a template names its own source");
+            None
+        }
+        (_, Field::Given(pipeline)) => {
+            let path = relative_to(reader.document().file(), Path::new(&pipeline.value));
+            existing_file(pipeline, &path, "name a pipeline template", reader)
+                .map(|path| (Location::Template(path), None, None))
+        }
+        (Field::Given(url), _) => url_location(url, reader),
+        _ => None,
+    };
+    let (location, url_username, url_password) = location?;
+    if matches!(location, Location::File(_) | Location::V4l2(_)) {
+        if let Some(username) = raw.username.given() {
+            reader.warn(username, "is not used: a file or device has no user", "remove it");
+        }
+        if let Some(password) = raw.password.given() {
+            reader.warn(password, "is not used: a file or device has no password", "remove it");
+        }
+    }
+    if let Some(url) = raw.url.given()
+        && (url_username.is_some() || url_password.is_some())
+    {
+        if (url_username.is_some() && !raw.username.is_missing())
+            || (url_password.is_some() && !raw.password.is_missing())
+        {
+            reader.error(
+                url,
+                "holds credentials, and `username` or `password` is given too",
+                "remove them from the URL",
+            );
+            return None;
+        }
+        reader.warn(
+            url,
+            "holds credentials, which anybody who can read this file sees",
+            "move them to `username: NAME` and `password: { env: NAME }` (or file, credential)",
+        );
+    }
+    let password = password.or(url_password);
+    if matches!(raw.password, Field::Wrong) || (raw.password.given().is_some() && password.is_none()) {
+        return None;
+    }
+    Some((location, username.or(url_username), password))
+}
+
+fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
+    let text = url.value.trim();
+    match address::scheme(text).as_deref() {
+        Some(scheme @ ("rtsp" | "rtsps" | "http" | "https")) => {
+            let address = address::network(url, reader)?;
+            if address.url.query_pairs().any(|(key, _)| is_secret_key(&key)) {
+                let message = "seems to hold a credential in its query, which cannot be kept apart from the address";
+                reader.warn(url, message, "use `username` and `password` if the camera takes them");
+            }
+            let location = if scheme.starts_with("rtsp") { Location::Rtsp } else { Location::Http };
+            Some((location(address.url), address.username, address.password))
+        }
+        Some("file") => {
+            let path = address::local(text, reader.document().file());
+            existing_file(url, &path, "name a video file, such as file:///srv/clip.mp4", reader)
+                .map(|path| (Location::File(path), None, None))
+        }
+        Some("v4l2") => {
+            let path = address::local(text, Path::new("/"));
+            if path == Path::new("/") || !path.is_absolute() {
+                reader.error(url, "names no device", "write, for example, v4l2:///dev/video0");
+                return None;
+            }
+            Some((Location::V4l2(path), None, None))
+        }
+        Some(scheme) => {
+            let known = ["rtsp", "rtsps", "http", "https", "file", "v4l2"];
+            let remedy = match crate::yaml::nearest(scheme, &known) {
+                Some(near) => format!("did you mean {near}://? Known: {}", known.join(", ")),
+                None => SCHEMES.to_owned(),
+            };
+            reader.error(url, format!("has the unknown scheme {scheme}://"), remedy);
+            None
+        }
+        None if text.starts_with("/dev/") => {
+            reader.error(url, "has no scheme", format!("write v4l2://{text}"));
+            None
+        }
+        None if text.starts_with('/') => {
+            reader.error(url, "has no scheme", format!("write file://{text}"));
+            None
+        }
+        None => {
+            reader.error(url, "has no scheme", SCHEMES);
+            None
+        }
+    }
+}
+
+/// `path` if it is a file.
+pub fn existing_file(at: &At<String>, path: &Path, remedy: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
+    if path.is_file() {
+        return Some(path.to_path_buf());
+    }
+    let why = if path.exists() { "is not a file" } else { "does not exist" };
+    reader.error(at, format!("{} {why}", path.display()), remedy);
+    None
+}
+
+fn view(raw: &RawView, reader: &mut Reader<'_>) -> Option<View> {
+    let region = match &raw.region {
+        Field::Missing => Region::FULL,
+        Field::Wrong => return None,
+        Field::Given(region) => self::region(region, reader)?,
+    };
+    Some(View { mode: raw.mode.value().unwrap_or_default(), region })
+}
+
+fn region(at: &At<Vec<At<f64>>>, reader: &mut Reader<'_>) -> Option<Region> {
+    const REMEDY: &str = "write [x, y, w, h] as parts of the picture: [0.5, 0, 0.5, 1] is its right half";
+    let [x, y, w, h] = at.value.as_slice() else {
+        // Items that are no numbers have been reported one by one.
+        if matches!(&reader.document().find(&at.path).value, Value::List(items) if items.len() == 4) {
+            return None;
+        }
+        reader.error(at, format!("needs four numbers, has {}", at.value.len()), REMEDY);
+        return None;
+    };
+    let (x, y, w, h) = (x.value, y.value, w.value, h.value);
+    if !(0.0..1.0).contains(&x) || !(0.0..1.0).contains(&y) {
+        reader.error(at, "has its corner outside the picture", REMEDY);
+        return None;
+    }
+    if w <= 0.0 || h <= 0.0 {
+        reader.error(at, "has no area", REMEDY);
+        return None;
+    }
+    // People write thirds: 0.333 + 0.667 may exceed 1 by rounding.
+    const SLACK: f64 = 1e-6;
+    if x + w > 1.0 + SLACK || y + h > 1.0 + SLACK {
+        reader.error(at, "reaches beyond the picture", format!("x + w and y + h may be 1 at most; {REMEDY}"));
+        return None;
+    }
+    Some(Region { x, y, w: w.min(1.0 - x), h: h.min(1.0 - y) })
+}
+
+fn label_sets(field: &Field<Vec<At<String>>>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> Vec<usize> {
+    let Some(names) = field.given() else { return (0..around.sets.len()).collect() };
+    let mut chosen = Vec::with_capacity(names.value.len());
+    if reader.document().find(&names.path).is_empty_list() {
+        reader.warn(names, "is empty: the stream is watched for nothing", "remove the key to use every set");
+    }
+    for name in &names.value {
+        match around.sets.iter().position(|set| set.name == name.value) {
+            Some(index) if chosen.contains(&index) => {
+                reader.warn(name, "is named twice", "keep one of them");
+            }
+            Some(index) => chosen.push(index),
+            None if around.sets_incomplete => {}
+            None => {
+                let known: Vec<&str> = around.sets.iter().map(|set| set.name.as_str()).collect();
+                let remedy = match crate::yaml::nearest(&name.value, &known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if known.is_empty() => "list its file under `labels`".to_owned(),
+                    None => format!("known sets: {}", known.join(", ")),
+                };
+                reader.error(name, format!("no label set is named `{}`", name.value), remedy);
+            }
+        }
+    }
+    chosen
+}

@@ -1,0 +1,319 @@
+//! From the typed file to [`Settings`]: every section checked, everything that is wrong reported.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::schema::{Api, Events, Log, Model, Root, Runtime, Store};
+use super::streams::{self, Surroundings};
+use super::{
+    ApiSettings, DEFAULT_LISTEN, JsonlTarget, LogSettings, ModelChoice, Settings, SinkSettings, StoreSettings,
+    TlsSettings, secrets, sets, sinks,
+};
+use crate::event::Thresholds;
+use crate::infer::{InferSettings, Provider};
+use crate::label::ThresholdOverrides;
+use crate::paths;
+use crate::problem::Problem;
+use crate::yaml::reader::{At, Field, Reader};
+use crate::yaml::{Document, relative_to};
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_BATCH: usize = 8;
+const MAX_BATCH: usize = 1024;
+const DEFAULT_DELAY: Duration = Duration::from_millis(50);
+/// Beyond this a batch is no longer about now.
+const MAX_DELAY: Duration = Duration::from_secs(60);
+const MAX_THREADS: usize = 1024;
+
+/// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
+/// not be used.
+pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
+    let mut reader = Reader::new(document);
+    let Some(root) = reader.root::<Root>() else { return (None, reader.finish()) };
+    let raw = &root.value;
+
+    let instance = instance(&raw.instance, &mut reader);
+    let model = model(&raw.model, &mut reader);
+    let infer = infer(&raw.runtime, &mut reader);
+    let events = events(&raw.events, &mut reader);
+    let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
+    let label_sets = sets::load(labels, events.as_ref(), &mut reader);
+    let no_labels = match raw.labels.given() {
+        Some(labels) => document.find(&labels.path).is_empty_list(),
+        None => raw.labels.is_missing(),
+    };
+    if no_labels && model != Some(ModelChoice::None) {
+        let remedy = "list label-set files, such as `labels: [labels/dock.yaml]`, or set `model: { path: none }`";
+        reader.missing(&root, "labels", remedy);
+    }
+
+    let sampling = raw.sampling.given().map(|sampling| &sampling.value);
+    let around = Surroundings {
+        interval: streams::interval(&sampling.map(|sampling| &sampling.interval), &mut reader)
+            .unwrap_or(DEFAULT_INTERVAL),
+        decode: sampling.and_then(|sampling| sampling.decode.value()).unwrap_or_default(),
+        sets: &label_sets.sets,
+        sets_incomplete: label_sets.incomplete,
+        templates: paths::templates_dir(),
+    };
+    let no_streams = match raw.streams.given() {
+        Some(streams) => document.find(&streams.path).is_empty_list(),
+        None => raw.streams.is_missing(),
+    };
+    if no_streams {
+        reader.missing(&root, "streams", "add at least one, such as `- { id: door, url: rtsp://10.0.0.12/stream1 }`");
+    }
+    let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
+    let streams = streams::check(list, &around, &mut reader);
+
+    let sinks = match raw.sinks.given() {
+        Some(list) => {
+            if document.find(&list.path).is_empty_list() {
+                reader.warn(list, "is empty: events go nowhere", "remove the key to write events to standard output");
+            }
+            sinks::check(&list.value, &mut reader)
+        }
+        None => vec![SinkSettings::Jsonl(JsonlTarget::Stdout)],
+    };
+    let outbox = store(&raw.outbox, "/var/lib/vtagd/outbox.db", false, &mut reader);
+    let snapshots = store(&raw.snapshots, "/var/lib/vtagd/snapshots", true, &mut reader);
+    let api = api(&raw.api, &mut reader);
+    let log = log(raw.log.given().map(|log| &log.value));
+
+    let settings = model.zip(infer).zip(events).map(|((model, infer), events)| Settings {
+        file: document.file().to_path_buf(),
+        instance,
+        model,
+        infer,
+        streams,
+        label_sets: label_sets.sets,
+        events,
+        sinks,
+        outbox,
+        snapshots,
+        api,
+        log,
+        notices: Vec::new(),
+    });
+    let mut problems = reader.finish();
+    problems.extend(label_sets.problems);
+    (settings, problems)
+}
+
+fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match field.given() {
+        Some(name) if name.value.is_empty() || name.value.len() > 64 || !name.value.chars().all(fits) => {
+            let message = "is not an instance name (letters, digits, `.`, `_` and `-`, at most 64)";
+            reader.error(name, message, "write, for example, warehouse-1");
+            name.value.clone()
+        }
+        Some(name) => name.value.clone(),
+        None => {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let host: String = host.trim().chars().filter(|c| fits(*c)).take(64).collect();
+            if host.is_empty() { "vtagd".to_owned() } else { host }
+        }
+    }
+}
+
+fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
+    let path = match field {
+        Field::Missing => return Some(ModelChoice::Starter),
+        Field::Wrong => return None,
+        Field::Given(model) => match &model.value.path {
+            Field::Missing => return Some(ModelChoice::Starter),
+            Field::Wrong => return None,
+            Field::Given(path) => path,
+        },
+    };
+    match path.value.as_str() {
+        "starter" => Some(ModelChoice::Starter),
+        "none" => Some(ModelChoice::None),
+        text => {
+            let folder = relative_to(reader.document().file(), Path::new(text));
+            if folder.is_dir() {
+                return Some(ModelChoice::Path(folder));
+            }
+            let why = if folder.exists() { "is not a folder" } else { "does not exist" };
+            let remedy = "name a model directory, or write starter or none";
+            reader.error(path, format!("{} {why}", folder.display()), remedy);
+            None
+        }
+    }
+}
+
+fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSettings> {
+    let mut settings = InferSettings {
+        providers: vec![Provider::Cpu],
+        strict: false,
+        library: None,
+        threads: 0,
+        max_size: DEFAULT_BATCH,
+        max_delay: DEFAULT_DELAY,
+    };
+    let runtime = match field {
+        Field::Missing => return Some(settings),
+        Field::Wrong => return None,
+        Field::Given(runtime) => &runtime.value,
+    };
+    if let Some(list) = runtime.providers.given() {
+        settings.providers.clear();
+        if reader.document().find(&list.path).is_empty_list() {
+            reader.error(list, "is empty", "name at least one of tensorrt, cuda, openvino and cpu");
+        }
+        for provider in &list.value {
+            if settings.providers.contains(&provider.value) {
+                reader.error(provider, format!("`{}` is named twice", provider.value.as_str()), "keep one of them");
+            } else {
+                settings.providers.push(provider.value);
+            }
+        }
+    }
+    settings.strict = runtime.strict.value().unwrap_or_default();
+    if let Some(library) = runtime.library.given() {
+        let path = relative_to(reader.document().file(), Path::new(&library.value));
+        settings.library = streams::existing_file(library, &path, "name libonnxruntime.so, or remove the key", reader);
+    }
+    if let Some(threads) = runtime.threads.given() {
+        if threads.value > MAX_THREADS {
+            reader.error(threads, format!("is above {MAX_THREADS}"), "write 0 for all cores");
+        }
+        settings.threads = threads.value;
+    }
+    if let Some(batch) = runtime.batch.given() {
+        if let Some(size) = batch.value.max_size.given() {
+            if !(1..=MAX_BATCH).contains(&size.value) {
+                reader.error(size, format!("is {}, outside 1 to {MAX_BATCH}", size.value), "8 is a good start");
+            }
+            settings.max_size = size.value;
+        }
+        if let Some(delay) = batch.value.max_delay.given() {
+            if delay.value > MAX_DELAY {
+                reader.error(delay, "is longer than a minute", "50ms is a good start");
+            }
+            settings.max_delay = delay.value;
+        }
+    }
+    Some(settings)
+}
+
+fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> {
+    let raw = match field {
+        Field::Missing => return Some(Thresholds::default()),
+        Field::Wrong => return None,
+        Field::Given(events) => &events.value,
+    };
+    let over = ThresholdOverrides {
+        enter: raw.enter.value().map(|fraction| fraction.0),
+        exit: raw.exit.value().map(|fraction| fraction.0),
+        after: raw.after.value(),
+        after_exit: raw.after_exit.value(),
+        cooldown: raw.cooldown.value(),
+    };
+    let merged = sets::merge(&over, &Thresholds::default());
+    if let Some(exit) = raw.exit.given()
+        && merged.exit > merged.enter
+    {
+        let whose = if raw.enter.is_missing() { "the default " } else { "" };
+        reader.error(
+            exit,
+            format!("is {}, above {whose}enter ({})", merged.exit, merged.enter),
+            "make exit at most enter: the gap between them keeps tags from flickering",
+        );
+    }
+    Some(merged)
+}
+
+fn store(field: &Field<Store>, path: &str, folder: bool, reader: &mut Reader<'_>) -> Option<StoreSettings> {
+    let raw = &field.given()?.value;
+    let path = match &raw.path {
+        Field::Given(path) => sinks::output(path, folder, reader)?,
+        Field::Missing => PathBuf::from(path),
+        Field::Wrong => return None,
+    };
+    if let Some(size) = raw.max_size.given()
+        && size.value.0 == 0
+    {
+        reader.error(size, "must be above 0", crate::yaml::units::SIZE_HELP);
+    }
+    if let Some(age) = raw.max_age.given()
+        && age.value.is_zero()
+    {
+        reader.error(age, "must be above 0", crate::yaml::units::DURATION_HELP);
+    }
+    Some(StoreSettings {
+        path,
+        max_size: raw.max_size.value().map_or(1 << 30, |bytes| bytes.0),
+        max_age: raw.max_age.value().unwrap_or(Duration::from_secs(7 * 86_400)),
+    })
+}
+
+fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
+    let default = Api::default();
+    let raw = match field {
+        Field::Missing => &default,
+        Field::Wrong => return None,
+        Field::Given(api) => &api.value,
+    };
+    let token = raw.token.given().map(|token| secrets::resolve(token, reader));
+    let tls = raw.tls.given().and_then(|tls| {
+        let mut file = |field: &Field<String>, key: &str| match field {
+            Field::Missing => {
+                reader.missing(tls, key, "name a PEM file; TLS needs both cert and key");
+                None
+            }
+            Field::Wrong => None,
+            Field::Given(at) => {
+                let path = relative_to(reader.document().file(), Path::new(&at.value));
+                streams::existing_file(at, &path, "name a PEM file", reader)
+            }
+        };
+        let (cert, key) = (file(&tls.value.cert, "cert"), file(&tls.value.key, "key"));
+        Some(TlsSettings { cert: cert?, key: key? })
+    });
+    let listen = match &raw.listen {
+        Field::Wrong => return None,
+        Field::Given(listen) if listen.value == "off" => return None,
+        Field::Given(listen) => self::listen(listen, reader)?,
+        Field::Missing => DEFAULT_LISTEN.parse().ok()?,
+    };
+    if !listen.ip().to_canonical().is_loopback()
+        && raw.token.is_missing()
+        && let Some(at) = raw.listen.given()
+    {
+        reader.error(
+            at,
+            format!("{} can be reached from other machines, which needs `api.token`", listen.ip()),
+            "add `token: { file: PATH }` (or env, credential), or listen on 127.0.0.1",
+        );
+    }
+    Some(ApiSettings { listen, token: token.flatten(), tls })
+}
+
+fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
+    let text = at.value.trim();
+    let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            let remedy = if text.parse::<IpAddr>().is_ok() {
+                "add a port, such as 127.0.0.1:8642".to_owned()
+            } else if let Ok(port) = text.strip_prefix(':').unwrap_or(&text).parse::<u16>() {
+                format!("add an address, such as 127.0.0.1:{port}")
+            } else {
+                "write ADDRESS:PORT, such as 127.0.0.1:8642, or off".to_owned()
+            };
+            reader.error(at, "is not an IP address and port", remedy);
+            None
+        }
+    }
+}
+
+fn log(raw: Option<&Log>) -> LogSettings {
+    LogSettings {
+        level: raw.and_then(|log| log.level.value()).unwrap_or(tracing::Level::INFO),
+        format: raw.and_then(|log| log.format.value()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,185 @@
+//! The engine: model directory, label embeddings, session and preprocessing, built once and the same for `run`, `check` and `tag`.
+//!
+//! Texts are embedded before the image tower is loaded, in a child process that gives its memory back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::ModelChoice;
+use crate::event::ModelRef;
+use crate::infer::session::OrtImageEncoder;
+use crate::infer::{ImageEncoder, InferError, InferSettings, runtime};
+use crate::label::LabelSet;
+use crate::label::cache::EmbeddingCache;
+use crate::label::child::ChildTower;
+use crate::label::embed::{EmbedError, Embedder, InProcessTower, Progress, TextTower};
+use crate::model::bundle::Bundle;
+use crate::model::{self, ModelError};
+use crate::paths;
+use crate::preprocess::{Spec, SpecError};
+use crate::score::{Scorer, SetEmbeddings};
+use crate::shutdown::Shutdown;
+
+/// Texts are embedded in batches this large between two progress lines in the log.
+const PROGRESS_STEP: usize = 64;
+
+/// What stands for model and provider when there is none.
+const NO_MODEL: &str = "none";
+
+/// Why an engine cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Preprocessor(#[from] SpecError),
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    #[error(transparent)]
+    Labels(#[from] EmbedError),
+    #[error(
+        "label set {set}: its embeddings do not fit together ({reason}); clear the cache directory and start again"
+    )]
+    Shape { set: String, reason: String },
+    #[error(
+        "model {model}: image embeddings have {image} values, text embeddings {text}; the two towers belong to different models"
+    )]
+    Towers { model: String, image: usize, text: usize },
+}
+
+impl EngineError {
+    /// 2 where the input is wrong, 1 where the machine failed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Infer(InferError::Run(_) | InferError::Library(_) | InferError::Provider(_)) | Self::Shape { .. } => {
+                1
+            }
+            Self::Labels(error) => error.exit_code(),
+            _ => 2,
+        }
+    }
+}
+
+/// Everything between a picture and its scores.
+pub struct Engine {
+    pub model: ModelRef,
+    /// Name of the provider that computes.
+    pub provider: &'static str,
+    pub spec: Arc<Spec>,
+    /// `None` for `model: none`.
+    pub encoder: Option<Box<dyn ImageEncoder>>,
+    /// One a label set, in the order given; empty without a model.
+    pub scorers: Vec<Arc<Scorer>>,
+}
+
+impl Engine {
+    /// Opens the model, embeds the labels (or takes them from the cache), loads and warms the image tower. Texts are
+    /// embedded in a child process, which is killed when shutdown is asked for.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the file and the remedy.
+    pub fn build(
+        choice: &ModelChoice,
+        infer: &InferSettings,
+        sets: &[LabelSet],
+        shutdown: &Shutdown,
+    ) -> Result<Self, EngineError> {
+        let Some(bundle) = open(choice)? else { return Self::without_model() };
+        let mut tower = ChildTower::new(&bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
+        Self::with_tower(&bundle, infer, sets, &mut tower)
+    }
+
+    /// As [`Self::build`], with the text tower in this process. For benches and tests, whose executable is not `vtagd`.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_in_process(
+        choice: &ModelChoice,
+        infer: &InferSettings,
+        sets: &[LabelSet],
+    ) -> Result<Self, EngineError> {
+        let Some(bundle) = open(choice)? else { return Self::without_model() };
+        let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
+        Self::with_tower(&bundle, infer, sets, &mut tower)
+    }
+
+    fn with_tower(
+        bundle: &Bundle,
+        infer: &InferSettings,
+        sets: &[LabelSet],
+        tower: &mut dyn TextTower,
+    ) -> Result<Self, EngineError> {
+        let spec = Arc::new(spec_of(bundle)?);
+        let embeddings = embed(bundle, sets, tower)?;
+        let runtime = runtime::load(infer.library.as_deref())?;
+        let (height, width) = spec.size();
+        let mut encoder = OrtImageEncoder::open(&runtime, bundle, infer, (height as usize, width as usize))?;
+        encoder.warm_up(infer.max_size)?;
+        let scorers = embeddings.iter().map(|set| scorer(set, bundle, encoder.dim())).collect::<Result<_, _>>()?;
+        let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
+        Ok(Self { model, provider: encoder.provider().as_str(), spec, encoder: Some(Box::new(encoder)), scorers })
+    }
+
+    /// Decodes and preprocesses only, with the defaults of CLIP's preprocessor.
+    fn without_model() -> Result<Self, EngineError> {
+        let model = ModelRef { name: NO_MODEL.into(), fingerprint: "".into() };
+        Ok(Self {
+            model,
+            provider: NO_MODEL,
+            spec: Arc::new(Spec::from_json("{}")?),
+            encoder: None,
+            scorers: Vec::new(),
+        })
+    }
+}
+
+/// The directory of a choice; `None` for `none`.
+///
+/// # Errors
+/// When there is no such model.
+pub fn open(choice: &ModelChoice) -> Result<Option<Bundle>, ModelError> {
+    let dir = match choice {
+        ModelChoice::None => return Ok(None),
+        ModelChoice::Starter => model::resolve(Path::new(model::STARTER))?,
+        ModelChoice::Path(path) => model::resolve(path)?,
+    };
+    Bundle::open(&dir).map(Some)
+}
+
+/// The preprocessing that came with the model, in whichever of the two formats.
+///
+/// # Errors
+/// When the file is missing or wrong.
+pub fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
+    let openclip = bundle.preprocessor.file_name().is_some_and(|name| name == "preprocess_cfg.json");
+    if openclip { Spec::from_openclip_file(&bundle.preprocessor) } else { Spec::from_file(&bundle.preprocessor) }
+}
+
+fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextTower) -> Result<Vec<SetEmbeddings>, EngineError> {
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
+    let mut progress = |Progress { ready, total }| {
+        if ready < total && ready.is_multiple_of(PROGRESS_STEP) {
+            tracing::info!(ready, total, "embedding label texts");
+        }
+    };
+    let mut embedder = Embedder { cache: &mut cache, tower, dim: None, progress: &mut progress };
+    let (embeddings, report) = embedder.sets(sets)?;
+    tracing::info!(cached = report.cached, embedded = report.embedded, "label texts ready");
+    Ok(embeddings)
+}
+
+fn scorer(set: &SetEmbeddings, bundle: &Bundle, image: usize) -> Result<Arc<Scorer>, EngineError> {
+    let text = set.labels.first().map_or(image, |l| l.prompts.ncols());
+    if text != image {
+        return Err(EngineError::Towers { model: bundle.name.clone(), image, text });
+    }
+    let scorer = Scorer::new(set, bundle.head)
+        .map_err(|e| EngineError::Shape { set: set.name.clone(), reason: e.to_string() })?;
+    Ok(Arc::new(scorer))
+}
+
+/// Threads that preprocess: enough to hide behind inference, few enough to leave the cores to it.
+pub fn preprocessing_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.div_ceil(4).clamp(1, 4)
+}

@@ -1,0 +1,141 @@
+//! The tracker against hand-made runs of scores, and against properties that hold for any run.
+
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(base: Instant, seconds: f64) -> FrameTime {
+    let media = Duration::from_secs_f64(seconds);
+    FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media }
+}
+
+fn thresholds(after: f64, after_exit: f64, cooldown: f64) -> Thresholds {
+    Thresholds {
+        enter: 0.6,
+        exit: 0.4,
+        after: Duration::from_secs_f64(after),
+        after_exit: Duration::from_secs_f64(after_exit),
+        cooldown: Duration::from_secs_f64(cooldown),
+    }
+}
+
+/// Feeds one score a second from 0 s on; gives (second, kind) of every change.
+fn run(thresholds: Thresholds, scores: &[f32]) -> Vec<(usize, &'static str)> {
+    let base = Instant::now();
+    let mut tracker = Tracker::new(thresholds);
+    let mut seen = Vec::new();
+    for (i, score) in scores.iter().enumerate() {
+        match tracker.sample(at(base, i as f64), *score) {
+            Some(Change::Start { .. }) => seen.push((i, "start")),
+            Some(Change::Update { .. }) => seen.push((i, "update")),
+            Some(Change::End { .. }) => seen.push((i, "end")),
+            None => {}
+        }
+    }
+    seen
+}
+
+#[test]
+fn one_sample_is_enough_when_after_is_zero() {
+    assert_eq!(run(thresholds(0.0, 0.0, 0.0), &[0.1, 0.6, 0.39]), [(1, "start"), (2, "end")]);
+}
+
+#[test]
+fn a_start_waits_until_the_score_has_held_for_after() {
+    assert_eq!(run(thresholds(2.0, 2.0, 0.0), &[0.7, 0.7, 0.5, 0.7, 0.7, 0.7]), [(5, "start")]);
+}
+
+#[test]
+fn scores_between_the_thresholds_keep_a_tag_open() {
+    assert_eq!(run(thresholds(0.0, 1.0, 0.0), &[0.9, 0.5, 0.4, 0.41, 0.5]), [(0, "start")]);
+}
+
+#[test]
+fn one_good_sample_stops_an_end_that_was_under_way() {
+    assert_eq!(run(thresholds(0.0, 2.0, 0.0), &[0.9, 0.1, 0.1, 0.5, 0.1, 0.1, 0.1]), [(0, "start"), (6, "end")]);
+}
+
+#[test]
+fn the_interval_of_a_tag_leaves_the_waiting_times_out() {
+    let base = Instant::now();
+    let mut tracker = Tracker::new(thresholds(1.0, 1.0, 0.0));
+    let mut changes = Vec::new();
+    for (second, score) in [(0.0, 0.1), (1.0, 0.7), (2.0, 0.9), (3.0, 0.2), (4.0, 0.2)] {
+        changes.extend(tracker.sample(at(base, second), score));
+    }
+    let [Change::Start { tag: start }, Change::End { tag: end, ended, reason }] = changes[..] else {
+        panic!("unexpected {changes:?}")
+    };
+    assert_eq!((start.started.media, start.peak), (SECOND, 0.9));
+    assert_eq!((end.started.media, ended.media, reason), (SECOND, 3 * SECOND, EndReason::BelowExit));
+}
+
+#[test]
+fn cooldown_counts_from_the_emitted_start_and_a_tag_that_outlasts_it_starts_then() {
+    let scores = [0.9, 0.1, 0.9, 0.9, 0.9, 0.9];
+    assert_eq!(run(thresholds(0.0, 0.0, 4.0), &scores), [(0, "start"), (1, "end"), (4, "start")]);
+}
+
+#[test]
+fn cooldown_is_not_used_up_by_a_run_that_was_too_short() {
+    let scores = [0.9, 0.1, 0.9, 0.9];
+    assert_eq!(run(thresholds(1.0, 0.0, 100.0), &scores), [(3, "start")]);
+}
+
+#[test]
+fn updates_need_a_higher_peak_and_ten_seconds() {
+    let mut scores = vec![0.6, 0.9];
+    scores.extend([0.9; 8]);
+    scores.extend([0.9, 0.93, 0.93]); // 10 s after the start the peak of 0.9 is told, 0.93 is not worth telling
+    assert_eq!(run(thresholds(0.0, 1.0, 0.0), &scores), [(0, "start"), (10, "update")]);
+}
+
+#[test]
+fn closing_ends_an_open_tag_and_nothing_else() {
+    let base = Instant::now();
+    let mut tracker = Tracker::new(thresholds(0.0, 5.0, 0.0));
+    assert_eq!(tracker.close(at(base, 0.0), EndReason::Shutdown), None);
+    tracker.sample(at(base, 1.0), 0.9);
+    let closed = tracker.close(at(base, 2.0), EndReason::StreamEnded);
+    assert!(
+        matches!(closed, Some(Change::End { ended, reason: EndReason::StreamEnded, .. }) if ended.media == 2 * SECOND)
+    );
+    assert_eq!(tracker.open(), None);
+}
+
+#[test]
+fn a_nan_score_never_starts_a_tag() {
+    assert_eq!(run(thresholds(0.0, 0.0, 0.0), &[f32::NAN, f32::NAN]), []);
+}
+
+proptest! {
+    #[test]
+    fn starts_and_ends_alternate_and_starts_keep_their_cooldown(
+        scores in prop::collection::vec(0.0f32..=1.0, 1..200),
+        after in 0u64..4, after_exit in 0u64..4, cooldown in 0u64..20,
+    ) {
+        let changes = run(thresholds(after as f64, after_exit as f64, cooldown as f64), &scores);
+        let mut open = false;
+        let mut last_start: Option<usize> = None;
+        for (second, kind) in changes {
+            match kind {
+                "start" => {
+                    prop_assert!(!open);
+                    prop_assert!(last_start.is_none_or(|s| second - s >= cooldown as usize));
+                    prop_assert!(scores[second - after as usize..=second].iter().all(|s| *s >= 0.6));
+                    (open, last_start) = (true, Some(second));
+                }
+                "end" => {
+                    prop_assert!(open);
+                    prop_assert!(scores[second - after_exit as usize..=second].iter().all(|s| *s < 0.4));
+                    open = false;
+                }
+                _ => prop_assert!(open),
+            }
+        }
+    }
+}

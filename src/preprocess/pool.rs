@@ -1,0 +1,52 @@
+//! The preprocessing pool: jobs in, places written, one message a job on its `done` channel.
+//!
+//! Each named thread has its own [`Preprocessor`] and so its own scratch memory. The job channel is bounded by the
+//! dispatcher's buffers; it ends when the dispatcher is gone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Receiver;
+
+use super::{Preprocessor, Spec, View};
+use crate::batch::PrepareJob;
+
+/// Starts `threads` threads (at least one). `views[i]` is the view of stream `i`.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn spawn(
+    threads: usize,
+    spec: &Arc<Spec>,
+    views: &Arc<[View]>,
+    jobs: &Receiver<PrepareJob>,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    (0..threads.max(1))
+        .map(|n| {
+            let (spec, views, jobs) = (Arc::clone(spec), Arc::clone(views), jobs.clone());
+            std::thread::Builder::new().name(format!("vtagd-prep-{n}")).spawn(move || work(spec, &views, &jobs))
+        })
+        .collect()
+}
+
+fn work(spec: Arc<Spec>, views: &[View], jobs: &Receiver<PrepareJob>) {
+    let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
+    for PrepareJob { picture, stream, tile, mut place, done, index } in jobs {
+        let view = views.get(stream).copied().unwrap_or_default();
+        // Camera bytes are not to be trusted: should a damaged picture find a bug, it costs that picture, not the thread.
+        let result = catch_unwind(AssertUnwindSafe(|| preprocessor.run(&picture, view, tile, &mut place)));
+        // The place has to be back before it is said to be done: whoever hears that reads the whole buffer.
+        drop(place);
+        match &result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(stream, %error, "a frame cannot be preprocessed"),
+            Err(_) => {
+                tracing::error!(stream, ?picture, "preprocessing panicked, the frame is lost; please report this");
+                preprocessor = Preprocessor::new(Arc::clone(&spec));
+            }
+        }
+        // Nobody listens any more when the session thread is gone; the frame's ticket tells its end.
+        let _ = done.send((index, matches!(result, Ok(Ok(())))));
+    }
+}

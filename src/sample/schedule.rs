@@ -1,0 +1,146 @@
+//! Which frames are worth looking at, by media time alone. Pure: no clock, no thread, no queue.
+
+use std::time::Duration;
+
+/// Picks at most one frame for every point of a grid that starts at the first frame, one `interval` apart.
+///
+/// The grid does not move, so samples do not drift when frames come a little late. After a gap one frame is picked and the
+/// schedule goes on at the next point that is at least half an interval away: no burst makes up for what was missed.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    interval: Duration,
+    /// How much too early a frame may be and still be the one for its grid point.
+    tolerance: Duration,
+    grid: Option<Grid>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    start: Duration,
+    due: Duration,
+}
+
+impl Schedule {
+    /// Half the distance of frames at 25 a second: with it the nearest frame is picked, not the next one, and a camera that
+    /// sends exactly one frame an interval, give or take network jitter, does not lose every second one.
+    const TOLERANCE: Duration = Duration::from_millis(20);
+
+    /// A schedule with one sample every `interval`; zero picks every frame.
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, tolerance: Self::TOLERANCE.min(interval / 10), grid: None }
+    }
+
+    /// Whether the frame at `media` is to be sampled. The first frame always is.
+    pub fn wants(&mut self, media: Duration) -> bool {
+        if self.interval.is_zero() {
+            return true;
+        }
+        let Some(grid) = self.grid else {
+            self.grid = Some(Grid { start: media, due: media.saturating_add(self.interval) });
+            return true;
+        };
+        // Media time does not go back; if it ever does, waiting for it to catch up could take hours.
+        if media.saturating_add(self.interval.saturating_mul(2)) < grid.due {
+            self.grid = None;
+            return self.wants(media);
+        }
+        if media.saturating_add(self.tolerance) < grid.due {
+            return false;
+        }
+        self.grid = Some(Grid { due: self.point_from(grid.start, media.saturating_add(self.interval / 2)), ..grid });
+        true
+    }
+
+    /// The first grid point at or after `earliest`.
+    fn point_from(&self, start: Duration, earliest: Duration) -> Duration {
+        let points = earliest.saturating_sub(start).as_nanos().div_ceil(self.interval.as_nanos());
+        // 2^64 ns are 584 years of media time.
+        let offset = u64::try_from(points.saturating_mul(self.interval.as_nanos())).unwrap_or(u64::MAX);
+        start.saturating_add(Duration::from_nanos(offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn sampled(interval: u64, times: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        let mut schedule = Schedule::new(ms(interval));
+        times.into_iter().filter(|t| schedule.wants(ms(*t))).collect()
+    }
+
+    #[test]
+    fn the_first_frame_is_sampled_whatever_its_time() {
+        assert!(Schedule::new(ms(1000)).wants(ms(123_456)));
+    }
+
+    #[test]
+    fn frames_at_25_a_second_give_one_sample_a_second() {
+        assert_eq!(sampled(1000, (0..126).map(|n| n * 40)), [0, 1000, 2000, 3000, 4000, 5000]);
+    }
+
+    #[test]
+    fn late_frames_do_not_shift_the_grid() {
+        // 7 frames a second never hit a full second exactly; samples stay within one frame of it for a whole day.
+        let times = (0..7 * 3600 * 24u64).map(|n| n * 1000 / 7);
+        let picked = sampled(1000, times);
+        assert_eq!(picked.len(), 3600 * 24);
+        assert!(picked.iter().enumerate().all(|(n, t)| t - n as u64 * 1000 < 143));
+    }
+
+    #[test]
+    fn a_camera_as_slow_as_the_interval_keeps_all_its_frames_in_spite_of_jitter() {
+        let times = [0, 995, 2004, 2991, 4012, 5000, 5985];
+        assert_eq!(sampled(1000, times), times);
+    }
+
+    #[test]
+    fn a_gap_is_followed_by_one_sample_not_by_a_burst() {
+        let times = (0..30).map(|n| n * 40).chain((0..50).map(|n| 61_700 + n * 40));
+        assert_eq!(sampled(1000, times), [0, 1000, 61_700, 62_980]);
+    }
+
+    #[test]
+    fn a_zero_interval_samples_everything() {
+        assert_eq!(sampled(0, [0, 0, 1, 1, 2]).len(), 5);
+    }
+
+    #[test]
+    fn time_that_goes_far_back_does_not_stop_sampling() {
+        assert_eq!(sampled(1000, [3_600_000, 3_600_040, 0, 40, 1000]), [3_600_000, 0, 1000]);
+    }
+
+    proptest! {
+        #[test]
+        fn samples_are_never_more_than_grid_points_and_never_close_together(
+            interval in 1u64..5000, steps in prop::collection::vec(0u64..4000, 1..300),
+        ) {
+            let times: Vec<u64> = steps.iter().scan(0, |t, s| { *t += s; Some(*t) }).collect();
+            let picked = sampled(interval, times.iter().copied());
+            let span = times[times.len() - 1] - times[0];
+            prop_assert_eq!(picked[0], times[0]);
+            prop_assert!(picked.len() as u64 <= (span + 20) / interval + 1);
+            for pair in picked.windows(2) {
+                prop_assert!((pair[1] - pair[0]) * 10 >= interval * 4, "{} after {} for {}", pair[1], pair[0], interval);
+            }
+        }
+
+        #[test]
+        fn no_sample_is_later_than_the_first_frame_at_or_after_its_point(
+            interval in 100u64..3000, frame in 1u64..100, count in 1u64..2000,
+        ) {
+            let picked = sampled(interval, (0..count).map(|n| n * frame));
+            prop_assert_eq!(picked.len() as u64, {
+                // One sample for each grid point that the frames have reached, within the tolerance.
+                let reached = (count - 1) * frame + (interval / 10).min(20);
+                reached / interval + 1
+            });
+        }
+    }
+}

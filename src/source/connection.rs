@@ -1,0 +1,217 @@
+//! One connection: builds the pipeline, plays it, listens to its bus, and takes it down in bounded time.
+//!
+//! Runs on the source's own thread, which only waits here: for the bus, for shutdown, for a camera that has gone silent.
+//! Bus messages that end the connection go through a bounded channel; the first one counts, what does not fit is dropped,
+//! and nothing is left to pile up on the bus itself.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::error::{At, SourceError};
+use super::feed::{self, Feed};
+use super::scrub::{self, Scrubber};
+use super::{Limits, Location, SourceSettings, template};
+use crate::frame::StreamId;
+use crate::shutdown::Shutdown;
+
+/// How a connection ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    EndOfFile,
+    Shutdown,
+    /// The file is to start again, and could not be rewound.
+    Again,
+}
+
+/// What the bus says that matters.
+#[derive(Debug)]
+enum Event {
+    Failed(SourceError),
+    EndOfStream,
+}
+
+/// A clip of one picture, looped, must not spin.
+const SHORTEST_TURN: Duration = Duration::from_millis(40);
+
+/// Makes one connection and stays until it ends, one way or another.
+pub(super) fn run_once(
+    settings: &SourceSettings,
+    feed: &Arc<Feed>,
+    limits: &Limits,
+    shutdown: &Shutdown,
+) -> Result<End, SourceError> {
+    let at = At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
+    gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
+    let parts = template::build(settings, &at)?;
+    let (sender, events) = bounded(4);
+    listen(&parts.pipeline, sender, &at, settings)?;
+    feed::attach(feed, feed.connect(), &parts.entry, &parts.sink);
+    let mut playing = Playing { settings, pipeline: &parts.pipeline, feed, limits, shutdown, events, at };
+    let result = playing.play();
+    tear_down(parts.pipeline, limits.tear_down, &settings.id);
+    result
+}
+
+/// Sends what matters of the pipeline's bus to `sender`; the rest ends here.
+fn listen(
+    pipeline: &gst::Pipeline,
+    sender: Sender<Event>,
+    at: &At,
+    settings: &SourceSettings,
+) -> Result<(), SourceError> {
+    let scrubber = Scrubber::new(settings);
+    let bus = pipeline
+        .bus()
+        .ok_or_else(|| SourceError::Template { at: at.clone(), detail: "the pipeline has no bus".to_owned() })?;
+    let at = at.clone();
+    bus.set_sync_handler(move |_, message| {
+        let event = match message.view() {
+            gst::MessageView::Error(error) => Some(Event::Failed(SourceError::from_bus(error, at.clone(), &scrubber))),
+            gst::MessageView::Eos(_) => Some(Event::EndOfStream),
+            gst::MessageView::Warning(warning) => {
+                let text = scrubber.scrub(&warning.error().to_string());
+                tracing::debug!(stream = at.stream, warning = text, "gstreamer warns");
+                None
+            }
+            _ => None,
+        };
+        if let Some(event) = event {
+            // Full: an earlier message has ended this connection already.
+            let _ = sender.try_send(event);
+        }
+        gst::BusSyncReply::Drop
+    });
+    Ok(())
+}
+
+struct Playing<'a> {
+    settings: &'a SourceSettings,
+    pipeline: &'a gst::Pipeline,
+    feed: &'a Feed,
+    limits: &'a Limits,
+    shutdown: &'a Shutdown,
+    events: Receiver<Event>,
+    at: At,
+}
+
+impl Playing<'_> {
+    fn play(&mut self) -> Result<End, SourceError> {
+        let started = Instant::now();
+        let mut turn = started;
+        self.start()?;
+        loop {
+            let wait = match self.silence(started) {
+                Some(silence) if silence >= self.limits.stall => {
+                    return Err(SourceError::Stalled { at: self.at.clone(), seconds: silence.as_secs() });
+                }
+                Some(silence) => after(self.limits.stall - silence),
+                None => never(),
+            };
+            select! {
+                recv(self.shutdown.receiver()) -> _ => return Ok(End::Shutdown),
+                recv(wait) -> _ => {}
+                recv(self.events) -> event => match event {
+                    Ok(Event::Failed(error)) => return Err(error),
+                    Ok(Event::EndOfStream) => {
+                        if let Some(end) = self.end_of_stream(turn)? {
+                            return Ok(end);
+                        }
+                        turn = Instant::now();
+                    }
+                    // The bus handler holds the sender for as long as the pipeline lives.
+                    Err(_) => return Err(SourceError::Ended { at: self.at.clone() }),
+                },
+            }
+        }
+    }
+
+    fn start(&self) -> Result<(), SourceError> {
+        if self.pipeline.set_state(gst::State::Playing).is_ok() {
+            return Ok(());
+        }
+        // The element that refused has usually said why.
+        match self.events.try_recv() {
+            Ok(Event::Failed(error)) => Err(error),
+            _ => {
+                let detail = "the pipeline cannot be started".to_owned();
+                Err(SourceError::Connection { at: self.at.clone(), detail })
+            }
+        }
+    }
+
+    /// How long nothing has come; `None` where silence is no sign of trouble (a file, or we are the slow ones).
+    fn silence(&self, started: Instant) -> Option<Duration> {
+        let progress = self.feed.progress();
+        if matches!(self.settings.location, Location::File(_)) {
+            return None;
+        }
+        if progress.delivering {
+            return Some(Duration::ZERO);
+        }
+        Some(progress.last.unwrap_or(started).elapsed())
+    }
+
+    /// A recording has a duration, a live stream has none. Files are recordings in any case.
+    fn is_recording(&self) -> bool {
+        match self.settings.location {
+            Location::File(_) => true,
+            Location::Rtsp(_) | Location::V4l2(_) => false,
+            Location::Http(_) | Location::Template(_) => {
+                self.pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO)
+            }
+        }
+    }
+
+    /// What the end of the stream means. `None`: the file plays again.
+    fn end_of_stream(&self, turn: Instant) -> Result<Option<End>, SourceError> {
+        if !self.is_recording() {
+            return Err(SourceError::Ended { at: self.at.clone() });
+        }
+        if self.feed.progress().frames == 0 {
+            let detail = "no picture could be decoded".to_owned();
+            return Err(SourceError::NotVideo { at: self.at.clone(), detail });
+        }
+        if !(self.settings.looped && matches!(self.settings.location, Location::File(_))) {
+            return Ok(Some(End::EndOfFile));
+        }
+        if self.shutdown.sleep(SHORTEST_TURN.saturating_sub(turn.elapsed())) {
+            return Ok(Some(End::Shutdown));
+        }
+        self.feed.looped();
+        Ok(if self.rewind() { None } else { Some(End::Again) })
+    }
+
+    /// Back to the first frame. Pausing around the seek gives the pipeline a new base time, so that `pace` starts anew too.
+    fn rewind(&self) -> bool {
+        self.pipeline.set_state(gst::State::Paused).is_ok()
+            && self.pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::ZERO).is_ok()
+            && self.pipeline.set_state(gst::State::Playing).is_ok()
+    }
+}
+
+/// Stops the pipeline. GStreamer gives no promise about how long that takes (a driver or a server may hang), so it is done
+/// on a thread of its own; one that is late is named and left behind, with nothing that it could still deliver to.
+fn tear_down(pipeline: gst::Pipeline, deadline: Duration, stream: &StreamId) {
+    let (done, finished) = bounded::<()>(1);
+    let stop = move || {
+        let _ = pipeline.set_state(gst::State::Null);
+        drop(pipeline);
+        drop(done);
+    };
+    match thread::Builder::new().name(format!("stop-{stream}")).spawn(stop) {
+        Ok(helper) => {
+            // Nothing is ever sent: the channel closes when the work is done.
+            if finished.recv_timeout(deadline) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                tracing::warn!(stream = %stream, ?deadline, "the pipeline does not stop; left behind");
+            } else {
+                let _ = helper.join();
+            }
+        }
+        Err(error) => tracing::error!(stream = %stream, %error, "no thread to stop the pipeline; it stays as it is"),
+    }
+}

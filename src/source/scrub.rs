@@ -1,0 +1,118 @@
+//! Addresses without credentials: how a place is written in messages, and what is taken out of GStreamer's own texts.
+//!
+//! Pure. In: a source's location and credentials. Out: text that may be logged (invariant 4).
+
+use url::Url;
+
+use super::{Location, SourceSettings};
+use crate::secret::Secret;
+
+/// Takes a source's secrets out of text that libraries wrote.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scrubber {
+    secrets: Vec<Secret>,
+}
+
+impl Scrubber {
+    /// Scrubs the source's password and what its URL itself might carry: userinfo and the query (`?user=…&pwd=…`).
+    pub fn new(settings: &SourceSettings) -> Self {
+        let mut secrets: Vec<Secret> = credentials(settings).1.into_iter().collect();
+        if let Location::Rtsp(url) | Location::Http(url) = &settings.location {
+            secrets.extend(url.password().map(Secret::new));
+            secrets.extend(url.query().map(Secret::new));
+        }
+        Self { secrets }
+    }
+
+    #[cfg(test)]
+    pub fn of<const N: usize>(secrets: [Secret; N]) -> Self {
+        Self { secrets: secrets.to_vec() }
+    }
+
+    /// `text` with `***` in place of every secret.
+    pub fn scrub(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| secret.scrub(&text))
+    }
+}
+
+/// User and password: the settings' own, else those that the URL still carries (the configuration splits them off).
+pub(super) fn credentials(settings: &SourceSettings) -> (Option<String>, Option<Secret>) {
+    let (mut user, mut password) = (settings.username.clone(), settings.password.clone());
+    if let Location::Rtsp(url) | Location::Http(url) = &settings.location {
+        if user.is_none() && !url.username().is_empty() {
+            user = Some(percent_decode(url.username()));
+        }
+        password = password.or_else(|| url.password().map(|p| Secret::new(percent_decode(p))));
+    }
+    (user, password)
+}
+
+/// Userinfo is percent-encoded but no form: `+` and `&` stand for themselves.
+fn percent_decode(text: &str) -> String {
+    let query = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
+    url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+/// `url` without userinfo, query and fragment.
+pub(super) fn bare_url(url: &Url) -> String {
+    let mut url = without_userinfo(url);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// `url` as it is given to the source element, whose own properties carry the credentials.
+pub(super) fn without_userinfo(url: &Url) -> Url {
+    let mut url = url.clone();
+    // Both fail only for URLs that cannot have userinfo in the first place.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
+}
+
+/// How a location is named in messages.
+pub(super) fn place(location: &Location) -> String {
+    match location {
+        Location::Rtsp(url) | Location::Http(url) => bare_url(url),
+        Location::File(path) | Location::V4l2(path) | Location::Template(path) => path.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_shows_no_userinfo_and_no_query() {
+        let url = Url::parse("rtsp://admin:hunter2@10.0.0.1:8554/cam?user=admin&pwd=hunter3#x").unwrap();
+        assert_eq!(place(&Location::Rtsp(url)), "rtsp://10.0.0.1:8554/cam");
+    }
+
+    fn settings(url: &str, password: Option<&str>) -> SourceSettings {
+        SourceSettings {
+            id: "a".into(),
+            location: Location::Http(Url::parse(url).unwrap()),
+            username: None,
+            password: password.map(Secret::new),
+            pace: crate::source::Pace::Live,
+            looped: false,
+            decode: crate::source::Decode::Auto,
+            templates: "pipelines".into(),
+        }
+    }
+
+    #[test]
+    fn library_texts_lose_the_password_and_the_query() {
+        let scrubber = Scrubber::new(&settings("http://h/cam?pwd=hunter3", Some("hunter2")));
+        assert_eq!(scrubber.scrub("http://h/cam?pwd=hunter3 with hunter2"), "http://h/cam?*** with ***");
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_used_and_scrubbed_in_both_spellings() {
+        let settings = settings("http://viewer:p%40s+s&word@h/cam", None);
+        let (user, password) = credentials(&settings);
+        assert_eq!((user.as_deref(), password.as_ref().map(Secret::expose)), (Some("viewer"), Some("p@s+s&word")));
+        let text = Scrubber::new(&settings).scrub("p@s+s&word and p%40s+s&word");
+        assert_eq!(text, "*** and ***");
+    }
+}

@@ -1,0 +1,200 @@
+//! Pipeline templates: from a file in gst-launch's language to a pipeline whose named elements carry the user's data.
+//!
+//! In: the template's text and the source's settings. Out: [`Parts`]. What a person configured (address, user, password,
+//! device) is set as element *properties* after parsing, so nothing they wrote is ever read as pipeline language.
+
+use std::path::{Path, PathBuf};
+
+use gstreamer as gst;
+use gstreamer::glib;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::error::{At, SourceError};
+use super::{Location, Pace, SourceSettings, picture, scrub};
+
+/// Longer templates are not templates.
+const MAX_LENGTH: u64 = 64 * 1024;
+
+/// A pipeline, ready to be joined to a feed.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub pipeline: gst::Pipeline,
+    /// Where decoded frames enter what is behind the decoder; unwanted ones end here.
+    pub entry: gst::Pad,
+    pub sink: gst_app::AppSink,
+}
+
+/// The launch description in a template: its lines without those that start with `#`.
+pub fn description(text: &str) -> String {
+    text.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n")
+}
+
+/// The template that `settings` asks for.
+fn path(settings: &SourceSettings) -> PathBuf {
+    let name = match &settings.location {
+        Location::Template(path) => return path.clone(),
+        Location::Rtsp(_) => "rtsp.gst",
+        Location::File(_) => "file.gst",
+        Location::Http(_) => "http.gst",
+        Location::V4l2(_) => "v4l2.gst",
+    };
+    settings.templates.join(name)
+}
+
+/// Builds the pipeline for `settings`.
+pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceError> {
+    let path = path(settings);
+    let wrong = |detail: String| SourceError::Template { at: at.clone(), detail };
+    let text = read(&path).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
+    let pipeline = parse(&description(&text)).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
+    let in_file = |detail: &str| wrong(format!("{}: {detail}", path.display()));
+    let sink = pipeline
+        .by_name("sink")
+        .and_then(|e| e.downcast::<gst_app::AppSink>().ok())
+        .ok_or_else(|| in_file("it has no appsink with name=sink; end it with `! appsink name=sink`"))?;
+    configure_sink(&sink);
+    if let Some(pace) = pipeline.by_name("pace") {
+        set(&pace, "sync", settings.pace == Pace::Live).map_err(|e| in_file(&e))?;
+    }
+    for element in pipeline.iterate_recurse().into_iter().flatten() {
+        leave_sound_alone(&element);
+    }
+    let source = pipeline.by_name("source");
+    match (&source, &settings.location) {
+        (Some(source), location) => configure_source(source, settings, location).map_err(|e| in_file(&e))?,
+        (None, Location::Template(_)) => {}
+        (None, _) => return Err(in_file("it has no element with name=source")),
+    }
+    let entry = pipeline.by_name("convert").and_then(|e| e.static_pad("sink")).or_else(|| sink.static_pad("sink"));
+    let entry = entry.ok_or_else(|| in_file("its appsink has no sink pad"))?;
+    Ok(Parts { pipeline, entry, sink })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+    if length > MAX_LENGTH {
+        return Err(format!("{length} bytes are too many for a pipeline template ({MAX_LENGTH} at most)"));
+    }
+    std::fs::read_to_string(path).map_err(|e| e.to_string())
+}
+
+/// Parses a launch description. The error names the missing elements, if that is what is wrong.
+pub fn parse(description: &str) -> Result<gst::Pipeline, String> {
+    let mut context = gst::ParseContext::new();
+    let parsed = gst::parse::launch_full(description, Some(&mut context), gst::ParseFlags::FATAL_ERRORS);
+    let missing = context.missing_elements();
+    if !missing.is_empty() {
+        return Err(format!("no such GStreamer element here: {}; install its plug-in", missing.join(", ")));
+    }
+    let element = parsed.map_err(|e| e.message().to_owned())?;
+    element.downcast().map_err(|_| "one element alone is not a pipeline".to_owned())
+}
+
+/// What holds for every pipeline, also a user's own: pinned caps, no clock at the end (`pace` has it), no waiting for a
+/// preroll, one sample at a time, and no buffer kept back.
+fn configure_sink(sink: &gst_app::AppSink) {
+    sink.set_caps(Some(&picture::sink_caps()));
+    sink.set_sync(false);
+    sink.set_async(false);
+    sink.set_qos(false);
+    sink.set_max_buffers(1);
+    sink.set_drop(false);
+    sink.set_enable_last_sample(false);
+    sink.set_property("wait-on-eos", false);
+}
+
+fn configure_source(source: &gst::Element, settings: &SourceSettings, location: &Location) -> Result<(), String> {
+    match location {
+        Location::Rtsp(url) | Location::Http(url) => set(source, "location", scrub::without_userinfo(url).as_str())?,
+        Location::File(path) => set(source, "location", utf8(path)?)?,
+        Location::V4l2(path) => set(source, "device", utf8(path)?)?,
+        Location::Template(_) => {}
+    }
+    let (user, password) = scrub::credentials(settings);
+    let credentials = user.is_some() || password.is_some();
+    if let Some(user) = &user {
+        set(source, "user-id", user.as_str())?;
+    }
+    if let Some(password) = &password {
+        set(source, "user-pw", password.expose())?;
+    }
+    if credentials && source.has_property("automatic-redirect") {
+        set(source, "automatic-redirect", false)?;
+    }
+    if source.type_().name() == "GstRTSPSrc" {
+        select_first_video(source);
+    }
+    Ok(())
+}
+
+fn utf8(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("the path {} is not UTF-8, which GStreamer needs", path.display()))
+}
+
+/// Sets a property that a template may or may not offer. `set_property` panics on a wrong name or type; a user's template
+/// must not be able to bring that about.
+fn set(element: &gst::Element, name: &str, value: impl Into<glib::Value>) -> Result<(), String> {
+    let value = value.into();
+    let kind = || element.factory().map(|f| f.name().to_string()).unwrap_or_default();
+    let spec = element
+        .find_property(name)
+        .ok_or_else(|| format!("the element {} ({}) has no property {name}", element.name(), kind()))?;
+    if !value.type_().is_a(spec.value_type()) || !spec.flags().contains(glib::ParamFlags::WRITABLE) {
+        return Err(format!("the property {name} of {} ({}) cannot be set", element.name(), kind()));
+    }
+    element.set_property_from_value(name, &value);
+    Ok(())
+}
+
+/// An RTSP session may offer sound, metadata and several videos; only what is asked for is sent.
+fn select_first_video(source: &gst::Element) {
+    let chosen = std::sync::OnceLock::new();
+    source.connect("select-stream", false, move |arguments| {
+        let number = arguments.get(1).and_then(|v| v.get::<u32>().ok());
+        let caps = arguments.get(2).and_then(|v| v.get::<gst::Caps>().ok());
+        let media = caps.as_ref().and_then(|caps| caps.structure(0)?.get::<&str>("media").ok());
+        let selected = media == Some("video") && number.is_some_and(|n| *chosen.get_or_init(|| n) == n);
+        Some(selected.to_value())
+    });
+}
+
+/// A decodebin leaves streams that are not pictures undecoded; nothing is linked to them, and their demuxer goes on without.
+fn leave_sound_alone(element: &gst::Element) {
+    if element.type_().name() != "GstDecodeBin" {
+        return;
+    }
+    element.connect("autoplug-continue", false, |arguments| {
+        let caps = arguments.get(2).and_then(|v| v.get::<gst::Caps>().ok());
+        let name = caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().as_str()));
+        let other =
+            name.is_some_and(|name| ["audio/", "text/", "subpicture/"].iter().any(|kind| name.starts_with(kind)));
+        Some((!other).to_value())
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comment_lines_are_not_part_of_the_pipeline() {
+        assert_eq!(description("# a ! b\nx\n  # c\n! y"), "x\n! y");
+    }
+
+    #[test]
+    fn a_missing_element_is_named() {
+        gst::init().unwrap();
+        let error = parse("nosuchsrc ! fakesink").unwrap_err();
+        assert!(error.contains("nosuchsrc"), "{error}");
+    }
+
+    #[test]
+    fn a_property_that_does_not_fit_is_an_error_not_a_panic() {
+        gst::init().unwrap();
+        let element = gst::ElementFactory::make("identity").build().unwrap();
+        assert!(set(&element, "location", "x").unwrap_err().contains("no property location"));
+        assert!(set(&element, "sync", "yes").unwrap_err().contains("cannot be set"));
+        assert!(set(&element, "sync", true).is_ok());
+    }
+}

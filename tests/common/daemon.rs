@@ -1,0 +1,160 @@
+//! Runs the real binary as a user would, in the repository root, and looks at what it says.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Long enough for a loaded two-core machine; tests wait for conditions, not for this.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits until `probe` gives something.
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "did not happen in {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The real footage beside the repository, or `None` with a message where it is absent.
+pub fn footage(clip: &str) -> Option<PathBuf> {
+    let path = root().join("../shared/footage").join(clip);
+    if path.is_file() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is not there", path.display());
+    None
+}
+
+/// `vtagd` with everything a clean machine would not have removed.
+pub fn vtagd(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vtagd"));
+    command
+        .current_dir(root())
+        .env("VTAGD_CACHE", folder.join("cache"))
+        .env_remove("VTAGD_MODEL")
+        .env_remove("VTAGD_LOG");
+    command
+}
+
+/// A running `vtagd run`.
+pub struct Daemon {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Daemon {
+    /// Writes `config` to `folder/vtagd.yaml` and starts the daemon on it. Its output goes to files in `folder`.
+    pub fn start(folder: &Path, config: &str) -> Self {
+        let file = folder.join("vtagd.yaml");
+        std::fs::write(&file, config).unwrap();
+        let out = File::create(folder.join("stdout")).unwrap();
+        let err = File::create(folder.join("stderr")).unwrap();
+        let child =
+            vtagd(folder).arg("run").arg("-c").arg(&file).stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
+        Self { child, folder: folder.to_owned() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("stderr")).unwrap()
+    }
+
+    /// Everything it has written to stdout so far.
+    pub fn stdout(&self) -> String {
+        std::fs::read_to_string(self.folder.join("stdout")).unwrap()
+    }
+
+    /// Every whole event line on stdout.
+    pub fn events(&self) -> Vec<Value> {
+        let text = self.stdout();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn wait_for_log(&mut self, text: &str) {
+        eventually(text, || {
+            let log = self.log();
+            assert!(log.contains(text) || self.child.try_wait().unwrap().is_none(), "ended without {text:?}:\n{log}");
+            log.contains(text).then_some(())
+        });
+    }
+
+    /// Base URL of the API, once it listens.
+    pub fn url(&mut self) -> String {
+        self.wait_for_log("API listens");
+        let log = self.log();
+        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+        format!("http://{address}")
+    }
+
+    /// Status and body of a GET.
+    pub fn get(&mut self, path: &str) -> (u16, String) {
+        let url = format!("{}{path}", self.url());
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(10)))
+            .build()
+            .into();
+        let mut answer = agent.get(&url).call().unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    }
+
+    /// Waits until `/readyz` says 200.
+    pub fn wait_ready(&mut self) {
+        self.wait_for_log(" ready");
+        eventually("readyz", || (self.get("/readyz").0 == 200).then_some(()));
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: plain system call on a process we started and have not waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// Waits for its end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = eventually("the daemon ends", || self.child.try_wait().unwrap());
+        eprintln!("{}", self.log());
+        end
+    }
+
+    /// SIGTERM, then waits.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing running.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

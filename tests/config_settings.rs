@@ -1,0 +1,266 @@
+//! What correct configurations become: defaults, paths, credentials, notices; and that the shipped files and the documentation agree
+//! with the schema.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSettings};
+use vtagd::infer::Provider;
+use vtagd::preprocess::{Region, View, ViewMode};
+use vtagd::problem::Severity;
+use vtagd::source::{Decode, Location, Pace};
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let set = |name: &str| format!("set: {name}\nbackground: [a wall]\nlabels: [{{ name: a }}, {{ name: b }}]\n");
+    fs::create_dir(folder.path().join("labels")).expect("made");
+    for (name, text) in [
+        ("labels/one.yaml", set("one")),
+        ("labels/two.yaml", set("two")),
+        ("my clip.mp4", String::new()),
+        ("own.gst", String::new()),
+        ("secret", "hunter2\r\n".to_owned()),
+    ] {
+        fs::write(folder.path().join(name), text).expect("written");
+    }
+    folder
+}
+
+fn load(folder: &tempfile::TempDir, text: &str) -> Settings {
+    let path = folder.path().join("vtagd.yaml");
+    fs::write(&path, text).expect("written");
+    config::load(&path).unwrap_or_else(|problems| {
+        panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>())
+    })
+}
+
+#[test]
+fn five_lines_are_enough_and_the_defaults_are_as_documented() {
+    let folder = folder();
+    let settings =
+        load(&folder, "streams:\n  - id: door\n    url: rtsp://10.0.0.12/stream1\nlabels: [labels/one.yaml]\n");
+    assert_eq!(settings.model, ModelChoice::Starter);
+    assert_eq!(settings.infer.providers, [Provider::Cpu]);
+    assert_eq!((settings.infer.max_size, settings.infer.max_delay), (8, Duration::from_millis(50)));
+    assert_eq!((settings.infer.threads, settings.infer.strict), (0, false));
+    assert_eq!(settings.events, vtagd::event::Thresholds::default());
+    assert!(matches!(settings.sinks.as_slice(), [SinkSettings::Jsonl(JsonlTarget::Stdout)]));
+    assert_eq!(settings.api.expect("on by default").listen.to_string(), config::DEFAULT_LISTEN);
+    assert_eq!((settings.log.level, settings.log.format), (tracing::Level::INFO, LogFormat::Text));
+    assert!(settings.outbox.is_none() && settings.snapshots.is_none());
+    assert!(!settings.instance.is_empty());
+    let stream = &settings.streams[0];
+    assert_eq!(stream.interval, Duration::from_secs(1));
+    assert_eq!(stream.view, View::default());
+    assert_eq!(stream.label_sets, [0]);
+    assert_eq!((stream.source.pace, stream.source.looped, stream.source.decode), (Pace::Live, false, Decode::Auto));
+    assert!(settings.notices.is_empty(), "{:?}", settings.notices);
+}
+
+#[test]
+fn streams_take_what_they_say_and_inherit_the_rest() {
+    let folder = folder();
+    let settings = load(
+        &folder,
+        "\
+x-shared: &shared { username: viewer, password: { file: secret } }
+sampling: { interval: 2s, decode: all }
+labels: [labels/one.yaml, labels/two.yaml]
+streams:
+  - { <<: *shared, id: a, url: \"RTSP://10.0.0.1:8554/x?y=1\", labels: [two] }
+  - { id: b, url: \"file://my%20clip.mp4\", pace: fast, loop: true, sampling: { interval: 100ms } }
+  - { id: c, url: v4l2:///dev/video9, view: { mode: tiles, region: [0.5, 0, 0.5, 1] } }
+  - { id: d, pipeline: own.gst, sampling: { decode: auto } }
+  - { id: 007, url: \"http://us%40er:p%3Aw@cam/v.mjpg\" }
+",
+    );
+    let [a, b, c, d, e] = settings.streams.as_slice() else { panic!("five streams") };
+    assert_eq!(a.source.location, Location::Rtsp("rtsp://10.0.0.1:8554/x?y=1".parse().expect("a URL")));
+    assert_eq!(a.source.username.as_deref(), Some("viewer"));
+    assert_eq!(a.source.password.as_ref().expect("a password").expose(), "hunter2");
+    assert_eq!((a.label_sets.as_slice(), a.interval), ([1].as_slice(), Duration::from_secs(2)));
+    assert_eq!(b.source.location, Location::File(folder.path().join("my clip.mp4")));
+    assert_eq!((b.source.pace, b.source.looped, b.interval), (Pace::Fast, true, Duration::from_millis(100)));
+    assert_eq!((b.label_sets.as_slice(), b.source.decode), ([0, 1].as_slice(), Decode::All));
+    assert_eq!(c.source.location, Location::V4l2(PathBuf::from("/dev/video9")));
+    assert_eq!(c.view, View { mode: ViewMode::Tiles, region: Region { x: 0.5, y: 0.0, w: 0.5, h: 1.0 } });
+    assert_eq!(d.source.location, Location::Template(folder.path().join("own.gst")));
+    assert_eq!(d.source.decode, Decode::Auto);
+    assert_eq!(&*e.source.id, "007");
+    assert_eq!(e.source.location, Location::Http("http://cam/v.mjpg".parse().expect("a URL")));
+    assert_eq!(e.source.username.as_deref(), Some("us@er"));
+    assert_eq!(e.source.password.as_ref().expect("a password").expose(), "p:w");
+}
+
+#[test]
+fn thresholds_of_the_events_section_follow_each_other() {
+    let folder = folder();
+    let rest = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";
+    let events = load(&folder, &format!("events: {{ after: 5s }}\n{rest}")).events;
+    assert_eq!(events.after_exit, Duration::from_secs(5));
+    let events = load(&folder, &format!("events: {{ after: 5s, after_exit: 0 }}\n{rest}")).events;
+    assert_eq!(events.after_exit, Duration::ZERO);
+    let events = load(&folder, &format!("events: {{ enter: 0.3 }}\n{rest}")).events;
+    assert!((events.exit - 0.2).abs() < 1e-6);
+}
+
+#[test]
+fn a_label_whose_exit_is_above_the_common_enter_is_refused_at_its_line() {
+    let folder = folder();
+    let set = "set: one\nbackground: [x]\nlabels:\n  - name: a\n  - name: b\n    exit: 0.7\n";
+    fs::write(folder.path().join("labels/one.yaml"), set).expect("written");
+    let path = folder.path().join("vtagd.yaml");
+    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n").expect("written");
+    let problems = config::load(&path).expect_err("exit above enter");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!((problems[0].field.as_str(), problems[0].position), ("labels[1].exit", Some((6, 11))));
+    assert!(problems[0].file.ends_with("labels/one.yaml"));
+    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\nevents: { enter: 0.8 }\n")
+        .expect("written");
+    assert!(config::load(&path).is_ok());
+}
+
+#[test]
+fn two_files_with_one_set_name_are_refused() {
+    let folder = folder();
+    fs::copy(folder.path().join("labels/one.yaml"), folder.path().join("labels/copy.yaml")).expect("copied");
+    let path = folder.path().join("vtagd.yaml");
+    let text = "streams: [{ id: a, url: rtsp://h }]\nlabels:\n  - labels/one.yaml\n  - labels/copy.yaml\n";
+    fs::write(&path, text).expect("written");
+    let problems = config::load(&path).expect_err("one name twice");
+    assert_eq!((problems.len(), problems[0].field.as_str()), (1, "labels[1]"), "{problems:?}");
+    assert!(problems[0].message.contains("`one`"));
+}
+
+#[test]
+fn without_a_model_no_labels_are_needed() {
+    let settings = load(&folder(), "model: { path: none }\nstreams: [{ id: a, url: rtsp://h }]\n");
+    assert_eq!(settings.model, ModelChoice::None);
+}
+
+#[test]
+fn the_api_can_be_switched_off_or_opened_with_a_token() {
+    let folder = folder();
+    let rest = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";
+    assert!(load(&folder, &format!("api: {{ listen: off }}\n{rest}")).api.is_none());
+    let api = load(&folder, &format!("api: {{ listen: 0.0.0.0:80, token: {{ file: secret }} }}\n{rest}")).api;
+    assert_eq!(api.expect("on").token.expect("a token").expose(), "hunter2");
+    for loopback in ["localhost:1", "'[::1]:1'", "127.8.8.8:1"] {
+        assert!(load(&folder, &format!("api: {{ listen: {loopback} }}\n{rest}")).api.is_some(), "{loopback}");
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_is_one_notice_each() {
+    let settings = load(
+        &folder(),
+        "\
+labels: [labels/one.yaml]
+streams: [{ id: a, url: rtsp://h }]
+runtime: { providers: [tensorrt, cuda, openvino, cpu] }
+sinks:
+  - { type: mqtt, url: mqtts://broker, home_assistant: true }
+  - { type: webhook, url: https://host/x }
+  - { type: jsonl, path: new/folder/events.jsonl }
+outbox: { path: outbox.db, max_size: 512MiB, max_age: 2d }
+snapshots: { path: pictures }
+",
+    );
+    let fields: Vec<&str> = settings.notices.iter().map(|notice| notice.field.as_str()).collect();
+    let expected = [
+        "runtime.providers[0]",
+        "runtime.providers[1]",
+        "runtime.providers[2]",
+        "sinks[0].type",
+        "sinks[1].type",
+        "outbox",
+        "snapshots",
+    ];
+    assert_eq!(fields, expected);
+    for notice in &settings.notices {
+        assert_eq!(notice.severity, Severity::Notice);
+        assert_eq!(notice.to_string().lines().count(), 1, "{notice}");
+        assert!(notice.message.contains("has no effect yet"));
+    }
+    assert_eq!(settings.outbox.expect("given").max_size, 512 << 20);
+}
+
+#[test]
+fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
+    let folder = folder();
+    let path = folder.path().join("vtagd.yaml");
+    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\noutbox: {}\n").expect("written");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err).expect("written"), 0);
+    let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
+    assert!(out.contains("ok: 1 stream, 2 labels in 1 set, 1 sink, the starter model"), "{out}");
+    assert!(err.contains("outbox: has no effect yet"), "{err}");
+
+    fs::write(&path, "streams: []\nnonsense: 1\n").expect("written");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err).expect("written"), 2);
+    let err = String::from_utf8_lossy(&err);
+    assert!(out.is_empty());
+    assert!(err.contains("vtagd.yaml:2:1: error: nonsense: is an unknown key"), "{err}");
+    assert!(err.contains("3 errors"), "{err}");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn yaml_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_shipped_configuration_passes_check() {
+    for path in yaml_files(&root().join("config")) {
+        match config::load(&path) {
+            Ok(settings) => {
+                assert!(
+                    settings.notices.iter().all(|notice| notice.severity != Severity::Warning),
+                    "{:?}",
+                    settings.notices
+                );
+            }
+            Err(problems) => {
+                // What set-up makes (demo clip, models) may not be there; nothing else may be wrong.
+                let generated = |message: &str| {
+                    ["/demo/", "/models/", "/runtime/"].iter().any(|folder| message.contains(folder))
+                        && message.ends_with("does not exist")
+                };
+                for problem in problems {
+                    assert!(problem.severity != Severity::Error || generated(&problem.message), "{problem}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_shipped_label_set_is_without_warnings() {
+    let files = yaml_files(&root().join("config/labels"));
+    assert!(!files.is_empty());
+    for path in files {
+        let (_, warnings) = vtagd::label::set::load(&path).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+}
+
+#[test]
+fn the_documentation_and_the_example_name_every_key() {
+    let manual = fs::read_to_string(root().join("docs/configuration.md")).expect("the manual");
+    let example = fs::read_to_string(root().join("config/vtagd.yaml")).expect("the example");
+    let keys = config::keys();
+    assert!(keys.len() > 60, "{keys:?}");
+    for key in &keys {
+        assert!(manual.contains(&format!("`{key}`")), "docs/configuration.md does not explain `{key}`");
+        let last = key.rsplit('.').next().unwrap_or(key);
+        assert!(example.contains(&format!("{last}:")), "config/vtagd.yaml does not show `{key}`");
+    }
+}

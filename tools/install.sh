@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Installs a built release. Called by `make install`, which passes DESTDIR, PREFIX, SYSCONFDIR and UNITDIR.
+# A configuration that is already there is never touched.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+die() { printf 'install: %s\n' "$*" >&2; exit 1; }
+
+lib=$DESTDIR$PREFIX/lib/vtagd
+share=$DESTDIR$PREFIX/share/vtagd
+doc=$DESTDIR$PREFIX/share/doc/vtagd
+etc=$DESTDIR$SYSCONFDIR/vtagd
+
+[ -x target/release/vtagd ] || die "there is no target/release/vtagd: run make build first"
+[ -e runtime/libonnxruntime.so ] && [ -d models/starter ] || die "the runtime or the starter model is missing: run make setup first"
+install -d "$DESTDIR" 2>/dev/null && [ -w "${DESTDIR:-/}" ] || die "cannot write to ${DESTDIR:-/}: run sudo make install, or set DESTDIR"
+
+install -D -m 755 target/release/vtagd "$DESTDIR$PREFIX/bin/vtagd"
+install -D -m 644 -t "$lib" runtime/libonnxruntime.so
+install -D -m 644 -t "$share/pipelines" pipelines/*.gst
+install -D -m 644 -t "$share/models/starter" models/starter/*
+install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
+    runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt
+install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
+install -d "$DESTDIR$UNITDIR"
+sed "s#/usr/bin/vtagd#$PREFIX/bin/vtagd#" systemd/vtagd.service >"$DESTDIR$UNITDIR/vtagd.service"
+chmod 644 "$DESTDIR$UNITDIR/vtagd.service"
+install -D -m 644 systemd/vtagd.sysusers "$DESTDIR$PREFIX/lib/sysusers.d/vtagd.conf"
+install -D -m 644 systemd/vtagd.tmpfiles "$DESTDIR$PREFIX/lib/tmpfiles.d/vtagd.conf"
+
+# keep FILE TARGET: a configuration file, unless there is one already.
+keep() {
+    if [ -e "$2" ]; then
+        echo "install: kept $2"
+    else
+        install -D -m "${3:-644}" "$1" "$2"
+    fi
+}
+keep config/vtagd.yaml "$etc/vtagd.yaml"
+for file in config/labels/*.yaml; do keep "$file" "$etc/labels/$(basename "$file")"; done
+
+echo "install: done. Next: edit $SYSCONFDIR/vtagd/vtagd.yaml, then as root:"
+echo "install:   systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && systemctl enable --now vtagd"
