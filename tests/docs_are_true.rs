@@ -21,8 +21,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 #[test]
 fn the_table_of_metrics_is_the_list_in_the_code() {
     let text = read("docs/operations.md");
-    let shown: BTreeSet<&str> =
-        text.lines().filter_map(|l| l.strip_prefix("| `vtagd_")?.split('`').next()).collect();
+    let shown: BTreeSet<&str> = text.lines().filter_map(|l| l.strip_prefix("| `vtagd_")?.split('`').next()).collect();
     let ours: BTreeSet<&str> = METRICS.iter().map(|m| m.0.strip_prefix("vtagd_").unwrap()).collect();
     assert_eq!(shown, ours);
     for (name, kind, _, labels, meaning) in METRICS {

@@ -50,7 +50,9 @@ fn tags_of_a_real_camera_start_stop_and_come_back_after_it_was_killed() {
     assert!(starts.is_sorted(), "media time went back: {media:?}");
 
     let (_, metrics) = daemon.get("/metrics");
-    for name in ["vtagd_frames_sampled_total{stream=\"gate\"}", "vtagd_stream_up{stream=\"gate\"} 1", "vtagd_batch_size"] {
+    for name in
+        ["vtagd_frames_sampled_total{stream=\"gate\"}", "vtagd_stream_up{stream=\"gate\"} 1", "vtagd_batch_size"]
+    {
         assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
     }
     assert!(daemon.stop().success());
@@ -78,7 +80,11 @@ fn a_camera_that_is_absent_and_one_with_a_wrong_password_do_not_stop_a_good_one(
         let (_, body) = daemon.get("/api/v1/streams");
         let rows: serde_json::Value = serde_json::from_str(&body).unwrap();
         let down = |id: &str| {
-            rows["streams"].as_array().unwrap().iter().any(|r| r["id"] == id && r["state"] == "down" && r["error"].is_string())
+            rows["streams"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|r| r["id"] == id && r["state"] == "down" && r["error"].is_string())
         };
         (down("absent") && down("locked")).then_some(())
     });
