@@ -7,13 +7,14 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::{complain, say};
+use crate::engine::spec_of;
 use crate::infer::session::OrtImageEncoder;
-use crate::infer::{ImageEncoder, InferError, InferSettings, Provider, runtime};
+use crate::infer::{ImageEncoder, InferError, InferSettings, runtime};
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{EmbedError, Embedder};
 use crate::model::{self, Bundle, ModelError};
-use crate::preprocess::{Preprocessor, Spec, SpecError, View};
+use crate::preprocess::{Preprocessor, SpecError, View};
 use crate::shutdown::{self, Shutdown};
 use crate::{paths, still};
 
@@ -126,12 +127,6 @@ fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The preprocessing that came with the model, in whichever of the two formats.
-fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
-    let openclip = bundle.preprocessor.file_name().is_some_and(|name| name == "preprocess_cfg.json");
-    if openclip { Spec::from_openclip_file(&bundle.preprocessor) } else { Spec::from_file(&bundle.preprocessor) }
-}
-
 fn readable(what: &str, embedding: &[f32]) -> String {
     let values: Vec<String> = embedding.iter().take(SHOWN).map(|v| format!("{v:+.4}")).collect();
     let more = if embedding.len() > SHOWN { " …" } else { "" };
@@ -149,18 +144,13 @@ fn texts<'a>(bundle: &Bundle, texts: &'a [String], shutdown: &Shutdown) -> Resul
 
 fn images<'a>(bundle: &Bundle, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<Vec<Image<'a>>, Failure> {
     let spec = Arc::new(spec_of(bundle)?);
-    let settings = InferSettings {
-        providers: vec![Provider::Cpu],
-        strict: false,
-        library: None,
-        threads: 0,
-        max_size: BATCH,
-        max_delay: std::time::Duration::ZERO,
-    };
+    let settings = InferSettings { max_size: BATCH, ..InferSettings::default() };
     let runtime = runtime::load(None)?;
     let (height, width) = spec.size();
     let mut encoder = OrtImageEncoder::open(&runtime, bundle, &settings, (height as usize, width as usize))?;
-    encoder.warm_up(files.len().min(BATCH))?;
+    if files.len() > 1 {
+        encoder.warm_up(files.len().min(BATCH))?;
+    }
 
     let place = spec.place_len();
     let mut preprocessor = Preprocessor::new(spec);

@@ -30,11 +30,12 @@ pub fn session(runtime: &Runtime, file: &Path, provider: Provider, threads: usiz
     builder.commit_from_file(file).map_err(|e| InferError::Model(load_message(file, provider, &e)))
 }
 
-/// Settings for a process that runs for months:
+/// Settings for a process that runs for months, measured with the starter model at batch 8:
 ///
-/// - Spinning is off: pool threads would burn a core between batches, for a few per cent of throughput.
-/// - The CPU arena is off: it never gives memory back, and without it batches of changing size cost the same.
-/// - Memory patterns are off: they keep one plan for every batch size seen, and help fixed shapes only.
+/// - Spinning is off: pool threads would burn twice the CPU of the work itself between batches, and are slower where cores
+///   are shared.
+/// - The CPU arena and memory patterns are on: without them a picture costs 40 % more CPU in page faults. Both grow once for
+///   every batch size and then stay, which warming up does ahead of time.
 fn tune(builder: SessionBuilder, provider: Provider, threads: usize) -> Result<SessionBuilder, String> {
     let text = |e: ort::Error<SessionBuilder>| e.to_string();
     let mut builder = builder
@@ -44,7 +45,7 @@ fn tune(builder: SessionBuilder, provider: Provider, threads: usize) -> Result<S
         .map_err(text)?
         .with_intra_op_spinning(false)
         .map_err(text)?
-        .with_memory_pattern(false)
+        .with_memory_pattern(true)
         .map_err(text)?
         // Left alone, a build with plug-in providers may put a "cpu" session on another device.
         .with_auto_device(AutoDevicePolicy::PreferCPU)
@@ -57,7 +58,7 @@ fn tune(builder: SessionBuilder, provider: Provider, threads: usize) -> Result<S
 }
 
 fn list(provider: Provider) -> Vec<ep::ExecutionProviderDispatch> {
-    let cpu = || ep::CPU::default().with_arena_allocator(false).build();
+    let cpu = || ep::CPU::default().with_arena_allocator(true).build();
     let cuda = || {
         ep::CUDA::default()
             // Doubling its arena at every growth is how a small model comes to fill a GPU.

@@ -3,7 +3,7 @@
 //! Runs on the caller's thread (plus ONNX Runtime's own pool, `runtime.threads`); one call at a time. Nothing is queued
 //! here. Input and output are found by looking at the model, so any export of a dual encoder works: see [`super::graph`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use half::f16;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
@@ -18,6 +18,9 @@ use crate::model::Bundle;
 /// Two embeddings of one picture that differ by more than this in cosine are different answers: float kernels that split
 /// work differently by batch size stay below 1e-6, per-tensor dynamic quantisation lies far above.
 const BATCH_TOLERANCE: f32 = 1e-4;
+
+/// Time for warming up batch sizes beyond the first; a large model on a small box meets the others as they come.
+const WARM_UP: Duration = Duration::from_secs(3);
 
 /// [`ImageEncoder`] over an ONNX Runtime session.
 pub struct OrtImageEncoder {
@@ -133,8 +136,8 @@ impl OrtImageEncoder {
         Ok(encoder)
     }
 
-    /// Runs the largest batch once, so that memory is reserved and caches are warm before the first camera frame, and
-    /// checks that a picture's embedding does not depend on its batch (invariant 8). Dynamically quantised models scale
+    /// Runs every batch size once, the largest first, as far as [`WARM_UP`] allows, so that memory is reserved before the
+    /// first camera frame, and checks that a picture's embedding does not depend on its batch (invariant 8). Dynamically quantised models scale
     /// by the whole batch and fail this; they are then run one picture at a time.
     ///
     /// # Errors
@@ -156,6 +159,12 @@ impl OrtImageEncoder {
                 "this model's embeddings depend on what else is in the batch (dynamic quantisation); running it one picture at a time"
             );
             self.chunk = Some(1);
+        }
+        for size in (2..count).rev() {
+            if self.chunk.is_some() || started.elapsed() > WARM_UP {
+                break;
+            }
+            self.encode(&pixels[..size * len], size, &mut together)?;
         }
         info!(batch = count, seconds = started.elapsed().as_secs_f32(), "image tower warm");
         Ok(())
