@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::camera::{Camera, Codec, Content};
+use common::camera::{Auth, Camera, Codec, Content};
 use common::daemon::{Daemon, eventually, root};
 
 fn config(streams: &str) -> String {
@@ -32,7 +32,7 @@ fn tags_of_a_real_camera_start_stop_and_come_back_after_it_was_killed() {
     let (status, page) = daemon.get("/");
     assert!(status == 200 && page.contains("gate"));
 
-    camera.stop();
+    camera.kill();
     eventually("the stream is down", || {
         let (_, body) = daemon.get("/api/v1/streams");
         (body.contains("\"state\":\"down\"") || body.contains("\"state\":\"connecting\"")).then_some(())
@@ -63,7 +63,8 @@ fn tags_of_a_real_camera_start_stop_and_come_back_after_it_was_killed() {
 fn a_camera_that_is_absent_and_one_with_a_wrong_password_do_not_stop_a_good_one() {
     let folder = tempfile::tempdir().unwrap();
     let good = Camera::start(clip(), Codec::H264, None);
-    let locked = Camera::start(clip(), Codec::H264, Some(("viewer", "right-secret")));
+    let auth = Auth { user: "viewer".into(), password: "right-secret".into(), digest: true };
+    let locked = Camera::start(clip(), Codec::H264, Some(auth));
     std::fs::write(folder.path().join("password"), "wrong-secret-7f3a\n").unwrap();
     let streams = format!(
         "  - {{ id: good, url: \"{}\" }}\n  - {{ id: absent, url: \"rtsp://127.0.0.1:9/none\" }}\n\

@@ -1,3 +1,5 @@
+//! Model directories of every layout, whole and damaged.
+
 use std::fs;
 
 use super::*;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
@@ -110,7 +110,8 @@ impl Playing<'_> {
                     return Err(SourceError::Stalled { at: self.at.clone(), seconds: silence.as_secs() });
                 }
                 Some(silence) => after(self.limits.stall - silence),
-                None => never(),
+                // Looked at again later: the frame may be handed over by then, and silence begin.
+                None => after(self.limits.stall),
             };
             select! {
                 recv(self.shutdown.receiver()) -> _ => return Ok(End::Shutdown),
@@ -147,11 +148,8 @@ impl Playing<'_> {
     /// How long nothing has come; `None` where silence is no sign of trouble (a file, or we are the slow ones).
     fn silence(&self, started: Instant) -> Option<Duration> {
         let progress = self.feed.progress();
-        if matches!(self.settings.location, Location::File(_)) {
+        if progress.delivering || (progress.frames > 0 && matches!(self.settings.location, Location::File(_))) {
             return None;
-        }
-        if progress.delivering {
-            return Some(Duration::ZERO);
         }
         Some(progress.last.unwrap_or(started).elapsed())
     }

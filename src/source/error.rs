@@ -109,7 +109,8 @@ impl SourceError {
                 gst::StreamError::TypeNotFound | gst::StreamError::WrongType | gst::StreamError::Demux => {
                     Self::NotVideo { at, detail }
                 }
-                gst::StreamError::CodecNotFound => Self::Codec { at, detail },
+                gst::StreamError::CodecNotFound if is_picture(debug) => Self::Codec { at, detail },
+                gst::StreamError::CodecNotFound => Self::NotVideo { at, detail },
                 // Also what a demuxer says when none of its streams is a video.
                 gst::StreamError::Failed if debug.contains("not-linked") => {
                     Self::NotVideo { at, detail: "it has no video stream".to_owned() }
@@ -122,10 +123,16 @@ impl SourceError {
             };
         }
         match error.kind::<gst::CoreError>() {
-            Some(gst::CoreError::MissingPlugin) => Self::Codec { at, detail },
+            Some(gst::CoreError::MissingPlugin) if is_picture(debug) => Self::Codec { at, detail },
+            Some(gst::CoreError::MissingPlugin) => Self::NotVideo { at, detail },
             _ => Self::Connection { at, detail },
         }
     }
+}
+
+/// Whether what could not be decoded is a picture at all: a decoder may also be missing for a web page.
+fn is_picture(debug: &str) -> bool {
+    ["(video/", "(image/", "media=(string)video"].iter().any(|kind| debug.contains(kind))
 }
 
 /// GIO's TLS errors come as text only.
@@ -182,6 +189,16 @@ mod tests {
         let error = glib::Error::new(gst::ResourceError::OpenReadWrite, "Could not open resource");
         let error = classify(error, "c(1): f (): /x:\nFailed to connect. (Unacceptable TLS certificate)");
         assert!(matches!(error, SourceError::Certificate { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_missing_decoder_for_a_page_of_text_means_that_it_is_no_video() {
+        let missing = |what: &str| {
+            let error = glib::Error::new(gst::CoreError::MissingPlugin, "Your installation is missing a plug-in");
+            classify(error, &format!("c(1): f (): /x:\nMissing decoder: {what}"))
+        };
+        assert!(matches!(missing("AV1 (video/x-av1, width=(int)320)"), SourceError::Codec { .. }));
+        assert!(matches!(missing("text/html (text/html)"), SourceError::NotVideo { .. }));
     }
 
     #[test]

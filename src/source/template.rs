@@ -59,7 +59,10 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
     }
     for element in pipeline.iterate_recurse().into_iter().flatten() {
         leave_sound_alone(&element);
+        insist_on_video(&element);
     }
+    // decodebin makes its demuxers later.
+    pipeline.connect_deep_element_added(|_, _, element| do_not_wait_for_more_parts(element));
     let source = pipeline.by_name("source");
     match (&source, &settings.location) {
         (Some(source), location) => configure_source(source, settings, location).map_err(|e| in_file(&e))?,
@@ -164,13 +167,35 @@ fn leave_sound_alone(element: &gst::Element) {
     if element.type_().name() != "GstDecodeBin" {
         return;
     }
+    // Not all of `text/`: a whole page of text must still be refused as what it is.
+    const OTHER: [&str; 4] = ["audio/", "subpicture/", "closedcaption/", "text/x-raw"];
     element.connect("autoplug-continue", false, |arguments| {
         let caps = arguments.get(2).and_then(|v| v.get::<gst::Caps>().ok());
         let name = caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().as_str()));
-        let other =
-            name.is_some_and(|name| ["audio/", "text/", "subpicture/"].iter().any(|kind| name.starts_with(kind)));
+        let other = name.is_some_and(|name| OTHER.iter().any(|kind| name.starts_with(kind)));
         Some((!other).to_value())
     });
+}
+
+/// When all streams are known and none has found its way into the pipeline, there is no video. Without this a short file of
+/// sound alone would end unseen: nobody downstream is told about the end of a stream that is not linked.
+fn insist_on_video(element: &gst::Element) {
+    if !["GstDecodeBin", "GstRTSPSrc"].contains(&element.type_().name()) {
+        return;
+    }
+    element.connect_no_more_pads(|element| {
+        if !element.src_pads().iter().any(|pad| pad.is_linked()) {
+            gst::element_error!(element, gst::StreamError::WrongType, ("It has no video stream"));
+        }
+    });
+}
+
+/// A multipart stream could always start another part of another kind, so multipartdemux never says that it knows all its
+/// streams, and decodebin holds the pictures back until its queues are full. Cameras send one stream.
+fn do_not_wait_for_more_parts(element: &gst::Element) {
+    if element.type_().name() == "GstMultipartDemux" {
+        element.set_property("single-stream", true);
+    }
 }
 
 #[cfg(test)]

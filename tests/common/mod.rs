@@ -1,4 +1,6 @@
-//! What the integration tests share.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Stands in for the world around the daemon: cameras, and the daemon itself run as a user would.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+pub mod camera;
 pub mod daemon;

@@ -1,3 +1,5 @@
+//! Preprocessor files as models ship them, and as they should not be.
+
 use super::*;
 
 fn hf(text: &str) -> Spec {

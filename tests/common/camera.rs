@@ -1,0 +1,265 @@
+//! A real RTSP camera on loopback: gst-rtsp-server with one or more mounts, on a port that the system chose.
+//!
+//! ```no_run
+//! let mut camera = Camera::start(Content::pattern(320, 240), Codec::H264, None);
+//! let url = camera.url();     // rtsp://127.0.0.1:PORT/stream
+//! camera.kill();              // connections break, the port is closed
+//! camera.restart();           // the same port again
+//! ```
+//! The server runs on its own thread and main loop; dropping the camera kills it.
+#![allow(dead_code)] // every scenario uses a part of it
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer_rtsp_server as rtsp;
+use rtsp::glib;
+use rtsp::gst_rtsp;
+use rtsp::prelude::*;
+use url::Url;
+
+/// What the camera sees.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A moving test picture, 25 a second.
+    Pattern { width: u32, height: u32 },
+    /// An MP4 file with H.264 in it, sent as it is, in real time, once per client; its end is the stream's end.
+    File(PathBuf),
+    /// The same file so many times in a row without a seam (by ffmpeg, without encoding anew).
+    Looped(PathBuf, u32),
+    /// A test picture beside sound; the sound is the first stream.
+    WithSound { width: u32, height: u32 },
+    /// Sound alone.
+    Sound,
+}
+
+impl Content {
+    pub fn pattern(width: u32, height: u32) -> Self {
+        Self::Pattern { width, height }
+    }
+}
+
+/// How the camera compresses. Files are sent as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    H264,
+    H265,
+    Mjpeg,
+}
+
+/// Who may watch.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    pub user: String,
+    pub password: String,
+    /// Digest instead of basic.
+    pub digest: bool,
+}
+
+/// One address of the camera.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    pub path: String,
+    pub content: Content,
+    pub codec: Codec,
+}
+
+/// The camera. See the module.
+pub struct Camera {
+    port: u16,
+    mounts: Vec<Mount>,
+    auth: Option<Auth>,
+    server: Option<Running>,
+    // Looped clips live here.
+    folder: tempfile::TempDir,
+}
+
+struct Running {
+    main_loop: glib::MainLoop,
+    thread: JoinHandle<()>,
+}
+
+impl Camera {
+    /// A camera with one mount, `/stream`.
+    pub fn start(content: Content, codec: Codec, auth: Option<Auth>) -> Self {
+        Self::with_mounts(vec![Mount { path: "/stream".into(), content, codec }], auth)
+    }
+
+    /// A camera with several mounts; clients of one mount share its encoder.
+    pub fn with_mounts(mounts: Vec<Mount>, auth: Option<Auth>) -> Self {
+        gst::init().expect("GStreamer starts");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut camera = Self { port: 0, mounts, auth, server: None, folder };
+        camera.restart();
+        camera
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address of the first mount, without credentials.
+    pub fn url(&self) -> Url {
+        self.url_of(&self.mounts[0].path)
+    }
+
+    pub fn url_of(&self, path: &str) -> Url {
+        Url::parse(&format!("rtsp://127.0.0.1:{}{path}", self.port)).expect("a URL")
+    }
+
+    /// Breaks every connection and closes the port.
+    pub fn kill(&mut self) {
+        let Some(running) = self.server.take() else { return };
+        running.main_loop.quit();
+        running.thread.join().expect("the camera's thread ends well");
+    }
+
+    /// Serves (again), on the same port once it has one.
+    pub fn restart(&mut self) {
+        self.kill();
+        let launches: Vec<_> = self.mounts.iter().map(|m| (m.path.clone(), launch(m, self.folder.path()))).collect();
+        let (auth, port) = (self.auth.clone(), self.port);
+        let (ready, started) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("camera".into())
+            .spawn(move || serve(&launches, auth.as_ref(), port, &ready))
+            .expect("a thread");
+        let (port, main_loop) = started.recv_timeout(Duration::from_secs(20)).expect("the camera starts");
+        self.port = port;
+        self.server = Some(Running { main_loop, thread });
+    }
+
+    pub fn stop(mut self) {
+        self.kill();
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port on which nobody listens (until somebody else is given it; good enough for "the camera is off").
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn serve(launches: &[(String, String)], auth: Option<&Auth>, port: u16, ready: &mpsc::Sender<(u16, glib::MainLoop)>) {
+    let context = glib::MainContext::new();
+    let main_loop = glib::MainLoop::new(Some(&context), false);
+    context
+        .with_thread_default(|| {
+            let server = rtsp::RTSPServer::new();
+            server.set_address("127.0.0.1");
+            server.set_service(&port.to_string());
+            let mounts = server.mount_points().expect("mount points");
+            for (path, launch) in launches {
+                let factory = rtsp::RTSPMediaFactory::new();
+                factory.set_launch(launch);
+                factory.set_shared(!launch.contains("filesrc"));
+                factory.set_protocols(gst_rtsp::RTSPLowerTrans::TCP);
+                if auth.is_some() {
+                    factory.add_role_from_structure(
+                        &gst::Structure::builder("viewer")
+                            .field(rtsp::RTSP_PERM_MEDIA_FACTORY_ACCESS, true)
+                            .field(rtsp::RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, true)
+                            .build(),
+                    );
+                }
+                mounts.add_factory(path, factory);
+            }
+            if let Some(auth) = auth {
+                server.set_auth(Some(&guard(auth)));
+            }
+            // After a kill the system may keep the port for a moment.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let source = loop {
+                match server.attach(Some(&context)) {
+                    Ok(source) => break source,
+                    Err(error) if Instant::now() > deadline => panic!("the camera cannot listen: {error}"),
+                    Err(_) => std::thread::yield_now(),
+                }
+            };
+            let bound = u16::try_from(server.bound_port()).expect("a port");
+            ready.send((bound, main_loop.clone())).expect("somebody waits for the camera");
+            main_loop.run();
+            if let Some(source) = context.find_source_by_id(&source) {
+                source.destroy();
+            }
+            server.client_filter(Some(&mut |_: &rtsp::RTSPServer, client: &rtsp::RTSPClient| {
+                client.close();
+                rtsp::RTSPFilterResult::Remove
+            }));
+            while context.iteration(false) {}
+        })
+        .expect("the main context is ours");
+}
+
+fn guard(auth: &Auth) -> rtsp::RTSPAuth {
+    let guard = rtsp::RTSPAuth::new();
+    let mut token = rtsp::RTSPToken::builder().field(rtsp::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
+    if auth.digest {
+        guard.set_supported_methods(gst_rtsp::RTSPAuthMethod::Digest);
+        guard.add_digest(&auth.user, &auth.password, &mut token);
+    } else {
+        guard.set_supported_methods(gst_rtsp::RTSPAuthMethod::Basic);
+        guard.add_basic(&rtsp::RTSPAuth::make_basic(&auth.user, &auth.password), &mut token);
+    }
+    guard
+}
+
+fn launch(mount: &Mount, folder: &Path) -> String {
+    let file = |path: &Path| {
+        format!(
+            "( filesrc location=\"{}\" ! qtdemux ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1 )",
+            path.display()
+        )
+    };
+    match &mount.content {
+        Content::Pattern { width, height } => format!("( {} )", pattern(*width, *height, mount.codec, "pay0")),
+        Content::WithSound { width, height } => format!(
+            "( audiotestsrc is-live=true wave=silence ! alawenc ! rtppcmapay name=pay0 pt=8 {} )",
+            pattern(*width, *height, mount.codec, "pay1")
+        ),
+        Content::Sound => "( audiotestsrc is-live=true wave=silence ! alawenc ! rtppcmapay name=pay0 pt=8 )".to_owned(),
+        Content::File(path) => file(path),
+        Content::Looped(path, times) => {
+            let looped = folder.join(format!("{}.mp4", mount.path.trim_matches('/').replace('/', "-")));
+            if !looped.exists() {
+                let status = std::process::Command::new("ffmpeg")
+                    .args(["-v", "error", "-y", "-stream_loop", &times.saturating_sub(1).to_string(), "-i"])
+                    .arg(path)
+                    .args(["-map", "0:v:0", "-c", "copy"])
+                    .arg(&looped)
+                    .status()
+                    .expect("ffmpeg is installed");
+                assert!(status.success(), "ffmpeg repeats {}", path.display());
+            }
+            file(&looped)
+        }
+    }
+}
+
+fn pattern(width: u32, height: u32, codec: Codec, pay: &str) -> String {
+    let encode = match codec {
+        Codec::H264 => {
+            format!(
+                "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay name={pay} pt=96 config-interval=-1"
+            )
+        }
+        Codec::H265 => {
+            format!(
+                "x265enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph265pay name={pay} pt=96 config-interval=-1"
+            )
+        }
+        Codec::Mjpeg => format!("jpegenc ! rtpjpegpay name={pay} pt=26"),
+    };
+    format!(
+        "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width={width},height={height},framerate=25/1 ! {encode}"
+    )
+}
