@@ -19,13 +19,13 @@ fn lines(output: &Output) -> Vec<Value> {
 }
 
 fn picture(name: &str) -> String {
-    root().join("tests/conformance/images").join(name).display().to_string()
+    root().join("tests/data/preprocess").join(name).display().to_string()
 }
 
 #[test]
 fn pictures_get_their_own_label_best_first() {
     let output =
-        tag(&[&picture("chelsea.png"), &picture("coffee.png"), &picture("rocket.jpg"), "-l", LABELS, "--json"]);
+        tag(&[&picture("chelsea.png"), &picture("coffee-256-224.golden.png"), &picture("rocket.jpg"), "-l", LABELS, "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let best: Vec<_> = lines(&output).iter().map(|l| l["tags"][0]["label"].as_str().unwrap().to_owned()).collect();
     assert_eq!(best, ["a cat", "a cup of coffee", "a rocket"]);

@@ -49,7 +49,8 @@ impl Schedule {
             return false;
         }
         let next = grid.due.saturating_add(self.interval);
-        let due = if media < next { next } else { self.point_from(grid.start, media.saturating_add(self.interval / 2)) };
+        let due =
+            if media < next { next } else { self.point_from(grid.start, media.saturating_add(self.interval / 2)) };
         self.grid = Some(Grid { due, ..grid });
         true
     }
