@@ -22,7 +22,7 @@ use crate::shutdown::Shutdown;
 /// How a connection ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    EndOfFile,
+    Played,
     Shutdown,
     /// The file is to start again, and could not be rewound.
     Again,
@@ -37,6 +37,9 @@ enum Event {
 
 /// A clip of one picture, looped, must not spin.
 const SHORTEST_TURN: Duration = Duration::from_millis(40);
+
+/// A file that has shown no picture after so long is asked whether anybody still works on it.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Makes one connection and stays until it ends, one way or another.
 pub(super) fn run_once(
@@ -105,17 +108,10 @@ impl Playing<'_> {
         let mut turn = started;
         self.start()?;
         loop {
-            let wait = match self.silence(started) {
-                Some(silence) if silence >= self.limits.stall => {
-                    return Err(SourceError::Stalled { at: self.at.clone(), seconds: silence.as_secs() });
-                }
-                Some(silence) => after(self.limits.stall - silence),
-                // Looked at again later: the frame may be handed over by then, and silence begin.
-                None => after(self.limits.stall),
-            };
+            let wait = self.patience(started)?;
             select! {
                 recv(self.shutdown.receiver()) -> _ => return Ok(End::Shutdown),
-                recv(wait) -> _ => {}
+                recv(after(wait)) -> _ => {}
                 recv(self.events) -> event => match event {
                     Ok(Event::Failed(error)) => return Err(error),
                     Ok(Event::EndOfStream) => {
@@ -145,13 +141,33 @@ impl Playing<'_> {
         }
     }
 
-    /// How long nothing has come; `None` where silence is no sign of trouble (a file, or we are the slow ones).
-    fn silence(&self, started: Instant) -> Option<Duration> {
+    /// How long to wait before looking again whether the stream still lives.
+    fn patience(&self, started: Instant) -> Result<Duration, SourceError> {
         let progress = self.feed.progress();
-        if progress.delivering || (progress.frames > 0 && matches!(self.settings.location, Location::File(_))) {
-            return None;
+        let file = matches!(self.settings.location, Location::File(_));
+        // We are the slow ones, or a file plays, whose pictures may be far apart: silence is no sign of trouble.
+        if progress.delivering || (file && progress.frames > 0) {
+            return Ok(self.limits.stall);
         }
-        Some(progress.last.unwrap_or(started).elapsed())
+        let silence = progress.last.unwrap_or(started).elapsed();
+        if silence >= self.limits.stall {
+            return Err(SourceError::Stalled { at: self.at.clone(), seconds: silence.as_secs() });
+        }
+        if !file {
+            return Ok(self.limits.stall - silence);
+        }
+        if silence >= SIGN_OF_LIFE && self.events.is_empty() && !self.is_working() {
+            let detail = "nothing in it can be played; it may be cut off or damaged".to_owned();
+            return Err(SourceError::NotVideo { at: self.at.clone(), detail });
+        }
+        Ok(SIGN_OF_LIFE.min(self.limits.stall - silence))
+    }
+
+    /// Whether any of the pipeline's threads still works. decodebin 1.22 sometimes swallows the error of a demuxer that fails
+    /// while it is being linked; then all threads have given up and nobody says so.
+    fn is_working(&self) -> bool {
+        let elements = self.pipeline.iterate_recurse().into_iter().flatten();
+        elements.flat_map(|element| element.pads()).any(|pad| pad.task_state() == gst::TaskState::Started)
     }
 
     /// A recording has a duration, a live stream has none. Files are recordings in any case.
@@ -175,7 +191,7 @@ impl Playing<'_> {
             return Err(SourceError::NotVideo { at: self.at.clone(), detail });
         }
         if !(self.settings.looped && matches!(self.settings.location, Location::File(_))) {
-            return Ok(Some(End::EndOfFile));
+            return Ok(Some(End::Played));
         }
         if self.shutdown.sleep(SHORTEST_TURN.saturating_sub(turn.elapsed())) {
             return Ok(Some(End::Shutdown));

@@ -175,7 +175,7 @@ impl Source {
                 return Ended::Shutdown;
             }
             let error = match connection::run_once(&self.settings, &self.feed, &self.limits, &self.shutdown) {
-                Ok(End::EndOfFile) => return Ended::EndOfFile,
+                Ok(End::Played) => return Ended::EndOfFile,
                 Ok(End::Shutdown) => return Ended::Shutdown,
                 Ok(End::Again) => continue,
                 Err(error) => error,

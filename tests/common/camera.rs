@@ -186,7 +186,13 @@ fn serve(launches: &[(String, String)], auth: Option<&Auth>, port: u16, ready: &
                 }
             };
             let bound = u16::try_from(server.bound_port()).expect("a port");
-            ready.send((bound, main_loop.clone())).expect("somebody waits for the camera");
+            // Told from inside the loop: a loop that is asked to quit before it runs would run for ever.
+            let (ready, inside) = (ready.clone(), main_loop.clone());
+            let started = glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
+                ready.send((bound, inside.clone())).expect("somebody waits for the camera");
+                glib::ControlFlow::Break
+            });
+            started.attach(Some(&context));
             main_loop.run();
             if let Some(source) = context.find_source_by_id(&source) {
                 source.destroy();
@@ -202,13 +208,13 @@ fn serve(launches: &[(String, String)], auth: Option<&Auth>, port: u16, ready: &
 
 fn guard(auth: &Auth) -> rtsp::RTSPAuth {
     let guard = rtsp::RTSPAuth::new();
-    let mut token = rtsp::RTSPToken::builder().field(rtsp::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
+    let token = rtsp::RTSPToken::builder().field(rtsp::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
     if auth.digest {
         guard.set_supported_methods(gst_rtsp::RTSPAuthMethod::Digest);
-        guard.add_digest(&auth.user, &auth.password, &mut token);
+        guard.add_digest(&auth.user, &auth.password, &token);
     } else {
         guard.set_supported_methods(gst_rtsp::RTSPAuthMethod::Basic);
-        guard.add_basic(&rtsp::RTSPAuth::make_basic(&auth.user, &auth.password), &mut token);
+        guard.add_basic(&rtsp::RTSPAuth::make_basic(&auth.user, &auth.password), &token);
     }
     guard
 }
