@@ -3,6 +3,11 @@
 //!
 //! Both run in turn in one process; the ratio of each round is printed, then the median. Needs `make setup`.
 //! `cargo bench --bench end_to_end` · `VTAGD_BENCH_CLIP` names another clip.
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench is a program for a terminal and fails by panicking"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

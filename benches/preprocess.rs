@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench preprocess` prints criterion's numbers, then the median of our way and of Pillow's for the same content with
 //! their ratio. The Python for the peer is `VTAGD_PEER_PYTHON` or `python3`; without Pillow and NumPy the peer is left out.
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench is a program for a terminal and fails by panicking"
+)]
 
 use std::hint::black_box;
 use std::path::Path;

@@ -1,4 +1,9 @@
 //! Cost of the pure stages between the pixels and the event: batcher, scorer, tracker. They must vanish beside inference.
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench is a program for a terminal and fails by panicking"
+)]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,4 +1,6 @@
 //! The API over real sockets: readiness with its reason, tokens, headers, and an address that is taken.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 mod common;
 

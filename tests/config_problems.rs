@@ -1,4 +1,6 @@
 //! What `vtagd check` says about files that are wrong: everything, at the right line, with a remedy, and without secrets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! What correct configurations become: defaults, paths, credentials, notices; and that the shipped files and the documentation agree
 //! with the schema.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -192,14 +194,14 @@ fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
     let path = folder.path().join("vtagd.yaml");
     fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\noutbox: {}\n").expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err).expect("written"), 0);
+    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(())).expect("written"), 0);
     let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
     assert!(out.contains("ok: 1 stream, 2 labels in 1 set, 1 sink, the starter model"), "{out}");
     assert!(err.contains("outbox: has no effect yet"), "{err}");
 
     fs::write(&path, "streams: []\nnonsense: 1\n").expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err).expect("written"), 2);
+    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(())).expect("written"), 2);
     let err = String::from_utf8_lossy(&err);
     assert!(out.is_empty());
     assert!(err.contains("vtagd.yaml:2:1: error: nonsense: is an unknown key"), "{err}");

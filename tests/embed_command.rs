@@ -1,4 +1,6 @@
 //! `vtagd embed` and `vtagd labels` as a person runs them, with the text tower in its child process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,6 @@
 //! Text towers and tokenizers: the same ids and embeddings as the reference implementations, and tokenizers that do not fit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 use std::fs;
 use std::io::Read;

@@ -1,4 +1,6 @@
 //! Label-set files: what is read, what is refused, what is warned about.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 use std::fs;
 use std::path::PathBuf;

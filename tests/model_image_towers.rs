@@ -1,4 +1,6 @@
 //! Image towers in the forms that exports have: fixed batch, half precision, dynamic quantisation, no embedding.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Every template in `pipelines/` is one that GStreamer understands, and a user's own is used as it is written.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 #[path = "common/recorder.rs"]
 mod recorder;

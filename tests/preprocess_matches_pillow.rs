@@ -2,6 +2,8 @@
 //!
 //! `tests/data/preprocess/make_goldens.py` made the goldens. A JPEG may decode a level differently from Pillow's decoder, so its
 //! tolerance is the product's promise (2 levels, 0.3 on average); pictures without loss are held to less.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 mod preprocess_support;
 

@@ -1,4 +1,6 @@
 //! Properties: whatever the picture, the view and the model's size, every float is written and nothing panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 use std::sync::Arc;
 

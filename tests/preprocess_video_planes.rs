@@ -1,6 +1,8 @@
 //! A decoder's planes give nearly the tensor of the long way: the full frame to RGB first, then Pillow's resize.
 //!
 //! Our RGB way stands for Pillow here; `preprocess_matches_pillow.rs` shows that it is the same to a level.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 mod preprocess_support;
 

@@ -1,4 +1,6 @@
 //! Files as streams: nothing is lost at full speed, and their end is the daemon's end.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! Real footage with what a person sees in it, through the real binary and the label sets we ship.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 mod common;
 

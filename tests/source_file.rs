@@ -1,5 +1,7 @@
 //! Local files: played to their end, in real time or as fast as frames are taken, turned as the container says, and refused
 //! clearly when they are no video.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 #[path = "common/recorder.rs"]
 mod recorder;

@@ -1,4 +1,6 @@
 //! Video over HTTP: progressive files that end, multipart MJPEG that must not, refusals, pages that are no video.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 #[path = "common/recorder.rs"]
 mod recorder;

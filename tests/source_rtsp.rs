@@ -1,4 +1,6 @@
 //! RTSP cameras: three codecs, refused passwords, cameras that are off, die and come back, and shutdown at any moment.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 mod common;
 #[path = "common/recorder.rs"]

@@ -1,4 +1,6 @@
 //! `vtagd tag` on pictures and videos, as a person and as a script would use it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
 mod common;
 
@@ -24,8 +26,14 @@ fn picture(name: &str) -> String {
 
 #[test]
 fn pictures_get_their_own_label_best_first() {
-    let output =
-        tag(&[&picture("chelsea.png"), &picture("coffee-256-224.golden.png"), &picture("rocket.jpg"), "-l", LABELS, "--json"]);
+    let output = tag(&[
+        &picture("chelsea.png"),
+        &picture("coffee-256-224.golden.png"),
+        &picture("rocket.jpg"),
+        "-l",
+        LABELS,
+        "--json",
+    ]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let best: Vec<_> = lines(&output).iter().map(|l| l["tags"][0]["label"].as_str().unwrap().to_owned()).collect();
     assert_eq!(best, ["a cat", "a cup of coffee", "a rocket"]);

@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run { config } => run::run(&config, cli.verbose),
         Command::Check { config } => {
-            check::run(&config, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(1)
+            check::run(&config, &mut io::stdout(), &mut io::stderr(), check::model).unwrap_or(1)
         }
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
