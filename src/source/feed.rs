@@ -172,7 +172,9 @@ pub(super) fn attach(feed: &Arc<Feed>, connection: u64, entry: &gst::Pad, sink: 
         if probe.wants(connection, time, Instant::now(), jiff::Timestamp::now()) {
             gst::PadProbeReturn::Ok
         } else {
-            gst::PadProbeReturn::Drop
+            // Taken and done with. `Drop` would mean the same, but gstreamer-rs 0.25.4 then leaves GStreamer to release
+            // a buffer that it has released itself, with a critical warning for every frame.
+            gst::PadProbeReturn::Handled
         }
     });
     if let Some(pad) = sink.static_pad("sink") {
