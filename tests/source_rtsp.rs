@@ -150,6 +150,53 @@ fn the_end_of_a_live_stream_is_a_failure_that_is_retried() {
     assert!(rising(&running.frames()));
 }
 
+/// A certificate that nobody trusts, with its key. `None` where openssl is not installed.
+fn self_signed(folder: &std::path::Path) -> Option<String> {
+    let (key, certificate) = (folder.join("key.pem"), folder.join("cert.pem"));
+    let status = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .ok()?;
+    assert!(status.success());
+    Some(std::fs::read_to_string(certificate).ok()? + &std::fs::read_to_string(key).ok()?)
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused_unless_a_template_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(pem) = self_signed(folder.path()) else {
+        eprintln!("skipped: openssl is not installed");
+        return;
+    };
+    let camera = Camera::start_tls(Content::pattern(160, 120), Codec::H264, pem);
+    let error = Running::start(rtsp(camera.url())).wait_down();
+    assert!(error.contains("certificate cannot be trusted") && error.contains("unknown ca"), "{error}");
+    let path = folder.path().join("trusting.gst");
+    let template = format!(
+        "rtspsrc name=source location={} protocols=tcp+tls tls-validation-flags=no-flags ! application/x-rtp,media=video \
+         ! decodebin ! video/x-raw ! videoconvert ! appsink name=sink",
+        camera.url()
+    );
+    std::fs::write(&path, template).unwrap();
+    Running::start(settings(Location::Template(path))).wait_frames(3);
+}
+
+#[test]
+fn a_looped_file_is_a_long_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("short.mp4");
+    recorder::make_mp4(&path, 10, (160, 120), "ball");
+    let camera = Camera::start(Content::Looped(path, 20), Codec::H264, None);
+    let running = Running::start(rtsp(camera.url()));
+    let frames = running.wait_frames(40);
+    assert!(rising(&frames));
+    assert_eq!(running.report().reconnects, 0);
+}
+
 #[test]
 fn an_address_the_camera_does_not_know_is_told() {
     let camera = Camera::start(Content::pattern(160, 120), Codec::H264, None);

@@ -100,7 +100,7 @@ impl SourceError {
             return match kind {
                 gst::ResourceError::NotAuthorized => Self::Credentials { at, detail },
                 gst::ResourceError::NotFound => Self::NotFound { at, detail },
-                _ if is_certificate(debug) => Self::Certificate { at, detail },
+                _ if is_certificate(error.message()) || is_certificate(debug) => Self::Certificate { at, detail },
                 _ => Self::Connection { at, detail },
             };
         }
@@ -136,8 +136,8 @@ fn is_picture(debug: &str) -> bool {
 }
 
 /// GIO's TLS errors come as text only.
-fn is_certificate(debug: &str) -> bool {
-    debug.contains("certificate") || debug.contains("Certificate")
+fn is_certificate(text: &str) -> bool {
+    text.contains("certificate") || text.contains("Certificate")
 }
 
 /// GStreamer's message and the part of its debug text that a person can use: what follows the source position and the path

@@ -127,6 +127,7 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     }
     if source.type_().name() == "GstRTSPSrc" {
         select_first_video(source);
+        tell_bad_certificates(source);
     }
     Ok(())
 }
@@ -159,6 +160,18 @@ fn select_first_video(source: &gst::Element) {
         let media = caps.as_ref().and_then(|caps| caps.structure(0)?.get::<&str>("media").ok());
         let selected = media == Some("video") && number.is_some_and(|n| *chosen.get_or_init(|| n) == n);
         Some(selected.to_value())
+    });
+}
+
+/// rtspsrc itself only says that it could not connect. Asked about a certificate that failed its checks, we still refuse it.
+fn tell_bad_certificates(source: &gst::Element) {
+    source.connect("accept-certificate", false, |arguments| {
+        let flaws = arguments.get(3).and_then(|flaws| flaws.serialize().ok()).unwrap_or_default();
+        let flaws = flaws.replace("G_TLS_CERTIFICATE_", "").replace('_', " ").replace('+', ", ").to_lowercase();
+        if let Some(source) = arguments.first().and_then(|v| v.get::<gst::Element>().ok()) {
+            gst::element_error!(source, gst::ResourceError::OpenRead, ("Its certificate failed: {}", flaws));
+        }
+        Some(false.to_value())
     });
 }
 

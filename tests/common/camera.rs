@@ -73,6 +73,8 @@ pub struct Camera {
     port: u16,
     mounts: Vec<Mount>,
     auth: Option<Auth>,
+    /// Certificate and key in PEM; with them it speaks RTSPS alone.
+    tls: Option<String>,
     server: Option<Running>,
     // Looped clips live here.
     folder: tempfile::TempDir,
@@ -93,7 +95,17 @@ impl Camera {
     pub fn with_mounts(mounts: Vec<Mount>, auth: Option<Auth>) -> Self {
         gst::init().expect("GStreamer starts");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut camera = Self { port: 0, mounts, auth, server: None, folder };
+        let mut camera = Self { port: 0, mounts, auth, tls: None, server: None, folder };
+        camera.restart();
+        camera
+    }
+
+    /// A camera with one mount that speaks RTSPS with the certificate and key in `pem`.
+    pub fn start_tls(content: Content, codec: Codec, pem: String) -> Self {
+        gst::init().expect("GStreamer starts");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mounts = vec![Mount { path: "/stream".into(), content, codec }];
+        let mut camera = Self { port: 0, mounts, auth: None, tls: Some(pem), server: None, folder };
         camera.restart();
         camera
     }
@@ -108,7 +120,8 @@ impl Camera {
     }
 
     pub fn url_of(&self, path: &str) -> Url {
-        Url::parse(&format!("rtsp://127.0.0.1:{}{path}", self.port)).expect("a URL")
+        let scheme = if self.tls.is_some() { "rtsps" } else { "rtsp" };
+        Url::parse(&format!("{scheme}://127.0.0.1:{}{path}", self.port)).expect("a URL")
     }
 
     /// Breaks every connection and closes the port.
@@ -122,11 +135,11 @@ impl Camera {
     pub fn restart(&mut self) {
         self.kill();
         let launches: Vec<_> = self.mounts.iter().map(|m| (m.path.clone(), launch(m, self.folder.path()))).collect();
-        let (auth, port) = (self.auth.clone(), self.port);
+        let (auth, tls, port) = (self.auth.clone(), self.tls.clone(), self.port);
         let (ready, started) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("camera".into())
-            .spawn(move || serve(&launches, auth.as_ref(), port, &ready))
+            .spawn(move || serve(&launches, auth.as_ref(), tls.as_deref(), port, &ready))
             .expect("a thread");
         let (port, main_loop) = started.recv_timeout(Duration::from_secs(20)).expect("the camera starts");
         self.port = port;
@@ -149,7 +162,13 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
-fn serve(launches: &[(String, String)], auth: Option<&Auth>, port: u16, ready: &mpsc::Sender<(u16, glib::MainLoop)>) {
+fn serve(
+    launches: &[(String, String)],
+    auth: Option<&Auth>,
+    tls: Option<&str>,
+    port: u16,
+    ready: &mpsc::Sender<(u16, glib::MainLoop)>,
+) {
     let context = glib::MainContext::new();
     let main_loop = glib::MainLoop::new(Some(&context), false);
     context
@@ -163,7 +182,7 @@ fn serve(launches: &[(String, String)], auth: Option<&Auth>, port: u16, ready: &
                 factory.set_launch(launch);
                 factory.set_shared(!launch.contains("filesrc"));
                 factory.set_protocols(gst_rtsp::RTSPLowerTrans::TCP);
-                if auth.is_some() {
+                if auth.is_some() || tls.is_some() {
                     factory.add_role_from_structure(
                         &gst::Structure::builder("viewer")
                             .field(rtsp::RTSP_PERM_MEDIA_FACTORY_ACCESS, true)
@@ -175,6 +194,15 @@ fn serve(launches: &[(String, String)], auth: Option<&Auth>, port: u16, ready: &
             }
             if let Some(auth) = auth {
                 server.set_auth(Some(&guard(auth)));
+            }
+            if let Some(pem) = tls {
+                let guard = rtsp::RTSPAuth::new();
+                let certificate = rtsp::gio::TlsCertificate::from_pem(pem).expect("a certificate and its key");
+                guard.set_tls_certificate(Some(&certificate));
+                guard.set_default_token(Some(
+                    &mut rtsp::RTSPToken::builder().field(rtsp::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build(),
+                ));
+                server.set_auth(Some(&guard));
             }
             // After a kill the system may keep the port for a moment.
             let deadline = Instant::now() + Duration::from_secs(10);

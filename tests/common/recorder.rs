@@ -105,6 +105,21 @@ pub fn quick_ladder() -> Ladder {
     Ladder::default().scaled(0.02)
 }
 
+/// Critical warnings of GLib and GStreamer in this process; there should be none.
+static CRITICALS: AtomicUsize = AtomicUsize::new(0);
+
+fn count_criticals() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        gst::glib::log_set_default_handler(|domain, level, message| {
+            if matches!(level, gst::glib::LogLevel::Critical | gst::glib::LogLevel::Error) {
+                CRITICALS.fetch_add(1, Ordering::Relaxed);
+            }
+            eprintln!("{} {level:?}: {message}", domain.unwrap_or_default());
+        });
+    });
+}
+
 /// A source that runs on its own thread, as in the daemon.
 pub struct Running {
     pub recorder: Arc<Recorder>,
@@ -133,6 +148,7 @@ impl Running {
     }
 
     pub fn with(settings: SourceSettings, options: Options) -> Self {
+        count_criticals();
         let recorder = Arc::new(Recorder {
             schedule: Mutex::new(Schedule::new(options.interval)),
             seen: Mutex::default(),
@@ -200,14 +216,18 @@ impl Running {
             assert!(Instant::now() < deadline, "the source does not end: {:?}", self.report());
             std::thread::sleep(Duration::from_millis(5));
         }
-        (thread.join().unwrap(), self.frames(), self.report())
+        let ended = thread.join().unwrap();
+        assert_eq!(CRITICALS.load(Ordering::Relaxed), 0, "GStreamer was used wrongly");
+        (ended, self.frames(), self.report())
     }
 
     /// Asks it to stop; returns how long that took.
     pub fn stop(mut self) -> (Ended, Duration) {
         let start = Instant::now();
         self.trigger.trigger();
-        (self.thread.take().unwrap().join().unwrap(), start.elapsed())
+        let ended = self.thread.take().unwrap().join().unwrap();
+        assert_eq!(CRITICALS.load(Ordering::Relaxed), 0, "GStreamer was used wrongly");
+        (ended, start.elapsed())
     }
 }
 
