@@ -9,7 +9,7 @@
     reason = "a bench is a program for a terminal and fails by panicking"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,11 +51,11 @@ fn bare(encoder: &mut dyn ImageEncoder, place: usize, images: usize) -> f64 {
 }
 
 /// Images/s from the file to the scores, and how many there were.
-fn whole(engine: Engine, clip: &PathBuf) -> (f64, usize) {
+fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     let (_trigger, shutdown) = shutdown::channel();
     let source = SourceSettings {
         id: "bench".into(),
-        location: Location::File(clip.clone()),
+        location: Location::File(clip.to_owned()),
         username: None,
         password: None,
         pace: Pace::Fast,

@@ -136,7 +136,7 @@ impl Camera {
         self.kill();
         let launches: Vec<_> = self.mounts.iter().map(|m| (m.path.clone(), launch(m, self.folder.path()))).collect();
         let (auth, tls, port) = (self.auth.clone(), self.tls.clone(), self.port);
-        let (ready, started) = mpsc::channel();
+        let (ready, started) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("camera".into())
             .spawn(move || serve(&launches, auth.as_ref(), tls.as_deref(), port, &ready))
@@ -167,7 +167,7 @@ fn serve(
     auth: Option<&Auth>,
     tls: Option<&str>,
     port: u16,
-    ready: &mpsc::Sender<(u16, glib::MainLoop)>,
+    ready: &mpsc::SyncSender<(u16, glib::MainLoop)>,
 ) {
     let context = glib::MainContext::new();
     let main_loop = glib::MainLoop::new(Some(&context), false);
