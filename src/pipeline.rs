@@ -85,7 +85,7 @@ pub fn start(
         let tap: Arc<dyn FrameTap> = Arc::new(sampler);
         let source = Source::new(part.source, tap, Arc::clone(&status), shutdown.clone());
         let farewell = Farewell { index, how: None, ended: ended_tx.clone() };
-        sources.push((id, move || farewell.after(source)));
+        sources.push((id, || farewell.after(source)));
         slots.push(reader);
         views.push(part.view);
         sets.push(part.sets);
@@ -138,7 +138,6 @@ impl Farewell {
         self.how = Some(source.run());
     }
 }
-
 impl Drop for Farewell {
     fn drop(&mut self) {
         // The receiver is gone only when nobody cares any more.

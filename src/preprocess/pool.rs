@@ -32,14 +32,18 @@ pub fn spawn(
 
 fn work(spec: Arc<Spec>, views: &[View], jobs: &Receiver<PrepareJob>) {
     let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
+    // Told once per run of failures; the counter of dropped frames tells how many there were.
+    let mut failing = false;
     for PrepareJob { picture, stream, tile, mut place, done, index } in jobs {
         let view = views.get(stream).copied().unwrap_or_default();
         // Camera bytes are not to be trusted: should a damaged picture find a bug, it costs that picture, not the thread.
         let result = catch_unwind(AssertUnwindSafe(|| preprocessor.run(&picture, view, tile, &mut place)));
         // The place has to be back before it is said to be done: whoever hears that reads the whole buffer.
         drop(place);
+        let told = std::mem::replace(&mut failing, !matches!(result, Ok(Ok(()))));
         match &result {
             Ok(Ok(())) => {}
+            Ok(Err(_)) if told => {}
             Ok(Err(error)) => tracing::warn!(stream, %error, "a frame cannot be preprocessed"),
             Err(_) => {
                 tracing::error!(stream, ?picture, "preprocessing panicked, the frame is lost; please report this");
