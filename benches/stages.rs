@@ -64,7 +64,7 @@ fn tracking(c: &mut Criterion) {
     c.bench_function("tracker: 1000 samples", |b| {
         let base = Instant::now();
         b.iter(|| {
-            let mut tracker = Tracker::new(Thresholds::default());
+            let mut tracker = Tracker::new(Thresholds::default(), Duration::from_secs(30));
             for i in 0..1000u32 {
                 let media = Duration::from_secs(u64::from(i));
                 let time = FrameTime { media, captured: base, wall: jiff::Timestamp::UNIX_EPOCH };

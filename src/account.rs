@@ -4,8 +4,7 @@
 //! one that is dropped unsettled counts as dropped for the reason it was last marked with, so no path can forget.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::StreamId;
 
@@ -55,10 +54,17 @@ pub enum Outcome {
 /// Counters of one stream. Totals only grow.
 #[derive(Debug, Default)]
 pub struct Account {
-    sampled: AtomicU64,
-    inferred: AtomicU64,
-    reused: AtomicU64,
-    dropped: [AtomicU64; DropReason::ALL.len()],
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    sampled: u64,
+    inferred: u64,
+    reused: u64,
+    dropped: [u64; DropReason::ALL.len()],
+    /// Everything that was out has been counted; what comes back later counts no more.
+    closed: bool,
 }
 
 /// A reading of an [`Account`].
@@ -79,37 +85,69 @@ impl Totals {
 }
 
 impl Account {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn totals(&self) -> Totals {
-        // Ends are read before `sampled`, so a frame that ends meanwhile can only look unfinished, never ended twice.
-        let dropped = DropReason::ALL
-            .into_iter()
-            .map(|r| (r.as_str(), self.dropped[r as usize].load(Ordering::Acquire)))
-            .filter(|(_, n)| *n > 0)
-            .collect();
-        let (inferred, reused) = (self.inferred.load(Ordering::Acquire), self.reused.load(Ordering::Acquire));
-        Totals { sampled: self.sampled.load(Ordering::Acquire), inferred, reused, dropped }
+        let counts = self.counts();
+        let dropped = DropReason::ALL.into_iter().map(|r| (r.as_str(), counts.dropped[r as usize]));
+        Totals {
+            sampled: counts.sampled,
+            inferred: counts.inferred,
+            reused: counts.reused,
+            dropped: dropped.filter(|(_, n)| *n > 0).collect(),
+        }
     }
 
     /// Counts one sampled frame and gives the ticket that will end it.
     pub fn sample(self: &Arc<Self>, stream: &StreamId) -> Ticket {
-        self.sampled.fetch_add(1, Ordering::AcqRel);
-        metrics::counter!("vtagd_frames_sampled_total", "stream" => stream.to_string()).increment(1);
-        Ticket { account: Arc::clone(self), stream: Arc::clone(stream), fate: Mutex::new(Some(DropReason::Shutdown)) }
+        let mut counts = self.counts();
+        // A source that is late at shutdown goes on sampling; nobody adds up what it does.
+        let fate = (!counts.closed).then_some(DropReason::Shutdown);
+        if fate.is_some() {
+            counts.sampled += 1;
+            metrics::counter!("vtagd_frames_sampled_total", "stream" => stream.to_string()).increment(1);
+        }
+        drop(counts);
+        Ticket { account: Arc::clone(self), stream: Arc::clone(stream), fate: Mutex::new(fate) }
+    }
+
+    /// Ends the accounts at shutdown: frames that a late stage still holds are counted as dropped (`shutdown`) now, and not
+    /// again when they come back. Returns how many there were.
+    pub fn close(&self, stream: &StreamId) -> u64 {
+        let mut counts = self.counts();
+        let ended = counts.inferred + counts.reused + counts.dropped.iter().sum::<u64>();
+        let held = if counts.closed { 0 } else { counts.sampled.saturating_sub(ended) };
+        for _ in 0..held {
+            counts.end(stream, Outcome::Dropped(DropReason::Shutdown));
+        }
+        counts.closed = true;
+        held
     }
 
     fn settle(&self, stream: &StreamId, outcome: Outcome) {
+        let mut counts = self.counts();
+        if !counts.closed {
+            counts.end(stream, outcome);
+        }
+    }
+}
+
+impl Counts {
+    fn end(&mut self, stream: &StreamId, outcome: Outcome) {
         let stream = stream.to_string();
         match outcome {
             Outcome::Inferred => {
-                self.inferred.fetch_add(1, Ordering::AcqRel);
+                self.inferred += 1;
                 metrics::counter!("vtagd_frames_inferred_total", "stream" => stream).increment(1);
             }
             Outcome::Reused => {
-                self.reused.fetch_add(1, Ordering::AcqRel);
+                self.reused += 1;
                 metrics::counter!("vtagd_frames_reused_total", "stream" => stream).increment(1);
             }
             Outcome::Dropped(reason) => {
-                self.dropped[reason as usize].fetch_add(1, Ordering::AcqRel);
+                self.dropped[reason as usize] += 1;
                 metrics::counter!("vtagd_frames_dropped_total", "stream" => stream, "reason" => reason.as_str())
                     .increment(1);
             }
@@ -164,6 +202,20 @@ mod tests {
         let totals = account.totals();
         assert_eq!((totals.sampled, totals.inferred, totals.unaccounted()), (1, 1, 0));
         assert!(totals.dropped.is_empty());
+    }
+
+    #[test]
+    fn frames_held_by_a_late_stage_are_counted_at_the_end_and_not_again() {
+        let account = Arc::new(Account::default());
+        let stream: StreamId = "a".into();
+        let (held, done) = (account.sample(&stream), account.sample(&stream));
+        done.settle(Outcome::Inferred);
+        assert_eq!(account.close(&stream), 1);
+        held.settle(Outcome::Inferred);
+        drop(account.sample(&stream));
+        let totals = account.totals();
+        assert_eq!((totals.sampled, totals.inferred, totals.dropped.get("shutdown")), (2, 1, Some(&1)));
+        assert_eq!(totals.unaccounted(), 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, select};
+use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board, SetView};
 use crate::config::{Settings, SinkSettings, thresholds};
@@ -19,8 +20,17 @@ use crate::sink::{Fanout, JsonlTarget};
 use crate::source::Ended;
 use crate::telemetry;
 
-/// From the wish to stop to the end, at most; what is late by then is named and left behind.
-const DRAIN: Duration = Duration::from_secs(10);
+/// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
+const DRAIN: Duration = Duration::from_secs(7);
+
+/// … and from then until the sinks have written what they have.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
+const GAP: Duration = Duration::from_secs(30);
+
+/// Histograms are folded this often even when nobody scrapes, so they stay small.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// How often ended streams and stage threads are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -77,16 +87,15 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let metrics = telemetry::init_metrics().map_err(|e| start(&e))?;
     let board = Arc::new(Board::default());
 
-    let mut threads = Vec::new();
+    // Sinks first: a file that cannot be opened must not be found out after the model has been loaded.
+    let (fanout, mut threads) = Fanout::start(&jsonl_targets(&settings.sinks), &shutdown)?;
     if let Some(api) = &settings.api {
-        let (address, thread) = api::start(api, Arc::clone(&board), metrics, shutdown.clone())?;
+        let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
         tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
         threads.push(("API".to_owned(), thread));
     }
     board.not_ready("loading the model");
     let Some(engine) = load(&settings, &shutdown)? else { return Ok(0) };
-    let (fanout, sink_threads) = Fanout::start(&jsonl_targets(&settings.sinks), &shutdown)?;
-    threads.extend(sink_threads);
     let outlet = Arc::new(Outlet { fanout, board: Arc::clone(&board) });
     let emitters = emitters(&settings, &engine);
 
@@ -110,10 +119,10 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     board.ready(&name, provider);
     tracing::info!(streams = running.streams.len(), model = %name, provider, "ready");
 
-    let failed = watch(&running, &shutdown, &emitters, &outlet);
+    let failed = watch(&running, &shutdown, &emitters, &outlet, &metrics);
     board.not_ready("stopping");
     threads.append(&mut running.threads);
-    Ok(drain(trigger, threads, &running, &emitters, outlet, failed))
+    Ok(drain(&trigger, threads, &running, &emitters, &outlet, failed))
 }
 
 /// Builds the engine; `None` if shutdown was asked for meanwhile.
@@ -161,7 +170,8 @@ fn emitters(settings: &Settings, engine: &Engine) -> Emitters {
     };
     let emitter = |stream: &crate::config::StreamSettings| {
         let sets = stream.label_sets.iter().map(|i| rules(&settings.label_sets[*i])).collect();
-        Mutex::new(Emitter::new(&settings.instance, Arc::clone(&stream.source.id), engine.model.clone(), sets))
+        let gap = GAP.max(stream.interval * 10);
+        Mutex::new(Emitter::new(&settings.instance, Arc::clone(&stream.source.id), engine.model.clone(), sets, gap))
     };
     Arc::new(settings.streams.iter().map(emitter).collect())
 }
@@ -186,7 +196,14 @@ fn parts(settings: Settings, engine: Engine) -> Parts {
 
 /// Waits until every stream has ended or shutdown is asked for. Tags of a stream that has ended are closed once its last
 /// frame has been scored. Returns whether something failed for good.
-fn watch(running: &Running, shutdown: &Shutdown, emitters: &Emitters, outlet: &Outlet) -> bool {
+fn watch(
+    running: &Running,
+    shutdown: &Shutdown,
+    emitters: &Emitters,
+    outlet: &Outlet,
+    metrics: &PrometheusHandle,
+) -> bool {
+    let mut upkept = Instant::now();
     let mut open = running.streams.len();
     let mut draining: Vec<usize> = Vec::new();
     let mut failed = false;
@@ -196,6 +213,14 @@ fn watch(running: &Running, shutdown: &Shutdown, emitters: &Emitters, outlet: &O
             recv(shutdown.receiver()) -> _ => return failed,
             default(LOOK) => Err(RecvTimeoutError::Timeout),
         };
+        if upkept.elapsed() >= UPKEEP {
+            metrics.run_upkeep();
+            upkept = Instant::now();
+        }
+        if outlet.fanout.is_dead() {
+            tracing::error!("every sink has given up, stopping");
+            return true;
+        }
         if let Ok((index, how)) = how {
             failed |= !matches!(how, Some(Ended::EndOfFile | Ended::Shutdown));
             if how.is_none() {
@@ -228,42 +253,53 @@ fn close(emitter: &Mutex<Emitter>, reason: EndReason, outlet: &Outlet) {
     emitter.lock().unwrap_or_else(PoisonError::into_inner).close(reason, &mut |event| outlet.send(event));
 }
 
-/// Ends every stage within [`DRAIN`], closes what is open, and settles the accounts. Returns the exit code.
+/// Ends every stage within [`DRAIN`], closes what is open, flushes the sinks within [`FLUSH`] and settles the accounts. Returns
+/// the exit code.
 fn drain(
-    trigger: Trigger,
+    trigger: &Trigger,
     threads: Vec<(String, JoinHandle<()>)>,
     running: &Running,
     emitters: &Emitters,
-    outlet: Arc<Outlet>,
+    outlet: &Outlet,
     mut failed: bool,
 ) -> u8 {
-    let deadline = Instant::now() + DRAIN;
     trigger.trigger();
     let (stages, outer): (Vec<_>, Vec<_>) =
         threads.into_iter().partition(|(name, _)| name != "API" && !name.starts_with("sink "));
-    failed |= join(stages, deadline);
+    failed |= join(stages, DRAIN);
     for emitter in emitters.iter() {
-        close(emitter, EndReason::Shutdown, &outlet);
+        close(emitter, EndReason::Shutdown, outlet);
     }
-    // The last owner closes the sinks' queues; a scoring thread that is late still holds one and is named above.
-    drop(outlet);
-    failed |= join(outer, deadline);
+    // Closed by hand: a scoring thread that is late still holds the outlet.
+    outlet.fanout.close();
+    failed |= join(outer, FLUSH);
     for (status, account) in &running.streams {
+        let stream = status.id();
+        let held = account.close(stream);
+        if held > 0 {
+            tracing::warn!(%stream, held, "frames were still being worked on, they count as dropped");
+        }
         let totals = account.totals();
         let (sampled, inferred, reused) = (totals.sampled, totals.inferred, totals.reused);
-        let (stream, unaccounted) = (status.id(), totals.unaccounted());
+        let unaccounted = totals.unaccounted();
         tracing::info!(%stream, sampled, inferred, reused, dropped = ?totals.dropped, unaccounted, "frames accounted");
         if unaccounted != 0 {
             tracing::error!(%stream, unaccounted, "frames are unaccounted for");
             failed = true;
         }
     }
+    let lost = outlet.fanout.lost();
+    if lost > 0 {
+        tracing::error!(lost, "events could not be delivered");
+        failed = true;
+    }
     tracing::info!("stopped");
     u8::from(failed)
 }
 
 /// Joins what ends in time and names what does not. Returns whether something panicked or was late.
-fn join(mut threads: Vec<(String, JoinHandle<()>)>, deadline: Instant) -> bool {
+fn join(mut threads: Vec<(String, JoinHandle<()>)>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
     let mut failed = false;
     while !threads.is_empty() {
         let (done, waiting): (Vec<_>, Vec<_>) = threads.into_iter().partition(|(_, t)| t.is_finished());
@@ -279,7 +315,7 @@ fn join(mut threads: Vec<(String, JoinHandle<()>)>, deadline: Instant) -> bool {
         }
         if Instant::now() >= deadline {
             let late: Vec<&str> = threads.iter().map(|(name, _)| name.as_str()).collect();
-            tracing::error!(?late, seconds = DRAIN.as_secs(), "did not stop in time, left behind");
+            tracing::error!(?late, seconds = patience.as_secs(), "did not stop in time, left behind");
             return true;
         }
         std::thread::sleep(Duration::from_millis(5));

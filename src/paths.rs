@@ -1,7 +1,7 @@
 //! Where things lie: the starter model, the pipeline templates, the runtime library and the cache directory.
 //!
-//! Every search has one order: the working directory (a checkout after `make setup`), the prefix the binary was installed
-//! under, then the system's own folders. Nothing here creates or opens a file.
+//! Every search has one order: the checkout the binary was built in, the prefix it was installed under, then the system's
+//! own folders; for a binary out of a `target/` folder the working directory comes last. Nothing here creates or opens a file.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ const SYSTEM_CACHE: &str = "/var/cache/vtagd";
 
 /// Folders that may hold read-only data such as `models/` and `pipelines/`, best first.
 pub fn data_dirs() -> Vec<PathBuf> {
-    let mut dirs = vec![PathBuf::from(".")];
-    dirs.extend(checkout());
+    let mut dirs: Vec<_> = checkout().into_iter().collect();
     dirs.extend(prefix().map(|p| p.join("share/vtagd")));
     dirs.push(PathBuf::from(SHARE));
+    dirs.extend(working_directory());
     dirs.dedup();
     dirs
 }
@@ -40,11 +40,11 @@ pub fn templates_dir() -> PathBuf {
 /// Places where `libonnxruntime.so` is looked for when nobody named one, best first.
 pub fn runtime_libraries() -> Vec<PathBuf> {
     let name = "libonnxruntime.so";
-    let mut files = vec![Path::new("runtime").join(name)];
-    files.extend(checkout().map(|dir| dir.join("runtime").join(name)));
+    let mut files: Vec<_> = checkout().map(|dir| dir.join("runtime").join(name)).into_iter().collect();
     files.extend(prefix().map(|p| p.join("lib/vtagd").join(name)));
     files.extend(exe_dir().map(|dir| dir.join(name)));
     files.push(Path::new(LIB).join(name));
+    files.extend(working_directory().map(|dir| dir.join("runtime").join(name)));
     files.dedup();
     files
 }
@@ -78,6 +78,12 @@ fn prefix() -> Option<PathBuf> {
         return None;
     }
     dir.parent().map(Path::to_owned)
+}
+
+/// The working directory, for a build whose target folder lies elsewhere; never for an installed one, which must not load
+/// what lies in a stranger's folder.
+fn working_directory() -> Option<PathBuf> {
+    checkout().map(|_| PathBuf::from("."))
 }
 
 /// The repository a `target/<profile>/vtagd` was built in.

@@ -12,6 +12,8 @@ use crate::frame::Picture;
 const MAX_SIDE: u32 = Picture::MAX_SIDE;
 /// Most memory a decoder may take; a 100-megapixel picture with 16 bits and alpha needs 800 MB, a bomb claims more.
 const MAX_ALLOC: u64 = 1 << 30;
+/// Largest picture file that is read.
+const MAX_FILE: u64 = 512 << 20;
 /// Most pixels of a still: beyond it even the decoded picture would be too much.
 const MAX_PIXELS: u64 = 200_000_000;
 
@@ -20,6 +22,8 @@ const MAX_PIXELS: u64 = 200_000_000;
 pub enum StillError {
     #[error("{}: cannot be read: {source}", file.display())]
     Read { file: PathBuf, source: std::io::Error },
+    #[error("{}: is not a regular file", file.display())]
+    NotAFile { file: PathBuf },
     #[error("{}: is not a picture this program reads (PNG, JPEG, WebP, BMP, TIFF, GIF)", file.display())]
     Format { file: PathBuf },
     #[error("{}: the picture is damaged: {message}", file.display())]
@@ -34,6 +38,15 @@ pub enum StillError {
 /// A file that cannot be read, is no picture, is damaged, or is too large.
 pub fn load(path: &Path) -> Result<Picture, StillError> {
     let file = || path.to_owned();
+    // Before opening: a pipe would wait for ever, and a device may never end.
+    let metadata = std::fs::metadata(path).map_err(|source| StillError::Read { file: file(), source })?;
+    if !metadata.is_file() {
+        return Err(StillError::NotAFile { file: file() });
+    }
+    if metadata.len() > MAX_FILE {
+        // Longer than any picture we take; it may still be a video.
+        return Err(StillError::Format { file: file() });
+    }
     let reader = ImageReader::open(path)
         .and_then(ImageReader::with_guessed_format)
         .map_err(|source| StillError::Read { file: file(), source })?;

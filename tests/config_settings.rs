@@ -170,15 +170,7 @@ snapshots: { path: pictures }
 ",
     );
     let fields: Vec<&str> = settings.notices.iter().map(|notice| notice.field.as_str()).collect();
-    let expected = [
-        "runtime.providers[0]",
-        "runtime.providers[1]",
-        "runtime.providers[2]",
-        "sinks[0].type",
-        "sinks[1].type",
-        "outbox",
-        "snapshots",
-    ];
+    let expected = ["sinks[0].type", "sinks[1].type", "outbox", "snapshots"];
     assert_eq!(fields, expected);
     for notice in &settings.notices {
         assert_eq!(notice.severity, Severity::Notice);

@@ -98,3 +98,32 @@ fn a_camera_that_is_absent_and_one_with_a_wrong_password_do_not_stop_a_good_one(
         assert!(!text.contains("wrong-secret-7f3a"), "the password is in the {what}");
     }
 }
+
+#[test]
+fn unreachable_cameras_say_that_they_cannot_be_reached_and_hide_credentials_in_the_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = common::camera::free_port();
+    let streams = format!(
+        "  - {{ id: refused-rtsp, url: \"rtsp://127.0.0.1:{port}/user=admin_password=hunter-in-path_channel=1.sdp\" }}\n\
+         \x20 - {{ id: refused-http, url: \"http://127.0.0.1:{port}/axis?pwd=hunter-in-query\" }}\n\
+         \x20 - {{ id: unknown, url: \"rtsp://no-such-host.invalid/x\" }}\n"
+    );
+    let mut daemon = Daemon::start(folder.path(), &config(&streams));
+    daemon.wait_ready();
+    let rows = eventually("all three are down", || {
+        let (_, body) = daemon.get("/api/v1/streams");
+        let rows: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let rows = rows["streams"].as_array().unwrap().clone();
+        rows.iter().all(|r| r["state"] == "down").then_some(rows)
+    });
+    for row in rows {
+        let error = row["error"].as_str().unwrap();
+        assert!(error.contains("connect") || error.contains("resolve"), "{error}");
+        assert!(!error.contains("decoding"), "{error}");
+    }
+    let (_, page) = daemon.get("/");
+    assert!(daemon.stop().success());
+    for text in [daemon.log(), page] {
+        assert!(!text.contains("hunter"), "{text}");
+    }
+}

@@ -76,3 +76,64 @@ fn a_signal_during_start_up_ends_it_cleanly() {
     daemon.wait_for_log("API listens");
     assert!(daemon.stop().success());
 }
+
+#[test]
+fn a_batch_that_outlasts_the_deadline_is_named_and_its_frames_are_accounted() {
+    let folder = tempfile::tempdir().unwrap();
+    // Hundreds of pictures on one thread take about as long as a drain may.
+    let config = format!(
+        "runtime: {{ threads: 1, batch: {{ max_size: 384, max_delay: 60s }} }}\nsampling: {{ interval: 40ms }}\n\
+         streams: [{{ id: s, url: \"file://{}\", loop: true, pace: fast }}]\nlabels: [{}]\n\
+         sinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: \"127.0.0.1:0\" }}\n",
+        root().join("demo/clip.mp4").display(),
+        root().join("config/labels/demo.yaml").display()
+    );
+    let mut daemon = Daemon::start(folder.path(), &config);
+    daemon.wait_ready();
+    eventually("a batch is running and the next one waits", || {
+        let (_, metrics) = daemon.get("/metrics");
+        let sampled = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix("vtagd_frames_sampled_total{stream=\"s\"} ")?.parse::<u64>().ok());
+        sampled.is_some_and(|n| n > 500).then_some(())
+    });
+    daemon.stop();
+    let log = daemon.log();
+    assert!(log.contains("unaccounted=0"), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+    if log.contains("did not stop in time") {
+        assert!(log.contains("inference session") && !log.contains("sink jsonl"), "sinks are not to blame:\n{log}");
+    }
+}
+
+#[test]
+fn events_that_cannot_be_delivered_make_the_exit_code_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "streams: [{{ id: s, url: \"file://{}\", pace: fast }}]\nlabels: [{}]\nevents: {{ after: 0s }}\n\
+         sinks: [{{ type: jsonl, path: /dev/full }}]\napi: {{ listen: off }}\n",
+        root().join("demo/clip.mp4").display(),
+        root().join("config/labels/demo.yaml").display()
+    );
+    let mut daemon = Daemon::start(folder.path(), &config);
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(daemon.log().contains("events could not be delivered"), "{}", daemon.log());
+}
+
+#[test]
+fn a_daemon_whose_only_reader_has_gone_stops_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "streams: [{{ id: s, url: \"file://{}\", loop: true, pace: fast }}]\nlabels: [{}]\n\
+         events: {{ after: 0s, cooldown: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: off }}\n",
+        root().join("demo/clip.mp4").display(),
+        root().join("config/labels/demo.yaml").display()
+    );
+    std::fs::write(folder.path().join("vtagd.yaml"), config).unwrap();
+    let mut command = common::daemon::vtagd(folder.path());
+    command.args(["run", "-c"]).arg(folder.path().join("vtagd.yaml"));
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    let end = eventually("it ends", || child.try_wait().unwrap());
+    assert_eq!(end.code(), Some(1));
+}

@@ -84,3 +84,45 @@ fn a_person_reads_percentages() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains('%') && text.contains("a cat") && !text.contains('{'), "{text}");
 }
+
+#[test]
+fn a_name_that_is_not_utf8_is_tagged_all_the_same() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(std::ffi::OsStr::from_bytes(b"bad\xff.png"));
+    std::fs::copy(picture("chelsea.png"), &file).unwrap();
+    let output = vtagd(folder.path()).arg("tag").arg(&file).args(["-l", LABELS, "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(lines(&output)[0]["file"].as_str().unwrap().contains("bad\u{fffd}.png"));
+}
+
+#[test]
+fn devices_and_folders_are_refused_at_once() {
+    for input in ["/dev/zero", "/tmp"] {
+        let output = tag(&[input, "-l", LABELS]);
+        assert_eq!(output.status.code(), Some(2), "{input}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(input));
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_causes_no_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = root().join("demo/clip.mp4");
+    let mut command = vtagd(folder.path());
+    command.arg("tag").arg(clip).args(["-l", LABELS, "--every", "40ms", "--json"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut reader, &mut String::new()).unwrap();
+    drop(reader);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn one_set_given_twice_is_refused() {
+    let set = "config/labels/demo.yaml";
+    let output = tag(&[&picture("chelsea.png"), "--labels", set, "--labels", set]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("given already"));
+}

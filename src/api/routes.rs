@@ -15,21 +15,11 @@ use tokio::sync::watch;
 use super::{Shared, page};
 use crate::shutdown::Shutdown;
 
-/// Histograms are folded this often even when nobody scrapes, so they stay small.
-const UPKEEP: Duration = Duration::from_secs(5);
-
 /// Requests that have not ended this long after the wish to stop are cut off.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve(listener: std::net::TcpListener, shared: Shared, shutdown: Shutdown) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let metrics = shared.metrics.clone();
-    let upkeep = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(UPKEEP).await;
-            metrics.run_upkeep();
-        }
-    });
     // The one place where a thread-side shutdown meets async code: a blocking wait on its own thread.
     let (stop, stopped) = watch::channel(false);
     tokio::task::spawn_blocking(move || {
@@ -45,12 +35,10 @@ pub(super) async fn serve(listener: std::net::TcpListener, shared: Shared, shutd
         tokio::time::sleep(PATIENCE).await;
     };
     let serving = axum::serve(listener, router(shared)).with_graceful_shutdown(asked(stopped.clone()));
-    let served = tokio::select! {
+    tokio::select! {
         served = serving.into_future() => served,
         () = late => Ok(()),
-    };
-    upkeep.abort();
-    served
+    }
 }
 
 fn router(shared: Shared) -> Router {

@@ -1,6 +1,7 @@
 //! `vtagd embed`: pictures and texts in, their embeddings out. Readable lines by default, one JSON object with `--json`.
 
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use indicatif::ProgressBar;
@@ -55,7 +56,8 @@ struct ModelName<'a> {
 
 #[derive(Debug, Serialize)]
 struct Image<'a> {
-    file: &'a Path,
+    /// As text: a name that is not UTF-8 has `\u{fffd}` in place of what is not.
+    file: Cow<'a, str>,
     embedding: Vec<f32>,
 }
 
@@ -65,7 +67,7 @@ struct Text<'a> {
     embedding: Vec<f32>,
 }
 
-/// Why nothing was printed.
+/// What went wrong.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -112,19 +114,19 @@ fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
     let dir = model::resolve_for_cli(args.model.as_deref())?;
     let bundle = Bundle::open(&dir)?;
     let texts = if args.texts.is_empty() { Vec::new() } else { texts(&bundle, &args.texts, shutdown)? };
-    let images = if args.images.is_empty() { Vec::new() } else { images(&bundle, &args.images, shutdown)? };
+    let (images, bad) = if args.images.is_empty() { (Vec::new(), 0) } else { images(&bundle, &args.images, shutdown)? };
     if args.json {
         let model = ModelName { name: &bundle.name, fingerprint: &bundle.fingerprint };
         say(&serde_json::to_string(&Output { model, images, texts })?);
-        return Ok(());
+    } else {
+        for Image { file, embedding } in &images {
+            say(&readable(&file.replace(char::is_control, "\u{fffd}"), embedding));
+        }
+        for Text { text, embedding } in &texts {
+            say(&readable(&format!("{text:?}"), embedding));
+        }
     }
-    for Image { file, embedding } in &images {
-        say(&readable(&file.display().to_string(), embedding));
-    }
-    for Text { text, embedding } in &texts {
-        say(&readable(&format!("{text:?}"), embedding));
-    }
-    Ok(())
+    if bad > 0 { Err(Failure::Pictures(bad)) } else { Ok(()) }
 }
 
 fn readable(what: &str, embedding: &[f32]) -> String {
@@ -142,7 +144,8 @@ fn texts<'a>(bundle: &Bundle, texts: &'a [String], shutdown: &Shutdown) -> Resul
     Ok(wanted.into_iter().zip(embeddings).map(|(text, embedding)| Text { text, embedding }).collect())
 }
 
-fn images<'a>(bundle: &Bundle, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<Vec<Image<'a>>, Failure> {
+/// Embeddings of what could be read, and how many files could not; each of those has been told.
+fn images<'a>(bundle: &Bundle, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(Vec<Image<'a>>, usize), Failure> {
     let spec = Arc::new(spec_of(bundle)?);
     let settings = InferSettings { max_size: BATCH, ..InferSettings::default() };
     let runtime = runtime::load(None)?;
@@ -179,10 +182,15 @@ fn images<'a>(bundle: &Bundle, files: &'a [PathBuf], shutdown: &Shutdown) -> Res
         if !ready.is_empty() {
             encoder.encode(&pixels[..ready.len() * place], ready.len(), &mut embeddings)?;
             let rows = embeddings.chunks_exact(encoder.dim());
-            found.extend(ready.into_iter().zip(rows).map(|(file, row)| Image { file, embedding: row.to_vec() }));
+            found.extend(
+                ready
+                    .into_iter()
+                    .zip(rows)
+                    .map(|(file, row)| Image { file: file.to_string_lossy(), embedding: row.to_vec() }),
+            );
         }
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
-    if bad > 0 { Err(Failure::Pictures(bad)) } else { Ok(found) }
+    Ok((found, bad))
 }

@@ -3,6 +3,7 @@
 //! A video goes the daemon's own way (`pace: fast`, so every sampled frame is looked at); pictures go in batches through the
 //! same preprocessing, session and scorer. One input that cannot be read does not stop the others.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,7 +65,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 /// One picture or sampled frame, as `--json` prints it.
 #[derive(Serialize)]
 struct Line<'a> {
-    file: &'a Path,
+    /// As text: a name that is not UTF-8 has `\u{fffd}` in place of what is not.
+    file: Cow<'a, str>,
     /// Seconds from the video's start; null for a picture.
     pts: Option<f64>,
     /// Best first.
@@ -100,7 +102,7 @@ impl Printer {
             .collect();
         tags.sort_by(|a, b| b.score.total_cmp(&a.score));
         if self.json {
-            match serde_json::to_string(&Line { file, pts, tags }) {
+            match serde_json::to_string(&Line { file: file.to_string_lossy(), pts, tags }) {
                 Ok(line) => say(&line),
                 Err(error) => complain(&format!("{}: {error}", file.display())),
             }
@@ -109,14 +111,15 @@ impl Printer {
         let place = pts.map_or_else(String::new, |s| format!(" {s:>8.2} s"));
         let best: Vec<String> =
             tags.iter().take(self.top).map(|t| format!("{:>3.0} % {}", t.score * 100.0, t.label)).collect();
-        say(&format!("{}{place}  {}", file.display(), best.join("   ")));
+        let line = format!("{}{place}  {}", file.display(), best.join("   "));
+        // Names and labels are a stranger's text: on a terminal they must not move the cursor.
+        say(&line.replace(char::is_control, "\u{fffd}"));
     }
 }
 
 /// Tags every input; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger);
     let (mut engine, sets) = match prepare(args, &shutdown) {
         Ok(prepared) => prepared,
         Err(code) => return code,
@@ -128,13 +131,12 @@ pub fn run(args: &Args) -> u8 {
     let mut videos = Vec::new();
     let bar = progress(args.inputs.len(), args.json);
     for chunk in args.inputs.chunks(BATCH) {
-        if shutdown.is_requested() {
-            return 1;
-        }
         code = code.max(pictures(chunk, &engine, &mut encoder, &printer, &mut videos));
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
+    // Only now: a pipeline is drained, everything before may just end.
+    let _signals = crate::signals::listen(trigger);
     for file in videos {
         code = code.max(video(file, &engine, &encoder, &printer, args.every, &shutdown));
     }
@@ -205,6 +207,9 @@ fn load_sets(files: &[PathBuf]) -> Result<Vec<LabelSet>, String> {
     let (mut sets, mut problems) = (Vec::new(), Vec::new());
     for file in files {
         match set::load(file) {
+            Ok((set, _)) if sets.iter().any(|s: &LabelSet| s.name == set.name) => {
+                problems.push(format!("{}: a set named {} is given already", file.display(), set.name));
+            }
             Ok((set, warnings)) => {
                 sets.push(set);
                 warnings.iter().filter(|w| w.severity > Severity::Notice).for_each(|w| complain(w));
@@ -311,7 +316,13 @@ fn video(
     };
     let how = running.ended.recv().ok().and_then(|(_, how)| how);
     let panicked = running.threads.into_iter().map(|(_, t)| t.join()).filter(Result::is_err).count() > 0;
+    let totals = running.streams[0].1.totals();
     match how {
+        Some(Ended::EndOfFile) if !panicked && totals.inferred < totals.sampled => {
+            let lost = totals.sampled - totals.inferred;
+            complain(&format!("{}: {lost} of {} sampled frames could not be tagged", file.display(), totals.sampled));
+            1
+        }
         Some(Ended::EndOfFile) if !panicked => 0,
         Some(Ended::Failed(error)) => {
             complain(&format!("{}: {error}", file.display()));

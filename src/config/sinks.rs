@@ -1,6 +1,7 @@
 //! Checks `sinks`.
 
 use std::collections::HashMap;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::schema::{Sink, SinkKind};
@@ -94,6 +95,14 @@ pub fn output(at: &At<String>, folder: bool, reader: &mut Reader<'_>) -> Option<
     let path = relative_to(reader.document().file(), Path::new(&at.value));
     if !folder && path.is_dir() {
         reader.error(at, format!("{} is a folder", path.display()), "name a file in it");
+        return None;
+    }
+    if let Ok(metadata) = path.metadata()
+        && !folder
+        && !metadata.is_file()
+        && !metadata.file_type().is_char_device()
+    {
+        reader.error(at, format!("{} is neither a file nor a character device", path.display()), "choose another path");
         return None;
     }
     let above = if folder { Some(path.as_path()) } else { path.parent() };

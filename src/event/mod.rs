@@ -64,13 +64,19 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    /// `sets` are the stream's label sets, in the order in which their scores will come.
-    pub fn new(instance: &str, stream: StreamId, model: ModelRef, sets: Vec<(Arc<str>, Vec<LabelRules>)>) -> Self {
+    /// `sets` are the stream's label sets, in the order in which their scores will come; `gap` is as in [`Tracker::new`].
+    pub fn new(
+        instance: &str,
+        stream: StreamId,
+        model: ModelRef,
+        sets: Vec<(Arc<str>, Vec<LabelRules>)>,
+        gap: Duration,
+    ) -> Self {
         let boards = sets
             .into_iter()
             .map(|(set, labels)| Board {
                 set,
-                labels: labels.into_iter().map(|l| (l.clone(), Tracker::new(l.thresholds), None)).collect(),
+                labels: labels.into_iter().map(|l| (l.clone(), Tracker::new(l.thresholds, gap), None)).collect(),
             })
             .collect();
         Self { source: record::source_uri(instance, &stream), stream, model, boards, last: None }
@@ -160,7 +166,13 @@ mod tests {
         };
         let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        Emitter::new("site a", "door".into(), model, vec![("set".into(), vec![label("cat"), label("dog")])])
+        Emitter::new(
+            "site a",
+            "door".into(),
+            model,
+            vec![("set".into(), vec![label("cat"), label("dog")])],
+            Duration::from_secs(30),
+        )
     }
 
     #[test]

@@ -61,11 +61,17 @@ pub struct Tracker {
     state: State,
     /// Media time before which no start may be emitted.
     quiet_until: Option<Duration>,
+    /// Media time of the last sample.
+    last: Option<Duration>,
+    /// Samples further apart than this do not continue one another.
+    gap: Duration,
 }
 
 impl Tracker {
-    pub fn new(thresholds: Thresholds) -> Self {
-        Self { thresholds, state: State::Idle, quiet_until: None }
+    /// `gap` is the longest time between two samples that may still count as one run: what happened while a camera was
+    /// away is not known, so neither a start nor an end that was under way goes on after it.
+    pub fn new(thresholds: Thresholds, gap: Duration) -> Self {
+        Self { thresholds, state: State::Idle, quiet_until: None, last: None, gap }
     }
 
     /// The open tag, if there is one.
@@ -78,6 +84,13 @@ impl Tracker {
 
     /// Takes one sample. `time.media` must not go back; `score` is in 0..=1.
     pub fn sample(&mut self, time: FrameTime, score: f32) -> Option<Change> {
+        let away = self.last.replace(time.media).is_some_and(|last| time.media.saturating_sub(last) > self.gap);
+        if away {
+            match &mut self.state {
+                State::Open { falling, .. } => *falling = None,
+                State::Idle | State::Rising { .. } => self.state = State::Idle,
+            }
+        }
         match self.state {
             State::Idle | State::Rising { .. } => self.rise(time, score),
             State::Open { tag, emitted_peak, emitted_at, falling } => {

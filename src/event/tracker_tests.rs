@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
+const GAP: Duration = Duration::from_secs(30);
 
 fn at(base: Instant, seconds: f64) -> FrameTime {
     let media = Duration::from_secs_f64(seconds);
@@ -26,7 +27,7 @@ fn thresholds(after: f64, after_exit: f64, cooldown: f64) -> Thresholds {
 /// Feeds one score a second from 0 s on; gives (second, kind) of every change.
 fn run(thresholds: Thresholds, scores: &[f32]) -> Vec<(usize, &'static str)> {
     let base = Instant::now();
-    let mut tracker = Tracker::new(thresholds);
+    let mut tracker = Tracker::new(thresholds, GAP);
     let mut seen = Vec::new();
     for (i, score) in scores.iter().enumerate() {
         match tracker.sample(at(base, i as f64), *score) {
@@ -62,7 +63,7 @@ fn one_good_sample_stops_an_end_that_was_under_way() {
 #[test]
 fn the_interval_of_a_tag_leaves_the_waiting_times_out() {
     let base = Instant::now();
-    let mut tracker = Tracker::new(thresholds(1.0, 1.0, 0.0));
+    let mut tracker = Tracker::new(thresholds(1.0, 1.0, 0.0), GAP);
     let mut changes = Vec::new();
     for (second, score) in [(0.0, 0.1), (1.0, 0.7), (2.0, 0.9), (3.0, 0.2), (4.0, 0.2)] {
         changes.extend(tracker.sample(at(base, second), score));
@@ -97,7 +98,7 @@ fn updates_need_a_higher_peak_and_ten_seconds() {
 #[test]
 fn closing_ends_an_open_tag_and_nothing_else() {
     let base = Instant::now();
-    let mut tracker = Tracker::new(thresholds(0.0, 5.0, 0.0));
+    let mut tracker = Tracker::new(thresholds(0.0, 5.0, 0.0), GAP);
     assert_eq!(tracker.close(at(base, 0.0), EndReason::Shutdown), None);
     tracker.sample(at(base, 1.0), 0.9);
     let closed = tracker.close(at(base, 2.0), EndReason::StreamEnded);
@@ -105,6 +106,26 @@ fn closing_ends_an_open_tag_and_nothing_else() {
         matches!(closed, Some(Change::End { ended, reason: EndReason::StreamEnded, .. }) if ended.media == 2 * SECOND)
     );
     assert_eq!(tracker.open(), None);
+}
+
+#[test]
+fn a_start_or_an_end_that_was_under_way_begins_anew_after_the_camera_was_away() {
+    let base = Instant::now();
+    let mut tracker = Tracker::new(thresholds(2.0, 2.0, 0.0), GAP);
+    // One good sample, an hour of nothing, one good sample: that is not two seconds of a tag.
+    assert_eq!(tracker.sample(at(base, 0.0), 0.9), None);
+    assert_eq!(tracker.sample(at(base, 3600.0), 0.9), None);
+    assert_eq!(tracker.sample(at(base, 3601.0), 0.9), None);
+    assert!(
+        matches!(tracker.sample(at(base, 3602.0), 0.9), Some(Change::Start { tag }) if tag.started.media == 3600 * SECOND)
+    );
+    // The same for its end.
+    assert_eq!(tracker.sample(at(base, 3603.0), 0.1), None);
+    assert_eq!(tracker.sample(at(base, 7200.0), 0.1), None);
+    assert!(tracker.open().is_some());
+    assert!(
+        matches!(tracker.sample(at(base, 7202.0), 0.1), Some(Change::End { ended, .. }) if ended.media == 7200 * SECOND)
+    );
 }
 
 #[test]

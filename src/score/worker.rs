@@ -52,10 +52,11 @@ pub fn run(
                 partials.insert(key, whole);
                 continue;
             }
-            whole.frame.ticket.settle(Outcome::Inferred);
-            metrics::histogram!("vtagd_frame_latency_seconds")
-                .record(whole.frame.time.captured.elapsed().as_secs_f64());
+            let latency = whole.frame.time.captured.elapsed();
+            metrics::histogram!("vtagd_frame_latency_seconds").record(latency.as_secs_f64());
             on_frame(ScoredFrame { stream: whole.frame.stream, time: whole.frame.time, sets: &whole.sets });
+            // Last: a stream whose frames have all been settled may be closed, and no event may come after that.
+            whole.frame.ticket.settle(Outcome::Inferred);
         }
         // A frame that lost a square to a failed run has ended elsewhere.
         partials.retain(|_, p| !p.frame.ticket.is_settled());
@@ -134,6 +135,18 @@ mod tests {
         assert_eq!(out.iter().map(|(t, _)| *t).collect::<Vec<_>>(), [1, 2]);
         assert!(out[0].1 > 0.99 && out[1].1 < 0.01, "{out:?}");
         assert_eq!((account.totals().inferred, account.totals().unaccounted()), (2, 0));
+    }
+
+    #[test]
+    fn a_frame_is_settled_only_after_its_events_have_been_made() {
+        let account = Arc::new(Account::default());
+        let (send, receive) = bounded(1);
+        let item = Item { frame: frame(&account, 1, 1), tile: 0 };
+        send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2 }).unwrap();
+        drop(send);
+        let mut meanwhile = None;
+        run(&receive, &[scorer()], &[vec![0]], |_| meanwhile = Some(account.totals().unaccounted()));
+        assert_eq!((meanwhile, account.totals().unaccounted()), (Some(1), 0));
     }
 
     #[test]

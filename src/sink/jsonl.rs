@@ -55,7 +55,8 @@ impl Writer {
     }
 
     /// Writes until the queue is closed and empty. Once `shutdown` is asked for, a line that fails is not tried again.
-    pub fn run(mut self, name: &str, events: &Receiver<Arc<Event>>, shutdown: &Shutdown) {
+    /// Returns how many events were given up.
+    pub fn run(mut self, name: &str, events: &Receiver<Arc<Event>>, shutdown: &Shutdown) -> u64 {
         let mut failing = false;
         while let Ok(event) = events.recv() {
             while let Err(error) = self.write(&event) {
@@ -65,14 +66,16 @@ impl Writer {
                 }
                 // A reader of stdout that is gone will not come back.
                 if error.kind() == io::ErrorKind::BrokenPipe || shutdown.sleep(RETRY) {
-                    tracing::error!(sink = name, lost = events.len() + 1, "gives up, events are lost");
-                    return;
+                    let lost = events.len() as u64 + 1;
+                    tracing::error!(sink = name, lost, %error, "gives up, events are lost");
+                    return lost;
                 }
             }
             if std::mem::replace(&mut failing, false) {
                 tracing::info!(sink = name, "writes again");
             }
         }
+        0
     }
 
     fn write(&mut self, event: &Event) -> io::Result<()> {
@@ -174,7 +177,7 @@ mod tests {
             let (_trigger, shutdown) = crate::shutdown::channel();
             let (fanout, threads) = Fanout::start(&[JsonlTarget::File(path.clone())], &shutdown).unwrap();
             fanout.send(&Arc::new(event(EventKind::Start, None)));
-            drop(fanout);
+            fanout.close();
             for (_, thread) in threads {
                 thread.join().unwrap();
             }
@@ -183,6 +186,22 @@ mod tests {
         let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[1]["data"]["label"], "car");
+    }
+
+    #[test]
+    fn events_that_cannot_be_written_until_the_end_are_counted_as_lost() {
+        let (trigger, shutdown) = crate::shutdown::channel();
+        let (fanout, threads) = Fanout::start(&[JsonlTarget::File("/dev/full".into())], &shutdown).unwrap();
+        for _ in 0..3 {
+            fanout.send(&Arc::new(event(EventKind::Start, None)));
+        }
+        assert!(!fanout.is_dead(), "a full disk is waited for");
+        trigger.trigger();
+        fanout.close();
+        for (_, thread) in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!((fanout.lost(), fanout.is_dead()), (3, true));
     }
 
     #[test]

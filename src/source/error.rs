@@ -119,6 +119,11 @@ impl SourceError {
                     let detail = format!("{detail}; end it with `videoconvert ! appsink name=sink`");
                     Self::Template { at, detail }
                 }
+                // A web source that cannot connect says no more than that its loop ended with an error.
+                gst::StreamError::Failed if at.element == "source" && debug.contains("reason error") => {
+                    let detail = "cannot connect; check host and port, and that the camera is on".to_owned();
+                    Self::Connection { at, detail }
+                }
                 _ => Self::Decode { at, detail },
             };
         }

@@ -6,6 +6,7 @@ use url::Url;
 
 use super::{Location, SourceSettings};
 use crate::secret::Secret;
+use crate::yaml::snippet::is_secret_key;
 
 /// Takes a source's secrets out of text that libraries wrote.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,7 @@ impl Scrubber {
         if let Location::Rtsp(url) | Location::Http(url) = &settings.location {
             secrets.extend(url.password().map(Secret::new));
             secrets.extend(url.query().map(Secret::new));
+            secrets.extend(secret_segments(url).map(Secret::new));
         }
         Self { secrets }
     }
@@ -53,9 +55,19 @@ fn percent_decode(text: &str) -> String {
     url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-/// `url` without userinfo, query and fragment.
+/// Path segments that carry a credential, as some cameras have it: `/user=admin_password=…_channel=1.sdp`.
+fn secret_segments(url: &Url) -> impl Iterator<Item = &str> {
+    url.path_segments().into_iter().flatten().filter(|segment| segment.contains('=') && is_secret_key(segment))
+}
+
+/// `url` without userinfo, query, fragment and path segments that carry a credential.
 pub(super) fn bare_url(url: &Url) -> String {
-    let mut url = without_userinfo(url);
+    let mut bare = without_userinfo(url);
+    for segment in secret_segments(url) {
+        let path = bare.path().replace(segment, "***");
+        bare.set_path(&path);
+    }
+    let mut url = bare;
     url.set_query(None);
     url.set_fragment(None);
     url.to_string()
@@ -86,6 +98,8 @@ mod tests {
     fn a_place_shows_no_userinfo_and_no_query() {
         let url = Url::parse("rtsp://admin:hunter2@10.0.0.1:8554/cam?user=admin&pwd=hunter3#x").unwrap();
         assert_eq!(place(&Location::Rtsp(url)), "rtsp://10.0.0.1:8554/cam");
+        let url = Url::parse("rtsp://10.0.0.1/user=admin_password=hunter2_channel=1.sdp").unwrap();
+        assert_eq!(place(&Location::Rtsp(url)), "rtsp://10.0.0.1/***");
     }
 
     fn settings(url: &str, password: Option<&str>) -> SourceSettings {

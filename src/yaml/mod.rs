@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::problem::{Problem, Severity};
 
 pub mod reader;
-mod snippet;
+pub mod snippet;
 mod suggest;
 mod tree;
 pub mod units;

@@ -89,7 +89,7 @@ pub fn hidden_in_text(text: &str) -> Vec<Range<usize>> {
 /// Whether a key looks as if its value were a credential; misspelt words count.
 pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();
-    ["pass", "pwd", "secret", "token"].iter().any(|word| key.contains(word))
+    ["pass", "pwd", "secret", "token", "auth", "credential"].iter().any(|word| key.contains(word))
         || (key.len() < 32
             && [("password", 3), ("secret", 2), ("token", 1)].iter().any(|(word, near)| distance(&key, word) <= *near))
 }
@@ -131,6 +131,14 @@ fn hide_urls(text: &str, hidden: &mut Vec<Range<usize>>) {
         let rest = &text[start..end];
         if let Some(at) = rest.rfind('@') {
             hidden.push(start..start + at);
+        }
+        // Some cameras take their credentials in the path: `/user=admin_password=…`.
+        let mut at = 0;
+        for segment in rest.split(['/', ' ', '"', '\'', ',', '}']) {
+            if segment.contains('=') && is_secret_key(segment) {
+                hidden.push(start + at..start + at + segment.len());
+            }
+            at += segment.len() + 1;
         }
         if let Some(query) = rest.find('?') {
             let stop = rest[query..].find([' ', '"', '\'', ',', '}']).map_or(end, |length| start + query + length);
