@@ -1,26 +1,23 @@
 //! `vtagd embed`: pictures and texts in, their embeddings out. Readable lines by default, one JSON object with `--json`.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::pictures::{self, BATCH};
 use super::{complain, say};
-use crate::engine::spec_of;
-use crate::infer::session::OrtImageEncoder;
-use crate::infer::{ImageEncoder, InferError, InferSettings, runtime};
+use crate::config::ModelChoice;
+use crate::engine::{Engine, EngineError};
+use crate::infer::InferSettings;
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{EmbedError, Embedder};
 use crate::model::{self, Bundle, ModelError};
-use crate::preprocess::{Preprocessor, SpecError, View};
+use crate::paths;
 use crate::shutdown::{self, Shutdown};
-use crate::{paths, still};
 
-/// Pictures run together. Their embeddings do not depend on it.
-const BATCH: usize = 8;
 /// Values shown of an embedding on a readable line.
 const SHOWN: usize = 6;
 
@@ -73,9 +70,7 @@ enum Failure {
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
-    Preprocessor(#[from] SpecError),
-    #[error(transparent)]
-    Infer(#[from] InferError),
+    Engine(#[from] EngineError),
     #[error(transparent)]
     Text(#[from] EmbedError),
     /// Pictures that cannot be read; each was told.
@@ -90,9 +85,10 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Model(_) | Self::Preprocessor(_) | Self::Infer(InferError::Model(_)) | Self::Pictures(_) => 2,
+            Self::Model(_) | Self::Pictures(_) => 2,
+            Self::Engine(error) => error.exit_code(),
             Self::Text(error) => error.exit_code(),
-            Self::Infer(_) | Self::Json(_) | Self::Stopped => 1,
+            Self::Json(_) | Self::Stopped => 1,
         }
     }
 }
@@ -114,7 +110,7 @@ fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
     let dir = model::resolve_for_cli(args.model.as_deref())?;
     let bundle = Bundle::open(&dir)?;
     let texts = if args.texts.is_empty() { Vec::new() } else { texts(&bundle, &args.texts, shutdown)? };
-    let (images, bad) = if args.images.is_empty() { (Vec::new(), 0) } else { images(&bundle, &args.images, shutdown)? };
+    let (images, bad) = if args.images.is_empty() { (Vec::new(), 0) } else { images(&dir, &args.images, shutdown)? };
     if args.json {
         let model = ModelName { name: &bundle.name, fingerprint: &bundle.fingerprint };
         say(&serde_json::to_string(&Output { model, images, texts })?);
@@ -145,49 +141,25 @@ fn texts<'a>(bundle: &Bundle, texts: &'a [String], shutdown: &Shutdown) -> Resul
 }
 
 /// Embeddings of what could be read, and how many files could not; each of those has been told.
-fn images<'a>(bundle: &Bundle, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(Vec<Image<'a>>, usize), Failure> {
-    let spec = Arc::new(spec_of(bundle)?);
-    let settings = InferSettings { max_size: BATCH, ..InferSettings::default() };
-    let runtime = runtime::load(None)?;
-    let (height, width) = spec.size();
-    let mut encoder = OrtImageEncoder::open(&runtime, bundle, &settings, (height as usize, width as usize))?;
-    if files.len() > 1 {
-        encoder.warm_up(files.len().min(BATCH))?;
-    }
-
-    let place = spec.place_len();
-    let mut preprocessor = Preprocessor::new(spec);
+fn images<'a>(dir: &Path, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(Vec<Image<'a>>, usize), Failure> {
+    let settings = InferSettings { max_size: files.len().min(BATCH), ..InferSettings::default() };
+    let engine = Engine::build(&ModelChoice::Path(dir.to_owned()), &settings, &[], shutdown)?;
+    let Some(mut encoder) = engine.encoder else { return Ok((Vec::new(), 0)) };
     let (mut found, mut bad) = (Vec::with_capacity(files.len()), 0);
-    let (mut pixels, mut embeddings) = (vec![0.0; BATCH * place], Vec::new());
     let bar = if files.len() > BATCH { ProgressBar::new(files.len() as u64) } else { ProgressBar::hidden() };
     for chunk in files.chunks(BATCH) {
         if shutdown.is_requested() {
             return Err(Failure::Stopped);
         }
-        let mut ready = Vec::with_capacity(chunk.len());
-        for file in chunk {
-            let at = ready.len() * place;
-            let prepared = still::load(file).map_err(|e| e.to_string()).and_then(|picture| {
-                let done = preprocessor.run(&picture, View::default(), 0, &mut pixels[at..at + place]);
-                done.map_err(|e| format!("{}: {e}", file.display()))
-            });
-            match prepared {
-                Ok(()) => ready.push(file),
-                Err(message) => {
-                    complain(&message);
+        let embedded = pictures::embed(chunk, &engine.spec, encoder.as_mut()).map_err(EngineError::from)?;
+        for (file, embedding) in embedded {
+            match embedding {
+                Ok(embedding) => found.push(Image { file: file.to_string_lossy(), embedding }),
+                Err(error) => {
+                    complain(&error);
                     bad += 1;
                 }
             }
-        }
-        if !ready.is_empty() {
-            encoder.encode(&pixels[..ready.len() * place], ready.len(), &mut embeddings)?;
-            let rows = embeddings.chunks_exact(encoder.dim());
-            found.extend(
-                ready
-                    .into_iter()
-                    .zip(rows)
-                    .map(|(file, row)| Image { file: file.to_string_lossy(), embedding: row.to_vec() }),
-            );
         }
         bar.inc(chunk.len() as u64);
     }

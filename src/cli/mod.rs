@@ -4,6 +4,7 @@
 pub mod check;
 pub mod embed;
 pub mod labels;
+mod pictures;
 pub mod run;
 pub mod tag;
 

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::ArrayView1;
 use serde::Serialize;
 
+use super::pictures::{self, BATCH, Unusable};
 use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::Engine;
@@ -21,16 +22,13 @@ use crate::infer::{ImageEncoder, InferError, InferSettings, Provider};
 use crate::label::{Label, LabelSet, Scoring, set};
 use crate::model::bundle::Bundle;
 use crate::pipeline::{self, Parts, StreamPart};
-use crate::preprocess::{Preprocessor, View};
+use crate::preprocess::View;
 use crate::problem::Severity;
 use crate::score::Activation;
 use crate::shutdown;
 use crate::source::{Decode, Ended, Location, Pace, SourceSettings};
-use crate::still::{self, StillError};
+use crate::still::StillError;
 use crate::yaml::units;
-
-/// Pictures looked at together.
-const BATCH: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -228,43 +226,27 @@ fn pictures<'a>(
     printer: &Printer,
     videos: &mut Vec<&'a Path>,
 ) -> u8 {
+    let embedded = match pictures::embed(files, &engine.spec, encoder) {
+        Ok(embedded) => embedded,
+        Err(error) => {
+            complain(&error);
+            return 1;
+        }
+    };
     let mut code = 0;
-    let place = engine.spec.place_len();
-    let mut preprocessor = Preprocessor::new(Arc::clone(&engine.spec));
-    let mut pixels = vec![0.0; files.len() * place];
-    let mut read = Vec::new();
-    for file in files {
-        let picture = match still::load(file) {
-            Ok(picture) => picture,
-            Err(StillError::Format { .. }) => {
-                videos.push(file);
-                continue;
+    for (file, embedding) in embedded {
+        match embedding {
+            Ok(embedding) => {
+                let embedding = ArrayView1::from(&embedding);
+                let scores: Vec<Vec<f32>> = engine.scorers.iter().map(|s| s.score(embedding)).collect();
+                printer.print(file, None, scores.iter().map(Vec::as_slice).enumerate());
             }
+            Err(Unusable::Still(StillError::Format { .. })) => videos.push(file),
             Err(error) => {
                 complain(&error);
                 code = 2;
-                continue;
-            }
-        };
-        match preprocessor.run(&picture, View::default(), 0, &mut pixels[read.len() * place..][..place]) {
-            Ok(()) => read.push(file),
-            Err(error) => {
-                complain(&format!("{}: {error}", file.display()));
-                code = 2;
             }
         }
-    }
-    if read.is_empty() {
-        return code;
-    }
-    let mut embeddings = Vec::new();
-    if let Err(error) = encoder.encode(&pixels[..read.len() * place], read.len(), &mut embeddings) {
-        complain(&error);
-        return 1;
-    }
-    for (file, row) in read.iter().zip(embeddings.chunks_exact(encoder.dim())) {
-        let scores: Vec<Vec<f32>> = engine.scorers.iter().map(|s| s.score(ArrayView1::from(row))).collect();
-        printer.print(file, None, scores.iter().map(Vec::as_slice).enumerate());
     }
     code
 }
