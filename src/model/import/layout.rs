@@ -2,7 +2,7 @@
 //! out: a [`TensorStore`] that holds exactly what the architecture needs, or one error with every tensor that is missing, left
 //! over or of another shape.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::bytes::shown;
@@ -54,7 +54,7 @@ impl Origin {
 pub(super) struct Canonical {
     raw: RawStore,
     infos: Vec<TensorInfo>,
-    origins: HashMap<String, Origin>,
+    origins: BTreeMap<String, Origin>,
 }
 
 impl std::fmt::Debug for Canonical {
@@ -110,7 +110,7 @@ pub(super) fn canonical(
     used: &[&str],
 ) -> Result<Canonical, ImportError> {
     let mut used: BTreeSet<String> = used.iter().map(|name| (*name).to_owned()).collect();
-    let mut store = Canonical { raw, infos: Vec::new(), origins: HashMap::new() };
+    let mut store = Canonical { raw, infos: Vec::new(), origins: BTreeMap::new() };
     for (name, shape) in canonical::tensors(architecture) {
         let origin = origin(&name);
         let wanted = origin.shape(&shape);

@@ -88,7 +88,9 @@ type Found = (Vec<(String, Tensor)>, Places);
 /// The zip archive: `NAME/data.pkl` and a record a storage, `NAME/data/KEY`.
 fn zipped(bytes: &dyn Bytes) -> Result<Found, Refusal> {
     let records = zip::read(bytes)?;
-    let pickles: Vec<_> = records.iter().filter_map(|(n, r)| Some((n.strip_suffix("data.pkl")?, *r))).collect();
+    let root =
+        |name: &'_ str| name.strip_suffix("data.pkl").filter(|r| r.is_empty() || r.ends_with('/')).map(str::to_owned);
+    let pickles: Vec<_> = records.iter().filter_map(|(name, record)| Some((root(name)?, *record))).collect();
     let [(root, pickle)] = pickles.as_slice() else {
         return Err(
             format!("is a zip archive with {} records `data.pkl`, not one: no PyTorch file", pickles.len()).into()
