@@ -12,7 +12,7 @@ use serde_json::json;
 use vtagd::model::import::{ImportError, open_checkpoint, shake};
 
 fn refusal(dir: &Path) -> ImportError {
-    open_checkpoint(dir).err().expect("must be refused")
+    open_checkpoint(dir).expect_err("must be refused")
 }
 
 fn problems(dir: &Path) -> Vec<String> {

@@ -44,7 +44,7 @@ pub(super) fn architecture(config: &Value, file: &Path, hints: Hints) -> Result<
     let whole = Fields::of(file, config)?;
     // The file in a model's folder has `model_cfg`; those of the library itself are what is in it.
     let model = if whole.get("model_cfg").is_some() { whole.inner("model_cfg")? } else { whole.clone() };
-    for missing in ["vision_cfg", "text_cfg"].into_iter().filter(|name| model.get(name).is_none()) {
+    if let Some(missing) = ["vision_cfg", "text_cfg"].into_iter().find(|name| model.get(name).is_none()) {
         return Err(super::fields::damaged(file, format!("lacks the object `model_cfg.{missing}`")));
     }
     let (vision, text) = (model.inner("vision_cfg")?, model.inner("text_cfg")?);

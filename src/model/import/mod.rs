@@ -12,6 +12,7 @@ mod layout;
 mod names_hf;
 mod names_openclip;
 mod pickle;
+mod pickle_input;
 mod preprocessor;
 mod raw;
 mod safetensors;

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use super::bytes::{Bytes, shown};
+use super::pickle_input::{Input, MAX_NAME};
 use super::raw::Element;
 
 /// Longest pickle that is read. ViT-bigG's has 200 KB; training checkpoints with their optimiser have a few MB.
@@ -18,10 +19,6 @@ const MAX_OPS: u64 = 2_000_000;
 const MAX_COPIES: usize = 2_000_000;
 /// Most dimensions of a tensor.
 const MAX_DIMS: usize = 8;
-/// Longest name of a module or a class.
-const MAX_NAME: usize = 256;
-/// Bytes fetched at a time.
-const CHUNK: usize = 64 << 10;
 
 /// Why a pickle is not read.
 #[derive(Debug, PartialEq, Eq)]
@@ -147,7 +144,7 @@ fn text(arena: &[Node], value: Value) -> Option<&str> {
 /// [`Fault`].
 pub(super) fn read(bytes: &dyn Bytes, at: u64, end: u64) -> Result<Pickle, Fault> {
     let end = end.min(bytes.len()).min(at.saturating_add(MAX_BYTES));
-    let input = Input { bytes, at, end, buffer: Vec::new(), used: 0 };
+    let input = Input::new(bytes, at, end);
     let mut machine = Machine { input, stack: Vec::new(), memo: HashMap::new(), arena: Vec::new(), copies: 0 };
     for _ in 0..MAX_OPS {
         if let Some(top) = machine.step()? {
@@ -159,66 +156,6 @@ pub(super) fn read(bytes: &dyn Bytes, at: u64, end: u64) -> Result<Pickle, Fault
 
 fn damaged(message: impl Into<String>) -> Fault {
     Fault::Damaged(message.into())
-}
-
-/// The bytes of the pickle, fetched piece by piece.
-struct Input<'a> {
-    bytes: &'a dyn Bytes,
-    /// What is fetched next.
-    at: u64,
-    end: u64,
-    buffer: Vec<u8>,
-    used: usize,
-}
-
-impl Input<'_> {
-    fn place(&self) -> u64 {
-        self.at - (self.buffer.len() - self.used) as u64
-    }
-
-    fn byte(&mut self) -> Result<u8, Fault> {
-        if self.used == self.buffer.len() {
-            let len = (self.end.saturating_sub(self.at)).min(CHUNK as u64) as usize;
-            if len == 0 {
-                return Err(damaged("has a pickle that is cut short, or is longer than any checkpoint's"));
-            }
-            self.buffer.resize(len, 0);
-            let read = self.bytes.read_at(self.at, &mut self.buffer);
-            read.map_err(|e| damaged(format!("cannot be read: {e}")))?;
-            self.at += len as u64;
-            self.used = 0;
-        }
-        let byte = self.buffer[self.used];
-        self.used += 1;
-        Ok(byte)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let mut array = [0; N];
-        for byte in &mut array {
-            *byte = self.byte()?;
-        }
-        Ok(array)
-    }
-
-    /// `len` bytes; nothing is allocated for those that are not there.
-    fn take(&mut self, len: u64) -> Result<Vec<u8>, Fault> {
-        if len > self.end.saturating_sub(self.place()) {
-            return Err(damaged("has a pickle with a string beyond its end"));
-        }
-        (0..len).map(|_| self.byte()).collect()
-    }
-
-    fn line(&mut self) -> Result<String, Fault> {
-        let mut line = Vec::new();
-        loop {
-            match self.byte()? {
-                b'\n' => return String::from_utf8(line).map_err(|_| damaged("has a class name that is no text")),
-                _ if line.len() == MAX_NAME => return Err(damaged("has a class name without an end")),
-                byte => line.push(byte),
-            }
-        }
-    }
 }
 
 struct Machine<'a> {

@@ -51,7 +51,7 @@ fn directory(bytes: &dyn Bytes) -> Result<(u64, u64, u64), String> {
     // The end record is the last thing but for its comment, whose length it knows.
     let is_end = |place: usize| u16_at(&tail, place + 20).is_some_and(|n| place + 22 + usize::from(n) == tail.len());
     let marks = tail.windows(4).enumerate().filter(|(place, w)| *w == b"PK\x05\x06" && is_end(*place));
-    let found = marks.map(|(place, _)| place).last().ok_or_else(cut)?;
+    let found = marks.map(|(place, _)| place).next_back().ok_or_else(cut)?;
     let end = &tail[found..];
     let (count, len, at) = (
         u64::from(u16_at(end, 10).ok_or_else(cut)?),
