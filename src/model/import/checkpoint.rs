@@ -33,7 +33,7 @@ pub struct Checkpoint {
     pub family: Family,
     pub architecture: Architecture,
     /// Under the [canonical](super::canonical) names.
-    pub tensors: Box<dyn TensorStore>,
+    pub tensors: Box<dyn TensorStore + Send + Sync>,
     pub tokenizer: TokenizerSource,
     /// For `preprocessor_config.json`; [`Spec`](crate::preprocess::Spec) reads it.
     pub preprocessor: Value,

@@ -13,7 +13,7 @@ use super::{Act, Architecture, ImportError, TextPooling, TextTower, Transformer,
 use crate::score::Head;
 
 /// Fields that change the arithmetic of a tower when they are set to anything but null, false, zero or nothing.
-const REFUSED_IN_EITHER: [&str; 10] = [
+const REFUSED_IN_EITHER: [&str; 11] = [
     "ls_init_value",
     "block_type",
     "qk_norm",
@@ -22,6 +22,7 @@ const REFUSED_IN_EITHER: [&str; 10] = [
     "scale_attn_inner",
     "scale_attn",
     "scale_fc",
+    "input_patchnorm",
     "embed_cls",
     "use_pad_mask",
 ];
@@ -274,6 +275,7 @@ mod tests {
             (json!({"global_average_pool": true}), json!({}), "average"),
             (json!({"attentional_pool": true}), json!({}), "attentional"),
             (json!({"ls_init_value": 1e-5}), json!({}), "ls_init_value"),
+            (json!({"input_patchnorm": true}), json!({}), "input_patchnorm"),
             (json!({"image_size": [224, 288]}), json!({}), "square"),
             (json!({}), json!({"hf_model_name": "xlm-roberta-base"}), "xlm-roberta-base"),
             (json!({}), json!({"pool_type": "first"}), "`first`"),
