@@ -12,8 +12,11 @@ use super::ImportError;
 use super::bytes::shown;
 use super::fields::{damaged, read_bytes, read_json};
 
-/// Largest `tokenizer.json`, `vocab.json` or `merges.txt`; SigLIP2's has 34 MB.
-const MAX_FILE: u64 = 128 << 20;
+/// Largest `tokenizer.json`; SigLIP2's has 34 MB.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Largest `vocab.json` or `merges.txt`; CLIP's have 1 MB.
+const MAX_PART: u64 = 16 << 20;
 
 /// The end of a text in CLIP's vocabulary, which Transformers also fills up with.
 const END: &str = "<|endoftext|>";
@@ -155,7 +158,7 @@ fn check(tokenizer: &Tokenizer, file: &Path, pad_id: u32, vocab: usize) -> Resul
 /// CLIP's byte-level BPE from `vocab.json` and `merges.txt`.
 fn built(dir: &Path, names: &Names, files: &mut Vec<PathBuf>) -> Result<(Tokenizer, PathBuf), ImportError> {
     let (vocab_file, merges_file) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    let (vocab, merges) = (read_bytes(&vocab_file, MAX_FILE)?, read_bytes(&merges_file, MAX_FILE)?);
+    let (vocab, merges) = (read_bytes(&vocab_file, MAX_PART)?, read_bytes(&merges_file, MAX_PART)?);
     let (Some(vocab), Some(merges)) = (vocab, merges) else {
         let found = if dir.join("spiece.model").exists() || dir.join("tokenizer.model").exists() {
             "holds a SentencePiece model, which is not read"
