@@ -4,6 +4,7 @@
 pub mod bundle;
 mod fingerprint;
 mod head;
+pub mod import;
 mod onnx_file;
 
 use std::path::{Path, PathBuf};

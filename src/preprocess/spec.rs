@@ -122,12 +122,17 @@ impl Spec {
         Self::from_json(&read(path)?).map_err(|e| e.named(&path.display().to_string()))
     }
 
-    /// As [`Self::from_file`], from the text itself.
+    /// As [`Self::from_file`], from the text itself. An object `preprocess_cfg` in it is OpenCLIP's and counts alone: so an
+    /// imported OpenCLIP model keeps its own rounding in a file of the usual name.
     ///
     /// # Errors
     /// Text that is not a JSON object; a field of the wrong kind or out of bounds.
     pub fn from_json(text: &str) -> Result<Self, SpecError> {
-        hf::parts(field::object(&parse(text)?)?)?.check()
+        let json = parse(text)?;
+        match field::get(field::object(&json)?, "preprocess_cfg") {
+            Some(openclip) => Self::from_openclip(openclip, None),
+            None => hf::parts(field::object(&json)?)?.check(),
+        }
     }
 
     /// Reads Immich's `visual/preprocess_cfg.json`, which holds OpenCLIP's fields and the size.

@@ -161,3 +161,12 @@ fn immichs_file_is_read_with_its_own_fields() {
     std::fs::write(&path, r#"{"size": 224, "mode": "L"}"#).unwrap();
     assert!(Spec::from_openclip_file(&path).unwrap_err().to_string().contains("preprocess_cfg.json: field `mode`"));
 }
+
+#[test]
+fn a_file_with_openclips_object_in_it_is_read_as_openclips() {
+    let text = r#"{"preprocess_cfg": {"size": [224, 224], "resize_mode": "squash", "interpolation": "bilinear"}}"#;
+    let spec = hf(text);
+    assert_eq!((spec.resize(), spec.filter()), (Resize::Exact(224, 224), Filter::Bilinear));
+    assert_eq!(spec.crop_rounding(), CropRounding::HalfEven);
+    assert!(refusal(r#"{"preprocess_cfg": 3}"#).contains("not a JSON object"));
+}

@@ -1,0 +1,216 @@
+//! A raw checkpoint folder, recognised and checked as a whole. In: a folder; out: a [`Checkpoint`] with everything an import
+//! needs. The weights stay in their files until they are asked for; everything else is in memory.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tracing::info;
+
+use super::config_openclip::{self, Hints};
+use super::fields::{Fields, damaged, read_json, unsupported};
+use super::layout::{Canonical, canonical};
+use super::raw::RawStore;
+use super::tokenizer::{Padding, TokenizerSource, Wanted};
+use super::{
+    Architecture, ImportError, TensorStore, config_hf, names_hf, names_openclip, preprocessor, tokenizer, weights,
+};
+use crate::score::{Activation, Head};
+
+/// Where a checkpoint's layout comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `config.json` of Hugging Face's CLIP.
+    HuggingFaceClip,
+    /// `config.json` of Hugging Face's SigLIP, or of a SigLIP2 of fixed resolution.
+    HuggingFaceSiglip,
+    /// `open_clip_config.json`.
+    OpenClip,
+}
+
+/// A checkpoint whose parts fit together.
+pub struct Checkpoint {
+    pub dir: PathBuf,
+    pub family: Family,
+    pub architecture: Architecture,
+    /// Under the [canonical](super::canonical) names.
+    pub tensors: Box<dyn TensorStore + Send + Sync>,
+    pub tokenizer: TokenizerSource,
+    /// For `preprocessor_config.json`; [`Spec`](crate::preprocess::Spec) reads it.
+    pub preprocessor: Value,
+    /// Every file that was read, the configuration first.
+    pub files: Vec<PathBuf>,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("Checkpoint");
+        out.field("dir", &self.dir).field("family", &self.family).field("architecture", &self.architecture);
+        out.field("preprocessor", &self.preprocessor).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Opens a Hugging Face or OpenCLIP checkpoint.
+///
+/// A folder that holds both layouts of one model, as LAION's do, is read by Hugging Face's.
+///
+/// # Errors
+/// Parts that are missing, damaged, hostile or of another model; a kind of model that is not served.
+pub fn open_checkpoint(dir: &Path) -> Result<Checkpoint, ImportError> {
+    let failed = |source| ImportError::Io { file: dir.to_owned(), source };
+    if !dir.metadata().map_err(failed)?.is_dir() {
+        return Err(damaged(dir, "is a file; give the folder around it"));
+    }
+    let (hf_file, oc_file) = (dir.join("config.json"), dir.join("open_clip_config.json"));
+    let (hf, oc) = (read_json(&hf_file)?, read_json(&oc_file)?);
+    let (hf_weights, oc_weights) = (weights::find(dir, weights::HUGGING_FACE), weights::find(dir, weights::OPEN_CLIP));
+    let checkpoint = match (hf, oc, hf_weights, oc_weights) {
+        // timm's folders have a `config.json` and weights of their own beside OpenCLIP's.
+        (Some(config), oc, Some(weights), oc_weights)
+            if oc.is_none() || oc_weights.is_none() || config_hf::family(&config, &hf_file).is_ok() =>
+        {
+            hugging_face(dir, &hf_file, &config, &weights)?
+        }
+        (_, Some(config), _, Some(weights)) => open_clip(dir, &oc_file, &config, &weights)?,
+        (None, None, ..) => {
+            let message = "holds neither config.json (Hugging Face) nor open_clip_config.json (OpenCLIP): it is no checkpoint folder";
+            return Err(damaged(dir, message));
+        }
+        (hf, ..) => {
+            let wanted = if hf.is_some() { weights::HUGGING_FACE } else { weights::OPEN_CLIP };
+            return Err(damaged(dir, format!("holds no weights: one of {} is needed", wanted.join(", "))));
+        }
+    };
+    info!(dir = %dir.display(), family = ?checkpoint.family, files = checkpoint.files.len(), "checkpoint read");
+    Ok(checkpoint)
+}
+
+fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
+    let siglip = config_hf::family(config, file)? == config_hf::Family::Siglip;
+    let raw = weights::open(weights)?;
+    for (prefix, what) in [("vision_model.", "a text-only tower"), ("text_model.", "an image-only tower")] {
+        if !raw.tensors.keys().any(|name| name.starts_with(prefix)) {
+            return Err(unsupported(weights, format!("{what}, without any tensor of `{prefix}*`,")));
+        }
+    }
+    let mut problems = Vec::new();
+    let natural = if siglip { Activation::Sigmoid } else { Activation::Softmax };
+    let names = if siglip { ["logit_scale", "logit_bias"].as_slice() } else { &["logit_scale"] };
+    let head = head(&raw, names, natural, &mut problems)?;
+    let architecture = config_hf::architecture(config, file, head)?;
+    let (preprocessor, preprocessor_file) = preprocessor::hugging_face(dir, architecture.vision.image_size)?;
+    let origin = |name: &str| names_hf::origin(name, siglip);
+    let files = files(file, &raw, Some(preprocessor_file));
+    let tensors = canonical(&architecture, raw, weights, origin, problems, names)?;
+    let text = Fields::of(file, config)?.inner("text_config")?;
+    let otherwise = text.get("pad_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(1);
+    let family = if siglip { Family::HuggingFaceSiglip } else { Family::HuggingFaceClip };
+    finish(dir, family, architecture, tensors, preprocessor, files, Padding::Named { otherwise })
+}
+
+fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
+    let raw = weights::open(weights)?;
+    let has = |prefix: &str| raw.tensors.keys().any(|name| name.starts_with(prefix));
+    let prefix = if raw.tensors.keys().all(|name| name.starts_with("module.")) { "module." } else { "" };
+    let text = if has(&format!("{prefix}text.")) { "text." } else { "" };
+    let linear = has(&format!("{prefix}{text}text_projection.weight"));
+    let bias = has(&format!("{prefix}{text}text_projection.bias"));
+    let (scale_name, bias_name) = (format!("{prefix}logit_scale"), format!("{prefix}logit_bias"));
+    // OpenCLIP trains a bias exactly where it trains with a sigmoid.
+    let (names, activation) = if has(&bias_name) {
+        (vec![scale_name.as_str(), bias_name.as_str()], Activation::Sigmoid)
+    } else {
+        (vec![scale_name.as_str()], Activation::Softmax)
+    };
+    let mut problems = Vec::new();
+    let head = head(&raw, &names, activation, &mut problems)?;
+    let quick_gelu = dir
+        .canonicalize()
+        .unwrap_or_default()
+        .file_name()
+        .is_some_and(|name| config_openclip::is_quick_gelu(&name.to_string_lossy()));
+    let hints = Hints { head, projection_bias: bias, quick_gelu };
+    let architecture = config_openclip::architecture(config, file, hints)?;
+    for (name, what) in [
+        ("visual.trunk.", "a timm image tower"),
+        ("visual.layer1.", "a ResNet image tower"),
+        ("visual.attn_pool.", "an image tower with attentional pooling"),
+        ("text.transformer.embeddings.", "a text tower of Transformers"),
+    ] {
+        if has(&format!("{prefix}{name}")) {
+            return Err(unsupported(weights, format!("{what}, as in the tensors `{name}*`,")));
+        }
+    }
+    let preprocessor = preprocessor::open_clip(config, file, architecture.vision.image_size)?;
+    let style = names_openclip::Style { prefix, text, linear_projection: linear };
+    let files = files(file, &raw, None);
+    let origin = |name: &str| names_openclip::origin(name, style);
+    let tensors = canonical(&architecture, raw, weights, origin, problems, &names)?;
+    finish(dir, Family::OpenClip, architecture, tensors, preprocessor, files, open_clip_padding(config, file)?)
+}
+
+/// OpenCLIP's own tokenizer fills up with 0; one of Transformers' with its own token.
+fn open_clip_padding(config: &Value, file: &Path) -> Result<Padding, ImportError> {
+    let whole = Fields::of(file, config)?;
+    let model = if whole.get("model_cfg").is_some() { whole.inner("model_cfg")? } else { whole };
+    let text = model.inner("text_cfg")?;
+    if text.get("tokenizer_kwargs").is_some_and(|v| v.as_object().is_none_or(|map| !map.is_empty())) {
+        return Err(text.unsupported("tokenizer_kwargs", "a tokenizer with settings of its own"));
+    }
+    if text.text("hf_tokenizer_name")?.is_none_or(str::is_empty) {
+        return Ok(Padding::Zero);
+    }
+    let otherwise = text.get("pad_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+    Ok(Padding::Named { otherwise })
+}
+
+fn finish(
+    dir: &Path,
+    family: Family,
+    architecture: Architecture,
+    tensors: Canonical,
+    preprocessor: Value,
+    mut files: Vec<PathBuf>,
+    padding: Padding,
+) -> Result<Checkpoint, ImportError> {
+    let wanted = Wanted { context: architecture.text.context, vocab: architecture.text.vocab, padding };
+    let tokenizer = tokenizer::read(dir, wanted)?;
+    files.extend(tokenizer.files.iter().cloned());
+    Ok(Checkpoint {
+        dir: dir.to_owned(),
+        family,
+        architecture,
+        tensors: Box::new(tensors),
+        tokenizer,
+        preprocessor,
+        files,
+    })
+}
+
+fn files(config: &Path, raw: &RawStore, more: Option<PathBuf>) -> Vec<PathBuf> {
+    let weights = raw.parts.iter().map(|part| part.path.clone());
+    [config.to_owned()].into_iter().chain(weights).chain(more).collect()
+}
+
+/// Logit scale and bias, single numbers named `names`; what is missing goes to `problems`.
+fn head(
+    raw: &RawStore,
+    names: &[&str],
+    activation: Activation,
+    problems: &mut Vec<String>,
+) -> Result<Head, ImportError> {
+    let mut numbers = [0.0_f32; 2];
+    for (number, name) in numbers.iter_mut().zip(names) {
+        match raw.tensors.get(*name) {
+            None => problems.push(format!("`{name}` is missing")),
+            Some(tensor) if tensor.shape.iter().any(|dim| *dim != 1) => {
+                problems.push(format!("`{name}` has the shape {:?}, not a single number", tensor.shape));
+            }
+            Some(_) => *number = raw.read(name, None)?.first().copied().unwrap_or(f32::NAN),
+        }
+    }
+    let head = Head { scale: numbers[0].exp(), bias: numbers[1], activation };
+    if !(head.scale.is_finite() && head.scale > 0.0 && head.bias.is_finite()) {
+        problems.push(format!("`{}` hold {numbers:?}, which is no scale and bias", names.join("` and `")));
+    }
+    Ok(head)
+}

@@ -1,0 +1,88 @@
+//! Where Hugging Face CLIP and SigLIP keep what the canonical names stand for (`modeling_clip.py`, `modeling_siglip.py`).
+
+use super::layout::{Cut, Origin};
+
+/// The origin of a canonical tensor.
+pub(super) fn origin(canonical: &str, siglip: bool) -> Origin {
+    let (tower, rest) = canonical.split_once('.').unwrap_or(("", canonical));
+    let tower = if tower == "vision" { "vision_model" } else { "text_model" };
+    if let Some(head) = rest.strip_prefix("head.") {
+        return self::head(head);
+    }
+    let (part, tail) = rest.split_once('.').unwrap_or((rest, ""));
+    Origin::whole(match (part, tower, siglip) {
+        ("patch", ..) => format!("{tower}.embeddings.patch_embedding.{tail}"),
+        ("class", ..) => format!("{tower}.embeddings.class_embedding"),
+        ("position", ..) => format!("{tower}.embeddings.position_embedding.weight"),
+        ("token", ..) => format!("{tower}.embeddings.token_embedding.weight"),
+        // Misspelt in Transformers, and so in every checkpoint.
+        ("pre_norm", ..) => format!("{tower}.pre_layrnorm.{tail}"),
+        ("post_norm", "vision_model", _) => format!("{tower}.post_layernorm.{tail}"),
+        ("post_norm", ..) => format!("{tower}.final_layer_norm.{tail}"),
+        ("projection", "vision_model", _) => format!("visual_projection.{tail}"),
+        ("projection", _, false) => format!("text_projection.{tail}"),
+        ("projection", _, true) => format!("{tower}.head.{tail}"),
+        ("layers", ..) => format!("{tower}.encoder.layers.{}", layer(tail)),
+        _ => format!("{tower}.{rest}"),
+    })
+}
+
+/// `3.norm1.weight` and the like.
+fn layer(rest: &str) -> String {
+    let (number, part) = rest.split_once('.').unwrap_or((rest, ""));
+    let part = match part.split_once('.') {
+        Some(("norm1", tail)) => format!("layer_norm1.{tail}"),
+        Some(("norm2", tail)) => format!("layer_norm2.{tail}"),
+        Some(("attn", tail)) => {
+            let (projection, tail) = tail.split_once('.').unwrap_or((tail, ""));
+            format!("self_attn.{projection}_proj.{tail}")
+        }
+        _ => part.to_owned(),
+    };
+    format!("{number}.{part}")
+}
+
+/// SigLIP's attention pooling, whose attention is one of PyTorch's own, with a fused projection.
+fn head(rest: &str) -> Origin {
+    let within = |name: &str| format!("vision_model.head.{name}");
+    if let Some((projection, tail)) = rest.strip_prefix("attn.").and_then(|r| r.split_once('.'))
+        && let Some(part) = ["q", "k", "v"].iter().position(|p| *p == projection)
+    {
+        return Origin { name: within(&format!("attention.in_proj_{tail}")), cut: Cut::Third(part) };
+    }
+    Origin::whole(match rest.split_once('.') {
+        Some(("attn", tail)) => within(&format!("attention.{}", tail.replacen("out.", "out_proj.", 1))),
+        Some(("norm", tail)) => within(&format!("layernorm.{tail}")),
+        _ => within(rest),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_names_lead_to_transformers_names() {
+        for (canonical, name) in [
+            ("vision.patch.bias", "vision_model.embeddings.patch_embedding.bias"),
+            ("vision.class", "vision_model.embeddings.class_embedding"),
+            ("text.position", "text_model.embeddings.position_embedding.weight"),
+            ("vision.pre_norm.bias", "vision_model.pre_layrnorm.bias"),
+            ("vision.layers.11.attn.out.bias", "vision_model.encoder.layers.11.self_attn.out_proj.bias"),
+            ("text.layers.0.mlp.fc1.weight", "text_model.encoder.layers.0.mlp.fc1.weight"),
+            ("text.layers.0.norm2.weight", "text_model.encoder.layers.0.layer_norm2.weight"),
+            ("text.post_norm.weight", "text_model.final_layer_norm.weight"),
+            ("vision.projection.weight", "visual_projection.weight"),
+            ("vision.head.probe", "vision_model.head.probe"),
+            ("vision.head.mlp.fc2.bias", "vision_model.head.mlp.fc2.bias"),
+            ("vision.head.norm.bias", "vision_model.head.layernorm.bias"),
+            ("vision.head.attn.out.weight", "vision_model.head.attention.out_proj.weight"),
+        ] {
+            assert_eq!(origin(canonical, true), Origin::whole(name.into()));
+        }
+        assert_eq!(origin("text.projection.bias", true).name, "text_model.head.bias");
+        assert_eq!(origin("text.projection.weight", false).name, "text_projection.weight");
+        let value = Origin { name: "vision_model.head.attention.in_proj_bias".into(), cut: Cut::Third(2) };
+        assert_eq!(origin("vision.head.attn.v.bias", true), value);
+    }
+}

@@ -1,0 +1,250 @@
+//! The zip archives that PyTorch writes. In: a file's bytes; out: where each record lies. Records are stored, never
+//! compressed, so a tensor is read straight from its place. Only the directory is read here, at most [`MAX_DIRECTORY`] bytes;
+//! archives beyond 4 GB (zip64) are understood (APPNOTE.TXT 6.3.10, sections 4.3 and 4.5).
+
+use std::collections::HashMap;
+
+use super::bytes::{Bytes, piece, shown};
+
+/// Longest directory that is read: a quarter of a million records.
+const MAX_DIRECTORY: u64 = 32 << 20;
+
+/// The end record and the longest comment that can follow it.
+const MAX_TAIL: u64 = 22 + 65_535;
+
+/// Where a record's contents lie in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) at: u64,
+    pub(super) len: u64,
+}
+
+/// Reads the directory.
+///
+/// # Errors
+/// What is wrong with the archive, as a clause that follows its name.
+pub(super) fn read(bytes: &dyn Bytes) -> Result<HashMap<String, Record>, String> {
+    let (count, at, len) = directory(bytes)?;
+    if len > MAX_DIRECTORY {
+        return Err(format!("has a zip directory of {len} bytes, which no checkpoint needs"));
+    }
+    let directory = get(bytes, at, len)?;
+    let mut records = HashMap::new();
+    let mut rest = directory.as_slice();
+    // Each entry takes bytes of the directory, so a wrong count ends by itself.
+    for _ in 0..count {
+        let (name, record, next) = entry(bytes, rest)?;
+        if records.insert(name.clone(), record).is_some() {
+            return Err(format!("names the record `{}` twice", shown(&name)));
+        }
+        rest = next;
+    }
+    Ok(records)
+}
+
+/// Number of entries, place and length of the central directory.
+fn directory(bytes: &dyn Bytes) -> Result<(u64, u64, u64), String> {
+    let tail_len = bytes.len().min(MAX_TAIL);
+    let tail_at = bytes.len() - tail_len;
+    let tail = get(bytes, tail_at, tail_len)?;
+    let cut = || "is cut short: its zip directory is missing; fetch it again".to_owned();
+    // The end record is the last thing but for its comment, whose length it knows.
+    let is_end = |place: usize| u16_at(&tail, place + 20).is_some_and(|n| place + 22 + usize::from(n) == tail.len());
+    let marks = tail.windows(4).enumerate().filter(|(place, w)| *w == b"PK\x05\x06" && is_end(*place));
+    let found = marks.map(|(place, _)| place).next_back().ok_or_else(cut)?;
+    let end = &tail[found..];
+    let (count, len, at) = (
+        u64::from(u16_at(end, 10).ok_or_else(cut)?),
+        u64::from(u32_at(end, 12).ok_or_else(cut)?),
+        u64::from(u32_at(end, 16).ok_or_else(cut)?),
+    );
+    if count != 0xffff && len != 0xffff_ffff && at != 0xffff_ffff {
+        return Ok((count, at, len));
+    }
+    // zip64: a locator just before the end record points to a longer end record.
+    let locator = (tail_at + found as u64).checked_sub(20).ok_or_else(cut)?;
+    let locator = get(bytes, locator, 20)?;
+    if !locator.starts_with(b"PK\x06\x07") {
+        // Exactly 65535 records are possible without zip64.
+        return Ok((count, at, len));
+    }
+    let end = get(bytes, u64_at(&locator, 8).ok_or_else(cut)?, 56)?;
+    if !end.starts_with(b"PK\x06\x06") {
+        return Err("has a damaged zip64 directory".into());
+    }
+    let number = |at| u64_at(&end, at).ok_or_else(cut);
+    Ok((number(32)?, number(48)?, number(40)?))
+}
+
+/// One entry of the central directory, and what follows it.
+fn entry<'a>(bytes: &dyn Bytes, rest: &'a [u8]) -> Result<(String, Record, &'a [u8]), String> {
+    let damaged = || "has a damaged zip directory".to_owned();
+    if !rest.starts_with(b"PK\x01\x02") {
+        return Err(damaged());
+    }
+    let short = |at| u16_at(rest, at).map(usize::from).ok_or_else(damaged);
+    let long = |at| u32_at(rest, at).map(u64::from).ok_or_else(damaged);
+    let (flags, method) = (short(8)?, short(10)?);
+    let (mut packed, mut len, mut header) = (long(20)?, long(24)?, long(42)?);
+    let (name_len, extra_len, comment_len) = (short(28)?, short(30)?, short(32)?);
+    let name = rest.get(46..46 + name_len).ok_or_else(damaged)?;
+    let extra = rest.get(46 + name_len..46 + name_len + extra_len).ok_or_else(damaged)?;
+    let next = rest.get(46 + name_len + extra_len + comment_len..).ok_or_else(damaged)?;
+    let name = String::from_utf8(name.to_vec()).map_err(|_| damaged())?;
+    // Numbers that do not fit stand in the zip64 field, in this order, only those that are needed.
+    let mut wide = wide(extra).into_iter();
+    for number in [&mut len, &mut packed, &mut header] {
+        if *number == 0xffff_ffff {
+            *number = wide.next().ok_or_else(damaged)?;
+        }
+    }
+    if method != 0 || packed != len || flags & 1 != 0 {
+        return Err(format!("has a compressed or encrypted record `{}`, which PyTorch never writes", shown(&name)));
+    }
+    // The local header repeats the name and has padding of its own.
+    let local = get(bytes, header, 30)?;
+    if !local.starts_with(b"PK\x03\x04") {
+        return Err(damaged());
+    }
+    let skip = 30 + u64::from(u16_at(&local, 26).unwrap_or(0)) + u64::from(u16_at(&local, 28).unwrap_or(0));
+    let at = header.checked_add(skip).ok_or_else(damaged)?;
+    if at.checked_add(len).is_none_or(|end| end > bytes.len()) {
+        return Err(format!("places the record `{}` beyond its end: it is cut or damaged", shown(&name)));
+    }
+    Ok((name, Record { at, len }, next))
+}
+
+/// The numbers of the zip64 extra field.
+fn wide(mut extra: &[u8]) -> Vec<u64> {
+    while let (Some(kind), Some(len)) = (u16_at(extra, 0), u16_at(extra, 2)) {
+        let end = 4 + usize::from(len);
+        let Some(body) = extra.get(4..end) else { break };
+        if kind == 1 {
+            return body.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+        }
+        extra = &extra[end..];
+    }
+    Vec::new()
+}
+
+fn get(bytes: &dyn Bytes, at: u64, len: u64) -> Result<Vec<u8>, String> {
+    piece(bytes, at, len as usize).map_err(|e| format!("has a zip directory that cannot be read: {e}; fetch it again"))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Archives for tests, as PyTorch lays them out.
+#[cfg(test)]
+pub(super) mod made {
+    /// An archive of stored records; with `zip64`, every number that can be wide is.
+    pub(in super::super) fn archive(records: &[(&str, &[u8])], zip64: bool) -> Vec<u8> {
+        let (mut file, mut directory) = (Vec::new(), Vec::new());
+        for (name, body) in records {
+            let header = file.len();
+            let narrow = if zip64 { u32::MAX } else { body.len() as u32 };
+            let lens = [narrow.to_le_bytes(), narrow.to_le_bytes()].concat();
+            let name_len = (name.len() as u16).to_le_bytes();
+            file.extend(b"PK\x03\x04\x00\x00\x08\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00");
+            file.extend(&lens);
+            file.extend(name_len);
+            file.extend([3, 0]);
+            file.extend(name.as_bytes());
+            file.extend(b"PAD");
+            file.extend(*body);
+            let mut extra = vec![b'F', b'B', 1, 0, 7];
+            if zip64 {
+                extra.extend([1, 0, 24, 0]);
+                for number in [body.len(), body.len(), header] {
+                    extra.extend((number as u64).to_le_bytes());
+                }
+            }
+            directory.extend(b"PK\x01\x02\x00\x00\x00\x00\x08\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00");
+            directory.extend(&lens);
+            directory.extend(name_len);
+            directory.extend((extra.len() as u16).to_le_bytes());
+            directory.extend([0; 10]);
+            directory.extend(if zip64 { u32::MAX } else { header as u32 }.to_le_bytes());
+            directory.extend(name.as_bytes());
+            directory.extend(&extra);
+        }
+        let (at, len, count) = (file.len() as u64, directory.len() as u64, records.len() as u64);
+        file.extend(&directory);
+        if zip64 {
+            let end = file.len() as u64;
+            file.extend(b"PK\x06\x06");
+            file.extend([0; 20]);
+            for number in [count, count, len, at] {
+                file.extend(number.to_le_bytes());
+            }
+            file.extend(b"PK\x06\x07\x00\x00\x00\x00");
+            file.extend(end.to_le_bytes());
+            file.extend([1, 0, 0, 0]);
+        }
+        file.extend(b"PK\x05\x06\x00\x00\x00\x00");
+        let count = if zip64 { u16::MAX } else { count as u16 };
+        file.extend([count.to_le_bytes(), count.to_le_bytes()].concat());
+        file.extend(if zip64 { u32::MAX } else { len as u32 }.to_le_bytes());
+        file.extend(if zip64 { u32::MAX } else { at as u32 }.to_le_bytes());
+        file.extend([0, 0]);
+        file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn records_are_found_with_and_without_zip64() {
+        for zip64 in [false, true] {
+            let file = made::archive(&[("a/data.pkl", b"pickle"), ("a/data/0", b""), ("a/data/1", b"1234")], zip64);
+            let records = read(&file).unwrap();
+            assert_eq!(records.len(), 3);
+            let Record { at, len } = records["a/data/1"];
+            assert_eq!(&file[at as usize..(at + len) as usize], b"1234");
+        }
+    }
+
+    #[test]
+    fn a_compressed_record_and_a_record_beyond_the_end_are_refused() {
+        let good = made::archive(&[("a", b"12345678")], false);
+        let at = good.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+        let mut packed = good.clone();
+        packed[at + 10] = 8;
+        assert!(read(&packed).unwrap_err().contains("compressed"));
+        let mut long = good.clone();
+        (long[at + 20], long[at + 24]) = (0xf0, 0xf0);
+        assert!(read(&long).unwrap_err().contains("beyond its end"));
+        let twice = made::archive(&[("a", b"1"), ("a", b"2")], false);
+        assert!(read(&twice).unwrap_err().contains("twice"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_or_changed_archive_never_panics(cut in 0_usize..600, place in 0_usize..600, value: u8, zip64: bool) {
+            let mut file = made::archive(&[("a/data.pkl", b"pickle"), ("a/data/0", b"12345678")], zip64);
+            let whole = file.clone();
+            if place < file.len() {
+                file[place] = value;
+            }
+            let _ = read(&file);
+            let mut short = whole;
+            if cut < short.len() {
+                short.truncate(cut);
+                prop_assert!(read(&short).is_err());
+            }
+        }
+    }
+}
