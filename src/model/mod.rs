@@ -4,6 +4,8 @@
 pub mod bundle;
 mod fingerprint;
 mod head;
+pub mod import;
+pub mod onnx;
 mod onnx_file;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,147 @@
+//! Import: a raw checkpoint (Hugging Face CLIP or SigLIP, OpenCLIP) in, a model directory with ONNX graphs out.
+//!
+//! The types here are the seam: a reader makes an [`Architecture`] and a [`TensorStore`], the graph writers know nothing else.
+
+pub mod synthetic;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::infer::InferError;
+use crate::score;
+
+/// Element type of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+    I64,
+}
+
+/// A stored tensor's name, type and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+/// A checkpoint's tensors, read one at a time so that memory stays small.
+pub trait TensorStore {
+    fn infos(&self) -> Vec<TensorInfo>;
+    /// The tensor as f32, row-major.
+    ///
+    /// # Errors
+    /// No such tensor, or one that cannot be read.
+    fn read(&self, name: &str) -> Result<Vec<f32>, ImportError>;
+}
+
+/// Everything the graphs need to know, from the config and checked against the tensors' shapes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Architecture {
+    pub vision: VisionTower,
+    pub text: TextTower,
+    pub embed_dim: usize,
+    /// Exponentiated.
+    pub logit_scale: f32,
+    pub logit_bias: f32,
+    pub activation: score::Activation,
+}
+
+/// A stack of pre-norm transformer layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transformer {
+    pub width: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub mlp: usize,
+    pub eps: f32,
+    pub act: Act,
+}
+
+/// Activation between the two linear layers of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// With the error function.
+    Gelu,
+    /// The tanh approximation.
+    GeluTanh,
+    /// `x · sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+/// A ViT image tower.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionTower {
+    pub body: Transformer,
+    pub image_size: usize,
+    pub patch: usize,
+    pub class_token: bool,
+    pub pre_norm: bool,
+    pub patch_bias: bool,
+    pub pooling: VisionPooling,
+}
+
+/// How the tokens of a picture become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VisionPooling {
+    ClassToken,
+    AttentionHead { heads: usize, mlp: usize },
+}
+
+/// A transformer text tower.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextTower {
+    pub body: Transformer,
+    pub vocab: usize,
+    pub context: usize,
+    pub causal: bool,
+    pub pooling: TextPooling,
+    pub projection_bias: bool,
+}
+
+/// Which token of a text is its vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextPooling {
+    /// The one with the highest id.
+    ArgmaxId,
+    /// The first with this id.
+    FirstId(u32),
+    Last,
+}
+
+/// Why a checkpoint cannot be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// A file cannot be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Io { file: PathBuf, source: io::Error },
+    /// A file is cut, damaged or hostile.
+    #[error("{}: {message}", file.display())]
+    Damaged { file: PathBuf, message: String },
+    /// A kind of model that is not built.
+    #[error("{}: {what} is not supported: {remedy}", file.display())]
+    Unsupported { file: PathBuf, what: String, remedy: String },
+    /// Tensors are missing, left over or of another shape; all of them are told.
+    #[error("{}: the tensors are not those its configuration describes: {}", file.display(), problems.join("; "))]
+    Mismatch { file: PathBuf, problems: Vec<String> },
+    /// A pickle that wants to run code.
+    #[error(
+        "{}: refused: the pickle uses `{class}`, and only plain tensors are read; convert the checkpoint to safetensors where you trust it",
+        file.display()
+    )]
+    Refused { file: PathBuf, class: String },
+    /// The result cannot be written. Nothing is left behind.
+    #[error("{}: cannot be written: {source}; check free space and permissions, or choose another --out", dir.display())]
+    Disk { dir: PathBuf, source: io::Error },
+    /// There is something at the place of the result.
+    #[error("{} exists already; remove it or choose another --out", dir.display())]
+    Exists { dir: PathBuf },
+    /// The graph could not be measured.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    /// Asked to stop. Nothing is left behind.
+    #[error("stopped; nothing was written")]
+    Stopped,
+}
