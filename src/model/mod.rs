@@ -11,6 +11,7 @@ mod onnx_file;
 use std::path::{Path, PathBuf};
 
 pub use bundle::Bundle;
+pub(crate) use head::read_json;
 
 use crate::paths;
 

@@ -2,6 +2,9 @@
 //!
 //! The types here are the seam: a reader makes an [`Architecture`] and a [`TensorStore`], the graph writers know nothing else.
 
+pub mod manifest;
+pub mod measure;
+pub mod run;
 pub mod synthetic;
 
 use std::io;
@@ -144,4 +147,14 @@ pub enum ImportError {
     /// Asked to stop. Nothing is left behind.
     #[error("stopped; nothing was written")]
     Stopped,
+}
+
+impl ImportError {
+    /// 2 where the input is wrong, 1 where the machine failed or a person stopped it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Disk { .. } | Self::Infer(_) | Self::Stopped => 1,
+            _ => 2,
+        }
+    }
 }

@@ -39,7 +39,14 @@ impl Synthetic {
                 pooling: TextPooling::FirstId(49_407),
                 projection_bias: false,
             };
-            Architecture { vision, text, embed_dim, logit_scale: 100.0, logit_bias: 0.0, activation: Activation::Softmax }
+            Architecture {
+                vision,
+                text,
+                embed_dim,
+                logit_scale: 100.0,
+                logit_bias: 0.0,
+                activation: Activation::Softmax,
+            }
         };
         let arch = match name {
             "vit-b-32" => clip((768, 12, 12), 32, Act::QuickGelu, (512, 12, 8), 512),
@@ -80,6 +87,32 @@ fn siglip() -> Architecture {
     };
     let (logit_scale, logit_bias) = (117.33, -12.93); // SigLIP B/16, as published
     Architecture { vision, text, embed_dim: 768, logit_scale, logit_bias, activation: Activation::Sigmoid }
+}
+
+/// A tokenizer with `vocab` made-up words, `w0`, `w1`, …; the last one is for everything else.
+pub fn tokenizer(vocab: usize) -> Vec<u8> {
+    let words: serde_json::Map<String, serde_json::Value> =
+        (0..vocab).map(|id| (format!("w{id}"), id.into())).collect();
+    let unknown = format!("w{}", vocab.saturating_sub(1));
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": words, "unk_token": unknown },
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// The preprocessing of the family.
+pub fn preprocessor(arch: &Architecture) -> serde_json::Value {
+    let size = arch.vision.image_size;
+    let square = serde_json::json!({ "height": size, "width": size });
+    if arch.activation == Activation::Sigmoid {
+        return serde_json::json!({ "image_processor_type": "SiglipImageProcessor", "size": square });
+    }
+    serde_json::json!({
+        "image_processor_type": "CLIPImageProcessor", "size": { "shortest_edge": size }, "crop_size": square,
+    })
 }
 
 /// Canonical names and shapes of all tensors that the graphs of `arch` read, in the order they are read.

@@ -19,6 +19,8 @@ pub struct Body<'a> {
     pub precision: Precision,
     /// Added to every layer's scores.
     pub mask: Option<String>,
+    /// Whether all layers keep 8 bits where 4 are wanted; the first and the last do in any case.
+    pub keep: bool,
 }
 
 impl Body<'_> {
@@ -27,6 +29,7 @@ impl Body<'_> {
     pub fn layer(&self, g: &mut Graph, index: usize, x: &str, first_only: bool) -> String {
         let (spec, precision) = (self.spec, self.precision);
         let (width, name) = (spec.width, format!("{}.layers.{index}", self.tower));
+        let keep = self.keep || index == 0 || index + 1 == spec.layers;
         let normed = norm(g, x, width, spec.eps, &format!("{name}.norm1"));
         let seen = input(g, &normed, width, precision, &format!("{name}.norm1"));
         let (mut x, mut asking) = (x.to_owned(), seen.clone());
@@ -40,19 +43,21 @@ impl Body<'_> {
         let queries = if first_only { 1 } else { self.tokens };
         let shape = Shape { heads: spec.heads, width, queries, keys: self.tokens };
         let attn = format!("{name}.attn");
-        let [q, k, v] = projections(&attn, width, spec.heads);
+        let [q, k, v] = projections(&attn, width, spec.heads).map(|part| Linear { keep, ..part });
         let q = linear(g, &asking, &q, precision);
         let k = linear(g, &seen, &k, precision);
         let v = linear(g, &seen, &v, precision);
         let mixed = attention(g, (&q, &k, &v), self.mask.as_deref(), shape, precision, &attn);
         let mixed = carried_input(g, &mixed, width, precision, &format!("{attn}.joined"));
-        let out = linear(g, &mixed, &Linear::new(&format!("{attn}.out"), width, width), precision);
+        let out = Linear { keep, ..Linear::new(&format!("{attn}.out"), width, width) };
+        let out = linear(g, &mixed, &out, precision);
         let out = full(g, &out, queries, width, precision, &format!("{attn}.result"));
         let x = g.op("Add", &[&x, &out], &format!("{name}.attended"), &[]);
 
         let normed = norm(g, &x, width, spec.eps, &format!("{name}.norm2"));
         let seen = input(g, &normed, width, precision, &format!("{name}.norm2"));
-        let out = mlp(g, &seen, Mlp { width, hidden: spec.mlp, act: spec.act, tokens: queries }, precision, &name);
+        let sizes = Mlp { width, hidden: spec.mlp, act: spec.act, tokens: queries, keep };
+        let out = mlp(g, &seen, sizes, precision, &name);
         g.op("Add", &[&x, &out], &format!("{name}.result"), &[])
     }
 }
@@ -71,15 +76,21 @@ pub struct Mlp {
     pub hidden: usize,
     pub act: Act,
     pub tokens: usize,
+    /// As in [`Linear`].
+    pub keep: bool,
 }
 
 /// Adds `NAME.mlp`: linear, activation, linear. Gives f32, `[batch, tokens, width]`.
 pub fn mlp(g: &mut Graph, x: &linear::Input, sizes: Mlp, precision: Precision, name: &str) -> String {
     let name = format!("{name}.mlp");
-    let hidden = linear(g, x, &Linear::new(&format!("{name}.fc1"), sizes.width, sizes.hidden), precision);
+    let of = |part: &str, inputs, outputs| Linear {
+        keep: sizes.keep,
+        ..Linear::new(&format!("{name}.{part}"), inputs, outputs)
+    };
+    let hidden = linear(g, x, &of("fc1", sizes.width, sizes.hidden), precision);
     let hidden = activation(g, &hidden, sizes.act, precision, &format!("{name}.act"));
     let hidden = carried_input(g, &hidden, sizes.hidden, precision, &format!("{name}.act"));
-    let out = linear(g, &hidden, &Linear::new(&format!("{name}.fc2"), sizes.hidden, sizes.width), precision);
+    let out = linear(g, &hidden, &of("fc2", sizes.hidden, sizes.width), precision);
     full(g, &out, sizes.tokens, sizes.width, precision, &format!("{name}.result"))
 }
 

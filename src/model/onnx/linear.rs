@@ -19,12 +19,14 @@ pub struct Linear {
     pub bias: bool,
     /// Multiplied into weight and bias; the attention's `1/√d` costs nothing this way.
     pub scale: f32,
+    /// Whether its weights keep 8 bits where others have 4.
+    pub keep: bool,
 }
 
 impl Linear {
     /// With a bias, unscaled.
     pub fn new(name: &str, inputs: usize, outputs: usize) -> Self {
-        Self { name: name.to_owned(), inputs, outputs, bias: true, scale: 1.0 }
+        Self { name: name.to_owned(), inputs, outputs, bias: true, scale: 1.0, keep: false }
     }
 }
 
@@ -88,7 +90,7 @@ pub fn linear(g: &mut Graph, x: &Input, layer: &Linear, precision: Precision) ->
     let name = &layer.name;
     let product = match (precision, &x.rows) {
         (Precision::Int8, Some(rows)) => int8(g, rows, layer),
-        (Precision::Int4, _) => int4(g, &x.value, layer),
+        (Precision::Int4, _) => blockwise(g, &x.value, layer),
         (Precision::Fp16, _) => {
             let weight = float_weight(g, layer, Elem::F16);
             g.op("MatMul", &[&x.value, &weight], &format!("{name}.product"), &[])
@@ -168,18 +170,20 @@ fn int8(g: &mut Graph, rows: &Rows, layer: &Linear) -> String {
     g.op("Mul", &[&product, &rows.scales], &format!("{name}.product"), &[])
 }
 
-fn int4(g: &mut Graph, x: &str, layer: &Linear) -> String {
+fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
     let (inputs, outputs, scale) = (layer.inputs, layer.outputs, layer.scale);
     let name = &layer.name;
-    let (weight, scales, source) = (format!("{name}.int4"), format!("{name}.scale"), format!("{name}.weight"));
-    let blocks = weights::int4_blocks(inputs);
+    let (bits, quantise): (usize, fn(&[f32], usize) -> (Vec<u8>, Vec<f32>)) =
+        if layer.keep { (8, weights::block8) } else { (4, weights::block4) };
+    let (weight, scales, source) = (format!("{name}.int{bits}"), format!("{name}.scale"), format!("{name}.weight"));
+    let blocks = weights::blocks(inputs);
     g.weights(
         vec![
-            Stored { name: weight.clone(), elem: Elem::U8, dims: vec![outputs, blocks, weights::INT4_BLOCK / 2] },
+            Stored { name: weight.clone(), elem: Elem::U8, dims: vec![outputs, blocks, weights::BLOCK * bits / 8] },
             Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs, blocks] },
         ],
         Box::new(move |store| {
-            let (packed, mut scales) = weights::int4(&store.read(&source)?, inputs);
+            let (packed, mut scales) = quantise(&store.read(&source)?, inputs);
             scaled(&mut scales, scale);
             Ok(vec![Values::U8(packed), Values::F32(scales)])
         }),
@@ -187,8 +191,8 @@ fn int4(g: &mut Graph, x: &str, layer: &Linear) -> String {
     let attrs = [
         Attr::Int("K", inputs as i64),
         Attr::Int("N", outputs as i64),
-        Attr::Int("bits", 4),
-        Attr::Int("block_size", weights::INT4_BLOCK as i64),
+        Attr::Int("bits", bits as i64),
+        Attr::Int("block_size", weights::BLOCK as i64),
         Attr::Int("accuracy_level", 1),
     ];
     g.contrib("MatMulNBits", &[x, &weight, &scales], &format!("{name}.product"), &attrs)

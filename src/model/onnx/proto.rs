@@ -198,7 +198,8 @@ pub(super) fn tensor_head(out: &mut Vec<u8>, name: &str, elem: Elem, dims: &[usi
             length
         }
         Data::External { file, offset } => {
-            let entries = [("location", file.to_owned()), ("offset", offset.to_string()), ("length", length.to_string())];
+            let entries =
+                [("location", file.to_owned()), ("offset", offset.to_string()), ("length", length.to_string())];
             for (key, value) in entries {
                 message(&mut inner, 13, |entry| {
                     bytes(entry, 1, key.as_bytes());

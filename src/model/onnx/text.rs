@@ -1,7 +1,8 @@
 //! The text tower: `input_ids` `[batch, context]` i64 → `text_embeds` `[batch, dim]` f32, L2-normalised.
 //!
 //! There is no attention mask to give: behind CLIP's causal mask padding cannot be seen from the pooled token, and SigLIP was
-//! trained to look at it. The token table is in 16 bits where weights are smaller than 32.
+//! trained to look at it. The token table is in 16 bits where weights are smaller than 32. Where the image tower has 4 bits, this one
+//! has 8: it is smaller, it is loaded for the moment in which labels are embedded, and short texts leave it less to average over.
 
 use super::Precision;
 use super::body::{Body, full, norm, unit_length};
@@ -28,7 +29,7 @@ pub fn graph(arch: &Architecture, precision: Precision) -> Graph {
     x = g.op("Add", &[&x, &position], "text.placed", &[]);
 
     let mask = spec.causal.then(|| causal_mask(&mut g, context));
-    let body = Body { spec: &spec.body, tower: "text", tokens: context, precision, mask };
+    let body = Body { spec: &spec.body, tower: "text", tokens: context, precision, mask, keep: true };
     for index in 0..spec.body.layers {
         x = body.layer(&mut g, index, &x, false);
     }
@@ -37,8 +38,7 @@ pub fn graph(arch: &Architecture, precision: Precision) -> Graph {
     let x = norm(&mut g, &x, width, spec.body.eps, "text.post_norm");
 
     let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
-    let projection =
-        Linear { bias: spec.projection_bias, ..Linear::new("text.projection", width, arch.embed_dim) };
+    let projection = Linear { bias: spec.projection_bias, ..Linear::new("text.projection", width, arch.embed_dim) };
     let seen = input(&mut g, &x, width, precision, "text.post_norm");
     let out = linear(&mut g, &seen, &projection, precision);
     let out = full(&mut g, &out, 1, arch.embed_dim, precision, "text.projected");

@@ -78,7 +78,7 @@ pub fn stem(g: &mut Graph, spec: &VisionTower, pixels: &str, precision: Precisio
 
 /// Adds layer `index`: `[batch, tokens, width]` → `[batch, tokens_after, width]`.
 pub fn layer(g: &mut Graph, spec: &VisionTower, index: usize, x: &str, precision: Precision) -> String {
-    let body = Body { spec: &spec.body, tower: "vision", tokens: tokens(spec), precision, mask: None };
+    let body = Body { spec: &spec.body, tower: "vision", tokens: tokens(spec), precision, mask: None, keep: false };
     body.layer(g, index, x, first_only(spec, index))
 }
 
@@ -115,7 +115,7 @@ fn attention_head(
 ) -> String {
     let (width, name) = (spec.body.width, "vision.head");
     let attn = format!("{name}.attn");
-    let [q, k, v] = projections(&attn, width, heads);
+    let [q, k, v] = projections(&attn, width, heads).map(|part| Linear { keep: true, ..part });
     let elem = if precision == Precision::Fp16 { Elem::F16 } else { Elem::F32 };
     let query = Stored { name: format!("{attn}.query"), elem, dims: vec![1, heads, 1, width / heads.max(1)] };
     let asked = query.name.clone();
@@ -132,7 +132,7 @@ fn attention_head(
     let x = full(g, &out, 1, width, precision, &format!("{attn}.result"));
     let normed = norm(g, &x, width, spec.body.eps, &format!("{name}.norm"));
     let seen = input(g, &normed, width, precision, &format!("{name}.norm"));
-    let sizes = Mlp { width, hidden, act: spec.body.act, tokens: 1 };
+    let sizes = Mlp { width, hidden, act: spec.body.act, tokens: 1, keep: true };
     let out = mlp(g, &seen, sizes, precision, name);
     g.op("Add", &[&x, &out], &format!("{name}.result"), &[])
 }

@@ -4,8 +4,8 @@
 
 use half::f16;
 
-/// Inputs that share a scale in 4-bit weights. ONNX Runtime's kernels take 16 to 256; 32 keeps a weight's error near 4 %.
-pub const INT4_BLOCK: usize = 32;
+/// Inputs that share a scale in block-wise weights. ONNX Runtime's kernels take 16 to 256; 32 costs one bit a weight.
+pub const BLOCK: usize = 32;
 
 /// `[rows, columns]` to `[columns, rows]`, in tiles so that both sides stay in the cache.
 pub fn transpose<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
@@ -43,25 +43,36 @@ pub fn int8(values: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
     (transpose(&quantised, outputs, inputs), scales)
 }
 
-/// Blocks of `MatMulNBits` with 4 bits for `inputs`.
-pub const fn int4_blocks(inputs: usize) -> usize {
-    inputs.div_ceil(INT4_BLOCK)
+/// Blocks of `MatMulNBits` for `inputs`.
+pub const fn blocks(inputs: usize) -> usize {
+    inputs.div_ceil(BLOCK)
 }
 
-/// Quantises `[out, in]` to 4 bits as `com.microsoft.MatMulNBits` stores them: `[out, blocks, block / 2]`, the even input
-/// in the low half of a byte, values less 8, and a scale for each block `[out, blocks]`.
+/// Quantises `[out, in]` to 8 bits as `com.microsoft.MatMulNBits` stores them: `[out, blocks, block]`, values plus 128, and a
+/// scale for each block `[out, blocks]`. A block that is not full is filled up with zeros.
+pub fn block8(values: &[f32], inputs: usize) -> (Vec<u8>, Vec<f32>) {
+    let (mut packed, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
+    for block in values.chunks_exact(inputs).flat_map(|row| row.chunks(BLOCK)) {
+        let largest = block.iter().fold(0_f32, |most, v| most.max(v.abs()));
+        let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+        scales.push(scale);
+        let level = |v: Option<&f32>| v.map_or(128.0, |v| (v / scale).round_ties_even().clamp(-127.0, 127.0) + 128.0);
+        packed.extend((0..BLOCK).map(|i| level(block.get(i)) as u8));
+    }
+    (packed, scales)
+}
+
+/// As [`block8`] in 4 bits: `[out, blocks, block / 2]`, the even input in the low half of a byte, values plus 8.
 ///
-/// Of a block's value with the largest magnitude, the sign decides which end of −8…7 it is given, and of a few
-/// scales near that one the one with the least squared error is taken.
-pub fn int4(values: &[f32], inputs: usize) -> (Vec<u8>, Vec<f32>) {
+/// The value with the largest magnitude in a block may be given either end of −8…7; of these and of a few steps near
+/// them the one with the least squared error is taken.
+pub fn block4(values: &[f32], inputs: usize) -> (Vec<u8>, Vec<f32>) {
     let (mut packed, mut scales) = (Vec::with_capacity(values.len().div_ceil(2)), Vec::new());
-    for row in values.chunks_exact(inputs) {
-        for block in row.chunks(INT4_BLOCK) {
-            let scale = int4_scale(block);
-            scales.push(scale);
-            let level = |v: Option<&f32>| v.map_or(8, |v| int4_level(*v, scale) as i8 + 8) as u8;
-            packed.extend((0..INT4_BLOCK / 2).map(|i| level(block.get(2 * i)) | level(block.get(2 * i + 1)) << 4));
-        }
+    for block in values.chunks_exact(inputs).flat_map(|row| row.chunks(BLOCK)) {
+        let scale = int4_scale(block);
+        scales.push(scale);
+        let level = |v: Option<&f32>| v.map_or(8, |v| int4_level(*v, scale) as i8 + 8) as u8;
+        packed.extend((0..BLOCK / 2).map(|i| level(block.get(2 * i)) | level(block.get(2 * i + 1)) << 4));
     }
     (packed, scales)
 }
@@ -115,7 +126,7 @@ mod tests {
 
         #[test]
         fn a_4_bit_weight_keeps_its_place_and_most_of_its_size(values in prop::collection::vec(-3.0_f32..3.0, 2 * 48)) {
-            let (packed, scales) = int4(&values, 48);
+            let (packed, scales) = block4(&values, 48);
             prop_assert_eq!((packed.len(), scales.len()), (2 * 2 * 16, 4));
             let mut error = 0.0;
             for (index, value) in values.iter().enumerate() {
@@ -131,10 +142,17 @@ mod tests {
     }
 
     #[test]
+    fn a_block_in_8_bits_is_centred_on_128_and_filled_up() {
+        let (packed, scales) = block8(&[1.27, -1.27, 0.01], 3);
+        assert_eq!(packed[..4], [255, 1, 129, 128]);
+        assert_eq!((packed.len(), scales), (32, vec![1.27 / 127.0]));
+    }
+
+    #[test]
     fn a_row_of_zeros_stays_zero() {
         let (quantised, scales) = int8(&[0.0; 8], 4);
         assert_eq!((quantised, scales), (vec![0; 8], vec![1.0; 2]));
-        let (packed, scales) = int4(&[0.0; 32], 32);
+        let (packed, scales) = block4(&[0.0; 32], 32);
         assert_eq!((packed, scales), (vec![0x88; 16], vec![1.0]));
     }
 
