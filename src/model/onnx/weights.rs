@@ -38,7 +38,7 @@ pub fn int8(values: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
         let largest = row.iter().fold(0_f32, |most, v| most.max(v.abs()));
         let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
         scales.push(scale);
-        quantised.extend(row.iter().map(|v| (v / scale).round_ties_even().clamp(-127.0, 127.0) as i8));
+        quantised.extend(row.iter().map(|v| nearest(v / scale).clamp(-127.0, 127.0) as i8));
     }
     (transpose(&quantised, outputs, inputs), scales)
 }
@@ -56,7 +56,7 @@ pub fn block8(values: &[f32], inputs: usize) -> (Vec<u8>, Vec<f32>) {
         let largest = block.iter().fold(0_f32, |most, v| most.max(v.abs()));
         let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
         scales.push(scale);
-        let level = |v: Option<&f32>| v.map_or(128.0, |v| (v / scale).round_ties_even().clamp(-127.0, 127.0) + 128.0);
+        let level = |v: Option<&f32>| v.map_or(128.0, |v| nearest(v / scale).clamp(-127.0, 127.0) + 128.0);
         packed.extend((0..BLOCK).map(|i| level(block.get(i)) as u8));
     }
     (packed, scales)
@@ -77,8 +77,15 @@ pub fn block4(values: &[f32], inputs: usize) -> (Vec<u8>, Vec<f32>) {
     (packed, scales)
 }
 
+/// To the nearest whole number, ties to even, for values far below 2²². Without SSE 4.1, which a portable build cannot
+/// assume, rounding is a call for each value; this is an addition that pushes the fraction out of the mantissa.
+fn nearest(value: f32) -> f32 {
+    const PUSH: f32 = 12_582_912.0; // 1.5 × 2²³
+    (value + PUSH) - PUSH
+}
+
 fn int4_level(value: f32, scale: f32) -> f32 {
-    (value / scale).round_ties_even().clamp(-8.0, 7.0)
+    nearest(value / scale).clamp(-8.0, 7.0)
 }
 
 fn int4_scale(block: &[f32]) -> f32 {
@@ -146,6 +153,13 @@ mod tests {
         let (packed, scales) = block8(&[1.27, -1.27, 0.01], 3);
         assert_eq!(packed[..4], [255, 1, 129, 128]);
         assert_eq!((packed.len(), scales), (32, vec![1.27 / 127.0]));
+    }
+
+    #[test]
+    fn rounding_by_addition_is_rounding() {
+        for value in [-127.0, -3.5, -2.5, -0.49, 0.0, 0.5, 1.5, 8.499, 126.51_f32] {
+            assert_eq!(nearest(value), value.round_ties_even(), "{value}");
+        }
     }
 
     #[test]
