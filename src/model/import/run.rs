@@ -125,7 +125,8 @@ pub fn run(
 /// Nothing there, or an empty folder, which the rename replaces.
 fn is_free(out: &Path) -> bool {
     match fs::symlink_metadata(out) {
-        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+        // What else is wrong with the place, creating the folder will tell.
+        Err(_) => true,
         Ok(meta) => meta.is_dir() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()),
     }
 }

@@ -4,7 +4,7 @@
 
 use super::attention::{self, Shape};
 use super::builder::Graph;
-use super::linear::{self, Linear, carried_input, input, linear};
+use super::linear::{self, Linear, carried_input, floored_input, input, linear};
 use super::proto::{Attr, Elem};
 use super::{Precision, attention::attention};
 use crate::model::import::{Act, Transformer};
@@ -49,7 +49,7 @@ impl Body<'_> {
         let v = linear(g, &seen, &v, precision);
         let mixed = attention(g, (&q, &k, &v), self.mask.as_deref(), shape, precision, &attn);
         let mixed = carried_input(g, &mixed, width, precision, &format!("{attn}.joined"));
-        let out = Linear { keep, ..Linear::new(&format!("{attn}.out"), width, width) };
+        let out = Linear { keep, ..output(&attn, width) };
         let out = linear(g, &mixed, &out, precision);
         let out = full(g, &out, queries, width, precision, &format!("{attn}.result"));
         let x = g.op("Add", &[&x, &out], &format!("{name}.attended"), &[]);
@@ -63,11 +63,23 @@ impl Body<'_> {
 }
 
 /// The query, key and value layers of an attention over `width`; the queries carry `1/√d`.
+///
+/// Only the queries keep their bias. That of the keys adds the same to all scores of a query, which softmax takes away again; that
+/// of the values passes through unchanged, since the weights of a query sum to one, and the layer after the attention
+/// absorbs it ([`output`]).
 pub fn projections(name: &str, width: usize, heads: usize) -> [Linear; 3] {
     let scale = ((width / heads.max(1)).max(1) as f32).sqrt().recip();
     let of = |part: &str| Linear::new(&format!("{name}.{part}"), width, width);
-    [Linear { scale, ..of("q") }, of("k"), of("v")]
+    [Linear { scale, ..of("q") }, Linear { bias: false, ..of("k") }, Linear { bias: false, ..of("v") }]
 }
+
+/// The layer after an attention.
+pub fn output(name: &str, width: usize) -> Linear {
+    Linear { absorbs: Some(format!("{name}.v.bias")), ..Linear::new(&format!("{name}.out"), width, width) }
+}
+
+/// What no activation goes below: the least of GELU, its tanh form and `x · sigmoid(1.702 x)` is -0.1700, -0.1700, -0.1638.
+const ACTIVATION_FLOOR: f32 = -0.171;
 
 /// Sizes of an MLP.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +101,7 @@ pub fn mlp(g: &mut Graph, x: &linear::Input, sizes: Mlp, precision: Precision, n
     };
     let hidden = linear(g, x, &of("fc1", sizes.width, sizes.hidden), precision);
     let hidden = activation(g, &hidden, sizes.act, precision, &format!("{name}.act"));
-    let hidden = carried_input(g, &hidden, sizes.hidden, precision, &format!("{name}.act"));
+    let hidden = floored_input(g, &hidden, sizes.hidden, ACTIVATION_FLOOR, precision, &format!("{name}.act"));
     let out = linear(g, &hidden, &of("fc2", sizes.hidden, sizes.width), precision);
     full(g, &out, sizes.tokens, sizes.width, precision, &format!("{name}.result"))
 }

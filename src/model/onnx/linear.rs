@@ -21,12 +21,14 @@ pub struct Linear {
     pub scale: f32,
     /// Whether its weights keep 8 bits where others have 4.
     pub keep: bool,
+    /// A stored vector `[inputs]` that was left out of the input; its product with the weight is added to the bias.
+    pub absorbs: Option<String>,
 }
 
 impl Linear {
     /// With a bias, unscaled.
     pub fn new(name: &str, inputs: usize, outputs: usize) -> Self {
-        Self { name: name.to_owned(), inputs, outputs, bias: true, scale: 1.0, keep: false }
+        Self { name: name.to_owned(), inputs, outputs, bias: true, scale: 1.0, keep: false, absorbs: None }
     }
 }
 
@@ -51,7 +53,7 @@ pub fn input(g: &mut Graph, x: &str, width: usize, precision: Precision, name: &
     match precision {
         Precision::Fp32 | Precision::Int4 => Input { value: x.to_owned(), rows: None },
         Precision::Fp16 => Input { value: g.cast(x, Elem::F16, &format!("{name}.half")), rows: None },
-        Precision::Int8 => Input { value: x.to_owned(), rows: Some(rows(g, x, width, name)) },
+        Precision::Int8 => Input { value: x.to_owned(), rows: Some(rows(g, x, width, None, name)) },
     }
 }
 
@@ -63,13 +65,26 @@ pub fn carried_input(g: &mut Graph, x: &str, width: usize, precision: Precision,
     input(g, x, width, precision, name)
 }
 
-fn rows(g: &mut Graph, x: &str, width: usize, name: &str) -> Rows {
+/// As [`carried_input`], for values that are never below `floor`: half of the search for a row's range is saved.
+pub fn floored_input(g: &mut Graph, x: &str, width: usize, floor: f32, precision: Precision, name: &str) -> Input {
+    if precision == Precision::Int8 {
+        return Input { value: x.to_owned(), rows: Some(rows(g, x, width, Some(floor), name)) };
+    }
+    carried_input(g, x, width, precision, name)
+}
+
+fn rows(g: &mut Graph, x: &str, width: usize, floor: Option<f32>, name: &str) -> Rows {
     let flat = g.ints(&format!("shape.rows.{width}"), &[-1, width as i64]);
     let flat = g.op("Reshape", &[x, &flat], &format!("{name}.rows"), &[]);
     let along = [Attr::Ints("axes", vec![1]), Attr::Int("keepdims", 0)];
     let highest = g.op("ReduceMax", &[&flat], &format!("{name}.highest"), &along);
-    let lowest = g.op("ReduceMin", &[&flat], &format!("{name}.lowest"), &along);
-    let depth = g.op("Neg", &[&lowest], &format!("{name}.depth"), &[]);
+    let depth = match floor {
+        Some(floor) => g.scalar(&format!("int8.depth.{floor}"), floor.abs()),
+        None => {
+            let lowest = g.op("ReduceMin", &[&flat], &format!("{name}.lowest"), &along);
+            g.op("Neg", &[&lowest], &format!("{name}.depth"), &[])
+        }
+    };
     // A row of zeros must not divide by zero.
     let least = g.scalar("int8.least", 1e-10);
     let range = g.op("Max", &[&highest, &depth, &least], &format!("{name}.range"), &[]);
@@ -104,8 +119,24 @@ pub fn linear(g: &mut Graph, x: &Input, layer: &Linear, precision: Precision) ->
         return product;
     }
     let elem = if precision == Precision::Fp16 { Elem::F16 } else { Elem::F32 };
-    let bias = vector(g, &format!("{name}.bias"), layer.outputs, layer.scale, elem);
+    let bias = bias(g, layer, elem);
     g.op("Add", &[&product, &bias], &format!("{name}.out"), &[])
+}
+
+fn bias(g: &mut Graph, layer: &Linear, elem: Elem) -> String {
+    let name = format!("{}.bias", layer.name);
+    let Some(absorbed) = layer.absorbs.clone() else { return vector(g, &name, layer.outputs, layer.scale, elem) };
+    let (source, weight, scale) = (name.clone(), format!("{}.weight", layer.name), layer.scale);
+    g.weights(
+        vec![Stored { name: name.clone(), elem, dims: vec![layer.outputs] }],
+        Box::new(move |store| {
+            let (bias, absorbed) = (store.read(&source)?, store.read(&absorbed)?);
+            let mut sums = weights::product(&store.read(&weight)?, &absorbed);
+            sums.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum = (*sum + bias) * scale);
+            Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&sums)) } else { Values::F32(sums) }])
+        }),
+    );
+    name
 }
 
 /// Declares the stored tensor `name` (`[len]`), multiplied by `scale`.

@@ -5,7 +5,7 @@
 //! Stem and projection, the first and the last layer, are in 32 bits where weights are quantised.
 
 use super::attention::{Shape, attention_of_heads};
-use super::body::{self, Body, Mlp, full, mlp, norm, projections, unit_length};
+use super::body::{self, Body, Mlp, full, mlp, norm, output, projections, unit_length};
 use super::builder::{Graph, Stored, Values};
 use super::linear::{self, Linear, input, linear};
 use super::proto::{Attr, Dim, Elem};
@@ -128,7 +128,7 @@ fn attention_head(
     // One row a picture: nothing is gained by quantising it.
     let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
     let mixed = linear::carried_input(g, &mixed, width, precision, &format!("{attn}.joined"));
-    let out = linear(g, &mixed, &Linear::new(&format!("{attn}.out"), width, width), precision);
+    let out = linear(g, &mixed, &output(&attn, width), precision);
     let x = full(g, &out, 1, width, precision, &format!("{attn}.result"));
     let normed = norm(g, &x, width, spec.body.eps, &format!("{name}.norm"));
     let seen = input(g, &normed, width, precision, &format!("{name}.norm"));
@@ -142,11 +142,8 @@ fn probe(store: &dyn TensorStore, layer: &Linear, elem: Elem) -> Result<Vec<Valu
     let probe = store.read("vision.head.probe")?;
     let weight = store.read(&format!("{}.weight", layer.name))?;
     let bias = store.read(&format!("{}.bias", layer.name))?;
-    let query = weight.chunks_exact(layer.inputs).zip(&bias).map(|(row, bias)| {
-        let sum: f64 = row.iter().zip(&probe).map(|(w, p)| f64::from(*w) * f64::from(*p)).sum();
-        (sum + f64::from(*bias)) as f32 * layer.scale
-    });
-    let query: Vec<f32> = query.collect();
+    let query: Vec<f32> =
+        weights::product(&weight, &probe).iter().zip(&bias).map(|(sum, bias)| (sum + bias) * layer.scale).collect();
     Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&query)) } else { Values::F32(query) }])
 }
 

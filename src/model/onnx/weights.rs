@@ -23,6 +23,12 @@ pub fn transpose<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -
     out
 }
 
+/// `[out, in]` times `[in]`, summed in 64 bits.
+pub fn product(weight: &[f32], vector: &[f32]) -> Vec<f32> {
+    let dot = |row: &[f32]| row.iter().zip(vector).map(|(w, v)| f64::from(*w) * f64::from(*v)).sum::<f64>() as f32;
+    weight.chunks_exact(vector.len().max(1)).map(dot).collect()
+}
+
 /// Rounded to the nearest 16-bit float; what is too large becomes the largest there is.
 pub fn halves(values: &[f32]) -> Vec<f16> {
     let limit = f16::MAX.to_f32();
