@@ -1,12 +1,12 @@
 //! Checkpoints that are cut, hostile, incomplete or of another kind: a clear error, never a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod import_support;
+mod import_folders;
 
 use std::fs;
 use std::path::Path;
 
-use import_support::{copy, edit_json, read, write};
+use import_folders::{copy, edit_json, read, write};
 use proptest::prelude::*;
 use serde_json::json;
 use vtagd::model::import::{ImportError, open_checkpoint, shake};

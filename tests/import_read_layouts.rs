@@ -2,13 +2,13 @@
 //! CLIP's full vocabulary from its parts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod import_support;
+mod import_folders;
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use import_support::{Tensors, copy, edit_json, read, write};
+use import_folders::{Tensors, copy, edit_json, read, write};
 use serde::Deserialize;
 use vtagd::label::text::TextTokenizer;
 use vtagd::model::bundle::TextSpec;

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod embed;
 pub mod labels;
+pub mod model;
 mod pictures;
 pub mod run;
 pub mod tag;
@@ -53,6 +54,9 @@ enum Command {
     /// Work with label sets.
     #[command(subcommand)]
     Labels(labels::Command),
+    /// Make model directories of checkpoints, and look into them.
+    #[command(subcommand)]
+    Model(model::Command),
     /// The text tower's child process.
     #[command(name = child::SUBCOMMAND, hide = true)]
     EmbedTexts(child::Args),
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Labels(command) => labels::run(&command),
+        Command::Model(command) => model::run(&command),
         Command::EmbedTexts(args) => child::serve(&args),
     };
     ExitCode::from(code)

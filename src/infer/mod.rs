@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod worker;
 
 pub mod graph;
+pub mod plain;
 pub(crate) mod provider;
 pub mod runtime;
 pub mod session;

@@ -18,16 +18,29 @@ const AGREEMENT: f32 = 0.995;
 /// # Errors
 /// [`InferError::Provider`] if the provider cannot be registered, [`InferError::Model`] if the file cannot be loaded.
 pub fn session(runtime: &Runtime, file: &Path, provider: Provider, threads: usize) -> Result<Session, InferError> {
+    let mut builder = prepared(runtime, provider, threads)?;
+    builder.commit_from_file(file).map_err(|e| InferError::Model(load_message(file, provider, &e)))
+}
+
+/// As [`session`] on the CPU, over a model that lies in memory.
+///
+/// # Errors
+/// [`InferError::Model`] if it cannot be loaded.
+pub fn session_from_memory(runtime: &Runtime, model: &[u8], threads: usize) -> Result<Session, InferError> {
+    let mut builder = prepared(runtime, Provider::Cpu, threads)?;
+    builder.commit_from_memory(model).map_err(|e| InferError::Model(e.message().to_owned()))
+}
+
+fn prepared(runtime: &Runtime, provider: Provider, threads: usize) -> Result<SessionBuilder, InferError> {
     let builder = Session::builder(runtime.environment()).map_err(|e| InferError::Model(e.to_string()))?;
     let builder = tune(builder, provider, threads).map_err(InferError::Model)?;
-    let mut builder = builder.with_execution_providers(list(provider)).map_err(|e| {
+    builder.with_execution_providers(list(provider)).map_err(|e| {
         InferError::Provider(format!(
             "{} is not in this ONNX Runtime or does not start ({e}); is {} the build for it, and its driver installed?",
             provider.as_str(),
             runtime.library().display()
         ))
-    })?;
-    builder.commit_from_file(file).map_err(|e| InferError::Model(load_message(file, provider, &e)))
+    })
 }
 
 /// Settings for a process that runs for months, measured with the starter model at batch 8:

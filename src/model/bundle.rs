@@ -42,7 +42,7 @@ pub struct Bundle {
     /// `preprocessor_config.json`, or OpenCLIP's `preprocess_cfg.json` in Immich's layout.
     pub preprocessor: PathBuf,
     pub head: Head,
-    /// Hex SHA-256 over the contents of all parts.
+    /// Hex SHA-256 over the contents of all parts and the head.
     pub fingerprint: String,
     /// What the text tower expects.
     pub text_spec: TextSpec,
@@ -77,7 +77,7 @@ impl Bundle {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with_cache(dir: &Path, cache: Option<&Path>) -> Result<Self, ModelError> {
-        let bundle = Self::read(dir, |files| fingerprint::of(files, cache))?;
+        let bundle = Self::read(dir, |files, head| fingerprint::of(files, head, cache))?;
         info!(
             model = %bundle.name,
             vision = %bundle.vision.display(),
@@ -93,12 +93,22 @@ impl Bundle {
     /// # Errors
     /// As [`Self::open`].
     pub(crate) fn open_known(dir: &Path, fingerprint: String) -> Result<Self, ModelError> {
-        Self::read(dir, |_| Ok(fingerprint))
+        Self::read(dir, |_, _| Ok(fingerprint))
+    }
+
+    /// All files that make up the model, `vtagd.json` included.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let config = self.dir.join("config.json");
+        let (vision, text) = (self.vision.clone(), self.text.clone());
+        let (tokenizer, preprocessor) = (self.tokenizer.clone(), self.preprocessor.clone());
+        let parts = Parts { vision, text, tokenizer, preprocessor, config };
+        let sidecar = Some(self.dir.join("vtagd.json")).filter(|file| file.is_file());
+        parts.all().into_iter().map(|(_, file)| file).chain(sidecar).collect()
     }
 
     fn read(
         dir: &Path,
-        fingerprint: impl FnOnce(&[(&str, PathBuf)]) -> Result<String, ModelError>,
+        fingerprint: impl FnOnce(&[(&str, PathBuf)], &Head) -> Result<String, ModelError>,
     ) -> Result<Self, ModelError> {
         if !dir.is_dir() {
             return Err(ModelError::NotFound { path: dir.to_owned(), remedy: "check the path".into() });
@@ -116,7 +126,7 @@ impl Bundle {
         Ok(Self {
             name: sidecar.name.clone().or_else(|| own_name(dir)).unwrap_or_else(|| "model".into()),
             head,
-            fingerprint: fingerprint(&parts.all(dir))?,
+            fingerprint: fingerprint(&parts.all(), &head)?,
             text_spec: text_spec(&config, &parts.tokenizer)?,
             dir: dir.to_owned(),
             vision: parts.vision,
@@ -147,7 +157,8 @@ impl Parts {
             None => tower(dir, "text_model", "textual/model"),
         };
         let tokenizer = first(dir, &["tokenizer.json", "textual/tokenizer.json"]);
-        let preprocessor = first(dir, &["preprocessor_config.json", "visual/preprocess_cfg.json"]);
+        let preprocessor =
+            first(dir, &["preprocessor_config.json", "preprocess_cfg.json", "visual/preprocess_cfg.json"]);
         let config = first(dir, &["config.json"]).unwrap_or_else(|| dir.join("config.json"));
         match (vision, text, tokenizer, preprocessor) {
             (Some(vision), Some(text), Some(tokenizer), Some(preprocessor)) => {
@@ -180,8 +191,9 @@ impl Parts {
     }
 
     /// Everything that decides what an embedding or a score is, in a fixed order, with roles that do not depend on where
-    /// the directory lies or which layout it has.
-    fn all(&self, dir: &Path) -> Vec<(&'static str, PathBuf)> {
+    /// the directory lies or which layout it has. What `vtagd.json` decides is the head, which is told apart: its name
+    /// and what an import measured change nothing.
+    fn all(&self) -> Vec<(&'static str, PathBuf)> {
         let mut files = vec![("vision", self.vision.clone())];
         files.extend(onnx_file::external_data(&self.vision).into_iter().map(|f| ("vision data", f)));
         files.push(("text", self.text.clone()));
@@ -191,7 +203,6 @@ impl Parts {
         let optional = [
             ("config", self.config.clone()),
             ("tokenizer config", self.tokenizer.with_file_name("tokenizer_config.json")),
-            ("vtagd", dir.join("vtagd.json")),
         ];
         files.extend(optional.into_iter().filter(|(_, file)| file.is_file()));
         files

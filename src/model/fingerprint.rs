@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
+use crate::score::Head;
 
 /// A file as it was when it was hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,11 +32,11 @@ struct Known {
     sha256: String,
 }
 
-/// Hex SHA-256 over the role and digest of every `(role, file)`, in the order given.
+/// Hex SHA-256 over the role and digest of every `(role, file)`, in the order given, and over the head.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn of(files: &[(&str, PathBuf)], cache: Option<&Path>) -> Result<String, ModelError> {
+pub fn of(files: &[(&str, PathBuf)], head: &Head, cache: Option<&Path>) -> Result<String, ModelError> {
     let mut whole = Sha256::new();
     for (role, file) in files {
         let digest = digest(file, cache)
@@ -45,6 +46,7 @@ pub fn of(files: &[(&str, PathBuf)], cache: Option<&Path>) -> Result<String, Mod
         whole.update(digest.as_bytes());
         whole.update([b'\n']);
     }
+    whole.update(format!("head {} {} {:?}", head.scale, head.bias, head.activation));
     Ok(hex(&whole.finalize()))
 }
 
@@ -108,6 +110,9 @@ fn hash(file: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::Activation;
+
+    const HEAD: Head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
 
     #[test]
     fn a_changed_file_changes_the_fingerprint_and_an_unchanged_one_is_not_hashed_again() {
@@ -115,19 +120,19 @@ mod tests {
         let (file, cache) = (dir.path().join("m.onnx"), dir.path().join("cache"));
         fs::write(&file, b"one").unwrap();
         let files = [("vision", file.clone())];
-        let first = of(&files, Some(&cache)).unwrap();
-        assert_eq!(first, of(&files, None).unwrap(), "the cache must not change the answer");
+        let first = of(&files, &HEAD, Some(&cache)).unwrap();
+        assert_eq!(first, of(&files, &HEAD, None).unwrap(), "the cache must not change the answer");
 
         // Proof that the remembered digest is used: poison it, keeping the stamp.
         let known = fs::read_dir(cache.join("fingerprints")).unwrap().next().unwrap().unwrap().path();
         let text = fs::read_to_string(&known).unwrap();
         let (old, new) = (hash(&file).unwrap(), "0".repeat(64));
         fs::write(&known, text.replace(&old, &new)).unwrap();
-        assert_ne!(of(&files, Some(&cache)).unwrap(), first);
+        assert_ne!(of(&files, &HEAD, Some(&cache)).unwrap(), first);
 
         fs::write(&file, b"two!").unwrap();
-        let second = of(&files, Some(&cache)).unwrap();
-        assert_eq!(second, of(&files, None).unwrap());
+        let second = of(&files, &HEAD, Some(&cache)).unwrap();
+        assert_eq!(second, of(&files, &HEAD, None).unwrap());
         assert_ne!(second, first);
     }
 
@@ -138,6 +143,9 @@ mod tests {
         fs::write(&file, b"one").unwrap();
         let blocked = dir.path().join("blocked");
         fs::write(&blocked, b"a file where a folder should be").unwrap();
-        assert_eq!(of(&[("v", file.clone())], Some(&blocked)).unwrap(), of(&[("v", file)], None).unwrap());
+        assert_eq!(
+            of(&[("v", file.clone())], &HEAD, Some(&blocked)).unwrap(),
+            of(&[("v", file)], &HEAD, None).unwrap()
+        );
     }
 }

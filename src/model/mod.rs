@@ -5,11 +5,13 @@ pub mod bundle;
 mod fingerprint;
 mod head;
 pub mod import;
+pub mod onnx;
 mod onnx_file;
 
 use std::path::{Path, PathBuf};
 
 pub use bundle::Bundle;
+pub(crate) use head::read_json;
 
 use crate::paths;
 

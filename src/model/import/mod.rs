@@ -24,6 +24,10 @@ mod zip;
 
 pub use checkpoint::{Checkpoint, Family, open_checkpoint};
 pub use tokenizer::TokenizerSource;
+pub mod manifest;
+pub mod measure;
+pub mod run;
+pub mod synthetic;
 
 use std::io;
 use std::path::PathBuf;
@@ -165,4 +169,14 @@ pub enum ImportError {
     /// Asked to stop. Nothing is left behind.
     #[error("stopped; nothing was written")]
     Stopped,
+}
+
+impl ImportError {
+    /// 2 where the input is wrong, 1 where the machine failed or a person stopped it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Disk { .. } | Self::Infer(_) | Self::Stopped => 1,
+            _ => 2,
+        }
+    }
 }

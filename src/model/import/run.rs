@@ -1,0 +1,295 @@
+//! Writing a bundle: graphs, tokenizer, preprocessing, configuration and manifest, in a folder that appears whole or not at all.
+//!
+//! Comes in: a checkpoint's parts. Goes out: a model directory. Everything is written and synced in a hidden folder beside the
+//! result, which is then renamed; whatever goes wrong before, the hidden folder is removed, and after a power cut it does not have the
+//! result's name. Runs on the caller's thread; memory stays at a few times the largest tensor.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::manifest::{self, Manifest, Measurement, Probe, Summary};
+use super::{Architecture, Checkpoint, ImportError, TensorStore, measure};
+use crate::infer::runtime::Runtime;
+use crate::model::onnx::{Graph, Precision, file, text, vision};
+use crate::model::{Bundle, ModelError};
+use crate::score::Activation;
+
+/// Seed of the probe picture in the manifest.
+const PROBE_SEED: u64 = 1;
+
+/// A checkpoint, read and ready to be written.
+pub struct Source<'a> {
+    /// Shown in events and logs.
+    pub name: String,
+    /// Where it came from, for the manifest.
+    pub from: String,
+    pub architecture: &'a Architecture,
+    pub tensors: &'a dyn TensorStore,
+    /// `tokenizer.json` and what belongs to it (`tokenizer_config.json`): names and contents.
+    pub tokenizer: Vec<(String, Vec<u8>)>,
+    pub preprocessor: Preprocessor,
+    /// Id that fills texts up, where only the configuration knows.
+    pub pad_id: Option<u32>,
+}
+
+impl<'a> Source<'a> {
+    /// A checkpoint that was read from a folder, under the folder's name.
+    pub fn of(checkpoint: &'a Checkpoint) -> Self {
+        let folder = checkpoint.dir.canonicalize().unwrap_or_else(|_| checkpoint.dir.clone());
+        let name = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+        Self {
+            from: name.clone(),
+            name,
+            architecture: &checkpoint.architecture,
+            tensors: checkpoint.tensors.as_ref(),
+            tokenizer: vec![("tokenizer.json".into(), checkpoint.tokenizer.json.clone().into_bytes())],
+            // Also OpenCLIP's: the reader has put it into the words that our preprocessor file takes.
+            preprocessor: Preprocessor::HuggingFace(checkpoint.preprocessor.clone()),
+            pad_id: None,
+        }
+    }
+}
+
+/// How pictures are prepared, in the words of whoever wrote the checkpoint, so that nothing is lost in translation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Preprocessor {
+    /// The content of a `preprocessor_config.json`.
+    HuggingFace(Value),
+    /// OpenCLIP's `preprocess_cfg`, with `size`.
+    OpenClip(Value),
+}
+
+/// What to make of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub precision: Precision,
+    /// Weights above this are kept in a file of their own; see [`file::INLINE_LIMIT`].
+    pub inline_limit: u64,
+}
+
+impl Options {
+    /// With the usual limit.
+    pub const fn new(precision: Precision) -> Self {
+        Self { precision, inline_limit: file::INLINE_LIMIT }
+    }
+}
+
+/// How far an import is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub step: Step,
+    /// Bytes of weights, or parts measured.
+    pub done: u64,
+    pub total: u64,
+}
+
+/// What an import is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Writing,
+    Measuring,
+}
+
+/// Writes the bundle `out`. With a `runtime` it also measures speed and agreement with 32 bits. `progress` may
+/// end the import by giving an error.
+///
+/// # Errors
+/// [`ImportError::Exists`] if `out` is there and not an empty folder; tensors that cannot be read or do not fit; a disk that is
+/// full or read-only. Nothing is left behind.
+pub fn run(
+    source: &Source<'_>,
+    out: &Path,
+    options: Options,
+    runtime: Option<&Runtime>,
+    progress: &mut dyn FnMut(Progress) -> Result<(), ImportError>,
+) -> Result<Manifest, ImportError> {
+    if !is_free(out) {
+        return Err(ImportError::Exists { dir: out.to_owned() });
+    }
+    let folder = Unfinished::create(out)?;
+    let bytes = towers(source, &folder.path, options, progress)?;
+    let preprocessing = small_files(source, &folder.path)?;
+
+    let arch = source.architecture;
+    let mut manifest = Manifest {
+        name: source.name.clone(),
+        source: source.from.clone(),
+        precision: options.precision,
+        fingerprint: String::new(),
+        logit_scale: arch.logit_scale,
+        logit_bias: arch.logit_bias,
+        activation: arch.activation,
+        architecture: Summary::new(arch),
+        preprocessing,
+        probe: None,
+        measured: BTreeMap::new(),
+    };
+    if let Some(runtime) = runtime {
+        measured(source, options.precision, bytes, runtime, &mut manifest, progress)?;
+    }
+    write_json(&folder.path, manifest::FILE, &json!(manifest))?;
+    // Opening it is the last check that it is whole, and gives the fingerprint.
+    let bundle = Bundle::open_with_cache(&folder.path, None).map_err(|e| unreadable(e, out))?;
+    manifest.fingerprint = bundle.fingerprint;
+    write_json(&folder.path, manifest::FILE, &json!(manifest))?;
+    folder.finish(out)?;
+    Ok(manifest)
+}
+
+/// Nothing there, or an empty folder, which the rename replaces.
+fn is_free(out: &Path) -> bool {
+    match fs::symlink_metadata(out) {
+        // What else is wrong with the place, creating the folder will tell.
+        Err(_) => true,
+        Ok(meta) => meta.is_dir() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()),
+    }
+}
+
+fn unreadable(error: ModelError, out: &Path) -> ImportError {
+    let message = format!("the bundle that was written does not open: {error}");
+    ImportError::Damaged { file: out.to_owned(), message }
+}
+
+fn towers(
+    source: &Source<'_>,
+    dir: &Path,
+    options: Options,
+    progress: &mut dyn FnMut(Progress) -> Result<(), ImportError>,
+) -> Result<u64, ImportError> {
+    let arch = source.architecture;
+    let graphs: [(&str, Graph); 2] = [
+        ("vision_model.onnx", vision::graph(arch, options.precision)),
+        ("text_model.onnx", text::graph(arch, options.precision)),
+    ];
+    let total = graphs.iter().map(|(_, graph)| graph.weight_bytes()).sum();
+    let (mut done, mut bytes) = (0, 0);
+    for (name, graph) in &graphs {
+        let mut advance = |more: u64| {
+            done += more;
+            progress(Progress { step: Step::Writing, done, total })
+        };
+        bytes += file::write(graph, source.tensors, &dir.join(name), options.inline_limit, &mut advance)?;
+    }
+    Ok(bytes)
+}
+
+fn measured(
+    source: &Source<'_>,
+    precision: Precision,
+    bytes: u64,
+    runtime: &Runtime,
+    manifest: &mut Manifest,
+    progress: &mut dyn FnMut(Progress) -> Result<(), ImportError>,
+) -> Result<(), ImportError> {
+    let arch = source.architecture;
+    let total = measure::steps(arch, precision);
+    let mut done = 0;
+    let mut advance = || {
+        done += 1;
+        progress(Progress { step: Step::Measuring, done, total })
+    };
+    let found = measure::vision_tower(runtime, arch, source.tensors, precision, PROBE_SEED, &mut advance)?;
+    let full = [vision::graph(arch, Precision::Fp32), text::graph(arch, Precision::Fp32)];
+    let full: u64 = full.iter().map(Graph::weight_bytes).sum();
+    manifest.probe = found.first().map(|m| Probe { seed: PROBE_SEED, embedding: m.embedding.clone() });
+    for m in found {
+        let bytes = if m.precision == precision { bytes } else { full };
+        let measurement = Measurement { bytes, images_per_second: m.images_per_second, cosine: m.cosine };
+        manifest.measured.insert(m.precision.as_str().to_owned(), measurement);
+    }
+    Ok(())
+}
+
+/// Tokenizer, preprocessing and configuration; gives the preprocessing back.
+fn small_files(source: &Source<'_>, dir: &Path) -> Result<Value, ImportError> {
+    for (name, content) in &source.tokenizer {
+        // The names come from a checkpoint's reader, but a path that leaves the folder must not be possible at all.
+        let plain = Path::new(name).file_name().unwrap_or_default();
+        write_file(&dir.join(plain), content)?;
+    }
+    let preprocessing = match &source.preprocessor {
+        Preprocessor::HuggingFace(value) => {
+            write_json(dir, "preprocessor_config.json", value)?;
+            value
+        }
+        Preprocessor::OpenClip(value) => {
+            write_json(dir, "preprocess_cfg.json", value)?;
+            value
+        }
+    };
+    write_json(dir, "config.json", &config(source))?;
+    Ok(preprocessing.clone())
+}
+
+/// What the loader wants to know about the text tower's input.
+fn config(source: &Source<'_>) -> Value {
+    let arch = source.architecture;
+    let family = if arch.activation == Activation::Sigmoid || !arch.text.causal { "siglip" } else { "clip" };
+    json!({
+        "model_type": family,
+        "logit_scale": arch.logit_scale,
+        "logit_bias": arch.logit_bias,
+        "activation": arch.activation,
+        "projection_dim": arch.embed_dim,
+        "text_config": {
+            "max_position_embeddings": arch.text.context,
+            "vocab_size": arch.text.vocab,
+            "pad_token_id": source.pad_id,
+        },
+        "vision_config": { "image_size": arch.vision.image_size, "patch_size": arch.vision.patch },
+    })
+}
+
+fn write_json(dir: &Path, name: &str, value: &Value) -> Result<(), ImportError> {
+    write_file(&dir.join(name), format!("{value:#}\n").as_bytes())
+}
+
+fn write_file(path: &Path, content: &[u8]) -> Result<(), ImportError> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|source| ImportError::Disk { dir: path.to_owned(), source })
+}
+
+/// The hidden folder; removed unless it is finished.
+struct Unfinished {
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn create(out: &Path) -> Result<Self, ImportError> {
+        let disk = |source| ImportError::Disk { dir: out.to_owned(), source };
+        let name = out.file_name().ok_or_else(|| ImportError::Exists { dir: out.to_owned() })?;
+        let parent = parent(out);
+        fs::create_dir_all(parent).map_err(disk)?;
+        let path = parent.join(format!(".{}.importing-{}", name.to_string_lossy(), uuid::Uuid::now_v7()));
+        fs::create_dir(&path).map_err(disk)?;
+        Ok(Self { path })
+    }
+
+    fn finish(self, out: &Path) -> Result<(), ImportError> {
+        let finish = || {
+            File::open(&self.path)?.sync_all()?;
+            fs::rename(&self.path, out)?;
+            File::open(parent(out))?.sync_all()
+        };
+        finish().map_err(|source| ImportError::Disk { dir: out.to_owned(), source })
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove; and if removing fails, its name says what it is.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn parent(out: &Path) -> &Path {
+    out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

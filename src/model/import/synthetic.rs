@@ -1,0 +1,235 @@
+//! Real architectures with made-up weights: what a box can serve is the same for any values, so nobody needs to download
+//! gigabytes to find out. Weights are small, seeded and made when they are read; nothing is held in memory.
+
+use super::{
+    Act, Architecture, Dtype, ImportError, TensorInfo, TensorStore, TextPooling, TextTower, Transformer, VisionPooling,
+    VisionTower,
+};
+use crate::score::Activation;
+
+/// A made-up checkpoint.
+#[derive(Clone, Debug)]
+pub struct Synthetic {
+    infos: Vec<TensorInfo>,
+    seed: u64,
+}
+
+/// Names of the architectures that [`Synthetic::new`] knows.
+pub const NAMES: [&str; 5] = ["vit-b-32", "vit-b-16", "vit-l-14", "vit-h-14", "siglip-b-16-224"];
+
+impl Synthetic {
+    /// The architecture called `name` (one of [`NAMES`]) and its made-up weights; `None` for another name.
+    pub fn new(name: &str) -> Option<(Architecture, Self)> {
+        let clip = |(width, layers, heads), patch, act, text: (usize, usize, usize), embed_dim| {
+            let body = |(width, layers, heads)| Transformer { width, layers, heads, mlp: 4 * width, eps: 1e-5, act };
+            let vision = VisionTower {
+                body: body((width, layers, heads)),
+                image_size: 224,
+                patch,
+                class_token: true,
+                pre_norm: true,
+                patch_bias: false,
+                pooling: VisionPooling::ClassToken,
+            };
+            let text = TextTower {
+                body: body(text),
+                vocab: 49_408,
+                context: 77,
+                causal: true,
+                pooling: TextPooling::FirstId(49_407),
+                projection_bias: false,
+            };
+            Architecture {
+                vision,
+                text,
+                embed_dim,
+                logit_scale: 100.0,
+                logit_bias: 0.0,
+                activation: Activation::Softmax,
+            }
+        };
+        let arch = match name {
+            "vit-b-32" => clip((768, 12, 12), 32, Act::QuickGelu, (512, 12, 8), 512),
+            "vit-b-16" => clip((768, 12, 12), 16, Act::QuickGelu, (512, 12, 8), 512),
+            "vit-l-14" => clip((1024, 24, 16), 14, Act::QuickGelu, (768, 12, 12), 768),
+            "vit-h-14" => clip((1280, 32, 16), 14, Act::Gelu, (1024, 24, 16), 1024),
+            "siglip-b-16-224" => siglip(),
+            _ => return None,
+        };
+        let store = Self::of(&arch, 20);
+        Some((arch, store))
+    }
+
+    /// Made-up weights for any architecture.
+    pub fn of(arch: &Architecture, seed: u64) -> Self {
+        Self { infos: expected_tensors(arch), seed }
+    }
+}
+
+fn siglip() -> Architecture {
+    let body = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-6, act: Act::GeluTanh };
+    let vision = VisionTower {
+        body: body.clone(),
+        image_size: 224,
+        patch: 16,
+        class_token: false,
+        pre_norm: false,
+        patch_bias: true,
+        pooling: VisionPooling::AttentionHead { heads: 12, mlp: 3072 },
+    };
+    let text = TextTower {
+        body,
+        vocab: 32_000,
+        context: 64,
+        causal: false,
+        pooling: TextPooling::Last,
+        projection_bias: true,
+    };
+    let (logit_scale, logit_bias) = (117.33, -12.93); // SigLIP B/16, as published
+    Architecture { vision, text, embed_dim: 768, logit_scale, logit_bias, activation: Activation::Sigmoid }
+}
+
+/// A tokenizer with `vocab` made-up words, `w0`, `w1`, …; the last one is for everything else.
+pub fn tokenizer(vocab: usize) -> Vec<u8> {
+    let words: serde_json::Map<String, serde_json::Value> =
+        (0..vocab).map(|id| (format!("w{id}"), id.into())).collect();
+    let unknown = format!("w{}", vocab.saturating_sub(1));
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": words, "unk_token": unknown },
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// The preprocessing of the family.
+pub fn preprocessor(arch: &Architecture) -> serde_json::Value {
+    let size = arch.vision.image_size;
+    let square = serde_json::json!({ "height": size, "width": size });
+    if arch.activation == Activation::Sigmoid {
+        return serde_json::json!({ "image_processor_type": "SiglipImageProcessor", "size": square });
+    }
+    serde_json::json!({
+        "image_processor_type": "CLIPImageProcessor", "size": { "shortest_edge": size }, "crop_size": square,
+    })
+}
+
+/// Canonical names and shapes of all tensors that the graphs of `arch` read, in the order they are read.
+pub fn expected_tensors(arch: &Architecture) -> Vec<TensorInfo> {
+    let mut list = List(Vec::new());
+    let (vision, text) = (&arch.vision, &arch.text);
+    let width = vision.body.width;
+    list.add("vision.patch.weight", &[width, 3, vision.patch, vision.patch]);
+    if vision.patch_bias {
+        list.add("vision.patch.bias", &[width]);
+    }
+    if vision.class_token {
+        list.add("vision.class", &[width]);
+    }
+    list.add("vision.position", &[super::super::onnx::vision::tokens(vision), width]);
+    if vision.pre_norm {
+        list.norm("vision.pre_norm", width);
+    }
+    list.layers("vision", &vision.body);
+    list.norm("vision.post_norm", width);
+    match vision.pooling {
+        VisionPooling::ClassToken => list.add("vision.projection.weight", &[arch.embed_dim, width]),
+        VisionPooling::AttentionHead { mlp, .. } => {
+            list.add("vision.head.probe", &[1, 1, width]);
+            list.attention("vision.head.attn", width);
+            list.norm("vision.head.norm", width);
+            list.mlp("vision.head.mlp", width, mlp);
+        }
+    }
+    let width = text.body.width;
+    list.add("text.token", &[text.vocab, width]);
+    list.add("text.position", &[text.context, width]);
+    list.layers("text", &text.body);
+    list.norm("text.post_norm", width);
+    list.add("text.projection.weight", &[arch.embed_dim, width]);
+    if text.projection_bias {
+        list.add("text.projection.bias", &[arch.embed_dim]);
+    }
+    list.0
+}
+
+struct List(Vec<TensorInfo>);
+
+impl List {
+    fn add(&mut self, name: &str, shape: &[usize]) {
+        self.0.push(TensorInfo { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec() });
+    }
+
+    fn norm(&mut self, name: &str, width: usize) {
+        self.add(&format!("{name}.weight"), &[width]);
+        self.add(&format!("{name}.bias"), &[width]);
+    }
+
+    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) {
+        self.add(&format!("{name}.weight"), &[outputs, inputs]);
+        self.add(&format!("{name}.bias"), &[outputs]);
+    }
+
+    fn attention(&mut self, name: &str, width: usize) {
+        ["q", "k", "v", "out"].iter().for_each(|part| self.linear(&format!("{name}.{part}"), width, width));
+    }
+
+    fn mlp(&mut self, name: &str, width: usize, hidden: usize) {
+        self.linear(&format!("{name}.fc1"), width, hidden);
+        self.linear(&format!("{name}.fc2"), hidden, width);
+    }
+
+    fn layers(&mut self, tower: &str, body: &Transformer) {
+        for index in 0..body.layers {
+            let name = format!("{tower}.layers.{index}");
+            self.norm(&format!("{name}.norm1"), body.width);
+            self.attention(&format!("{name}.attn"), body.width);
+            self.norm(&format!("{name}.norm2"), body.width);
+            self.mlp(&format!("{name}.mlp"), body.width, body.mlp);
+        }
+    }
+}
+
+impl TensorStore for Synthetic {
+    fn infos(&self) -> Vec<TensorInfo> {
+        self.infos.clone()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, ImportError> {
+        let missing = || ImportError::Mismatch { file: "made-up weights".into(), problems: vec![format!("no {name}")] };
+        let (index, info) = self.infos.iter().enumerate().find(|(_, i)| i.name == name).ok_or_else(missing)?;
+        let inputs = info.shape.iter().skip(1).product::<usize>().max(1);
+        // Norms near one, weights of a size that keeps activations in proportion, as training does.
+        let (centre, spread) = match (name.contains("norm") && name.ends_with("weight"), info.shape.len()) {
+            (true, _) => (1.0, 0.1),
+            (false, 1) => (0.0, 0.05),
+            (false, _) if name == "text.token" || name.ends_with("position") => (0.0, 0.02),
+            (false, _) => (0.0, (inputs as f32).sqrt().recip()),
+        };
+        let mut random = Random(self.seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        Ok((0..info.shape.iter().product::<usize>()).map(|_| centre + spread * random.bell()).collect())
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): short, seeded, good enough for made-up weights.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Near enough to a standard normal: the sum of four uniform 16-bit numbers, centred and scaled.
+    fn bell(&mut self) -> f32 {
+        let bits = self.next();
+        let sum: u64 = (0..4).map(|i| bits >> (16 * i) & 0xffff).sum();
+        // Four uniform numbers on 0..65535 have the mean 131070 and the standard deviation 37837.
+        (sum as f32 - 131_070.0) / 37_837.0
+    }
+}

@@ -1,0 +1,230 @@
+//! A linear layer in each precision.
+//!
+//! 8 bits: the usual dynamic quantisation takes one range over the whole batch, so that a bright picture makes its
+//! neighbours coarse. Here every row (one token of one picture) has its own scale: its largest magnitude becomes 127. The row
+//! is shifted to unsigned bytes because the kernels for unsigned times signed are the fast ones; the product of integers is
+//! multiplied by the column's scale inside the operator and by the row's after it. Measured at ViT-B/32 sizes and
+//! batch 8 this runs 4 to 5 times as fast as 32 bits, `MatMulNBits` with 8 bits 1.2 times.
+
+use super::builder::{Graph, Stored, Values};
+use super::proto::{Attr, Elem};
+use super::{Precision, weights};
+
+/// A linear layer `inputs → outputs` whose canonical tensors are `NAME.weight` and, maybe, `NAME.bias`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    pub name: String,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub bias: bool,
+    /// Multiplied into weight and bias; the attention's `1/√d` costs nothing this way.
+    pub scale: f32,
+    /// Whether its weights keep 8 bits where others have 4.
+    pub keep: bool,
+    /// A stored vector `[inputs]` that was left out of the input; its product with the weight is added to the bias.
+    pub absorbs: Option<String>,
+}
+
+impl Linear {
+    /// With a bias, unscaled.
+    pub fn new(name: &str, inputs: usize, outputs: usize) -> Self {
+        Self { name: name.to_owned(), inputs, outputs, bias: true, scale: 1.0, keep: false, absorbs: None }
+    }
+}
+
+/// What linear layers read: the value itself, and in 8 bits the rows that several layers share.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// `[…, inputs]`, f32; f16 in [`Precision::Fp16`].
+    value: String,
+    rows: Option<Rows>,
+}
+
+#[derive(Clone, Debug)]
+struct Rows {
+    /// `[rows, inputs]`, unsigned bytes around 128.
+    quantised: String,
+    /// `[rows, 1]`.
+    scales: String,
+}
+
+/// Prepares the f32 value `x` (`[…, width]`) for linear layers; values made here are called after `name`.
+pub fn input(g: &mut Graph, x: &str, width: usize, precision: Precision, name: &str) -> Input {
+    match precision {
+        Precision::Fp32 | Precision::Int4 => Input { value: x.to_owned(), rows: None },
+        Precision::Fp16 => Input { value: g.cast(x, Elem::F16, &format!("{name}.half")), rows: None },
+        Precision::Int8 => Input { value: x.to_owned(), rows: Some(rows(g, x, width, None, name)) },
+    }
+}
+
+/// As [`input`], for a value that a layer of the same precision gave: in 16 bits it is in 16 bits already.
+pub fn carried_input(g: &mut Graph, x: &str, width: usize, precision: Precision, name: &str) -> Input {
+    if precision == Precision::Fp16 {
+        return Input { value: x.to_owned(), rows: None };
+    }
+    input(g, x, width, precision, name)
+}
+
+/// As [`carried_input`], for values that are never below `floor`: half of the search for a row's range is saved.
+pub fn floored_input(g: &mut Graph, x: &str, width: usize, floor: f32, precision: Precision, name: &str) -> Input {
+    if precision == Precision::Int8 {
+        return Input { value: x.to_owned(), rows: Some(rows(g, x, width, Some(floor), name)) };
+    }
+    carried_input(g, x, width, precision, name)
+}
+
+fn rows(g: &mut Graph, x: &str, width: usize, floor: Option<f32>, name: &str) -> Rows {
+    let flat = g.ints(&format!("shape.rows.{width}"), &[-1, width as i64]);
+    let flat = g.op("Reshape", &[x, &flat], &format!("{name}.rows"), &[]);
+    let along = [Attr::Ints("axes", vec![1]), Attr::Int("keepdims", 0)];
+    let highest = g.op("ReduceMax", &[&flat], &format!("{name}.highest"), &along);
+    let depth = match floor {
+        Some(floor) => g.scalar(&format!("int8.depth.{floor}"), floor.abs()),
+        None => {
+            let lowest = g.op("ReduceMin", &[&flat], &format!("{name}.lowest"), &along);
+            g.op("Neg", &[&lowest], &format!("{name}.depth"), &[])
+        }
+    };
+    // A row of zeros must not divide by zero.
+    let least = g.scalar("int8.least", 1e-10);
+    let range = g.op("Max", &[&highest, &depth, &least], &format!("{name}.range"), &[]);
+    let steps = g.scalar("int8.steps", 127.0);
+    let scale = g.op("Div", &[&range, &steps], &format!("{name}.scale"), &[]);
+    let middle = g.constant("int8.middles", &[1], Values::U8(vec![128]));
+    let count = g.op("Shape", &[&scale], &format!("{name}.count"), &[]);
+    let middles = g.op("Expand", &[&middle, &count], &format!("{name}.middles"), &[]);
+    let quantised =
+        g.op("QuantizeLinear", &[&flat, &scale, &middles], &format!("{name}.int8"), &[Attr::Int("axis", 0)]);
+    let column = g.ints("shape.column", &[-1, 1]);
+    let scales = g.op("Reshape", &[&scale, &column], &format!("{name}.scales"), &[]);
+    Rows { quantised, scales }
+}
+
+/// Adds the layer. Gives `[…, outputs]`, or `[rows, outputs]` in 8 bits; f16 in [`Precision::Fp16`], otherwise f32.
+pub fn linear(g: &mut Graph, x: &Input, layer: &Linear, precision: Precision) -> String {
+    let name = &layer.name;
+    let product = match (precision, &x.rows) {
+        (Precision::Int8, Some(rows)) => int8(g, rows, layer),
+        (Precision::Int4, _) => blockwise(g, &x.value, layer),
+        (Precision::Fp16, _) => {
+            let weight = float_weight(g, layer, Elem::F16);
+            g.op("MatMul", &[&x.value, &weight], &format!("{name}.product"), &[])
+        }
+        _ => {
+            let weight = float_weight(g, layer, Elem::F32);
+            g.op("MatMul", &[&x.value, &weight], &format!("{name}.product"), &[])
+        }
+    };
+    if !layer.bias {
+        return product;
+    }
+    let elem = if precision == Precision::Fp16 { Elem::F16 } else { Elem::F32 };
+    let bias = bias(g, layer, elem);
+    g.op("Add", &[&product, &bias], &format!("{name}.out"), &[])
+}
+
+fn bias(g: &mut Graph, layer: &Linear, elem: Elem) -> String {
+    let name = format!("{}.bias", layer.name);
+    let Some(absorbed) = layer.absorbs.clone() else { return vector(g, &name, layer.outputs, layer.scale, elem) };
+    let (source, weight, scale) = (name.clone(), format!("{}.weight", layer.name), layer.scale);
+    g.weights(
+        vec![Stored { name: name.clone(), elem, dims: vec![layer.outputs] }],
+        Box::new(move |store| {
+            let (bias, absorbed) = (store.read(&source)?, store.read(&absorbed)?);
+            let mut sums = weights::product(&store.read(&weight)?, &absorbed);
+            sums.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum = (*sum + bias) * scale);
+            Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&sums)) } else { Values::F32(sums) }])
+        }),
+    );
+    name
+}
+
+/// Declares the stored tensor `name` (`[len]`), multiplied by `scale`.
+pub fn vector(g: &mut Graph, name: &str, len: usize, scale: f32, elem: Elem) -> String {
+    plain(g, name, &[len], scale, elem)
+}
+
+/// Declares the stored tensor `name` with the shape it has in the checkpoint, as f32 or f16.
+pub fn plain(g: &mut Graph, name: &str, dims: &[usize], scale: f32, elem: Elem) -> String {
+    let stored = Stored { name: name.to_owned(), elem, dims: dims.to_vec() };
+    let source = name.to_owned();
+    g.weights(
+        vec![stored],
+        Box::new(move |store| {
+            let mut values = store.read(&source)?;
+            scaled(&mut values, scale);
+            Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&values)) } else { Values::F32(values) }])
+        }),
+    );
+    name.to_owned()
+}
+
+fn scaled(values: &mut [f32], scale: f32) {
+    if scale != 1.0 {
+        values.iter_mut().for_each(|v| *v *= scale);
+    }
+}
+
+fn float_weight(g: &mut Graph, layer: &Linear, elem: Elem) -> String {
+    let name = format!("{}.weight", layer.name);
+    let (source, inputs, outputs, scale) = (name.clone(), layer.inputs, layer.outputs, layer.scale);
+    g.weights(
+        vec![Stored { name: name.clone(), elem, dims: vec![inputs, outputs] }],
+        Box::new(move |store| {
+            let mut values = store.read(&source)?;
+            scaled(&mut values, scale);
+            let values = weights::transpose(&values, outputs, inputs);
+            Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&values)) } else { Values::F32(values) }])
+        }),
+    );
+    name
+}
+
+fn int8(g: &mut Graph, rows: &Rows, layer: &Linear) -> String {
+    let (inputs, outputs, scale) = (layer.inputs, layer.outputs, layer.scale);
+    let name = &layer.name;
+    let (weight, scales, source) = (format!("{name}.int8"), format!("{name}.scale"), format!("{name}.weight"));
+    g.weights(
+        vec![
+            Stored { name: weight.clone(), elem: Elem::I8, dims: vec![inputs, outputs] },
+            Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs] },
+        ],
+        Box::new(move |store| {
+            let (quantised, mut scales) = weights::int8(&store.read(&source)?, inputs);
+            scaled(&mut scales, scale);
+            Ok(vec![Values::I8(quantised), Values::F32(scales)])
+        }),
+    );
+    let (one, middle) = (g.scalar("one", 1.0), g.constant("int8.middle", &[], Values::U8(vec![128])));
+    let inputs = [rows.quantised.as_str(), &weight, &one, &scales, &middle];
+    let product = g.contrib("MatMulIntegerToFloat", &inputs, &format!("{name}.columns"), &[]);
+    g.op("Mul", &[&product, &rows.scales], &format!("{name}.product"), &[])
+}
+
+fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
+    let (inputs, outputs, scale) = (layer.inputs, layer.outputs, layer.scale);
+    let name = &layer.name;
+    let (bits, quantise): (usize, fn(&[f32], usize) -> (Vec<u8>, Vec<f32>)) =
+        if layer.keep { (8, weights::block8) } else { (4, weights::block4) };
+    let (weight, scales, source) = (format!("{name}.int{bits}"), format!("{name}.scale"), format!("{name}.weight"));
+    let blocks = weights::blocks(inputs);
+    g.weights(
+        vec![
+            Stored { name: weight.clone(), elem: Elem::U8, dims: vec![outputs, blocks, weights::BLOCK * bits / 8] },
+            Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs, blocks] },
+        ],
+        Box::new(move |store| {
+            let (packed, mut scales) = quantise(&store.read(&source)?, inputs);
+            scaled(&mut scales, scale);
+            Ok(vec![Values::U8(packed), Values::F32(scales)])
+        }),
+    );
+    let attrs = [
+        Attr::Int("K", inputs as i64),
+        Attr::Int("N", outputs as i64),
+        Attr::Int("bits", bits as i64),
+        Attr::Int("block_size", weights::BLOCK as i64),
+        Attr::Int("accuracy_level", 1),
+    ];
+    g.contrib("MatMulNBits", &[x, &weight, &scales], &format!("{name}.product"), &attrs)
+}

@@ -1,0 +1,136 @@
+//! Every checkpoint of the conformance set through the real binary: `model import`, then `embed` and `tag`, against what the
+//! reference implementations answer.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::daemon::{root, vtagd};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// What the reference implementation says of a folder.
+struct Expected {
+    images: Vec<String>,
+    prompts: Vec<String>,
+    image_embeds: Vec<Vec<f32>>,
+    text_embeds: Vec<Vec<f32>>,
+    probabilities: Vec<Vec<f32>>,
+}
+
+fn rows(all: &SafeTensors<'_>, name: &str) -> Vec<Vec<f32>> {
+    let tensor = all.tensor(name).unwrap();
+    let floats: Vec<f32> = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    floats.chunks_exact(tensor.shape()[1]).map(<[f32]>::to_vec).collect()
+}
+
+fn expected(folder: &Path) -> Expected {
+    let json: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let bytes = fs::read(folder.join("expected.safetensors")).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let list = |key: &str| json[key].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect();
+    Expected {
+        images: list("images"),
+        prompts: list("prompts"),
+        image_embeds: rows(&all, "image_embeds"),
+        text_embeds: rows(&all, "text_embeds"),
+        probabilities: rows(&all, "probs"),
+    }
+}
+
+/// A photograph of the set: two are in the repository, the others may lie beside it.
+fn picture(name: &str) -> Option<PathBuf> {
+    let places = [root().join("tests/data/preprocess").join(name), root().join("../shared/conformance/images").join(name)];
+    places.into_iter().find(|path| path.is_file())
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    assert_eq!(a.len(), b.len());
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+fn done(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+fn checkpoints() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = fs::read_dir(root().join("tests/conformance/checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("expected.safetensors").is_file())
+        .collect();
+    folders.sort();
+    assert!(folders.len() >= 7, "the conformance checkpoints are missing");
+    folders
+}
+
+#[test]
+fn every_checkpoint_is_imported_and_answers_as_its_reference_implementation_does() {
+    let temporary = tempfile::tempdir().unwrap();
+    for folder in checkpoints() {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let expected = expected(&folder);
+        let bundle = temporary.path().join(&name);
+        done(&vtagd(temporary.path()).args(["model", "import"]).arg(&folder).arg("--out").arg(&bundle).output().unwrap());
+
+        let pictures: Vec<(usize, PathBuf)> =
+            expected.images.iter().enumerate().filter_map(|(i, n)| Some((i, picture(n)?))).collect();
+        let mut embed = vtagd(temporary.path());
+        embed.args(["embed", "--json", "-m"]).arg(&bundle);
+        pictures.iter().for_each(|(_, path)| drop(embed.arg("--image").arg(path)));
+        expected.prompts.iter().for_each(|prompt| drop(embed.arg("--text").arg(prompt)));
+        let answer = done(&embed.output().unwrap());
+        let mut worst = (1.0_f64, 1.0_f64);
+        for ((row, path), image) in pictures.iter().zip(answer["images"].as_array().unwrap()) {
+            let cosine = cosine(&floats(&image["embedding"]), &expected.image_embeds[*row]);
+            // JPEG decoders differ by a level.
+            let goal = if path.extension().is_some_and(|e| e == "jpg") { 0.9995 } else { 0.99999 };
+            assert!(cosine >= goal, "{name}, {}: cosine {cosine}", path.display());
+            worst.0 = worst.0.min(cosine);
+        }
+        for (text, wanted) in answer["texts"].as_array().unwrap().iter().zip(&expected.text_embeds) {
+            let cosine = cosine(&floats(&text["embedding"]), wanted);
+            assert!(cosine >= 0.99999, "{name}, {}: cosine {cosine}", text["text"]);
+            worst.1 = worst.1.min(cosine);
+        }
+
+        let chelsea = pictures.iter().find(|(_, path)| path.ends_with("chelsea.png")).unwrap();
+        let mut tag = vtagd(temporary.path());
+        tag.args(["tag", "--json", "-m"]).arg(&bundle).arg(&chelsea.1).args(["-l", &expected.prompts.join(",")]);
+        let answer = done(&tag.output().unwrap());
+        for tag in answer["tags"].as_array().unwrap() {
+            let column = expected.prompts.iter().position(|p| tag["label"] == p.as_str()).unwrap();
+            let (ours, theirs) = (tag["score"].as_f64().unwrap() as f32, expected.probabilities[chelsea.0][column]);
+            assert!((ours - theirs).abs() < 1e-3, "{name}, {}: {ours} is not {theirs}", tag["label"]);
+        }
+        println!("{name}: worst cosine of pictures {:.7}, of texts {:.7}", worst.0, worst.1);
+    }
+}
+
+#[test]
+fn inspect_tells_what_was_imported_and_a_second_import_does_not_overwrite_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (folder, bundle) = (&checkpoints()[0], temporary.path().join("bundle"));
+    let import = || {
+        let mut command = vtagd(temporary.path());
+        command.args(["model", "import", "--no-measure"]).arg(folder).arg("--out").arg(&bundle).output().unwrap()
+    };
+    done(&import());
+    let report = done(&vtagd(temporary.path()).args(["model", "inspect", "--json"]).arg(&bundle).output().unwrap());
+    assert_eq!(report["unchanged"], true);
+    assert_eq!(report["manifest"]["precision"], "fp32");
+    assert!(report["fingerprint"].as_str().unwrap().len() == 64 && report["bytes"].as_u64().unwrap() > 100_000);
+    let again = import();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("bundle"));
+}
