@@ -14,7 +14,7 @@ use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{EmbedError, Embedder, InProcessTower, Progress, TextTower};
 use crate::model::bundle::Bundle;
-use crate::model::{self, ModelError};
+use crate::model::{self, ModelError, prepared};
 use crate::paths;
 use crate::preprocess::{Spec, SpecError};
 use crate::score::{Scorer, SetEmbeddings};
@@ -55,6 +55,7 @@ impl EngineError {
                 1
             }
             Self::Labels(error) => error.exit_code(),
+            Self::Model(error) => error.exit_code(),
             _ => 2,
         }
     }
@@ -84,7 +85,7 @@ impl Engine {
         sets: &[LabelSet],
         shutdown: &Shutdown,
     ) -> Result<Self, EngineError> {
-        let Some(bundle) = open(choice)? else { return Self::without_model() };
+        let Some(bundle) = open(choice, &|| shutdown.is_requested())? else { return Self::without_model() };
         let mut tower = ChildTower::new(&bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
         Self::with_tower(&bundle, infer, sets, &mut tower)
     }
@@ -98,7 +99,7 @@ impl Engine {
         infer: &InferSettings,
         sets: &[LabelSet],
     ) -> Result<Self, EngineError> {
-        let Some(bundle) = open(choice)? else { return Self::without_model() };
+        let Some(bundle) = open(choice, &|| false)? else { return Self::without_model() };
         let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
         Self::with_tower(&bundle, infer, sets, &mut tower)
     }
@@ -133,17 +134,17 @@ impl Engine {
     }
 }
 
-/// The directory of a choice; `None` for `none`.
+/// The model of a choice, a raw checkpoint imported first; `None` for `none`. `stop` is asked while an import goes on.
 ///
 /// # Errors
-/// When there is no such model.
-pub fn open(choice: &ModelChoice) -> Result<Option<Bundle>, ModelError> {
+/// When there is no such model, or it cannot be used.
+pub fn open(choice: &ModelChoice, stop: &dyn Fn() -> bool) -> Result<Option<Bundle>, ModelError> {
     let dir = match choice {
         ModelChoice::None => return Ok(None),
         ModelChoice::Starter => model::resolve(Path::new(model::STARTER))?,
         ModelChoice::Path(path) => model::resolve(path)?,
     };
-    Bundle::open(&dir).map(Some)
+    prepared::open(&dir, stop).map(Some)
 }
 
 /// The preprocessing that came with the model, in whichever of the two formats.

@@ -44,7 +44,8 @@ fn expected(folder: &Path) -> Expected {
 
 /// A photograph of the set: two are in the repository, the others may lie beside it.
 fn picture(name: &str) -> Option<PathBuf> {
-    let places = [root().join("tests/data/preprocess").join(name), root().join("../shared/conformance/images").join(name)];
+    let places =
+        [root().join("tests/data/preprocess").join(name), root().join("../shared/conformance/images").join(name)];
     places.into_iter().find(|path| path.is_file())
 }
 
@@ -81,14 +82,20 @@ fn every_checkpoint_is_imported_and_answers_as_its_reference_implementation_does
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let expected = expected(&folder);
         let bundle = temporary.path().join(&name);
-        done(&vtagd(temporary.path()).args(["model", "import"]).arg(&folder).arg("--out").arg(&bundle).output().unwrap());
+        done(
+            &vtagd(temporary.path()).args(["model", "import"]).arg(&folder).arg("--out").arg(&bundle).output().unwrap(),
+        );
 
         let pictures: Vec<(usize, PathBuf)> =
             expected.images.iter().enumerate().filter_map(|(i, n)| Some((i, picture(n)?))).collect();
         let mut embed = vtagd(temporary.path());
         embed.args(["embed", "--json", "-m"]).arg(&bundle);
-        pictures.iter().for_each(|(_, path)| drop(embed.arg("--image").arg(path)));
-        expected.prompts.iter().for_each(|prompt| drop(embed.arg("--text").arg(prompt)));
+        for (_, path) in &pictures {
+            embed.arg("--image").arg(path);
+        }
+        for prompt in &expected.prompts {
+            embed.arg("--text").arg(prompt);
+        }
         let answer = done(&embed.output().unwrap());
         let mut worst = (1.0_f64, 1.0_f64);
         for ((row, path), image) in pictures.iter().zip(answer["images"].as_array().unwrap()) {
@@ -133,4 +140,26 @@ fn inspect_tells_what_was_imported_and_a_second_import_does_not_overwrite_it() {
     let again = import();
     assert_eq!(again.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&again.stderr).contains("bundle"));
+}
+
+#[test]
+fn the_daemon_runs_from_a_raw_checkpoint_folder_and_imports_it_once() {
+    let temporary = tempfile::tempdir().unwrap();
+    let checkpoint = root().join("tests/conformance/checkpoints/openclip-vit-pickle");
+    let config = format!(
+        "model: {{ path: {} }}\nstreams: [{{ id: a, url: \"file://{}\", pace: fast }}]\nlabels: [{}]\n\
+         sinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: off }}\n",
+        checkpoint.display(),
+        root().join("demo/clip.mp4").display(),
+        root().join("config/labels/demo.yaml").display()
+    );
+    for start in 1..=2 {
+        let mut daemon = common::daemon::Daemon::start(temporary.path(), &config);
+        assert!(daemon.wait().success());
+        let log = daemon.log();
+        assert!(log.contains("inferred=32"), "{log}");
+        assert_eq!(log.contains("importing a raw checkpoint"), start == 1, "{log}");
+    }
+    let imports = fs::read_dir(temporary.path().join("cache/models")).unwrap().count();
+    assert_eq!(imports, 1, "nothing half-made is left beside the import");
 }

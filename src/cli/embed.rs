@@ -14,7 +14,7 @@ use crate::infer::InferSettings;
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{EmbedError, Embedder};
-use crate::model::{self, Bundle, ModelError};
+use crate::model::{self, Bundle, ModelError, prepared};
 use crate::paths;
 use crate::shutdown::{self, Shutdown};
 
@@ -85,7 +85,8 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Model(_) | Self::Pictures(_) => 2,
+            Self::Model(error) => error.exit_code(),
+            Self::Pictures(_) => 2,
             Self::Engine(error) => error.exit_code(),
             Self::Text(error) => error.exit_code(),
             Self::Json(_) | Self::Stopped => 1,
@@ -108,9 +109,10 @@ pub fn run(args: &Args) -> u8 {
 
 fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
     let dir = model::resolve_for_cli(args.model.as_deref())?;
-    let bundle = Bundle::open(&dir)?;
+    let bundle = prepared::open(&dir, &|| shutdown.is_requested())?;
     let texts = if args.texts.is_empty() { Vec::new() } else { texts(&bundle, &args.texts, shutdown)? };
-    let (images, bad) = if args.images.is_empty() { (Vec::new(), 0) } else { images(&dir, &args.images, shutdown)? };
+    let (images, bad) =
+        if args.images.is_empty() { (Vec::new(), 0) } else { images(&bundle.dir, &args.images, shutdown)? };
     if args.json {
         let model = ModelName { name: &bundle.name, fingerprint: &bundle.fingerprint };
         say(&serde_json::to_string(&Output { model, images, texts })?);

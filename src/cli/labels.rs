@@ -11,7 +11,7 @@ use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{Embedder, Progress};
 use crate::label::{LabelSet, set};
-use crate::model::{self, Bundle};
+use crate::model::{self, prepared};
 use crate::paths;
 use crate::shutdown;
 
@@ -88,15 +88,15 @@ fn check(files: &[PathBuf]) -> (Vec<LabelSet>, u8) {
 }
 
 fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
-    let bundle = match model::resolve_for_cli(model).and_then(|dir| Bundle::open(&dir)) {
+    let (trigger, shutdown) = shutdown::channel();
+    let _signals = crate::signals::listen(trigger);
+    let bundle = match model::resolve_for_cli(model).and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested())) {
         Ok(bundle) => bundle,
         Err(error) => {
             complain(&error);
-            return 2;
+            return error.exit_code();
         }
     };
-    let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger);
     let cache_dir = paths::cache_dir();
     let mut cache = EmbeddingCache::new(&cache_dir, &bundle.fingerprint);
     let mut tower = ChildTower::new(&bundle, None, 0).with_shutdown(shutdown);

@@ -20,7 +20,7 @@ use crate::event::record::seconds;
 use crate::frame::StreamId;
 use crate::infer::{ImageEncoder, InferError, InferSettings, Provider};
 use crate::label::{Label, LabelSet, Scoring, set};
-use crate::model::bundle::Bundle;
+use crate::model::prepared;
 use crate::pipeline::{self, Parts, StreamPart};
 use crate::preprocess::View;
 use crate::problem::Severity;
@@ -156,10 +156,11 @@ fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<La
         complain(error);
         Err(code)
     };
-    let bundle = crate::model::resolve_for_cli(args.model.as_deref()).and_then(|dir| Bundle::open(&dir));
+    let bundle = crate::model::resolve_for_cli(args.model.as_deref())
+        .and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested()));
     let bundle = match bundle {
         Ok(bundle) => bundle,
-        Err(error) => return fail(&error, 2),
+        Err(error) => return fail(&error, error.exit_code()),
     };
     let sets = match label_sets(args, bundle.head.activation) {
         Ok(sets) => sets,

@@ -77,7 +77,7 @@ fn all_missing_parts_are_told_at_once() {
 fn a_raw_checkpoint_is_refused_with_the_way_out() {
     let dir = folder(&[("config.json", b"{}"), ("model.safetensors", b"x"), ("tokenizer.json", b"{}")]);
     let message = open(&dir).unwrap_err().to_string();
-    assert!(message.contains("model.safetensors") && message.contains("export it with Optimum"), "{message}");
+    assert!(message.contains("model.safetensors") && message.contains("vtagd model import"), "{message}");
 }
 
 #[test]

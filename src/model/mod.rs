@@ -7,8 +7,11 @@ mod head;
 pub mod import;
 pub mod onnx;
 mod onnx_file;
+pub mod prepared;
 
 use std::path::{Path, PathBuf};
+
+use import::ImportError;
 
 pub use bundle::Bundle;
 pub(crate) use head::read_json;
@@ -27,16 +30,29 @@ pub enum ModelError {
     /// Parts are missing; all of them are named.
     #[error("the model directory {} lacks {}: {remedy}", dir.display(), missing.join(", "))]
     Missing { dir: PathBuf, missing: Vec<String>, remedy: String },
-    /// A raw checkpoint, which has to be imported first.
+    /// A raw checkpoint, which has to be imported first; [`prepared::open`] does that by itself.
     #[error(
-        "{} holds a raw checkpoint ({found}), not ONNX: `vtagd model import` comes in a later release; until then export it with \
-         Optimum (`optimum-cli export onnx --model DIR OUT`) and use OUT",
+        "{} holds a raw checkpoint ({found}), not ONNX: import it with `vtagd model import {} --out OUT` and use OUT",
+        dir.display(),
         dir.display()
     )]
     Checkpoint { dir: PathBuf, found: String },
+    /// A raw checkpoint that cannot be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// A part is damaged or is something else.
     #[error("{}: {message}", file.display())]
     Damaged { file: PathBuf, message: String },
+}
+
+impl ModelError {
+    /// 2 where the input is wrong, 1 where the machine failed or a person stopped it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Import(error) => error.exit_code(),
+            _ => 2,
+        }
+    }
 }
 
 /// The directory of a model that was given as a path or as the name `starter`.
