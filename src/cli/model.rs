@@ -129,7 +129,7 @@ fn import_or_fail(
 fn measurement_line(precision: &str, m: &manifest::Measurement) -> String {
     let megabytes = m.bytes as f64 / 1e6;
     let speed = m.images_per_second;
-    format!("  {precision}  {megabytes:.1} MB  {speed:.1} images/s  cosine with fp32 {:.5}", m.cosine)
+    format!("  {precision}  {megabytes:.1} MB  {speed:.2} images/s  cosine with fp32 {:.5}", m.cosine)
 }
 
 /// What `inspect --json` prints. Stable; fields may be added.

@@ -142,7 +142,7 @@ pub fn probe_picture(size: usize, seed: u64) -> Vec<f32> {
         for row in 0..size {
             for column in 0..size {
                 let (x, y) = (column as f32 / size as f32, row as f32 / size as f32);
-                let wave = |w: &[f32; 6]| w[3 + channel] * (6.283 * (w[0] * x + w[1] * y) + w[2]).sin();
+                let wave = |w: &[f32; 6]| w[3 + channel] * (std::f32::consts::TAU * (w[0] * x + w[1] * y) + w[2]).sin();
                 let smooth: f32 = waves.iter().map(wave).sum();
                 let beyond = if x + 0.3 * y > edge { step } else { 0.0 };
                 out.push((smooth + beyond + number(-0.1, 0.1)).clamp(-1.9, 2.3));

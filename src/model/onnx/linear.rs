@@ -204,8 +204,8 @@ fn int8(g: &mut Graph, rows: &Rows, layer: &Linear) -> String {
 fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
     let (inputs, outputs, scale) = (layer.inputs, layer.outputs, layer.scale);
     let name = &layer.name;
-    let (bits, quantise): (usize, fn(&[f32], usize) -> (Vec<u8>, Vec<f32>)) =
-        if layer.keep { (8, weights::block8) } else { (4, weights::block4) };
+    let keep = layer.keep;
+    let bits = if keep { 8 } else { 4 };
     let (weight, scales, source) = (format!("{name}.int{bits}"), format!("{name}.scale"), format!("{name}.weight"));
     let blocks = weights::blocks(inputs);
     g.weights(
@@ -214,7 +214,9 @@ fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
             Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs, blocks] },
         ],
         Box::new(move |store| {
-            let (packed, mut scales) = quantise(&store.read(&source)?, inputs);
+            let values = store.read(&source)?;
+            let (packed, mut scales) =
+                if keep { weights::block8(&values, inputs) } else { weights::block4(&values, inputs) };
             scaled(&mut scales, scale);
             Ok(vec![Values::U8(packed), Values::F32(scales)])
         }),
