@@ -11,7 +11,7 @@ use import_support::{Checkpoint, cosine, image_embeds, session};
 use vtagd::infer::runtime;
 use vtagd::model::Bundle;
 use vtagd::model::import::measure::probe_picture;
-use vtagd::model::import::run::{self, Options, Preprocessor, Progress, Source};
+use vtagd::model::import::run::{self, Options, Progress, Source};
 use vtagd::model::import::synthetic::Synthetic;
 use vtagd::model::import::{
     Act, Architecture, ImportError, TensorInfo, TensorStore, TextPooling, TextTower, Transformer, VisionPooling,
@@ -28,7 +28,7 @@ fn source(checkpoint: &Checkpoint) -> Source<'_> {
         architecture: &checkpoint.architecture,
         tensors: checkpoint,
         tokenizer: ["tokenizer.json", "tokenizer_config.json"].map(|n| (n.to_owned(), read(n))).into(),
-        preprocessor: Preprocessor::HuggingFace(serde_json::from_slice(&read("preprocessor_config.json")).unwrap()),
+        preprocessor: serde_json::from_slice(&read("preprocessor_config.json")).unwrap(),
         pad_id: (checkpoint.architecture.activation == Activation::Sigmoid).then_some(0),
     }
 }

@@ -163,3 +163,36 @@ fn the_daemon_runs_from_a_raw_checkpoint_folder_and_imports_it_once() {
     let imports = fs::read_dir(temporary.path().join("cache/models")).unwrap().count();
     assert_eq!(imports, 1, "nothing half-made is left beside the import");
 }
+
+#[test]
+fn lower_precisions_stay_close_to_the_reference_for_every_checkpoint() {
+    let temporary = tempfile::tempdir().unwrap();
+    let chelsea = picture("chelsea.png").unwrap();
+    for (precision, goal) in [("fp16", 0.9999), ("int8", 0.995), ("int4", 0.97)] {
+        let mut worst = (1.0_f64, String::new());
+        for folder in checkpoints() {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            let expected = expected(&folder);
+            let bundle = temporary.path().join(format!("{name}-{precision}"));
+            let mut import = vtagd(temporary.path());
+            import
+                .args(["model", "import", "--no-measure", "--precision", precision])
+                .arg(&folder)
+                .arg("--out")
+                .arg(&bundle);
+            done(&import.output().unwrap());
+            let mut embed = vtagd(temporary.path());
+            embed.args(["embed", "--json", "-m"]).arg(&bundle).arg("--image").arg(&chelsea);
+            embed.args(["--text", &expected.prompts[0]]);
+            let answer = done(&embed.output().unwrap());
+            let row = expected.images.iter().position(|n| n == "chelsea.png").unwrap();
+            let image = cosine(&floats(&answer["images"][0]["embedding"]), &expected.image_embeds[row]);
+            let text = cosine(&floats(&answer["texts"][0]["embedding"]), &expected.text_embeds[0]);
+            assert!(image >= goal && text >= goal, "{name} in {precision}: {image} and {text}");
+            if image.min(text) < worst.0 {
+                worst = (image.min(text), name);
+            }
+        }
+        println!("{precision}: worst cosine {:.6} ({})", worst.0, worst.1);
+    }
+}

@@ -12,7 +12,7 @@ use super::{complain, say};
 use crate::engine::spec_of;
 use crate::infer::runtime;
 use crate::model::import::manifest::{self, Manifest};
-use crate::model::import::run::{self, Options, Preprocessor, Progress, Source, Step};
+use crate::model::import::run::{self, Options, Progress, Source, Step};
 use crate::model::import::synthetic::{self, Synthetic};
 use crate::model::import::{ImportError, open_checkpoint};
 use crate::model::onnx::Precision;
@@ -120,7 +120,7 @@ fn import_or_fail(
         architecture: &architecture,
         tensors: &tensors,
         tokenizer: vec![("tokenizer.json".into(), synthetic::tokenizer(architecture.text.vocab))],
-        preprocessor: Preprocessor::HuggingFace(synthetic::preprocessor(&architecture)),
+        preprocessor: synthetic::preprocessor(&architecture),
         pad_id: None,
     };
     run::run(&source, out, options, runtime.as_ref(), &mut progress)

@@ -31,7 +31,8 @@ pub struct Source<'a> {
     pub tensors: &'a dyn TensorStore,
     /// `tokenizer.json` and what belongs to it (`tokenizer_config.json`): names and contents.
     pub tokenizer: Vec<(String, Vec<u8>)>,
-    pub preprocessor: Preprocessor,
+    /// The content of `preprocessor_config.json`: Hugging Face's object, or OpenCLIP's under `preprocess_cfg`.
+    pub preprocessor: Value,
     /// Id that fills texts up, where only the configuration knows.
     pub pad_id: Option<u32>,
 }
@@ -47,20 +48,10 @@ impl<'a> Source<'a> {
             architecture: &checkpoint.architecture,
             tensors: checkpoint.tensors.as_ref(),
             tokenizer: vec![("tokenizer.json".into(), checkpoint.tokenizer.json.clone().into_bytes())],
-            // Also OpenCLIP's: the reader has put it into the words that our preprocessor file takes.
-            preprocessor: Preprocessor::HuggingFace(checkpoint.preprocessor.clone()),
+            preprocessor: checkpoint.preprocessor.clone(),
             pad_id: None,
         }
     }
-}
-
-/// How pictures are prepared, in the words of whoever wrote the checkpoint, so that nothing is lost in translation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Preprocessor {
-    /// The content of a `preprocessor_config.json`.
-    HuggingFace(Value),
-    /// OpenCLIP's `preprocess_cfg`, with `size`.
-    OpenClip(Value),
 }
 
 /// What to make of it.
@@ -112,7 +103,7 @@ pub fn run(
     }
     let folder = Unfinished::create(out)?;
     let bytes = towers(source, &folder.path, options, progress)?;
-    let preprocessing = small_files(source, &folder.path)?;
+    small_files(source, &folder.path)?;
 
     let arch = source.architecture;
     let mut manifest = Manifest {
@@ -124,7 +115,7 @@ pub fn run(
         logit_bias: arch.logit_bias,
         activation: arch.activation,
         architecture: Summary::new(arch),
-        preprocessing,
+        preprocessing: source.preprocessor.clone(),
         probe: None,
         measured: BTreeMap::new(),
     };
@@ -204,25 +195,15 @@ fn measured(
     Ok(())
 }
 
-/// Tokenizer, preprocessing and configuration; gives the preprocessing back.
-fn small_files(source: &Source<'_>, dir: &Path) -> Result<Value, ImportError> {
+/// Tokenizer, preprocessing and configuration.
+fn small_files(source: &Source<'_>, dir: &Path) -> Result<(), ImportError> {
     for (name, content) in &source.tokenizer {
         // The names come from a checkpoint's reader, but a path that leaves the folder must not be possible at all.
         let plain = Path::new(name).file_name().unwrap_or_default();
         write_file(&dir.join(plain), content)?;
     }
-    let preprocessing = match &source.preprocessor {
-        Preprocessor::HuggingFace(value) => {
-            write_json(dir, "preprocessor_config.json", value)?;
-            value
-        }
-        Preprocessor::OpenClip(value) => {
-            write_json(dir, "preprocess_cfg.json", value)?;
-            value
-        }
-    };
-    write_json(dir, "config.json", &config(source))?;
-    Ok(preprocessing.clone())
+    write_json(dir, "preprocessor_config.json", &source.preprocessor)?;
+    write_json(dir, "config.json", &config(source))
 }
 
 /// What the loader wants to know about the text tower's input.
