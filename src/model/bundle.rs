@@ -281,5 +281,4 @@ fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> 
 }
 
 #[cfg(test)]
-#[path = "bundle_tests.rs"]
 mod tests;

@@ -197,5 +197,4 @@ fn place(tensor: Tensor, places: &Places, part: usize) -> Result<RawTensor, Stri
 }
 
 #[cfg(test)]
-#[path = "pickle_tests.rs"]
 mod tests;

@@ -261,5 +261,4 @@ fn escaped(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "tokenizer_tests.rs"]
 mod tests;

@@ -453,5 +453,4 @@ fn tensor(arena: &[Node], storage: Value, offset: Value, shape: Value, strides: 
 }
 
 #[cfg(test)]
-#[path = "unpickle_tests.rs"]
 mod tests;
