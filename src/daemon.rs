@@ -26,6 +26,9 @@ const DRAIN: Duration = Duration::from_secs(7);
 /// … and from then until the sinks have written what they have.
 const FLUSH: Duration = Duration::from_secs(3);
 
+/// How long a stage that has ended before its streams is given the benefit of the doubt.
+const DOUBT: Duration = Duration::from_secs(5);
+
 /// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
 const GAP: Duration = Duration::from_secs(30);
 
@@ -204,6 +207,7 @@ fn watch(
     metrics: &PrometheusHandle,
 ) -> bool {
     let mut upkept = Instant::now();
+    let mut suspected: Option<Instant> = None;
     let mut open = running.streams.len();
     let mut draining: Vec<usize> = Vec::new();
     let mut failed = false;
@@ -236,13 +240,17 @@ fn watch(
             }
             !whole
         });
-        // With every stream at its end the stages end too, and should.
-        if draining.len() < open
-            && let Some((name, _)) =
-                running.threads.iter().find(|(name, t)| !name.starts_with("source ") && t.is_finished())
-        {
-            tracing::error!(stage = name, "a stage has died, stopping");
-            return true;
+        // With every stream at its end the stages end too, and should. A source closes its slot a moment before it says that it
+        // has ended, so an idle stage is believed dead only when no such word follows.
+        let ended = running.threads.iter().find(|(name, t)| !name.starts_with("source ") && t.is_finished());
+        match ended {
+            Some((name, _)) if draining.len() < open => {
+                if suspected.get_or_insert_with(Instant::now).elapsed() >= DOUBT {
+                    tracing::error!(stage = name, "a stage has died, stopping");
+                    return true;
+                }
+            }
+            _ => suspected = None,
         }
     }
     tracing::info!("every stream has ended");
