@@ -29,22 +29,21 @@ pub fn attention(
     name: &str,
 ) -> String {
     let q = heads(g, q, shape, shape.queries, &[0, 2, 1, 3], &format!("{name}.q"));
-    let k = heads(g, k, shape, shape.keys, &[0, 2, 3, 1], &format!("{name}.k"));
-    let v = heads(g, v, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.v"));
-    mix(g, (&q, &k, &v), mask, shape, precision, name)
+    attention_of_heads(g, (&q, k, v), mask, shape, precision, name)
 }
 
 /// As [`attention`], with queries that are split already: `[batch or 1, heads, queries, width / heads]`.
 pub fn attention_of_heads(
     g: &mut Graph,
     (q, k, v): (&str, &str, &str),
+    mask: Option<&str>,
     shape: Shape,
     precision: Precision,
     name: &str,
 ) -> String {
     let k = heads(g, k, shape, shape.keys, &[0, 2, 3, 1], &format!("{name}.k"));
     let v = heads(g, v, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.v"));
-    mix(g, (q, &k, &v), None, shape, precision, name)
+    mix(g, (q, &k, &v), mask, shape, precision, name)
 }
 
 fn heads(g: &mut Graph, x: &str, shape: Shape, tokens: usize, order: &[i64], name: &str) -> String {

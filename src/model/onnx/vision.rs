@@ -124,7 +124,7 @@ fn attention_head(
     let k = linear(g, &seen, &k, precision);
     let v = linear(g, &seen, &v, precision);
     let shape = Shape { heads, width, queries: 1, keys: tokens(spec) };
-    let mixed = attention_of_heads(g, (&asked, &k, &v), shape, precision, &attn);
+    let mixed = attention_of_heads(g, (&asked, &k, &v), None, shape, precision, &attn);
     // One row a picture: nothing is gained by quantising it.
     let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
     let mixed = linear::carried_input(g, &mixed, width, precision, &format!("{attn}.joined"));
