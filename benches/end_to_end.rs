@@ -18,10 +18,13 @@ use vtagd::config::ModelChoice;
 use vtagd::engine::{Engine, preprocessing_threads};
 use vtagd::infer::{ImageEncoder, InferSettings};
 use vtagd::label::{Label, LabelSet, Scoring};
-use vtagd::pipeline::{self, Parts, StreamPart};
-use vtagd::preprocess::View;
+use vtagd::frame::FrameTime;
+use vtagd::intake::StreamPart;
+use vtagd::pipeline::{self, Stages};
+use vtagd::score::roster::Lane;
 use vtagd::shutdown;
 use vtagd::source::{Decode, Location, Pace, SourceSettings};
+use vtagd::view::View;
 
 const BATCH: usize = 8;
 const ROUNDS: usize = 5;
@@ -63,30 +66,32 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         decode: Decode::All,
         templates: "pipelines".into(),
     };
-    let sets = (0..engine.scorers.len()).collect();
-    // Every frame of a 25 frames/s clip.
-    let stream = StreamPart { source, interval: Duration::from_millis(40), view: View::default(), sets };
-    let parts = Parts {
-        streams: vec![stream],
+    let stages = Stages {
         spec: engine.spec,
         encoder: engine.encoder,
-        scorers: engine.scorers,
         max_size: BATCH,
         max_delay: Duration::from_millis(50),
         threads: preprocessing_threads(),
     };
     let scored = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&scored);
-    let started = Instant::now();
-    let running = pipeline::start(parts, &shutdown, move |_| {
+    let listener = Box::new(move |_: FrameTime, _: &[Vec<f32>]| {
         counter.fetch_add(1, Ordering::Relaxed);
-    })
-    .expect("the pipeline starts");
-    for (_, thread) in running.threads {
+    });
+    let started = Instant::now();
+    let (mut intake, mut threads) = pipeline::start(stages, &shutdown).expect("the pipeline starts");
+    // Every frame of a 25 frames/s clip.
+    let lane = Lane { scorers: engine.scorers, listener };
+    let part = StreamPart { source, interval: Duration::from_millis(40), view: View::default(), lane };
+    let member = intake.join(part).expect("the stream joins");
+    drop(intake);
+    let account = Arc::clone(&member.account);
+    threads.push(member.into_thread());
+    for (_, thread) in threads {
         thread.join().expect("no stage panics");
     }
     let scored = scored.load(Ordering::Relaxed) as usize;
-    assert_eq!(running.streams[0].1.totals().unaccounted(), 0);
+    assert_eq!(account.totals().unaccounted(), 0);
     (scored as f64 / started.elapsed().as_secs_f64(), scored)
 }
 

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::account::Ticket;
-use crate::frame::{FrameTime, Picture};
+use crate::frame::{FrameTime, Picture, StreamId, StreamKey};
 use crate::tensor::{BatchBuffer, Place};
+use crate::view::View;
 
 /// One sampled frame, after its pixels have gone their own way.
 #[derive(Debug)]
 pub struct FrameMeta {
-    /// Index of the stream in the pipeline.
-    pub stream: usize,
+    pub stream: StreamKey,
     pub time: FrameTime,
     /// Squares this frame was cut into; 1 unless the view is tiled.
     pub tiles: usize,
@@ -33,7 +33,8 @@ pub struct Item {
 /// Work for the preprocessing pool: write square `tile` of `picture` into `place`, then say so on `done`.
 pub struct PrepareJob {
     pub picture: Arc<Picture>,
-    pub stream: usize,
+    pub stream: StreamId,
+    pub view: View,
     pub tile: usize,
     pub place: Place,
     /// Index in the batch, and whether the place was written.

@@ -61,6 +61,28 @@ impl EngineError {
     }
 }
 
+/// What makes scorers of label sets, for labels that change while the model stays.
+#[derive(Clone)]
+pub struct LabelBook {
+    bundle: Bundle,
+    infer: InferSettings,
+    /// Length of an image embedding.
+    dim: usize,
+}
+
+impl LabelBook {
+    /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process; blocks until then.
+    ///
+    /// # Errors
+    /// As [`Engine::build`].
+    pub fn scorers(&self, sets: &[LabelSet], shutdown: &Shutdown) -> Result<Vec<Arc<Scorer>>, EngineError> {
+        let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
+            .with_shutdown(shutdown.clone());
+        let embeddings = embed(&self.bundle, sets, &mut tower)?;
+        embeddings.iter().map(|set| scorer(set, &self.bundle, self.dim)).collect()
+    }
+}
+
 /// Everything between a picture and its scores.
 pub struct Engine {
     pub model: ModelRef,
@@ -71,6 +93,8 @@ pub struct Engine {
     pub encoder: Option<Box<dyn ImageEncoder>>,
     /// One a label set, in the order given; empty without a model.
     pub scorers: Vec<Arc<Scorer>>,
+    /// `None` for `model: none`.
+    pub labels: Option<LabelBook>,
 }
 
 impl Engine {
@@ -118,7 +142,15 @@ impl Engine {
         encoder.warm_up(infer.max_size)?;
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, encoder.dim())).collect::<Result<_, _>>()?;
         let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
-        Ok(Self { model, provider: encoder.provider().as_str(), spec, encoder: Some(Box::new(encoder)), scorers })
+        let labels = LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim: encoder.dim() };
+        Ok(Self {
+            model,
+            provider: encoder.provider().as_str(),
+            spec,
+            encoder: Some(Box::new(encoder)),
+            scorers,
+            labels: Some(labels),
+        })
     }
 
     /// Decodes and preprocesses only, with the defaults of CLIP's preprocessor.
@@ -130,6 +162,7 @@ impl Engine {
             spec: Arc::new(Spec::from_json("{}")?),
             encoder: None,
             scorers: Vec::new(),
+            labels: None,
         })
     }
 }

@@ -16,6 +16,7 @@ pub mod problem;
 pub mod secret;
 pub mod still;
 pub mod tensor;
+pub mod view;
 
 // Stages, in the order a frame meets them.
 pub mod event;
@@ -47,4 +48,5 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod engine;
+pub mod intake;
 pub mod pipeline;

@@ -1,8 +1,10 @@
-//! Signals in two steps: the first SIGTERM or SIGINT drains, the second stops at once. One named thread waits for them.
+//! Signals in two steps: the first SIGTERM or SIGINT drains, the second stops at once. SIGHUP asks for a reload. One named thread
+//! waits for them.
 
 use std::io;
 use std::thread::JoinHandle;
 
+use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
@@ -14,19 +16,23 @@ pub struct Listener {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Takes over SIGTERM, SIGINT and SIGHUP. The first of the former two asks for shutdown through `trigger`.
+/// Takes over SIGTERM and SIGINT, the first of which asks for shutdown through `trigger`, and SIGHUP where `reload` wants to hear
+/// of it. Wishes to reload that come while one is waiting are one with it.
 ///
 /// # Errors
 /// When the system refuses the handlers or the thread.
-pub fn listen(trigger: Trigger) -> io::Result<Listener> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+pub fn listen(trigger: Trigger, reload: Option<Sender<()>>) -> io::Result<Listener> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    if reload.is_some() {
+        signals.add_signal(SIGHUP)?;
+    }
     let handle = signals.handle();
     let thread = std::thread::Builder::new().name("vtagd-signals".to_owned()).spawn(move || {
         let mut stopping = false;
         for signal in signals.forever() {
             match signal {
-                // Left to its default it would end the daemon, which is not what a reload is for.
-                SIGHUP => tracing::warn!("reloading has no effect yet, restart to read the configuration again"),
+                // Full: somebody will look soon, and find what is new then.
+                SIGHUP => drop(reload.as_ref().map(|reload| reload.try_send(()))),
                 _ if stopping => {
                     tracing::warn!("second signal, stopping at once");
                     // Not `process::exit`: exit handlers of libraries could wait for threads that hang.

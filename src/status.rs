@@ -17,6 +17,8 @@ pub enum StreamState {
     Up,
     /// Connection lost or refused; tried again later. `error` holds no credential.
     Down { error: String },
+    /// Switched off in the configuration.
+    Disabled,
     /// The file has ended; nothing more will come.
     Ended,
     /// Will not be tried again (a file that is not a video, say). `error` holds no credential.
@@ -76,6 +78,11 @@ impl StreamStatus {
         let up = matches!(state, StreamState::Up);
         metrics::gauge!("vtagd_stream_up", "stream" => self.id.to_string()).set(f64::from(u8::from(up)));
         self.with(|s| std::mem::replace(&mut s.state, state.clone()) != state)
+    }
+
+    /// Whether it will not be tried again.
+    pub fn has_failed(&self) -> bool {
+        self.with(|s| matches!(s.state, StreamState::Failed { .. }))
     }
 
     /// Counts one attempt to connect again.

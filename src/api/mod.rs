@@ -24,7 +24,7 @@ use crate::status::StreamStatus;
 const RECENT: usize = 256;
 
 /// `api` of the configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApiSettings {
     pub listen: SocketAddr,
     /// Required as `Authorization: Bearer …` on everything but `/healthz` when set.

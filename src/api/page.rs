@@ -44,6 +44,7 @@ fn write_page(
         let (class, state) = match &report.state {
             StreamState::Connecting => ("", "connecting".to_owned()),
             StreamState::Up => ("", "up".to_owned()),
+            StreamState::Disabled => ("", "switched off".to_owned()),
             StreamState::Ended => ("", "ended".to_owned()),
             StreamState::Down { error } => (" class=\"bad\"", format!("down: {error}")),
             StreamState::Failed { error } => (" class=\"bad\"", format!("failed: {error}")),

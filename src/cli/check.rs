@@ -45,7 +45,7 @@ pub fn run(
 /// What `run` would end with.
 pub fn model(settings: &Settings) -> Result<(), EngineError> {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = signals::listen(trigger);
+    let _signals = signals::listen(trigger, None);
     Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown).map(drop)
 }
 

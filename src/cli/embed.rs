@@ -97,7 +97,7 @@ impl Failure {
 /// Embeds and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger);
+    let _signals = crate::signals::listen(trigger, None);
     match embed(args, &shutdown) {
         Ok(()) => 0,
         Err(error) => {

@@ -89,7 +89,7 @@ fn check(files: &[PathBuf]) -> (Vec<LabelSet>, u8) {
 
 fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger);
+    let _signals = crate::signals::listen(trigger, None);
     let bundle = match model::resolve_for_cli(model).and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested())) {
         Ok(bundle) => bundle,
         Err(error) => {

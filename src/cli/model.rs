@@ -69,7 +69,7 @@ pub fn run(command: &Command) -> u8 {
 
 fn import(source: &Path, out: &Path, precision: Precision, measure: bool) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger);
+    let _signals = crate::signals::listen(trigger, None);
     let started = Instant::now();
     match import_or_fail(source, out, precision, measure, &shutdown) {
         Ok(manifest) => {

@@ -17,17 +17,19 @@ use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::Engine;
 use crate::event::record::seconds;
-use crate::frame::StreamId;
+use crate::frame::{FrameTime, StreamId};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Provider};
 use crate::label::{Label, LabelSet, Scoring, set};
 use crate::model::prepared;
-use crate::pipeline::{self, Parts, StreamPart};
-use crate::preprocess::View;
+use crate::intake::StreamPart;
+use crate::pipeline::{self, Stages};
 use crate::problem::Severity;
 use crate::score::Activation;
+use crate::score::roster::Lane;
 use crate::shutdown;
 use crate::source::{Decode, Ended, Location, Pace, SourceSettings};
 use crate::still::StillError;
+use crate::view::View;
 use crate::yaml::units;
 
 #[derive(Debug, clap::Args)]
@@ -134,7 +136,7 @@ pub fn run(args: &Args) -> u8 {
     }
     bar.finish_and_clear();
     // Only now: a pipeline is drained, everything before may just end.
-    let _signals = crate::signals::listen(trigger);
+    let _signals = crate::signals::listen(trigger, None);
     for file in videos {
         code = code.max(video(file, &engine, &encoder, &printer, args.every, &shutdown));
     }
@@ -271,35 +273,33 @@ fn video(
         decode: Decode::All,
         templates: crate::paths::templates_dir(),
     };
-    let parts = Parts {
-        streams: vec![StreamPart {
-            source,
-            interval: every,
-            view: View::default(),
-            sets: (0..engine.scorers.len()).collect(),
-        }],
+    let stages = Stages {
         spec: Arc::clone(&engine.spec),
         encoder: Some(Box::new(encoder.clone())),
-        scorers: engine.scorers.clone(),
         max_size: BATCH,
         max_delay: Duration::from_millis(50),
         threads: crate::engine::preprocessing_threads(),
     };
     let (printer, path) = (printer.clone(), file.to_owned());
-    let running = pipeline::start(parts, shutdown, move |frame| {
-        let scores = frame.sets.iter().map(|(set, scores)| (*set, scores.as_slice()));
-        printer.print(&path, Some(seconds(frame.time.media)), scores);
+    let listener = Box::new(move |time: FrameTime, scores: &[Vec<f32>]| {
+        printer.print(&path, Some(seconds(time.media)), scores.iter().map(Vec::as_slice).enumerate());
     });
-    let running = match running {
-        Ok(running) => running,
+    let lane = Lane { scorers: engine.scorers.clone(), listener };
+    let part = StreamPart { source, interval: every, view: View::default(), lane };
+    let started = pipeline::start(stages, shutdown)
+        .and_then(|(mut intake, threads)| intake.join(part).map(|member| (member, threads)));
+    let (member, mut threads) = match started {
+        Ok(started) => started,
         Err(error) => {
             complain(&error);
             return 1;
         }
     };
-    let how = running.ended.recv().ok().and_then(|(_, how)| how);
-    let panicked = running.threads.into_iter().map(|(_, t)| t.join()).filter(Result::is_err).count() > 0;
-    let totals = running.streams[0].1.totals();
+    let how = member.wait();
+    let account = Arc::clone(&member.account);
+    threads.push(member.into_thread());
+    let panicked = threads.into_iter().map(|(_, t)| t.join()).filter(Result::is_err).count() > 0;
+    let totals = account.totals();
     match how {
         Some(Ended::EndOfFile) if !panicked && totals.inferred < totals.sampled => {
             let lost = totals.sampled - totals.inferred;

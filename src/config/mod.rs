@@ -13,10 +13,11 @@ use std::time::Duration;
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
 use crate::label::LabelSet;
-use crate::preprocess::View;
+
 use crate::problem::{Problem, Severity};
 use crate::secret::Secret;
 use crate::source::SourceSettings;
+use crate::view::View;
 use crate::yaml::Document;
 
 mod address;
@@ -76,7 +77,7 @@ pub enum ModelChoice {
 }
 
 /// A stream: where its frames come from and what is done with them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StreamSettings {
     pub source: SourceSettings,
     pub view: View,
@@ -84,10 +85,12 @@ pub struct StreamSettings {
     pub interval: Duration,
     /// Indices into [`Settings::label_sets`], each once.
     pub label_sets: Vec<usize>,
+    /// `false`: it is checked and listed, and not connected to.
+    pub enabled: bool,
 }
 
 /// Where events go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SinkSettings {
     Jsonl(JsonlTarget),
     /// Not used yet.
@@ -96,7 +99,7 @@ pub enum SinkSettings {
     Webhook(WebhookSettings),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MqttSettings {
     /// `mqtt://` or `mqtts://`, without credentials.
     pub url: url::Url,
@@ -109,7 +112,7 @@ pub struct MqttSettings {
     pub home_assistant: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WebhookSettings {
     /// `http://` or `https://`, without credentials.
     pub url: url::Url,

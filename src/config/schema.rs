@@ -67,6 +67,7 @@ section! {
 section! {
     pub struct Stream {
         "id" => id: String,
+        "enabled" => enabled: bool,
         "url" => url: String,
         "pipeline" => pipeline: String,
         "username" => username: String,

@@ -91,6 +91,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
         view: view?,
         interval: interval.unwrap_or(around.interval),
         label_sets,
+        enabled: raw.enabled.value().unwrap_or(true),
     })
 }
 

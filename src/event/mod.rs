@@ -82,6 +82,38 @@ impl Emitter {
         Self { source: record::source_uri(instance, &stream), stream, model, boards, last: None }
     }
 
+    /// Goes on with other label sets: labels that are still there keep their state and open tags, the tags of those that are not
+    /// end.
+    pub fn relabel(&mut self, sets: Vec<(Arc<str>, Vec<LabelRules>)>, gap: Duration, emit: &mut dyn FnMut(Event)) {
+        // Whatever ends here is told under its old name: first the ends, then the new boards.
+        for set in 0..self.boards.len() {
+            for index in 0..self.boards[set].labels.len() {
+                let (name, label) = (&self.boards[set].set, &self.boards[set].labels[index].0.name);
+                let stays = sets.iter().any(|(set, labels)| set == name && labels.iter().any(|l| l.name == *label));
+                if !stays {
+                    self.end(set, index, EndReason::Reconfigured, emit);
+                }
+            }
+        }
+        let mut old = std::mem::take(&mut self.boards);
+        let mut kept = |set: &Arc<str>, rules: LabelRules| {
+            let board = old.iter_mut().find(|board| board.set == *set);
+            let at = board.as_ref().and_then(|b| b.labels.iter().position(|(old, ..)| old.name == rules.name));
+            match board.zip(at) {
+                Some((board, at)) => {
+                    let (_, mut tracker, tag) = board.labels.swap_remove(at);
+                    tracker.change(rules.thresholds, gap);
+                    (rules, tracker, tag)
+                }
+                None => (rules.clone(), Tracker::new(rules.thresholds, gap), None),
+            }
+        };
+        self.boards = sets
+            .into_iter()
+            .map(|(set, labels)| Board { labels: labels.into_iter().map(|l| kept(&set, l)).collect(), set })
+            .collect();
+    }
+
     /// Takes the scores of one frame for set number `set`, one a label, and hands every event to `emit`.
     pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[f32], emit: &mut dyn FnMut(Event)) {
         self.last = Some(time);
@@ -97,13 +129,18 @@ impl Emitter {
 
     /// Ends every open tag: the stream has ended or the daemon stops.
     pub fn close(&mut self, reason: EndReason, emit: &mut dyn FnMut(Event)) {
-        let Some(time) = self.last else { return };
         for set in 0..self.boards.len() {
             for index in 0..self.boards[set].labels.len() {
-                if let Some(change) = self.boards[set].labels[index].1.close(time, reason) {
-                    emit(self.event(time, set, index, change));
-                }
+                self.end(set, index, reason, emit);
             }
+        }
+    }
+
+    fn end(&mut self, set: usize, index: usize, reason: EndReason, emit: &mut dyn FnMut(Event)) {
+        // Without a frame there is no open tag.
+        let Some(time) = self.last else { return };
+        if let Some(change) = self.boards[set].labels[index].1.close(time, reason) {
+            emit(self.event(time, set, index, change));
         }
     }
 
@@ -192,6 +229,31 @@ mod tests {
         assert_ne!(events[0].id, events[1].id);
         assert_eq!(events[3].data.reason, Some(EndReason::Shutdown));
         assert_eq!(events[1].data.media_end, Some(2.0));
+    }
+
+    #[test]
+    fn changed_labels_end_the_tags_of_those_that_went_and_leave_the_others_open() {
+        let base = Instant::now();
+        let (mut emitter, mut events) = (emitter(), Vec::new());
+        emitter.scores(at(base, 1), 0, &[0.9, 0.9], &mut |e| events.push(e));
+        let thresholds = Thresholds { after_exit: Duration::ZERO, exit: 0.3, ..Thresholds::default() };
+        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
+        let sets = vec![("set".into(), vec![label("bird"), label("dog")])];
+        emitter.relabel(sets, Duration::from_secs(30), &mut |e| events.push(e));
+        // Above the new exit: stays open; the new label is at its own place.
+        emitter.scores(at(base, 2), 0, &[0.1, 0.35], &mut |e| events.push(e));
+        emitter.scores(at(base, 3), 0, &[0.1, 0.1], &mut |e| events.push(e));
+        let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str(), e.data.reason)).collect();
+        assert_eq!(
+            told,
+            [
+                (EventKind::Start, "cat", None),
+                (EventKind::Start, "dog", None),
+                (EventKind::End, "cat", Some(EndReason::Reconfigured)),
+                (EventKind::End, "dog", Some(EndReason::BelowExit)),
+            ]
+        );
+        assert_eq!(events[1].data.tag_id, events[3].data.tag_id);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub enum EndReason {
     StreamEnded,
     /// The daemon is stopping.
     Shutdown,
+    /// The configuration has changed: the stream was removed, switched off or replaced, or the label has gone.
+    Reconfigured,
 }
 
 /// What a sample changed.
@@ -72,6 +74,11 @@ impl Tracker {
     /// away is not known, so neither a start nor an end that was under way goes on after it.
     pub fn new(thresholds: Thresholds, gap: Duration) -> Self {
         Self { thresholds, state: State::Idle, quiet_until: None, last: None, gap }
+    }
+
+    /// Goes on under other thresholds, with the state and the cooldown it has.
+    pub fn change(&mut self, thresholds: Thresholds, gap: Duration) {
+        (self.thresholds, self.gap) = (thresholds, gap);
     }
 
     /// The open tag, if there is one.

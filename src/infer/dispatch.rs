@@ -2,19 +2,21 @@
 //!
 //! One named thread. It sleeps until a slot wakes it or the open batch is due, asks the [`Batcher`] whose turn it is, claims
 //! a place for every square of the frame and hands the work on. There are [`BUFFERS`] batch buffers: while one runs, the
-//! next is filled; when both are busy nothing is taken and the newest frame wins in each slot. It ends when every slot is
-//! closed and empty, after the last batch has been passed on; a stage after it that is gone ends it too.
+//! next is filled; when both are busy nothing is taken and the newest frame wins in each slot. Streams come and go: a slot
+//! that arrives on `arrivals` is asked from then on, one that is closed and empty is forgotten. The thread ends when nobody can
+//! send another slot and the last one has gone, after the last batch has been passed on; a stage after it that is gone ends it too.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::batcher::Batcher;
 use crate::batch::{FrameMeta, Item, PrepareJob, PreparedBatch};
-use crate::frame::{Frame, Picture};
+use crate::frame::{Frame, Picture, StreamKey};
 use crate::queue::SlotReader;
 use crate::tensor::BatchBuffer;
+use crate::view::View;
 
 /// One batch running, one being filled.
 pub const BUFFERS: usize = 2;
@@ -22,14 +24,22 @@ pub const BUFFERS: usize = 2;
 /// With nothing to wait for but slots, look again this often: a slot may close without a wake-up.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// Number of squares in which stream `.0` wants picture `.1` to be looked at.
-pub type TileCount = Box<dyn Fn(usize, &Picture) -> usize + Send>;
+/// Number of squares in which a view looks at a picture.
+pub type TileCount = fn(View, &Picture) -> usize;
+
+/// A stream that joins.
+#[derive(Debug)]
+pub struct Arrival {
+    pub key: StreamKey,
+    pub view: View,
+    pub slot: SlotReader<Frame>,
+}
 
 /// Everything the dispatcher is joined to.
 pub struct Dispatcher {
-    /// One a stream, in the pipeline's order.
-    pub slots: Vec<SlotReader<Frame>>,
-    /// Becomes ready whenever a slot was filled or closed.
+    /// Streams that join. Bounded by its sender; taken at every wake-up.
+    pub arrivals: Receiver<Arrival>,
+    /// Becomes ready whenever a slot has arrived, was filled or closed.
     pub wake: Receiver<()>,
     pub tiles: TileCount,
     pub jobs: Sender<PrepareJob>,
@@ -53,7 +63,7 @@ struct Open {
 struct Closed;
 
 impl Dispatcher {
-    /// Runs until every slot has finished.
+    /// Runs until nobody can join and every slot has finished.
     pub fn run(self) {
         let mut batcher = Batcher::new(self.max_size, self.max_delay);
         let mut open = None;
@@ -61,24 +71,34 @@ impl Dispatcher {
         let _: Result<(), Closed> = self.serve(&mut batcher, &mut open);
     }
 
+    /// Takes in who has arrived and forgets who has gone. Returns whether nobody is left and nobody can come.
+    fn muster(&self, lanes: &mut Vec<Arrival>) -> bool {
+        let closed = loop {
+            match self.arrivals.try_recv() {
+                Ok(arrival) => lanes.push(arrival),
+                Err(TryRecvError::Empty) => break false,
+                Err(TryRecvError::Disconnected) => break true,
+            }
+        };
+        lanes.retain(|lane| !lane.slot.is_finished());
+        closed && lanes.is_empty()
+    }
+
     fn serve(&self, batcher: &mut Batcher<Item>, open: &mut Option<Open>) -> Result<(), Closed> {
+        let mut lanes = Vec::new();
         loop {
             // Nothing leaves a slot before there is a buffer for it: what waits there can still be replaced by newer.
             if open.is_none() {
                 *open = Some(self.open()?);
             }
-            // Read before the slots, so that a frame put just before its slot closed is not missed.
-            let finished = self.slots.iter().all(SlotReader::is_finished);
+            let finished = self.muster(&mut lanes);
             let mut taken = None;
-            if batcher
-                .pick(self.slots.len(), |i| {
-                    taken = self.slots[i].take().map(|f| (i, f));
-                    taken.is_some()
-                })
-                .is_some()
-                && let Some((stream, frame)) = taken
-            {
-                self.place(stream, frame, batcher, open)?;
+            let picked = batcher.pick(lanes.len(), |i| {
+                taken = lanes[i].slot.take();
+                taken.is_some()
+            });
+            if let (Some(index), Some(frame)) = (picked, taken) {
+                self.place(&lanes[index], frame, batcher, open)?;
                 continue;
             }
             if finished {
@@ -93,7 +113,7 @@ impl Dispatcher {
                         self.flush(batcher, open)?;
                     }
                 }
-                // Every slot's writer is gone; the slots say so too from now on.
+                // Every slot's writer is gone, and nobody can join; the slots say so too from now on.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait.min(Duration::from_millis(1))),
             }
         }
@@ -107,15 +127,16 @@ impl Dispatcher {
     /// Gives every square of `frame` a place, closing batches as they fill.
     fn place(
         &self,
-        stream: usize,
+        lane: &Arrival,
         frame: Frame,
         batcher: &mut Batcher<Item>,
         open: &mut Option<Open>,
     ) -> Result<(), Closed> {
-        let Frame { time, picture, ticket, .. } = frame;
-        let tiles = (self.tiles)(stream, &picture).max(1);
+        let Frame { stream, time, picture, ticket } = frame;
+        let view = lane.view;
+        let tiles = (self.tiles)(view, &picture).max(1);
         let picture = Arc::new(picture);
-        let meta = Arc::new(FrameMeta { stream, time, tiles, ticket });
+        let meta = Arc::new(FrameMeta { stream: lane.key, time, tiles, ticket });
         for tile in 0..tiles {
             let now = Instant::now();
             let current = match open {
@@ -125,7 +146,8 @@ impl Dispatcher {
             let Some(place) = current.buffer.claim() else { return Err(Closed) };
             let Ok(index) = batcher.push(Item { frame: Arc::clone(&meta), tile }, now) else { return Err(Closed) };
             let done = current.done.0.clone();
-            let job = PrepareJob { picture: Arc::clone(&picture), stream, tile, place, done, index };
+            let (picture, stream) = (Arc::clone(&picture), Arc::clone(&stream));
+            let job = PrepareJob { picture, stream, view, tile, place, done, index };
             self.jobs.send(job).map_err(|_| Closed)?;
             if batcher.is_due(now) {
                 self.flush(batcher, open)?;

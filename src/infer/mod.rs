@@ -35,7 +35,7 @@ impl Provider {
 }
 
 /// `runtime` and `runtime.batch` of the configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InferSettings {
     /// Tried in order.
     pub providers: Vec<Provider>,

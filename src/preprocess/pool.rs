@@ -9,33 +9,31 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Receiver;
 
-use super::{Preprocessor, Spec, View};
+use super::{Preprocessor, Spec};
 use crate::batch::PrepareJob;
 
-/// Starts `threads` threads (at least one). `views[i]` is the view of stream `i`.
+/// Starts `threads` threads (at least one).
 ///
 /// # Errors
 /// When the system gives no thread.
 pub fn spawn(
     threads: usize,
     spec: &Arc<Spec>,
-    views: &Arc<[View]>,
     jobs: &Receiver<PrepareJob>,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     (0..threads.max(1))
         .map(|n| {
-            let (spec, views, jobs) = (Arc::clone(spec), Arc::clone(views), jobs.clone());
-            std::thread::Builder::new().name(format!("vtagd-prep-{n}")).spawn(move || work(spec, &views, &jobs))
+            let (spec, jobs) = (Arc::clone(spec), jobs.clone());
+            std::thread::Builder::new().name(format!("vtagd-prep-{n}")).spawn(move || work(spec, &jobs))
         })
         .collect()
 }
 
-fn work(spec: Arc<Spec>, views: &[View], jobs: &Receiver<PrepareJob>) {
+fn work(spec: Arc<Spec>, jobs: &Receiver<PrepareJob>) {
     let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
     // Told once per run of failures; the counter of dropped frames tells how many there were.
     let mut failing = false;
-    for PrepareJob { picture, stream, tile, mut place, done, index } in jobs {
-        let view = views.get(stream).copied().unwrap_or_default();
+    for PrepareJob { picture, stream, view, tile, mut place, done, index } in jobs {
         // Camera bytes are not to be trusted: should a damaged picture find a bug, it costs that picture, not the thread.
         let result = catch_unwind(AssertUnwindSafe(|| preprocessor.run(&picture, view, tile, &mut place)));
         // The place has to be back before it is said to be done: whoever hears that reads the whole buffer.
@@ -44,9 +42,9 @@ fn work(spec: Arc<Spec>, views: &[View], jobs: &Receiver<PrepareJob>) {
         match &result {
             Ok(Ok(())) => {}
             Ok(Err(_)) if told => {}
-            Ok(Err(error)) => tracing::warn!(stream, %error, "a frame cannot be preprocessed"),
+            Ok(Err(error)) => tracing::warn!(%stream, %error, "a frame cannot be preprocessed"),
             Err(_) => {
-                tracing::error!(stream, ?picture, "preprocessing panicked, the frame is lost; please report this");
+                tracing::error!(%stream, ?picture, "preprocessing panicked, the frame is lost; please report this");
                 preprocessor = Preprocessor::new(Arc::clone(&spec));
             }
         }

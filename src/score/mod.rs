@@ -4,6 +4,7 @@
 //! 2023, arXiv:2303.15343) were trained. A label's logit is the best of its prompts'; every negative and every background
 //! prompt is a class of its own.
 
+pub mod roster;
 pub mod worker;
 
 use ndarray::{Array2, ArrayView1, Axis, concatenate};

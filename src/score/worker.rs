@@ -1,6 +1,7 @@
 //! The scoring thread: embeddings in, scores of whole frames out, in the order in which the frames were taken.
 //!
-//! Squares of a tiled frame are joined here: each label keeps its best score. Ends when the session thread is gone.
+//! Squares of a tiled frame are joined here: each label keeps its best score. Who listens stands in the [`Roster`]; a frame of a
+//! stream that has left is dropped. Ends when the session thread is gone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,74 +10,67 @@ use crossbeam_channel::Receiver;
 use ndarray::ArrayView1;
 
 use super::Scorer;
+use super::roster::{Lane, Roster};
 use crate::account::Outcome;
 use crate::batch::{EmbeddedBatch, FrameMeta};
-use crate::frame::FrameTime;
-
-/// Scores of one frame against all label sets of its stream.
-#[derive(Debug)]
-pub struct ScoredFrame<'a> {
-    pub stream: usize,
-    pub time: FrameTime,
-    /// `(label set, one score a label)`, in the stream's order of sets.
-    pub sets: &'a [(usize, Vec<f32>)],
-}
 
 /// A frame some of whose squares are still to come.
 struct Partial {
     frame: Arc<FrameMeta>,
     missing: usize,
-    sets: Vec<(usize, Vec<f32>)>,
+    /// `[squares so far, dim]`.
+    embeddings: Vec<f32>,
 }
 
-/// Runs until the session thread is gone. `streams[i]` lists the label sets of stream `i` as indices into `scorers`.
-pub fn run(
-    embedded: &Receiver<EmbeddedBatch>,
-    scorers: &[Arc<Scorer>],
-    streams: &[Vec<usize>],
-    mut on_frame: impl FnMut(ScoredFrame<'_>),
-) {
+/// Runs until the session thread is gone.
+pub fn run(embedded: &Receiver<EmbeddedBatch>, roster: &Roster) {
     let mut partials: HashMap<*const FrameMeta, Partial> = HashMap::new();
     for EmbeddedBatch { items, embeddings, dim } in embedded {
+        let mut lanes = roster.lock();
         for (item, row) in items.into_iter().zip(embeddings.chunks_exact(dim)) {
-            let embedding = ArrayView1::from(row);
-            let sets = streams.get(item.frame.stream).map_or(&[][..], Vec::as_slice);
-            let scores = sets.iter().map(|set| (*set, scorers[*set].score(embedding))).collect();
             // The map keeps the frame alive, so its address names it.
             let key = Arc::as_ptr(&item.frame);
-            let whole = match partials.remove(&key) {
-                None => Partial { missing: item.frame.tiles - 1, frame: item.frame, sets: scores },
-                Some(partial) => partial.join(&scores),
-            };
-            if whole.missing > 0 {
-                partials.insert(key, whole);
-                continue;
+            let partial = partials.remove(&key);
+            let mut partial = partial.unwrap_or_else(|| Partial {
+                missing: item.frame.tiles,
+                frame: item.frame,
+                embeddings: Vec::with_capacity(dim),
+            });
+            partial.embeddings.extend_from_slice(row);
+            partial.missing -= 1;
+            if partial.missing > 0 {
+                partials.insert(key, partial);
+            } else if let Some(lane) = lanes.get_mut(&partial.frame.stream) {
+                whole(&partial, dim, lane);
             }
-            let latency = whole.frame.time.captured.elapsed();
-            metrics::histogram!("vtagd_frame_latency_seconds").record(latency.as_secs_f64());
-            on_frame(ScoredFrame { stream: whole.frame.stream, time: whole.frame.time, sets: &whole.sets });
-            // Last: a stream whose frames have all been settled may be closed, and no event may come after that.
-            whole.frame.ticket.settle(Outcome::Inferred);
         }
         // A frame that lost a square to a failed run has ended elsewhere.
         partials.retain(|_, p| !p.frame.ticket.is_settled());
     }
 }
 
-impl Partial {
-    fn join(mut self, scores: &[(usize, Vec<f32>)]) -> Self {
-        self.missing -= 1;
-        for ((_, best), (_, new)) in self.sets.iter_mut().zip(scores) {
-            for (best, new) in best.iter_mut().zip(new) {
-                *best = best.max(*new);
+/// Scores a frame all of whose squares are here: each label keeps its best.
+fn whole(Partial { frame, embeddings, .. }: &Partial, dim: usize, lane: &mut Lane) {
+    let score = |scorer: &Arc<Scorer>| {
+        let mut squares = embeddings.chunks_exact(dim).map(|row| scorer.score(ArrayView1::from(row)));
+        let mut best = squares.next().unwrap_or_default();
+        for scores in squares {
+            for (best, new) in best.iter_mut().zip(scores) {
+                *best = best.max(new);
             }
         }
-        self
-    }
+        best
+    };
+    let scores: Vec<Vec<f32>> = lane.scorers.iter().map(score).collect();
+    metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
+    (lane.listener)(frame.time, &scores);
+    // Last: a stream whose frames have all been settled may be closed, and no event may come after that.
+    frame.ticket.settle(Outcome::Inferred);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::time::{Duration, Instant};
 
     use crossbeam_channel::bounded;
@@ -85,8 +79,11 @@ mod tests {
     use super::*;
     use crate::account::{Account, DropReason};
     use crate::batch::Item;
+    use crate::frame::{FrameTime, StreamKey};
     use crate::label::Scoring;
     use crate::score::{Activation, Head, LabelEmbeddings, SetEmbeddings};
+
+    const KEY: StreamKey = StreamKey(7);
 
     fn scorer() -> Arc<Scorer> {
         let label = |prompts| LabelEmbeddings { name: "x".into(), prompts, negatives: Array2::zeros((0, 2)) };
@@ -105,7 +102,7 @@ mod tests {
             captured: Instant::now(),
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
-        Arc::new(FrameMeta { stream: 0, time, tiles, ticket: account.sample(&"a".into()) })
+        Arc::new(FrameMeta { stream: KEY, time, tiles, ticket: account.sample(&"a".into()) })
     }
 
     /// Feeds the batches, gives (media second, score) of every frame that came out.
@@ -117,9 +114,17 @@ mod tests {
             send.send(EmbeddedBatch { items, embeddings, dim: 2 }).unwrap();
         }
         drop(send);
-        let mut out = Vec::new();
-        run(&receive, &[scorer()], &[vec![0]], |f| out.push((f.time.media.as_secs(), f.sets[0].1[0])));
-        out
+        let out = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&out);
+        run(&receive, &roster(move |time, score| kept.lock().unwrap().push((time.media.as_secs(), score))));
+        std::mem::take(&mut *out.lock().unwrap())
+    }
+
+    fn roster(mut heard: impl FnMut(FrameTime, f32) + Send + 'static) -> Roster {
+        let roster = Roster::default();
+        let listener = Box::new(move |time: FrameTime, scores: &[Vec<f32>]| heard(time, scores[0][0]));
+        roster.enter(KEY, Lane { scorers: vec![scorer()], listener });
+        roster
     }
 
     #[test]
@@ -144,9 +149,24 @@ mod tests {
         let item = Item { frame: frame(&account, 1, 1), tile: 0 };
         send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2 }).unwrap();
         drop(send);
-        let mut meanwhile = None;
-        run(&receive, &[scorer()], &[vec![0]], |_| meanwhile = Some(account.totals().unaccounted()));
-        assert_eq!((meanwhile, account.totals().unaccounted()), (Some(1), 0));
+        let meanwhile = Arc::new(Mutex::new(None));
+        let (seen, counts) = (Arc::clone(&meanwhile), Arc::clone(&account));
+        run(&receive, &roster(move |_, _| *seen.lock().unwrap() = Some(counts.totals().unaccounted())));
+        assert_eq!((*meanwhile.lock().unwrap(), account.totals().unaccounted()), (Some(1), 0));
+    }
+
+    #[test]
+    fn frames_of_a_stream_that_has_left_are_dropped_and_counted() {
+        let account = Arc::new(Account::default());
+        let (send, receive) = bounded(1);
+        let item = Item { frame: frame(&account, 1, 1), tile: 0 };
+        send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2 }).unwrap();
+        drop(send);
+        let roster = roster(|_, _| panic!("nobody listens any more"));
+        roster.leave(KEY);
+        run(&receive, &roster);
+        let totals = account.totals();
+        assert_eq!((totals.inferred, totals.dropped.get("shutdown"), totals.unaccounted()), (0, Some(&1), 0));
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub enum Decode {
 }
 
 /// Everything a source needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourceSettings {
     pub id: StreamId,
     pub location: Location,

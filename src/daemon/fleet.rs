@@ -1,0 +1,274 @@
+//! The daemon's streams: who is there, who is on the way out, and their emitters.
+//!
+//! Lives on the main thread. Streams join and leave through the pipeline's [`Intake`]; a stream that leaves is kept until its last
+//! frame has been scored, so that its open tags end after everything they are made of.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::account::Account;
+use crate::api::Board;
+use crate::config::{Settings, StreamSettings, thresholds};
+use crate::event::{Emitter, EndReason, Event, LabelRules, ModelRef};
+use crate::frame::StreamId;
+use crate::intake::{Intake, Member, StreamPart};
+use crate::pipeline::Threads;
+use crate::score::Scorer;
+use crate::score::roster::{Lane, Listener};
+use crate::sink::Fanout;
+use crate::source::Ended;
+use crate::status::{StreamState, StreamStatus};
+
+/// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
+const GAP: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Events go to every sink and to the API's memory.
+pub struct Outlet {
+    pub fanout: Fanout,
+    pub board: Arc<Board>,
+}
+
+impl Outlet {
+    fn send(&self, event: Event) {
+        let event = Arc::new(event);
+        self.fanout.send(&event);
+        self.board.remember(event);
+    }
+}
+
+/// A stream that has joined the pipeline, with the emitter that its scores feed.
+struct Watched {
+    id: StreamId,
+    member: Member,
+    emitter: Arc<Mutex<Emitter>>,
+    /// Why its tags end when it has drained; set once it is on the way out, by itself or because it was told to.
+    leaving: Option<EndReason>,
+    /// Its source has said that it has ended.
+    ended: bool,
+}
+
+impl Watched {
+    fn close(&self, reason: EndReason, outlet: &Outlet) {
+        let mut emitter = self.emitter.lock().unwrap_or_else(PoisonError::into_inner);
+        emitter.close(reason, &mut |event| outlet.send(event));
+    }
+}
+
+/// See the module.
+pub struct Fleet {
+    /// `None` once nobody may join any more.
+    intake: Option<Intake>,
+    outlet: Arc<Outlet>,
+    model: ModelRef,
+    watched: Vec<Watched>,
+    /// Streams that are switched off; listed, not connected to.
+    disabled: Vec<(Arc<StreamStatus>, Arc<Account>)>,
+    /// Streams that have ended by themselves: still listed, and summed up at the end.
+    ended: Vec<(Arc<StreamStatus>, Arc<Account>)>,
+    /// Something failed for good.
+    failed: bool,
+}
+
+impl Fleet {
+    /// An empty fleet around a running pipeline.
+    pub fn new(intake: Intake, outlet: Arc<Outlet>, model: ModelRef) -> Self {
+        let (watched, disabled, ended) = (Vec::new(), Vec::new(), Vec::new());
+        Self { intake: Some(intake), outlet, model, watched, disabled, ended, failed: false }
+    }
+
+    /// A stream joins, or is listed as switched off. `scorers` are those of all label sets, empty without a model.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn add(&mut self, settings: &Settings, stream: &StreamSettings, scorers: &[Arc<Scorer>]) -> io::Result<()> {
+        let id = &stream.source.id;
+        if !stream.enabled {
+            let status = Arc::new(StreamStatus::new(Arc::clone(id)));
+            status.set(StreamState::Disabled);
+            self.disabled.push((status, Arc::new(Account::default())));
+            return Ok(());
+        }
+        let Some(intake) = &mut self.intake else { return Ok(()) };
+        let gap = GAP.max(stream.interval * 10);
+        let emitter =
+            Emitter::new(&settings.instance, Arc::clone(id), self.model.clone(), rules(settings, stream), gap);
+        let emitter = Arc::new(Mutex::new(emitter));
+        let lane = lane(stream, scorers, &emitter, &self.outlet);
+        let part = StreamPart { source: stream.source.clone(), interval: stream.interval, view: stream.view, lane };
+        let member = intake.join(part)?;
+        self.watched.push(Watched { id: Arc::clone(id), member, emitter, leaving: None, ended: false });
+        Ok(())
+    }
+
+    /// A stream is to leave: its source ends, what was taken is finished, its tags end.
+    pub fn remove(&mut self, id: &str) {
+        self.disabled.retain(|(status, _)| **status.id() != *id);
+        for (status, account) in self.ended.extract_if(.., |(status, _)| **status.id() == *id) {
+            self.failed |= !settle(&status, &account);
+        }
+        for watched in self.watched.iter_mut().filter(|w| *w.id == *id && w.leaving.is_none()) {
+            watched.leaving = Some(EndReason::Reconfigured);
+            watched.member.stop();
+        }
+    }
+
+    /// The streams that stay go on with other label sets, all between the same two batches. Open tags of labels that are still
+    /// there stay open.
+    pub fn relabel(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) {
+        let Some(intake) = &self.intake else { return };
+        intake.roster().change(|lanes| {
+            for watched in self.watched.iter().filter(|w| w.leaving.is_none()) {
+                let Some(stream) = settings.streams.iter().find(|s| s.source.id == watched.id) else { continue };
+                let gap = GAP.max(stream.interval * 10);
+                let mut emitter = watched.emitter.lock().unwrap_or_else(PoisonError::into_inner);
+                emitter.relabel(rules(settings, stream), gap, &mut |event| self.outlet.send(event));
+                drop(emitter);
+                lanes.insert(watched.member.key, lane(stream, scorers, &watched.emitter, &self.outlet));
+            }
+        });
+    }
+
+    /// Looks who has ended or drained. Tags of a stream that has gone are closed once its last frame has been scored.
+    pub fn look(&mut self) {
+        for watched in &mut self.watched {
+            let Some(how) = watched.member.ended() else { continue };
+            watched.ended = true;
+            match how {
+                None => {
+                    tracing::error!(stream = %watched.id, "its source has panicked; please report this");
+                    self.failed = true;
+                }
+                // One that was told to leave has not failed, whatever it says.
+                Some(Ended::Failed(_)) if watched.leaving.is_none() => self.failed = true,
+                Some(_) => {}
+            }
+            watched.leaving.get_or_insert(EndReason::StreamEnded);
+        }
+        let gone = |w: &mut Watched| w.ended && w.member.is_drained();
+        for watched in self.watched.extract_if(.., gone) {
+            let reason = watched.leaving.unwrap_or(EndReason::StreamEnded);
+            watched.close(reason, &self.outlet);
+            if let Some(intake) = &self.intake {
+                intake.forget(watched.member.key);
+            }
+            let (status, account) = (Arc::clone(&watched.member.status), Arc::clone(&watched.member.account));
+            if reason == EndReason::Reconfigured {
+                status.set(StreamState::Disabled);
+                self.failed |= !settle(&status, &account);
+            } else {
+                self.ended.push((status, account));
+            }
+            // It has said goodbye; a panic has been told.
+            let _ = watched.member.into_thread().1.join();
+        }
+    }
+
+    /// Whether no stream is left that could ever send a frame.
+    pub fn is_done(&self) -> bool {
+        self.watched.is_empty() && self.disabled.is_empty()
+    }
+
+    /// For the API: every stream that is there or has ended, those that were removed left out.
+    pub fn view(&self) -> Vec<(Arc<StreamStatus>, Arc<Account>)> {
+        let there = self.watched.iter().filter(|w| w.leaving != Some(EndReason::Reconfigured));
+        let there = there.map(|w| (Arc::clone(&w.member.status), Arc::clone(&w.member.account)));
+        there.chain(self.ended.iter().cloned()).chain(self.disabled.iter().cloned()).collect()
+    }
+
+    /// Whether the stream could not be used and nobody tries it again by himself.
+    pub fn has_failed(&self, id: &str) -> bool {
+        self.ended.iter().any(|(status, _)| **status.id() == *id && status.has_failed())
+    }
+
+    /// Streams that are there.
+    pub fn len(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// Nobody joins any more and everybody leaves. Returns the sources' threads; the pipeline's stages end once these have.
+    pub fn disband(mut self) -> (Threads, Remains) {
+        self.intake = None;
+        let mut threads = Vec::new();
+        let mut open = Vec::new();
+        let mut accounts = self.ended;
+        for watched in self.watched {
+            watched.member.stop();
+            accounts.push((Arc::clone(&watched.member.status), Arc::clone(&watched.member.account)));
+            open.push((watched.emitter, watched.leaving));
+            threads.push(watched.member.into_thread());
+        }
+        (threads, Remains { open, accounts, outlet: self.outlet, failed: self.failed })
+    }
+}
+
+/// What is left to settle when every thread has ended, or is too late.
+pub struct Remains {
+    open: Vec<(Arc<Mutex<Emitter>>, Option<EndReason>)>,
+    accounts: Vec<(Arc<StreamStatus>, Arc<Account>)>,
+    outlet: Arc<Outlet>,
+    /// Something failed for good before.
+    pub failed: bool,
+}
+
+impl Remains {
+    /// Ends every tag that is still open.
+    pub fn close_tags(&self) {
+        for (emitter, reason) in &self.open {
+            let mut emitter = emitter.lock().unwrap_or_else(PoisonError::into_inner);
+            emitter.close(reason.unwrap_or(EndReason::Shutdown), &mut |event| self.outlet.send(event));
+        }
+    }
+
+    /// Sums up every stream's frames (invariant 2). Returns whether all are accounted for.
+    pub fn settle(&self) -> bool {
+        self.accounts.iter().fold(true, |whole, (status, account)| settle(status, account) && whole)
+    }
+}
+
+/// Sums up one stream's frames. Returns whether all are accounted for.
+fn settle(status: &StreamStatus, account: &Account) -> bool {
+    let stream = status.id();
+    let held = account.close(stream);
+    if held > 0 {
+        tracing::warn!(%stream, held, "frames were still being worked on, they count as dropped");
+    }
+    let totals = account.totals();
+    let (sampled, inferred, reused) = (totals.sampled, totals.inferred, totals.reused);
+    let unaccounted = totals.unaccounted();
+    tracing::info!(%stream, sampled, inferred, reused, dropped = ?totals.dropped, unaccounted, "frames accounted");
+    if unaccounted != 0 {
+        tracing::error!(%stream, unaccounted, "frames are unaccounted for");
+    }
+    unaccounted == 0
+}
+
+/// The lane of a stream: its sets' scorers, and a listener that feeds its emitter.
+fn lane(
+    stream: &StreamSettings,
+    scorers: &[Arc<Scorer>],
+    emitter: &Arc<Mutex<Emitter>>,
+    outlet: &Arc<Outlet>,
+) -> Lane {
+    let scorers = stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect();
+    let (emitter, outlet) = (Arc::clone(emitter), Arc::clone(outlet));
+    let listener: Listener = Box::new(move |time, sets| {
+        let mut emitter = emitter.lock().unwrap_or_else(PoisonError::into_inner);
+        for (set, scores) in sets.iter().enumerate() {
+            emitter.scores(time, set, scores, &mut |event| outlet.send(event));
+        }
+    });
+    Lane { scorers, listener }
+}
+
+/// What a stream's emitter needs to know of its label sets, in the stream's order.
+fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<(Arc<str>, Vec<LabelRules>)> {
+    let of_set = |set: &crate::label::LabelSet| {
+        let rules = |label: &crate::label::Label| LabelRules {
+            name: label.name.as_str().into(),
+            thresholds: thresholds(label, &settings.events),
+            attributes: Arc::new(label.attributes.clone()),
+        };
+        (Arc::from(set.name.as_str()), set.labels.iter().map(rules).collect())
+    };
+    stream.label_sets.iter().filter_map(|i| settings.label_sets.get(*i)).map(of_set).collect()
+}

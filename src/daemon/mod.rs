@@ -1,0 +1,218 @@
+//! The daemon's life: start every stage, wait for the streams or a signal, drain, settle the accounts.
+//!
+//! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`fleet`] holds the streams,
+//! [`reload`] changes them while they run.
+
+mod fleet;
+mod reload;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{bounded, select};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::api::{self, Board};
+use crate::config::{Settings, SinkSettings};
+use crate::engine::{Engine, EngineError};
+use crate::pipeline::{self, Stages, Threads};
+use crate::shutdown::{self, Shutdown};
+use crate::signals;
+use crate::sink::{Fanout, JsonlTarget};
+use crate::telemetry;
+use fleet::{Fleet, Outlet};
+use reload::Reloader;
+
+/// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
+const DRAIN: Duration = Duration::from_secs(7);
+
+/// … and from then until the sinks have written what they have.
+const FLUSH: Duration = Duration::from_secs(3);
+
+
+/// Histograms are folded this often even when nobody scrapes, so they stay small.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How often ended streams and stage threads are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why the daemon could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Api(#[from] api::ApiError),
+    #[error(transparent)]
+    Sink(#[from] crate::sink::jsonl::SinkError),
+    #[error("cannot start: {0}")]
+    Start(String),
+}
+
+impl DaemonError {
+    /// 2 for wrong input or configuration, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Engine(error) => error.exit_code(),
+            Self::Api(_) | Self::Sink(_) | Self::Start(_) => 1,
+        }
+    }
+}
+
+/// Runs the daemon until a signal, or until every stream has ended. The exit code is 1 if a stream failed for good or a
+/// stage died.
+///
+/// # Errors
+/// When it cannot start: model, address or sink.
+pub fn run(settings: Settings) -> Result<u8, DaemonError> {
+    let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
+    let (trigger, shutdown) = shutdown::channel();
+    let (reload, reloads) = bounded(1);
+    let _signals = signals::listen(trigger.clone(), Some(reload)).map_err(|e| start(&e))?;
+    let metrics = telemetry::init_metrics().map_err(|e| start(&e))?;
+    let board = Arc::new(Board::default());
+
+    // Sinks first: a file that cannot be opened must not be found out after the model has been loaded.
+    let (fanout, mut threads) = Fanout::start(&jsonl_targets(&settings.sinks), &shutdown)?;
+    if let Some(api) = &settings.api {
+        let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
+        tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
+        threads.push(("API".to_owned(), thread));
+    }
+    board.not_ready("loading the model");
+    let Some(engine) = load(&settings, &shutdown)? else { return Ok(0) };
+
+    let outlet = Arc::new(Outlet { fanout, board: Arc::clone(&board) });
+    let stages = Stages {
+        spec: engine.spec,
+        encoder: engine.encoder,
+        max_size: settings.infer.max_size,
+        max_delay: settings.infer.max_delay,
+        threads: crate::engine::preprocessing_threads(),
+    };
+    let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
+    let mut fleet = Fleet::new(intake, Arc::clone(&outlet), engine.model.clone());
+    for stream in &settings.streams {
+        fleet.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
+    }
+    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, reloads, shutdown.clone());
+    reloader.show(&board, &fleet);
+    let (model, provider) = (&*engine.model.name, engine.provider);
+    board.ready(model, provider);
+    tracing::info!(streams = fleet.len(), model, provider, "ready");
+
+    let failed = watch(&mut fleet, &mut reloader, &stages, &shutdown, &outlet, &metrics);
+    board.not_ready("stopping");
+    trigger.trigger();
+    reloader.end();
+    Ok(drain(fleet, stages, threads, &outlet) | u8::from(failed))
+}
+
+/// Builds the engine; `None` if shutdown was asked for meanwhile.
+fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, DaemonError> {
+    let built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
+    if shutdown.is_requested() {
+        // The child that embeds texts was killed for it: an error by then is ours, not the user's.
+        return Ok(None);
+    }
+    Ok(Some(built?))
+}
+
+fn jsonl_targets(sinks: &[SinkSettings]) -> Vec<JsonlTarget> {
+    sinks
+        .iter()
+        .filter_map(|sink| match sink {
+            SinkSettings::Jsonl(target) => Some(target.clone()),
+            // Validated, and said to have no effect yet, by the configuration.
+            _ => None,
+        })
+        .collect()
+}
+
+/// Waits until every stream has ended or shutdown is asked for, and reloads when told to. Returns whether something that all
+/// streams need has died.
+fn watch(
+    fleet: &mut Fleet,
+    reloader: &mut Reloader,
+    stages: &Threads,
+    shutdown: &Shutdown,
+    outlet: &Outlet,
+    metrics: &PrometheusHandle,
+) -> bool {
+    let mut upkept = Instant::now();
+    loop {
+        fleet.look();
+        if fleet.is_done() {
+            tracing::info!("every stream has ended");
+            return false;
+        }
+        select! {
+            recv(shutdown.receiver()) -> _ => return false,
+            default(LOOK) => {}
+        }
+        if reloader.look(fleet) {
+            reloader.show(&outlet.board, fleet);
+        }
+        if upkept.elapsed() >= UPKEEP {
+            metrics.run_upkeep();
+            upkept = Instant::now();
+        }
+        if outlet.fanout.is_dead() {
+            tracing::error!("every sink has given up, stopping");
+            return true;
+        }
+        // The stages live as long as the intake, which the fleet holds.
+        if let Some((stage, _)) = stages.iter().find(|(_, thread)| thread.is_finished()) {
+            tracing::error!(stage, "a stage has died, stopping");
+            return true;
+        }
+    }
+}
+
+/// Ends every stage within [`DRAIN`], closes what is open, flushes the sinks within [`FLUSH`] and settles the accounts. Returns
+/// the exit code. Shutdown has been asked for.
+fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
+    let (mut threads, remains) = fleet.disband();
+    threads.extend(stages);
+    let mut failed = remains.failed;
+    failed |= join(threads, DRAIN);
+    remains.close_tags();
+    // Closed by hand: a scoring thread that is late still holds the outlet.
+    outlet.fanout.close();
+    failed |= join(outer, FLUSH);
+    failed |= !remains.settle();
+    let lost = outlet.fanout.lost();
+    if lost > 0 {
+        tracing::error!(lost, "events could not be delivered");
+        failed = true;
+    }
+    tracing::info!("stopped");
+    u8::from(failed)
+}
+
+/// Joins what ends in time and names what does not. Returns whether something panicked or was late.
+fn join(mut threads: Vec<(String, JoinHandle<()>)>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    let mut failed = false;
+    while !threads.is_empty() {
+        let (done, waiting): (Vec<_>, Vec<_>) = threads.into_iter().partition(|(_, t)| t.is_finished());
+        threads = waiting;
+        for (name, thread) in done {
+            if thread.join().is_err() {
+                tracing::error!(stage = name, "panicked; please report this");
+                failed = true;
+            }
+        }
+        if threads.is_empty() {
+            break;
+        }
+        if Instant::now() >= deadline {
+            let late: Vec<&str> = threads.iter().map(|(name, _)| name.as_str()).collect();
+            tracing::error!(?late, seconds = patience.as_secs(), "did not stop in time, left behind");
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    failed
+}

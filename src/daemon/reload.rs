@@ -1,0 +1,195 @@
+//! Reading the configuration again while the daemon runs (SIGHUP): streams come, go and change, label sets are exchanged.
+//!
+//! Lives on the main thread; only label texts that are new are embedded beside it, on a thread of its own, since that takes seconds.
+//! A configuration with a problem changes nothing and is told as `check` would. Keys that need a restart are named and keep their old
+//! values. Wishes to reload that come while one is under way are one wish, looked at after it.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::fleet::Fleet;
+use crate::api::{Board, SetView};
+use crate::config::{self, Settings};
+use crate::engine::{EngineError, LabelBook};
+use crate::problem::Severity;
+use crate::score::Scorer;
+use crate::shutdown::Shutdown;
+
+/// See the module.
+pub struct Reloader {
+    /// What runs now.
+    current: Settings,
+    /// `None` for `model: none`.
+    labels: Option<LabelBook>,
+    /// One a label set of `current`; empty without a model.
+    scorers: Vec<Arc<Scorer>>,
+    reloads: Receiver<()>,
+    shutdown: Shutdown,
+    under_way: Option<UnderWay>,
+}
+
+/// New label texts are being embedded for these settings.
+struct UnderWay {
+    settings: Settings,
+    scorers: Receiver<Result<Vec<Arc<Scorer>>, EngineError>>,
+    thread: JoinHandle<()>,
+}
+
+impl Reloader {
+    pub fn new(
+        current: Settings,
+        labels: Option<LabelBook>,
+        scorers: Vec<Arc<Scorer>>,
+        reloads: Receiver<()>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { current, labels, scorers, reloads, shutdown, under_way: None }
+    }
+
+    /// Tells the API what runs now.
+    pub fn show(&self, board: &Board, fleet: &Fleet) {
+        let view = |set: &crate::label::LabelSet| SetView {
+            set: set.name.clone(),
+            labels: set.labels.iter().map(|l| l.name.clone()).collect(),
+        };
+        board.set_labels(self.current.label_sets.iter().map(view).collect());
+        board.set_streams(fleet.view());
+    }
+
+    /// Reloads if it was asked for. Returns whether something has changed.
+    pub fn look(&mut self, fleet: &mut Fleet) -> bool {
+        if let Some(under_way) = self.under_way.take() {
+            return match under_way.scorers.try_recv() {
+                Ok(Ok(scorers)) => {
+                    let _ = under_way.thread.join();
+                    self.apply(under_way.settings, scorers, fleet);
+                    true
+                }
+                Ok(Err(error)) => {
+                    let _ = under_way.thread.join();
+                    refuse(&format!("the new labels cannot be used: {error}"));
+                    false
+                }
+                Err(_) if under_way.thread.is_finished() && under_way.scorers.is_empty() => {
+                    refuse("embedding the new labels panicked; please report this");
+                    false
+                }
+                Err(_) => {
+                    self.under_way = Some(under_way);
+                    false
+                }
+            };
+        }
+        self.reloads.try_recv().is_ok() && self.reload(fleet)
+    }
+
+    /// Ends what is under way. Shutdown has been asked for, so it does not take long.
+    pub fn end(self) {
+        if let Some(under_way) = self.under_way {
+            let _ = under_way.thread.join();
+        }
+    }
+
+    fn reload(&mut self, fleet: &mut Fleet) -> bool {
+        let file = self.current.file.clone();
+        tracing::info!(file = %file.display(), "reading the configuration again");
+        let new = match config::load(&file) {
+            Ok(new) => new,
+            Err(problems) => {
+                for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
+                    tracing::error!("{problem}");
+                }
+                refuse("the configuration has problems");
+                return false;
+            }
+        };
+        for notice in &new.notices {
+            tracing::warn!("{notice}");
+        }
+        let stuck = needs_restart(&self.current, &new);
+        if !stuck.is_empty() {
+            tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
+        }
+        let new = Settings {
+            // Everything the running stages were built of stays as it is.
+            instance: self.current.instance.clone(),
+            model: self.current.model.clone(),
+            infer: self.current.infer.clone(),
+            sinks: self.current.sinks.clone(),
+            outbox: self.current.outbox.clone(),
+            snapshots: self.current.snapshots.clone(),
+            api: self.current.api.clone(),
+            log: self.current.log,
+            ..new
+        };
+        let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
+            self.apply(new, self.scorers.clone(), fleet);
+            return true;
+        };
+        let (done, scorers) = bounded(1);
+        let (sets, shutdown) = (new.label_sets.clone(), self.shutdown.clone());
+        let embed = move || {
+            // The receiver waits for this thread.
+            let _ = done.send(labels.scorers(&sets, &shutdown));
+        };
+        match std::thread::Builder::new().name("vtagd-reload".to_owned()).spawn(embed) {
+            Ok(thread) => self.under_way = Some(UnderWay { settings: new, scorers, thread }),
+            Err(error) => refuse(&format!("no thread to embed the new labels: {error}")),
+        }
+        false
+    }
+
+    /// Makes `new` what runs: streams that are gone or changed leave, the others get their new labels between two batches, and
+    /// then those that are new join.
+    fn apply(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, fleet: &mut Fleet) {
+        let old = std::mem::replace(&mut self.current, new);
+        self.scorers = scorers;
+        let new = &self.current;
+        let stays = |id: &str| {
+            let find = |settings: &Settings| settings.streams.iter().find(|s| &*s.source.id == id).cloned();
+            match (find(&old), find(new)) {
+                // Label sets are exchanged in place; all else is what the stream is. One that has failed gets another chance.
+                (Some(before), Some(after)) if !fleet.has_failed(id) => {
+                    before == config::StreamSettings { label_sets: before.label_sets.clone(), ..after }
+                }
+                _ => false,
+            }
+        };
+        let leave: Vec<&str> = old.streams.iter().map(|s| &*s.source.id).filter(|id| !stays(id)).collect();
+        let join: Vec<_> = new.streams.iter().filter(|s| !stays(&s.source.id)).collect();
+        for id in &leave {
+            fleet.remove(id);
+        }
+        fleet.relabel(new, &self.scorers);
+        for stream in &join {
+            if let Err(error) = fleet.add(new, stream, &self.scorers) {
+                tracing::error!(stream = %stream.source.id, %error, "the stream cannot be started");
+            }
+        }
+        let joined: Vec<&str> = join.iter().map(|s| &*s.source.id).collect();
+        metrics::counter!("vtagd_config_reloads_total", "result" => "applied").increment(1);
+        tracing::info!(left = ?leave, ?joined, label_sets = new.label_sets.len(), "the new configuration runs");
+    }
+}
+
+fn refuse(why: &str) {
+    metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
+    tracing::error!(why, "the old configuration stays");
+}
+
+/// Keys whose new values only a restart can bring about.
+fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let changed = [
+        ("instance", old.instance != new.instance),
+        ("model", old.model != new.model),
+        ("runtime", old.infer != new.infer),
+        ("sinks", old.sinks != new.sinks),
+        ("outbox", old.outbox != new.outbox),
+        ("snapshots", old.snapshots != new.snapshots),
+        ("api", old.api != new.api),
+        ("log", old.log != new.log),
+    ];
+    changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+}
