@@ -59,7 +59,7 @@ fn sighup_does_not_end_the_daemon() {
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = looping(folder.path(), 1);
     daemon.signal(libc::SIGHUP);
-    daemon.wait_for_log("reloading has no effect yet");
+    daemon.wait_for_log("the new configuration runs");
     assert_eq!(daemon.get("/healthz").0, 200);
     assert!(daemon.stop().success());
 }

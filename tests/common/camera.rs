@@ -29,7 +29,7 @@ pub enum Content {
     Pattern { width: u32, height: u32 },
     /// An MP4 file with H.264 in it, sent as it is, in real time, once per client; its end is the stream's end.
     File(PathBuf),
-    /// The same file so many times in a row without a seam (by ffmpeg, without encoding anew).
+    /// The same file so many times in a row without a seam (without encoding anew).
     Looped(PathBuf, u32),
     /// A test picture beside sound; the sound is the first stream.
     WithSound { width: u32, height: u32 },
@@ -265,18 +265,27 @@ fn launch(mount: &Mount, folder: &Path) -> String {
         Content::Looped(path, times) => {
             let looped = folder.join(format!("{}.mp4", mount.path.trim_matches('/').replace('/', "-")));
             if !looped.exists() {
-                let status = std::process::Command::new("ffmpeg")
-                    .args(["-v", "error", "-y", "-stream_loop", &times.saturating_sub(1).to_string(), "-i"])
-                    .arg(path)
-                    .args(["-map", "0:v:0", "-c", "copy"])
-                    .arg(&looped)
-                    .status()
-                    .expect("ffmpeg is installed");
-                assert!(status.success(), "ffmpeg repeats {}", path.display());
+                repeat(path, *times, &looped);
             }
             file(&looped)
         }
     }
+}
+
+/// Writes the video of `path` so many times in a row into a new MP4 file.
+fn repeat(path: &Path, times: u32, into: &Path) {
+    let turn = format!("filesrc location=\"{}\" ! qtdemux ! h264parse ! queue ! joined. ", path.display());
+    let description = format!(
+        "concat name=joined ! h264parse ! mp4mux ! filesink location=\"{}\" {}",
+        into.display(),
+        turn.repeat(times.max(1) as usize)
+    );
+    let pipeline = gst::parse::launch(&description).expect("a pipeline that joins clips");
+    pipeline.set_state(gst::State::Playing).expect("it starts");
+    let bus = pipeline.bus().expect("a bus");
+    let end = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Eos, gst::MessageType::Error]);
+    pipeline.set_state(gst::State::Null).expect("it stops");
+    assert!(end.is_some_and(|m| m.type_() == gst::MessageType::Eos), "{} can be repeated", path.display());
 }
 
 fn pattern(width: u32, height: u32, codec: Codec, pay: &str) -> String {

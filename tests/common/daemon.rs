@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Long enough for a loaded two-core machine; tests wait for conditions, not for this.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits until `probe` gives something.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
