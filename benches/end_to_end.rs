@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use vtagd::config::ModelChoice;
 use vtagd::engine::{Engine, preprocessing_threads};
 use vtagd::infer::{ImageEncoder, InferSettings};
-use vtagd::label::{Label, LabelSet, Scoring};
+use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
 use vtagd::pipeline::{self, Parts, StreamPart};
 use vtagd::preprocess::View;
 use vtagd::shutdown;
@@ -32,6 +32,7 @@ fn engine() -> Engine {
         name: "bench".into(),
         scoring: Scoring::Exclusive,
         templates: vec!["{}".into()],
+        ensemble: Ensemble::Embeddings,
         background: vec!["a wall".into()],
         labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
         file: PathBuf::new(),

@@ -86,15 +86,14 @@ mod tests {
     use crate::account::{Account, DropReason};
     use crate::batch::Item;
     use crate::label::Scoring;
-    use crate::score::{Activation, Head, LabelEmbeddings, SetEmbeddings};
+    use crate::score::{Activation, Block, Head, LabelEmbeddings, SetEmbeddings};
 
     fn scorer() -> Arc<Scorer> {
         let label = |prompts| LabelEmbeddings { name: "x".into(), prompts, negatives: Array2::zeros((0, 2)) };
         let set = SetEmbeddings {
             name: "s".into(),
             scoring: Scoring::Exclusive,
-            labels: vec![label(array![[1.0, 0.0]])],
-            background: array![[0.0, 1.0]],
+            blocks: vec![Block { labels: vec![label(array![[1.0, 0.0]])], background: array![[0.0, 1.0]] }],
         };
         Arc::new(Scorer::new(&set, Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax }).unwrap())
     }
