@@ -23,7 +23,7 @@ pub struct TemplateArgs {
     /// A file of templates, one a line; empty lines and lines that begin with # do not count.
     #[arg(long, value_name = "FILE")]
     templates: Option<PathBuf>,
-    /// What is averaged over several templates: text embeddings (the default), or probabilities.
+    /// What is averaged over several templates: embeddings (of the texts; the default) or probabilities.
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub ensemble: Option<Ensemble>,
 }

@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn probabilities_are_a_softmax_over_the_texts_or_a_sigmoid_of_each() {
         let (images, texts) = (array![[1.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]);
-        let clip = Similarity::new(&images, &[texts.clone()], Head { scale: 10.0, ..CLIP }).unwrap();
+        let clip = Similarity::new(&images, std::slice::from_ref(&texts), Head { scale: 10.0, ..CLIP }).unwrap();
         assert_eq!(clip.cosine, array![[1.0, 0.0, 0.6]]);
         assert_eq!(clip.logits, array![[10.0, 0.0, 6.0]]);
         let z = 10f32.exp() + 1.0 + 6f32.exp();
