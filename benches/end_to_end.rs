@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use vtagd::config::ModelChoice;
 use vtagd::engine::{Engine, preprocessing_threads};
-use vtagd::infer::{ImageEncoder, InferSettings};
-use vtagd::label::{Label, LabelSet, Scoring};
 use vtagd::frame::FrameTime;
+use vtagd::infer::{ImageEncoder, InferSettings};
 use vtagd::intake::StreamPart;
+use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
 use vtagd::pipeline::{self, Stages};
 use vtagd::score::roster::Lane;
 use vtagd::shutdown;
@@ -35,6 +35,7 @@ fn engine() -> Engine {
         name: "bench".into(),
         scoring: Scoring::Exclusive,
         templates: vec!["{}".into()],
+        ensemble: Ensemble::Embeddings,
         background: vec!["a wall".into()],
         labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
         file: PathBuf::new(),

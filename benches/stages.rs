@@ -14,7 +14,7 @@ use vtagd::event::{Thresholds, Tracker};
 use vtagd::frame::FrameTime;
 use vtagd::infer::batcher::Batcher;
 use vtagd::label::Scoring;
-use vtagd::score::{Activation, Head, LabelEmbeddings, Scorer, SetEmbeddings};
+use vtagd::score::{Activation, Block, Head, LabelEmbeddings, Scorer, SetEmbeddings};
 
 /// CLIP ViT-H-14's embedding length.
 const DIM: usize = 1024;
@@ -31,18 +31,21 @@ fn unit_rows(rows: usize, seed: usize) -> Array2<f32> {
 fn scoring(c: &mut Criterion) {
     let label =
         |n: usize| LabelEmbeddings { name: n.to_string(), prompts: unit_rows(4, n), negatives: unit_rows(1, n + 1000) };
-    let set = SetEmbeddings {
-        name: "bench".into(),
-        scoring: Scoring::Exclusive,
-        labels: (0..50).map(label).collect(),
-        background: unit_rows(20, 9999),
-    };
+    let block = Block { labels: (0..50).map(label).collect(), background: unit_rows(20, 9999) };
     let head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
-    let Ok(scorer) = Scorer::new(&set, head) else { return };
     let embedding: Array1<f32> = unit_rows(1, 5).row(0).to_owned();
-    c.bench_function("score 50 labels, 270 prompts, 1024 values", |b| {
-        b.iter(|| scorer.score(black_box(embedding.view())))
-    });
+    let templates = [(1, ""), (8, ", 8 templates as probabilities"), (80, ", 80 templates as probabilities")];
+    for (count, name) in templates {
+        let blocks = vec![block.clone(); count];
+        let Ok(scorer) =
+            Scorer::new(&SetEmbeddings { name: "bench".into(), scoring: Scoring::Exclusive, blocks }, head)
+        else {
+            return;
+        };
+        c.bench_function(&format!("score 50 labels, 270 prompts, 1024 values{name}"), |b| {
+            b.iter(|| scorer.score(black_box(embedding.view())))
+        });
+    }
 }
 
 fn batching(c: &mut Criterion) {

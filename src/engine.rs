@@ -203,7 +203,7 @@ fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextTower) -> Resul
 }
 
 fn scorer(set: &SetEmbeddings, bundle: &Bundle, image: usize) -> Result<Arc<Scorer>, EngineError> {
-    let text = set.labels.first().map_or(image, |l| l.prompts.ncols());
+    let text = set.blocks.iter().flat_map(|b| &b.labels).next().map_or(image, |l| l.prompts.ncols());
     if text != image {
         return Err(EngineError::Towers { model: bundle.name.clone(), image, text });
     }

@@ -42,7 +42,13 @@ pub enum Kind {
 pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_build_info", Kind::Gauge, Unit::Count, "version, model, provider", "always 1; what runs here"),
     ("vtagd_ready", Kind::Gauge, Unit::Count, "", "1 once the model is warm and frames may flow"),
-    ("vtagd_config_reloads_total", Kind::Counter, Unit::Count, "result", "configurations read again while running: applied or refused"),
+    (
+        "vtagd_config_reloads_total",
+        Kind::Counter,
+        Unit::Count,
+        "result",
+        "configurations read again while running: applied or refused",
+    ),
     ("vtagd_stream_up", Kind::Gauge, Unit::Count, "stream", "1 while frames arrive"),
     ("vtagd_stream_reconnects_total", Kind::Counter, Unit::Count, "stream", "connections that had to be made again"),
     (

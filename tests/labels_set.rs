@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vtagd::label::{LabelSet, Scoring, set};
+use vtagd::label::{Ensemble, LabelSet, Scoring, set};
 use vtagd::problem::Problem;
 
 fn load(text: &str) -> Result<(LabelSet, Vec<Problem>), Vec<Problem>> {
@@ -31,6 +31,7 @@ fn a_whole_set_is_read_as_written() {
 set: dock-safety
 scoring: independent
 templates: [\"a photo of {}\", \"a security camera view of {}\"]
+ensemble: probabilities
 background: [\"an empty loading dock \"]
 labels:
   - name: forklift
@@ -49,6 +50,7 @@ labels:
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!((set.name.as_str(), set.scoring), ("dock-safety", Scoring::Independent));
     assert_eq!(set.templates, ["a photo of {}", "a security camera view of {}"]);
+    assert_eq!(set.ensemble, Ensemble::Probabilities);
     assert_eq!(set.background, ["an empty loading dock"]);
     let forklift = &set.labels[0];
     assert_eq!(forklift.prompts, ["a forklift", "a forklift carrying pallets"]);
@@ -72,6 +74,7 @@ fn the_least_set_is_a_name_and_two_labels() {
     let (set, warnings) = load("set: a\nlabels: [{ name: cat }, { name: dog }]\n").expect("valid");
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!((set.scoring, set.templates.as_slice()), (Scoring::Exclusive, ["{}".to_owned()].as_slice()));
+    assert_eq!(set.ensemble, Ensemble::Embeddings);
 }
 
 #[test]
@@ -96,6 +99,9 @@ fn mistakes_are_refused_with_line_field_and_remedy() {
         ("set: a\ntemplates: [\"{} {}\"]\nlabels: [{ name: a }, { name: b }]", 2, "templates[0]", "2 times"),
         ("set: a\ntemplates: []\nlabels: [{ name: a }, { name: b }]", 2, "templates", "is empty"),
         ("set: a\nscoring: softmax\nlabels: [{ name: a }, { name: b }]", 2, "scoring", "exclusive, independent"),
+        ("set: a\nensemble: probability\nlabels: [{ name: a }, { name: b }]", 2, "ensemble", "`probabilities`"),
+        ("set: a\nensemble: max\nlabels: [{ name: a }, { name: b }]", 2, "ensemble", "embeddings, probabilities"),
+        ("set: a\nensemble: [x]\nlabels: [{ name: a }, { name: b }]", 2, "ensemble", "one of embeddings"),
     ];
     for (text, line, field, part) in cases {
         let problems = refused(text);
@@ -132,6 +138,11 @@ fn prompts_the_model_cannot_follow_are_warned_about() {
         ),
         ("labels: [{ name: a, prompts: [x], negatives: [x] }]".into(), "labels[0].prompts[0]", "negative"),
         ("labels: [{ name: a }]".into(), "", "nothing to be compared with"),
+        (
+            "ensemble: probabilities\ntemplates: [\"a {}\"]\nlabels: [{ name: a }, { name: b }]".into(),
+            "ensemble",
+            "nothing to average",
+        ),
         (
             "scoring: independent\nlabels: [{ name: a, negatives: [x] }, { name: b }]".into(),
             "labels[1].name",

@@ -10,7 +10,8 @@ use common::camera::{Auth, Camera, Codec, Content, Mount};
 use common::daemon::{Daemon, eventually, root};
 use serde_json::Value;
 
-const LABELS: &str = "set: things\nbackground: [an empty room]\nlabels:\n  - name: cat\n    prompts: [a cat]\n  - name: rocket\n";
+const LABELS: &str =
+    "set: things\nbackground: [an empty room]\nlabels:\n  - name: cat\n    prompts: [a cat]\n  - name: rocket\n";
 
 fn write_config(folder: &Path, streams: &str, more: &str) -> String {
     let config = format!(
@@ -86,8 +87,10 @@ fn streams_join_pause_and_leave_without_touching_the_one_that_stays() {
     });
     let open = |daemon: &Daemon| {
         let of_comes = daemon.events().into_iter().filter(|e| e["data"]["stream"] == "comes");
-        of_comes.fold(0_i32, |open, e| open + if e["type"] == "dev.vtagd.tag.start" { 1 } else { 0 }
-            - if e["type"] == "dev.vtagd.tag.end" { 1 } else { 0 })
+        of_comes.fold(0_i32, |open, e| {
+            open + if e["type"] == "dev.vtagd.tag.start" { 1 } else { 0 }
+                - if e["type"] == "dev.vtagd.tag.end" { 1 } else { 0 }
+        })
     };
     assert_eq!(open(&daemon), 0, "tags of a paused stream are closed");
 
@@ -118,7 +121,9 @@ fn labels_change_between_two_batches_and_no_frame_is_lost() {
     )
     .unwrap();
     reload(&mut daemon, "the new configuration runs");
-    eventually("the new label is told", || daemon.events().iter().any(|e| e["data"]["label"] == "coffee").then_some(()));
+    eventually("the new label is told", || {
+        daemon.events().iter().any(|e| e["data"]["label"] == "coffee").then_some(())
+    });
     let (_, labels) = daemon.get("/api/v1/labels");
     assert!(labels.contains("coffee"), "{labels}");
 

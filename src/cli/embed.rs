@@ -1,21 +1,26 @@
-//! `vtagd embed`: pictures and texts in, their embeddings out. Readable lines by default, one JSON object with `--json`.
+//! `vtagd embed`: pictures and texts in, their embeddings and how alike they are out. Readable by default, one JSON object
+//! with `--json`.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
+use ndarray::Array2;
 use serde::Serialize;
 
 use super::pictures::{self, BATCH};
+use super::texts::{self, TemplateArgs};
 use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::{Engine, EngineError};
 use crate::infer::InferSettings;
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
-use crate::label::embed::{EmbedError, Embedder};
+use crate::label::embed::{EmbedError, Embedder, ensemble};
+use crate::label::{Ensemble, template};
 use crate::model::{self, Bundle, ModelError, prepared};
 use crate::paths;
+use crate::score::similarity::Similarity;
 use crate::shutdown::{self, Shutdown};
 
 /// Values shown of an embedding on a readable line.
@@ -27,11 +32,19 @@ pub struct Args {
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// A picture; may be given several times.
-    #[arg(long = "image", value_name = "FILE", num_args = 1.., required_unless_present = "texts")]
+    #[arg(long = "image", value_name = "FILE", num_args = 1.., required_unless_present_any = ["texts", "text_file"])]
     images: Vec<PathBuf>,
     /// A text; may be given several times.
     #[arg(long = "text", value_name = "STR", num_args = 1..)]
     texts: Vec<String>,
+    /// A file of texts, one a line; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    text_file: Option<PathBuf>,
+    #[command(flatten)]
+    templates: TemplateArgs,
+    /// Compare each picture with each text: cosine, logit and probability, as the model was trained.
+    #[arg(long)]
+    similarity: bool,
     /// One JSON object with all values.
     #[arg(long)]
     json: bool,
@@ -43,6 +56,28 @@ struct Output<'a> {
     model: ModelName<'a>,
     images: Vec<Image<'a>>,
     texts: Vec<Text<'a>>,
+    /// Only with `--similarity`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    similarity: Option<Matrices>,
+}
+
+/// A row for each of `images`, a column for each of `texts`.
+#[derive(Debug, Serialize)]
+struct Matrices {
+    cosine: Vec<Vec<f32>>,
+    logits: Vec<Vec<f32>>,
+    probabilities: Vec<Vec<f32>>,
+}
+
+impl From<&Similarity> for Matrices {
+    fn from(similarity: &Similarity) -> Self {
+        let rows = |matrix: &Array2<f32>| matrix.rows().into_iter().map(|row| row.to_vec()).collect();
+        Self {
+            cosine: rows(&similarity.cosine),
+            logits: rows(&similarity.logits),
+            probabilities: rows(&similarity.probabilities),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -60,13 +95,18 @@ struct Image<'a> {
 
 #[derive(Debug, Serialize)]
 struct Text<'a> {
+    /// As given, without a template.
     text: &'a str,
+    /// Of several templates: their normalised mean.
     embedding: Vec<f32>,
 }
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    /// Arguments that do not go together, or a file of texts that cannot be used.
+    #[error("{0}")]
+    Input(String),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
@@ -86,7 +126,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Model(error) => error.exit_code(),
-            Self::Pictures(_) => 2,
+            Self::Pictures(_) | Self::Input(_) => 2,
             Self::Engine(error) => error.exit_code(),
             Self::Text(error) => error.exit_code(),
             Self::Json(_) | Self::Stopped => 1,
@@ -108,23 +148,64 @@ pub fn run(args: &Args) -> u8 {
 }
 
 fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
+    let (wanted, templates) = inputs(args).map_err(Failure::Input)?;
     let dir = model::resolve_for_cli(args.model.as_deref())?;
     let bundle = prepared::open(&dir, &|| shutdown.is_requested())?;
-    let texts = if args.texts.is_empty() { Vec::new() } else { texts(&bundle, &args.texts, shutdown)? };
+    let (texts, applied) = texts(&bundle, &wanted, &templates, shutdown)?;
     let (images, bad) =
         if args.images.is_empty() { (Vec::new(), 0) } else { images(&bundle.dir, &args.images, shutdown)? };
+    let similarity = match args.similarity {
+        true => {
+            let parts = match args.templates.ensemble.unwrap_or_default() {
+                Ensemble::Embeddings => vec![matrix(texts.iter().map(|text| &text.embedding))],
+                Ensemble::Probabilities => {
+                    let each = templates.len().max(1);
+                    (0..each).map(|template| matrix(applied.iter().skip(template).step_by(each))).collect()
+                }
+            };
+            Some(compare(&bundle, &images, &parts)?)
+        }
+        false => None,
+    };
     if args.json {
         let model = ModelName { name: &bundle.name, fingerprint: &bundle.fingerprint };
-        say(&serde_json::to_string(&Output { model, images, texts })?);
+        let similarity = similarity.as_ref().map(Matrices::from);
+        say(&serde_json::to_string(&Output { model, images, texts, similarity })?);
     } else {
         for Image { file, embedding } in &images {
-            say(&readable(&file.replace(char::is_control, "\u{fffd}"), embedding));
+            say(&readable(&printable(file), embedding));
         }
         for Text { text, embedding } in &texts {
             say(&readable(&format!("{text:?}"), embedding));
         }
+        if let Some(similarity) = similarity {
+            table(&similarity, &images, &texts);
+        }
     }
     if bad > 0 { Err(Failure::Pictures(bad)) } else { Ok(()) }
+}
+
+/// Texts and templates, from the arguments and the files they name.
+fn inputs(args: &Args) -> Result<(Vec<String>, Vec<String>), String> {
+    let mut wanted = args.texts.clone();
+    if let Some(file) = &args.text_file {
+        let lines = texts::lines(file)?;
+        if lines.is_empty() {
+            return Err(format!("{}: has no text; write one a line", file.display()));
+        }
+        wanted.extend(lines.into_iter().map(|(_, line)| line));
+    }
+    let templates = args.templates.read()?;
+    if wanted.is_empty() && !templates.is_empty() {
+        return Err("templates are put around texts, and there is none; add --text".to_owned());
+    }
+    if args.similarity && (wanted.is_empty() || args.images.is_empty()) {
+        return Err("--similarity compares pictures with texts; give at least one --image and one --text".to_owned());
+    }
+    if args.templates.ensemble == Some(Ensemble::Probabilities) && !args.similarity {
+        return Err("--ensemble probabilities is about the probabilities of --similarity; add it".to_owned());
+    }
+    Ok((wanted, templates))
 }
 
 fn readable(what: &str, embedding: &[f32]) -> String {
@@ -133,13 +214,74 @@ fn readable(what: &str, embedding: &[f32]) -> String {
     format!("{what}  dim {}  [{}{more}]", embedding.len(), values.join(" "))
 }
 
-fn texts<'a>(bundle: &Bundle, texts: &'a [String], shutdown: &Shutdown) -> Result<Vec<Text<'a>>, Failure> {
+/// A stranger's file name must not move the cursor of a terminal.
+fn printable(name: &str) -> String {
+    name.replace(char::is_control, "\u{fffd}")
+}
+
+/// For each picture, the texts from the most to the least alike.
+fn table(similarity: &Similarity, images: &[Image<'_>], texts: &[Text<'_>]) {
+    let Similarity { cosine, logits, probabilities } = similarity;
+    for (row, image) in images.iter().enumerate() {
+        say(&format!("\n{}\n   cosine      logit  probability", printable(&image.file)));
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by(|a, b| probabilities[[row, *b]].total_cmp(&probabilities[[row, *a]]));
+        for column in order {
+            say(&format!(
+                "  {:+.4}  {:>+9.3}      {:>5.1} %  {:?}",
+                cosine[[row, column]],
+                logits[[row, column]],
+                probabilities[[row, column]] * 100.0,
+                texts[column].text
+            ));
+        }
+    }
+}
+
+/// The texts with one embedding each, and the embeddings of every text in every template, text by text.
+fn texts<'a>(
+    bundle: &Bundle,
+    texts: &'a [String],
+    templates: &[String],
+    shutdown: &Shutdown,
+) -> Result<(Vec<Text<'a>>, Vec<Vec<f32>>), Failure> {
+    if texts.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
     let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
     let mut tower = ChildTower::new(bundle, None, 0).with_shutdown(shutdown.clone());
-    let wanted: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let applied: Vec<String> = texts.iter().flat_map(|text| template::apply(templates, text)).collect();
+    let wanted: Vec<&str> = applied.iter().map(String::as_str).collect();
     let (embeddings, _) =
         Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |_| {} }.texts(&wanted)?;
-    Ok(wanted.into_iter().zip(embeddings).map(|(text, embedding)| Text { text, embedding }).collect())
+    let one = |(text, applied): (&'a String, &[Vec<f32>])| {
+        let embedding = match applied {
+            // As the tower gives it: not normalised again.
+            [only] => only.clone(),
+            several => ensemble(several.iter(), several.first().map_or(0, Vec::len), text)?,
+        };
+        Ok(Text { text, embedding })
+    };
+    let texts =
+        texts.iter().zip(embeddings.chunks(templates.len().max(1))).map(one).collect::<Result<_, EmbedError>>()?;
+    Ok((texts, embeddings))
+}
+
+/// Rows of one length as a matrix; rows of another length were refused before.
+fn matrix<'a>(rows: impl Iterator<Item = &'a Vec<f32>> + Clone) -> Array2<f32> {
+    let shape = (rows.clone().count(), rows.clone().next().map_or(0, Vec::len));
+    Array2::from_shape_vec(shape, rows.flatten().copied().collect()).unwrap_or_default()
+}
+
+fn compare(bundle: &Bundle, images: &[Image<'_>], texts: &[Array2<f32>]) -> Result<Similarity, Failure> {
+    let text = texts.first().map_or(0, Array2::ncols);
+    let image = images.first().map_or(text, |image| image.embedding.len());
+    let pictures = match images {
+        [] => Array2::zeros((0, text)),
+        images => matrix(images.iter().map(|image| &image.embedding)),
+    };
+    let towers = EngineError::Towers { model: bundle.name.clone(), image, text };
+    Similarity::new(&pictures, texts, bundle.head).map_err(|_| towers.into())
 }
 
 /// Embeddings of what could be read, and how many files could not; each of those has been told.

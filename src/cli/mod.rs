@@ -8,6 +8,7 @@ pub mod model;
 mod pictures;
 pub mod run;
 pub mod tag;
+mod texts;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -13,15 +13,16 @@ use ndarray::ArrayView1;
 use serde::Serialize;
 
 use super::pictures::{self, BATCH, Unusable};
+use super::texts::TemplateArgs;
 use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::Engine;
 use crate::event::record::seconds;
 use crate::frame::{FrameTime, StreamId};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Provider};
-use crate::label::{Label, LabelSet, Scoring, set};
-use crate::model::prepared;
 use crate::intake::StreamPart;
+use crate::label::{Label, LabelSet, Scoring, set, template};
+use crate::model::prepared;
 use crate::pipeline::{self, Stages};
 use crate::problem::Severity;
 use crate::score::Activation;
@@ -37,12 +38,18 @@ pub struct Args {
     /// Pictures or videos.
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
-    /// Labels, separated by commas, used as prompts as they are.
+    /// Labels, separated by commas, used as prompts as they are, or within --template.
     #[arg(short = 'l', value_name = "LABELS", conflicts_with = "files", required_unless_present = "files")]
     list: Option<String>,
-    /// A label set file; may be given several times.
-    #[arg(long = "labels", value_name = "FILE")]
+    /// A label set file, which brings its own templates and scoring; may be given several times.
+    #[arg(long = "labels", value_name = "FILE", conflicts_with_all = ["template", "templates", "scoring"])]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    templates: TemplateArgs,
+    /// How the labels of -l are scored: exclusive (they compete) or independent (each for itself, for models trained with a
+    /// sigmoid) [default: as the model was trained].
+    #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true)]
+    scoring: Option<Scoring>,
     /// Model directory [default: the starter model, or VTAGD_MODEL].
     #[arg(short, long)]
     model: Option<PathBuf>,
@@ -177,7 +184,13 @@ fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<La
 }
 
 fn label_sets(args: &Args, activation: Activation) -> Result<Vec<LabelSet>, String> {
-    let Some(list) = &args.list else { return load_sets(&args.files) };
+    let Some(list) = &args.list else {
+        let mut sets = load_sets(&args.files)?;
+        if let Some(ensemble) = args.templates.ensemble {
+            sets.iter_mut().for_each(|set| set.ensemble = ensemble);
+        }
+        return Ok(sets);
+    };
     let mut labels: Vec<Label> = Vec::new();
     for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         if labels.iter().any(|l| l.name == name) {
@@ -189,14 +202,25 @@ fn label_sets(args: &Args, activation: Activation) -> Result<Vec<LabelSet>, Stri
         return Err("no label is given; try -l \"a cat,a dog\"".to_owned());
     }
     // Without competitors a softmax of one is always 1: a sigmoid model can score labels on their own, others compare them.
-    let scoring = match activation {
-        Activation::Softmax => Scoring::Exclusive,
-        Activation::Sigmoid => Scoring::Independent,
+    let scoring = match (args.scoring, activation) {
+        (Some(Scoring::Independent), Activation::Softmax) => {
+            let message = "this model can only compare, and labels of -l have nothing but each other to be compared with; \
+                           use --scoring exclusive, or a label set file with `background`";
+            return Err(format!("--scoring independent: {message}"));
+        }
+        (Some(scoring), _) => scoring,
+        (None, Activation::Softmax) => Scoring::Exclusive,
+        (None, Activation::Sigmoid) => Scoring::Independent,
     };
+    let mut templates = args.templates.read()?;
+    if templates.is_empty() {
+        templates.push(template::SLOT.to_owned());
+    }
     let set = LabelSet {
         name: "labels".to_owned(),
         scoring,
-        templates: vec!["{}".to_owned()],
+        templates,
+        ensemble: args.templates.ensemble.unwrap_or_default(),
         background: Vec::new(),
         labels,
         file: PathBuf::new(),

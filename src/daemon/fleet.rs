@@ -243,12 +243,7 @@ fn settle(status: &StreamStatus, account: &Account) -> bool {
 }
 
 /// The lane of a stream: its sets' scorers, and a listener that feeds its emitter.
-fn lane(
-    stream: &StreamSettings,
-    scorers: &[Arc<Scorer>],
-    emitter: &Arc<Mutex<Emitter>>,
-    outlet: &Arc<Outlet>,
-) -> Lane {
+fn lane(stream: &StreamSettings, scorers: &[Arc<Scorer>], emitter: &Arc<Mutex<Emitter>>, outlet: &Arc<Outlet>) -> Lane {
     let scorers = stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect();
     let (emitter, outlet) = (Arc::clone(emitter), Arc::clone(outlet));
     let listener: Listener = Box::new(move |time, sets| {

@@ -30,7 +30,6 @@ const DRAIN: Duration = Duration::from_secs(7);
 /// … and from then until the sinks have written what they have.
 const FLUSH: Duration = Duration::from_secs(3);
 
-
 /// Histograms are folded this often even when nobody scrapes, so they stay small.
 const UPKEEP: Duration = Duration::from_secs(5);
 

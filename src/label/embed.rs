@@ -1,5 +1,5 @@
 //! Label sets in, the text embeddings that score them out: templates applied, looked up in the cache, the rest embedded by
-//! a [`TextTower`], averaged by prompt. Called at start-up and by `labels embed`, on the caller's thread.
+//! a [`TextTower`], averaged by prompt or kept apart by template, as the set says. Called at start-up and by `labels embed`, on the caller's thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,14 +8,10 @@ use tracing::warn;
 
 use super::cache::EmbeddingCache;
 use super::text::{TextEmbedding, TextEncoder, TextError};
-use super::{Label, LabelSet};
-use crate::infer::session::normalise;
+use super::{Ensemble, Label, LabelSet, template};
 use crate::infer::{InferError, runtime};
 use crate::model::Bundle;
-use crate::score::{LabelEmbeddings, SetEmbeddings};
-
-/// What a template's prompt replaces.
-const SLOT: &str = "{}";
+use crate::score::{Block, LabelEmbeddings, SetEmbeddings};
 
 /// Why label sets have no embeddings. Fatal at start-up, except [`Self::Cancelled`].
 #[derive(Debug, thiserror::Error)]
@@ -179,19 +175,30 @@ impl Embedder<'_> {
 fn texts(set: &LabelSet) -> impl Iterator<Item = String> {
     let of_label = |label: &Label| label.prompts.iter().chain(&label.negatives).cloned().collect::<Vec<_>>();
     let prompts: Vec<String> = set.labels.iter().flat_map(of_label).chain(set.background.iter().cloned()).collect();
-    prompts.into_iter().flat_map(|prompt| applied(set, &prompt).collect::<Vec<_>>())
-}
-
-fn applied<'a>(set: &'a LabelSet, prompt: &'a str) -> impl Iterator<Item = String> + 'a {
-    let bare = set.templates.is_empty().then(|| prompt.to_owned());
-    set.templates.iter().map(move |template| template.replacen(SLOT, prompt, 1)).chain(bare)
+    prompts.into_iter().flat_map(|prompt| template::apply(&set.templates, &prompt).collect::<Vec<_>>())
 }
 
 fn set_embeddings(set: &LabelSet, known: &BTreeMap<&str, Vec<f32>>, dim: usize) -> Result<SetEmbeddings, EmbedError> {
+    let averaged_together: Vec<&[String]> = match set.ensemble {
+        Ensemble::Probabilities if !set.templates.is_empty() => set.templates.chunks(1).collect(),
+        _ => vec![&set.templates],
+    };
+    let blocks = averaged_together.into_iter().map(|templates| block(set, templates, known, dim));
+    Ok(SetEmbeddings { name: set.name.clone(), scoring: set.scoring, blocks: blocks.collect::<Result<_, _>>()? })
+}
+
+/// The whole set, each prompt averaged over `templates`.
+fn block(
+    set: &LabelSet,
+    templates: &[String],
+    known: &BTreeMap<&str, Vec<f32>>,
+    dim: usize,
+) -> Result<Block, EmbedError> {
     let rows = |prompts: &[String]| {
         let mut values = Vec::with_capacity(prompts.len() * dim);
         for prompt in prompts {
-            values.extend(ensemble(applied(set, prompt).filter_map(|text| known.get(text.as_str())), dim, prompt)?);
+            let texts = template::apply(templates, prompt);
+            values.extend(ensemble(texts.filter_map(|text| known.get(text.as_str())), dim, prompt)?);
         }
         Array2::from_shape_vec((prompts.len(), dim), values).map_err(|e| EmbedError::Mismatch(e.to_string()))
     };
@@ -202,34 +209,27 @@ fn set_embeddings(set: &LabelSet, known: &BTreeMap<&str, Vec<f32>>, dim: usize) 
             negatives: rows(&label.negatives)?,
         })
     });
-    Ok(SetEmbeddings {
-        name: set.name.clone(),
-        scoring: set.scoring,
-        labels: labels.collect::<Result<_, EmbedError>>()?,
-        background: rows(&set.background)?,
-    })
+    Ok(Block { labels: labels.collect::<Result<_, EmbedError>>()?, background: rows(&set.background)? })
 }
 
-/// Prompt ensembling (Radford et al. 2021, section 3.1.4): the mean of the normalised embeddings of all templates,
-/// normalised again.
-fn ensemble<'a>(
+/// The mean of the embeddings of one prompt's templates.
+///
+/// # Errors
+/// When they cancel out.
+pub fn ensemble<'a>(
     embeddings: impl Iterator<Item = &'a Vec<f32>>,
     dim: usize,
     prompt: &str,
 ) -> Result<Vec<f32>, EmbedError> {
-    let mut mean = vec![0.0; dim];
-    for embedding in embeddings {
-        mean.iter_mut().zip(embedding).for_each(|(sum, value)| *sum += value);
-    }
-    if normalise(&mut mean) {
-        return Ok(mean);
-    }
-    Err(EmbedError::Mismatch(format!("the templates' embeddings of {prompt:?} cancel out; use fewer templates")))
+    template::mean(embeddings, dim).ok_or_else(|| {
+        EmbedError::Mismatch(format!("the templates' embeddings of {prompt:?} cancel out; use fewer templates"))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::infer::session::normalise;
     use crate::label::{Scoring, ThresholdOverrides};
 
     /// Embeds a text as (length, 1), normalised, and counts.
@@ -260,6 +260,7 @@ mod tests {
             name: "s".into(),
             scoring: Scoring::Exclusive,
             templates: owned(templates),
+            ensemble: Ensemble::Embeddings,
             background: owned(&["road"]),
             labels: vec![Label {
                 name: "l".into(),
@@ -293,10 +294,38 @@ mod tests {
         normalise(&mut six);
         let mut mean: Vec<f32> = three.iter().zip(&six).map(|(a, b)| a + b).collect();
         normalise(&mut mean);
-        let row = found[0].labels[0].prompts.row(0);
+        let [block] = &found[0].blocks[..] else { panic!("one block is expected") };
+        let row = block.labels[0].prompts.row(0);
         assert!(row.iter().zip(&mean).all(|(a, b)| (a - b).abs() < 1e-6), "{row} {mean:?}");
-        assert_eq!(found[0].labels[0].negatives.shape(), [0, 2]);
-        assert_eq!(found[0].background.shape(), [1, 2]);
+        assert_eq!(block.labels[0].negatives.shape(), [0, 2]);
+        assert_eq!(block.background.shape(), [1, 2]);
+    }
+
+    #[test]
+    fn an_ensemble_of_probabilities_keeps_its_templates_apart_and_embeds_the_same_texts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sets = [set(&["{}", "a {}!"], &["car", "van"])];
+        let (together, _) = embed(dir.path(), &mut Fake::default(), None, &sets).unwrap();
+        sets[0].ensemble = Ensemble::Probabilities;
+        let mut tower = Fake::default();
+        let (apart, report) = embed(dir.path(), &mut tower, None, &sets).unwrap();
+        assert_eq!((tower.seen.len(), report.cached), (0, 6), "the cache serves both");
+        assert_eq!((together[0].blocks.len(), apart[0].blocks.len()), (1, 2));
+        for (block, length) in apart[0].blocks.iter().zip([3.0_f32, 6.0]) {
+            let mut alone = vec![length, 1.0];
+            normalise(&mut alone);
+            let row = block.labels[0].prompts.row(0);
+            assert!(row.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-6), "{row} {alone:?}");
+            assert_eq!((block.labels[0].prompts.nrows(), block.background.nrows()), (2, 1));
+        }
+        for templates in [&["a {}!"][..], &[]] {
+            let mut single = set(templates, &["car"]);
+            let (mean, _) = embed(dir.path(), &mut Fake::default(), None, std::slice::from_ref(&single)).unwrap();
+            single.ensemble = Ensemble::Probabilities;
+            let (apart, _) = embed(dir.path(), &mut Fake::default(), None, &[single]).unwrap();
+            assert_eq!(apart[0].blocks.len(), 1);
+            assert_eq!(apart[0].blocks[0].labels[0].prompts, mean[0].blocks[0].labels[0].prompts);
+        }
     }
 
     #[test]
@@ -309,7 +338,7 @@ mod tests {
         let mut tower = Fake::default();
         let (second, report) = embed(dir.path(), &mut tower, Some(2), &sets).unwrap();
         assert_eq!((tower.seen.len(), report.cached), (0, 3));
-        assert_eq!(first[0].labels[0].prompts, second[0].labels[0].prompts);
+        assert_eq!(first[0].blocks[0].labels[0].prompts, second[0].blocks[0].labels[0].prompts);
     }
 
     #[test]

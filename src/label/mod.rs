@@ -4,13 +4,14 @@ pub mod cache;
 pub mod child;
 pub mod embed;
 pub mod set;
+pub mod template;
 pub mod text;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// How a set's similarities become scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Scoring {
     /// One softmax over all labels, their negatives and the background.
@@ -18,6 +19,17 @@ pub enum Scoring {
     Exclusive,
     /// Each label against its own negatives and the background.
     Independent,
+}
+
+/// What is averaged over several templates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Ensemble {
+    /// The text embeddings: their normalised mean is the prompt's embedding.
+    #[default]
+    Embeddings,
+    /// The probabilities: everything is scored once for each template.
+    Probabilities,
 }
 
 /// A label's own event thresholds; what is left out comes from the configuration's `events`.
@@ -62,6 +74,7 @@ pub struct LabelSet {
     pub scoring: Scoring,
     /// Each holds `{}` once; defaults to `["{}"]`. Applied to prompts, negatives and background alike.
     pub templates: Vec<String>,
+    pub ensemble: Ensemble,
     pub background: Vec<String>,
     pub labels: Vec<Label>,
     /// Where it was read from; empty for labels given on the command line.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Label, LabelSet, Scoring, ThresholdOverrides};
+use super::{Ensemble, Label, LabelSet, Scoring, ThresholdOverrides, template};
 use crate::problem::{Problem, Severity};
 use crate::section;
 use crate::words;
@@ -23,6 +23,7 @@ section! {
         "set" => set: String,
         "scoring" => scoring: Scoring,
         "templates" => templates: Vec<At<String>>,
+        "ensemble" => ensemble: Ensemble,
         "background" => background: Vec<At<String>>,
         "labels" => labels: Vec<At<RawLabel>>,
     }
@@ -47,6 +48,10 @@ words! {
     Scoring {
         "exclusive" => Self::Exclusive,
         "independent" => Self::Independent,
+    }
+    Ensemble {
+        "embeddings" => Self::Embeddings,
+        "probabilities" => Self::Probabilities,
     }
 }
 
@@ -159,6 +164,7 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         name: raw.set.value().unwrap_or_default().trim().to_owned(),
         scoring: raw.scoring.value().unwrap_or_default(),
         templates,
+        ensemble: raw.ensemble.value().unwrap_or_default(),
         background: texts(background),
         labels: checked,
         file: reader.document().file().to_path_buf(),
@@ -166,6 +172,7 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
     // With a label left out for its errors, this would speak of a set that nobody wrote.
     if !reader.has_errors() {
         lint_contrast(&set, root, reader);
+        lint_ensemble(&set, raw, reader);
     }
     lint_repeats(raw, reader);
     Some(set)
@@ -242,11 +249,8 @@ fn check_name(name: &At<String>, reader: &mut Reader<'_>) {
 }
 
 fn check_template(template: &At<String>, reader: &mut Reader<'_>) {
-    let count = template.value.matches("{}").count();
-    if count != 1 {
-        let message = if count == 0 { "has no {}".to_owned() } else { format!("has {{}} {count} times") };
-        let remedy = "put {} once, where the prompt goes, and the template in quotes: \"a photo of {}\"";
-        reader.error(template, message, remedy);
+    if let Some(message) = template::problem(&template.value) {
+        reader.error(template, message, template::REMEDY);
     }
 }
 
@@ -292,6 +296,17 @@ fn lint_contrast(set: &LabelSet, root: &At<RawSet>, reader: &mut Reader<'_>) {
                 }
             }
         }
+    }
+}
+
+/// With one template there is nothing to average.
+fn lint_ensemble(set: &LabelSet, raw: &RawSet, reader: &mut Reader<'_>) {
+    if let Some(ensemble) = raw.ensemble.given()
+        && set.ensemble == Ensemble::Probabilities
+        && set.templates.len() < 2
+    {
+        let message = "changes nothing: the set has one template, and there is nothing to average";
+        reader.warn(ensemble, message, "write at least two `templates`, or remove the key");
     }
 }
 

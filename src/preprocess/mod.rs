@@ -22,7 +22,7 @@ mod resample;
 mod run;
 mod spec;
 
+pub use crate::view::{Region, View, ViewMode};
 pub use plan::MAX_TILES;
 pub use run::{PreprocessError, Preprocessor, tiles};
-pub use crate::view::{Region, View, ViewMode};
 pub use spec::{CropRounding, Filter, MAX_SIDE, Resize, Spec, SpecError};

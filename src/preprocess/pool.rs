@@ -16,11 +16,7 @@ use crate::batch::PrepareJob;
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn spawn(
-    threads: usize,
-    spec: &Arc<Spec>,
-    jobs: &Receiver<PrepareJob>,
-) -> std::io::Result<Vec<JoinHandle<()>>> {
+pub fn spawn(threads: usize, spec: &Arc<Spec>, jobs: &Receiver<PrepareJob>) -> std::io::Result<Vec<JoinHandle<()>>> {
     (0..threads.max(1))
         .map(|n| {
             let (spec, jobs) = (Arc::clone(spec), jobs.clone());

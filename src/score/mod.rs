@@ -2,12 +2,14 @@
 //!
 //! Cosine × scale + bias gives a prompt's logit, as CLIP (Radford et al. 2021, arXiv:2103.00020) and SigLIP (Zhai et al.
 //! 2023, arXiv:2303.15343) were trained. A label's logit is the best of its prompts'; every negative and every background
-//! prompt is a class of its own.
+//! prompt is a class of its own. An ensemble of probabilities holds the set once for each template, and a label's score is
+//! the mean of what it scores in each.
 
 pub mod roster;
+pub mod similarity;
 pub mod worker;
 
-use ndarray::{Array2, ArrayView1, Axis, concatenate};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, ErrorKind, ShapeError, concatenate};
 
 use crate::label::Scoring;
 
@@ -19,6 +21,13 @@ pub struct Head {
     /// Added to the logit (SigLIP); 0 for CLIP.
     pub bias: f32,
     pub activation: Activation,
+}
+
+impl Head {
+    /// Logit of a cosine.
+    pub fn logit(self, cosine: f32) -> f32 {
+        cosine * self.scale + self.bias
+    }
 }
 
 /// What the model was trained with.
@@ -33,10 +42,18 @@ pub enum Activation {
 #[derive(Clone, Debug)]
 pub struct LabelEmbeddings {
     pub name: String,
-    /// `[prompts, dim]`; each row is the normalised mean over the templates of one prompt.
+    /// `[prompts, dim]`; each row is the normalised mean over its block's templates of one prompt.
     pub prompts: Array2<f32>,
     /// `[negatives, dim]`; may have no rows.
     pub negatives: Array2<f32>,
+}
+
+/// Everything that is scored together once.
+#[derive(Clone, Debug)]
+pub struct Block {
+    pub labels: Vec<LabelEmbeddings>,
+    /// `[background prompts, dim]`; may have no rows.
+    pub background: Array2<f32>,
 }
 
 /// A label set ready to score, rows L2-normalised.
@@ -44,9 +61,8 @@ pub struct LabelEmbeddings {
 pub struct SetEmbeddings {
     pub name: String,
     pub scoring: Scoring,
-    pub labels: Vec<LabelEmbeddings>,
-    /// `[background prompts, dim]`; may have no rows.
-    pub background: Array2<f32>,
+    /// One, or one a template for an ensemble of probabilities; all with the same labels.
+    pub blocks: Vec<Block>,
 }
 
 /// Rows of one label in the scorer's matrix.
@@ -56,62 +72,85 @@ struct Rows {
     negatives: std::ops::Range<usize>,
 }
 
+/// Rows of one block in the scorer's matrix.
+#[derive(Clone, Debug)]
+struct BlockRows {
+    labels: Vec<Rows>,
+    background: std::ops::Range<usize>,
+}
+
 /// Scores one label set with one model.
 #[derive(Clone, Debug)]
 pub struct Scorer {
     scoring: Scoring,
     head: Head,
-    /// `[rows, dim]`: all prompts, negatives and background, one product a picture.
+    /// `[rows, dim]`: all prompts, negatives and background of all blocks, one product a picture.
     matrix: Array2<f32>,
-    labels: Vec<Rows>,
-    background: std::ops::Range<usize>,
+    /// At least one, all with as many labels.
+    blocks: Vec<BlockRows>,
 }
 
 impl Scorer {
     /// Joins the set's embeddings into one matrix.
     ///
     /// # Errors
-    /// When the embeddings differ in length.
-    pub fn new(set: &SetEmbeddings, head: Head) -> Result<Self, ndarray::ShapeError> {
-        let mut parts = Vec::new();
+    /// When the embeddings differ in length, there are none, or blocks differ in their labels.
+    pub fn new(set: &SetEmbeddings, head: Head) -> Result<Self, ShapeError> {
+        let mut parts: Vec<ArrayView2<'_, f32>> = Vec::new();
         let mut next = 0;
-        let mut add = |part: &Array2<f32>, parts: &mut Vec<Array2<f32>>| {
-            let rows = next..next + part.nrows();
-            next = rows.end;
-            if part.nrows() > 0 {
-                parts.push(part.clone());
+        let mut blocks: Vec<BlockRows> = Vec::with_capacity(set.blocks.len());
+        for block in &set.blocks {
+            let mut add = |part| append(part, &mut next, &mut parts);
+            let labels: Vec<Rows> = block
+                .labels
+                .iter()
+                .map(|label| Rows { prompts: add(&label.prompts), negatives: add(&label.negatives) })
+                .collect();
+            if blocks.first().is_some_and(|first| first.labels.len() != labels.len()) {
+                return Err(ShapeError::from_kind(ErrorKind::IncompatibleShape));
             }
-            rows
-        };
-        let labels = set
-            .labels
-            .iter()
-            .map(|l| Rows { prompts: add(&l.prompts, &mut parts), negatives: add(&l.negatives, &mut parts) })
-            .collect();
-        let background = add(&set.background, &mut parts);
-        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
-        let matrix = concatenate(Axis(0), &views)?;
-        Ok(Self { scoring: set.scoring, head, matrix, labels, background })
+            blocks.push(BlockRows { labels, background: add(&block.background) });
+        }
+        Ok(Self { scoring: set.scoring, head, matrix: concatenate(Axis(0), &parts)?, blocks })
     }
 
     /// Number of labels, and so of scores.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.blocks.first().map_or(0, |block| block.labels.len())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.len() == 0
     }
 
     /// Scores of one L2-normalised embedding (`[dim]`), one a label, each in 0..=1.
     pub fn score(&self, embedding: ArrayView1<'_, f32>) -> Vec<f32> {
-        let logits = self.matrix.dot(&embedding).mapv(|cosine| cosine * self.head.scale + self.head.bias).to_vec();
-        match self.scoring {
-            Scoring::Exclusive => self.exclusive(&logits),
-            Scoring::Independent => self.labels.iter().map(|rows| self.independent(&logits, rows)).collect(),
+        let logits = self.matrix.dot(&embedding).mapv(|cosine| self.head.logit(cosine)).to_vec();
+        let mut mean = vec![0.0; self.len()];
+        for block in &self.blocks {
+            let scores = match self.scoring {
+                Scoring::Exclusive => block.exclusive(&logits),
+                Scoring::Independent => block.independent(&logits, self.head.activation),
+            };
+            mean.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
         }
+        let count = self.blocks.len() as f32;
+        mean.iter_mut().for_each(|sum| *sum /= count);
+        mean
     }
+}
 
+/// Puts `part` below what is in `parts`, and says which rows it has there.
+fn append<'a>(part: &'a Array2<f32>, next: &mut usize, parts: &mut Vec<ArrayView2<'a, f32>>) -> std::ops::Range<usize> {
+    let rows = *next..*next + part.nrows();
+    *next = rows.end;
+    if part.nrows() > 0 {
+        parts.push(part.view());
+    }
+    rows
+}
+
+impl BlockRows {
     /// One softmax over every label and every competitor. The bias cancels, so this is also right for sigmoid models.
     fn exclusive(&self, logits: &[f32]) -> Vec<f32> {
         let labels: Vec<f32> = self.labels.iter().map(|rows| best(&logits[rows.prompts.clone()])).collect();
@@ -123,12 +162,16 @@ impl Scorer {
         labels.iter().map(|l| (l - top).exp() / sum).collect()
     }
 
+    fn independent(&self, logits: &[f32], activation: Activation) -> Vec<f32> {
+        self.labels.iter().map(|rows| self.alone(logits, rows, activation)).collect()
+    }
+
     /// A label against its own negatives and the background; against nothing, the model's sigmoid alone.
-    fn independent(&self, logits: &[f32], rows: &Rows) -> f32 {
+    fn alone(&self, logits: &[f32], rows: &Rows, activation: Activation) -> f32 {
         let own = best(&logits[rows.prompts.clone()]);
         let competitors = logits[rows.negatives.clone()].iter().chain(&logits[self.background.clone()]);
-        if self.head.activation == Activation::Sigmoid && rows.negatives.is_empty() && self.background.is_empty() {
-            return 1.0 / (1.0 + (-own).exp());
+        if activation == Activation::Sigmoid && rows.negatives.is_empty() && self.background.is_empty() {
+            return sigmoid(own);
         }
         let top = competitors.clone().copied().fold(own, f32::max);
         let rest: f32 = competitors.map(|l| (l - top).exp()).sum();
@@ -141,87 +184,9 @@ fn best(logits: &[f32]) -> f32 {
     logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-#[cfg(test)]
-mod tests {
-    use ndarray::{Array1, array};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const CLIP: Head = Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
-    const SIGLIP: Head = Head { scale: 10.0, bias: -5.0, activation: Activation::Sigmoid };
-
-    fn label(name: &str, prompts: Array2<f32>, negatives: Array2<f32>) -> LabelEmbeddings {
-        LabelEmbeddings { name: name.into(), prompts, negatives }
-    }
-
-    fn set(scoring: Scoring, background: Array2<f32>) -> SetEmbeddings {
-        let none = Array2::zeros((0, 2));
-        let labels =
-            vec![label("x", array![[1.0, 0.0], [0.6, 0.8]], none.clone()), label("y", array![[0.0, 1.0]], none)];
-        SetEmbeddings { name: "s".into(), scoring, labels, background }
-    }
-
-    fn close(a: &[f32], b: &[f32]) -> bool {
-        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
-    }
-
-    #[test]
-    fn exclusive_scores_are_a_softmax_over_labels_and_background() {
-        let scorer = Scorer::new(&set(Scoring::Exclusive, array![[-1.0, 0.0]]), CLIP).unwrap();
-        let scores = scorer.score(array![1.0, 0.0].view());
-        let z = 10f32.exp() + 1.0 + (-10f32).exp();
-        assert!(close(&scores, &[10f32.exp() / z, 1.0 / z]), "{scores:?}");
-    }
-
-    #[test]
-    fn a_label_takes_the_best_of_its_prompts() {
-        let scorer = Scorer::new(&set(Scoring::Exclusive, Array2::zeros((0, 2))), CLIP).unwrap();
-        let scores = scorer.score(array![0.6, 0.8].view());
-        assert!(close(&scores[..1], &[1.0 / (1.0 + (8f32 - 10.0).exp())]), "{scores:?}");
-    }
-
-    #[test]
-    fn independent_scores_do_not_compete_with_each_other() {
-        let scorer = Scorer::new(&set(Scoring::Independent, array![[-1.0, 0.0]]), CLIP).unwrap();
-        let both = (0.5f32).sqrt();
-        let scores = scorer.score(array![both, both].view());
-        assert!(scores.iter().all(|s| *s > 0.99), "{scores:?}");
-    }
-
-    #[test]
-    fn a_sigmoid_model_without_competitors_gives_its_own_probability() {
-        let scorer = Scorer::new(&set(Scoring::Independent, Array2::zeros((0, 2))), SIGLIP).unwrap();
-        let scores = scorer.score(array![0.0, 1.0].view());
-        assert!(close(&scores[1..], &[1.0 / (1.0 + (-5f32).exp())]), "{scores:?}");
-    }
-
-    #[test]
-    fn negatives_compete_only_with_their_own_label_when_independent() {
-        let mut s = set(Scoring::Independent, Array2::zeros((0, 2)));
-        s.labels[0].negatives = array![[1.0, 0.0]];
-        s.labels[1].negatives = array![[-1.0, 0.0]];
-        let scores = Scorer::new(&s, CLIP).unwrap().score(array![1.0, 0.0].view());
-        assert!(close(&scores[..1], &[0.5]) && scores[1] > 0.99, "{scores:?}");
-    }
-
-    #[test]
-    fn embeddings_of_different_length_are_refused() {
-        assert!(Scorer::new(&set(Scoring::Exclusive, array![[1.0, 0.0, 0.0]]), CLIP).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn scores_stay_between_zero_and_one_even_at_clips_scale(angle in 0.0f32..6.3, scale in 0.1f32..200.0) {
-            for scoring in [Scoring::Exclusive, Scoring::Independent] {
-                let head = Head { scale, ..CLIP };
-                let scorer = Scorer::new(&set(scoring, array![[0.8, -0.6]]), head).unwrap();
-                let scores = scorer.score(Array1::from(vec![angle.cos(), angle.sin()]).view());
-                prop_assert!(scores.iter().all(|s| (0.0..=1.0).contains(s)));
-                if scoring == Scoring::Exclusive {
-                    prop_assert!(scores.iter().sum::<f32>() <= 1.0001);
-                }
-            }
-        }
-    }
+fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
 }
+
+#[cfg(test)]
+mod tests;

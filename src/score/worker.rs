@@ -81,7 +81,7 @@ mod tests {
     use crate::batch::Item;
     use crate::frame::{FrameTime, StreamKey};
     use crate::label::Scoring;
-    use crate::score::{Activation, Head, LabelEmbeddings, SetEmbeddings};
+    use crate::score::{Activation, Block, Head, LabelEmbeddings, SetEmbeddings};
 
     const KEY: StreamKey = StreamKey(7);
 
@@ -90,8 +90,7 @@ mod tests {
         let set = SetEmbeddings {
             name: "s".into(),
             scoring: Scoring::Exclusive,
-            labels: vec![label(array![[1.0, 0.0]])],
-            background: array![[0.0, 1.0]],
+            blocks: vec![Block { labels: vec![label(array![[1.0, 0.0]])], background: array![[0.0, 1.0]] }],
         };
         Arc::new(Scorer::new(&set, Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax }).unwrap())
     }

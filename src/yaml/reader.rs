@@ -262,7 +262,7 @@ impl Reader<'_> {
     pub fn word(&mut self, node: &Node, path: &str, words: &[&'static str]) -> Option<&'static str> {
         let choices = words.join(", ");
         let Value::Text(text) = &node.value else {
-            self.mismatch(node, path, &format!("one of {choices}"), "");
+            self.mismatch(node, path, &format!("one of {choices}"), "write one of these words");
             return None;
         };
         let found = words.iter().find(|word| *word == text).copied();

@@ -283,7 +283,8 @@ fn repeat(path: &Path, times: u32, into: &Path) {
     let pipeline = gst::parse::launch(&description).expect("a pipeline that joins clips");
     pipeline.set_state(gst::State::Playing).expect("it starts");
     let bus = pipeline.bus().expect("a bus");
-    let end = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Eos, gst::MessageType::Error]);
+    let end =
+        bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Eos, gst::MessageType::Error]);
     pipeline.set_state(gst::State::Null).expect("it stops");
     assert!(end.is_some_and(|m| m.type_() == gst::MessageType::Eos), "{} can be repeated", path.display());
 }
