@@ -6,6 +6,7 @@ pub mod embed;
 pub mod labels;
 pub mod model;
 mod pictures;
+pub mod pull;
 pub mod run;
 pub mod tag;
 mod texts;
@@ -55,7 +56,7 @@ enum Command {
     /// Work with label sets.
     #[command(subcommand)]
     Labels(labels::Command),
-    /// Make model directories of checkpoints, and look into them.
+    /// Pull models, make model directories of checkpoints, and look into them.
     #[command(subcommand)]
     Model(model::Command),
     /// The text tower's child process.

@@ -1,4 +1,5 @@
-//! `vtagd model`: `import` makes a model directory of a checkpoint, `inspect` tells what a model directory holds.
+//! `vtagd model`: `import` makes a model directory of a checkpoint, `inspect` tells what a model directory holds;
+//! `pull` is in [`pull`].
 
 use std::fs;
 use std::io::IsTerminal;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{complain, say};
+use super::{complain, pull, say};
 use crate::engine::spec_of;
 use crate::infer::runtime;
 use crate::model::import::manifest::{self, Manifest};
@@ -42,6 +43,11 @@ pub enum Command {
         #[arg(long)]
         no_measure: bool,
     },
+    /// Fetch a model from a Hugging Face hub; prints the folder, which `import`, `-m` and `model.path` take.
+    ///
+    /// HF_ENDPOINT names another hub. A token for private and gated models comes from HF_TOKEN, the file HF_TOKEN_PATH names, or
+    /// the one of `huggingface-cli login`. An interrupted pull goes on where it was.
+    Pull(pull::Args),
     /// Tell what a model directory holds.
     Inspect {
         /// Model directory [default: the starter model, or VTAGD_MODEL].
@@ -57,6 +63,7 @@ pub enum Command {
 pub fn run(command: &Command) -> u8 {
     match command {
         Command::Import { source, out, precision, no_measure } => import(source, out, *precision, !no_measure),
+        Command::Pull(args) => pull::run(args),
         Command::Inspect { dir, json } => match inspect(dir.as_deref(), *json) {
             Ok(()) => 0,
             Err(error) => {

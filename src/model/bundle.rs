@@ -15,7 +15,8 @@ use crate::score::Head;
 
 /// Variants of an export, best first: what a plain name is called, then full to low precision. `_int8`, `_uint8` and
 /// `_quantized` are transformers.js' names for 8-bit weights, `_q4`, `_bnb4` for 4-bit ones.
-const VARIANTS: [&str; 10] = ["", "_fp32", "_fp16", "_int8", "_uint8", "_quantized", "_q8", "_q4f16", "_q4", "_bnb4"];
+pub(super) const VARIANTS: [&str; 10] =
+    ["", "_fp32", "_fp16", "_int8", "_uint8", "_quantized", "_q8", "_q4f16", "_q4", "_bnb4"];
 
 /// What a raw checkpoint directory is recognised by.
 const CHECKPOINTS: [&str; 6] = [

@@ -4,6 +4,7 @@
 pub mod bundle;
 mod fingerprint;
 mod head;
+pub mod hub;
 pub mod import;
 pub mod onnx;
 mod onnx_file;

@@ -24,6 +24,7 @@ mod zip;
 
 pub use checkpoint::{Checkpoint, Family, open_checkpoint};
 pub use tokenizer::TokenizerSource;
+pub(crate) use weights::{HUGGING_FACE as HUGGING_FACE_WEIGHTS, MAX_SHARDS, OPEN_CLIP as OPEN_CLIP_WEIGHTS};
 pub mod manifest;
 pub mod measure;
 pub mod run;
@@ -34,6 +35,11 @@ use std::path::PathBuf;
 
 use crate::infer::InferError;
 use crate::score;
+
+/// Whether a `config.json` describes a model that is read from Hugging Face's layout.
+pub(crate) fn is_served(config: &serde_json::Value) -> bool {
+    config_hf::family(config, std::path::Path::new("config.json")).is_ok()
+}
 
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::manifest::{self, Manifest, Measurement, Probe, Summary};
 use super::{Architecture, Checkpoint, ImportError, TensorStore, measure};
 use crate::infer::runtime::Runtime;
+use crate::model::hub::Origin;
 use crate::model::onnx::{Graph, Precision, file, text, vision};
 use crate::model::{Bundle, ModelError};
 use crate::score::Activation;
@@ -43,7 +44,8 @@ impl<'a> Source<'a> {
         let folder = checkpoint.dir.canonicalize().unwrap_or_else(|_| checkpoint.dir.clone());
         let name = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
         Self {
-            from: name.clone(),
+            // A folder that was pulled knows its repository and commit.
+            from: Origin::read(&folder).map_or_else(|| name.clone(), |origin| origin.short()),
             name,
             architecture: &checkpoint.architecture,
             tensors: checkpoint.tensors.as_ref(),

@@ -10,14 +10,14 @@ use super::raw::{Part, RawStore};
 use super::{ImportError, pickle, safetensors};
 
 /// Most shards; ViT-bigG has two.
-const MAX_SHARDS: usize = 256;
+pub(crate) const MAX_SHARDS: usize = 256;
 
 /// The weights of Hugging Face folders, the best first.
-pub(super) const HUGGING_FACE: &[&str] =
+pub(crate) const HUGGING_FACE: &[&str] =
     &["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// The weights of OpenCLIP folders, the best first.
-pub(super) const OPEN_CLIP: &[&str] = &[
+pub(crate) const OPEN_CLIP: &[&str] = &[
     "open_clip_model.safetensors",
     "open_clip_model.safetensors.index.json",
     "open_clip_pytorch_model.bin",

@@ -1,0 +1,302 @@
+//! A model folder from a Hugging Face hub. Comes in: a repository's name; goes out: a folder that `model import` or
+//! [`Bundle`](crate::model::Bundle) reads. Blocks the caller's thread; the wish to stop is looked at between two buffers, and
+//! nothing that looks finished is left by whatever ends it, `kill -9` included.
+//!
+//! ```text
+//! listing ─► select ─► download (resume, hash) ─► store ─► folder with hub.json
+//! ```
+//!
+//! The hub is not trusted: names are checked before they become paths, sizes before they are read, contents before they are kept.
+
+mod client;
+mod digest;
+mod download;
+mod error;
+mod listing;
+mod name;
+pub mod origin;
+mod select;
+mod settings;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+pub use digest::Digest;
+pub use error::HubError;
+pub use name::Repo;
+pub use origin::{Origin, OriginFile};
+pub use settings::Settings;
+
+use crate::model::import;
+use crate::shutdown::Shutdown;
+use client::Client;
+use download::Wanted;
+use listing::Listing;
+use select::Choice;
+use store::Store;
+
+/// The branch that is pulled when nobody names another.
+pub const REVISION: &str = "main";
+/// Attempts after the first, unless someone wants another number.
+pub const RETRIES: u32 = 4;
+
+/// Longest JSON file that is read to choose by; the index of the largest CLIP has 150 kB.
+const LONGEST_JSON: u64 = 16 << 20;
+
+/// What to pull.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub repo: Repo,
+    /// A branch, a tag or a commit.
+    pub revision: String,
+    /// Patterns of files to take instead of our choice.
+    pub include: Vec<String>,
+    /// The folder to make; the cache's own if `None`.
+    pub out: Option<PathBuf>,
+    /// Attempts after the first, each time.
+    pub retries: u32,
+}
+
+/// What happens meanwhile.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The files are chosen.
+    Chosen { commit: &'a str, what: &'a str, files: usize, bytes: u64, missing: u64, left: Vec<&'a str> },
+    /// So many bytes of all that are wanted are there.
+    Progress { file: &'a str, done: u64, total: u64 },
+}
+
+/// What was pulled.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    pub dir: PathBuf,
+    pub origin: Origin,
+    /// Bytes that had to be fetched.
+    pub fetched: u64,
+}
+
+/// Pulls.
+///
+/// # Errors
+/// See [`HubError`]. Files that are complete stay in the cache, and the next call goes on with the rest.
+pub fn pull(
+    request: &Request,
+    settings: &Settings,
+    shutdown: &Shutdown,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Pulled, HubError> {
+    name::check_revision(&request.revision)?;
+    if let Some(out) = &request.out
+        && !store::is_free(out)
+        && Origin::read(out).is_none_or(|there| there.repo != request.repo.as_str())
+    {
+        return Err(HubError::Exists { dir: out.clone() });
+    }
+    let store = Store::open(settings, &request.repo, shutdown)?;
+    let client =
+        if settings.offline { None } else { Some(Client::new(settings, &request.repo, request.retries, shutdown)?) };
+    let listing = match (&client, store.commit(&request.revision)) {
+        // A commit never changes.
+        (Some(client), known) => match known.filter(|c| *c == request.revision).and_then(|c| store.listing(&c)) {
+            Some(listing) => listing,
+            None => client.listing(&request.revision)?,
+        },
+        (None, known) => known.and_then(|commit| store.listing(&commit)).ok_or_else(|| HubError::NeverPulled {
+            repo: request.repo.to_string(),
+            revision: request.revision.clone(),
+            cache: settings.cache.clone(),
+        })?,
+    };
+    Pull { request, settings, store: &store, client: client.as_ref(), listing, shutdown, fetched: 0 }.run(tell)
+}
+
+/// A pull in progress.
+struct Pull<'a> {
+    request: &'a Request,
+    settings: &'a Settings,
+    store: &'a Store,
+    /// `None`: offline.
+    client: Option<&'a Client>,
+    listing: Listing,
+    shutdown: &'a Shutdown,
+    fetched: u64,
+}
+
+impl Pull<'_> {
+    fn run(mut self, tell: &mut dyn FnMut(Event<'_>)) -> Result<Pulled, HubError> {
+        if let Some(known) = self.store.listing(&self.listing.commit) {
+            // What had to be asked for file by file.
+            for (name, entry) in &mut self.listing.files {
+                if let Some(known) = known.files.get(name).filter(|_| entry.size.is_none() || entry.digest.is_none()) {
+                    *entry = known.clone();
+                }
+            }
+        }
+        let choice = self.choose()?;
+        let files = self.known(&choice.files)?;
+        self.store.remember(&self.request.revision, &self.listing)?;
+        let origin = Origin {
+            endpoint: self.settings.endpoint_text().to_owned(),
+            repo: self.request.repo.to_string(),
+            revision: self.request.revision.clone(),
+            commit: self.listing.commit.clone(),
+            files,
+        };
+        let key = (!self.request.include.is_empty()).then(|| key(&choice.files));
+        let place = self.store.place(&self.request.repo, &origin.commit, key.as_deref());
+        let out = self.request.out.clone().unwrap_or(place);
+        if origin.is_whole(&out) {
+            return Ok(Pulled { dir: out, origin, fetched: self.fetched });
+        }
+        if !store::is_free(&out) {
+            if self.request.out.is_some() {
+                return Err(HubError::Exists { dir: out });
+            }
+            // A folder of the cache that lost some of its files.
+            std::fs::remove_dir_all(&out).map_err(|source| store::disk(&out, source))?;
+        }
+        self.fetch(&choice, &origin, &out, tell)?;
+        self.store.assemble(&origin, &out, self.shutdown)?;
+        Ok(Pulled { dir: out, origin, fetched: self.fetched })
+    }
+
+    fn choose(&mut self) -> Result<Choice, HubError> {
+        if !self.request.include.is_empty() {
+            return select::matching(&self.listing, &self.request.include);
+        }
+        let sidecar = if self.listing.has("vtagd.json") { Some(self.json("vtagd.json")?) } else { None };
+        let listing = self.listing.clone();
+        let mut choice =
+            select::choose(&listing, sidecar.as_ref(), &mut || Ok(import::is_served(&self.json("config.json")?)))?;
+        if let Some(index) = choice.index.clone() {
+            let content = self.content(&index)?;
+            choice.files.extend(select::shards(&index, &content, &self.listing)?);
+        }
+        Ok(choice)
+    }
+
+    /// Sizes and hashes of `names`, asked for where the listing does not have them.
+    fn known(&mut self, names: &BTreeSet<String>) -> Result<BTreeMap<String, OriginFile>, HubError> {
+        let mut files = BTreeMap::new();
+        for name in names {
+            let entry = self.listing.files.get(name).cloned().unwrap_or_default();
+            let (size, digest) = match (entry.size, entry.digest) {
+                (Some(size), Some(digest)) => (size, digest),
+                _ => {
+                    let Some(client) = self.client else { return Err(self.missing([name.as_str()])) };
+                    let entry = client.entry(&self.listing.commit, name)?;
+                    let (Some(size), Some(digest)) = (entry.size, entry.digest.clone()) else { continue };
+                    self.listing.files.insert(name.clone(), entry);
+                    (size, digest)
+                }
+            };
+            files.insert(name.clone(), OriginFile { size, digest });
+        }
+        Ok(files)
+    }
+
+    /// Fetches what is not there yet.
+    fn fetch(
+        &mut self,
+        choice: &Choice,
+        origin: &Origin,
+        out: &Path,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), HubError> {
+        let all: Vec<(&String, &OriginFile)> = origin.files.iter().collect();
+        let there = |file: &OriginFile| self.store.blob(&file.digest, file.size).is_some();
+        let lacking: Vec<_> = all.iter().filter(|(_, file)| !there(file)).collect();
+        let total = all.iter().fold(0_u64, |sum, (_, file)| sum.saturating_add(file.size));
+        let needed = lacking.iter().fold(0_u64, |sum, (_, file)| {
+            sum.saturating_add(file.size.saturating_sub(self.store.partial_size(&file.digest)))
+        });
+        if self.client.is_none() && !lacking.is_empty() {
+            return Err(self.missing(lacking.iter().map(|(name, _)| name.as_str())));
+        }
+        let chosen = |name: &&str| !origin.files.contains_key(*name);
+        tell(Event::Chosen {
+            commit: &origin.commit,
+            what: &choice.what,
+            files: all.len(),
+            bytes: total,
+            missing: needed,
+            left: self.listing.files.keys().map(String::as_str).filter(chosen).collect(),
+        });
+        self.check_space(needed, total, out)?;
+        let mut done = total.saturating_sub(lacking.iter().fold(0_u64, |sum, (_, file)| sum.saturating_add(file.size)));
+        for (name, file) in all.iter().filter(|(_, file)| !there(file)) {
+            // Two names may have one content.
+            if self.store.blob(&file.digest, file.size).is_none() {
+                let mut advance = |have: u64| tell(Event::Progress { file: name, done: done + have, total });
+                self.fetched += self.blob(name, file, &mut advance)?;
+            }
+            done += file.size;
+        }
+        Ok(())
+    }
+
+    /// Fetches one content; how many bytes that took.
+    fn blob(&self, name: &str, file: &OriginFile, advance: &mut dyn FnMut(u64)) -> Result<u64, HubError> {
+        let Some(client) = self.client else { return Err(self.missing([name])) };
+        let had = self.store.partial_size(&file.digest);
+        let wanted = Wanted { commit: &self.listing.commit, name, size: file.size, digest: &file.digest };
+        download::fetch(client, self.store, &wanted, self.shutdown, advance)?;
+        Ok(file.size.saturating_sub(had))
+    }
+
+    /// Both disks, before the first byte: a hub that promises more than fits is not asked for it.
+    fn check_space(&self, needed: u64, total: u64, out: &Path) -> Result<(), HubError> {
+        let enough = |dir: &Path, needed: u64| match Store::free(dir)? {
+            free if free < needed => Err(HubError::NoSpace { dir: dir.to_owned(), needed, free }),
+            _ => Ok(()),
+        };
+        enough(self.store.dir(), needed)?;
+        let parent = store::parent(out);
+        let device = |dir: &Path| std::fs::metadata(dir).map(|meta| meta.dev()).ok();
+        // On the cache's own disk the weights are links.
+        if device(parent).is_some_and(|there| Some(there) != device(self.store.dir())) {
+            enough(parent, total)?;
+        }
+        Ok(())
+    }
+
+    /// A small file's content, which decides what else is wanted.
+    fn content(&mut self, name: &str) -> Result<Vec<u8>, HubError> {
+        let files = self.known(&BTreeSet::from([name.to_owned()]))?;
+        let Some(file) = files.get(name) else { return Err(self.missing([name])) };
+        if file.size > LONGEST_JSON {
+            let message = format!("has {} bytes, too many for what it is", file.size);
+            return Err(HubError::BadAnswer { what: format!("`{name}`"), message });
+        }
+        if self.store.blob(&file.digest, file.size).is_none() {
+            self.fetched += self.blob(name, file, &mut |_| ())?;
+        }
+        let Some(path) = self.store.blob(&file.digest, file.size) else { return Err(self.missing([name])) };
+        std::fs::read(&path).map_err(|source| store::disk(&path, source))
+    }
+
+    fn json(&mut self, name: &str) -> Result<Value, HubError> {
+        serde_json::from_slice(&self.content(name)?)
+            .map_err(|e| HubError::BadAnswer { what: format!("`{name}`"), message: format!("is not JSON: {e}") })
+    }
+
+    fn missing<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> HubError {
+        let missing = names.into_iter().map(str::to_owned).collect();
+        HubError::Missing { repo: self.request.repo.to_string(), missing }
+    }
+}
+
+/// Names a choice of files.
+fn key(files: &BTreeSet<String>) -> String {
+    let mut hasher = Sha256::new();
+    for name in files {
+        hasher.update(name);
+        hasher.update([0]);
+    }
+    format!("{:x}", hasher.finalize())[..8].to_owned()
+}
