@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> u8 {
 
 fn pull(args: &Args) -> Result<Pulled, HubError> {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger);
+    let _signals = crate::signals::listen(trigger, None);
     let mut settings = Settings::from_env()?;
     settings.offline |= args.offline;
     let request = Request {
