@@ -15,7 +15,8 @@ pub struct Synthetic {
 }
 
 /// Names of the architectures that [`Synthetic::new`] knows.
-pub const NAMES: [&str; 5] = ["vit-b-32", "vit-b-16", "vit-l-14", "vit-h-14", "siglip-b-16-224"];
+pub const NAMES: [&str; 7] =
+    ["vit-b-32", "vit-b-16", "vit-l-14", "vit-h-14", "siglip-b-16-224", "siglip2-b-16-224", "siglip2-so400m-14-224"];
 
 impl Synthetic {
     /// The architecture called `name` (one of [`NAMES`]) and its made-up weights; `None` for another name.
@@ -53,7 +54,9 @@ impl Synthetic {
             "vit-b-16" => clip((768, 12, 12), 16, Act::QuickGelu, (512, 12, 8), 512),
             "vit-l-14" => clip((1024, 24, 16), 14, Act::QuickGelu, (768, 12, 12), 768),
             "vit-h-14" => clip((1280, 32, 16), 14, Act::Gelu, (1024, 24, 16), 1024),
-            "siglip-b-16-224" => siglip(),
+            "siglip-b-16-224" => siglip((768, 12, 12, 3072), 16, 32_000),
+            "siglip2-b-16-224" => siglip((768, 12, 12, 3072), 16, 256_000),
+            "siglip2-so400m-14-224" => siglip((1152, 27, 16, 4304), 14, 256_000),
             _ => return None,
         };
         let store = Self::of(&arch, 20);
@@ -66,27 +69,21 @@ impl Synthetic {
     }
 }
 
-fn siglip() -> Architecture {
-    let body = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-6, act: Act::GeluTanh };
+/// SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), which has the same towers and a larger vocabulary.
+fn siglip((width, layers, heads, mlp): (usize, usize, usize, usize), patch: usize, vocab: usize) -> Architecture {
+    let body = Transformer { width, layers, heads, mlp, eps: 1e-6, act: Act::GeluTanh };
     let vision = VisionTower {
         body: body.clone(),
         image_size: 224,
-        patch: 16,
+        patch,
         class_token: false,
         pre_norm: false,
         patch_bias: true,
-        pooling: VisionPooling::AttentionHead { heads: 12, mlp: 3072 },
+        pooling: VisionPooling::AttentionHead { heads, mlp },
     };
-    let text = TextTower {
-        body,
-        vocab: 32_000,
-        context: 64,
-        causal: false,
-        pooling: TextPooling::Last,
-        projection_bias: true,
-    };
+    let text = TextTower { body, vocab, context: 64, causal: false, pooling: TextPooling::Last, projection_bias: true };
     let (logit_scale, logit_bias) = (117.33, -12.93); // SigLIP B/16, as published
-    Architecture { vision, text, embed_dim: 768, logit_scale, logit_bias, activation: Activation::Sigmoid }
+    Architecture { vision, text, embed_dim: width, logit_scale, logit_bias, activation: Activation::Sigmoid }
 }
 
 /// A tokenizer with `vocab` made-up words, `w0`, `w1`, …; the last one is for everything else.
