@@ -173,6 +173,8 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
         encoder.warm_up(most)?;
         encoders.push(encoder);
     }
+    // As the daemon does.
+    runtime::give_back_freed_memory();
     // A parent that does not listen any more has closed stdin too, which ends this process.
     let mut say = |answer: &Answer| {
         let _ = child::say(stdout, answer);

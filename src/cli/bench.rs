@@ -16,9 +16,10 @@ use crate::bench::rounds::Speed;
 use crate::bench::{BenchError, Memory, Model};
 use crate::engine::{EngineError, spec_of};
 use crate::infer::Provider;
+use crate::model::import::ImportError;
 use crate::model::import::manifest::{self, Manifest};
 use crate::model::import::run::Progress;
-use crate::model::import::{ImportError, synthetic};
+use crate::model::import::synthetic::{self, Synthetic};
 use crate::model::onnx::Precision;
 use crate::model::{self, Bundle, prepared};
 use crate::paths;
@@ -215,8 +216,9 @@ fn made_up(
         meter.show("writing made-up weights", done, total);
         if shutdown.is_requested() { Err(ImportError::Stopped) } else { Ok(()) }
     };
-    let drafts = Drafts::write(&paths::cache_dir(), arch, &wanted, &mut progress)?
-        .ok_or_else(|| anyhow::anyhow!("{arch} is not an architecture"))?;
+    // The command line takes no other names.
+    let (architecture, _) = Synthetic::new(arch).ok_or_else(|| anyhow::anyhow!("{arch} is not an architecture"))?;
+    let drafts = Drafts::write(&paths::cache_dir(), arch, &architecture, &wanted, &mut progress)?;
     Ok(Subject {
         name: arch.to_owned(),
         models: drafts.models().to_vec(),

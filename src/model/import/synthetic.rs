@@ -7,6 +7,10 @@ use super::{
 };
 use crate::score::Activation;
 
+/// A tensor's values are repeated after so many: gigabytes of random numbers take their time. A prime number, so that no two rows of
+/// a matrix are the same.
+const PERIOD: usize = 65_537;
+
 /// A made-up checkpoint.
 #[derive(Clone, Debug)]
 pub struct Synthetic {
@@ -205,7 +209,13 @@ impl TensorStore for Synthetic {
             (false, _) => (0.0, (inputs as f32).sqrt().recip()),
         };
         let mut random = Random(self.seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Ok((0..info.shape.iter().product::<usize>()).map(|_| centre + spread * random.bell()).collect())
+        let len = info.shape.iter().product::<usize>();
+        let mut values: Vec<f32> = (0..len.min(PERIOD)).map(|_| centre + spread * random.bell()).collect();
+        values.reserve_exact(len - values.len());
+        while values.len() < len {
+            values.extend_from_within(..PERIOD.min(len - values.len()));
+        }
+        Ok(values)
     }
 }
 
@@ -228,5 +238,33 @@ impl Random {
         let sum: u64 = (0..4).map(|i| bits >> (16 * i) & 0xffff).sum();
         // Four uniform numbers on 0..65535 have the mean 131070 and the standard deviation 37837.
         (sum as f32 - 131_070.0) / 37_837.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_an_architecture_whose_heads_share_its_width() {
+        for name in NAMES {
+            let (arch, store) = Synthetic::new(name).unwrap();
+            assert_eq!(arch.vision.body.width % arch.vision.body.heads, 0, "{name}");
+            assert_eq!(arch.vision.image_size % arch.vision.patch, 0, "{name}");
+            assert!(store.infos().len() > 300, "{name}");
+        }
+        assert!(Synthetic::new("vit-x-1").is_none());
+    }
+
+    #[test]
+    fn a_tensor_longer_than_the_period_is_whole_and_has_no_two_rows_alike() {
+        let (_, store) = Synthetic::new("vit-b-32").unwrap();
+        let values = store.read("vision.layers.0.attn.q.weight").unwrap();
+        assert_eq!(values.len(), 768 * 768);
+        let mut rows: Vec<Vec<u32>> =
+            values.chunks_exact(768).map(|row| row.iter().map(|v| v.to_bits()).collect()).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        assert_eq!(rows.len(), 768);
     }
 }
