@@ -140,6 +140,7 @@ impl Engine {
         let (height, width) = spec.size();
         let mut encoder = OrtImageEncoder::open(&runtime, bundle, infer, (height as usize, width as usize))?;
         encoder.warm_up(infer.max_size)?;
+        runtime::give_back_freed_memory();
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, encoder.dim())).collect::<Result<_, _>>()?;
         let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
         let labels = LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim: encoder.dim() };

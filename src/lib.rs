@@ -28,12 +28,14 @@ pub mod sink;
 pub mod source;
 
 // Workshops beside the way.
+pub mod bench;
 pub mod label;
 pub mod model;
 
 // Plumbing.
 pub mod account;
 pub mod backoff;
+pub mod child;
 pub mod paths;
 pub mod queue;
 pub mod shutdown;

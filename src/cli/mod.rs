@@ -1,6 +1,7 @@
 //! The command line: one file a command, results on stdout, logs on stderr, exit codes 0 (done), 1 (failed at run time)
 //! and 2 (wrong input or configuration).
 
+pub mod bench;
 pub mod check;
 pub mod embed;
 pub mod labels;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::bench::child as measuring;
 use crate::label::child;
 use crate::telemetry::{self, LogFormat};
 
@@ -59,9 +61,14 @@ enum Command {
     /// Pull models, make model directories of checkpoints, and look into them.
     #[command(subcommand)]
     Model(model::Command),
+    /// Measure what this box can serve, in images a second and cameras.
+    Bench(bench::Args),
     /// The text tower's child process.
     #[command(name = child::SUBCOMMAND, hide = true)]
     EmbedTexts(child::Args),
+    /// The child process of `bench`.
+    #[command(name = measuring::SUBCOMMAND, hide = true)]
+    Measure(measuring::Args),
 }
 
 /// Runs the command line of this process.
@@ -85,7 +92,9 @@ pub fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&args),
         Command::Labels(command) => labels::run(&command),
         Command::Model(command) => model::run(&command),
+        Command::Bench(args) => bench::run(&args),
         Command::EmbedTexts(args) => child::serve(&args),
+        Command::Measure(args) => measuring::serve(&args),
     };
     ExitCode::from(code)
 }

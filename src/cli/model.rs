@@ -30,7 +30,7 @@ pub enum Command {
     /// Make a model directory of a checkpoint.
     Import {
         /// Checkpoint folder, or `synthetic:vit-b-32` for made-up weights (also vit-b-16, vit-l-14, vit-h-14,
-        /// siglip-b-16-224).
+        /// siglip-b-16-224, siglip2-b-16-224, siglip2-so400m-14-224).
         #[arg(value_name = "SRC")]
         source: PathBuf,
         /// Directory to make; must not exist yet.

@@ -15,7 +15,8 @@ pub mod session;
 use std::time::Duration;
 
 /// An execution provider of ONNX Runtime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Provider {
     Tensorrt,
     Cuda,

@@ -69,6 +69,17 @@ pub fn load(explicit: Option<&Path>) -> Result<Runtime, InferError> {
     Ok(runtime)
 }
 
+/// Gives memory that loading a model has used and freed back to the system. Call it once a session is warm: glibc keeps freed
+/// weights when they happen to lie below something that is still in use, which is a matter of chance: ViT-B/32 in 32 bits stayed
+/// at 411 MiB in some runs and at 618 MiB in others, and is at 391 MiB after this.
+pub fn give_back_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes no pointer, and may be called from any thread at any time.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 fn choose(explicit: Option<&Path>, variable: Option<PathBuf>) -> Result<PathBuf, InferError> {
     let variable = variable.filter(|path| !path.as_os_str().is_empty());
     let named = explicit.map(|p| (p.to_owned(), "runtime.library")).or(variable.map(|p| (p, VARIABLE)));

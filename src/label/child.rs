@@ -1,24 +1,20 @@
-//! Text embedding in a short-lived child process, because ONNX Runtime keeps the text tower's memory for as long as the
-//! process lives: vtagd starts itself with the hidden command [`SUBCOMMAND`], embeds, and the memory is gone with the child.
+//! Text embedding in a short-lived [child process](crate::child), because ONNX Runtime keeps the text tower's memory for as long
+//! as the process lives: vtagd starts itself with the hidden command [`SUBCOMMAND`], embeds, and the memory is gone with the child.
 //!
-//! The request is one line of JSON on the child's stdin, the answers are lines of JSON on its stdout, one a text; its log
-//! goes to our stderr. Stdin stays open: when it closes, because the parent is done, was stopped or was killed, the child
-//! ends at once. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's thread and
-//! one reader thread, joined before the call returns.
+//! One answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
+//! thread and one reader thread, joined before the call returns.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::Command;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::embed::{EmbedError, InProcessTower, TextTower};
 use super::text::TextEmbedding;
+use crate::child::{self, Child, Heard};
 use crate::model::Bundle;
 use crate::shutdown::Shutdown;
 
@@ -31,10 +27,6 @@ pub struct Args {}
 
 /// Longest silence of a child that is not taken for a hang: loading gigabytes from a slow disk takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Longest answer line: 16 384 values of a dozen characters.
-const MAX_LINE: u64 = 1 << 20;
-/// Longest request line; label sets are kilobytes.
-const MAX_REQUEST: u64 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Request {
@@ -76,8 +68,7 @@ impl ChildTower {
     /// For the text tower of `bundle`. The program is this one, which must call [`serve`] when started with [`SUBCOMMAND`].
     pub fn new(bundle: &Bundle, library: Option<PathBuf>, threads: usize) -> Self {
         Self {
-            // Also right when the file was replaced by an upgrade meanwhile.
-            program: "/proc/self/exe".into(),
+            program: child::OWN_PROGRAM.into(),
             arguments: vec![SUBCOMMAND.into()],
             model: bundle.dir.clone(),
             fingerprint: bundle.fingerprint.clone(),
@@ -101,30 +92,6 @@ impl ChildTower {
         self.shutdown = Some(shutdown);
         self
     }
-
-    fn spawn(&self) -> Result<Running, EmbedError> {
-        let mut child = Command::new(&self.program)
-            .arg0("vtagd")
-            .args(&self.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| EmbedError::Child(format!("cannot start {} to embed texts: {e}", self.program.display())))?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let (sender, answers) = bounded(16);
-        let reader = stdout.map(|stdout| {
-            thread::Builder::new()
-                .name("embed-reader".into())
-                .spawn(move || read_answers(BufReader::new(stdout), &sender))
-        });
-        let mut running = Running { child, stdin, answers, reader: None };
-        match reader {
-            Some(Ok(thread)) => running.reader = Some(thread),
-            Some(Err(e)) => return Err(EmbedError::Child(format!("cannot start a thread: {e}"))),
-            None => return Err(EmbedError::Child("the text embedding process has no output".into())),
-        }
-        Ok(running)
-    }
 }
 
 impl TextTower for ChildTower {
@@ -136,115 +103,53 @@ impl TextTower for ChildTower {
             threads: self.threads,
             texts: texts.iter().map(|t| (*t).to_owned()).collect(),
         };
-        let mut line = serde_json::to_vec(&request).map_err(|e| EmbedError::Child(e.to_string()))?;
-        line.push(b'\n');
-        let mut running = self.spawn()?;
-        debug!(pid = running.child.id(), texts = texts.len(), "embedding texts in a child process");
-        if let Some(stdin) = &mut running.stdin
-            && let Err(error) = stdin.write_all(&line).and_then(|()| stdin.flush())
-        {
-            // It ended before it listened; how it ended says more than the broken pipe.
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        let mut child = Child::start(command, "embed-reader")
+            .map_err(|e| EmbedError::Child(format!("cannot start {} to embed texts: {e}", self.program.display())))?;
+        debug!(pid = child.pid(), texts = texts.len(), "embedding texts in a child process");
+        if let Err(error) = child.ask(&request) {
+            // How it ended says more than the broken pipe.
             debug!(%error, "the text embedding process does not listen");
         }
-        let stop = self.shutdown.as_ref().map_or_else(never, |s| s.receiver().clone());
         let mut next = 0;
         loop {
-            let answer = select! {
-                recv(running.answers) -> answer => answer.ok(),
-                recv(stop) -> _ => return Err(EmbedError::Cancelled),
-                default(PATIENCE) => {
-                    let seconds = PATIENCE.as_secs();
-                    return Err(EmbedError::Child(format!("the text embedding process said nothing for {seconds} s, stopped it")));
-                }
-            };
-            match answer {
-                Some(Ok(Answer::Text { index, values, truncated })) if index == next && index < texts.len() => {
+            match child.hear(self.shutdown.as_ref(), Some(PATIENCE)) {
+                Heard::Answer(Answer::Text { index, values, truncated }) if index == next && index < texts.len() => {
                     next += 1;
                     done(index, TextEmbedding { values, truncated });
                 }
-                Some(Ok(Answer::Done)) if next == texts.len() => return Ok(()),
-                Some(Ok(Answer::Error { message, code: 2 })) => return Err(EmbedError::Input(message)),
-                Some(Ok(Answer::Error { message, .. })) => return Err(EmbedError::Child(message)),
-                Some(Ok(Answer::Text { .. } | Answer::Done)) => {
+                Heard::Answer(Answer::Done) if next == texts.len() => return Ok(()),
+                Heard::Answer(Answer::Error { message, code: 2 }) => return Err(EmbedError::Input(message)),
+                Heard::Answer(Answer::Error { message, .. }) => return Err(EmbedError::Child(message)),
+                Heard::Answer(Answer::Text { .. } | Answer::Done) => {
                     return Err(EmbedError::Child("the text embedding process answers out of order".into()));
                 }
-                Some(Err(error)) => {
+                Heard::Nonsense(error) => {
                     return Err(EmbedError::Child(format!("the text embedding process answers nonsense: {error}")));
                 }
-                None => return Err(EmbedError::Child(running.epitaph())),
+                Heard::Ended(end) => {
+                    let message =
+                        format!("the text embedding process {end} before all texts were embedded; its log is above");
+                    return Err(EmbedError::Child(message));
+                }
+                Heard::Stopped => return Err(EmbedError::Cancelled),
+                Heard::Silence => {
+                    let seconds = PATIENCE.as_secs();
+                    return Err(EmbedError::Child(format!(
+                        "the text embedding process said nothing for {seconds} s, stopped it"
+                    )));
+                }
             }
-        }
-    }
-}
-
-/// A started child; dropping it ends and reaps it.
-struct Running {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    answers: Receiver<io::Result<Answer>>,
-    reader: Option<thread::JoinHandle<()>>,
-}
-
-impl Running {
-    /// How a child ended that was not done.
-    fn epitaph(&mut self) -> String {
-        // Its stdout is closed; if it lives on without one, it will not for long.
-        self.stdin = None;
-        let ended = self.child.wait();
-        let how = match ended.as_ref().map(|s: &ExitStatus| (s.signal(), s.code())) {
-            Ok((Some(libc::SIGKILL), _)) => "was killed; is there enough memory for the text tower?".to_owned(),
-            Ok((Some(signal), _)) => format!("died of signal {signal}"),
-            Ok((_, Some(code))) => format!("ended with exit code {code}"),
-            Ok(_) => "ended".to_owned(),
-            Err(e) => format!("cannot be waited for: {e}"),
-        };
-        format!("the text embedding process {how} before all texts were embedded; its log is above")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stdin = None;
-        // Fails if it has ended already, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        // A reader that waits for room finds nobody to send to any more.
-        self.answers = never();
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
-    }
-}
-
-/// Reader thread: lines to answers, until the end, the first nonsense, or nobody listens.
-fn read_answers(mut from: impl BufRead, to: &Sender<io::Result<Answer>>) {
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let answer = match from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            Ok(0) => return,
-            Ok(_) => serde_json::from_slice(&line).map_err(io::Error::from),
-            Err(error) => Err(error),
-        };
-        let last = answer.is_err();
-        if to.send(answer).is_err() || last {
-            return;
         }
     }
 }
 
 /// The child's whole life: one request from stdin, answers to stdout. The exit code.
 pub fn serve(_: &Args) -> u8 {
-    let mut line = Vec::new();
-    let mut stdin = BufReader::new(io::stdin());
-    let request = stdin
-        .by_ref()
-        .take(MAX_REQUEST)
-        .read_until(b'\n', &mut line)
-        .and_then(|_| serde_json::from_slice::<Request>(&line).map_err(io::Error::from));
     let mut stdout = io::stdout().lock();
-    let outcome = match request {
-        Ok(request) => watch_parent(stdin).and_then(|()| answer(&request, &mut stdout)),
+    let outcome = match child::request::<Request>() {
+        Ok(request) => answer(&request, &mut stdout),
         Err(error) => Err(EmbedError::Input(format!("`{SUBCOMMAND}` is for vtagd itself, not for people ({error})"))),
     };
     let (last, code) = match outcome {
@@ -254,22 +159,8 @@ pub fn serve(_: &Args) -> u8 {
             (Answer::Error { message: error.to_string(), code }, code)
         }
     };
-    let _ = say(&mut stdout, &last);
+    let _ = child::say(&mut stdout, &last);
     code
-}
-
-/// Ends this process as soon as stdin closes: then the parent is gone or done.
-fn watch_parent(mut stdin: impl Read + Send + 'static) -> Result<(), EmbedError> {
-    thread::Builder::new()
-        .name("embed-parent".into())
-        .spawn(move || {
-            let _ = io::copy(&mut stdin, &mut io::sink());
-            // SAFETY: `_exit` takes no pointer and does not return. Ending through `exit` would run destructors under ONNX
-            // Runtime's running threads.
-            unsafe { libc::_exit(3) }
-        })
-        .map(|_| ())
-        .map_err(|e| EmbedError::Child(format!("cannot start a thread: {e}")))
 }
 
 fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> {
@@ -279,15 +170,8 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> 
     let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
     tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
         // A parent that does not listen any more has closed stdin too.
-        let _ = say(stdout, &Answer::Text { index, values, truncated });
+        let _ = child::say(stdout, &Answer::Text { index, values, truncated });
     })
-}
-
-fn say(to: &mut impl Write, answer: &Answer) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer)?;
-    line.push(b'\n');
-    to.write_all(&line)?;
-    to.flush()
 }
 
 #[cfg(test)]

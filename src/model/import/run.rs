@@ -104,7 +104,7 @@ pub fn run(
         return Err(ImportError::Exists { dir: out.to_owned() });
     }
     let folder = Unfinished::create(out)?;
-    let bytes = towers(source, &folder.path, options, progress)?;
+    let bytes = towers(source, &folder.path, options, file::write, progress)?;
     small_files(source, &folder.path)?;
 
     let arch = source.architecture;
@@ -133,6 +133,26 @@ pub fn run(
     Ok(manifest)
 }
 
+/// Writes a bundle into the empty folder `dir` that nobody keeps: not measured, without fingerprint, not synced.
+///
+/// # Errors
+/// As [`run`]; what was written until then is left to the caller.
+pub fn draft(
+    source: &Source<'_>,
+    dir: &Path,
+    options: Options,
+    progress: &mut dyn FnMut(Progress) -> Result<(), ImportError>,
+) -> Result<(), ImportError> {
+    towers(source, dir, options, file::write_draft, progress)?;
+    small_files(source, dir)?;
+    write_json(dir, manifest::FILE, &json!({ "name": source.name }))
+}
+
+/// Weight bytes of the bundle that [`run`] or [`draft`] would write.
+pub fn weight_bytes(arch: &Architecture, precision: Precision) -> u64 {
+    vision::graph(arch, precision).weight_bytes() + text::graph(arch, precision).weight_bytes()
+}
+
 /// Nothing there, or an empty folder, which the rename replaces.
 fn is_free(out: &Path) -> bool {
     match fs::symlink_metadata(out) {
@@ -147,10 +167,20 @@ fn unreadable(error: ModelError, out: &Path) -> ImportError {
     ImportError::Damaged { file: out.to_owned(), message }
 }
 
+/// [`file::write`] or [`file::write_draft`].
+type WriteGraph = fn(
+    &Graph,
+    &dyn TensorStore,
+    &Path,
+    u64,
+    &mut dyn FnMut(u64) -> Result<(), ImportError>,
+) -> Result<u64, ImportError>;
+
 fn towers(
     source: &Source<'_>,
     dir: &Path,
     options: Options,
+    write: WriteGraph,
     progress: &mut dyn FnMut(Progress) -> Result<(), ImportError>,
 ) -> Result<u64, ImportError> {
     let arch = source.architecture;
@@ -165,7 +195,7 @@ fn towers(
             done += more;
             progress(Progress { step: Step::Writing, done, total })
         };
-        bytes += file::write(graph, source.tensors, &dir.join(name), options.inline_limit, &mut advance)?;
+        bytes += write(graph, source.tensors, &dir.join(name), options.inline_limit, &mut advance)?;
     }
     Ok(bytes)
 }
@@ -186,8 +216,7 @@ fn measured(
         progress(Progress { step: Step::Measuring, done, total })
     };
     let found = measure::vision_tower(runtime, arch, source.tensors, precision, PROBE_SEED, &mut advance)?;
-    let full = [vision::graph(arch, Precision::Fp32), text::graph(arch, Precision::Fp32)];
-    let full: u64 = full.iter().map(Graph::weight_bytes).sum();
+    let full = weight_bytes(arch, Precision::Fp32);
     manifest.probe = found.first().map(|m| Probe { seed: PROBE_SEED, embedding: m.embedding.clone() });
     for m in found {
         let bytes = if m.precision == precision { bytes } else { full };

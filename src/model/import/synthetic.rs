@@ -7,6 +7,10 @@ use super::{
 };
 use crate::score::Activation;
 
+/// A tensor's values are repeated after so many: gigabytes of random numbers take their time. A prime number, so that no two rows of
+/// a matrix are the same.
+const PERIOD: usize = 65_537;
+
 /// A made-up checkpoint.
 #[derive(Clone, Debug)]
 pub struct Synthetic {
@@ -15,7 +19,8 @@ pub struct Synthetic {
 }
 
 /// Names of the architectures that [`Synthetic::new`] knows.
-pub const NAMES: [&str; 5] = ["vit-b-32", "vit-b-16", "vit-l-14", "vit-h-14", "siglip-b-16-224"];
+pub const NAMES: [&str; 7] =
+    ["vit-b-32", "vit-b-16", "vit-l-14", "vit-h-14", "siglip-b-16-224", "siglip2-b-16-224", "siglip2-so400m-14-224"];
 
 impl Synthetic {
     /// The architecture called `name` (one of [`NAMES`]) and its made-up weights; `None` for another name.
@@ -53,7 +58,9 @@ impl Synthetic {
             "vit-b-16" => clip((768, 12, 12), 16, Act::QuickGelu, (512, 12, 8), 512),
             "vit-l-14" => clip((1024, 24, 16), 14, Act::QuickGelu, (768, 12, 12), 768),
             "vit-h-14" => clip((1280, 32, 16), 14, Act::Gelu, (1024, 24, 16), 1024),
-            "siglip-b-16-224" => siglip(),
+            "siglip-b-16-224" => siglip((768, 12, 12, 3072), 16, 32_000),
+            "siglip2-b-16-224" => siglip((768, 12, 12, 3072), 16, 256_000),
+            "siglip2-so400m-14-224" => siglip((1152, 27, 16, 4304), 14, 256_000),
             _ => return None,
         };
         let store = Self::of(&arch, 20);
@@ -66,27 +73,21 @@ impl Synthetic {
     }
 }
 
-fn siglip() -> Architecture {
-    let body = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-6, act: Act::GeluTanh };
+/// SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), which has the same towers and a larger vocabulary.
+fn siglip((width, layers, heads, mlp): (usize, usize, usize, usize), patch: usize, vocab: usize) -> Architecture {
+    let body = Transformer { width, layers, heads, mlp, eps: 1e-6, act: Act::GeluTanh };
     let vision = VisionTower {
         body: body.clone(),
         image_size: 224,
-        patch: 16,
+        patch,
         class_token: false,
         pre_norm: false,
         patch_bias: true,
-        pooling: VisionPooling::AttentionHead { heads: 12, mlp: 3072 },
+        pooling: VisionPooling::AttentionHead { heads, mlp },
     };
-    let text = TextTower {
-        body,
-        vocab: 32_000,
-        context: 64,
-        causal: false,
-        pooling: TextPooling::Last,
-        projection_bias: true,
-    };
+    let text = TextTower { body, vocab, context: 64, causal: false, pooling: TextPooling::Last, projection_bias: true };
     let (logit_scale, logit_bias) = (117.33, -12.93); // SigLIP B/16, as published
-    Architecture { vision, text, embed_dim: 768, logit_scale, logit_bias, activation: Activation::Sigmoid }
+    Architecture { vision, text, embed_dim: width, logit_scale, logit_bias, activation: Activation::Sigmoid }
 }
 
 /// A tokenizer with `vocab` made-up words, `w0`, `w1`, …; the last one is for everything else.
@@ -208,7 +209,13 @@ impl TensorStore for Synthetic {
             (false, _) => (0.0, (inputs as f32).sqrt().recip()),
         };
         let mut random = Random(self.seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Ok((0..info.shape.iter().product::<usize>()).map(|_| centre + spread * random.bell()).collect())
+        let len = info.shape.iter().product::<usize>();
+        let mut values: Vec<f32> = (0..len.min(PERIOD)).map(|_| centre + spread * random.bell()).collect();
+        values.reserve_exact(len - values.len());
+        while values.len() < len {
+            values.extend_from_within(..PERIOD.min(len - values.len()));
+        }
+        Ok(values)
     }
 }
 
@@ -231,5 +238,33 @@ impl Random {
         let sum: u64 = (0..4).map(|i| bits >> (16 * i) & 0xffff).sum();
         // Four uniform numbers on 0..65535 have the mean 131070 and the standard deviation 37837.
         (sum as f32 - 131_070.0) / 37_837.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_an_architecture_whose_heads_share_its_width() {
+        for name in NAMES {
+            let (arch, store) = Synthetic::new(name).unwrap();
+            assert_eq!(arch.vision.body.width % arch.vision.body.heads, 0, "{name}");
+            assert_eq!(arch.vision.image_size % arch.vision.patch, 0, "{name}");
+            assert!(store.infos().len() > 300, "{name}");
+        }
+        assert!(Synthetic::new("vit-x-1").is_none());
+    }
+
+    #[test]
+    fn a_tensor_longer_than_the_period_is_whole_and_has_no_two_rows_alike() {
+        let (_, store) = Synthetic::new("vit-b-32").unwrap();
+        let values = store.read("vision.layers.0.attn.q.weight").unwrap();
+        assert_eq!(values.len(), 768 * 768);
+        let mut rows: Vec<Vec<u32>> =
+            values.chunks_exact(768).map(|row| row.iter().map(|v| v.to_bits()).collect()).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        assert_eq!(rows.len(), 768);
     }
 }

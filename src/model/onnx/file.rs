@@ -34,6 +34,32 @@ pub fn write(
     inline_limit: u64,
     progress: &mut dyn FnMut(u64) -> Result<(), ImportError>,
 ) -> Result<u64, ImportError> {
+    write_with(graph, store, file, inline_limit, true, progress)
+}
+
+/// As [`write`], without waiting for the disk: for a file that is used at once and removed. Stops as soon as `progress` says
+/// so, which a sync of gigabytes would not.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_draft(
+    graph: &Graph,
+    store: &dyn TensorStore,
+    file: &Path,
+    inline_limit: u64,
+    progress: &mut dyn FnMut(u64) -> Result<(), ImportError>,
+) -> Result<u64, ImportError> {
+    write_with(graph, store, file, inline_limit, false, progress)
+}
+
+fn write_with(
+    graph: &Graph,
+    store: &dyn TensorStore,
+    file: &Path,
+    inline_limit: u64,
+    sync: bool,
+    progress: &mut dyn FnMut(u64) -> Result<(), ImportError>,
+) -> Result<u64, ImportError> {
     let disk = |source| ImportError::Disk { dir: file.to_owned(), source };
     let data_file = (graph.weight_bytes() > inline_limit).then(|| {
         let name = format!("{}_data", file.file_name().unwrap_or_default().to_string_lossy());
@@ -63,9 +89,9 @@ pub fn write(
             progress(stored.len())?;
         }
     }
-    let mut total = model.finish().map_err(disk)?;
+    let mut total = model.finish(sync).map_err(disk)?;
     if let Some(data) = data {
-        total += data.finish().map_err(disk)?;
+        total += data.finish(sync).map_err(disk)?;
     }
     Ok(total)
 }
@@ -175,9 +201,11 @@ struct Counted {
 }
 
 impl Counted {
-    fn finish(self) -> io::Result<u64> {
+    fn finish(self, sync: bool) -> io::Result<u64> {
         let file = self.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
+        if sync {
+            file.sync_all()?;
+        }
         Ok(self.written)
     }
 }

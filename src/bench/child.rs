@@ -1,0 +1,222 @@
+//! Measuring in a [child process](crate::child): vtagd starts itself with the hidden command [`SUBCOMMAND`]. One request, then
+//! an answer for each turn, one for each result, and an end. The parent kills the child on shutdown, in the middle of a run.
+
+use std::io::{self, Write};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::rounds::{self, Speed};
+use super::{BenchError, Memory, Model, memory};
+use crate::child::{self, Child, End, Heard, OWN_PROGRAM};
+use crate::infer::session::OrtImageEncoder;
+use crate::infer::{InferSettings, Provider, runtime};
+use crate::model::Bundle;
+use crate::model::import::measure::probe_picture;
+use crate::shutdown::Shutdown;
+
+/// The command of a child that measures. Not one for people.
+pub const SUBCOMMAND: &str = "__bench";
+
+/// It takes no arguments: everything comes on stdin.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Args {}
+
+/// Different pictures in a batch; further ones repeat them.
+const PICTURES: usize = 4;
+
+/// How the models are run.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    pub provider: Provider,
+    /// 0: ONNX Runtime decides.
+    pub threads: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    models: Vec<Model>,
+    batches: Vec<usize>,
+    setup: Setup,
+    what: What,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Memory,
+    Speed { budget: Duration },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Turn { done: usize, total: usize },
+    Memory(Memory),
+    Speed(Speed),
+    Done,
+    Error { message: String, code: u8 },
+}
+
+/// What a process with only `model` takes when it is warm for `batch` pictures.
+///
+/// # Errors
+/// What the child says, how it ended, or [`BenchError::Stopped`].
+pub fn memory(model: &Model, batch: usize, setup: Setup, shutdown: &Shutdown) -> Result<Memory, BenchError> {
+    let request = Request { models: vec![model.clone()], batches: vec![batch], setup, what: What::Memory };
+    let mut found = None;
+    ask(&request, shutdown, &mut |answer| {
+        if let Answer::Memory(memory) = answer {
+            found = Some(memory);
+        }
+    })?;
+    found.ok_or_else(|| BenchError::Child("said nothing about its memory".into()))
+}
+
+/// How fast `models` are at each of `batches`, in turn, `budget` for each pair; `progress` is told the turns done and all turns.
+/// In the order of `batches`, within one in that of `models`.
+///
+/// # Errors
+/// As [`memory`].
+pub fn speed(
+    models: &[Model],
+    batches: &[usize],
+    budget: Duration,
+    setup: Setup,
+    shutdown: &Shutdown,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Speed>, BenchError> {
+    let request = Request { models: models.to_vec(), batches: batches.to_vec(), setup, what: What::Speed { budget } };
+    let mut found = Vec::new();
+    ask(&request, shutdown, &mut |answer| match answer {
+        Answer::Turn { done, total } => progress(done, total),
+        Answer::Speed(speed) => found.push(speed),
+        _ => {}
+    })?;
+    if found.len() != models.len() * batches.len() {
+        return Err(BenchError::Child(format!("gave {} results", found.len())));
+    }
+    Ok(found)
+}
+
+/// Starts a child, and hands its answers on until it is done. How long it may be silent, the person knows who waits for it.
+fn ask(request: &Request, shutdown: &Shutdown, heard: &mut dyn FnMut(Answer)) -> Result<(), BenchError> {
+    let mut command = Command::new(OWN_PROGRAM);
+    command.arg(SUBCOMMAND);
+    if matches!(request.what, What::Memory) {
+        // The measuring of speed says the same about the same models.
+        command.env("VTAGD_LOG", "error");
+    }
+    let mut child =
+        Child::start(command, "bench-reader").map_err(|e| BenchError::Child(format!("cannot be started: {e}")))?;
+    if let Err(error) = child.ask(request) {
+        // How it ended says more than the broken pipe.
+        tracing::debug!(%error, "the measuring process does not listen");
+    }
+    loop {
+        match child.hear(Some(shutdown), None) {
+            Heard::Answer(Answer::Done) => return Ok(()),
+            Heard::Answer(Answer::Error { message, code }) => return Err(BenchError::Told { message, code }),
+            Heard::Answer(answer) => heard(answer),
+            // Ctrl-C reaches every process of a terminal, and the child may be the first to end of it.
+            Heard::Stopped | Heard::Ended(End::Signal(libc::SIGINT | libc::SIGTERM)) => {
+                return Err(BenchError::Stopped);
+            }
+            Heard::Ended(end) => return Err(BenchError::Child(format!("{end}; its log is above"))),
+            Heard::Nonsense(error) => return Err(BenchError::Child(format!("answers nonsense: {error}"))),
+            // Without patience there is no end to it.
+            Heard::Silence => {}
+        }
+    }
+}
+
+/// The child's whole life: one request from stdin, answers to stdout. The exit code.
+pub fn serve(_: &Args) -> u8 {
+    let mut stdout = io::stdout().lock();
+    let outcome = match child::request::<Request>() {
+        Ok(request) => answer(&request, &mut stdout),
+        Err(error) => {
+            let message = format!("`{SUBCOMMAND}` is for vtagd itself, not for people ({error})");
+            Err(BenchError::Told { message, code: 2 })
+        }
+    };
+    let (last, code) = match outcome {
+        Ok(()) => (Answer::Done, 0),
+        Err(error) => {
+            let code = error.exit_code();
+            (Answer::Error { message: error.to_string(), code }, code)
+        }
+    };
+    let _ = child::say(&mut stdout, &last);
+    code
+}
+
+fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> {
+    let most = request.batches.iter().copied().max().unwrap_or(1);
+    let runtime = runtime::load(None)?;
+    // What was asked for, and nothing else in its place.
+    let settings = InferSettings {
+        providers: vec![request.setup.provider],
+        strict: true,
+        threads: request.setup.threads,
+        max_size: most,
+        ..InferSettings::default()
+    };
+    let size = request.models.first().map_or((1, 1), |model| model.size);
+    let pixels = pictures(size, most);
+    let (mut encoders, mut embeddings) = (Vec::new(), Vec::new());
+    for model in &request.models {
+        // The fingerprint is of no use here, and takes seconds for gigabytes.
+        let bundle = Bundle::open_known(&model.dir, String::new())?;
+        let mut encoder = OrtImageEncoder::open(&runtime, &bundle, &settings, model.size)?;
+        encoder.warm_up(most)?;
+        encoders.push(encoder);
+    }
+    // As the daemon does.
+    runtime::give_back_freed_memory();
+    // A parent that does not listen any more has closed stdin too, which ends this process.
+    let mut say = |answer: &Answer| {
+        let _ = child::say(stdout, answer);
+    };
+    match request.what {
+        What::Memory => say(&Answer::Memory(memory::of_this_process()?)),
+        What::Speed { budget } => {
+            // Warming up runs the largest size and one picture, and others only as far as its time goes.
+            for batch in request.batches.iter().filter(|batch| (2..most).contains(*batch)) {
+                for encoder in &mut encoders {
+                    crate::infer::ImageEncoder::encode(encoder, &pixels, *batch, &mut embeddings)?;
+                }
+            }
+            let started = Instant::now();
+            let mut turn = |done, total| say(&Answer::Turn { done, total });
+            let mut now = || started.elapsed();
+            let found = rounds::run(&mut encoders, &request.batches, budget, &pixels, &mut now, &mut turn)?;
+            found.into_iter().for_each(|speed| say(&Answer::Speed(speed)));
+        }
+    }
+    Ok(())
+}
+
+/// `count` made-up pictures of `size`.
+fn pictures((height, width): (usize, usize), count: usize) -> Vec<f32> {
+    let len = 3 * height * width;
+    let drawn: Vec<Vec<f32>> =
+        (0..PICTURES.min(count)).map(|seed| probe_picture(height.max(width), seed as u64)).collect();
+    let mut pixels = Vec::with_capacity(count * len);
+    drawn.iter().cycle().take(count).for_each(|picture| pixels.extend_from_slice(&picture[..len]));
+    pixels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_pictures_as_asked_for_and_of_the_size() {
+        let pixels = pictures((4, 6), 5);
+        assert_eq!(pixels.len(), 5 * 3 * 4 * 6);
+        assert_eq!(pixels[..72], pixels[4 * 72..], "the fifth repeats the first");
+        assert!(pixels[..72] != pixels[72..144] && pixels.iter().all(|v| v.is_finite()));
+    }
+}

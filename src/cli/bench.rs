@@ -1,0 +1,383 @@
+//! `vtagd bench`: what this box can serve. A model directory, or the name of an architecture, in; images a second, latencies,
+//! memory and cameras out. A table and what to write into the configuration by default, one JSON object with `--json`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::builder::PossibleValuesParser;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{complain, say};
+use crate::bench::child::{self, Setup};
+use crate::bench::draft::Drafts;
+use crate::bench::rounds::Speed;
+use crate::bench::{BenchError, Memory, Model};
+use crate::engine::{EngineError, spec_of};
+use crate::infer::Provider;
+use crate::model::import::ImportError;
+use crate::model::import::manifest::{self, Manifest};
+use crate::model::import::run::Progress;
+use crate::model::import::synthetic::{self, Synthetic};
+use crate::model::onnx::Precision;
+use crate::model::{self, Bundle, prepared};
+use crate::paths;
+use crate::shutdown::{self, Shutdown};
+
+/// What of the measured speed cameras may use: a fifth is for decoding, preprocessing and busy moments.
+const USABLE: f64 = 0.8;
+/// A batch size that comes this near to the best one is as good, and a smaller one has the shorter latency.
+const AS_GOOD: f64 = 0.97;
+/// Between two progress lines where there is no terminal to draw a bar on.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Longest time for one pair.
+const MOST_SECONDS: f64 = 600.0;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Model directory [default: the starter model, or VTAGD_MODEL].
+    #[arg(short, long, value_name = "DIR", conflicts_with_all = ["arch", "precisions"])]
+    model: Option<PathBuf>,
+    /// A real architecture with made-up weights instead of a model: they are as fast as real ones, and nothing needs to be downloaded.
+    ///
+    /// They are written into the cache directory and removed at the end.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(synthetic::NAMES))]
+    arch: Option<String>,
+    /// Precisions of the made-up weights, separated by commas [default: fp32,int8].
+    #[arg(long = "precision", value_name = "LIST", value_delimiter = ',', requires = "arch")]
+    precisions: Vec<Precision>,
+    /// Batch sizes, 1 to 1024, separated by commas.
+    #[arg(
+        long = "batch",
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "1,8",
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    batches: Vec<u16>,
+    /// Seconds of measuring for each precision and batch size, up to 600.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    seconds: f64,
+    /// Threads inside one operator, as `runtime.threads`; 0: all cores.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u16).range(..=1024))]
+    threads: u16,
+    /// Where to compute. This one or nothing.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    provider: Provider,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|s: &f64| *s > 0.0 && *s <= MOST_SECONDS);
+    seconds.ok_or_else(|| format!("write a number of seconds above 0, up to {MOST_SECONDS}"))
+}
+
+/// What `--json` prints. Stable; fields may be added.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Name of the model or of the architecture.
+    model: String,
+    provider: Provider,
+    /// As asked for; 0: all cores.
+    threads: u16,
+    results: Vec<Row>,
+}
+
+/// One precision at one batch size.
+#[derive(Debug, Serialize)]
+struct Row {
+    precision: String,
+    batch: usize,
+    images_per_second: f64,
+    latency_ms: Latency,
+    /// Resident memory of a process with this model alone, warm for this batch size.
+    rss_bytes: u64,
+    /// The most that was resident while that process loaded and warmed up.
+    rss_peak_bytes: u64,
+    /// Cameras at one sample a second.
+    cameras: u64,
+    /// Runs that were measured; with fewer than a hundred, the 99th percentile is the slowest.
+    runs: usize,
+    /// Images a second of each round.
+    rounds: Vec<f64>,
+}
+
+/// Of a run over a whole batch.
+#[derive(Debug, Serialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+}
+
+/// What is measured: models of one name, and what each is called.
+struct Subject {
+    name: String,
+    models: Vec<Model>,
+    precisions: Vec<String>,
+    /// Holds made-up weights until the end.
+    _drafts: Option<Drafts>,
+}
+
+/// Measures and prints; the exit code.
+pub fn run(args: &Args) -> u8 {
+    let (trigger, shutdown) = shutdown::channel();
+    let _signals = crate::signals::listen(trigger);
+    match bench(args, &shutdown) {
+        Ok(report) => {
+            if !args.json {
+                readable(&report).iter().for_each(|line| say(line));
+                return 0;
+            }
+            match serde_json::to_string(&report) {
+                Ok(line) => {
+                    say(&line);
+                    0
+                }
+                Err(error) => {
+                    complain(&error);
+                    1
+                }
+            }
+        }
+        Err(error) => {
+            complain(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let bench = error.downcast_ref().map(BenchError::exit_code);
+    bench.or_else(|| error.downcast_ref().map(EngineError::exit_code)).unwrap_or(1)
+}
+
+fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
+    let mut meter = Meter::new();
+    let subject = match &args.arch {
+        Some(arch) => made_up(arch, &args.precisions, &mut meter, shutdown)?,
+        None => given(args.model.as_deref(), shutdown)?,
+    };
+    let mut batches: Vec<usize> = args.batches.iter().map(|batch| usize::from(*batch)).collect();
+    batches.sort_unstable();
+    batches.dedup();
+    let setup = Setup { provider: args.provider, threads: args.threads.into() };
+    let pairs = batches.len() * subject.models.len();
+
+    let mut memories = Vec::with_capacity(pairs);
+    for batch in &batches {
+        for model in &subject.models {
+            memories.push(child::memory(model, *batch, setup, shutdown)?);
+            meter.show("memory", memories.len() as u64, pairs as u64);
+        }
+    }
+    let budget = Duration::from_secs_f64(args.seconds);
+    let mut turn = |done, total| meter.show("speed", done as u64, total as u64);
+    let speeds = child::speed(&subject.models, &batches, budget, setup, shutdown, &mut turn)?;
+
+    let mut results: Vec<(usize, Row)> =
+        speeds.into_iter().zip(memories).map(|(speed, memory)| (speed.model, row(&subject, speed, memory))).collect();
+    // Measured batch by batch, read model by model.
+    results.sort_by_key(|(model, row)| (*model, row.batch));
+    let results = results.into_iter().map(|(_, row)| row).collect();
+    Ok(Report { model: subject.name, provider: args.provider, threads: args.threads, results })
+}
+
+fn row(subject: &Subject, speed: Speed, memory: Memory) -> Row {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    Row {
+        precision: subject.precisions.get(speed.model).cloned().unwrap_or_default(),
+        batch: speed.batch,
+        images_per_second: speed.images_per_second,
+        latency_ms: Latency { p50: milliseconds(speed.p50), p99: milliseconds(speed.p99) },
+        rss_bytes: memory.resident,
+        rss_peak_bytes: memory.peak,
+        cameras: (speed.images_per_second * USABLE) as u64,
+        runs: speed.runs,
+        rounds: speed.rounds,
+    }
+}
+
+fn made_up(
+    arch: &str,
+    precisions: &[Precision],
+    meter: &mut Meter,
+    shutdown: &Shutdown,
+) -> Result<Subject, anyhow::Error> {
+    let mut wanted = Vec::new();
+    for precision in if precisions.is_empty() { &[Precision::Fp32, Precision::Int8] } else { precisions } {
+        if !wanted.contains(precision) {
+            wanted.push(*precision);
+        }
+    }
+    let mut progress = |Progress { done, total, .. }: Progress| {
+        meter.show("writing made-up weights", done, total);
+        if shutdown.is_requested() { Err(ImportError::Stopped) } else { Ok(()) }
+    };
+    // The command line takes no other names.
+    let (architecture, _) = Synthetic::new(arch).ok_or_else(|| anyhow::anyhow!("{arch} is not an architecture"))?;
+    let drafts = Drafts::write(&paths::cache_dir(), arch, &architecture, &wanted, &mut progress)?;
+    Ok(Subject {
+        name: arch.to_owned(),
+        models: drafts.models().to_vec(),
+        precisions: wanted.iter().map(ToString::to_string).collect(),
+        _drafts: Some(drafts),
+    })
+}
+
+fn given(dir: Option<&Path>, shutdown: &Shutdown) -> Result<Subject, anyhow::Error> {
+    let dir = model::resolve_for_cli(dir).map_err(BenchError::from)?;
+    let bundle = prepared::open(&dir, &|| shutdown.is_requested()).map_err(BenchError::from)?;
+    let (height, width) = spec_of(&bundle).map_err(EngineError::from)?.size();
+    Ok(Subject {
+        precisions: vec![precision_of(&bundle).map_err(BenchError::from)?],
+        models: vec![Model { dir: bundle.dir, size: (height as usize, width as usize) }],
+        name: bundle.name,
+        _drafts: None,
+    })
+}
+
+/// What an import wrote down, else what the file's name says, as exporters name their variants.
+fn precision_of(bundle: &Bundle) -> Result<String, model::ModelError> {
+    let value: Option<serde_json::Value> = model::read_json(&bundle.dir.join(manifest::FILE))?;
+    if let Some(manifest) = value.and_then(|value| serde_json::from_value::<Manifest>(value).ok()) {
+        return Ok(manifest.precision.to_string());
+    }
+    let stem = bundle.vision.file_stem().unwrap_or_default().to_string_lossy();
+    Ok(stem.strip_prefix("vision_model_").map_or_else(|| "unknown".to_owned(), ToOwned::to_owned))
+}
+
+/// The table, and what to write into the configuration.
+fn readable(report: &Report) -> Vec<String> {
+    let threads = if report.threads == 0 { "all cores".to_owned() } else { format!("{} threads", report.threads) };
+    let name = report.model.replace(char::is_control, "\u{fffd}");
+    let mut lines = vec![
+        format!("{name}, {}, {threads}", report.provider.as_str()),
+        format!(
+            "{:10} {:>5} {:>9} {:>10} {:>10} {:>10} {:>10} {:>8}",
+            "precision", "batch", "images/s", "p50", "p99", "memory", "peak", "cameras"
+        ),
+    ];
+    for row in &report.results {
+        lines.push(format!(
+            "{:10} {:>5} {:>9.2} {:>7.1} ms {:>7.1} ms {:>7.0} MB {:>7.0} MB {:>8}",
+            row.precision,
+            row.batch,
+            row.images_per_second,
+            row.latency_ms.p50,
+            row.latency_ms.p99,
+            row.rss_bytes as f64 / 1e6,
+            row.rss_peak_bytes as f64 / 1e6,
+            row.cameras
+        ));
+    }
+    lines.push("cameras: at one sample a second, with a fifth of the speed left for decoding and busy moments".into());
+    if let Some(best) = best(&report.results) {
+        lines.push(format!("best: {} in batches of {}; in the configuration:", best.precision, best.batch));
+        let threads = if report.threads == 0 { String::new() } else { format!("threads: {}, ", report.threads) };
+        let provider = if report.provider == Provider::Cpu {
+            String::new()
+        } else {
+            format!("providers: [{}], ", report.provider.as_str())
+        };
+        lines.push(format!("runtime: {{ {provider}{threads}batch: {{ max_size: {} }} }}", best.batch));
+        if best.cameras == 0 {
+            let seconds = (1.0 / (best.images_per_second * USABLE)).ceil();
+            lines.push(format!("sampling: {{ interval: {seconds}s }}  # for one camera"));
+        }
+    }
+    lines
+}
+
+/// The fastest; of sizes that are as good, the smallest.
+fn best(rows: &[Row]) -> Option<&Row> {
+    let fastest = rows.iter().max_by(|a, b| a.images_per_second.total_cmp(&b.images_per_second))?;
+    let as_good =
+        |row: &&Row| row.precision == fastest.precision && row.images_per_second >= AS_GOOD * fastest.images_per_second;
+    rows.iter().filter(as_good).min_by_key(|row| row.batch)
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+struct Meter {
+    bar: ProgressBar,
+    terminal: bool,
+    step: &'static str,
+    last: Instant,
+}
+
+impl Meter {
+    fn new() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = if terminal { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        Self { bar, terminal, step: "", last: Instant::now() }
+    }
+
+    fn show(&mut self, step: &'static str, done: u64, total: u64) {
+        if self.step != step {
+            self.step = step;
+            self.bar.reset();
+            let style = ProgressStyle::with_template("{msg} {bar:30} {percent} %, {eta} left");
+            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar.set_message(step);
+        }
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        if !self.terminal && self.last.elapsed() >= LINE_EVERY {
+            self.last = Instant::now();
+            tracing::info!(step, done, total, "measuring");
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(precision: &str, batch: usize, images_per_second: f64) -> Row {
+        Row {
+            precision: precision.into(),
+            batch,
+            images_per_second,
+            latency_ms: Latency { p50: 1.0, p99: 2.0 },
+            rss_bytes: 1,
+            rss_peak_bytes: 2,
+            cameras: (images_per_second * USABLE) as u64,
+            runs: 1,
+            rounds: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_best_is_the_fastest_precision_in_the_smallest_batch_that_is_as_good() {
+        let rows = [row("fp32", 1, 20.0), row("int8", 1, 50.0), row("int8", 4, 59.0), row("int8", 8, 60.0)];
+        let best = best(&rows).unwrap();
+        assert_eq!((best.precision.as_str(), best.batch), ("int8", 4));
+    }
+
+    #[test]
+    fn a_box_too_slow_for_one_sample_a_second_is_told_the_interval_it_can_keep() {
+        let mut report =
+            Report { model: "m".into(), provider: Provider::Cpu, threads: 2, results: vec![row("fp32", 8, 0.5)] };
+        let lines = readable(&report);
+        assert!(lines.contains(&"runtime: { threads: 2, batch: { max_size: 8 } }".to_owned()), "{lines:?}");
+        assert!(lines.last().unwrap().starts_with("sampling: { interval: 3s }"), "{lines:?}");
+        report.results = vec![row("int8", 1, 10.0)];
+        assert!(readable(&report).last().unwrap().starts_with("runtime: "));
+    }
+
+    #[test]
+    fn seconds_are_a_number_within_reason() {
+        assert_eq!(parse_seconds("0.2"), Ok(0.2));
+        for wrong in ["0", "-1", "nan", "601", "5s"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}
