@@ -111,11 +111,7 @@ impl Span {
         } else {
             // Smaller than the crop: it is placed in the middle.
             let difference = (wide - resized) as u32;
-            let before = match rounding {
-                CropRounding::Floor => difference.div_ceil(2),
-                CropRounding::HalfEven => difference / 2,
-            };
-            (0, before, resized as u32)
+            (0, difference / 2, resized as u32)
         };
         // Product before quotient, so that an uncropped axis comes out at exactly the source's size.
         let scaled = |n: f64| n * f64::from(source) / resized as f64;

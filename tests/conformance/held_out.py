@@ -23,14 +23,17 @@ from transformers import (AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPIma
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT, ONLY = sys.argv[1], sys.argv[2:]
-IMAGES = ["chelsea.png", "noise.png"]
+PLACES = [os.path.join(HERE, "../data/preprocess"), os.path.join(HERE, "../../../shared/conformance/images")]
+IMAGES = ["chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg"]
 PROMPTS = ["a photo of a cat", "a cup of coffee on a table", "A photo of A CAT", "no people", "une voiture rouge",
            "forklift blocking a fire exit", "it's a dog and they'll run 12 km"]
+IMAGES = [n for n in IMAGES if any(os.path.exists(os.path.join(p, n)) for p in PLACES)]
 DONE = []
 
 
 def pictures():
-    return [Image.open(os.path.join(HERE, "../data/preprocess", n)).convert("RGB") for n in IMAGES]
+    found = [next(p for p in (os.path.join(place, n) for place in PLACES) if os.path.exists(p)) for n in IMAGES]
+    return [Image.open(p).convert("RGB") for p in found]
 
 
 def edit(folder, name, change):
@@ -219,7 +222,7 @@ clip("hf-context-32-tokenizer-77", context=32, change=lambda d: edit(d, "tokeniz
 clip("hf-size-not-a-multiple", vision=dict(image_size=75, patch_size=16), proc=dict(size={"shortest_edge": 75}, crop_size={"height": 75, "width": 75}))
 clip("hf-rectangular", change=config(lambda c: c["vision_config"].update(image_size=[64, 96])), refused="image_size")
 clip("hf-rectangular-patch", change=config(lambda c: c["vision_config"].update(patch_size=[16, 32])), refused="patch_size")
-clip("hf-noise", change=config(lambda c: c.update(return_dict=True, torch_dtype="float16", _name_or_path="x", transformers_version="4.5.0", architectures=None, logit_scale_init_value=9)))
+clip("hf-noise", change=config(lambda c: c.update(return_dict=True, _name_or_path="x", transformers_version="4.5.0", architectures=None, logit_scale_init_value=9.0)))
 clip("hf-position-ids", change=tensors(lambda t: t.update({"text_model.embeddings.position_ids": torch.arange(77)[None], "vision_model.embeddings.position_ids": torch.arange(17)[None]})))
 clip("hf-default-text", text=dict(hidden_size=512, num_attention_heads=8, intermediate_size=2048, hidden_act="quick_gelu"), dim=512,
      change=config(lambda c: c.update(text_config={k: v for k, v in c["text_config"].items() if k in ("num_hidden_layers", "vocab_size", "eos_token_id", "bos_token_id")}, projection_dim=512)))
@@ -309,7 +312,7 @@ def sentence_tokenizer(lower=True, bpe=True, eos="<eos>", length=64):
     t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     t.decoder = decoders.Replace("\u2581", " ")
     corpus = [p.lower() for p in PROMPTS] * 4 + PROMPTS
-    t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=330, special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]))
+    t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=120, special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]))
     t.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>", mask_token="<mask>", model_max_length=length)
 

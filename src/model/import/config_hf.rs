@@ -148,7 +148,7 @@ fn body(tower: &Fields<'_>, default: &Defaults) -> Result<Transformer, ImportErr
         eps: tower.number("layer_norm_eps", default.eps, 1e-12, 1e-2)? as f32,
         act: match tower.text("hidden_act")?.unwrap_or(default.act) {
             "gelu" | "gelu_python" => Act::Gelu,
-            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Act::GeluTanh,
+            "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_new" | "gelu_fast" | "gelu_accurate" => Act::GeluTanh,
             "quick_gelu" => Act::QuickGelu,
             other => {
                 let what = format!("the activation `{}`", super::bytes::shown(other));

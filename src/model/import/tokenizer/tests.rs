@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-const WANTED: Wanted = Wanted { context: 8, vocab: 12, padding: Padding::Named { otherwise: 1 } };
+const WANTED: Wanted = Wanted { context: 8, vocab: 12, padding: Padding::Named { otherwise: 1 }, left: false };
 
 /// A folder with a tiny CLIP tokenizer in the old form.
 fn folder(config: &str, map: &str) -> tempfile::TempDir {
