@@ -209,7 +209,8 @@ fn a_checkpoint_that_cannot_be_served_is_refused_by_the_name_of_what_it_wants() 
 #[test]
 fn inspect_tells_what_was_imported_and_a_second_import_does_not_overwrite_it() {
     let temporary = tempfile::tempdir().unwrap();
-    let (folder, bundle) = (&root().join("tests/conformance/checkpoints/openclip-vit"), temporary.path().join("bundle"));
+    let (folder, bundle) =
+        (&root().join("tests/conformance/checkpoints/openclip-vit"), temporary.path().join("bundle"));
     let import = || import(temporary.path(), folder, &bundle, &["--no-measure"]);
     done(&import());
     let report = done(&vtagd(temporary.path()).args(["model", "inspect", "--json"]).arg(&bundle).output().unwrap());

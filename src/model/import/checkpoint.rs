@@ -12,7 +12,8 @@ use super::layout::{Canonical, canonical};
 use super::raw::RawStore;
 use super::tokenizer::{Padding, TokenizerSource, Wanted};
 use super::{
-    Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor, tokenizer, weights,
+    Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor, tokenizer,
+    weights,
 };
 use crate::score::{Activation, Head};
 

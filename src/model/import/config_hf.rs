@@ -217,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn every_name_of_an_activation_is_known() {
+        let act = |name: &str| {
+            let config = json!({"model_type": "clip", "text_config": {"hidden_act": name}});
+            read(&config).unwrap().text.body.act
+        };
+        for tanh in ["gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new", "gelu_fast", "gelu_accurate"] {
+            assert_eq!(act(tanh), Act::GeluTanh);
+        }
+        assert_eq!((act("gelu_python"), act("quick_gelu")), (Act::Gelu, Act::QuickGelu));
+    }
+
+    #[test]
     fn the_older_nested_form_counts_where_it_is_there() {
         let config = json!({"model_type": "clip", "projection_dim": 768,
             "text_config": {"hidden_size": 1, "eos_token_id": 2}, "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12},

@@ -252,6 +252,18 @@ mod tests {
     }
 
     #[test]
+    fn heads_are_those_that_fit_into_the_width() {
+        let heads = |width: usize, head: usize| {
+            let config = json!({"vision_cfg": {"width": width, "head_width": head}, "text_cfg": {}});
+            read(&config).map(|model| model.vision.body.heads)
+        };
+        assert_eq!(heads(768, 64).unwrap(), 12);
+        assert_eq!(heads(48, 20).unwrap(), 2);
+        assert!(heads(50, 20).is_ok() && heads(50, 16).unwrap_err().to_string().contains("head_width"));
+        assert!(heads(48, 64).is_err());
+    }
+
+    #[test]
     fn quick_gelu_comes_from_the_flag_or_else_from_the_name() {
         let act = |extra: Value| {
             let mut config = json!({"model_cfg": {"vision_cfg": {}, "text_cfg": {}}});

@@ -88,7 +88,10 @@ pub(super) fn parts(map: &Object) -> Result<Parts, SpecError> {
         && let Some(value) = get(map, "pad_size")
         && exact(value, "pad_size")? != size
     {
-        return Err(bad("pad_size", "padding to another size than the rest gives is not served; set `do_pad` to false"));
+        return Err(bad(
+            "pad_size",
+            "padding to another size than the rest gives is not served; set `do_pad` to false",
+        ));
     }
     // Pictures are always turned to RGB, whatever it says; a wrong kind of value is still a damaged file.
     field::flag(map, "do_convert_rgb", true)?;
