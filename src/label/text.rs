@@ -9,7 +9,7 @@ use std::path::Path;
 use ort::logging::LogLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef};
-use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
+use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationDirection, TruncationParams};
 
 use crate::infer::runtime::Runtime;
 use crate::infer::{InferError, Provider, graph, provider, session};
@@ -67,16 +67,19 @@ impl TextTokenizer {
                 "{shown}: is not a tokenizer of the Hugging Face tokenizers library ({e}); copy tokenizer.json from the model's export"
             ))
         })?;
+        // Which side is cut and which is filled up, the file knows alone; Gemma's fills up on the left.
         let written = tokenizer.get_truncation().map(|t| t.max_length);
+        let cut = tokenizer.get_truncation().map_or(TruncationDirection::Right, |t| t.direction);
+        let filled = tokenizer.get_padding().map_or(PaddingDirection::Right, |p| p.direction);
         let max_length = spec.pad_to.or(spec.max_length).or(written).unwrap_or(DEFAULT_LENGTH);
-        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        let truncation = TruncationParams { max_length, direction: cut, ..TruncationParams::default() };
         tokenizer
             .with_truncation(Some(truncation))
             .map_err(|e| TextError::Tokenizer(format!("{shown}: cannot cut texts at {max_length} tokens: {e}")))?;
         let (pad_id, pad_token) = padding(&tokenizer, file, spec);
         tokenizer.with_padding(spec.pad_to.map(|length| PaddingParams {
             strategy: PaddingStrategy::Fixed(length),
-            direction: PaddingDirection::Right,
+            direction: filled,
             pad_to_multiple_of: None,
             pad_id,
             pad_type_id: 0,

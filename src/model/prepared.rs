@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::import::run::{self, Options, Progress, Source};
+use super::import::unfinished;
 use super::import::{Checkpoint, ImportError, open_checkpoint};
 use super::onnx::Precision;
 use super::{Bundle, ModelError, fingerprint};
@@ -50,6 +51,8 @@ fn import(checkpoint: &Checkpoint, out: &Path, stop: &dyn Fn() -> bool) -> Resul
     tracing::info!(checkpoint = %checkpoint.dir.display(), out = %out.display(), "importing a raw checkpoint, once");
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder).map_err(|source| ImportError::Disk { dir: folder.to_owned(), source })?;
+        // Whatever model they were for: the cache is ours alone.
+        unfinished::sweep(folder, None);
     }
     let mut told = Instant::now();
     let mut progress = |Progress { done, total, .. }: Progress| {

@@ -111,11 +111,7 @@ impl Span {
         } else {
             // Smaller than the crop: it is placed in the middle.
             let difference = (wide - resized) as u32;
-            let before = match rounding {
-                CropRounding::Floor => difference.div_ceil(2),
-                CropRounding::HalfEven => difference / 2,
-            };
-            (0, before, resized as u32)
+            (0, difference / 2, resized as u32)
         };
         // Product before quotient, so that an uncropped axis comes out at exactly the source's size.
         let scaled = |n: f64| n * f64::from(source) / resized as f64;
@@ -227,8 +223,8 @@ mod tests {
     fn a_picture_smaller_than_the_crop_stands_in_the_middle_on_black() {
         let spec = r#"{"do_resize": false, "crop_size": 10}"#;
         let plan = plan(spec, ViewMode::Model, 3, 21);
-        // Transformers puts the odd pixel before the picture, and floors the crop's start.
-        assert_eq!(plan.target, Rect { x: 4, y: 0, w: 3, h: 10 });
+        // The odd pixel comes behind the picture, as in Transformers' torchvision processors, and the crop's start is floored.
+        assert_eq!(plan.target, Rect { x: 3, y: 0, w: 3, h: 10 });
         assert_eq!((plan.window.y, plan.window.h), (5.0, 10.0));
         assert_eq!(plan.surround, Spec::from_json(spec).unwrap().fill());
     }

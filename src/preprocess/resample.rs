@@ -28,6 +28,8 @@ impl Resampler {
         // Radius of the kernel in pixels of the smaller picture.
         let (algorithm, support) = match filter {
             Filter::Nearest => (ResizeAlg::Nearest, 0.5),
+            Filter::Box => (ResizeAlg::Convolution(FilterType::Box), 0.5),
+            Filter::Hamming => (ResizeAlg::Convolution(FilterType::Hamming), 1.0),
             Filter::Bilinear => (ResizeAlg::Convolution(FilterType::Bilinear), 1.0),
             Filter::Bicubic => (ResizeAlg::Convolution(FilterType::CatmullRom), 2.0),
             Filter::Lanczos => (ResizeAlg::Convolution(FilterType::Lanczos3), 3.0),

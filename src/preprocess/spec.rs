@@ -29,7 +29,9 @@ const UNNAMED: &str = "the preprocessor configuration";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     Nearest,
+    Box,
     Bilinear,
+    Hamming,
     /// Catmull-Rom, a = −0.5.
     Bicubic,
     Lanczos,
@@ -50,12 +52,13 @@ pub enum Resize {
     Exact(u32, u32),
 }
 
-/// Which whole pixel the centre crop starts at when the difference is odd.
+/// Which whole pixel the centre crop starts at when the difference is odd. A picture that is smaller than the crop starts at
+/// `(crop − side) // 2` of it with both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CropRounding {
     /// `(side − crop) // 2`, as Transformers.
     Floor,
-    /// `round((side − crop) / 2)` with ties to even, as torchvision; padding is `(crop − side) // 2`.
+    /// `round((side − crop) / 2)` with ties to even, as torchvision.
     HalfEven,
 }
 

@@ -12,7 +12,8 @@ use super::layout::{Canonical, canonical};
 use super::raw::RawStore;
 use super::tokenizer::{Padding, TokenizerSource, Wanted};
 use super::{
-    Architecture, ImportError, TensorStore, config_hf, names_hf, names_openclip, preprocessor, tokenizer, weights,
+    Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor, tokenizer,
+    weights,
 };
 use crate::score::{Activation, Head};
 
@@ -123,12 +124,7 @@ fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<
     };
     let mut problems = Vec::new();
     let head = head(&raw, &names, activation, &mut problems)?;
-    let quick_gelu = dir
-        .canonicalize()
-        .unwrap_or_default()
-        .file_name()
-        .is_some_and(|name| config_openclip::is_quick_gelu(&name.to_string_lossy()));
-    let hints = Hints { head, projection_bias: bias, quick_gelu };
+    let hints = Hints { head, projection_bias: bias };
     let architecture = config_openclip::architecture(config, file, hints)?;
     for (name, what) in [
         ("visual.trunk.", "a timm image tower"),
@@ -153,6 +149,9 @@ fn open_clip_padding(config: &Value, file: &Path) -> Result<Padding, ImportError
     let whole = Fields::of(file, config)?;
     let model = if whole.get("model_cfg").is_some() { whole.inner("model_cfg")? } else { whole };
     let text = model.inner("text_cfg")?;
+    if text.text("tokenizer_mode")?.is_some_and(|mode| !mode.is_empty()) {
+        return Err(text.unsupported("tokenizer_mode", "a tokenizer with a mode of its own"));
+    }
     if text.get("tokenizer_kwargs").is_some_and(|v| v.as_object().is_none_or(|map| !map.is_empty())) {
         return Err(text.unsupported("tokenizer_kwargs", "a tokenizer with settings of its own"));
     }
@@ -172,7 +171,9 @@ fn finish(
     mut files: Vec<PathBuf>,
     padding: Padding,
 ) -> Result<Checkpoint, ImportError> {
-    let wanted = Wanted { context: architecture.text.context, vocab: architecture.text.vocab, padding };
+    let text = &architecture.text;
+    let left = !text.causal && text.pooling == TextPooling::Last && padding != Padding::Zero;
+    let wanted = Wanted { context: text.context, vocab: text.vocab, padding, left };
     let tokenizer = tokenizer::read(dir, wanted)?;
     files.extend(tokenizer.files.iter().cloned());
     Ok(Checkpoint {

@@ -148,7 +148,7 @@ fn body(tower: &Fields<'_>, default: &Defaults) -> Result<Transformer, ImportErr
         eps: tower.number("layer_norm_eps", default.eps, 1e-12, 1e-2)? as f32,
         act: match tower.text("hidden_act")?.unwrap_or(default.act) {
             "gelu" | "gelu_python" => Act::Gelu,
-            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Act::GeluTanh,
+            "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_new" | "gelu_fast" | "gelu_accurate" => Act::GeluTanh,
             "quick_gelu" => Act::QuickGelu,
             other => {
                 let what = format!("the activation `{}`", super::bytes::shown(other));
@@ -214,6 +214,18 @@ mod tests {
             (TextPooling::Last, -1.0, Activation::Sigmoid)
         );
         assert!(!model.text.causal && model.text.projection_bias && model.vision.patch_bias && !model.vision.pre_norm);
+    }
+
+    #[test]
+    fn every_name_of_an_activation_is_known() {
+        let act = |name: &str| {
+            let config = json!({"model_type": "clip", "text_config": {"hidden_act": name}});
+            read(&config).unwrap().text.body.act
+        };
+        for tanh in ["gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new", "gelu_fast", "gelu_accurate"] {
+            assert_eq!(act(tanh), Act::GeluTanh);
+        }
+        assert_eq!((act("gelu_python"), act("quick_gelu")), (Act::Gelu, Act::QuickGelu));
     }
 
     #[test]

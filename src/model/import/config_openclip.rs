@@ -33,8 +33,6 @@ pub(super) struct Hints {
     pub(super) head: Head,
     /// The text projection has a bias.
     pub(super) projection_bias: bool,
-    /// The model is called `…-quickgelu`.
-    pub(super) quick_gelu: bool,
 }
 
 /// The architecture.
@@ -56,14 +54,16 @@ pub(super) fn architecture(config: &Value, file: &Path, hints: Hints) -> Result<
     }
     let quick = match model.get("quick_gelu") {
         Some(_) => model.flag("quick_gelu", false)?,
-        None => hints.quick_gelu || named_quick_gelu(&whole)? || named_quick_gelu(&model)?,
+        None => named_quick_gelu(&whole)? || named_quick_gelu(&model)?,
     };
     let image_size = image_size(&vision)?;
     let width = vision.size("width", 768, most::WIDTH)?;
     let head_width = vision.size("head_width", 64, most::WIDTH)?;
-    if !width.is_multiple_of(head_width) {
+    // Divided and cut off, as there.
+    let vision_heads = width / head_width;
+    if vision_heads == 0 || !width.is_multiple_of(vision_heads) {
         let found = Value::from(head_width);
-        return Err(vision.wrong("head_width", &format!("a divisor of the width {width}"), &found));
+        return Err(vision.wrong("head_width", &format!("one that cuts the width {width} into equal heads"), &found));
     }
     let text_width = text.size("width", 512, most::WIDTH)?;
     let heads = text.size("heads", 8, most::HEADS)?;
@@ -74,7 +74,7 @@ pub(super) fn architecture(config: &Value, file: &Path, hints: Hints) -> Result<
     let vocab = text.size("vocab_size", 49_408, most::VOCAB)?;
     Ok(Architecture {
         vision: VisionTower {
-            body: body(&vision, width, width / head_width, quick)?,
+            body: body(&vision, width, vision_heads, quick)?,
             image_size,
             patch: patch(&vision, image_size)?,
             class_token: true,
@@ -107,7 +107,7 @@ fn named_quick_gelu(fields: &Fields<'_>) -> Result<bool, ImportError> {
 }
 
 /// `ViT-B-32-quickgelu` and the like.
-pub(super) fn is_quick_gelu(name: &str) -> bool {
+fn is_quick_gelu(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with("-quickgelu")
 }
 
@@ -223,7 +223,7 @@ mod tests {
 
     fn read(config: &Value) -> Result<Architecture, ImportError> {
         let head = Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
-        let hints = Hints { head, projection_bias: false, quick_gelu: false };
+        let hints = Hints { head, projection_bias: false };
         architecture(config, Path::new("open_clip_config.json"), hints)
     }
 
@@ -249,6 +249,18 @@ mod tests {
         assert_eq!((&model.vision.body, model.vision.image_size, model.vision.patch), (&vision, 240, 15));
         assert!(!model.vision.pre_norm && !model.text.causal);
         assert_eq!((model.text.pooling, model.text.body.mlp), (TextPooling::FirstId(7), 1536));
+    }
+
+    #[test]
+    fn heads_are_those_that_fit_into_the_width() {
+        let heads = |width: usize, head: usize| {
+            let config = json!({"vision_cfg": {"width": width, "head_width": head}, "text_cfg": {}});
+            read(&config).map(|model| model.vision.body.heads)
+        };
+        assert_eq!(heads(768, 64).unwrap(), 12);
+        assert_eq!(heads(48, 20).unwrap(), 2);
+        assert!(heads(50, 20).is_ok() && heads(50, 16).unwrap_err().to_string().contains("head_width"));
+        assert!(heads(48, 64).is_err());
     }
 
     #[test]

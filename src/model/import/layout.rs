@@ -68,6 +68,10 @@ impl TensorStore for Canonical {
         self.infos.clone()
     }
 
+    fn verify(&self, advance: &mut dyn FnMut() -> Result<(), ImportError>) -> Result<(), ImportError> {
+        self.raw.verify(advance)
+    }
+
     fn read(&self, name: &str) -> Result<Vec<f32>, ImportError> {
         let origin = self.origins.get(name);
         let Some(origin) = origin else { return self.raw.read(name, None) };

@@ -18,6 +18,7 @@ mod raw;
 mod safetensors;
 pub mod shake;
 mod tokenizer;
+pub(super) mod unfinished;
 mod unpickle;
 mod weights;
 mod zip;
@@ -66,6 +67,13 @@ pub trait TensorStore {
     /// # Errors
     /// No such tensor, or one that cannot be read.
     fn read(&self, name: &str) -> Result<Vec<f32>, ImportError>;
+    /// Compares the files with the checksums in them, where they have any. `advance` is called now and then.
+    ///
+    /// # Errors
+    /// A file that was changed; what `advance` gives.
+    fn verify(&self, advance: &mut dyn FnMut() -> Result<(), ImportError>) -> Result<(), ImportError> {
+        advance()
+    }
 }
 
 /// Everything the graphs need to know, from the config and checked against the tensors' shapes.

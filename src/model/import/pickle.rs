@@ -143,7 +143,7 @@ fn plain(bytes: &dyn Bytes) -> Result<Found, Refusal> {
         bytes.read_at(at, &mut count).map_err(|_| "is cut short within its storages; fetch it again".to_owned())?;
         let end = (at + 8).checked_add(u64::from_le_bytes(count).saturating_mul(size)).filter(|end| *end <= len);
         let end = end.ok_or_else(|| "is cut short within its storages; fetch it again".to_owned())?;
-        places.insert(key.to_owned(), Record { at: at + 8, len: end - at - 8 });
+        places.insert(key.to_owned(), Record { at: at + 8, len: end - at - 8, crc: 0 });
         at = end;
     }
     Ok((tensors, places))

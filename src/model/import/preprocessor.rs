@@ -10,23 +10,22 @@ use super::ImportError;
 use super::fields::{Fields, damaged, read_json};
 use crate::preprocess::Spec;
 
-/// Hugging Face's `preprocessor_config.json`, or the same object in `processor_config.json` as newer versions write it.
+/// The object `image_processor` in `processor_config.json`, as Transformers 5 writes it, or else `preprocessor_config.json`.
+/// Where both are there the first counts (`ImageProcessingMixin.get_image_processor_dict`).
 ///
 /// # Errors
 /// Neither is there; one that is damaged or does not fit the image tower.
 pub(super) fn hugging_face(dir: &Path, image_size: usize) -> Result<(Value, PathBuf), ImportError> {
     let file = dir.join("preprocessor_config.json");
     let newer = dir.join("processor_config.json");
-    let (value, file) = match read_json(&file)? {
-        Some(value) => (value, file),
-        None => match read_json(&newer)?.and_then(|json| json.get("image_processor").cloned()) {
-            Some(value) => (value, newer),
-            None => {
-                let message =
-                    "is missing, and how pictures are prepared cannot be guessed: fetch it with the checkpoint";
-                return Err(damaged(&file, message));
-            }
-        },
+    let nested = read_json(&newer)?.and_then(|json| json.get("image_processor").filter(|v| !v.is_null()).cloned());
+    let (value, file) = match (nested, read_json(&file)?) {
+        (Some(value), _) => (value, newer),
+        (None, Some(value)) => (value, file),
+        (None, None) => {
+            let message = "is missing, and how pictures are prepared cannot be guessed: fetch it with the checkpoint";
+            return Err(damaged(&file, message));
+        }
     };
     fits(&value, &file, image_size)?;
     Ok((value, file))

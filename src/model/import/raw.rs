@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 
 use super::bytes::{Bytes, shown};
-use super::{Dtype, ImportError};
+use super::{Dtype, ImportError, zip};
 
 /// Largest tensor that is read: 4 GiB as f32. The token embedding of SigLIP2 g-opt, the largest known, has 0.4 billion.
 pub(super) const MAX_ELEMENTS: u64 = 1 << 30;
@@ -147,6 +147,24 @@ impl RawStore {
         self.parts.get(tensor.part).map_or(Path::new(""), |part| &part.path)
     }
 
+    /// Compares PyTorch's zip archives with their checksums. Safetensors have none.
+    ///
+    /// # Errors
+    /// [`ImportError::Damaged`] naming the record; what `advance` gives.
+    pub(super) fn verify(&self, advance: &mut dyn FnMut() -> Result<(), ImportError>) -> Result<(), ImportError> {
+        for part in &self.parts {
+            let mut head = [0; 2];
+            if part.bytes.len() < 2 || part.bytes.read_at(0, &mut head).is_err() || &head != b"PK" {
+                continue;
+            }
+            zip::verify(part.bytes.as_ref(), || advance().map_err(Stop::Asked)).map_err(|stop| match stop {
+                Stop::Asked(error) => error,
+                Stop::Damaged(message) => ImportError::Damaged { file: part.path.clone(), message },
+            })?;
+        }
+        Ok(())
+    }
+
     /// Whether [`Self::read`] would find the tensor in order, without reading it.
     ///
     /// # Errors
@@ -197,6 +215,18 @@ impl RawStore {
         }
         let elements = tensor.check(part.bytes.len()).map_err(|why| damaged(part, name, &why))?;
         Ok((part, tensor, elements))
+    }
+}
+
+/// Why checking ends early.
+enum Stop {
+    Asked(ImportError),
+    Damaged(String),
+}
+
+impl From<String> for Stop {
+    fn from(message: String) -> Self {
+        Self::Damaged(message)
     }
 }
 

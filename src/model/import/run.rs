@@ -1,17 +1,18 @@
 //! Writing a bundle: graphs, tokenizer, preprocessing, configuration and manifest, in a folder that appears whole or not at all.
 //!
 //! Comes in: a checkpoint's parts. Goes out: a model directory. Everything is written and synced in a hidden folder beside the
-//! result, which is then renamed; whatever goes wrong before, the hidden folder is removed, and after a power cut it does not have the
-//! result's name. Runs on the caller's thread; memory stays at a few times the largest tensor.
+//! result, which is then renamed; whatever goes wrong before, the hidden folder is removed, and after a power cut or a `kill -9` it
+//! does not have the result's name and the next import removes it. Runs on the caller's thread; memory stays at a few times the largest tensor.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::manifest::{self, Manifest, Measurement, Probe, Summary};
+use super::unfinished::Unfinished;
 use super::{Architecture, Checkpoint, ImportError, TensorStore, measure};
 use crate::infer::runtime::Runtime;
 use crate::model::hub::Origin;
@@ -104,6 +105,7 @@ pub fn run(
         return Err(ImportError::Exists { dir: out.to_owned() });
     }
     let folder = Unfinished::create(out)?;
+    source.tensors.verify(&mut || progress(Progress { step: Step::Writing, done: 0, total: 0 }))?;
     let bytes = towers(source, &folder.path, options, file::write, progress)?;
     small_files(source, &folder.path)?;
 
@@ -267,41 +269,4 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), ImportError> {
         file.sync_all()
     };
     write().map_err(|source| ImportError::Disk { dir: path.to_owned(), source })
-}
-
-/// The hidden folder; removed unless it is finished.
-struct Unfinished {
-    path: PathBuf,
-}
-
-impl Unfinished {
-    fn create(out: &Path) -> Result<Self, ImportError> {
-        let disk = |source| ImportError::Disk { dir: out.to_owned(), source };
-        let name = out.file_name().ok_or_else(|| ImportError::Exists { dir: out.to_owned() })?;
-        let parent = parent(out);
-        fs::create_dir_all(parent).map_err(disk)?;
-        let path = parent.join(format!(".{}.importing-{}", name.to_string_lossy(), uuid::Uuid::now_v7()));
-        fs::create_dir(&path).map_err(disk)?;
-        Ok(Self { path })
-    }
-
-    fn finish(self, out: &Path) -> Result<(), ImportError> {
-        let finish = || {
-            File::open(&self.path)?.sync_all()?;
-            fs::rename(&self.path, out)?;
-            File::open(parent(out))?.sync_all()
-        };
-        finish().map_err(|source| ImportError::Disk { dir: out.to_owned(), source })
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // After a rename there is nothing to remove; and if removing fails, its name says what it is.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-fn parent(out: &Path) -> &Path {
-    out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

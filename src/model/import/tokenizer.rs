@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
-use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
+use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationDirection, TruncationParams};
 
 use super::ImportError;
 use super::bytes::shown;
@@ -39,6 +39,8 @@ pub(super) struct Wanted {
     /// Rows of the token embedding.
     pub(super) vocab: usize,
     pub(super) padding: Padding,
+    /// Whether texts may be filled up on the left: where the text tower sees every token and takes the last.
+    pub(super) left: bool,
 }
 
 /// Which id fills up.
@@ -76,6 +78,21 @@ impl Names {
     }
 }
 
+impl Names {
+    /// Where texts are filled up: what the file says, or the class's own (`padding_side` in `tokenization_gemma.py` and
+    /// `tokenization_siglip2.py`).
+    fn padding_side(&self) -> PaddingDirection {
+        let text = |name: &str| self.config.get(name).and_then(Value::as_str);
+        let left = match text("padding_side") {
+            Some(side) => side == "left",
+            None => {
+                matches!(text("tokenizer_class"), Some("GemmaTokenizer" | "GemmaTokenizerFast" | "Siglip2Tokenizer"))
+            }
+        };
+        if left { PaddingDirection::Left } else { PaddingDirection::Right }
+    }
+}
+
 /// Reads or builds the tokenizer of `dir`.
 ///
 /// # Errors
@@ -92,7 +109,8 @@ pub(super) fn read(dir: &Path, wanted: Wanted) -> Result<TokenizerSource, Import
         }
         None => built(dir, &names, &mut files)?,
     };
-    if names.config.get("padding_side").and_then(Value::as_str) == Some("left") {
+    let side = names.padding_side();
+    if matches!(side, PaddingDirection::Left) && !wanted.left {
         return Err(ImportError::Unsupported {
             file: dir.join("tokenizer_config.json"),
             what: "a tokenizer that fills up on the left (`padding_side`)".into(),
@@ -108,11 +126,15 @@ pub(super) fn read(dir: &Path, wanted: Wanted) -> Result<TokenizerSource, Import
     }
     let (pad_id, pad_token) = padding(&tokenizer, &names, wanted.padding);
     check(&tokenizer, &file, pad_id, wanted.vocab)?;
-    let truncation = TruncationParams { max_length: wanted.context, ..TruncationParams::default() };
+    let cut = match names.config.get("truncation_side").and_then(Value::as_str) {
+        Some("left") => TruncationDirection::Left,
+        _ => TruncationDirection::Right,
+    };
+    let truncation = TruncationParams { max_length: wanted.context, direction: cut, ..TruncationParams::default() };
     tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
     tokenizer.with_padding(Some(PaddingParams {
         strategy: PaddingStrategy::Fixed(wanted.context),
-        direction: PaddingDirection::Right,
+        direction: side,
         pad_to_multiple_of: None,
         pad_id,
         pad_type_id: 0,

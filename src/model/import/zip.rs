@@ -9,6 +9,9 @@ use super::bytes::{Bytes, piece, shown};
 /// Longest directory that is read: a quarter of a million records.
 const MAX_DIRECTORY: u64 = 32 << 20;
 
+/// Bytes summed up at a time.
+const PIECE: usize = 1 << 20;
+
 /// The end record and the longest comment that can follow it.
 const MAX_TAIL: u64 = 22 + 65_535;
 
@@ -17,6 +20,8 @@ const MAX_TAIL: u64 = 22 + 65_535;
 pub(super) struct Record {
     pub(super) at: u64,
     pub(super) len: u64,
+    /// CRC-32 of the contents; 0 where PyTorch was told not to compute it (`torch.serialization.set_crc32_options`).
+    pub(super) crc: u32,
 }
 
 /// Reads the directory.
@@ -40,6 +45,34 @@ pub(super) fn read(bytes: &dyn Bytes) -> Result<HashMap<String, Record>, String>
         rest = next;
     }
     Ok(records)
+}
+
+/// Reads every record and compares it with its checksum. `advance` is called between pieces and may end it by an error.
+///
+/// # Errors
+/// What is wrong with the archive, as a clause that follows its name; what `advance` gives.
+pub(super) fn verify<E: From<String>>(bytes: &dyn Bytes, mut advance: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+    let mut records: Vec<_> = read(bytes)?.into_iter().filter(|(_, record)| record.crc != 0).collect();
+    records.sort_by_key(|(_, record)| record.at);
+    let mut buffer = vec![0; PIECE];
+    for (name, record) in records {
+        let (mut at, end) = (record.at, record.at + record.len);
+        let mut sum = crc32fast::Hasher::new();
+        while at < end {
+            let piece = &mut buffer[..(end - at).min(PIECE as u64) as usize];
+            bytes.read_at(at, piece).map_err(|e| format!("cannot be read: {e}"))?;
+            sum.update(piece);
+            at += piece.len() as u64;
+            advance()?;
+        }
+        if sum.finalize() != record.crc {
+            let name = shown(&name);
+            return Err(
+                format!("is damaged: its record `{name}` has another checksum than was saved; fetch it again").into()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Number of entries, place and length of the central directory.
@@ -85,6 +118,7 @@ fn entry<'a>(bytes: &dyn Bytes, rest: &'a [u8]) -> Result<(String, Record, &'a [
     let short = |at| u16_at(rest, at).map(usize::from).ok_or_else(damaged);
     let long = |at| u32_at(rest, at).map(u64::from).ok_or_else(damaged);
     let (flags, method) = (short(8)?, short(10)?);
+    let crc = u32_at(rest, 16).ok_or_else(damaged)?;
     let (mut packed, mut len, mut header) = (long(20)?, long(24)?, long(42)?);
     let (name_len, extra_len, comment_len) = (short(28)?, short(30)?, short(32)?);
     let name = rest.get(46..46 + name_len).ok_or_else(damaged)?;
@@ -111,7 +145,7 @@ fn entry<'a>(bytes: &dyn Bytes, rest: &'a [u8]) -> Result<(String, Record, &'a [
     if at.checked_add(len).is_none_or(|end| end > bytes.len()) {
         return Err(format!("places the record `{}` beyond its end: it is cut or damaged", shown(&name)));
     }
-    Ok((name, Record { at, len }, next))
+    Ok((name, Record { at, len, crc }, next))
 }
 
 /// The numbers of the zip64 extra field.
@@ -212,9 +246,25 @@ mod tests {
             let file = made::archive(&[("a/data.pkl", b"pickle"), ("a/data/0", b""), ("a/data/1", b"1234")], zip64);
             let records = read(&file).unwrap();
             assert_eq!(records.len(), 3);
-            let Record { at, len } = records["a/data/1"];
+            let Record { at, len, .. } = records["a/data/1"];
             assert_eq!(&file[at as usize..(at + len) as usize], b"1234");
         }
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_by_its_records_checksum() {
+        let mut file = made::archive(&[("a/data.pkl", b"pickle"), ("a/data/0", b"12345678")], false);
+        let check = |file: &Vec<u8>| verify::<String>(file, || Ok(()));
+        // The archives of the tests have no checksums, as PyTorch's have none on demand.
+        check(&file).unwrap();
+        let (header, at) = {
+            let place = file.windows(8).rposition(|w| w == b"a/data/0").unwrap();
+            (place - 46, read(&file).unwrap()["a/data/0"].at as usize)
+        };
+        file[header + 16..header + 20].copy_from_slice(&crc32fast::hash(b"12345678").to_le_bytes());
+        check(&file).unwrap();
+        file[at + 3] ^= 1;
+        assert!(check(&file).unwrap_err().contains("a/data/0"));
     }
 
     #[test]

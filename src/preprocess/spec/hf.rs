@@ -46,7 +46,7 @@ pub(super) fn parts(map: &Object) -> Result<Parts, SpecError> {
 
     let resize = if field::flag(map, "do_resize", true)? {
         let size = match get(map, "size") {
-            Some(value) => size(value, defaults.square)?,
+            Some(value) => size(value, field::flag(map, "default_to_square", defaults.square)?)?,
             None => defaults.size.ok_or_else(|| missing("size"))?,
         };
         match size {
@@ -83,6 +83,16 @@ pub(super) fn parts(map: &Object) -> Result<Parts, SpecError> {
     } else {
         None
     };
+    // Done last, and only to pictures that are smaller than all others of a batch or than `pad_size`: ours are of one size.
+    if field::flag(map, "do_pad", false)?
+        && let Some(value) = get(map, "pad_size")
+        && exact(value, "pad_size")? != size
+    {
+        return Err(bad(
+            "pad_size",
+            "padding to another size than the rest gives is not served; set `do_pad` to false",
+        ));
+    }
     // Pictures are always turned to RGB, whatever it says; a wrong kind of value is still a damaged file.
     field::flag(map, "do_convert_rgb", true)?;
 
@@ -98,11 +108,11 @@ pub(super) fn parts(map: &Object) -> Result<Parts, SpecError> {
     })
 }
 
-/// The processor's name without its "fast" ending.
+/// The processor's name without the ending that says what computes it.
 fn processor(map: &Object) -> Result<Option<&str>, SpecError> {
     for name in ["image_processor_type", "feature_extractor_type", "processor_class"] {
         if let Some(text) = field::text(map, name)? {
-            return Ok(Some(text.strip_suffix("Fast").unwrap_or(text)));
+            return Ok(Some(text.strip_suffix("Fast").or_else(|| text.strip_suffix("Pil")).unwrap_or(text)));
         }
     }
     Ok(None)
@@ -204,10 +214,11 @@ fn filter(value: &Value) -> Result<Filter, SpecError> {
         Some(1) => Filter::Lanczos,
         Some(2) => Filter::Bilinear,
         Some(3) => Filter::Bicubic,
+        Some(4) => Filter::Box,
+        Some(5) => Filter::Hamming,
         _ => {
-            let reason =
-                format!("expected 0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic), found {}", kind(value));
-            return Err(bad("resample", reason));
+            let names = "0 (nearest), 1 (lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (hamming)";
+            return Err(bad("resample", format!("expected {names}, found {}", kind(value))));
         }
     })
 }

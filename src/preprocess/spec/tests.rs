@@ -39,6 +39,19 @@ fn a_size_can_be_a_number_a_shortest_edge_or_a_height_and_width() {
 }
 
 #[test]
+fn what_newer_transformers_write_is_read() {
+    let square = hf(r#"{"size": 224, "default_to_square": true}"#);
+    assert_eq!(square.resize(), Resize::Exact(224, 224));
+    assert_eq!(hf(r#"{"size": 224, "default_to_square": false}"#).resize(), Resize::Shortest(224));
+    assert_eq!(hf(r#"{"resample": 4}"#).filter(), Filter::Box);
+    assert_eq!(hf(r#"{"resample": 5}"#).filter(), Filter::Hamming);
+    let siglip = hf(r#"{"image_processor_type": "SiglipImageProcessorPil"}"#);
+    assert_eq!(siglip, hf(r#"{"image_processor_type": "SiglipImageProcessorFast"}"#));
+    // Everything has the size already.
+    assert_eq!(hf(r#"{"do_pad": true, "pad_size": {"height": 224, "width": 224}}"#), hf("{}"));
+}
+
+#[test]
 fn siglip_squashes_by_default_and_takes_a_bare_number_for_a_square() {
     for name in ["SiglipImageProcessor", "SiglipImageProcessorFast"] {
         let spec = hf(&format!(r#"{{"image_processor_type": "{name}", "size": 384}}"#));
@@ -96,7 +109,9 @@ fn impossible_values_are_refused_by_the_name_of_their_field() {
         (r#"{"do_center_crop": false}"#, "`size`"),
         (r#"{"do_center_crop": false, "do_resize": false}"#, "`size`"),
         (r#"{"do_center_crop": "yes"}"#, "`do_center_crop`"),
-        (r#"{"resample": 4}"#, "`resample`"),
+        (r#"{"resample": 6}"#, "`resample`"),
+        (r#"{"do_pad": true, "pad_size": 300}"#, "`pad_size`"),
+        (r#"{"default_to_square": 1, "size": 224}"#, "`default_to_square`"),
         (r#"{"rescale_factor": 0}"#, "`rescale_factor`"),
         (r#"{"image_mean": [0.5]}"#, "`image_mean`"),
         (r#"{"image_std": [0.5, 0.5, 0]}"#, "`image_std`"),

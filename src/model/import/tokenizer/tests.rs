@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-const WANTED: Wanted = Wanted { context: 8, vocab: 12, padding: Padding::Named { otherwise: 1 } };
+const WANTED: Wanted = Wanted { context: 8, vocab: 12, padding: Padding::Named { otherwise: 1 }, left: false };
 
 /// A folder with a tiny CLIP tokenizer in the old form.
 fn folder(config: &str, map: &str) -> tempfile::TempDir {
@@ -61,8 +61,30 @@ fn siglip2_texts_become_lower_case_even_where_the_file_forgets_it() {
     fs::write(dir.path().join("tokenizer.json"), json).unwrap();
     assert_eq!(ids(dir.path(), WANTED, "ab")[1], 5);
     assert_ne!(ids(dir.path(), WANTED, "AB")[1], 5);
-    fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "Siglip2Tokenizer"}"#).unwrap();
+    fs::write(
+        dir.path().join("tokenizer_config.json"),
+        r#"{"tokenizer_class": "Siglip2Tokenizer", "padding_side": "right"}"#,
+    )
+    .unwrap();
     assert_eq!(ids(dir.path(), WANTED, "AB")[1], 5);
+}
+
+#[test]
+fn texts_are_filled_up_and_cut_on_the_side_that_the_file_or_its_class_says() {
+    let side = |config: &str, text: &str| {
+        let dir = folder("", "");
+        let json = read(dir.path(), WANTED).unwrap().json;
+        fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+        ids(dir.path(), Wanted { left: true, ..WANTED }, text)
+    };
+    let right = side("{}", "ab");
+    let left = side(r#"{"padding_side": "left"}"#, "ab");
+    assert_eq!((&right[..3], &left[5..]), (&left[5..], &right[..3]));
+    assert_eq!(side(r#"{"tokenizer_class": "GemmaTokenizer"}"#, "ab"), left);
+    assert_eq!(side(r#"{"tokenizer_class": "GemmaTokenizer", "padding_side": "right"}"#, "ab"), right);
+    let long = "ab b b b b b b b b";
+    assert_ne!(side(r#"{"truncation_side": "left"}"#, long), side("{}", long));
 }
 
 #[test]
