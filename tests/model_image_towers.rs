@@ -101,6 +101,22 @@ fn an_embedding_does_not_depend_on_what_else_is_in_its_batch() {
     }
 }
 
+/// Which sizes are fast depends on the machine; whatever is chosen, nobody can see it in the answers.
+#[test]
+fn a_batch_that_is_cut_into_chunks_gives_what_its_pictures_give_alone() {
+    let mut encoder = open("plain").unwrap();
+    encoder.warm_up(8).unwrap();
+    assert!(encoder.chunk().is_none_or(|chunk| [1, 2, 4].contains(&chunk)), "{:?}", encoder.chunk());
+    for count in 1..=9 {
+        let together = encode(&mut encoder, count);
+        let mut alone = Vec::new();
+        for (index, row) in together.chunks(encoder.dim()).enumerate() {
+            encoder.encode(&pictures(count)[index * PICTURE..], 1, &mut alone).unwrap();
+            assert!(cosine(row, &alone) > 0.999_99, "picture {index} of {count}");
+        }
+    }
+}
+
 #[test]
 fn unsuitable_and_damaged_towers_are_told_by_file() {
     let error = open("no_embedding").err().unwrap().to_string();

@@ -6,6 +6,7 @@ pub mod batcher;
 pub mod dispatch;
 pub mod worker;
 
+mod chunk;
 pub mod graph;
 pub mod plain;
 pub(crate) mod provider;

@@ -12,14 +12,15 @@ use tracing::{info, warn};
 
 use super::graph::{self, Element, ImageInput};
 use super::runtime::Runtime;
-use super::{ImageEncoder, InferError, InferSettings, Provider, provider};
+use super::{ImageEncoder, InferError, InferSettings, Provider, chunk, provider};
 use crate::model::Bundle;
 
 /// Two embeddings of one picture that differ by more than this in cosine are different answers: float kernels that split
 /// work differently by batch size stay below 1e-6, per-tensor dynamic quantisation lies far above.
 const BATCH_TOLERANCE: f32 = 1e-4;
 
-/// Time for warming up batch sizes beyond the first; a large model on a small box meets the others as they come.
+/// Time for warming up beyond the first run, which shows how many pictures are best run at once; a large model on a small box meets
+/// other sizes as they come.
 const WARM_UP: Duration = Duration::from_secs(3);
 
 /// [`ImageEncoder`] over an ONNX Runtime session.
@@ -32,7 +33,8 @@ pub struct OrtImageEncoder {
     /// Height and width of a picture.
     size: (usize, usize),
     dim: usize,
-    /// Pictures in one run: fixed by the model, or 1 where a picture's embedding would depend on its neighbours.
+    /// Pictures in one run: fixed by the model, 1 where a picture's embedding would depend on its neighbours, or what was
+    /// measured to be fastest.
     chunk: Option<usize>,
     // Scratch, kept between calls.
     halves: Vec<f16>,
@@ -138,7 +140,8 @@ impl OrtImageEncoder {
 
     /// Runs every batch size once, the largest first, as far as [`WARM_UP`] allows, so that memory is reserved before the
     /// first camera frame, and checks that a picture's embedding does not depend on its batch (invariant 8). Dynamically quantised models scale
-    /// by the whole batch and fail this; they are then run one picture at a time.
+    /// by the whole batch and fail this; they are then run one picture at a time. On the CPU it also learns whether a batch is
+    /// better cut into chunks: see [`chunk`].
     ///
     /// # Errors
     /// As [`ImageEncoder::encode`].
@@ -150,8 +153,9 @@ impl OrtImageEncoder {
             pixels.extend(probe(len, index));
         }
         let (mut together, mut alone) = (Vec::new(), Vec::new());
-        self.encode(&pixels, count, &mut together)?;
-        self.encode(&pixels[..len], 1, &mut alone)?;
+        let mut times = chunk::Times::default();
+        times.note(count, self.timed(&pixels, count, &mut together)?);
+        times.note(1, self.timed(&pixels, 1, &mut alone)?);
         let cosine: f32 = together.iter().zip(&alone).map(|(a, b)| a * b).sum();
         if 1.0 - cosine > BATCH_TOLERANCE && self.chunk.is_none() {
             warn!(
@@ -160,14 +164,50 @@ impl OrtImageEncoder {
             );
             self.chunk = Some(1);
         }
-        for size in (2..count).rev() {
-            if self.chunk.is_some() || started.elapsed() > WARM_UP {
-                break;
+        if self.chunk.is_none() {
+            let best = self.best_chunk(&pixels, count, times)?;
+            for size in (2..best).rev() {
+                if started.elapsed() > WARM_UP {
+                    break;
+                }
+                self.timed(&pixels, size, &mut together)?;
             }
-            self.encode(&pixels[..size * len], size, &mut together)?;
+            self.chunk = (best < count).then_some(best);
         }
-        info!(batch = count, seconds = started.elapsed().as_secs_f32(), "image tower warm");
+        let chunk = self.chunk.unwrap_or(count);
+        info!(batch = count, chunk, seconds = started.elapsed().as_secs_f32(), "image tower warm");
         Ok(())
+    }
+
+    /// How many of `count` pictures to run at once, measured for [`WARM_UP`] at most. Accelerators want them all, and may compile
+    /// something for every size that they meet.
+    fn best_chunk(&mut self, pixels: &[f32], count: usize, mut times: chunk::Times) -> Result<usize, InferError> {
+        if self.provider != Provider::Cpu {
+            return Ok(count);
+        }
+        let (started, mut embeddings) = (Instant::now(), Vec::new());
+        for _ in 0..chunk::ROUNDS {
+            for size in chunk::sizes(count) {
+                if started.elapsed() + times.expected(size) > WARM_UP {
+                    continue;
+                }
+                let took = self.timed(pixels, size, &mut embeddings)?;
+                times.note(size, took);
+            }
+        }
+        Ok(times.best().unwrap_or(count))
+    }
+
+    /// How long the first `count` of `pixels` take.
+    fn timed(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<Duration, InferError> {
+        let started = Instant::now();
+        self.encode(pixels, count, embeddings)?;
+        Ok(started.elapsed())
+    }
+
+    /// Pictures in one run of a batch that is long enough, where that is known.
+    pub fn chunk(&self) -> Option<usize> {
+        self.chunk
     }
 
     /// Floats of one picture.
