@@ -124,7 +124,7 @@ struct Subject {
 /// Measures and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger);
+    let _signals = crate::signals::listen(trigger, None);
     match bench(args, &shutdown) {
         Ok(report) => {
             if !args.json {

@@ -7,10 +7,11 @@ use std::path::Path;
 use ort::session::Session;
 use ort::value::TensorRef;
 
+use super::provider::{self, ByteSums};
 use super::runtime::Runtime;
-use super::{InferError, Provider, provider};
+use super::{InferError, Provider};
 
-/// A session on the CPU with the daemon's own settings.
+/// A session on the CPU with the daemon's own settings, over a graph of our own.
 pub struct PlainSession {
     session: Session,
     input: String,
@@ -30,7 +31,7 @@ impl PlainSession {
     /// # Errors
     /// A model that does not load, or has not one input and one output.
     pub fn from_file(runtime: &Runtime, file: &Path, threads: usize) -> Result<Self, InferError> {
-        Self::new(provider::session(runtime, file, Provider::Cpu, threads)?)
+        Self::new(provider::session(runtime, file, Provider::Cpu, threads, ByteSums::Fit)?)
     }
 
     /// Loads a model that lies in memory.
@@ -38,7 +39,7 @@ impl PlainSession {
     /// # Errors
     /// As [`Self::from_file`].
     pub fn from_bytes(runtime: &Runtime, model: &[u8], threads: usize) -> Result<Self, InferError> {
-        Self::new(provider::session_from_memory(runtime, model, threads)?)
+        Self::new(provider::session_from_memory(runtime, model, threads, ByteSums::Fit)?)
     }
 
     fn new(session: Session) -> Result<Self, InferError> {

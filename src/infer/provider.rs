@@ -12,13 +12,35 @@ use super::{InferError, Provider};
 /// Least cosine with the CPU's embedding. Half precision stays above 0.999; a broken kernel is nowhere near.
 const AGREEMENT: f32 = 0.995;
 
+/// Whether the 8-bit weights of a model stay within the 16 bits in which CPUs without VNNI add their products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteSums {
+    /// Written by our own import, which leaves room for them: the fast kernels are exact.
+    Fit,
+    /// Anybody else's: the runtime is told to add in 32 bits where the fast kernels would overflow.
+    MayOverflow,
+}
+
+impl From<bool> for ByteSums {
+    /// Whether they are known to fit.
+    fn from(fit: bool) -> Self {
+        if fit { Self::Fit } else { Self::MayOverflow }
+    }
+}
+
 /// A session over the model `file` with `provider` and nothing else to fall back to silently, except the CPU for single
 /// operators that a GPU does not have.
 ///
 /// # Errors
 /// [`InferError::Provider`] if the provider cannot be registered, [`InferError::Model`] if the file cannot be loaded.
-pub fn session(runtime: &Runtime, file: &Path, provider: Provider, threads: usize) -> Result<Session, InferError> {
-    let mut builder = prepared(runtime, provider, threads)?;
+pub fn session(
+    runtime: &Runtime,
+    file: &Path,
+    provider: Provider,
+    threads: usize,
+    sums: ByteSums,
+) -> Result<Session, InferError> {
+    let mut builder = prepared(runtime, provider, threads, sums)?;
     builder.commit_from_file(file).map_err(|e| InferError::Model(load_message(file, provider, &e)))
 }
 
@@ -26,14 +48,24 @@ pub fn session(runtime: &Runtime, file: &Path, provider: Provider, threads: usiz
 ///
 /// # Errors
 /// [`InferError::Model`] if it cannot be loaded.
-pub fn session_from_memory(runtime: &Runtime, model: &[u8], threads: usize) -> Result<Session, InferError> {
-    let mut builder = prepared(runtime, Provider::Cpu, threads)?;
+pub fn session_from_memory(
+    runtime: &Runtime,
+    model: &[u8],
+    threads: usize,
+    sums: ByteSums,
+) -> Result<Session, InferError> {
+    let mut builder = prepared(runtime, Provider::Cpu, threads, sums)?;
     builder.commit_from_memory(model).map_err(|e| InferError::Model(e.message().to_owned()))
 }
 
-fn prepared(runtime: &Runtime, provider: Provider, threads: usize) -> Result<SessionBuilder, InferError> {
+fn prepared(
+    runtime: &Runtime,
+    provider: Provider,
+    threads: usize,
+    sums: ByteSums,
+) -> Result<SessionBuilder, InferError> {
     let builder = Session::builder(runtime.environment()).map_err(|e| InferError::Model(e.to_string()))?;
-    let builder = tune(builder, provider, threads).map_err(InferError::Model)?;
+    let builder = tune(builder, provider, threads, sums).map_err(InferError::Model)?;
     builder.with_execution_providers(list(provider)).map_err(|e| {
         InferError::Provider(format!(
             "{} is not in this ONNX Runtime or does not start ({e}); is {} the build for it, and its driver installed?",
@@ -46,7 +78,7 @@ fn prepared(runtime: &Runtime, provider: Provider, threads: usize) -> Result<Ses
 /// Of ONNX Runtime's session options (`kOrtSessionOptionsAvx2PrecisionMode`). On x86 without VNNI, which is AVX2 and the first
 /// AVX-512, its kernels for unsigned times signed bytes add two products in 16 bits, which overflows and is cut off there: an
 /// int8 image tower then agrees with 32 bits to a cosine of 0.93 only. With this, weights become unsigned on such machines while
-/// a model is loaded, and all sums are in 32 bits. Machines with VNNI, and other models, do not notice.
+/// a model is loaded, and all sums are in 32 bits, which is slower. Machines with VNNI, and other models, do not notice.
 const EXACT_8_BITS: &str = "session.x64quantprecision";
 
 /// Settings for a process that runs for months, measured with the starter model at batch 8:
@@ -55,13 +87,13 @@ const EXACT_8_BITS: &str = "session.x64quantprecision";
 ///   are shared.
 /// - The CPU arena and memory patterns are on: without them a picture costs 40 % more CPU in page faults. Both grow once for
 ///   every batch size and then stay, which warming up does ahead of time.
-/// - Products of 8-bit numbers are exact: see [`EXACT_8_BITS`].
-fn tune(builder: SessionBuilder, provider: Provider, threads: usize) -> Result<SessionBuilder, String> {
+/// - Products of 8-bit numbers are exact: see [`ByteSums`].
+fn tune(builder: SessionBuilder, provider: Provider, threads: usize, sums: ByteSums) -> Result<SessionBuilder, String> {
     let text = |e: ort::Error<SessionBuilder>| e.to_string();
     let mut builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(text)?
-        .with_config_entry(EXACT_8_BITS, "1")
+        .with_config_entry(EXACT_8_BITS, if sums == ByteSums::MayOverflow { "1" } else { "0" })
         .map_err(text)?
         .with_inter_threads(1)
         .map_err(text)?

@@ -97,10 +97,17 @@ impl OrtImageEncoder {
         size: (usize, usize),
         provider: Provider,
     ) -> Result<Self, InferError> {
-        let session = provider::session(runtime, &bundle.vision, provider, settings.threads)?;
+        let session =
+            provider::session(runtime, &bundle.vision, provider, settings.threads, bundle.byte_sums_fit.into())?;
         let mut encoder = Self::new(session, bundle, size, provider)?;
         if provider != Provider::Cpu {
-            let reference = provider::session(runtime, &bundle.vision, Provider::Cpu, settings.threads)?;
+            let reference = provider::session(
+                runtime,
+                &bundle.vision,
+                Provider::Cpu,
+                settings.threads,
+                bundle.byte_sums_fit.into(),
+            )?;
             let mut reference = Self::new(reference, bundle, size, Provider::Cpu)?;
             let probe = probe(3 * size.0 * size.1, 1);
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());

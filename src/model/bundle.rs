@@ -47,6 +47,8 @@ pub struct Bundle {
     pub fingerprint: String,
     /// What the text tower expects.
     pub text_spec: TextSpec,
+    /// Neighbouring 8-bit weights are known to fit the 16-bit sums of CPUs without VNNI, so that the fast kernels are exact.
+    pub byte_sums_fit: bool,
 }
 
 /// What the JSON files say about the text tower's input.
@@ -129,6 +131,7 @@ impl Bundle {
             head,
             fingerprint: fingerprint(&parts.all(), &head)?,
             text_spec: text_spec(&config, &parts.tokenizer)?,
+            byte_sums_fit: sidecar.byte_sums_fit,
             dir: dir.to_owned(),
             vision: parts.vision,
             text: parts.text,

@@ -28,6 +28,9 @@ pub struct Sidecar {
     /// Which files to use where the directory holds several variants, relative to it.
     pub vision_model: Option<String>,
     pub text_model: Option<String>,
+    /// Our own import writes it; see [`Bundle::byte_sums_fit`](super::Bundle::byte_sums_fit).
+    #[serde(default)]
+    pub byte_sums_fit: bool,
 }
 
 /// The few words of `config.json` that matter here; everything else is the exporter's business.

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub architecture: Summary,
     /// The preprocessor file's content.
     pub preprocessing: Value,
+    /// Neighbouring 8-bit weights fit the 16-bit sums of CPUs without VNNI.
+    #[serde(default)]
+    pub byte_sums_fit: bool,
     /// `None` where nothing was measured.
     pub probe: Option<Probe>,
     /// What was measured while importing, by precision.

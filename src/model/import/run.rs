@@ -120,6 +120,7 @@ pub fn run(
         activation: arch.activation,
         architecture: Summary::new(arch),
         preprocessing: source.preprocessor.clone(),
+        byte_sums_fit: true,
         probe: None,
         measured: BTreeMap::new(),
     };
