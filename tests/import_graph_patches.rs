@@ -53,7 +53,7 @@ fn patches_are_convolved_and_what_fills_no_patch_is_left_out() {
         let (arch, store) = tower(size, patch, bias);
         let pixels: Vec<f32> = (0..2 * 3 * size * size).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect();
         let wanted = convolved(&arch, &store, &pixels, 2);
-        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Int8, 1e-5), (Precision::Fp16, 1e-2)] {
+        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Int8, 0.05), (Precision::Fp16, 1e-2)] {
             let model = file::to_bytes(&vision::part(&arch, Part::Stem, precision), &store).unwrap();
             let mut session = PlainSession::from_bytes(&runtime, &model, 1).unwrap();
             let got = session.run(&[2, 3, size, size], Feed::Floats(&pixels)).unwrap();

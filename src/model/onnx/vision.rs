@@ -2,7 +2,7 @@
 //!
 //! `pixel_values` `[batch, 3, size, size]` f32 → `image_embeds` `[batch, dim]` f32, L2-normalised. In three parts, so that a
 //! tower too large for memory can be run part by part: [`stem`], one [`layer`] after another, [`head`].
-//! Stem and projection, the first and the last layer, are in 32 bits where weights are quantised.
+//! Where weights are quantised, the projection stays in 32 bits, and so do the patches in 4 bits.
 
 use super::attention::{Shape, attention_of_heads};
 use super::body::{self, Body, Mlp, full, mlp, norm, output, projections, unit_length};
@@ -61,9 +61,9 @@ pub fn stem(g: &mut Graph, spec: &VisionTower, pixels: &str, precision: Precisio
 
 /// Adds the convolution whose kernels lie side by side: pixels → `[batch, patches, width]`, f32.
 ///
-/// Every patch is made a row, and all of them go through one linear layer, in 32 bits where weights are quantised. Kernels of 32
-/// by 32 are not what convolutions are made for: in ViT-B/32 with eight pictures the CPU's takes twice as long, and a tenth of the
-/// time of the whole tower in 8 bits.
+/// Every patch is made a row, and all of them go through one linear layer. Kernels of 32 by 32 are not what convolutions are made
+/// for: in ViT-B/32 with eight pictures the CPU's took twice as long, a tenth of the time of the whole tower in 8 bits.
+/// In 8 bits each patch has its own scale, so that a dark one keeps its detail; in 4 bits this layer stays in 32.
 fn patches(g: &mut Graph, spec: &VisionTower, pixels: &str, precision: Precision) -> String {
     let (width, patch) = (spec.body.width, spec.patch);
     let side = spec.image_size / patch.max(1);
@@ -82,9 +82,8 @@ fn patches(g: &mut Graph, spec: &VisionTower, pixels: &str, precision: Precision
     let grid = g.op("Transpose", &[&grid], "vision.pixels.patches", &order);
     let flat = g.ints("vision.shape.patches", &[-1, count, columns]);
     let flat = g.op("Reshape", &[&grid, &flat], "vision.pixels.rows", &[]);
-    let half = precision == Precision::Fp16;
-    let precision = if half { precision } else { Precision::Fp32 };
-    let seen = input(g, &flat, inputs, precision, "vision.pixels");
+    let precision = if precision == Precision::Int4 { Precision::Fp32 } else { precision };
+    let seen = input(g, &flat, inputs, precision, "vision.patch.seen");
     let layer = Linear { bias: spec.patch_bias, ..Linear::new("vision.patch", inputs, width) };
     let x = linear(g, &seen, &layer, precision);
     full(g, &x, patches, width, precision, "vision.patch.full")
