@@ -64,7 +64,8 @@ fn an_imported_bundle_opens_and_knows_what_was_measured() {
         fs::remove_dir_all(dir.path().join("models")).unwrap();
 
         let m = &manifest.measured[precision.as_str()];
-        assert!(m.images_per_second > 0.0 && m.bytes > 0 && m.cosine > 0.999, "{m:?}");
+        // Room for neighbours in 16-bit sums costs the tiny towers a little.
+        assert!(m.images_per_second > 0.0 && m.bytes > 0 && m.cosine > 0.998, "{m:?}");
         assert!(manifest.measured["fp32"].cosine > 0.999_999);
         let size = checkpoint.architecture.vision.image_size;
         let file_ = dir.path().join(folder);

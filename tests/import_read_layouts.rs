@@ -113,14 +113,14 @@ fn a_folder_with_both_layouts_is_read_by_hugging_faces() {
 }
 
 #[test]
-fn a_folder_that_is_called_quickgelu_is_one() {
+fn a_folders_name_does_not_decide_the_activation() {
     let dir = copy("openclip-vit");
     let named = dir.path().join("ViT-B-32-quickgelu");
     fs::create_dir(&named).unwrap();
     for entry in fs::read_dir(dir.path()).unwrap().map(Result::unwrap).filter(|e| e.path().is_file()) {
         fs::copy(entry.path(), named.join(entry.file_name())).unwrap();
     }
-    assert_eq!(open_checkpoint(&named).unwrap().architecture.vision.body.act, Act::QuickGelu);
+    assert_eq!(open_checkpoint(&named).unwrap().architecture.vision.body.act, Act::Gelu);
     assert_eq!(open_checkpoint(dir.path()).unwrap().architecture.vision.body.act, Act::Gelu);
 }
 

@@ -122,7 +122,8 @@ fn a_picture_smaller_than_the_crop_stands_on_black() {
     };
     for (at, &value) in found.iter().enumerate() {
         let (x, y) = (at % 5, at % 25 / 5);
-        let inside = (2..4).contains(&x) && (2..4).contains(&y);
+        // The odd pixel of the border is on the right and below, as Transformers 5 has it.
+        let inside = (1..3).contains(&x) && (1..3).contains(&y);
         assert_eq!(level(value, at / 25), if inside { 200 } else { 0 }, "({x}, {y})");
     }
 }
