@@ -120,9 +120,10 @@ fn a_picture_smaller_than_the_crop_stands_on_black() {
         let (mean, std) = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
         ((f64::from(value) * std[channel] + mean[channel]) * 255.0).round() as u8
     };
+    // The odd pixel is behind the picture (`TorchvisionBackend.center_crop` in Transformers 5).
     for (at, &value) in found.iter().enumerate() {
         let (x, y) = (at % 5, at % 25 / 5);
-        let inside = (2..4).contains(&x) && (2..4).contains(&y);
+        let inside = (1..3).contains(&x) && (1..3).contains(&y);
         assert_eq!(level(value, at / 25), if inside { 200 } else { 0 }, "({x}, {y})");
     }
 }
