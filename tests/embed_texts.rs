@@ -104,6 +104,7 @@ fn a_siglip_like_tower_gets_padded_ids_in_32_bits() {
             pad_id: Some(0),
             attends_to_padding: true,
             vocab_size: Some(192),
+            imported: false,
         },
         ..starter()
     };

@@ -112,8 +112,9 @@ fn a_folder_with_both_layouts_is_read_by_hugging_faces() {
     assert!(open_checkpoint(dir.path()).unwrap_err().to_string().contains("model_type"));
 }
 
+/// OpenCLIP writes `quick_gelu` into the configuration of such a model, and reads nothing else.
 #[test]
-fn a_folders_name_does_not_decide_the_activation() {
+fn a_folders_name_does_not_choose_the_activation() {
     let dir = copy("openclip-vit");
     let named = dir.path().join("ViT-B-32-quickgelu");
     fs::create_dir(&named).unwrap();
@@ -121,7 +122,8 @@ fn a_folders_name_does_not_decide_the_activation() {
         fs::copy(entry.path(), named.join(entry.file_name())).unwrap();
     }
     assert_eq!(open_checkpoint(&named).unwrap().architecture.vision.body.act, Act::Gelu);
-    assert_eq!(open_checkpoint(dir.path()).unwrap().architecture.vision.body.act, Act::Gelu);
+    edit_json(&named.join("open_clip_config.json"), |json| json["model_cfg"]["quick_gelu"] = true.into());
+    assert_eq!(open_checkpoint(&named).unwrap().architecture.vision.body.act, Act::QuickGelu);
 }
 
 #[test]
@@ -136,7 +138,7 @@ fn openclips_ways_to_resize_are_kept() {
 }
 
 #[test]
-fn a_newer_processor_file_serves_where_the_older_is_missing() {
+fn a_newer_processor_file_counts_before_the_older_where_it_speaks_of_pictures() {
     let dir = copy("siglip");
     let old = dir.path().join("preprocessor_config.json");
     let json: serde_json::Value = serde_json::from_slice(&fs::read(&old).unwrap()).unwrap();
@@ -145,6 +147,23 @@ fn a_newer_processor_file_serves_where_the_older_is_missing() {
     let newer = serde_json::json!({ "image_processor": json, "processor_class": "SiglipProcessor" });
     fs::write(dir.path().join("processor_config.json"), newer.to_string()).unwrap();
     assert_eq!(open_checkpoint(dir.path()).unwrap().preprocessor, json);
+    // As Transformers 5 does; earlier versions wrote only the class there.
+    let mut other = json.clone();
+    other["resample"] = 2.into();
+    fs::write(&old, other.to_string()).unwrap();
+    assert_eq!(open_checkpoint(dir.path()).unwrap().preprocessor, json);
+    fs::write(dir.path().join("processor_config.json"), r#"{"processor_class": "SiglipProcessor"}"#).unwrap();
+    assert_eq!(open_checkpoint(dir.path()).unwrap().preprocessor, other);
+}
+
+#[test]
+fn an_openclip_tokenizer_with_a_mode_of_its_own_is_refused() {
+    let dir = copy("openclip-vit");
+    let file = dir.path().join("open_clip_config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    json["model_cfg"]["text_cfg"]["tokenizer_mode"] = "clips".into();
+    fs::write(&file, json.to_string()).unwrap();
+    assert!(open_checkpoint(dir.path()).unwrap_err().to_string().contains("tokenizer_mode"));
 }
 
 /// `clip-tokenizer/tokenizer.json.gz` taken apart into the older files, in a CLIP folder with its vocabulary.

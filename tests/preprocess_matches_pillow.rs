@@ -120,6 +120,7 @@ fn a_picture_smaller_than_the_crop_stands_on_black() {
         let (mean, std) = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
         ((f64::from(value) * std[channel] + mean[channel]) * 255.0).round() as u8
     };
+    // The odd pixel is behind the picture (`TorchvisionBackend.center_crop` in Transformers 5).
     for (at, &value) in found.iter().enumerate() {
         let (x, y) = (at % 5, at % 25 / 5);
         // The odd pixel of the border is on the right and below, as Transformers 5 has it.

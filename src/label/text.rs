@@ -189,7 +189,7 @@ impl TextEncoder {
         let mut encoder = Self { tokenizer, session, options, inputs, output };
         // The check provokes failures, which the runtime would log as errors.
         encoder.set_log_level(LogLevel::Fatal);
-        encoder.check_fit(bundle, spec.vocab_size)?;
+        encoder.check_fit(bundle, &spec)?;
         encoder.set_log_level(LogLevel::Warning);
         Ok(encoder)
     }
@@ -253,8 +253,8 @@ impl TextEncoder {
     }
 
     /// A tokenizer of another model makes ids that the token embedding has no row for, or uses only a corner of it. Both
-    /// are found by asking: the highest id must run, one well beyond it must not.
-    fn check_fit(&mut self, bundle: &Bundle, vocab_size: Option<u64>) -> Result<(), TextError> {
+    /// are found by asking: the highest id must run, one well beyond it must not, unless an import took both from one checkpoint.
+    fn check_fit(&mut self, bundle: &Bundle, spec: &TextSpec) -> Result<(), TextError> {
         let highest = self.tokenizer.highest_id();
         let misfit = |why: String| {
             TextError::Tokenizer(format!(
@@ -263,7 +263,7 @@ impl TextEncoder {
                 bundle.text.display()
             ))
         };
-        if let Some(rows) = vocab_size
+        if let Some(rows) = spec.vocab_size
             && highest as u64 >= rows
         {
             return Err(misfit(format!("its highest token id is {highest}, the model's vocabulary has {rows}")));
@@ -278,6 +278,9 @@ impl TextEncoder {
         *last = highest;
         if self.run(&tokens.ids, &tokens.mask).is_err() {
             return Err(misfit(format!("the model has no token {highest}, which the tokenizer can make")));
+        }
+        if spec.imported {
+            return Ok(());
         }
         // Embeddings are padded to round sizes, so a little room above is usual; a quarter more is another vocabulary.
         let beyond = highest + highest / 4 + 1024;

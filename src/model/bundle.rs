@@ -64,6 +64,9 @@ pub struct TextSpec {
     pub attends_to_padding: bool,
     /// Rows of the token embedding, where the configuration says.
     pub vocab_size: Option<u64>,
+    /// Tokenizer and weights come from one checkpoint, whose import has seen that they fit: a tokenizer that knows only a
+    /// corner of the vocabulary is meant so.
+    pub imported: bool,
 }
 
 impl Bundle {
@@ -130,7 +133,7 @@ impl Bundle {
             name: sidecar.name.clone().or_else(|| own_name(dir)).unwrap_or_else(|| "model".into()),
             head,
             fingerprint: fingerprint(&parts.all(), &head)?,
-            text_spec: text_spec(&config, &parts.tokenizer)?,
+            text_spec: TextSpec { imported: sidecar.precision.is_some(), ..text_spec(&config, &parts.tokenizer)? },
             byte_sums_fit: sidecar.byte_sums_fit,
             dir: dir.to_owned(),
             vision: parts.vision,
@@ -281,6 +284,7 @@ fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> 
         pad_id: pad_token_id.filter(|_| siglip),
         attends_to_padding: siglip,
         vocab_size: vocab_size.or(config.text_cfg.vocab_size),
+        imported: false,
     })
 }
 

@@ -25,6 +25,8 @@ pub struct Sidecar {
     pub logit_scale: Option<f32>,
     pub logit_bias: Option<f32>,
     pub activation: Option<Activation>,
+    /// Written by an import, never by hand.
+    pub precision: Option<String>,
     /// Which files to use where the directory holds several variants, relative to it.
     pub vision_model: Option<String>,
     pub text_model: Option<String>,

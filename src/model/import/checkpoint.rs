@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::config_openclip::{self, Hints};
 use super::fields::{Fields, damaged, read_json, unsupported};
@@ -12,8 +12,8 @@ use super::layout::{Canonical, canonical};
 use super::raw::RawStore;
 use super::tokenizer::{Padding, TokenizerSource, Wanted};
 use super::{
-    Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor, tokenizer,
-    weights,
+    Act, Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor,
+    tokenizer, weights,
 };
 use crate::score::{Activation, Head};
 
@@ -126,6 +126,12 @@ fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<
     let head = head(&raw, &names, activation, &mut problems)?;
     let hints = Hints { head, projection_bias: bias };
     let architecture = config_openclip::architecture(config, file, hints)?;
+    let named = dir.canonicalize().unwrap_or_default();
+    if named.file_name().is_some_and(|name| config_openclip::is_quick_gelu(&name.to_string_lossy()))
+        && architecture.vision.body.act != Act::QuickGelu
+    {
+        warn!(dir = %dir.display(), "called quickgelu, but `quick_gelu` is not set in its configuration, which counts");
+    }
     for (name, what) in [
         ("visual.trunk.", "a timm image tower"),
         ("visual.layer1.", "a ResNet image tower"),

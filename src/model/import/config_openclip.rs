@@ -107,7 +107,7 @@ fn named_quick_gelu(fields: &Fields<'_>) -> Result<bool, ImportError> {
 }
 
 /// `ViT-B-32-quickgelu` and the like.
-fn is_quick_gelu(name: &str) -> bool {
+pub(super) fn is_quick_gelu(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with("-quickgelu")
 }
 
