@@ -27,7 +27,7 @@ impl Times {
 
     /// How long a run of `size` pictures may take, by the slowest known picture; nothing before any run is known.
     pub fn expected(&self, size: usize) -> Duration {
-        let slowest = self.0.iter().map(|entry| each(entry)).fold(0.0, f64::max);
+        let slowest = self.0.iter().map(each).fold(0.0, f64::max);
         Duration::from_secs_f64(slowest * size as f64)
     }
 
