@@ -21,7 +21,7 @@ use vtagd::label::{Label, LabelSet, Scoring};
 use vtagd::pipeline::{self, Parts, StreamPart};
 use vtagd::preprocess::View;
 use vtagd::shutdown;
-use vtagd::source::{Decode, Location, Pace, SourceSettings};
+use vtagd::source::{Decode, Location, Pace, Reconnect, SourceSettings};
 
 const BATCH: usize = 8;
 const ROUNDS: usize = 5;
@@ -58,10 +58,12 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         location: Location::File(clip.to_owned()),
         username: None,
         password: None,
+        password_file: None,
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
         templates: "pipelines".into(),
+        reconnect: Reconnect::default(),
     };
     let sets = (0..engine.scorers.len()).collect();
     // Every frame of a 25 frames/s clip.

@@ -26,7 +26,7 @@ use crate::preprocess::View;
 use crate::problem::Severity;
 use crate::score::Activation;
 use crate::shutdown;
-use crate::source::{Decode, Ended, Location, Pace, SourceSettings};
+use crate::source::{Decode, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::still::StillError;
 use crate::yaml::units;
 
@@ -266,10 +266,12 @@ fn video(
         location: Location::File(file.to_owned()),
         username: None,
         password: None,
+        password_file: None,
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
         templates: crate::paths::templates_dir(),
+        reconnect: Reconnect::default(),
     };
     let parts = Parts {
         streams: vec![StreamPart {
