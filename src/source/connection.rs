@@ -188,7 +188,7 @@ impl Playing<'_> {
         if silence >= limit {
             // The limit is told, not the measured time: the same trouble is the same text, and is logged once.
             let (at, silence) = (self.at.clone(), limit);
-            return Err(if self.arrivals.within(limit / 2) {
+            return Err(if self.arrivals.within(limit * 3 / 4) {
                 SourceError::NoPicture { at, silence }
             } else {
                 SourceError::Stalled { at, silence }
