@@ -148,6 +148,9 @@ impl Source {
         // A seed of its own for every stream and process: nobody comes back in step with anybody.
         let seed = RandomState::new().hash_one(&settings.id);
         let feed = Arc::new(Feed::new(tap, Arc::clone(&status)));
+        if settings.pace == Pace::Live {
+            feed.live();
+        }
         let backoff = Backoff::new(settings.reconnect.ladder.clone(), seed);
         Self { settings, feed, status, shutdown, backoff, left_behind: LeftBehind::default() }
     }
