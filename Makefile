@@ -39,6 +39,12 @@ test: setup ## all tests, with cargo-nextest where it is installed
 bench: setup ## the numbers of docs/benchmarks.md that one machine can measure
 	@$(CARGO) bench --locked
 
+.PHONY: soak
+soak: build ## hours of random faults on 16 cameras, then 200 lost connections: memory, threads, files, accounts (MINUTES=60)
+	@$(CARGO) build --release --locked --examples
+	@python3 benches/soak.py --minutes $(or $(MINUTES),60)
+	@VTAGD_CYCLES=200 $(CARGO) test --locked --examples --test faults_cycles -- --nocapture
+
 .PHONY: fmt
 fmt: setup ## format the sources
 	@tools/setup/rust_tool.sh fmt

@@ -23,7 +23,7 @@ use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
 use vtagd::pipeline::{self, Stages};
 use vtagd::score::roster::Lane;
 use vtagd::shutdown;
-use vtagd::source::{Decode, Location, Pace, SourceSettings};
+use vtagd::source::{Decode, Location, Pace, Reconnect, SourceSettings};
 use vtagd::view::View;
 
 const BATCH: usize = 8;
@@ -62,10 +62,12 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         location: Location::File(clip.to_owned()),
         username: None,
         password: None,
+        password_file: None,
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
         templates: "pipelines".into(),
+        reconnect: Reconnect::default(),
     };
     let stages = Stages {
         spec: engine.spec,

@@ -20,11 +20,19 @@ impl Default for Ladder {
     /// 1, 2, 4, 8, 16, 32, then 60 s for ever; a good minute resets. Cameras need half a minute to start: much shorter waits
     /// only fill their connection tables, much longer ones keep people waiting.
     fn default() -> Self {
-        Self { steps: [1, 2, 4, 8, 16, 32, 60].map(Duration::from_secs).to_vec(), stable: Duration::from_secs(60) }
+        Self::doubling(Duration::from_secs(1), Duration::from_secs(60), Duration::from_secs(60))
     }
 }
 
 impl Ladder {
+    /// `first`, twice that, and so on up to `max`, at most 32 steps.
+    pub fn doubling(first: Duration, max: Duration, stable: Duration) -> Self {
+        let rising = std::iter::successors(Some(first), |step| step.checked_mul(2));
+        let mut steps: Vec<_> = rising.take_while(|step| *step < max && !step.is_zero()).take(31).collect();
+        steps.push(max);
+        Self { steps, stable }
+    }
+
     /// The same ladder with every time multiplied by `factor`, for tests.
     #[must_use]
     pub fn scaled(&self, factor: f64) -> Self {
@@ -131,6 +139,14 @@ mod tests {
         let (trigger, shutdown) = crate::shutdown::channel();
         trigger.trigger();
         assert!(Backoff::wait(Duration::from_secs(3600), &shutdown));
+    }
+
+    #[test]
+    fn a_ladder_doubles_from_its_first_step_to_its_last() {
+        let ms = Duration::from_millis;
+        assert_eq!(Ladder::doubling(ms(200), ms(1000), ms(0)).steps, [200, 400, 800, 1000].map(ms));
+        assert_eq!(Ladder::doubling(ms(50), ms(50), ms(0)).steps, [ms(50)]);
+        assert_eq!(Ladder::doubling(Duration::ZERO, ms(50), ms(0)).steps, [ms(50)]);
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl StreamStatus {
         let inner = Inner { state: StreamState::Connecting, reconnects: 0, frames: 0, last_frame: None, size: None };
         metrics::gauge!("vtagd_stream_up", "stream" => id.to_string()).set(0.0);
         metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
+        metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
         Self { id, inner: Mutex::new(inner) }
     }
 

@@ -52,6 +52,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_stream_up", Kind::Gauge, Unit::Count, "stream", "1 while frames arrive"),
     ("vtagd_stream_reconnects_total", Kind::Counter, Unit::Count, "stream", "connections that had to be made again"),
     (
+        "vtagd_pipelines_abandoned_total",
+        Kind::Counter,
+        Unit::Count,
+        "stream",
+        "pipelines that did not stop and were left behind",
+    ),
+    (
         "vtagd_last_frame_timestamp_seconds",
         Kind::Gauge,
         Unit::Seconds,

@@ -11,7 +11,7 @@ use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSet
 use vtagd::infer::Provider;
 use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::problem::Severity;
-use vtagd::source::{Decode, Location, Pace};
+use vtagd::source::{Decode, Location, Pace, Reconnect};
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -57,7 +57,38 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert_eq!(stream.view, View::default());
     assert_eq!(stream.label_sets, [0]);
     assert_eq!((stream.source.pace, stream.source.looped, stream.source.decode), (Pace::Live, false, Decode::Auto));
+    assert_eq!(stream.source.reconnect, Reconnect::default());
+    let limits = &stream.source.reconnect.limits;
+    assert_eq!((limits.first_frame, limits.stall), (Duration::from_secs(30), Duration::from_secs(20)));
+    assert_eq!(stream.source.reconnect.ladder.steps, [1, 2, 4, 8, 16, 32, 60].map(Duration::from_secs));
+    assert_eq!(stream.source.reconnect.ladder.stable, Duration::from_secs(60));
     assert!(settings.notices.is_empty(), "{:?}", settings.notices);
+}
+
+#[test]
+fn reconnecting_is_set_for_all_streams_and_again_for_one() {
+    let folder = folder();
+    let settings = load(
+        &folder,
+        "\
+reconnect: { first: 2s, stall: 7s }
+labels: [labels/one.yaml]
+streams:
+  - { id: a, url: \"rtsp://h/1\" }
+  - { id: b, url: \"rtsp://h/2\", reconnect: { max: 5s, first_frame: 9s }, password: { file: secret }, username: u }
+  - { id: c, url: \"rtsp://h/3\", reconnect: { first: 90s, stable: 0 } }
+",
+    );
+    let seconds = |list: &[u64]| list.iter().copied().map(Duration::from_secs).collect::<Vec<_>>();
+    let [a, b, c] = [0, 1, 2].map(|n| settings.streams[n].source.reconnect.clone());
+    assert_eq!(a.ladder.steps, seconds(&[2, 4, 8, 16, 32, 60]));
+    assert_eq!((a.limits.stall, a.limits.first_frame), (Duration::from_secs(7), Duration::from_secs(30)));
+    assert_eq!(b.ladder.steps, seconds(&[2, 4, 5]));
+    assert_eq!((b.limits.stall, b.limits.first_frame), (Duration::from_secs(7), Duration::from_secs(9)));
+    assert_eq!((c.ladder.steps, c.ladder.stable), (seconds(&[90]), Duration::ZERO));
+    // A password in a file is read again before every attempt.
+    assert_eq!(settings.streams[1].source.password_file, Some(folder.path().join("secret")));
+    assert_eq!(settings.streams[0].source.password_file, None);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::problem::Severity;
 use crate::score::Activation;
 use crate::score::roster::Lane;
 use crate::shutdown;
-use crate::source::{Decode, Ended, Location, Pace, SourceSettings};
+use crate::source::{Decode, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::still::StillError;
 use crate::view::View;
 use crate::yaml::units;
@@ -292,10 +292,12 @@ fn video(
         location: Location::File(file.to_owned()),
         username: None,
         password: None,
+        password_file: None,
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
         templates: crate::paths::templates_dir(),
+        reconnect: Reconnect::default(),
     };
     let stages = Stages {
         spec: Arc::clone(&engine.spec),

@@ -22,6 +22,7 @@ section! {
         "model" => model: Model,
         "runtime" => runtime: Runtime,
         "sampling" => sampling: Sampling,
+        "reconnect" => reconnect: Reconnect,
         "streams" => streams: Vec<At<Stream>>,
         "labels" => labels: Vec<At<String>>,
         "events" => events: Events,
@@ -65,6 +66,17 @@ section! {
 }
 
 section! {
+    /// For all streams, and again within a stream.
+    pub struct Reconnect {
+        "first" => first: Duration,
+        "max" => max: Duration,
+        "stable" => stable: Duration,
+        "first_frame" => first_frame: Duration,
+        "stall" => stall: Duration,
+    }
+}
+
+section! {
     pub struct Stream {
         "id" => id: String,
         "enabled" => enabled: bool,
@@ -74,6 +86,7 @@ section! {
         "password" => password: SecretSource,
         "labels" => labels: Vec<At<String>>,
         "sampling" => sampling: Sampling,
+        "reconnect" => reconnect: Reconnect,
         "view" => view: View,
         "pace" => pace: Pace,
         "loop" => looped: bool,

@@ -1,16 +1,11 @@
 //! Credentials: never in the configuration file itself, but in the environment, in a file, or in a systemd credential.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::problem::Severity;
-use crate::secret::Secret;
+use crate::secret::{Secret, Unreadable};
 use crate::yaml::reader::{At, FromNode, Reader, join};
 use crate::yaml::{Node, Value, relative_to};
-
-/// Largest secret we read: a token or key is far smaller, a wrong file usually is not.
-const MAX_BYTES: u64 = 64 * 1024;
 
 const FORMS: &str = "write `{ env: NAME }`, `{ file: PATH }` or `{ credential: NAME }`";
 
@@ -119,26 +114,27 @@ pub fn resolve(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<Sec
     }
 }
 
-fn read(source: &At<SecretSource>, path: &Path, remedy: &str, reader: &mut Reader<'_>) -> Option<Secret> {
-    let mut bytes = Vec::new();
-    let result = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
-    let shown = path.display();
-    if let Err(error) = result {
-        reader.error(source, format!("{shown} cannot be read ({error})"), remedy);
-        return None;
-    }
-    if bytes.len() as u64 > MAX_BYTES {
-        reader.error(source, format!("{shown} is larger than 64 KiB"), "name a file that holds only the credential");
-        return None;
-    }
-    match String::from_utf8(bytes) {
-        Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
-            reader.error(source, format!("{shown} is empty"), "write the credential into it");
-            None
+/// The file that the credential is in, if it is in one.
+pub fn file(source: &At<SecretSource>, reader: &Reader<'_>) -> Option<PathBuf> {
+    match &source.value {
+        SecretSource::Env(_) => None,
+        SecretSource::File(path) => Some(relative_to(reader.document().file(), path)),
+        SecretSource::Credential(name) => {
+            std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(name))
         }
-        Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
-        Err(_) => {
-            reader.error(source, format!("{shown} is not UTF-8 text"), "name a file that holds only the credential");
+    }
+}
+
+fn read(source: &At<SecretSource>, path: &Path, remedy: &str, reader: &mut Reader<'_>) -> Option<Secret> {
+    match Secret::read(path) {
+        Ok(secret) => Some(secret),
+        Err(error) => {
+            let remedy = match error {
+                Unreadable::File(_) => remedy,
+                Unreadable::Empty => "write the credential into it",
+                Unreadable::TooLarge | Unreadable::NotText => "name a file that holds only the credential",
+            };
+            reader.error(source, format!("{} {error}", path.display()), remedy);
             None
         }
     }

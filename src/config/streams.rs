@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Stream, View as RawView};
+use super::schema::{Reconnect as RawReconnect, Stream, View as RawView};
 use super::{StreamSettings, address, secrets};
+use crate::backoff::Ladder;
 use crate::frame::StreamId;
 use crate::label::LabelSet;
 use crate::preprocess::{Region, View};
 use crate::secret::Secret;
-use crate::source::{Decode, Location, Pace, SourceSettings};
+use crate::source::{Decode, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, is_secret_key, relative_to};
 
@@ -23,6 +24,7 @@ const MAX_ID: usize = 64;
 pub struct Surroundings<'a> {
     pub interval: Duration,
     pub decode: Decode,
+    pub reconnect: Reconnect,
     pub sets: &'a [LabelSet],
     /// Some set could not be read: unknown set names are not reported a second time.
     pub sets_incomplete: bool,
@@ -71,22 +73,27 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     }
     let interval = interval(&raw.sampling.given().map(|sampling| &sampling.value.interval), reader);
     let decode = raw.sampling.given().and_then(|sampling| sampling.value.decode.value());
+    let own = raw.reconnect.given().map(|reconnect| &reconnect.value);
+    let reconnect = own.map_or_else(|| around.reconnect.clone(), |own| reconnect(own, &around.reconnect, reader));
     let view = match &raw.view {
         Field::Given(view) => self::view(&view.value, reader),
         Field::Missing | Field::Wrong => Some(View::default()),
     };
     let label_sets = label_sets(&raw.labels, around, reader);
     let (location, username, password) = place?;
+    let password_file = raw.password.given().and_then(|password| secrets::file(password, reader));
     Some(StreamSettings {
         source: SourceSettings {
             id: id?,
             location,
             username,
             password,
+            password_file,
             pace,
             looped,
             decode: decode.unwrap_or(around.decode),
             templates: around.templates.clone(),
+            reconnect,
         },
         view: view?,
         interval: interval.unwrap_or(around.interval),
@@ -126,6 +133,37 @@ pub fn interval(field: &Option<&Field<Duration>>, reader: &mut Reader<'_>) -> Op
         return None;
     }
     Some(interval.value)
+}
+
+/// Checks `reconnect`; what it leaves out comes from `default`.
+pub fn reconnect(raw: &RawReconnect, default: &Reconnect, reader: &mut Reader<'_>) -> Reconnect {
+    let mut above_zero = |field: &Field<Duration>, example: &str| {
+        let at = field.given()?;
+        if at.value.is_zero() {
+            reader.error(at, "must be above 0", format!("write, for example, {example}"));
+        }
+        Some(at.value).filter(|value| !value.is_zero())
+    };
+    let (was, limits) = (&default.ladder, &default.limits);
+    let bottom = was.steps.first().copied().unwrap_or_default();
+    let top = was.steps.last().copied().unwrap_or_default();
+    let (first, max) = (above_zero(&raw.first, "1s"), above_zero(&raw.max, "60s"));
+    let limits = Limits {
+        first_frame: above_zero(&raw.first_frame, "30s").unwrap_or(limits.first_frame),
+        stall: above_zero(&raw.stall, "20s").unwrap_or(limits.stall),
+        tear_down: limits.tear_down,
+    };
+    let stable = raw.stable.value().unwrap_or(was.stable);
+    // One of the two alone moves the other: nobody has to say what they did not ask about.
+    let (first, max) = match (first, max) {
+        (Some(first), None) => (first, top.max(first)),
+        (None, Some(max)) => (bottom.min(max), max),
+        (first, max) => (first.unwrap_or(bottom), max.unwrap_or(top)),
+    };
+    if let Some(at) = raw.first.given().filter(|_| first > max) {
+        reader.error(at, "is longer than `max`", "waits start at `first` and double up to `max`");
+    }
+    Reconnect { ladder: Ladder::doubling(first, max, stable), limits }
 }
 
 type Place = (Location, Option<String>, Option<Secret>);

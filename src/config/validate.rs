@@ -15,6 +15,7 @@ use crate::infer::{InferSettings, Provider};
 use crate::label::ThresholdOverrides;
 use crate::paths;
 use crate::problem::Problem;
+use crate::source::Reconnect;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Document, relative_to};
 
@@ -53,6 +54,9 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         interval: streams::interval(&sampling.map(|sampling| &sampling.interval), &mut reader)
             .unwrap_or(DEFAULT_INTERVAL),
         decode: sampling.and_then(|sampling| sampling.decode.value()).unwrap_or_default(),
+        reconnect: raw.reconnect.given().map_or_else(Reconnect::default, |reconnect| {
+            streams::reconnect(&reconnect.value, &Reconnect::default(), &mut reader)
+        }),
         sets: &label_sets.sets,
         sets_incomplete: label_sets.incomplete,
         templates: paths::templates_dir(),

@@ -1,22 +1,23 @@
 //! One connection: builds the pipeline, plays it, listens to its bus, and takes it down in bounded time.
 //!
-//! Runs on the source's own thread, which only waits here: for the bus, for shutdown, for a camera that has gone silent.
+//! Runs on the source's own thread, which only waits here: for the bus, for shutdown, for a camera that has gone silent. What may
+//! hang is done aside: a pipeline that neither starts nor stops is left behind, named and counted.
 //! Bus messages that end the connection go through a bounded channel; the first one counts, what does not fit is dropped,
 //! and nothing is left to pile up on the bus itself.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
+use super::arrivals::Arrivals;
+use super::aside::{Late, LeftBehind, aside};
 use super::error::{At, SourceError};
 use super::feed::{self, Feed};
 use super::scrub::{self, Scrubber};
 use super::{Limits, Location, SourceSettings, template};
-use crate::frame::StreamId;
 use crate::shutdown::Shutdown;
 
 /// How a connection ended that did not fail.
@@ -41,23 +42,32 @@ const SHORTEST_TURN: Duration = Duration::from_millis(40);
 /// A file that has shown no picture after so long is asked whether anybody still works on it.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// Makes one connection and stays until it ends, one way or another.
-pub(super) fn run_once(
-    settings: &SourceSettings,
-    feed: &Arc<Feed>,
-    limits: &Limits,
-    shutdown: &Shutdown,
-) -> Result<End, SourceError> {
-    let at = At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
-    gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
-    let parts = template::build(settings, &at)?;
-    let (sender, events) = bounded(4);
-    listen(&parts.pipeline, sender, &at, settings)?;
-    feed::attach(feed, feed.connect(), &parts.entry, &parts.sink);
-    let mut playing = Playing { settings, pipeline: &parts.pipeline, feed, limits, shutdown, events, at };
-    let result = playing.play();
-    tear_down(parts.pipeline, limits.tear_down, &settings.id);
-    result
+/// What a connection needs of its source.
+#[derive(Clone, Copy)]
+pub(super) struct Connection<'a> {
+    pub settings: &'a SourceSettings,
+    pub feed: &'a Arc<Feed>,
+    pub shutdown: &'a Shutdown,
+}
+
+impl Connection<'_> {
+    /// Makes one connection and stays until it ends, one way or another.
+    pub fn run(self, left_behind: &mut LeftBehind) -> Result<End, SourceError> {
+        let Self { settings, feed, shutdown } = self;
+        let limits = &settings.reconnect.limits;
+        let at =
+            At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
+        gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
+        let parts = template::build(settings, &at)?;
+        let (sender, events) = bounded(4);
+        let arrivals = Arrivals::watch(&parts.pipeline);
+        listen(&parts.pipeline, sender, &at, settings)?;
+        feed::attach(feed, feed.connect(), &parts.entry, &parts.sink);
+        let mut playing = Playing { settings, pipeline: &parts.pipeline, feed, limits, shutdown, events, arrivals, at };
+        let result = playing.play();
+        tear_down(parts.pipeline, settings, left_behind);
+        result
+    }
 }
 
 /// Sends what matters of the pipeline's bus to `sender`; the rest ends here.
@@ -99,6 +109,7 @@ struct Playing<'a> {
     limits: &'a Limits,
     shutdown: &'a Shutdown,
     events: Receiver<Event>,
+    arrivals: Arc<Arrivals>,
     at: At,
 }
 
@@ -106,7 +117,9 @@ impl Playing<'_> {
     fn play(&mut self) -> Result<End, SourceError> {
         let started = Instant::now();
         let mut turn = started;
-        self.start()?;
+        if self.start()? {
+            return Ok(End::Shutdown);
+        }
         loop {
             let wait = self.patience(started)?;
             select! {
@@ -127,9 +140,21 @@ impl Playing<'_> {
         }
     }
 
-    fn start(&self) -> Result<(), SourceError> {
-        if self.pipeline.set_state(gst::State::Playing).is_ok() {
-            return Ok(());
+    /// Starts the pipeline. `true` if shutdown was asked for meanwhile.
+    fn start(&self) -> Result<bool, SourceError> {
+        let pipeline = self.pipeline.clone();
+        let work = move || pipeline.set_state(gst::State::Playing).is_ok();
+        match self.aside("start", self.limits.first_frame, work) {
+            Ok(true) => return Ok(false),
+            Ok(false) => {}
+            Err(Late::Shutdown) => return Ok(true),
+            Err(Late::Deadline(_)) => {
+                return Err(SourceError::Wedged { at: self.at.clone(), waited: self.limits.first_frame });
+            }
+            Err(Late::NoThread(error)) => {
+                let detail = format!("the system gives no thread to start it: {error}");
+                return Err(SourceError::Connection { at: self.at.clone(), detail });
+            }
         }
         // The element that refused has usually said why.
         match self.events.try_recv() {
@@ -141,6 +166,15 @@ impl Playing<'_> {
         }
     }
 
+    fn aside<T: Send + 'static>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Late> {
+        aside(&format!("{what}-{}", self.settings.id), deadline, Some(self.shutdown), work)
+    }
+
     /// How long to wait before looking again whether the stream still lives.
     fn patience(&self, started: Instant) -> Result<Duration, SourceError> {
         let progress = self.feed.progress();
@@ -149,18 +183,25 @@ impl Playing<'_> {
         if progress.delivering || (file && progress.frames > 0) {
             return Ok(self.limits.stall);
         }
+        let limit = if progress.last.is_some() { self.limits.stall } else { self.limits.first_frame };
         let silence = progress.last.unwrap_or(started).elapsed();
-        if silence >= self.limits.stall {
-            return Err(SourceError::Stalled { at: self.at.clone(), seconds: silence.as_secs() });
+        if silence >= limit {
+            // The limit is told, not the measured time: the same trouble is the same text, and is logged once.
+            let (at, silence) = (self.at.clone(), limit);
+            return Err(if self.arrivals.within(limit * 3 / 4) {
+                SourceError::NoPicture { at, silence }
+            } else {
+                SourceError::Stalled { at, silence }
+            });
         }
         if !file {
-            return Ok(self.limits.stall - silence);
+            return Ok(limit - silence);
         }
         if silence >= SIGN_OF_LIFE && self.events.is_empty() && !self.is_working() {
             let detail = "nothing in it can be played; it may be cut off or damaged".to_owned();
             return Err(SourceError::NotVideo { at: self.at.clone(), detail });
         }
-        Ok(SIGN_OF_LIFE.min(self.limits.stall - silence))
+        Ok(SIGN_OF_LIFE.min(limit - silence))
     }
 
     /// Whether any of the pipeline's threads still works. decodebin 1.22 sometimes swallows the error of a demuxer that fails
@@ -176,7 +217,10 @@ impl Playing<'_> {
             Location::File(_) => true,
             Location::Rtsp(_) | Location::V4l2(_) => false,
             Location::Http(_) | Location::Template(_) => {
-                self.pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO)
+                let pipeline = self.pipeline.clone();
+                let query =
+                    move || pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO);
+                self.aside("query", self.limits.tear_down, query).unwrap_or(false)
             }
         }
     }
@@ -202,30 +246,33 @@ impl Playing<'_> {
 
     /// Back to the first frame. Pausing around the seek gives the pipeline a new base time, so that `pace` starts anew too.
     fn rewind(&self) -> bool {
-        self.pipeline.set_state(gst::State::Paused).is_ok()
-            && self.pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::ZERO).is_ok()
-            && self.pipeline.set_state(gst::State::Playing).is_ok()
+        let pipeline = self.pipeline.clone();
+        let rewind = move || {
+            pipeline.set_state(gst::State::Paused).is_ok()
+                && pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::ZERO).is_ok()
+                && pipeline.set_state(gst::State::Playing).is_ok()
+        };
+        self.aside("rewind", self.limits.first_frame, rewind).unwrap_or(false)
     }
 }
 
-/// Stops the pipeline. GStreamer gives no promise about how long that takes (a driver or a server may hang), so it is done
-/// on a thread of its own; one that is late is named and left behind, with nothing that it could still deliver to.
-fn tear_down(pipeline: gst::Pipeline, deadline: Duration, stream: &StreamId) {
-    let (done, finished) = bounded::<()>(1);
+/// Stops the pipeline; one that is late is named, counted and left behind, with nothing that it could still deliver to.
+fn tear_down(pipeline: gst::Pipeline, settings: &SourceSettings, left_behind: &mut LeftBehind) {
+    let (stream, deadline) = (&settings.id, settings.reconnect.limits.tear_down);
     let stop = move || {
         let _ = pipeline.set_state(gst::State::Null);
         drop(pipeline);
-        drop(done);
     };
-    match thread::Builder::new().name(format!("stop-{stream}")).spawn(stop) {
-        Ok(helper) => {
-            // Nothing is ever sent: the channel closes when the work is done.
-            if finished.recv_timeout(deadline) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-                tracing::warn!(stream = %stream, ?deadline, "the pipeline does not stop; left behind");
-            } else {
-                let _ = helper.join();
-            }
+    match aside(&format!("stop-{stream}"), deadline, None, stop) {
+        Ok(()) | Err(Late::Shutdown) => {}
+        Err(Late::Deadline(running)) => {
+            left_behind.add(running);
+            metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => stream.to_string()).increment(1);
+            let hanging = left_behind.count();
+            tracing::warn!(%stream, ?deadline, hanging, "the pipeline does not stop; left behind");
         }
-        Err(error) => tracing::error!(stream = %stream, %error, "no thread to stop the pipeline; it stays as it is"),
+        Err(Late::NoThread(error)) => {
+            tracing::error!(%stream, %error, "no thread to stop the pipeline; it stays as it is");
+        }
     }
 }

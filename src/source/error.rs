@@ -4,6 +4,7 @@
 //! credentials), element and remedy. Pure, any thread.
 
 use std::fmt;
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -46,8 +47,27 @@ pub enum SourceError {
     NotFound { at: At, detail: String },
     #[error("{at}: the live stream ended")]
     Ended { at: At },
-    #[error("{at}: no picture for {seconds} s")]
-    Stalled { at: At, seconds: u64 },
+    #[error("{at}: the name {host} cannot be resolved: {why}; check its spelling and this machine's DNS")]
+    Unresolved { at: At, host: String, why: String },
+    #[error("{at}: cannot connect: {why}")]
+    Unreachable { at: At, why: &'static str },
+    /// Nothing comes at all.
+    #[error("{at}: no picture for {silence:.1?}: nothing arrives; the camera or the network on the way to it hangs")]
+    Stalled { at: At, silence: Duration },
+    /// Data comes, and nothing can be made of it.
+    #[error(
+        "{at}: no picture for {silence:.1?}, though data arrives; it is damaged or too slow, or the camera's keyframes are \
+         further apart than that (shorten their interval in the camera, or raise `reconnect.first_frame`)"
+    )]
+    NoPicture { at: At, silence: Duration },
+    /// A state change did not return.
+    #[error("{at}: its pipeline does not start within {waited:.1?}; a device, a driver or a file system hangs")]
+    Wedged { at: At, waited: Duration },
+    #[error(
+        "{at}: {count} pipelines of it hang and could not be stopped, no more are made until one ends; look at the device \
+         and its driver, and restart vtagd"
+    )]
+    Hanging { at: At, count: usize },
     #[error("{at}: this is not a video that can be read: {detail}")]
     NotVideo { at: At, detail: String },
     #[error("{at}: no decoder for it: {detail}; install the GStreamer plug-in or choose H.264, H.265 or MJPEG")]
@@ -75,13 +95,19 @@ impl SourceError {
         match self {
             Self::Template { .. } => Decision::GiveUp,
             _ if file => Decision::GiveUp,
-            Self::Credentials { .. } | Self::Certificate { .. } | Self::NotVideo { .. } | Self::Codec { .. } => {
-                Decision::RetrySlowly
-            }
+            Self::Credentials { .. }
+            | Self::Certificate { .. }
+            | Self::NotVideo { .. }
+            | Self::Codec { .. }
+            | Self::Hanging { .. } => Decision::RetrySlowly,
             Self::Connection { .. }
             | Self::NotFound { .. }
             | Self::Ended { .. }
+            | Self::Unresolved { .. }
+            | Self::Unreachable { .. }
             | Self::Stalled { .. }
+            | Self::NoPicture { .. }
+            | Self::Wedged { .. }
             | Self::Decode { .. } => Decision::Retry,
         }
     }

@@ -70,6 +70,11 @@ impl Feed {
         })
     }
 
+    /// Frames come in real time.
+    pub fn live(&self) {
+        self.with(|state| state.media.go_by_the_clock());
+    }
+
     /// The file of this connection starts again; the next connection (if it must be opened anew) is its next turn.
     pub fn looped(&self) {
         self.with(|state| state.media.looped());

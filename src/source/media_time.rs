@@ -2,7 +2,7 @@
 //!
 //! Every connection, and every turn of a looped file, brings time stamps that start anew; cameras jump. [`MediaTime`] keeps
 //! one line through all of it: a new connection goes on after the time that really passed, a new turn goes on one frame after
-//! the last one, a jump back goes on from where we were.
+//! the last one, a jump back goes on from where we were, and a live stream that jumps ahead of the clock goes on by the clock.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub struct MediaTime {
     last: Option<Last>,
     anchor: Anchor,
+    /// Frames cannot come faster than time passes.
+    live: bool,
     /// The usual distance of frames, as last seen.
     spacing: Option<Duration>,
 }
@@ -42,6 +44,14 @@ impl MediaTime {
     /// Longer distances are gaps, not the stream's rhythm.
     const LONGEST_SPACING: Duration = Duration::from_secs(2);
 
+    /// A live stream that jumps further ahead than this of the time that has passed has been set, not played.
+    const JUMP: Duration = Duration::from_secs(10);
+
+    /// Frames come in real time, as those of cameras do: media time will not run ahead of the clock.
+    pub fn go_by_the_clock(&mut self) {
+        self.live = true;
+    }
+
     /// A new connection: its time stamps have nothing to do with those before.
     pub fn reconnected(&mut self) {
         // A file that is opened anew for its next turn is still looped, not lost.
@@ -67,6 +77,13 @@ impl MediaTime {
             Anchor::NextFrame => self.anchor_at(pts, last.media.saturating_add(self.spacing()), now),
             Anchor::At { .. } if pts.saturating_add(Self::JITTER) < last.pts => {
                 self.anchor_at(pts, last.media.saturating_add(self.spacing()), now)
+            }
+            Anchor::At { .. }
+                if self.live
+                    && pts.saturating_sub(last.pts) > Self::JUMP + now.saturating_duration_since(last.seen) =>
+            {
+                let passed = now.saturating_duration_since(last.seen).max(self.spacing());
+                self.anchor_at(pts, last.media.saturating_add(passed), now)
             }
             Anchor::At { pts: anchor, media } => {
                 let media = media.saturating_add(pts.saturating_sub(anchor)).max(last.media);
@@ -132,6 +149,27 @@ mod tests {
     fn a_jump_back_goes_on_from_where_we_were() {
         let mut time = MediaTime::default();
         assert_eq!(place_all(&mut time, Instant::now(), &[60_000, 60_040, 100, 140]), [0, 40, 80, 120]);
+    }
+
+    #[test]
+    fn a_live_stream_that_jumps_ahead_goes_on_by_the_clock_and_a_file_does_not() {
+        for (live, expected) in [(true, [0, 40, 80, 120]), (false, [0, 40, 3_600_000, 3_600_040])] {
+            let (mut time, start) = (MediaTime::default(), Instant::now());
+            if live {
+                time.go_by_the_clock();
+            }
+            let placed = [(0, 0), (40, 40), (3_600_000, 80), (3_600_040, 120)]
+                .map(|(pts, passed)| time.place(ms(pts), start + ms(passed)).as_millis());
+            assert_eq!(placed, expected);
+        }
+    }
+
+    #[test]
+    fn a_live_stream_that_was_silent_for_long_keeps_its_own_time() {
+        let (mut time, start) = (MediaTime::default(), Instant::now());
+        time.go_by_the_clock();
+        time.place(ms(0), start);
+        assert_eq!(time.place(ms(15_000), start + ms(15_020)), ms(15_000));
     }
 
     #[test]

@@ -8,21 +8,24 @@
 //!
 //! In: [`SourceSettings`]. Out: pictures for a [`FrameTap`], the stream's [`StreamStatus`]. [`Source::run`] blocks the thread
 //! that its caller gives it and retries for ever; decoding happens on GStreamer's threads. Full: the tap decides; cameras are
-//! never held up. Closed: on shutdown, at the end of a file, or when a file cannot be read, [`Source::run`] returns and lets go
-//! of the tap. `decode` has no effect yet: every frame is decoded.
+//! never held up. A pipeline that hangs is left behind and replaced, within bounds ([`aside`]). Closed: on shutdown, at the end
+//! of a file, or when a file cannot be read, [`Source::run`] returns and lets go of the tap. `decode` has no effect yet: every frame is decoded.
 
+mod arrivals;
+mod aside;
 mod connection;
 mod error;
 mod feed;
 mod media_time;
 mod picture;
+mod reach;
 mod scrub;
 pub mod template;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use error::{At, Decision, SourceError};
 
@@ -31,7 +34,8 @@ use crate::frame::{FrameTap, StreamId};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::status::{StreamState, StreamStatus};
-use connection::End;
+use aside::LeftBehind;
+use connection::{Connection, End};
 use feed::Feed;
 
 /// What to connect to. Credentials never stay in a URL: the configuration splits them off.
@@ -75,27 +79,40 @@ pub struct SourceSettings {
     pub location: Location,
     pub username: Option<String>,
     pub password: Option<Secret>,
+    /// Where the password is read again before every attempt, so that a changed one needs no restart.
+    pub password_file: Option<PathBuf>,
     pub pace: Pace,
     /// Files only: start again at the end.
     pub looped: bool,
     pub decode: Decode,
     /// Folder of the built-in templates (`rtsp.gst`, …).
     pub templates: PathBuf,
+    pub reconnect: Reconnect,
+}
+
+/// When a stream counts as lost, and how soon it is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Reconnect {
+    pub ladder: Ladder,
+    pub limits: Limits,
 }
 
 /// How patient a source is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A camera that sends no picture for so long is connected to anew. Includes the time to connect.
+    /// A connection that has shown no picture after so long is made anew. Includes the time to connect.
+    pub first_frame: Duration,
+    /// A camera whose pictures stop for so long is connected to anew.
     pub stall: Duration,
     /// How long a pipeline may take to stop before it is left behind.
     pub tear_down: Duration,
 }
 
 impl Default for Limits {
-    /// 20 s of silence: twice the time that connecting may take, and longer than a key-frame interval. 5 s to stop.
+    /// 30 s to the first picture: the 10 s that connecting may take and the 20 s that a sparing camera may take to its next
+    /// keyframe. 20 s of silence, for the same keyframe interval. 5 s to stop.
     fn default() -> Self {
-        Self { stall: Duration::from_secs(20), tear_down: Duration::from_secs(5) }
+        Self { first_frame: Duration::from_secs(30), stall: Duration::from_secs(20), tear_down: Duration::from_secs(5) }
     }
 }
 
@@ -117,7 +134,7 @@ pub struct Source {
     status: Arc<StreamStatus>,
     shutdown: Shutdown,
     backoff: Backoff,
-    limits: Limits,
+    left_behind: LeftBehind,
 }
 
 impl Source {
@@ -131,22 +148,11 @@ impl Source {
         // A seed of its own for every stream and process: nobody comes back in step with anybody.
         let seed = RandomState::new().hash_one(&settings.id);
         let feed = Arc::new(Feed::new(tap, Arc::clone(&status)));
-        let backoff = Backoff::new(Ladder::default(), seed);
-        Self { settings, feed, status, shutdown, backoff, limits: Limits::default() }
-    }
-
-    /// The same source with other waits between attempts.
-    #[must_use]
-    pub fn with_ladder(mut self, ladder: Ladder) -> Self {
-        self.backoff = Backoff::new(ladder, RandomState::new().hash_one(&self.settings.id));
-        self
-    }
-
-    /// The same source with other limits.
-    #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
+        if settings.pace == Pace::Live {
+            feed.live();
+        }
+        let backoff = Backoff::new(settings.reconnect.ladder.clone(), seed);
+        Self { settings, feed, status, shutdown, backoff, left_behind: LeftBehind::default() }
     }
 
     /// Plays until the file ends, shutdown is asked for, or trying again cannot help. Cameras that fail are retried for ever.
@@ -174,19 +180,25 @@ impl Source {
             if self.shutdown.is_requested() {
                 return Ended::Shutdown;
             }
-            let error = match connection::run_once(&self.settings, &self.feed, &self.limits, &self.shutdown) {
+            self.look_up_password();
+            let error = match self.connect_once() {
                 Ok(End::Played) => return Ended::EndOfFile,
                 Ok(End::Shutdown) => return Ended::Shutdown,
                 Ok(End::Again) => continue,
-                Err(error) => error,
+                Err(error) => reach::explain(error, &self.settings.location, &self.shutdown),
             };
             let progress = self.feed.progress();
             if let (Some(first), Some(last)) = (progress.first, progress.last) {
                 self.backoff.went_well_for(last.saturating_duration_since(first));
                 told.clear();
             }
+            let hanging = self.left_behind.count();
             let wait = match error.decision(file) {
                 Decision::GiveUp => return Ended::Failed(error),
+                Decision::Retry if hanging >= LeftBehind::MANY => {
+                    tracing::warn!(stream = %self.settings.id, hanging, "its pipelines hang, trying again seldom");
+                    self.backoff.slow_wait()
+                }
                 Decision::Retry => self.backoff.next_wait(),
                 Decision::RetrySlowly => self.backoff.slow_wait(),
             };
@@ -199,10 +211,58 @@ impl Source {
                 tracing::warn!(stream = %self.settings.id, %error, ?wait, "the stream is down, trying again later");
                 told = text;
             }
-            if Backoff::wait(wait, &self.shutdown) {
+            let stopped = match error {
+                SourceError::Credentials { .. } => self.wait_for_password(wait),
+                _ => Backoff::wait(wait, &self.shutdown),
+            };
+            if stopped {
                 return Ended::Shutdown;
             }
             self.status.reconnecting();
         }
     }
+
+    fn connect_once(&mut self) -> Result<End, SourceError> {
+        let count = self.left_behind.count();
+        if count >= LeftBehind::MOST {
+            let place = scrub::place(&self.settings.location);
+            let at = At { stream: self.settings.id.to_string(), place, element: String::new() };
+            return Err(SourceError::Hanging { at, count });
+        }
+        let connection = Connection { settings: &self.settings, feed: &self.feed, shutdown: &self.shutdown };
+        connection.run(&mut self.left_behind)
+    }
+
+    /// The password as its file has it now. A file that cannot be read, perhaps because it is just being written, changes nothing.
+    fn look_up_password(&mut self) -> bool {
+        let Some(file) = &self.settings.password_file else { return false };
+        match Secret::read(file) {
+            Ok(password) => self.settings.password.replace(password.clone()) != Some(password),
+            Err(error) => {
+                tracing::debug!(stream = %self.settings.id, file = %file.display(), %error, "the password stays as it was");
+                false
+            }
+        }
+    }
+
+    /// Waits like [`Backoff::wait`] after a refused password, but no longer than until another one is in its file: that one has
+    /// not been refused.
+    fn wait_for_password(&mut self, wait: Duration) -> bool {
+        if self.settings.password_file.is_none() {
+            return Backoff::wait(wait, &self.shutdown);
+        }
+        let end = Instant::now() + wait;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if self.shutdown.sleep(left.min(PASSWORD_LOOK)) {
+                return true;
+            }
+            if left.is_zero() || self.look_up_password() {
+                return false;
+            }
+        }
+    }
 }
+
+/// How often a refused password's file is looked at.
+const PASSWORD_LOOK: Duration = Duration::from_secs(1);

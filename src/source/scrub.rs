@@ -108,10 +108,12 @@ mod tests {
             location: Location::Http(Url::parse(url).unwrap()),
             username: None,
             password: password.map(Secret::new),
+            password_file: None,
             pace: crate::source::Pace::Live,
             looped: false,
             decode: crate::source::Decode::Auto,
             templates: "pipelines".into(),
+            reconnect: crate::source::Reconnect::default(),
         }
     }
 

@@ -11,7 +11,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -76,9 +76,13 @@ pub struct Camera {
     /// Certificate and key in PEM; with them it speaks RTSPS alone.
     tls: Option<String>,
     server: Option<Running>,
+    /// The encoders at work, one for each mount with a test picture and a client.
+    media: Media,
     // Looped clips live here.
     folder: tempfile::TempDir,
 }
+
+type Media = Arc<Mutex<Vec<glib::WeakRef<gst::Element>>>>;
 
 struct Running {
     main_loop: glib::MainLoop,
@@ -95,7 +99,7 @@ impl Camera {
     pub fn with_mounts(mounts: Vec<Mount>, auth: Option<Auth>) -> Self {
         gst::init().expect("GStreamer starts");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut camera = Self { port: 0, mounts, auth, tls: None, server: None, folder };
+        let mut camera = Self { port: 0, mounts, auth, tls: None, server: None, media: Media::default(), folder };
         camera.restart();
         camera
     }
@@ -105,7 +109,8 @@ impl Camera {
         gst::init().expect("GStreamer starts");
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mounts = vec![Mount { path: "/stream".into(), content, codec }];
-        let mut camera = Self { port: 0, mounts, auth: None, tls: Some(pem), server: None, folder };
+        let mut camera =
+            Self { port: 0, mounts, auth: None, tls: Some(pem), server: None, media: Media::default(), folder };
         camera.restart();
         camera
     }
@@ -124,6 +129,31 @@ impl Camera {
         Url::parse(&format!("{scheme}://127.0.0.1:{}{path}", self.port)).expect("a URL")
     }
 
+    /// Changes the size of the test picture for those who watch it now, in the middle of their stream.
+    pub fn resize(&self, width: i32, height: i32) {
+        let caps = gst::Caps::builder("video/x-raw")
+            .field("format", "I420")
+            .field("width", width)
+            .field("height", height)
+            .field("framerate", gst::Fraction::new(25, 1))
+            .build();
+        let media = self.media.lock().unwrap();
+        let filters: Vec<_> = media
+            .iter()
+            .filter_map(|element| element.upgrade()?.downcast::<gst::Bin>().ok()?.by_name("size"))
+            .collect();
+        assert!(!filters.is_empty(), "nobody watches a test picture");
+        for filter in filters {
+            filter.set_property("caps", &caps);
+        }
+    }
+
+    /// Serves something else under the first mount, on the same port.
+    pub fn switch(&mut self, content: Content, codec: Codec) {
+        (self.mounts[0].content, self.mounts[0].codec) = (content, codec);
+        self.restart();
+    }
+
     /// Breaks every connection and closes the port.
     pub fn kill(&mut self) {
         let Some(running) = self.server.take() else { return };
@@ -137,9 +167,10 @@ impl Camera {
         let launches: Vec<_> = self.mounts.iter().map(|m| (m.path.clone(), launch(m, self.folder.path()))).collect();
         let (auth, tls, port) = (self.auth.clone(), self.tls.clone(), self.port);
         let (ready, started) = mpsc::sync_channel(1);
+        let media = Arc::clone(&self.media);
         let thread = std::thread::Builder::new()
             .name("camera".into())
-            .spawn(move || serve(&launches, auth.as_ref(), tls.as_deref(), port, &ready))
+            .spawn(move || serve(&launches, auth.as_ref(), tls.as_deref(), port, &media, &ready))
             .expect("a thread");
         let (port, main_loop) = started.recv_timeout(Duration::from_secs(20)).expect("the camera starts");
         self.port = port;
@@ -167,6 +198,7 @@ fn serve(
     auth: Option<&Auth>,
     tls: Option<&str>,
     port: u16,
+    media: &Media,
     ready: &mpsc::SyncSender<(u16, glib::MainLoop)>,
 ) {
     let context = glib::MainContext::new();
@@ -190,6 +222,12 @@ fn serve(
                             .build(),
                     );
                 }
+                let made = Arc::clone(media);
+                factory.connect_media_configure(move |_, media| {
+                    let mut made = made.lock().unwrap();
+                    made.retain(|element| element.upgrade().is_some());
+                    made.push(media.element().downgrade());
+                });
                 mounts.add_factory(path, factory);
             }
             if let Some(auth) = auth {
@@ -304,6 +342,7 @@ fn pattern(width: u32, height: u32, codec: Codec, pay: &str) -> String {
         Codec::Mjpeg => format!("jpegenc ! rtpjpegpay name={pay} pt=26"),
     };
     format!(
-        "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width={width},height={height},framerate=25/1 ! {encode}"
+        "videotestsrc is-live=true pattern=ball ! capsfilter name=size \
+         caps=video/x-raw,format=I420,width={width},height={height},framerate=25/1 ! {encode}"
     )
 }

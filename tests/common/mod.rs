@@ -5,3 +5,5 @@
 
 pub mod camera;
 pub mod daemon;
+pub mod proxy;
+pub mod scene;

@@ -13,7 +13,7 @@ use vtagd::backoff::Ladder;
 use vtagd::frame::{FrameTap, FrameTime, Matrix, Picture, PixelFormat, Range};
 use vtagd::sample::Schedule;
 use vtagd::shutdown::{self, Trigger};
-use vtagd::source::{Decode, Ended, Limits, Location, Pace, Source, SourceSettings};
+use vtagd::source::{Decode, Ended, Limits, Location, Pace, Reconnect, Source, SourceSettings};
 use vtagd::status::{StreamReport, StreamState, StreamStatus};
 
 /// Generous, because two cores may be busy with everything else.
@@ -88,10 +88,12 @@ pub fn settings(location: Location) -> SourceSettings {
         location,
         username: None,
         password: None,
+        password_file: None,
         pace: Pace::Live,
         looped: false,
         decode: Decode::Auto,
         templates: templates(),
+        reconnect: Reconnect::default(),
     }
 }
 
@@ -159,9 +161,9 @@ impl Running {
         });
         let status = Arc::new(StreamStatus::new(Arc::clone(&settings.id)));
         let (trigger, shutdown) = shutdown::channel();
-        let source = Source::new(settings, Arc::clone(&recorder) as Arc<dyn FrameTap>, Arc::clone(&status), shutdown)
-            .with_ladder(options.ladder)
-            .with_limits(options.limits);
+        let reconnect = Reconnect { ladder: options.ladder, limits: options.limits };
+        let settings = SourceSettings { reconnect, ..settings };
+        let source = Source::new(settings, Arc::clone(&recorder) as Arc<dyn FrameTap>, Arc::clone(&status), shutdown);
         let thread = std::thread::Builder::new().name("source-cam".into()).spawn(move || source.run()).unwrap();
         Self { recorder, status, trigger, thread: Some(thread) }
     }
