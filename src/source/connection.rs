@@ -53,7 +53,7 @@ pub(super) fn run_once(
     let parts = template::build(settings, &at)?;
     let (sender, events) = bounded(4);
     listen(&parts.pipeline, sender, &at, settings)?;
-    feed::attach(feed, feed.connect(), &parts.entry, &parts.sink);
+    feed::attach(feed, feed.connect(), &parts);
     let mut playing = Playing { settings, pipeline: &parts.pipeline, feed, limits, shutdown, events, at };
     let result = playing.play();
     tear_down(parts.pipeline, limits.tear_down, &settings.id);

@@ -11,9 +11,12 @@
 //! never held up. Closed: on shutdown, at the end of a file, or when a file cannot be read, [`Source::run`] returns and lets go
 //! of the tap. `decode` has no effect yet: every frame is decoded.
 
+mod coded;
 mod connection;
 mod error;
 mod feed;
+mod gate;
+mod gop;
 mod media_time;
 mod picture;
 mod scrub;
@@ -130,7 +133,12 @@ impl Source {
     ) -> Self {
         // A seed of its own for every stream and process: nobody comes back in step with anybody.
         let seed = RandomState::new().hash_one(&settings.id);
-        let feed = Arc::new(Feed::new(tap, Arc::clone(&status)));
+        // A file that is played for exact samples is decoded whole: there is no rush, and every grid point has its frame.
+        let decode = match (settings.decode, settings.pace) {
+            (Decode::Auto, Pace::Fast) => Decode::All,
+            (decode, _) => decode,
+        };
+        let feed = Arc::new(Feed::new(tap, Arc::clone(&status), decode));
         let backoff = Backoff::new(Ladder::default(), seed);
         Self { settings, feed, status, shutdown, backoff, limits: Limits::default() }
     }

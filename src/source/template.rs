@@ -23,6 +23,8 @@ pub(super) struct Parts {
     /// Where decoded frames enter what is behind the decoder; unwanted ones end here.
     pub entry: gst::Pad,
     pub sink: gst_app::AppSink,
+    /// It is a user's own template.
+    pub own: bool,
 }
 
 /// The launch description in a template: its lines without those that start with `#`.
@@ -71,7 +73,7 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
     }
     let entry = pipeline.by_name("convert").and_then(|e| e.static_pad("sink")).or_else(|| sink.static_pad("sink"));
     let entry = entry.ok_or_else(|| in_file("its appsink has no sink pad"))?;
-    Ok(Parts { pipeline, entry, sink })
+    Ok(Parts { pipeline, entry, sink, own: matches!(settings.location, Location::Template(_)) })
 }
 
 fn read(path: &Path) -> Result<String, String> {

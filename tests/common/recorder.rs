@@ -42,7 +42,18 @@ pub struct Recorder {
     asked: AtomicUsize,
 }
 
+impl Recorder {
+    /// Frames that the source asked about.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
 impl FrameTap for Recorder {
+    fn interval(&self) -> Duration {
+        self.schedule.lock().unwrap().interval()
+    }
+
     fn wants(&self, media: Duration) -> bool {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.schedule.lock().unwrap().wants(media)
@@ -172,7 +183,7 @@ impl Running {
 
     /// Decoded frames that the source asked about.
     pub fn asked(&self) -> usize {
-        self.recorder.asked.load(Ordering::Relaxed)
+        self.recorder.asked()
     }
 
     /// Waits until there are `count` frames.
