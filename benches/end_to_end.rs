@@ -21,7 +21,7 @@ use vtagd::label::{Label, LabelSet, Scoring};
 use vtagd::pipeline::{self, Parts, StreamPart};
 use vtagd::preprocess::View;
 use vtagd::shutdown;
-use vtagd::source::{Decode, Location, Pace, SourceSettings};
+use vtagd::source::{Decode, Decoder, Location, Pace, SourceSettings};
 
 const BATCH: usize = 8;
 const ROUNDS: usize = 5;
@@ -61,6 +61,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
+        decoder: Decoder::Software,
         templates: "pipelines".into(),
     };
     let sets = (0..engine.scorers.len()).collect();

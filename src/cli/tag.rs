@@ -26,7 +26,7 @@ use crate::preprocess::View;
 use crate::problem::Severity;
 use crate::score::Activation;
 use crate::shutdown;
-use crate::source::{Decode, Ended, Location, Pace, SourceSettings};
+use crate::source::{Decode, Decoder, Ended, Location, Pace, SourceSettings};
 use crate::still::StillError;
 use crate::yaml::units;
 
@@ -269,6 +269,7 @@ fn video(
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
+        decoder: Decoder::Software,
         templates: crate::paths::templates_dir(),
     };
     let parts = Parts {

@@ -10,7 +10,7 @@ use crate::frame::StreamId;
 use crate::label::LabelSet;
 use crate::preprocess::{Region, View};
 use crate::secret::Secret;
-use crate::source::{Decode, Location, Pace, SourceSettings};
+use crate::source::{Decode, Decoder, Location, Pace, SourceSettings};
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, is_secret_key, relative_to};
 
@@ -23,6 +23,7 @@ const MAX_ID: usize = 64;
 pub struct Surroundings<'a> {
     pub interval: Duration,
     pub decode: Decode,
+    pub decoder: Decoder,
     pub sets: &'a [LabelSet],
     /// Some set could not be read: unknown set names are not reported a second time.
     pub sets_incomplete: bool,
@@ -71,6 +72,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     }
     let interval = interval(&raw.sampling.given().map(|sampling| &sampling.value.interval), reader);
     let decode = raw.sampling.given().and_then(|sampling| sampling.value.decode.value());
+    let decoder = raw.sampling.given().and_then(|sampling| sampling.value.decoder.value());
     let view = match &raw.view {
         Field::Given(view) => self::view(&view.value, reader),
         Field::Missing | Field::Wrong => Some(View::default()),
@@ -86,6 +88,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             pace,
             looped,
             decode: decode.unwrap_or(around.decode),
+            decoder: decoder.unwrap_or(around.decoder),
             templates: around.templates.clone(),
         },
         view: view?,

@@ -53,6 +53,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         interval: streams::interval(&sampling.map(|sampling| &sampling.interval), &mut reader)
             .unwrap_or(DEFAULT_INTERVAL),
         decode: sampling.and_then(|sampling| sampling.decode.value()).unwrap_or_default(),
+        decoder: sampling.and_then(|sampling| sampling.decoder.value()).unwrap_or_default(),
         sets: &label_sets.sets,
         sets_incomplete: label_sets.incomplete,
         templates: paths::templates_dir(),

@@ -15,7 +15,9 @@ use gstreamer_app as gst_app;
 
 use super::Decode;
 use super::coded::{self, Kind};
+use super::decoders;
 use super::gate;
+use super::error::SourceError;
 use super::gop::{Chooser, Mode, News, Verdict};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
@@ -25,6 +27,9 @@ use crate::status::{Decoding, StreamState, StreamStatus};
 
 /// Wanted keyframes in a row that the decoder may swallow before coded frames stop counting as signs of life.
 const LOST: u32 = 5;
+
+/// So many coded frames without a picture are not a decoder's usual delay.
+const OWED: u32 = 50;
 
 /// Decoders may move a time stamp by rounding it.
 const ROUNDING: gst::ClockTime = gst::ClockTime::from_mseconds(1);
@@ -77,6 +82,9 @@ struct State {
     chooser: Chooser,
     /// Coded frames come by a gate. Raw pictures, and templates with a decoder of their own, have none.
     gated: bool,
+    /// The decoding element, and coded frames that came since it last gave a picture.
+    decoder: String,
+    owed: u32,
     /// Wanted keyframes in a row that never came out of the decoder.
     lost: u32,
     pending: Option<Pending>,
@@ -100,6 +108,8 @@ impl Feed {
             progress: Progress::default(),
             chooser: Chooser::new(decode),
             gated: false,
+            decoder: String::new(),
+            owed: 0,
             lost: 0,
             pending: None,
             coded: None,
@@ -122,7 +132,8 @@ impl Feed {
             state.connection += 1;
             state.media.reconnected();
             state.chooser.begin();
-            (state.gated, state.lost) = (false, 0);
+            (state.gated, state.lost, state.owed) = (false, 0, 0);
+            state.decoder.clear();
             (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
             state.connection
         })
@@ -158,6 +169,7 @@ impl Feed {
                 return None;
             }
             state.gated = true;
+            state.owed = state.owed.saturating_add(1);
             let before = state.chooser.mode();
             let (verdict, news) = state.chooser.frame(frame.at, frame.kind, frame.size, interval);
             let mode = state.chooser.mode();
@@ -215,11 +227,45 @@ impl Feed {
         self.with(|state| state.chooser.mode())
     }
 
-    /// The pipeline decodes with the element `name`.
-    pub fn decoder(&self, connection: u64, name: &str) {
-        if self.with(|state| state.connection == connection) {
-            self.status.decoder(name);
+    /// The pipeline decodes with the element `name`, or tries to; `family` is the hardware it was to use.
+    pub fn decoder(&self, connection: u64, name: &str, family: Option<&'static str>) {
+        let news = self.with(|state| {
+            let news = state.connection == connection && state.decoder != name;
+            if news {
+                name.clone_into(&mut state.decoder);
+            }
+            news
+        });
+        if !news {
+            return;
         }
+        let stream = self.status.id();
+        match family {
+            Some(family) if !decoders::is_hardware(name) => tracing::info!(
+                %stream,
+                decoder = name,
+                "decoding in software: the {family} decoder does not know this codec or refused it"
+            ),
+            _ => tracing::debug!(%stream, decoder = name, "decoder"),
+        }
+        self.status.decoder(name);
+    }
+
+    /// The hardware decoder in use, if `error` is its doing: it said so, or frames went in and none came out.
+    pub fn failed_hardware(&self, error: &SourceError) -> Option<String> {
+        let (decoder, owed) = self.with(|state| (state.decoder.clone(), state.owed));
+        if !decoders::is_hardware(&decoder) {
+            return None;
+        }
+        let blamed = match error {
+            SourceError::Stalled { .. } => owed >= OWED,
+            SourceError::Decode { at, .. } | SourceError::Template { at, .. } | SourceError::Codec { at, .. } => {
+                at.element.starts_with(&decoder) || owed >= OWED
+            }
+            // A device that is gone or busy is a resource like any other to GStreamer; its element tells.
+            _ => error.element().starts_with(&decoder),
+        };
+        blamed.then_some(decoder)
     }
 
     /// Whether the keyframe is wanted. What comes out of the decoder with its time stamp will be delivered.
@@ -257,7 +303,7 @@ impl Feed {
             state.progress.frames += 1;
             state.progress.first.get_or_insert(now);
             state.progress.last = Some(now);
-            state.lost = 0;
+            (state.lost, state.owed) = (0, 0);
             let asked = state.pending.as_mut().is_some_and(|pending| {
                 let asked = pending.asked.is_some() && pending.is(pts);
                 if asked {
@@ -345,8 +391,8 @@ impl Feed {
 /// Joins a pipeline to `feed`: `entry` is the pad behind the decoder where unwanted frames end, `sink` the pipeline's end. Coded
 /// frames end at the [`gate`]; `own` says that the pipeline is a user's own template.
 pub(super) fn attach(feed: &Arc<Feed>, connection: u64, parts: &Parts) {
-    let Parts { pipeline, entry, sink, own } = parts;
-    gate::attach(feed, connection, pipeline, *own);
+    let Parts { pipeline, entry, sink, own, family } = parts;
+    gate::attach(feed, connection, pipeline, *own, *family);
     gate::end_events(entry);
     let probe = Arc::clone(feed);
     entry.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {

@@ -27,6 +27,8 @@ struct Gate {
     held: Mutex<Vec<gst::Buffer>>,
     /// Frames are judged behind the depayloader; before the decoder nothing is left to do but to drain it.
     early: AtomicBool,
+    /// The hardware that is to decode.
+    family: Option<&'static str>,
 }
 
 /// A probe that pushes on through its own pad: what it pushes has been judged and passes.
@@ -55,12 +57,13 @@ impl Point {
 /// Watches `pipeline` for depayloaders and video decoders, those that are there and those that come. In a user's own template
 /// (`own`) only a decoder that is called `decoder`, or that is in a bin called so, is gated: what else a person does with
 /// their stream before decoding it is theirs.
-pub(super) fn attach(feed: &Arc<Feed>, connection: u64, pipeline: &gst::Pipeline, own: bool) {
+pub(super) fn attach(feed: &Arc<Feed>, connection: u64, pipeline: &gst::Pipeline, own: bool, family: Option<&'static str>) {
     let gate = Arc::new(Gate {
         feed: Arc::clone(feed),
         connection,
         held: Mutex::default(),
         early: AtomicBool::new(false),
+        family,
     });
     for element in pipeline.iterate_recurse().into_iter().flatten() {
         gate.watch(&element, own);
@@ -78,28 +81,31 @@ fn is_depayloader(element: &gst::Element) -> bool {
     element.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.starts_with("Codec/Depayloader"))
 }
 
+/// `element` and the bins around it.
+fn with_parents(element: &gst::Element) -> impl Iterator<Item = gst::Object> {
+    std::iter::successors(Some(element.clone().upcast::<gst::Object>()), |object| object.parent())
+}
+
 /// Whether `element`, or a bin around it, is called `decoder`.
 fn is_named(element: &gst::Element) -> bool {
-    let mut object = Some(element.clone().upcast::<gst::Object>());
-    while let Some(this) = object {
-        if this.name() == "decoder" {
-            return true;
-        }
-        object = this.parent();
-    }
-    false
+    with_parents(element).any(|object| object.name() == "decoder")
+}
+
+/// Whether `element` is a part of a decoder that is made of several.
+fn is_inside_another(element: &gst::Element) -> bool {
+    with_parents(element).skip(1).filter_map(|object| object.downcast().ok()).any(|parent| is_decoder(&parent))
 }
 
 impl Gate {
     fn watch(self: &Arc<Self>, element: &gst::Element, own: bool) {
         let (gate, point) = (Arc::clone(self), Point::default());
         if is_decoder(element) {
-            if own && !is_named(element) {
+            if is_inside_another(element) || own && !is_named(element) {
                 return;
             }
             let Some(pad) = element.static_pad("sink") else { return };
             let name = element.factory().map(|factory| factory.name().to_string()).unwrap_or_default();
-            self.feed.decoder(self.connection, &name);
+            self.feed.decoder(self.connection, &name, self.family);
             pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| gate.before_decoder(&point, pad, info));
         } else if !own && is_depayloader(element) {
             let Some(pad) = element.static_pad("src") else { return };

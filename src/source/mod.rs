@@ -1,18 +1,19 @@
 //! Source: one GStreamer pipeline per stream, from a template in `pipelines/`, to decoded pictures.
 //!
 //! ```text
-//! source ─► decodebin ─► [pace] ─► convert ─► rotate ─► sink
-//!                                 ▲ probe: wanted?       └► Picture ─► FrameTap::deliver
-//!                                 └ unwanted frames end here, before any conversion
+//! source ─► [ parser ─► decoder ] ─► [pace] ─► convert ─► rotate ─► sink
+//!         ▲ decodebin                          ▲ entry: wanted?       └► Picture ─► FrameTap::deliver
+//!         └ gate: to be decoded?               └ unwanted frames end here, before any conversion or download
 //! ```
 //!
 //! In: [`SourceSettings`]. Out: pictures for a [`FrameTap`], the stream's [`StreamStatus`]. [`Source::run`] blocks the thread
 //! that its caller gives it and retries for ever; decoding happens on GStreamer's threads. Full: the tap decides; cameras are
 //! never held up. Closed: on shutdown, at the end of a file, or when a file cannot be read, [`Source::run`] returns and lets go
-//! of the tap. `decode` has no effect yet: every frame is decoded.
+//! of the tap.
 
 mod coded;
 mod connection;
+mod decoders;
 mod error;
 mod feed;
 mod gate;
@@ -25,8 +26,9 @@ pub mod template;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+pub use decoders::Decoder;
 pub use error::{At, Decision, SourceError};
 
 use crate::backoff::{Backoff, Ladder};
@@ -36,6 +38,10 @@ use crate::shutdown::Shutdown;
 use crate::status::{StreamState, StreamStatus};
 use connection::End;
 use feed::Feed;
+
+/// A hardware decoder that has failed a stream is given another try after so long: a driver may have been mended, another
+/// program may have given its sessions back.
+const HARDWARE_AGAIN: Duration = Duration::from_hours(1);
 
 /// What to connect to. Credentials never stay in a URL: the configuration splits them off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,11 +68,14 @@ pub enum Pace {
     Fast,
 }
 
-/// Which frames are decoded.
+/// Which frames are decoded. Streams of pictures that are not coded, and own templates whose decoder is not called `decoder`, are
+/// always decoded whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Decode {
+    /// Keyframes alone as long as they come as often as frames are sampled, every frame otherwise.
     #[default]
     Auto,
+    /// Keyframes alone, however rare.
     Keyframes,
     All,
 }
@@ -82,6 +91,7 @@ pub struct SourceSettings {
     /// Files only: start again at the end.
     pub looped: bool,
     pub decode: Decode,
+    pub decoder: Decoder,
     /// Folder of the built-in templates (`rtsp.gst`, …).
     pub templates: PathBuf,
 }
@@ -121,6 +131,8 @@ pub struct Source {
     shutdown: Shutdown,
     backoff: Backoff,
     limits: Limits,
+    /// Until then the hardware decoder is not tried again.
+    software_until: Option<Instant>,
 }
 
 impl Source {
@@ -140,7 +152,7 @@ impl Source {
         };
         let feed = Arc::new(Feed::new(tap, Arc::clone(&status), decode));
         let backoff = Backoff::new(Ladder::default(), seed);
-        Self { settings, feed, status, shutdown, backoff, limits: Limits::default() }
+        Self { settings, feed, status, shutdown, backoff, limits: Limits::default(), software_until: None }
     }
 
     /// The same source with other waits between attempts.
@@ -175,6 +187,23 @@ impl Source {
         ended
     }
 
+    /// What to connect with: the settings, less a hardware decoder that has failed lately.
+    fn attempt(&self, now: Instant) -> SourceSettings {
+        let mut settings = self.settings.clone();
+        if self.software_until.is_some_and(|until| now < until) {
+            settings.decoder = Decoder::Software;
+        }
+        settings
+    }
+
+    /// Whether the hardware decoder is to blame for `error`. From then on, for a while, this stream is decoded in software.
+    fn blames_hardware(&mut self, error: &SourceError, now: Instant) -> bool {
+        let Some(decoder) = self.feed.failed_hardware(error) else { return false };
+        tracing::warn!(stream = %self.settings.id, decoder, %error, "the hardware decoder failed, decoding in software");
+        self.software_until = now.checked_add(HARDWARE_AGAIN);
+        true
+    }
+
     fn retry(&mut self) -> Ended {
         let file = matches!(self.settings.location, Location::File(_));
         let mut told = String::new();
@@ -182,12 +211,18 @@ impl Source {
             if self.shutdown.is_requested() {
                 return Ended::Shutdown;
             }
-            let error = match connection::run_once(&self.settings, &self.feed, &self.limits, &self.shutdown) {
+            let settings = self.attempt(Instant::now());
+            let error = match connection::run_once(&settings, &self.feed, &self.limits, &self.shutdown) {
                 Ok(End::Played) => return Ended::EndOfFile,
                 Ok(End::Shutdown) => return Ended::Shutdown,
                 Ok(End::Again) => continue,
                 Err(error) => error,
             };
+            // Software cannot be blamed: this happens once in a while, not in a circle.
+            if self.blames_hardware(&error, Instant::now()) {
+                self.status.reconnecting();
+                continue;
+            }
             let progress = self.feed.progress();
             if let (Some(first), Some(last)) = (progress.first, progress.last) {
                 self.backoff.went_well_for(last.saturating_duration_since(first));

@@ -13,7 +13,7 @@ use vtagd::backoff::Ladder;
 use vtagd::frame::{FrameTap, FrameTime, Matrix, Picture, PixelFormat, Range};
 use vtagd::sample::Schedule;
 use vtagd::shutdown::{self, Trigger};
-use vtagd::source::{Decode, Ended, Limits, Location, Pace, Source, SourceSettings};
+use vtagd::source::{Decode, Decoder, Ended, Limits, Location, Pace, Source, SourceSettings};
 use vtagd::status::{StreamReport, StreamState, StreamStatus};
 
 /// Generous, because two cores may be busy with everything else.
@@ -102,6 +102,7 @@ pub fn settings(location: Location) -> SourceSettings {
         pace: Pace::Live,
         looped: false,
         decode: Decode::Auto,
+        decoder: Decoder::Auto,
         templates: templates(),
     }
 }
