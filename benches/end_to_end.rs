@@ -23,7 +23,7 @@ use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
 use vtagd::pipeline::{self, Stages};
 use vtagd::score::roster::Lane;
 use vtagd::shutdown;
-use vtagd::source::{Decode, Location, Pace, Reconnect, SourceSettings};
+use vtagd::source::{Decode, Decoder, Location, Pace, Reconnect, SourceSettings};
 use vtagd::view::View;
 
 const BATCH: usize = 8;
@@ -66,6 +66,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
+        decoder: Decoder::Software,
         templates: "pipelines".into(),
         reconnect: Reconnect::default(),
     };

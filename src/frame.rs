@@ -202,7 +202,10 @@ pub struct Frame {
 
 /// What a source needs of the stage after it. Called on the GStreamer streaming thread.
 pub trait FrameTap: Send + Sync {
-    /// Whether the frame at `media` time is worth converting. A `true` counts as sampled and must be followed by
+    /// How often a frame is wanted, as things stand; zero: every frame.
+    fn interval(&self) -> Duration;
+
+    /// Whether the frame at `media` time is worth converting, or, where only keyframes are decoded, decoding. A `true` counts as sampled and must be followed by
     /// [`deliver`](Self::deliver) for that same frame; if the next thing to come is something else, the frame is
     /// counted as dropped (`reason="decode"`).
     fn wants(&self, media: Duration) -> bool;

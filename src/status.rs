@@ -1,7 +1,7 @@
 //! What each stream is doing right now, written by its source and read by the API, the metrics and the log.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -32,6 +32,19 @@ struct Inner {
     frames: u64,
     last_frame: Option<Instant>,
     size: Option<(u32, u32)>,
+    codec: Option<String>,
+    decoder: Option<String>,
+    decoding: Decoding,
+}
+
+/// Which frames of a stream are decoded, and how far apart its keyframes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Decoding {
+    /// `keyframes` or `all`; `None` until frames have come, or where nothing is decoded.
+    pub mode: Option<&'static str>,
+    pub keyframe_interval: Option<Duration>,
+    /// Frames a second as coded.
+    pub frame_rate: Option<f64>,
 }
 
 /// A reading of a [`StreamStatus`].
@@ -42,12 +55,22 @@ pub struct StreamReport {
     pub state: StreamState,
     /// Times the connection had to be made again.
     pub reconnects: u64,
-    /// Frames seen by the sampler, wanted or not.
+    /// Frames that came, wanted or not, decoded or dropped before the decoder.
     pub frames: u64,
-    /// Seconds since the last decoded frame.
+    /// Seconds since the last one.
     pub last_frame_age: Option<f64>,
     /// Width and height of the last sampled picture.
     pub size: Option<(u32, u32)>,
+    /// Such as `h264`.
+    pub codec: Option<String>,
+    /// The GStreamer element that decodes, such as `avdec_h264`.
+    pub decoder: Option<String>,
+    /// `keyframes` or `all`: which frames are decoded at present.
+    pub decode: Option<&'static str>,
+    /// Seconds between keyframes, as last seen.
+    pub keyframe_interval: Option<f64>,
+    /// Frames a second as the camera sends them, over the last keyframes.
+    pub frame_rate: Option<f64>,
 }
 
 /// One stream's live status. Sources write, everyone may read.
@@ -59,7 +82,16 @@ pub struct StreamStatus {
 
 impl StreamStatus {
     pub fn new(id: StreamId) -> Self {
-        let inner = Inner { state: StreamState::Connecting, reconnects: 0, frames: 0, last_frame: None, size: None };
+        let inner = Inner {
+            state: StreamState::Connecting,
+            reconnects: 0,
+            frames: 0,
+            last_frame: None,
+            size: None,
+            codec: None,
+            decoder: None,
+            decoding: Decoding::default(),
+        };
         metrics::gauge!("vtagd_stream_up", "stream" => id.to_string()).set(0.0);
         metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
         metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
@@ -95,7 +127,7 @@ impl StreamStatus {
         });
     }
 
-    /// Notes a decoded frame, wanted or not.
+    /// Notes a frame, wanted or not.
     pub fn frame_seen(&self, now: Instant) {
         self.with(|s| {
             s.frames += 1;
@@ -108,6 +140,21 @@ impl StreamStatus {
         self.with(|s| s.size = Some((width, height)));
     }
 
+    /// Notes what the stream is coded in.
+    pub fn codec(&self, codec: &str) {
+        self.with(|s| s.codec = Some(codec.to_owned()));
+    }
+
+    /// Notes which element decodes.
+    pub fn decoder(&self, decoder: &str) {
+        self.with(|s| s.decoder = Some(decoder.to_owned()));
+    }
+
+    /// Notes which frames are decoded.
+    pub fn decoding(&self, decoding: Decoding) {
+        self.with(|s| s.decoding = decoding);
+    }
+
     pub fn report(&self, now: Instant) -> StreamReport {
         let s = self.with(|s| s.clone());
         StreamReport {
@@ -117,6 +164,11 @@ impl StreamStatus {
             frames: s.frames,
             last_frame_age: s.last_frame.map(|t| now.saturating_duration_since(t).as_secs_f64()),
             size: s.size,
+            codec: s.codec,
+            decoder: s.decoder,
+            decode: s.decoding.mode,
+            keyframe_interval: s.decoding.keyframe_interval.map(|d| d.as_secs_f64()),
+            frame_rate: s.decoding.frame_rate,
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::problem::Severity;
 use crate::score::Activation;
 use crate::score::roster::Lane;
 use crate::shutdown;
-use crate::source::{Decode, Ended, Location, Pace, Reconnect, SourceSettings};
+use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::still::StillError;
 use crate::view::View;
 use crate::yaml::units;
@@ -296,6 +296,7 @@ fn video(
         pace: Pace::Fast,
         looped: false,
         decode: Decode::All,
+        decoder: Decoder::Software,
         templates: crate::paths::templates_dir(),
         reconnect: Reconnect::default(),
     };

@@ -18,15 +18,8 @@ const fn only(key: &'static str, value: &'static str) -> Later {
     Later { key, value: Some(value) }
 }
 
-const LATER: &[Later] = &[
-    only("sampling.decode", "keyframes"),
-    only("streams[].sampling.decode", "keyframes"),
-    only("sinks[].type", "mqtt"),
-    only("sinks[].type", "webhook"),
-    any("outbox"),
-    any("snapshots"),
-    any("api.tls"),
-];
+const LATER: &[Later] =
+    &[only("sinks[].type", "mqtt"), only("sinks[].type", "webhook"), any("outbox"), any("snapshots"), any("api.tls")];
 
 /// One notice for every row of the table that the document uses, at the first place that does.
 pub fn notices(document: &Document) -> Vec<Problem> {
@@ -80,10 +73,8 @@ mod tests {
     #[test]
     fn each_row_is_found_where_it_is_used_and_once() {
         let text = "\
-sampling: { decode: keyframes }
 streams:
   - { id: a }
-  - { id: b, sampling: { decode: keyframes } }
 sinks:
   - { type: jsonl }
   - { type: mqtt }
@@ -97,20 +88,13 @@ api: { tls: { cert: a, key: b } }
             .into_iter()
             .map(|notice| (notice.field, notice.position.expect("a position").0))
             .collect();
-        let expected = [
-            ("sampling.decode", 1),
-            ("streams[1].sampling.decode", 4),
-            ("sinks[1].type", 7),
-            ("outbox", 9),
-            ("api.tls", 11),
-        ];
+        let expected = [("sinks[1].type", 5), ("outbox", 7), ("api.tls", 9)];
         assert_eq!(found, expected.map(|(field, line)| (field.to_owned(), line)));
     }
 
     #[test]
     fn what_works_gives_no_notice() {
-        let text =
-            "runtime: { providers: [openvino, cpu] }\nsampling: { decode: all }\noutbox:\nsinks: [{ type: jsonl }]\n";
+        let text = "runtime: { providers: [openvino, cpu] }\nsampling: { decode: keyframes }\noutbox:\nsinks: [{ type: jsonl }]\n";
         let document = Document::parse("x.yaml".as_ref(), text.as_bytes()).expect("valid");
         assert!(notices(&document).is_empty());
     }

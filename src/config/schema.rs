@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::infer::Provider;
 use crate::preprocess::ViewMode;
 use crate::section;
-use crate::source::{Decode, Pace};
+use crate::source::{Decode, Decoder, Pace};
 use crate::words;
 use crate::yaml::reader::{At, Bytes, Fraction};
 
@@ -62,6 +62,7 @@ section! {
     pub struct Sampling {
         "interval" => interval: Duration,
         "decode" => decode: Decode,
+        "decoder" => decoder: Decoder,
     }
 }
 
@@ -176,6 +177,14 @@ words! {
         "auto" => Self::Auto,
         "keyframes" => Self::Keyframes,
         "all" => Self::All,
+    }
+    Decoder {
+        "auto" => Self::Auto,
+        "software" => Self::Software,
+        "nvidia" => Self::Nvidia,
+        "jetson" => Self::Jetson,
+        "vaapi" => Self::Vaapi,
+        "v4l2" => Self::V4l2,
     }
     Pace {
         "live" => Self::Live,

@@ -11,7 +11,7 @@ use crate::frame::StreamId;
 use crate::label::LabelSet;
 use crate::preprocess::{Region, View};
 use crate::secret::Secret;
-use crate::source::{Decode, Limits, Location, Pace, Reconnect, SourceSettings};
+use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, is_secret_key, relative_to};
 
@@ -25,6 +25,7 @@ pub struct Surroundings<'a> {
     pub interval: Duration,
     pub decode: Decode,
     pub reconnect: Reconnect,
+    pub decoder: Decoder,
     pub sets: &'a [LabelSet],
     /// Some set could not be read: unknown set names are not reported a second time.
     pub sets_incomplete: bool,
@@ -75,6 +76,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     let decode = raw.sampling.given().and_then(|sampling| sampling.value.decode.value());
     let own = raw.reconnect.given().map(|reconnect| &reconnect.value);
     let reconnect = own.map_or_else(|| around.reconnect.clone(), |own| reconnect(own, &around.reconnect, reader));
+    let decoder = raw.sampling.given().and_then(|sampling| sampling.value.decoder.value());
     let view = match &raw.view {
         Field::Given(view) => self::view(&view.value, reader),
         Field::Missing | Field::Wrong => Some(View::default()),
@@ -92,6 +94,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             pace,
             looped,
             decode: decode.unwrap_or(around.decode),
+            decoder: decoder.unwrap_or(around.decoder),
             templates: around.templates.clone(),
             reconnect,
         },

@@ -57,6 +57,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         reconnect: raw.reconnect.given().map_or_else(Reconnect::default, |reconnect| {
             streams::reconnect(&reconnect.value, &Reconnect::default(), &mut reader)
         }),
+        decoder: sampling.and_then(|sampling| sampling.decoder.value()).unwrap_or_default(),
         sets: &label_sets.sets,
         sets_incomplete: label_sets.incomplete,
         templates: paths::templates_dir(),

@@ -71,6 +71,10 @@ impl Sampler {
 }
 
 impl FrameTap for Sampler {
+    fn interval(&self) -> Duration {
+        self.with(|state| state.schedule.interval())
+    }
+
     fn wants(&self, media: Duration) -> bool {
         self.with(|state| {
             state.give_up_pending();

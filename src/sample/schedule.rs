@@ -30,6 +30,11 @@ impl Schedule {
         Self { interval, tolerance: Self::TOLERANCE.min(interval / 10), grid: None }
     }
 
+    /// The distance of samples; zero: every frame.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Whether the frame at `media` is to be sampled. The first frame always is.
     pub fn wants(&mut self, media: Duration) -> bool {
         if self.interval.is_zero() {

@@ -62,7 +62,7 @@ impl Connection<'_> {
         let (sender, events) = bounded(4);
         let arrivals = Arrivals::watch(&parts.pipeline);
         listen(&parts.pipeline, sender, &at, settings)?;
-        feed::attach(feed, feed.connect(), &parts.entry, &parts.sink);
+        feed::attach(feed, feed.connect(), &parts);
         let mut playing = Playing { settings, pipeline: &parts.pipeline, feed, limits, shutdown, events, arrivals, at };
         let result = playing.play();
         tear_down(parts.pipeline, settings, left_behind);

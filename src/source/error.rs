@@ -90,6 +90,27 @@ pub enum Decision {
 }
 
 impl SourceError {
+    /// The GStreamer element that failed; empty where none is to blame.
+    pub fn element(&self) -> &str {
+        match self {
+            Self::Credentials { at, .. }
+            | Self::Certificate { at, .. }
+            | Self::Connection { at, .. }
+            | Self::NotFound { at, .. }
+            | Self::Ended { at }
+            | Self::Stalled { at, .. }
+            | Self::Unresolved { at, .. }
+            | Self::Unreachable { at, .. }
+            | Self::NoPicture { at, .. }
+            | Self::Wedged { at, .. }
+            | Self::Hanging { at, .. }
+            | Self::NotVideo { at, .. }
+            | Self::Codec { at, .. }
+            | Self::Decode { at, .. }
+            | Self::Template { at, .. } => &at.element,
+        }
+    }
+
     /// What to do when the source is a camera or a server (`file` false), or a file, which does not mend itself.
     pub fn decision(&self, file: bool) -> Decision {
         match self {

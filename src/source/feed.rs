@@ -1,7 +1,8 @@
-//! Between a pipeline and the sampler: asks for each decoded frame whether it is wanted, and hands the wanted ones over.
+//! Between a pipeline and the sampler: asks for each frame whether it is wanted, and hands the wanted ones over.
 //!
-//! In: buffers behind the decoder (a pad probe) and samples at the end of the pipeline (appsink), both on the same streaming
-//! thread, so a sample is always the buffer last wanted. Out: pictures for the [`FrameTap`], progress for the source's thread.
+//! In: coded frames before the decoder (the gate), decoded ones behind it (a pad probe), and samples at the end of the pipeline
+//! (appsink). Where every frame is decoded, the sampler is asked behind the decoder; where only keyframes are, it is asked at
+//! the gate, and the picture that comes out with that frame's time stamp is the wanted one. Out: pictures for the [`FrameTap`], progress for the source's thread.
 //! One feed lives as long as its source; each connection has a number, and a pipeline that hangs on from an earlier one is
 //! not listened to. Full: [`FrameTap::deliver`] decides (newest wins, or it blocks this thread). Closed: buffers are dropped.
 
@@ -12,10 +13,37 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
+use super::Decode;
+use super::coded::{self, Kind};
+use super::decoders;
+use super::error::SourceError;
+use super::gate;
+use super::gop::{Chooser, Mode, News, Verdict};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
+use super::template::Parts;
 use crate::frame::{FrameTap, FrameTime};
-use crate::status::{StreamState, StreamStatus};
+use crate::status::{Decoding, StreamState, StreamStatus};
+
+/// Wanted keyframes in a row that the decoder may swallow before coded frames stop counting as signs of life.
+const LOST: u32 = 5;
+
+/// So many coded frames without a picture are not a decoder's usual delay.
+const OWED: u32 = 50;
+
+/// Decoders may move a time stamp by rounding it.
+const ROUNDING: gst::ClockTime = gst::ClockTime::from_mseconds(1);
+
+/// A frame before the decoder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CodedFrame {
+    /// Its place on the pipeline's line of running time.
+    pub at: Duration,
+    pub pts: Option<gst::ClockTime>,
+    pub kind: Kind,
+    /// Bytes.
+    pub size: usize,
+}
 
 /// How a connection goes, for the source's own thread.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,13 +56,38 @@ pub(super) struct Progress {
     pub delivering: bool,
 }
 
-#[derive(Debug, Default)]
+/// A frame that was wanted and has not come through yet.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    time: FrameTime,
+    /// The sampler was asked before the decoder, about a frame with this time stamp.
+    asked: Option<Option<gst::ClockTime>>,
+}
+
+impl Pending {
+    /// Whether a buffer that comes out with `pts` can be it.
+    fn is(&self, pts: Option<gst::ClockTime>) -> bool {
+        match (self.asked.flatten(), pts) {
+            (Some(wanted), Some(came)) => wanted.absdiff(came) <= ROUNDING,
+            _ => true,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct State {
     connection: u64,
     media: MediaTime,
     progress: Progress,
-    /// The time of the frame that was wanted and has not come through yet.
-    pending: Option<FrameTime>,
+    chooser: Chooser,
+    /// Coded frames come by a gate. Raw pictures, and templates with a decoder of their own, have none.
+    gated: bool,
+    /// The decoding element, and coded frames that came since it last gave a picture.
+    decoder: String,
+    owed: u32,
+    /// Wanted keyframes in a row that never came out of the decoder.
+    lost: u32,
+    pending: Option<Pending>,
     coded: Option<(gst::Caps, Coded)>,
     /// The last thing wrong with a picture, so that it is logged once.
     complaint: String,
@@ -48,8 +101,21 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub fn new(tap: Arc<dyn FrameTap>, status: Arc<StreamStatus>) -> Self {
-        Self { status, tap: Mutex::new(Some(tap)), state: Mutex::default() }
+    pub fn new(tap: Arc<dyn FrameTap>, status: Arc<StreamStatus>, decode: Decode) -> Self {
+        let state = State {
+            connection: 0,
+            media: MediaTime::default(),
+            progress: Progress::default(),
+            chooser: Chooser::new(decode),
+            gated: false,
+            decoder: String::new(),
+            owed: 0,
+            lost: 0,
+            pending: None,
+            coded: None,
+            complaint: String::new(),
+        };
+        Self { status, tap: Mutex::new(Some(tap)), state: Mutex::new(state) }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -65,6 +131,9 @@ impl Feed {
         self.with(|state| {
             state.connection += 1;
             state.media.reconnected();
+            state.chooser.begin();
+            (state.gated, state.lost, state.owed) = (false, 0, 0);
+            state.decoder.clear();
             (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
             state.connection
         })
@@ -90,26 +159,179 @@ impl Feed {
         self.tap.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Whether the decoded frame with this time stamp is to go through.
-    fn wants(&self, connection: u64, pts: Duration, now: Instant, wall: jiff::Timestamp) -> bool {
+    /// What is to be done with a coded frame; for [`Verdict::Ask`], [`Self::asks`] tells more. `caps` tells what it is coded in,
+    /// if somebody wants to know.
+    pub fn judge(&self, connection: u64, frame: CodedFrame, caps: impl FnOnce() -> Option<gst::Caps>) -> Verdict {
+        let Some(interval) = self.tap().map(|tap| tap.interval()) else { return Verdict::Drop };
+        let now = Instant::now();
+        let judged = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
+            state.gated = true;
+            state.owed = state.owed.saturating_add(1);
+            let before = state.chooser.mode();
+            let (verdict, news) = state.chooser.frame(frame.at, frame.kind, frame.size, interval);
+            let mode = state.chooser.mode();
+            // Where every frame is decoded, they are counted and time is told behind the decoder.
+            let alone = before == Mode::Keyframes;
+            if alone && state.lost < LOST {
+                state.progress.last = Some(now);
+            }
+            let worth_telling = frame.kind == Kind::Key || news.is_some();
+            let decoding = worth_telling.then(|| Decoding {
+                mode: Some(mode.name()),
+                keyframe_interval: state.chooser.keyframe_interval(),
+                frame_rate: state.chooser.frame_rate(),
+            });
+            Some((verdict, news, decoding, alone))
+        });
+        let Some((verdict, news, decoding, alone)) = judged else { return Verdict::Drop };
+        if alone {
+            self.status.frame_seen(now);
+        }
+        if let Some(decoding) = decoding {
+            self.status.decoding(decoding);
+            if let Some(codec) = caps().and_then(|caps| coded::name(&caps)) {
+                self.status.codec(&codec);
+            }
+        }
+        if let Some(news) = news {
+            self.tell(news, interval);
+        }
+        verdict
+    }
+
+    fn tell(&self, news: News, interval: Duration) {
+        let stream = self.status.id();
+        let keyframes = self.with(|state| state.chooser.keyframe_interval());
+        match news {
+            News::Close => {
+                tracing::info!(%stream, ?keyframes, ?interval, "keyframes are close enough, decoding nothing else");
+            }
+            News::Rare => {
+                tracing::info!(%stream, ?keyframes, ?interval, "keyframes are too far apart, decoding every frame");
+            }
+            News::Absent(waited) => tracing::warn!(
+                %stream,
+                ?waited,
+                "no keyframe seen, so nothing is decoded; set `decode: auto`, or shorten the keyframe interval in the camera"
+            ),
+            News::Refresh(waited) => {
+                tracing::info!(%stream, ?waited, "no keyframe seen, decoding every frame as it comes");
+            }
+        }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.with(|state| state.chooser.mode())
+    }
+
+    /// The pipeline decodes with the element `name`, or tries to; `family` is the hardware it was to use.
+    pub fn decoder(&self, connection: u64, name: &str, family: Option<&'static str>) {
+        let news = self.with(|state| {
+            let news = state.connection == connection && state.decoder != name;
+            if news {
+                name.clone_into(&mut state.decoder);
+            }
+            news
+        });
+        if !news {
+            return;
+        }
+        let stream = self.status.id();
+        match family {
+            Some(family) if !decoders::is_hardware(name) => tracing::info!(
+                %stream,
+                decoder = name,
+                "decoding in software: the {family} decoder does not know this codec or refused it"
+            ),
+            _ => tracing::debug!(%stream, decoder = name, "decoder"),
+        }
+        self.status.decoder(name);
+    }
+
+    /// The hardware decoder in use, if `error` is its doing: it said so, or frames went in and none came out.
+    pub fn failed_hardware(&self, error: &SourceError) -> Option<String> {
+        let (decoder, owed) = self.with(|state| (state.decoder.clone(), state.owed));
+        if !decoders::is_hardware(&decoder) {
+            return None;
+        }
+        let blamed = match error {
+            SourceError::Stalled { .. } => owed >= OWED,
+            SourceError::Decode { at, .. } | SourceError::Template { at, .. } | SourceError::Codec { at, .. } => {
+                at.element.starts_with(&decoder) || owed >= OWED
+            }
+            // A device that is gone or busy is a resource like any other to GStreamer; its element tells.
+            _ => error.element().starts_with(&decoder),
+        };
+        blamed.then_some(decoder)
+    }
+
+    /// Whether the keyframe is wanted. What comes out of the decoder with its time stamp will be delivered.
+    pub fn asks(&self, connection: u64, frame: CodedFrame) -> bool {
+        let now = Instant::now();
         let media = self.with(|state| {
             if state.connection != connection {
                 return None;
             }
-            state.pending = None;
+            Some(state.media.place(frame.at, now))
+        });
+        let (Some(media), Some(tap)) = (media, self.tap()) else { return false };
+        let wanted = tap.wants(media);
+        self.with(|state| {
+            // Only one frame at a time is wanted: the one before this has not come.
+            if state.pending.take().is_some() {
+                state.lost += 1;
+            }
+            if wanted {
+                let time = FrameTime { media, captured: now, wall: jiff::Timestamp::now() };
+                state.pending = Some(Pending { time, asked: Some(frame.pts) });
+            }
+        });
+        wanted
+    }
+
+    /// Whether the decoded frame with this time stamp is to go through.
+    fn wants(&self, connection: u64, at: Duration, pts: Option<gst::ClockTime>) -> bool {
+        let (now, wall) = (Instant::now(), jiff::Timestamp::now());
+        let came = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
+            let first = state.progress.frames == 0;
             state.progress.frames += 1;
             state.progress.first.get_or_insert(now);
             state.progress.last = Some(now);
-            Some((state.media.place(pts, now), state.progress.frames == 1))
+            (state.lost, state.owed) = (0, 0);
+            let asked = state.pending.as_mut().is_some_and(|pending| {
+                let asked = pending.asked.is_some() && pending.is(pts);
+                if asked {
+                    (pending.time.captured, pending.time.wall) = (now, wall);
+                }
+                asked
+            });
+            Some((first, asked, state.gated, if state.gated { state.chooser.mode() } else { Mode::All }))
         });
-        let (Some((media, first)), Some(tap)) = (media, self.tap()) else { return false };
-        self.status.frame_seen(now);
+        let Some((first, asked, gated, mode)) = came else { return false };
+        if mode == Mode::All {
+            self.status.frame_seen(now);
+        }
+        if first && !gated {
+            self.status.decoding(Decoding { mode: Some(mode.name()), ..Decoding::default() });
+        }
         if first && self.status.set(StreamState::Up) {
             tracing::info!(stream = %self.status.id(), "frames are coming");
         }
+        let Some(tap) = self.tap().filter(|_| mode == Mode::All && !asked) else { return asked };
+        let media = self.with(|state| {
+            state.pending = None;
+            state.media.place(at, now)
+        });
         let wanted = tap.wants(media);
         if wanted {
-            self.with(|state| state.pending = Some(FrameTime { media, captured: now, wall }));
+            let time = FrameTime { media, captured: now, wall };
+            self.with(|state| state.pending = Some(Pending { time, asked: None }));
         }
         wanted
     }
@@ -132,7 +354,8 @@ impl Feed {
                 (_, None) => Coded::default(),
             };
             state.progress.delivering = true;
-            state.pending.take().map(|time| (time, coded))
+            let pts = sample.buffer().and_then(|buffer| buffer.pts());
+            state.pending.take_if(|pending| pending.is(pts)).map(|pending| (pending.time, coded))
         });
         if let (Some((time, coded)), Some(tap)) = (taken, self.tap()) {
             match picture::from_sample(sample, coded) {
@@ -165,16 +388,16 @@ impl Feed {
     }
 }
 
-/// Joins a pipeline to `feed`: `entry` is the pad behind the decoder where unwanted frames end, `sink` the pipeline's end.
-///
-/// A probe that drops frames *before* the decoder (keyframes only) would sit on the decoder's sink pad, the element that
-/// [`picture::coded`] finds, and say so to the feed; everything behind it would stay as it is.
-pub(super) fn attach(feed: &Arc<Feed>, connection: u64, entry: &gst::Pad, sink: &gst_app::AppSink) {
+/// Joins a pipeline to `feed`: `entry` is the pad behind the decoder where unwanted frames end, `sink` the pipeline's end. Coded
+/// frames end at the [`gate`]; `own` says that the pipeline is a user's own template.
+pub(super) fn attach(feed: &Arc<Feed>, connection: u64, parts: &Parts) {
+    let Parts { pipeline, entry, sink, own, family } = parts;
+    gate::attach(feed, connection, pipeline, *own, *family);
+    gate::end_events(entry);
     let probe = Arc::clone(feed);
     entry.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
-        let time = time_of(pad, buffer);
-        if probe.wants(connection, time, Instant::now(), jiff::Timestamp::now()) {
+        if probe.wants(connection, time_of(pad, buffer), buffer.pts()) {
             gst::PadProbeReturn::Ok
         } else {
             // Not `Drop`: the bindings have taken the buffer out by then, and GStreamer before 1.24 would complain about that
@@ -197,7 +420,7 @@ pub(super) fn attach(feed: &Arc<Feed>, connection: u64, entry: &gst::Pad, sink: 
 }
 
 /// A frame's place on its pipeline's line of running time. A frame without a time stamp gets the time of its arrival.
-fn time_of(pad: &gst::Pad, buffer: &gst::BufferRef) -> Duration {
+pub(super) fn time_of(pad: &gst::Pad, buffer: &gst::BufferRef) -> Duration {
     let running = buffer.pts().map(|pts| {
         let segment = pad.sticky_event::<gst::event::Segment>(0);
         let segment = segment.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>());

@@ -1,21 +1,25 @@
 //! Source: one GStreamer pipeline per stream, from a template in `pipelines/`, to decoded pictures.
 //!
 //! ```text
-//! source ─► decodebin ─► [pace] ─► convert ─► rotate ─► sink
-//!                                 ▲ probe: wanted?       └► Picture ─► FrameTap::deliver
-//!                                 └ unwanted frames end here, before any conversion
+//! source ─► [ parser ─► decoder ] ─► [pace] ─► convert ─► rotate ─► sink
+//!         ▲ decodebin                          ▲ entry: wanted?       └► Picture ─► FrameTap::deliver
+//!         └ gate: to be decoded?               └ unwanted frames end here, before any conversion or download
 //! ```
 //!
 //! In: [`SourceSettings`]. Out: pictures for a [`FrameTap`], the stream's [`StreamStatus`]. [`Source::run`] blocks the thread
 //! that its caller gives it and retries for ever; decoding happens on GStreamer's threads. Full: the tap decides; cameras are
 //! never held up. A pipeline that hangs is left behind and replaced, within bounds ([`aside`]). Closed: on shutdown, at the end
-//! of a file, or when a file cannot be read, [`Source::run`] returns and lets go of the tap. `decode` has no effect yet: every frame is decoded.
+//! of a file, or when a file cannot be read, [`Source::run`] returns and lets go of the tap.
 
 mod arrivals;
 mod aside;
+mod coded;
 mod connection;
+mod decoders;
 mod error;
 mod feed;
+mod gate;
+mod gop;
 mod media_time;
 mod picture;
 mod reach;
@@ -27,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use decoders::Decoder;
 pub use error::{At, Decision, SourceError};
 
 use crate::backoff::{Backoff, Ladder};
@@ -37,6 +42,10 @@ use crate::status::{StreamState, StreamStatus};
 use aside::LeftBehind;
 use connection::{Connection, End};
 use feed::Feed;
+
+/// A hardware decoder that has failed a stream is given another try after so long: a driver may have been mended, another
+/// program may have given its sessions back.
+const HARDWARE_AGAIN: Duration = Duration::from_hours(1);
 
 /// What to connect to. Credentials never stay in a URL: the configuration splits them off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +72,14 @@ pub enum Pace {
     Fast,
 }
 
-/// Which frames are decoded.
+/// Which frames are decoded. Streams of pictures that are not coded, and own templates whose decoder is not called `decoder`, are
+/// always decoded whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Decode {
+    /// Keyframes alone as long as they come as often as frames are sampled, every frame otherwise.
     #[default]
     Auto,
+    /// Keyframes alone, however rare.
     Keyframes,
     All,
 }
@@ -85,6 +97,7 @@ pub struct SourceSettings {
     /// Files only: start again at the end.
     pub looped: bool,
     pub decode: Decode,
+    pub decoder: Decoder,
     /// Folder of the built-in templates (`rtsp.gst`, …).
     pub templates: PathBuf,
     pub reconnect: Reconnect,
@@ -135,6 +148,8 @@ pub struct Source {
     shutdown: Shutdown,
     backoff: Backoff,
     left_behind: LeftBehind,
+    /// Until then the hardware decoder is not tried again.
+    software_until: Option<Instant>,
 }
 
 impl Source {
@@ -147,12 +162,17 @@ impl Source {
     ) -> Self {
         // A seed of its own for every stream and process: nobody comes back in step with anybody.
         let seed = RandomState::new().hash_one(&settings.id);
-        let feed = Arc::new(Feed::new(tap, Arc::clone(&status)));
+        // A file that is played for exact samples is decoded whole: there is no rush, and every grid point has its frame.
+        let decode = match (settings.decode, settings.pace) {
+            (Decode::Auto, Pace::Fast) => Decode::All,
+            (decode, _) => decode,
+        };
+        let feed = Arc::new(Feed::new(tap, Arc::clone(&status), decode));
         if settings.pace == Pace::Live {
             feed.live();
         }
         let backoff = Backoff::new(settings.reconnect.ladder.clone(), seed);
-        Self { settings, feed, status, shutdown, backoff, left_behind: LeftBehind::default() }
+        Self { settings, feed, status, shutdown, backoff, left_behind: LeftBehind::default(), software_until: None }
     }
 
     /// Plays until the file ends, shutdown is asked for, or trying again cannot help. Cameras that fail are retried for ever.
@@ -173,6 +193,23 @@ impl Source {
         ended
     }
 
+    /// What to connect with: the settings, less a hardware decoder that has failed lately.
+    fn attempt(&self, now: Instant) -> SourceSettings {
+        let mut settings = self.settings.clone();
+        if self.software_until.is_some_and(|until| now < until) {
+            settings.decoder = Decoder::Software;
+        }
+        settings
+    }
+
+    /// Whether the hardware decoder is to blame for `error`. From then on, for a while, this stream is decoded in software.
+    fn blames_hardware(&mut self, error: &SourceError, now: Instant) -> bool {
+        let Some(decoder) = self.feed.failed_hardware(error) else { return false };
+        tracing::warn!(stream = %self.settings.id, decoder, %error, "the hardware decoder failed, decoding in software");
+        self.software_until = now.checked_add(HARDWARE_AGAIN);
+        true
+    }
+
     fn retry(&mut self) -> Ended {
         let file = matches!(self.settings.location, Location::File(_));
         let mut told = String::new();
@@ -187,6 +224,11 @@ impl Source {
                 Ok(End::Again) => continue,
                 Err(error) => reach::explain(error, &self.settings.location, &self.shutdown),
             };
+            // Software cannot be blamed: this happens once in a while, not in a circle.
+            if self.blames_hardware(&error, Instant::now()) {
+                self.status.reconnecting();
+                continue;
+            }
             let progress = self.feed.progress();
             if let (Some(first), Some(last)) = (progress.first, progress.last) {
                 self.backoff.went_well_for(last.saturating_duration_since(first));
@@ -229,7 +271,8 @@ impl Source {
             let at = At { stream: self.settings.id.to_string(), place, element: String::new() };
             return Err(SourceError::Hanging { at, count });
         }
-        let connection = Connection { settings: &self.settings, feed: &self.feed, shutdown: &self.shutdown };
+        let settings = self.attempt(Instant::now());
+        let connection = Connection { settings: &settings, feed: &self.feed, shutdown: &self.shutdown };
         connection.run(&mut self.left_behind)
     }
 

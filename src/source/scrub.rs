@@ -112,6 +112,7 @@ mod tests {
             pace: crate::source::Pace::Live,
             looped: false,
             decode: crate::source::Decode::Auto,
+            decoder: crate::source::Decoder::Auto,
             templates: "pipelines".into(),
             reconnect: crate::source::Reconnect::default(),
         }

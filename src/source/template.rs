@@ -10,8 +10,9 @@ use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
+use super::decoders::{self, Family};
 use super::error::{At, SourceError};
-use super::{Location, Pace, SourceSettings, picture, scrub};
+use super::{Decode, Location, Pace, SourceSettings, picture, scrub};
 
 /// Longer templates are not templates.
 const MAX_LENGTH: u64 = 64 * 1024;
@@ -23,6 +24,10 @@ pub(super) struct Parts {
     /// Where decoded frames enter what is behind the decoder; unwanted ones end here.
     pub entry: gst::Pad,
     pub sink: gst_app::AppSink,
+    /// It is a user's own template.
+    pub own: bool,
+    /// The hardware that is to decode; `None`: software.
+    pub family: Option<&'static str>,
 }
 
 /// The launch description in a template: its lines without those that start with `#`.
@@ -57,21 +62,79 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
     if let Some(pace) = pipeline.by_name("pace") {
         set(&pace, "sync", settings.pace == Pace::Live).map_err(|e| in_file(&e))?;
     }
+    let own = matches!(settings.location, Location::Template(_));
+    let family = if own { None } else { hardware(settings) };
     for element in pipeline.iterate_recurse().into_iter().flatten() {
+        if !own && element.type_().name() == "GstDecodeBin" {
+            decoders::restrict(&element, family);
+        }
         leave_sound_alone(&element);
         insist_on_video(&element);
     }
     // decodebin makes its demuxers later.
-    pipeline.connect_deep_element_added(|_, _, element| do_not_wait_for_more_parts(element));
+    let threads = threads(settings);
+    pipeline.connect_deep_element_added(move |_, _, element| {
+        do_not_wait_for_more_parts(element);
+        limit_threads(element, threads);
+    });
     let source = pipeline.by_name("source");
     match (&source, &settings.location) {
         (Some(source), location) => configure_source(source, settings, location).map_err(|e| in_file(&e))?,
         (None, Location::Template(_)) => {}
         (None, _) => return Err(in_file("it has no element with name=source")),
     }
-    let entry = pipeline.by_name("convert").and_then(|e| e.static_pad("sink")).or_else(|| sink.static_pad("sink"));
+    let download = family.and_then(|family| family.download()).map(|element| download(&pipeline, element));
+    let download = download.transpose().map_err(|e| in_file(&e))?;
+    let convert = download.or_else(|| pipeline.by_name("convert"));
+    let entry = convert.and_then(|e| e.static_pad("sink")).or_else(|| sink.static_pad("sink"));
     let entry = entry.ok_or_else(|| in_file("its appsink has no sink pad"))?;
-    Ok(Parts { pipeline, entry, sink })
+    Ok(Parts { pipeline, entry, sink, own, family: family.map(|family| family.name()) })
+}
+
+/// The hardware decoders to use. That those asked for by name cannot be used is told once for each stream and reason.
+fn hardware(settings: &SourceSettings) -> Option<&'static Family> {
+    decoders::choose(settings.decoder).unwrap_or_else(|why| {
+        decoders::complain_once(&settings.id, &why);
+        None
+    })
+}
+
+/// Puts `element`, which copies pictures out of a device's memory, between the decoder and `convert`, and lets the decoder keep
+/// them there until then: frames that are not sampled never leave the device.
+fn download(pipeline: &gst::Pipeline, element: &str) -> Result<gst::Element, String> {
+    let cannot = |e: glib::BoolError| format!("{element} cannot be built in: {}", e.message);
+    let (Some(decoded), Some(convert)) = (pipeline.by_name("decoded"), pipeline.by_name("convert")) else {
+        return Err("a hardware decoder needs its elements `decoded` and `convert`".to_owned());
+    };
+    let upstream = convert.static_pad("sink").and_then(|pad| pad.peer());
+    let upstream = upstream.ok_or_else(|| "nothing is linked to `convert`".to_owned())?;
+    let download = gst::ElementFactory::make(element).name("download").build().map_err(cannot)?;
+    let system = gst::Caps::new_empty_simple("video/x-raw");
+    let downloaded = gst::ElementFactory::make("capsfilter").property("caps", system).build().map_err(cannot)?;
+    pipeline.add_many([&download, &downloaded]).map_err(cannot)?;
+    let before = upstream.parent_element().ok_or_else(|| "`convert` follows nothing".to_owned())?;
+    before.unlink(&convert);
+    gst::Element::link_many([&before, &download, &downloaded, &convert]).map_err(cannot)?;
+    let anywhere = gst::Caps::builder("video/x-raw").any_features().build();
+    set(&decoded, "caps", anywhere)?;
+    Ok(download)
+}
+
+/// How many threads a software decoder may use. A lone keyframe gains nothing by more than one; live pictures gain by slices
+/// alone, if the camera sends several.
+fn threads(settings: &SourceSettings) -> i32 {
+    if settings.decode == Decode::Keyframes {
+        return 1;
+    }
+    std::thread::available_parallelism().map_or(1, |cores| i32::try_from(cores.get().min(4)).unwrap_or(1))
+}
+
+/// libav's decoders would take one thread for every core, for each stream anew.
+fn limit_threads(element: &gst::Element, threads: i32) {
+    if element.factory().is_some_and(|factory| factory.name().starts_with("avdec_")) {
+        // A decoder that has no such property does without.
+        let _ = set(element, "max-threads", threads);
+    }
 }
 
 fn read(path: &Path) -> Result<String, String> {

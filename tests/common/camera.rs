@@ -35,6 +35,8 @@ pub enum Content {
     WithSound { width: u32, height: u32 },
     /// Sound alone.
     Sound,
+    /// What a launch description of its own makes; it ends with a payloader called `pay0`.
+    Launch(String),
 }
 
 impl Content {
@@ -299,6 +301,7 @@ fn launch(mount: &Mount, folder: &Path) -> String {
             pattern(*width, *height, mount.codec, "pay1")
         ),
         Content::Sound => "( audiotestsrc is-live=true wave=silence ! alawenc ! rtppcmapay name=pay0 pt=8 )".to_owned(),
+        Content::Launch(launch) => format!("( {launch} )"),
         Content::File(path) => file(path),
         Content::Looped(path, times) => {
             let looped = folder.join(format!("{}.mp4", mount.path.trim_matches('/').replace('/', "-")));

@@ -321,7 +321,7 @@ impl Splitter {
         while let Some(length) = whole(&self.pending) {
             let mut piece: Vec<u8> = self.pending.drain(..length).collect();
             // Even channels carry RTP, odd ones RTCP.
-            let rtp = piece.len() > 16 && piece[0] == b'$' && piece[1] % 2 == 0;
+            let rtp = piece.len() > 16 && piece[0] == b'$' && piece[1].is_multiple_of(2);
             if rtp {
                 self.pictures = true;
                 add(&mut piece[8..12], plan.shift);

@@ -13,7 +13,7 @@ use vtagd::backoff::Ladder;
 use vtagd::frame::{FrameTap, FrameTime, Matrix, Picture, PixelFormat, Range};
 use vtagd::sample::Schedule;
 use vtagd::shutdown::{self, Trigger};
-use vtagd::source::{Decode, Ended, Limits, Location, Pace, Reconnect, Source, SourceSettings};
+use vtagd::source::{Decode, Decoder, Ended, Limits, Location, Pace, Reconnect, Source, SourceSettings};
 use vtagd::status::{StreamReport, StreamState, StreamStatus};
 
 /// Generous, because two cores may be busy with everything else.
@@ -42,7 +42,18 @@ pub struct Recorder {
     asked: AtomicUsize,
 }
 
+impl Recorder {
+    /// Frames that the source asked about.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
 impl FrameTap for Recorder {
+    fn interval(&self) -> Duration {
+        self.schedule.lock().unwrap().interval()
+    }
+
     fn wants(&self, media: Duration) -> bool {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.schedule.lock().unwrap().wants(media)
@@ -92,6 +103,7 @@ pub fn settings(location: Location) -> SourceSettings {
         pace: Pace::Live,
         looped: false,
         decode: Decode::Auto,
+        decoder: Decoder::Auto,
         templates: templates(),
         reconnect: Reconnect::default(),
     }
@@ -174,7 +186,7 @@ impl Running {
 
     /// Decoded frames that the source asked about.
     pub fn asked(&self) -> usize {
-        self.recorder.asked.load(Ordering::Relaxed)
+        self.recorder.asked()
     }
 
     /// Waits until there are `count` frames.

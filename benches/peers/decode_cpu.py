@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""CPU time of watching RTSP cameras: the daemon at one sample per group of pictures, beside OpenCV reading every frame.
+
+Makes a clip once (the demo clip at 1920x1080, 25 frames/s, H.264, a keyframe every 2 s; .setup/decode/clip.mp4), serves it from a
+process of its own (examples/rtsp_server, nothing is encoded), and reads utime + stime of the watching process alone from
+/proc/PID/stat. No model: decoding and preprocessing only. With --many, that many streams in one daemon: start-up, cores, memory,
+accounts. Exit code 1 if a goal is missed.
+
+OpenCV lives in a virtual environment of its own:
+  python3 -m venv .setup/opencv && .setup/opencv/bin/pip install opencv-python-headless
+Usage: benches/peers/decode_cpu.py [--seconds 60] [--decode keyframes,auto,all] [--many 64] [--no-opencv]
+       (needs `make setup`, `cargo build --release --bins --examples`)
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+RELEASE = ROOT / "target/release"
+CLIP = ROOT / ".setup/decode/clip.mp4"
+OPENCV = ROOT / ".setup/opencv/bin/python"
+WARM_UP = 15
+GOAL_SECONDS, GOAL_RATIO, GOAL_CORES, GOAL_MB, GOAL_START = 1.0, 20.0, 1.0, 1500.0, 30.0
+
+READ_ALL = """
+import sys, cv2
+camera = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
+print(cv2.__version__, flush=True)
+frames = 0
+while True:
+    ok, frame = camera.read()
+    if not ok:
+        sys.exit("OpenCV: the stream ended")
+    frames += 1
+    if frames % 25 == 0:
+        print(frames, flush=True)
+"""
+
+
+def make_clip():
+    if CLIP.exists():
+        return
+    CLIP.parent.mkdir(parents=True, exist_ok=True)
+    part = CLIP.with_suffix(".part")
+    encode = "x264enc bitrate=4000 key-int-max=50 bframes=0 speed-preset=veryfast option-string=scenecut=0"
+    subprocess.run(
+        f"gst-launch-1.0 -q filesrc location={ROOT}/demo/clip.mp4 ! qtdemux ! h264parse ! avdec_h264 ! videoconvertscale "
+        f"! video/x-raw,format=I420,width=1920,height=1080,pixel-aspect-ratio=1/1 ! {encode} ! h264parse ! mp4mux "
+        f"! filesink location={part}".split(),
+        check=True,
+    )
+    part.rename(CLIP)
+
+
+def cpu(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def status(pid, key):
+    return int(re.search(rf"{key}:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
+
+
+def measured(pid, seconds):
+    """CPU seconds that the process uses in the next `seconds`."""
+    before, start = cpu(pid), time.monotonic()
+    time.sleep(seconds)
+    used, took = cpu(pid) - before, time.monotonic() - start
+    return used * seconds / took
+
+
+class Daemon:
+    def __init__(self, folder, url, streams, decode, interval):
+        rows = "".join(f"  - {{ id: camera-{n}, url: \"{url}\" }}\n" for n in range(streams))
+        config = pathlib.Path(folder, "vtagd.yaml")
+        config.write_text(
+            f"model: {{ path: none }}\nsampling: {{ interval: {interval}, decode: {decode} }}\nstreams:\n{rows}"
+            f"sinks: [{{ type: jsonl, path: events.jsonl }}]\napi: {{ listen: \"127.0.0.1:{free_port()}\" }}\n"
+        )
+        self.api = re.search(r"127\.0\.0\.1:\d+", config.read_text().split("api:")[1])[0]
+        self.log = pathlib.Path(folder, "log")
+        self.started = time.monotonic()
+        self.process = subprocess.Popen([RELEASE / "vtagd", "run", "-c", config], cwd=ROOT, stderr=open(self.log, "w"))
+        self.pid = self.process.pid
+
+    def streams(self):
+        try:
+            with urllib.request.urlopen(f"http://{self.api}/api/v1/streams", timeout=5) as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    def wait_up(self, streams, deadline):
+        while time.monotonic() - self.started < deadline:
+            reports = self.streams()
+            reports = reports["streams"] if isinstance(reports, dict) else reports
+            if reports and sum(1 for report in reports if report["state"] == "up") == streams:
+                return time.monotonic() - self.started
+            time.sleep(0.2)
+        return float("inf")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        accounts = re.findall(r"frames accounted.*", self.log.read_text())
+        return code, accounts
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return it.getsockname()[1]
+
+
+def one(url, decode, seconds):
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(folder, url, 1, decode, "2s")
+        try:
+            daemon.wait_up(1, 60)
+            time.sleep(WARM_UP)
+            used = measured(daemon.pid, seconds)
+        finally:
+            code, accounts = daemon.stop()
+        print(f"vtagd, decode {decode}: {used:.2f} CPU seconds for {seconds:g} s, "
+              f"{status_line(accounts)}, exit code {code}", flush=True)
+        return used
+
+
+def status_line(accounts):
+    return "; ".join(accounts)[:300]
+
+
+def opencv(url, seconds):
+    reader = subprocess.Popen([OPENCV, "-c", READ_ALL, url], stdout=subprocess.PIPE, text=True)
+    try:
+        version = reader.stdout.readline().strip()
+        last = ["0"]
+
+        def follow():
+            for line in reader.stdout:
+                last[0] = line.strip()
+
+        threading.Thread(target=follow, daemon=True).start()
+        time.sleep(WARM_UP)
+        frames, used = int(last[0]), measured(reader.pid, seconds)
+        frames = int(last[0]) - frames
+        print(f"OpenCV {version}, every frame: {used:.2f} CPU seconds for {seconds:g} s, {frames} frames", flush=True)
+        return used
+    finally:
+        reader.kill()
+
+
+def many(url, streams, seconds, decode):
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(folder, url, streams, decode, "2s")
+        try:
+            start = daemon.wait_up(streams, 120)
+            time.sleep(WARM_UP)
+            used = measured(daemon.pid, seconds)
+            memory, peak = status(daemon.pid, "VmRSS") / 1024, status(daemon.pid, "VmHWM") / 1024
+            threads = status(daemon.pid, "Threads")
+            reports = daemon.streams()
+        finally:
+            code, accounts = daemon.stop()
+        reports = reports["streams"] if isinstance(reports, dict) else reports
+        reconnects = sum(report["reconnects"] for report in reports)
+        whole = len(accounts) == streams and all("unaccounted=0" in line for line in accounts)
+        total = lambda key: sum(int(n) for line in accounts for n in re.findall(rf"\b{key}=(\d+)", line))
+        print(f"{streams} streams, decode {decode}: all up after {start:.1f} s, {used / seconds:.2f} cores, {memory:.0f} MB "
+              f"(peak {peak:.0f}), {threads} threads, {reconnects} reconnects, {total('sampled')} sampled, "
+              f"every frame accounted: {whole}, exit code {code}", flush=True)
+        print(accounts[0] if accounts else "no accounts")
+        return start < GOAL_START and used / seconds < GOAL_CORES and memory < GOAL_MB and whole and code == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--decode", default="keyframes,auto")
+    parser.add_argument("--many", type=int, default=0)
+    parser.add_argument("--no-opencv", action="store_true")
+    args = parser.parse_args()
+    make_clip()
+    server = subprocess.Popen([RELEASE / "examples/rtsp_server", "--file", CLIP], stdout=subprocess.PIPE, text=True)
+    good = True
+    try:
+        url = server.stdout.readline().strip()
+        if args.many:
+            for decode in args.decode.split(","):
+                good &= many(url, args.many, args.seconds, decode)
+            sys.exit(0 if good else 1)
+        used = {decode: one(url, decode, args.seconds) for decode in args.decode.split(",")}
+        best = used.get("keyframes", min(used.values()))
+        good = best * 60 / args.seconds <= GOAL_SECONDS
+        if not args.no_opencv:
+            ratio = opencv(url, args.seconds) / best
+            good &= ratio >= GOAL_RATIO
+            print(f"ratio {ratio:.1f} (goal {GOAL_RATIO:g}), {best:.2f} s (goal {GOAL_SECONDS:g})")
+    finally:
+        server.kill()
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+//! The gate before the decoder: asks the feed about each coded frame and lets through what is to be decoded.
+//!
+//! ```text
+//! depayloader ─►│gate│─► parser ─►│drain│─► decoder ─► … ─►│entry│─► convert       cameras: as early as possible
+//! demuxer ─► parser ─►│gate, drain│─► decoder ─► … ─►│entry│─► convert             files, own templates
+//! ```
+//!
+//! In: coded frames, on the streaming thread. Out: those that are to be decoded. A lone keyframe comes out of the decoder at
+//! once: a still-frame event behind it drains the decoder, which would otherwise keep it until it knows what follows. Full: what
+//! is held back for `auto` is bounded by [`super::gop::Chooser::MAX_HELD`]. Closed: everything goes with the pipeline.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
+
+use super::coded::{self, Codec};
+use super::feed::{self, CodedFrame, Feed};
+use super::gop::{Mode, Verdict};
+
+/// One connection's gate.
+struct Gate {
+    feed: Arc<Feed>,
+    connection: u64,
+    held: Mutex<Vec<gst::Buffer>>,
+    /// Frames are judged behind the depayloader; before the decoder nothing is left to do but to drain it.
+    early: AtomicBool,
+    /// The hardware that is to decode.
+    family: Option<&'static str>,
+}
+
+/// A probe that pushes on through its own pad: what it pushes has been judged and passes.
+#[derive(Default)]
+struct Point {
+    pushing: AtomicBool,
+}
+
+impl Point {
+    fn is_pushing(&self) -> bool {
+        self.pushing.load(Ordering::Relaxed)
+    }
+
+    /// A pad has one streaming thread at a time, which comes back through this probe while it pushes.
+    fn push(&self, pad: &gst::Pad, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.pushing.store(true, Ordering::Relaxed);
+        let result = match pad.direction() {
+            gst::PadDirection::Src => pad.push(buffer),
+            _ => pad.chain(buffer),
+        };
+        self.pushing.store(false, Ordering::Relaxed);
+        result
+    }
+}
+
+/// Watches `pipeline` for depayloaders and video decoders, those that are there and those that come. In a user's own template
+/// (`own`) only a decoder that is called `decoder`, or that is in a bin called so, is gated: what else a person does with
+/// their stream before decoding it is theirs.
+pub(super) fn attach(
+    feed: &Arc<Feed>,
+    connection: u64,
+    pipeline: &gst::Pipeline,
+    own: bool,
+    family: Option<&'static str>,
+) {
+    let gate = Arc::new(Gate {
+        feed: Arc::clone(feed),
+        connection,
+        held: Mutex::default(),
+        early: AtomicBool::new(false),
+        family,
+    });
+    for element in pipeline.iterate_recurse().into_iter().flatten() {
+        gate.watch(&element, own);
+    }
+    pipeline.connect_deep_element_added(move |_, _, element| gate.watch(element, own));
+}
+
+/// Whether the element is a decoder of pictures.
+pub(super) fn is_decoder(element: &gst::Element) -> bool {
+    let class = element.metadata(gst::ELEMENT_METADATA_KLASS).unwrap_or_default();
+    class.starts_with("Codec/Decoder") && (class.contains("Video") || class.contains("Image"))
+}
+
+fn is_depayloader(element: &gst::Element) -> bool {
+    element.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.starts_with("Codec/Depayloader"))
+}
+
+/// `element` and the bins around it.
+fn with_parents(element: &gst::Element) -> impl Iterator<Item = gst::Object> {
+    std::iter::successors(Some(element.clone().upcast::<gst::Object>()), |object| object.parent())
+}
+
+/// Whether `element`, or a bin around it, is called `decoder`.
+fn is_named(element: &gst::Element) -> bool {
+    with_parents(element).any(|object| object.name() == "decoder")
+}
+
+/// Whether `element` is a part of a decoder that is made of several.
+fn is_inside_another(element: &gst::Element) -> bool {
+    with_parents(element).skip(1).filter_map(|object| object.downcast().ok()).any(|parent| is_decoder(&parent))
+}
+
+impl Gate {
+    fn watch(self: &Arc<Self>, element: &gst::Element, own: bool) {
+        let (gate, point) = (Arc::clone(self), Point::default());
+        if is_decoder(element) {
+            if is_inside_another(element) || own && !is_named(element) {
+                return;
+            }
+            let Some(pad) = element.static_pad("sink") else { return };
+            let name = element.factory().map(|factory| factory.name().to_string()).unwrap_or_default();
+            self.feed.decoder(self.connection, &name, self.family);
+            pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| gate.before_decoder(&point, pad, info));
+        } else if !own && is_depayloader(element) {
+            let Some(pad) = element.static_pad("src") else { return };
+            pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| gate.behind_depayloader(&point, pad, info));
+        }
+    }
+
+    fn behind_depayloader(
+        &self,
+        point: &Point,
+        pad: &gst::Pad,
+        info: &mut gst::PadProbeInfo<'_>,
+    ) -> gst::PadProbeReturn {
+        let caps = if point.is_pushing() { None } else { pad.current_caps() };
+        // Parts of frames cannot be judged here; the parser makes them whole.
+        let Some(codec) = caps.as_ref().and_then(|caps| coded::codec(caps)) else { return gst::PadProbeReturn::Ok };
+        self.early.store(true, Ordering::Relaxed);
+        self.judge(point, pad, info, codec)
+    }
+
+    fn before_decoder(&self, point: &Point, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
+        let caps = if point.is_pushing() { None } else { pad.current_caps() };
+        let Some(codec) = caps.as_ref().and_then(|caps| coded::codec(caps)) else { return gst::PadProbeReturn::Ok };
+        if !self.early.load(Ordering::Relaxed) {
+            let judged = self.judge(point, pad, info, codec);
+            if judged != gst::PadProbeReturn::Ok {
+                return judged;
+            }
+        }
+        if codec == Codec::Intra || self.feed.mode() == Mode::All {
+            return gst::PadProbeReturn::Ok;
+        }
+        // A keyframe on its own: the decoder is to give it back before anything else comes.
+        if let Some(buffer) = take(info) {
+            info.flow_res = point.push(pad, buffer);
+            pad.send_event(gst_video::StillFrameEvent::builder(true).build());
+        }
+        gst::PadProbeReturn::Handled
+    }
+
+    /// Does with the frame in `info` what the feed says.
+    fn judge(
+        &self,
+        point: &Point,
+        pad: &gst::Pad,
+        info: &mut gst::PadProbeInfo<'_>,
+        codec: Codec,
+    ) -> gst::PadProbeReturn {
+        let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+        let frame = CodedFrame {
+            at: feed::time_of(pad, buffer),
+            pts: buffer.pts(),
+            kind: coded::kind(codec, buffer),
+            size: buffer.size(),
+        };
+        let verdict = self.feed.judge(self.connection, frame, || pad.current_caps());
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match verdict {
+            Verdict::Decode => gst::PadProbeReturn::Ok,
+            Verdict::Ask { hold } => {
+                held.clear();
+                if hold {
+                    held.push(buffer.clone());
+                }
+                drop(held);
+                if self.feed.asks(self.connection, frame) {
+                    gst::PadProbeReturn::Ok
+                } else {
+                    gst::PadProbeReturn::Handled
+                }
+            }
+            Verdict::Hold => {
+                held.extend(take(info));
+                gst::PadProbeReturn::Handled
+            }
+            Verdict::Release => {
+                let mut all = std::mem::take(&mut *held);
+                drop(held);
+                all.extend(take(info));
+                for buffer in all {
+                    info.flow_res = point.push(pad, buffer);
+                    if info.flow_res.is_err() {
+                        break;
+                    }
+                }
+                gst::PadProbeReturn::Handled
+            }
+            Verdict::Forget => {
+                // Its memory too: this stream's frames do not fit.
+                *held = Vec::new();
+                gst::PadProbeReturn::Handled
+            }
+            Verdict::Drop => gst::PadProbeReturn::Handled,
+        }
+    }
+}
+
+fn take(info: &mut gst::PadProbeInfo<'_>) -> Option<gst::Buffer> {
+    match info.data.take() {
+        Some(gst::PadProbeData::Buffer(buffer)) => Some(buffer),
+        other => {
+            info.data = other;
+            None
+        }
+    }
+}
+
+/// Ends the still-frame events of the gate where the pictures have come out: nobody behind needs them.
+pub(super) fn end_events(pad: &gst::Pad) {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| match info.event() {
+        Some(event) if gst_video::StillFrameEvent::parse(event).is_ok() => gst::PadProbeReturn::Handled,
+        _ => gst::PadProbeReturn::Ok,
+    });
+}

@@ -1,0 +1,282 @@
+//! Which coded frames go into the decoder: all of them, or keyframes alone. Pure: time stamps come in, verdicts go out.
+//!
+//! `auto` begins with keyframes alone and holds back the frames between them. If the next keyframe comes in time, nothing but
+//! keyframes was decoded; if it is late, the decoder gets the keyframe and everything behind it, so that no sample is missed and
+//! no picture is broken, and from then on decodes every frame until keyframes have been close enough for a while. What is held
+//! back is bounded ([`Chooser::MAX_HELD`]); beyond that it is dropped, and the next keyframe is waited for.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Decode;
+use super::coded::Kind;
+
+/// What the decoder gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Wanted keyframes and nothing else.
+    Keyframes,
+    /// Every frame.
+    All,
+}
+
+impl Mode {
+    /// As in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keyframes => "keyframes",
+            Self::All => "all",
+        }
+    }
+}
+
+/// What is to be done with one coded frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Into the decoder.
+    Decode,
+    /// A keyframe: into the decoder if it is wanted. With `hold`, it is also the first one to be held.
+    Ask {
+        hold: bool,
+    },
+    /// Held behind the last keyframe.
+    Hold,
+    /// All that is held goes into the decoder, then this one.
+    Release,
+    /// Dropped, and what is held with it.
+    Forget,
+    Drop,
+}
+
+/// What is worth a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Keyframes are close enough: `auto` decodes nothing else from here on.
+    Close,
+    /// Keyframes are too far apart: `auto` decodes every frame from here on.
+    Rare,
+    /// No keyframe for so long, and only keyframes are wanted.
+    Absent(Duration),
+    /// There are no keyframes (intra refresh, perhaps): every frame is decoded as it comes.
+    Refresh(Duration),
+}
+
+/// See the module. One lives as long as its source and remembers over reconnects what it has learned.
+#[derive(Clone, Debug)]
+pub(super) struct Chooser {
+    decode: Decode,
+    mode: Mode,
+    /// The first frame since there was a keyframe to go by.
+    waiting_since: Option<Duration>,
+    /// No keyframe came; frames pass as they are.
+    open: bool,
+    last_key: Option<Duration>,
+    newest: Duration,
+    /// Delta units behind the last keyframe.
+    deltas: u32,
+    /// Decoding began at this keyframe: what is to be shown before it needs frames that were never decoded.
+    cold: Option<Duration>,
+    held: Option<usize>,
+    /// Keyframe distances, with the frames in each.
+    gops: VecDeque<(Duration, u32)>,
+    /// Distances in a row that were short enough.
+    good: u32,
+    /// How many are needed to trust them.
+    needed: u32,
+    /// When keyframes were last chosen.
+    chosen_at: Option<Duration>,
+    absence_told: bool,
+}
+
+impl Chooser {
+    /// Bytes held back at most: 8 Mbit/s for eight seconds.
+    pub const MAX_HELD: usize = 8 << 20;
+    /// A stream without a keyframe for so long has none to wait for, or its owner should know.
+    pub const PATIENCE: Duration = Duration::from_secs(10);
+    /// Distances in a row before `auto` goes (back) to keyframes, and what that grows to if it has to go back and forth.
+    const NEEDED: (u32, u32) = (3, 48);
+    /// After so long without a change the past is forgiven.
+    const FORGIVEN: Duration = Duration::from_mins(10);
+    /// Steps of the time stamps beyond this are a new beginning, not a distance.
+    const JUMP_BACK: Duration = Duration::from_secs(2);
+    const JUMP_ON: Duration = Duration::from_mins(2);
+    const REMEMBERED: usize = 5;
+
+    pub fn new(decode: Decode) -> Self {
+        Self {
+            decode,
+            mode: if decode == Decode::All { Mode::All } else { Mode::Keyframes },
+            waiting_since: None,
+            open: false,
+            last_key: None,
+            newest: Duration::ZERO,
+            deltas: 0,
+            cold: None,
+            held: None,
+            gops: VecDeque::with_capacity(Self::REMEMBERED),
+            good: 0,
+            needed: Self::NEEDED.0,
+            chosen_at: None,
+            absence_told: false,
+        }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Keyframes this far apart are as good as every frame for one sample every `interval`. A tenth more is what cameras miss
+    /// their nominal frame rate by.
+    pub fn close_enough(interval: Duration) -> Duration {
+        interval.saturating_add((interval / 10).max(Duration::from_millis(50)))
+    }
+
+    /// Beyond this they are not. The room between the two keeps `auto` from going to and fro.
+    fn too_late(interval: Duration) -> Duration {
+        interval.saturating_add((interval / 5).max(Duration::from_millis(100)))
+    }
+
+    /// The usual distance of keyframes: the middle of the last few. `None` until it is known.
+    pub fn keyframe_interval(&self) -> Option<Duration> {
+        let mut sorted: Vec<Duration> = self.gops.iter().map(|(distance, _)| *distance).collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    /// Frames a second over the last few keyframe distances.
+    pub fn frame_rate(&self) -> Option<f64> {
+        let (time, frames) = self.gops.iter().fold((Duration::ZERO, 0), |(t, n), (d, f)| (t + *d, n + *f));
+        (time > Duration::ZERO).then(|| f64::from(frames) / time.as_secs_f64())
+    }
+
+    /// A new connection: nothing that comes now follows from what was before.
+    pub fn begin(&mut self) {
+        (self.waiting_since, self.open, self.last_key) = (None, false, None);
+        (self.deltas, self.cold, self.held, self.good) = (0, None, None, 0);
+    }
+
+    /// What is to be done with the frame of `size` bytes at `at` (running time), when a sample is wanted every `interval`.
+    pub fn frame(&mut self, at: Duration, kind: Kind, size: usize, interval: Duration) -> (Verdict, Option<News>) {
+        let back = at.saturating_add(Self::JUMP_BACK) < self.newest;
+        if self.last_key.is_some() && (back || at > self.newest.saturating_add(Self::JUMP_ON)) {
+            self.begin();
+        }
+        self.newest = if back { at } else { self.newest.max(at) };
+        if self.decode == Decode::Auto && interval.is_zero() {
+            // Every frame is wanted.
+            self.mode = Mode::All;
+        }
+        match kind {
+            Kind::Key => self.key(at, size, interval),
+            Kind::Delta => self.delta(at, size, interval),
+        }
+    }
+
+    fn key(&mut self, at: Duration, size: usize, interval: Duration) -> (Verdict, Option<News>) {
+        let mut close = false;
+        if let Some(distance) = self.last_key.and_then(|last| at.checked_sub(last)).filter(|d| !d.is_zero()) {
+            if self.gops.len() == Self::REMEMBERED {
+                self.gops.pop_front();
+            }
+            self.gops.push_back((distance, self.deltas + 1));
+            // Without anything in between there is nothing else to decode.
+            close = self.deltas == 0 || distance <= Self::close_enough(interval);
+        }
+        let late =
+            self.last_key.is_some_and(|last| at.saturating_sub(last) > Self::too_late(interval)) && self.deltas > 0;
+        let warm = self.mode == Mode::All && (self.last_key.is_some() || self.open);
+        (self.last_key, self.deltas, self.waiting_since, self.open) = (Some(at), 0, None, false);
+        match (self.decode, self.mode) {
+            (Decode::Keyframes, _) => (Verdict::Ask { hold: false }, None),
+            // What was held has become too much, and the keyframe is late: a fresh start with it.
+            (Decode::Auto, Mode::Keyframes) if late && self.held.is_none() => {
+                let news = self.give_up_keyframes(at);
+                self.cold = Some(at);
+                (Verdict::Decode, Some(news))
+            }
+            (Decode::Auto, Mode::Keyframes) => {
+                self.held = Some(size);
+                (Verdict::Ask { hold: true }, None)
+            }
+            (Decode::Auto, Mode::All) if !interval.is_zero() => {
+                self.good = if close { self.good + 1 } else { 0 };
+                if self.good < self.needed {
+                    self.cold = if warm { self.cold } else { Some(at) };
+                    return (Verdict::Decode, None);
+                }
+                (self.mode, self.chosen_at, self.held, self.good) = (Mode::Keyframes, Some(at), Some(size), 0);
+                (Verdict::Ask { hold: true }, Some(News::Close))
+            }
+            (Decode::Auto | Decode::All, _) => {
+                self.cold = if warm { self.cold } else { Some(at) };
+                (Verdict::Decode, None)
+            }
+        }
+    }
+
+    fn delta(&mut self, at: Duration, size: usize, interval: Duration) -> (Verdict, Option<News>) {
+        self.deltas = self.deltas.saturating_add(1);
+        if self.open {
+            return (Verdict::Decode, None);
+        }
+        let Some(key) = self.last_key else {
+            let since = *self.waiting_since.get_or_insert(at);
+            return self.without_key(at.saturating_sub(since));
+        };
+        let since = at.saturating_sub(key);
+        match (self.decode, self.mode) {
+            (_, Mode::All) => {
+                let leading = self.cold.is_some_and(|cold| at < cold);
+                if !leading {
+                    self.cold = None;
+                }
+                (if leading { Verdict::Drop } else { Verdict::Decode }, None)
+            }
+            (Decode::Auto, Mode::Keyframes) => match self.held {
+                _ if at < key => (Verdict::Drop, None),
+                Some(_) if since > Self::too_late(interval) => {
+                    let news = self.give_up_keyframes(at);
+                    (Verdict::Release, Some(news))
+                }
+                Some(held) if held + size <= Self::MAX_HELD => {
+                    self.held = Some(held + size);
+                    (Verdict::Hold, None)
+                }
+                Some(_) => {
+                    self.held = None;
+                    (Verdict::Forget, None)
+                }
+                None => self.without_key(since),
+            },
+            (_, Mode::Keyframes) => self.without_key(since),
+        }
+    }
+
+    /// A delta unit that nothing can be done with, `waited` after the last keyframe or the first frame.
+    fn without_key(&mut self, waited: Duration) -> (Verdict, Option<News>) {
+        // Where keyframes are known to come, though seldom, a broken picture is no help.
+        let rhythm = self.keyframe_interval().unwrap_or_default().saturating_mul(3);
+        if waited < Self::PATIENCE.max(rhythm) {
+            return (Verdict::Drop, None);
+        }
+        if self.decode == Decode::Keyframes {
+            let news = (!std::mem::replace(&mut self.absence_told, true)).then_some(News::Absent(waited));
+            return (Verdict::Drop, news);
+        }
+        (self.open, self.mode, self.cold) = (true, Mode::All, None);
+        (Verdict::Decode, Some(News::Refresh(waited)))
+    }
+
+    fn give_up_keyframes(&mut self, at: Duration) -> News {
+        // The first choice was a guess, and guesses are free.
+        if let Some(chosen) = self.chosen_at {
+            let long = at.saturating_sub(chosen) >= Self::FORGIVEN;
+            self.needed = if long { Self::NEEDED.0 } else { (self.needed * 2).min(Self::NEEDED.1) };
+        }
+        (self.mode, self.held, self.good) = (Mode::All, None, 0);
+        News::Rare
+    }
+}
+
+#[cfg(test)]
+mod tests;
