@@ -208,7 +208,7 @@ fn an_address_the_camera_does_not_know_is_told() {
 fn a_camera_that_accepts_and_then_stays_silent_is_given_up_after_a_while() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = Url::parse(&format!("rtsp://{}/stream", listener.local_addr().unwrap())).unwrap();
-    let limits = Limits { stall: Duration::from_millis(700), ..Limits::default() };
+    let limits = Limits { first_frame: Duration::from_millis(700), ..Limits::default() };
     let running = Running::with(rtsp(url), Options { limits, ..Options::default() });
     let error = running.wait_down();
     assert!(error.contains("no picture for"), "{error}");
