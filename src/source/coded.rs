@@ -219,9 +219,9 @@ mod tests {
     }
 
     // Slice headers: first macroblock 0 (`1`), then the type.
-    const P_SLICE: &[u8] = &[0x41, 0b1_1_000000, 0xff];
-    const P_ALL: &[u8] = &[0x41, 0b1_00110_00, 0xff];
-    const I_SLICE: &[u8] = &[0x61, 0b1_011_0000, 0xff];
+    const P_SLICE: &[u8] = &[0x41, 0b1100_0000, 0xff];
+    const P_ALL: &[u8] = &[0x41, 0b1001_1000, 0xff];
+    const I_SLICE: &[u8] = &[0x61, 0b1011_0000, 0xff];
     const I_ALL: &[u8] = &[0x61, 0b1_0001000, 0xff];
     const IDR: &[u8] = &[0x65, 0x88, 0x80];
     const SPS: &[u8] = &[0x67, 0x42, 0, 0x0a];
