@@ -98,7 +98,7 @@ fn main() {
     let ports: Vec<String> = proxies.iter().map(|proxy| proxy.port().to_string()).collect();
     println!("{}", ports.join(" "));
 
-    let (closed, input) = std::sync::mpsc::channel::<()>();
+    let (closed, input) = std::sync::mpsc::sync_channel::<()>(0);
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         drop(closed);
