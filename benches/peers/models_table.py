@@ -4,8 +4,8 @@
 For each architecture a checkpoint with random weights is made, exported by PyTorch, and imported by `vtagd model import`. Every
 contender is a process that stays alive; they run in turn, round after round, with as many threads, so that what disturbs one
 disturbs all. Numbers are medians of rounds, ratios medians of each round's own ratio to the export: the faster of
-torch.onnx.export's two forms, in the same ONNX Runtime as ours and with the same options. Where memory is short, contenders
-run in groups, the export in each.
+torch.onnx.export's two forms, in the same ONNX Runtime as ours and with the same options. Each runs a batch whole or in the parts in
+which it is fastest, as the daemon does. Where memory is short, contenders run in groups, the export in each.
 
 Needs `cargo build --release`. Python packages (tools/pins/bench-peers.txt, 6 GB) go to .setup/bench-venv once, unless
 VTAGD_BENCH_PYTHON names a Python that has them; VTAGD_BENCH_OPENVINO_PYTHON one for OpenVINO alone. Models go to --work, about
@@ -105,7 +105,7 @@ class Contender:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env
         )
         self.about = self.read()
-        self.rounds, self.memory = {}, {}
+        self.rounds, self.memory, self.chunks = {}, {}, {}
 
     def read(self):
         line = self.child.stdout.readline()
@@ -174,6 +174,7 @@ def run_group(arch, work, keys, args, pythons, log):
             for contender in turn:
                 ran = contender.ask(batch=batch, seconds=args.seconds, warm=index == 0)
                 contender.rounds.setdefault(batch, []).append(ran["images"] / ran["seconds"])
+                contender.chunks[batch] = ran["chunk"]
             line = ", ".join(f"{c.key} {c.rounds[batch][-1]:.2f}" for c in alive)
             say(f"{arch}: batch {batch}, round {index + 1}: {line} (load {os.getloadavg()[0]:.1f})")
     for contender in running:
@@ -220,6 +221,7 @@ def measure(arch, args, pythons, log):
                     "images_per_second": statistics.median(speeds),
                     "of_export": statistics.median(a / b for a, b in zip(speeds, base.rounds[batch])),
                     "rounds": speeds,
+                    "chunk": c.chunks[batch],
                 }
                 for batch, speeds in c.rounds.items()
             }
@@ -246,7 +248,8 @@ def table(found, args):
                 cells = []
                 for batch in args.batches:
                     speed = row["batches"][str(batch)]
-                    cells += [digits(speed["images_per_second"]), f"{speed['of_export']:.2f}"]
+                    parts = "" if speed["chunk"] == batch else f" ({speed['chunk']})"
+                    cells += [digits(speed["images_per_second"]) + parts, f"{speed['of_export']:.2f}"]
                 cells += [f"{row['rss_mib']:.0f}", f"{row['peak_mib']:.0f}", f"{row['cosine']:.6f}"]
             name = f"**{row['name']}**" if key == result["export"] else row["name"]
             lines.append("| " + " | ".join([arch, name, *cells]) + " |")
@@ -266,7 +269,7 @@ def text(report, args):
     versions = sorted({row["by"] for r in report["archs"].values() for row in r["rows"].values() if "by" in row})
     lines = [
         f"Machine: {report['processor']}. {', '.join(versions)}; {args.threads} threads, median of {args.rounds} rounds of "
-        f"{args.seconds:g} s. Load besides us at the beginning: {report['load'][0]:.1f}."
+        f"{args.seconds:g} s. In brackets: pictures in a run, where a batch ran faster in parts. Load besides us at the beginning: {report['load'][0]:.1f}."
         + (" **The machine was busy: compare ratios only.**" if busy > args.threads + 1 else ""),
         "",
         table(report["archs"], args),

@@ -41,7 +41,9 @@ pub fn attention_of_heads(
     precision: Precision,
     name: &str,
 ) -> String {
-    let k = heads(g, k, shape, shape.keys, &[0, 2, 3, 1], &format!("{name}.k"));
+    let k = heads(g, k, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.k"));
+    // Turned in a step of its own: ONNX Runtime makes that part of the product, where turning both at once moves every number alone.
+    let k = g.op("Transpose", &[&k], &format!("{name}.k.turned"), &[Attr::Ints("perm", vec![0, 1, 3, 2])]);
     let v = heads(g, v, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.v"));
     mix(g, (q, &k, &v), mask, shape, precision, name)
 }
