@@ -82,7 +82,14 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     let scored = Arc::clone(&roster);
     threads.push(spawn("scoring", "vtagd-score", move || worker::run(&embedded, &scored))?);
 
-    let intake = Intake { arrivals: arrivals_tx, wake, roster, shutdown: shutdown.clone(), next: 0, pace: CommonPace::default() };
+    let intake = Intake {
+        arrivals: arrivals_tx,
+        wake,
+        roster,
+        shutdown: shutdown.clone(),
+        next: 0,
+        pace: CommonPace::default(),
+    };
     Ok((intake, threads))
 }
 

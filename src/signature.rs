@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::frame::{Matrix, Picture, PixelFormat, Range};
 use crate::view::Region;
 
-/// Cells along the longer and the shorter side. At 16:9 a cell is square, and 3.5 pixels of a model that looks at 224: what fits
-/// into less, the model hardly sees either.
-const GRID: (usize, usize) = (64, 36);
+/// Cells along the longer and the shorter side. At 16:9 a cell is square, and 7 pixels of a model that looks at 224, half a patch of
+/// 14: what is much smaller, such a model does not recognise. Finer cells would mostly see noise and the edges of waving things.
+const GRID: (usize, usize) = (32, 18);
 
 /// Levels (of 255) by which the whole may become brighter or darker without counting as a change.
 pub const FLICKER: f32 = 6.0;
@@ -33,7 +33,7 @@ pub struct Unchanged {
 
 impl Default for Unchanged {
     fn default() -> Self {
-        Self { tolerance: 2.0, max_age: Duration::from_secs(10) }
+        Self { tolerance: 4.0, max_age: Duration::from_secs(10) }
     }
 }
 
@@ -107,11 +107,20 @@ impl Signature {
             return None;
         }
         let mut differences: Vec<f32> = self.cells.iter().zip(&earlier.cells).map(|(now, then)| now - then).collect();
-        let middle = differences.len() / 2;
-        let (_, median, _) = differences.select_nth_unstable_by(middle, f32::total_cmp);
-        let whole = median.clamp(-FLICKER, FLICKER);
+        let whole = median(&mut differences).clamp(-FLICKER, FLICKER);
         Some(differences.iter().map(|difference| (difference - whole).abs()).fold(0.0, f32::max))
     }
+}
+
+/// The middle of `values`, or the mean of the two in the middle; moves them about. 0 for none.
+fn median(values: &mut [f32]) -> f32 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let (middle, even) = (values.len() / 2, values.len().is_multiple_of(2));
+    let (below, upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
+    let lower = below.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if even { f32::midpoint(lower, *upper) } else { *upper }
 }
 
 /// 256 times the brightness of some pixels, added up. RGB by BT.601's weights; which ones matters little here.

@@ -70,7 +70,7 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sampling: { interval: often }", 1, "sampling.interval", "or auto"),
         ("sampling: { interval: 5 }", 1, "sampling.interval", "number and a unit"),
         ("sampling: { unchanged: yes }", 1, "sampling.unchanged", "off, on"),
-        ("sampling: { unchanged: 3 }", 1, "sampling.unchanged", "tolerance: 2"),
+        ("sampling: { unchanged: 3 }", 1, "sampling.unchanged", "tolerance: 4"),
         ("sampling: { unchanged: { tolerance: 0 } }", 1, "sampling.unchanged.tolerance", "unchanged: off"),
         ("sampling: { unchanged: { tolerance: 65 } }", 1, "sampling.unchanged.tolerance", "0 to 64"),
         ("sampling: { unchanged: { max_age: 0 } }", 1, "sampling.unchanged.max_age", "above 0"),

@@ -71,8 +71,7 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
 fn an_interval_may_be_left_to_the_box_for_all_streams_or_one() {
     let folder = folder();
     let of = |sampling: &str, stream: &str| {
-        let text =
-            format!("model: {{ path: none }}\nsampling: {{ {sampling} }}\nstreams: [{{ id: a, {stream} }}]\n");
+        let text = format!("model: {{ path: none }}\nsampling: {{ {sampling} }}\nstreams: [{{ id: a, {stream} }}]\n");
         load(&folder, &text).streams[0].interval
     };
     assert_eq!(of("interval: auto", "url: \"rtsp://h\""), Interval::Auto);

@@ -49,11 +49,8 @@ fn the_interval_grows_until_hardly_a_frame_is_lost() {
     let (mut intake, mut threads) = pipeline::start(stages(encoder, 4), &shutdown).unwrap();
     let mut members = Vec::new();
     for number in 0..=STREAMS {
-        let source = SourceSettings {
-            id: format!("s{number}").into(),
-            looped: true,
-            ..settings(Location::File(clip.clone()))
-        };
+        let source =
+            SourceSettings { id: format!("s{number}").into(), looped: true, ..settings(Location::File(clip.clone())) };
         let interval = if number == STREAMS { Duration::from_secs(2).into() } else { Interval::Auto };
         let part = StreamPart { source, interval, unchanged: None, view: View::default(), lane: lane().0 };
         members.push(intake.join(part).unwrap());

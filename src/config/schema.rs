@@ -104,10 +104,14 @@ impl FromNode for Unchanged {
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         if matches!(node.value, Value::Text(_)) {
-            return Some(if reader.word(node, path, &["off", "on"])? == "on" { Self::On(Gate::default()) } else { Self::Off });
+            return Some(if reader.word(node, path, &["off", "on"])? == "on" {
+                Self::On(Gate::default())
+            } else {
+                Self::Off
+            });
         }
         if !matches!(node.value, Value::Map(_)) {
-            reader.mismatch(node, path, "off, on or a mapping", "write off, on, or { tolerance: 2, max_age: 10s }");
+            reader.mismatch(node, path, "off, on or a mapping", "write off, on, or { tolerance: 4, max_age: 10s }");
             return None;
         }
         Gate::from_node(node, path, reader).map(Self::On)

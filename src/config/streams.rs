@@ -178,7 +178,11 @@ pub fn unchanged(
         if at.value > 0.0 && at.value <= MAX_TOLERANCE {
             settings.tolerance = at.value as f32;
         } else {
-            reader.error(at, format!("is outside 0 to {MAX_TOLERANCE} levels"), "write, for example, 2, or `unchanged: off`");
+            reader.error(
+                at,
+                format!("is outside 0 to {MAX_TOLERANCE} levels"),
+                "write, for example, 4, or `unchanged: off`",
+            );
         }
     }
     if let Some(at) = raw.max_age.given() {

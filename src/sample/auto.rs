@@ -2,8 +2,8 @@
 //!
 //! In: how many frames were looked at and how many were superseded, of all live streams together. Out: the interval in [`Tempo`],
 //! which the streams' samplers read on their own threads. While frames are being lost it is lengthened at once to what the served
-//! ones allow, and a tenth more. While none are, it is shortened step by step until it would come back to where frames were lost
-//! last; that is tried again only after a while, each time later, so a steady box has a steady interval.
+//! ones allow, and a tenth more. While none are, it is shortened step by step until it would come back to what the box was found to
+//! serve at best; that is tried again only after a while, each time later, so a steady box has a steady interval.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,10 +27,11 @@ const ROOM: f64 = 1.1;
 const LEAP: f64 = 4.0;
 /// One step shorter while there is room.
 const STEP: f64 = 0.9;
-/// This close to an interval that lost frames counts as the same.
+/// This close to the limit counts as beyond it.
 const CLOSE: f64 = 1.05;
-/// An interval that lost frames is not tried again for so long, twice as long each time, up to the second.
-const PATIENCE: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(1));
+/// What was beyond the limit is not tried again for so long, twice as long each time, up to the second. A hiccup is soon
+/// forgotten, a limit is not tried all the time.
+const PATIENCE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
 /// The interval as samplers read it.
 #[derive(Debug)]
@@ -65,10 +66,12 @@ pub struct Ended {
     pub streams: usize,
 }
 
-/// An interval at which frames were lost.
+/// What the box was found to serve when frames were lost.
 #[derive(Clone, Copy, Debug)]
-struct Bad {
+struct Limit {
+    /// The shortest interval.
     interval: Duration,
+    /// For so many streams.
     streams: usize,
     until: Instant,
     patience: Duration,
@@ -82,12 +85,12 @@ pub struct Controller {
     since: Option<Instant>,
     served: u64,
     lost: u64,
-    bad: Option<Bad>,
+    limit: Option<Limit>,
 }
 
 impl Default for Controller {
     fn default() -> Self {
-        Self { interval: START, since: None, served: 0, lost: 0, bad: None }
+        Self { interval: START, since: None, served: 0, lost: 0, limit: None }
     }
 }
 
@@ -110,8 +113,9 @@ impl Controller {
         }
         let share = self.lost as f64 / total as f64;
         let next = if self.lost > 1 && share > BEARABLE {
-            self.remember(now, ended.streams);
-            self.interval.mul_f64((ROOM / (1.0 - share)).min(LEAP))
+            let enough = self.interval.mul_f64((1.0 / (1.0 - share)).min(LEAP));
+            self.remember(now, enough, ended.streams);
+            enough.mul_f64(ROOM)
         } else if self.lost == 0 {
             self.shorter(now, ended.streams)
         } else {
@@ -125,20 +129,21 @@ impl Controller {
         changed.then_some(next)
     }
 
-    /// Frames are lost at the present interval.
-    fn remember(&mut self, now: Instant, streams: usize) {
+    /// Frames are lost; an interval of `enough` would not lose any.
+    fn remember(&mut self, now: Instant, enough: Duration, streams: usize) {
         let (first, last) = PATIENCE;
-        let again = self.bad.filter(|bad| bad.streams == streams && bad.interval.abs_diff(self.interval) * 4 < bad.interval);
-        let patience = again.map_or(first, |bad| (bad.patience * 2).min(last));
-        self.bad = Some(Bad { interval: self.interval, streams, until: now + patience, patience });
+        let again = self.limit.filter(|limit| limit.streams == streams && limit.interval.abs_diff(enough) * 4 < enough);
+        let patience = again.map_or(first, |limit| (limit.patience * 2).min(last));
+        self.limit = Some(Limit { interval: enough, streams, until: now + patience, patience });
     }
 
-    /// One step shorter, unless frames were lost there not long ago.
+    /// One step shorter, unless that is beyond the limit.
     fn shorter(&self, now: Instant, streams: usize) -> Duration {
         let next = self.interval.mul_f64(STEP);
         // With fewer streams everything is open again.
-        let barred = |bad: Bad| now < bad.until && streams >= bad.streams && next < bad.interval.mul_f64(CLOSE);
-        if self.bad.is_some_and(barred) { self.interval } else { next }
+        let beyond =
+            |limit: Limit| now < limit.until && streams >= limit.streams && next < limit.interval.mul_f64(CLOSE);
+        if self.limit.is_some_and(beyond) { self.interval } else { next }
     }
 }
 
@@ -176,8 +181,7 @@ mod tests {
                 let served = sampled.min(self.capacity * wobble(self.seconds));
                 self.rest.0 += served;
                 self.rest.1 += sampled - served;
-                let ended =
-                    Ended { served: self.rest.0 as u64, lost: self.rest.1 as u64, streams: self.streams };
+                let ended = Ended { served: self.rest.0 as u64, lost: self.rest.1 as u64, streams: self.streams };
                 self.rest = (self.rest.0.fract(), self.rest.1.fract());
                 if let Some(interval) = self.controller.note(self.now, ended) {
                     assert_eq!(interval, self.controller.interval());

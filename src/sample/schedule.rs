@@ -20,6 +20,8 @@ struct Grid {
     due: Duration,
     /// The frame that was picked last.
     last: Duration,
+    /// The interval has changed: the next frame that is picked begins the grid anew.
+    anew: bool,
 }
 
 impl Schedule {
@@ -37,11 +39,11 @@ impl Schedule {
         self.interval
     }
 
-    /// From here on one sample every `interval`: a new grid begins at the last sample, so the next one comes so long after it, or
-    /// at once if it is overdue by then. Nothing happens if it is the interval already.
+    /// From here on one sample every `interval`: the next one comes so long after the last, or at once if it is overdue by then,
+    /// and with it begins a new grid. Nothing happens if it is the interval already.
     pub fn change(&mut self, interval: Duration) {
         if interval != self.interval {
-            let grid = self.grid.map(|Grid { last, .. }| Grid { start: last, due: last.saturating_add(interval), last });
+            let grid = self.grid.map(|grid| Grid { due: grid.last.saturating_add(interval), anew: true, ..grid });
             *self = Self { grid, ..Self::new(interval) };
         }
     }
@@ -52,7 +54,7 @@ impl Schedule {
             return true;
         }
         let Some(grid) = self.grid else {
-            self.grid = Some(Grid { start: media, due: media.saturating_add(self.interval), last: media });
+            self.grid = Some(self.grid_from(media));
             return true;
         };
         // Media time does not go back; if it ever does, waiting for it to catch up could take hours.
@@ -63,9 +65,16 @@ impl Schedule {
         if media.saturating_add(self.tolerance) < grid.due {
             return false;
         }
-        let due = self.point_after(grid.start, media.saturating_add(self.tolerance));
-        self.grid = Some(Grid { due, last: media, ..grid });
+        let next = || {
+            let due = self.point_after(grid.start, media.saturating_add(self.tolerance));
+            Grid { due, last: media, ..grid }
+        };
+        self.grid = Some(if grid.anew { self.grid_from(media) } else { next() });
         true
+    }
+
+    fn grid_from(&self, media: Duration) -> Grid {
+        Grid { start: media, due: media.saturating_add(self.interval), last: media, anew: false }
     }
 
     /// The first grid point after `media`.
