@@ -143,9 +143,6 @@ impl Intake {
         }
         pace.looked = Some(now);
         let members: Vec<_> = members.filter(|member| member.live).collect();
-        if !members.iter().any(|member| member.auto) {
-            return;
-        }
         let mut ended = Counted { streams: members.len(), ..Counted::default() };
         let mut followers = Vec::with_capacity(members.len());
         for member in members {
@@ -154,6 +151,9 @@ impl Intake {
             ended.lost += counted.1.saturating_sub(member.counted.1);
             member.counted = counted;
             followers.extend(member.auto.then(|| Arc::clone(&member.status)));
+        }
+        if followers.is_empty() {
+            return;
         }
         if let Some(interval) = pace.controller.note(now, ended) {
             pace.tempo.set(interval);
