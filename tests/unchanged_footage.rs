@@ -218,6 +218,22 @@ fn frames_that_look_the_same_may_be_reused_without_hiding_anything() {
         }
     }
     assert!(TOLERANCES.contains(&Unchanged::default().tolerance), "the default is not in the table");
+
+    // What the default lies between: an empty lot, and the moments in which cars come in.
+    let (lot, _) = &clips[0].1;
+    let between = |from: f64, to: f64| lot.iter().filter(move |s| (from..to).contains(&s.time.media.as_secs_f64()));
+    let change = |now: &Sample, then: &Sample| now.signature.change(&then.signature).unwrap();
+    let still = [(1.0, 4.0), (9.8, 14.0), (19.6, 25.0)].map(|(from, to)| {
+        let first = between(from, to).next().unwrap();
+        between(from, to).map(|sample| change(sample, first)).fold(0.0, f32::max)
+    });
+    let coming = [4.5, 14.6, 25.5].map(|second| {
+        let samples: Vec<&Sample> = between(second - 0.7, second + 0.5).collect();
+        samples.windows(2).map(|pair| change(pair[1], pair[0])).fold(0.0, f32::max)
+    });
+    println!("\nThe empty lot changes by up to {still:.1?} levels, within 200 ms of a car's coming by {coming:.1?}.");
+    let (most, least) = (still.into_iter().fold(0.0, f32::max), coming.into_iter().fold(f32::MAX, f32::min));
+    assert!(least > 2.0 * most && least > 5.0 * Unchanged::default().tolerance, "{still:?} {coming:?}");
 }
 
 #[test]
