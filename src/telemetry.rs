@@ -65,6 +65,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "stream",
         "wall clock of the last sampled frame",
     ),
+    (
+        "vtagd_sampling_interval_seconds",
+        Kind::Gauge,
+        Unit::Seconds,
+        "stream",
+        "time between two samples; changes with `interval: auto`",
+    ),
     ("vtagd_frames_sampled_total", Kind::Counter, Unit::Count, "stream", "frames chosen for a look"),
     ("vtagd_frames_inferred_total", Kind::Counter, Unit::Count, "stream", "sampled frames that were scored"),
     (
