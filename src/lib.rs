@@ -29,6 +29,7 @@ pub mod source;
 
 // Workshops beside the way.
 pub mod bench;
+pub mod discover;
 pub mod label;
 pub mod model;
 
