@@ -137,9 +137,11 @@ fn the_newer_media_service_is_preferred_as_only_it_knows_h265() {
 
 #[test]
 fn a_wrong_password_is_told_and_the_block_says_how_to_go_on() {
-    let device = Device::start(Behaviour { login: Some(("viewer", "another")), ..Behaviour::default() });
+    let device = Device::start(Behaviour { login: Some(("viewer", "another")), new: true, ..Behaviour::default() });
     let output = discover(&camera(&device, "gate"), &LOGIN);
     assert_eq!(output.status.code(), Some(0));
+    // Once: cameras lock accounts.
+    assert_eq!(device.heard().matches("<s:UsernameToken>").count(), 1, "{}", device.heard());
     let block = out(&output);
     assert!(block.contains("# it refused the username or the password"), "{block}");
     assert!(block.contains("is a guess") && block.contains("url: \"rtsp://127.0.0.1:554/\""), "{block}");

@@ -5,6 +5,7 @@
 //! must not be able to send this machine, let alone a password's digest, elsewhere. Full: answers over [`LARGEST`] are refused,
 //! more profiles than [`soap::MOST_PROFILES`] left out.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,7 +91,8 @@ impl Client {
         let own = found.xaddrs.iter().filter(|url| text::host(url) == Some(found.sender)).take(MOST_ADDRESSES);
         let mut last = DeviceError::NoAddress;
         for url in own {
-            let talk = Talk { client: self, home: found.sender, login, skew: None, deadline };
+            let talk =
+                Talk { client: self, home: found.sender, login, skew: None, guarded: Cell::new(false), deadline };
             match talk.streams(url) {
                 // The same device on its other address: another network, or without encryption.
                 Err(error @ (DeviceError::Unreachable(_) | DeviceError::Status(_) | DeviceError::Unreadable(_))) => {
@@ -112,6 +114,8 @@ struct Talk<'a> {
     login: Option<&'a Login>,
     /// How far its clock is ahead of ours.
     skew: Option<jiff::SignedDuration>,
+    /// It has refused a question without credentials; the next ones come with them.
+    guarded: Cell<bool>,
     deadline: Instant,
 }
 
@@ -129,6 +133,8 @@ impl Talk<'_> {
         for (media, url) in services.by_ref() {
             match self.profiles(media, &url) {
                 Ok(streams) => return Ok(streams),
+                // A password that was refused is not shown again: many cameras lock the account after a few.
+                Err(error @ (DeviceError::Refused | DeviceError::Anonymous)) => return Err(error),
                 Err(error) => {
                     tracing::debug!(device = %self.home, ?media, %error, "trying its other media service");
                     last = error;
@@ -148,10 +154,10 @@ impl Talk<'_> {
         }
         if found.is_empty() {
             // Older than GetServices.
-            let tree = self.ask_gently(device, Question::Capabilities).map_err(|error| match services {
-                Err(earlier @ (DeviceError::Refused | DeviceError::Anonymous)) => earlier,
-                _ => error,
-            })?;
+            if let Err(error @ (DeviceError::Refused | DeviceError::Anonymous)) = services {
+                return Err(error);
+            }
+            let tree = self.ask_gently(device, Question::Capabilities)?;
             found.extend(soap::capability(&tree).map(|url| (Media::One, self.at_home(url))));
         }
         if found.is_empty() { Err(DeviceError::NoMedia) } else { Ok(found) }
@@ -177,7 +183,9 @@ impl Talk<'_> {
                     Some(url) => streams.push(self.stream(profile, &url)),
                     None => tracing::debug!(device = %self.home, profile = profile.name, "no address of a stream"),
                 },
-                Err(error @ (DeviceError::Late | DeviceError::Unreachable(_))) => return Err(error),
+                Err(error @ (DeviceError::Late | DeviceError::Unreachable(_) | DeviceError::Refused)) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     tracing::debug!(device = %self.home, profile = profile.name, %error, "no address of a stream");
                     last = error;
@@ -197,8 +205,14 @@ impl Talk<'_> {
 
     /// Asks without credentials and, if they are wanted and there, again with them.
     fn ask_gently(&self, url: &Url, question: Question<'_>) -> Result<Tree, DeviceError> {
+        if self.guarded.get() && self.login.is_some() {
+            return self.ask(url, question, Secure::Yes);
+        }
         match self.ask(url, question, Secure::No) {
-            Err(DeviceError::Refused) if self.login.is_some() => self.ask(url, question, Secure::Yes),
+            Err(DeviceError::Refused) if self.login.is_some() => {
+                self.guarded.set(true);
+                self.ask(url, question, Secure::Yes)
+            }
             Err(DeviceError::Refused) => Err(DeviceError::Anonymous),
             result => result,
         }

@@ -124,7 +124,6 @@ pub fn discover(options: &Options) -> Result<Vec<Device>, ProbeError> {
     while let Some((_, device)) = next() {
         device.error = Some("it was not asked: the system gives no thread".to_owned());
     }
-    drop(queue);
     Ok(devices)
 }
 
