@@ -27,6 +27,8 @@ const AT_ONCE: usize = 16;
 const LOOK: Duration = Duration::from_millis(20);
 /// Beyond its time, for the source to find out why there was nothing, and to stop.
 const GRACE: Duration = Duration::from_secs(8);
+/// Why a stream is not known after Ctrl-C.
+const STOPPED: &str = "stopped before it was tried to the end";
 
 /// What one stream is like. Stable; fields may be added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -68,7 +70,11 @@ pub fn streams(settings: &Settings, time: Duration, shutdown: &Shutdown) -> Vec<
             let at = next.fetch_add(1, Ordering::Relaxed);
             streams.get(at).map(|stream| (at, stream))
         } {
-            let finding = if stream.enabled { one(stream, time, shutdown) } else { blank(stream) };
+            let finding = match stream.enabled {
+                false => blank(stream),
+                true if shutdown.is_requested() => failed(stream, STOPPED),
+                true => one(stream, time, shutdown),
+            };
             findings.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(finding);
         }
     };
@@ -120,9 +126,9 @@ fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding 
         Err(error) => return failed(stream, &format!("the system gives no thread to try it: {error}")),
     };
     let (started, look) = (Instant::now(), tick(LOOK));
-    let report = loop {
+    let (report, picture) = loop {
         let over = select! {
-            recv(shutdown.receiver()) -> _ => return failed(stream, "stopped before it was tried to the end"),
+            recv(shutdown.receiver()) -> _ => true,
             recv(ended) -> _ => true,
             recv(look) -> _ => false,
         };
@@ -131,7 +137,7 @@ fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding 
         let report = status.report(Instant::now());
         let waited = started.elapsed();
         if over || is_settled(&report, picture) || waited >= if picture { time } else { time + GRACE } {
-            break report;
+            break (report, picture);
         }
     };
     trigger.trigger();
@@ -140,7 +146,11 @@ fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding 
     } else if thread.join().is_err() {
         return failed(stream, "its source has panicked; please report this");
     }
-    finding(stream, &report, tap.has_picture(), time)
+    let finding = finding(stream, &report, picture, time);
+    if shutdown.is_requested() && !finding.reachable {
+        return failed(stream, STOPPED);
+    }
+    finding
 }
 
 /// Whether nothing more is to be learned.

@@ -15,8 +15,9 @@ const LONGEST_SLUG: usize = 28;
 /// another) and what YAML does not take.
 pub(super) fn clean(text: &str) -> String {
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut clean: String = words.chars().filter(|c| is_plain(*c)).take(LONGEST).collect();
-    if clean.len() < words.len() && words.chars().filter(|c| is_plain(*c)).nth(LONGEST).is_some() {
+    let mut plain = words.chars().filter(|c| is_plain(*c));
+    let mut clean: String = plain.by_ref().take(LONGEST).collect();
+    if plain.next().is_some() {
         clean.push('…');
     }
     clean.trim().to_owned()

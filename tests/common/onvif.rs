@@ -17,12 +17,9 @@ use sha1::{Digest, Sha1};
 
 /// What stands between the tags of the first element called `name`, with any prefix.
 pub fn between<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let start = text.match_indices(&format!(":{name}")).find(|(at, word)| {
-        text[at + word.len()..].starts_with(['>', ' '])
-            && !text[..*at].ends_with(['/', ':'])
-            && text[..*at].contains('<')
-    })?;
-    let rest = &text[start.0 + start.1.len()..];
+    let named = |(at, word): &(usize, &str)| text[at + word.len()..].starts_with(['>', ' ']);
+    let (at, word) = text.match_indices(&format!(":{name}")).find(named)?;
+    let rest = &text[at + word.len()..];
     let rest = &rest[rest.find('>')? + 1..];
     Some(&rest[..rest.find("</")?])
 }
