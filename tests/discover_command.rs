@@ -185,6 +185,17 @@ fn credentials_inside_a_streams_address_are_not_shown() {
 }
 
 #[test]
+fn a_stream_on_another_host_is_printed_switched_off() {
+    let device = Device::start(Behaviour { stream: "192.0.2.9:554/live".into(), ..Behaviour::default() });
+    let block = out(&discover(&camera(&device, "gate"), &[]));
+    assert!(
+        block.contains("- id: gate-mainstream\n    enabled: false\n    url: \"rtsp://192.0.2.9:554/live/1"),
+        "{block}"
+    );
+    assert!(block.contains("names another host"), "{block}");
+}
+
+#[test]
 fn a_camera_that_answers_many_times_is_listed_once() {
     let device = Device::start(Behaviour::default());
     let (xaddr, other) = (device.xaddr(), format!("https://{}/onvif/other", device.address));

@@ -48,43 +48,45 @@ pub fn block(devices: &[Device], username: Option<&str>, password: Option<&Passw
 
 fn one(out: &mut String, device: &Device, login: &str, ids: &mut Ids) {
     // Writing into a string cannot fail.
-    let mut line = |text: String| {
+    let mut line = |text: &str| {
         let _ = writeln!(out, "{text}");
     };
     let name = device.name.as_deref().unwrap_or("a camera without a name");
-    line(format!("  # {name}, at {}", device.address));
+    line(&format!("  # {name}, at {}", device.address));
     let facts = [("hardware", &device.hardware), ("location", &device.location)];
     for (what, fact) in facts.into_iter().filter_map(|(what, fact)| Some((what, fact.as_ref()?))) {
-        line(format!("  # {what}: {fact}"));
+        line(&format!("  # {what}: {fact}"));
     }
     let mut first = true;
     for stream in &device.streams {
         if stream.incomplete {
-            line(format!("  # {}", told(stream)));
-            line(format!("  # its address holds a credential, which is not shown: {}", stream.url));
+            line(&format!("  # {}", told(stream)));
+            line(&format!("  # its address holds a credential, which is not shown: {}", stream.url));
             continue;
         }
-        let id = if first { device.id.clone() } else { ids.take(&format!("{}-{}", device.id, part(stream))) };
-        line(format!("  # {}", told(stream)));
-        line(format!("  - id: {id}"));
-        if !first {
-            line("    enabled: false".to_owned());
+        // Whoever connects to it shows it the camera's password, so a person has to want that.
+        let on = first && !stream.elsewhere;
+        let id = if on { device.id.clone() } else { ids.take(&format!("{}-{}", device.id, part(stream))) };
+        line(&format!("  # {}", told(stream)));
+        if stream.elsewhere {
+            line("  # its address names another host than the one that answered: look at it before you switch it on");
         }
-        line(format!("    url: {}\n{}", quoted(&stream.url), login.trim_end()).trim_end().to_owned());
-        first = false;
+        line(&format!("  - id: {id}"));
+        if !on {
+            line("    enabled: false");
+        }
+        line(format!("    url: {}\n{login}", quoted(&stream.url)).trim_end());
+        first &= !on;
     }
     if !first {
         return;
     }
     if let Some(error) = &device.error {
-        line(format!("  # {error}"));
+        line(&format!("  # {error}"));
     }
-    line(
-        "  # this address is a guess: look up the path in the camera's manual, and try it with `vtagd check --probe`"
-            .to_owned(),
-    );
-    line(format!("  - id: {}", device.id));
-    line(format!("    url: {}\n{}", quoted(&guess(&device.address)), login.trim_end()).trim_end().to_owned());
+    line("  # this address is a guess: look up the path in the camera's manual, and try it with `vtagd check --probe`");
+    line(&format!("  - id: {}", device.id));
+    line(format!("    url: {}\n{login}", quoted(&guess(&device.address))).trim_end());
 }
 
 /// The part of an id that tells a device's streams apart.
@@ -175,6 +177,28 @@ mod tests {
         let block = block(&devices, None, None);
         assert_eq!(loaded(&block, folder.path()), [("camera-10-0-0-1".into(), "rtsp://10.0.0.1:554/".into(), true)]);
         assert!(block.contains("# its address holds a credential"), "{block}");
+    }
+
+    #[test]
+    fn a_stream_on_another_host_is_not_switched_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = Stream { elsewhere: true, ..stream("main", "rtsp://192.0.2.9/1") };
+        let own = stream("sub", "rtsp://10.0.0.1/2");
+        let block_of = |streams: Vec<Stream>| {
+            let mut devices = [Device { address: "10.0.0.1".into(), streams, ..Device::default() }];
+            name(&mut devices);
+            let block = block(&devices, None, None);
+            assert!(block.contains("# its address names another host"), "{block}");
+            loaded(&block, folder.path())
+        };
+        let wanted = |list: &[(&str, &str, bool)]| -> Vec<(String, String, bool)> {
+            list.iter().map(|(id, url, on)| ((*id).to_owned(), (*url).to_owned(), *on)).collect()
+        };
+        let main = ("camera-10-0-0-1-main", "rtsp://192.0.2.9/1", false);
+        let both = block_of(vec![elsewhere.clone(), own]);
+        assert_eq!(both, wanted(&[main, ("camera-10-0-0-1", "rtsp://10.0.0.1/2", true)]));
+        let alone = block_of(vec![elsewhere]);
+        assert_eq!(alone, wanted(&[main, ("camera-10-0-0-1", "rtsp://10.0.0.1:554/", true)]));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::probe::Found;
 use super::soap::{self, BODY, Fault, Login, Media, Profile, Question};
-use super::text::{self, clean};
+use super::text::{self, Shown, clean};
 use super::xml::{Tree, Unreadable};
 use super::{Secure, Stream};
 
@@ -200,7 +200,9 @@ impl Talk<'_> {
         let shown = text::without_credentials(url, password);
         let Profile { token, name, codec, width, height, frame_rate } = profile;
         let profile = if name.is_empty() { clean(&token) } else { name };
-        Stream { profile, url: shown.url, codec, width, height, frame_rate, incomplete: shown.incomplete }
+        let elsewhere = text::host(url) != Some(self.home);
+        let Shown { url, incomplete } = shown;
+        Stream { profile, url, codec, width, height, frame_rate, incomplete, elsewhere }
     }
 
     /// Asks without credentials and, if they are wanted and there, again with them.

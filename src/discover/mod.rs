@@ -87,6 +87,9 @@ pub struct Stream {
     /// The address had a credential in it, which stands as `***` now.
     #[serde(skip)]
     pub incomplete: bool,
+    /// The address names another host than the one that answered.
+    #[serde(skip)]
+    pub elsewhere: bool,
 }
 
 /// Looks, and asks whoever answers.
