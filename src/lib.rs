@@ -30,6 +30,7 @@ pub mod source;
 
 // Workshops beside the way.
 pub mod bench;
+pub mod discover;
 pub mod label;
 pub mod model;
 

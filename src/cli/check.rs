@@ -1,15 +1,68 @@
-//! `vtagd check`: the validation of `run`, and nothing else. Opens no camera and no port.
+//! `vtagd check`: the validation of `run`, and nothing else. Opens no port, and no camera but with `--probe`.
 //!
 //! The configuration first, then what it names: the model is opened, its labels are embedded (or found in the cache) and the
-//! image tower is loaded and run once, by the same code as in `run`. What passes here starts there.
+//! image tower is loaded and run once, by the same code as in `run`. What passes here starts there. With `--probe`, each stream is
+//! connected to afterwards ([`trial`]); one that cannot be reached makes the exit code 1, as it is no fault of the configuration.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::trial::{self, Finding};
 use crate::config::{self, ModelChoice, Settings};
 use crate::engine::{Engine, EngineError};
 use crate::problem::{Problem, Severity};
+use crate::yaml::units;
 use crate::{shutdown, signals};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file.
+    #[arg(short, long, default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Connect to each stream, and tell what it sends and how it would be decoded.
+    #[arg(long)]
+    pub(super) probe: bool,
+    /// How long each stream is waited for, up to 10m; longer than the camera's keyframe interval.
+    #[arg(long, value_name = "TIME", default_value = "15s", requires = "probe", value_parser = parse_time)]
+    probe_timeout: Duration,
+    /// What --probe finds as JSON, a list.
+    #[arg(long, requires = "probe")]
+    json: bool,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let fits = |time: &Duration| !time.is_zero() && *time <= Duration::from_mins(10);
+    units::duration(text).filter(fits).ok_or_else(|| "write a duration such as 15s or 1m, up to 10m".to_owned())
+}
+
+/// Does it, and the trial that `args` may ask for; the exit code.
+///
+/// # Errors
+/// `out` or `err` cannot be written.
+pub fn command(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> std::io::Result<u8> {
+    if !args.probe {
+        return run(&args.config, out, err, model);
+    }
+    let settings = match checked(&args.config, err, model)? {
+        Ok(settings) => settings,
+        Err(code) => return Ok(code),
+    };
+    // Standard output is for one kind of reader at a time.
+    let summary_to: &mut dyn Write = if args.json { err } else { &mut *out };
+    writeln!(summary_to, "{}", summary(&settings))?;
+    let (trigger, shutdown) = shutdown::channel();
+    let _signals = signals::listen(trigger, None);
+    let findings = trial::streams(&settings, args.probe_timeout, &shutdown);
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
+    } else {
+        writeln!(out, "{}", trial::table(&findings))?;
+    }
+    out.flush()?;
+    let unreachable = |finding: &Finding| finding.enabled && !finding.reachable;
+    Ok(u8::from(findings.iter().any(unreachable)))
+}
 
 /// Checks `file` and then, with `model`, what it names; problems, warnings and notices go to `err`, one line on success to
 /// `out`. Returns the exit code: 0, or 2 if the configuration cannot be used.
@@ -22,21 +75,35 @@ pub fn run(
     err: &mut dyn Write,
     model: impl FnOnce(&Settings) -> Result<(), EngineError>,
 ) -> std::io::Result<u8> {
+    match checked(file, err, model)? {
+        Ok(settings) => {
+            writeln!(out, "{}", summary(&settings))?;
+            Ok(0)
+        }
+        Err(code) => Ok(code),
+    }
+}
+
+/// The settings, or the exit code.
+fn checked(
+    file: &Path,
+    err: &mut dyn Write,
+    model: impl FnOnce(&Settings) -> Result<(), EngineError>,
+) -> std::io::Result<Result<Settings, u8>> {
     let settings = match config::load(file) {
         Ok(settings) => settings,
         Err(problems) => {
             report(&problems, err)?;
             writeln!(err, "{}: {}, nothing was started", file.display(), tally(&problems))?;
-            return Ok(2);
+            return Ok(Err(2));
         }
     };
     report(&settings.notices, err)?;
     if let Err(error) = model(&settings) {
         writeln!(err, "{}: error: model: {error}", file.display())?;
-        return Ok(error.exit_code());
+        return Ok(Err(error.exit_code()));
     }
-    writeln!(out, "{}", summary(&settings))?;
-    Ok(0)
+    Ok(Ok(settings))
 }
 
 /// Builds the engine as `run` would, and lets it go. Ctrl-C ends it early.

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod discover;
 pub mod embed;
 pub mod labels;
 pub mod model;
@@ -11,6 +12,7 @@ pub mod pull;
 pub mod run;
 pub mod tag;
 mod texts;
+mod trial;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -46,11 +48,9 @@ enum Command {
         config: PathBuf,
     },
     /// Check a configuration as `run` would, and print every problem.
-    Check {
-        /// Configuration file.
-        #[arg(short, long, default_value = DEFAULT_CONFIG)]
-        config: PathBuf,
-    },
+    Check(check::Args),
+    /// Find ONVIF cameras on the local network and print a `streams:` block for them.
+    Discover(discover::Args),
     /// Tag pictures or videos once and print the best labels.
     Tag(tag::Args),
     /// Print embeddings of pictures and texts.
@@ -77,6 +77,8 @@ pub fn main() -> ExitCode {
     // `run` starts its logs itself, as its configuration says.
     if !matches!(cli.command, Command::Run { .. }) {
         let level = match cli.verbose {
+            // What a source has to say about its stream stands in the table, and it will not try again.
+            0 if matches!(&cli.command, Command::Check(args) if args.probe) => "warn,vtagd::source=off",
             0 => "warn",
             1 => "info",
             _ => "debug",
@@ -85,9 +87,8 @@ pub fn main() -> ExitCode {
     }
     let code = match cli.command {
         Command::Run { config } => run::run(&config, cli.verbose),
-        Command::Check { config } => {
-            check::run(&config, &mut io::stdout(), &mut io::stderr(), check::model).unwrap_or(1)
-        }
+        Command::Check(args) => check::command(&args, &mut io::stdout(), &mut io::stderr()).unwrap_or(1),
+        Command::Discover(args) => discover::run(&args),
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Labels(command) => labels::run(&command),

@@ -180,6 +180,28 @@ pub(super) fn is_hardware(element: &str) -> bool {
     FAMILIES.iter().any(|family| family.elements.contains(&element))
 }
 
+/// What a decoder is, for the person who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodedBy {
+    /// The family it belongs to; `None`: software.
+    pub hardware: Option<&'static str>,
+    pub why_software: Option<String>,
+}
+
+/// What `element` is, where `wanted` was configured.
+pub fn decoded_by(wanted: Decoder, element: &str) -> DecodedBy {
+    if let Some(family) = FAMILIES.iter().find(|family| family.elements.contains(&element)) {
+        return DecodedBy { hardware: Some(family.name), why_software: None };
+    }
+    let why = match (wanted, choose(wanted)) {
+        (Decoder::Software, _) => "that is configured".to_owned(),
+        (_, Err(why)) => why,
+        (_, Ok(None)) => "no hardware decoder opens on this machine".to_owned(),
+        (_, Ok(Some(family))) => format!("the {} decoder does not know this codec, or failed", family.name),
+    };
+    DecodedBy { hardware: None, why_software: Some(why) }
+}
+
 /// Makes `decodebin` use `family`'s decoders, or software ones; no other hardware in either case.
 pub(super) fn restrict(decodebin: &gst::Element, family: Option<&'static Family>) {
     decodebin.set_property("force-sw-decoders", family.is_none());

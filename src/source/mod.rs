@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use decoders::Decoder;
+pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, SourceError};
 
 use crate::backoff::{Backoff, Ladder};

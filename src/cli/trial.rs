@@ -1,0 +1,326 @@
+//! `vtagd check --probe`: connects to each stream for a short while and tells what `run` would get from it.
+//!
+//! In: checked settings. Out: one [`Finding`] a stream, in the order of the configuration. The daemon's own [`Source`] does it, with a
+//! tap that counts pictures instead of looking at them: what connects and decodes here does so there. [`AT_ONCE`] streams at a time,
+//! each on threads `trial-<n>` and `src-<id>`. A stream is left once its picture and its keyframe interval are known, once its source
+//! names an error, or when its time is up; a source that does not stop then is left behind, for the process ends soon.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{bounded, select, tick};
+use serde::Serialize;
+
+use crate::backoff::Ladder;
+use crate::config::{Settings, StreamSettings};
+use crate::frame::{FrameTap, FrameTime, Picture};
+use crate::sample::Schedule;
+use crate::shutdown::Shutdown;
+use crate::source::{self, Source, SourceSettings};
+use crate::status::{StreamReport, StreamState, StreamStatus};
+
+/// Streams that are connected to at the same time: each decodes its first pictures.
+const AT_ONCE: usize = 16;
+/// How often a stream's status is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Beyond its time, for the source to find out why there was nothing, and to stop.
+const GRACE: Duration = Duration::from_secs(8);
+/// Why a stream is not known after Ctrl-C.
+const STOPPED: &str = "stopped before it was tried to the end";
+
+/// What one stream is like. Stable; fields may be added.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Finding {
+    pub id: String,
+    /// `false`: switched off, so nobody connected to it and nothing below is known.
+    pub enabled: bool,
+    /// A picture came.
+    pub reachable: bool,
+    /// Why none came.
+    pub error: Option<String>,
+    /// Such as `h264`; nothing for pictures that are not coded.
+    pub codec: Option<String>,
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    /// Frames a second, as the stream has them.
+    pub frame_rate: Option<f64>,
+    /// Seconds.
+    pub keyframe_interval: Option<f64>,
+    /// The GStreamer element that decodes.
+    pub decoder: Option<String>,
+    /// The family of hardware that it belongs to, as in `sampling.decoder`.
+    pub hardware: Option<&'static str>,
+    /// Why it is not hardware.
+    pub why_software: Option<String>,
+    /// `keyframes` or `all`: what is decoded for a sample every `interval`.
+    pub decode: Option<&'static str>,
+    /// Seconds.
+    pub interval: f64,
+}
+
+/// Connects to every stream that is switched on, each for `time` at most.
+pub fn streams(settings: &Settings, time: Duration, shutdown: &Shutdown) -> Vec<Finding> {
+    let streams = &settings.streams;
+    let findings = Mutex::new(vec![None; streams.len()]);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((at, stream)) = {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            streams.get(at).map(|stream| (at, stream))
+        } {
+            let finding = match stream.enabled {
+                false => blank(stream),
+                true if shutdown.is_requested() => failed(stream, STOPPED),
+                true => one(stream, time, shutdown),
+            };
+            findings.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(finding);
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..AT_ONCE.min(streams.len()) {
+            if let Err(error) = Builder::new().name(format!("trial-{number}")).spawn_scoped(scope, work) {
+                tracing::warn!(%error, "a thread less to try streams with");
+            }
+        }
+    });
+    let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let missed = |stream| failed(stream, "it was not tried: the system gives no thread");
+    findings.into_iter().zip(streams).map(|(finding, stream)| finding.unwrap_or_else(|| missed(stream))).collect()
+}
+
+fn blank(stream: &StreamSettings) -> Finding {
+    let (id, interval) = (stream.source.id.to_string(), stream.interval.as_secs_f64());
+    Finding { id, enabled: stream.enabled, interval, ..Finding::default() }
+}
+
+fn failed(stream: &StreamSettings, error: &str) -> Finding {
+    Finding { error: Some(error.to_owned()), ..blank(stream) }
+}
+
+/// The source as configured, but with one attempt alone: `time` is all there is.
+fn settings(stream: &StreamSettings, time: Duration) -> SourceSettings {
+    let mut settings = stream.source.clone();
+    let never = Duration::from_hours(24);
+    settings.reconnect.ladder = Ladder::doubling(never, never, never);
+    let limits = &mut settings.reconnect.limits;
+    (limits.first_frame, limits.stall) = (limits.first_frame.min(time), limits.stall.min(time));
+    settings
+}
+
+fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding {
+    let id = Arc::clone(&stream.source.id);
+    let tap = Arc::new(Tap::new(stream.interval));
+    let status = Arc::new(StreamStatus::new(Arc::clone(&id)));
+    let (trigger, until) = shutdown.child();
+    let source = Source::new(settings(stream, time), Arc::clone(&tap) as _, Arc::clone(&status), until);
+    let (told, ended) = bounded::<()>(1);
+    let thread = Builder::new().name(format!("src-{id}")).spawn(move || {
+        // Dropped at the end, also of a panic.
+        let _told = told;
+        source.run()
+    });
+    let thread = match thread {
+        Ok(thread) => thread,
+        Err(error) => return failed(stream, &format!("the system gives no thread to try it: {error}")),
+    };
+    let (started, look) = (Instant::now(), tick(LOOK));
+    let (report, picture) = loop {
+        let over = select! {
+            recv(shutdown.receiver()) -> _ => true,
+            recv(ended) -> _ => true,
+            recv(look) -> _ => false,
+        };
+        // Before the report: what is in it by then was there when the picture was.
+        let picture = tap.has_picture();
+        let report = status.report(Instant::now());
+        let waited = started.elapsed();
+        if over || is_settled(&report, picture) || waited >= if picture { time } else { time + GRACE } {
+            break (report, picture);
+        }
+    };
+    trigger.trigger();
+    if ended.recv_timeout(GRACE).is_err_and(|error| error.is_timeout()) {
+        tracing::warn!(stream = %id, "its source does not stop; left behind");
+    } else if thread.join().is_err() {
+        return failed(stream, "its source has panicked; please report this");
+    }
+    let finding = finding(stream, &report, picture, time);
+    if shutdown.is_requested() && !finding.reachable {
+        return failed(stream, STOPPED);
+    }
+    finding
+}
+
+/// Whether nothing more is to be learned.
+fn is_settled(report: &StreamReport, picture: bool) -> bool {
+    match report.state {
+        StreamState::Down { .. } | StreamState::Failed { .. } | StreamState::Ended | StreamState::Disabled => true,
+        // What is not coded has no keyframes to wait for.
+        StreamState::Up => picture && (report.keyframe_interval.is_some() || report.codec.is_none()),
+        StreamState::Connecting => false,
+    }
+}
+
+fn finding(stream: &StreamSettings, report: &StreamReport, picture: bool, time: Duration) -> Finding {
+    if !picture {
+        let error = match &report.state {
+            StreamState::Down { error } | StreamState::Failed { error } => plain(error),
+            StreamState::Ended => "it has ended without a picture".to_owned(),
+            _ => format!("no picture within {time:?}"),
+        };
+        return Finding { codec: report.codec.clone(), ..failed(stream, &error) };
+    }
+    let decoded = report.decoder.as_deref().map(|decoder| source::decoded_by(stream.source.decoder, decoder));
+    let (hardware, why_software) = decoded.map_or((None, None), |decoded| (decoded.hardware, decoded.why_software));
+    Finding {
+        reachable: true,
+        codec: report.codec.clone(),
+        width: report.size.map(|(width, _)| width),
+        height: report.size.map(|(_, height)| height),
+        frame_rate: report.frame_rate,
+        keyframe_interval: report.keyframe_interval,
+        decoder: report.decoder.clone(),
+        hardware,
+        why_software,
+        decode: report.decode,
+        ..blank(stream)
+    }
+}
+
+/// A camera may have had its say in an error: no control characters of it reach the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Counts pictures where the daemon would look at them.
+struct Tap {
+    interval: Duration,
+    schedule: Mutex<Schedule>,
+    picture: AtomicBool,
+}
+
+impl Tap {
+    fn new(interval: Duration) -> Self {
+        Self { interval, schedule: Mutex::new(Schedule::new(interval)), picture: AtomicBool::new(false) }
+    }
+
+    fn has_picture(&self) -> bool {
+        self.picture.load(Ordering::Acquire)
+    }
+}
+
+impl FrameTap for Tap {
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    fn wants(&self, media: Duration) -> bool {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner).wants(media)
+    }
+
+    fn deliver(&self, _: FrameTime, _: Picture) {
+        self.picture.store(true, Ordering::Release);
+    }
+}
+
+/// The findings as a table, then what is wrong, a line a stream.
+pub fn table(findings: &[Finding]) -> String {
+    let head = ["stream", "codec", "size", "frames/s", "keyframes", "decoder", "decodes"].map(str::to_owned);
+    let mut rows = vec![head];
+    rows.extend(findings.iter().map(row));
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        lines.push(cells.join("  ").trim_end().to_owned());
+    }
+    lines.extend(findings.iter().filter_map(|f| Some(format!("{}: not reachable: {}", f.id, f.error.as_ref()?))));
+    lines.extend(
+        findings.iter().filter_map(|f| Some(format!("{}: decoded in software: {}", f.id, f.why_software.as_ref()?))),
+    );
+    lines.join("\n")
+}
+
+fn row(finding: &Finding) -> [String; 7] {
+    let nothing = || "-".to_owned();
+    let state = if !finding.enabled {
+        "switched off".to_owned()
+    } else if !finding.reachable {
+        "not reachable".to_owned()
+    } else {
+        match (finding.decoder.as_deref(), finding.hardware) {
+            (Some(element), Some(hardware)) => format!("{hardware} {element}"),
+            (Some(element), None) => format!("software {element}"),
+            (None, _) => "none, not coded".to_owned(),
+        }
+    };
+    let interval = finding.interval;
+    let decodes = match finding.decode {
+        Some("keyframes") => format!("keyframes only, for a sample every {interval} s"),
+        Some(_) => format!("every frame, for a sample every {interval} s"),
+        None => nothing(),
+    };
+    let keyframes = match finding.keyframe_interval {
+        Some(seconds) => format!("every {seconds:.2} s"),
+        None if finding.reachable && finding.codec.is_some() => "not seen".to_owned(),
+        None => nothing(),
+    };
+    [
+        finding.id.clone(),
+        finding.codec.clone().unwrap_or_else(nothing),
+        finding.width.zip(finding.height).map_or_else(nothing, |(width, height)| format!("{width}x{height}")),
+        finding.frame_rate.map_or_else(nothing, |rate| format!("{rate:.1}")),
+        keyframes,
+        state,
+        decodes,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_lines_up_and_says_below_it_what_is_wrong() {
+        let good = Finding {
+            id: "gate".into(),
+            enabled: true,
+            reachable: true,
+            codec: Some("h264".into()),
+            width: Some(1920),
+            height: Some(1080),
+            frame_rate: Some(25.0),
+            keyframe_interval: Some(2.0),
+            decoder: Some("avdec_h264".into()),
+            why_software: Some("asked for".into()),
+            decode: Some("all"),
+            interval: 1.0,
+            ..Finding::default()
+        };
+        let bad = Finding { id: "dock-3".into(), enabled: true, error: Some("no way".into()), ..Finding::default() };
+        let off = Finding { id: "x".into(), ..Finding::default() };
+        let table = table(&[good, bad, off]);
+        let lines: Vec<&str> = table.lines().collect();
+        let [head, gate, dock, x, why, software] = lines[..] else { panic!("{table}") };
+        assert_eq!(head, "stream  codec  size       frames/s  keyframes     decoder              decodes");
+        assert_eq!(
+            gate,
+            "gate    h264   1920x1080  25.0      every 2.00 s  software avdec_h264  every frame, for a sample every 1 s"
+        );
+        assert_eq!(dock, "dock-3  -      -          -         -             not reachable        -");
+        assert!(x.contains("switched off"));
+        assert_eq!((why, software), ("dock-3: not reachable: no way", "gate: decoded in software: asked for"));
+    }
+
+    #[test]
+    fn a_camera_has_no_say_about_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2J\nb\u{9b}c"), "a [2J b c");
+    }
+}
