@@ -8,7 +8,7 @@ mod common;
 mod recorder;
 
 use common::camera::{Auth, Camera, Codec, Content, free_port};
-use common::daemon::{Daemon, eventually};
+use common::daemon::{Daemon, can_have_hosts, eventually};
 use common::scene::{CameraProcess, QUICK, Scene, small};
 use serde_json::json;
 
@@ -108,6 +108,27 @@ fn the_end_of_a_live_stream_is_a_fault_that_is_told_and_retried() {
     let mut scene = Scene::start(camera.port(), "");
     scene.wait_told("the live stream ended");
     eventually("it plays again and again", || (scene.number("faulty", "frames") > 100).then_some(()));
+    scene.ends_well();
+}
+
+#[test]
+fn a_name_that_cannot_be_resolved_is_told_and_its_camera_is_found_when_it_can() {
+    if !can_have_hosts() {
+        return;
+    }
+    let camera = Camera::start(small(), Codec::H264, None);
+    let mut scene = Scene::at("dock.invalid", camera.port(), "", &[("hosts", "127.0.0.1 localhost\n")]);
+    scene.wait_told("the name dock.invalid cannot be resolved");
+    scene.wait_frames("control", 25);
+    scene.recovers(|scene| std::fs::write(scene.folder().join("hosts"), "127.0.0.1 localhost dock.invalid\n").unwrap());
+    // Names that go away again are nothing to a connection that is there.
+    std::fs::write(scene.folder().join("hosts"), "127.0.0.1 localhost\n").unwrap();
+    scene.wait_frames("faulty", 10);
+    scene.proxy.reset();
+    eventually("the name is missed", || {
+        (scene.daemon.log().matches("the name dock.invalid cannot be resolved").count() > 1).then_some(())
+    });
+    scene.recovers(|scene| std::fs::write(scene.folder().join("hosts"), "127.0.0.1 localhost dock.invalid\n").unwrap());
     scene.ends_well();
 }
 
