@@ -115,8 +115,7 @@ impl Overload {
             max_delay: PATIENCE,
         };
         let encoder: Box<dyn ImageEncoder> = Box::new(Slow(permitted));
-        let session =
-            SessionWorker { encoder: Some(encoder), batches, free: free_again, embedded: embedded_in };
+        let session = SessionWorker { encoder: Some(encoder), batches, free: free_again, embedded: embedded_in };
         let threads = vec![thread::spawn(|| dispatcher.run()), thread::spawn(|| session.run())];
         Self { cameras, jobs, permits, embedded, threads, under_way: VecDeque::new() }
     }
@@ -205,10 +204,12 @@ fn under_overload_every_camera_gets_its_share_and_what_is_looked_at_is_new() {
     let inferred: Vec<u64> = totals.iter().map(|totals| totals.inferred).collect();
     // The modest one loses nothing, and the others share equally what it leaves, however much more one of them brings.
     assert_eq!(inferred[4], 121);
-    let share = (u64::from(TURNS) * BATCH as u64 - inferred[4]) / 4;
-    for (camera, inferred) in inferred.iter().enumerate().take(4) {
-        assert!(inferred.abs_diff(share) <= 4, "camera {camera}: {inferred} pictures instead of {share}");
-    }
+    let share = inferred[..4].iter().sum::<u64>() / 4;
+    assert!(share >= (u64::from(TURNS) * BATCH as u64 - inferred[4]) / 4, "the model was never idle: {inferred:?}");
+    assert!(
+        inferred[..4].iter().all(|inferred| inferred.abs_diff(share) <= 2),
+        "{share} for each, and not {inferred:?}"
+    );
 }
 
 #[test]
