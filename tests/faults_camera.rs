@@ -76,6 +76,20 @@ fn a_refused_password_is_replaced_in_its_file_without_a_restart_and_never_shown(
 }
 
 #[test]
+fn a_refused_password_is_replaced_in_the_configuration_by_a_reload_that_the_other_stream_does_not_notice() {
+    let auth = Auth { user: "viewer".into(), password: "right-9d1c".into(), digest: true };
+    let camera = Camera::start(small(), Codec::H264, Some(auth));
+    let more = ", username: viewer, password: { file: first }, \
+                reconnect: { first: 1h, max: 2h, stable: 60s, first_frame: 6s, stall: 2s }";
+    let files = [("first", "wrong-5e2a\n"), ("second", "right-9d1c\n")];
+    let mut scene = Scene::with_files(camera.port(), more, &files);
+    scene.wait_told("the credentials were refused");
+    scene.recovers(|scene| scene.reconfigure("file: first", "file: second"));
+    let log = scene.ends_well();
+    assert!(!log.contains("5e2a") && !log.contains("9d1c"), "{log}");
+}
+
+#[test]
 fn another_picture_size_in_mid_stream_needs_no_new_connection() {
     let camera = Camera::start(small(), Codec::H264, None);
     let mut scene = Scene::start(camera.port(), "");
