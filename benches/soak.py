@@ -139,7 +139,7 @@ def main():
             rows = streams(url)
             with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
                 metrics = answer.read().decode()
-            abandoned = sum(float(n) for n in re.findall(r"vtagd_pipelines_abandoned_total\S* (\S+)", metrics))
+            abandoned = sum(float(n) for n in re.findall(r"(?m)^vtagd_pipelines_abandoned_total\S* (\S+)$", metrics))
             # Pipelines that were just replaced are stopped, and GLib lets go of its idle threads, a while later.
             deadline = time.monotonic() + 30
             while True:
