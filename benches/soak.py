@@ -165,7 +165,7 @@ def main():
     sampled = sum(int(n) for n in re.findall(r"sampled=(\d+)", " ".join(accounts)))
     reconnects = sum(row["reconnects"] for row in rows)
     dropped = sum(int(n) for line in accounts for n in re.findall(r'"(?!no_model|shutdown)\w+": (\d+)', line))
-    quiet = all(lines <= ran / 60 for lines in told.values()) and (dropped == 0 or args.minutes < 2 or bool(told))
+    quiet = all(lines <= ran / 60 for lines in told.values()) and (dropped == 0 or args.minutes < LONG or bool(told))
     print(f"faults: {dict(faults)}")
     print(f"{args.streams} streams, {args.minutes:g} min, {sum(faults.values()) - faults['pass']} faults, {reconnects} reconnects, "
           f"{up} up at the end, {abandoned:.0f} pipelines left behind, {sampled} frames sampled, every frame accounted: {whole}")
