@@ -82,6 +82,21 @@ impl Totals {
         let ended = self.inferred + self.reused + self.dropped.values().sum::<u64>();
         self.sampled as i64 - ended as i64
     }
+
+    /// What has been added since `before`, an earlier reading of the same account.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let dropped = self.dropped.iter().map(|(reason, n)| {
+            let before = before.dropped.get(reason).copied().unwrap_or_default();
+            (*reason, n.saturating_sub(before))
+        });
+        Self {
+            sampled: self.sampled.saturating_sub(before.sampled),
+            inferred: self.inferred.saturating_sub(before.inferred),
+            reused: self.reused.saturating_sub(before.reused),
+            dropped: dropped.filter(|(_, n)| *n > 0).collect(),
+        }
+    }
 }
 
 impl Account {
@@ -223,6 +238,21 @@ mod tests {
         let totals = account.totals();
         assert_eq!((totals.sampled, totals.inferred, totals.dropped.get("shutdown")), (2, 1, Some(&1)));
         assert_eq!(totals.unaccounted(), 0);
+    }
+
+    #[test]
+    fn the_difference_of_two_readings_is_what_happened_between_them() {
+        let account = Arc::new(Account::default());
+        let stream: StreamId = "a".into();
+        let end = |outcome| account.sample(&stream).settle(outcome);
+        let ends = [Outcome::Inferred, Outcome::Dropped(DropReason::Decode), Outcome::Dropped(DropReason::Superseded)];
+        ends.into_iter().for_each(end);
+        let before = account.totals();
+        assert_eq!(before.since(&before), Totals::default());
+        [Outcome::Inferred, Outcome::Reused, Outcome::Dropped(DropReason::Superseded)].into_iter().for_each(end);
+        let wanted = Totals { sampled: 3, inferred: 1, reused: 1, dropped: [("superseded", 1)].into() };
+        assert_eq!(account.totals().since(&before), wanted);
+        assert_eq!(before.since(&Totals::default()), before);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub mod model;
 pub mod account;
 pub mod backoff;
 pub mod child;
+pub mod memory;
 pub mod paths;
 pub mod queue;
 pub mod shutdown;

@@ -8,7 +8,7 @@ mod common;
 mod recorder;
 
 use common::camera::{Auth, Camera, Codec, Content, free_port};
-use common::daemon::{Daemon, eventually};
+use common::daemon::{Daemon, can_have_hosts, eventually};
 use common::scene::{CameraProcess, QUICK, Scene, small};
 use serde_json::json;
 
@@ -76,6 +76,20 @@ fn a_refused_password_is_replaced_in_its_file_without_a_restart_and_never_shown(
 }
 
 #[test]
+fn a_refused_password_is_replaced_in_the_configuration_by_a_reload_that_the_other_stream_does_not_notice() {
+    let auth = Auth { user: "viewer".into(), password: "right-9d1c".into(), digest: true };
+    let camera = Camera::start(small(), Codec::H264, Some(auth));
+    let more = ", username: viewer, password: { file: first }, \
+                reconnect: { first: 1h, max: 2h, stable: 60s, first_frame: 6s, stall: 2s }";
+    let files = [("first", "wrong-5e2a\n"), ("second", "right-9d1c\n")];
+    let mut scene = Scene::with_files(camera.port(), more, &files);
+    scene.wait_told("the credentials were refused");
+    scene.recovers(|scene| scene.reconfigure("file: first", "file: second"));
+    let log = scene.ends_well();
+    assert!(!log.contains("5e2a") && !log.contains("9d1c"), "{log}");
+}
+
+#[test]
 fn another_picture_size_in_mid_stream_needs_no_new_connection() {
     let camera = Camera::start(small(), Codec::H264, None);
     let mut scene = Scene::start(camera.port(), "");
@@ -108,6 +122,27 @@ fn the_end_of_a_live_stream_is_a_fault_that_is_told_and_retried() {
     let mut scene = Scene::start(camera.port(), "");
     scene.wait_told("the live stream ended");
     eventually("it plays again and again", || (scene.number("faulty", "frames") > 100).then_some(()));
+    scene.ends_well();
+}
+
+#[test]
+fn a_name_that_cannot_be_resolved_is_told_and_its_camera_is_found_when_it_can() {
+    if !can_have_hosts() {
+        return;
+    }
+    let camera = Camera::start(small(), Codec::H264, None);
+    let mut scene = Scene::at("dock.invalid", camera.port(), "", &[("hosts", "127.0.0.1 localhost\n")]);
+    scene.wait_told("the name dock.invalid cannot be resolved");
+    scene.wait_frames("control", 25);
+    scene.recovers(|scene| std::fs::write(scene.folder().join("hosts"), "127.0.0.1 localhost dock.invalid\n").unwrap());
+    // Names that go away again are nothing to a connection that is there.
+    std::fs::write(scene.folder().join("hosts"), "127.0.0.1 localhost\n").unwrap();
+    scene.wait_frames("faulty", 10);
+    scene.proxy.reset();
+    eventually("the name is missed", || {
+        (scene.daemon.log().matches("the name dock.invalid cannot be resolved").count() > 1).then_some(())
+    });
+    scene.recovers(|scene| std::fs::write(scene.folder().join("hosts"), "127.0.0.1 localhost dock.invalid\n").unwrap());
     scene.ends_well();
 }
 

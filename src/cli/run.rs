@@ -5,6 +5,7 @@ use std::path::Path;
 use super::check;
 use crate::config;
 use crate::daemon;
+use crate::memory;
 use crate::telemetry;
 
 /// Runs the daemon with `file`; the exit code.
@@ -26,6 +27,7 @@ pub fn run(file: &Path, verbose: u8) -> u8 {
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }
+    memory::give_back_what_is_freed();
     match daemon::run(settings) {
         Ok(code) => code,
         Err(error) => {

@@ -1,9 +1,10 @@
 //! The daemon's life: start every stage, wait for the streams or a signal, drain, settle the accounts.
 //!
 //! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`fleet`] holds the streams,
-//! [`reload`] changes them while they run.
+//! [`reload`] changes them while they run, [`losses`] tells what they drop.
 
 mod fleet;
+mod losses;
 mod reload;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::signals;
 use crate::sink::{Fanout, JsonlTarget};
 use crate::telemetry;
 use fleet::{Fleet, Outlet};
+use losses::Losses;
 use reload::Reloader;
 
 /// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
@@ -140,6 +142,7 @@ fn watch(
     metrics: &PrometheusHandle,
 ) -> bool {
     let mut upkept = Instant::now();
+    let mut losses = Losses::new(upkept);
     loop {
         fleet.look();
         fleet.adapt(Instant::now());
@@ -153,6 +156,9 @@ fn watch(
         }
         if reloader.look(fleet) {
             reloader.show(&outlet.board, fleet);
+        }
+        for loss in losses.look(Instant::now(), || fleet.view()) {
+            loss.tell();
         }
         if upkept.elapsed() >= UPKEEP {
             metrics.run_upkeep();

@@ -39,7 +39,31 @@ pub fn footage(clip: &str) -> Option<PathBuf> {
 
 /// `vtagd` with everything a clean machine would not have removed.
 pub fn vtagd(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vtagd"));
+    clean(Command::new(env!("CARGO_BIN_EXE_vtagd")), folder)
+}
+
+/// `unshare` with a mount namespace of its own, as root or as anybody where the system lets anybody have one.
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    // SAFETY: plain system call.
+    if unsafe { libc::geteuid() } != 0 {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.arg("--mount");
+    command
+}
+
+/// Whether [`Daemon::start_with_hosts`] works here; if not, it is said why.
+pub fn can_have_hosts() -> bool {
+    let tried = unshare().args(["mount", "--bind", "/etc/hosts", "/etc/hosts"]).output();
+    let able = tried.as_ref().is_ok_and(|output| output.status.success());
+    if !able {
+        eprintln!("skipped: no mount namespace here: {tried:?}");
+    }
+    able
+}
+
+fn clean(mut command: Command, folder: &Path) -> Command {
     command
         .current_dir(root())
         .env("VTAGD_CACHE", folder.join("cache"))
@@ -57,13 +81,25 @@ pub struct Daemon {
 impl Daemon {
     /// Writes `config` to `folder/vtagd.yaml` and starts the daemon on it. Its output goes to files in `folder`.
     pub fn start(folder: &Path, config: &str) -> Self {
+        Self::launch(vtagd(folder), folder, config)
+    }
+
+    /// The same with `hosts` in the place of `/etc/hosts`, for the daemon alone: names come and go with what is written into it.
+    pub fn start_with_hosts(folder: &Path, config: &str, hosts: &Path) -> Self {
+        let mut command = unshare();
+        // Everything hands over to the next by `exec`: the process that is started is the daemon in the end.
+        command.args(["sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+        command.arg(hosts).arg(env!("CARGO_BIN_EXE_vtagd"));
+        Self::launch(clean(command, folder), folder, config)
+    }
+
+    fn launch(mut command: Command, folder: &Path, config: &str) -> Self {
         let file = folder.join("vtagd.yaml");
         std::fs::write(&file, config).unwrap();
         let out = File::create(folder.join("stdout")).unwrap();
         let err = File::create(folder.join("stderr")).unwrap();
-        let child =
-            vtagd(folder).arg("run").arg("-c").arg(&file).stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
-        Self { child, folder: folder.to_owned() }
+        command.arg("run").arg("-c").arg(&file).stdin(Stdio::null()).stdout(out).stderr(err);
+        Self { child: command.spawn().unwrap(), folder: folder.to_owned() }
     }
 
     pub fn pid(&self) -> u32 {

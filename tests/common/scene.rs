@@ -39,6 +39,11 @@ impl Scene {
     }
 
     pub fn with_files(port: u16, more: &str, files: &[(&str, &str)]) -> Self {
+        Self::at("127.0.0.1", port, more, files)
+    }
+
+    /// The same, with the first camera under the name `host`. One of the `files` may be called `hosts`: it is the daemon's `/etc/hosts`.
+    pub fn at(host: &str, port: u16, more: &str, files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).unwrap();
@@ -47,12 +52,17 @@ impl Scene {
         let proxy = Proxy::start(port, 7);
         let config = format!(
             "model: {{ path: none }}\nsampling: {{ interval: 100ms }}\napi: {{ listen: 127.0.0.1:0 }}\nreconnect: {QUICK}\n\
-             streams:\n  - {{ id: faulty, url: \"rtsp://127.0.0.1:{}/stream\"{more} }}\n\
+             streams:\n  - {{ id: faulty, url: \"rtsp://{host}:{}/stream\"{more} }}\n\
              \x20 - {{ id: control, url: \"{}\", reconnect: {CONTROL} }}\n",
             proxy.port(),
             control.url()
         );
-        let mut daemon = Daemon::start(folder.path(), &config);
+        let hosts = folder.path().join("hosts");
+        let mut daemon = if hosts.exists() {
+            Daemon::start_with_hosts(folder.path(), &config, &hosts)
+        } else {
+            Daemon::start(folder.path(), &config)
+        };
         daemon.wait_ready();
         let mut scene = Self { daemon, proxy, control, before: 0, folder };
         scene.wait_frames("control", 5);
@@ -62,6 +72,16 @@ impl Scene {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Replaces `from` in the daemon's configuration with `to` and lets it read that again.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let file = self.folder().join("vtagd.yaml");
+        let old = std::fs::read_to_string(&file).unwrap();
+        let new = old.replace(from, to);
+        assert_ne!(new, old);
+        std::fs::write(&file, new).unwrap();
+        self.daemon.signal(libc::SIGHUP);
     }
 
     /// What the API says of a stream.
@@ -121,7 +141,9 @@ impl Scene {
         assert!(row["frames"].as_u64().unwrap() > self.before + 10, "{row}");
         assert!(self.daemon.stop().success());
         let log = self.daemon.log();
-        assert_eq!(log.matches("unaccounted=0").count(), 2, "{log}");
+        // Two streams, and each that a reload has replaced.
+        let accounts = log.matches("frames accounted").count();
+        assert!(accounts >= 2 && log.matches("unaccounted=0").count() == accounts, "{log}");
         log
     }
 }

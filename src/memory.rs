@@ -1,0 +1,27 @@
+//! What becomes of memory that the daemon has freed: it goes back to the system instead of staying with the allocator.
+//!
+//! Pictures and what decoders keep of them are megabytes, and come and go with every connection, on threads that come and go with
+//! them. glibc gives each of many threads an arena of its own (eight a core), and once a block of some size has been freed it takes the
+//! next ones of that size from an arena too, which shrinks only from its end. So a box whose cameras reconnect often grew for as
+//! long as it ran, though little more was in use. Called once, from the main thread.
+
+/// Blocks of so many bytes come from the system and go back to it when they are freed: pictures of 720p and more, not packets.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 1 << 20;
+
+/// Streaming threads allocate little, and seldom at once. Sixteen cameras with random faults for five minutes: 779 MB with glibc's own
+/// ways, of which 395 MB were in use, and 451 MB with these.
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 2;
+
+/// Tells the allocator so. Call it before there are other threads. Allocators other than glibc's are left alone.
+pub fn give_back_what_is_freed() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes no pointer; these two change only how later blocks are chosen.
+        let told = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) + libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+        if told != 2 {
+            tracing::debug!("the allocator keeps its own ways");
+        }
+    }
+}
