@@ -100,6 +100,20 @@ impl Account {
         }
     }
 
+    /// The account of `stream`. Its counters are there from the start: one that first appears with 1 has not grown, as far as
+    /// Prometheus can tell.
+    pub fn open(stream: &StreamId) -> Self {
+        let count = |name: &'static str| metrics::counter!(name, "stream" => stream.to_string()).absolute(0);
+        count("vtagd_frames_sampled_total");
+        count("vtagd_frames_inferred_total");
+        count("vtagd_frames_reused_total");
+        for reason in DropReason::ALL {
+            metrics::counter!("vtagd_frames_dropped_total", "stream" => stream.to_string(), "reason" => reason.as_str())
+                .absolute(0);
+        }
+        Self::default()
+    }
+
     /// Counts one sampled frame and gives the ticket that will end it.
     pub fn sample(self: &Arc<Self>, stream: &StreamId) -> Ticket {
         let mut counts = self.counts();

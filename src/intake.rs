@@ -62,12 +62,13 @@ impl Intake {
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
         let id = Arc::clone(&source.id);
-        let (status, account) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(Account::default()));
+        let (status, account) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(Account::open(&id)));
         let (writer, slot) = queue::slot(1, self.wake.clone());
         let on_full = match source.pace {
             Pace::Live => OnFull::NewestWins,
             Pace::Fast => OnFull::Wait(shutdown.clone()),
         };
+        metrics::gauge!("vtagd_sampling_interval_seconds", "stream" => id.to_string()).set(interval.as_secs_f64());
         let sampler = Sampler::new(Arc::clone(&id), interval, Arc::clone(&account), writer, on_full);
         let tap: Arc<dyn FrameTap> = Arc::new(sampler);
         let source = Source::new(source, tap, Arc::clone(&status), shutdown);

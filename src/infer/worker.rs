@@ -70,6 +70,11 @@ fn run_batch(
     failing: &mut bool,
 ) -> Option<EmbeddedBatch> {
     let started = Instant::now();
+    // A frame in several squares waits for its first.
+    for (item, _) in items.iter().zip(written).filter(|(item, written)| item.tile == 0 && **written) {
+        let wait = started.saturating_duration_since(item.frame.time.captured);
+        metrics::histogram!("vtagd_queue_wait_seconds").record(wait.as_secs_f64());
+    }
     let mut embeddings = Vec::new();
     let result = match buffer.as_slice(items.len()) {
         Ok(pixels) => encoder.encode(pixels, items.len(), &mut embeddings).map_err(|e| e.to_string()),
