@@ -70,11 +70,7 @@ fn run_batch(
     failing: &mut bool,
 ) -> Option<EmbeddedBatch> {
     let started = Instant::now();
-    // A frame in several squares waits for its first.
-    for (item, _) in items.iter().zip(written).filter(|(item, written)| item.tile == 0 && **written) {
-        let wait = started.saturating_duration_since(item.frame.time.captured);
-        metrics::histogram!("vtagd_queue_wait_seconds").record(wait.as_secs_f64());
-    }
+    note_waits(&items, written, started);
     let mut embeddings = Vec::new();
     let result = match buffer.as_slice(items.len()) {
         Ok(pixels) => encoder.encode(pixels, items.len(), &mut embeddings).map_err(|e| e.to_string()),
@@ -94,6 +90,14 @@ fn run_batch(
     metrics::histogram!("vtagd_inference_duration_seconds").record(started.elapsed().as_secs_f64());
     metrics::histogram!("vtagd_batch_size").record(items.len() as f64);
     Some(keep_good(items, written, embeddings, encoder.dim()))
+}
+
+/// How long frames have waited for the run that begins `now`. One in several squares has waited when its first is run.
+fn note_waits(items: &[Item], written: &[bool], now: Instant) {
+    for (item, _) in items.iter().zip(written).filter(|(item, written)| item.tile == 0 && **written) {
+        let wait = now.saturating_duration_since(item.frame.time.captured);
+        metrics::histogram!("vtagd_queue_wait_seconds").record(wait.as_secs_f64());
+    }
 }
 
 /// Leaves out items that were never written and embeddings that are not finite; their frames end here.
@@ -116,5 +120,38 @@ fn keep_good(items: Vec<Item>, written: &[bool], embeddings: Vec<f32>, dim: usiz
 fn settle(items: &[Item], reason: DropReason) {
     for item in items {
         item.frame.ticket.settle(Outcome::Dropped(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::account::Account;
+    use crate::batch::FrameMeta;
+    use crate::frame::{FrameTime, StreamKey};
+
+    #[test]
+    fn a_frame_waits_from_its_decoder_to_the_run_and_counts_once_however_many_squares_it_has() {
+        let (captured, account) = (Instant::now(), Arc::new(Account::default()));
+        let frame = |tiles| {
+            let time = FrameTime { media: Duration::ZERO, captured, wall: jiff::Timestamp::UNIX_EPOCH };
+            Arc::new(FrameMeta { stream: StreamKey(1), time, tiles, ticket: account.sample(&"a".into()) })
+        };
+        let (tiled, plain, broken) = (frame(2), frame(1), frame(1));
+        let item = |frame: &Arc<FrameMeta>, tile| Item { frame: Arc::clone(frame), tile };
+        let items = [item(&tiled, 0), item(&tiled, 1), item(&plain, 0), item(&broken, 0)];
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            note_waits(&items, &[true, true, true, false], captured + Duration::from_secs(3));
+        });
+        let text = handle.render();
+        let told = |line: &str| text.lines().any(|l| l == line);
+        assert!(told("vtagd_queue_wait_seconds_count 2") && told("vtagd_queue_wait_seconds_sum 6"), "{text}");
     }
 }

@@ -5,5 +5,6 @@
 
 pub mod camera;
 pub mod daemon;
+pub mod promtool;
 pub mod proxy;
 pub mod scene;
