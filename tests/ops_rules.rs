@@ -266,6 +266,15 @@ fn every_alert_has_a_severity_and_texts_and_asks_for_metrics_that_there_are() {
 }
 
 #[test]
+fn the_manual_lists_every_alert_and_no_other() {
+    let manual = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let rows = manual.lines().filter(|line| line.starts_with("| Vtagd"));
+    let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|names| names.split(','));
+    let told: BTreeSet<String> = names.map(|name| name.trim().to_owned()).collect();
+    assert_eq!(told, rules().into_iter().map(|rule| rule.alert).collect());
+}
+
+#[test]
 fn every_query_of_the_dashboard_is_taken_by_prometheus_and_asks_for_metrics_that_there_are() {
     let dashboard = dashboard();
     let mut recorded = Vec::new();
