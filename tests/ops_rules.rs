@@ -275,6 +275,21 @@ fn the_manual_lists_every_alert_and_no_other() {
 }
 
 #[test]
+fn the_manuals_prometheus_configuration_is_taken_by_prometheus() {
+    let manual = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let block = manual.split("```yaml\n# prometheus.yml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let installed = "/etc/prometheus/vtagd-alerts.yaml";
+    assert!(block.contains(installed) && block.contains("job_name: vtagd"));
+    let folder = tempfile::tempdir().unwrap();
+    let ours = prometheus().join("vtagd-alerts.yaml");
+    let config = block.replace(installed, &ours.display().to_string());
+    std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+    let said =
+        promtool(folder.path(), &["check", "config", "prometheus.yml"], "").unwrap_or_else(|said| panic!("{said}"));
+    assert!(said.contains("rules found"), "the rules are read too: {said}");
+}
+
+#[test]
 fn every_query_of_the_dashboard_is_taken_by_prometheus_and_asks_for_metrics_that_there_are() {
     let dashboard = dashboard();
     let mut recorded = Vec::new();
