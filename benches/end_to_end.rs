@@ -86,7 +86,8 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     let (mut intake, mut threads) = pipeline::start(stages, &shutdown).expect("the pipeline starts");
     // Every frame of a 25 frames/s clip.
     let lane = Lane { scorers: engine.scorers, listener };
-    let part = StreamPart { source, interval: Duration::from_millis(40), view: View::default(), lane };
+    let interval = Duration::from_millis(40).into();
+    let part = StreamPart { source, interval, unchanged: None, view: View::default(), lane };
     let member = intake.join(part).expect("the stream joins");
     drop(intake);
     let account = Arc::clone(&member.account);

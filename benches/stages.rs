@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array1, Array2};
 use vtagd::event::{Thresholds, Tracker};
-use vtagd::frame::FrameTime;
+use vtagd::frame::{FrameTime, Matrix, Picture, PixelFormat, Range};
 use vtagd::infer::batcher::Batcher;
 use vtagd::label::Scoring;
 use vtagd::score::{Activation, Block, Head, LabelEmbeddings, Scorer, SetEmbeddings};
+use vtagd::signature::Signature;
+use vtagd::view::Region;
 
 /// CLIP ViT-H-14's embedding length.
 const DIM: usize = 1024;
@@ -77,5 +79,17 @@ fn tracking(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, scoring, batching, tracking);
+/// A 1080p frame as decoders give it: signed on its stream's thread, compared on the dispatcher's.
+fn signing(c: &mut Criterion) {
+    let plane = |length: usize| (0..length).map(|at| (at % 251) as u8).collect::<Vec<u8>>();
+    let planes = vec![plane(1920 * 1080), plane(960 * 540), plane(960 * 540)];
+    let colour = (Matrix::Bt709, Range::Limited);
+    let size = (1920, 1080);
+    let Ok(picture) = Picture::new(PixelFormat::I420, size, [1920, 960, 960], colour, Box::new(planes)) else { return };
+    c.bench_function("signature of one 1080p frame", |b| b.iter(|| Signature::of(black_box(&picture), Region::FULL)));
+    let signature = Signature::of(&picture, Region::FULL);
+    c.bench_function("comparing two signatures", |b| b.iter(|| black_box(&signature).change(black_box(&signature))));
+}
+
+criterion_group!(benches, scoring, batching, tracking, signing);
 criterion_main!(benches);

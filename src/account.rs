@@ -114,6 +114,13 @@ impl Account {
         Self::default()
     }
 
+    /// Frames that were looked at (also where there is no model to do so), and frames that a newer one superseded.
+    pub fn served_and_superseded(&self) -> (u64, u64) {
+        let counts = self.counts();
+        let served = counts.inferred + counts.reused + counts.dropped[DropReason::NoModel as usize];
+        (served, counts.dropped[DropReason::Superseded as usize])
+    }
+
     /// Counts one sampled frame and gives the ticket that will end it.
     pub fn sample(self: &Arc<Self>, stream: &StreamId) -> Ticket {
         let mut counts = self.counts();

@@ -2,9 +2,11 @@
 //! thread, embeddings for the scoring thread.
 //!
 //! A frame gives one item, or several if its view is tiled. Items of one frame keep their order and may fall into
-//! different batches; [`FrameMeta`] is what they share, and its ticket ends when the last of them is gone.
+//! different batches; [`FrameMeta`] is what they share, and its ticket ends when the last of them is gone. A frame that looks
+//! like an earlier one gives an item without pixels: it travels with the others, so that it is scored in its turn, and is scored
+//! with the embedding that the earlier frame leaves in their common [`Recall`].
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -20,14 +22,48 @@ pub struct FrameMeta {
     pub time: FrameTime,
     /// Squares this frame was cut into; 1 unless the view is tiled.
     pub tiles: usize,
+    /// Where its embedding is to be kept for frames that look the same.
+    pub recall: Option<Arc<Recall>>,
     pub ticket: Ticket,
 }
 
-/// One square of one frame.
+/// The embeddings of one frame, square by square, for later frames that look the same. Empty until they are known, and for ever if
+/// the frame is lost on its way. Held by the frame, those that look like it and its stream, so there are few of them.
+#[derive(Debug, Default)]
+pub struct Recall(OnceLock<Vec<f32>>);
+
+impl Recall {
+    /// Keeps `embeddings` (`[squares, dim]`); the first ones stay.
+    pub fn keep(&self, embeddings: &[f32]) {
+        let _ = self.0.get_or_init(|| embeddings.to_vec());
+    }
+
+    pub fn get(&self) -> Option<&[f32]> {
+        self.0.get().map(Vec::as_slice)
+    }
+}
+
+/// What an item stands for.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// One square of its frame. It has a place in the batch.
+    Square,
+    /// The whole frame, which looks like an earlier one. It has no place, and its embedding is, or will be, in here.
+    Again(Arc<Recall>),
+}
+
+/// One square of one frame, or a frame without pixels.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub frame: Arc<FrameMeta>,
-    pub tile: usize,
+    pub part: Part,
+}
+
+impl Item {
+    /// Whether it has a place in the batch.
+    pub fn has_place(&self) -> bool {
+        matches!(self.part, Part::Square)
+    }
 }
 
 /// Work for the preprocessing pool: write square `tile` of `picture` into `place`, then say so on `done`.
@@ -37,19 +73,20 @@ pub struct PrepareJob {
     pub view: View,
     pub tile: usize,
     pub place: Place,
-    /// Index in the batch, and whether the place was written.
+    /// Which place of the batch, and whether it was written.
     pub done: Sender<(usize, bool)>,
     pub index: usize,
 }
 
-/// A closed batch. Its places may still be being written: one message on `done` an item tells that they are.
+/// A closed batch. Its places may still be being written: one message on `done` a place tells that they are. The places belong, in
+/// order, to the items that have one.
 pub struct PreparedBatch {
     pub buffer: BatchBuffer,
     pub items: Vec<Item>,
     pub done: Receiver<(usize, bool)>,
 }
 
-/// What came of a batch: row `i` of `embeddings` (`[items, dim]`, L2-normalised) belongs to `items[i]`.
+/// What came of a batch: the rows of `embeddings` (`[places, dim]`, L2-normalised) belong, in order, to the items that have a place.
 #[derive(Debug)]
 pub struct EmbeddedBatch {
     pub items: Vec<Item>,

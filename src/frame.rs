@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::account::Ticket;
+use crate::signature::Signature;
 
 /// A stream's id as written in the configuration (`[a-z0-9_-]+`), shared by everything that speaks of the stream.
 pub type StreamId = Arc<str>;
@@ -197,6 +198,8 @@ pub struct Frame {
     pub stream: StreamId,
     pub time: FrameTime,
     pub picture: Picture,
+    /// For streams whose unchanged frames are not inferred again.
+    pub signature: Option<Signature>,
     pub ticket: Ticket,
 }
 

@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -16,17 +16,25 @@ use crate::account::Account;
 use crate::frame::{FrameTap, StreamKey};
 use crate::infer::dispatch::Arrival;
 use crate::queue;
-use crate::sample::{OnFull, Sampler};
+use crate::sample::auto::{Controller, Ended as Counted};
+use crate::sample::{Interval, OnFull, Sampler, Tempo};
 use crate::score::roster::{Lane, Roster};
 use crate::shutdown::{Shutdown, Trigger};
+use crate::signature::Unchanged;
 use crate::source::{Ended, Pace, Source, SourceSettings};
 use crate::status::StreamStatus;
 use crate::view::View;
 
+/// How often the common interval is thought about, and how often a change of it is worth a line in the log.
+const LOOK: Duration = Duration::from_secs(1);
+const TELL: Duration = Duration::from_secs(60);
+
 /// One stream, as the pipeline needs it.
 pub struct StreamPart {
     pub source: SourceSettings,
-    pub interval: Duration,
+    pub interval: Interval,
+    /// Whether frames that show nothing new are inferred all the same (`None`).
+    pub unchanged: Option<Unchanged>,
     pub view: View,
     /// What scores it, and who hears of it.
     pub lane: Lane,
@@ -39,6 +47,17 @@ pub struct Intake {
     pub(crate) roster: Arc<Roster>,
     pub(crate) shutdown: Shutdown,
     pub(crate) next: u64,
+    pub(crate) pace: CommonPace,
+}
+
+/// The common interval of all streams with `interval: auto`, and how it is found.
+#[derive(Default)]
+pub(crate) struct CommonPace {
+    tempo: Arc<Tempo>,
+    controller: Controller,
+    looked: Option<Instant>,
+    /// The interval last told in the log, and when.
+    told: Option<(Instant, Duration)>,
 }
 
 /// A stream that has joined.
@@ -46,6 +65,12 @@ pub struct Member {
     pub key: StreamKey,
     pub status: Arc<StreamStatus>,
     pub account: Arc<Account>,
+    /// Follows the common interval.
+    auto: bool,
+    /// Loses frames when the box is behind.
+    live: bool,
+    /// Frames served and superseded when last looked at.
+    counted: (u64, u64),
     trigger: Trigger,
     ended: Receiver<Option<Ended>>,
     thread: JoinHandle<()>,
@@ -57,7 +82,7 @@ impl Intake {
     /// # Errors
     /// When the system gives no thread, the pipeline has ended, or very many joined while it was busy.
     pub fn join(&mut self, part: StreamPart) -> io::Result<Member> {
-        let StreamPart { source, interval, view, lane } = part;
+        let StreamPart { source, interval, unchanged, view, lane } = part;
         let key = StreamKey(self.next);
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
@@ -68,14 +93,26 @@ impl Intake {
             Pace::Live => OnFull::NewestWins,
             Pace::Fast => OnFull::Wait(shutdown.clone()),
         };
-        metrics::gauge!("vtagd_sampling_interval_seconds", "stream" => id.to_string()).set(interval.as_secs_f64());
-        let sampler = Sampler::new(Arc::clone(&id), interval, Arc::clone(&account), writer, on_full);
+        let (auto, live) = (interval == Interval::Auto, source.pace == Pace::Live);
+        let tempo = &self.pace.tempo;
+        let first = match interval {
+            Interval::Every(interval) => interval,
+            Interval::Auto => tempo.interval(),
+        };
+        status.sampling_interval(first);
+        let mut sampler = Sampler::new(Arc::clone(&id), first, Arc::clone(&account), writer, on_full);
+        if auto {
+            sampler = sampler.following(Arc::clone(tempo));
+        }
+        if unchanged.is_some() {
+            sampler = sampler.signing(view.region);
+        }
         let tap: Arc<dyn FrameTap> = Arc::new(sampler);
         let source = Source::new(source, tap, Arc::clone(&status), shutdown);
 
         // Everything is in place before the first frame.
         self.roster.enter(key, lane);
-        let arrival = Arrival { key, view, slot };
+        let arrival = Arrival { key, view, unchanged, slot };
         if let Err(error) = self.arrivals.try_send(arrival) {
             self.roster.leave(key);
             return Err(io::Error::other(match error {
@@ -89,12 +126,45 @@ impl Intake {
         // On failure the closure, and with it the slot's writer, is dropped: the dispatcher forgets the slot.
         let thread = Builder::new().name(format!("src-{id}")).spawn(|| farewell.after(source));
         let thread = thread.inspect_err(|_| self.roster.leave(key))?;
-        Ok(Member { key, status, account, trigger, ended, thread })
+        Ok(Member { key, status, account, auto, live, counted: (0, 0), trigger, ended, thread })
     }
 
     /// Ends the lane of a member whose frames have all ended.
     pub fn forget(&self, key: StreamKey) {
         self.roster.leave(key);
+    }
+
+    /// Lets the streams with `interval: auto` follow what the box serves. `members` are all that are there. To be called now and
+    /// then; it looks once in [`LOOK`].
+    pub fn adapt<'a>(&mut self, now: Instant, members: impl Iterator<Item = &'a mut Member>) {
+        let pace = &mut self.pace;
+        if pace.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
+            return;
+        }
+        pace.looked = Some(now);
+        let members: Vec<_> = members.filter(|member| member.live).collect();
+        let mut ended = Counted { streams: members.len(), ..Counted::default() };
+        let mut followers = Vec::with_capacity(members.len());
+        for member in members {
+            let counted = member.account.served_and_superseded();
+            ended.served += counted.0.saturating_sub(member.counted.0);
+            ended.lost += counted.1.saturating_sub(member.counted.1);
+            member.counted = counted;
+            followers.extend(member.auto.then(|| Arc::clone(&member.status)));
+        }
+        if followers.is_empty() {
+            return;
+        }
+        if let Some(interval) = pace.controller.note(now, ended) {
+            pace.tempo.set(interval);
+            followers.iter().for_each(|status| status.sampling_interval(interval));
+        }
+        let interval = pace.controller.interval();
+        let news = pace.told.is_none_or(|(at, told)| told != interval && now.saturating_duration_since(at) >= TELL);
+        if news {
+            pace.told = Some((now, interval));
+            tracing::info!(?interval, streams = followers.len(), "sampling interval of streams with `interval: auto`");
+        }
     }
 
     /// Who scores and listens; for changes between two batches.

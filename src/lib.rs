@@ -14,6 +14,7 @@ pub mod batch;
 pub mod frame;
 pub mod problem;
 pub mod secret;
+pub mod signature;
 pub mod still;
 pub mod tensor;
 pub mod view;

@@ -14,7 +14,7 @@ use crossbeam_channel::bounded;
 use crate::infer::ImageEncoder;
 use crate::infer::dispatch::{BUFFERS, Dispatcher};
 use crate::infer::worker::SessionWorker;
-use crate::intake::Intake;
+use crate::intake::{CommonPace, Intake};
 use crate::preprocess::{Spec, pool, tiles};
 use crate::queue;
 use crate::score::roster::Roster;
@@ -82,7 +82,14 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     let scored = Arc::clone(&roster);
     threads.push(spawn("scoring", "vtagd-score", move || worker::run(&embedded, &scored))?);
 
-    let intake = Intake { arrivals: arrivals_tx, wake, roster, shutdown: shutdown.clone(), next: 0 };
+    let intake = Intake {
+        arrivals: arrivals_tx,
+        wake,
+        roster,
+        shutdown: shutdown.clone(),
+        next: 0,
+        pace: CommonPace::default(),
+    };
     Ok((intake, threads))
 }
 

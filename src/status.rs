@@ -35,6 +35,7 @@ struct Inner {
     codec: Option<String>,
     decoder: Option<String>,
     decoding: Decoding,
+    sampling_interval: Option<Duration>,
 }
 
 /// Which frames of a stream are decoded, and how far apart its keyframes are.
@@ -71,6 +72,8 @@ pub struct StreamReport {
     pub keyframe_interval: Option<f64>,
     /// Frames a second as the camera sends them, over the last keyframes.
     pub frame_rate: Option<f64>,
+    /// Seconds between two samples at present; it changes with `interval: auto` alone.
+    pub sampling_interval: Option<f64>,
 }
 
 /// One stream's live status. Sources write, everyone may read.
@@ -91,6 +94,7 @@ impl StreamStatus {
             codec: None,
             decoder: None,
             decoding: Decoding::default(),
+            sampling_interval: None,
         };
         metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
         metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
@@ -161,6 +165,12 @@ impl StreamStatus {
         self.with(|s| s.decoding = decoding);
     }
 
+    /// Notes how often it is sampled.
+    pub fn sampling_interval(&self, interval: Duration) {
+        metrics::gauge!("vtagd_sampling_interval_seconds", "stream" => self.id.to_string()).set(interval.as_secs_f64());
+        self.with(|s| s.sampling_interval = Some(interval));
+    }
+
     pub fn report(&self, now: Instant) -> StreamReport {
         let s = self.with(|s| s.clone());
         StreamReport {
@@ -175,6 +185,7 @@ impl StreamStatus {
             decode: s.decoding.mode,
             keyframe_interval: s.decoding.keyframe_interval.map(|d| d.as_secs_f64()),
             frame_rate: s.decoding.frame_rate,
+            sampling_interval: s.sampling_interval.map(|d| d.as_secs_f64()),
         }
     }
 }

@@ -77,7 +77,7 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         Kind::Gauge,
         Unit::Seconds,
         "stream",
-        "how far apart frames are to be sampled, as configured",
+        "time between two samples; changes with `interval: auto`",
     ),
     ("vtagd_frames_sampled_total", Kind::Counter, Unit::Count, "stream", "frames chosen for a look"),
     ("vtagd_frames_inferred_total", Kind::Counter, Unit::Count, "stream", "sampled frames that were scored"),

@@ -11,6 +11,8 @@ use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSet
 use vtagd::infer::Provider;
 use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::problem::Severity;
+use vtagd::sample::Interval;
+use vtagd::signature::Unchanged;
 use vtagd::source::{Decode, Location, Pace, Reconnect};
 
 fn folder() -> tempfile::TempDir {
@@ -53,7 +55,7 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert!(settings.outbox.is_none() && settings.snapshots.is_none());
     assert!(!settings.instance.is_empty());
     let stream = &settings.streams[0];
-    assert_eq!(stream.interval, Duration::from_secs(1));
+    assert_eq!((stream.interval, stream.unchanged), (Interval::Every(Duration::from_secs(1)), None));
     assert_eq!(stream.view, View::default());
     assert_eq!(stream.label_sets, [0]);
     assert_eq!((stream.source.pace, stream.source.looped, stream.source.decode), (Pace::Live, false, Decode::Auto));
@@ -63,6 +65,44 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert_eq!(stream.source.reconnect.ladder.steps, [1, 2, 4, 8, 16, 32, 60].map(Duration::from_secs));
     assert_eq!(stream.source.reconnect.ladder.stable, Duration::from_secs(60));
     assert!(settings.notices.is_empty(), "{:?}", settings.notices);
+}
+
+#[test]
+fn an_interval_may_be_left_to_the_box_for_all_streams_or_one() {
+    let folder = folder();
+    let of = |sampling: &str, stream: &str| {
+        let text = format!("model: {{ path: none }}\nsampling: {{ {sampling} }}\nstreams: [{{ id: a, {stream} }}]\n");
+        load(&folder, &text).streams[0].interval
+    };
+    assert_eq!(of("interval: auto", "url: \"rtsp://h\""), Interval::Auto);
+    assert_eq!(of("interval: 2s", "url: \"rtsp://h\", sampling: { interval: auto }"), Interval::Auto);
+    let fixed = of("interval: auto", "url: \"rtsp://h\", sampling: { interval: 2s }");
+    assert_eq!(fixed, Interval::Every(Duration::from_secs(2)));
+    assert_eq!(of("interval: auto", "url: \"file://my%20clip.mp4\""), Interval::Auto);
+    // A file that waits for inference loses nothing, so there is nothing to adapt to.
+    let fast = of("interval: auto", "url: \"file://my%20clip.mp4\", pace: fast");
+    assert_eq!(fast, Interval::Every(Duration::from_secs(1)));
+}
+
+#[test]
+fn unchanged_frames_are_reused_where_it_is_said_and_as_it_is_said() {
+    let folder = folder();
+    let of = |sampling: &str, stream: &str| {
+        let text = format!(
+            "model: {{ path: none }}\nsampling: {{ {sampling} }}\nstreams: [{{ id: a, url: \"rtsp://h\", {stream} }}]\n"
+        );
+        load(&folder, &text).streams[0].unchanged
+    };
+    let some = |tolerance, seconds| Some(Unchanged { tolerance, max_age: Duration::from_secs(seconds) });
+    let default = Unchanged::default();
+    assert_eq!(of("unchanged: off", ""), None);
+    assert_eq!(of("unchanged: on", ""), Some(default));
+    assert_eq!(of("unchanged: { tolerance: 1.5 }", ""), Some(Unchanged { tolerance: 1.5, ..default }));
+    assert_eq!(of("unchanged: { tolerance: 3, max_age: 1m }", ""), some(3.0, 60));
+    assert_eq!(of("unchanged: { tolerance: 3, max_age: 1m }", "sampling: { interval: 1s }"), some(3.0, 60));
+    assert_eq!(of("unchanged: { tolerance: 3, max_age: 1m }", "sampling: { unchanged: off }"), None);
+    assert_eq!(of("unchanged: { tolerance: 3 }", "sampling: { unchanged: { max_age: 5s } }"), some(3.0, 5));
+    assert_eq!(of("", "sampling: { unchanged: { tolerance: 4, max_age: 5s } }"), some(4.0, 5));
 }
 
 #[test]
@@ -112,9 +152,9 @@ streams:
     assert_eq!(a.source.location, Location::Rtsp("rtsp://10.0.0.1:8554/x?y=1".parse().expect("a URL")));
     assert_eq!(a.source.username.as_deref(), Some("viewer"));
     assert_eq!(a.source.password.as_ref().expect("a password").expose(), "hunter2");
-    assert_eq!((a.label_sets.as_slice(), a.interval), ([1].as_slice(), Duration::from_secs(2)));
+    assert_eq!((a.label_sets.as_slice(), a.interval), ([1].as_slice(), Duration::from_secs(2).into()));
     assert_eq!(b.source.location, Location::File(folder.path().join("my clip.mp4")));
-    assert_eq!((b.source.pace, b.source.looped, b.interval), (Pace::Fast, true, Duration::from_millis(100)));
+    assert_eq!((b.source.pace, b.source.looped, b.interval), (Pace::Fast, true, Duration::from_millis(100).into()));
     assert_eq!((b.label_sets.as_slice(), b.source.decode), ([0, 1].as_slice(), Decode::All));
     assert_eq!(c.source.location, Location::V4l2(PathBuf::from("/dev/video9")));
     assert_eq!(c.view, View { mode: ViewMode::Tiles, region: Region { x: 0.5, y: 0.0, w: 0.5, h: 1.0 } });

@@ -38,7 +38,7 @@ fn write_page(
     writeln!(out, "<p{class}>{} · {} on {}</p>", escape(&readiness.reason), escape(model), escape(provider))?;
     writeln!(
         out,
-        "<h2>Streams</h2><table><tr><th>stream<th>state<th>last frame<th>sampled<th>inferred<th>dropped</tr>"
+        "<h2>Streams</h2><table><tr><th>stream<th>state<th>last frame<th>sampled<th>inferred<th>reused<th>dropped</tr>"
     )?;
     for (report, totals) in streams {
         let (class, state) = match &report.state {
@@ -53,11 +53,12 @@ fn write_page(
         let dropped: u64 = totals.dropped.values().sum();
         writeln!(
             out,
-            "<tr><td>{}<td{class}>{}<td>{age}<td>{}<td>{}<td>{dropped}</tr>",
+            "<tr><td>{}<td{class}>{}<td>{age}<td>{}<td>{}<td>{}<td>{dropped}</tr>",
             escape(&report.id),
             escape(&state),
             totals.sampled,
-            totals.inferred
+            totals.inferred,
+            totals.reused
         )?;
     }
     writeln!(out, "</table><h2>Events</h2><table><tr><th>time<th>stream<th>label<th>what<th>score</tr>")?;

@@ -312,7 +312,7 @@ fn video(
         printer.print(&path, Some(seconds(time.media)), scores.iter().map(Vec::as_slice).enumerate());
     });
     let lane = Lane { scorers: engine.scorers.clone(), listener };
-    let part = StreamPart { source, interval: every, view: View::default(), lane };
+    let part = StreamPart { source, interval: every.into(), unchanged: None, view: View::default(), lane };
     let started = pipeline::start(stages, shutdown)
         .and_then(|(mut intake, threads)| intake.join(part).map(|member| (member, threads)));
     let (member, mut threads) = match started {

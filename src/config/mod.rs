@@ -15,7 +15,9 @@ use crate::infer::InferSettings;
 use crate::label::LabelSet;
 
 use crate::problem::{Problem, Severity};
+use crate::sample::Interval;
 use crate::secret::Secret;
+use crate::signature::Unchanged;
 use crate::source::SourceSettings;
 use crate::view::View;
 use crate::yaml::Document;
@@ -81,8 +83,9 @@ pub enum ModelChoice {
 pub struct StreamSettings {
     pub source: SourceSettings,
     pub view: View,
-    /// Time between samples, above zero.
-    pub interval: Duration,
+    pub interval: Interval,
+    /// `None`: every sample is inferred.
+    pub unchanged: Option<Unchanged>,
     /// Indices into [`Settings::label_sets`], each once.
     pub label_sets: Vec<usize>,
     /// `false`: it is checked and listed, and not connected to.

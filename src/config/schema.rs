@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use crate::infer::Provider;
 use crate::preprocess::ViewMode;
+use crate::problem::Severity;
+use crate::sample::Interval;
 use crate::section;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
-use crate::yaml::reader::{At, Bytes, Fraction};
+use crate::yaml::reader::{At, Bytes, Fraction, FromNode, Reader};
+use crate::yaml::{Node, Value};
 
 use super::LogFormat;
 use super::secrets::SecretSource;
@@ -60,9 +63,62 @@ section! {
 section! {
     /// For all streams, and again within a stream.
     pub struct Sampling {
-        "interval" => interval: Duration,
+        "interval" => interval: Interval,
+        "unchanged" => unchanged: Unchanged,
         "decode" => decode: Decode,
         "decoder" => decoder: Decoder,
+    }
+}
+
+/// A duration, or `auto`.
+impl FromNode for Interval {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "auto" => Some(Self::Auto),
+            Value::Text(text) if !text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) => {
+                let message = "is neither a duration nor `auto`";
+                reader.report(Severity::Error, node.place, path, message, "write, for example, 1s or 500ms, or auto");
+                None
+            }
+            _ => Duration::from_node(node, path, reader).map(Self::Every),
+        }
+    }
+}
+
+/// `off`, `on`, or settings of its own.
+pub enum Unchanged {
+    Off,
+    On(Gate),
+}
+
+section! {
+    /// `sampling.unchanged` where it is on.
+    pub struct Gate {
+        "tolerance" => tolerance: f64,
+        "max_age" => max_age: Duration,
+    }
+}
+
+impl FromNode for Unchanged {
+    const NULL_IS_MISSING: bool = true;
+
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        if matches!(node.value, Value::Text(_)) {
+            return Some(if reader.word(node, path, &["off", "on"])? == "on" {
+                Self::On(Gate::default())
+            } else {
+                Self::Off
+            });
+        }
+        if !matches!(node.value, Value::Map(_)) {
+            reader.mismatch(node, path, "off, on or a mapping", "write off, on, or { tolerance: 4, max_age: 10s }");
+            return None;
+        }
+        Gate::from_node(node, path, reader).map(Self::On)
+    }
+
+    fn keys(path: &str, out: &mut Vec<String>) {
+        Gate::keys(path, out);
     }
 }
 

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Reconnect as RawReconnect, Stream, View as RawView};
+use super::schema::{Reconnect as RawReconnect, Stream, Unchanged as RawUnchanged, View as RawView};
 use super::{StreamSettings, address, secrets};
 use crate::backoff::Ladder;
 use crate::frame::StreamId;
 use crate::label::LabelSet;
 use crate::preprocess::{Region, View};
+use crate::sample::Interval;
 use crate::secret::Secret;
+use crate::signature::Unchanged;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, is_secret_key, relative_to};
@@ -20,9 +22,13 @@ const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2
 /// Longest stream id: it becomes a thread name, a metric label and a topic.
 const MAX_ID: usize = 64;
 
+/// Beyond this hardly anything counts as a change.
+const MAX_TOLERANCE: f64 = 64.0;
+
 /// What streams need to know of the rest of the configuration.
 pub struct Surroundings<'a> {
-    pub interval: Duration,
+    pub interval: Interval,
+    pub unchanged: Option<Unchanged>,
     pub decode: Decode,
     pub reconnect: Reconnect,
     pub decoder: Decoder,
@@ -73,6 +79,23 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
         }
     }
     let interval = interval(&raw.sampling.given().map(|sampling| &sampling.value.interval), reader);
+    let interval = match (interval, pace) {
+        (Some(Interval::Auto), Pace::Fast) => {
+            if let Some(at) = raw.sampling.given().and_then(|sampling| sampling.value.interval.given()) {
+                let remedy = "write a duration: it is read as fast as its samples are inferred, none is ever lost";
+                reader.error(at, "`auto` has no meaning with `pace: fast`", remedy);
+            }
+            Interval::Auto
+        }
+        (Some(interval), _) => interval,
+        // What adapts to the box is the others' business.
+        (None, Pace::Fast) if around.interval == Interval::Auto => Interval::Every(super::validate::DEFAULT_INTERVAL),
+        (None, _) => around.interval,
+    };
+    let unchanged = match raw.sampling.given() {
+        Some(sampling) => unchanged(&sampling.value.unchanged, around.unchanged, reader),
+        None => around.unchanged,
+    };
     let decode = raw.sampling.given().and_then(|sampling| sampling.value.decode.value());
     let own = raw.reconnect.given().map(|reconnect| &reconnect.value);
     let reconnect = own.map_or_else(|| around.reconnect.clone(), |own| reconnect(own, &around.reconnect, reader));
@@ -99,7 +122,8 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             reconnect,
         },
         view: view?,
-        interval: interval.unwrap_or(around.interval),
+        interval,
+        unchanged,
         label_sets,
         enabled: raw.enabled.value().unwrap_or(true),
     })
@@ -129,13 +153,45 @@ fn id(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<StreamId> {
 }
 
 /// A checked interval above zero. `None` also if it is left out.
-pub fn interval(field: &Option<&Field<Duration>>, reader: &mut Reader<'_>) -> Option<Duration> {
+pub fn interval(field: &Option<&Field<Interval>>, reader: &mut Reader<'_>) -> Option<Interval> {
     let interval = field.as_ref()?.given()?;
-    if interval.value.is_zero() {
+    if interval.value == Interval::Every(Duration::ZERO) {
         reader.error(interval, "must be above 0", "write, for example, 1s");
         return None;
     }
     Some(interval.value)
+}
+
+/// Checks `unchanged`; what it leaves out comes from `default`, and where that is off, from what is sensible.
+pub fn unchanged(
+    field: &Field<RawUnchanged>,
+    default: Option<Unchanged>,
+    reader: &mut Reader<'_>,
+) -> Option<Unchanged> {
+    let raw = match field.given().map(|at| &at.value) {
+        None => return default,
+        Some(RawUnchanged::Off) => return None,
+        Some(RawUnchanged::On(raw)) => raw,
+    };
+    let mut settings = default.unwrap_or_default();
+    if let Some(at) = raw.tolerance.given() {
+        if at.value > 0.0 && at.value <= MAX_TOLERANCE {
+            settings.tolerance = at.value as f32;
+        } else {
+            reader.error(
+                at,
+                format!("is outside 0 to {MAX_TOLERANCE} levels"),
+                "write, for example, 4, or `unchanged: off`",
+            );
+        }
+    }
+    if let Some(at) = raw.max_age.given() {
+        if at.value.is_zero() {
+            reader.error(at, "must be above 0", "write, for example, 10s, or `unchanged: off`");
+        }
+        settings.max_age = at.value;
+    }
+    Some(settings)
 }
 
 /// Checks `reconnect`; what it leaves out comes from `default`.

@@ -15,11 +15,12 @@ use crate::infer::{InferSettings, Provider};
 use crate::label::ThresholdOverrides;
 use crate::paths;
 use crate::problem::Problem;
+use crate::sample::Interval;
 use crate::source::Reconnect;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Document, relative_to};
 
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
 const MAX_BATCH: usize = 1024;
 const DEFAULT_DELAY: Duration = Duration::from_millis(50);
@@ -52,7 +53,8 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let sampling = raw.sampling.given().map(|sampling| &sampling.value);
     let around = Surroundings {
         interval: streams::interval(&sampling.map(|sampling| &sampling.interval), &mut reader)
-            .unwrap_or(DEFAULT_INTERVAL),
+            .unwrap_or(Interval::Every(DEFAULT_INTERVAL)),
+        unchanged: sampling.and_then(|sampling| streams::unchanged(&sampling.unchanged, None, &mut reader)),
         decode: sampling.and_then(|sampling| sampling.decode.value()).unwrap_or_default(),
         reconnect: raw.reconnect.given().map_or_else(Reconnect::default, |reconnect| {
             streams::reconnect(&reconnect.value, &Reconnect::default(), &mut reader)

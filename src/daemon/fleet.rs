@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::account::Account;
 use crate::api::Board;
@@ -13,6 +14,7 @@ use crate::event::{Emitter, EndReason, Event, LabelRules, ModelRef};
 use crate::frame::StreamId;
 use crate::intake::{Intake, Member, StreamPart};
 use crate::pipeline::Threads;
+use crate::sample::Interval;
 use crate::score::Scorer;
 use crate::score::roster::{Lane, Listener};
 use crate::sink::Fanout;
@@ -21,6 +23,14 @@ use crate::status::{StreamState, StreamStatus};
 
 /// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
 const GAP: std::time::Duration = std::time::Duration::from_secs(30);
+
+fn gap(stream: &StreamSettings) -> std::time::Duration {
+    match stream.interval {
+        Interval::Every(interval) => GAP.max(interval * 10),
+        // Ten times the longest would take a camera that was away for minutes for one that was there.
+        Interval::Auto => GAP.max(Interval::Auto.longest() * 2),
+    }
+}
 
 /// Events go to every sink and to the API's memory.
 pub struct Outlet {
@@ -89,12 +99,13 @@ impl Fleet {
             return Ok(());
         }
         let Some(intake) = &mut self.intake else { return Ok(()) };
-        let gap = GAP.max(stream.interval * 10);
+        let gap = gap(stream);
         let emitter =
             Emitter::new(&settings.instance, Arc::clone(id), self.model.clone(), rules(settings, stream), gap);
         let emitter = Arc::new(Mutex::new(emitter));
         let lane = lane(stream, scorers, &emitter, &self.outlet);
-        let part = StreamPart { source: stream.source.clone(), interval: stream.interval, view: stream.view, lane };
+        let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
+        let part = StreamPart { source, interval, unchanged, view, lane };
         let member = intake.join(part)?;
         self.watched.push(Watched { id: Arc::clone(id), member, emitter, leaving: None, ended: false });
         Ok(())
@@ -119,13 +130,20 @@ impl Fleet {
         intake.roster().change(|lanes| {
             for watched in self.watched.iter().filter(|w| w.leaving.is_none()) {
                 let Some(stream) = settings.streams.iter().find(|s| s.source.id == watched.id) else { continue };
-                let gap = GAP.max(stream.interval * 10);
+                let gap = gap(stream);
                 let mut emitter = watched.emitter.lock().unwrap_or_else(PoisonError::into_inner);
                 emitter.relabel(rules(settings, stream), gap, &mut |event| self.outlet.send(event));
                 drop(emitter);
                 lanes.insert(watched.member.key, lane(stream, scorers, &watched.emitter, &self.outlet));
             }
         });
+    }
+
+    /// Lets streams with `interval: auto` follow what the box serves.
+    pub fn adapt(&mut self, now: Instant) {
+        if let Some(intake) = &mut self.intake {
+            intake.adapt(now, self.watched.iter_mut().map(|watched| &mut watched.member));
+        }
     }
 
     /// Looks who has ended or drained. Tags of a stream that has gone are closed once its last frame has been scored.

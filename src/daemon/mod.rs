@@ -160,6 +160,7 @@ fn watch(
     let mut upkept = Instant::now();
     loop {
         fleet.look();
+        fleet.adapt(Instant::now());
         if fleet.is_done() {
             tracing::info!("every stream has ended");
             return false;

@@ -1,9 +1,13 @@
 //! The batcher: which stream is next, and when a batch is closed. A pure state machine; time is a parameter.
 //!
 //! A batch closes when it is full or when `max_delay` has passed since its *first* item, whichever comes first.
-//! Streams are served in turn, so a fast one never takes the places of the others.
+//! Streams are served in turn, so a fast one never takes the places of the others. Items without pixels travel with the others, in
+//! order, and take no place; there is a limit to them too ([`RIDERS`]).
 
 use std::time::{Duration, Instant};
+
+/// Items without a place in a batch, at most: it is closed then, however few places are taken.
+pub const RIDERS: usize = 64;
 
 /// Collects items of type `T` into batches.
 #[derive(Debug)]
@@ -11,6 +15,8 @@ pub struct Batcher<T> {
     max_size: usize,
     max_delay: Duration,
     items: Vec<T>,
+    /// Of `items`, those that have a place.
+    places: usize,
     /// When the first of `items` came.
     opened: Option<Instant>,
     /// Stream to ask first at the next [`pick`](Self::pick).
@@ -20,7 +26,7 @@ pub struct Batcher<T> {
 impl<T> Batcher<T> {
     /// `max_size` of 0 is taken as 1.
     pub fn new(max_size: usize, max_delay: Duration) -> Self {
-        Self { max_size: max_size.max(1), max_delay, items: Vec::new(), opened: None, turn: 0 }
+        Self { max_size: max_size.max(1), max_delay, items: Vec::new(), places: 0, opened: None, turn: 0 }
     }
 
     /// The next of `streams` streams that is `ready`, going round from the one after the last picked.
@@ -30,7 +36,7 @@ impl<T> Batcher<T> {
         Some(picked)
     }
 
-    /// Puts `item` into the open batch and tells its index there; gives it back if the batch is full.
+    /// Puts `item` into the open batch and tells its place there; gives it back if the batch is full.
     ///
     /// # Errors
     /// The item itself: [`take`](Self::take) the batch first.
@@ -40,11 +46,25 @@ impl<T> Batcher<T> {
         }
         self.opened.get_or_insert(now);
         self.items.push(item);
-        Ok(self.items.len() - 1)
+        self.places += 1;
+        Ok(self.places - 1)
+    }
+
+    /// Puts `item` into the open batch without a place; gives it back if the batch is full.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn ride(&mut self, item: T, now: Instant) -> Result<(), T> {
+        if self.is_full() {
+            return Err(item);
+        }
+        self.opened.get_or_insert(now);
+        self.items.push(item);
+        Ok(())
     }
 
     pub fn is_full(&self) -> bool {
-        self.items.len() >= self.max_size
+        self.places >= self.max_size || self.items.len() - self.places >= RIDERS
     }
 
     pub fn is_empty(&self) -> bool {
@@ -63,7 +83,7 @@ impl<T> Batcher<T> {
 
     /// Takes the open batch, in the order in which its items came, and opens a new one.
     pub fn take(&mut self) -> Vec<T> {
-        self.opened = None;
+        (self.opened, self.places) = (None, 0);
         std::mem::take(&mut self.items)
     }
 }
@@ -99,6 +119,23 @@ mod tests {
     }
 
     #[test]
+    fn items_without_a_place_leave_the_places_to_others_and_are_bounded_too() {
+        let now = Instant::now();
+        let mut batcher = Batcher::new(2, DELAY);
+        assert_eq!((batcher.push(0, now), batcher.ride(1, now), batcher.ride(2, now)), (Ok(0), Ok(()), Ok(())));
+        assert!(!batcher.is_due(now));
+        assert_eq!(batcher.push(3, now), Ok(1));
+        assert!(batcher.is_due(now));
+        assert_eq!((batcher.ride(4, now), batcher.take()), (Err(4), vec![0, 1, 2, 3]));
+        for n in 0..RIDERS {
+            assert!(!batcher.is_due(now));
+            assert_eq!(batcher.ride(n, now), Ok(()));
+        }
+        assert!(batcher.is_due(now));
+        assert_eq!(batcher.push(0, now), Err(0));
+    }
+
+    #[test]
     fn streams_are_served_in_turn_and_absent_ones_are_skipped() {
         let mut batcher = Batcher::<()>::new(8, DELAY);
         let picks: Vec<_> = (0..5).map(|_| batcher.pick(4, |i| i != 2)).collect();
@@ -111,37 +148,45 @@ mod tests {
         /// Streams become ready at random; the batcher is driven as the dispatcher drives it.
         #[test]
         fn nothing_is_lost_reordered_late_or_too_large(
-            arrivals in prop::collection::vec((0usize..4, 0u64..40), 1..200),
+            arrivals in prop::collection::vec((0u64..40, prop::bool::weighted(0.7)), 1..300),
             max_size in 1usize..6,
         ) {
             let start = Instant::now();
             let mut now = start;
             let mut batcher = Batcher::new(max_size, DELAY);
-            let mut out: Vec<(usize, usize)> = Vec::new();
+            let mut out: Vec<(usize, bool)> = Vec::new();
             let mut opened = None;
-            for (n, (stream, wait)) in arrivals.iter().enumerate() {
+            let fits = |batch: &[(usize, bool)]| {
+                let riders = batch.iter().filter(|(_, rides)| *rides).count();
+                !batch.is_empty() && batch.len() - riders <= max_size && riders <= RIDERS
+            };
+            for (n, (wait, rides)) in arrivals.iter().enumerate() {
                 let later = now + Duration::from_millis(*wait);
                 // The dispatcher wakes at the deadline if that comes before the next frame.
                 if let Some(deadline) = batcher.deadline() && deadline <= later {
                     prop_assert_eq!(Some(deadline), opened.map(|t: Instant| t + DELAY));
                     prop_assert!(batcher.is_due(deadline));
                     let batch = batcher.take();
-                    prop_assert!(!batch.is_empty() && batch.len() <= max_size);
+                    prop_assert!(fits(&batch));
                     out.extend(batch);
                     opened = None;
                 }
                 now = later;
                 opened.get_or_insert(now);
-                batcher.push((*stream, n), now).unwrap();
+                if *rides {
+                    batcher.ride((n, true), now).unwrap();
+                } else {
+                    batcher.push((n, false), now).unwrap();
+                }
                 if batcher.is_due(now) {
                     let batch = batcher.take();
-                    prop_assert!(batch.len() <= max_size);
+                    prop_assert!(fits(&batch));
                     out.extend(batch);
                     opened = None;
                 }
             }
             out.extend(batcher.take());
-            let order: Vec<usize> = out.iter().map(|(_, n)| *n).collect();
+            let order: Vec<usize> = out.iter().map(|(n, _)| *n).collect();
             prop_assert_eq!(order, (0..arrivals.len()).collect::<Vec<_>>());
         }
 

@@ -1,7 +1,8 @@
 //! The dispatcher: frames out of the streams' slots, into places of the open batch, to the preprocessing pool.
 //!
 //! One named thread. It sleeps until a slot wakes it or the open batch is due, asks the [`Batcher`] whose turn it is, claims
-//! a place for every square of the frame and hands the work on. There are [`BUFFERS`] batch buffers: while one runs, the
+//! a place for every square of the frame and hands the work on. A frame that its stream's [`Gate`] finds unchanged goes into the batch
+//! without a place. There are [`BUFFERS`] batch buffers: while one runs, the
 //! next is filled; when both are busy nothing is taken and the newest frame wins in each slot. Streams come and go: a slot
 //! that arrives on `arrivals` is asked from then on, one that is closed and empty is forgotten. The thread ends when nobody can
 //! send another slot and the last one has gone, after the last batch has been passed on; a stage after it that is gone ends it too.
@@ -12,9 +13,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::batcher::Batcher;
-use crate::batch::{FrameMeta, Item, PrepareJob, PreparedBatch};
+use super::unchanged::Gate;
+use crate::batch::{FrameMeta, Item, Part, PrepareJob, PreparedBatch, Recall};
 use crate::frame::{Frame, Picture, StreamKey};
 use crate::queue::SlotReader;
+use crate::signature::Unchanged;
 use crate::tensor::BatchBuffer;
 use crate::view::View;
 
@@ -32,7 +35,23 @@ pub type TileCount = fn(View, &Picture) -> usize;
 pub struct Arrival {
     pub key: StreamKey,
     pub view: View,
+    /// Whether frames that show nothing new are inferred all the same (`None`).
+    pub unchanged: Option<Unchanged>,
     pub slot: SlotReader<Frame>,
+}
+
+/// A stream that is there.
+struct Lane {
+    key: StreamKey,
+    view: View,
+    slot: SlotReader<Frame>,
+    gate: Option<Gate>,
+}
+
+impl From<Arrival> for Lane {
+    fn from(Arrival { key, view, unchanged, slot }: Arrival) -> Self {
+        Self { key, view, slot, gate: unchanged.map(Gate::new) }
+    }
 }
 
 /// Everything the dispatcher is joined to.
@@ -72,10 +91,10 @@ impl Dispatcher {
     }
 
     /// Takes in who has arrived and forgets who has gone. Returns whether nobody is left and nobody can come.
-    fn muster(&self, lanes: &mut Vec<Arrival>) -> bool {
+    fn muster(&self, lanes: &mut Vec<Lane>) -> bool {
         let closed = loop {
             match self.arrivals.try_recv() {
-                Ok(arrival) => lanes.push(arrival),
+                Ok(arrival) => lanes.push(arrival.into()),
                 Err(TryRecvError::Empty) => break false,
                 Err(TryRecvError::Disconnected) => break true,
             }
@@ -98,7 +117,7 @@ impl Dispatcher {
                 taken.is_some()
             });
             if let (Some(index), Some(frame)) = (picked, taken) {
-                self.place(&lanes[index], frame, batcher, open)?;
+                self.place(&mut lanes[index], frame, batcher, open)?;
                 continue;
             }
             if finished {
@@ -124,19 +143,31 @@ impl Dispatcher {
         Ok(Open { buffer, done: bounded(self.max_size) })
     }
 
-    /// Gives every square of `frame` a place, closing batches as they fill.
+    /// Gives every square of `frame` a place, closing batches as they fill; one that shows nothing new rides along.
     fn place(
         &self,
-        lane: &Arrival,
+        lane: &mut Lane,
         frame: Frame,
         batcher: &mut Batcher<Item>,
         open: &mut Option<Open>,
     ) -> Result<(), Closed> {
-        let Frame { stream, time, picture, ticket } = frame;
+        let Frame { stream, time, picture, signature, ticket } = frame;
+        let key = lane.key;
+        let gated = lane.gate.as_mut().zip(signature);
+        if let Some(recall) = gated.as_ref().and_then(|(gate, signature)| gate.again(signature, time.media)) {
+            let now = Instant::now();
+            let frame = Arc::new(FrameMeta { stream: key, time, tiles: 1, recall: None, ticket });
+            batcher.ride(Item { frame, part: Part::Again(recall) }, now).map_err(|_| Closed)?;
+            return if batcher.is_due(now) { self.flush(batcher, open) } else { Ok(()) };
+        }
         let view = lane.view;
         let tiles = (self.tiles)(view, &picture).max(1);
         let picture = Arc::new(picture);
-        let meta = Arc::new(FrameMeta { stream: lane.key, time, tiles, ticket });
+        let recall = gated.is_some().then(Arc::<Recall>::default);
+        let meta = Arc::new(FrameMeta { stream: key, time, tiles, recall: recall.clone(), ticket });
+        if let (Some((gate, signature)), Some(recall)) = (gated, recall) {
+            gate.infer(signature, recall, &meta);
+        }
         for tile in 0..tiles {
             let now = Instant::now();
             let current = match open {
@@ -144,7 +175,8 @@ impl Dispatcher {
                 None => open.insert(self.open()?),
             };
             let Some(place) = current.buffer.claim() else { return Err(Closed) };
-            let Ok(index) = batcher.push(Item { frame: Arc::clone(&meta), tile }, now) else { return Err(Closed) };
+            let item = Item { frame: Arc::clone(&meta), part: Part::Square };
+            let index = batcher.push(item, now).map_err(|_| Closed)?;
             let done = current.done.0.clone();
             let (picture, stream) = (Arc::clone(&picture), Arc::clone(&stream));
             let job = PrepareJob { picture, stream, view, tile, place, done, index };

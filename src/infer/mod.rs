@@ -1,9 +1,11 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
 //!
-//! [`dispatch`] takes frames in turn and fills batches by the rules of [`batcher`]; [`worker`] runs them.
+//! [`dispatch`] takes frames in turn and fills batches by the rules of [`batcher`], those that show nothing new left out as
+//! [`unchanged`] says; [`worker`] runs them.
 
 pub mod batcher;
 pub mod dispatch;
+pub mod unchanged;
 pub mod worker;
 
 mod chunk;

@@ -5,17 +5,46 @@
 //! counted (`superseded`), with [`OnFull::Wait`] the streaming thread waits, so the file plays no faster than its frames are
 //! looked at. Closed: the slot is finished when the sampler is dropped; frames for a reader that is gone count as `shutdown`.
 
+pub mod auto;
 mod schedule;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use auto::Tempo;
 pub use schedule::Schedule;
 
 use crate::account::{Account, DropReason, Outcome, Ticket};
 use crate::frame::{Frame, FrameTap, FrameTime, Picture, StreamId};
 use crate::queue::{PutError, SlotWriter};
 use crate::shutdown::Shutdown;
+use crate::signature::Signature;
+use crate::view::Region;
+
+/// `sampling.interval` of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interval {
+    /// Above zero.
+    Every(Duration),
+    /// What the box serves; all such streams have the same.
+    Auto,
+}
+
+impl Interval {
+    /// The longest that it may be.
+    pub fn longest(self) -> Duration {
+        match self {
+            Self::Every(interval) => interval,
+            Self::Auto => auto::LONGEST,
+        }
+    }
+}
+
+impl From<Duration> for Interval {
+    fn from(interval: Duration) -> Self {
+        Self::Every(interval)
+    }
+}
 
 /// What happens to a sampled frame when the stream's slot is full.
 #[derive(Clone, Debug)]
@@ -34,6 +63,10 @@ pub struct Sampler {
     state: Mutex<State>,
     slot: SlotWriter<Frame>,
     on_full: OnFull,
+    /// The interval that all `auto` streams follow.
+    tempo: Option<Arc<Tempo>>,
+    /// What frames get a signature of.
+    signed: Option<Region>,
 }
 
 #[derive(Debug)]
@@ -62,7 +95,21 @@ impl Sampler {
         on_full: OnFull,
     ) -> Self {
         let state = Mutex::new(State { schedule: Schedule::new(interval), pending: None });
-        Self { stream, account, state, slot, on_full }
+        Self { stream, account, state, slot, on_full, tempo: None, signed: None }
+    }
+
+    /// Follows `tempo` instead of its own interval.
+    #[must_use]
+    pub fn following(mut self, tempo: Arc<Tempo>) -> Self {
+        self.tempo = Some(tempo);
+        self
+    }
+
+    /// Signs what `region` of its frames shows, so that unchanged ones can be told. On this thread, because each stream has one.
+    #[must_use]
+    pub fn signing(mut self, region: Region) -> Self {
+        self.signed = Some(region);
+        self
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -72,12 +119,15 @@ impl Sampler {
 
 impl FrameTap for Sampler {
     fn interval(&self) -> Duration {
-        self.with(|state| state.schedule.interval())
+        self.tempo.as_ref().map_or_else(|| self.with(|state| state.schedule.interval()), |tempo| tempo.interval())
     }
 
     fn wants(&self, media: Duration) -> bool {
         self.with(|state| {
             state.give_up_pending();
+            if let Some(tempo) = &self.tempo {
+                state.schedule.change(tempo.interval());
+            }
             let wanted = state.schedule.wants(media);
             if wanted {
                 state.pending = Some(self.account.sample(&self.stream));
@@ -92,7 +142,8 @@ impl FrameTap for Sampler {
             tracing::debug!(stream = %self.stream, "a frame came that was not asked for");
             return;
         };
-        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, ticket };
+        let signature = self.signed.map(|region| Signature::of(&picture, region));
+        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, signature, ticket };
         let (lost, reason) = match &self.on_full {
             OnFull::NewestWins => match self.slot.put(frame) {
                 Ok(loser) => (loser, DropReason::Superseded),
@@ -157,6 +208,35 @@ mod tests {
         assert!(sampler.wants(Duration::ZERO));
         assert!(!sampler.wants(SECOND / 2));
         assert_eq!(account.totals().sampled, 1);
+    }
+
+    #[test]
+    fn a_common_tempo_that_changes_is_followed_from_the_next_frame_on() {
+        let (sampler, _reader, account) = sampler(OnFull::NewestWins);
+        let tempo = Arc::new(Tempo::default());
+        let sampler = sampler.following(Arc::clone(&tempo));
+        assert!(sampler.wants(Duration::ZERO));
+        tempo.set(SECOND * 5);
+        assert_eq!(sampler.interval(), SECOND * 5);
+        assert!(!sampler.wants(SECOND * 4));
+        assert!(sampler.wants(SECOND * 5));
+        tempo.set(SECOND / 2);
+        assert!(sampler.wants(SECOND * 6));
+        assert_eq!(account.totals().sampled, 3);
+    }
+
+    #[test]
+    fn frames_are_signed_where_that_is_asked_for() {
+        let (sampler, reader, _account) = sampler(OnFull::NewestWins);
+        let mut sampler = sampler;
+        for signed in [false, true] {
+            let second = SECOND * u32::from(signed);
+            assert!(sampler.wants(second));
+            sampler.deliver(time(second), picture());
+            let expected = signed.then(|| Signature::of(&picture(), Region::FULL));
+            assert_eq!(reader.take().unwrap().signature, expected);
+            sampler = sampler.signing(Region::FULL);
+        }
     }
 
     #[test]

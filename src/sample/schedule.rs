@@ -18,6 +18,10 @@ pub struct Schedule {
 struct Grid {
     start: Duration,
     due: Duration,
+    /// The frame that was picked last.
+    last: Duration,
+    /// The interval has changed: the next frame that is picked begins the grid anew.
+    anew: bool,
 }
 
 impl Schedule {
@@ -35,13 +39,22 @@ impl Schedule {
         self.interval
     }
 
+    /// From here on one sample every `interval`: the next one comes so long after the last, or at once if it is overdue by then,
+    /// and with it begins a new grid. Nothing happens if it is the interval already.
+    pub fn change(&mut self, interval: Duration) {
+        if interval != self.interval {
+            let grid = self.grid.map(|grid| Grid { due: grid.last.saturating_add(interval), anew: true, ..grid });
+            *self = Self { grid, ..Self::new(interval) };
+        }
+    }
+
     /// Whether the frame at `media` is to be sampled. The first frame always is.
     pub fn wants(&mut self, media: Duration) -> bool {
         if self.interval.is_zero() {
             return true;
         }
         let Some(grid) = self.grid else {
-            self.grid = Some(Grid { start: media, due: media.saturating_add(self.interval) });
+            self.grid = Some(self.grid_from(media));
             return true;
         };
         // Media time does not go back; if it ever does, waiting for it to catch up could take hours.
@@ -52,8 +65,16 @@ impl Schedule {
         if media.saturating_add(self.tolerance) < grid.due {
             return false;
         }
-        self.grid = Some(Grid { due: self.point_after(grid.start, media.saturating_add(self.tolerance)), ..grid });
+        let next = || {
+            let due = self.point_after(grid.start, media.saturating_add(self.tolerance));
+            Grid { due, last: media, ..grid }
+        };
+        self.grid = Some(if grid.anew { self.grid_from(media) } else { next() });
         true
+    }
+
+    fn grid_from(&self, media: Duration) -> Grid {
+        Grid { start: media, due: media.saturating_add(self.interval), last: media, anew: false }
     }
 
     /// The first grid point after `media`.
@@ -121,7 +142,60 @@ mod tests {
         assert_eq!(sampled(1000, [3_600_000, 3_600_040, 0, 40, 1000]), [3_600_000, 0, 1000]);
     }
 
+    #[test]
+    fn a_changed_interval_counts_from_the_last_sample() {
+        let mut schedule = Schedule::new(ms(1000));
+        let mut sampled = Vec::new();
+        for time in (0..500).map(|n| n * 40) {
+            match time {
+                2_600 => schedule.change(ms(3000)),
+                9_000 => schedule.change(ms(3000)),
+                12_000 => schedule.change(ms(500)),
+                _ => {}
+            }
+            if schedule.wants(ms(time)) {
+                sampled.push(time);
+            }
+            if time == 13_000 {
+                break;
+            }
+        }
+        // The last sample before the first change was at 2 s; that before the second at 11 s, long enough ago.
+        assert_eq!(sampled, [0, 1000, 2000, 5000, 8000, 11_000, 12_000, 12_480, 13_000]);
+    }
+
+    #[test]
+    fn an_interval_that_changes_before_the_first_frame_or_not_at_all_changes_nothing_else() {
+        let mut schedule = Schedule::new(ms(1000));
+        schedule.change(ms(2000));
+        assert!(schedule.wants(ms(77)));
+        schedule.change(ms(2000));
+        assert!(!schedule.wants(ms(2000)) && schedule.wants(ms(2077)));
+    }
+
     proptest! {
+        #[test]
+        fn samples_are_never_closer_than_the_interval_of_their_time_however_it_changes(
+            steps in prop::collection::vec((1u64..200, prop::option::weighted(0.1, 250u64..30_000)), 1..300),
+        ) {
+            let mut schedule = Schedule::new(ms(1000));
+            let (mut now, mut interval, mut last) = (0, 1000, None);
+            for (step, change) in steps {
+                now += step;
+                if let Some(new) = change {
+                    interval = new;
+                    schedule.change(ms(new));
+                }
+                if schedule.wants(ms(now)) {
+                    // On a grid the distance of two samples may be shorter by a frame that came late.
+                    prop_assert!(last.is_none_or(|last| now - last + 220 >= interval), "{} after {:?}", now, last);
+                    last = Some(now);
+                } else {
+                    prop_assert!(now - last.unwrap() <= interval + 200, "{} after {:?}", now, last);
+                }
+            }
+        }
+
         #[test]
         fn every_grid_point_gets_at_most_one_sample(
             interval in 1u64..5000, steps in prop::collection::vec(0u64..4000, 1..300),

@@ -1,6 +1,7 @@
 //! The scoring thread: embeddings in, scores of whole frames out, in the order in which the frames were taken.
 //!
-//! Squares of a tiled frame are joined here: each label keeps its best score. Who listens stands in the [`Roster`]; a frame of a
+//! Squares of a tiled frame are joined here: each label keeps its best score. A frame without pixels is scored with the embedding of
+//! the frame it looks like, by the labels of now, and lost if that one was. Who listens stands in the [`Roster`]; a frame of a
 //! stream that has left is dropped. Ends when the session thread is gone.
 
 use std::collections::HashMap;
@@ -11,8 +12,8 @@ use ndarray::ArrayView1;
 
 use super::Scorer;
 use super::roster::{Lane, Roster};
-use crate::account::Outcome;
-use crate::batch::{EmbeddedBatch, FrameMeta};
+use crate::account::{DropReason, Outcome};
+use crate::batch::{EmbeddedBatch, FrameMeta, Part};
 
 /// A frame some of whose squares are still to come.
 struct Partial {
@@ -27,7 +28,19 @@ pub fn run(embedded: &Receiver<EmbeddedBatch>, roster: &Roster) {
     let mut partials: HashMap<*const FrameMeta, Partial> = HashMap::new();
     for EmbeddedBatch { items, embeddings, dim } in embedded {
         let mut lanes = roster.lock();
-        for (item, row) in items.into_iter().zip(embeddings.chunks_exact(dim)) {
+        let mut rows = embeddings.chunks_exact(dim);
+        for item in items {
+            let row = match item.part {
+                Part::Square => rows.next().unwrap_or_default(),
+                Part::Again(recall) => {
+                    match (recall.get(), lanes.get_mut(&item.frame.stream)) {
+                        (Some(embeddings), Some(lane)) => whole(&item.frame, embeddings, dim, lane, Outcome::Reused),
+                        (None, Some(_)) => item.frame.ticket.settle(Outcome::Dropped(DropReason::Inference)),
+                        (_, None) => {}
+                    }
+                    continue;
+                }
+            };
             // The map keeps the frame alive, so its address names it.
             let key = Arc::as_ptr(&item.frame);
             let partial = partials.remove(&key);
@@ -41,7 +54,12 @@ pub fn run(embedded: &Receiver<EmbeddedBatch>, roster: &Roster) {
             if partial.missing > 0 {
                 partials.insert(key, partial);
             } else if let Some(lane) = lanes.get_mut(&partial.frame.stream) {
-                whole(&partial, dim, lane);
+                let Partial { frame, embeddings, .. } = &partial;
+                // Before it ends: whoever finds it ended relies on this.
+                if let Some(recall) = &frame.recall {
+                    recall.keep(embeddings);
+                }
+                whole(frame, embeddings, dim, lane, Outcome::Inferred);
             }
         }
         // A frame that lost a square to a failed run has ended elsewhere.
@@ -50,7 +68,7 @@ pub fn run(embedded: &Receiver<EmbeddedBatch>, roster: &Roster) {
 }
 
 /// Scores a frame all of whose squares are here: each label keeps its best.
-fn whole(Partial { frame, embeddings, .. }: &Partial, dim: usize, lane: &mut Lane) {
+fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, lane: &mut Lane, outcome: Outcome) {
     let score = |scorer: &Arc<Scorer>| {
         let mut squares = embeddings.chunks_exact(dim).map(|row| scorer.score(ArrayView1::from(row)));
         let mut best = squares.next().unwrap_or_default();
@@ -65,7 +83,7 @@ fn whole(Partial { frame, embeddings, .. }: &Partial, dim: usize, lane: &mut Lan
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
     (lane.listener)(frame.time, &scores);
     // Last: a stream whose frames have all been settled may be closed, and no event may come after that.
-    frame.ticket.settle(Outcome::Inferred);
+    frame.ticket.settle(outcome);
 }
 
 #[cfg(test)]
@@ -77,8 +95,8 @@ mod tests {
     use ndarray::{Array2, array};
 
     use super::*;
-    use crate::account::{Account, DropReason};
-    use crate::batch::Item;
+    use crate::account::Account;
+    use crate::batch::{Item, Recall};
     use crate::frame::{FrameTime, StreamKey};
     use crate::label::Scoring;
     use crate::score::{Activation, Block, Head, LabelEmbeddings, SetEmbeddings};
@@ -86,11 +104,16 @@ mod tests {
     const KEY: StreamKey = StreamKey(7);
 
     fn scorer() -> Arc<Scorer> {
+        scorer_of([1.0, 0.0])
+    }
+
+    /// One label with this prompt, against `[0, 1]`.
+    fn scorer_of(prompt: [f32; 2]) -> Arc<Scorer> {
         let label = |prompts| LabelEmbeddings { name: "x".into(), prompts, negatives: Array2::zeros((0, 2)) };
         let set = SetEmbeddings {
             name: "s".into(),
             scoring: Scoring::Exclusive,
-            blocks: vec![Block { labels: vec![label(array![[1.0, 0.0]])], background: array![[0.0, 1.0]] }],
+            blocks: vec![Block { labels: vec![label(array![prompt])], background: array![[0.0, 1.0]] }],
         };
         Arc::new(Scorer::new(&set, Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax }).unwrap())
     }
@@ -101,14 +124,14 @@ mod tests {
             captured: Instant::now(),
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
-        Arc::new(FrameMeta { stream: KEY, time, tiles, ticket: account.sample(&"a".into()) })
+        Arc::new(FrameMeta { stream: KEY, time, tiles, recall: None, ticket: account.sample(&"a".into()) })
     }
 
     /// Feeds the batches, gives (media second, score) of every frame that came out.
     fn scored(batches: Vec<Vec<(Item, [f32; 2])>>) -> Vec<(u64, f32)> {
         let (send, receive) = bounded(16);
         for batch in batches {
-            let embeddings = batch.iter().flat_map(|(_, e)| *e).collect();
+            let embeddings = batch.iter().filter(|(item, _)| item.has_place()).flat_map(|(_, e)| *e).collect();
             let items = batch.into_iter().map(|(i, _)| i).collect();
             send.send(EmbeddedBatch { items, embeddings, dim: 2 }).unwrap();
         }
@@ -130,10 +153,10 @@ mod tests {
     fn a_tiled_frame_takes_its_best_square_even_across_batches() {
         let account = Arc::new(Account::default());
         let (tiled, plain) = (frame(&account, 2, 1), frame(&account, 1, 2));
-        let item = |frame: &Arc<FrameMeta>, tile| Item { frame: Arc::clone(frame), tile };
+        let item = |frame: &Arc<FrameMeta>| Item { frame: Arc::clone(frame), part: Part::Square };
         let out = scored(vec![
-            vec![(item(&tiled, 0), [0.0, 1.0])],
-            vec![(item(&tiled, 1), [1.0, 0.0]), (item(&plain, 0), [0.0, 1.0])],
+            vec![(item(&tiled), [0.0, 1.0])],
+            vec![(item(&tiled), [1.0, 0.0]), (item(&plain), [0.0, 1.0])],
         ]);
         drop((tiled, plain));
         assert_eq!(out.iter().map(|(t, _)| *t).collect::<Vec<_>>(), [1, 2]);
@@ -141,11 +164,76 @@ mod tests {
         assert_eq!((account.totals().inferred, account.totals().unaccounted()), (2, 0));
     }
 
+    /// A frame that looks like one whose embedding is in `recall`.
+    fn again(account: &Arc<Account>, recall: &Arc<Recall>, second: u64) -> (Item, [f32; 2]) {
+        // The row belongs to nobody; `scored` leaves it out.
+        (Item { frame: frame(account, 1, second), part: Part::Again(Arc::clone(recall)) }, [0.0; 2])
+    }
+
+    fn remembering(account: &Arc<Account>, tiles: usize, second: u64) -> (Arc<FrameMeta>, Arc<Recall>) {
+        let recall = Arc::new(Recall::default());
+        let frame = Arc::into_inner(frame(account, tiles, second)).unwrap();
+        (Arc::new(FrameMeta { recall: Some(Arc::clone(&recall)), ..frame }), recall)
+    }
+
+    #[test]
+    fn a_frame_that_looks_like_another_is_scored_in_its_turn_with_that_ones_embedding() {
+        let account = Arc::new(Account::default());
+        let (first, recall) = remembering(&account, 2, 1);
+        let item = |frame: &Arc<FrameMeta>| Item { frame: Arc::clone(frame), part: Part::Square };
+        let other = frame(&account, 1, 3);
+        let out = scored(vec![
+            vec![(item(&first), [0.0, 1.0]), (item(&first), [1.0, 0.0]), again(&account, &recall, 2)],
+            vec![(item(&other), [0.0, 1.0]), again(&account, &recall, 4)],
+            vec![again(&account, &recall, 5)],
+        ]);
+        drop((first, other));
+        let seen: Vec<(u64, bool)> = out.iter().map(|(second, score)| (*second, *score > 0.99)).collect();
+        assert_eq!(seen, [(1, true), (2, true), (3, false), (4, true), (5, true)], "both squares are remembered");
+        let totals = account.totals();
+        assert_eq!((totals.inferred, totals.reused, totals.unaccounted()), (2, 3, 0));
+    }
+
+    #[test]
+    fn a_frame_whose_likeness_was_lost_is_lost_too() {
+        let account = Arc::new(Account::default());
+        let (broken, recall) = remembering(&account, 1, 1);
+        broken.ticket.settle(Outcome::Dropped(DropReason::Inference));
+        drop(broken);
+        assert!(scored(vec![vec![again(&account, &recall, 2)]]).is_empty());
+        let totals = account.totals();
+        assert_eq!((totals.reused, totals.dropped.get("inference"), totals.unaccounted()), (0, Some(&2), 0));
+    }
+
+    #[test]
+    fn a_remembered_embedding_is_scored_by_the_labels_of_now() {
+        let account = Arc::new(Account::default());
+        let recall = Arc::new(Recall::default());
+        recall.keep(&[1.0, 0.0]);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let roster = |labels: [f32; 2]| {
+            let heard = Arc::clone(&heard);
+            let roster = Roster::default();
+            let listener = Box::new(move |_: FrameTime, scores: &[Vec<f32>]| heard.lock().unwrap().push(scores[0][0]));
+            roster.enter(KEY, Lane { scorers: vec![scorer_of(labels)], listener });
+            roster
+        };
+        for labels in [[1.0, 0.0], [0.0, 1.0]] {
+            let (send, receive) = bounded(1);
+            let (item, _) = again(&account, &recall, 1);
+            send.send(EmbeddedBatch { items: vec![item], embeddings: vec![], dim: 2 }).unwrap();
+            drop(send);
+            run(&receive, &roster(labels));
+        }
+        let heard = heard.lock().unwrap();
+        assert!(heard[0] > 0.99 && heard[1] <= 0.5, "{heard:?}");
+    }
+
     #[test]
     fn a_frame_is_settled_only_after_its_events_have_been_made() {
         let account = Arc::new(Account::default());
         let (send, receive) = bounded(1);
-        let item = Item { frame: frame(&account, 1, 1), tile: 0 };
+        let item = Item { frame: frame(&account, 1, 1), part: Part::Square };
         send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2 }).unwrap();
         drop(send);
         let meanwhile = Arc::new(Mutex::new(None));
@@ -158,7 +246,7 @@ mod tests {
     fn frames_of_a_stream_that_has_left_are_dropped_and_counted() {
         let account = Arc::new(Account::default());
         let (send, receive) = bounded(1);
-        let item = Item { frame: frame(&account, 1, 1), tile: 0 };
+        let item = Item { frame: frame(&account, 1, 1), part: Part::Square };
         send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2 }).unwrap();
         drop(send);
         let roster = roster(|_, _| panic!("nobody listens any more"));
@@ -173,8 +261,8 @@ mod tests {
         let account = Arc::new(Account::default());
         let (broken, good) = (frame(&account, 2, 1), frame(&account, 1, 2));
         broken.ticket.settle(Outcome::Dropped(DropReason::Inference));
-        let item = |frame: &Arc<FrameMeta>, tile| Item { frame: Arc::clone(frame), tile };
-        let out = scored(vec![vec![(item(&broken, 0), [1.0, 0.0])], vec![(item(&good, 0), [1.0, 0.0])]]);
+        let item = |frame: &Arc<FrameMeta>| Item { frame: Arc::clone(frame), part: Part::Square };
+        let out = scored(vec![vec![(item(&broken), [1.0, 0.0])], vec![(item(&good), [1.0, 0.0])]]);
         drop((broken, good));
         assert_eq!(out.len(), 1);
         let totals = account.totals();

@@ -1,0 +1,148 @@
+//! The session thread with a made-up encoder: what becomes of frames with and without pixels.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::account::Account;
+use crate::batch::{FrameMeta, Part, Recall};
+use crate::frame::{FrameTime, StreamKey};
+use crate::infer::{InferError, Provider};
+use std::sync::Arc;
+
+/// An embedding is the picture's only float; a picture of 13 fails its run.
+struct Echo;
+
+impl ImageEncoder for Echo {
+    fn dim(&self) -> usize {
+        1
+    }
+
+    fn provider(&self) -> Provider {
+        Provider::Cpu
+    }
+
+    fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
+        assert_eq!(pixels.len(), count);
+        embeddings.clear();
+        embeddings.extend_from_slice(pixels);
+        if pixels.contains(&13.0) { Err(InferError::Run("thirteen".into())) } else { Ok(()) }
+    }
+}
+
+/// What a batch is made of.
+enum Given {
+    Pixel(f32),
+    /// The preprocessing of this one fails.
+    Unwritten,
+    Again,
+}
+
+/// Runs one batch; gives what goes on to be scored, by the frames' seconds, and the embeddings.
+fn run(encoder: Option<Box<dyn ImageEncoder>>, given: Vec<Given>, account: &Arc<Account>) -> (Vec<u64>, Vec<f32>) {
+    let (free_tx, free) = bounded(1);
+    let (batches_tx, batches) = bounded(1);
+    let (embedded_tx, embedded) = bounded(1);
+    let (done_tx, done) = bounded(16);
+    let mut buffer = BatchBuffer::new(8, 1).unwrap();
+    let mut items = Vec::new();
+    for (second, given) in given.into_iter().enumerate() {
+        let media = Duration::from_secs(second as u64);
+        let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
+        let ticket = account.sample(&"a".into());
+        let frame = Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: None, ticket });
+        let part = if let Given::Again = given {
+            Part::Again(Arc::new(Recall::default()))
+        } else {
+            let mut place = buffer.claim().unwrap();
+            if let Given::Pixel(value) = given {
+                place[0] = value;
+            }
+            done_tx.send((place.index(), !matches!(given, Given::Unwritten))).unwrap();
+            Part::Square
+        };
+        items.push(Item { frame, part });
+    }
+    batches_tx.send(PreparedBatch { buffer, items, done }).unwrap();
+    drop(batches_tx);
+    SessionWorker { encoder, batches, free: free_tx, embedded: embedded_tx }.run();
+    assert_eq!(free.recv().unwrap().claimed(), 0, "the buffer comes back");
+    let Ok(batch) = embedded.try_recv() else { return (Vec::new(), Vec::new()) };
+    (batch.items.iter().map(|item| item.frame.time.media.as_secs()).collect(), batch.embeddings)
+}
+
+fn dropped(account: &Account, reason: &str) -> u64 {
+    account.totals().dropped.get(reason).copied().unwrap_or(0)
+}
+
+#[test]
+fn frames_without_pixels_keep_their_turn_and_take_no_row() {
+    let account = Arc::new(Account::default());
+    let given = vec![Given::Again, Given::Pixel(1.0), Given::Again, Given::Pixel(2.0), Given::Again];
+    assert_eq!(run(Some(Box::new(Echo)), given, &account), (vec![0, 1, 2, 3, 4], vec![1.0, 2.0]));
+}
+
+#[test]
+fn a_batch_of_nothing_but_frames_without_pixels_runs_no_model() {
+    struct Never;
+    impl ImageEncoder for Never {
+        fn dim(&self) -> usize {
+            1
+        }
+        fn provider(&self) -> Provider {
+            Provider::Cpu
+        }
+        fn encode(&mut self, _: &[f32], _: usize, _: &mut Vec<f32>) -> Result<(), InferError> {
+            panic!("there is nothing to encode")
+        }
+    }
+    let account = Arc::new(Account::default());
+    assert_eq!(run(Some(Box::new(Never)), vec![Given::Again, Given::Again], &account), (vec![0, 1], vec![]));
+}
+
+#[test]
+fn places_that_were_not_written_or_hold_nonsense_cost_their_own_frames_only() {
+    let account = Arc::new(Account::default());
+    let given =
+        vec![Given::Unwritten, Given::Again, Given::Pixel(f32::NAN), Given::Again, Given::Pixel(3.0), Given::Again];
+    assert_eq!(run(Some(Box::new(Echo)), given, &account), (vec![1, 3, 4, 5], vec![3.0]));
+    assert_eq!((dropped(&account, "preprocess"), dropped(&account, "inference")), (1, 1));
+}
+
+#[test]
+fn a_failed_run_costs_its_own_frames_and_not_those_without_pixels() {
+    let account = Arc::new(Account::default());
+    let given = vec![Given::Pixel(1.0), Given::Again, Given::Pixel(13.0)];
+    assert_eq!(run(Some(Box::new(Echo)), given, &account), (vec![1], vec![]));
+    assert_eq!(dropped(&account, "inference"), 2);
+}
+
+#[test]
+fn without_a_model_every_frame_ends_here() {
+    let account = Arc::new(Account::default());
+    assert_eq!(run(None, vec![Given::Pixel(1.0), Given::Again], &account), (vec![], vec![]));
+    assert_eq!((dropped(&account, "no_model"), account.totals().unaccounted()), (2, 0));
+}
+
+#[test]
+fn a_picture_waits_from_its_decoder_to_its_run_and_one_that_is_not_run_does_not() {
+    let (captured, account) = (Instant::now(), Arc::new(Account::default()));
+    let item = |second: u64, part| {
+        let captured = captured + Duration::from_secs(second);
+        let time = FrameTime { media: Duration::ZERO, captured, wall: jiff::Timestamp::UNIX_EPOCH };
+        let ticket = account.sample(&"a".into());
+        Item { frame: Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: None, ticket }), part }
+    };
+    let again = Part::Again(Arc::new(Recall::default()));
+    let items = [item(0, again), item(1, Part::Square), item(2, Part::Square), item(4, Part::Square)];
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        // The first has no place; the second of those that have one was never written.
+        note_waits(&items, &[true, false, true], captured + Duration::from_secs(8));
+    });
+    let text = handle.render();
+    let told = |line: &str| text.lines().any(|l| l == line);
+    assert!(told("vtagd_queue_wait_seconds_count 2") && told("vtagd_queue_wait_seconds_sum 11"), "{text}");
+}
