@@ -16,7 +16,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: ## Debian packages, Rust, ONNX Runtime, starter model, demo clip; does only what is missing
+setup: ## Debian packages, promtool, Rust, ONNX Runtime, starter model, demo clip; does only what is missing
 	@tools/setup.sh
 
 .PHONY: build

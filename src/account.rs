@@ -115,6 +115,20 @@ impl Account {
         }
     }
 
+    /// The account of `stream`. Its counters are there from the start: one that first appears with 1 has not grown, as far as
+    /// Prometheus can tell.
+    pub fn open(stream: &StreamId) -> Self {
+        let count = |name: &'static str| metrics::counter!(name, "stream" => stream.to_string()).absolute(0);
+        count("vtagd_frames_sampled_total");
+        count("vtagd_frames_inferred_total");
+        count("vtagd_frames_reused_total");
+        for reason in DropReason::ALL {
+            metrics::counter!("vtagd_frames_dropped_total", "stream" => stream.to_string(), "reason" => reason.as_str())
+                .absolute(0);
+        }
+        Self::default()
+    }
+
     /// Frames that were looked at (also where there is no model to do so), and frames that a newer one superseded.
     pub fn served_and_superseded(&self) -> (u64, u64) {
         let counts = self.counts();

@@ -87,7 +87,7 @@ impl Intake {
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
         let id = Arc::clone(&source.id);
-        let (status, account) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(Account::default()));
+        let (status, account) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(Account::open(&id)));
         let (writer, slot) = queue::slot(1, self.wake.clone());
         let on_full = match source.pace {
             Pace::Live => OnFull::NewestWins,

@@ -96,7 +96,6 @@ impl StreamStatus {
             decoding: Decoding::default(),
             sampling_interval: None,
         };
-        metrics::gauge!("vtagd_stream_up", "stream" => id.to_string()).set(0.0);
         metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
         metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
         Self { id, inner: Mutex::new(inner) }
@@ -112,9 +111,16 @@ impl StreamStatus {
 
     /// Enters `state`. Returns `false` if the stream was in it already.
     pub fn set(&self, state: StreamState) -> bool {
-        let up = matches!(state, StreamState::Up);
-        metrics::gauge!("vtagd_stream_up", "stream" => self.id.to_string()).set(f64::from(u8::from(up)));
         self.with(|s| std::mem::replace(&mut s.state, state.clone()) != state)
+    }
+
+    /// Whether frames arrive; `None` where none are to be expected: it has ended, or is switched off.
+    pub fn is_up(&self) -> Option<bool> {
+        self.with(|s| match s.state {
+            StreamState::Up => Some(true),
+            StreamState::Connecting | StreamState::Down { .. } | StreamState::Failed { .. } => Some(false),
+            StreamState::Disabled | StreamState::Ended => None,
+        })
     }
 
     /// Whether it will not be tried again.

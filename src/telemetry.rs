@@ -2,6 +2,7 @@
 //!
 //! Logs go to stderr, results to stdout. Wording: lower case, no full stop, the thing spoken of as a field.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
@@ -49,7 +50,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "result",
         "configurations read again while running: applied or refused",
     ),
-    ("vtagd_stream_up", Kind::Gauge, Unit::Count, "stream", "1 while frames arrive"),
+    (
+        "vtagd_stream_up",
+        Kind::Gauge,
+        Unit::Count,
+        "stream",
+        "1 while frames arrive, 0 while they should; none for a stream that has ended or is switched off",
+    ),
     ("vtagd_stream_reconnects_total", Kind::Counter, Unit::Count, "stream", "connections that had to be made again"),
     (
         "vtagd_pipelines_abandoned_total",
@@ -89,23 +96,56 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "sampled frames that were not looked at",
     ),
     ("vtagd_frame_latency_seconds", Kind::Histogram, Unit::Seconds, "", "from the decoder to the scores"),
+    (
+        "vtagd_queue_wait_seconds",
+        Kind::Histogram,
+        Unit::Seconds,
+        "",
+        "from the decoder to the start of the run: waiting and preprocessing",
+    ),
     ("vtagd_inference_duration_seconds", Kind::Histogram, Unit::Seconds, "", "one run of the image tower"),
     ("vtagd_inference_errors_total", Kind::Counter, Unit::Count, "", "runs that failed"),
     ("vtagd_batch_size", Kind::Histogram, Unit::Count, "", "pictures in a run"),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, label, type", "events made"),
     ("vtagd_events_dropped_total", Kind::Counter, Unit::Count, "sink", "events a sink could not take"),
     ("vtagd_sink_errors_total", Kind::Counter, Unit::Count, "sink", "failed writes; they are tried again"),
+    (
+        "vtagd_gpu_memory_used_bytes",
+        Kind::Gauge,
+        Unit::Bytes,
+        "index, name",
+        "GPU memory that is not free, whoever uses it",
+    ),
+    ("vtagd_gpu_memory_total_bytes", Kind::Gauge, Unit::Bytes, "index, name", "all memory of the GPU"),
+    (
+        "vtagd_gpu_utilization_ratio",
+        Kind::Gauge,
+        Unit::Count,
+        "index, name",
+        "share of the last moment in which the GPU was busy, 0 to 1, whoever uses it",
+    ),
+    ("vtagd_available_cpus", Kind::Gauge, Unit::Count, "", "CPUs the daemon may use: affinity and cgroup quota"),
+    ("process_cpu_seconds_total", Kind::Counter, Unit::Seconds, "", "CPU time of the daemon, user and system"),
+    ("process_resident_memory_bytes", Kind::Gauge, Unit::Bytes, "", "memory of the daemon that is in RAM"),
+    ("process_virtual_memory_bytes", Kind::Gauge, Unit::Bytes, "", "address space of the daemon"),
+    ("process_open_fds", Kind::Gauge, Unit::Count, "", "open files and sockets"),
+    ("process_max_fds", Kind::Gauge, Unit::Count, "", "most files and sockets that may be open; none without a limit"),
+    ("process_threads", Kind::Gauge, Unit::Count, "", "threads"),
+    ("process_start_time_seconds", Kind::Gauge, Unit::Seconds, "", "when the daemon started, since the Unix epoch"),
 ];
+
+/// Upper bounds of histograms of seconds. The smallest is a run on a GPU, the largest a batch of the largest model on a small CPU;
+/// 0.2 is what `ops/` alarms at.
+const SECONDS: [f64; 15] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// Installs the recorder behind `/metrics` and describes every metric.
 ///
 /// # Errors
 /// When a recorder is installed already.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
-    let latency = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
     let sizes = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
     let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &latency)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Full("vtagd_batch_size".into()), &sizes)?
         .install_recorder()?;
     for (name, kind, unit, _, meaning) in METRICS {
@@ -115,5 +155,90 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
             Kind::Histogram => describe_histogram!(*name, *unit, *meaning),
         }
     }
+    // A counter that first appears with 1 has not grown, as far as Prometheus can tell: its first failure would be lost.
+    metrics::counter!("vtagd_inference_errors_total").absolute(0);
     Ok(handle)
+}
+
+/// Metrics that are read when they are asked for, as Prometheus's text, after those of the recorder. Series that are left out are
+/// gone: unlike a gauge, what nobody knows any more is not told for ever.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    text: String,
+    /// What the last sample was called.
+    family: &'static str,
+}
+
+impl Exposition {
+    /// Goes on after `text`.
+    pub fn after(text: String) -> Self {
+        Self { text, family: "" }
+    }
+
+    /// One series. Those of one name must follow one another.
+    pub fn sample(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
+        if self.family != name {
+            self.family = name;
+            if let Some((_, kind, _, _, meaning)) = METRICS.iter().find(|metric| metric.0 == name) {
+                let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+                self.push(format_args!("# HELP {name} {meaning}\n# TYPE {name} {kind}\n"));
+            }
+        }
+        self.text.push_str(name);
+        for (index, (label, value)) in labels.iter().enumerate() {
+            self.push(format_args!("{}{label}=\"", if index == 0 { '{' } else { ',' }));
+            for character in value.chars() {
+                match character {
+                    '\\' => self.text.push_str("\\\\"),
+                    '"' => self.text.push_str("\\\""),
+                    '\n' => self.text.push_str("\\n"),
+                    other => self.text.push(other),
+                }
+            }
+            self.text.push('"');
+        }
+        self.push(format_args!("{} {value}\n", if labels.is_empty() { "" } else { "}" }));
+    }
+
+    /// Everything so far.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    fn push(&mut self, what: std::fmt::Arguments<'_>) {
+        // A string takes everything.
+        let _ = self.text.write_fmt(what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_one_name_stand_under_one_heading_with_their_labels_escaped() {
+        let mut text = Exposition::after("before 1\n".into());
+        text.sample("vtagd_stream_up", &[("stream", "a")], 1.0);
+        text.sample("vtagd_stream_up", &[("stream", "b\"\\\n"), ("x", "y")], 0.0);
+        text.sample("process_cpu_seconds_total", &[], 0.25);
+        let text = text.into_text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "before 1");
+        assert!(lines[1].starts_with("# HELP vtagd_stream_up 1 while frames arrive"), "{text}");
+        assert_eq!(lines[2], "# TYPE vtagd_stream_up gauge");
+        assert_eq!(
+            lines[3..5],
+            ["vtagd_stream_up{stream=\"a\"} 1", "vtagd_stream_up{stream=\"b\\\"\\\\\\n\",x=\"y\"} 0"]
+        );
+        assert_eq!(lines[6..], ["# TYPE process_cpu_seconds_total counter", "process_cpu_seconds_total 0.25"]);
+    }
+
+    #[test]
+    fn no_metric_is_listed_twice() {
+        let mut names: Vec<&str> = METRICS.iter().map(|metric| metric.0).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
 }

@@ -106,6 +106,14 @@ fn a_raw_checkpoint_is_measured_under_the_precision_it_was_imported_in() {
     assert_eq!(report["provider"], "cpu");
     assert_eq!(report["threads"], 1);
     assert_eq!(pairs(&report), [("fp32".to_owned(), 1), ("fp32".to_owned(), 4)]);
+
+    let best = &report["best"];
+    let of_it = |row: &&Value| row["precision"] == best["precision"] && row["batch"] == best["batch"];
+    let row = report["results"].as_array().unwrap().iter().find(of_it).unwrap();
+    assert_eq!((&best["images_per_second"], &best["cameras"]), (&row["images_per_second"], &row["cameras"]));
+    let yaml = best["yaml"].as_str().unwrap();
+    assert!(yaml.contains("threads: 1") && yaml.contains(&format!("max_size: {}", best["batch"])), "{yaml}");
+    check_as_configuration(folder.path(), yaml);
 }
 
 #[test]
@@ -132,14 +140,19 @@ fn the_table_ends_with_what_to_write_into_the_configuration() {
     assert_eq!(lines[0], "starter, cpu, all cores");
     assert!(lines[1].starts_with("precision") && lines[2].starts_with("unknown"), "{text}");
     let hint = lines.iter().find(|line| line.starts_with("runtime: ")).unwrap();
+    check_as_configuration(folder.path(), hint);
+}
+
+/// Pastes `lines` into a configuration, which must then be right.
+fn check_as_configuration(folder: &Path, lines: &str) {
     let config = format!(
-        "{hint}\nstreams: [{{ id: a, url: \"file://{}\" }}]\nlabels: [{}]\n",
+        "{lines}\nstreams: [{{ id: a, url: \"file://{}\" }}]\nlabels: [{}]\n",
         root().join("demo/clip.mp4").display(),
         root().join("config/labels/demo.yaml").display()
     );
-    let file = folder.path().join("vtagd.yaml");
+    let file = folder.join("vtagd.yaml");
     fs::write(&file, config).unwrap();
-    let output = vtagd(folder.path()).args(["check", "-c"]).arg(&file).output().unwrap();
+    let output = vtagd(folder).args(["check", "-c"]).arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -12,7 +12,7 @@ if ! flock -n 9; then
 fi
 rm -rf "$state"/work.* # of a set-up that was killed
 
-for step in packages rust runtime starter clip; do
+for step in packages promtool rust runtime starter clip; do
     tools/setup/$step.sh 9>&- || exit 1
 done
 say "ready"

@@ -5,17 +5,20 @@
 
 mod page;
 mod routes;
+mod scrape;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::account::Account;
 use crate::event::Event;
+use crate::gpu::Gpu;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::status::StreamStatus;
@@ -71,6 +74,8 @@ pub struct Board {
     streams: RwLock<Vec<(Arc<StreamStatus>, Arc<Account>)>>,
     sets: RwLock<Vec<SetView>>,
     recent: Mutex<VecDeque<Arc<Event>>>,
+    /// The last reading, and from when it is.
+    gpus: Mutex<Option<(Instant, Vec<Gpu>)>>,
 }
 
 impl Default for Board {
@@ -81,6 +86,7 @@ impl Default for Board {
             streams: RwLock::default(),
             sets: RwLock::default(),
             recent: Mutex::default(),
+            gpus: Mutex::default(),
         }
     }
 }
@@ -131,6 +137,11 @@ impl Board {
             recent.pop_front();
         }
         recent.push_back(event);
+    }
+
+    /// What the GPUs did at `then`; the reading before is forgotten.
+    pub fn set_gpus(&self, then: Instant, gpus: Vec<Gpu>) {
+        *self.gpus.lock().unwrap_or_else(PoisonError::into_inner) = Some((then, gpus));
     }
 
     fn recent(&self) -> Vec<Arc<Event>> {

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Shared, page};
+use super::{Shared, page, scrape};
 use crate::shutdown::Shutdown;
 
 /// Requests that have not ended this long after the wish to stop are cut off.
@@ -90,7 +90,8 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape::text(&shared, Instant::now()))
+        .into_response()
 }
 
 async fn streams(State(shared): State<Shared>) -> Json<Value> {

@@ -84,6 +84,19 @@ struct Report {
     /// As asked for; 0: all cores.
     threads: u16,
     results: Vec<Row>,
+    /// Which of them to run with; `null` only without results.
+    best: Option<Best>,
+}
+
+/// The fastest precision at the smallest batch size that is as good.
+#[derive(Debug, Serialize)]
+struct Best {
+    precision: String,
+    batch: usize,
+    images_per_second: f64,
+    cameras: u64,
+    /// Lines for the configuration.
+    yaml: String,
 }
 
 /// One precision at one batch size.
@@ -182,7 +195,33 @@ fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
     // Measured batch by batch, read model by model.
     results.sort_by_key(|(model, row)| (*model, row.batch));
     let results = results.into_iter().map(|(_, row)| row).collect();
-    Ok(Report { model: subject.name, provider: args.provider, threads: args.threads, results })
+    Ok(Report::new(subject.name, args.provider, args.threads, results))
+}
+
+impl Report {
+    fn new(model: String, provider: Provider, threads: u16, results: Vec<Row>) -> Self {
+        let best = best(&results).map(|row| Best {
+            precision: row.precision.clone(),
+            batch: row.batch,
+            images_per_second: row.images_per_second,
+            cameras: row.cameras,
+            yaml: settings(row, provider, threads),
+        });
+        Self { model, provider, threads, results, best }
+    }
+}
+
+/// What `row` was measured with, as lines for the configuration; with a sampling interval where one a second is too much.
+fn settings(row: &Row, provider: Provider, threads: u16) -> String {
+    let threads = if threads == 0 { String::new() } else { format!("threads: {threads}, ") };
+    let provider =
+        if provider == Provider::Cpu { String::new() } else { format!("providers: [{}], ", provider.as_str()) };
+    let mut lines = format!("runtime: {{ {provider}{threads}batch: {{ max_size: {} }} }}", row.batch);
+    if row.cameras == 0 {
+        let seconds = (1.0 / (row.images_per_second * USABLE)).ceil();
+        lines.push_str(&format!("\nsampling: {{ interval: {seconds}s }}  # for one camera"));
+    }
+    lines
 }
 
 fn row(subject: &Subject, speed: Speed, memory: Memory) -> Row {
@@ -274,19 +313,9 @@ fn readable(report: &Report) -> Vec<String> {
         ));
     }
     lines.push("cameras: at one sample a second, with a fifth of the speed left for decoding and busy moments".into());
-    if let Some(best) = best(&report.results) {
+    if let Some(best) = &report.best {
         lines.push(format!("best: {} in batches of {}; in the configuration:", best.precision, best.batch));
-        let threads = if report.threads == 0 { String::new() } else { format!("threads: {}, ", report.threads) };
-        let provider = if report.provider == Provider::Cpu {
-            String::new()
-        } else {
-            format!("providers: [{}], ", report.provider.as_str())
-        };
-        lines.push(format!("runtime: {{ {provider}{threads}batch: {{ max_size: {} }} }}", best.batch));
-        if best.cameras == 0 {
-            let seconds = (1.0 / (best.images_per_second * USABLE)).ceil();
-            lines.push(format!("sampling: {{ interval: {seconds}s }}  # for one camera"));
-        }
+        lines.extend(best.yaml.lines().map(ToOwned::to_owned));
     }
     lines
 }
@@ -363,14 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_be_pasted_is_what_was_measured() {
+        let report = Report::new("m".into(), Provider::Openvino, 0, vec![row("fp16", 1, 4.0), row("fp16", 16, 40.0)]);
+        let best = report.best.unwrap();
+        assert_eq!(best.yaml, "runtime: { providers: [openvino], batch: { max_size: 16 } }");
+        assert_eq!((best.precision.as_str(), best.batch, best.cameras), ("fp16", 16, 32));
+        assert!(Report::new("m".into(), Provider::Cpu, 0, Vec::new()).best.is_none());
+    }
+
+    #[test]
     fn a_box_too_slow_for_one_sample_a_second_is_told_the_interval_it_can_keep() {
-        let mut report =
-            Report { model: "m".into(), provider: Provider::Cpu, threads: 2, results: vec![row("fp32", 8, 0.5)] };
-        let lines = readable(&report);
+        let report = |threads, row| Report::new("m".into(), Provider::Cpu, threads, vec![row]);
+        let lines = readable(&report(2, row("fp32", 8, 0.5)));
         assert!(lines.contains(&"runtime: { threads: 2, batch: { max_size: 8 } }".to_owned()), "{lines:?}");
         assert!(lines.last().unwrap().starts_with("sampling: { interval: 3s }"), "{lines:?}");
-        report.results = vec![row("int8", 1, 10.0)];
-        assert!(readable(&report).last().unwrap().starts_with("runtime: "));
+        assert!(readable(&report(0, row("int8", 1, 10.0))).last().unwrap().starts_with("runtime: "));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::api::{self, Board};
 use crate::config::{Settings, SinkSettings};
 use crate::engine::{Engine, EngineError};
+use crate::gpu;
 use crate::pipeline::{self, Stages, Threads};
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
@@ -34,6 +35,9 @@ const FLUSH: Duration = Duration::from_secs(3);
 
 /// Histograms are folded this often even when nobody scrapes, so they stay small.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// A GPU driver that is asked has this long to answer; one that hangs is left behind, which is not our failure.
+const GPU: Duration = Duration::from_millis(500);
 
 /// How often ended streams and stage threads are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -81,6 +85,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
         threads.push(("API".to_owned(), thread));
     }
+    let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
     let Some(engine) = load(&settings, &shutdown)? else { return Ok(0) };
 
@@ -107,7 +112,20 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     board.not_ready("stopping");
     trigger.trigger();
     reloader.end();
-    Ok(drain(fleet, stages, threads, &outlet) | u8::from(failed))
+    let code = drain(fleet, stages, threads, &outlet) | u8::from(failed);
+    join(gpus, GPU);
+    tracing::info!("stopped");
+    Ok(code)
+}
+
+/// Where there is somebody who could ask how the GPUs are.
+fn watch_gpus(settings: &Settings, board: &Arc<Board>, shutdown: &Shutdown) -> std::io::Result<Threads> {
+    if settings.api.is_none() {
+        return Ok(Threads::new());
+    }
+    let board = Arc::clone(board);
+    let thread = gpu::watch(move |then, gpus| board.set_gpus(then, gpus), shutdown.clone())?;
+    Ok(vec![("GPU monitor".to_owned(), thread)])
 }
 
 /// Builds the engine; `None` if shutdown was asked for meanwhile.
@@ -193,7 +211,6 @@ fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
         tracing::error!(lost, "events could not be delivered");
         failed = true;
     }
-    tracing::info!("stopped");
     u8::from(failed)
 }
 

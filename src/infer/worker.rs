@@ -70,6 +70,7 @@ fn run_batch(
     failing: &mut bool,
 ) -> Option<EmbeddedBatch> {
     let (started, count, dim) = (Instant::now(), places(&items), encoder.dim());
+    note_waits(&items, written, started);
     let mut embeddings = Vec::new();
     if count == 0 {
         return Some(EmbeddedBatch { items, embeddings, dim });
@@ -102,6 +103,15 @@ fn lost(mut items: Vec<Item>, dim: usize) -> Option<EmbeddedBatch> {
         !item.has_place()
     });
     (!items.is_empty()).then(|| EmbeddedBatch { items, embeddings: Vec::new(), dim })
+}
+
+/// How long pictures have waited for the run that begins `now`.
+fn note_waits(items: &[Item], written: &[bool], now: Instant) {
+    let placed = items.iter().filter(|item| item.has_place());
+    for (item, _) in placed.zip(written).filter(|(_, written)| **written) {
+        let wait = now.saturating_duration_since(item.frame.time.captured);
+        metrics::histogram!("vtagd_queue_wait_seconds").record(wait.as_secs_f64());
+    }
 }
 
 /// Leaves out items that were never written and embeddings that are not finite; their frames end here.

@@ -70,6 +70,9 @@ impl Fanout {
             let name = format!("jsonl-{index}");
             let writer = jsonl::Writer::open(target)?;
             let (queue, events): (_, Receiver<Arc<Event>>) = bounded(QUEUE);
+            // There from the start: a counter that first appears with 1 has not grown, as far as Prometheus can tell.
+            metrics::counter!("vtagd_events_dropped_total", "sink" => name.clone()).absolute(0);
+            metrics::counter!("vtagd_sink_errors_total", "sink" => name.clone()).absolute(0);
             let tally = Arc::new(Tally { name: name.clone(), lost: AtomicU64::new(0), gone: AtomicBool::new(false) });
             let (theirs, shutdown) = (Arc::clone(&tally), shutdown.clone());
             let thread = std::thread::Builder::new()

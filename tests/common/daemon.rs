@@ -177,6 +177,18 @@ impl Daemon {
         self.wait()
     }
 
+    /// As [`start`](Self::start), with a folder of shared libraries that are found before the system's.
+    pub fn start_with_libraries(folder: &Path, config: &str, libraries: &Path, env: &[(&str, &Path)]) -> Self {
+        let file = folder.join("vtagd.yaml");
+        std::fs::write(&file, config).unwrap();
+        let out = File::create(folder.join("stdout")).unwrap();
+        let err = File::create(folder.join("stderr")).unwrap();
+        let mut command = vtagd(folder);
+        command.arg("run").arg("-c").arg(&file).env("LD_LIBRARY_PATH", libraries).envs(env.iter().copied());
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
+        Self { child, folder: folder.to_owned() }
+    }
+
     /// Resident memory in bytes.
     pub fn rss(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -6,5 +6,6 @@
 pub mod camera;
 pub mod daemon;
 pub mod onvif;
+pub mod promtool;
 pub mod proxy;
 pub mod scene;

@@ -124,3 +124,25 @@ fn without_a_model_every_frame_ends_here() {
     assert_eq!(run(None, vec![Given::Pixel(1.0), Given::Again], &account), (vec![], vec![]));
     assert_eq!((dropped(&account, "no_model"), account.totals().unaccounted()), (2, 0));
 }
+
+#[test]
+fn a_picture_waits_from_its_decoder_to_its_run_and_one_that_is_not_run_does_not() {
+    let (captured, account) = (Instant::now(), Arc::new(Account::default()));
+    let item = |second: u64, part| {
+        let captured = captured + Duration::from_secs(second);
+        let time = FrameTime { media: Duration::ZERO, captured, wall: jiff::Timestamp::UNIX_EPOCH };
+        let ticket = account.sample(&"a".into());
+        Item { frame: Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: None, ticket }), part }
+    };
+    let again = Part::Again(Arc::new(Recall::default()));
+    let items = [item(0, again), item(1, Part::Square), item(2, Part::Square), item(4, Part::Square)];
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        // The first has no place; the second of those that have one was never written.
+        note_waits(&items, &[true, false, true], captured + Duration::from_secs(8));
+    });
+    let text = handle.render();
+    let told = |line: &str| text.lines().any(|l| l == line);
+    assert!(told("vtagd_queue_wait_seconds_count 2") && told("vtagd_queue_wait_seconds_sum 11"), "{text}");
+}

@@ -1,0 +1,118 @@
+//! The text of `/metrics`: what the recorder has counted, then what is read when somebody asks: streams, GPUs, this process.
+//!
+//! In: shared state; out: Prometheus's text format. On the API's thread; nothing here waits for a camera, a driver or a disk.
+
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use super::{Board, Shared};
+use crate::gpu::{self, Gpu};
+use crate::process::Process;
+use crate::telemetry::Exposition;
+
+pub(super) fn text(shared: &Shared, now: Instant) -> String {
+    let mut text = Exposition::after(shared.metrics.render());
+    streams(&mut text, &shared.board);
+    let gpus = shared.board.gpus.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    // A driver that hangs says nothing more; the last it said is no news after a while.
+    if let Some((then, gpus)) = gpus
+        && !gpu::is_stale(then, now)
+    {
+        cards(&mut text, &gpus);
+    }
+    if let Some(process) = Process::read() {
+        this_process(&mut text, &process);
+    }
+    text.into_text()
+}
+
+fn streams(text: &mut Exposition, board: &Board) {
+    for (status, _) in board.streams.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        if let Some(up) = status.is_up() {
+            text.sample("vtagd_stream_up", &[("stream", &**status.id())], f64::from(u8::from(up)));
+        }
+    }
+}
+
+fn cards(text: &mut Exposition, gpus: &[Gpu]) {
+    let indices: Vec<String> = gpus.iter().map(|gpu| gpu.index.to_string()).collect();
+    let with_labels =
+        || gpus.iter().zip(&indices).map(|(gpu, index)| (gpu, [("index", &**index), ("name", &*gpu.name)]));
+    for (gpu, labels) in with_labels() {
+        if let Some(memory) = gpu.memory {
+            text.sample("vtagd_gpu_memory_used_bytes", &labels, memory.used as f64);
+        }
+    }
+    for (gpu, labels) in with_labels() {
+        if let Some(memory) = gpu.memory {
+            text.sample("vtagd_gpu_memory_total_bytes", &labels, memory.total as f64);
+        }
+    }
+    for (gpu, labels) in with_labels() {
+        if let Some(utilization) = gpu.utilization {
+            text.sample("vtagd_gpu_utilization_ratio", &labels, utilization);
+        }
+    }
+}
+
+fn this_process(text: &mut Exposition, process: &Process) {
+    text.sample("vtagd_available_cpus", &[], process.cpus as f64);
+    text.sample("process_cpu_seconds_total", &[], process.cpu_seconds);
+    text.sample("process_resident_memory_bytes", &[], process.resident_bytes as f64);
+    text.sample("process_virtual_memory_bytes", &[], process.virtual_bytes as f64);
+    text.sample("process_open_fds", &[], process.open_fds as f64);
+    if let Some(most) = process.max_fds {
+        text.sample("process_max_fds", &[], most as f64);
+    }
+    text.sample("process_threads", &[], process.threads as f64);
+    text.sample("process_start_time_seconds", &[], process.start_seconds);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::account::Account;
+    use crate::gpu::GpuMemory;
+    use crate::status::{StreamState, StreamStatus};
+
+    #[test]
+    fn a_stream_from_which_nothing_is_expected_has_no_series() {
+        let board = Board::default();
+        let down = StreamState::Down { error: "refused".into() };
+        let failed = StreamState::Failed { error: "no video".into() };
+        let states =
+            [StreamState::Connecting, StreamState::Up, down, StreamState::Disabled, StreamState::Ended, failed];
+        let streams = states.into_iter().zip('a'..).map(|(state, id)| {
+            let status = Arc::new(StreamStatus::new(id.to_string().into()));
+            status.set(state);
+            (status, Arc::new(Account::default()))
+        });
+        board.set_streams(streams.collect());
+        let mut text = Exposition::default();
+        super::streams(&mut text, &board);
+        let text = text.into_text();
+        let told: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("vtagd_stream_up")).collect();
+        assert_eq!(told, [r#"{stream="a"} 0"#, r#"{stream="b"} 1"#, r#"{stream="c"} 0"#, r#"{stream="f"} 0"#]);
+    }
+
+    #[test]
+    fn what_a_gpu_does_not_tell_is_left_out() {
+        let memory = Some(GpuMemory { total: 100, used: 40 });
+        let gpus = [
+            Gpu { index: 0, name: "A".into(), memory, utilization: None },
+            Gpu { index: 3, name: "B".into(), memory: None, utilization: Some(0.25) },
+        ];
+        let mut text = Exposition::default();
+        cards(&mut text, &gpus);
+        let text = text.into_text();
+        let told: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let wanted = [
+            r#"vtagd_gpu_memory_used_bytes{index="0",name="A"} 40"#,
+            r#"vtagd_gpu_memory_total_bytes{index="0",name="A"} 100"#,
+            r#"vtagd_gpu_utilization_ratio{index="3",name="B"} 0.25"#,
+        ];
+        assert_eq!(told, wanted);
+    }
+}
