@@ -22,6 +22,7 @@ use crate::yaml::Document;
 
 mod address;
 mod later;
+mod providers;
 mod schema;
 mod secrets;
 mod sets;
@@ -29,6 +30,7 @@ mod sinks;
 mod streams;
 mod validate;
 
+pub use providers::from_pairs as provider_from_pairs;
 pub use sets::thresholds;
 
 pub use crate::api::{ApiSettings, TlsSettings};
