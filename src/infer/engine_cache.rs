@@ -86,15 +86,9 @@ impl Key {
 pub fn prepare(root: &Path, key: &Key) -> io::Result<Prepared> {
     let folder = root.join(key.folder());
     let known = read_key(&folder).is_some_and(|(written, _)| written == *key);
-    if !known {
-        if let Some((_, old)) = all(root)
-            .into_iter()
-            .map(|(_, old, used)| (used, old))
-            .filter(|(_, old)| old.same_model(key))
-            .max_by_key(|(used, _)| *used)
-        {
-            warn!(changed = old.changes(key), "the tensorrt engine of this model is stale, building another");
-        }
+    let newest = all(root).into_iter().filter(|(_, old, _)| old.same_model(key)).max_by_key(|(_, _, used)| *used);
+    if !known && let Some((_, old, _)) = newest {
+        warn!(changed = old.changes(key), "the tensorrt engine of this model is stale, building another");
     }
     fs::create_dir_all(&folder)?;
     // Written at every start: its time is when the folder was last used.

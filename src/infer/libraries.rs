@@ -26,6 +26,12 @@ pub const fn file(provider: Provider) -> Option<&'static str> {
     }
 }
 
+/// The provider that `library` was built for, by what lies beside it.
+pub fn built_with(library: &Path) -> Provider {
+    let beside = |provider: &Provider| file(*provider).is_some_and(|file| library.with_file_name(file).is_file());
+    [Provider::Cuda, Provider::Openvino].into_iter().find(beside).unwrap_or(Provider::Cpu)
+}
+
 /// Looks whether `library` can have `provider` at all; `built_in` is what the library says about itself.
 ///
 /// # Errors
@@ -65,6 +71,20 @@ pub fn remedy(provider: Provider, reason: &str) -> String {
         }
         _ => format!("is the `{wheel}` wheel whole, and made for this driver?"),
     }
+}
+
+/// ONNX Runtime's message without its source files and error codes, on one line of bearable length.
+pub fn brief(message: &str) -> String {
+    const LONGEST: usize = 400;
+    let told = message.rsplit("[ONNXRuntimeError]").next().unwrap_or(message);
+    let told = told.rsplit(" : FAIL : ").next().unwrap_or(told);
+    let mut line: String = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
+        line.truncate(end);
+        line.push('…');
+    }
+    line
 }
 
 /// The library that the dynamic linker did not find, out of `libX.so.1: cannot open shared object file`.
@@ -133,7 +153,9 @@ mod tests {
             told.starts_with("libonnxruntime_providers_cuda.so is not beside") && told.contains("make runtime-cuda"),
             "{told}"
         );
+        assert_eq!(built_with(&library), Provider::Cpu);
         std::fs::write(folder.path().join("libonnxruntime_providers_cuda.so"), b"x").unwrap();
+        assert_eq!(built_with(&library), Provider::Cuda);
         assert_eq!(check(&library, Provider::Cuda, true), Ok(()));
         let link = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(&library, link.path().join("ort.so")).unwrap();
@@ -158,6 +180,16 @@ mod tests {
         }
         assert!(remedy(Provider::Cuda, "CUDA failure 100: no CUDA-capable device").contains("nvidia-smi"));
         assert!(remedy(Provider::Openvino, "Device GPU is not available").contains("`device`"));
+    }
+
+    #[test]
+    fn a_message_is_cut_to_what_a_person_can_use() {
+        let said =
+            "/src/provider_bridge_ort.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load\n\n library x";
+        assert_eq!(brief(said), "Failed to load library x");
+        let long = brief(&"ä".repeat(1000));
+        assert!(long.len() < 410 && long.ends_with('…'));
+        assert_eq!(brief(""), "");
     }
 
     #[test]

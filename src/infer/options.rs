@@ -168,7 +168,8 @@ impl From<Provider> for ProviderChoice {
 /// With default options, a name says it all.
 impl PartialEq<Provider> for ProviderChoice {
     fn eq(&self, other: &Provider) -> bool {
-        *self == Self::from(*other)
+        let default = Self::from(*other);
+        *self == default
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::bundle::Known;
 use crate::model::import::measure::probe_picture;
 
 use super::ImageEncoder;
+use super::libraries::brief;
 
 /// What [`InferSettings::min_cosine`](super::InferSettings::min_cosine) is if nothing is said. Half precision stays above 0.999, bf16
 /// above 0.998; a broken kernel is nowhere near.
@@ -69,7 +70,9 @@ impl Reference {
             let pictures = count as u64;
             let pixels: Vec<f32> = (0..pictures).flat_map(|index| picture(self.size, self.seed + index)).collect();
             let mut embeddings = Vec::new();
-            encoder.encode(&pixels, count, &mut embeddings).map_err(|e| format!("{e} (probe, batch of {count})"))?;
+            encoder.encode(&pixels, count, &mut embeddings).map_err(|e| {
+                format!("the probe picture in a batch of {count} cannot be computed: {}", brief(&e.to_string()))
+            })?;
             worst = worst.min(self.agree(&embeddings, count)?);
         }
         Ok(worst)

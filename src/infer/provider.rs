@@ -76,8 +76,7 @@ pub fn session_from_memory(
 
 fn prepared(runtime: &Runtime, request: &Request<'_>) -> Result<SessionBuilder, InferError> {
     let provider = request.choice.provider();
-    let name = provider.as_str();
-    libraries::check(runtime.library(), provider, is_built_in(provider)).map_err(InferError::Provider)?;
+    check(runtime, provider)?;
     let builder = Session::builder(runtime.environment()).map_err(|e| InferError::Model(e.to_string()))?;
     let threads = request.choice.threads(request.threads);
     let mut builder = tune(builder, provider, threads, request.sums).map_err(InferError::Model)?;
@@ -86,10 +85,26 @@ fn prepared(runtime: &Runtime, request: &Request<'_>) -> Result<SessionBuilder, 
     }
     let list = list(request).map_err(InferError::Provider)?;
     builder.with_execution_providers(list).map_err(|e| {
-        let reason = first_line(e.message());
         let remedy = libraries::remedy(provider, e.message());
-        InferError::Provider(format!("{name} does not start in {} ({reason}); {remedy}", runtime.library().display()))
+        let (library, reason) = (runtime.library().display(), libraries::brief(e.message()));
+        InferError::Provider(format!("it does not start with {library} ({reason}); {remedy}"))
     })
+}
+
+/// Looks whether the library can have `provider` at all.
+///
+/// # Errors
+/// [`InferError::Provider`] with what is missing, and which wheel has it.
+pub fn check(runtime: &Runtime, provider: Provider) -> Result<(), InferError> {
+    libraries::check(runtime.library(), provider, is_built_in(provider)).map_err(InferError::Provider)
+}
+
+/// Starts the providers of `request` without a model, which takes moments where loading may take minutes.
+///
+/// # Errors
+/// As [`session`].
+pub fn try_start(runtime: &Runtime, request: &Request<'_>) -> Result<(), InferError> {
+    prepared(runtime, request).map(|_| ())
 }
 
 /// Whether the library says that it was built with `provider`.

@@ -52,12 +52,10 @@ mod tests {
 
     const ALL: [Provider; 4] = [Provider::Tensorrt, Provider::Cuda, Provider::Openvino, Provider::Cpu];
 
+    type Outcome = Result<(Provider, Vec<Refused>), InferError>;
+
     /// Tries `list` on a machine where only `working` work; what was opened, and what was asked for.
-    fn select(
-        list: &[Provider],
-        strict: bool,
-        working: &[Provider],
-    ) -> (Result<(Provider, Vec<Refused>), InferError>, Vec<Provider>) {
+    fn select(list: &[Provider], strict: bool, working: &[Provider]) -> (Outcome, Vec<Provider>) {
         let choices: Vec<ProviderChoice> = list.iter().map(|provider| (*provider).into()).collect();
         let mut asked = Vec::new();
         let outcome = first_that_works(&choices, strict, &mut |choice| {

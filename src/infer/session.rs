@@ -74,7 +74,7 @@ impl OrtImageEncoder {
         info!(
             model = %bundle.name,
             provider = encoder.provider.as_str(),
-            options = wanted.iter().find(|c| c.provider() == encoder.provider).map(ProviderChoice::describe),
+            options = wanted.iter().find(|c| c.provider() == encoder.provider).map(ProviderChoice::describe).filter(|o| !o.is_empty()),
             dim = encoder.dim,
             cosine,
             seconds = started.elapsed().as_secs_f32(),
@@ -108,6 +108,7 @@ impl OrtImageEncoder {
             })?;
             return Ok((encoder, Some(cosine)));
         }
+        provider::check(runtime, provider)?;
         let folder = ProfileFolder::create();
         let prefix = folder.as_ref().map(ProfileFolder::prefix).ok();
         let (engine, built) = match choice {
@@ -117,19 +118,23 @@ impl OrtImageEncoder {
             }
             _ => (None, true),
         };
+        let request = Request {
+            choice,
+            threads: settings.threads,
+            sums: bundle.byte_sums_fit.into(),
+            engine: engine.as_ref(),
+            profile: prefix.as_deref(),
+        };
         let mut open = || {
-            let request = Request {
-                choice,
-                threads: settings.threads,
-                sums: bundle.byte_sums_fit.into(),
-                engine: engine.as_ref(),
-                profile: prefix.as_deref(),
-            };
             let session = provider::session(runtime, &bundle.vision, &request)?;
             Self::new(session, bundle, size, provider)
         };
         let mut encoder = match &engine {
-            Some(spec) => tensorrt::with_engine(&spec.folder, built, &mut open)?,
+            Some(spec) => {
+                // Whether there is a GPU at all should not take the announcement of a long wait.
+                provider::try_start(runtime, &request)?;
+                tensorrt::with_engine(&spec.folder, built, &mut open)?
+            }
             None => open()?,
         };
         let reference = match reference {
