@@ -61,7 +61,7 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("runtime: { providers: [cpu, cpu] }", 1, "runtime.providers[1]", "twice"),
         ("runtime: { providers: [gpu] }", 1, "runtime.providers[0]", "tensorrt, cuda, openvino, cpu"),
         ("runtime: { providers: cpu }", 1, "runtime.providers", "expected a list"),
-        ("runtime: { providers: [{ gpu: {} }] }", 1, "runtime.providers[0].gpu", "tensorrt, cuda, openvino, cpu"),
+        ("runtime: { providers: [{ abacus: {} }] }", 1, "runtime.providers[0].abacus", "tensorrt, cuda, openvino, cpu"),
         ("runtime: { providers: [{ cuda: {}, cpu: {} }] }", 1, "runtime.providers[0]", "one item each"),
         ("runtime: { providers: [cpu, { cpu: { threads: 1 } }] }", 1, "runtime.providers[1]", "twice"),
         (
@@ -73,7 +73,7 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("runtime: { providers: [{ cuda: { device: 64 } }] }", 1, "runtime.providers[0].cuda.device", "nvidia-smi -L"),
         ("runtime: { providers: [{ cuda: { fp16: true } }] }", 1, "runtime.providers[0].cuda.fp16", "--precision fp16"),
         (
-            "runtime: { providers: [{ cuda: { memory_limit: 0 } }] }",
+            "runtime: { providers: [{ cuda: { memory_limit: 0MiB } }] }",
             1,
             "runtime.providers[0].cuda.memory_limit",
             "4GiB",

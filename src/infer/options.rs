@@ -146,7 +146,11 @@ impl ProviderChoice {
                 number("threads", o.threads.map(|n| n as u64));
                 number("streams", o.streams.map(u64::from));
                 words.insert(0, format!("device={}", o.device));
-                words.insert(1, format!("precision={}", o.precision.as_str()));
+                let chosen = match (o.precision, o.computes_in(cpu_has_bf16())) {
+                    (OpenvinoPrecision::Auto, Some(chosen)) => format!("({chosen})"),
+                    _ => String::new(),
+                };
+                words.insert(1, format!("precision={}{chosen}", o.precision.as_str()));
             }
             Self::Cpu(o) => number("threads", o.threads.map(|n| n as u64)),
         }
@@ -224,6 +228,16 @@ impl TensorrtOptions {
 }
 
 impl OpenvinoOptions {
+    /// The precision that is asked of OpenVINO; `None` leaves it to the device.
+    fn computes_in(&self, bf16: bool) -> Option<&'static str> {
+        match self.precision {
+            OpenvinoPrecision::Auto if self.device == "CPU" => Some(if bf16 { "bf16" } else { "f32" }),
+            OpenvinoPrecision::Auto => None,
+            OpenvinoPrecision::Bf16 => Some("bf16"),
+            OpenvinoPrecision::F32 => Some("f32"),
+        }
+    }
+
     /// `all` is `runtime.threads`, `bf16` whether the CPU has instructions for it.
     pub fn pairs(&self, all: usize, bf16: bool) -> Pairs {
         let mut pairs =
@@ -232,14 +246,7 @@ impl OpenvinoOptions {
         if threads > 0 {
             pairs.push(("num_of_threads", threads.to_string()));
         }
-        let cpu = self.device == "CPU";
-        let hint = match self.precision {
-            OpenvinoPrecision::Auto if cpu => Some(if bf16 { "bf16" } else { "f32" }),
-            OpenvinoPrecision::Auto => None,
-            OpenvinoPrecision::Bf16 => Some("bf16"),
-            OpenvinoPrecision::F32 => Some("f32"),
-        };
-        if let Some(hint) = hint {
+        if let Some(hint) = self.computes_in(bf16) {
             // The provider's own `precision` knows no bf16; this is handed to OpenVINO as it is.
             let config = serde_json::json!({ &self.device: { "INFERENCE_PRECISION_HINT": hint } });
             pairs.push(("load_config", config.to_string()));

@@ -114,7 +114,7 @@ impl Placement {
     }
 }
 
-/// Such as `CUDA 120 nodes, 3.1 ms; CPU 4 nodes, 0.2 ms`; a part of a graph that a provider compiled as a whole is one node.
+/// Such as `CUDA 120 node runs, 3.1 ms; CPU 4 node runs, 0.2 ms`; a part of a graph that a provider compiled as a whole is one node.
 impl std::fmt::Display for Placement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.by_provider.is_empty() {
@@ -123,7 +123,7 @@ impl std::fmt::Display for Placement {
         for (index, (name, share)) in self.by_provider.iter().enumerate() {
             let short = name.strip_suffix("ExecutionProvider").unwrap_or(name);
             let milliseconds = share.microseconds as f64 / 1e3;
-            write!(f, "{}{short} {} nodes, {milliseconds:.1} ms", if index == 0 { "" } else { "; " }, share.runs)?;
+            write!(f, "{}{short} {} node runs, {milliseconds:.1} ms", if index == 0 { "" } else { "; " }, share.runs)?;
         }
         Ok(())
     }
@@ -156,13 +156,13 @@ mod tests {
     fn shape_arithmetic_on_the_cpu_is_no_reason_to_refuse_a_gpu() {
         let placement = profile(&[("CUDAExecutionProvider", 900), ("CPUExecutionProvider", 100)]);
         assert_eq!(placement.check(Provider::Cuda), Ok(()));
-        assert_eq!(placement.to_string(), "CPU 1 nodes, 0.1 ms; CUDA 1 nodes, 0.9 ms");
+        assert_eq!(placement.to_string(), "CPU 1 node runs, 0.1 ms; CUDA 1 node runs, 0.9 ms");
     }
 
     #[test]
     fn a_provider_that_leaves_the_work_to_the_cpu_is_found_out() {
         let told = profile(&[("CPUExecutionProvider", 900)]).check(Provider::Openvino).unwrap_err();
-        assert!(told.contains("computes nothing") && told.contains("CPU 1 nodes"), "{told}");
+        assert!(told.contains("computes nothing") && told.contains("CPU 1 node runs"), "{told}");
         let mostly = profile(&[("OpenVINOExecutionProvider", 100), ("CPUExecutionProvider", 900)]);
         assert!(mostly.check(Provider::Openvino).unwrap_err().contains("leaves most of this model to the CPU"));
         assert!(profile(&[]).check(Provider::Cuda).unwrap_err().contains("nothing ran"));

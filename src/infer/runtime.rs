@@ -164,4 +164,22 @@ mod tests {
     fn an_empty_variable_is_as_good_as_none() {
         assert!(choose(None, Some("".into())).is_ok(), "run `make setup` first: it fetches runtime/libonnxruntime.so");
     }
+
+    #[test]
+    fn a_library_that_is_too_old_is_told_with_the_wheel_it_came_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libonnxruntime.so");
+        let told = || {
+            let error = ort::LoadDynamicError::BadVersion { version_str: "1.19.2".into(), path: library.clone() };
+            explain(&library, &error).to_string()
+        };
+        assert!(told().contains("is ONNX Runtime 1.19.2, 1.24 or newer is needed"), "{}", told());
+        assert!(told().contains("`onnxruntime` wheel") && told().contains("`make setup`"), "{}", told());
+        std::fs::write(folder.path().join("libonnxruntime_providers_openvino.so"), b"x").unwrap();
+        assert!(
+            told().contains("`onnxruntime-openvino` wheel") && told().contains("`make runtime-openvino`"),
+            "{}",
+            told()
+        );
+    }
 }

@@ -113,7 +113,9 @@ impl OrtImageEncoder {
         let prefix = folder.as_ref().map(ProfileFolder::prefix).ok();
         let (engine, built) = match choice {
             ProviderChoice::Tensorrt(options) => {
-                let (spec, built) = tensorrt::engine(runtime, bundle, options, size, settings.max_size)?;
+                // Warming up runs two pictures at least.
+                let batch = settings.max_size.max(2);
+                let (spec, built) = tensorrt::engine(runtime, bundle, options, size, batch)?;
                 (Some(spec), built)
             }
             _ => (None, true),

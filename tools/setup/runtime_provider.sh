@@ -18,8 +18,12 @@ if is_current "$out/.stamp" "$want" "$out/libonnxruntime.so" "$out/$provider" "$
     exit 0
 fi
 [ "$(uname -m)" = x86_64 ] || die "there is no pinned ONNX Runtime for $kind on $(uname -m): take one for your board and name it in runtime.library"
+mkdir -p "$state" 2>/dev/null || die "cannot write to $root: check the permissions and the room on the disk"
+# A make setup removes the work folders of others when it begins.
+exec 9>"$state/lock" || die "cannot write to $root/$state: check the permissions"
+flock -n 9 || { say "another set-up is at work: waiting for it"; flock 9; }
 need_room "$room" "ONNX Runtime for $kind"
-tools/setup/python.sh
+tools/setup/python.sh 9>&-
 make_work
 fetch "Fetching ONNX Runtime for $kind ($size MB)" "$pins" "$work/wheel" \
     --python-version 3.11 --implementation cp --platform manylinux_2_28_x86_64
