@@ -13,11 +13,19 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Debian packages, promtool, Rust, ONNX Runtime, starter model, demo clip; does only what is missing
 	@tools/setup.sh
+
+.PHONY: runtime-cuda
+runtime-cuda: ## ONNX Runtime with CUDA and TensorRT into runtime-cuda/, beside the CPU one; the GPU's own libraries are not in it
+	@tools/setup/runtime_provider.sh cuda
+
+.PHONY: runtime-openvino
+runtime-openvino: ## ONNX Runtime with OpenVINO into runtime-openvino/, beside the CPU one
+	@tools/setup/runtime_provider.sh openvino
 
 .PHONY: build
 build: setup ## the release binary, target/release/vtagd
@@ -81,4 +89,4 @@ clean: ## remove what the compiler and the demo made; what setup fetched stays
 
 .PHONY: distclean
 distclean: clean ## remove everything that setup made too
-	@rm -rf .setup runtime models/starter demo
+	@rm -rf .setup runtime runtime-cuda runtime-openvino models/starter demo

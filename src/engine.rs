@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::ModelChoice;
 use crate::event::ModelRef;
 use crate::infer::session::OrtImageEncoder;
-use crate::infer::{ImageEncoder, InferError, InferSettings, runtime};
+use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
 use crate::label::LabelSet;
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
@@ -88,6 +88,8 @@ pub struct Engine {
     pub model: ModelRef,
     /// Name of the provider that computes.
     pub provider: &'static str,
+    /// What was wanted more and does not work.
+    pub refused: Vec<Refused>,
     pub spec: Arc<Spec>,
     /// `None` for `model: none`.
     pub encoder: Option<Box<dyn ImageEncoder>>,
@@ -147,6 +149,7 @@ impl Engine {
         Ok(Self {
             model,
             provider: encoder.provider().as_str(),
+            refused: encoder.refused().to_vec(),
             spec,
             encoder: Some(Box::new(encoder)),
             scorers,
@@ -160,6 +163,7 @@ impl Engine {
         Ok(Self {
             model,
             provider: NO_MODEL,
+            refused: Vec::new(),
             spec: Arc::new(Spec::from_json("{}")?),
             encoder: None,
             scorers: Vec::new(),

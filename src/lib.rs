@@ -46,6 +46,7 @@ pub mod queue;
 pub mod shutdown;
 pub mod signals;
 pub mod status;
+pub mod systemd;
 pub mod telemetry;
 pub mod yaml;
 

@@ -1,7 +1,7 @@
 //! Where things lie: the starter model, the pipeline templates, the runtime library and the cache directory.
 //!
-//! Every search has one order: the checkout the binary was built in, the prefix it was installed under, then the system's
-//! own folders; for a binary out of a `target/` folder the working directory comes last. Nothing here creates or opens a file.
+//! Every search has one order: the checkout the binary was built in, beside the binary (the runtime library only), the prefix it was
+//! installed under, then the system's own folders; for a binary out of a `target/` folder the working directory comes last. Nothing here creates or opens a file.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -41,8 +41,8 @@ pub fn templates_dir() -> PathBuf {
 pub fn runtime_libraries() -> Vec<PathBuf> {
     let name = "libonnxruntime.so";
     let mut files: Vec<_> = checkout().map(|dir| dir.join("runtime").join(name)).into_iter().collect();
-    files.extend(prefix().map(|p| p.join("lib/vtagd").join(name)));
     files.extend(exe_dir().map(|dir| dir.join(name)));
+    files.extend(prefix().map(|p| p.join("lib/vtagd").join(name)));
     files.push(Path::new(LIB).join(name));
     files.extend(working_directory().map(|dir| dir.join("runtime").join(name)));
     files.dedup();
@@ -113,6 +113,14 @@ mod tests {
     #[test]
     fn a_test_binary_knows_the_checkout_it_was_built_in() {
         assert_eq!(checkout().as_deref(), Some(Path::new(env!("CARGO_MANIFEST_DIR"))));
+    }
+
+    #[test]
+    fn a_runtime_beside_the_binary_goes_before_the_systems_own() {
+        let files = runtime_libraries();
+        let place = |folder: &Path| files.iter().position(|file| file.parent() == Some(folder));
+        let exe = exe_dir().unwrap();
+        assert!(place(&exe).unwrap() < place(Path::new(LIB)).unwrap(), "{files:?}");
     }
 
     #[test]

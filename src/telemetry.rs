@@ -44,6 +44,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_build_info", Kind::Gauge, Unit::Count, "version, model, provider", "always 1; what runs here"),
     ("vtagd_ready", Kind::Gauge, Unit::Count, "", "1 once the model is warm and frames may flow"),
     (
+        "vtagd_provider_refused",
+        Kind::Gauge,
+        Unit::Count,
+        "provider",
+        "1 for each provider that the configuration wants more and that does not work here",
+    ),
+    (
         "vtagd_config_reloads_total",
         Kind::Counter,
         Unit::Count,

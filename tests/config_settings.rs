@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSettings};
 use vtagd::infer::Provider;
+use vtagd::infer::options::{Arena, CudaOptions, OpenvinoOptions, OpenvinoPrecision, ProviderChoice, TensorrtOptions};
 use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::problem::Severity;
 use vtagd::sample::Interval;
@@ -222,6 +223,45 @@ fn the_api_can_be_switched_off_or_opened_with_a_token() {
     for loopback in ["localhost:1", "'[::1]:1'", "127.8.8.8:1"] {
         assert!(load(&folder, &format!("api: {{ listen: {loopback} }}\n{rest}")).api.is_some(), "{loopback}");
     }
+}
+
+#[test]
+fn a_provider_is_a_name_or_a_name_with_options() {
+    let folder = folder();
+    let settings = load(
+        &folder,
+        "\
+labels: [labels/one.yaml]
+streams: [{ id: a, url: rtsp://h }]
+runtime:
+  strict: true
+  probe: { min_cosine: 0.999 }
+  providers:
+    - tensorrt: { device: 1, fp16: true, engine_cache: engines, timing_cache: /t, workspace: 1GiB }
+    - cuda: { device: 1, memory_limit: 4GiB, arena: next_power_of_two, fp16: false }
+    - openvino: { device: GPU.1, precision: bf16, threads: 4, streams: 2 }
+    - cpu:
+",
+    );
+    let expected = [
+        ProviderChoice::Tensorrt(TensorrtOptions {
+            device: 1,
+            fp16: true,
+            engine_cache: Some(folder.path().join("engines")),
+            timing_cache: Some("/t".into()),
+            workspace: Some(1 << 30),
+        }),
+        ProviderChoice::Cuda(CudaOptions { device: 1, memory_limit: Some(4 << 30), arena: Arena::NextPowerOfTwo }),
+        ProviderChoice::Openvino(OpenvinoOptions {
+            device: "GPU.1".into(),
+            precision: OpenvinoPrecision::Bf16,
+            threads: Some(4),
+            streams: Some(2),
+        }),
+        Provider::Cpu.into(),
+    ];
+    assert_eq!(settings.infer.providers, expected);
+    assert_eq!((settings.infer.strict, settings.infer.min_cosine), (true, 0.999));
 }
 
 #[test]

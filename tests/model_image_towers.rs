@@ -13,12 +13,11 @@ const PICTURE: usize = 3 * 8 * 8;
 
 fn settings(providers: &[Provider], strict: bool) -> InferSettings {
     InferSettings {
-        providers: providers.to_vec(),
+        providers: providers.iter().map(|provider| (*provider).into()).collect(),
         strict,
-        library: None,
         threads: 1,
-        max_size: 8,
         max_delay: Duration::ZERO,
+        ..InferSettings::default()
     }
 }
 

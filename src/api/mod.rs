@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::account::Account;
 use crate::event::Event;
 use crate::gpu::Gpu;
+use crate::infer::Refused;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::status::StreamStatus;
@@ -59,6 +60,8 @@ pub struct Readiness {
     pub reason: String,
     pub model: Option<String>,
     pub provider: Option<String>,
+    /// Providers that the configuration wants more and that do not work here.
+    pub refused: Vec<Refused>,
 }
 
 /// A label set as `/api/v1/labels` shows it.
@@ -80,7 +83,8 @@ pub struct Board {
 
 impl Default for Board {
     fn default() -> Self {
-        let readiness = Readiness { ready: false, reason: "starting".to_owned(), model: None, provider: None };
+        let readiness =
+            Readiness { ready: false, reason: "starting".to_owned(), model: None, provider: None, refused: Vec::new() };
         Self {
             readiness: RwLock::new(readiness),
             streams: RwLock::default(),
@@ -110,12 +114,18 @@ impl Board {
         ];
         metrics::gauge!("vtagd_build_info", &labels).set(1.0);
         let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
-        *readiness = Readiness {
-            ready: true,
-            reason: "model is warm".to_owned(),
-            model: Some(model.to_owned()),
-            provider: Some(provider.to_owned()),
-        };
+        readiness.ready = true;
+        "model is warm".clone_into(&mut readiness.reason);
+        readiness.model = Some(model.to_owned());
+        readiness.provider = Some(provider.to_owned());
+    }
+
+    /// Says which providers were refused on the way to the one that computes.
+    pub fn refused(&self, refused: &[Refused]) {
+        for Refused { provider, .. } in refused {
+            metrics::gauge!("vtagd_provider_refused", "provider" => provider.as_str()).set(1.0);
+        }
+        self.readiness.write().unwrap_or_else(PoisonError::into_inner).refused = refused.to_vec();
     }
 
     pub fn readiness(&self) -> Readiness {

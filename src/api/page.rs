@@ -36,6 +36,10 @@ fn write_page(
     let model = readiness.model.as_deref().unwrap_or("no model");
     let provider = readiness.provider.as_deref().unwrap_or("-");
     writeln!(out, "<p{class}>{} · {} on {}</p>", escape(&readiness.reason), escape(model), escape(provider))?;
+    for refused in &readiness.refused {
+        let provider = refused.provider.as_str();
+        writeln!(out, "<p class=\"bad\">{provider} refused: {}</p>", escape(&refused.reason))?;
+    }
     writeln!(
         out,
         "<h2>Streams</h2><table><tr><th>stream<th>state<th>last frame<th>sampled<th>inferred<th>reused<th>dropped</tr>"
@@ -88,12 +92,19 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::infer::{Provider, Refused};
 
     #[test]
     fn user_text_never_becomes_markup() {
-        let readiness =
-            Readiness { ready: false, reason: "<script>".into(), model: Some("a&b".into()), provider: None };
+        let readiness = Readiness {
+            ready: false,
+            reason: "<script>".into(),
+            model: Some("a&b".into()),
+            provider: None,
+            refused: vec![Refused { provider: Provider::Cuda, reason: "no <GPU>".into() }],
+        };
         let page = render(&readiness, &[], &[]);
+        assert!(page.contains("cuda refused: no &lt;GPU&gt;"), "{page}");
         assert!(page.contains("&lt;script&gt;") && page.contains("a&amp;b") && !page.contains("<script>"));
     }
 }

@@ -2,6 +2,7 @@
 //! an answer for each turn, one for each result, and an end. The parent kills the child on shutdown, in the middle of a run.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::rounds::{self, Speed};
 use super::{BenchError, Memory, Model, memory};
 use crate::child::{self, Child, End, Heard, OWN_PROGRAM};
 use crate::infer::session::OrtImageEncoder;
-use crate::infer::{InferSettings, Provider, runtime};
+use crate::infer::{InferSettings, ProviderChoice, runtime};
 use crate::model::Bundle;
 use crate::model::import::measure::probe_picture;
 use crate::shutdown::Shutdown;
@@ -27,9 +28,11 @@ pub struct Args {}
 const PICTURES: usize = 4;
 
 /// How the models are run.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setup {
-    pub provider: Provider,
+    pub provider: ProviderChoice,
+    /// `libonnxruntime.so`; looked for if left out.
+    pub library: Option<PathBuf>,
     /// 0: ONNX Runtime decides.
     pub threads: usize,
 }
@@ -63,8 +66,9 @@ enum Answer {
 ///
 /// # Errors
 /// What the child says, how it ended, or [`BenchError::Stopped`].
-pub fn memory(model: &Model, batch: usize, setup: Setup, shutdown: &Shutdown) -> Result<Memory, BenchError> {
-    let request = Request { models: vec![model.clone()], batches: vec![batch], setup, what: What::Memory };
+pub fn memory(model: &Model, batch: usize, setup: &Setup, shutdown: &Shutdown) -> Result<Memory, BenchError> {
+    let request =
+        Request { models: vec![model.clone()], batches: vec![batch], setup: setup.clone(), what: What::Memory };
     let mut found = None;
     ask(&request, shutdown, &mut |answer| {
         if let Answer::Memory(memory) = answer {
@@ -83,11 +87,12 @@ pub fn speed(
     models: &[Model],
     batches: &[usize],
     budget: Duration,
-    setup: Setup,
+    setup: &Setup,
     shutdown: &Shutdown,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Speed>, BenchError> {
-    let request = Request { models: models.to_vec(), batches: batches.to_vec(), setup, what: What::Speed { budget } };
+    let (models_, batches_) = (models.to_vec(), batches.to_vec());
+    let request = Request { models: models_, batches: batches_, setup: setup.clone(), what: What::Speed { budget } };
     let mut found = Vec::new();
     ask(&request, shutdown, &mut |answer| match answer {
         Answer::Turn { done, total } => progress(done, total),
@@ -154,10 +159,10 @@ pub fn serve(_: &Args) -> u8 {
 
 fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> {
     let most = request.batches.iter().copied().max().unwrap_or(1);
-    let runtime = runtime::load(None)?;
+    let runtime = runtime::load(request.setup.library.as_deref())?;
     // What was asked for, and nothing else in its place.
     let settings = InferSettings {
-        providers: vec![request.setup.provider],
+        providers: vec![request.setup.provider.clone()],
         strict: true,
         threads: request.setup.threads,
         max_size: most,

@@ -14,6 +14,7 @@ use crate::bench::child::{self, Setup};
 use crate::bench::draft::Drafts;
 use crate::bench::rounds::Speed;
 use crate::bench::{BenchError, Memory, Model};
+use crate::config;
 use crate::engine::{EngineError, spec_of};
 use crate::infer::Provider;
 use crate::model::import::ImportError;
@@ -65,9 +66,20 @@ pub struct Args {
     /// Where to compute. This one or nothing.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     provider: Provider,
+    /// An option of the provider, as in `runtime.providers` of the configuration; may be given several times.
+    #[arg(long = "provider-option", value_name = "NAME=VALUE", value_parser = parse_option)]
+    provider_options: Vec<(String, String)>,
+    /// ONNX Runtime to load, as `runtime.library`: runtime-openvino/libonnxruntime.so, say.
+    #[arg(long, value_name = "FILE")]
+    library: Option<PathBuf>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
+}
+
+fn parse_option(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "write NAME=VALUE".to_owned())
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -81,6 +93,8 @@ struct Report {
     /// Name of the model or of the architecture.
     model: String,
     provider: Provider,
+    /// Its options, those left out at their defaults among them.
+    provider_options: String,
     /// As asked for; 0: all cores.
     threads: u16,
     results: Vec<Row>,
@@ -168,6 +182,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
+    let provider = config::provider_from_pairs(args.provider, &args.provider_options)
+        .map_err(|message| BenchError::Told { message: format!("--provider-option: {message}"), code: 2 })?;
     let mut meter = Meter::new();
     let subject = match &args.arch {
         Some(arch) => made_up(arch, &args.precisions, &mut meter, shutdown)?,
@@ -176,46 +192,63 @@ fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
     let mut batches: Vec<usize> = args.batches.iter().map(|batch| usize::from(*batch)).collect();
     batches.sort_unstable();
     batches.dedup();
-    let setup = Setup { provider: args.provider, threads: args.threads.into() };
+    let setup = Setup { provider, library: args.library.clone(), threads: args.threads.into() };
     let pairs = batches.len() * subject.models.len();
 
     let mut memories = Vec::with_capacity(pairs);
     for batch in &batches {
         for model in &subject.models {
-            memories.push(child::memory(model, *batch, setup, shutdown)?);
+            memories.push(child::memory(model, *batch, &setup, shutdown)?);
             meter.show("memory", memories.len() as u64, pairs as u64);
         }
     }
     let budget = Duration::from_secs_f64(args.seconds);
     let mut turn = |done, total| meter.show("speed", done as u64, total as u64);
-    let speeds = child::speed(&subject.models, &batches, budget, setup, shutdown, &mut turn)?;
+    let speeds = child::speed(&subject.models, &batches, budget, &setup, shutdown, &mut turn)?;
 
     let mut results: Vec<(usize, Row)> =
         speeds.into_iter().zip(memories).map(|(speed, memory)| (speed.model, row(&subject, speed, memory))).collect();
     // Measured batch by batch, read model by model.
     results.sort_by_key(|(model, row)| (*model, row.batch));
     let results = results.into_iter().map(|(_, row)| row).collect();
-    Ok(Report::new(subject.name, args.provider, args.threads, results))
+    let item = item(args.provider, &args.provider_options);
+    Ok(Report::new(subject.name, args.provider, setup.provider.describe(), &item, args.threads, results))
 }
 
 impl Report {
-    fn new(model: String, provider: Provider, threads: u16, results: Vec<Row>) -> Self {
+    fn new(
+        model: String,
+        provider: Provider,
+        provider_options: String,
+        item: &str,
+        threads: u16,
+        results: Vec<Row>,
+    ) -> Self {
         let best = best(&results).map(|row| Best {
             precision: row.precision.clone(),
             batch: row.batch,
             images_per_second: row.images_per_second,
             cameras: row.cameras,
-            yaml: settings(row, provider, threads),
+            yaml: settings(row, item, threads),
         });
-        Self { model, provider, threads, results, best }
+        Self { model, provider, provider_options, threads, results, best }
     }
 }
 
+/// An item of `runtime.providers`.
+fn item(provider: Provider, options: &[(String, String)]) -> String {
+    let name = provider.as_str();
+    if options.is_empty() {
+        return name.to_owned();
+    }
+    let options: Vec<_> = options.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    format!("{{ {name}: {{ {} }} }}", options.join(", "))
+}
+
 /// What `row` was measured with, as lines for the configuration; with a sampling interval where one a second is too much.
-fn settings(row: &Row, provider: Provider, threads: u16) -> String {
+fn settings(row: &Row, item: &str, threads: u16) -> String {
     let threads = if threads == 0 { String::new() } else { format!("threads: {threads}, ") };
-    let provider =
-        if provider == Provider::Cpu { String::new() } else { format!("providers: [{}], ", provider.as_str()) };
+    let provider = if item == Provider::Cpu.as_str() { String::new() } else { format!("providers: [{item}], ") };
     let mut lines = format!("runtime: {{ {provider}{threads}batch: {{ max_size: {} }} }}", row.batch);
     if row.cameras == 0 {
         let seconds = (1.0 / (row.images_per_second * USABLE)).ceil();
@@ -292,8 +325,12 @@ fn precision_of(bundle: &Bundle) -> Result<String, model::ModelError> {
 fn readable(report: &Report) -> Vec<String> {
     let threads = if report.threads == 0 { "all cores".to_owned() } else { format!("{} threads", report.threads) };
     let name = report.model.replace(char::is_control, "\u{fffd}");
+    let provider = match report.provider_options.as_str() {
+        "" => report.provider.as_str().to_owned(),
+        options => format!("{} ({options})", report.provider.as_str()),
+    };
     let mut lines = vec![
-        format!("{name}, {}, {threads}", report.provider.as_str()),
+        format!("{name}, {provider}, {threads}"),
         format!(
             "{:10} {:>5} {:>9} {:>10} {:>10} {:>10} {:>10} {:>8}",
             "precision", "batch", "images/s", "p50", "p99", "memory", "peak", "cameras"
@@ -391,22 +428,30 @@ mod tests {
         assert_eq!((best.precision.as_str(), best.batch), ("int8", 4));
     }
 
+    fn of(item: &str, threads: u16, results: Vec<Row>) -> Report {
+        Report::new("m".into(), Provider::Cpu, String::new(), item, threads, results)
+    }
+
     #[test]
     fn what_is_to_be_pasted_is_what_was_measured() {
-        let report = Report::new("m".into(), Provider::Openvino, 0, vec![row("fp16", 1, 4.0), row("fp16", 16, 40.0)]);
+        let report = of("openvino", 0, vec![row("fp16", 1, 4.0), row("fp16", 16, 40.0)]);
         let best = report.best.unwrap();
         assert_eq!(best.yaml, "runtime: { providers: [openvino], batch: { max_size: 16 } }");
         assert_eq!((best.precision.as_str(), best.batch, best.cameras), ("fp16", 16, 32));
-        assert!(Report::new("m".into(), Provider::Cpu, 0, Vec::new()).best.is_none());
+        assert!(of("cpu", 0, Vec::new()).best.is_none());
     }
 
     #[test]
     fn a_box_too_slow_for_one_sample_a_second_is_told_the_interval_it_can_keep() {
-        let report = |threads, row| Report::new("m".into(), Provider::Cpu, threads, vec![row]);
+        let report = |threads, row| of(&item(Provider::Cpu, &[]), threads, vec![row]);
         let lines = readable(&report(2, row("fp32", 8, 0.5)));
         assert!(lines.contains(&"runtime: { threads: 2, batch: { max_size: 8 } }".to_owned()), "{lines:?}");
         assert!(lines.last().unwrap().starts_with("sampling: { interval: 3s }"), "{lines:?}");
         assert!(readable(&report(0, row("int8", 1, 10.0))).last().unwrap().starts_with("runtime: "));
+        let item = item(Provider::Openvino, &[("precision".into(), "bf16".into())]);
+        let lines = readable(&of(&item, 2, vec![row("fp32", 8, 0.5)]));
+        let hint = "runtime: { providers: [{ openvino: { precision: bf16 } }], threads: 2, batch: { max_size: 8 } }";
+        assert!(lines.contains(&hint.to_owned()), "{lines:?}");
     }
 
     #[test]

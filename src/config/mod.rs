@@ -24,6 +24,7 @@ use crate::yaml::Document;
 
 mod address;
 mod later;
+mod providers;
 mod schema;
 mod secrets;
 mod sets;
@@ -31,6 +32,7 @@ mod sinks;
 mod streams;
 mod validate;
 
+pub use providers::from_pairs as provider_from_pairs;
 pub use sets::thresholds;
 
 pub use crate::api::{ApiSettings, TlsSettings};

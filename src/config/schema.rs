@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::infer::Provider;
+use crate::infer::options::{Arena, OpenvinoPrecision};
 use crate::preprocess::ViewMode;
 use crate::problem::Severity;
 use crate::sample::Interval;
@@ -46,10 +47,61 @@ section! {
 section! {
     pub struct Runtime {
         "library" => library: String,
-        "providers" => providers: Vec<At<Provider>>,
+        "providers" => providers: Vec<At<ProviderItem>>,
         "strict" => strict: bool,
+        "probe" => probe: Probe,
         "threads" => threads: usize,
         "batch" => batch: Batch,
+    }
+}
+
+section! {
+    pub struct Probe {
+        "min_cosine" => min_cosine: Fraction,
+    }
+}
+
+/// An item of `runtime.providers`: a name, or a mapping of one name to its options. Read in `providers.rs`.
+pub enum ProviderItem {
+    Name(Provider),
+    Tensorrt(TensorrtOptions),
+    Cuda(CudaOptions),
+    Openvino(OpenvinoOptions),
+    Cpu(CpuOptions),
+}
+
+section! {
+    pub struct TensorrtOptions {
+        "device" => device: usize,
+        "fp16" => fp16: bool,
+        "engine_cache" => engine_cache: String,
+        "timing_cache" => timing_cache: String,
+        "workspace" => workspace: Bytes,
+    }
+}
+
+section! {
+    pub struct CudaOptions {
+        "device" => device: usize,
+        "memory_limit" => memory_limit: Bytes,
+        "arena" => arena: Arena,
+        /// Not an option of CUDA; here so that whoever tries is told what to do instead.
+        "fp16" => fp16: bool,
+    }
+}
+
+section! {
+    pub struct OpenvinoOptions {
+        "device" => device: String,
+        "precision" => precision: OpenvinoPrecision,
+        "threads" => threads: usize,
+        "streams" => streams: usize,
+    }
+}
+
+section! {
+    pub struct CpuOptions {
+        "threads" => threads: usize,
     }
 }
 

@@ -8,10 +8,10 @@ use super::schema::{Api, Events, Log, Model, Root, Runtime, Store};
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, JsonlTarget, LogSettings, ModelChoice, Settings, SinkSettings, StoreSettings,
-    TlsSettings, secrets, sets, sinks,
+    TlsSettings, providers, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
-use crate::infer::{InferSettings, Provider};
+use crate::infer::InferSettings;
 use crate::label::ThresholdOverrides;
 use crate::paths;
 use crate::problem::Problem;
@@ -152,32 +152,19 @@ fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
 }
 
 fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSettings> {
-    let mut settings = InferSettings {
-        providers: vec![Provider::Cpu],
-        strict: false,
-        library: None,
-        threads: 0,
-        max_size: DEFAULT_BATCH,
-        max_delay: DEFAULT_DELAY,
-    };
+    let mut settings = InferSettings { max_size: DEFAULT_BATCH, max_delay: DEFAULT_DELAY, ..InferSettings::default() };
     let runtime = match field {
         Field::Missing => return Some(settings),
         Field::Wrong => return None,
         Field::Given(runtime) => &runtime.value,
     };
     if let Some(list) = runtime.providers.given() {
-        settings.providers.clear();
         if reader.document().find(&list.path).is_empty_list() {
             reader.error(list, "is empty", "name at least one of tensorrt, cuda, openvino and cpu");
         }
-        for provider in &list.value {
-            if settings.providers.contains(&provider.value) {
-                reader.error(provider, format!("`{}` is named twice", provider.value.as_str()), "keep one of them");
-            } else {
-                settings.providers.push(provider.value);
-            }
-        }
+        settings.providers = providers::list(&list.value, reader);
     }
+    settings.min_cosine = providers::min_cosine(&runtime.probe, reader);
     settings.strict = runtime.strict.value().unwrap_or_default();
     if let Some(library) = runtime.library.given() {
         let path = relative_to(reader.document().file(), Path::new(&library.value));

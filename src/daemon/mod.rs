@@ -22,6 +22,7 @@ use crate::pipeline::{self, Stages, Threads};
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
 use crate::sink::{Fanout, JsonlTarget};
+use crate::systemd::{self, LongStep};
 use crate::telemetry;
 use fleet::{Fleet, Outlet};
 use losses::Losses;
@@ -105,11 +106,14 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, reloads, shutdown.clone());
     reloader.show(&board, &fleet);
     let (model, provider) = (&*engine.model.name, engine.provider);
+    board.refused(&engine.refused);
     board.ready(model, provider);
+    systemd::ready();
     tracing::info!(streams = fleet.len(), model, provider, "ready");
 
     let failed = watch(&mut fleet, &mut reloader, &stages, &shutdown, &outlet, &metrics);
     board.not_ready("stopping");
+    systemd::stopping();
     trigger.trigger();
     reloader.end();
     let code = drain(fleet, stages, threads, &outlet) | u8::from(failed);
@@ -130,6 +134,9 @@ fn watch_gpus(settings: &Settings, board: &Arc<Board>, shutdown: &Shutdown) -> s
 
 /// Builds the engine; `None` if shutdown was asked for meanwhile.
 fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, DaemonError> {
+    // A large model, an import or an engine may take longer than systemd waits.
+    let _patience = LongStep::quiet();
+    systemd::status("loading the model");
     let built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
     if shutdown.is_requested() {
         // The child that embeds texts was killed for it: an error by then is ours, not the user's.

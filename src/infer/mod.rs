@@ -9,13 +9,23 @@ pub mod unchanged;
 pub mod worker;
 
 mod chunk;
+mod engine_cache;
 pub mod graph;
+mod libraries;
+pub mod options;
+mod placement;
 pub mod plain;
+pub mod probe;
 pub(crate) mod provider;
 pub mod runtime;
+pub mod select;
 pub mod session;
+mod tensorrt;
 
 use std::time::Duration;
+
+pub use options::ProviderChoice;
+pub use select::Refused;
 
 /// An execution provider of ONNX Runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -42,9 +52,11 @@ impl Provider {
 #[derive(Clone, Debug, PartialEq)]
 pub struct InferSettings {
     /// Tried in order.
-    pub providers: Vec<Provider>,
+    pub providers: Vec<ProviderChoice>,
     /// The first provider or nothing.
     pub strict: bool,
+    /// Cosine with the probe's embedding below which a provider is refused.
+    pub min_cosine: f32,
     /// Explicit `libonnxruntime.so`; otherwise it is looked for (see [`runtime`]).
     pub library: Option<std::path::PathBuf>,
     /// Threads inside one operator; 0 lets ONNX Runtime take all cores.
@@ -57,8 +69,9 @@ pub struct InferSettings {
 impl Default for InferSettings {
     fn default() -> Self {
         Self {
-            providers: vec![Provider::Cpu],
+            providers: vec![Provider::Cpu.into()],
             strict: false,
+            min_cosine: probe::MIN_COSINE,
             library: None,
             threads: 0,
             max_size: 8,

@@ -7,9 +7,9 @@ use std::path::Path;
 use ort::session::Session;
 use ort::value::TensorRef;
 
+use super::InferError;
 use super::provider::{self, ByteSums};
 use super::runtime::Runtime;
-use super::{InferError, Provider};
 
 /// A session on the CPU with the daemon's own settings, over a graph of our own.
 pub struct PlainSession {
@@ -31,7 +31,7 @@ impl PlainSession {
     /// # Errors
     /// A model that does not load, or has not one input and one output.
     pub fn from_file(runtime: &Runtime, file: &Path, threads: usize) -> Result<Self, InferError> {
-        Self::new(provider::session(runtime, file, Provider::Cpu, threads, ByteSums::Fit)?)
+        Self::new(provider::cpu_session(runtime, file, threads, ByteSums::Fit)?)
     }
 
     /// Loads a model that lies in memory.

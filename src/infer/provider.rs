@@ -1,16 +1,14 @@
-//! Execution providers: making a session with exactly the one that was asked for, and comparing what it computes.
+//! Execution providers: making a session with exactly the one that was asked for, or an error that says what it lacks.
 
 use std::path::Path;
 
-use ort::ep;
+use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 
+use super::options::{EngineSpec, Pairs, ProviderChoice, cpu_has_bf16};
 use super::runtime::Runtime;
-use super::{InferError, Provider};
-
-/// Least cosine with the CPU's embedding. Half precision stays above 0.999; a broken kernel is nowhere near.
-const AGREEMENT: f32 = 0.995;
+use super::{InferError, Provider, libraries};
 
 /// Whether the 8-bit weights of a model stay within the 16 bits in which CPUs without VNNI add their products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,23 +26,40 @@ impl From<bool> for ByteSums {
     }
 }
 
-/// A session over the model `file` with `provider` and nothing else to fall back to silently, except the CPU for single
-/// operators that a GPU does not have.
+/// How a session is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub choice: &'a ProviderChoice,
+    /// `runtime.threads`.
+    pub threads: usize,
+    pub sums: ByteSums,
+    /// For TensorRT.
+    pub engine: Option<&'a EngineSpec>,
+    /// What the file name of a profile is to begin with, where one is wanted.
+    pub profile: Option<&'a Path>,
+}
+
+/// A session over the model `file` with the provider of `request` and nothing else to fall back to silently, except the CPU for
+/// single operators that another does not have; [`super::placement`] tells how many those are.
 ///
 /// # Errors
 /// [`InferError::Provider`] if the provider cannot be registered, [`InferError::Model`] if the file cannot be loaded.
-pub fn session(
-    runtime: &Runtime,
-    file: &Path,
-    provider: Provider,
-    threads: usize,
-    sums: ByteSums,
-) -> Result<Session, InferError> {
-    let mut builder = prepared(runtime, provider, threads, sums)?;
+pub fn session(runtime: &Runtime, file: &Path, request: &Request<'_>) -> Result<Session, InferError> {
+    let provider = request.choice.provider();
+    let mut builder = prepared(runtime, request)?;
     builder.commit_from_file(file).map_err(|e| InferError::Model(load_message(file, provider, &e)))
 }
 
-/// As [`session`] on the CPU, over a model that lies in memory.
+/// As [`session`] on the CPU.
+///
+/// # Errors
+/// [`InferError::Model`] if the file cannot be loaded.
+pub fn cpu_session(runtime: &Runtime, file: &Path, threads: usize, sums: ByteSums) -> Result<Session, InferError> {
+    let choice = Provider::Cpu.into();
+    session(runtime, file, &Request { choice: &choice, threads, sums, engine: None, profile: None })
+}
+
+/// As [`cpu_session`], over a model that lies in memory.
 ///
 /// # Errors
 /// [`InferError::Model`] if it cannot be loaded.
@@ -54,25 +69,54 @@ pub fn session_from_memory(
     threads: usize,
     sums: ByteSums,
 ) -> Result<Session, InferError> {
-    let mut builder = prepared(runtime, Provider::Cpu, threads, sums)?;
+    let choice = Provider::Cpu.into();
+    let mut builder = prepared(runtime, &Request { choice: &choice, threads, sums, engine: None, profile: None })?;
     builder.commit_from_memory(model).map_err(|e| InferError::Model(e.message().to_owned()))
 }
 
-fn prepared(
-    runtime: &Runtime,
-    provider: Provider,
-    threads: usize,
-    sums: ByteSums,
-) -> Result<SessionBuilder, InferError> {
+fn prepared(runtime: &Runtime, request: &Request<'_>) -> Result<SessionBuilder, InferError> {
+    let provider = request.choice.provider();
+    check(runtime, provider)?;
     let builder = Session::builder(runtime.environment()).map_err(|e| InferError::Model(e.to_string()))?;
-    let builder = tune(builder, provider, threads, sums).map_err(InferError::Model)?;
-    builder.with_execution_providers(list(provider)).map_err(|e| {
-        InferError::Provider(format!(
-            "{} is not in this ONNX Runtime or does not start ({e}); is {} the build for it, and its driver installed?",
-            provider.as_str(),
-            runtime.library().display()
-        ))
+    let threads = request.choice.threads(request.threads);
+    let mut builder = tune(builder, provider, threads, request.sums).map_err(InferError::Model)?;
+    if let Some(prefix) = request.profile {
+        builder = builder.with_profiling(prefix).map_err(|e| InferError::Model(e.to_string()))?;
+    }
+    let list = list(request).map_err(InferError::Provider)?;
+    builder.with_execution_providers(list).map_err(|e| {
+        let remedy = libraries::remedy(provider, e.message());
+        let (library, reason) = (runtime.library().display(), libraries::brief(e.message()));
+        InferError::Provider(format!("it does not start with {library} ({reason}); {remedy}"))
     })
+}
+
+/// Looks whether the library can have `provider` at all.
+///
+/// # Errors
+/// [`InferError::Provider`] with what is missing, and which wheel has it.
+pub fn check(runtime: &Runtime, provider: Provider) -> Result<(), InferError> {
+    libraries::check(runtime.library(), provider, is_built_in(provider)).map_err(InferError::Provider)
+}
+
+/// Starts the providers of `request` without a model, which takes moments where loading may take minutes.
+///
+/// # Errors
+/// As [`session`].
+pub fn try_start(runtime: &Runtime, request: &Request<'_>) -> Result<(), InferError> {
+    prepared(runtime, request).map(|_| ())
+}
+
+/// Whether the library says that it was built with `provider`.
+fn is_built_in(provider: Provider) -> bool {
+    let known = match provider {
+        Provider::Cpu => Ok(true),
+        Provider::Cuda => ep::CUDA::is_available(),
+        Provider::Tensorrt => ep::TensorRT::is_available(),
+        Provider::Openvino => ep::OpenVINO::is_available(),
+    };
+    // Where it cannot say, trying will tell.
+    known.unwrap_or(true)
 }
 
 /// Of ONNX Runtime's session options (`kOrtSessionOptionsAvx2PrecisionMode`). On x86 without VNNI, which is AVX2 and the first
@@ -122,41 +166,42 @@ fn tune(builder: SessionBuilder, provider: Provider, threads: usize, sums: ByteS
     Ok(builder)
 }
 
-fn list(provider: Provider) -> Vec<ep::ExecutionProviderDispatch> {
+/// The providers of a session, best first. All of them must start: `ort` passes over one that does not, and the CPU computes in
+/// its name.
+fn list(request: &Request<'_>) -> Result<Vec<ep::ExecutionProviderDispatch>, String> {
     let cpu = || ep::CPU::default().with_arena_allocator(true).build();
-    let cuda = || {
-        ep::CUDA::default()
-            // Doubling its arena at every growth is how a small model comes to fill a GPU.
-            .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
-            .build()
-            .error_on_failure()
-    };
-    match provider {
-        Provider::Cpu => vec![cpu()],
-        Provider::Cuda => vec![cuda(), cpu()],
-        // TensorRT takes the parts of a graph that it knows, CUDA the rest.
-        Provider::Tensorrt => vec![ep::TensorRT::default().build().error_on_failure(), cuda(), cpu()],
-        Provider::Openvino => vec![ep::OpenVINO::default().build().error_on_failure(), cpu()],
-    }
+    let cuda = |pairs: Pairs| Ok::<_, String>(with(ep::CUDA::default(), pairs)?.build().error_on_failure());
+    Ok(match (request.choice, request.engine) {
+        (ProviderChoice::Cpu(_), _) => vec![cpu()],
+        (ProviderChoice::Cuda(options), _) => vec![cuda(options.pairs())?, cpu()],
+        (ProviderChoice::Tensorrt(options), Some(spec)) => {
+            // TensorRT takes the parts of a graph that it knows, CUDA the rest.
+            let tensorrt = with(ep::TensorRT::default(), options.pairs(spec))?.build().error_on_failure();
+            vec![tensorrt, cuda(options.cuda().pairs())?, cpu()]
+        }
+        (ProviderChoice::Tensorrt(_), None) => return Err("tensorrt was given no folder for its engine".into()),
+        (ProviderChoice::Openvino(options), _) => {
+            let pairs = options.pairs(request.threads, cpu_has_bf16());
+            vec![with(ep::OpenVINO::default(), pairs)?.build().error_on_failure(), cpu()]
+        }
+    })
 }
 
-/// Compares a provider's embedding of one picture with the CPU's (both L2-normalised).
-///
-/// # Errors
-/// What differs, for people.
-pub fn agree(ours: &[f32], cpu: &[f32]) -> Result<(), String> {
-    let cosine: f32 = ours.iter().zip(cpu).map(|(a, b)| a * b).sum();
-    if ours.len() == cpu.len() && cosine.is_finite() && cosine >= AGREEMENT {
-        return Ok(());
+fn with<E: ArbitrarilyConfigurableExecutionProvider>(provider: E, pairs: Pairs) -> Result<E, String> {
+    // The bindings panic at a zero byte.
+    if let Some((name, _)) = pairs.iter().find(|(_, value)| value.contains('\0')) {
+        return Err(format!("the option {name} holds a zero byte"));
     }
-    Err(format!(
-        "it computes something else than the CPU (cosine {cosine:.4} on the probe picture, at least {AGREEMENT} is needed)"
-    ))
+    Ok(pairs.into_iter().fold(provider, |provider, (name, value)| provider.with_arbitrary_config(name, value)))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim()
 }
 
 /// ONNX Runtime's messages are about protobuf and nodes; this one is about the file.
 pub(crate) fn load_message(file: &Path, provider: Provider, error: &ort::Error) -> String {
-    let reason = error.message().lines().next().unwrap_or_default().trim().to_owned();
+    let reason = first_line(error.message()).to_owned();
     let damaged = ["Protobuf parsing failed", "INVALID_PROTOBUF", "External data", "external data", "No graph"];
     if damaged.iter().any(|sign| reason.contains(sign)) || matches!(error.code(), ort::ErrorCode::InvalidProtobuf) {
         return format!(
@@ -172,10 +217,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_provider_that_computes_something_else_is_refused() {
-        assert!(agree(&[0.6, 0.8], &[0.6, 0.8]).is_ok());
-        assert!(agree(&[0.8, 0.6], &[0.6, 0.8]).unwrap_err().contains("cosine 0.96"));
-        assert!(agree(&[f32::NAN, 0.0], &[0.6, 0.8]).is_err());
-        assert!(agree(&[1.0], &[1.0, 0.0]).is_err());
+    fn options_reach_the_bindings_and_a_zero_byte_is_an_error_and_no_panic() {
+        assert!(with(ep::CUDA::default(), vec![("device_id", "1".into())]).is_ok());
+        let told = with(ep::CUDA::default(), vec![("device_id", "1\0".into())]).err().unwrap();
+        assert!(told.contains("device_id"), "{told}");
     }
 }

@@ -11,7 +11,7 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 use tracing::{debug, info, warn};
 
-use super::InferError;
+use super::{InferError, libraries};
 use crate::paths;
 
 /// Overrides the search, as ONNX Runtime's own tools do.
@@ -128,14 +128,18 @@ fn open(library: &Path) -> Result<Environment, InferError> {
 
 fn explain(library: &Path, error: &ort::LoadDynamicError) -> InferError {
     let shown = library.display();
+    let wheel = libraries::wheel(libraries::built_with(library));
     InferError::Library(match error {
         ort::LoadDynamicError::BadVersion { version_str, .. } => format!(
-            "{shown} is ONNX Runtime {version_str}, 1.{} or newer is needed; take a newer `onnxruntime` wheel from PyPI or run `make setup`",
-            ort::MINOR_VERSION
+            "{shown} is ONNX Runtime {version_str}, 1.{} or newer is needed; take a newer `{}` wheel from PyPI or run `{}`",
+            ort::MINOR_VERSION,
+            wheel.0,
+            wheel.1
         ),
         ort::LoadDynamicError::Dlopen { error, .. } => {
             format!(
-                "{shown} does not load as a shared library ({error}); is it for this processor, and complete? run `make setup`"
+                "{shown} does not load as a shared library ({error}); is it for this processor, and complete? run `{}`",
+                wheel.1
             )
         }
         ort::LoadDynamicError::MissingApi { .. } | ort::LoadDynamicError::InvalidVersionString => {
@@ -159,5 +163,23 @@ mod tests {
     #[test]
     fn an_empty_variable_is_as_good_as_none() {
         assert!(choose(None, Some("".into())).is_ok(), "run `make setup` first: it fetches runtime/libonnxruntime.so");
+    }
+
+    #[test]
+    fn a_library_that_is_too_old_is_told_with_the_wheel_it_came_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libonnxruntime.so");
+        let told = || {
+            let error = ort::LoadDynamicError::BadVersion { version_str: "1.19.2".into(), path: library.clone() };
+            explain(&library, &error).to_string()
+        };
+        assert!(told().contains("is ONNX Runtime 1.19.2, 1.24 or newer is needed"), "{}", told());
+        assert!(told().contains("`onnxruntime` wheel") && told().contains("`make setup`"), "{}", told());
+        std::fs::write(folder.path().join("libonnxruntime_providers_openvino.so"), b"x").unwrap();
+        assert!(
+            told().contains("`onnxruntime-openvino` wheel") && told().contains("`make runtime-openvino`"),
+            "{}",
+            told()
+        );
     }
 }

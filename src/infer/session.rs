@@ -3,6 +3,7 @@
 //! Runs on the caller's thread (plus ONNX Runtime's own pool, `runtime.threads`); one call at a time. Nothing is queued
 //! here. Input and output are found by looking at the model, so any export of a dual encoder works: see [`super::graph`].
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use half::f16;
@@ -11,8 +12,12 @@ use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef};
 use tracing::{info, warn};
 
 use super::graph::{self, Element, ImageInput};
+use super::placement::{Placement, ProfileFolder};
+use super::probe::Reference;
+use super::provider::Request;
 use super::runtime::Runtime;
-use super::{ImageEncoder, InferError, InferSettings, Provider, chunk, provider};
+use super::{ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused};
+use super::{chunk, provider, select, tensorrt};
 use crate::model::Bundle;
 
 /// Two embeddings of one picture that differ by more than this in cosine are different answers: float kernels that split
@@ -28,6 +33,7 @@ pub struct OrtImageEncoder {
     session: Session,
     options: RunOptions<HasSelectedOutputs>,
     provider: Provider,
+    refused: Vec<Refused>,
     input: ImageInput,
     output: String,
     /// Height and width of a picture.
@@ -45,8 +51,8 @@ impl OrtImageEncoder {
     /// Loads the bundle's image tower with the first provider of `settings` that works; `size` is the height and width
     /// the preprocessing makes.
     ///
-    /// A provider other than the CPU is compared with the CPU on a probe picture and refused if it computes something else
-    /// (invariant 6).
+    /// Every one, the CPU too, is held against the embedding that the bundle knows of a probe picture. Where it knows none, the
+    /// others are held against the CPU (invariant 6). Another than the CPU must also run most of the graph itself.
     ///
     /// # Errors
     /// [`InferError::Model`] for a damaged or unsuitable file, [`InferError::Provider`] when no provider of the list works.
@@ -57,65 +63,118 @@ impl OrtImageEncoder {
         size: (usize, usize),
     ) -> Result<Self, InferError> {
         let started = Instant::now();
-        let wanted = if settings.providers.is_empty() { &[Provider::Cpu][..] } else { &settings.providers };
-        let mut refused = Vec::new();
-        for &provider in wanted {
-            match Self::with_provider(runtime, bundle, settings, size, provider) {
-                Ok(encoder) => {
-                    info!(
-                        model = %bundle.name,
-                        provider = provider.as_str(),
-                        dim = encoder.dim,
-                        seconds = started.elapsed().as_secs_f32(),
-                        "image tower loaded"
-                    );
-                    return Ok(encoder);
-                }
-                // What the CPU cannot read, nobody can.
-                Err(error) if provider == Provider::Cpu => return Err(error),
-                Err(error) => {
-                    warn!(provider = provider.as_str(), %error, "provider refused");
-                    refused.push(format!("{}: {error}", provider.as_str()));
-                }
-            }
-            if settings.strict {
-                break;
-            }
-        }
-        let advice = if settings.strict {
-            "`runtime.strict` allows no other; install what it needs or set strict: false"
-        } else {
-            "add `cpu` at the end of `runtime.providers`, or install what they need"
-        };
-        Err(InferError::Provider(format!("no execution provider works ({}); {advice}", refused.join("; "))))
+        let cpu = [Provider::Cpu.into()];
+        let wanted = if settings.providers.is_empty() { &cpu[..] } else { &settings.providers };
+        let mut reference = Reference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
+        let ((mut encoder, cosine), refused) =
+            select::first_that_works(wanted, settings.strict, &mut |choice: &ProviderChoice| {
+                Self::with_provider(runtime, bundle, settings, size, choice, &mut reference)
+            })?;
+        encoder.refused = refused;
+        info!(
+            model = %bundle.name,
+            provider = encoder.provider.as_str(),
+            options = wanted.iter().find(|c| c.provider() == encoder.provider).map(ProviderChoice::describe).filter(|o| !o.is_empty()),
+            dim = encoder.dim,
+            cosine,
+            seconds = started.elapsed().as_secs_f32(),
+            "image tower loaded"
+        );
+        Ok(encoder)
     }
 
+    /// An encoder with the provider of `choice`, and its cosine with `reference`. The CPU's answer becomes the reference where there
+    /// is none and another needs it.
     fn with_provider(
         runtime: &Runtime,
         bundle: &Bundle,
         settings: &InferSettings,
         size: (usize, usize),
-        provider: Provider,
-    ) -> Result<Self, InferError> {
-        let session =
-            provider::session(runtime, &bundle.vision, provider, settings.threads, bundle.byte_sums_fit.into())?;
-        let mut encoder = Self::new(session, bundle, size, provider)?;
-        if provider != Provider::Cpu {
-            let reference = provider::session(
-                runtime,
-                &bundle.vision,
-                Provider::Cpu,
-                settings.threads,
-                bundle.byte_sums_fit.into(),
-            )?;
-            let mut reference = Self::new(reference, bundle, size, Provider::Cpu)?;
-            let probe = probe(3 * size.0 * size.1, 1);
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            encoder.encode(&probe, 1, &mut ours)?;
-            reference.encode(&probe, 1, &mut theirs)?;
-            provider::agree(&ours, &theirs).map_err(InferError::Provider)?;
+        choice: &ProviderChoice,
+        reference: &mut Option<Reference>,
+    ) -> Result<(Self, Option<f32>), InferError> {
+        let provider = choice.provider();
+        if provider == Provider::Cpu {
+            let threads = choice.threads(settings.threads);
+            let session = provider::cpu_session(runtime, &bundle.vision, threads, bundle.byte_sums_fit.into())?;
+            let mut encoder = Self::new(session, bundle, size, provider)?;
+            let Some(reference) = reference else { return Ok((encoder, None)) };
+            let cosine = reference.check(&mut encoder, &[]).map_err(|reason| {
+                InferError::Model(format!(
+                    "{} is damaged or belongs to another model: {reason}; import the model again, or remove `probe` from \
+                     vtagd.json if it was changed on purpose",
+                    bundle.vision.display()
+                ))
+            })?;
+            return Ok((encoder, Some(cosine)));
         }
-        Ok(encoder)
+        provider::check(runtime, provider)?;
+        let folder = ProfileFolder::create();
+        let prefix = folder.as_ref().map(ProfileFolder::prefix).ok();
+        let (engine, built) = match choice {
+            ProviderChoice::Tensorrt(options) => {
+                // Warming up runs two pictures at least.
+                let batch = settings.max_size.max(2);
+                let (spec, built) = tensorrt::engine(runtime, bundle, options, size, batch)?;
+                (Some(spec), built)
+            }
+            _ => (None, true),
+        };
+        let request = Request {
+            choice,
+            threads: settings.threads,
+            sums: bundle.byte_sums_fit.into(),
+            engine: engine.as_ref(),
+            profile: prefix.as_deref(),
+        };
+        let mut open = || {
+            let session = provider::session(runtime, &bundle.vision, &request)?;
+            Self::new(session, bundle, size, provider)
+        };
+        let mut encoder = match &engine {
+            Some(spec) => {
+                // Whether there is a GPU at all should not take the announcement of a long wait.
+                provider::try_start(runtime, &request)?;
+                tensorrt::with_engine(&spec.folder, built, &mut open)?
+            }
+            None => open()?,
+        };
+        let reference = match reference {
+            Some(reference) => &*reference,
+            None => {
+                let session =
+                    provider::cpu_session(runtime, &bundle.vision, settings.threads, bundle.byte_sums_fit.into())?;
+                let mut cpu = Self::new(session, bundle, size, Provider::Cpu)?;
+                let made = Reference::of_cpu(&mut cpu, size, settings.min_cosine).map_err(InferError::Model)?;
+                reference.insert(made)
+            }
+        };
+        let cosine = reference.check(&mut encoder, &[settings.max_size]).map_err(InferError::Provider)?;
+        encoder.check_placement()?;
+        Ok((encoder, Some(cosine)))
+    }
+
+    /// Looks where the runs so far really happened, and ends the profile that told it.
+    fn check_placement(&mut self) -> Result<(), InferError> {
+        let read = self.session.end_profiling().map_err(|e| e.to_string()).and_then(|file| {
+            let placement = Placement::read(Path::new(&file));
+            let _ = std::fs::remove_file(&file);
+            placement
+        });
+        match read {
+            Ok(placement) => {
+                placement.check(self.provider).map_err(InferError::Provider)?;
+                info!(provider = self.provider.as_str(), %placement, "nodes placed");
+            }
+            // The probe has shown that the answers are right; who gave them stays open.
+            Err(error) => warn!(%error, "it cannot be told which provider runs the nodes"),
+        }
+        Ok(())
+    }
+
+    /// Providers that were wanted more and do not work, with the reasons.
+    pub fn refused(&self) -> &[Refused] {
+        &self.refused
     }
 
     fn new(session: Session, bundle: &Bundle, size: (usize, usize), provider: Provider) -> Result<Self, InferError> {
@@ -130,6 +189,7 @@ impl OrtImageEncoder {
             session,
             options,
             provider,
+            refused: Vec::new(),
             chunk: input.batch,
             input,
             output: output.name,

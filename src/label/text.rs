@@ -12,7 +12,7 @@ use ort::value::{Outlet, TensorElementType, TensorRef};
 use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationDirection, TruncationParams};
 
 use crate::infer::runtime::Runtime;
-use crate::infer::{InferError, Provider, graph, provider, session};
+use crate::infer::{InferError, graph, provider, session};
 use crate::model::Bundle;
 use crate::model::bundle::TextSpec;
 
@@ -174,7 +174,7 @@ impl TextEncoder {
     /// # Errors
     /// A damaged or unsuitable tower, or a tokenizer that belongs to another model.
     pub fn open(runtime: &Runtime, bundle: &Bundle, threads: usize) -> Result<Self, TextError> {
-        let session = provider::session(runtime, &bundle.text, Provider::Cpu, threads, bundle.byte_sums_fit.into())?;
+        let session = provider::cpu_session(runtime, &bundle.text, threads, bundle.byte_sums_fit.into())?;
         let inputs = inputs(session.inputs(), &bundle.text)?;
         let output = graph::embedding_output(session.outputs(), graph::TEXT_OUTPUTS, &bundle.text)?.name;
         let options = RunOptions::new()

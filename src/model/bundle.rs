@@ -49,6 +49,23 @@ pub struct Bundle {
     pub text_spec: TextSpec,
     /// Neighbouring 8-bit weights are known to fit the 16-bit sums of CPUs without VNNI, so that the fast kernels are exact.
     pub byte_sums_fit: bool,
+    /// What the image tower is known to give; `None` where no import has measured it.
+    pub known: Option<Known>,
+}
+
+/// A made-up picture's embedding, written down by the import.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// For [`probe_picture`](super::import::measure::probe_picture).
+    pub seed: u64,
+    /// Height and width of the picture.
+    pub image_size: usize,
+    /// In 32 bits, L2-normalised.
+    pub embedding: Vec<f32>,
+    /// In the bundle's own precision, where that is another one.
+    pub own: Option<Vec<f32>>,
+    /// Least cosine of the two, where it was measured.
+    pub own_cosine: Option<f32>,
 }
 
 /// What the JSON files say about the text tower's input.
@@ -135,6 +152,7 @@ impl Bundle {
             fingerprint: fingerprint(&parts.all(), &head)?,
             text_spec: TextSpec { imported: sidecar.precision.is_some(), ..text_spec(&config, &parts.tokenizer)? },
             byte_sums_fit: sidecar.byte_sums_fit,
+            known: known(&sidecar),
             dir: dir.to_owned(),
             vision: parts.vision,
             text: parts.text,
@@ -142,6 +160,23 @@ impl Bundle {
             preprocessor: parts.preprocessor,
         })
     }
+}
+
+/// What an import wrote down about the image tower. A sidecar that names its own files is somebody's work by hand, and may
+/// mean another tower.
+fn known(sidecar: &Sidecar) -> Option<Known> {
+    let (probe, architecture) = sidecar.probe.as_ref().zip(sidecar.architecture.as_ref())?;
+    if sidecar.vision_model.is_some() {
+        return None;
+    }
+    let measured = sidecar.precision.as_ref().and_then(|precision| sidecar.measured.get(precision));
+    Some(Known {
+        seed: probe.seed,
+        image_size: architecture.image_size,
+        embedding: probe.embedding.clone(),
+        own: probe.own.clone(),
+        own_cosine: measured.map(|measured| measured.cosine),
+    })
 }
 
 struct Parts {

@@ -4,11 +4,13 @@
 //! configuration holds only `logit_scale_init_value`, where training *started*, which is of no use; then the value that
 //! published models of the family ended at is taken, with a warning.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::ModelError;
+use super::import::manifest::{Measurement, Probe, Summary};
 use crate::score::{Activation, Head};
 
 /// CLIP clips its scale at 100 in training, and every published CLIP and OpenCLIP model ends there (Radford et al. 2021, 2.5).
@@ -33,6 +35,13 @@ pub struct Sidecar {
     /// Our own import writes it; see [`Bundle::byte_sums_fit`](super::Bundle::byte_sums_fit).
     #[serde(default)]
     pub byte_sums_fit: bool,
+    /// Written by an import; see [`Known`](super::bundle::Known).
+    #[serde(default)]
+    pub probe: Option<Probe>,
+    #[serde(default)]
+    pub measured: BTreeMap<String, Measurement>,
+    #[serde(default)]
+    pub architecture: Option<Summary>,
 }
 
 /// The few words of `config.json` that matter here; everything else is the exporter's business.

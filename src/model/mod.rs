@@ -16,6 +16,7 @@ use import::ImportError;
 
 pub use bundle::Bundle;
 pub(crate) use head::read_json;
+pub(crate) use onnx_file::picture_input;
 
 use crate::paths;
 

@@ -4,7 +4,7 @@
 //! walk over them that seeks past every payload finds a file that ends too early in a few reads, whatever its size.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
@@ -39,6 +39,97 @@ pub fn external_data(file: &Path) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+/// The name of the graph's one input of rank 4 whose first dimension is free: pictures in batches of any size. `None` where there
+/// is no such input, or the file cannot be read.
+pub fn picture_input(file: &Path) -> Option<String> {
+    let handle = File::open(file).ok()?;
+    let length = handle.metadata().ok()?.len();
+    find_input(&mut BufReader::new(handle), length)
+}
+
+/// An input's name, type and shape are some hundred bytes.
+const MAX_INPUT: u64 = 64 << 10;
+
+/// A field of a message: its number, and where its payload begins and ends.
+struct Field {
+    number: u64,
+    start: u64,
+    end: u64,
+}
+
+/// The field at `at`, where the reader stands; it is left at the payload. `None` at the end and where the bytes are no message.
+fn field(reader: &mut impl Read, at: u64, end: u64) -> Option<Field> {
+    let (key, used) = varint(reader)?;
+    let (start, size) = match key & 7 {
+        0 => (at + used, varint(reader)?.1),
+        1 => (at + used, 8),
+        5 => (at + used, 4),
+        2 => {
+            let (size, more) = varint(reader)?;
+            (at + used + more, size)
+        }
+        _ => return None,
+    };
+    let stop = start.checked_add(size).filter(|stop| *stop <= end)?;
+    Some(Field { number: key >> 3, start, end: stop })
+}
+
+/// Every field `number` of the message between `start` and `end`, until `found` says something.
+fn each<R: Read + Seek, T>(
+    reader: &mut R,
+    (start, end): (u64, u64),
+    number: u64,
+    found: &mut dyn FnMut(&mut R, Field) -> Option<T>,
+) -> Option<T> {
+    let mut at = start;
+    while at < end {
+        reader.seek(SeekFrom::Start(at)).ok()?;
+        let field = field(reader, at, end)?;
+        at = field.end;
+        if field.number == number
+            && let Some(result) = found(reader, field)
+        {
+            return Some(result);
+        }
+    }
+    None
+}
+
+/// Fields of `onnx.proto`: ModelProto.graph 7, GraphProto.input 11, ValueInfoProto.name 1 and .type 2, TypeProto.tensor_type 1,
+/// Tensor.shape 2, TensorShapeProto.dim 1, Dimension.dim_value 1.
+fn find_input<R: Read + Seek>(reader: &mut R, length: u64) -> Option<String> {
+    each(reader, (0, length), GRAPH_FIELD, &mut |reader, graph| {
+        each(reader, (graph.start, graph.end), 11, &mut |reader, input| {
+            let bytes = payload(reader, &input)?;
+            let part = |bytes: &[u8], number| first(bytes, number);
+            let name = String::from_utf8(part(&bytes, 1)?).ok()?;
+            let shape = part(&part(&part(&bytes, 2)?, 1)?, 2)?;
+            let mut dimensions: Vec<bool> = Vec::new();
+            let mut cursor = Cursor::new(shape.as_slice());
+            each::<_, ()>(&mut cursor, (0, shape.len() as u64), 1, &mut |cursor, dimension| {
+                // Whether it has a value.
+                dimensions.push(first(&payload(cursor, &dimension)?, 1).is_some());
+                None
+            });
+            (dimensions.len() == 4 && !dimensions[0]).then_some(name)
+        })
+    })
+}
+
+fn payload<R: Read + Seek>(reader: &mut R, field: &Field) -> Option<Vec<u8>> {
+    let size = field.end.checked_sub(field.start).filter(|size| *size <= MAX_INPUT)?;
+    reader.seek(SeekFrom::Start(field.start)).ok()?;
+    let mut bytes = vec![0; usize::try_from(size).ok()?];
+    reader.read_exact(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The payload of the first field `number` of `message`.
+fn first(message: &[u8], number: u64) -> Option<Vec<u8>> {
+    let mut cursor = Cursor::new(message);
+    each(&mut cursor, (0, message.len() as u64), number, &mut |cursor, field| payload(cursor, &field))
 }
 
 fn walk(mut reader: impl Read + Seek, length: u64) -> Result<(), String> {
@@ -118,8 +209,6 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -163,10 +252,20 @@ mod tests {
         assert!(look(&[0x08, 8]).unwrap_err().contains("not an ONNX model"));
     }
 
+    #[test]
+    fn the_input_for_pictures_is_found_by_its_shape() {
+        let towers = Path::new("tests/conformance/towers");
+        assert_eq!(picture_input(&towers.join("plain.onnx")).as_deref(), Some("pixel_values"));
+        assert_eq!(picture_input(&towers.join("fixed_batch.onnx")), None, "its batch is not free");
+        assert_eq!(picture_input(Path::new("Cargo.toml")), None);
+        assert_eq!(picture_input(Path::new("/no/such/file.onnx")), None);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = look(&bytes);
+            let _ = find_input(&mut Cursor::new(&bytes[..]), bytes.len() as u64);
         }
     }
 }

@@ -37,6 +37,14 @@ impl<T> Field<T> {
         }
     }
 
+    /// The value alone, if it was given and readable.
+    pub fn into_value(self) -> Option<T> {
+        match self {
+            Self::Given(at) => Some(at.value),
+            Self::Missing | Self::Wrong => None,
+        }
+    }
+
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing)
     }

@@ -70,6 +70,9 @@ pub struct Probe {
     pub seed: u64,
     /// L2-normalised.
     pub embedding: Vec<f32>,
+    /// The same in the bundle's own precision, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Vec<f32>>,
 }
 
 /// One precision as it was measured on the importing machine.

@@ -220,7 +220,12 @@ fn measured(
     };
     let found = measure::vision_tower(runtime, arch, source.tensors, precision, PROBE_SEED, &mut advance)?;
     let full = weight_bytes(arch, Precision::Fp32);
-    manifest.probe = found.first().map(|m| Probe { seed: PROBE_SEED, embedding: m.embedding.clone() });
+    let own = found.iter().find(|m| m.precision == precision && precision != Precision::Fp32);
+    manifest.probe = found.first().map(|m| Probe {
+        seed: PROBE_SEED,
+        embedding: m.embedding.clone(),
+        own: own.map(|m| m.embedding.clone()),
+    });
     for m in found {
         let bytes = if m.precision == precision { bytes } else { full };
         let measurement = Measurement { bytes, images_per_second: m.images_per_second, cosine: m.cosine };

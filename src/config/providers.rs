@@ -1,0 +1,246 @@
+//! `runtime.providers`: each item a name, or a name with options, checked into what the engine takes.
+
+use std::path::Path;
+
+use super::schema::{CudaOptions, OpenvinoOptions, ProviderItem, TensorrtOptions};
+use crate::infer::options::{self, Arena, CpuOptions, OpenvinoPrecision, ProviderChoice};
+use crate::infer::{Provider, probe};
+use crate::section;
+use crate::words;
+use crate::yaml::reader::{At, Bytes, Field, FromNode, Reader};
+use crate::yaml::{Document, relative_to};
+
+const MAX_THREADS: usize = 1024;
+/// What OpenVINO's provider takes.
+const STREAMS: std::ops::RangeInclusive<usize> = 1..=8;
+/// More GPUs than a machine has.
+const MAX_DEVICE: usize = 63;
+
+/// Checks the list; every provider may be named once.
+pub fn list(items: &[At<ProviderItem>], reader: &mut Reader<'_>) -> Vec<ProviderChoice> {
+    let mut choices: Vec<ProviderChoice> = Vec::new();
+    for item in items {
+        let Some(choice) = choice(&item.value, reader) else { continue };
+        let provider = choice.provider();
+        if choices.iter().any(|known| known.provider() == provider) {
+            reader.error(item, format!("`{}` is named twice", provider.as_str()), "keep one of them");
+        } else {
+            choices.push(choice);
+        }
+    }
+    choices
+}
+
+/// One provider with `key=value` options of the command line, read as the configuration reads them.
+///
+/// # Errors
+/// What is wrong with them, one line.
+pub fn from_pairs(provider: Provider, pairs: &[(String, String)]) -> Result<ProviderChoice, String> {
+    let mut text = format!("providers:\n  - {}:\n", provider.as_str());
+    for (key, value) in pairs {
+        if key.is_empty() || format!("{key}{value}").contains(char::is_control) {
+            return Err(format!("`{}` is not an option: write name=value", key.escape_default()));
+        }
+        text.push_str(&format!("      {key}: {value}\n"));
+    }
+    let here = std::env::current_dir().unwrap_or_default().join("--provider-option");
+    let document = Document::parse(&here, text.as_bytes()).map_err(|problem| problem.message.clone())?;
+    let mut reader = Reader::new(&document);
+    let choices = match reader.root::<Alone>() {
+        Some(root) => list(root.value.providers.given().map_or(&[], |list| &list.value), &mut reader),
+        None => Vec::new(),
+    };
+    if let Some(problem) = reader.problems().first() {
+        let option = problem.field.rsplit('.').next().unwrap_or(&problem.field);
+        return Err(format!("{option}: {}: {}", problem.message, problem.remedy));
+    }
+    choices.into_iter().next().ok_or_else(|| "these are not options of a provider".to_owned())
+}
+
+section! {
+    struct Alone {
+        "providers" => providers: Vec<At<ProviderItem>>,
+    }
+}
+
+fn choice(item: &ProviderItem, reader: &mut Reader<'_>) -> Option<ProviderChoice> {
+    Some(match item {
+        ProviderItem::Name(provider) => (*provider).into(),
+        ProviderItem::Tensorrt(raw) => ProviderChoice::Tensorrt(tensorrt(raw, reader)),
+        ProviderItem::Cuda(raw) => ProviderChoice::Cuda(cuda(raw, reader)?),
+        ProviderItem::Openvino(raw) => ProviderChoice::Openvino(openvino(raw, reader)?),
+        ProviderItem::Cpu(raw) => ProviderChoice::Cpu(CpuOptions { threads: threads(&raw.threads, reader) }),
+    })
+}
+
+fn tensorrt(raw: &TensorrtOptions, reader: &mut Reader<'_>) -> options::TensorrtOptions {
+    let file = reader.document().file().to_owned();
+    let mut folder = |field: &Field<String>| {
+        let at = field.given()?;
+        if at.value.is_empty() || at.value.contains('\0') {
+            reader.error(at, "is not a folder's path", "name a folder that vtagd may write, or remove the key");
+        }
+        Some(relative_to(&file, Path::new(&at.value)))
+    };
+    let (engine_cache, timing_cache) = (folder(&raw.engine_cache), folder(&raw.timing_cache));
+    options::TensorrtOptions {
+        device: device(&raw.device, reader),
+        fp16: raw.fp16.value().unwrap_or_default(),
+        engine_cache,
+        timing_cache,
+        workspace: size(&raw.workspace, reader),
+    }
+}
+
+fn cuda(raw: &CudaOptions, reader: &mut Reader<'_>) -> Option<options::CudaOptions> {
+    if let Some(fp16) = raw.fp16.given().filter(|fp16| fp16.value) {
+        let message = "is not CUDA's to choose: it computes in the precision that the model has";
+        reader.error(fp16, message, "import the model with `--precision fp16`, or use tensorrt");
+        return None;
+    }
+    Some(options::CudaOptions {
+        device: device(&raw.device, reader),
+        memory_limit: size(&raw.memory_limit, reader),
+        arena: raw.arena.value().unwrap_or_default(),
+    })
+}
+
+fn openvino(raw: &OpenvinoOptions, reader: &mut Reader<'_>) -> Option<options::OpenvinoOptions> {
+    let mut made = options::OpenvinoOptions {
+        precision: raw.precision.value().unwrap_or_default(),
+        threads: threads(&raw.threads, reader),
+        ..options::OpenvinoOptions::default()
+    };
+    if let Some(device) = raw.device.given() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".:,_-".contains(c);
+        if device.value.is_empty() || device.value.len() > 64 || !device.value.chars().all(plain) {
+            reader.error(device, "is not a device of OpenVINO", "write CPU, GPU, GPU.1 or NPU");
+            return None;
+        }
+        device.value.clone_into(&mut made.device);
+    }
+    if let Some(streams) = raw.streams.given() {
+        if !STREAMS.contains(&streams.value) {
+            reader.error(streams, format!("is {}, outside 1 to 8", streams.value), "1 is a good start");
+        }
+        made.streams = u8::try_from(streams.value).ok();
+    }
+    Some(made)
+}
+
+fn device(field: &Field<usize>, reader: &mut Reader<'_>) -> u32 {
+    let Some(at) = field.given() else { return 0 };
+    if at.value > MAX_DEVICE {
+        reader.error(at, format!("is above {MAX_DEVICE}"), "the first GPU is 0; `nvidia-smi -L` lists them");
+    }
+    u32::try_from(at.value).unwrap_or_default()
+}
+
+fn size(field: &Field<Bytes>, reader: &mut Reader<'_>) -> Option<u64> {
+    let at = field.given()?;
+    if at.value.0 == 0 {
+        reader.error(at, "is zero", "write a size such as 4GiB, or remove the key for no limit");
+    }
+    Some(at.value.0)
+}
+
+fn threads(field: &Field<usize>, reader: &mut Reader<'_>) -> Option<usize> {
+    let at = field.given()?;
+    if at.value > MAX_THREADS {
+        reader.error(at, format!("is above {MAX_THREADS}"), "write 0 for all cores");
+    }
+    Some(at.value)
+}
+
+/// `runtime.probe.min_cosine`.
+pub fn min_cosine(field: &Field<super::schema::Probe>, reader: &mut Reader<'_>) -> f32 {
+    let Some(at) = field.given().and_then(|probe| probe.value.min_cosine.given()) else { return probe::MIN_COSINE };
+    if at.value.0 < 0.5 {
+        reader.warn(at, "lets providers through that compute something else", "0.99 fits every precision");
+    }
+    at.value.0
+}
+
+impl FromNode for ProviderItem {
+    fn from_node(node: &crate::yaml::Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        use crate::yaml::Value;
+        const NAMES: [&str; 4] = ["tensorrt", "cuda", "openvino", "cpu"];
+        let Value::Map(entries) = &node.value else {
+            return Provider::from_node(node, path, reader).map(Self::Name);
+        };
+        let map = reader.map(node, path, &NAMES)?;
+        let [entry] = entries.as_slice() else {
+            let message = "names several providers in one item, or none";
+            let remedy = "write one item each: `- cuda: { device: 0 }`";
+            reader.report(crate::problem::Severity::Error, node.place, path, message, remedy);
+            return None;
+        };
+        // Options that are all commented out.
+        let empty = matches!(entry.value.value, Value::Null);
+        Some(match entry.key.as_str() {
+            "tensorrt" if empty => Self::Name(Provider::Tensorrt),
+            "cuda" if empty => Self::Name(Provider::Cuda),
+            "openvino" if empty => Self::Name(Provider::Openvino),
+            "cpu" if empty => Self::Name(Provider::Cpu),
+            "tensorrt" => Self::Tensorrt(map.field("tensorrt", reader).into_value()?),
+            "cuda" => Self::Cuda(map.field("cuda", reader).into_value()?),
+            "openvino" => Self::Openvino(map.field("openvino", reader).into_value()?),
+            "cpu" => Self::Cpu(map.field("cpu", reader).into_value()?),
+            _ => return None,
+        })
+    }
+
+    fn keys(path: &str, out: &mut Vec<String>) {
+        use crate::yaml::reader::join;
+        <TensorrtOptions as FromNode>::keys(&join(path, "tensorrt"), out);
+        <CudaOptions as FromNode>::keys(&join(path, "cuda"), out);
+        <OpenvinoOptions as FromNode>::keys(&join(path, "openvino"), out);
+        <super::schema::CpuOptions as FromNode>::keys(&join(path, "cpu"), out);
+    }
+}
+
+words! {
+    Arena {
+        "same_as_requested" => Self::SameAsRequested,
+        "next_power_of_two" => Self::NextPowerOfTwo,
+    }
+    OpenvinoPrecision {
+        "auto" => Self::Auto,
+        "bf16" => Self::Bf16,
+        "f32" => Self::F32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn options_of_the_command_line_are_read_as_those_of_the_file() {
+        let choice = from_pairs(Provider::Openvino, &pairs(&[("precision", "bf16"), ("threads", "2")])).unwrap();
+        let ProviderChoice::Openvino(options) = choice else { panic!("{choice:?}") };
+        assert_eq!((options.precision, options.threads), (OpenvinoPrecision::Bf16, Some(2)));
+        assert_eq!(from_pairs(Provider::Cpu, &[]).unwrap(), Provider::Cpu);
+        let choice = from_pairs(Provider::Tensorrt, &pairs(&[("workspace", "1GiB"), ("engine_cache", "/e")])).unwrap();
+        let ProviderChoice::Tensorrt(options) = choice else { panic!("{choice:?}") };
+        assert_eq!((options.workspace, options.engine_cache.as_deref()), (Some(1 << 30), Some(Path::new("/e"))));
+    }
+
+    #[test]
+    fn wrong_options_of_the_command_line_are_told_in_a_line() {
+        for (provider, list, told) in [
+            (Provider::Openvino, [("precison", "bf16")], "did you mean `precision`"),
+            (Provider::Openvino, [("precision", "fp8")], "auto, bf16, f32"),
+            (Provider::Cuda, [("fp16", "true")], "--precision fp16"),
+            (Provider::Cuda, [("device", "x")], "whole number"),
+            (Provider::Cpu, [("threads", "1\n- cuda")], "name=value"),
+        ] {
+            let message = from_pairs(provider, &pairs(&list)).unwrap_err();
+            assert!(message.contains(told) && message.lines().count() == 1, "{message}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! sd_notify: telling systemd that the daemon is ready, what it is doing, and that it needs more time to start.
+//!
+//! One datagram to the socket that `NOTIFY_SOCKET` names; without the variable nothing is sent, so everything works the same outside
+//! of a service. Sending never blocks and never fails loudly: a service manager that does not listen is no reason to stop.
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+/// Set by systemd for services of `Type=notify`.
+const VARIABLE: &str = "NOTIFY_SOCKET";
+/// Between two signs of life of a long step.
+const EVERY: Duration = Duration::from_secs(10);
+/// What each sign of life asks for: the next one may be late on a box that compiles on all cores.
+const EXTENSION: Duration = Duration::from_secs(60);
+
+/// Start-up is over.
+pub fn ready() {
+    send("READY=1\nSTATUS=running");
+}
+
+/// The daemon ends.
+pub fn stopping() {
+    send("STOPPING=1\nSTATUS=stopping");
+}
+
+/// What is going on, for `systemctl status`.
+pub fn status(text: &str) {
+    send(&format!("STATUS={}", one_line(text)));
+}
+
+/// Asks for [`EXTENSION`] from now on before start-up counts as hung.
+fn extend(status: Option<&str>) {
+    let mut message = format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros());
+    if let Some(status) = status {
+        message.push_str(&format!("\nSTATUS={}", one_line(status)));
+    }
+    send(&message);
+}
+
+/// A line break would begin another assignment.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+fn send(message: &str) {
+    if let Some(name) = std::env::var_os(VARIABLE).filter(|name| !name.is_empty())
+        && let Err(error) = send_to(&name, message)
+    {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+fn send_to(name: &OsStr, message: &str) -> std::io::Result<()> {
+    let address = match name.as_bytes() {
+        // systemd writes the zero byte of an abstract socket as `@`.
+        [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(message.as_bytes(), &address).map(|_| ())
+}
+
+/// A step of start-up that may take long. While it lives, systemd is asked for more time every [`EVERY`], and, if the step
+/// has a name, the log and systemd's status tell how long it has taken. Ends when dropped.
+pub struct LongStep {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LongStep {
+    /// Asks for time and tells nobody else.
+    pub fn quiet() -> Self {
+        Self::start(EVERY, |_| extend(None))
+    }
+
+    /// As [`Self::quiet`], visible as `name`.
+    pub fn named(name: String) -> Self {
+        extend(Some(&name));
+        tracing::info!(step = name, "this takes a while");
+        Self::start(EVERY, move |elapsed| {
+            let seconds = elapsed.as_secs();
+            tracing::info!(step = name, seconds, "still at it");
+            extend(Some(&format!("{name}, {seconds} s so far")));
+        })
+    }
+
+    fn start(every: Duration, tell: impl Fn(Duration) + Send + 'static) -> Self {
+        // Nothing is ever sent: its end is the message.
+        let (end, ended) = bounded::<()>(0);
+        let work = move || {
+            let started = Instant::now();
+            while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                tell(started.elapsed());
+            }
+        };
+        // Without a thread to spare the step goes on unseen.
+        let thread = std::thread::Builder::new().name("vtagd-progress".into()).spawn(work).ok();
+        Self { end: Some(end), thread }
+    }
+}
+
+impl Drop for LongStep {
+    fn drop(&mut self) {
+        // A closed channel ends the thread at once.
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn heard(socket: &UnixDatagram) -> String {
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn sockets_are_reached_by_path_and_by_abstract_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        send_to(path.as_os_str(), "READY=1").unwrap();
+        assert_eq!(heard(&socket), "READY=1");
+
+        let name = format!("vtagd-test-{}", uuid::Uuid::now_v7());
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        send_to(OsStr::new(&format!("@{name}")), "STATUS=x").unwrap();
+        assert_eq!(heard(&socket), "STATUS=x");
+    }
+
+    #[test]
+    fn a_socket_that_nobody_listens_on_is_an_error_and_no_wait() {
+        assert!(send_to(OsStr::new("/no/such/socket"), "READY=1").is_err());
+    }
+
+    #[test]
+    fn a_status_cannot_smuggle_in_another_assignment() {
+        assert_eq!(one_line("model x\nREADY=1"), "model x READY=1");
+    }
+
+    #[test]
+    fn a_long_step_gives_signs_of_life_until_it_ends() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&told);
+        let step = LongStep::start(Duration::from_millis(1), move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while told.load(Ordering::SeqCst) < 3 {
+            assert!(Instant::now() < deadline, "no sign of life");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(step);
+        let before = told.load(Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(told.load(Ordering::SeqCst), before, "the thread is joined");
+    }
+}
