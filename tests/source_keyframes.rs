@@ -216,6 +216,20 @@ fn auto_takes_every_picture_of_a_file_that_is_played_fast() {
 }
 
 #[test]
+fn a_live_file_whose_frames_mostly_end_before_the_decoder_plays_in_real_time_over_its_seams() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mkv");
+    // One keyframe in a turn of 0.8 s; every fourth of them is wanted.
+    clip(&path, 20, H264_WITH_B, 20, "h264parse");
+    let looped = SourceSettings { looped: true, ..of(Location::File(path), Decode::Keyframes) };
+    let running = sampling(looped, SECOND * 3);
+    let frames = running.wait_frames(3);
+    let (media, real) = (frames[2].media - frames[0].media, frames[2].captured - frames[0].captured);
+    assert!(media >= SECOND * 6, "{media:?}");
+    assert!(real + SECOND / 2 >= media, "{media:?} were played in {real:?}");
+}
+
+#[test]
 fn of_mjpeg_only_wanted_pictures_are_decoded() {
     let camera = Camera::start(Content::pattern(320, 240), Codec::Mjpeg, None);
     for decode in [Decode::Auto, Decode::Keyframes] {

@@ -91,7 +91,7 @@ pub fn streams(settings: &Settings, time: Duration, shutdown: &Shutdown) -> Vec<
 }
 
 fn blank(stream: &StreamSettings) -> Finding {
-    let (id, interval) = (stream.source.id.to_string(), stream.interval.as_secs_f64());
+    let (id, interval) = (stream.source.id.to_string(), stream.interval.at_start().as_secs_f64());
     Finding { id, enabled: stream.enabled, interval, ..Finding::default() }
 }
 
@@ -111,7 +111,7 @@ fn settings(stream: &StreamSettings, time: Duration) -> SourceSettings {
 
 fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding {
     let id = Arc::clone(&stream.source.id);
-    let tap = Arc::new(Tap::new(stream.interval));
+    let tap = Arc::new(Tap::new(stream.interval.at_start()));
     let status = Arc::new(StreamStatus::new(Arc::clone(&id)));
     let (trigger, until) = shutdown.child();
     let source = Source::new(settings(stream, time), Arc::clone(&tap) as _, Arc::clone(&status), until);

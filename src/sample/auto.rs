@@ -13,7 +13,7 @@ pub const SHORTEST: Duration = Duration::from_millis(250);
 /// … and seldom enough for any box.
 pub const LONGEST: Duration = Duration::from_secs(30);
 /// Where it begins: the default of a fixed interval.
-const START: Duration = Duration::from_secs(1);
+pub const START: Duration = Duration::from_secs(1);
 
 /// Counted for so long, and for two intervals, before anything is decided …
 const WINDOW: Duration = Duration::from_secs(5);

@@ -31,6 +31,14 @@ pub enum Interval {
 }
 
 impl Interval {
+    /// What it is before anything is known of the box.
+    pub fn at_start(self) -> Duration {
+        match self {
+            Self::Every(interval) => interval,
+            Self::Auto => auto::START,
+        }
+    }
+
     /// The longest that it may be.
     pub fn longest(self) -> Duration {
         match self {

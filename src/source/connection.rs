@@ -6,6 +6,7 @@
 //! and nothing is left to pile up on the bus itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
@@ -142,9 +143,19 @@ impl Playing<'_> {
 
     /// Starts the pipeline. `true` if shutdown was asked for meanwhile.
     fn start(&self) -> Result<bool, SourceError> {
-        let pipeline = self.pipeline.clone();
-        let work = move || pipeline.set_state(gst::State::Playing).is_ok();
-        match self.aside("start", self.limits.first_frame, work) {
+        let (pipeline, given_up) = (self.pipeline.clone(), Arc::new(AtomicBool::new(false)));
+        let late = Arc::clone(&given_up);
+        let work = move || {
+            let started = pipeline.set_state(gst::State::Playing).is_ok();
+            // What was stopped while it still started is playing now, and GStreamer does not survive it if it is let go of so.
+            if late.load(Ordering::SeqCst) {
+                let _ = pipeline.set_state(gst::State::Null);
+            }
+            started
+        };
+        let result = self.aside("start", self.limits.first_frame, work);
+        given_up.store(result.is_err(), Ordering::SeqCst);
+        match result {
             Ok(true) => return Ok(false),
             Ok(false) => {}
             Err(Late::Shutdown) => return Ok(true),

@@ -11,6 +11,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -29,7 +30,13 @@ struct Gate {
     early: AtomicBool,
     /// The hardware that is to decode.
     family: Option<&'static str>,
+    /// Recordings that are played in real time: `pace` stands behind the decoder and never sees what ends here, so frames that
+    /// end here take their time too. Without it a file would run ahead to its end between two wanted keyframes.
+    paced: bool,
 }
+
+/// A flushing pad is noticed after so long at most.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A probe that pushes on through its own pad: what it pushes has been judged and passes.
 #[derive(Default)]
@@ -64,12 +71,17 @@ pub(super) fn attach(
     own: bool,
     family: Option<&'static str>,
 ) {
+    let paced = pipeline.by_name("pace").is_some_and(|pace| {
+        pace.find_property("sync").is_some_and(|property| property.value_type() == bool::static_type())
+            && pace.property("sync")
+    });
     let gate = Arc::new(Gate {
         feed: Arc::clone(feed),
         connection,
         held: Mutex::default(),
         early: AtomicBool::new(false),
         family,
+        paced,
     });
     for element in pipeline.iterate_recurse().into_iter().flatten() {
         gate.watch(&element, own);
@@ -168,6 +180,9 @@ impl Gate {
             size: buffer.size(),
         };
         let verdict = self.feed.judge(self.connection, frame, || pad.current_caps());
+        if matches!(verdict, Verdict::Drop | Verdict::Forget) {
+            self.take_its_time(frame, pad);
+        }
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match verdict {
             Verdict::Decode => gst::PadProbeReturn::Ok,
@@ -180,6 +195,7 @@ impl Gate {
                 if self.feed.asks(self.connection, frame) {
                     gst::PadProbeReturn::Ok
                 } else {
+                    self.take_its_time(frame, pad);
                     gst::PadProbeReturn::Handled
                 }
             }
@@ -205,6 +221,19 @@ impl Gate {
                 gst::PadProbeReturn::Handled
             }
             Verdict::Drop => gst::PadProbeReturn::Handled,
+        }
+    }
+
+    /// Holds up the streaming thread of a paced recording until a frame that ends here is due, or the pad is taken down.
+    fn take_its_time(&self, frame: CodedFrame, pad: &gst::Pad) {
+        let Some(element) = pad.parent_element().filter(|_| self.paced) else { return };
+        loop {
+            let now = element.current_running_time().map(Duration::from);
+            let left = now.map_or(Duration::ZERO, |now| frame.at.saturating_sub(now));
+            if left.is_zero() || pad.pad_flags().contains(gst::PadFlags::FLUSHING) {
+                return;
+            }
+            std::thread::sleep(left.min(LOOK));
         }
     }
 }
