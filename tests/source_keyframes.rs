@@ -8,7 +8,7 @@ mod recorder;
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::camera::{Camera, Codec, Content};
 use recorder::{DEADLINE, Options, Running, Seen, settings};
@@ -222,11 +222,13 @@ fn a_live_file_whose_frames_mostly_end_before_the_decoder_plays_in_real_time_ove
     // One keyframe in a turn of 0.8 s; every fourth of them is wanted.
     clip(&path, 20, H264_WITH_B, 20, "h264parse");
     let looped = SourceSettings { looped: true, ..of(Location::File(path), Decode::Keyframes) };
+    // From before the start: a busy machine may be late with the first frame, and nothing is ever early.
+    let started = Instant::now();
     let running = sampling(looped, SECOND * 3);
     let frames = running.wait_frames(3);
-    let (media, real) = (frames[2].media - frames[0].media, frames[2].captured - frames[0].captured);
-    assert!(media >= SECOND * 6, "{media:?}");
-    assert!(real + SECOND / 2 >= media, "{media:?} were played in {real:?}");
+    let (media, real) = (frames[2].media - frames[0].media, frames[2].captured - started);
+    assert!(media >= SECOND * 6 - SECOND / 10, "{media:?}");
+    assert!(real + SECOND / 10 >= media, "{media:?} were played in {real:?}");
 }
 
 #[test]

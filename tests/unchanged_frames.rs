@@ -101,7 +101,8 @@ fn after_a_failed_run_the_next_frame_is_inferred_and_what_had_relied_on_it_is_co
     let lost = totals.dropped.get("inference").copied().unwrap_or(0);
     // The frames behind the first one that had been waved through before it failed; how many is a matter of speed.
     assert!((1..7).contains(&lost), "{totals:?}");
-    assert_eq!(anew[0], lost as f64 * 0.5, "{anew:?}");
+    // Pictures are 40 ms apart: the one nearest to its half second is sampled.
+    assert!((anew[0] - lost as f64 * 0.5).abs() <= 0.02 + 1e-6, "{anew:?}");
     assert_eq!(totals.dropped.len(), 1);
     assert_eq!((scored as u64, totals.inferred + totals.reused), (24 - lost, 24 - lost));
     assert_eq!((pictures, totals.inferred), (anew.len() as u64, anew.len() as u64));

@@ -169,6 +169,9 @@ impl Feed {
                 return None;
             }
             state.gated = true;
+            if frame.kind != Kind::Key {
+                state.media.passed(frame.at);
+            }
             state.owed = state.owed.saturating_add(1);
             let before = state.chooser.mode();
             let (verdict, news) = state.chooser.frame(frame.at, frame.kind, frame.size, interval);

@@ -15,6 +15,8 @@ pub struct MediaTime {
     live: bool,
     /// The usual distance of frames, as last seen.
     spacing: Option<Duration>,
+    /// How far time stamps have come in this turn, those of frames among them that ended before the decoder.
+    reached: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,11 @@ impl MediaTime {
         self.anchor = Anchor::NextFrame;
     }
 
+    /// A frame with time stamp `pts` ends before the decoder. Its time passes all the same: the next turn of a file begins after it.
+    pub fn passed(&mut self, pts: Duration) {
+        self.reached = self.reached.max(pts);
+    }
+
     /// The media time of the frame with time stamp `pts`, seen at `now`.
     pub fn place(&mut self, pts: Duration, now: Instant) -> Duration {
         let Some(last) = self.last else {
@@ -74,7 +81,12 @@ impl MediaTime {
             Anchor::Elapsed => {
                 self.anchor_at(pts, last.media.saturating_add(now.saturating_duration_since(last.seen)), now)
             }
-            Anchor::NextFrame => self.anchor_at(pts, last.media.saturating_add(self.spacing()), now),
+            Anchor::NextFrame => {
+                let rest = self.reached.saturating_sub(last.pts);
+                // Behind frames that were not looked at, the distance of those that were is no frame's.
+                let spacing = if rest.is_zero() { self.spacing() } else { self.spacing().min(Self::SPACING) };
+                self.anchor_at(pts, last.media.saturating_add(rest).saturating_add(spacing), now)
+            }
             Anchor::At { .. } if pts.saturating_add(Self::JITTER) < last.pts => {
                 self.anchor_at(pts, last.media.saturating_add(self.spacing()), now)
             }
@@ -103,6 +115,7 @@ impl MediaTime {
 
     fn anchor_at(&mut self, pts: Duration, media: Duration, now: Instant) -> Duration {
         self.anchor = Anchor::At { pts, media };
+        self.reached = pts;
         self.last = Some(Last { pts, media, seen: now });
         media
     }
@@ -120,6 +133,16 @@ mod tests {
 
     fn place_all(time: &mut MediaTime, start: Instant, pts: &[u64]) -> Vec<u128> {
         pts.iter().map(|p| time.place(ms(*p), start + ms(*p)).as_millis()).collect()
+    }
+
+    #[test]
+    fn a_turn_is_as_long_as_all_its_frames_however_few_of_them_are_looked_at() {
+        let (mut time, start) = (MediaTime::default(), Instant::now());
+        for turn in 0..4_u64 {
+            assert_eq!(time.place(ms(0), start + ms(turn * 800)), ms(turn * 800));
+            (1..20).for_each(|n| time.passed(ms(n * 40)));
+            time.looped();
+        }
     }
 
     #[test]
