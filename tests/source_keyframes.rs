@@ -228,7 +228,9 @@ fn a_live_file_whose_frames_mostly_end_before_the_decoder_plays_in_real_time_ove
     let frames = running.wait_frames(3);
     let (media, real) = (frames[2].media - frames[0].media, frames[2].captured - started);
     assert!(media >= SECOND * 6 - SECOND / 10, "{media:?}");
-    assert!(real + SECOND / 10 >= media, "{media:?} were played in {real:?}");
+    // The last picture of a turn does not stand for its 40 ms: the next turn begins at once.
+    let seams = Duration::from_millis(40) * 8;
+    assert!(real + seams + SECOND / 20 >= media, "{media:?} were played in {real:?}");
 }
 
 #[test]

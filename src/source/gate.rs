@@ -35,8 +35,8 @@ struct Gate {
     paced: bool,
 }
 
-/// A flushing pad is noticed after so long at most.
-const LOOK: Duration = Duration::from_millis(50);
+/// A pad that is flushing, or an element that plays, is noticed after so long at most.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A probe that pushes on through its own pad: what it pushes has been judged and passes.
 #[derive(Default)]
@@ -228,8 +228,14 @@ impl Gate {
     fn take_its_time(&self, frame: CodedFrame, pad: &gst::Pad) {
         let Some(element) = pad.parent_element().filter(|_| self.paced) else { return };
         loop {
-            let now = element.current_running_time().map(Duration::from);
-            let left = now.map_or(Duration::ZERO, |now| frame.at.saturating_sub(now));
+            // Before it plays, as between two turns, the running time is still that of the turn before.
+            let left = match element.current_state() {
+                gst::State::Playing => {
+                    let now = element.current_running_time().map(Duration::from);
+                    now.map_or(Duration::ZERO, |now| frame.at.saturating_sub(now))
+                }
+                _ => LOOK,
+            };
             if left.is_zero() || pad.pad_flags().contains(gst::PadFlags::FLUSHING) {
                 return;
             }
