@@ -48,6 +48,7 @@ pub mod signals;
 pub mod status;
 pub mod systemd;
 pub mod telemetry;
+pub mod tls;
 pub mod yaml;
 
 // Assembly.

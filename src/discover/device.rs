@@ -8,12 +8,10 @@
 use std::cell::Cell;
 use std::io::Read;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ureq::Agent;
 use ureq::http::StatusCode;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 use uuid::Uuid;
 
@@ -22,6 +20,7 @@ use super::soap::{self, BODY, Fault, Login, Media, Profile, Question};
 use super::text::{self, Shown, clean};
 use super::xml::{Tree, Unreadable};
 use super::{Secure, Stream};
+use crate::tls;
 
 /// How long a device may take in all.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,12 +66,7 @@ pub(super) struct Client {
 
 impl Client {
     pub fn new() -> Self {
-        let found = rustls_native_certs::load_native_certs();
-        let roots: Vec<_> = found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .root_certs(RootCerts::Specific(Arc::new(roots)))
-            .build();
+        let (tls, _) = tls::of_the_system();
         let config = Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)

@@ -143,18 +143,7 @@ impl Playing<'_> {
 
     /// Starts the pipeline. `true` if shutdown was asked for meanwhile.
     fn start(&self) -> Result<bool, SourceError> {
-        let (pipeline, given_up) = (self.pipeline.clone(), Arc::new(AtomicBool::new(false)));
-        let late = Arc::clone(&given_up);
-        let work = move || {
-            let started = pipeline.set_state(gst::State::Playing).is_ok();
-            // What was stopped while it still started is playing now, and GStreamer does not survive it if it is let go of so.
-            if late.load(Ordering::SeqCst) {
-                let _ = pipeline.set_state(gst::State::Null);
-            }
-            started
-        };
-        let result = self.aside("start", self.limits.first_frame, work);
-        given_up.store(result.is_err(), Ordering::SeqCst);
+        let result = self.bring_to_play("start", |pipeline| pipeline.set_state(gst::State::Playing).is_ok());
         match result {
             Ok(true) => return Ok(false),
             Ok(false) => {}
@@ -175,6 +164,27 @@ impl Playing<'_> {
                 Err(SourceError::Connection { at: self.at.clone(), detail })
             }
         }
+    }
+
+    /// Does `work`, which makes the pipeline play, aside, and says whether it worked. What was stopped while it still worked plays
+    /// afterwards, and GStreamer does not survive it if it is let go of so: then it is stopped once more.
+    fn bring_to_play(
+        &self,
+        what: &str,
+        work: impl FnOnce(&gst::Pipeline) -> bool + Send + 'static,
+    ) -> Result<bool, Late> {
+        let (pipeline, given_up) = (self.pipeline.clone(), Arc::new(AtomicBool::new(false)));
+        let late = Arc::clone(&given_up);
+        let work = move || {
+            let worked = work(&pipeline);
+            if late.load(Ordering::SeqCst) {
+                let _ = pipeline.set_state(gst::State::Null);
+            }
+            worked
+        };
+        let result = self.aside(what, self.limits.first_frame, work);
+        given_up.store(result.is_err(), Ordering::SeqCst);
+        result
     }
 
     fn aside<T: Send + 'static>(
@@ -257,13 +267,12 @@ impl Playing<'_> {
 
     /// Back to the first frame. Pausing around the seek gives the pipeline a new base time, so that `pace` starts anew too.
     fn rewind(&self) -> bool {
-        let pipeline = self.pipeline.clone();
-        let rewind = move || {
+        let rewind = |pipeline: &gst::Pipeline| {
             pipeline.set_state(gst::State::Paused).is_ok()
                 && pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::ZERO).is_ok()
                 && pipeline.set_state(gst::State::Playing).is_ok()
         };
-        self.aside("rewind", self.limits.first_frame, rewind).unwrap_or(false)
+        self.bring_to_play("rewind", rewind).unwrap_or(false)
     }
 }
 

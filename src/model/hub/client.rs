@@ -6,13 +6,11 @@
 //! next time (a lost connection, 429, 5xx) is asked for again, a bounded number of times, with growing waits.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
 use ureq::Agent;
 use ureq::http::{HeaderMap, HeaderValue, StatusCode, header};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 
 use super::HubError;
@@ -23,6 +21,7 @@ use super::settings::Settings;
 use crate::backoff::{Backoff, Ladder};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
+use crate::tls;
 
 /// Until a connection stands, name look-up apart.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -81,15 +80,10 @@ impl Client {
     /// # Errors
     /// [`HubError::NoCertificates`] where the endpoint is `https` and the system knows no authority.
     pub(super) fn new(settings: &Settings, repo: &Repo, retries: u32, shutdown: &Shutdown) -> Result<Self, HubError> {
-        let found = rustls_native_certs::load_native_certs();
-        if found.certs.is_empty() && settings.endpoint.scheme() == "https" {
+        let (tls, known) = tls::of_the_system();
+        if !known && settings.endpoint.scheme() == "https" {
             return Err(HubError::NoCertificates);
         }
-        let roots: Vec<_> = found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .root_certs(RootCerts::Specific(Arc::new(roots)))
-            .build();
         let config = Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
