@@ -42,7 +42,7 @@ fn neighbouring_extremes_do_not_saturate() {
     let weight: Vec<f32> = (0..OUTPUTS * INPUTS).map(|i| extreme(i / INPUTS, i % INPUTS)).collect();
     let mut g = Graph::new("layer");
     let x = g.input("x", Elem::F32, &[Dim::Free("rows"), Dim::Fixed(INPUTS)]);
-    let seen = linear::input(&mut g, &x, INPUTS, Precision::Int8, "x");
+    let seen = linear::input(&mut g, &x, [1, INPUTS], Precision::Int8, "x");
     let layer = Linear { bias: false, ..Linear::new("layer", INPUTS, OUTPUTS) };
     let y = linear::linear(&mut g, &seen, &layer, Precision::Int8);
     g.output(&y, Elem::F32, &[Dim::Free("rows"), Dim::Fixed(OUTPUTS)]);

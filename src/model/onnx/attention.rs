@@ -1,7 +1,8 @@
 //! Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) from three linear layers' outputs.
 //!
-//! The plain form is MatMul, Softmax, MatMul, which every provider knows and fuses as it likes. `1/√d` is already in
-//! the queries. Softmax is computed in 32 bits.
+//! The plain form is MatMul, Softmax, MatMul, which every provider knows and fuses as it likes. In 8 bits, which only the CPU
+//! runs, the keys are turned inside the product: ONNX Runtime joins the two moves of the plain form to one that moves
+//! number by number, a tenth of the time of ViT-B/32. `1/√d` is already in the queries. Softmax is computed in 32 bits.
 
 use super::Precision;
 use super::builder::Graph;
@@ -42,8 +43,6 @@ pub fn attention_of_heads(
     name: &str,
 ) -> String {
     let k = heads(g, k, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.k"));
-    // Turned in a step of its own: ONNX Runtime makes that part of the product, where turning both at once moves every number alone.
-    let k = g.op("Transpose", &[&k], &format!("{name}.k.turned"), &[Attr::Ints("perm", vec![0, 1, 3, 2])]);
     let v = heads(g, v, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.v"));
     mix(g, (q, &k, &v), mask, shape, precision, name)
 }
@@ -65,7 +64,13 @@ fn mix(
     name: &str,
 ) -> String {
     let half = precision == Precision::Fp16;
-    let mut scores = g.op("MatMul", &[q, k], &format!("{name}.scores"), &[]);
+    let mut scores = if precision == Precision::Int8 {
+        g.contrib("FusedMatMul", &[q, k], &format!("{name}.scores"), &[Attr::Int("transB", 1)])
+    } else {
+        let turned = [Attr::Ints("perm", vec![0, 1, 3, 2])];
+        let k = g.op("Transpose", &[k], &format!("{name}.k.turned"), &turned);
+        g.op("MatMul", &[q, &k], &format!("{name}.scores"), &[])
+    };
     if half {
         scores = g.cast(&scores, Elem::F32, &format!("{name}.scores.full"));
     }

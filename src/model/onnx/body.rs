@@ -31,14 +31,14 @@ impl Body<'_> {
         let (width, name) = (spec.width, format!("{}.layers.{index}", self.tower));
         let keep = self.keep || index == 0 || index + 1 == spec.layers;
         let normed = norm(g, x, width, spec.eps, &format!("{name}.norm1"));
-        let seen = input(g, &normed, width, precision, &format!("{name}.norm1"));
+        let seen = input(g, &normed, [self.tokens, width], precision, &format!("{name}.norm1"));
         let (mut x, mut asking) = (x.to_owned(), seen.clone());
         if first_only {
             let first = g.ints("index.first", &[0]);
             let axis = [Attr::Int("axis", 1)];
             x = g.op("Gather", &[&x, &first], &format!("{name}.first"), &axis);
             let normed = g.op("Gather", &[&normed, &first], &format!("{name}.norm1.first"), &axis);
-            asking = input(g, &normed, width, precision, &format!("{name}.norm1.first"));
+            asking = input(g, &normed, [1, width], precision, &format!("{name}.norm1.first"));
         }
         let queries = if first_only { 1 } else { self.tokens };
         let shape = Shape { heads: spec.heads, width, queries, keys: self.tokens };
@@ -48,14 +48,14 @@ impl Body<'_> {
         let k = linear(g, &seen, &k, precision);
         let v = linear(g, &seen, &v, precision);
         let mixed = attention(g, (&q, &k, &v), self.mask.as_deref(), shape, precision, &attn);
-        let mixed = carried_input(g, &mixed, width, precision, &format!("{attn}.joined"));
+        let mixed = carried_input(g, &mixed, [queries, width], precision, &format!("{attn}.joined"));
         let out = Linear { keep, ..output(&attn, width) };
         let out = linear(g, &mixed, &out, precision);
         let out = full(g, &out, queries, width, precision, &format!("{attn}.result"));
         let x = g.op("Add", &[&x, &out], &format!("{name}.attended"), &[]);
 
         let normed = norm(g, &x, width, spec.eps, &format!("{name}.norm2"));
-        let seen = input(g, &normed, width, precision, &format!("{name}.norm2"));
+        let seen = input(g, &normed, [queries, width], precision, &format!("{name}.norm2"));
         let sizes = Mlp { width, hidden: spec.mlp, act: spec.act, tokens: queries, keep };
         let out = mlp(g, &seen, sizes, precision, &name);
         g.op("Add", &[&x, &out], &format!("{name}.result"), &[])
@@ -103,7 +103,8 @@ pub fn mlp(g: &mut Graph, x: &linear::Input, sizes: Mlp, precision: Precision, n
     // The two forms of GELU differ by 0.0005 at most, far less than a step of 8 bits; tanh takes two thirds of the time of erf.
     let act = if precision == Precision::Int8 && sizes.act == Act::Gelu { Act::GeluTanh } else { sizes.act };
     let hidden = activation(g, &hidden, act, precision, &format!("{name}.act"));
-    let hidden = floored_input(g, &hidden, sizes.hidden, ACTIVATION_FLOOR, precision, &format!("{name}.act"));
+    let size = [sizes.tokens, sizes.hidden];
+    let hidden = floored_input(g, &hidden, size, ACTIVATION_FLOOR, precision, &format!("{name}.act"));
     let out = linear(g, &hidden, &of("fc2", sizes.hidden, sizes.width), precision);
     full(g, &out, sizes.tokens, sizes.width, precision, &format!("{name}.result"))
 }

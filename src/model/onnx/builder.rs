@@ -87,7 +87,8 @@ pub struct Graph {
     pub(super) blocks: Vec<Block>,
     /// Whether it has operators of ONNX Runtime's own set.
     pub(super) contrib: bool,
-    constants: HashSet<String>,
+    /// Constants and shared values that are there already.
+    known: HashSet<String>,
 }
 
 impl Graph {
@@ -100,7 +101,7 @@ impl Graph {
             nodes: Vec::new(),
             blocks: Vec::new(),
             contrib: false,
-            constants: HashSet::new(),
+            known: HashSet::new(),
         }
     }
 
@@ -146,9 +147,17 @@ impl Graph {
 
     /// A small constant, stored once however often it is asked for.
     pub fn constant(&mut self, name: &str, dims: &[usize], values: Values) -> String {
-        if self.constants.insert(name.to_owned()) {
+        if self.known.insert(name.to_owned()) {
             let stored = Stored { name: name.to_owned(), elem: values.elem(), dims: dims.to_vec() };
             self.blocks.push(Block { tensors: vec![stored], make: Box::new(move |_| Ok(vec![values.clone()])) });
+        }
+        name.to_owned()
+    }
+
+    /// A value that several layers read: `make` adds the nodes that give `name` where it is asked for first.
+    pub fn shared(&mut self, name: &str, make: impl FnOnce(&mut Self)) -> String {
+        if self.known.insert(name.to_owned()) {
+            make(self);
         }
         name.to_owned()
     }

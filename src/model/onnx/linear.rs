@@ -48,32 +48,35 @@ struct Rows {
     scales: String,
 }
 
-/// Prepares the f32 value `x` (`[…, width]`) for linear layers; values made here are called after `name`.
-pub fn input(g: &mut Graph, x: &str, width: usize, precision: Precision, name: &str) -> Input {
+/// Tokens of one picture or text, and the width of each.
+pub type Size = [usize; 2];
+
+/// Prepares the f32 value `x` (`[batch, tokens, width]`, or as many rows) for linear layers; values made here are called after `name`.
+pub fn input(g: &mut Graph, x: &str, size: Size, precision: Precision, name: &str) -> Input {
     match precision {
         Precision::Fp32 | Precision::Int4 => Input { value: x.to_owned(), rows: None },
         Precision::Fp16 => Input { value: g.cast(x, Elem::F16, &format!("{name}.half")), rows: None },
-        Precision::Int8 => Input { value: x.to_owned(), rows: Some(rows(g, x, width, None, name)) },
+        Precision::Int8 => Input { value: x.to_owned(), rows: Some(rows(g, x, size, None, name)) },
     }
 }
 
 /// As [`input`], for a value that a layer of the same precision gave: in 16 bits it is in 16 bits already.
-pub fn carried_input(g: &mut Graph, x: &str, width: usize, precision: Precision, name: &str) -> Input {
+pub fn carried_input(g: &mut Graph, x: &str, size: Size, precision: Precision, name: &str) -> Input {
     if precision == Precision::Fp16 {
         return Input { value: x.to_owned(), rows: None };
     }
-    input(g, x, width, precision, name)
+    input(g, x, size, precision, name)
 }
 
 /// As [`carried_input`], for values that are never below `floor`: half of the search for a row's range is saved.
-pub fn floored_input(g: &mut Graph, x: &str, width: usize, floor: f32, precision: Precision, name: &str) -> Input {
+pub fn floored_input(g: &mut Graph, x: &str, size: Size, floor: f32, precision: Precision, name: &str) -> Input {
     if precision == Precision::Int8 {
-        return Input { value: x.to_owned(), rows: Some(rows(g, x, width, Some(floor), name)) };
+        return Input { value: x.to_owned(), rows: Some(rows(g, x, size, Some(floor), name)) };
     }
-    carried_input(g, x, width, precision, name)
+    carried_input(g, x, size, precision, name)
 }
 
-fn rows(g: &mut Graph, x: &str, width: usize, floor: Option<f32>, name: &str) -> Rows {
+fn rows(g: &mut Graph, x: &str, [tokens, width]: Size, floor: Option<f32>, name: &str) -> Rows {
     let flat = g.ints(&format!("shape.rows.{width}"), &[-1, width as i64]);
     let flat = g.op("Reshape", &[x, &flat], &format!("{name}.rows"), &[]);
     let along = [Attr::Ints("axes", vec![1]), Attr::Int("keepdims", 0)];
@@ -90,9 +93,12 @@ fn rows(g: &mut Graph, x: &str, width: usize, floor: Option<f32>, name: &str) ->
     let range = g.op("Max", &[&highest, &depth, &least], &format!("{name}.range"), &[]);
     let steps = g.scalar("int8.steps", 127.0);
     let scale = g.op("Div", &[&range, &steps], &format!("{name}.scale"), &[]);
-    let middle = g.constant("int8.middles", &[1], Values::U8(vec![128]));
-    let count = g.op("Shape", &[&scale], &format!("{name}.count"), &[]);
-    let middles = g.op("Expand", &[&middle, &count], &format!("{name}.middles"), &[]);
+    // One for every row, the same in all layers with as many rows.
+    let middles = g.shared(&format!("int8.middles.{tokens}"), |g| {
+        let middle = g.constant("int8.middles", &[1], Values::U8(vec![128]));
+        let count = g.op("Shape", &[&scale], &format!("int8.rows.{tokens}"), &[]);
+        g.op("Expand", &[&middle, &count], &format!("int8.middles.{tokens}"), &[]);
+    });
     let quantised =
         g.op("QuantizeLinear", &[&flat, &scale, &middles], &format!("{name}.int8"), &[Attr::Int("axis", 0)]);
     let column = g.ints("shape.column", &[-1, 1]);

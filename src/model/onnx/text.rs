@@ -39,7 +39,7 @@ pub fn graph(arch: &Architecture, precision: Precision) -> Graph {
 
     let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
     let projection = Linear { bias: spec.projection_bias, ..Linear::new("text.projection", width, arch.embed_dim) };
-    let seen = input(&mut g, &x, width, precision, "text.post_norm");
+    let seen = input(&mut g, &x, [1, width], precision, "text.post_norm");
     let out = linear(&mut g, &seen, &projection, precision);
     let out = full(&mut g, &out, 1, arch.embed_dim, precision, "text.projected");
     let embedding = unit_length(&mut g, &out, "text_embeds");

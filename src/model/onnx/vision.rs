@@ -83,7 +83,7 @@ fn patches(g: &mut Graph, spec: &VisionTower, pixels: &str, precision: Precision
     let flat = g.ints("vision.shape.patches", &[-1, count, columns]);
     let flat = g.op("Reshape", &[&grid, &flat], "vision.pixels.rows", &[]);
     let precision = if precision == Precision::Int4 { Precision::Fp32 } else { precision };
-    let seen = input(g, &flat, inputs, precision, "vision.patch.seen");
+    let seen = input(g, &flat, [patches, inputs], precision, "vision.patch.seen");
     let layer = Linear { bias: spec.patch_bias, ..Linear::new("vision.patch", inputs, width) };
     let x = linear(g, &seen, &layer, precision);
     full(g, &x, patches, width, precision, "vision.patch.full")
@@ -110,7 +110,7 @@ pub fn head(g: &mut Graph, arch: &Architecture, x: &str, precision: Precision) -
         // One row a picture: quantising the last layer would gain nothing.
         let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
         let projection = Linear { bias: false, ..Linear::new("vision.projection", width, arch.embed_dim) };
-        let seen = input(g, &x, width, precision, "vision.pooled");
+        let seen = input(g, &x, [1, width], precision, "vision.pooled");
         let out = linear(g, &seen, &projection, precision);
         x = full(g, &out, 1, arch.embed_dim, precision, "vision.projected");
     }
@@ -133,18 +133,18 @@ fn attention_head(
     let query = Stored { name: format!("{attn}.query"), elem, dims: vec![1, heads, 1, width / heads.max(1)] };
     let asked = query.name.clone();
     g.weights(vec![query], Box::new(move |store| probe(store, &q, elem)));
-    let seen = input(g, x, width, precision, "vision.post_norm");
+    let seen = input(g, x, [tokens(spec), width], precision, "vision.post_norm");
     let k = linear(g, &seen, &k, precision);
     let v = linear(g, &seen, &v, precision);
     let shape = Shape { heads, width, queries: 1, keys: tokens(spec) };
     let mixed = attention_of_heads(g, (&asked, &k, &v), None, shape, precision, &attn);
     // One row a picture: nothing is gained by quantising it.
     let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
-    let mixed = linear::carried_input(g, &mixed, width, precision, &format!("{attn}.joined"));
+    let mixed = linear::carried_input(g, &mixed, [1, width], precision, &format!("{attn}.joined"));
     let out = linear(g, &mixed, &output(&attn, width), precision);
     let x = full(g, &out, 1, width, precision, &format!("{attn}.result"));
     let normed = norm(g, &x, width, spec.body.eps, &format!("{name}.norm"));
-    let seen = input(g, &normed, width, precision, &format!("{name}.norm"));
+    let seen = input(g, &normed, [1, width], precision, &format!("{name}.norm"));
     let sizes = Mlp { width, hidden, act: spec.body.act, tokens: 1, keep: true };
     let out = mlp(g, &seen, sizes, precision, name);
     g.op("Add", &[&x, &out], &format!("{name}.result"), &[])
