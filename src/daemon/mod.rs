@@ -41,7 +41,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const GPU: Duration = Duration::from_millis(500);
 
 /// How often ended streams and stage threads are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Why the daemon could not run.
 #[derive(Debug, thiserror::Error)]

@@ -409,7 +409,7 @@ pub(super) fn attach(feed: &Arc<Feed>, connection: u64, parts: &Parts) {
         }
     });
     if let Some(pad) = sink.static_pad("sink") {
-        picture::ask_for_room(&pad);
+        picture::ask_for_room(&pad, *own || family.is_some());
     }
     let feed = Arc::clone(feed);
     let callbacks = gst_app::AppSinkCallbacks::builder()

@@ -1,7 +1,7 @@
 //! Source: one GStreamer pipeline per stream, from a template in `pipelines/`, to decoded pictures.
 //!
 //! ```text
-//! source ─► [ parser ─► decoder ] ─► [pace] ─► convert ─► rotate ─► sink
+//! source ─► [ parser ─► decoder ] ─► [pace] ─► convert ─► sink
 //!         ▲ decodebin                          ▲ entry: wanted?       └► Picture ─► FrameTap::deliver
 //!         └ gate: to be decoded?               └ unwanted frames end here, before any conversion or download
 //! ```

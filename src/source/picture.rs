@@ -1,7 +1,7 @@
 //! From GStreamer's sample to a [`Picture`], without a copy: the mapped buffer itself is the picture's store.
 //!
 //! Runs on the streaming thread, for sampled frames only. A picture keeps its buffer out of the decoder's pool for as long as
-//! it lives; [`ask_for_room`] tells the decoder beforehand how many that may be.
+//! it lives; [`ask_for_room`] tells decoders that cannot make more buffers later how many that may be.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -21,7 +21,7 @@ pub(super) const FORMATS: [(gst_video::VideoFormat, PixelFormat); 6] = [
 ];
 
 /// Decoder buffers that may be held at once by one stream's slot, the preprocessing threads and a batch that is being made.
-/// Pools are asked for that many more, so that a decoder never waits for one of ours.
+/// A device's pool is asked for that many more, so that its decoder never waits for one of ours.
 pub(super) const HELD_BUFFERS: u32 = 8;
 
 /// Why a sample is not a picture we can look at.
@@ -43,15 +43,18 @@ pub(super) fn sink_caps() -> gst::Caps {
 }
 
 /// Lets the sink at `pad` take buffers with strides of the decoder's own choice (it would copy them otherwise), and tells how
-/// many of them are held. appsink 1.22 does not answer the allocation query by itself.
-pub(super) fn ask_for_room(pad: &gst::Pad) {
-    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+/// many of them are held where the pool may be of a fixed size. Pools in the system's memory grow by themselves, and what they
+/// are asked for they allocate at once: eight pictures of 1920 by 1080 are 25 MB a stream. appsink 1.22 does not answer the
+/// allocation query by itself.
+pub(super) fn ask_for_room(pad: &gst::Pad, fixed: bool) {
+    let held = if fixed { HELD_BUFFERS } else { 0 };
+    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, move |_, info| {
         let Some(query) = info.query_mut() else { return gst::PadProbeReturn::Ok };
         let gst::QueryViewMut::Allocation(allocation) = query.view_mut() else { return gst::PadProbeReturn::Ok };
         let size =
             allocation.get_owned().0.and_then(|caps| gst_video::VideoInfo::from_caps(&caps).ok()).map(|i| i.size());
         let Some(size) = size.and_then(|s| u32::try_from(s).ok()) else { return gst::PadProbeReturn::Ok };
-        allocation.add_allocation_pool(None::<&gst::BufferPool>, size, HELD_BUFFERS, 0);
+        allocation.add_allocation_pool(None::<&gst::BufferPool>, size, held, 0);
         allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
         gst::PadProbeReturn::Handled
     });

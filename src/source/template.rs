@@ -75,7 +75,7 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
     let threads = threads(settings);
     pipeline.connect_deep_element_added(move |_, _, element| {
         do_not_wait_for_more_parts(element);
-        limit_threads(element, threads);
+        tame_libav(element, threads);
     });
     let source = pipeline.by_name("source");
     match (&source, &settings.location) {
@@ -129,11 +129,14 @@ fn threads(settings: &SourceSettings) -> i32 {
     std::thread::available_parallelism().map_or(1, |cores| i32::try_from(cores.get().min(4)).unwrap_or(1))
 }
 
-/// libav's decoders would take one thread for every core, for each stream anew.
-fn limit_threads(element: &gst::Element, threads: i32) {
+/// libav's decoders would take one thread for every core, for each stream anew. They would also decode straight into buffers of
+/// ours, which they keep mapped as long as later frames refer to them: GStreamer then copies every picture into fresh memory.
+/// Told not to, they copy into a buffer that was used before.
+fn tame_libav(element: &gst::Element, threads: i32) {
     if element.factory().is_some_and(|factory| factory.name().starts_with("avdec_")) {
         // A decoder that has no such property does without.
         let _ = set(element, "max-threads", threads);
+        let _ = set(element, "direct-rendering", false);
     }
 }
 
