@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSettings};
-use vtagd::infer::Provider;
+use vtagd::infer::{BatchSize, Provider, Sessions};
 use vtagd::infer::options::{Arena, CudaOptions, OpenvinoOptions, OpenvinoPrecision, ProviderChoice, TensorrtOptions};
 use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::problem::Severity;
@@ -47,7 +47,9 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
         load(&folder, "streams:\n  - id: door\n    url: rtsp://10.0.0.12/stream1\nlabels: [labels/one.yaml]\n");
     assert_eq!(settings.model, ModelChoice::Starter);
     assert_eq!(settings.infer.providers, [Provider::Cpu]);
-    assert_eq!((settings.infer.max_size, settings.infer.max_delay), (8, Duration::from_millis(50)));
+    assert_eq!(settings.infer.max_size, BatchSize::Pictures(8));
+    assert_eq!((settings.infer.max_delay, settings.infer.sessions), (Duration::from_millis(50), Sessions::Auto));
+    assert!(settings.infer.devices.is_empty() && settings.infer.run_limit.is_none());
     assert_eq!((settings.infer.threads, settings.infer.strict), (0, false));
     assert_eq!(settings.events, vtagd::event::Thresholds::default());
     assert!(matches!(settings.sinks.as_slice(), [SinkSettings::Jsonl(JsonlTarget::Stdout)]));

@@ -12,7 +12,7 @@ use super::rounds::{self, Speed};
 use super::{BenchError, Memory, Model, memory};
 use crate::child::{self, Child, End, Heard, OWN_PROGRAM};
 use crate::infer::session::OrtImageEncoder;
-use crate::infer::{InferSettings, ProviderChoice, runtime};
+use crate::infer::{BatchSize, InferSettings, ProviderChoice, runtime};
 use crate::model::Bundle;
 use crate::model::import::measure::probe_picture;
 use crate::shutdown::Shutdown;
@@ -165,7 +165,7 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
         providers: vec![request.setup.provider.clone()],
         strict: true,
         threads: request.setup.threads,
-        max_size: most,
+        max_size: BatchSize::Pictures(most),
         ..InferSettings::default()
     };
     let size = request.models.first().map_or((1, 1), |model| model.size);
