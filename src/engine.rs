@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::bench::cores;
 use crate::config::ModelChoice;
 use crate::event::ModelRef;
 use crate::infer::sessions::{self, Opened, Plan};
@@ -114,7 +115,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let Some(bundle) = open(choice, &|| shutdown.is_requested())? else { return Self::without_model() };
         let mut tower = ChildTower::new(&bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
-        Self::with_tower(&bundle, infer, sets, &mut tower)
+        Self::with_tower(&bundle, infer, sets, &mut tower, Some(shutdown))
     }
 
     /// As [`Self::build`], with the text tower in this process. For benches and tests, whose executable is not `vtagd`.
@@ -128,21 +129,25 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let Some(bundle) = open(choice, &|| false)? else { return Self::without_model() };
         let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
-        Self::with_tower(&bundle, infer, sets, &mut tower)
+        Self::with_tower(&bundle, infer, sets, &mut tower, None)
     }
 
+    /// With `measure`, what the configuration leaves open is measured, until shutdown is asked for.
     fn with_tower(
         bundle: &Bundle,
         infer: &InferSettings,
         sets: &[LabelSet],
         tower: &mut dyn TextTower,
+        measure: Option<&Shutdown>,
     ) -> Result<Self, EngineError> {
         let spec = Arc::new(spec_of(bundle)?);
         let embeddings = embed(bundle, sets, tower)?;
         let runtime = runtime::load(infer.library.as_deref())?;
         let (height, width) = spec.size();
+        let size = (height as usize, width as usize);
+        let settled = measure.map(|shutdown| cores::settle(infer, bundle, size, runtime::version(), shutdown));
         let Opened { encoders, refused, plan } =
-            sessions::open(&runtime, bundle, infer, (height as usize, width as usize))?;
+            sessions::open(&runtime, bundle, settled.as_ref().unwrap_or(infer), size)?;
         runtime::give_back_freed_memory();
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;

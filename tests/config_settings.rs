@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSettings};
-use vtagd::infer::{BatchSize, Provider, Sessions};
 use vtagd::infer::options::{Arena, CudaOptions, OpenvinoOptions, OpenvinoPrecision, ProviderChoice, TensorrtOptions};
+use vtagd::infer::{BatchSize, Provider, Sessions};
 use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::problem::Severity;
 use vtagd::sample::Interval;

@@ -28,6 +28,7 @@ pub mod select;
 pub mod session;
 pub mod sessions;
 pub mod sizing;
+pub mod split;
 mod tensorrt;
 
 use std::sync::Arc;
