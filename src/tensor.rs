@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn memory_of_somebody_else_is_filled_and_read_in_its_place_and_given_back() {
-        struct Lent(Box<[UnsafeCell<f32>]>, Arc<()>);
+        struct Lent(Box<[UnsafeCell<f32>]>, #[expect(dead_code, reason = "counts")] Arc<()>);
         // SAFETY: only the buffer that owns it reaches the floats, as `floats` is called by nobody else.
         unsafe impl Sync for Lent {}
         // SAFETY: a box does not move what it holds, and all of it is initialised.

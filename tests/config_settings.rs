@@ -228,6 +228,19 @@ fn the_api_can_be_switched_off_or_opened_with_a_token() {
 }
 
 #[test]
+fn batch_size_and_sessions_are_numbers_or_found_by_measuring() {
+    let folder = folder();
+    let rest = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";
+    let runtime =
+        "{ providers: [tensorrt, cuda, cpu], sessions: 2, devices: [0, 3], run_limit: 5m, batch: { max_size: auto } }";
+    let infer = load(&folder, &format!("runtime: {runtime}\n{rest}")).infer;
+    assert_eq!((infer.max_size, infer.sessions), (BatchSize::Auto, Sessions::Number(2)));
+    assert_eq!((infer.devices.as_slice(), infer.run_limit), ([0, 3].as_slice(), Some(Duration::from_secs(300))));
+    let infer = load(&folder, &format!("runtime: {{ sessions: auto, batch: {{ max_size: 3 }} }}\n{rest}")).infer;
+    assert_eq!((infer.max_size, infer.sessions), (BatchSize::Pictures(3), Sessions::Auto));
+}
+
+#[test]
 fn a_provider_is_a_name_or_a_name_with_options() {
     let folder = folder();
     let settings = load(
