@@ -48,7 +48,10 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert_eq!(settings.model, ModelChoice::Starter);
     assert_eq!(settings.infer.providers, [Provider::Cpu]);
     assert_eq!(settings.infer.max_size, BatchSize::Pictures(8));
-    assert_eq!((settings.infer.max_delay, settings.infer.sessions), (Duration::from_millis(50), Sessions::Auto));
+    assert_eq!(
+        (settings.infer.max_delay, settings.infer.sessions),
+        (Duration::from_millis(50), Sessions::Auto { cores: 4 })
+    );
     assert!(settings.infer.devices.is_empty() && settings.infer.run_limit.is_none());
     assert_eq!((settings.infer.threads, settings.infer.strict), (0, false));
     assert_eq!(settings.events, vtagd::event::Thresholds::default());
@@ -237,7 +240,7 @@ fn batch_size_and_sessions_are_numbers_or_found_by_measuring() {
     assert_eq!((infer.max_size, infer.sessions), (BatchSize::Auto, Sessions::Number(2)));
     assert_eq!((infer.devices.as_slice(), infer.run_limit), ([0, 3].as_slice(), Some(Duration::from_secs(300))));
     let infer = load(&folder, &format!("runtime: {{ sessions: auto, batch: {{ max_size: 3 }} }}\n{rest}")).infer;
-    assert_eq!((infer.max_size, infer.sessions), (BatchSize::Pictures(3), Sessions::Auto));
+    assert_eq!((infer.max_size, infer.sessions), (BatchSize::Pictures(3), Sessions::Auto { cores: 2 }));
 }
 
 #[test]

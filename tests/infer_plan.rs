@@ -64,6 +64,33 @@ fn two_sessions_share_the_batches_and_no_frame_is_unaccounted() {
 }
 
 #[test]
+fn sessions_that_are_to_be_found_are_measured_once_and_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "{ sessions: auto, batch: { max_size: 2 } }")
+        .replace("pace: fast, loop: true", "enabled: false");
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let kept = |folder: &Path| -> Vec<String> {
+        let names = fs::read_dir(folder.join("cache")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("sessions-")).collect()
+    };
+    for start in 0..2 {
+        let mut daemon = Daemon::start(folder.path(), &config);
+        daemon.wait_ready();
+        let ready: Value = serde_json::from_str(&daemon.get("/readyz").1).unwrap();
+        let sessions = ready["inference"]["sessions"].as_u64().unwrap() as usize;
+        assert!(daemon.stop().success());
+        let log = daemon.log();
+        if cores < 2 {
+            assert_eq!((sessions, log.contains("sessions found")), (1, false), "{log}");
+            continue;
+        }
+        assert!((1..=cores).contains(&sessions), "{ready}");
+        assert_eq!(log.contains("sessions found"), start == 0, "measured at the first start only: {log}");
+        assert_eq!(kept(folder.path()).len(), 1);
+    }
+}
+
+#[test]
 fn systemds_watchdog_is_fed_while_there_is_nothing_to_infer_and_both_health_pages_are_green() {
     let folder = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();

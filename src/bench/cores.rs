@@ -29,9 +29,7 @@ pub fn settle(
     runtime: &str,
     shutdown: &Shutdown,
 ) -> InferSettings {
-    if settings.sessions != Sessions::Auto {
-        return settings.clone();
-    }
+    let Sessions::Auto { cores: least } = settings.sessions else { return settings.clone() };
     let one = InferSettings { sessions: Sessions::Number(1), ..settings.clone() };
     // On a GPU batches run one after the other anyway, and OpenVINO has streams of its own. Who says how many threads there are, has
     // decided.
@@ -42,7 +40,7 @@ pub fn settle(
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let free = split::free_memory(&read("/proc/meminfo")).unwrap_or(0);
-    let splits = split::candidates(cores, weights(&bundle.vision), free);
+    let splits = split::candidates(cores, least, weights(&bundle.vision), free);
     if splits.len() < 2 {
         return one;
     }
@@ -107,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_measurement_that_fails_leaves_all_cores_to_one_session() {
-        let splits = split::candidates(8, 1, 1 << 30);
+        let splits = split::candidates(8, split::UNASKED_CORES, 1, 1 << 30);
         assert_eq!(measured(Err(BenchError::Stopped), &splits), None);
         let rates = vec![100.0, 130.0, 131.0, 90.0];
         assert_eq!(measured(Ok(rates), &splits), Some(Split { sessions: 2, threads: 4 }));

@@ -11,7 +11,7 @@ use super::{
     TlsSettings, providers, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
-use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions};
+use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, split};
 use crate::label::ThresholdOverrides;
 use crate::paths;
 use crate::problem::Problem;
@@ -157,7 +157,7 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
     let mut settings = InferSettings {
         max_size: BatchSize::Pictures(DEFAULT_BATCH),
         max_delay: DEFAULT_DELAY,
-        sessions: Sessions::Auto,
+        sessions: Sessions::Auto { cores: split::UNASKED_CORES },
         ..InferSettings::default()
     };
     let runtime = match field {
@@ -216,7 +216,7 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
 fn several(runtime: &Runtime, settings: &mut InferSettings, reader: &mut Reader<'_>) {
     if let Some(sessions) = runtime.sessions.given() {
         settings.sessions = match sessions.value {
-            NumberOrAuto::Auto => Sessions::Auto,
+            NumberOrAuto::Auto => Sessions::Auto { cores: split::LEAST_CORES },
             NumberOrAuto::Number(number) => {
                 if !(1..=MAX_SESSIONS).contains(&number) {
                     let remedy = "each has the weights in memory once more; 1 is a good start";

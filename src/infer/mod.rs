@@ -106,8 +106,10 @@ impl BatchSize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sessions {
     Number(usize),
-    /// On a CPU what measuring says, one elsewhere.
-    Auto,
+    /// On a CPU with so many cores what measuring says, one elsewhere.
+    Auto {
+        cores: usize,
+    },
 }
 
 impl Default for InferSettings {

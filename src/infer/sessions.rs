@@ -99,7 +99,7 @@ fn on_first_device(settings: &InferSettings) -> InferSettings {
 fn places(settings: &InferSettings, choice: &ProviderChoice) -> Vec<ProviderChoice> {
     let each = match settings.sessions {
         Sessions::Number(sessions) => sessions.max(1),
-        Sessions::Auto => 1,
+        Sessions::Auto { .. } => 1,
     };
     let on_gpu = matches!(choice.provider(), Provider::Cuda | Provider::Tensorrt);
     let devices = if on_gpu && !settings.devices.is_empty() { settings.devices.clone() } else { vec![choice.device()] };

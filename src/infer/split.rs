@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// With fewer cores one session has them all: two with one core each gave 8 % more images a second than one with two (ViT-B/32 in
-/// int8, batches of 8), which is less than they would have to.
-pub const LEAST_CORES: usize = 4;
+/// Where nobody asks for it, a box with fewer cores is not measured: it is a small one, with little memory for a second copy of the
+/// weights, and slow to start already.
+pub const UNASKED_CORES: usize = 4;
+/// With one core there is nothing to share out.
+pub const LEAST_CORES: usize = 2;
 /// What more sessions must gain over fewer.
 const WORTH: f64 = 1.15;
 /// Weights of all sessions together, at most: memory that nobody asked to be spent.
@@ -28,14 +30,14 @@ pub struct Split {
     pub threads: usize,
 }
 
-/// What is worth measuring on so many `cores`, fewest sessions first; only the first where there is nothing to choose.
-/// `weights` is what one session takes, `free` the memory that there is, in bytes.
-pub fn candidates(cores: usize, weights: u64, free: u64) -> Vec<Split> {
+/// What is worth measuring on so many `cores`, fewest sessions first; only the first where there is nothing to choose, or there are
+/// fewer cores than `least`. `weights` is what one session takes, `free` the memory that there is, in bytes.
+pub fn candidates(cores: usize, least: usize, weights: u64, free: u64) -> Vec<Split> {
     let all = Split { sessions: 1, threads: cores.max(1) };
     let most = MOST_WEIGHTS.min(free / 2);
     let fits = |sessions: usize| weights.saturating_mul(sessions as u64) <= most;
     let more = std::iter::successors(Some(2_usize), |sessions| Some(sessions * 2))
-        .take_while(|sessions| cores >= LEAST_CORES && *sessions <= cores && fits(*sessions))
+        .take_while(|sessions| cores >= least.max(LEAST_CORES) && *sessions <= cores && fits(*sessions))
         .map(|sessions| Split { sessions, threads: cores / sessions });
     std::iter::once(all).chain(more).collect()
 }
@@ -118,13 +120,14 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn splits(cores: usize, weights: u64, free: u64) -> Vec<(usize, usize)> {
-        candidates(cores, weights, free).iter().map(|split| (split.sessions, split.threads)).collect()
+        candidates(cores, UNASKED_CORES, weights, free).iter().map(|split| (split.sessions, split.threads)).collect()
     }
 
     #[test]
     fn few_cores_are_not_shared_out() {
         assert_eq!(splits(1, MIB, 8 << 30), [(1, 1)]);
         assert_eq!(splits(3, MIB, 8 << 30), [(1, 3)]);
+        assert_eq!(candidates(2, LEAST_CORES, MIB, 8 << 30).len(), 2, "unless somebody asks for it");
         assert_eq!(splits(8, 90 * MIB, 8 << 30), [(1, 8), (2, 4), (4, 2), (8, 1)]);
         assert_eq!(splits(6, 90 * MIB, 8 << 30), [(1, 6), (2, 3), (4, 1)]);
     }
