@@ -125,10 +125,10 @@ fn a_run_that_goes_on_can_be_ended_from_another_thread_and_the_next_one_works() 
     let (mut right, mut embeddings) = (Vec::new(), Vec::new());
     encoder.encode(&pixels, 16, &mut right).unwrap();
     let stopper = encoder.stopper().expect("ONNX Runtime can end a run");
-    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
     // Again and again, so that it does not matter when the run begins.
     let busybody = std::thread::spawn(move || {
-        while ended.recv_timeout(Duration::from_millis(1)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        while ended.recv_timeout(Duration::from_millis(1)) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             stopper.stop();
         }
     });
