@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use vtagd::config::ModelChoice;
 use vtagd::engine::{Engine, preprocessing_threads};
 use vtagd::frame::FrameTime;
-use vtagd::infer::{ImageEncoder, InferSettings};
+use vtagd::infer::{BatchSize, ImageEncoder, InferSettings};
 use vtagd::intake::StreamPart;
 use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
 use vtagd::pipeline::{self, Stages};
@@ -30,7 +30,7 @@ const BATCH: usize = 8;
 const ROUNDS: usize = 5;
 
 fn engine() -> Engine {
-    let infer = InferSettings { threads: 1, max_size: BATCH, ..InferSettings::default() };
+    let infer = InferSettings { threads: 1, max_size: BatchSize::Pictures(BATCH), ..InferSettings::default() };
     let set = LabelSet {
         name: "bench".into(),
         scoring: Scoring::Exclusive,
@@ -72,7 +72,8 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     };
     let stages = Stages {
         spec: engine.spec,
-        encoder: engine.encoder,
+        encoders: engine.encoders,
+        runs: Arc::default(),
         max_size: BATCH,
         max_delay: Duration::from_millis(50),
         threads: preprocessing_threads(),
@@ -105,9 +106,8 @@ fn main() {
     let mut ratios = Vec::new();
     for round in 1..=ROUNDS {
         let mut engine = engine();
-        let mut encoder = engine.encoder.take().expect("the starter model has a session");
+        let encoder = engine.encoders.first_mut().expect("the starter model has a session");
         let alone = bare(encoder.as_mut(), engine.spec.place_len(), 400);
-        engine.encoder = Some(encoder);
         let (all, images) = whole(engine, &clip);
         println!(
             "round {round}: bare {alone:.1} images/s, end to end {all:.1} images/s ({images} images), ratio {:.3}",

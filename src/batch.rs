@@ -81,6 +81,8 @@ pub struct PrepareJob {
 /// A closed batch. Its places may still be being written: one message on `done` a place tells that they are. The places belong, in
 /// order, to the items that have one.
 pub struct PreparedBatch {
+    /// Counted from 0 in the order in which batches are closed.
+    pub number: u64,
     pub buffer: BatchBuffer,
     pub items: Vec<Item>,
     pub done: Receiver<(usize, bool)>,

@@ -5,9 +5,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::bench::cores;
 use crate::config::ModelChoice;
 use crate::event::ModelRef;
-use crate::infer::session::OrtImageEncoder;
+use crate::infer::sessions::{self, Opened, Plan};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
 use crate::label::LabelSet;
 use crate::label::cache::EmbeddingCache;
@@ -51,9 +52,8 @@ impl EngineError {
     /// 2 where the input is wrong, 1 where the machine failed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Infer(InferError::Run(_) | InferError::Library(_) | InferError::Provider(_)) | Self::Shape { .. } => {
-                1
-            }
+            Self::Infer(InferError::Model(_)) => 2,
+            Self::Infer(_) | Self::Shape { .. } => 1,
             Self::Labels(error) => error.exit_code(),
             Self::Model(error) => error.exit_code(),
             _ => 2,
@@ -91,8 +91,10 @@ pub struct Engine {
     /// What was wanted more and does not work.
     pub refused: Vec<Refused>,
     pub spec: Arc<Spec>,
+    /// One a session, warm; none for `model: none`.
+    pub encoders: Vec<Box<dyn ImageEncoder>>,
     /// `None` for `model: none`.
-    pub encoder: Option<Box<dyn ImageEncoder>>,
+    pub plan: Option<Plan>,
     /// One a label set, in the order given; empty without a model.
     pub scorers: Vec<Arc<Scorer>>,
     /// `None` for `model: none`.
@@ -113,7 +115,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let Some(bundle) = open(choice, &|| shutdown.is_requested())? else { return Self::without_model() };
         let mut tower = ChildTower::new(&bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
-        Self::with_tower(&bundle, infer, sets, &mut tower)
+        Self::with_tower(&bundle, infer, sets, &mut tower, Some(shutdown))
     }
 
     /// As [`Self::build`], with the text tower in this process. For benches and tests, whose executable is not `vtagd`.
@@ -127,31 +129,37 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let Some(bundle) = open(choice, &|| false)? else { return Self::without_model() };
         let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
-        Self::with_tower(&bundle, infer, sets, &mut tower)
+        Self::with_tower(&bundle, infer, sets, &mut tower, None)
     }
 
+    /// With `measure`, what the configuration leaves open is measured, until shutdown is asked for.
     fn with_tower(
         bundle: &Bundle,
         infer: &InferSettings,
         sets: &[LabelSet],
         tower: &mut dyn TextTower,
+        measure: Option<&Shutdown>,
     ) -> Result<Self, EngineError> {
         let spec = Arc::new(spec_of(bundle)?);
         let embeddings = embed(bundle, sets, tower)?;
         let runtime = runtime::load(infer.library.as_deref())?;
         let (height, width) = spec.size();
-        let mut encoder = OrtImageEncoder::open(&runtime, bundle, infer, (height as usize, width as usize))?;
-        encoder.warm_up(infer.max_size)?;
+        let size = (height as usize, width as usize);
+        let settled = measure.map(|shutdown| cores::settle(infer, bundle, size, runtime::version(), shutdown));
+        let Opened { encoders, refused, plan } =
+            sessions::open(&runtime, bundle, settled.as_ref().unwrap_or(infer), size)?;
         runtime::give_back_freed_memory();
-        let scorers = embeddings.iter().map(|set| scorer(set, bundle, encoder.dim())).collect::<Result<_, _>>()?;
+        let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
+        let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;
         let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
-        let labels = LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim: encoder.dim() };
+        let labels = LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim };
         Ok(Self {
             model,
-            provider: encoder.provider().as_str(),
-            refused: encoder.refused().to_vec(),
+            provider,
+            refused,
             spec,
-            encoder: Some(Box::new(encoder)),
+            encoders: encoders.into_iter().map(|encoder| Box::new(encoder) as Box<dyn ImageEncoder>).collect(),
+            plan: Some(plan),
             scorers,
             labels: Some(labels),
         })
@@ -165,7 +173,8 @@ impl Engine {
             provider: NO_MODEL,
             refused: Vec::new(),
             spec: Arc::new(Spec::from_json("{}")?),
-            encoder: None,
+            encoders: Vec::new(),
+            plan: None,
             scorers: Vec::new(),
             labels: None,
         })

@@ -12,7 +12,9 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use crate::infer::ImageEncoder;
-use crate::infer::dispatch::{BUFFERS, Dispatcher};
+use crate::infer::dispatch::{Dispatcher, buffers};
+use crate::infer::in_order::InOrder;
+use crate::infer::watchdog::Runs;
 use crate::infer::worker::SessionWorker;
 use crate::intake::{CommonPace, Intake};
 use crate::preprocess::{Spec, pool, tiles};
@@ -28,8 +30,10 @@ const ARRIVALS: usize = 1024;
 /// What all streams share.
 pub struct Stages {
     pub spec: Arc<Spec>,
-    /// `None` decodes and preprocesses only.
-    pub encoder: Option<Box<dyn ImageEncoder>>,
+    /// One a session, over the same model; none: decodes and preprocesses only.
+    pub encoders: Vec<Box<dyn ImageEncoder>>,
+    /// Where somebody can see that a run hangs.
+    pub runs: Arc<Runs>,
     pub max_size: usize,
     pub max_delay: Duration,
     /// Preprocessing threads.
@@ -44,7 +48,8 @@ pub type Threads = Vec<(String, JoinHandle<()>)>;
 /// # Errors
 /// When the system gives no thread or no memory for the batches; the stages started until then end by themselves.
 pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads)> {
-    let Stages { spec, encoder, max_size, max_delay, threads: pool_size } = stages;
+    let Stages { spec, encoders, runs, max_size, max_delay, threads: pool_size } = stages;
+    let (sessions, buffers) = (encoders.len().max(1), buffers(encoders.len().max(1)));
     let mut threads = Vec::new();
 
     // source → sample → slot, one each a stream, come with the intake
@@ -52,15 +57,17 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     let (arrivals_tx, arrivals) = bounded(ARRIVALS);
     let roster = Arc::new(Roster::default());
 
-    // slots → batches; buffers go round between the dispatcher and the session thread
-    let (free_tx, free) = bounded(BUFFERS);
-    for _ in 0..BUFFERS {
-        let buffer = BatchBuffer::new(max_size, spec.place_len()).map_err(io::Error::other)?;
-        free_tx.send(buffer).map_err(io::Error::other)?;
+    // slots → batches; buffers go round between the dispatcher and the sessions
+    let (free_tx, free) = bounded(buffers);
+    for _ in 0..buffers {
+        let own = encoders.first().and_then(|encoder| encoder.memory(max_size * spec.place_len()));
+        let buffer = own.map(|memory| BatchBuffer::within(memory, spec.place_len()));
+        let buffer = buffer.map_or_else(|| BatchBuffer::new(max_size, spec.place_len()), Ok);
+        free_tx.send(buffer.map_err(io::Error::other)?).map_err(io::Error::other)?;
     }
-    let (jobs_tx, jobs) = bounded(max_size * BUFFERS);
-    let (batches_tx, batches) = bounded(1);
-    let (embedded_tx, embedded) = bounded(BUFFERS);
+    let (jobs_tx, jobs) = bounded(max_size * buffers);
+    let (batches_tx, batches) = bounded(0);
+    let (embedded_tx, scored_rx) = bounded(buffers);
     let dispatcher = Dispatcher {
         arrivals,
         wake: woken,
@@ -77,10 +84,20 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     }
 
     // batches → embeddings → scores
-    let session = SessionWorker { encoder, batches, free: free_tx, embedded: embedded_tx };
-    threads.push(spawn("inference session", "vtagd-infer", move || session.run())?);
+    let embedded = Arc::new(InOrder::new(embedded_tx));
+    runs.pass_by(&embedded);
+    let mut encoders = encoders.into_iter();
+    for session in 0..sessions {
+        let (batches, free, embedded) = (batches.clone(), free_tx.clone(), Arc::clone(&embedded));
+        let (encoder, has_peers, runs) = (encoders.next(), sessions > 1, Arc::clone(&runs));
+        let worker = SessionWorker { encoder, session, has_peers, batches, free, embedded, runs };
+        threads.push(spawn(&format!("inference session {session}"), &format!("vtagd-infer-{session}"), move || {
+            worker.run()
+        })?);
+    }
+    drop((embedded, free_tx, batches));
     let scored = Arc::clone(&roster);
-    threads.push(spawn("scoring", "vtagd-score", move || worker::run(&embedded, &scored))?);
+    threads.push(spawn("scoring", "vtagd-score", move || worker::run(&scored_rx, &scored))?);
 
     let intake = Intake {
         arrivals: arrivals_tx,

@@ -1,4 +1,4 @@
-//! sd_notify: telling systemd that the daemon is ready, what it is doing, and that it needs more time to start.
+//! sd_notify: telling systemd that the daemon is ready, what it is doing, that it needs more time to start, and that it is well.
 //!
 //! One datagram to the socket that `NOTIFY_SOCKET` names; without the variable nothing is sent, so everything works the same outside
 //! of a service. Sending never blocks and never fails loudly: a service manager that does not listen is no reason to stop.
@@ -65,6 +65,47 @@ fn send_to(name: &OsStr, message: &str) -> std::io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     socket.send_to_addr(message.as_bytes(), &address).map(|_| ())
+}
+
+/// systemd's watchdog (`WatchdogSec=`): a service that does not say for so long that it is well is killed and started again.
+/// Time is a parameter.
+#[derive(Debug)]
+pub struct Watchdog {
+    every: Duration,
+    fed: Option<Instant>,
+}
+
+impl Watchdog {
+    /// `None` where nobody watches.
+    pub fn from_environment() -> Option<Self> {
+        let text = |name: &str| std::env::var(name).ok();
+        Self::from_values(text("WATCHDOG_USEC").as_deref(), text("WATCHDOG_PID").as_deref(), std::process::id())
+    }
+
+    fn from_values(microseconds: Option<&str>, process: Option<&str>, own: u32) -> Option<Self> {
+        // A child inherits the variables; only the process that they name is watched.
+        if process.is_some_and(|process| process.parse() != Ok(own)) {
+            return None;
+        }
+        let patience = Duration::from_micros(microseconds?.parse().ok().filter(|time| *time > 0)?);
+        // Half of it is what sd_watchdog_enabled(3) advises; a third leaves room for a box that swaps.
+        Some(Self { every: patience / 3, fed: None })
+    }
+
+    /// Everything is well. To be called at least as often as is to be said.
+    pub fn feed(&mut self, now: Instant) {
+        if self.is_due(now) {
+            send("WATCHDOG=1");
+        }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.fed.is_none_or(|fed| now.saturating_duration_since(fed) >= self.every);
+        if due {
+            self.fed = Some(now);
+        }
+        due
+    }
 }
 
 /// A step of start-up that may take long. While it lives, systemd is asked for more time every [`EVERY`], and, if the step
@@ -152,6 +193,18 @@ mod tests {
     #[test]
     fn a_status_cannot_smuggle_in_another_assignment() {
         assert_eq!(one_line("model x\nREADY=1"), "model x READY=1");
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_three_times_in_its_patience_and_only_where_there_is_one() {
+        let mut watchdog = Watchdog::from_values(Some("30000000"), Some("7"), 7).unwrap();
+        let start = Instant::now();
+        let fed: Vec<u64> = (0..31).filter(|s| watchdog.is_due(start + Duration::from_secs(*s))).collect();
+        assert_eq!(fed, [0, 10, 20, 30]);
+        assert!(Watchdog::from_values(Some("30000000"), None, 7).is_some());
+        for (time, process) in [(None, None), (Some("0"), None), (Some("soon"), None), (Some("30000000"), Some("8"))] {
+            assert!(Watchdog::from_values(time, process, 7).is_none(), "{time:?} {process:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! When full, [`BatchBuffer::claim`] gives `None` until [`BatchBuffer::recycle`]. A place may outlive its buffer; it then keeps the
 //! memory alive and is written in vain.
 //!
+//! The memory is the heap's, or [`HostMemory`] that somebody else made: pinned for a GPU, say.
+//!
 //! Why this is sound: places are handed out at distinct indices and never twice between two recyclings, so no float is writable from
 //! two of them. Reading and recycling go through [`Arc::get_mut`], which succeeds only when no place is left and orders their writes
 //! before the read; and both borrow the buffer mutably, so nothing can be claimed while a slice is being read.
@@ -12,6 +14,7 @@
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Why the batch's memory cannot be used now, or at all.
@@ -30,8 +33,30 @@ pub enum TensorError {
     Count { count: usize, claimed: usize },
 }
 
+/// Memory for a batch that is not the heap's.
+///
+/// # Safety
+/// `floats` gives the same initialised floats every time, and nobody but the caller reads or writes them as long as `self` lives.
+pub unsafe trait HostMemory: Send + Sync {
+    fn floats(&self) -> NonNull<[f32]>;
+}
+
 /// Floats that one place at a time may write. `UnsafeCell` tells the compiler that a shared `Arc<Cells>` does not mean frozen contents.
-struct Cells(Box<[UnsafeCell<f32>]>);
+enum Cells {
+    Heap(Box<[UnsafeCell<f32>]>),
+    Lent(Box<dyn HostMemory>),
+}
+
+impl Cells {
+    fn all(&self) -> &[UnsafeCell<f32>] {
+        match self {
+            Self::Heap(cells) => cells,
+            // SAFETY: `UnsafeCell<f32>` has the layout of `f32`; the floats are initialised and live as long as their owner, which
+            // is borrowed here, and nobody else reaches them, as the trait promises.
+            Self::Lent(memory) => unsafe { &*(memory.floats().as_ptr() as *const [UnsafeCell<f32>]) },
+        }
+    }
+}
 
 // SAFETY: the cells are reached in two ways only. A `Place` touches its own disjoint range; `BatchBuffer` touches all of them, but
 // only through `Arc::get_mut`, that is while no `Place` exists. So no cell is ever accessed from two threads at once.
@@ -58,7 +83,13 @@ impl BatchBuffer {
             return Err(refused);
         }
         cells.resize_with(length, || UnsafeCell::new(0.0));
-        Ok(Self { cells: Arc::new(Cells(cells.into_boxed_slice())), capacity, place_len, claimed: 0 })
+        Ok(Self { cells: Arc::new(Cells::Heap(cells.into_boxed_slice())), capacity, place_len, claimed: 0 })
+    }
+
+    /// The same in `memory`, as many pictures as it has room for.
+    pub fn within(memory: Box<dyn HostMemory>, place_len: usize) -> Self {
+        let capacity = memory.floats().len() / place_len.max(1);
+        Self { cells: Arc::new(Cells::Lent(memory)), capacity, place_len, claimed: 0 }
     }
 
     /// Pictures that fit.
@@ -95,13 +126,22 @@ impl BatchBuffer {
     /// # Errors
     /// [`TensorError::Busy`] while any place is held; [`TensorError::Count`] for more places than were claimed.
     pub fn as_slice(&mut self, count: usize) -> Result<&[f32], TensorError> {
+        self.as_padded_slice(count, count)
+    }
+
+    /// As [`as_slice`](Self::as_slice), with further pictures behind them up to `rows` (and the capacity): whatever earlier batches
+    /// have left there.
+    ///
+    /// # Errors
+    /// As [`as_slice`](Self::as_slice).
+    pub fn as_padded_slice(&mut self, count: usize, rows: usize) -> Result<&[f32], TensorError> {
         if count > self.claimed {
             return Err(TensorError::Count { count, claimed: self.claimed });
         }
-        let length = count * self.place_len;
+        let length = rows.clamp(count, self.capacity) * self.place_len;
         let places = self.outstanding();
         let Some(cells) = Arc::get_mut(&mut self.cells) else { return Err(TensorError::Busy { places }) };
-        let cells: *mut [UnsafeCell<f32>] = &raw mut cells.0[..length];
+        let cells: *const [UnsafeCell<f32>] = &raw const cells.all()[..length];
         // SAFETY: `UnsafeCell<f32>` has the layout of `f32`. The cells were borrowed mutably, and are for as long as the slice lives:
         // no place exists, and none can be claimed meanwhile. Every float was initialised in `new`.
         Ok(unsafe { &*(cells as *const [f32]) })
@@ -142,7 +182,7 @@ impl Place {
     }
 
     fn cells(&self) -> &[UnsafeCell<f32>] {
-        &self.cells.0[self.index * self.len..][..self.len]
+        &self.cells.all()[self.index * self.len..][..self.len]
     }
 }
 
@@ -230,6 +270,42 @@ mod tests {
         drop(buffer.claim());
         assert_eq!(buffer.as_slice(2), Err(TensorError::Count { count: 2, claimed: 1 }));
         assert_eq!(buffer.as_slice(0).unwrap(), &[] as &[f32]);
+    }
+
+    #[test]
+    fn padding_is_what_earlier_batches_left_and_ends_with_the_buffer() {
+        let mut buffer = BatchBuffer::new(3, 1).unwrap();
+        for value in [1.0, 2.0, 3.0] {
+            buffer.claim().unwrap()[0] = value;
+        }
+        buffer.recycle().unwrap();
+        buffer.claim().unwrap()[0] = 7.0;
+        assert_eq!(buffer.as_padded_slice(1, 2).unwrap(), [7.0, 2.0]);
+        assert_eq!(buffer.as_padded_slice(1, 8).unwrap(), [7.0, 2.0, 3.0]);
+        assert_eq!(buffer.as_padded_slice(2, 3), Err(TensorError::Count { count: 2, claimed: 1 }));
+    }
+
+    #[test]
+    fn memory_of_somebody_else_is_filled_and_read_in_its_place_and_given_back() {
+        struct Lent(Box<[UnsafeCell<f32>]>, #[expect(dead_code, reason = "counts")] Arc<()>);
+        // SAFETY: only the buffer that owns it reaches the floats, as `floats` is called by nobody else.
+        unsafe impl Sync for Lent {}
+        // SAFETY: a box does not move what it holds, and all of it is initialised.
+        unsafe impl HostMemory for Lent {
+            fn floats(&self) -> NonNull<[f32]> {
+                NonNull::slice_from_raw_parts(NonNull::from(&self.0[0]).cast(), self.0.len())
+            }
+        }
+        let owner = Arc::new(());
+        let floats: Box<[_]> = (0..7).map(|_| UnsafeCell::new(0.0)).collect();
+        let mut buffer = BatchBuffer::within(Box::new(Lent(floats, Arc::clone(&owner))), 3);
+        assert_eq!(buffer.capacity(), 2);
+        buffer.claim().unwrap().fill(1.0);
+        buffer.claim().unwrap().fill(2.0);
+        assert_eq!(buffer.as_slice(2).unwrap(), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+        assert_eq!(Arc::strong_count(&owner), 2);
+        drop(buffer);
+        assert_eq!(Arc::strong_count(&owner), 1);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSettings};
-use vtagd::infer::Provider;
 use vtagd::infer::options::{Arena, CudaOptions, OpenvinoOptions, OpenvinoPrecision, ProviderChoice, TensorrtOptions};
+use vtagd::infer::{BatchSize, Provider, Sessions};
 use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::problem::Severity;
 use vtagd::sample::Interval;
@@ -47,7 +47,12 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
         load(&folder, "streams:\n  - id: door\n    url: rtsp://10.0.0.12/stream1\nlabels: [labels/one.yaml]\n");
     assert_eq!(settings.model, ModelChoice::Starter);
     assert_eq!(settings.infer.providers, [Provider::Cpu]);
-    assert_eq!((settings.infer.max_size, settings.infer.max_delay), (8, Duration::from_millis(50)));
+    assert_eq!(settings.infer.max_size, BatchSize::Pictures(8));
+    assert_eq!(
+        (settings.infer.max_delay, settings.infer.sessions),
+        (Duration::from_millis(50), Sessions::Auto { cores: 4 })
+    );
+    assert!(settings.infer.devices.is_empty() && settings.infer.run_limit.is_none());
     assert_eq!((settings.infer.threads, settings.infer.strict), (0, false));
     assert_eq!(settings.events, vtagd::event::Thresholds::default());
     assert!(matches!(settings.sinks.as_slice(), [SinkSettings::Jsonl(JsonlTarget::Stdout)]));
@@ -223,6 +228,19 @@ fn the_api_can_be_switched_off_or_opened_with_a_token() {
     for loopback in ["localhost:1", "'[::1]:1'", "127.8.8.8:1"] {
         assert!(load(&folder, &format!("api: {{ listen: {loopback} }}\n{rest}")).api.is_some(), "{loopback}");
     }
+}
+
+#[test]
+fn batch_size_and_sessions_are_numbers_or_found_by_measuring() {
+    let folder = folder();
+    let rest = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";
+    let runtime =
+        "{ providers: [tensorrt, cuda, cpu], sessions: 2, devices: [0, 3], run_limit: 5m, batch: { max_size: auto } }";
+    let infer = load(&folder, &format!("runtime: {runtime}\n{rest}")).infer;
+    assert_eq!((infer.max_size, infer.sessions), (BatchSize::Auto, Sessions::Number(2)));
+    assert_eq!((infer.devices.as_slice(), infer.run_limit), ([0, 3].as_slice(), Some(Duration::from_secs(300))));
+    let infer = load(&folder, &format!("runtime: {{ sessions: auto, batch: {{ max_size: 3 }} }}\n{rest}")).infer;
+    assert_eq!((infer.max_size, infer.sessions), (BatchSize::Pictures(3), Sessions::Auto { cores: 2 }));
 }
 
 #[test]

@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use vtagd::account::{Account, Outcome, Totals};
 use vtagd::batch::{EmbeddedBatch, PrepareJob};
 use vtagd::frame::{FrameTap, FrameTime, Picture, StreamId, StreamKey};
-use vtagd::infer::dispatch::{Arrival, BUFFERS, Dispatcher};
+use vtagd::infer::dispatch::{Arrival, Dispatcher, buffers};
+use vtagd::infer::in_order::InOrder;
 use vtagd::infer::worker::SessionWorker;
 use vtagd::infer::{ImageEncoder, InferError, Provider};
 use vtagd::queue;
@@ -22,6 +23,7 @@ use vtagd::view::View;
 /// Nothing in a working pipeline takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BATCH: usize = 2;
+const BUFFERS: usize = buffers(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A model that is as slow as its owner: a batch a permit.
@@ -100,7 +102,7 @@ impl Overload {
             free_again.send(BatchBuffer::new(BATCH, 1).unwrap()).unwrap();
         }
         let (jobs_in, jobs) = bounded(BATCH * BUFFERS);
-        let (batches_in, batches) = bounded(1);
+        let (batches_in, batches) = bounded(0);
         let (embedded_in, embedded) = bounded(BUFFERS);
         let (permits, permitted) = bounded(BATCH * rates.len());
         let dispatcher = Dispatcher {
@@ -115,7 +117,15 @@ impl Overload {
             max_delay: PATIENCE,
         };
         let encoder: Box<dyn ImageEncoder> = Box::new(Slow(permitted));
-        let session = SessionWorker { encoder: Some(encoder), batches, free: free_again, embedded: embedded_in };
+        let session = SessionWorker {
+            encoder: Some(encoder),
+            session: 0,
+            has_peers: false,
+            batches,
+            free: free_again,
+            embedded: Arc::new(InOrder::new(embedded_in)),
+            runs: Arc::default(),
+        };
         let threads = vec![thread::spawn(|| dispatcher.run()), thread::spawn(|| session.run())];
         Self { cameras, jobs, permits, embedded, threads, under_way: VecDeque::new() }
     }

@@ -117,6 +117,41 @@ fn a_batch_that_is_cut_into_chunks_gives_what_its_pictures_give_alone() {
 }
 
 #[test]
+fn a_run_that_goes_on_can_be_ended_from_another_thread_and_the_next_one_works() {
+    let starter = model::resolve(Path::new(model::STARTER)).expect("run `make setup` first: it builds models/starter");
+    let mut encoder =
+        open_with(&starter.join("vision_model.onnx"), &settings(&[Provider::Cpu], true), (224, 224)).unwrap();
+    let pixels: Vec<f32> = (0..16 * 3 * 224 * 224).map(|i| (i % 977) as f32 / 488.0 - 1.0).collect();
+    let (mut right, mut embeddings) = (Vec::new(), Vec::new());
+    encoder.encode(&pixels, 16, &mut right).unwrap();
+    let stopper = encoder.stopper().expect("ONNX Runtime can end a run");
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
+    // Again and again, so that it does not matter when the run begins.
+    let busybody = std::thread::spawn(move || {
+        while ended.recv_timeout(Duration::from_millis(1)) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            stopper.stop();
+        }
+    });
+    let failed = encoder.encode(&pixels, 16, &mut embeddings).unwrap_err();
+    drop(end);
+    busybody.join().unwrap();
+    assert!(matches!(&failed, InferError::Run(message) if message.contains("terminate")), "{failed}");
+    encoder.encode(&pixels, 16, &mut embeddings).unwrap();
+    assert!(cosine(&embeddings, &right) > 0.999_99 * 16.0, "the answer is the right one again");
+}
+
+#[test]
+fn pictures_behind_the_last_one_do_not_change_the_answer() {
+    let mut encoder = open("plain").unwrap();
+    let pixels = pictures(4);
+    let (mut more, mut exact) = (Vec::new(), Vec::new());
+    encoder.encode(&pixels, 3, &mut more).unwrap();
+    encoder.encode(&pixels[..3 * PICTURE], 3, &mut exact).unwrap();
+    assert_eq!(more, exact);
+    assert!(encoder.encode(&pixels, 5, &mut more).is_err(), "four are not five");
+}
+
+#[test]
 fn unsuitable_and_damaged_towers_are_told_by_file() {
     let error = open("no_embedding").err().unwrap().to_string();
     assert!(error.contains("no_embedding.onnx") && error.contains("last_hidden_state"), "{error}");

@@ -103,7 +103,7 @@ fn look(clip: &str, set: &str, view: &str) -> Option<(Vec<Sample>, Vec<Threshold
         schedule: Mutex::new(Schedule::new(EVERY)),
         model: Mutex::new((
             Preprocessor::new(Arc::clone(&engine.spec)),
-            engine.encoder.take().unwrap(),
+            engine.encoders.pop().unwrap(),
             engine.spec.place_len(),
         )),
         scorer: Arc::clone(&engine.scorers[0]),

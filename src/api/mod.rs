@@ -20,9 +20,13 @@ use crate::account::Account;
 use crate::event::Event;
 use crate::gpu::Gpu;
 use crate::infer::Refused;
+use crate::infer::sessions::Plan;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::status::StreamStatus;
+
+/// Why frames may flow.
+const WARM: &str = "model is warm";
 
 /// Events kept for `/api/v1/events`.
 const RECENT: usize = 256;
@@ -54,7 +58,7 @@ pub enum ApiError {
 }
 
 /// Whether frames may flow, and if not, why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Readiness {
     pub ready: bool,
     pub reason: String,
@@ -62,6 +66,8 @@ pub struct Readiness {
     pub provider: Option<String>,
     /// Providers that the configuration wants more and that do not work here.
     pub refused: Vec<Refused>,
+    /// Sessions and batch size; `None` until the model is warm, and without one.
+    pub inference: Option<Plan>,
 }
 
 /// A label set as `/api/v1/labels` shows it.
@@ -74,6 +80,8 @@ pub struct SetView {
 /// What is known of the running daemon. Written by the assembly and the event stage, read by requests.
 pub struct Board {
     readiness: RwLock<Readiness>,
+    /// Why the process is to be started again; `None` while it is well.
+    ill: RwLock<Option<String>>,
     streams: RwLock<Vec<(Arc<StreamStatus>, Arc<Account>)>>,
     sets: RwLock<Vec<SetView>>,
     recent: Mutex<VecDeque<Arc<Event>>>,
@@ -83,10 +91,10 @@ pub struct Board {
 
 impl Default for Board {
     fn default() -> Self {
-        let readiness =
-            Readiness { ready: false, reason: "starting".to_owned(), model: None, provider: None, refused: Vec::new() };
+        let readiness = Readiness { reason: "starting".to_owned(), ..Readiness::default() };
         Self {
             readiness: RwLock::new(readiness),
+            ill: RwLock::default(),
             streams: RwLock::default(),
             sets: RwLock::default(),
             recent: Mutex::default(),
@@ -115,7 +123,7 @@ impl Board {
         metrics::gauge!("vtagd_build_info", &labels).set(1.0);
         let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
         readiness.ready = true;
-        "model is warm".clone_into(&mut readiness.reason);
+        WARM.clone_into(&mut readiness.reason);
         readiness.model = Some(model.to_owned());
         readiness.provider = Some(provider.to_owned());
     }
@@ -126,6 +134,33 @@ impl Board {
             metrics::gauge!("vtagd_provider_refused", "provider" => provider.as_str()).set(1.0);
         }
         self.readiness.write().unwrap_or_else(PoisonError::into_inner).refused = refused.to_vec();
+    }
+
+    /// Says how inference runs.
+    pub fn inference(&self, plan: Option<Plan>) {
+        if let Some(plan) = &plan {
+            metrics::gauge!("vtagd_inference_sessions").set(plan.sessions as f64);
+            metrics::gauge!("vtagd_batch_max_size").set(plan.max_size as f64);
+        }
+        self.readiness.write().unwrap_or_else(PoisonError::into_inner).inference = plan;
+    }
+
+    /// Says why the process is to be started again, or that it is well (`None`), and whether frames flow because of it.
+    pub fn set_ill(&self, why: Option<String>) {
+        let mut ill = self.ill.write().unwrap_or_else(PoisonError::into_inner);
+        if *ill == why {
+            return;
+        }
+        let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
+        readiness.ready = why.is_none();
+        readiness.reason = why.clone().unwrap_or_else(|| WARM.to_owned());
+        metrics::gauge!("vtagd_ready").set(if why.is_none() { 1.0 } else { 0.0 });
+        *ill = why;
+    }
+
+    /// Why the process is to be started again.
+    pub fn ill(&self) -> Option<String> {
+        self.ill.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn readiness(&self) -> Readiness {

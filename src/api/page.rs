@@ -102,6 +102,7 @@ mod tests {
             model: Some("a&b".into()),
             provider: None,
             refused: vec![Refused { provider: Provider::Cuda, reason: "no <GPU>".into() }],
+            inference: None,
         };
         let page = render(&readiness, &[], &[]);
         assert!(page.contains("cuda refused: no &lt;GPU&gt;"), "{page}");

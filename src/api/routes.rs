@@ -51,7 +51,8 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/events", get(events))
         .layer(middleware::from_fn_with_state(shared.clone(), require_token));
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthz))
+        .route("/livez", get(healthz))
         .merge(guarded)
         .layer(DefaultBodyLimit::max(64 * 1024))
         .layer(middleware::map_response(harden))
@@ -81,6 +82,13 @@ async fn require_token(State(shared): State<Shared>, request: Request, next: Nex
 /// Compares in time that depends on the lengths only.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+}
+
+async fn healthz(State(shared): State<Shared>) -> Response {
+    match shared.board.ill() {
+        None => "ok\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+    }
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {

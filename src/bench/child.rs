@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::rounds::{self, Speed};
 use super::{BenchError, Memory, Model, memory};
 use crate::child::{self, Child, End, Heard, OWN_PROGRAM};
+use crate::infer::runtime::{self, Runtime};
 use crate::infer::session::OrtImageEncoder;
-use crate::infer::{InferSettings, ProviderChoice, runtime};
+use crate::infer::split::Split;
+use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice};
 use crate::model::Bundle;
 use crate::model::import::measure::probe_picture;
 use crate::shutdown::Shutdown;
@@ -49,17 +51,32 @@ struct Request {
 #[serde(rename_all = "snake_case")]
 enum What {
     Memory,
-    Speed { budget: Duration },
+    Speed {
+        budget: Duration,
+    },
+    /// Sessions side by side.
+    Splits {
+        splits: Vec<Split>,
+        budget: Duration,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Turn { done: usize, total: usize },
+    Turn {
+        done: usize,
+        total: usize,
+    },
     Memory(Memory),
     Speed(Speed),
+    /// Images a second of one split.
+    Split(f64),
     Done,
-    Error { message: String, code: u8 },
+    Error {
+        message: String,
+        code: u8,
+    },
 }
 
 /// What a process with only `model` takes when it is warm for `batch` pictures.
@@ -70,7 +87,7 @@ pub fn memory(model: &Model, batch: usize, setup: &Setup, shutdown: &Shutdown) -
     let request =
         Request { models: vec![model.clone()], batches: vec![batch], setup: setup.clone(), what: What::Memory };
     let mut found = None;
-    ask(&request, shutdown, &mut |answer| {
+    ask(&request, shutdown, None, &mut |answer| {
         if let Answer::Memory(memory) = answer {
             found = Some(memory);
         }
@@ -94,7 +111,7 @@ pub fn speed(
     let (models_, batches_) = (models.to_vec(), batches.to_vec());
     let request = Request { models: models_, batches: batches_, setup: setup.clone(), what: What::Speed { budget } };
     let mut found = Vec::new();
-    ask(&request, shutdown, &mut |answer| match answer {
+    ask(&request, shutdown, None, &mut |answer| match answer {
         Answer::Turn { done, total } => progress(done, total),
         Answer::Speed(speed) => found.push(speed),
         _ => {}
@@ -105,11 +122,45 @@ pub fn speed(
     Ok(found)
 }
 
-/// Starts a child, and hands its answers on until it is done. How long it may be silent, the person knows who waits for it.
-fn ask(request: &Request, shutdown: &Shutdown, heard: &mut dyn FnMut(Answer)) -> Result<(), BenchError> {
+/// How fast `model` is in runs of `batch` pictures with each of `splits`, in their order, `budget` each and the time it takes to load
+/// it. A child that says nothing for `patience` is given up.
+///
+/// # Errors
+/// As [`memory`].
+pub fn splits(
+    model: &Model,
+    batch: usize,
+    splits: &[Split],
+    (budget, patience): (Duration, Duration),
+    setup: &Setup,
+    shutdown: &Shutdown,
+) -> Result<Vec<f64>, BenchError> {
+    let what = What::Splits { splits: splits.to_vec(), budget };
+    let request = Request { models: vec![model.clone()], batches: vec![batch], setup: setup.clone(), what };
+    let mut found = Vec::new();
+    ask(&request, shutdown, Some(patience), &mut |answer| {
+        if let Answer::Split(rate) = answer {
+            found.push(rate);
+        }
+    })?;
+    if found.len() == splits.len() {
+        Ok(found)
+    } else {
+        Err(BenchError::Child(format!("gave {} results", found.len())))
+    }
+}
+
+/// Starts a child, and hands its answers on until it is done. How long it may be silent, without `patience` the person knows who
+/// waits for it.
+fn ask(
+    request: &Request,
+    shutdown: &Shutdown,
+    patience: Option<Duration>,
+    heard: &mut dyn FnMut(Answer),
+) -> Result<(), BenchError> {
     let mut command = Command::new(OWN_PROGRAM);
     command.arg(SUBCOMMAND);
-    if matches!(request.what, What::Memory) {
+    if !matches!(request.what, What::Speed { .. }) {
         // The measuring of speed says the same about the same models.
         command.env("VTAGD_LOG", "error");
     }
@@ -120,7 +171,7 @@ fn ask(request: &Request, shutdown: &Shutdown, heard: &mut dyn FnMut(Answer)) ->
         tracing::debug!(%error, "the measuring process does not listen");
     }
     loop {
-        match child.hear(Some(shutdown), None) {
+        match child.hear(Some(shutdown), patience) {
             Heard::Answer(Answer::Done) => return Ok(()),
             Heard::Answer(Answer::Error { message, code }) => return Err(BenchError::Told { message, code }),
             Heard::Answer(answer) => heard(answer),
@@ -130,8 +181,7 @@ fn ask(request: &Request, shutdown: &Shutdown, heard: &mut dyn FnMut(Answer)) ->
             }
             Heard::Ended(end) => return Err(BenchError::Child(format!("{end}; its log is above"))),
             Heard::Nonsense(error) => return Err(BenchError::Child(format!("answers nonsense: {error}"))),
-            // Without patience there is no end to it.
-            Heard::Silence => {}
+            Heard::Silence => return Err(BenchError::Child("said nothing for too long, stopped it".into())),
         }
     }
 }
@@ -165,11 +215,19 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
         providers: vec![request.setup.provider.clone()],
         strict: true,
         threads: request.setup.threads,
-        max_size: most,
+        max_size: BatchSize::Pictures(most),
         ..InferSettings::default()
     };
     let size = request.models.first().map_or((1, 1), |model| model.size);
     let pixels = pictures(size, most);
+    if let (What::Splits { splits, budget }, Some(model)) = (&request.what, request.models.first()) {
+        let bundle = Bundle::open_known(&model.dir, String::new())?;
+        for split in splits {
+            let rate = side_by_side(&runtime, &bundle, &settings, model.size, *split, &pixels, *budget)?;
+            let _ = child::say(stdout, &Answer::Split(rate));
+        }
+        return Ok(());
+    }
     let (mut encoders, mut embeddings) = (Vec::new(), Vec::new());
     for model in &request.models {
         // The fingerprint is of no use here, and takes seconds for gigabytes.
@@ -185,12 +243,13 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
         let _ = child::say(stdout, answer);
     };
     match request.what {
+        What::Splits { .. } => {}
         What::Memory => say(&Answer::Memory(memory::of_this_process()?)),
         What::Speed { budget } => {
             // Warming up runs the largest size and one picture, and others only as far as its time goes.
             for batch in request.batches.iter().filter(|batch| (2..most).contains(*batch)) {
                 for encoder in &mut encoders {
-                    crate::infer::ImageEncoder::encode(encoder, &pixels, *batch, &mut embeddings)?;
+                    ImageEncoder::encode(encoder, &pixels, *batch, &mut embeddings)?;
                 }
             }
             let started = Instant::now();
@@ -201,6 +260,44 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
         }
     }
     Ok(())
+}
+
+/// Images a second of sessions that run batches at the same time, each for `budget` and two runs at least.
+fn side_by_side(
+    runtime: &Runtime,
+    bundle: &Bundle,
+    settings: &InferSettings,
+    size: (usize, usize),
+    split: Split,
+    pixels: &[f32],
+    budget: Duration,
+) -> Result<f64, BenchError> {
+    let settings = InferSettings { threads: split.threads, ..settings.clone() };
+    let batch = settings.max_size.most(Provider::Cpu);
+    let mut encoders = Vec::new();
+    for _ in 0..split.sessions {
+        let mut encoder = OrtImageEncoder::open(runtime, bundle, &settings, size)?;
+        encoder.warm_up(batch)?;
+        encoders.push(encoder);
+    }
+    let work = |mut encoder: OrtImageEncoder| -> Result<f64, InferError> {
+        let (started, mut pictures, mut embeddings) = (Instant::now(), 0, Vec::new());
+        loop {
+            encoder.encode(pixels, batch, &mut embeddings)?;
+            pictures += batch;
+            let took = started.elapsed();
+            if took >= budget && pictures >= 2 * batch {
+                return Ok(pictures as f64 / took.as_secs_f64());
+            }
+        }
+    };
+    let rates: Vec<Result<f64, InferError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = encoders.into_iter().map(|encoder| scope.spawn(|| work(encoder))).collect();
+        let lost = || Err(InferError::Run("a session panicked".into()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
+    });
+    let rates: Result<Vec<f64>, InferError> = rates.into_iter().collect();
+    Ok(rates?.iter().sum())
 }
 
 /// `count` made-up pictures of `size`.

@@ -7,6 +7,7 @@
 //! a child that the kernel kills for want of memory is reported, not shared. [`draft`] makes models with made-up weights.
 
 pub mod child;
+pub mod cores;
 pub mod draft;
 mod memory;
 pub mod rounds;

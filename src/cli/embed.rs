@@ -13,7 +13,7 @@ use super::texts::{self, TemplateArgs};
 use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::{Engine, EngineError};
-use crate::infer::InferSettings;
+use crate::infer::{BatchSize, InferSettings};
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{EmbedError, Embedder, ensemble};
@@ -286,9 +286,9 @@ fn compare(bundle: &Bundle, images: &[Image<'_>], texts: &[Array2<f32>]) -> Resu
 
 /// Embeddings of what could be read, and how many files could not; each of those has been told.
 fn images<'a>(dir: &Path, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(Vec<Image<'a>>, usize), Failure> {
-    let settings = InferSettings { max_size: files.len().min(BATCH), ..InferSettings::default() };
+    let settings = InferSettings { max_size: BatchSize::Pictures(files.len().min(BATCH)), ..InferSettings::default() };
     let engine = Engine::build(&ModelChoice::Path(dir.to_owned()), &settings, &[], shutdown)?;
-    let Some(mut encoder) = engine.encoder else { return Ok((Vec::new(), 0)) };
+    let Some(mut encoder) = engine.encoders.into_iter().next() else { return Ok((Vec::new(), 0)) };
     let (mut found, mut bad) = (Vec::with_capacity(files.len()), 0);
     let bar = if files.len() > BATCH { ProgressBar::new(files.len() as u64) } else { ProgressBar::hidden() };
     for chunk in files.chunks(BATCH) {

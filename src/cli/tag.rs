@@ -19,7 +19,7 @@ use crate::config::ModelChoice;
 use crate::engine::Engine;
 use crate::event::record::seconds;
 use crate::frame::{FrameTime, StreamId};
-use crate::infer::{ImageEncoder, InferError, InferSettings, Provider};
+use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
 use crate::intake::StreamPart;
 use crate::label::{Label, LabelSet, Scoring, set, template};
 use crate::model::prepared;
@@ -131,7 +131,7 @@ pub fn run(args: &Args) -> u8 {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
-    let Some(encoder) = engine.encoder.take() else { return 1 };
+    let Some(encoder) = engine.encoders.pop() else { return 1 };
     let mut encoder = Shared(Arc::new(Mutex::new(encoder)));
     let printer = Printer { sets: sets.into(), json: args.json, top: args.top };
     let mut code = 0;
@@ -175,7 +175,7 @@ fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<La
         Ok(sets) => sets,
         Err(message) => return fail(&message, 2),
     };
-    let infer = InferSettings { max_size: BATCH, ..InferSettings::default() };
+    let infer = InferSettings { max_size: BatchSize::Pictures(BATCH), ..InferSettings::default() };
     let choice = ModelChoice::Path(bundle.dir.clone());
     match Engine::build(&choice, &infer, &sets, shutdown) {
         Ok(engine) => Ok((engine, sets)),
@@ -302,7 +302,8 @@ fn video(
     };
     let stages = Stages {
         spec: Arc::clone(&engine.spec),
-        encoder: Some(Box::new(encoder.clone())),
+        encoders: vec![Box::new(encoder.clone())],
+        runs: Arc::default(),
         max_size: BATCH,
         max_delay: Duration::from_millis(50),
         threads: crate::engine::preprocessing_threads(),

@@ -129,11 +129,15 @@ fn openvino(raw: &OpenvinoOptions, reader: &mut Reader<'_>) -> Option<options::O
 }
 
 fn device(field: &Field<usize>, reader: &mut Reader<'_>) -> u32 {
-    let Some(at) = field.given() else { return 0 };
+    field.given().and_then(|at| gpu(at, reader)).unwrap_or_default()
+}
+
+/// The number of a GPU.
+pub fn gpu(at: &At<usize>, reader: &mut Reader<'_>) -> Option<u32> {
     if at.value > MAX_DEVICE {
         reader.error(at, format!("is above {MAX_DEVICE}"), "the first GPU is 0; `nvidia-smi -L` lists them");
     }
-    u32::try_from(at.value).unwrap_or_default()
+    u32::try_from(at.value).ok()
 }
 
 fn size(field: &Field<Bytes>, reader: &mut Reader<'_>) -> Option<u64> {

@@ -51,6 +51,9 @@ section! {
         "strict" => strict: bool,
         "probe" => probe: Probe,
         "threads" => threads: usize,
+        "sessions" => sessions: NumberOrAuto,
+        "devices" => devices: Vec<At<usize>>,
+        "run_limit" => run_limit: Duration,
         "batch" => batch: Batch,
     }
 }
@@ -107,8 +110,29 @@ section! {
 
 section! {
     pub struct Batch {
-        "max_size" => max_size: usize,
+        "max_size" => max_size: NumberOrAuto,
         "max_delay" => max_delay: Duration,
+    }
+}
+
+/// A whole number, or `auto`.
+#[derive(Clone, Copy)]
+pub enum NumberOrAuto {
+    Number(usize),
+    Auto,
+}
+
+impl FromNode for NumberOrAuto {
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "auto" => Some(Self::Auto),
+            Value::Text(_) => {
+                let message = "is neither a whole number nor `auto`";
+                reader.report(Severity::Error, node.place, path, message, "write, for example, 8 or auto");
+                None
+            }
+            _ => usize::from_node(node, path, reader).map(Self::Number),
+        }
     }
 }
 

@@ -4,14 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, Model, Root, Runtime, Store};
+use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Store};
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, JsonlTarget, LogSettings, ModelChoice, Settings, SinkSettings, StoreSettings,
     TlsSettings, providers, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
-use crate::infer::InferSettings;
+use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, split};
 use crate::label::ThresholdOverrides;
 use crate::paths;
 use crate::problem::Problem;
@@ -27,6 +27,8 @@ const DEFAULT_DELAY: Duration = Duration::from_millis(50);
 /// Beyond this a batch is no longer about now.
 const MAX_DELAY: Duration = Duration::from_secs(60);
 const MAX_THREADS: usize = 1024;
+const MAX_SESSIONS: usize = 64;
+const MIN_RUN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
 /// not be used.
@@ -152,7 +154,12 @@ fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
 }
 
 fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSettings> {
-    let mut settings = InferSettings { max_size: DEFAULT_BATCH, max_delay: DEFAULT_DELAY, ..InferSettings::default() };
+    let mut settings = InferSettings {
+        max_size: BatchSize::Pictures(DEFAULT_BATCH),
+        max_delay: DEFAULT_DELAY,
+        sessions: Sessions::Auto { cores: split::UNASKED_CORES },
+        ..InferSettings::default()
+    };
     let runtime = match field {
         Field::Missing => return Some(settings),
         Field::Wrong => return None,
@@ -176,12 +183,24 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
         }
         settings.threads = threads.value;
     }
+    several(runtime, &mut settings, reader);
+    if let Some(limit) = runtime.run_limit.given() {
+        if limit.value < MIN_RUN_LIMIT {
+            reader.error(limit, "is shorter than a second", "remove the key: the limit then follows from the model");
+        }
+        settings.run_limit = Some(limit.value);
+    }
     if let Some(batch) = runtime.batch.given() {
         if let Some(size) = batch.value.max_size.given() {
-            if !(1..=MAX_BATCH).contains(&size.value) {
-                reader.error(size, format!("is {}, outside 1 to {MAX_BATCH}", size.value), "8 is a good start");
-            }
-            settings.max_size = size.value;
+            settings.max_size = match size.value {
+                NumberOrAuto::Auto => BatchSize::Auto,
+                NumberOrAuto::Number(number) => {
+                    if !(1..=MAX_BATCH).contains(&number) {
+                        reader.error(size, format!("is {number}, outside 1 to {MAX_BATCH}"), "8 is a good start");
+                    }
+                    BatchSize::Pictures(number)
+                }
+            };
         }
         if let Some(delay) = batch.value.max_delay.given() {
             if delay.value > MAX_DELAY {
@@ -191,6 +210,40 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
         }
     }
     Some(settings)
+}
+
+/// `runtime.sessions` and `runtime.devices`.
+fn several(runtime: &Runtime, settings: &mut InferSettings, reader: &mut Reader<'_>) {
+    if let Some(sessions) = runtime.sessions.given() {
+        settings.sessions = match sessions.value {
+            NumberOrAuto::Auto => Sessions::Auto { cores: split::LEAST_CORES },
+            NumberOrAuto::Number(number) => {
+                if !(1..=MAX_SESSIONS).contains(&number) {
+                    let remedy = "each has the weights in memory once more; 1 is a good start";
+                    reader.error(sessions, format!("is {number}, outside 1 to {MAX_SESSIONS}"), remedy);
+                }
+                Sessions::Number(number)
+            }
+        };
+    }
+    let Some(devices) = runtime.devices.given() else { return };
+    for device in &devices.value {
+        settings.devices.extend(providers::gpu(device, reader));
+    }
+    let on_gpu = |choice: &ProviderChoice| matches!(choice.provider(), Provider::Tensorrt | Provider::Cuda);
+    let named = |choice: &ProviderChoice| on_gpu(choice) && choice.device() != 0;
+    let mut sorted = settings.devices.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    if devices.value.is_empty() {
+        reader.error(devices, "is empty", "name at least one GPU, or remove the key");
+    } else if sorted.len() < settings.devices.len() {
+        reader.error(devices, "names a GPU twice", "for several sessions on one GPU write `sessions`");
+    } else if !settings.providers.iter().any(on_gpu) {
+        reader.error(devices, "has no use without cuda or tensorrt", "name one of them in `runtime.providers`");
+    } else if settings.providers.iter().any(named) {
+        reader.error(devices, "contradicts the `device` of a provider", "remove `device` there");
+    }
 }
 
 fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> {

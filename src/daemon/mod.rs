@@ -18,11 +18,13 @@ use crate::api::{self, Board};
 use crate::config::{Settings, SinkSettings};
 use crate::engine::{Engine, EngineError};
 use crate::gpu;
+use crate::infer::Provider;
+use crate::infer::watchdog::{self, Runs};
 use crate::pipeline::{self, Stages, Threads};
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
 use crate::sink::{Fanout, JsonlTarget};
-use crate::systemd::{self, LongStep};
+use crate::systemd::{self, LongStep, Watchdog};
 use crate::telemetry;
 use fleet::{Fleet, Outlet};
 use losses::Losses;
@@ -91,10 +93,13 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let Some(engine) = load(&settings, &shutdown)? else { return Ok(0) };
 
     let outlet = Arc::new(Outlet { fanout, board: Arc::clone(&board) });
+    let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,
-        encoder: engine.encoder,
-        max_size: settings.infer.max_size,
+        encoders: engine.encoders,
+        runs: Arc::clone(&runs),
+        // Without a model a batch is what is decoded at once.
+        max_size: engine.plan.as_ref().map_or(settings.infer.max_size.most(Provider::Cpu), |plan| plan.max_size),
         max_delay: settings.infer.max_delay,
         threads: crate::engine::preprocessing_threads(),
     };
@@ -107,11 +112,13 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     reloader.show(&board, &fleet);
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
+    board.inference(engine.plan);
     board.ready(model, provider);
     systemd::ready();
     tracing::info!(streams = fleet.len(), model, provider, "ready");
 
-    let failed = watch(&mut fleet, &mut reloader, &stages, &shutdown, &outlet, &metrics);
+    let well = Health { runs, systemd: Watchdog::from_environment(), board: Arc::clone(&board) };
+    let failed = watch(&mut fleet, &mut reloader, &stages, well, &shutdown, &outlet, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
     trigger.trigger();
@@ -120,6 +127,33 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     join(gpus, GPU);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// How long a run may take.
+fn run_limit(settings: &Settings, engine: &Engine) -> Duration {
+    let full = engine.encoders.iter().map(|encoder| encoder.expected()).max().unwrap_or_default();
+    settings.infer.run_limit.unwrap_or_else(|| watchdog::limit(full))
+}
+
+/// What tells others whether inference goes on.
+struct Health {
+    runs: Arc<Runs>,
+    systemd: Option<Watchdog>,
+    board: Arc<Board>,
+}
+
+impl Health {
+    /// Looks for runs that hang. While one does, `/healthz` says so and systemd's watchdog goes hungry.
+    fn look(&mut self, now: Instant) {
+        self.runs.look(now);
+        let ill = self.runs.hung(now);
+        if let Some(systemd) = &mut self.systemd
+            && ill.is_none()
+        {
+            systemd.feed(now);
+        }
+        self.board.set_ill(ill);
+    }
 }
 
 /// Where there is somebody who could ask how the GPUs are.
@@ -162,6 +196,7 @@ fn watch(
     fleet: &mut Fleet,
     reloader: &mut Reloader,
     stages: &Threads,
+    mut health: Health,
     shutdown: &Shutdown,
     outlet: &Outlet,
     metrics: &PrometheusHandle,
@@ -169,6 +204,7 @@ fn watch(
     let mut upkept = Instant::now();
     let mut losses = Losses::new(upkept);
     loop {
+        health.look(Instant::now());
         fleet.look();
         fleet.adapt(Instant::now());
         if fleet.is_done() {

@@ -2,15 +2,16 @@
 //!
 //! One named thread. It sleeps until a slot wakes it or the open batch is due, asks the [`Batcher`] whose turn it is, claims
 //! a place for every square of the frame and hands the work on. A frame that its stream's [`Gate`] finds unchanged goes into the batch
-//! without a place. There are [`BUFFERS`] batch buffers: while one runs, the
-//! next is filled; when both are busy nothing is taken and the newest frame wins in each slot. Streams come and go: a slot
+//! without a place. There is one batch buffer more than there are sessions ([`buffers`]): while all of them run, the
+//! next batch is filled, and goes on being filled after it is due until a session is free, since it would only wait. When it is
+//! full too, nothing is taken and the newest frame wins in each slot. Streams come and go: a slot
 //! that arrives on `arrivals` is asked from then on, one that is closed and empty is forgotten. The thread ends when nobody can
 //! send another slot and the last one has gone, after the last batch has been passed on; a stage after it that is gone ends it too.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
 
 use super::batcher::Batcher;
 use super::unchanged::Gate;
@@ -21,8 +22,10 @@ use crate::signature::Unchanged;
 use crate::tensor::BatchBuffer;
 use crate::view::View;
 
-/// One batch running, one being filled.
-pub const BUFFERS: usize = 2;
+/// One batch running in each session, one being filled.
+pub const fn buffers(sessions: usize) -> usize {
+    sessions + 1
+}
 
 /// With nothing to wait for but slots, look again this often: a slot may close without a wake-up.
 const IDLE: Duration = Duration::from_millis(250);
@@ -62,6 +65,7 @@ pub struct Dispatcher {
     pub wake: Receiver<()>,
     pub tiles: TileCount,
     pub jobs: Sender<PrepareJob>,
+    /// Without room of its own: a batch is handed over when a session takes it.
     pub batches: Sender<PreparedBatch>,
     /// Buffers come back here after their run.
     pub free: Receiver<BatchBuffer>,
@@ -74,8 +78,15 @@ type Done = (Sender<(usize, bool)>, Receiver<(usize, bool)>);
 
 /// The batch being filled.
 struct Open {
+    number: u64,
     buffer: BatchBuffer,
     done: Done,
+}
+
+impl Open {
+    fn close(self, items: Vec<Item>) -> PreparedBatch {
+        PreparedBatch { number: self.number, buffer: self.buffer, items, done: self.done.1 }
+    }
 }
 
 /// A stage after this one is gone.
@@ -105,10 +116,11 @@ impl Dispatcher {
 
     fn serve(&self, batcher: &mut Batcher<Item>, open: &mut Option<Open>) -> Result<(), Closed> {
         let mut lanes = Vec::new();
+        let mut number = 0;
         loop {
             // Nothing leaves a slot before there is a buffer for it: what waits there can still be replaced by newer.
             if open.is_none() {
-                *open = Some(self.open()?);
+                *open = Some(self.open(&mut number)?);
             }
             let finished = self.muster(&mut lanes);
             let mut taken = None;
@@ -117,30 +129,33 @@ impl Dispatcher {
                 taken.is_some()
             });
             if let (Some(index), Some(frame)) = (picked, taken) {
-                self.place(&mut lanes[index], frame, batcher, open)?;
+                self.place(&mut lanes[index], frame, batcher, open, &mut number)?;
                 continue;
             }
             if finished {
                 self.flush(batcher, open)?;
                 return Ok(());
             }
-            let wait = batcher.deadline().map_or(IDLE, |t| t.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            if batcher.is_due(now) {
+                self.offer(batcher, open)?;
+                continue;
+            }
+            let wait = batcher.deadline().map_or(IDLE, |t| t.saturating_duration_since(now));
             match self.wake.recv_timeout(wait) {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    if batcher.is_due(Instant::now()) {
-                        self.flush(batcher, open)?;
-                    }
-                }
+                // If it is due by now, the next round finds nothing newer first.
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 // Every slot's writer is gone, and nobody can join; the slots say so too from now on.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait.min(Duration::from_millis(1))),
             }
         }
     }
 
-    fn open(&self) -> Result<Open, Closed> {
+    fn open(&self, next: &mut u64) -> Result<Open, Closed> {
         let buffer = self.free.recv().map_err(|_| Closed)?;
-        Ok(Open { buffer, done: bounded(self.max_size) })
+        let number = *next;
+        *next += 1;
+        Ok(Open { number, buffer, done: bounded(self.max_size) })
     }
 
     /// Gives every square of `frame` a place, closing batches as they fill; one that shows nothing new rides along.
@@ -150,15 +165,17 @@ impl Dispatcher {
         frame: Frame,
         batcher: &mut Batcher<Item>,
         open: &mut Option<Open>,
+        next: &mut u64,
     ) -> Result<(), Closed> {
         let Frame { stream, time, picture, signature, ticket } = frame;
         let key = lane.key;
+        // What has waited in its slot has used up a part of its delay.
+        let came = time.captured.min(Instant::now());
         let gated = lane.gate.as_mut().zip(signature);
         if let Some(recall) = gated.as_ref().and_then(|(gate, signature)| gate.again(signature, time.media)) {
-            let now = Instant::now();
             let frame = Arc::new(FrameMeta { stream: key, time, tiles: 1, recall: None, ticket });
-            batcher.ride(Item { frame, part: Part::Again(recall) }, now).map_err(|_| Closed)?;
-            return if batcher.is_due(now) { self.flush(batcher, open) } else { Ok(()) };
+            batcher.ride(Item { frame, part: Part::Again(recall) }, came).map_err(|_| Closed)?;
+            return if batcher.is_full() { self.flush(batcher, open) } else { Ok(()) };
         }
         let view = lane.view;
         let tiles = (self.tiles)(view, &picture).max(1);
@@ -169,23 +186,36 @@ impl Dispatcher {
             gate.infer(signature, recall, &meta);
         }
         for tile in 0..tiles {
-            let now = Instant::now();
             let current = match open {
                 Some(current) => current,
-                None => open.insert(self.open()?),
+                None => open.insert(self.open(next)?),
             };
             let Some(place) = current.buffer.claim() else { return Err(Closed) };
             let item = Item { frame: Arc::clone(&meta), part: Part::Square };
-            let index = batcher.push(item, now).map_err(|_| Closed)?;
+            let index = batcher.push(item, came).map_err(|_| Closed)?;
             let done = current.done.0.clone();
             let (picture, stream) = (Arc::clone(&picture), Arc::clone(&stream));
             let job = PrepareJob { picture, stream, view, tile, place, done, index };
             self.jobs.send(job).map_err(|_| Closed)?;
-            if batcher.is_due(now) {
+            if batcher.is_full() {
                 self.flush(batcher, open)?;
             }
         }
         Ok(())
+    }
+
+    /// Offers the open batch, which is due, until a session takes it or there is something to add to it.
+    fn offer(&self, batcher: &mut Batcher<Item>, open: &mut Option<Open>) -> Result<(), Closed> {
+        let Some(current) = open.take() else { return Ok(()) };
+        let gone = select! {
+            recv(self.wake) -> woken => woken.is_err(),
+            // The batch is closed only if a session takes it.
+            send(self.batches, current.close(batcher.take())) -> sent => return sent.map_err(|_| Closed),
+            default(IDLE) => false,
+        };
+        *open = Some(current);
+        // With nobody left to wake us, nothing more comes.
+        if gone { self.flush(batcher, open) } else { Ok(()) }
     }
 
     /// Passes the open batch on, if there is anything in it.
@@ -193,8 +223,7 @@ impl Dispatcher {
         if batcher.is_empty() {
             return Ok(());
         }
-        let Some(Open { buffer, done }) = open.take() else { return Ok(()) };
-        let batch = PreparedBatch { buffer, items: batcher.take(), done: done.1 };
-        self.batches.send(batch).map_err(|_| Closed)
+        let Some(current) = open.take() else { return Ok(()) };
+        self.batches.send(current.close(batcher.take())).map_err(|_| Closed)
     }
 }

@@ -1,13 +1,19 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
 //!
 //! [`dispatch`] takes frames in turn and fills batches by the rules of [`batcher`], those that show nothing new left out as
-//! [`unchanged`] says; [`worker`] runs them.
+//! [`unchanged`] says; a [`worker`] for each session runs them, [`in_order`] puts them back into their order, and [`watchdog`] sees
+//! to it that a run ends.
 
 pub mod batcher;
 pub mod dispatch;
+pub mod in_order;
 pub mod unchanged;
+pub mod watchdog;
 pub mod worker;
 
+mod bound;
+pub mod buckets;
+mod ceiling;
 mod chunk;
 mod engine_cache;
 pub mod graph;
@@ -20,9 +26,15 @@ pub(crate) mod provider;
 pub mod runtime;
 pub mod select;
 pub mod session;
+pub mod sessions;
+pub mod sizing;
+pub mod split;
 mod tensorrt;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::tensor::HostMemory;
 
 pub use options::ProviderChoice;
 pub use select::Refused;
@@ -61,9 +73,43 @@ pub struct InferSettings {
     pub library: Option<std::path::PathBuf>,
     /// Threads inside one operator; 0 lets ONNX Runtime take all cores.
     pub threads: usize,
-    pub max_size: usize,
-    /// From the first frame of a batch to its run, at most.
+    pub max_size: BatchSize,
+    /// From the first frame of a batch to its run, at most, as long as a session is free.
     pub max_delay: Duration,
+    /// Sessions over the same model, for each device.
+    pub sessions: Sessions,
+    /// GPUs to run on, each with its own sessions; empty: the one that the provider's options name.
+    pub devices: Vec<u32>,
+    /// A run that takes longer is ended, or given up; `None`: by what runs took while warming up.
+    pub run_limit: Option<Duration>,
+}
+
+/// `runtime.batch.max_size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    Pictures(usize),
+    /// Found at start-up: see [`sizing`].
+    Auto,
+}
+
+impl BatchSize {
+    /// The largest batch that may come of it with `provider`.
+    pub fn most(self, provider: Provider) -> usize {
+        match self {
+            Self::Pictures(size) => size,
+            Self::Auto => sizing::most(provider),
+        }
+    }
+}
+
+/// `runtime.sessions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    Number(usize),
+    /// On a CPU with so many cores what measuring says, one elsewhere.
+    Auto {
+        cores: usize,
+    },
 }
 
 impl Default for InferSettings {
@@ -74,8 +120,12 @@ impl Default for InferSettings {
             min_cosine: probe::MIN_COSINE,
             library: None,
             threads: 0,
-            max_size: 8,
+            max_size: BatchSize::Pictures(8),
             max_delay: Duration::from_millis(50),
+            // What measures is the daemon.
+            sessions: Sessions::Number(1),
+            devices: Vec::new(),
+            run_limit: None,
         }
     }
 }
@@ -88,12 +138,39 @@ pub trait ImageEncoder: Send {
     /// Name of the provider that computes, for logs and metrics.
     fn provider(&self) -> Provider;
 
-    /// Encodes the first `count` pictures of `pixels` (`[count, 3, height, width]`, contiguous f32) and writes `count × dim`
-    /// L2-normalised floats to `embeddings` (cleared first).
+    /// Encodes the first `count` pictures of `pixels` (`[count or more, 3, height, width]`, contiguous f32) and writes `count × dim`
+    /// L2-normalised floats to `embeddings` (cleared first). Pictures behind them may be used to fill a run up.
     ///
     /// # Errors
     /// Whatever the runtime says. The next call may work again.
     fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError>;
+
+    /// Pictures in the run that `count` pictures become: more of them where few shapes are wanted (see [`buckets`]).
+    fn padded(&self, count: usize) -> usize {
+        count
+    }
+
+    /// What ends a run from another thread, where that can be done.
+    fn stopper(&self) -> Option<Arc<dyn Stop>> {
+        None
+    }
+
+    /// Memory for batches of `floats` floats, where some is better than the heap's: a GPU reads from pinned memory without a copy
+    /// in between.
+    fn memory(&self, _floats: usize) -> Option<Box<dyn HostMemory>> {
+        None
+    }
+
+    /// How long a full batch took while warming up; nothing if nobody knows.
+    fn expected(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Ends runs of one encoder.
+pub trait Stop: Send + Sync {
+    /// The run that goes on ends with an error as soon as the runtime looks; never blocks.
+    fn stop(&self);
 }
 
 /// Why a model could not be loaded or run.
@@ -111,4 +188,7 @@ pub enum InferError {
     /// One run failed; its frames are lost, the next batch may work.
     #[error("{0}")]
     Run(String),
+    /// One run found no memory; fewer pictures may work.
+    #[error("{0}")]
+    Memory(String),
 }

@@ -119,6 +119,26 @@ impl ProviderChoice {
         }
     }
 
+    /// The GPU that it is to run on; 0 where there is none to choose.
+    pub const fn device(&self) -> u32 {
+        match self {
+            Self::Tensorrt(options) => options.device,
+            Self::Cuda(options) => options.device,
+            Self::Openvino(_) | Self::Cpu(_) => 0,
+        }
+    }
+
+    /// The same on another GPU.
+    #[must_use]
+    pub fn on_device(mut self, device: u32) -> Self {
+        match &mut self {
+            Self::Tensorrt(options) => options.device = device,
+            Self::Cuda(options) => options.device = device,
+            Self::Openvino(_) | Self::Cpu(_) => {}
+        }
+        self
+    }
+
     /// Threads that this provider is to have, where `all` is `runtime.threads`.
     pub fn threads(&self, all: usize) -> usize {
         match self {

@@ -4,46 +4,48 @@
 //! here. Input and output are found by looking at the model, so any export of a dual encoder works: see [`super::graph`].
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::f16;
-use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
+use ort::session::Session;
 use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef};
 use tracing::{info, warn};
 
+use super::bound::{Output, Shapes};
+use super::buckets::Buckets;
 use super::graph::{self, Element, ImageInput};
 use super::placement::{Placement, ProfileFolder};
 use super::probe::Reference;
 use super::provider::Request;
 use super::runtime::Runtime;
-use super::{ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused};
-use super::{chunk, provider, select, tensorrt};
+use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Stop};
+use super::{ceiling, provider, select, tensorrt};
 use crate::model::Bundle;
+use crate::tensor::HostMemory;
 
-/// Two embeddings of one picture that differ by more than this in cosine are different answers: float kernels that split
-/// work differently by batch size stay below 1e-6, per-tensor dynamic quantisation lies far above.
-const BATCH_TOLERANCE: f32 = 1e-4;
-
-/// Time for warming up beyond the first run, which shows how many pictures are best run at once; a large model on a small box meets
-/// other sizes as they come.
-const WARM_UP: Duration = Duration::from_secs(3);
+mod warm;
 
 /// [`ImageEncoder`] over an ONNX Runtime session.
 pub struct OrtImageEncoder {
     session: Session,
-    options: RunOptions<HasSelectedOutputs>,
+    shapes: Shapes,
     provider: Provider,
+    choice: ProviderChoice,
     refused: Vec<Refused>,
     input: ImageInput,
     output: String,
+    /// Sizes of runs, where only some are wanted.
+    buckets: Buckets,
     /// Height and width of a picture.
     size: (usize, usize),
     dim: usize,
     /// Pictures in one run: fixed by the model, 1 where a picture's embedding would depend on its neighbours, or what was
     /// measured to be fastest.
     chunk: Option<usize>,
+    /// How long a full batch takes.
+    expected: Duration,
     // Scratch, kept between calls.
-    halves: Vec<f16>,
     padded: Vec<f32>,
 }
 
@@ -97,7 +99,7 @@ impl OrtImageEncoder {
         if provider == Provider::Cpu {
             let threads = choice.threads(settings.threads);
             let session = provider::cpu_session(runtime, &bundle.vision, threads, bundle.byte_sums_fit.into())?;
-            let mut encoder = Self::new(session, bundle, size, provider)?;
+            let mut encoder = Self::new(session, bundle, size, choice, settings)?;
             let Some(reference) = reference else { return Ok((encoder, None)) };
             let cosine = reference.check(&mut encoder, &[]).map_err(|reason| {
                 InferError::Model(format!(
@@ -114,7 +116,7 @@ impl OrtImageEncoder {
         let (engine, built) = match choice {
             ProviderChoice::Tensorrt(options) => {
                 // Warming up runs two pictures at least.
-                let batch = settings.max_size.max(2);
+                let batch = settings.max_size.most(provider).max(2);
                 let (spec, built) = tensorrt::engine(runtime, bundle, options, size, batch)?;
                 (Some(spec), built)
             }
@@ -129,7 +131,7 @@ impl OrtImageEncoder {
         };
         let mut open = || {
             let session = provider::session(runtime, &bundle.vision, &request)?;
-            Self::new(session, bundle, size, provider)
+            Self::new(session, bundle, size, choice, settings)
         };
         let mut encoder = match &engine {
             Some(spec) => {
@@ -144,12 +146,17 @@ impl OrtImageEncoder {
             None => {
                 let session =
                     provider::cpu_session(runtime, &bundle.vision, settings.threads, bundle.byte_sums_fit.into())?;
-                let mut cpu = Self::new(session, bundle, size, Provider::Cpu)?;
+                let mut cpu = Self::new(session, bundle, size, &Provider::Cpu.into(), settings)?;
                 let made = Reference::of_cpu(&mut cpu, size, settings.min_cosine).map_err(InferError::Model)?;
                 reference.insert(made)
             }
         };
-        let cosine = reference.check(&mut encoder, &[settings.max_size]).map_err(InferError::Provider)?;
+        // An `auto` that does not fit finds that out by measuring.
+        let full = match settings.max_size {
+            BatchSize::Pictures(size) => size,
+            BatchSize::Auto => 2,
+        };
+        let cosine = reference.check(&mut encoder, &[full]).map_err(InferError::Provider)?;
         encoder.check_placement()?;
         Ok((encoder, Some(cosine)))
     }
@@ -172,104 +179,50 @@ impl OrtImageEncoder {
         Ok(())
     }
 
+    /// The provider that computes, with its options.
+    pub fn choice(&self) -> &ProviderChoice {
+        &self.choice
+    }
+
     /// Providers that were wanted more and do not work, with the reasons.
     pub fn refused(&self) -> &[Refused] {
         &self.refused
     }
 
-    fn new(session: Session, bundle: &Bundle, size: (usize, usize), provider: Provider) -> Result<Self, InferError> {
-        let file = &bundle.vision;
+    fn new(
+        session: Session,
+        bundle: &Bundle,
+        size: (usize, usize),
+        choice: &ProviderChoice,
+        settings: &InferSettings,
+    ) -> Result<Self, InferError> {
+        let (file, provider) = (&bundle.vision, choice.provider());
         let input = graph::image_input(session.inputs(), file)?;
         input.check_size(size, file)?;
         let output = graph::embedding_output(session.outputs(), graph::IMAGE_OUTPUTS, file)?;
-        let options = RunOptions::new()
-            .map_err(|e| InferError::Model(e.to_string()))?
-            .with_outputs(OutputSelector::no_default().with(&output.name));
+        let dim = output.dim.unwrap_or(0);
+        let element = session.outputs().iter().find(|o| o.name() == output.name).and_then(|o| o.dtype().tensor_type());
+        let wanted = Output { name: output.name.clone(), dim, element };
         let mut encoder = Self {
+            shapes: Shapes::new(&session, provider, choice.device(), wanted),
             session,
-            options,
             provider,
+            choice: choice.clone(),
             refused: Vec::new(),
             chunk: input.batch,
+            buckets: Buckets::of(provider, settings.max_size.most(provider)),
             input,
             output: output.name,
             size,
-            dim: output.dim.unwrap_or(0),
-            halves: Vec::new(),
+            dim,
+            expected: Duration::ZERO,
             padded: Vec::new(),
         };
         if encoder.dim == 0 {
             let mut embedding = Vec::new();
-            encoder.encode(&probe(encoder.picture_len(), 0), 1, &mut embedding)?;
+            encoder.encode(&warm::probe(encoder.picture_len(), 0), 1, &mut embedding)?;
         }
         Ok(encoder)
-    }
-
-    /// Runs every batch size once, the largest first, as far as [`WARM_UP`] allows, so that memory is reserved before the
-    /// first camera frame, and checks that a picture's embedding does not depend on its batch (invariant 8). Dynamically quantised models scale
-    /// by the whole batch and fail this; they are then run one picture at a time. On the CPU it also learns whether a batch is
-    /// better cut into chunks: see [`chunk`].
-    ///
-    /// # Errors
-    /// As [`ImageEncoder::encode`].
-    pub fn warm_up(&mut self, max_size: usize) -> Result<(), InferError> {
-        let started = Instant::now();
-        let (count, len) = (max_size.max(2), self.picture_len());
-        let mut pixels = Vec::with_capacity(count * len);
-        for index in 0..count {
-            pixels.extend(probe(len, index));
-        }
-        let (mut together, mut alone) = (Vec::new(), Vec::new());
-        let mut times = chunk::Times::default();
-        times.note(count, self.timed(&pixels, count, &mut together)?);
-        times.note(1, self.timed(&pixels, 1, &mut alone)?);
-        let cosine: f32 = together.iter().zip(&alone).map(|(a, b)| a * b).sum();
-        if 1.0 - cosine > BATCH_TOLERANCE && self.chunk.is_none() {
-            warn!(
-                cosine,
-                "this model's embeddings depend on what else is in the batch (dynamic quantisation); running it one picture at a time"
-            );
-            self.chunk = Some(1);
-        }
-        if self.chunk.is_none() {
-            let best = self.best_chunk(&pixels, count, times)?;
-            for size in (2..best).rev() {
-                if started.elapsed() > WARM_UP {
-                    break;
-                }
-                self.timed(&pixels, size, &mut together)?;
-            }
-            self.chunk = (best < count).then_some(best);
-        }
-        let chunk = self.chunk.unwrap_or(count);
-        info!(batch = count, chunk, seconds = started.elapsed().as_secs_f32(), "image tower warm");
-        Ok(())
-    }
-
-    /// How many of `count` pictures to run at once, measured for [`WARM_UP`] at most. Accelerators want them all, and may compile
-    /// something for every size that they meet.
-    fn best_chunk(&mut self, pixels: &[f32], count: usize, mut times: chunk::Times) -> Result<usize, InferError> {
-        if self.provider != Provider::Cpu {
-            return Ok(count);
-        }
-        let (started, mut embeddings) = (Instant::now(), Vec::new());
-        for _ in 0..chunk::ROUNDS {
-            for size in chunk::sizes(count) {
-                if started.elapsed() + times.expected(size) > WARM_UP {
-                    continue;
-                }
-                let took = self.timed(pixels, size, &mut embeddings)?;
-                times.note(size, took);
-            }
-        }
-        Ok(times.best().unwrap_or(count))
-    }
-
-    /// How long the first `count` of `pixels` take.
-    fn timed(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<Duration, InferError> {
-        let started = Instant::now();
-        self.encode(pixels, count, embeddings)?;
-        Ok(started.elapsed())
     }
 
     /// Pictures in one run of a batch that is long enough, where that is known.
@@ -282,41 +235,48 @@ impl OrtImageEncoder {
         3 * self.size.0 * self.size.1
     }
 
-    /// One run over `count` pictures, at most a chunk.
-    fn run(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
-        let fixed = self.input.batch.unwrap_or(count);
-        let shape = [fixed, 3, self.size.0, self.size.1];
-        let wanted = fixed * self.picture_len();
+    /// Pictures in a run over `count`, at most a chunk.
+    fn rows(&self, count: usize) -> usize {
+        self.input.batch.unwrap_or_else(|| if self.chunk.is_some() { count } else { self.buckets.fit(count) })
+    }
+
+    /// One run of `rows` pictures, the first of which are `pixels`; `count` of them are asked for.
+    fn run(&mut self, pixels: &[f32], rows: usize, count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
+        let shape = [rows, 3, self.size.0, self.size.1];
+        let wanted = rows * self.picture_len();
         let pixels = if pixels.len() == wanted {
             pixels
         } else {
-            // A fixed batch is filled up; what the filling gives is thrown away below.
+            // A run is filled up; what the filling gives is thrown away below.
             self.padded.clear();
             self.padded.extend_from_slice(pixels);
             self.padded.resize(wanted, 0.0);
             &self.padded
         };
-        let failed = |e: ort::Error| InferError::Run(format!("the image tower failed: {e}"));
+        let failed = |e: ort::Error| failure(&e);
         let name = self.input.name.as_str();
+        let options = self.shapes.options(rows).map_err(failed)?;
         let outputs = match self.input.element {
             Element::F32 => {
                 let tensor = TensorRef::from_array_view((shape, pixels)).map_err(failed)?;
-                self.session.run_with_options(ort::inputs![name => tensor], &self.options).map_err(failed)?
+                self.session.run_with_options(ort::inputs![name => tensor], options.get()).map_err(failed)?
             }
             Element::F16 => {
-                self.halves.clear();
-                self.halves.extend(pixels.iter().map(|v| f16::from_f32(*v)));
-                let tensor = TensorRef::from_array_view((shape, self.halves.as_slice())).map_err(failed)?;
-                self.session.run_with_options(ort::inputs![name => tensor], &self.options).map_err(failed)?
+                let halves = self.shapes.halves(wanted).map_err(failed)?;
+                halves.iter_mut().zip(pixels).for_each(|(half, value)| *half = f16::from_f32(*value));
+                let tensor = TensorRef::from_array_view((shape, &*halves)).map_err(failed)?;
+                self.session.run_with_options(ort::inputs![name => tensor], options.get()).map_err(failed)?
             }
         };
         let value = outputs
             .get(&self.output)
             .ok_or_else(|| InferError::Run(format!("the image tower gave no `{}`", self.output)))?;
         let start = embeddings.len();
-        let dim = append_rows(value, fixed, count, embeddings).map_err(InferError::Run)?;
+        let dim = append_rows(value, rows, count, embeddings).map_err(InferError::Run)?;
+        drop(outputs);
         if self.dim == 0 {
             self.dim = dim;
+            self.shapes.set_dim(dim);
         }
         if dim != self.dim {
             return Err(InferError::Run(format!("the image tower gave {dim} values a picture, {} before", self.dim)));
@@ -328,6 +288,12 @@ impl OrtImageEncoder {
         }
         Ok(())
     }
+}
+
+/// What an error of a run means.
+fn failure(error: &ort::Error) -> InferError {
+    let message = format!("the image tower failed: {error}");
+    if ceiling::is_out_of_memory(error.message()) { InferError::Memory(message) } else { InferError::Run(message) }
 }
 
 impl ImageEncoder for OrtImageEncoder {
@@ -342,14 +308,35 @@ impl ImageEncoder for OrtImageEncoder {
     fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
         embeddings.clear();
         let len = self.picture_len();
-        let Some(pixels) = pixels.get(..count * len) else {
+        if pixels.len() < count * len {
             return Err(InferError::Run(format!("{} floats are not {count} pictures of {len}", pixels.len())));
-        };
+        }
+        self.shapes.halt().rearm();
         let chunk = self.chunk.unwrap_or(count).max(1);
-        for part in pixels.chunks(chunk * len) {
-            self.run(part, part.len() / len, embeddings)?;
+        for from in (0..count).step_by(chunk) {
+            let wanted = chunk.min(count - from);
+            let rows = self.rows(wanted);
+            // What lies behind the last picture fills the run up, as far as it goes.
+            let there = rows.min(pixels.len() / len - from);
+            self.run(&pixels[from * len..(from + there) * len], rows, wanted, embeddings)?;
         }
         Ok(())
+    }
+
+    fn padded(&self, count: usize) -> usize {
+        if self.chunk.is_some() { count } else { self.rows(count) }
+    }
+
+    fn stopper(&self) -> Option<Arc<dyn Stop>> {
+        Some(Arc::clone(self.shapes.halt()) as Arc<dyn Stop>)
+    }
+
+    fn memory(&self, floats: usize) -> Option<Box<dyn HostMemory>> {
+        self.shapes.memory(floats)
+    }
+
+    fn expected(&self) -> Duration {
+        self.expected
     }
 }
 
@@ -389,11 +376,4 @@ pub(crate) fn normalise(row: &mut [f32]) -> bool {
     let scale = (1.0 / norm) as f32;
     row.iter_mut().for_each(|v| *v *= scale);
     true
-}
-
-/// A made-up picture: smooth waves with a brightness and contrast that depend on `index`, so that a batch of them has
-/// quiet and loud members.
-fn probe(len: usize, index: usize) -> Vec<f32> {
-    let (frequency, gain) = (0.013 * (index + 1) as f32, [0.4, 2.0, 1.0, 0.1][index % 4]);
-    (0..len).map(|i| gain * ((i % 50_176) as f32 * frequency).sin() + 0.3 * ((i / 50_176) as f32 - 1.0)).collect()
 }

@@ -1,51 +1,82 @@
-//! The session thread: prepared batches in, embeddings out, buffers back to the dispatcher.
+//! A session's thread: prepared batches in, embeddings out, buffers back to the dispatcher.
 //!
-//! It owns the [`ImageEncoder`] and runs one batch at a time; the input channel holds one more, so that exactly one batch is
-//! prefetched. A failed run costs its own frames only. Frames without pixels pass through in their order. Without an encoder (`model: none`) every frame ends here, counted
-//! as such. Ends when the dispatcher is gone; a scoring stage that is gone ends it too.
+//! It owns an [`ImageEncoder`] and runs one batch at a time. Where there are several sessions, whichever is free takes the next batch,
+//! and [`InOrder`] puts them back into their order. A failed run costs its own frames only; a session whose runs fail leaves the
+//! batches to the others for a while. A run that finds no memory is done again in halves. Frames without pixels pass through in
+//! their order. Without an encoder (`model: none`) every frame ends here, counted as such. Ends when the dispatcher is gone; a
+//! scoring stage that is gone ends it too.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::ImageEncoder;
+use super::ceiling::Ceiling;
+use super::in_order::InOrder;
+use super::watchdog::Runs;
+use super::{ImageEncoder, InferError};
 use crate::account::{DropReason, Outcome};
 use crate::batch::{EmbeddedBatch, Item, PreparedBatch};
 use crate::tensor::BatchBuffer;
 
-/// Everything the session thread is joined to.
+/// Waits of a session whose runs fail while others work, doubled from the first to the longest: it would fail one batch after the
+/// other, and take more of them than those that work.
+const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Everything a session's thread is joined to.
 pub struct SessionWorker {
     /// `None` for `model: none`.
     pub encoder: Option<Box<dyn ImageEncoder>>,
+    /// Of all sessions, from 0.
+    pub session: usize,
+    /// Whether there are others.
+    pub has_peers: bool,
     pub batches: Receiver<PreparedBatch>,
     pub free: Sender<BatchBuffer>,
-    pub embedded: Sender<EmbeddedBatch>,
+    pub embedded: Arc<InOrder>,
+    pub runs: Arc<Runs>,
+}
+
+/// What a session remembers from batch to batch.
+#[derive(Default)]
+struct Course {
+    /// Told once per run of failures: a broken accelerator would otherwise fill the log.
+    failing: bool,
+    rest: Duration,
+    ceiling: Ceiling,
 }
 
 impl SessionWorker {
     /// Runs until the dispatcher is gone.
     pub fn run(mut self) {
-        // Told once per run of failures: a broken accelerator would otherwise fill the log.
-        let mut failing = false;
-        while let Ok(PreparedBatch { mut buffer, items, done }) = self.batches.recv() {
+        let mut course = Course::default();
+        while let Ok(PreparedBatch { number, mut buffer, items, done }) = self.batches.recv() {
+            let frames = items.iter().map(|item| Arc::clone(&item.frame)).collect();
+            let stop = self.encoder.as_ref().and_then(|encoder| encoder.stopper());
+            self.runs.begin(self.session, number, frames, stop, Instant::now());
             let written = wait_until_written(places(&items), &done);
             let result = match &mut self.encoder {
-                Some(encoder) => run_batch(encoder.as_mut(), &mut buffer, items, &written, &mut failing),
+                Some(encoder) => run_batch(encoder.as_mut(), &mut buffer, items, &written, &mut course),
                 None => {
                     items.iter().for_each(|item| item.frame.ticket.settle(Outcome::Dropped(DropReason::NoModel)));
                     None
                 }
             };
+            let counts = self.runs.end(self.session);
             if let Err(error) = buffer.recycle() {
                 tracing::error!(%error, "a batch buffer cannot be used again");
                 return;
             }
             // The dispatcher may be gone already while its last batches drain.
             let _ = self.free.send(buffer);
-            if let Some(batch) = result
-                && self.embedded.send(batch).is_err()
-            {
+            if counts && self.embedded.put(number, result).is_err() {
                 return;
+            }
+            if course.failing && self.has_peers {
+                course.rest = (course.rest * 2).clamp(REST.0, REST.1);
+                std::thread::sleep(course.rest);
+            } else {
+                course.rest = Duration::ZERO;
             }
         }
     }
@@ -67,7 +98,7 @@ fn run_batch(
     buffer: &mut BatchBuffer,
     items: Vec<Item>,
     written: &[bool],
-    failing: &mut bool,
+    course: &mut Course,
 ) -> Option<EmbeddedBatch> {
     let (started, count, dim) = (Instant::now(), places(&items), encoder.dim());
     note_waits(&items, written, started);
@@ -75,23 +106,61 @@ fn run_batch(
     if count == 0 {
         return Some(EmbeddedBatch { items, embeddings, dim });
     }
-    let result = match buffer.as_slice(count) {
-        Ok(pixels) => encoder.encode(pixels, count, &mut embeddings).map_err(|e| e.to_string()),
-        Err(held) => Err(held.to_string()),
-    };
+    let result = encode(encoder, buffer, count, &mut embeddings, &mut course.ceiling);
     if let Err(error) = result {
         metrics::counter!("vtagd_inference_errors_total").increment(1);
-        if !std::mem::replace(failing, true) {
+        if !std::mem::replace(&mut course.failing, true) {
             tracing::error!(%error, frames = count, "inference failed, its frames are lost");
         }
         return lost(items, dim);
     }
-    if std::mem::replace(failing, false) {
+    if std::mem::replace(&mut course.failing, false) {
         tracing::info!("inference works again");
     }
     metrics::histogram!("vtagd_inference_duration_seconds").record(started.elapsed().as_secs_f64());
     metrics::histogram!("vtagd_batch_size").record(count as f64);
     Some(keep_good(items, written, &embeddings, dim))
+}
+
+/// Encodes the first `count` pictures of `buffer`, in as many runs as memory asks for.
+fn encode(
+    encoder: &mut dyn ImageEncoder,
+    buffer: &mut BatchBuffer,
+    count: usize,
+    embeddings: &mut Vec<f32>,
+    ceiling: &mut Ceiling,
+) -> Result<(), InferError> {
+    let place = buffer.place_len();
+    let pixels = buffer.as_padded_slice(count, encoder.padded(count)).map_err(|e| InferError::Run(e.to_string()))?;
+    let (mut from, mut part) = (0, Vec::new());
+    while from < count {
+        let wanted = ceiling.allow(count - from, Instant::now());
+        let end = (from + encoder.padded(wanted).max(wanted)).min(pixels.len() / place.max(1));
+        match encoder.encode(&pixels[from * place..end * place], wanted, &mut part) {
+            // The usual way, and nothing is copied.
+            Ok(()) if wanted == count => std::mem::swap(embeddings, &mut part),
+            Ok(()) => embeddings.extend_from_slice(&part),
+            Err(InferError::Memory(error)) => {
+                metrics::counter!("vtagd_inference_out_of_memory_total").increment(1);
+                if wanted == 1 {
+                    return Err(InferError::Memory(error));
+                }
+                // Filling counts: it was in memory too.
+                let tried = encoder.padded(wanted).max(wanted);
+                let limit = ceiling.lower(tried, Instant::now());
+                tracing::warn!(
+                    error,
+                    pictures = tried,
+                    limit,
+                    "no memory for a run, going on with half as many pictures"
+                );
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        from += wanted;
+    }
+    Ok(())
 }
 
 /// Ends the frames whose run failed. Those without pixels do not depend on it.

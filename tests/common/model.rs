@@ -53,7 +53,8 @@ pub fn stages(encoder: Counting, max_size: usize) -> Stages {
     let spec = Spec::from_json(r#"{"size": {"height": 32, "width": 32}, "do_center_crop": false}"#).unwrap();
     Stages {
         spec: Arc::new(spec),
-        encoder: Some(Box::new(encoder)),
+        encoders: vec![Box::new(encoder)],
+        runs: Arc::default(),
         max_size,
         max_delay: Duration::from_millis(10),
         threads: 1,

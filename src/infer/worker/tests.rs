@@ -9,7 +9,7 @@ use crate::account::Account;
 use crate::batch::{FrameMeta, Part, Recall};
 use crate::frame::{FrameTime, StreamKey};
 use crate::infer::{InferError, Provider};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// An embedding is the picture's only float; a picture of 13 fails its run.
 struct Echo;
@@ -64,9 +64,11 @@ fn run(encoder: Option<Box<dyn ImageEncoder>>, given: Vec<Given>, account: &Arc<
         };
         items.push(Item { frame, part });
     }
-    batches_tx.send(PreparedBatch { buffer, items, done }).unwrap();
+    batches_tx.send(PreparedBatch { number: 0, buffer, items, done }).unwrap();
     drop(batches_tx);
-    SessionWorker { encoder, batches, free: free_tx, embedded: embedded_tx }.run();
+    let (embedded_in, runs) = (Arc::new(InOrder::new(embedded_tx)), Arc::default());
+    let (session, has_peers) = (0, false);
+    SessionWorker { encoder, session, has_peers, batches, free: free_tx, embedded: embedded_in, runs }.run();
     assert_eq!(free.recv().unwrap().claimed(), 0, "the buffer comes back");
     let Ok(batch) = embedded.try_recv() else { return (Vec::new(), Vec::new()) };
     (batch.items.iter().map(|item| item.frame.time.media.as_secs()).collect(), batch.embeddings)
@@ -116,6 +118,71 @@ fn a_failed_run_costs_its_own_frames_and_not_those_without_pixels() {
     let given = vec![Given::Pixel(1.0), Given::Again, Given::Pixel(13.0)];
     assert_eq!(run(Some(Box::new(Echo)), given, &account), (vec![1], vec![]));
     assert_eq!(dropped(&account, "inference"), 2);
+}
+
+/// An encoder whose memory holds `fits` pictures, filling included, and that fills runs up to powers of two.
+struct Small {
+    fits: usize,
+    runs: Arc<Mutex<Vec<usize>>>,
+}
+
+impl ImageEncoder for Small {
+    fn dim(&self) -> usize {
+        1
+    }
+
+    fn provider(&self) -> Provider {
+        Provider::Cuda
+    }
+
+    fn padded(&self, count: usize) -> usize {
+        count.next_power_of_two()
+    }
+
+    fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
+        self.runs.lock().unwrap().push(self.padded(count));
+        assert_eq!(pixels.len(), self.padded(count), "pictures to fill the run up with lie behind");
+        embeddings.clear();
+        if self.padded(count) > self.fits {
+            return Err(InferError::Memory("CUDA failure 2: out of memory".into()));
+        }
+        embeddings.extend_from_slice(&pixels[..count]);
+        Ok(())
+    }
+}
+
+fn small(fits: usize, pictures: usize) -> (Vec<f32>, Vec<usize>, Arc<Account>) {
+    let (account, runs) = (Arc::new(Account::default()), Arc::new(Mutex::new(Vec::new())));
+    let encoder = Small { fits, runs: Arc::clone(&runs) };
+    let given = (1..=pictures).map(|value| Given::Pixel(value as f32)).collect();
+    let (_, embeddings) = run(Some(Box::new(encoder)), given, &account);
+    let runs = runs.lock().unwrap().clone();
+    (embeddings, runs, account)
+}
+
+#[test]
+fn a_batch_is_filled_up_to_its_bucket_and_what_the_filling_gives_is_dropped() {
+    let (embeddings, runs, _) = small(8, 5);
+    assert_eq!((embeddings, runs), (vec![1.0, 2.0, 3.0, 4.0, 5.0], vec![8]));
+}
+
+#[test]
+fn a_batch_that_memory_does_not_hold_is_run_in_halves_and_loses_no_frame() {
+    let (embeddings, runs, account) = small(2, 7);
+    assert_eq!(embeddings, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    assert_eq!(runs, [8, 4, 2, 2, 2, 1]);
+    assert_eq!((dropped(&account, "inference"), account.totals().dropped.len()), (0, 1), "all went on to be scored");
+}
+
+#[test]
+fn where_one_picture_is_too_much_its_frames_are_lost_and_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let (embeddings, runs, account) = metrics::with_local_recorder(&recorder, || small(0, 3));
+    assert_eq!((embeddings, runs), (vec![], vec![4, 2, 1]));
+    assert_eq!((dropped(&account, "inference"), account.totals().unaccounted()), (3, 0));
+    let text = handle.render();
+    assert!(text.contains("vtagd_inference_out_of_memory_total 3") && text.contains("vtagd_inference_errors_total 1"));
 }
 
 #[test]

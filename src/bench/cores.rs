@@ -1,0 +1,113 @@
+//! `runtime.sessions: auto`: how the cores of this box are shared out between sessions, measured once for each model, in a child
+//! process, whose memory goes back with it. In: the settings; out: settings with a number. On the caller's thread, at start-up, for
+//! half a minute at most where nothing is remembered; whatever goes wrong, one session has all cores.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::child::{self, Setup};
+use super::{BenchError, Model};
+use crate::infer::split::{self, Key, Split};
+use crate::infer::{BatchSize, InferSettings, Provider, Sessions};
+use crate::model::Bundle;
+use crate::paths;
+use crate::shutdown::Shutdown;
+
+/// Measuring of one split, and between two signs of life of the child: it loads the model several times.
+const TIMES: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_secs(30));
+/// What is measured where the batch size is to be found later.
+const BATCH: usize = 8;
+
+/// `settings` with a number of sessions, and their threads, for pictures of `size`; `runtime` is ONNX Runtime's version.
+pub fn settle(
+    settings: &InferSettings,
+    bundle: &Bundle,
+    size: (usize, usize),
+    runtime: &str,
+    shutdown: &Shutdown,
+) -> InferSettings {
+    let Sessions::Auto { cores: least } = settings.sessions else { return settings.clone() };
+    let one = InferSettings { sessions: Sessions::Number(1), ..settings.clone() };
+    // On a GPU batches run one after the other anyway, and OpenVINO has streams of its own. Who says how many threads there are, has
+    // decided.
+    let [choice] = settings.providers.as_slice() else { return one };
+    if choice.provider() != Provider::Cpu || choice.threads(settings.threads) > 0 {
+        return one;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let free = split::free_memory(&read("/proc/meminfo")).unwrap_or(0);
+    let splits = split::candidates(cores, least, weights(&bundle.vision), free);
+    if splits.len() < 2 {
+        return one;
+    }
+    let batch = match settings.max_size {
+        BatchSize::Pictures(size) => size,
+        BatchSize::Auto => BATCH,
+    };
+    let key = Key {
+        model: bundle.fingerprint.clone(),
+        cpu: split::cpu_name(&read("/proc/cpuinfo")),
+        cores,
+        runtime: runtime.to_owned(),
+        batch,
+    };
+    let folder = paths::cache_dir();
+    let chosen = key.recall(&folder).inspect(|split| debug!(?split, "sessions as measured before")).or_else(|| {
+        let model = Model { dir: bundle.dir.clone(), size };
+        let setup = Setup { provider: choice.clone(), library: settings.library.clone(), threads: 0 };
+        let chosen = measured(child::splits(&model, batch, &splits, TIMES, &setup, shutdown), &splits)?;
+        if let Err(error) = key.keep(&folder, chosen) {
+            warn!(folder = %folder.display(), %error, "the number of sessions is measured again at the next start");
+        }
+        Some(chosen)
+    });
+    let Some(Split { sessions, threads }) = chosen else { return one };
+    // With all cores the runtime decides, as without any of this.
+    let threads = if sessions == 1 { settings.threads } else { threads };
+    InferSettings { sessions: Sessions::Number(sessions), threads, ..one }
+}
+
+fn measured(rates: Result<Vec<f64>, BenchError>, splits: &[Split]) -> Option<Split> {
+    let rates = rates.inspect_err(|error| warn!(%error, "sessions cannot be measured, one has all cores")).ok()?;
+    let measured: Vec<(Split, f64)> = splits.iter().copied().zip(rates).collect();
+    let chosen = split::choose(&measured)?;
+    let told: Vec<String> =
+        measured.iter().map(|(split, rate)| format!("{}x{}: {rate:.1}/s", split.sessions, split.threads)).collect();
+    info!(sessions = chosen.sessions, threads = chosen.threads, measured = told.join(", "), "sessions found");
+    Some(chosen)
+}
+
+/// Bytes of the image tower: its file and those beside it that bear its name.
+fn weights(vision: &Path) -> u64 {
+    let name = vision.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let entries = vision.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name));
+    ours.filter_map(|entry| fs::metadata(entry.path()).ok()).map(|meta| meta.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_are_the_graphs_file_and_its_data() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("vision_model.onnx", 10), ("vision_model.onnx.data", 1000), ("text_model.onnx", 5000)] {
+            fs::write(folder.path().join(name), vec![0; bytes]).unwrap();
+        }
+        assert_eq!(weights(&folder.path().join("vision_model.onnx")), 1010);
+        assert_eq!(weights(&folder.path().join("absent.onnx")), 0);
+    }
+
+    #[test]
+    fn a_measurement_that_fails_leaves_all_cores_to_one_session() {
+        let splits = split::candidates(8, split::UNASKED_CORES, 1, 1 << 30);
+        assert_eq!(measured(Err(BenchError::Stopped), &splits), None);
+        let rates = vec![100.0, 130.0, 131.0, 90.0];
+        assert_eq!(measured(Ok(rates), &splits), Some(Split { sessions: 2, threads: 4 }));
+    }
+}
