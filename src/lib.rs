@@ -11,6 +11,7 @@
 
 // Types that travel.
 pub mod batch;
+pub mod delivery;
 pub mod frame;
 pub mod problem;
 pub mod secret;

@@ -16,7 +16,7 @@ const UPDATE_RISE: f32 = 0.05;
 const UPDATE_SPACING: Duration = Duration::from_secs(10);
 
 /// Why a tag ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// The score stayed below `exit`.
