@@ -20,6 +20,7 @@ use crate::account::Account;
 use crate::event::Event;
 use crate::gpu::Gpu;
 use crate::infer::Refused;
+use crate::outbox::{Report, Status};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::status::StreamStatus;
@@ -79,6 +80,8 @@ pub struct Board {
     recent: Mutex<VecDeque<Arc<Event>>>,
     /// The last reading, and from when it is.
     gpus: Mutex<Option<(Instant, Vec<Gpu>)>>,
+    /// `None` until it is open.
+    outbox: RwLock<Option<Status>>,
 }
 
 impl Default for Board {
@@ -91,6 +94,7 @@ impl Default for Board {
             sets: RwLock::default(),
             recent: Mutex::default(),
             gpus: Mutex::default(),
+            outbox: RwLock::default(),
         }
     }
 }
@@ -152,6 +156,15 @@ impl Board {
     /// What the GPUs did at `then`; the reading before is forgotten.
     pub fn set_gpus(&self, then: Instant, gpus: Vec<Gpu>) {
         *self.gpus.lock().unwrap_or_else(PoisonError::into_inner) = Some((then, gpus));
+    }
+
+    /// The outbox is open.
+    pub fn set_outbox(&self, status: Status) {
+        *self.outbox.write().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    }
+
+    fn outbox(&self) -> Option<Report> {
+        self.outbox.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Status::report)
     }
 
     fn recent(&self) -> Vec<Arc<Event>> {

@@ -19,7 +19,7 @@ const fn only(key: &'static str, value: &'static str) -> Later {
 }
 
 const LATER: &[Later] =
-    &[only("sinks[].type", "mqtt"), only("sinks[].type", "webhook"), any("outbox"), any("snapshots"), any("api.tls")];
+    &[only("sinks[].type", "mqtt"), only("sinks[].type", "webhook"), any("snapshots"), any("api.tls")];
 
 /// One notice for every row of the table that the document uses, at the first place that does.
 pub fn notices(document: &Document) -> Vec<Problem> {
@@ -79,7 +79,7 @@ sinks:
   - { type: jsonl }
   - { type: mqtt }
   - { type: mqtt }
-outbox:
+snapshots:
   path: x
 api: { tls: { cert: a, key: b } }
 ";
@@ -88,13 +88,13 @@ api: { tls: { cert: a, key: b } }
             .into_iter()
             .map(|notice| (notice.field, notice.position.expect("a position").0))
             .collect();
-        let expected = [("sinks[1].type", 5), ("outbox", 7), ("api.tls", 9)];
+        let expected = [("sinks[1].type", 5), ("snapshots", 7), ("api.tls", 9)];
         assert_eq!(found, expected.map(|(field, line)| (field.to_owned(), line)));
     }
 
     #[test]
     fn what_works_gives_no_notice() {
-        let text = "runtime: { providers: [openvino, cpu] }\nsampling: { decode: keyframes }\noutbox:\nsinks: [{ type: jsonl }]\n";
+        let text = "runtime: { providers: [openvino, cpu] }\nsampling: { decode: keyframes }\noutbox: { path: x }\nsinks: [{ type: jsonl }]\n";
         let document = Document::parse("x.yaml".as_ref(), text.as_bytes()).expect("valid");
         assert!(notices(&document).is_empty());
     }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
 use crate::label::LabelSet;
+use crate::outbox::OutboxSettings;
+use crate::outbox::route::Route;
 
 use crate::problem::{Problem, Severity};
 use crate::sample::Interval;
@@ -25,6 +27,7 @@ use crate::yaml::Document;
 mod address;
 mod later;
 mod providers;
+mod routes;
 mod schema;
 mod secrets;
 mod sets;
@@ -58,8 +61,9 @@ pub struct Settings {
     /// For labels that do not say otherwise; see [`thresholds`].
     pub events: Thresholds,
     pub sinks: Vec<SinkSettings>,
-    /// Not used yet.
-    pub outbox: Option<StoreSettings>,
+    /// What the outbox knows of each of `sinks`, in the same order.
+    pub routes: Vec<Route>,
+    pub outbox: OutboxSettings,
     /// Not used yet.
     pub snapshots: Option<StoreSettings>,
     /// `None`: no HTTP at all (`listen: off`).
@@ -125,7 +129,7 @@ pub struct WebhookSettings {
     pub secret: Option<Secret>,
 }
 
-/// A place on disk with limits: `outbox` (a file) or `snapshots` (a folder).
+/// A place on disk with limits: `snapshots` (a folder).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
     pub path: PathBuf,

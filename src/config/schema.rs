@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+use crate::event::EventKind;
 use crate::infer::Provider;
 use crate::infer::options::{Arena, OpenvinoPrecision};
+use crate::outbox::route::Severity as MinSeverity;
 use crate::preprocess::ViewMode;
 use crate::problem::Severity;
 use crate::sample::Interval;
@@ -17,6 +19,7 @@ use crate::yaml::reader::{At, Bytes, Fraction, FromNode, Reader};
 use crate::yaml::{Node, Value};
 
 use super::LogFormat;
+use super::routes::Wanted;
 use super::secrets::SecretSource;
 
 section! {
@@ -223,7 +226,12 @@ section! {
     /// All keys of all kinds of sink; which of them a kind takes is checked later, so that `type` may stand anywhere.
     pub struct Sink {
         "type" => kind: SinkKind,
+        "name" => name: String,
+        "only" => only: Only,
+        "rate" => rate: Rate,
         "path" => path: String,
+        "max_size" => max_size: Bytes,
+        "keep" => keep: usize,
         "url" => url: String,
         "topic_prefix" => topic_prefix: String,
         "client_id" => client_id: String,
@@ -232,6 +240,26 @@ section! {
         "ca" => ca: String,
         "home_assistant" => home_assistant: bool,
         "secret" => secret: SecretSource,
+    }
+}
+
+section! {
+    /// Which events a sink wants.
+    pub struct Only {
+        "streams" => streams: Vec<At<String>>,
+        "sets" => sets: Vec<At<String>>,
+        "labels" => labels: Vec<At<String>>,
+        "types" => types: Vec<At<EventKind>>,
+        "attributes" => attributes: Wanted,
+        "min_severity" => min_severity: MinSeverity,
+    }
+}
+
+section! {
+    /// How many events a sink wants at most.
+    pub struct Rate {
+        "events" => events: usize,
+        "per" => per: Duration,
     }
 }
 

@@ -4,32 +4,38 @@ use std::collections::HashMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use super::routes::{self, Known};
 use super::schema::{Sink, SinkKind};
 use super::{JsonlTarget, MqttSettings, SinkSettings, WebhookSettings, address, secrets, streams};
+use crate::outbox::route::{Filter, Route};
 use crate::problem::Severity;
 use crate::secret::Secret;
+use crate::sink::jsonl::Rotation;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, relative_to};
 
-/// Checks all sinks; those with a problem are left out.
-pub fn check(list: &[At<Sink>], reader: &mut Reader<'_>) -> Vec<SinkSettings> {
+/// Where events go if nothing is said.
+pub fn default() -> (Vec<SinkSettings>, Vec<Route>) {
+    let settings = SinkSettings::Jsonl(JsonlTarget::Stdout);
+    let (kind, target) = routes::identity(&settings);
+    let (name, key) = (format!("{kind}-0"), format!("{kind} {target}"));
+    (vec![settings], vec![Route { name, key, only: Filter::default(), rate: None }])
+}
+
+/// Checks all sinks and their routes; those with a problem are left out.
+pub fn check(list: &[At<Sink>], known: &Known, reader: &mut Reader<'_>) -> (Vec<SinkSettings>, Vec<Route>) {
     let mut targets: HashMap<String, u64> = HashMap::new();
     let mut sinks = Vec::with_capacity(list.len());
     for sink in list {
         let Some(settings) = one(sink, reader) else { continue };
-        let target = match &settings {
-            SinkSettings::Jsonl(JsonlTarget::Stdout) => "standard output".to_owned(),
-            SinkSettings::Jsonl(JsonlTarget::File(path)) => path.display().to_string(),
-            SinkSettings::Mqtt(mqtt) => format!("{} {}", mqtt.url, mqtt.topic_prefix),
-            SinkSettings::Webhook(webhook) => webhook.url.to_string(),
-        };
-        if let Some(line) = targets.insert(target, sink.place.line) {
+        if let Some(line) = targets.insert(routes::identity(&settings).1, sink.place.line) {
             reader.error(sink, format!("goes to the same place as the sink in line {line}"), "remove one of them");
             continue;
         }
-        sinks.push(settings);
+        sinks.push((sink, settings));
     }
-    sinks
+    let routes = routes::check(&sinks, known, reader);
+    (sinks.into_iter().map(|(_, settings)| settings).collect(), routes)
 }
 
 fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
@@ -41,13 +47,14 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
         Field::Wrong => return None,
         Field::Given(kind) => kind.value,
     };
-    let (name, keys): (&str, &[&str]) = match kind {
-        SinkKind::Jsonl => ("jsonl", &["type", "path"]),
+    let (name, own): (&str, &[&str]) = match kind {
+        SinkKind::Jsonl => ("jsonl", &["path", "max_size", "keep"]),
         SinkKind::Mqtt => {
-            ("mqtt", &["type", "url", "topic_prefix", "client_id", "username", "password", "ca", "home_assistant"])
+            ("mqtt", &["url", "topic_prefix", "client_id", "username", "password", "ca", "home_assistant"])
         }
-        SinkKind::Webhook => ("webhook", &["type", "url", "secret"]),
+        SinkKind::Webhook => ("webhook", &["url", "secret"]),
     };
+    let keys = [&["type", "name", "only", "rate"], own].concat();
     let all = super::keys();
     let mut foreign = false;
     if let Value::Map(entries) = &reader.document().find(&at.path).value {
@@ -79,10 +86,32 @@ fn jsonl(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<JsonlTarget> {
         Field::Wrong => return None,
         Field::Given(path) => path,
     };
+    let rotation = rotation(at, reader);
     if path.value == "-" {
+        if let Some(size) = at.value.max_size.given() {
+            reader.error(size, "has no meaning for standard output", "remove it");
+        }
         return Some(JsonlTarget::Stdout);
     }
-    output(path, false, reader).map(JsonlTarget::File)
+    output(path, false, reader).map(|path| JsonlTarget::File { path, rotation })
+}
+
+fn rotation(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<Rotation> {
+    const KEEP: usize = 5;
+    const MAX_KEEP: usize = 1000;
+    let keep = at.value.keep.given();
+    if let Some(keep) = keep {
+        if at.value.max_size.is_missing() {
+            reader.error(keep, "has no meaning without `max_size`", "add `max_size: 100MiB`, or remove it");
+        } else if keep.value > MAX_KEEP {
+            reader.error(keep, format!("is above {MAX_KEEP}"), "5 is a good start");
+        }
+    }
+    let size = at.value.max_size.given()?;
+    if size.value.0 == 0 {
+        reader.error(size, "must be above 0", crate::yaml::units::SIZE_HELP);
+    }
+    Some(Rotation { max_size: size.value.0, keep: keep.map_or(KEEP, |keep| keep.value) })
 }
 
 /// A place that can be written once its missing folders are made: a file, or a folder if `folder`. Permissions are not looked at,

@@ -1,14 +1,14 @@
 //! From the typed file to [`Settings`]: every section checked, everything that is wrong reported.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::schema::{Api, Events, Log, Model, Root, Runtime, Store};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, JsonlTarget, LogSettings, ModelChoice, Settings, SinkSettings, StoreSettings,
-    TlsSettings, providers, secrets, sets, sinks,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, StoreSettings, TlsSettings, providers, routes,
+    secrets, sets, sinks,
 };
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
@@ -74,17 +74,23 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
 
-    let sinks = match raw.sinks.given() {
+    let known = routes::Known {
+        streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),
+        sets: label_sets.sets.iter().map(|set| set.name.clone()).collect(),
+        labels: label_sets.sets.iter().flat_map(|set| &set.labels).map(|label| label.name.clone()).collect(),
+        incomplete: label_sets.incomplete,
+    };
+    let (sinks, routes) = match raw.sinks.given() {
         Some(list) => {
             if document.find(&list.path).is_empty_list() {
                 reader.warn(list, "is empty: events go nowhere", "remove the key to write events to standard output");
             }
-            sinks::check(&list.value, &mut reader)
+            sinks::check(&list.value, &known, &mut reader)
         }
-        None => vec![SinkSettings::Jsonl(JsonlTarget::Stdout)],
+        None => sinks::default(),
     };
-    let outbox = store(&raw.outbox, "/var/lib/vtagd/outbox.db", false, &mut reader);
-    let snapshots = store(&raw.snapshots, "/var/lib/vtagd/snapshots", true, &mut reader);
+    let outbox = routes::outbox(&raw.outbox, &sinks, &mut reader);
+    let snapshots = store(&raw.snapshots, Path::new("/var/lib/vtagd/snapshots"), true, &mut reader);
     let api = api(&raw.api, &mut reader);
     let log = log(raw.log.given().map(|log| &log.value));
 
@@ -97,6 +103,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         label_sets: label_sets.sets,
         events,
         sinks,
+        routes,
         outbox,
         snapshots,
         api,
@@ -220,11 +227,12 @@ fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> 
     Some(merged)
 }
 
-fn store(field: &Field<Store>, path: &str, folder: bool, reader: &mut Reader<'_>) -> Option<StoreSettings> {
+/// A place with limits; `path` where none is given. The path of the outbox, which is no `folder`, is checked by its own rules.
+pub(super) fn store(field: &Field<Store>, path: &Path, folder: bool, reader: &mut Reader<'_>) -> Option<StoreSettings> {
     let raw = &field.given()?.value;
     let path = match &raw.path {
-        Field::Given(path) => sinks::output(path, folder, reader)?,
-        Field::Missing => PathBuf::from(path),
+        Field::Given(path) if folder => sinks::output(path, folder, reader)?,
+        Field::Given(_) | Field::Missing => path.to_owned(),
         Field::Wrong => return None,
     };
     if let Some(size) = raw.max_size.given()

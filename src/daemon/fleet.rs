@@ -13,11 +13,11 @@ use crate::config::{Settings, StreamSettings, thresholds};
 use crate::event::{Emitter, EndReason, Event, LabelRules, ModelRef};
 use crate::frame::StreamId;
 use crate::intake::{Intake, Member, StreamPart};
+use crate::outbox::Outbox;
 use crate::pipeline::Threads;
 use crate::sample::Interval;
 use crate::score::Scorer;
 use crate::score::roster::{Lane, Listener};
-use crate::sink::Fanout;
 use crate::source::Ended;
 use crate::status::{StreamState, StreamStatus};
 
@@ -32,17 +32,19 @@ fn gap(stream: &StreamSettings) -> std::time::Duration {
     }
 }
 
-/// Events go to every sink and to the API's memory.
+/// Events go to the outbox and to the API's memory.
 pub struct Outlet {
-    pub fanout: Fanout,
+    pub outbox: Outbox,
     pub board: Arc<Board>,
 }
 
 impl Outlet {
-    fn send(&self, event: Event) {
+    /// Whether the event is on its way to anybody.
+    fn send(&self, event: Event) -> bool {
         let event = Arc::new(event);
-        self.fanout.send(&event);
+        let told = self.outbox.send(&event);
         self.board.remember(event);
+        told
     }
 }
 

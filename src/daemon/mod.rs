@@ -6,6 +6,7 @@
 mod fleet;
 mod losses;
 mod reload;
+mod sinks;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,13 +16,13 @@ use crossbeam_channel::{bounded, select};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
-use crate::config::{Settings, SinkSettings};
+use crate::config::Settings;
 use crate::engine::{Engine, EngineError};
 use crate::gpu;
+use crate::outbox::OutboxError;
 use crate::pipeline::{self, Stages, Threads};
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
-use crate::sink::{Fanout, JsonlTarget};
 use crate::systemd::{self, LongStep};
 use crate::telemetry;
 use fleet::{Fleet, Outlet};
@@ -31,8 +32,9 @@ use reload::Reloader;
 /// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
 const DRAIN: Duration = Duration::from_secs(7);
 
-/// … and from then until the sinks have written what they have.
-const FLUSH: Duration = Duration::from_secs(3);
+/// … and from then until the outbox has stored the last events and the sinks have got what they can take; a little longer than the
+/// outbox gives itself.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// Histograms are folded this often even when nobody scrapes, so they stay small.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -52,6 +54,8 @@ pub enum DaemonError {
     Api(#[from] api::ApiError),
     #[error(transparent)]
     Sink(#[from] crate::sink::jsonl::SinkError),
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
     #[error("cannot start: {0}")]
     Start(String),
 }
@@ -61,6 +65,7 @@ impl DaemonError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Engine(error) => error.exit_code(),
+            Self::Outbox(error) => error.exit_code(),
             Self::Api(_) | Self::Sink(_) | Self::Start(_) => 1,
         }
     }
@@ -79,8 +84,10 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let metrics = telemetry::init_metrics().map_err(|e| start(&e))?;
     let board = Arc::new(Board::default());
 
-    // Sinks first: a file that cannot be opened must not be found out after the model has been loaded.
-    let (fanout, mut threads) = Fanout::start(&jsonl_targets(&settings.sinks), &shutdown)?;
+    // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
+    // need not wait for it.
+    let (outbox, mut threads) = sinks::start(&settings)?;
+    board.set_outbox(outbox.status());
     if let Some(api) = &settings.api {
         let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
         tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
@@ -88,9 +95,16 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
-    let Some(engine) = load(&settings, &shutdown)? else { return Ok(0) };
+    let outlet = Arc::new(Outlet { outbox, board: Arc::clone(&board) });
+    let engine = match load(&settings, &shutdown) {
+        Ok(Some(engine)) => engine,
+        ended => {
+            outlet.outbox.close();
+            join(threads, FLUSH);
+            return ended.map(|_| 0);
+        }
+    };
 
-    let outlet = Arc::new(Outlet { fanout, board: Arc::clone(&board) });
     let stages = Stages {
         spec: engine.spec,
         encoder: engine.encoder,
@@ -145,17 +159,6 @@ fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, Daem
     Ok(Some(built?))
 }
 
-fn jsonl_targets(sinks: &[SinkSettings]) -> Vec<JsonlTarget> {
-    sinks
-        .iter()
-        .filter_map(|sink| match sink {
-            SinkSettings::Jsonl(target) => Some(target.clone()),
-            // Validated, and said to have no effect yet, by the configuration.
-            _ => None,
-        })
-        .collect()
-}
-
 /// Waits until every stream has ended or shutdown is asked for, and reloads when told to. Returns whether something that all
 /// streams need has died.
 fn watch(
@@ -189,7 +192,7 @@ fn watch(
             metrics.run_upkeep();
             upkept = Instant::now();
         }
-        if outlet.fanout.is_dead() {
+        if outlet.outbox.is_dead() {
             tracing::error!("every sink has given up, stopping");
             return true;
         }
@@ -201,7 +204,7 @@ fn watch(
     }
 }
 
-/// Ends every stage within [`DRAIN`], closes what is open, flushes the sinks within [`FLUSH`] and settles the accounts. Returns
+/// Ends every stage within [`DRAIN`], closes what is open, flushes outbox and sinks within [`FLUSH`] and settles the accounts. Returns
 /// the exit code. Shutdown has been asked for.
 fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
     let (mut threads, remains) = fleet.disband();
@@ -210,10 +213,10 @@ fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
     failed |= join(threads, DRAIN);
     remains.close_tags();
     // Closed by hand: a scoring thread that is late still holds the outlet.
-    outlet.fanout.close();
+    outlet.outbox.close();
     failed |= join(outer, FLUSH);
     failed |= !remains.settle();
-    let lost = outlet.fanout.lost();
+    let lost = outlet.outbox.lost();
     if lost > 0 {
         tracing::error!(lost, "events could not be delivered");
         failed = true;
