@@ -162,6 +162,16 @@ pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
     }
 }
 
+/// Where the configuration in `path` has its outbox (`None`: in memory). Problems of anything else do not matter: whoever looks at
+/// events need not have the daemon's secrets.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
+    let document = Document::read(path).map_err(|problem| problem.to_string())?;
+    validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
+}
+
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.
 pub fn keys() -> Vec<String> {
     use crate::yaml::reader::FromNode;

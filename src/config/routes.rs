@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Only, Rate as RawRate, Sink, Store};
+use super::schema::{Only, Rate as RawRate, Sink, SinkKind, Store};
 use super::{JsonlTarget, SinkSettings, sinks};
 use crate::event::EventKind;
 use crate::outbox::OutboxSettings;
@@ -147,8 +147,9 @@ fn rate(at: &At<RawRate>, reader: &mut Reader<'_>) -> Option<Rate> {
 
 /// `outbox`. Left out, it is a file where there is a place for one (`$STATE_DIRECTORY`) or a sink that needs one; otherwise, when all
 /// sinks only write files and standard output, it is in memory: a first try by a plain user needs no folder of the system's.
-pub fn outbox(field: &Field<Store>, sinks: &[SinkSettings], reader: &mut Reader<'_>) -> OutboxSettings {
-    let local = sinks.iter().all(|sink| matches!(sink, SinkSettings::Jsonl(_)));
+pub fn outbox(field: &Field<Store>, sinks: &Field<Vec<At<Sink>>>, reader: &mut Reader<'_>) -> OutboxSettings {
+    let list = sinks.given().map(|list| list.value.as_slice()).unwrap_or_default();
+    let local = list.iter().all(|sink| sink.value.kind.value().is_none_or(|kind| kind == SinkKind::Jsonl));
     let default = || paths::state_dir().join("outbox.db");
     let path = match field.given().map(|store| &store.value.path) {
         Some(Field::Given(path)) if path.value == MEMORY => None,

@@ -1,7 +1,7 @@
 //! From the typed file to [`Settings`]: every section checked, everything that is wrong reported.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::schema::{Api, Events, Log, Model, Root, Runtime, Store};
@@ -89,7 +89,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         }
         None => sinks::default(),
     };
-    let outbox = routes::outbox(&raw.outbox, &sinks, &mut reader);
+    let outbox = routes::outbox(&raw.outbox, &raw.sinks, &mut reader);
     let snapshots = store(&raw.snapshots, Path::new("/var/lib/vtagd/snapshots"), true, &mut reader);
     let api = api(&raw.api, &mut reader);
     let log = log(raw.log.given().map(|log| &log.value));
@@ -113,6 +113,14 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let mut problems = reader.finish();
     problems.extend(label_sets.problems);
     (settings, problems)
+}
+
+/// The path of the outbox and nothing else; `None` if it cannot be told.
+pub fn outbox_alone(document: &Document) -> Option<Option<PathBuf>> {
+    let mut reader = Reader::new(document);
+    let root = reader.root::<Root>()?;
+    let path = routes::outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
+    path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()).then_some(path)
 }
 
 fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {

@@ -186,7 +186,12 @@ impl Outbox {
             lost: AtomicU64::new(0),
             all_gone: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            report: Mutex::default(),
+            report: Mutex::new(Report {
+                path: settings.path.clone(),
+                storing: true,
+                sinks: routes.iter().map(|r| SinkReport { name: r.name.clone(), ..SinkReport::default() }).collect(),
+                ..Report::default()
+            }),
         });
         let (queue, events) = bounded(QUEUE);
         let (wake, woken) = bounded(1);

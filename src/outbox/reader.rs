@@ -90,6 +90,24 @@ impl Reader {
         read().map_err(|error| self.failed(error))
     }
 
+    /// Deliveries that are not made: name of the sink, state, number.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open_deliveries(&self) -> Result<Vec<(String, State, usize)>, OutboxError> {
+        let read = || -> Result<Vec<(String, State, usize)>, rusqlite::Error> {
+            let mut select = self.connection.prepare(
+                "SELECT s.name, d.state, count(*) FROM deliveries d JOIN sinks s ON s.id = d.sink GROUP BY s.id, d.state",
+            )?;
+            let one = |row: &rusqlite::Row<'_>| {
+                let state = if row.get::<_, i64>(1)? == 0 { State::Pending } else { State::Dead };
+                Ok((row.get(0)?, state, row.get(2)?))
+            };
+            select.query_map([], one)?.collect()
+        };
+        read().map_err(|error| self.failed(error))
+    }
+
     /// The newest event's number; 0 if there is none.
     ///
     /// # Errors

@@ -239,7 +239,7 @@ impl Store {
         if removed.events > 0 {
             return Ok(removed);
         }
-        self.remove("SELECT seq FROM events ORDER BY seq LIMIT 100", [])
+        self.remove("SELECT seq FROM events ORDER BY seq LIMIT 200", [])
     }
 
     /// Throws away the oldest events that nobody waits for.
