@@ -54,7 +54,7 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
         }
         SinkKind::Webhook => ("webhook", &["url", "secret"]),
     };
-    let keys = [&["type", "name", "only", "rate"], own].concat();
+    let keys = [&["type"], own, &["name", "only", "rate"]].concat();
     let all = super::keys();
     let mut foreign = false;
     if let Value::Map(entries) = &reader.document().find(&at.path).value {

@@ -5,6 +5,7 @@
 
 pub mod camera;
 pub mod daemon;
+pub mod flood;
 pub mod onvif;
 pub mod promtool;
 pub mod proxy;
