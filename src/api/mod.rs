@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::status::StreamStatus;
 
 /// Events kept for `/api/v1/events`.
-const RECENT: usize = 256;
+pub const RECENT: usize = 256;
 
 /// `api` of the configuration.
 #[derive(Clone, Debug, PartialEq)]

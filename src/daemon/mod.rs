@@ -88,6 +88,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     // need not wait for it.
     let (outbox, mut threads) = sinks::start(&settings)?;
     board.set_outbox(outbox.status());
+    sinks::recall(&settings, &board);
     if let Some(api) = &settings.api {
         let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
         tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
@@ -193,7 +194,7 @@ fn watch(
             upkept = Instant::now();
         }
         if outlet.outbox.is_dead() {
-            tracing::error!("every sink has given up, stopping");
+            tracing::error!("every sink has given up, or the outbox has died, stopping");
             return true;
         }
         // The stages live as long as the intake, which the fleet holds.

@@ -1,7 +1,10 @@
 //! The outbox and the sinks of a configuration, started together: each sink on its thread, behind its inbox.
 
-use crate::backoff::Ladder;
+use std::sync::Arc;
+
+use crate::api::{Board, RECENT};
 use crate::config::{Settings, SinkSettings};
+use crate::outbox::reader::{Query, Reader};
 use crate::outbox::{Kernel, Outbox};
 use crate::pipeline::Threads;
 use crate::sink::jsonl::{SinkError, Writer};
@@ -26,7 +29,7 @@ pub fn start(settings: &Settings) -> Result<(Outbox, Threads), DaemonError> {
     let mut threads = vec![("outbox".to_owned(), thread)];
     for (sink, inbox) in sinks.into_iter().zip(inboxes) {
         let name = format!("sink {}", inbox.name());
-        let thread = runner::start(sink, inbox, Ladder::default()).map_err(SinkError::Thread)?;
+        let thread = runner::start(sink, inbox, runner::ladder()).map_err(SinkError::Thread)?;
         threads.push((name, thread));
     }
     match &settings.outbox.path {
@@ -36,6 +39,19 @@ pub fn start(settings: &Settings) -> Result<(Outbox, Threads), DaemonError> {
         ),
     }
     Ok((outbox, threads))
+}
+
+/// Fills the API's memory with the latest events of earlier runs. Without a file there are none.
+pub fn recall(settings: &Settings, board: &Board) {
+    let Some(path) = &settings.outbox.path else { return };
+    let latest = Reader::open(path).and_then(|reader| reader.latest(&Query::default(), RECENT));
+    match latest {
+        Ok(rows) => {
+            let events = rows.iter().filter_map(|row| serde_json::from_str(&row.body).ok());
+            events.for_each(|event| board.remember(Arc::new(event)));
+        }
+        Err(error) => tracing::warn!(%error, "the API begins without the events of earlier runs"),
+    }
 }
 
 /// The sink of these settings; `None` for one that is not built yet, which the configuration says.

@@ -288,6 +288,7 @@ fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_aft
         lost: AtomicU64::new(0),
         all_gone: AtomicBool::new(false),
         closing: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
         report: Mutex::default(),
     });
     let (queue, events) = bounded(400);

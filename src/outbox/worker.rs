@@ -61,7 +61,7 @@ pub(super) struct Worker {
     routes: Vec<Route>,
     lines: Vec<Line>,
     states: States,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     queue: Receiver<Queued>,
     wake: Receiver<()>,
     /// Taken from the queue, not stored yet.

@@ -24,7 +24,7 @@ pub fn config(folder: &Path, sinks: &str, more: &str) -> String {
     }
     std::fs::write(folder.join("flood.yaml"), set).unwrap();
     format!(
-        "instance: flood\nsampling: {{ interval: 4s }}\nstreams:\n  - {{ id: a, url: \"file://{}\", pace: fast, loop: true }}\nlabels: [flood.yaml]\n\
+        "instance: flood\nsampling: {{ interval: 4s, decode: keyframes }}\nstreams:\n  - {{ id: a, url: \"file://{}\", pace: fast, loop: true }}\nlabels: [flood.yaml]\n\
          events: {{ enter: 0.5, exit: 0.5, after: 0s, after_exit: 0s, cooldown: 0s }}\n\
          outbox: {{ path: outbox.db }}\napi: {{ listen: 127.0.0.1:0 }}\nsinks:\n{sinks}{more}",
         root().join("demo/clip.mp4").display()
