@@ -69,7 +69,7 @@ fn run(what: &str, folder: Option<PathBuf>, events: usize, pace: Option<f64>) {
     let folder = folder.map_or_else(|| tempfile::tempdir().unwrap(), |f| tempfile::tempdir_in(f).unwrap());
     let path = Some(folder.path().join("outbox.db"));
     let settings = OutboxSettings { path, max_size: 4 << 30, max_age: Duration::from_secs(86_400) };
-    let (outbox, mut inboxes, thread) = Outbox::start(settings, vec![route("sink")], Box::new(Kernel)).unwrap();
+    let (outbox, mut inboxes, thread) = Outbox::start(settings, vec![route("sink")], Kernel).unwrap();
     let taker = sink(inboxes.remove(0));
     let mut sends = Vec::with_capacity(events);
     let mut waits = 0_u64;

@@ -160,6 +160,40 @@ fn a_full_disk_stops_no_tagging_and_what_waited_is_stored_when_there_is_room() {
 }
 
 #[test]
+fn a_daemon_starts_on_a_full_disk_and_stores_what_waited_once_there_is_room() {
+    if !can_have_hosts() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let config = flood::config(folder.path(), TO_FILE, "").replace("outbox.db", "disk/outbox.db");
+    let mut daemon = Daemon::start_on_small_disk(folder.path(), &config, &disk, "20k");
+    daemon.wait_ready();
+    daemon.wait_for_log("events cannot be stored");
+    eventually("tagging goes on", || (metric(&mut daemon, "vtagd_events_total", "") > 100.0).then_some(()));
+    assert!(daemon.get("/readyz").1.contains("events cannot be stored"));
+    let file = folder.path().join("events.jsonl");
+    assert_eq!(fs::metadata(&file).unwrap().len(), 0, "no sink sees what is not stored");
+    // Into the daemon's own view of its disks.
+    let mut inside = std::process::Command::new("nsenter");
+    inside.args(["--target", &daemon.pid().to_string(), "--mount"]);
+    // SAFETY: plain system call.
+    if unsafe { libc::geteuid() } != 0 {
+        inside.args(["--user", "--preserve-credentials"]);
+    }
+    let grown = inside.args(["mount", "-o", "remount,size=64m"]).arg(&disk).output().unwrap();
+    assert!(grown.status.success(), "{}", String::from_utf8_lossy(&grown.stderr));
+    daemon.wait_for_log("events are stored again");
+    eventually("what waited arrives", || (fs::metadata(&file).unwrap().len() > 60_000).then_some(()));
+    let lost = metric(&mut daemon, "vtagd_events_dropped_total", "sink=\"file\"");
+    assert_eq!(daemon.stop().code(), Some(i32::from(lost > 0.0)));
+    let text_of_file = fs::read_to_string(&file).unwrap();
+    let first: Value = serde_json::from_str(text_of_file.lines().next().unwrap()).unwrap();
+    assert_eq!(text(&first, "/type"), "dev.vtagd.tag.start", "from the first event on");
+}
+
+#[test]
 fn a_damaged_outbox_is_moved_aside_and_said_and_the_daemon_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("outbox.db"), b"rubbish ".repeat(2000)).unwrap();

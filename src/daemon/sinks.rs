@@ -25,7 +25,7 @@ pub fn start(settings: &Settings) -> Result<(Outbox, Threads), DaemonError> {
             routes.push(route.clone());
         }
     }
-    let (outbox, inboxes, thread) = Outbox::start(settings.outbox.clone(), routes, Box::new(Kernel))?;
+    let (outbox, inboxes, thread) = Outbox::start(settings.outbox.clone(), routes, Kernel)?;
     let mut threads = vec![("outbox".to_owned(), thread)];
     for (sink, inbox) in sinks.into_iter().zip(inboxes) {
         let name = format!("sink {}", inbox.name());

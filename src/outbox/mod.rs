@@ -172,9 +172,14 @@ impl Outbox {
     pub fn start(
         settings: OutboxSettings,
         routes: Vec<Route>,
-        uptime: Box<dyn Uptime>,
+        uptime: impl Uptime + Clone + 'static,
     ) -> Result<(Self, Vec<Inbox>, JoinHandle<()>), OutboxError> {
-        let store = Store::open(settings.path.as_deref(), &routes, uptime)?;
+        let store = match Store::open(settings.path.as_deref(), &routes, Box::new(uptime.clone())) {
+            Ok(store) => Ok(store),
+            // Tagging begins all the same; the thread goes on trying.
+            Err(error @ OutboxError::Disk { .. }) => Err(error),
+            Err(error) => return Err(error),
+        };
         for route in &routes {
             let name = &route.name;
             // There from the start: a counter that first appears with 1 has not grown, as far as Prometheus can tell.
@@ -209,12 +214,15 @@ impl Outbox {
         let states = States::default();
         let links = routes.iter().map(|route| delivery::link(&route.name, states.clone(), wake.clone()));
         let (feeds, inboxes): (Vec<_>, Vec<_>) = links.unzip();
-        let worker = Worker::new(store, settings, routes, feeds, states, Arc::clone(&shared), events, woken);
+        let mark = Mark(Arc::clone(&shared));
+        let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("vtagd-outbox".to_owned())
             .spawn(move || {
-                let _mark = Mark(Arc::clone(&worker.shared));
-                worker.run();
+                let _mark = mark;
+                let open = || Store::open(settings.path.as_deref(), &routes, Box::new(uptime.clone()));
+                let Some(store) = worker::opened(store, open, &theirs, &events) else { return };
+                Worker::new(store, settings, routes, feeds, states, theirs, events, woken).run();
             })
             .map_err(OutboxError::Thread)?;
         Ok((Self { queue: RwLock::new(Some(queue)), shared }, inboxes, thread))

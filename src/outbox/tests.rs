@@ -28,7 +28,7 @@ struct Running {
 
 impl Running {
     fn start(settings: OutboxSettings, routes: &[Route], machine: &Machine) -> Self {
-        let (outbox, inboxes, thread) = Outbox::start(settings, routes.to_vec(), Box::new(machine.clone())).unwrap();
+        let (outbox, inboxes, thread) = Outbox::start(settings, routes.to_vec(), machine.clone()).unwrap();
         Self { outbox, inboxes, thread }
     }
 
