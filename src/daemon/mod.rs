@@ -86,7 +86,12 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
 
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
     // need not wait for it.
-    let (outbox, mut threads) = sinks::start(&settings)?;
+    let (outbox, mut threads) = {
+        // A large outbox on a slow disk takes a while to check.
+        let _patience = LongStep::quiet();
+        systemd::status("checking the outbox");
+        sinks::start(&settings)?
+    };
     board.set_outbox(outbox.status());
     sinks::recall(&settings, &board);
     if let Some(api) = &settings.api {
