@@ -41,7 +41,8 @@ pub struct Command {
 /// See the module.
 #[derive(Debug)]
 pub struct Catalog {
-    streams: RwLock<Arc<Vec<Watched>>>,
+    /// `None` until it is known for the first time.
+    streams: RwLock<Option<Arc<Vec<Watched>>>>,
     version: watch::Sender<u64>,
     commands: Sender<Command>,
 }
@@ -55,12 +56,13 @@ impl Catalog {
 
     /// Replaces everything, and tells who listens.
     pub fn set(&self, streams: Vec<Watched>) {
-        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(streams);
+        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(streams));
         self.version.send_modify(|version| *version += 1);
     }
 
-    pub fn streams(&self) -> Arc<Vec<Watched>> {
-        Arc::clone(&self.streams.read().unwrap_or_else(PoisonError::into_inner))
+    /// `None` while the daemon starts.
+    pub fn streams(&self) -> Option<Arc<Vec<Watched>>> {
+        self.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes with every [`set`](Self::set).

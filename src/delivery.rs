@@ -24,7 +24,7 @@ pub const WINDOW: usize = 1024;
 pub struct Stored {
     /// Grows with every event that was stored; orders all events.
     pub seq: u64,
-    pub event: Event,
+    pub event: Arc<Event>,
     /// The CloudEvents JSON of `event` on one line, the same bytes for every sink and every attempt.
     pub body: Arc<str>,
 }
@@ -262,6 +262,7 @@ impl Inbox {
         let Some(delivery) = self.held.get_mut(&position) else { return 0 };
         delivery.attempts = delivery.attempts.saturating_add(1);
         let attempts = delivery.attempts;
+        metrics::counter!("vtagd_events_retried_total", "sink" => self.name.to_string()).increment(1);
         self.desk.settle(position, Outcome::Failed { attempts, why: why.to_owned() });
         attempts
     }
@@ -386,7 +387,7 @@ pub mod tests {
     /// A delivery of such an event.
     pub fn delivery(position: u64, event: Event) -> Delivery {
         let body = serde_json::to_string(&event).unwrap().into();
-        Delivery { position, attempts: 0, stored: Arc::new(Stored { seq: position, event, body }) }
+        Delivery { position, attempts: 0, stored: Arc::new(Stored { seq: position, event: Arc::new(event), body }) }
     }
 
     fn block<T>(future: impl Future<Output = T>) -> T {

@@ -3,7 +3,7 @@
 //! # The way of a frame
 //!
 //! ```text
-//! camera ─► source ─► sample ─► preprocess ─► infer ─► score ─► event ─► sink
+//! camera ─► source ─► sample ─► preprocess ─► infer ─► score ─► event ─► outbox ─► sink
 //! ```
 //!
 //! Modules are declared in that order; [`pipeline`] joins them and is the only one that knows them all.
@@ -24,6 +24,7 @@ pub mod view;
 // Stages, in the order a frame meets them.
 pub mod event;
 pub mod infer;
+pub mod outbox;
 pub mod preprocess;
 pub mod sample;
 pub mod score;

@@ -88,6 +88,22 @@ pub struct Event {
     pub data: Data,
 }
 
+impl Event {
+    /// The end of the tag that this event, its latest, left open when the daemon was killed. It ended when it was last heard of.
+    #[must_use]
+    pub fn interrupted(&self) -> Self {
+        let since = self.data.sampled_at.as_millisecond() - self.data.started_at.as_millisecond();
+        let data = Data {
+            ended_at: Some(self.data.sampled_at),
+            // Media time goes with the wall clock of the samples, as far as anybody can still tell.
+            media_end: Some(self.data.media_start + since.max(0) as f64 / 1000.0),
+            reason: Some(EndReason::Interrupted),
+            ..self.data.clone()
+        };
+        Self { id: Uuid::now_v7(), source: self.source.clone(), kind: EventKind::End, data }
+    }
+}
+
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut s = serializer.serialize_struct("Event", 8)?;

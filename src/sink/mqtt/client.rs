@@ -90,8 +90,8 @@ pub struct Connection<'a> {
 pub type Notice = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
 enum Client {
-    V311(rumqttc_v4_next::AsyncClient),
-    V5(rumqttc_v5_next::AsyncClient),
+    V311(rumqttc_v4::AsyncClient),
+    V5(rumqttc_v5::AsyncClient),
 }
 
 /// A connection that stands. Dropping it closes the socket without a DISCONNECT, so the broker publishes the will.
@@ -144,8 +144,8 @@ macro_rules! version {
     };
 }
 
-version!(v311, rumqttc_v4_next);
-version!(v5, rumqttc_v5_next);
+version!(v311, rumqttc_v4);
+version!(v5, rumqttc_v5);
 
 /// An error with its causes, without the password.
 fn plain(error: &dyn std::error::Error, secret: Option<&Secret>) -> String {
@@ -178,12 +178,11 @@ impl Link {
         let Connection { protocol, host, port, client_id, username, password, tls, will, timeout } = connection;
         let (told, heard) = mpsc::channel(HEARD);
         let mut task = JoinSet::new();
-        let seconds = timeout.as_secs().max(1);
         let secret = password.cloned();
         let password = || password.map_or(Vec::new(), |password| password.expose().as_bytes().to_vec());
         let client = match protocol {
             Protocol::V311 => {
-                use rumqttc_v4_next as mqtt;
+                use rumqttc_v4 as mqtt;
                 let mut options = mqtt::MqttOptions::new(client_id, (host, port));
                 options.set_keep_alive(KEEP_ALIVE).set_inflight(IN_FLIGHT);
                 options.set_max_packet_size(MAX_IN as usize, MAX_OUT).set_request_channel_capacity(REQUESTS);
@@ -196,16 +195,17 @@ impl Link {
                     options.set_transport(mqtt::Transport::tls_with_config(mqtt::TlsConfiguration::Rustls(tls)));
                 }
                 let (client, mut eventloop) = mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
-                eventloop.network_options.set_connection_timeout(seconds).set_tcp_nodelay(true);
+                let network = &mut eventloop.network_options;
+                network.set_connection_timeout(timeout.as_secs().max(1)).set_tcp_nodelay(true);
                 v311::connected(&mut eventloop, secret.as_ref()).await?;
                 v311::drive(&mut task, eventloop, told, secret);
                 Client::V311(client)
             }
             Protocol::V5 => {
-                use rumqttc_v5_next as mqtt;
+                use rumqttc_v5 as mqtt;
                 let mut options = mqtt::MqttOptions::new(client_id, (host, port));
                 options.set_keep_alive(KEEP_ALIVE).set_outgoing_inflight_upper_limit(IN_FLIGHT);
-                options.set_max_packet_size(Some(MAX_IN)).set_request_channel_capacity(REQUESTS);
+                options.set_max_packet_size(Some(MAX_IN)).set_request_channel_capacity(REQUESTS).set_connect_timeout(timeout);
                 let qos = mqtt::QoS::AtLeastOnce;
                 options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain, None));
                 if let Some(name) = username {
@@ -215,7 +215,6 @@ impl Link {
                     options.set_transport(mqtt::Transport::tls_with_config(mqtt::TlsConfiguration::Rustls(tls)));
                 }
                 let (client, mut eventloop) = mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
-                eventloop.network_options.set_connection_timeout(seconds).set_tcp_nodelay(true);
                 v5::connected(&mut eventloop, secret.as_ref()).await?;
                 v5::drive(&mut task, eventloop, told, secret);
                 Client::V5(client)
@@ -232,7 +231,7 @@ impl Link {
         let Message { topic, payload, retain } = message;
         match &self.client {
             Client::V311(client) => {
-                use rumqttc_v4_next::{ClientError, PublishOptions};
+                use rumqttc_v4::{ClientError, PublishOptions};
                 let options = PublishOptions::at_least_once().retain(*retain);
                 match client.try_publish_tracked(topic.as_str(), payload.clone(), options) {
                     Ok(notice) => Ok(Some(Box::pin(async move {
@@ -243,7 +242,7 @@ impl Link {
                 }
             }
             Client::V5(client) => {
-                use rumqttc_v5_next::{ClientError, PublishOptions};
+                use rumqttc_v5::{ClientError, PublishOptions};
                 let options = PublishOptions::at_least_once().retain(*retain);
                 match client.try_publish_tracked(topic.as_str(), payload.clone(), options) {
                     Ok(notice) => Ok(Some(Box::pin(async move {
@@ -264,12 +263,12 @@ impl Link {
         for filter in filters {
             match &self.client {
                 Client::V311(client) => {
-                    use rumqttc_v4_next::QoS;
+                    use rumqttc_v4::QoS;
                     let qos = if surely { QoS::AtLeastOnce } else { QoS::AtMostOnce };
                     client.try_subscribe(filter.as_str(), qos).map_err(|error| error.to_string())?;
                 }
                 Client::V5(client) => {
-                    use rumqttc_v5_next::QoS;
+                    use rumqttc_v5::QoS;
                     let qos = if surely { QoS::AtLeastOnce } else { QoS::AtMostOnce };
                     client.try_subscribe(filter.as_str(), qos).map_err(|error| error.to_string())?;
                 }

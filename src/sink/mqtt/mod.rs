@@ -112,7 +112,8 @@ impl Mqtt {
         let discovery = self.settings.home_assistant.clone();
         let states = States::new(self.topics.clone(), discovery.clone(), self.gallery.is_some());
         let mut session = Session {
-            publisher: Publisher::new(link, self.settings.timeout),
+            link,
+            publisher: Publisher::new(self.settings.timeout),
             states,
             topics: &self.topics,
             discovery,
@@ -122,7 +123,7 @@ impl Mqtt {
         };
         session.greet().await?;
         // From here on what differs from what the broker has is published.
-        session.states.begin(&self.catalog.streams(), &inbox.states());
+        session.states.begin(&inbox.states());
         session.show();
         inbox.up();
         session.serve(inbox, self.gallery.as_ref().map(|gallery| gallery.subscribe())).await
@@ -137,6 +138,7 @@ impl Sink for Mqtt {
 
 /// One connection.
 struct Session<'a> {
+    link: Link,
     publisher: Publisher,
     states: States,
     topics: &'a Topics,
@@ -152,15 +154,15 @@ impl Session<'_> {
     async fn greet(&mut self) -> Result<(), Fault> {
         let mut filters = vec![self.topics.command("+")];
         filters.extend(self.discovery.as_deref().map(home_assistant::birth));
-        self.publisher.link.subscribe(&filters, true).map_err(Fault::again)?;
-        self.publisher.link.subscribe(&self.survey(), false).map_err(Fault::again)?;
+        self.link.subscribe(&filters, true).map_err(Fault::again)?;
+        self.link.subscribe(&self.survey(), false).map_err(Fault::again)?;
         self.surveying = Some(Instant::now() + SURVEY);
         self.publisher.push(Message::retained(self.topics.available(), "online"), None);
-        self.publisher.pump()?;
+        self.publisher.pump(&self.link)?;
         while !self.publisher.is_idle() {
             tokio::select! {
                 acked = self.publisher.acknowledged() => drop(acked?),
-                heard = self.publisher.link.heard() => self.hear(heard)?,
+                heard = self.link.heard() => self.hear(heard)?,
             }
         }
         Ok(())
@@ -180,12 +182,14 @@ impl Session<'_> {
         let mut changes = self.catalog.changes();
         let (mut look, mut stats) = (Instant::now() + LOOK, Instant::now());
         loop {
-            self.publisher.pump()?;
+            self.publisher.pump(&self.link)?;
             let now = Instant::now();
             if now >= stats {
                 stats = now + STATS;
-                let said = states::stats(&self.catalog.streams(), self.began.elapsed(), now.into_std());
-                self.publisher.push(Message::new(self.topics.stats(), said), None);
+                if let Some(streams) = self.catalog.streams() {
+                    let said = states::stats(&streams, self.began.elapsed(), now.into_std());
+                    self.publisher.push(Message::new(self.topics.stats(), said), None);
+                }
                 continue;
             }
             tokio::select! {
@@ -194,7 +198,7 @@ impl Session<'_> {
                         inbox.delivered(position);
                     }
                 }
-                heard = self.publisher.link.heard() => self.hear(heard)?,
+                heard = self.link.heard() => self.hear(heard)?,
                 delivery = inbox.next(), if self.publisher.has_room() => match delivery {
                     Some(delivery) => self.deliver(&delivery),
                     None => return self.goodbye(inbox).await,
@@ -234,8 +238,10 @@ impl Session<'_> {
 
     /// Publishes what has changed of streams and labels.
     fn show(&mut self) {
-        let streams = self.catalog.streams();
-        self.publisher.extend(self.states.look(&streams));
+        // Until the streams are known, nothing is taken for gone.
+        if let Some(streams) = self.catalog.streams() {
+            self.publisher.extend(self.states.look(&streams));
+        }
     }
 
     fn hear(&mut self, heard: Heard) -> Result<(), Fault> {
@@ -265,7 +271,7 @@ impl Session<'_> {
                 return;
             }
         };
-        if !self.catalog.streams().iter().any(|watched| watched.id() == stream) {
+        if !self.catalog.streams().is_some_and(|streams| streams.iter().any(|watched| watched.id() == stream)) {
             tracing::warn!(stream, "a command for a stream that is not there is passed over");
         } else if !self.catalog.command(Command { stream: stream.to_owned(), enabled }) {
             tracing::warn!(stream, "too many commands at once, this one is passed over");
@@ -273,7 +279,7 @@ impl Session<'_> {
     }
 
     fn end_survey(&mut self, now: Instant) {
-        if self.surveying.is_some_and(|until| now >= until) && self.publisher.link.unsubscribe(&self.survey()).is_ok() {
+        if self.surveying.is_some_and(|until| now >= until) && self.link.unsubscribe(&self.survey()).is_ok() {
             self.surveying = None;
         }
     }
@@ -282,17 +288,17 @@ impl Session<'_> {
     async fn goodbye(&mut self, inbox: &mut Inbox) -> Result<(), Fault> {
         self.publisher.push(Message::retained(self.topics.available(), "stopped"), None);
         let all = async {
-            self.publisher.pump()?;
+            self.publisher.pump(&self.link)?;
             while !self.publisher.is_idle() {
                 if let Some(position) = self.publisher.acknowledged().await? {
                     inbox.delivered(position);
                 }
-                self.publisher.pump()?;
+                self.publisher.pump(&self.link)?;
             }
             Ok::<_, Fault>(())
         };
         if matches!(timeout(GOODBYE, all).await, Ok(Ok(()))) {
-            let _ = timeout(GOODBYE / 3, self.publisher.link.disconnect()).await;
+            let _ = timeout(GOODBYE / 3, self.link.disconnect()).await;
         }
         Ok(())
     }

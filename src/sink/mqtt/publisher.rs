@@ -21,7 +21,6 @@ struct Sent {
 
 /// See the module.
 pub struct Publisher {
-    pub link: Link,
     waiting: VecDeque<(Message, Option<u64>)>,
     sent: VecDeque<Sent>,
     timeout: Duration,
@@ -30,8 +29,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn new(link: Link, timeout: Duration) -> Self {
-        Self { link, waiting: VecDeque::new(), sent: VecDeque::new(), timeout, heard: Instant::now() }
+    pub fn new(timeout: Duration) -> Self {
+        Self { waiting: VecDeque::new(), sent: VecDeque::new(), timeout, heard: Instant::now() }
     }
 
     /// Publishes `message` when it is its turn; `position` is given back when it is acknowledged.
@@ -53,14 +52,14 @@ impl Publisher {
         self.waiting.is_empty() && self.sent.is_empty()
     }
 
-    /// Hands on what may go.
+    /// Hands on what may go by `link`.
     ///
     /// # Errors
     /// A topic that cannot be.
-    pub fn pump(&mut self) -> Result<(), Fault> {
+    pub fn pump(&mut self, link: &Link) -> Result<(), Fault> {
         while self.sent.len() < usize::from(IN_FLIGHT) {
             let Some((message, position)) = self.waiting.front() else { break };
-            let Some(notice) = self.link.publish(message).map_err(Fault::again)? else { break };
+            let Some(notice) = link.publish(message).map_err(Fault::again)? else { break };
             self.sent.push_back(Sent { position: *position, at: Instant::now(), notice });
             self.waiting.pop_front();
         }

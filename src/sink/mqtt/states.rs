@@ -59,8 +59,7 @@ impl States {
     }
 
     /// Takes the states of all labels after the latest event that was stored.
-    pub fn begin(&mut self, streams: &[Watched], states: &[TagState]) {
-        self.learn(streams);
+    pub fn begin(&mut self, states: &[TagState]) {
         for state in states {
             let key = (state.stream.clone(), state.set.clone(), state.label.clone());
             self.labels.insert(key, label(&state.last));
