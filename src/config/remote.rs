@@ -29,18 +29,8 @@ pub const MQTT_KEYS: &[&str] = &[
     "home_assistant",
     "discovery_prefix",
 ];
-pub const WEBHOOK_KEYS: &[&str] = &[
-    "url",
-    "secret",
-    "previous_secret",
-    "headers",
-    "ca",
-    "cert",
-    "key",
-    "timeout",
-    "concurrency",
-    "batch",
-];
+pub const WEBHOOK_KEYS: &[&str] =
+    &["url", "secret", "previous_secret", "headers", "ca", "cert", "key", "timeout", "concurrency", "batch"];
 
 /// How long a broker or an endpoint has if nothing is said: what Standard Webhooks advises is 15 to 30 s.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -85,7 +75,12 @@ impl FromNode for Headers {
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
-            reader.mismatch(node, path, "a mapping", "write names and values, such as { Authorization: { env: TOKEN } }");
+            reader.mismatch(
+                node,
+                path,
+                "a mapping",
+                "write names and values, such as { Authorization: { env: TOKEN } }",
+            );
             return None;
         };
         let names: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
@@ -208,7 +203,11 @@ pub fn webhook(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<WebhookSettings
     if let Some(previous) = raw.previous_secret.given()
         && raw.secret.is_missing()
     {
-        reader.error(previous, "has no meaning without `secret`", "the new secret is `secret`, the one it replaces this");
+        reader.error(
+            previous,
+            "has no meaning without `secret`",
+            "the new secret is `secret`, the one it replaces this",
+        );
     }
     let headers: Vec<Option<(String, Secret)>> = raw
         .headers
@@ -224,7 +223,11 @@ pub fn webhook(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<WebhookSettings
         Field::Given(batch) => self::batch(batch, reader).map(Some),
     };
     if let (Some(_), Some(concurrency)) = (raw.batch.given(), raw.concurrency.given()) {
-        reader.error(concurrency, "has no meaning beside `batch`: batches go one after the other", "remove one of them");
+        reader.error(
+            concurrency,
+            "has no meaning beside `batch`: batches go one after the other",
+            "remove one of them",
+        );
     }
     let address = address?;
     if let Some(url) = raw.url.given()
@@ -299,7 +302,9 @@ fn timeout(field: &Field<Duration>, reader: &mut Reader<'_>) -> Option<Duration>
     match field {
         Field::Missing => Some(TIMEOUT),
         Field::Wrong => None,
-        Field::Given(time) if (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&time.value) => Some(time.value),
+        Field::Given(time) if (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&time.value) => {
+            Some(time.value)
+        }
         Field::Given(time) => {
             reader.error(time, "is not within 1s and 5m", "20s is a good start");
             None

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::schema::{Api, Events, Log, Model, Root, Runtime, Snapshots};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, TlsSettings, providers, remote, routes,
-    secrets, sets, sinks,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, TlsSettings, providers, remote,
+    routes, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
@@ -262,11 +262,19 @@ fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<Snapsh
         Field::Missing => None,
         Field::Wrong => return None,
         Field::Given(text) => match url::Url::parse(text.value.trim()) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none() => {
+            Ok(url)
+                if matches!(url.scheme(), "http" | "https")
+                    && url.username().is_empty()
+                    && url.password().is_none() =>
+            {
                 Some(url)
             }
             _ => {
-                reader.error(text, "is not an http:// or https:// address without credentials", "write, for example, https://edge-1.example");
+                reader.error(
+                    text,
+                    "is not an http:// or https:// address without credentials",
+                    "write, for example, https://edge-1.example",
+                );
                 return None;
             }
         },

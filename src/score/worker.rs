@@ -124,7 +124,14 @@ mod tests {
             captured: Instant::now(),
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
-        Arc::new(FrameMeta { stream: KEY, time, tiles, recall: None, picture: None, ticket: account.sample(&"a".into()) })
+        Arc::new(FrameMeta {
+            stream: KEY,
+            time,
+            tiles,
+            recall: None,
+            picture: None,
+            ticket: account.sample(&"a".into()),
+        })
     }
 
     /// Feeds the batches, gives (media second, score) of every frame that came out.
@@ -144,7 +151,8 @@ mod tests {
 
     fn roster(mut heard: impl FnMut(FrameTime, f32) + Send + 'static) -> Roster {
         let roster = Roster::default();
-        let listener = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| heard(time, scores[0][0]));
+        let listener =
+            Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| heard(time, scores[0][0]));
         roster.enter(KEY, Lane { scorers: vec![scorer()], listener });
         roster
     }

@@ -102,15 +102,18 @@ impl Gallery {
         for result in ["saved", "dropped", "failed"] {
             metrics::counter!("vtagd_snapshots_total", "result" => result).absolute(0);
         }
-        let writer = Writer { store, saved: gallery.saved.clone(), max_side: settings.max_side, quality: settings.quality };
-        let thread = std::thread::Builder::new().name("vtagd-snapshots".to_owned()).spawn(move || writer.run(&taken))?;
+        let writer =
+            Writer { store, saved: gallery.saved.clone(), max_side: settings.max_side, quality: settings.quality };
+        let thread =
+            std::thread::Builder::new().name("vtagd-snapshots".to_owned()).spawn(move || writer.run(&taken))?;
         Ok((Arc::new(gallery), thread))
     }
 
     /// The API listens on `address`: pictures are to be had there, unless the configuration says where.
     pub fn served_at(&self, address: std::net::SocketAddr) {
         let host = if address.ip().is_unspecified() {
-            std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |h| h.trim().to_owned())
+            std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned())
         } else if address.is_ipv6() {
             format!("[{}]", address.ip())
         } else {

@@ -110,7 +110,12 @@ macro_rules! version {
 
             use super::*;
 
-            pub fn drive(task: &mut JoinSet<()>, mut eventloop: EventLoop, told: mpsc::Sender<Heard>, scrub: Option<Secret>) {
+            pub fn drive(
+                task: &mut JoinSet<()>,
+                mut eventloop: EventLoop,
+                told: mpsc::Sender<Heard>,
+                scrub: Option<Secret>,
+            ) {
                 task.spawn(async move {
                     loop {
                         let heard = match eventloop.poll().await {
@@ -194,7 +199,8 @@ impl Link {
                 if let Some(tls) = tls {
                     options.set_transport(mqtt::Transport::tls_with_config(mqtt::TlsConfiguration::Rustls(tls)));
                 }
-                let (client, mut eventloop) = mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
+                let (client, mut eventloop) =
+                    mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
                 let network = &mut eventloop.network_options;
                 network.set_connection_timeout(timeout.as_secs().max(1)).set_tcp_nodelay(true);
                 v311::connected(&mut eventloop, secret.as_ref()).await?;
@@ -205,7 +211,10 @@ impl Link {
                 use rumqttc_v5 as mqtt;
                 let mut options = mqtt::MqttOptions::new(client_id, (host, port));
                 options.set_keep_alive(KEEP_ALIVE).set_outgoing_inflight_upper_limit(IN_FLIGHT);
-                options.set_max_packet_size(Some(MAX_IN)).set_request_channel_capacity(REQUESTS).set_connect_timeout(timeout);
+                options
+                    .set_max_packet_size(Some(MAX_IN))
+                    .set_request_channel_capacity(REQUESTS)
+                    .set_connect_timeout(timeout);
                 let qos = mqtt::QoS::AtLeastOnce;
                 options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain, None));
                 if let Some(name) = username {
@@ -214,7 +223,8 @@ impl Link {
                 if let Some(tls) = tls {
                     options.set_transport(mqtt::Transport::tls_with_config(mqtt::TlsConfiguration::Rustls(tls)));
                 }
-                let (client, mut eventloop) = mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
+                let (client, mut eventloop) =
+                    mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
                 v5::connected(&mut eventloop, secret.as_ref()).await?;
                 v5::drive(&mut task, eventloop, told, secret);
                 Client::V5(client)

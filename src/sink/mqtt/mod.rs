@@ -63,7 +63,6 @@ pub struct MqttSettings {
     pub home_assistant: Option<String>,
 }
 
-
 /// See the module.
 pub struct Mqtt {
     settings: MqttSettings,

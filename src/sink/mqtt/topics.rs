@@ -83,7 +83,8 @@ impl Topics {
     pub fn is_ours(&self, topic: &str) -> bool {
         let Some(rest) = topic.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/')) else { return false };
         let levels: Vec<&str> = rest.split('/').collect();
-        matches!(levels[..], [_, level] if level != "event") || matches!(levels[..], [_, _, "attributes"] | [_, "enabled", "state"])
+        matches!(levels[..], [_, level] if level != "event")
+            || matches!(levels[..], [_, _, "attributes"] | [_, "enabled", "state"])
     }
 
     /// The prefix as part of an id, so that two daemons with one broker do not take one another's devices for theirs.
@@ -167,7 +168,9 @@ mod tests {
         for ours in ["v/gate/status", "v/gate/car", "v/gate/car/attributes", "v/gate/enabled/state"] {
             assert!(topics.is_ours(ours), "{ours}");
         }
-        for other in ["v/available", "v/gate/enabled/set", "v/gate/event", "v/gate/car/snapshot", "w/gate/car", "v2/a/b"] {
+        for other in
+            ["v/available", "v/gate/enabled/set", "v/gate/event", "v/gate/car/snapshot", "w/gate/car", "v2/a/b"]
+        {
             assert!(!topics.is_ours(other), "{other}");
         }
     }

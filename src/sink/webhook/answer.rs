@@ -28,7 +28,9 @@ impl Answer {
         match status {
             200..=299 => Self::Taken,
             410 => Self::Gone,
-            300..=399 => Self::away(format!("answers {status}, a redirect, which is not followed: write its target as `url`")),
+            300..=399 => {
+                Self::away(format!("answers {status}, a redirect, which is not followed: write its target as `url`"))
+            }
             // About this request, and not about who sends it, where to or how often.
             400 | 406 | 409 | 411..=418 | 421..=424 | 426 | 428 | 431 | 451 => {
                 Self::Refused { why: format!("answered {status}") }
