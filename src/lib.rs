@@ -11,6 +11,7 @@
 
 // Types that travel.
 pub mod batch;
+pub mod catalog;
 pub mod delivery;
 pub mod frame;
 pub mod problem;
@@ -29,6 +30,9 @@ pub mod sample;
 pub mod score;
 pub mod sink;
 pub mod source;
+
+// Beside the way: pictures for events.
+pub mod snapshot;
 
 // Workshops beside the way.
 pub mod bench;

@@ -23,6 +23,7 @@ use crate::infer::Refused;
 use crate::outbox::{Report, Status};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
+use crate::snapshot::Gallery;
 use crate::status::StreamStatus;
 
 /// Events kept for `/api/v1/events`.
@@ -82,6 +83,7 @@ pub struct Board {
     gpus: Mutex<Option<(Instant, Vec<Gpu>)>>,
     /// `None` until it is open.
     outbox: RwLock<Option<Status>>,
+    gallery: RwLock<Option<Arc<Gallery>>>,
 }
 
 impl Default for Board {
@@ -95,6 +97,7 @@ impl Default for Board {
             recent: Mutex::default(),
             gpus: Mutex::default(),
             outbox: RwLock::default(),
+            gallery: RwLock::default(),
         }
     }
 }
@@ -142,6 +145,15 @@ impl Board {
 
     pub fn set_labels(&self, sets: Vec<SetView>) {
         *self.sets.write().unwrap_or_else(PoisonError::into_inner) = sets;
+    }
+
+    /// Says where pictures are.
+    pub fn set_gallery(&self, gallery: Arc<Gallery>) {
+        *self.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(gallery);
+    }
+
+    fn gallery(&self) -> Option<Arc<Gallery>> {
+        self.gallery.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Remembers `event`, forgetting the oldest beyond [`RECENT`].

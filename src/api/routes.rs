@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
@@ -49,6 +49,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/streams", get(streams))
         .route("/api/v1/labels", get(labels))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/snapshots/{name}", get(snapshot))
         .route("/api/v1/sinks", get(sinks))
         .layer(middleware::from_fn_with_state(shared.clone(), require_token));
     Router::new()
@@ -130,6 +131,18 @@ async fn sinks(State(shared): State<Shared>) -> Json<Value> {
         "outbox": { "path": path, "storing": storing, "error": error, "bytes": bytes },
         "sinks": outbox.sinks,
     }))
+}
+
+async fn snapshot(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+    let found = match shared.board.gallery() {
+        // A disk may be slow.
+        Some(gallery) => tokio::task::spawn_blocking(move || gallery.read(&name)).await.ok().flatten(),
+        None => None,
+    };
+    match found {
+        Some(jpeg) => ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "error": "no such snapshot" }))).into_response(),
+    }
 }
 
 async fn status_page(State(shared): State<Shared>) -> Html<String> {

@@ -8,7 +8,6 @@
 //! a bad stream hides no bad sink. Stages own their settings types; this module knows them, never the reverse.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
@@ -18,7 +17,6 @@ use crate::outbox::route::Route;
 
 use crate::problem::{Problem, Severity};
 use crate::sample::Interval;
-use crate::secret::Secret;
 use crate::signature::Unchanged;
 use crate::source::SourceSettings;
 use crate::view::View;
@@ -27,6 +25,7 @@ use crate::yaml::Document;
 mod address;
 mod later;
 mod providers;
+mod remote;
 mod routes;
 mod schema;
 mod secrets;
@@ -40,6 +39,9 @@ pub use sets::thresholds;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::sink::JsonlTarget;
+pub use crate::sink::mqtt::MqttSettings;
+pub use crate::sink::webhook::WebhookSettings;
+pub use crate::snapshot::SnapshotSettings;
 pub use crate::telemetry::LogFormat;
 
 /// Where the API listens if nothing is said.
@@ -64,8 +66,8 @@ pub struct Settings {
     /// What the outbox knows of each of `sinks`, in the same order.
     pub routes: Vec<Route>,
     pub outbox: OutboxSettings,
-    /// Not used yet.
-    pub snapshots: Option<StoreSettings>,
+    /// `None`: no pictures are kept.
+    pub snapshots: Option<SnapshotSettings>,
     /// `None`: no HTTP at all (`listen: off`).
     pub api: Option<ApiSettings>,
     pub log: LogSettings,
@@ -102,40 +104,8 @@ pub struct StreamSettings {
 #[derive(Clone, Debug, PartialEq)]
 pub enum SinkSettings {
     Jsonl(JsonlTarget),
-    /// Not used yet.
     Mqtt(MqttSettings),
-    /// Not used yet.
     Webhook(WebhookSettings),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct MqttSettings {
-    /// `mqtt://` or `mqtts://`, without credentials.
-    pub url: url::Url,
-    pub client_id: Option<String>,
-    pub topic_prefix: String,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    /// PEM file of certificate authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
-    pub home_assistant: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebhookSettings {
-    /// `http://` or `https://`, without credentials.
-    pub url: url::Url,
-    /// `whsec_` and base64, as Standard Webhooks 1.0 has it.
-    pub secret: Option<Secret>,
-}
-
-/// A place on disk with limits: `snapshots` (a folder).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreSettings {
-    pub path: PathBuf,
-    /// In bytes, above zero.
-    pub max_size: u64,
-    pub max_age: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Checks what every kind of sink has: its name, its filter, its rate limit; and `outbox`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::schema::{Only, Rate as RawRate, Sink, SinkKind, Store};
@@ -167,7 +167,8 @@ pub fn outbox(field: &Field<Store>, sinks: &Field<Vec<At<Sink>>>, reader: &mut R
     {
         reader.error(size, "is below 1MiB", units::SIZE_HELP);
     }
-    let sizes = super::validate::store(field, Path::new(""), false, reader);
-    let (max_size, max_age) = sizes.map_or((1 << 30, Duration::from_secs(7 * 86_400)), |s| (s.max_size, s.max_age));
+    let none = Store::default();
+    let raw = field.given().map_or(&none, |store| &store.value);
+    let (max_size, max_age) = super::validate::limits(&raw.max_size, &raw.max_age, reader);
     OutboxSettings { path, max_size, max_age }
 }

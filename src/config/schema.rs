@@ -13,12 +13,14 @@ use crate::preprocess::ViewMode;
 use crate::problem::Severity;
 use crate::sample::Interval;
 use crate::section;
+use crate::sink::mqtt::Protocol;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
 use crate::yaml::reader::{At, Bytes, Fraction, FromNode, Reader};
 use crate::yaml::{Node, Value};
 
 use super::LogFormat;
+use super::remote::Headers;
 use super::routes::Wanted;
 use super::secrets::SecretSource;
 
@@ -35,7 +37,7 @@ section! {
         "events" => events: Events,
         "sinks" => sinks: Vec<At<Sink>>,
         "outbox" => outbox: Store,
-        "snapshots" => snapshots: Store,
+        "snapshots" => snapshots: Snapshots,
         "api" => api: Api,
         "log" => log: Log,
     }
@@ -237,9 +239,26 @@ section! {
         "client_id" => client_id: String,
         "username" => username: String,
         "password" => password: SecretSource,
+        "protocol" => protocol: Protocol,
         "ca" => ca: String,
+        "cert" => cert: String,
+        "key" => key: String,
+        "timeout" => timeout: Duration,
         "home_assistant" => home_assistant: bool,
+        "discovery_prefix" => discovery_prefix: String,
         "secret" => secret: SecretSource,
+        "previous_secret" => previous_secret: SecretSource,
+        "headers" => headers: Headers,
+        "concurrency" => concurrency: usize,
+        "batch" => batch: EventBatch,
+    }
+}
+
+section! {
+    /// Several events in one request.
+    pub struct EventBatch {
+        "max_size" => max_size: usize,
+        "max_delay" => max_delay: Duration,
     }
 }
 
@@ -272,11 +291,22 @@ pub enum SinkKind {
 }
 
 section! {
-    /// `outbox` (a file) and `snapshots` (a folder).
+    /// `outbox`.
     pub struct Store {
         "path" => path: String,
         "max_size" => max_size: Bytes,
         "max_age" => max_age: Duration,
+    }
+}
+
+section! {
+    pub struct Snapshots {
+        "path" => path: String,
+        "max_size" => max_size: Bytes,
+        "max_age" => max_age: Duration,
+        "max_side" => max_side: usize,
+        "quality" => quality: usize,
+        "url" => url: String,
     }
 }
 

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::routes::{self, Known};
 use super::schema::{Sink, SinkKind};
-use super::{JsonlTarget, MqttSettings, SinkSettings, WebhookSettings, address, secrets, streams};
+use super::{JsonlTarget, SinkSettings, remote};
 use crate::outbox::route::{Filter, Route};
 use crate::problem::Severity;
-use crate::secret::Secret;
 use crate::sink::jsonl::Rotation;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, relative_to};
@@ -49,10 +48,8 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
     };
     let (name, own): (&str, &[&str]) = match kind {
         SinkKind::Jsonl => ("jsonl", &["path", "max_size", "keep"]),
-        SinkKind::Mqtt => {
-            ("mqtt", &["url", "topic_prefix", "client_id", "username", "password", "ca", "home_assistant"])
-        }
-        SinkKind::Webhook => ("webhook", &["url", "secret"]),
+        SinkKind::Mqtt => ("mqtt", remote::MQTT_KEYS),
+        SinkKind::Webhook => ("webhook", remote::WEBHOOK_KEYS),
     };
     let keys = [&["type"], own, &["name", "only", "rate"]].concat();
     let all = super::keys();
@@ -71,8 +68,8 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
     }
     let settings = match kind {
         SinkKind::Jsonl => jsonl(at, reader).map(SinkSettings::Jsonl),
-        SinkKind::Mqtt => mqtt(at, reader).map(SinkSettings::Mqtt),
-        SinkKind::Webhook => webhook(at, reader).map(SinkSettings::Webhook),
+        SinkKind::Mqtt => remote::mqtt(at, reader).map(SinkSettings::Mqtt),
+        SinkKind::Webhook => remote::webhook(at, reader).map(SinkSettings::Webhook),
     };
     settings.filter(|_| !foreign)
 }
@@ -142,145 +139,4 @@ pub fn output(at: &At<String>, folder: bool, reader: &mut Reader<'_>) -> Option<
         return None;
     }
     Some(path)
-}
-
-/// The URL of a sink, its scheme checked, its credentials apart.
-fn url(at: &At<Sink>, schemes: [&str; 2], reader: &mut Reader<'_>) -> Option<address::Address> {
-    let remedy = format!("write {}://host or {}://host", schemes[0], schemes[1]);
-    let url = match &at.value.url {
-        Field::Missing => {
-            reader.missing(at, "url", remedy);
-            return None;
-        }
-        Field::Wrong => return None,
-        Field::Given(url) => url,
-    };
-    match address::scheme(url.value.trim()) {
-        Some(scheme) if schemes.contains(&scheme.as_str()) => {}
-        Some(scheme) => {
-            reader.error(url, format!("has the scheme {scheme}://, which this sink does not speak"), remedy);
-            return None;
-        }
-        None => {
-            reader.error(url, "has no scheme", remedy);
-            return None;
-        }
-    }
-    address::network(url, reader)
-}
-
-fn mqtt(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<MqttSettings> {
-    let raw = &at.value;
-    let address = url(at, ["mqtts", "mqtt"], reader);
-    let password = raw.password.given().map(|password| secrets::resolve(password, reader));
-    if let (Some(url), Some(address)) = (raw.url.given(), &address)
-        && (address.username.is_some() || address.password.is_some())
-    {
-        if raw.username.is_missing() && raw.password.is_missing() {
-            reader.warn(
-                url,
-                "holds credentials, which anybody who can read this file sees",
-                "move them to `username: NAME` and `password: { env: NAME }` (or file, credential)",
-            );
-        } else {
-            reader.error(
-                url,
-                "holds credentials, and `username` or `password` is given too",
-                "remove them from the URL",
-            );
-        }
-    }
-    let topic_prefix = match &raw.topic_prefix {
-        Field::Missing => Some("vtagd".to_owned()),
-        Field::Wrong => None,
-        Field::Given(prefix) => {
-            let text = &prefix.value;
-            let bad = text.is_empty()
-                || text.starts_with(['/', '$'])
-                || text.ends_with('/')
-                || text.contains(['+', '#', ' '])
-                || text.chars().any(char::is_control);
-            if bad {
-                let message = "is not a topic prefix: no `+`, `#`, spaces, leading `$`, or `/` at its ends";
-                reader.error(prefix, message, "write, for example, vtagd or site/vtagd");
-            }
-            (!bad).then(|| text.clone())
-        }
-    };
-    let ca = match &raw.ca {
-        Field::Missing => Some(None),
-        Field::Wrong => None,
-        Field::Given(ca) => {
-            let path = relative_to(reader.document().file(), Path::new(&ca.value));
-            streams::existing_file(ca, &path, "name a PEM file of certificate authorities", reader).map(Some)
-        }
-    };
-    let address = address?;
-    Some(MqttSettings {
-        url: address.url,
-        client_id: raw.client_id.value(),
-        topic_prefix: topic_prefix?,
-        username: raw.username.value().or(address.username),
-        password: match password {
-            Some(resolved) => Some(resolved?),
-            None => address.password,
-        },
-        ca: ca?,
-        home_assistant: raw.home_assistant.value().unwrap_or_default(),
-    })
-}
-
-fn webhook(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<WebhookSettings> {
-    let raw = &at.value;
-    let address = url(at, ["https", "http"], reader);
-    let secret = raw.secret.given().map(|source| {
-        let secret = secrets::resolve(source, reader)?;
-        if !is_webhook_secret(&secret) {
-            let message = "is not a Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes";
-            reader.error(source, message, "make one: echo whsec_$(openssl rand -base64 32)");
-            return None;
-        }
-        Some(secret)
-    });
-    let address = address?;
-    if let Some(url) = raw.url.given()
-        && (address.username.is_some() || address.password.is_some())
-    {
-        reader.error(url, "holds credentials, which a webhook does not use", "remove them; use `secret` to sign");
-        return None;
-    }
-    let secret = match secret {
-        Some(resolved) => Some(resolved?),
-        None => None,
-    };
-    Some(WebhookSettings { url: address.url, secret })
-}
-
-/// Standard Webhooks 1.0: `whsec_` and base64 of 24 to 64 bytes.
-fn is_webhook_secret(secret: &Secret) -> bool {
-    let Some(base64) = secret.expose().strip_prefix("whsec_") else { return false };
-    let digits = base64.trim_end_matches('=');
-    let alphabet = digits.chars().all(|c| c.is_ascii_alphanumeric() || c == '+' || c == '/');
-    alphabet && base64.len().is_multiple_of(4) && (24..=64).contains(&(digits.len() * 3 / 4))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn webhook_secrets_are_whsec_and_base64_of_24_to_64_bytes() {
-        for good in ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
-            assert!(is_webhook_secret(&Secret::new(good)), "{good}");
-        }
-        for bad in [
-            "",
-            "whsec_",
-            "whsec_short===",
-            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa!w",
-        ] {
-            assert!(!is_webhook_secret(&Secret::new(bad)), "{bad}");
-        }
-    }
 }

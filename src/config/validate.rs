@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, Model, Root, Runtime, Store};
+use super::schema::{Api, Events, Log, Model, Root, Runtime, Snapshots};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, StoreSettings, TlsSettings, providers, routes,
-    secrets, sets, sinks,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, TlsSettings, providers, remote,
+    routes, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
@@ -17,7 +17,7 @@ use crate::paths;
 use crate::problem::Problem;
 use crate::sample::Interval;
 use crate::source::Reconnect;
-use crate::yaml::reader::{At, Field, Reader};
+use crate::yaml::reader::{At, Bytes, Field, Reader};
 use crate::yaml::{Document, relative_to};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         None => sinks::default(),
     };
     let outbox = routes::outbox(&raw.outbox, &raw.sinks, &mut reader);
-    let snapshots = store(&raw.snapshots, Path::new("/var/lib/vtagd/snapshots"), true, &mut reader);
+    let snapshots = snapshots(&raw.snapshots, &mut reader);
     let api = api(&raw.api, &mut reader);
     let log = log(raw.log.given().map(|log| &log.value));
 
@@ -235,29 +235,53 @@ fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> 
     Some(merged)
 }
 
-/// A place with limits; `path` where none is given. The path of the outbox, which is no `folder`, is checked by its own rules.
-pub(super) fn store(field: &Field<Store>, path: &Path, folder: bool, reader: &mut Reader<'_>) -> Option<StoreSettings> {
-    let raw = &field.given()?.value;
-    let path = match &raw.path {
-        Field::Given(path) if folder => sinks::output(path, folder, reader)?,
-        Field::Given(_) | Field::Missing => path.to_owned(),
-        Field::Wrong => return None,
-    };
-    if let Some(size) = raw.max_size.given()
-        && size.value.0 == 0
-    {
+/// The limits of a store: size and age.
+pub(super) fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader: &mut Reader<'_>) -> (u64, Duration) {
+    if let Some(size) = max_size.given().filter(|size| size.value.0 == 0) {
         reader.error(size, "must be above 0", crate::yaml::units::SIZE_HELP);
     }
-    if let Some(age) = raw.max_age.given()
-        && age.value.is_zero()
-    {
+    if let Some(age) = max_age.given().filter(|age| age.value.is_zero()) {
         reader.error(age, "must be above 0", crate::yaml::units::DURATION_HELP);
     }
-    Some(StoreSettings {
-        path,
-        max_size: raw.max_size.value().map_or(1 << 30, |bytes| bytes.0),
-        max_age: raw.max_age.value().unwrap_or(Duration::from_secs(7 * 86_400)),
-    })
+    let size = max_size.value().map_or(1 << 30, |bytes| bytes.0);
+    (size, max_age.value().unwrap_or(Duration::from_secs(7 * 86_400)))
+}
+
+/// `snapshots`. Left out, no pictures are kept.
+fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<SnapshotSettings> {
+    let raw = &field.given()?.value;
+    let path = match &raw.path {
+        Field::Given(path) => sinks::output(path, true, reader)?,
+        Field::Missing => crate::paths::state_dir().join("snapshots"),
+        Field::Wrong => return None,
+    };
+    let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
+    let max_side = remote::number(&raw.max_side, 1280, 8192, reader)?;
+    let quality = remote::number(&raw.quality, 85, 100, reader)?;
+    let url = match &raw.url {
+        Field::Missing => None,
+        Field::Wrong => return None,
+        Field::Given(text) => match url::Url::parse(text.value.trim()) {
+            Ok(url)
+                if matches!(url.scheme(), "http" | "https")
+                    && url.username().is_empty()
+                    && url.password().is_none() =>
+            {
+                Some(url)
+            }
+            _ => {
+                reader.error(
+                    text,
+                    "is not an http:// or https:// address without credentials",
+                    "write, for example, https://edge-1.example",
+                );
+                return None;
+            }
+        },
+    };
+    // In range: they were checked.
+    let (max_side, quality) = (u32::try_from(max_side).ok()?, u8::try_from(quality).ok()?);
+    Some(SnapshotSettings { path, max_size, max_age, max_side, quality, url })
 }
 
 fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {

@@ -16,6 +16,7 @@ use crossbeam_channel::{bounded, select};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
+use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::engine::{Engine, EngineError};
 use crate::gpu;
@@ -23,11 +24,12 @@ use crate::outbox::OutboxError;
 use crate::pipeline::{self, Stages, Threads};
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
+use crate::snapshot::Gallery;
 use crate::systemd::{self, LongStep};
 use crate::telemetry;
 use fleet::{Fleet, Outlet};
 use losses::Losses;
-use reload::Reloader;
+use reload::{Reloader, Wishes};
 
 /// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
 const DRAIN: Duration = Duration::from_secs(7);
@@ -86,26 +88,34 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
 
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
     // need not wait for it.
+    let (catalog, commands) = Catalog::new();
+    let catalog = Arc::new(catalog);
+    let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;
     let (outbox, mut threads) = {
         // A large outbox on a slow disk takes a while to check.
         let _patience = LongStep::quiet();
         systemd::status("checking the outbox");
-        sinks::start(&settings)?
+        sinks::start(&settings, &catalog, gallery.as_ref())?
     };
+    threads.extend(snapshots);
     board.set_outbox(outbox.status());
     sinks::recall(&settings, &board);
     if let Some(api) = &settings.api {
         let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
         tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
+        if let Some(gallery) = &gallery {
+            gallery.served_at(address);
+            board.set_gallery(Arc::clone(gallery));
+        }
         threads.push(("API".to_owned(), thread));
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
-    let outlet = Arc::new(Outlet { outbox, board: Arc::clone(&board) });
+    let outlet = Arc::new(Outlet { outbox, board: Arc::clone(&board), gallery });
     let engine = match load(&settings, &shutdown) {
         Ok(Some(engine)) => engine,
         ended => {
-            outlet.outbox.close();
+            outlet.close();
             join(threads, FLUSH);
             return ended.map(|_| 0);
         }
@@ -123,7 +133,8 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     for stream in &settings.streams {
         fleet.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
-    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, reloads, shutdown.clone());
+    let wishes = Wishes { reloads, commands };
+    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, wishes, catalog, shutdown.clone());
     reloader.show(&board, &fleet);
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
@@ -140,6 +151,14 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     join(gpus, GPU);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// The keeper of pictures and its thread, where pictures are wanted.
+fn gallery(settings: &Settings) -> Result<(Option<Arc<Gallery>>, Threads), String> {
+    let Some(snapshots) = &settings.snapshots else { return Ok((None, Threads::new())) };
+    let fault = |error| format!("`snapshots.path` {} cannot be used: {error}", snapshots.path.display());
+    let (gallery, thread) = Gallery::start(snapshots).map_err(fault)?;
+    Ok((Some(gallery), vec![("snapshots".to_owned(), thread)]))
 }
 
 /// Where there is somebody who could ask how the GPUs are.
@@ -219,7 +238,7 @@ fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
     failed |= join(threads, DRAIN);
     remains.close_tags();
     // Closed by hand: a scoring thread that is late still holds the outlet.
-    outlet.outbox.close();
+    outlet.close();
     failed |= join(outer, FLUSH);
     failed |= !remains.settle();
     let lost = outlet.outbox.lost();

@@ -3,28 +3,37 @@
 use std::sync::Arc;
 
 use crate::api::{Board, RECENT};
+use crate::catalog::Catalog;
 use crate::config::{Settings, SinkSettings};
 use crate::outbox::reader::{Query, Reader};
 use crate::outbox::{Kernel, Outbox};
 use crate::pipeline::Threads;
 use crate::sink::jsonl::{SinkError, Writer};
+use crate::sink::mqtt::Mqtt;
+use crate::sink::webhook::Webhook;
 use crate::sink::{Sink, runner};
+use crate::snapshot::Gallery;
 
 use super::DaemonError;
 
-/// Starts them. Sinks that are not built yet get nothing, and nothing is kept for them.
+/// Starts them. `catalog` and `gallery` are for those that tell more than events.
 ///
 /// # Errors
 /// When the outbox or a sink's file cannot be opened, or the system gives no thread.
-pub fn start(settings: &Settings) -> Result<(Outbox, Threads), DaemonError> {
-    let mut sinks = Vec::new();
-    let mut routes = Vec::new();
-    for (sink, route) in settings.sinks.iter().zip(&settings.routes) {
-        if let Some(sink) = make(sink)? {
-            sinks.push(sink);
-            routes.push(route.clone());
-        }
-    }
+pub fn start(
+    settings: &Settings,
+    catalog: &Arc<Catalog>,
+    gallery: Option<&Arc<Gallery>>,
+) -> Result<(Outbox, Threads), DaemonError> {
+    let make = |sink: &SinkSettings| -> Result<Box<dyn Sink>, SinkError> {
+        Ok(match sink {
+            SinkSettings::Jsonl(target) => Box::new(Writer::open(target)?),
+            SinkSettings::Mqtt(mqtt) => Box::new(Mqtt::new(mqtt.clone(), Arc::clone(catalog), gallery.cloned())),
+            SinkSettings::Webhook(webhook) => Box::new(Webhook::new(webhook.clone())),
+        })
+    };
+    let sinks = settings.sinks.iter().map(make).collect::<Result<Vec<_>, _>>()?;
+    let routes = settings.routes.clone();
     let (outbox, inboxes, thread) = Outbox::start(settings.outbox.clone(), routes, Kernel)?;
     let mut threads = vec![("outbox".to_owned(), thread)];
     for (sink, inbox) in sinks.into_iter().zip(inboxes) {
@@ -51,13 +60,5 @@ pub fn recall(settings: &Settings, board: &Board) {
             events.for_each(|event| board.remember(Arc::new(event)));
         }
         Err(error) => tracing::warn!(%error, "the API begins without the events of earlier runs"),
-    }
-}
-
-/// The sink of these settings; `None` for one that is not built yet, which the configuration says.
-fn make(settings: &SinkSettings) -> Result<Option<Box<dyn Sink>>, SinkError> {
-    match settings {
-        SinkSettings::Jsonl(target) => Ok(Some(Box::new(Writer::open(target)?))),
-        SinkSettings::Mqtt(_) | SinkSettings::Webhook(_) => Ok(None),
     }
 }

@@ -74,6 +74,13 @@ impl Lanes {
         self.waiting.insert((due, position), key);
     }
 
+    /// It may be tried again at `due`, and nothing has failed by its own fault; its lane waits for it.
+    pub fn later(&mut self, position: u64, due: Instant) {
+        if let Some(key) = self.under_way.remove(&position) {
+            self.waiting.insert((due, position), key);
+        }
+    }
+
     /// Everything that waits may go at once: the other side is there again.
     pub fn hurry(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);

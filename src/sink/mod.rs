@@ -40,7 +40,9 @@
 
 pub mod jsonl;
 pub mod lanes;
+pub mod mqtt;
 pub mod runner;
+pub mod webhook;
 
 use std::path::PathBuf;
 use std::pin::Pin;

@@ -180,6 +180,12 @@ impl Daemon {
         end
     }
 
+    /// SIGKILL: it ends at once, in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+        eventually("the daemon is gone", || self.child.try_wait().unwrap());
+    }
+
     /// SIGTERM, then waits.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(libc::SIGTERM);
