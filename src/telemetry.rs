@@ -21,8 +21,10 @@ pub enum LogFormat {
 /// A second call does nothing.
 pub fn init_logs(level: &str, format: LogFormat) {
     let wanted = std::env::var("VTAGD_LOG").unwrap_or_else(|_| level.to_owned());
-    // The runtime logs every operator it places at info; only its warnings are for people.
-    let filter = EnvFilter::try_new(format!("ort=warn,{wanted}")).unwrap_or_else(|_| EnvFilter::new("info,ort=warn"));
+    // The runtime logs every operator it places at info; only its warnings are for people. What the NATS client
+    // says of every attempt, our own log says once.
+    let filter = EnvFilter::try_new(format!("ort=warn,async_nats=off,{wanted}"))
+        .unwrap_or_else(|_| EnvFilter::new("info,ort=warn,async_nats=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),

@@ -24,6 +24,7 @@ use crate::yaml::Document;
 
 mod address;
 mod later;
+mod nats;
 mod providers;
 mod remote;
 mod routes;
@@ -40,6 +41,7 @@ pub use sets::thresholds;
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::sink::JsonlTarget;
 pub use crate::sink::mqtt::MqttSettings;
+pub use crate::sink::nats::NatsSettings;
 pub use crate::sink::webhook::WebhookSettings;
 pub use crate::snapshot::SnapshotSettings;
 pub use crate::telemetry::LogFormat;
@@ -106,6 +108,7 @@ pub enum SinkSettings {
     Jsonl(JsonlTarget),
     Mqtt(MqttSettings),
     Webhook(WebhookSettings),
+    Nats(NatsSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

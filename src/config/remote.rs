@@ -107,7 +107,7 @@ impl FromNode for Headers {
 }
 
 /// The URL of a sink, its scheme checked, its credentials apart.
-fn url(at: &At<Sink>, schemes: [&str; 2], reader: &mut Reader<'_>) -> Option<address::Address> {
+pub(super) fn url(at: &At<Sink>, schemes: [&str; 2], reader: &mut Reader<'_>) -> Option<address::Address> {
     let remedy = format!("write {}://host or {}://host", schemes[0], schemes[1]);
     let url = match &at.value.url {
         Field::Missing => {
@@ -298,7 +298,7 @@ pub fn number(field: &Field<usize>, default: usize, max: usize, reader: &mut Rea
     }
 }
 
-fn timeout(field: &Field<Duration>, reader: &mut Reader<'_>) -> Option<Duration> {
+pub(super) fn timeout(field: &Field<Duration>, reader: &mut Reader<'_>) -> Option<Duration> {
     match field {
         Field::Missing => Some(TIMEOUT),
         Field::Wrong => None,
@@ -328,7 +328,7 @@ fn topic(at: &At<String>, example: &str, reader: &mut Reader<'_>) -> Option<Stri
 }
 
 /// `ca`, `cert` and `key`. The files must be there; what is in them is read when a connection is made.
-fn trust(at: &At<Sink>, secure: bool, reader: &mut Reader<'_>) -> Option<Trust> {
+pub(super) fn trust(at: &At<Sink>, secure: bool, reader: &mut Reader<'_>) -> Option<Trust> {
     let raw = &at.value;
     let mut file = |field: &Field<String>, what: &str| -> Option<Option<PathBuf>> {
         match field {
@@ -336,7 +336,7 @@ fn trust(at: &At<Sink>, secure: bool, reader: &mut Reader<'_>) -> Option<Trust> 
             Field::Wrong => None,
             Field::Given(at) => {
                 if !secure && raw.url.given().is_some() {
-                    reader.error(at, "has no meaning without TLS", "use mqtts:// or https://, or remove it");
+                    reader.error(at, "has no meaning without TLS", "use mqtts://, https:// or tls://, or remove it");
                 }
                 let path = relative_to(reader.document().file(), Path::new(&at.value));
                 streams::existing_file(at, &path, what, reader).map(Some)

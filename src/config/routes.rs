@@ -106,6 +106,7 @@ pub fn identity(settings: &SinkSettings) -> (&'static str, String) {
         SinkSettings::Jsonl(JsonlTarget::File { path, .. }) => ("jsonl", path.display().to_string()),
         SinkSettings::Mqtt(mqtt) => ("mqtt", format!("{} {}", mqtt.url, mqtt.topic_prefix)),
         SinkSettings::Webhook(webhook) => ("webhook", webhook.url.to_string()),
+        SinkSettings::Nats(nats) => ("nats", format!("{} {}", nats.url, nats.subject_prefix)),
     }
 }
 

@@ -236,6 +236,7 @@ section! {
         "keep" => keep: usize,
         "url" => url: String,
         "topic_prefix" => topic_prefix: String,
+        "subject_prefix" => subject_prefix: String,
         "client_id" => client_id: String,
         "username" => username: String,
         "password" => password: SecretSource,
@@ -288,6 +289,7 @@ pub enum SinkKind {
     Jsonl,
     Mqtt,
     Webhook,
+    Nats,
 }
 
 section! {
@@ -366,6 +368,7 @@ words! {
         "jsonl" => Self::Jsonl,
         "mqtt" => Self::Mqtt,
         "webhook" => Self::Webhook,
+        "nats" => Self::Nats,
     }
     tracing::Level {
         "error" => Self::ERROR,

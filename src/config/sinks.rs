@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::routes::{self, Known};
 use super::schema::{Sink, SinkKind};
-use super::{JsonlTarget, SinkSettings, remote};
+use super::{JsonlTarget, SinkSettings, nats, remote};
 use crate::outbox::route::{Filter, Route};
 use crate::problem::Severity;
 use crate::sink::jsonl::Rotation;
@@ -40,7 +40,7 @@ pub fn check(list: &[At<Sink>], known: &Known, reader: &mut Reader<'_>) -> (Vec<
 fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
     let kind = match &at.value.kind {
         Field::Missing => {
-            reader.missing(at, "type", "write `type: jsonl`, `type: mqtt` or `type: webhook`");
+            reader.missing(at, "type", "write `type: jsonl`, `type: mqtt`, `type: webhook` or `type: nats`");
             return None;
         }
         Field::Wrong => return None,
@@ -50,6 +50,7 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
         SinkKind::Jsonl => ("jsonl", &["path", "max_size", "keep"]),
         SinkKind::Mqtt => ("mqtt", remote::MQTT_KEYS),
         SinkKind::Webhook => ("webhook", remote::WEBHOOK_KEYS),
+        SinkKind::Nats => ("nats", nats::KEYS),
     };
     let keys = [&["type"], own, &["name", "only", "rate"]].concat();
     let all = super::keys();
@@ -70,6 +71,7 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
         SinkKind::Jsonl => jsonl(at, reader).map(SinkSettings::Jsonl),
         SinkKind::Mqtt => remote::mqtt(at, reader).map(SinkSettings::Mqtt),
         SinkKind::Webhook => remote::webhook(at, reader).map(SinkSettings::Webhook),
+        SinkKind::Nats => nats::nats(at, reader).map(SinkSettings::Nats),
     };
     settings.filter(|_| !foreign)
 }

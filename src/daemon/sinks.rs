@@ -10,6 +10,7 @@ use crate::outbox::{Kernel, Outbox};
 use crate::pipeline::Threads;
 use crate::sink::jsonl::{SinkError, Writer};
 use crate::sink::mqtt::Mqtt;
+use crate::sink::nats::Nats;
 use crate::sink::webhook::Webhook;
 use crate::sink::{Sink, runner};
 use crate::snapshot::Gallery;
@@ -30,6 +31,7 @@ pub fn start(
             SinkSettings::Jsonl(target) => Box::new(Writer::open(target)?),
             SinkSettings::Mqtt(mqtt) => Box::new(Mqtt::new(mqtt.clone(), Arc::clone(catalog), gallery.cloned())),
             SinkSettings::Webhook(webhook) => Box::new(Webhook::new(webhook.clone())),
+            SinkSettings::Nats(nats) => Box::new(Nats::new(nats.clone())),
         })
     };
     let sinks = settings.sinks.iter().map(make).collect::<Result<Vec<_>, _>>()?;

@@ -41,6 +41,7 @@
 pub mod jsonl;
 pub mod lanes;
 pub mod mqtt;
+pub mod nats;
 pub mod runner;
 pub mod webhook;
 
