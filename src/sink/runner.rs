@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn a_sink_that_does_not_end_with_its_inbox_is_dropped() {
+        struct Stubborn;
+        impl Sink for Stubborn {
+            fn run<'a>(&'a mut self, _: &'a mut Inbox) -> Running<'a> {
+                Box::pin(std::future::pending())
+            }
+        }
+        let (feed, inbox) = delivery::link("stubborn", States::default(), bounded(1).0);
+        let thread = start(Box::new(Stubborn), inbox, ladder()).unwrap();
+        feed.advance(Phase::Closed);
+        thread.join().unwrap();
+        assert!(feed.is_gone());
+    }
+
+    #[test]
     fn the_wait_before_another_run_ends_with_the_daemon() {
         let hour = Some(Duration::from_secs(3600));
         let (feed, thread) = started(vec![Mood::Ends(Fault::Again { why: "429".into(), after: hour })]);
