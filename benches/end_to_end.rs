@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use vtagd::config::ModelChoice;
 use vtagd::engine::{Engine, preprocessing_threads};
-use vtagd::frame::FrameTime;
+use vtagd::frame::{FrameTime, Picture};
 use vtagd::infer::{BatchSize, ImageEncoder, InferSettings};
 use vtagd::intake::StreamPart;
 use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
@@ -80,7 +80,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     };
     let scored = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&scored);
-    let listener = Box::new(move |_: FrameTime, _: &[Vec<f32>]| {
+    let listener = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, _: &[Vec<f32>]| {
         counter.fetch_add(1, Ordering::Relaxed);
     });
     let started = Instant::now();

@@ -83,6 +83,11 @@ impl Backoff {
         shutdown.sleep(wait)
     }
 
+    /// `step` with the jitter of a wait, for those who choose their steps themselves.
+    pub fn spread(&mut self, step: Duration) -> Duration {
+        self.jitter(step)
+    }
+
     fn jitter(&mut self, step: Duration) -> Duration {
         // SplitMix64 (Steele, Lea, Flood 2014): enough randomness to keep cameras apart, and no dependency.
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);

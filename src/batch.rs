@@ -24,6 +24,8 @@ pub struct FrameMeta {
     pub tiles: usize,
     /// Where its embedding is to be kept for frames that look the same.
     pub recall: Option<Arc<Recall>>,
+    /// The frame itself, where events want a picture. It is held until the frame has been scored.
+    pub picture: Option<Arc<Picture>>,
     pub ticket: Ticket,
 }
 

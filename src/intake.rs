@@ -48,6 +48,7 @@ pub struct Intake {
     pub(crate) shutdown: Shutdown,
     pub(crate) next: u64,
     pub(crate) pace: CommonPace,
+    pub(crate) pictures: bool,
 }
 
 /// The common interval of all streams with `interval: auto`, and how it is found.
@@ -77,6 +78,11 @@ pub struct Member {
 }
 
 impl Intake {
+    /// Streams that join from now on keep each frame's picture until it has been scored: for snapshots.
+    pub fn keep_pictures(&mut self) {
+        self.pictures = true;
+    }
+
     /// A stream joins; its source starts at once.
     ///
     /// # Errors
@@ -112,7 +118,7 @@ impl Intake {
 
         // Everything is in place before the first frame.
         self.roster.enter(key, lane);
-        let arrival = Arrival { key, view, unchanged, slot };
+        let arrival = Arrival { key, view, unchanged, pictures: self.pictures, slot };
         if let Err(error) = self.arrivals.try_send(arrival) {
             self.roster.leave(key);
             return Err(io::Error::other(match error {

@@ -3,7 +3,7 @@
 //! # The way of a frame
 //!
 //! ```text
-//! camera ─► source ─► sample ─► preprocess ─► infer ─► score ─► event ─► sink
+//! camera ─► source ─► sample ─► preprocess ─► infer ─► score ─► event ─► outbox ─► sink
 //! ```
 //!
 //! Modules are declared in that order; [`pipeline`] joins them and is the only one that knows them all.
@@ -11,6 +11,8 @@
 
 // Types that travel.
 pub mod batch;
+pub mod catalog;
+pub mod delivery;
 pub mod frame;
 pub mod problem;
 pub mod secret;
@@ -22,11 +24,15 @@ pub mod view;
 // Stages, in the order a frame meets them.
 pub mod event;
 pub mod infer;
+pub mod outbox;
 pub mod preprocess;
 pub mod sample;
 pub mod score;
 pub mod sink;
 pub mod source;
+
+// Beside the way: pictures for events.
+pub mod snapshot;
 
 // Workshops beside the way.
 pub mod bench;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 const SHARE: &str = "/usr/share/vtagd";
 /// The runtime library of an installed vtagd.
 const LIB: &str = "/usr/lib/vtagd";
+/// State of a system service without `StateDirectory=`.
+const SYSTEM_STATE: &str = "/var/lib/vtagd";
 /// Cache of a system service without `CacheDirectory=` and without a home.
 const SYSTEM_CACHE: &str = "/var/cache/vtagd";
 
@@ -53,6 +55,21 @@ pub fn runtime_libraries() -> Vec<PathBuf> {
 /// `XDG_CACHE_HOME/vtagd`, `~/.cache/vtagd`, `/var/cache/vtagd`, in this order. It may not exist yet.
 pub fn cache_dir() -> PathBuf {
     cache_dir_from(|name| env::var_os(name).map(PathBuf::from))
+}
+
+/// Where what must not be lost is kept: systemd's `STATE_DIRECTORY`, otherwise `/var/lib/vtagd`. It may not exist yet.
+pub fn state_dir() -> PathBuf {
+    given_state_dir().unwrap_or_else(|| PathBuf::from(SYSTEM_STATE))
+}
+
+/// Whether somebody has given us a place for such things.
+pub fn has_state_dir() -> bool {
+    given_state_dir().is_some()
+}
+
+fn given_state_dir() -> Option<PathBuf> {
+    let list = env::var_os("STATE_DIRECTORY").filter(|list| !list.is_empty())?;
+    env::split_paths(&list).next()
 }
 
 fn cache_dir_from(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {

@@ -106,6 +106,7 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
         shutdown: shutdown.clone(),
         next: 0,
         pace: CommonPace::default(),
+        pictures: false,
     };
     Ok((intake, threads))
 }

@@ -21,8 +21,10 @@ pub enum LogFormat {
 /// A second call does nothing.
 pub fn init_logs(level: &str, format: LogFormat) {
     let wanted = std::env::var("VTAGD_LOG").unwrap_or_else(|_| level.to_owned());
-    // The runtime logs every operator it places at info; only its warnings are for people.
-    let filter = EnvFilter::try_new(format!("ort=warn,{wanted}")).unwrap_or_else(|_| EnvFilter::new("info,ort=warn"));
+    // The runtime logs every operator it places at info; only its warnings are for people. What the NATS client
+    // says of every attempt, our own log says once.
+    let filter = EnvFilter::try_new(format!("ort=warn,async_nats=off,{wanted}"))
+        .unwrap_or_else(|_| EnvFilter::new("info,ort=warn,async_nats=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
@@ -124,8 +126,63 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_batch_max_size", Kind::Gauge, Unit::Count, "", "largest batch; what `max_size: auto` has found"),
     ("vtagd_batch_size", Kind::Histogram, Unit::Count, "", "pictures in a run"),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, label, type", "events made"),
-    ("vtagd_events_dropped_total", Kind::Counter, Unit::Count, "sink", "events a sink could not take"),
-    ("vtagd_sink_errors_total", Kind::Counter, Unit::Count, "sink", "failed writes; they are tried again"),
+    ("vtagd_events_delivered_total", Kind::Counter, Unit::Count, "sink", "events the sink's other side has"),
+    (
+        "vtagd_events_retried_total",
+        Kind::Counter,
+        Unit::Count,
+        "sink",
+        "attempts to deliver one event that failed; it is tried again",
+    ),
+    (
+        "vtagd_events_dead_total",
+        Kind::Counter,
+        Unit::Count,
+        "sink",
+        "events the other side will never take: dead letters",
+    ),
+    (
+        "vtagd_events_dropped_total",
+        Kind::Counter,
+        Unit::Count,
+        "sink, reason",
+        "events a sink never gets; `sink` is `outbox` for those that no sink wanted",
+    ),
+    ("vtagd_sink_up", Kind::Gauge, Unit::Count, "sink", "1 while events arrive at the other side"),
+    (
+        "vtagd_sink_errors_total",
+        Kind::Counter,
+        Unit::Count,
+        "sink",
+        "failed writes and connections; they are tried again",
+    ),
+    ("vtagd_sink_pending_events", Kind::Gauge, Unit::Count, "sink", "events the sink still has to get"),
+    ("vtagd_sink_spool_bytes", Kind::Gauge, Unit::Bytes, "sink", "their size"),
+    (
+        "vtagd_sink_oldest_pending_seconds",
+        Kind::Gauge,
+        Unit::Seconds,
+        "sink",
+        "how long the oldest of them has waited; 0 if none waits",
+    ),
+    ("vtagd_sink_dead_events", Kind::Gauge, Unit::Count, "sink", "dead letters that are kept"),
+    (
+        "vtagd_outbox_storing",
+        Kind::Gauge,
+        Unit::Count,
+        "",
+        "1 while events can be stored, 0 while the disk takes nothing",
+    ),
+    ("vtagd_outbox_bytes", Kind::Gauge, Unit::Bytes, "", "size of what is stored"),
+    ("vtagd_outbox_errors_total", Kind::Counter, Unit::Count, "", "reads and writes of the outbox that failed"),
+    (
+        "vtagd_outbox_recoveries_total",
+        Kind::Counter,
+        Unit::Count,
+        "result",
+        "damaged outboxes that were replaced: whole or partial",
+    ),
+    ("vtagd_outbox_commit_seconds", Kind::Histogram, Unit::Seconds, "", "one group of events onto the disk"),
     (
         "vtagd_gpu_memory_used_bytes",
         Kind::Gauge,
@@ -177,6 +234,10 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     metrics::counter!("vtagd_inference_errors_total").absolute(0);
     metrics::counter!("vtagd_inference_out_of_memory_total").absolute(0);
     metrics::counter!("vtagd_inference_hung_total").absolute(0);
+    metrics::counter!("vtagd_outbox_errors_total").absolute(0);
+    for result in ["whole", "partial"] {
+        metrics::counter!("vtagd_outbox_recoveries_total", "result" => result).absolute(0);
+    }
     Ok(handle)
 }
 

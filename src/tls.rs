@@ -1,17 +1,102 @@
-//! Whom outgoing HTTPS trusts: the system's certificates, so that a company's own authority works. Read anew at each call.
+//! Whom outgoing TLS trusts, and as whom it shows itself. By default the system's certificates are trusted, so that a company's own authority
+//! works. Files are read anew at each call, so a renewed certificate needs no restart.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+
+/// What a configuration says of TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// PEM file of certificate authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM files of our own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
 
 /// Settings for `ureq`, and whether the system knows any authority at all.
 pub fn of_the_system() -> (TlsConfig, bool) {
-    let found = rustls_native_certs::load_native_certs();
-    let roots: Vec<_> = found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    let roots = system();
     let known = !roots.is_empty();
-    let config = TlsConfig::builder()
+    (http(roots, None), known)
+}
+
+/// Settings for `ureq` with `trust`.
+///
+/// # Errors
+/// Which file cannot be used.
+pub fn of(trust: &Trust) -> Result<TlsConfig, String> {
+    let identity = trust.identity.as_ref().map(identity).transpose()?;
+    let identity = identity.map(|(chain, key)| {
+        let chain: Vec<_> = chain.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+        ClientCert::new_with_certs(&chain, key)
+    });
+    Ok(http(roots(trust)?, identity))
+}
+
+/// Settings for a connection of our own with `trust`.
+///
+/// # Errors
+/// Which file cannot be used.
+pub fn client(trust: &Trust) -> Result<Arc<rustls::ClientConfig>, String> {
+    let mut store = RootCertStore::empty();
+    // The system's may hold some that rustls does not take; there are others.
+    let (added, _) = store.add_parsable_certificates(roots(trust)?);
+    if added == 0 {
+        return Err("no certificate authority is known: install ca-certificates, or name one with `ca`".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?.with_root_certificates(store);
+    let config = match &trust.identity {
+        None => builder.with_no_client_auth(),
+        Some(files) => {
+            let chain = certificates(&files.0)?;
+            let key = PrivateKeyDer::from_pem_file(&files.1).map_err(|error| unusable(&files.1, &error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&files.1, &error))?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+fn http(roots: Vec<CertificateDer<'static>>, identity: Option<ClientCert>) -> TlsConfig {
+    let roots: Vec<_> = roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    TlsConfig::builder()
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .root_certs(RootCerts::Specific(Arc::new(roots)))
-        .build();
-    (config, known)
+        .client_cert(identity)
+        .build()
+}
+
+fn system() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
+fn roots(trust: &Trust) -> Result<Vec<CertificateDer<'static>>, String> {
+    trust.ca.as_ref().map_or_else(|| Ok(system()), |file| certificates(file))
+}
+
+fn identity((chain, key): &(PathBuf, PathBuf)) -> Result<(Vec<CertificateDer<'static>>, PrivateKey<'static>), String> {
+    let chain = certificates(chain)?;
+    let text = std::fs::read(key).map_err(|error| unusable(key, &error))?;
+    let key = PrivateKey::from_pem(&text).map_err(|error| unusable(key, &error))?;
+    Ok((chain, key))
+}
+
+/// At least one.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match all {
+        Ok(all) if all.is_empty() => Err(format!("{}: holds no certificate (PEM)", file.display())),
+        Ok(all) => Ok(all),
+        Err(error) => Err(unusable(file, &error)),
+    }
+}
+
+fn unusable(file: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("{}: cannot be used: {error}", file.display())
 }

@@ -90,7 +90,15 @@ impl Overload {
         let camera = |(n, &(pictures, every)): (usize, &(u32, u32))| {
             let (id, account) = (StreamId::from(format!("camera-{n}")), Arc::new(Account::default()));
             let (writer, slot) = queue::slot(1, wake.clone());
-            arrive.send(Arrival { unchanged: None, key: StreamKey(n as u64), view: View::default(), slot }).unwrap();
+            arrive
+                .send(Arrival {
+                    unchanged: None,
+                    pictures: false,
+                    key: StreamKey(n as u64),
+                    view: View::default(),
+                    slot,
+                })
+                .unwrap();
             let sampler =
                 Sampler::new(Arc::clone(&id), Duration::ZERO, Arc::clone(&account), writer, OnFull::NewestWins);
             Camera { id, sampler, account, pictures, every, newest: Duration::ZERO }

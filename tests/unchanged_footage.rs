@@ -127,7 +127,8 @@ fn stands_for(samples: &[&Sample], settings: Unchanged) -> Vec<usize> {
         if gate.again(&sample.signature, sample.time.media).is_none() {
             let recall = Arc::new(Recall::default());
             let ticket = account.sample(&"clip".into());
-            let frame = FrameMeta { stream: StreamKey(0), time: sample.time, tiles: 1, recall: None, ticket };
+            let frame =
+                FrameMeta { stream: StreamKey(0), time: sample.time, tiles: 1, recall: None, picture: None, ticket };
             recall.keep(&sample.scores);
             gate.infer(sample.signature.clone(), recall, &Arc::new(frame));
             reference = index;

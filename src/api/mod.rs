@@ -21,15 +21,17 @@ use crate::event::Event;
 use crate::gpu::Gpu;
 use crate::infer::Refused;
 use crate::infer::sessions::Plan;
+use crate::outbox::{Report, Status};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
+use crate::snapshot::Gallery;
 use crate::status::StreamStatus;
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
 
 /// Events kept for `/api/v1/events`.
-const RECENT: usize = 256;
+pub const RECENT: usize = 256;
 
 /// `api` of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +89,9 @@ pub struct Board {
     recent: Mutex<VecDeque<Arc<Event>>>,
     /// The last reading, and from when it is.
     gpus: Mutex<Option<(Instant, Vec<Gpu>)>>,
+    /// `None` until it is open.
+    outbox: RwLock<Option<Status>>,
+    gallery: RwLock<Option<Arc<Gallery>>>,
 }
 
 impl Default for Board {
@@ -99,6 +104,8 @@ impl Default for Board {
             sets: RwLock::default(),
             recent: Mutex::default(),
             gpus: Mutex::default(),
+            outbox: RwLock::default(),
+            gallery: RwLock::default(),
         }
     }
 }
@@ -175,6 +182,15 @@ impl Board {
         *self.sets.write().unwrap_or_else(PoisonError::into_inner) = sets;
     }
 
+    /// Says where pictures are.
+    pub fn set_gallery(&self, gallery: Arc<Gallery>) {
+        *self.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(gallery);
+    }
+
+    fn gallery(&self) -> Option<Arc<Gallery>> {
+        self.gallery.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Remembers `event`, forgetting the oldest beyond [`RECENT`].
     pub fn remember(&self, event: Arc<Event>) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,6 +203,15 @@ impl Board {
     /// What the GPUs did at `then`; the reading before is forgotten.
     pub fn set_gpus(&self, then: Instant, gpus: Vec<Gpu>) {
         *self.gpus.lock().unwrap_or_else(PoisonError::into_inner) = Some((then, gpus));
+    }
+
+    /// The outbox is open.
+    pub fn set_outbox(&self, status: Status) {
+        *self.outbox.write().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    }
+
+    fn outbox(&self) -> Option<Report> {
+        self.outbox.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Status::report)
     }
 
     fn recent(&self) -> Vec<Arc<Event>> {

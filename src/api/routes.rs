@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
@@ -49,6 +49,8 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/streams", get(streams))
         .route("/api/v1/labels", get(labels))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/snapshots/{name}", get(snapshot))
+        .route("/api/v1/sinks", get(sinks))
         .layer(middleware::from_fn_with_state(shared.clone(), require_token));
     Router::new()
         .route("/healthz", get(healthz))
@@ -94,7 +96,12 @@ async fn healthz(State(shared): State<Shared>) -> Response {
 async fn readyz(State(shared): State<Shared>) -> Response {
     let readiness = shared.board.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(readiness)).into_response()
+    let mut answer = json!(readiness);
+    // Frames flow all the same, so it is ready; but whoever looks should know.
+    if let Some(error) = shared.board.outbox().and_then(|outbox| outbox.error) {
+        answer["outbox"] = json!(format!("events cannot be stored: {error}"));
+    }
+    (status, Json(answer)).into_response()
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
@@ -125,11 +132,33 @@ async fn events(State(shared): State<Shared>) -> Json<Value> {
     Json(json!({ "events": shared.board.recent() }))
 }
 
+async fn sinks(State(shared): State<Shared>) -> Json<Value> {
+    let outbox = shared.board.outbox().unwrap_or_default();
+    let (path, storing, error, bytes) = (&outbox.path, outbox.storing, &outbox.error, outbox.bytes);
+    Json(json!({
+        "outbox": { "path": path, "storing": storing, "error": error, "bytes": bytes },
+        "sinks": outbox.sinks,
+    }))
+}
+
+async fn snapshot(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+    let found = match shared.board.gallery() {
+        // A disk may be slow.
+        Some(gallery) => tokio::task::spawn_blocking(move || gallery.read(&name)).await.ok().flatten(),
+        None => None,
+    };
+    match found {
+        Some(jpeg) => ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "error": "no such snapshot" }))).into_response(),
+    }
+}
+
 async fn status_page(State(shared): State<Shared>) -> Html<String> {
     let now = Instant::now();
     let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
     let streams: Vec<_> = streams.iter().map(|(s, a)| (s.report(now), a.totals())).collect();
-    Html(page::render(&shared.board.readiness(), &streams, &shared.board.recent()))
+    let outbox = shared.board.outbox().unwrap_or_default();
+    Html(page::render(&shared.board.readiness(), &streams, &outbox, &shared.board.recent()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod discover;
 pub mod embed;
+pub mod events;
 pub mod labels;
 pub mod model;
 mod pictures;
@@ -55,6 +56,9 @@ enum Command {
     Tag(tag::Args),
     /// Print embeddings of pictures and texts.
     Embed(embed::Args),
+    /// Look at stored events, export them, send them again.
+    #[command(subcommand)]
+    Events(events::Command),
     /// Work with label sets.
     #[command(subcommand)]
     Labels(labels::Command),
@@ -91,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Discover(args) => discover::run(&args),
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
+        Command::Events(command) => events::run(&command),
         Command::Labels(command) => labels::run(&command),
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),

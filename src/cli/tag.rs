@@ -18,7 +18,7 @@ use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::Engine;
 use crate::event::record::seconds;
-use crate::frame::{FrameTime, StreamId};
+use crate::frame::{FrameTime, Picture, StreamId};
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
 use crate::intake::StreamPart;
 use crate::label::{Label, LabelSet, Scoring, set, template};
@@ -309,7 +309,7 @@ fn video(
         threads: crate::engine::preprocessing_threads(),
     };
     let (printer, path) = (printer.clone(), file.to_owned());
-    let listener = Box::new(move |time: FrameTime, scores: &[Vec<f32>]| {
+    let listener = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
         printer.print(&path, Some(seconds(time.media)), scores.iter().map(Vec::as_slice).enumerate());
     });
     let lane = Lane { scorers: engine.scorers.clone(), listener };

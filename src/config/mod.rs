@@ -8,15 +8,15 @@
 //! a bad stream hides no bad sink. Stages own their settings types; this module knows them, never the reverse.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
 use crate::label::LabelSet;
+use crate::outbox::OutboxSettings;
+use crate::outbox::route::Route;
 
 use crate::problem::{Problem, Severity};
 use crate::sample::Interval;
-use crate::secret::Secret;
 use crate::signature::Unchanged;
 use crate::source::SourceSettings;
 use crate::view::View;
@@ -24,7 +24,10 @@ use crate::yaml::Document;
 
 mod address;
 mod later;
+mod nats;
 mod providers;
+mod remote;
+mod routes;
 mod schema;
 mod secrets;
 mod sets;
@@ -37,6 +40,10 @@ pub use sets::thresholds;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::sink::JsonlTarget;
+pub use crate::sink::mqtt::MqttSettings;
+pub use crate::sink::nats::NatsSettings;
+pub use crate::sink::webhook::WebhookSettings;
+pub use crate::snapshot::SnapshotSettings;
 pub use crate::telemetry::LogFormat;
 
 /// Where the API listens if nothing is said.
@@ -58,10 +65,11 @@ pub struct Settings {
     /// For labels that do not say otherwise; see [`thresholds`].
     pub events: Thresholds,
     pub sinks: Vec<SinkSettings>,
-    /// Not used yet.
-    pub outbox: Option<StoreSettings>,
-    /// Not used yet.
-    pub snapshots: Option<StoreSettings>,
+    /// What the outbox knows of each of `sinks`, in the same order.
+    pub routes: Vec<Route>,
+    pub outbox: OutboxSettings,
+    /// `None`: no pictures are kept.
+    pub snapshots: Option<SnapshotSettings>,
     /// `None`: no HTTP at all (`listen: off`).
     pub api: Option<ApiSettings>,
     pub log: LogSettings,
@@ -98,40 +106,9 @@ pub struct StreamSettings {
 #[derive(Clone, Debug, PartialEq)]
 pub enum SinkSettings {
     Jsonl(JsonlTarget),
-    /// Not used yet.
     Mqtt(MqttSettings),
-    /// Not used yet.
     Webhook(WebhookSettings),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct MqttSettings {
-    /// `mqtt://` or `mqtts://`, without credentials.
-    pub url: url::Url,
-    pub client_id: Option<String>,
-    pub topic_prefix: String,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    /// PEM file of certificate authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
-    pub home_assistant: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebhookSettings {
-    /// `http://` or `https://`, without credentials.
-    pub url: url::Url,
-    /// `whsec_` and base64, as Standard Webhooks 1.0 has it.
-    pub secret: Option<Secret>,
-}
-
-/// A place on disk with limits: `outbox` (a file) or `snapshots` (a folder).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreSettings {
-    pub path: PathBuf,
-    /// In bytes, above zero.
-    pub max_size: u64,
-    pub max_age: Duration,
+    Nats(NatsSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +133,16 @@ pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
         }
         _ => Err(problems),
     }
+}
+
+/// Where the configuration in `path` has its outbox (`None`: in memory). Problems of anything else do not matter: whoever looks at
+/// events need not have the daemon's secrets.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
+    let document = Document::read(path).map_err(|problem| problem.to_string())?;
+    validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
 }
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.

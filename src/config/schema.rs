@@ -5,18 +5,23 @@
 
 use std::time::Duration;
 
+use crate::event::EventKind;
 use crate::infer::Provider;
 use crate::infer::options::{Arena, OpenvinoPrecision};
+use crate::outbox::route::Severity as MinSeverity;
 use crate::preprocess::ViewMode;
 use crate::problem::Severity;
 use crate::sample::Interval;
 use crate::section;
+use crate::sink::mqtt::Protocol;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
 use crate::yaml::reader::{At, Bytes, Fraction, FromNode, Reader};
 use crate::yaml::{Node, Value};
 
 use super::LogFormat;
+use super::remote::Headers;
+use super::routes::Wanted;
 use super::secrets::SecretSource;
 
 section! {
@@ -32,7 +37,7 @@ section! {
         "events" => events: Events,
         "sinks" => sinks: Vec<At<Sink>>,
         "outbox" => outbox: Store,
-        "snapshots" => snapshots: Store,
+        "snapshots" => snapshots: Snapshots,
         "api" => api: Api,
         "log" => log: Log,
     }
@@ -247,15 +252,58 @@ section! {
     /// All keys of all kinds of sink; which of them a kind takes is checked later, so that `type` may stand anywhere.
     pub struct Sink {
         "type" => kind: SinkKind,
+        "name" => name: String,
+        "only" => only: Only,
+        "rate" => rate: Rate,
         "path" => path: String,
+        "max_size" => max_size: Bytes,
+        "keep" => keep: usize,
         "url" => url: String,
         "topic_prefix" => topic_prefix: String,
+        "subject_prefix" => subject_prefix: String,
         "client_id" => client_id: String,
         "username" => username: String,
         "password" => password: SecretSource,
+        "protocol" => protocol: Protocol,
         "ca" => ca: String,
+        "cert" => cert: String,
+        "key" => key: String,
+        "timeout" => timeout: Duration,
         "home_assistant" => home_assistant: bool,
+        "discovery_prefix" => discovery_prefix: String,
         "secret" => secret: SecretSource,
+        "previous_secret" => previous_secret: SecretSource,
+        "headers" => headers: Headers,
+        "concurrency" => concurrency: usize,
+        "batch" => batch: EventBatch,
+    }
+}
+
+section! {
+    /// Several events in one request.
+    pub struct EventBatch {
+        "max_size" => max_size: usize,
+        "max_delay" => max_delay: Duration,
+    }
+}
+
+section! {
+    /// Which events a sink wants.
+    pub struct Only {
+        "streams" => streams: Vec<At<String>>,
+        "sets" => sets: Vec<At<String>>,
+        "labels" => labels: Vec<At<String>>,
+        "types" => types: Vec<At<EventKind>>,
+        "attributes" => attributes: Wanted,
+        "min_severity" => min_severity: MinSeverity,
+    }
+}
+
+section! {
+    /// How many events a sink wants at most.
+    pub struct Rate {
+        "events" => events: usize,
+        "per" => per: Duration,
     }
 }
 
@@ -265,14 +313,26 @@ pub enum SinkKind {
     Jsonl,
     Mqtt,
     Webhook,
+    Nats,
 }
 
 section! {
-    /// `outbox` (a file) and `snapshots` (a folder).
+    /// `outbox`.
     pub struct Store {
         "path" => path: String,
         "max_size" => max_size: Bytes,
         "max_age" => max_age: Duration,
+    }
+}
+
+section! {
+    pub struct Snapshots {
+        "path" => path: String,
+        "max_size" => max_size: Bytes,
+        "max_age" => max_age: Duration,
+        "max_side" => max_side: usize,
+        "quality" => quality: usize,
+        "url" => url: String,
     }
 }
 
@@ -332,6 +392,7 @@ words! {
         "jsonl" => Self::Jsonl,
         "mqtt" => Self::Mqtt,
         "webhook" => Self::Webhook,
+        "nats" => Self::Nats,
     }
     tracing::Level {
         "error" => Self::ERROR,

@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Store};
+use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapshots};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, JsonlTarget, LogSettings, ModelChoice, Settings, SinkSettings, StoreSettings,
-    TlsSettings, providers, secrets, sets, sinks,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, TlsSettings, providers, remote,
+    routes, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, split};
@@ -17,7 +17,7 @@ use crate::paths;
 use crate::problem::Problem;
 use crate::sample::Interval;
 use crate::source::Reconnect;
-use crate::yaml::reader::{At, Field, Reader};
+use crate::yaml::reader::{At, Bytes, Field, Reader};
 use crate::yaml::{Document, relative_to};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,17 +76,23 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
 
-    let sinks = match raw.sinks.given() {
+    let known = routes::Known {
+        streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),
+        sets: label_sets.sets.iter().map(|set| set.name.clone()).collect(),
+        labels: label_sets.sets.iter().flat_map(|set| &set.labels).map(|label| label.name.clone()).collect(),
+        incomplete: label_sets.incomplete,
+    };
+    let (sinks, routes) = match raw.sinks.given() {
         Some(list) => {
             if document.find(&list.path).is_empty_list() {
                 reader.warn(list, "is empty: events go nowhere", "remove the key to write events to standard output");
             }
-            sinks::check(&list.value, &mut reader)
+            sinks::check(&list.value, &known, &mut reader)
         }
-        None => vec![SinkSettings::Jsonl(JsonlTarget::Stdout)],
+        None => sinks::default(),
     };
-    let outbox = store(&raw.outbox, "/var/lib/vtagd/outbox.db", false, &mut reader);
-    let snapshots = store(&raw.snapshots, "/var/lib/vtagd/snapshots", true, &mut reader);
+    let outbox = routes::outbox(&raw.outbox, &raw.sinks, &mut reader);
+    let snapshots = snapshots(&raw.snapshots, &mut reader);
     let api = api(&raw.api, &mut reader);
     let log = log(raw.log.given().map(|log| &log.value));
 
@@ -99,6 +105,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         label_sets: label_sets.sets,
         events,
         sinks,
+        routes,
         outbox,
         snapshots,
         api,
@@ -108,6 +115,14 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let mut problems = reader.finish();
     problems.extend(label_sets.problems);
     (settings, problems)
+}
+
+/// The path of the outbox and nothing else; `None` if it cannot be told.
+pub fn outbox_alone(document: &Document) -> Option<Option<PathBuf>> {
+    let mut reader = Reader::new(document);
+    let root = reader.root::<Root>()?;
+    let path = routes::outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
+    path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()).then_some(path)
 }
 
 fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {
@@ -273,28 +288,53 @@ fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> 
     Some(merged)
 }
 
-fn store(field: &Field<Store>, path: &str, folder: bool, reader: &mut Reader<'_>) -> Option<StoreSettings> {
-    let raw = &field.given()?.value;
-    let path = match &raw.path {
-        Field::Given(path) => sinks::output(path, folder, reader)?,
-        Field::Missing => PathBuf::from(path),
-        Field::Wrong => return None,
-    };
-    if let Some(size) = raw.max_size.given()
-        && size.value.0 == 0
-    {
+/// The limits of a store: size and age.
+pub(super) fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader: &mut Reader<'_>) -> (u64, Duration) {
+    if let Some(size) = max_size.given().filter(|size| size.value.0 == 0) {
         reader.error(size, "must be above 0", crate::yaml::units::SIZE_HELP);
     }
-    if let Some(age) = raw.max_age.given()
-        && age.value.is_zero()
-    {
+    if let Some(age) = max_age.given().filter(|age| age.value.is_zero()) {
         reader.error(age, "must be above 0", crate::yaml::units::DURATION_HELP);
     }
-    Some(StoreSettings {
-        path,
-        max_size: raw.max_size.value().map_or(1 << 30, |bytes| bytes.0),
-        max_age: raw.max_age.value().unwrap_or(Duration::from_secs(7 * 86_400)),
-    })
+    let size = max_size.value().map_or(1 << 30, |bytes| bytes.0);
+    (size, max_age.value().unwrap_or(Duration::from_secs(7 * 86_400)))
+}
+
+/// `snapshots`. Left out, no pictures are kept.
+fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<SnapshotSettings> {
+    let raw = &field.given()?.value;
+    let path = match &raw.path {
+        Field::Given(path) => sinks::output(path, true, reader)?,
+        Field::Missing => crate::paths::state_dir().join("snapshots"),
+        Field::Wrong => return None,
+    };
+    let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
+    let max_side = remote::number(&raw.max_side, 1280, 8192, reader)?;
+    let quality = remote::number(&raw.quality, 85, 100, reader)?;
+    let url = match &raw.url {
+        Field::Missing => None,
+        Field::Wrong => return None,
+        Field::Given(text) => match url::Url::parse(text.value.trim()) {
+            Ok(url)
+                if matches!(url.scheme(), "http" | "https")
+                    && url.username().is_empty()
+                    && url.password().is_none() =>
+            {
+                Some(url)
+            }
+            _ => {
+                reader.error(
+                    text,
+                    "is not an http:// or https:// address without credentials",
+                    "write, for example, https://edge-1.example",
+                );
+                return None;
+            }
+        },
+    };
+    // In range: they were checked.
+    let (max_side, quality) = (u32::try_from(max_side).ok()?, u8::try_from(quality).ok()?);
+    Some(SnapshotSettings { path, max_size, max_age, max_side, quality, url })
 }
 
 fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {

@@ -11,13 +11,14 @@ use crate::account::Account;
 use crate::api::Board;
 use crate::config::{Settings, StreamSettings, thresholds};
 use crate::event::{Emitter, EndReason, Event, LabelRules, ModelRef};
-use crate::frame::StreamId;
+use crate::frame::{Picture, StreamId};
 use crate::intake::{Intake, Member, StreamPart};
+use crate::outbox::Outbox;
 use crate::pipeline::Threads;
 use crate::sample::Interval;
 use crate::score::Scorer;
 use crate::score::roster::{Lane, Listener};
-use crate::sink::Fanout;
+use crate::snapshot::Gallery;
 use crate::source::Ended;
 use crate::status::{StreamState, StreamStatus};
 
@@ -32,17 +33,32 @@ fn gap(stream: &StreamSettings) -> std::time::Duration {
     }
 }
 
-/// Events go to every sink and to the API's memory.
+/// Events go to the outbox and to the API's memory.
 pub struct Outlet {
-    pub fanout: Fanout,
+    pub outbox: Outbox,
     pub board: Arc<Board>,
+    /// Where pictures of tags are kept, if they are.
+    pub gallery: Option<Arc<Gallery>>,
 }
 
 impl Outlet {
-    fn send(&self, event: Event) {
+    /// Takes nothing more. What was taken is still stored, encoded and delivered.
+    pub fn close(&self) {
+        self.outbox.close();
+        if let Some(gallery) = &self.gallery {
+            gallery.close();
+        }
+    }
+
+    /// Whether the event is on its way to anybody.
+    fn send(&self, mut event: Event, picture: Option<&Arc<Picture>>) -> bool {
+        if let Some(gallery) = &self.gallery {
+            gallery.illustrate(&mut event, picture);
+        }
         let event = Arc::new(event);
-        self.fanout.send(&event);
+        let told = self.outbox.send(&event);
         self.board.remember(event);
+        told
     }
 }
 
@@ -60,7 +76,7 @@ struct Watched {
 impl Watched {
     fn close(&self, reason: EndReason, outlet: &Outlet) {
         let mut emitter = self.emitter.lock().unwrap_or_else(PoisonError::into_inner);
-        emitter.close(reason, &mut |event| outlet.send(event));
+        emitter.close(reason, &mut |event| outlet.send(event, None));
     }
 }
 
@@ -81,7 +97,10 @@ pub struct Fleet {
 
 impl Fleet {
     /// An empty fleet around a running pipeline.
-    pub fn new(intake: Intake, outlet: Arc<Outlet>, model: ModelRef) -> Self {
+    pub fn new(mut intake: Intake, outlet: Arc<Outlet>, model: ModelRef) -> Self {
+        if outlet.gallery.is_some() {
+            intake.keep_pictures();
+        }
         let (watched, disabled, ended) = (Vec::new(), Vec::new(), Vec::new());
         Self { intake: Some(intake), outlet, model, watched, disabled, ended, failed: false }
     }
@@ -132,7 +151,7 @@ impl Fleet {
                 let Some(stream) = settings.streams.iter().find(|s| s.source.id == watched.id) else { continue };
                 let gap = gap(stream);
                 let mut emitter = watched.emitter.lock().unwrap_or_else(PoisonError::into_inner);
-                emitter.relabel(rules(settings, stream), gap, &mut |event| self.outlet.send(event));
+                emitter.relabel(rules(settings, stream), gap, &mut |event| self.outlet.send(event, None));
                 drop(emitter);
                 lanes.insert(watched.member.key, lane(stream, scorers, &watched.emitter, &self.outlet));
             }
@@ -233,7 +252,7 @@ impl Remains {
     pub fn close_tags(&self) {
         for (emitter, reason) in &self.open {
             let mut emitter = emitter.lock().unwrap_or_else(PoisonError::into_inner);
-            emitter.close(reason.unwrap_or(EndReason::Shutdown), &mut |event| self.outlet.send(event));
+            emitter.close(reason.unwrap_or(EndReason::Shutdown), &mut |event| self.outlet.send(event, None));
         }
     }
 
@@ -264,10 +283,10 @@ fn settle(status: &StreamStatus, account: &Account) -> bool {
 fn lane(stream: &StreamSettings, scorers: &[Arc<Scorer>], emitter: &Arc<Mutex<Emitter>>, outlet: &Arc<Outlet>) -> Lane {
     let scorers = stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect();
     let (emitter, outlet) = (Arc::clone(emitter), Arc::clone(outlet));
-    let listener: Listener = Box::new(move |time, sets| {
+    let listener: Listener = Box::new(move |time, picture, sets| {
         let mut emitter = emitter.lock().unwrap_or_else(PoisonError::into_inner);
         for (set, scores) in sets.iter().enumerate() {
-            emitter.scores(time, set, scores, &mut |event| outlet.send(event));
+            emitter.scores(time, set, scores, &mut |event| outlet.send(event, picture));
         }
     });
     Lane { scorers, listener }

@@ -6,6 +6,7 @@
 mod fleet;
 mod losses;
 mod reload;
+mod sinks;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,26 +16,29 @@ use crossbeam_channel::{bounded, select};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
-use crate::config::{Settings, SinkSettings};
+use crate::catalog::Catalog;
+use crate::config::Settings;
 use crate::engine::{Engine, EngineError};
 use crate::gpu;
 use crate::infer::Provider;
 use crate::infer::watchdog::{self, Runs};
+use crate::outbox::OutboxError;
 use crate::pipeline::{self, Stages, Threads};
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
-use crate::sink::{Fanout, JsonlTarget};
+use crate::snapshot::Gallery;
 use crate::systemd::{self, LongStep, Watchdog};
 use crate::telemetry;
 use fleet::{Fleet, Outlet};
 use losses::Losses;
-use reload::Reloader;
+use reload::{Reloader, Wishes};
 
 /// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
 const DRAIN: Duration = Duration::from_secs(7);
 
-/// … and from then until the sinks have written what they have.
-const FLUSH: Duration = Duration::from_secs(3);
+/// … and from then until the outbox has stored the last events and the sinks have got what they can take; a little longer than the
+/// outbox gives itself.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// Histograms are folded this often even when nobody scrapes, so they stay small.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -54,6 +58,8 @@ pub enum DaemonError {
     Api(#[from] api::ApiError),
     #[error(transparent)]
     Sink(#[from] crate::sink::jsonl::SinkError),
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
     #[error("cannot start: {0}")]
     Start(String),
 }
@@ -63,6 +69,7 @@ impl DaemonError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Engine(error) => error.exit_code(),
+            Self::Outbox(error) => error.exit_code(),
             Self::Api(_) | Self::Sink(_) | Self::Start(_) => 1,
         }
     }
@@ -81,18 +88,41 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let metrics = telemetry::init_metrics().map_err(|e| start(&e))?;
     let board = Arc::new(Board::default());
 
-    // Sinks first: a file that cannot be opened must not be found out after the model has been loaded.
-    let (fanout, mut threads) = Fanout::start(&jsonl_targets(&settings.sinks), &shutdown)?;
+    // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
+    // need not wait for it.
+    let (catalog, commands) = Catalog::new();
+    let catalog = Arc::new(catalog);
+    let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;
+    let (outbox, mut threads) = {
+        // A large outbox on a slow disk takes a while to check.
+        let _patience = LongStep::quiet();
+        systemd::status("checking the outbox");
+        sinks::start(&settings, &catalog, gallery.as_ref())?
+    };
+    threads.extend(snapshots);
+    board.set_outbox(outbox.status());
+    sinks::recall(&settings, &board);
     if let Some(api) = &settings.api {
         let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
         tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
+        if let Some(gallery) = &gallery {
+            gallery.served_at(address);
+            board.set_gallery(Arc::clone(gallery));
+        }
         threads.push(("API".to_owned(), thread));
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
-    let Some(engine) = load(&settings, &shutdown)? else { return Ok(0) };
+    let outlet = Arc::new(Outlet { outbox, board: Arc::clone(&board), gallery });
+    let engine = match load(&settings, &shutdown) {
+        Ok(Some(engine)) => engine,
+        ended => {
+            outlet.close();
+            join(threads, FLUSH);
+            return ended.map(|_| 0);
+        }
+    };
 
-    let outlet = Arc::new(Outlet { fanout, board: Arc::clone(&board) });
     let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,
@@ -108,7 +138,8 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     for stream in &settings.streams {
         fleet.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
-    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, reloads, shutdown.clone());
+    let wishes = Wishes { reloads, commands };
+    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, wishes, catalog, shutdown.clone());
     reloader.show(&board, &fleet);
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
@@ -156,6 +187,14 @@ impl Health {
     }
 }
 
+/// The keeper of pictures and its thread, where pictures are wanted.
+fn gallery(settings: &Settings) -> Result<(Option<Arc<Gallery>>, Threads), String> {
+    let Some(snapshots) = &settings.snapshots else { return Ok((None, Threads::new())) };
+    let fault = |error| format!("`snapshots.path` {} cannot be used: {error}", snapshots.path.display());
+    let (gallery, thread) = Gallery::start(snapshots).map_err(fault)?;
+    Ok((Some(gallery), vec![("snapshots".to_owned(), thread)]))
+}
+
 /// Where there is somebody who could ask how the GPUs are.
 fn watch_gpus(settings: &Settings, board: &Arc<Board>, shutdown: &Shutdown) -> std::io::Result<Threads> {
     if settings.api.is_none() {
@@ -177,17 +216,6 @@ fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, Daem
         return Ok(None);
     }
     Ok(Some(built?))
-}
-
-fn jsonl_targets(sinks: &[SinkSettings]) -> Vec<JsonlTarget> {
-    sinks
-        .iter()
-        .filter_map(|sink| match sink {
-            SinkSettings::Jsonl(target) => Some(target.clone()),
-            // Validated, and said to have no effect yet, by the configuration.
-            _ => None,
-        })
-        .collect()
 }
 
 /// Waits until every stream has ended or shutdown is asked for, and reloads when told to. Returns whether something that all
@@ -225,8 +253,8 @@ fn watch(
             metrics.run_upkeep();
             upkept = Instant::now();
         }
-        if outlet.fanout.is_dead() {
-            tracing::error!("every sink has given up, stopping");
+        if outlet.outbox.is_dead() {
+            tracing::error!("every sink has given up, or the outbox has died, stopping");
             return true;
         }
         // The stages live as long as the intake, which the fleet holds.
@@ -237,7 +265,7 @@ fn watch(
     }
 }
 
-/// Ends every stage within [`DRAIN`], closes what is open, flushes the sinks within [`FLUSH`] and settles the accounts. Returns
+/// Ends every stage within [`DRAIN`], closes what is open, flushes outbox and sinks within [`FLUSH`] and settles the accounts. Returns
 /// the exit code. Shutdown has been asked for.
 fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
     let (mut threads, remains) = fleet.disband();
@@ -246,10 +274,10 @@ fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
     failed |= join(threads, DRAIN);
     remains.close_tags();
     // Closed by hand: a scoring thread that is late still holds the outlet.
-    outlet.fanout.close();
+    outlet.close();
     failed |= join(outer, FLUSH);
     failed |= !remains.settle();
-    let lost = outlet.fanout.lost();
+    let lost = outlet.outbox.lost();
     if lost > 0 {
         tracing::error!(lost, "events could not be delivered");
         failed = true;

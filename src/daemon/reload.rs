@@ -1,9 +1,11 @@
-//! Reading the configuration again while the daemon runs (SIGHUP): streams come, go and change, label sets are exchanged.
+//! Reading the configuration again while the daemon runs (SIGHUP), and switching streams by command: streams come, go and change, label
+//! sets are exchanged.
 //!
 //! Lives on the main thread; only label texts that are new are embedded beside it, on a thread of its own, since that takes seconds.
 //! A configuration with a problem changes nothing and is told as `check` would. Keys that need a restart are named and keep their old
 //! values. Wishes to reload that come while one is under way are one wish, looked at after it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -11,7 +13,8 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::fleet::Fleet;
 use crate::api::{Board, SetView};
-use crate::config::{self, Settings};
+use crate::catalog::{Catalog, Command, Watched};
+use crate::config::{self, Settings, StreamSettings};
 use crate::engine::{EngineError, LabelBook};
 use crate::problem::Severity;
 use crate::score::Scorer;
@@ -25,9 +28,20 @@ pub struct Reloader {
     labels: Option<LabelBook>,
     /// One a label set of `current`; empty without a model.
     scorers: Vec<Arc<Scorer>>,
-    reloads: Receiver<()>,
+    wishes: Wishes,
+    catalog: Arc<Catalog>,
+    /// Streams that somebody has switched on or off, against the file: until the file says something else, or a restart.
+    switched: HashMap<String, bool>,
     shutdown: Shutdown,
     under_way: Option<UnderWay>,
+}
+
+/// What may be asked of a running daemon.
+pub struct Wishes {
+    /// To read the configuration again.
+    pub reloads: Receiver<()>,
+    /// To switch a stream on or off.
+    pub commands: Receiver<Command>,
 }
 
 /// New label texts are being embedded for these settings.
@@ -42,20 +56,31 @@ impl Reloader {
         current: Settings,
         labels: Option<LabelBook>,
         scorers: Vec<Arc<Scorer>>,
-        reloads: Receiver<()>,
+        wishes: Wishes,
+        catalog: Arc<Catalog>,
         shutdown: Shutdown,
     ) -> Self {
-        Self { current, labels, scorers, reloads, shutdown, under_way: None }
+        let switched = HashMap::new();
+        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way: None }
     }
 
-    /// Tells the API what runs now.
+    /// Tells the API and the sinks what runs now.
     pub fn show(&self, board: &Board, fleet: &Fleet) {
+        let there = fleet.view();
+        let watched = |stream: &StreamSettings| {
+            let (status, account) = there.iter().find(|(status, _)| *status.id() == stream.source.id)?;
+            let sets = stream.label_sets.iter().filter_map(|set| self.current.label_sets.get(*set));
+            let labels = sets.flat_map(|set| set.labels.iter().map(|label| (set.name.clone(), label.name.clone())));
+            let (status, account) = (Arc::clone(status), Arc::clone(account));
+            Some(Watched { status, account, enabled: stream.enabled, labels: labels.collect() })
+        };
+        self.catalog.set(self.current.streams.iter().filter_map(watched).collect());
         let view = |set: &crate::label::LabelSet| SetView {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
         };
         board.set_labels(self.current.label_sets.iter().map(view).collect());
-        board.set_streams(fleet.view());
+        board.set_streams(there);
     }
 
     /// Reloads if it was asked for. Returns whether something has changed.
@@ -82,7 +107,35 @@ impl Reloader {
                 }
             };
         }
-        self.reloads.try_recv().is_ok() && self.reload(fleet)
+        if let Ok(command) = self.wishes.commands.try_recv() {
+            return self.switch(&command, fleet);
+        }
+        self.wishes.reloads.try_recv().is_ok() && self.reload(fleet)
+    }
+
+    /// A stream is switched on or off, as if the file said so. Returns whether that changes anything.
+    fn switch(&mut self, Command { stream, enabled }: &Command, fleet: &mut Fleet) -> bool {
+        let mut new = self.current.clone();
+        let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == **stream) else { return false };
+        if found.enabled == *enabled {
+            return false;
+        }
+        found.enabled = *enabled;
+        tracing::info!(%stream, enabled, "switched by a command, until the configuration says otherwise or the next start");
+        self.switched.insert(stream.clone(), *enabled);
+        self.apply(new, self.scorers.clone(), fleet);
+        true
+    }
+
+    /// What was switched by a command stays so, unless the file has changed its mind about that stream.
+    fn keep_switched(&mut self, new: &mut Settings) {
+        self.switched.retain(|id, enabled| {
+            let Some(stream) = new.streams.iter_mut().find(|stream| *stream.source.id == **id) else { return false };
+            // Against the file is what a command is for; a file that says the same now has the last word from here on.
+            let against = stream.enabled != *enabled;
+            stream.enabled = *enabled;
+            against
+        });
     }
 
     /// Ends what is under way. Shutdown has been asked for, so it does not take long.
@@ -112,7 +165,7 @@ impl Reloader {
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
         }
-        let new = Settings {
+        let mut new = Settings {
             // Everything the running stages were built of stays as it is.
             instance: self.current.instance.clone(),
             model: self.current.model.clone(),
@@ -124,6 +177,7 @@ impl Reloader {
             log: self.current.log,
             ..new
         };
+        self.keep_switched(&mut new);
         let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
             self.apply(new, self.scorers.clone(), fleet);
             return true;

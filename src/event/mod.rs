@@ -84,7 +84,12 @@ impl Emitter {
 
     /// Goes on with other label sets: labels that are still there keep their state and open tags, the tags of those that are not
     /// end.
-    pub fn relabel(&mut self, sets: Vec<(Arc<str>, Vec<LabelRules>)>, gap: Duration, emit: &mut dyn FnMut(Event)) {
+    pub fn relabel(
+        &mut self,
+        sets: Vec<(Arc<str>, Vec<LabelRules>)>,
+        gap: Duration,
+        emit: &mut dyn FnMut(Event) -> bool,
+    ) {
         // Whatever ends here is told under its old name: first the ends, then the new boards.
         for set in 0..self.boards.len() {
             for index in 0..self.boards[set].labels.len() {
@@ -114,8 +119,9 @@ impl Emitter {
             .collect();
     }
 
-    /// Takes the scores of one frame for set number `set`, one a label, and hands every event to `emit`.
-    pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[f32], emit: &mut dyn FnMut(Event)) {
+    /// Takes the scores of one frame for set number `set`, one a label, and hands every event to `emit`, which says whether it is on
+    /// its way to anybody: the cooldown of a start that is not does not begin.
+    pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[f32], emit: &mut dyn FnMut(Event) -> bool) {
         self.last = Some(time);
         let Some(board) = self.boards.get_mut(set) else { return };
         let mut changes = Vec::new();
@@ -123,12 +129,15 @@ impl Emitter {
             changes.extend(tracker.sample(time, *score).map(|change| (index, change)));
         }
         for (index, change) in changes {
-            emit(self.event(time, set, index, change));
+            let told = emit(self.event(time, set, index, change));
+            if !told && matches!(change, Change::Start { .. }) {
+                self.boards[set].labels[index].1.untold();
+            }
         }
     }
 
     /// Ends every open tag: the stream has ended or the daemon stops.
-    pub fn close(&mut self, reason: EndReason, emit: &mut dyn FnMut(Event)) {
+    pub fn close(&mut self, reason: EndReason, emit: &mut dyn FnMut(Event) -> bool) {
         for set in 0..self.boards.len() {
             for index in 0..self.boards[set].labels.len() {
                 self.end(set, index, reason, emit);
@@ -136,7 +145,7 @@ impl Emitter {
         }
     }
 
-    fn end(&mut self, set: usize, index: usize, reason: EndReason, emit: &mut dyn FnMut(Event)) {
+    fn end(&mut self, set: usize, index: usize, reason: EndReason, emit: &mut dyn FnMut(Event) -> bool) {
         // Without a frame there is no open tag.
         let Some(time) = self.last else { return };
         if let Some(change) = self.boards[set].labels[index].1.close(time, reason) {
@@ -216,9 +225,18 @@ mod tests {
     fn all_events_of_one_tag_share_its_id_and_have_their_own() {
         let base = Instant::now();
         let (mut emitter, mut events) = (emitter(), Vec::new());
-        emitter.scores(at(base, 1), 0, &[0.9, 0.1], &mut |e| events.push(e));
-        emitter.scores(at(base, 2), 0, &[0.1, 0.9], &mut |e| events.push(e));
-        emitter.close(EndReason::Shutdown, &mut |e| events.push(e));
+        emitter.scores(at(base, 1), 0, &[0.9, 0.1], &mut |e| {
+            events.push(e);
+            true
+        });
+        emitter.scores(at(base, 2), 0, &[0.1, 0.9], &mut |e| {
+            events.push(e);
+            true
+        });
+        emitter.close(EndReason::Shutdown, &mut |e| {
+            events.push(e);
+            true
+        });
         let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str())).collect();
         assert_eq!(
             told,
@@ -235,14 +253,26 @@ mod tests {
     fn changed_labels_end_the_tags_of_those_that_went_and_leave_the_others_open() {
         let base = Instant::now();
         let (mut emitter, mut events) = (emitter(), Vec::new());
-        emitter.scores(at(base, 1), 0, &[0.9, 0.9], &mut |e| events.push(e));
+        emitter.scores(at(base, 1), 0, &[0.9, 0.9], &mut |e| {
+            events.push(e);
+            true
+        });
         let thresholds = Thresholds { after_exit: Duration::ZERO, exit: 0.3, ..Thresholds::default() };
         let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
         let sets = vec![("set".into(), vec![label("bird"), label("dog")])];
-        emitter.relabel(sets, Duration::from_secs(30), &mut |e| events.push(e));
+        emitter.relabel(sets, Duration::from_secs(30), &mut |e| {
+            events.push(e);
+            true
+        });
         // Above the new exit: stays open; the new label is at its own place.
-        emitter.scores(at(base, 2), 0, &[0.1, 0.35], &mut |e| events.push(e));
-        emitter.scores(at(base, 3), 0, &[0.1, 0.1], &mut |e| events.push(e));
+        emitter.scores(at(base, 2), 0, &[0.1, 0.35], &mut |e| {
+            events.push(e);
+            true
+        });
+        emitter.scores(at(base, 3), 0, &[0.1, 0.1], &mut |e| {
+            events.push(e);
+            true
+        });
         let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str(), e.data.reason)).collect();
         assert_eq!(
             told,
@@ -254,6 +284,37 @@ mod tests {
             ]
         );
         assert_eq!(events[1].data.tag_id, events[3].data.tag_id);
+    }
+
+    #[test]
+    fn a_start_that_reached_nobody_does_not_begin_its_cooldown() {
+        let base = Instant::now();
+        let thresholds = Thresholds {
+            after: Duration::ZERO,
+            after_exit: Duration::ZERO,
+            cooldown: Duration::from_secs(60),
+            ..Thresholds::default()
+        };
+        let label = LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let mut emitter =
+            Emitter::new("a", "door".into(), model, vec![("set".into(), vec![label])], Duration::from_secs(30));
+        let mut told = Vec::new();
+        // The sinks are over their limit for the first three seconds.
+        for (second, score) in [(1, 0.9), (2, 0.1), (3, 0.9), (4, 0.1), (5, 0.9), (6, 0.1), (7, 0.9)] {
+            emitter.scores(at(base, second), 0, &[score], &mut |event| {
+                let reaches = second > 3;
+                if reaches {
+                    told.push((second, event.kind));
+                }
+                reaches
+            });
+        }
+        assert_eq!(
+            told,
+            [(4, EventKind::End), (5, EventKind::Start), (6, EventKind::End)],
+            "7 is within the cooldown of 5"
+        );
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::de::{Deserializer, Error as _};
 use serde::ser::{SerializeStruct, Serializer};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::EndReason;
@@ -27,6 +28,11 @@ impl EventKind {
         }
     }
 
+    /// The kind of a CloudEvents `type`.
+    pub fn of_cloud_type(name: &str) -> Option<Self> {
+        [Self::Start, Self::Update, Self::End].into_iter().find(|kind| kind.cloud_type() == name)
+    }
+
     /// CloudEvents `type`.
     pub const fn cloud_type(self) -> &'static str {
         match self {
@@ -38,14 +44,14 @@ impl EventKind {
 }
 
 /// Which model gave the scores.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRef {
     pub name: Arc<str>,
     pub fingerprint: Arc<str>,
 }
 
 /// The event's `data`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Data {
     pub stream: String,
     pub set: String,
@@ -82,6 +88,22 @@ pub struct Event {
     pub data: Data,
 }
 
+impl Event {
+    /// The end of the tag that this event, its latest, left open when the daemon was killed. It ended when it was last heard of.
+    #[must_use]
+    pub fn interrupted(&self) -> Self {
+        let since = self.data.sampled_at.as_millisecond() - self.data.started_at.as_millisecond();
+        let data = Data {
+            ended_at: Some(self.data.sampled_at),
+            // Media time goes with the wall clock of the samples, as far as anybody can still tell.
+            media_end: Some(self.data.media_start + since.max(0) as f64 / 1000.0),
+            reason: Some(EndReason::Interrupted),
+            ..self.data.clone()
+        };
+        Self { id: Uuid::now_v7(), source: self.source.clone(), kind: EventKind::End, data }
+    }
+}
+
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut s = serializer.serialize_struct("Event", 8)?;
@@ -94,6 +116,23 @@ impl Serialize for Event {
         s.serialize_field("datacontenttype", "application/json")?;
         s.serialize_field("data", &self.data)?;
         s.end()
+    }
+}
+
+/// As it was stored; what a later version may have added is passed over.
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            id: Uuid,
+            source: String,
+            r#type: String,
+            data: Data,
+        }
+        let Wire { id, source, r#type, data } = Wire::deserialize(deserializer)?;
+        let kind = EventKind::of_cloud_type(&r#type)
+            .ok_or_else(|| D::Error::custom(format!("unknown event type {}", r#type)))?;
+        Ok(Self { id, source, kind, data })
     }
 }
 
@@ -164,5 +203,7 @@ mod tests {
         }
         assert_eq!(data.len(), wanted.len());
         assert!(data["media_end"].is_null() && data["media_start"] == 4.5);
+        let back: Event = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&back).unwrap(), json, "what was stored is what is sent");
     }
 }

@@ -16,7 +16,7 @@ const UPDATE_RISE: f32 = 0.05;
 const UPDATE_SPACING: Duration = Duration::from_secs(10);
 
 /// Why a tag ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// The score stayed below `exit`.
@@ -27,6 +27,8 @@ pub enum EndReason {
     Shutdown,
     /// The configuration has changed: the stream was removed, switched off or replaced, or the label has gone.
     Reconfigured,
+    /// The daemon was killed, or the power failed, while the tag was open: told at the next start.
+    Interrupted,
 }
 
 /// What a sample changed.
@@ -143,6 +145,11 @@ impl Tracker {
         self.quiet_until = Some(time.media + self.thresholds.cooldown);
         self.state = State::Open { tag, emitted_peak: tag.peak, emitted_at: time.media, falling: None };
         Some(Change::Start { tag })
+    }
+
+    /// The start that was just given reached nobody: its cooldown does not begin.
+    pub fn untold(&mut self) {
+        self.quiet_until = None;
     }
 
     /// Ends an open tag from outside, at `time`. The next sample starts from nothing, cooldown aside.

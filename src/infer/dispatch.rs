@@ -40,6 +40,8 @@ pub struct Arrival {
     pub view: View,
     /// Whether frames that show nothing new are inferred all the same (`None`).
     pub unchanged: Option<Unchanged>,
+    /// Whether a frame's picture is kept until it has been scored.
+    pub pictures: bool,
     pub slot: SlotReader<Frame>,
 }
 
@@ -48,12 +50,13 @@ struct Lane {
     key: StreamKey,
     view: View,
     slot: SlotReader<Frame>,
+    pictures: bool,
     gate: Option<Gate>,
 }
 
 impl From<Arrival> for Lane {
-    fn from(Arrival { key, view, unchanged, slot }: Arrival) -> Self {
-        Self { key, view, slot, gate: unchanged.map(Gate::new) }
+    fn from(Arrival { key, view, unchanged, pictures, slot }: Arrival) -> Self {
+        Self { key, view, slot, pictures, gate: unchanged.map(Gate::new) }
     }
 }
 
@@ -173,7 +176,8 @@ impl Dispatcher {
         let came = time.captured.min(Instant::now());
         let gated = lane.gate.as_mut().zip(signature);
         if let Some(recall) = gated.as_ref().and_then(|(gate, signature)| gate.again(signature, time.media)) {
-            let frame = Arc::new(FrameMeta { stream: key, time, tiles: 1, recall: None, ticket });
+            let picture = lane.pictures.then(|| Arc::new(picture));
+            let frame = Arc::new(FrameMeta { stream: key, time, tiles: 1, recall: None, picture, ticket });
             batcher.ride(Item { frame, part: Part::Again(recall) }, came).map_err(|_| Closed)?;
             return if batcher.is_full() { self.flush(batcher, open) } else { Ok(()) };
         }
@@ -181,7 +185,8 @@ impl Dispatcher {
         let tiles = (self.tiles)(view, &picture).max(1);
         let picture = Arc::new(picture);
         let recall = gated.is_some().then(Arc::<Recall>::default);
-        let meta = Arc::new(FrameMeta { stream: key, time, tiles, recall: recall.clone(), ticket });
+        let kept = lane.pictures.then(|| Arc::clone(&picture));
+        let meta = Arc::new(FrameMeta { stream: key, time, tiles, recall: recall.clone(), picture: kept, ticket });
         if let (Some((gate, signature)), Some(recall)) = (gated, recall) {
             gate.infer(signature, recall, &meta);
         }

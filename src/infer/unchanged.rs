@@ -92,8 +92,14 @@ mod tests {
         let recall = Arc::new(Recall::default());
         let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
         let ticket = Arc::new(Account::default()).sample(&"a".into());
-        let frame =
-            Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: Some(Arc::clone(&recall)), ticket });
+        let frame = Arc::new(FrameMeta {
+            stream: StreamKey(1),
+            time,
+            tiles: 1,
+            recall: Some(Arc::clone(&recall)),
+            picture: None,
+            ticket,
+        });
         gate.infer(signature, Arc::clone(&recall), &frame);
         (frame, recall)
     }

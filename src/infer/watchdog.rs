@@ -179,7 +179,14 @@ mod tests {
 
     fn frame(account: &Arc<Account>) -> Arc<FrameMeta> {
         let time = FrameTime { media: Duration::ZERO, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
-        Arc::new(FrameMeta { stream: StreamKey(0), time, tiles: 1, recall: None, ticket: account.sample(&"a".into()) })
+        Arc::new(FrameMeta {
+            stream: StreamKey(0),
+            time,
+            tiles: 1,
+            recall: None,
+            picture: None,
+            ticket: account.sample(&"a".into()),
+        })
     }
 
     fn begin(runs: &Runs, session: usize, batch: u64, now: Instant) -> (Arc<Account>, Arc<Told>) {

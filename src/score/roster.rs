@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Scorer;
-use crate::frame::{FrameTime, StreamKey};
+use crate::frame::{FrameTime, Picture, StreamKey};
 
-/// What is done with a whole frame's scores: one vector a scorer of the lane, in its order, each with one score a label. Called on
+/// What is done with a whole frame's scores: one vector a scorer of the lane, in its order, each with one score a label; and the frame
+/// itself, where it is kept. Called on
 /// the scoring thread, frame by frame, in order; must not wait.
-pub type Listener = Box<dyn FnMut(FrameTime, &[Vec<f32>]) + Send>;
+pub type Listener = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[Vec<f32>]) + Send>;
 
 /// One stream, as scoring needs it.
 pub struct Lane {

@@ -81,7 +81,7 @@ fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, lane: &mut Lane, out
     };
     let scores: Vec<Vec<f32>> = lane.scorers.iter().map(score).collect();
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
-    (lane.listener)(frame.time, &scores);
+    (lane.listener)(frame.time, frame.picture.as_ref(), &scores);
     // Last: a stream whose frames have all been settled may be closed, and no event may come after that.
     frame.ticket.settle(outcome);
 }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::account::Account;
     use crate::batch::{Item, Recall};
-    use crate::frame::{FrameTime, StreamKey};
+    use crate::frame::{FrameTime, Picture, StreamKey};
     use crate::label::Scoring;
     use crate::score::{Activation, Block, Head, LabelEmbeddings, SetEmbeddings};
 
@@ -124,7 +124,14 @@ mod tests {
             captured: Instant::now(),
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
-        Arc::new(FrameMeta { stream: KEY, time, tiles, recall: None, ticket: account.sample(&"a".into()) })
+        Arc::new(FrameMeta {
+            stream: KEY,
+            time,
+            tiles,
+            recall: None,
+            picture: None,
+            ticket: account.sample(&"a".into()),
+        })
     }
 
     /// Feeds the batches, gives (media second, score) of every frame that came out.
@@ -144,7 +151,8 @@ mod tests {
 
     fn roster(mut heard: impl FnMut(FrameTime, f32) + Send + 'static) -> Roster {
         let roster = Roster::default();
-        let listener = Box::new(move |time: FrameTime, scores: &[Vec<f32>]| heard(time, scores[0][0]));
+        let listener =
+            Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| heard(time, scores[0][0]));
         roster.enter(KEY, Lane { scorers: vec![scorer()], listener });
         roster
     }
@@ -214,7 +222,9 @@ mod tests {
         let roster = |labels: [f32; 2]| {
             let heard = Arc::clone(&heard);
             let roster = Roster::default();
-            let listener = Box::new(move |_: FrameTime, scores: &[Vec<f32>]| heard.lock().unwrap().push(scores[0][0]));
+            let listener = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
+                heard.lock().unwrap().push(scores[0][0])
+            });
             roster.enter(KEY, Lane { scorers: vec![scorer_of(labels)], listener });
             roster
         };

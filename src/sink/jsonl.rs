@@ -1,22 +1,28 @@
 //! The JSONL sink: one CloudEvents object a line, to a file or to stdout; lines for people when stdout is a terminal.
 //!
-//! A line that cannot be written is kept and tried again until it can, or until the daemon stops; events behind it wait in
-//! the bounded queue. Every event is flushed: who tails the file sees it at once.
+//! A file is written in groups, each on the disk (`fdatasync`) before it counts as delivered. It may be turned over by size, or be moved
+//! away by somebody else: then a new one is made. A line that cannot be written is tried again; events behind it wait in the outbox.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-
-use super::JsonlTarget;
+use super::{Fault, JsonlTarget, Running, Sink};
+use crate::delivery::{Delivery, Inbox};
 use crate::event::{Event, EventKind};
-use crate::shutdown::Shutdown;
 
-/// Between two tries to write the same line.
-const RETRY: Duration = Duration::from_secs(2);
+/// Lines written before the disk is asked to keep them.
+const GROUP: usize = 256;
+
+/// When a file is turned over: `events.jsonl` becomes `events.jsonl.1`, that one `.2`, and so on; the oldest goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// A file does not get larger than this, unless one event is.
+    pub max_size: u64,
+    /// Old files that are kept.
+    pub keep: usize,
+}
 
 /// Why a sink cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +34,7 @@ pub enum SinkError {
 }
 
 enum Output {
-    File { file: File, torn: bool },
+    File(Log),
     Json(io::Stdout),
     Readable { stdout: io::Stdout, colour: bool },
 }
@@ -45,7 +51,10 @@ impl Writer {
     /// When the file cannot be opened for appending.
     pub fn open(target: &JsonlTarget) -> Result<Self, SinkError> {
         let output = match target {
-            JsonlTarget::File(path) => Output::File { file: open_file(path)?, torn: false },
+            JsonlTarget::File { path, rotation } => {
+                let failed = |source| SinkError::Open { path: path.clone(), source };
+                Output::File(Log::open(path, *rotation).map_err(failed)?)
+            }
             JsonlTarget::Stdout if io::stdout().is_terminal() => {
                 Output::Readable { stdout: io::stdout(), colour: std::env::var_os("NO_COLOR").is_none() }
             }
@@ -54,69 +63,142 @@ impl Writer {
         Ok(Self { output })
     }
 
-    /// Writes until the queue is closed and empty. Once `shutdown` is asked for, a line that fails is not tried again.
-    /// Returns how many events were given up.
-    pub fn run(mut self, name: &str, events: &Receiver<Arc<Event>>, shutdown: &Shutdown) -> u64 {
-        let mut failing = false;
-        while let Ok(event) = events.recv() {
-            while let Err(error) = self.write(&event) {
-                metrics::counter!("vtagd_sink_errors_total", "sink" => name.to_owned()).increment(1);
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::error!(sink = name, %error, "cannot write an event, trying again");
-                }
-                // A reader of stdout that is gone will not come back.
-                if error.kind() == io::ErrorKind::BrokenPipe || shutdown.sleep(RETRY) {
-                    let lost = events.len() as u64 + 1;
-                    tracing::error!(sink = name, lost, %error, "gives up, events are lost");
-                    return lost;
-                }
-            }
-            if std::mem::replace(&mut failing, false) {
-                tracing::info!(sink = name, "writes again");
-            }
-        }
-        0
-    }
-
-    fn write(&mut self, event: &Event) -> io::Result<()> {
-        match &mut self.output {
-            Output::File { file, torn } => {
-                let mut line = json_line(event)?;
-                if *torn {
-                    // Half a line stands at the end: start a new one, so that only that half is unreadable.
-                    line.insert(0, b'\n');
-                }
-                *torn = true;
-                file.write_all(&line)?;
-                *torn = false;
-                Ok(())
-            }
+    /// Writes a group of events. Returns how many are there for sure; all of them, unless there is an error.
+    fn write(&mut self, group: &[Delivery]) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        let mut all = |write: &mut dyn FnMut(&Delivery) -> io::Result<()>| {
+            group.iter().try_for_each(|delivery| write(delivery).map(|()| written += 1))
+        };
+        let (done, kept) = match &mut self.output {
+            Output::File(log) => (all(&mut |delivery| log.write(&delivery.stored.body)), log.sync()),
             Output::Json(stdout) => {
                 let mut stdout = stdout.lock();
-                stdout.write_all(&json_line(event)?)?;
-                stdout.flush()
+                let done = all(&mut |delivery| {
+                    stdout.write_all(delivery.stored.body.as_bytes())?;
+                    stdout.write_all(b"\n")
+                });
+                (done, stdout.flush())
             }
             Output::Readable { stdout, colour } => {
                 let mut stdout = stdout.lock();
-                writeln!(stdout, "{}", readable(event, *colour))?;
-                stdout.flush()
+                let done = all(&mut |delivery| writeln!(stdout, "{}", readable(&delivery.stored.event, *colour)));
+                (done, stdout.flush())
             }
+        };
+        match kept {
+            Ok(()) => (written, done),
+            Err(error) => (0, Err(error)),
         }
     }
 }
 
-fn open_file(path: &Path) -> Result<File, SinkError> {
-    let failed = |source| SinkError::Open { path: path.to_owned(), source };
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(failed)?;
+impl Sink for Writer {
+    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
+        Box::pin(async move {
+            while let Some(first) = inbox.next().await {
+                let mut group = vec![first];
+                while group.len() < GROUP
+                    && let Some(more) = inbox.try_next()
+                {
+                    group.push(more);
+                }
+                let (written, done) = self.write(&group);
+                group.iter().take(written).for_each(|delivery| inbox.delivered(delivery.position));
+                if let Err(error) = done {
+                    let why = error.to_string();
+                    // A reader of stdout that is gone will not come back.
+                    let gone = error.kind() == io::ErrorKind::BrokenPipe;
+                    return Err(if gone { Fault::Gone { why } } else { Fault::again(why) });
+                }
+                inbox.up();
+            }
+            Ok(())
+        })
     }
-    OpenOptions::new().create(true).append(true).open(path).map_err(failed)
 }
 
-fn json_line(event: &Event) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(event)?;
-    line.push(b'\n');
-    Ok(line)
+/// A file of lines.
+struct Log {
+    path: PathBuf,
+    rotation: Option<Rotation>,
+    file: File,
+    /// Not a pipe or device: can be synced, turned over and moved away.
+    regular: bool,
+    size: u64,
+    /// Half a line stands at the end.
+    torn: bool,
+}
+
+impl Log {
+    fn open(path: &Path, rotation: Option<Rotation>) -> io::Result<Self> {
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)?;
+        }
+        let regular = path.metadata().map_or(true, |metadata| metadata.is_file());
+        let mut file = OpenOptions::new().create(true).append(true).read(regular).open(path)?;
+        let size = if regular { file.metadata()?.len() } else { 0 };
+        let mut last = [b'\n'];
+        if size > 0 {
+            // A crash may have cut the last line.
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+        }
+        Ok(Self { path: path.to_owned(), rotation, file, regular, size, torn: last != *b"\n" })
+    }
+
+    fn write(&mut self, body: &str) -> io::Result<()> {
+        let length = body.len() as u64 + 1;
+        let too_long = |rotation: Rotation| self.size > 0 && self.size + length > rotation.max_size;
+        if self.regular && self.rotation.is_some_and(too_long) {
+            self.sync()?;
+            self.turn_over()?;
+        }
+        let mut line = Vec::with_capacity(body.len() + 2);
+        if self.torn {
+            // So that only that half is unreadable.
+            line.push(b'\n');
+        }
+        line.extend_from_slice(body.as_bytes());
+        line.push(b'\n');
+        self.torn = true;
+        self.file.write_all(&line)?;
+        self.torn = false;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+
+    /// On the disk, and still under its name: a file that somebody has moved away or deleted is followed by a new one.
+    fn sync(&mut self) -> io::Result<()> {
+        if !self.regular {
+            return Ok(());
+        }
+        self.file.sync_data()?;
+        let ours = self.file.metadata()?;
+        let there = self.path.metadata().is_ok_and(|file| (file.dev(), file.ino()) == (ours.dev(), ours.ino()));
+        if !there {
+            *self = Self::open(&self.path, self.rotation)?;
+        }
+        Ok(())
+    }
+
+    fn turn_over(&mut self) -> io::Result<()> {
+        let keep = self.rotation.map_or(0, |rotation| rotation.keep);
+        let old = |number: usize| PathBuf::from(format!("{}.{number}", self.path.display()));
+        let missing_is_fine = |done: io::Result<()>| match done {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        };
+        if keep == 0 {
+            missing_is_fine(std::fs::remove_file(&self.path))?;
+        } else {
+            for number in (1..keep).rev() {
+                missing_is_fine(std::fs::rename(old(number), old(number + 1)))?;
+            }
+            missing_is_fine(std::fs::rename(&self.path, old(1)))?;
+        }
+        *self = Self::open(&self.path, self.rotation)?;
+        Ok(())
+    }
 }
 
 /// One line for a person: `12:30:04  gate  ▶ car  93 %`, with how long the tag lasted at its end.
@@ -138,83 +220,4 @@ fn readable(event: &Event, colour: bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::event::ModelRef;
-    use crate::event::record::Data;
-    use crate::sink::Fanout;
-
-    fn event(kind: EventKind, media_end: Option<f64>) -> Event {
-        let data = Data {
-            stream: "gate".into(),
-            set: "lot".into(),
-            label: "car".into(),
-            tag_id: Uuid::nil(),
-            score: 0.93,
-            peak: 0.97,
-            started_at: jiff::Timestamp::UNIX_EPOCH,
-            ended_at: None,
-            sampled_at: jiff::Timestamp::UNIX_EPOCH,
-            media_start: 1.5,
-            media_end,
-            reason: None,
-            model: ModelRef { name: "m".into(), fingerprint: "f".into() },
-            attributes: Arc::new(BTreeMap::new()),
-            snapshot: None,
-        };
-        Event { id: Uuid::nil(), source: "/x/streams/gate".into(), kind, data }
-    }
-
-    #[test]
-    fn a_file_gets_one_json_object_a_line_and_is_appended_to() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new/events.jsonl");
-        for _ in 0..2 {
-            let (_trigger, shutdown) = crate::shutdown::channel();
-            let (fanout, threads) = Fanout::start(&[JsonlTarget::File(path.clone())], &shutdown).unwrap();
-            fanout.send(&Arc::new(event(EventKind::Start, None)));
-            fanout.close();
-            for (_, thread) in threads {
-                thread.join().unwrap();
-            }
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(lines.len(), 2);
-        assert_eq!(lines[1]["data"]["label"], "car");
-    }
-
-    #[test]
-    fn events_that_cannot_be_written_until_the_end_are_counted_as_lost() {
-        let (trigger, shutdown) = crate::shutdown::channel();
-        let (fanout, threads) = Fanout::start(&[JsonlTarget::File("/dev/full".into())], &shutdown).unwrap();
-        for _ in 0..3 {
-            fanout.send(&Arc::new(event(EventKind::Start, None)));
-        }
-        assert!(!fanout.is_dead(), "a full disk is waited for");
-        trigger.trigger();
-        fanout.close();
-        for (_, thread) in threads {
-            thread.join().unwrap();
-        }
-        assert_eq!((fanout.lost(), fanout.is_dead()), (3, true));
-    }
-
-    #[test]
-    fn a_path_that_cannot_be_opened_is_named() {
-        let (_trigger, shutdown) = crate::shutdown::channel();
-        let error = Fanout::start(&[JsonlTarget::File("/proc/nowhere/events.jsonl".into())], &shutdown).err().unwrap();
-        assert!(error.to_string().contains("/proc/nowhere/events.jsonl"), "{error}");
-    }
-
-    #[test]
-    fn a_person_reads_label_stream_and_duration() {
-        assert_eq!(readable(&event(EventKind::Start, None), false), "00:00:00Z  gate         ▶ car              93 %");
-        let end = readable(&event(EventKind::End, Some(4.0)), false);
-        assert!(end.ends_with("after 2.5 s, peak 97 %"), "{end}");
-    }
-}
+mod tests;

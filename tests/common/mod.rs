@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
+pub mod broker;
 pub mod camera;
 pub mod daemon;
+pub mod flicker;
+pub mod flood;
 pub mod onvif;
 pub mod promtool;
 pub mod proxy;

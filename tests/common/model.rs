@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ndarray::{Array2, array};
-use vtagd::frame::FrameTime;
+use vtagd::frame::{FrameTime, Picture};
 use vtagd::infer::{ImageEncoder, InferError, Provider};
 use vtagd::label::Scoring;
 use vtagd::pipeline::Stages;
@@ -72,7 +72,8 @@ pub fn lane() -> (Lane, Heard) {
     let head = Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
     let heard = Heard::default();
     let kept = Arc::clone(&heard);
-    let listener =
-        Box::new(move |time: FrameTime, scores: &[Vec<f32>]| kept.lock().unwrap().push((time.media, scores[0][0])));
+    let listener = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
+        kept.lock().unwrap().push((time.media, scores[0][0]))
+    });
     (Lane { scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())], listener }, heard)
 }

@@ -51,7 +51,7 @@ fn run(encoder: Option<Box<dyn ImageEncoder>>, given: Vec<Given>, account: &Arc<
         let media = Duration::from_secs(second as u64);
         let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
         let ticket = account.sample(&"a".into());
-        let frame = Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: None, ticket });
+        let frame = Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: None, picture: None, ticket });
         let part = if let Given::Again = given {
             Part::Again(Arc::new(Recall::default()))
         } else {
@@ -199,7 +199,10 @@ fn a_picture_waits_from_its_decoder_to_its_run_and_one_that_is_not_run_does_not(
         let captured = captured + Duration::from_secs(second);
         let time = FrameTime { media: Duration::ZERO, captured, wall: jiff::Timestamp::UNIX_EPOCH };
         let ticket = account.sample(&"a".into());
-        Item { frame: Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: None, ticket }), part }
+        Item {
+            frame: Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, recall: None, picture: None, ticket }),
+            part,
+        }
     };
     let again = Part::Again(Arc::new(Recall::default()));
     let items = [item(0, again), item(1, Part::Square), item(2, Part::Square), item(4, Part::Square)];

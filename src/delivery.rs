@@ -1,0 +1,466 @@
+//! Delivery: what the outbox and a sink say to one another, and the bounded link between them.
+//!
+//! The outbox hands stored events to a sink's [`Inbox`], oldest first, at most [`WINDOW`] that are not settled; the sink settles each
+//! by its position: delivered, failed (it will try again), or dead. The outbox forgets a delivery only when it is settled. Both ends
+//! may be held by any thread; neither ever waits for the other. Full: the outbox keeps the rest in its file and hands it on as
+//! deliveries are settled. Closed: [`Inbox::next`] gives `None`, whatever is left stays stored.
+//!
+//! [`Feed`] is the outbox's end; tests of a sink hold it instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crossbeam_channel::Sender;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use crate::event::Event;
+
+/// Deliveries that a sink may hold without having settled them; about 1 MB.
+pub const WINDOW: usize = 1024;
+
+/// An event as it lies in the outbox.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Grows with every event that was stored; orders all events.
+    pub seq: u64,
+    pub event: Arc<Event>,
+    /// The CloudEvents JSON of `event` on one line, the same bytes for every sink and every attempt.
+    pub body: Arc<str>,
+}
+
+/// One event on its way to one sink.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its place in the sink's order, and the name it is settled by. A replayed event has a new one.
+    pub position: u64,
+    /// Attempts that have failed, those of earlier runs of the daemon included.
+    pub attempts: u32,
+    pub stored: Arc<Stored>,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The other side has it; the outbox may forget it.
+    Delivered,
+    /// An attempt failed. The sink keeps the delivery and tries again; only the attempt is written down.
+    Failed { attempts: u32, why: String },
+    /// The other side will never take it: a dead letter, listed and replayed by `vtagd events`.
+    Dead { why: String },
+}
+
+/// How a sink is, as metrics and the API show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Health {
+    /// Not tried yet.
+    #[default]
+    Starting,
+    Up,
+    /// It is tried again.
+    Down {
+        why: String,
+    },
+    /// The other side does not want events any more. Until the next start of the daemon.
+    Disabled {
+        why: String,
+    },
+    /// It has ended and will not come back.
+    Gone {
+        why: String,
+    },
+}
+
+/// Whether the tag of a (stream, set, label) is open, after the latest event that was stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TagState {
+    pub stream: String,
+    pub set: String,
+    pub label: String,
+    pub open: bool,
+    /// The latest event of this label.
+    pub last: Arc<Stored>,
+}
+
+impl PartialEq for Stored {
+    fn eq(&self, other: &Self) -> bool {
+        self.seq == other.seq && self.body == other.body
+    }
+}
+
+/// All labels that have had an event, by (stream, set, label). Written by the outbox after it has stored an event, read by sinks.
+/// Bounded by the labels that the configuration has had while the events are kept.
+#[derive(Clone, Debug, Default)]
+pub struct States(Arc<RwLock<StateMap>>);
+
+type StateMap = BTreeMap<(String, String, String), Arc<Stored>>;
+
+impl States {
+    /// `stored` is the latest event of its label.
+    pub fn note(&self, stored: &Arc<Stored>) {
+        let data = &stored.event.data;
+        let key = (data.stream.clone(), data.set.clone(), data.label.clone());
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(stored));
+    }
+
+    /// Every state, in the order of stream, set and label.
+    pub fn all(&self) -> Vec<TagState> {
+        let states = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let state = |((stream, set, label), last): (&(String, String, String), &Arc<Stored>)| TagState {
+            stream: stream.clone(),
+            set: set.clone(),
+            label: label.clone(),
+            open: last.event.kind != crate::event::EventKind::End,
+            last: Arc::clone(last),
+        };
+        states.iter().map(state).collect()
+    }
+}
+
+/// How far the end of the daemon has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Running,
+    /// No event will come any more: what is stored is still delivered.
+    Draining,
+    /// Time is up.
+    Closed,
+}
+
+/// What both ends look at.
+struct Desk {
+    /// Settled by the sink, not taken by the outbox yet. At most one entry a delivery.
+    settled: Mutex<BTreeMap<u64, Outcome>>,
+    health: Mutex<Health>,
+    /// Tells the outbox that there is something to look at; full is fine.
+    wake: Sender<()>,
+}
+
+impl Desk {
+    fn settle(&self, position: u64, outcome: Outcome) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(position, outcome);
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// A link between the outbox and the sink called `name`. `wake` gets a token whenever a delivery was settled.
+pub fn link(name: &str, states: States, wake: Sender<()>) -> (Feed, Inbox) {
+    let (events, fresh) = mpsc::channel(WINDOW);
+    let (phase, phases) = watch::channel(Phase::Running);
+    let desk = Arc::new(Desk { settled: Mutex::default(), health: Mutex::default(), wake });
+    let name: Arc<str> = name.into();
+    let feed = Feed { events, phase, desk: Arc::clone(&desk) };
+    (feed, Inbox { name, fresh, phases, desk, states, held: BTreeMap::new(), again: BTreeSet::new(), delivered: 0 })
+}
+
+/// The outbox's end of a link.
+pub struct Feed {
+    events: mpsc::Sender<Delivery>,
+    phase: watch::Sender<Phase>,
+    desk: Arc<Desk>,
+}
+
+impl Feed {
+    /// Hands `delivery` on. Never waits.
+    ///
+    /// # Errors
+    /// It comes back if the sink has [`WINDOW`] already, or is gone.
+    pub fn offer(&self, delivery: Delivery) -> Result<(), Delivery> {
+        self.events.try_send(delivery).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// What the sink has settled since the last call, in the order of positions.
+    pub fn settled(&self) -> BTreeMap<u64, Outcome> {
+        std::mem::take(&mut *self.desk.settled.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn health(&self) -> Health {
+        self.desk.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on to `phase`; there is no way back.
+    pub fn advance(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let further = phase > *now;
+            *now = phase.max(*now);
+            further
+        });
+    }
+
+    /// Whether the sink has let its inbox go.
+    pub fn is_gone(&self) -> bool {
+        self.events.is_closed()
+    }
+}
+
+/// A sink's end of a link: its deliveries in order, and where it settles them.
+pub struct Inbox {
+    name: Arc<str>,
+    fresh: mpsc::Receiver<Delivery>,
+    phases: watch::Receiver<Phase>,
+    desk: Arc<Desk>,
+    states: States,
+    /// Handed out and not settled; at most [`WINDOW`].
+    held: BTreeMap<u64, Delivery>,
+    /// Of those, the ones to hand out again.
+    again: BTreeSet<u64>,
+    /// Since the last rewind.
+    delivered: u64,
+}
+
+impl Inbox {
+    /// Name of the sink in logs and metrics.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The next delivery, oldest first; waits until there is one. `None`: the daemon ends, return. May be cancelled (`select!`)
+    /// without losing anything.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        if self.is_closed() {
+            return None;
+        }
+        if let Some(delivery) = self.once_more() {
+            return Some(delivery);
+        }
+        let delivery = tokio::select! {
+            biased;
+            _ = self.phases.wait_for(|phase| *phase == Phase::Closed) => None,
+            delivery = self.fresh.recv() => delivery,
+        }?;
+        self.held.insert(delivery.position, delivery.clone());
+        Some(delivery)
+    }
+
+    /// The next delivery if there is one now.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        if self.is_closed() {
+            return None;
+        }
+        if let Some(delivery) = self.once_more() {
+            return Some(delivery);
+        }
+        let delivery = self.fresh.try_recv().ok()?;
+        self.held.insert(delivery.position, delivery.clone());
+        Some(delivery)
+    }
+
+    fn once_more(&mut self) -> Option<Delivery> {
+        let position = self.again.pop_first()?;
+        self.held.get(&position).cloned()
+    }
+
+    /// The other side has it: the outbox forgets it. Settling what is not held does nothing.
+    pub fn delivered(&mut self, position: u64) {
+        if self.held.remove(&position).is_some() {
+            self.again.remove(&position);
+            self.delivered += 1;
+            self.desk.settle(position, Outcome::Delivered);
+        }
+    }
+
+    /// An attempt failed; the sink still holds it and tries again. Returns how many attempts have failed by now.
+    pub fn failed(&mut self, position: u64, why: &str) -> u32 {
+        let Some(delivery) = self.held.get_mut(&position) else { return 0 };
+        delivery.attempts = delivery.attempts.saturating_add(1);
+        let attempts = delivery.attempts;
+        metrics::counter!("vtagd_events_retried_total", "sink" => self.name.to_string()).increment(1);
+        self.desk.settle(position, Outcome::Failed { attempts, why: why.to_owned() });
+        attempts
+    }
+
+    /// The other side will never take it: it becomes a dead letter.
+    pub fn dead(&mut self, position: u64, why: &str) {
+        if self.held.remove(&position).is_some() {
+            self.again.remove(&position);
+            self.desk.settle(position, Outcome::Dead { why: why.to_owned() });
+        }
+    }
+
+    /// Everything that is not settled is handed out again, in order, before anything new: after a lost connection.
+    pub fn rewind(&mut self) {
+        self.again = self.held.keys().copied().collect();
+        self.delivered = 0;
+    }
+
+    /// Whether anything was delivered since the last rewind: the other side works.
+    pub fn has_delivered(&self) -> bool {
+        self.delivered > 0
+    }
+
+    /// Deliveries that were handed out and are not settled.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Events arrive at the other side. Call it when a connection stands or a request has succeeded; calling it again is cheap.
+    pub fn up(&self) {
+        self.set_health(Health::Up);
+    }
+
+    /// Events do not arrive; they are tried again.
+    pub fn down(&self, why: &str) {
+        metrics::counter!("vtagd_sink_errors_total", "sink" => self.name.to_string()).increment(1);
+        self.set_health(Health::Down { why: why.to_owned() });
+    }
+
+    /// Writes `health` down, and tells the log where it differs.
+    pub fn set_health(&self, health: Health) {
+        let mut now = self.desk.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now == health {
+            return;
+        }
+        let sink = &*self.name;
+        metrics::gauge!("vtagd_sink_up", "sink" => sink.to_owned()).set(f64::from(u8::from(health == Health::Up)));
+        match (&*now, &health) {
+            (Health::Down { .. }, Health::Up) => tracing::info!(sink, "delivers again"),
+            (_, Health::Up) => tracing::info!(sink, "delivers"),
+            (_, Health::Down { why }) => tracing::warn!(sink, why, "cannot deliver, trying again; its events wait"),
+            (_, Health::Disabled { why }) => {
+                tracing::error!(sink, why, "disabled until the next start; its events become dead letters");
+            }
+            (_, Health::Gone { why }) => tracing::error!(sink, why, "gives up"),
+            (_, Health::Starting) => {}
+        }
+        *now = health;
+        // The outbox waits at shutdown for sinks that are up.
+        let _ = self.desk.wake.try_send(());
+    }
+
+    pub fn health(&self) -> Health {
+        self.desk.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether each label's tag is open, after the latest event that was stored: that may be one that this sink has not had yet
+    /// (`last.seq`), or that its filters keep from it.
+    pub fn states(&self) -> Vec<TagState> {
+        self.states.all()
+    }
+
+    /// Whether time is up.
+    pub fn is_closed(&self) -> bool {
+        *self.phases.borrow() == Phase::Closed
+    }
+
+    /// For `select!` beside a sink that holds the inbox.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.phases.clone()
+    }
+}
+
+/// Deliveries of one tag share it; order is kept within it.
+pub type LaneKey = (String, String);
+
+impl Stored {
+    /// (stream, label): events of one key must arrive in order.
+    pub fn lane(&self) -> LaneKey {
+        (self.event.data.stream.clone(), self.event.data.label.clone())
+    }
+
+    /// CloudEvents `id`, the same on every attempt.
+    pub fn id(&self) -> Uuid {
+        self.event.id
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::event::{EventKind, ModelRef, record::Data};
+
+    /// An event of a label of a stream.
+    pub fn event(stream: &str, label: &str, kind: EventKind) -> Event {
+        let data = Data {
+            stream: stream.into(),
+            set: "lot".into(),
+            label: label.into(),
+            tag_id: Uuid::nil(),
+            score: 0.93,
+            peak: 0.97,
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+            ended_at: None,
+            sampled_at: jiff::Timestamp::UNIX_EPOCH,
+            media_start: 1.5,
+            media_end: None,
+            reason: None,
+            model: ModelRef { name: "m".into(), fingerprint: "f".into() },
+            attributes: Arc::default(),
+            snapshot: None,
+        };
+        Event { id: Uuid::now_v7(), source: format!("/x/streams/{stream}"), kind, data }
+    }
+
+    /// A delivery of such an event.
+    pub fn delivery(position: u64, event: Event) -> Delivery {
+        let body = serde_json::to_string(&event).unwrap().into();
+        Delivery { position, attempts: 0, stored: Arc::new(Stored { seq: position, event: Arc::new(event), body }) }
+    }
+
+    fn block<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn filled(positions: std::ops::RangeInclusive<u64>) -> (Feed, Inbox) {
+        let (feed, inbox) = link("x", States::default(), bounded(1).0);
+        for position in positions {
+            feed.offer(delivery(position, event("gate", "car", EventKind::Start))).unwrap();
+        }
+        (feed, inbox)
+    }
+
+    #[test]
+    fn a_rewind_hands_out_what_is_not_settled_in_order_before_anything_new() {
+        let (feed, mut inbox) = filled(1..=4);
+        for _ in 0..3 {
+            inbox.try_next().unwrap();
+        }
+        inbox.delivered(2);
+        inbox.rewind();
+        let order: Vec<u64> = std::iter::from_fn(|| inbox.try_next()).map(|d| d.position).collect();
+        assert_eq!(order, [1, 3, 4]);
+        assert_eq!(feed.settled().into_keys().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn failed_attempts_are_counted_and_the_delivery_stays_with_the_sink() {
+        let (feed, mut inbox) = filled(1..=1);
+        inbox.try_next().unwrap();
+        assert_eq!((inbox.failed(1, "500"), inbox.failed(1, "502")), (1, 2));
+        assert_eq!(inbox.held(), 1);
+        inbox.dead(1, "400");
+        inbox.delivered(1);
+        assert_eq!(feed.settled(), BTreeMap::from([(1, Outcome::Dead { why: "400".into() })]));
+    }
+
+    #[test]
+    fn a_closed_inbox_ends_even_with_deliveries_left_and_a_sleeper_wakes() {
+        let (feed, mut inbox) = filled(1..=2);
+        assert!(block(inbox.next()).is_some());
+        feed.advance(Phase::Draining);
+        assert!(block(inbox.next()).is_some());
+        let closer = std::thread::spawn(move || feed.advance(Phase::Closed));
+        assert!(block(inbox.next()).is_none());
+        closer.join().unwrap();
+    }
+
+    #[test]
+    fn no_more_than_a_window_is_taken() {
+        let (feed, _inbox) = filled(1..=WINDOW as u64);
+        assert!(feed.offer(delivery(0, event("gate", "car", EventKind::End))).is_err());
+    }
+
+    #[test]
+    fn the_state_of_a_label_is_its_latest_event() {
+        let states = States::default();
+        for (seq, label, kind) in
+            [(1, "car", EventKind::Start), (2, "bus", EventKind::Start), (3, "car", EventKind::End)]
+        {
+            states.note(&delivery(seq, event("gate", label, kind)).stored);
+        }
+        let all: Vec<_> = states.all().into_iter().map(|s| (s.label, s.open, s.last.seq)).collect();
+        assert_eq!(all, [("bus".to_owned(), true, 2), ("car".to_owned(), false, 3)]);
+    }
+}

@@ -1,0 +1,340 @@
+//! The outbox as a whole: its thread, its links, its limits, and a disk or clock that misbehaves.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::age::tests::Machine;
+use super::reader::{self, Query, Reader, State};
+use super::route::{Filter, Rate};
+use super::*;
+use crate::delivery::tests::event;
+use crate::event::EventKind;
+
+fn route(name: &str) -> Route {
+    Route { name: name.into(), key: name.into(), only: Filter::default(), rate: None }
+}
+
+fn settings(path: Option<&Path>) -> OutboxSettings {
+    OutboxSettings { path: path.map(Path::to_path_buf), max_size: 1 << 30, max_age: Duration::from_secs(7 * 86_400) }
+}
+
+struct Running {
+    outbox: Outbox,
+    inboxes: Vec<Inbox>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(settings: OutboxSettings, routes: &[Route], machine: &Machine) -> Self {
+        let (outbox, inboxes, thread) = Outbox::start(settings, routes.to_vec(), machine.clone()).unwrap();
+        Self { outbox, inboxes, thread }
+    }
+
+    fn send(&self, label: &str, kind: EventKind) -> Arc<Event> {
+        let event = Arc::new(event("gate", label, kind));
+        self.outbox.send(&event);
+        event
+    }
+
+    /// The next `count` deliveries of `sink`, with what to settle them by.
+    fn take(&mut self, sink: usize, count: usize) -> Vec<delivery::Delivery> {
+        let mut taken = Vec::new();
+        eventually("deliveries", || {
+            taken.extend(std::iter::from_fn(|| self.inboxes[sink].try_next()));
+            taken.len() >= count
+        });
+        assert_eq!(taken.len(), count);
+        taken
+    }
+
+    fn end(self) {
+        self.outbox.close();
+        drop(self.inboxes);
+        self.thread.join().unwrap();
+    }
+
+    /// Waits until the outbox itself says so.
+    fn wait(&self, what: &str, is: impl Fn(&Report) -> bool) {
+        let status = self.outbox.status();
+        eventually(what, || is(&status.report()));
+    }
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn what_was_not_settled_comes_again_after_a_restart_and_what_was_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let mut first = Running::start(settings(Some(&path)), &[route("a")], &machine);
+    let sent: Vec<_> = ["car", "bus", "van"].iter().map(|label| first.send(label, EventKind::End).id).collect();
+    let taken = first.take(0, 3);
+    assert_eq!(taken.iter().map(|d| d.stored.id()).collect::<Vec<_>>(), sent);
+    first.inboxes[0].delivered(taken[1].position);
+    first.end();
+    let mut second = Running::start(settings(Some(&path)), &[route("a")], &machine);
+    let again = second.take(0, 2);
+    assert_eq!(again.iter().map(|d| d.stored.id()).collect::<Vec<_>>(), [sent[0], sent[2]]);
+    assert_eq!(again[0].stored.body, taken[0].stored.body, "the same bytes");
+    assert_eq!(second.outbox.lost(), 0);
+    second.end();
+}
+
+#[test]
+fn a_sink_that_takes_nothing_holds_no_other_up_and_gets_everything_in_order_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::default();
+    let mut running =
+        Running::start(settings(Some(&folder.path().join("o.db"))), &[route("dead"), route("live")], &machine);
+    // More than a window, so that the rest has to come out of the file.
+    let count = delivery::WINDOW * 2 + 300;
+    let mut got = Vec::new();
+    for n in 0..count {
+        running.send(&format!("{n}"), EventKind::Start);
+        if n % 100 == 0 || n + 1 == count {
+            eventually("the live sink has everything", || {
+                while let Some(d) = running.inboxes[1].try_next() {
+                    got.push(d.stored.event.data.label.clone());
+                    running.inboxes[1].delivered(d.position);
+                }
+                got.len() == n + 1
+            });
+        }
+    }
+    let all: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+    assert_eq!(got, all);
+    running.wait("numbers", |report| (report.sinks[0].pending, report.sinks[1].pending) == (count as u64, 0));
+    let mut late = Vec::new();
+    eventually("the late one has everything", || {
+        while let Some(d) = running.inboxes[0].try_next() {
+            late.push(d.stored.event.data.label.clone());
+            running.inboxes[0].delivered(d.position);
+        }
+        late.len() == count
+    });
+    assert_eq!(late, all);
+    running.end();
+}
+
+#[test]
+fn filters_and_limits_decide_who_gets_an_event_and_whether_its_cooldown_begins() {
+    let routes = [
+        Route { only: Filter { labels: vec!["car".into()], ..Filter::default() }, ..route("cars") },
+        Route { rate: Some(Rate { events: 1, per: Duration::from_secs(3600) }), ..route("few") },
+    ];
+    let mut running = Running::start(settings(None), &routes, &Machine::default());
+    let mut told = Vec::new();
+    for (tag, label) in ["bus", "bus", "car"].into_iter().enumerate() {
+        let mut event = event("gate", label, EventKind::Start);
+        event.data.tag_id = uuid::Uuid::from_u128(tag as u128);
+        told.push(running.outbox.send(&Arc::new(event)));
+    }
+    assert_eq!(told, [true, false, true], "the second bus is over the only limit there is for it");
+    assert_eq!(running.take(0, 1)[0].stored.event.data.label, "car");
+    assert_eq!(running.take(1, 1)[0].stored.event.data.label, "bus");
+    assert_eq!(running.outbox.lost(), 0, "what was wished for is no loss");
+    running.end();
+}
+
+#[test]
+fn a_wall_clock_that_jumps_by_years_loses_doubles_and_reorders_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let limits = || OutboxSettings { max_age: Duration::from_secs(3600), ..settings(Some(&path)) };
+    let year = jiff::SignedDuration::from_hours(24 * 365);
+    let base: jiff::Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
+    let walls = [base, base + year, base - year, base];
+    let mut ids = Vec::new();
+    for wall in walls {
+        // Restarted at every jump, too: nothing that is read back may be thought old.
+        let running = Running::start(limits(), &[route("a")], &machine);
+        let mut made = event("gate", "car", EventKind::End);
+        (made.data.sampled_at, made.data.started_at) = (wall, wall);
+        ids.push(made.id);
+        running.outbox.send(&Arc::new(made));
+        running.wait("stored", |report| report.sinks[0].pending == ids.len() as u64);
+        machine.pass(Duration::from_secs(60));
+        running.end();
+    }
+    let mut running = Running::start(limits(), &[route("a")], &machine);
+    let got: Vec<_> = running.take(0, 4).iter().map(|d| d.stored.id()).collect();
+    assert_eq!(got, ids);
+    running.wait("age", |report| report.sinks[0].oldest_pending_seconds == Some(240.0));
+    // What counts is time that passes: then the oldest go, and that is counted.
+    machine.pass(Duration::from_secs(3600 - 150));
+    running.wait("expired", |report| report.sinks[0].pending == 2);
+    assert_eq!(running.outbox.lost(), 2);
+    running.end();
+}
+
+#[test]
+fn above_its_size_the_oldest_go_and_are_counted_and_the_newest_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = OutboxSettings { max_size: 300_000, ..settings(Some(&folder.path().join("o.db"))) };
+    let running = Running::start(limits, &[route("a")], &Machine::default());
+    for _ in 0..2000 {
+        running.send("car", EventKind::End);
+    }
+    let outbox = &running.outbox;
+    running.wait("every event is kept or counted, within the size", |report| {
+        let pending = report.sinks[0].pending;
+        outbox.lost() > 0 && outbox.lost() + pending == 2000 && (1..=300_000).contains(&report.bytes)
+    });
+    let pending = outbox.status().report().sinks[0].pending;
+    assert!(pending > 50, "no more than has to go: {pending}");
+    let reader = Reader::open(&folder.path().join("o.db")).unwrap();
+    let kept = reader.latest(&Query::default(), 10_000).unwrap();
+    assert_eq!((kept.len() as u64, kept.last().unwrap().seq), (pending, 2000));
+    running.end();
+}
+
+#[test]
+fn tags_that_a_kill_left_open_end_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let first = Running::start(settings(Some(&path)), &[route("a")], &machine);
+    for (label, kind) in [("car", EventKind::Start), ("bus", EventKind::Start), ("bus", EventKind::End)] {
+        first.send(label, kind);
+    }
+    first.end();
+    for restart in 0..2 {
+        let mut next = Running::start(settings(Some(&path)), &[route("a")], &machine);
+        let taken = next.take(0, 4);
+        let last = &taken[3].stored.event;
+        assert_eq!((last.kind, last.data.label.as_str()), (EventKind::End, "car"), "restart {restart}");
+        assert_eq!(last.data.reason, Some(crate::event::EndReason::Interrupted));
+        assert!(next.inboxes[0].states().iter().all(|state| !state.open));
+        next.end();
+    }
+}
+
+#[test]
+fn a_sink_that_wants_no_more_leaves_dead_letters_and_gets_nothing_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    let mut running = Running::start(settings(Some(&path)), &[route("a"), route("b")], &Machine::default());
+    running.send("car", EventKind::End);
+    running.take(0, 1);
+    let inbox = running.inboxes.remove(0);
+    inbox.set_health(Health::Disabled { why: "410 Gone".into() });
+    drop(inbox);
+    running.wait("disabled", |report| report.sinks[0].dead == 1);
+    running.send("bus", EventKind::End);
+    running.take(0, 2);
+    let reader = Reader::open(&path).unwrap();
+    let dead = Query { state: Some(State::Dead), sink: Some("a".into()), ..Query::default() };
+    let rows = reader.latest(&dead, 10).unwrap();
+    assert_eq!(rows.len(), 1, "the bus was not even kept for it");
+    assert_eq!(rows[0].open[0].error.as_deref(), Some("410 Gone"));
+    running.end();
+}
+
+#[test]
+fn a_replay_reaches_a_daemon_that_runs_and_doubles_nothing_that_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    let mut running = Running::start(settings(Some(&path)), &[route("a")], &Machine::default());
+    let sent: Vec<_> = ["car", "bus", "van"].map(|label| running.send(label, EventKind::End).id).into();
+    let taken = running.take(0, 3);
+    running.inboxes[0].delivered(taken[0].position);
+    running.inboxes[0].dead(taken[1].position, "400");
+    running.wait("settled", |report| (report.sinks[0].pending, report.sinks[0].dead) == (1, 1));
+    assert_eq!(reader::replay(&path, &Query::default(), "a", true).unwrap(), 1, "its dead letter");
+    let again = running.take(0, 1);
+    assert_eq!((again[0].stored.id(), again[0].attempts), (sent[1], 0));
+    assert_eq!(reader::replay(&path, &Query::default(), "a", false).unwrap(), 1, "the one that nobody waits for");
+    assert_eq!(running.take(0, 1)[0].stored.id(), sent[0]);
+    let error = reader::replay(&path, &Query::default(), "nobody", false).unwrap_err();
+    assert!(error.to_string().contains("knows no sink nobody"), "{error}");
+    running.wait("numbers", |report| (report.sinks[0].pending, report.sinks[0].dead) == (3, 0));
+    running.end();
+}
+
+#[test]
+fn in_memory_what_no_sink_took_by_the_end_is_lost_and_counted() {
+    let running = Running::start(settings(None), &[route("a")], &Machine::default());
+    for label in ["car", "bus"] {
+        running.send(label, EventKind::End);
+    }
+    running.outbox.close();
+    assert!(!running.outbox.send(&Arc::new(event("gate", "van", EventKind::End))), "it is closed");
+    let Running { outbox, inboxes, thread } = running;
+    drop(inboxes);
+    thread.join().unwrap();
+    assert_eq!(outbox.lost(), 3);
+}
+
+#[test]
+fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    let (machine, routes) = (Machine::default(), [route("a")]);
+    let store = Store::open(Some(&path), &routes, Box::new(machine)).unwrap();
+    store.limit_pages(Some(8));
+    let (feed, mut inbox) = delivery::link("a", States::default(), bounded(1).0);
+    let shared = Arc::new(Shared {
+        names: vec!["a".into()],
+        router: Mutex::new(Router::new(&routes, Instant::now())),
+        disabled: vec![AtomicBool::new(false)],
+        storing: AtomicBool::new(true),
+        lost: AtomicU64::new(0),
+        all_gone: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+        report: Mutex::default(),
+    });
+    let (queue, events) = bounded(400);
+    let (wake, woken) = bounded(1);
+    let worker = Worker::new(
+        store,
+        settings(Some(&path)),
+        routes.to_vec(),
+        vec![feed],
+        States::default(),
+        Arc::clone(&shared),
+        events,
+        woken,
+    );
+    let room = worker.room_for_tests();
+    let thread = std::thread::spawn(move || worker.run());
+    let outbox = Outbox { queue: RwLock::new(Some(queue)), shared: Arc::clone(&shared) };
+    let mut accepted = Vec::new();
+    for n in 0..3000u32 {
+        let event = Arc::new(event("gate", &format!("{n}"), EventKind::End));
+        if outbox.send(&event) {
+            accepted.push(event.id);
+        } else if !shared.storing.load(Ordering::Relaxed) && accepted.len() > 500 {
+            break;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let status = outbox.status();
+    eventually("it is told", || !status.report().storing);
+    let said = status.report().error.unwrap();
+    assert!(said.contains("full"), "{said}");
+    assert!(outbox.lost() > 0, "the queue is bounded");
+    room.store(true, Ordering::Relaxed);
+    let mut got = Vec::new();
+    eventually("everything that was accepted arrives", || {
+        while let Some(d) = inbox.try_next() {
+            got.push(d.stored.id());
+            inbox.delivered(d.position);
+        }
+        got.len() >= accepted.len()
+    });
+    assert_eq!(got, accepted);
+    assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), got.len());
+    assert!(status.report().storing && status.report().error.is_none());
+    drop(wake);
+    outbox.close();
+    drop(inbox);
+    thread.join().unwrap();
+}

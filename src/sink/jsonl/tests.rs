@@ -1,0 +1,137 @@
+//! The JSONL sink behind a link, without an outbox.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::backoff::Ladder;
+use crate::delivery::tests::{delivery, event};
+use crate::delivery::{self, Feed, Health, Phase, States};
+use crate::sink::runner;
+
+fn file(path: &Path, rotation: Option<Rotation>) -> JsonlTarget {
+    JsonlTarget::File { path: path.to_owned(), rotation }
+}
+
+/// A sink of `target` that runs, its feed, and a function that ends it.
+fn running(target: &JsonlTarget) -> (Feed, impl FnOnce(Feed) + use<>) {
+    let (feed, inbox) = delivery::link("jsonl-0", States::default(), bounded(1).0);
+    let ladder = Ladder { steps: vec![Duration::from_millis(1)], stable: Duration::ZERO };
+    let thread = runner::start(Box::new(Writer::open(target).unwrap()), inbox, ladder).unwrap();
+    let end = |feed: Feed| {
+        feed.advance(Phase::Closed);
+        thread.join().unwrap();
+    };
+    (feed, end)
+}
+
+fn offer(feed: &Feed, positions: std::ops::RangeInclusive<u64>) {
+    for position in positions {
+        feed.offer(delivery(position, event("gate", "car", EventKind::Start))).unwrap();
+    }
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn settle(feed: &Feed, count: usize) {
+    let mut settled = 0;
+    wait("all are settled", || {
+        settled += feed.settled().len();
+        settled == count
+    });
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_file_gets_one_json_object_a_line_and_is_appended_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/events.jsonl");
+    for _ in 0..2 {
+        let (feed, end) = running(&file(&path, None));
+        offer(&feed, 1..=1);
+        settle(&feed, 1);
+        end(feed);
+    }
+    let lines = lines(&path);
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1]["data"]["label"], "car");
+}
+
+#[test]
+fn a_full_disk_is_waited_for_and_nothing_is_settled() {
+    let (feed, end) = running(&file(Path::new("/dev/full"), None));
+    offer(&feed, 1..=3);
+    wait("the sink is down", || matches!(feed.health(), Health::Down { .. }));
+    assert!(feed.settled().is_empty() && !feed.is_gone());
+    end(feed);
+}
+
+#[test]
+fn half_a_line_that_a_crash_left_spoils_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    std::fs::write(&path, "{\"a\":1}\n{\"b").unwrap();
+    let (feed, end) = running(&file(&path, None));
+    offer(&feed, 1..=1);
+    settle(&feed, 1);
+    end(feed);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
+    assert_eq!((text.lines().count(), whole), (3, 2), "{text}");
+}
+
+#[test]
+fn a_file_is_turned_over_by_size_and_the_oldest_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let size = delivery(1, event("gate", "car", EventKind::Start)).stored.body.len() as u64 + 1;
+    let (feed, end) = running(&file(&path, Some(Rotation { max_size: size * 2, keep: 2 })));
+    offer(&feed, 1..=9);
+    settle(&feed, 9);
+    end(feed);
+    let old = |n: usize| PathBuf::from(format!("{}.{n}", path.display()));
+    assert_eq!([lines(&path).len(), lines(&old(1)).len(), lines(&old(2)).len()], [1, 2, 2]);
+    assert!(!old(3).exists());
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, away) = (folder.path().join("events.jsonl"), folder.path().join("moved"));
+    let (feed, end) = running(&file(&path, None));
+    offer(&feed, 1..=1);
+    settle(&feed, 1);
+    std::fs::rename(&path, &away).unwrap();
+    // The first group after the move still goes to the file that was moved, as any log file's does.
+    offer(&feed, 2..=2);
+    settle(&feed, 1);
+    offer(&feed, 3..=3);
+    settle(&feed, 1);
+    end(feed);
+    assert_eq!((lines(&away).len(), lines(&path).len()), (2, 1));
+}
+
+#[test]
+fn a_path_that_cannot_be_opened_is_named() {
+    let error = Writer::open(&file(Path::new("/proc/nowhere/events.jsonl"), None)).err().unwrap();
+    assert!(error.to_string().contains("/proc/nowhere/events.jsonl"), "{error}");
+}
+
+#[test]
+fn a_person_reads_label_stream_and_duration() {
+    let mut event = event("gate", "car", EventKind::Start);
+    assert_eq!(readable(&event, false), "00:00:00Z  gate         ▶ car              93 %");
+    (event.kind, event.data.media_end) = (EventKind::End, Some(4.0));
+    let end = readable(&event, false);
+    assert!(end.ends_with("after 2.5 s, peak 97 %"), "{end}");
+}

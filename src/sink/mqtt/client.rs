@@ -1,0 +1,317 @@
+//! One MQTT connection, 3.1.1 or 5 alike. The only file that knows `rumqttc`.
+//!
+//! In: messages to publish, topics to subscribe to. Out: what the broker sends ([`Heard`]), and for each publish a [`Notice`] that ends with
+//! its PUBACK. The connection is driven by a task of its own on the sink's runtime, so that it stays alive whatever the sink waits for; it
+//! ends with the [`Link`]. There is no reconnecting in here: a lost connection is told once, and every open notice with it. A new one is
+//! a new link, with a clean session: what is pending lives in the outbox.
+//!
+//! Full: [`Link::publish`] gives the message back when the client has [`REQUESTS`] to send; what the broker sends waits in the socket when
+//! [`HEARD`] messages have not been looked at. Packets beyond [`MAX_IN`] end the connection.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::secret::Secret;
+
+/// Publishes that the client holds and has not sent.
+const REQUESTS: usize = 512;
+
+/// Publishes without a PUBACK. Packet identifiers allow 65,535; some brokers hang up on many fewer.
+pub const IN_FLIGHT: u16 = 200;
+
+const HEARD: usize = 256;
+
+/// Largest packet that is read: discovery documents of other devices, when they are looked through.
+const MAX_IN: u32 = 1 << 20;
+
+/// Largest packet that is sent: a snapshot.
+const MAX_OUT: usize = 8 << 20;
+
+const KEEP_ALIVE: u16 = 20;
+
+/// MQTT versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    V311,
+    V5,
+}
+
+/// What is published: always QoS 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub retain: bool,
+}
+
+impl Message {
+    pub fn new(topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self { topic: topic.into(), payload: payload.into(), retain: false }
+    }
+
+    pub fn retained(topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self { retain: true, ..Self::new(topic, payload) }
+    }
+}
+
+/// What comes from the broker.
+#[derive(Debug)]
+pub enum Heard {
+    Message {
+        topic: String,
+        payload: Vec<u8>,
+        /// It lay at the broker when we subscribed.
+        retained: bool,
+    },
+    /// The connection has gone; nothing more comes.
+    Lost(String),
+}
+
+/// Where to connect, as whom, and what the broker says if we vanish.
+pub struct Connection<'a> {
+    pub protocol: Protocol,
+    pub host: &'a str,
+    pub port: u16,
+    pub client_id: &'a str,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a Secret>,
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub will: Message,
+    /// For each step of connecting.
+    pub timeout: Duration,
+}
+
+/// Ends when the broker has acknowledged a publish, or with why it has not.
+pub type Notice = Pin<Box<dyn Future<Output = Result<(), String>>>>;
+
+enum Client {
+    V311(rumqttc_v4::AsyncClient),
+    V5(rumqttc_v5::AsyncClient),
+}
+
+/// A connection that stands. Dropping it closes the socket without a DISCONNECT, so the broker publishes the will.
+pub struct Link {
+    client: Client,
+    heard: mpsc::Receiver<Heard>,
+    /// Ends with the link.
+    _task: JoinSet<()>,
+}
+
+/// The two clients are alike but for their types.
+macro_rules! version {
+    ($name:ident, $crate_name:ident) => {
+        mod $name {
+            use $crate_name::{Event, EventLoop, Packet};
+
+            use super::*;
+
+            pub fn drive(
+                task: &mut JoinSet<()>,
+                mut eventloop: EventLoop,
+                told: mpsc::Sender<Heard>,
+                scrub: Option<Secret>,
+            ) {
+                task.spawn(async move {
+                    loop {
+                        let heard = match eventloop.poll().await {
+                            Ok(Event::Incoming(Packet::Publish(publish))) => Heard::Message {
+                                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                                payload: publish.payload.to_vec(),
+                                retained: publish.retain,
+                            },
+                            Ok(_) => continue,
+                            Err(error) => Heard::Lost(plain(&error, scrub.as_ref())),
+                        };
+                        let last = matches!(heard, Heard::Lost(_));
+                        if told.send(heard).await.is_err() || last {
+                            return;
+                        }
+                    }
+                });
+            }
+
+            /// Waits for the CONNACK.
+            pub async fn connected(eventloop: &mut EventLoop, secret: Option<&Secret>) -> Result<(), String> {
+                loop {
+                    match eventloop.poll().await {
+                        Ok(Event::Incoming(Packet::ConnAck(_))) => return Ok(()),
+                        Ok(_) => {}
+                        Err(error) => return Err(plain(&error, secret)),
+                    }
+                }
+            }
+        }
+    };
+}
+
+version!(v311, rumqttc_v4);
+version!(v5, rumqttc_v5);
+
+/// An error with its causes, without the password.
+fn plain(error: &dyn std::error::Error, secret: Option<&Secret>) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    secret.map_or(text.clone(), |secret| secret.scrub(&text))
+}
+
+impl Link {
+    /// Connects and waits for the CONNACK.
+    ///
+    /// # Errors
+    /// Why there is no connection, without credentials.
+    pub async fn connect(connection: Connection<'_>) -> Result<Self, String> {
+        let timeout = connection.timeout;
+        match tokio::time::timeout(timeout, Self::try_connect(connection)).await {
+            Ok(linked) => linked,
+            Err(_) => Err(format!("no answer to CONNECT in {timeout:?}")),
+        }
+    }
+
+    async fn try_connect(connection: Connection<'_>) -> Result<Self, String> {
+        let Connection { protocol, host, port, client_id, username, password, tls, will, timeout } = connection;
+        let (told, heard) = mpsc::channel(HEARD);
+        let mut task = JoinSet::new();
+        let secret = password.cloned();
+        let password = || password.map_or(Vec::new(), |password| password.expose().as_bytes().to_vec());
+        let client = match protocol {
+            Protocol::V311 => {
+                use rumqttc_v4 as mqtt;
+                let mut options = mqtt::MqttOptions::new(client_id, (host, port));
+                options.set_keep_alive(KEEP_ALIVE).set_inflight(IN_FLIGHT);
+                options.set_max_packet_size(MAX_IN as usize, MAX_OUT).set_request_channel_capacity(REQUESTS);
+                let qos = mqtt::QoS::AtLeastOnce;
+                options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain));
+                if let Some(name) = username {
+                    options.set_credentials(name, password());
+                }
+                if let Some(tls) = tls {
+                    options.set_transport(mqtt::Transport::tls_with_config(mqtt::TlsConfiguration::Rustls(tls)));
+                }
+                let (client, mut eventloop) =
+                    mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
+                let network = &mut eventloop.network_options;
+                network.set_connection_timeout(timeout.as_secs().max(1)).set_tcp_nodelay(true);
+                v311::connected(&mut eventloop, secret.as_ref()).await?;
+                v311::drive(&mut task, eventloop, told, secret);
+                Client::V311(client)
+            }
+            Protocol::V5 => {
+                use rumqttc_v5 as mqtt;
+                let mut options = mqtt::MqttOptions::new(client_id, (host, port));
+                options.set_keep_alive(KEEP_ALIVE).set_outgoing_inflight_upper_limit(IN_FLIGHT);
+                options
+                    .set_max_packet_size(Some(MAX_IN))
+                    .set_request_channel_capacity(REQUESTS)
+                    .set_connect_timeout(timeout);
+                let qos = mqtt::QoS::AtLeastOnce;
+                options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain, None));
+                if let Some(name) = username {
+                    options.set_credentials(name, password());
+                }
+                if let Some(tls) = tls {
+                    options.set_transport(mqtt::Transport::tls_with_config(mqtt::TlsConfiguration::Rustls(tls)));
+                }
+                let (client, mut eventloop) =
+                    mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
+                v5::connected(&mut eventloop, secret.as_ref()).await?;
+                v5::drive(&mut task, eventloop, told, secret);
+                Client::V5(client)
+            }
+        };
+        Ok(Self { client, heard, _task: task })
+    }
+
+    /// Hands a message to the client; `None` if it has enough to send already, and the message is to be tried again later.
+    ///
+    /// # Errors
+    /// A topic that MQTT does not allow.
+    pub fn publish(&self, message: &Message) -> Result<Option<Notice>, String> {
+        let Message { topic, payload, retain } = message;
+        match &self.client {
+            Client::V311(client) => {
+                use rumqttc_v4::{ClientError, PublishOptions};
+                let options = PublishOptions::at_least_once().retain(*retain);
+                match client.try_publish_tracked(topic.as_str(), payload.clone(), options) {
+                    Ok(notice) => Ok(Some(Box::pin(async move {
+                        notice.wait_async().await.map(drop).map_err(|error| error.to_string())
+                    }))),
+                    Err(ClientError::InvalidRequest(_)) => Err(format!("not a topic: {topic:?}")),
+                    Err(_) => Ok(None),
+                }
+            }
+            Client::V5(client) => {
+                use rumqttc_v5::{ClientError, PublishOptions};
+                let options = PublishOptions::at_least_once().retain(*retain);
+                match client.try_publish_tracked(topic.as_str(), payload.clone(), options) {
+                    Ok(notice) => Ok(Some(Box::pin(async move {
+                        notice.wait_async().await.map(drop).map_err(|error| error.to_string())
+                    }))),
+                    Err(ClientError::InvalidRequest(_)) => Err(format!("not a topic: {topic:?}")),
+                    Err(_) => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Subscribes to all of `filters`; `surely`: QoS 1, otherwise 0.
+    ///
+    /// # Errors
+    /// When the client takes no request.
+    pub fn subscribe(&self, filters: &[String], surely: bool) -> Result<(), String> {
+        for filter in filters {
+            match &self.client {
+                Client::V311(client) => {
+                    use rumqttc_v4::QoS;
+                    let qos = if surely { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+                    client.try_subscribe(filter.as_str(), qos).map_err(|error| error.to_string())?;
+                }
+                Client::V5(client) => {
+                    use rumqttc_v5::QoS;
+                    let qos = if surely { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+                    client.try_subscribe(filter.as_str(), qos).map_err(|error| error.to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Unsubscribes from all of `filters`.
+    ///
+    /// # Errors
+    /// When the client takes no request.
+    pub fn unsubscribe(&self, filters: &[String]) -> Result<(), String> {
+        for filter in filters {
+            match &self.client {
+                Client::V311(client) => client.try_unsubscribe(filter.as_str()).map_err(|error| error.to_string())?,
+                Client::V5(client) => client.try_unsubscribe(filter.as_str()).map_err(|error| error.to_string())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next thing the broker sends. May be cancelled without losing anything.
+    pub async fn heard(&mut self) -> Heard {
+        self.heard.recv().await.unwrap_or_else(|| Heard::Lost("the connection was closed".to_owned()))
+    }
+
+    /// Says goodbye, so that the will is not published, and waits until the socket is closed.
+    pub async fn disconnect(&mut self) {
+        let asked = match &self.client {
+            Client::V311(client) => client.try_disconnect().is_ok(),
+            Client::V5(client) => client.try_disconnect().is_ok(),
+        };
+        while asked && !matches!(self.heard().await, Heard::Lost(_)) {}
+    }
+}

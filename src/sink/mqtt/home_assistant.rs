@@ -1,0 +1,193 @@
+//! Home Assistant's device discovery: one document a stream, with a sensor for each label, an event entity and a switch. Pure.
+//!
+//! A document is retained, so it is there when Home Assistant starts; an empty one removes the device. Documents of this program carry
+//! its name as their origin and the availability topic of their daemon, by which it knows its own again.
+
+use serde_json::{Map, Value, json};
+
+use super::topics::{Topics, slug, slugs};
+use crate::catalog::Watched;
+
+const NAME: &str = "vtagd";
+
+/// Where the document of `stream` belongs.
+pub fn topic(prefix: &str, topics: &Topics, stream: &str) -> String {
+    format!("{prefix}/device/{}/config", object_id(topics, stream))
+}
+
+/// The filter that matches all documents of all devices.
+pub fn filter(prefix: &str) -> String {
+    format!("{prefix}/device/+/config")
+}
+
+/// Home Assistant's own availability.
+pub fn birth(prefix: &str) -> String {
+    format!("{prefix}/status")
+}
+
+fn object_id(topics: &Topics, stream: &str) -> String {
+    format!("{}_{}", topics.node(), slug(stream))
+}
+
+/// Whether `document` was made by this daemon, in this life or an earlier one.
+pub fn is_ours(document: &[u8], topics: &Topics) -> bool {
+    let Ok(document) = serde_json::from_slice::<Value>(document) else { return false };
+    document["o"]["name"] == NAME && document["availability"][0]["topic"] == topics.available()
+}
+
+/// The document of one stream.
+pub fn document(stream: &Watched, topics: &Topics, snapshots: bool) -> Value {
+    let id = stream.id();
+    let device = object_id(topics, id);
+    let mut components = Map::new();
+    for ((set, label), slug) in slugs(&stream.labels) {
+        let sensor = json!({
+            "p": "binary_sensor",
+            "name": label,
+            "unique_id": format!("{device}_{slug}"),
+            "state_topic": topics.label(id, &slug),
+            "json_attributes_topic": topics.attributes(id, &slug),
+        });
+        components.insert(format!("label_{slug}"), sensor);
+        if snapshots {
+            let image = json!({
+                "p": "image",
+                "name": format!("{label} ({set})"),
+                "unique_id": format!("{device}_{slug}_snapshot"),
+                "image_topic": topics.snapshot(id, &slug),
+                "content_type": "image/jpeg",
+            });
+            components.insert(format!("snapshot_{slug}"), image);
+        }
+    }
+    let event = json!({
+        "p": "event",
+        "name": "Tag",
+        "unique_id": format!("{device}_event"),
+        "state_topic": topics.event(id),
+        "event_types": ["start", "update", "end"],
+    });
+    components.insert("event".to_owned(), event);
+    // A stream that is switched off is away, its switch is not.
+    let switch = json!({
+        "p": "switch",
+        "name": "Watched",
+        "unique_id": format!("{device}_enabled"),
+        "state_topic": topics.enabled(id),
+        "command_topic": topics.command(id),
+        "availability": [availability(&topics.available())],
+        "entity_category": "config",
+    });
+    components.insert("enabled".to_owned(), switch);
+    json!({
+        "dev": { "ids": [device], "name": id, "mf": NAME, "mdl": "camera stream", "sw": env!("CARGO_PKG_VERSION") },
+        "o": { "name": NAME, "sw": env!("CARGO_PKG_VERSION") },
+        "availability": [
+            // Whatever else is added: the first tells whose document it is.
+            availability(&topics.available()),
+            availability(&topics.status(id)),
+        ],
+        "availability_mode": "all",
+        "qos": 1,
+        "cmps": components,
+    })
+}
+
+/// Home Assistant passes over a payload that is neither of two: `stopped` and `disabled` have to be made `offline`.
+fn availability(topic: &str) -> Value {
+    json!({ "topic": topic, "value_template": "{{ 'online' if value == 'online' else 'offline' }}" })
+}
+
+/// What the event entity gets of an event: its kind, and the rest as attributes.
+pub fn event(event: &crate::event::Event) -> Value {
+    let data = &event.data;
+    json!({
+        "event_type": event.kind.as_str(),
+        "id": event.id,
+        "set": data.set,
+        "label": data.label,
+        "tag_id": data.tag_id,
+        "score": data.score,
+        "peak": data.peak,
+        "started_at": data.started_at,
+        "ended_at": data.ended_at,
+        "attributes": data.attributes,
+        "snapshot": data.snapshot,
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::account::Account;
+    use crate::status::StreamStatus;
+
+    /// A stream with labels of the set `lot`.
+    pub fn watched(id: &str, labels: &[&str]) -> Watched {
+        Watched {
+            status: Arc::new(StreamStatus::new(id.into())),
+            account: Arc::new(Account::default()),
+            enabled: true,
+            labels: labels.iter().map(|label| ("lot".to_owned(), (*label).to_owned())).collect(),
+        }
+    }
+
+    fn is_id(text: &Value) -> bool {
+        let text = text.as_str().unwrap();
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+    }
+
+    /// The rules of Home Assistant's device discovery.
+    pub fn check(topic: &str, document: &Value) {
+        let levels: Vec<&str> = topic.split('/').collect();
+        assert!(matches!(levels[..], [_, "device", id, "config"] if is_id(&json!(id))), "{topic}");
+        assert!(document["dev"]["ids"].as_array().unwrap().iter().all(is_id), "`dev` is required");
+        assert!(document["o"]["name"].is_string(), "`o` is required");
+        let shared = ["availability", "availability_mode", "state_topic", "qos", "encoding", "command_topic"];
+        for key in document.as_object().unwrap().keys().filter(|key| !["dev", "o", "cmps"].contains(&key.as_str())) {
+            assert!(shared.contains(&key.as_str()), "{key} may not stand at the root");
+        }
+        let mut unique = BTreeSet::new();
+        for (key, component) in document["cmps"].as_object().unwrap() {
+            assert!(is_id(&json!(key)) && is_id(&component["unique_id"]), "{key}");
+            assert!(unique.insert(component["unique_id"].to_string()), "{key}: unique_id is not unique");
+            let topic = match component["p"].as_str().unwrap() {
+                "binary_sensor" | "switch" => "state_topic",
+                "image" => "image_topic",
+                "event" => {
+                    assert_eq!(component["event_types"], json!(["start", "update", "end"]));
+                    "state_topic"
+                }
+                other => panic!("{key} has the platform {other}"),
+            };
+            assert!(!component[topic].as_str().unwrap().contains(['+', '#', ' ']), "{key}");
+            if component["p"] == "switch" {
+                assert!(component["command_topic"].is_string());
+            }
+        }
+    }
+
+    #[test]
+    fn documents_follow_the_rules_of_device_discovery() {
+        let topics = Topics::new("site/vtagd");
+        for snapshots in [false, true] {
+            let document = document(&watched("cam1", &["fire", "status", "red car", "rød bil"]), &topics, snapshots);
+            check(&topic("homeassistant", &topics, "cam1"), &document);
+            assert!(is_ours(document.to_string().as_bytes(), &topics));
+            assert!(!is_ours(document.to_string().as_bytes(), &Topics::new("vtagd")), "another daemon's");
+            let count = document["cmps"].as_object().unwrap().len();
+            assert_eq!(count, if snapshots { 10 } else { 6 });
+        }
+    }
+
+    #[test]
+    fn documents_of_others_are_not_ours() {
+        let topics = Topics::new("vtagd");
+        for other in ["", "x", "{}", r#"{"o":{"name":"zigbee2mqtt"},"availability":[{"topic":"vtagd/available"}]}"#] {
+            assert!(!is_ours(other.as_bytes(), &topics), "{other}");
+        }
+    }
+}

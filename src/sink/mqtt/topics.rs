@@ -1,0 +1,191 @@
+//! The names of topics and Home Assistant ids. Pure.
+//!
+//! ```text
+//! <p>/available                     online | stopped | offline (the last will)     retained
+//! <p>/events                        the CloudEvents JSON
+//! <p>/stats                         once a minute
+//! <p>/<stream>/status               online | offline | disabled                    retained
+//! <p>/<stream>/enabled/state        ON | OFF                                       retained
+//! <p>/<stream>/enabled/set          a command: ON | OFF
+//! <p>/<stream>/event                for Home Assistant's event entity
+//! <p>/<stream>/<label>              ON | OFF                                       retained
+//! <p>/<stream>/<label>/attributes   the last event of the label, short             retained
+//! <p>/<stream>/<label>/snapshot     the last picture, JPEG                         retained
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Levels below a stream that are no label.
+const TAKEN: [&str; 4] = ["status", "enabled", "event", "snapshot"];
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    prefix: String,
+}
+
+impl Topics {
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub fn available(&self) -> String {
+        self.join(&["available"])
+    }
+
+    pub fn events(&self) -> String {
+        self.join(&["events"])
+    }
+
+    pub fn stats(&self) -> String {
+        self.join(&["stats"])
+    }
+
+    pub fn status(&self, stream: &str) -> String {
+        self.join(&[stream, "status"])
+    }
+
+    pub fn enabled(&self, stream: &str) -> String {
+        self.join(&[stream, "enabled", "state"])
+    }
+
+    pub fn command(&self, stream: &str) -> String {
+        self.join(&[stream, "enabled", "set"])
+    }
+
+    pub fn event(&self, stream: &str) -> String {
+        self.join(&[stream, "event"])
+    }
+
+    pub fn label(&self, stream: &str, slug: &str) -> String {
+        self.join(&[stream, slug])
+    }
+
+    pub fn attributes(&self, stream: &str, slug: &str) -> String {
+        self.join(&[stream, slug, "attributes"])
+    }
+
+    pub fn snapshot(&self, stream: &str, slug: &str) -> String {
+        self.join(&[stream, slug, "snapshot"])
+    }
+
+    /// The stream whose command topic this is.
+    pub fn commanded<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix("/enabled/set").filter(|s| !s.contains('/'))
+    }
+
+    /// Filters for what lies retained below the prefix, pictures left out.
+    pub fn retained(&self) -> [String; 3] {
+        [self.join(&["+", "+"]), self.join(&["+", "enabled", "state"]), self.join(&["+", "+", "attributes"])]
+    }
+
+    /// Whether a retained message on `topic` is one of those that this sink publishes, and not a command, say, that somebody retained.
+    pub fn is_ours(&self, topic: &str) -> bool {
+        let Some(rest) = topic.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/')) else { return false };
+        let levels: Vec<&str> = rest.split('/').collect();
+        matches!(levels[..], [_, level] if level != "event")
+            || matches!(levels[..], [_, _, "attributes"] | [_, "enabled", "state"])
+    }
+
+    /// The prefix as part of an id, so that two daemons with one broker do not take one another's devices for theirs.
+    pub fn node(&self) -> String {
+        slug(&self.prefix)
+    }
+
+    fn join(&self, levels: &[&str]) -> String {
+        let mut topic = self.prefix.clone();
+        for level in levels {
+            topic.push('/');
+            topic.push_str(level);
+        }
+        topic
+    }
+}
+
+/// `name` in `[a-zA-Z0-9_-]`, everything else as `_`.
+pub fn slug(name: &str) -> String {
+    let keep = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
+    let slug: String = name.trim().chars().map(keep).collect();
+    if slug.is_empty() { "_".to_owned() } else { slug }
+}
+
+/// A level of its own for each label of one stream: the label's name as an id; with its set's name before it where two would be the
+/// same or it would be a level with a meaning; with a number where even that is not enough.
+pub fn slugs(labels: &[(String, String)]) -> BTreeMap<(String, String), String> {
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    for (_, label) in labels {
+        *count.entry(slug(label)).or_default() += 1;
+    }
+    let mut used: BTreeSet<String> = TAKEN.iter().map(|level| (*level).to_owned()).collect();
+    let mut slugs = BTreeMap::new();
+    for (set, label) in labels {
+        let short = slug(label);
+        let alone = count.get(&short) == Some(&1) && !used.contains(&short);
+        let base = if alone { short } else { format!("{}_{short}", slug(set)) };
+        let mut name = base.clone();
+        let mut number = 2;
+        while !used.insert(name.clone()) {
+            name = format!("{base}_{number}");
+            number += 1;
+        }
+        slugs.insert((set.clone(), label.clone()), name);
+    }
+    slugs
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn named(labels: &[(&str, &str)]) -> Vec<String> {
+        let labels: Vec<_> = labels.iter().map(|(s, l)| ((*s).to_owned(), (*l).to_owned())).collect();
+        let slugs = slugs(&labels);
+        labels.iter().map(|key| slugs[key].clone()).collect()
+    }
+
+    #[test]
+    fn a_label_is_called_by_its_name_where_that_is_its_own() {
+        assert_eq!(named(&[("lot", "red car"), ("lot", "Bus-2")]), ["red_car", "Bus-2"]);
+        assert_eq!(named(&[("lot", "car"), ("dock", "car")]), ["lot_car", "dock_car"]);
+        assert_eq!(named(&[("lot", "status"), ("lot", "event")]), ["lot_status", "lot_event"]);
+        assert_eq!(named(&[("lot", "größe"), ("lot", "gr__e")]), ["lot_gr__e", "lot_gr__e_2"]);
+    }
+
+    #[test]
+    fn a_command_names_its_stream_and_nothing_else_is_one() {
+        let topics = Topics::new("site/vtagd");
+        assert_eq!(topics.commanded("site/vtagd/gate/enabled/set"), Some("gate"));
+        for other in ["site/vtagd/gate/enabled/state", "vtagd/gate/enabled/set", "site/vtagd/a/b/enabled/set", "x"] {
+            assert_eq!(topics.commanded(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_what_this_sink_publishes_is_its_own() {
+        let topics = Topics::new("v");
+        for ours in ["v/gate/status", "v/gate/car", "v/gate/car/attributes", "v/gate/enabled/state"] {
+            assert!(topics.is_ours(ours), "{ours}");
+        }
+        for other in
+            ["v/available", "v/gate/enabled/set", "v/gate/event", "v/gate/car/snapshot", "w/gate/car", "v2/a/b"]
+        {
+            assert!(!topics.is_ours(other), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_label_has_a_level_of_its_own_that_is_an_id(labels in prop::collection::btree_set(("[ab ]{1,3}", "\\PC{1,4}"), 1..12)) {
+            let labels: Vec<(String, String)> = labels.into_iter().collect();
+            let slugs = slugs(&labels);
+            let mut names: Vec<&String> = slugs.values().collect();
+            prop_assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')));
+            prop_assert!(names.iter().all(|n| !TAKEN.contains(&n.as_str())));
+            names.sort();
+            names.dedup();
+            prop_assert_eq!(names.len(), labels.len());
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The NATS sink: events into a stream of JetStream, each acknowledged by it. `<subject_prefix>.events.<stream>`.
+//!
+//! One connection at a time, made anew by the runner: `async-nats` would reconnect by itself and keep what was published meanwhile; the
+//! outbox does that here. Up to [`IN_FLIGHT`] events are published and not acknowledged; order is that of the connection. Each bears its
+//! CloudEvents id as `Nats-Msg-Id`, so that one that is sent again is stored once, within the stream's duplicate window.
+
+use std::collections::VecDeque;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions, HeaderMap, header};
+use tokio::sync::Notify;
+
+use super::{Fault, Running, Sink};
+use crate::delivery::{Delivery, Inbox};
+use crate::secret::Secret;
+use crate::tls::{self, Trust};
+
+/// Events that are published and not acknowledged.
+const IN_FLIGHT: usize = 256;
+
+/// For acknowledgements that are on their way when the daemon ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// `type: nats`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NatsSettings {
+    /// `nats://` or `tls://`, without credentials.
+    pub url: url::Url,
+    pub username: Option<String>,
+    /// Without a user name: a token.
+    pub password: Option<Secret>,
+    pub subject_prefix: String,
+    pub trust: Trust,
+    /// For a connection, and for an acknowledgement.
+    pub timeout: Duration,
+}
+
+type Acknowledged = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
+
+/// See the module.
+pub struct Nats {
+    settings: NatsSettings,
+}
+
+impl Nats {
+    pub fn new(settings: NatsSettings) -> Self {
+        Self { settings }
+    }
+
+    async fn connect(&self, lost: Arc<Notify>) -> Result<Client, Fault> {
+        let NatsSettings { url, username, password, trust, timeout, .. } = &self.settings;
+        let mut options = ConnectOptions::new()
+            .name("vtagd")
+            .connection_timeout(*timeout)
+            // The runner connects again.
+            .max_reconnects(1)
+            .event_callback(move |event| {
+                let lost = Arc::clone(&lost);
+                async move {
+                    if matches!(event, async_nats::Event::Disconnected | async_nats::Event::Closed) {
+                        lost.notify_one();
+                    }
+                }
+            });
+        options = match (username, password) {
+            (Some(name), Some(password)) => options.user_and_password(name.clone(), password.expose().to_owned()),
+            (Some(name), None) => options.user_and_password(name.clone(), String::new()),
+            (None, Some(token)) => options.token(token.expose().to_owned()),
+            (None, None) => options,
+        };
+        if url.scheme() == "tls" {
+            let config = tls::client(trust).map_err(Fault::again)?;
+            options = options.require_tls(true).tls_client_config((*config).clone());
+        }
+        options.connect(url.as_str()).await.map_err(|error| {
+            let why = error.to_string();
+            Fault::again(password.as_ref().map_or(why.clone(), |password| password.scrub(&why)))
+        })
+    }
+
+    async fn publish(&self, context: &Context, delivery: &Delivery) -> Result<Acknowledged, PublishError> {
+        let stored = &delivery.stored;
+        let subject = format!("{}.events.{}", self.settings.subject_prefix, stored.event.data.stream);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_MESSAGE_ID, stored.id().to_string().as_str());
+        headers.insert("Content-Type", "application/cloudevents+json");
+        let body = stored.body.as_bytes().to_vec();
+        Ok(context.publish_with_headers(subject, headers, body.into()).await?.into_future())
+    }
+
+    async fn work(&self, inbox: &mut Inbox) -> Result<(), Fault> {
+        let lost = Arc::new(Notify::new());
+        let client = self.connect(Arc::clone(&lost)).await?;
+        let mut context = jetstream::new(client);
+        context.set_timeout(self.settings.timeout);
+        let mut waiting: VecDeque<(u64, Acknowledged)> = VecDeque::new();
+        loop {
+            tokio::select! {
+                taken = inbox.next(), if waiting.len() < IN_FLIGHT => {
+                    let Some(delivery) = taken else { break };
+                    let position = delivery.position;
+                    match self.publish(&context, &delivery).await {
+                        Ok(acknowledged) => waiting.push_back((position, acknowledged)),
+                        Err(error) => refused(inbox, position, &error)?,
+                    }
+                }
+                (position, answer) = first(&mut waiting) => settle(inbox, position, answer)?,
+                () = lost.notified() => return Err(Fault::again("the connection was lost")),
+            }
+        }
+        // What is on its way may still be acknowledged; what is not comes again at the next start.
+        let rest = async {
+            while !waiting.is_empty() {
+                let (position, answer) = first(&mut waiting).await;
+                settle(inbox, position, answer)?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(GOODBYE, rest).await.unwrap_or(Ok(()))
+    }
+}
+
+impl Sink for Nats {
+    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
+        Box::pin(self.work(inbox))
+    }
+}
+
+/// The answer to the oldest that waits for one; never, if none does. May be cancelled.
+async fn first(waiting: &mut VecDeque<(u64, Acknowledged)>) -> (u64, Result<PublishAck, PublishError>) {
+    let Some((position, acknowledged)) = waiting.front_mut() else { return std::future::pending().await };
+    let answered = (*position, acknowledged.as_mut().await);
+    waiting.pop_front();
+    answered
+}
+
+fn settle(inbox: &mut Inbox, position: u64, answer: Result<PublishAck, PublishError>) -> Result<(), Fault> {
+    match answer {
+        Ok(_) => {
+            inbox.up();
+            inbox.delivered(position);
+            Ok(())
+        }
+        Err(error) => refused(inbox, position, &error),
+    }
+}
+
+/// An event that was not taken: a dead letter, or the end of this connection.
+fn refused(inbox: &mut Inbox, position: u64, error: &PublishError) -> Result<(), Fault> {
+    let why = match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded => {
+            inbox.dead(position, "the event is larger than the server's max_payload");
+            return Ok(());
+        }
+        PublishErrorKind::StreamNotFound => {
+            "no stream of JetStream takes the subject; make one: nats stream add --subjects 'vtagd.events.>'".to_owned()
+        }
+        PublishErrorKind::TimedOut => "the server does not acknowledge".to_owned(),
+        _ => error.to_string(),
+    };
+    inbox.failed(position, &why);
+    Err(Fault::again(why))
+}

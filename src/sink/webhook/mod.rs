@@ -1,0 +1,179 @@
+//! Webhooks: each event, or each batch of them, as a POST to one address, signed as Standard Webhooks 1.0 has it.
+//!
+//! In: deliveries. Out: CloudEvents in structured JSON; a 2xx settles a delivery. Runs on the sink's thread, which only decides; the
+//! requests block on threads of its runtime's pool, at most `concurrency` of them. Events of one (stream, label) go one after the other.
+//! Redirects are not followed; of an answer no more than [`BODY`] bytes are read. [`pace`] has the rules of trying again.
+//!
+//! Full: with [`WINDOW`](crate::delivery::WINDOW) deliveries unsettled nothing more is taken from the inbox. 410 disables the sink.
+//! Closed: requests that are under way have [`GOODBYE`] to be answered.
+
+mod answer;
+mod batch;
+mod pace;
+mod request;
+mod signature;
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::lanes::Lanes;
+use super::{Fault, Running, Sink};
+use crate::delivery::{Delivery, Inbox};
+use crate::secret::Secret;
+use crate::tls::Trust;
+use answer::Answer;
+use pace::{Pace, Step};
+use request::{Client, Post};
+
+/// For answers to what is under way when the daemon ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// `type: webhook` of the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebhookSettings {
+    /// `http://` or `https://`, without credentials.
+    pub url: url::Url,
+    /// `whsec_` and base64; the current one first, then the one that it replaces. Without one nothing is signed.
+    pub secrets: Vec<Secret>,
+    /// More headers, whose values are credentials.
+    pub headers: Vec<(String, Secret)>,
+    pub trust: Trust,
+    /// For the whole of a request.
+    pub timeout: Duration,
+    /// Requests under way at a time.
+    pub concurrency: usize,
+    pub batch: Option<BatchSettings>,
+}
+
+/// Events in one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSettings {
+    pub max_size: usize,
+    /// From the first event on.
+    pub max_delay: Duration,
+}
+
+/// See the module.
+pub struct Webhook {
+    settings: WebhookSettings,
+}
+
+impl Webhook {
+    pub fn new(settings: WebhookSettings) -> Self {
+        Self { settings }
+    }
+
+    async fn once(&self, inbox: &mut Inbox) -> Result<(), Fault> {
+        let client = Client::new(&self.settings).map_err(Fault::again)?;
+        match self.settings.batch {
+            Some(batch) => batch::run(client, batch, inbox).await,
+            None => self.singly(client, inbox).await,
+        }
+    }
+
+    async fn singly(&self, client: Client, inbox: &mut Inbox) -> Result<(), Fault> {
+        let mut lanes = Lanes::default();
+        let mut pace = Pace::new(uuid::Uuid::new_v4().as_u64_pair().0);
+        let mut requests: JoinSet<(u64, Answer)> = JoinSet::new();
+        loop {
+            let now = Instant::now().into_std();
+            while requests.len() < pace.room(self.settings.concurrency, now)
+                && let Some(delivery) = lanes.next(now)
+            {
+                let (client, position) = (client.clone(), delivery.position);
+                let post = single(&delivery);
+                requests.spawn_blocking(move || (position, client.send(&post)));
+            }
+            let wake = [lanes.next_due(), pace.until(now)].into_iter().flatten().min();
+            tokio::select! {
+                delivery = inbox.next() => match delivery {
+                    Some(delivery) => lanes.push(delivery),
+                    None => break,
+                },
+                Some(answered) = requests.join_next() => {
+                    let (position, answer) = answered.map_err(|_| Fault::again("a request panicked; please report this"))?;
+                    settle(position, &answer, &mut pace, &mut lanes, inbox)?;
+                }
+                () = until(wake) => {}
+            }
+        }
+        let rest = async {
+            while let Some(answered) = requests.join_next().await {
+                if let Ok((position, Answer::Taken)) = answered {
+                    inbox.delivered(position);
+                }
+            }
+        };
+        let _ = timeout(GOODBYE, rest).await;
+        Ok(())
+    }
+}
+
+impl Sink for Webhook {
+    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
+        Box::pin(self.once(inbox))
+    }
+}
+
+/// One event, whose id is the message's.
+fn single(delivery: &Delivery) -> Post {
+    Post {
+        id: delivery.stored.id().to_string(),
+        content_type: "application/cloudevents+json; charset=utf-8",
+        body: delivery.stored.body.as_bytes().into(),
+    }
+}
+
+fn settle(position: u64, answer: &Answer, pace: &mut Pace, lanes: &mut Lanes, inbox: &mut Inbox) -> Result<(), Fault> {
+    let now = Instant::now().into_std();
+    let was_away = pace.is_away();
+    if let Answer::Away { why, .. } = answer {
+        inbox.down(why);
+    }
+    match pace.answered(position, answer, now) {
+        Step::Delivered => {
+            inbox.delivered(position);
+            inbox.up();
+            lanes.done(position);
+            if was_away {
+                lanes.hurry();
+            }
+        }
+        Step::Later(due) => lanes.later(position, due),
+        Step::Failed => {
+            let why = why(answer);
+            let attempts = inbox.failed(position, why);
+            match pace.retry(attempts, now) {
+                Some(due) => lanes.again(position, attempts, due),
+                None => {
+                    inbox.dead(position, why);
+                    pace.forget(position);
+                    lanes.done(position);
+                }
+            }
+        }
+        Step::Disabled => return Err(gone()),
+    }
+    Ok(())
+}
+
+fn why(answer: &Answer) -> &str {
+    match answer {
+        Answer::Refused { why } | Answer::Away { why, .. } => why,
+        Answer::Taken | Answer::Gone => "",
+    }
+}
+
+fn gone() -> Fault {
+    Fault::Disabled { why: "answers 410: it wants no events any more".to_owned() }
+}
+
+/// `None`: for ever.
+async fn until(wake: Option<std::time::Instant>) {
+    match wake {
+        Some(wake) => sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}

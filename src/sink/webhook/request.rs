@@ -1,0 +1,105 @@
+//! One request and its answer, on a thread that may block. The only file of this sink that knows `ureq`.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::http::{HeaderName, HeaderValue};
+
+use super::WebhookSettings;
+use super::answer::Answer;
+use super::signature::Signer;
+use crate::tls;
+
+/// Bytes read of an answer's body: enough to use the connection again where an endpoint says a few words.
+const BODY: u64 = 16 * 1024;
+
+/// For name and connection; the rest of the timeout is for the answer.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// What is sent. The same on every attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Post {
+    /// `webhook-id`.
+    pub id: String,
+    pub content_type: &'static str,
+    pub body: Arc<[u8]>,
+}
+
+/// Sends to one address. Clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    agent: Agent,
+    url: String,
+    signer: Signer,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Client {
+    /// # Errors
+    /// Certificates, keys or headers that cannot be used.
+    pub fn new(settings: &WebhookSettings) -> Result<Self, String> {
+        let config = Agent::config_builder()
+            .tls_config(tls::of(&settings.trust)?)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(concat!("vtagd/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .timeout_global(Some(settings.timeout))
+            .timeout_connect(Some(CONNECT.min(settings.timeout)))
+            .max_idle_connections(settings.concurrency)
+            .max_idle_connections_per_host(settings.concurrency)
+            .build();
+        let header = |(name, value): &(String, crate::secret::Secret)| {
+            let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value.expose()).ok());
+            let (name, mut value) = header.ok_or_else(|| format!("header {name} cannot be sent"))?;
+            value.set_sensitive(true);
+            Ok((name, value))
+        };
+        Ok(Self {
+            agent: config.into(),
+            url: settings.url.to_string(),
+            signer: Signer::new(&settings.secrets).ok_or("a secret is not `whsec_` and base64")?,
+            headers: settings.headers.iter().map(header).collect::<Result<_, String>>()?,
+        })
+    }
+
+    /// Sends it once, and waits for the answer.
+    pub fn send(&self, post: &Post) -> Answer {
+        let now = jiff::Timestamp::now();
+        let mut request = self.agent.post(&self.url).header("content-type", post.content_type);
+        request = request.header("webhook-id", &post.id).header("webhook-timestamp", now.as_second().to_string());
+        if let Some(signature) = self.signer.sign(&post.id, now.as_second(), &post.body) {
+            request = request.header("webhook-signature", signature);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        match request.send(&post.body[..]) {
+            Ok(answer) => {
+                let status = answer.status().as_u16();
+                let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+                let meaning = Answer::of(status, retry_after, now);
+                // What is longer is left unread, and the connection with it.
+                let _ = std::io::copy(&mut answer.into_body().into_reader().take(BODY), &mut std::io::sink());
+                meaning
+            }
+            Err(error) => Answer::away(plain(&error)),
+        }
+    }
+}
+
+/// What went wrong, without what was sent: an error of the library may repeat it.
+fn plain(error: &ureq::Error) -> String {
+    use ureq::Error;
+    match error {
+        Error::Timeout(what) => format!("no answer in time ({what})"),
+        Error::HostNotFound => "its host is not found".to_owned(),
+        Error::ConnectionFailed => "cannot be connected to".to_owned(),
+        Error::Io(error) => error.to_string(),
+        Error::Rustls(error) => format!("TLS: {error}"),
+        Error::Protocol(error) => format!("does not speak HTTP: {error}"),
+        _ => "the request failed".to_owned(),
+    }
+}

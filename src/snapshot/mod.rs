@@ -1,0 +1,236 @@
+//! Snapshots: the picture that started a tag, and the best one of it, as JPEG files in a bounded folder.
+//!
+//! In: events and the frames that caused them, on the scoring thread ([`Gallery::illustrate`]), which never waits: a frame that is worth a
+//! picture goes into a queue of [`QUEUE`], and the event gets the picture's address. One named thread scales, encodes and writes; then the
+//! picture is told to whoever has subscribed (MQTT) and the API can serve it. Full: the event has no picture, counted. Closed: pictures
+//! that wait are still written. What does not fit `max_size` and `max_age` is deleted, oldest first.
+
+mod rgb;
+mod store;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use crate::event::{Event, EventKind};
+use crate::frame::Picture;
+use store::Store;
+
+/// Frames that wait to be encoded: each holds a decoded picture, which may be one of a decoder's few.
+const QUEUE: usize = 8;
+
+/// Encoded pictures that a subscriber may be behind; then it misses the oldest.
+const BEHIND: usize = 16;
+
+/// How often the age of the pictures is looked at.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// An update's sample is its tag's best one unless it is this much below the peak.
+const BEST: f32 = 0.005;
+
+/// `snapshots` of the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotSettings {
+    /// The folder.
+    pub path: PathBuf,
+    /// In bytes.
+    pub max_size: u64,
+    pub max_age: Duration,
+    /// Longest side in pixels; larger pictures are scaled down.
+    pub max_side: u32,
+    /// Of the JPEG, 1 to 100.
+    pub quality: u8,
+    /// Where consumers reach the API, such as `https://edge-1.example`; `None`: where it listens.
+    pub url: Option<url::Url>,
+}
+
+/// A picture that was written.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    pub stream: String,
+    pub set: String,
+    pub label: String,
+    pub jpeg: Arc<[u8]>,
+}
+
+/// A frame on its way to its file.
+struct Shot {
+    picture: Arc<Picture>,
+    name: String,
+    stream: String,
+    set: String,
+    label: String,
+}
+
+/// See the module.
+pub struct Gallery {
+    folder: PathBuf,
+    /// Empty once closed.
+    shots: Mutex<Option<Sender<Shot>>>,
+    saved: broadcast::Sender<Saved>,
+    /// What the addresses of pictures begin with.
+    base: OnceLock<String>,
+    /// The last picture of each open tag.
+    open: Mutex<HashMap<Uuid, String>>,
+}
+
+impl Gallery {
+    /// Opens the folder, which is made if need be, and starts the thread.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or the system gives no thread.
+    pub fn start(settings: &SnapshotSettings) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
+        let store = Store::open(&settings.path, settings.max_size, settings.max_age, Instant::now())?;
+        let (shots, taken) = bounded(QUEUE);
+        let gallery = Self {
+            folder: settings.path.clone(),
+            shots: Mutex::new(Some(shots)),
+            saved: broadcast::channel(BEHIND).0,
+            base: OnceLock::new(),
+            open: Mutex::default(),
+        };
+        if let Some(url) = &settings.url {
+            let _ = gallery.base.set(format!("{}/api/v1/snapshots", url.as_str().trim_end_matches('/')));
+        }
+        for result in ["saved", "dropped", "failed"] {
+            metrics::counter!("vtagd_snapshots_total", "result" => result).absolute(0);
+        }
+        let writer =
+            Writer { store, saved: gallery.saved.clone(), max_side: settings.max_side, quality: settings.quality };
+        let thread =
+            std::thread::Builder::new().name("vtagd-snapshots".to_owned()).spawn(move || writer.run(&taken))?;
+        Ok((Arc::new(gallery), thread))
+    }
+
+    /// The API listens on `address`: pictures are to be had there, unless the configuration says where.
+    pub fn served_at(&self, address: std::net::SocketAddr) {
+        let host = if address.ip().is_unspecified() {
+            std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned())
+        } else if address.is_ipv6() {
+            format!("[{}]", address.ip())
+        } else {
+            address.ip().to_string()
+        };
+        let _ = self.base.set(format!("http://{host}:{}/api/v1/snapshots", address.port()));
+    }
+
+    /// Gives `event` the address of its tag's picture, and takes `picture`, the frame that caused the event, if it is worth it.
+    pub fn illustrate(&self, event: &mut Event, picture: Option<&Arc<Picture>>) {
+        let data = &event.data;
+        let worth = match event.kind {
+            EventKind::Start => Some("start"),
+            EventKind::Update if data.score >= data.peak - BEST => Some("best"),
+            EventKind::Update | EventKind::End => None,
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((which, picture)) = worth.zip(picture) {
+            let name = store::name(data.tag_id, which);
+            let shot = Shot {
+                picture: Arc::clone(picture),
+                name: name.clone(),
+                stream: data.stream.clone(),
+                set: data.set.clone(),
+                label: data.label.clone(),
+            };
+            if self.take(shot) {
+                open.insert(data.tag_id, self.address(&name));
+            } else {
+                count("dropped");
+            }
+        }
+        event.data.snapshot = match event.kind {
+            EventKind::End => open.remove(&event.data.tag_id),
+            EventKind::Start | EventKind::Update => open.get(&event.data.tag_id).cloned(),
+        };
+    }
+
+    fn take(&self, shot: Shot) -> bool {
+        let shots = self.shots.lock().unwrap_or_else(PoisonError::into_inner);
+        shots.as_ref().is_some_and(|shots| shots.try_send(shot).is_ok())
+    }
+
+    fn address(&self, name: &str) -> String {
+        match self.base.get() {
+            Some(base) => format!("{base}/{name}"),
+            None => {
+                let folder = std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone());
+                url::Url::from_file_path(folder.join(name)).map_or_else(|()| name.to_owned(), String::from)
+            }
+        }
+    }
+
+    /// Pictures that are written from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Saved> {
+        self.saved.subscribe()
+    }
+
+    /// The JPEG called `name`; `None` if there is none, or it was deleted.
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        // A name that was given from outside is looked at before it becomes a path.
+        if !store::is_name(name) {
+            return None;
+        }
+        std::fs::read(self.folder.join(name)).ok()
+    }
+
+    /// Takes nothing more; the thread ends when it has written what waits.
+    pub fn close(&self) {
+        self.shots.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn count(result: &'static str) {
+    metrics::counter!("vtagd_snapshots_total", "result" => result).increment(1);
+}
+
+/// The thread's side.
+struct Writer {
+    store: Store,
+    saved: broadcast::Sender<Saved>,
+    max_side: u32,
+    quality: u8,
+}
+
+impl Writer {
+    fn run(mut self, shots: &Receiver<Shot>) {
+        // Told once a run of failures.
+        let mut failing = false;
+        loop {
+            let shot = match shots.recv_timeout(SWEEP) {
+                Ok(shot) => shot,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.store.sweep(Instant::now());
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let Shot { picture, name, stream, set, label } = shot;
+            let jpeg = rgb::jpeg(&picture, self.max_side, self.quality);
+            // The decoder may be waiting for it.
+            drop(picture);
+            let written = jpeg.and_then(|jpeg| self.store.write(&name, &jpeg, Instant::now()).map(|()| jpeg));
+            let told = std::mem::replace(&mut failing, written.is_err());
+            match written {
+                Ok(jpeg) => {
+                    count("saved");
+                    // Nobody may be listening.
+                    let _ = self.saved.send(Saved { stream, set, label, jpeg: jpeg.into() });
+                }
+                Err(error) => {
+                    count("failed");
+                    if !told {
+                        tracing::error!(%stream, %error, "a snapshot cannot be written");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A broker that goes down and up at random and a daemon that is killed again and again: every event that was stored arrives, as the same
+//! event, in order.
+//!
+//! The ordinary run is a small one. `VTAGD_OUTAGES=50` and, beside it, 20 kills and 10,000 events is the whole:
+//! `VTAGD_OUTAGES=50 VTAGD_KILLS=20 VTAGD_EVENTS=10000 cargo nextest run --test sink_outages --no-capture`
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::broker::{Broker, Consumer};
+use common::daemon::{Daemon, eventually, vtagd};
+use common::flicker;
+use serde_json::Value;
+
+fn number(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// SplitMix64: what happens when is random, and the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % limit
+    }
+}
+
+/// Every event that is stored, in order.
+fn stored(folder: &Path) -> Vec<Value> {
+    let output = vtagd(folder).args(["events", "export", "--outbox"]).arg(folder.join("outbox.db")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn id(event: &Value) -> String {
+    event["id"].as_str().unwrap().to_owned()
+}
+
+/// Ids of each (stream, label), in order.
+fn lanes<'a>(events: impl Iterator<Item = &'a Value>) -> BTreeMap<(String, String), Vec<String>> {
+    let mut lanes: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    for event in events {
+        let data = &event["data"];
+        let key = (data["stream"].to_string(), data["label"].to_string());
+        lanes.entry(key).or_default().push(id(event));
+    }
+    lanes
+}
+
+#[test]
+fn every_stored_event_arrives_in_order_whatever_goes_down() {
+    let (outages, kills, wanted) = (number("VTAGD_OUTAGES", 6), number("VTAGD_KILLS", 3), number("VTAGD_EVENTS", 1000));
+    let seed = number("VTAGD_SEED", 1) as u64;
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(folder.path());
+    let consumer = Consumer::start(broker.port, &["vtagd/events"]);
+    let mut config = flicker::config(folder.path(), 2, 5);
+    config.push_str(&format!(
+        "outbox: {{ path: outbox.db }}\nsinks:\n  - {{ type: mqtt, url: \"mqtt://127.0.0.1:{}\", timeout: 5s }}\n",
+        broker.port
+    ));
+    let mut daemon = Daemon::start(folder.path(), &config);
+    daemon.wait_ready();
+
+    let mut random = Random(seed);
+    let (mut down, mut killed) = (0, 0);
+    let began = Instant::now();
+    while down < outages || killed < kills {
+        std::thread::sleep(Duration::from_millis(100 + random.below(900)));
+        let kill = random.below((outages - down + kills - killed) as u64) >= (outages - down) as u64;
+        if kill {
+            daemon.kill();
+            killed += 1;
+            daemon = Daemon::start(folder.path(), &config);
+        } else {
+            broker.stop();
+            std::thread::sleep(Duration::from_millis(random.below(700)));
+            broker.up();
+            down += 1;
+        }
+    }
+    eventually("enough events are stored", || (stored(folder.path()).len() >= wanted).then_some(()));
+    eprintln!("{down} outages and {killed} kills in {:.0?}", began.elapsed());
+    daemon.stop();
+    // What is left is delivered by a daemon that makes no more.
+    let mut daemon = Daemon::start(folder.path(), &config.replace("loop: true", "enabled: false"));
+    daemon.wait_ready();
+    let events = stored(folder.path());
+    let mut arrived = Vec::new();
+    eventually("everything has arrived", || {
+        arrived = consumer.got().iter().map(common::broker::Got::json).collect();
+        let ids: std::collections::HashSet<String> = arrived.iter().map(id).collect();
+        (ids.len() >= events.len()).then_some(())
+    });
+    daemon.stop();
+
+    let by_id: HashMap<String, &Value> = events.iter().map(|event| (id(event), event)).collect();
+    let mut first = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for event in &arrived {
+        assert_eq!(by_id.get(&id(event)), Some(&event), "what arrives is what was stored");
+        let times = seen.entry(id(event)).or_default();
+        *times += 1;
+        if *times == 1 {
+            first.push(event);
+        }
+    }
+    let duplicates = arrived.len() - first.len();
+    eprintln!("stored {}, arrived {}, of them again with the same id {duplicates}", events.len(), arrived.len());
+    assert_eq!(
+        (by_id.len(), first.len()),
+        (events.len(), events.len()),
+        "each has an id of its own, and none is missing"
+    );
+    assert!(events.len() >= wanted);
+    assert_eq!(lanes(first.into_iter()), lanes(events.iter()), "order within each stream and label");
+}
