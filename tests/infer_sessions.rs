@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use vtagd::account::{Account, Outcome, Totals};
 use vtagd::batch::{EmbeddedBatch, PrepareJob};
 use vtagd::frame::{Frame, FrameTime, Picture, StreamId, StreamKey};
@@ -104,14 +104,14 @@ impl Rig {
         }
         let (jobs_in, jobs) = bounded::<PrepareJob>(64);
         let (batches_in, batches) = bounded(0);
-        let (embedded_in, embedded) = unbounded();
+        let (embedded_in, embedded) = bounded(4096);
         let (order, runs) = (Arc::new(InOrder::new(embedded_in)), Arc::new(Runs::new(LIMIT)));
         runs.pass_by(&order);
         let tiles = |_, _: &Picture| 1;
         let dispatcher =
             Dispatcher { arrivals, wake: woken, tiles, jobs: jobs_in, batches: batches_in, free, max_size, max_delay };
-        let (begun_in, begun) = unbounded();
-        let (written_in, written) = unbounded();
+        let (begun_in, begun) = bounded(4096);
+        let (written_in, written) = bounded(4096);
         let mut threads = vec![thread::spawn(|| dispatcher.run())];
         // The picture is as wide as its number.
         threads.push(thread::spawn(move || {
@@ -125,7 +125,7 @@ impl Rig {
         }));
         let mut say = Vec::new();
         for session in 0..sessions {
-            let (tell, told) = unbounded();
+            let (tell, told) = bounded(4096);
             let stop = heeds.then(|| Arc::new(Stopped(tell.clone())));
             let puppet = Puppet { session, begun: begun_in.clone(), say: told, stop };
             say.push(tell);
