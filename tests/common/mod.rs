@@ -7,6 +7,8 @@ pub mod broker;
 pub mod camera;
 pub mod daemon;
 pub mod flicker;
+pub mod home_assistant;
+pub mod hook;
 pub mod onvif;
 pub mod promtool;
 pub mod proxy;
