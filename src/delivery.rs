@@ -151,7 +151,7 @@ pub fn link(name: &str, states: States, wake: Sender<()>) -> (Feed, Inbox) {
     let desk = Arc::new(Desk { settled: Mutex::default(), health: Mutex::default(), wake });
     let name: Arc<str> = name.into();
     let feed = Feed { events, phase, desk: Arc::clone(&desk) };
-    (feed, Inbox { name, fresh, phases, desk, states, held: BTreeMap::new(), again: BTreeSet::new() })
+    (feed, Inbox { name, fresh, phases, desk, states, held: BTreeMap::new(), again: BTreeSet::new(), delivered: 0 })
 }
 
 /// The outbox's end of a link.
@@ -205,6 +205,8 @@ pub struct Inbox {
     held: BTreeMap<u64, Delivery>,
     /// Of those, the ones to hand out again.
     again: BTreeSet<u64>,
+    /// Since the last rewind.
+    delivered: u64,
 }
 
 impl Inbox {
@@ -253,6 +255,7 @@ impl Inbox {
     pub fn delivered(&mut self, position: u64) {
         if self.held.remove(&position).is_some() {
             self.again.remove(&position);
+            self.delivered += 1;
             self.desk.settle(position, Outcome::Delivered);
         }
     }
@@ -278,6 +281,12 @@ impl Inbox {
     /// Everything that is not settled is handed out again, in order, before anything new: after a lost connection.
     pub fn rewind(&mut self) {
         self.again = self.held.keys().copied().collect();
+        self.delivered = 0;
+    }
+
+    /// Whether anything was delivered since the last rewind: the other side works.
+    pub fn has_delivered(&self) -> bool {
+        self.delivered > 0
     }
 
     /// Deliveries that were handed out and are not settled.

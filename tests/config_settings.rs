@@ -53,7 +53,8 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert!(matches!(settings.sinks.as_slice(), [SinkSettings::Jsonl(JsonlTarget::Stdout)]));
     assert_eq!(settings.api.expect("on by default").listen.to_string(), config::DEFAULT_LISTEN);
     assert_eq!((settings.log.level, settings.log.format), (tracing::Level::INFO, LogFormat::Text));
-    assert!(settings.outbox.is_none() && settings.snapshots.is_none());
+    assert_eq!((settings.outbox.path, settings.outbox.max_size), (None, 1 << 30), "only standard output: in memory");
+    assert!(settings.snapshots.is_none());
     assert!(!settings.instance.is_empty());
     let stream = &settings.streams[0];
     assert_eq!((stream.interval, stream.unchanged), (Interval::Every(Duration::from_secs(1)), None));
@@ -281,26 +282,29 @@ snapshots: { path: pictures }
 ",
     );
     let fields: Vec<&str> = settings.notices.iter().map(|notice| notice.field.as_str()).collect();
-    let expected = ["sinks[0].type", "sinks[1].type", "outbox", "snapshots"];
+    let expected = ["sinks[0].type", "sinks[1].type", "snapshots"];
     assert_eq!(fields, expected);
     for notice in &settings.notices {
         assert_eq!(notice.severity, Severity::Notice);
         assert_eq!(notice.to_string().lines().count(), 1, "{notice}");
         assert!(notice.message.contains("has no effect yet"));
     }
-    assert_eq!(settings.outbox.expect("given").max_size, 512 << 20);
+    assert_eq!(settings.outbox.max_size, 512 << 20);
+    let names: Vec<&str> = settings.routes.iter().map(|route| route.name.as_str()).collect();
+    assert_eq!(names, ["mqtt-0", "webhook-1", "jsonl-2"]);
 }
 
 #[test]
 fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
     let folder = folder();
     let path = folder.path().join("vtagd.yaml");
-    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\noutbox: {}\n").expect("written");
+    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\nsnapshots: {}\n")
+        .expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
     assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(())).expect("written"), 0);
     let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
     assert!(out.contains("ok: 1 stream, 2 labels in 1 set, 1 sink, the starter model"), "{out}");
-    assert!(err.contains("outbox: has no effect yet"), "{err}");
+    assert!(err.contains("snapshots: has no effect yet"), "{err}");
 
     fs::write(&path, "streams: []\nnonsense: 1\n").expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());

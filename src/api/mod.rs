@@ -27,7 +27,7 @@ use crate::snapshot::Gallery;
 use crate::status::StreamStatus;
 
 /// Events kept for `/api/v1/events`.
-const RECENT: usize = 256;
+pub const RECENT: usize = 256;
 
 /// `api` of the configuration.
 #[derive(Clone, Debug, PartialEq)]

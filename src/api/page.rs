@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Readiness;
 use crate::account::Totals;
+use crate::delivery::Health;
 use crate::event::Event;
+use crate::outbox::Report;
 use crate::status::{StreamReport, StreamState};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem}table{border-collapse:collapse;width:100%}\
@@ -14,10 +16,15 @@ th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ccc}.
 /// Rows of recent events on the page; the API has more.
 const ROWS: usize = 30;
 
-pub(super) fn render(readiness: &Readiness, streams: &[(StreamReport, Totals)], events: &[Arc<Event>]) -> String {
+pub(super) fn render(
+    readiness: &Readiness,
+    streams: &[(StreamReport, Totals)],
+    outbox: &Report,
+    events: &[Arc<Event>],
+) -> String {
     let mut page = String::new();
     // Writing into a String cannot fail.
-    let _ = write_page(&mut page, readiness, streams, events);
+    let _ = write_page(&mut page, readiness, streams, outbox, events);
     page
 }
 
@@ -25,6 +32,7 @@ fn write_page(
     out: &mut String,
     readiness: &Readiness,
     streams: &[(StreamReport, Totals)],
+    outbox: &Report,
     events: &[Arc<Event>],
 ) -> std::fmt::Result {
     write!(
@@ -65,7 +73,9 @@ fn write_page(
             totals.reused
         )?;
     }
-    writeln!(out, "</table><h2>Events</h2><table><tr><th>time<th>stream<th>label<th>what<th>score</tr>")?;
+    writeln!(out, "</table>")?;
+    write_sinks(out, outbox)?;
+    writeln!(out, "<h2>Events</h2><table><tr><th>time<th>stream<th>label<th>what<th>score</tr>")?;
     for event in events.iter().take(ROWS) {
         let data = &event.data;
         writeln!(
@@ -80,8 +90,34 @@ fn write_page(
     }
     writeln!(
         out,
-        "</table><p>Times are UTC. <a href=\"/metrics\">metrics</a> · <a href=\"/readyz\">readiness</a> · <a href=\"/api/v1/streams\">streams</a> · <a href=\"/api/v1/events\">events</a></p></html>"
+        "</table><p>Times are UTC. <a href=\"/metrics\">metrics</a> · <a href=\"/readyz\">readiness</a> · <a href=\"/api/v1/streams\">streams</a> · <a href=\"/api/v1/sinks\">sinks</a> · <a href=\"/api/v1/events\">events</a></p></html>"
     )
+}
+
+fn write_sinks(out: &mut String, outbox: &Report) -> std::fmt::Result {
+    if let Some(error) = &outbox.error {
+        writeln!(out, "<p class=\"bad\">events cannot be stored: {}</p>", escape(error))?;
+    }
+    writeln!(out, "<h2>Sinks</h2><table><tr><th>sink<th>state<th>waiting<th>oldest<th>dead letters</tr>")?;
+    for sink in &outbox.sinks {
+        let (class, state) = match &sink.health {
+            Health::Starting => ("", "nothing to deliver yet".to_owned()),
+            Health::Up => ("", "up".to_owned()),
+            Health::Down { why } => (" class=\"bad\"", format!("down: {why}")),
+            Health::Disabled { why } => (" class=\"bad\"", format!("disabled: {why}")),
+            Health::Gone { why } => (" class=\"bad\"", format!("gone: {why}")),
+        };
+        let oldest = sink.oldest_pending_seconds.map_or_else(|| "-".to_owned(), |age| format!("{age:.0} s"));
+        writeln!(
+            out,
+            "<tr><td>{}<td{class}>{}<td>{}<td>{oldest}<td>{}</tr>",
+            escape(&sink.name),
+            escape(&state),
+            sink.pending,
+            sink.dead
+        )?;
+    }
+    writeln!(out, "</table>")
 }
 
 /// Label names and errors are user text; they must not become markup.
@@ -93,6 +129,7 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::infer::{Provider, Refused};
+    use crate::outbox::SinkReport;
 
     #[test]
     fn user_text_never_becomes_markup() {
@@ -103,7 +140,16 @@ mod tests {
             provider: None,
             refused: vec![Refused { provider: Provider::Cuda, reason: "no <GPU>".into() }],
         };
-        let page = render(&readiness, &[], &[]);
+        let down = SinkReport {
+            name: "hook".into(),
+            health: Health::Down { why: "said <b>no</b>".into() },
+            pending: 7,
+            ..SinkReport::default()
+        };
+        let outbox = Report { error: Some("disk <full>".into()), sinks: vec![down], ..Report::default() };
+        let page = render(&readiness, &[], &outbox, &[]);
+        assert!(page.contains("down: said &lt;b&gt;no&lt;/b&gt;<td>7<td>-"), "{page}");
+        assert!(page.contains("events cannot be stored: disk &lt;full&gt;"), "{page}");
         assert!(page.contains("cuda refused: no &lt;GPU&gt;"), "{page}");
         assert!(page.contains("&lt;script&gt;") && page.contains("a&amp;b") && !page.contains("<script>"));
     }

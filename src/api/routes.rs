@@ -149,7 +149,8 @@ async fn status_page(State(shared): State<Shared>) -> Html<String> {
     let now = Instant::now();
     let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
     let streams: Vec<_> = streams.iter().map(|(s, a)| (s.report(now), a.totals())).collect();
-    Html(page::render(&shared.board.readiness(), &streams, &shared.board.recent()))
+    let outbox = shared.board.outbox().unwrap_or_default();
+    Html(page::render(&shared.board.readiness(), &streams, &outbox, &shared.board.recent()))
 }
 
 #[cfg(test)]

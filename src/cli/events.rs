@@ -11,6 +11,7 @@ use crate::config;
 use crate::event::Event;
 use crate::outbox::OutboxError;
 use crate::outbox::reader::{Query, Reader, Row, State, replay};
+use crate::paths;
 use crate::shutdown;
 use crate::signals;
 use crate::yaml::units;
@@ -220,6 +221,8 @@ impl Place {
         }
         match config::outbox_of(&self.config) {
             Ok(Some(path)) => Ok(path),
+            // The service has a folder that this shell does not know of.
+            Ok(None) if paths::state_dir().join("outbox.db").exists() => Ok(paths::state_dir().join("outbox.db")),
             Ok(None) => {
                 let why =
                     "keeps its outbox in memory; set `outbox: { path: FILE }` there, or name a file with --outbox";

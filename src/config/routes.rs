@@ -17,6 +17,9 @@ use crate::yaml::{Node, units};
 /// `path` of an outbox without a file, as SQLite has it.
 const MEMORY: &str = ":memory:";
 
+/// An outbox of less would be full of its own tables.
+const MIN_SIZE: u64 = 1 << 20;
+
 /// What a name may be made of: it is a label of metrics and a word of commands.
 const NAME_HELP: &str = "write, for example, broker or night-shift";
 
@@ -159,6 +162,11 @@ pub fn outbox(field: &Field<Store>, sinks: &Field<Vec<At<Sink>>>, reader: &mut R
         None if local && !paths::has_state_dir() => None,
         None => Some(default()),
     };
+    if let Some(size) = field.given().and_then(|store| store.value.max_size.given())
+        && (1..MIN_SIZE).contains(&size.value.0)
+    {
+        reader.error(size, "is below 1MiB", units::SIZE_HELP);
+    }
     let none = Store::default();
     let raw = field.given().map_or(&none, |store| &store.value);
     let (max_size, max_age) = super::validate::limits(&raw.max_size, &raw.max_age, reader);

@@ -51,7 +51,7 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
         SinkKind::Mqtt => ("mqtt", remote::MQTT_KEYS),
         SinkKind::Webhook => ("webhook", remote::WEBHOOK_KEYS),
     };
-    let keys = [&["type", "name", "only", "rate"], own].concat();
+    let keys = [&["type"], own, &["name", "only", "rate"]].concat();
     let all = super::keys();
     let mut foreign = false;
     if let Value::Map(entries) = &reader.document().find(&at.path).value {

@@ -91,9 +91,15 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let (catalog, commands) = Catalog::new();
     let catalog = Arc::new(catalog);
     let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;
-    let (outbox, mut threads) = sinks::start(&settings, &catalog, gallery.as_ref())?;
+    let (outbox, mut threads) = {
+        // A large outbox on a slow disk takes a while to check.
+        let _patience = LongStep::quiet();
+        systemd::status("checking the outbox");
+        sinks::start(&settings, &catalog, gallery.as_ref())?
+    };
     threads.extend(snapshots);
     board.set_outbox(outbox.status());
+    sinks::recall(&settings, &board);
     if let Some(api) = &settings.api {
         let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
         tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
@@ -212,7 +218,7 @@ fn watch(
             upkept = Instant::now();
         }
         if outlet.outbox.is_dead() {
-            tracing::error!("every sink has given up, stopping");
+            tracing::error!("every sink has given up, or the outbox has died, stopping");
             return true;
         }
         // The stages live as long as the intake, which the fleet holds.

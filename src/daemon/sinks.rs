@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::backoff::Ladder;
+use crate::api::{Board, RECENT};
 use crate::catalog::Catalog;
 use crate::config::{Settings, SinkSettings};
+use crate::outbox::reader::{Query, Reader};
 use crate::outbox::{Kernel, Outbox};
 use crate::pipeline::Threads;
 use crate::sink::jsonl::{SinkError, Writer};
@@ -33,11 +34,11 @@ pub fn start(
     };
     let sinks = settings.sinks.iter().map(make).collect::<Result<Vec<_>, _>>()?;
     let routes = settings.routes.clone();
-    let (outbox, inboxes, thread) = Outbox::start(settings.outbox.clone(), routes, Box::new(Kernel))?;
+    let (outbox, inboxes, thread) = Outbox::start(settings.outbox.clone(), routes, Kernel)?;
     let mut threads = vec![("outbox".to_owned(), thread)];
     for (sink, inbox) in sinks.into_iter().zip(inboxes) {
         let name = format!("sink {}", inbox.name());
-        let thread = runner::start(sink, inbox, Ladder::default()).map_err(SinkError::Thread)?;
+        let thread = runner::start(sink, inbox, runner::ladder()).map_err(SinkError::Thread)?;
         threads.push((name, thread));
     }
     match &settings.outbox.path {
@@ -47,4 +48,17 @@ pub fn start(
         ),
     }
     Ok((outbox, threads))
+}
+
+/// Fills the API's memory with the latest events of earlier runs. Without a file there are none.
+pub fn recall(settings: &Settings, board: &Board) {
+    let Some(path) = &settings.outbox.path else { return };
+    let latest = Reader::open(path).and_then(|reader| reader.latest(&Query::default(), RECENT));
+    match latest {
+        Ok(rows) => {
+            let events = rows.iter().filter_map(|row| serde_json::from_str(&row.body).ok());
+            events.for_each(|event| board.remember(Arc::new(event)));
+        }
+        Err(error) => tracing::warn!(%error, "the API begins without the events of earlier runs"),
+    }
 }

@@ -121,6 +121,7 @@ struct Shared {
     lost: AtomicU64,
     all_gone: AtomicBool,
     closing: AtomicBool,
+    ended: AtomicBool,
     report: Mutex<Report>,
 }
 
@@ -134,6 +135,15 @@ impl Shared {
         if !matches!(loss, Loss::RateLimit | Loss::Disabled) {
             self.lost.fetch_add(events, Ordering::Relaxed);
         }
+    }
+}
+
+/// Says that the outbox's thread has ended, however it did.
+struct Mark(Arc<Shared>);
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -162,9 +172,14 @@ impl Outbox {
     pub fn start(
         settings: OutboxSettings,
         routes: Vec<Route>,
-        uptime: Box<dyn Uptime>,
+        uptime: impl Uptime + Clone + 'static,
     ) -> Result<(Self, Vec<Inbox>, JoinHandle<()>), OutboxError> {
-        let store = Store::open(settings.path.as_deref(), &routes, uptime)?;
+        let store = match Store::open(settings.path.as_deref(), &routes, Box::new(uptime.clone())) {
+            Ok(store) => Ok(store),
+            // Tagging begins all the same; the thread goes on trying.
+            Err(error @ OutboxError::Disk { .. }) => Err(error),
+            Err(error) => return Err(error),
+        };
         for route in &routes {
             let name = &route.name;
             // There from the start: a counter that first appears with 1 has not grown, as far as Prometheus can tell.
@@ -186,6 +201,7 @@ impl Outbox {
             lost: AtomicU64::new(0),
             all_gone: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             report: Mutex::new(Report {
                 path: settings.path.clone(),
                 storing: true,
@@ -198,10 +214,16 @@ impl Outbox {
         let states = States::default();
         let links = routes.iter().map(|route| delivery::link(&route.name, states.clone(), wake.clone()));
         let (feeds, inboxes): (Vec<_>, Vec<_>) = links.unzip();
-        let worker = Worker::new(store, settings, routes, feeds, states, Arc::clone(&shared), events, woken);
+        let mark = Mark(Arc::clone(&shared));
+        let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("vtagd-outbox".to_owned())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let _mark = mark;
+                let open = || Store::open(settings.path.as_deref(), &routes, Box::new(uptime.clone()));
+                let Some(store) = worker::opened(store, open, &theirs, &events) else { return };
+                Worker::new(store, settings, routes, feeds, states, theirs, events, woken).run();
+            })
             .map_err(OutboxError::Thread)?;
         Ok((Self { queue: RwLock::new(Some(queue)), shared }, inboxes, thread))
     }
@@ -247,9 +269,10 @@ impl Outbox {
         self.queue.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Whether there were sinks, and every one of them has given up for good.
+    /// Whether events have no way out any more: every sink has given up for good, or the outbox's thread has died.
     pub fn is_dead(&self) -> bool {
-        self.shared.all_gone.load(Ordering::Relaxed)
+        let died = self.shared.ended.load(Ordering::Relaxed) && !self.shared.closing.load(Ordering::Relaxed);
+        died || self.shared.all_gone.load(Ordering::Relaxed)
     }
 
     /// Events that some sink will never get, those left out that its own limit kept back.

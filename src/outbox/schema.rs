@@ -40,6 +40,8 @@ pub enum OutboxError {
         path.display()
     )]
     Open { path: PathBuf, why: String },
+    #[error("the outbox {} cannot be written: {why}", path.display())]
+    Disk { path: PathBuf, why: String },
     #[error("the outbox {} is in use by another vtagd; stop that one, or name another file in `outbox.path`", path.display())]
     InUse { path: PathBuf },
     #[error(
@@ -56,6 +58,12 @@ pub enum OutboxError {
 }
 
 impl OutboxError {
+    /// For an error of SQLite while the file is opened.
+    pub fn of_open(path: &Path, error: &rusqlite::Error) -> Self {
+        let (path, why) = (path.to_owned(), error.to_string());
+        if is_disk(error) { Self::Disk { path, why } } else { Self::Open { path, why } }
+    }
+
     /// 2 where the configuration is wrong, 1 where the machine failed.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -73,6 +81,11 @@ pub fn is_damage(error: &rusqlite::Error) -> bool {
 /// Whether there is no room for more.
 pub fn is_full(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull))
+}
+
+/// Whether it is the disk's fault, which may pass: no room (SQLite says "I/O error" of some files then), or a disk that fails.
+fn is_disk(error: &rusqlite::Error) -> bool {
+    is_full(error) || matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure))
 }
 
 /// Opens `path` (`None`: memory only), checks it and brings it to today's schema.
@@ -156,7 +169,14 @@ pub fn open_to_read(path: &Path) -> Result<Connection, OutboxError> {
 
 /// One daemon a file: a lock that goes with the process, however it ends.
 pub fn lock(path: &Path) -> Result<File, OutboxError> {
-    let failed = |error: std::io::Error| OutboxError::Open { path: path.to_owned(), why: error.to_string() };
+    let failed = |error: std::io::Error| {
+        let (path, why) = (path.to_owned(), error.to_string());
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            OutboxError::Disk { path, why }
+        } else {
+            OutboxError::Open { path, why }
+        }
+    };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }

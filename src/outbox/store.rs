@@ -1,5 +1,7 @@
 //! What is done to the outbox's file, each change one transaction. Lives on the outbox's thread; waits for the disk.
 
+mod registry;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,12 +9,13 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::age::{AgeClock, Mark, Uptime};
+use super::age::{AgeClock, Uptime};
 use super::damage::recover;
 use super::route::Route;
 use super::schema::{self, Opened, OutboxError, STEPS};
 use crate::delivery::{Delivery, Outcome, Stored};
 use crate::event::Event;
+use registry::{enter, highest, keep_counting, read_mark, write_mark};
 
 /// The file, open for writing.
 pub struct Store {
@@ -81,13 +84,11 @@ impl Store {
             }
             Err(error) => match path {
                 Some(path) if schema::is_damage(&error) => recover(path, &error)?,
-                _ => {
-                    let path = path.unwrap_or_else(|| Path::new(":memory:")).to_owned();
-                    return Err(OutboxError::Open { path, why: error.to_string() });
-                }
+                _ => return Err(OutboxError::of_open(path.unwrap_or_else(|| Path::new(":memory:")), &error)),
             },
         };
-        let broken = |error| OutboxError::Sql { path: path.unwrap_or_else(|| Path::new(":memory:")).to_owned(), error };
+        let broken =
+            |error: rusqlite::Error| OutboxError::of_open(path.unwrap_or_else(|| Path::new(":memory:")), &error);
         let mark = read_mark(&connection).map_err(broken)?;
         let clock = AgeClock::resume(uptime, mark);
         let sinks = enter(&connection, routes).map_err(broken)?;
@@ -137,7 +138,7 @@ impl Store {
         write_mark(&transaction, &mark)?;
         let mut appended = Vec::with_capacity(batch.len());
         for queued in batch {
-            appended.push(append(&transaction, queued, mark.age, &self.sinks)?);
+            appended.extend(append(&transaction, queued, mark.age, &self.sinks)?);
         }
         let mut changes = Vec::new();
         for (sink, position, outcome) in settled {
@@ -369,56 +370,21 @@ fn stored(seq: u64, body: String) -> Result<Arc<Stored>, String> {
     }
 }
 
-fn read_mark(connection: &Connection) -> Result<Mark, rusqlite::Error> {
-    let mark: Option<String> = connection.query_row("SELECT mark FROM clock", [], |row| row.get(0)).optional()?;
-    Ok(mark.and_then(|mark| serde_json::from_str(&mark).ok()).unwrap_or_default())
-}
-
-fn write_mark(connection: &Connection, mark: &Mark) -> Result<(), rusqlite::Error> {
-    let text = serde_json::to_string(mark).unwrap_or_default();
-    let sql = "INSERT INTO clock (one, mark) VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET mark = excluded.mark";
-    connection.prepare_cached(sql)?.execute([text]).map(drop)
-}
-
-fn highest(connection: &Connection) -> Result<(i64, i64), rusqlite::Error> {
-    let mut select = connection.prepare_cached(
-        "SELECT ifnull(max(seq) FILTER (WHERE name = 'events'), 0), ifnull(max(seq) FILTER (WHERE name = 'deliveries'), 0)
-         FROM sqlite_sequence",
-    )?;
-    select.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
-}
-
-/// Numbers go on above `highest`.
-fn keep_counting(connection: &Connection, highest: (i64, i64)) -> Result<(), rusqlite::Error> {
-    for (table, number) in [("events", highest.0), ("deliveries", highest.1)] {
-        connection.execute("DELETE FROM sqlite_sequence WHERE name = ?1 AND seq < ?2", params![table, number])?;
-        connection.execute(
-            "INSERT INTO sqlite_sequence (name, seq)
-             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)",
-            params![table, number],
-        )?;
-    }
-    Ok(())
-}
-
-/// Enters the sinks of `routes`; gives their row ids, in order.
-fn enter(connection: &Connection, routes: &[Route]) -> Result<Vec<i64>, rusqlite::Error> {
-    let mut insert = connection.prepare(
-        "INSERT INTO sinks (key, name) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET name = excluded.name RETURNING id",
-    )?;
-    routes.iter().map(|route| insert.query_row([&route.key, &route.name], |row| row.get(0))).collect()
-}
-
-/// Stores one event and its deliveries.
-fn append(connection: &Connection, queued: &Queued, age: u64, sinks: &[i64]) -> Result<Appended, rusqlite::Error> {
+/// Stores one event and its deliveries; `None` if it is stored already.
+fn append(
+    connection: &Connection,
+    queued: &Queued,
+    age: u64,
+    sinks: &[i64],
+) -> Result<Option<Appended>, rusqlite::Error> {
     let Queued { event, to } = queued;
     let data = &event.data;
     let to_sql = |error: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
     let body = serde_json::to_string(&**event).map_err(to_sql)?;
-    connection
+    let stored = connection
         .prepare_cached(
             "INSERT INTO events (waiting, age, id, time, stream, label_set, label, kind, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             to.len() as u64,
@@ -431,6 +397,10 @@ fn append(connection: &Connection, queued: &Queued, age: u64, sinks: &[i64]) -> 
             event.kind.as_str(),
             body
         ])?;
+    if stored == 0 {
+        // An id that is there already is the same event.
+        return Ok(None);
+    }
     let seq = connection.last_insert_rowid();
     let mut deliveries = Vec::with_capacity(to.len());
     for index in to {
@@ -446,7 +416,7 @@ fn append(connection: &Connection, queued: &Queued, age: u64, sinks: &[i64]) -> 
         )?
         .execute(params![data.stream, data.set, data.label, seq, age, body])?;
     let seq = seq.unsigned_abs();
-    Ok((Arc::new(Stored { seq, event: Arc::clone(event), body: body.into() }), deliveries))
+    Ok(Some((Arc::new(Stored { seq, event: Arc::clone(event), body: body.into() }), deliveries)))
 }
 
 /// `None` if there is no such delivery any more.

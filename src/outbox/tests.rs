@@ -28,7 +28,7 @@ struct Running {
 
 impl Running {
     fn start(settings: OutboxSettings, routes: &[Route], machine: &Machine) -> Self {
-        let (outbox, inboxes, thread) = Outbox::start(settings, routes.to_vec(), Box::new(machine.clone())).unwrap();
+        let (outbox, inboxes, thread) = Outbox::start(settings, routes.to_vec(), machine.clone()).unwrap();
         Self { outbox, inboxes, thread }
     }
 
@@ -180,8 +180,8 @@ fn above_its_size_the_oldest_go_and_are_counted_and_the_newest_stay() {
     let folder = tempfile::tempdir().unwrap();
     let limits = OutboxSettings { max_size: 300_000, ..settings(Some(&folder.path().join("o.db"))) };
     let running = Running::start(limits, &[route("a")], &Machine::default());
-    for n in 0..2000 {
-        running.send(&format!("{n}"), EventKind::End);
+    for _ in 0..2000 {
+        running.send("car", EventKind::End);
     }
     let outbox = &running.outbox;
     running.wait("every event is kept or counted, within the size", |report| {
@@ -288,6 +288,7 @@ fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_aft
         lost: AtomicU64::new(0),
         all_gone: AtomicBool::new(false),
         closing: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
         report: Mutex::default(),
     });
     let (queue, events) = bounded(400);

@@ -1,5 +1,6 @@
 //! The outbox's thread: events and settlements in, stored in groups; stored events out to the sinks' inboxes.
 
+mod opening;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use super::store::{Pending, Queued, Store};
 use super::{Loss, OutboxSettings, Shared};
 use crate::delivery::{Delivery, Feed, Health, Outcome, Phase, States, Stored, WINDOW};
 use crate::event::EventKind;
+pub(super) use opening::opened;
 
 /// Events stored in one transaction, at most.
 const GROUP: usize = 512;
@@ -75,6 +77,13 @@ pub(super) struct Worker {
     /// Set: the disk that a test has filled has room again.
     #[cfg(test)]
     room: Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// Counts events that nobody will ever get.
+fn lose_all(queued: impl Iterator<Item = Queued>, shared: &Shared) {
+    for Queued { to, .. } in queued {
+        to.iter().for_each(|sink| shared.lose(Some(usize::from(*sink)), Loss::Storage, 1));
+    }
 }
 
 impl Worker {
@@ -231,6 +240,10 @@ impl Worker {
 
     /// Takes what sinks have settled, and notices those that have ended.
     fn collect(&mut self, now: Instant) {
+        // Nothing can be written down: the sinks wait as well, once their windows are full.
+        if self.retry_at.is_some() && self.settled.len() >= 4 * WINDOW {
+            return;
+        }
         for index in 0..self.lines.len() {
             let line = &mut self.lines[index];
             for (position, outcome) in line.feed.settled() {
@@ -394,9 +407,7 @@ impl Worker {
             self.collect(Instant::now());
             self.commit(Instant::now());
         }
-        for queued in std::mem::take(&mut self.batch).into_iter().chain(self.queue.try_iter()) {
-            queued.to.iter().for_each(|sink| self.shared.lose(Some(usize::from(*sink)), Loss::Storage, 1));
-        }
+        lose_all(std::mem::take(&mut self.batch).into_iter().chain(self.queue.try_iter()), &self.shared);
         for (index, (line, route)) in self.lines.iter().zip(&self.routes).enumerate() {
             let (sink, events) = (&route.name, line.pending.events);
             match events {

@@ -16,6 +16,12 @@ use crate::delivery::{Health, Inbox, Phase};
 /// A sink that has not returned this long after its inbox was closed is dropped.
 const GRACE: Duration = Duration::from_millis(1500);
 
+/// Half a second, 1, 2, 4, 8, 16, then 30 s for ever: a broker that restarts is back within seconds, and one that is away costs nothing.
+/// It starts again once something was delivered, or after half a minute that went well.
+pub fn ladder() -> Ladder {
+    Ladder::doubling(Duration::from_millis(500), Duration::from_secs(30), Duration::from_secs(30))
+}
+
 /// Starts `sink` on a thread called after it.
 ///
 /// # Errors
@@ -67,7 +73,10 @@ async fn supervise(sink: &mut dyn Sink, inbox: &mut Inbox, backoff: &mut Backoff
             Err(Fault::Gone { why }) => return inbox.set_health(Health::Gone { why }),
             Err(Fault::Disabled { why }) => return inbox.set_health(Health::Disabled { why }),
             Err(Fault::Again { why, after }) => {
-                if was_up {
+                if inbox.has_delivered() {
+                    // A broker that comes and goes is no worse each time.
+                    backoff.went_well_for(Duration::MAX);
+                } else if was_up {
                     backoff.went_well_for(began.elapsed());
                 }
                 inbox.down(&why);
@@ -159,6 +168,36 @@ mod tests {
     }
 
     #[test]
+    fn the_waits_start_again_once_something_was_delivered() {
+        /// Delivers one and loses its connection, every time.
+        struct OneATime;
+        impl Sink for OneATime {
+            fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
+                Box::pin(async move {
+                    let Some(taken) = inbox.next().await else { return Ok(()) };
+                    inbox.delivered(taken.position);
+                    Err(Fault::again("connection lost"))
+                })
+            }
+        }
+        let (feed, inbox) = delivery::link("one", States::default(), bounded(1).0);
+        for position in 1..=20 {
+            feed.offer(delivery(position, event("gate", "car", EventKind::Start))).unwrap();
+        }
+        // Anything but the first step would take longer than the test's patience.
+        let steps = vec![Duration::from_millis(1), Duration::from_secs(3600)];
+        let ladder = Ladder { steps, stable: Duration::from_secs(3600) };
+        let thread = start(Box::new(OneATime), inbox, ladder).unwrap();
+        let settled = std::cell::Cell::new(0);
+        eventually(|| {
+            settled.set(settled.get() + feed.settled().len());
+            settled.get() == 20
+        });
+        feed.advance(Phase::Closed);
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn a_sink_that_is_disabled_or_gone_is_not_run_again() {
         let why = || "410".to_owned();
         for (fault, health) in [
@@ -169,6 +208,21 @@ mod tests {
             thread.join().unwrap();
             assert_eq!((feed.health(), feed.is_gone()), (health, true));
         }
+    }
+
+    #[test]
+    fn a_sink_that_does_not_end_with_its_inbox_is_dropped() {
+        struct Stubborn;
+        impl Sink for Stubborn {
+            fn run<'a>(&'a mut self, _: &'a mut Inbox) -> Running<'a> {
+                Box::pin(std::future::pending())
+            }
+        }
+        let (feed, inbox) = delivery::link("stubborn", States::default(), bounded(1).0);
+        let thread = start(Box::new(Stubborn), inbox, ladder()).unwrap();
+        feed.advance(Phase::Closed);
+        thread.join().unwrap();
+        assert!(feed.is_gone());
     }
 
     #[test]

@@ -93,6 +93,15 @@ impl Daemon {
         Self::launch(clean(command, folder), folder, config)
     }
 
+    /// The same with a disk of `size` (such as `4m`) mounted on `disk`, for the daemon alone. Everybody else finds it under
+    /// `/proc/<pid>/root`. Works where [`can_have_hosts`] says so.
+    pub fn start_on_small_disk(folder: &Path, config: &str, disk: &Path, size: &str) -> Self {
+        let mut command = unshare();
+        command.args(["sh", "-c", "mount -t tmpfs -o size=\"$0\" tmpfs \"$1\" && shift && exec \"$@\""]);
+        command.arg(size).arg(disk).arg(env!("CARGO_BIN_EXE_vtagd"));
+        Self::launch(clean(command, folder), folder, config)
+    }
+
     fn launch(mut command: Command, folder: &Path, config: &str) -> Self {
         let file = folder.join("vtagd.yaml");
         std::fs::write(&file, config).unwrap();

@@ -7,6 +7,7 @@ pub mod broker;
 pub mod camera;
 pub mod daemon;
 pub mod flicker;
+pub mod flood;
 pub mod home_assistant;
 pub mod hook;
 pub mod onvif;

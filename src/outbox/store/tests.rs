@@ -61,6 +61,16 @@ fn an_event_waits_for_each_of_its_sinks_over_restarts_until_that_sink_has_it() {
 }
 
 #[test]
+fn an_event_that_is_stored_already_is_not_stored_again_and_holds_no_other_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder.path().join("outbox.db"), &Machine::default());
+    let once = queued("car", &[0]);
+    let again = Queued { event: Arc::clone(&once.event), to: vec![0] };
+    let (appended, _) = store.commit(&[once, again, queued("bus", &[0])], &[]).unwrap();
+    assert_eq!((appended.len(), labels(&store, 0)), (2, vec!["car".to_owned(), "bus".into()]));
+}
+
+#[test]
 fn an_order_of_routes_that_changes_mixes_nothing_up_and_a_sink_that_goes_keeps_its_events() {
     let folder = tempfile::tempdir().unwrap();
     let (path, machine) = (folder.path().join("outbox.db"), Machine::default());

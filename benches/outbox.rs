@@ -1,0 +1,119 @@
+//! The outbox: how many events a second it stores and hands through to a sink that has each at once, and what that costs the thread
+//! that makes them. `cargo bench --bench outbox [-- FOLDER]`; the file is made in FOLDER (a disk), or in the system's temporary folder.
+//!
+//! Not criterion: one long run is what counts, with the disk's own rhythm in it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a bench fails by panicking and prints"
+)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vtagd::delivery::Inbox;
+use vtagd::event::record::Data;
+use vtagd::event::{Event, EventKind, ModelRef};
+use vtagd::outbox::route::{Filter, Route};
+use vtagd::outbox::{Kernel, Outbox, OutboxSettings};
+
+/// Events of a full run.
+const EVENTS: usize = 200_000;
+
+fn event(number: usize) -> Event {
+    let data = Data {
+        stream: format!("camera-{}", number % 20),
+        set: "dock-safety".into(),
+        label: format!("label-{}", number % 50),
+        tag_id: uuid::Uuid::now_v7(),
+        score: 0.93,
+        peak: 0.97,
+        started_at: jiff::Timestamp::now(),
+        ended_at: None,
+        sampled_at: jiff::Timestamp::now(),
+        media_start: 12.5,
+        media_end: None,
+        reason: None,
+        model: ModelRef { name: "vit-b-32".into(), fingerprint: "0123456789abcdef0123456789abcdef".into() },
+        attributes: Arc::default(),
+        snapshot: None,
+    };
+    Event { id: uuid::Uuid::now_v7(), source: "/bench/streams/camera".into(), kind: EventKind::Start, data }
+}
+
+fn route(name: &str) -> Route {
+    Route { name: name.into(), key: name.into(), only: Filter::default(), rate: None }
+}
+
+/// Takes and settles everything, on a thread of its own.
+fn sink(mut inbox: Inbox) -> std::thread::JoinHandle<usize> {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut taken = 0;
+            while let Some(delivery) = inbox.next().await {
+                inbox.up();
+                inbox.delivered(delivery.position);
+                taken += 1;
+            }
+            taken
+        })
+    })
+}
+
+/// As fast as it goes (`None`), or so many a second.
+fn run(what: &str, folder: Option<PathBuf>, events: usize, pace: Option<f64>) {
+    let folder = folder.map_or_else(|| tempfile::tempdir().unwrap(), |f| tempfile::tempdir_in(f).unwrap());
+    let path = Some(folder.path().join("outbox.db"));
+    let settings = OutboxSettings { path, max_size: 4 << 30, max_age: Duration::from_secs(86_400) };
+    let (outbox, mut inboxes, thread) = Outbox::start(settings, vec![route("sink")], Kernel).unwrap();
+    let taker = sink(inboxes.remove(0));
+    let mut sends = Vec::with_capacity(events);
+    let mut waits = 0_u64;
+    let began = Instant::now();
+    for number in 0..events {
+        let made = Arc::new(event(number));
+        if let Some(pace) = pace {
+            let due = Duration::from_secs_f64(number as f64 / pace);
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+        }
+        let asked = Instant::now();
+        let mut there = outbox.send(&made);
+        sends.push(asked.elapsed());
+        while !there {
+            // The queue is full: a camera's event would be lost here, a bench waits.
+            waits += 1;
+            std::thread::sleep(Duration::from_micros(200));
+            there = outbox.send(&made);
+        }
+    }
+    // Closing gives the sink what is left, as long as it is quick.
+    outbox.close();
+    thread.join().unwrap();
+    let taken = taker.join().unwrap();
+    assert_eq!(taken, events);
+    let seconds = began.elapsed().as_secs_f64();
+    sends.sort_unstable();
+    let at = |part: f64| sends[((sends.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    println!(
+        "{what}: {events} events, {:.0} events/s through outbox and sink; send: p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs, max {:.0} µs; {waits} waits for a full queue",
+        events as f64 / seconds,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+}
+
+fn main() {
+    // `cargo bench` adds `--bench`; `cargo test --benches` runs it without: only whether it works then.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let full = arguments.iter().any(|argument| argument == "--bench");
+    let folder = arguments.iter().find(|argument| !argument.starts_with("--")).map(PathBuf::from);
+    let (all, paced) = if full { (EVENTS, 5000 * 20) } else { (500, 500) };
+    run("as fast as it goes", folder.clone(), all, None);
+    run("5000 a second", folder, paced, Some(5000.0));
+}

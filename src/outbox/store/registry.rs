@@ -1,0 +1,55 @@
+//! The small tables: the outbox's clock, the numbers that were given, the sinks.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::super::age::Mark;
+use super::super::route::Route;
+
+pub(super) fn read_mark(connection: &Connection) -> Result<Mark, rusqlite::Error> {
+    let mark: Option<String> = connection.query_row("SELECT mark FROM clock", [], |row| row.get(0)).optional()?;
+    Ok(mark.and_then(|mark| serde_json::from_str(&mark).ok()).unwrap_or_default())
+}
+
+pub(super) fn write_mark(connection: &Connection, mark: &Mark) -> Result<(), rusqlite::Error> {
+    let text = serde_json::to_string(mark).unwrap_or_default();
+    let sql = "INSERT INTO clock (one, mark) VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET mark = excluded.mark";
+    connection.prepare_cached(sql)?.execute([text]).map(drop)
+}
+
+pub(super) fn highest(connection: &Connection) -> Result<(i64, i64), rusqlite::Error> {
+    let mut select = connection.prepare_cached(
+        "SELECT ifnull(max(seq) FILTER (WHERE name = 'events'), 0), ifnull(max(seq) FILTER (WHERE name = 'deliveries'), 0)
+         FROM sqlite_sequence",
+    )?;
+    select.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Numbers go on above `highest`.
+pub(super) fn keep_counting(connection: &Connection, highest: (i64, i64)) -> Result<(), rusqlite::Error> {
+    for (table, number) in [("events", highest.0), ("deliveries", highest.1)] {
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = ?1 AND seq < ?2", params![table, number])?;
+        connection.execute(
+            "INSERT INTO sqlite_sequence (name, seq)
+             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)",
+            params![table, number],
+        )?;
+    }
+    Ok(())
+}
+
+/// Enters the sinks of `routes`; gives their row ids, in order.
+pub(super) fn enter(connection: &Connection, routes: &[Route]) -> Result<Vec<i64>, rusqlite::Error> {
+    // Nothing is written where nothing has changed: a disk that is full must not keep the daemon from starting.
+    let mut known = connection.prepare("SELECT id FROM sinks WHERE key = ?1 AND name = ?2")?;
+    let mut insert = connection.prepare(
+        "INSERT INTO sinks (key, name) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET name = excluded.name RETURNING id",
+    )?;
+    let mut one = |route: &Route| {
+        let names = [&route.key, &route.name];
+        match known.query_row(names, |row| row.get(0)).optional()? {
+            Some(id) => Ok(id),
+            None => insert.query_row(names, |row| row.get(0)),
+        }
+    };
+    routes.iter().map(&mut one).collect()
+}
