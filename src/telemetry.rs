@@ -173,6 +173,14 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "",
         "1 while events can be stored, 0 while the disk takes nothing",
     ),
+    (
+        "vtagd_snapshots_total",
+        Kind::Counter,
+        Unit::Count,
+        "result",
+        "pictures of tags: saved, dropped (too many at once), failed",
+    ),
+    ("vtagd_snapshots_bytes", Kind::Gauge, Unit::Bytes, "", "size of the folder of pictures"),
     ("vtagd_outbox_bytes", Kind::Gauge, Unit::Bytes, "", "size of what is stored"),
     ("vtagd_outbox_errors_total", Kind::Counter, Unit::Count, "", "reads and writes of the outbox that failed"),
     (

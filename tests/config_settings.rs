@@ -14,6 +14,7 @@ use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::problem::Severity;
 use vtagd::sample::Interval;
 use vtagd::signature::Unchanged;
+use vtagd::sink::mqtt::Protocol;
 use vtagd::source::{Decode, Location, Pace, Reconnect};
 
 fn folder() -> tempfile::TempDir {
@@ -296,18 +297,26 @@ sinks:
   - { type: webhook, url: https://host/x }
   - { type: jsonl, path: new/folder/events.jsonl }
 outbox: { path: outbox.db, max_size: 512MiB, max_age: 2d }
-snapshots: { path: pictures }
+snapshots: { path: pictures, max_side: 640, url: \"https://edge.example/\" }
+api: { tls: { cert: own.gst, key: own.gst } }
 ",
     );
     let fields: Vec<&str> = settings.notices.iter().map(|notice| notice.field.as_str()).collect();
-    let expected = ["sinks[0].type", "sinks[1].type", "snapshots"];
-    assert_eq!(fields, expected);
+    assert_eq!(fields, ["api.tls"]);
     for notice in &settings.notices {
         assert_eq!(notice.severity, Severity::Notice);
         assert_eq!(notice.to_string().lines().count(), 1, "{notice}");
         assert!(notice.message.contains("has no effect yet"));
     }
     assert_eq!(settings.outbox.max_size, 512 << 20);
+    let pictures = settings.snapshots.as_ref().expect("wanted");
+    assert_eq!((pictures.max_side, pictures.quality, pictures.max_size), (640, 85, 1 << 30));
+    let (SinkSettings::Mqtt(mqtt), SinkSettings::Webhook(webhook)) = (&settings.sinks[0], &settings.sinks[1]) else {
+        panic!("{:?}", settings.sinks)
+    };
+    assert_eq!((mqtt.protocol, mqtt.topic_prefix.as_str(), &mqtt.client_id), (Protocol::V311, "vtagd", &None));
+    assert_eq!((mqtt.home_assistant.as_deref(), mqtt.timeout), (Some("homeassistant"), Duration::from_secs(20)));
+    assert_eq!((webhook.concurrency, webhook.batch, webhook.secrets.len()), (4, None, 0));
     let names: Vec<&str> = settings.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["mqtt-0", "webhook-1", "jsonl-2"]);
 }

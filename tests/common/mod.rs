@@ -8,6 +8,8 @@ pub mod camera;
 pub mod daemon;
 pub mod flicker;
 pub mod flood;
+pub mod home_assistant;
+pub mod hook;
 pub mod onvif;
 pub mod promtool;
 pub mod proxy;

@@ -181,6 +181,8 @@ impl Link {
 
     async fn try_connect(connection: Connection<'_>) -> Result<Self, String> {
         let Connection { protocol, host, port, client_id, username, password, tls, will, timeout } = connection;
+        // Ours is the one that is told.
+        let timeout = timeout + Duration::from_secs(1);
         let (told, heard) = mpsc::channel(HEARD);
         let mut task = JoinSet::new();
         let secret = password.cloned();

@@ -117,8 +117,11 @@ pub fn event(event: &crate::event::Event) -> Value {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/common/home_assistant.rs"]
+mod rules;
+
+#[cfg(test)]
 pub mod tests {
-    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use super::*;
@@ -135,47 +138,12 @@ pub mod tests {
         }
     }
 
-    fn is_id(text: &Value) -> bool {
-        let text = text.as_str().unwrap();
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-    }
-
-    /// The rules of Home Assistant's device discovery.
-    pub fn check(topic: &str, document: &Value) {
-        let levels: Vec<&str> = topic.split('/').collect();
-        assert!(matches!(levels[..], [_, "device", id, "config"] if is_id(&json!(id))), "{topic}");
-        assert!(document["dev"]["ids"].as_array().unwrap().iter().all(is_id), "`dev` is required");
-        assert!(document["o"]["name"].is_string(), "`o` is required");
-        let shared = ["availability", "availability_mode", "state_topic", "qos", "encoding", "command_topic"];
-        for key in document.as_object().unwrap().keys().filter(|key| !["dev", "o", "cmps"].contains(&key.as_str())) {
-            assert!(shared.contains(&key.as_str()), "{key} may not stand at the root");
-        }
-        let mut unique = BTreeSet::new();
-        for (key, component) in document["cmps"].as_object().unwrap() {
-            assert!(is_id(&json!(key)) && is_id(&component["unique_id"]), "{key}");
-            assert!(unique.insert(component["unique_id"].to_string()), "{key}: unique_id is not unique");
-            let topic = match component["p"].as_str().unwrap() {
-                "binary_sensor" | "switch" => "state_topic",
-                "image" => "image_topic",
-                "event" => {
-                    assert_eq!(component["event_types"], json!(["start", "update", "end"]));
-                    "state_topic"
-                }
-                other => panic!("{key} has the platform {other}"),
-            };
-            assert!(!component[topic].as_str().unwrap().contains(['+', '#', ' ']), "{key}");
-            if component["p"] == "switch" {
-                assert!(component["command_topic"].is_string());
-            }
-        }
-    }
-
     #[test]
     fn documents_follow_the_rules_of_device_discovery() {
         let topics = Topics::new("site/vtagd");
         for snapshots in [false, true] {
             let document = document(&watched("cam1", &["fire", "status", "red car", "rød bil"]), &topics, snapshots);
-            check(&topic("homeassistant", &topics, "cam1"), &document);
+            rules::check(&topic("homeassistant", &topics, "cam1"), &document);
             assert!(is_ours(document.to_string().as_bytes(), &topics));
             assert!(!is_ours(document.to_string().as_bytes(), &Topics::new("vtagd")), "another daemon's");
             let count = document["cmps"].as_object().unwrap().len();

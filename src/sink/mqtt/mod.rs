@@ -173,6 +173,18 @@ impl Session<'_> {
         filters
     }
 
+    /// Why nothing is acknowledged any more: a connection that is gone says it better.
+    async fn lost(&mut self, fault: Fault) -> Fault {
+        let told = async {
+            loop {
+                if let Heard::Lost(why) = self.link.heard().await {
+                    return Fault::again(why);
+                }
+            }
+        };
+        timeout(Duration::from_millis(100), told).await.unwrap_or(fault)
+    }
+
     async fn serve(
         &mut self,
         inbox: &mut Inbox,
@@ -184,8 +196,10 @@ impl Session<'_> {
             self.publisher.pump(&self.link)?;
             let now = Instant::now();
             if now >= stats {
-                stats = now + STATS;
+                // The streams are not known before the model is loaded.
+                stats = now + LOOK;
                 if let Some(streams) = self.catalog.streams() {
+                    stats = now + STATS;
                     let said = states::stats(&streams, self.began.elapsed(), now.into_std());
                     self.publisher.push(Message::new(self.topics.stats(), said), None);
                 }
@@ -193,8 +207,10 @@ impl Session<'_> {
             }
             tokio::select! {
                 acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => {
-                    if let Some(position) = acked? {
-                        inbox.delivered(position);
+                    match acked {
+                        Ok(Some(position)) => inbox.delivered(position),
+                        Ok(None) => {}
+                        Err(fault) => return Err(self.lost(fault).await),
                     }
                 }
                 heard = self.link.heard() => self.hear(heard)?,
