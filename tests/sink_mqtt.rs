@@ -56,7 +56,6 @@ fn events_states_and_availability_are_where_they_belong() {
         let mut daemon = Daemon::start(folder.path(), &config);
         consumer.wait_for("vtagd/available", "online");
         consumer.wait_for("vtagd/gate/status", "online");
-        consumer.wait_for("vtagd/gate/enabled/state", "ON");
         let start = eventually("a cat", || {
             events(&consumer).into_iter().find(|e| e["data"]["label"] == "cat" && e["type"] == "dev.vtagd.tag.start")
         });
@@ -87,6 +86,7 @@ fn events_states_and_availability_are_where_they_belong() {
     consumer.wait_for("vtagd/available", "offline");
     let late = Consumer::start(broker.port, &["late/#", "vtagd/#"]);
     late.wait_for("vtagd/available", "offline");
+    late.wait_for("vtagd/gate/enabled/state", "ON");
     assert!(late.got().iter().all(|got| got.retained));
     assert!(late.last("vtagd/events").is_none() && late.last("vtagd/stats").is_none(), "events are not retained");
 }

@@ -118,7 +118,7 @@ pub struct Consumer {
 impl Consumer {
     pub fn start(port: u16, filters: &[&str]) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut options = MqttOptions::new(format!("consumer{port}"), ("127.0.0.1", port));
+        let mut options = MqttOptions::new(format!("consumer{}", uuid::Uuid::new_v4().simple()), ("127.0.0.1", port));
         options.set_keep_alive(5).set_clean_session(false).set_max_packet_size(16 << 20, 1 << 20);
         let got = Arc::new(Mutex::new(Vec::new()));
         let (kept, filters) = (Arc::clone(&got), filters.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());

@@ -38,6 +38,8 @@ pub enum Step {
 pub struct Pace {
     /// Nothing is sent before then.
     paused: Option<Instant>,
+    /// Until when the endpoint has asked for it. What it takes meanwhile was under way already, and changes nothing of that.
+    asked: Option<Instant>,
     /// The endpoint has not taken anything since it was away.
     away: bool,
     backoff: Backoff,
@@ -53,6 +55,7 @@ impl Pace {
         let retries = Ladder { steps: RETRIES.to_vec(), stable: Duration::ZERO };
         Self {
             paused: None,
+            asked: None,
             away: false,
             backoff: Backoff::new(ladder, seed),
             retries: Backoff::new(retries, seed),
@@ -86,7 +89,7 @@ impl Pace {
             Answer::Taken => {
                 self.successes += 1;
                 self.failed.remove(&position);
-                (self.paused, self.away) = (None, false);
+                (self.paused, self.away) = (self.asked.filter(|until| *until > now), false);
                 self.backoff.went_well_for(Duration::ZERO);
                 Step::Delivered
             }
@@ -95,6 +98,7 @@ impl Pace {
             Answer::Away { after, .. } => {
                 let before = self.failed.insert(position, self.successes);
                 let blamed = before.is_some_and(|before| before < self.successes);
+                self.asked = self.asked.max(after.map(|after| now + after));
                 let wait = self.backoff.next_wait().max(after.unwrap_or_default());
                 let until = now + wait;
                 self.paused = Some(self.paused.map_or(until, |paused| paused.max(until)));
@@ -161,7 +165,9 @@ mod tests {
         let minute = Duration::from_secs(60);
         pace.answered(1, &Answer::Away { why: String::new(), after: Some(minute) }, now);
         assert_eq!(pace.until(now), Some(now + minute));
-        assert_eq!(pace.room(4, now + minute - Duration::from_millis(1)), 0);
+        assert_eq!(pace.answered(2, &Answer::Taken, now), Step::Delivered);
+        assert_eq!(pace.room(4, now + minute - Duration::from_millis(1)), 0, "also when it takes what was under way");
+        assert_eq!(pace.room(4, now + minute), 4);
     }
 
     #[test]
