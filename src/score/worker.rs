@@ -222,7 +222,9 @@ mod tests {
         let roster = |labels: [f32; 2]| {
             let heard = Arc::clone(&heard);
             let roster = Roster::default();
-            let listener = Box::new(move |_: FrameTime, scores: &[Vec<f32>]| heard.lock().unwrap().push(scores[0][0]));
+            let listener = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
+                heard.lock().unwrap().push(scores[0][0])
+            });
             roster.enter(KEY, Lane { scorers: vec![scorer_of(labels)], listener });
             roster
         };
