@@ -163,7 +163,7 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sinks: [{ type: mqtt, url: mqtt://h, topic_prefix: a/# }]", 1, "sinks[0].topic_prefix", "topic prefix"),
         ("sinks: [{ type: mqtt, url: mqtts://h, ca: nowhere }]", 1, "sinks[0].ca", "does not exist"),
         ("sinks: [{ type: mqtt, url: mqtt://h, ca: secret }]", 1, "sinks[0].ca", "without TLS"),
-        ("sinks: [{ type: mqtt, url: mqtts://h, cert: secret }]", 1, "sinks[0]", "both `cert` and `key`"),
+        ("sinks: [{ type: mqtt, url: mqtts://h, cert: secret }]", 1, "sinks[0].key", "both `cert` and `key`"),
         ("sinks: [{ type: mqtt, url: mqtt://h, protocol: 4 }]", 1, "sinks[0].protocol", "3.1.1 or 5"),
         ("sinks: [{ type: mqtt, url: mqtt://h, timeout: 0s }]", 1, "sinks[0].timeout", "1s and 5m"),
         (

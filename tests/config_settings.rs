@@ -307,13 +307,13 @@ api: { tls: { cert: own.gst, key: own.gst } }
 fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
     let folder = folder();
     let path = folder.path().join("vtagd.yaml");
-    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\nsnapshots: {}\n")
+    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\napi: { tls: { cert: own.gst, key: own.gst } }\n")
         .expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
     assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(())).expect("written"), 0);
     let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
     assert!(out.contains("ok: 1 stream, 2 labels in 1 set, 1 sink, the starter model"), "{out}");
-    assert!(err.contains("snapshots: has no effect yet"), "{err}");
+    assert!(err.contains("api.tls: has no effect yet"), "{err}");
 
     fs::write(&path, "streams: []\nnonsense: 1\n").expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
