@@ -6,6 +6,8 @@ MAKEFLAGS += --no-builtin-rules
 
 # A compiler new enough for Cargo.toml's rust-version: the one on the path, else Debian's.
 CARGO := tools/cargo
+# Brokers and their clients, which tests start for themselves. Not part of `setup`: Debian starts some of them as services.
+TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server
 # Where `make install` puts things; DESTDIR is for packagers.
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
@@ -37,6 +39,7 @@ demo: setup ## tag a real RTSP camera; ends after three different tags (FOREVER=
 
 .PHONY: test
 test: setup ## all tests, with cargo-nextest where it is installed
+	@tools/setup/packages.sh $(TEST_PACKAGES)
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --locked && $(CARGO) test --locked --doc; \
 	else \
