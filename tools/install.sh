@@ -21,6 +21,7 @@ install -D -m 644 -t "$share/models/starter" models/starter/*
 install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
     runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt
 install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
+install -D -m 644 -t "$doc/examples/systemd" systemd/nvidia.conf
 install -D -m 644 -t "$doc/ops/prometheus" ops/prometheus/*.yaml
 install -D -m 644 -t "$doc/ops/grafana" ops/grafana/*.json
 install -d "$DESTDIR$UNITDIR"
