@@ -83,6 +83,16 @@ lint-deny: setup
 install: ## install the built release into DESTDIR; never overwrites a configuration
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)" tools/install.sh
 
+.PHONY: deb
+deb: build ## the Debian package, target/debian/vtagd_*.deb
+	@tools/setup/rust_tool.sh deb
+	@tools/deb.sh
+
+.PHONY: test-deb
+test-deb: deb ## install, use, upgrade and purge the package in a clean Debian 12 (as root; 1 GB)
+	@tools/setup/packages.sh mmdebstrap
+	@tools/test_deb.sh "$$(ls -t target/debian/vtagd_*.deb | head -n 1)"
+
 .PHONY: clean
 clean: ## remove what the compiler and the demo made; what setup fetched stays
 	@rm -rf target demo/events.jsonl demo/demo.yaml demo/*.log
