@@ -6,8 +6,8 @@ MAKEFLAGS += --no-builtin-rules
 
 # A compiler new enough for Cargo.toml's rust-version: the one on the path, else Debian's.
 CARGO := tools/cargo
-# Brokers and their clients, which tests start for themselves. Not part of `setup`: Debian starts some of them as services.
-TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server
+# Brokers and their clients, which tests start for themselves, and what checks the unit and the schema. Not part of `setup`: Debian starts some as services.
+TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server systemd python3-jsonschema python3-yaml
 # Where `make install` puts things; DESTDIR is for packagers.
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
@@ -85,6 +85,16 @@ lint-deny: setup
 .PHONY: install
 install: ## install the built release into DESTDIR; never overwrites a configuration
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)" tools/install.sh
+
+.PHONY: deb
+deb: build ## the Debian package, target/debian/vtagd_*.deb
+	@tools/setup/rust_tool.sh deb
+	@tools/deb.sh
+
+.PHONY: test-deb
+test-deb: deb ## install, use, upgrade and purge the package in a clean Debian 12 (as root; 1 GB)
+	@tools/setup/packages.sh mmdebstrap
+	@tools/test_deb.sh "$$(ls -t target/debian/vtagd_*.deb | head -n 1)"
 
 .PHONY: clean
 clean: ## remove what the compiler and the demo made; what setup fetched stays

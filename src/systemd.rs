@@ -1,4 +1,4 @@
-//! sd_notify: telling systemd that the daemon is ready, what it is doing, that it needs more time to start, and that it is well.
+//! sd_notify: telling systemd that the daemon is ready, reloads, what it is doing, that it needs more time to start, and that it is well.
 //!
 //! One datagram to the socket that `NOTIFY_SOCKET` names; without the variable nothing is sent, so everything works the same outside
 //! of a service. Sending never blocks and never fails loudly: a service manager that does not listen is no reason to stop.
@@ -22,6 +22,25 @@ const EXTENSION: Duration = Duration::from_secs(60);
 /// Start-up is over.
 pub fn ready() {
     send("READY=1\nSTATUS=running");
+}
+
+/// The configuration is being read again: `systemctl reload` waits until [`reloaded`].
+pub fn reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    send(&format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", microseconds(now)));
+}
+
+/// Reading the configuration again is over, whether it could be used or not.
+pub fn reloaded(used: bool) {
+    if used {
+        ready();
+    } else {
+        send("READY=1\nSTATUS=running; the changed configuration was refused, the old one stays");
+    }
+}
+
+fn microseconds(time: rustix::time::Timespec) -> i64 {
+    time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1000)
 }
 
 /// The daemon ends.
@@ -193,6 +212,11 @@ mod tests {
     #[test]
     fn a_status_cannot_smuggle_in_another_assignment() {
         assert_eq!(one_line("model x\nREADY=1"), "model x READY=1");
+    }
+
+    #[test]
+    fn a_moment_of_the_monotonic_clock_is_told_in_microseconds() {
+        assert_eq!(microseconds(rustix::time::Timespec { tv_sec: 7, tv_nsec: 12_345_678 }), 7_012_345);
     }
 
     #[test]

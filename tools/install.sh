@@ -17,10 +17,12 @@ install -d "$DESTDIR" 2>/dev/null && [ -w "${DESTDIR:-/}" ] || die "cannot write
 install -D -m 755 target/release/vtagd "$DESTDIR$PREFIX/bin/vtagd"
 install -D -m 644 -t "$lib" runtime/libonnxruntime.so
 install -D -m 644 -t "$share/pipelines" pipelines/*.gst
+install -D -m 644 -t "$share" config/vtagd.schema.json
 install -D -m 644 -t "$share/models/starter" models/starter/*
 install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
     runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt
 install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
+install -D -m 644 -t "$doc/examples/systemd" systemd/nvidia.conf
 install -D -m 644 -t "$doc/ops/prometheus" ops/prometheus/*.yaml
 install -D -m 644 -t "$doc/ops/grafana" ops/grafana/*.json
 install -d "$DESTDIR$UNITDIR"

@@ -3,11 +3,13 @@
 
 pub mod bench;
 pub mod check;
+pub mod config;
 pub mod discover;
 pub mod embed;
 pub mod events;
 pub mod labels;
 pub mod model;
+pub mod package;
 mod pictures;
 pub mod pull;
 pub mod run;
@@ -50,6 +52,9 @@ enum Command {
     },
     /// Check a configuration as `run` would, and print every problem.
     Check(check::Args),
+    /// Show what a configuration comes to, or what may stand in one.
+    #[command(subcommand)]
+    Config(config::Command),
     /// Find ONVIF cameras on the local network and print a `streams:` block for them.
     Discover(discover::Args),
     /// Tag pictures or videos once and print the best labels.
@@ -67,6 +72,9 @@ enum Command {
     Model(model::Command),
     /// Measure what this box can serve, in images a second and cameras.
     Bench(bench::Args),
+    /// Write manual pages and shell completions, for packagers.
+    #[command(hide = true)]
+    PackageFiles(package::Args),
     /// The text tower's child process.
     #[command(name = child::SUBCOMMAND, hide = true)]
     EmbedTexts(child::Args),
@@ -92,6 +100,7 @@ pub fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run { config } => run::run(&config, cli.verbose),
         Command::Check(args) => check::command(&args, &mut io::stdout(), &mut io::stderr()).unwrap_or(1),
+        Command::Config(command) => config::run(&command),
         Command::Discover(args) => discover::run(&args),
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
@@ -99,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Labels(command) => labels::run(&command),
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),
+        Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
         Command::EmbedTexts(args) => child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };

@@ -31,12 +31,14 @@ mod routes;
 mod schema;
 mod secrets;
 mod sets;
+mod show;
 mod sinks;
 mod streams;
 mod validate;
 
 pub use providers::from_pairs as provider_from_pairs;
 pub use sets::thresholds;
+pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::sink::JsonlTarget;
@@ -151,4 +153,15 @@ pub fn keys() -> Vec<String> {
     let mut keys = Vec::new();
     schema::Root::keys("", &mut keys);
     keys
+}
+
+/// The JSON Schema of the configuration file, for editors: config/vtagd.schema.json.
+pub fn json_schema() -> serde_json::Value {
+    use crate::yaml::reader::FromNode;
+    let mut schema = schema::Root::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "vtagd configuration".into();
+    // A place for YAML anchors.
+    schema["patternProperties"] = serde_json::json!({ "^x-": true });
+    schema
 }

@@ -166,6 +166,22 @@ pub fn min_cosine(field: &Field<super::schema::Probe>, reader: &mut Reader<'_>) 
 }
 
 impl FromNode for ProviderItem {
+    fn schema() -> serde_json::Value {
+        use crate::yaml::reader::property;
+        let options = [
+            ("tensorrt", property::<TensorrtOptions>()),
+            ("cuda", property::<CudaOptions>()),
+            ("openvino", property::<OpenvinoOptions>()),
+            ("cpu", property::<super::schema::CpuOptions>()),
+        ];
+        let options: serde_json::Map<_, _> =
+            options.map(|(name, schema)| (name.to_owned(), schema)).into_iter().collect();
+        let mut one = crate::yaml::reader::object(options);
+        one["minProperties"] = 1.into();
+        one["maxProperties"] = 1.into();
+        serde_json::json!({ "anyOf": [Provider::schema(), one] })
+    }
+
     fn from_node(node: &crate::yaml::Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         use crate::yaml::Value;
         const NAMES: [&str; 4] = ["tensorrt", "cuda", "openvino", "cpu"];

@@ -49,6 +49,10 @@ const OURS: [&str; 8] = [
 
 /// `3.1.1` or `5`.
 impl FromNode for Protocol {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "enum": ["3.1.1", "5", "5.0", 5] })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let text = match &node.value {
             Value::Text(text) => text.clone(),
@@ -72,6 +76,10 @@ pub struct Headers(Vec<At<(String, SecretSource)>>);
 
 impl FromNode for Headers {
     const NULL_IS_MISSING: bool = true;
+
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "object", "additionalProperties": SecretSource::schema() })
+    }
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Value::Map(entries) = &node.value else {

@@ -45,6 +45,10 @@ pub struct Wanted(BTreeMap<String, Vec<serde_json::Value>>);
 impl FromNode for Wanted {
     const NULL_IS_MISSING: bool = true;
 
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "object" })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let serde_json::Value::Object(map) = serde_json::Value::from_node(node, path, reader)? else {
             reader.mismatch(node, path, "a mapping", "write keys and values, such as { zone: [dock, yard] }");

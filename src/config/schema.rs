@@ -128,6 +128,10 @@ pub enum NumberOrAuto {
 }
 
 impl FromNode for NumberOrAuto {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "anyOf": [usize::schema(), { "const": "auto" }] })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match &node.value {
             Value::Text(text) if text == "auto" => Some(Self::Auto),
@@ -153,6 +157,10 @@ section! {
 
 /// A duration, or `auto`.
 impl FromNode for Interval {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "anyOf": [Duration::schema(), { "const": "auto" }] })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match &node.value {
             Value::Text(text) if text == "auto" => Some(Self::Auto),
@@ -182,6 +190,11 @@ section! {
 
 impl FromNode for Unchanged {
     const NULL_IS_MISSING: bool = true;
+
+    fn schema() -> serde_json::Value {
+        // YAML 1.1, which most editors speak, takes these words for true and false.
+        serde_json::json!({ "anyOf": [{ "enum": ["off", "on", true, false] }, Gate::schema()] })
+    }
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         if matches!(node.value, Value::Text(_)) {

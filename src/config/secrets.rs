@@ -21,6 +21,14 @@ pub enum SecretSource {
 }
 
 impl FromNode for SecretSource {
+    fn schema() -> serde_json::Value {
+        let keys = ["env", "file", "credential"].map(|key| (key.to_owned(), serde_json::json!({ "type": "string" })));
+        let mut schema = crate::yaml::reader::object(keys.into_iter().collect());
+        schema["minProperties"] = 1.into();
+        schema["maxProperties"] = 1.into();
+        schema
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         if !matches!(node.value, Value::Map(_)) {
             reader.report(Severity::Error, node.place, path, "a credential may not stand in this file", FORMS);

@@ -19,6 +19,7 @@ use crate::engine::{EngineError, LabelBook};
 use crate::problem::Severity;
 use crate::score::Scorer;
 use crate::shutdown::Shutdown;
+use crate::systemd::{self, LongStep};
 
 /// See the module.
 pub struct Reloader {
@@ -34,6 +35,8 @@ pub struct Reloader {
     switched: HashMap<String, bool>,
     shutdown: Shutdown,
     under_way: Option<UnderWay>,
+    /// systemd has been told that a reload has begun, and not yet that it is over.
+    told: bool,
 }
 
 /// What may be asked of a running daemon.
@@ -61,7 +64,7 @@ impl Reloader {
         shutdown: Shutdown,
     ) -> Self {
         let switched = HashMap::new();
-        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way: None }
+        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way: None, told: false }
     }
 
     /// Tells the API and the sinks what runs now.
@@ -85,6 +88,15 @@ impl Reloader {
 
     /// Reloads if it was asked for. Returns whether something has changed.
     pub fn look(&mut self, fleet: &mut Fleet) -> bool {
+        let changed = self.step(fleet);
+        if self.told && self.under_way.is_none() {
+            self.told = false;
+            systemd::reloaded(changed);
+        }
+        changed
+    }
+
+    fn step(&mut self, fleet: &mut Fleet) -> bool {
         if let Some(under_way) = self.under_way.take() {
             return match under_way.scorers.try_recv() {
                 Ok(Ok(scorers)) => {
@@ -148,6 +160,8 @@ impl Reloader {
     fn reload(&mut self, fleet: &mut Fleet) -> bool {
         let file = self.current.file.clone();
         tracing::info!(file = %file.display(), "reading the configuration again");
+        systemd::reloading();
+        self.told = true;
         let new = match config::load(&file) {
             Ok(new) => new,
             Err(problems) => {
@@ -185,6 +199,8 @@ impl Reloader {
         let (done, scorers) = bounded(1);
         let (sets, shutdown) = (new.label_sets.clone(), self.shutdown.clone());
         let embed = move || {
+            // systemd waits for the end of a reload no longer than for a start.
+            let _patience = LongStep::quiet();
             // The receiver waits for this thread.
             let _ = done.send(labels.scorers(&sets, &shutdown));
         };

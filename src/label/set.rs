@@ -61,6 +61,10 @@ pub struct Attributes(std::collections::BTreeMap<String, serde_json::Value>);
 impl crate::yaml::reader::FromNode for Attributes {
     const NULL_IS_MISSING: bool = true;
 
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "object" })
+    }
+
     fn from_node(node: &crate::yaml::Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match serde_json::Value::from_node(node, path, reader)? {
             serde_json::Value::Object(map) => Some(Self(map.into_iter().collect())),

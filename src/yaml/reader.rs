@@ -65,6 +65,9 @@ pub trait FromNode: Sized {
     /// Reads `node`; on `None` a problem has been reported.
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self>;
 
+    /// What fits here, as JSON Schema: for editors, so it may let through what [`from_node`](Self::from_node) refuses, never the reverse.
+    fn schema() -> serde_json::Value;
+
     /// Adds the paths of all keys below `path`, `[]` for any item of a list.
     fn keys(_path: &str, _out: &mut Vec<String>) {}
 }
@@ -210,6 +213,17 @@ impl MapReader<'_> {
     }
 }
 
+/// What fits a key of a section: nothing too, where that counts as left out.
+pub fn property<T: FromNode>() -> serde_json::Value {
+    let schema = T::schema();
+    if T::NULL_IS_MISSING { serde_json::json!({ "anyOf": [schema, { "type": "null" }] }) } else { schema }
+}
+
+/// A mapping of these keys and no others.
+pub fn object(keys: serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
+    serde_json::json!({ "type": "object", "properties": keys, "additionalProperties": false })
+}
+
 /// Declares a struct of [`Field`]s that reads itself from a mapping, each key once: `"key" => field: Type`.
 #[macro_export]
 macro_rules! section {
@@ -227,6 +241,12 @@ macro_rules! section {
             ) -> Option<Self> {
                 let map = reader.map(node, path, &[$($key),*])?;
                 Some(Self { $($field: map.field($key, reader)),* })
+            }
+
+            fn schema() -> ::serde_json::Value {
+                let mut keys = ::serde_json::Map::new();
+                $( keys.insert($key.to_owned(), $crate::yaml::reader::property::<$type>()); )*
+                $crate::yaml::reader::object(keys)
             }
 
             fn keys(path: &str, out: &mut Vec<String>) {
@@ -261,6 +281,10 @@ macro_rules! words {
                     _ => None,
                 }
             }
+
+            fn schema() -> ::serde_json::Value {
+                ::serde_json::json!({ "enum": [$($word),*] })
+            }
         }
     )*};
 }
@@ -286,6 +310,10 @@ impl Reader<'_> {
 }
 
 impl FromNode for String {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": ["string", "number", "boolean"] })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match &node.value {
             Value::Text(text) => return Some(text.clone()),
@@ -303,6 +331,10 @@ impl FromNode for String {
 }
 
 impl FromNode for bool {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "boolean" })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match node.value {
             Value::Bool(value) => Some(value),
@@ -315,6 +347,10 @@ impl FromNode for bool {
 }
 
 impl FromNode for f64 {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "number" })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let number = match &node.value {
             Value::Number(number) => number.as_f64(),
@@ -328,6 +364,10 @@ impl FromNode for f64 {
 }
 
 impl FromNode for usize {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "integer", "minimum": 0 })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let number = match &node.value {
             Value::Number(number) => number.as_u64().and_then(|number| Self::try_from(number).ok()),
@@ -341,6 +381,10 @@ impl FromNode for usize {
 }
 
 impl FromNode for std::time::Duration {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "anyOf": [{ "type": "string", "pattern": units::DURATION_PATTERN }, { "const": 0 }] })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         measure(node, path, reader, "a duration", units::DURATION_HELP, units::duration)
     }
@@ -351,6 +395,10 @@ impl FromNode for std::time::Duration {
 pub struct Bytes(pub u64);
 
 impl FromNode for Bytes {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "string", "pattern": units::SIZE_PATTERN })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         measure(node, path, reader, "a size", units::SIZE_HELP, |text| units::size(text).map(Self))
     }
@@ -361,6 +409,10 @@ impl FromNode for Bytes {
 pub struct Fraction(pub f32);
 
 impl FromNode for Fraction {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let number = f64::from_node(node, path, reader)?;
         if !(0.0..=1.0).contains(&number) {
@@ -373,6 +425,10 @@ impl FromNode for Fraction {
 
 /// Any value, as JSON.
 impl FromNode for serde_json::Value {
+    fn schema() -> serde_json::Value {
+        serde_json::json!(true)
+    }
+
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         Some(match &node.value {
             Value::Null => Self::Null,
@@ -432,6 +488,10 @@ impl<T: FromNode> FromNode for Vec<At<T>> {
             }
         }
         Some(list)
+    }
+
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "array", "items": T::schema() })
     }
 
     fn keys(path: &str, out: &mut Vec<String>) {

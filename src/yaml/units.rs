@@ -7,6 +7,11 @@ pub const DURATION_HELP: &str = "write a number and a unit, such as 500ms, 30s, 
 /// How sizes may be written, for messages.
 pub const SIZE_HELP: &str = "write a number and a unit, such as 512MiB, 1GiB or 10MB";
 
+/// Durations as a regular expression, for editors.
+pub const DURATION_PATTERN: &str = r"^\s*(0|[0-9][0-9.]*\s*(ms|s|m|h|d))\s*$";
+/// Sizes as a regular expression, for editors.
+pub const SIZE_PATTERN: &str = r"^\s*[0-9][0-9.]*\s*(B|[kK]B|[MGT]B|[KMGT]iB)\s*$";
+
 /// Ten years: longer is a slip of the pen, and time arithmetic stays far from overflow.
 const LONGEST_SECONDS: f64 = 10.0 * 366.0 * 86_400.0;
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny
+# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb
 . "$(dirname "$0")/lib.sh"
 
 tool=$1
@@ -18,5 +18,10 @@ case $tool in
         say "installing cargo-deny (a few minutes)"
         tools/cargo install --locked --quiet --version 0.20.2 cargo-deny || die "cannot install cargo-deny: check the network and run make lint again"
         ;;
-    *) die "rust_tool.sh knows fmt, clippy and deny" ;;
+    deb)
+        tools/setup/packages.sh dpkg-dev
+        say "installing cargo-deb (a few minutes)"
+        tools/cargo install --locked --quiet --version 3.8.0 cargo-deb || die "cannot install cargo-deb: check the network and run make deb again"
+        ;;
+    *) die "rust_tool.sh knows fmt, clippy, deny and deb" ;;
 esac
