@@ -75,7 +75,7 @@ fn what_every_kind_of_value_may_look_like_fits_the_schema() {
 fn what_check_refuses_does_not_fit_the_schema() {
     for (yaml, place) in [
         ("modle: { path: starter }", "modle"),
-        ("streams: [{ id: a, ulr: x }]", "$.streams[0]"),
+        ("streams: [{ id: a, ulr: x }]", "$.streams"),
         ("streams: { id: a }", "$.streams"),
         ("sampling: { interval: 5 }", "$.sampling"),
         ("sampling: { decode: some }", "$.sampling"),

@@ -76,7 +76,7 @@ fn systemd_is_told_when_a_reload_begins_and_ends_even_if_it_is_refused() {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let file = folder.path().join("vtagd.yaml");
     let good = "model: { path: none }\nstreams: [{ id: off, url: rtsp://127.0.0.1:9/, enabled: false }]\n\
-                sinks: [{ type: jsonl, path: \"-\" }]\noutbox: { path: memory }\napi: { listen: \"off\" }\n";
+                sinks: [{ type: jsonl, path: \"-\" }]\noutbox: { path: \":memory:\" }\napi: { listen: \"off\" }\n";
     fs::write(&file, good).unwrap();
     let log = folder.path().join("log");
     let mut command = vtagd(folder.path());
