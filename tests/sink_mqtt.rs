@@ -57,10 +57,7 @@ fn events_states_and_availability_are_where_they_belong() {
         consumer.wait_for("vtagd/available", "online");
         consumer.wait_for("vtagd/gate/status", "online");
         let start = eventually("a cat", || {
-            let found = events(&consumer)
-                .into_iter()
-                .find(|e| e["data"]["label"] == "cat" && e["type"] == "dev.vtagd.tag.start");
-            found
+            events(&consumer).into_iter().find(|e| e["data"]["label"] == "cat" && e["type"] == "dev.vtagd.tag.start")
         });
         assert_eq!(
             (&start["specversion"], &start["data"]["attributes"]["severity"]),

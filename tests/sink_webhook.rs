@@ -54,14 +54,13 @@ fn events_arrive_signed_in_order_within_each_label_and_never_too_many_at_once() 
         assert_eq!(request.header("webhook-id"), event["id"].as_str());
         assert_eq!(bodies.get(event["id"].as_str().unwrap()), Some(&&event), "the same body as on every sink");
         if seen.insert(event["id"].to_string()) {
-            let key = (event["data"]["stream"].to_string(), event["data"]["label"].to_string());
+            let name = |key: &str| event["data"][key].as_str().unwrap().to_owned();
+            let key = (name("stream"), name("label"));
             lanes.entry(key).or_default().push(event["id"].as_str().unwrap().to_owned());
         }
     }
     for ((stream, label), ids) in &lanes {
-        let of_lane = stored
-            .iter()
-            .filter(|e| e["data"]["stream"].to_string() == *stream && e["data"]["label"].to_string() == *label);
+        let of_lane = stored.iter().filter(|e| e["data"]["stream"] == **stream && e["data"]["label"] == **label);
         let wanted: Vec<&str> = of_lane.map(|e| e["id"].as_str().unwrap()).take(ids.len()).collect();
         assert_eq!(*ids, wanted, "{stream} {label}");
     }
