@@ -83,12 +83,12 @@ fn systemd_is_told_when_a_reload_begins_and_ends_even_if_it_is_refused() {
     command.arg("run").arg("-c").arg(&file).env("NOTIFY_SOCKET", folder.path().join("notify"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
     let mut child = command.spawn().unwrap();
-    let mut next = || {
+    let next = || {
         let mut buffer = [0; 1024];
         let length = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("{e}: {}", fs::read_to_string(&log).unwrap()));
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     };
-    let mut wait_for = |wanted: &str| loop {
+    let wait_for = |wanted: &str| loop {
         let message = next();
         if message.lines().any(|line| line == wanted) {
             break message;
