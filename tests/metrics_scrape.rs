@@ -18,7 +18,8 @@ fn config() -> String {
     format!(
         "streams:\n  - {{ id: a, url: \"file://{}\", loop: true, sampling: {{ interval: 200ms }} }}\n\
          \x20 - {{ id: off, url: \"rtsp://127.0.0.1:9/x\", enabled: false }}\n\
-         labels: [{}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: 127.0.0.1:0 }}\n",
+         labels: [{}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\nsnapshots: {{ path: pictures }}\n\
+         api: {{ listen: 127.0.0.1:0 }}\n",
         root().join("demo/clip.mp4").display(),
         root().join("config/labels/demo.yaml").display()
     )
@@ -77,6 +78,7 @@ fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_pro
             "vtagd_batch_size_count",
             "vtagd_events_total",
             "vtagd_gpu_memory_used_bytes",
+            "vtagd_snapshots_bytes",
             "vtagd_stream_up{stream=\"a\"} 1",
         ];
         there.iter().all(|name| text.contains(name)).then_some(text)
