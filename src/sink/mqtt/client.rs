@@ -106,7 +106,7 @@ pub struct Link {
 macro_rules! version {
     ($name:ident, $crate_name:ident) => {
         mod $name {
-            use $crate_name::{Event, EventLoop, Packet};
+            use $crate_name::{AsyncClient, ClientError, Event, EventLoop, Packet, PublishOptions};
 
             use super::*;
 
@@ -133,6 +133,23 @@ macro_rules! version {
                         }
                     }
                 });
+            }
+
+            /// See [`Link::publish`].
+            pub fn publish(
+                client: &AsyncClient,
+                topic: &str,
+                payload: &[u8],
+                retain: bool,
+            ) -> Result<Option<Notice>, String> {
+                let options = PublishOptions::at_least_once().retain(retain);
+                match client.try_publish_tracked(topic, payload.to_vec(), options) {
+                    Ok(notice) => Ok(Some(Box::pin(async move {
+                        notice.wait_async().await.map(drop).map_err(|error| error.to_string())
+                    }))),
+                    Err(ClientError::InvalidRequest(_)) => Err(format!("not a topic: {topic:?}")),
+                    Err(_) => Ok(None),
+                }
             }
 
             /// Waits for the CONNACK.
@@ -242,28 +259,8 @@ impl Link {
     pub fn publish(&self, message: &Message) -> Result<Option<Notice>, String> {
         let Message { topic, payload, retain } = message;
         match &self.client {
-            Client::V311(client) => {
-                use rumqttc_v4::{ClientError, PublishOptions};
-                let options = PublishOptions::at_least_once().retain(*retain);
-                match client.try_publish_tracked(topic.as_str(), payload.clone(), options) {
-                    Ok(notice) => Ok(Some(Box::pin(async move {
-                        notice.wait_async().await.map(drop).map_err(|error| error.to_string())
-                    }))),
-                    Err(ClientError::InvalidRequest(_)) => Err(format!("not a topic: {topic:?}")),
-                    Err(_) => Ok(None),
-                }
-            }
-            Client::V5(client) => {
-                use rumqttc_v5::{ClientError, PublishOptions};
-                let options = PublishOptions::at_least_once().retain(*retain);
-                match client.try_publish_tracked(topic.as_str(), payload.clone(), options) {
-                    Ok(notice) => Ok(Some(Box::pin(async move {
-                        notice.wait_async().await.map(drop).map_err(|error| error.to_string())
-                    }))),
-                    Err(ClientError::InvalidRequest(_)) => Err(format!("not a topic: {topic:?}")),
-                    Err(_) => Ok(None),
-                }
-            }
+            Client::V311(client) => v311::publish(client, topic, payload, *retain),
+            Client::V5(client) => v5::publish(client, topic, payload, *retain),
         }
     }
 

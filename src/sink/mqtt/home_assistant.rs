@@ -98,14 +98,11 @@ fn availability(topic: &str) -> Value {
     json!({ "topic": topic, "value_template": "{{ 'online' if value == 'online' else 'offline' }}" })
 }
 
-/// What the event entity gets of an event: its kind, and the rest as attributes.
-pub fn event(event: &crate::event::Event) -> Value {
+/// What an event says beside whose it is: the attributes of its label's sensor.
+pub fn about(event: &crate::event::Event) -> Value {
     let data = &event.data;
     json!({
-        "event_type": event.kind.as_str(),
-        "id": event.id,
         "set": data.set,
-        "label": data.label,
         "tag_id": data.tag_id,
         "score": data.score,
         "peak": data.peak,
@@ -114,6 +111,15 @@ pub fn event(event: &crate::event::Event) -> Value {
         "attributes": data.attributes,
         "snapshot": data.snapshot,
     })
+}
+
+/// What the event entity gets of an event: its kind, and the rest as attributes.
+pub fn event(event: &crate::event::Event) -> Value {
+    let mut said = about(event);
+    said["event_type"] = json!(event.kind.as_str());
+    said["id"] = json!(event.id);
+    said["label"] = json!(event.data.label);
+    said
 }
 
 #[cfg(test)]

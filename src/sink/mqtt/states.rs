@@ -151,18 +151,7 @@ fn label(stored: &Stored) -> Label {
 
 /// The last event of a label, for people who look at its sensor.
 fn attributes(event: &Event) -> Vec<u8> {
-    let data = &event.data;
-    let said = json!({
-        "set": data.set,
-        "tag_id": data.tag_id,
-        "score": data.score,
-        "peak": data.peak,
-        "started_at": data.started_at,
-        "ended_at": data.ended_at,
-        "attributes": data.attributes,
-        "snapshot": data.snapshot,
-    });
-    said.to_string().into()
+    home_assistant::about(event).to_string().into()
 }
 
 fn status(stream: &Watched) -> &'static str {
