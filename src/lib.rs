@@ -45,6 +45,7 @@ pub mod account;
 pub mod backoff;
 pub mod child;
 pub mod gpu;
+pub mod logs;
 pub mod memory;
 pub mod paths;
 pub mod process;

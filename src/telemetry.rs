@@ -1,37 +1,9 @@
-//! Logs and metrics: how both are set up, and the one list of every metric's name, unit and meaning.
-//!
-//! Logs go to stderr, results to stdout. Wording: lower case, no full stop, the thing spoken of as a field.
+//! Metrics: how they are set up, and the one list of every metric's name, unit and meaning.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-/// Starts logging. `level` is a filter such as `info` or `vtagd=debug`; the variable `VTAGD_LOG` overrides it.
-/// A second call does nothing.
-pub fn init_logs(level: &str, format: LogFormat) {
-    let wanted = std::env::var("VTAGD_LOG").unwrap_or_else(|_| level.to_owned());
-    // The runtime logs every operator it places at info; only its warnings are for people. What the NATS client
-    // says of every attempt, our own log says once.
-    let filter = EnvFilter::try_new(format!("ort=warn,async_nats=off,{wanted}"))
-        .unwrap_or_else(|_| EnvFilter::new("info,ort=warn,async_nats=off"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    drop(started);
-}
 
 /// Kind of a metric in [`METRICS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

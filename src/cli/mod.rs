@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::child as measuring;
 use crate::label::child;
-use crate::telemetry::{self, LogFormat};
+use crate::logs::{self, LevelFrom, LogFormat};
 
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtagd/vtagd.yaml";
@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
             1 => "info",
             _ => "debug",
         };
-        telemetry::init_logs(level, LogFormat::Text);
+        logs::init(LevelFrom::CommandLine(level), LogFormat::Text);
     }
     let code = match cli.command {
         Command::Run { config } => run::run(&config, cli.verbose),
@@ -112,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::EmbedTexts(args) => child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };
+    logs::finish();
     ExitCode::from(code)
 }
 

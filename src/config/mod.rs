@@ -41,12 +41,12 @@ pub use sets::thresholds;
 pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
+pub use crate::logs::LogFormat;
 pub use crate::sink::JsonlTarget;
 pub use crate::sink::mqtt::MqttSettings;
 pub use crate::sink::nats::NatsSettings;
 pub use crate::sink::webhook::WebhookSettings;
 pub use crate::snapshot::SnapshotSettings;
-pub use crate::telemetry::LogFormat;
 
 /// Where the API listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";

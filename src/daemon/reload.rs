@@ -16,6 +16,7 @@ use crate::api::{Board, SetView};
 use crate::catalog::{Catalog, Command, Watched};
 use crate::config::{self, Settings, StreamSettings};
 use crate::engine::{EngineError, LabelBook};
+use crate::logs::{self, LevelChange};
 use crate::problem::Severity;
 use crate::score::Scorer;
 use crate::shutdown::Shutdown;
@@ -179,6 +180,9 @@ impl Reloader {
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
         }
+        if new.log.level != self.current.log.level {
+            change_level(self.current.log.level, new.log.level);
+        }
         let mut new = Settings {
             // Everything the running stages were built of stays as it is.
             instance: self.current.instance.clone(),
@@ -188,7 +192,7 @@ impl Reloader {
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
             api: self.current.api.clone(),
-            log: self.current.log,
+            log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };
         self.keep_switched(&mut new);
@@ -244,6 +248,19 @@ impl Reloader {
     }
 }
 
+/// More or less is told from now on, which the louder of the two levels tells.
+fn change_level(from: tracing::Level, to: tracing::Level) {
+    let tell = || tracing::info!(%from, %to, "the log's level changes");
+    if to < from {
+        tell();
+    }
+    match logs::set_level(to) {
+        LevelChange::Applied if to > from => tell(),
+        LevelChange::Applied => {}
+        LevelChange::Held => tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told"),
+    }
+}
+
 fn refuse(why: &str) {
     metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
     tracing::error!(why, "the old configuration stays");
@@ -259,7 +276,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("outbox", old.outbox != new.outbox),
         ("snapshots", old.snapshots != new.snapshots),
         ("api", old.api != new.api),
-        ("log", old.log != new.log),
+        ("log.format", old.log.format != new.log.format),
     ];
     changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
 }
