@@ -209,6 +209,16 @@ pub struct Inbox {
     delivered: u64,
 }
 
+/// How taking a delivery begins.
+enum Begun {
+    /// Time is up.
+    Closed,
+    /// One that was handed out before comes first.
+    Again(Delivery),
+    /// A new one is next, if there is one.
+    Fresh,
+}
+
 impl Inbox {
     /// Name of the sink in logs and metrics.
     pub fn name(&self) -> &Arc<str> {
@@ -218,37 +228,40 @@ impl Inbox {
     /// The next delivery, oldest first; waits until there is one. `None`: the daemon ends, return. May be cancelled (`select!`)
     /// without losing anything.
     pub async fn next(&mut self) -> Option<Delivery> {
-        if self.is_closed() {
-            return None;
-        }
-        if let Some(delivery) = self.once_more() {
-            return Some(delivery);
+        match self.begin() {
+            Begun::Closed => return None,
+            Begun::Again(delivery) => return Some(delivery),
+            Begun::Fresh => {}
         }
         let delivery = tokio::select! {
             biased;
             _ = self.phases.wait_for(|phase| *phase == Phase::Closed) => None,
             delivery = self.fresh.recv() => delivery,
         }?;
-        self.held.insert(delivery.position, delivery.clone());
-        Some(delivery)
+        Some(self.hold(delivery))
     }
 
     /// The next delivery if there is one now.
     pub fn try_next(&mut self) -> Option<Delivery> {
-        if self.is_closed() {
-            return None;
+        match self.begin() {
+            Begun::Closed => None,
+            Begun::Again(delivery) => Some(delivery),
+            Begun::Fresh => self.fresh.try_recv().ok().map(|delivery| self.hold(delivery)),
         }
-        if let Some(delivery) = self.once_more() {
-            return Some(delivery);
-        }
-        let delivery = self.fresh.try_recv().ok()?;
-        self.held.insert(delivery.position, delivery.clone());
-        Some(delivery)
     }
 
-    fn once_more(&mut self) -> Option<Delivery> {
-        let position = self.again.pop_first()?;
-        self.held.get(&position).cloned()
+    /// What comes before anything new.
+    fn begin(&mut self) -> Begun {
+        if self.is_closed() {
+            return Begun::Closed;
+        }
+        let again = self.again.pop_first().and_then(|position| self.held.get(&position).cloned());
+        again.map_or(Begun::Fresh, Begun::Again)
+    }
+
+    fn hold(&mut self, delivery: Delivery) -> Delivery {
+        self.held.insert(delivery.position, delivery.clone());
+        delivery
     }
 
     /// The other side has it: the outbox forgets it. Settling what is not held does nothing.

@@ -262,7 +262,7 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     let secure = Camera::start_tls(Content::pattern(160, 120), Codec::H264, pem);
     let (broker, hook) = (Broker::start(folder.path()), Hook::start(|_, _| Reply::Status(204, "")));
     let refusing = Hook::start(|_, _| Reply::Status(401, ""));
-    let (echo, nats, nobody) = (echo(), rude_nats(), free_port());
+    let (echo, nats, other_nats, nobody) = (echo(), rude_nats(), rude_nats(), free_port());
 
     let mut streams = String::new();
     let mut stream = |id: &str, url: String, more: String| {
@@ -323,7 +323,7 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     let password = secrets.file("nats", mark("Nats"));
     sink("nats", "nats", format!("nats://127.0.0.1:{nats}"), fields(password));
     let token = secrets.env("NATS_TOKEN", plain_mark("NatsToken"));
-    sink("nats-token", "nats", format!("nats://127.0.0.1:{nats}"), format!(", password: {token}"));
+    sink("nats-token", "nats", format!("nats://127.0.0.1:{other_nats}"), format!(", password: {token}"));
     sinks.push_str("  - { type: jsonl, path: events.jsonl }\n  - { type: jsonl, path: \"-\" }\n");
 
     let token = plain_mark("ApiToken");
@@ -381,7 +381,8 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
             log.lines().any(|line| line.contains(what) && line.contains(id) && !line.contains("gstreamer"))
         };
         let down = ["wrong-fields", "wrong-url", "away", "query", "path", "tls", "web", "web-query"];
-        let stuck = ["mqtt-away", "mqtt-tls", "hook-refused", "hook-echo", "hook-tls", "hook-away", "nats", "nats-token"];
+        let stuck =
+            ["mqtt-away", "mqtt-tls", "hook-refused", "hook-echo", "hook-tls", "hook-away", "nats", "nats-token"];
         let all = down.iter().all(|id| told("the stream is down", &format!("stream={id}")))
             && stuck.iter().all(|id| told("cannot deliver", &format!("sink=\"{id}\"")));
         all.then_some(log)
@@ -393,8 +394,20 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     });
     assert!(streams.contains("good-fields"));
     let known = [
-        "/", "/healthz", "/livez", "/readyz", "/metrics", "/api/v1/streams", "/api/v1/labels", "/api/v1/events",
-        "/api/v1/sinks", "/api/v1/openapi.json", "/openapi.json", "/api/v1/config", "/api/v1/status", "/api/v1/nothing",
+        "/",
+        "/healthz",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/api/v1/streams",
+        "/api/v1/labels",
+        "/api/v1/events",
+        "/api/v1/sinks",
+        "/api/v1/openapi.json",
+        "/openapi.json",
+        "/api/v1/config",
+        "/api/v1/status",
+        "/api/v1/nothing",
     ];
     for path in known {
         ask(&url, path, Some(&token));
@@ -421,7 +434,12 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     // What is looked through is there.
     assert!(log.lines().count() > 5_000, "everything is logged: {} lines", log.lines().count());
     assert!(log.contains("TRACE") && log.contains("rtspsrc") && log.contains("souphttpsrc"), "libraries tell too");
-    let lines: BTreeSet<String> = seen.get("command line of a child").into_iter().flatten().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    let lines: BTreeSet<String> = seen
+        .get("command line of a child")
+        .into_iter()
+        .flatten()
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
     for program in ["embed-texts", "gst-plugin-scanner"] {
         assert!(lines.iter().any(|line| line.contains(program)), "{program} was not seen: {lines:?}");
     }

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod config;
 pub mod discover;
+pub mod docs;
 pub mod embed;
 pub mod events;
 pub mod labels;
@@ -75,6 +76,9 @@ enum Command {
     /// Write manual pages and shell completions, for packagers.
     #[command(hide = true)]
     PackageFiles(package::Args),
+    /// Print a table of the documentation that is made from the code.
+    #[command(hide = true)]
+    Docs(docs::Args),
     /// The text tower's child process.
     #[command(name = child::SUBCOMMAND, hide = true)]
     EmbedTexts(child::Args),
@@ -109,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
+        Command::Docs(args) => docs::run(&args),
         Command::EmbedTexts(args) => child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };

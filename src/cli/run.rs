@@ -27,6 +27,10 @@ pub fn run(file: &Path, verbose: u8) -> u8 {
     // Before anything starts a thread, or a process that would inherit them.
     secret::withdraw_variables();
     logs::init(level, settings.log.format);
+    if !settings.origins.is_empty() {
+        let keys: Vec<&str> = settings.origins.keys().map(String::as_str).collect();
+        tracing::info!(keys = keys.join(", "), "these come from the environment");
+    }
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }

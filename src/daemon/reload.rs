@@ -176,7 +176,7 @@ impl Reloader {
         for notice in &new.notices {
             tracing::warn!("{notice}");
         }
-        let stuck = needs_restart(&self.current, &new);
+        let stuck = config::effects::waiting(&self.current, &new);
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
         }
@@ -264,19 +264,4 @@ fn change_level(from: tracing::Level, to: tracing::Level) {
 fn refuse(why: &str) {
     metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
     tracing::error!(why, "the old configuration stays");
-}
-
-/// Keys whose new values only a restart can bring about.
-fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let changed = [
-        ("instance", old.instance != new.instance),
-        ("model", old.model != new.model),
-        ("runtime", old.infer != new.infer),
-        ("sinks", old.sinks != new.sinks),
-        ("outbox", old.outbox != new.outbox),
-        ("snapshots", old.snapshots != new.snapshots),
-        ("api", old.api != new.api),
-        ("log.format", old.log.format != new.log.format),
-    ];
-    changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
 }

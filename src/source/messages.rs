@@ -7,8 +7,8 @@
 use std::sync::Once;
 
 use gstreamer as gst;
-use gstreamer::glib;
 use gstreamer::DebugLevel;
+use gstreamer::glib;
 
 /// Takes the messages over; once.
 pub(super) fn take_over() {
