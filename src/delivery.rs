@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::event::Event;
+use crate::secret::scrub;
 
 /// Deliveries that a sink may hold without having settled them; about 1 MB.
 pub const WINDOW: usize = 1024;
@@ -279,7 +280,7 @@ impl Inbox {
         delivery.attempts = delivery.attempts.saturating_add(1);
         let attempts = delivery.attempts;
         metrics::counter!("vtagd_events_retried_total", "sink" => self.name.to_string()).increment(1);
-        self.desk.settle(position, Outcome::Failed { attempts, why: why.to_owned() });
+        self.desk.settle(position, Outcome::Failed { attempts, why: scrub(why).into_owned() });
         attempts
     }
 
@@ -287,7 +288,7 @@ impl Inbox {
     pub fn dead(&mut self, position: u64, why: &str) {
         if self.held.remove(&position).is_some() {
             self.again.remove(&position);
-            self.desk.settle(position, Outcome::Dead { why: why.to_owned() });
+            self.desk.settle(position, Outcome::Dead { why: scrub(why).into_owned() });
         }
     }
 
@@ -318,8 +319,12 @@ impl Inbox {
         self.set_health(Health::Down { why: why.to_owned() });
     }
 
-    /// Writes `health` down, and tells the log where it differs.
-    pub fn set_health(&self, health: Health) {
+    /// Writes `health` down, and tells the log where it differs. What the other side says may repeat what it was told: no credential of
+    /// that gets further than here.
+    pub fn set_health(&self, mut health: Health) {
+        if let Health::Down { why } | Health::Disabled { why } | Health::Gone { why } = &mut health {
+            *why = scrub(why).into_owned();
+        }
         let mut now = self.desk.health.lock().unwrap_or_else(PoisonError::into_inner);
         if *now == health {
             return;

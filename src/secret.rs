@@ -71,8 +71,9 @@ fn spellings(value: &str) -> Vec<String> {
     let form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
     let percent = form.replace('+', "%20");
     let mut all = vec![value.to_owned(), BASE64_STANDARD.encode(value)];
-    all.extend(serde_json::to_string(value).ok().map(|json| json.trim_matches('"').to_owned()));
-    all.push(format!("{value:?}").trim_matches('"').to_owned());
+    let json = |value: &str| serde_json::to_string(value).map_or_else(|_| value.to_owned(), |json| inner(&json));
+    // A message in JSON may itself be shown so, or as Rust shows a text.
+    all.extend([json(value), json(&json(value)), inner(&format!("{value:?}")), inner(&format!("{:?}", json(value)))]);
     if let Ok(mut url) = url::Url::parse("http://x/")
         && url.set_password(Some(value)).is_ok()
     {
@@ -85,6 +86,12 @@ fn spellings(value: &str) -> Vec<String> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// Without the quotes around it.
+fn inner(quoted: &str) -> String {
+    let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.unwrap_or(quoted).to_owned()
 }
 
 /// `%2F` as `%2f`.
@@ -129,18 +136,22 @@ pub fn is_private(name: &OsStr, value: &OsStr) -> bool {
     taken || address || is_secret_key(&name)
 }
 
-/// Takes the variables that credentials have come from out of this process's environment, so that nobody inherits them, not even what
-/// a library starts. They are still there for [`Secret::from_variable`]. Where other threads run already, nothing is done.
+/// Takes the variables that hold credentials, by what the configuration or their names say, out of this process's environment, so that
+/// nobody inherits them, not even what a library starts. They are still there for [`Secret::from_variable`]. Where other threads
+/// run already, nothing is done. Addresses of proxies stay: libraries look for them when they connect.
 pub fn withdraw_variables() {
     let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
     if !alone {
         return;
     }
-    for (name, kept) in VARIABLES.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-        if let Ok(value) = std::env::var(name) {
-            *kept = Some(Secret::new(value));
+    let mut variables = VARIABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    for (name, value) in std::env::vars() {
+        // These say where something is, and are looked at again at every reload.
+        let places = name == "CREDENTIALS_DIRECTORY" || name.starts_with("VTAGD");
+        if variables.contains_key(&name) || (is_secret_key(&name) && !places) {
+            variables.insert(name.clone(), Some(Secret::new(value)));
             // SAFETY: there is no other thread that could read the environment meanwhile.
-            unsafe { std::env::remove_var(name) };
+            unsafe { std::env::remove_var(&name) };
         }
     }
 }
@@ -202,14 +213,16 @@ impl Secret {
         &self.0
     }
 
-    /// `text` with every occurrence of the secret, plain or percent-encoded, replaced by `***`. For messages of libraries
-    /// that may repeat what they were given.
+    /// `text` with every occurrence of the secret, in any spelling, replaced by `***`. For messages of libraries that may
+    /// repeat what they were given.
     pub fn scrub(&self, text: &str) -> String {
         if self.0.is_empty() {
             return text.to_owned();
         }
-        let encoded: String = url::form_urlencoded::byte_serialize(self.0.as_bytes()).collect();
-        text.replace(&*self.0, "***").replace(&encoded, "***")
+        let mut spellings = spellings(&self.0);
+        spellings.sort_unstable_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+        let text = spellings.iter().fold(text.to_owned(), |text, spelling| text.replace(spelling.as_str(), "***"));
+        text.replace(&*self.0, "***")
     }
 }
 

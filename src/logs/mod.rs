@@ -106,8 +106,9 @@ pub fn init(level: LevelFrom<'_>, format: LogFormat) {
 
 fn filter(wanted: &str) -> EnvFilter {
     // The runtime logs every operator it places at info; only its warnings are for people. What the NATS client says of every attempt,
-    // our own log says once. GStreamer's own messages come only where GST_DEBUG asks for them, and then all of them are wanted.
-    const ALWAYS: &str = "ort=warn,async_nats=off,gstreamer=trace,vtagd::repeated=trace";
+    // our own log says once. GStreamer's own messages come only where GST_DEBUG asks for them, and then all of them are wanted. What
+    // the HTTP client sends it would show byte by byte, in pieces in which nobody finds a credential.
+    const ALWAYS: &str = "ort=warn,async_nats=off,ureq_proto=debug,gstreamer=trace,vtagd::repeated=trace";
     EnvFilter::try_new(format!("{ALWAYS},{wanted}")).unwrap_or_else(|_| EnvFilter::new(format!("info,{ALWAYS}")))
 }
 

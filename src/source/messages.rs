@@ -2,7 +2,7 @@
 //!
 //! In: what GStreamer says to `GST_DEBUG`, and warnings of GLib, on whichever thread they come up. Out: events of the targets
 //! `gstreamer` and `glib`. Left alone, both libraries write to stderr themselves, addresses and headers as they are. How much GStreamer
-//! tells is up to `GST_DEBUG`, as ever; without it that is nothing, and costs nothing.
+//! tells is up to `GST_DEBUG`, as ever; without it that is nothing, and costs nothing. Dumps of bytes are left out.
 
 use std::sync::Once;
 
@@ -41,7 +41,8 @@ fn tell(level: DebugLevel, category: &str, function: &str, object: Option<&str>,
         };
     }
     match level {
-        DebugLevel::None => {}
+        // A dump of bytes is cut into pieces in which nobody finds a credential.
+        DebugLevel::None | DebugLevel::Memdump => {}
         DebugLevel::Error => at!(ERROR),
         DebugLevel::Warning | DebugLevel::Fixme => at!(WARN),
         DebugLevel::Info => at!(INFO),

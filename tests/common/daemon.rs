@@ -152,7 +152,8 @@ impl Daemon {
     pub fn url(&mut self) -> String {
         self.wait_for_log("API listens");
         let log = self.log();
-        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+        let line = log.lines().find(|line| line.contains("API listens")).unwrap();
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
         format!("http://{address}")
     }
 
