@@ -46,12 +46,21 @@ impl Known {
         self.values.push_back(Arc::clone(value));
         if self.values.len() > MOST_KNOWN {
             self.values.pop_front();
-            self.spellings = self.values.iter().flat_map(|value| spellings(value)).collect();
+            // A spelling of the one that is gone may be one of another too.
+            self.spellings.clear();
+            self.values.clone().iter().for_each(|value| self.spell(value));
         } else {
-            self.spellings.extend(spellings(value));
+            self.spell(value);
         }
-        self.spellings.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        self.spellings.dedup();
+    }
+
+    fn spell(&mut self, value: &str) {
+        for spelling in spellings(value) {
+            let order = |known: &String| spelling.len().cmp(&known.len()).then_with(|| known.cmp(&spelling));
+            if let Err(at) = self.spellings.binary_search_by(order) {
+                self.spellings.insert(at, spelling);
+            }
+        }
     }
 }
 
@@ -133,7 +142,12 @@ pub fn is_private(name: &OsStr, value: &OsStr) -> bool {
     let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
     let taken = VARIABLES.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&*name);
     let address = value.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
-    taken || address || is_secret_key(&name)
+    taken || address || names_a_secret(&name, &value)
+}
+
+/// Judged by its name. A path says only where something is, and our own variables never say more.
+fn names_a_secret(name: &str, value: &str) -> bool {
+    is_secret_key(name) && !name.starts_with("VTAGD") && !(value.starts_with('/') && Path::new(value).exists())
 }
 
 /// Takes the variables that hold credentials, by what the configuration or their names say, out of this process's environment, so that
@@ -146,10 +160,9 @@ pub fn withdraw_variables() {
     }
     let mut variables = VARIABLES.lock().unwrap_or_else(PoisonError::into_inner);
     for (name, value) in std::env::vars() {
-        // These say where something is, and are looked at again at every reload.
-        let places = name == "CREDENTIALS_DIRECTORY" || name.starts_with("VTAGD");
-        if variables.contains_key(&name) || (is_secret_key(&name) && !places) {
-            variables.insert(name.clone(), Some(Secret::new(value)));
+        if variables.contains_key(&name) || names_a_secret(&name, &value) {
+            // Not made known: what only looks like a credential may be a word that the log needs.
+            variables.insert(name.clone(), Some(Secret(value.into())));
             // SAFETY: there is no other thread that could read the environment meanwhile.
             unsafe { std::env::remove_var(&name) };
         }
@@ -187,6 +200,7 @@ impl Secret {
     pub fn from_variable(name: &str) -> Result<Self, std::env::VarError> {
         let mut variables = VARIABLES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = variables.entry(name.to_owned()).or_default() {
+            remember(&kept.0);
             return Ok(kept.clone());
         }
         std::env::var(name).map(Self::new)
@@ -291,6 +305,7 @@ mod tests {
         let private = |name: &str, value: &str| is_private(name.as_ref(), value.as_ref());
         assert!(private("HF_TOKEN", "x") && private("DB_PASSWORD", "x") && private("http_proxy", "http://u:p@h:1"));
         assert!(!private("PATH", "/usr/bin") && !private("http_proxy", "http://h:1") && !private("VTAGD_CACHE", "/x"));
+        assert!(!private("CREDENTIALS_DIRECTORY", "/proc") && !private("VTAGD__API__TOKEN__FILE", "secrets/token"));
         assert!(!private("DOCK3", "x"));
         assert!(Secret::from_variable("DOCK3").is_err());
         assert!(private("DOCK3", "x"), "a configuration has named it");
