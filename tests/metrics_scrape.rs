@@ -134,6 +134,7 @@ fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_pro
         let (_, text) = daemon.get("/metrics");
         let there = [
             "vtagd_batch_size_count",
+            "vtagd_outbox_commit_seconds_count",
             "vtagd_events_total",
             "vtagd_gpu_memory_used_bytes",
             "vtagd_snapshots_bytes",
