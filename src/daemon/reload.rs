@@ -16,7 +16,7 @@ use crate::api::{Board, SetView};
 use crate::catalog::{Catalog, Command, Watched};
 use crate::config::{self, Settings, StreamSettings};
 use crate::engine::{EngineError, LabelBook};
-use crate::logs::{self, LevelChange};
+use crate::logs;
 use crate::problem::Severity;
 use crate::score::Scorer;
 use crate::shutdown::Shutdown;
@@ -180,15 +180,13 @@ impl Reloader {
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
         }
-        if new.log.level != self.current.log.level {
-            change_level(self.current.log.level, new.log.level);
-        }
         let mut new = Settings {
             // Everything the running stages were built of stays as it is.
             instance: self.current.instance.clone(),
             model: self.current.model.clone(),
             infer: self.current.infer.clone(),
             sinks: self.current.sinks.clone(),
+            routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
             api: self.current.api.clone(),
@@ -221,6 +219,9 @@ impl Reloader {
         let old = std::mem::replace(&mut self.current, new);
         self.scorers = scorers;
         let new = &self.current;
+        if old.log.level != new.log.level {
+            change_level(old.log.level, new.log.level);
+        }
         let stays = |id: &str| {
             let find = |settings: &Settings| settings.streams.iter().find(|s| &*s.source.id == id).cloned();
             match (find(&old), find(new)) {
@@ -250,14 +251,17 @@ impl Reloader {
 
 /// More or less is told from now on, which the louder of the two levels tells.
 fn change_level(from: tracing::Level, to: tracing::Level) {
+    if logs::is_level_held() {
+        tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told");
+        return;
+    }
     let tell = || tracing::info!(%from, %to, "the log's level changes");
     if to < from {
         tell();
-    }
-    match logs::set_level(to) {
-        LevelChange::Applied if to > from => tell(),
-        LevelChange::Applied => {}
-        LevelChange::Held => tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told"),
+        logs::set_level(to);
+    } else {
+        logs::set_level(to);
+        tell();
     }
 }
 

@@ -112,20 +112,17 @@ fn filter(wanted: &str) -> EnvFilter {
     EnvFilter::try_new(format!("{ALWAYS},{wanted}")).unwrap_or_else(|_| EnvFilter::new(format!("info,{ALWAYS}")))
 }
 
-/// What has become of the wish for another level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LevelChange {
-    Applied,
-    /// The command line or `VTAGD_LOG` has said how much is told.
-    Held,
+/// Whether the command line or `VTAGD_LOG` has said how much is told, so that [`set_level`] does nothing.
+pub fn is_level_held() -> bool {
+    RUNNING.get().is_none_or(|running| running.held)
 }
 
 /// Tells as much as `level` says from now on.
-pub fn set_level(level: Level) -> LevelChange {
-    let Some(running) = RUNNING.get().filter(|running| !running.held) else { return LevelChange::Held };
-    // Fails only where the subscriber is gone, and there is nobody left to tell then.
-    let _ = running.filter.reload(filter(&level.to_string().to_lowercase()));
-    LevelChange::Applied
+pub fn set_level(level: Level) {
+    if let Some(running) = RUNNING.get().filter(|running| !running.held) {
+        // Fails only where the subscriber is gone, and there is nobody left to tell then.
+        let _ = running.filter.reload(filter(&level.to_string().to_lowercase()));
+    }
 }
 
 /// Tells what has repeated and is due.

@@ -124,6 +124,7 @@ impl Document {
         // The parser may repeat what it does not understand, and nobody knows what it is.
         let parsed = tree::parse(text).map_err(|_| refuse("is not a value in YAML".to_owned(), "put it in quotes"))?;
         let index = self.put.len();
+        self.put.push((name.to_owned(), text.to_owned()));
         let here = Place::START.put(index);
         let mut node = &mut self.root;
         for step in way {
@@ -153,7 +154,6 @@ impl Document {
             };
         }
         *node = parsed.moved(&|place| place.put(index));
-        self.put.push((name.to_owned(), text.to_owned()));
         Ok(())
     }
 
