@@ -44,6 +44,7 @@ pub mod model;
 pub mod account;
 pub mod backoff;
 pub mod child;
+pub mod control;
 pub mod gpu;
 pub mod memory;
 pub mod paths;

@@ -1,5 +1,5 @@
-//! Whom outgoing TLS trusts, and as whom it shows itself. By default the system's certificates are trusted, so that a company's own authority
-//! works. Files are read anew at each call, so a renewed certificate needs no restart.
+//! Whom outgoing TLS trusts, and as whom it and the API show themselves. By default the system's certificates are trusted, so that a company's
+//! own authority works. Files are read anew at each call, so a renewed certificate needs no restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +60,24 @@ pub fn client(trust: &Trust) -> Result<Arc<rustls::ClientConfig>, String> {
             builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&files.1, &error))?
         }
     };
+    Ok(Arc::new(config))
+}
+
+/// Settings for a server that shows itself as `cert`, a chain that begins with its own certificate.
+///
+/// # Errors
+/// Which file cannot be used.
+pub fn server(cert: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>, String> {
+    let chain = certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?.with_no_client_auth();
+    // Whether the two belong together is found out here.
+    let mut config = builder
+        .with_single_cert(chain, private)
+        .map_err(|error| format!("{} and {}: cannot be used together: {error}", cert.display(), key.display()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -23,7 +23,6 @@ use crate::view::View;
 use crate::yaml::Document;
 
 mod address;
-mod later;
 mod nats;
 mod providers;
 mod remote;
@@ -126,7 +125,6 @@ pub struct LogSettings {
 pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
     let document = Document::read(path).map_err(|problem| vec![*problem])?;
     let (settings, mut problems) = validate::settings(&document);
-    problems.extend(later::notices(&document));
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| (problem.file != path, if problem.file == path { problem.position } else { None }));
     match settings {
