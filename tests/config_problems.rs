@@ -164,6 +164,8 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("api: { token: {} }", 1, "api.token", "exactly one"),
         ("api: { token: { credential: ../../etc/shadow } }", 1, "api.token.credential", "systemd credential"),
         ("api: { tls: { cert: clip.mp4 } }", 1, "api.tls.key", "is missing"),
+        ("api: { tls: { cert: clip.mp4, key: clip.mp4 } }", 1, "api.tls", "holds no certificate"),
+        ("api: { tls: { cert: clip.mp4, key: none.key } }", 1, "api.tls.key", "does not exist"),
         ("log: { level: loud }", 1, "log.level", "error, warn, info"),
         ("sinks: [{ path: x }]", 1, "sinks[0].type", "is missing"),
         ("sinks: [{ type: json }]", 1, "sinks[0].type", "did you mean `jsonl`"),

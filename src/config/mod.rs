@@ -25,6 +25,7 @@ use crate::yaml::Document;
 mod address;
 mod nats;
 mod providers;
+mod reach;
 mod remote;
 mod routes;
 mod schema;
@@ -36,6 +37,7 @@ mod streams;
 mod validate;
 
 pub use providers::from_pairs as provider_from_pairs;
+pub use reach::Reach;
 pub use sets::thresholds;
 pub use show::effective;
 
@@ -143,6 +145,15 @@ pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
 pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
     let document = Document::read(path).map_err(|problem| problem.to_string())?;
     validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
+}
+
+/// How to reach the daemon that the configuration in `path` is for. Problems of anything else do not matter.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn reach_of(path: &Path) -> Result<Reach, String> {
+    let document = Document::read(path).map_err(|problem| problem.to_string())?;
+    reach::of(&document)
 }
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.

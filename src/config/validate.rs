@@ -403,7 +403,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
     Some(ApiSettings { listen, token, tls })
 }
 
-fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
+pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
     let text = at.value.trim();
     let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
     match text.parse() {
