@@ -40,6 +40,7 @@ demo: setup ## tag a real RTSP camera; ends after three different tags (FOREVER=
 .PHONY: test
 test: setup ## all tests, with cargo-nextest where it is installed
 	@tools/setup/packages.sh $(TEST_PACKAGES)
+	@tools/setup/schemathesis.sh
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --locked && $(CARGO) test --locked --doc; \
 	else \
@@ -55,6 +56,10 @@ soak: build ## hours of random faults on 16 cameras, then 200 lost connections: 
 	@$(CARGO) build --release --locked --examples
 	@python3 benches/soak.py --minutes $(or $(MINUTES),60)
 	@VTAGD_CYCLES=200 $(CARGO) test --locked --examples --test faults_cycles -- --nocapture
+
+.PHONY: fuzz
+fuzz: setup ## every fuzz target for a minute, on a nightly compiler (TARGET=http SECONDS=3600: one, for an hour)
+	@tools/fuzz.sh "$(TARGET)" "$(or $(SECONDS),60)"
 
 .PHONY: fmt
 fmt: setup ## format the sources

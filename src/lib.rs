@@ -66,3 +66,4 @@ pub mod daemon;
 pub mod engine;
 pub mod intake;
 pub mod pipeline;
+pub mod shake;

@@ -12,6 +12,7 @@ mod page;
 mod routes;
 mod scrape;
 mod serve;
+pub mod shake;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

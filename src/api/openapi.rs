@@ -76,8 +76,11 @@ fn operation(id: &str, summary: &str, needs: Needs, answers: &[(&str, Value)]) -
     json!({ "operationId": id, "summary": summary, "security": security, "responses": all })
 }
 
-fn with_parameter(mut operation: Value, name: &str, schema: Value) -> Value {
-    operation["parameters"] = json!([{ "name": name, "in": "path", "required": true, "schema": schema }]);
+fn with_parameter(mut operation: Value, name: &str, example: &str) -> Value {
+    // Longer names exist nowhere: a path has to fit into a request's head.
+    let schema = json!({ "type": "string", "minLength": 1, "maxLength": 1000 });
+    operation["parameters"] =
+        json!([{ "name": name, "in": "path", "required": true, "schema": schema, "example": example }]);
     operation["responses"]["400"] = json!({ "$ref": "#/components/responses/Error" });
     operation["responses"]["404"] = json!({ "$ref": "#/components/responses/Error" });
     operation
@@ -104,8 +107,7 @@ fn paths() -> Value {
             ("409", answer("Why it cannot be.", of("Error"))),
         ];
         let operation = operation(id, summary, Change, &answers);
-        // Longer names exist nowhere: a path has to fit into a request's head.
-        post(with_parameter(operation, "id", json!({ "type": "string", "minLength": 1, "maxLength": 1000 })))
+        post(with_parameter(operation, "id", "dock-3"))
     };
     let ready = [
         ("200", answer("Frames may flow.", of("Readiness"))),
@@ -129,7 +131,7 @@ fn paths() -> Value {
         "/api/v1/streams/{id}/resume": switch("resume", "Starts a stream that is switched off."),
         "/api/v1/labels": read("labels", "The label sets.", "Labels"),
         "/api/v1/events": read("events", "The latest events, newest first, at most 256.", "Events"),
-        "/api/v1/snapshots/{name}": get(with_parameter(snapshot, "name", json!({ "type": "string", "minLength": 1, "maxLength": 1000 }))),
+        "/api/v1/snapshots/{name}": get(with_parameter(snapshot, "name", "019a1b2c-0000-7000-8000-000000000000-start.jpg")),
         "/api/v1/sinks": read("sinks", "The outbox and every sink: what waits, and what is wrong.", "Sinks"),
         "/api/v1/reload": post(operation("reload", "Reads the configuration again, as SIGHUP does.", Change, &reloaded)),
         "/api/v1/openapi.json": get(operation("openapi", "This document.", Token, &[("200", answer("OpenAPI 3.1.", json!({ "type": "object" })))])),

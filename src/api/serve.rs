@@ -102,7 +102,7 @@ async fn connection(stream: TcpStream, place: Place, router: Router, door: Arc<D
     }
 }
 
-async fn talk(
+pub(super) async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: IpAddr,
     router: Router,
@@ -117,6 +117,8 @@ async fn talk(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_headers(HEADERS)
+        // Whoever has said all he wants to say still gets his answer.
+        .half_close(true)
         .max_buf_size(HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);

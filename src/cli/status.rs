@@ -187,10 +187,10 @@ fn fit(text: &str, rows: usize, columns: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let cut = |line: &str| line.chars().take(columns).collect::<String>() + "\x1b[K";
     if lines.len() <= rows {
-        return lines.into_iter().map(cut).collect::<Vec<_>>().join("\r\n");
+        return lines.into_iter().map(cut).collect::<Vec<_>>().join("\n");
     }
     let more = format!("… {} more lines", lines.len() - (rows - 1));
-    lines[..rows - 1].iter().copied().chain([more.as_str()]).map(cut).collect::<Vec<_>>().join("\r\n")
+    lines[..rows - 1].iter().copied().chain([more.as_str()]).map(cut).collect::<Vec<_>>().join("\n")
 }
 
 /// The whole of it for a person.
@@ -365,8 +365,8 @@ hook: refused";
 
     #[test]
     fn a_screen_takes_as_many_lines_and_columns_as_it_has() {
-        assert_eq!(fit("abc\nde", 2, 20), "abc\x1b[K\r\nde\x1b[K");
-        assert_eq!(fit("abcdef\nb\nc\nd", 3, 4), "abcd\x1b[K\r\nb\x1b[K\r\n… 2 \x1b[K");
+        assert_eq!(fit("abc\nde", 2, 20), "abc\x1b[K\nde\x1b[K");
+        assert_eq!(fit("abcdef\nb\nc\nd", 3, 4), "abcd\x1b[K\nb\x1b[K\n… 2 \x1b[K");
     }
 
     #[test]

@@ -156,6 +156,17 @@ pub fn reach_of(path: &Path) -> Result<Reach, String> {
     reach::of(&document)
 }
 
+/// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
+pub fn shake(data: &[u8]) {
+    let Ok(document) = Document::parse(Path::new(crate::shake::NOWHERE), data) else { return };
+    let (settings, problems) = validate::settings(&document);
+    let _ = (validate::outbox_alone(&document), reach::of(&document));
+    if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
+        let shown = effective(&settings);
+        assert!(shown["streams"].is_array(), "a configuration without streams was taken");
+    }
+}
+
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.
 pub fn keys() -> Vec<String> {
     use crate::yaml::reader::FromNode;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb
+# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb|fuzz
 . "$(dirname "$0")/lib.sh"
 
 tool=$1
@@ -23,5 +23,9 @@ case $tool in
         say "installing cargo-deb (a few minutes)"
         tools/cargo install --locked --quiet --version 3.8.0 cargo-deb || die "cannot install cargo-deb: check the network and run make deb again"
         ;;
-    *) die "rust_tool.sh knows fmt, clippy, deny and deb" ;;
+    fuzz)
+        say "installing cargo-fuzz (a few minutes)"
+        tools/cargo install --locked --quiet --version FUZZVERSION cargo-fuzz || die "cannot install cargo-fuzz: check the network and run make fuzz again"
+        ;;
+    *) die "rust_tool.sh knows fmt, clippy, deny, deb and fuzz" ;;
 esac
