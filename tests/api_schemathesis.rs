@@ -45,7 +45,7 @@ fn every_answer_is_as_the_openapi_document_says() {
     eventually("there are events to answer with", || (daemon.events().len() > 2).then_some(()));
 
     let place = format!("{url}/api/v1/openapi.json");
-    let (content, said) = schemathesis(folder.path(), &place, &url, "20", &[]);
+    let (content, said) = schemathesis(folder.path(), &place, &url, "12", &[]);
     assert!(content && said.contains("No issues found"), "{said}");
     for phase in ["Examples", "Coverage", "Fuzzing", "Stateful"] {
         assert!(said.contains(&format!("\u{2705} {phase}")), "{phase}: {said}");

@@ -121,7 +121,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..config() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..config() })]
 
     #[test]
     fn every_number_of_a_tensor_is_written_whatever_the_picture_is_like(data in prop::collection::vec(any::<u8>(), 14..80)) {

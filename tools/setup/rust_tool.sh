@@ -25,7 +25,7 @@ case $tool in
         ;;
     fuzz)
         say "installing cargo-fuzz (a few minutes)"
-        tools/cargo install --locked --quiet --version FUZZVERSION cargo-fuzz || die "cannot install cargo-fuzz: check the network and run make fuzz again"
+        tools/cargo install --locked --quiet --version 0.13.2 cargo-fuzz || die "cannot install cargo-fuzz: check the network and run make fuzz again"
         ;;
     *) die "rust_tool.sh knows fmt, clippy, deny, deb and fuzz" ;;
 esac
