@@ -126,7 +126,7 @@ impl Watched {
                 }
             };
             // It was in a run if the daemon notices; else it was between two, and is tried again.
-            let deadline = Instant::now() + Duration::from_secs(10);
+            let deadline = Instant::now() + Duration::from_secs(5);
             while Instant::now() < deadline {
                 if self.log().matches("takes far too long").count() > before {
                     return Some(stopped);

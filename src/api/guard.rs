@@ -25,6 +25,9 @@ pub(super) fn refusal(status: StatusCode, why: &str) -> Response {
     (status, Json(json!({ "error": why }))).into_response()
 }
 
+/// Why something was not taken: values of `vtagd_api_refused_total`'s label.
+pub(super) const REASONS: &[&str] = &["rate", "token", "host", "size", "connections"];
+
 fn count(reason: &'static str) {
     metrics::counter!("vtagd_api_refused_total", "reason" => reason).increment(1);
 }

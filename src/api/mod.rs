@@ -272,6 +272,9 @@ pub fn start(
         .enable_all()
         .build()
         .map_err(ApiError::Thread)?;
+    for reason in guard::REASONS {
+        metrics::counter!("vtagd_api_refused_total", "reason" => *reason).absolute(0);
+    }
     let router = routes::router(Shared { board, metrics, door: Arc::clone(&door), asker });
     let behind = Arc::clone(&door);
     let thread = std::thread::Builder::new()

@@ -33,8 +33,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(15);
 /// How long an answer may wait for its peer to read on.
 const STALL: Duration = Duration::from_secs(15);
-/// A connection older than this ends with the request it is at: a new one has to pass the door.
+/// A connection older than this ends with the request it is at, …
 const LIFE: Duration = Duration::from_secs(600);
+/// … which has this long to be answered.
+const LAST: Duration = Duration::from_secs(60);
 /// Lines of a request's head, and its size in bytes.
 const HEADERS: usize = 64;
 const HEAD_SIZE: usize = 16 * 1024;
@@ -129,7 +131,11 @@ pub(super) async fn talk(
         result = serving.as_mut() => result,
         () = enough => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            // Somebody may read just fast enough not to count as stalled.
+            let Ok(result) = timeout(LAST, serving).await else {
+                return tracing::debug!(%peer, "a connection of the API was cut off");
+            };
+            result
         }
     };
     if let Err(error) = result {
