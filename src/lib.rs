@@ -25,6 +25,7 @@ pub mod view;
 pub mod event;
 pub mod infer;
 pub mod outbox;
+pub mod precedence;
 pub mod preprocess;
 pub mod sample;
 pub mod score;

@@ -25,6 +25,7 @@ use crate::infer::Provider;
 use crate::infer::watchdog::{self, Runs};
 use crate::outbox::OutboxError;
 use crate::pipeline::{self, Stages, Threads};
+use crate::precedence;
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
 use crate::snapshot::Gallery;
@@ -128,6 +129,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         }
     };
 
+    precedence::arrange(engine.encoders.first().map(|encoder| encoder.provider()), engine.plan.as_ref());
     let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,

@@ -19,6 +19,7 @@ use super::error::{At, SourceError};
 use super::feed::{self, Feed};
 use super::scrub::{self, Scrubber};
 use super::{Limits, Location, SourceSettings, template};
+use crate::precedence;
 use crate::shutdown::Shutdown;
 
 /// How a connection ended that did not fail.
@@ -87,6 +88,13 @@ fn listen(
         let event = match message.view() {
             gst::MessageView::Error(error) => Some(Event::Failed(SourceError::from_bus(error, at.clone(), &scrubber))),
             gst::MessageView::Eos(_) => Some(Event::EndOfStream),
+            gst::MessageView::StreamStatus(status) => {
+                // It comes from the thread that it tells of.
+                if status.type_() == gst::StreamStatusType::Enter {
+                    precedence::step_back();
+                }
+                None
+            }
             gst::MessageView::Warning(warning) => {
                 let text = scrubber.scrub(&warning.error().to_string());
                 tracing::debug!(stream = at.stream, warning = text, "gstreamer warns");
