@@ -65,7 +65,7 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert_eq!(settings.events, vtagd::event::Thresholds::default());
     assert!(matches!(settings.sinks.as_slice(), [SinkSettings::Jsonl(JsonlTarget::Stdout)]));
     assert_eq!(settings.api.expect("on by default").listen.to_string(), config::DEFAULT_LISTEN);
-    assert_eq!((settings.log.level, settings.log.format), (tracing::Level::INFO, LogFormat::Text));
+    assert_eq!((settings.log.level, settings.log.format), (tracing::Level::INFO, LogFormat::Auto));
     assert_eq!((settings.outbox.path, settings.outbox.max_size), (None, 1 << 30), "only standard output: in memory");
     assert!(settings.snapshots.is_none());
     assert!(!settings.instance.is_empty());

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod check;
 pub mod config;
 pub mod discover;
+pub mod docs;
 pub mod embed;
 pub mod events;
 pub mod labels;
@@ -27,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::child as measuring;
 use crate::label::child;
-use crate::telemetry::{self, LogFormat};
+use crate::logs::{self, LevelFrom, LogFormat};
 
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtagd/vtagd.yaml";
@@ -79,6 +80,9 @@ enum Command {
     /// Write manual pages and shell completions, for packagers.
     #[command(hide = true)]
     PackageFiles(package::Args),
+    /// Print a table of the documentation that is made from the code.
+    #[command(hide = true)]
+    Docs(docs::Args),
     /// The text tower's child process.
     #[command(name = child::SUBCOMMAND, hide = true)]
     EmbedTexts(child::Args),
@@ -99,7 +103,7 @@ pub fn main() -> ExitCode {
             1 => "info",
             _ => "debug",
         };
-        telemetry::init_logs(level, LogFormat::Text);
+        logs::init(LevelFrom::CommandLine(level), LogFormat::Text);
     }
     let code = match cli.command {
         Command::Run { config } => run::run(&config, cli.verbose),
@@ -114,9 +118,11 @@ pub fn main() -> ExitCode {
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
+        Command::Docs(args) => docs::run(&args),
         Command::EmbedTexts(args) => child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };
+    logs::finish();
     ExitCode::from(code)
 }
 

@@ -415,7 +415,9 @@ words! {
         "trace" => Self::TRACE,
     }
     LogFormat {
+        "auto" => Self::Auto,
         "text" => Self::Text,
         "json" => Self::Json,
+        "journal" => Self::Journal,
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapshots};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, TlsSettings, providers, remote,
-    routes, secrets, sets, sinks,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
+    providers, remote, routes, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, split};
@@ -69,6 +69,13 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         sets_incomplete: label_sets.incomplete,
         templates: paths::templates_dir(),
     };
+    let defaults = StreamDefaults {
+        interval: around.interval,
+        unchanged: around.unchanged,
+        decode: around.decode,
+        decoder: around.decoder,
+        reconnect: around.reconnect.clone(),
+    };
     let no_streams = match raw.streams.given() {
         Some(streams) => document.find(&streams.path).is_empty_list(),
         None => raw.streams.is_missing(),
@@ -113,6 +120,8 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         snapshots,
         api,
         log,
+        defaults,
+        origins: super::Origins::new(),
         notices: Vec::new(),
     });
     let mut problems = reader.finish();

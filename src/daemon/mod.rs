@@ -23,6 +23,7 @@ use crate::engine::{Engine, EngineError};
 use crate::gpu;
 use crate::infer::Provider;
 use crate::infer::watchdog::{self, Runs};
+use crate::logs;
 use crate::outbox::OutboxError;
 use crate::pipeline::{self, Stages, Threads};
 use crate::precedence;
@@ -240,6 +241,7 @@ fn watch(
     let mut losses = Losses::new(upkept);
     loop {
         health.look(Instant::now());
+        logs::upkeep(Instant::now());
         fleet.look();
         fleet.adapt(Instant::now());
         if fleet.is_done() {

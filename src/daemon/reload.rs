@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, Command, Watched};
 use crate::config::{self, ApiSettings, Settings, StreamSettings};
 use crate::control::{Asked, Outcome, Wish};
 use crate::engine::{EngineError, LabelBook};
+use crate::logs;
 use crate::problem::{Problem, Severity};
 use crate::score::Scorer;
 use crate::shutdown::Shutdown;
@@ -211,7 +212,7 @@ impl Reloader {
         for notice in &new.notices {
             tracing::warn!("{notice}");
         }
-        let stuck = needs_restart(&self.current, &new);
+        let stuck = config::effects::waiting(&self.current, &new);
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
         }
@@ -221,10 +222,11 @@ impl Reloader {
             model: self.current.model.clone(),
             infer: self.current.infer.clone(),
             sinks: self.current.sinks.clone(),
+            routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
             api: self.api(new.api),
-            log: self.current.log,
+            log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };
         self.keep_switched(&mut new);
@@ -273,6 +275,9 @@ impl Reloader {
         let old = std::mem::replace(&mut self.current, new);
         self.scorers = scorers;
         let new = &self.current;
+        if old.log.level != new.log.level {
+            change_level(old.log.level, new.log.level);
+        }
         let stays = |id: &str| {
             let find = |settings: &Settings| settings.streams.iter().find(|s| &*s.source.id == id).cloned();
             match (find(&old), find(new)) {
@@ -300,18 +305,18 @@ impl Reloader {
     }
 }
 
-/// Keys whose new values only a restart can bring about.
-fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let listens = |settings: &Settings| settings.api.as_ref().map(|api| (api.listen, api.tls.is_some()));
-    let changed = [
-        ("instance", old.instance != new.instance),
-        ("model", old.model != new.model),
-        ("runtime", old.infer != new.infer),
-        ("sinks", old.sinks != new.sinks),
-        ("outbox", old.outbox != new.outbox),
-        ("snapshots", old.snapshots != new.snapshots),
-        ("api", listens(old) != listens(new)),
-        ("log", old.log != new.log),
-    ];
-    changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+/// More or less is told from now on, which the louder of the two levels tells.
+fn change_level(from: tracing::Level, to: tracing::Level) {
+    if logs::is_level_held() {
+        tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told");
+        return;
+    }
+    let tell = || tracing::info!(%from, %to, "the log's level changes");
+    if to < from {
+        tell();
+        logs::set_level(to);
+    } else {
+        logs::set_level(to);
+        tell();
+    }
 }

@@ -18,7 +18,7 @@ use super::aside::{Late, LeftBehind, aside};
 use super::error::{At, SourceError};
 use super::feed::{self, Feed};
 use super::scrub::{self, Scrubber};
-use super::{Limits, Location, SourceSettings, template};
+use super::{Limits, Location, SourceSettings, messages, template};
 use crate::precedence;
 use crate::shutdown::Shutdown;
 
@@ -59,6 +59,7 @@ impl Connection<'_> {
         let limits = &settings.reconnect.limits;
         let at =
             At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
+        messages::take_over();
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
         let parts = template::build(settings, &at)?;
         let (sender, events) = bounded(4);

@@ -21,6 +21,7 @@ mod feed;
 mod gate;
 mod gop;
 mod media_time;
+mod messages;
 mod picture;
 mod reach;
 mod scrub;

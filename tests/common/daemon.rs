@@ -84,6 +84,13 @@ impl Daemon {
         Self::launch(vtagd(folder), folder, config)
     }
 
+    /// The same with more variables in its environment.
+    pub fn start_with_env<V: AsRef<std::ffi::OsStr>>(folder: &Path, config: &str, env: &[(&str, V)]) -> Self {
+        let mut command = vtagd(folder);
+        command.envs(env.iter().map(|(name, value)| (name, value.as_ref())));
+        Self::launch(command, folder, config)
+    }
+
     /// The same with `hosts` in the place of `/etc/hosts`, for the daemon alone: names come and go with what is written into it.
     pub fn start_with_hosts(folder: &Path, config: &str, hosts: &Path) -> Self {
         let mut command = unshare();
@@ -145,7 +152,8 @@ impl Daemon {
     pub fn url(&mut self) -> String {
         self.wait_for_log("API listens");
         let log = self.log();
-        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+        let line = log.lines().find(|line| line.contains("API listens")).unwrap();
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
         format!("http://{address}")
     }
 
