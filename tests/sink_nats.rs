@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use async_nats::jetstream::{self, stream};
-use common::daemon::{Daemon, eventually, vtagd};
+use common::daemon::{Daemon, eventually, stored};
 use common::flood;
 use serde_json::Value;
 
@@ -98,12 +98,6 @@ fn messages(server: &Server) -> Vec<(String, Value)> {
         }
         messages
     })
-}
-
-fn stored(folder: &Path) -> Vec<Value> {
-    let output = vtagd(folder).args(["events", "export", "--outbox"]).arg(folder.join("outbox.db")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn sink(server: &Server) -> String {

@@ -9,11 +9,10 @@
 mod common;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::broker::{Broker, Consumer};
-use common::daemon::{Daemon, eventually, vtagd};
+use common::daemon::{Daemon, eventually, stored};
 use common::flicker;
 use serde_json::Value;
 
@@ -32,14 +31,6 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % limit
     }
-}
-
-/// Every event that is stored, in order.
-fn stored(folder: &Path) -> Vec<Value> {
-    let output = vtagd(folder).args(["events", "export", "--outbox"]).arg(folder.join("outbox.db")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn id(event: &Value) -> String {

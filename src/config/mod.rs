@@ -23,6 +23,7 @@ use crate::view::View;
 use crate::yaml::Document;
 
 mod address;
+mod kafka;
 mod later;
 mod nats;
 mod providers;
@@ -42,6 +43,7 @@ pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::sink::JsonlTarget;
+pub use crate::sink::kafka::KafkaSettings;
 pub use crate::sink::mqtt::MqttSettings;
 pub use crate::sink::nats::NatsSettings;
 pub use crate::sink::webhook::WebhookSettings;
@@ -111,6 +113,7 @@ pub enum SinkSettings {
     Mqtt(MqttSettings),
     Webhook(WebhookSettings),
     Nats(NatsSettings),
+    Kafka(KafkaSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
