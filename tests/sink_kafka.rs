@@ -7,11 +7,14 @@
 mod common;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::authority::Authority;
 use common::daemon::{Daemon, eventually, stored};
 use common::flood;
 use rdkafka::config::ClientConfig;
@@ -289,4 +292,108 @@ fn an_event_that_the_topic_does_not_take_is_a_dead_letter_and_the_others_arrive(
     eventually("all but the dead have arrived", || (missing() <= dead).then_some(()));
     println!("{} stored, {dead} dead", stored.len());
     assert_eq!(missing(), dead);
+}
+
+/// A request as it came: its kind, version and number, and everything after that.
+fn request(stream: &mut impl Read) -> Option<(i16, i16, [u8; 4], Vec<u8>)> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut bytes = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut bytes).ok()?;
+    let number = |at: usize| i16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    Some((number(0), number(2), bytes[4..8].try_into().unwrap(), bytes[8..].to_vec()))
+}
+
+/// A broker as far as its door: TLS with a certificate of the client, then SASL PLAIN. Counts who got in; those wait for ever.
+fn door(tls: Arc<rustls::ServerConfig>, password: &'static str) -> (u16, Arc<AtomicUsize>) {
+    const API_VERSIONS: i16 = 18;
+    const HANDSHAKE: i16 = 17;
+    const AUTHENTICATE: i16 = 36;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let admitted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&admitted);
+    let serve = move |stream: &mut dyn ReadWrite| {
+        let mut stream = stream;
+        while let Some((kind, version, number, rest)) = request(&mut stream) {
+            let mut answer = number.to_vec();
+            match kind {
+                API_VERSIONS if version >= 3 => {
+                    let kinds = [(0_i16, 8_i16), (3, 9), (API_VERSIONS, 3), (HANDSHAKE, 1), (AUTHENTICATE, 0), (22, 1)];
+                    answer.extend([0, 0, kinds.len() as u8 + 1]);
+                    for (kind, most) in kinds {
+                        answer.extend([kind.to_be_bytes(), [0, 0], most.to_be_bytes()].concat());
+                        answer.push(0);
+                    }
+                    answer.extend([0; 5]);
+                }
+                HANDSHAKE => answer.extend(b"\0\0\0\0\0\x01\0\x05PLAIN"),
+                AUTHENTICATE => {
+                    let wanted = format!("\0vtagd\0{password}");
+                    if rest.ends_with(wanted.as_bytes()) {
+                        count.fetch_add(1, Ordering::SeqCst);
+                        answer.extend([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+                    } else {
+                        answer.extend(b"\0\x3a\0\x0ewho are you???\0\0\0\0");
+                    }
+                }
+                _ => continue,
+            }
+            let length = (answer.len() as u32).to_be_bytes();
+            if stream.write_all(&[&length[..], &answer].concat()).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (tls, serve) = (Arc::clone(&tls), serve.clone());
+            std::thread::spawn(move || {
+                let session = rustls::ServerConnection::new(tls).unwrap();
+                serve(&mut rustls::StreamOwned::new(session, stream.unwrap()));
+            });
+        }
+    });
+    (port, admitted)
+}
+
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}
+
+#[test]
+fn tls_with_an_authority_a_client_certificate_and_a_password_and_what_is_wrong_is_told() {
+    const PASSWORD: &str = "correct horse battery";
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "ca");
+    authority.issue("server");
+    authority.issue("client");
+    Authority::new(folder.path(), "other");
+    std::fs::write(folder.path().join("right"), PASSWORD).unwrap();
+    std::fs::write(folder.path().join("wrong"), "wrong password").unwrap();
+    let (port, admitted) = door(authority.server("server", true), PASSWORD);
+    let identity = "cert: client.pem, key: client.key";
+    for (name, more, why) in [
+        ("right", format!("ca: ca.pem, {identity}, password: {{ file: right }}"), "no broker"),
+        ("password", format!("ca: ca.pem, {identity}, password: {{ file: wrong }}"), "who are you???"),
+        ("authority", format!("ca: other.pem, {identity}, password: {{ file: right }}"), "`ca`"),
+        ("certificate", "ca: ca.pem, password: { file: right }".to_owned(), "certificate"),
+    ] {
+        admitted.store(0, Ordering::SeqCst);
+        let sink = format!(
+            "  - {{ type: kafka, name: {name}, brokers: [\"localhost:{port}\"], tls: true, sasl: plain, username: vtagd, timeout: 3s, {more} }}\n"
+        );
+        let mut daemon = Daemon::start(folder.path(), &flood::config(folder.path(), &sink, ""));
+        if name == "right" {
+            eventually("it gets in", || (admitted.load(Ordering::SeqCst) > 0).then_some(()));
+        }
+        daemon.wait_for_log("cannot deliver");
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains("cannot deliver")).unwrap();
+        println!("{line}");
+        assert!(name == "right" || line.contains(why), "{line}");
+        assert!(!log.contains(PASSWORD) && !log.contains("wrong password"), "{log}");
+        assert!(name == "right" || admitted.load(Ordering::SeqCst) == 0);
+        assert!(daemon.stop().success(), "they wait in the outbox");
+    }
 }

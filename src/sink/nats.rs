@@ -118,7 +118,8 @@ impl Nats {
             options = options.require_tls(true).tls_client_config((*config).clone());
         }
         options.connect(url.as_str()).await.map_err(|error| {
-            let why = error.to_string();
+            let told = (url.scheme() == "tls").then(|| tls::explained(&error, trust)).flatten();
+            let why = told.unwrap_or_else(|| error.to_string());
             Fault::again(login.secret().map_or(why.clone(), |secret| secret.scrub(&why)))
         })
     }

@@ -91,6 +91,13 @@ impl Daemon {
         Self::launch(vtagd(folder), folder, config)
     }
 
+    /// The same with more in its environment.
+    pub fn start_with_env(folder: &Path, config: &str, env: &[(&str, &str)]) -> Self {
+        let mut command = vtagd(folder);
+        command.envs(env.iter().copied());
+        Self::launch(command, folder, config)
+    }
+
     /// The same with `hosts` in the place of `/etc/hosts`, for the daemon alone: names come and go with what is written into it.
     pub fn start_with_hosts(folder: &Path, config: &str, hosts: &Path) -> Self {
         let mut command = unshare();

@@ -155,7 +155,10 @@ impl<'a> Session<'a> {
                 answered = &mut asked => return match answered {
                     Ok(Ok(None)) => Ok(()),
                     Ok(Ok(Some(code))) => Err(Fault::again(explained(code, &self.settings.topic))),
-                    Ok(Err(error)) => Err(Fault::again(self.reason.take().unwrap_or_else(|| error.to_string()))),
+                    Ok(Err(_)) => {
+                        let nobody = || format!("no broker has answered for {:?}", self.settings.timeout);
+                        Err(Fault::again(self.reason.take().unwrap_or_else(nobody)))
+                    }
                     Err(_) => Err(Fault::again("asking for the topic panicked; please report this")),
                 },
                 Some((code, reason)) = self.told.recv() => self.hear(code, &reason, true)?,
