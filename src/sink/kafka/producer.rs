@@ -35,6 +35,9 @@ const TOLD: usize = 64;
 /// For reports that are on their way when the daemon ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// For a producer to take itself down; with [`GOODBYE`] a little less than the runner's patience.
+const FAREWELL: Duration = Duration::from_millis(400);
+
 /// A request for metadata cannot be called off: it is made in pieces.
 const PIECE: Duration = Duration::from_secs(2);
 
@@ -96,7 +99,8 @@ impl Kafka {
         // Nothing more goes out, from here on.
         let producer = session.producer;
         producer.purge(PurgeConfig::default().queue());
-        tokio::task::spawn_blocking(move || drop(producer));
+        // Its threads should not outlive the daemon; one that still waits for an answer has to.
+        let _ = timeout(FAREWELL, tokio::task::spawn_blocking(move || drop(producer))).await;
         ended
     }
 }
@@ -236,6 +240,7 @@ impl<'a> Session<'a> {
         self.in_flight.remove(&position);
         self.heard = Instant::now();
         let Some(code) = refused else {
+            self.reason = None;
             inbox.up();
             inbox.delivered(position);
             return Ok(());
@@ -317,8 +322,7 @@ fn configuration(settings: &KafkaSettings) -> ClientConfig {
         // What Java's producers do, so that others who write the same keys reach the same partitions.
         .set("partitioner", "murmur2_random")
         .set("queue.buffering.max.messages", (2 * IN_FLIGHT).to_string())
-        .set("queue.buffering.max.kbytes", "65536")
-        .set("log.configuration.warnings", "false");
+        .set("queue.buffering.max.kbytes", "65536");
     let mut protocol = if settings.sasl.is_some() { "sasl_" } else { "" }.to_owned();
     protocol += if settings.tls.is_some() { "ssl" } else { "plaintext" };
     config.set("security.protocol", protocol);
