@@ -377,7 +377,7 @@ fn tls_with_an_authority_a_client_certificate_and_a_password_and_what_is_wrong_i
         ("right", format!("ca: ca.pem, {identity}, password: {{ file: right }}"), "no broker"),
         ("password", format!("ca: ca.pem, {identity}, password: {{ file: wrong }}"), "who are you???"),
         ("authority", format!("ca: other.pem, {identity}, password: {{ file: right }}"), "`ca`"),
-        ("certificate", "ca: ca.pem, password: { file: right }".to_owned(), "certificate"),
+        ("certificate", "ca: ca.pem, password: { file: right }".to_owned(), "`cert` and `key`"),
     ] {
         admitted.store(0, Ordering::SeqCst);
         let sink = format!(
@@ -394,6 +394,7 @@ fn tls_with_an_authority_a_client_certificate_and_a_password_and_what_is_wrong_i
         assert!(name == "right" || line.contains(why), "{line}");
         assert!(!log.contains(PASSWORD) && !log.contains("wrong password"), "{log}");
         assert!(name == "right" || admitted.load(Ordering::SeqCst) == 0);
-        assert!(daemon.stop().success(), "they wait in the outbox");
+        let ended = daemon.stop();
+        assert!(ended.success(), "they wait in the outbox: {ended}");
     }
 }

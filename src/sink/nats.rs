@@ -59,7 +59,12 @@ pub fn is_user_seed(secret: &Secret) -> bool {
 
 /// Whether `secret` is a JWT and a seed, as a `.creds` file has them.
 pub fn is_credentials(secret: &Secret) -> bool {
-    ConnectOptions::new().credentials(secret.expose()).is_ok()
+    with_credentials(ConnectOptions::new(), secret).is_some()
+}
+
+fn with_credentials(options: ConnectOptions, both: &Secret) -> Option<ConnectOptions> {
+    // The parser wants the newline at the end, which a secret has lost.
+    options.credentials(&format!("{}\n", both.expose())).ok()
 }
 
 /// `type: nats`.

@@ -128,6 +128,8 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     /// Connects in the background.
     fn open(settings: &'a KafkaSettings) -> Result<Self, Fault> {
+        // Before librdkafka does it: OpenSSL is not to clear up when the process ends, as a thread that waits for a broker may still use it.
+        openssl_sys::init();
         if let Some(trust) = &settings.tls {
             // librdkafka's words for a file that cannot be used do not name it.
             tls::client(trust).map_err(Fault::again)?;
@@ -350,7 +352,14 @@ fn configuration(settings: &KafkaSettings) -> ClientConfig {
 /// What librdkafka says, without the password, and with our names for what a person may change.
 fn scrubbed(settings: &KafkaSettings, text: &str) -> String {
     let text = settings.sasl.as_ref().map_or_else(|| text.to_owned(), |sasl| sasl.password.scrub(text));
-    text.replace("ssl.ca.location", "`ca`")
+    let text = text.replace("ssl.ca.location", "`ca`");
+    if text.contains("certificate verify failed") && !text.contains("`ca`") {
+        format!("{text}; name the authority's PEM file with `ca`")
+    } else if text.contains("SSL alert number") && text.contains("certificate") {
+        format!("{text}; check `cert` and `key`")
+    } else {
+        text
+    }
 }
 
 fn explained(code: Code, topic: &str) -> String {
