@@ -18,7 +18,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vtagd::account::Account;
 use vtagd::catalog::{Catalog, Watched};
 use vtagd::event::record::Data;
 use vtagd::event::{Event, EventKind, ModelRef};

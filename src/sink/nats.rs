@@ -114,9 +114,8 @@ impl Nats {
             }
             Login::Token(token) => options.token(text(token)),
             Login::Nkey(seed) => options.nkey(text(seed)),
-            Login::Credentials(both) => options
-                .credentials(both.expose())
-                .map_err(|_| Fault::again("the credentials are no longer those of a .creds file"))?,
+            Login::Credentials(both) => with_credentials(options, both)
+                .ok_or_else(|| Fault::again("the credentials are not those of a .creds file"))?,
         };
         if url.scheme() == "tls" {
             let config = tls::client(trust).map_err(Fault::again)?;
