@@ -38,7 +38,9 @@ fn scoring(c: &mut Criterion) {
     let embedding: Array1<f32> = unit_rows(1, 5).row(0).to_owned();
     // What benches/guard.py compares with: the same product, and nothing else.
     let rows = unit_rows(270, 7);
-    c.bench_function("bare: 270 rows of 1024 values times one", |b| b.iter(|| black_box(&rows).dot(black_box(&embedding))));
+    c.bench_function("bare: 270 rows of 1024 values times one", |b| {
+        b.iter(|| black_box(&rows).dot(black_box(&embedding)))
+    });
     let templates = [(1, ""), (8, ", 8 templates as probabilities"), (80, ", 80 templates as probabilities")];
     for (count, name) in templates {
         let blocks = vec![block.clone(); count];

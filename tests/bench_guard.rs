@@ -18,7 +18,9 @@ fn machine(processor: &str) -> Value {
 fn result(processor: &str, ratios: &[(&str, f64)]) -> Value {
     let entry = |&(name, ratio): &(&str, f64)| json!({ "name": name, "unit": "ms", "value": 1.0, "peer": "peer", "peer_value": ratio, "ratio": ratio });
     let mut results: Vec<Value> = ratios.iter().map(entry).collect();
-    results.push(json!({ "name": "tracker", "unit": "ns", "value": 7.0, "peer": null, "peer_value": null, "ratio": null }));
+    results.push(
+        json!({ "name": "tracker", "unit": "ns", "value": 7.0, "peer": null, "peer_value": null, "ratio": null }),
+    );
     json!({ "measured": "2026-01-02T03:04:05+00:00", "commit": "abc", "machine": machine(processor), "results": results })
 }
 
@@ -91,11 +93,13 @@ fn a_renewed_baseline_has_the_new_ratios_and_the_old_tolerances() {
     fs::write(&now, result("two", &[("outbox", 0.75), ("preprocess", 21.0)]).to_string()).unwrap();
     let (code, said) = guard(&["compare", now.to_str().unwrap(), before.to_str().unwrap()]);
     assert!(code == 1 && said.contains("make bench-baseline"), "{said}");
-    fs::write(&before, json!({ "ratios": [{ "name": "outbox", "ratio": 0.5, "tolerance": 0.4 }] }).to_string()).unwrap();
+    fs::write(&before, json!({ "ratios": [{ "name": "outbox", "ratio": 0.5, "tolerance": 0.4 }] }).to_string())
+        .unwrap();
     let files = [now.to_str().unwrap(), before.to_str().unwrap()];
     assert_eq!(guard(&["baseline", files[0], files[1]]).0, 0);
     let renewed: Value = serde_json::from_str(&fs::read_to_string(&before).unwrap()).unwrap();
-    let wanted = json!([{ "name": "outbox", "ratio": 0.75, "tolerance": 0.4 }, { "name": "preprocess", "ratio": 21.0 }]);
+    let wanted =
+        json!([{ "name": "outbox", "ratio": 0.75, "tolerance": 0.4 }, { "name": "preprocess", "ratio": 21.0 }]);
     assert_eq!((&renewed["ratios"], &renewed["machine"]["processor"]), (&wanted, &json!("two")));
     assert_eq!(guard(&["compare", files[0], files[1]]).0, 0);
 }

@@ -55,7 +55,11 @@ fn the_runtime_leaves_nothing_in_the_home_of_whoever_runs_it() {
         for entry in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
             let ours = entry.strip_prefix(home.path()).unwrap();
             assert!(ours.starts_with("cache") || ours.starts_with("xdg"), "{}", ours.display());
-            assert!(!ours.starts_with("xdg") || ours.starts_with("xdg/gstreamer-1.0") || ours == Path::new("xdg"), "{}", ours.display());
+            assert!(
+                !ours.starts_with("xdg") || ours.starts_with("xdg/gstreamer-1.0") || ours == Path::new("xdg"),
+                "{}",
+                ours.display()
+            );
             if entry.is_dir() {
                 folders.push(entry);
             }
