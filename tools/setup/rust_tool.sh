@@ -2,10 +2,10 @@
 # A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb|cyclonedx|about|audit
 . "$(dirname "$0")/lib.sh"
 
-# build CRATE VERSION TARGET: compiles a tool of a fixed version.
+# build CRATE VERSION TARGET [OPTION...]: compiles a tool of a fixed version.
 build() {
     say "installing $1 (a few minutes)"
-    tools/cargo install --locked --quiet --version "$2" "$1" || die "cannot install $1: check the network and run $3 again"
+    tools/cargo install --locked --quiet --version "$2" "${@:4}" "$1" || die "cannot install $1: check the network and run $3 again"
 }
 
 tool=$1
@@ -26,7 +26,7 @@ case $tool in
         build cargo-deb 3.8.0 "make deb"
         ;;
     cyclonedx) build cargo-cyclonedx 0.5.9 "make sbom" ;;
-    about) build cargo-about 0.9.3 "make deb" ;;
+    about) build cargo-about 0.9.3 "make deb" --features cli ;;
     audit) build cargo-audit 0.22.2 "make lint" ;;
     *) die "rust_tool.sh knows fmt, clippy, deny, deb, cyclonedx, about and audit" ;;
 esac
