@@ -13,8 +13,10 @@ export SOURCE_DATE_EPOCH
 target=$(tools/cargo -vV | sed -n 's/^host: //p')
 # The tool writes beside Cargo.toml only.
 name=.vtagd-sbom-$$
-trap 'rm -f "$name.json"' EXIT
+trap 'rm -f "$name.json" "$name.tree"' EXIT
 tools/cargo cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no-build-deps --override-filename "$name" || die "cargo-cyclonedx failed"
 mkdir -p "$(dirname "$file")"
-/usr/bin/python3 tools/sbom_parts.py "$name.json" >"$file.new"
+# The tool also names what only a feature that is off would bring; cargo itself knows what is compiled.
+tools/cargo tree --locked --edges normal --target "$target" --prefix none --format '{p}' | sed 's/^\(.*\) v\([^ ]*\).*/\1 \2/' | sort -u >"$name.tree"
+/usr/bin/python3 tools/sbom_parts.py "$name.json" "$name.tree" >"$file.new"
 mv "$file.new" "$file"

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Adds to cargo-cyclonedx's bill of materials what the package brings that is no crate: the pinned wheels of tools/pins/runtime.txt and
-tools/pins/starter.txt. Usage: sbom_parts.py BOM.json >NEW.json    Run in the repository's root."""
+"""Takes out of cargo-cyclonedx's bill of materials the crates that are not compiled, and adds what the package brings that is no crate:
+the pinned wheels of tools/pins/runtime.txt and tools/pins/starter.txt.
+
+Usage: sbom_parts.py BOM.json CRATES >NEW.json    CRATES: lines "name version". Run in the repository's root."""
 import json
 import pathlib
 import re
@@ -25,7 +27,13 @@ def wheels(pins):
 
 def main():
     bom = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    root = bom["metadata"]["component"]["bom-ref"]
+    compiled = set(pathlib.Path(sys.argv[2]).read_text().split("\n"))
+    extra = {part["bom-ref"] for part in bom["components"] if f"{part['name']} {part['version']}" not in compiled}
+    bom["components"] = [part for part in bom["components"] if part["bom-ref"] not in extra]
+    bom["dependencies"] = [entry for entry in bom["dependencies"] if entry["ref"] not in extra]
+    for entry in bom["dependencies"]:
+        if "dependsOn" in entry:
+            entry["dependsOn"] = [reference for reference in entry["dependsOn"] if reference not in extra]
     # The folder the tool ran in is nobody's business, and would make each machine's document another one.
     text = json.dumps(bom)
     for place in sorted(set(re.findall(r"path\+file://[^\"#]*", text)), key=len, reverse=True):
