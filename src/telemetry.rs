@@ -32,6 +32,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "configurations read again while running: applied or refused",
     ),
     (
+        "vtagd_api_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "reason",
+        "requests and connections that the API did not take",
+    ),
+    (
         "vtagd_stream_up",
         Kind::Gauge,
         Unit::Count,

@@ -1,6 +1,7 @@
 //! The command line: one file a command, results on stdout, logs on stderr, exit codes 0 (done), 1 (failed at run time)
 //! and 2 (wrong input or configuration).
 
+mod ask;
 pub mod bench;
 pub mod check;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod package;
 mod pictures;
 pub mod pull;
 pub mod run;
+pub mod status;
 pub mod tag;
 mod texts;
 mod trial;
@@ -58,6 +60,8 @@ enum Command {
     Config(config::Command),
     /// Find ONVIF cameras on the local network and print a `streams:` block for them.
     Discover(discover::Args),
+    /// Show what a running daemon does: streams, model, sinks.
+    Status(status::Args),
     /// Tag pictures or videos once and print the best labels.
     Tag(tag::Args),
     /// Print embeddings of pictures and texts.
@@ -89,6 +93,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::infer::runtime::forbid_telemetry();
     let cli = Cli::parse();
     // `run` starts its logs itself, as its configuration says.
     if !matches!(cli.command, Command::Run { .. }) {
@@ -106,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::command(&args, &mut io::stdout(), &mut io::stderr()).unwrap_or(1),
         Command::Config(command) => config::run(&command),
         Command::Discover(args) => discover::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Events(command) => events::run(&command),

@@ -34,6 +34,8 @@ pub const EFFECTS: &[(&str, Effect)] = &[
     ("outbox", Effect::Restart),
     ("snapshots", Effect::Restart),
     ("api", Effect::Restart),
+    ("api.token", Effect::Reload),
+    ("api.tls", Effect::Reload),
     ("log.level", Effect::Reload),
     ("log.format", Effect::Restart),
 ];
@@ -49,13 +51,18 @@ pub fn waiting(old: &Settings, new: &Settings) -> Vec<String> {
     let mut keys = Vec::new();
     differing(&show::effective(old), &show::effective(new), String::new(), &mut keys);
     keys.retain(|key| of(&general(key)) == Some(Effect::Restart));
+    let listens = |settings: &Settings| settings.api.as_ref().map(|api| (api.listen, api.tls.is_some()));
+    let encrypted = |settings: &Settings| settings.api.as_ref().is_some_and(|api| api.tls.is_some());
+    if encrypted(old) != encrypted(new) {
+        keys.push("api.tls (switched on or off)".to_owned());
+    }
     // What is not shown may differ too.
     let sections = [
         ("runtime", old.infer != new.infer),
         ("sinks", old.sinks != new.sinks || old.routes != new.routes),
         ("outbox", old.outbox != new.outbox),
         ("snapshots", old.snapshots != new.snapshots),
-        ("api", old.api != new.api),
+        ("api", listens(old) != listens(new)),
     ];
     for (section, _) in sections.into_iter().filter(|(_, differs)| *differs) {
         if !keys.iter().any(|key| key.starts_with(section)) {

@@ -24,10 +24,11 @@ use crate::yaml::Document;
 
 mod address;
 pub mod effects;
-mod later;
+mod kafka;
 mod nats;
 mod overrides;
 mod providers;
+mod reach;
 mod remote;
 mod routes;
 mod schema;
@@ -40,12 +41,14 @@ mod validate;
 
 pub use overrides::Origins;
 pub use providers::from_pairs as provider_from_pairs;
+pub use reach::Reach;
 pub use sets::thresholds;
 pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::logs::LogFormat;
 pub use crate::sink::JsonlTarget;
+pub use crate::sink::kafka::KafkaSettings;
 pub use crate::sink::mqtt::MqttSettings;
 pub use crate::sink::nats::NatsSettings;
 pub use crate::sink::webhook::WebhookSettings;
@@ -128,6 +131,7 @@ pub enum SinkSettings {
     Mqtt(MqttSettings),
     Webhook(WebhookSettings),
     Nats(NatsSettings),
+    Kafka(KafkaSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +149,6 @@ pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
     let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
     let (settings, mut problems) = validate::settings(&document);
     problems.extend(refused);
-    problems.extend(later::notices(&document));
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| (problem.file != path, if problem.file == path { problem.position } else { None }));
     match settings {
@@ -168,6 +171,26 @@ pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
         return Err(problem.to_string());
     }
     validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
+}
+
+/// How to reach the daemon that the configuration in `path` is for. Problems of anything else do not matter.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn reach_of(path: &Path) -> Result<Reach, String> {
+    let document = Document::read(path).map_err(|problem| problem.to_string())?;
+    reach::of(&document)
+}
+
+/// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
+pub fn shake(data: &[u8]) {
+    let Ok(document) = Document::parse(Path::new(crate::shake::NOWHERE), data) else { return };
+    let (settings, problems) = validate::settings(&document);
+    let _ = (validate::outbox_alone(&document), reach::of(&document));
+    if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
+        let shown = effective(&settings);
+        assert!(shown["streams"].is_array(), "a configuration without streams was taken");
+    }
 }
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.

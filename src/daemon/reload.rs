@@ -1,5 +1,5 @@
-//! Reading the configuration again while the daemon runs (SIGHUP), and switching streams by command: streams come, go and change, label
-//! sets are exchanged.
+//! Reading the configuration again while the daemon runs (SIGHUP, the API), and switching streams by command: streams come, go and change,
+//! label sets are exchanged, the API's token and certificate too.
 //!
 //! Lives on the main thread; only label texts that are new are embedded beside it, on a thread of its own, since that takes seconds.
 //! A configuration with a problem changes nothing and is told as `check` would. Keys that need a restart are named and keep their old
@@ -11,13 +11,16 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use tokio::sync::oneshot;
+
 use super::fleet::Fleet;
-use crate::api::{Board, SetView};
+use crate::api::{Board, Door, SetView};
 use crate::catalog::{Catalog, Command, Watched};
-use crate::config::{self, Settings, StreamSettings};
+use crate::config::{self, ApiSettings, Settings, StreamSettings};
+use crate::control::{Asked, Outcome, Wish};
 use crate::engine::{EngineError, LabelBook};
 use crate::logs;
-use crate::problem::Severity;
+use crate::problem::{Problem, Severity};
 use crate::score::Scorer;
 use crate::shutdown::Shutdown;
 use crate::systemd::{self, LongStep};
@@ -38,6 +41,8 @@ pub struct Reloader {
     under_way: Option<UnderWay>,
     /// systemd has been told that a reload has begun, and not yet that it is over.
     told: bool,
+    /// Who asked for the reload that is under way, if he waits for it.
+    asker: Option<oneshot::Sender<Outcome>>,
 }
 
 /// What may be asked of a running daemon.
@@ -46,6 +51,10 @@ pub struct Wishes {
     pub reloads: Receiver<()>,
     /// To switch a stream on or off.
     pub commands: Receiver<Command>,
+    /// What the API wants, which waits for what comes of it.
+    pub asked: Receiver<Asked>,
+    /// The API's, if there is one.
+    pub door: Option<Arc<Door>>,
 }
 
 /// New label texts are being embedded for these settings.
@@ -65,7 +74,8 @@ impl Reloader {
         shutdown: Shutdown,
     ) -> Self {
         let switched = HashMap::new();
-        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way: None, told: false }
+        let (under_way, asker) = (None, None);
+        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way, told: false, asker }
     }
 
     /// Tells the API and the sinks what runs now.
@@ -103,15 +113,16 @@ impl Reloader {
                 Ok(Ok(scorers)) => {
                     let _ = under_way.thread.join();
                     self.apply(under_way.settings, scorers, fleet);
+                    self.answer(Outcome::Done);
                     true
                 }
                 Ok(Err(error)) => {
                     let _ = under_way.thread.join();
-                    refuse(&format!("the new labels cannot be used: {error}"));
+                    self.refuse(&format!("the new labels cannot be used: {error}"), Vec::new());
                     false
                 }
                 Err(_) if under_way.thread.is_finished() && under_way.scorers.is_empty() => {
-                    refuse("embedding the new labels panicked; please report this");
+                    self.refuse("embedding the new labels panicked; please report this", Vec::new());
                     false
                 }
                 Err(_) => {
@@ -121,23 +132,48 @@ impl Reloader {
             };
         }
         if let Ok(command) = self.wishes.commands.try_recv() {
-            return self.switch(&command, fleet);
+            return matches!(self.switch(&command, fleet), Outcome::Done);
+        }
+        if let Ok(Asked { wish, answer }) = self.wishes.asked.try_recv() {
+            self.asker = Some(answer);
+            return match wish {
+                Wish::Reload => self.reload(fleet),
+                Wish::Switch(command) => {
+                    let outcome = self.switch(&command, fleet);
+                    let changed = matches!(outcome, Outcome::Done);
+                    self.answer(outcome);
+                    changed
+                }
+            };
         }
         self.wishes.reloads.try_recv().is_ok() && self.reload(fleet)
     }
 
-    /// A stream is switched on or off, as if the file said so. Returns whether that changes anything.
-    fn switch(&mut self, Command { stream, enabled }: &Command, fleet: &mut Fleet) -> bool {
+    /// Tells who waits what came of it. He may have gone.
+    fn answer(&mut self, outcome: Outcome) {
+        self.asker.take().map(|asker| asker.send(outcome));
+    }
+
+    fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
+        metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
+        tracing::error!(why, "the old configuration stays");
+        self.answer(Outcome::Refused { why: why.to_owned(), problems });
+    }
+
+    /// A stream is switched on or off, as if the file said so.
+    fn switch(&mut self, Command { stream, enabled }: &Command, fleet: &mut Fleet) -> Outcome {
         let mut new = self.current.clone();
-        let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == **stream) else { return false };
+        let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == **stream) else {
+            return Outcome::NoSuchStream;
+        };
         if found.enabled == *enabled {
-            return false;
+            return Outcome::Already;
         }
         found.enabled = *enabled;
         tracing::info!(%stream, enabled, "switched by a command, until the configuration says otherwise or the next start");
         self.switched.insert(stream.clone(), *enabled);
         self.apply(new, self.scorers.clone(), fleet);
-        true
+        Outcome::Done
     }
 
     /// What was switched by a command stays so, unless the file has changed its mind about that stream.
@@ -169,7 +205,7 @@ impl Reloader {
                 for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
                     tracing::error!("{problem}");
                 }
-                refuse("the configuration has problems");
+                self.refuse("the configuration has problems", problems);
                 return false;
             }
         };
@@ -189,13 +225,14 @@ impl Reloader {
             routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
-            api: self.current.api.clone(),
+            api: self.api(new.api),
             log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };
         self.keep_switched(&mut new);
         let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
             self.apply(new, self.scorers.clone(), fleet);
+            self.answer(Outcome::Done);
             return true;
         };
         let (done, scorers) = bounded(1);
@@ -208,9 +245,28 @@ impl Reloader {
         };
         match std::thread::Builder::new().name("vtagd-reload".to_owned()).spawn(embed) {
             Ok(thread) => self.under_way = Some(UnderWay { settings: new, scorers, thread }),
-            Err(error) => refuse(&format!("no thread to embed the new labels: {error}")),
+            Err(error) => self.refuse(&format!("no thread to embed the new labels: {error}"), Vec::new()),
         }
         false
+    }
+
+    /// What the API goes on with: where it listens, and whether with TLS, stays; its token and its certificate, which is read anew even if
+    /// its path is the same, do not.
+    fn api(&self, new: Option<ApiSettings>) -> Option<ApiSettings> {
+        let (Some(door), Some(current), Some(new)) = (&self.wishes.door, &self.current.api, new) else {
+            return self.current.api.clone();
+        };
+        if new.tls.is_some() != current.tls.is_some() {
+            return Some(current.clone());
+        }
+        match door.change(&new) {
+            Ok(()) => Some(ApiSettings { listen: current.listen, ..new }),
+            Err(error) => {
+                // It could be read a moment ago.
+                tracing::error!(%error, "the API goes on with its old token and certificate");
+                Some(current.clone())
+            }
+        }
     }
 
     /// Makes `new` what runs: streams that are gone or changed leave, the others get their new labels between two batches, and
@@ -263,9 +319,4 @@ fn change_level(from: tracing::Level, to: tracing::Level) {
         logs::set_level(to);
         tell();
     }
-}
-
-fn refuse(why: &str) {
-    metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
-    tracing::error!(why, "the old configuration stays");
 }
