@@ -64,9 +64,17 @@ impl Known {
     }
 }
 
+/// Shorter lines of a secret of several, such as the heading of a key, are no secret by themselves.
+const SHORTEST_LINE: usize = 16;
+
 fn remember(value: &Arc<str>) {
     if value.len() < SHORTEST_KNOWN {
         return;
+    }
+    if value.contains('\n') {
+        // A certificate's key, say: others tell it line by line.
+        let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE && !line.starts_with("--"));
+        lines.for_each(|line| remember(&line.into()));
     }
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner).values.contains(value);
     if !known {
@@ -298,6 +306,13 @@ mod tests {
             assert!(!scrubbed.contains("w+d") && !scrubbed.contains("w%2"), "{text}: {scrubbed}");
         }
         assert!(matches!(scrub("nothing of the kind"), Cow::Borrowed("nothing of the kind")));
+    }
+
+    #[test]
+    fn each_line_of_a_secret_of_several_is_one() {
+        Secret::new("-----BEGIN USER NKEY SEED-----\nSUAMARKEDSEEDOFMANYLETTERS\n------END USER NKEY SEED------\n");
+        assert_eq!(scrub("it was SUAMARKEDSEEDOFMANYLETTERS"), "it was ***");
+        assert_eq!(scrub("-----BEGIN USER NKEY SEED-----"), "-----BEGIN USER NKEY SEED-----");
     }
 
     #[test]
