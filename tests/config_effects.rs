@@ -51,10 +51,10 @@ fn a_changed_key_waits_for_a_restart_or_does_not() {
         ("snapshots: { quality: 80 }".into(), "snapshots: { quality: 81 }".into(), &["snapshots.quality"]),
         ("".into(), "snapshots: { quality: 81 }".into(), &["snapshots"]),
         ("api: { listen: 127.0.0.1:1 }".into(), "api: { listen: 127.0.0.1:2 }".into(), &["api.listen"]),
-        ("api: { token: { file: one } }".into(), "api: { token: { file: two } }".into(), &["api (a credential)"]),
         ("log: { format: text }".into(), "log: { format: json, level: debug }".into(), &["log.format"]),
         // All of these are a reload's.
         ("log: { level: info }".into(), "log: { level: debug }".into(), &[]),
+        ("api: { token: { file: one } }".into(), "api: { token: { file: two } }".into(), &[]),
         ("sampling: { interval: 1s }".into(), "sampling: { interval: 2s }".into(), &[]),
         ("reconnect: { max: 1m }".into(), "reconnect: { max: 2m }".into(), &[]),
         ("events: { enter: 0.6 }".into(), "events: { enter: 0.7 }".into(), &[]),

@@ -166,7 +166,7 @@ sinks:
   - { type: nats, url: 'nats://h', subject_prefix: u, creds: { file: creds } }
 outbox: { path: out.db, max_size: 2MiB, max_age: 1d }
 snapshots: { path: pictures, max_size: 1MiB, max_age: 2d, max_side: 640, quality: 70, url: 'https://edge.example/' }
-api: { listen: '127.0.0.1:1', token: { file: file }, tls: { cert: file, key: file } }
+api: { listen: '127.0.0.1:1', token: { file: file }, tls: { cert: cert.pem, key: key.pem } }
 log: { level: warn, format: json }
 ",
     "
@@ -203,6 +203,9 @@ fn every_key_of_the_schema_comes_back_from_config_show() {
         "-----BEGIN NATS USER JWT-----\neyJ0.eyJq.c2ln\n------END NATS USER JWT------\n\n\
          -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     );
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     let files = [("file", "x\n"), ("dock.yaml", set), ("signing", signing), ("nkey", &seed), ("creds", &creds)];
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
