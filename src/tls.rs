@@ -142,6 +142,60 @@ impl ServerCertVerifier for Pin {
     }
 }
 
+/// What is wrong with TLS, for a person who may change `ca`, `cert` and `key`; `None` if `error` is about something else.
+pub fn explained(error: &(dyn std::error::Error + 'static), trust: &Trust) -> Option<String> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        let inner = io.and_then(std::io::Error::get_ref).map(|inner| inner as &(dyn std::error::Error + 'static));
+        let found = error.downcast_ref::<Error>().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        if let Some(found) = found {
+            return Some(match found {
+                Error::InvalidCertificate(Bad::UnknownIssuer) => {
+                    "TLS: its certificate is of an authority that is not trusted; name the authority's PEM file with `ca`".to_owned()
+                }
+                Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+                    "TLS: its certificate is for another name; write one of its names into the address".to_owned()
+                }
+                Error::AlertReceived(Alert::CertificateRequired) => {
+                    "TLS: it wants a certificate of ours; name one with `cert` and `key`".to_owned()
+                }
+                Error::AlertReceived(
+                    alert @ (Alert::BadCertificate
+                    | Alert::UnsupportedCertificate
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateExpired
+                    | Alert::CertificateUnknown
+                    | Alert::UnknownCA
+                    | Alert::AccessDenied
+                    | Alert::DecryptError
+                    | Alert::HandshakeFailure),
+                ) => format!("TLS: it does not take our certificate, or wants one ({alert:?}); check `cert` and `key`"),
+                error => format!("TLS: {error}"),
+            });
+        }
+        let gone = io.is_some_and(|io| {
+            use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+            matches!(io.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
+        });
+        if gone {
+            return Some(hung_up(error, trust));
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A server may hang up without saying why, or so fast that what it said is lost.
+pub fn hung_up(error: &dyn std::error::Error, trust: &Trust) -> String {
+    let remedy = match trust.identity {
+        None => "it may want a certificate of ours, `cert` and `key`",
+        Some(_) => "it may not take our certificate, `cert` and `key`",
+    };
+    format!("{error}; {remedy}")
+}
+
 fn http(roots: Vec<CertificateDer<'static>>, identity: Option<ClientCert>) -> TlsConfig {
     let roots: Vec<_> = roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     TlsConfig::builder()

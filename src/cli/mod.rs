@@ -93,6 +93,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::infer::runtime::forbid_telemetry();
     let cli = Cli::parse();
     // `run` starts its logs itself, as its configuration says.
     if !matches!(cli.command, Command::Run { .. }) {

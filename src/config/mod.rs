@@ -24,6 +24,7 @@ use crate::yaml::Document;
 
 mod address;
 pub mod effects;
+mod kafka;
 mod nats;
 mod overrides;
 mod providers;
@@ -47,6 +48,7 @@ pub use show::effective;
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::logs::LogFormat;
 pub use crate::sink::JsonlTarget;
+pub use crate::sink::kafka::KafkaSettings;
 pub use crate::sink::mqtt::MqttSettings;
 pub use crate::sink::nats::NatsSettings;
 pub use crate::sink::webhook::WebhookSettings;
@@ -129,6 +131,7 @@ pub enum SinkSettings {
     Mqtt(MqttSettings),
     Webhook(WebhookSettings),
     Nats(NatsSettings),
+    Kafka(KafkaSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use crate::outbox::route::{Filter, Route};
 use crate::sample::Interval;
 use crate::signature::Unchanged;
 use crate::sink::JsonlTarget;
+use crate::sink::nats::Login;
 use crate::source::{Decode, Decoder, Location, Reconnect};
 use crate::tls::Trust;
 
@@ -192,11 +193,27 @@ fn sink(sink: &SinkSettings) -> Value {
                 "type": "nats",
                 "url": url(&nats.url),
                 "subject_prefix": nats.subject_prefix,
-                "username": nats.username,
-                "password": nats.password.as_ref().map(|_| HIDDEN),
+                "username": match &nats.login { Login::User { name, .. } => Some(name), _ => None },
+                "password": matches!(nats.login, Login::User { password: Some(_), .. } | Login::Token(_)).then_some(HIDDEN),
+                "nkey": matches!(nats.login, Login::Nkey(_)).then_some(HIDDEN),
+                "creds": matches!(nats.login, Login::Credentials(_)).then_some(HIDDEN),
                 "timeout": time(nats.timeout),
             }),
             &nats.trust,
+        ),
+        SinkSettings::Kafka(kafka) => trusting(
+            json!({
+                "type": "kafka",
+                "brokers": kafka.brokers,
+                "topic": kafka.topic,
+                "client_id": kafka.client_id,
+                "tls": kafka.tls.is_some(),
+                "sasl": kafka.sasl.as_ref().map(|sasl| sasl.mechanism.as_str()),
+                "username": kafka.sasl.as_ref().map(|sasl| &sasl.username),
+                "password": kafka.sasl.as_ref().map(|_| HIDDEN),
+                "timeout": time(kafka.timeout),
+            }),
+            &kafka.tls.clone().unwrap_or_default(),
         ),
     }
 }

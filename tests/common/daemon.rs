@@ -63,6 +63,13 @@ pub fn can_have_hosts() -> bool {
     able
 }
 
+/// Every event that the outbox in `folder` has stored, in order.
+pub fn stored(folder: &Path) -> Vec<Value> {
+    let output = vtagd(folder).args(["events", "export", "--outbox"]).arg(folder.join("outbox.db")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 fn clean(mut command: Command, folder: &Path) -> Command {
     command
         .current_dir(root())
