@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_and_memory_are_read_as_the_kernel_writes_them() {
+    fn the_cpu_is_read_as_the_kernel_writes_it() {
         assert_eq!(cpu_name("processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: AMD EPYC\n"), "AMD EPYC");
         assert_eq!(cpu_name("processor : 0\nCPU part\t: 0xd0c\n"), "0xd0c");
         assert_eq!(cpu_name(""), "unknown");
