@@ -42,6 +42,7 @@ demo: setup ## tag a real RTSP camera; ends after three different tags (FOREVER=
 .PHONY: test
 test: setup ## all tests, with cargo-nextest where it is installed
 	@tools/setup/packages.sh $(TEST_PACKAGES)
+	@tools/setup/schemathesis.sh
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --locked $(FEATURES) && $(CARGO) test --locked $(FEATURES) --doc; \
 	else \
@@ -49,14 +50,24 @@ test: setup ## all tests, with cargo-nextest where it is installed
 	fi
 
 .PHONY: bench
-bench: setup ## the numbers of docs/benchmarks.md that one machine can measure
-	@$(CARGO) bench --locked
+bench: setup ## measures into target/bench/result.json; fails if a ratio is worse than in benches/baseline.json
+	@benches/guard.py run
+	@benches/guard.py compare
+
+.PHONY: bench-baseline
+bench-baseline: setup ## measures, and makes that the new benches/baseline.json
+	@benches/guard.py run
+	@benches/guard.py baseline
 
 .PHONY: soak
 soak: build ## hours of random faults on 16 cameras, then 200 lost connections: memory, threads, files, accounts (MINUTES=60)
 	@$(CARGO) build --release --locked --examples
 	@python3 benches/soak.py --minutes $(or $(MINUTES),60)
 	@VTAGD_CYCLES=200 $(CARGO) test --locked --examples --test faults_cycles -- --nocapture
+
+.PHONY: fuzz
+fuzz: setup ## every fuzz target for a minute, on a nightly compiler (TARGET=http SECONDS=3600: one, for an hour)
+	@tools/fuzz.sh "$(TARGET)" "$(or $(SECONDS),60)"
 
 .PHONY: fmt
 fmt: setup ## format the sources
@@ -75,30 +86,39 @@ lint-rust: setup
 	@$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
 	@$(CARGO) clippy --locked --lib --bins -- -D warnings
 
-# Advisories need a database from the network, the rest does not: what cannot be reached is said, not failed.
+# Advisories need a database from the network or a copy of it, the rest does not: what cannot be had is said, not failed.
 .PHONY: lint-deny
 lint-deny: setup
 	@tools/setup/rust_tool.sh deny
 	@$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
-	@if $(CARGO) deny --locked fetch db >/dev/null 2>&1; then \
-		$(CARGO) deny --locked check --hide-inclusion-graph advisories; \
-	else \
-		echo "lint: the advisory database could not be fetched: advisories were not checked"; \
-	fi
+	@tools/advisories.sh
 
 .PHONY: install
 install: ## install the built release into DESTDIR; never overwrites a configuration
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)" tools/install.sh
 
+# What is given to others is the profile `dist`: reproducible, without symbols.
+.PHONY: dist
+dist: setup
+	@tools/dist.sh
+
 .PHONY: deb
-deb: build ## the Debian package, target/debian/vtagd_*.deb
+deb: dist ## the Debian package, target/debian/vtagd_*.deb
 	@tools/setup/rust_tool.sh deb
 	@tools/deb.sh
 
 .PHONY: test-deb
-test-deb: deb ## install, use, upgrade and purge the package in a clean Debian 12 (as root; 1 GB)
-	@tools/setup/packages.sh mmdebstrap
+test-deb: deb ## install, run as a service, upgrade and purge the package in a clean Debian 12 (as root; 1.5 GB)
+	@tools/setup/packages.sh mmdebstrap lintian systemd-container
 	@tools/test_deb.sh "$$(ls -t target/debian/vtagd_*.deb | head -n 1)"
+
+.PHONY: sbom
+sbom: setup ## the bill of materials (CycloneDX), target/vtagd.cdx.json
+	@tools/sbom.sh target/vtagd.cdx.json
+
+.PHONY: reproducible
+reproducible: dist ## build twice, in two folders, and compare (minutes; 1 GB)
+	@tools/reproducible.sh
 
 .PHONY: clean
 clean: ## remove what the compiler and the demo made; what setup fetched stays

@@ -8,6 +8,9 @@
     reason = "a bench is a program for a terminal and fails by panicking"
 )]
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::process::Command;
@@ -116,6 +119,8 @@ fn main() {
                     "{name:>10}: vtagd from I420 {ours:.2}, Pillow from RGB {theirs:.2}, ratio {:.1}",
                     theirs / ours
                 );
+                let what = format!("preprocess 1080p I420, {name}");
+                common::tell(&what, "ms", (ours, theirs), "Pillow from RGB", theirs / ours);
             }
             Err(reason) => println!("{name:>10}: vtagd from I420 {ours:.2}, Pillow not measured ({reason})"),
         }

@@ -36,6 +36,11 @@ fn scoring(c: &mut Criterion) {
     let block = Block { labels: (0..50).map(label).collect(), background: unit_rows(20, 9999) };
     let head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
     let embedding: Array1<f32> = unit_rows(1, 5).row(0).to_owned();
+    // What benches/guard.py compares with: the same product, and nothing else.
+    let rows = unit_rows(270, 7);
+    c.bench_function("bare: 270 rows of 1024 values times one", |b| {
+        b.iter(|| black_box(&rows).dot(black_box(&embedding)))
+    });
     let templates = [(1, ""), (8, ", 8 templates as probabilities"), (80, ", 80 templates as probabilities")];
     for (count, name) in templates {
         let blocks = vec![block.clone(); count];
@@ -83,6 +88,11 @@ fn tracking(c: &mut Criterion) {
 fn signing(c: &mut Criterion) {
     let plane = |length: usize| (0..length).map(|at| (at % 251) as u8).collect::<Vec<u8>>();
     let planes = vec![plane(1920 * 1080), plane(960 * 540), plane(960 * 540)];
+    let bytes = planes.concat();
+    // As above: every byte touched once.
+    c.bench_function("bare: adding up the bytes of one 1080p frame", |b| {
+        b.iter(|| black_box(&bytes).iter().map(|&byte| u64::from(byte)).sum::<u64>());
+    });
     let colour = (Matrix::Bt709, Range::Limited);
     let size = (1920, 1080);
     let Ok(picture) = Picture::new(PixelFormat::I420, size, [1920, 960, 960], colour, Box::new(planes)) else { return };

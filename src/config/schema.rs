@@ -429,7 +429,9 @@ words! {
         "trace" => Self::TRACE,
     }
     LogFormat {
+        "auto" => Self::Auto,
         "text" => Self::Text,
         "json" => Self::Json,
+        "journal" => Self::Journal,
     }
 }

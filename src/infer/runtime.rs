@@ -69,6 +69,15 @@ pub fn load(explicit: Option<&Path>) -> Result<Runtime, InferError> {
     Ok(runtime)
 }
 
+/// Forbids the library to collect telemetry. Microsoft's own builds for Linux (1.32 does) make a device id and a database in the cache
+/// folder while they are loaded, and then look up `mobile.events.data.microsoft.com` every minute or so to send it there; the switch in
+/// the interface (`with_telemetry`) keeps them from neither. Call it first thing in `main`: processes started later inherit it.
+#[allow(clippy::disallowed_methods, reason = "no other thread runs yet; the library looks nowhere else in time")]
+pub fn forbid_telemetry() {
+    // SAFETY: by the contract above the process has one thread, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
 /// What the library that was loaded says of its build: version and commit.
 pub fn version() -> &'static str {
     ort::info()

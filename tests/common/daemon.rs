@@ -91,10 +91,10 @@ impl Daemon {
         Self::launch(vtagd(folder), folder, config)
     }
 
-    /// The same with more in its environment.
-    pub fn start_with_env(folder: &Path, config: &str, env: &[(&str, &str)]) -> Self {
+    /// The same with more variables in its environment.
+    pub fn start_with_env<V: AsRef<std::ffi::OsStr>>(folder: &Path, config: &str, env: &[(&str, V)]) -> Self {
         let mut command = vtagd(folder);
-        command.envs(env.iter().copied());
+        command.envs(env.iter().map(|(name, value)| (name, value.as_ref())));
         Self::launch(command, folder, config)
     }
 
@@ -159,7 +159,8 @@ impl Daemon {
     pub fn url(&mut self) -> String {
         self.wait_for_log("API listens");
         let log = self.log();
-        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+        let line = log.lines().find(|line| line.contains("API listens")).unwrap();
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
         format!("http://{address}")
     }
 

@@ -1,6 +1,12 @@
 #!/usr/bin/env bash
-# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb
+# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb|cyclonedx|about|audit|fuzz
 . "$(dirname "$0")/lib.sh"
+
+# build CRATE VERSION TARGET [OPTION...]: compiles a tool of a fixed version.
+build() {
+    say "installing $1 (a few minutes)"
+    tools/cargo install --locked --quiet --version "$2" "${@:4}" "$1" || die "cannot install $1: check the network and run $3 again"
+}
 
 tool=$1
 if tools/cargo "$tool" --version >/dev/null 2>&1; then exit 0; fi
@@ -14,14 +20,14 @@ case $tool in
         fi
         ;;
     clippy) die "there is no cargo clippy, which Debian 12 does not package for rustc-web: install Rust from https://rustup.rs to lint" ;;
-    deny)
-        say "installing cargo-deny (a few minutes)"
-        tools/cargo install --locked --quiet --version 0.20.2 cargo-deny || die "cannot install cargo-deny: check the network and run make lint again"
-        ;;
+    deny) build cargo-deny 0.20.2 "make lint" ;;
     deb)
         tools/setup/packages.sh dpkg-dev
-        say "installing cargo-deb (a few minutes)"
-        tools/cargo install --locked --quiet --version 3.8.0 cargo-deb || die "cannot install cargo-deb: check the network and run make deb again"
+        build cargo-deb 3.8.0 "make deb"
         ;;
-    *) die "rust_tool.sh knows fmt, clippy, deny and deb" ;;
+    fuzz) build cargo-fuzz 0.13.2 "make fuzz" ;;
+    cyclonedx) build cargo-cyclonedx 0.5.9 "make sbom" ;;
+    about) build cargo-about 0.9.3 "make deb" --features cli ;;
+    audit) build cargo-audit 0.22.2 "make lint" ;;
+    *) die "rust_tool.sh knows fmt, clippy, deny, deb, cyclonedx, about, audit and fuzz" ;;
 esac

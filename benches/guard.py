@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Measures with `cargo bench`, writes what came out as JSON, and compares the ratios with those of a committed baseline.
+
+Only ratios are compared: both sides of one were measured in the same run on the same machine, so that a slower machine or other work
+beside it changes both. A ratio is larger where vtagd is better.
+
+  benches/guard.py run                       measures; target/bench/result.json (`make bench`)
+  benches/guard.py compare [RESULT BASELINE] prints a table; exit code 1 if a ratio is worse than its tolerance allows, or is missing
+  benches/guard.py baseline [RESULT BASELINE] makes the result the new baseline; tolerances that were set by hand stay (`make bench-baseline`)
+"""
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULT = ROOT / "target/bench/result.json"
+BASELINE = ROOT / "benches/baseline.json"
+# How much worse a ratio may be: what it swings by on two shared cores, with something to spare. Another processor has other strengths,
+# so that there it is twice as much.
+TOLERANCE = 0.2
+# Benches of criterion that have a peer in the same run.
+PEERS = {
+    "score 50 labels, 270 prompts, 1024 values": "bare: 270 rows of 1024 values times one",
+    "signature of one 1080p frame": "bare: adding up the bytes of one 1080p frame",
+}
+
+
+def machine():
+    model = "unknown"
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Model")):
+            model = line.split(":", 1)[1].strip()
+            break
+    return {"processor": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+
+
+def criterion(folder):
+    """Median nanoseconds of each bench that criterion has measured, by its name."""
+    found = {}
+    for file in sorted(folder.glob("**/new/estimates.json")):
+        name = json.loads((file.parent / "benchmark.json").read_text())["full_id"]
+        found[name] = json.loads(file.read_text())["median"]["point_estimate"]
+    return found
+
+
+def entries(told, medians):
+    """What the benches told themselves, then criterion's; those without a peer have no ratio."""
+    yield from told
+    for name, median in medians.items():
+        if name in PEERS.values():
+            continue
+        entry = {"name": name, "unit": "ns", "value": median, "peer": None, "peer_value": None, "ratio": None}
+        peer = medians.get(PEERS.get(name))
+        if peer:
+            entry |= {"peer": PEERS[name], "peer_value": peer, "ratio": peer / median}
+        yield entry
+
+
+def run():
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    lines = RESULT.with_name("told.jsonl")
+    lines.unlink(missing_ok=True)
+    measured = ROOT / "target/criterion"
+    # Numbers of earlier runs are not this run's.
+    for file in measured.glob("**/new/estimates.json"):
+        file.unlink()
+    environment = {"VTAGD_PEER_PYTHON": str(ROOT / ".setup/venv/bin/python")} | os.environ | {"VTAGD_BENCH_RESULTS": str(lines)}
+    done = subprocess.run([ROOT / "tools/cargo", "bench", "--locked"], cwd=ROOT, env=environment)
+    if done.returncode:
+        sys.exit(f"bench: cargo bench ended with {done.returncode}")
+    told = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    result = {
+        "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "machine": machine(),
+        "results": sorted(entries(told, criterion(measured)), key=lambda entry: entry["name"]),
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"bench: {len(result['results'])} numbers are in {RESULT.relative_to(ROOT)}")
+
+
+def compare(result, baseline):
+    """The lines of a table, and how many ratios are worse or missing."""
+    ratios = {entry["name"]: entry["ratio"] for entry in result["results"] if entry["ratio"] is not None}
+    elsewhere = result["machine"]["processor"] != baseline["machine"]["processor"]
+    rows, bad = [], 0
+    for known in baseline["ratios"]:
+        name, was = known["name"], known["ratio"]
+        tolerance = known.get("tolerance", TOLERANCE) * (2 if elsewhere else 1)
+        now = ratios.pop(name, None)
+        if now is None:
+            verdict = "MISSING: was not measured"
+        elif now < was * (1 - tolerance):
+            verdict = f"REGRESSION: {1 - now / was:.0%} worse, {tolerance:.0%} allowed"
+        elif now > was * (1 + tolerance):
+            verdict = f"better by {now / was - 1:.0%}: renew the baseline with make bench-baseline"
+        else:
+            verdict = "as before"
+        bad += verdict[0].isupper()
+        rows.append((name, f"{was:.3f}", "-" if now is None else f"{now:.3f}", verdict))
+    rows += [(name, "-", f"{now:.3f}", "new: not in the baseline") for name, now in ratios.items()]
+    widths = [max(len(row[column]) for row in [*rows, ("ratio", "baseline", "now", "")]) for column in range(3)]
+    lines = [f"{name:<{widths[0]}}  {was:>{widths[1]}}  {now:>{widths[2]}}  {verdict}" for name, was, now, verdict in
+             [("ratio", "baseline", "now", ""), *rows]]
+    if elsewhere:
+        lines.append(f"The baseline is of another processor ({baseline['machine']['processor']}; here {result['machine']['processor']}): "
+                     "twice the tolerance is allowed.")
+    return [line.rstrip() for line in lines], bad
+
+
+def read(path, remedy):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"bench: cannot read {path}: {error}; {remedy}")
+
+
+def renewed(result, old):
+    """A result as a baseline: its ratios alone, with tolerances that stood in the old one."""
+    kept = {known["name"]: known["tolerance"] for known in old.get("ratios", []) if "tolerance" in known}
+    ratios = []
+    for entry in result["results"]:
+        if entry["ratio"] is not None:
+            known = {"name": entry["name"], "ratio": round(entry["ratio"], 3)}
+            if entry["name"] in kept:
+                known["tolerance"] = kept[entry["name"]]
+            ratios.append(known)
+    return {"measured": result["measured"], "commit": result["commit"], "machine": result["machine"], "ratios": ratios}
+
+
+def main(arguments):
+    command, paths = arguments[0] if arguments else "", [pathlib.Path(path) for path in arguments[1:]]
+    if command not in ("run", "compare", "baseline") or len(paths) not in (0, 2) or (command == "run" and paths):
+        sys.exit(__doc__)
+    if command == "run":
+        return run()
+    result_file, baseline_file = paths or (RESULT, BASELINE)
+    result = read(result_file, "run make bench")
+    if command == "baseline":
+        old = json.loads(baseline_file.read_text()) if baseline_file.exists() else {}
+        baseline_file.write_text(json.dumps(renewed(result, old), indent=1) + "\n")
+        print(f"bench: {baseline_file} is the new baseline")
+        return None
+    lines, bad = compare(result, read(baseline_file, "run make bench-baseline"))
+    print(*lines, sep="\n")
+    if bad:
+        sys.exit(f"bench: {bad} of the ratios {'is' if bad == 1 else 'are'} worse than the baseline allows, or missing")
+    print("bench: no ratio is worse than the baseline allows")
+    return None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
