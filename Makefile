@@ -7,7 +7,9 @@ MAKEFLAGS += --no-builtin-rules
 # A compiler new enough for Cargo.toml's rust-version: the one on the path, else Debian's.
 CARGO := tools/cargo
 # Brokers and their clients, which tests start for themselves, and what checks the unit and the schema. Not part of `setup`: Debian starts some as services.
-TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server systemd python3-jsonschema python3-yaml
+TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server systemd python3-jsonschema python3-yaml libssl-dev faketime
+# What tests and lints have on, beside what is passed on: one set for all of them, so that nothing is compiled twice.
+FEATURES := --features kafka
 # Where `make install` puts things; DESTDIR is for packagers.
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
@@ -40,10 +42,11 @@ demo: setup ## tag a real RTSP camera; ends after three different tags (FOREVER=
 .PHONY: test
 test: setup ## all tests, with cargo-nextest where it is installed
 	@tools/setup/packages.sh $(TEST_PACKAGES)
+	@tools/setup/schemathesis.sh
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --locked && $(CARGO) test --locked --doc; \
+		$(CARGO) nextest run --locked $(FEATURES) && $(CARGO) test --locked $(FEATURES) --doc; \
 	else \
-		$(CARGO) test --locked; \
+		$(CARGO) test --locked $(FEATURES); \
 	fi
 
 .PHONY: bench
@@ -62,6 +65,10 @@ soak: build ## hours of random faults on 16 cameras, then 200 lost connections: 
 	@python3 benches/soak.py --minutes $(or $(MINUTES),60)
 	@VTAGD_CYCLES=200 $(CARGO) test --locked --examples --test faults_cycles -- --nocapture
 
+.PHONY: fuzz
+fuzz: setup ## every fuzz target for a minute, on a nightly compiler (TARGET=http SECONDS=3600: one, for an hour)
+	@tools/fuzz.sh "$(TARGET)" "$(or $(SECONDS),60)"
+
 .PHONY: fmt
 fmt: setup ## format the sources
 	@tools/setup/rust_tool.sh fmt
@@ -74,8 +81,10 @@ lint: lint-rust lint-deny ## formatting, clippy, licences and sources of the dep
 lint-rust: setup
 	@tools/setup/rust_tool.sh fmt
 	@tools/setup/rust_tool.sh clippy
+	@tools/setup/packages.sh libssl-dev
 	@$(CARGO) fmt --check
-	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
+	@$(CARGO) clippy --locked --lib --bins -- -D warnings
 
 # Advisories need a database from the network or a copy of it, the rest does not: what cannot be had is said, not failed.
 .PHONY: lint-deny

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::secret;
 use crate::shutdown::Shutdown;
 
 /// This program; also right when its file was replaced by an upgrade meanwhile.
@@ -69,11 +70,16 @@ impl fmt::Display for End {
 }
 
 impl<A: DeserializeOwned + Send + 'static> Child<A> {
-    /// Starts `command`, called vtagd in process lists, with a reader thread called `reader`.
+    /// Starts `command`, called vtagd in process lists, with a reader thread called `reader`, and without the
+    /// credentials of this process's environment.
     ///
     /// # Errors
     /// When there is no such program, no process or no thread to be had.
     pub fn start(mut command: Command, reader: &str) -> io::Result<Self> {
+        // What it is for needs no credential, and its environment is for every process of this user to read.
+        for (name, _) in std::env::vars_os().filter(|(name, value)| secret::is_private(name, value)) {
+            command.env_remove(name);
+        }
         let mut process = command.arg0("vtagd").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
         let (sender, answers) = bounded(16);

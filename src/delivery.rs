@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::event::Event;
+use crate::secret::scrub;
 
 /// Deliveries that a sink may hold without having settled them; about 1 MB.
 pub const WINDOW: usize = 1024;
@@ -209,6 +210,16 @@ pub struct Inbox {
     delivered: u64,
 }
 
+/// How taking a delivery begins.
+enum Begun {
+    /// Time is up.
+    Closed,
+    /// One that was handed out before comes first.
+    Again(Delivery),
+    /// A new one is next, if there is one.
+    Fresh,
+}
+
 impl Inbox {
     /// Name of the sink in logs and metrics.
     pub fn name(&self) -> &Arc<str> {
@@ -218,37 +229,40 @@ impl Inbox {
     /// The next delivery, oldest first; waits until there is one. `None`: the daemon ends, return. May be cancelled (`select!`)
     /// without losing anything.
     pub async fn next(&mut self) -> Option<Delivery> {
-        if self.is_closed() {
-            return None;
-        }
-        if let Some(delivery) = self.once_more() {
-            return Some(delivery);
+        match self.begin() {
+            Begun::Closed => return None,
+            Begun::Again(delivery) => return Some(delivery),
+            Begun::Fresh => {}
         }
         let delivery = tokio::select! {
             biased;
             _ = self.phases.wait_for(|phase| *phase == Phase::Closed) => None,
             delivery = self.fresh.recv() => delivery,
         }?;
-        self.held.insert(delivery.position, delivery.clone());
-        Some(delivery)
+        Some(self.hold(delivery))
     }
 
     /// The next delivery if there is one now.
     pub fn try_next(&mut self) -> Option<Delivery> {
-        if self.is_closed() {
-            return None;
+        match self.begin() {
+            Begun::Closed => None,
+            Begun::Again(delivery) => Some(delivery),
+            Begun::Fresh => self.fresh.try_recv().ok().map(|delivery| self.hold(delivery)),
         }
-        if let Some(delivery) = self.once_more() {
-            return Some(delivery);
-        }
-        let delivery = self.fresh.try_recv().ok()?;
-        self.held.insert(delivery.position, delivery.clone());
-        Some(delivery)
     }
 
-    fn once_more(&mut self) -> Option<Delivery> {
-        let position = self.again.pop_first()?;
-        self.held.get(&position).cloned()
+    /// What comes before anything new.
+    fn begin(&mut self) -> Begun {
+        if self.is_closed() {
+            return Begun::Closed;
+        }
+        let again = self.again.pop_first().and_then(|position| self.held.get(&position).cloned());
+        again.map_or(Begun::Fresh, Begun::Again)
+    }
+
+    fn hold(&mut self, delivery: Delivery) -> Delivery {
+        self.held.insert(delivery.position, delivery.clone());
+        delivery
     }
 
     /// The other side has it: the outbox forgets it. Settling what is not held does nothing.
@@ -266,7 +280,7 @@ impl Inbox {
         delivery.attempts = delivery.attempts.saturating_add(1);
         let attempts = delivery.attempts;
         metrics::counter!("vtagd_events_retried_total", "sink" => self.name.to_string()).increment(1);
-        self.desk.settle(position, Outcome::Failed { attempts, why: why.to_owned() });
+        self.desk.settle(position, Outcome::Failed { attempts, why: scrub(why).into_owned() });
         attempts
     }
 
@@ -274,7 +288,7 @@ impl Inbox {
     pub fn dead(&mut self, position: u64, why: &str) {
         if self.held.remove(&position).is_some() {
             self.again.remove(&position);
-            self.desk.settle(position, Outcome::Dead { why: why.to_owned() });
+            self.desk.settle(position, Outcome::Dead { why: scrub(why).into_owned() });
         }
     }
 
@@ -305,8 +319,12 @@ impl Inbox {
         self.set_health(Health::Down { why: why.to_owned() });
     }
 
-    /// Writes `health` down, and tells the log where it differs.
-    pub fn set_health(&self, health: Health) {
+    /// Writes `health` down, and tells the log where it differs. What the other side says may repeat what it was told: no credential of
+    /// that gets further than here.
+    pub fn set_health(&self, mut health: Health) {
+        if let Health::Down { why } | Health::Disabled { why } | Health::Gone { why } = &mut health {
+            *why = scrub(why).into_owned();
+        }
         let mut now = self.desk.health.lock().unwrap_or_else(PoisonError::into_inner);
         if *now == health {
             return;

@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
+use crate::logs;
 use crate::shutdown::Trigger;
 
 /// The thread that waits for signals; dropping it gives the signals back.
@@ -35,6 +36,7 @@ pub fn listen(trigger: Trigger, reload: Option<Sender<()>>) -> io::Result<Listen
                 SIGHUP => drop(reload.as_ref().map(|reload| reload.try_send(()))),
                 _ if stopping => {
                     tracing::warn!("second signal, stopping at once");
+                    logs::finish();
                     // Not `process::exit`: exit handlers of libraries could wait for threads that hang.
                     signal_hook::low_level::exit(1);
                 }

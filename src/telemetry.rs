@@ -1,37 +1,9 @@
-//! Logs and metrics: how both are set up, and the one list of every metric's name, unit and meaning.
-//!
-//! Logs go to stderr, results to stdout. Wording: lower case, no full stop, the thing spoken of as a field.
+//! Metrics: how they are set up, and the one list of every metric's name, unit and meaning.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-/// Starts logging. `level` is a filter such as `info` or `vtagd=debug`; the variable `VTAGD_LOG` overrides it.
-/// A second call does nothing.
-pub fn init_logs(level: &str, format: LogFormat) {
-    let wanted = std::env::var("VTAGD_LOG").unwrap_or_else(|_| level.to_owned());
-    // The runtime logs every operator it places at info; only its warnings are for people. What the NATS client
-    // says of every attempt, our own log says once.
-    let filter = EnvFilter::try_new(format!("ort=warn,async_nats=off,{wanted}"))
-        .unwrap_or_else(|_| EnvFilter::new("info,ort=warn,async_nats=off"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    drop(started);
-}
 
 /// Kind of a metric in [`METRICS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +30,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         Unit::Count,
         "result",
         "configurations read again while running: applied or refused",
+    ),
+    (
+        "vtagd_api_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "reason",
+        "requests and connections that the API did not take",
     ),
     (
         "vtagd_stream_up",
@@ -216,6 +195,82 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("process_start_time_seconds", Kind::Gauge, Unit::Seconds, "", "when the daemon started, since the Unix epoch"),
 ];
 
+/// Where the values of a label come from: what keeps the number of series bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// These and no others.
+    Words(&'static [&'static str]),
+    /// One series at a time, or one each for what the machine or the configuration has: so many at most.
+    Bounded { by: &'static str, most: usize },
+}
+
+/// Every label that a metric of [`METRICS`] has, the metrics that the row is about (none: all others that have it), and its values.
+pub const LABELS: &[(&str, &[&str], Values)] = &[
+    ("version", &["vtagd_build_info"], Values::Bounded { by: "this version", most: 1 }),
+    ("model", &["vtagd_build_info"], Values::Bounded { by: "the model's name", most: 1 }),
+    ("provider", &["vtagd_build_info"], Values::Words(&["cpu", "openvino", "cuda", "tensorrt", "none"])),
+    ("provider", &["vtagd_provider_refused"], Values::Words(&["cpu", "openvino", "cuda", "tensorrt"])),
+    ("result", &["vtagd_config_reloads_total"], Values::Words(&["applied", "refused"])),
+    ("result", &["vtagd_snapshots_total"], Values::Words(&["saved", "dropped", "failed"])),
+    ("result", &["vtagd_outbox_recoveries_total"], Values::Words(&["whole", "partial"])),
+    (
+        "reason",
+        &["vtagd_frames_dropped_total"],
+        Values::Words(&["superseded", "decode", "preprocess", "inference", "shutdown", "no_model"]),
+    ),
+    (
+        "reason",
+        &["vtagd_events_dropped_total"],
+        Values::Words(&["queue_full", "storage", "max_size", "max_age", "rate_limit", "disabled", "shutdown"]),
+    ),
+    ("type", &["vtagd_events_total"], Values::Words(&["start", "update", "end"])),
+    ("stream", &[], Values::Bounded { by: "`streams[].id`", most: usize::MAX }),
+    ("label", &[], Values::Bounded { by: "labels of the label sets", most: usize::MAX }),
+    ("sink", &[], Values::Bounded { by: "`sinks[].name`, and `outbox`", most: usize::MAX }),
+    ("index", &[], Values::Bounded { by: "GPUs of the machine", most: 16 }),
+    ("name", &[], Values::Bounded { by: "GPUs of the machine", most: 16 }),
+];
+
+/// Where the values of `label` of `metric` come from.
+pub fn values(metric: &str, label: &str) -> Option<Values> {
+    let row = |(name, metrics, _): &&(&str, &[&str], Values)| {
+        *name == label && (metrics.is_empty() || metrics.contains(&metric))
+    };
+    LABELS.iter().find(row).map(|(.., values)| *values)
+}
+
+/// The table of [`METRICS`] and that of [`LABELS`], as docs/operations.md shows them.
+pub fn tables() -> String {
+    let mut text = String::from("| Metric | Type | Labels | Unit | Meaning |\n|---|---|---|---|---|\n");
+    // A string takes everything.
+    for (name, kind, unit, labels, meaning) in METRICS {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let unit = match unit {
+            Unit::Seconds => "seconds",
+            Unit::Bytes => "bytes",
+            _ => "",
+        };
+        let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {unit} | {meaning} |");
+    }
+    text.push_str("\n| Label | Of | Values |\n|---|---|---|\n");
+    for (label, metrics, values) in LABELS {
+        let of: Vec<String> = metrics.iter().map(|metric| format!("`{metric}`")).collect();
+        let of = if of.is_empty() { "all that have it".to_owned() } else { of.join(", ") };
+        let values = match values {
+            Values::Words(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Values::Bounded { by, most: 1 } => format!("{by}; one at a time"),
+            Values::Bounded { by, most: usize::MAX } => (*by).to_owned(),
+            Values::Bounded { by, most } => format!("{by}; at most {most}"),
+        };
+        let _ = writeln!(text, "| `{label}` | {of} | {values} |");
+    }
+    text
+}
+
 /// Upper bounds of histograms of seconds. The smallest is a run on a GPU, the largest a batch of the largest model on a small CPU;
 /// 0.2 is what `ops/` alarms at, 0.05 the default of `max_delay`, and 0.07 what `benches/peers/serving.py` asks of the wait before a run.
 const SECONDS: [f64; 17] =
@@ -320,6 +375,29 @@ mod tests {
             ["vtagd_stream_up{stream=\"a\"} 1", "vtagd_stream_up{stream=\"b\\\"\\\\\\n\",x=\"y\"} 0"]
         );
         assert_eq!(lines[6..], ["# TYPE process_cpu_seconds_total counter", "process_cpu_seconds_total 0.25"]);
+    }
+
+    #[test]
+    fn every_label_of_every_metric_has_its_values_and_they_are_those_of_the_code() {
+        for (name, _, _, labels, _) in METRICS {
+            for label in labels.split(", ").filter(|label| !label.is_empty()) {
+                assert!(values(name, label).is_some(), "{name}: {label}");
+            }
+        }
+        for (label, metrics, _) in LABELS {
+            let has = |(name, _, _, labels, _): &(&str, Kind, Unit, &str, &str)| {
+                labels.split(", ").any(|l| l == *label) && (metrics.is_empty() || metrics.contains(name))
+            };
+            assert!(METRICS.iter().any(has), "no metric has {label}");
+        }
+        let words = |metric, label| match values(metric, label) {
+            Some(Values::Words(words)) => words.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        let dropped: Vec<_> = crate::account::DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words("vtagd_frames_dropped_total", "reason"), dropped);
+        let lost: Vec<_> = crate::outbox::Loss::ALL.iter().map(|loss| loss.as_str()).collect();
+        assert_eq!(words("vtagd_events_dropped_total", "reason"), lost);
     }
 
     #[test]

@@ -33,6 +33,13 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
+/// A certificate and its key.
+fn certify(folder: &tempfile::TempDir) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("made");
+    fs::write(folder.path().join("api.crt"), made.cert.pem()).expect("written");
+    fs::write(folder.path().join("api.key"), made.signing_key.serialize_pem()).expect("written");
+}
+
 fn load(folder: &tempfile::TempDir, text: &str) -> Settings {
     let path = folder.path().join("vtagd.yaml");
     fs::write(&path, text).expect("written");
@@ -58,7 +65,7 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert_eq!(settings.events, vtagd::event::Thresholds::default());
     assert!(matches!(settings.sinks.as_slice(), [SinkSettings::Jsonl(JsonlTarget::Stdout)]));
     assert_eq!(settings.api.expect("on by default").listen.to_string(), config::DEFAULT_LISTEN);
-    assert_eq!((settings.log.level, settings.log.format), (tracing::Level::INFO, LogFormat::Text));
+    assert_eq!((settings.log.level, settings.log.format), (tracing::Level::INFO, LogFormat::Auto));
     assert_eq!((settings.outbox.path, settings.outbox.max_size), (None, 1 << 30), "only standard output: in memory");
     assert!(settings.snapshots.is_none());
     assert!(!settings.instance.is_empty());
@@ -285,9 +292,11 @@ runtime:
 }
 
 #[test]
-fn what_is_not_built_yet_is_one_notice_each() {
+fn every_kind_of_sink_and_store_is_taken_without_a_notice() {
+    let folder = folder();
+    certify(&folder);
     let settings = load(
-        &folder(),
+        &folder,
         "\
 labels: [labels/one.yaml]
 streams: [{ id: a, url: rtsp://h }]
@@ -298,16 +307,12 @@ sinks:
   - { type: jsonl, path: new/folder/events.jsonl }
 outbox: { path: outbox.db, max_size: 512MiB, max_age: 2d }
 snapshots: { path: pictures, max_side: 640, url: \"https://edge.example/\" }
-api: { tls: { cert: own.gst, key: own.gst } }
+api: { tls: { cert: api.crt, key: api.key } }
 ",
     );
-    let fields: Vec<&str> = settings.notices.iter().map(|notice| notice.field.as_str()).collect();
-    assert_eq!(fields, ["api.tls"]);
-    for notice in &settings.notices {
-        assert_eq!(notice.severity, Severity::Notice);
-        assert_eq!(notice.to_string().lines().count(), 1, "{notice}");
-        assert!(notice.message.contains("has no effect yet"));
-    }
+    assert_eq!(settings.notices, []);
+    let tls = settings.api.as_ref().expect("it is on").tls.as_ref().expect("wanted");
+    assert_eq!((&tls.cert, &tls.key), (&folder.path().join("api.crt"), &folder.path().join("api.key")));
     assert_eq!(settings.outbox.max_size, 512 << 20);
     let pictures = settings.snapshots.as_ref().expect("wanted");
     assert_eq!((pictures.max_side, pictures.quality, pictures.max_size), (640, 85, 1 << 30));
@@ -325,13 +330,17 @@ api: { tls: { cert: own.gst, key: own.gst } }
 fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
     let folder = folder();
     let path = folder.path().join("vtagd.yaml");
-    fs::write(&path, "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\napi: { tls: { cert: own.gst, key: own.gst } }\n")
-        .expect("written");
+    fs::write(
+        &path,
+        "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\napi: { token: { file: secret } }\n",
+    )
+    .expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
     assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(())).expect("written"), 0);
     let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
     assert!(out.contains("ok: 1 stream, 2 labels in 1 set, 1 sink, the starter model"), "{out}");
-    assert!(err.contains("api.tls: has no effect yet"), "{err}");
+    assert!(err.contains("warning: api.token: is shorter than 20 characters"), "{err}");
+    assert!(!err.contains("hunter2"), "{err}");
 
     fs::write(&path, "streams: []\nnonsense: 1\n").expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -399,4 +408,36 @@ fn the_documentation_and_the_example_name_every_key() {
         let last = key.rsplit('.').next().unwrap_or(key);
         assert!(example.contains(&format!("{last}:")), "config/vtagd.yaml does not show `{key}`");
     }
+}
+
+#[test]
+fn an_api_that_others_can_reach_is_to_be_encrypted_and_its_token_hard_to_guess() {
+    let folder = folder();
+    certify(&folder);
+    let rest = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";
+    let told = |api: &str| -> Vec<String> {
+        load(&folder, &format!("{rest}api: {api}\n")).notices.iter().map(|notice| notice.to_string()).collect()
+    };
+    fs::write(folder.path().join("token"), "0123456789abcdef0123456789abcdef\n").expect("written");
+    assert_eq!(told("{ token: { file: token } }"), [""; 0]);
+    assert_eq!(told("{ listen: 0.0.0.0:1, token: { file: token }, tls: { cert: api.crt, key: api.key } }"), [""; 0]);
+    let clear = told("{ listen: 0.0.0.0:1, token: { file: token } }");
+    assert!(clear.len() == 1 && clear[0].contains("without encryption"), "{clear:?}");
+    let short = told("{ token: { file: secret } }");
+    assert!(short.len() == 1 && short[0].contains("can be guessed"), "{short:?}");
+
+    fs::write(folder.path().join("token"), "two words\n").expect("written");
+    let path = folder.path().join("vtagd.yaml");
+    fs::write(&path, format!("{rest}api: {{ token: {{ file: token }} }}\n")).expect("written");
+    let problems = config::load(&path).expect_err("no header can carry it");
+    assert!(problems[0].to_string().contains("no header can carry"), "{problems:?}");
+    assert!(!problems[0].to_string().contains("two words"), "{problems:?}");
+
+    // Another certificate's key.
+    let other = tempfile::tempdir().expect("a folder");
+    certify(&other);
+    fs::copy(other.path().join("api.key"), folder.path().join("api.key")).expect("copied");
+    fs::write(&path, format!("{rest}api: {{ tls: {{ cert: api.crt, key: api.key }} }}\n")).expect("written");
+    let problems = config::load(&path).expect_err("they do not belong together");
+    assert!(problems[0].to_string().contains("cannot be used together"), "{problems:?}");
 }

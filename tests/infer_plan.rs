@@ -51,7 +51,7 @@ fn two_sessions_share_the_batches_and_no_frame_is_unaccounted() {
     daemon.wait_ready();
     let ready: Value = serde_json::from_str(&daemon.get("/readyz").1).unwrap();
     assert_eq!((&ready["inference"]["sessions"], &ready["inference"]["threads"]), (&json!(2), &json!(1)), "{ready}");
-    daemon.wait_for_log("another session is warm");
+    daemon.wait_for_log("sessions share the weights");
     common::daemon::eventually("frames are inferred", || {
         let metrics = daemon.get("/metrics").1;
         let inferred = metrics.lines().find_map(|l| l.strip_prefix("vtagd_frames_inferred_total{stream=\"a\"} "))?;

@@ -211,33 +211,25 @@ fn a_daemon_falls_through_to_openvino() {
 }
 
 #[test]
-fn an_openvino_device_that_is_not_there_is_refused_and_nothing_takes_its_place() {
-    let Some(library) = library("openvino") else { return };
-    if Path::new("/dev/dri").exists() {
-        eprintln!("skipped: this machine may have a GPU for OpenVINO");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let library = library.display().to_string();
-    let arguments = ["--provider", "openvino", "--provider-option", "device=GPU", "--library", &library];
-    let told = failure(&bench(folder.path(), Path::new("models/starter"), &arguments));
-    assert!(told.contains("openvino: it does not start") && told.contains("`device`"), "{told}");
-}
-
-#[test]
-fn a_cuda_build_without_cuda_names_the_library_that_is_missing() {
-    let Some(library) = library("cuda") else { return };
-    if Path::new("/dev/nvidiactl").exists() {
-        eprintln!("skipped: this machine has an NVIDIA driver");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let library = library.display().to_string();
-    for provider in ["cuda", "tensorrt"] {
-        let arguments = ["--provider", provider, "--library", &library];
+fn a_provider_that_cannot_work_here_says_what_is_missing_and_nothing_takes_its_place() {
+    // (runtime, what a machine has where it could work, provider, option, what is told)
+    for (kind, hardware, provider, option, told) in [
+        ("openvino", "/dev/dri", "openvino", Some("device=GPU"), ["openvino: it does not start", "`device`"]),
+        ("cuda", "/dev/nvidiactl", "cuda", None, [" is missing: it belongs to ", "cuda"]),
+        ("cuda", "/dev/nvidiactl", "tensorrt", None, [" is missing: it belongs to ", "tensorrt"]),
+    ] {
+        let Some(library) = library(kind) else { continue };
+        if Path::new(hardware).exists() {
+            eprintln!("skipped: with {hardware} this machine may have what {provider} needs");
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let library = library.display().to_string();
+        let mut arguments = vec!["--provider", provider, "--library", &library];
+        arguments.extend(option.iter().flat_map(|option| ["--provider-option", option]));
         let output = bench(folder.path(), Path::new("models/starter"), &arguments);
-        let told = failure(&output);
-        assert!(told.contains(" is missing: it belongs to ") && told.contains(provider), "{told}");
+        let failure = failure(&output);
+        assert!(told.iter().all(|part| failure.contains(part)), "{provider}: {failure}");
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(!log.contains("building the TensorRT engine"), "nothing is announced that cannot begin: {log}");
     }

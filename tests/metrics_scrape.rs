@@ -11,7 +11,7 @@ use std::process::Command;
 
 use common::daemon::{Daemon, eventually, root};
 use common::promtool::promtool;
-use vtagd::telemetry::{Kind, METRICS};
+use vtagd::telemetry::{Kind, METRICS, Values, values};
 
 /// A camera's clip for ever, looked at five times a second.
 fn config() -> String {
@@ -66,6 +66,64 @@ fn series(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
+/// Every series that `text` has: name, and labels with their values.
+fn labelled(text: &str) -> Vec<(String, Vec<(String, String)>)> {
+    let one = |line: &str| {
+        let (name, rest) = line.split_once('{')?;
+        let labels = rest.rsplit_once('}').unwrap().0;
+        let pairs = labels.split_inclusive("\",").map(|pair| {
+            let (label, value) = pair.trim_end_matches(',').split_once('=').unwrap();
+            (label.to_owned(), value[1..value.len() - 1].to_owned())
+        });
+        Some((name.to_owned(), pairs.collect()))
+    };
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(one).collect()
+}
+
+/// Values of labels that the list does not allow, with this configuration.
+fn strange(text: &str) -> Vec<String> {
+    let labels = std::fs::read_to_string(root().join("config/labels/demo.yaml")).unwrap();
+    let fits = |metric: &str, label: &str, value: &str| match values(metric, label) {
+        None => false,
+        Some(Values::Words(words)) => words.contains(&value),
+        Some(Values::Bounded { .. }) => match label {
+            "stream" => ["a", "off"].contains(&value),
+            "label" => labels.contains(&format!("name: {value}")),
+            "sink" => ["jsonl-0", "outbox"].contains(&value),
+            "version" => value == env!("CARGO_PKG_VERSION"),
+            "model" => !value.is_empty(),
+            "index" => value.parse::<usize>().is_ok_and(|index| index < 2),
+            "name" => value.starts_with("Fake"),
+            _ => false,
+        },
+    };
+    let mut strange = Vec::new();
+    for (name, labels) in labelled(text) {
+        let histogram = METRICS.iter().find(|(n, kind, ..)| *kind == Kind::Histogram && name.starts_with(n));
+        let metric = histogram.map_or(name.as_str(), |metric| metric.0);
+        let ours = labels.iter().filter(|(label, _)| histogram.is_none() || label != "le");
+        strange.extend(
+            ours.filter(|(label, value)| !fits(metric, label, value)).map(|(l, v)| format!("{metric}{{{l}={v:?}}}")),
+        );
+    }
+    strange
+}
+
+#[test]
+fn a_label_or_value_that_nobody_declared_is_found() {
+    for (series, is_strange) in [
+        ("vtagd_stream_up{stream=\"a\"} 1", false),
+        ("vtagd_stream_up{stream=\"10.0.0.1\"} 1", true),
+        ("vtagd_frames_dropped_total{stream=\"a\",reason=\"superseded\"} 1", false),
+        ("vtagd_frames_dropped_total{stream=\"a\",reason=\"it broke\"} 1", true),
+        ("vtagd_events_dropped_total{sink=\"outbox\",reason=\"superseded\"} 1", true),
+        ("vtagd_outbox_commit_seconds_bucket{le=\"0.1\"} 1", false),
+        ("vtagd_gpu_memory_used_bytes{index=\"1\",name=\"Fake \\\"1\\\"\"} 1", false),
+    ] {
+        assert_eq!(!strange(series).is_empty(), is_strange, "{series}: {:?}", strange(series));
+    }
+}
+
 #[test]
 fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_prometheus_own_check() {
     let folder = tempfile::tempdir().unwrap();
@@ -76,6 +134,7 @@ fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_pro
         let (_, text) = daemon.get("/metrics");
         let there = [
             "vtagd_batch_size_count",
+            "vtagd_outbox_commit_seconds_count",
             "vtagd_events_total",
             "vtagd_gpu_memory_used_bytes",
             "vtagd_snapshots_bytes",
@@ -93,6 +152,8 @@ fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_pro
         let known = documented.get(&**name).unwrap_or_else(|| panic!("{name} is not documented"));
         assert_eq!(labels.iter().map(String::as_str).collect::<BTreeSet<_>>(), *known, "labels of {name}");
     }
+    assert!(labelled(&text).len() > 50, "{text}");
+    assert_eq!(strange(&text), [] as [String; 0], "values of labels are bounded");
     // Only a reload makes the first; a process may have no limit of files.
     let may_lack = ["vtagd_config_reloads_total", "vtagd_provider_refused", "process_max_fds"];
     for name in documented.keys().filter(|name| !may_lack.contains(*name)) {

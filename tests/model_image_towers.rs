@@ -184,3 +184,45 @@ fn a_provider_that_is_missing_falls_through_unless_strict() {
     let encoder = open_with(tower, &settings(&[Provider::Cuda, Provider::Cpu], false), (8, 8)).unwrap();
     assert_eq!(encoder.provider(), Provider::Cpu);
 }
+
+#[test]
+fn encoders_beside_each_other_give_at_once_what_each_gives_alone() {
+    let starter = model::resolve(Path::new(model::STARTER)).expect("run `make setup` first: it builds models/starter");
+    let bundle = Bundle::open_with_cache(&starter, None).unwrap();
+    let runtime = runtime::load(None).expect("run `make setup` first: it fetches runtime/libonnxruntime.so");
+    let size = (224, 224);
+    let mut first = OrtImageEncoder::open(&runtime, &bundle, &settings(&[Provider::Cpu], true), size).unwrap();
+    let len = 3 * size.0 * size.1;
+    let pixels: Vec<f32> =
+        (0..8 * len).map(|i| ((i * 7919 % 251) as f32 / 125.0 - 1.0) * (1 + i / len) as f32).collect();
+    let alone: Vec<Vec<f32>> = (1..=8)
+        .map(|count| {
+            let mut out = Vec::new();
+            first.encode(&pixels, count, &mut out).unwrap();
+            out
+        })
+        .collect();
+    let others: Vec<OrtImageEncoder> = (0..3).map(|_| first.beside().expect("the CPU shares its session")).collect();
+    let told_to_end = others[0].stopper().unwrap();
+    std::thread::scope(|scope| {
+        for (at, mut encoder) in others.into_iter().chain([first]).enumerate() {
+            let (pixels, alone) = (&pixels, &alone);
+            scope.spawn(move || {
+                let mut out = Vec::new();
+                for round in 0..24 {
+                    let count = 1 + (round + 3 * at) % 8;
+                    match encoder.encode(pixels, count, &mut out) {
+                        Ok(()) => assert_eq!(out, alone[count - 1], "encoder {at}, round {round}"),
+                        // Ending one's run is nobody else's business.
+                        Err(InferError::Run(_)) if at == 0 => {}
+                        Err(error) => panic!("encoder {at}, round {round}: {error}"),
+                    }
+                }
+            });
+        }
+        for _ in 0..20 {
+            told_to_end.stop();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}

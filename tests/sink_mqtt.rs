@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use common::authority::Authority;
 use common::broker::{Broker, Consumer, Got};
-use common::daemon::{Daemon, eventually, root};
+use common::daemon::{Daemon, eventually, root, stored};
 use common::{flicker, home_assistant};
 use serde_json::Value;
 
@@ -71,7 +72,7 @@ fn events_states_and_availability_are_where_they_belong() {
         // A label that is called as a level with a meaning.
         eventually("the state of the other label", || consumer.last("vtagd/gate/things_status"));
         assert!(consumer.got().iter().all(|got| !got.topic.starts_with("homeassistant")), "it was not asked for");
-        daemon.stop();
+        assert!(daemon.stop().success());
         consumer.wait_for("vtagd/available", "stopped");
         consumer.wait_for("vtagd/gate/cat", "OFF");
         eventually("statistics", || {
@@ -117,7 +118,7 @@ fn home_assistant_finds_devices_that_come_and_go_and_a_second_start_tells_nothin
     }
     let told = eventually("something for the event entity", || consumer.last("vtagd/gate/event"));
     assert!(["start", "update", "end"].contains(&told.json()["event_type"].as_str().unwrap()));
-    daemon.stop();
+    assert!(daemon.stop().success());
     consumer.wait_for("vtagd/available", "stopped");
     let before = documents(&consumer).len();
     assert_eq!(before, 2);
@@ -137,13 +138,13 @@ fn home_assistant_finds_devices_that_come_and_go_and_a_second_start_tells_nothin
     daemon.signal(libc::SIGHUP);
     consumer.wait_for("homeassistant/device/vtagd_yard/config", "");
     consumer.wait_for("vtagd/yard/status", "");
-    daemon.stop();
+    assert!(daemon.stop().success());
     let mut daemon = Daemon::start(folder.path(), &config(folder.path(), &stream("attic"), &sink));
     consumer.wait_for("homeassistant/device/vtagd_gate/config", "");
     consumer.wait_for("vtagd/gate/cat", "");
     consumer.wait_for("vtagd/gate/cat/attributes", "");
     assert_eq!(consumer.last(topic).map(|got| got.text()), None, "nobody else's device is touched");
-    daemon.stop();
+    assert!(daemon.stop().success());
 }
 
 #[test]
@@ -177,23 +178,44 @@ fn a_command_pauses_a_stream_until_another_one_and_reloads_do_not_undo_it() {
     assert_eq!((state(&rows, "gate"), state(&rows, "yard")), ("disabled".into(), "up".into()));
     consumer.publish("vtagd/gate/enabled/set", "ON");
     consumer.wait_for("vtagd/gate/status", "online");
-    daemon.stop();
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_stop_without_an_answering_broker_is_in_time_and_clean_and_the_events_wait() {
+    // One that is late would be left behind, and the exit code would be 1.
+    for (what, gone) in [("gone", true), ("frozen", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut broker = Broker::start(folder.path());
+        let consumer = Consumer::start(broker.port, &["vtagd/#"]);
+        let mut text = flicker::config(folder.path(), 1, 1);
+        text.push_str("outbox: { path: outbox.db }\nsinks:\n");
+        text.push_str(&plain(broker.port, ", name: broker"));
+        let mut daemon = Daemon::start(folder.path(), &text);
+        eventually("events arrive", || (events(&consumer).len() > 20).then_some(()));
+        drop(consumer);
+        if gone {
+            broker.stop()
+        } else {
+            broker.freeze()
+        }
+        let before = stored(folder.path()).len();
+        eventually("events wait", || (stored(folder.path()).len() > before + 50).then_some(()));
+        let ended = daemon.stop();
+        let log = daemon.log();
+        assert!(ended.success() && !log.contains("left behind"), "{what}: {log}");
+        assert!(log.contains("they wait in the outbox"), "{what}: {log}");
+    }
 }
 
 #[test]
 fn tls_with_an_authority_a_client_certificate_and_a_password_and_no_secret_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let authority =
-        rcgen::CertifiedIssuer::self_signed(authority_params(), rcgen::KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(path("ca.pem"), authority.pem()).unwrap();
-    for name in ["server", "client"] {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        std::fs::write(path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
+    let authority = Authority::new(folder.path(), "ca");
+    authority.issue("server");
+    authority.issue("client");
+    Authority::new(folder.path(), "other").issue("stranger");
     const PASSWORD: &str = "correct horse battery";
     let hashed = std::process::Command::new("mosquitto_passwd")
         .args(["-c", "-b"])
@@ -224,28 +246,24 @@ fn tls_with_an_authority_a_client_certificate_and_a_password_and_no_secret_is_to
         let mut daemon = Daemon::start(folder.path(), &config(folder.path(), &stream("gate"), &sink));
         daemon.wait_for_log("delivers sink=\"mqtt-0\"");
         assert!(!daemon.log().contains(PASSWORD));
-        daemon.stop();
+        assert!(daemon.stop().success());
     }
+    let password = ", password: { file: password }";
     for (more, why) in [
         (format!("{all}, password: {{ file: wrong }}"), ""),
-        (", password: { file: password }, cert: client.pem, key: client.key".to_owned(), "certificate"),
-        (", password: { file: password }, ca: ca.pem".to_owned(), ""),
+        (format!("{password}, cert: client.pem, key: client.key"), "name the authority's PEM file with `ca`"),
+        (format!("{password}, ca: other.pem, cert: client.pem, key: client.key"), "with `ca`"),
+        (format!("{password}, ca: ca.pem"), "`cert` and `key`"),
+        (format!("{password}, ca: ca.pem, cert: stranger.pem, key: stranger.key"), "`cert` and `key`"),
     ] {
         let mut daemon = Daemon::start(folder.path(), &config(folder.path(), &stream("gate"), &secure(&more)));
         daemon.wait_for_log("cannot deliver");
         let log = daemon.log();
         let line = log.lines().find(|line| line.contains("cannot deliver")).unwrap();
-        assert!(line.contains(why), "{line}");
+        assert!(line.contains(why) && line.contains("sink=\"mqtt-0\""), "{line}");
         assert!(!log.contains(PASSWORD) && !log.contains("wrong password") && !log.contains("delivers sink"), "{log}");
-        daemon.stop();
+        assert!(daemon.stop().success());
     }
-}
-
-fn authority_params() -> rcgen::CertificateParams {
-    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "a company's own authority");
-    params
 }
 
 #[test]
@@ -278,7 +296,7 @@ fn the_picture_of_a_tag_is_on_a_topic_and_behind_its_address() {
         events(&consumer).into_iter().find(|e| e["type"] == "dev.vtagd.tag.end" && e["data"]["tag_id"] == tag)
     });
     assert!(end["data"]["snapshot"].as_str().unwrap().contains(event["data"]["tag_id"].as_str().unwrap()));
-    daemon.stop();
+    assert!(daemon.stop().success());
     assert!(std::fs::read_dir(folder.path().join("pictures")).unwrap().count() >= 1);
 }
 
@@ -346,5 +364,5 @@ fn a_broker_that_is_none_costs_no_memory_and_no_other_sink() {
     let log = daemon.log();
     assert!(log.contains("has acknowledged nothing for 2s") && log.contains("no answer to CONNECT in 2s"), "{log}");
     thread::sleep(Duration::from_millis(10));
-    daemon.stop();
+    assert!(daemon.stop().success());
 }

@@ -9,11 +9,10 @@
 mod common;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::broker::{Broker, Consumer};
-use common::daemon::{Daemon, eventually, vtagd};
+use common::daemon::{Daemon, eventually, stored};
 use common::flicker;
 use serde_json::Value;
 
@@ -32,14 +31,6 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % limit
     }
-}
-
-/// Every event that is stored, in order.
-fn stored(folder: &Path) -> Vec<Value> {
-    let output = vtagd(folder).args(["events", "export", "--outbox"]).arg(folder.join("outbox.db")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn id(event: &Value) -> String {
@@ -91,7 +82,7 @@ fn every_stored_event_arrives_in_order_whatever_goes_down() {
     }
     eventually("enough events are stored", || (stored(folder.path()).len() >= wanted).then_some(()));
     eprintln!("{down} outages and {killed} kills in {:.0?}", began.elapsed());
-    daemon.stop();
+    assert!(daemon.stop().success());
     // What is left is delivered by a daemon that makes no more.
     let mut daemon = Daemon::start(folder.path(), &config.replace("loop: true", "enabled: false"));
     daemon.wait_ready();
@@ -102,7 +93,7 @@ fn every_stored_event_arrives_in_order_whatever_goes_down() {
         let ids: std::collections::HashSet<String> = arrived.iter().map(id).collect();
         (ids.len() >= events.len()).then_some(())
     });
-    daemon.stop();
+    assert!(daemon.stop().success());
 
     let by_id: HashMap<String, &Value> = events.iter().map(|event| (id(event), event)).collect();
     let mut first = Vec::new();

@@ -7,6 +7,7 @@ mod common;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use common::authority::Authority;
 use common::daemon::{Daemon, eventually};
 use common::flicker;
 use common::hook::{Hook, Reply};
@@ -44,7 +45,7 @@ fn events_arrive_signed_in_order_within_each_label_and_never_too_many_at_once() 
     let mut daemon = Daemon::start(folder.path(), &text);
     daemon.wait_ready();
     eventually("events", || (hook.count() > 20 && batches.count() > 3).then_some(()));
-    daemon.stop();
+    assert!(daemon.stop().success());
     let stored: Vec<Value> = daemon.events();
     let bodies: BTreeMap<&str, &Value> = stored.iter().map(|event| (event["id"].as_str().unwrap(), event)).collect();
 
@@ -82,6 +83,50 @@ fn events_arrive_signed_in_order_within_each_label_and_never_too_many_at_once() 
     assert_eq!(order, wanted, "batches keep the order of everything");
     assert!(order.len() > batches.count(), "several in one request");
     assert!(!daemon.log().contains("hunter2") && !daemon.log().contains("whsec_"));
+}
+
+#[test]
+fn over_tls_with_an_authority_and_a_client_certificate_and_what_is_missing_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "ca");
+    authority.issue("server");
+    authority.issue("client");
+    Authority::new(folder.path(), "other").issue("stranger");
+    let hook = Hook::start_tls(authority.server("server", true), ok);
+    let identity = ", cert: client.pem, key: client.key";
+    let all = [
+        ("good", format!(", ca: ca.pem{identity}"), ""),
+        ("systems-authorities", identity.to_owned(), "name the authority's PEM file with `ca`"),
+        ("other-authority", format!(", ca: other.pem{identity}"), "name the authority's PEM file with `ca`"),
+        ("no-certificate", ", ca: ca.pem".to_owned(), "`cert` and `key`"),
+        ("strange-certificate", ", ca: ca.pem, cert: stranger.pem, key: stranger.key".to_owned(), "`cert` and `key`"),
+    ];
+    let mut text = flicker::config(folder.path(), 1, 1);
+    text.push_str("outbox: { path: outbox.db }\nsinks:\n");
+    for (name, more, _) in &all {
+        // By name, and so each at an address of its own.
+        let url = format!("{}/{name}", hook.url());
+        text.push_str(&format!("  - {{ type: webhook, name: {name}, url: \"{url}\", timeout: 10s{more} }}\n"));
+    }
+    // The certificate is for another name than this.
+    let elsewhere = hook.url().replace("localhost", "127.0.0.1");
+    text.push_str(&format!("  - {{ type: webhook, name: other-name, url: \"{elsewhere}\", ca: ca.pem{identity} }}\n"));
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.wait_ready();
+    eventually("the good one is served", || (hook.count() > 20).then_some(()));
+    let told = all.iter().map(|(name, _, why)| (*name, *why)).chain([("other-name", "for another name")]);
+    for (name, why) in told.filter(|(_, why)| !why.is_empty()) {
+        let line = eventually(name, || {
+            let log = daemon.log();
+            log.lines()
+                .find(|l| l.contains("cannot deliver") && l.contains(&format!("sink=\"{name}\"")))
+                .map(str::to_owned)
+        });
+        assert!(line.contains(why), "{line}");
+    }
+    assert!(!daemon.log().contains("cannot deliver, trying again; its events wait sink=\"good\""), "{}", daemon.log());
+    assert!(daemon.stop().success());
+    assert!(hook.requests().iter().all(|request| request.path.ends_with("/good")), "nobody else got through");
 }
 
 #[test]
@@ -142,5 +187,5 @@ fn endpoints_that_misbehave_cost_no_memory_and_no_other_sink() {
     {
         assert!(log.contains(wanted), "{wanted}:\n{log}");
     }
-    daemon.stop();
+    assert!(daemon.stop().success());
 }

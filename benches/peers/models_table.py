@@ -5,7 +5,8 @@ For each architecture a checkpoint with random weights is made, exported by PyTo
 contender is a process that stays alive; they run in turn, round after round, with as many threads, so that what disturbs one
 disturbs all. Numbers are medians of rounds, ratios medians of each round's own ratio to the export: the faster of
 torch.onnx.export's two forms, in the same ONNX Runtime as ours and with the same options. Each runs a batch whole or in the parts in
-which it is fastest, as the daemon does. Where memory is short, contenders run in groups, the export in each.
+which it is fastest, as the daemon does; the export does both, since nobody cuts batches for whoever runs it by himself, and each
+contender is compared with both. Where memory is short, contenders run in groups, the export in each.
 
 Needs `cargo build --release`. Python packages (tools/pins/bench-peers.txt, 6 GB) go to .setup/bench-venv once, unless
 VTAGD_BENCH_PYTHON names a Python that has them; VTAGD_BENCH_OPENVINO_PYTHON one for OpenVINO alone. Models go to --work, about
@@ -37,11 +38,13 @@ CONTENDERS = {
     "torch": ("PyTorch f32", "torch", "checkpoint"),
     "legacy": ("ONNX Runtime f32, export (TorchScript)", "onnxruntime", "legacy/vision_model.onnx"),
     "dynamo": ("ONNX Runtime f32, export (dynamo)", "onnxruntime", "dynamo/vision_model.onnx"),
+    "legacy-beside": ("the same export (TorchScript), two runs at once", "onnxruntime-beside", "legacy/vision_model.onnx"),
     "dynamic": ("ONNX Runtime int8, export (quantize_dynamic)", "onnxruntime", "dynamic/vision_model.onnx"),
     "openvino-f32": ("OpenVINO f32", "openvino-f32", "legacy/vision_model.onnx"),
     "openvino-bf16": ("OpenVINO bf16", "openvino-bf16", "legacy/vision_model.onnx"),
     "fp32": ("vtagd fp32", "onnxruntime", "fp32/vision_model.onnx"),
     "int8": ("vtagd int8", "onnxruntime", "int8/vision_model.onnx"),
+    "int8-beside": ("vtagd int8, `sessions: 2`", "onnxruntime-beside", "int8/vision_model.onnx"),
     "int4": ("vtagd int4", "onnxruntime", "int4/vision_model.onnx"),
 }
 
@@ -105,7 +108,7 @@ class Contender:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env
         )
         self.about = self.read()
-        self.rounds, self.memory, self.chunks = {}, {}, {}
+        self.rounds, self.whole, self.memory, self.chunks = {}, {}, {}, {}
 
     def read(self):
         line = self.child.stdout.readline()
@@ -175,6 +178,9 @@ def run_group(arch, work, keys, args, pythons, log):
                 ran = contender.ask(batch=batch, seconds=args.seconds, warm=index == 0)
                 contender.rounds.setdefault(batch, []).append(ran["images"] / ran["seconds"])
                 contender.chunks[batch] = ran["chunk"]
+                if contender.key in EXPORTS and ran["chunk"] != batch:
+                    ran = contender.ask(batch=batch, seconds=args.seconds, whole=True)
+                contender.whole.setdefault(batch, []).append(ran["images"] / ran["seconds"])
             line = ", ".join(f"{c.key} {c.rounds[batch][-1]:.2f}" for c in alive)
             say(f"{arch}: batch {batch}, round {index + 1}: {line} (load {os.getloadavg()[0]:.1f})")
     for contender in running:
@@ -219,7 +225,9 @@ def measure(arch, args, pythons, log):
             speeds = {
                 str(batch): {
                     "images_per_second": statistics.median(speeds),
-                    "of_export": statistics.median(a / b for a, b in zip(speeds, base.rounds[batch])),
+                    "of_export": statistics.median(a / b for a, b in zip(speeds, base.whole[batch])),
+                    "of_export_in_parts": statistics.median(a / b for a, b in zip(speeds, base.rounds[batch])),
+                    "whole": statistics.median(c.whole[batch]),
                     "rounds": speeds,
                     "chunk": c.chunks[batch],
                 }
@@ -237,7 +245,7 @@ def digits(value):
 def table(found, args):
     head = ["model", "what runs"]
     for batch in args.batches:
-        head += [f"images/s, batch {batch}", "of export"]
+        head += [f"images/s, batch {batch}", "of export", *(["in parts"] if batch > 1 else [])]
     head += ["memory, MB", "peak", "cosine"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for arch, result in found.items():
@@ -249,7 +257,10 @@ def table(found, args):
                 for batch in args.batches:
                     speed = row["batches"][str(batch)]
                     parts = "" if speed["chunk"] == batch else f" ({speed['chunk']})"
+                    if parts and key in EXPORTS:
+                        parts += f", whole {digits(speed['whole'])}"
                     cells += [digits(speed["images_per_second"]) + parts, f"{speed['of_export']:.2f}"]
+                    cells += [f"{speed['of_export_in_parts']:.2f}"] if batch > 1 else []
                 cells += [f"{row['rss_mib']:.0f}", f"{row['peak_mib']:.0f}", f"{row['cosine']:.6f}"]
             name = f"**{row['name']}**" if key == result["export"] else row["name"]
             lines.append("| " + " | ".join([arch, name, *cells]) + " |")
@@ -269,7 +280,7 @@ def text(report, args):
     versions = sorted({row["by"] for r in report["archs"].values() for row in r["rows"].values() if "by" in row})
     lines = [
         f"Machine: {report['processor']}. {', '.join(versions)}; {args.threads} threads, median of {args.rounds} rounds of "
-        f"{args.seconds:g} s. In brackets: pictures in a run, where a batch ran faster in parts. Load besides us at the beginning: {report['load'][0]:.1f}."
+        f"{args.seconds:g} s. In brackets: pictures in a run, where a batch ran faster in parts; *of export* is against the export's run of the whole batch, *in parts* against its best. Load besides us at the beginning: {report['load'][0]:.1f}."
         + (" **The machine was busy: compare ratios only.**" if busy > args.threads + 1 else ""),
         "",
         table(report["archs"], args),

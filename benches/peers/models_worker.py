@@ -2,11 +2,13 @@
 """One contender of models_table.py, kept alive: loads a model, then answers a JSON line on stdin with one on stdout.
 
 `{"batch": 8, "seconds": 3}` runs batches of that size for that long (once at least) and answers images, seconds and memory (with
-`"warm": true` it finds out before in how large parts it runs the batch best);
+`"warm": true` it finds out before in how large parts it runs the batch best; with `"whole": true` it runs it as it is);
 `{"embed": "OUT.npy"}` writes the embeddings of the pictures. The first answer, after loading, says what it is.
 
-Usage: models_worker.py KIND MODEL PIXELS THREADS      KIND: torch | onnxruntime | openvino-f32 | openvino-bf16
+Usage: models_worker.py KIND MODEL PIXELS THREADS
+KIND: torch | onnxruntime | onnxruntime-beside (one thread a run, as many runs at once) | openvino-f32 | openvino-bf16
 """
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -44,6 +46,12 @@ def with_onnxruntime(model, threads):
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pixels: session.run(["image_embeds"], {name: pixels})[0], f"ONNX Runtime {onnxruntime.__version__}"
+
+
+def beside(run, threads):
+    """As `runtime.sessions` has it on the CPU: single runs of one session at once, each of which takes an even part of the pictures."""
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    return lambda pixels: np.concatenate(list(pool.map(run, np.array_split(pixels, min(threads, len(pixels))))))
 
 
 def with_openvino(model, threads, precision):
@@ -94,12 +102,15 @@ def main():
     load = {
         "torch": lambda: with_torch(model, threads),
         "onnxruntime": lambda: with_onnxruntime(model, threads),
+        "onnxruntime-beside": lambda: with_onnxruntime(model, 1),
         "openvino-f32": lambda: with_openvino(model, threads, "f32"),
         "openvino-bf16": lambda: with_openvino(model, threads, "bf16"),
     }[kind]
     try:
         started = time.perf_counter()
         run, what = load()
+        if kind == "onnxruntime-beside":
+            run = beside(run, threads)
         answer(what=what, load_seconds=time.perf_counter() - started, **memory())
     except Exception as error:
         answer(error=str(error).strip().splitlines()[0])
@@ -115,13 +126,14 @@ def main():
         if order.get("warm"):
             run(batch)
             chunk = best_chunk(run, batch)
+        step = len(batch) if order.get("whole") else chunk
         started, images, elapsed = time.perf_counter(), 0, 0.0
         while elapsed < order["seconds"] or not images:
-            for start in range(0, len(batch), chunk):
-                run(batch[start : start + chunk])
+            for start in range(0, len(batch), step):
+                run(batch[start : start + step])
             images += len(batch)
             elapsed = time.perf_counter() - started
-        answer(images=images, seconds=elapsed, chunk=chunk, **memory())
+        answer(images=images, seconds=elapsed, chunk=step, **memory())
 
 
 if __name__ == "__main__":

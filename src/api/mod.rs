@@ -1,11 +1,18 @@
-//! API: health, metrics, a JSON view of streams, labels and recent events, and a plain status page.
+//! API: health, metrics, a JSON view of streams, labels and recent events, a few changes, and a plain status page.
 //!
-//! Runs on its own small tokio runtime and reads shared state only; no request can hold a frame up. Loopback needs no token;
-//! everything else does, and the configuration refuses to listen elsewhere without one. Ends when shutdown is asked for.
+//! Runs on its own small tokio runtime and reads shared state only; no request can hold a frame up. Loopback needs no token to read;
+//! everything else and every change does, and the configuration refuses to listen elsewhere without one. Connections and requests are
+//! bounded (`limits.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
 
+mod door;
+mod guard;
+mod limits;
+mod openapi;
 mod page;
 mod routes;
 mod scrape;
+mod serve;
+pub mod shake;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,6 +24,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::account::Account;
+use crate::control::Asker;
 use crate::event::Event;
 use crate::gpu::Gpu;
 use crate::infer::Refused;
@@ -26,6 +34,8 @@ use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::snapshot::Gallery;
 use crate::status::StreamStatus;
+
+pub use door::Door;
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
@@ -39,7 +49,7 @@ pub struct ApiSettings {
     pub listen: SocketAddr,
     /// Required as `Authorization: Bearer …` on everything but `/healthz` when set.
     pub token: Option<Secret>,
-    /// Not used yet.
+    /// `None`: plain HTTP.
     pub tls: Option<TlsSettings>,
 }
 
@@ -57,6 +67,8 @@ pub enum ApiError {
     Listen { listen: SocketAddr, source: std::io::Error },
     #[error("cannot start the API's thread: {0}")]
     Thread(std::io::Error),
+    #[error("`api.tls`: {0}")]
+    Tls(String),
 }
 
 /// Whether frames may flow, and if not, why.
@@ -224,39 +236,56 @@ impl Board {
 struct Shared {
     board: Arc<Board>,
     metrics: PrometheusHandle,
-    token: Option<Secret>,
+    door: Arc<Door>,
+    asker: Asker,
 }
 
-/// Serves on `settings.listen` from a named thread until `shutdown`. Returns the bound address and the thread.
+/// A running API.
+pub struct Api {
+    /// Where it listens.
+    pub address: SocketAddr,
+    pub thread: std::thread::JoinHandle<()>,
+    /// Where its token and certificate can be changed.
+    pub door: Arc<Door>,
+}
+
+/// Serves on `settings.listen` from a named thread until `shutdown`. Changes are asked of `asker`.
 ///
 /// # Errors
-/// When the address cannot be bound or no thread can be started.
+/// When the address cannot be bound, a certificate cannot be used, or no thread can be started.
 pub fn start(
     settings: &ApiSettings,
     board: Arc<Board>,
+    asker: Asker,
     metrics: PrometheusHandle,
     shutdown: Shutdown,
-) -> Result<(SocketAddr, std::thread::JoinHandle<()>), ApiError> {
+) -> Result<Api, ApiError> {
     let failed = |source| ApiError::Listen { listen: settings.listen, source };
+    let door = Arc::new(Door::new(settings).map_err(ApiError::Tls)?);
     let listener = std::net::TcpListener::bind(settings.listen).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
+        .max_blocking_threads(16)
         .thread_name("vtagd-api-io")
         .enable_all()
         .build()
         .map_err(ApiError::Thread)?;
-    let shared = Shared { board, metrics, token: settings.token.clone() };
+    for reason in guard::REASONS {
+        metrics::counter!("vtagd_api_refused_total", "reason" => *reason).absolute(0);
+    }
+    let router = routes::router(Shared { board, metrics, door: Arc::clone(&door), asker });
+    let behind = Arc::clone(&door);
     let thread = std::thread::Builder::new()
         .name("vtagd-api".to_owned())
         .spawn(move || {
-            if let Err(error) = runtime.block_on(routes::serve(listener, shared, shutdown)) {
+            if let Err(error) = runtime.block_on(serve::serve(listener, router, behind, shutdown)) {
                 tracing::error!(%error, "the API has stopped");
             }
             // A request that hangs must not hold the daemon's end up.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         })
         .map_err(ApiError::Thread)?;
-    Ok((bound, thread))
+    Ok(Api { address, thread, door })
 }

@@ -90,7 +90,7 @@ fn write_page(
     }
     writeln!(
         out,
-        "</table><p>Times are UTC. <a href=\"/metrics\">metrics</a> · <a href=\"/readyz\">readiness</a> · <a href=\"/api/v1/streams\">streams</a> · <a href=\"/api/v1/sinks\">sinks</a> · <a href=\"/api/v1/events\">events</a></p></html>"
+        "</table><p>Times are UTC. <a href=\"/metrics\">metrics</a> · <a href=\"/readyz\">readiness</a> · <a href=\"/api/v1/streams\">streams</a> · <a href=\"/api/v1/sinks\">sinks</a> · <a href=\"/api/v1/events\">events</a> · <a href=\"/api/v1/openapi.json\">all of the API</a></p></html>"
     )
 }
 

@@ -1,89 +1,68 @@
-//! The routes and what they answer. Bodies are limited and there are no changes yet, so only `GET` exists.
+//! The routes and what they answer. `openapi.rs` describes each of them; a test holds the two against one another.
+//!
+//! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`control.rs`), which answers
+//! when it is done; it always needs the token, also on loopback, and leaves a line in the log (target `vtagd::audit`).
 
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use super::{Shared, page, scrape};
-use crate::shutdown::Shutdown;
+use super::guard::{guard, refusal};
+use super::serve::Peer;
+use super::{Shared, openapi, page, scrape};
+use crate::catalog::Command;
+use crate::control::{NoOutcome, Outcome, Wish};
+use crate::problem::{Problem, Severity};
 
-/// Requests that have not ended this long after the wish to stop are cut off.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Which routes say how the daemon is: those of a service manager on this machine are not limited in rate.
+pub(super) const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
 
-pub(super) async fn serve(listener: std::net::TcpListener, shared: Shared, shutdown: Shutdown) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    // The one place where a thread-side shutdown meets async code: a blocking wait on its own thread.
-    let (stop, stopped) = watch::channel(false);
-    tokio::task::spawn_blocking(move || {
-        while !shutdown.sleep(Duration::from_secs(3600)) {}
-        stop.send_replace(true);
-    });
-    let asked = |mut stopped: watch::Receiver<bool>| async move {
-        // An error means that the waiting thread is gone, which is as good a reason to stop.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
-    let late = async {
-        asked(stopped.clone()).await;
-        tokio::time::sleep(PATIENCE).await;
-    };
-    let serving = axum::serve(listener, router(shared)).with_graceful_shutdown(asked(stopped.clone()));
-    tokio::select! {
-        served = serving.into_future() => served,
-        () = late => Ok(()),
-    }
+/// Which routes never need a token.
+pub(super) const OPEN: &[&str] = &["/healthz", "/livez"];
+
+/// How long a change may take before the answer is that it goes on.
+const CHANGE: Duration = Duration::from_secs(20);
+
+/// Every route with its methods.
+fn all() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
+        ("/", get(status_page)),
+        ("/healthz", get(healthz)),
+        ("/livez", get(healthz)),
+        ("/readyz", get(readyz)),
+        ("/metrics", get(metrics)),
+        ("/api/v1/streams", get(streams)),
+        ("/api/v1/streams/{id}/pause", post(pause)),
+        ("/api/v1/streams/{id}/resume", post(resume)),
+        ("/api/v1/labels", get(labels)),
+        ("/api/v1/events", get(events)),
+        ("/api/v1/snapshots/{name}", get(snapshot)),
+        ("/api/v1/sinks", get(sinks)),
+        ("/api/v1/reload", post(reload)),
+        ("/api/v1/openapi.json", get(description)),
+    ]
 }
 
-fn router(shared: Shared) -> Router {
-    let guarded = Router::new()
-        .route("/", get(status_page))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/streams", get(streams))
-        .route("/api/v1/labels", get(labels))
-        .route("/api/v1/events", get(events))
-        .route("/api/v1/snapshots/{name}", get(snapshot))
-        .route("/api/v1/sinks", get(sinks))
-        .layer(middleware::from_fn_with_state(shared.clone(), require_token));
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/livez", get(healthz))
-        .merge(guarded)
-        .layer(DefaultBodyLimit::max(64 * 1024))
-        .layer(middleware::map_response(harden))
+pub(super) fn router(shared: Shared) -> Router {
+    let router = all().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    router
+        .fallback(|| async {
+            refusal(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json has all paths")
+        })
+        .method_not_allowed_fallback(|| async {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; see the header Allow")
+        })
+        .layer(middleware::from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
-}
-
-async fn harden(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    response
-}
-
-async fn require_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let Some(token) = &shared.token else { return next.run(request).await };
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
-    if given.is_some_and(|given| same(given, token.expose().as_bytes())) {
-        return next.run(request).await;
-    }
-    let body = Json(json!({ "error": "a token is required: send the header 'Authorization: Bearer …'" }));
-    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()
-}
-
-/// Compares in time that depends on the lengths only.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
@@ -141,7 +120,17 @@ async fn sinks(State(shared): State<Shared>) -> Json<Value> {
     }))
 }
 
-async fn snapshot(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+/// A part of a path, which may be any bytes.
+#[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
+fn part(part: Result<Path<String>, PathRejection>) -> Result<String, Response> {
+    part.map(|Path(text)| text).map_err(|_| refusal(StatusCode::BAD_REQUEST, "the path is not UTF-8"))
+}
+
+async fn snapshot(State(shared): State<Shared>, name: Result<Path<String>, PathRejection>) -> Response {
+    let name = match part(name) {
+        Ok(name) => name,
+        Err(refusal) => return refusal,
+    };
     let found = match shared.board.gallery() {
         // A disk may be slow.
         Some(gallery) => tokio::task::spawn_blocking(move || gallery.read(&name)).await.ok().flatten(),
@@ -149,7 +138,7 @@ async fn snapshot(State(shared): State<Shared>, Path(name): Path<String>) -> Res
     };
     match found {
         Some(jpeg) => ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
-        None => (StatusCode::NOT_FOUND, Json(json!({ "error": "no such snapshot" }))).into_response(),
+        None => refusal(StatusCode::NOT_FOUND, "no such snapshot"),
     }
 }
 
@@ -161,13 +150,156 @@ async fn status_page(State(shared): State<Shared>) -> Html<String> {
     Html(page::render(&shared.board.readiness(), &streams, &outbox, &shared.board.recent()))
 }
 
+async fn description() -> Json<Value> {
+    Json(openapi::document())
+}
+
+/// Says in the log who changed what, and what came of it.
+fn audit(peer: IpAddr, action: &str, stream: Option<&str>, outcome: &str) {
+    // There is one token, so its name is its key.
+    tracing::info!(target: "vtagd::audit", by = "api.token", %peer, action, stream, outcome, "changed by the API");
+}
+
+/// What is asked of the main thread, and the answer where it is the same for every wish.
+async fn change(shared: &Shared, wish: Wish) -> Result<Outcome, (&'static str, Response)> {
+    if !shared.door.has_token() {
+        let why = "changes need a token: set `api.token` in the configuration";
+        return Err(("forbidden: no token is set", refusal(StatusCode::FORBIDDEN, why)));
+    }
+    shared.asker.ask(wish, CHANGE).await.map_err(|why| match why {
+        NoOutcome::Late => {
+            ("under way", (StatusCode::ACCEPTED, Json(json!({ "result": "under way" }))).into_response())
+        }
+        NoOutcome::Busy => {
+            let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many changes wait already");
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            ("too many wait", answer)
+        }
+        NoOutcome::Stopping => ("stopping", refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")),
+    })
+}
+
+type Id = Result<Path<String>, PathRejection>;
+
+async fn pause(shared: State<Shared>, peer: Extension<Peer>, id: Id) -> Response {
+    switch(&shared, peer.0.0, id, false).await
+}
+
+async fn resume(shared: State<Shared>, peer: Extension<Peer>, id: Id) -> Response {
+    switch(&shared, peer.0.0, id, true).await
+}
+
+async fn switch(shared: &Shared, peer: IpAddr, id: Id, enabled: bool) -> Response {
+    let stream = match part(id) {
+        Ok(stream) => stream,
+        Err(refusal) => return refusal,
+    };
+    let wish = Wish::Switch(Command { stream: stream.clone(), enabled });
+    let answer =
+        |changed: bool| Json(json!({ "stream": stream, "enabled": enabled, "changed": changed })).into_response();
+    let (outcome, answer) = match change(shared, wish).await {
+        Ok(Outcome::Done) => ("done", answer(true)),
+        Ok(Outcome::Already) => ("it was so", answer(false)),
+        Ok(Outcome::NoSuchStream) => ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream")),
+        Ok(Outcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
+        Err(early) => early,
+    };
+    audit(peer, if enabled { "resume" } else { "pause" }, Some(&stream), outcome);
+    answer
+}
+
+async fn reload(shared: State<Shared>, peer: Extension<Peer>) -> Response {
+    let (outcome, answer) = match change(&shared, Wish::Reload).await {
+        Ok(Outcome::Refused { why, problems }) => {
+            let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+            let body = json!({ "error": why, "problems": errors.map(told).collect::<Vec<_>>() });
+            ("refused", (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response())
+        }
+        Ok(_) => ("done", Json(json!({ "result": "applied" })).into_response()),
+        Err(early) => early,
+    };
+    audit(peer.0.0, "reload", None, outcome);
+    answer
+}
+
+/// Without the lines of the file around it: they may hold what is nobody's business.
+fn told(problem: &Problem) -> Value {
+    json!({
+        "file": problem.file,
+        "line": problem.position.map(|position| position.0),
+        "column": problem.position.map(|position| position.1),
+        "field": problem.field,
+        "message": problem.message,
+        "remedy": problem.remedy,
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::body::Body;
+    use axum::http::{Method, Request};
+    use tower_service::Service;
+
     use super::*;
 
+    /// Methods of a route, as it says itself when it is asked with one that nobody has.
+    fn methods(routes: MethodRouter<Shared>, shared: &Shared) -> BTreeSet<String> {
+        let mut router: Router = Router::new().route("/", routes).with_state(shared.clone());
+        let request = Request::builder().method(Method::TRACE).uri("/").body(Body::empty()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let answer = runtime.block_on(router.call(request)).unwrap();
+        let allow = answer.headers()[header::ALLOW].to_str().unwrap();
+        // Whatever can be got has a head.
+        allow.split(',').filter(|method| *method != "HEAD").map(str::to_lowercase).collect()
+    }
+
     #[test]
-    fn tokens_are_the_same_only_when_every_byte_is() {
-        assert!(same(b"abc", b"abc"));
-        assert!(!same(b"abc", b"abd") && !same(b"abc", b"ab") && !same(b"", b"a"));
+    fn every_route_is_in_the_document_and_everything_in_the_document_is_a_route() {
+        let settings = super::super::ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: None, tls: None };
+        let shared = Shared {
+            board: std::sync::Arc::default(),
+            metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
+            door: std::sync::Arc::new(super::super::Door::new(&settings).unwrap()),
+            asker: crate::control::channel().0,
+        };
+        let ours: BTreeSet<(String, String)> = all()
+            .into_iter()
+            .flat_map(|(path, routes)| {
+                methods(routes, &shared).into_iter().map(move |method| (path.to_owned(), method))
+            })
+            .collect();
+        let document = openapi::document();
+        let told = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(move |method| (path.clone(), method.clone()))
+        });
+        assert_eq!(told.collect::<BTreeSet<_>>(), ours);
+        assert!(ours.contains(&("/api/v1/reload".to_owned(), "post".to_owned())), "{ours:?}");
+        for path in HEALTH {
+            assert!(document["paths"][path]["get"].is_object(), "{path}");
+        }
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for operation in item.as_object().unwrap().values() {
+                let open = operation["security"].as_array().unwrap().is_empty();
+                assert_eq!(open, OPEN.contains(&path.as_str()), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_problem_is_told_without_the_lines_around_it() {
+        let problem = Problem {
+            severity: Severity::Error,
+            file: "/etc/vtagd/vtagd.yaml".into(),
+            position: Some((3, 7)),
+            field: "streams[0].url".into(),
+            message: "has the unknown scheme rtps://".into(),
+            remedy: "did you mean rtsp?".into(),
+            snippet: "3 | url: rtps://viewer:MARKED@10.0.0.1/".into(),
+        };
+        let told = told(&problem);
+        assert_eq!((&told["line"], &told["field"]), (&json!(3), &json!("streams[0].url")));
+        assert!(!told.to_string().contains("MARKED"));
     }
 }

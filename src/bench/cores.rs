@@ -3,7 +3,6 @@
 //! half a minute at most where nothing is remembered; whatever goes wrong, one session has all cores.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -39,8 +38,7 @@ pub fn settle(
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-    let free = split::free_memory(&read("/proc/meminfo")).unwrap_or(0);
-    let splits = split::candidates(cores, least, weights(&bundle.vision), free);
+    let splits = split::candidates(cores, least);
     if splits.len() < 2 {
         return one;
     }
@@ -81,31 +79,13 @@ fn measured(rates: Result<Vec<f64>, BenchError>, splits: &[Split]) -> Option<Spl
     Some(chosen)
 }
 
-/// Bytes of the image tower: its file and those beside it that bear its name.
-fn weights(vision: &Path) -> u64 {
-    let name = vision.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let entries = vision.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name));
-    ours.filter_map(|entry| fs::metadata(entry.path()).ok()).map(|meta| meta.len()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_weights_are_the_graphs_file_and_its_data() {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, bytes) in [("vision_model.onnx", 10), ("vision_model.onnx.data", 1000), ("text_model.onnx", 5000)] {
-            fs::write(folder.path().join(name), vec![0; bytes]).unwrap();
-        }
-        assert_eq!(weights(&folder.path().join("vision_model.onnx")), 1010);
-        assert_eq!(weights(&folder.path().join("absent.onnx")), 0);
-    }
-
-    #[test]
     fn a_measurement_that_fails_leaves_all_cores_to_one_session() {
-        let splits = split::candidates(8, split::UNASKED_CORES, 1, 1 << 30);
+        let splits = split::candidates(8, split::UNASKED_CORES);
         assert_eq!(measured(Err(BenchError::Stopped), &splits), None);
         let rates = vec![100.0, 130.0, 131.0, 90.0];
         assert_eq!(measured(Ok(rates), &splits), Some(Split { sessions: 2, threads: 4 }));

@@ -1,10 +1,12 @@
 //! The command line: one file a command, results on stdout, logs on stderr, exit codes 0 (done), 1 (failed at run time)
 //! and 2 (wrong input or configuration).
 
+mod ask;
 pub mod bench;
 pub mod check;
 pub mod config;
 pub mod discover;
+pub mod docs;
 pub mod embed;
 pub mod events;
 pub mod labels;
@@ -13,6 +15,7 @@ pub mod package;
 mod pictures;
 pub mod pull;
 pub mod run;
+pub mod status;
 pub mod tag;
 mod texts;
 mod trial;
@@ -25,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::child as measuring;
 use crate::label::child;
-use crate::telemetry::{self, LogFormat};
+use crate::logs::{self, LevelFrom, LogFormat};
 
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtagd/vtagd.yaml";
@@ -57,6 +60,8 @@ enum Command {
     Config(config::Command),
     /// Find ONVIF cameras on the local network and print a `streams:` block for them.
     Discover(discover::Args),
+    /// Show what a running daemon does: streams, model, sinks.
+    Status(status::Args),
     /// Tag pictures or videos once and print the best labels.
     Tag(tag::Args),
     /// Print embeddings of pictures and texts.
@@ -75,6 +80,9 @@ enum Command {
     /// Write manual pages and shell completions, for packagers.
     #[command(hide = true)]
     PackageFiles(package::Args),
+    /// Print a table of the documentation that is made from the code.
+    #[command(hide = true)]
+    Docs(docs::Args),
     /// The text tower's child process.
     #[command(name = child::SUBCOMMAND, hide = true)]
     EmbedTexts(child::Args),
@@ -96,13 +104,14 @@ pub fn main() -> ExitCode {
             1 => "info",
             _ => "debug",
         };
-        telemetry::init_logs(level, LogFormat::Text);
+        logs::init(LevelFrom::CommandLine(level), LogFormat::Text);
     }
     let code = match cli.command {
         Command::Run { config } => run::run(&config, cli.verbose),
         Command::Check(args) => check::command(&args, &mut io::stdout(), &mut io::stderr()).unwrap_or(1),
         Command::Config(command) => config::run(&command),
         Command::Discover(args) => discover::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Events(command) => events::run(&command),
@@ -110,9 +119,11 @@ pub fn main() -> ExitCode {
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
+        Command::Docs(args) => docs::run(&args),
         Command::EmbedTexts(args) => child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };
+    logs::finish();
     ExitCode::from(code)
 }
 

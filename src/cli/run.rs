@@ -5,8 +5,9 @@ use std::path::Path;
 use super::check;
 use crate::config;
 use crate::daemon;
+use crate::logs::{self, LevelFrom};
 use crate::memory;
-use crate::telemetry;
+use crate::secret;
 
 /// Runs the daemon with `file`; the exit code.
 pub fn run(file: &Path, verbose: u8) -> u8 {
@@ -19,11 +20,17 @@ pub fn run(file: &Path, verbose: u8) -> u8 {
         }
     };
     let level = match verbose {
-        0 => settings.log.level.as_str(),
-        1 => "debug",
-        _ => "trace",
+        0 => LevelFrom::Configuration(settings.log.level),
+        1 => LevelFrom::CommandLine("debug"),
+        _ => LevelFrom::CommandLine("trace"),
     };
-    telemetry::init_logs(level, settings.log.format);
+    // Before anything starts a thread, or a process that would inherit them.
+    secret::withdraw_variables();
+    logs::init(level, settings.log.format);
+    if !settings.origins.is_empty() {
+        let keys: Vec<&str> = settings.origins.keys().map(String::as_str).collect();
+        tracing::info!(keys = keys.join(", "), "these come from the environment");
+    }
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }

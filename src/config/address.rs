@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
+use crate::yaml::is_secret_key;
 use crate::yaml::reader::{At, Reader};
 
 /// A URL and the credentials that were inside it.
@@ -36,6 +37,12 @@ pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
     if url.host_str().is_none_or(str::is_empty) {
         reader.error(at, "has no host", remedy);
         return None;
+    }
+    // Known from here on, so that no message about the address shows them.
+    let segments = url.path_segments().into_iter().flatten();
+    segments.filter(|segment| segment.contains('=') && is_secret_key(segment)).for_each(secret::holds_one);
+    if let Some(query) = url.query() {
+        secret::holds_one(query);
     }
     let username = Some(url.username()).filter(|name| !name.is_empty()).map(percent_decode);
     let password = url.password().map(|password| Secret::new(percent_decode(password)));

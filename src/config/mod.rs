@@ -18,14 +18,17 @@ use crate::outbox::route::Route;
 use crate::problem::{Problem, Severity};
 use crate::sample::Interval;
 use crate::signature::Unchanged;
-use crate::source::SourceSettings;
+use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::view::View;
 use crate::yaml::Document;
 
 mod address;
-mod later;
+pub mod effects;
+mod kafka;
 mod nats;
+mod overrides;
 mod providers;
+mod reach;
 mod remote;
 mod routes;
 mod schema;
@@ -36,17 +39,20 @@ mod sinks;
 mod streams;
 mod validate;
 
+pub use overrides::Origins;
 pub use providers::from_pairs as provider_from_pairs;
+pub use reach::Reach;
 pub use sets::thresholds;
 pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
+pub use crate::logs::LogFormat;
 pub use crate::sink::JsonlTarget;
+pub use crate::sink::kafka::KafkaSettings;
 pub use crate::sink::mqtt::MqttSettings;
 pub use crate::sink::nats::NatsSettings;
 pub use crate::sink::webhook::WebhookSettings;
 pub use crate::snapshot::SnapshotSettings;
-pub use crate::telemetry::LogFormat;
 
 /// Where the API listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";
@@ -75,6 +81,10 @@ pub struct Settings {
     /// `None`: no HTTP at all (`listen: off`).
     pub api: Option<ApiSettings>,
     pub log: LogSettings,
+    /// What streams take that do not say it themselves; shown, and otherwise part of `streams` already.
+    pub defaults: StreamDefaults,
+    /// Keys that come from the environment, and from which variables.
+    pub origins: Origins,
     /// Warnings and notices: nothing that stops.
     pub notices: Vec<Problem>,
 }
@@ -104,6 +114,16 @@ pub struct StreamSettings {
     pub enabled: bool,
 }
 
+/// `sampling` and `reconnect`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamDefaults {
+    pub interval: Interval,
+    pub unchanged: Option<Unchanged>,
+    pub decode: Decode,
+    pub decoder: Decoder,
+    pub reconnect: Reconnect,
+}
+
 /// Where events go.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SinkSettings {
@@ -111,6 +131,7 @@ pub enum SinkSettings {
     Mqtt(MqttSettings),
     Webhook(WebhookSettings),
     Nats(NatsSettings),
+    Kafka(KafkaSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,19 +140,20 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
-/// Reads and checks the configuration in `path` and every label set it names.
+/// Reads and checks the configuration in `path`, with what the environment says instead, and every label set it names.
 ///
 /// # Errors
 /// All problems of all files, warnings and notices among them, if at least one is an error.
 pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
-    let document = Document::read(path).map_err(|problem| vec![*problem])?;
+    let mut document = Document::read(path).map_err(|problem| vec![*problem])?;
+    let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
     let (settings, mut problems) = validate::settings(&document);
-    problems.extend(later::notices(&document));
+    problems.extend(refused);
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| (problem.file != path, if problem.file == path { problem.position } else { None }));
     match settings {
         Some(settings) if !problems.iter().any(|problem| problem.severity == Severity::Error) => {
-            Ok(Settings { notices: problems, ..settings })
+            Ok(Settings { origins, notices: problems, ..settings })
         }
         _ => Err(problems),
     }
@@ -143,8 +165,32 @@ pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
 /// # Errors
 /// Why it cannot be told.
 pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
-    let document = Document::read(path).map_err(|problem| problem.to_string())?;
+    let mut document = Document::read(path).map_err(|problem| problem.to_string())?;
+    let (_, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
+    if let Some(problem) = refused.first() {
+        return Err(problem.to_string());
+    }
     validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
+}
+
+/// How to reach the daemon that the configuration in `path` is for. Problems of anything else do not matter.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn reach_of(path: &Path) -> Result<Reach, String> {
+    let document = Document::read(path).map_err(|problem| problem.to_string())?;
+    reach::of(&document)
+}
+
+/// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
+pub fn shake(data: &[u8]) {
+    let Ok(document) = Document::parse(Path::new(crate::shake::NOWHERE), data) else { return };
+    let (settings, problems) = validate::settings(&document);
+    let _ = (validate::outbox_alone(&document), reach::of(&document));
+    if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
+        let shown = effective(&settings);
+        assert!(shown["streams"].is_array(), "a configuration without streams was taken");
+    }
 }
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.

@@ -345,6 +345,8 @@ pub(super) fn trust(at: &At<Sink>, secure: bool, reader: &mut Reader<'_>) -> Opt
             Field::Given(at) => {
                 if !secure && raw.url.given().is_some() {
                     reader.error(at, "has no meaning without TLS", "use mqtts://, https:// or tls://, or remove it");
+                } else if !secure && raw.brokers.given().is_some() {
+                    reader.error(at, "has no meaning without TLS", "write `tls: true`, or remove it");
                 }
                 let path = relative_to(reader.document().file(), Path::new(&at.value));
                 streams::existing_file(at, &path, what, reader).map(Some)

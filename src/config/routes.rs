@@ -111,6 +111,7 @@ pub fn identity(settings: &SinkSettings) -> (&'static str, String) {
         SinkSettings::Mqtt(mqtt) => ("mqtt", format!("{} {}", mqtt.url, mqtt.topic_prefix)),
         SinkSettings::Webhook(webhook) => ("webhook", webhook.url.to_string()),
         SinkSettings::Nats(nats) => ("nats", format!("{} {}", nats.url, nats.subject_prefix)),
+        SinkSettings::Kafka(kafka) => ("kafka", format!("{} {}", kafka.brokers.join(","), kafka.topic)),
     }
 }
 

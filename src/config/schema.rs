@@ -13,6 +13,7 @@ use crate::preprocess::ViewMode;
 use crate::problem::Severity;
 use crate::sample::Interval;
 use crate::section;
+use crate::sink::kafka::Mechanism;
 use crate::sink::mqtt::Protocol;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
@@ -277,6 +278,8 @@ section! {
         "client_id" => client_id: String,
         "username" => username: String,
         "password" => password: SecretSource,
+        "nkey" => nkey: SecretSource,
+        "creds" => creds: SecretSource,
         "protocol" => protocol: Protocol,
         "ca" => ca: String,
         "cert" => cert: String,
@@ -289,6 +292,10 @@ section! {
         "headers" => headers: Headers,
         "concurrency" => concurrency: usize,
         "batch" => batch: EventBatch,
+        "brokers" => brokers: Vec<At<String>>,
+        "topic" => topic: String,
+        "tls" => tls: bool,
+        "sasl" => sasl: Mechanism,
     }
 }
 
@@ -327,6 +334,7 @@ pub enum SinkKind {
     Mqtt,
     Webhook,
     Nats,
+    Kafka,
 }
 
 section! {
@@ -406,6 +414,12 @@ words! {
         "mqtt" => Self::Mqtt,
         "webhook" => Self::Webhook,
         "nats" => Self::Nats,
+        "kafka" => Self::Kafka,
+    }
+    Mechanism {
+        "plain" => Self::Plain,
+        "scram-sha-256" => Self::ScramSha256,
+        "scram-sha-512" => Self::ScramSha512,
     }
     tracing::Level {
         "error" => Self::ERROR,
@@ -415,7 +429,9 @@ words! {
         "trace" => Self::TRACE,
     }
     LogFormat {
+        "auto" => Self::Auto,
         "text" => Self::Text,
         "json" => Self::Json,
+        "journal" => Self::Journal,
     }
 }

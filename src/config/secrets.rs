@@ -88,8 +88,8 @@ fn is_name(name: &str, more: impl Fn(char) -> bool) -> bool {
 /// Fetches the credential. On `None` a problem has been reported.
 pub fn resolve(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<Secret> {
     match &source.value {
-        SecretSource::Env(name) => match std::env::var(name) {
-            Ok(value) if !value.is_empty() => Some(Secret::new(value)),
+        SecretSource::Env(name) => match Secret::from_variable(name) {
+            Ok(secret) if !secret.expose().is_empty() => Some(secret),
             Ok(_) => {
                 reader.error(source, format!("environment variable {name} is empty"), "give it a value");
                 None

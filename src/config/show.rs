@@ -11,10 +11,12 @@ use super::{ModelChoice, Settings, SinkSettings, StreamSettings};
 use crate::event::Thresholds;
 use crate::infer::options::ProviderChoice;
 use crate::infer::{BatchSize, Sessions};
-use crate::outbox::route::Route;
+use crate::outbox::route::{Filter, Route};
 use crate::sample::Interval;
+use crate::signature::Unchanged;
 use crate::sink::JsonlTarget;
-use crate::source::Location;
+use crate::sink::nats::Login;
+use crate::source::{Decode, Decoder, Location, Reconnect};
 use crate::tls::Trust;
 
 const HIDDEN: &str = "***";
@@ -31,7 +33,11 @@ pub fn effective(settings: &Settings) -> Value {
         BatchSize::Auto => json!("auto"),
     };
     let sinks = settings.sinks.iter().zip(&settings.routes);
+    let defaults = &settings.defaults;
+    let origins = Some(&settings.origins).filter(|origins| !origins.is_empty());
     without_nulls(json!({
+        // A key that begins so may stand in a file, and means nothing there.
+        "x-environment": origins,
         "instance": settings.instance,
         "model": { "path": match &settings.model {
             ModelChoice::Starter => "starter".to_owned(),
@@ -49,6 +55,8 @@ pub fn effective(settings: &Settings) -> Value {
             "run_limit": infer.run_limit.map(time),
             "batch": { "max_size": max_size, "max_delay": time(infer.max_delay) },
         },
+        "sampling": sampling(defaults.interval, defaults.unchanged.as_ref(), defaults.decode, defaults.decoder),
+        "reconnect": reconnect(&defaults.reconnect),
         "streams": settings.streams.iter().map(|one| stream(one, settings)).collect::<Vec<_>>(),
         "labels": settings.label_sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>(),
         "events": events(&settings.events),
@@ -64,6 +72,7 @@ pub fn effective(settings: &Settings) -> Value {
             "max_age": time(snapshots.max_age),
             "max_side": snapshots.max_side,
             "quality": snapshots.quality,
+            "url": snapshots.url.as_ref().map(url),
         })),
         "api": match &settings.api {
             None => json!({ "listen": "off" }),
@@ -85,15 +94,6 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         Location::V4l2(path) => ("url", format!("v4l2://{}", path.display())),
         Location::Template(path) => ("pipeline", path.display().to_string()),
     };
-    let interval = match stream.interval {
-        Interval::Every(interval) => time(interval),
-        Interval::Auto => "auto".to_owned(),
-    };
-    let unchanged = match &stream.unchanged {
-        None => json!("off"),
-        Some(gate) => json!({ "tolerance": number(gate.tolerance), "max_age": time(gate.max_age) }),
-    };
-    let (ladder, limits) = (&source.reconnect.ladder, &source.reconnect.limits);
     let sets = stream.label_sets.iter().filter_map(|set| settings.label_sets.get(*set));
     let region = &stream.view.region;
     let mut shown = json!({
@@ -102,25 +102,40 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         "username": source.username,
         "password": source.password.as_ref().map(|_| HIDDEN),
         "labels": sets.map(|set| set.name.clone()).collect::<Vec<_>>(),
-        "sampling": {
-            "interval": interval,
-            "unchanged": unchanged,
-            "decode": word(&source.decode),
-            "decoder": word(&source.decoder),
-        },
-        "reconnect": {
-            "first": ladder.steps.first().copied().map(time),
-            "max": ladder.steps.last().copied().map(time),
-            "stable": time(ladder.stable),
-            "first_frame": time(limits.first_frame),
-            "stall": time(limits.stall),
-        },
+        "sampling": sampling(stream.interval, stream.unchanged.as_ref(), source.decode, source.decoder),
+        "reconnect": reconnect(&source.reconnect),
         "view": { "mode": word(&stream.view.mode), "region": [region.x, region.y, region.w, region.h] },
         "pace": word(&source.pace),
         "loop": source.looped,
     });
     shown[key] = place.into();
     shown
+}
+
+fn sampling(interval: Interval, unchanged: Option<&Unchanged>, decode: Decode, decoder: Decoder) -> Value {
+    json!({
+        "interval": match interval {
+            Interval::Every(interval) => time(interval),
+            Interval::Auto => "auto".to_owned(),
+        },
+        "unchanged": match unchanged {
+            None => json!("off"),
+            Some(gate) => json!({ "tolerance": number(gate.tolerance), "max_age": time(gate.max_age) }),
+        },
+        "decode": word(&decode),
+        "decoder": word(&decoder),
+    })
+}
+
+fn reconnect(reconnect: &Reconnect) -> Value {
+    let (ladder, limits) = (&reconnect.ladder, &reconnect.limits);
+    json!({
+        "first": ladder.steps.first().copied().map(time),
+        "max": ladder.steps.last().copied().map(time),
+        "stable": time(ladder.stable),
+        "first_frame": time(limits.first_frame),
+        "stall": time(limits.stall),
+    })
 }
 
 fn events(events: &Thresholds) -> Value {
@@ -178,11 +193,27 @@ fn sink(sink: &SinkSettings) -> Value {
                 "type": "nats",
                 "url": url(&nats.url),
                 "subject_prefix": nats.subject_prefix,
-                "username": nats.username,
-                "password": nats.password.as_ref().map(|_| HIDDEN),
+                "username": match &nats.login { Login::User { name, .. } => Some(name), _ => None },
+                "password": matches!(nats.login, Login::User { password: Some(_), .. } | Login::Token(_)).then_some(HIDDEN),
+                "nkey": matches!(nats.login, Login::Nkey(_)).then_some(HIDDEN),
+                "creds": matches!(nats.login, Login::Credentials(_)).then_some(HIDDEN),
                 "timeout": time(nats.timeout),
             }),
             &nats.trust,
+        ),
+        SinkSettings::Kafka(kafka) => trusting(
+            json!({
+                "type": "kafka",
+                "brokers": kafka.brokers,
+                "topic": kafka.topic,
+                "client_id": kafka.client_id,
+                "tls": kafka.tls.is_some(),
+                "sasl": kafka.sasl.as_ref().map(|sasl| sasl.mechanism.as_str()),
+                "username": kafka.sasl.as_ref().map(|sasl| &sasl.username),
+                "password": kafka.sasl.as_ref().map(|_| HIDDEN),
+                "timeout": time(kafka.timeout),
+            }),
+            &kafka.tls.clone().unwrap_or_default(),
         ),
     }
 }
@@ -196,6 +227,19 @@ fn trusting(mut sink: Value, trust: &Trust) -> Value {
 
 fn with_route(mut sink: Value, route: &Route) -> Value {
     sink["name"] = route.name.clone().into();
+    let Filter { streams, sets, labels, types, attributes, min_severity } = &route.only;
+    let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    let only = without_nulls(json!({
+        "streams": some(streams),
+        "sets": some(sets),
+        "labels": some(labels),
+        "types": (!types.is_empty()).then(|| types.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()),
+        "attributes": (!attributes.is_empty()).then_some(attributes),
+        "min_severity": min_severity.as_ref().map(word),
+    }));
+    if only.as_object().is_some_and(|only| !only.is_empty()) {
+        sink["only"] = only;
+    }
     sink["rate"] = json!(route.rate.map(|rate| json!({ "events": rate.events, "per": time(rate.per) })));
     sink
 }
@@ -203,7 +247,12 @@ fn with_route(mut sink: Value, route: &Route) -> Value {
 fn provider(provider: &ProviderChoice) -> Value {
     let (name, options) = match provider {
         ProviderChoice::Tensorrt(options) => ("tensorrt", json!(options)),
-        ProviderChoice::Cuda(options) => ("cuda", json!(options)),
+        ProviderChoice::Cuda(options) => {
+            let mut options = json!(options);
+            // The only thing that may be written there.
+            options["fp16"] = false.into();
+            ("cuda", options)
+        }
         ProviderChoice::Openvino(options) => ("openvino", json!(options)),
         ProviderChoice::Cpu(options) => ("cpu", json!(options)),
     };

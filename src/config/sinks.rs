@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::routes::{self, Known};
 use super::schema::{Sink, SinkKind};
-use super::{JsonlTarget, SinkSettings, nats, remote};
+use super::{JsonlTarget, SinkSettings, kafka, nats, remote};
 use crate::outbox::route::{Filter, Route};
 use crate::problem::Severity;
 use crate::sink::jsonl::Rotation;
+use crate::sink::kafka::BUILT;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, relative_to};
 
@@ -40,7 +41,11 @@ pub fn check(list: &[At<Sink>], known: &Known, reader: &mut Reader<'_>) -> (Vec<
 fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
     let kind = match &at.value.kind {
         Field::Missing => {
-            reader.missing(at, "type", "write `type: jsonl`, `type: mqtt`, `type: webhook` or `type: nats`");
+            reader.missing(
+                at,
+                "type",
+                "write `type: jsonl`, `type: mqtt`, `type: webhook`, `type: nats` or `type: kafka`",
+            );
             return None;
         }
         Field::Wrong => return None,
@@ -51,6 +56,7 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
         SinkKind::Mqtt => ("mqtt", remote::MQTT_KEYS),
         SinkKind::Webhook => ("webhook", remote::WEBHOOK_KEYS),
         SinkKind::Nats => ("nats", nats::KEYS),
+        SinkKind::Kafka => ("kafka", kafka::KEYS),
     };
     let keys = [&["type"], own, &["name", "only", "rate"]].concat();
     let all = super::keys();
@@ -72,6 +78,7 @@ fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
         SinkKind::Mqtt => remote::mqtt(at, reader).map(SinkSettings::Mqtt),
         SinkKind::Webhook => remote::webhook(at, reader).map(SinkSettings::Webhook),
         SinkKind::Nats => nats::nats(at, reader).map(SinkSettings::Nats),
+        SinkKind::Kafka => kafka::kafka(at, BUILT, reader).map(SinkSettings::Kafka),
     };
     settings.filter(|_| !foreign)
 }

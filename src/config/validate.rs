@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapshots};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, TlsSettings, providers, remote,
-    routes, secrets, sets, sinks,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
+    providers, remote, routes, secrets, sets, sinks,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, split};
@@ -29,6 +29,9 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 const MAX_THREADS: usize = 1024;
 const MAX_SESSIONS: usize = 64;
 const MIN_RUN_LIMIT: Duration = Duration::from_secs(1);
+/// 80 bits, written in hexadecimal digits.
+const LEAST_TOKEN: usize = 20;
+const TOKEN: &str = "make one with `openssl rand -hex 32`";
 
 /// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
 /// not be used.
@@ -65,6 +68,13 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         sets: &label_sets.sets,
         sets_incomplete: label_sets.incomplete,
         templates: paths::templates_dir(),
+    };
+    let defaults = StreamDefaults {
+        interval: around.interval,
+        unchanged: around.unchanged,
+        decode: around.decode,
+        decoder: around.decoder,
+        reconnect: around.reconnect.clone(),
     };
     let no_streams = match raw.streams.given() {
         Some(streams) => document.find(&streams.path).is_empty_list(),
@@ -110,6 +120,8 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         snapshots,
         api,
         log,
+        defaults,
+        origins: super::Origins::new(),
         notices: Vec::new(),
     });
     let mut problems = reader.finish();
@@ -358,7 +370,12 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
             }
         };
         let (cert, key) = (file(&tls.value.cert, "cert"), file(&tls.value.key, "key"));
-        Some(TlsSettings { cert: cert?, key: key? })
+        let (cert, key) = (cert?, key?);
+        if let Err(error) = crate::tls::server(&cert, &key) {
+            reader.error(tls, error, "name a certificate chain in PEM, its own certificate first, and that one's key");
+            return None;
+        }
+        Some(TlsSettings { cert, key })
     });
     let listen = match &raw.listen {
         Field::Wrong => return None,
@@ -376,10 +393,26 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
             "add `token: { file: PATH }` (or env, credential), or listen on 127.0.0.1",
         );
     }
-    Some(ApiSettings { listen, token: token.flatten(), tls })
+    if !listen.ip().to_canonical().is_loopback()
+        && raw.tls.is_missing()
+        && let Some(at) = raw.listen.given().filter(|_| !raw.token.is_missing())
+    {
+        let message = "is reached without encryption: whoever is on the way can read the token";
+        reader.warn(at, message, "add `tls`, or listen on 127.0.0.1 behind a proxy that encrypts");
+    }
+    let token = token.flatten();
+    if let Some((at, token)) = raw.token.given().zip(token.as_ref()) {
+        let bytes = token.expose().as_bytes();
+        if bytes.iter().any(|byte| !byte.is_ascii_graphic()) {
+            reader.error(at, "holds a space, or a character that no header can carry", TOKEN);
+        } else if bytes.len() < LEAST_TOKEN {
+            reader.warn(at, format!("is shorter than {LEAST_TOKEN} characters, which can be guessed"), TOKEN);
+        }
+    }
+    Some(ApiSettings { listen, token, tls })
 }
 
-fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
+pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
     let text = at.value.trim();
     let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
     match text.parse() {

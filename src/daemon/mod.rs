@@ -18,12 +18,15 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::api::{self, Board};
 use crate::catalog::Catalog;
 use crate::config::Settings;
+use crate::control;
 use crate::engine::{Engine, EngineError};
 use crate::gpu;
 use crate::infer::Provider;
 use crate::infer::watchdog::{self, Runs};
+use crate::logs;
 use crate::outbox::OutboxError;
 use crate::pipeline::{self, Stages, Threads};
+use crate::precedence;
 use crate::shutdown::{self, Shutdown};
 use crate::signals;
 use crate::snapshot::Gallery;
@@ -102,14 +105,18 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     threads.extend(snapshots);
     board.set_outbox(outbox.status());
     sinks::recall(&settings, &board);
+    let (asker, asked) = control::channel();
+    let mut door = None;
     if let Some(api) = &settings.api {
-        let (address, thread) = api::start(api, Arc::clone(&board), metrics.clone(), shutdown.clone())?;
-        tracing::info!(%address, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
+        let started = api::start(api, Arc::clone(&board), asker, metrics.clone(), shutdown.clone())?;
+        let (address, tls) = (started.address, api.tls.is_some());
+        tracing::info!(%address, tls, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
         if let Some(gallery) = &gallery {
-            gallery.served_at(address);
+            gallery.served_at(address, if tls { "https" } else { "http" });
             board.set_gallery(Arc::clone(gallery));
         }
-        threads.push(("API".to_owned(), thread));
+        threads.push(("API".to_owned(), started.thread));
+        door = Some(started.door);
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
@@ -123,6 +130,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         }
     };
 
+    precedence::arrange(engine.encoders.first().map(|encoder| encoder.provider()), engine.plan.as_ref());
     let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,
@@ -138,7 +146,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     for stream in &settings.streams {
         fleet.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
-    let wishes = Wishes { reloads, commands };
+    let wishes = Wishes { reloads, commands, asked, door };
     let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, wishes, catalog, shutdown.clone());
     reloader.show(&board, &fleet);
     let (model, provider) = (&*engine.model.name, engine.provider);
@@ -233,6 +241,7 @@ fn watch(
     let mut losses = Losses::new(upkept);
     loop {
         health.look(Instant::now());
+        logs::upkeep(Instant::now());
         fleet.look();
         fleet.adapt(Instant::now());
         if fleet.is_done() {

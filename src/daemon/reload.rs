@@ -1,5 +1,5 @@
-//! Reading the configuration again while the daemon runs (SIGHUP), and switching streams by command: streams come, go and change, label
-//! sets are exchanged.
+//! Reading the configuration again while the daemon runs (SIGHUP, the API), and switching streams by command: streams come, go and change,
+//! label sets are exchanged, the API's token and certificate too.
 //!
 //! Lives on the main thread; only label texts that are new are embedded beside it, on a thread of its own, since that takes seconds.
 //! A configuration with a problem changes nothing and is told as `check` would. Keys that need a restart are named and keep their old
@@ -11,12 +11,16 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use tokio::sync::oneshot;
+
 use super::fleet::Fleet;
-use crate::api::{Board, SetView};
+use crate::api::{Board, Door, SetView};
 use crate::catalog::{Catalog, Command, Watched};
-use crate::config::{self, Settings, StreamSettings};
+use crate::config::{self, ApiSettings, Settings, StreamSettings};
+use crate::control::{Asked, Outcome, Wish};
 use crate::engine::{EngineError, LabelBook};
-use crate::problem::Severity;
+use crate::logs;
+use crate::problem::{Problem, Severity};
 use crate::score::Scorer;
 use crate::shutdown::Shutdown;
 use crate::systemd::{self, LongStep};
@@ -37,6 +41,8 @@ pub struct Reloader {
     under_way: Option<UnderWay>,
     /// systemd has been told that a reload has begun, and not yet that it is over.
     told: bool,
+    /// Who asked for the reload that is under way, if he waits for it.
+    asker: Option<oneshot::Sender<Outcome>>,
 }
 
 /// What may be asked of a running daemon.
@@ -45,6 +51,10 @@ pub struct Wishes {
     pub reloads: Receiver<()>,
     /// To switch a stream on or off.
     pub commands: Receiver<Command>,
+    /// What the API wants, which waits for what comes of it.
+    pub asked: Receiver<Asked>,
+    /// The API's, if there is one.
+    pub door: Option<Arc<Door>>,
 }
 
 /// New label texts are being embedded for these settings.
@@ -64,7 +74,8 @@ impl Reloader {
         shutdown: Shutdown,
     ) -> Self {
         let switched = HashMap::new();
-        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way: None, told: false }
+        let (under_way, asker) = (None, None);
+        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way, told: false, asker }
     }
 
     /// Tells the API and the sinks what runs now.
@@ -102,15 +113,16 @@ impl Reloader {
                 Ok(Ok(scorers)) => {
                     let _ = under_way.thread.join();
                     self.apply(under_way.settings, scorers, fleet);
+                    self.answer(Outcome::Done);
                     true
                 }
                 Ok(Err(error)) => {
                     let _ = under_way.thread.join();
-                    refuse(&format!("the new labels cannot be used: {error}"));
+                    self.refuse(&format!("the new labels cannot be used: {error}"), Vec::new());
                     false
                 }
                 Err(_) if under_way.thread.is_finished() && under_way.scorers.is_empty() => {
-                    refuse("embedding the new labels panicked; please report this");
+                    self.refuse("embedding the new labels panicked; please report this", Vec::new());
                     false
                 }
                 Err(_) => {
@@ -120,23 +132,48 @@ impl Reloader {
             };
         }
         if let Ok(command) = self.wishes.commands.try_recv() {
-            return self.switch(&command, fleet);
+            return matches!(self.switch(&command, fleet), Outcome::Done);
+        }
+        if let Ok(Asked { wish, answer }) = self.wishes.asked.try_recv() {
+            self.asker = Some(answer);
+            return match wish {
+                Wish::Reload => self.reload(fleet),
+                Wish::Switch(command) => {
+                    let outcome = self.switch(&command, fleet);
+                    let changed = matches!(outcome, Outcome::Done);
+                    self.answer(outcome);
+                    changed
+                }
+            };
         }
         self.wishes.reloads.try_recv().is_ok() && self.reload(fleet)
     }
 
-    /// A stream is switched on or off, as if the file said so. Returns whether that changes anything.
-    fn switch(&mut self, Command { stream, enabled }: &Command, fleet: &mut Fleet) -> bool {
+    /// Tells who waits what came of it. He may have gone.
+    fn answer(&mut self, outcome: Outcome) {
+        self.asker.take().map(|asker| asker.send(outcome));
+    }
+
+    fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
+        metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
+        tracing::error!(why, "the old configuration stays");
+        self.answer(Outcome::Refused { why: why.to_owned(), problems });
+    }
+
+    /// A stream is switched on or off, as if the file said so.
+    fn switch(&mut self, Command { stream, enabled }: &Command, fleet: &mut Fleet) -> Outcome {
         let mut new = self.current.clone();
-        let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == **stream) else { return false };
+        let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == **stream) else {
+            return Outcome::NoSuchStream;
+        };
         if found.enabled == *enabled {
-            return false;
+            return Outcome::Already;
         }
         found.enabled = *enabled;
         tracing::info!(%stream, enabled, "switched by a command, until the configuration says otherwise or the next start");
         self.switched.insert(stream.clone(), *enabled);
         self.apply(new, self.scorers.clone(), fleet);
-        true
+        Outcome::Done
     }
 
     /// What was switched by a command stays so, unless the file has changed its mind about that stream.
@@ -168,14 +205,14 @@ impl Reloader {
                 for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
                     tracing::error!("{problem}");
                 }
-                refuse("the configuration has problems");
+                self.refuse("the configuration has problems", problems);
                 return false;
             }
         };
         for notice in &new.notices {
             tracing::warn!("{notice}");
         }
-        let stuck = needs_restart(&self.current, &new);
+        let stuck = config::effects::waiting(&self.current, &new);
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
         }
@@ -185,15 +222,17 @@ impl Reloader {
             model: self.current.model.clone(),
             infer: self.current.infer.clone(),
             sinks: self.current.sinks.clone(),
+            routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
-            api: self.current.api.clone(),
-            log: self.current.log,
+            api: self.api(new.api),
+            log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };
         self.keep_switched(&mut new);
         let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
             self.apply(new, self.scorers.clone(), fleet);
+            self.answer(Outcome::Done);
             return true;
         };
         let (done, scorers) = bounded(1);
@@ -206,9 +245,28 @@ impl Reloader {
         };
         match std::thread::Builder::new().name("vtagd-reload".to_owned()).spawn(embed) {
             Ok(thread) => self.under_way = Some(UnderWay { settings: new, scorers, thread }),
-            Err(error) => refuse(&format!("no thread to embed the new labels: {error}")),
+            Err(error) => self.refuse(&format!("no thread to embed the new labels: {error}"), Vec::new()),
         }
         false
+    }
+
+    /// What the API goes on with: where it listens, and whether with TLS, stays; its token and its certificate, which is read anew even if
+    /// its path is the same, do not.
+    fn api(&self, new: Option<ApiSettings>) -> Option<ApiSettings> {
+        let (Some(door), Some(current), Some(new)) = (&self.wishes.door, &self.current.api, new) else {
+            return self.current.api.clone();
+        };
+        if new.tls.is_some() != current.tls.is_some() {
+            return Some(current.clone());
+        }
+        match door.change(&new) {
+            Ok(()) => Some(ApiSettings { listen: current.listen, ..new }),
+            Err(error) => {
+                // It could be read a moment ago.
+                tracing::error!(%error, "the API goes on with its old token and certificate");
+                Some(current.clone())
+            }
+        }
     }
 
     /// Makes `new` what runs: streams that are gone or changed leave, the others get their new labels between two batches, and
@@ -217,6 +275,9 @@ impl Reloader {
         let old = std::mem::replace(&mut self.current, new);
         self.scorers = scorers;
         let new = &self.current;
+        if old.log.level != new.log.level {
+            change_level(old.log.level, new.log.level);
+        }
         let stays = |id: &str| {
             let find = |settings: &Settings| settings.streams.iter().find(|s| &*s.source.id == id).cloned();
             match (find(&old), find(new)) {
@@ -244,22 +305,18 @@ impl Reloader {
     }
 }
 
-fn refuse(why: &str) {
-    metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
-    tracing::error!(why, "the old configuration stays");
-}
-
-/// Keys whose new values only a restart can bring about.
-fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let changed = [
-        ("instance", old.instance != new.instance),
-        ("model", old.model != new.model),
-        ("runtime", old.infer != new.infer),
-        ("sinks", old.sinks != new.sinks),
-        ("outbox", old.outbox != new.outbox),
-        ("snapshots", old.snapshots != new.snapshots),
-        ("api", old.api != new.api),
-        ("log", old.log != new.log),
-    ];
-    changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+/// More or less is told from now on, which the louder of the two levels tells.
+fn change_level(from: tracing::Level, to: tracing::Level) {
+    if logs::is_level_held() {
+        tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told");
+        return;
+    }
+    let tell = || tracing::info!(%from, %to, "the log's level changes");
+    if to < from {
+        tell();
+        logs::set_level(to);
+    } else {
+        logs::set_level(to);
+        tell();
+    }
 }

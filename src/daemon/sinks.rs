@@ -32,6 +32,11 @@ pub fn start(
             SinkSettings::Mqtt(mqtt) => Box::new(Mqtt::new(mqtt.clone(), Arc::clone(catalog), gallery.cloned())),
             SinkSettings::Webhook(webhook) => Box::new(Webhook::new(webhook.clone())),
             SinkSettings::Nats(nats) => Box::new(Nats::new(nats.clone())),
+            #[cfg(feature = "kafka")]
+            SinkSettings::Kafka(kafka) => Box::new(crate::sink::kafka::producer::Kafka::new(kafka.clone())),
+            // The configuration was refused.
+            #[cfg(not(feature = "kafka"))]
+            SinkSettings::Kafka(_) => return Err(SinkError::NotBuilt),
         })
     };
     let sinks = settings.sinks.iter().map(make).collect::<Result<Vec<_>, _>>()?;

@@ -1,4 +1,4 @@
-//! What a run needs besides its pictures, made once for each batch shape: options with a tensor for the answer, the scratch of
+//! What a run needs besides its pictures, made once for each batch shape: options, a tensor for the answer, the scratch of
 //! models in 16 bits, and memory that a GPU reads without a copy in between. Also the way to end a run from another thread.
 //!
 //! On the thread of the encoder it belongs to, but for [`Halt`], which any thread may hold. Shapes are few (see
@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
-use ort::value::{Tensor, TensorElementType};
+use ort::session::{RunOptions, Session};
+use ort::value::{DynValue, Tensor, TensorElementType};
 
 use super::{Provider, Stop};
 use crate::tensor::HostMemory;
@@ -23,33 +23,26 @@ use crate::tensor::HostMemory;
 /// Shapes that are remembered at once; beyond, all are made anew.
 const SHAPES: usize = 16;
 
-/// Options of runs of one shape.
-pub struct Options(RunOptions<HasSelectedOutputs>);
-
-// SAFETY: `RunOptions` is not `Sync` because runs on two threads at once would write the same preallocated answer. Here runs happen on
-// the encoder's thread alone. What other threads call, through `Halt`, is `terminate` and `unterminate`: they set one flag, which
-// ONNX Runtime reads between two nodes and which is meant to be set while a run goes on.
-unsafe impl Sync for Options {}
-
-impl Options {
-    pub fn get(&self) -> &RunOptions<HasSelectedOutputs> {
-        &self.0
-    }
-}
-
 /// The output that is wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Output {
-    pub name: String,
     /// Floats of a picture, once they are known.
     pub dim: usize,
     pub element: Option<TensorElementType>,
 }
 
-/// Options by the pictures in a run.
+/// What runs of one shape have.
+struct Shape {
+    rows: usize,
+    options: Arc<RunOptions>,
+    /// Between two runs; without one the runtime makes it.
+    answer: Option<DynValue>,
+}
+
+/// Options and answers by the pictures in a run.
 pub struct Shapes {
     output: Output,
-    known: Vec<(usize, Arc<Options>)>,
+    known: Vec<Shape>,
     halt: Arc<Halt>,
     pinned: Option<Allocator>,
     /// Pictures in 16 bits on their way to the runtime, the largest run so far.
@@ -83,35 +76,33 @@ impl Shapes {
         self.halt.options().clear();
     }
 
-    /// Options for a run of `rows` pictures.
+    /// Options for a run of `rows` pictures, and the tensor for its answer, which is to come back with [`Self::keep`].
     ///
     /// # Errors
     /// What ONNX Runtime says, most likely that there is no memory.
-    pub fn options(&mut self, rows: usize) -> Result<Arc<Options>, ort::Error> {
-        if let Some((_, options)) = self.known.iter().find(|(known, _)| *known == rows) {
-            return Ok(Arc::clone(options));
+    pub fn take(&mut self, rows: usize) -> Result<(Arc<RunOptions>, Option<DynValue>), ort::Error> {
+        if let Some(shape) = self.known.iter_mut().find(|shape| shape.rows == rows) {
+            let answer = match shape.answer.take() {
+                None => answer(self.pinned.as_ref(), &self.output, rows)?,
+                kept => kept,
+            };
+            return Ok((Arc::clone(&shape.options), answer));
         }
         if self.known.len() >= SHAPES {
             self.forget();
         }
-        let name = self.output.name.as_str();
-        let mut selector = OutputSelector::no_default().with(name);
-        let shape = [rows, self.output.dim];
-        let heap = Allocator::default();
-        let allocator = self.pinned.as_ref().unwrap_or(&heap);
-        match self.output.element {
-            Some(TensorElementType::Float32) if self.output.dim > 0 => {
-                selector = selector.preallocate(name, Tensor::<f32>::new(allocator, shape)?);
-            }
-            Some(TensorElementType::Float16) if self.output.dim > 0 => {
-                selector = selector.preallocate(name, Tensor::<f16>::new(allocator, shape)?);
-            }
-            _ => {}
-        }
-        let options = Arc::new(Options(RunOptions::new()?.with_outputs(selector)));
+        let answer = answer(self.pinned.as_ref(), &self.output, rows)?;
+        let options = Arc::new(RunOptions::new()?);
         self.halt.options().push(Arc::clone(&options));
-        self.known.push((rows, Arc::clone(&options)));
-        Ok(options)
+        self.known.push(Shape { rows, options: Arc::clone(&options), answer: None });
+        Ok((options, answer))
+    }
+
+    /// Takes an answer's tensor back for the next run of as many pictures.
+    pub fn keep(&mut self, rows: usize, answer: DynValue) {
+        if let Some(shape) = self.known.iter_mut().find(|shape| shape.rows == rows && self.output.dim > 0) {
+            shape.answer = Some(answer);
+        }
     }
 
     /// Room for `len` numbers of 16 bits, pinned where that is of use.
@@ -140,6 +131,18 @@ impl Shapes {
             }
         }
     }
+}
+
+/// A tensor for the answer to `rows` pictures, once it is known how long it is.
+fn answer(pinned: Option<&Allocator>, output: &Output, rows: usize) -> Result<Option<DynValue>, ort::Error> {
+    let heap = Allocator::default();
+    let (allocator, shape) = (pinned.unwrap_or(&heap), [rows, output.dim]);
+    Ok(match output.element {
+        _ if output.dim == 0 => None,
+        Some(TensorElementType::Float32) => Some(Tensor::<f32>::new(allocator, shape)?.into_dyn()),
+        Some(TensorElementType::Float16) => Some(Tensor::<f16>::new(allocator, shape)?.into_dyn()),
+        _ => None,
+    })
 }
 
 /// An allocator of pinned memory, which a GPU reads directly.
@@ -192,12 +195,12 @@ impl Pinned {
 /// Ends runs. Made for one encoder, held by whoever watches it.
 #[derive(Default)]
 pub struct Halt {
-    options: Mutex<Vec<Arc<Options>>>,
+    options: Mutex<Vec<Arc<RunOptions>>>,
     asked: AtomicBool,
 }
 
 impl Halt {
-    fn options(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Options>>> {
+    fn options(&self) -> std::sync::MutexGuard<'_, Vec<Arc<RunOptions>>> {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,7 +209,7 @@ impl Halt {
         if self.asked.swap(false, Ordering::AcqRel) {
             for options in self.options().iter() {
                 // It cannot fail; a run that ended at once would tell.
-                let _ = options.get().unterminate();
+                let _ = options.unterminate();
             }
         }
     }
@@ -216,7 +219,7 @@ impl Stop for Halt {
     fn stop(&self) {
         self.asked.store(true, Ordering::Release);
         for options in self.options().iter() {
-            if let Err(error) = options.get().terminate() {
+            if let Err(error) = options.terminate() {
                 tracing::warn!(%error, "the run cannot be told to end");
             }
         }

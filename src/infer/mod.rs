@@ -23,6 +23,7 @@ mod placement;
 pub mod plain;
 pub mod probe;
 pub(crate) mod provider;
+pub mod run;
 pub mod runtime;
 pub mod select;
 pub mod session;

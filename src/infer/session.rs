@@ -1,7 +1,7 @@
 //! The image tower in ONNX Runtime: a batch of pixel tensors in, L2-normalised embeddings out.
 //!
 //! Runs on the caller's thread (plus ONNX Runtime's own pool, `runtime.threads`); one call at a time. Nothing is queued
-//! here. Input and output are found by looking at the model, so any export of a dual encoder works: see [`super::graph`].
+//! here. On the CPU several encoders may share one session, and its weights: see [`OrtImageEncoder::beside`]. Input and output are found by looking at the model, so any export of a dual encoder works: see [`super::graph`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use super::graph::{self, Element, ImageInput};
 use super::placement::{Placement, ProfileFolder};
 use super::probe::Reference;
 use super::provider::Request;
+use super::run::{self, Names};
 use super::runtime::Runtime;
 use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Stop};
 use super::{ceiling, provider, select, tensorrt};
@@ -28,13 +29,15 @@ mod warm;
 
 /// [`ImageEncoder`] over an ONNX Runtime session.
 pub struct OrtImageEncoder {
-    session: Session,
+    /// Shared with those [`beside`](Self::beside) it.
+    session: Arc<Session>,
+    names: Names,
     shapes: Shapes,
     provider: Provider,
     choice: ProviderChoice,
     refused: Vec<Refused>,
     input: ImageInput,
-    output: String,
+    output: Output,
     /// Sizes of runs, where only some are wanted.
     buckets: Buckets,
     /// Height and width of a picture.
@@ -163,7 +166,8 @@ impl OrtImageEncoder {
 
     /// Looks where the runs so far really happened, and ends the profile that told it.
     fn check_placement(&mut self) -> Result<(), InferError> {
-        let read = self.session.end_profiling().map_err(|e| e.to_string()).and_then(|file| {
+        let session = Arc::get_mut(&mut self.session).ok_or_else(|| "others use the session too".to_owned());
+        let read = session.and_then(|session| session.end_profiling().map_err(|e| e.to_string())).and_then(|file| {
             let placement = Placement::read(Path::new(&file));
             let _ = std::fs::remove_file(&file);
             placement
@@ -202,17 +206,18 @@ impl OrtImageEncoder {
         let output = graph::embedding_output(session.outputs(), graph::IMAGE_OUTPUTS, file)?;
         let dim = output.dim.unwrap_or(0);
         let element = session.outputs().iter().find(|o| o.name() == output.name).and_then(|o| o.dtype().tensor_type());
-        let wanted = Output { name: output.name.clone(), dim, element };
+        let wanted = Output { dim, element };
         let mut encoder = Self {
+            names: Names::new(&input.name, &output.name)?,
             shapes: Shapes::new(&session, provider, choice.device(), wanted),
-            session,
+            session: Arc::new(session),
             provider,
             choice: choice.clone(),
             refused: Vec::new(),
             chunk: input.batch,
             buckets: Buckets::of(provider, settings.max_size.most(provider)),
             input,
-            output: output.name,
+            output: wanted,
             size,
             dim,
             expected: Duration::ZERO,
@@ -223,6 +228,27 @@ impl OrtImageEncoder {
             encoder.encode(&warm::probe(encoder.picture_len(), 0), 1, &mut embedding)?;
         }
         Ok(encoder)
+    }
+
+    /// Another encoder over the same session, as warm as this one: it runs at the same time as this one and costs no second copy of the
+    /// weights. Only on the CPU, whose sessions may run on several threads at once; `None` on others.
+    pub fn beside(&self) -> Option<Self> {
+        (self.provider == Provider::Cpu).then(|| Self {
+            session: Arc::clone(&self.session),
+            names: self.names.clone(),
+            shapes: Shapes::new(&self.session, self.provider, self.choice.device(), self.output),
+            provider: self.provider,
+            choice: self.choice.clone(),
+            refused: self.refused.clone(),
+            input: self.input.clone(),
+            output: self.output,
+            buckets: self.buckets.clone(),
+            size: self.size,
+            dim: self.dim,
+            chunk: self.chunk,
+            expected: self.expected,
+            padded: Vec::new(),
+        })
     }
 
     /// Pictures in one run of a batch that is long enough, where that is known.
@@ -254,28 +280,26 @@ impl OrtImageEncoder {
             &self.padded
         };
         let failed = |e: ort::Error| failure(&e);
-        let name = self.input.name.as_str();
-        let options = self.shapes.options(rows).map_err(failed)?;
-        let outputs = match self.input.element {
+        let (options, room) = self.shapes.take(rows).map_err(failed)?;
+        let (session, names) = (&*self.session, &self.names);
+        let answer = match self.input.element {
             Element::F32 => {
                 let tensor = TensorRef::from_array_view((shape, pixels)).map_err(failed)?;
-                self.session.run_with_options(ort::inputs![name => tensor], options.get()).map_err(failed)?
+                run::run(session, &options, names, &*tensor, room).map_err(failed)?
             }
             Element::F16 => {
                 let halves = self.shapes.halves(wanted).map_err(failed)?;
                 halves.iter_mut().zip(pixels).for_each(|(half, value)| *half = f16::from_f32(*value));
                 let tensor = TensorRef::from_array_view((shape, &*halves)).map_err(failed)?;
-                self.session.run_with_options(ort::inputs![name => tensor], options.get()).map_err(failed)?
+                run::run(session, &options, names, &*tensor, room).map_err(failed)?
             }
         };
-        let value = outputs
-            .get(&self.output)
-            .ok_or_else(|| InferError::Run(format!("the image tower gave no `{}`", self.output)))?;
         let start = embeddings.len();
-        let dim = append_rows(value, rows, count, embeddings).map_err(InferError::Run)?;
-        drop(outputs);
+        let dim = append_rows(&answer, rows, count, embeddings).map_err(InferError::Run)?;
+        self.shapes.keep(rows, answer);
         if self.dim == 0 {
             self.dim = dim;
+            self.output.dim = dim;
             self.shapes.set_dim(dim);
         }
         if dim != self.dim {

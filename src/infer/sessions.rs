@@ -1,8 +1,8 @@
 //! All sessions of a model: on each device so many, with the provider that works on the first. In: the settings; out: warm encoders,
 //! what a batch may hold, and how that was found. On the caller's thread, at start-up.
 //!
-//! Each session has weights of its own in memory. One that cannot be opened beside the first is left out and told, unless the
-//! configuration is strict; what its devices were to do, the others do.
+//! On the CPU sessions share their weights ([`OrtImageEncoder::beside`]); elsewhere each has its own in memory. One that cannot
+//! be opened beside the first is left out and told, unless the configuration is strict; what its devices were to do, the others do.
 
 use std::time::Instant;
 
@@ -63,6 +63,10 @@ pub fn open(
     let same = InferSettings { max_size: BatchSize::Pictures(max_size), strict: true, ..settings.clone() };
     for choice in places(settings, &choice).into_iter().skip(1) {
         let (device, started, before) = (choice.device(), Instant::now(), resident_mib());
+        if let Some(encoder) = encoders.first().and_then(OrtImageEncoder::beside) {
+            encoders.push(encoder);
+            continue;
+        }
         let same = InferSettings { providers: vec![choice], ..same.clone() };
         let opened = OrtImageEncoder::open(runtime, bundle, &same, size).and_then(|mut encoder| {
             // A smaller GPU holds smaller batches, and any session may be given any batch.
@@ -80,12 +84,27 @@ pub fn open(
             Err(error) => warn!(device, %error, "a session cannot be opened, going on without it"),
         }
     }
+    if encoders.len() > 1 && choice.provider() == Provider::Cpu {
+        side_by_side(&mut encoders, max_size)?;
+        info!(sessions = encoders.len(), "sessions share the weights");
+    }
     let threads = choice.threads(settings.threads);
     let plan = Plan { sessions: encoders.len(), threads, devices: settings.devices.clone(), max_size, sizing };
     if let Some(sizing) = &plan.sizing {
         info!(max_size, measured = %sizing, "batch size found");
     }
     Ok(Opened { encoders, refused, plan })
+}
+
+/// Runs a full batch on all at once, so that the memory for it is there before the first frame, and tells each how long that takes.
+fn side_by_side(encoders: &mut [OrtImageEncoder], max_size: usize) -> Result<(), InferError> {
+    std::thread::scope(|scope| {
+        let runs: Vec<_> =
+            encoders.iter_mut().map(|encoder| scope.spawn(move || encoder.time_full(max_size))).collect();
+        runs.into_iter().try_for_each(|run| {
+            run.join().unwrap_or_else(|_| Err(InferError::Run("warming up panicked; its message is above".into())))
+        })
+    })
 }
 
 /// The settings with every provider on the first of `devices`.

@@ -1,8 +1,9 @@
 //! `runtime.sessions: auto` on a CPU: how the cores are shared out between sessions. In: the cores, what a session takes, and what was
 //! measured; out: sessions and threads each. Pure, but for the file that remembers the answer.
 //!
-//! Threads of one session wait for each other hundreds of times a run; two sessions with half the threads each do so less. But each
-//! has the weights once more, and a batch takes longer. So sessions have to be worth it: [`WORTH`].
+//! Threads of one session wait for each other hundreds of times a run; two sessions with half the threads each do so less, and all the
+//! more so where something else takes a core from time to time. They share their weights, but each run has memory of its own and takes
+//! longer. So sessions have to be worth it: [`WORTH`].
 
 use std::fs;
 use std::io;
@@ -11,15 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Where nobody asks for it, a box with fewer cores is not measured: it is a small one, with little memory for a second copy of the
-/// weights, and slow to start already.
+/// Where nobody asks for it, a box with fewer cores is not measured: it is a small one, and slow to start already.
 pub const UNASKED_CORES: usize = 4;
 /// With one core there is nothing to share out.
 pub const LEAST_CORES: usize = 2;
-/// What more sessions must gain over fewer.
-const WORTH: f64 = 1.15;
-/// Weights of all sessions together, at most: memory that nobody asked to be spent.
-const MOST_WEIGHTS: u64 = 1 << 30;
+/// What more sessions must gain over fewer: a picture that comes alone is looked at by fewer threads.
+const WORTH: f64 = 1.1;
 /// Longest file that is read.
 const FILE_LIMIT: u64 = 64 << 10;
 
@@ -31,13 +29,11 @@ pub struct Split {
 }
 
 /// What is worth measuring on so many `cores`, fewest sessions first; only the first where there is nothing to choose, or there are
-/// fewer cores than `least`. `weights` is what one session takes, `free` the memory that there is, in bytes.
-pub fn candidates(cores: usize, least: usize, weights: u64, free: u64) -> Vec<Split> {
+/// fewer cores than `least`.
+pub fn candidates(cores: usize, least: usize) -> Vec<Split> {
     let all = Split { sessions: 1, threads: cores.max(1) };
-    let most = MOST_WEIGHTS.min(free / 2);
-    let fits = |sessions: usize| weights.saturating_mul(sessions as u64) <= most;
     let more = std::iter::successors(Some(2_usize), |sessions| Some(sessions * 2))
-        .take_while(|sessions| cores >= least.max(LEAST_CORES) && *sessions <= cores && fits(*sessions))
+        .take_while(|sessions| cores >= least.max(LEAST_CORES) && *sessions <= cores)
         .map(|sessions| Split { sessions, threads: cores / sessions });
     std::iter::once(all).chain(more).collect()
 }
@@ -107,48 +103,33 @@ pub fn cpu_name(cpuinfo: &str) -> String {
     value("model name").or_else(|| value("CPU part")).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Memory that may be used without swapping, of `/proc/meminfo`.
-pub fn free_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MIB: u64 = 1 << 20;
-
-    fn splits(cores: usize, weights: u64, free: u64) -> Vec<(usize, usize)> {
-        candidates(cores, UNASKED_CORES, weights, free).iter().map(|split| (split.sessions, split.threads)).collect()
+    fn splits(cores: usize) -> Vec<(usize, usize)> {
+        candidates(cores, UNASKED_CORES).iter().map(|split| (split.sessions, split.threads)).collect()
     }
 
     #[test]
     fn few_cores_are_not_shared_out() {
-        assert_eq!(splits(1, MIB, 8 << 30), [(1, 1)]);
-        assert_eq!(splits(3, MIB, 8 << 30), [(1, 3)]);
-        assert_eq!(candidates(2, LEAST_CORES, MIB, 8 << 30).len(), 2, "unless somebody asks for it");
-        assert_eq!(splits(8, 90 * MIB, 8 << 30), [(1, 8), (2, 4), (4, 2), (8, 1)]);
-        assert_eq!(splits(6, 90 * MIB, 8 << 30), [(1, 6), (2, 3), (4, 1)]);
+        assert_eq!(splits(1), [(1, 1)]);
+        assert_eq!(splits(3), [(1, 3)]);
+        assert_eq!(candidates(2, LEAST_CORES).len(), 2, "unless somebody asks for it");
+        assert_eq!(splits(8), [(1, 8), (2, 4), (4, 2), (8, 1)]);
+        assert_eq!(splits(6), [(1, 6), (2, 3), (4, 1)]);
     }
 
     #[test]
-    fn large_weights_are_not_held_many_times_over() {
-        assert_eq!(splits(16, 640 * MIB, 64 << 30), [(1, 16)], "two of them are more than 1 GiB");
-        assert_eq!(splits(16, 300 * MIB, 64 << 30), [(1, 16), (2, 8)]);
-        assert_eq!(splits(16, 300 * MIB, 1 << 30), [(1, 16)], "half of the memory is not enough for two");
-    }
-
-    #[test]
-    fn more_sessions_have_to_be_worth_their_memory() {
+    fn more_sessions_have_to_be_worth_it() {
         let split = |sessions| Split { sessions, threads: 8 / sessions };
         let chosen = |rates: [f64; 4]| {
             let measured: Vec<_> = [1, 2, 4, 8].map(split).into_iter().zip(rates).collect();
             choose(&measured).unwrap().sessions
         };
-        assert_eq!(chosen([100.0, 110.0, 112.0, 114.0]), 1);
+        assert_eq!(chosen([100.0, 106.0, 108.0, 109.0]), 1);
         assert_eq!(chosen([100.0, 120.0, 125.0, 130.0]), 2);
-        assert_eq!(chosen([100.0, 110.0, 120.0, 90.0]), 4, "two alone would not have been");
+        assert_eq!(chosen([100.0, 108.0, 115.0, 90.0]), 4, "two alone would not have been");
         assert_eq!(choose(&[]), None);
     }
 

@@ -11,6 +11,7 @@ use crossbeam_channel::Receiver;
 
 use super::{Preprocessor, Spec};
 use crate::batch::PrepareJob;
+use crate::precedence;
 
 /// Starts `threads` threads (at least one).
 ///
@@ -26,6 +27,7 @@ pub fn spawn(threads: usize, spec: &Arc<Spec>, jobs: &Receiver<PrepareJob>) -> s
 }
 
 fn work(spec: Arc<Spec>, jobs: &Receiver<PrepareJob>) {
+    precedence::step_back();
     let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
     // Told once per run of failures; the counter of dropped frames tells how many there were.
     let mut failing = false;

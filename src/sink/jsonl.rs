@@ -31,6 +31,8 @@ pub enum SinkError {
     Open { path: PathBuf, source: io::Error },
     #[error("cannot start a sink's thread: {0}")]
     Thread(io::Error),
+    #[error("this vtagd has no Kafka client; build it with `--features kafka`")]
+    NotBuilt,
 }
 
 enum Output {

@@ -39,6 +39,7 @@
 //! [`runner::start`], or call `run` by hand.
 
 pub mod jsonl;
+pub mod kafka;
 pub mod lanes;
 pub mod mqtt;
 pub mod nats;

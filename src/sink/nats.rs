@@ -27,14 +27,52 @@ const IN_FLIGHT: usize = 256;
 /// For acknowledgements that are on their way when the daemon ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// How the daemon shows who it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Login {
+    Nobody,
+    User {
+        name: String,
+        password: Option<Secret>,
+    },
+    Token(Secret),
+    /// The seed of a user's key, `SU…`, which signs what the server asks.
+    Nkey(Secret),
+    /// The content of a `.creds` file: a user's JWT and the seed of its key.
+    Credentials(Secret),
+}
+
+impl Login {
+    fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Nobody => None,
+            Self::User { password, .. } => password.as_ref(),
+            Self::Token(secret) | Self::Nkey(secret) | Self::Credentials(secret) => Some(secret),
+        }
+    }
+}
+
+/// Whether `secret` is the seed of a user's key.
+pub fn is_user_seed(secret: &Secret) -> bool {
+    nkeys::KeyPair::from_seed(secret.expose()).is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User)
+}
+
+/// Whether `secret` is a JWT and a seed, as a `.creds` file has them.
+pub fn is_credentials(secret: &Secret) -> bool {
+    with_credentials(ConnectOptions::new(), secret).is_some()
+}
+
+fn with_credentials(options: ConnectOptions, both: &Secret) -> Option<ConnectOptions> {
+    // The parser wants the newline at the end, which a secret has lost.
+    options.credentials(&format!("{}\n", both.expose())).ok()
+}
+
 /// `type: nats`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NatsSettings {
     /// `nats://` or `tls://`, without credentials.
     pub url: url::Url,
-    pub username: Option<String>,
-    /// Without a user name: a token.
-    pub password: Option<Secret>,
+    pub login: Login,
     pub subject_prefix: String,
     pub trust: Trust,
     /// For a connection, and for an acknowledgement.
@@ -54,7 +92,7 @@ impl Nats {
     }
 
     async fn connect(&self, lost: Arc<Notify>) -> Result<Client, Fault> {
-        let NatsSettings { url, username, password, trust, timeout, .. } = &self.settings;
+        let NatsSettings { url, login, trust, timeout, .. } = &self.settings;
         let mut options = ConnectOptions::new()
             .name("vtagd")
             .connection_timeout(*timeout)
@@ -68,19 +106,25 @@ impl Nats {
                     }
                 }
             });
-        options = match (username, password) {
-            (Some(name), Some(password)) => options.user_and_password(name.clone(), password.expose().to_owned()),
-            (Some(name), None) => options.user_and_password(name.clone(), String::new()),
-            (None, Some(token)) => options.token(token.expose().to_owned()),
-            (None, None) => options,
+        let text = |secret: &Secret| secret.expose().to_owned();
+        options = match login {
+            Login::Nobody => options,
+            Login::User { name, password } => {
+                options.user_and_password(name.clone(), password.as_ref().map(text).unwrap_or_default())
+            }
+            Login::Token(token) => options.token(text(token)),
+            Login::Nkey(seed) => options.nkey(text(seed)),
+            Login::Credentials(both) => with_credentials(options, both)
+                .ok_or_else(|| Fault::again("the credentials are not those of a .creds file"))?,
         };
         if url.scheme() == "tls" {
             let config = tls::client(trust).map_err(Fault::again)?;
             options = options.require_tls(true).tls_client_config((*config).clone());
         }
         options.connect(url.as_str()).await.map_err(|error| {
-            let why = error.to_string();
-            Fault::again(password.as_ref().map_or(why.clone(), |password| password.scrub(&why)))
+            let told = (url.scheme() == "tls").then(|| tls::explained(&error, trust)).flatten();
+            let why = told.unwrap_or_else(|| error.to_string());
+            Fault::again(login.secret().map_or(why.clone(), |secret| secret.scrub(&why)))
         })
     }
 

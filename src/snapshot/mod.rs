@@ -110,7 +110,7 @@ impl Gallery {
     }
 
     /// The API listens on `address`: pictures are to be had there, unless the configuration says where.
-    pub fn served_at(&self, address: std::net::SocketAddr) {
+    pub fn served_at(&self, address: std::net::SocketAddr, scheme: &str) {
         let host = if address.ip().is_unspecified() {
             std::fs::read_to_string("/proc/sys/kernel/hostname")
                 .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned())
@@ -119,7 +119,7 @@ impl Gallery {
         } else {
             address.ip().to_string()
         };
-        let _ = self.base.set(format!("http://{host}:{}/api/v1/snapshots", address.port()));
+        let _ = self.base.set(format!("{scheme}://{host}:{}/api/v1/snapshots", address.port()));
     }
 
     /// Gives `event` the address of its tag's picture, and takes `picture`, the frame that caused the event, if it is worth it.

@@ -18,7 +18,8 @@ use super::aside::{Late, LeftBehind, aside};
 use super::error::{At, SourceError};
 use super::feed::{self, Feed};
 use super::scrub::{self, Scrubber};
-use super::{Limits, Location, SourceSettings, template};
+use super::{Limits, Location, SourceSettings, messages, template};
+use crate::precedence;
 use crate::shutdown::Shutdown;
 
 /// How a connection ended that did not fail.
@@ -58,6 +59,7 @@ impl Connection<'_> {
         let limits = &settings.reconnect.limits;
         let at =
             At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
+        messages::take_over();
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
         let parts = template::build(settings, &at)?;
         let (sender, events) = bounded(4);
@@ -87,6 +89,13 @@ fn listen(
         let event = match message.view() {
             gst::MessageView::Error(error) => Some(Event::Failed(SourceError::from_bus(error, at.clone(), &scrubber))),
             gst::MessageView::Eos(_) => Some(Event::EndOfStream),
+            gst::MessageView::StreamStatus(status) => {
+                // It comes from the thread that it tells of.
+                if status.type_() == gst::StreamStatusType::Enter {
+                    precedence::step_back();
+                }
+                None
+            }
             gst::MessageView::Warning(warning) => {
                 let text = scrubber.scrub(&warning.error().to_string());
                 tracing::debug!(stream = at.stream, warning = text, "gstreamer warns");

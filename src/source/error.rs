@@ -142,7 +142,8 @@ impl SourceError {
     }
 
     fn classify(error: &glib::Error, debug: &str, at: At, scrubber: &Scrubber) -> Self {
-        let detail = scrubber.scrub(&detail(error.message(), debug));
+        // Before it is cut: half a password is too much.
+        let detail = detail(&scrubber.scrub(error.message()), &scrubber.scrub(debug));
         if let Some(kind) = error.kind::<gst::ResourceError>() {
             return match kind {
                 gst::ResourceError::NotAuthorized => Self::Credentials { at, detail },

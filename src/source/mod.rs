@@ -21,6 +21,7 @@ mod feed;
 mod gate;
 mod gop;
 mod media_time;
+mod messages;
 mod picture;
 mod reach;
 mod scrub;
@@ -36,6 +37,7 @@ pub use error::{At, Decision, SourceError};
 
 use crate::backoff::{Backoff, Ladder};
 use crate::frame::{FrameTap, StreamId};
+use crate::precedence;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::status::{StreamState, StreamStatus};
@@ -177,6 +179,7 @@ impl Source {
 
     /// Plays until the file ends, shutdown is asked for, or trying again cannot help. Cameras that fail are retried for ever.
     pub fn run(mut self) -> Ended {
+        precedence::step_back();
         let ended = self.retry();
         self.feed.close();
         match &ended {

@@ -5,7 +5,7 @@
 use url::Url;
 
 use super::{Location, SourceSettings};
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::yaml::snippet::is_secret_key;
 
 /// Takes a source's secrets out of text that libraries wrote.
@@ -21,6 +21,8 @@ impl Scrubber {
         if let Location::Rtsp(url) | Location::Http(url) = &settings.location {
             secrets.extend(url.password().map(Secret::new));
             secrets.extend(url.query().map(Secret::new));
+            let pairs = url.query_pairs().filter(|(key, _)| is_secret_key(key));
+            secrets.extend(pairs.map(|(_, value)| Secret::new(&*value)));
             secrets.extend(secret_segments(url).map(Secret::new));
         }
         Self { secrets }
@@ -45,6 +47,9 @@ pub(super) fn credentials(settings: &SourceSettings) -> (Option<String>, Option<
             user = Some(percent_decode(url.username()));
         }
         password = password.or_else(|| url.password().map(|p| Secret::new(percent_decode(p))));
+    }
+    if let (Some(user), Some(password)) = (&user, &password) {
+        secret::goes_with(user, password);
     }
     (user, password)
 }

@@ -173,6 +173,15 @@ fn configure_sink(sink: &gst_app::AppSink) {
     sink.set_property("wait-on-eos", false);
 }
 
+/// Whether souphttpsrc survives what the variable says: one that it cannot parse ends the process as soon as it connects.
+fn is_proxy(variable: Option<&str>) -> bool {
+    let Some(text) = variable else { return true };
+    let address = if text.starts_with("http://") { text.to_owned() } else { format!("http://{text}") };
+    // GLib knows no stray `%`, which others let pass.
+    let hex = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    text.is_empty() || (url::Url::parse(&address).is_ok() && address.split('%').skip(1).all(hex))
+}
+
 fn configure_source(source: &gst::Element, settings: &SourceSettings, location: &Location) -> Result<(), String> {
     match location {
         Location::Rtsp(url) | Location::Http(url) => set(source, "location", scrub::without_userinfo(url).as_str())?,
@@ -187,6 +196,10 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     }
     if let Some(password) = &password {
         set(source, "user-pw", password.expose())?;
+    }
+    if source.has_property("proxy") && !is_proxy(std::env::var("http_proxy").ok().as_deref()) {
+        tracing::warn!(stream = %settings.id, "`http_proxy` is not the address of a proxy, going without");
+        set(source, "proxy", "")?;
     }
     if credentials && source.has_property("automatic-redirect") {
         set(source, "automatic-redirect", false)?;
@@ -280,6 +293,16 @@ fn do_not_wait_for_more_parts(element: &gst::Element) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_that_is_no_address_is_told_apart() {
+        for good in [None, Some(""), Some("10.0.0.1:3128"), Some("http://u:p%40@h:3128/")] {
+            assert!(is_proxy(good), "{good:?}");
+        }
+        for bad in ["http://u:p%%@h:3128", "http://u:p%zz@h", "http://[::1"] {
+            assert!(!is_proxy(Some(bad)), "{bad}");
+        }
+    }
 
     #[test]
     fn comment_lines_are_not_part_of_the_pipeline() {

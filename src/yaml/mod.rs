@@ -34,6 +34,15 @@ pub struct Document {
     root: Node,
     /// Byte ranges of `text` that must not be shown, sorted, not overlapping.
     hidden: Vec<std::ops::Range<usize>>,
+    /// Texts that stand in the place of values of the file, and what they are called.
+    put: Vec<(String, String)>,
+}
+
+/// One step of a way through a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Key(String),
+    Item(usize),
 }
 
 impl Document {
@@ -74,7 +83,7 @@ impl Document {
         match tree::parse(&text) {
             Ok(root) => {
                 let hidden = snippet::hidden_in_tree(&text, &root);
-                Ok(Self { file: file.to_path_buf(), text, root, hidden })
+                Ok(Self { file: file.to_path_buf(), text, root, hidden, put: Vec::new() })
             }
             Err(failure) => {
                 let hidden = snippet::hidden_in_text(&text);
@@ -98,7 +107,54 @@ impl Document {
 
     /// The file's own characters of a scalar, such as `007` for the number seven; `None` where it is quoted or unknown.
     pub(crate) fn raw(&self, place: Place) -> Option<&str> {
-        self.text.get(place.range()?).map(str::trim)
+        let text = match place.of_put() {
+            Some(index) => &self.put.get(index)?.1,
+            None => &self.text,
+        };
+        text.get(place.range()?).map(str::trim)
+    }
+
+    /// Puts `text`, a value in YAML that is called `name`, in the place of what stands at the end of `way`. Sections that are not there
+    /// are made, items of lists are not. What is wrong with the value is told under `name`, and without a piece of the file.
+    ///
+    /// # Errors
+    /// Text that is not YAML; a list without that item.
+    pub fn put(&mut self, name: &str, way: &[Step], text: &str) -> Result<(), Box<Problem>> {
+        let refuse = |message: String, remedy: &str| bare(Path::new(name), message, remedy);
+        // The parser may repeat what it does not understand, and nobody knows what it is.
+        let parsed = tree::parse(text).map_err(|_| refuse("is not a value in YAML".to_owned(), "put it in quotes"))?;
+        let index = self.put.len();
+        self.put.push((name.to_owned(), text.to_owned()));
+        let here = Place::START.put(index);
+        let mut node = &mut self.root;
+        for step in way {
+            node = match step {
+                Step::Key(key) => {
+                    if !matches!(node.value, Value::Map(_)) {
+                        node.value = Value::Map(Vec::new());
+                    }
+                    let Value::Map(entries) = &mut node.value else { return Ok(()) };
+                    let at = entries.iter().position(|entry| entry.key == *key).unwrap_or_else(|| {
+                        let value = Node { place: here, value: Value::Null };
+                        entries.push(Entry { key: key.clone(), key_place: here, value });
+                        entries.len() - 1
+                    });
+                    &mut entries[at].value
+                }
+                Step::Item(number) => match &mut node.value {
+                    Value::List(items) if *number < items.len() => &mut items[*number],
+                    _ => {
+                        let message = format!("names item {number} of a list that has no such item");
+                        return Err(refuse(
+                            message,
+                            "items are counted from 0, and only those of the file can be changed",
+                        ));
+                    }
+                },
+            };
+        }
+        *node = parsed.moved(&|place| place.put(index));
+        Ok(())
     }
 
     /// Follows `path` (`labels[2].exit`) as far as the tree goes; the last node that exists.
@@ -127,6 +183,14 @@ impl Document {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Problem {
+        if let Some((name, _)) = place.of_put().and_then(|index| self.put.get(index)) {
+            return Problem {
+                severity,
+                field: field.to_owned(),
+                remedy: remedy.into(),
+                ..*bare(Path::new(name), message.into(), "")
+            };
+        }
         Problem {
             severity,
             file: self.file.clone(),

@@ -20,6 +20,16 @@ pub struct Place {
 impl Place {
     pub const START: Self = Self { line: 1, column: 1, span: None };
 
+    /// Somewhere in the text that stands in the place of a value, the `index`th that was [put](super::Document::put) there.
+    pub(super) fn put(self, index: usize) -> Self {
+        Self { line: 0, column: index as u64, ..self }
+    }
+
+    /// Which of the texts that were put into the document it is in; `None` for the file itself.
+    pub(super) fn of_put(self) -> Option<usize> {
+        (self.line == 0).then(|| usize::try_from(self.column).unwrap_or(usize::MAX))
+    }
+
     pub fn position(self) -> (u64, u64) {
         (self.line, self.column)
     }
@@ -48,6 +58,22 @@ pub struct Node {
 }
 
 impl Node {
+    /// The node with all places changed.
+    pub(super) fn moved(mut self, to: &impl Fn(Place) -> Place) -> Self {
+        self.place = to(self.place);
+        self.value = match self.value {
+            Value::List(items) => Value::List(items.into_iter().map(|item| item.moved(to)).collect()),
+            Value::Map(entries) => Value::Map(
+                entries
+                    .into_iter()
+                    .map(|entry| Entry { key_place: to(entry.key_place), value: entry.value.moved(to), ..entry })
+                    .collect(),
+            ),
+            other => other,
+        };
+        self
+    }
+
     pub fn is_empty_list(&self) -> bool {
         matches!(&self.value, Value::List(items) if items.is_empty())
     }

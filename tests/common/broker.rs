@@ -70,6 +70,14 @@ impl Broker {
         eventually("the broker listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     }
 
+    /// It stands still: connections stay, and nothing is answered. There is no way back.
+    pub fn freeze(&mut self) {
+        if let Some(child) = &self.child {
+            // SAFETY: plain system call on a process we started and have not waited for.
+            unsafe { libc::kill(child.id() as i32, libc::SIGSTOP) };
+        }
+    }
+
     /// It goes down, keeping what it has taken.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -63,6 +63,13 @@ pub fn can_have_hosts() -> bool {
     able
 }
 
+/// Every event that the outbox in `folder` has stored, in order.
+pub fn stored(folder: &Path) -> Vec<Value> {
+    let output = vtagd(folder).args(["events", "export", "--outbox"]).arg(folder.join("outbox.db")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 fn clean(mut command: Command, folder: &Path) -> Command {
     command
         .current_dir(root())
@@ -82,6 +89,13 @@ impl Daemon {
     /// Writes `config` to `folder/vtagd.yaml` and starts the daemon on it. Its output goes to files in `folder`.
     pub fn start(folder: &Path, config: &str) -> Self {
         Self::launch(vtagd(folder), folder, config)
+    }
+
+    /// The same with more variables in its environment.
+    pub fn start_with_env<V: AsRef<std::ffi::OsStr>>(folder: &Path, config: &str, env: &[(&str, V)]) -> Self {
+        let mut command = vtagd(folder);
+        command.envs(env.iter().map(|(name, value)| (name, value.as_ref())));
+        Self::launch(command, folder, config)
     }
 
     /// The same with `hosts` in the place of `/etc/hosts`, for the daemon alone: names come and go with what is written into it.
@@ -145,7 +159,8 @@ impl Daemon {
     pub fn url(&mut self) -> String {
         self.wait_for_log("API listens");
         let log = self.log();
-        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+        let line = log.lines().find(|line| line.contains("API listens")).unwrap();
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
         format!("http://{address}")
     }
 

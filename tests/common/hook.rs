@@ -1,6 +1,6 @@
-//! An HTTP server that answers as it is told, for webhooks, and remembers what it was sent.
+//! An HTTP server that answers as it is told, for webhooks, and remembers what it was sent. With TLS where that is wanted.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use serde_json::Value;
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub path: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -53,9 +54,14 @@ pub enum Reply {
 
 type Script = dyn Fn(usize, &Request) -> Reply + Send + Sync;
 
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}
+
 /// See the module.
 pub struct Hook {
     pub port: u16,
+    secure: bool,
     requests: Arc<Mutex<Vec<Request>>>,
     most: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -64,9 +70,25 @@ pub struct Hook {
 impl Hook {
     /// `script` gets the number of the request, from 0, and the request.
     pub fn start(script: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch(None, script)
+    }
+
+    /// The same over TLS.
+    pub fn start_tls(
+        tls: Arc<rustls::ServerConfig>,
+        script: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::launch(Some(tls), script)
+    }
+
+    fn launch(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        script: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let hook = Self { port, requests: Arc::default(), most: Arc::default(), stop: Arc::default() };
+        let secure = tls.is_some();
+        let hook = Self { port, secure, requests: Arc::default(), most: Arc::default(), stop: Arc::default() };
         let (requests, most, stop) = (Arc::clone(&hook.requests), Arc::clone(&hook.most), Arc::clone(&hook.stop));
         let (script, now): (Arc<Script>, _) = (Arc::new(script), Arc::new(AtomicUsize::new(0)));
         thread::spawn(move || {
@@ -74,22 +96,32 @@ impl Hook {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
+                let (stream, tls) = (stream.unwrap(), tls.clone());
                 let (requests, script, stop) = (Arc::clone(&requests), Arc::clone(&script), Arc::clone(&stop));
                 let (most, now) = (Arc::clone(&most), Arc::clone(&now));
-                thread::spawn(move || {
-                    let stream = stream.unwrap();
-                    let mut reader = BufReader::new(stream.try_clone().unwrap());
-                    while let Some(request) = read(&mut reader) {
+                let serve = move |stream: &mut dyn ReadWrite| {
+                    let mut stream = BufReader::new(stream);
+                    while let Some(request) = read(&mut stream) {
                         most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         let reply = {
                             let mut requests = requests.lock().unwrap();
                             requests.push(request.clone());
                             script(requests.len() - 1, &request)
                         };
-                        let goes_on = answer(&stream, &reply, &stop);
+                        let goes_on = answer(stream.get_mut(), &reply, &stop);
                         now.fetch_sub(1, Ordering::SeqCst);
                         if !goes_on {
                             return;
+                        }
+                    }
+                };
+                thread::spawn(move || {
+                    let mut stream = stream;
+                    match tls {
+                        None => serve(&mut stream),
+                        Some(tls) => {
+                            let session = rustls::ServerConnection::new(tls).unwrap();
+                            serve(&mut rustls::StreamOwned::new(session, stream));
                         }
                     }
                 });
@@ -99,7 +131,8 @@ impl Hook {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/hook", self.port)
+        let (scheme, host) = if self.secure { ("https", "localhost") } else { ("http", "127.0.0.1") };
+        format!("{scheme}://{host}:{}/hook", self.port)
     }
 
     pub fn requests(&self) -> Vec<Request> {
@@ -126,6 +159,7 @@ impl Drop for Hook {
 fn read(reader: &mut impl BufRead) -> Option<Request> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+    let path = line.split(' ').nth(1)?.to_owned();
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -136,11 +170,11 @@ fn read(reader: &mut impl BufRead) -> Option<Request> {
     let length = headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Request { headers, body, at: Instant::now() })
+    Some(Request { path, headers, body, at: Instant::now() })
 }
 
 /// Whether the connection can be used again.
-fn answer(mut stream: &TcpStream, reply: &Reply, stop: &AtomicBool) -> bool {
+fn answer(stream: &mut dyn ReadWrite, reply: &Reply, stop: &AtomicBool) -> bool {
     match reply {
         Reply::Status(status, headers) => {
             write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\n{headers}\r\n").is_ok()

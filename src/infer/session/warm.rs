@@ -90,6 +90,17 @@ impl OrtImageEncoder {
         Ok(times.best().unwrap_or(count))
     }
 
+    /// Runs a batch of `count` pictures while others may run beside it, and takes note of how long that takes.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::encode`].
+    pub fn time_full(&mut self, count: usize) -> Result<(), InferError> {
+        let len = self.picture_len();
+        let pixels: Vec<f32> = (0..count).flat_map(|index| probe(len, index)).collect();
+        self.expected = self.expected.max(self.timed(&pixels, count, &mut Vec::new())?);
+        Ok(())
+    }
+
     /// How long the first `count` of `pixels` take.
     fn timed(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<Duration, InferError> {
         let started = Instant::now();

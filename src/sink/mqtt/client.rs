@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::secret::Secret;
+use crate::tls::{self, Trust};
 
 /// Publishes that the client holds and has not sent.
 const REQUESTS: usize = 512;
@@ -81,6 +82,8 @@ pub struct Connection<'a> {
     pub username: Option<&'a str>,
     pub password: Option<&'a Secret>,
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// What `tls` was made of, to explain what is wrong with it.
+    pub trust: Option<&'a Trust>,
     pub will: Message,
     /// For each step of connecting.
     pub timeout: Duration,
@@ -106,7 +109,9 @@ pub struct Link {
 macro_rules! version {
     ($name:ident, $crate_name:ident) => {
         mod $name {
-            use $crate_name::{AsyncClient, ClientError, Event, EventLoop, Packet, PublishOptions};
+            use $crate_name::{
+                AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, PublishOptions, StateError,
+            };
 
             use super::*;
 
@@ -153,14 +158,26 @@ macro_rules! version {
             }
 
             /// Waits for the CONNACK.
-            pub async fn connected(eventloop: &mut EventLoop, secret: Option<&Secret>) -> Result<(), String> {
-                loop {
+            pub async fn connected(
+                eventloop: &mut EventLoop,
+                secret: Option<&Secret>,
+                trust: Option<&Trust>,
+            ) -> Result<(), String> {
+                let error = loop {
                     match eventloop.poll().await {
                         Ok(Event::Incoming(Packet::ConnAck(_))) => return Ok(()),
                         Ok(_) => {}
-                        Err(error) => return Err(plain(&error, secret)),
+                        Err(error) => break error,
                     }
-                }
+                };
+                let told = match (&error, trust) {
+                    (_, None) => None,
+                    (ConnectionError::MqttState(StateError::ConnectionAborted), Some(trust)) => {
+                        Some(tls::hung_up(&error, trust))
+                    }
+                    (error, Some(trust)) => tls::explained(error, trust),
+                };
+                Err(told.unwrap_or_else(|| plain(&error, secret)))
             }
         }
     };
@@ -197,7 +214,7 @@ impl Link {
     }
 
     async fn try_connect(connection: Connection<'_>) -> Result<Self, String> {
-        let Connection { protocol, host, port, client_id, username, password, tls, will, timeout } = connection;
+        let Connection { protocol, host, port, client_id, username, password, tls, trust, will, timeout } = connection;
         // Ours is the one that is told.
         let timeout = timeout + Duration::from_secs(1);
         let (told, heard) = mpsc::channel(HEARD);
@@ -222,7 +239,7 @@ impl Link {
                     mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
                 let network = &mut eventloop.network_options;
                 network.set_connection_timeout(timeout.as_secs().max(1)).set_tcp_nodelay(true);
-                v311::connected(&mut eventloop, secret.as_ref()).await?;
+                v311::connected(&mut eventloop, secret.as_ref(), trust).await?;
                 v311::drive(&mut task, eventloop, told, secret);
                 Client::V311(client)
             }
@@ -244,7 +261,7 @@ impl Link {
                 }
                 let (client, mut eventloop) =
                     mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
-                v5::connected(&mut eventloop, secret.as_ref()).await?;
+                v5::connected(&mut eventloop, secret.as_ref(), trust).await?;
                 v5::drive(&mut task, eventloop, told, secret);
                 Client::V5(client)
             }

@@ -96,6 +96,7 @@ impl Mqtt {
             username: settings.username.as_deref(),
             password: settings.password.as_ref(),
             tls,
+            trust: secure.then_some(&settings.trust),
             will: Message::retained(self.topics.available(), "offline"),
             timeout: settings.timeout,
         };

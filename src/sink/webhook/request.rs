@@ -10,7 +10,7 @@ use ureq::http::{HeaderName, HeaderValue};
 use super::WebhookSettings;
 use super::answer::Answer;
 use super::signature::Signer;
-use crate::tls;
+use crate::tls::{self, Trust};
 
 /// Bytes read of an answer's body: enough to use the connection again where an endpoint says a few words.
 const BODY: u64 = 16 * 1024;
@@ -34,6 +34,8 @@ pub struct Client {
     url: String,
     signer: Signer,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// With `https`.
+    trust: Option<Trust>,
 }
 
 impl Client {
@@ -61,6 +63,7 @@ impl Client {
             agent: config.into(),
             url: settings.url.to_string(),
             signer: Signer::new(&settings.secrets).ok_or("a secret is not `whsec_` and base64")?,
+            trust: (settings.url.scheme() == "https").then(|| settings.trust.clone()),
             headers: settings.headers.iter().map(header).collect::<Result<_, String>>()?,
         })
     }
@@ -85,8 +88,20 @@ impl Client {
                 let _ = std::io::copy(&mut answer.into_body().into_reader().take(BODY), &mut std::io::sink());
                 meaning
             }
-            Err(error) => Answer::away(plain(&error)),
+            Err(error) => {
+                let told = self.trust.as_ref().and_then(|trust| tls::explained(cause(&error), trust));
+                Answer::away(told.unwrap_or_else(|| plain(&error)))
+            }
         }
+    }
+}
+
+/// The library keeps what caused an error to itself.
+fn cause(error: &ureq::Error) -> &(dyn std::error::Error + 'static) {
+    match error {
+        ureq::Error::Io(error) => error,
+        ureq::Error::Rustls(error) => error,
+        error => error,
     }
 }
 

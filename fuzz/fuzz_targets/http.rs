@@ -1,0 +1,6 @@
+//! A connection to the API from anywhere: taken, or refused, but without a panic. Seeds: tools/fuzz.sh.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    vtagd::shake::http::shake(data);
+});

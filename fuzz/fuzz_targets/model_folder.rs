@@ -1,0 +1,7 @@
+//! A model directory from anywhere: taken, or refused, but without a panic. Seeds: tools/fuzz.sh.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let folder = std::env::temp_dir().join(format!("vtagd-fuzz-{}", std::process::id()));
+    vtagd::shake::model_folder(&folder, data);
+});

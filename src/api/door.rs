@@ -1,0 +1,171 @@
+//! Who may come in: the token, the certificate, and how much one address may ask. Shared by all connections; a reload changes it while
+//! they go on. Nothing here waits.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use super::limits::{Places, Rates};
+use super::{ApiSettings, TlsSettings};
+use crate::secret::Secret;
+use crate::tls;
+
+/// What a connection is made with, and what a request has to show.
+#[derive(Clone, Default)]
+struct Keys {
+    token: Option<Secret>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// See the module.
+pub struct Door {
+    keys: RwLock<Keys>,
+    rates: Mutex<Rates>,
+    places: Mutex<Places>,
+    /// This machine's name: one of those under which it is asked for.
+    host: Option<String>,
+}
+
+/// A connection's place; given back when it is dropped.
+pub struct Place {
+    door: Arc<Door>,
+    pub peer: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.door.places.lock().unwrap_or_else(PoisonError::into_inner).leave(self.peer);
+    }
+}
+
+impl Door {
+    /// # Errors
+    /// Which file of `settings.tls` cannot be used.
+    pub fn new(settings: &ApiSettings) -> Result<Self, String> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+        let keys = RwLock::new(keys(settings)?);
+        Ok(Self { keys, rates: Mutex::default(), places: Mutex::default(), host })
+    }
+
+    /// Takes another token and reads the certificate anew. Connections that are open stay; their next request needs the new token.
+    ///
+    /// # Errors
+    /// Which file cannot be used; everything stays as it was.
+    pub fn change(&self, settings: &ApiSettings) -> Result<(), String> {
+        let new = keys(settings)?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    fn keys(&self) -> Keys {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// `None`: plain HTTP.
+    pub fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.keys().tls
+    }
+
+    pub fn has_token(&self) -> bool {
+        self.keys().token.is_some()
+    }
+
+    /// Whether `given` is the token, where there is one.
+    pub fn lets_in(&self, given: Option<&[u8]>) -> bool {
+        match self.keys().token {
+            None => true,
+            Some(token) => given.is_some_and(|given| same(given, token.expose().as_bytes())),
+        }
+    }
+
+    /// A place for one more connection of `peer`.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let entered = self.places.lock().unwrap_or_else(PoisonError::into_inner).enter(peer);
+        entered.then(|| Place { door: Arc::clone(self), peer })
+    }
+
+    /// Counts a request of `peer` as `cost`; the time after which it may come back where it has asked too much.
+    pub fn charge(&self, peer: IpAddr, cost: f64, now: Instant) -> Result<(), Duration> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(peer, cost, now)
+    }
+
+    /// Whether `host`, out of a request's `Host`, is a name of this machine. A page from elsewhere whose name has been pointed here
+    /// (DNS rebinding) still says its own.
+    pub fn is_named(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
+            _ => host,
+        };
+        let name = name.trim_end_matches('.');
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        bare.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || self.host.as_ref().is_some_and(|own| name.eq_ignore_ascii_case(own))
+    }
+}
+
+fn keys(settings: &ApiSettings) -> Result<Keys, String> {
+    let load = |TlsSettings { cert, key }: &TlsSettings| tls::server(cert, key);
+    Ok(Keys { token: settings.token.clone(), tls: settings.tls.as_ref().map(load).transpose()? })
+}
+
+/// Compares in time that depends on the lengths only.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let differing = a.iter().zip(b).fold(0, |differing, (a, b)| std::hint::black_box(differing | (a ^ b)));
+    a.len() == b.len() && differing == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door(token: Option<&str>) -> Door {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Door::new(&ApiSettings { listen, token: token.map(Secret::new), tls: None }).unwrap()
+    }
+
+    #[test]
+    fn tokens_are_the_same_only_when_every_byte_is() {
+        assert!(same(b"abc", b"abc") && same(b"", b""));
+        assert!(!same(b"abc", b"abd") && !same(b"abc", b"ab") && !same(b"ab", b"abc") && !same(b"", b"a"));
+    }
+
+    #[test]
+    fn a_new_token_takes_the_place_of_the_old_one() {
+        let door = door(Some("old"));
+        assert!(door.lets_in(Some(b"old")) && !door.lets_in(Some(b"new")) && !door.lets_in(None));
+        let mut settings =
+            ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: Some(Secret::new("new")), tls: None };
+        door.change(&settings).unwrap();
+        assert!(door.lets_in(Some(b"new")) && !door.lets_in(Some(b"old")));
+
+        settings.token = None;
+        settings.tls = Some(TlsSettings { cert: "/no/such/cert.pem".into(), key: "/no/such/key.pem".into() });
+        let error = door.change(&settings).unwrap_err();
+        assert!(error.contains("/no/such/cert.pem"), "{error}");
+        assert!(!door.lets_in(None), "all stays as it was");
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_its_own() {
+        let mut door = door(None);
+        door.host = Some("edge-1".into());
+        for own in ["127.0.0.1:8642", "[::1]:8642", "localhost:8642", "LOCALHOST", "10.0.0.7", "edge-1:80", "[fe80::1]"]
+        {
+            assert!(door.is_named(own), "{own}");
+        }
+        for foreign in ["evil.example:8642", "localhost.evil.example", "127.0.0.1.evil.example", "", ":80", "edge-11"] {
+            assert!(!door.is_named(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_given_back() {
+        let door = Arc::new(door(None));
+        let peer = IpAddr::from([198, 51, 100, 1]);
+        let mut places: Vec<Place> = std::iter::repeat_with(|| door.admit(peer)).map_while(|place| place).collect();
+        assert!(!places.is_empty() && door.admit(peer).is_none());
+        places.pop();
+        assert!(door.admit(peer).is_some());
+    }
+}

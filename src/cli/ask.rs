@@ -1,0 +1,200 @@
+//! Asking a running daemon: a small HTTP client for its API. In: where it is and its token; out: JSON, or why not in one line.
+//!
+//! On the caller's thread, one connection for all questions, ten seconds for all of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use crate::config::Reach;
+use crate::secret::Secret;
+use crate::tls::{self, Trust};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest answer that is read.
+const MOST: usize = 32 << 20;
+
+/// A daemon.
+pub struct Daemon {
+    host: String,
+    port: u16,
+    tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    token: Option<Secret>,
+    /// Where its address comes from, for messages.
+    known_from: String,
+}
+
+/// Why it did not answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// What was asked for is wrong.
+    Input(String),
+    Failed(String),
+}
+
+impl Daemon {
+    /// The one that `reach` of the configuration in `file` is for.
+    ///
+    /// # Errors
+    /// When it has no fixed port, or its certificate cannot be read.
+    pub fn of(reach: Reach, file: &Path) -> Result<Self, Unanswered> {
+        let (ip, port) = (reach.listen.ip(), reach.listen.port());
+        if port == 0 {
+            let why = "lets the system choose the port: see the log of the daemon, and name it with --url";
+            return Err(Unanswered::Input(format!("`api.listen` of {} {why}", file.display())));
+        }
+        // Who listens everywhere listens here.
+        let ip = match ip {
+            std::net::IpAddr::V4(v4) if v4.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::IpAddr::V6(v6) if v6.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let name = ServerName::IpAddress(ip.into());
+        let tls = reach.cert.as_deref().map(tls::pinned).transpose().map_err(Unanswered::Input)?;
+        Ok(Self {
+            host: ip.to_string(),
+            port,
+            tls: tls.map(|tls| (tls, name)),
+            token: reach.token,
+            known_from: format!("`api.listen` of {}", file.display()),
+        })
+    }
+
+    /// The one at `url`, which is trusted as `ca` says, or as the system does.
+    ///
+    /// # Errors
+    /// When it is no such address, or the certificates cannot be read.
+    pub fn at(url: &Url, token: Option<Secret>, ca: Option<PathBuf>) -> Result<Self, Unanswered> {
+        let input = |why: &str| Unanswered::Input(format!("{why}; write --url http://HOST:PORT"));
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(input("a URL with credentials is visible to every user of this machine"));
+        }
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
+            return Err(input("that URL has no host"));
+        };
+        let bare = match &host {
+            Host::Domain(name) => (*name).to_owned(),
+            Host::Ipv4(ip) => ip.to_string(),
+            Host::Ipv6(ip) => ip.to_string(),
+        };
+        let tls = match url.scheme() {
+            "http" => None,
+            "https" => {
+                let name = ServerName::try_from(bare.clone()).map_err(|_| input("that host has no name for TLS"))?;
+                Some((tls::client(&Trust { ca, identity: None }).map_err(Unanswered::Input)?, name))
+            }
+            _ => return Err(input("that is neither http:// nor https://")),
+        };
+        Ok(Self { host: bare, port, tls, token, known_from: "--url".to_owned() })
+    }
+
+    /// Its address, for a person.
+    pub fn address(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        if self.host.contains(':') {
+            format!("{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            format!("{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Its answers to a GET of each of `paths`.
+    ///
+    /// # Errors
+    /// Why there is none to one of them.
+    pub fn get<const N: usize>(&self, paths: [&str; N]) -> Result<[Value; N], Unanswered> {
+        let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
+        runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, self.ask(paths)).await.unwrap_or_else(|_| {
+                Err(Unanswered::Failed(format!("{} does not answer within {PATIENCE:?}", self.address())))
+            })
+        })
+    }
+
+    async fn ask<const N: usize>(&self, paths: [&str; N]) -> Result<[Value; N], Unanswered> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| {
+            let (address, from) = (self.address(), &self.known_from);
+            let remedy = "is the daemon running? `systemctl status vtagd` or its log says so";
+            Unanswered::Failed(format!("nobody answers at {address} ({error}), which is {from}: {remedy}"))
+        })?;
+        match &self.tls {
+            None => self.talk(stream, paths).await,
+            Some((config, name)) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name.clone(), stream).await.map_err(|error| {
+                    let address = self.address();
+                    let remedy =
+                        "is `api.tls` on there, and has the daemon been reloaded since its certificate changed?";
+                    Unanswered::Failed(format!("{address} is not trusted or speaks no TLS ({error}): {remedy}"))
+                })?;
+                self.talk(stream, paths).await
+            }
+        }
+    }
+
+    async fn talk<const N: usize>(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        paths: [&str; N],
+    ) -> Result<[Value; N], Unanswered> {
+        let other = |error: hyper::Error| {
+            Unanswered::Failed(format!("{} does not answer as vtagd does ({error})", self.address()))
+        };
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(other)?;
+        // Ends with the sender, at the latest with this runtime.
+        tokio::spawn(connection);
+        let mut answers = std::array::from_fn(|_| Value::Null);
+        for (answer, path) in answers.iter_mut().zip(paths) {
+            *answer = self.question(&mut sender, path).await?;
+        }
+        Ok(answers)
+    }
+
+    async fn question(&self, sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> Result<Value, Unanswered> {
+        let address = self.address();
+        let other = |why: &dyn std::fmt::Display| {
+            Unanswered::Failed(format!("{address} does not answer as vtagd does ({why})"))
+        };
+        let host = address.split("://").nth(1).unwrap_or_default();
+        let mut request = Request::get(path).header(HOST, host);
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+                .map_err(|_| Unanswered::Input("the token holds a character that no header can carry".to_owned()))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        let request = request.body(Empty::new()).map_err(|error| other(&error))?;
+        let answer = sender.send_request(request).await.map_err(|error| other(&error))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MOST).collect().await.map_err(|error| other(&error))?.to_bytes();
+        match status {
+            StatusCode::UNAUTHORIZED if self.token.is_none() => Err(Unanswered::Input(format!(
+                "{address} wants a token: name its configuration with -c, or the token with --token-file"
+            ))),
+            StatusCode::UNAUTHORIZED => Err(Unanswered::Input(format!(
+                "{address} has another token: has the daemon been reloaded since it changed?"
+            ))),
+            // It says in the same words why it is not ready.
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => serde_json::from_slice(&body).map_err(|e| other(&e)),
+            status => {
+                let said: Option<Value> = serde_json::from_slice(&body).ok();
+                let said = said.and_then(|said| Some(said["error"].as_str()?.to_owned()));
+                Err(other(&said.unwrap_or_else(|| status.to_string())))
+            }
+        }
+    }
+}

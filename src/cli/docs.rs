@@ -1,0 +1,29 @@
+//! `vtagd docs`: the tables of the documentation that are made from the code, for whoever writes it. Text on stdout; a test compares it
+//! with what the documentation shows. On the main thread.
+
+use crate::config;
+use crate::telemetry;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which one.
+    table: Table,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Table {
+    /// Metrics and their labels: docs/operations.md.
+    Metrics,
+    /// What each key of the configuration needs to take effect: docs/configuration.md.
+    Effects,
+}
+
+/// Prints it; the exit code.
+pub fn run(args: &Args) -> u8 {
+    let text = match args.table {
+        Table::Metrics => telemetry::tables(),
+        Table::Effects => config::effects::table(),
+    };
+    super::say(text.trim_end());
+    0
+}

@@ -1,0 +1,378 @@
+//! One librdkafka producer at a time. The only file that knows `rdkafka`.
+//!
+//! In: deliveries. Out: records, acknowledged by all replicas in sync (`acks=all`), numbered by the producer (idempotence), so that what
+//! librdkafka sends again by itself is stored once and in order. It sends again without end; when it has to give one up, it stops
+//! altogether (`enable.gapless.guarantee`), so nothing overtakes what failed. Then, and when no broker has acknowledged anything for
+//! `timeout`, this run ends; the next one has a new producer and sends everything that was not acknowledged again, in order.
+//!
+//! Runs on the sink's thread; reports come from a thread of `rdkafka`. Asking for metadata and taking a producer down block, on the
+//! runtime's pool. Full: [`IN_FLIGHT`] records without a report; then nothing more is taken. Closed: [`GOODBYE`] for reports.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{KafkaSettings, Mechanism};
+use crate::delivery::{Delivery, Inbox, Phase};
+use crate::sink::{Fault, Running, Sink};
+use crate::tls;
+
+/// Records without a report; a few batches for each of several partitions.
+const IN_FLIGHT: usize = 512;
+
+/// What librdkafka says of connections and waits to be looked at; more is forgotten.
+const TOLD: usize = 64;
+
+/// For reports that are on their way when the daemon ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// For a producer to take itself down; with [`GOODBYE`] a little less than the runner's patience.
+const FAREWELL: Duration = Duration::from_millis(400);
+
+/// A request for metadata cannot be called off: it is made in pieces.
+const PIECE: Duration = Duration::from_secs(2);
+
+/// What became of a record: its position, and why not.
+type Report = (u64, Option<Code>);
+
+/// Called by threads of librdkafka.
+struct Reports {
+    reports: mpsc::Sender<Report>,
+    told: mpsc::Sender<(Code, String)>,
+}
+
+impl ClientContext for Reports {
+    /// Our own log says what matters, once.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::trace!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let _ = self.told.try_send((error.rdkafka_error_code().unwrap_or(Code::Fail), reason.to_owned()));
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
+        let refused = result.as_ref().err().map(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail));
+        // There is room: each record has one report, and no more are sent than fit.
+        let _ = self.reports.try_send((position as u64, refused));
+    }
+}
+
+/// See the module.
+pub struct Kafka {
+    settings: KafkaSettings,
+    /// A batch with an event that the broker does not take is refused as a whole: up to this position they go one by one, to find it.
+    singly: u64,
+}
+
+impl Kafka {
+    pub fn new(settings: KafkaSettings) -> Self {
+        Self { settings, singly: 0 }
+    }
+
+    async fn work(&mut self, inbox: &mut Inbox) -> Result<(), Fault> {
+        let mut session = Session::open(&self.settings)?;
+        let mut phases = inbox.phases();
+        let ended = tokio::select! {
+            greeted = session.greet() => match greeted {
+                Ok(()) => {
+                    inbox.up();
+                    session.serve(inbox, &mut self.singly).await
+                }
+                Err(fault) => Err(fault),
+            },
+            _ = phases.wait_for(|phase| *phase == Phase::Closed) => Ok(()),
+        };
+        // Nothing more goes out, from here on.
+        let producer = session.producer;
+        producer.purge(PurgeConfig::default().queue());
+        // Its threads should not outlive the daemon; one that still waits for an answer has to.
+        let _ = timeout(FAREWELL, tokio::task::spawn_blocking(move || drop(producer))).await;
+        ended
+    }
+}
+
+impl Sink for Kafka {
+    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
+        Box::pin(self.work(inbox))
+    }
+}
+
+/// One producer.
+struct Session<'a> {
+    settings: &'a KafkaSettings,
+    producer: Arc<ThreadedProducer<Reports>>,
+    reports: mpsc::Receiver<Report>,
+    told: mpsc::Receiver<(Code, String)>,
+    /// What was last said of a connection.
+    reason: Option<String>,
+    /// Sent, not reported.
+    in_flight: BTreeSet<u64>,
+    /// When a broker last acknowledged anything, or when there began to be something to acknowledge.
+    heard: Instant,
+}
+
+impl<'a> Session<'a> {
+    /// Connects in the background.
+    fn open(settings: &'a KafkaSettings) -> Result<Self, Fault> {
+        // Before librdkafka does it: OpenSSL is not to clear up when the process ends, as a thread that waits for a broker may still use it.
+        openssl_sys::init();
+        if let Some(trust) = &settings.tls {
+            // librdkafka's words for a file that cannot be used do not name it.
+            tls::client(trust).map_err(Fault::again)?;
+        }
+        let ((reports, reported), (tell, told)) = (mpsc::channel(IN_FLIGHT), mpsc::channel(TOLD));
+        let context = Reports { reports, told: tell };
+        let producer = ThreadedProducer::from_config_and_context(&configuration(settings), context);
+        let producer = producer.map_err(|error| Fault::again(scrubbed(settings, &error.to_string())))?;
+        Ok(Self {
+            settings,
+            producer: Arc::new(producer),
+            reports: reported,
+            told,
+            reason: None,
+            in_flight: BTreeSet::new(),
+            heard: Instant::now(),
+        })
+    }
+
+    /// A broker is there, and has the topic.
+    async fn greet(&mut self) -> Result<(), Fault> {
+        let (producer, topic) = (Arc::clone(&self.producer), self.settings.topic.clone());
+        let deadline = Instant::now() + self.settings.timeout;
+        let given_up = GivenUp::default();
+        let flag = Arc::clone(&given_up.0);
+        let mut asked = tokio::task::spawn_blocking(move || ask(&producer, &topic, deadline, &flag));
+        loop {
+            tokio::select! {
+                answered = &mut asked => return match answered {
+                    Ok(Ok(None)) => Ok(()),
+                    Ok(Ok(Some(code))) => Err(Fault::again(explained(code, &self.settings.topic))),
+                    Ok(Err(_)) => {
+                        let nobody = || format!("no broker has answered for {:?}", self.settings.timeout);
+                        Err(Fault::again(self.reason.take().unwrap_or_else(nobody)))
+                    }
+                    Err(_) => Err(Fault::again("asking for the topic panicked; please report this")),
+                },
+                Some((code, reason)) = self.told.recv() => self.hear(code, &reason, true)?,
+            }
+        }
+    }
+
+    async fn serve(&mut self, inbox: &mut Inbox, singly: &mut u64) -> Result<(), Fault> {
+        loop {
+            let room = if self.in_flight.first().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
+            let late = self.heard + self.settings.timeout;
+            tokio::select! {
+                taken = inbox.next(), if self.in_flight.len() < room => match taken {
+                    Some(delivery) => self.send(&delivery, inbox)?,
+                    None => break,
+                },
+                Some(report) = self.reports.recv() => self.settle(report, inbox, singly)?,
+                Some((code, reason)) = self.told.recv() => self.hear(code, &reason, !self.in_flight.is_empty())?,
+                () = sleep_until(late), if !self.in_flight.is_empty() => {
+                    let timeout = self.settings.timeout;
+                    let why = self.reason.take().map_or_else(String::new, |reason| format!(": {reason}"));
+                    return Err(Fault::again(format!("no broker has acknowledged anything for {timeout:?}{why}")));
+                }
+            }
+            // A closed inbox is seen even while there is no room.
+            if inbox.is_closed() {
+                break;
+            }
+        }
+        let rest = async {
+            while !self.in_flight.is_empty()
+                && let Some((position, refused)) = self.reports.recv().await
+            {
+                self.in_flight.remove(&position);
+                if refused.is_none() {
+                    inbox.delivered(position);
+                }
+            }
+        };
+        let _ = timeout(GOODBYE, rest).await;
+        Ok(())
+    }
+
+    fn send(&mut self, delivery: &Delivery, inbox: &mut Inbox) -> Result<(), Fault> {
+        let (stored, position) = (&delivery.stored, delivery.position);
+        let (stream, label) = stored.lane();
+        let (id, key) = (stored.id().to_string(), format!("{stream}/{label}"));
+        let header = |key, value| Header { key, value: Some(value) };
+        let headers = OwnedHeaders::new_with_capacity(2)
+            .insert(header("content-type", "application/cloudevents+json; charset=UTF-8"))
+            .insert(header("ce_id", &id));
+        let opaque = usize::try_from(position).map_err(Fault::again)?;
+        let record = BaseRecord::with_opaque_to(&self.settings.topic, opaque);
+        let sent = self.producer.send(record.key(&key).payload(stored.body.as_bytes()).headers(headers));
+        match sent.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail)) {
+            Ok(()) => {
+                if self.in_flight.is_empty() {
+                    self.heard = Instant::now();
+                }
+                self.in_flight.insert(position);
+            }
+            Err(Code::MessageSizeTooLarge) => inbox.dead(position, "the event is larger than a record may be (1 MB)"),
+            Err(code) => {
+                let why = explained(code, &self.settings.topic);
+                inbox.failed(position, &why);
+                return Err(Fault::again(why));
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, (position, refused): Report, inbox: &mut Inbox, singly: &mut u64) -> Result<(), Fault> {
+        let alone = self.in_flight.len() == 1;
+        let last = self.in_flight.last().copied().unwrap_or(position);
+        self.in_flight.remove(&position);
+        self.heard = Instant::now();
+        let Some(code) = refused else {
+            self.reason = None;
+            inbox.up();
+            inbox.delivered(position);
+            return Ok(());
+        };
+        let why = explained(code, &self.settings.topic);
+        match code {
+            Code::MessageSizeTooLarge | Code::InvalidRecord if alone => inbox.dead(position, &why),
+            Code::MessageSizeTooLarge | Code::InvalidRecord => *singly = last,
+            _ => drop(inbox.failed(position, &why)),
+        }
+        // What comes after it was not taken either: the producer has stopped.
+        Err(Fault::again(why))
+    }
+
+    /// Something about connections. Idle ones may be closed by the other side, which is no fault; `waiting` is when it is.
+    fn hear(&mut self, code: Code, reason: &str, waiting: bool) -> Result<(), Fault> {
+        let reason = scrubbed(self.settings, reason);
+        match code {
+            Code::AllBrokersDown if waiting => {
+                Err(Fault::again(self.reason.take().unwrap_or_else(|| "no broker can be reached".to_owned())))
+            }
+            Code::AllBrokersDown => Ok(()),
+            Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::Fatal => {
+                Err(Fault::again(reason))
+            }
+            _ => {
+                self.reason = Some(reason);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Set when nobody waits for the answer any more.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks for `topic` until there is an answer; gives what is wrong with the topic, if anything is.
+fn ask(
+    producer: &ThreadedProducer<Reports>,
+    topic: &str,
+    deadline: Instant,
+    given_up: &AtomicBool,
+) -> Result<Option<Code>, KafkaError> {
+    loop {
+        let answered = producer.client().fetch_metadata(Some(topic), PIECE);
+        match answered {
+            Ok(metadata) => {
+                let code = metadata.topics().first().and_then(|topic| topic.error()).map(Code::from);
+                // Without a leader yet: it has just been made, or one is being elected.
+                return Ok(code.filter(|code| !matches!(code, Code::LeaderNotAvailable | Code::NoError)));
+            }
+            Err(error) if given_up.load(Ordering::Relaxed) || Instant::now() >= deadline => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+fn configuration(settings: &KafkaSettings) -> ClientConfig {
+    let milliseconds = settings.timeout.as_millis().to_string();
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", settings.brokers.join(","))
+        .set("client.id", &settings.client_id)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("enable.gapless.guarantee", "true")
+        // We decide when it has lasted too long; a record that is given up alone could be overtaken.
+        .set("message.timeout.ms", "0")
+        .set("request.timeout.ms", &milliseconds)
+        .set("socket.timeout.ms", &milliseconds)
+        .set("socket.connection.setup.timeout.ms", &milliseconds)
+        // What Java's producers do, so that others who write the same keys reach the same partitions.
+        .set("partitioner", "murmur2_random")
+        .set("queue.buffering.max.messages", (2 * IN_FLIGHT).to_string())
+        .set("queue.buffering.max.kbytes", "65536");
+    let mut protocol = if settings.sasl.is_some() { "sasl_" } else { "" }.to_owned();
+    protocol += if settings.tls.is_some() { "ssl" } else { "plaintext" };
+    config.set("security.protocol", protocol);
+    if let Some(trust) = &settings.tls {
+        if let Some(ca) = &trust.ca {
+            config.set("ssl.ca.location", ca.to_string_lossy());
+        }
+        if let Some((certificate, key)) = &trust.identity {
+            config.set("ssl.certificate.location", certificate.to_string_lossy());
+            config.set("ssl.key.location", key.to_string_lossy());
+        }
+    }
+    if let Some(sasl) = &settings.sasl {
+        let mechanism = match sasl.mechanism {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+        };
+        config.set("sasl.mechanism", mechanism).set("sasl.username", &sasl.username);
+        config.set("sasl.password", sasl.password.expose());
+    }
+    config
+}
+
+/// What librdkafka says, without the password, and with our names for what a person may change.
+fn scrubbed(settings: &KafkaSettings, text: &str) -> String {
+    let text = settings.sasl.as_ref().map_or_else(|| text.to_owned(), |sasl| sasl.password.scrub(text));
+    let text = text.replace("ssl.ca.location", "`ca`");
+    if text.contains("certificate verify failed") && !text.contains("`ca`") {
+        format!("{text}; name the authority's PEM file with `ca`")
+    } else if text.contains("SSL alert number") && text.contains("certificate") {
+        format!("{text}; check `cert` and `key`")
+    } else {
+        text
+    }
+}
+
+fn explained(code: Code, topic: &str) -> String {
+    match code {
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => {
+            format!("the cluster has no topic {topic}; make it: kafka-topics.sh --create --topic {topic}")
+        }
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            format!(
+                "the cluster does not let us write to topic {topic}: grant WRITE on it (before Kafka 3.0 also IDEMPOTENT_WRITE)"
+            )
+        }
+        Code::MessageSizeTooLarge => "the event is larger than the topic's max.message.bytes".to_owned(),
+        code => code.to_string(),
+    }
+}
