@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(cpu_name("processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: AMD EPYC\n"), "AMD EPYC");
         assert_eq!(cpu_name("processor : 0\nCPU part\t: 0xd0c\n"), "0xd0c");
         assert_eq!(cpu_name(""), "unknown");
-        assert_eq!(free_memory("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 * MIB));
+        assert_eq!(free_memory("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         assert_eq!(free_memory("MemTotal: 9 kB\n"), None);
     }
 }
