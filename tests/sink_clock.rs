@@ -131,7 +131,7 @@ fn a_date_that_is_set_by_years_loses_doubles_and_reorders_nothing() {
     let metrics = daemon.get("/metrics").1;
     let dropped: Vec<&str> = metrics.lines().filter(|line| line.starts_with("vtagd_events_dropped_total")).collect();
     assert!(dropped.len() > 5 && dropped.iter().all(|line| line.ends_with(" 0")), "{dropped:?}");
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     // What is left is delivered by a daemon that makes no more.
     let mut daemon = clock.start(folder.path(), &config.replace("loop: true", "enabled: false"));
     daemon.wait_ready();
@@ -139,7 +139,7 @@ fn a_date_that_is_set_by_years_loses_doubles_and_reorders_nothing() {
         let sinks: Value = serde_json::from_str(&daemon.get("/api/v1/sinks").1).unwrap();
         sinks["sinks"].as_array().unwrap().iter().all(|sink| sink["pending"] == 0 && sink["dead"] == 0).then_some(())
     });
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 
     let stored = stored(folder.path());
     let mut dates: BTreeMap<i64, usize> = BTreeMap::new();

@@ -81,7 +81,7 @@ fn the_consumers_of_the_documentation_say_what_they_are_told() {
     eventually("the receiver takes what is signed", || {
         said("webhook.py").iter().any(|line| line.starts_with("start cam0 cat ")).then_some(())
     });
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 
     // The same receiver with another secret takes nothing.
     let other = start(
@@ -94,6 +94,6 @@ fn the_consumers_of_the_documentation_say_what_they_are_told() {
     let mut daemon = Daemon::start(folder.path(), &text);
     daemon.wait_for_log("answers 401");
     assert_eq!(said("webhook.py"), Vec::<String>::new());
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     drop(other);
 }

@@ -116,7 +116,7 @@ fn drain(folder: &Path, config: &str) {
     let mut daemon = Daemon::start(folder, &config.replace("loop: true", "enabled: false"));
     daemon.wait_ready();
     eventually("nothing waits", || daemon.get("/api/v1/sinks").1.contains("\"pending\":0,").then_some(()));
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 }
 
 fn id(event: &Value) -> String {
@@ -179,7 +179,7 @@ fn every_event_arrives_once_and_in_order_though_the_cluster_hesitates() {
         eventually("more arrive", || (consumer.count() > before + 300).then_some(()));
     }
     assert!(!daemon.log().contains("cannot deliver"), "{}", daemon.log());
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     drain(folder.path(), &config);
     let stored = stored(folder.path());
     eventually("all have arrived", || (consumer.count() >= stored.len()).then_some(()));
@@ -216,7 +216,7 @@ fn brokers_that_go_down_and_a_daemon_that_is_killed_lose_and_reorder_nothing() {
         cluster.broker_up(-1).unwrap();
     }
     daemon.wait_ready();
-    assert!(daemon.stop().success(), "what has not arrived waits in the outbox");
+    daemon.stop_cleanly();
     drain(folder.path(), &config);
     let stored = stored(folder.path());
     let mut unique = 0;
@@ -254,7 +254,7 @@ fn a_partition_that_takes_nothing_and_a_topic_that_may_not_be_written_are_told_a
         daemon.wait_for_log("does not let us write to topic vtagd.events: grant WRITE");
         eventually("events arrive", || (consumer.count() > before + 300).then_some(()));
     }
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     drain(folder.path(), &config);
     let stored = stored(folder.path());
     eventually("all have arrived", || (consumer.count() >= stored.len()).then_some(()));
@@ -282,7 +282,7 @@ fn an_event_that_the_topic_does_not_take_is_a_dead_letter_and_the_others_arrive(
     let before = consumer.count();
     eventually("others arrive", || (consumer.count() > before + 200).then_some(()));
     let dead = dead();
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     drain(folder.path(), &config);
     let stored = stored(folder.path());
     let missing = || {
@@ -394,7 +394,6 @@ fn tls_with_an_authority_a_client_certificate_and_a_password_and_what_is_wrong_i
         assert!(name == "right" || line.contains(why), "{line}");
         assert!(!log.contains(PASSWORD) && !log.contains("wrong password"), "{log}");
         assert!(name == "right" || admitted.load(Ordering::SeqCst) == 0);
-        let ended = daemon.stop();
-        assert!(ended.success(), "they wait in the outbox: {ended}");
+        daemon.stop_cleanly();
     }
 }

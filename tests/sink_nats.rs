@@ -131,12 +131,12 @@ fn every_stored_event_is_in_the_stream_once_and_in_order_though_server_and_daemo
         server.up();
     }
     daemon.wait_ready();
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     // What is left is delivered by a daemon that makes no more.
     let mut daemon = Daemon::start(folder.path(), &config.replace("loop: true", "enabled: false"));
     daemon.wait_ready();
     eventually("nothing waits", || daemon.get("/api/v1/sinks").1.contains("\"pending\":0,").then_some(()));
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     let (stored, arrived) = (stored(folder.path()), messages(&server));
     println!("{} stored, {} in the stream", stored.len(), arrived.len());
     assert!(arrived.iter().all(|(subject, _)| subject == "vtagd.events.a"));
@@ -150,7 +150,7 @@ fn delivers(folder: &Path, server: &Server, login: &str) -> String {
     let sink = sink(server).replace("timeout", &format!("{login}, timeout"));
     let mut daemon = Daemon::start(folder, &flood::config(folder, &sink, ""));
     daemon.wait_for_log("delivers sink=\"fleet\"");
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     daemon.log()
 }
 
@@ -171,7 +171,7 @@ fn a_user_is_known_by_its_key_and_the_seed_is_told_to_nobody() {
     daemon.wait_for_log("cannot deliver");
     assert!(daemon.log().contains("uthorization"), "{}", daemon.log());
     assert!(!daemon.log().contains(&other.seed().unwrap()));
-    assert!(daemon.stop().success(), "they wait in the outbox");
+    daemon.stop_cleanly();
     let log = delivers(folder.path(), &server, "nkey: { file: right.nk }");
     assert!(!log.contains(&seed));
 }
@@ -239,7 +239,7 @@ fn a_server_without_a_stream_or_with_another_password_is_told_and_the_events_wai
     daemon.wait_for_log("cannot deliver");
     assert!(daemon.log().contains("uthorization"), "{}", daemon.log());
     assert!(!daemon.log().contains("wrong"), "no credential is told: {}", daemon.log());
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     std::fs::write(folder.path().join("password"), "right").unwrap();
     let mut daemon = Daemon::start(folder.path(), &config);
     daemon.wait_for_log("no stream of JetStream takes the subject");
@@ -247,5 +247,5 @@ fn a_server_without_a_stream_or_with_another_password_is_told_and_the_events_wai
         let told = daemon.get("/api/v1/sinks").1;
         (told.contains("\"state\":\"down\"") && !told.contains("\"pending\":0,")).then_some(())
     });
-    assert!(daemon.stop().success(), "they wait in the outbox");
+    daemon.stop_cleanly();
 }

@@ -82,7 +82,7 @@ fn every_stored_event_arrives_in_order_whatever_goes_down() {
     }
     eventually("enough events are stored", || (stored(folder.path()).len() >= wanted).then_some(()));
     eprintln!("{down} outages and {killed} kills in {:.0?}", began.elapsed());
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     // What is left is delivered by a daemon that makes no more.
     let mut daemon = Daemon::start(folder.path(), &config.replace("loop: true", "enabled: false"));
     daemon.wait_ready();
@@ -93,7 +93,7 @@ fn every_stored_event_arrives_in_order_whatever_goes_down() {
         let ids: std::collections::HashSet<String> = arrived.iter().map(id).collect();
         (ids.len() >= events.len()).then_some(())
     });
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 
     let by_id: HashMap<String, &Value> = events.iter().map(|event| (id(event), event)).collect();
     let mut first = Vec::new();

@@ -45,7 +45,7 @@ fn events_arrive_signed_in_order_within_each_label_and_never_too_many_at_once() 
     let mut daemon = Daemon::start(folder.path(), &text);
     daemon.wait_ready();
     eventually("events", || (hook.count() > 20 && batches.count() > 3).then_some(()));
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     let stored: Vec<Value> = daemon.events();
     let bodies: BTreeMap<&str, &Value> = stored.iter().map(|event| (event["id"].as_str().unwrap(), event)).collect();
 
@@ -125,7 +125,7 @@ fn over_tls_with_an_authority_and_a_client_certificate_and_what_is_missing_is_to
         assert!(line.contains(why), "{line}");
     }
     assert!(!daemon.log().contains("cannot deliver, trying again; its events wait sink=\"good\""), "{}", daemon.log());
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     assert!(hook.requests().iter().all(|request| request.path.ends_with("/good")), "nobody else got through");
 }
 
@@ -187,5 +187,5 @@ fn endpoints_that_misbehave_cost_no_memory_and_no_other_sink() {
     {
         assert!(log.contains(wanted), "{wanted}:\n{log}");
     }
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 }

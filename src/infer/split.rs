@@ -1,4 +1,4 @@
-//! `runtime.sessions: auto` on a CPU: how the cores are shared out between sessions. In: the cores, what a session takes, and what was
+//! `runtime.sessions: auto` on a CPU: how the cores are shared out between sessions. In: the cores, and what was
 //! measured; out: sessions and threads each. Pure, but for the file that remembers the answer.
 //!
 //! Threads of one session wait for each other hundreds of times a run; two sessions with half the threads each do so less, and all the
