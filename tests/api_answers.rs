@@ -297,30 +297,38 @@ fn a_change_is_told_as_the_main_thread_tells_it() {
 
 #[test]
 fn who_asks_too_much_is_told_when_to_come_back_and_the_service_manager_is_not() {
+    const ROUNDS: usize = 3000;
     let server = Server::start(None);
-    let mut refused = None;
-    // Far more than anybody may, however slow this machine is: they come over one connection, one after the other.
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    for _ in 0..20_000 {
-        let answer = agent.get(format!("{}/api/v1/labels", server.url)).call().unwrap();
-        if answer.status() == 429 {
-            refused = Some(answer);
-            break;
+    // Far more than anybody may, over one connection without waiting for answers: even a slow machine takes them faster than they are allowed.
+    let mut stream = server.connect();
+    let mut reading = stream.try_clone().unwrap();
+    let paths = ["/api/v1/labels", "/healthz", "/livez", "/readyz"];
+    let writer = std::thread::spawn(move || {
+        let round: String = paths.map(|path| format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).concat();
+        for _ in 0..ROUNDS {
+            stream.write_all(round.as_bytes()).unwrap();
         }
-    }
-    let refused = refused.expect("there is a limit");
-    let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=60).contains(&wait), "{wait}");
-    // Asked until it refuses again, between two answers of the other routes.
-    let mut seen = 0;
-    while seen < 50 {
-        seen += usize::from(server.get("/api/v1/labels", None).status() == 429);
-        for path in ["/healthz", "/livez", "/readyz"] {
-            assert_ne!(server.get(path, None).status(), 429, "{path}");
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut answers = String::new();
+    reading.read_to_string(&mut answers).unwrap();
+    writer.join().unwrap();
+    let answers: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).collect();
+    assert_eq!(answers.len(), ROUNDS * paths.len());
+    let mut refused = 0;
+    for (answer, path) in answers.iter().zip(paths.iter().cycle()) {
+        if !answer.starts_with("429") {
+            continue;
         }
+        assert_eq!(*path, "/api/v1/labels", "{answer}");
+        let wait = answer.lines().find_map(|line| line.strip_prefix("retry-after: ")).expect("when to come back");
+        assert!((1..=60).contains(&wait.parse::<u64>().unwrap()), "{wait}");
+        refused += 1;
     }
+    assert!(refused > 0);
     let metrics = metrics().render();
-    assert!(metrics.contains("vtagd_api_refused_total{reason=\"rate\"}"), "{metrics}");
+    let counted = format!("vtagd_api_refused_total{{reason=\"rate\"}} {refused}");
+    assert!(metrics.contains(&counted), "{refused}: {metrics}");
     server.stop();
 }
 

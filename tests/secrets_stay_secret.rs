@@ -461,6 +461,12 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     fs::write(folder.path().join("vtagd.yaml"), &spoilt).unwrap();
     daemon.signal(libc::SIGHUP);
     daemon.wait_for_log("the old configuration stays");
+    // The same asked of the API, whose answer has the problems.
+    let reload = ureq::post(format!("{url}/api/v1/reload")).config().http_status_as_error(false).build();
+    let mut answer = reload.header("authorization", format!("Bearer {token}")).send_empty().unwrap();
+    let body = answer.body_mut().read_to_vec().unwrap();
+    assert_eq!(answer.status(), 422, "{}", String::from_utf8_lossy(&body));
+    answers.lock().unwrap().push(("answer to a reload".into(), body));
     fs::write(folder.path().join("vtagd.yaml"), config.replace("interval: 500ms", "interval: 400ms")).unwrap();
     daemon.signal(libc::SIGHUP);
     daemon.wait_for_log("the new configuration runs");

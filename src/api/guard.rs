@@ -17,6 +17,9 @@ use super::{Shared, routes};
 /// Largest body; no route wants one.
 const BODY: u64 = 64 * 1024;
 
+/// Which pages may show an answer, as far as they may have it at all.
+pub(super) const CORP: &str = "cross-origin-resource-policy";
+
 /// A route's answer may take so long, reloading included.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -48,7 +51,7 @@ fn harden(mut response: Response) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    headers.entry(CORP).or_insert(HeaderValue::from_static("same-origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let policy =
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

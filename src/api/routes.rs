@@ -16,7 +16,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::guard::{guard, refusal};
+use super::guard::{CORP, guard, refusal};
 use super::serve::Peer;
 use super::{Shared, openapi, page, scrape};
 use crate::catalog::Command;
@@ -137,7 +137,8 @@ async fn snapshot(State(shared): State<Shared>, name: Result<Path<String>, PathR
         None => None,
     };
     match found {
-        Some(jpeg) => ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
+        // Its address is told to others for their pages to show it.
+        Some(jpeg) => ([(header::CONTENT_TYPE.as_str(), "image/jpeg"), (CORP, "cross-origin")], jpeg).into_response(),
         None => refusal(StatusCode::NOT_FOUND, "no such snapshot"),
     }
 }

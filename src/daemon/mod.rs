@@ -255,6 +255,7 @@ fn watch(
         if reloader.look(fleet) {
             reloader.show(&outlet.board, fleet);
         }
+        reloader.tell();
         for loss in losses.look(Instant::now(), || fleet.view()) {
             loss.tell();
         }

@@ -43,6 +43,8 @@ pub struct Reloader {
     told: bool,
     /// Who asked for the reload that is under way, if he waits for it.
     asker: Option<oneshot::Sender<Outcome>>,
+    /// What he is to be told once everybody sees it.
+    answer: Option<(oneshot::Sender<Outcome>, Outcome)>,
 }
 
 /// What may be asked of a running daemon.
@@ -74,8 +76,8 @@ impl Reloader {
         shutdown: Shutdown,
     ) -> Self {
         let switched = HashMap::new();
-        let (under_way, asker) = (None, None);
-        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way, told: false, asker }
+        let (under_way, asker, answer) = (None, None, None);
+        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way, told: false, asker, answer }
     }
 
     /// Tells the API and the sinks what runs now.
@@ -149,9 +151,16 @@ impl Reloader {
         self.wishes.reloads.try_recv().is_ok() && self.reload(fleet)
     }
 
-    /// Tells who waits what came of it. He may have gone.
     fn answer(&mut self, outcome: Outcome) {
-        self.asker.take().map(|asker| asker.send(outcome));
+        self.answer = self.asker.take().map(|asker| (asker, outcome));
+    }
+
+    /// Tells who waits what came of it. To be called once it has been [shown](Self::show).
+    pub fn tell(&mut self) {
+        if let Some((asker, outcome)) = self.answer.take() {
+            // He may have gone.
+            let _ = asker.send(outcome);
+        }
     }
 
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
