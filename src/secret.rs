@@ -64,9 +64,17 @@ impl Known {
     }
 }
 
+/// Shorter lines of a secret of several, such as the heading of a key, are no secret by themselves.
+const SHORTEST_LINE: usize = 16;
+
 fn remember(value: &Arc<str>) {
     if value.len() < SHORTEST_KNOWN {
         return;
+    }
+    if value.contains('\n') {
+        // A certificate's key, say: others tell it line by line.
+        let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE && !line.starts_with("--"));
+        lines.for_each(|line| remember(&line.into()));
     }
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner).values.contains(value);
     if !known {
@@ -83,18 +91,28 @@ fn spellings(value: &str) -> Vec<String> {
     let json = |value: &str| serde_json::to_string(value).map_or_else(|_| value.to_owned(), |json| inner(&json));
     // A message in JSON may itself be shown so, or as Rust shows a text.
     all.extend([json(value), json(&json(value)), inner(&format!("{value:?}")), inner(&format!("{:?}", json(value)))]);
+    // As libraries show what they send: a list of bytes.
+    all.push(format!("{:?}", value.as_bytes()).trim_matches(['[', ']']).to_owned());
+    let mut encoded = vec![form, percent];
     if let Ok(mut url) = url::Url::parse("http://x/")
         && url.set_password(Some(value)).is_ok()
     {
-        all.extend(url.password().map(ToOwned::to_owned));
+        encoded.extend(url.password().map(ToOwned::to_owned));
     }
-    // As libraries show what they send: a list of bytes.
-    all.push(format!("{:?}", value.as_bytes()).trim_matches(['[', ']']).to_owned());
-    all.extend([lower_hex(&form), lower_hex(&percent), form, percent]);
+    // GLib leaves more as it is than others.
+    encoded.push(value.bytes().map(user_part).collect());
+    all.extend(encoded.iter().map(|encoded| lower_hex(encoded)).collect::<Vec<_>>());
+    all.extend(encoded);
     all.retain(|spelling| spelling.len() >= SHORTEST_KNOWN);
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// A byte in the user part of an address, as RFC 3986 has it.
+fn user_part(byte: u8) -> String {
+    let stays = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
+    if stays { char::from(byte).to_string() } else { format!("%{byte:02X}") }
 }
 
 /// Without the quotes around it.
@@ -275,6 +293,7 @@ mod tests {
             format!("{:?}", secret.expose()),
             url.to_string(),
             lower_hex(url.as_str()),
+            secret.expose().bytes().map(user_part).collect(),
             lower_hex(&form),
             form.replace('+', "%20"),
             form,
@@ -287,6 +306,13 @@ mod tests {
             assert!(!scrubbed.contains("w+d") && !scrubbed.contains("w%2"), "{text}: {scrubbed}");
         }
         assert!(matches!(scrub("nothing of the kind"), Cow::Borrowed("nothing of the kind")));
+    }
+
+    #[test]
+    fn each_line_of_a_secret_of_several_is_one() {
+        Secret::new("-----BEGIN USER NKEY SEED-----\nSUAMARKEDSEEDOFMANYLETTERS\n------END USER NKEY SEED------\n");
+        assert_eq!(scrub("it was SUAMARKEDSEEDOFMANYLETTERS"), "it was ***");
+        assert_eq!(scrub("-----BEGIN USER NKEY SEED-----"), "-----BEGIN USER NKEY SEED-----");
     }
 
     #[test]

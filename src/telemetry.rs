@@ -213,6 +213,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
     ("result", &["vtagd_config_reloads_total"], Values::Words(&["applied", "refused"])),
     ("result", &["vtagd_snapshots_total"], Values::Words(&["saved", "dropped", "failed"])),
     ("result", &["vtagd_outbox_recoveries_total"], Values::Words(&["whole", "partial"])),
+    ("reason", &["vtagd_api_refused_total"], Values::Words(&["rate", "token", "host", "size", "connections"])),
     (
         "reason",
         &["vtagd_frames_dropped_total"],

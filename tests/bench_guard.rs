@@ -103,3 +103,27 @@ fn a_renewed_baseline_has_the_new_ratios_and_the_old_tolerances() {
     assert_eq!((&renewed["ratios"], &renewed["machine"]["processor"]), (&wanted, &json!("two")));
     assert_eq!(guard(&["compare", files[0], files[1]]).0, 0);
 }
+
+#[test]
+fn the_committed_baseline_is_one_that_results_can_be_compared_with() {
+    let file = root().join("benches/baseline.json");
+    let baseline: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let ratios: Vec<(&str, f64)> = baseline["ratios"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|known| (known["name"].as_str().unwrap(), known["ratio"].as_f64().unwrap()))
+        .collect();
+    assert!(ratios.iter().any(|(name, _)| name.starts_with("end to end")), "{ratios:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let now = folder.path().join("result.json");
+    let compare = |factor: f64| {
+        let ratios: Vec<_> = ratios.iter().map(|&(name, ratio)| (name, ratio * factor)).collect();
+        fs::write(&now, result("another", &ratios).to_string()).unwrap();
+        guard(&["compare", now.to_str().unwrap(), file.to_str().unwrap()])
+    };
+    let (code, said) = compare(1.0);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = compare(0.3);
+    assert!(code == 1 && said.contains(&format!("{} of the ratios are worse", ratios.len())), "{said}");
+}

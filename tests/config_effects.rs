@@ -23,6 +23,10 @@ fn a_changed_key_waits_for_a_restart_or_does_not() {
     for name in ["one", "two"] {
         fs::write(folder.path().join(name), format!("{name}\n")).unwrap();
     }
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    fs::write(folder.path().join("api.crt"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("api.key"), made.signing_key.serialize_pem()).unwrap();
+    let tls = "{ tls: { cert: api.crt, key: api.key } }";
     let stream = |more: &str| format!("model: {{ path: none }}\nstreams: [{{ id: a, url: 'rtsp://h/'{more} }}]");
     for (before, after, waiting) in [
         ("instance: x".to_owned(), "instance: y".to_owned(), &["instance"][..]),
@@ -51,9 +55,11 @@ fn a_changed_key_waits_for_a_restart_or_does_not() {
         ("snapshots: { quality: 80 }".into(), "snapshots: { quality: 81 }".into(), &["snapshots.quality"]),
         ("".into(), "snapshots: { quality: 81 }".into(), &["snapshots"]),
         ("api: { listen: 127.0.0.1:1 }".into(), "api: { listen: 127.0.0.1:2 }".into(), &["api.listen"]),
-        ("api: { token: { file: one } }".into(), "api: { token: { file: two } }".into(), &["api (a credential)"]),
+        ("".into(), format!("api: {tls}"), &["api.tls (switched on or off)"]),
         ("log: { format: text }".into(), "log: { format: json, level: debug }".into(), &["log.format"]),
         // All of these are a reload's.
+        ("api: { token: { file: one } }".into(), "api: { token: { file: two } }".into(), &[]),
+        ("api: { token: { file: one } }".into(), "api: {}".into(), &[]),
         ("log: { level: info }".into(), "log: { level: debug }".into(), &[]),
         ("sampling: { interval: 1s }".into(), "sampling: { interval: 2s }".into(), &[]),
         ("reconnect: { max: 1m }".into(), "reconnect: { max: 2m }".into(), &[]),

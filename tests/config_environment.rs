@@ -98,6 +98,14 @@ fn what_is_wrong_with_a_variable_is_told_under_its_name_and_without_its_value() 
 
 /// Sets every key of the schema, in as few files as that takes: some exclude one another.
 const EVERYTHING: &[&str] = &[
+    // Of a vtagd that was built with the client.
+    #[cfg(feature = "kafka")]
+    "
+model: { path: none }
+streams: [{ id: a, url: 'rtsp://h/' }]
+sinks:
+  - { type: kafka, brokers: [k], topic: t, tls: true, sasl: plain, username: u, password: { file: file } }
+",
     "
 instance: here
 model: { path: . }
@@ -154,9 +162,11 @@ sinks:
   - { type: webhook, url: 'http://h/', secret: { file: signing }, previous_secret: { file: signing }, headers: { X-A: { file: file } }, concurrency: 3 }
   - { type: webhook, url: 'http://h/2', batch: { max_size: 10, max_delay: 2s } }
   - { type: nats, url: 'nats://h', subject_prefix: s }
+  - { type: nats, url: 'nats://h', subject_prefix: t, nkey: { file: nkey } }
+  - { type: nats, url: 'nats://h', subject_prefix: u, creds: { file: creds } }
 outbox: { path: out.db, max_size: 2MiB, max_age: 1d }
 snapshots: { path: pictures, max_size: 1MiB, max_age: 2d, max_side: 640, quality: 70, url: 'https://edge.example/' }
-api: { listen: '127.0.0.1:1', token: { file: file }, tls: { cert: file, key: file } }
+api: { listen: '127.0.0.1:1', token: { file: file }, tls: { cert: cert.pem, key: key.pem } }
 log: { level: warn, format: json }
 ",
     "
@@ -188,22 +198,35 @@ fn every_key_of_the_schema_comes_back_from_config_show() {
     let set =
         "set: dock\nbackground: [a dock]\nlabels: [{ name: forklift, attributes: { zone: x, severity: error } }]\n";
     let signing = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
-    for (name, text) in [("file", "x\n"), ("dock.yaml", set), ("signing", signing)] {
+    let seed = nkeys::KeyPair::new_user().seed().unwrap();
+    let creds = format!(
+        "-----BEGIN NATS USER JWT-----\neyJ0.eyJq.c2ln\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    );
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let files = [("file", "x\n"), ("dock.yaml", set), ("signing", signing), ("nkey", &seed), ("creds", &creds)];
+    for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
     }
     let shown: Vec<Value> = EVERYTHING.iter().map(|text| show(folder.path(), text, &[])).collect();
-    let keys = config::keys();
+    let of_kafka = ["sinks[].brokers", "sinks[].topic", "sinks[].tls", "sinks[].sasl"];
+    let keys: Vec<String> =
+        config::keys().into_iter().filter(|key| cfg!(feature = "kafka") || !of_kafka.contains(&key.as_str())).collect();
     // What the files do not set, nobody could miss.
     for key in &keys {
         let last = key.rsplit('.').next().unwrap().trim_end_matches("[]");
         let set = EVERYTHING.iter().any(|text| text.contains(&format!("{last}:")));
         assert!(set || ["env", "credential"].contains(&last), "this test sets no `{key}`");
     }
+    let everything = shown.len() - 2;
     let missing: Vec<&String> = keys.iter().filter(|key| !shown.iter().any(|shown| has(shown, key))).collect();
-    assert!(missing.is_empty(), "config show leaves out {missing:?}: {:#}", shown[0]);
-    let only = &shown[0]["sinks"][0]["only"];
+    assert!(missing.is_empty(), "config show leaves out {missing:?}: {:#}", shown[everything]);
+    let shown = &shown[everything];
+    let only = &shown["sinks"][0]["only"];
     assert_eq!((&only["types"][1], &only["min_severity"]), (&"end".into(), &"warning".into()), "{only}");
     assert_eq!((&only["attributes"]["zone"][1], &only["labels"][0]), (&3.into(), &"forklift".into()), "{only}");
-    assert_eq!(shown[0]["snapshots"]["url"], "https://edge.example/");
-    assert_eq!((&shown[0]["sampling"]["interval"], &shown[0]["reconnect"]["stall"]), (&"2s".into(), &"13s".into()));
+    assert_eq!(shown["snapshots"]["url"], "https://edge.example/");
+    assert_eq!((&shown["sampling"]["interval"], &shown["reconnect"]["stall"]), (&"2s".into(), &"13s".into()));
 }

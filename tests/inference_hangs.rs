@@ -62,10 +62,14 @@ impl Watched {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clip = root().join("demo/clip.mp4");
-        let stream =
-            |id: &str| format!("  - {{ id: {id}, url: \"file://{}\", pace: fast, loop: true }}\n", clip.display());
+        let stream = |id: &str| {
+            format!(
+                "  - {{ id: {id}, url: \"file://{}\", pace: fast, loop: true, view: {{ mode: tiles }} }}\n",
+                clip.display()
+            )
+        };
         let config = format!(
-            "runtime: {{ run_limit: 1s, sessions: 1, batch: {{ max_delay: 0s }} }}\nsampling: {{ interval: 40ms }}\n\
+            "runtime: {{ run_limit: 1s, sessions: 1, threads: 1, batch: {{ max_size: 64, max_delay: 0s }} }}\nsampling: {{ interval: 40ms }}\n\
              streams:\n{}{}{}labels: [{}]\nsinks: [{{ type: jsonl, path: events.jsonl }}]\noutbox: {{ path: \":memory:\" }}\n\
              api: {{ listen: 127.0.0.1:0 }}\n",
             stream("one"),

@@ -271,7 +271,8 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     let secure = Camera::start_tls(Content::pattern(160, 120), Codec::H264, pem);
     let (broker, hook) = (Broker::start(folder.path()), Hook::start(|_, _| Reply::Status(204, "")));
     let refusing = Hook::start(|_, _| Reply::Status(401, ""));
-    let (echo, nats, other_nats, nobody) = (echo(), rude_nats(), rude_nats(), free_port());
+    let (echo, nobody) = (echo(), free_port());
+    let (nats, other_nats, third_nats) = (rude_nats(), rude_nats(), rude_nats());
 
     let mut streams = String::new();
     let mut stream = |id: &str, url: String, more: String| {
@@ -333,6 +334,9 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     sink("nats", "nats", format!("nats://127.0.0.1:{nats}"), fields(password));
     let token = secrets.env("NATS_TOKEN", plain_mark("NatsToken"));
     sink("nats-token", "nats", format!("nats://127.0.0.1:{other_nats}"), format!(", password: {token}"));
+    // The seed of a key is made as it is: it cannot be marked, only looked for.
+    let seed = secrets.file("nkey", nkeys::KeyPair::new_user().seed().unwrap());
+    sink("nats-nkey", "nats", format!("nats://127.0.0.1:{third_nats}"), format!(", nkey: {seed}"));
     sinks.push_str("  - { type: jsonl, path: events.jsonl }\n  - { type: jsonl, path: \"-\" }\n");
 
     let token = plain_mark("ApiToken");
@@ -394,8 +398,17 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
             log.lines().any(|line| line.contains(what) && line.contains(id) && !line.contains("gstreamer"))
         };
         let down = ["wrong-fields", "wrong-url", "away", "query", "path", "tls", "web", "web-query"];
-        let stuck =
-            ["mqtt-away", "mqtt-tls", "hook-refused", "hook-echo", "hook-tls", "hook-away", "nats", "nats-token"];
+        let stuck = [
+            "mqtt-away",
+            "mqtt-tls",
+            "hook-refused",
+            "hook-echo",
+            "hook-tls",
+            "hook-away",
+            "nats",
+            "nats-token",
+            "nats-nkey",
+        ];
         let all = down.iter().all(|id| told("the stream is down", &format!("stream={id}")))
             && stuck.iter().all(|id| told("cannot deliver", &format!("sink=\"{id}\"")));
         all.then_some(log)
@@ -426,6 +439,21 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
         ask(&url, path, Some(&token));
         ask(&url, path, None);
         ask(&url, path, Some(&plain_mark("NotTheToken")));
+    }
+    // What is written to it: refused, and understood.
+    for (bearer, path) in [
+        (Some(token.as_str()), "/api/v1/streams/nothing/pause"),
+        (None, "/api/v1/reload"),
+        (Some(query.as_str()), "/api/v1/reload"),
+    ] {
+        let mut request = ureq::post(format!("{url}{path}")).config().http_status_as_error(false).build();
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        let mut answer = request.content_type("application/json").send(format!("{{\"password\":{query:?}}}")).unwrap();
+        assert!(answer.status().is_client_error(), "{path}: {}", answer.status());
+        let body = answer.body_mut().read_to_vec().unwrap();
+        answers.lock().unwrap().push((format!("answer to a POST to {path}"), body));
     }
     // A configuration that cannot be used, and one that can.
     let spoilt = config.replace("outbox:", "password: Zq7SpoiltXk9\noutbox:");

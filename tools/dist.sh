@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The binary that is given to others: target/dist/vtagd. The same sources and the same compiler give the same bytes, whatever the
+# The binary that is given to others: target/dist/vtagd. The same sources and the same compiler are to give the same bytes, whatever the
 # folder, the user and the moment are called: no path of this machine and no time gets in. Usage: dist.sh [CARGO OPTIONS...]
-# tools/reproducible.sh shows that it holds.
+# tools/reproducible.sh tells whether that holds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -106,10 +106,12 @@ pub fn init(level: LevelFrom<'_>, format: LogFormat) {
 
 fn filter(wanted: &str) -> EnvFilter {
     // The runtime logs every operator it places at info; only its warnings are for people. What the NATS client says of every attempt,
-    // our own log says once. GStreamer's own messages come only where GST_DEBUG asks for them, and then all of them are wanted. What
-    // the HTTP client sends it would show byte by byte, in pieces in which nobody finds a credential.
-    const ALWAYS: &str = "ort=warn,async_nats=off,ureq_proto=debug,gstreamer=trace,vtagd::repeated=trace";
-    EnvFilter::try_new(format!("{ALWAYS},{wanted}")).unwrap_or_else(|_| EnvFilter::new(format!("info,{ALWAYS}")))
+    // our own log says once. GStreamer's own messages come only where GST_DEBUG asks for them, and then all of them are wanted.
+    const USUALLY: &str = "ort=warn,async_nats=off,gstreamer=trace,vtagd::repeated=trace";
+    // The last word: what the HTTP client sends it would show byte by byte, in pieces in which nobody finds a credential.
+    const ALWAYS: &str = "ureq_proto=debug,ureq_proto::util=debug";
+    EnvFilter::try_new(format!("{USUALLY},{wanted},{ALWAYS}"))
+        .unwrap_or_else(|_| EnvFilter::new(format!("info,{USUALLY},{ALWAYS}")))
 }
 
 /// Whether the command line or `VTAGD_LOG` has said how much is told, so that [`set_level`] does nothing.
@@ -231,6 +233,15 @@ mod tests {
     #[test]
     fn a_filter_that_makes_no_sense_is_info() {
         assert!(filter("vtagd=loud").to_string().contains("info"));
-        assert!(filter("debug").to_string().contains("debug"));
+        assert!(filter("debug").to_string().split(',').any(|directive| directive == "debug"));
+    }
+
+    #[test]
+    fn nobody_gets_to_see_the_bytes_that_a_client_sends() {
+        for wanted in ["trace", "ureq_proto=trace", "ureq_proto::util=trace"] {
+            let directives = filter(wanted).to_string();
+            assert!(directives.split(',').any(|directive| directive == "ureq_proto::util=debug"), "{directives}");
+            assert!(!directives.contains("ureq_proto::util=trace"), "{directives}");
+        }
     }
 }

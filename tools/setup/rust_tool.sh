@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb|cyclonedx|about|audit|fuzz
+# A cargo tool, only for the target that needs it, only if it is missing. Usage: rust_tool.sh fmt|clippy|deny|deb|cyclonedx|about|fuzz
 . "$(dirname "$0")/lib.sh"
 
 # build CRATE VERSION TARGET [OPTION...]: compiles a tool of a fixed version.
@@ -28,6 +28,5 @@ case $tool in
     fuzz) build cargo-fuzz 0.13.2 "make fuzz" ;;
     cyclonedx) build cargo-cyclonedx 0.5.9 "make sbom" ;;
     about) build cargo-about 0.9.3 "make deb" --features cli ;;
-    audit) build cargo-audit 0.22.2 "make lint" ;;
-    *) die "rust_tool.sh knows fmt, clippy, deny, deb, cyclonedx, about, audit and fuzz" ;;
+    *) die "rust_tool.sh knows fmt, clippy, deny, deb, cyclonedx, about and fuzz" ;;
 esac
