@@ -234,7 +234,12 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sinks: [{ type: kafka, brokers: [k], tls: true, cert: secret }]", 1, "sinks[0].key", "both `cert` and `key`"),
         ("sinks: [{ type: kafka, brokers: [k], username: u }]", 1, "sinks[0].sasl", "SASL needs"),
         ("sinks: [{ type: kafka, brokers: [k], sasl: plain, username: u }]", 1, "sinks[0].password", "SASL needs"),
-        ("sinks: [{ type: kafka, brokers: [k], sasl: gssapi }]", 1, "sinks[0].sasl", "scram-sha-256"),
+        (
+            "sinks: [{ type: kafka, brokers: [k], sasl: gssapi, username: u, password: { file: secret } }]",
+            1,
+            "sinks[0].sasl",
+            "scram-sha-256",
+        ),
         ("sinks: [{ type: kafka, brokers: [k], url: nats://h }]", 1, "sinks[0].url", "its keys: type, brokers"),
         ("snapshots: { quality: 101 }", 1, "snapshots.quality", "from 1 to 100"),
         ("snapshots: { url: \"https://u:p@h\" }", 1, "snapshots.url", "without credentials"),
@@ -264,7 +269,9 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("outbox: { max_size: 1gb }", 1, "outbox.max_size", "1GiB"),
         ("snapshots: { max_age: 0 }", 1, "snapshots.max_age", "above 0"),
     ];
-    for (text, line, field, part) in cases {
+    // Without the client every one of them is wrong in another way too.
+    let built = |text: &str| vtagd::sink::kafka::BUILT || !text.contains("type: kafka");
+    for (text, line, field, part) in cases.iter().filter(|case| built(case.0)) {
         mistake(&folder, &format!("{text}\n{REST}"), *line, field, part);
     }
 }

@@ -107,7 +107,7 @@ fn sasl(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<Option<Sasl>> {
         return Some(None);
     }
     let remedy = "SASL needs `sasl: plain` (or scram-sha-256, scram-sha-512), `username` and `password`";
-    for (key, _) in ["sasl", "username", "password"].into_iter().zip(given).filter(|(_, given)| !given) {
+    if let Some((key, _)) = ["sasl", "username", "password"].into_iter().zip(given).find(|(_, given)| !given) {
         reader.missing(at, key, remedy);
     }
     let password = raw.password.given().and_then(|password| secrets::resolve(password, reader));
