@@ -9,9 +9,13 @@ home=${CARGO_HOME:-$HOME/.cargo}
 here=$(pwd -P)
 # In place of whatever flags the machine has: a `target-cpu=native` would be another binary, and one that ends with SIGILL elsewhere.
 unset RUSTFLAGS
-CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f%s' "--remap-path-prefix=$home=/cargo" "--remap-path-prefix=$here=/vtagd")
-# The C parts: SQLite and ring. Quoted, for a folder with a blank in its name.
-CFLAGS="'-ffile-prefix-map=$home=/cargo' '-ffile-prefix-map=$here=/vtagd'"
+# A compiler knows a file by the name it is given and its folder by the one without links: both are mapped. The C parts, SQLite and
+# ring, have their flags quoted, for a folder with a blank in its name.
+registry=$(realpath -m "$home/registry/src")
+maps=("$home=/cargo" "$registry=/cargo/registry/src" "$here=/vtagd")
+CARGO_ENCODED_RUSTFLAGS=$(printf -- '--remap-path-prefix=%s\x1f' "${maps[@]}")
+CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%$'\x1f'}
+CFLAGS=$(printf -- "'-ffile-prefix-map=%s' " "${maps[@]}")
 export CARGO_ENCODED_RUSTFLAGS CFLAGS CC_SHELL_ESCAPED_FLAGS=1
 SOURCE_DATE_EPOCH=$(tools/source_date.sh)
 export SOURCE_DATE_EPOCH

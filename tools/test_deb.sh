@@ -221,8 +221,8 @@ else
         line=$(sed -n "s/^$key=-\?//p" "$root/usr/lib/systemd/system/vtagd.service")
         [ $key != ExecStartPre ] || shown "$line" as_service $line
     done
-    python3 tools/notified.py "$root" /var/lib/vtagd/events.jsonl setpriv --reuid=vtagd --regid=vtagd --init-groups --no-new-privs --bounding-set=-all \
-        --inh-caps=-all $line || die "the daemon was not ready, or did not end as it should"
+    shown "the daemon was not ready, or did not end as it should" python3 tools/notified.py "$root" /var/lib/vtagd/events.jsonl \
+        setpriv --reuid=vtagd --regid=vtagd --init-groups --no-new-privs --bounding-set=-all --inh-caps=-all $line
     grep -q '"dev.vtagd.tag.start"' "$events" || die "the service has written no tag"
 fi
 
