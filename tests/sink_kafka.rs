@@ -63,6 +63,7 @@ impl Consumer {
             .set("group.id", "test")
             .set("auto.offset.reset", "earliest")
             .set("reconnect.backoff.max.ms", "200")
+            .set("topic.metadata.refresh.interval.ms", "500")
             .create()
             .unwrap();
         let mut all = TopicPartitionList::new();

@@ -226,6 +226,8 @@ impl<'a> Session<'a> {
                 }
                 self.in_flight.insert(position);
             }
+            // The producer has stopped; the report of what stopped it is on its way and says why. This one comes again with the next.
+            Err(Code::Fatal) if !self.in_flight.is_empty() => {}
             Err(Code::MessageSizeTooLarge) => inbox.dead(position, "the event is larger than a record may be (1 MB)"),
             Err(code) => {
                 let why = explained(code, &self.settings.topic);
