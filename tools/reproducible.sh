@@ -8,7 +8,8 @@ die() { printf 'reproducible: %s\n' "$*" >&2; exit 1; }
 
 [ -x target/dist/vtagd ] || die "there is no target/dist/vtagd: run tools/dist.sh first"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+keep=
+trap '[ -n "$keep" ] || rm -rf "$work"' EXIT
 other=$work/a/folder/of/another/name
 mkdir -p "$other"
 # The working tree as it is, uncommitted changes too, and nothing that git ignores.
@@ -35,7 +36,8 @@ sha256sum target/dist/vtagd "$other/target/dist/vtagd" | sed "s#$work#…#"
 if ! cmp target/dist/vtagd "$other/target/dist/vtagd"; then
     # What differs most often is text: a path, a time. The rest is for diffoscope.
     diff <(strings -n 8 target/dist/vtagd | sort -u) <(strings -n 8 "$other/target/dist/vtagd" | sort -u) | head -n 20 || true
-    die "the two builds differ"
+    keep=yes
+    die "the two builds differ; the second one is kept for a closer look: $other/target/dist"
 fi
 for path in "$home" "$work" "$(pwd -P)" "$HOME/"; do
     ! grep -qaF "$path" target/dist/vtagd || die "the binary holds the path $path"
