@@ -12,6 +12,9 @@
     reason = "a bench fails by panicking and prints"
 )]
 
+#[path = "common/sends.rs"]
+mod sends;
+
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,12 +25,12 @@ use vtagd::catalog::{Catalog, Watched};
 use vtagd::event::record::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
 use vtagd::frame::StreamId;
-use vtagd::outbox::route::{Filter, Route};
-use vtagd::outbox::{Kernel, Outbox, OutboxSettings};
 use vtagd::sink::mqtt::{Mqtt, MqttSettings, Protocol};
 use vtagd::sink::runner;
 use vtagd::status::StreamStatus;
 use vtagd::tls::Trust;
+
+use sends::Sends;
 
 const STREAMS: usize = 20;
 
@@ -128,34 +131,14 @@ fn settings(port: u16, protocol: Protocol) -> MqttSettings {
 
 /// As fast as it goes (`None`), or so many a second.
 fn run(what: &str, folder: Option<&Path>, protocol: Protocol, events: usize, pace: Option<f64>) -> Option<()> {
-    let folder = folder.map_or_else(|| tempfile::tempdir().unwrap(), |f| tempfile::tempdir_in(f).unwrap());
+    let folder = sends::folder(folder);
     let (_broker, port) = broker(folder.path())?;
     let mut subscriber = subscriber(port, events);
-    let path = Some(folder.path().join("outbox.db"));
-    let outbox = OutboxSettings { path, max_size: 4 << 30, max_age: Duration::from_secs(86_400) };
-    let route = Route { name: "broker".into(), key: "broker".into(), only: Filter::default(), rate: None };
-    let (outbox, mut inboxes, thread) = Outbox::start(outbox, vec![route], Kernel).unwrap();
+    let (outbox, inbox, thread) = sends::outbox(folder.path(), "broker");
     let sink = Box::new(Mqtt::new(settings(port, protocol), catalog(), None));
-    let sink = runner::start(sink, inboxes.remove(0), runner::ladder()).unwrap();
-    let mut sends = Vec::with_capacity(events);
-    let mut waits = 0_u64;
+    let sink = runner::start(sink, inbox, runner::ladder()).unwrap();
     let began = Instant::now();
-    for number in 0..events {
-        let made = Arc::new(event(number));
-        if let Some(pace) = pace {
-            let due = Duration::from_secs_f64(number as f64 / pace);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
-        }
-        let asked = Instant::now();
-        let mut there = outbox.send(&made);
-        sends.push(asked.elapsed());
-        while !there {
-            // The queue is full: a camera's event would be lost here, a bench waits.
-            waits += 1;
-            std::thread::sleep(Duration::from_micros(200));
-            there = outbox.send(&made);
-        }
-    }
+    let sends = Sends::of(&outbox, events, pace, event);
     let stored = began.elapsed().as_secs_f64();
     let status = outbox.status();
     let pending = || status.report().sinks[0].pending;
@@ -170,18 +153,18 @@ fn run(what: &str, folder: Option<&Path>, protocol: Protocol, events: usize, pac
     outbox.close();
     thread.join().unwrap();
     sink.join().unwrap();
-    sends.sort_unstable();
-    let at = |part: f64| sends[((sends.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    let sends = sends.sorted();
     let rate = |seconds: f64| events as f64 / seconds;
     println!(
         "{what}: {events} events; {:.0}/s stored ({waits_at_the_end} not acknowledged then), {:.0}/s acknowledged by the broker, {:.0}/s at the subscriber; \
-         send: p50 {:.1} µs, p99 {:.1} µs, max {:.0} µs; {waits} waits for a full queue",
+         send: p50 {:.1} µs, p99 {:.1} µs, max {:.0} µs; {} waits for a full queue",
         rate(stored),
         rate(acknowledged),
         rate(arrived),
-        at(0.5),
-        at(0.99),
-        at(1.0)
+        sends.at(0.5),
+        sends.at(0.99),
+        sends.at(1.0),
+        sends.waits
     );
     Some(())
 }

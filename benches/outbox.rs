@@ -12,16 +12,18 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "common/sends.rs"]
+mod sends;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vtagd::delivery::Inbox;
 use vtagd::event::record::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
-use vtagd::outbox::route::{Filter, Route};
-use vtagd::outbox::{Kernel, Outbox, OutboxSettings};
+
+use sends::Sends;
 
 /// Events of a full run.
 const EVENTS: usize = 200_000;
@@ -45,10 +47,6 @@ fn event(number: usize) -> Event {
         snapshot: None,
     };
     Event { id: uuid::Uuid::now_v7(), source: "/bench/streams/camera".into(), kind: EventKind::Start, data }
-}
-
-fn route(name: &str) -> Route {
-    Route { name: name.into(), key: name.into(), only: Filter::default(), rate: None }
 }
 
 /// Takes and settles everything, on a thread of its own.
@@ -88,45 +86,26 @@ fn bare(folder: &Path, events: usize) -> f64 {
 
 /// As fast as it goes (`None`), or so many a second. Events a second.
 fn run(what: &str, folder: Option<PathBuf>, events: usize, pace: Option<f64>) -> f64 {
-    let folder = folder.map_or_else(|| tempfile::tempdir().unwrap(), |f| tempfile::tempdir_in(f).unwrap());
-    let path = Some(folder.path().join("outbox.db"));
-    let settings = OutboxSettings { path, max_size: 4 << 30, max_age: Duration::from_secs(86_400) };
-    let (outbox, mut inboxes, thread) = Outbox::start(settings, vec![route("sink")], Kernel).unwrap();
-    let taker = sink(inboxes.remove(0));
-    let mut sends = Vec::with_capacity(events);
-    let mut waits = 0_u64;
+    let folder = sends::folder(folder.as_deref());
+    let (outbox, inbox, thread) = sends::outbox(folder.path(), "sink");
+    let taker = sink(inbox);
     let began = Instant::now();
-    for number in 0..events {
-        let made = Arc::new(event(number));
-        if let Some(pace) = pace {
-            let due = Duration::from_secs_f64(number as f64 / pace);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
-        }
-        let asked = Instant::now();
-        let mut there = outbox.send(&made);
-        sends.push(asked.elapsed());
-        while !there {
-            // The queue is full: a camera's event would be lost here, a bench waits.
-            waits += 1;
-            std::thread::sleep(Duration::from_micros(200));
-            there = outbox.send(&made);
-        }
-    }
+    let sends = Sends::of(&outbox, events, pace, event);
     // Closing gives the sink what is left, as long as it is quick.
     outbox.close();
     thread.join().unwrap();
     let taken = taker.join().unwrap();
     assert_eq!(taken, events);
     let seconds = began.elapsed().as_secs_f64();
-    sends.sort_unstable();
-    let at = |part: f64| sends[((sends.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    let sends = sends.sorted();
     println!(
-        "{what}: {events} events, {:.0} events/s through outbox and sink; send: p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs, max {:.0} µs; {waits} waits for a full queue",
+        "{what}: {events} events, {:.0} events/s through outbox and sink; send: p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs, max {:.0} µs; {} waits for a full queue",
         events as f64 / seconds,
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        at(1.0)
+        sends.at(0.5),
+        sends.at(0.99),
+        sends.at(0.999),
+        sends.at(1.0),
+        sends.waits
     );
     events as f64 / seconds
 }

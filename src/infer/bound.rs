@@ -65,6 +65,11 @@ impl Shapes {
         &self.halt
     }
 
+    /// The same for another encoder over the same session, with runs of its own.
+    pub fn beside(&self, session: &Session, provider: Provider, device: u32) -> Self {
+        Self::new(session, provider, device, self.output)
+    }
+
     /// Says how long an answer is, once a run has told it.
     pub fn set_dim(&mut self, dim: usize) {
         self.output.dim = dim;
@@ -81,21 +86,28 @@ impl Shapes {
     /// # Errors
     /// What ONNX Runtime says, most likely that there is no memory.
     pub fn take(&mut self, rows: usize) -> Result<(Arc<RunOptions>, Option<DynValue>), ort::Error> {
-        if let Some(shape) = self.known.iter_mut().find(|shape| shape.rows == rows) {
-            let answer = match shape.answer.take() {
-                None => answer(self.pinned.as_ref(), &self.output, rows)?,
-                kept => kept,
-            };
-            return Ok((Arc::clone(&shape.options), answer));
-        }
+        let known = self.known.iter().position(|shape| shape.rows == rows);
+        let at = match known {
+            Some(at) => at,
+            None => self.add(rows)?,
+        };
+        let shape = &mut self.known[at];
+        let kept = match shape.answer.take() {
+            None => answer(self.pinned.as_ref(), &self.output, rows)?,
+            kept => kept,
+        };
+        Ok((Arc::clone(&shape.options), kept))
+    }
+
+    /// Remembers another shape, and says where.
+    fn add(&mut self, rows: usize) -> Result<usize, ort::Error> {
         if self.known.len() >= SHAPES {
             self.forget();
         }
-        let answer = answer(self.pinned.as_ref(), &self.output, rows)?;
         let options = Arc::new(RunOptions::new()?);
         self.halt.options().push(Arc::clone(&options));
-        self.known.push(Shape { rows, options: Arc::clone(&options), answer: None });
-        Ok((options, answer))
+        self.known.push(Shape { rows, options, answer: None });
+        Ok(self.known.len() - 1)
     }
 
     /// Takes an answer's tensor back for the next run of as many pictures.
@@ -108,7 +120,7 @@ impl Shapes {
     /// Room for `len` numbers of 16 bits, pinned where that is of use.
     ///
     /// # Errors
-    /// As [`Self::options`].
+    /// As [`Self::take`].
     pub fn halves(&mut self, len: usize) -> Result<&mut [f16], ort::Error> {
         if self.halves.as_ref().is_none_or(|made| made.shape().num_elements() < len) {
             let heap = Allocator::default();

@@ -37,7 +37,6 @@ pub struct OrtImageEncoder {
     choice: ProviderChoice,
     refused: Vec<Refused>,
     input: ImageInput,
-    output: Output,
     /// Sizes of runs, where only some are wanted.
     buckets: Buckets,
     /// Height and width of a picture.
@@ -217,7 +216,6 @@ impl OrtImageEncoder {
             chunk: input.batch,
             buckets: Buckets::of(provider, settings.max_size.most(provider)),
             input,
-            output: wanted,
             size,
             dim,
             expected: Duration::ZERO,
@@ -236,12 +234,11 @@ impl OrtImageEncoder {
         (self.provider == Provider::Cpu).then(|| Self {
             session: Arc::clone(&self.session),
             names: self.names.clone(),
-            shapes: Shapes::new(&self.session, self.provider, self.choice.device(), self.output),
+            shapes: self.shapes.beside(&self.session, self.provider, self.choice.device()),
             provider: self.provider,
             choice: self.choice.clone(),
             refused: self.refused.clone(),
             input: self.input.clone(),
-            output: self.output,
             buckets: self.buckets.clone(),
             size: self.size,
             dim: self.dim,
@@ -299,7 +296,6 @@ impl OrtImageEncoder {
         self.shapes.keep(rows, answer);
         if self.dim == 0 {
             self.dim = dim;
-            self.output.dim = dim;
             self.shapes.set_dim(dim);
         }
         if dim != self.dim {

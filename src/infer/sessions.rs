@@ -62,11 +62,11 @@ pub fn open(
     // The others are to be the same, and nothing else in their place.
     let same = InferSettings { max_size: BatchSize::Pictures(max_size), strict: true, ..settings.clone() };
     for choice in places(settings, &choice).into_iter().skip(1) {
-        let (device, started, before) = (choice.device(), Instant::now(), resident_mib());
         if let Some(encoder) = encoders.first().and_then(OrtImageEncoder::beside) {
             encoders.push(encoder);
             continue;
         }
+        let (device, started, before) = (choice.device(), Instant::now(), resident_mib());
         let same = InferSettings { providers: vec![choice], ..same.clone() };
         let opened = OrtImageEncoder::open(runtime, bundle, &same, size).and_then(|mut encoder| {
             // A smaller GPU holds smaller batches, and any session may be given any batch.
