@@ -140,7 +140,7 @@ def main():
                     print(text.read_text()[-4000:], file=sys.stderr)
                     sys.exit("soak: the daemon, the proxies or the camera have ended by themselves")
 
-            while not (address := re.search(r"address=(\S+)", text.read_text())):
+            while not (address := re.search(r"address=(\S+)\s", text.read_text())):
                 alive()
                 time.sleep(0.1)
             url = f"http://{address[1]}"
