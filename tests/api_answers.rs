@@ -227,6 +227,78 @@ fn without_a_token_it_answers_only_to_names_of_this_machine() {
 }
 
 #[test]
+fn a_name_that_is_no_text_is_not_this_machines() {
+    let server = Server::start(None);
+    let mut stream = server.connect();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: \xe9vil.example\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    server.stop();
+}
+
+#[test]
+fn no_spelling_of_a_request_gets_past_the_token() {
+    let server = Server::start(Some("let-me-in"));
+    let set = vtagd::api::SetView { set: "marked-set".into(), labels: Vec::new() };
+    server.board.set_labels(vec![set]);
+    let lines = [
+        "GET /api/v1/labels HTTP/1.1",
+        "GET /api/v1/labels/ HTTP/1.1",
+        "GET //api/v1/labels HTTP/1.1",
+        "GET /api/v1/%6cabels HTTP/1.1",
+        "GET /API/V1/LABELS HTTP/1.1",
+        "GET /healthz/../api/v1/labels HTTP/1.1",
+        "GET /healthz%2f..%2fapi/v1/labels HTTP/1.1",
+        "GET /healthz/ HTTP/1.1",
+        "GET /healthz;/api/v1/labels HTTP/1.1",
+        "GET /api/v1/labels?/healthz HTTP/1.1",
+        "GET http://localhost/api/v1/labels HTTP/1.1",
+        "GET http://healthz/api/v1/labels HTTP/1.0",
+        "HEAD /api/v1/labels HTTP/1.1",
+        "OPTIONS /api/v1/labels HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "TRACE /api/v1/labels HTTP/1.1",
+        "get /api/v1/labels HTTP/1.1",
+        "CONNECT localhost:80 HTTP/1.1",
+        "POST /api/v1/reload HTTP/1.1",
+        "PATCH /api/v1/reload HTTP/1.1",
+    ];
+    let shown = [
+        "X: y",
+        "Authorization: let-me-in",
+        "Authorization: Basic let-me-in",
+        "Authorization: Bearer",
+        "Authorization: Bearer let-me-in let-me-in",
+        "Authorization: Bearer\tlet-me-in",
+        "Authorization: Bearer let-me-i",
+        "Authorization: Bearer LET-ME-IN",
+        "Authorization: Bearer x\r\nAuthorization: Bearer let-me-in",
+        "Proxy-Authorization: Bearer let-me-in",
+        "Cookie: token=let-me-in",
+        "X-Forwarded-For: 127.0.0.1\r\nX-Original-URL: /healthz\r\nX-HTTP-Method-Override: GET",
+    ];
+    // Every line with nothing shown, and everything shown with a line that would be answered.
+    for (line, shown) in lines.map(|line| (line, shown[0])).into_iter().chain(shown.map(|shown| (lines[0], shown))) {
+        let request = format!("{line}\r\nHost: localhost\r\n{shown}\r\nConnection: close\r\n\r\n");
+        // So many guesses take a while.
+        let answer = common::daemon::eventually("the guess is looked at", || {
+            Some(server.say(&request)).filter(|answer| !answer[9..].starts_with("429"))
+        });
+        assert!(answer[9..].starts_with("401"), "{line} {shown}: {answer}");
+        assert!(!answer.contains("marked-set"), "{line} {shown}: {answer}");
+    }
+    assert!(server.asked.is_empty());
+    let asked =
+        "GET /api/v1/labels HTTP/1.1\r\nHost: x\r\nauthorization: BEARER let-me-in \r\nConnection: close\r\n\r\n";
+    let answer = common::daemon::eventually("a right one is let in once the wrong ones are paid for", || {
+        Some(server.say(asked)).filter(|answer| !answer.starts_with("HTTP/1.1 429"))
+    });
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("marked-set"), "{answer}");
+    server.stop();
+}
+
+#[test]
 fn a_change_needs_a_token_even_on_loopback() {
     let server = Server::start(None);
     for path in ["/api/v1/reload", "/api/v1/streams/gate/pause", "/api/v1/streams/gate/resume"] {

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -170,4 +171,75 @@ fn sighup_takes_a_renewed_certificate_and_another_token() {
     daemon.wait_for_log("holds no certificate");
     daemon.wait_for_log("the old configuration stays");
     assert!(daemon.stop().success());
+}
+
+#[test]
+fn no_reload_takes_the_token_away_from_a_daemon_that_others_can_reach() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), TOKEN).unwrap();
+    let open = config("api: { listen: \"0.0.0.0:0\", token: { file: token } }\n");
+    let mut daemon = Daemon::start(folder.path(), &open);
+    let url = daemon.url().replace("0.0.0.0", "127.0.0.1");
+    daemon.wait_for_log(" ready");
+    // Right for who starts with it: on loopback no token is needed. But where it listens changes with a restart only.
+    std::fs::write(folder.path().join("vtagd.yaml"), config("api: { listen: 127.0.0.1:0 }\n")).unwrap();
+    assert_eq!(post(&url, "/api/v1/reload", TOKEN).0, 200);
+    daemon.wait_for_log("take effect only after a restart");
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", "none").unwrap().0, 401);
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", TOKEN).unwrap().0, 200);
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn another_token_counts_although_tls_has_to_wait_for_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), TOKEN).unwrap();
+    certify(folder.path());
+    let mut daemon = Daemon::start(folder.path(), &with_token(""));
+    let url = daemon.url();
+    daemon.wait_for_log(" ready");
+    std::fs::write(folder.path().join("token"), "second-token-0123456789abcdef").unwrap();
+    let file = folder.path().join("vtagd.yaml");
+    std::fs::write(&file, with_token(", tls: { cert: api.crt, key: api.key }")).unwrap();
+    assert_eq!(post(&url, "/api/v1/reload", TOKEN).0, 200);
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", TOKEN).unwrap().0, 401, "the old one is worth nothing");
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", "second-token-0123456789abcdef").unwrap().0, 200);
+    assert!(daemon.log().contains("api.tls (switched on or off)"), "{}", daemon.log());
+    assert!(daemon.stop().success());
+}
+
+/// The statuses of answers to `requests`, sent one after the other over one connection.
+fn pipeline(url: &str, requests: &str) -> Vec<String> {
+    let mut stream = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(common::daemon::PATIENCE)).unwrap();
+    stream.write_all(requests.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    answers.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
+}
+
+#[test]
+fn whoever_has_no_token_cannot_write_into_the_log() {
+    let long = "x".repeat(4000);
+    for (api, wanted) in [("", "403"), (", token: { file: token }", "401")] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("token"), TOKEN).unwrap();
+        let text = config(&format!("api: {{ listen: 127.0.0.1:0{api} }}\n"));
+        let mut daemon = Daemon::start(folder.path(), &text);
+        let url = daemon.url();
+        let requests: String = (0..150)
+            .map(|n| format!("POST /api/v1/streams/{n}MARKED%0AERROR{long}/pause HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            .chain((0..150).map(|n| format!("{n}MARKED{long} /api/v1/reload HTTP/1.1\r\nHost: localhost\r\n\r\n")))
+            .collect();
+        let statuses = pipeline(&url, &requests);
+        assert!(statuses.len() == 300 && statuses.iter().any(|status| status == wanted), "{statuses:?}");
+        assert!(!statuses.iter().any(|status| status.starts_with('2')), "{statuses:?}");
+        assert!(daemon.stop().success());
+        let log = daemon.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("without the token")).collect();
+        assert!(!log.contains("MARKED"), "{wanted}: {} bytes of log", log.len());
+        // One and how often, for each method that the protocol knows and the rest together, and again every ten seconds.
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.len() < 300), "{wanted}: {lines:?}");
+    }
 }

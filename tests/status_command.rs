@@ -146,6 +146,28 @@ fn what_cannot_be_asked_says_what_to_do() {
     talker.join().unwrap();
 }
 
+#[test]
+fn what_answers_has_no_say_about_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", other.local_addr().unwrap());
+    let talker = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        let body = r#"{"error":"MARKED\u001b]0;a title\u0007\u001b[2J\u009b2Jend"}"#;
+        let length = body.len();
+        let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+        std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+        // Until the other side has read it.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let output = status(folder.path(), &["--url", &url]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = told(&output.stderr);
+    assert!(said.contains("MARKED") && said.contains("end"), "{said:?}");
+    assert!(!said.trim_end().contains(char::is_control), "{said:?}");
+    talker.join().unwrap();
+}
+
 /// A terminal of 10 lines and 60 columns: our side and the program's.
 fn terminal() -> (File, File) {
     let (mut ours, mut theirs) = (0, 0);

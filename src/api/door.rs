@@ -17,6 +17,16 @@ struct Keys {
     tls: Option<Arc<rustls::ServerConfig>>,
 }
 
+/// What a request has shown, by the token that was in force when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// There is no token to show.
+    NoToken,
+    Token,
+    /// Another one, or none.
+    Wrong,
+}
+
 /// See the module.
 pub struct Door {
     keys: RwLock<Keys>,
@@ -66,15 +76,12 @@ impl Door {
         self.keys().tls
     }
 
-    pub fn has_token(&self) -> bool {
-        self.keys().token.is_some()
-    }
-
-    /// Whether `given` is the token, where there is one.
-    pub fn lets_in(&self, given: Option<&[u8]>) -> bool {
+    /// What somebody who gives `given` has shown.
+    pub fn shown(&self, given: Option<&[u8]>) -> Shown {
         match self.keys().token {
-            None => true,
-            Some(token) => given.is_some_and(|given| same(given, token.expose().as_bytes())),
+            None => Shown::NoToken,
+            Some(token) if given.is_some_and(|given| same(given, token.expose().as_bytes())) => Shown::Token,
+            Some(_) => Shown::Wrong,
         }
     }
 
@@ -84,9 +91,20 @@ impl Door {
         entered.then(|| Place { door: Arc::clone(self), peer })
     }
 
-    /// Counts a request of `peer` as `cost`; the time after which it may come back where it has asked too much.
-    pub fn charge(&self, peer: IpAddr, cost: f64, now: Instant) -> Result<(), Duration> {
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(peer, cost, now)
+    /// Connections that have a place.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).taken()
+    }
+
+    /// Counts a request of `peer`; the time after which it may come back where it has asked too much.
+    pub fn charge(&self, peer: IpAddr, now: Instant) -> Result<(), Duration> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(peer, now)
+    }
+
+    /// The request that `peer` was [charged](Self::charge) for came with a wrong token.
+    pub fn guessed(&self, peer: IpAddr, now: Instant) {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).guessed(peer, now);
     }
 
     /// Whether `host`, out of a request's `Host`, is a name of this machine. A page from elsewhere whose name has been pointed here
@@ -133,17 +151,22 @@ mod tests {
     #[test]
     fn a_new_token_takes_the_place_of_the_old_one() {
         let door = door(Some("old"));
-        assert!(door.lets_in(Some(b"old")) && !door.lets_in(Some(b"new")) && !door.lets_in(None));
+        assert_eq!(door.shown(Some(b"old")), Shown::Token);
+        assert_eq!((door.shown(Some(b"new")), door.shown(None)), (Shown::Wrong, Shown::Wrong));
         let mut settings =
             ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: Some(Secret::new("new")), tls: None };
         door.change(&settings).unwrap();
-        assert!(door.lets_in(Some(b"new")) && !door.lets_in(Some(b"old")));
+        assert_eq!((door.shown(Some(b"new")), door.shown(Some(b"old"))), (Shown::Token, Shown::Wrong));
 
         settings.token = None;
         settings.tls = Some(TlsSettings { cert: "/no/such/cert.pem".into(), key: "/no/such/key.pem".into() });
         let error = door.change(&settings).unwrap_err();
         assert!(error.contains("/no/such/cert.pem"), "{error}");
-        assert!(!door.lets_in(None), "all stays as it was");
+        assert_eq!(door.shown(None), Shown::Wrong, "all stays as it was");
+
+        settings.tls = None;
+        door.change(&settings).unwrap();
+        assert_eq!((door.shown(None), door.shown(Some(b"new"))), (Shown::NoToken, Shown::NoToken));
     }
 
     #[test]

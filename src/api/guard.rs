@@ -1,6 +1,7 @@
 //! What every request passes before its route, and every answer after it: rate, size, host, token, time; headers that keep browsers from
 //! doing more with an answer than showing it. There are no CORS headers, so no page from elsewhere may read anything.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -10,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::limits::WRONG_TOKEN;
+use super::door::Shown;
 use super::serve::Peer;
 use super::{Shared, routes};
 
@@ -31,17 +32,27 @@ pub(super) fn refusal(status: StatusCode, why: &str) -> Response {
 /// Why something was not taken: values of `vtagd_api_refused_total`'s label.
 pub(super) const REASONS: &[&str] = &["rate", "token", "host", "size", "connections"];
 
+/// Who asks, as the guard has found him. Routes go by this and not by the door: a reload may change it while a request is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub peer: IpAddr,
+    pub shown: Shown,
+}
+
 fn count(reason: &'static str) {
     metrics::counter!("vtagd_api_refused_total", "reason" => reason).increment(1);
 }
 
-pub(super) async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
     let answer = match judge(&shared, &request, Instant::now()) {
         Err(refusal) => refusal,
-        Ok(()) => match tokio::time::timeout(ANSWER, next.run(request)).await {
-            Ok(answer) => answer,
-            Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
-        },
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            match tokio::time::timeout(ANSWER, next.run(request)).await {
+                Ok(answer) => answer,
+                Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
+            }
+        }
     };
     harden(answer)
 }
@@ -60,14 +71,18 @@ fn harden(mut response: Response) -> Response {
 }
 
 #[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
-fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<(), Response> {
+fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<Caller, Response> {
     let path = request.uri().path();
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         return Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, "a request from nowhere"));
     };
-    // The service manager of this machine is never told to come back later.
-    if !(routes::HEALTH.contains(&path) && peer.to_canonical().is_loopback()) {
-        shared.door.charge(peer, 1.0, now).map_err(|wait| {
+    let local = peer.to_canonical().is_loopback();
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+    let shown = shared.door.shown(given);
+    // The service manager of this machine is never told to come back later, unless it is to show the token: there it could be guessed.
+    let guessable = shown != Shown::NoToken && !routes::OPEN.contains(&path);
+    if guessable || !local || !routes::HEALTH.contains(&path) {
+        shared.door.charge(peer, now).map_err(|wait| {
             count("rate");
             let mut answer = refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests: come back later");
             // Whole seconds, and at least one.
@@ -83,26 +98,32 @@ fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<(), Respons
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Err(answer);
     }
-    if routes::OPEN.contains(&path) {
-        return Ok(());
-    }
-    if !shared.door.has_token() {
-        return host(shared, request);
-    }
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    if shared.door.lets_in(given) {
-        return Ok(());
+    let caller = Caller { peer, shown };
+    match shown {
+        _ if routes::OPEN.contains(&path) => return Ok(caller),
+        Shown::Token => return Ok(caller),
+        Shown::NoToken if local => return host(shared, request).map(|()| caller),
+        // The configuration wants one wherever others can ask; this is the place that keeps the promise.
+        Shown::NoToken | Shown::Wrong => {}
     }
     count("token");
     // Paid for by whoever guesses; the answer is the same.
-    let _ = shared.door.charge(peer, WRONG_TOKEN - 1.0, now);
+    shared.door.guessed(peer, now);
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        tracing::warn!(target: "vtagd::audit", %peer, method = %request.method(), "a change without the token was refused");
+        refused(peer, request.method());
     }
     let mut answer =
         refusal(StatusCode::UNAUTHORIZED, "a token is required: send the header 'Authorization: Bearer …'");
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     Err(answer)
+}
+
+/// Says in the log that somebody without the token wanted to change something. Nothing that he wrote himself stands there: a line that is
+/// always the same is told once and then summed up, however often he asks.
+pub(super) fn refused(peer: IpAddr, method: &Method) {
+    let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    let method = known.iter().find(|known| *known == method).map_or("another", Method::as_str);
+    tracing::warn!(target: "vtagd::audit", %peer, method, "a change without the token was refused");
 }
 
 /// The scheme's name is written as anybody likes (RFC 9110).
@@ -114,9 +135,9 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 /// Without a token, what keeps a web page whose name was pointed at this machine from reading along is that it says its own name.
 #[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
 fn host(shared: &Shared, request: &Request) -> Result<(), Response> {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.headers().get(header::HOST);
     // HTTP/1.0 has none, and no browser speaks it.
-    if host.is_none_or(|host| shared.door.is_named(host)) {
+    if host.is_none_or(|host| host.to_str().is_ok_and(|host| shared.door.is_named(host))) {
         return Ok(());
     }
     count("host");

@@ -12,7 +12,7 @@ const BURST: f64 = 200.0;
 /// … and a second, for ever. A browser with the page and a Prometheus ask for less than one.
 const PER_SECOND: f64 = 50.0;
 /// What a request with a wrong token costs: guessing is slower than asking.
-pub const WRONG_TOKEN: f64 = 10.0;
+const WRONG_TOKEN: f64 = 10.0;
 /// Addresses that are remembered.
 const ADDRESSES: usize = 1024;
 
@@ -54,8 +54,23 @@ impl Bucket {
 pub struct Rates(HashMap<IpAddr, Bucket>);
 
 impl Rates {
-    /// Takes `cost` requests of what `peer` has left; one that has none left may come back after the time that is returned.
-    pub fn take(&mut self, peer: IpAddr, cost: f64, now: Instant) -> Result<(), Duration> {
+    /// Takes a request of what `peer` has left; one that has none left may come back after the time that is returned.
+    pub fn take(&mut self, peer: IpAddr, now: Instant) -> Result<(), Duration> {
+        let bucket = self.bucket(peer, now);
+        if bucket.left < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - bucket.left) / PER_SECOND));
+        }
+        bucket.left -= 1.0;
+        Ok(())
+    }
+
+    /// The request that was [taken](Self::take) came with a wrong token. What that costs beyond what is left is paid for later: else whoever
+    /// has little left would guess at the price of asking.
+    pub fn guessed(&mut self, peer: IpAddr, now: Instant) {
+        self.bucket(peer, now).left -= WRONG_TOKEN - 1.0;
+    }
+
+    fn bucket(&mut self, peer: IpAddr, now: Instant) -> &mut Bucket {
         let peer = origin(peer);
         if self.0.len() >= ADDRESSES && !self.0.contains_key(&peer) {
             let oldest = self.0.iter().min_by_key(|(_, bucket)| bucket.then).map(|(peer, _)| *peer);
@@ -63,12 +78,7 @@ impl Rates {
         }
         let bucket = self.0.entry(peer).or_insert(Bucket { left: BURST, then: now });
         bucket.fill(now);
-        if bucket.left < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.left) / PER_SECOND));
-        }
-        // May go below zero: what costs more than is left is paid for later.
-        bucket.left -= cost;
-        Ok(())
+        bucket
     }
 }
 
@@ -99,6 +109,11 @@ impl Places {
         true
     }
 
+    #[cfg(test)]
+    pub fn taken(&self) -> usize {
+        self.local + self.remote
+    }
+
     pub fn leave(&mut self, peer: IpAddr) {
         let peer = origin(peer);
         if peer.is_loopback() {
@@ -124,16 +139,16 @@ mod tests {
     }
 
     fn served(rates: &mut Rates, peer: &str, now: Instant) -> usize {
-        (0..1000).take_while(|_| rates.take(address(peer), 1.0, now).is_ok()).count()
+        (0..1000).take_while(|_| rates.take(address(peer), now).is_ok()).count()
     }
 
     #[test]
     fn an_address_has_a_burst_and_then_its_rate_and_no_part_in_that_of_others() {
         let (mut rates, start) = (Rates::default(), Instant::now());
         assert_eq!(served(&mut rates, "192.0.2.1", start), 200);
-        let wait = rates.take(address("192.0.2.1"), 1.0, start).unwrap_err();
+        let wait = rates.take(address("192.0.2.1"), start).unwrap_err();
         assert_eq!(wait, Duration::from_millis(20));
-        assert!(rates.take(address("192.0.2.1"), 1.0, start + wait).is_ok(), "it comes back when it was told to");
+        assert!(rates.take(address("192.0.2.1"), start + wait).is_ok(), "it comes back when it was told to");
         assert_eq!(served(&mut rates, "192.0.2.1", start + wait + Duration::from_secs(1)), 50);
         assert_eq!(served(&mut rates, "192.0.2.2", start), 200);
         assert_eq!(served(&mut rates, "192.0.2.1", start + Duration::from_secs(3600)), 200, "no more than the burst");
@@ -142,10 +157,12 @@ mod tests {
     #[test]
     fn wrong_tokens_are_slower_than_requests() {
         let (mut rates, start) = (Rates::default(), Instant::now());
-        let guess = |rates: &mut Rates, now| rates.take(address("192.0.2.1"), WRONG_TOKEN, now);
-        assert_eq!((0..1000).take_while(|_| guess(&mut rates, start).is_ok()).count(), 20);
-        let minute = (1..=6000_u32).filter(|tick| guess(&mut rates, start + Duration::from_millis(10) * *tick).is_ok());
-        assert!((295..=305).contains(&minute.count()), "five a second");
+        let peer = address("192.0.2.1");
+        let guess = |rates: &mut Rates, now| rates.take(peer, now).map(|()| rates.guessed(peer, now)).is_ok();
+        assert_eq!((0..1000).take_while(|_| guess(&mut rates, start)).count(), 20);
+        let minute = (1..=6000_u32).filter(|tick| guess(&mut rates, start + Duration::from_millis(10) * *tick));
+        assert!((295..=305).contains(&minute.count()), "five a second, also for who has nothing left");
+        assert_eq!(served(&mut rates, "192.0.2.2", start), 200, "nobody else pays for it");
     }
 
     #[test]
@@ -162,7 +179,7 @@ mod tests {
         assert_eq!(served(&mut rates, "192.0.2.1", start), 200);
         for other in 0..5000_u32 {
             let peer = IpAddr::from((0x0a00_0000 + other).to_be_bytes());
-            assert!(rates.take(peer, 1.0, start + Duration::from_millis(u64::from(other))).is_ok());
+            assert!(rates.take(peer, start + Duration::from_millis(u64::from(other))).is_ok());
         }
         assert_eq!(rates.0.len(), ADDRESSES);
     }

@@ -280,7 +280,7 @@ pub fn start(
     let thread = std::thread::Builder::new()
         .name("vtagd-api".to_owned())
         .spawn(move || {
-            if let Err(error) = runtime.block_on(serve::serve(listener, router, behind, shutdown)) {
+            if let Err(error) = runtime.block_on(serve::serve(listener, router, behind, serve::TIMES, shutdown)) {
                 tracing::error!(%error, "the API has stopped");
             }
             // A request that hangs must not hold the daemon's end up.

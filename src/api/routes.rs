@@ -3,21 +3,20 @@
 //! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`control.rs`), which answers
 //! when it is done; it always needs the token, also on loopback, and leaves a line in the log (target `vtagd::audit`).
 
-use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::guard::{CORP, guard, refusal};
-use super::serve::Peer;
+use super::door::Shown;
+use super::guard::{CORP, Caller, guard, refusal, refused};
 use super::{Shared, openapi, page, scrape};
 use crate::catalog::Command;
 use crate::control::{NoOutcome, Outcome, Wish};
@@ -156,16 +155,19 @@ async fn description() -> Json<Value> {
 }
 
 /// Says in the log who changed what, and what came of it.
-fn audit(peer: IpAddr, action: &str, stream: Option<&str>, outcome: &str) {
+fn audit(Caller { peer, shown }: Caller, action: &str, stream: Option<&str>, outcome: &str) {
+    if shown != Shown::Token {
+        return refused(peer, &Method::POST);
+    }
     // There is one token, so its name is its key.
     tracing::info!(target: "vtagd::audit", by = "api.token", %peer, action, stream, outcome, "changed by the API");
 }
 
 /// What is asked of the main thread, and the answer where it is the same for every wish.
-async fn change(shared: &Shared, wish: Wish) -> Result<Outcome, (&'static str, Response)> {
-    if !shared.door.has_token() {
+async fn change(shared: &Shared, caller: Caller, wish: Wish) -> Result<Outcome, (&'static str, Response)> {
+    if caller.shown != Shown::Token {
         let why = "changes need a token: set `api.token` in the configuration";
-        return Err(("forbidden: no token is set", refusal(StatusCode::FORBIDDEN, why)));
+        return Err(("forbidden", refusal(StatusCode::FORBIDDEN, why)));
     }
     shared.asker.ask(wish, CHANGE).await.map_err(|why| match why {
         NoOutcome::Late => {
@@ -182,15 +184,15 @@ async fn change(shared: &Shared, wish: Wish) -> Result<Outcome, (&'static str, R
 
 type Id = Result<Path<String>, PathRejection>;
 
-async fn pause(shared: State<Shared>, peer: Extension<Peer>, id: Id) -> Response {
-    switch(&shared, peer.0.0, id, false).await
+async fn pause(shared: State<Shared>, caller: Extension<Caller>, id: Id) -> Response {
+    switch(&shared, caller.0, id, false).await
 }
 
-async fn resume(shared: State<Shared>, peer: Extension<Peer>, id: Id) -> Response {
-    switch(&shared, peer.0.0, id, true).await
+async fn resume(shared: State<Shared>, caller: Extension<Caller>, id: Id) -> Response {
+    switch(&shared, caller.0, id, true).await
 }
 
-async fn switch(shared: &Shared, peer: IpAddr, id: Id, enabled: bool) -> Response {
+async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Response {
     let stream = match part(id) {
         Ok(stream) => stream,
         Err(refusal) => return refusal,
@@ -198,19 +200,19 @@ async fn switch(shared: &Shared, peer: IpAddr, id: Id, enabled: bool) -> Respons
     let wish = Wish::Switch(Command { stream: stream.clone(), enabled });
     let answer =
         |changed: bool| Json(json!({ "stream": stream, "enabled": enabled, "changed": changed })).into_response();
-    let (outcome, answer) = match change(shared, wish).await {
+    let (outcome, answer) = match change(shared, caller, wish).await {
         Ok(Outcome::Done) => ("done", answer(true)),
         Ok(Outcome::Already) => ("it was so", answer(false)),
         Ok(Outcome::NoSuchStream) => ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream")),
         Ok(Outcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
         Err(early) => early,
     };
-    audit(peer, if enabled { "resume" } else { "pause" }, Some(&stream), outcome);
+    audit(caller, if enabled { "resume" } else { "pause" }, Some(&stream), outcome);
     answer
 }
 
-async fn reload(shared: State<Shared>, peer: Extension<Peer>) -> Response {
-    let (outcome, answer) = match change(&shared, Wish::Reload).await {
+async fn reload(shared: State<Shared>, caller: Extension<Caller>) -> Response {
+    let (outcome, answer) = match change(&shared, caller.0, Wish::Reload).await {
         Ok(Outcome::Refused { why, problems }) => {
             let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
             let body = json!({ "error": why, "problems": errors.map(told).collect::<Vec<_>>() });
@@ -219,7 +221,7 @@ async fn reload(shared: State<Shared>, peer: Extension<Peer>) -> Response {
         Ok(_) => ("done", Json(json!({ "result": "applied" })).into_response()),
         Err(early) => early,
     };
-    audit(peer.0.0, "reload", None, outcome);
+    audit(caller.0, "reload", None, outcome);
     answer
 }
 
@@ -243,6 +245,7 @@ mod tests {
     use axum::http::{Method, Request};
     use tower_service::Service;
 
+    use super::super::serve::Peer;
     use super::*;
 
     /// Methods of a route, as it says itself when it is asked with one that nobody has.
@@ -256,15 +259,51 @@ mod tests {
         allow.split(',').filter(|method| *method != "HEAD").map(str::to_lowercase).collect()
     }
 
-    #[test]
-    fn every_route_is_in_the_document_and_everything_in_the_document_is_a_route() {
-        let settings = super::super::ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: None, tls: None };
-        let shared = Shared {
+    fn settings(token: Option<&str>) -> super::super::ApiSettings {
+        let token = token.map(crate::secret::Secret::new);
+        super::super::ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token, tls: None }
+    }
+
+    fn shared(asker: crate::control::Asker) -> Shared {
+        Shared {
             board: std::sync::Arc::default(),
             metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
-            door: std::sync::Arc::new(super::super::Door::new(&settings).unwrap()),
-            asker: crate::control::channel().0,
-        };
+            door: std::sync::Arc::new(super::super::Door::new(&settings(None)).unwrap()),
+            asker,
+        }
+    }
+
+    #[test]
+    fn without_a_token_nobody_but_this_machine_is_answered() {
+        let mut router: Router = router(shared(crate::control::channel().0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for (peer, status) in [([127, 0, 0, 1], StatusCode::OK), ([198, 51, 100, 1], StatusCode::UNAUTHORIZED)] {
+            let request = Request::builder().uri("/api/v1/labels").extension(Peer(peer.into())).body(Body::empty());
+            assert_eq!(runtime.block_on(router.call(request.unwrap())).unwrap().status(), status);
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_set_while_a_request_is_under_way_does_not_let_it_in() {
+        let (asker, asked) = crate::control::channel();
+        let shared = shared(asker);
+        // Past the guard while there was no token yet.
+        let caller = Caller { peer: std::net::Ipv4Addr::LOCALHOST.into(), shown: shared.door.shown(None) };
+        shared.door.change(&settings(Some("a-token-0123456789abcdef"))).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let answers = [
+            runtime.block_on(reload(State(shared.clone()), Extension(caller))),
+            runtime.block_on(pause(State(shared.clone()), Extension(caller), Ok(Path("gate".into())))),
+        ];
+        for answer in answers {
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        }
+        assert!(asked.is_empty());
+    }
+
+    #[test]
+    fn every_route_is_in_the_document_and_everything_in_the_document_is_a_route() {
+        let shared = shared(crate::control::channel().0);
         let ours: BTreeSet<(String, String)> = all()
             .into_iter()
             .flat_map(|(path, routes)| {

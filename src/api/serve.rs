@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
@@ -27,16 +27,30 @@ use crate::shutdown::Shutdown;
 
 /// Requests that have not ended this long after the wish to stop are cut off.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// For a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// For the head of a request, and between two requests of a connection.
-const HEAD: Duration = Duration::from_secs(15);
-/// How long an answer may wait for its peer to read on.
-const STALL: Duration = Duration::from_secs(15);
-/// A connection older than this ends with the request it is at, …
-const LIFE: Duration = Duration::from_secs(600);
-/// … which has this long to be answered.
-const LAST: Duration = Duration::from_secs(60);
+
+/// How long a peer may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// For a TLS handshake.
+    pub handshake: Duration,
+    /// For the head of a request, and between two requests of a connection.
+    pub head: Duration,
+    /// How long an answer may wait for its peer to read on.
+    pub stall: Duration,
+    /// A connection older than this ends with the request it is at, …
+    pub life: Duration,
+    /// … which has this long to be answered.
+    pub last: Duration,
+}
+
+pub(super) const TIMES: Times = Times {
+    handshake: Duration::from_secs(10),
+    head: Duration::from_secs(15),
+    stall: Duration::from_secs(15),
+    life: Duration::from_secs(600),
+    last: Duration::from_secs(60),
+};
+
 /// Lines of a request's head, and its size in bytes.
 const HEADERS: usize = 64;
 const HEAD_SIZE: usize = 16 * 1024;
@@ -52,6 +66,7 @@ pub(super) async fn serve(
     listener: std::net::TcpListener,
     router: Router,
     door: Arc<Door>,
+    times: Times,
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -72,7 +87,8 @@ pub(super) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => match door.admit(peer.ip()) {
                     Some(place) => {
-                        open.spawn(connection(stream, place, router.clone(), Arc::clone(&door), stopped.clone()));
+                        let router = router.clone();
+                        open.spawn(connection(stream, place, router, Arc::clone(&door), times, stopped.clone()));
                     }
                     None => {
                         metrics::counter!("vtagd_api_refused_total", "reason" => "connections").increment(1);
@@ -92,13 +108,20 @@ pub(super) async fn serve(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, place: Place, router: Router, door: Arc<Door>, stopped: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    place: Place,
+    router: Router,
+    door: Arc<Door>,
+    times: Times,
+    stopped: watch::Receiver<bool>,
+) {
     // Answers are written whole; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let stream = Patient { inner: stream, deadline: None };
-    let Some(tls) = door.tls() else { return talk(stream, place.peer, router, stopped).await };
-    match timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await {
-        Ok(Ok(stream)) => talk(stream, place.peer, router, stopped).await,
+    let stream = Patient { inner: stream, stall: times.stall, deadline: None };
+    let Some(tls) = door.tls() else { return talk(stream, place.peer, router, times, stopped).await };
+    match timeout(times.handshake, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => talk(stream, place.peer, router, times, stopped).await,
         Ok(Err(error)) => tracing::debug!(peer = %place.peer, %error, "no TLS connection"),
         Err(_) => tracing::debug!(peer = %place.peer, "no TLS connection in time"),
     }
@@ -108,6 +131,7 @@ pub(super) async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: IpAddr,
     router: Router,
+    times: Times,
     mut stopped: watch::Receiver<bool>,
 ) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
@@ -117,7 +141,7 @@ pub(super) async fn talk(
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(times.head)
         .max_headers(HEADERS)
         // Whoever has said all he wants to say still gets his answer.
         .half_close(true)
@@ -125,14 +149,14 @@ pub(super) async fn talk(
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let enough = async {
-        let _ = timeout(LIFE, stopped.wait_for(|stop| *stop)).await;
+        let _ = timeout(times.life, stopped.wait_for(|stop| *stop)).await;
     };
     let result = tokio::select! {
         result = serving.as_mut() => result,
         () = enough => {
             serving.as_mut().graceful_shutdown();
             // Somebody may read just fast enough not to count as stalled.
-            let Ok(result) = timeout(LAST, serving).await else {
+            let Ok(result) = timeout(times.last, serving).await else {
                 return tracing::debug!(%peer, "a connection of the API was cut off");
             };
             result
@@ -143,9 +167,10 @@ pub(super) async fn talk(
     }
 }
 
-/// A stream whose other side has to read on within [`STALL`].
+/// A stream whose other side has to read on within `stall`.
 struct Patient {
     inner: TcpStream,
+    stall: Duration,
     /// Runs while something waits to be written.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -157,7 +182,8 @@ impl Patient {
             self.deadline = None;
             return result;
         }
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + STALL)));
+        let stall = self.stall;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -196,5 +222,164 @@ impl AsyncWrite for Patient {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+    use std::path::Path;
+    use std::time::Instant;
+
+    use axum::routing::get;
+
+    use super::super::{ApiSettings, TlsSettings};
+    use super::*;
+    use crate::shutdown::{self, Trigger};
+
+    const PATIENCE: Duration = Duration::from_secs(240);
+    const NEVER: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_millis(100);
+    /// More than a connection keeps for who does not read.
+    const LARGE: usize = 64 << 20;
+
+    struct Server {
+        address: SocketAddr,
+        door: Arc<Door>,
+        trigger: Trigger,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    impl Server {
+        fn start(times: Times, tls: Option<TlsSettings>) -> Self {
+            let router = Router::new()
+                .route("/late", get(|| sleep(SOON * 5)))
+                .route("/never", get(std::future::pending::<()>))
+                .route("/large", get(|| async { vec![b'x'; LARGE] }));
+            let listen = (Ipv4Addr::LOCALHOST, 0).into();
+            let door = Arc::new(Door::new(&ApiSettings { listen, token: None, tls }).unwrap());
+            let listener = std::net::TcpListener::bind(listen).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let address = listener.local_addr().unwrap();
+            let (trigger, shutdown) = shutdown::channel();
+            let behind = Arc::clone(&door);
+            let thread = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(serve(listener, router, behind, times, shutdown)).unwrap();
+            });
+            Self { address, door, trigger, thread }
+        }
+
+        /// A connection that has asked for `path` and has its place.
+        fn ask(&self, path: &str) -> TcpStream {
+            let mut stream = TcpStream::connect(self.address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(request(path).as_bytes()).unwrap();
+            stream
+        }
+
+        /// No connection has a place any more.
+        fn wait_until_empty(&self) {
+            let deadline = Instant::now() + PATIENCE;
+            while self.door.taken() > 0 {
+                assert!(Instant::now() < deadline, "{} places are taken", self.door.taken());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+
+        fn stop(self) {
+            self.trigger.trigger();
+            self.thread.join().unwrap();
+        }
+    }
+
+    fn request(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    }
+
+    /// All that comes until the connection ends, in whatever way.
+    fn rest(mut stream: impl Read) -> Vec<u8> {
+        let mut all = Vec::new();
+        match stream.read_to_end(&mut all) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("it goes on: {error}"),
+            _ => all,
+        }
+    }
+
+    /// The answer has begun.
+    fn begun(stream: &mut impl Read) {
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+    }
+
+    fn patient() -> Times {
+        Times { handshake: NEVER, head: NEVER, stall: NEVER, life: NEVER, last: NEVER }
+    }
+
+    #[test]
+    fn an_old_connection_ends_with_the_request_that_it_is_at() {
+        let server = Server::start(Times { life: SOON, ..patient() }, None);
+        // It would like to go on afterwards.
+        let answer = String::from_utf8(rest(server.ask("/late"))).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+        server.wait_until_empty();
+        server.stop();
+    }
+
+    #[test]
+    fn the_last_request_of_an_old_connection_has_its_time_too() {
+        let server = Server::start(Times { life: SOON, last: SOON, ..patient() }, None);
+        assert!(rest(server.ask("/never")).is_empty());
+        server.wait_until_empty();
+        server.stop();
+    }
+
+    #[test]
+    fn whoever_does_not_read_on_loses_the_place() {
+        for times in [Times { stall: SOON, ..patient() }, Times { life: SOON, last: SOON, ..patient() }] {
+            let server = Server::start(times, None);
+            let mut deaf = server.ask("/large");
+            begun(&mut deaf);
+            server.wait_until_empty();
+            assert!(rest(deaf).len() < LARGE, "{times:?}");
+            server.stop();
+        }
+    }
+
+    fn certify(folder: &Path) -> TlsSettings {
+        let tls = TlsSettings { cert: folder.join("api.crt"), key: folder.join("api.key") };
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+        std::fs::write(&tls.cert, made.cert.pem()).unwrap();
+        std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
+        tls
+    }
+
+    #[test]
+    fn it_is_the_same_behind_tls_and_a_handshake_has_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = certify(folder.path());
+        let config = crate::tls::pinned(&tls.cert).unwrap();
+        let server = Server::start(Times { stall: SOON, ..patient() }, Some(tls.clone()));
+        let name = rustls::pki_types::ServerName::IpAddress(std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into());
+        let socket = TcpStream::connect(server.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut deaf = rustls::StreamOwned::new(rustls::ClientConnection::new(config, name).unwrap(), socket);
+        deaf.write_all(request("/large").as_bytes()).unwrap();
+        deaf.flush().unwrap();
+        begun(&mut deaf);
+        server.wait_until_empty();
+        assert!(rest(deaf).len() < LARGE);
+        server.stop();
+
+        let server = Server::start(Times { handshake: SOON, ..patient() }, Some(tls));
+        // A record of 16 KiB, and then nothing.
+        let mut half = TcpStream::connect(server.address).unwrap();
+        half.set_read_timeout(Some(PATIENCE)).unwrap();
+        half.write_all(b"\x16\x03\x01\x40\x00\x01").unwrap();
+        assert!(rest(half).is_empty());
+        server.wait_until_empty();
+        server.stop();
     }
 }

@@ -31,7 +31,7 @@ pub fn shake(data: &[u8]) -> Vec<u8> {
     let answer = runtime.block_on(async {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (_stop, stopped) = watch::channel(false);
-        let served = serve::talk(theirs, IpAddr::V4(Ipv4Addr::LOCALHOST), router, stopped);
+        let served = serve::talk(theirs, IpAddr::V4(Ipv4Addr::LOCALHOST), router, serve::TIMES, stopped);
         let (mut from, mut to) = tokio::io::split(ours);
         let mut answer = Vec::new();
         let write = async {

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
+use super::plain;
 use crate::config::Reach;
 use crate::secret::Secret;
 use crate::tls::{self, Trust};
@@ -192,7 +193,7 @@ impl Daemon {
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => serde_json::from_slice(&body).map_err(|e| other(&e)),
             status => {
                 let said: Option<Value> = serde_json::from_slice(&body).ok();
-                let said = said.and_then(|said| Some(said["error"].as_str()?.to_owned()));
+                let said = said.and_then(|said| Some(plain(said["error"].as_str()?)));
                 Err(other(&said.unwrap_or_else(|| status.to_string())))
             }
         }

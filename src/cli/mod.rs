@@ -136,6 +136,11 @@ pub(crate) fn say(line: &str) {
     }
 }
 
+/// What a camera or a server says has no say about the terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 /// Tells a person what went wrong, on stderr.
 pub(crate) fn complain(error: &dyn std::fmt::Display) {
     // With stderr closed there is nobody left to tell.

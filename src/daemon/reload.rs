@@ -265,11 +265,13 @@ impl Reloader {
         let (Some(door), Some(current), Some(new)) = (&self.wishes.door, &self.current.api, new) else {
             return self.current.api.clone();
         };
-        if new.tls.is_some() != current.tls.is_some() {
-            return Some(current.clone());
-        }
+        // The file may do without a token on loopback; as long as others can ask, the old one counts.
+        let local = current.listen.ip().to_canonical().is_loopback();
+        let token = new.token.or_else(|| current.token.clone().filter(|_| !local));
+        let tls = if new.tls.is_some() == current.tls.is_some() { new.tls } else { current.tls.clone() };
+        let new = ApiSettings { listen: current.listen, token, tls };
         match door.change(&new) {
-            Ok(()) => Some(ApiSettings { listen: current.listen, ..new }),
+            Ok(()) => Some(new),
             Err(error) => {
                 // It could be read a moment ago.
                 tracing::error!(%error, "the API goes on with its old token and certificate");
