@@ -13,6 +13,7 @@ use serde_json::json;
 use super::limits::WRONG_TOKEN;
 use super::serve::Peer;
 use super::{Shared, routes};
+use crate::logs::AUDIT;
 
 /// Largest body; no route wants one.
 const BODY: u64 = 64 * 1024;
@@ -97,7 +98,7 @@ fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<(), Respons
     // Paid for by whoever guesses; the answer is the same.
     let _ = shared.door.charge(peer, WRONG_TOKEN - 1.0, now);
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        tracing::warn!(target: "vtagd::audit", %peer, method = %request.method(), "a change without the token was refused");
+        tracing::warn!(target: AUDIT, %peer, method = %request.method(), "a change without the token was refused");
     }
     let mut answer =
         refusal(StatusCode::UNAUTHORIZED, "a token is required: send the header 'Authorization: Bearer …'");

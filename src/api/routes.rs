@@ -21,6 +21,7 @@ use super::serve::Peer;
 use super::{Shared, openapi, page, scrape};
 use crate::catalog::Command;
 use crate::control::{NoOutcome, Outcome, Wish};
+use crate::logs::AUDIT;
 use crate::problem::{Problem, Severity};
 
 /// Which routes say how the daemon is: those of a service manager on this machine are not limited in rate.
@@ -155,17 +156,24 @@ async fn description() -> Json<Value> {
     Json(openapi::document())
 }
 
+/// What came of a change that anybody may have asked for.
+const FORBIDDEN: &str = "forbidden: no token is set";
+
 /// Says in the log who changed what, and what came of it.
 fn audit(peer: IpAddr, action: &str, stream: Option<&str>, outcome: &str) {
+    if outcome == FORBIDDEN {
+        tracing::warn!(target: AUDIT, %peer, action, stream, outcome, "not changed by the API");
+        return;
+    }
     // There is one token, so its name is its key.
-    tracing::info!(target: "vtagd::audit", by = "api.token", %peer, action, stream, outcome, "changed by the API");
+    tracing::info!(target: AUDIT, by = "api.token", %peer, action, stream, outcome, "changed by the API");
 }
 
 /// What is asked of the main thread, and the answer where it is the same for every wish.
 async fn change(shared: &Shared, wish: Wish) -> Result<Outcome, (&'static str, Response)> {
     if !shared.door.has_token() {
         let why = "changes need a token: set `api.token` in the configuration";
-        return Err(("forbidden: no token is set", refusal(StatusCode::FORBIDDEN, why)));
+        return Err((FORBIDDEN, refusal(StatusCode::FORBIDDEN, why)));
     }
     shared.asker.ask(wish, CHANGE).await.map_err(|why| match why {
         NoOutcome::Late => {

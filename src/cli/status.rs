@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::ask::{Daemon, Unanswered};
-use super::{DEFAULT_CONFIG, complain, say};
+use super::{DEFAULT_CONFIG, complain, plain, say};
 use crate::config;
 use crate::secret::Secret;
 use crate::shutdown;
@@ -298,11 +298,6 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// What a camera or a server says has no say about the terminal.
-fn plain(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]
