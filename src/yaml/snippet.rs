@@ -39,7 +39,11 @@ fn hide_secrets(text: &str, node: &Node, secret: bool, hidden: &mut Vec<Range<us
                     hidden.push(entry.key_place.range().unwrap_or(line_start(text, entry.key_place)..text.len()));
                 }
                 let reference = secret && is_reference(entry);
-                hide_secrets(text, &entry.value, (secret || holds_secrets(&entry.key)) && !reference, hidden);
+                let secret = (secret || holds_secrets(&entry.key)) && !reference;
+                if secret {
+                    hide_decorated(text, entry, hidden);
+                }
+                hide_secrets(text, &entry.value, secret, hidden);
             }
         }
         Value::List(items) => items.iter().for_each(|item| hide_secrets(text, item, secret, hidden)),
@@ -49,6 +53,16 @@ fn hide_secrets(text: &str, node: &Node, secret: bool, hidden: &mut Vec<Range<us
             hidden.push(node.place.range().unwrap_or(line_start(text, node.place)..text.len()));
         }
         Value::Number(_) | Value::Text(_) => {}
+    }
+}
+
+/// `password: !hunter2` has a tag and no value, to YAML; `&hunter2` is an anchor.
+fn hide_decorated(text: &str, entry: &Entry, hidden: &mut Vec<Range<usize>>) {
+    let Some(key) = entry.key_place.range().filter(|key| text.is_char_boundary(key.end)) else { return };
+    let rest = text[key.end..].split('\n').next().unwrap_or_default();
+    let value = rest.trim_start_matches(['"', '\'', ' ', ':']);
+    if value.starts_with(['!', '&']) && !matches!(entry.value.value, Value::Map(_) | Value::List(_)) {
+        hidden.push(key.end + rest.len() - value.len()..key.end + rest.len());
     }
 }
 
@@ -306,6 +320,9 @@ mod tests {
             "password: { value: hunter2 }\n",
             "password: [hunter2]\n",
             "password: {hunter2}\n",
+            "password: !hunter2\nx: 1\n",
+            "password: &hunter2\nx: 1\n",
+            "password: !hunter2 x\n",
             "password: {{hunter2}}\n",
             "x: &p hunter2\npassword: *p\n",
             "url: rtsp://admin:hunter2@host/a\n",
