@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use url::Url;
 
 use crate::yaml::is_secret_key;
 
@@ -94,7 +95,7 @@ fn spellings(value: &str) -> Vec<String> {
     // As libraries show what they send: a list of bytes.
     all.push(format!("{:?}", value.as_bytes()).trim_matches(['[', ']']).to_owned());
     let mut encoded = vec![form, percent];
-    if let Ok(mut url) = url::Url::parse("http://x/")
+    if let Ok(mut url) = Url::parse("http://x/")
         && url.set_password(Some(value)).is_ok()
     {
         encoded.extend(url.password().map(ToOwned::to_owned));
@@ -147,6 +148,21 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
 /// Text that holds a credential somewhere, such as the query of an address.
 pub fn holds_one(text: &str) {
     remember(&text.into());
+}
+
+/// Path segments of an address that hold a credential, as some cameras have it: `/user=admin_password=…_channel=1.sdp`.
+pub fn in_path(url: &Url) -> impl Iterator<Item = &str> {
+    url.path_segments().into_iter().flatten().filter(|segment| segment.contains('=') && is_secret_key(segment))
+}
+
+/// `url` with `***` in the place of those.
+pub fn without_path(url: &Url) -> Url {
+    let mut bare = url.clone();
+    for segment in in_path(url) {
+        let path = bare.path().replace(segment, "***");
+        bare.set_path(&path);
+    }
+    bare
 }
 
 /// `user` goes with `password`: HTTP's and RTSP's basic authentication write both as one word.
@@ -284,7 +300,7 @@ mod tests {
     fn every_spelling_of_a_known_secret_is_taken_out_of_foreign_text() {
         let secret = Secret::new("M4rk\"ed p/ä~w+d");
         goes_with("viewer", &secret);
-        let mut url = url::Url::parse("rtsp://viewer@h/").unwrap();
+        let mut url = Url::parse("rtsp://viewer@h/").unwrap();
         url.set_password(Some(secret.expose())).unwrap();
         let form: String = url::form_urlencoded::byte_serialize(secret.expose().as_bytes()).collect();
         for text in [

@@ -137,6 +137,7 @@ pub struct LongStep {
 impl LongStep {
     /// Asks for time and tells nobody else.
     pub fn quiet() -> Self {
+        extend(None);
         Self::start(EVERY, |_| extend(None))
     }
 

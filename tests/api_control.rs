@@ -81,8 +81,22 @@ fn a_stream_is_paused_and_resumed_and_the_other_does_not_notice() {
     eventually("it runs again", || (stream(&url, "one")["state"] == "up").then_some(()));
     assert_eq!(stream(&url, "two")["reconnects"], 0);
 
+    // A change is told each time, be it the same as the one before; and none of them is a reload.
+    for action in ["pause", "resume"] {
+        assert_eq!(post(&url, &format!("/api/v1/streams/one/{action}"), TOKEN).0, 200);
+    }
+    let metrics = agent(None).get(format!("{url}/metrics")).header("Authorization", format!("Bearer {TOKEN}"));
+    let metrics = metrics.call().unwrap().body_mut().read_to_string().unwrap();
+    assert!(!metrics.contains("vtagd_config_reloads_total{"), "{metrics}");
+
     assert!(daemon.stop().success());
     let log = daemon.log();
+    let told = |action: &str| {
+        let action = format!("action=\"{action}\" stream=\"one\" outcome=\"done\"");
+        log.lines().filter(|line| line.contains(&action)).count()
+    };
+    assert_eq!((told("pause"), told("resume")), (2, 2), "{log}");
+    assert!(!log.contains("the new configuration runs"), "{log}");
     let audit = |parts: &[&str]| log.lines().any(|line| parts.iter().all(|part| line.contains(part)));
     let who = ["by=\"api.token\"", "peer=127.0.0.1"];
     assert!(audit(&[&who[..], &["action=\"pause\"", "stream=\"one\"", "outcome=\"done\""]].concat()), "{log}");
@@ -117,6 +131,67 @@ fn a_reload_is_answered_with_what_came_of_it() {
     assert_ne!(stream(&url, "three"), Value::Null);
     assert!(daemon.stop().success());
     assert!(daemon.log().contains("action=\"reload\" outcome=\"refused\""), "{}", daemon.log());
+}
+
+#[test]
+fn labels_that_cannot_be_embedded_leave_the_old_token_in_force() {
+    const NEW: &str = "second-token-0123456789abcdef";
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let set = "set: things\nbackground: [an empty room]\nlabels: [{ name: cat }]\n";
+    write("things.yaml", set);
+    write("token", TOKEN);
+    // A model of the test's own, whose text tower goes away.
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(root().join("models/starter")).unwrap().map(Result::unwrap) {
+        std::os::unix::fs::symlink(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let config = format!(
+        "model: {{ path: model }}\nstreams: [{{ id: one, url: \"file://{}\", loop: true, enabled: false }}]\n\
+         labels: [things.yaml]\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: \":memory:\" }}\n\
+         api: {{ listen: 127.0.0.1:0, token: {{ file: token }} }}\nlog: {{ level: info }}\n",
+        root().join("demo/clip.mp4").display()
+    );
+    let mut daemon = Daemon::start(folder.path(), &config);
+    let url = daemon.url();
+    daemon.wait_for_log(" ready");
+
+    write("token", NEW);
+    write("things.yaml", &set.replace("name: cat", "name: zebra"));
+    write("vtagd.yaml", &config.replace("level: info", "level: error"));
+    std::fs::remove_file(model.join("text_model.onnx")).unwrap();
+    let (status, body) = post(&url, "/api/v1/reload", TOKEN);
+    assert_eq!(status, 422, "{body}: {}", daemon.log());
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", TOKEN).unwrap().0, 200, "the old token is the token");
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", NEW).unwrap().0, 401);
+
+    // Once the labels can be embedded, all of it takes hold.
+    let file = root().join("models/starter/text_model.onnx");
+    std::os::unix::fs::symlink(file, model.join("text_model.onnx")).unwrap();
+    let (status, body) = post(&url, "/api/v1/reload", TOKEN);
+    assert_eq!(status, 200, "{body}: {}", daemon.log());
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", NEW).unwrap().0, 200);
+    let log = daemon.log();
+    let (refused, level) = (log.find("the old configuration stays"), log.find("the log's level changes"));
+    assert!(refused.is_some() && refused < level, "{log}");
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_daemon_that_others_reach_keeps_its_token_until_it_listens_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), TOKEN).unwrap();
+    let open = config("api: { listen: '0.0.0.0:0', token: { file: token } }\n");
+    let mut daemon = Daemon::start(folder.path(), &open);
+    let url = daemon.url().replace("0.0.0.0", "127.0.0.1");
+    daemon.wait_for_log(" ready");
+    std::fs::write(folder.path().join("vtagd.yaml"), config("api: { listen: 127.0.0.1:0 }\n")).unwrap();
+    assert_eq!(post(&url, "/api/v1/reload", TOKEN).0, 200);
+    daemon.wait_for_log("the API keeps its token until a restart");
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", "none").unwrap().0, 401);
+    assert_eq!(get(&agent(None), &url, "/api/v1/streams", TOKEN).unwrap().0, 200);
+    assert!(daemon.stop().success());
 }
 
 /// A certificate for loopback and its key, in `folder`.

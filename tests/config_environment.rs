@@ -81,6 +81,11 @@ fn what_is_wrong_with_a_variable_is_told_under_its_name_and_without_its_value() 
             "api.token: is a credential, which does not come this way; say where it is: VTAGD__API__TOKEN__FILE",
         ),
         ("VTAGD__STREAMS__0__URL", "rtsp://u:Zq7@h/", "streams[0].url: holds credentials"),
+        (
+            "VTAGD__STREAMS",
+            "[{ id: a, url: rtsp://h/ }, { id: b, url: rtsp://u:Zq7@h/ }]",
+            "streams: holds credentials",
+        ),
         ("VTAGD__STREAMS__0__ULR", "x", "did you mean VTAGD__STREAMS__0__URL?"),
         ("VTAGD__SINKS", "[{ type: jsonl, path: x, secret: Zq7 }]", "sinks[0].secret: a credential may not stand"),
     ] {

@@ -435,6 +435,22 @@ fn hostile_files_are_refused_quickly() {
 }
 
 #[test]
+fn many_warnings_are_no_error_and_hide_none() {
+    let folder = Folder::new();
+    // Each has a warning for its address.
+    let streams: String = (0..300).map(|n| format!("  - {{ id: s{n}, url: \"rtsp://u:p{n}word@h/{n}\" }}\n")).collect();
+    let text = format!("labels: [dock.yaml]\nstreams:\n{streams}");
+    let settings = folder.load(&text).unwrap_or_else(|problems| panic!("{}", told(&problems)));
+    assert_eq!(settings.streams.len(), 300);
+    let last = settings.notices.last().unwrap();
+    assert!(settings.notices.len() == 201 && last.severity == Severity::Warning, "{last}");
+    assert!(last.message.contains("100 more problems are not shown"), "{last}");
+
+    let (error, _) = mistake(&folder, &format!("{text}log: {{ level: loud }}\n"), 303, "log.level", "unknown word");
+    assert!(error.snippet.contains("loud"), "{error}");
+}
+
+#[test]
 fn an_endless_file_is_refused() {
     let problems = config::load(Path::new("/dev/zero")).expect_err("endless");
     assert!(told(&problems).contains("larger than"), "{}", told(&problems));
@@ -483,6 +499,20 @@ api: { listen: 0.0.0.0:0, token: { file: secret } }
         "sinks: [{ type: mqtt, url: \"mqtt://u:hunter2@h:x\" }]",
         "sinks: [{ type: jsonl, path: a, password: hunter2 }]",
         "sinks: [{ type: webhook, url: \"https://u:hunter2@h\" }]",
+        "sinks: [{ type: webhook, url: https://h, headers: { X-Hub: hunter2 } }]",
+        "sinks: [{ type: webhook, url: https://h, headers: { X-Hub: {hunter2} } }]",
+        "sinks: [{ type: nats, url: nats://h, nkey: hunter2 }]",
+        "sinks: [{ type: nats, url: nats://h, creds: \"hunter2\" }]",
+        "streams:\n  - password: {hunter2}\n",
+        "streams:\n  - password: {{ hunter2 }}\n",
+        "streams:\n  - password: \"hunter2\\q\"\n",
+        "streams:\n  - password: !hunter2\n",
+        "streams:\n  - password: *hunter2\n",
+        "streams:\n  - password: &hunter2\n    id: [\n",
+        "streams:\n  - password: @hunter2\n",
+        "streams:\n  - password: %hunter2\n",
+        "streams:\n  - password: `hunter2`\n",
+        "streams:\n  - password: hunter2: x\n",
     ] {
         let problems = folder.problems(text);
         assert!(!problems.is_empty(), "{text}");

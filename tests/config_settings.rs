@@ -240,6 +240,19 @@ fn the_api_can_be_switched_off_or_opened_with_a_token() {
 }
 
 #[test]
+fn what_the_outbox_knows_a_sink_by_holds_no_token_and_tells_two_apart() {
+    let rest = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";
+    let key = |url: &str| {
+        let settings = load(&folder(), &format!("{rest}sinks: [{{ type: webhook, url: '{url}' }}]\n"));
+        settings.routes[0].key.clone()
+    };
+    assert_eq!(key("https://h/x"), "webhook https://h/x");
+    let (one, two) = (key("https://h/x?token=marked-1"), key("https://h/x?token=marked-2"));
+    assert!(!one.contains("marked") && one.starts_with("webhook https://h/x?"), "{one}");
+    assert!(one != two && one == key("https://h/x?token=marked-1"));
+}
+
+#[test]
 fn batch_size_and_sessions_are_numbers_or_found_by_measuring() {
     let folder = folder();
     let rest = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";

@@ -152,7 +152,7 @@ fn label_files_are_checked_and_twins_are_told() {
     fs::write(&bad, "set: x\nlables: []\n").unwrap();
     let (code, out, _) = run(vtagd(dir.path()).args(["labels", "check"]).arg(&good));
     assert_eq!(code, 0);
-    assert!(out.contains("a.yaml: ok, set `yard`, 1 labels"), "{out}");
+    assert!(out.contains("a.yaml: ok, set `yard`, 1 label, "), "{out}");
     let (code, out, _) = run(vtagd(dir.path()).args(["labels", "check"]).args([&good, &twin, &bad]));
     assert_eq!(code, 2);
     assert!(out.contains("b.yaml: error: the set is called `yard`") && out.contains("c.yaml:2"), "{out}");

@@ -10,9 +10,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use common::daemon::{Daemon, eventually};
+use vtagd::logs::{self, LevelFrom, LogFormat};
+use vtagd::secret::Secret;
 
 type Entry = BTreeMap<String, String>;
 
@@ -199,4 +202,39 @@ fn what_repeats_is_told_once_and_counted_to_the_last() {
         let of_stream = |line: &&str| line.contains("the stream is down") && line.contains(&format!("stream={stream}"));
         assert_eq!(log.lines().filter(of_stream).count(), 1, "{log}");
     }
+}
+
+#[test]
+fn a_panic_is_told_without_its_credentials_and_in_one_piece() {
+    const CHILD: &str = "VTAGD_TEST_PANICS";
+    if std::env::var_os(CHILD).is_some() {
+        logs::init(LevelFrom::CommandLine("info"), LogFormat::Text);
+        let secret = Secret::new("Zq7panicXk9");
+        let stage = std::thread::Builder::new().name("stage".to_owned());
+        let stage = stage.spawn(move || panic!("a library says\n{}", secret.expose())).unwrap();
+        assert!(stage.join().is_err());
+        return;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_panic_is_told_without_its_credentials_and_in_one_piece", "--nocapture"]);
+    let output = command.env(CHILD, "1").env_remove("RUST_BACKTRACE").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("ERROR thread `stage` panicked at tests/logs.rs:"), "{said}");
+    assert!(said.contains(":\n    a library says\n    ***\n") && !said.contains("Zq7"), "{said}");
+}
+
+#[test]
+fn a_filter_that_is_none_is_told_and_the_configuration_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon_of =
+        |asked: &str| Daemon::start_with_env(folder.path(), &config("{ level: info }"), &[("VTAGD_LOG", asked)]);
+    let mut daemon = daemon_of("inof");
+    daemon.wait_for_log("VTAGD_LOG is no filter and is not used");
+    daemon.wait_for_log(" ready ");
+    assert!(daemon.stop().success());
+    let mut daemon = daemon_of("");
+    daemon.wait_for_log(" ready ");
+    assert!(daemon.stop().success());
+    assert!(!daemon.log().contains("no filter"), "{}", daemon.log());
 }

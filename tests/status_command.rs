@@ -223,3 +223,18 @@ fn on_a_terminal_it_shows_again_and_again_and_leaves_it_as_it_was() {
     assert!(screen.matches('\n').count() < 10, "{screen:?}");
     assert!(daemon.stop().code() == Some(0) || daemon.log().contains("events could not be delivered"));
 }
+
+#[test]
+fn the_address_may_come_from_the_environment_as_that_of_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vtagd.yaml");
+    std::fs::write(&file, "api: { listen: 'off' }\n").unwrap();
+    let ask = |listen: &str| {
+        let output = vtagd(folder.path()).args(["status", "-c"]).arg(&file).env("VTAGD__API__LISTEN", listen).output();
+        output.map(|output| (output.status.code(), told(&output.stderr))).unwrap()
+    };
+    let (code, said) = ask("127.0.0.1:9");
+    assert!(code == Some(1) && said.contains("nobody answers at http://127.0.0.1:9"), "{said}");
+    let (code, said) = ask("here");
+    assert!(code == Some(2) && said.contains("VTAGD__API__LISTEN: error: api.listen: is not an IP"), "{said}");
+}

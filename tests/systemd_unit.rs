@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -66,6 +67,72 @@ fn systemd_understands_every_line_of_the_unit_and_of_the_drop_in_for_nvidia() {
 fn a_line_that_systemd_does_not_understand_is_found() {
     let output = verify(|text| text.replace("[Service]", "[Service]\nWatchdogSecond=60s"), None);
     assert!(told(&output).contains("WatchdogSecond"), "{}", told(&output));
+}
+
+#[test]
+fn an_installation_elsewhere_names_its_own_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, into) = (folder.path().join("a tree"), folder.path().join("in to"));
+    for part in ["tools", "systemd", "config", "pipelines", "ops", "docs"] {
+        fs::create_dir_all(&tree).unwrap();
+        let copied = Command::new("cp").arg("-r").arg(root().join(part)).arg(&tree).status().unwrap();
+        assert!(copied.success());
+    }
+    // What is built and fetched is not what this is about.
+    for (file, mode) in [
+        ("target/release/vtagd", 0o755),
+        ("runtime/libonnxruntime.so", 0o644),
+        ("runtime/LICENSE.onnxruntime", 0o644),
+        ("runtime/ThirdPartyNotices.onnxruntime.txt", 0o644),
+        ("models/starter/config.json", 0o644),
+        ("LICENSE", 0o644),
+        ("README.md", 0o644),
+        ("CHANGELOG.md", 0o644),
+    ] {
+        let file = tree.join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "x").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let install = |prefix: &str, etc: &str| {
+        let mut command = Command::new(tree.join("tools/install.sh"));
+        command.env("DESTDIR", &into).env("PREFIX", prefix).env("SYSCONFDIR", etc);
+        let output = command.env("UNITDIR", format!("{prefix}/lib/systemd/system")).output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        let read = |file: &str| fs::read_to_string(into.join(file)).unwrap();
+        let prefix = prefix.trim_start_matches('/');
+        (
+            read(&format!("{prefix}/lib/systemd/system/vtagd.service")),
+            read(&format!("{prefix}/lib/tmpfiles.d/vtagd.conf")),
+        )
+    };
+    let ours = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    assert_eq!(install("/usr", "/etc"), (ours("systemd/vtagd.service"), ours("systemd/vtagd.tmpfiles")));
+    let (unit, folders) = install("/opt/a&b", "/opt/etc");
+    assert!(unit.contains("ExecStart=/opt/a&b/bin/vtagd run -c /opt/etc/vtagd/vtagd.yaml\n"), "{unit}");
+    assert!(unit.contains("\nExecStartPre=-/opt/a&b/bin/vtagd check -c /opt/etc/vtagd/vtagd.yaml\n"), "{unit}");
+    assert!(folders.contains("\nd /opt/etc/vtagd/secrets 0750 "), "{folders}");
+    assert!(into.join("opt/etc/vtagd/vtagd.yaml").is_file());
+}
+
+/// What it does first may be an import of minutes, and systemd would end it after 90 s.
+#[test]
+fn the_check_before_the_start_asks_for_time_and_is_listened_to() {
+    let text = fs::read_to_string(unit()).unwrap();
+    let says = |line: &str| text.lines().any(|l| l.starts_with(line));
+    assert!(says("ExecStartPre=-/usr/bin/vtagd check ") && says("NotifyAccess=exec"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let file = folder.path().join("vtagd.yaml");
+    fs::write(&file, "model: { path: none }\nstreams: [{ id: a, url: rtsp://127.0.0.1:9/ }]\n").unwrap();
+    let mut command = vtagd(folder.path());
+    command.arg("check").arg("-c").arg(&file).env("NOTIFY_SOCKET", folder.path().join("notify"));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let mut buffer = [0; 1024];
+    let length = socket.recv(&mut buffer).expect("a message");
+    assert_eq!(&buffer[..length], b"EXTEND_TIMEOUT_USEC=60000000");
 }
 
 /// A reload with good and with bad settings: each is announced with its moment on the monotonic clock, and over afterwards.

@@ -25,11 +25,19 @@ install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
 install -D -m 644 -t "$doc/examples/systemd" systemd/nvidia.conf
 install -D -m 644 -t "$doc/ops/prometheus" ops/prometheus/*.yaml
 install -D -m 644 -t "$doc/ops/grafana" ops/grafana/*.json
-install -d "$DESTDIR$UNITDIR"
-sed "s#/usr/bin/vtagd#$PREFIX/bin/vtagd#" systemd/vtagd.service >"$DESTDIR$UNITDIR/vtagd.service"
-chmod 644 "$DESTDIR$UNITDIR/vtagd.service"
 install -D -m 644 systemd/vtagd.sysusers "$DESTDIR$PREFIX/lib/sysusers.d/vtagd.conf"
-install -D -m 644 systemd/vtagd.tmpfiles "$DESTDIR$PREFIX/lib/tmpfiles.d/vtagd.conf"
+
+# placed FILE TARGET: a file that names where things lie, with the places of this installation.
+placed() {
+    local text
+    text=$(<"$1")
+    text=${text//\/usr\/bin\/vtagd/"$PREFIX/bin/vtagd"}
+    text=${text//\/usr\/share\/doc\/vtagd/"$PREFIX/share/doc/vtagd"}
+    text=${text//\/etc\/vtagd/"$SYSCONFDIR/vtagd"}
+    install -D -m 644 /dev/stdin "$2" <<<"$text"
+}
+placed systemd/vtagd.service "$DESTDIR$UNITDIR/vtagd.service"
+placed systemd/vtagd.tmpfiles "$DESTDIR$PREFIX/lib/tmpfiles.d/vtagd.conf"
 
 # keep FILE TARGET: a configuration file, unless there is one already.
 keep() {

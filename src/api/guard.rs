@@ -14,6 +14,7 @@ use serde_json::json;
 use super::door::Shown;
 use super::serve::Peer;
 use super::{Shared, routes};
+use crate::logs::AUDIT;
 
 /// Largest body; no route wants one.
 const BODY: u64 = 64 * 1024;
@@ -123,7 +124,7 @@ fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<Caller, Res
 pub(super) fn refused(peer: IpAddr, method: &Method) {
     let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
     let method = known.iter().find(|known| *known == method).map_or("another", Method::as_str);
-    tracing::warn!(target: "vtagd::audit", %peer, method, "a change without the token was refused");
+    tracing::warn!(target: AUDIT, %peer, method, "a change without the token was refused");
 }
 
 /// The scheme's name is written as anybody likes (RFC 9110).

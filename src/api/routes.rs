@@ -20,6 +20,7 @@ use super::guard::{CORP, Caller, guard, refusal, refused};
 use super::{Shared, openapi, page, scrape};
 use crate::catalog::Command;
 use crate::control::{NoOutcome, Outcome, Wish};
+use crate::logs::AUDIT;
 use crate::problem::{Problem, Severity};
 
 /// Which routes say how the daemon is: those of a service manager on this machine are not limited in rate.
@@ -160,7 +161,7 @@ fn audit(Caller { peer, shown }: Caller, action: &str, stream: Option<&str>, out
         return refused(peer, &Method::POST);
     }
     // There is one token, so its name is its key.
-    tracing::info!(target: "vtagd::audit", by = "api.token", %peer, action, stream, outcome, "changed by the API");
+    tracing::info!(target: AUDIT, by = "api.token", %peer, action, stream, outcome, "changed by the API");
 }
 
 /// What is asked of the main thread, and the answer where it is the same for every wish.

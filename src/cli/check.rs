@@ -8,10 +8,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::plural;
 use super::trial::{self, Finding};
 use crate::config::{self, ModelChoice, Settings};
 use crate::engine::{Engine, EngineError};
 use crate::problem::{Problem, Severity};
+use crate::systemd::LongStep;
 use crate::yaml::units;
 use crate::{shutdown, signals};
 
@@ -111,6 +113,8 @@ fn checked(
 /// # Errors
 /// What `run` would end with.
 pub fn model(settings: &Settings) -> Result<(), EngineError> {
+    // The unit runs this before the daemon, for which systemd waits no longer than for the daemon itself.
+    let _patience = LongStep::quiet();
     let (trigger, shutdown) = shutdown::channel();
     let _signals = signals::listen(trigger, None);
     Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown).map(drop)
@@ -134,15 +138,13 @@ pub fn report(problems: &[Problem], err: &mut dyn Write) -> std::io::Result<()> 
 fn tally(problems: &[Problem]) -> String {
     let count = |severity, one: &str| {
         let number = problems.iter().filter(|problem| problem.severity == severity).count();
-        let plural = if number == 1 { "" } else { "s" };
-        (number > 0).then(|| format!("{number} {one}{plural}"))
+        (number > 0).then(|| plural(number, one))
     };
     let parts = [count(Severity::Error, "error"), count(Severity::Warning, "warning"), count(Severity::Notice, "note")];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn summary(settings: &Settings) -> String {
-    let plural = |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
     let labels = settings.label_sets.iter().map(|set| set.labels.len()).sum();
     let model = match &settings.model {
         ModelChoice::Starter => "the starter model".to_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::{DEFAULT_CONFIG, complain, say};
+use super::{DEFAULT_CONFIG, complain, plain, say};
 use crate::config;
 use crate::event::Event;
 use crate::outbox::OutboxError;
@@ -46,6 +46,7 @@ pub enum Command {
         place: Place,
         #[command(flatten)]
         which: Which,
+        /// One JSON object a line, as with `list`.
         #[arg(long)]
         json: bool,
     },
@@ -55,6 +56,7 @@ pub enum Command {
         place: Place,
         #[command(flatten)]
         which: Which,
+        /// As lines of JSON, or as a table.
         #[arg(long, default_value = "jsonl")]
         format: Format,
     },
@@ -100,15 +102,19 @@ pub struct Which {
     /// Sampled since then: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
     #[arg(long, value_parser = time)]
     since: Option<jiff::Timestamp>,
-    /// Sampled before then.
+    /// Sampled before then, said in the same way.
     #[arg(long, value_parser = time)]
     until: Option<jiff::Timestamp>,
+    /// Of this stream; may be given several times, as the options below.
     #[arg(long = "stream", value_name = "STREAM")]
     streams: Vec<String>,
+    /// Of this label set.
     #[arg(long = "set", value_name = "SET")]
     sets: Vec<String>,
+    /// Of this label.
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
+    /// Of this type.
     #[arg(long = "type", value_name = "TYPE", value_parser = ["start", "update", "end"])]
     types: Vec<String>,
     /// CloudEvents id.
@@ -310,7 +316,7 @@ fn show(row: &Row, json: bool) {
             line += &format!(" ({error})");
         }
     }
-    say(&line);
+    say(&plain(&line));
 }
 
 /// A column of the CSV and where its value is in the event.

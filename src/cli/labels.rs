@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{complain, say};
+use super::{check, complain, plural, say};
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{Embedder, Progress};
 use crate::label::{LabelSet, set};
 use crate::model::{self, prepared};
 use crate::paths;
+use crate::problem::Problem;
 use crate::shutdown;
 
 /// Between two progress lines where there is no terminal to draw a bar on.
@@ -40,9 +41,9 @@ pub enum Command {
 /// Does it; the exit code.
 pub fn run(command: &Command) -> u8 {
     match command {
-        Command::Check { files } => check(files).1,
+        Command::Check { files } => read(files).1,
         Command::Embed { files, model } => {
-            let (sets, code) = check(files);
+            let (sets, code) = read(files);
             if code != 0 {
                 return code;
             }
@@ -52,12 +53,12 @@ pub fn run(command: &Command) -> u8 {
 }
 
 /// The sets of the files that are right, and 2 if any is not. A set that is fine is told in one line.
-fn check(files: &[PathBuf]) -> (Vec<LabelSet>, u8) {
+fn read(files: &[PathBuf]) -> (Vec<LabelSet>, u8) {
     let (mut sets, mut code) = (Vec::<LabelSet>::new(), 0);
     for file in files {
         match set::load(file) {
             Ok((set, warnings)) => {
-                warnings.iter().for_each(|warning| say(&warning.to_string()));
+                tell(&warnings);
                 if let Some(other) = sets.iter().find(|other| other.name == set.name) {
                     let (file, other) = (file.display(), other.file.display());
                     say(&format!(
@@ -69,22 +70,33 @@ fn check(files: &[PathBuf]) -> (Vec<LabelSet>, u8) {
                 }
                 let prompts: usize = set.labels.iter().map(|l| l.prompts.len() + l.negatives.len()).sum();
                 say(&format!(
-                    "{}: ok, set `{}`, {} labels, {prompts} prompts, {} templates, {} background",
+                    "{}: ok, set `{}`, {}, {}, {}, {} background",
                     file.display(),
                     set.name,
-                    set.labels.len(),
-                    set.templates.len(),
+                    plural(set.labels.len(), "label"),
+                    plural(prompts, "prompt"),
+                    plural(set.templates.len(), "template"),
                     set.background.len()
                 ));
                 sets.push(set);
             }
             Err(problems) => {
-                problems.iter().for_each(|problem| say(&problem.to_string()));
+                tell(&problems);
                 code = 2;
             }
         }
     }
     (sets, code)
+}
+
+/// As [`check::report`] has it, on standard output: here they are the results.
+fn tell(problems: &[Problem]) {
+    let mut text = Vec::new();
+    // A vector takes everything.
+    let _ = check::report(problems, &mut text);
+    if let Some(text) = String::from_utf8_lossy(&text).strip_suffix('\n') {
+        say(text);
+    }
 }
 
 fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {

@@ -29,6 +29,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::child as measuring;
 use crate::label::child;
 use crate::logs::{self, LevelFrom, LogFormat};
+use crate::secret;
 
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtagd/vtagd.yaml";
@@ -136,6 +137,11 @@ pub(crate) fn say(line: &str) {
     }
 }
 
+/// "1 label", "2 labels".
+fn plural(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// What a camera or a server says has no say about the terminal.
 pub(crate) fn plain(text: &str) -> String {
     text.replace(char::is_control, " ")
@@ -144,5 +150,5 @@ pub(crate) fn plain(text: &str) -> String {
 /// Tells a person what went wrong, on stderr.
 pub(crate) fn complain(error: &dyn std::fmt::Display) {
     // With stderr closed there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "error: {error}");
+    let _ = writeln!(io::stderr(), "error: {}", secret::scrub(&error.to_string()));
 }

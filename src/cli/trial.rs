@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{bounded, select, tick};
 use serde::Serialize;
 
+use super::plain;
 use crate::backoff::Ladder;
 use crate::config::{Settings, StreamSettings};
 use crate::frame::{FrameTap, FrameTime, Picture};
@@ -187,11 +188,6 @@ fn finding(stream: &StreamSettings, report: &StreamReport, picture: bool, time: 
         decode: report.decode,
         ..blank(stream)
     }
-}
-
-/// A camera may have had its say in an error: no control characters of it reach the terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Counts pictures where the daemon would look at them.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use crate::secret::{self, Secret};
-use crate::yaml::is_secret_key;
 use crate::yaml::reader::{At, Reader};
 
 /// A URL and the credentials that were inside it.
@@ -39,8 +38,7 @@ pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
         return None;
     }
     // Known from here on, so that no message about the address shows them.
-    let segments = url.path_segments().into_iter().flatten();
-    segments.filter(|segment| segment.contains('=') && is_secret_key(segment)).for_each(secret::holds_one);
+    secret::in_path(&url).for_each(secret::holds_one);
     if let Some(query) = url.query() {
         secret::holds_one(query);
     }

@@ -165,11 +165,7 @@ pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
 /// # Errors
 /// Why it cannot be told.
 pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
-    let mut document = Document::read(path).map_err(|problem| problem.to_string())?;
-    let (_, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
-    if let Some(problem) = refused.first() {
-        return Err(problem.to_string());
-    }
+    let document = overridden(path)?;
     validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
 }
 
@@ -178,8 +174,14 @@ pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
 /// # Errors
 /// Why it cannot be told.
 pub fn reach_of(path: &Path) -> Result<Reach, String> {
-    let document = Document::read(path).map_err(|problem| problem.to_string())?;
-    reach::of(&document)
+    reach::of(&overridden(path)?)
+}
+
+/// The configuration in `path` with what the environment says instead.
+fn overridden(path: &Path) -> Result<Document, String> {
+    let mut document = Document::read(path).map_err(|problem| problem.to_string())?;
+    let (_, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
+    refused.first().map_or(Ok(document), |problem| Err(problem.to_string()))
 }
 
 /// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.

@@ -88,8 +88,7 @@ fn one(
     let Ok(text) = value.into_string() else {
         return Err(refuse(&field, "is not UTF-8 text", "use UTF-8".to_owned()));
     };
-    let address = text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
-    if address.is_some_and(|address| address.contains('@')) {
+    if holds_credentials(&text) {
         let remedy = "leave user and password out of it; `username` and `password` of the same item are for them";
         return Err(refuse(&field, "holds credentials, which do not come this way", remedy.to_owned()));
     }
@@ -100,6 +99,11 @@ fn one(
     document.put(&called, &way, &text).map_err(|problem| Box::new(Problem { field: field.clone(), ..*problem }))?;
     origins.insert(field, name.to_owned());
     Ok(())
+}
+
+/// Whether there is a user in any address of `text`, which may be a whole list of them.
+fn holds_credentials(text: &str) -> bool {
+    text.split("://").skip(1).any(|rest| rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@')))
 }
 
 /// The variable of a key.

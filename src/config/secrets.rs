@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::problem::Severity;
 use crate::secret::{Secret, Unreadable};
 use crate::yaml::reader::{At, FromNode, Reader, join};
-use crate::yaml::{Node, Value, relative_to};
+use crate::yaml::{Node, Value, nearest, relative_to};
 
+const KEYS: [&str; 3] = ["env", "file", "credential"];
 const FORMS: &str = "write `{ env: NAME }`, `{ file: PATH }` or `{ credential: NAME }`";
 
 /// Where a credential comes from.
@@ -22,7 +23,7 @@ pub enum SecretSource {
 
 impl FromNode for SecretSource {
     fn schema() -> serde_json::Value {
-        let keys = ["env", "file", "credential"].map(|key| (key.to_owned(), serde_json::json!({ "type": "string" })));
+        let keys = KEYS.map(|key| (key.to_owned(), serde_json::json!({ "type": "string" })));
         let mut schema = crate::yaml::reader::object(keys.into_iter().collect());
         schema["minProperties"] = 1.into();
         schema["maxProperties"] = 1.into();
@@ -30,12 +31,17 @@ impl FromNode for SecretSource {
     }
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        if !matches!(node.value, Value::Map(_)) {
+        let Value::Map(entries) = &node.value else {
             reader.report(Severity::Error, node.place, path, "a credential may not stand in this file", FORMS);
+            return None;
+        };
+        // `{hunter2}` is a mapping too, and its key nothing to repeat.
+        if entries.iter().any(|entry| nearest(&entry.key, &KEYS).is_none()) {
+            reader.report(Severity::Error, node.place, path, "does not say where the credential is", FORMS);
             return None;
         }
         let before = reader.problems().len();
-        let map = reader.map(node, path, &["env", "file", "credential"])?;
+        let map = reader.map(node, path, &KEYS)?;
         let unknown = reader.problems().len() > before;
         let (env, file, credential) = (
             map.field::<String>("env", reader),
@@ -74,7 +80,7 @@ impl FromNode for SecretSource {
     }
 
     fn keys(path: &str, out: &mut Vec<String>) {
-        out.extend(["env", "file", "credential"].map(|key| join(path, key)));
+        out.extend(KEYS.map(|key| join(path, key)));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::infer::options::ProviderChoice;
 use crate::infer::{BatchSize, Sessions};
 use crate::outbox::route::{Filter, Route};
 use crate::sample::Interval;
+use crate::secret;
 use crate::signature::Unchanged;
 use crate::sink::JsonlTarget;
 use crate::sink::nats::Login;
@@ -265,7 +266,7 @@ fn word(value: &impl Debug) -> String {
 }
 
 fn url(url: &url::Url) -> String {
-    let mut shown = url.clone();
+    let mut shown = secret::without_path(url);
     if shown.query().is_some() {
         shown.set_query(Some(HIDDEN));
     }
@@ -312,8 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_a_query_is_hidden() {
+    fn a_credential_in_a_query_or_a_path_is_hidden() {
         let shown = url(&url::Url::parse("https://hub.test/events?key=marked").unwrap());
         assert_eq!(shown, "https://hub.test/events?***");
+        let shown = url(&url::Url::parse("rtsp://cam.test/user=admin_password=marked_channel=1.sdp").unwrap());
+        assert_eq!(shown, "rtsp://cam.test/***");
     }
 }

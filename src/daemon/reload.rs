@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, Command, Watched};
 use crate::config::{self, ApiSettings, Settings, StreamSettings};
 use crate::control::{Asked, Outcome, Wish};
 use crate::engine::{EngineError, LabelBook};
+use crate::frame::StreamId;
 use crate::logs;
 use crate::problem::{Problem, Severity};
 use crate::score::Scorer;
@@ -114,8 +115,7 @@ impl Reloader {
             return match under_way.scorers.try_recv() {
                 Ok(Ok(scorers)) => {
                     let _ = under_way.thread.join();
-                    self.apply(under_way.settings, scorers, fleet);
-                    self.answer(Outcome::Done);
+                    self.accept(under_way.settings, scorers, fleet);
                     true
                 }
                 Ok(Err(error)) => {
@@ -225,7 +225,7 @@ impl Reloader {
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
         }
-        let mut new = Settings {
+        let new = Settings {
             // Everything the running stages were built of stays as it is.
             instance: self.current.instance.clone(),
             model: self.current.model.clone(),
@@ -234,14 +234,11 @@ impl Reloader {
             routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
-            api: self.api(new.api),
             log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };
-        self.keep_switched(&mut new);
         let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
-            self.apply(new, self.scorers.clone(), fleet);
-            self.answer(Outcome::Done);
+            self.accept(new, self.scorers.clone(), fleet);
             return true;
         };
         let (done, scorers) = bounded(1);
@@ -259,6 +256,16 @@ impl Reloader {
         false
     }
 
+    /// The configuration was read again and nothing is in its way any more: from here on it is what runs.
+    fn accept(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, fleet: &mut Fleet) {
+        let mut new = Settings { api: self.api(new.api), ..new };
+        self.keep_switched(&mut new);
+        let (left, joined) = self.apply(new, scorers, fleet);
+        tracing::info!(?left, ?joined, label_sets = self.current.label_sets.len(), "the new configuration runs");
+        metrics::counter!("vtagd_config_reloads_total", "result" => "applied").increment(1);
+        self.answer(Outcome::Done);
+    }
+
     /// What the API goes on with: where it listens, and whether with TLS, stays; its token and its certificate, which is read anew even if
     /// its path is the same, do not.
     fn api(&self, new: Option<ApiSettings>) -> Option<ApiSettings> {
@@ -267,9 +274,12 @@ impl Reloader {
         };
         // The file may do without a token on loopback; as long as others can ask, the old one counts.
         let local = current.listen.ip().to_canonical().is_loopback();
-        let token = new.token.or_else(|| current.token.clone().filter(|_| !local));
+        let kept = if new.token.is_none() && !local { current.token.clone() } else { None };
+        if kept.is_some() {
+            tracing::warn!(listen = %current.listen, "the API keeps its token until a restart, as other machines reach it until then");
+        }
         let tls = if new.tls.is_some() == current.tls.is_some() { new.tls } else { current.tls.clone() };
-        let new = ApiSettings { listen: current.listen, token, tls };
+        let new = ApiSettings { listen: current.listen, token: new.token.or(kept), tls };
         match door.change(&new) {
             Ok(()) => Some(new),
             Err(error) => {
@@ -281,8 +291,8 @@ impl Reloader {
     }
 
     /// Makes `new` what runs: streams that are gone or changed leave, the others get their new labels between two batches, and
-    /// then those that are new join.
-    fn apply(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, fleet: &mut Fleet) {
+    /// then those that are new join. Who has left, and who has joined.
+    fn apply(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, fleet: &mut Fleet) -> (Vec<StreamId>, Vec<StreamId>) {
         let old = std::mem::replace(&mut self.current, new);
         self.scorers = scorers;
         let new = &self.current;
@@ -299,9 +309,10 @@ impl Reloader {
                 _ => false,
             }
         };
-        let leave: Vec<&str> = old.streams.iter().map(|s| &*s.source.id).filter(|id| !stays(id)).collect();
+        let ids = old.streams.iter().map(|s| &s.source.id);
+        let left: Vec<StreamId> = ids.filter(|id| !stays(id)).cloned().collect();
         let join: Vec<_> = new.streams.iter().filter(|s| !stays(&s.source.id)).collect();
-        for id in &leave {
+        for id in &left {
             fleet.remove(id);
         }
         fleet.relabel(new, &self.scorers);
@@ -310,9 +321,7 @@ impl Reloader {
                 tracing::error!(stream = %stream.source.id, %error, "the stream cannot be started");
             }
         }
-        let joined: Vec<&str> = join.iter().map(|s| &*s.source.id).collect();
-        metrics::counter!("vtagd_config_reloads_total", "result" => "applied").increment(1);
-        tracing::info!(left = ?leave, ?joined, label_sets = new.label_sets.len(), "the new configuration runs");
+        (left, join.iter().map(|s| s.source.id.clone()).collect())
     }
 }
 

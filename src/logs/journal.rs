@@ -100,8 +100,8 @@ fn entry(metadata: &Metadata<'_>, line: &Line) -> Vec<u8> {
     add(&mut out, "MESSAGE", &line.text());
     add(&mut out, "PRIORITY", &priority(*metadata.level()).to_string());
     add(&mut out, "SYSLOG_IDENTIFIER", "vtagd");
-    add(&mut out, "TARGET", metadata.target());
-    if let (Some(file), Some(number)) = (metadata.file(), metadata.line()) {
+    add(&mut out, "TARGET", line.target.as_deref().unwrap_or_else(|| metadata.target()));
+    if let (None, Some(file), Some(number)) = (&line.target, metadata.file(), metadata.line()) {
         add(&mut out, "CODE_FILE", file);
         add(&mut out, "CODE_LINE", &number.to_string());
     }
@@ -123,7 +123,8 @@ fn name(field: &str) -> String {
 
 /// `NAME=value`, or for values of several lines the name, the length as eight bytes, and the value.
 fn add(out: &mut Vec<u8>, name: &str, value: &str) {
-    let value = cut(&secret::scrub(value));
+    // With others in it, journalctl shows no word of the value. A colour is nothing that the journal wants either.
+    let value = cut(&secret::scrub(value)).replace(|c: char| c.is_control() && c != '\n' && c != '\t', " ");
     out.extend_from_slice(name.as_bytes());
     if value.contains('\n') {
         out.push(b'\n');
@@ -172,7 +173,8 @@ mod tests {
         let mut out = Vec::new();
         add(&mut out, "A", "one");
         add(&mut out, "B", "two\nlines");
-        assert_eq!(out, b"A=one\nB\n\x09\0\0\0\0\0\0\0two\nlines\n");
+        add(&mut out, "C", "a\tbell\x07\x1b[2J\r");
+        assert_eq!(out, b"A=one\nB\n\x09\0\0\0\0\0\0\0two\nlines\nC=a\tbell  [2J \n");
         let long = cut(&"ä".repeat(LONGEST));
         assert!(long.len() < LONGEST + 40 && long.ends_with(&format!("({LONGEST} more bytes)")), "{}", long.len());
     }

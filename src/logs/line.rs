@@ -10,6 +10,8 @@ use tracing::{Event, Level};
 pub struct Line {
     pub message: String,
     pub fields: Vec<(&'static str, Value)>,
+    /// Who tells it, if it came by the crate `log`: all of those have one place in the code and one target.
+    pub target: Option<String>,
 }
 
 /// A field's value.
@@ -47,10 +49,12 @@ impl Line {
     }
 
     fn add(&mut self, field: &Field, text: String, shown: String, is_number: bool) {
-        if field.name() == "message" {
-            self.message = text;
-        } else {
-            self.fields.push((field.name(), Value { text, shown, is_number }));
+        match field.name() {
+            "message" => self.message = text,
+            "log.target" => self.target = Some(text),
+            // Where in a library's source: nobody asked.
+            name if name.starts_with("log.") => {}
+            name => self.fields.push((name, Value { text, shown, is_number })),
         }
     }
 
@@ -107,6 +111,25 @@ pub fn priority(level: Level) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Keep(std::sync::Mutex<Vec<Line>>);
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for &'static Keep {
+        fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            self.0.lock().unwrap().push(Line::of(event));
+        }
+    }
+
+    #[test]
+    fn what_a_library_tells_by_another_crate_has_its_own_words_alone() {
+        use tracing_subscriber::layer::SubscriberExt;
+        static KEPT: Keep = Keep(std::sync::Mutex::new(Vec::new()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(&KEPT), || {
+            tracing::info!(log.target = "ureq::pool", log.file = "pool.rs", log.line = 7, number = 1, "connected");
+        });
+        let kept = KEPT.0.lock().unwrap();
+        assert_eq!((kept[0].text().as_str(), kept[0].target.as_deref()), ("connected number=1", Some("ureq::pool")));
+    }
 
     #[test]
     fn numbers_and_durations_are_told_apart_from_words() {

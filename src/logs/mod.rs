@@ -16,7 +16,9 @@ mod journal;
 mod line;
 mod repeats;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -67,10 +69,12 @@ static RUNNING: OnceLock<Running> = OnceLock::new();
 
 static REPEATS: OnceLock<Mutex<Repeats>> = OnceLock::new();
 
-/// Starts the log. The variable `VTAGD_LOG`, a filter such as `info` or `vtagd=debug`, overrides `level`. A second call does
-/// nothing.
+/// Starts the log. The variable `VTAGD_LOG`, a filter such as `info` or `vtagd=debug`, overrides `level`; one that is no filter is told
+/// and not used. A second call does nothing.
 pub fn init(level: LevelFrom<'_>, format: LogFormat) {
-    let asked = std::env::var(VARIABLE).ok();
+    let asked = std::env::var(VARIABLE).ok().filter(|asked| !asked.trim().is_empty());
+    let (asked, nonsense) =
+        asked.map_or((None, None), |asked| if is_filter(&asked) { (Some(asked), None) } else { (None, Some(asked)) });
     let configured = match level {
         LevelFrom::Configuration(level) => level.to_string().to_lowercase(),
         LevelFrom::CommandLine(filter) => filter.to_owned(),
@@ -98,10 +102,29 @@ pub fn init(level: LevelFrom<'_>, format: LogFormat) {
     };
     if started.is_ok() {
         let _ = RUNNING.set(Running { filter: handle, held });
+        std::panic::set_hook(Box::new(tell_panic));
     }
     if let Some(error) = no_journal {
         tracing::warn!(%error, "the journal cannot be reached, its lines go to standard error");
     }
+    if let Some(nonsense) = nonsense.filter(|_| started.is_ok()) {
+        tracing::warn!(
+            value = nonsense,
+            "{VARIABLE} is no filter and is not used; write, for example, debug or vtagd::source=trace"
+        );
+    }
+}
+
+/// Whether `text` says what somebody may have meant. To the library any word is a target of which everything is told, so that a misspelt
+/// level would leave nothing but errors.
+fn is_filter(text: &str) -> bool {
+    let levels = ["error", "warn", "info", "debug", "trace", "off"];
+    let means_something = |part: &str| {
+        let part = part.trim();
+        let is_level = levels.iter().any(|level| level.eq_ignore_ascii_case(part));
+        part.is_empty() || is_level || part == "vtagd" || part.contains(['=', ':', '['])
+    };
+    EnvFilter::try_new(text).is_ok() && text.split(',').all(means_something)
 }
 
 fn filter(wanted: &str) -> EnvFilter {
@@ -112,6 +135,34 @@ fn filter(wanted: &str) -> EnvFilter {
     const ALWAYS: &str = "ureq_proto=debug,ureq_proto::util=debug";
     EnvFilter::try_new(format!("{USUALLY},{wanted},{ALWAYS}"))
         .unwrap_or_else(|_| EnvFilter::new(format!("info,{USUALLY},{ALWAYS}")))
+}
+
+/// What a panic says may hold a credential, as whatever a library says, and is told on standard error by other hands than ours. Past the
+/// subscriber, in which it may have happened.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let mut text = format!("ERROR thread `{}` {panic}", thread.name().unwrap_or("without a name"));
+    // Only where RUST_BACKTRACE asks for it.
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        text.push_str(&format!("\n{backtrace}"));
+    }
+    if journal::is_stderr() {
+        tell_plainly(line::priority(Level::ERROR), &text);
+    } else {
+        write_event(&text);
+    }
+}
+
+/// A line for systemd, which reads the number.
+fn tell_plainly(priority: u8, text: &str) {
+    write_event(&format!("<{priority}>{text}"));
+}
+
+/// Writes what has no colours.
+fn write_event(text: &str) {
+    // With stderr closed there is nobody left to tell.
+    let _ = Stderr.make_writer().write_all(format!("{}\n", text.replace('\x1b', " ")).as_bytes());
 }
 
 /// Whether the command line or `VTAGD_LOG` has said how much is told, so that [`set_level`] does nothing.
@@ -146,6 +197,10 @@ fn repeats<T>(with: impl FnOnce(&mut Repeats) -> T) -> T {
 /// Where summaries come from: these are not sifted themselves.
 const SUMMARIES: &str = "vtagd::repeated";
 
+/// Where it is told who changed what by the API. Each change that was made is told for itself; attempts, which anybody may make, are
+/// summed up as all else.
+pub const AUDIT: &str = "vtagd::audit";
+
 fn tell(summary: &Summary) {
     let Summary { level, what, stream, sink, times } = summary;
     let (stream, sink) = (stream.as_deref(), sink.as_deref());
@@ -169,12 +224,13 @@ struct Sieve;
 
 impl<S: Subscriber> Layer<S> for Sieve {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        if event.metadata().target() == SUMMARIES {
+        let metadata = event.metadata();
+        if metadata.target() == SUMMARIES || metadata.target() == AUDIT && *metadata.level() == Level::INFO {
             return true;
         }
         // Taken apart before anybody is locked out: showing a value may itself tell something.
         let line = Line::of(event);
-        repeats(|repeats| repeats.admit(Instant::now(), event.metadata(), &line))
+        repeats(|repeats| repeats.admit(Instant::now(), metadata, &line))
     }
 }
 
@@ -186,13 +242,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToJournal {
         let line = Line::of(event);
         if self.0.write(event.metadata(), &line).is_err() {
             // The journal is full or restarts: better without its fields than not at all. systemd reads the priority.
-            let text = format!("<{}>{}\n", line::priority(*event.metadata().level()), line.text());
-            let _ = Stderr.make_writer().write_all(text.as_bytes());
+            tell_plainly(line::priority(*event.metadata().level()), &line.text());
         }
     }
 }
 
-/// Standard error, a whole line at a time, without credentials.
+/// Standard error, a whole event at a time, without credentials.
 struct Stderr;
 
 impl MakeWriter<'_> for Stderr {
@@ -203,13 +258,14 @@ impl MakeWriter<'_> for Stderr {
     }
 }
 
-/// Takes the secrets out of every piece of text that is written at once.
+/// Takes the secrets out of every event, which is written at once, and lets none of its words look like another event: whoever may have his
+/// say in one, a server or a file's name, cannot begin a line.
 struct Scrubbed<W>(W);
 
 impl<W: Write> Write for Scrubbed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        self.0.write_all(secret::scrub(&text).as_bytes())?;
+        self.0.write_all(one_event(&secret::scrub(&text)).as_bytes())?;
         Ok(bytes.len())
     }
 
@@ -218,9 +274,44 @@ impl<W: Write> Write for Scrubbed<W> {
     }
 }
 
+/// `text` with every line but the first indented, and without characters that move a terminal's cursor (the escapes that are in it by
+/// now are our own colours).
+fn one_event(text: &str) -> String {
+    let body = text.strip_suffix('\n').unwrap_or(text);
+    let mut out = String::with_capacity(text.len());
+    for c in body.chars() {
+        match c {
+            '\n' => out.push_str("\n    "),
+            '\t' | '\x1b' => out.push(c),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out.push_str(&text[body.len()..]);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_word_of_an_event_can_pass_for_another_event() {
+        let mut out = Vec::new();
+        let said = "INFO a server says: no\r\n<0>2026-01-01 ERROR all is lost\rINFO fine\n";
+        Scrubbed(&mut out).write_all(said.as_bytes()).unwrap();
+        assert_eq!(out, b"INFO a server says: no \n    <0>2026-01-01 ERROR all is lost INFO fine\n");
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_filter() {
+        for good in ["debug", "WARN", "vtagd", "info,vtagd::source=trace", "ort=off, info", "[{stream=dock}]=debug"] {
+            assert!(is_filter(good), "{good}");
+        }
+        for bad in ["inof", "vtagd=loud", "debug,verbose", "2x"] {
+            assert!(!is_filter(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn a_line_loses_its_credentials_on_the_way_out() {

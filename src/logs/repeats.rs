@@ -60,8 +60,8 @@ impl Repeats {
         let named = |name: &str| name == "stream" || name == "sink";
         let words = line.fields.iter().filter(|(name, value)| named(name) || !value.is_number);
         let words: Vec<_> = words.map(|(name, value)| (*name, value.text.as_str())).collect();
-        let alike = self.hasher.hash_one((&callsite, &line.message, words));
-        let exactly = self.hasher.hash_one((&callsite, line.text()));
+        let alike = self.hasher.hash_one((&callsite, &line.target, &line.message, words));
+        let exactly = self.hasher.hash_one((&callsite, &line.target, line.text()));
         if !self.kinds.contains_key(&alike) && self.kinds.len() >= MOST {
             // Those that have nothing to tell make room.
             self.kinds.retain(|_, kind| kind.untold.is_some() || now.saturating_duration_since(kind.since) < WINDOW);
@@ -157,7 +157,8 @@ mod tests {
             shown: text.to_owned(),
             is_number: text.chars().all(|c| c.is_ascii_digit()),
         };
-        Line { message: message.to_owned(), fields: fields.iter().map(|(name, text)| (*name, value(text))).collect() }
+        let fields = fields.iter().map(|(name, text)| (*name, value(text))).collect();
+        Line { message: message.to_owned(), fields, target: None }
     }
 
     #[test]

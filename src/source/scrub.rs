@@ -23,7 +23,7 @@ impl Scrubber {
             secrets.extend(url.query().map(Secret::new));
             let pairs = url.query_pairs().filter(|(key, _)| is_secret_key(key));
             secrets.extend(pairs.map(|(_, value)| Secret::new(&*value)));
-            secrets.extend(secret_segments(url).map(Secret::new));
+            secrets.extend(secret::in_path(url).map(Secret::new));
         }
         Self { secrets }
     }
@@ -60,19 +60,9 @@ fn percent_decode(text: &str) -> String {
     url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-/// Path segments that carry a credential, as some cameras have it: `/user=admin_password=…_channel=1.sdp`.
-fn secret_segments(url: &Url) -> impl Iterator<Item = &str> {
-    url.path_segments().into_iter().flatten().filter(|segment| segment.contains('=') && is_secret_key(segment))
-}
-
 /// `url` without userinfo, query, fragment and path segments that carry a credential.
 pub(super) fn bare_url(url: &Url) -> String {
-    let mut bare = without_userinfo(url);
-    for segment in secret_segments(url) {
-        let path = bare.path().replace(segment, "***");
-        bare.set_path(&path);
-    }
-    let mut url = bare;
+    let mut url = secret::without_path(&without_userinfo(url));
     url.set_query(None);
     url.set_fragment(None);
     url.to_string()

@@ -81,12 +81,14 @@ pub fn join(path: &str, key: &str) -> String {
 pub struct Reader<'d> {
     document: &'d Document,
     problems: Vec<Problem>,
-    uncounted: usize,
+    /// Those that were not kept: how many, and how bad the worst of them is.
+    unkept: usize,
+    worst_unkept: Severity,
 }
 
 impl<'d> Reader<'d> {
     pub fn new(document: &'d Document) -> Self {
-        Self { document, problems: Vec::new(), uncounted: 0 }
+        Self { document, problems: Vec::new(), unkept: 0, worst_unkept: Severity::Notice }
     }
 
     pub fn document(&self) -> &'d Document {
@@ -108,10 +110,10 @@ impl<'d> Reader<'d> {
     /// Everything found, in the order of the file.
     pub fn finish(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| problem.position);
-        if self.uncounted > 0 {
-            let message = format!("{} more problems are not shown", self.uncounted);
+        if self.unkept > 0 {
+            let message = format!("{} more problems are not shown", self.unkept);
             let place = self.document.root().place;
-            self.problems.push(self.document.problem(Severity::Error, place, "", message, "mend these first"));
+            self.problems.push(self.document.problem(self.worst_unkept, place, "", message, "mend these first"));
         }
         self.problems
     }
@@ -129,11 +131,23 @@ impl<'d> Reader<'d> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(self.document.problem(severity, place, path, message, remedy));
-        } else {
-            self.uncounted += 1;
+        if !self.keeps(severity) {
+            self.unkept += 1;
+            self.worst_unkept = self.worst_unkept.max(severity);
+            return;
         }
+        if self.problems.len() >= MAX_PROBLEMS
+            && let Some(less) = self.problems.iter().rposition(|kept| kept.severity < severity)
+        {
+            self.unkept += 1;
+            self.worst_unkept = self.worst_unkept.max(self.problems.remove(less).severity);
+        }
+        self.problems.push(self.document.problem(severity, place, path, message, remedy));
+    }
+
+    /// Whether there is room for another one: an error takes that of a warning, however many of those came before it.
+    fn keeps(&self, severity: Severity) -> bool {
+        self.problems.len() < MAX_PROBLEMS || self.problems.iter().any(|kept| kept.severity < severity)
     }
 
     pub fn error<T>(&mut self, at: &At<T>, message: impl Into<String>, remedy: impl Into<String>) {
@@ -176,7 +190,7 @@ impl<'d> Reader<'d> {
                 let message = format!("is given twice (first in line {})", first.key_place.line);
                 self.report(Severity::Error, entry.key_place, &at, message, "keep one of them");
             } else if !(known.contains(&entry.key.as_str()) || path.is_empty() && entry.key.starts_with("x-")) {
-                let remedy = if self.problems.len() >= MAX_PROBLEMS {
+                let remedy = if !self.keeps(Severity::Error) {
                     String::new()
                 } else {
                     match suggest::nearest(&entry.key, known) {
@@ -373,8 +387,13 @@ impl FromNode for usize {
             Value::Number(number) => number.as_u64().and_then(|number| Self::try_from(number).ok()),
             _ => None,
         };
-        if number.is_none() {
-            reader.mismatch(node, path, "a whole number", "write a whole number from 0, without quotes");
+        const REMEDY: &str = "write a whole number from 0, without quotes";
+        match &node.value {
+            Value::Number(_) if number.is_none() => {
+                reader.report(Severity::Error, node.place, path, "is below 0, or no whole number", REMEDY);
+            }
+            _ if number.is_none() => reader.mismatch(node, path, "a whole number", REMEDY),
+            _ => {}
         }
         number
     }

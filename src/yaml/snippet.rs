@@ -34,8 +34,16 @@ fn hide_secrets(text: &str, node: &Node, secret: bool, hidden: &mut Vec<Range<us
     match &node.value {
         Value::Map(entries) => {
             for entry in entries {
+                // `{hunter2}` is a key without a value.
+                if secret && matches!(entry.value.value, Value::Null) {
+                    hidden.push(entry.key_place.range().unwrap_or(line_start(text, entry.key_place)..text.len()));
+                }
                 let reference = secret && is_reference(entry);
-                hide_secrets(text, &entry.value, (secret || is_secret_key(&entry.key)) && !reference, hidden);
+                let secret = (secret || holds_secrets(&entry.key)) && !reference;
+                if secret {
+                    hide_decorated(text, entry, hidden);
+                }
+                hide_secrets(text, &entry.value, secret, hidden);
             }
         }
         Value::List(items) => items.iter().for_each(|item| hide_secrets(text, item, secret, hidden)),
@@ -45,6 +53,16 @@ fn hide_secrets(text: &str, node: &Node, secret: bool, hidden: &mut Vec<Range<us
             hidden.push(node.place.range().unwrap_or(line_start(text, node.place)..text.len()));
         }
         Value::Number(_) | Value::Text(_) => {}
+    }
+}
+
+/// `password: !hunter2` has a tag and no value, to YAML; `&hunter2` is an anchor.
+fn hide_decorated(text: &str, entry: &Entry, hidden: &mut Vec<Range<usize>>) {
+    let Some(key) = entry.key_place.range().filter(|key| text.is_char_boundary(key.end)) else { return };
+    let rest = text[key.end..].split('\n').next().unwrap_or_default();
+    let value = rest.trim_start_matches(['"', '\'', ' ', ':']);
+    if value.starts_with(['!', '&']) && !matches!(entry.value.value, Value::Map(_) | Value::List(_)) {
+        hidden.push(key.end + rest.len() - value.len()..key.end + rest.len());
     }
 }
 
@@ -89,30 +107,55 @@ pub fn hidden_in_text(text: &str) -> Vec<Range<usize>> {
 /// Whether a key looks as if its value were a credential; misspelt words count.
 pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();
-    ["pass", "pwd", "secret", "token", "auth", "credential"].iter().any(|word| key.contains(word))
+    let parts =
+        ["pass", "pwd", "secret", "token", "auth", "credential", "api_key", "api-key", "access_key", "access-key"];
+    // Parts of other words too.
+    let words = ["nkey", "creds", "apikey"];
+    parts.iter().any(|part| key.contains(part))
+        || key.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word))
         || (key.len() < 32
             && [("password", 3), ("secret", 2), ("token", 1)].iter().any(|(word, near)| distance(&key, word) <= *near))
 }
 
-/// The first word of `line` that names a secret, and whether a reference such as `{ env: X }` follows it.
+/// Whether what stands under a key may hold credentials: under `headers` all of it, whatever a header is called.
+fn holds_secrets(key: &str) -> bool {
+    is_secret_key(key) || (key.len() < 32 && distance(&key.to_lowercase(), "headers") <= 1)
+}
+
+/// The first word of `line` that names a secret, and whether a reference such as `{ env: X }` follows it. A word that a reference follows
+/// counts only if there is no other.
 fn secret_word(line: &str) -> Option<(Range<usize>, bool)> {
-    let mut start = None;
+    let (mut start, mut referred, mut skip) = (None, None, 0);
     for (index, c) in line.char_indices().chain([(line.len(), ' ')]) {
+        if index < skip {
+            continue;
+        }
         if c.is_alphanumeric() || c == '_' || c == '-' {
             start.get_or_insert(index);
         } else if let Some(from) = start.take()
-            && is_secret_key(&line[from..index])
+            && holds_secrets(&line[from..index])
         {
-            let rest = line[index..].trim_start_matches(['"', '\'', ' ', ':']);
-            let inner = rest.strip_prefix('{').map(str::trim_start).unwrap_or_default();
-            let reference = ["env:", "file:", "credential:"].iter().any(|key| {
-                let value = inner.strip_prefix(key).and_then(|rest| rest.split('}').next());
-                value.is_some_and(|value| value.chars().all(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(c)))
-            });
-            return Some((from..index, reference));
+            match reference(&line[index..]) {
+                Some(length) => {
+                    referred.get_or_insert((from..index, true));
+                    skip = index + length;
+                }
+                None => return Some((from..index, false)),
+            }
         }
     }
-    None
+    referred
+}
+
+/// How much of `rest`, what follows a word, is a reference to a secret.
+fn reference(rest: &str) -> Option<usize> {
+    let value = rest.trim_start_matches(['"', '\'', ' ', ':']);
+    let inner = value.strip_prefix('{')?;
+    let end = inner.find('}').unwrap_or(inner.len());
+    let (key, name) = inner[..end].split_once(':')?;
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(c));
+    let refers = ["env", "file", "credential"].contains(&key.trim()) && plain;
+    refers.then_some(rest.len() - inner.len() + end)
 }
 
 /// Whether a line starts a new `key:`, so that it cannot continue the value before it.
@@ -269,8 +312,18 @@ mod tests {
             "password: >-\n  hunter2\n\n  hunter2\n",
             "password: \"hunter2\n  hunter2\"\nx: 1\n",
             "password: 'hunter2'\n",
+            "nkey: hunter2\n",
+            "creds: |\n  hunter2\n",
+            "api_key: hunter2\n",
+            "headers: { X-Hub: hunter2 }\n",
+            "header:\n  X-Hub: hunter2\n",
             "password: { value: hunter2 }\n",
             "password: [hunter2]\n",
+            "password: {hunter2}\n",
+            "password: !hunter2\nx: 1\n",
+            "password: &hunter2\nx: 1\n",
+            "password: !hunter2 x\n",
+            "password: {{hunter2}}\n",
             "x: &p hunter2\npassword: *p\n",
             "url: rtsp://admin:hunter2@host/a\n",
             "url: \"rtsp://admin:hunter2@x@host/a\"\n",
@@ -283,6 +336,8 @@ mod tests {
             "a: { password: hunter2\n",
             "a:\n  token: \"hunter2\n  hunter2\n",
             "password: { env: hunter2! }\n]\n",
+            "a: { password: { env: TOKEN }, token: hunter2 }\n]\n",
+            "headers: { X-Hub: hunter2 }\n]\n",
             "? password\n: hunter2\n]\n",
             "url: rtsp://admin:hunter2@host/a\n  ]\n",
         ] {
@@ -295,6 +350,8 @@ mod tests {
         let text = "password: { env: DOCK }\nb:\n  token: { file: a.txt }\n";
         assert_eq!(all_lines(text), text);
         assert!(all_lines("password: { env: DOCK }\nx: [\n").contains("env: DOCK"));
+        let text = "headers: { X-Hub: { env: HUB_TOKEN }, Y: { file: a b } }\nlabels: [a monkey]\n";
+        assert_eq!(all_lines(text), text);
     }
 
     #[test]
