@@ -207,13 +207,11 @@ fn a_command_that_somebody_retained_is_not_obeyed_again_at_every_connection() {
 fn with_mqtt_5_an_event_that_the_broker_refuses_waits_and_anything_else_that_it_refuses_stops_no_event() {
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules");
-    let states = "topic write vtagd/available\ntopic write vtagd/stats\ntopic write vtagd/+/+\ntopic write vtagd/+/+/+\n";
+    let states =
+        "topic write vtagd/available\ntopic write vtagd/stats\ntopic write vtagd/+/+\ntopic write vtagd/+/+/+\n";
     let allow = |what: &str| std::fs::write(&rules, format!("topic read #\n{what}")).unwrap();
     allow(states);
-    let broker = Broker::configured(
-        folder.path(),
-        &format!("allow_anonymous true\nacl_file {}\n", rules.display()),
-    );
+    let broker = Broker::configured(folder.path(), &format!("allow_anonymous true\nacl_file {}\n", rules.display()));
     let consumer = Consumer::start(broker.port, &["vtagd/#"]);
     let config = config(folder.path(), &stream("gate"), &plain(broker.port, ", protocol: 5"));
     let mut daemon = Daemon::start(folder.path(), &config);
@@ -223,7 +221,7 @@ fn with_mqtt_5_an_event_that_the_broker_refuses_waits_and_anything_else_that_it_
         (told["sinks"][0]["state"] == "down" && told["sinks"][0]["pending"].as_u64() > Some(3)).then_some(())
     });
     assert!(events(&consumer).is_empty());
-    allow("topic write vtagd/events\n");
+    allow("topic write vtagd/available\ntopic write vtagd/stats\ntopic write vtagd/events\n");
     broker.reload();
     eventually("events arrive", || (events(&consumer).len() > 10).then_some(()));
     daemon.wait_for_log("the broker refuses vtagd/gate/");
