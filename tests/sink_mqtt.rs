@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::arrived::{drain, lanes, unique};
 use common::authority::Authority;
 use common::broker::{Broker, Consumer, Got};
 use common::daemon::{Daemon, eventually, root, stored};
@@ -180,59 +179,6 @@ fn a_command_pauses_a_stream_until_another_one_and_reloads_do_not_undo_it() {
     consumer.publish("vtagd/gate/enabled/set", "ON");
     consumer.wait_for("vtagd/gate/status", "online");
     daemon.stop_cleanly();
-}
-
-#[test]
-fn a_command_that_somebody_retained_is_not_obeyed_again_at_every_connection() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut broker = Broker::start(folder.path());
-    let consumer = Consumer::start(broker.port, &["vtagd/#"]);
-    let mut daemon = Daemon::start(folder.path(), &config(folder.path(), &stream("gate"), &plain(broker.port, "")));
-    consumer.wait_for("vtagd/gate/status", "online");
-    consumer.retain("vtagd/gate/enabled/set", "OFF");
-    consumer.wait_for("vtagd/gate/enabled/state", "OFF");
-    consumer.publish("vtagd/gate/enabled/set", "ON");
-    consumer.wait_for("vtagd/gate/status", "online");
-    broker.stop();
-    daemon.wait_for_log("cannot deliver");
-    consumer.forget();
-    broker.up();
-    daemon.wait_for_log("a retained command is passed over");
-    eventually("events arrive", || (events(&consumer).len() > 3).then_some(()));
-    assert_eq!(consumer.last("vtagd/gate/enabled/state"), None, "nothing has changed");
-    daemon.stop_cleanly();
-}
-
-#[test]
-fn with_mqtt_5_an_event_that_the_broker_refuses_waits_and_anything_else_that_it_refuses_stops_no_event() {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = folder.path().join("rules");
-    let states =
-        "topic write vtagd/available\ntopic write vtagd/stats\ntopic write vtagd/+/+\ntopic write vtagd/+/+/+\n";
-    let allow = |what: &str| std::fs::write(&rules, format!("topic read #\n{what}")).unwrap();
-    allow(states);
-    let broker = Broker::configured(folder.path(), &format!("allow_anonymous true\nacl_file {}\n", rules.display()));
-    let consumer = Consumer::start(broker.port, &["vtagd/#"]);
-    let config = config(folder.path(), &stream("gate"), &plain(broker.port, ", protocol: 5"));
-    let mut daemon = Daemon::start(folder.path(), &config);
-    daemon.wait_for_log("the broker refuses vtagd/events: NotAuthorized");
-    eventually("the events wait", || {
-        let told: Value = serde_json::from_str(&daemon.get("/api/v1/sinks").1).unwrap();
-        (told["sinks"][0]["state"] == "down" && told["sinks"][0]["pending"].as_u64() > Some(3)).then_some(())
-    });
-    assert!(events(&consumer).is_empty());
-    allow("topic write vtagd/available\ntopic write vtagd/stats\ntopic write vtagd/events\n");
-    broker.reload();
-    eventually("events arrive", || (events(&consumer).len() > 10).then_some(()));
-    daemon.wait_for_log("the broker refuses vtagd/gate/");
-    daemon.stop_cleanly();
-    drain(folder.path(), &config);
-    let stored = stored(folder.path());
-    let arrived = eventually("all have arrived", || {
-        let arrived = events(&consumer);
-        (unique(&arrived) >= stored.len()).then_some(arrived)
-    });
-    assert_eq!(lanes(&arrived), lanes(&stored));
 }
 
 #[test]

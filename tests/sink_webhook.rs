@@ -130,33 +130,6 @@ fn over_tls_with_an_authority_and_a_client_certificate_and_what_is_missing_is_to
 }
 
 #[test]
-fn a_label_that_an_endpoint_never_takes_holds_no_other_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let hook = Hook::start(|_, request| {
-        let cat = request.json()["data"]["label"] == "cat";
-        Reply::Status(if cat { 422 } else { 204 }, "")
-    });
-    let mut text = flicker::config(folder.path(), 1, 5);
-    text.push_str(&format!(
-        "outbox: {{ path: outbox.db }}\nsinks:\n  - {{ type: webhook, name: hook, url: \"{}\", concurrency: 16 }}\n",
-        hook.url()
-    ));
-    let mut daemon = Daemon::start(folder.path(), &text);
-    daemon.wait_ready();
-    // More than the sink holds at a time, of others and of those that are not taken: both go on.
-    let others = || hook.requests().iter().filter(|request| request.json()["data"]["label"] != "cat").count();
-    let mut dead = || {
-        let sinks: Value = serde_json::from_str(&daemon.get("/api/v1/sinks").1).unwrap();
-        sinks["sinks"][0]["dead"].as_u64().unwrap()
-    };
-    eventually("some are dead letters", || (dead() > 200).then_some(()));
-    let (before, died) = (others(), dead());
-    eventually("the others still arrive", || (others() > before + 1500).then_some(()));
-    eventually("and more are dead letters", || (dead() > died + 100).then_some(()));
-    daemon.stop_cleanly();
-}
-
-#[test]
 fn endpoints_that_misbehave_cost_no_memory_and_no_other_sink() {
     let folder = tempfile::tempdir().unwrap();
     let elsewhere = Hook::start(ok);

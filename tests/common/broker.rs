@@ -70,14 +70,6 @@ impl Broker {
         eventually("the broker listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     }
 
-    /// Reads its access rules again.
-    pub fn reload(&self) {
-        if let Some(child) = &self.child {
-            // SAFETY: plain system call on a process we started and have not waited for.
-            unsafe { libc::kill(child.id() as i32, libc::SIGHUP) };
-        }
-    }
-
     /// It stands still: connections stay, and nothing is answered. There is no way back.
     pub fn freeze(&mut self) {
         if let Some(child) = &self.child {
@@ -201,11 +193,6 @@ impl Consumer {
 
     pub fn publish(&self, topic: &str, payload: &str) {
         let options = rumqttc_v4::PublishOptions::at_least_once();
-        self.client.try_publish(topic, payload, options).unwrap();
-    }
-
-    pub fn retain(&self, topic: &str, payload: &str) {
-        let options = rumqttc_v4::PublishOptions::at_least_once().retain(true);
         self.client.try_publish(topic, payload, options).unwrap();
     }
 }

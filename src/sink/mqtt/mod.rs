@@ -368,3 +368,6 @@ async fn next(pictures: &mut Option<broadcast::Receiver<Saved>>) -> Saved {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

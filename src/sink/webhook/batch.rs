@@ -5,7 +5,6 @@
 //! refused alone is tried [`ATTEMPTS`] times and is dead then, because everything waits for it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep, timeout_at};

@@ -201,3 +201,6 @@ async fn until(wake: Option<std::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
