@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Fault, Running, Sink};
 use crate::catalog::{Catalog, Command};
-use crate::delivery::{Delivery, Inbox, LaneKey};
+use crate::delivery::{Delivery, Inbox, LaneKey, Phase};
 use crate::secret::Secret;
 use crate::snapshot::{Gallery, Saved};
 use crate::tls::{self, Trust};
@@ -108,7 +108,7 @@ impl Mqtt {
         let mut phases = inbox.phases();
         let link = tokio::select! {
             link = self.connect() => link?,
-            _ = phases.wait_for(|phase| *phase == crate::delivery::Phase::Closed) => return Ok(()),
+            _ = phases.wait_for(|phase| *phase == Phase::Closed) => return Ok(()),
         };
         let discovery = self.settings.home_assistant.clone();
         let states = States::new(self.topics.clone(), discovery.clone(), self.gallery.is_some());
@@ -203,6 +203,7 @@ impl Session<'_> {
     ) -> Result<(), Fault> {
         let mut changes = self.catalog.changes();
         let (mut look, mut stats) = (Instant::now() + LOOK, Instant::now());
+        let mut phases = inbox.phases();
         // The next, while it may not go.
         let mut held: Option<Delivery> = None;
         loop {
@@ -246,6 +247,7 @@ impl Session<'_> {
                     self.show();
                     self.end_survey(Instant::now());
                 }
+                _ = phases.wait_for(|phase| *phase == Phase::Closed) => {}
             }
             // A closed inbox is seen even while there is no room.
             if inbox.is_closed() {

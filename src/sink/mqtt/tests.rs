@@ -11,7 +11,7 @@ use super::home_assistant::tests::watched;
 use super::*;
 use crate::backoff::Ladder;
 use crate::delivery::tests::{delivery, event};
-use crate::delivery::{self, Feed, Health, Outcome, Phase, States};
+use crate::delivery::{self, Feed, Health, Outcome, States};
 use crate::event::EventKind;
 use crate::sink::runner;
 
