@@ -3,22 +3,25 @@
 
 Starts one RTSP server (examples/rtsp_server), the proxies (examples/fault_proxy) and the release daemon with a ladder and limits
 that are ten times as quick as the real ones. Reads resident memory, threads and open files every five seconds; at the end heals
-every proxy, waits until all streams are up, stops the daemon with SIGTERM, and prints the slope of the memory after the warm-up,
-what is left of threads and files, and whether every sampled frame was accounted for. Exit code 1 if a goal is missed.
+every proxy, waits until all streams are up, stops the daemon with SIGTERM, and prints the slope of the memory after the warm-up
+(freed of how many cameras happened to be away), what is left of threads and files, and whether every sampled frame was accounted for.
+Exit code 1 if a goal is missed.
 
 Threads and files at the end are compared with what they were when all streams were up for the first time, before most faults. The
 slope of a run of less than half an hour is mostly noise: it is printed, not judged.
 
-Usage: benches/soak.py [--minutes 60] [--streams 16] [--seed 1] [--warm-up 5] [--log FILE]
+Usage: benches/soak.py [--minutes 60] [--streams 16] [--seed 1] [--warm-up 10] [--log FILE]
 (needs `make setup`, `cargo build --release --bins --examples`; --build debug takes the debug build)
 """
 import argparse
 import collections
 import json
+import math
 import os
 import pathlib
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOAL = 1.0  # MB an hour
+BLOCKS = 10
 LONG = 30  # minutes from which on a slope says something
 # What may be left over: a connection of ours to the API, a pipeline that was just replaced, threads that GLib keeps for a while.
 SPARE = (4, 6)
@@ -44,13 +48,39 @@ def count(pid, what):
 
 
 def slope(points):
-    """Least squares: megabytes an hour."""
-    n = len(points)
-    if n < 2:
-        return float("nan")
-    mean_t, mean_v = sum(t for t, _ in points) / n, sum(v for _, v in points) / n
-    over = sum((t - mean_t) * (v - mean_v) for t, v in points)
-    return over / sum((t - mean_t) ** 2 for t, _ in points) * 3600
+    """Least squares over the means of ten parts of the time, for readings that follow each other are not independent.
+
+    Megabytes an hour, and their standard error.
+    """
+    length = -(-len(points) // BLOCKS)
+    blocks = [points[at : at + length] for at in range(0, len(points), length)]
+    means = [[statistics.fmean(column) for column in zip(*block)] for block in blocks]
+    n = len(means)
+    if n < 3:
+        return float("nan"), float("nan")
+    mean_t, mean_v = (statistics.fmean(column) for column in zip(*means))
+    spread = sum((t - mean_t) ** 2 for t, _ in means)
+    growth = sum((t - mean_t) * (v - mean_v) for t, v in means) / spread
+    rest = sum((v - mean_v - growth * (t - mean_t)) ** 2 for t, v in means)
+    return growth * 3600, math.sqrt(rest / (n - 2) / spread) * 3600
+
+
+def at_equal_load(readings):
+    """Time and memory of each reading, as they would be with the mean number of threads.
+
+    A camera that is away has no pipeline: its threads are gone, and so are some 9 MB. How many are away is the faults' chance, not
+    what the daemon keeps. What a thread goes with in memory comes from a regression on time and threads (Frisch and Waugh, 1933).
+    """
+    times, memory, threads = zip(*[reading[:3] for reading in readings])
+
+    def without_trend(values):
+        line = statistics.linear_regression(times, values)
+        return [value - line.slope * t - line.intercept for t, value in zip(times, values)]
+
+    swing = without_trend(threads)
+    of_a_thread = statistics.linear_regression(swing, without_trend(memory)).slope if any(swing) else 0
+    mean = statistics.fmean(threads)
+    return [(t, mb - of_a_thread * (n - mean)) for t, mb, n in zip(times, memory, threads)]
 
 
 def streams(url):
@@ -62,13 +92,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--warm-up", type=float, help="minutes that do not count (5, or a third of a short run)")
+    parser.add_argument("--warm-up", type=float, help="minutes that do not count (10, or a third of a short run)")
     parser.add_argument("--mean", type=float, default=20, help="seconds between two faults of one stream")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--build", choices=["release", "debug"], default="release")
     parser.add_argument("--log", type=pathlib.Path, help="keep the daemon's log there")
     args = parser.parse_args()
-    warm_up = min(5, args.minutes / 3) if args.warm_up is None else args.warm_up
+    warm_up = min(10, args.minutes / 3) if args.warm_up is None else args.warm_up
     build = ROOT / "target" / args.build
     children, faults, healed = [], collections.Counter(), threading.Event()
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +190,8 @@ def main():
         # One line a minute and stream at most, whatever is dropped.
         told = collections.Counter(re.findall(r"frames were dropped in the last minute stream=(\S+)", log))
     settled = [reading for reading in readings if reading[0] >= warm_up * 60]
-    growth = slope([(t, mb) for t, mb, *_ in settled])
+    growth, error = slope(at_equal_load(settled))
+    plain, its_error = slope([reading[:2] for reading in settled])
     whole = len(accounts) == args.streams and all("unaccounted=0" in line for line in accounts)
     sampled = sum(int(n) for n in re.findall(r"sampled=(\d+)", " ".join(accounts)))
     reconnects = sum(row["reconnects"] for row in rows)
@@ -171,7 +202,8 @@ def main():
           f"{up} up at the end, {abandoned:.0f} pipelines left behind, {sampled} frames sampled, every frame accounted: {whole}")
     print(f"{dropped} sampled frames dropped, told in {sum(told.values())} lines of the log")
     judged = f"goal {GOAL:g}" if args.minutes >= LONG else "too short a run to judge"
-    print(f"memory {settled[0][1]:.1f} MB after the warm-up, {readings[-1][1]:.1f} MB at the end, slope {growth:+.2f} MB/h ({judged})")
+    print(f"memory {settled[0][1]:.1f} MB after the warm-up, {readings[-1][1]:.1f} MB at the end, "
+          f"slope {growth:+.2f} ± {error:.2f} MB/h at an equal number of threads ({judged}), {plain:+.2f} ± {its_error:.2f} as it is")
     print(f"threads and files: {healthy[2:]} when all were up first, {left} at the end, most seen "
           f"{(max(r[2] for r in readings), max(r[3] for r in readings))}; exit code {code}")
     goals = {

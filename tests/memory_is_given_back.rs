@@ -4,8 +4,10 @@
 
 use vtagd::memory::give_back_what_is_freed;
 
-const PICTURES: usize = 64;
-const PICTURE: usize = 2 << 20;
+/// Bytes in all.
+const PICTURES: usize = 128 << 20;
+/// I420 of 1080p, of 640x480 and of 352x288.
+const SIZES: [usize; 3] = [1920 * 1080 * 3 / 2, 640 * 480 * 3 / 2, 352 * 288 * 3 / 2];
 
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -16,13 +18,15 @@ fn resident() -> usize {
 #[test]
 fn pictures_that_are_freed_go_back_to_the_system_though_something_behind_each_of_them_stays() {
     give_back_what_is_freed();
-    // Freeing one teaches glibc, if it was not told otherwise, to take the next ones from an arena.
-    drop(vec![1_u8; PICTURE]);
-    let both = |_| (vec![1_u8; PICTURE], vec![1_u8; 4000]);
-    let (pictures, small): (Vec<_>, Vec<_>) = (0..PICTURES).map(both).unzip();
-    let full = resident();
-    drop(pictures);
-    let freed = full.saturating_sub(resident());
-    assert!(freed > PICTURES * PICTURE * 9 / 10, "{} MiB went back", freed >> 20);
-    assert_eq!(small.len(), PICTURES);
+    for size in SIZES {
+        // Freeing one teaches glibc, if it was not told otherwise, to take the next ones from an arena.
+        drop(vec![1_u8; size]);
+        let both = |_| (vec![1_u8; size], vec![1_u8; 4000]);
+        let (pictures, small): (Vec<_>, Vec<_>) = (0..PICTURES / size).map(both).unzip();
+        let full = resident();
+        drop(pictures);
+        let freed = full.saturating_sub(resident());
+        assert!(freed > PICTURES * 9 / 10, "of pictures of {size} bytes {} MiB went back", freed >> 20);
+        assert_eq!(small.len(), PICTURES / size);
+    }
 }

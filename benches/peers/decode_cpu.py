@@ -3,12 +3,13 @@
 
 Makes a clip once (the demo clip at 1920x1080, 25 frames/s, H.264, a keyframe every 2 s; .setup/decode/clip.mp4), serves it from a
 process of its own (examples/rtsp_server, nothing is encoded), and reads utime + stime of the watching process alone from
-/proc/PID/stat. No model: decoding and preprocessing only. With --many, that many streams in one daemon: start-up, cores, memory,
-accounts. Exit code 1 if a goal is missed.
+/proc/PID/stat. No model: decoding and preprocessing only. Beside them GStreamer with nothing of ours (gst-launch-1.0): receiving alone,
+and receiving and decoding keyframes, both thrown away. No pipeline of ours can cost less. With --many, that many streams in one daemon:
+start-up, cores, memory, accounts. Exit code 1 if a goal is missed.
 
 OpenCV lives in a virtual environment of its own:
   python3 -m venv .setup/opencv && .setup/opencv/bin/pip install opencv-python-headless
-Usage: benches/peers/decode_cpu.py [--seconds 60] [--decode keyframes,auto,all] [--many 64] [--no-opencv]
+Usage: benches/peers/decode_cpu.py [--seconds 60] [--decode keyframes,auto,all] [--many 64] [--no-opencv] [--no-bare]
        (needs `make setup`, `cargo build --release --bins --examples`)
 """
 import argparse
@@ -44,6 +45,15 @@ while True:
     if frames % 25 == 0:
         print(frames, flush=True)
 """
+
+
+# rtspsrc as in pipelines/rtsp.gst.
+RECEIVE = "rtspsrc location={} protocols=tcp latency=200 drop-on-latency=true do-retransmission=false"
+BARE = {
+    "receiving alone": "fakesink sync=false",
+    "receiving, keyframes decoded": "rtph264depay ! h264parse ! identity drop-buffer-flags=delta-unit "
+    "! avdec_h264 max-threads=1 direct-rendering=false ! fakesink sync=false",
+}
 
 
 def make_clip():
@@ -161,6 +171,20 @@ def opencv(url, seconds):
         reader.kill()
 
 
+def bare(url, what, seconds):
+    pipeline = f"gst-launch-1.0 -q {RECEIVE.format(url)} ! {BARE[what]}"
+    process = subprocess.Popen(pipeline.split(), stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(WARM_UP)
+        used = measured(process.pid, seconds)
+        if process.poll() is not None:
+            sys.exit("gst-launch-1.0 has ended by itself")
+    finally:
+        process.kill()
+        process.wait()
+    print(f"GStreamer alone, {what}: {used:.2f} CPU seconds for {seconds:g} s", flush=True)
+
+
 def many(url, streams, seconds, decode):
     with tempfile.TemporaryDirectory() as folder:
         daemon = Daemon(folder, url, streams, decode, "2s")
@@ -190,6 +214,7 @@ def main():
     parser.add_argument("--decode", default="keyframes,auto")
     parser.add_argument("--many", type=int, default=0)
     parser.add_argument("--no-opencv", action="store_true")
+    parser.add_argument("--no-bare", action="store_true")
     args = parser.parse_args()
     make_clip()
     server = subprocess.Popen([RELEASE / "examples/rtsp_server", "--file", CLIP], stdout=subprocess.PIPE, text=True)
@@ -203,6 +228,9 @@ def main():
         used = {decode: one(url, decode, args.seconds) for decode in args.decode.split(",")}
         best = used.get("keyframes", min(used.values()))
         good = best * 60 / args.seconds <= GOAL_SECONDS
+        if not args.no_bare:
+            for what in BARE:
+                bare(url, what, args.seconds)
         if not args.no_opencv:
             ratio = opencv(url, args.seconds) / best
             good &= ratio >= GOAL_RATIO
