@@ -48,7 +48,7 @@ fn text(bytes: &[u8]) -> (String, &[u8]) {
 /// One connection, to its end. Publishes are answered once nothing more comes for a moment.
 fn serve(stream: &TcpStream, refuses: impl Fn(&str, usize) -> bool, sends: Sends, taken: &Taken) {
     let (mut from, mut to) = (BufReader::new(stream), stream);
-    let (mut waiting, mut count) = (Vec::new(), 0);
+    let (mut waiting, mut count) = (Vec::<([u8; 2], String, Vec<u8>)>::new(), 0);
     loop {
         let mut kind = [0];
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -56,7 +56,7 @@ fn serve(stream: &TcpStream, refuses: impl Fn(&str, usize) -> bool, sends: Sends
             Ok(1) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 for (id, topic, payload) in waiting.drain(..) {
-                    let [high, low]: [u8; 2] = id;
+                    let [high, low] = id;
                     let refused = refuses(&topic, count);
                     count += usize::from(topic == EVENTS);
                     if !refused {
