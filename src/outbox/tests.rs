@@ -242,7 +242,9 @@ fn what_a_sink_had_taken_before_it_wanted_no_more_is_no_dead_letter() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox.db");
     let mut running = Running::start(settings(Some(&path)), &[route("a")], &Machine::default());
-    ["car", "bus", "van"].map(|label| running.send(label, EventKind::End));
+    for label in ["car", "bus", "van"] {
+        running.send(label, EventKind::End);
+    }
     let taken = running.take(0, 3);
     let mut inbox = running.inboxes.remove(0);
     // All within the time that settlements wait to be written.
