@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use common::arrived::{drain_by, id, lanes};
 use common::daemon::{Daemon, eventually, stored};
 use common::flicker;
 use common::hook::{Hook, Reply};
@@ -55,24 +56,6 @@ impl Clock {
         ];
         Daemon::start_with_env(folder, config, &env)
     }
-}
-
-fn word<'a>(event: &'a Value, key: &str) -> &'a str {
-    event["data"][key].as_str().unwrap()
-}
-
-fn id(event: &Value) -> String {
-    event["id"].as_str().unwrap().to_owned()
-}
-
-/// Ids of each stream and label, in order, each at its first time.
-fn lanes<'a>(events: impl Iterator<Item = &'a Value>) -> BTreeMap<(&'a str, &'a str), Vec<String>> {
-    let mut seen = HashSet::new();
-    let mut lanes: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    for event in events.filter(|event| seen.insert(id(event))) {
-        lanes.entry((word(event, "stream"), word(event, "label"))).or_default().push(id(event));
-    }
-    lanes
 }
 
 /// By how many years an event's date is from now, or how far it is from any.
@@ -132,14 +115,7 @@ fn a_date_that_is_set_by_years_loses_doubles_and_reorders_nothing() {
     let dropped: Vec<&str> = metrics.lines().filter(|line| line.starts_with("vtagd_events_dropped_total")).collect();
     assert!(dropped.len() > 5 && dropped.iter().all(|line| line.ends_with(" 0")), "{dropped:?}");
     daemon.stop_cleanly();
-    // What is left is delivered by a daemon that makes no more.
-    let mut daemon = clock.start(folder.path(), &config.replace("loop: true", "enabled: false"));
-    daemon.wait_ready();
-    eventually("nothing waits", || {
-        let sinks: Value = serde_json::from_str(&daemon.get("/api/v1/sinks").1).unwrap();
-        sinks["sinks"].as_array().unwrap().iter().all(|sink| sink["pending"] == 0 && sink["dead"] == 0).then_some(())
-    });
-    daemon.stop_cleanly();
+    drain_by(clock.start(folder.path(), &config.replace("loop: true", "enabled: false")));
 
     let stored = stored(folder.path());
     let mut dates: BTreeMap<i64, usize> = BTreeMap::new();
@@ -157,7 +133,7 @@ fn a_date_that_is_set_by_years_loses_doubles_and_reorders_nothing() {
     );
     for arrived in [&requests, &lines] {
         assert!(arrived.iter().all(|event| by_id.get(&id(event)) == Some(&event)), "what arrives is what was stored");
-        assert!(lanes(arrived.iter()) == lanes(stored.iter()), "all of it, in order within each stream and label");
+        assert!(lanes(arrived) == lanes(&stored), "all of it, in order within each stream and label");
     }
     assert!(dates.keys().eq(&[-1, 0, 1]), "{dates:?}");
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::arrived::{self, drain, id, lane};
 use common::authority::Authority;
 use common::daemon::{Daemon, eventually, stored};
 use common::flood;
@@ -112,50 +113,37 @@ fn sink(cluster: &Cluster) -> String {
     format!("  - {{ type: kafka, name: fleet, brokers: [{}], timeout: 5s }}\n", brokers.join(", "))
 }
 
-/// Delivers what is left by a daemon that makes no more.
-fn drain(folder: &Path, config: &str) {
-    let mut daemon = Daemon::start(folder, &config.replace("loop: true", "enabled: false"));
-    daemon.wait_ready();
-    eventually("nothing waits", || daemon.get("/api/v1/sinks").1.contains("\"pending\":0,").then_some(()));
+/// Ends `daemon`, has what is left delivered, and waits for it: what arrived is what was stored but for `dead` events, nothing else, in
+/// order within each key. Gives how many were stored, and how many came more than once.
+fn check(mut daemon: Daemon, consumer: &Consumer, folder: &Path, config: &str, dead: usize) -> (usize, usize) {
     daemon.stop_cleanly();
-}
-
-fn id(event: &Value) -> String {
-    event["id"].as_str().unwrap().to_owned()
-}
-
-fn key(event: &Value) -> String {
-    format!("{}/{}", event["data"]["stream"].as_str().unwrap(), event["data"]["label"].as_str().unwrap())
-}
-
-/// What arrived is what was stored: all of it, nothing else, in order within each key. Gives how many came more than once.
-fn check(arrived: &[Record], stored: &[Value]) -> usize {
+    drain(folder, config);
+    let mut stored = stored(folder);
+    let count = stored.len();
+    let arrived = eventually("all have arrived", || {
+        let got = consumer.got();
+        (arrived::unique(got.iter().map(|record| &record.event)) + dead >= count).then_some(got)
+    });
+    println!("{count} stored, {dead} dead, {} arrived", arrived.len());
     let by_id: HashMap<String, &Value> = stored.iter().map(|event| (id(event), event)).collect();
-    let mut seen: HashMap<&str, i32> = HashMap::new();
     let mut partitions: HashMap<&str, i32> = HashMap::new();
-    let mut lanes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for record in arrived {
+    for record in &arrived {
         assert_eq!(by_id.get(&record.id), Some(&&record.event), "what arrives is what was stored, and says its id");
         assert_eq!(
             (&record.key, record.kind.as_str()),
-            (&key(&record.event), "application/cloudevents+json; charset=UTF-8")
+            (&lane(&record.event), "application/cloudevents+json; charset=UTF-8")
         );
         let partition = partitions.entry(&record.key).or_insert(record.partition);
         assert_eq!(*partition, record.partition, "a key has one partition");
-        let times = seen.entry(&record.id).or_default();
-        *times += 1;
-        if *times == 1 {
-            lanes.entry(record.key.clone()).or_default().push(record.id.clone());
-        }
     }
-    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for event in stored {
-        wanted.entry(key(event)).or_default().push(id(event));
-    }
-    assert_eq!(seen.len(), stored.len(), "none is missing");
-    assert!(lanes == wanted, "order within each stream and label");
-    assert!(partitions.values().collect::<std::collections::BTreeSet<_>>().len() > 1, "several partitions are used");
-    arrived.len() - seen.len()
+    assert!(partitions.values().collect::<HashSet<_>>().len() > 1, "several partitions are used");
+    let ids: HashSet<&str> = arrived.iter().map(|record| record.id.as_str()).collect();
+    assert_eq!(ids.len() + dead, count, "none is missing but the dead");
+    let again = arrived.len() - ids.len();
+    stored.retain(|event| ids.contains(event["id"].as_str().unwrap()));
+    let events = arrived.iter().map(|record| &record.event);
+    assert!(arrived::lanes(events) == arrived::lanes(&stored), "order within each stream and label");
+    (count, again)
 }
 
 #[test]
@@ -180,13 +168,9 @@ fn every_event_arrives_once_and_in_order_though_the_cluster_hesitates() {
         eventually("more arrive", || (consumer.count() > before + 300).then_some(()));
     }
     assert!(!daemon.log().contains("cannot deliver"), "{}", daemon.log());
-    daemon.stop_cleanly();
-    drain(folder.path(), &config);
-    let stored = stored(folder.path());
-    eventually("all have arrived", || (consumer.count() >= stored.len()).then_some(()));
-    println!("{} stored, {} arrived", stored.len(), consumer.count());
-    assert_eq!(check(&consumer.got(), &stored), 0, "each once");
-    assert!(stored.len() > 1000);
+    let (count, again) = check(daemon, &consumer, folder.path(), &config, 0);
+    assert_eq!(again, 0, "each once");
+    assert!(count > 1000);
 }
 
 #[test]
@@ -217,17 +201,7 @@ fn brokers_that_go_down_and_a_daemon_that_is_killed_lose_and_reorder_nothing() {
         cluster.broker_up(-1).unwrap();
     }
     daemon.wait_ready();
-    daemon.stop_cleanly();
-    drain(folder.path(), &config);
-    let stored = stored(folder.path());
-    let mut unique = 0;
-    eventually("all have arrived", || {
-        let ids: std::collections::HashSet<String> = consumer.got().into_iter().map(|record| record.id).collect();
-        unique = ids.len();
-        (ids.len() >= stored.len()).then_some(())
-    });
-    let again = check(&consumer.got(), &stored);
-    println!("{} stored, {unique} arrived, {again} of them again with the same id", stored.len());
+    check(daemon, &consumer, folder.path(), &config, 0);
 }
 
 #[test]
@@ -255,12 +229,7 @@ fn a_partition_that_takes_nothing_and_a_topic_that_may_not_be_written_are_told_a
         daemon.wait_for_log("does not let us write to topic vtagd.events: grant WRITE");
         eventually("events arrive", || (consumer.count() > before + 300).then_some(()));
     }
-    daemon.stop_cleanly();
-    drain(folder.path(), &config);
-    let stored = stored(folder.path());
-    eventually("all have arrived", || (consumer.count() >= stored.len()).then_some(()));
-    let again = check(&consumer.got(), &stored);
-    println!("{} stored, {again} arrived again with the same id", stored.len());
+    check(daemon, &consumer, folder.path(), &config, 0);
 }
 
 #[test]
@@ -276,23 +245,14 @@ fn an_event_that_the_topic_does_not_take_is_a_dead_letter_and_the_others_arrive(
     daemon.wait_for_log("larger than the topic's max.message.bytes");
     let mut dead = || {
         let sinks: Value = serde_json::from_str(&daemon.get("/api/v1/sinks").1).unwrap();
-        sinks["sinks"][0]["dead"].as_u64().unwrap()
+        sinks["sinks"][0]["dead"].as_u64().unwrap() as usize
     };
     eventually("a dead letter", || (dead() > 0).then_some(()));
     cluster.clear_request_errors(RDKafkaApiKey::Produce);
     let before = consumer.count();
     eventually("others arrive", || (consumer.count() > before + 200).then_some(()));
     let dead = dead();
-    daemon.stop_cleanly();
-    drain(folder.path(), &config);
-    let stored = stored(folder.path());
-    let missing = || {
-        let ids: std::collections::HashSet<String> = consumer.got().into_iter().map(|record| record.id).collect();
-        stored.iter().filter(|event| !ids.contains(&id(event))).count() as u64
-    };
-    eventually("all but the dead have arrived", || (missing() <= dead).then_some(()));
-    println!("{} stored, {dead} dead", stored.len());
-    assert_eq!(missing(), dead);
+    check(daemon, &consumer, folder.path(), &config, dead);
 }
 
 /// A request as it came: its kind, version and number, and everything after that.

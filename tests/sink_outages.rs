@@ -8,9 +8,10 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use common::arrived::{drain, id, lanes, unique};
 use common::broker::{Broker, Consumer};
 use common::daemon::{Daemon, eventually, stored};
 use common::flicker;
@@ -31,21 +32,6 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % limit
     }
-}
-
-fn id(event: &Value) -> String {
-    event["id"].as_str().unwrap().to_owned()
-}
-
-/// Ids of each (stream, label), in order.
-fn lanes<'a>(events: impl Iterator<Item = &'a Value>) -> BTreeMap<(String, String), Vec<String>> {
-    let mut lanes: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    for event in events {
-        let data = &event["data"];
-        let key = (data["stream"].to_string(), data["label"].to_string());
-        lanes.entry(key).or_default().push(id(event));
-    }
-    lanes
 }
 
 #[test]
@@ -83,36 +69,20 @@ fn every_stored_event_arrives_in_order_whatever_goes_down() {
     eventually("enough events are stored", || (stored(folder.path()).len() >= wanted).then_some(()));
     eprintln!("{down} outages and {killed} kills in {:.0?}", began.elapsed());
     daemon.stop_cleanly();
-    // What is left is delivered by a daemon that makes no more.
-    let mut daemon = Daemon::start(folder.path(), &config.replace("loop: true", "enabled: false"));
-    daemon.wait_ready();
+    drain(folder.path(), &config);
     let events = stored(folder.path());
-    let mut arrived = Vec::new();
-    eventually("everything has arrived", || {
-        arrived = consumer.got().iter().map(common::broker::Got::json).collect();
-        let ids: std::collections::HashSet<String> = arrived.iter().map(id).collect();
-        (ids.len() >= events.len()).then_some(())
+    let arrived = eventually("everything has arrived", || {
+        let arrived: Vec<Value> = consumer.got().iter().map(common::broker::Got::json).collect();
+        (unique(&arrived) >= events.len()).then_some(arrived)
     });
-    daemon.stop_cleanly();
 
     let by_id: HashMap<String, &Value> = events.iter().map(|event| (id(event), event)).collect();
-    let mut first = Vec::new();
-    let mut seen: HashMap<String, usize> = HashMap::new();
     for event in &arrived {
         assert_eq!(by_id.get(&id(event)), Some(&event), "what arrives is what was stored");
-        let times = seen.entry(id(event)).or_default();
-        *times += 1;
-        if *times == 1 {
-            first.push(event);
-        }
     }
-    let duplicates = arrived.len() - first.len();
+    let duplicates = arrived.len() - unique(&arrived);
     eprintln!("stored {}, arrived {}, of them again with the same id {duplicates}", events.len(), arrived.len());
-    assert_eq!(
-        (by_id.len(), first.len()),
-        (events.len(), events.len()),
-        "each has an id of its own, and none is missing"
-    );
+    assert_eq!(by_id.len(), events.len(), "each has an id of its own");
     assert!(events.len() >= wanted);
-    assert_eq!(lanes(first.into_iter()), lanes(events.iter()), "order within each stream and label");
+    assert_eq!(lanes(&arrived), lanes(&events), "none is missing, in order within each stream and label");
 }

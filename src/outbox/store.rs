@@ -144,8 +144,10 @@ impl Store {
         for (sink, position, outcome) in settled {
             changes.extend(settle(&transaction, *sink, *position, outcome)?);
         }
+        // Before the commit: once that is done nothing may fail, or the caller would take it for not done.
+        let highest = highest(&transaction)?;
         transaction.commit()?;
-        self.highest = highest(&self.connection)?;
+        self.highest = highest;
         Ok((appended, changes))
     }
 

@@ -238,6 +238,52 @@ fn a_sink_that_wants_no_more_leaves_dead_letters_and_gets_nothing_new() {
 }
 
 #[test]
+fn what_a_sink_had_taken_before_it_wanted_no_more_is_no_dead_letter() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    let mut running = Running::start(settings(Some(&path)), &[route("a")], &Machine::default());
+    for label in ["car", "bus", "van"] {
+        running.send(label, EventKind::End);
+    }
+    let taken = running.take(0, 3);
+    let mut inbox = running.inboxes.remove(0);
+    // All within the time that settlements wait to be written.
+    inbox.delivered(taken[0].position);
+    inbox.delivered(taken[2].position);
+    inbox.set_health(Health::Disabled { why: "410 Gone".into() });
+    drop(inbox);
+    running.wait("disabled", |report| report.sinks[0].dead > 0 && report.sinks[0].pending == 0);
+    let dead =
+        Reader::open(&path).unwrap().latest(&Query { state: Some(State::Dead), ..Query::default() }, 10).unwrap();
+    let ids: Vec<_> = dead.iter().map(|row| row.id.clone()).collect();
+    assert_eq!(ids, [taken[1].stored.id().to_string()]);
+    assert_eq!(running.outbox.status().report().sinks[0].dead, 1);
+    running.end();
+}
+
+#[test]
+fn a_replay_is_for_the_sink_that_has_the_name_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    // Without a name of its own a sink is found again by where it goes: this one has moved.
+    let at = |key: &str| Route { key: key.into(), ..route("webhook-0") };
+    let first = Running::start(settings(Some(&path)), &[at("webhook http://old")], &machine);
+    let sent = first.send("car", EventKind::End).id;
+    first.end();
+    let mut second = Running::start(settings(Some(&path)), &[at("webhook http://new")], &machine);
+    assert_eq!(reader::replay(&path, &Query::default(), "webhook-0", false).unwrap(), 1);
+    assert_eq!(second.take(0, 1)[0].stored.id(), sent);
+    let sinks = Reader::open(&path).unwrap().sinks().unwrap();
+    assert_eq!(sinks, ["webhook-0 (before)", "webhook-0"]);
+    second.end();
+    // It moves back: what waited for it there is still its own.
+    let mut third = Running::start(settings(Some(&path)), &[at("webhook http://old")], &machine);
+    assert_eq!(third.take(0, 1)[0].stored.id(), sent);
+    assert_eq!(Reader::open(&path).unwrap().sinks().unwrap(), ["webhook-0", "webhook-0 (before)"]);
+    third.end();
+}
+
+#[test]
 fn a_replay_reaches_a_daemon_that_runs_and_doubles_nothing_that_waits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox.db");

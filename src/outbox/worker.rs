@@ -246,16 +246,18 @@ impl Worker {
         }
         for index in 0..self.lines.len() {
             let line = &mut self.lines[index];
+            // Asked first: all that it has settled is taken then.
+            let gone = line.feed.is_gone();
             for (position, outcome) in line.feed.settled() {
                 if !matches!(outcome, Outcome::Failed { .. }) {
                     line.held = line.held.saturating_sub(1);
                 }
                 self.settled.push((index, position, outcome));
             }
-            if !line.ended && line.feed.is_gone() {
+            if gone && !line.ended {
                 line.ended = true;
                 if let Health::Disabled { why } = line.feed.health() {
-                    self.disable(index, &why);
+                    self.disable(index, &why, now);
                 }
             }
         }
@@ -269,8 +271,10 @@ impl Worker {
     }
 
     /// The other side wants nothing any more.
-    fn disable(&mut self, index: usize, why: &str) {
+    fn disable(&mut self, index: usize, why: &str, now: Instant) {
         self.shared.disabled[index].store(true, Ordering::Relaxed);
+        // What it had taken before is delivered, and no dead letter.
+        self.commit(now);
         match self.store.bury(index, why) {
             Ok(events) => {
                 let name = self.routes[index].name.clone();
@@ -403,8 +407,9 @@ impl Worker {
         self.until(Instant::now() + FLUSH, |worker| worker.batch.is_empty() && worker.lines.iter().all(flushed));
         self.lines.iter().for_each(|line| line.feed.advance(Phase::Closed));
         self.until(Instant::now() + GOODBYE, |worker| worker.lines.iter().all(|line| line.feed.is_gone()));
+        // What a sink has settled last, before it went.
+        self.collect(Instant::now());
         if !self.batch.is_empty() || !self.settled.is_empty() {
-            self.collect(Instant::now());
             self.commit(Instant::now());
         }
         lose_all(std::mem::take(&mut self.batch).into_iter().chain(self.queue.try_iter()), &self.shared);

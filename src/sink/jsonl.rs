@@ -1,7 +1,7 @@
 //! The JSONL sink: one CloudEvents object a line, to a file or to stdout; lines for people when stdout is a terminal.
 //!
 //! A file is written in groups, each on the disk (`fdatasync`) before it counts as delivered. It may be turned over by size, or be moved
-//! away by somebody else: then a new one is made. A line that cannot be written is tried again; events behind it wait in the outbox.
+//! away or deleted by somebody else: then the next group goes into a new one. A line that cannot be written is tried again; events behind it wait in the outbox.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
@@ -72,7 +72,10 @@ impl Writer {
             group.iter().try_for_each(|delivery| write(delivery).map(|()| written += 1))
         };
         let (done, kept) = match &mut self.output {
-            Output::File(log) => (all(&mut |delivery| log.write(&delivery.stored.body)), log.sync()),
+            Output::File(log) => match log.follow() {
+                Ok(()) => (all(&mut |delivery| log.write(&delivery.stored.body)), log.sync()),
+                Err(error) => (Ok(()), Err(error)),
+            },
             Output::Json(stdout) => {
                 let mut stdout = stdout.lock();
                 let done = all(&mut |delivery| {
@@ -169,16 +172,31 @@ impl Log {
         Ok(())
     }
 
-    /// On the disk, and still under its name: a file that somebody has moved away or deleted is followed by a new one.
+    /// A file that somebody has moved away or deleted is followed by a new one, before anything is written: whoever moved it may have
+    /// packed it already.
+    fn follow(&mut self) -> io::Result<()> {
+        if !self.regular {
+            return Ok(());
+        }
+        let ours = self.file.metadata()?;
+        let there = self.path.metadata().is_ok_and(|file| (file.dev(), file.ino()) == (ours.dev(), ours.ino()));
+        if there {
+            // Somebody may have emptied it.
+            self.size = ours.len();
+        } else {
+            *self = Self::open(&self.path, self.rotation)?;
+        }
+        Ok(())
+    }
+
+    /// On the disk, and not deleted meanwhile.
     fn sync(&mut self) -> io::Result<()> {
         if !self.regular {
             return Ok(());
         }
         self.file.sync_data()?;
-        let ours = self.file.metadata()?;
-        let there = self.path.metadata().is_ok_and(|file| (file.dev(), file.ino()) == (ours.dev(), ours.ino()));
-        if !there {
-            *self = Self::open(&self.path, self.rotation)?;
+        if self.file.metadata()?.nlink() == 0 {
+            return Err(io::Error::other("the file was deleted while it was written"));
         }
         Ok(())
     }

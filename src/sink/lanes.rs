@@ -87,6 +87,19 @@ impl Lanes {
         self.ready.extend(waiting.into_iter().map(|((_, position), key)| (position, key)));
     }
 
+    /// Nothing waits longer than until `due`.
+    pub fn no_later_than(&mut self, due: Instant) {
+        let late = self.waiting.split_off(&(due, 0));
+        self.waiting.extend(late.into_iter().map(|((_, position), key)| ((due, position), key)));
+    }
+
+    /// Deliveries in lanes whose head waits, and in that of `failed`, which is under way.
+    pub fn held_up(&self, failed: Option<u64>) -> usize {
+        let failed = failed.and_then(|position| self.under_way.get(&position));
+        let lanes = self.waiting.values().chain(failed).filter_map(|key| self.lanes.get(key));
+        lanes.map(|lane| lane.queue.len()).sum()
+    }
+
     /// Deliveries that are not done.
     pub fn len(&self) -> usize {
         self.lanes.values().map(|lane| lane.queue.len()).sum()

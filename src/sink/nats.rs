@@ -1,7 +1,8 @@
 //! The NATS sink: events into a stream of JetStream, each acknowledged by it. `<subject_prefix>.events.<stream>`.
 //!
 //! One connection at a time, made anew by the runner: `async-nats` would reconnect by itself and keep what was published meanwhile; the
-//! outbox does that here. Up to [`IN_FLIGHT`] events are published and not acknowledged; order is that of the connection. Each bears its
+//! outbox does that here. Up to [`IN_FLIGHT`] events are published and not acknowledged, one of each stream and label: a server may refuse one
+//! (no leader, no room) and take the next, which must not be one that has to come after it. They go out in the order of the outbox. Each bears its
 //! CloudEvents id as `Nats-Msg-Id`, so that one that is sent again is stored once, within the stream's duplicate window.
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use async_nats::{Client, ConnectOptions, HeaderMap, header};
 use tokio::sync::Notify;
 
 use super::{Fault, Running, Sink};
-use crate::delivery::{Delivery, Inbox};
+use crate::delivery::{Delivery, Inbox, LaneKey, Phase};
 use crate::secret::Secret;
 use crate::tls::{self, Trust};
 
@@ -81,6 +82,9 @@ pub struct NatsSettings {
 
 type Acknowledged = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
 
+/// Published, in order: position, stream and label, answer.
+type Waiting = VecDeque<(u64, LaneKey, Acknowledged)>;
+
 /// See the module.
 pub struct Nats {
     settings: NatsSettings,
@@ -141,32 +145,79 @@ impl Nats {
     async fn work(&self, inbox: &mut Inbox) -> Result<(), Fault> {
         let lost = Arc::new(Notify::new());
         let client = self.connect(Arc::clone(&lost)).await?;
+        // What waits for an acknowledgement tells with it: a server without a stream would be up and down without end.
+        if inbox.held() == 0 {
+            inbox.up();
+        }
         let mut context = jetstream::new(client);
         context.set_timeout(self.settings.timeout);
-        let mut waiting: VecDeque<(u64, Acknowledged)> = VecDeque::new();
+        let mut phases = inbox.phases();
+        let mut waiting = Waiting::new();
+        // The next, while one of its stream and label is not acknowledged.
+        let mut held: Option<Delivery> = None;
         loop {
-            tokio::select! {
-                taken = inbox.next(), if waiting.len() < IN_FLIGHT => {
-                    let Some(delivery) = taken else { break };
-                    let position = delivery.position;
-                    match self.publish(&context, &delivery).await {
-                        Ok(acknowledged) => waiting.push_back((position, acknowledged)),
-                        Err(error) => refused(inbox, position, &error)?,
-                    }
+            let behind = |delivery: &Delivery| {
+                let lane = delivery.stored.lane();
+                waiting.iter().any(|(_, under_way, _)| *under_way == lane)
+            };
+            if let Some(delivery) = held.take_if(|delivery| !behind(delivery)) {
+                let position = delivery.position;
+                match self.publish(&context, &delivery).await {
+                    Ok(acknowledged) => waiting.push_back((position, delivery.stored.lane(), acknowledged)),
+                    Err(error) => self.refused(inbox, position, &error)?,
                 }
-                (position, answer) = first(&mut waiting) => settle(inbox, position, answer)?,
+            }
+            tokio::select! {
+                taken = inbox.next(), if held.is_none() && waiting.len() < IN_FLIGHT => match taken {
+                    Some(delivery) => held = Some(delivery),
+                    None => break,
+                },
+                (position, answer) = first(&mut waiting) => self.settle(inbox, position, answer)?,
                 () = lost.notified() => return Err(Fault::again("the connection was lost")),
+                // Seen even while nothing more is taken.
+                _ = phases.wait_for(|phase| *phase == Phase::Closed) => break,
             }
         }
         // What is on its way may still be acknowledged; what is not comes again at the next start.
         let rest = async {
             while !waiting.is_empty() {
                 let (position, answer) = first(&mut waiting).await;
-                settle(inbox, position, answer)?;
+                self.settle(inbox, position, answer)?;
             }
             Ok(())
         };
         tokio::time::timeout(GOODBYE, rest).await.unwrap_or(Ok(()))
+    }
+
+    fn settle(&self, inbox: &mut Inbox, position: u64, answer: Result<PublishAck, PublishError>) -> Result<(), Fault> {
+        match answer {
+            Ok(_) => {
+                inbox.up();
+                inbox.delivered(position);
+                Ok(())
+            }
+            Err(error) => self.refused(inbox, position, &error),
+        }
+    }
+
+    /// An event that was not taken: a dead letter, or the end of this connection.
+    fn refused(&self, inbox: &mut Inbox, position: u64, error: &PublishError) -> Result<(), Fault> {
+        let why = match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => {
+                inbox.dead(position, "the event is larger than the server's max_payload");
+                return Ok(());
+            }
+            PublishErrorKind::StreamNotFound => {
+                let prefix = &self.settings.subject_prefix;
+                format!(
+                    "no stream of JetStream takes the subject; make one: nats stream add --subjects '{prefix}.events.>'"
+                )
+            }
+            PublishErrorKind::TimedOut => "the server does not acknowledge".to_owned(),
+            _ => error.to_string(),
+        };
+        inbox.failed(position, &why);
+        Err(Fault::again(why))
     }
 }
 
@@ -177,37 +228,12 @@ impl Sink for Nats {
 }
 
 /// The answer to the oldest that waits for one; never, if none does. May be cancelled.
-async fn first(waiting: &mut VecDeque<(u64, Acknowledged)>) -> (u64, Result<PublishAck, PublishError>) {
-    let Some((position, acknowledged)) = waiting.front_mut() else { return std::future::pending().await };
+async fn first(waiting: &mut Waiting) -> (u64, Result<PublishAck, PublishError>) {
+    let Some((position, _, acknowledged)) = waiting.front_mut() else { return std::future::pending().await };
     let answered = (*position, acknowledged.as_mut().await);
     waiting.pop_front();
     answered
 }
 
-fn settle(inbox: &mut Inbox, position: u64, answer: Result<PublishAck, PublishError>) -> Result<(), Fault> {
-    match answer {
-        Ok(_) => {
-            inbox.up();
-            inbox.delivered(position);
-            Ok(())
-        }
-        Err(error) => refused(inbox, position, &error),
-    }
-}
-
-/// An event that was not taken: a dead letter, or the end of this connection.
-fn refused(inbox: &mut Inbox, position: u64, error: &PublishError) -> Result<(), Fault> {
-    let why = match error.kind() {
-        PublishErrorKind::MaxPayloadExceeded => {
-            inbox.dead(position, "the event is larger than the server's max_payload");
-            return Ok(());
-        }
-        PublishErrorKind::StreamNotFound => {
-            "no stream of JetStream takes the subject; make one: nats stream add --subjects 'vtagd.events.>'".to_owned()
-        }
-        PublishErrorKind::TimedOut => "the server does not acknowledge".to_owned(),
-        _ => error.to_string(),
-    };
-    inbox.failed(position, &why);
-    Err(Fault::again(why))
-}
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
 
+pub mod arrived;
 pub mod authority;
 pub mod broker;
 pub mod camera;

@@ -37,15 +37,21 @@ pub(super) fn keep_counting(connection: &Connection, highest: (i64, i64)) -> Res
     Ok(())
 }
 
-/// Enters the sinks of `routes`; gives their row ids, in order.
+/// Enters the sinks of `routes`; gives their row ids, in order. A sink that has gone and whose name another has now is called otherwise:
+/// who replays to a name means the sink of the configuration.
 pub(super) fn enter(connection: &Connection, routes: &[Route]) -> Result<Vec<i64>, rusqlite::Error> {
     // Nothing is written where nothing has changed: a disk that is full must not keep the daemon from starting.
     let mut known = connection.prepare("SELECT id FROM sinks WHERE key = ?1 AND name = ?2")?;
     let mut insert = connection.prepare(
         "INSERT INTO sinks (key, name) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET name = excluded.name RETURNING id",
     )?;
+    let mut namesake = connection.prepare("SELECT id FROM sinks WHERE key <> ?1 AND name = ?2")?;
+    let mut rename = connection.prepare("UPDATE sinks SET name = name || ' (before)' WHERE key <> ?1 AND name = ?2")?;
     let mut one = |route: &Route| {
         let names = [&route.key, &route.name];
+        if namesake.exists(names)? {
+            rename.execute(names)?;
+        }
         match known.query_row(names, |row| row.get(0)).optional()? {
             Some(id) => Ok(id),
             None => insert.query_row(names, |row| row.get(0)),

@@ -173,6 +173,7 @@ impl<'a> Session<'a> {
     }
 
     async fn serve(&mut self, inbox: &mut Inbox, singly: &mut u64) -> Result<(), Fault> {
+        let mut phases = inbox.phases();
         loop {
             let room = if self.in_flight.first().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
             let late = self.heard + self.settings.timeout;
@@ -188,10 +189,8 @@ impl<'a> Session<'a> {
                     let why = self.reason.take().map_or_else(String::new, |reason| format!(": {reason}"));
                     return Err(Fault::again(format!("no broker has acknowledged anything for {timeout:?}{why}")));
                 }
-            }
-            // A closed inbox is seen even while there is no room.
-            if inbox.is_closed() {
-                break;
+                // Seen even while there is no room and nobody answers.
+                _ = phases.wait_for(|phase| *phase == Phase::Closed) => break,
             }
         }
         let rest = async {

@@ -89,8 +89,17 @@ pub struct Connection<'a> {
     pub timeout: Duration,
 }
 
+/// Why a publish was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The broker does not want it, and goes on. Only MQTT 5 knows that: with 3.1.1 a broker acknowledges what it throws away.
+    Refused(String),
+    /// The connection has gone before.
+    Lost(String),
+}
+
 /// Ends when the broker has acknowledged a publish, or with why it has not.
-pub type Notice = Pin<Box<dyn Future<Output = Result<(), String>>>>;
+pub type Notice = Pin<Box<dyn Future<Output = Result<(), NotTaken>>>>;
 
 enum Client {
     V311(rumqttc_v4::AsyncClient),
@@ -107,10 +116,11 @@ pub struct Link {
 
 /// The two clients are alike but for their types.
 macro_rules! version {
-    ($name:ident, $crate_name:ident) => {
+    ($name:ident, $crate_name:ident, $refusal:expr) => {
         mod $name {
             use $crate_name::{
-                AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, PublishOptions, StateError,
+                AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, PublishNoticeError,
+                PublishOptions, StateError,
             };
 
             use super::*;
@@ -150,7 +160,11 @@ macro_rules! version {
                 let options = PublishOptions::at_least_once().retain(retain);
                 match client.try_publish_tracked(topic, payload.to_vec(), options) {
                     Ok(notice) => Ok(Some(Box::pin(async move {
-                        notice.wait_async().await.map(drop).map_err(|error| error.to_string())
+                        let refusal: fn(&PublishNoticeError) -> Option<String> = $refusal;
+                        let told = |error| {
+                            refusal(&error).map_or_else(|| NotTaken::Lost(error.to_string()), NotTaken::Refused)
+                        };
+                        notice.wait_completion_async().await.map_err(told)
                     }))),
                     Err(ClientError::InvalidRequest(_)) => Err(format!("not a topic: {topic:?}")),
                     Err(_) => Ok(None),
@@ -183,8 +197,12 @@ macro_rules! version {
     };
 }
 
-version!(v311, rumqttc_v4);
-version!(v5, rumqttc_v5);
+version!(v311, rumqttc_v4, |_| None);
+version!(v5, rumqttc_v5, |error| match error {
+    PublishNoticeError::V5PubAck(reason) => Some(format!("{reason:?}")),
+    PublishNoticeError::RetainNotSupported => Some("it retains nothing".to_owned()),
+    _ => None,
+});
 
 /// An error with its causes, without the password.
 fn plain(error: &dyn std::error::Error, secret: Option<&Secret>) -> String {

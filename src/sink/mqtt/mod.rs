@@ -5,7 +5,7 @@
 //! clean session: when it is lost, everything that was not acknowledged is published again by the next one, in order, with the same ids.
 //!
 //! Full: [`IN_FLIGHT`](client::IN_FLIGHT) publishes may be without a PUBACK; then nothing more is taken from the inbox. A broker that
-//! acknowledges nothing for `timeout` is taken for gone. Pictures are the exception: they are told as they come, and those that come
+//! acknowledges nothing for `timeout` is taken for gone; one that refuses an event (MQTT 5) is asked again by the next connection. Pictures are the exception: they are told as they come, and those that come
 //! while the broker is away are not sent later. Closed: `stopped` is published, then DISCONNECT.
 
 mod client;
@@ -15,6 +15,7 @@ mod shelf;
 mod states;
 pub mod topics;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Fault, Running, Sink};
 use crate::catalog::{Catalog, Command};
-use crate::delivery::{Delivery, Inbox};
+use crate::delivery::{Delivery, Inbox, LaneKey, Phase};
 use crate::secret::Secret;
 use crate::snapshot::{Gallery, Saved};
 use crate::tls::{self, Trust};
@@ -107,7 +108,7 @@ impl Mqtt {
         let mut phases = inbox.phases();
         let link = tokio::select! {
             link = self.connect() => link?,
-            _ = phases.wait_for(|phase| *phase == crate::delivery::Phase::Closed) => return Ok(()),
+            _ = phases.wait_for(|phase| *phase == Phase::Closed) => return Ok(()),
         };
         let discovery = self.settings.home_assistant.clone();
         let states = States::new(self.topics.clone(), discovery.clone(), self.gallery.is_some());
@@ -119,13 +120,18 @@ impl Mqtt {
             discovery,
             catalog: &self.catalog,
             surveying: None,
+            may_refuse: self.settings.protocol == Protocol::V5,
+            under_way: HashMap::new(),
             began: self.began,
         };
         session.greet().await?;
         // From here on what differs from what the broker has is published.
         session.states.begin(&inbox.states());
         session.show();
-        inbox.up();
+        // What waits for an acknowledgement tells with it: a broker that refuses events would be up and down without end.
+        if inbox.held() == 0 {
+            inbox.up();
+        }
         session.serve(inbox, self.gallery.as_ref().map(|gallery| gallery.subscribe())).await
     }
 }
@@ -146,6 +152,10 @@ struct Session<'a> {
     catalog: &'a Catalog,
     /// Until when what lies retained is listened to.
     surveying: Option<Instant>,
+    /// Whether the broker can take an event and refuse the one before it.
+    may_refuse: bool,
+    /// If so: deliveries without a PUBACK. One of each stream and label, as the next must not come before it.
+    under_way: HashMap<u64, LaneKey>,
     began: Instant,
 }
 
@@ -193,7 +203,13 @@ impl Session<'_> {
     ) -> Result<(), Fault> {
         let mut changes = self.catalog.changes();
         let (mut look, mut stats) = (Instant::now() + LOOK, Instant::now());
+        let mut phases = inbox.phases();
+        // The next, while it may not go.
+        let mut held: Option<Delivery> = None;
         loop {
+            if let Some(delivery) = held.take_if(|delivery| !self.is_behind(delivery)) {
+                self.deliver(&delivery);
+            }
             self.publisher.pump(&self.link)?;
             let now = Instant::now();
             if now >= stats {
@@ -209,23 +225,29 @@ impl Session<'_> {
             tokio::select! {
                 acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => {
                     match acked {
-                        Ok(Some(position)) => inbox.delivered(position),
+                        Ok(Some(position)) => {
+                            self.under_way.remove(&position);
+                            inbox.delivered(position);
+                            inbox.up();
+                        }
                         Ok(None) => {}
                         Err(fault) => return Err(self.lost(fault).await),
                     }
                 }
                 heard = self.link.heard() => self.hear(heard)?,
-                delivery = inbox.next(), if self.publisher.has_room() => match delivery {
-                    Some(delivery) => self.deliver(&delivery),
+                delivery = inbox.next(), if held.is_none() && self.publisher.has_room() => match delivery {
+                    Some(delivery) => held = Some(delivery),
                     None => return self.goodbye(inbox).await,
                 },
-                saved = next(&mut pictures) => self.picture(&saved),
+                // One that comes while there is no room may be overtaken by the next: events go first.
+                saved = next(&mut pictures), if self.publisher.has_room() => self.picture(&saved),
                 _ = changes.changed() => self.show(),
                 () = tokio::time::sleep_until(look) => {
                     look = Instant::now() + LOOK;
                     self.show();
                     self.end_survey(Instant::now());
                 }
+                _ = phases.wait_for(|phase| *phase == Phase::Closed) => {}
             }
             // A closed inbox is seen even while there is no room.
             if inbox.is_closed() {
@@ -234,9 +256,18 @@ impl Session<'_> {
         }
     }
 
+    /// Whether one of its stream and label has to be acknowledged first.
+    fn is_behind(&self, delivery: &Delivery) -> bool {
+        let lane = delivery.stored.lane();
+        self.under_way.values().any(|under_way| *under_way == lane)
+    }
+
     /// The event, and what it changes of the retained states.
     fn deliver(&mut self, delivery: &Delivery) {
         let stored = &delivery.stored;
+        if self.may_refuse {
+            self.under_way.insert(delivery.position, stored.lane());
+        }
         self.publisher.push(Message::new(self.topics.events(), stored.body.as_bytes()), Some(delivery.position));
         if self.discovery.is_some() {
             let said = home_assistant::event(&stored.event).to_string();
@@ -266,7 +297,12 @@ impl Session<'_> {
             Heard::Message { topic, payload, retained } => (topic, payload, retained),
         };
         if let Some(stream) = self.topics.commanded(&topic) {
-            self.command(stream, &payload);
+            if retained {
+                // It would come again with every connection, and undo what was said since.
+                tracing::warn!(stream, "a retained command is passed over: publish it without the retain flag");
+            } else {
+                self.command(stream, &payload);
+            }
         } else if self.discovery.as_deref().is_some_and(|prefix| home_assistant::birth(prefix) == topic) {
             if payload == b"online" && !retained {
                 // Home Assistant has started: it asks to be told anew.
@@ -334,3 +370,6 @@ async fn next(pictures: &mut Option<broadcast::Receiver<Saved>>) -> Saved {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

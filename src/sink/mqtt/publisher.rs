@@ -1,20 +1,21 @@
 //! What is to be published, what is on its way, and which deliveries end with it.
 //!
 //! Messages go out in the order in which they were pushed, and are settled in that order too. No more than [`IN_FLIGHT`] are on their way;
-//! the rest waits here. Deliveries are taken only when nothing waits ([`Publisher::has_room`]), so what waits is bounded by the retained
-//! topics of the configuration and a few messages of one event.
+//! the rest waits here. Deliveries and pictures are taken only when nothing waits ([`Publisher::has_room`]), and a retained message takes the
+//! place of one of its topic that waits, so what waits is bounded by the retained topics of the configuration and a few messages of one event.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{IN_FLIGHT, Link, Message, Notice};
+use super::client::{IN_FLIGHT, Link, Message, NotTaken, Notice};
 use crate::sink::Fault;
 
 struct Sent {
     /// The delivery that this message stands for.
     position: Option<u64>,
+    topic: String,
     at: Instant,
     notice: Notice,
 }
@@ -22,7 +23,13 @@ struct Sent {
 /// See the module.
 pub struct Publisher {
     waiting: VecDeque<(Message, Option<u64>)>,
+    /// Messages that have left `waiting`.
+    left: u64,
+    /// By topic: which message of all is the retained one that waits.
+    places: HashMap<String, u64>,
     sent: VecDeque<Sent>,
+    /// The log has been told that the broker refuses something.
+    told: bool,
     timeout: Duration,
     /// When the broker last acknowledged anything.
     heard: Instant,
@@ -30,19 +37,35 @@ pub struct Publisher {
 
 impl Publisher {
     pub fn new(timeout: Duration) -> Self {
-        Self { waiting: VecDeque::new(), sent: VecDeque::new(), timeout, heard: Instant::now() }
+        Self {
+            waiting: VecDeque::new(),
+            left: 0,
+            places: HashMap::new(),
+            sent: VecDeque::new(),
+            told: false,
+            timeout,
+            heard: Instant::now(),
+        }
     }
 
     /// Publishes `message` when it is its turn; `position` is given back when it is acknowledged.
     pub fn push(&mut self, message: Message, position: Option<u64>) {
+        if message.retain && position.is_none() {
+            let place = self.places.get(&message.topic).and_then(|place| usize::try_from(place - self.left).ok());
+            if let Some((waits, _)) = place.and_then(|place| self.waiting.get_mut(place)) {
+                *waits = message;
+                return;
+            }
+            self.places.insert(message.topic.clone(), self.left + self.waiting.len() as u64);
+        }
         self.waiting.push_back((message, position));
     }
 
     pub fn extend(&mut self, messages: impl IntoIterator<Item = Message>) {
-        self.waiting.extend(messages.into_iter().map(|message| (message, None)));
+        messages.into_iter().for_each(|message| self.push(message, None));
     }
 
-    /// Whether another delivery may be taken.
+    /// Whether another delivery or picture may be taken.
     pub fn has_room(&self) -> bool {
         self.waiting.is_empty() && self.sent.len() < usize::from(IN_FLIGHT)
     }
@@ -58,31 +81,63 @@ impl Publisher {
     /// A topic that cannot be.
     pub fn pump(&mut self, link: &Link) -> Result<(), Fault> {
         while self.sent.len() < usize::from(IN_FLIGHT) {
-            let Some((message, position)) = self.waiting.front() else { break };
+            let Some((message, _)) = self.waiting.front() else { break };
             let Some(notice) = link.publish(message).map_err(Fault::again)? else { break };
-            self.sent.push_back(Sent { position: *position, at: Instant::now(), notice });
-            self.waiting.pop_front();
+            let Some((Message { topic, retain, .. }, position)) = self.waiting.pop_front() else { break };
+            self.left += 1;
+            if retain {
+                self.places.remove(&topic);
+            }
+            self.sent.push_back(Sent { position, topic, at: Instant::now(), notice });
         }
         Ok(())
     }
 
     /// Waits for the acknowledgement of the oldest message; its delivery, if it stands for one. Waits for ever when nothing is on its way.
-    /// May be cancelled without losing anything.
+    /// May be cancelled without losing anything. A message that stands for none and is refused is told once: events do not wait for it.
     ///
     /// # Errors
-    /// When the broker refuses it, or says nothing for too long.
+    /// When the broker refuses a delivery, or says nothing for too long.
     pub async fn acknowledged(&mut self) -> Result<Option<u64>, Fault> {
         let Some(oldest) = self.sent.front_mut() else { return std::future::pending().await };
         // While others are acknowledged the broker is there, only slow.
         let deadline = oldest.at.max(self.heard) + self.timeout;
         let answer = timeout_at(deadline, oldest.notice.as_mut()).await;
         let timeout = self.timeout;
-        let position = match answer {
-            Ok(Ok(())) => self.sent.pop_front().and_then(|sent| sent.position),
-            Ok(Err(why)) => return Err(Fault::again(format!("not acknowledged: {why}"))),
+        let refused = match answer {
+            Ok(Ok(())) => None,
+            Ok(Err(NotTaken::Refused(why))) => Some(format!("the broker refuses {}: {why}", oldest.topic)),
+            Ok(Err(NotTaken::Lost(why))) => return Err(Fault::again(format!("not acknowledged: {why}"))),
             Err(_) => return Err(Fault::again(format!("the broker has acknowledged nothing for {timeout:?}"))),
         };
         self.heard = Instant::now();
+        let position = self.sent.pop_front().and_then(|sent| sent.position);
+        if let Some(why) = refused {
+            if position.is_some() {
+                return Err(Fault::again(why));
+            }
+            if !std::mem::replace(&mut self.told, true) {
+                tracing::warn!(why, "a message is passed over; maybe others too, until the next connection");
+            }
+        }
         Ok(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_by_topics_as_a_newer_state_takes_the_place_of_one_that_waits() {
+        let mut publisher = Publisher::new(Duration::from_secs(1));
+        publisher.push(Message::new("v/events", "1"), Some(1));
+        for number in 0..1000 {
+            publisher.push(Message::retained("v/gate/car/snapshot", vec![0; number]), None);
+            publisher.extend([Message::retained("v/gate/car", number.to_string())]);
+        }
+        publisher.push(Message::new("v/events", "2"), Some(2));
+        let waiting: Vec<_> = publisher.waiting.iter().map(|(message, at)| (message.payload.len(), *at)).collect();
+        assert_eq!(waiting, [(1, Some(1)), (999, None), (3, None), (1, Some(2))]);
     }
 }

@@ -92,7 +92,14 @@ impl States {
         self.shown = Some((Arc::clone(streams), states));
         self.learn(streams);
         let wanted = self.wanted(streams);
-        let mut messages = self.shelf.settle(&wanted);
+        // Others may publish below the same prefix. A stream of ours, of an earlier life too, is known by its switch, so that goes last.
+        let topics = &self.topics;
+        let ours = |shelf: &Shelf, topic: &str| {
+            let Some(stream) = topics.stream(topic) else { return true };
+            let switch = topics.enabled(stream);
+            shelf.has(&switch) || wanted.contains_key(&switch)
+        };
+        let mut messages = self.shelf.settle(&wanted, ours, |topic| topic.ends_with("/enabled/state"));
         // Pictures are not looked for at the broker; a label that goes takes its picture along.
         let gone = |message: &Message| {
             let label = message.topic.strip_suffix("/attributes").filter(|_| message.payload.is_empty())?;
@@ -191,4 +198,25 @@ pub fn stats(streams: &[Watched], uptime: Duration, now: Instant) -> String {
     };
     let rows: serde_json::Map<_, _> = streams.iter().map(row).collect();
     json!({ "version": env!("CARGO_PKG_VERSION"), "uptime": uptime.as_secs(), "streams": rows }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::mqtt::home_assistant::tests::watched;
+
+    #[test]
+    fn what_an_earlier_life_left_goes_and_what_others_retain_below_the_prefix_stays() {
+        let mut states = States::new(Topics::new("home"), None, false);
+        let theirs = ["home/kitchen/light", "home/kitchen/attributes", "home/hall/lamp/attributes"];
+        let left = ["home/gate/car", "home/gate/car/attributes", "home/gate/status", "home/gate/enabled/state"];
+        for topic in theirs.into_iter().chain(left) {
+            states.found(topic.to_owned(), b"ON".to_vec());
+        }
+        let told = states.look(&Arc::new(vec![watched("yard", &["bus"])]));
+        let gone: Vec<&str> = told.iter().filter(|m| m.payload.is_empty()).map(|m| m.topic.as_str()).collect();
+        // Its switch last: as long as that lies there, the rest of the stream is known for ours. Its picture is not looked for.
+        assert_eq!(gone, [left[0], left[1], left[2], left[3], "home/gate/car/snapshot"]);
+        assert!(told.iter().any(|message| message.topic == "home/yard/bus"));
+    }
 }

@@ -74,6 +74,11 @@ impl Topics {
         topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix("/enabled/set").filter(|s| !s.contains('/'))
     }
 
+    /// The stream of a topic below the prefix.
+    pub fn stream<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.split_once('/').map(|(stream, _)| stream)
+    }
+
     /// Filters for what lies retained below the prefix, pictures left out.
     pub fn retained(&self) -> [String; 3] {
         [self.join(&["+", "+"]), self.join(&["+", "enabled", "state"]), self.join(&["+", "+", "attributes"])]

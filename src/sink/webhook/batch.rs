@@ -5,7 +5,6 @@
 //! refused alone is tried [`ATTEMPTS`] times and is dead then, because everything waits for it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -13,14 +12,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::answer::Answer;
 use super::pace::{Pace, Step};
 use super::request::{Client, Post};
-use super::{BatchSettings, GOODBYE, gone, until, why};
+use super::{AGAIN, ATTEMPTS, BatchSettings, GOODBYE, gone, until, why};
 use crate::delivery::{Delivery, Inbox, Phase};
 use crate::sink::Fault;
-
-const ATTEMPTS: u32 = 3;
-
-/// Between them.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// Takes batches from the inbox until it ends.
 pub async fn run(client: Client, settings: BatchSettings, inbox: &mut Inbox) -> Result<(), Fault> {
@@ -86,6 +80,7 @@ async fn deliver(client: &Client, pace: &mut Pace, batch: &[Delivery], inbox: &m
                 let why = why(&answer);
                 if inbox.failed(position, why) >= ATTEMPTS {
                     inbox.dead(position, why);
+                    pace.forget(position);
                     return Ok(true);
                 }
                 Some(now + AGAIN)

@@ -4,7 +4,8 @@
 //! requests block on threads of its runtime's pool, at most `concurrency` of them. Events of one (stream, label) go one after the other.
 //! Redirects are not followed; of an answer no more than [`BODY`] bytes are read. [`pace`] has the rules of trying again.
 //!
-//! Full: with [`WINDOW`](crate::delivery::WINDOW) deliveries unsettled nothing more is taken from the inbox. 410 disables the sink.
+//! Full: with [`WINDOW`] deliveries unsettled nothing more is taken from the inbox; before half of them wait behind events that fail by their
+//! own fault, those become dead letters sooner. 410 disables the sink.
 //! Closed: requests that are under way have [`GOODBYE`] to be answered.
 
 mod answer;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::lanes::Lanes;
 use super::{Fault, Running, Sink};
-use crate::delivery::{Delivery, Inbox};
+use crate::delivery::{Delivery, Inbox, WINDOW};
 use crate::secret::Secret;
 use crate::tls::Trust;
 use answer::Answer;
@@ -37,6 +38,16 @@ pub fn shake(data: &[u8]) {
 
 /// For answers to what is under way when the daemon ends.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// So many deliveries behind events that fail by their own fault would soon leave no room for any other: such events get no more of the
+/// long waits then.
+const CROWD: usize = WINDOW / 2;
+
+/// Attempts of an event that everything waits for …
+const ATTEMPTS: u32 = 3;
+
+/// … and the time between them.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// `type: webhook` of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +98,9 @@ impl Webhook {
         let mut requests: JoinSet<(u64, Answer)> = JoinSet::new();
         loop {
             let now = Instant::now().into_std();
+            if !pace.is_away() && lanes.held_up(None) >= CROWD {
+                lanes.no_later_than(now + AGAIN);
+            }
             while requests.len() < pace.room(self.settings.concurrency, now)
                 && let Some(delivery) = lanes.next(now)
             {
@@ -153,7 +167,9 @@ fn settle(position: u64, answer: &Answer, pace: &mut Pace, lanes: &mut Lanes, in
         Step::Failed => {
             let why = why(answer);
             let attempts = inbox.failed(position, why);
-            match pace.retry(attempts, now) {
+            let crowded = !pace.is_away() && lanes.held_up(Some(position)) >= CROWD;
+            let enough = matches!(answer, Answer::Refused { .. }) || attempts >= ATTEMPTS;
+            match pace.retry(attempts, now).filter(|_| !(crowded && enough)) {
                 Some(due) => lanes.again(position, attempts, due),
                 None => {
                     inbox.dead(position, why);
@@ -185,3 +201,6 @@ async fn until(wake: Option<std::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! The sink beside a broker of MQTT 5 that refuses and sends what it likes: as much of one as a publisher sees.
+
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::home_assistant::tests::watched;
+use super::*;
+use crate::backoff::Ladder;
+use crate::delivery::tests::{delivery, event};
+use crate::delivery::{self, Feed, Health, Outcome, States};
+use crate::event::EventKind;
+use crate::sink::runner;
+
+const EVENTS: &str = "v/events";
+
+/// Topic and payload of what was taken, in order.
+type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// Whether it refuses a publish: by its topic, and how many events of the connection, and connections, came before.
+type Refuses = fn(&str, usize, usize) -> bool;
+
+/// What it sends to who subscribes to commands: topic, payload, retained.
+type Sends = &'static [(&'static str, &'static str, bool)];
+
+fn broker(refuses: Refuses, sends: Sends) -> (u16, Taken) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken = Taken::default();
+    let kept = Arc::clone(&taken);
+    std::thread::spawn(move || {
+        for (connection, stream) in listener.incoming().enumerate() {
+            let (stream, kept) = (stream.unwrap(), Arc::clone(&kept));
+            std::thread::spawn(move || serve(&stream, |topic, n| refuses(topic, n, connection), sends, &kept));
+        }
+    });
+    (port, taken)
+}
+
+fn text(bytes: &[u8]) -> (String, &[u8]) {
+    let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+    (String::from_utf8(bytes[2..2 + length].to_vec()).unwrap(), &bytes[2 + length..])
+}
+
+/// One connection, to its end. Publishes are answered once nothing more comes for a moment.
+fn serve(stream: &TcpStream, refuses: impl Fn(&str, usize) -> bool, sends: Sends, taken: &Taken) {
+    let (mut from, mut to) = (BufReader::new(stream), stream);
+    let (mut waiting, mut count) = (Vec::<([u8; 2], String, Vec<u8>)>::new(), 0);
+    loop {
+        let mut kind = [0];
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        match from.read(&mut kind) {
+            Ok(1) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                for (id, topic, payload) in waiting.drain(..) {
+                    let [high, low] = id;
+                    let refused = refuses(&topic, count);
+                    count += usize::from(topic == EVENTS);
+                    if !refused {
+                        taken.lock().unwrap().push((topic, payload));
+                    }
+                    // 0x87: not authorized.
+                    let _ = to.write_all(&[0x40, 4, high, low, if refused { 0x87 } else { 0 }, 0]);
+                }
+                continue;
+            }
+            _ => return,
+        }
+        stream.set_read_timeout(None).unwrap();
+        let (mut length, mut shift) = (0, 0);
+        loop {
+            let mut byte = [0];
+            from.read_exact(&mut byte).unwrap();
+            length |= usize::from(byte[0] & 0x7f) << shift;
+            shift += 7;
+            if byte[0] < 0x80 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        from.read_exact(&mut body).unwrap();
+        let mut answer = Vec::new();
+        match kind[0] >> 4 {
+            1 => answer.extend([0x20, 3, 0, 0, 0]),
+            // Properties there are none.
+            3 => {
+                let (topic, rest) = text(&body);
+                assert_eq!(rest[2], 0);
+                waiting.push(([rest[0], rest[1]], topic, rest[3..].to_vec()));
+            }
+            8 => {
+                let (filter, _) = text(&body[3..]);
+                answer.extend([0x90, 4, body[0], body[1], 0, 0]);
+                for (topic, payload, retained) in sends.iter().filter(|_| filter.ends_with("/enabled/set")) {
+                    let size = 3 + topic.len() + payload.len();
+                    answer.extend([0x30 | u8::from(*retained), size as u8, 0, topic.len() as u8]);
+                    answer.extend(topic.bytes().chain([0]).chain(payload.bytes()));
+                }
+            }
+            10 => answer.extend([0xb0, 4, body[0], body[1], 0, 0]),
+            12 => answer.extend([0xd0, 0]),
+            _ => return,
+        }
+        let _ = to.write_all(&answer);
+    }
+}
+
+/// A sink of the prefix `v` that knows a stream `gate` with a label `car`.
+fn running(port: u16) -> (Feed, JoinHandle<()>, Receiver<Command>) {
+    let settings = MqttSettings {
+        url: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
+        protocol: Protocol::V5,
+        client_id: None,
+        topic_prefix: "v".into(),
+        username: None,
+        password: None,
+        trust: Trust::default(),
+        timeout: Duration::from_secs(60),
+        home_assistant: None,
+    };
+    let (catalog, commands) = Catalog::new();
+    catalog.set(vec![watched("gate", &["car"])]);
+    let (feed, inbox) = delivery::link("mqtt-0", States::default(), bounded(1).0);
+    let ladder = Ladder { steps: vec![Duration::from_millis(1)], stable: Duration::ZERO };
+    let thread = runner::start(Box::new(Mqtt::new(settings, Arc::new(catalog), None)), inbox, ladder).unwrap();
+    (feed, thread, commands)
+}
+
+fn end(feed: &Feed, thread: JoinHandle<()>) {
+    feed.advance(Phase::Closed);
+    thread.join().unwrap();
+}
+
+/// Offers events of these labels and waits until they are delivered; label and payload of each.
+fn deliver(feed: &Feed, labels: &[&'static str]) -> Vec<(&'static str, Vec<u8>)> {
+    let mut sent = Vec::new();
+    for (position, label) in (1..).zip(labels) {
+        let delivery = delivery(position, event("gate", label, EventKind::Start));
+        sent.push((*label, delivery.stored.body.as_bytes().to_vec()));
+        feed.offer(delivery).unwrap();
+    }
+    let mut delivered = 0;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while delivered < sent.len() {
+        delivered += feed.settled().into_values().filter(|outcome| *outcome == Outcome::Delivered).count();
+        assert!(Instant::now() < deadline, "{delivered} of {}", sent.len());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    sent
+}
+
+#[test]
+fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_and_label() {
+    let (port, taken) = broker(|topic, n, connection| topic == EVENTS && n == 0 && connection == 0, &[]);
+    let (feed, thread, _commands) = running(port);
+    let sent = deliver(&feed, &["car", "bus", "car", "car", "bus", "car"]);
+    let taken: Vec<_> = taken.lock().unwrap().iter().filter(|(topic, _)| topic == EVENTS).cloned().collect();
+    for label in ["car", "bus"] {
+        let wanted: Vec<&Vec<u8>> = sent.iter().filter(|(l, _)| *l == label).map(|(_, body)| body).collect();
+        let mut got: Vec<&Vec<u8>> = taken.iter().map(|(_, body)| body).filter(|body| wanted.contains(body)).collect();
+        got.dedup();
+        assert_eq!(got, wanted, "{label}");
+    }
+    end(&feed, thread);
+}
+
+#[test]
+fn what_is_refused_beside_events_stops_none() {
+    let (port, taken) = broker(|topic, _, _| topic != EVENTS, &[]);
+    let (feed, thread, _commands) = running(port);
+    deliver(&feed, &["car", "car", "car"]);
+    assert_eq!(feed.health(), Health::Up);
+    assert_eq!(taken.lock().unwrap().len(), 3, "on one connection, each once");
+    end(&feed, thread);
+}
+
+#[test]
+fn a_command_is_obeyed_and_one_that_lay_retained_is_not() {
+    let (port, _taken) =
+        broker(|_, _, _| false, &[("v/gate/enabled/set", "OFF", true), ("v/gate/enabled/set", "ON", false)]);
+    let (feed, thread, commands) = running(port);
+    let command = commands.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(command, Command { stream: "gate".into(), enabled: true });
+    end(&feed, thread);
+    assert_eq!(commands.try_recv().ok(), None);
+}

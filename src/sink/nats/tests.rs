@@ -1,0 +1,142 @@
+//! The sink beside a server that refuses when it likes: as much of NATS as a publisher sees.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::backoff::Ladder;
+use crate::delivery::tests::{delivery, event};
+use crate::delivery::{self, Feed, Health, Phase, States};
+use crate::event::EventKind;
+use crate::sink::runner;
+
+/// Ids that were taken, in order, each once, as JetStream does it.
+type Taken = Arc<Mutex<Vec<String>>>;
+
+/// Answers what has come once nothing more comes for a moment; of the first connection nothing is taken that `refuses` names.
+fn server(refuses: fn(usize) -> bool) -> (u16, Taken) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken = Taken::default();
+    let kept = Arc::clone(&taken);
+    std::thread::spawn(move || {
+        for (connection, stream) in listener.incoming().enumerate() {
+            let (stream, kept) = (stream.unwrap(), Arc::clone(&kept));
+            std::thread::spawn(move || serve(&stream, &|number| connection == 0 && refuses(number), &kept));
+        }
+    });
+    (port, taken)
+}
+
+/// One connection, to its end.
+fn serve(mut to: &TcpStream, refuses: &dyn Fn(usize) -> bool, taken: &Taken) {
+    let mut from = BufReader::new(to);
+    let info = r#"{"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"proto":1}"#;
+    write!(to, "INFO {info}\r\n").unwrap();
+    let (mut line, mut subscriber, mut published) = (String::new(), String::new(), 0);
+    let mut waiting: Vec<(String, String)> = Vec::new();
+    loop {
+        to.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        match from.read_line(&mut line) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                for (id, reply) in waiting.drain(..) {
+                    let refused = refuses(published);
+                    published += 1;
+                    if refused {
+                        let head = "NATS/1.0 503\r\n\r\n";
+                        let length = head.len();
+                        let _ = write!(to, "HMSG {reply} {subscriber} {length} {length}\r\n{head}\r\n");
+                        continue;
+                    }
+                    let mut taken = taken.lock().unwrap();
+                    if !taken.contains(&id) {
+                        taken.push(id);
+                    }
+                    let answer = format!(r#"{{"stream":"S","seq":{}}}"#, taken.len());
+                    let _ = write!(to, "MSG {reply} {subscriber} {}\r\n{answer}\r\n", answer.len());
+                }
+                continue;
+            }
+            Err(_) => return,
+        }
+        to.set_read_timeout(None).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["PING"] => to.write_all(b"PONG\r\n").unwrap(),
+            ["SUB", _, id] => subscriber = id.to_owned(),
+            ["HPUB", _, reply, _, total] => {
+                let mut body = vec![0; total.parse::<usize>().unwrap() + 2];
+                from.read_exact(&mut body).unwrap();
+                let text = String::from_utf8(body).unwrap();
+                let id = text.lines().find_map(|line| line.strip_prefix("Nats-Msg-Id: ")).unwrap();
+                waiting.push((id.to_owned(), reply.to_owned()));
+            }
+            _ => {}
+        }
+        line.clear();
+    }
+}
+
+fn running(port: u16) -> (Feed, std::thread::JoinHandle<()>) {
+    let settings = NatsSettings {
+        url: format!("nats://127.0.0.1:{port}").parse().unwrap(),
+        login: Login::Nobody,
+        subject_prefix: "vtagd".into(),
+        trust: Trust::default(),
+        timeout: Duration::from_secs(20),
+    };
+    let (feed, inbox) = delivery::link("nats-0", States::default(), bounded(1).0);
+    let ladder = Ladder { steps: vec![Duration::from_millis(1)], stable: Duration::ZERO };
+    let thread = runner::start(Box::new(Nats::new(settings)), inbox, ladder).unwrap();
+    (feed, thread)
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn an_event_that_is_refused_is_overtaken_by_none_of_its_stream_and_label() {
+    let (port, taken) = server(|number| number == 0);
+    let (feed, thread) = running(port);
+    let mut ids = Vec::new();
+    for (position, label) in (1..).zip(["car", "bus", "car", "car", "bus", "car"]) {
+        let delivery = delivery(position, event("gate", label, EventKind::Start));
+        ids.push((label, delivery.stored.id().to_string()));
+        feed.offer(delivery).unwrap();
+    }
+    let mut settled = HashSet::new();
+    wait("all are delivered", || {
+        let outcomes = feed.settled();
+        settled.extend(outcomes.into_iter().filter(|(_, o)| *o == delivery::Outcome::Delivered).map(|(p, _)| p));
+        settled.len() == ids.len()
+    });
+    let taken = taken.lock().unwrap().clone();
+    for label in ["car", "bus"] {
+        let sent: Vec<&String> = ids.iter().filter(|(l, _)| *l == label).map(|(_, id)| id).collect();
+        let got: Vec<&String> = taken.iter().filter(|id| sent.contains(id)).collect();
+        assert_eq!(got, sent, "{label}");
+    }
+    feed.advance(Phase::Closed);
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_server_that_is_there_is_told_before_there_is_an_event() {
+    let (port, _taken) = server(|_| false);
+    let (feed, thread) = running(port);
+    wait("it is up", || feed.health() == Health::Up);
+    feed.advance(Phase::Closed);
+    thread.join().unwrap();
+}

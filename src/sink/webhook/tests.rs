@@ -1,0 +1,60 @@
+//! The sink between a feed, as the outbox's end of it, and a real HTTP server.
+
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::delivery::tests::{delivery, event};
+use crate::delivery::{self, Outcome, Phase, States};
+use crate::event::EventKind;
+use crate::sink::runner;
+
+#[path = "../../../tests/common/hook.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod hook;
+
+use hook::{Hook, Reply};
+
+#[test]
+fn a_label_that_the_endpoint_never_takes_leaves_room_for_the_others() {
+    let hook = Hook::start(|_, request| {
+        let cat = request.json()["data"]["label"] == "cat";
+        Reply::Status(if cat { 422 } else { 204 }, "")
+    });
+    let settings = WebhookSettings {
+        url: hook.url().parse().unwrap(),
+        secrets: Vec::new(),
+        headers: Vec::new(),
+        trust: Trust::default(),
+        timeout: Duration::from_secs(60),
+        concurrency: 16,
+        batch: None,
+    };
+    let (feed, inbox) = delivery::link("hook", States::default(), bounded(1).0);
+    let thread = runner::start(Box::new(Webhook::new(settings)), inbox, runner::ladder()).unwrap();
+    let (mut position, mut held, mut delivered, mut dead) = (0, 0, 0, 0);
+    let deadline = Instant::now() + Duration::from_secs(240);
+    // More dogs than could pass before the cats have filled the window.
+    while delivered < WINDOW + 200 {
+        while held < WINDOW {
+            position += 1;
+            let label = if position % 2 == 0 { "cat" } else { "dog" };
+            feed.offer(delivery(position, event("gate", label, EventKind::Start))).unwrap();
+            held += 1;
+        }
+        for outcome in feed.settled().into_values() {
+            match outcome {
+                Outcome::Delivered => delivered += 1,
+                Outcome::Dead { .. } => dead += 1,
+                Outcome::Failed { .. } => continue,
+            }
+            held -= 1;
+        }
+        assert!(Instant::now() < deadline, "{delivered} delivered, {dead} dead");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(dead > 0);
+    feed.advance(Phase::Closed);
+    thread.join().unwrap();
+}
