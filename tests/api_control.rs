@@ -155,7 +155,7 @@ fn labels_that_cannot_be_embedded_leave_the_old_token_in_force() {
     );
     let mut daemon = Daemon::start(folder.path(), &config);
     let url = daemon.url();
-    daemon.wait_for_log(" ready");
+    daemon.wait_for_log("ready streams=");
 
     write("token", NEW);
     write("things.yaml", &set.replace("name: cat", "name: zebra"));

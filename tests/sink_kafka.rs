@@ -152,7 +152,7 @@ fn every_event_arrives_once_and_in_order_though_the_cluster_hesitates() {
     let cluster = cluster();
     let consumer = Consumer::start(&cluster);
     let config = flood::config(folder.path(), &sink(&cluster), "");
-    let mut daemon = Daemon::start(folder.path(), &config);
+    let daemon = Daemon::start(folder.path(), &config);
     eventually("events arrive", || (consumer.count() > 500).then_some(()));
     // Faults that a cluster has every day: librdkafka tries again, and the numbers of its batches keep them apart.
     for _ in 0..3 {

@@ -7,7 +7,8 @@ use crate::infer::options::{self, Arena, CpuOptions, OpenvinoPrecision, Provider
 use crate::infer::{Provider, probe};
 use crate::section;
 use crate::words;
-use crate::yaml::reader::{At, Bytes, Field, FromNode, Reader};
+use crate::yaml::reader::{At, Field, FromNode, Reader};
+use crate::yaml::values::Bytes;
 use crate::yaml::{Document, relative_to};
 
 const MAX_THREADS: usize = 1024;

@@ -17,7 +17,8 @@ use crate::sink::kafka::Mechanism;
 use crate::sink::mqtt::Protocol;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
-use crate::yaml::reader::{At, Bytes, Fraction, FromNode, Reader};
+use crate::yaml::reader::{At, FromNode, Reader};
+use crate::yaml::values::{Bytes, Fraction};
 use crate::yaml::{Node, Value};
 
 use super::LogFormat;

@@ -17,7 +17,8 @@ use crate::paths;
 use crate::problem::Problem;
 use crate::sample::Interval;
 use crate::source::Reconnect;
-use crate::yaml::reader::{At, Bytes, Field, Reader};
+use crate::yaml::reader::{At, Field, Reader};
+use crate::yaml::values::Bytes;
 use crate::yaml::{Document, relative_to};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);

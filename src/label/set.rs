@@ -15,7 +15,8 @@ use crate::problem::{Problem, Severity};
 use crate::section;
 use crate::words;
 use crate::yaml::Document;
-use crate::yaml::reader::{At, Field, Fraction, Reader};
+use crate::yaml::reader::{At, Field, Reader};
+use crate::yaml::values::Fraction;
 
 section! {
     /// A label set as written.

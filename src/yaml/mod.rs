@@ -18,6 +18,7 @@ pub mod snippet;
 mod suggest;
 mod tree;
 pub mod units;
+pub mod values;
 
 pub use snippet::is_secret_key;
 pub use suggest::nearest;
