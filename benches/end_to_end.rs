@@ -95,12 +95,14 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     let member = intake.join(part).expect("the stream joins");
     drop(intake);
     let account = Arc::clone(&member.account);
+    member.wait().expect("the source does not panic");
     threads.push(member.into_thread());
     for (_, thread) in threads {
         thread.join().expect("no stage panics");
     }
     let scored = scored.load(Ordering::Relaxed) as usize;
     assert_eq!(account.totals().unaccounted(), 0);
+    assert!(scored > 0, "nothing was seen of {}", clip.display());
     (scored as f64 / started.elapsed().as_secs_f64(), scored)
 }
 

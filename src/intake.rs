@@ -200,7 +200,8 @@ impl Member {
         self.account.totals().unaccounted() == 0
     }
 
-    /// Its thread and the name to call it by when it is late.
+    /// Its thread and the name to call it by when it is late. The source is asked to end by this: [wait](Self::wait) first for one that is
+    /// to end by itself.
     pub fn into_thread(self) -> (String, JoinHandle<()>) {
         (format!("source {}", self.status.id()), self.thread)
     }
