@@ -47,6 +47,7 @@ pub mod backoff;
 pub mod child;
 pub mod control;
 pub mod gpu;
+pub mod hex;
 pub mod logs;
 pub mod memory;
 pub mod paths;

@@ -10,6 +10,7 @@ use url::Url;
 use super::schema::{Only, Rate as RawRate, Sink, SinkKind, Store};
 use super::{JsonlTarget, SinkSettings, sinks};
 use crate::event::EventKind;
+use crate::hex::hex;
 use crate::outbox::OutboxSettings;
 use crate::outbox::route::{Filter, Rate, Route, Severity};
 use crate::paths;
@@ -122,8 +123,7 @@ pub fn identity(settings: &SinkSettings) -> (&'static str, String) {
 fn place(url: &Url) -> String {
     let mut place = url.clone();
     if let Some(query) = url.query() {
-        let digest: String = Sha256::digest(query).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        place.set_query(Some(&digest));
+        place.set_query(Some(&hex(&Sha256::digest(query)[..8])));
     }
     place.to_string()
 }

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use crate::hex::hex;
+
 /// Combinations kept: a model or two with their last change of version.
 const KEEP: usize = 4;
 const KEY_FILE: &str = "key.json";
@@ -61,8 +63,7 @@ impl Key {
         for (name, value) in &self.0 {
             hash.update(format!("{name}\0{value}\n"));
         }
-        let digits: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        format!("engine-{digits}")
+        format!("engine-{}", hex(&hash.finalize()[..12]))
     }
 
     fn same_model(&self, other: &Self) -> bool {

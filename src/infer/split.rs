@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
+
 /// Where nobody asks for it, a box with fewer cores is not measured: it is a small one, and slow to start already.
 pub const UNASKED_CORES: usize = 4;
 /// With one core there is nothing to share out.
@@ -65,8 +67,7 @@ struct Entry {
 
 impl Key {
     fn file(&self, folder: &Path) -> PathBuf {
-        let hash = Sha256::digest(format!("{self:?}"));
-        let digits: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        let digits = hex(&Sha256::digest(format!("{self:?}"))[..12]);
         folder.join(format!("sessions-{digits}.json"))
     }
 

@@ -13,6 +13,7 @@ use super::engine_cache::{self, Key, Machine, Prepared};
 use super::options::{EngineSpec, Profile, TensorrtOptions};
 use super::runtime::Runtime;
 use super::{InferError, Provider, libraries};
+use crate::hex::hex;
 use crate::model::Bundle;
 use crate::paths;
 use crate::systemd::LongStep;
@@ -95,7 +96,7 @@ fn identity(bundle: &Bundle) -> String {
         let stamp = meta.map(|meta| (meta.len(), meta.modified().ok()));
         hash.update(format!("{} {stamp:?}\n", file.display()));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// The version of the TensorRT that the provider beside `library` will load.

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
+use crate::hex::hex;
+
 /// First bytes of a file; the digit is the version of everything below and of how texts are embedded.
 const MAGIC: &[u8; 8] = b"vtagte1\n";
 /// Bytes of the checksum, the head of a SHA-256.
@@ -60,8 +62,7 @@ impl EmbeddingCache {
     }
 
     fn place(&self, key: &[u8; 32]) -> PathBuf {
-        let name: String = key[..20].iter().map(|b| format!("{b:02x}")).collect();
-        self.dir.join(name).with_extension("emb")
+        self.dir.join(hex(&key[..20])).with_extension("emb")
     }
 
     /// The embedding of `text`, if it is there and whole.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
+use crate::hex::hex;
 use crate::score::Head;
 
 /// A file as it was when it was hashed.
@@ -48,11 +49,6 @@ pub fn of(files: &[(&str, PathBuf)], head: &Head, cache: Option<&Path>) -> Resul
     }
     whole.update(format!("head {} {} {:?}", head.scale, head.bias, head.activation));
     Ok(hex(&whole.finalize()))
-}
-
-/// Lower-case hexadecimal digits of `bytes`.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn digest(file: &Path, cache: Option<&Path>) -> io::Result<String> {

@@ -14,6 +14,7 @@ use super::pace::{Pace, Step};
 use super::request::{Client, Post};
 use super::{AGAIN, ATTEMPTS, BatchSettings, GOODBYE, gone, until, why};
 use crate::delivery::{Delivery, Inbox, Phase};
+use crate::hex::hex;
 use crate::sink::Fault;
 
 /// Takes batches from the inbox until it ends.
@@ -107,8 +108,7 @@ fn joined(batch: &[Delivery]) -> Post {
         body.extend_from_slice(delivery.stored.body.as_bytes());
     }
     body.push(b']');
-    let digest = ids.finalize();
-    let id: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex(&ids.finalize()[..16]);
     Post {
         id: format!("batch_{id}"),
         content_type: "application/cloudevents-batch+json; charset=utf-8",
