@@ -384,6 +384,8 @@ impl Stored {
 
 #[cfg(test)]
 pub mod tests {
+    use std::time::{Duration, Instant};
+
     use crossbeam_channel::bounded;
 
     use super::*;
@@ -415,6 +417,15 @@ pub mod tests {
     pub fn delivery(position: u64, event: Event) -> Delivery {
         let body = serde_json::to_string(&event).unwrap().into();
         Delivery { position, attempts: 0, stored: Arc::new(Stored { seq: position, event: Arc::new(event), body }) }
+    }
+
+    /// Waits for `done`.
+    pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !done() {
+            assert!(Instant::now() < deadline, "did not happen: {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn block<T>(future: impl Future<Output = T>) -> T {

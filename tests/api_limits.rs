@@ -182,7 +182,7 @@ fn elsewhere() -> Option<IpAddr> {
 }
 
 #[test]
-#[ignore = "listens on every address of this machine; run by hand with --run-ignored all"]
+#[ignore = "talks to an address of this machine that is not loopback; run by hand with --run-ignored all"]
 fn whoever_is_not_on_loopback_has_fewer_places_a_rate_for_everything_and_nothing_without_the_token() {
     let Some(other) = elsewhere() else {
         eprintln!("skipped: this machine has no address but loopback");

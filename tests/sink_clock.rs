@@ -115,7 +115,8 @@ fn a_date_that_is_set_by_years_loses_doubles_and_reorders_nothing() {
     let dropped: Vec<&str> = metrics.lines().filter(|line| line.starts_with("vtagd_events_dropped_total")).collect();
     assert!(dropped.len() > 5 && dropped.iter().all(|line| line.ends_with(" 0")), "{dropped:?}");
     daemon.stop_cleanly();
-    drain_by(clock.start(folder.path(), &config.replace("loop: true", "enabled: false")));
+    let dead = drain_by(clock.start(folder.path(), &config.replace("loop: true", "enabled: false")));
+    assert_eq!(dead, 0);
 
     let stored = stored(folder.path());
     let mut dates: BTreeMap<i64, usize> = BTreeMap::new();

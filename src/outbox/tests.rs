@@ -9,7 +9,7 @@ use super::age::tests::Machine;
 use super::reader::{self, Query, Reader, State};
 use super::route::{Filter, Rate};
 use super::*;
-use crate::delivery::tests::event;
+use crate::delivery::tests::{event, eventually};
 use crate::event::EventKind;
 
 fn route(name: &str) -> Route {
@@ -59,14 +59,6 @@ impl Running {
     fn wait(&self, what: &str, is: impl Fn(&Report) -> bool) {
         let status = self.outbox.status();
         eventually(what, || is(&status.report()));
-    }
-}
-
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < deadline, "did not happen: {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

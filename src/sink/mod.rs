@@ -90,3 +90,6 @@ pub enum JsonlTarget {
     /// Appended to; made if absent.
     File { path: PathBuf, rotation: Option<jsonl::Rotation> },
 }
+
+#[cfg(test)]
+pub mod tests;

@@ -96,12 +96,10 @@ async fn closed_within(mut phases: watch::Receiver<Phase>, time: Duration) -> bo
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::delivery::tests::{delivery, event};
+    use crate::delivery::tests::{delivery, event, eventually};
     use crate::delivery::{self, Feed, Outcome, States};
     use crate::event::EventKind;
     use crate::sink::Running;
@@ -145,23 +143,15 @@ mod tests {
         (feed, start(Box::new(Moody(moods)), inbox, ladder).unwrap())
     }
 
-    fn eventually(what: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !what() {
-            assert!(Instant::now() < deadline, "did not happen");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
     #[test]
     fn a_sink_that_loses_its_connection_or_panics_runs_again_and_gets_everything_that_is_not_settled() {
         let (feed, thread) = started(vec![Mood::LosesItsConnection, Mood::Panics, Mood::LosesItsConnection]);
-        let settled = std::cell::RefCell::new(std::collections::BTreeMap::new());
-        eventually(|| {
-            settled.borrow_mut().extend(feed.settled());
-            settled.borrow().len() == 3
+        let mut settled = std::collections::BTreeMap::new();
+        eventually("all are settled", || {
+            settled.extend(feed.settled());
+            settled.len() == 3
         });
-        assert!(settled.borrow().values().all(|outcome| *outcome == Outcome::Delivered));
+        assert!(settled.values().all(|outcome| *outcome == Outcome::Delivered));
         assert_eq!(feed.health(), Health::Up);
         feed.advance(Phase::Closed);
         thread.join().unwrap();
@@ -188,10 +178,10 @@ mod tests {
         let steps = vec![Duration::from_millis(1), Duration::from_secs(3600)];
         let ladder = Ladder { steps, stable: Duration::from_secs(3600) };
         let thread = start(Box::new(OneATime), inbox, ladder).unwrap();
-        let settled = std::cell::Cell::new(0);
-        eventually(|| {
-            settled.set(settled.get() + feed.settled().len());
-            settled.get() == 20
+        let mut settled = 0;
+        eventually("all are settled", || {
+            settled += feed.settled().len();
+            settled == 20
         });
         feed.advance(Phase::Closed);
         thread.join().unwrap();
@@ -229,7 +219,7 @@ mod tests {
     fn the_wait_before_another_run_ends_with_the_daemon() {
         let hour = Some(Duration::from_secs(3600));
         let (feed, thread) = started(vec![Mood::Ends(Fault::Again { why: "429".into(), after: hour })]);
-        eventually(|| matches!(feed.health(), Health::Down { .. }));
+        eventually("it is down", || matches!(feed.health(), Health::Down { .. }));
         feed.advance(Phase::Closed);
         thread.join().unwrap();
     }

@@ -36,12 +36,15 @@ pub fn drain(folder: &Path, config: &str) {
     drain_by(Daemon::start(folder, &config.replace("loop: true", "enabled: false")));
 }
 
-/// Waits until nothing waits for any sink of `daemon`, and stops it.
-pub fn drain_by(mut daemon: Daemon) {
+/// Waits until nothing waits for any sink of `daemon`, and stops it. How many dead letters its sinks have.
+pub fn drain_by(mut daemon: Daemon) -> u64 {
     daemon.wait_ready();
-    eventually("nothing waits", || {
+    let dead = eventually("nothing waits", || {
         let sinks: Value = serde_json::from_str(&daemon.get("/api/v1/sinks").1).unwrap();
-        sinks["sinks"].as_array().unwrap().iter().all(|sink| sink["pending"] == 0).then_some(())
+        let sinks = sinks["sinks"].as_array().unwrap();
+        let dead = || sinks.iter().map(|sink| sink["dead"].as_u64().unwrap()).sum();
+        sinks.iter().all(|sink| sink["pending"] == 0).then(dead)
     });
     daemon.stop_cleanly();
+    dead
 }

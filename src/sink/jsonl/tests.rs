@@ -1,14 +1,9 @@
 //! The JSONL sink behind a link, without an outbox.
 
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::bounded;
-
 use super::*;
-use crate::backoff::Ladder;
-use crate::delivery::tests::{delivery, event};
-use crate::delivery::{self, Feed, Health, Phase, States};
-use crate::sink::runner;
+use crate::delivery::tests::{delivery, event, eventually};
+use crate::delivery::{Feed, Health};
+use crate::sink::tests;
 
 fn file(path: &Path, rotation: Option<Rotation>) -> JsonlTarget {
     JsonlTarget::File { path: path.to_owned(), rotation }
@@ -16,14 +11,8 @@ fn file(path: &Path, rotation: Option<Rotation>) -> JsonlTarget {
 
 /// A sink of `target` that runs, its feed, and a function that ends it.
 fn running(target: &JsonlTarget) -> (Feed, impl FnOnce(Feed) + use<>) {
-    let (feed, inbox) = delivery::link("jsonl-0", States::default(), bounded(1).0);
-    let ladder = Ladder { steps: vec![Duration::from_millis(1)], stable: Duration::ZERO };
-    let thread = runner::start(Box::new(Writer::open(target).unwrap()), inbox, ladder).unwrap();
-    let end = |feed: Feed| {
-        feed.advance(Phase::Closed);
-        thread.join().unwrap();
-    };
-    (feed, end)
+    let (feed, thread) = tests::running(Writer::open(target).unwrap());
+    (feed, |feed: Feed| tests::end(&feed, thread))
 }
 
 fn offer(feed: &Feed, positions: std::ops::RangeInclusive<u64>) {
@@ -32,20 +21,18 @@ fn offer(feed: &Feed, positions: std::ops::RangeInclusive<u64>) {
     }
 }
 
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < deadline, "did not happen: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 fn settle(feed: &Feed, count: usize) {
     let mut settled = 0;
-    wait("all are settled", || {
+    eventually("all are settled", || {
         settled += feed.settled().len();
         settled == count
     });
+}
+
+/// A file is turned over when it has two lines.
+fn two_lines() -> Rotation {
+    let line = delivery(1, event("gate", "car", EventKind::Start)).stored.body.len() as u64 + 1;
+    Rotation { max_size: line * 2, keep: 2 }
 }
 
 fn lines(path: &Path) -> Vec<serde_json::Value> {
@@ -71,7 +58,7 @@ fn a_file_gets_one_json_object_a_line_and_is_appended_to() {
 fn a_full_disk_is_waited_for_and_nothing_is_settled() {
     let (feed, end) = running(&file(Path::new("/dev/full"), None));
     offer(&feed, 1..=3);
-    wait("the sink is down", || matches!(feed.health(), Health::Down { .. }));
+    eventually("the sink is down", || matches!(feed.health(), Health::Down { .. }));
     assert!(feed.settled().is_empty() && !feed.is_gone());
     end(feed);
 }
@@ -94,8 +81,7 @@ fn half_a_line_that_a_crash_left_spoils_no_other() {
 fn a_file_is_turned_over_by_size_and_the_oldest_goes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
-    let size = delivery(1, event("gate", "car", EventKind::Start)).stored.body.len() as u64 + 1;
-    let (feed, end) = running(&file(&path, Some(Rotation { max_size: size * 2, keep: 2 })));
+    let (feed, end) = running(&file(&path, Some(two_lines())));
     offer(&feed, 1..=9);
     settle(&feed, 9);
     end(feed);
@@ -139,8 +125,7 @@ fn no_event_goes_into_a_file_that_was_deleted() {
 fn a_file_that_was_emptied_is_turned_over_by_the_size_that_it_has() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
-    let size = delivery(1, event("gate", "car", EventKind::Start)).stored.body.len() as u64 + 1;
-    let (feed, end) = running(&file(&path, Some(Rotation { max_size: size * 2, keep: 2 })));
+    let (feed, end) = running(&file(&path, Some(two_lines())));
     for position in 1..=3 {
         offer(&feed, position..=position);
         settle(&feed, 1);

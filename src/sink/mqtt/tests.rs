@@ -1,19 +1,18 @@
 //! The sink beside a broker of MQTT 5 that refuses and sends what it likes: as much of one as a publisher sees.
 
 use std::io::{BufReader, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::Receiver;
 
 use super::home_assistant::tests::watched;
 use super::*;
-use crate::backoff::Ladder;
-use crate::delivery::tests::{delivery, event};
-use crate::delivery::{self, Feed, Health, Outcome, States};
+use crate::delivery::tests::{delivery, event, eventually};
+use crate::delivery::{Feed, Health, Outcome};
 use crate::event::EventKind;
-use crate::sink::runner;
+use crate::sink::tests;
 
 const EVENTS: &str = "v/events";
 
@@ -27,15 +26,10 @@ type Refuses = fn(&str, usize, usize) -> bool;
 type Sends = &'static [(&'static str, &'static str, bool)];
 
 fn broker(refuses: Refuses, sends: Sends) -> (u16, Taken) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let taken = Taken::default();
     let kept = Arc::clone(&taken);
-    std::thread::spawn(move || {
-        for (connection, stream) in listener.incoming().enumerate() {
-            let (stream, kept) = (stream.unwrap(), Arc::clone(&kept));
-            std::thread::spawn(move || serve(&stream, |topic, n| refuses(topic, n, connection), sends, &kept));
-        }
+    let port = tests::listen(move |connection, stream| {
+        serve(stream, |topic, n| refuses(topic, n, connection), sends, &kept);
     });
     (port, taken)
 }
@@ -123,15 +117,8 @@ fn running(port: u16) -> (Feed, JoinHandle<()>, Receiver<Command>) {
     };
     let (catalog, commands) = Catalog::new();
     catalog.set(vec![watched("gate", &["car"])]);
-    let (feed, inbox) = delivery::link("mqtt-0", States::default(), bounded(1).0);
-    let ladder = Ladder { steps: vec![Duration::from_millis(1)], stable: Duration::ZERO };
-    let thread = runner::start(Box::new(Mqtt::new(settings, Arc::new(catalog), None)), inbox, ladder).unwrap();
+    let (feed, thread) = tests::running(Mqtt::new(settings, Arc::new(catalog), None));
     (feed, thread, commands)
-}
-
-fn end(feed: &Feed, thread: JoinHandle<()>) {
-    feed.advance(Phase::Closed);
-    thread.join().unwrap();
 }
 
 /// Offers events of these labels and waits until they are delivered; label and payload of each.
@@ -143,12 +130,10 @@ fn deliver(feed: &Feed, labels: &[&'static str]) -> Vec<(&'static str, Vec<u8>)>
         feed.offer(delivery).unwrap();
     }
     let mut delivered = 0;
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while delivered < sent.len() {
+    eventually("all are delivered", || {
         delivered += feed.settled().into_values().filter(|outcome| *outcome == Outcome::Delivered).count();
-        assert!(Instant::now() < deadline, "{delivered} of {}", sent.len());
-        std::thread::sleep(Duration::from_millis(2));
-    }
+        delivered == sent.len()
+    });
     sent
 }
 
@@ -164,7 +149,7 @@ fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_a
         got.dedup();
         assert_eq!(got, wanted, "{label}");
     }
-    end(&feed, thread);
+    tests::end(&feed, thread);
 }
 
 #[test]
@@ -174,7 +159,7 @@ fn what_is_refused_beside_events_stops_none() {
     deliver(&feed, &["car", "car", "car"]);
     assert_eq!(feed.health(), Health::Up);
     assert_eq!(taken.lock().unwrap().len(), 3, "on one connection, each once");
-    end(&feed, thread);
+    tests::end(&feed, thread);
 }
 
 #[test]
@@ -184,6 +169,6 @@ fn a_command_is_obeyed_and_one_that_lay_retained_is_not() {
     let (feed, thread, commands) = running(port);
     let command = commands.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(command, Command { stream: "gate".into(), enabled: true });
-    end(&feed, thread);
+    tests::end(&feed, thread);
     assert_eq!(commands.try_recv().ok(), None);
 }

@@ -2,33 +2,24 @@
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
-
-use crossbeam_channel::bounded;
 
 use super::*;
-use crate::backoff::Ladder;
-use crate::delivery::tests::{delivery, event};
-use crate::delivery::{self, Feed, Health, Phase, States};
+use crate::delivery::tests::{delivery, event, eventually};
+use crate::delivery::{self, Feed, Health};
 use crate::event::EventKind;
-use crate::sink::runner;
+use crate::sink::tests;
 
 /// Ids that were taken, in order, each once, as JetStream does it.
 type Taken = Arc<Mutex<Vec<String>>>;
 
 /// Answers what has come once nothing more comes for a moment; of the first connection nothing is taken that `refuses` names.
 fn server(refuses: fn(usize) -> bool) -> (u16, Taken) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let taken = Taken::default();
     let kept = Arc::clone(&taken);
-    std::thread::spawn(move || {
-        for (connection, stream) in listener.incoming().enumerate() {
-            let (stream, kept) = (stream.unwrap(), Arc::clone(&kept));
-            std::thread::spawn(move || serve(&stream, &|number| connection == 0 && refuses(number), &kept));
-        }
+    let port = tests::listen(move |connection, stream| {
+        serve(stream, &|number| connection == 0 && refuses(number), &kept);
     });
     (port, taken)
 }
@@ -92,18 +83,7 @@ fn running(port: u16) -> (Feed, std::thread::JoinHandle<()>) {
         trust: Trust::default(),
         timeout: Duration::from_secs(20),
     };
-    let (feed, inbox) = delivery::link("nats-0", States::default(), bounded(1).0);
-    let ladder = Ladder { steps: vec![Duration::from_millis(1)], stable: Duration::ZERO };
-    let thread = runner::start(Box::new(Nats::new(settings)), inbox, ladder).unwrap();
-    (feed, thread)
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < deadline, "did not happen: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    tests::running(Nats::new(settings))
 }
 
 #[test]
@@ -117,7 +97,7 @@ fn an_event_that_is_refused_is_overtaken_by_none_of_its_stream_and_label() {
         feed.offer(delivery).unwrap();
     }
     let mut settled = HashSet::new();
-    wait("all are delivered", || {
+    eventually("all are delivered", || {
         let outcomes = feed.settled();
         settled.extend(outcomes.into_iter().filter(|(_, o)| *o == delivery::Outcome::Delivered).map(|(p, _)| p));
         settled.len() == ids.len()
@@ -128,15 +108,13 @@ fn an_event_that_is_refused_is_overtaken_by_none_of_its_stream_and_label() {
         let got: Vec<&String> = taken.iter().filter(|id| sent.contains(id)).collect();
         assert_eq!(got, sent, "{label}");
     }
-    feed.advance(Phase::Closed);
-    thread.join().unwrap();
+    tests::end(&feed, thread);
 }
 
 #[test]
 fn a_server_that_is_there_is_told_before_there_is_an_event() {
     let (port, _taken) = server(|_| false);
     let (feed, thread) = running(port);
-    wait("it is up", || feed.health() == Health::Up);
-    feed.advance(Phase::Closed);
-    thread.join().unwrap();
+    eventually("it is up", || feed.health() == Health::Up);
+    tests::end(&feed, thread);
 }
