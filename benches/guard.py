@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures with `cargo bench`, writes what came out as JSON, and compares the ratios with those of a committed baseline.
+"""Measures with `cargo bench` and `vtagd bench`, writes what came out as JSON, and compares the ratios with those of a committed baseline.
 
 Only ratios are compared: both sides of one were measured in the same run on the same machine, so that a slower machine or other work
 beside it changes both. A ratio is larger where vtagd is better.
@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -27,6 +28,10 @@ PEERS = {
     "score 50 labels, 270 prompts, 1024 values": "bare: 270 rows of 1024 values times one",
     "signature of one 1080p frame": "bare: adding up the bytes of one 1080p frame",
 }
+
+# `vtagd bench` of 8 bits against 32, in turn in one process. One thread: two wait for each other after each of hundreds of short steps,
+# which is what swings on a machine with other work.
+INT8 = ["--arch", "vit-b-32", "--precision", "fp32,int8", "--batch", "8", "--threads", "1", "--seconds", "5", "--json"]
 
 
 def machine():
@@ -47,6 +52,17 @@ def criterion(folder):
     return found
 
 
+def int8(report):
+    """What `vtagd bench --json` has measured of both precisions, as an entry; the ratio is the median of the rounds' own."""
+    rows = {row["precision"]: row for row in report["results"]}
+    eight, full = rows["int8"], rows["fp32"]
+    return {
+        "name": f"int8, {report['model']}, batch {eight['batch']}", "unit": "images/s", "value": eight["images_per_second"],
+        "peer": "the same in fp32", "peer_value": full["images_per_second"],
+        "ratio": statistics.median(ours / peer for ours, peer in zip(eight["rounds"], full["rounds"])),
+    }
+
+
 def entries(told, medians):
     """What the benches told themselves, then criterion's; those without a peer have no ratio."""
     yield from told
@@ -58,6 +74,16 @@ def entries(told, medians):
         if peer:
             entry |= {"peer": PEERS[name], "peer_value": peer, "ratio": peer / median}
         yield entry
+
+
+def vtagd_bench(arguments):
+    """What the release binary, built where it is out of date, measures."""
+    for what, command in [("cargo build", [ROOT / "tools/cargo", "build", "--release", "--locked"]),
+                          ("vtagd bench", [ROOT / "target/release/vtagd", "bench", *arguments])]:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"bench: {what} ended with {done.returncode}")
+    return json.loads(done.stdout)
 
 
 def run():
@@ -73,6 +99,7 @@ def run():
     if done.returncode:
         sys.exit(f"bench: cargo bench ended with {done.returncode}")
     told = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    told.append(int8(vtagd_bench(INT8)))
     result = {
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),

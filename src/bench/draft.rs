@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::{BenchError, Model};
 use crate::model::import::run::{self, Options, Progress, Source};
-use crate::model::import::synthetic::{self, Synthetic};
+use crate::model::import::synthetic::Synthetic;
 use crate::model::import::{Architecture, ImportError, TextPooling, TextTower, Transformer};
 use crate::model::onnx::Precision;
 
@@ -59,15 +59,7 @@ impl Drafts {
         for (precision, size) in precisions.iter().zip(sizes) {
             let dir = drafts.folder.join(precision.as_str());
             fs::create_dir(&dir).map_err(|source| BenchError::Disk { dir: dir.clone(), source })?;
-            let source = Source {
-                name: name.to_owned(),
-                from: format!("synthetic:{name}"),
-                architecture: &arch,
-                tensors: &store,
-                tokenizer: vec![("tokenizer.json".into(), synthetic::tokenizer(arch.text.vocab))],
-                preprocessor: synthetic::preprocessor(&arch),
-                pad_id: None,
-            };
+            let source = Source::made_up(name.to_owned(), format!("synthetic:{name}"), &arch, &store);
             let mut advance = |p: Progress| progress(Progress { done: before + p.done, total, ..p });
             run::draft(&source, &dir, Options::new(*precision), &mut advance)?;
             drafts.models.push(Model { dir, size: (arch.vision.image_size, arch.vision.image_size) });
@@ -129,8 +121,12 @@ fn free_bytes(dir: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::infer::byte_sums::{self, tests::PROCESSORS};
     use crate::model::Bundle;
+    use crate::model::import::manifest;
 
     /// ViT-B/32 with two layers: whole ones take their time in a build without optimisation.
     fn short() -> Architecture {
@@ -158,6 +154,32 @@ mod tests {
         }
         drop(drafts);
         assert_eq!(fs::read_dir(&parent).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_draft_is_run_with_the_session_options_of_the_imported_bundle() {
+        let dir = tempfile::tempdir().unwrap();
+        let (arch, parent) = (with_stump(&short()), dir.path().join("drafts"));
+        let drafts = Drafts::write(&parent, "short", &short(), &Precision::ALL, &mut |_| Ok(())).unwrap();
+        let store = Synthetic::of(&arch, 20);
+        let source = Source::made_up("short".into(), "synthetic:short".into(), &arch, &store);
+        let sidecar = |dir: &Path| -> Value {
+            let mut value: Value = serde_json::from_slice(&fs::read(dir.join(manifest::FILE)).unwrap()).unwrap();
+            // Of files that nobody keeps there is none.
+            value["fingerprint"] = json!("");
+            value
+        };
+        for (precision, model) in Precision::ALL.iter().zip(drafts.models()) {
+            let out = dir.path().join(precision.as_str());
+            run::run(&source, &out, Options::new(*precision), None, &mut |_| Ok(())).unwrap();
+            assert_eq!(sidecar(&model.dir), sidecar(&out), "{precision}");
+            let [draft, imported] = [&model.dir, &out].map(|dir| Bundle::open_with_cache(dir, None).unwrap());
+            assert_eq!((draft.head, &draft.text_spec), (imported.head, &imported.text_spec), "{precision}");
+            for (processor, of, _) in PROCESSORS {
+                let option = |bundle: &Bundle| byte_sums::session_option(bundle.byte_sums_fit.into(), of);
+                assert_eq!(option(&draft), option(&imported), "{precision} on {processor}");
+            }
+        }
     }
 
     #[test]

@@ -121,15 +121,8 @@ fn import_or_fail(
         what: "this made-up architecture".into(),
         remedy: format!("choose one of {}", synthetic::NAMES.join(", ")),
     })?;
-    let source = Source {
-        name: format!("{name}-synthetic"),
-        from: source.display().to_string(),
-        architecture: &architecture,
-        tensors: &tensors,
-        tokenizer: vec![("tokenizer.json".into(), synthetic::tokenizer(architecture.text.vocab))],
-        preprocessor: synthetic::preprocessor(&architecture),
-        pad_id: None,
-    };
+    let (name, from) = (format!("{name}-synthetic"), source.display().to_string());
+    let source = Source::made_up(name, from, &architecture, &tensors);
     run::run(&source, out, options, runtime.as_ref(), &mut progress)
 }
 

@@ -13,6 +13,7 @@ pub mod worker;
 
 mod bound;
 pub mod buckets;
+pub(crate) mod byte_sums;
 mod ceiling;
 mod chunk;
 mod engine_cache;

@@ -6,25 +6,10 @@ use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider}
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 
+use super::byte_sums::{self, ByteSums, Processor};
 use super::options::{EngineSpec, Pairs, ProviderChoice, cpu_has_bf16};
 use super::runtime::Runtime;
 use super::{InferError, Provider, libraries};
-
-/// Whether the 8-bit weights of a model stay within the 16 bits in which CPUs without VNNI add their products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByteSums {
-    /// Written by our own import, which leaves room for them: the fast kernels are exact.
-    Fit,
-    /// Anybody else's: the runtime is told to add in 32 bits where the fast kernels would overflow.
-    MayOverflow,
-}
-
-impl From<bool> for ByteSums {
-    /// Whether they are known to fit.
-    fn from(fit: bool) -> Self {
-        if fit { Self::Fit } else { Self::MayOverflow }
-    }
-}
 
 /// How a session is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -119,12 +104,6 @@ fn is_built_in(provider: Provider) -> bool {
     known.unwrap_or(true)
 }
 
-/// Of ONNX Runtime's session options (`kOrtSessionOptionsAvx2PrecisionMode`). On x86 without VNNI, which is AVX2 and the first
-/// AVX-512, its kernels for unsigned times signed bytes add two products in 16 bits, which overflows and is cut off there: an
-/// int8 image tower then agrees with 32 bits to a cosine of 0.93 only. With this, weights become unsigned on such machines while
-/// a model is loaded, and all sums are in 32 bits, which is slower. Machines with VNNI, and other models, do not notice.
-const EXACT_8_BITS: &str = "session.x64quantprecision";
-
 /// How long an idle pool thread looks for work before it sleeps, in microseconds: longer than most operators of one batch
 /// take, far shorter than the pause between two batches.
 const SPIN: &str = "50";
@@ -143,10 +122,11 @@ const SPIN_DURATION: &str = "session.intra_op.spin_duration_us";
 /// - Products of 8-bit numbers are exact: see [`ByteSums`].
 fn tune(builder: SessionBuilder, provider: Provider, threads: usize, sums: ByteSums) -> Result<SessionBuilder, String> {
     let text = |e: ort::Error<SessionBuilder>| e.to_string();
+    let (exact, value) = byte_sums::session_option(sums, Processor::this());
     let mut builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(text)?
-        .with_config_entry(EXACT_8_BITS, if sums == ByteSums::MayOverflow { "1" } else { "0" })
+        .with_config_entry(exact, value)
         .map_err(text)?
         .with_inter_threads(1)
         .map_err(text)?

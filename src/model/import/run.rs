@@ -12,6 +12,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::manifest::{self, Manifest, Measurement, Probe, Summary};
+use super::synthetic::{self, Synthetic};
 use super::unfinished::Unfinished;
 use super::{Architecture, Checkpoint, ImportError, TensorStore, measure};
 use crate::infer::runtime::Runtime;
@@ -52,6 +53,19 @@ impl<'a> Source<'a> {
             tensors: checkpoint.tensors.as_ref(),
             tokenizer: vec![("tokenizer.json".into(), checkpoint.tokenizer.json.clone().into_bytes())],
             preprocessor: checkpoint.preprocessor.clone(),
+            pad_id: None,
+        }
+    }
+
+    /// Made-up weights, and a tokenizer and preprocessing that go with them.
+    pub fn made_up(name: String, from: String, architecture: &'a Architecture, tensors: &'a Synthetic) -> Self {
+        Self {
+            name,
+            from,
+            architecture,
+            tensors,
+            tokenizer: vec![("tokenizer.json".into(), synthetic::tokenizer(architecture.text.vocab))],
+            preprocessor: synthetic::preprocessor(architecture),
             pad_id: None,
         }
     }
@@ -109,21 +123,7 @@ pub fn run(
     let bytes = towers(source, &folder.path, options, file::write, progress)?;
     small_files(source, &folder.path)?;
 
-    let arch = source.architecture;
-    let mut manifest = Manifest {
-        name: source.name.clone(),
-        source: source.from.clone(),
-        precision: options.precision,
-        fingerprint: String::new(),
-        logit_scale: arch.logit_scale,
-        logit_bias: arch.logit_bias,
-        activation: arch.activation,
-        architecture: Summary::new(arch),
-        preprocessing: source.preprocessor.clone(),
-        byte_sums_fit: true,
-        probe: None,
-        measured: BTreeMap::new(),
-    };
+    let mut manifest = unmeasured(source, options.precision);
     if let Some(runtime) = runtime {
         measured(source, options.precision, bytes, runtime, &mut manifest, progress)?;
     }
@@ -136,7 +136,8 @@ pub fn run(
     Ok(manifest)
 }
 
-/// Writes a bundle into the empty folder `dir` that nobody keeps: not measured, without fingerprint, not synced.
+/// Writes a bundle into the empty folder `dir` that nobody keeps: not measured, without fingerprint, not synced. It says the same of
+/// itself as one that [`run`] writes, so that it is run the same way.
 ///
 /// # Errors
 /// As [`run`]; what was written until then is left to the caller.
@@ -148,7 +149,26 @@ pub fn draft(
 ) -> Result<(), ImportError> {
     towers(source, dir, options, file::write_draft, progress)?;
     small_files(source, dir)?;
-    write_json(dir, manifest::FILE, &json!({ "name": source.name }))
+    write_json(dir, manifest::FILE, &json!(unmeasured(source, options.precision)))
+}
+
+/// What is known of a bundle before it is written and measured.
+fn unmeasured(source: &Source<'_>, precision: Precision) -> Manifest {
+    let arch = source.architecture;
+    Manifest {
+        name: source.name.clone(),
+        source: source.from.clone(),
+        precision,
+        fingerprint: String::new(),
+        logit_scale: arch.logit_scale,
+        logit_bias: arch.logit_bias,
+        activation: arch.activation,
+        architecture: Summary::new(arch),
+        preprocessing: source.preprocessor.clone(),
+        byte_sums_fit: true,
+        probe: None,
+        measured: BTreeMap::new(),
+    }
 }
 
 /// Weight bytes of the bundle that [`run`] or [`draft`] would write.
