@@ -104,6 +104,50 @@ fn a_renewed_baseline_has_the_new_ratios_and_the_old_tolerances() {
     assert_eq!(guard(&["compare", files[0], files[1]]).0, 0);
 }
 
+/// The entry that `guard.py` makes of a report of `vtagd bench` with these images a second of each round.
+fn int8_entry(fp32: &[f64], int8: &[f64]) -> Value {
+    let row = |precision: &str, rounds: &[f64]| {
+        let mean = rounds.iter().sum::<f64>() / rounds.len() as f64;
+        json!({ "precision": precision, "batch": 8, "images_per_second": mean, "rounds": rounds })
+    };
+    let report = json!({ "model": "vit-b-32", "results": [row("fp32", fp32), row("int8", int8)] });
+    let code = "import json, sys; import guard; print(json.dumps(guard.int8(json.loads(sys.argv[1]))))";
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", code, &report.to_string()])
+        .current_dir(root().join("benches"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = python.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn int8_is_compared_with_fp32_of_the_same_run_round_by_round() {
+    let entry = int8_entry(&[20.0, 10.0, 20.0], &[50.0, 26.0, 30.0]);
+    assert_eq!((&entry["value"], &entry["peer_value"]), (&json!((50.0 + 26.0 + 30.0) / 3.0), &json!(50.0 / 3.0)));
+    assert_eq!(entry["ratio"], 2.5, "the median of the rounds: {entry}");
+}
+
+#[test]
+fn int8_that_is_no_faster_than_fp32_fails_on_every_processor() {
+    let file = root().join("benches/baseline.json");
+    let baseline: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let now = folder.path().join("result.json");
+    let verdict = |processor: &str, fp32: f64, int8: f64| {
+        let entry = int8_entry(&[fp32], &[int8]);
+        let result = json!({ "measured": "", "commit": "", "machine": machine(processor), "results": [entry] });
+        fs::write(&now, result.to_string()).unwrap();
+        let (_, said) = guard(&["compare", now.to_str().unwrap(), file.to_str().unwrap()]);
+        row(&said, "int8, vit-b-32").to_owned()
+    };
+    for processor in [baseline["machine"]["processor"].as_str().unwrap(), "another"] {
+        assert!(verdict(processor, 17.2, 17.5).contains("REGRESSION"), "{processor}");
+        assert!(verdict(processor, 17.0, 45.0).ends_with("as before"), "{processor}");
+    }
+}
+
 #[test]
 fn the_committed_baseline_is_one_that_results_can_be_compared_with() {
     let file = root().join("benches/baseline.json");

@@ -18,44 +18,36 @@ impl From<bool> for ByteSums {
     }
 }
 
-/// The processor as ONNX Runtime sees it when it chooses kernels for unsigned times signed bytes (MLAS, `platform.cpp`): by CPUID and by what the
-/// system keeps of the registers, not by what `/proc/cpuinfo` says. What a hypervisor hides is hidden from both.
+/// An x86-64 processor as ONNX Runtime sees it when it chooses kernels for unsigned times signed bytes (MLAS, `platform.cpp`): by CPUID and by what
+/// the system keeps of the registers, not by what `/proc/cpuinfo` says. What a hypervisor hides is hidden from both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Processor {
-    X86 {
-        /// AVX-512 F, BW, DQ and VL, all of them. Then its kernels are taken, before those of AVX-VNNI too.
-        avx512: bool,
-        avx512_vnni: bool,
-        avx_vnni: bool,
-    },
-    /// Its kernels add in 32 bits, and ONNX Runtime has no such option.
-    Other,
+pub struct X86 {
+    /// F, BW, DQ and VL, all of them. Then AVX-512's kernels are taken, before those of AVX-VNNI too.
+    pub avx512: bool,
+    pub avx512_vnni: bool,
+    pub avx_vnni: bool,
 }
 
-impl Processor {
-    /// The one that this program runs on.
-    pub fn this() -> Self {
+impl X86 {
+    /// The one that this program runs on; `None` on other architectures.
+    pub fn this() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         {
             use std::is_x86_feature_detected as has;
-            Self::X86 {
+            Some(Self {
                 avx512: has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl"),
                 avx512_vnni: has!("avx512vnni"),
                 avx_vnni: has!("avxvnni"),
-            }
+            })
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Self::Other
+        None
     }
 
     /// Whether the fast kernels add products of bytes in 32 bits. VNNI's instructions do. AVX2 and the first AVX-512 add two products in
     /// 16 bits, which overflows and is cut off there. (AMX is exact too, but no processor has it without AVX-512's VNNI.)
     pub const fn is_exact(self) -> bool {
-        match self {
-            Self::X86 { avx512: true, avx512_vnni, .. } => avx512_vnni,
-            Self::X86 { avx512: false, avx_vnni, .. } => avx_vnni,
-            Self::Other => true,
-        }
+        if self.avx512 { self.avx512_vnni } else { self.avx_vnni }
     }
 }
 
@@ -64,9 +56,14 @@ impl Processor {
 /// VNNI: those with it are as exact without, but not all ignore it, and then take kernels that are 2.6 times slower.
 const EXACT_8_BITS: &str = "session.x64quantprecision";
 
-/// The session option that makes products of a model with such `sums` exact on `processor`: name and value.
-pub const fn session_option(sums: ByteSums, processor: Processor) -> (&'static str, &'static str) {
-    let needed = matches!(sums, ByteSums::MayOverflow) && !processor.is_exact();
+/// The session option that makes products of a model with such `sums` exact on `processor`: name and value. Processors of other architectures
+/// add in 32 bits, and ONNX Runtime knows the option on none of them.
+pub const fn session_option(sums: ByteSums, processor: Option<X86>) -> (&'static str, &'static str) {
+    let exact = match processor {
+        Some(x86) => x86.is_exact(),
+        None => true,
+    };
+    let needed = matches!(sums, ByteSums::MayOverflow) && !exact;
     (EXACT_8_BITS, if needed { "1" } else { "0" })
 }
 
@@ -74,12 +71,12 @@ pub const fn session_option(sums: ByteSums, processor: Processor) -> (&'static s
 pub mod tests {
     use super::*;
 
-    const fn x86(avx512: bool, avx512_vnni: bool, avx_vnni: bool) -> Processor {
-        Processor::X86 { avx512, avx512_vnni, avx_vnni }
+    const fn x86(avx512: bool, avx512_vnni: bool, avx_vnni: bool) -> Option<X86> {
+        Some(X86 { avx512, avx512_vnni, avx_vnni })
     }
 
     /// A processor, and whether it needs the slow kernels for weights that nobody vouches for.
-    pub const PROCESSORS: [(&str, Processor, bool); 9] = [
+    pub const PROCESSORS: [(&str, Option<X86>, bool); 9] = [
         ("AVX2 alone (Haswell, Zen 2)", x86(false, false, false), true),
         ("AVX-512 without VNNI (Skylake-X)", x86(true, false, false), true),
         ("AVX-512 with VNNI, no AMX (Ice Lake, Rocket Lake)", x86(true, true, false), false),
@@ -88,7 +85,7 @@ pub mod tests {
         ("a hypervisor that hides AVX-512's VNNI: its kernels go before AVX-VNNI's", x86(true, false, true), true),
         ("a hypervisor that hides AVX-512 BW and leaves its VNNI", x86(false, true, false), true),
         ("the same on a processor with AVX-VNNI", x86(false, true, true), false),
-        ("arm64", Processor::Other, false),
+        ("arm64", None, false),
     ];
 
     #[test]
@@ -107,7 +104,7 @@ pub mod tests {
         let has = |wanted: &[&str]| wanted.iter().all(|name| flags.split_whitespace().any(|flag| flag == *name));
         let avx512 = has(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]);
         if has(&["avx512_vnni"]) && avx512 || has(&["avx_vnni"]) && !avx512 {
-            assert!(Processor::this().is_exact(), "{:?} of {flags}", Processor::this());
+            assert!(X86::this().is_some_and(X86::is_exact), "{:?} of {flags}", X86::this());
         }
     }
 }

@@ -6,7 +6,7 @@ use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider}
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 
-use super::byte_sums::{self, ByteSums, Processor};
+use super::byte_sums::{self, ByteSums, X86};
 use super::options::{EngineSpec, Pairs, ProviderChoice, cpu_has_bf16};
 use super::runtime::Runtime;
 use super::{InferError, Provider, libraries};
@@ -122,7 +122,7 @@ const SPIN_DURATION: &str = "session.intra_op.spin_duration_us";
 /// - Products of 8-bit numbers are exact: see [`ByteSums`].
 fn tune(builder: SessionBuilder, provider: Provider, threads: usize, sums: ByteSums) -> Result<SessionBuilder, String> {
     let text = |e: ort::Error<SessionBuilder>| e.to_string();
-    let (exact, value) = byte_sums::session_option(sums, Processor::this());
+    let (exact, value) = byte_sums::session_option(sums, X86::this());
     let mut builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(text)?
