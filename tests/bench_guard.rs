@@ -149,6 +149,23 @@ fn int8_that_is_no_faster_than_fp32_fails_on_every_processor() {
 }
 
 #[test]
+fn a_processor_of_the_same_name_without_vnni_is_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let [now, before] = [false, true].map(|vnni| {
+        let mut machine = machine("one");
+        machine["vnni"] = json!(vnni);
+        let ratio = if vnni { 3.0 } else { 2.0 };
+        let file = folder.path().join(format!("{vnni}.json"));
+        let results = [json!({ "name": "int8", "ratio": ratio })];
+        fs::write(&file, json!({ "machine": machine, "results": results, "ratios": results }).to_string()).unwrap();
+        file.display().to_string()
+    });
+    let (code, said) = guard(&["compare", &now, &before]);
+    assert!(code == 0 && said.contains("one with VNNI; here one without VNNI"), "{said}");
+    assert!(row(&said, "int8").ends_with("as before"), "a third is within twice a fifth: {said}");
+}
+
+#[test]
 fn the_committed_baseline_is_one_that_results_can_be_compared_with() {
     let file = root().join("benches/baseline.json");
     let baseline: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
