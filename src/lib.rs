@@ -59,6 +59,7 @@ pub mod status;
 pub mod systemd;
 pub mod telemetry;
 pub mod tls;
+pub mod userinfo;
 pub mod yaml;
 
 // Assembly.

@@ -17,6 +17,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use url::Url;
 
+use crate::userinfo;
 use crate::yaml::is_secret_key;
 
 /// Largest secret we read: a token or key is far smaller, a wrong file usually is not.
@@ -92,6 +93,7 @@ fn spellings(value: &str) -> Vec<String> {
     let json = |value: &str| serde_json::to_string(value).map_or_else(|_| value.to_owned(), |json| inner(&json));
     // A message in JSON may itself be shown so, or as Rust shows a text.
     all.extend([json(value), json(&json(value)), inner(&format!("{value:?}")), inner(&format!("{:?}", json(value)))]);
+    all.push(value.escape_debug().to_string());
     // As libraries show what they send: a list of bytes.
     all.push(format!("{:?}", value.as_bytes()).trim_matches(['[', ']']).to_owned());
     let mut encoded = vec![form, percent];
@@ -133,7 +135,8 @@ fn lower_hex(text: &str) -> String {
     out
 }
 
-/// `text` with `***` in place of every secret that this process knows, however it is spelt. For what libraries wrote.
+/// `text` with `***` in place of every secret that this process knows, however it is spelt, and of user and password in any address. For
+/// what libraries wrote.
 pub fn scrub(text: &str) -> Cow<'_, str> {
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
     let mut text = Cow::Borrowed(text);
@@ -142,7 +145,10 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
             text = Cow::Owned(text.replace(spelling.as_str(), "***"));
         }
     }
-    text
+    match userinfo::masked(&text) {
+        Cow::Owned(masked) => Cow::Owned(masked),
+        Cow::Borrowed(_) => text,
+    }
 }
 
 /// Text that holds a credential somewhere, such as the query of an address.

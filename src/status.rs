@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::frame::StreamId;
+use crate::secret;
 
 /// Where a stream stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -109,8 +110,12 @@ impl StreamStatus {
         f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Enters `state`. Returns `false` if the stream was in it already.
-    pub fn set(&self, state: StreamState) -> bool {
+    /// Enters `state`. Returns `false` if the stream was in it already. What is wrong may be told in a library's words: no credential of
+    /// that gets further than here.
+    pub fn set(&self, mut state: StreamState) -> bool {
+        if let StreamState::Down { error } | StreamState::Failed { error } = &mut state {
+            *error = secret::scrub(error).into_owned();
+        }
         self.with(|s| std::mem::replace(&mut s.state, state.clone()) != state)
     }
 

@@ -14,6 +14,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::daemon::{Daemon, eventually};
+use common::flicker;
+use common::hook::{Hook, Reply};
 use vtagd::logs::{self, LevelFrom, LogFormat};
 use vtagd::secret::Secret;
 
@@ -237,4 +239,50 @@ fn a_filter_that_is_none_is_told_and_the_configuration_counts() {
     daemon.wait_for_log(" ready ");
     assert!(daemon.stop().success());
     assert!(!daemon.log().contains("no filter"), "{}", daemon.log());
+}
+
+/// Level and target of every line of a log in JSON.
+fn told(daemon: &Daemon) -> Vec<(String, String)> {
+    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let line = |line: &str| -> (String, String) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        (word(&line["level"]), word(&line["target"]))
+    };
+    daemon.log().lines().map(line).collect()
+}
+
+#[test]
+fn the_http_client_of_a_webhook_tells_no_more_than_was_asked_for_and_never_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let hook = Hook::start(|_, _| Reply::Status(204, ""));
+    let away = common::camera::free_port();
+    let streams = flicker::config(folder.path(), 1, 1);
+    let config = |level: &str| {
+        format!(
+            "{streams}log: {{ level: {level}, format: json }}\noutbox: {{ path: outbox.db }}\nsinks:\n  - {{ type: webhook, url: \"{}\" }}\n\
+             \x20 - {{ type: webhook, name: away, url: \"http://127.0.0.1:{away}/\" }}\n",
+            hook.url()
+        )
+    };
+    for (level, asked) in [("info", None), ("error", None), ("info", Some("trace"))] {
+        let before = hook.count();
+        let env: Vec<(&str, &str)> = asked.map(|asked| ("VTAGD_LOG", asked)).into_iter().collect();
+        let mut daemon = Daemon::start_with_env(folder.path(), &config(level), &env);
+        eventually("events are sent", || (hook.count() > before + 20).then_some(()));
+        daemon.signal(libc::SIGHUP);
+        eventually("more events are sent", || (hook.count() > before + 40).then_some(()));
+        daemon.stop_cleanly();
+        let told = told(&daemon);
+        let http = |level: &str| told.iter().any(|(l, target)| l == level && target.starts_with("ureq"));
+        let count = |level: &str| told.iter().filter(|(l, _)| l == level).count();
+        match (level, asked) {
+            ("info", None) => assert!(count("INFO") > 0 && count("DEBUG") + count("TRACE") == 0, "{}", daemon.log()),
+            ("error", None) => assert_eq!(count("ERROR"), told.len(), "{}", daemon.log()),
+            _ => {
+                assert!(http("DEBUG") && count("TRACE") > 0, "everything is told");
+                let bytes = told.iter().any(|(l, target)| l == "TRACE" && target.starts_with("ureq_proto"));
+                assert!(!bytes, "{}", daemon.log());
+            }
+        }
+    }
 }

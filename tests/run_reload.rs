@@ -6,8 +6,9 @@ mod common;
 
 use std::path::Path;
 
+use common::broker::{Broker, Consumer};
 use common::camera::{Auth, Camera, Codec, Content, Mount};
-use common::daemon::{Daemon, eventually, root};
+use common::daemon::{Daemon, eventually, root, stored};
 use serde_json::Value;
 
 const LABELS: &str =
@@ -186,4 +187,138 @@ fn a_right_password_after_a_reload_lets_the_camera_in_at_once() {
     eventually("frames come", || (inferred(&mut daemon, "locked") > 0).then_some(()));
     assert!(daemon.stop().success());
     assert!(!daemon.log().contains("secret-51c"));
+}
+
+/// Reloads, and waits until that is what runs; the log tells it once in ten seconds only.
+fn apply(daemon: &mut Daemon) {
+    let applied = |daemon: &mut Daemon| {
+        let (_, metrics) = daemon.get("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with("vtagd_config_reloads_total{result=\"applied\"}"));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    };
+    let before: u64 = applied(daemon);
+    daemon.signal(libc::SIGHUP);
+    eventually("the new configuration runs", || (applied(daemon) > before).then_some(()));
+}
+
+/// What the events of one stream and label do, in order: which tag starts and which ends, without the updates.
+fn course(events: &[Value], label: &str) -> Vec<(bool, String)> {
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    let of_label = events.iter().filter(|e| e["data"]["label"] == label && e["type"] != "dev.vtagd.tag.update");
+    of_label.map(|e| (e["type"] == "dev.vtagd.tag.start", word(&e["data"]["tag_id"]))).collect()
+}
+
+/// Tags start and end by turns, each before the next; the one that is open at last.
+fn open_at_last(events: &[Value], label: &str) -> Option<String> {
+    let mut open: Option<String> = None;
+    for (start, tag) in course(events, label) {
+        if start {
+            assert_eq!(open, None, "{label}: a tag starts before the one before it has ended: {events:#?}");
+            open = Some(tag);
+        } else {
+            assert_eq!(open.take(), Some(tag), "{label}: another tag ends than the one that is open: {events:#?}");
+        }
+    }
+    open
+}
+
+#[test]
+fn a_stream_that_is_changed_ends_its_tags_before_it_starts_them_anew_and_a_kill_leaves_none_open() {
+    const CHANGES: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("things.yaml"), LABELS).unwrap();
+    let broker = Broker::start(folder.path());
+    let consumer = Consumer::start(broker.port, &["vtagd/gate/#"]);
+    let camera = cameras();
+    // Every score is enough, and none is too little: a tag of each label is always open.
+    let config = |mode: &str| {
+        format!(
+            "sampling: {{ interval: 50ms }}\nlabels: [things.yaml]\nstreams:\n\
+             \x20 - {{ id: gate, url: \"file://{}\", loop: true, view: {{ mode: {mode} }} }}\n\
+             \x20 - {{ id: yard, url: \"{}\", view: {{ mode: {mode} }} }}\n\
+             events: {{ enter: 0, exit: 0, after: 0s, after_exit: 0s, cooldown: 0s }}\noutbox: {{ path: outbox.db }}\n\
+             sinks:\n  - {{ type: jsonl, path: \"-\" }}\n  - {{ type: mqtt, url: \"mqtt://127.0.0.1:{}\" }}\n\
+             api: {{ listen: 127.0.0.1:0 }}\n",
+            root().join("demo/clip.mp4").display(),
+            camera.url_of("/one"),
+            broker.port
+        )
+    };
+    let of = |stream: &str, events: Vec<Value>| -> Vec<Value> {
+        events.into_iter().filter(|event| event["data"]["stream"] == stream).collect()
+    };
+    let starts = |daemon: &Daemon, stream: &str| {
+        let events = of(stream, daemon.events());
+        ["cat", "rocket"].map(|label| course(&events, label).iter().filter(|(start, _)| *start).count())
+    };
+    let mut daemon = Daemon::start(folder.path(), &config("model"));
+    daemon.wait_ready();
+    for change in 1..=CHANGES {
+        for stream in ["gate", "yard"] {
+            eventually("both tags start", || (starts(&daemon, stream) == [change, change]).then_some(()));
+        }
+        std::fs::write(folder.path().join("vtagd.yaml"), config(["pad", "squash"][change % 2])).unwrap();
+        apply(&mut daemon);
+        let listed = |id: &str| rows(&mut daemon).iter().filter(|row| row["id"] == id).count();
+        assert_eq!(["gate", "yard"].map(listed), [1, 1], "it is there also while it waits for its turn");
+    }
+    for stream in ["gate", "yard"] {
+        eventually("both tags start again", || (starts(&daemon, stream) == [CHANGES + 1; 2]).then_some(()));
+    }
+    let told = daemon.events();
+    for (stream, label) in ["gate", "yard"].into_iter().flat_map(|stream| [(stream, "cat"), (stream, "rocket")]) {
+        assert!(open_at_last(&of(stream, told.clone()), label).is_some());
+        let ends = of(stream, told.clone()).into_iter().filter(|e| e["type"] == "dev.vtagd.tag.end");
+        assert!(ends.into_iter().all(|end| end["data"]["reason"] == "reconfigured"));
+    }
+    consumer.wait_for("vtagd/gate/cat", "ON");
+
+    // In the outbox they lie in the same order, and so the next start knows what a kill has left open.
+    daemon.kill();
+    let kept = stored(folder.path());
+    let open = |label: &str| open_at_last(&of("gate", kept.clone()), label).expect("one is open");
+    let (cat, rocket) = (open("cat"), open("rocket"));
+    let mut daemon = Daemon::start(folder.path(), &config("model"));
+    let all = eventually("both tags start again", || {
+        let all = stored(folder.path());
+        let again = |label, tag: &String| open_at_last(&of("gate", all.clone()), label).is_some_and(|now| now != *tag);
+        (again("cat", &cat) && again("rocket", &rocket)).then_some(all)
+    });
+    for tag in [cat, rocket] {
+        let end = all.iter().find(|e| e["data"]["tag_id"] == tag.as_str() && e["type"] == "dev.vtagd.tag.end");
+        assert_eq!(end.expect("it ends")["data"]["reason"], "interrupted");
+    }
+    daemon.stop_cleanly();
+}
+
+#[test]
+fn a_stream_that_is_switched_off_and_on_again_at_once_joins_when_the_one_before_has_left() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("things.yaml"), LABELS).unwrap();
+    let file = root().join("demo/clip.mp4");
+    let gate = |more: &str| format!("  - {{ id: gate, url: \"file://{}\", loop: true{more} }}\n", file.display());
+    let config = write_config(folder.path(), &gate(""), "outbox: { path: outbox.db }\n");
+    let mut daemon = Daemon::start(folder.path(), &config);
+    daemon.wait_ready();
+    for change in 0..10 {
+        let more = [", enabled: false", ", enabled: true, view: { mode: pad }", ""][change % 3];
+        write_config(folder.path(), &gate(more), "outbox: { path: outbox.db }\n");
+        apply(&mut daemon);
+        let row = row(&mut daemon, "gate").unwrap();
+        assert_eq!(row["state"] == "disabled", change % 3 == 0, "{row}");
+        assert_eq!(rows(&mut daemon).len(), 1);
+    }
+    // Gone before its turn has come.
+    write_config(folder.path(), &gate(""), "outbox: { path: outbox.db }\n");
+    apply(&mut daemon);
+    write_config(folder.path(), &gate("").replace("gate", "other"), "outbox: { path: outbox.db }\n");
+    apply(&mut daemon);
+    eventually("the other one is looked at", || (inferred(&mut daemon, "other") > 0).then_some(()));
+    assert!(row(&mut daemon, "gate").is_none());
+    let events = daemon.events();
+    for label in ["cat", "rocket"] {
+        open_at_last(&events.iter().filter(|e| e["data"]["stream"] == "gate").cloned().collect::<Vec<_>>(), label);
+    }
+    daemon.stop_cleanly();
+    assert!(daemon.log().lines().filter(|l| l.contains("frames accounted")).all(|l| l.contains("unaccounted=0")));
 }

@@ -301,6 +301,13 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
     let web = secrets.known(plain_mark("WebQuery"));
     stream("web-query", format!("http://127.0.0.1:{echo}/video.mjpg?token={web}"), String::new());
     stream("clip", format!("file://{}/demo/clip.mp4", root().display()), ", loop: true".into());
+    let own = secrets.known(plain_mark("OwnPipeline"));
+    let template = format!(
+        "rtspsrc name=source location=rtsp://{USER}:{own}@127.0.0.1:{nobody}/x ! decodebin ! videoconvert ! appsink name=sink\n"
+    );
+    fs::write(folder.path().join("own.gst"), template).unwrap();
+    secrets.own.push(folder.path().join("own.gst"));
+    streams.push_str("  - { id: own, pipeline: own.gst }\n");
 
     let mut sinks = String::new();
     let mut sink = |name: &str, kind: &str, url: String, more: String| {
@@ -400,7 +407,7 @@ fn no_credential_leaves_the_daemon_but_to_whom_it_belongs() {
         let told = |what: &str, id: &str| {
             log.lines().any(|line| line.contains(what) && line.contains(id) && !line.contains("gstreamer"))
         };
-        let down = ["wrong-fields", "wrong-url", "away", "query", "path", "tls", "web", "web-query"];
+        let down = ["wrong-fields", "wrong-url", "away", "query", "path", "tls", "web", "web-query", "own"];
         let stuck = [
             "mqtt-away",
             "mqtt-tls",
@@ -631,5 +638,165 @@ fn no_command_tells_a_credential_whatever_is_wrong() {
     assert!(code.is_some_and(|code| code != 0), "{}", String::from_utf8_lossy(&bytes));
     found.extend(secrets.check("model pull, by a proxy", &bytes));
 
+    assert!(found.is_empty(), "{} leaks:\n{}", found.len(), found.join("\n"));
+}
+
+/// Passwords in an address, with everything that may end it early. What is looked for stands behind that.
+const TAIL: &str = "Zq7TailXk9";
+
+fn awkward() -> Vec<String> {
+    // A parser may take the first part for a port, or for a bad one.
+    let heads = ["1234", "word", ""];
+    let early = ["/", "#", "?"].into_iter().flat_map(|delimiter| heads.map(|head| format!("{head}{delimiter}{TAIL}")));
+    let others = ["@", ":", "%", "\\", " ", "%2F", "/x@y/", "'", "&"].map(|delimiter| format!("1234{delimiter}{TAIL}"));
+    early.chain(others).collect()
+}
+
+/// Everything that `vtagd` says when it is called so.
+fn told(folder: &Path, arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = vtagd(folder);
+    command.args(arguments).envs(env.iter().copied());
+    let (code, bytes) = said(command, &[]);
+    (code, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[test]
+fn a_password_that_may_go_on_behind_the_host_is_refused_and_no_file_tells_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vtagd.yaml");
+    let path = file.to_str().unwrap();
+    let mark = [TAIL.to_owned()];
+    let mut found = Vec::new();
+    for password in awkward() {
+        let userinfo = format!("{USER}:{password}@");
+        for (kind, text) in [
+            ("rtsp", "streams: [{ id: a, url: \"rtsp://USERINFO127.0.0.1:9/x\" }]"),
+            ("http", "streams: [{ id: a, url: \"http://USERINFO127.0.0.1:9/x\" }]"),
+            ("mqtt", "sinks: [{ type: mqtt, url: \"mqtts://USERINFO127.0.0.1:9\" }]"),
+            ("webhook", "sinks: [{ type: webhook, url: \"https://USERINFO127.0.0.1:9/x\" }]"),
+            ("nats", "sinks: [{ type: nats, url: \"nats://USERINFO127.0.0.1:9\" }]"),
+            ("snapshots", "snapshots: { path: pictures, url: \"https://USERINFO127.0.0.1:9\" }"),
+            ("two lines", "streams: [{ id: a, url: \"rtsp://USERINFO127.0.0.1:9/\n    x\" }]\nnonsense: 1"),
+            ("no scheme", "streams: [{ id: a, url: \"USERINFO127.0.0.1:9/x\" }]"),
+            ("only slashes", "streams: [{ id: a, url: \"//USERINFO127.0.0.1:9/x\" }]"),
+            ("another scheme", "streams: [{ id: a, url: \"rtps://USERINFO127.0.0.1:9/x\" }]"),
+            ("a file", "streams: [{ id: a, url: \"file://USERINFO127.0.0.1:9/x\" }]"),
+            ("a pipeline", "streams: [{ id: a, pipeline: \"rtsp://USERINFO127.0.0.1:9/x\" }]"),
+            ("labels", "labels: [\"http://USERINFO127.0.0.1:9/x\"]"),
+            ("no YAML", "streams: [{ id: a, url: \"rtsp://USERINFO127.0.0.1:9/x\" }\n]]"),
+        ] {
+            let written = text.replace("USERINFO", &userinfo.replace('\\', "\\\\"));
+            let stream = "streams: [{ id: b, url: \"rtsp://127.0.0.1:9/\" }]\n";
+            let more = if text.contains("streams") { "" } else { stream };
+            let head = "model: { path: none }\napi: { listen: off }\noutbox: { path: \":memory:\" }\n";
+            fs::write(&file, format!("{head}{more}{written}\n")).unwrap();
+            let (code, check) = told(folder.path(), &["check", "-c", path], &[]);
+            found.extend(leaks(&format!("check of {kind} {userinfo}"), check.as_bytes(), &mark));
+            let separable = !password.contains(['/', '#', '?']) && !(kind == "http" && password.contains('\\'));
+            if matches!(kind, "rtsp" | "http" | "mqtt") && separable {
+                assert_eq!(code, Some(0), "{kind} {userinfo}: {check}");
+                let (code, shown) = told(folder.path(), &["config", "show", "-c", path], &[]);
+                assert!(code == Some(0) && shown.contains("127.0.0.1:9"), "{shown}");
+                found.extend(leaks(&format!("config show of {kind} {userinfo}"), shown.as_bytes(), &mark));
+            } else {
+                assert_eq!(code, Some(2), "{kind} {userinfo}: {check}");
+            }
+            if matches!(kind, "rtsp" | "mqtt") && !separable {
+                assert!(check.contains("%2F") && check.contains("`username`") && check.contains("***"), "{check}");
+                let (code, ran) = told(folder.path(), &["run", "-c", path], &[]);
+                assert_eq!(code, Some(2), "{ran}");
+                found.extend(leaks(&format!("run of {kind} {userinfo}"), ran.as_bytes(), &mark));
+            }
+        }
+        // The same by a variable.
+        fs::write(&file, "model: { path: none }\nstreams: [{ id: a, url: \"rtsp://127.0.0.1:9/\" }]\n").unwrap();
+        let url = format!("rtsp://{userinfo}127.0.0.1:9/x");
+        let (code, check) = told(folder.path(), &["check", "-c", path], &[("VTAGD__STREAMS__0__URL", &url)]);
+        assert_eq!(code, Some(2), "{url}: {check}");
+        found.extend(leaks(&format!("check with a variable {url}"), check.as_bytes(), &mark));
+    }
+    // One that can be told apart is used, and a path may have an `@` in it.
+    let good = "streams: [{ id: a, url: \"rtsp://viewer:1234%2FZq7TailXk9@127.0.0.1:9/x%40y\" }]";
+    fs::write(&file, format!("model: {{ path: none }}\noutbox: {{ path: \":memory:\" }}\n{good}\n")).unwrap();
+    let (code, shown) = told(folder.path(), &["config", "show", "-c", path], &[]);
+    assert!(code == Some(0) && shown.contains("rtsp://127.0.0.1:9/x%40y"), "{shown}");
+    let (code, probed) = told(folder.path(), &["check", "-c", path, "--probe", "--probe-timeout", "5s"], &[]);
+    assert_eq!(code, Some(1), "{probed}");
+    found.extend(leaks("the good one", format!("{shown}{probed}").as_bytes(), &mark));
+    assert!(found.is_empty(), "{} leaks:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn no_command_repeats_a_password_of_an_address_that_it_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = root().join("demo/still.png");
+    let picture = picture.to_str().unwrap();
+    let mut found = Vec::new();
+    for password in awkward() {
+        let url = format!("rtsp://{USER}:{password}@127.0.0.1:9/stream");
+        let web = url.replace("rtsp:", "http:");
+        let commands: &[&[&str]] = &[
+            &["tag", "URL", "-l", "a,b", "--json", "-m", "none"],
+            &["tag", picture, "--labels", "URL"],
+            &["tag", picture, "-l", "a,b", "-m", "URL"],
+            &["tag", picture, "-l", "a,b", "--every", "URL"],
+            &["embed", "--image", picture, "-m", "URL"],
+            &["embed", "--text-file", "URL", "--json"],
+            &["model", "pull", "URL"],
+            &["model", "pull", "WEB", "--offline"],
+            &["model", "import", "URL", "--out", "URL"],
+            &["model", "inspect", "URL"],
+            &["labels", "check", "URL"],
+            &["labels", "embed", "URL"],
+            &["check", "-c", "URL"],
+            &["check", "URL"],
+            &["run", "-c", "URL"],
+            &["run", "--config=URL"],
+            &["config", "show", "-c", "URL"],
+            &["status", "--url", "WEB"],
+            &["status", "--url", "URL"],
+            &["status", "-c", "URL"],
+            &["status", "URL"],
+            &["events", "list", "--outbox", "URL"],
+            &["events", "export", "-c", "URL"],
+            &["discover", "--interface", "URL"],
+            &["discover", "--target", "URL"],
+            &["discover", "--username", "u", "--password-env", "URL"],
+            &["bench", "-m", "URL"],
+            &["bench", "--arch", "URL"],
+            &["URL"],
+        ];
+        for command in commands {
+            let given = |argument: &&str| argument.replace("URL", &url).replace("WEB", &web);
+            let arguments: Vec<String> = command.iter().map(given).collect();
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let (code, text) = told(folder.path(), &arguments, &[]);
+            assert!(code.is_some_and(|code| code != 0) && !text.is_empty(), "{arguments:?}: {code:?} {text}");
+            found.extend(leaks(&format!("{arguments:?}"), text.as_bytes(), &[TAIL.to_owned()]));
+        }
+        for (name, value) in [("HF_ENDPOINT", &web), ("http_proxy", &web), ("HTTPS_PROXY", &web), ("VTAGD_MODEL", &url)]
+        {
+            let mut env = vec![(name, value.as_str()), ("VTAGD_LOG", "trace")];
+            if name == "http_proxy" {
+                env.push(("HF_ENDPOINT", "http://127.0.0.1:9"));
+            }
+            let pull = ["model", "pull", "some/model", "--retries", "0"];
+            let tag = ["tag", picture, "-l", "a,b"];
+            let arguments: &[&str] = if name == "VTAGD_MODEL" { &tag } else { &pull };
+            let (code, text) = told(folder.path(), arguments, &env);
+            assert!(code.is_some_and(|code| code != 0), "{name}={value}: {code:?} {text}");
+            found.extend(leaks(&format!("{name}={value}"), text.as_bytes(), &[TAIL.to_owned()]));
+        }
+    }
+    // An input that is one, with a model that works.
+    for password in ["1234/Zq7TailXk9", "Zq7TailXk9 x"] {
+        let url = format!("rtsp://{USER}:{password}@127.0.0.1:9/stream");
+        let (code, text) = told(folder.path(), &["-v", "tag", &url, "-l", "a,b", "--json"], &[]);
+        assert!(
+            code == Some(2) && text.contains("rtsp://***@127.0.0.1:9") || text.contains("rtsp://viewer:***@"),
+            "{text}"
+        );
+        found.extend(leaks(&url, text.as_bytes(), &[TAIL.to_owned()]));
+    }
     assert!(found.is_empty(), "{} leaks:\n{}", found.len(), found.join("\n"));
 }

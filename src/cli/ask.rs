@@ -23,6 +23,7 @@ use super::plain;
 use crate::config::Reach;
 use crate::secret::Secret;
 use crate::tls::{self, Trust};
+use crate::userinfo;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest answer that is read.
@@ -82,6 +83,9 @@ impl Daemon {
         let input = |why: &str| Unanswered::Input(format!("{why}; write --url http://HOST:PORT"));
         if !url.username().is_empty() || url.password().is_some() {
             return Err(input("a URL with credentials is visible to every user of this machine"));
+        }
+        if userinfo::is_unclear(url) {
+            return Err(input("that URL has an `@` behind its host"));
         }
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
             return Err(input("that URL has no host"));

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::plural;
 use super::trial::{self, Finding};
+use super::{plural, shown};
 use crate::config::{self, ModelChoice, Settings};
 use crate::engine::{Engine, EngineError};
 use crate::problem::{Problem, Severity};
@@ -96,13 +96,13 @@ fn checked(
         Ok(settings) => settings,
         Err(problems) => {
             report(&problems, err)?;
-            writeln!(err, "{}: {}, nothing was started", file.display(), tally(&problems))?;
+            writeln!(err, "{}: {}, nothing was started", shown(file), tally(&problems))?;
             return Ok(Err(2));
         }
     };
     report(&settings.notices, err)?;
     if let Err(error) = model(&settings) {
-        writeln!(err, "{}: error: model: {error}", file.display())?;
+        writeln!(err, "{}: error: model: {error}", shown(file))?;
         return Ok(Err(error.exit_code()));
     }
     Ok(Ok(settings))

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::pictures::{self, BATCH};
 use super::texts::{self, TemplateArgs};
-use super::{complain, say};
+use super::{complain, say, shown};
 use crate::config::ModelChoice;
 use crate::engine::{Engine, EngineError};
 use crate::infer::{BatchSize, InferSettings};
@@ -298,7 +298,7 @@ fn images<'a>(dir: &Path, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(
         let embedded = pictures::embed(chunk, &engine.spec, encoder.as_mut()).map_err(EngineError::from)?;
         for (file, embedding) in embedded {
             match embedding {
-                Ok(embedding) => found.push(Image { file: file.to_string_lossy(), embedding }),
+                Ok(embedding) => found.push(Image { file: shown(file).into(), embedding }),
                 Err(error) => {
                     complain(&error);
                     bad += 1;

@@ -21,7 +21,7 @@ mod texts;
 mod trial;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::child as measuring;
 use crate::label::child;
 use crate::logs::{self, LevelFrom, LogFormat};
-use crate::secret;
+use crate::{secret, userinfo};
 
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtagd/vtagd.yaml";
@@ -95,7 +95,16 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     crate::infer::runtime::forbid_telemetry();
-    let cli = Cli::parse();
+    remember_addresses();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Its messages repeat what was written.
+        Err(error) if error.use_stderr() && secret::scrub(&error.to_string()) != error.to_string() => {
+            let _ = write!(io::stderr(), "{}", secret::scrub(&error.to_string()));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     // `run` starts its logs itself, as its configuration says.
     if !matches!(cli.command, Command::Run { .. }) {
         let level = match cli.verbose {
@@ -126,6 +135,23 @@ pub fn main() -> ExitCode {
     };
     logs::finish();
     ExitCode::from(code)
+}
+
+/// What may be a password in an address that was given as an argument, or in a variable that we or our libraries read: nothing that is
+/// said repeats it.
+fn remember_addresses() {
+    std::env::args_os().for_each(|argument| userinfo::remember(&argument.to_string_lossy()));
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        if name.starts_with("vtagd") || name.starts_with("hf_") || name.ends_with("_proxy") {
+            userinfo::remember(&value.to_string_lossy());
+        }
+    }
+}
+
+/// A file's name as it may be shown: somebody may have written an address with a password in its place.
+pub(crate) fn shown(file: &Path) -> String {
+    secret::scrub(&file.display().to_string()).into_owned()
 }
 
 /// Writes a line of results. A reader that has gone away ends the program quietly, as `head` would expect.

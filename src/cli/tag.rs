@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::pictures::{self, BATCH, Unusable};
 use super::texts::TemplateArgs;
-use super::{complain, say};
+use super::{complain, say, shown};
 use crate::config::ModelChoice;
 use crate::engine::Engine;
 use crate::event::record::seconds;
@@ -109,7 +109,7 @@ impl Printer {
             .collect();
         tags.sort_by(|a, b| b.score.total_cmp(&a.score));
         if self.json {
-            match serde_json::to_string(&Line { file: file.to_string_lossy(), pts, tags }) {
+            match serde_json::to_string(&Line { file: shown(file).into(), pts, tags }) {
                 Ok(line) => say(&line),
                 Err(error) => complain(&format!("{}: {error}", file.display())),
             }
@@ -118,7 +118,7 @@ impl Printer {
         let place = pts.map_or_else(String::new, |s| format!(" {s:>8.2} s"));
         let best: Vec<String> =
             tags.iter().take(self.top).map(|t| format!("{:>3.0} % {}", t.score * 100.0, t.label)).collect();
-        let line = format!("{}{place}  {}", file.display(), best.join("   "));
+        let line = format!("{}{place}  {}", shown(file), best.join("   "));
         // Names and labels are a stranger's text: on a terminal they must not move the cursor.
         say(&line.replace(char::is_control, "\u{fffd}"));
     }

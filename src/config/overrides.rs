@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use crate::problem::{Problem, Severity};
+use crate::userinfo;
 use crate::yaml::{Document, Step, nearest};
 
 /// What such variables begin with; `__` stands between the parts of a key.
@@ -101,9 +102,10 @@ fn one(
     Ok(())
 }
 
-/// Whether there is a user in any address of `text`, which may be a whole list of them.
+/// Whether there is, or may be, a user in any address of `text`, which may be a whole list of them.
 fn holds_credentials(text: &str) -> bool {
-    text.split("://").skip(1).any(|rest| rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@')))
+    let before_path = |rest: &str| rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@'));
+    text.split("://").skip(1).any(before_path) || *userinfo::masked(text) != *text
 }
 
 /// The variable of a key.

@@ -270,6 +270,9 @@ fn url(url: &url::Url) -> String {
     if shown.query().is_some() {
         shown.set_query(Some(HIDDEN));
     }
+    if shown.fragment().is_some() {
+        shown.set_fragment(Some(HIDDEN));
+    }
     shown.to_string()
 }
 

@@ -17,6 +17,7 @@ use crate::paths;
 use crate::problem::Problem;
 use crate::sample::Interval;
 use crate::source::Reconnect;
+use crate::userinfo;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::values::Bytes;
 use crate::yaml::{Document, relative_to};
@@ -327,7 +328,7 @@ fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<Snapsh
     let url = match &raw.url {
         Field::Missing => None,
         Field::Wrong => return None,
-        Field::Given(text) => match url::Url::parse(text.value.trim()) {
+        Field::Given(text) => match userinfo::parse(&text.value) {
             Ok(url)
                 if matches!(url.scheme(), "http" | "https")
                     && url.username().is_empty()

@@ -1,11 +1,12 @@
 //! The daemon's streams: who is there, who is on the way out, and their emitters.
 //!
 //! Lives on the main thread. Streams join and leave through the pipeline's [`Intake`]; a stream that leaves is kept until its last
-//! frame has been scored, so that its open tags end after everything they are made of.
+//! frame has been scored, so that its open tags end after everything they are made of. One that is to join under the same name waits for
+//! that, [`PATIENCE`] at most: whoever hears of a tag's start has heard of the end of the one before.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::account::Account;
 use crate::api::Board;
@@ -23,9 +24,13 @@ use crate::source::Ended;
 use crate::status::{StreamState, StreamStatus};
 
 /// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
-const GAP: std::time::Duration = std::time::Duration::from_secs(30);
+const GAP: Duration = Duration::from_secs(30);
 
-fn gap(stream: &StreamSettings) -> std::time::Duration {
+/// So long a stream that leaves may hold up the next of its name; then what is still under way of it is dropped. Longer than a camera's
+/// pipeline has to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn gap(stream: &StreamSettings) -> Duration {
     match stream.interval {
         Interval::Every(interval) => GAP.max(interval * 10),
         // Ten times the longest would take a camera that was away for minutes for one that was there.
@@ -69,6 +74,10 @@ struct Watched {
     emitter: Arc<Mutex<Emitter>>,
     /// Why its tags end when it has drained; set once it is on the way out, by itself or because it was told to.
     leaving: Option<EndReason>,
+    /// When the configuration has let it go.
+    removed: Option<Instant>,
+    /// No event of it can come any more.
+    silent: bool,
     /// Its source has said that it has ended.
     ended: bool,
 }
@@ -87,6 +96,8 @@ pub struct Fleet {
     outlet: Arc<Outlet>,
     model: ModelRef,
     watched: Vec<Watched>,
+    /// Streams that join once another of their name has left; listed meanwhile.
+    waiting: Vec<(Arc<StreamStatus>, Arc<Account>)>,
     /// Streams that are switched off; listed, not connected to.
     disabled: Vec<(Arc<StreamStatus>, Arc<Account>)>,
     /// Streams that have ended by themselves: still listed, and summed up at the end.
@@ -101,11 +112,12 @@ impl Fleet {
         if outlet.gallery.is_some() {
             intake.keep_pictures();
         }
-        let (watched, disabled, ended) = (Vec::new(), Vec::new(), Vec::new());
-        Self { intake: Some(intake), outlet, model, watched, disabled, ended, failed: false }
+        let (watched, waiting, disabled, ended) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { intake: Some(intake), outlet, model, watched, waiting, disabled, ended, failed: false }
     }
 
-    /// A stream joins, or is listed as switched off. `scorers` are those of all label sets, empty without a model.
+    /// A stream joins, or is listed as switched off, or has to [wait](Self::join_waiting). `scorers` are those of all label sets, empty
+    /// without a model.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -117,6 +129,10 @@ impl Fleet {
             self.disabled.push((status, Arc::new(Account::default())));
             return Ok(());
         }
+        if self.is_held_up(id) {
+            self.waiting.push((Arc::new(StreamStatus::new(Arc::clone(id))), Arc::new(Account::default())));
+            return Ok(());
+        }
         let Some(intake) = &mut self.intake else { return Ok(()) };
         let gap = gap(stream);
         let emitter =
@@ -126,18 +142,41 @@ impl Fleet {
         let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
         let part = StreamPart { source, interval, unchanged, view, lane };
         let member = intake.join(part)?;
-        self.watched.push(Watched { id: Arc::clone(id), member, emitter, leaving: None, ended: false });
+        let id = Arc::clone(id);
+        self.watched.push(Watched { id, member, emitter, leaving: None, removed: None, silent: false, ended: false });
         Ok(())
+    }
+
+    /// Whether one of this name may still tell something.
+    fn is_held_up(&self, id: &str) -> bool {
+        self.watched.iter().any(|watched| *watched.id == *id && !watched.silent)
+    }
+
+    /// Streams join that have waited for another to leave. Returns whether one has.
+    pub fn join_waiting(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) -> bool {
+        let ready: Vec<StreamId> =
+            self.waiting.iter().map(|(status, _)| Arc::clone(status.id())).filter(|id| !self.is_held_up(id)).collect();
+        for id in &ready {
+            self.waiting.retain(|(status, _)| status.id() != id);
+            let Some(stream) = settings.streams.iter().find(|stream| stream.source.id == *id) else { continue };
+            if let Err(error) = self.add(settings, stream, scorers) {
+                tracing::error!(stream = %id, %error, "the stream cannot be started");
+            }
+        }
+        !ready.is_empty()
     }
 
     /// A stream is to leave: its source ends, what was taken is finished, its tags end.
     pub fn remove(&mut self, id: &str) {
         self.disabled.retain(|(status, _)| **status.id() != *id);
+        self.waiting.retain(|(status, _)| **status.id() != *id);
         for (status, account) in self.ended.extract_if(.., |(status, _)| **status.id() == *id) {
             self.failed |= !settle(&status, &account);
         }
-        for watched in self.watched.iter_mut().filter(|w| *w.id == *id && w.leaving.is_none()) {
-            watched.leaving = Some(EndReason::Reconfigured);
+        for watched in self.watched.iter_mut().filter(|w| *w.id == *id && w.removed.is_none()) {
+            // It may have ended by itself a moment ago.
+            watched.leaving.get_or_insert(EndReason::Reconfigured);
+            watched.removed = Some(Instant::now());
             watched.member.stop();
         }
     }
@@ -166,7 +205,7 @@ impl Fleet {
     }
 
     /// Looks who has ended or drained. Tags of a stream that has gone are closed once its last frame has been scored.
-    pub fn look(&mut self) {
+    pub fn look(&mut self, now: Instant) {
         for watched in &mut self.watched {
             let Some(how) = watched.member.ended() else { continue };
             watched.ended = true;
@@ -181,6 +220,18 @@ impl Fleet {
             }
             watched.leaving.get_or_insert(EndReason::StreamEnded);
         }
+        for watched in self.watched.iter_mut().filter(|watched| !watched.silent) {
+            let late = watched.removed.is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE);
+            if late && self.waiting.iter().any(|(status, _)| *status.id() == watched.id) {
+                tracing::warn!(stream = %watched.id, "does not end, what is still under way of it is dropped");
+                // First: no event comes after the last.
+                if let Some(intake) = &self.intake {
+                    intake.forget(watched.member.key);
+                }
+                watched.close(EndReason::Reconfigured, &self.outlet);
+                watched.silent = true;
+            }
+        }
         let gone = |w: &mut Watched| w.ended && w.member.is_drained();
         for watched in self.watched.extract_if(.., gone) {
             let reason = watched.leaving.unwrap_or(EndReason::StreamEnded);
@@ -189,7 +240,7 @@ impl Fleet {
                 intake.forget(watched.member.key);
             }
             let (status, account) = (Arc::clone(&watched.member.status), Arc::clone(&watched.member.account));
-            if reason == EndReason::Reconfigured {
+            if watched.removed.is_some() {
                 status.set(StreamState::Disabled);
                 self.failed |= !settle(&status, &account);
             } else {
@@ -202,14 +253,15 @@ impl Fleet {
 
     /// Whether no stream is left that could ever send a frame.
     pub fn is_done(&self) -> bool {
-        self.watched.is_empty() && self.disabled.is_empty()
+        self.watched.is_empty() && self.waiting.is_empty() && self.disabled.is_empty()
     }
 
     /// For the API: every stream that is there or has ended, those that were removed left out.
     pub fn view(&self) -> Vec<(Arc<StreamStatus>, Arc<Account>)> {
-        let there = self.watched.iter().filter(|w| w.leaving != Some(EndReason::Reconfigured));
+        let there = self.watched.iter().filter(|watched| watched.removed.is_none());
         let there = there.map(|w| (Arc::clone(&w.member.status), Arc::clone(&w.member.account)));
-        there.chain(self.ended.iter().cloned()).chain(self.disabled.iter().cloned()).collect()
+        let others = [&self.waiting, &self.ended, &self.disabled];
+        there.chain(others.into_iter().flatten().cloned()).collect()
     }
 
     /// Whether the stream could not be used and nobody tries it again by himself.

@@ -242,7 +242,7 @@ fn watch(
     loop {
         health.look(Instant::now());
         logs::upkeep(Instant::now());
-        fleet.look();
+        fleet.look(Instant::now());
         fleet.adapt(Instant::now());
         if fleet.is_done() {
             tracing::info!("every stream has ended");

@@ -102,12 +102,13 @@ impl Reloader {
 
     /// Reloads if it was asked for. Returns whether something has changed.
     pub fn look(&mut self, fleet: &mut Fleet) -> bool {
+        let joined = fleet.join_waiting(&self.current, &self.scorers);
         let changed = self.step(fleet);
         if self.told && self.under_way.is_none() {
             self.told = false;
             systemd::reloaded(changed);
         }
-        changed
+        joined || changed
     }
 
     fn step(&mut self, fleet: &mut Fleet) -> bool {
@@ -291,7 +292,7 @@ impl Reloader {
     }
 
     /// Makes `new` what runs: streams that are gone or changed leave, the others get their new labels between two batches, and
-    /// then those that are new join. Who has left, and who has joined.
+    /// then those that are new join; one that is changed does so when it has left. Who has left, and who has joined.
     fn apply(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, fleet: &mut Fleet) -> (Vec<StreamId>, Vec<StreamId>) {
         let old = std::mem::replace(&mut self.current, new);
         self.scorers = scorers;

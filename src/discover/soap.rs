@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::text::{clean, decoded};
 use super::xml::{Element, Limits, Tree, Unreadable};
 use crate::secret::Secret;
+use crate::userinfo;
 
 /// An answer to a probe: 64 KiB are some thousand elements.
 pub(super) const DATAGRAM: Limits = Limits { nodes: 4096, depth: 32 };
@@ -83,7 +84,7 @@ fn one_match(element: Element<'_>) -> Option<Match> {
 
 /// An address for HTTP, without credentials; `None` for everything else.
 pub(super) fn web_address(text: &str) -> Option<Url> {
-    let mut url = Url::parse(text.get(..text.len().min(1024))?).ok()?;
+    let mut url = userinfo::parse(text.get(..text.len().min(1024))?).ok()?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return None;
     }
@@ -301,7 +302,7 @@ pub(super) fn profiles(tree: &Tree) -> Vec<Profile> {
 /// The address of a stream.
 pub(super) fn stream_uri(tree: &Tree) -> Option<Url> {
     let text = tree.first("GetStreamUriResponse")?.find(&["Uri"])?.text();
-    let url = Url::parse(text.get(..text.len().min(1024))?).ok()?;
+    let url = userinfo::parse(text.get(..text.len().min(1024))?).ok()?;
     (matches!(url.scheme(), "rtsp" | "rtsps") && url.host_str().is_some_and(|host| !host.is_empty())).then_some(url)
 }
 

@@ -22,7 +22,8 @@ use std::panic::PanicHookInfo;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
@@ -82,7 +83,7 @@ pub fn init(level: LevelFrom<'_>, format: LogFormat) {
     let wanted = asked.as_deref().unwrap_or(&configured);
     let held = asked.is_some() || matches!(level, LevelFrom::CommandLine(_));
     let (filter, handle) = reload::Layer::new(filter(wanted));
-    let registry = tracing_subscriber::registry().with(filter).with(Sieve);
+    let registry = tracing_subscriber::registry().with(filter).with(Limit).with(Sieve);
     let mut no_journal = None;
     let journal = match format {
         LogFormat::Journal => true,
@@ -127,14 +128,31 @@ fn is_filter(text: &str) -> bool {
     EnvFilter::try_new(text).is_ok() && text.split(',').all(means_something)
 }
 
+/// What `wanted` says, and of libraries no more than that: a directive of ours adds nothing to it.
 fn filter(wanted: &str) -> EnvFilter {
-    // The runtime logs every operator it places at info; only its warnings are for people. What the NATS client says of every attempt,
-    // our own log says once. GStreamer's own messages come only where GST_DEBUG asks for them, and then all of them are wanted.
-    const USUALLY: &str = "ort=warn,async_nats=off,gstreamer=trace,vtagd::repeated=trace";
-    // The last word: what the HTTP client sends it would show byte by byte, in pieces in which nobody finds a credential.
-    const ALWAYS: &str = "ureq_proto=debug,ureq_proto::util=debug";
-    EnvFilter::try_new(format!("{USUALLY},{wanted},{ALWAYS}"))
-        .unwrap_or_else(|_| EnvFilter::new(format!("info,{USUALLY},{ALWAYS}")))
+    let wanted = if EnvFilter::try_new(wanted).is_ok() { wanted } else { "info" };
+    // Of targets that it does not name, and of any.
+    let levels = wanted.split(',').filter_map(|part| part.trim().parse::<LevelFilter>().ok());
+    let general = levels.last().unwrap_or(LevelFilter::OFF);
+    let most = EnvFilter::new(wanted).max_level_hint().unwrap_or(LevelFilter::TRACE);
+    // The runtime logs every operator it places at info; only its warnings are for people.
+    let ort = general.min(LevelFilter::WARN);
+    // GStreamer's own messages come only where GST_DEBUG asks for them, and then all of them are wanted. The highest level also decides what
+    // the crate `log` hands over, once and for all: with less than this, a reload could not raise it.
+    let gstreamer = if most == LevelFilter::OFF { most } else { LevelFilter::TRACE };
+    // What the NATS client says of every attempt, our own log says once. A summary was let through once, before it was one.
+    let usually = format!("ort={ort},async_nats=off,gstreamer={gstreamer},{SUMMARIES}={most}");
+    EnvFilter::new(format!("{usually},{wanted}"))
+}
+
+/// Keeps back what nobody may see, whatever was asked for: what the HTTP client sends it would show byte by byte, in pieces in which nobody
+/// finds a credential.
+struct Limit;
+
+impl<S: Subscriber> Layer<S> for Limit {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        *metadata.level() < Level::TRACE || !metadata.target().starts_with("ureq_proto")
+    }
 }
 
 /// What a panic says may hold a credential, as whatever a library says, and is told on standard error by other hands than ours. Past the
@@ -173,6 +191,8 @@ pub fn is_level_held() -> bool {
 /// Tells as much as `level` says from now on.
 pub fn set_level(level: Level) {
     if let Some(running) = RUNNING.get().filter(|running| !running.held) {
+        // What has repeated at a level that is not told any more.
+        finish();
         // Fails only where the subscriber is gone, and there is nobody left to tell then.
         let _ = running.filter.reload(filter(&level.to_string().to_lowercase()));
     }
@@ -184,7 +204,7 @@ pub fn upkeep(now: Instant) {
     summaries.iter().for_each(tell);
 }
 
-/// Tells everything that has repeated and was not told. For the end of the process.
+/// Tells everything that has repeated and was not told. For the end of the process, and of a level.
 pub fn finish() {
     let summaries = repeats(Repeats::rest);
     summaries.iter().for_each(tell);
@@ -323,16 +343,68 @@ mod tests {
 
     #[test]
     fn a_filter_that_makes_no_sense_is_info() {
-        assert!(filter("vtagd=loud").to_string().contains("info"));
-        assert!(filter("debug").to_string().split(',').any(|directive| directive == "debug"));
+        assert_eq!(told("vtagd=loud"), told("info"));
+    }
+
+    /// Who tells what, by target, with this filter.
+    fn told(wanted: &str) -> Vec<(&'static str, Level)> {
+        #[derive(Clone, Default)]
+        struct Keep(std::sync::Arc<Mutex<Vec<(&'static str, Level)>>>);
+        impl<S: Subscriber> Layer<S> for Keep {
+            fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+                self.0.lock().unwrap().push((event.metadata().target(), *event.metadata().level()));
+            }
+        }
+        let keep = Keep::default();
+        macro_rules! tell {
+            ($($target:literal)*) => {$(
+                tracing::error!(target: $target, "x");
+                tracing::warn!(target: $target, "x");
+                tracing::info!(target: $target, "x");
+                tracing::debug!(target: $target, "x");
+                tracing::trace!(target: $target, "x");
+            )*};
+        }
+        let subscriber = tracing_subscriber::registry().with(filter(wanted)).with(Limit).with(keep.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tell!("vtagd::x" "ureq_proto::util" "ort::logging" "async_nats" "rumqttc" "gstreamer" "vtagd::repeated");
+        });
+        let told = std::mem::take(&mut *keep.0.lock().unwrap());
+        told
+    }
+
+    /// The most that is told of `target`; `None`: nothing.
+    fn most(wanted: &str, target: &str) -> Option<Level> {
+        told(wanted).into_iter().filter(|(of, _)| *of == target).map(|(_, level)| level).max()
+    }
+
+    #[test]
+    fn no_library_tells_more_than_was_asked_for_and_some_less() {
+        for (wanted, ours, http, runtime, other) in [
+            ("off", None, None, None, None),
+            ("error", Some(Level::ERROR), Some(Level::ERROR), Some(Level::ERROR), Some(Level::ERROR)),
+            ("warn", Some(Level::WARN), Some(Level::WARN), Some(Level::WARN), Some(Level::WARN)),
+            ("info", Some(Level::INFO), Some(Level::INFO), Some(Level::WARN), Some(Level::INFO)),
+            ("debug", Some(Level::DEBUG), Some(Level::DEBUG), Some(Level::WARN), Some(Level::DEBUG)),
+            ("TRACE", Some(Level::TRACE), Some(Level::DEBUG), Some(Level::WARN), Some(Level::TRACE)),
+            ("vtagd=debug", Some(Level::DEBUG), None, None, None),
+            ("warn,vtagd=trace", Some(Level::TRACE), Some(Level::WARN), Some(Level::WARN), Some(Level::WARN)),
+            ("info,ort=trace", Some(Level::INFO), Some(Level::INFO), Some(Level::TRACE), Some(Level::INFO)),
+        ] {
+            let found = ["vtagd::x", "ureq_proto::util", "ort::logging", "rumqttc"].map(|target| most(wanted, target));
+            assert_eq!(found, [ours, http, runtime, other], "{wanted}");
+            assert_eq!(most(wanted, "async_nats"), None, "{wanted}: our own log says it once");
+            // What was told once is also summed up.
+            assert_eq!(most(wanted, "vtagd::repeated"), ours.max(runtime), "{wanted}");
+            let asked_of_gstreamer = (wanted != "off").then_some(Level::TRACE);
+            assert_eq!(most(wanted, "gstreamer"), asked_of_gstreamer, "{wanted}");
+        }
     }
 
     #[test]
     fn nobody_gets_to_see_the_bytes_that_a_client_sends() {
-        for wanted in ["trace", "ureq_proto=trace", "ureq_proto::util=trace"] {
-            let directives = filter(wanted).to_string();
-            assert!(directives.split(',').any(|directive| directive == "ureq_proto::util=debug"), "{directives}");
-            assert!(!directives.contains("ureq_proto::util=trace"), "{directives}");
+        for wanted in ["trace", "ureq_proto=trace", "ureq_proto::util=trace", "info,[x]=trace,ureq_proto=trace"] {
+            assert_eq!(most(wanted, "ureq_proto::util"), Some(Level::DEBUG), "{wanted}");
         }
     }
 }

@@ -224,13 +224,20 @@ impl Store {
         update.execute(params![self.sinks.get(sink), why]).map(|rows| rows as u64)
     }
 
-    /// Throws away what is older than `max_age` milliseconds, a chunk of it.
+    /// Throws away what is older than `max_age` milliseconds, a chunk of it. Costs the same however many events there are: those that were
+    /// stored first are the oldest, as the outbox's clock never goes back.
     ///
     /// # Errors
     /// As SQLite has it.
     pub fn expire(&mut self, max_age: u64) -> Result<Removed, rusqlite::Error> {
         let Some(limit) = self.age().checked_sub(max_age) else { return Ok(Removed::default()) };
-        self.remove("SELECT seq FROM events WHERE age < ?1 ORDER BY seq LIMIT 500", [limit])
+        let mut select = self.connection.prepare_cached("SELECT age FROM events ORDER BY seq LIMIT 1")?;
+        let oldest: Option<u64> = select.query_row([], |row| row.get(0)).optional()?;
+        drop(select);
+        if oldest.is_none_or(|oldest| oldest >= limit) {
+            return Ok(Removed::default());
+        }
+        self.remove("SELECT seq FROM (SELECT seq, age FROM events ORDER BY seq LIMIT 500) WHERE age < ?1", [limit])
     }
 
     /// Makes room: throws away the oldest events that nobody waits for; if there are none, the oldest of all.

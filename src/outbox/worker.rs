@@ -73,6 +73,8 @@ pub(super) struct Worker {
     /// After a failure: not before then.
     retry_at: Option<Instant>,
     looked: Instant,
+    /// When states were last thrown away.
+    swept: Option<Instant>,
     foreign: Option<i64>,
     /// Set: the disk that a test has filled has room again.
     #[cfg(test)]
@@ -125,6 +127,7 @@ impl Worker {
             settled_since: None,
             retry_at: None,
             looked,
+            swept: None,
             foreign: None,
             #[cfg(test)]
             room: Arc::default(),
@@ -151,7 +154,7 @@ impl Worker {
                     }
                     Err(_) => break,
                 },
-                recv(self.wake) -> _ => {}
+                recv(self.wake) -> woken => self.woken(woken.is_err()),
                 default(self.patience()) => {}
             }
             self.turn(Instant::now());
@@ -171,6 +174,13 @@ impl Worker {
         if now.duration_since(self.looked) >= LOOK {
             self.looked = now;
             self.look();
+        }
+    }
+
+    /// Without a sink there is nobody to wake us: a channel that is closed is always ready, and not to be waited for again.
+    fn woken(&mut self, closed: bool) {
+        if closed {
+            self.wake = never();
         }
     }
 
@@ -446,7 +456,7 @@ impl Worker {
                 return;
             }
             select! {
-                recv(self.wake) -> _ => {}
+                recv(self.wake) -> woken => self.woken(woken.is_err()),
                 default(Duration::from_millis(20)) => {}
             }
         }

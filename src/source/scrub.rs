@@ -6,6 +6,7 @@ use url::Url;
 
 use super::{Location, SourceSettings};
 use crate::secret::{self, Secret};
+use crate::userinfo::{self, percent_decode};
 use crate::yaml::snippet::is_secret_key;
 
 /// Takes a source's secrets out of text that libraries wrote.
@@ -33,9 +34,10 @@ impl Scrubber {
         Self { secrets: secrets.to_vec() }
     }
 
-    /// `text` with `***` in place of every secret.
+    /// `text` with `***` in place of every secret, and of what an address in it has before its host: a user's own pipeline may have one.
     pub fn scrub(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| secret.scrub(&text))
+        let text = self.secrets.iter().fold(text.to_owned(), |text, secret| secret.scrub(&text));
+        userinfo::masked(&text).into_owned()
     }
 }
 
@@ -52,12 +54,6 @@ pub(super) fn credentials(settings: &SourceSettings) -> (Option<String>, Option<
         secret::goes_with(user, password);
     }
     (user, password)
-}
-
-/// Userinfo is percent-encoded but no form: `+` and `&` stand for themselves.
-fn percent_decode(text: &str) -> String {
-    let query = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
-    url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 /// `url` without userinfo, query, fragment and path segments that carry a credential.

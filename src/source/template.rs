@@ -13,6 +13,7 @@ use gstreamer_app as gst_app;
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
 use super::{Decode, Location, Pace, SourceSettings, picture, scrub};
+use crate::userinfo;
 
 /// Longer templates are not templates.
 const MAX_LENGTH: u64 = 64 * 1024;
@@ -145,7 +146,10 @@ fn read(path: &Path) -> Result<String, String> {
     if length > MAX_LENGTH {
         return Err(format!("{length} bytes are too many for a pipeline template ({MAX_LENGTH} at most)"));
     }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
+    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+    // A user's own may hold addresses with passwords.
+    text.split_whitespace().for_each(userinfo::remember);
+    Ok(text)
 }
 
 /// Parses a launch description. The error names the missing elements, if that is what is wrong.
@@ -179,7 +183,7 @@ fn is_proxy(variable: Option<&str>) -> bool {
     let address = if text.starts_with("http://") { text.to_owned() } else { format!("http://{text}") };
     // GLib knows no stray `%`, which others let pass.
     let hex = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
-    text.is_empty() || (url::Url::parse(&address).is_ok() && address.split('%').skip(1).all(hex))
+    text.is_empty() || (userinfo::parse(&address).is_ok() && address.split('%').skip(1).all(hex))
 }
 
 fn configure_source(source: &gst::Element, settings: &SourceSettings, location: &Location) -> Result<(), String> {

@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::problem::{Problem, Severity};
+use crate::userinfo::{masked, without};
 
 pub mod reader;
 pub mod snippet;
@@ -184,21 +185,20 @@ impl Document {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Problem {
+        // Both may repeat what stands in the file, with a scheme or as a path.
+        let value = if let Value::Text(value) = &self.find(field).value { value } else { "" };
+        let told = |text: String| masked(&without(&text, value)).into_owned();
+        let (message, remedy) = (told(message.into()), told(remedy.into()));
         if let Some((name, _)) = place.of_put().and_then(|index| self.put.get(index)) {
-            return Problem {
-                severity,
-                field: field.to_owned(),
-                remedy: remedy.into(),
-                ..*bare(Path::new(name), message.into(), "")
-            };
+            return Problem { severity, field: field.to_owned(), remedy, ..*bare(Path::new(name), message, "") };
         }
         Problem {
             severity,
             file: self.file.clone(),
             position: Some(place.position()),
             field: field.to_owned(),
-            message: message.into(),
-            remedy: remedy.into(),
+            message,
+            remedy,
             snippet: snippet::render(&self.text, &self.hidden, place),
         }
     }
@@ -218,7 +218,7 @@ fn bare(file: &Path, message: String, remedy: &str) -> Box<Problem> {
         file: file.to_path_buf(),
         position: None,
         field: String::new(),
-        message,
+        message: masked(&message).into_owned(),
         remedy: remedy.to_owned(),
         snippet: String::new(),
     })

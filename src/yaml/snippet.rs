@@ -10,6 +10,9 @@ use std::ops::Range;
 use super::suggest::distance;
 use super::tree::{Entry, Node, Place, Value};
 
+/// Lines after its first in which a URL is looked for.
+const LINES: usize = 8;
+
 /// Longest piece of a line that is shown, in characters.
 const WIDTH: usize = 120;
 
@@ -165,14 +168,31 @@ fn looks_like_key(line: &str) -> bool {
     word > 0 && line[word..].starts_with(':')
 }
 
-/// User and password before the last `@` of a line, and a query, of everything that looks like a URL.
+/// User and password before the last `@`, and a query, of everything that looks like a URL; of what lacks its scheme too.
 fn hide_urls(text: &str, hidden: &mut Vec<Range<usize>>) {
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        if let Some(at) = line.rfind('@') {
+            // What stands before it may have spaces and quotes in it; it begins behind the last key at the earliest.
+            let start =
+                line[..at].rfind(": ").map_or(line.len() - line.trim_start_matches([' ', '-']).len(), |key| key + 2);
+            // With a scheme, that one is shown.
+            if !line[start.min(at)..at].contains("://") {
+                hidden.push(offset + start.min(at)..offset + at);
+            }
+        }
+        offset += line.len();
+    }
     let mut from = 0;
     while let Some(found) = text[from..].find("://") {
         let start = from + found + 3;
         let end = text[start..].find('\n').map_or(text.len(), |length| start + length);
         let rest = &text[start..end];
-        if let Some(at) = rest.rfind('@') {
+        // It may go on in the next lines, as a text in quotes does.
+        let next = text[end..].split_inclusive('\n').skip(1).take(LINES);
+        let goes_on = next.take_while(|line| !looks_like_key(line) && !line.trim_start().starts_with(['-', '#']));
+        let whole = end + 1 + goes_on.map(str::len).sum::<usize>();
+        if let Some(at) = text[start..whole.min(text.len())].rfind('@') {
             hidden.push(start..start + at);
         }
         // Some cameras take their credentials in the path: `/user=admin_password=…`.
@@ -327,6 +347,16 @@ mod tests {
             "x: &p hunter2\npassword: *p\n",
             "url: rtsp://admin:hunter2@host/a\n",
             "url: \"rtsp://admin:hunter2@x@host/a\"\n",
+            "url: \"rtsp://admin:1234/hunter2@host/a\"\n",
+            "url: rtsp://admin:1234#hunter2@host/a\n",
+            "url: \"rtsp://admin:1\\\\hunter2 ' @host/a\"\n",
+            "url: \"rtsp://admin:hunter2\n  more@host/a\"\nx: 1\n",
+            "url: \"rtsp://admin:1234\n\n  /hunter2\n  more@host/a\"\nx: 1\n",
+            "url: admin:hunter2@host/a\n",
+            "a: { id: x, url: 'admin:1 hunter2@host/a', y: 1 }\n",
+            "brokers:\n  - u:hunter2@host\n",
+            "url: //admin:hunter2@host/a\nx: [\n",
+            "url: \"rtsp://admin:hunter2\n  more@host/a\"\nx: [\n",
             "url: http://host/a?user=admin&pwd=hunter2\n",
             "# password: hunter2\nx: 1\n",
             "x: 1 # the token is hunter2\n",

@@ -7,6 +7,7 @@ pub mod arrived;
 pub mod authority;
 pub mod broker;
 pub mod camera;
+pub mod cost;
 pub mod daemon;
 pub mod flicker;
 pub mod flood;

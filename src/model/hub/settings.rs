@@ -12,6 +12,7 @@ use url::Url;
 use super::HubError;
 use crate::paths;
 use crate::secret::Secret;
+use crate::userinfo;
 
 /// The hub without `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -61,7 +62,7 @@ impl Settings {
 fn endpoint(text: &str) -> Result<Url, HubError> {
     // The text may hold a password, so no message repeats it.
     let bad = |message: &str| HubError::BadEndpoint { message: message.to_owned() };
-    let mut url = Url::parse(text.trim()).map_err(|e| bad(&format!("is no address ({e})")))?;
+    let mut url = userinfo::parse(text).map_err(|error| bad(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(bad("is not http:// or https:// with a host"));
     }
@@ -148,8 +149,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_none_is_refused_without_repeating_it() {
-        for bad in
-            ["hub", "ftp://x/", "http://", "https://me:hunter2@hub.example", "https://hub.example/?token=hunter2"]
+        for bad in ["hub", "ftp://x/", "http://", "https://me:hunter2@hub.example", "https://me:1/hunter2@hub.example"]
         {
             let error = with(&[("HF_ENDPOINT", bad)]).unwrap_err();
             assert!(matches!(error, HubError::BadEndpoint { .. }), "{bad}");

@@ -5,9 +5,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::super::age::Mark;
 use super::super::route::Route;
 
+/// The clock's last reading. One that is lost, as in a damaged file, is no younger than the latest event: ages grow with `seq`.
 pub(super) fn read_mark(connection: &Connection) -> Result<Mark, rusqlite::Error> {
     let mark: Option<String> = connection.query_row("SELECT mark FROM clock", [], |row| row.get(0)).optional()?;
-    Ok(mark.and_then(|mark| serde_json::from_str(&mark).ok()).unwrap_or_default())
+    let mut mark: Mark = mark.and_then(|mark| serde_json::from_str(&mark).ok()).unwrap_or_default();
+    let latest: Option<u64> =
+        connection.query_row("SELECT age FROM events ORDER BY seq DESC LIMIT 1", [], |row| row.get(0)).optional()?;
+    mark.age = mark.age.max(latest.unwrap_or_default());
+    Ok(mark)
 }
 
 pub(super) fn write_mark(connection: &Connection, mark: &Mark) -> Result<(), rusqlite::Error> {

@@ -113,6 +113,22 @@ fn what_is_too_old_goes_first_to_last_and_what_was_waited_for_is_told() {
 }
 
 #[test]
+fn a_clock_that_was_lost_with_a_damaged_file_goes_on_from_the_latest_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let mut store = open(&path, &machine);
+    store.commit(&[queued("old", &[0])], &[]).unwrap();
+    machine.pass(Duration::from_secs(100));
+    store.commit(&[queued("new", &[0])], &[]).unwrap();
+    store.connection.execute("DELETE FROM clock", []).unwrap();
+    drop(store);
+    let mut store = open(&path, &machine);
+    assert_eq!(store.age(), 100_000);
+    assert_eq!(store.expire(50_000).unwrap().events, 1);
+    assert_eq!(labels(&store, 0), ["new"]);
+}
+
+#[test]
 fn room_is_made_of_what_every_sink_has_before_anything_that_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(&folder.path().join("outbox.db"), &Machine::default());

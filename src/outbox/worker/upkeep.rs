@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::super::route::Route;
 use super::super::store::{Removed, Store};
@@ -10,6 +11,9 @@ use super::{Line, Worker};
 
 /// Chunks thrown away at a time, so that the thread gets to its other work.
 const CHUNKS: usize = 40;
+
+/// How often old states are looked for: that reads all of them.
+const SWEEP: Duration = Duration::from_mins(1);
 
 impl Worker {
     /// Limits, numbers, other writers.
@@ -40,7 +44,10 @@ impl Worker {
     }
 
     fn tidy(&mut self, max_age: u64) -> Result<(), rusqlite::Error> {
-        self.store.forget_states(max_age)?;
+        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
+            self.store.forget_states(max_age)?;
+            self.swept = Some(Instant::now());
+        }
         let (used, free) = self.store.size()?;
         if free > used / 4 && free > 1 << 20 {
             self.store.shrink()?;

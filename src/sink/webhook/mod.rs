@@ -101,14 +101,17 @@ impl Webhook {
             if !pace.is_away() && lanes.held_up(None) >= CROWD {
                 lanes.no_later_than(now + AGAIN);
             }
-            while requests.len() < pace.room(self.settings.concurrency, now)
+            let room = pace.room(self.settings.concurrency, now);
+            while requests.len() < room
                 && let Some(delivery) = lanes.next(now)
             {
                 let (client, position) = (client.clone(), delivery.position);
                 let post = single(&delivery);
                 requests.spawn_blocking(move || (position, client.send(&post)));
             }
-            let wake = [lanes.next_due(), pace.until(now)].into_iter().flatten().min();
+            // What is due while there is no room waits for an answer, or for the end of a pause.
+            let due = if requests.len() < room { lanes.next_due() } else { None };
+            let wake = [due, pace.until(now)].into_iter().flatten().min();
             tokio::select! {
                 delivery = inbox.next() => match delivery {
                     Some(delivery) => lanes.push(delivery),

@@ -1,0 +1,205 @@
+//! User and password in front of an address's host, as people write them.
+//!
+//! In: text from the configuration, the command line, the environment or a device. Out: a [`Url`] that means the same to every library, or
+//! why there is none. A password with `/`, `?` or `#` in it ends the host early: to a parser `rtsp://admin:12/34@camera/` is the host
+//! `admin` and a path, which is shown, logged and asked for. Nobody can tell that from a path that has an `@` in it, so neither is taken.
+//! Pure, but for what it makes known to [`secret`](crate::secret). Any thread.
+
+use std::borrow::Cow;
+
+use url::{ParseError, Position, Url};
+
+use crate::secret;
+
+/// Why a text is no address that can be used. Does not repeat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("is not a valid URL ({0})")]
+    NoUrl(ParseError),
+    #[error("has an `@` behind its host, which may be the end of a password with a `/`, `?` or `#` in it")]
+    Unclear,
+}
+
+/// What to do about [`Unfit::Unclear`] where there are keys for user and password.
+pub const REMEDY: &str = "put user and password under `username` and `password`, or write / as %2F, ? as %3F, # as %23 and \\ as %5C in them; \
+                          an @ that belongs to the path or query is %40";
+
+/// Parses an address. What may be a password of one that is refused is known from then on, so that no message shows it.
+///
+/// # Errors
+/// Text that is no URL, or is none that everybody would understand alike.
+pub fn parse(text: &str) -> Result<Url, Unfit> {
+    let text = text.trim();
+    let parsed = Url::parse(text);
+    let unclear = match &parsed {
+        Ok(url) => is_unclear(url),
+        // What should be the host is none, or its port is no number.
+        Err(_) => {
+            let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+            rest.find(['/', '?', '#', '\\']).is_some_and(|end| rest[end..].contains('@'))
+        }
+    };
+    if unclear || parsed.is_err() {
+        remember(text);
+    }
+    if unclear { Err(Unfit::Unclear) } else { parsed.map_err(Unfit::NoUrl) }
+}
+
+/// Whether an `@` behind the host of `url` may be the end of what was meant as its user and password.
+pub fn is_unclear(url: &Url) -> bool {
+    url[Position::BeforePath..].contains('@')
+}
+
+/// Makes known what may be a password in any address of `text`, however much of it that is.
+pub fn remember(text: &str) {
+    for (at, mark) in text.match_indices("://") {
+        let rest = &text[at + mark.len()..];
+        for end in [rest.find('@'), rest.rfind('@')].into_iter().flatten() {
+            // A user alone is no secret, and may be a word that the log needs.
+            let Some((_, password)) = rest[..end].split_once(':') else { continue };
+            secret::holds_one(&rest[..end]);
+            secret::holds_one(password);
+            secret::holds_one(&percent_decode(password));
+        }
+    }
+}
+
+/// `text` with `***` in the place of what may be user and password in `value`, an address whose scheme `text` need not repeat.
+pub fn without(text: &str, value: &str) -> String {
+    let start = value.find("//").map(|slashes| slashes + 2);
+    let userinfo = start.zip(value.rfind('@')).and_then(|(start, end)| value.get(start..end));
+    let Some(userinfo) = userinfo.filter(|userinfo| !userinfo.is_empty()) else { return text.to_owned() };
+    text.replace(userinfo, "***").replace(&percent_decode(userinfo), "***")
+}
+
+/// `text` with `***` in the place of user and password of every address in it, as far as a space or a quote tells where one ends.
+pub fn masked(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut done = 0;
+    while let Some(found) = text[done..].find("://") {
+        let start = done + found + 3;
+        let ends = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`' | '<' | '>');
+        let end = text[start..].find(ends).map_or(text.len(), |length| start + length);
+        out.push_str(&text[done..start]);
+        done = start;
+        if let Some(at) = text[start..end].rfind('@') {
+            out.push_str("***");
+            done = start + at;
+        }
+    }
+    if done == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[done..]);
+    Cow::Owned(out)
+}
+
+/// Undoes percent-encoding. Sequences that are not two hex digits stay; bytes that are not UTF-8 become U+FFFD.
+pub fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while index < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|byte| (*byte as char).to_digit(16));
+        match (bytes[index], hex(index + 1), hex(index + 2)) {
+            // Two hex digits are at most 255.
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                index += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                index += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encoding_is_undone_once() {
+        assert_eq!(percent_decode("p%40ss%2Fword"), "p@ss/word");
+        assert_eq!(percent_decode("100%"), "100%");
+        assert_eq!(percent_decode("%2540"), "%40");
+        assert_eq!(percent_decode("%zz+a"), "%zz+a");
+        assert_eq!(percent_decode("%C3%A9%"), "é%");
+    }
+
+    #[test]
+    fn an_address_whose_password_may_go_on_behind_its_host_is_refused() {
+        for unclear in [
+            "rtsp://admin:1234/tail@host/stream",
+            "rtsp://admin:1234#tail@host/stream",
+            "rtsp://admin:1234?tail@host/stream",
+            "rtsp://admin:word/tail@host/stream",
+            "rtsp://admin:#tail@host/stream",
+            "rtsp://admin/tail@host/stream",
+            "rtsp://admin:12@34/tail@host/stream",
+            "rtsp:///admin:1234@host/stream",
+            "http://admin:1234\\tail@host/",
+            "http://admin:12\t34/ta il@host/",
+            "https://host/a?mail=a@b",
+            "https://user:good@host/p@th",
+            "mqtt://user:/@host",
+        ] {
+            assert_eq!(parse(unclear), Err(Unfit::Unclear), "{unclear}");
+        }
+        for (text, host, password) in [
+            ("rtsp://admin:1234%2Ftail%23%3F%40%5C@host/stream", "host", Some("1234%2Ftail%23%3F%40%5C")),
+            ("rtsp://admin:pa@ss@host/", "host", Some("pa%40ss")),
+            ("rtsp://admin:pa\\ss@host/", "host", Some("pa%5Css")),
+            ("rtsp://admin:pa ss@host/", "host", Some("pa%20ss")),
+            (" https://host/a?mail=a%40b#c ", "host", None),
+            ("rtsp://[::1]:554/a:b", "[::1]", None),
+        ] {
+            let url = parse(text).unwrap();
+            assert_eq!((url.host_str(), url.password()), (Some(host), password), "{text}");
+        }
+        assert!(matches!(parse("rtsp://viewer:pw@host:port/"), Err(Unfit::NoUrl(_))));
+    }
+
+    #[test]
+    fn what_is_refused_is_known_and_its_reason_does_not_repeat_it() {
+        let error = parse("rtsp://admin:9876/M4rkTail@host/").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("M4rkTail"));
+        assert_eq!(secret::scrub("host 9876/M4rkTail and 9876%2FM4rkTail"), "host *** and ***");
+    }
+
+    #[test]
+    fn users_and_passwords_are_taken_out_of_every_address_in_a_text() {
+        for (text, shown) in [
+            ("cannot open rtsp://a:b@h/x: no", "cannot open rtsp://***@h/x: no"),
+            ("rtsp://a:b/c#d?e@h", "rtsp://***@h"),
+            ("\"location=rtsp://a:b@h\" and 'http://u@k'", "\"location=rtsp://***@h\" and 'http://***@k'"),
+            ("rtsp://a:b@c@h/x@y", "rtsp://***@y"),
+            ("nothing@all http://h/x mail a@b", "nothing@all http://h/x mail a@b"),
+            ("", ""),
+        ] {
+            assert_eq!(masked(text), shown);
+            assert_eq!(masked(&masked(text)), shown, "once is enough");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_an_address_repeats_nothing_of_its_user_and_password() {
+        let value = "file://a:b c'%2Fd@e@h/x";
+        assert_eq!(without("/etc/a:b c'%2Fd@e@h/x and a:b c'/d@e", value), "/etc/***@h/x and ***");
+        assert_eq!(without("a@b", "a@b"), "a@b");
+        assert_eq!(without("x@y//z", "x@y//z"), "x@y//z");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_no_address_keeps_its_user(text in "\\PC{0,40}", user in "[a-z:/?#@%]{1,12}") {
+            let _ = (parse(&text), masked(&text), percent_decode(&text), without(&text, &text));
+            remember(&text);
+            let secret = format!("Zq7{user}Xk9");
+            let shown = masked(&format!("x://{secret}@h {text}")).into_owned();
+            proptest::prop_assert!(!shown.contains(&secret), "{}", shown);
+        }
+    }
+}
