@@ -134,7 +134,7 @@ fn a_header_that_asks_for_gigabytes_costs_nothing_and_is_named() {
         ("h264", Served::Stream("video/mp2t", transport_stream(&large)), "16384x16384"),
         ("references", Served::Stream("video/mp2t", transport_stream(&many)), "7680x4320, and 17 of them"),
         // Nothing that has a size in it that could be read.
-        ("svg", picture("image/svg+xml", b"<svg width=\"30000\" height=\"30000\"/>".to_vec()), "no decoder"),
+        ("svg", picture("image/svg+xml", b"<svg width=\"30000\" height=\"30000\"/>".to_vec()), "cannot be told before"),
     ];
     let file = folder.path().join("bomb.h264");
     std::fs::write(&file, large.concat()).unwrap();
