@@ -76,27 +76,40 @@ fn answer(cameras: &HashMap<String, Served>, mut stream: TcpStream) -> std::io::
     Ok(())
 }
 
-/// H.264 in an MPEG transport stream.
-fn transport_stream(frames: &[Vec<u8>]) -> Vec<u8> {
+/// What comes out of `elements` for `frames` of H.264, which nobody has to give.
+fn through(elements: &str, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
     gst::init().unwrap();
-    let description = "appsrc name=source format=time caps=\"video/x-h264,stream-format=byte-stream,alignment=au\" \
-                       ! mpegtsmux ! appsink name=sink sync=false";
-    let pipeline = gst::parse::launch(description).unwrap().downcast::<gst::Pipeline>().unwrap();
-    let source = pipeline.by_name("source").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+    let source = "appsrc name=source format=time caps=\"video/x-h264,stream-format=byte-stream,alignment=au\" ! ";
+    let source = if frames.is_empty() { "" } else { source };
+    let description = format!("{source}{elements} ! appsink name=sink sync=false");
+    let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
     let sink = pipeline.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
     pipeline.set_state(gst::State::Playing).unwrap();
+    let source = pipeline.by_name("source").map(|source| source.downcast::<gst_app::AppSrc>().unwrap());
     for (number, frame) in (0..).zip(frames) {
         let mut buffer = gst::Buffer::from_slice(frame.clone());
         buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_mseconds(40) * number);
-        source.push_buffer(buffer).unwrap();
+        source.as_ref().unwrap().push_buffer(buffer).unwrap();
     }
-    source.end_of_stream().unwrap();
-    let mut stream = Vec::new();
+    source.inspect(|source| drop(source.end_of_stream().unwrap()));
+    let mut came = Vec::new();
     while let Ok(sample) = sink.pull_sample() {
-        stream.extend_from_slice(&sample.buffer().unwrap().map_readable().unwrap());
+        came.push(sample.buffer().unwrap().map_readable().unwrap().to_vec());
     }
     pipeline.set_state(gst::State::Null).unwrap();
-    stream
+    came
+}
+
+/// H.264 in an MPEG transport stream.
+fn transport_stream(frames: &[Vec<u8>]) -> Vec<u8> {
+    through("mpegtsmux", frames).concat()
+}
+
+/// A second of ordinary H.264.
+fn ordinary() -> Vec<Vec<u8>> {
+    let encoder = "videotestsrc num-buffers=25 ! video/x-raw,width=64,height=48,framerate=25/1 \
+                   ! x264enc speed-preset=ultrafast key-int-max=5 bframes=0 ! video/x-h264,stream-format=byte-stream,alignment=au";
+    through(encoder, &[])
 }
 
 /// Most memory that the process has had.
@@ -132,6 +145,11 @@ fn a_header_that_asks_for_gigabytes_costs_nothing_and_is_named() {
         ("bmp", picture("image/bmp", bombs::bmp(16_000, 16_000)), "16000x16000"),
         ("tiff", picture("image/tiff", bombs::tiff(16_000, 16_000, 0)), "16000x16000"),
         ("h264", Served::Stream("video/mp2t", transport_stream(&large)), "16384x16384"),
+        (
+            "changed",
+            Served::Stream("video/mp2t", transport_stream(&[ordinary(), large.clone()].concat())),
+            "16384x16384",
+        ),
         ("references", Served::Stream("video/mp2t", transport_stream(&many)), "7680x4320, and 17 of them"),
         // Nothing that has a size in it that could be read.
         ("svg", picture("image/svg+xml", b"<svg width=\"30000\" height=\"30000\"/>".to_vec()), "cannot be told before"),
