@@ -12,6 +12,7 @@
 // Types that travel.
 pub mod batch;
 pub mod catalog;
+pub mod coded_size;
 pub mod delivery;
 pub mod frame;
 pub mod problem;

@@ -2,20 +2,18 @@
 //! after `ImageOps.exif_transpose`: upright, alpha dropped, 8 bits a channel. Files are untrusted: sizes are bounded before
 //! anything is allocated.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
+use crate::coded_size::{self, Claim, TooLarge};
 use crate::frame::Picture;
 
-/// Largest side of a still, the same as a frame's.
-const MAX_SIDE: u32 = Picture::MAX_SIDE;
-/// Most memory a decoder may take; a 100-megapixel picture with 16 bits and alpha needs 800 MB, a bomb claims more.
-const MAX_ALLOC: u64 = 1 << 30;
+/// A person has named the file.
+const SIZES: coded_size::Limits = coded_size::Limits::FILE;
 /// Largest picture file that is read.
 const MAX_FILE: u64 = 512 << 20;
-/// Most pixels of a still: beyond it even the decoded picture would be too much.
-const MAX_PIXELS: u64 = 200_000_000;
 
 /// Why a file is no picture for us.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +28,12 @@ pub enum StillError {
     Damaged { file: PathBuf, message: String },
     #[error("{}: the picture is too large ({message})", file.display())]
     TooLarge { file: PathBuf, message: String },
+}
+
+impl StillError {
+    fn too_large(file: &Path, why: TooLarge) -> Self {
+        Self::TooLarge { file: file.to_owned(), message: why.to_string() }
+    }
 }
 
 /// Loads `path` as an upright RGB picture.
@@ -61,17 +65,25 @@ pub fn load(path: &Path) -> Result<Picture, StillError> {
         }
         other => StillError::Damaged { file: file(), message: other.to_string() },
     };
+    if reader.format() == Some(ImageFormat::Jpeg) {
+        // Its decoder heeds sides alone, and keeps a progressive picture twice.
+        jpeg_sizes(path)?;
+    }
     let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_ALLOC);
+    limits.max_image_width = Some(Picture::MAX_SIDE);
+    limits.max_image_height = Some(Picture::MAX_SIDE);
+    limits.max_alloc = Some(SIZES.max_bytes);
     let mut reader = reader;
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(fault)?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(StillError::TooLarge { file: file(), message: format!("{width}x{height}") });
-    }
+    let claim = Claim {
+        width: width.into(),
+        height: height.into(),
+        frames: 1,
+        bits: u64::from(decoder.color_type().bytes_per_pixel()) * 8,
+    };
+    SIZES.check(claim).map_err(|why| StillError::too_large(path, why))?;
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(fault)?;
     decoded.apply_orientation(orientation);
@@ -79,6 +91,20 @@ pub fn load(path: &Path) -> Result<Picture, StillError> {
     let (width, height) = rgb.dimensions();
     Picture::from_rgb(width, height, rgb.into_raw())
         .map_err(|e| StillError::Damaged { file: file(), message: e.to_string() })
+}
+
+/// Looks at the sizes in a JPEG file, piece by piece.
+fn jpeg_sizes(path: &Path) -> Result<(), StillError> {
+    let fault = |source| StillError::Read { file: path.to_owned(), source };
+    let mut file = std::fs::File::open(path).map_err(fault)?.take(MAX_FILE);
+    let mut sizes = coded_size::Reader::new(coded_size::Codec::Jpeg, SIZES);
+    let mut piece = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut piece).map_err(fault)? {
+            0 => return Ok(()),
+            length => sizes.frame(&piece[..length]).map_err(|why| StillError::too_large(path, why))?,
+        }
+    }
 }
 
 /// Alpha is cut off, not blended: that is what the reference does. 16-bit samples keep their high byte.

@@ -127,14 +127,14 @@ runtime:
   sessions: 2
   run_limit: 10s
   batch: { max_size: 4, max_delay: 20ms }
-sampling: { interval: 2s, unchanged: { tolerance: 3, max_age: 5s }, decode: all, decoder: software }
+sampling: { interval: 2s, unchanged: { tolerance: 3, max_age: 5s }, decode: all, decoder: software, max_pixels: 40000000 }
 reconnect: { first: 2s, max: 20s, stable: 3s, first_frame: 12s, stall: 13s }
 streams:
   - id: a
     enabled: false
     url: file://file
     labels: [dock]
-    sampling: { interval: 3s, unchanged: { tolerance: 2, max_age: 6s }, decode: keyframes, decoder: software }
+    sampling: { interval: 3s, unchanged: { tolerance: 2, max_age: 6s }, decode: keyframes, decoder: software, max_pixels: 50000000 }
     reconnect: { first: 3s, max: 21s, stable: 4s, first_frame: 14s, stall: 15s }
     view: { mode: pad, region: [0, 0, 0.5, 1] }
     pace: fast

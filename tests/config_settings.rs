@@ -157,7 +157,7 @@ sampling: { interval: 2s, decode: all }
 labels: [labels/one.yaml, labels/two.yaml]
 streams:
   - { <<: *shared, id: a, url: \"RTSP://10.0.0.1:8554/x?y=1\", labels: [two] }
-  - { id: b, url: \"file://my%20clip.mp4\", pace: fast, loop: true, sampling: { interval: 100ms } }
+  - { id: b, url: \"file://my%20clip.mp4\", pace: fast, loop: true, sampling: { interval: 100ms, max_pixels: 70000 } }
   - { id: c, url: v4l2:///dev/video9, view: { mode: tiles, region: [0.5, 0, 0.5, 1] } }
   - { id: d, pipeline: own.gst, sampling: { decode: auto } }
   - { id: 007, url: \"http://us%40er:p%3Aw@cam/v.mjpg\" }
@@ -175,6 +175,7 @@ streams:
     assert_eq!(c.view, View { mode: ViewMode::Tiles, region: Region { x: 0.5, y: 0.0, w: 0.5, h: 1.0 } });
     assert_eq!(d.source.location, Location::Template(folder.path().join("own.gst")));
     assert_eq!(d.source.decode, Decode::Auto);
+    assert_eq!([a, b, c, d].map(|stream| stream.source.sizes().max_pixels), [1 << 25, 70_000, 1 << 25, 1 << 25]);
     assert_eq!(&*e.source.id, "007");
     assert_eq!(e.source.location, Location::Http("http://cam/v.mjpg".parse().expect("a URL")));
     assert_eq!(e.source.username.as_deref(), Some("us@er"));

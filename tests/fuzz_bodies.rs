@@ -113,6 +113,15 @@ proptest! {
     }
 
     #[test]
+    fn a_damaged_picture_has_a_size_or_none(changes in changes(), any_bytes: Vec<u8>) {
+        let bomb = fs::read(root().join("tests/data/bomb65500.jpg")).unwrap();
+        for codec in 0..16 {
+            shake::coded_size(&[&[codec], changed(&bomb, &changes).as_slice()].concat());
+            shake::coded_size(&[&[codec], any_bytes.as_slice()].concat());
+        }
+    }
+
+    #[test]
     fn any_answer_of_an_endpoint_has_a_meaning(status: u16, retry_after in "\\PC{0,40}", seconds: u64) {
         for text in [retry_after, seconds.to_string(), format!("Wed, 21 Oct {} 07:28:00 GMT", seconds % 12_000)] {
             shake::answers(&[&status.to_be_bytes()[..], text.as_bytes()].concat());

@@ -30,6 +30,9 @@ seed config tests/conformance/*/*/config.json tests/conformance/*/*/open_clip_co
 seed safetensors tests/conformance/checkpoints/*/*.safetensors
 seed pickle tests/conformance/checkpoints/*/*.bin
 seed http tests/data/http/*
+mkdir -p "$work/seeds/coded_size"
+# The first byte says how it is coded: 11 is JPEG.
+{ printf '\13' && cat tests/data/bomb65500.jpg; } >"$work/seeds/coded_size/jpeg"
 mkdir -p "$work/seeds/model_folder"
 {
     printf '\0'

@@ -297,6 +297,7 @@ fn video(
         looped: false,
         decode: Decode::All,
         decoder: Decoder::Software,
+        max_pixels: None,
         templates: crate::paths::templates_dir(),
         reconnect: Reconnect::default(),
     };

@@ -121,6 +121,8 @@ pub struct StreamDefaults {
     pub unchanged: Option<Unchanged>,
     pub decode: Decode,
     pub decoder: Decoder,
+    /// `None`: what comes from a file may be larger than what comes from elsewhere.
+    pub max_pixels: Option<u64>,
     pub reconnect: Reconnect,
 }
 

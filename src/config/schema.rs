@@ -154,6 +154,7 @@ section! {
         "unchanged" => unchanged: Unchanged,
         "decode" => decode: Decode,
         "decoder" => decoder: Decoder,
+        "max_pixels" => max_pixels: usize,
     }
 }
 

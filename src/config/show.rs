@@ -56,7 +56,10 @@ pub fn effective(settings: &Settings) -> Value {
             "run_limit": infer.run_limit.map(time),
             "batch": { "max_size": max_size, "max_delay": time(infer.max_delay) },
         },
-        "sampling": sampling(defaults.interval, defaults.unchanged.as_ref(), defaults.decode, defaults.decoder),
+        "sampling": with_pixels(
+            sampling(defaults.interval, defaults.unchanged.as_ref(), defaults.decode, defaults.decoder),
+            defaults.max_pixels,
+        ),
         "reconnect": reconnect(&defaults.reconnect),
         "streams": settings.streams.iter().map(|one| stream(one, settings)).collect::<Vec<_>>(),
         "labels": settings.label_sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>(),
@@ -103,7 +106,10 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         "username": source.username,
         "password": source.password.as_ref().map(|_| HIDDEN),
         "labels": sets.map(|set| set.name.clone()).collect::<Vec<_>>(),
-        "sampling": sampling(stream.interval, stream.unchanged.as_ref(), source.decode, source.decoder),
+        "sampling": with_pixels(
+            sampling(stream.interval, stream.unchanged.as_ref(), source.decode, source.decoder),
+            Some(source.sizes().max_pixels),
+        ),
         "reconnect": reconnect(&source.reconnect),
         "view": { "mode": word(&stream.view.mode), "region": [region.x, region.y, region.w, region.h] },
         "pace": word(&source.pace),
@@ -126,6 +132,11 @@ fn sampling(interval: Interval, unchanged: Option<&Unchanged>, decode: Decode, d
         "decode": word(&decode),
         "decoder": word(&decoder),
     })
+}
+
+fn with_pixels(mut sampling: Value, max_pixels: Option<u64>) -> Value {
+    sampling["max_pixels"] = max_pixels.into();
+    sampling
 }
 
 fn reconnect(reconnect: &Reconnect) -> Value {

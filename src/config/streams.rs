@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::schema::{Reconnect as RawReconnect, Stream, Unchanged as RawUnchanged, View as RawView};
 use super::{StreamSettings, address, secrets};
 use crate::backoff::Ladder;
+use crate::coded_size;
 use crate::frame::StreamId;
 use crate::label::LabelSet;
 use crate::preprocess::{Region, View};
@@ -32,6 +33,7 @@ pub struct Surroundings<'a> {
     pub decode: Decode,
     pub reconnect: Reconnect,
     pub decoder: Decoder,
+    pub max_pixels: Option<u64>,
     pub sets: &'a [LabelSet],
     /// Some set could not be read: unknown set names are not reported a second time.
     pub sets_incomplete: bool,
@@ -100,6 +102,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     let own = raw.reconnect.given().map(|reconnect| &reconnect.value);
     let reconnect = own.map_or_else(|| around.reconnect.clone(), |own| reconnect(own, &around.reconnect, reader));
     let decoder = raw.sampling.given().and_then(|sampling| sampling.value.decoder.value());
+    let max_pixels = raw.sampling.given().and_then(|sampling| max_pixels(&sampling.value.max_pixels, reader));
     let view = match &raw.view {
         Field::Given(view) => self::view(&view.value, reader),
         Field::Missing | Field::Wrong => Some(View::default()),
@@ -118,6 +121,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             looped,
             decode: decode.unwrap_or(around.decode),
             decoder: decoder.unwrap_or(around.decoder),
+            max_pixels: max_pixels.or(around.max_pixels),
             templates: around.templates.clone(),
             reconnect,
         },
@@ -160,6 +164,20 @@ pub fn interval(field: &Option<&Field<Interval>>, reader: &mut Reader<'_>) -> Op
         return None;
     }
     Some(interval.value)
+}
+
+/// A checked number of pixels.
+pub fn max_pixels(field: &Field<usize>, reader: &mut Reader<'_>) -> Option<u64> {
+    let at = field.given()?;
+    let (least, most) = (coded_size::Limits::LEAST_PIXELS, coded_size::Limits::MOST_PIXELS);
+    let pixels = u64::try_from(at.value).unwrap_or(u64::MAX);
+    if !(least..=most).contains(&pixels) {
+        let message = format!("is outside {least} to {most}: it is a number of pixels");
+        let eight_k = coded_size::Limits::MAX_PIXELS;
+        reader.error(at, message, format!("write, for example, {eight_k} for 8K, which is the default"));
+        return None;
+    }
+    Some(pixels)
 }
 
 /// Checks `unchanged`; what it leaves out comes from `default`, and where that is off, from what is sensible.

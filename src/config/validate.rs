@@ -67,6 +67,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
             streams::reconnect(&reconnect.value, &Reconnect::default(), &mut reader)
         }),
         decoder: sampling.and_then(|sampling| sampling.decoder.value()).unwrap_or_default(),
+        max_pixels: sampling.and_then(|sampling| streams::max_pixels(&sampling.max_pixels, &mut reader)),
         sets: &label_sets.sets,
         sets_incomplete: label_sets.incomplete,
         templates: paths::templates_dir(),
@@ -76,6 +77,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         unchanged: around.unchanged,
         decode: around.decode,
         decoder: around.decoder,
+        max_pixels: around.max_pixels,
         reconnect: around.reconnect.clone(),
     };
     let no_streams = match raw.streams.given() {

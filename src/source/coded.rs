@@ -6,6 +6,8 @@
 
 use gstreamer as gst;
 
+use crate::coded_size::{Bits, Framing, units};
+
 /// How the frames of a stream are coded, as far as telling keyframes is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
@@ -15,14 +17,6 @@ pub(super) enum Codec {
     Intra,
     /// Frames whose flag says what they are.
     Flagged,
-}
-
-/// How NAL units are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    StartCodes,
-    /// Each with its length before it, in so many bytes.
-    Lengths(usize),
 }
 
 /// What a frame needs to be decoded.
@@ -48,18 +42,23 @@ pub(super) fn codec(caps: &gst::CapsRef) -> Option<Codec> {
     if structure.get::<&str>("alignment").is_ok_and(|alignment| alignment != "au") {
         return None;
     }
-    let data = structure.get::<gst::Buffer>("codec_data").ok();
-    // The two low bits of one byte of the codec data say how long a length is, less one.
-    let size = |at: usize| {
-        let mut byte = [3];
-        data.as_ref().and_then(|data| data.copy_to_slice(at, &mut byte).ok());
-        usize::from(byte[0] & 3) + 1
-    };
-    let framing = |at: usize| match structure.get::<&str>("stream-format") {
+    Some(match name {
+        "video/x-h264" => Codec::H264(framing(structure, 4)),
+        _ => Codec::H265(framing(structure, 21)),
+    })
+}
+
+/// How the NAL units of H.264 or H.265 are told apart. The two low bits of byte `at` of the codec data say how long a length is, less one.
+pub(super) fn framing(structure: &gst::StructureRef, at: usize) -> Framing {
+    match structure.get::<&str>("stream-format") {
         Ok("byte-stream") | Err(_) => Framing::StartCodes,
-        Ok(_) => Framing::Lengths(size(at)),
-    };
-    Some(if name == "video/x-h264" { Codec::H264(framing(4)) } else { Codec::H265(framing(21)) })
+        Ok(_) => {
+            let mut byte = [3];
+            let data = structure.get::<gst::Buffer>("codec_data").ok();
+            data.and_then(|data| data.copy_to_slice(at, &mut byte).ok());
+            Framing::Lengths(usize::from(byte[0] & 3) + 1)
+        }
+    }
 }
 
 /// A short name for people, such as `h264`.
@@ -135,73 +134,12 @@ fn slice(codec: Codec, unit: &[u8]) -> Option<Slice> {
 /// H.264, 7.3.3: the header begins with the number of the first macroblock and the slice's type. 2 and 4 are intra, 5 and more
 /// say the same of all slices of the picture.
 fn intra_slice(header: &[u8]) -> Slice {
-    let mut bits = Bits { bytes: header, at: 0 };
+    let mut bits = Bits::new(header);
     match bits.exp_golomb().and_then(|_| bits.exp_golomb()) {
         Some(7 | 9) => Slice::Key,
         Some(2 | 4) => Slice::Intra,
         _ => Slice::Delta,
     }
-}
-
-struct Bits<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Bits<'_> {
-    fn bit(&mut self) -> Option<bool> {
-        let bit = self.bytes.get(self.at / 8)? >> (7 - self.at % 8) & 1;
-        self.at += 1;
-        Some(bit == 1)
-    }
-
-    /// An unsigned Exp-Golomb code of at most 32 bits.
-    fn exp_golomb(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while !self.bit()? {
-            zeros += 1;
-            if zeros > 31 {
-                return None;
-            }
-        }
-        let mut value = 1_u64;
-        for _ in 0..zeros {
-            value = value << 1 | u64::from(self.bit()?);
-        }
-        u32::try_from(value - 1).ok()
-    }
-}
-
-/// The NAL units in `bytes`; the last one may be cut off.
-fn units(framing: Framing, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = match framing {
-        Framing::StartCodes => after_start_code(bytes),
-        Framing::Lengths(_) => bytes,
-    };
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let unit;
-        match framing {
-            Framing::StartCodes => {
-                let next = after_start_code(rest);
-                // What belongs to the next start code, and zeros before it, does no harm at the end of this one.
-                unit = &rest[..rest.len() - next.len()];
-                rest = next;
-            }
-            Framing::Lengths(size) => {
-                let (length, behind) = rest.split_at_checked(size)?;
-                let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-                (unit, rest) = behind.split_at(length.min(behind.len()));
-            }
-        }
-        Some(unit)
-    })
-}
-
-fn after_start_code(bytes: &[u8]) -> &[u8] {
-    bytes.windows(3).position(|three| three == [0, 0, 1]).map_or(&[], |at| &bytes[at + 3..])
 }
 
 #[cfg(test)]

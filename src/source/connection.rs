@@ -18,7 +18,7 @@ use super::aside::{Late, LeftBehind, aside};
 use super::error::{At, SourceError};
 use super::feed::{self, Feed};
 use super::scrub::{self, Scrubber};
-use super::{Limits, Location, SourceSettings, messages, template};
+use super::{Limits, Location, SourceSettings, messages, size_limit, template};
 use crate::precedence;
 use crate::shutdown::Shutdown;
 
@@ -64,8 +64,13 @@ impl Connection<'_> {
         let parts = template::build(settings, &at)?;
         let (sender, events) = bounded(4);
         let arrivals = Arrivals::watch(&parts.pipeline);
-        listen(&parts.pipeline, sender, &at, settings)?;
+        listen(&parts.pipeline, sender.clone(), &at, settings)?;
         feed::attach(feed, feed.connect(), &parts);
+        let strict = !matches!(settings.location, Location::File(_));
+        size_limit::attach(&parts.pipeline, settings.sizes(), strict, at.clone(), move |error| {
+            // Full: an earlier message has ended this connection already.
+            let _ = sender.try_send(Event::Failed(error));
+        });
         let mut playing = Playing { settings, pipeline: &parts.pipeline, feed, limits, shutdown, events, arrivals, at };
         let result = playing.play();
         tear_down(parts.pipeline, settings, left_behind);

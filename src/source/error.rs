@@ -11,6 +11,7 @@ use gstreamer::glib;
 use gstreamer::prelude::*;
 
 use super::scrub::Scrubber;
+use crate::coded_size::TooLarge;
 
 /// Which stream, where, and in which element.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,15 @@ pub enum SourceError {
     NotVideo { at: At, detail: String },
     #[error("{at}: no decoder for it: {detail}; install the GStreamer plug-in or choose H.264, H.265 or MJPEG")]
     Codec { at: At, detail: String },
+    #[error(
+        "{at}: its {codec} pictures are too large, not decoded: {why}; raise `sampling.max_pixels` if they are to be"
+    )]
+    TooLarge { at: At, codec: String, why: TooLarge },
+    #[error(
+        "{at}: how large its {codec} pictures are cannot be told before they are decoded, so they are not; choose H.264, H.265 \
+         or MJPEG"
+    )]
+    SizeUnknown { at: At, codec: String },
     #[error("{at}: decoding failed: {detail}")]
     Decode { at: At, detail: String },
     #[error("{at}: the pipeline template cannot be used: {detail}")]
@@ -106,6 +116,8 @@ impl SourceError {
             | Self::Hanging { at, .. }
             | Self::NotVideo { at, .. }
             | Self::Codec { at, .. }
+            | Self::TooLarge { at, .. }
+            | Self::SizeUnknown { at, .. }
             | Self::Decode { at, .. }
             | Self::Template { at, .. } => &at.element,
         }
@@ -120,6 +132,8 @@ impl SourceError {
             | Self::Certificate { .. }
             | Self::NotVideo { .. }
             | Self::Codec { .. }
+            | Self::TooLarge { .. }
+            | Self::SizeUnknown { .. }
             | Self::Hanging { .. } => Decision::RetrySlowly,
             Self::Connection { .. }
             | Self::NotFound { .. }

@@ -3,7 +3,8 @@
 //! ```text
 //! source ─► [ parser ─► decoder ] ─► [pace] ─► convert ─► sink
 //!         ▲ decodebin                          ▲ entry: wanted?       └► Picture ─► FrameTap::deliver
-//!         └ gate: to be decoded?               └ unwanted frames end here, before any conversion or download
+//!         │                                    └ unwanted frames end here, before any conversion or download
+//!         └ gate: to be decoded? size limit: not too large?
 //! ```
 //!
 //! In: [`SourceSettings`]. Out: pictures for a [`FrameTap`], the stream's [`StreamStatus`]. [`Source::run`] blocks the thread
@@ -25,6 +26,7 @@ mod messages;
 mod picture;
 mod reach;
 mod scrub;
+mod size_limit;
 pub mod template;
 
 use std::hash::{BuildHasher, RandomState};
@@ -36,6 +38,7 @@ pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, SourceError};
 
 use crate::backoff::{Backoff, Ladder};
+use crate::coded_size;
 use crate::frame::{FrameTap, StreamId};
 use crate::precedence;
 use crate::secret::Secret;
@@ -100,9 +103,22 @@ pub struct SourceSettings {
     pub looped: bool,
     pub decode: Decode,
     pub decoder: Decoder,
+    /// How many pixels a picture may have. `None`: as many as in 8K, and what a picture file may have for a file.
+    pub max_pixels: Option<u64>,
     /// Folder of the built-in templates (`rtsp.gst`, …).
     pub templates: PathBuf,
     pub reconnect: Reconnect,
+}
+
+impl SourceSettings {
+    /// How large pictures may be. Files are a person's choice; what comes from elsewhere is not.
+    pub fn sizes(&self) -> coded_size::Limits {
+        match (self.max_pixels, &self.location) {
+            (Some(pixels), _) => coded_size::Limits::of(pixels),
+            (None, Location::File(_)) => coded_size::Limits::FILE,
+            (None, _) => coded_size::Limits::CAMERA,
+        }
+    }
 }
 
 /// When a stream counts as lost, and how soon it is tried again.

@@ -104,6 +104,7 @@ mod tests {
             looped: false,
             decode: crate::source::Decode::Auto,
             decoder: crate::source::Decoder::Auto,
+            max_pixels: None,
             templates: "pipelines".into(),
             reconnect: crate::source::Reconnect::default(),
         }

@@ -104,6 +104,7 @@ pub fn settings(location: Location) -> SourceSettings {
         looped: false,
         decode: Decode::Auto,
         decoder: Decoder::Auto,
+        max_pixels: None,
         templates: templates(),
         reconnect: Reconnect::default(),
     }

@@ -1,0 +1,239 @@
+//! Before every decoder: how large the picture says that it is, and what happens if that is too large.
+//!
+//! ```text
+//! … ─► parser ─►│gate│─►│size limit│─► decoder ─►│size│─► …      also of decoders within others
+//!               caps, codec data, every header                    caps alone
+//! ```
+//!
+//! In: caps, on their way into any element, and coded bytes, on their way into a decoder, on the streaming threads. Out: a
+//! [`SourceError`] for the connection, once; from then on nothing goes into a decoder any more. It stands behind the gate, so frames that
+//! are not decoded cost nothing. Holds no frame. Closed: everything goes with the pipeline.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::coded;
+use super::error::{At, SourceError};
+use super::gate;
+use crate::coded_size::{Claim, Codec, Limits, Reader, TooLarge};
+
+/// One connection's limit.
+struct SizeLimit {
+    limits: Limits,
+    /// What no size can be read of is refused.
+    strict: bool,
+    at: At,
+    tell: Box<dyn Fn(SourceError) + Send + Sync>,
+    refused: AtomicBool,
+}
+
+/// What goes into one decoder.
+#[derive(Default)]
+struct Stream {
+    name: String,
+    reader: Option<(Codec, Reader)>,
+}
+
+/// Watches `pipeline` for decoders, those that are there and those that come, and calls `tell` when a picture is too large. `strict`: also
+/// when it is coded in a way of which no size can be read. To be called after the gate was attached.
+pub(super) fn attach(
+    pipeline: &gst::Pipeline,
+    limits: Limits,
+    strict: bool,
+    at: At,
+    tell: impl Fn(SourceError) + Send + Sync + 'static,
+) {
+    let limit = Arc::new(SizeLimit { limits, strict, at, tell: Box::new(tell), refused: AtomicBool::new(false) });
+    for element in pipeline.iterate_recurse().into_iter().flatten() {
+        limit.watch(&element);
+    }
+    pipeline.connect_deep_element_added(move |_, _, element| limit.watch(element));
+}
+
+impl SizeLimit {
+    fn watch(self: &Arc<Self>, element: &gst::Element) {
+        let Some(pad) = element.static_pad("sink") else { return };
+        let limit = Arc::clone(self);
+        if !gate::is_decoder(element) {
+            // What depayloaders, converters and the like are told in caps, they make room for.
+            pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| match caps(info) {
+                Some(caps) if limit.refuses(&name(&caps), limit.told(&caps)) => gst::PadProbeReturn::Handled,
+                _ => gst::PadProbeReturn::Ok,
+            });
+            return;
+        }
+        let mask = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+        let stream = Mutex::new(Stream::default());
+        pad.add_probe(mask, move |_, info| {
+            let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+            limit.before_decoder(&mut stream, info)
+        });
+    }
+
+    fn before_decoder(&self, stream: &mut Stream, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
+        if let Some(caps) = caps(info) {
+            let refused = self.new_caps(stream, &caps);
+            return if refused { gst::PadProbeReturn::Handled } else { gst::PadProbeReturn::Ok };
+        }
+        let looked = match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => stream.look(buffer),
+            Some(gst::PadProbeData::BufferList(list)) => list.iter().try_for_each(|buffer| stream.look(buffer)),
+            _ => return gst::PadProbeReturn::Ok,
+        };
+        if self.refuses(&stream.name, looked) || self.refused.load(Ordering::Relaxed) {
+            info.flow_res = Err(gst::FlowError::Error);
+            return gst::PadProbeReturn::Handled;
+        }
+        gst::PadProbeReturn::Ok
+    }
+
+    /// Whether what comes now is refused as it is described.
+    fn new_caps(&self, stream: &mut Stream, caps: &gst::CapsRef) -> bool {
+        stream.name = name(caps);
+        let Some(codec) = codec(caps) else {
+            stream.reader = None;
+            if self.strict {
+                let (at, codec) = (self.at.clone(), stream.name.clone());
+                self.refuse(SourceError::SizeUnknown { at, codec });
+                return true;
+            }
+            return self.refuses(&stream.name, self.told(caps));
+        };
+        // The same stream goes on: what it has said before still holds.
+        if stream.reader.as_ref().is_none_or(|(was, _)| *was != codec) {
+            stream.reader = Some((codec, Reader::new(codec, self.limits)));
+        }
+        let beside = headers(caps).iter().try_for_each(|header| stream.look_beside(header));
+        self.refuses(&stream.name, self.told(caps).and(beside))
+    }
+
+    /// Whether the size in `caps`, if there is one, may be.
+    fn told(&self, caps: &gst::CapsRef) -> Result<(), TooLarge> {
+        let Some(structure) = caps.structure(0) else { return Ok(()) };
+        // A session's description has texts.
+        let side = |name: &str| match structure.get::<i32>(name) {
+            Ok(side) => u64::try_from(side).ok(),
+            Err(_) => structure.get::<&str>(name).ok()?.trim().parse().ok(),
+        };
+        match (side("width"), side("height")) {
+            (Some(width), Some(height)) => self.limits.check(Claim::picture(width, height)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells of what is too large. Whether it is.
+    fn refuses(&self, codec: &str, looked: Result<(), TooLarge>) -> bool {
+        let Err(why) = looked else { return false };
+        self.refuse(SourceError::TooLarge { at: self.at.clone(), codec: codec.to_owned(), why });
+        true
+    }
+
+    fn refuse(&self, error: SourceError) {
+        if !self.refused.swap(true, Ordering::Relaxed) {
+            (self.tell)(error);
+        }
+    }
+}
+
+impl Stream {
+    fn look(&mut self, buffer: &gst::BufferRef) -> Result<(), TooLarge> {
+        let Some((_, reader)) = &mut self.reader else { return Ok(()) };
+        // What cannot be mapped here, no decoder can map.
+        buffer.map_readable().map_or(Ok(()), |bytes| reader.frame(&bytes))
+    }
+
+    fn look_beside(&mut self, buffer: &gst::BufferRef) -> Result<(), TooLarge> {
+        let Some((_, reader)) = &mut self.reader else { return Ok(()) };
+        buffer.map_readable().map_or(Ok(()), |bytes| reader.header(&bytes))
+    }
+}
+
+fn name(caps: &gst::CapsRef) -> String {
+    coded::name(caps).unwrap_or_default()
+}
+
+fn caps(info: &gst::PadProbeInfo<'_>) -> Option<gst::Caps> {
+    match info.event()?.view() {
+        gst::EventView::Caps(event) => Some(event.caps_owned()),
+        _ => None,
+    }
+}
+
+/// What stands in caps beside the stream.
+fn headers(caps: &gst::CapsRef) -> Vec<gst::Buffer> {
+    let Some(structure) = caps.structure(0) else { return Vec::new() };
+    let data = structure.get::<gst::Buffer>("codec_data").ok();
+    let stream = structure.get::<gst::Array>("streamheader").ok();
+    let stream = stream.iter().flat_map(|array| array.as_slice()).filter_map(|value| value.get().ok());
+    data.into_iter().chain(stream).collect()
+}
+
+/// What `caps` describe; `None` where no size can be read.
+fn codec(caps: &gst::CapsRef) -> Option<Codec> {
+    let structure = caps.structure(0)?;
+    let version = |name| structure.get::<i32>(name).unwrap_or_default();
+    Some(match structure.name().as_str() {
+        "video/x-h264" => Codec::H264(coded::framing(structure, 4)),
+        "video/x-h265" => Codec::H265(coded::framing(structure, 21)),
+        "video/x-vp8" => Codec::Vp8,
+        "video/x-vp9" => Codec::Vp9,
+        "video/x-av1" if structure.get::<&str>("stream-format").is_ok_and(|format| format == "annexb") => return None,
+        "video/x-av1" => Codec::Av1,
+        "video/mpeg" if version("mpegversion") == 4 => Codec::Mpeg4,
+        "video/mpeg" => Codec::Mpeg2,
+        "video/x-divx" if version("divxversion") >= 4 => Codec::Mpeg4,
+        "video/x-xvid" => Codec::Mpeg4,
+        "video/x-theora" => Codec::Theora,
+        "image/jpeg" => Codec::Jpeg,
+        "image/png" => Codec::Png,
+        "image/webp" => Codec::Webp,
+        "image/gif" | "image/gst-libav-gif" => Codec::Gif,
+        "image/bmp" | "image/x-bmp" | "image/x-MS-bmp" => Codec::Bmp,
+        "image/tiff" => Codec::Tiff,
+        // A few fixed sizes, or 11 bits a side at most; Microsoft's have the size of their container, which is in the caps.
+        "video/x-h261" | "video/x-h263" | "video/x-dv" | "video/x-msmpeg" | "video/x-divx" => Codec::Small,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coded_size::Framing;
+
+    #[test]
+    fn caps_tell_what_can_be_read() {
+        gst::init().unwrap();
+        let of = |text: &str| codec(&text.parse::<gst::Caps>().unwrap());
+        assert_eq!(of("video/x-h264,alignment=nal"), Some(Codec::H264(Framing::StartCodes)));
+        let avc = "video/x-h264,stream-format=avc,codec_data=(buffer)01640028fd";
+        assert_eq!(of(avc), Some(Codec::H264(Framing::Lengths(2))));
+        assert_eq!(of("video/mpeg,mpegversion=4"), Some(Codec::Mpeg4));
+        assert_eq!(of("video/mpeg,mpegversion=2"), Some(Codec::Mpeg2));
+        assert_eq!(of("video/x-divx,divxversion=3"), Some(Codec::Small));
+        for unknown in ["image/svg+xml", "video/x-prores", "image/x-exr", "video/x-av1,stream-format=annexb"] {
+            assert_eq!(of(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_from_numbers_and_from_texts() {
+        gst::init().unwrap();
+        let limit = SizeLimit {
+            limits: Limits::CAMERA,
+            strict: true,
+            at: At { stream: String::new(), place: String::new(), element: String::new() },
+            tell: Box::new(|_| {}),
+            refused: AtomicBool::new(false),
+        };
+        let told = |text: &str| limit.told(&text.parse::<gst::Caps>().unwrap());
+        assert!(told("video/x-raw,width=7680,height=4320").is_ok());
+        assert!(told("video/x-raw,width=16384,height=16384").is_err());
+        assert!(told("video/x-raw,width=20000,height=2").is_err());
+        assert!(told("application/x-rtp,encoding-name=RAW,width=(string)30000,height=(string)30000").is_err());
+        assert!(told("video/x-h264,width=[1,30000],height=[1,30000]").is_ok());
+    }
+}

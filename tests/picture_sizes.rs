@@ -1,0 +1,293 @@
+//! Headers that ask for gigabytes: from cameras of every kind, and in files. They are refused before a decoder sees them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+#[path = "common/bombs.rs"]
+mod bombs;
+mod common;
+#[path = "common/recorder.rs"]
+mod recorder;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::camera::{Camera, Codec, Content};
+use common::daemon::{Daemon, eventually, root, vtagd};
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use recorder::{Running, settings};
+use serde_json::Value;
+use vtagd::source::{Ended, Location, SourceError, SourceSettings};
+
+/// What a refused picture may cost, all of them together.
+const COST: u64 = 200 << 20;
+
+/// What a camera serves: a type, and pictures one after the other, or a stream.
+#[derive(Clone)]
+enum Served {
+    Pictures(&'static str, Vec<Vec<u8>>),
+    Stream(&'static str, Vec<u8>),
+}
+
+/// Cameras on loopback, each at a path of its own. They live as long as the test's process.
+fn serve(cameras: HashMap<String, Served>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let cameras = Arc::new(cameras);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let cameras = Arc::clone(&cameras);
+            // A client that leaves is no failure of the camera's.
+            std::thread::spawn(move || drop(answer(&cameras, stream)));
+        }
+    });
+    address
+}
+
+fn answer(cameras: &HashMap<String, Served>, mut stream: TcpStream) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines().map_while(Result::ok);
+    let path = lines.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)).unwrap_or_default();
+    lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+    let kind = match &cameras[&path] {
+        Served::Pictures(..) => "multipart/x-mixed-replace; boundary=frame",
+        Served::Stream(kind, _) => kind,
+    };
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n")?;
+    match &cameras[&path] {
+        Served::Pictures(kind, pictures) => {
+            for picture in pictures.iter().cycle() {
+                write!(stream, "--frame\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", picture.len())?;
+                stream.write_all(picture)?;
+                stream.write_all(b"\r\n")?;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Served::Stream(_, bytes) => {
+            stream.write_all(bytes)?;
+            // Not its end: the other side has to have had enough.
+            lines.next();
+        }
+    }
+    Ok(())
+}
+
+/// What comes out of `elements` for `frames` of H.264, which nobody has to give.
+fn through(elements: &str, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    gst::init().unwrap();
+    let source = "appsrc name=source format=time caps=\"video/x-h264,stream-format=byte-stream,alignment=au\" ! ";
+    let source = if frames.is_empty() { "" } else { source };
+    let description = format!("{source}{elements} ! appsink name=sink sync=false");
+    let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
+    let sink = pipeline.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let source = pipeline.by_name("source").map(|source| source.downcast::<gst_app::AppSrc>().unwrap());
+    for (number, frame) in (0..).zip(frames) {
+        let mut buffer = gst::Buffer::from_slice(frame.clone());
+        buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_mseconds(40) * number);
+        source.as_ref().unwrap().push_buffer(buffer).unwrap();
+    }
+    source.inspect(|source| drop(source.end_of_stream().unwrap()));
+    let mut came = Vec::new();
+    while let Ok(sample) = sink.pull_sample() {
+        came.push(sample.buffer().unwrap().map_readable().unwrap().to_vec());
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    came
+}
+
+/// H.264 in an MPEG transport stream.
+fn transport_stream(frames: &[Vec<u8>]) -> Vec<u8> {
+    through("mpegtsmux", frames).concat()
+}
+
+/// A second of ordinary H.264.
+fn ordinary() -> Vec<Vec<u8>> {
+    let encoder = "videotestsrc num-buffers=25 ! video/x-raw,width=64,height=48,framerate=25/1 \
+                   ! x264enc speed-preset=ultrafast key-int-max=5 bframes=0 ! video/x-h264,stream-format=byte-stream,alignment=au";
+    through(encoder, &[])
+}
+
+/// Most memory that the process has had.
+fn most_memory(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn row(daemon: &mut Daemon, id: &str) -> Value {
+    let (_, body) = daemon.get("/api/v1/streams");
+    let rows = serde_json::from_str::<Value>(&body).unwrap()["streams"].as_array().unwrap().clone();
+    rows.into_iter().find(|row| row["id"] == id).unwrap_or_default()
+}
+
+fn frames(daemon: &mut Daemon, id: &str) -> u64 {
+    row(daemon, id)["accounting"]["sampled"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_header_that_asks_for_gigabytes_costs_nothing_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = bombs::jpeg(64, 48);
+    let bomb = std::fs::read(root().join("tests/data/bomb65500.jpg")).unwrap();
+    let picture = |kind: &'static str, bomb: Vec<u8>| Served::Pictures(kind, vec![bomb]);
+    let large = vec![bombs::h264(16_384, 16_384, 1); 50];
+    let many = vec![bombs::h264(7680, 4320, 16); 50];
+    let cameras = [
+        ("jpeg", picture("image/jpeg", bomb.clone()), "65500x65500"),
+        ("later", Served::Pictures("image/jpeg", vec![small.clone(), small.clone(), bomb]), "65500x65500"),
+        ("png", picture("image/png", bombs::png(15_000, 15_000)), "15000x15000"),
+        ("webp", picture("image/webp", bombs::webp(16_384, 16_384)), "16384x16384"),
+        ("bmp", picture("image/bmp", bombs::bmp(16_000, 16_000)), "16000x16000"),
+        ("tiff", picture("image/tiff", bombs::tiff(16_000, 16_000, 0)), "16000x16000"),
+        ("h264", Served::Stream("video/mp2t", transport_stream(&large)), "16384x16384"),
+        (
+            "changed",
+            Served::Stream("video/mp2t", transport_stream(&[ordinary(), large.clone()].concat())),
+            "16384x16384",
+        ),
+        ("references", Served::Stream("video/mp2t", transport_stream(&many)), "7680x4320, and 17 of them"),
+        // Nothing that has a size in it that could be read.
+        ("svg", picture("image/svg+xml", b"<svg width=\"30000\" height=\"30000\"/>".to_vec()), "cannot be told before"),
+    ];
+    let file = folder.path().join("bomb.h264");
+    std::fs::write(&file, large.concat()).unwrap();
+    let launch =
+        format!("filesrc location={} ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1", file.display());
+    let rtsp = Camera::start(Content::Launch(launch), Codec::H264, None);
+
+    let mut served: HashMap<String, Served> =
+        cameras.iter().map(|(id, served, _)| (format!("/{id}"), served.clone())).collect();
+    served.insert("/good".to_owned(), Served::Pictures("image/jpeg", vec![small]));
+    let address = serve(served);
+    let config = |enabled: bool| {
+        let ids = cameras.iter().map(|(id, ..)| *id);
+        let mut streams: String =
+            ids.map(|id| format!("  - {{ id: {id}, url: \"http://{address}/{id}\", enabled: {enabled} }}\n")).collect();
+        streams += &format!("  - {{ id: rtsp, url: \"{}\", enabled: {enabled} }}\n", rtsp.url());
+        format!(
+            "model: {{ path: none }}\nsampling: {{ interval: 200ms }}\napi: {{ listen: 127.0.0.1:0 }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\n\
+             streams:\n  - {{ id: good, url: \"http://{address}/good\" }}\n{streams}"
+        )
+    };
+    let mut daemon = Daemon::start(folder.path(), &config(false));
+    daemon.wait_ready();
+    eventually("the good camera shows something", || (frames(&mut daemon, "good") > 5).then_some(()));
+    let before = most_memory(&daemon);
+
+    std::fs::write(folder.path().join("vtagd.yaml"), config(true)).unwrap();
+    daemon.signal(libc::SIGHUP);
+    let expected = cameras.iter().map(|(id, _, text)| (*id, *text)).chain([("rtsp", "16384x16384")]);
+    for (id, text) in expected {
+        let error = eventually(id, || {
+            let row = row(&mut daemon, id);
+            assert_ne!(row["state"], "failed", "{row}");
+            row["error"].as_str().map(str::to_owned)
+        });
+        assert!(error.contains(&format!("stream {id} ")) && error.contains(text), "{id}: {error}");
+        assert!(id == "svg" || error.contains("sampling.max_pixels"), "{id}: {error}");
+        assert!(!["jpeg", "png", "h264"].contains(&id) || error.contains(" pixels"), "{id}: {error}");
+    }
+    let seen = frames(&mut daemon, "good");
+    eventually("the good camera goes on", || (frames(&mut daemon, "good") > seen + 5).then_some(()));
+    let after = most_memory(&daemon);
+    println!("before {} MiB, after {} MiB", before >> 20, after >> 20);
+    assert!(after < before + COST, "{} MiB more", (after - before) >> 20);
+    daemon.stop_cleanly();
+}
+
+fn ends_with(settings: SourceSettings) -> String {
+    let running = Running::start(settings);
+    let error = running.wait_down();
+    running.stop();
+    error
+}
+
+#[test]
+fn a_picture_larger_than_8k_passes_once_it_is_allowed() {
+    let (width, height) = (6000, 6000);
+    let mut picture = Vec::new();
+    let grey = image::GrayImage::from_pixel(width, height, image::Luma([90]));
+    image::codecs::jpeg::JpegEncoder::new(&mut picture).encode_image(&grey).unwrap();
+    let address = serve(HashMap::from([("/large".to_owned(), Served::Pictures("image/jpeg", vec![picture]))]));
+    let camera = settings(Location::Http(format!("http://{address}/large").parse().unwrap()));
+    let error = ends_with(camera.clone());
+    assert!(
+        error.contains("6000x6000, and a picture may have 33554432 pixels; raise `sampling.max_pixels`"),
+        "{error}"
+    );
+    let running = Running::start(SourceSettings { max_pixels: Some(36_000_000), ..camera });
+    let seen = running.wait_frames(1);
+    assert_eq!(seen[0].size, (width, height));
+    running.stop();
+}
+
+#[test]
+fn an_own_pipeline_is_limited_whatever_its_decoder_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("a.gif");
+    for (name, bytes, decoder, text) in [
+        ("jpeg", bombs::jpeg(60_000, 60_000), "jpegdec", "60000x60000"),
+        ("gif", bombs::gif((9000, 9000), (9000, 9000)), "avdemux_gif ! avdec_gif", "9000x9000"),
+        ("tiff", bombs::tiff(9000, 9000, 5000), "gdkpixbufdec", "not told where a picture begins"),
+        ("h264", bombs::h264(9000, 9000, 1), "h264parse ! avdec_h264", "9008x9008"),
+    ] {
+        std::fs::write(&picture, bytes).unwrap();
+        let template = folder.path().join("own.gst");
+        let caps = if name == "tiff" { "! image/tiff,framerate=0/1 " } else { "" };
+        let text_of = format!(
+            "filesrc location={} blocksize=4096 ! typefind {caps}! {decoder} ! videoconvert ! appsink name=sink",
+            picture.display()
+        );
+        std::fs::write(&template, text_of).unwrap();
+        let error = ends_with(settings(Location::Template(template)));
+        assert!(error.contains(text) && error.contains("sampling.max_pixels"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn files_may_be_larger_and_are_not_without_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let played = |bytes: Vec<u8>| {
+        let file = folder.path().join("picture");
+        std::fs::write(&file, bytes).unwrap();
+        let (ended, ..) = Running::start(settings(Location::File(file))).wait_end();
+        ended
+    };
+    let bomb = std::fs::read(root().join("tests/data/bomb65500.jpg")).unwrap();
+    let ended = played(bomb);
+    assert!(matches!(ended, Ended::Failed(SourceError::TooLarge { .. })), "{ended:?}");
+    // Decodable or not, it is not for its size.
+    let ended = played(bombs::jpeg(7000, 7000));
+    assert!(!matches!(ended, Ended::Failed(SourceError::TooLarge { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_picture_on_the_command_line_is_refused_by_its_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let tag = |name: &str, bytes: &[u8]| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        refused(folder.path(), &file)
+    };
+    let mut progressive = bombs::jpeg(14_000, 14_000);
+    let at = progressive.windows(2).position(|two| two == [0xff, 0xc0]).unwrap();
+    progressive[at + 1] = 0xc2;
+    // Kept twice while it is decoded, or with 16 bits and alpha: within the number of pixels, and beyond memory.
+    for (name, bytes) in
+        [("a.jpg", progressive), ("a.png", bombs::png(14_000, 14_000)), ("b.jpg", bombs::jpeg(15_000, 15_000))]
+    {
+        let text = tag(name, &bytes);
+        assert!(text.contains("too large"), "{name}: {text}");
+    }
+}
+
+fn refused(folder: &Path, file: &Path) -> String {
+    let output = vtagd(folder).args(["tag", "-l", "a cat"]).arg(file).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
