@@ -11,6 +11,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use recorder::{Running, settings, templates};
 use vtagd::source::{Ended, Location, SourceError, SourceSettings, template};
+use vtagd::status::StreamState;
 
 /// Elements that only some machines have, and what stands in for them where they are missing.
 const HARDWARE: [(&str, &str); 5] = [
@@ -109,6 +110,31 @@ fn a_template_that_cannot_be_used_is_refused_with_its_path_and_the_reason() {
     assert!(error.contains("mine.gst"), "{error}");
     let error = refusal("appsink name=sink");
     assert!(error.contains("mine.gst"), "{error}");
+}
+
+#[test]
+fn a_template_whose_parts_do_not_agree_is_told_with_the_remedy_and_tried_again() {
+    let (_folder, settings) = own("videotestsrc is-live=true ! video/x-raw,format=v210 ! appsink name=sink");
+    let running = Running::start(settings);
+    let error = running.wait_down();
+    assert!(error.contains("end it with `videoconvert ! appsink name=sink`"), "{error}");
+    running.wait_state(|state| *state == StreamState::Connecting);
+    assert_eq!(running.stop().0, Ended::Shutdown);
+}
+
+#[test]
+fn a_template_that_has_worked_is_waited_for_when_it_cannot_be_used_any_more() {
+    let (_folder, settings) =
+        own("videotestsrc is-live=true ! video/x-raw,width=64,height=48 ! identity error-after=10 ! appsink name=sink");
+    let Location::Template(path) = settings.location.clone() else { unreachable!() };
+    let good = std::fs::read_to_string(&path).unwrap();
+    let running = Running::start(settings);
+    running.wait_down();
+    std::fs::write(&path, "half a templ").unwrap();
+    running.wait_state(|state| matches!(state, StreamState::Down { error } if error.contains("cannot be used")));
+    let seen = running.frames().len();
+    std::fs::write(&path, good).unwrap();
+    running.wait_frames(seen + 5);
 }
 
 #[test]

@@ -4,11 +4,13 @@
 
 #[path = "common/recorder.rs"]
 mod recorder;
+#[path = "common/web.rs"]
+mod web;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use recorder::{Running, make_mp4, settings};
@@ -17,70 +19,7 @@ use vtagd::frame::Range;
 use vtagd::secret::Secret;
 use vtagd::source::{Ended, Location, Pace, SourceSettings};
 use vtagd::status::StreamState;
-
-/// One request: its path and its lines.
-struct Request {
-    path: String,
-    headers: Vec<String>,
-}
-
-impl Request {
-    fn authorization(&self) -> Option<&str> {
-        self.headers.iter().find_map(|h| h.strip_prefix("Authorization: "))
-    }
-}
-
-/// A loopback web server that answers every request by `answer`, one thread a connection.
-struct Server {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Server {
-    fn start(answer: impl Fn(&Request, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, answer) = (Arc::new(AtomicBool::new(false)), Arc::new(answer));
-        let stopping = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stopping.load(Ordering::Acquire) {
-                    return;
-                }
-                let (mut stream, answer) = (stream.unwrap(), Arc::clone(&answer));
-                std::thread::spawn(move || {
-                    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-                    let Some(first) = lines.next() else { return };
-                    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-                    let headers = lines.by_ref().take_while(|l| !l.is_empty()).collect();
-                    // A client that leaves early is no failure of the server's.
-                    let _ = answer(&Request { path, headers }, &mut stream);
-                });
-            }
-        });
-        Self { address, stop, thread: Some(thread) }
-    }
-
-    fn url(&self, path: &str) -> Url {
-        Url::parse(&format!("http://{}{path}", self.address)).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let _ = TcpStream::connect(self.address);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-fn respond(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n", body.len())?;
-    stream.write_all(body)
-}
+use web::{Server, respond};
 
 fn jpeg(brightness: u8) -> Vec<u8> {
     let picture = image::RgbImage::from_pixel(160, 120, image::Rgb([brightness; 3]));
@@ -191,4 +130,113 @@ fn a_page_that_is_not_there_and_a_page_that_is_no_video_are_told_apart() {
     assert!(error.contains("nothing is there"), "{error}");
     let error = Running::start(http(server.url("/page"))).wait_down();
     assert!(error.contains("not a video that can be read"), "{error}");
+}
+
+/// A picture as a camera's address for snapshots gives it, in each format: its media type, and its bytes.
+fn pictures() -> [(&'static str, Vec<u8>); 4] {
+    let picture = image::RgbImage::from_fn(160, 120, |x, y| image::Rgb([x as u8, y as u8, 90]));
+    let coded = |format| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    };
+    [
+        ("image/jpeg", coded(image::ImageFormat::Jpeg)),
+        ("image/png", coded(image::ImageFormat::Png)),
+        ("image/webp", coded(image::ImageFormat::WebP)),
+        ("image/gif", coded(image::ImageFormat::Gif)),
+    ]
+}
+
+/// A server that gives `body` again and again, and how often it was asked.
+fn serving(kind: &str, body: Vec<u8>) -> (Server, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (counter, kind) = (Arc::clone(&asked), format!("Content-Type: {kind}\r\n"));
+    let server = Server::start(move |_, stream| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        respond(stream, "200 OK", &kind, &body)
+    });
+    (server, asked)
+}
+
+/// The error of a stream that goes down and is tried again; it may not end, neither well nor for good.
+fn retried(settings: SourceSettings, asked: &AtomicUsize) -> String {
+    let running = Running::start(settings);
+    let before = asked.load(Ordering::Relaxed);
+    let report = running.wait_state(|state| {
+        assert!(!matches!(state, StreamState::Ended | StreamState::Failed { .. }), "{state:?}");
+        matches!(state, StreamState::Down { .. })
+    });
+    let again = std::time::Instant::now() + recorder::DEADLINE;
+    while asked.load(Ordering::Relaxed) < before + 2 {
+        assert!(std::time::Instant::now() < again, "it is not tried again: {:?}", running.report());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let StreamState::Down { error } = report.state else { unreachable!() };
+    error
+}
+
+#[test]
+fn a_single_picture_is_no_video_that_has_ended_but_a_fault_that_is_named_and_retried() {
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, body) in pictures() {
+        let (server, asked) = serving(kind, body);
+        let url = server.url("/snapshot");
+        let path = folder.path().join("own.gst");
+        let own = format!("souphttpsrc location={url} ! decodebin ! videoconvert ! appsink name=sink");
+        std::fs::write(&path, own).unwrap();
+        for location in [Location::Http(url), Location::Template(path)] {
+            let error = retried(settings(location), &asked);
+            assert!(error.contains("a single picture, not a video"), "{kind}: {error}");
+            assert!(error.contains("use the camera's MJPEG or RTSP address"), "{kind}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_shortest_of_videos_still_end_as_files_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = |name: &str, count: u32, coder: &str| {
+        let path = folder.path().join(name);
+        recorder::make(&format!(
+            "videotestsrc num-buffers={count} ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! {coder} ! \
+             filesink location=\"{}\"",
+            path.display()
+        ));
+        std::fs::read(path).unwrap()
+    };
+    for (kind, frames, body) in [
+        ("video/mp4", 1, clip("one.mp4", 1, "x264enc ! h264parse ! mp4mux")),
+        ("video/mp4", 3, clip("three.mp4", 3, "x264enc ! h264parse ! mp4mux")),
+        ("video/x-matroska", 1, clip("one.mkv", 1, "jpegenc ! matroskamux")),
+    ] {
+        let (server, _) = serving(kind, body);
+        let settings = SourceSettings { pace: Pace::Fast, ..http(server.url("/clip")) };
+        let (ended, seen, _) = Running::start(settings).wait_end();
+        assert_eq!((ended, seen.len()), (Ended::EndOfFile, frames), "{kind}");
+    }
+}
+
+#[test]
+fn an_answer_without_a_video_in_it_is_never_the_end_of_a_stream() {
+    let part = |count: usize| {
+        let body = jpeg(90);
+        let head = format!("--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), &body, b"\r\n"].concat().repeat(count)
+    };
+    let multipart = "multipart/x-mixed-replace; boundary=frame";
+    // A stream whose length is told is no recording either.
+    for (kind, body) in
+        [(multipart, part(1)), (multipart, part(25)), ("image/jpeg", Vec::new()), (multipart, Vec::new())]
+    {
+        let (server, asked) = serving(kind, body);
+        retried(http(server.url("/x")), &asked);
+    }
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let server = Server::start(move |_, stream| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        write!(stream, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    });
+    retried(http(server.url("/x")), &asked);
 }

@@ -10,11 +10,12 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use common::camera::{Auth, Camera, Codec, Content, Mount, free_port};
+use common::raw_rtsp::{self, Behaviour, Noise};
 use recorder::{DEADLINE, Options, Running, quick_ladder, settings};
 use url::Url;
 use vtagd::frame::{PixelFormat, Range};
 use vtagd::secret::Secret;
-use vtagd::source::{Ended, Limits, Location, SourceSettings};
+use vtagd::source::{Decode, Ended, Limits, Location, SourceSettings};
 use vtagd::status::StreamState;
 
 fn rtsp(url: Url) -> SourceSettings {
@@ -261,5 +262,100 @@ fn many_connections_leave_no_thread_and_no_socket_open() {
         }
         assert!(std::time::Instant::now() < deadline, "(threads, files) {before:?} became {after:?}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A camera's frames with `damage` done to some of them, on every connection but the third and later ones.
+fn damaged(damage: fn(&mut Noise, &[Vec<u8>]) -> Vec<Vec<u8>>) -> Url {
+    let frames = raw_rtsp::frames();
+    raw_rtsp::start(Behaviour::Plays(Box::new(move |packets, connection| {
+        let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+        for (n, frame) in frames.iter().cycle().enumerate() {
+            let whole = connection >= 2 || n < 20;
+            packets.frame(&if whole { frame.clone() } else { damage(&mut noise, frame) })?;
+        }
+        Ok(())
+    })))
+}
+
+/// The decoder is told of picture sizes and formats that no picture has.
+fn damaged_parameter_sets(noise: &mut Noise, frame: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let sets = [[&[0x67], &noise.bytes(60)[..]].concat(), [&[0x68], &noise.bytes(20)[..]].concat()];
+    let slices = frame.iter().filter(|nal| ![7, 8].contains(&(nal[0] & 31))).cloned();
+    sets.into_iter().chain(slices).collect()
+}
+
+fn garbage(noise: &mut Noise, _: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let [kind, length] = noise.bytes(2)[..] else { unreachable!() };
+    let first = [0x65, 0x41, 0x67, 0x68][usize::from(kind % 4)];
+    vec![[&[first], &noise.bytes(1 + usize::from(length) * 10)[..]].concat()]
+}
+
+#[test]
+fn a_camera_is_never_given_up_for_what_it_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.gst");
+    for (name, damage) in [("parameter sets", damaged_parameter_sets as fn(&mut _, &_) -> _), ("garbage", garbage)] {
+        let url = damaged(damage);
+        let own = format!(
+            "rtspsrc name=source location={url} protocols=tcp latency=100 ! rtph264depay ! h264parse ! avdec_h264 ! \
+             videoconvert ! appsink name=sink"
+        );
+        std::fs::write(&path, own).unwrap();
+        for location in [Location::Rtsp(url), Location::Template(path.clone())] {
+            let limits = Limits { stall: Duration::from_secs(5), ..Limits::default() };
+            let options = Options { limits, ..Options::default() };
+            let running = Running::with(SourceSettings { decode: Decode::All, ..settings(location) }, options);
+            // It goes wrong, is connected to anew until the camera is well again, and then shows pictures.
+            let report = |wanted: fn(u64, &StreamState) -> bool| {
+                let deadline = std::time::Instant::now() + DEADLINE;
+                loop {
+                    let report = running.report();
+                    let ended = matches!(report.state, StreamState::Ended | StreamState::Failed { .. });
+                    assert!(!ended && std::time::Instant::now() < deadline, "{name}: {report:?}");
+                    if wanted(report.reconnects, &report.state) {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            };
+            report(|reconnects, _| reconnects > 0);
+            report(|_, state| *state == StreamState::Up);
+            running.wait_frames(running.frames().len() + 10);
+        }
+    }
+}
+
+#[test]
+fn packets_at_the_end_of_an_own_template_are_told_with_the_remedy_and_it_is_tried_again() {
+    let camera = Camera::start(Content::pattern(160, 120), Codec::H264, None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.gst");
+    let own = format!("rtspsrc name=source location={} protocols=tcp ! appsink name=sink", camera.url());
+    std::fs::write(&path, own).unwrap();
+    let running = Running::start(settings(Location::Template(path)));
+    let error = running.wait_down();
+    assert!(error.contains("end it with `videoconvert ! appsink name=sink`"), "{error}");
+    running.wait_state(|state| *state == StreamState::Connecting);
+}
+
+#[test]
+fn an_rtsp_camera_that_claims_a_duration_has_not_ended_when_it_stops() {
+    let frames = raw_rtsp::frames();
+    let url = raw_rtsp::start(Behaviour::Plays(Box::new(move |packets, _| {
+        frames.iter().take(25).try_for_each(|frame| packets.frame(frame))?;
+        packets.goodbye()
+    })));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.gst");
+    let own = format!(
+        "rtspsrc name=source location={url} protocols=tcp latency=100 ! rtph264depay ! h264parse ! avdec_h264 ! \
+         videoconvert ! appsink name=sink"
+    );
+    std::fs::write(&path, own).unwrap();
+    for location in [Location::Rtsp(url), Location::Template(path)] {
+        let running = Running::start(settings(location));
+        let report = running.wait_state(|state| !matches!(state, StreamState::Connecting | StreamState::Up));
+        assert!(matches!(report.state, StreamState::Down { .. }), "{report:?}");
     }
 }

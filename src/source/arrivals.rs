@@ -63,6 +63,11 @@ impl Arrivals {
         });
     }
 
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Whether something has arrived within the last `time`.
     pub fn within(&self, time: Duration) -> bool {
         let last = Duration::from_millis(self.last.load(Ordering::Relaxed));

@@ -15,10 +15,13 @@ use gstreamer::prelude::*;
 
 use super::arrivals::Arrivals;
 use super::aside::{Late, LeftBehind, aside};
-use super::error::{At, SourceError};
+use super::byte_budget::ByteBudget;
+use super::error::{At, Excess, SourceError};
 use super::feed::{self, Feed};
+use super::media::{self, Ending};
+use super::rtsp_socket::{self, RtspSocket};
 use super::scrub::{self, Scrubber};
-use super::{Limits, Location, SourceSettings, messages, size_limit, template};
+use super::{Limits, Location, SourceSettings, downloads, messages, size_limit, template};
 use crate::precedence;
 use crate::shutdown::Shutdown;
 
@@ -61,19 +64,25 @@ impl Connection<'_> {
             At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
         messages::take_over();
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
+        downloads::limit();
         let parts = template::build(settings, &at)?;
         let (sender, events) = bounded(4);
         let arrivals = Arrivals::watch(&parts.pipeline);
-        listen(&parts.pipeline, sender.clone(), &at, settings)?;
+        let socket = Arc::new(RtspSocket::default());
+        // Full: an earlier message has ended this connection already.
+        let full = sender.clone();
+        let refuse = move |error| drop(full.try_send(Event::Failed(error)));
+        // Before the gate: what ends there has come out of its parser all the same.
+        ByteBudget::watch(&parts.pipeline, at.clone(), refuse.clone());
+        listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
         feed::attach(feed, feed.connect(), &parts);
         let strict = !matches!(settings.location, Location::File(_));
-        size_limit::attach(&parts.pipeline, settings.sizes(), strict, at.clone(), move |error| {
-            // Full: an earlier message has ended this connection already.
-            let _ = sender.try_send(Event::Failed(error));
-        });
-        let mut playing = Playing { settings, pipeline: &parts.pipeline, feed, limits, shutdown, events, arrivals, at };
+        size_limit::attach(&parts.pipeline, settings.sizes(), strict, at.clone(), refuse);
+        let pipeline = &parts.pipeline;
+        let cut = Arc::clone(&socket);
+        let mut playing = Playing { settings, pipeline, feed, limits, shutdown, events, arrivals, socket, at };
         let result = playing.play();
-        tear_down(parts.pipeline, settings, left_behind);
+        tear_down(parts.pipeline, settings, &cut, left_behind);
         result
     }
 }
@@ -82,6 +91,7 @@ impl Connection<'_> {
 fn listen(
     pipeline: &gst::Pipeline,
     sender: Sender<Event>,
+    socket: Arc<RtspSocket>,
     at: &At,
     settings: &SourceSettings,
 ) -> Result<(), SourceError> {
@@ -89,10 +99,16 @@ fn listen(
     let bus = pipeline
         .bus()
         .ok_or_else(|| SourceError::Template { at: at.clone(), detail: "the pipeline has no bus".to_owned() })?;
-    let at = at.clone();
+    let (at, location) = (at.clone(), settings.location.clone());
     bus.set_sync_handler(move |_, message| {
         let event = match message.view() {
-            gst::MessageView::Error(error) => Some(Event::Failed(SourceError::from_bus(error, at.clone(), &scrubber))),
+            gst::MessageView::Error(error) => {
+                Some(Event::Failed(SourceError::from_bus(error, at.clone(), &location, &scrubber)))
+            }
+            gst::MessageView::Progress(progress) => {
+                socket.listen(progress);
+                None
+            }
             gst::MessageView::Eos(_) => Some(Event::EndOfStream),
             gst::MessageView::StreamStatus(status) => {
                 // It comes from the thread that it tells of.
@@ -125,6 +141,7 @@ struct Playing<'a> {
     shutdown: &'a Shutdown,
     events: Receiver<Event>,
     arrivals: Arc<Arrivals>,
+    socket: Arc<RtspSocket>,
     at: At,
 }
 
@@ -136,12 +153,21 @@ impl Playing<'_> {
             return Ok(End::Shutdown);
         }
         loop {
-            let wait = self.patience(started)?;
+            let mut wait = self.patience(started)?;
+            if matches!(self.settings.location, Location::Rtsp(_) | Location::Template(_)) {
+                let arrived = self.arrivals.bytes();
+                if self.socket.is_endless(arrived) {
+                    self.socket.cut();
+                    let what = Excess::Answer(rtsp_socket::MOST_UNPACKED);
+                    return Err(SourceError::TooMuch { at: self.at.clone(), what });
+                }
+                wait = wait.min(RtspSocket::look(arrived));
+            }
             select! {
                 recv(self.shutdown.receiver()) -> _ => return Ok(End::Shutdown),
                 recv(after(wait)) -> _ => {}
                 recv(self.events) -> event => match event {
-                    Ok(Event::Failed(error)) => return Err(error),
+                    Ok(Event::Failed(error)) => return Err(self.named(error)),
                     Ok(Event::EndOfStream) => {
                         if let Some(end) = self.end_of_stream(turn)? {
                             return Ok(end);
@@ -246,24 +272,34 @@ impl Playing<'_> {
         elements.flat_map(|element| element.pads()).any(|pad| pad.task_state() == gst::TaskState::Started)
     }
 
-    /// A recording has a duration, a live stream has none. Files are recordings in any case.
-    fn is_recording(&self) -> bool {
-        match self.settings.location {
-            Location::File(_) => true,
-            Location::Rtsp(_) | Location::V4l2(_) => false,
-            Location::Http(_) | Location::Template(_) => {
-                let pipeline = self.pipeline.clone();
-                let query =
-                    move || pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO);
-                self.aside("query", self.limits.tear_down, query).unwrap_or(false)
-            }
+    fn has_duration(&self) -> bool {
+        let pipeline = self.pipeline.clone();
+        let query = move || pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO);
+        self.aside("query", self.limits.tear_down, query).unwrap_or(false)
+    }
+
+    fn ending(&self) -> Ending {
+        let progress = self.feed.progress();
+        media::ending(self.pipeline, &self.settings.location, progress.frames.max(progress.coded))
+    }
+
+    /// A single picture that cannot even be decoded is called what it is. GIFs are among them: GStreamer 1.22 cannot play one over HTTP.
+    fn named(&self, error: SourceError) -> SourceError {
+        let of_pictures = matches!(error, SourceError::Connection { .. } | SourceError::Decode { .. });
+        let at_source = error.element().is_empty() || error.element() == "source";
+        if of_pictures && !at_source && self.ending() == Ending::SinglePicture {
+            return SourceError::SinglePicture { at: self.at.clone() };
         }
+        error
     }
 
     /// What the end of the stream means. `None`: the file plays again.
     fn end_of_stream(&self, turn: Instant) -> Result<Option<End>, SourceError> {
-        if !self.is_recording() {
-            return Err(SourceError::Ended { at: self.at.clone() });
+        match self.ending() {
+            Ending::Recording => {}
+            Ending::ByDuration if self.has_duration() => {}
+            Ending::SinglePicture => return Err(SourceError::SinglePicture { at: self.at.clone() }),
+            Ending::Live | Ending::ByDuration => return Err(SourceError::Ended { at: self.at.clone() }),
         }
         if self.feed.progress().frames == 0 {
             let detail = "no picture could be decoded".to_owned();
@@ -291,7 +327,7 @@ impl Playing<'_> {
 }
 
 /// Stops the pipeline; one that is late is named, counted and left behind, with nothing that it could still deliver to.
-fn tear_down(pipeline: gst::Pipeline, settings: &SourceSettings, left_behind: &mut LeftBehind) {
+fn tear_down(pipeline: gst::Pipeline, settings: &SourceSettings, socket: &RtspSocket, left_behind: &mut LeftBehind) {
     let (stream, deadline) = (&settings.id, settings.reconnect.limits.tear_down);
     let stop = move || {
         let _ = pipeline.set_state(gst::State::Null);
@@ -300,6 +336,8 @@ fn tear_down(pipeline: gst::Pipeline, settings: &SourceSettings, left_behind: &m
     match aside(&format!("stop-{stream}"), deadline, None, stop) {
         Ok(()) | Err(Late::Shutdown) => {}
         Err(Late::Deadline(running)) => {
+            // One that waits for the rest of a message stops then.
+            socket.cut();
             left_behind.add(running);
             metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => stream.to_string()).increment(1);
             let hanging = left_behind.count();

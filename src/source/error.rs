@@ -10,6 +10,7 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 
+use super::Location;
 use super::scrub::Scrubber;
 use crate::coded_size::TooLarge;
 
@@ -31,6 +32,25 @@ impl fmt::Display for At {
         }
         f.write_str(")")
     }
+}
+
+/// What there is too much of; each with its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Excess {
+    /// Bytes that are held.
+    #[error(
+        "more than {} MiB came that nothing could be made of: a picture or part without end, or one that is larger; lower the \
+         picture's size or quality in the camera, or, if it is a file, let its server answer range requests",
+        .0 >> 20
+    )]
+    Bytes(u64),
+    /// Bytes of RTSP messages.
+    #[error("its RTSP answer has more than {} MiB and does not end; is a camera there, and is its firmware up to date?", .0 >> 20)]
+    Answer(u64),
+    #[error("it has more than {0} streams; choose one of them in the camera or its server")]
+    Streams(usize),
+    #[error("its pipeline has grown beyond {0} elements; the camera begins another stream again and again")]
+    Elements(usize),
 }
 
 /// Why a connection ended. Messages hold no credential.
@@ -84,6 +104,20 @@ pub enum SourceError {
     SizeUnknown { at: At, codec: String },
     #[error("{at}: decoding failed: {detail}")]
     Decode { at: At, detail: String },
+    /// What is sent does not fit what a user's own template makes of it.
+    #[error(
+        "{at}: the parts of the pipeline do not agree on a format: {detail}; end it with `videoconvert ! appsink name=sink`, \
+         behind a decoder for what the camera sends"
+    )]
+    Format { at: At, detail: String },
+    /// More than a connection may hold.
+    #[error("{at}: {what}")]
+    TooMuch { at: At, what: Excess },
+    #[error(
+        "{at}: a single picture, not a video; polling of still pictures is not built yet: use the camera's MJPEG or RTSP address"
+    )]
+    SinglePicture { at: At },
+    /// It cannot be parsed or linked, or lacks an element that it must have. The configuration is wrong, whatever the camera sends.
     #[error("{at}: the pipeline template cannot be used: {detail}")]
     Template { at: At, detail: String },
 }
@@ -119,21 +153,27 @@ impl SourceError {
             | Self::TooLarge { at, .. }
             | Self::SizeUnknown { at, .. }
             | Self::Decode { at, .. }
+            | Self::Format { at, .. }
+            | Self::TooMuch { at, .. }
+            | Self::SinglePicture { at }
             | Self::Template { at, .. } => &at.element,
         }
     }
 
-    /// What to do when the source is a camera or a server (`file` false), or a file, which does not mend itself.
-    pub fn decision(&self, file: bool) -> Decision {
+    /// What to do. A file does not mend itself, nor does a template that cannot be used; a camera, a server or a device is never given
+    /// up for what it sends.
+    pub fn decision(&self, location: &Location) -> Decision {
         match self {
             Self::Template { .. } => Decision::GiveUp,
-            _ if file => Decision::GiveUp,
+            _ if matches!(location, Location::File(_)) => Decision::GiveUp,
             Self::Credentials { .. }
             | Self::Certificate { .. }
             | Self::NotVideo { .. }
             | Self::Codec { .. }
             | Self::TooLarge { .. }
             | Self::SizeUnknown { .. }
+            | Self::Format { .. }
+            | Self::SinglePicture { .. }
             | Self::Hanging { .. } => Decision::RetrySlowly,
             Self::Connection { .. }
             | Self::NotFound { .. }
@@ -143,19 +183,21 @@ impl SourceError {
             | Self::Stalled { .. }
             | Self::NoPicture { .. }
             | Self::Wedged { .. }
+            | Self::TooMuch { .. }
             | Self::Decode { .. } => Decision::Retry,
         }
     }
 
     /// Tells what an error message on the bus means.
-    pub(super) fn from_bus(message: &gst::message::Error, at: At, scrubber: &Scrubber) -> Self {
+    pub(super) fn from_bus(message: &gst::message::Error, at: At, location: &Location, scrubber: &Scrubber) -> Self {
         let error = message.error();
         let debug = message.debug().map(|d| d.to_string()).unwrap_or_default();
         let element = message.src().map(|s| s.name().to_string()).unwrap_or_default();
-        Self::classify(&error, &debug, At { element, ..at }, scrubber)
+        Self::classify(&error, &debug, At { element, ..at }, location, scrubber)
     }
 
-    fn classify(error: &glib::Error, debug: &str, at: At, scrubber: &Scrubber) -> Self {
+    fn classify(error: &glib::Error, debug: &str, at: At, location: &Location, scrubber: &Scrubber) -> Self {
+        let own = matches!(location, Location::Template(_));
         // Before it is cut: half a password is too much.
         let detail = detail(&scrubber.scrub(error.message()), &scrubber.scrub(debug));
         if let Some(kind) = error.kind::<gst::ResourceError>() {
@@ -177,9 +219,12 @@ impl SourceError {
                 gst::StreamError::Failed if debug.contains("not-linked") => {
                     Self::NotVideo { at, detail: "it has no video stream".to_owned() }
                 }
-                gst::StreamError::Failed if debug.contains("not-negotiated") => {
-                    let detail = format!("{detail}; end it with `videoconvert ! appsink name=sink`");
-                    Self::Template { at, detail }
+                // Our own templates take whatever can be decoded: what came was damaged, or became something else.
+                gst::StreamError::Failed if own && debug.contains("not-negotiated") => Self::Format { at, detail },
+                gst::StreamError::Failed if matches!(location, Location::V4l2(_)) && debug.contains("reason error") => {
+                    let detail =
+                        "the device gives nothing; is it plugged in, and does no other program use it?".to_owned();
+                    Self::Connection { at, detail }
                 }
                 // A web source that cannot connect says no more than that its loop ended with an error.
                 gst::StreamError::Failed if at.element == "source" && debug.contains("reason error") => {
@@ -192,6 +237,7 @@ impl SourceError {
         match error.kind::<gst::CoreError>() {
             Some(gst::CoreError::MissingPlugin) if is_picture(debug) => Self::Codec { at, detail },
             Some(gst::CoreError::MissingPlugin) => Self::NotVideo { at, detail },
+            Some(gst::CoreError::Negotiation) if own => Self::Format { at, detail },
             _ => Self::Connection { at, detail },
         }
     }
@@ -232,14 +278,18 @@ mod tests {
 
     fn classify(error: glib::Error, debug: &str) -> SourceError {
         let at = At { stream: "dock".into(), place: "rtsp://10.0.0.1/a".into(), element: "source".into() };
-        SourceError::classify(&error, debug, at, &Scrubber::of([Secret::new("hunter2")]))
+        SourceError::classify(&error, debug, at, &camera(), &Scrubber::of([Secret::new("hunter2")]))
+    }
+
+    fn camera() -> Location {
+        Location::Rtsp(url::Url::parse("rtsp://10.0.0.1/a").unwrap())
     }
 
     #[test]
     fn a_refused_password_is_retried_slowly_and_never_shown() {
         let error = glib::Error::new(gst::ResourceError::NotAuthorized, "Unauthorized");
         let error = classify(error, "gstrtspsrc.c(1): f (): /x:\nhunter2 was wrong");
-        assert_eq!(error.decision(false), Decision::RetrySlowly);
+        assert_eq!(error.decision(&camera()), Decision::RetrySlowly);
         let text = error.to_string();
         assert!(text.contains("stream dock") && text.contains("check username") && !text.contains("hunter2"), "{text}");
     }
@@ -247,8 +297,8 @@ mod tests {
     #[test]
     fn a_lost_connection_is_retried_for_a_camera_and_final_for_a_file() {
         let error = classify(glib::Error::new(gst::ResourceError::Read, "Could not read from resource."), "");
-        assert_eq!(error.decision(false), Decision::Retry);
-        assert_eq!(error.decision(true), Decision::GiveUp);
+        assert_eq!(error.decision(&camera()), Decision::Retry);
+        assert_eq!(error.decision(&Location::File("a.mp4".into())), Decision::GiveUp);
     }
 
     #[test]
@@ -266,6 +316,138 @@ mod tests {
         };
         assert!(matches!(missing("AV1 (video/x-av1, width=(int)320)"), SourceError::Codec { .. }));
         assert!(matches!(missing("text/html (text/html)"), SourceError::NotVideo { .. }));
+    }
+
+    /// Every variant, and what is done about it where it is no file.
+    fn variants() -> Vec<(SourceError, Decision)> {
+        use Decision::{GiveUp, Retry, RetrySlowly};
+        let at = || At { stream: "dock".into(), place: "x".into(), element: "source".into() };
+        let (detail, silence) = (String::new, Duration::from_secs(1));
+        let too_much = |what| SourceError::TooMuch { at: at(), what };
+        let all = vec![
+            (SourceError::Credentials { at: at(), detail: detail() }, RetrySlowly),
+            (SourceError::Certificate { at: at(), detail: detail() }, RetrySlowly),
+            (SourceError::Connection { at: at(), detail: detail() }, Retry),
+            (SourceError::NotFound { at: at(), detail: detail() }, Retry),
+            (SourceError::Ended { at: at() }, Retry),
+            (SourceError::Unresolved { at: at(), host: detail(), why: detail() }, Retry),
+            (SourceError::Unreachable { at: at(), why: "" }, Retry),
+            (SourceError::Stalled { at: at(), silence }, Retry),
+            (SourceError::NoPicture { at: at(), silence }, Retry),
+            (SourceError::Wedged { at: at(), waited: silence }, Retry),
+            (SourceError::Hanging { at: at(), count: 8 }, RetrySlowly),
+            (SourceError::NotVideo { at: at(), detail: detail() }, RetrySlowly),
+            (SourceError::Codec { at: at(), detail: detail() }, RetrySlowly),
+            (SourceError::Decode { at: at(), detail: detail() }, Retry),
+            (SourceError::Format { at: at(), detail: detail() }, RetrySlowly),
+            (too_much(Excess::Bytes(64 << 20)), Retry),
+            (too_much(Excess::Answer(4 << 20)), Retry),
+            (too_much(Excess::Streams(32)), Retry),
+            (too_much(Excess::Elements(256)), Retry),
+            (SourceError::SinglePicture { at: at() }, RetrySlowly),
+            (SourceError::Template { at: at(), detail: detail() }, GiveUp),
+        ];
+        for (error, _) in &all {
+            // A variant that is added has no line here: then it is missing above too.
+            match error {
+                SourceError::Credentials { .. }
+                | SourceError::Certificate { .. }
+                | SourceError::Connection { .. }
+                | SourceError::NotFound { .. }
+                | SourceError::Ended { .. }
+                | SourceError::Unresolved { .. }
+                | SourceError::Unreachable { .. }
+                | SourceError::Stalled { .. }
+                | SourceError::NoPicture { .. }
+                | SourceError::Wedged { .. }
+                | SourceError::Hanging { .. }
+                | SourceError::NotVideo { .. }
+                | SourceError::Codec { .. }
+                | SourceError::Decode { .. }
+                | SourceError::Format { .. }
+                | SourceError::TooMuch { .. }
+                | SourceError::SinglePicture { .. }
+                | SourceError::Template { .. } => {}
+            }
+        }
+        all
+    }
+
+    fn locations() -> [Location; 5] {
+        let url = |text: &str| url::Url::parse(text).unwrap();
+        [
+            Location::Rtsp(url("rtsp://10.0.0.1/a")),
+            Location::Http(url("http://10.0.0.1/a")),
+            Location::V4l2("/dev/video0".into()),
+            Location::Template("mine.gst".into()),
+            Location::File("a.mp4".into()),
+        ]
+    }
+
+    #[test]
+    fn only_a_template_that_cannot_be_used_and_a_file_are_ever_given_up() {
+        for location in locations() {
+            let file = matches!(location, Location::File(_));
+            for (error, decision) in variants() {
+                let expected = if file { Decision::GiveUp } else { decision };
+                assert_eq!(error.decision(&location), expected, "{location:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_error_of_a_running_pipeline_is_a_fault_of_the_configuration() {
+        use gst::{CoreError, LibraryError, ResourceError, StreamError};
+        let errors = [
+            glib::Error::new(CoreError::Failed, "x"),
+            glib::Error::new(CoreError::Negotiation, "x"),
+            glib::Error::new(CoreError::Caps, "x"),
+            glib::Error::new(CoreError::Pad, "x"),
+            glib::Error::new(CoreError::StateChange, "x"),
+            glib::Error::new(CoreError::MissingPlugin, "x"),
+            glib::Error::new(LibraryError::Init, "x"),
+            glib::Error::new(LibraryError::Settings, "x"),
+            glib::Error::new(ResourceError::Settings, "x"),
+            glib::Error::new(ResourceError::NotFound, "x"),
+            glib::Error::new(ResourceError::Busy, "x"),
+            glib::Error::new(ResourceError::Read, "x"),
+            glib::Error::new(ResourceError::OpenRead, "x"),
+            glib::Error::new(ResourceError::NoSpaceLeft, "x"),
+            glib::Error::new(ResourceError::NotAuthorized, "x"),
+            glib::Error::new(StreamError::Failed, "x"),
+            glib::Error::new(StreamError::NotImplemented, "x"),
+            glib::Error::new(StreamError::TypeNotFound, "x"),
+            glib::Error::new(StreamError::WrongType, "x"),
+            glib::Error::new(StreamError::CodecNotFound, "x"),
+            glib::Error::new(StreamError::Decode, "x"),
+            glib::Error::new(StreamError::Demux, "x"),
+            glib::Error::new(StreamError::Format, "x"),
+        ];
+        let debugs = ["", "c(1): f (): /x:\nstreaming stopped, reason "].map(str::to_owned);
+        let reasons = ["not-negotiated (-4)", "error (-5)", "not-linked (-1)", "not-supported (-6)"];
+        let debugs = debugs.iter().flat_map(|debug| reasons.map(|reason| format!("{debug}{reason}")));
+        for debug in debugs {
+            for location in locations() {
+                for (element, error) in ["source", "decoder"].iter().flat_map(|e| errors.iter().map(move |x| (e, x))) {
+                    let at = At { stream: "dock".into(), place: "x".into(), element: (*element).to_owned() };
+                    let error = SourceError::classify(error, &debug, at, &location, &Scrubber::default());
+                    let given_up = error.decision(&location) == Decision::GiveUp;
+                    assert_eq!(given_up, matches!(location, Location::File(_)), "{location:?}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn formats_that_do_not_fit_are_the_templates_own_fault_only_where_a_person_wrote_it() {
+        let debug = "c(1): f (): /x:\nstreaming stopped, reason not-negotiated (-4)";
+        for location in locations() {
+            let at = At { stream: "dock".into(), place: "x".into(), element: "source".into() };
+            let error = glib::Error::new(gst::StreamError::Failed, "Internal data stream error.");
+            let error = SourceError::classify(&error, debug, at, &location, &Scrubber::default());
+            let remedy = error.to_string().contains("end it with `videoconvert ! appsink name=sink`");
+            assert_eq!(remedy, matches!(location, Location::Template(_)), "{location:?}: {error}");
+        }
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(super) struct CodedFrame {
 pub(super) struct Progress {
     /// Decoded frames, wanted or not.
     pub frames: u64,
+    /// Frames before the decoder, where they are seen.
+    pub coded: u64,
     pub first: Option<Instant>,
     pub last: Option<Instant>,
     /// The streaming thread is handing a frame over right now: it is we who are slow, not the camera.
@@ -173,6 +175,7 @@ impl Feed {
                 state.media.passed(frame.at);
             }
             state.owed = state.owed.saturating_add(1);
+            state.progress.coded += 1;
             let before = state.chooser.mode();
             let (verdict, news) = state.chooser.frame(frame.at, frame.kind, frame.size, interval);
             let mode = state.chooser.mode();
@@ -262,7 +265,7 @@ impl Feed {
         }
         let blamed = match error {
             SourceError::Stalled { .. } => owed >= OWED,
-            SourceError::Decode { at, .. } | SourceError::Template { at, .. } | SourceError::Codec { at, .. } => {
+            SourceError::Decode { at, .. } | SourceError::Format { at, .. } | SourceError::Codec { at, .. } => {
                 at.element.starts_with(&decoder) || owed >= OWED
             }
             // A device that is gone or busy is a resource like any other to GStreamer; its element tells.

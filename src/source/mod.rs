@@ -14,17 +14,21 @@
 
 mod arrivals;
 mod aside;
+mod byte_budget;
 mod coded;
 mod connection;
 mod decoders;
+mod downloads;
 mod error;
 mod feed;
 mod gate;
 mod gop;
+mod media;
 mod media_time;
 mod messages;
 mod picture;
 mod reach;
+mod rtsp_socket;
 mod scrub;
 mod size_limit;
 pub mod template;
@@ -35,7 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use decoders::{DecodedBy, Decoder, decoded_by};
-pub use error::{At, Decision, SourceError};
+pub use error::{At, Decision, Excess, SourceError};
 
 use crate::backoff::{Backoff, Ladder};
 use crate::coded_size;
@@ -168,6 +172,8 @@ pub struct Source {
     left_behind: LeftBehind,
     /// Until then the hardware decoder is not tried again.
     software_until: Option<Instant>,
+    /// Its pipeline has been built before: the template is a usable one.
+    built: bool,
 }
 
 impl Source {
@@ -190,7 +196,16 @@ impl Source {
             feed.live();
         }
         let backoff = Backoff::new(settings.reconnect.ladder.clone(), seed);
-        Self { settings, feed, status, shutdown, backoff, left_behind: LeftBehind::default(), software_until: None }
+        Self {
+            settings,
+            feed,
+            status,
+            shutdown,
+            backoff,
+            left_behind: LeftBehind::default(),
+            software_until: None,
+            built: false,
+        }
     }
 
     /// Plays until the file ends, shutdown is asked for, or trying again cannot help. Cameras that fail are retried for ever.
@@ -230,7 +245,6 @@ impl Source {
     }
 
     fn retry(&mut self) -> Ended {
-        let file = matches!(self.settings.location, Location::File(_));
         let mut told = String::new();
         loop {
             if self.shutdown.is_requested() {
@@ -254,7 +268,11 @@ impl Source {
                 told.clear();
             }
             let hanging = self.left_behind.count();
-            let wait = match error.decision(file) {
+            let wait = match error.decision(&self.settings.location) {
+                // A template that has worked and cannot be used now may be about to be replaced.
+                Decision::GiveUp if self.built && matches!(error, SourceError::Template { .. }) => {
+                    self.backoff.slow_wait()
+                }
                 Decision::GiveUp => return Ended::Failed(error),
                 Decision::Retry if hanging >= LeftBehind::MANY => {
                     tracing::warn!(stream = %self.settings.id, hanging, "its pipelines hang, trying again seldom");
@@ -292,7 +310,9 @@ impl Source {
         }
         let settings = self.attempt(Instant::now());
         let connection = Connection { settings: &settings, feed: &self.feed, shutdown: &self.shutdown };
-        connection.run(&mut self.left_behind)
+        let result = connection.run(&mut self.left_behind);
+        self.built |= !matches!(result, Err(SourceError::Template { .. }));
+        result
     }
 
     /// The password as its file has it now. A file that cannot be read, perhaps because it is just being written, changes nothing.

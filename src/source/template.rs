@@ -70,7 +70,7 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
             decoders::restrict(&element, family);
         }
         leave_sound_alone(&element);
-        insist_on_video(&element);
+        insist_on_video(&element, own);
     }
     // decodebin makes its demuxers later.
     let threads = threads(settings);
@@ -275,13 +275,19 @@ fn leave_sound_alone(element: &gst::Element) {
 
 /// When all streams are known and none has found its way into the pipeline, there is no video. Without this a short file of
 /// sound alone would end unseen: nobody downstream is told about the end of a stream that is not linked.
-fn insist_on_video(element: &gst::Element) {
+fn insist_on_video(element: &gst::Element, own: bool) {
     if !["GstDecodeBin", "GstRTSPSrc"].contains(&element.type_().name()) {
         return;
     }
-    element.connect_no_more_pads(|element| {
+    // What a person wrote behind it may also take something else than what comes.
+    let what = if own {
+        "It has no video stream that the template takes; let a decoder follow, and end it with `videoconvert ! appsink name=sink`"
+    } else {
+        "It has no video stream"
+    };
+    element.connect_no_more_pads(move |element| {
         if !element.src_pads().iter().any(|pad| pad.is_linked()) {
-            gst::element_error!(element, gst::StreamError::WrongType, ("It has no video stream"));
+            gst::element_error!(element, gst::StreamError::WrongType, ("{what}"));
         }
     });
 }

@@ -16,4 +16,6 @@ pub mod hook;
 pub mod onvif;
 pub mod promtool;
 pub mod proxy;
+pub mod raw_rtsp;
 pub mod scene;
+pub mod web;

@@ -1,0 +1,351 @@
+//! How much coded data one connection may hold: GStreamer's demuxers, parsers, depayloaders and queues collect without a limit of their
+//! own, so what enters a pipeline is counted until it has been let go of.
+//!
+//! ```text
+//! network ─► source ─►│enter│─► typefind, jitter buffer, demuxer, queue, depayloader, parser ─► decoder ─► pictures
+//!                      counted here, wherever it is held: given back when its memory is freed
+//!                                 │in│ demuxer, depayloader, parser │out│    for those that copy: bytes in since anything came out
+//! ```
+//!
+//! In: buffers of source elements (of an RTP session for RTSP), and elements as they come. Out: the same buffers, in memory that tells when it
+//! is freed; beyond a limit [`Report`] gets the error that ends the connection, and the buffer goes no further: an element never sees more than it
+//! may hold. Runs on GStreamer's streaming threads. Full: see above. Closed: everything goes with the pipeline.
+//! Local files and devices are not counted where they enter: they are read piece by piece as they are asked for, or lie in a pool of fixed size.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::downloads::MOST_DOWNLOAD;
+use super::error::{At, Excess, SourceError};
+
+/// Bytes that a connection may hold, and that may go into an element before anything comes out of it: a coded picture of the
+/// size limit, 2²⁵ pixels, at two bytes a pixel. JPEG at its best quality and lossless H.265 stay below that; what decodebin's queues hold besides is
+/// some megabytes. An MP4 file whose index is at its end, from a server that knows no ranges, is collected up to its index; GStreamer itself
+/// gives up at 10 MiB of it.
+pub(super) const MOST_BYTES: u64 = 64 << 20;
+
+/// What a buffer costs besides its bytes. A sender of tiny pieces is stopped too.
+const OVERHEAD: u64 = 1 << 10;
+
+/// Streams in one connection. Broadcast multiplexes have a dozen, films have subtitles in thirty languages.
+const MOST_STREAMS: usize = 40;
+
+/// A demuxer of several streams may copy and keep those of one while others come out (tsdemux does so up to 32 MiB a stream, oggdemux without end), and leave out
+/// others rightly. So each time that this much has gone in, the daemon's own memory is looked at: it may not have grown by as much in the meantime.
+/// Whatever else grows so just then costs this stream one new connection.
+const MOST_GROWTH: u64 = 128 << 20;
+
+/// Elements of a pipeline at a time. Ours have about thirty. An RTP sender that changes its number makes another jitter buffer each time.
+const MOST_ELEMENTS: usize = 256;
+
+/// Told why the connection is to end; once.
+type Report = Box<dyn Fn(SourceError) + Send + Sync>;
+
+/// What one connection holds.
+pub(super) struct ByteBudget {
+    at: At,
+    report: Report,
+    most: u64,
+    held: Arc<AtomicU64>,
+    elements: AtomicUsize,
+    exceeded: AtomicBool,
+}
+
+impl ByteBudget {
+    /// Starts counting for a pipeline that does not run yet.
+    pub fn watch(pipeline: &gst::Pipeline, at: At, report: impl Fn(SourceError) + Send + Sync + 'static) {
+        Self::with_limit(pipeline, at, Box::new(report), MOST_BYTES);
+    }
+
+    fn with_limit(pipeline: &gst::Pipeline, at: At, report: Report, most: u64) -> Arc<Self> {
+        let budget = Arc::new(Self {
+            at,
+            report,
+            most,
+            held: Arc::default(),
+            elements: AtomicUsize::new(0),
+            exceeded: AtomicBool::new(false),
+        });
+        for element in pipeline.iterate_recurse().into_iter().flatten() {
+            budget.look_at(&element);
+        }
+        let (come, gone) = (Arc::clone(&budget), Arc::clone(&budget));
+        pipeline.connect_deep_element_added(move |_, _, element| come.look_at(element));
+        pipeline.connect_deep_element_removed(move |_, _, _| {
+            gone.elements.fetch_sub(1, Ordering::Relaxed);
+        });
+        budget
+    }
+
+    fn look_at(self: &Arc<Self>, element: &gst::Element) {
+        if self.elements.fetch_add(1, Ordering::Relaxed) >= MOST_ELEMENTS {
+            self.exceed(element, Excess::Elements(MOST_ELEMENTS));
+        }
+        if element.type_().name() == "GstRtpBin" {
+            let budget = Arc::clone(self);
+            element.connect_pad_added(move |_, pad| {
+                if pad.name().starts_with("recv_rtp_sink") {
+                    budget.count_held(pad);
+                }
+            });
+        } else if element.element_flags().contains(gst::ElementFlags::SOURCE) {
+            if let Some(pad) = element.static_pad("src").filter(|_| !is_local(element)) {
+                self.count_held(&pad);
+            }
+        } else if collects(element) {
+            self.count_unanswered(element);
+        }
+    }
+
+    /// Counts what enters at `pad` until it is freed.
+    fn count_held(self: &Arc<Self>, pad: &gst::Pad) {
+        let budget = Arc::clone(self);
+        pad.add_probe(BUFFERS, move |pad, info| {
+            if is_raw(pad) {
+                return gst::PadProbeReturn::Ok;
+            }
+            let more = cost(info);
+            if budget.held.load(Ordering::Relaxed).saturating_add(more) > budget.most {
+                return budget.refuse(pad, info, budget.most);
+            }
+            match info.data.take() {
+                Some(gst::PadProbeData::Buffer(buffer)) => {
+                    info.data = Some(gst::PadProbeData::Buffer(budget.counted(buffer)));
+                }
+                Some(gst::PadProbeData::BufferList(list)) => {
+                    let counted = list.iter_owned().map(|buffer| budget.counted(buffer)).collect();
+                    info.data = Some(gst::PadProbeData::BufferList(counted));
+                }
+                other => info.data = other,
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    /// `buffer` in memory that is counted until nobody holds it or a part of it any more. What cannot be mapped is passed as it is.
+    fn counted(&self, buffer: gst::Buffer) -> gst::Buffer {
+        let cost = cost_of(&buffer);
+        let map = match buffer.clone().into_mapped_buffer_readable() {
+            Ok(map) if map.size() > 0 => map,
+            _ => return buffer,
+        };
+        self.held.fetch_add(cost, Ordering::Relaxed);
+        let mut counted = gst::Buffer::from_slice(Counted { map, cost, held: Arc::clone(&self.held) });
+        let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+        let copied = counted.get_mut().is_some_and(|counted| buffer.copy_into(counted, what, ..).is_ok());
+        if copied { counted } else { buffer }
+    }
+
+    /// Counts what goes into `element` since it last gave something, whatever it keeps it in.
+    fn count_unanswered(self: &Arc<Self>, element: &gst::Element) {
+        let unanswered = Arc::new(AtomicU64::new(0));
+        let (outputs, growth) = (Arc::new(AtomicUsize::new(0)), Arc::new(Growth::default()));
+        let most = if is_playlist(element) { MOST_DOWNLOAD.min(self.most) } else { self.most };
+        for pad in element.sink_pads() {
+            let (budget, unanswered) = (Arc::clone(self), Arc::clone(&unanswered));
+            let (outputs, growth) = (Arc::clone(&outputs), Arc::clone(&growth));
+            pad.add_probe(BUFFERS, move |pad, info| {
+                let more = cost(info);
+                if unanswered.fetch_add(more, Ordering::Relaxed).saturating_add(more) > most {
+                    return budget.refuse(pad, info, most);
+                }
+                if outputs.load(Ordering::Relaxed) > 1 && growth.is_too_much(more, crate::memory::in_use) {
+                    return budget.refuse(pad, info, MOST_GROWTH);
+                }
+                gst::PadProbeReturn::Ok
+            });
+        }
+        for pad in element.src_pads() {
+            answers(&pad, &unanswered);
+        }
+        let budget = Arc::clone(self);
+        element.connect_pad_added(move |element, pad| {
+            if pad.direction() == gst::PadDirection::Src {
+                answers(pad, &unanswered);
+                outputs.fetch_add(1, Ordering::Relaxed);
+                if element.num_src_pads() as usize > MOST_STREAMS {
+                    budget.exceed(element, Excess::Streams(MOST_STREAMS));
+                }
+            }
+        });
+    }
+
+    /// Ends the connection instead of handing the buffer on.
+    fn refuse(&self, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>, most: u64) -> gst::PadProbeReturn {
+        if let Some(element) = pad.parent_element() {
+            self.exceed(&element, Excess::Bytes(most));
+        }
+        info.data.take();
+        info.flow_res = Err(gst::FlowError::Error);
+        gst::PadProbeReturn::Handled
+    }
+
+    fn exceed(&self, element: &gst::Element, what: Excess) {
+        if !self.exceeded.swap(true, Ordering::Relaxed) {
+            let at = At { element: element.name().to_string(), ..self.at.clone() };
+            (self.report)(SourceError::TooMuch { at, what });
+        }
+    }
+}
+
+/// Whether the daemon grows by what goes into an element.
+#[derive(Debug, Default)]
+struct Growth(Mutex<(u64, Option<u64>)>);
+
+impl Growth {
+    /// `more` bytes have gone in; `in_use` tells the daemon's memory, where that can be told.
+    fn is_too_much(&self, more: u64, in_use: impl FnOnce() -> Option<u64>) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = state.0.saturating_add(more);
+        if state.0 < MOST_GROWTH {
+            return false;
+        }
+        let (now, before) = (in_use(), state.1);
+        *state = (0, now.map(|now| before.map_or(now, |before| before.min(now))));
+        before.zip(now).is_some_and(|(before, now)| now > before.saturating_add(MOST_GROWTH))
+    }
+}
+
+/// What is pushed; elements that fetch for themselves know what they ask for.
+const BUFFERS: gst::PadProbeType = gst::PadProbeType::from_bits_truncate(
+    gst::PadProbeType::BUFFER.bits() | gst::PadProbeType::BUFFER_LIST.bits() | gst::PadProbeType::PUSH.bits(),
+);
+
+fn answers(pad: &gst::Pad, unanswered: &Arc<AtomicU64>) {
+    let unanswered = Arc::clone(unanswered);
+    pad.add_probe(BUFFERS, move |_, _| {
+        unanswered.store(0, Ordering::Relaxed);
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Whether the element is of a kind that collects until it has a whole something.
+fn collects(element: &gst::Element) -> bool {
+    let class = element.metadata(gst::ELEMENT_METADATA_KLASS).unwrap_or_default();
+    ["Demux", "Parser", "Depayloader"].iter().any(|kind| class.contains(kind))
+}
+
+/// Whether the element takes a playlist, which it takes apart into much more than it is.
+fn is_playlist(element: &gst::Element) -> bool {
+    element.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.contains("Adaptive"))
+}
+
+/// Whether `element` reads a file or a device of this machine.
+fn is_local(element: &gst::Element) -> bool {
+    if let Some(handler) = element.dynamic_cast_ref::<gst::URIHandler>() {
+        return handler.protocols().iter().any(|protocol| ["file", "v4l2"].contains(&protocol.as_str()));
+    }
+    !element.metadata(gst::ELEMENT_METADATA_KLASS).unwrap_or_default().contains("Network")
+}
+
+/// Pictures and sound that are not coded come from devices and test sources, and are large.
+fn is_raw(pad: &gst::Pad) -> bool {
+    let caps = pad.current_caps();
+    caps.as_ref().and_then(|caps| caps.structure(0)).is_some_and(|structure| structure.name().ends_with("/x-raw"))
+}
+
+fn cost(info: &gst::PadProbeInfo<'_>) -> u64 {
+    match &info.data {
+        Some(gst::PadProbeData::Buffer(buffer)) => cost_of(buffer),
+        Some(gst::PadProbeData::BufferList(list)) => list.iter().map(cost_of).sum(),
+        _ => 0,
+    }
+}
+
+/// What holding the buffer costs: the memory behind it may be larger than what it shows.
+fn cost_of(buffer: &gst::BufferRef) -> u64 {
+    let memory: usize = buffer.iter_memories().map(gst::MemoryRef::maxsize).sum();
+    OVERHEAD + memory as u64
+}
+
+/// A buffer that is counted for as long as anybody holds it.
+struct Counted {
+    map: gst::MappedBuffer<gst::buffer::Readable>,
+    cost: u64,
+    held: Arc<AtomicU64>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        self.map.as_slice()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.cost, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watched(description: &str, most: u64) -> (gst::Pipeline, Arc<ByteBudget>, Arc<Mutex<Vec<SourceError>>>) {
+        gst::init().unwrap();
+        let pipeline: gst::Pipeline = gst::parse::launch(description).unwrap().downcast().unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = Arc::clone(&told);
+        let at = At { stream: "dock".into(), place: "http://10.0.0.1/x".into(), element: String::new() };
+        let report = Box::new(move |error| listener.lock().unwrap().push(error));
+        let budget = ByteBudget::with_limit(&pipeline, at, report, most);
+        (pipeline, budget, told)
+    }
+
+    fn run(pipeline: &gst::Pipeline) {
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+        pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(60), &ends).unwrap();
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
+
+    #[test]
+    fn what_enters_is_counted_until_nobody_holds_a_part_of_it() {
+        let (_pipeline, budget, _) = watched("fakesrc ! fakesink", 1 << 20);
+        let mut buffer = gst::Buffer::from_slice(vec![7; 10_000]);
+        buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_seconds(3));
+        let counted = budget.counted(buffer);
+        assert_eq!((counted.pts(), counted.size()), (Some(gst::ClockTime::from_seconds(3)), 10_000));
+        assert_eq!(budget.held.load(Ordering::Relaxed), 10_000 + OVERHEAD);
+        let part = counted.copy_region(gst::BufferCopyFlags::all() - gst::BufferCopyFlags::DEEP, 10..20).unwrap();
+        drop(counted);
+        assert_eq!(budget.held.load(Ordering::Relaxed), 10_000 + OVERHEAD);
+        drop(part);
+        assert_eq!(budget.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_element_that_gives_nothing_back_is_given_no_more_than_it_may_hold() {
+        let source = "fakesrc num-buffers=100 sizetype=fixed sizemax=65536 filltype=zero";
+        let (pipeline, _, told) = watched(&format!("{source} ! multipartdemux boundary=x ! fakesink"), 1 << 20);
+        run(&pipeline);
+        let told = told.lock().unwrap();
+        assert!(matches!(&told[..], [SourceError::TooMuch { what: Excess::Bytes(1_048_576), .. }]), "{told:?}");
+        assert!(told[0].to_string().contains("multipartdemux"), "{told:?}");
+    }
+
+    #[test]
+    fn an_element_that_gives_something_now_and_then_is_left_alone() {
+        let (pipeline, _, told) = watched(
+            "videotestsrc num-buffers=100 ! video/x-raw,width=320,height=240 ! jpegenc ! jpegparse ! fakesink",
+            100 << 10,
+        );
+        run(&pipeline);
+        assert_eq!(*told.lock().unwrap(), []);
+    }
+
+    #[test]
+    fn a_demuxer_is_suspected_only_if_the_daemon_grows_by_what_goes_in() {
+        let growth = Growth::default();
+        let after = |bytes: u64, in_use: u64| growth.is_too_much(bytes, || Some(in_use));
+        assert!(!after(MOST_GROWTH - 1, 0));
+        assert!(!after(1, 100), "the first look is at what is usual");
+        assert!(!after(MOST_GROWTH / 2, u64::MAX), "it is not looked at before");
+        assert!(!after(MOST_GROWTH / 2, 100 + MOST_GROWTH));
+        assert!(after(MOST_GROWTH, 101 + MOST_GROWTH));
+        assert!(!Growth::default().is_too_much(u64::MAX, || None));
+    }
+}

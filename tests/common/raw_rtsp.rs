@@ -1,0 +1,194 @@
+//! An RTSP camera that does as a test says, down to the single packet: what no real server would send.
+//!
+//! One thread a connection; video is sent interleaved on the same connection. It listens until the test's process ends.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+/// What the camera does beside answering as it should.
+pub enum Behaviour {
+    /// Answers DESCRIBE with this and whatever comes behind it, instead of a description.
+    Describes(Box<dyn Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync>),
+    /// Plays so; the number is that of the connection.
+    Plays(Box<dyn Fn(&mut Packets, usize) -> io::Result<()> + Send + Sync>),
+}
+
+/// Starts the camera and gives its address.
+pub fn start(behaviour: Behaviour) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = Url::parse(&format!("rtsp://{}/stream", listener.local_addr().unwrap())).unwrap();
+    let behaviour = Arc::new(behaviour);
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let (stream, behaviour) = (stream.unwrap(), Arc::clone(&behaviour));
+            // A client that goes in the middle is what these tests are about.
+            std::thread::spawn(move || serve(stream, &behaviour, number));
+        }
+    });
+    url
+}
+
+const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=range:npt=0-3600.5\r\nm=video 0 RTP/AVP 96\r\n\
+                   a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:trackID=0\r\n";
+
+fn serve(mut stream: TcpStream, behaviour: &Behaviour, number: usize) -> io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut first = [0];
+        reader.read_exact(&mut first)?;
+        if first == *b"$" {
+            let mut rest = [0; 3];
+            reader.read_exact(&mut rest)?;
+            io::copy(&mut (&mut reader).take(u64::from(u16::from_be_bytes([rest[1], rest[2]]))), &mut io::sink())?;
+            continue;
+        }
+        let mut request = String::from(char::from(first[0]));
+        while !request.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut request)? == 0 {
+                return Ok(());
+            }
+        }
+        let header = |name: &str| {
+            let line = request.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.unwrap_or_default().to_owned()
+        };
+        let answer = |stream: &mut TcpStream, more: &str| {
+            write!(stream, "RTSP/1.0 200 OK\r\nCSeq: {}\r\nSession: 1\r\n{more}", header("CSeq"))
+        };
+        match (request.split(' ').next().unwrap_or_default(), behaviour) {
+            ("DESCRIBE", Behaviour::Describes(describe)) => return describe(&mut stream, &header("CSeq")),
+            ("DESCRIBE", _) => {
+                let length = SDP.len();
+                answer(
+                    &mut stream,
+                    &format!("Content-Type: application/sdp\r\nContent-Length: {length}\r\n\r\n{SDP}"),
+                )?;
+            }
+            ("SETUP", _) => answer(&mut stream, &format!("Transport: {}\r\n\r\n", header("Transport")))?,
+            ("PLAY", Behaviour::Plays(play)) => {
+                answer(&mut stream, "\r\n")?;
+                let mut packets = Packets { stream: stream.try_clone()?, sequence: 0, time: 0, ssrc: 7 };
+                return play(&mut packets, number);
+            }
+            _ => answer(&mut stream, "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n\r\n")?,
+        }
+    }
+}
+
+/// RTP on its way to the client.
+pub struct Packets {
+    stream: TcpStream,
+    sequence: u16,
+    /// Of the next packet, 90,000 a second.
+    pub time: u32,
+    pub ssrc: u32,
+}
+
+/// The longest payload of a packet.
+const MTU: usize = 1200;
+
+impl Packets {
+    pub fn packet(&mut self, payload: &[u8], last: bool) -> io::Result<()> {
+        let mut bytes = vec![b'$', 0];
+        bytes.extend(u16::try_from(payload.len() + 12).unwrap().to_be_bytes());
+        bytes.extend([0x80, if last { 0x80 | 96 } else { 96 }]);
+        bytes.extend(self.sequence.to_be_bytes());
+        bytes.extend(self.time.to_be_bytes());
+        bytes.extend(self.ssrc.to_be_bytes());
+        bytes.extend(payload);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.stream.write_all(&bytes)
+    }
+
+    /// A NAL unit, in fragments if need be.
+    pub fn nal(&mut self, nal: &[u8], last: bool) -> io::Result<()> {
+        if nal.len() <= MTU {
+            return self.packet(nal, last);
+        }
+        let count = (nal.len() - 1).div_ceil(MTU);
+        for (n, piece) in nal[1..].chunks(MTU).enumerate() {
+            self.fragment(nal[0], n == 0, n + 1 == count, piece, last)?;
+        }
+        Ok(())
+    }
+
+    /// A fragment (FU-A) of a NAL unit with this first byte.
+    pub fn fragment(&mut self, first: u8, begins: bool, ends: bool, piece: &[u8], last: bool) -> io::Result<()> {
+        let bits = u8::from(begins) << 7 | u8::from(ends) << 6;
+        let mut payload = vec![first & 0xe0 | 28, bits | first & 0x1f];
+        payload.extend(piece);
+        self.packet(&payload, last && ends)
+    }
+
+    /// An RTCP goodbye: the sender has no more.
+    pub fn goodbye(&mut self) -> io::Result<()> {
+        let mut bytes = vec![b'$', 1, 0, 8, 0x81, 203, 0, 1];
+        bytes.extend(self.ssrc.to_be_bytes());
+        self.stream.write_all(&bytes)
+    }
+
+    /// A frame in NAL units, and the time until the next one, 25 a second.
+    pub fn frame<N: AsRef<[u8]>>(&mut self, nals: &[N]) -> io::Result<()> {
+        for (n, nal) in nals.iter().enumerate() {
+            self.nal(nal.as_ref(), n + 1 == nals.len())?;
+        }
+        self.time = self.time.wrapping_add(3600);
+        std::thread::sleep(Duration::from_millis(40));
+        Ok(())
+    }
+}
+
+/// Frames of a test picture, each in NAL units; every tenth is a keyframe and has its parameter sets with it.
+pub fn frames() -> Vec<Vec<Vec<u8>>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clip.h264");
+    write_h264(&path);
+    let bytes = std::fs::read(&path).unwrap();
+    let starts: Vec<usize> =
+        bytes.windows(3).enumerate().filter(|(_, w)| w == b"\0\0\x01").map(|(n, _)| n + 3).collect();
+    let ends = starts.iter().skip(1).map(|next| next - 3).chain([bytes.len()]);
+    let (mut frames, mut frame) = (Vec::new(), Vec::new());
+    for (start, end) in starts.iter().zip(ends) {
+        let nal = bytes[*start..end].to_vec();
+        let slice = [1, 5].contains(&(nal[0] & 31));
+        // The zero before a start code of four bytes.
+        frame.push(nal.strip_suffix(b"\0").filter(|_| !slice).map_or(nal.clone(), <[u8]>::to_vec));
+        if slice {
+            frames.push(std::mem::take(&mut frame));
+        }
+    }
+    frames
+}
+
+fn write_h264(path: &Path) {
+    let status = std::process::Command::new("gst-launch-1.0")
+        .args(["-q", "videotestsrc", "num-buffers=50", "pattern=ball", "!"])
+        .args(["video/x-raw,format=I420,width=160,height=120,framerate=25/1", "!"])
+        .args(["x264enc", "threads=1", "sliced-threads=false", "bframes=0", "key-int-max=10", "aud=false", "!"])
+        .args(["video/x-h264,stream-format=byte-stream,alignment=au", "!", "filesink"])
+        .arg(format!("location={}", path.display()))
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Numbers that look random and are the same every time.
+pub struct Noise(pub u64);
+
+impl Noise {
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count)
+            .map(|_| {
+                self.0 ^= self.0 << 13;
+                self.0 ^= self.0 >> 7;
+                self.0 ^= self.0 << 17;
+                self.0 as u8
+            })
+            .collect()
+    }
+}
