@@ -149,9 +149,8 @@ fn arguments(text: &str) -> Vec<String> {
 
 /// The length of the text or character that begins here.
 fn literal(text: &str) -> Option<usize> {
-    if text.starts_with('\'') {
+    if let Some(body) = text.strip_prefix('\'') {
         // A lifetime has no second quote.
-        let body = &text[1..];
         let inner = if body.starts_with('\\') { 2 } else { body.chars().next()?.len_utf8() };
         return body.get(inner..)?.starts_with('\'').then_some(inner + 2);
     }
