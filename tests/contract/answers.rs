@@ -1,0 +1,65 @@
+//! What the API answers, right and wrong.
+
+use super::super::common::daemon::{Daemon, eventually};
+use super::golden::sections;
+use super::http::{ask, say};
+
+/// Every answer that is got without changing anything.
+pub fn look(address: &str, token: &str, picture: &str) -> Vec<(&'static str, String)> {
+    let get = |path: &str| ask(address, "GET", path, token).told();
+    let post = |path: &str| ask(address, "POST", path, token).told();
+    let open = |head: &str| say(address, head).told();
+    let large = format!("POST /api/v1/reload HTTP/1.1\r\nAuthorization: Bearer {token}\r\nContent-Length: 99999");
+    vec![
+        ("GET /", get("/")),
+        ("GET /healthz", open("GET /healthz HTTP/1.1")),
+        ("GET /livez", open("GET /livez HTTP/1.1")),
+        ("GET /readyz", get("/readyz")),
+        ("GET /metrics", get("/metrics")),
+        ("GET /api/v1/streams", get("/api/v1/streams")),
+        ("GET /api/v1/labels", get("/api/v1/labels")),
+        ("GET /api/v1/events", get("/api/v1/events")),
+        ("GET /api/v1/sinks", get("/api/v1/sinks")),
+        ("GET /api/v1/snapshots/{name}", get(picture)),
+        ("GET /api/v1/snapshots/{name} that is not there", get("/api/v1/snapshots/no.jpg")),
+        ("GET /nowhere", get("/nowhere")),
+        ("GET /api/v1/reload", get("/api/v1/reload")),
+        ("DELETE /api/v1/streams", ask(address, "DELETE", "/api/v1/streams", token).told()),
+        ("POST /api/v1/streams/{id}/pause of nobody", post("/api/v1/streams/nobody/pause")),
+        ("POST /api/v1/streams/{id}/pause of no text", post("/api/v1/streams/%ff/pause")),
+        ("GET without a token", open("GET /api/v1/streams HTTP/1.1")),
+        ("POST without a token", open("POST /api/v1/reload HTTP/1.1")),
+        ("POST of too much", open(&large)),
+    ]
+}
+
+/// Wrong tokens until there were too many.
+pub fn guess(address: &str) -> String {
+    eventually("too many guesses", || {
+        let answer = ask(address, "GET", "/api/v1/streams", "a-token-that-somebody-guessed");
+        (answer.status == 429).then(|| answer.told())
+    })
+}
+
+/// What a daemon without a token refuses.
+pub fn without_a_token() -> [(&'static str, String); 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "model: { path: none }\nstreams: [{ id: off, url: \"rtsp://127.0.0.1:9/\", enabled: false }]\n\
+                  outbox: { path: \":memory:\" }\napi: { listen: 127.0.0.1:0 }\n";
+    let mut daemon = Daemon::start(folder.path(), config);
+    let address = daemon.url().strip_prefix("http://").unwrap().to_owned();
+    let change = say(&address, "POST /api/v1/reload HTTP/1.1").told();
+    let foreign = say(&address, "GET /api/v1/streams HTTP/1.1\r\nHost: elsewhere.example").told();
+    daemon.stop();
+    [("POST where there is no token", change), ("GET by a name that is not this machine's", foreign)]
+}
+
+/// What every answer has is told once.
+pub fn without_repetition(answers: Vec<(&'static str, String)>) -> String {
+    let is_header = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase()) && line.contains(": ");
+    let in_all = |line: &&str| answers.iter().all(|(_, told)| told.lines().any(|other| other == *line));
+    let common: Vec<&str> = answers[0].1.lines().filter(is_header).filter(in_all).collect();
+    let rest = |told: &str| told.lines().filter(|line| !common.contains(line)).collect::<Vec<_>>().join("\n");
+    let parts = answers.iter().map(|(title, told)| (*title, rest(told)));
+    sections([("every answer", common.join("\n"))].into_iter().chain(parts))
+}
