@@ -134,7 +134,7 @@ def end(process):
 
 def last_line(text):
     lines = [line for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if line.startswith("error")), lines[-1] if lines else "")[:500]
+    return next((line for line in reversed(lines) if line.startswith("error")), lines[-1] if lines else "")[:800]
 
 
 def processor():
@@ -162,18 +162,18 @@ def driver(run):
 
 def unpacked(run):
     """What came in packs."""
-    reasons = {}
-    if run.args.pack:
-        folder = run.work / "pack"
-        folder.mkdir()
-        try:
-            reasons = gpu_pack.unpack(run.args.pack, folder)
-        except gpu_pack.PackError as error:
-            raise StepError("missing", str(error)) from None
-        if (folder / "site").is_dir():
-            run.environment["PYTHONPATH"] = f"{folder / 'site'}:{run.environment.get('PYTHONPATH', '')}"
-    if reasons:
-        raise StepError("missing", "; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+    if not run.args.pack:
+        return
+    folder = run.work / "pack"
+    folder.mkdir()
+    # A process of its own can be ended.
+    code, out, err = run.call([sys.executable, HERE / "gpu_pack.py", folder, *run.args.pack], 120)
+    if (folder / "site").is_dir():
+        run.environment["PYTHONPATH"] = f"{folder / 'site'}:{run.environment.get('PYTHONPATH', '')}"
+    if code is None:
+        raise StepError("no time", "unpacking took too long and was ended")
+    if code != 0:
+        raise StepError("missing", "; ".join(out.splitlines()) or last_line(err))
 
 
 def gpu_libraries(run):
@@ -227,14 +227,15 @@ def ours(run, arch, provider):
         raise StepError("failed", f"as for {run.refused[provider]}")
     if provider == "tensorrt":
         needs_tensorrt(run)
-    model, options = bundle(run, arch), ["--provider-option", "fp16=true"] if provider == "tensorrt" else []
+    model, batches, options, most = bundle(run, arch), run.args.batches, [], 120
+    if provider == "tensorrt":
+        # An engine takes a minute and more, and is built for each largest batch.
+        batches, options, most = [max(batches)], ["--provider-option", "fp16=true"], 240
     if run.memory:
         run.memory.begin()
-    # An engine of TensorRT is built for each process that has another largest batch.
-    most = 240 if provider == "tensorrt" else 120
     try:
-        out, log = run.vtagd("bench", "-m", model, "--batch", ",".join(map(str, run.args.batches)), "--seconds", run.args.seconds, "--provider",
-                             provider, *options, "--library", run.library, "--json", most=most, VTAGD_LOG="info")
+        out, log = run.vtagd("bench", "-m", model, "--batch", ",".join(map(str, batches)), "--seconds", run.args.seconds, "--provider", provider,
+                             *options, "--library", run.library, "--json", most=most, VTAGD_LOG="info")
     except StepError as error:
         if error.status == "failed":
             run.refused[provider] = arch
@@ -304,27 +305,38 @@ def daemon(run, arch):
         try:
             inferred = lambda: counter(port, "vtagd_frames_inferred_total")
             deadline = time.monotonic() + min(90.0, run.left() - 10)
-            while inferred() < 2 * batch:
+            while not ready(inferred, 2 * batch):
                 if process.poll() is not None:
                     raise StepError("failed", f"the daemon ended: {last_line(log.read_text())}")
                 if time.monotonic() > deadline:
                     raise StepError("no time", f"no batch was inferred in time; its log ends with: {last_line(log.read_text())}")
                 time.sleep(0.2)
-            before, started = inferred(), time.monotonic()
-            time.sleep(max(1.0, min(2 * run.args.seconds, run.left() - 5)))
-            rate = (inferred() - before) / (time.monotonic() - started)
+            before, started, gained = inferred(), time.monotonic(), 0.0
+            # Counted batch by batch: several of them, so that the first and the last weigh little.
+            while (took := time.monotonic() - started) < 2 * run.args.seconds or gained < 4 * batch:
+                if took > 30 or run.left() < 5:
+                    raise StepError("no time", f"{gained:.0f} pictures in {took:.0f} s are too few to tell")
+                time.sleep(0.1)
+                gained = inferred() - before
+            rate = gained / (time.monotonic() - started)
         finally:
             end(process)
     yield {"by": "the daemon, raw frames", "batch": batch, "images_per_second": rate, "streams": STREAMS, "frame": f"{width}x{height}"}
 
 
 def counter(port, name):
-    """The sum of a counter over all streams; 0 while nobody answers."""
+    """The sum of a counter over all streams."""
+    # Whatever proxy the environment names: it is not for this machine.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", answer.read().decode(), re.M))
+
+
+def ready(read, enough):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", answer.read().decode(), re.M))
-    except OSError:
-        return 0.0
+        return read() >= enough
+    except OSError:  # nobody listens yet
+        return False
 
 
 def steps(run):

@@ -2,6 +2,8 @@
 
 A pack is a folder: `pack.json`, and each archive as NAME.00, NAME.01, … of at most so many bytes, with the SHA-256 of each piece and of the
 whole. Pieces may arrive in any order and from several folders; nothing of an archive is used before all of it is there and right.
+
+gpu.py packs by `pack` and unpacks by `gpu_pack.py TO FOLDER …`: exit code 1 and a line for each archive that cannot be used.
 """
 import hashlib
 import json
@@ -9,6 +11,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -116,7 +119,8 @@ def joined(entry, folders, file):
     missing = []
     with open(file, "wb") as whole:
         for piece in entry["pieces"]:
-            found = next((folder / piece["name"] for folder in folders if (folder / piece["name"]).is_file()), None)
+            name = pathlib.Path(piece["name"]).name
+            found = next((folder / name for folder in folders if (folder / name).is_file()), None)
             if not found:
                 missing.append(piece["name"])
                 continue
@@ -153,3 +157,17 @@ def unpack(folders, to):
             reasons[name] = str(error)
         file.unlink(missing_ok=True)
     return reasons
+
+
+def main():
+    to, *folders = map(pathlib.Path, sys.argv[1:])
+    try:
+        reasons = [f"{name}: {reason}" for name, reason in unpack(folders, to).items()]
+    except (PackError, OSError, ValueError, KeyError) as error:
+        reasons = [str(error)]
+    print(*reasons, sep="\n")
+    return 1 if reasons else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
