@@ -265,8 +265,10 @@ fn many_connections_leave_no_thread_and_no_socket_open() {
     }
 }
 
+type Damage = fn(&mut Noise, &[Vec<u8>]) -> Vec<Vec<u8>>;
+
 /// A camera's frames with `damage` done to some of them, on its first connection.
-fn damaged(damage: fn(&mut Noise, &[Vec<u8>]) -> Vec<Vec<u8>>) -> Url {
+fn damaged(damage: Damage) -> Url {
     let frames = raw_rtsp::frames();
     raw_rtsp::start(Behaviour::Plays(Box::new(move |packets, connection| {
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
@@ -304,7 +306,7 @@ fn garbage(noise: &mut Noise, _: &[Vec<u8>]) -> Vec<Vec<u8>> {
 fn a_camera_is_never_given_up_for_what_it_sends() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("own.gst");
-    let damages: [(&str, fn(&mut Noise, &[Vec<u8>]) -> Vec<Vec<u8>>); 3] =
+    let damages: [(&str, Damage); 3] =
         [("smaller than nothing", smaller_than_nothing), ("too deep", too_deep), ("garbage", garbage)];
     for (name, damage) in damages {
         for own in [false, true] {

@@ -11,12 +11,16 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use url::Url;
 
+/// Says to the client with this sequence number what it likes.
+type Describe = Box<dyn Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync>;
+/// Sends packets on the connection of this number, the first being 0.
+type Play = Box<dyn Fn(&mut Packets, usize) -> io::Result<()> + Send + Sync>;
+
 /// What the camera does beside answering as it should.
 pub enum Behaviour {
-    /// Answers DESCRIBE with this and whatever comes behind it, instead of a description.
-    Describes(Box<dyn Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync>),
-    /// Plays so; the number is that of the connection.
-    Plays(Box<dyn Fn(&mut Packets, usize) -> io::Result<()> + Send + Sync>),
+    /// Answers DESCRIBE so, instead of with a description.
+    Describes(Describe),
+    Plays(Play),
 }
 
 /// Starts the camera and gives its address.
@@ -75,8 +79,8 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, number: usize) -> io::Res
             ("DESCRIBE", Behaviour::Describes(describe)) => return describe(&mut stream, &header("CSeq")),
             ("DESCRIBE", _) => {
                 let text = description();
-                let head = format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n", text.len());
-                answer(&mut stream, &format!("{head}{text}"))?;
+                let headers = format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n", text.len());
+                answer(&mut stream, &format!("{headers}{text}"))?;
             }
             ("SETUP", _) => answer(&mut stream, &format!("Transport: {}\r\n\r\n", header("Transport")))?,
             ("PLAY", Behaviour::Plays(play)) => {
