@@ -37,7 +37,7 @@ fn for_ever(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 const FILLING: &[u8] = &[b'a'; 1024];
 
 fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
-    let mut head = |kind: &str, more: &str| {
+    let mut begin = |kind: &str, more: &str| {
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n{more}\r\n")
     };
     let multipart = "multipart/x-mixed-replace;boundary=x";
@@ -45,37 +45,37 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
     match request.path.as_str() {
         // Neither length nor boundary.
         "/part" => {
-            head(multipart, "")?;
+            begin(multipart, "")?;
             stream.write_all(b"--x\r\nContent-Type: image/jpeg\r\n\r\n")?;
             stream.write_all(jpeg)?;
             for_ever(stream, FILLING)
         }
         // As much as can be said.
         "/long-part" => {
-            head(multipart, "")?;
+            begin(multipart, "")?;
             stream.write_all(b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: 2147483600\r\n\r\n")?;
             for_ever(stream, FILLING)
         }
-        "/part-head" => {
-            head(multipart, "")?;
+        "/part-headers" => {
+            begin(multipart, "")?;
             stream.write_all(b"--x\r\n")?;
             for_ever(stream, b"X-Again: and again\r\n")
         }
         // Pieces of one byte, each in a buffer of its own.
         "/crumbs" => {
-            head(multipart, "Transfer-Encoding: chunked\r\n")?;
+            begin(multipart, "Transfer-Encoding: chunked\r\n")?;
             stream.write_all(b"28\r\n--x\r\nContent-Type: image/jpeg\r\n\r\n12345\r\n")?;
             for_ever(stream, b"1\r\na\r\n")
         }
         "/picture" => {
-            head("image/jpeg", "")?;
+            begin("image/jpeg", "")?;
             let mut picture = std::io::Cursor::new(Vec::new());
             image::RgbImage::new(160, 120).write_to(&mut picture, image::ImageFormat::Jpeg).unwrap();
             let picture = picture.into_inner();
             stream.write_all(&picture[..picture.len() - 2])?;
             for_ever(stream, FILLING)
         }
-        "/head" => {
+        "/headers" => {
             write!(stream, "HTTP/1.1 200 OK\r\n")?;
             for_ever(stream, b"X-Again: and again\r\n")
         }
@@ -84,12 +84,12 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
             let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             coder.write_all(&vec![0; 16 << 20])?;
             let zeros = coder.finish()?;
-            head(multipart, "Content-Encoding: gzip\r\n")?;
+            begin(multipart, "Content-Encoding: gzip\r\n")?;
             for_ever(stream, &zeros)
         }
         // A program with one video, whose first frame never ends.
         "/ts" => {
-            head("video/mp2t", "")?;
+            begin("video/mp2t", "")?;
             stream.write_all(&ts::tables())?;
             stream.write_all(&ts::packet(
                 ts::VIDEO,
@@ -100,7 +100,7 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
         }
         // A playlist, and the one that follows it, which never ends.
         "/list.m3u8" => {
-            head("application/vnd.apple.mpegurl", "")?;
+            begin("application/vnd.apple.mpegurl", "")?;
             stream.write_all(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n")?;
             let entry = b"#EXTINF:1,\npiece.ts\n";
             static ASKED: AtomicU64 = AtomicU64::new(0);
@@ -110,24 +110,24 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
             for_ever(stream, entry)
         }
         "/endless.m3u8" => {
-            head("application/vnd.apple.mpegurl", "")?;
+            begin("application/vnd.apple.mpegurl", "")?;
             stream.write_all(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n")?;
             for_ever(stream, b"#EXTINF:1,\npiece.ts\n")
         }
         "/piece.ts" => {
-            head("video/mp2t", "")?;
+            begin("video/mp2t", "")?;
             stream.write_all(&piece())
         }
         // A file with everything but its index.
         "/mp4" => {
-            head("video/mp4", "")?;
+            begin("video/mp4", "")?;
             stream.write_all(b"\0\0\0\x18ftypisom\0\0\0\0isommp42")?;
             stream.write_all(b"\0\0\0\x01mdat\0\0\0\x01\0\0\0\0")?;
             for_ever(stream, FILLING)
         }
         // Nothing but filling between its segment's beginning and the first track.
         "/mkv" => {
-            head("video/x-matroska", "")?;
+            begin("video/x-matroska", "")?;
             stream.write_all(
                 b"\x1a\x45\xdf\xa3\x8b\x42\x82\x88matroska\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff",
             )?;
@@ -137,7 +137,7 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
         }
         // A frame that never ends.
         "/h264" => {
-            head("video/h264", "")?;
+            begin("video/h264", "")?;
             for nal in raw_rtsp::frames().concat() {
                 stream.write_all(b"\0\0\0\x01")?;
                 stream.write_all(&nal)?;
@@ -268,8 +268,8 @@ fn a_part_of_two_gigabytes() {
 }
 
 #[test]
-fn the_head_of_a_part_that_never_ends() {
-    over_http("/part-head", &[TOO_MUCH, "not a video"]);
+fn the_headers_of_a_part_that_never_end() {
+    over_http("/part-headers", &[TOO_MUCH, "not a video"]);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn a_single_picture_that_never_ends() {
 
 #[test]
 fn a_web_servers_headers_that_never_end() {
-    over_http("/head", &["the stream is down"]);
+    over_http("/headers", &["the stream is down"]);
 }
 
 #[test]
@@ -323,9 +323,9 @@ fn an_elementary_stream_whose_frame_never_ends() {
     over_http("/h264", &[TOO_MUCH]);
 }
 
-fn describing(head: &'static str, body: &'static [u8]) -> Behaviour {
+fn describing(headers: &'static str, body: &'static [u8]) -> Behaviour {
     Behaviour::Describes(Box::new(move |stream, sequence| {
-        write!(stream, "RTSP/1.0 200 OK\r\nCSeq: {sequence}\r\n{head}")?;
+        write!(stream, "RTSP/1.0 200 OK\r\nCSeq: {sequence}\r\n{headers}")?;
         for_ever(stream, body)
     }))
 }
@@ -339,8 +339,8 @@ fn an_rtsp_cameras_headers_that_never_end() {
 
 #[test]
 fn an_rtsp_cameras_description_of_four_gigabytes() {
-    let head = "Content-Type: application/sdp\r\nContent-Length: 4000000000\r\n\r\n";
-    ends_within_bounds(raw_rtsp::start(describing(head, b"a=x:yyyyyyyyyyyyyyy\r\n")).as_str(), &[ANSWER]);
+    let headers = "Content-Type: application/sdp\r\nContent-Length: 4000000000\r\n\r\n";
+    ends_within_bounds(raw_rtsp::start(describing(headers, b"a=x:yyyyyyyyyyyyyyy\r\n")).as_str(), &[ANSWER]);
 }
 
 fn playing(play: impl Fn(&mut Packets) -> io::Result<()> + Send + Sync + 'static) -> String {

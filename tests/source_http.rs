@@ -221,8 +221,8 @@ fn the_shortest_of_videos_still_end_as_files_do() {
 fn an_answer_without_a_video_in_it_is_never_the_end_of_a_stream() {
     let part = |count: usize| {
         let body = jpeg(90);
-        let head = format!("--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", body.len());
-        [head.as_bytes(), &body, b"\r\n"].concat().repeat(count)
+        let headers = format!("--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", body.len());
+        [headers.as_bytes(), &body, b"\r\n"].concat().repeat(count)
     };
     let multipart = "multipart/x-mixed-replace; boundary=frame";
     // A stream whose length is told is no recording either.

@@ -265,24 +265,35 @@ fn many_connections_leave_no_thread_and_no_socket_open() {
     }
 }
 
-/// A camera's frames with `damage` done to some of them, on every connection but the third and later ones.
-fn damaged(damage: fn(&mut Noise, &[Vec<u8>]) -> Vec<Vec<u8>>) -> Url {
+type Damage = fn(&mut Noise, &[Vec<u8>]) -> Vec<Vec<u8>>;
+
+/// A camera's frames with `damage` done to some of them, on its first connection.
+fn damaged(damage: Damage) -> Url {
     let frames = raw_rtsp::frames();
     raw_rtsp::start(Behaviour::Plays(Box::new(move |packets, connection| {
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
         for (n, frame) in frames.iter().cycle().enumerate() {
-            let whole = connection >= 2 || n < 20;
+            let whole = connection > 0 || n < 20;
             packets.frame(&if whole { frame.clone() } else { damage(&mut noise, frame) })?;
         }
         Ok(())
     })))
 }
 
-/// The decoder is told of picture sizes and formats that no picture has.
-fn damaged_parameter_sets(noise: &mut Noise, frame: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let sets = [[&[0x67], &noise.bytes(60)[..]].concat(), [&[0x68], &noise.bytes(20)[..]].concat()];
+/// `frame` under other parameter sets: the SPS, and a PPS that goes with any.
+fn under(sps: &[u8], frame: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let slices = frame.iter().filter(|nal| ![7, 8].contains(&(nal[0] & 31))).cloned();
-    sets.into_iter().chain(slices).collect()
+    [sps.to_vec(), vec![0x68, 0xce, 0x38, 0x80]].into_iter().chain(slices).collect()
+}
+
+/// Pictures of 16 by 16, of which 20 columns are to be cut off.
+fn smaller_than_nothing(_: &mut Noise, frame: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    under(&[0x67, 0x42, 0, 0x1e, 0xda, 0x7c, 0xc6, 0xd0], frame)
+}
+
+/// Fourteen bits a sample, which no decoder here knows.
+fn too_deep(_: &mut Noise, frame: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    under(&[0x67, 0x6e, 0, 0x1e, 0xa3, 0x9c, 0xb4, 0x14, 0x23, 0x20], frame)
 }
 
 fn garbage(noise: &mut Noise, _: &[Vec<u8>]) -> Vec<Vec<u8>> {
@@ -295,14 +306,17 @@ fn garbage(noise: &mut Noise, _: &[Vec<u8>]) -> Vec<Vec<u8>> {
 fn a_camera_is_never_given_up_for_what_it_sends() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("own.gst");
-    for (name, damage) in [("parameter sets", damaged_parameter_sets as fn(&mut _, &_) -> _), ("garbage", garbage)] {
-        let url = damaged(damage);
-        let own = format!(
-            "rtspsrc name=source location={url} protocols=tcp latency=100 ! rtph264depay ! h264parse ! avdec_h264 ! \
-             videoconvert ! appsink name=sink"
-        );
-        std::fs::write(&path, own).unwrap();
-        for location in [Location::Rtsp(url), Location::Template(path.clone())] {
+    let damages: [(&str, Damage); 3] =
+        [("smaller than nothing", smaller_than_nothing), ("too deep", too_deep), ("garbage", garbage)];
+    for (name, damage) in damages {
+        for own in [false, true] {
+            let url = damaged(damage);
+            let template = format!(
+                "rtspsrc name=source location={url} protocols=tcp latency=100 ! rtph264depay ! h264parse ! avdec_h264 ! \
+                 videoconvert ! appsink name=sink"
+            );
+            std::fs::write(&path, template).unwrap();
+            let location = if own { Location::Template(path.clone()) } else { Location::Rtsp(url) };
             let limits = Limits { stall: Duration::from_secs(5), ..Limits::default() };
             let options = Options { limits, ..Options::default() };
             let running = Running::with(SourceSettings { decode: Decode::All, ..settings(location) }, options);

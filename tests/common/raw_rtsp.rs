@@ -5,17 +5,22 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use url::Url;
+
+/// Says to the client with this sequence number what it likes.
+type Describe = Box<dyn Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync>;
+/// Sends packets on the connection of this number, the first being 0.
+type Play = Box<dyn Fn(&mut Packets, usize) -> io::Result<()> + Send + Sync>;
 
 /// What the camera does beside answering as it should.
 pub enum Behaviour {
-    /// Answers DESCRIBE with this and whatever comes behind it, instead of a description.
-    Describes(Box<dyn Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync>),
-    /// Plays so; the number is that of the connection.
-    Plays(Box<dyn Fn(&mut Packets, usize) -> io::Result<()> + Send + Sync>),
+    /// Answers DESCRIBE so, instead of with a description.
+    Describes(Describe),
+    Plays(Play),
 }
 
 /// Starts the camera and gives its address.
@@ -33,8 +38,18 @@ pub fn start(behaviour: Behaviour) -> Url {
     url
 }
 
-const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=range:npt=0-3600.5\r\nm=video 0 RTP/AVP 96\r\n\
-                   a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:trackID=0\r\n";
+/// With the parameter sets of [`frames`], as cameras have them.
+fn description() -> String {
+    let frames = frames();
+    let set = |kind| frames[0].iter().find(|nal| nal[0] & 31 == kind).map(|nal| BASE64_STANDARD.encode(nal)).unwrap();
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=range:npt=0-3600.5\r\n\
+         m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+         a=fmtp:96 packetization-mode=1;sprop-parameter-sets={},{}\r\na=control:trackID=0\r\n",
+        set(7),
+        set(8)
+    )
+}
 
 fn serve(mut stream: TcpStream, behaviour: &Behaviour, number: usize) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -63,11 +78,9 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, number: usize) -> io::Res
         match (request.split(' ').next().unwrap_or_default(), behaviour) {
             ("DESCRIBE", Behaviour::Describes(describe)) => return describe(&mut stream, &header("CSeq")),
             ("DESCRIBE", _) => {
-                let length = SDP.len();
-                answer(
-                    &mut stream,
-                    &format!("Content-Type: application/sdp\r\nContent-Length: {length}\r\n\r\n{SDP}"),
-                )?;
+                let text = description();
+                let headers = format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n", text.len());
+                answer(&mut stream, &format!("{headers}{text}"))?;
             }
             ("SETUP", _) => answer(&mut stream, &format!("Transport: {}\r\n\r\n", header("Transport")))?,
             ("PLAY", Behaviour::Plays(play)) => {
@@ -145,6 +158,11 @@ impl Packets {
 
 /// Frames of a test picture, each in NAL units; every tenth is a keyframe and has its parameter sets with it.
 pub fn frames() -> Vec<Vec<Vec<u8>>> {
+    static FRAMES: OnceLock<Vec<Vec<Vec<u8>>>> = OnceLock::new();
+    FRAMES.get_or_init(encode).clone()
+}
+
+fn encode() -> Vec<Vec<Vec<u8>>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("clip.h264");
     write_h264(&path);
