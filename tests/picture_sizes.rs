@@ -236,7 +236,12 @@ fn an_own_pipeline_is_limited_whatever_its_decoder_is_called() {
         ("jpeg", bombs::jpeg(60_000, 60_000), "typefind ! jpegdec", "60000x60000"),
         ("no caps", bombs::jpeg(60_000, 60_000), "jpegdec", "60000x60000"),
         ("gif", bombs::gif((9000, 9000), (9000, 9000)), "typefind ! avdemux_gif ! avdec_gif", "9000x9000"),
-        ("tiff", bombs::tiff(9000, 9000, 5000), "typefind ! gdkpixbufdec", "not told where a picture begins"),
+        (
+            "tiff",
+            bombs::tiff(9000, 9000, 5000),
+            "typefind ! gdkpixbufdec",
+            "how large its tiff pictures are cannot be told",
+        ),
         ("h264", bombs::h264(9000, 9000, 1), "typefind ! h264parse ! avdec_h264", "9008x9008"),
     ] {
         std::fs::write(&picture, bytes).unwrap();
@@ -244,7 +249,8 @@ fn an_own_pipeline_is_limited_whatever_its_decoder_is_called() {
         let source = format!("filesrc location={} blocksize=4096", picture.display());
         std::fs::write(&template, format!("{source} ! {decoder} ! videoconvert ! appsink name=sink")).unwrap();
         let error = ends_with(settings(Location::Template(template)));
-        assert!(error.contains(text) && error.contains("sampling.max_pixels"), "{name}: {error}");
+        assert!(error.contains(text), "{name}: {error}");
+        assert!(name == "tiff" || error.contains("sampling.max_pixels"), "{name}: {error}");
     }
 }
 

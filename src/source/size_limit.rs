@@ -62,9 +62,11 @@ impl SizeLimit {
         let limit = Arc::clone(self);
         if !gate::is_decoder(element) {
             // What depayloaders, converters and the like are told in caps, they make room for.
-            pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| match caps(info) {
-                Some(caps) if limit.refuses(&name(&caps), limit.told(&caps)) => gst::PadProbeReturn::Handled,
-                _ => gst::PadProbeReturn::Ok,
+            pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+                if caps(info).is_some_and(|caps| limit.refuses(&name(&caps), limit.told(&caps))) {
+                    not_to_be_taken(info);
+                }
+                gst::PadProbeReturn::Ok
             });
             return;
         }
@@ -83,8 +85,10 @@ impl SizeLimit {
         info: &mut gst::PadProbeInfo<'_>,
     ) -> gst::PadProbeReturn {
         if let Some(caps) = caps(info) {
-            let refused = self.new_caps(stream, &caps);
-            return if refused { gst::PadProbeReturn::Handled } else { gst::PadProbeReturn::Ok };
+            if self.new_caps(stream, &caps) {
+                not_to_be_taken(info);
+            }
+            return gst::PadProbeReturn::Ok;
         }
         if !stream.described && info.event().is_none() {
             self.no_caps(stream, &pad.pad_template_caps());
@@ -157,7 +161,11 @@ impl SizeLimit {
     /// Tells of what is too large. Whether it is.
     fn refuses(&self, codec: &str, looked: Result<(), TooLarge>) -> bool {
         let Err(why) = looked else { return false };
-        self.refuse(SourceError::TooLarge { at: self.at.clone(), codec: codec.to_owned(), why });
+        let (at, codec) = (self.at.clone(), codec.to_owned());
+        self.refuse(match why {
+            TooLarge::Untold => SourceError::SizeUnknown { at, codec },
+            why => SourceError::TooLarge { at, codec, why: why.to_string() },
+        });
         true
     }
 
@@ -189,6 +197,13 @@ fn caps(info: &gst::PadProbeInfo<'_>) -> Option<gst::Caps> {
         gst::EventView::Caps(event) => Some(event.caps_owned()),
         _ => None,
     }
+}
+
+/// Puts caps that nobody takes in the place of those that come. Were they only dropped, whoever sends them would not know, and a decoder
+/// would make room for a picture of them.
+fn not_to_be_taken(info: &mut gst::PadProbeInfo<'_>) {
+    let caps = gst::Caps::new_empty_simple("application/x-refused");
+    info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
 }
 
 /// What stands in caps beside the stream.
