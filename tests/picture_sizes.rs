@@ -266,6 +266,8 @@ fn files_may_be_larger_and_are_not_without_limit() {
     let bomb = std::fs::read(root().join("tests/data/bomb65500.jpg")).unwrap();
     let ended = played(bomb);
     assert!(matches!(ended, Ended::Failed(SourceError::TooLarge { .. })), "{ended:?}");
+    let ended = played(b"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"30000\" height=\"30000\"></svg>".to_vec());
+    assert!(matches!(ended, Ended::Failed(SourceError::SizeUnknown { .. })), "{ended:?}");
     // Decodable or not, it is not for its size.
     let ended = played(bombs::jpeg(7000, 7000));
     assert!(!matches!(ended, Ended::Failed(SourceError::TooLarge { .. })), "{ended:?}");

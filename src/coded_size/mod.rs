@@ -142,6 +142,7 @@ pub enum Codec {
     Mpeg4,
     Theora,
     Jpeg,
+    Jpeg2000,
     Png,
     Webp,
     Gif,
@@ -208,6 +209,10 @@ impl Reader {
             Codec::Jpeg => {
                 self.seam(data, stills::jpeg_scan)?;
                 stills::jpeg(data, check)
+            }
+            Codec::Jpeg2000 => {
+                self.seam(data, stills::jpeg2000)?;
+                stills::jpeg2000(data, check)
             }
             Codec::Png => {
                 self.seam(data, stills::png)?;

@@ -70,6 +70,7 @@ fn sizes_of_real_streams_are_found() {
         ("pngenc", Codec::Png, (322, 182)),
         ("webpenc", Codec::Webp, (322, 182)),
         ("webpenc lossless=true", Codec::Webp, (322, 182)),
+        ("openjpegenc", Codec::Jpeg2000, (322, 182)),
         ("avenc_bmp", Codec::Bmp, (322, 182)),
         ("avenc_tiff", Codec::Tiff, (322, 182)),
     ] {

@@ -23,7 +23,7 @@ use crate::coded_size::{Claim, Codec, Limits, Reader, TooLarge};
 /// One connection's limit.
 struct SizeLimit {
     limits: Limits,
-    /// What no size can be read of is refused.
+    /// What no size can be read of is refused, not still images alone.
     strict: bool,
     at: At,
     tell: Box<dyn Fn(SourceError) + Send + Sync>,
@@ -41,7 +41,7 @@ struct Stream {
 }
 
 /// Watches `pipeline` for decoders, those that are there and those that come, and calls `tell` when a picture is too large. `strict`: also
-/// when it is coded in a way of which no size can be read. To be called after the gate was attached.
+/// when a video is coded in a way of which no size can be read, as is always done with still images. To be called after the gate was attached.
 pub(super) fn attach(
     pipeline: &gst::Pipeline,
     limits: Limits,
@@ -113,7 +113,8 @@ impl SizeLimit {
         stream.described = true;
         let Some(codec) = caps.structure(0).and_then(codec) else {
             stream.readers.clear();
-            return self.refuses_unknown(&stream.name) || self.refuses(&stream.name, self.told(caps));
+            let still = caps.structure(0).is_some_and(is_still);
+            return self.refuses_unknown(&stream.name, still) || self.refuses(&stream.name, self.told(caps));
         };
         // The same stream goes on: what it has said before still holds.
         if !matches!(stream.readers.as_slice(), [(was, _)] if *was == codec) {
@@ -131,17 +132,19 @@ impl SizeLimit {
             match codec(structure) {
                 Some(codec) if stream.readers.iter().any(|(known, _)| *known == codec) => {}
                 Some(codec) => stream.readers.push((codec, Reader::new(codec, self.limits))),
-                None => drop(self.refuses_unknown(structure.name())),
+                None => drop(self.refuses_unknown(structure.name(), is_still(structure))),
             }
         }
     }
 
     /// Tells that no size can be read of `codec`, where that matters. Whether it does.
-    fn refuses_unknown(&self, codec: &str) -> bool {
-        if self.strict {
+    fn refuses_unknown(&self, codec: &str, still: bool) -> bool {
+        // A container says how large the pictures of a video are, and decoders believe it or compare; nobody does for a still image.
+        let refused = self.strict || still;
+        if refused {
             self.refuse(SourceError::SizeUnknown { at: self.at.clone(), codec: codec.to_owned() });
         }
-        self.strict
+        refused
     }
 
     /// Whether the size in `caps`, if there is one, may be.
@@ -206,6 +209,10 @@ fn not_to_be_taken(info: &mut gst::PadProbeInfo<'_>) {
     info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
 }
 
+fn is_still(structure: &gst::StructureRef) -> bool {
+    structure.name().starts_with("image/")
+}
+
 /// What stands in caps beside the stream.
 fn headers(caps: &gst::CapsRef) -> Vec<gst::Buffer> {
     let Some(structure) = caps.structure(0) else { return Vec::new() };
@@ -231,6 +238,7 @@ fn codec(structure: &gst::StructureRef) -> Option<Codec> {
         "video/x-xvid" => Codec::Mpeg4,
         "video/x-theora" => Codec::Theora,
         "image/jpeg" => Codec::Jpeg,
+        "image/x-j2c" | "image/x-jpc" | "image/jp2" | "image/x-jpc-striped" => Codec::Jpeg2000,
         "image/png" => Codec::Png,
         "image/webp" => Codec::Webp,
         "image/gif" | "image/gst-libav-gif" => Codec::Gif,
