@@ -70,6 +70,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         looped: false,
         decode: Decode::All,
         decoder: Decoder::Software,
+        max_pixels: None,
         templates: "pipelines".into(),
         reconnect: Reconnect::default(),
     };

@@ -31,7 +31,7 @@ pub struct Sequence {
 /// Looks at each OBU; `sequence` is what the stream has said before.
 pub fn frame(data: &[u8], sequence: &mut Option<Sequence>, check: Check<'_>) -> Result<(), TooLarge> {
     let mut rest = data;
-    while let Some((kind, layers, payload, behind)) = obu(rest) {
+    while let Some((Obu { kind, layers, payload }, behind)) = obu(rest) {
         rest = behind;
         if kind == SEQUENCE {
             if let Some((read, claim)) = self::sequence(payload) {
@@ -47,8 +47,15 @@ pub fn frame(data: &[u8], sequence: &mut Option<Sequence>, check: Check<'_>) -> 
     Ok(())
 }
 
-/// An OBU's type, its temporal and spatial layer, what is in it, and what is behind it.
-fn obu(data: &[u8]) -> Option<(u8, Option<(u32, u32)>, &[u8], &[u8])> {
+struct Obu<'a> {
+    kind: u8,
+    /// Temporal and spatial.
+    layers: Option<(u32, u32)>,
+    payload: &'a [u8],
+}
+
+/// An OBU, and what is behind it.
+fn obu(data: &[u8]) -> Option<(Obu<'_>, &[u8])> {
     let (&header, mut rest) = data.split_first()?;
     let mut layers = None;
     if header & 4 != 0 {
@@ -70,7 +77,7 @@ fn obu(data: &[u8]) -> Option<(u8, Option<(u32, u32)>, &[u8], &[u8])> {
         length = usize::try_from(size).unwrap_or(usize::MAX).min(rest.len());
     }
     let (payload, behind) = rest.split_at(length);
-    Some((header >> 3 & 0xf, layers, payload, behind))
+    Some((Obu { kind: header >> 3 & 0xf, layers, payload }, behind))
 }
 
 fn sequence(data: &[u8]) -> Option<(Sequence, Claim)> {

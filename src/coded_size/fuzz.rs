@@ -3,7 +3,7 @@
 use super::{Codec, Framing, Limits, Reader};
 
 /// One of each.
-pub const CODECS: [Codec; 16] = [
+pub const CODECS: [Codec; 18] = [
     Codec::H264(Framing::StartCodes),
     Codec::H264(Framing::Lengths(4)),
     Codec::H264(Framing::Lengths(1)),
@@ -19,6 +19,8 @@ pub const CODECS: [Codec; 16] = [
     Codec::Png,
     Codec::Webp,
     Codec::Gif,
+    Codec::Bmp,
+    Codec::Jpeg2000,
     Codec::Tiff,
 ];
 

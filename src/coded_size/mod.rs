@@ -42,7 +42,7 @@ impl Limits {
     /// A 100-megapixel picture with 16 bits and alpha needs 800 MB; a bomb claims more.
     const MAX_BYTES: u64 = 1 << 30;
 
-    /// For what comes from a camera or over the network.
+    /// For what comes from a camera, over the network or through the API.
     pub const CAMERA: Self = Self::of(Self::MAX_PIXELS);
     /// For files that a person has named.
     pub const FILE: Self = Self::of(Self::MOST_PIXELS);
@@ -142,6 +142,7 @@ pub enum Codec {
     Mpeg4,
     Theora,
     Jpeg,
+    Jpeg2000,
     Png,
     Webp,
     Gif,
@@ -208,6 +209,10 @@ impl Reader {
             Codec::Jpeg => {
                 self.seam(data, stills::jpeg_scan)?;
                 stills::jpeg(data, check)
+            }
+            Codec::Jpeg2000 => {
+                self.seam(data, stills::jpeg2000)?;
+                stills::jpeg2000(data, check)
             }
             Codec::Png => {
                 self.seam(data, stills::png)?;

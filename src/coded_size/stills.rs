@@ -1,6 +1,6 @@
-//! Headers of still images: JPEG, PNG, WebP, GIF, BMP and TIFF.
+//! Headers of still images: JPEG, JPEG 2000, PNG, WebP, GIF, BMP and TIFF.
 //!
-//! JPEG, PNG and WebP are searched for headers wherever they stand, in whatever pieces they come: decoders look for one behind
+//! JPEG, JPEG 2000, PNG and WebP are searched for headers wherever they stand, in whatever pieces they come: decoders look for one behind
 //! damage too, and what a header looks like is no picture's content by chance.
 
 use memchr::{memchr_iter, memmem};
@@ -44,6 +44,19 @@ pub fn jpeg_scan(data: &[u8], check: Check<'_>) -> Result<(), TooLarge> {
         let refined = matches!(marker, 0xc2 | 0xc6 | 0xca | 0xce);
         let bits = components * (sample + if refined { 16 } else { 0 });
         check(Claim { width: side(w0, w1), height, frames: 1, bits })?;
+    }
+    Ok(())
+}
+
+/// Looks at every size in a JPEG 2000, whose codestream begins with it.
+pub fn jpeg2000(data: &[u8], check: Check<'_>) -> Result<(), TooLarge> {
+    for at in memmem::find_iter(data, b"\xff\x4f\xff\x51") {
+        // Length and profile, then where the picture ends.
+        let [_, _, _, _, x0, x1, x2, x3, y0, y1, y2, y3, ref rest @ ..] = data[at + 4..] else { continue };
+        // Where it begins, and its tiles; then how many components it has, of which decoders keep four bytes a pixel.
+        let components = rest.get(24..26).map_or(4, |bytes| u64::from(bytes[0]) << 8 | u64::from(bytes[1]));
+        let (width, height) = (u32::from_be_bytes([x0, x1, x2, x3]), u32::from_be_bytes([y0, y1, y2, y3]));
+        check(Claim { width: width.into(), height: height.into(), frames: 1, bits: components * 32 })?;
     }
     Ok(())
 }

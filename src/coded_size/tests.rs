@@ -70,6 +70,7 @@ fn sizes_of_real_streams_are_found() {
         ("pngenc", Codec::Png, (322, 182)),
         ("webpenc", Codec::Webp, (322, 182)),
         ("webpenc lossless=true", Codec::Webp, (322, 182)),
+        ("openjpegenc", Codec::Jpeg2000, (322, 182)),
         ("avenc_bmp", Codec::Bmp, (322, 182)),
         ("avenc_tiff", Codec::Tiff, (322, 182)),
     ] {
@@ -197,7 +198,7 @@ fn an_av1_frame_may_be_larger_than_its_sequence() {
     // A keyframe, shown, with a size of its own.
     frame.bits(1, 0).bits(2, 0).bits(1, 1).bits(2, 0).bits(1, 1);
     let frame = obu(6, frame.bits(16, 59_999).bits(16, 29_999).end());
-    assert_size(Codec::Av1, (640, 480), &[sequence.clone()]);
+    assert_size(Codec::Av1, (640, 480), std::slice::from_ref(&sequence));
     assert_size(Codec::Av1, (60_000, 30_000), &[[sequence.clone(), frame.clone()].concat()]);
     assert_size(Codec::Av1, (60_000, 30_000), &[sequence.clone(), frame]);
     // Beside the stream, behind four bytes of a record.

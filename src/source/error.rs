@@ -12,7 +12,6 @@ use gstreamer::prelude::*;
 
 use super::Location;
 use super::scrub::Scrubber;
-use crate::coded_size::TooLarge;
 
 /// Which stream, where, and in which element.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +95,7 @@ pub enum SourceError {
     #[error(
         "{at}: its {codec} pictures are too large, not decoded: {why}; raise `sampling.max_pixels` if they are to be"
     )]
-    TooLarge { at: At, codec: String, why: TooLarge },
+    TooLarge { at: At, codec: String, why: String },
     #[error(
         "{at}: how large its {codec} pictures are cannot be told before they are decoded, so they are not; choose H.264, H.265 \
          or MJPEG"

@@ -23,7 +23,7 @@ use crate::coded_size::{Claim, Codec, Limits, Reader, TooLarge};
 /// One connection's limit.
 struct SizeLimit {
     limits: Limits,
-    /// What no size can be read of is refused.
+    /// What no size can be read of is refused, not still images alone.
     strict: bool,
     at: At,
     tell: Box<dyn Fn(SourceError) + Send + Sync>,
@@ -34,11 +34,14 @@ struct SizeLimit {
 #[derive(Default)]
 struct Stream {
     name: String,
-    reader: Option<(Codec, Reader)>,
+    /// One; where nobody says what comes, one for everything that the decoder knows.
+    readers: Vec<(Codec, Reader)>,
+    /// Caps have come, or their lack has been dealt with.
+    described: bool,
 }
 
 /// Watches `pipeline` for decoders, those that are there and those that come, and calls `tell` when a picture is too large. `strict`: also
-/// when it is coded in a way of which no size can be read. To be called after the gate was attached.
+/// when a video is coded in a way of which no size can be read, as is always done with still images. To be called after the gate was attached.
 pub(super) fn attach(
     pipeline: &gst::Pipeline,
     limits: Limits,
@@ -59,28 +62,42 @@ impl SizeLimit {
         let limit = Arc::clone(self);
         if !gate::is_decoder(element) {
             // What depayloaders, converters and the like are told in caps, they make room for.
-            pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| match caps(info) {
-                Some(caps) if limit.refuses(&name(&caps), limit.told(&caps)) => gst::PadProbeReturn::Handled,
-                _ => gst::PadProbeReturn::Ok,
+            pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+                if caps(info).is_some_and(|caps| limit.refuses(&name(&caps), limit.told(&caps))) {
+                    not_to_be_taken(info);
+                }
+                gst::PadProbeReturn::Ok
             });
             return;
         }
         let mask = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
         let stream = Mutex::new(Stream::default());
-        pad.add_probe(mask, move |_, info| {
+        pad.add_probe(mask, move |pad, info| {
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-            limit.before_decoder(&mut stream, info)
+            limit.before_decoder(&mut stream, pad, info)
         });
     }
 
-    fn before_decoder(&self, stream: &mut Stream, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
+    fn before_decoder(
+        &self,
+        stream: &mut Stream,
+        pad: &gst::Pad,
+        info: &mut gst::PadProbeInfo<'_>,
+    ) -> gst::PadProbeReturn {
         if let Some(caps) = caps(info) {
-            let refused = self.new_caps(stream, &caps);
-            return if refused { gst::PadProbeReturn::Handled } else { gst::PadProbeReturn::Ok };
+            if self.new_caps(stream, &caps) {
+                not_to_be_taken(info);
+            }
+            return gst::PadProbeReturn::Ok;
+        }
+        if !stream.described && info.event().is_none() {
+            self.no_caps(stream, &pad.pad_template_caps());
         }
         let looked = match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => stream.look(buffer),
-            Some(gst::PadProbeData::BufferList(list)) => list.iter().try_for_each(|buffer| stream.look(buffer)),
+            Some(gst::PadProbeData::Buffer(buffer)) => stream.look(buffer, Reader::frame),
+            Some(gst::PadProbeData::BufferList(list)) => {
+                list.iter().try_for_each(|buffer| stream.look(buffer, Reader::frame))
+            }
             _ => return gst::PadProbeReturn::Ok,
         };
         if self.refuses(&stream.name, looked) || self.refused.load(Ordering::Relaxed) {
@@ -93,21 +110,41 @@ impl SizeLimit {
     /// Whether what comes now is refused as it is described.
     fn new_caps(&self, stream: &mut Stream, caps: &gst::CapsRef) -> bool {
         stream.name = name(caps);
-        let Some(codec) = codec(caps) else {
-            stream.reader = None;
-            if self.strict {
-                let (at, codec) = (self.at.clone(), stream.name.clone());
-                self.refuse(SourceError::SizeUnknown { at, codec });
-                return true;
-            }
-            return self.refuses(&stream.name, self.told(caps));
+        stream.described = true;
+        let Some(codec) = caps.structure(0).and_then(codec) else {
+            stream.readers.clear();
+            let still = caps.structure(0).is_some_and(is_still);
+            return self.refuses_unknown(&stream.name, still) || self.refuses(&stream.name, self.told(caps));
         };
         // The same stream goes on: what it has said before still holds.
-        if stream.reader.as_ref().is_none_or(|(was, _)| *was != codec) {
-            stream.reader = Some((codec, Reader::new(codec, self.limits)));
+        if !matches!(stream.readers.as_slice(), [(was, _)] if *was == codec) {
+            stream.readers = vec![(codec, Reader::new(codec, self.limits))];
         }
-        let beside = headers(caps).iter().try_for_each(|header| stream.look_beside(header));
+        let beside = headers(caps).iter().try_for_each(|header| stream.look(header, Reader::header));
         self.refuses(&stream.name, self.told(caps).and(beside))
+    }
+
+    /// Some decoders of still images take bytes of which nobody has said what they are; then they are one of `all` that it knows.
+    fn no_caps(&self, stream: &mut Stream, all: &gst::CapsRef) {
+        stream.name = name(all);
+        stream.described = true;
+        for structure in all.iter() {
+            match codec(structure) {
+                Some(codec) if stream.readers.iter().any(|(known, _)| *known == codec) => {}
+                Some(codec) => stream.readers.push((codec, Reader::new(codec, self.limits))),
+                None => drop(self.refuses_unknown(structure.name(), is_still(structure))),
+            }
+        }
+    }
+
+    /// Tells that no size can be read of `codec`, where that matters. Whether it does.
+    fn refuses_unknown(&self, codec: &str, still: bool) -> bool {
+        // A container says how large the pictures of a video are, and decoders believe it or compare; nobody does for a still image.
+        let refused = self.strict || still;
+        if refused {
+            self.refuse(SourceError::SizeUnknown { at: self.at.clone(), codec: codec.to_owned() });
+        }
+        refused
     }
 
     /// Whether the size in `caps`, if there is one, may be.
@@ -127,7 +164,11 @@ impl SizeLimit {
     /// Tells of what is too large. Whether it is.
     fn refuses(&self, codec: &str, looked: Result<(), TooLarge>) -> bool {
         let Err(why) = looked else { return false };
-        self.refuse(SourceError::TooLarge { at: self.at.clone(), codec: codec.to_owned(), why });
+        let (at, codec) = (self.at.clone(), codec.to_owned());
+        self.refuse(match why {
+            TooLarge::Untold => SourceError::SizeUnknown { at, codec },
+            why => SourceError::TooLarge { at, codec, why: why.to_string() },
+        });
         true
     }
 
@@ -139,15 +180,14 @@ impl SizeLimit {
 }
 
 impl Stream {
-    fn look(&mut self, buffer: &gst::BufferRef) -> Result<(), TooLarge> {
-        let Some((_, reader)) = &mut self.reader else { return Ok(()) };
+    fn look(
+        &mut self,
+        buffer: &gst::BufferRef,
+        look: fn(&mut Reader, &[u8]) -> Result<(), TooLarge>,
+    ) -> Result<(), TooLarge> {
         // What cannot be mapped here, no decoder can map.
-        buffer.map_readable().map_or(Ok(()), |bytes| reader.frame(&bytes))
-    }
-
-    fn look_beside(&mut self, buffer: &gst::BufferRef) -> Result<(), TooLarge> {
-        let Some((_, reader)) = &mut self.reader else { return Ok(()) };
-        buffer.map_readable().map_or(Ok(()), |bytes| reader.header(&bytes))
+        let Ok(bytes) = buffer.map_readable() else { return Ok(()) };
+        self.readers.iter_mut().try_for_each(|(_, reader)| look(reader, &bytes))
     }
 }
 
@@ -162,6 +202,17 @@ fn caps(info: &gst::PadProbeInfo<'_>) -> Option<gst::Caps> {
     }
 }
 
+/// Puts caps that nobody takes in the place of those that come. Were they only dropped, whoever sends them would not know, and a decoder
+/// would make room for a picture of them.
+fn not_to_be_taken(info: &mut gst::PadProbeInfo<'_>) {
+    let caps = gst::Caps::new_empty_simple("application/x-refused");
+    info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
+}
+
+fn is_still(structure: &gst::StructureRef) -> bool {
+    structure.name().starts_with("image/")
+}
+
 /// What stands in caps beside the stream.
 fn headers(caps: &gst::CapsRef) -> Vec<gst::Buffer> {
     let Some(structure) = caps.structure(0) else { return Vec::new() };
@@ -171,9 +222,8 @@ fn headers(caps: &gst::CapsRef) -> Vec<gst::Buffer> {
     data.into_iter().chain(stream).collect()
 }
 
-/// What `caps` describe; `None` where no size can be read.
-fn codec(caps: &gst::CapsRef) -> Option<Codec> {
-    let structure = caps.structure(0)?;
+/// What `structure` of caps describes; `None` where no size can be read.
+fn codec(structure: &gst::StructureRef) -> Option<Codec> {
     let version = |name| structure.get::<i32>(name).unwrap_or_default();
     Some(match structure.name().as_str() {
         "video/x-h264" => Codec::H264(coded::framing(structure, 4)),
@@ -188,6 +238,7 @@ fn codec(caps: &gst::CapsRef) -> Option<Codec> {
         "video/x-xvid" => Codec::Mpeg4,
         "video/x-theora" => Codec::Theora,
         "image/jpeg" => Codec::Jpeg,
+        "image/x-j2c" | "image/x-jpc" | "image/jp2" | "image/x-jpc-striped" => Codec::Jpeg2000,
         "image/png" => Codec::Png,
         "image/webp" => Codec::Webp,
         "image/gif" | "image/gst-libav-gif" => Codec::Gif,
@@ -207,7 +258,7 @@ mod tests {
     #[test]
     fn caps_tell_what_can_be_read() {
         gst::init().unwrap();
-        let of = |text: &str| codec(&text.parse::<gst::Caps>().unwrap());
+        let of = |text: &str| codec(text.parse::<gst::Caps>().unwrap().structure(0).unwrap());
         assert_eq!(of("video/x-h264,alignment=nal"), Some(Codec::H264(Framing::StartCodes)));
         let avc = "video/x-h264,stream-format=avc,codec_data=(buffer)01640028fd";
         assert_eq!(of(avc), Some(Codec::H264(Framing::Lengths(2))));

@@ -11,7 +11,7 @@ pub struct Writer {
 impl Writer {
     pub fn bits(&mut self, count: u32, value: u64) -> &mut Self {
         for bit in (0..count).rev() {
-            if self.bits % 8 == 0 {
+            if self.bits.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             *self.bytes.last_mut().unwrap() |= ((value >> bit & 1) as u8) << (7 - self.bits % 8);
@@ -127,7 +127,7 @@ pub fn gif(screen: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
 /// A lossless WebP.
 pub fn webp(width: u32, height: u32) -> Vec<u8> {
     let mut body = vec![0x2f];
-    body.extend((width - 1 | (height - 1) << 14).to_le_bytes());
+    body.extend(((width - 1) | ((height - 1) << 14)).to_le_bytes());
     body.extend([0; 27]);
     let chunk = [b"WEBPVP8L".as_slice(), &(body.len() as u32).to_le_bytes(), &body].concat();
     [b"RIFF".as_slice(), &(chunk.len() as u32).to_le_bytes(), &chunk].concat()
