@@ -6,6 +6,7 @@
 //! Pure, but for what it makes known to [`secret`](crate::secret). Any thread.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use url::{ParseError, Position, Url};
 
@@ -68,7 +69,10 @@ pub fn remember(text: &str) {
 pub fn without(text: &str, value: &str) -> String {
     let start = value.find("//").map(|slashes| slashes + 2);
     let userinfo = start.zip(value.rfind('@')).and_then(|(start, end)| value.get(start..end));
-    let Some(userinfo) = userinfo.filter(|userinfo| !userinfo.is_empty()) else { return text.to_owned() };
+    // What is shorter stands in other words too.
+    let Some(userinfo) = userinfo.filter(|userinfo| userinfo.len() > 3 || userinfo.contains(':')) else {
+        return text.to_owned();
+    };
     text.replace(userinfo, "***").replace(&percent_decode(userinfo), "***")
 }
 
@@ -92,6 +96,12 @@ pub fn masked(text: &str) -> Cow<'_, str> {
     }
     out.push_str(&text[done..]);
     Cow::Owned(out)
+}
+
+/// A file's name as it may be shown: somebody may have written an address in its place.
+pub fn shown(file: &Path) -> String {
+    let name = file.display().to_string();
+    masked(&without(&name, &name)).into_owned()
 }
 
 /// Undoes percent-encoding. Sequences that are not two hex digits stay; bytes that are not UTF-8 become U+FFFD.
@@ -189,6 +199,9 @@ mod tests {
         let value = "file://a:b c'%2Fd@e@h/x";
         assert_eq!(without("/etc/a:b c'%2Fd@e@h/x and a:b c'/d@e", value), "/etc/***@h/x and ***");
         assert_eq!(without("a@b", "a@b"), "a@b");
+        assert_eq!(without("a bad one", "//a@b"), "a bad one");
+        assert_eq!(shown(Path::new("/x/rtsp://u:a b'c@d/e@h/y")), "/x/rtsp://***@h/y");
+        assert_eq!(shown(Path::new("/srv/me@home.png")), "/srv/me@home.png");
         assert_eq!(without("x@y//z", "x@y//z"), "x@y//z");
     }
 

@@ -8,12 +8,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::plural;
 use super::trial::{self, Finding};
-use super::{plural, shown};
 use crate::config::{self, ModelChoice, Settings};
 use crate::engine::{Engine, EngineError};
 use crate::problem::{Problem, Severity};
 use crate::systemd::LongStep;
+use crate::userinfo::shown;
 use crate::yaml::units;
 use crate::{shutdown, signals};
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::pictures::{self, BATCH};
 use super::texts::{self, TemplateArgs};
-use super::{complain, say, shown};
+use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::{Engine, EngineError};
 use crate::infer::{BatchSize, InferSettings};
@@ -22,6 +22,7 @@ use crate::model::{self, Bundle, ModelError, prepared};
 use crate::paths;
 use crate::score::similarity::Similarity;
 use crate::shutdown::{self, Shutdown};
+use crate::userinfo::shown;
 
 /// Values shown of an embedding on a readable line.
 const SHOWN: usize = 6;

@@ -21,7 +21,7 @@ mod texts;
 mod trial;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -147,11 +147,6 @@ fn remember_addresses() {
             userinfo::remember(&value.to_string_lossy());
         }
     }
-}
-
-/// A file's name as it may be shown: somebody may have written an address with a password in its place.
-pub(crate) fn shown(file: &Path) -> String {
-    secret::scrub(&file.display().to_string()).into_owned()
 }
 
 /// Writes a line of results. A reader that has gone away ends the program quietly, as `head` would expect.

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::pictures::{self, BATCH, Unusable};
 use super::texts::TemplateArgs;
-use super::{complain, say, shown};
+use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::engine::Engine;
 use crate::event::record::seconds;
@@ -30,6 +30,7 @@ use crate::score::roster::Lane;
 use crate::shutdown;
 use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::still::StillError;
+use crate::userinfo::shown;
 use crate::view::View;
 use crate::yaml::units;
 

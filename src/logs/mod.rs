@@ -132,8 +132,7 @@ fn is_filter(text: &str) -> bool {
 fn filter(wanted: &str) -> EnvFilter {
     let wanted = if EnvFilter::try_new(wanted).is_ok() { wanted } else { "info" };
     // Of targets that it does not name, and of any.
-    let levels = wanted.split(',').filter_map(|part| part.trim().parse::<LevelFilter>().ok());
-    let general = levels.last().unwrap_or(LevelFilter::OFF);
+    let general = wanted.rsplit(',').find_map(|part| part.trim().parse().ok()).unwrap_or(LevelFilter::OFF);
     let most = EnvFilter::new(wanted).max_level_hint().unwrap_or(LevelFilter::TRACE);
     // The runtime logs every operator it places at info; only its warnings are for people.
     let ort = general.min(LevelFilter::WARN);
@@ -369,8 +368,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tell!("vtagd::x" "ureq_proto::util" "ort::logging" "async_nats" "rumqttc" "gstreamer" "vtagd::repeated");
         });
-        let told = std::mem::take(&mut *keep.0.lock().unwrap());
-        told
+        std::mem::take(&mut *keep.0.lock().unwrap())
     }
 
     /// The most that is told of `target`; `None`: nothing.
