@@ -25,8 +25,10 @@ fn silent(streams: &[&str], sinks: &str) -> String {
 
 /// Streams that look at cat, coffee and rocket in turn, for ever, and know these labels.
 fn seeing(folder: &Path, streams: &[&str], labels: &[&str], sinks: &str) -> String {
-    let labels: String = labels.iter().map(|label| format!("  - {{ name: {label}, prompts: [a {label}] }}\n")).collect();
-    std::fs::write(folder.join("things.yaml"), format!("set: things\nbackground: [a wall]\nlabels:\n{labels}")).unwrap();
+    let labels: String =
+        labels.iter().map(|label| format!("  - {{ name: {label}, prompts: [a {label}] }}\n")).collect();
+    std::fs::write(folder.join("things.yaml"), format!("set: things\nbackground: [a wall]\nlabels:\n{labels}"))
+        .unwrap();
     let clip = root().join("demo/clip.mp4");
     let streams: String = streams
         .iter()
@@ -104,8 +106,9 @@ fn what_other_programs_retain_below_the_prefix_survives_a_start_a_removal_and_a_
     let all: BTreeMap<String, String> = OTHERS.map(|(topic, payload)| (topic.to_owned(), payload.to_owned())).into();
     eventually("they lie there", || (theirs() == all).then_some(()));
     for protocol in PROTOCOLS {
-        let sinks = ["frigate", "house"]
-            .map(|prefix| sink(broker.port, &format!(", protocol: {protocol}, topic_prefix: {prefix}, name: {prefix}")));
+        let sinks = ["frigate", "house"].map(|prefix| {
+            sink(broker.port, &format!(", protocol: {protocol}, topic_prefix: {prefix}, name: {prefix}"))
+        });
         let config = |streams: &[&str]| silent(streams, &sinks.concat());
         let mut daemon = Daemon::start(folder.path(), &config(&["gate", "kitchen"]));
         wait_there(broker.port, "house/kitchen/status");
@@ -180,7 +183,8 @@ fn a_second_box_with_the_same_prefix_delivers_its_events_and_says_so_and_the_fir
         let log = place.path().join("broker/log");
         eventually("the broker has noticed", || {
             let log = std::fs::read_to_string(&log).unwrap();
-            log.lines().any(|line| line.contains("second") && line.ends_with(['.', 'n', 'g']) && line.contains("clos"))
+            log.lines()
+                .any(|line| line.contains("second") && line.ends_with(['.', 'n', 'g']) && line.contains("clos"))
                 .then_some(())
         });
         assert_eq!(wait_there(broker.port, "vtagd/available"), "online");
@@ -193,7 +197,9 @@ fn a_second_box_with_the_same_prefix_delivers_its_events_and_says_so_and_the_fir
         assert_eq!(wait_there(broker.port, "vtagd/available"), "online");
         assert_eq!(topics(), before, "nothing has come and nothing has gone");
         first.kill();
-        eventually("the first has its will", || (wait_there(broker.port, "vtagd/available") == "offline").then_some(()));
+        eventually("the first has its will", || {
+            (wait_there(broker.port, "vtagd/available") == "offline").then_some(())
+        });
     }
 }
 
@@ -229,7 +235,8 @@ fn a_label_or_stream_that_goes_takes_along_what_was_published_for_it_and_each_to
             format!("{text}snapshots: {{ path: pictures, max_side: 64 }}\n")
         };
         let mut daemon = Daemon::start(folder.path(), &config(&["gate", "yard"], &["cat", "rocket"]));
-        for topic in ["vtagd/gate/cat/snapshot", "vtagd/yard/rocket/snapshot", "homeassistant/device/vtagd_yard/config"] {
+        for topic in ["vtagd/gate/cat/snapshot", "vtagd/yard/rocket/snapshot", "homeassistant/device/vtagd_yard/config"]
+        {
             wait_there(broker.port, topic);
         }
         // Others write among it: before it goes, and under a name that was ours.
@@ -345,7 +352,9 @@ fn of_two_boxes_that_start_at_the_same_time_one_yields() {
         let mut daemons = [(&one, "edge-1"), (&two, "edge-2")]
             .map(|(folder, instance)| (instance, Daemon::start(folder.path(), &config(instance))));
         let yielded = eventually("one yields", || {
-            daemons.iter().position(|(_, daemon)| daemon.log().contains("the topic prefix vtagd at this broker belongs to edge-"))
+            daemons
+                .iter()
+                .position(|(_, daemon)| daemon.log().contains("the topic prefix vtagd at this broker belongs to edge-"))
         });
         let (loser, winner) = (daemons[yielded].0, daemons[1 - yielded].0);
         wait_there(broker.port, &format!("vtagd/{winner}/status"));
@@ -367,7 +376,9 @@ fn what_an_older_version_left_stays_until_it_is_cleared_by_hand_and_nothing_of_o
     let consumer = Consumer::start(broker.port, &["none"]);
     let about = r#"{"set":"lot","tag_id":"x","score":0.9,"peak":0.9,"started_at":"x","ended_at":null,"attributes":{},"snapshot":null}"#;
     let device = |id: &str, prefix: &str| {
-        format!(r#"{{"dev":{{"ids":["{id}"]}},"o":{{"name":"vtagd"}},"availability":[{{"topic":"{prefix}/available"}}],"cmps":{{}}}}"#)
+        format!(
+            r#"{{"dev":{{"ids":["{id}"]}},"o":{{"name":"vtagd"}},"availability":[{{"topic":"{prefix}/available"}}],"cmps":{{}}}}"#
+        )
     };
     let (ours, theirs) = (device("vtagd_yard", "vtagd"), device("other_yard", "other"));
     let older = [

@@ -8,9 +8,9 @@ use clap::{Args as ClapArgs, Subcommand};
 use super::{DEFAULT_CONFIG, check, complain, plain, plural, say};
 use crate::config::{self, MqttSettings, Settings, SinkSettings};
 use crate::outbox::identity;
+use crate::sink::mqtt::Owner;
 use crate::sink::mqtt::leftovers::Stream;
 use crate::sink::mqtt::maintenance::{self, Whose};
-use crate::sink::mqtt::Owner;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -87,7 +87,9 @@ impl Which {
         match (&self.sink, &sinks[..]) {
             (_, []) => Err((format!("{file} has no sink of type mqtt"), 2)),
             (None, [(_, one)]) => Ok(one),
-            (None, _) => Err((format!("{file} has several sinks of type mqtt, choose one with --sink: {}", names()), 2)),
+            (None, _) => {
+                Err((format!("{file} has several sinks of type mqtt, choose one with --sink: {}", names()), 2))
+            }
             (Some(wanted), _) => sinks
                 .iter()
                 .find(|(name, _)| name == wanted)

@@ -100,9 +100,7 @@ fn no_more_than_a_window_is_taken() {
 #[test]
 fn the_state_of_a_label_is_its_latest_event() {
     let states = States::default();
-    for (seq, label, kind) in
-        [(1, "car", EventKind::Start), (2, "bus", EventKind::Start), (3, "car", EventKind::End)]
-    {
+    for (seq, label, kind) in [(1, "car", EventKind::Start), (2, "bus", EventKind::Start), (3, "car", EventKind::End)] {
         states.note(&delivery(seq, event("gate", label, kind)).stored);
     }
     let all: Vec<_> = states.all().into_iter().map(|s| (s.label, s.open, s.last.seq)).collect();

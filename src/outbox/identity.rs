@@ -71,7 +71,8 @@ fn write(mut lock: &File, id: Uuid) -> std::io::Result<()> {
 pub fn of_file(path: &Path) -> Result<Option<Uuid>, OutboxError> {
     let connection = schema::open_to_read(path)?;
     let failed = |error| OutboxError::Sql { path: path.to_owned(), error };
-    let there = connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'identity'").and_then(|mut s| s.exists([]));
+    let there =
+        connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'identity'").and_then(|mut s| s.exists([]));
     if there.map_err(failed)? { read(&connection).map_err(failed) } else { Ok(None) }
 }
 

@@ -30,8 +30,8 @@ pub(super) fn read(connection: &Connection, place: &str) -> Result<BTreeMap<Stri
 pub(super) fn write(connection: &Connection, place: &str, changes: &[Change]) -> Result<(), rusqlite::Error> {
     let count = "SELECT count(*) FROM retained WHERE place = ?1";
     let mut topics: usize = connection.prepare_cached(count)?.query_row([place], |row| row.get(0))?;
-    let mut update = connection
-        .prepare_cached("UPDATE retained SET digest = ?3, before = ?4 WHERE place = ?1 AND topic = ?2")?;
+    let mut update =
+        connection.prepare_cached("UPDATE retained SET digest = ?3, before = ?4 WHERE place = ?1 AND topic = ?2")?;
     let mut insert =
         connection.prepare_cached("INSERT INTO retained (place, topic, digest, before) VALUES (?1, ?2, ?3, ?4)")?;
     let mut delete = connection.prepare_cached("DELETE FROM retained WHERE place = ?1 AND topic = ?2")?;

@@ -145,7 +145,11 @@ macro_rules! version {
                             Ok(Event::Incoming(Packet::Publish(publish))) => Heard::Message {
                                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
                                 digest: (!publish.payload.is_empty()).then(|| record::digest(&publish.payload)),
-                                payload: if publish.payload.len() > KEPT { Vec::new() } else { publish.payload.to_vec() },
+                                payload: if publish.payload.len() > KEPT {
+                                    Vec::new()
+                                } else {
+                                    publish.payload.to_vec()
+                                },
                                 retained: publish.retain,
                             },
                             Ok(_) => continue,

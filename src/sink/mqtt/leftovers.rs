@@ -63,7 +63,9 @@ impl Seen {
             b"OFF" => Lies::Off,
             b"{}" => Lies::NoAttributes,
             status if is_status(status) => Lies::Status,
-            said if document && home_assistant::is_ours_at(&self.discovery, &topic, said, &self.topics) => Lies::Document,
+            said if document && home_assistant::is_ours_at(&self.discovery, &topic, said, &self.topics) => {
+                Lies::Document
+            }
             said if !document && is_attributes(said) => Lies::Attributes,
             _ => Lies::Else,
         };
@@ -78,7 +80,9 @@ impl Seen {
         let documents = self.lies.iter().filter(|(_, lies)| **lies == Lies::Document).map(|(topic, _)| topic);
         let of = |(id, _): &Stream| home_assistant::topic(&self.discovery, &self.topics, id);
         let kept: BTreeSet<String> = streams.iter().filter(|_| announced).map(of).collect();
-        found.ours.extend(documents.filter(|t| !kept.contains(*t)).map(|t| (t.clone(), "a device of Home Assistant's")));
+        found
+            .ours
+            .extend(documents.filter(|t| !kept.contains(*t)).map(|t| (t.clone(), "a device of Home Assistant's")));
         let ids: BTreeSet<&str> = self.lies.keys().filter_map(|topic| self.topics.stream(topic)).collect();
         ids.into_iter().for_each(|id| self.judge_stream(id, streams, &mut found));
         found
@@ -92,8 +96,11 @@ impl Seen {
             return;
         }
         let configured = streams.iter().find(|(stream, _)| stream == id);
-        let kept: BTreeSet<String> =
-            configured.iter().flat_map(|(_, labels)| slugs(labels).into_values()).map(|slug| topics.label(id, &slug)).collect();
+        let kept: BTreeSet<String> = configured
+            .iter()
+            .flat_map(|(_, labels)| slugs(labels).into_values())
+            .map(|slug| topics.label(id, &slug))
+            .collect();
         let levels = self.lies.range(format!("{}/{id}/", topics.prefix())..);
         let levels = levels.take_while(|(topic, _)| topics.stream(topic) == Some(id));
         let levels: Vec<(&String, Lies)> =
@@ -161,15 +168,18 @@ mod tests {
             ("ha/device/p_copy/config", &document),
         ];
         let (ours, unsure) = judged(&lies, &[], true);
-        assert_eq!(ours, [
-            "ha/device/p_yard/config",
-            "p/yard/bus",
-            "p/yard/bus/attributes",
-            "p/yard/car",
-            "p/yard/car/attributes",
-            "p/yard/status",
-            "p/yard/enabled/state"
-        ]);
+        assert_eq!(
+            ours,
+            [
+                "ha/device/p_yard/config",
+                "p/yard/bus",
+                "p/yard/bus/attributes",
+                "p/yard/car",
+                "p/yard/car/attributes",
+                "p/yard/status",
+                "p/yard/enabled/state"
+            ]
+        );
         assert!(unsure.is_empty());
         // As the configuration has it, nothing goes; of a label less, that label.
         assert_eq!(judged(&lies, &[stream("yard", &["car", "bus"])], true).0, [""; 0]);

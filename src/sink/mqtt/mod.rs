@@ -66,15 +66,27 @@ impl MqttSettings {
         format!("{} {}", self.url, self.topic_prefix)
     }
 
+    /// Of the broker. An IPv6 address stands in brackets in a URL and nowhere else.
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+    }
+
+    pub fn port(&self) -> u16 {
+        self.url.port().unwrap_or(if self.is_secure() { 8883 } else { 1883 })
+    }
+
+    fn is_secure(&self) -> bool {
+        self.url.scheme() == "mqtts"
+    }
+
     /// Connects as `client_id`, with a last `will` if there is one.
     async fn connect(&self, client_id: &str, will: Option<Message>) -> Result<Link, Fault> {
-        let secure = self.url.scheme() == "mqtts";
+        let secure = self.is_secure();
         let tls = if secure { Some(tls::client(&self.trust).map_err(Fault::again)?) } else { None };
         let connection = Connection {
             protocol: self.protocol,
-            // An IPv6 address stands in brackets in a URL and nowhere else.
-            host: self.url.host_str().unwrap_or_default().trim_matches(['[', ']']),
-            port: self.url.port().unwrap_or(if secure { 8883 } else { 1883 }),
+            host: self.host(),
+            port: self.port(),
             client_id,
             username: self.username.as_deref(),
             password: self.password.as_ref(),
@@ -127,8 +139,11 @@ impl Mqtt {
             };
             self.tell(inbox, theirs.as_deref());
             let book = self.book.get_or_insert_with(|| Book::new(self.topics.clone(), Default::default()));
-            let session = Session::new(link, &self.settings, &self.topics, &self.catalog, &self.owner, book)
-                .of_prefix(theirs.is_none(), self.blind, self.gallery.is_some());
+            let session = Session::new(link, &self.settings, &self.topics, &self.catalog, &self.owner, book).of_prefix(
+                theirs.is_none(),
+                self.blind,
+                self.gallery.is_some(),
+            );
             let pictures = self.gallery.as_ref().map(|gallery| gallery.subscribe());
             match session.run(inbox, pictures, &place, self.began).await? {
                 End::Done => return Ok(()),

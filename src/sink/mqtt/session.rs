@@ -361,7 +361,11 @@ impl<'a> Session<'a> {
     }
 
     fn take_away(&mut self, topic: &str) {
-        tracing::info!(topic, why = "its stream or label is not in the configuration any more", "a retained message of ours is removed");
+        tracing::info!(
+            topic,
+            why = "its stream or label is not in the configuration any more",
+            "a retained message of ours is removed"
+        );
         self.publisher.push(Message::retained(topic, ""), None);
         self.states.cleared(topic);
     }
@@ -413,7 +417,10 @@ impl<'a> Session<'a> {
                 self.forgotten.push(self.book.forget(&topic));
             }
             Some(Verdict::Stuck) => {
-                tracing::warn!(topic, "a retained message of ours cannot be removed: the broker keeps it; may this user write there?");
+                tracing::warn!(
+                    topic,
+                    "a retained message of ours cannot be removed: the broker keeps it; may this user write there?"
+                );
             }
             None if self.surveying.is_some() => self.states.found(topic, payload, lies, self.book),
             None => {}

@@ -189,7 +189,9 @@ mod tests {
         for label in ["v/gate/car", "v/gate/car/attributes"] {
             assert!(topics.is_of_label(label), "{label}");
         }
-        for other in ["v/available", "v/owner", "v/gate/status", "v/gate/enabled/state", "v/gate/car/snapshot", "w/gate/car"] {
+        for other in
+            ["v/available", "v/owner", "v/gate/status", "v/gate/enabled/state", "v/gate/car/snapshot", "w/gate/car"]
+        {
             assert!(!topics.is_of_label(other), "{other}");
         }
     }
