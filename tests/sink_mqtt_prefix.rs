@@ -112,6 +112,7 @@ fn what_other_programs_retain_below_the_prefix_survives_a_start_a_removal_and_a_
         let config = |streams: &[&str]| silent(streams, &sinks.concat());
         let mut daemon = Daemon::start(folder.path(), &config(&["gate", "kitchen"]));
         wait_there(broker.port, "house/kitchen/status");
+        assert_eq!(theirs(), all);
         // Frigate says by frigate/available that it is there; nobody else may.
         daemon.wait_for_log("belongs to another program");
         reload(&mut daemon, folder.path(), &config(&["gate"]));

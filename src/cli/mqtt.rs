@@ -10,7 +10,7 @@ use crate::config::{self, MqttSettings, Settings, SinkSettings};
 use crate::outbox::identity;
 use crate::sink::mqtt::Owner;
 use crate::sink::mqtt::leftovers::Stream;
-use crate::sink::mqtt::maintenance::{self, Whose};
+use crate::sink::mqtt::maintenance::{self, Ownership};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -120,15 +120,15 @@ fn claim(sink: &MqttSettings, owner: &Owner) -> Result<(), Failure> {
     let (before, now) = maintenance::claim(sink, owner).map_err(|fault| (fault.to_string(), 1))?;
     let (prefix, url, instance) = (&sink.topic_prefix, &sink.url, &owner.instance);
     match now {
-        Whose::Theirs(who) => {
+        Ownership::Theirs(who) => {
             let who = plain(&who);
             return Err((format!("the prefix {prefix} at {url} belongs to {who}, who took it at the same time"), 1));
         }
-        Whose::Unknown => {
+        Ownership::Unknown => {
             let why = "the broker does not show it; may this user read and write it?";
             return Err((format!("{prefix}/owner at {url} was published, but {why}"), 1));
         }
-        Whose::Ours => {}
+        Ownership::Ours => {}
     }
     let before = before.map_or_else(String::new, |who| format!("; it was of {}", plain(&who)));
     say(&format!("the prefix {prefix} at {url} belongs to {instance} ({}) now{before}", owner.id));

@@ -27,18 +27,18 @@ pub fn digest(payload: &[u8]) -> Digest {
 
 /// What is known of one topic that was published from here and stays at the other side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
+pub struct Proof {
     /// Of what was published last; `None`: it changes too often to be written down each time, any of our payloads may lie there.
     pub digest: Option<Digest>,
     /// Of what was published before, which still lies there if the daemon was killed in between.
     pub before: Option<Digest>,
 }
 
-/// A change of the record: what will be published under a topic next; `None`: nothing of ours lies there any more.
+/// A change of the record: what will be published under a topic next; no proof: nothing of ours lies there any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub topic: String,
-    pub left: Option<Left>,
+    pub proof: Option<Proof>,
 }
 
 /// What the outbox knows of one place.
@@ -46,7 +46,7 @@ pub struct Change {
 pub struct Known {
     /// Which outbox this is; `None`: one in memory, which nobody would know again.
     pub identity: Option<Uuid>,
-    pub left: BTreeMap<String, Left>,
+    pub retained: BTreeMap<String, Proof>,
 }
 
 /// What a sink wants, and where it waits for the answer.

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 
-use crate::delivery::record::{Change, Digest, Left};
+use crate::delivery::record::{Change, Digest, Proof};
 
 /// Topics of a place: twenty thousand labels. Some 10 MB.
 const MOST: usize = 65_536;
 
 /// What was left at `place`.
-pub(super) fn read(connection: &Connection, place: &str) -> Result<BTreeMap<String, Left>, rusqlite::Error> {
+pub(super) fn read(connection: &Connection, place: &str) -> Result<BTreeMap<String, Proof>, rusqlite::Error> {
     let mut select = connection.prepare_cached("SELECT topic, digest, before FROM retained WHERE place = ?1")?;
     let rows = select.query_map([place], |row| {
         // What is no digest proves nothing.
@@ -21,7 +21,7 @@ pub(super) fn read(connection: &Connection, place: &str) -> Result<BTreeMap<Stri
             let blob: Option<Vec<u8>> = row.get(column)?;
             Ok(blob.map(|blob| Digest::try_from(blob).unwrap_or_default()))
         };
-        Ok((row.get(0)?, Left { digest: digest(1)?, before: digest(2)? }))
+        Ok((row.get(0)?, Proof { digest: digest(1)?, before: digest(2)? }))
     })?;
     rows.collect()
 }
@@ -35,8 +35,8 @@ pub(super) fn write(connection: &Connection, place: &str, changes: &[Change]) ->
     let mut insert =
         connection.prepare_cached("INSERT INTO retained (place, topic, digest, before) VALUES (?1, ?2, ?3, ?4)")?;
     let mut delete = connection.prepare_cached("DELETE FROM retained WHERE place = ?1 AND topic = ?2")?;
-    for Change { topic, left } in changes {
-        let Some(Left { digest, before }) = left else {
+    for Change { topic, proof } in changes {
+        let Some(Proof { digest, before }) = proof else {
             topics -= delete.execute([place, topic])?;
             continue;
         };

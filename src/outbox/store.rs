@@ -129,14 +129,14 @@ impl Store {
     /// # Errors
     /// As SQLite has it.
     pub fn known(&self, place: &str) -> Result<Known, rusqlite::Error> {
-        Ok(Known { identity: self.identity, left: retained::read(&self.connection, place)? })
+        Ok(Known { identity: self.identity, retained: retained::read(&self.connection, place)? })
     }
 
     /// Writes down what will be published to `place` and stays there.
     ///
     /// # Errors
     /// As SQLite has it; then nothing has changed.
-    pub fn leave(&mut self, place: &str, changes: &[Change]) -> Result<(), rusqlite::Error> {
+    pub fn record(&mut self, place: &str, changes: &[Change]) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         retained::write(&transaction, place, changes)?;
         transaction.commit()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::delivery::record::Left;
+use crate::delivery::record::Proof;
 use crate::delivery::tests::event;
 use crate::event::EventKind;
 use crate::outbox::age::tests::Machine;
@@ -240,31 +240,33 @@ fn what_was_published_is_known_to_the_next_life_of_its_place_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
     let mut store = open(&path, &machine);
-    let change = |topic: &str, left: Option<Left>| Change { topic: topic.to_owned(), left };
-    let exact = Left { digest: Some([1; 32]), before: None };
-    store.leave("broker v", &[change("v/a", Some(exact)), change("v/b", Some(Left::default()))]).unwrap();
-    let newer = Left { digest: Some([2; 32]), before: Some([1; 32]) };
-    store.leave("broker v", &[change("v/a", Some(newer)), change("v/c", Some(exact)), change("v/none", None)]).unwrap();
-    store.leave("broker v", &[change("v/c", None)]).unwrap();
-    store.leave("broker w", &[change("v/a", None), change("w/a", Some(exact))]).unwrap();
+    let change = |topic: &str, proof: Option<Proof>| Change { topic: topic.to_owned(), proof };
+    let exact = Proof { digest: Some([1; 32]), before: None };
+    store.record("broker v", &[change("v/a", Some(exact)), change("v/b", Some(Proof::default()))]).unwrap();
+    let newer = Proof { digest: Some([2; 32]), before: Some([1; 32]) };
+    store
+        .record("broker v", &[change("v/a", Some(newer)), change("v/c", Some(exact)), change("v/none", None)])
+        .unwrap();
+    store.record("broker v", &[change("v/c", None)]).unwrap();
+    store.record("broker w", &[change("v/a", None), change("w/a", Some(exact))]).unwrap();
     // As a kill would leave it.
     drop(store);
     let store = open(&path, &machine);
     let known = store.known("broker v").unwrap();
-    assert_eq!(known.left, [("v/a".to_owned(), newer), ("v/b".into(), Left::default())].into());
-    assert_eq!(store.known("broker w").unwrap().left, [("w/a".to_owned(), exact)].into());
-    assert!(store.known("elsewhere").unwrap().left.is_empty());
+    assert_eq!(known.retained, [("v/a".to_owned(), newer), ("v/b".into(), Proof::default())].into());
+    assert_eq!(store.known("broker w").unwrap().retained, [("w/a".to_owned(), exact)].into());
+    assert!(store.known("elsewhere").unwrap().retained.is_empty());
 }
 
 #[test]
 fn what_is_remembered_of_a_place_has_an_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(&folder.path().join("outbox.db"), &Machine::default());
-    let change = |n: usize| Change { topic: format!("v/{n}"), left: Some(Left::default()) };
-    store.leave("broker", &(0..70_000).map(change).collect::<Vec<_>>()).unwrap();
-    assert_eq!(store.known("broker").unwrap().left.len(), 65_536);
-    store.leave("broker", &[Change { topic: "v/1".into(), left: None }, change(70_001), change(70_002)]).unwrap();
-    let left = store.known("broker").unwrap().left;
+    let change = |n: usize| Change { topic: format!("v/{n}"), proof: Some(Proof::default()) };
+    store.record("broker", &(0..70_000).map(change).collect::<Vec<_>>()).unwrap();
+    assert_eq!(store.known("broker").unwrap().retained.len(), 65_536);
+    store.record("broker", &[Change { topic: "v/1".into(), proof: None }, change(70_001), change(70_002)]).unwrap();
+    let left = store.known("broker").unwrap().retained;
     assert!(left.len() == 65_536 && left.contains_key("v/70001") && !left.contains_key("v/1"));
 }
 
@@ -278,8 +280,8 @@ fn an_outbox_is_the_same_for_ever_whatever_becomes_of_its_file() {
     assert_eq!(identity::of_file(&path).unwrap(), Some(identity));
     let many: Vec<Queued> = (0..400).map(|n| queued(&format!("{n:03}"), &[0])).collect();
     store.commit(&many, &[]).unwrap();
-    let left = |n: u8| Change { topic: format!("v/{n}"), left: Some(Left { digest: Some([n; 32]), before: None }) };
-    store.leave("broker", &[left(1), left(2)]).unwrap();
+    let left = |n: u8| Change { topic: format!("v/{n}"), proof: Some(Proof { digest: Some([n; 32]), before: None }) };
+    store.record("broker", &[left(1), left(2)]).unwrap();
     let whole = known(&store);
     // Found out while it runs, and nothing can be read.
     let corrupt = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None);
@@ -288,7 +290,7 @@ fn an_outbox_is_the_same_for_ever_whatever_becomes_of_its_file() {
     std::fs::write(&path, b"gone").unwrap();
     store.recover(&routes(&["a", "b"]), &corrupt()).unwrap();
     assert_eq!(known(&store).identity, Some(identity));
-    store.leave("broker", &[left(1), left(2)]).unwrap();
+    store.record("broker", &[left(1), left(2)]).unwrap();
     store.commit(&many, &[]).unwrap();
     store.close();
     // Torn where events stand: who it is and what it has published is carried over.

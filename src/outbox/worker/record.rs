@@ -15,7 +15,7 @@ impl Worker {
                         let _ = answer.send(known.map_err(|error| self.told(&error)));
                     }
                     Ask::Write { place, changes, answer } => {
-                        let written = self.store.leave(&place, &changes);
+                        let written = self.store.record(&place, &changes);
                         let _ = answer.send(written.map_err(|error| self.told(&error)));
                     }
                 }

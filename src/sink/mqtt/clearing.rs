@@ -1,6 +1,6 @@
 //! Taking away what this daemon published and does not want any more. Pure; the session does what it says.
 //!
-//! A few topics at a time: each is asked for by its exact name, and what lies there is compared with the book. What is ours is cleared, what
+//! A few topics at a time: each is asked for by its exact name, and what lies there is compared with what was. What is ours is cleared, what
 //! another has written since stays and is forgotten; where nothing comes within the session's patience nothing lies. What was cleared is
 //! asked for once more in the next round, so a topic is forgotten only after it was seen to be empty.
 

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::book::is_attributes;
 use super::home_assistant;
 use super::owner::is_status;
+use super::published::is_attributes;
 use super::topics::{Topics, slugs};
 
 /// Topics that are looked at; what lies beyond them is left.
@@ -106,10 +106,9 @@ impl Seen {
         let levels: Vec<(&String, Lies)> =
             levels.filter(|(t, _)| topics.is_level(t) && **t != status).map(|(t, lies)| (t, *lies)).collect();
         let attributes = |label: &str| at(&format!("{label}/attributes"));
-        let is_label = |label: &str, lies| match (lies, attributes(label)) {
-            (Lies::On | Lies::Off, Some(Lies::Attributes)) => true,
-            (Lies::Off, Some(Lies::NoAttributes)) => true,
-            _ => false,
+        let is_label = |label: &str, lies| {
+            let both = (lies, attributes(label));
+            matches!(both, (Lies::On | Lies::Off, Some(Lies::Attributes)) | (Lies::Off, Some(Lies::NoAttributes)))
         };
         let alone = levels.iter().all(|(label, lies)| is_label(label, *lies));
         for (label, lies) in levels.into_iter().filter(|(label, _)| !kept.contains(*label)) {

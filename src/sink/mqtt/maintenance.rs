@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use super::asking::Whose;
-use super::asking::{self, SURVEY};
 use super::client::{Heard, Link, Message};
 use super::leftovers::{Found, Seen, Stream, is_picture};
 use super::owner::{Owner, Said};
+pub use super::ownership::Ownership;
+use super::ownership::{self, SURVEY};
 use super::publisher::Publisher;
 use super::topics::Topics;
 use super::{MqttSettings, home_assistant, made_up, session};
@@ -30,12 +30,12 @@ const DISCOVERY: &str = "homeassistant";
 ///
 /// # Errors
 /// When the broker cannot be reached, or another took the prefix at the same time.
-pub fn claim(settings: &MqttSettings, owner: &Owner) -> Result<(Option<String>, Whose), Fault> {
+pub fn claim(settings: &MqttSettings, owner: &Owner) -> Result<(Option<String>, Ownership), Fault> {
     block(async {
         let topics = Topics::new(&settings.topic_prefix);
         let mut link = settings.connect(&made_up(), None).await?;
         let before = whose(&mut link, &topics, owner).await?;
-        let now = asking::take(&mut link, &topics, owner, settings.timeout).await?;
+        let now = ownership::take(&mut link, &topics, owner, settings.timeout).await?;
         let _ = timeout(session::GOODBYE, link.disconnect()).await;
         let before = if let Said::Other(who) = before { Some(who) } else { None };
         Ok((before, now))

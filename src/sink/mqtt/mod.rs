@@ -4,21 +4,21 @@
 //! settled by the PUBACK of its message on `<p>/events` and nothing else. Runs on the sink's thread. One connection has a clean session:
 //! when it is lost, everything that was not acknowledged is published again by the next one, in order, with the same ids.
 //!
-//! Each connection begins with one that has no last will and asks whose the prefix is ([`asking`], [`owner`]). Where it is this daemon's, the
+//! Each connection begins with one that has no last will and asks whose the prefix is ([`ownership`], [`owner`]). Where it is this daemon's, the
 //! next one has the will and does everything ([`session`]); where it is another's, the first one goes on and sends events only.
 //!
 //! Full: [`IN_FLIGHT`](client::IN_FLIGHT) publishes may be without a PUBACK; then nothing more is taken from the inbox. A broker that
 //! acknowledges nothing for `timeout` is taken for gone; one that refuses an event (MQTT 5) is asked again by the next connection. Pictures are the exception: they are told as they come, and those that come
 //! while the broker is away are not sent later. Closed: `stopped` is published, then DISCONNECT.
 
-mod asking;
-mod book;
 mod clearing;
 mod client;
 pub mod home_assistant;
 pub mod leftovers;
 pub mod maintenance;
 mod owner;
+mod ownership;
+mod published;
 mod publisher;
 mod session;
 mod states;
@@ -35,10 +35,10 @@ use crate::delivery::{Inbox, Phase};
 use crate::secret::Secret;
 use crate::snapshot::Gallery;
 use crate::tls::{self, Trust};
-use book::Book;
 pub use client::Protocol;
 use client::{Connection, Link, Message};
 pub use owner::Owner;
+use published::Published;
 use session::{End, Session};
 use topics::Topics;
 
@@ -113,9 +113,9 @@ pub struct Mqtt {
     gallery: Option<Arc<Gallery>>,
     owner: Owner,
     /// What was published retained; `None` until the outbox has been asked.
-    book: Option<Book>,
+    published: Option<Published>,
     /// The broker does not show us what lies there: nobody can tell whose the prefix is.
-    blind: bool,
+    unreadable: bool,
     began: Instant,
 }
 
@@ -125,7 +125,17 @@ impl Mqtt {
     pub fn new(settings: MqttSettings, catalog: Arc<Catalog>, gallery: Option<Arc<Gallery>>, owner: Owner) -> Self {
         let client_id = settings.client_id.clone().unwrap_or_else(made_up);
         let topics = Topics::new(&settings.topic_prefix);
-        Self { settings, client_id, topics, catalog, gallery, owner, book: None, blind: false, began: Instant::now() }
+        Self {
+            settings,
+            client_id,
+            topics,
+            catalog,
+            gallery,
+            owner,
+            published: None,
+            unreadable: false,
+            began: Instant::now(),
+        }
     }
 
     /// One connection after the other, for as long as only the prefix's owner changes.
@@ -138,18 +148,20 @@ impl Mqtt {
                 _ = phases.wait_for(|phase| *phase == Phase::Closed) => return Ok(()),
             };
             self.tell(inbox, theirs.as_deref());
-            let book = self.book.get_or_insert_with(|| Book::new(self.topics.clone(), Default::default()));
-            let session = Session::new(link, &self.settings, &self.topics, &self.catalog, &self.owner, book).of_prefix(
-                theirs.is_none(),
-                self.blind,
-                self.gallery.is_some(),
-            );
+            let published =
+                self.published.get_or_insert_with(|| Published::new(self.topics.clone(), Default::default()));
+            let (settings, unreadable) = (&self.settings, &mut self.unreadable);
+            let mut session =
+                Session::new(link, settings, &self.topics, &self.catalog, &self.owner, published, unreadable);
+            if theirs.is_none() {
+                session = session.of_ours(self.gallery.is_some());
+            }
             let pictures = self.gallery.as_ref().map(|gallery| gallery.subscribe());
             match session.run(inbox, pictures, &place, self.began).await? {
                 End::Done => return Ok(()),
                 // What had no acknowledgement comes again. A broker that has shown the owner can be asked.
                 End::OwnerChanged => {
-                    self.blind = false;
+                    self.unreadable = false;
                     inbox.rewind();
                 }
             }
@@ -158,20 +170,20 @@ impl Mqtt {
 
     /// A connection to serve on, and whose the prefix is if it is not ours.
     async fn greet(&mut self, inbox: &Inbox, place: &str) -> Result<(Link, Option<String>), Fault> {
-        if self.book.is_none() {
+        if self.published.is_none() {
             let known = inbox.recorded(place).await.map_err(Fault::again)?;
             self.owner.id = known.identity.unwrap_or(self.owner.id);
-            self.book = Some(Book::new(self.topics.clone(), known.left));
+            self.published = Some(Published::new(self.topics.clone(), known.retained));
         }
-        if !self.blind {
+        if !self.unreadable {
             // Who vanishes before it knows whose the prefix is must not be told to be away.
             let mut link = self.settings.connect(&self.client_id, None).await?;
-            let fresh = self.book.as_ref().is_none_or(Book::is_empty);
-            let asked = asking::whose(&mut link, &self.topics, &self.owner, fresh, self.settings.timeout).await?;
-            if let asking::Whose::Theirs(who) = asked {
+            let fresh = self.published.as_ref().is_none_or(Published::is_empty);
+            let asked = ownership::whose(&mut link, &self.topics, &self.owner, fresh, self.settings.timeout).await?;
+            if let ownership::Ownership::Theirs(who) = asked {
                 return Ok((link, Some(who)));
             }
-            self.blind = asked == asking::Whose::Unknown;
+            self.unreadable = asked == ownership::Ownership::Unknown;
             let _ = tokio::time::timeout(session::GOODBYE, link.disconnect()).await;
         }
         let will = Message::retained(self.topics.available(), "offline");

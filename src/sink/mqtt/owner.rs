@@ -1,4 +1,4 @@
-//! Whose a prefix is: the retained `<p>/owner` names one daemon, and only that one publishes or clears anything retained there. Pure.
+//! Ownership a prefix is: the retained `<p>/owner` names one daemon, and only that one publishes or clears anything retained there. Pure.
 
 use std::collections::BTreeSet;
 
@@ -55,7 +55,7 @@ impl Owner {
 
 /// What lies below a prefix that has no owner: an older vtagd's topics, which are ours, another program's, or nothing.
 #[derive(Debug, Default)]
-pub struct Signs {
+pub struct Survey {
     available: bool,
     /// Something that no vtagd publishes.
     strange: bool,
@@ -64,7 +64,7 @@ pub struct Signs {
     states: BTreeSet<String>,
 }
 
-impl Signs {
+impl Survey {
     /// The broker has `payload` under `topic`.
     pub fn note(&mut self, topics: &Topics, topic: &str, payload: &[u8]) {
         if topic == topics.available() {
@@ -121,9 +121,9 @@ mod tests {
     fn a_prefix_that_another_program_says_to_be_there_by_is_its_own() {
         let topics = Topics::new("p");
         let another = |lies: &[(&str, &str)]| {
-            let mut signs = Signs::default();
-            lies.iter().for_each(|(topic, payload)| signs.note(&topics, topic, payload.as_bytes()));
-            signs.another_program()
+            let mut survey = Survey::default();
+            lies.iter().for_each(|(topic, payload)| survey.note(&topics, topic, payload.as_bytes()));
+            survey.another_program()
         };
         let frigate = [("p/available", "online"), ("p/gate/person", "1"), ("p/gate/enabled/state", "ON")];
         assert!(another(&frigate));

@@ -71,7 +71,7 @@ impl Publisher {
     }
 
     /// Topics of what is retained and was not acknowledged: the broker has it, or does not.
-    pub fn doubtful(&self) -> impl Iterator<Item = &String> {
+    pub fn unconfirmed(&self) -> impl Iterator<Item = &String> {
         let waiting = self.waiting.iter().filter(|(message, _)| message.retain).map(|(message, _)| &message.topic);
         waiting.chain(self.sent.iter().map(|sent| &sent.topic))
     }

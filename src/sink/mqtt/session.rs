@@ -1,5 +1,7 @@
 //! One connection on which events are served; where the prefix is this daemon's, with everything that is retained, and commands.
 
+mod incoming;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -7,17 +9,17 @@ use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::MqttSettings;
-use super::asking::SURVEY;
-use super::book::Book;
-use super::clearing::{Clearing, Verdict};
+use super::clearing::Clearing;
 use super::client::{Heard, Link, Message, Protocol};
 use super::home_assistant;
-use super::owner::{Owner, Said};
+use super::owner::Owner;
+use super::ownership::SURVEY;
+use super::published::Published;
 use super::publisher::Publisher;
 use super::states::{self, States};
 use super::topics::Topics;
-use crate::catalog::{Catalog, Command};
-use crate::delivery::record::{Change, Digest};
+use crate::catalog::Catalog;
+use crate::delivery::record::Change;
 use crate::delivery::{Delivery, Inbox, LaneKey, Phase};
 use crate::sink::Fault;
 use crate::snapshot::Saved;
@@ -28,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often `<p>/stats` is published.
 const STATS: Duration = Duration::from_secs(60);
 
-/// For the goodbye; a little less than the runner's patience.
+/// For the goodbye, which with DISCONNECT and the last record is a little less than the runner's patience.
 pub const GOODBYE: Duration = Duration::from_millis(900);
 
 /// How a session ends without a fault.
@@ -49,11 +51,11 @@ pub struct Session<'a> {
     discovery: Option<String>,
     catalog: &'a Catalog,
     owner: &'a Owner,
-    book: &'a mut Book,
+    published: &'a mut Published,
     /// The prefix is this daemon's; otherwise nothing but events is published.
     ours: bool,
-    /// The broker does not show what lies there.
-    blind: bool,
+    /// The broker does not show what lies there, as far as anybody knows.
+    unreadable: &'a mut bool,
     /// Somebody else has the prefix now, or nobody any more.
     owner_changed: bool,
     /// `<p>/available` or `<p>/owner` has to be said again: somebody else has said otherwise.
@@ -74,14 +76,15 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// On a prefix that is another's.
+    /// On a prefix that is another's; see [`of_ours`](Self::of_ours).
     pub fn new(
         link: Link,
         settings: &MqttSettings,
         topics: &'a Topics,
         catalog: &'a Catalog,
         owner: &'a Owner,
-        book: &'a mut Book,
+        published: &'a mut Published,
+        unreadable: &'a mut bool,
     ) -> Self {
         Self {
             link,
@@ -91,9 +94,9 @@ impl<'a> Session<'a> {
             discovery: settings.home_assistant.clone(),
             catalog,
             owner,
-            book,
+            published,
             ours: false,
-            blind: false,
+            unreadable,
             owner_changed: false,
             say_again: false,
             clearing: Clearing::default(),
@@ -106,10 +109,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the prefix is `ours`, whether the broker is `blind`, and whether there are `snapshots`.
-    pub fn of_prefix(mut self, ours: bool, blind: bool, snapshots: bool) -> Self {
+    /// On the daemon's own prefix; `snapshots`: whether there are pictures.
+    pub fn of_ours(mut self, snapshots: bool) -> Self {
         self.states = States::new(self.topics.clone(), self.discovery.clone(), snapshots);
-        (self.ours, self.blind) = (ours, blind);
+        self.ours = true;
         self
     }
 
@@ -126,7 +129,7 @@ impl<'a> Session<'a> {
     ) -> Result<End, Fault> {
         let pictures = pictures.filter(|_| self.ours);
         let ended = self.serve(inbox, pictures, place, began).await;
-        self.publisher.doubtful().for_each(|topic| self.book.doubt(topic));
+        self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
         ended
     }
 
@@ -177,7 +180,9 @@ impl<'a> Session<'a> {
             self.greet().await?;
             // From here on what differs from what the broker has is published.
             self.states.begin(&inbox.states());
-            self.show(inbox, place).await;
+            if !self.owner_changed {
+                self.show(inbox, place).await;
+            }
         }
         // What waits for an acknowledgement tells with it: a broker that refuses events would be up and down without end.
         if inbox.held() == 0 {
@@ -264,20 +269,20 @@ impl<'a> Session<'a> {
             self.publisher.push(Message::new(self.topics.event(&stored.event.data.stream), said), None);
         }
         let messages = self.states.note(stored);
-        self.leave(messages, inbox, place).await;
+        self.publish_retained(messages, inbox, place).await;
     }
 
     async fn picture(&mut self, saved: &Saved, inbox: &Inbox, place: &str) {
         if let Some(slug) = self.states.slug(&saved.stream, &saved.set, &saved.label) {
             let topic = self.topics.snapshot(&saved.stream, &slug);
-            self.leave(vec![Message::retained(topic, saved.jpeg.to_vec())], inbox, place).await;
+            self.publish_retained(vec![Message::retained(topic, saved.jpeg.to_vec())], inbox, place).await;
         }
     }
 
     /// Publishes what stays at the broker, once it is written down. An outbox that takes nothing holds no state up: it is tried again, and
     /// until then this life alone knows what is its own.
-    async fn leave(&mut self, messages: Vec<Message>, inbox: &Inbox, place: &str) {
-        let changes = self.book.before(&messages);
+    async fn publish_retained(&mut self, messages: Vec<Message>, inbox: &Inbox, place: &str) {
+        let changes = self.published.before(&messages);
         self.write_down(changes, inbox, place).await;
         self.publisher.extend(messages);
     }
@@ -288,7 +293,7 @@ impl<'a> Session<'a> {
         }
         match inbox.record(place, changes.clone()).await {
             Ok(()) => {
-                self.book.written(&changes);
+                self.published.written(&changes);
                 self.told = false;
             }
             Err(why) if !std::mem::replace(&mut self.told, true) => tracing::warn!(
@@ -304,8 +309,8 @@ impl<'a> Session<'a> {
     async fn show(&mut self, inbox: &Inbox, place: &str) {
         // Until the streams are known, nothing is taken for gone.
         if let Some(streams) = self.catalog.streams() {
-            let messages = self.states.look(&streams, self.book);
-            self.leave(messages, inbox, place).await;
+            let messages = self.states.look(&streams, self.published);
+            self.publish_retained(messages, inbox, place).await;
         }
     }
 
@@ -322,135 +327,19 @@ impl<'a> Session<'a> {
         }
         self.clear(now)?;
         let mut changes = std::mem::take(&mut self.forgotten);
-        changes.extend(self.book.unwritten());
+        changes.extend(self.published.unwritten());
         self.write_down(changes, inbox, place).await;
         Ok(())
-    }
-
-    /// Goes on taking away what this daemon published and does not want any more.
-    fn clear(&mut self, now: Instant) -> Result<(), Fault> {
-        if self.clearing_until.is_some_and(|until| now >= until) {
-            self.clearing_until = None;
-            let (round, empty) = self.clearing.end();
-            self.link.unsubscribe(&round).map_err(Fault::again)?;
-            for topic in empty.iter().filter(|topic| !self.states.wants(topic)) {
-                self.forgotten.push(self.book.forget(topic));
-            }
-        }
-        // What was cleared last must have been handed over before it is asked for again.
-        if self.clearing.is_busy() || !self.publisher.has_room() {
-            return Ok(());
-        }
-        let gone = self.states.gone(self.book);
-        if gone.is_empty() {
-            return Ok(());
-        }
-        if self.blind {
-            for topic in gone {
-                self.take_away(&topic);
-                self.forgotten.push(self.book.forget(&topic));
-            }
-            return Ok(());
-        }
-        let asked = self.clearing.begin(gone);
-        if !asked.is_empty() {
-            self.link.subscribe(asked, true).map_err(Fault::again)?;
-            self.clearing_until = Some(now + SURVEY);
-        }
-        Ok(())
-    }
-
-    fn take_away(&mut self, topic: &str) {
-        tracing::info!(
-            topic,
-            why = "its stream or label is not in the configuration any more",
-            "a retained message of ours is removed"
-        );
-        self.publisher.push(Message::retained(topic, ""), None);
-        self.states.cleared(topic);
-    }
-
-    fn hear(&mut self, heard: Heard) -> Result<(), Fault> {
-        let (topic, payload, digest, retained) = match heard {
-            Heard::Lost(why) => return Err(Fault::again(why)),
-            Heard::Message { topic, payload, digest, retained } => (topic, payload, digest, retained),
-        };
-        if topic == self.topics.owner() {
-            match self.owner.said(&payload, digest) {
-                Said::Other(_) => self.owner_changed |= self.ours,
-                Said::Us => self.owner_changed |= !self.ours,
-                // Somebody has taken the name away: the prefix stays ours, or is free.
-                Said::Nobody => {
-                    self.say_again |= self.ours;
-                    self.owner_changed |= !self.ours;
-                }
-            }
-        } else if topic == self.topics.available() {
-            // The last will of who had the prefix before, for one.
-            self.say_again |= self.ours && !retained && payload != b"online";
-        } else if let Some(stream) = self.topics.commanded(&topic) {
-            if retained {
-                // It would come again with every connection, and undo what was said since.
-                tracing::warn!(stream, "a retained command is passed over: publish it without the retain flag");
-            } else {
-                self.command(stream, &payload);
-            }
-        } else if self.discovery.as_deref().is_some_and(|prefix| home_assistant::birth(prefix) == topic) {
-            if payload == b"online" && !retained {
-                // Home Assistant has started: it asks to be told anew.
-                self.publisher.extend(self.states.introduce_again());
-            }
-        } else if let Some(lies) = digest.filter(|_| retained) {
-            self.found(topic, &payload, lies);
-        }
-        Ok(())
-    }
-
-    /// Something lies retained.
-    fn found(&mut self, topic: String, payload: &[u8], lies: Digest) {
-        let ours = self.book.is_ours(&topic, payload, lies);
-        let wanted = self.states.wants(&topic);
-        match self.clearing.judge(&topic, ours).filter(|_| !wanted) {
-            Some(Verdict::Clear) => self.take_away(&topic),
-            Some(Verdict::Leave) => {
-                tracing::info!(topic, "a retained message stays, as another has written it since it was ours");
-                self.forgotten.push(self.book.forget(&topic));
-            }
-            Some(Verdict::Stuck) => {
-                tracing::warn!(
-                    topic,
-                    "a retained message of ours cannot be removed: the broker keeps it; may this user write there?"
-                );
-            }
-            None if self.surveying.is_some() => self.states.found(topic, payload, lies, self.book),
-            None => {}
-        }
-    }
-
-    fn command(&self, stream: &str, payload: &[u8]) {
-        let enabled = match payload {
-            b"ON" => true,
-            b"OFF" => false,
-            _ => {
-                tracing::warn!(stream, "a command that is neither ON nor OFF is passed over");
-                return;
-            }
-        };
-        if !self.catalog.streams().is_some_and(|streams| streams.iter().any(|watched| watched.id() == stream)) {
-            tracing::warn!(stream, "a command for a stream that is not there is passed over");
-        } else if !self.catalog.command(Command { stream: stream.to_owned(), enabled }) {
-            tracing::warn!(stream, "too many commands at once, this one is passed over");
-        }
     }
 
     /// The daemon ends.
     async fn goodbye(&mut self, inbox: &mut Inbox, place: &str) -> Result<End, Fault> {
         let stopped = Message::retained(self.topics.available(), "stopped");
         self.part(inbox, Some(stopped).filter(|_| self.ours)).await;
-        self.publisher.doubtful().for_each(|topic| self.book.doubt(topic));
+        self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
         let mut changes = std::mem::take(&mut self.forgotten);
-        changes.extend(self.book.last());
-        let _ = timeout(GOODBYE / 3, self.write_down(changes, inbox, place)).await;
+        changes.extend(self.published.last());
+        let _ = timeout(GOODBYE / 5, self.write_down(changes, inbox, place)).await;
         Ok(End::Done)
     }
 
@@ -458,7 +347,7 @@ impl<'a> Session<'a> {
     async fn part(&mut self, inbox: &mut Inbox, last: Option<Message>) {
         if self.owner_changed {
             // None of this prefix any more; what is left of events comes again.
-            self.publisher.doubtful().for_each(|topic| self.book.doubt(topic));
+            self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
             self.publisher.drop_waiting();
         }
         self.publisher.extend(last);

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::book::Book;
 use super::client::Message;
 use super::home_assistant;
+use super::published::Published;
 use super::topics::{Topics, slugs};
 use crate::catalog::Watched;
 use crate::delivery::record::{Digest, digest};
@@ -67,10 +67,10 @@ impl States {
     }
 
     /// The broker has `payload` under `topic`; of a large one only the digest is known.
-    pub fn found(&mut self, topic: String, payload: &[u8], lies: Digest, book: &Book) {
+    pub fn found(&mut self, topic: String, payload: &[u8], lies: Digest, published: &Published) {
         // Two prefixes may make the same id of a device: a/b and a_b.
         if self.discovery.as_deref().is_some_and(|prefix| home_assistant::is_document(prefix, &topic)) {
-            if home_assistant::is_ours(payload, &self.topics) || book.is_ours(&topic, payload, lies) {
+            if home_assistant::is_ours(payload, &self.topics) || published.is_ours(&topic, payload, lies) {
                 self.taken.remove(&topic);
             } else if self.taken.len() < SEEN {
                 self.taken.insert(topic.clone());
@@ -114,7 +114,7 @@ impl States {
 
     /// Everything that is to be published, as it has changed of streams and labels. What this daemon has not published yet is, even if
     /// the broker has the same: then it is known to be ours.
-    pub fn look(&mut self, streams: &Arc<Vec<Watched>>, book: &Book) -> Vec<Message> {
+    pub fn look(&mut self, streams: &Arc<Vec<Watched>>, published: &Published) -> Vec<Message> {
         let states: Vec<&'static str> = streams.iter().map(status).collect();
         if self.shown.as_ref().is_some_and(|(shown, was)| Arc::ptr_eq(shown, streams) && *was == states) {
             return Vec::new();
@@ -123,7 +123,7 @@ impl States {
         self.learn(streams);
         self.tell_taken(streams);
         let wanted = self.wanted(streams);
-        for topic in wanted.keys().filter(|topic| !book.knows(topic)) {
+        for topic in wanted.keys().filter(|topic| !published.knows(topic)) {
             self.there.remove(topic);
         }
         let messages = wanted.iter().filter_map(|(topic, payload)| put(&mut self.there, topic, payload)).collect();
@@ -135,9 +135,9 @@ impl States {
     }
 
     /// Topics of `book` that no stream and no label has any more.
-    pub fn gone(&self, book: &Book) -> Vec<String> {
+    pub fn gone(&self, published: &Published) -> Vec<String> {
         let Some(wanted) = &self.wanted else { return Vec::new() };
-        book.topics().filter(|topic| !wanted.contains(*topic)).cloned().collect()
+        published.topics().filter(|topic| !wanted.contains(*topic)).cloned().collect()
     }
 
     /// Whether something should lie under `topic`.
@@ -269,16 +269,16 @@ mod tests {
     use super::*;
     use crate::sink::mqtt::home_assistant::tests::watched;
 
-    /// What is published, and noted in the book.
-    fn look(states: &mut States, book: &mut Book, streams: &[(&str, &[&str])]) -> Vec<String> {
+    /// What is published, and noted as that.
+    fn look(states: &mut States, published: &mut Published, streams: &[(&str, &[&str])]) -> Vec<String> {
         let streams = streams.iter().map(|(id, labels)| watched(id, labels)).collect();
-        let messages = states.look(&Arc::new(streams), book);
-        book.before(&messages);
+        let messages = states.look(&Arc::new(streams), published);
+        published.before(&messages);
         messages.into_iter().map(|message| message.topic).collect()
     }
 
-    fn find(states: &mut States, book: &Book, topic: &str, payload: &str) {
-        states.found(topic.to_owned(), payload.as_bytes(), digest(payload.as_bytes()), book);
+    fn find(states: &mut States, published: &Published, topic: &str, payload: &str) {
+        states.found(topic.to_owned(), payload.as_bytes(), digest(payload.as_bytes()), published);
     }
 
     #[test]
@@ -288,13 +288,13 @@ mod tests {
         let ours = ["home/gate/car", "home/gate/car/attributes", "home/gate/car/snapshot", "home/gate/status"];
         let kept = ["home/yard/bus", "home/yard/bus/snapshot"];
         let left = ours.iter().chain(&kept).map(|topic| ((*topic).to_owned(), Default::default())).collect();
-        let mut book = Book::new(topics, left);
+        let mut published = Published::new(topics, left);
         for theirs in ["home/kitchen/light", "home/hall/lamp/attributes", "home/gate/enabled/state", "home/gate/bus"] {
-            find(&mut states, &book, theirs, "ON");
+            find(&mut states, &published, theirs, "ON");
         }
-        assert_eq!((states.gone(&book), states.wants(ours[0])), (vec![], true), "until the streams are known");
-        look(&mut states, &mut book, &[("yard", &["bus"])]);
-        assert_eq!(states.gone(&book), ours);
+        assert_eq!((states.gone(&published), states.wants(ours[0])), (vec![], true), "until the streams are known");
+        look(&mut states, &mut published, &[("yard", &["bus"])]);
+        assert_eq!(states.gone(&published), ours);
         assert!(!states.wants(ours[0]) && states.wants(kept[1]));
     }
 
@@ -302,14 +302,14 @@ mod tests {
     fn what_the_broker_has_of_us_is_not_published_again_and_what_it_has_of_nobody_knows_is() {
         let topics = Topics::new("home");
         let mut states = States::new(topics.clone(), None, false);
-        let mut book = Book::new(topics, [("home/yard/bus".to_owned(), Default::default())].into());
+        let mut published = Published::new(topics, [("home/yard/bus".to_owned(), Default::default())].into());
         for (topic, payload) in [("home/yard/bus", "OFF"), ("home/yard/enabled/state", "ON")] {
-            find(&mut states, &book, topic, payload);
+            find(&mut states, &published, topic, payload);
         }
         let rest = ["home/yard/bus/attributes", "home/yard/enabled/state", "home/yard/status"];
-        assert_eq!(look(&mut states, &mut book, &[("yard", &["bus"])]), rest);
-        find(&mut states, &book, "home/yard/bus", "ON");
-        let again = look(&mut states, &mut book, &[("yard", &["bus"])]);
+        assert_eq!(look(&mut states, &mut published, &[("yard", &["bus"])]), rest);
+        find(&mut states, &published, "home/yard/bus", "ON");
+        let again = look(&mut states, &mut published, &[("yard", &["bus"])]);
         assert_eq!(again, ["home/yard/bus"], "somebody else has written it");
     }
 
@@ -317,10 +317,10 @@ mod tests {
     fn a_device_of_another_program_is_not_written_over() {
         let topics = Topics::new("a_b");
         let mut states = States::new(topics.clone(), Some("ha".into()), false);
-        let mut book = Book::new(topics, BTreeMap::new());
+        let mut published = Published::new(topics, BTreeMap::new());
         let theirs = home_assistant::document(&watched("gate", &[]), &Topics::new("a/b"), false).to_string();
-        find(&mut states, &book, "ha/device/a_b_gate/config", &theirs);
-        let told = look(&mut states, &mut book, &[("gate", &[]), ("yard", &[])]);
+        find(&mut states, &published, "ha/device/a_b_gate/config", &theirs);
+        let told = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
         let devices: Vec<&str> = told.iter().map(String::as_str).filter(|topic| topic.starts_with("ha/")).collect();
         assert_eq!(devices, ["ha/device/a_b_yard/config"]);
         assert_eq!(states.introduce_again().len(), 1);

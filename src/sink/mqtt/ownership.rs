@@ -1,4 +1,4 @@
-//! Whose a prefix is, asked on a connection that has no last will; a prefix without an owner becomes this daemon's.
+//! Ownership a prefix is, asked on a connection that has no last will; a prefix without an owner becomes this daemon's.
 //!
 //! The broker sends what lies retained to who subscribes. If nothing comes for [`SURVEY`], nothing lies there: the daemon publishes its own
 //! name and reads it back, and whose name comes last has it. So of two that start at the same time one yields.
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::{Heard, Link, Message};
-use super::owner::{Owner, Said, Signs};
+use super::owner::{Owner, Said, Survey};
 use super::publisher::Publisher;
 use super::topics::Topics;
 use crate::sink::Fault;
@@ -20,7 +20,7 @@ pub const SURVEY: Duration = Duration::from_secs(2);
 const RACE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum Ownership {
     Ours,
     /// Who has it.
     Theirs(String),
@@ -39,9 +39,9 @@ pub async fn whose(
     owner: &Owner,
     fresh: bool,
     timeout: Duration,
-) -> Result<Whose, Fault> {
+) -> Result<Ownership, Fault> {
     link.subscribe(&[topics.owner()], true).map_err(Fault::again)?;
-    let mut signs = Signs::default();
+    let mut survey = Survey::default();
     let mut around = Vec::new();
     if fresh {
         around = topics.retained().to_vec();
@@ -60,7 +60,7 @@ pub async fn whose(
             }
             Heard::Message { topic, payload, retained, .. } => {
                 if retained {
-                    signs.note(topics, &topic, &payload);
+                    survey.note(topics, &topic, &payload);
                 }
             }
         }
@@ -69,11 +69,11 @@ pub async fn whose(
         link.unsubscribe(&around).map_err(Fault::again)?;
     }
     match named {
-        Some((Said::Other(who), _)) => Ok(Whose::Theirs(who)),
+        Some((Said::Other(who), _)) => Ok(Ownership::Theirs(who)),
         // Under the name that it has today.
-        Some((Said::Us, document)) if document == owner.document() => Ok(Whose::Ours),
-        None if signs.another_program() => {
-            Ok(Whose::Theirs(format!("another program, which says by {} that it is there", topics.available())))
+        Some((Said::Us, document)) if document == owner.document() => Ok(Ownership::Ours),
+        None if survey.another_program() => {
+            Ok(Ownership::Theirs(format!("another program, which says by {} that it is there", topics.available())))
         }
         _ => take(link, topics, owner, timeout).await,
     }
@@ -83,7 +83,7 @@ pub async fn whose(
 ///
 /// # Errors
 /// When the connection is lost, or nothing is acknowledged for `timeout`.
-pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Duration) -> Result<Whose, Fault> {
+pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Duration) -> Result<Ownership, Fault> {
     let mut publisher = Publisher::new(timeout);
     publisher.push(Message::retained(topics.owner(), owner.document()), None);
     publisher.pump(link)?;
@@ -109,8 +109,8 @@ pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Dura
         }
     }
     Ok(match last {
-        Some(Said::Other(who)) => Whose::Theirs(who),
-        Some(_) => Whose::Ours,
-        None => Whose::Unknown,
+        Some(Said::Other(who)) => Ownership::Theirs(who),
+        Some(_) => Ownership::Ours,
+        None => Ownership::Unknown,
     })
 }
