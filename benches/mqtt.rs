@@ -22,10 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vtagd::catalog::{Catalog, Watched};
+use vtagd::delivery::Health;
 use vtagd::event::record::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
 use vtagd::frame::StreamId;
-use vtagd::sink::mqtt::{Mqtt, MqttSettings, Protocol};
+use vtagd::sink::mqtt::{Mqtt, MqttSettings, Owner, Protocol};
 use vtagd::sink::runner;
 use vtagd::status::StreamStatus;
 use vtagd::tls::Trust;
@@ -135,8 +136,13 @@ fn run(what: &str, folder: Option<&Path>, protocol: Protocol, events: usize, pac
     let (_broker, port) = broker(folder.path())?;
     let mut subscriber = subscriber(port, events);
     let (outbox, inbox, thread) = sends::outbox(folder.path(), "broker");
-    let sink = Box::new(Mqtt::new(settings(port, protocol), catalog(), None));
+    let owner = Owner { id: uuid::Uuid::new_v4(), instance: "bench".into() };
+    let sink = Box::new(Mqtt::new(settings(port, protocol), catalog(), None, owner));
     let sink = runner::start(sink, inbox, runner::ladder()).unwrap();
+    // A prefix that nobody has had yet takes a few seconds.
+    while outbox.status().report().sinks[0].health != Health::Up {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let began = Instant::now();
     let sends = Sends::of(&outbox, events, pace, event);
     let stored = began.elapsed().as_secs_f64();

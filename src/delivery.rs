@@ -5,7 +5,10 @@
 //! may be held by any thread; neither ever waits for the other. Full: the outbox keeps the rest in its file and hands it on as
 //! deliveries are settled. Closed: [`Inbox::next`] gives `None`, whatever is left stays stored.
 //!
-//! [`Feed`] is the outbox's end; tests of a sink hold it instead.
+//! [`Feed`] is the outbox's end; tests of a sink hold it instead. What a sink leaves at the other side, beside events, is written down
+//! through the same link ([`record`]).
+
+pub mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -16,6 +19,7 @@ use uuid::Uuid;
 
 use crate::event::Event;
 use crate::secret::scrub;
+use record::Ask;
 
 /// Deliveries that a sink may hold without having settled them; about 1 MB.
 pub const WINDOW: usize = 1024;
@@ -134,6 +138,10 @@ struct Desk {
     /// Settled by the sink, not taken by the outbox yet. At most one entry a delivery.
     settled: Mutex<BTreeMap<u64, Outcome>>,
     health: Mutex<Health>,
+    /// What is wrong beside deliveries, for people.
+    notice: Mutex<Option<String>>,
+    /// Whether somebody at the other end writes down what a sink asks for, and what it asks for.
+    asks: Mutex<(bool, Vec<Ask>)>,
     /// Tells the outbox that there is something to look at; full is fine.
     wake: Sender<()>,
 }
@@ -149,7 +157,8 @@ impl Desk {
 pub fn link(name: &str, states: States, wake: Sender<()>) -> (Feed, Inbox) {
     let (events, fresh) = mpsc::channel(WINDOW);
     let (phase, phases) = watch::channel(Phase::Running);
-    let desk = Arc::new(Desk { settled: Mutex::default(), health: Mutex::default(), wake });
+    let (settled, health, notice, asks) = Default::default();
+    let desk = Arc::new(Desk { settled, health, notice, asks, wake });
     let name: Arc<str> = name.into();
     let feed = Feed { events, phase, desk: Arc::clone(&desk) };
     (feed, Inbox { name, fresh, phases, desk, states, held: BTreeMap::new(), again: BTreeSet::new(), delivered: 0 })
@@ -178,6 +187,11 @@ impl Feed {
 
     pub fn health(&self) -> Health {
         self.desk.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is wrong beside deliveries, for people.
+    pub fn notice(&self) -> Option<String> {
+        self.desk.notice.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Goes on to `phase`; there is no way back.
@@ -350,6 +364,22 @@ impl Inbox {
         self.desk.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Says what is wrong although events arrive (`None`: nothing any more). The log is told where it differs.
+    pub fn set_notice(&self, notice: Option<String>) {
+        let notice = notice.map(|notice| scrub(&notice).into_owned());
+        let mut now = self.desk.notice.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now == notice {
+            return;
+        }
+        let sink = &*self.name;
+        match &notice {
+            Some(notice) => tracing::warn!(sink, "{notice}"),
+            None => tracing::info!(sink, "that is no longer so: {}", now.as_deref().unwrap_or_default()),
+        }
+        *now = notice;
+        let _ = self.desk.wake.try_send(());
+    }
+
     /// Whether each label's tag is open, after the latest event that was stored: that may be one that this sink has not had yet
     /// (`last.seq`), or that its filters keep from it.
     pub fn states(&self) -> Vec<TagState> {
@@ -383,113 +413,4 @@ impl Stored {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use std::time::{Duration, Instant};
-
-    use crossbeam_channel::bounded;
-
-    use super::*;
-    use crate::event::{EventKind, ModelRef, record::Data};
-
-    /// An event of a label of a stream.
-    pub fn event(stream: &str, label: &str, kind: EventKind) -> Event {
-        let data = Data {
-            stream: stream.into(),
-            set: "lot".into(),
-            label: label.into(),
-            tag_id: Uuid::nil(),
-            score: 0.93,
-            peak: 0.97,
-            started_at: jiff::Timestamp::UNIX_EPOCH,
-            ended_at: None,
-            sampled_at: jiff::Timestamp::UNIX_EPOCH,
-            media_start: 1.5,
-            media_end: None,
-            reason: None,
-            model: ModelRef { name: "m".into(), fingerprint: "f".into() },
-            attributes: Arc::default(),
-            snapshot: None,
-        };
-        Event { id: Uuid::now_v7(), source: format!("/x/streams/{stream}"), kind, data }
-    }
-
-    /// A delivery of such an event.
-    pub fn delivery(position: u64, event: Event) -> Delivery {
-        let body = serde_json::to_string(&event).unwrap().into();
-        Delivery { position, attempts: 0, stored: Arc::new(Stored { seq: position, event: Arc::new(event), body }) }
-    }
-
-    /// Waits for `done`.
-    pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while !done() {
-            assert!(Instant::now() < deadline, "did not happen: {what}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn block<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-    }
-
-    fn filled(positions: std::ops::RangeInclusive<u64>) -> (Feed, Inbox) {
-        let (feed, inbox) = link("x", States::default(), bounded(1).0);
-        for position in positions {
-            feed.offer(delivery(position, event("gate", "car", EventKind::Start))).unwrap();
-        }
-        (feed, inbox)
-    }
-
-    #[test]
-    fn a_rewind_hands_out_what_is_not_settled_in_order_before_anything_new() {
-        let (feed, mut inbox) = filled(1..=4);
-        for _ in 0..3 {
-            inbox.try_next().unwrap();
-        }
-        inbox.delivered(2);
-        inbox.rewind();
-        let order: Vec<u64> = std::iter::from_fn(|| inbox.try_next()).map(|d| d.position).collect();
-        assert_eq!(order, [1, 3, 4]);
-        assert_eq!(feed.settled().into_keys().collect::<Vec<_>>(), [2]);
-    }
-
-    #[test]
-    fn failed_attempts_are_counted_and_the_delivery_stays_with_the_sink() {
-        let (feed, mut inbox) = filled(1..=1);
-        inbox.try_next().unwrap();
-        assert_eq!((inbox.failed(1, "500"), inbox.failed(1, "502")), (1, 2));
-        assert_eq!(inbox.held(), 1);
-        inbox.dead(1, "400");
-        inbox.delivered(1);
-        assert_eq!(feed.settled(), BTreeMap::from([(1, Outcome::Dead { why: "400".into() })]));
-    }
-
-    #[test]
-    fn a_closed_inbox_ends_even_with_deliveries_left_and_a_sleeper_wakes() {
-        let (feed, mut inbox) = filled(1..=2);
-        assert!(block(inbox.next()).is_some());
-        feed.advance(Phase::Draining);
-        assert!(block(inbox.next()).is_some());
-        let closer = std::thread::spawn(move || feed.advance(Phase::Closed));
-        assert!(block(inbox.next()).is_none());
-        closer.join().unwrap();
-    }
-
-    #[test]
-    fn no_more_than_a_window_is_taken() {
-        let (feed, _inbox) = filled(1..=WINDOW as u64);
-        assert!(feed.offer(delivery(0, event("gate", "car", EventKind::End))).is_err());
-    }
-
-    #[test]
-    fn the_state_of_a_label_is_its_latest_event() {
-        let states = States::default();
-        for (seq, label, kind) in
-            [(1, "car", EventKind::Start), (2, "bus", EventKind::Start), (3, "car", EventKind::End)]
-        {
-            states.note(&delivery(seq, event("gate", label, kind)).stored);
-        }
-        let all: Vec<_> = states.all().into_iter().map(|s| (s.label, s.open, s.last.seq)).collect();
-        assert_eq!(all, [("bus".to_owned(), true, 2), ("car".to_owned(), false, 3)]);
-    }
-}
+pub mod tests;

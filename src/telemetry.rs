@@ -135,6 +135,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "sink",
         "failed writes and connections; they are tried again",
     ),
+    (
+        "vtagd_mqtt_prefix_owned",
+        Kind::Gauge,
+        Unit::Count,
+        "sink",
+        "1 while the topic prefix is this daemon's, 0 while it is another's: then only events are published",
+    ),
     ("vtagd_sink_pending_events", Kind::Gauge, Unit::Count, "sink", "events the sink still has to get"),
     ("vtagd_sink_spool_bytes", Kind::Gauge, Unit::Bytes, "sink", "their size"),
     (

@@ -191,6 +191,18 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sinks: [{ type: jsonl, path: \"-\" }, { type: jsonl, path: \"-\" }]", 1, "sinks[1]", "same place"),
         ("sinks: [{ type: mqtt, url: http://h }]", 1, "sinks[0].url", "mqtts://host"),
         ("sinks: [{ type: mqtt, url: mqtt://h, topic_prefix: a/# }]", 1, "sinks[0].topic_prefix", "topic prefix"),
+        (
+            "sinks: [{ type: mqtt, url: mqtt://h }, { type: mqtt, url: mqtt://H:1883/ }]",
+            1,
+            "sinks[1]",
+            "the topic prefix of",
+        ),
+        (
+            "sinks: [{ type: mqtt, url: mqtt://h, client_id: x }, { type: mqtt, url: mqtt://h, client_id: x, topic_prefix: a }]",
+            1,
+            "sinks[1].client_id",
+            "the sink in line 1 too",
+        ),
         ("sinks: [{ type: mqtt, url: mqtts://h, ca: nowhere }]", 1, "sinks[0].ca", "does not exist"),
         ("sinks: [{ type: mqtt, url: mqtt://h, ca: secret }]", 1, "sinks[0].ca", "without TLS"),
         ("sinks: [{ type: mqtt, url: mqtts://h, cert: secret }]", 1, "sinks[0].key", "both `cert` and `key`"),

@@ -196,7 +196,7 @@ fn schemas() -> Value {
             "oldest_pending_seconds": maybe_number,
             "dead": count,
         }),
-        json!({ "why": string }),
+        json!({ "why": string, "notice": string }),
     );
     let outbox = object(json!({ "path": maybe_string, "storing": flag, "error": maybe_string, "bytes": count }));
     let measured = object(json!({ "batch": count, "milliseconds": number, "images_per_second": number }));
@@ -210,7 +210,7 @@ fn schemas() -> Value {
             "refused": list(object(json!({ "provider": string, "reason": string }))),
             "inference": or_null(&inference),
         }),
-        json!({ "outbox": string }),
+        json!({ "outbox": string, "sinks": { "type": "object", "additionalProperties": string } }),
     );
     let data = object_with(
         json!({

@@ -101,6 +101,7 @@ fn write_sinks(out: &mut String, outbox: &Report) -> std::fmt::Result {
     writeln!(out, "<h2>Sinks</h2><table><tr><th>sink<th>state<th>waiting<th>oldest<th>dead letters</tr>")?;
     for sink in &outbox.sinks {
         let (class, state) = match &sink.health {
+            Health::Up if sink.notice.is_some() => (" class=\"bad\"", sink.notice.clone().unwrap_or_default()),
             Health::Starting => ("", "nothing to deliver yet".to_owned()),
             Health::Up => ("", "up".to_owned()),
             Health::Down { why } => (" class=\"bad\"", format!("down: {why}")),

@@ -77,8 +77,14 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut answer = json!(readiness);
     // Frames flow all the same, so it is ready; but whoever looks should know.
-    if let Some(error) = shared.board.outbox().and_then(|outbox| outbox.error) {
+    let outbox = shared.board.outbox().unwrap_or_default();
+    if let Some(error) = outbox.error {
         answer["outbox"] = json!(format!("events cannot be stored: {error}"));
+    }
+    let notices = outbox.sinks.into_iter().filter_map(|sink| Some((sink.name, json!(sink.notice?))));
+    let notices: serde_json::Map<_, _> = notices.collect();
+    if !notices.is_empty() {
+        answer["sinks"] = json!(notices);
     }
     (status, Json(answer)).into_response()
 }

@@ -11,6 +11,7 @@ pub mod embed;
 pub mod events;
 pub mod labels;
 pub mod model;
+pub mod mqtt;
 pub mod package;
 mod pictures;
 pub mod pull;
@@ -70,6 +71,9 @@ enum Command {
     /// Look at stored events, export them, send them again.
     #[command(subcommand)]
     Events(events::Command),
+    /// Take a topic prefix at an MQTT broker over, or clear what older versions left there.
+    #[command(subcommand)]
+    Mqtt(mqtt::Command),
     /// Work with label sets.
     #[command(subcommand)]
     Labels(labels::Command),
@@ -125,6 +129,7 @@ pub fn main() -> ExitCode {
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Events(command) => events::run(&command),
+        Command::Mqtt(command) => mqtt::run(&command),
         Command::Labels(command) => labels::run(&command),
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),

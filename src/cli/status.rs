@@ -227,8 +227,10 @@ fn render(seen: &Value) -> String {
     let sinks = seen["sinks"].as_array().cloned().unwrap_or_default();
     rows.extend(sinks.iter().map(sink));
     out += &table(&rows);
-    for (name, why) in sinks.iter().filter_map(|sink| Some((word(&sink["name"])?, word(&sink["why"])?))) {
-        let _ = write!(out, "\n{name}: {why}");
+    for key in ["why", "notice"] {
+        for (name, why) in sinks.iter().filter_map(|sink| Some((word(&sink["name"])?, word(&sink[key])?))) {
+            let _ = write!(out, "\n{name}: {why}");
+        }
     }
     if let Some(error) = word(&seen["outbox"]["error"]) {
         let _ = write!(out, "\nevents cannot be stored: {error}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::routes::{self, Known};
 use super::schema::{Sink, SinkKind};
-use super::{JsonlTarget, SinkSettings, kafka, nats, remote};
+use super::{JsonlTarget, MqttSettings, SinkSettings, kafka, nats, remote};
 use crate::outbox::route::{Filter, Route};
 use crate::problem::Severity;
 use crate::sink::jsonl::Rotation;
@@ -25,6 +25,7 @@ pub fn default() -> (Vec<SinkSettings>, Vec<Route>) {
 /// Checks all sinks and their routes; those with a problem are left out.
 pub fn check(list: &[At<Sink>], known: &Known, reader: &mut Reader<'_>) -> (Vec<SinkSettings>, Vec<Route>) {
     let mut targets: HashMap<String, u64> = HashMap::new();
+    let mut brokers = Brokers::default();
     let mut sinks = Vec::with_capacity(list.len());
     for sink in list {
         let Some(settings) = one(sink, reader) else { continue };
@@ -32,10 +33,37 @@ pub fn check(list: &[At<Sink>], known: &Known, reader: &mut Reader<'_>) -> (Vec<
             reader.error(sink, format!("goes to the same place as the sink in line {line}"), "remove one of them");
             continue;
         }
+        if let SinkSettings::Mqtt(mqtt) = &settings {
+            brokers.check(sink, mqtt, reader);
+        }
         sinks.push((sink, settings));
     }
     let routes = routes::check(&sinks, known, reader);
     (sinks.into_iter().map(|(_, settings)| settings).collect(), routes)
+}
+
+/// What sinks of type mqtt must not share at one broker: by its address and what it is, the line.
+#[derive(Default)]
+struct Brokers(HashMap<(String, &'static str, String), u64>);
+
+impl Brokers {
+    fn check(&mut self, sink: &At<Sink>, mqtt: &MqttSettings, reader: &mut Reader<'_>) {
+        let broker = format!("{}:{}", mqtt.host().to_lowercase(), mqtt.port());
+        let mut taken =
+            |what: &'static str, value: &str| self.0.insert((broker.clone(), what, value.to_owned()), sink.place.line);
+        if let Some(line) = taken("topic_prefix", &mqtt.topic_prefix) {
+            let message = format!("has the broker and the topic prefix of the sink in line {line}");
+            reader.error(sink, message, "give each a `topic_prefix` of its own, or remove one of them");
+        }
+        if let Some(id) = sink.value.client_id.given()
+            && let Some(line) = taken("client_id", &id.value)
+        {
+            let message = format!(
+                "is the client id of the sink in line {line} too: the broker would let in one of them at a time"
+            );
+            reader.error(id, message, "leave it out, and one is made up, or give each its own");
+        }
+    }
 }
 
 fn one(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<SinkSettings> {

@@ -6,10 +6,10 @@ use crate::api::{Board, RECENT};
 use crate::catalog::Catalog;
 use crate::config::{Settings, SinkSettings};
 use crate::outbox::reader::{Query, Reader};
-use crate::outbox::{Kernel, Outbox};
+use crate::outbox::{Kernel, Outbox, identity};
 use crate::pipeline::Threads;
 use crate::sink::jsonl::{SinkError, Writer};
-use crate::sink::mqtt::Mqtt;
+use crate::sink::mqtt::{Mqtt, Owner};
 use crate::sink::nats::Nats;
 use crate::sink::webhook::Webhook;
 use crate::sink::{Sink, runner};
@@ -26,10 +26,15 @@ pub fn start(
     catalog: &Arc<Catalog>,
     gallery: Option<&Arc<Gallery>>,
 ) -> Result<(Outbox, Threads), DaemonError> {
+    // With a file it is the outbox's identity instead.
+    let id = identity::of_machine(&settings.file, &settings.instance);
+    let owner = Owner { id, instance: settings.instance.clone() };
     let make = |sink: &SinkSettings| -> Result<Box<dyn Sink>, SinkError> {
         Ok(match sink {
             SinkSettings::Jsonl(target) => Box::new(Writer::open(target)?),
-            SinkSettings::Mqtt(mqtt) => Box::new(Mqtt::new(mqtt.clone(), Arc::clone(catalog), gallery.cloned())),
+            SinkSettings::Mqtt(mqtt) => {
+                Box::new(Mqtt::new(mqtt.clone(), Arc::clone(catalog), gallery.cloned(), owner.clone()))
+            }
             SinkSettings::Webhook(webhook) => Box::new(Webhook::new(webhook.clone())),
             SinkSettings::Nats(nats) => Box::new(Nats::new(nats.clone())),
             #[cfg(feature = "kafka")]

@@ -132,11 +132,26 @@ fn read_key(folder: &Path) -> Option<(Key, SystemTime)> {
     Some((serde_json::from_slice(&fs::read(&file).ok()?).ok()?, meta.modified().ok()?))
 }
 
+/// Removes what TensorRT and we have put into `folder`, the key last, and the folder if nothing else is in it.
+fn remove(folder: &Path) -> io::Result<()> {
+    clear(folder)?;
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.path().extension().is_some_and(|end| end == "timing" || end == "tmp") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_file(folder.join(KEY_FILE))?;
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        done => done,
+    }
+}
+
 fn sweep(root: &Path, current: &Path) {
     let mut old: Vec<_> = all(root).into_iter().filter(|(folder, ..)| folder != current).collect();
     old.sort_by_key(|(_, _, used)| std::cmp::Reverse(*used));
     for (folder, ..) in old.into_iter().skip(KEEP - 1) {
-        match fs::remove_dir_all(&folder) {
+        match remove(&folder) {
             Ok(()) => info!(folder = %folder.display(), "old tensorrt engines removed"),
             Err(error) => warn!(folder = %folder.display(), %error, "old tensorrt engines cannot be removed"),
         }
@@ -220,10 +235,15 @@ mod tests {
             // Their order must not depend on how finely the file system tells time.
             let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000 + version as u64);
             fs::File::options().write(true).open(folder.join(KEY_FILE)).unwrap().set_modified(used).unwrap();
+            fs::write(folder.join("a.engine"), b"x").unwrap();
+            if version == 1 {
+                fs::write(folder.join("notes.txt"), b"somebody else's").unwrap();
+            }
             folders.push(folder);
         }
         let left: Vec<bool> = folders.iter().map(|folder| folder.is_dir()).collect();
-        assert_eq!(left, [false, false, true, true, true, true]);
+        assert_eq!(left, [false, true, true, true, true, true]);
+        assert!(folders[1].join("notes.txt").is_file() && !holds_engine(&folders[1]), "what we put there goes");
         assert!(stranger.join("a.engine").is_file());
     }
 

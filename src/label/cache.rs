@@ -141,8 +141,18 @@ fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<Vec<f32>> {
     (values.len() == dim && dim > 0 && values.iter().all(|v| v.is_finite())).then_some(values)
 }
 
+/// Whether a file of this cache may be called so: an embedding, or a temporary file (`tmp`).
+fn is_name(path: &Path, tmp: bool) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    match tmp {
+        true => end == "tmp" && uuid::Uuid::try_parse(stem).is_ok(),
+        false => end == "emb" && stem.len() == 40 && stem.bytes().all(|byte| byte.is_ascii_hexdigit()),
+    }
+}
+
 /// Removes abandoned temporary files, and the oldest embeddings of all models until three quarters of `max_bytes` are
-/// left, so that a full cache is not pruned at every write.
+/// left, so that a full cache is not pruned at every write. What is not named like ours is neither counted nor touched.
 fn prune(root: &Path, max_bytes: u64, now: SystemTime) {
     let mut files = Vec::new();
     for dir in fs::read_dir(root).into_iter().flatten().flatten() {
@@ -150,13 +160,15 @@ fn prune(root: &Path, max_bytes: u64, now: SystemTime) {
             let Ok(meta) = file.metadata() else { continue };
             let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let path = file.path();
-            if path.extension().is_some_and(|e| e == "tmp") {
+            if is_name(&path, true) {
                 if now.duration_since(modified).is_ok_and(|age| age > ABANDONED) {
                     let _ = fs::remove_file(path);
                 }
                 continue;
             }
-            files.push((modified, meta.len(), path));
+            if is_name(&path, false) && meta.is_file() {
+                files.push((modified, meta.len(), path));
+            }
         }
     }
     let mut total: u64 = files.iter().map(|(_, len, _)| len).sum();
@@ -236,6 +248,13 @@ mod tests {
     fn a_full_cache_loses_its_oldest_and_keeps_its_newest() {
         let (_dir, cache) = fresh();
         let mut cache = cache.with_max_bytes(4096);
+        fs::create_dir_all(&cache.dir).unwrap();
+        let strangers = ["notes.txt", "a.emb", "b.tmp"].map(|name| cache.dir.join(name));
+        for stranger in &strangers {
+            fs::write(stranger, "somebody else's").unwrap();
+            let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+            fs::File::options().write(true).open(stranger).unwrap().set_modified(long_ago).unwrap();
+        }
         let values = [0.5_f32; 64];
         let texts: Vec<String> = (0..40).map(|i| format!("text {i}")).collect();
         for (age, text) in texts.iter().enumerate() {
@@ -246,8 +265,10 @@ mod tests {
                 file.set_modified(past).unwrap();
             }
         }
+        assert!(strangers.iter().all(|stranger| stranger.exists()));
+        let theirs = 3 * "somebody else's".len() as u64;
         let size: u64 = fs::read_dir(&cache.dir).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
-        assert!(size <= 4096, "{size}");
+        assert!(size <= 4096 + theirs, "{size}");
         assert!(cache.get(&texts[39]).is_some(), "the newest is kept");
         assert_eq!(cache.get(&texts[0]), None, "the oldest is gone");
     }

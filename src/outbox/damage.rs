@@ -119,6 +119,8 @@ fn salvage(damaged: &Path, fresh: &Connection) -> Salvaged {
     let (events, all_events) = copy("events", &columns, "seq");
     let columns = ["position", "sink", "seq", "state", "attempts", "error", "bytes"];
     let (deliveries, all_deliveries) = copy("deliveries", &columns, "position");
+    copy("identity", &["one", "id"], "one");
+    copy("retained", &["place", "topic", "digest", "before"], "place, topic");
     copy("states", &["stream", "label_set", "label", "seq", "age", "body"], "stream, label_set, label");
     // What was torn apart is put right: deliveries of events that are gone, counts of those that are.
     let mended = fresh.execute_batch(

@@ -14,7 +14,9 @@
 
 mod age;
 mod damage;
+pub mod identity;
 pub mod reader;
+mod retained;
 pub mod route;
 mod schema;
 mod store;
@@ -90,6 +92,9 @@ pub struct SinkReport {
     pub name: String,
     #[serde(flatten)]
     pub health: Health,
+    /// What is wrong although events arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
     /// Events it still has to get.
     pub pending: u64,
     pub pending_bytes: u64,
@@ -214,6 +219,7 @@ impl Outbox {
         let states = States::default();
         let links = routes.iter().map(|route| delivery::link(&route.name, states.clone(), wake.clone()));
         let (feeds, inboxes): (Vec<_>, Vec<_>) = links.unzip();
+        feeds.iter().for_each(delivery::Feed::keep_record);
         let mark = Mark(Arc::clone(&shared));
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()

@@ -30,6 +30,12 @@ pub const STEPS: &[&str] = &[
      CREATE TABLE states (
          stream TEXT NOT NULL, label_set TEXT NOT NULL, label TEXT NOT NULL, seq INTEGER NOT NULL, age INTEGER NOT NULL,
          body TEXT NOT NULL, PRIMARY KEY (stream, label_set, label)) STRICT, WITHOUT ROWID;",
+    "-- Which outbox this is, to others (see identity.rs).
+     CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT;
+     -- What was published from here and stays at the other side (see retained.rs). `place`: broker and prefix; `digest`, `before`: SHA-256 of
+     -- the payload published last and of the one before it; without one it may be any of ours.
+     CREATE TABLE retained (
+         place TEXT NOT NULL, topic TEXT NOT NULL, digest BLOB, before BLOB, PRIMARY KEY (place, topic)) STRICT, WITHOUT ROWID;",
 ];
 
 /// Why the outbox cannot be used.
@@ -167,7 +173,7 @@ pub fn open_to_read(path: &Path) -> Result<Connection, OutboxError> {
     }
 }
 
-/// One daemon a file: a lock that goes with the process, however it ends.
+/// One daemon a file: a lock that goes with the process, however it ends. What it holds is [`identity`](super::identity)'s.
 pub fn lock(path: &Path) -> Result<File, OutboxError> {
     let failed = |error: std::io::Error| {
         let (path, why) = (path.to_owned(), error.to_string());
@@ -181,7 +187,7 @@ pub fn lock(path: &Path) -> Result<File, OutboxError> {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
     let name = format!("{}.lock", path.display());
-    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(name).map_err(failed)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OutboxError::InUse { path: path.to_owned() }),

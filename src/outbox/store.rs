@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use uuid::Uuid;
 
 use super::age::{AgeClock, Uptime};
 use super::damage::recover;
 use super::route::Route;
 use super::schema::{self, Opened, OutboxError, STEPS};
+use super::{identity, retained};
+use crate::delivery::record::{Change, Known};
 use crate::delivery::{Delivery, Outcome, Stored};
 use crate::event::Event;
 use registry::{enter, highest, keep_counting, read_mark, write_mark};
@@ -26,6 +29,8 @@ pub struct Store {
     sinks: Vec<i64>,
     /// The highest `seq` and `position` that were given.
     highest: (i64, i64),
+    /// Which outbox this is; `None`: one in memory.
+    identity: Option<Uuid>,
     /// Held as long as the store is: one daemon a file.
     _lock: Option<File>,
 }
@@ -93,7 +98,8 @@ impl Store {
         let clock = AgeClock::resume(uptime, mark);
         let sinks = enter(&connection, routes).map_err(broken)?;
         let highest = highest(&connection).map_err(broken)?;
-        Ok(Self { connection, path: path.map(Path::to_owned), clock, sinks, highest, _lock: lock })
+        let identity = lock.as_ref().map(|lock| identity::of(&connection, lock)).transpose().map_err(broken)?;
+        Ok(Self { connection, path: path.map(Path::to_owned), clock, sinks, highest, identity, _lock: lock })
     }
 
     /// After an error that [`schema::is_damage`]: the file is moved aside and a new one made of what can be read. Positions stay.
@@ -111,8 +117,29 @@ impl Store {
         // The numbers of rows that could not be read are not given again: somebody may still hold them.
         keep_counting(&connection, self.highest).map_err(broken)?;
         self.sinks = enter(&connection, routes).map_err(broken)?;
+        if let Some(id) = self.identity {
+            identity::keep(&connection, id).map_err(broken)?;
+        }
         self.connection = connection;
         Ok(())
+    }
+
+    /// Which outbox this is, and what was published from here to `place` and stays there.
+    ///
+    /// # Errors
+    /// As SQLite has it.
+    pub fn known(&self, place: &str) -> Result<Known, rusqlite::Error> {
+        Ok(Known { identity: self.identity, retained: retained::read(&self.connection, place)? })
+    }
+
+    /// Writes down what will be published to `place` and stays there.
+    ///
+    /// # Errors
+    /// As SQLite has it; then nothing has changed.
+    pub fn record(&mut self, place: &str, changes: &[Change]) -> Result<(), rusqlite::Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        retained::write(&transaction, place, changes)?;
+        transaction.commit()
     }
 
     pub fn path(&self) -> Option<&Path> {

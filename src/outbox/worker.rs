@@ -1,6 +1,7 @@
 //! The outbox's thread: events and settlements in, stored in groups; stored events out to the sinks' inboxes.
 
 mod opening;
+mod record;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -171,6 +172,7 @@ impl Worker {
             self.commit(now);
         }
         self.fill();
+        self.answer();
         if now.duration_since(self.looked) >= LOOK {
             self.looked = now;
             self.look();
@@ -452,6 +454,7 @@ impl Worker {
                 self.commit(now);
             }
             self.fill();
+            self.answer();
             if done(self) || now >= deadline {
                 return;
             }

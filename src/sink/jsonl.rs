@@ -15,6 +15,9 @@ use crate::event::{Event, EventKind};
 /// Lines written before the disk is asked to keep them.
 const GROUP: usize = 256;
 
+/// Files of others that may stand among the old ones; with more, the file is not turned over.
+const STRANGERS: usize = 1000;
+
 /// When a file is turned over: `events.jsonl` becomes `events.jsonl.1`, that one `.2`, and so on; the oldest goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -201,24 +204,38 @@ impl Log {
         Ok(())
     }
 
+    /// The numbers of old files are those that are free or bear events: a file of another program that has such a name stays.
     fn turn_over(&mut self) -> io::Result<()> {
         let keep = self.rotation.map_or(0, |rotation| rotation.keep);
-        let old = |number: usize| PathBuf::from(format!("{}.{number}", self.path.display()));
-        let missing_is_fine = |done: io::Result<()>| match done {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done,
-        };
-        if keep == 0 {
-            missing_is_fine(std::fs::remove_file(&self.path))?;
+        if keep == 0 && is_ours(&self.path) {
+            std::fs::remove_file(&self.path)?;
         } else {
-            for number in (1..keep).rev() {
-                missing_is_fine(std::fs::rename(old(number), old(number + 1)))?;
+            let old = |number: usize| PathBuf::from(format!("{}.{number}", self.path.display()));
+            let keep = keep.max(1);
+            let ours = (1..=keep + STRANGERS).map(old).filter(|path| path.symlink_metadata().is_err() || is_ours(path));
+            let places: Vec<PathBuf> = ours.take(keep).collect();
+            if places.is_empty() {
+                return Err(io::Error::other("all names of old files are taken by files of others; move them away"));
             }
-            missing_is_fine(std::fs::rename(&self.path, old(1)))?;
+            let newer = std::iter::once(&self.path).chain(&places).rev().skip(1);
+            for (from, to) in newer.zip(places.iter().rev()) {
+                match std::fs::rename(from, to) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
         }
         *self = Self::open(&self.path, self.rotation)?;
         Ok(())
     }
+}
+
+/// Whether the file begins with an event, as every one does that this sink has made.
+fn is_ours(path: &Path) -> bool {
+    const BEGINNING: &[u8] = br#"{"specversion":"1.0","id":""#;
+    let mut read = [0; BEGINNING.len()];
+    let regular = path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+    regular && File::open(path).and_then(|mut file| file.read_exact(&mut read)).is_ok() && read == BEGINNING
 }
 
 /// One line for a person: `12:30:04  gate  ▶ car  93 %`, with how long the tag lasted at its end.

@@ -1,10 +1,10 @@
 //! The folder of pictures: written whole or not at all, bounded in size and age. Used by one thread.
 //!
 //! Ages run on the monotonic clock while the daemon runs: a wall clock that jumps deletes nothing. Files that are not named like ours are
-//! neither counted nor touched.
+//! neither counted nor touched, nor are those that lie there when another daemon uses the folder: then this one knows only its own.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,9 +23,20 @@ pub fn is_name(name: &str) -> bool {
     matches!(which, "start" | "best") && Uuid::try_parse(tag).is_ok_and(|uuid| uuid.to_string() == tag)
 }
 
+/// One daemon a folder may take what lies there for its own. A file system without locks has one daemon.
+fn lock(folder: &Path) -> Option<File> {
+    let folder = File::open(folder).ok()?;
+    match folder.try_lock() {
+        Err(TryLockError::WouldBlock) => None,
+        _ => Some(folder),
+    }
+}
+
 /// See the module.
 pub struct Store {
     folder: PathBuf,
+    /// Held as long as the store is; `None`: another daemon has it.
+    _lock: Option<File>,
     max_size: u64,
     max_age: Duration,
     /// By age: since when it has been there, as far as the monotonic clock goes back, and a number that keeps equal times apart.
@@ -43,8 +54,11 @@ impl Store {
     /// When it cannot be made or read.
     pub fn open(folder: &Path, max_size: u64, max_age: Duration, now: Instant) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
+        let lock = lock(folder);
+        let alone = lock.is_some();
         let mut store = Self {
             folder: folder.to_owned(),
+            _lock: lock,
             max_size,
             max_age,
             by_age: BTreeMap::new(),
@@ -54,7 +68,14 @@ impl Store {
         };
         let wall = SystemTime::now();
         let mut found = Vec::new();
-        for entry in fs::read_dir(folder)? {
+        if !alone {
+            tracing::warn!(
+                folder = %folder.display(),
+                "another daemon keeps its pictures here too: those of earlier runs stay until that one finds them too old; name a folder of its own \
+                 in `snapshots.path`"
+            );
+        }
+        for entry in fs::read_dir(folder)?.take_while(|_| alone) {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             if name.strip_prefix('.').and_then(|name| name.strip_suffix(".part")).is_some_and(is_name) {
@@ -163,6 +184,24 @@ mod tests {
         let left = names(folder.path());
         assert_eq!(left.len(), 3, "{left:?}");
         assert!(left.contains(&"holiday.jpg".to_owned()) && left.contains(&name(tag(4), "best")));
+    }
+
+    #[test]
+    fn a_second_daemon_in_the_same_folder_deletes_nothing_of_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let open = |max_size| Store::open(folder.path(), max_size, Duration::from_secs(3600), now).unwrap();
+        let mut first = open(1000);
+        first.write(&name(tag(1), "start"), &[0; 100], now).unwrap();
+        let part = format!(".{}.part", name(tag(9), "start"));
+        fs::write(folder.path().join(&part), "half written").unwrap();
+        let mut second = open(150);
+        for n in 2..5 {
+            second.write(&name(tag(n), "start"), &[0; 100], now + Duration::from_secs(n as u64)).unwrap();
+        }
+        assert_eq!(names(folder.path()), [part, name(tag(1), "start"), name(tag(4), "start")]);
+        drop((first, second));
+        assert_eq!(open(1000).files.len(), 2, "alone again, it knows what lies there");
     }
 
     #[test]

@@ -97,6 +97,16 @@ impl Drop for Broker {
     }
 }
 
+/// Everything that lies retained under `filters`, by topic.
+pub fn retained(port: u16, filters: &[&str]) -> std::collections::BTreeMap<String, String> {
+    let mark = format!("test/mark/{}", uuid::Uuid::new_v4().simple());
+    let consumer = Consumer::start(port, &[filters, &["test/#"]].concat());
+    // What lies there was sent before this is.
+    consumer.publish(&mark, "");
+    eventually("the mark", || consumer.last(&mark));
+    consumer.got().into_iter().filter(|got| got.retained).map(|got| (got.topic.clone(), got.text())).collect()
+}
+
 /// A message as the consumer got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Got {
@@ -193,6 +203,12 @@ impl Consumer {
 
     pub fn publish(&self, topic: &str, payload: &str) {
         let options = rumqttc_v4::PublishOptions::at_least_once();
+        self.client.try_publish(topic, payload, options).unwrap();
+    }
+
+    /// Publishes what the broker keeps.
+    pub fn retain(&self, topic: &str, payload: &str) {
+        let options = rumqttc_v4::PublishOptions::at_least_once().retain(true);
         self.client.try_publish(topic, payload, options).unwrap();
     }
 }

@@ -158,7 +158,7 @@ impl Pull<'_> {
                 return Err(HubError::Exists { dir: out });
             }
             // A folder of the cache that lost some of its files.
-            std::fs::remove_dir_all(&out).map_err(|source| store::disk(&out, source))?;
+            store::clear(&origin, &out).map_err(|source| store::disk(&out, source))?;
         }
         self.fetch(&choice, &origin, &out, tell)?;
         self.store.assemble(&origin, &out, self.shutdown)?;

@@ -15,7 +15,7 @@
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::HubError;
@@ -188,6 +188,30 @@ pub(super) fn is_free(out: &Path) -> bool {
     }
 }
 
+/// Makes `out` free: what a pull has put there is removed; what else lies there is moved beside it, folder and all.
+pub(super) fn clear(origin: &Origin, out: &Path) -> io::Result<()> {
+    let there = Origin::read(out);
+    let named = there.as_ref().unwrap_or(origin).files.keys().map(Path::new);
+    // Only what is below it, whatever the file says.
+    let below = named.filter(|name| name.components().all(|part| matches!(part, Component::Normal(_))));
+    for name in below.chain([Path::new(origin::FILE)]) {
+        match fs::remove_file(out.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Folders that are empty now; one that is not ends it.
+        let _ = name.ancestors().skip(1).filter(|a| *a != Path::new("")).try_for_each(|a| fs::remove_dir(out.join(a)));
+    }
+    if is_free(out) {
+        return Ok(());
+    }
+    let name = out.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
+    let beside = parent(out).join(format!("{name}.before-{}", uuid::Uuid::now_v7()));
+    fs::rename(out, &beside)?;
+    tracing::warn!(moved_to = %beside.display(), "files that no pull has made lay among the model's");
+    Ok(())
+}
+
 pub(super) fn disk(path: &Path, source: io::Error) -> HubError {
     HubError::Disk { path: path.to_owned(), source }
 }
@@ -256,4 +280,40 @@ fn replace(path: &Path, content: &[u8]) -> Result<(), HubError> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_freed_of_what_a_pull_has_put_there_and_of_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, outside) = (folder.path().join("model"), folder.path().join("outside"));
+        let file = r#"{"size":1,"git_sha1":"0000000000000000000000000000000000000000"}"#;
+        let names = ["a.json", "onnx/deep/b.onnx", "gone.json", "../outside"];
+        let files: Vec<String> = names.iter().map(|name| format!("{name:?}:{file}")).collect();
+        let json =
+            format!(r#"{{"endpoint":"e","repo":"r","revision":"main","commit":"c","files":{{{}}}}}"#, files.join(","));
+        let origin: Origin = serde_json::from_str(&json).unwrap();
+        let fill = || {
+            fs::create_dir_all(out.join("onnx/deep")).unwrap();
+            for name in ["a.json", "onnx/deep/b.onnx", "../outside"] {
+                fs::write(out.join(name), "x").unwrap();
+            }
+            fs::write(out.join(origin::FILE), &json).unwrap();
+        };
+        fill();
+        clear(&origin, &out).unwrap();
+        assert!(is_free(&out) && outside.exists());
+        fill();
+        fs::write(out.join("notes.txt"), "mine").unwrap();
+        clear(&origin, &out).unwrap();
+        let beside = fs::read_dir(folder.path())
+            .unwrap()
+            .flatten()
+            .find(|e| e.file_name().to_string_lossy().starts_with("model.before-"));
+        let kept: Vec<_> = fs::read_dir(beside.unwrap().path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!((kept, out.exists()), (vec!["notes.txt".into()], false));
+    }
 }

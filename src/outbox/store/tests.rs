@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::delivery::record::Proof;
 use crate::delivery::tests::event;
 use crate::event::EventKind;
 use crate::outbox::age::tests::Machine;
@@ -239,7 +240,7 @@ fn an_older_schema_is_brought_up_step_by_step_and_a_newer_one_refused() {
     drop(connection);
     let error = Store::open(Some(&path), &[], Box::new(Machine::default())).err().unwrap();
     assert!(matches!(error, OutboxError::Newer { .. }) && error.exit_code() == 2);
-    assert!(error.to_string().contains("newer vtagd (schema 2, this one knows 1)"), "{error}");
+    assert!(error.to_string().contains("newer vtagd (schema 3, this one knows 2)"), "{error}");
     assert!(moved_aside(folder.path()).is_empty(), "a newer file is not a damaged one");
 }
 
@@ -248,4 +249,91 @@ fn a_place_that_cannot_be_written_is_named_with_the_remedy() {
     let error = Store::open(Some(Path::new("/proc/none/outbox.db")), &[], Box::new(Machine::default())).err().unwrap();
     let text = error.to_string();
     assert!(text.contains("/proc/none/outbox.db") && text.contains("outbox: { path: FILE }"), "{text}");
+}
+
+#[test]
+fn what_was_published_is_known_to_the_next_life_of_its_place_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let mut store = open(&path, &machine);
+    let change = |topic: &str, proof: Option<Proof>| Change { topic: topic.to_owned(), proof };
+    let exact = Proof { digest: Some([1; 32]), before: None };
+    store.record("broker v", &[change("v/a", Some(exact)), change("v/b", Some(Proof::default()))]).unwrap();
+    let newer = Proof { digest: Some([2; 32]), before: Some([1; 32]) };
+    store
+        .record("broker v", &[change("v/a", Some(newer)), change("v/c", Some(exact)), change("v/none", None)])
+        .unwrap();
+    store.record("broker v", &[change("v/c", None)]).unwrap();
+    store.record("broker w", &[change("v/a", None), change("w/a", Some(exact))]).unwrap();
+    // As a kill would leave it.
+    drop(store);
+    let store = open(&path, &machine);
+    let known = store.known("broker v").unwrap();
+    assert_eq!(known.retained, [("v/a".to_owned(), newer), ("v/b".into(), Proof::default())].into());
+    assert_eq!(store.known("broker w").unwrap().retained, [("w/a".to_owned(), exact)].into());
+    assert!(store.known("elsewhere").unwrap().retained.is_empty());
+}
+
+#[test]
+fn what_is_remembered_of_a_place_has_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder.path().join("outbox.db"), &Machine::default());
+    let change = |n: usize| Change { topic: format!("v/{n}"), proof: Some(Proof::default()) };
+    store.record("broker", &(0..70_000).map(change).collect::<Vec<_>>()).unwrap();
+    assert_eq!(store.known("broker").unwrap().retained.len(), 65_536);
+    store.record("broker", &[Change { topic: "v/1".into(), proof: None }, change(70_001), change(70_002)]).unwrap();
+    let left = store.known("broker").unwrap().retained;
+    assert!(left.len() == 65_536 && left.contains_key("v/70001") && !left.contains_key("v/1"));
+}
+
+#[test]
+fn an_outbox_is_the_same_for_ever_whatever_becomes_of_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let known = |store: &Store| store.known("broker").unwrap();
+    let mut store = open(&path, &machine);
+    let identity = known(&store).identity.unwrap();
+    assert_eq!(identity::of_file(&path).unwrap(), Some(identity));
+    let many: Vec<Queued> = (0..400).map(|n| queued(&format!("{n:03}"), &[0])).collect();
+    store.commit(&many, &[]).unwrap();
+    let left = |n: u8| Change { topic: format!("v/{n}"), proof: Some(Proof { digest: Some([n; 32]), before: None }) };
+    store.record("broker", &[left(1), left(2)]).unwrap();
+    let whole = known(&store);
+    // Found out while it runs, and nothing can be read.
+    let corrupt = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None);
+    store.recover(&routes(&["a", "b"]), &corrupt()).unwrap();
+    assert_eq!(known(&store), whole, "all of it could be read");
+    std::fs::write(&path, b"gone").unwrap();
+    store.recover(&routes(&["a", "b"]), &corrupt()).unwrap();
+    assert_eq!(known(&store).identity, Some(identity));
+    store.record("broker", &[left(1), left(2)]).unwrap();
+    store.commit(&many, &[]).unwrap();
+    store.close();
+    // Torn where events stand: who it is and what it has published is carried over.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let needle = b"\"label\":\"200\"";
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes[at / 4096 * 4096..][..4096].fill(0xA5);
+    std::fs::write(&path, &bytes).unwrap();
+    let store = open(&path, &machine);
+    assert_eq!(known(&store), whole);
+    drop(store);
+    // Nothing of it is a database any more, and then it is not there at all.
+    std::fs::write(&path, b"rubbish ".repeat(2000)).unwrap();
+    assert_eq!(known(&open(&path, &machine)).identity, Some(identity));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(known(&open(&path, &machine)).identity, Some(identity));
+    let other = open(&folder.path().join("other.db"), &machine);
+    assert_ne!(known(&other).identity, Some(identity));
+    assert_eq!(known(&Store::open(None, &[], Box::new(machine)).unwrap()).identity, None);
+}
+
+#[test]
+fn an_outbox_of_the_first_schema_learns_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    assert!(matches!(schema::open(Some(&path), &STEPS[..1]), Ok(Opened::Ready(_))));
+    assert_eq!(identity::of_file(&path).unwrap(), None, "no daemon of this version has been there");
+    let store = open(&path, &Machine::default());
+    assert_eq!(identity::of_file(&path).unwrap(), store.known("broker").unwrap().identity);
 }

@@ -115,6 +115,7 @@ impl Worker {
         let sink = |(line, route): (&Line, &Route)| SinkReport {
             name: route.name.clone(),
             health: line.feed.health(),
+            notice: line.feed.notice(),
             pending: line.pending.events,
             pending_bytes: line.pending.bytes,
             oldest_pending_seconds: line.oldest.map(|age| age as f64 / 1000.0),

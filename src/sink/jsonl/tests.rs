@@ -122,6 +122,25 @@ fn no_event_goes_into_a_file_that_was_deleted() {
 }
 
 #[test]
+fn files_of_others_among_the_old_ones_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let old = |number: usize| folder.path().join(format!("events.jsonl.{number}"));
+    std::fs::write(&path, "notes of somebody else\n").unwrap();
+    std::fs::write(old(2), "logrotate's\n").unwrap();
+    for keep in [2, 0] {
+        let (feed, end) = running(&file(&path, Some(Rotation { keep, ..two_lines() })));
+        offer(&feed, 1..=9);
+        settle(&feed, 9);
+        end(feed);
+    }
+    let text = |number| std::fs::read_to_string(old(number)).unwrap();
+    let all: String = (1..5).filter(|n| old(*n).exists()).map(text).collect();
+    assert!(all.contains("notes of somebody else") && text(2) == "logrotate's\n", "{all}");
+    assert!(!old(5).exists(), "ours are no more than they may be");
+}
+
+#[test]
 fn a_file_that_was_emptied_is_turned_over_by_the_size_that_it_has() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");

@@ -6,7 +6,7 @@
 //! a new link, with a clean session: what is pending lives in the outbox.
 //!
 //! Full: [`Link::publish`] gives the message back when the client has [`REQUESTS`] to send; what the broker sends waits in the socket when
-//! [`HEARD`] messages have not been looked at. Packets beyond [`MAX_IN`] end the connection.
+//! [`HEARD`] messages have not been looked at. Of a payload beyond [`KEPT`] only its digest is kept; packets beyond [`MAX_IN`] end the connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::delivery::record::{self, Digest};
 use crate::secret::Secret;
 use crate::tls::{self, Trust};
 
@@ -26,11 +27,14 @@ pub const IN_FLIGHT: u16 = 200;
 
 const HEARD: usize = 256;
 
-/// Largest packet that is read: discovery documents of other devices, when they are looked through.
-const MAX_IN: u32 = 1 << 20;
+/// Largest payload that is kept: discovery documents of other devices, when they are looked through.
+const KEPT: usize = 1 << 20;
 
 /// Largest packet that is sent: a snapshot.
 const MAX_OUT: usize = 8 << 20;
+
+/// Largest packet that is read: our own snapshot, when it is to be taken away.
+const MAX_IN: u32 = MAX_OUT as u32;
 
 const KEEP_ALIVE: u16 = 20;
 
@@ -65,7 +69,10 @@ impl Message {
 pub enum Heard {
     Message {
         topic: String,
+        /// Empty where it is too large to be kept.
         payload: Vec<u8>,
+        /// `None` if there is no payload: nothing lies there any more.
+        digest: Option<Digest>,
         /// It lay at the broker when we subscribed.
         retained: bool,
     },
@@ -84,7 +91,8 @@ pub struct Connection<'a> {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// What `tls` was made of, to explain what is wrong with it.
     pub trust: Option<&'a Trust>,
-    pub will: Message,
+    /// `None`: nothing.
+    pub will: Option<Message>,
     /// For each step of connecting.
     pub timeout: Duration,
 }
@@ -136,7 +144,12 @@ macro_rules! version {
                         let heard = match eventloop.poll().await {
                             Ok(Event::Incoming(Packet::Publish(publish))) => Heard::Message {
                                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                                payload: publish.payload.to_vec(),
+                                digest: (!publish.payload.is_empty()).then(|| record::digest(&publish.payload)),
+                                payload: if publish.payload.len() > KEPT {
+                                    Vec::new()
+                                } else {
+                                    publish.payload.to_vec()
+                                },
                                 retained: publish.retain,
                             },
                             Ok(_) => continue,
@@ -246,7 +259,9 @@ impl Link {
                 options.set_keep_alive(KEEP_ALIVE).set_inflight(IN_FLIGHT);
                 options.set_max_packet_size(MAX_IN as usize, MAX_OUT).set_request_channel_capacity(REQUESTS);
                 let qos = mqtt::QoS::AtLeastOnce;
-                options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain));
+                if let Some(will) = will {
+                    options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain));
+                }
                 if let Some(name) = username {
                     options.set_credentials(name, password());
                 }
@@ -270,7 +285,9 @@ impl Link {
                     .set_request_channel_capacity(REQUESTS)
                     .set_connect_timeout(timeout);
                 let qos = mqtt::QoS::AtLeastOnce;
-                options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain, None));
+                if let Some(will) = will {
+                    options.set_last_will(mqtt::LastWill::new(will.topic, will.payload, qos, will.retain, None));
+                }
                 if let Some(name) = username {
                     options.set_credentials(name, password());
                 }

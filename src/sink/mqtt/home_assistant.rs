@@ -20,6 +20,12 @@ pub fn filter(prefix: &str) -> String {
     format!("{prefix}/device/+/config")
 }
 
+/// Whether documents stand under such topics.
+pub fn is_document(prefix: &str, topic: &str) -> bool {
+    let id = topic.strip_prefix(prefix).and_then(|rest| rest.strip_prefix("/device/")?.strip_suffix("/config"));
+    id.is_some_and(|id| !id.contains('/'))
+}
+
 /// Home Assistant's own availability.
 pub fn birth(prefix: &str) -> String {
     format!("{prefix}/status")
@@ -33,6 +39,12 @@ fn object_id(topics: &Topics, stream: &str) -> String {
 pub fn is_ours(document: &[u8], topics: &Topics) -> bool {
     let Ok(document) = serde_json::from_slice::<Value>(document) else { return false };
     document["o"]["name"] == NAME && document["availability"][0]["topic"] == topics.available()
+}
+
+/// The same, and it lies where this daemon's would.
+pub fn is_ours_at(prefix: &str, topic: &str, document: &[u8], topics: &Topics) -> bool {
+    let id = |document: &Value| document["dev"]["ids"][0].as_str().map(|id| format!("{prefix}/device/{id}/config"));
+    is_ours(document, topics) && serde_json::from_slice(document).ok().as_ref().and_then(id).as_deref() == Some(topic)
 }
 
 /// The document of one stream.

@@ -70,6 +70,19 @@ impl Publisher {
         self.waiting.is_empty() && self.sent.len() < usize::from(IN_FLIGHT)
     }
 
+    /// Topics of what is retained and was not acknowledged: the broker has it, or does not.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = &String> {
+        let waiting = self.waiting.iter().filter(|(message, _)| message.retain).map(|(message, _)| &message.topic);
+        waiting.chain(self.sent.iter().map(|sent| &sent.topic))
+    }
+
+    /// What waits does not go out.
+    pub fn drop_waiting(&mut self) {
+        self.left += self.waiting.len() as u64;
+        self.waiting.clear();
+        self.places.clear();
+    }
+
     /// Whether everything was acknowledged.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.sent.is_empty()

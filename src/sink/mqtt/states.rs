@@ -1,6 +1,6 @@
 //! Which retained topics should be there, with what in them: states of streams and labels, and discovery documents. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,10 @@ use serde_json::json;
 
 use super::client::Message;
 use super::home_assistant;
-use super::shelf::Shelf;
+use super::published::Published;
 use super::topics::{Topics, slugs};
 use crate::catalog::Watched;
+use crate::delivery::record::{Digest, digest};
 use crate::delivery::{Stored, TagState};
 use crate::event::{Event, EventKind};
 use crate::status::StreamState;
@@ -25,6 +26,9 @@ struct Label {
     attributes: Vec<u8>,
 }
 
+/// Topics of the broker that are remembered; what lies under others is published once more.
+const SEEN: usize = 65_536;
+
 /// See the module.
 pub struct States {
     topics: Topics,
@@ -34,28 +38,53 @@ pub struct States {
     labels: BTreeMap<Key, Label>,
     /// Levels of the labels that are watched.
     slugs: HashMap<Key, String>,
-    shelf: Shelf,
+    /// What the broker has, as far as we know: what was found after connecting, and what was published since.
+    there: HashMap<String, Digest>,
+    /// Discovery documents of others where one of ours would belong.
+    taken: BTreeSet<String>,
+    /// The log has been told of those that matter.
+    told: bool,
+    /// Topics that should be there; `None` until the streams are known.
+    wanted: Option<BTreeSet<String>>,
     /// The streams and their states as they were shown last.
     shown: Option<(Arc<Vec<Watched>>, Vec<&'static str>)>,
 }
 
 impl States {
     pub fn new(topics: Topics, discovery: Option<String>, snapshots: bool) -> Self {
-        let (labels, slugs) = (BTreeMap::new(), HashMap::new());
-        Self { topics, discovery, snapshots, labels, slugs, shelf: Shelf::default(), shown: None }
+        Self {
+            topics,
+            discovery,
+            snapshots,
+            labels: BTreeMap::new(),
+            slugs: HashMap::new(),
+            there: HashMap::new(),
+            taken: BTreeSet::new(),
+            told: false,
+            wanted: None,
+            shown: None,
+        }
     }
 
-    /// The broker has a retained message.
-    pub fn found(&mut self, topic: String, payload: Vec<u8>) {
-        let document = self.discovery.is_some() && topic.ends_with("/config");
-        let ours = match document {
-            true => home_assistant::is_ours(&payload, &self.topics),
-            false => self.topics.is_ours(&topic),
-        };
-        if ours {
-            self.shelf.found(topic, payload);
+    /// The broker has `payload` under `topic`; of a large one only the digest is known.
+    pub fn found(&mut self, topic: String, payload: &[u8], lies: Digest, published: &Published) {
+        // Two prefixes may make the same id of a device: a/b and a_b.
+        if self.discovery.as_deref().is_some_and(|prefix| home_assistant::is_document(prefix, &topic)) {
+            if home_assistant::is_ours(payload, &self.topics) || published.is_ours(&topic, payload, lies) {
+                self.taken.remove(&topic);
+            } else if self.taken.len() < SEEN {
+                self.taken.insert(topic.clone());
+            }
+        }
+        if self.there.len() < SEEN {
+            self.there.insert(topic, lies);
             self.shown = None;
         }
+    }
+
+    /// Nothing lies under `topic` any more.
+    pub fn cleared(&mut self, topic: &str) {
+        self.there.remove(topic);
     }
 
     /// Takes the states of all labels after the latest event that was stored.
@@ -76,43 +105,50 @@ impl States {
         let now = label(stored);
         let mut messages = Vec::new();
         if let Some(slug) = self.slugs.get(&key) {
-            messages.extend(self.shelf.put(&self.topics.label(&data.stream, slug), now.state));
-            messages.extend(self.shelf.put(&self.topics.attributes(&data.stream, slug), &now.attributes));
+            messages.extend(put(&mut self.there, &self.topics.label(&data.stream, slug), now.state));
+            messages.extend(put(&mut self.there, &self.topics.attributes(&data.stream, slug), &now.attributes));
         }
         self.labels.insert(key, now);
         messages
     }
 
-    /// Everything that has changed of streams and labels.
-    pub fn look(&mut self, streams: &Arc<Vec<Watched>>) -> Vec<Message> {
+    /// Everything that is to be published, as it has changed of streams and labels. What this daemon has not published yet is, even if
+    /// the broker has the same: then it is known to be ours.
+    pub fn look(&mut self, streams: &Arc<Vec<Watched>>, published: &Published) -> Vec<Message> {
         let states: Vec<&'static str> = streams.iter().map(status).collect();
         if self.shown.as_ref().is_some_and(|(shown, was)| Arc::ptr_eq(shown, streams) && *was == states) {
             return Vec::new();
         }
         self.shown = Some((Arc::clone(streams), states));
         self.learn(streams);
+        self.tell_taken(streams);
         let wanted = self.wanted(streams);
-        // Others may publish below the same prefix. A stream of ours, of an earlier life too, is known by its switch, so that goes last.
-        let topics = &self.topics;
-        let ours = |shelf: &Shelf, topic: &str| {
-            let Some(stream) = topics.stream(topic) else { return true };
-            let switch = topics.enabled(stream);
-            shelf.has(&switch) || wanted.contains_key(&switch)
-        };
-        let mut messages = self.shelf.settle(&wanted, ours, |topic| topic.ends_with("/enabled/state"));
-        // Pictures are not looked for at the broker; a label that goes takes its picture along.
-        let gone = |message: &Message| {
-            let label = message.topic.strip_suffix("/attributes").filter(|_| message.payload.is_empty())?;
-            Some(Message::retained(format!("{label}/snapshot"), ""))
-        };
-        messages.extend(messages.iter().filter_map(gone).collect::<Vec<_>>());
+        for topic in wanted.keys().filter(|topic| !published.knows(topic)) {
+            self.there.remove(topic);
+        }
+        let messages = wanted.iter().filter_map(|(topic, payload)| put(&mut self.there, topic, payload)).collect();
+        // Pictures are published as they come.
+        let pictures = self.slugs.iter().filter(|_| self.snapshots);
+        let pictures = pictures.map(|(key, slug)| self.topics.snapshot(&key.0, slug));
+        self.wanted = Some(wanted.into_keys().chain(pictures).collect());
         messages
     }
 
+    /// Topics of `book` that no stream and no label has any more.
+    pub fn gone(&self, published: &Published) -> Vec<String> {
+        let Some(wanted) = &self.wanted else { return Vec::new() };
+        published.topics().filter(|topic| !wanted.contains(*topic)).cloned().collect()
+    }
+
+    /// Whether something should lie under `topic`.
+    pub fn wants(&self, topic: &str) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.contains(topic))
+    }
+
     /// The documents once more.
-    pub fn introduce_again(&mut self) -> Vec<Message> {
-        let Some(prefix) = &self.discovery else { return Vec::new() };
-        self.shelf.again(&format!("{prefix}/device/"))
+    pub fn introduce_again(&self) -> Vec<Message> {
+        let streams = self.shown.iter().flat_map(|(streams, _)| streams.iter());
+        streams.filter_map(|stream| self.document(stream)).map(|(topic, text)| Message::retained(topic, text)).collect()
     }
 
     /// The level of a label that is watched.
@@ -129,16 +165,34 @@ impl States {
         }
     }
 
+    /// The discovery document of a stream, where it is wanted and nobody else's lies in its place.
+    fn document(&self, stream: &Watched) -> Option<(String, Vec<u8>)> {
+        let topic = home_assistant::topic(self.discovery.as_deref()?, &self.topics, stream.id());
+        let document = home_assistant::document(stream, &self.topics, self.snapshots);
+        (!self.taken.contains(&topic)).then(|| (topic, document.to_string().into()))
+    }
+
+    /// Says once which devices cannot be announced.
+    fn tell_taken(&mut self, streams: &[Watched]) {
+        let Some(prefix) = self.discovery.as_deref().filter(|_| !self.told) else { return };
+        let topics = streams.iter().map(|stream| home_assistant::topic(prefix, &self.topics, stream.id()));
+        let taken: Vec<String> = topics.filter(|topic| self.taken.contains(topic)).collect();
+        if !taken.is_empty() {
+            tracing::warn!(
+                ?taken,
+                "others have devices of these names, so these streams are not announced to Home Assistant; choose another `topic_prefix`"
+            );
+            self.told = true;
+        }
+    }
+
     fn wanted(&self, streams: &[Watched]) -> BTreeMap<String, Vec<u8>> {
         let mut wanted = BTreeMap::new();
         for stream in streams {
             let id = stream.id();
             wanted.insert(self.topics.status(id), status(stream).into());
             wanted.insert(self.topics.enabled(id), if stream.enabled { "ON".into() } else { "OFF".into() });
-            if let Some(prefix) = &self.discovery {
-                let document = home_assistant::document(stream, &self.topics, self.snapshots);
-                wanted.insert(home_assistant::topic(prefix, &self.topics, id), document.to_string().into());
-            }
+            wanted.extend(self.document(stream));
         }
         for (key, slug) in &self.slugs {
             let known = self.labels.get(key);
@@ -148,6 +202,16 @@ impl States {
         }
         wanted
     }
+}
+
+/// What is to be published so that `topic` has `payload`. Noted as published.
+fn put(there: &mut HashMap<String, Digest>, topic: &str, payload: &[u8]) -> Option<Message> {
+    let now = digest(payload);
+    if there.get(topic) == Some(&now) {
+        return None;
+    }
+    there.insert(topic.to_owned(), now);
+    Some(Message::retained(topic, payload))
 }
 
 fn label(stored: &Stored) -> Label {
@@ -205,18 +269,60 @@ mod tests {
     use super::*;
     use crate::sink::mqtt::home_assistant::tests::watched;
 
+    /// What is published, and noted as that.
+    fn look(states: &mut States, published: &mut Published, streams: &[(&str, &[&str])]) -> Vec<String> {
+        let streams = streams.iter().map(|(id, labels)| watched(id, labels)).collect();
+        let messages = states.look(&Arc::new(streams), published);
+        published.before(&messages);
+        messages.into_iter().map(|message| message.topic).collect()
+    }
+
+    fn find(states: &mut States, published: &Published, topic: &str, payload: &str) {
+        states.found(topic.to_owned(), payload.as_bytes(), digest(payload.as_bytes()), published);
+    }
+
     #[test]
-    fn what_an_earlier_life_left_goes_and_what_others_retain_below_the_prefix_stays() {
-        let mut states = States::new(Topics::new("home"), None, false);
-        let theirs = ["home/kitchen/light", "home/kitchen/attributes", "home/hall/lamp/attributes"];
-        let left = ["home/gate/car", "home/gate/car/attributes", "home/gate/status", "home/gate/enabled/state"];
-        for topic in theirs.into_iter().chain(left) {
-            states.found(topic.to_owned(), b"ON".to_vec());
+    fn only_what_this_daemon_published_and_nobody_wants_any_more_is_gone_whatever_lies_below_the_prefix() {
+        let topics = Topics::new("home");
+        let mut states = States::new(topics.clone(), None, true);
+        let ours = ["home/gate/car", "home/gate/car/attributes", "home/gate/car/snapshot", "home/gate/status"];
+        let kept = ["home/yard/bus", "home/yard/bus/snapshot"];
+        let left = ours.iter().chain(&kept).map(|topic| ((*topic).to_owned(), Default::default())).collect();
+        let mut published = Published::new(topics, left);
+        for theirs in ["home/kitchen/light", "home/hall/lamp/attributes", "home/gate/enabled/state", "home/gate/bus"] {
+            find(&mut states, &published, theirs, "ON");
         }
-        let told = states.look(&Arc::new(vec![watched("yard", &["bus"])]));
-        let gone: Vec<&str> = told.iter().filter(|m| m.payload.is_empty()).map(|m| m.topic.as_str()).collect();
-        // Its switch last: as long as that lies there, the rest of the stream is known for ours. Its picture is not looked for.
-        assert_eq!(gone, [left[0], left[1], left[2], left[3], "home/gate/car/snapshot"]);
-        assert!(told.iter().any(|message| message.topic == "home/yard/bus"));
+        assert_eq!((states.gone(&published), states.wants(ours[0])), (vec![], true), "until the streams are known");
+        look(&mut states, &mut published, &[("yard", &["bus"])]);
+        assert_eq!(states.gone(&published), ours);
+        assert!(!states.wants(ours[0]) && states.wants(kept[1]));
+    }
+
+    #[test]
+    fn what_the_broker_has_of_us_is_not_published_again_and_what_it_has_of_nobody_knows_is() {
+        let topics = Topics::new("home");
+        let mut states = States::new(topics.clone(), None, false);
+        let mut published = Published::new(topics, [("home/yard/bus".to_owned(), Default::default())].into());
+        for (topic, payload) in [("home/yard/bus", "OFF"), ("home/yard/enabled/state", "ON")] {
+            find(&mut states, &published, topic, payload);
+        }
+        let rest = ["home/yard/bus/attributes", "home/yard/enabled/state", "home/yard/status"];
+        assert_eq!(look(&mut states, &mut published, &[("yard", &["bus"])]), rest);
+        find(&mut states, &published, "home/yard/bus", "ON");
+        let again = look(&mut states, &mut published, &[("yard", &["bus"])]);
+        assert_eq!(again, ["home/yard/bus"], "somebody else has written it");
+    }
+
+    #[test]
+    fn a_device_of_another_program_is_not_written_over() {
+        let topics = Topics::new("a_b");
+        let mut states = States::new(topics.clone(), Some("ha".into()), false);
+        let mut published = Published::new(topics, BTreeMap::new());
+        let theirs = home_assistant::document(&watched("gate", &[]), &Topics::new("a/b"), false).to_string();
+        find(&mut states, &published, "ha/device/a_b_gate/config", &theirs);
+        let told = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
+        let devices: Vec<&str> = told.iter().map(String::as_str).filter(|topic| topic.starts_with("ha/")).collect();
+        assert_eq!(devices, ["ha/device/a_b_yard/config"]);
+        assert_eq!(states.introduce_again().len(), 1);
     }
 }

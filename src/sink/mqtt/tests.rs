@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 
 use super::home_assistant::tests::watched;
 use super::*;
+use crate::catalog::Command;
 use crate::delivery::tests::{delivery, event, eventually};
 use crate::delivery::{Feed, Health, Outcome};
 use crate::event::EventKind;
@@ -115,9 +116,10 @@ fn running(port: u16) -> (Feed, JoinHandle<()>, Receiver<Command>) {
         timeout: Duration::from_secs(60),
         home_assistant: None,
     };
+    let owner = Owner { id: uuid::Uuid::new_v4(), instance: "edge".into() };
     let (catalog, commands) = Catalog::new();
     catalog.set(vec![watched("gate", &["car"])]);
-    let (feed, thread) = tests::running(Mqtt::new(settings, Arc::new(catalog), None));
+    let (feed, thread) = tests::running(Mqtt::new(settings, Arc::new(catalog), None, owner));
     (feed, thread, commands)
 }
 

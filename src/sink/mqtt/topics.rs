@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <p>/available                     online | stopped | offline (the last will)     retained
+//! <p>/owner                         which daemon the prefix belongs to             retained
 //! <p>/events                        the CloudEvents JSON
 //! <p>/stats                         once a minute
 //! <p>/<stream>/status               online | offline | disabled                    retained
@@ -31,6 +32,14 @@ impl Topics {
 
     pub fn available(&self) -> String {
         self.join(&["available"])
+    }
+
+    pub fn owner(&self) -> String {
+        self.join(&["owner"])
+    }
+
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     pub fn events(&self) -> String {
@@ -71,12 +80,12 @@ impl Topics {
 
     /// The stream whose command topic this is.
     pub fn commanded<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix("/enabled/set").filter(|s| !s.contains('/'))
+        self.below(topic)?.strip_suffix("/enabled/set").filter(|s| !s.contains('/'))
     }
 
     /// The stream of a topic below the prefix.
     pub fn stream<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.split_once('/').map(|(stream, _)| stream)
+        self.below(topic)?.split_once('/').map(|(stream, _)| stream)
     }
 
     /// Filters for what lies retained below the prefix, pictures left out.
@@ -84,12 +93,19 @@ impl Topics {
         [self.join(&["+", "+"]), self.join(&["+", "enabled", "state"]), self.join(&["+", "+", "attributes"])]
     }
 
-    /// Whether a retained message on `topic` is one of those that this sink publishes, and not a command, say, that somebody retained.
-    pub fn is_ours(&self, topic: &str) -> bool {
-        let Some(rest) = topic.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/')) else { return false };
-        let levels: Vec<&str> = rest.split('/').collect();
-        matches!(levels[..], [_, level] if level != "event")
-            || matches!(levels[..], [_, _, "attributes"] | [_, "enabled", "state"])
+    /// Whether this is `<p>/<stream>/<something>`.
+    pub fn is_level(&self, topic: &str) -> bool {
+        self.below(topic).is_some_and(|rest| rest.matches('/').count() == 1)
+    }
+
+    /// Whether this is the state of a label, or its attributes: they change with its events.
+    pub fn is_of_label(&self, topic: &str) -> bool {
+        let levels: Vec<&str> = self.below(topic).map(|rest| rest.split('/').collect()).unwrap_or_default();
+        matches!(levels[..], [_, level] if !TAKEN.contains(&level)) || matches!(levels[..], [_, _, "attributes"])
+    }
+
+    fn below<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        topic.strip_prefix(&self.prefix)?.strip_prefix('/')
     }
 
     /// The prefix as part of an id, so that two daemons with one broker do not take one another's devices for theirs.
@@ -168,15 +184,15 @@ mod tests {
     }
 
     #[test]
-    fn only_what_this_sink_publishes_is_its_own() {
+    fn topics_of_labels_are_told_from_the_others() {
         let topics = Topics::new("v");
-        for ours in ["v/gate/status", "v/gate/car", "v/gate/car/attributes", "v/gate/enabled/state"] {
-            assert!(topics.is_ours(ours), "{ours}");
+        for label in ["v/gate/car", "v/gate/car/attributes"] {
+            assert!(topics.is_of_label(label), "{label}");
         }
         for other in
-            ["v/available", "v/gate/enabled/set", "v/gate/event", "v/gate/car/snapshot", "w/gate/car", "v2/a/b"]
+            ["v/available", "v/owner", "v/gate/status", "v/gate/enabled/state", "v/gate/car/snapshot", "w/gate/car"]
         {
-            assert!(!topics.is_ours(other), "{other}");
+            assert!(!topics.is_of_label(other), "{other}");
         }
     }
 

@@ -1,0 +1,116 @@
+//! Ownership a prefix is, asked on a connection that has no last will; a prefix without an owner becomes this daemon's.
+//!
+//! The broker sends what lies retained to who subscribes. If nothing comes for [`SURVEY`], nothing lies there: the daemon publishes its own
+//! name and reads it back, and whose name comes last has it. So of two that start at the same time one yields.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::client::{Heard, Link, Message};
+use super::owner::{Owner, Said, Survey};
+use super::publisher::Publisher;
+use super::topics::Topics;
+use crate::sink::Fault;
+
+/// How long we listen to what lies retained, for brokers that send it late.
+pub const SURVEY: Duration = Duration::from_secs(2);
+
+/// So long after our own name another's may come that was published at the same time.
+const RACE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    Ours,
+    /// Who has it.
+    Theirs(String),
+    /// The broker shows us nothing: it is taken for ours, as it always was.
+    Unknown,
+}
+
+/// Asks, and takes the prefix if nobody has it. `fresh`: this daemon has published nothing retained there that it knows of. Afterwards the
+/// link is subscribed to `<p>/owner`.
+///
+/// # Errors
+/// When the connection is lost, or nothing is acknowledged for `timeout`.
+pub async fn whose(
+    link: &mut Link,
+    topics: &Topics,
+    owner: &Owner,
+    fresh: bool,
+    timeout: Duration,
+) -> Result<Ownership, Fault> {
+    link.subscribe(&[topics.owner()], true).map_err(Fault::again)?;
+    let mut survey = Survey::default();
+    let mut around = Vec::new();
+    if fresh {
+        around = topics.retained().to_vec();
+        around.push(topics.available());
+        link.subscribe(&around, false).map_err(Fault::again)?;
+    }
+    let until = Instant::now() + SURVEY;
+    let mut named = None;
+    while named.is_none()
+        && let Ok(heard) = timeout_at(until, link.heard()).await
+    {
+        match heard {
+            Heard::Lost(why) => return Err(Fault::again(why)),
+            Heard::Message { topic, payload, digest, .. } if topic == topics.owner() => {
+                named = digest.map(|_| (owner.said(&payload, digest), payload));
+            }
+            Heard::Message { topic, payload, retained, .. } => {
+                if retained {
+                    survey.note(topics, &topic, &payload);
+                }
+            }
+        }
+    }
+    if !around.is_empty() {
+        link.unsubscribe(&around).map_err(Fault::again)?;
+    }
+    match named {
+        Some((Said::Other(who), _)) => Ok(Ownership::Theirs(who)),
+        // Under the name that it has today.
+        Some((Said::Us, document)) if document == owner.document() => Ok(Ownership::Ours),
+        None if survey.another_program() => {
+            Ok(Ownership::Theirs(format!("another program, which says by {} that it is there", topics.available())))
+        }
+        _ => take(link, topics, owner, timeout).await,
+    }
+}
+
+/// Publishes this daemon's name and waits for what the broker makes of it. The link is subscribed to `<p>/owner`.
+///
+/// # Errors
+/// When the connection is lost, or nothing is acknowledged for `timeout`.
+pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Duration) -> Result<Ownership, Fault> {
+    let mut publisher = Publisher::new(timeout);
+    publisher.push(Message::retained(topics.owner(), owner.document()), None);
+    publisher.pump(link)?;
+    let mut last = None;
+    let mut until: Option<Instant> = None;
+    loop {
+        let heard = tokio::select! {
+            acked = publisher.acknowledged(), if !publisher.is_idle() => {
+                acked?;
+                until = Some(Instant::now() + if last.is_none() { SURVEY } else { RACE });
+                continue;
+            }
+            () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
+            heard = link.heard() => heard,
+        };
+        match heard {
+            Heard::Lost(why) => return Err(Fault::again(why)),
+            Heard::Message { topic, payload, digest: Some(lies), .. } if topic == topics.owner() => {
+                last = Some(owner.said(&payload, Some(lies)));
+                until = until.map(|_| Instant::now() + RACE);
+            }
+            Heard::Message { .. } => {}
+        }
+    }
+    Ok(match last {
+        Some(Said::Other(who)) => Ownership::Theirs(who),
+        Some(_) => Ownership::Ours,
+        None => Ownership::Unknown,
+    })
+}

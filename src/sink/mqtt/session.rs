@@ -1,0 +1,385 @@
+//! One connection on which events are served; where the prefix is this daemon's, with everything that is retained, and commands.
+
+mod incoming;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::MqttSettings;
+use super::clearing::Clearing;
+use super::client::{Heard, Link, Message, Protocol};
+use super::home_assistant;
+use super::owner::Owner;
+use super::ownership::SURVEY;
+use super::published::Published;
+use super::publisher::Publisher;
+use super::states::{self, States};
+use super::topics::Topics;
+use crate::catalog::Catalog;
+use crate::delivery::record::Change;
+use crate::delivery::{Delivery, Inbox, LaneKey, Phase};
+use crate::sink::Fault;
+use crate::snapshot::Saved;
+
+/// How often streams are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often `<p>/stats` is published.
+const STATS: Duration = Duration::from_secs(60);
+
+/// For the goodbye, which with DISCONNECT and the last record is a little less than the runner's patience.
+pub const GOODBYE: Duration = Duration::from_millis(900);
+
+/// How a session ends without a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The daemon ends.
+    Done,
+    /// The prefix has become ours or another's: the next connection will see.
+    OwnerChanged,
+}
+
+/// See the module.
+pub struct Session<'a> {
+    link: Link,
+    publisher: Publisher,
+    states: States,
+    topics: &'a Topics,
+    discovery: Option<String>,
+    catalog: &'a Catalog,
+    owner: &'a Owner,
+    published: &'a mut Published,
+    /// The prefix is this daemon's; otherwise nothing but events is published.
+    ours: bool,
+    /// The broker does not show what lies there, as far as anybody knows.
+    unreadable: &'a mut bool,
+    /// Somebody else has the prefix now, or nobody any more.
+    owner_changed: bool,
+    /// `<p>/available` or `<p>/owner` has to be said again: somebody else has said otherwise.
+    say_again: bool,
+    clearing: Clearing,
+    /// Until when the topics to be cleared are listened to.
+    clearing_until: Option<Instant>,
+    /// What the outbox has to know, beside what goes out.
+    forgotten: Vec<Change>,
+    /// The log has been told that the outbox takes nothing.
+    told: bool,
+    /// Until when what lies retained is listened to.
+    surveying: Option<Instant>,
+    /// Whether the broker can take an event and refuse the one before it.
+    may_refuse: bool,
+    /// If so: deliveries without a PUBACK. One of each stream and label, as the next must not come before it.
+    under_way: HashMap<u64, LaneKey>,
+}
+
+impl<'a> Session<'a> {
+    /// On a prefix that is another's; see [`of_ours`](Self::of_ours).
+    pub fn new(
+        link: Link,
+        settings: &MqttSettings,
+        topics: &'a Topics,
+        catalog: &'a Catalog,
+        owner: &'a Owner,
+        published: &'a mut Published,
+        unreadable: &'a mut bool,
+    ) -> Self {
+        Self {
+            link,
+            publisher: Publisher::new(settings.timeout),
+            states: States::new(topics.clone(), None, false),
+            topics,
+            discovery: settings.home_assistant.clone(),
+            catalog,
+            owner,
+            published,
+            ours: false,
+            unreadable,
+            owner_changed: false,
+            say_again: false,
+            clearing: Clearing::default(),
+            clearing_until: None,
+            forgotten: Vec::new(),
+            told: false,
+            surveying: None,
+            may_refuse: settings.protocol == Protocol::V5,
+            under_way: HashMap::new(),
+        }
+    }
+
+    /// On the daemon's own prefix; `snapshots`: whether there are pictures.
+    pub fn of_ours(mut self, snapshots: bool) -> Self {
+        self.states = States::new(self.topics.clone(), self.discovery.clone(), snapshots);
+        self.ours = true;
+        self
+    }
+
+    /// To its end. `place` is what the outbox calls the prefix at this broker.
+    ///
+    /// # Errors
+    /// When the connection is lost or of no use.
+    pub async fn run(
+        mut self,
+        inbox: &mut Inbox,
+        pictures: Option<broadcast::Receiver<Saved>>,
+        place: &str,
+        began: Instant,
+    ) -> Result<End, Fault> {
+        let pictures = pictures.filter(|_| self.ours);
+        let ended = self.serve(inbox, pictures, place, began).await;
+        self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
+        ended
+    }
+
+    /// What lies retained is asked for, and `online` said. When that is acknowledged, the broker has seen the wish.
+    async fn greet(&mut self) -> Result<(), Fault> {
+        let mut filters = vec![self.topics.owner(), self.topics.available(), self.topics.command("+")];
+        filters.extend(self.discovery.as_deref().map(home_assistant::birth));
+        self.link.subscribe(&filters, true).map_err(Fault::again)?;
+        self.link.subscribe(&self.survey(), false).map_err(Fault::again)?;
+        self.surveying = Some(Instant::now() + SURVEY);
+        self.publisher.push(Message::retained(self.topics.available(), "online"), None);
+        self.publisher.pump(&self.link)?;
+        while !self.publisher.is_idle() && !self.owner_changed {
+            tokio::select! {
+                acked = self.publisher.acknowledged() => drop(acked?),
+                heard = self.link.heard() => self.hear(heard)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn survey(&self) -> Vec<String> {
+        let mut filters = self.topics.retained().to_vec();
+        filters.extend(self.discovery.as_deref().map(home_assistant::filter));
+        filters
+    }
+
+    /// Why nothing is acknowledged any more: a connection that is gone says it better.
+    async fn lost(&mut self, fault: Fault) -> Fault {
+        let told = async {
+            loop {
+                if let Heard::Lost(why) = self.link.heard().await {
+                    return Fault::again(why);
+                }
+            }
+        };
+        timeout(Duration::from_millis(100), told).await.unwrap_or(fault)
+    }
+
+    async fn serve(
+        &mut self,
+        inbox: &mut Inbox,
+        mut pictures: Option<broadcast::Receiver<Saved>>,
+        place: &str,
+        began: Instant,
+    ) -> Result<End, Fault> {
+        if self.ours {
+            self.greet().await?;
+            // From here on what differs from what the broker has is published.
+            self.states.begin(&inbox.states());
+            if !self.owner_changed {
+                self.show(inbox, place).await;
+            }
+        }
+        // What waits for an acknowledgement tells with it: a broker that refuses events would be up and down without end.
+        if inbox.held() == 0 {
+            inbox.up();
+        }
+        let mut changes = self.catalog.changes();
+        let (mut look, mut stats) = (Instant::now() + LOOK, Instant::now());
+        let mut phases = inbox.phases();
+        // The next, while it may not go.
+        let mut held: Option<Delivery> = None;
+        loop {
+            if self.owner_changed {
+                self.part(inbox, None).await;
+                return Ok(End::OwnerChanged);
+            }
+            if let Some(delivery) = held.take_if(|delivery| !self.is_behind(delivery)) {
+                self.deliver(&delivery, inbox, place).await;
+            }
+            self.publisher.pump(&self.link)?;
+            let now = Instant::now();
+            if self.ours && now >= stats {
+                // The streams are not known before the model is loaded.
+                stats = now + LOOK;
+                if let Some(streams) = self.catalog.streams() {
+                    stats = now + STATS;
+                    let said = states::stats(&streams, began.elapsed(), now.into_std());
+                    self.publisher.push(Message::new(self.topics.stats(), said), None);
+                }
+                continue;
+            }
+            tokio::select! {
+                acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => {
+                    match acked {
+                        Ok(Some(position)) => {
+                            self.under_way.remove(&position);
+                            inbox.delivered(position);
+                            inbox.up();
+                        }
+                        Ok(None) => {}
+                        Err(fault) => return Err(self.lost(fault).await),
+                    }
+                }
+                heard = self.link.heard() => self.hear(heard)?,
+                delivery = inbox.next(), if held.is_none() && self.publisher.has_room() => match delivery {
+                    Some(delivery) => held = Some(delivery),
+                    None => return self.goodbye(inbox, place).await,
+                },
+                // One that comes while there is no room may be overtaken by the next: events go first.
+                saved = next(&mut pictures), if self.publisher.has_room() => self.picture(&saved, inbox, place).await,
+                _ = changes.changed(), if self.ours => self.show(inbox, place).await,
+                () = tokio::time::sleep_until(look) => {
+                    look = Instant::now() + LOOK;
+                    if self.ours {
+                        self.look(inbox, place).await?;
+                    }
+                }
+                _ = phases.wait_for(|phase| *phase == Phase::Closed) => {}
+            }
+            // A closed inbox is seen even while there is no room.
+            if inbox.is_closed() {
+                return self.goodbye(inbox, place).await;
+            }
+        }
+    }
+
+    /// Whether one of its stream and label has to be acknowledged first.
+    fn is_behind(&self, delivery: &Delivery) -> bool {
+        let lane = delivery.stored.lane();
+        self.under_way.values().any(|under_way| *under_way == lane)
+    }
+
+    /// The event, and what it changes of the retained states.
+    async fn deliver(&mut self, delivery: &Delivery, inbox: &Inbox, place: &str) {
+        let stored = &delivery.stored;
+        if self.may_refuse {
+            self.under_way.insert(delivery.position, stored.lane());
+        }
+        self.publisher.push(Message::new(self.topics.events(), stored.body.as_bytes()), Some(delivery.position));
+        if !self.ours {
+            return;
+        }
+        if self.discovery.is_some() {
+            let said = home_assistant::event(&stored.event).to_string();
+            self.publisher.push(Message::new(self.topics.event(&stored.event.data.stream), said), None);
+        }
+        let messages = self.states.note(stored);
+        self.publish_retained(messages, inbox, place).await;
+    }
+
+    async fn picture(&mut self, saved: &Saved, inbox: &Inbox, place: &str) {
+        if let Some(slug) = self.states.slug(&saved.stream, &saved.set, &saved.label) {
+            let topic = self.topics.snapshot(&saved.stream, &slug);
+            self.publish_retained(vec![Message::retained(topic, saved.jpeg.to_vec())], inbox, place).await;
+        }
+    }
+
+    /// Publishes what stays at the broker, once it is written down. An outbox that takes nothing holds no state up: it is tried again, and
+    /// until then this life alone knows what is its own.
+    async fn publish_retained(&mut self, messages: Vec<Message>, inbox: &Inbox, place: &str) {
+        let changes = self.published.before(&messages);
+        self.write_down(changes, inbox, place).await;
+        self.publisher.extend(messages);
+    }
+
+    async fn write_down(&mut self, changes: Vec<Change>, inbox: &Inbox, place: &str) {
+        if changes.is_empty() {
+            return;
+        }
+        match inbox.record(place, changes.clone()).await {
+            Ok(()) => {
+                self.published.written(&changes);
+                self.told = false;
+            }
+            Err(why) if !std::mem::replace(&mut self.told, true) => tracing::warn!(
+                sink = %inbox.name(),
+                why,
+                "the outbox does not take down what is published; what it does not know is not cleared by a later start"
+            ),
+            Err(_) => {}
+        }
+    }
+
+    /// Publishes what has changed of streams and labels.
+    async fn show(&mut self, inbox: &Inbox, place: &str) {
+        // Until the streams are known, nothing is taken for gone.
+        if let Some(streams) = self.catalog.streams() {
+            let messages = self.states.look(&streams, self.published);
+            self.publish_retained(messages, inbox, place).await;
+        }
+    }
+
+    /// Once a second: everything that nobody tells.
+    async fn look(&mut self, inbox: &Inbox, place: &str) -> Result<(), Fault> {
+        let now = Instant::now();
+        if std::mem::take(&mut self.say_again) {
+            self.publisher.push(Message::retained(self.topics.owner(), self.owner.document()), None);
+            self.publisher.push(Message::retained(self.topics.available(), "online"), None);
+        }
+        self.show(inbox, place).await;
+        if self.surveying.is_some_and(|until| now >= until) && self.link.unsubscribe(&self.survey()).is_ok() {
+            self.surveying = None;
+        }
+        self.clear(now)?;
+        let mut changes = std::mem::take(&mut self.forgotten);
+        changes.extend(self.published.unwritten());
+        self.write_down(changes, inbox, place).await;
+        Ok(())
+    }
+
+    /// The daemon ends.
+    async fn goodbye(&mut self, inbox: &mut Inbox, place: &str) -> Result<End, Fault> {
+        let stopped = Message::retained(self.topics.available(), "stopped");
+        self.part(inbox, Some(stopped).filter(|_| self.ours)).await;
+        self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
+        let mut changes = std::mem::take(&mut self.forgotten);
+        changes.extend(self.published.last());
+        let _ = timeout(GOODBYE / 5, self.write_down(changes, inbox, place)).await;
+        Ok(End::Done)
+    }
+
+    /// Ends the connection so that the broker does not publish the will: what is on its way may still be acknowledged, and `last` said.
+    async fn part(&mut self, inbox: &mut Inbox, last: Option<Message>) {
+        if self.owner_changed {
+            // None of this prefix any more; what is left of events comes again.
+            self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
+            self.publisher.drop_waiting();
+        }
+        self.publisher.extend(last);
+        let all = async {
+            self.publisher.pump(&self.link)?;
+            while !self.publisher.is_idle() {
+                if let Some(position) = self.publisher.acknowledged().await? {
+                    inbox.delivered(position);
+                }
+                self.publisher.pump(&self.link)?;
+            }
+            Ok::<_, Fault>(())
+        };
+        let done = matches!(timeout(GOODBYE, all).await, Ok(Ok(())));
+        // Who goes on must not leave a will behind; who ends without an answer has vanished.
+        if done || self.owner_changed {
+            let _ = timeout(GOODBYE / 3, self.link.disconnect()).await;
+        }
+    }
+}
+
+/// The next picture; those that came too fast are passed over. Without pictures it waits for ever.
+async fn next(pictures: &mut Option<broadcast::Receiver<Saved>>) -> Saved {
+    loop {
+        let Some(receiver) = pictures else {
+            sleep(Duration::MAX).await;
+            continue;
+        };
+        match receiver.recv().await {
+            Ok(saved) => return saved,
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => *pictures = None,
+        }
+    }
+}
