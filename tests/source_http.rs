@@ -240,3 +240,21 @@ fn an_answer_without_a_video_in_it_is_never_the_end_of_a_stream() {
     });
     retried(http(server.url("/x")), &asked);
 }
+
+#[test]
+fn a_large_video_is_played_at_its_own_pace_through_the_little_that_may_be_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.mov");
+    // Noise does not compress: more than a megabyte a frame.
+    recorder::make(&format!(
+        "videotestsrc num-buffers=120 pattern=snow ! video/x-raw,format=I420,width=1280,height=720,framerate=50/1 ! \
+         jpegenc quality=95 ! qtmux faststart=true ! filesink location=\"{}\"",
+        path.display()
+    ));
+    let body = std::fs::read(path).unwrap();
+    assert!(body.len() > 96 << 20, "{} bytes are no more than may be held", body.len());
+    let (server, _) = serving("video/quicktime", body);
+    let (ended, seen, report) = Running::start(http(server.url("/large.mov"))).wait_end();
+    assert_eq!((ended, report.reconnects), (Ended::EndOfFile, 0));
+    assert!(!seen.is_empty());
+}
