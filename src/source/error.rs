@@ -362,6 +362,8 @@ mod tests {
                 | SourceError::Hanging { .. }
                 | SourceError::NotVideo { .. }
                 | SourceError::Codec { .. }
+                | SourceError::TooLarge { .. }
+                | SourceError::SizeUnknown { .. }
                 | SourceError::Decode { .. }
                 | SourceError::Format { .. }
                 | SourceError::TooMuch { .. }
