@@ -147,7 +147,8 @@ fn a_second_box_with_the_same_prefix_delivers_its_events_and_says_so_and_the_fir
         let text = seeing(first_folder.path(), &["gate"], &["cat"], &sink(broker.port, &more));
         let mut first = Daemon::start(first_folder.path(), &format!("instance: edge-1\n{text}"));
         wait_there(broker.port, "homeassistant/device/vtagd_gate/config");
-        wait_there(broker.port, "vtagd/gate/cat/attributes");
+        // The last that it publishes.
+        wait_there(broker.port, "vtagd/gate/status");
         let owner: Value = serde_json::from_str(&wait_there(broker.port, "vtagd/owner")).unwrap();
         assert_eq!((&owner["instance"], &owner["program"]), (&"edge-1".into(), &"vtagd".into()));
         let topics = || -> Vec<String> { retained(broker.port, &["vtagd/#", "homeassistant/#"]).into_keys().collect() };
@@ -216,8 +217,10 @@ fn a_connection_that_is_lost_is_no_reason_to_say_again_whose_the_prefix_is() {
     let mut daemon = Daemon::start(folder.path(), &silent(&["gate"], &sink(broker.port, "")));
     daemon.wait_for_log("belongs to old-box");
     for lost in 1..3 {
+        // How it cannot be reached may be told in more than one way.
+        let before = daemon.log().matches("cannot deliver").count();
         broker.stop();
-        eventually("it is noticed", || (daemon.log().matches("cannot deliver").count() >= lost).then_some(()));
+        eventually("it is noticed", || (daemon.log().matches("cannot deliver").count() > before).then_some(()));
         broker.up();
         eventually("it is back", || (daemon.log().matches("delivers again").count() >= lost).then_some(()));
     }
@@ -238,13 +241,22 @@ fn a_label_or_stream_that_goes_takes_along_what_was_published_for_it_and_each_to
             format!("{text}snapshots: {{ path: pictures, max_side: 64 }}\n")
         };
         let mut daemon = Daemon::start(folder.path(), &config(&["gate", "yard"], &["cat", "rocket"]));
-        for topic in ["vtagd/gate/cat/snapshot", "vtagd/yard/rocket/snapshot", "homeassistant/device/vtagd_yard/config"]
-        {
-            wait_there(broker.port, topic);
+        for topic in ["gate/cat", "gate/rocket", "yard/cat", "yard/rocket"] {
+            wait_there(broker.port, &format!("vtagd/{topic}/snapshot"));
         }
-        // Others write among it: before it goes, and under a name that was ours.
+        wait_there(broker.port, "homeassistant/device/vtagd_yard/config");
+        // Others write among it: what was never ours, and where ours was, once nothing more of that comes.
         consumer.retain("vtagd/yard/lamp", "ON");
+        consumer.publish("vtagd/yard/enabled/set", "OFF");
+        eventually("the stream is off", || (wait_there(broker.port, "vtagd/yard/status") == "disabled").then_some(()));
+        eventually("its tag has ended", || {
+            let about: Value = serde_json::from_str(&wait_there(broker.port, "vtagd/yard/rocket/attributes")).unwrap();
+            about["ended_at"].is_string().then_some(())
+        });
         consumer.retain("vtagd/yard/rocket/attributes", "theirs");
+        eventually("it lies there", || {
+            (wait_there(broker.port, "vtagd/yard/rocket/attributes") == "theirs").then_some(())
+        });
         reload(&mut daemon, folder.path(), &config(&["gate", "yard"], &["cat"]));
         for topic in ["vtagd/yard/rocket", "vtagd/gate/rocket/attributes", "vtagd/gate/rocket/snapshot"] {
             wait_gone(broker.port, topic);
@@ -360,10 +372,10 @@ fn of_two_boxes_that_start_at_the_same_time_one_yields() {
                 .position(|(_, daemon)| daemon.log().contains("the topic prefix vtagd at this broker belongs to edge-"))
         });
         let (loser, winner) = (daemons[yielded].0, daemons[1 - yielded].0);
+        // What the other may have published before it knew is not the winner's to clear.
         wait_there(broker.port, &format!("vtagd/{winner}/status"));
         let owner: Value = serde_json::from_str(&wait_there(broker.port, "vtagd/owner")).unwrap();
         assert_eq!(owner["instance"], winner);
-        assert!(retained(broker.port, &[&format!("vtagd/{loser}/#")]).is_empty());
         assert_eq!(wait_there(broker.port, "vtagd/available"), "online");
         for (instance, daemon) in &mut daemons {
             daemon.stop_cleanly();
@@ -405,7 +417,9 @@ fn what_an_older_version_left_stays_until_it_is_cleared_by_hand_and_nothing_of_o
     eventually("all lie there", || (retained(broker.port, &["vtagd/#", "homeassistant/#"]).len() == 13).then_some(()));
     let mut daemon = Daemon::start(folder.path(), &silent(&["gate"], &sink(broker.port, ", home_assistant: true")));
     wait_there(broker.port, "homeassistant/device/vtagd_gate/config");
-    eventually("it is the owner", || (wait_there(broker.port, "vtagd/available") == "online").then_some(()));
+    // The last that it publishes.
+    eventually("it has published", || (wait_there(broker.port, "vtagd/gate/status") == "offline").then_some(()));
+    assert_eq!(wait_there(broker.port, "vtagd/available"), "online");
     let before = retained(broker.port, &["vtagd/#", "homeassistant/#"]);
     assert!(older.iter().all(|(topic, _)| before.contains_key(*topic)), "{before:?}");
     let listed = stdout(&mqtt(folder.path(), &["clear", "--dry-run"]));

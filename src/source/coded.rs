@@ -63,10 +63,13 @@ pub(super) fn framing(structure: &gst::StructureRef, at: usize) -> Framing {
 
 /// A short name for people, such as `h264`.
 pub(super) fn name(caps: &gst::CapsRef) -> Option<String> {
-    let structure = caps.structure(0)?;
-    let name = structure.name().as_str();
+    Some(short(caps.structure(0)?.name()).to_owned())
+}
+
+/// The same of a media type.
+pub(super) fn short(name: &str) -> &str {
     let short = name.split_once('/').map_or(name, |(_, short)| short);
-    Some(short.strip_prefix("x-").unwrap_or(short).to_owned())
+    short.strip_prefix("x-").unwrap_or(short)
 }
 
 /// What `buffer` is.

@@ -113,8 +113,8 @@ impl SizeLimit {
         stream.described = true;
         let Some(codec) = caps.structure(0).and_then(codec) else {
             stream.readers.clear();
-            let still = caps.structure(0).is_some_and(is_still);
-            return self.refuses_unknown(&stream.name, still) || self.refuses(&stream.name, self.told(caps));
+            let unknown = caps.structure(0).is_some_and(|structure| self.refuses_unknown(structure));
+            return unknown || self.refuses(&stream.name, self.told(caps));
         };
         // The same stream goes on: what it has said before still holds.
         if !matches!(stream.readers.as_slice(), [(was, _)] if *was == codec) {
@@ -132,17 +132,20 @@ impl SizeLimit {
             match codec(structure) {
                 Some(codec) if stream.readers.iter().any(|(known, _)| *known == codec) => {}
                 Some(codec) => stream.readers.push((codec, Reader::new(codec, self.limits))),
-                None => drop(self.refuses_unknown(structure.name(), is_still(structure))),
+                None => drop(self.refuses_unknown(structure)),
             }
         }
     }
 
-    /// Tells that no size can be read of `codec`, where that matters. Whether it does.
-    fn refuses_unknown(&self, codec: &str, still: bool) -> bool {
+    /// Tells that no size can be read of what `structure` of caps describes, where that matters. Whether it does.
+    fn refuses_unknown(&self, structure: &gst::StructureRef) -> bool {
+        let kind = structure.name().as_str();
+        // Subtitles are no picture of ours, and small.
+        let other = ["subpicture/", "text/", "closedcaption/"].iter().any(|other| kind.starts_with(other));
         // A container says how large the pictures of a video are, and decoders believe it or compare; nobody does for a still image.
-        let refused = self.strict || still;
+        let refused = (self.strict || kind.starts_with("image/")) && !other;
         if refused {
-            self.refuse(SourceError::SizeUnknown { at: self.at.clone(), codec: codec.to_owned() });
+            self.refuse(SourceError::SizeUnknown { at: self.at.clone(), codec: coded::short(kind).to_owned() });
         }
         refused
     }
@@ -150,10 +153,9 @@ impl SizeLimit {
     /// Whether the size in `caps`, if there is one, may be.
     fn told(&self, caps: &gst::CapsRef) -> Result<(), TooLarge> {
         let Some(structure) = caps.structure(0) else { return Ok(()) };
-        // A session's description has texts.
         let side = |name: &str| match structure.get::<i32>(name) {
             Ok(side) => u64::try_from(side).ok(),
-            Err(_) => structure.get::<&str>(name).ok()?.trim().parse().ok(),
+            Err(_) => leading_number(structure.get::<&str>(name).ok()?),
         };
         match (side("width"), side("height")) {
             (Some(width), Some(height)) => self.limits.check(Claim::picture(width, height)),
@@ -209,8 +211,12 @@ fn not_to_be_taken(info: &mut gst::PadProbeInfo<'_>) {
     info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
 }
 
-fn is_still(structure: &gst::StructureRef) -> bool {
-    structure.name().starts_with("image/")
+/// The number that a text begins with, as C's `atoi` reads it: a session's description has texts.
+fn leading_number(text: &str) -> Option<u64> {
+    let text = text.trim_start();
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let digits = text.find(|c: char| !c.is_ascii_digit()).map_or(text, |end| &text[..end]);
+    (!digits.is_empty()).then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
 /// What stands in caps beside the stream.
@@ -285,6 +291,11 @@ mod tests {
         assert!(told("video/x-raw,width=16384,height=16384").is_err());
         assert!(told("video/x-raw,width=20000,height=2").is_err());
         assert!(told("application/x-rtp,encoding-name=RAW,width=(string)30000,height=(string)30000").is_err());
+        assert!(
+            told("application/x-rtp,encoding-name=RAW,width=(string)\" +30000x\",height=(string)\"30000;\"").is_err()
+        );
+        assert!(told("application/x-rtp,width=(string)99999999999999999999999,height=(string)1").is_err());
+        assert!(told("application/x-rtp,width=(string)wide,height=(string)1").is_ok());
         assert!(told("video/x-h264,width=[1,30000],height=[1,30000]").is_ok());
     }
 }
