@@ -192,12 +192,6 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sinks: [{ type: mqtt, url: http://h }]", 1, "sinks[0].url", "mqtts://host"),
         ("sinks: [{ type: mqtt, url: mqtt://h, topic_prefix: a/# }]", 1, "sinks[0].topic_prefix", "topic prefix"),
         (
-            "sinks: [{ type: mqtt, url: mqtt://h }, { type: mqtt, url: mqtt://H:1883/ }]",
-            1,
-            "sinks[1]",
-            "the topic prefix of",
-        ),
-        (
             "sinks: [{ type: mqtt, url: mqtt://h, client_id: x }, { type: mqtt, url: mqtt://h, client_id: x, topic_prefix: a }]",
             1,
             "sinks[1].client_id",

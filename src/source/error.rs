@@ -337,7 +337,7 @@ mod tests {
             (SourceError::Hanging { at: at(), count: 8 }, RetrySlowly),
             (SourceError::NotVideo { at: at(), detail: detail() }, RetrySlowly),
             (SourceError::Codec { at: at(), detail: detail() }, RetrySlowly),
-            (SourceError::TooLarge { at: at(), codec: detail(), why: TooLarge::Untold }, RetrySlowly),
+            (SourceError::TooLarge { at: at(), codec: detail(), why: detail() }, RetrySlowly),
             (SourceError::SizeUnknown { at: at(), codec: detail() }, RetrySlowly),
             (SourceError::Decode { at: at(), detail: detail() }, Retry),
             (SourceError::Format { at: at(), detail: detail() }, RetrySlowly),

@@ -184,7 +184,7 @@ mod tests {
     fn what_the_broker_had_last_is_proven_until_it_has_something_newer() {
         let topic = "v/gate/status";
         let mut published = published(&[]);
-        let mut publish = |published: &mut Published, payload: &str| {
+        let publish = |published: &mut Published, payload: &str| {
             let changes = published.before(&[Message::retained(topic, payload)]);
             published.written(&changes);
         };
