@@ -7,6 +7,7 @@
 //! Pure, but for what it makes known to [`secret`](crate::secret). Any thread.
 
 use std::borrow::Cow;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use url::{ParseError, Position, Url};
@@ -53,12 +54,16 @@ pub fn has_at_behind_host(url: &Url) -> bool {
     url[Position::BeforePath..].contains('@')
 }
 
-/// Whether what a parser takes for user, host and port of `text` has a colon that is not of an IPv6 address: a password may follow it,
+/// Whether what a parser takes for user, host and port of `text` has a colon that does not follow an IP address: a password may follow it,
 /// which a `/` cuts short. A parsed URL does not tell, as it leaves the usual port out.
 fn may_hold_password(text: &str) -> bool {
     let rest = text.split_once(':').map_or(text, |(_, rest)| rest).trim_start_matches(['/', '\\']);
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
-    // Brackets are a host for certain, and no port behind them is a password.
+    // Numbers are a host for certain, those in brackets too, and a port behind them is no password.
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    if host.parse::<Ipv4Addr>().is_ok() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
     authority.split('[').next().is_some_and(|before| before.contains(':'))
 }
 
@@ -196,6 +201,7 @@ mod tests {
             "http://admin:12\t34/ta il@host/",
             "https://host:443/a?mail=a@b",
             "http://admin:80/tail@host/",
+            "http://10.0.0.1:12a4/tail@host/",
             "rtsp://user:word@[::1]/tail@host",
             "https://user:good@host/p@th",
             "mqtt://user:/@host",
@@ -213,6 +219,7 @@ mod tests {
             ("rtsp://admin/tail@host/stream", "admin", None),
             ("https://hooks.example/x?email=ops@example.com", "hooks.example", None),
             ("rtsp://[::1]:554/a@b", "[::1]", None),
+            ("rtsp://10.0.0.1:554/a@b", "10.0.0.1", None),
         ] {
             let url = parse(text).unwrap();
             assert_eq!((url.host_str(), url.password()), (Some(host), password), "{text}");
