@@ -185,6 +185,8 @@ fn where_an_older_version_lost_its_clock_events_still_go_by_their_age_and_none_t
     connection.execute("DELETE FROM clock", []).unwrap();
     drop(connection);
     let running = Running::start(limits(), &[route("a")], &machine);
+    // The clock begins when it is read first.
+    running.wait("as young as the youngest", |report| report.sinks[0].oldest_pending_seconds == Some(0.0));
     machine.pass(Duration::from_secs(1800));
     running.wait("half an hour", |report| report.sinks[0].oldest_pending_seconds >= Some(1800.0));
     assert_eq!(running.outbox.status().report().sinks[0].pending, 3);

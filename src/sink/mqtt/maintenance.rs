@@ -99,13 +99,17 @@ async fn whose(link: &mut Link, topics: &Topics, owner: &Owner, patience: Durati
         if let Heard::Message { topic, payload, digest, .. } = heard
             && topic == topics.owner()
         {
-            said = Some(owner.said(&payload, digest));
+            said = Some(owner.said(&payload, digest)).filter(|_| digest.is_some());
         }
+        said.is_some()
     };
-    if !ownership::subscribe(link, &[topics.owner()], true, patience, &mut note).await?.is_empty() {
+    let (refused, enough) = ownership::subscribe(link, &[topics.owner()], true, patience, &mut note).await?;
+    if !refused.is_empty() {
         return Ok(None);
     }
-    ownership::listen(link, &mut note).await?;
+    if !enough {
+        ownership::listen(link, &mut note).await?;
+    }
     Ok(Some(said.unwrap_or(Said::Nobody)))
 }
 
@@ -124,10 +128,7 @@ async fn listen(
         }
         _ => false,
     };
-    let early = |heard| {
-        note(heard);
-    };
-    ownership::subscribe(link, filters, true, patience, early).await?;
+    ownership::subscribe(link, filters, true, patience, &mut note).await?;
     let longest = Instant::now() + LONGEST;
     let mut until = Instant::now() + SURVEY;
     while let Ok(heard) = timeout_at(until.min(longest), link.heard()).await {

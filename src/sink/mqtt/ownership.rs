@@ -44,24 +44,29 @@ pub async fn whose(
     let mut survey = Survey::default();
     let mut named = None;
     let mut note = |heard: Heard| {
-        let Heard::Message { topic, payload, digest, retained } = heard else { return };
-        if topic == topics.owner() {
-            named = digest.map(|_| (owner.said(&payload, digest), payload));
-        } else if retained {
-            survey.note(topics, &topic, &payload);
+        if let Heard::Message { topic, payload, digest, retained } = heard {
+            if topic == topics.owner() {
+                named = digest.map(|_| (owner.said(&payload, digest), payload));
+            } else if retained {
+                survey.note(topics, &topic, &payload);
+            }
         }
+        named.is_some()
     };
-    if !subscribe(link, &[topics.owner()], true, timeout, &mut note).await?.is_empty() {
+    let (refused, mut enough) = subscribe(link, &[topics.owner()], true, timeout, &mut note).await?;
+    if !refused.is_empty() {
         return Ok(Ownership::Unknown);
     }
     let mut around = Vec::new();
-    if fresh {
+    if fresh && !enough {
         around = topics.retained().to_vec();
         around.push(topics.available());
         // Where it may not look, nobody is seen.
-        subscribe(link, &around, false, timeout, &mut note).await?;
+        enough = subscribe(link, &around, false, timeout, &mut note).await?.1;
     }
-    listen(link, &mut note).await?;
+    if !enough {
+        listen(link, &mut note).await?;
+    }
     if !around.is_empty() {
         link.unsubscribe(&around).map_err(Fault::again)?;
     }
@@ -76,7 +81,7 @@ pub async fn whose(
     }
 }
 
-/// Subscribes, and gives what comes before the broker has answered to `note`. Filters that it refuses.
+/// Subscribes, and gives what comes before the broker has answered to `note`. Filters that it refuses, and whether `note` has heard enough.
 ///
 /// # Errors
 /// When the connection is lost, or there is no answer for `timeout`.
@@ -85,19 +90,26 @@ pub async fn subscribe(
     filters: &[String],
     surely: bool,
     timeout: Duration,
-    note: impl FnMut(Heard),
-) -> Result<Vec<String>, Fault> {
+    mut note: impl FnMut(Heard) -> bool,
+) -> Result<(Vec<String>, bool), Fault> {
     let asked = link.subscribe(filters, surely, timeout).map_err(Fault::again)?;
-    link.answered(asked, note).await.map_err(Fault::again)
+    let mut enough = false;
+    let refused = link.answered(asked, |heard| enough |= note(heard)).await.map_err(Fault::again)?;
+    Ok((refused, enough))
 }
 
-/// Gives what comes within [`SURVEY`] to `note`.
-pub async fn listen(link: &mut Link, note: &mut impl FnMut(Heard)) -> Result<(), Fault> {
+/// Gives what comes within [`SURVEY`] to `note`, until that has heard enough.
+///
+/// # Errors
+/// When the connection is lost.
+pub async fn listen(link: &mut Link, mut note: impl FnMut(Heard) -> bool) -> Result<(), Fault> {
     let until = Instant::now() + SURVEY;
     while let Ok(heard) = timeout_at(until, link.heard()).await {
-        match heard {
-            Heard::Lost(why) => return Err(Fault::again(why)),
-            heard => note(heard),
+        if let Heard::Lost(why) = heard {
+            return Err(Fault::again(why));
+        }
+        if note(heard) {
+            break;
         }
     }
     Ok(())
