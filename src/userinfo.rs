@@ -81,9 +81,9 @@ pub fn remember_argument(text: &str) {
     }
 }
 
-/// What may be user and password in `text`, an address with no `://`: up to the last `@`, from the last slash in front of the first colon.
+/// What may be user and password in `text`, an address that does not begin with a scheme and `://`: up to the last `@`, from the last slash in front of the first colon.
 fn userinfo_without_scheme(text: &str) -> Option<&str> {
-    let colon = text.find(':')?;
+    let colon = text.find(':').filter(|colon| !text[*colon..].starts_with("://"))?;
     let start = text[..colon].rfind(['/', '\\']).map_or(0, |slash| slash + 1);
     let end = text.rfind('@').filter(|end| *end > colon)?;
     text.get(start..end)
@@ -144,10 +144,11 @@ pub fn shown(file: &Path) -> String {
     } else if file.exists() {
         return name;
     } else {
-        match userinfo_without_scheme(&name) {
-            Some(userinfo) if !userinfo.is_empty() => name.replace(userinfo, "***"),
-            _ => name,
-        }
+        name
+    };
+    let masked = match userinfo_without_scheme(&masked) {
+        Some(userinfo) if !userinfo.is_empty() => masked.replace(userinfo, "***"),
+        _ => masked,
     };
     secret::scrub(&masked).into_owned()
 }
@@ -247,7 +248,7 @@ mod tests {
             remember_argument(text);
             assert_eq!(secret::scrub(&format!("no {tail} here")), "no *** here", "{text}");
         }
-        for text in ["", ":", "@", "a@b:c", "10:30", "/srv/me@home.png"] {
+        for text in ["", ":", "@", "a@b:c", "rtsp://a:b@c", "10:30", "/srv/me@home.png"] {
             assert_eq!(userinfo_without_scheme(text), None, "{text}");
         }
     }
