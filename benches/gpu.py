@@ -250,7 +250,7 @@ def ours(run, arch, provider):
 
 
 def needs_tensorrt(run):
-    folders = run.own["LD_LIBRARY_PATH"].split(":")
+    folders = run.own.get("LD_LIBRARY_PATH", "").split(":")
     linker = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True).stdout if shutil.which("ldconfig") else ""
     if not any(list(pathlib.Path(folder).glob("libnvinfer.so.*")) for folder in folders if folder) and "libnvinfer.so." not in linker:
         raise StepError("missing", "libnvinfer.so is not there: TensorRT is not installed")

@@ -192,12 +192,6 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sinks: [{ type: mqtt, url: http://h }]", 1, "sinks[0].url", "mqtts://host"),
         ("sinks: [{ type: mqtt, url: mqtt://h, topic_prefix: a/# }]", 1, "sinks[0].topic_prefix", "topic prefix"),
         (
-            "sinks: [{ type: mqtt, url: mqtt://h }, { type: mqtt, url: mqtt://H:1883/ }]",
-            1,
-            "sinks[1]",
-            "the topic prefix of",
-        ),
-        (
             "sinks: [{ type: mqtt, url: mqtt://h, client_id: x }, { type: mqtt, url: mqtt://h, client_id: x, topic_prefix: a }]",
             1,
             "sinks[1].client_id",
@@ -464,6 +458,31 @@ fn many_warnings_are_no_error_and_hide_none() {
 
     let (error, _) = mistake(&folder, &format!("{text}log: {{ level: loud }}\n"), 303, "log.level", "unknown word");
     assert!(error.snippet.contains("loud"), "{error}");
+}
+
+#[test]
+fn what_worked_before_goes_on_with_a_warning() {
+    let folder = Folder::new();
+    for (text, field, part) in [
+        (
+            "sinks: [{ type: mqtt, url: mqtt://h }, { type: mqtt, url: mqtt://H:1883/ }]",
+            "sinks[1]",
+            "the topic prefix of",
+        ),
+        ("sinks: [{ type: webhook, url: \"https://hooks.example/x?email=ops@example.com\" }]", "sinks[0].url", "%40"),
+        ("streams: [{ id: a, url: \"rtsp://admin/tail@host/x\" }]", "streams[0].url", "%40"),
+    ] {
+        let stream = if text.starts_with("streams") { "" } else { "streams: [{ id: a, url: rtsp://h }]\n" };
+        let settings = folder.load(format!("model: {{ path: none }}\n{stream}{text}\n"));
+        let settings = settings.unwrap_or_else(|problems| panic!("{text}: {}", told(&problems)));
+        let warned = settings.notices.iter().find(|notice| notice.field == field && notice.to_string().contains(part));
+        assert_eq!(warned.map(|w| w.severity), Some(Severity::Warning), "{text}: {}", told(&settings.notices));
+    }
+    // What may be a port may be the beginning of a password.
+    for url in ["rtsp://admin:1234/tail@host/x", "rtsp://admin:554/tail@host/x", "rtsp://admin:word/tail@host/x"] {
+        let problems = folder.problems(format!("model: {{ path: none }}\nstreams: [{{ id: a, url: \"{url}\" }}]\n"));
+        assert!(told(&problems).contains("%2F") && !told(&problems).contains("tail"), "{url}: {}", told(&problems));
+    }
 }
 
 #[test]

@@ -800,3 +800,40 @@ fn no_command_repeats_a_password_of_an_address_that_it_was_given() {
     }
     assert!(found.is_empty(), "{} leaks:\n{}", found.len(), found.join("\n"));
 }
+
+#[test]
+fn no_command_repeats_a_password_of_an_address_without_a_scheme() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = root().join("demo/still.png");
+    let picture = picture.to_str().unwrap();
+    let mut found = Vec::new();
+    for address in [
+        "admin:Zq7TailXk9@10.0.0.5/stream",
+        "rtsp:/admin:Zq7TailXk9@cam/x",
+        "rtsp//admin:Zq7TailXk9@cam/x",
+        "http:\\\\admin:Zq7TailXk9@cam",
+        "admin:1@2/Zq7TailXk9@cam",
+    ] {
+        for command in [
+            &["tag", address, "-l", "a,b", "-m", "none"][..],
+            &["tag", address, "-l", "a,b", "--json"],
+            &["tag", picture, "--labels", address],
+            &["embed", "--image", address, "--json"],
+            &["embed", "--text-file", address],
+            &["labels", "check", address],
+            &["check", "-c", address],
+            &["config", "show", "-c", address],
+            &["run", "-c", address],
+            &["model", "pull", address],
+            &["status", "--url", address],
+            &["events", "list", "--outbox", address],
+            &["discover", "--target", address],
+            &[address],
+        ] {
+            let (code, text) = told(folder.path(), command, &[]);
+            assert!(code.is_some_and(|code| code != 0) && !text.is_empty(), "{command:?}: {code:?} {text}");
+            found.extend(leaks(&format!("{command:?}"), text.as_bytes(), &[TAIL.to_owned()]));
+        }
+    }
+    assert!(found.is_empty(), "{} leaks:\n{}", found.len(), found.join("\n"));
+}

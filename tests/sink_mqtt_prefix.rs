@@ -7,9 +7,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use common::broker::{Broker, Consumer, retained};
 use common::daemon::{Daemon, eventually, root, vtagd};
+use common::slow_link::SlowLink;
 use serde_json::Value;
 
 const PROTOCOLS: [&str; 2] = ["3.1.1", "5"];
@@ -438,27 +440,74 @@ fn what_an_older_version_left_stays_until_it_is_cleared_by_hand_and_nothing_of_o
 }
 
 #[test]
-fn where_the_broker_shows_nothing_what_was_published_is_cleared_all_the_same_and_nothing_else() {
-    let [folder] = folders();
-    // Whoever has no name may do everything, vtagd only write.
-    std::fs::write(folder.path().join("acl"), "topic readwrite #\nuser vtagd\ntopic write vtagd/#\n").unwrap();
-    let more = format!("allow_anonymous true\nacl_file {}/acl\n", folder.path().display());
-    let broker = Broker::configured(folder.path(), &more);
-    let consumer = Consumer::start(broker.port, &["none"]);
-    consumer.retain("vtagd/kitchen/temperature", "21.5");
+fn where_the_broker_shows_nothing_what_was_published_stays_until_it_can_be_read() {
     for protocol in PROTOCOLS {
+        let [folder] = folders();
+        // Whoever has no name may do everything, vtagd only write.
+        let rights = |more: &str| {
+            let text = format!("topic readwrite #\nuser vtagd\ntopic write vtagd/#\n{more}");
+            std::fs::write(folder.path().join("acl"), text).unwrap();
+        };
+        rights("");
+        let more = format!("allow_anonymous true\nacl_file {}/acl\n", folder.path().display());
+        let mut broker = Broker::configured(folder.path(), &more);
         let sinks = sink(broker.port, &format!(", protocol: {protocol}, username: vtagd"));
         let config = |streams: &[&str]| silent(streams, &sinks);
         let mut daemon = Daemon::start(folder.path(), &config(&["gate", "yard"]));
         wait_there(broker.port, "vtagd/yard/status");
         reload(&mut daemon, folder.path(), &config(&["gate"]));
+        daemon.wait_for_log("the broker does not show what lies there");
+        wait_there(broker.port, "vtagd/yard/status");
+        assert!(!daemon.log().contains("is removed"), "{}", daemon.log());
+        daemon.stop_cleanly();
+        rights("topic readwrite vtagd/#\n");
+        broker.stop();
+        broker.up();
+        let mut daemon = Daemon::start(folder.path(), &config(&["gate"]));
         wait_gone(broker.port, "vtagd/yard/status");
+        wait_gone(broker.port, "vtagd/yard/enabled/state");
+        wait_there(broker.port, "vtagd/gate/status");
         daemon.stop_cleanly();
-        let mut daemon = Daemon::start(folder.path(), &config(&["attic"]));
-        wait_gone(broker.port, "vtagd/gate/status");
-        wait_gone(broker.port, "vtagd/gate/enabled/state");
-        assert_eq!(wait_there(broker.port, "vtagd/available"), "online");
-        daemon.stop_cleanly();
-        wait_there(broker.port, "vtagd/kitchen/temperature");
     }
+}
+
+#[test]
+fn over_a_slow_link_nobody_is_written_over() {
+    for protocol in PROTOCOLS {
+        let [place, first_folder, second_folder] = folders();
+        let broker = Broker::start(place.path());
+        let first_config = silent(&["gate"], &sink(broker.port, &format!(", protocol: {protocol}")));
+        let mut first = Daemon::start(first_folder.path(), &format!("instance: edge-1\n{first_config}"));
+        wait_there(broker.port, "vtagd/gate/status");
+        let before = retained(broker.port, &["#"]);
+        // What the broker sends takes longer than anybody listens to silence.
+        let link = SlowLink::start(broker.port, Duration::from_secs(3));
+        let config = silent(&["yard"], &sink(link.port(), &format!(", protocol: {protocol}, timeout: 30s")));
+        let mut second = Daemon::start(second_folder.path(), &format!("instance: edge-2\n{config}"));
+        second.wait_for_log("belongs to edge-1");
+        let refused = mqtt(second_folder.path(), &["clear"]);
+        let why = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(1) && why.contains("belongs to edge-1"), "{why}");
+        assert_eq!(retained(broker.port, &["#"]), before);
+        first.stop_cleanly();
+        second.kill();
+    }
+}
+
+#[test]
+fn over_a_slow_link_what_another_has_written_is_seen_before_it_is_removed() {
+    let [place, folder] = folders();
+    let broker = Broker::start(place.path());
+    let consumer = Consumer::start(broker.port, &["none"]);
+    let link = SlowLink::start(broker.port, Duration::from_secs(3));
+    let config = |streams: &[&str]| silent(streams, &sink(link.port(), ", timeout: 30s"));
+    let mut daemon = Daemon::start(folder.path(), &config(&["gate", "yard"]));
+    wait_there(broker.port, "vtagd/yard/status");
+    // Theirs by now.
+    consumer.retain("vtagd/yard/enabled/state", "theirs");
+    reload(&mut daemon, folder.path(), &config(&["gate"]));
+    daemon.wait_for_log("stays, as another has written it");
+    wait_gone(broker.port, "vtagd/yard/status");
+    assert_eq!(wait_there(broker.port, "vtagd/yard/enabled/state"), "theirs");
+    daemon.kill();
 }

@@ -84,7 +84,7 @@ impl Daemon {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(input("a URL with credentials is visible to every user of this machine"));
         }
-        if userinfo::is_unclear(url) {
+        if userinfo::has_at_behind_host(url) {
             return Err(input("that URL has an `@` behind its host"));
         }
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {

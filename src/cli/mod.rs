@@ -22,7 +22,7 @@ mod texts;
 mod trial;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -145,11 +145,16 @@ pub fn main() -> ExitCode {
 /// What may be a password in an address that was given as an argument, or in a variable that we or our libraries read: nothing that is
 /// said repeats it.
 fn remember_addresses() {
-    std::env::args_os().for_each(|argument| userinfo::remember(&argument.to_string_lossy()));
+    for argument in std::env::args_os() {
+        // The name of a file that is there is no secret.
+        if !Path::new(&argument).exists() {
+            userinfo::remember_argument(&argument.to_string_lossy());
+        }
+    }
     for (name, value) in std::env::vars_os() {
         let name = name.to_string_lossy().to_ascii_lowercase();
         if name.starts_with("vtagd") || name.starts_with("hf_") || name.ends_with("_proxy") {
-            userinfo::remember(&value.to_string_lossy());
+            userinfo::remember_argument(&value.to_string_lossy());
         }
     }
 }

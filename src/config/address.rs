@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use crate::problem::Severity;
 use crate::secret::{self, Secret};
 use crate::userinfo::{self, Unfit, percent_decode};
 use crate::yaml::reader::{At, Reader};
@@ -49,6 +50,10 @@ pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
     if url.set_username("").is_err() || url.set_password(None).is_err() {
         reader.error(at, "is a URL that cannot hold credentials", remedy);
         return None;
+    }
+    if userinfo::has_at_behind_host(&url) {
+        let message = "has an `@` behind its host, which is taken for a part of the path or query";
+        reader.report(Severity::Warning, at.place, &at.path, message, userinfo::REMEDY);
     }
     Some(Address { url, username, password })
 }

@@ -53,7 +53,9 @@ impl Brokers {
             |what: &'static str, value: &str| self.0.insert((broker.clone(), what, value.to_owned()), sink.place.line);
         if let Some(line) = taken("topic_prefix", &mqtt.topic_prefix) {
             let message = format!("has the broker and the topic prefix of the sink in line {line}");
-            reader.error(sink, message, "give each a `topic_prefix` of its own, or remove one of them");
+            // Both are this daemon's, and it worked: what stays at the broker is published twice.
+            let remedy = "give each a `topic_prefix` of its own, or remove one of them";
+            reader.report(Severity::Warning, sink.place, &sink.path, message, remedy);
         }
         if let Some(id) = sink.value.client_id.given()
             && let Some(line) = taken("client_id", &id.value)

@@ -30,6 +30,9 @@ const GAP: Duration = Duration::from_secs(30);
 /// pipeline has to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where the system gives no thread, it is asked again so late.
+const REST: Duration = Duration::from_secs(5);
+
 fn gap(stream: &StreamSettings) -> Duration {
     match stream.interval {
         Interval::Every(interval) => GAP.max(interval * 10),
@@ -98,6 +101,8 @@ pub struct Fleet {
     watched: Vec<Watched>,
     /// Streams that join once another of their name has left; listed meanwhile.
     waiting: Vec<(Arc<StreamStatus>, Arc<Account>)>,
+    /// One of them could not be started: when it is tried again. The log has been told.
+    rest: Option<Instant>,
     /// Streams that are switched off; listed, not connected to.
     disabled: Vec<(Arc<StreamStatus>, Arc<Account>)>,
     /// Streams that have ended by themselves: still listed, and summed up at the end.
@@ -113,7 +118,7 @@ impl Fleet {
             intake.keep_pictures();
         }
         let (watched, waiting, disabled, ended) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { intake: Some(intake), outlet, model, watched, waiting, disabled, ended, failed: false }
+        Self { intake: Some(intake), outlet, model, watched, waiting, rest: None, disabled, ended, failed: false }
     }
 
     /// A stream joins, or is listed as switched off, or has to [wait](Self::join_waiting). `scorers` are those of all label sets, empty
@@ -152,18 +157,31 @@ impl Fleet {
         self.watched.iter().any(|watched| *watched.id == *id && !watched.silent)
     }
 
-    /// Streams join that have waited for another to leave. Returns whether one has.
+    /// Streams join that have waited for another to leave. Returns whether one has. One that the system gives no thread goes on waiting.
     pub fn join_waiting(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) -> bool {
+        let now = Instant::now();
+        if self.rest.is_some_and(|until| now < until) {
+            return false;
+        }
         let ready: Vec<StreamId> =
             self.waiting.iter().map(|(status, _)| Arc::clone(status.id())).filter(|id| !self.is_held_up(id)).collect();
+        let mut refused = None;
         for id in &ready {
-            self.waiting.retain(|(status, _)| status.id() != id);
+            let before: Vec<_> = self.waiting.extract_if(.., |(status, _)| status.id() == id).collect();
             let Some(stream) = settings.streams.iter().find(|stream| stream.source.id == *id) else { continue };
             if let Err(error) = self.add(settings, stream, scorers) {
-                tracing::error!(stream = %id, %error, "the stream cannot be started");
+                if self.rest.is_none() && refused.is_none() {
+                    tracing::error!(stream = %id, %error, "the stream cannot be started, it is tried again");
+                }
+                self.waiting.extend(before);
+                refused = Some(now + REST);
             }
         }
-        !ready.is_empty()
+        // Until none is refused the log has been told.
+        if !ready.is_empty() {
+            self.rest = refused;
+        }
+        ready.iter().any(|id| self.waiting.iter().all(|(status, _)| status.id() != id))
     }
 
     /// A stream is to leave: its source ends, what was taken is finished, its tags end.

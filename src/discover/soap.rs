@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::text::{clean, decoded};
 use super::xml::{Element, Limits, Tree, Unreadable};
 use crate::secret::Secret;
-use crate::userinfo;
+use crate::userinfo::{self, Unfit};
 
 /// An answer to a probe: 64 KiB are some thousand elements.
 pub(super) const DATAGRAM: Limits = Limits { nodes: 4096, depth: 32 };
@@ -82,9 +82,24 @@ fn one_match(element: Element<'_>) -> Option<Match> {
     camera.then_some(Match { endpoint, xaddrs, scopes })
 }
 
+/// An address that a device says. One that may hold a password where none belongs is told and left out.
+fn address(text: &str) -> Option<Url> {
+    match userinfo::parse(text.get(..text.len().min(1024))?) {
+        Ok(url) => Some(url),
+        Err(error) => {
+            if error == Unfit::Unclear {
+                tracing::warn!(
+                    "an address that a camera says of itself {error}; it is left out, add the camera by hand"
+                );
+            }
+            None
+        }
+    }
+}
+
 /// An address for HTTP, without credentials; `None` for everything else.
 pub(super) fn web_address(text: &str) -> Option<Url> {
-    let mut url = userinfo::parse(text.get(..text.len().min(1024))?).ok()?;
+    let mut url = address(text)?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return None;
     }
@@ -302,7 +317,7 @@ pub(super) fn profiles(tree: &Tree) -> Vec<Profile> {
 /// The address of a stream.
 pub(super) fn stream_uri(tree: &Tree) -> Option<Url> {
     let text = tree.first("GetStreamUriResponse")?.find(&["Uri"])?.text();
-    let url = userinfo::parse(text.get(..text.len().min(1024))?).ok()?;
+    let url = address(text)?;
     (matches!(url.scheme(), "rtsp" | "rtsps") && url.host_str().is_some_and(|host| !host.is_empty())).then_some(url)
 }
 

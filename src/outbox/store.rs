@@ -18,7 +18,7 @@ use super::{identity, retained};
 use crate::delivery::record::{Change, Known};
 use crate::delivery::{Delivery, Outcome, Stored};
 use crate::event::Event;
-use registry::{enter, highest, keep_counting, read_mark, write_mark};
+use registry::{enter, highest, keep_counting, order_ages, read_mark, write_mark};
 
 /// The file, open for writing.
 pub struct Store {
@@ -95,6 +95,7 @@ impl Store {
         let broken =
             |error: rusqlite::Error| OutboxError::of_open(path.unwrap_or_else(|| Path::new(":memory:")), &error);
         let mark = read_mark(&connection).map_err(broken)?;
+        order_ages(&connection);
         let clock = AgeClock::resume(uptime, mark);
         let sinks = enter(&connection, routes).map_err(broken)?;
         let highest = highest(&connection).map_err(broken)?;
@@ -252,7 +253,7 @@ impl Store {
     }
 
     /// Throws away what is older than `max_age` milliseconds, a chunk of it. Costs the same however many events there are: those that were
-    /// stored first are the oldest, as the outbox's clock never goes back.
+    /// stored first are the oldest, as the outbox's clock never goes back and ages are put in order at the start.
     ///
     /// # Errors
     /// As SQLite has it.

@@ -168,6 +168,34 @@ fn a_wall_clock_that_jumps_by_years_loses_doubles_and_reorders_nothing() {
 }
 
 #[test]
+fn where_an_older_version_lost_its_clock_events_still_go_by_their_age_and_none_too_early() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let limits = || OutboxSettings { max_age: Duration::from_secs(3600), ..settings(Some(&path)) };
+    let first = Running::start(limits(), &[route("a")], &machine);
+    for label in ["car", "bus", "van"] {
+        first.send(label, EventKind::End);
+    }
+    first.wait("stored", |report| report.sinks[0].pending == 3);
+    first.end();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute("UPDATE events SET age = CASE seq WHEN 1 THEN 90000000 WHEN 2 THEN 0 ELSE 60000 END", [])
+        .unwrap();
+    connection.execute("DELETE FROM clock", []).unwrap();
+    drop(connection);
+    let running = Running::start(limits(), &[route("a")], &machine);
+    // The clock begins when it is read first.
+    running.wait("as young as the youngest", |report| report.sinks[0].oldest_pending_seconds == Some(0.0));
+    machine.pass(Duration::from_secs(1800));
+    running.wait("half an hour", |report| report.sinks[0].oldest_pending_seconds >= Some(1800.0));
+    assert_eq!(running.outbox.status().report().sinks[0].pending, 3);
+    machine.pass(Duration::from_secs(1801));
+    running.wait("all have gone", |report| report.sinks[0].pending == 0);
+    running.end();
+}
+
+#[test]
 fn above_its_size_the_oldest_go_and_are_counted_and_the_newest_stay() {
     let folder = tempfile::tempdir().unwrap();
     let limits = OutboxSettings { max_size: 300_000, ..settings(Some(&folder.path().join("o.db"))) };

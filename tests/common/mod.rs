@@ -18,4 +18,5 @@ pub mod promtool;
 pub mod proxy;
 pub mod raw_rtsp;
 pub mod scene;
+pub mod slow_link;
 pub mod web;

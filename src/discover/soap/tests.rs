@@ -147,6 +147,9 @@ fn only_rtsp_addresses_are_streams() {
         )))
     };
     assert_eq!(uri(" rtsp://10.0.0.1/a?x=1&amp;y=2 ").unwrap().as_str(), "rtsp://10.0.0.1/a?x=1&y=2");
+    for at in ["rtsp://10.0.0.1:554/a@b", "rtsp://camera/a?x=b@c"] {
+        assert_eq!(uri(at).unwrap().as_str(), at, "no password can be meant");
+    }
     for wrong in ["file:///etc/passwd", "rtsp:///a", "10.0.0.1", ""] {
         assert_eq!(uri(wrong), None, "{wrong}");
     }

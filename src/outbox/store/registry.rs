@@ -5,14 +5,35 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::super::age::Mark;
 use super::super::route::Route;
 
-/// The clock's last reading. One that is lost, as in a damaged file, is no younger than the latest event: ages grow with `seq`.
+/// The clock's last reading. One that is lost, as in a damaged file, is no younger than any event.
 pub(super) fn read_mark(connection: &Connection) -> Result<Mark, rusqlite::Error> {
     let mark: Option<String> = connection.query_row("SELECT mark FROM clock", [], |row| row.get(0)).optional()?;
     let mut mark: Mark = mark.and_then(|mark| serde_json::from_str(&mark).ok()).unwrap_or_default();
-    let latest: Option<u64> =
-        connection.query_row("SELECT age FROM events ORDER BY seq DESC LIMIT 1", [], |row| row.get(0)).optional()?;
+    let latest: Option<u64> = connection.query_row("SELECT max(age) FROM events", [], |row| row.get(0))?;
     mark.age = mark.age.max(latest.unwrap_or_default());
     Ok(mark)
+}
+
+/// Ages grow with `seq`, so that the oldest are found without a look at all. An older version's clock may have begun anew in between: what
+/// came after that is taken to be as young as the youngest before, so nothing goes too early.
+pub(super) fn order_ages(connection: &Connection) {
+    const HIGHEST: &str = "SELECT seq AS at, age AS was, max(age) OVER (ORDER BY seq) AS highest FROM events";
+    let late = format!("SELECT 1 FROM ({HIGHEST}) WHERE was < highest");
+    let raise = format!("UPDATE events SET age = highest FROM ({HIGHEST}) WHERE seq = at AND was < highest");
+    // Nothing is written where nothing is wrong; see `enter`.
+    let done = connection
+        .prepare(&late)
+        .and_then(|mut late| late.exists([]))
+        .and_then(|wrong| if wrong { connection.execute(&raise, []) } else { Ok(0) });
+    match done {
+        Ok(0) => {}
+        Ok(events) => {
+            tracing::info!(events, "the outbox's clock had begun anew; these events are kept as if they were younger")
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the ages of stored events cannot be put in order; some may be kept for too long")
+        }
+    }
 }
 
 pub(super) fn write_mark(connection: &Connection, mark: &Mark) -> Result<(), rusqlite::Error> {

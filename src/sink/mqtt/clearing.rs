@@ -1,13 +1,14 @@
 //! Taking away what this daemon published and does not want any more. Pure; the session does what it says.
 //!
 //! A few topics at a time: each is asked for by its exact name, and what lies there is compared with what was. What is ours is cleared, what
-//! another has written since stays and is forgotten; where nothing comes within the session's patience nothing lies. What was cleared is
+//! another has written since stays and is forgotten; where nothing comes within the session's patience after the broker's answer nothing lies.
+//! What the broker does not let us read stays, and stays in the record. What was cleared is
 //! asked for once more in the next round, so a topic is forgotten only after it was seen to be empty.
 
 use std::collections::BTreeSet;
 
 /// Topics of one round: so many subscriptions at a time.
-const ROUND: usize = 64;
+const ROUND: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -60,6 +61,12 @@ impl Clearing {
         })
     }
 
+    /// The broker does not show what lies under `topic`.
+    pub fn refused(&mut self, topic: String) {
+        self.asked.remove(&topic);
+        self.stuck.insert(topic);
+    }
+
     /// The round is over: what was asked for, and of it what nothing lies under.
     pub fn end(&mut self) -> (Vec<String>, Vec<String>) {
         let empty = std::mem::take(&mut self.asked).into_iter().collect();
@@ -86,6 +93,16 @@ mod tests {
         assert_eq!(clearing.judge("d", true), Some(Verdict::Stuck));
         assert_eq!(clearing.end().1, ["a"]);
         assert!(clearing.begin(vec!["d".into()]).is_empty() && !clearing.is_busy());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_neither_empty_nor_asked_for_again() {
+        let mut clearing = Clearing::default();
+        clearing.begin(vec!["a".into(), "b".into()]);
+        clearing.refused("a".into());
+        assert_eq!(clearing.judge("a", true), None);
+        assert_eq!(clearing.end().1, ["b"]);
+        assert!(clearing.begin(vec!["a".into()]).is_empty());
     }
 
     #[test]

@@ -1,19 +1,21 @@
 //! One MQTT connection, 3.1.1 or 5 alike. The only file that knows `rumqttc`.
 //!
-//! In: messages to publish, topics to subscribe to. Out: what the broker sends ([`Heard`]), and for each publish a [`Notice`] that ends with
-//! its PUBACK. The connection is driven by a task of its own on the sink's runtime, so that it stays alive whatever the sink waits for; it
+//! In: messages to publish, topics to subscribe to. Out: what the broker sends ([`Heard`]), for each publish a [`Notice`] that ends with
+//! its PUBACK, and for subscriptions [`Asked`], which ends with their SUBACKs. The connection is driven by a task of its own on the sink's runtime, so that it stays alive whatever the sink waits for; it
 //! ends with the [`Link`]. There is no reconnecting in here: a lost connection is told once, and every open notice with it. A new one is
 //! a new link, with a clean session: what is pending lives in the outbox.
 //!
 //! Full: [`Link::publish`] gives the message back when the client has [`REQUESTS`] to send; what the broker sends waits in the socket when
 //! [`HEARD`] messages have not been looked at. Of a payload beyond [`KEPT`] only its digest is kept; packets beyond [`MAX_IN`] end the connection.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::delivery::record::{self, Digest};
 use crate::secret::Secret;
@@ -106,8 +108,53 @@ pub enum NotTaken {
     Lost(String),
 }
 
-/// Ends when the broker has acknowledged a publish, or with why it has not.
+/// Ends when the broker has acknowledged a publish or a subscription, or with why it has not.
 pub type Notice = Pin<Box<dyn Future<Output = Result<(), NotTaken>>>>;
+
+/// For all the SUBACKs of one question, however much the broker sends meanwhile.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Subscriptions that the broker has not answered yet. What lies retained may be judged to be nothing only after its answer: a slow link
+/// brings both late.
+pub struct Asked {
+    open: VecDeque<(String, Notice)>,
+    refused: Vec<String>,
+    timeout: Duration,
+    until: Instant,
+    longest: Instant,
+}
+
+impl Asked {
+    /// Waits until all are answered; those that were refused. May be cancelled without losing anything.
+    ///
+    /// # Errors
+    /// When the connection has gone, or the broker says nothing for too long.
+    pub async fn answered(&mut self) -> Result<Vec<String>, String> {
+        while let Some((_, notice)) = self.open.front_mut() {
+            match timeout_at(self.until.min(self.longest), notice.as_mut()).await {
+                Err(_) => return Err(format!("the broker has not answered a subscription for {:?}", self.timeout)),
+                Ok(Err(NotTaken::Lost(why))) => return Err(format!("a subscription was not answered: {why}")),
+                Ok(answer) => {
+                    self.heard();
+                    let filter = self.open.pop_front().map(|(filter, _)| filter);
+                    self.refused.extend(filter.filter(|_| answer.is_err()));
+                }
+            }
+        }
+        Ok(std::mem::take(&mut self.refused))
+    }
+
+    /// Both questions as one.
+    pub fn and(mut self, other: Self) -> Self {
+        self.open.extend(other.open);
+        self
+    }
+
+    /// The broker has sent something: it is there, only slow.
+    pub fn heard(&mut self) {
+        self.until = Instant::now() + self.timeout;
+    }
+}
 
 enum Client {
     V311(rumqttc_v4::AsyncClient),
@@ -124,11 +171,11 @@ pub struct Link {
 
 /// The two clients are alike but for their types.
 macro_rules! version {
-    ($name:ident, $crate_name:ident, $refusal:expr) => {
+    ($name:ident, $crate_name:ident, $refusal:expr, $refused:ident) => {
         mod $name {
             use $crate_name::{
                 AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, PublishNoticeError,
-                PublishOptions, StateError,
+                PublishOptions, QoS, StateError, SubscribeNoticeError,
             };
 
             use super::*;
@@ -184,6 +231,19 @@ macro_rules! version {
                 }
             }
 
+            /// See [`Link::subscribe`].
+            pub fn subscribe(client: &AsyncClient, filter: &str, surely: bool) -> Result<Notice, String> {
+                let qos = if surely { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+                let notice = client.try_subscribe_tracked(filter, qos).map_err(|error| error.to_string())?;
+                Ok(Box::pin(async move {
+                    let told = |error| match error {
+                        SubscribeNoticeError::$refused(_) => NotTaken::Refused(error.to_string()),
+                        error => NotTaken::Lost(error.to_string()),
+                    };
+                    notice.wait_completion_async().await.map_err(told)
+                }))
+            }
+
             /// Waits for the CONNACK.
             pub async fn connected(
                 eventloop: &mut EventLoop,
@@ -210,12 +270,17 @@ macro_rules! version {
     };
 }
 
-version!(v311, rumqttc_v4, |_| None);
-version!(v5, rumqttc_v5, |error| match error {
-    PublishNoticeError::V5PubAck(reason) => Some(format!("{reason:?}")),
-    PublishNoticeError::RetainNotSupported => Some("it retains nothing".to_owned()),
-    _ => None,
-});
+version!(v311, rumqttc_v4, |_| None, V4SubAckFailure);
+version!(
+    v5,
+    rumqttc_v5,
+    |error| match error {
+        PublishNoticeError::V5PubAck(reason) => Some(format!("{reason:?}")),
+        PublishNoticeError::RetainNotSupported => Some("it retains nothing".to_owned()),
+        _ => None,
+    },
+    V5SubAckFailure
+);
 
 /// An error with its causes, without the password.
 fn plain(error: &dyn std::error::Error, secret: Option<&Secret>) -> String {
@@ -316,26 +381,55 @@ impl Link {
         }
     }
 
-    /// Subscribes to all of `filters`; `surely`: QoS 1, otherwise 0.
+    /// Subscribes to all of `filters`; `surely`: QoS 1, otherwise 0. The broker may answer each for `timeout`.
     ///
     /// # Errors
     /// When the client takes no request.
-    pub fn subscribe(&self, filters: &[String], surely: bool) -> Result<(), String> {
+    pub fn subscribe(&self, filters: &[String], surely: bool, timeout: Duration) -> Result<Asked, String> {
+        let mut open = VecDeque::with_capacity(filters.len());
         for filter in filters {
-            match &self.client {
-                Client::V311(client) => {
-                    use rumqttc_v4::QoS;
-                    let qos = if surely { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-                    client.try_subscribe(filter.as_str(), qos).map_err(|error| error.to_string())?;
-                }
-                Client::V5(client) => {
-                    use rumqttc_v5::QoS;
-                    let qos = if surely { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-                    client.try_subscribe(filter.as_str(), qos).map_err(|error| error.to_string())?;
+            let notice = match &self.client {
+                Client::V311(client) => v311::subscribe(client, filter, surely)?,
+                Client::V5(client) => v5::subscribe(client, filter, surely)?,
+            };
+            open.push_back((filter.clone(), notice));
+        }
+        let now = Instant::now();
+        Ok(Asked { open, refused: Vec::new(), timeout, until: now + timeout, longest: now + LONGEST.max(timeout) })
+    }
+
+    /// Waits for the answers to `asked`, and gives what the broker sends meanwhile to `each`. The filters that were refused.
+    ///
+    /// # Errors
+    /// When the connection has gone, or the broker does not answer.
+    pub async fn answered(&mut self, mut asked: Asked, mut each: impl FnMut(Heard)) -> Result<Vec<String>, String> {
+        loop {
+            tokio::select! {
+                answer = asked.answered() => match answer {
+                    Ok(refused) => return Ok(refused),
+                    Err(why) => return Err(self.why_lost(why).await),
+                },
+                heard = self.heard() => {
+                    asked.heard();
+                    match heard {
+                        Heard::Lost(why) => return Err(why),
+                        heard => each(heard),
+                    }
                 }
             }
         }
-        Ok(())
+    }
+
+    /// A connection that is gone says better why than what waited for it.
+    pub async fn why_lost(&mut self, otherwise: String) -> String {
+        let told = async {
+            loop {
+                if let Heard::Lost(why) = self.heard().await {
+                    return why;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_millis(100), told).await.unwrap_or(otherwise)
     }
 
     /// Unsubscribes from all of `filters`.

@@ -34,10 +34,10 @@ pub fn claim(settings: &MqttSettings, owner: &Owner) -> Result<(Option<String>, 
     block(async {
         let topics = Topics::new(&settings.topic_prefix);
         let mut link = settings.connect(&made_up(), None).await?;
-        let before = whose(&mut link, &topics, owner).await?;
+        let before = whose(&mut link, &topics, owner, settings.timeout).await?;
         let now = ownership::take(&mut link, &topics, owner, settings.timeout).await?;
         let _ = timeout(session::GOODBYE, link.disconnect()).await;
-        let before = if let Said::Other(who) = before { Some(who) } else { None };
+        let before = if let Some(Said::Other(who)) = before { Some(who) } else { None };
         Ok((before, now))
     })
 }
@@ -46,7 +46,7 @@ pub fn claim(settings: &MqttSettings, owner: &Owner) -> Result<(Option<String>, 
 /// `Err` inside: the prefix is another's, and nothing was looked at.
 ///
 /// # Errors
-/// When the broker cannot be reached, or refuses.
+/// When the broker cannot be reached, or refuses, so also when it does not say whose the prefix is.
 pub fn clear(
     settings: &MqttSettings,
     owner: &Owner,
@@ -56,18 +56,20 @@ pub fn clear(
     block(async {
         let topics = Topics::new(&settings.topic_prefix);
         let mut link = settings.connect(&made_up(), None).await?;
-        if let Said::Other(who) = whose(&mut link, &topics, owner).await? {
-            return Ok(Err(who));
+        match whose(&mut link, &topics, owner, settings.timeout).await? {
+            None => return Err(Fault::again(format!("the broker does not let this user read {}", topics.owner()))),
+            Some(Said::Other(who)) => return Ok(Err(who)),
+            Some(Said::Us | Said::Nobody) => {}
         }
         let discovery = settings.home_assistant.as_deref().unwrap_or(DISCOVERY);
         let mut seen = Seen::new(topics.clone(), discovery);
         let mut filters = topics.retained().to_vec();
         filters.push(home_assistant::filter(discovery));
-        listen(&mut link, &filters, |topic, payload| seen.note(topic, payload)).await?;
+        listen(&mut link, &filters, settings.timeout, |topic, payload| seen.note(topic, payload)).await?;
         let mut found = seen.judge(streams, settings.home_assistant.is_some());
         let labels = std::mem::take(&mut found.pictures);
         for some in labels.chunks(PICTURES) {
-            listen(&mut link, some, |topic, payload| {
+            listen(&mut link, some, settings.timeout, |topic, payload| {
                 if is_picture(payload) {
                     found.pictures.push(topic);
                 } else {
@@ -90,35 +92,51 @@ pub fn clear(
     })
 }
 
-/// Whom the prefix belongs to. The link is subscribed to `<p>/owner` then.
-async fn whose(link: &mut Link, topics: &Topics, owner: &Owner) -> Result<Said, Fault> {
-    link.subscribe(&[topics.owner()], true).map_err(Fault::again)?;
-    let until = Instant::now() + SURVEY;
-    loop {
-        match timeout_at(until, link.heard()).await {
-            Ok(Heard::Lost(why)) => return Err(Fault::again(why)),
-            Ok(Heard::Message { topic, payload, digest, .. }) if topic == topics.owner() && digest.is_some() => {
-                return Ok(owner.said(&payload, digest));
-            }
-            Ok(Heard::Message { .. }) => {}
-            Err(_) => return Ok(Said::Nobody),
+/// Whom the prefix belongs to; `None`: the broker does not let us read that. The link is subscribed to `<p>/owner` then.
+async fn whose(link: &mut Link, topics: &Topics, owner: &Owner, patience: Duration) -> Result<Option<Said>, Fault> {
+    let mut said = None;
+    let mut note = |heard: Heard| {
+        if let Heard::Message { topic, payload, digest, .. } = heard
+            && topic == topics.owner()
+        {
+            said = Some(owner.said(&payload, digest)).filter(|_| digest.is_some());
         }
+        said.is_some()
+    };
+    let (refused, enough) = ownership::subscribe(link, &[topics.owner()], true, patience, &mut note).await?;
+    if !refused.is_empty() {
+        return Ok(None);
     }
+    if !enough {
+        ownership::listen(link, &mut note).await?;
+    }
+    Ok(Some(said.unwrap_or(Said::Nobody)))
 }
 
-/// Gives what lies under `filters` to `each`, until nothing has come for a while.
-async fn listen(link: &mut Link, filters: &[String], mut each: impl FnMut(String, &[u8])) -> Result<(), Fault> {
-    link.subscribe(filters, true).map_err(Fault::again)?;
+/// Gives what lies under `filters` to `each`, until nothing has come for a while after the broker's answer. What it does not let us read is
+/// passed over.
+async fn listen(
+    link: &mut Link,
+    filters: &[String],
+    patience: Duration,
+    mut each: impl FnMut(String, &[u8]),
+) -> Result<(), Fault> {
+    let mut note = |heard: Heard| match heard {
+        Heard::Message { topic, payload, retained: true, .. } => {
+            each(topic, &payload);
+            true
+        }
+        _ => false,
+    };
+    ownership::subscribe(link, filters, true, patience, &mut note).await?;
     let longest = Instant::now() + LONGEST;
     let mut until = Instant::now() + SURVEY;
     while let Ok(heard) = timeout_at(until.min(longest), link.heard()).await {
-        match heard {
-            Heard::Lost(why) => return Err(Fault::again(why)),
-            Heard::Message { topic, payload, retained: true, .. } => {
-                until = Instant::now() + SURVEY;
-                each(topic, &payload);
-            }
-            Heard::Message { .. } => {}
+        if let Heard::Lost(why) = heard {
+            return Err(Fault::again(why));
+        }
+        if note(heard) {
+            until = Instant::now() + SURVEY;
         }
     }
     link.unsubscribe(filters).map_err(Fault::again)

@@ -116,7 +116,20 @@ pub struct Mqtt {
     published: Option<Published>,
     /// The broker does not show us what lies there: nobody can tell whose the prefix is.
     unreadable: bool,
+    /// So often in turn the connection has ended, or nothing was answered, when it was asked whose the prefix is.
+    unanswered: u32,
     began: Instant,
+}
+
+/// A connection may be lost by chance; two in turn at this question are no chance.
+const UNANSWERED: u32 = 2;
+
+/// Whose the prefix is, as far as what is published depends on it.
+enum Whose {
+    Ours,
+    Theirs(String),
+    /// Nobody knows: the broker ends the connection, or does not answer.
+    Unknown,
 }
 
 impl Mqtt {
@@ -134,6 +147,7 @@ impl Mqtt {
             owner,
             published: None,
             unreadable: false,
+            unanswered: 0,
             began: Instant::now(),
         }
     }
@@ -143,19 +157,21 @@ impl Mqtt {
         let mut phases = inbox.phases();
         let place = self.settings.place();
         loop {
-            let (link, theirs) = tokio::select! {
+            let (link, whose) = tokio::select! {
                 greeted = self.greet(inbox, &place) => greeted?,
                 _ = phases.wait_for(|phase| *phase == Phase::Closed) => return Ok(()),
             };
-            self.tell(inbox, theirs.as_deref());
+            self.tell(inbox, &whose);
             let published =
                 self.published.get_or_insert_with(|| Published::new(self.topics.clone(), Default::default()));
             let (settings, unreadable) = (&self.settings, &mut self.unreadable);
             let mut session =
                 Session::new(link, settings, &self.topics, &self.catalog, &self.owner, published, unreadable);
-            if theirs.is_none() {
-                session = session.of_ours(self.gallery.is_some());
-            }
+            session = match whose {
+                Whose::Ours => session.of_ours(self.gallery.is_some()),
+                Whose::Theirs(_) => session,
+                Whose::Unknown => session.of_nobody_knows(),
+            };
             let pictures = self.gallery.as_ref().map(|gallery| gallery.subscribe());
             match session.run(inbox, pictures, &place, self.began).await? {
                 End::Done => return Ok(()),
@@ -168,8 +184,8 @@ impl Mqtt {
         }
     }
 
-    /// A connection to serve on, and whose the prefix is if it is not ours.
-    async fn greet(&mut self, inbox: &Inbox, place: &str) -> Result<(Link, Option<String>), Fault> {
+    /// A connection to serve on, and whose the prefix is.
+    async fn greet(&mut self, inbox: &Inbox, place: &str) -> Result<(Link, Whose), Fault> {
         if self.published.is_none() {
             let known = inbox.recorded(place).await.map_err(Fault::again)?;
             self.owner.id = known.identity.unwrap_or(self.owner.id);
@@ -179,31 +195,50 @@ impl Mqtt {
             // Who vanishes before it knows whose the prefix is must not be told to be away.
             let mut link = self.settings.connect(&self.client_id, None).await?;
             let fresh = self.published.as_ref().is_none_or(Published::is_empty);
-            let asked = ownership::whose(&mut link, &self.topics, &self.owner, fresh, self.settings.timeout).await?;
+            let asked = ownership::whose(&mut link, &self.topics, &self.owner, fresh, self.settings.timeout).await;
+            let asked = match asked {
+                Ok(asked) => asked,
+                Err(fault) => {
+                    self.unanswered = self.unanswered.saturating_add(1);
+                    if self.unanswered < UNANSWERED {
+                        return Err(fault);
+                    }
+                    // Some brokers hang up on what a user has no right to. Events need no answer.
+                    drop(link);
+                    return Ok((self.settings.connect(&self.client_id, None).await?, Whose::Unknown));
+                }
+            };
+            self.unanswered = 0;
             if let ownership::Ownership::Theirs(who) = asked {
-                return Ok((link, Some(who)));
+                return Ok((link, Whose::Theirs(who)));
             }
             self.unreadable = asked == ownership::Ownership::Unknown;
             let _ = tokio::time::timeout(session::GOODBYE, link.disconnect()).await;
         }
         let will = Message::retained(self.topics.available(), "offline");
-        Ok((self.settings.connect(&self.client_id, Some(will)).await?, None))
+        Ok((self.settings.connect(&self.client_id, Some(will)).await?, Whose::Ours))
     }
 
     /// Says whose the prefix is, where people look.
-    fn tell(&self, inbox: &Inbox, theirs: Option<&str>) {
+    fn tell(&self, inbox: &Inbox, whose: &Whose) {
         let prefix = self.topics.prefix();
-        let notice = |who: &str| {
-            format!(
+        let notice = match whose {
+            Whose::Ours => None,
+            Whose::Theirs(who) => Some(format!(
                 "the topic prefix {prefix} at this broker belongs to {who}: events are delivered, states, availability and Home \
                  Assistant's devices are not; each box needs its own, such as `topic_prefix: {prefix}/{}`, or takes it over with \
-                 `vtagd mqtt claim`",
+                 `vtagd mqtt claim`, also if this is the same box under another name",
                 self.owner.instance
-            )
+            )),
+            Whose::Unknown => Some(format!(
+                "whose the topic prefix {prefix} is cannot be told, as this broker does not answer that: events are delivered, states, \
+                 availability and Home Assistant's devices are not; may this user read and write {}?",
+                self.topics.owner()
+            )),
         };
         metrics::gauge!("vtagd_mqtt_prefix_owned", "sink" => inbox.name().to_string())
-            .set(f64::from(u8::from(theirs.is_none())));
-        inbox.set_notice(theirs.map(notice));
+            .set(f64::from(u8::from(notice.is_none())));
+        inbox.set_notice(notice);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ownership a prefix is: the retained `<p>/owner` names one daemon, and only that one publishes or clears anything retained there. Pure.
+//! Whose a prefix is: the retained `<p>/owner` names one daemon, and only that one publishes or clears anything retained there. Pure.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,8 @@
-//! Ownership a prefix is, asked on a connection that has no last will; a prefix without an owner becomes this daemon's.
+//! Whose a prefix is, asked on a connection that has no last will; a prefix without an owner becomes this daemon's.
 //!
-//! The broker sends what lies retained to who subscribes. If nothing comes for [`SURVEY`], nothing lies there: the daemon publishes its own
-//! name and reads it back, and whose name comes last has it. So of two that start at the same time one yields.
+//! The broker sends what lies retained to who subscribes. If nothing comes for [`SURVEY`] after it has answered, however late that is, nothing
+//! lies there: the daemon publishes its own name and reads it back, and whose name comes last has it. So of two that start at the same time
+//! one yields. A broker that refuses the subscription cannot be asked, and nobody's name is written over.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::publisher::Publisher;
 use super::topics::Topics;
 use crate::sink::Fault;
 
-/// How long we listen to what lies retained, for brokers that send it late.
+/// How long we listen to what lies retained, once the broker has answered: some send it late.
 pub const SURVEY: Duration = Duration::from_secs(2);
 
 /// So long after our own name another's may come that was published at the same time.
@@ -40,30 +41,31 @@ pub async fn whose(
     fresh: bool,
     timeout: Duration,
 ) -> Result<Ownership, Fault> {
-    link.subscribe(&[topics.owner()], true).map_err(Fault::again)?;
     let mut survey = Survey::default();
-    let mut around = Vec::new();
-    if fresh {
-        around = topics.retained().to_vec();
-        around.push(topics.available());
-        link.subscribe(&around, false).map_err(Fault::again)?;
-    }
-    let until = Instant::now() + SURVEY;
     let mut named = None;
-    while named.is_none()
-        && let Ok(heard) = timeout_at(until, link.heard()).await
-    {
-        match heard {
-            Heard::Lost(why) => return Err(Fault::again(why)),
-            Heard::Message { topic, payload, digest, .. } if topic == topics.owner() => {
+    let mut note = |heard: Heard| {
+        if let Heard::Message { topic, payload, digest, retained } = heard {
+            if topic == topics.owner() {
                 named = digest.map(|_| (owner.said(&payload, digest), payload));
-            }
-            Heard::Message { topic, payload, retained, .. } => {
-                if retained {
-                    survey.note(topics, &topic, &payload);
-                }
+            } else if retained {
+                survey.note(topics, &topic, &payload);
             }
         }
+        named.is_some()
+    };
+    let (refused, mut enough) = subscribe(link, &[topics.owner()], true, timeout, &mut note).await?;
+    if !refused.is_empty() {
+        return Ok(Ownership::Unknown);
+    }
+    let mut around = Vec::new();
+    if fresh && !enough {
+        around = topics.retained().to_vec();
+        around.push(topics.available());
+        // Where it may not look, nobody is seen.
+        enough = subscribe(link, &around, false, timeout, &mut note).await?.1;
+    }
+    if !enough {
+        listen(link, &mut note).await?;
     }
     if !around.is_empty() {
         link.unsubscribe(&around).map_err(Fault::again)?;
@@ -77,6 +79,40 @@ pub async fn whose(
         }
         _ => take(link, topics, owner, timeout).await,
     }
+}
+
+/// Subscribes, and gives what comes before the broker has answered to `note`. Filters that it refuses, and whether `note` has heard enough.
+///
+/// # Errors
+/// When the connection is lost, or there is no answer for `timeout`.
+pub async fn subscribe(
+    link: &mut Link,
+    filters: &[String],
+    surely: bool,
+    timeout: Duration,
+    mut note: impl FnMut(Heard) -> bool,
+) -> Result<(Vec<String>, bool), Fault> {
+    let asked = link.subscribe(filters, surely, timeout).map_err(Fault::again)?;
+    let mut enough = false;
+    let refused = link.answered(asked, |heard| enough |= note(heard)).await.map_err(Fault::again)?;
+    Ok((refused, enough))
+}
+
+/// Gives what comes within [`SURVEY`] to `note`, until that has heard enough.
+///
+/// # Errors
+/// When the connection is lost.
+pub async fn listen(link: &mut Link, mut note: impl FnMut(Heard) -> bool) -> Result<(), Fault> {
+    let until = Instant::now() + SURVEY;
+    while let Ok(heard) = timeout_at(until, link.heard()).await {
+        if let Heard::Lost(why) = heard {
+            return Err(Fault::again(why));
+        }
+        if note(heard) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Publishes this daemon's name and waits for what the broker makes of it. The link is subscribed to `<p>/owner`.

@@ -19,6 +19,8 @@ struct Row {
     written: bool,
     /// Of what this life has published last; `None`: nothing yet, or the broker may not have got it.
     last: Option<Digest>,
+    /// Of what the broker is known to have had last: it lies there for as long as it gets nothing newer.
+    there: Option<Digest>,
 }
 
 /// See the module.
@@ -30,7 +32,8 @@ pub struct Published {
 impl Published {
     /// Goes on from what the outbox has.
     pub fn new(topics: Topics, recorded: BTreeMap<String, Proof>) -> Self {
-        let row = |(topic, proof)| (topic, Row { proof, written: true, last: None });
+        let row =
+            |(topic, proof): (String, Proof)| (topic, Row { proof, written: true, last: None, there: proof.digest });
         Self { topics, rows: recorded.into_iter().map(row).collect() }
     }
 
@@ -55,12 +58,13 @@ impl Published {
                 proof: Proof { digest: Some(now), before: None },
                 written: false,
                 last: None,
+                there: None,
             });
             row.last = Some(now);
             let proof = match row.proof.digest {
                 _ if self.topics.is_of_label(topic) => Proof::default(),
                 Some(before) if before == now => row.proof,
-                before => Proof { digest: Some(now), before },
+                before => Proof { digest: Some(now), before: row.there.filter(|there| *there != now).or(before) },
             };
             row.written &= proof == row.proof;
             row.proof = proof;
@@ -97,6 +101,13 @@ impl Published {
             }
         }
         changes
+    }
+
+    /// The broker has `payload` under `topic`.
+    pub fn confirm(&mut self, topic: &str, payload: Digest) {
+        if let Some(row) = self.rows.get_mut(topic) {
+            row.there = Some(payload);
+        }
     }
 
     /// Nobody knows whether the broker got what was published last under `topic`.
@@ -167,6 +178,35 @@ mod tests {
         assert_eq!(gone[0].proof, Some(Proof { digest: of("offline"), before: of("online") }));
         // The end: what lies there now.
         assert_eq!(published.last()[0].proof, Some(Proof { digest: of("OFF"), before: None }));
+    }
+
+    #[test]
+    fn what_the_broker_had_last_is_proven_until_it_has_something_newer() {
+        let topic = "v/gate/status";
+        let mut published = published(&[]);
+        let publish = |published: &mut Published, payload: &str| {
+            let changes = published.before(&[Message::retained(topic, payload)]);
+            published.written(&changes);
+        };
+        publish(&mut published, "online");
+        published.confirm(topic, digest(b"online"));
+        // Each is lost with its connection.
+        for payload in ["offline", "disabled"] {
+            publish(&mut published, payload);
+            published.unconfirm(topic);
+        }
+        // The daemon is killed; the next life has what was written down.
+        let proof = published.rows[topic].proof;
+        assert_eq!(proof, Proof { digest: of("disabled"), before: of("online") });
+        let mut published = super::tests::published(&[(topic, proof)]);
+        assert!(ours(&published, topic, "online") && ours(&published, topic, "disabled"));
+        // It is seen at the broker.
+        published.confirm(topic, digest(b"online"));
+        publish(&mut published, "offline");
+        assert_eq!(published.rows[topic].proof, Proof { digest: of("offline"), before: of("online") });
+        published.confirm(topic, digest(b"offline"));
+        publish(&mut published, "disabled");
+        assert_eq!(published.rows[topic].proof, Proof { digest: of("disabled"), before: of("offline") });
     }
 
     #[test]

@@ -10,14 +10,26 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::{IN_FLIGHT, Link, Message, NotTaken, Notice};
+use crate::delivery::record::{Digest, digest};
 use crate::sink::Fault;
 
 struct Sent {
     /// The delivery that this message stands for.
     position: Option<u64>,
     topic: String,
+    /// Of what stays at the broker.
+    kept: Option<Digest>,
     at: Instant,
     notice: Notice,
+}
+
+/// What the broker has taken.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The delivery it stands for.
+    pub position: Option<u64>,
+    /// What lies at the broker now: topic and payload.
+    pub kept: Option<(String, Digest)>,
 }
 
 /// See the module.
@@ -96,22 +108,23 @@ impl Publisher {
         while self.sent.len() < usize::from(IN_FLIGHT) {
             let Some((message, _)) = self.waiting.front() else { break };
             let Some(notice) = link.publish(message).map_err(Fault::again)? else { break };
-            let Some((Message { topic, retain, .. }, position)) = self.waiting.pop_front() else { break };
+            let Some((Message { topic, retain, payload }, position)) = self.waiting.pop_front() else { break };
             self.left += 1;
             if retain {
                 self.places.remove(&topic);
             }
-            self.sent.push_back(Sent { position, topic, at: Instant::now(), notice });
+            let kept = (retain && !payload.is_empty()).then(|| digest(&payload));
+            self.sent.push_back(Sent { position, topic, kept, at: Instant::now(), notice });
         }
         Ok(())
     }
 
-    /// Waits for the acknowledgement of the oldest message; its delivery, if it stands for one. Waits for ever when nothing is on its way.
+    /// Waits for the acknowledgement of the oldest message. Waits for ever when nothing is on its way.
     /// May be cancelled without losing anything. A message that stands for none and is refused is told once: events do not wait for it.
     ///
     /// # Errors
     /// When the broker refuses a delivery, or says nothing for too long.
-    pub async fn acknowledged(&mut self) -> Result<Option<u64>, Fault> {
+    pub async fn acknowledged(&mut self) -> Result<Acknowledged, Fault> {
         let Some(oldest) = self.sent.front_mut() else { return std::future::pending().await };
         // While others are acknowledged the broker is there, only slow.
         let deadline = oldest.at.max(self.heard) + self.timeout;
@@ -124,7 +137,10 @@ impl Publisher {
             Err(_) => return Err(Fault::again(format!("the broker has acknowledged nothing for {timeout:?}"))),
         };
         self.heard = Instant::now();
-        let position = self.sent.pop_front().and_then(|sent| sent.position);
+        let (position, kept) = match self.sent.pop_front() {
+            Some(sent) => (sent.position, sent.kept.filter(|_| refused.is_none()).map(|kept| (sent.topic, kept))),
+            None => (None, None),
+        };
         if let Some(why) = refused {
             if position.is_some() {
                 return Err(Fault::again(why));
@@ -133,7 +149,7 @@ impl Publisher {
                 tracing::warn!(why, "a message is passed over; maybe others too, until the next connection");
             }
         }
-        Ok(position)
+        Ok(Acknowledged { position, kept })
     }
 }
 

@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::MqttSettings;
 use super::clearing::Clearing;
-use super::client::{Heard, Link, Message, Protocol};
+use super::client::{Asked, Link, Message, Protocol};
 use super::home_assistant;
 use super::owner::Owner;
 use super::ownership::SURVEY;
 use super::published::Published;
-use super::publisher::Publisher;
+use super::publisher::{Acknowledged, Publisher};
 use super::states::{self, States};
 use super::topics::Topics;
 use crate::catalog::Catalog;
@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often `<p>/stats` is published.
 const STATS: Duration = Duration::from_secs(60);
 
+/// A broker that does not answer whose the prefix is, is asked again so often.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+
 /// For the goodbye, which with DISCONNECT and the last record is a little less than the runner's patience.
 pub const GOODBYE: Duration = Duration::from_millis(900);
 
@@ -38,7 +41,7 @@ pub const GOODBYE: Duration = Duration::from_millis(900);
 pub enum End {
     /// The daemon ends.
     Done,
-    /// The prefix has become ours or another's: the next connection will see.
+    /// The prefix has become ours or another's, or it is time to ask: the next connection will see.
     OwnerChanged,
 }
 
@@ -61,7 +64,14 @@ pub struct Session<'a> {
     /// `<p>/available` or `<p>/owner` has to be said again: somebody else has said otherwise.
     say_again: bool,
     clearing: Clearing,
-    /// Until when the topics to be cleared are listened to.
+    /// When this connection ends so that the next one asks once more whose the prefix is.
+    ask_again: Option<Instant>,
+    timeout: Duration,
+    /// The log has been told that what is gone cannot be looked at.
+    told_unreadable: bool,
+    /// What the broker still has to answer of the topics to be cleared.
+    asked: Option<Asked>,
+    /// Until when they are listened to.
     clearing_until: Option<Instant>,
     /// What the outbox has to know, beside what goes out.
     forgotten: Vec<Change>,
@@ -100,6 +110,10 @@ impl<'a> Session<'a> {
             owner_changed: false,
             say_again: false,
             clearing: Clearing::default(),
+            ask_again: None,
+            timeout: settings.timeout,
+            told_unreadable: false,
+            asked: None,
             clearing_until: None,
             forgotten: Vec::new(),
             told: false,
@@ -113,6 +127,12 @@ impl<'a> Session<'a> {
     pub fn of_ours(mut self, snapshots: bool) -> Self {
         self.states = States::new(self.topics.clone(), self.discovery.clone(), snapshots);
         self.ours = true;
+        self
+    }
+
+    /// On a prefix of nobody knows whom: after a while it is asked once more.
+    pub fn of_nobody_knows(mut self) -> Self {
+        self.ask_again = Some(Instant::now() + ASK_AGAIN);
         self
     }
 
@@ -137,17 +157,28 @@ impl<'a> Session<'a> {
     async fn greet(&mut self) -> Result<(), Fault> {
         let mut filters = vec![self.topics.owner(), self.topics.available(), self.topics.command("+")];
         filters.extend(self.discovery.as_deref().map(home_assistant::birth));
-        self.link.subscribe(&filters, true).map_err(Fault::again)?;
-        self.link.subscribe(&self.survey(), false).map_err(Fault::again)?;
+        let asked = self.link.subscribe(&filters, true, self.timeout).map_err(Fault::again)?;
+        let survey = self.link.subscribe(&self.survey(), false, self.timeout).map_err(Fault::again)?;
+        let mut asked = Some(asked.and(survey));
         self.surveying = Some(Instant::now() + SURVEY);
         self.publisher.push(Message::retained(self.topics.available(), "online"), None);
         self.publisher.pump(&self.link)?;
-        while !self.publisher.is_idle() && !self.owner_changed {
+        while !(self.publisher.is_idle() && asked.is_none()) && !self.owner_changed {
             tokio::select! {
-                acked = self.publisher.acknowledged() => drop(acked?),
-                heard = self.link.heard() => self.hear(heard)?,
+                acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => drop(acked?),
+                // What is refused is not shown to us.
+                answered = answered(&mut asked) => match answered {
+                    Ok(_) => asked = None,
+                    Err(why) => return Err(self.lost(Fault::again(why)).await),
+                },
+                heard = self.link.heard() => {
+                    asked.iter_mut().for_each(Asked::heard);
+                    self.hear(heard)?;
+                }
             }
         }
+        // Only now: on a slow link the answer itself takes longer.
+        self.surveying = Some(Instant::now() + SURVEY);
         Ok(())
     }
 
@@ -159,14 +190,7 @@ impl<'a> Session<'a> {
 
     /// Why nothing is acknowledged any more: a connection that is gone says it better.
     async fn lost(&mut self, fault: Fault) -> Fault {
-        let told = async {
-            loop {
-                if let Heard::Lost(why) = self.link.heard().await {
-                    return Fault::again(why);
-                }
-            }
-        };
-        timeout(Duration::from_millis(100), told).await.unwrap_or(fault)
+        Fault::again(self.link.why_lost(fault.to_string()).await)
     }
 
     async fn serve(
@@ -216,16 +240,31 @@ impl<'a> Session<'a> {
             tokio::select! {
                 acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => {
                     match acked {
-                        Ok(Some(position)) => {
-                            self.under_way.remove(&position);
-                            inbox.delivered(position);
-                            inbox.up();
+                        Ok(Acknowledged { position, kept }) => {
+                            if let Some(position) = position {
+                                self.under_way.remove(&position);
+                                inbox.delivered(position);
+                                inbox.up();
+                            }
+                            if let Some((topic, payload)) = kept {
+                                self.published.confirm(&topic, payload);
+                            }
                         }
-                        Ok(None) => {}
                         Err(fault) => return Err(self.lost(fault).await),
                     }
                 }
-                heard = self.link.heard() => self.hear(heard)?,
+                answered = answered(&mut self.asked) => match answered {
+                    Ok(refused) => {
+                        self.asked = None;
+                        refused.into_iter().for_each(|topic| self.clearing.refused(topic));
+                        self.clearing_until = Some(Instant::now() + SURVEY);
+                    }
+                    Err(why) => return Err(self.lost(Fault::again(why)).await),
+                },
+                heard = self.link.heard() => {
+                    self.asked.iter_mut().for_each(Asked::heard);
+                    self.hear(heard)?;
+                }
                 delivery = inbox.next(), if held.is_none() && self.publisher.has_room() => match delivery {
                     Some(delivery) => held = Some(delivery),
                     None => return self.goodbye(inbox, place).await,
@@ -235,6 +274,7 @@ impl<'a> Session<'a> {
                 _ = changes.changed(), if self.ours => self.show(inbox, place).await,
                 () = tokio::time::sleep_until(look) => {
                     look = Instant::now() + LOOK;
+                    self.owner_changed |= self.ask_again.is_some_and(|at| Instant::now() >= at);
                     if self.ours {
                         self.look(inbox, place).await?;
                     }
@@ -324,6 +364,8 @@ impl<'a> Session<'a> {
         self.show(inbox, place).await;
         if self.surveying.is_some_and(|until| now >= until) && self.link.unsubscribe(&self.survey()).is_ok() {
             self.surveying = None;
+            self.states.surveyed();
+            self.show(inbox, place).await;
         }
         self.clear(now)?;
         let mut changes = std::mem::take(&mut self.forgotten);
@@ -335,7 +377,7 @@ impl<'a> Session<'a> {
     /// The daemon ends.
     async fn goodbye(&mut self, inbox: &mut Inbox, place: &str) -> Result<End, Fault> {
         let stopped = Message::retained(self.topics.available(), "stopped");
-        self.part(inbox, Some(stopped).filter(|_| self.ours)).await;
+        self.part(inbox, Some(stopped).filter(|_| self.ours && !self.owner_changed)).await;
         self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
         let mut changes = std::mem::take(&mut self.forgotten);
         changes.extend(self.published.last());
@@ -354,8 +396,10 @@ impl<'a> Session<'a> {
         let all = async {
             self.publisher.pump(&self.link)?;
             while !self.publisher.is_idle() {
-                if let Some(position) = self.publisher.acknowledged().await? {
-                    inbox.delivered(position);
+                let Acknowledged { position, kept } = self.publisher.acknowledged().await?;
+                position.into_iter().for_each(|position| inbox.delivered(position));
+                if let Some((topic, payload)) = kept {
+                    self.published.confirm(&topic, payload);
                 }
                 self.publisher.pump(&self.link)?;
             }
@@ -366,6 +410,14 @@ impl<'a> Session<'a> {
         if done || self.owner_changed {
             let _ = timeout(GOODBYE / 3, self.link.disconnect()).await;
         }
+    }
+}
+
+/// The broker's answers; without a question it waits for ever.
+async fn answered(asked: &mut Option<Asked>) -> Result<Vec<String>, String> {
+    match asked {
+        Some(asked) => asked.answered().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -44,6 +44,8 @@ pub struct States {
     taken: BTreeSet<String>,
     /// The log has been told of those that matter.
     told: bool,
+    /// What others have is known: before, no document goes out, as it may be written over another's.
+    surveyed: bool,
     /// Topics that should be there; `None` until the streams are known.
     wanted: Option<BTreeSet<String>>,
     /// The streams and their states as they were shown last.
@@ -61,6 +63,7 @@ impl States {
             there: HashMap::new(),
             taken: BTreeSet::new(),
             told: false,
+            surveyed: false,
             wanted: None,
             shown: None,
         }
@@ -80,6 +83,12 @@ impl States {
             self.there.insert(topic, lies);
             self.shown = None;
         }
+    }
+
+    /// What lies at the broker has been listened to.
+    pub fn surveyed(&mut self) {
+        self.surveyed = true;
+        self.shown = None;
     }
 
     /// Nothing lies under `topic` any more.
@@ -126,7 +135,10 @@ impl States {
         for topic in wanted.keys().filter(|topic| !published.knows(topic)) {
             self.there.remove(topic);
         }
-        let messages = wanted.iter().filter_map(|(topic, payload)| put(&mut self.there, topic, payload)).collect();
+        let discovery = self.discovery.as_deref().filter(|_| !self.surveyed);
+        let waits = |topic: &str| discovery.is_some_and(|prefix| home_assistant::is_document(prefix, topic));
+        let ready = wanted.iter().filter(|(topic, _)| !waits(topic));
+        let messages = ready.filter_map(|(topic, payload)| put(&mut self.there, topic, payload)).collect();
         // Pictures are published as they come.
         let pictures = self.slugs.iter().filter(|_| self.snapshots);
         let pictures = pictures.map(|(key, slug)| self.topics.snapshot(&key.0, slug));
@@ -134,7 +146,7 @@ impl States {
         messages
     }
 
-    /// Topics of `book` that no stream and no label has any more.
+    /// Topics of `published` that no stream and no label has any more.
     pub fn gone(&self, published: &Published) -> Vec<String> {
         let Some(wanted) = &self.wanted else { return Vec::new() };
         published.topics().filter(|topic| !wanted.contains(*topic)).cloned().collect()
@@ -147,7 +159,7 @@ impl States {
 
     /// The documents once more.
     pub fn introduce_again(&self) -> Vec<Message> {
-        let streams = self.shown.iter().flat_map(|(streams, _)| streams.iter());
+        let streams = self.shown.iter().filter(|_| self.surveyed).flat_map(|(streams, _)| streams.iter());
         streams.filter_map(|stream| self.document(stream)).map(|(topic, text)| Message::retained(topic, text)).collect()
     }
 
@@ -319,7 +331,12 @@ mod tests {
         let mut states = States::new(topics.clone(), Some("ha".into()), false);
         let mut published = Published::new(topics, BTreeMap::new());
         let theirs = home_assistant::document(&watched("gate", &[]), &Topics::new("a/b"), false).to_string();
+        // Until it is known what lies there, none is told.
+        let early = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
+        assert!(!early.is_empty() && early.iter().all(|topic| topic.starts_with("a_b/")), "{early:?}");
+        assert!(states.introduce_again().is_empty() && states.wants("ha/device/a_b_gate/config"));
         find(&mut states, &published, "ha/device/a_b_gate/config", &theirs);
+        states.surveyed();
         let told = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
         let devices: Vec<&str> = told.iter().map(String::as_str).filter(|topic| topic.starts_with("ha/")).collect();
         assert_eq!(devices, ["ha/device/a_b_yard/config"]);

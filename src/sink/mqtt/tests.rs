@@ -20,17 +20,31 @@ const EVENTS: &str = "v/events";
 /// Topic and payload of what was taken, in order.
 type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
-/// Whether it refuses a publish: by its topic, and how many events of the connection, and connections, came before.
-type Refuses = fn(&str, usize, usize) -> bool;
+/// What it does with a publish.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Take,
+    Refuse,
+    HangUp,
+}
+
+impl From<bool> for Does {
+    fn from(refuses: bool) -> Self {
+        if refuses { Self::Refuse } else { Self::Take }
+    }
+}
+
+/// By its topic, and how many events of the connection, and connections, came before.
+type Judges = fn(&str, usize, usize) -> Does;
 
 /// What it sends to who subscribes to commands: topic, payload, retained.
 type Sends = &'static [(&'static str, &'static str, bool)];
 
-fn broker(refuses: Refuses, sends: Sends) -> (u16, Taken) {
+fn broker(judges: Judges, sends: Sends) -> (u16, Taken) {
     let taken = Taken::default();
     let kept = Arc::clone(&taken);
     let port = tests::listen(move |connection, stream| {
-        serve(stream, |topic, n| refuses(topic, n, connection), sends, &kept);
+        serve(stream, |topic, n| judges(topic, n, connection), sends, &kept);
     });
     (port, taken)
 }
@@ -41,7 +55,7 @@ fn text(bytes: &[u8]) -> (String, &[u8]) {
 }
 
 /// One connection, to its end. Publishes are answered once nothing more comes for a moment.
-fn serve(stream: &TcpStream, refuses: impl Fn(&str, usize) -> bool, sends: Sends, taken: &Taken) {
+fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends, taken: &Taken) {
     let (mut from, mut to) = (BufReader::new(stream), stream);
     let (mut waiting, mut count) = (Vec::<([u8; 2], String, Vec<u8>)>::new(), 0);
     loop {
@@ -52,7 +66,10 @@ fn serve(stream: &TcpStream, refuses: impl Fn(&str, usize) -> bool, sends: Sends
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 for (id, topic, payload) in waiting.drain(..) {
                     let [high, low] = id;
-                    let refused = refuses(&topic, count);
+                    let refused = match judges(&topic, count) {
+                        Does::HangUp => return,
+                        does => does == Does::Refuse,
+                    };
                     count += usize::from(topic == EVENTS);
                     if !refused {
                         taken.lock().unwrap().push((topic, payload));
@@ -141,7 +158,7 @@ fn deliver(feed: &Feed, labels: &[&'static str]) -> Vec<(&'static str, Vec<u8>)>
 
 #[test]
 fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_and_label() {
-    let (port, taken) = broker(|topic, n, connection| topic == EVENTS && n == 0 && connection == 0, &[]);
+    let (port, taken) = broker(|topic, n, connection| (topic == EVENTS && n == 0 && connection == 0).into(), &[]);
     let (feed, thread, _commands) = running(port);
     let sent = deliver(&feed, &["car", "bus", "car", "car", "bus", "car"]);
     let taken: Vec<_> = taken.lock().unwrap().iter().filter(|(topic, _)| topic == EVENTS).cloned().collect();
@@ -156,7 +173,7 @@ fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_a
 
 #[test]
 fn what_is_refused_beside_events_stops_none() {
-    let (port, taken) = broker(|topic, _, _| topic != EVENTS, &[]);
+    let (port, taken) = broker(|topic, _, _| (topic != EVENTS).into(), &[]);
     let (feed, thread, _commands) = running(port);
     deliver(&feed, &["car", "car", "car"]);
     assert_eq!(feed.health(), Health::Up);
@@ -165,9 +182,18 @@ fn what_is_refused_beside_events_stops_none() {
 }
 
 #[test]
+fn a_broker_that_hangs_up_on_the_owners_name_gets_events_and_nothing_else() {
+    let (port, taken) = broker(|topic, _, _| if topic == "v/owner" { Does::HangUp } else { Does::Take }, &[]);
+    let (feed, thread, _commands) = running(port);
+    deliver(&feed, &["car", "bus"]);
+    assert!(taken.lock().unwrap().iter().all(|(topic, _)| topic == EVENTS), "whose the prefix is nobody knows");
+    tests::end(&feed, thread);
+}
+
+#[test]
 fn a_command_is_obeyed_and_one_that_lay_retained_is_not() {
     let (port, _taken) =
-        broker(|_, _, _| false, &[("v/gate/enabled/set", "OFF", true), ("v/gate/enabled/set", "ON", false)]);
+        broker(|_, _, _| Does::Take, &[("v/gate/enabled/set", "OFF", true), ("v/gate/enabled/set", "ON", false)]);
     let (feed, thread, commands) = running(port);
     let command = commands.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(command, Command { stream: "gate".into(), enabled: true });

@@ -11,7 +11,6 @@ use crate::sink::mqtt::clearing::Verdict;
 use crate::sink::mqtt::client::{Heard, Message};
 use crate::sink::mqtt::home_assistant;
 use crate::sink::mqtt::owner::Said;
-use crate::sink::mqtt::ownership::SURVEY;
 
 impl Session<'_> {
     /// Does what a message asks for, or notes what it says.
@@ -60,6 +59,9 @@ impl Session<'_> {
     /// Something lies retained.
     fn found(&mut self, topic: String, payload: &[u8], lies: Digest) {
         let ours = self.published.is_ours(&topic, payload, lies);
+        if ours {
+            self.published.confirm(&topic, lies);
+        }
         let wanted = self.states.wants(&topic);
         match self.clearing.judge(&topic, ours).filter(|_| !wanted) {
             Some(Verdict::Clear) => self.take_away(&topic),
@@ -116,19 +118,19 @@ impl Session<'_> {
             return Ok(());
         }
         if *self.unreadable {
-            // It may have been slow: what lies there may still come.
-            if self.surveying.is_none() {
-                for topic in gone {
-                    self.take_away(&topic);
-                    self.forgotten.push(self.published.forget(&topic));
-                }
+            // Another may have written there since. Nothing is forgotten: it goes once it can be read.
+            if self.surveying.is_none() && !std::mem::replace(&mut self.told_unreadable, true) {
+                tracing::warn!(
+                    topics = gone.len(),
+                    "retained messages of ours that nobody wants any more stay, as the broker does not show what lies there; may this user \
+                     read below the prefix?"
+                );
             }
             return Ok(());
         }
         let asked = self.clearing.begin(gone);
         if !asked.is_empty() {
-            self.link.subscribe(asked, true).map_err(Fault::again)?;
-            self.clearing_until = Some(now + SURVEY);
+            self.asked = Some(self.link.subscribe(asked, true, self.timeout).map_err(Fault::again)?);
         }
         Ok(())
     }
