@@ -28,6 +28,7 @@ mod media_time;
 mod messages;
 mod picture;
 mod reach;
+mod rtp_senders;
 mod rtsp_socket;
 mod scrub;
 mod size_limit;
