@@ -124,6 +124,16 @@ impl SourceSettings {
             (None, _) => coded_size::Limits::CAMERA,
         }
     }
+
+    /// Whether also a video of which no size can be read is refused. Files are a person's choice, and so is an own pipeline with a limit
+    /// that somebody has set.
+    fn insists_on_sizes(&self) -> bool {
+        match self.location {
+            Location::File(_) => false,
+            Location::Template(_) => self.max_pixels.is_none(),
+            _ => true,
+        }
+    }
 }
 
 /// When a stream counts as lost, and how soon it is tried again.
