@@ -31,7 +31,7 @@ pub struct Sequence {
 /// Looks at each OBU; `sequence` is what the stream has said before.
 pub fn frame(data: &[u8], sequence: &mut Option<Sequence>, check: Check<'_>) -> Result<(), TooLarge> {
     let mut rest = data;
-    while let Some((Obu { kind, layers, payload }, behind)) = obu(rest) {
+    while let Some((Obu { kind, layers, payload }, behind)) = obu(behind_zeros(rest)) {
         rest = behind;
         if kind == SEQUENCE {
             if let Some((read, claim)) = self::sequence(payload) {
@@ -45,6 +45,11 @@ pub fn frame(data: &[u8], sequence: &mut Option<Sequence>, check: Check<'_>) -> 
         }
     }
     Ok(())
+}
+
+/// Decoders pass over zeros between two OBUs; as a header, one would be of an OBU of no known kind, up to the end.
+fn behind_zeros(data: &[u8]) -> &[u8] {
+    data.iter().position(|byte| *byte != 0).and_then(|at| data.get(at..)).unwrap_or_default()
 }
 
 struct Obu<'a> {

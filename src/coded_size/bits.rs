@@ -32,17 +32,14 @@ impl<'a> Bits<'a> {
         (self.at <= self.bytes.len() * 8).then_some(())
     }
 
-    /// An unsigned Exp-Golomb code of at most 32 bits.
+    /// An unsigned Exp-Golomb code of at most 32 bits. Behind 31 zeros come 32 bits, whatever they are: libav reads those that no standard knows so.
     pub fn exp_golomb(&mut self) -> Option<u32> {
         let mut zeros = 0;
-        while !self.bit()? {
+        while zeros < 31 && !self.clone().bit()? {
+            self.at += 1;
             zeros += 1;
-            if zeros > 31 {
-                return None;
-            }
         }
-        let value = 1_u64 << zeros | u64::from(self.number(zeros)?);
-        u32::try_from(value - 1).ok()
+        Some(self.number(zeros + 1)?.wrapping_sub(1))
     }
 
     /// One that must not be above `most`.

@@ -17,10 +17,14 @@ mod stills;
 mod vpx;
 
 #[cfg(test)]
+#[path = "../../tests/common/bombs.rs"]
+pub mod bombs;
+#[cfg(test)]
 mod tests;
 
 pub use bits::Bits;
 pub use nal::{Framing, units};
+pub use vpx::vp9_index;
 
 /// How large pictures may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +70,7 @@ impl Limits {
     /// # Errors
     /// When it may not.
     pub fn check(&self, claim: Claim) -> Result<(), TooLarge> {
-        let Claim { width, height, frames, bits } = claim;
+        let Claim { width, height, frames, .. } = claim;
         if width > self.max_side || height > self.max_side {
             return Err(TooLarge::Side { width, height, max: self.max_side });
         }
@@ -75,7 +79,7 @@ impl Limits {
         if pixels > self.max_pixels {
             return Err(TooLarge::Pixels { width, height, max: self.max_pixels });
         }
-        let bytes = (pixels / 8).saturating_mul(bits).saturating_mul(frames);
+        let bytes = claim.bytes();
         if bytes > self.max_bytes {
             return Err(TooLarge::Bytes { width, height, frames, bytes, max: self.max_bytes });
         }
@@ -103,6 +107,11 @@ impl Claim {
         Self { width, height, frames: 1, bits: 12 }
     }
 
+    /// Of all the pictures that it asks for.
+    const fn bytes(self) -> u64 {
+        (self.width.saturating_mul(self.height) / 8).saturating_mul(self.bits).saturating_mul(self.frames)
+    }
+
     /// A pixel's bits with `chroma_format_idc` and a sample's bits.
     const fn bits(chroma: u32, depth: u32) -> u64 {
         let sample = if depth > 8 { 16 } else { 8 };
@@ -124,6 +133,8 @@ pub enum TooLarge {
     Pixels { width: u64, height: u64, max: u64 },
     #[error("{width}x{height}, and {frames} of them at a time need {bytes} bytes of at most {max}")]
     Bytes { width: u64, height: u64, frames: u64, bytes: u64, max: u64 },
+    #[error("its streams together need {bytes} bytes of at most {max}")]
+    Together { bytes: u64, max: u64 },
     #[error("of a size that is not told where a picture begins")]
     Untold,
 }
@@ -161,6 +172,8 @@ pub struct Reader {
     tail: Vec<u8>,
     av1: Option<av1::Sequence>,
     mpeg2: mpeg::Size,
+    /// The most that a header has asked for so far.
+    bytes: u64,
 }
 
 /// No header of a picture in pieces is longer.
@@ -168,7 +181,17 @@ const TAIL: usize = 32;
 
 impl Reader {
     pub fn new(codec: Codec, limits: Limits) -> Self {
-        Self { codec, limits, tail: Vec::new(), av1: None, mpeg2: mpeg::Size::default() }
+        let (tail, av1, mpeg2) = (Vec::new(), None, mpeg::Size::default());
+        Self { codec, limits, tail, av1, mpeg2, bytes: 0 }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// What a decoder has to keep at most of what has been looked at.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Looks at what stands beside the stream: codec data, stream headers.
@@ -177,8 +200,8 @@ impl Reader {
     /// When it claims too much.
     pub fn header(&mut self, data: &[u8]) -> Result<(), TooLarge> {
         match self.codec {
-            Codec::H264(_) => h264::record(data, &mut |claim| self.limits.check(claim)),
-            Codec::H265(_) => h265::record(data, &mut |claim| self.limits.check(claim)),
+            Codec::H264(_) => self.checked(|_, check| h264::record(data, check)),
+            Codec::H265(_) => self.checked(|_, check| h265::record(data, check)),
             // Marker, version, profile and level; then OBUs.
             Codec::Av1 => self.frame(data.get(4..).unwrap_or_default()),
             // Its codec data describe the profile.
@@ -192,9 +215,21 @@ impl Reader {
     /// # Errors
     /// When they claim too much.
     pub fn frame(&mut self, data: &[u8]) -> Result<(), TooLarge> {
-        let Self { codec, limits, .. } = *self;
-        let check = &mut |claim| limits.check(claim);
-        match codec {
+        self.checked(|reader, check| reader.look(data, check))
+    }
+
+    fn checked(&mut self, look: impl FnOnce(&mut Self, Check<'_>) -> Result<(), TooLarge>) -> Result<(), TooLarge> {
+        let (limits, mut bytes) = (self.limits, self.bytes);
+        let looked = look(self, &mut |claim| {
+            bytes = bytes.max(claim.bytes());
+            limits.check(claim)
+        });
+        self.bytes = bytes;
+        looked
+    }
+
+    fn look(&mut self, data: &[u8], check: Check<'_>) -> Result<(), TooLarge> {
+        match self.codec {
             Codec::H264(framing) => h264::frame(framing, data, check),
             Codec::H265(framing) => h265::frame(framing, data, check),
             Codec::Vp8 => vpx::vp8(data).map_or(Ok(()), check),
@@ -207,19 +242,19 @@ impl Reader {
             Codec::Bmp => stills::bmp(data).map_or(Ok(()), check),
             Codec::Tiff => stills::tiff(data, check),
             Codec::Jpeg => {
-                self.seam(data, stills::jpeg_scan)?;
+                self.seam(data, stills::jpeg_scan, check)?;
                 stills::jpeg(data, check)
             }
             Codec::Jpeg2000 => {
-                self.seam(data, stills::jpeg2000)?;
+                self.seam(data, stills::jpeg2000, check)?;
                 stills::jpeg2000(data, check)
             }
             Codec::Png => {
-                self.seam(data, stills::png)?;
+                self.seam(data, stills::png, check)?;
                 stills::png(data, check)
             }
             Codec::Webp => {
-                self.seam(data, stills::webp)?;
+                self.seam(data, stills::webp, check)?;
                 stills::webp(data, check)
             }
             Codec::Small => Ok(()),
@@ -227,10 +262,9 @@ impl Reader {
     }
 
     /// Looks at where the bytes before meet `data`.
-    fn seam(&mut self, data: &[u8], look: fn(&[u8], Check<'_>) -> Result<(), TooLarge>) -> Result<(), TooLarge> {
-        let limits = self.limits;
+    fn seam(&mut self, data: &[u8], look: Looking, check: Check<'_>) -> Result<(), TooLarge> {
         self.tail.extend_from_slice(&data[..data.len().min(TAIL)]);
-        let looked = look(&self.tail, &mut |claim| limits.check(claim));
+        let looked = look(&self.tail, check);
         if data.len() >= TAIL {
             self.tail.clear();
             self.tail.extend_from_slice(&data[data.len() - TAIL..]);
@@ -240,6 +274,8 @@ impl Reader {
         looked
     }
 }
+
+type Looking = fn(&[u8], Check<'_>) -> Result<(), TooLarge>;
 
 /// What readers do with each size that they find.
 type Check<'a> = &'a mut dyn FnMut(Claim) -> Result<(), TooLarge>;

@@ -38,9 +38,33 @@ pub fn units(framing: Framing, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// As [`units`], and [`with_inner`].
+/// As [`units`], and [`with_inner`]; and those behind start codes where lengths are expected and there are none.
 pub fn all_units(framing: Framing, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    units(framing, bytes).flat_map(with_inner)
+    let other: &[u8] = match framing {
+        Framing::Lengths(size) if has_start_codes(size, bytes) => bytes,
+        _ => &[],
+    };
+    units(framing, bytes).flat_map(with_inner).chain(units(Framing::StartCodes, other))
+}
+
+/// Whether `bytes` begin with a start code rather than with a length of `size` bytes. A length may look like one (0, 0, 1 of a unit of
+/// 256 to 511 bytes): then there are start codes if the lengths do not come out even. What looks like a parameter set in the middle of a picture
+/// would be no reason to refuse it.
+fn has_start_codes(size: usize, bytes: &[u8]) -> bool {
+    if !bytes.starts_with(&[0, 0, 1]) {
+        // As a length: a unit of one byte.
+        return bytes.starts_with(&[0, 0, 0, 1]);
+    }
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let Some((length, behind)) = rest.split_at_checked(size) else { return true };
+        let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        match behind.get(length..) {
+            Some(behind) => rest = behind,
+            None => return true,
+        }
+    }
+    false
 }
 
 /// A unit, and those that begin at a start code within it. The standards know none there, and libav looks for them all the same.

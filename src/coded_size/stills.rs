@@ -112,7 +112,10 @@ pub fn gif(data: &[u8], check: Check<'_>) -> Result<(), TooLarge> {
                 look(w0, w1, h0, h1)?;
                 behind_blocks(behind_table(flags, behind).get(1..).unwrap_or_default())
             }
-            _ => return Ok(()),
+            // Its end.
+            [] | [0x3b, ..] => return Ok(()),
+            // Some decoders pass over what they do not know.
+            [_, ref behind @ ..] => behind,
         };
     }
 }

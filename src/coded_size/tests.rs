@@ -7,9 +7,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[path = "../../tests/common/bombs.rs"]
-mod bombs;
-
 use bombs::{Writer, annex_b, escaped};
 
 const START: Framing = Framing::StartCodes;
@@ -264,6 +261,66 @@ fn still_images_of_every_kind_are_read() {
     assert_size(Codec::Tiff, (30_000, 20_000), &[bombs::tiff(30_000, 20_000, 1000)]);
     assert_eq!(look(Codec::Tiff, 1 << 25, &[&bombs::tiff(640, 480, 1000)[..900]]), Err(TooLarge::Untold));
     assert_size(Codec::Png, (30_000, 20_000), &[bombs::png(30_000, 20_000)]);
+}
+
+#[test]
+fn unknown_blocks_do_not_hide_the_rest_of_a_gif() {
+    let gif = bombs::gif((2, 2), (30_000, 20_000));
+    let at = gif.windows(2).position(|two| two == [0x2c, 0]).unwrap();
+    assert_size(Codec::Gif, (30_000, 20_000), &[[&gif[..at], &[0, 7], &gif[at..]].concat()]);
+    let ended = [&gif[..at], &[0x3b], &gif[at..]].concat();
+    assert_eq!(look(Codec::Gif, 1 << 20, &[ended]), Ok(()));
+}
+
+#[test]
+fn start_codes_in_place_of_lengths_are_seen_and_a_length_is_none() {
+    let lengths = Codec::H264(Framing::Lengths(4));
+    let set = annex_b(&[bombs::h264_sps(16_384, 16_384, 1)]);
+    assert_size(lengths, (16_384, 16_384), std::slice::from_ref(&set));
+    assert_size(lengths, (16_384, 16_384), &[&set[set.iter().position(|byte| *byte == 1).unwrap() - 2..]]);
+    // 0, 0, 1, 0x67 is the length of a picture's slice, within which everything may stand.
+    let inner = [&[0x41], &bombs::h264_sps(16_384, 16_384, 1)[1..]].concat();
+    let unit = [inner.clone(), vec![0xaa; 0x167 - inner.len()]].concat();
+    assert_eq!(look(lengths, 1 << 20, &[[&[0, 0, 1, 0x67], unit.as_slice()].concat()]), Ok(()));
+}
+
+#[test]
+fn a_code_of_more_zeros_than_there_are_bits_is_read_as_libav_does() {
+    let code = |zeros: u32, rest: u32| {
+        let mut bits = Writer::default();
+        (0..zeros).for_each(|_| {
+            bits.bits(1, 0);
+        });
+        let bytes = bits.bits(32, rest.into()).bits(8, 0).end();
+        Bits::new(&bytes).exp_golomb()
+    };
+    assert_eq!(code(31, 0x8000_0005), Some(0x8000_0004));
+    assert_eq!(code(31, 17), Some(16));
+    assert_eq!(code(31, 0), Some(u32::MAX));
+    assert_eq!(code(30, 0xc000_0000), Some(0x5fff_ffff));
+    assert_eq!(Bits::new(&[0; 7]).exp_golomb(), None);
+}
+
+#[test]
+fn vp9_frames_behind_those_that_only_show_another_count() {
+    let (_, frames) = encoded(322, 182, "vp9enc");
+    // Profiles 0 and 3, with and without zeros behind.
+    for shown in [&[0x88][..], &[0x8f, 0, 0], &[0xb4, 0x80], &[0x88, 0x89, 0]] {
+        assert_size(Codec::Vp9, (322, 182), &[[shown, frames[0].as_slice()].concat()]);
+    }
+    let index = vp9_index(&frames[0]).unwrap();
+    let indexed = [frames[0].as_slice(), &index].concat();
+    assert_eq!(vp9_index(&indexed), None);
+    assert_size(Codec::Vp9, (322, 182), &[indexed]);
+    assert_eq!(vp9_index(&[]), None);
+}
+
+#[test]
+fn zeros_between_obus_hide_nothing() {
+    let (_, frames) = encoded(322, 182, "av1enc cpu-used=8");
+    for zeros in 1..4 {
+        assert_size(Codec::Av1, (322, 182), &[[vec![0; zeros], frames[0].clone()].concat()]);
+    }
 }
 
 #[test]

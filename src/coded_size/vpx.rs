@@ -12,16 +12,47 @@ pub fn vp8(data: &[u8]) -> Option<Claim> {
     Some(Claim { frames: 4, ..Claim::picture(side(w0, w1), side(h0, h1)) })
 }
 
-/// Looks at each frame of a superframe, or at the one.
+/// Looks at each frame of a superframe, or at those that can be found without one.
 pub fn vp9(data: &[u8], check: Check<'_>) -> Result<(), TooLarge> {
-    frame(data).map_or(Ok(()), &mut *check)?;
+    in_a_row(data, check)?;
     let mut at = 0;
     for size in superframe(data).unwrap_or_default() {
         let rest = data.get(at..).unwrap_or_default();
-        frame(&rest[..size.min(rest.len())]).map_or(Ok(()), &mut *check)?;
+        in_a_row(&rest[..size.min(rest.len())], check)?;
         at = at.saturating_add(size);
     }
     Ok(())
+}
+
+/// Whether a decoder that finds no index looks for another frame where the first one ends, which only decoding tells. An index of one frame keeps it
+/// from that; this is the one to append.
+pub fn vp9_index(data: &[u8]) -> Option<Vec<u8>> {
+    let length = u32::try_from(data.len()).ok().filter(|length| *length > 0)?;
+    if superframe(data).is_some() {
+        return None;
+    }
+    // One frame, its length in four bytes.
+    let marker = [0xc0 | 3 << 3];
+    Some([&marker[..], &length.to_le_bytes(), &marker].concat())
+}
+
+/// Looks at a frame, and at what is behind those that only show an earlier one: they are a byte or two, and zeros may follow.
+fn in_a_row(mut data: &[u8], check: Check<'_>) -> Result<(), TooLarge> {
+    loop {
+        frame(data).map_or(Ok(()), &mut *check)?;
+        let Some(behind) = behind_shown(data) else { return Ok(()) };
+        data = behind.iter().position(|byte| *byte != 0).and_then(|at| behind.get(at..)).unwrap_or_default();
+    }
+}
+
+/// What follows a frame that has been decoded already.
+fn behind_shown(data: &[u8]) -> Option<&[u8]> {
+    match *data {
+        // Marker and profile; the highest has a bit more, which goes into another byte.
+        [first, _, ref behind @ ..] if first & 0xf4 == 0xb4 => Some(behind),
+        [first, ref behind @ ..] if first & 0xf0 != 0xb0 && first & 0xc8 == 0x88 => Some(behind),
+        _ => None,
+    }
 }
 
 /// The sizes of the frames that the index at the end of a superframe names.

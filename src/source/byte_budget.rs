@@ -14,12 +14,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::downloads::MOST_DOWNLOAD;
 use super::error::{At, Excess, SourceError};
+use super::rtp_senders::{self, Senders};
 
 /// Bytes that a connection may hold, and that may go into an element before anything comes out of it: a coded picture of the
 /// size limit, 2²⁵ pixels, at two bytes a pixel. JPEG at its best quality and lossless H.265 stay below that; what decodebin's queues hold besides is
@@ -36,9 +38,9 @@ const PAGE: usize = 4 << 10;
 /// Streams in one connection. Broadcast multiplexes have a dozen, films have subtitles in thirty languages.
 const MOST_STREAMS: usize = 40;
 
-/// A demuxer of several streams may copy and keep those of one while others come out (tsdemux does so up to 32 MiB a stream, oggdemux without end), and leave out
-/// others rightly. So each time that this much has gone in, the daemon's own memory is looked at: it may not have grown by as much in the meantime.
-/// Whatever else grows so just then costs this stream one new connection.
+/// Some demuxers of several streams copy and keep those of one while others come out (tsdemux does so up to 32 MiB a stream, oggdemux without end), and
+/// leave out others rightly. So each time that this much has gone into one of them, the daemon's own memory is looked at: it may not have grown by as much
+/// in the meantime. Whatever else grows so just then costs a stream with such a demuxer, and no other, one new connection.
 const MOST_GROWTH: u64 = 128 << 20;
 
 /// Elements of a pipeline at a time. Ours have about thirty. An RTP sender that changes its number makes another jitter buffer each time.
@@ -54,6 +56,7 @@ pub(super) struct ByteBudget {
     most: u64,
     held: Arc<AtomicU64>,
     elements: AtomicUsize,
+    senders: Arc<Senders>,
     exceeded: AtomicBool,
 }
 
@@ -70,6 +73,7 @@ impl ByteBudget {
             most,
             held: Arc::default(),
             elements: AtomicUsize::new(0),
+            senders: Arc::default(),
             exceeded: AtomicBool::new(false),
         });
         for element in pipeline.iterate_recurse().into_iter().flatten() {
@@ -88,18 +92,42 @@ impl ByteBudget {
             self.exceed(element, Excess::Elements(MOST_ELEMENTS));
         }
         if element.type_().name() == "GstRtpBin" {
+            // rtspsrc has its session's packets from nowhere or from sources of its own; elsewhere they have been counted as they came.
+            let counts = is_within_rtspsrc(element);
+            for pad in element.sink_pads() {
+                self.watch_session(&pad, counts);
+            }
             let budget = Arc::clone(self);
-            element.connect_pad_added(move |_, pad| {
-                if pad.name().starts_with("recv_rtp_sink") {
-                    budget.count_held(pad);
-                }
-            });
+            element.connect_pad_added(move |_, pad| budget.watch_session(pad, counts));
         } else if element.element_flags().contains(gst::ElementFlags::SOURCE) {
-            if let Some(pad) = element.static_pad("src").filter(|_| !is_local(element)) {
+            let entry = element.static_pad("src").filter(|_| !is_local(element) && !is_within_rtspsrc(element));
+            if let Some(pad) = entry {
                 self.count_held(&pad);
             }
         } else if collects(element) {
             self.count_unanswered(element);
+        }
+    }
+
+    /// Looks at what enters an RTP session at `pad`.
+    fn watch_session(self: &Arc<Self>, pad: &gst::Pad, counts: bool) {
+        let rtp = pad.name().starts_with("recv_rtp_sink");
+        if !rtp && !pad.name().starts_with("recv_rtcp_sink") {
+            return;
+        }
+        let budget = Arc::clone(self);
+        pad.add_probe(BUFFERS, move |pad, info| {
+            let now = Instant::now();
+            let new = |buffer: &gst::BufferRef| !budget.senders.has_room_for(buffer, rtp, now);
+            let many = match &info.data {
+                Some(gst::PadProbeData::Buffer(buffer)) => new(buffer),
+                Some(gst::PadProbeData::BufferList(list)) => list.iter().any(new),
+                _ => false,
+            };
+            if many { budget.refuse(pad, info, Excess::Senders(rtp_senders::MOST)) } else { gst::PadProbeReturn::Ok }
+        });
+        if rtp && counts {
+            self.count_held(pad);
         }
     }
 
@@ -112,7 +140,7 @@ impl ByteBudget {
             }
             let more = cost(info);
             if budget.held.load(Ordering::Relaxed).saturating_add(more) > budget.most {
-                return budget.refuse(pad, info, budget.most);
+                return budget.refuse(pad, info, Excess::Bytes(budget.most));
             }
             match info.data.take() {
                 Some(gst::PadProbeData::Buffer(buffer)) => {
@@ -135,8 +163,9 @@ impl ByteBudget {
             Ok(map) if map.size() > 0 => map,
             _ => return buffer,
         };
+        let bytes = if is_sparse(&buffer) { Bytes::Copied(map.as_slice().into()) } else { Bytes::Mapped(map) };
         self.held.fetch_add(cost, Ordering::Relaxed);
-        let mut counted = gst::Buffer::from_slice(Counted { map, cost, held: Arc::clone(&self.held) });
+        let mut counted = gst::Buffer::from_slice(Counted { bytes, cost, held: Arc::clone(&self.held) });
         let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
         let copied = counted.get_mut().is_some_and(|counted| buffer.copy_into(counted, what, ..).is_ok());
         if copied { counted } else { buffer }
@@ -145,18 +174,21 @@ impl ByteBudget {
     /// Counts what goes into `element` since it last gave something, whatever it keeps it in.
     fn count_unanswered(self: &Arc<Self>, element: &gst::Element) {
         let unanswered = Arc::new(AtomicU64::new(0));
-        let (outputs, growth) = (Arc::new(AtomicUsize::new(0)), Arc::new(Growth::default()));
+        let (outputs, growth) = (Arc::new(AtomicUsize::new(0)), Growth::of(element).map(Arc::new));
         let most = if is_playlist(element) { MOST_DOWNLOAD.min(self.most) } else { self.most };
         for pad in element.sink_pads() {
             let (budget, unanswered) = (Arc::clone(self), Arc::clone(&unanswered));
-            let (outputs, growth) = (Arc::clone(&outputs), Arc::clone(&growth));
+            let (outputs, growth) = (Arc::clone(&outputs), growth.clone());
             pad.add_probe(BUFFERS, move |pad, info| {
                 let more = cost(info);
                 if unanswered.fetch_add(more, Ordering::Relaxed).saturating_add(more) > most {
-                    return budget.refuse(pad, info, most);
+                    return budget.refuse(pad, info, Excess::Bytes(most));
                 }
-                if outputs.load(Ordering::Relaxed) > 1 && growth.is_too_much(more, crate::memory::in_use) {
-                    return budget.refuse(pad, info, MOST_GROWTH);
+                if let Some(growth) = &growth
+                    && outputs.load(Ordering::Relaxed) > 1
+                    && growth.is_too_much(more, crate::memory::in_use)
+                {
+                    return budget.refuse(pad, info, Excess::Growth(MOST_GROWTH));
                 }
                 gst::PadProbeReturn::Ok
             });
@@ -177,9 +209,9 @@ impl ByteBudget {
     }
 
     /// Ends the connection instead of handing the buffer on.
-    fn refuse(&self, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>, most: u64) -> gst::PadProbeReturn {
+    fn refuse(&self, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>, what: Excess) -> gst::PadProbeReturn {
         if let Some(element) = pad.parent_element() {
-            self.exceed(&element, Excess::Bytes(most));
+            self.exceed(&element, what);
         }
         info.data.take();
         info.flow_res = Err(gst::FlowError::Error);
@@ -196,19 +228,37 @@ impl ByteBudget {
 
 /// Whether the daemon grows by what goes into an element.
 #[derive(Debug, Default)]
-struct Growth(Mutex<(u64, Option<u64>)>);
+struct Growth {
+    /// Bytes that have gone in since the last look.
+    since: AtomicU64,
+    /// What was in use then.
+    before: Mutex<Option<u64>>,
+    /// The least that has ever been in use counts, not what was last.
+    endless: bool,
+}
 
 impl Growth {
+    /// For demuxers that copy and keep each stream for itself; others are bounded by what has gone in since anything came out.
+    fn of(element: &gst::Element) -> Option<Self> {
+        match element.factory()?.name().as_str() {
+            "tsdemux" => Some(Self::default()),
+            // It has no limit of its own at all, so growing slowly is no excuse.
+            "oggdemux" => Some(Self { endless: true, ..Self::default() }),
+            _ => None,
+        }
+    }
+
     /// `more` bytes have gone in; `in_use` tells the daemon's memory, where that can be told.
     fn is_too_much(&self, more: u64, in_use: impl FnOnce() -> Option<u64>) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 = state.0.saturating_add(more);
-        if state.0 < MOST_GROWTH {
+        if self.since.fetch_add(more, Ordering::Relaxed).saturating_add(more) < MOST_GROWTH {
             return false;
         }
-        let (now, before) = (in_use(), state.1);
-        *state = (0, now.map(|now| before.map_or(now, |before| before.min(now))));
-        before.zip(now).is_some_and(|(before, now)| now > before.saturating_add(MOST_GROWTH))
+        self.since.store(0, Ordering::Relaxed);
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(now) = in_use() else { return false };
+        let last = before.unwrap_or(now);
+        *before = Some(if self.endless { last.min(now) } else { now });
+        now > last.saturating_add(MOST_GROWTH)
     }
 }
 
@@ -239,9 +289,19 @@ fn is_playlist(element: &gst::Element) -> bool {
 /// Whether `element` reads a file or a device of this machine.
 fn is_local(element: &gst::Element) -> bool {
     if let Some(handler) = element.dynamic_cast_ref::<gst::URIHandler>() {
-        return handler.protocols().iter().any(|protocol| ["file", "v4l2"].contains(&protocol.as_str()));
+        let local = |scheme: &str| ["file", "v4l2"].contains(&scheme);
+        // giosrc reads files and what is on the network.
+        return match handler.uri() {
+            Some(uri) => uri.split_once(':').is_some_and(|(scheme, _)| local(scheme)),
+            None => handler.protocols().iter().all(|protocol| local(protocol)),
+        };
     }
     !element.metadata(gst::ELEMENT_METADATA_KLASS).unwrap_or_default().contains("Network")
+}
+
+/// Whether `element` is one of those that an rtspsrc is made of.
+fn is_within_rtspsrc(element: &gst::Element) -> bool {
+    std::iter::successors(element.parent(), gst::Object::parent).any(|parent| parent.type_().name() == "GstRTSPSrc")
 }
 
 /// Pictures and sound that are not coded come from devices and test sources, and are large.
@@ -261,21 +321,43 @@ fn cost(info: &gst::PadProbeInfo<'_>) -> u64 {
 /// What holding the buffer costs. The memory behind it may be larger than what was written to: souphttpsrc allocates for more than the network gives
 /// at once. Of that, only the pages that were touched are there.
 fn cost_of(buffer: &gst::BufferRef) -> u64 {
+    if is_sparse(buffer) {
+        // It is copied into memory of its size.
+        return OVERHEAD + buffer.size() as u64;
+    }
     let touched = |memory: &gst::MemoryRef| memory.maxsize().min(memory.size().next_multiple_of(PAGE));
     let memory: usize = buffer.iter_memories().map(touched).sum();
     OVERHEAD + memory as u64
 }
 
+fn room(buffer: &gst::BufferRef) -> usize {
+    buffer.iter_memories().map(gst::MemoryRef::maxsize).sum()
+}
+
+/// Whether the memory is far larger than what came: web sources make room for 4 KiB and more, and may get a single segment. Then the bytes are worth a
+/// copy, lest a legal picture be refused for room that nobody uses.
+fn is_sparse(buffer: &gst::BufferRef) -> bool {
+    room(buffer) / 2 > buffer.size()
+}
+
+enum Bytes {
+    Mapped(gst::MappedBuffer<gst::buffer::Readable>),
+    Copied(Box<[u8]>),
+}
+
 /// A buffer that is counted for as long as anybody holds it.
 struct Counted {
-    map: gst::MappedBuffer<gst::buffer::Readable>,
+    bytes: Bytes,
     cost: u64,
     held: Arc<AtomicU64>,
 }
 
 impl AsRef<[u8]> for Counted {
     fn as_ref(&self) -> &[u8] {
-        self.map.as_slice()
+        match &self.bytes {
+            Bytes::Mapped(map) => map.as_slice(),
+            Bytes::Copied(bytes) => bytes,
+        }
     }
 }
 
@@ -323,11 +405,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_allocated_and_never_written_costs_no_more_than_its_first_page() {
+    fn what_was_allocated_and_never_written_costs_nothing() {
         gst::init().unwrap();
         let mut buffer = gst::Buffer::with_size(512 << 10).unwrap();
         buffer.get_mut().unwrap().set_size(10);
-        assert_eq!(cost_of(&buffer), PAGE as u64 + OVERHEAD);
+        assert_eq!(cost_of(&buffer), 10 + OVERHEAD, "it is copied");
         buffer.get_mut().unwrap().set_size(500 << 10);
         assert_eq!(cost_of(&buffer), (500 << 10) + OVERHEAD);
         assert_eq!(cost_of(&gst::Buffer::from_slice([7; 10])), 10 + OVERHEAD);
@@ -335,8 +417,12 @@ mod tests {
 
     #[test]
     fn an_element_that_gives_nothing_back_is_given_no_more_than_it_may_hold() {
-        let source = "fakesrc num-buffers=100 sizetype=fixed sizemax=65536 filltype=zero";
-        let (pipeline, _, told) = watched(&format!("{source} ! queue ! image/jpeg ! jpegparse ! fakesink"), 1 << 20);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("part");
+        let headers = b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: 100000000\r\n\r\n";
+        std::fs::write(&file, [headers.as_slice(), &vec![7; 5 << 20]].concat()).unwrap();
+        let source = format!("filesrc location={} blocksize=65536", file.display());
+        let (pipeline, _, told) = watched(&format!("{source} ! multipartdemux boundary=x ! fakesink"), 1 << 20);
         run(&pipeline);
         let told = told.lock().unwrap();
         assert!(matches!(&told[..], [SourceError::TooMuch { what: Excess::Bytes(1_048_576), .. }]), "{told:?}");
@@ -354,14 +440,50 @@ mod tests {
     }
 
     #[test]
-    fn a_demuxer_is_suspected_only_if_the_daemon_grows_by_what_goes_in() {
-        let growth = Growth::default();
-        let after = |bytes: u64, in_use: u64| growth.is_too_much(bytes, || Some(in_use));
-        assert!(!after(MOST_GROWTH - 1, 0));
-        assert!(!after(1, 100), "the first look is at what is usual");
-        assert!(!after(MOST_GROWTH / 2, u64::MAX), "it is not looked at before");
-        assert!(!after(MOST_GROWTH / 2, 100 + MOST_GROWTH));
-        assert!(after(MOST_GROWTH, 101 + MOST_GROWTH));
+    fn small_pieces_in_large_memory_cost_what_they_are() {
+        let (_pipeline, budget, _) = watched("fakesrc ! fakesink", 1 << 20);
+        let piece = |size| {
+            let mut buffer = gst::Buffer::from_slice([7; 4096]);
+            buffer.get_mut().unwrap().set_size(size);
+            buffer
+        };
+        let counted = budget.counted(piece(1448));
+        assert_eq!(budget.held.load(Ordering::Relaxed), 1448 + OVERHEAD);
+        assert_eq!(counted.map_readable().unwrap().as_slice(), [7; 1448]);
+        assert_eq!(cost_of(&counted), 1448 + OVERHEAD, "and so wherever it is held");
+        assert_eq!(cost_of(&piece(2048)), 4096 + OVERHEAD);
+    }
+
+    #[test]
+    fn sources_of_this_machine_are_told_apart_by_what_they_read() {
+        gst::init().unwrap();
+        let local = |description: &str| is_local(&gst::parse::launch(description).unwrap());
+        assert!(local("filesrc location=/tmp/a") && local("filesrc") && local("fakesrc"));
+        assert!(!local("souphttpsrc location=http://10.0.0.1/") && !local("udpsrc") && !local("tcpclientsrc"));
+        if gst::ElementFactory::find("giosrc").is_some() {
+            assert!(local("giosrc location=file:///tmp/a") && !local("giosrc location=http://10.0.0.1/"));
+        }
+    }
+
+    #[test]
+    fn demuxers_that_keep_each_stream_are_suspected_if_the_daemon_grows_by_what_goes_in() {
+        gst::init().unwrap();
+        let growth = |element: &str| Growth::of(&gst::ElementFactory::make(element).build().unwrap());
+        let after = |growth: &Growth, bytes: u64, in_use: u64| growth.is_too_much(bytes, || Some(in_use));
+        let ts = growth("tsdemux").unwrap();
+        assert!(!after(&ts, MOST_GROWTH - 1, 0));
+        assert!(!after(&ts, 1, 100), "the first look is at what is usual");
+        assert!(!after(&ts, MOST_GROWTH / 2, u64::MAX), "it is not looked at before");
+        assert!(!after(&ts, MOST_GROWTH / 2, 100 + MOST_GROWTH));
+        assert!(!after(&ts, MOST_GROWTH, 100 + 2 * MOST_GROWTH), "others have grown since");
+        assert!(after(&ts, MOST_GROWTH, 101 + 3 * MOST_GROWTH));
+        let ogg = growth("oggdemux").unwrap();
+        assert!(!after(&ogg, MOST_GROWTH, 100) && !after(&ogg, MOST_GROWTH, 100 + MOST_GROWTH / 2));
+        assert!(after(&ogg, MOST_GROWTH, 101 + MOST_GROWTH));
         assert!(!Growth::default().is_too_much(u64::MAX, || None));
+        // What an RTSP camera goes through: whatever else the daemon takes is none of its business.
+        for element in ["rtpssrcdemux", "rtpptdemux", "rtph264depay", "h264parse", "multipartdemux", "qtdemux"] {
+            assert!(growth(element).is_none(), "{element}");
+        }
     }
 }

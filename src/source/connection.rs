@@ -76,12 +76,15 @@ impl Connection<'_> {
         ByteBudget::watch(&parts.pipeline, at.clone(), refuse.clone());
         listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
         feed::attach(feed, feed.connect(), &parts);
-        let strict = !matches!(settings.location, Location::File(_));
-        size_limit::attach(&parts.pipeline, settings.sizes(), strict, at.clone(), refuse);
+        size_limit::attach(&parts.pipeline, settings.sizes(), settings.insists_on_sizes(), at.clone(), refuse);
         let pipeline = &parts.pipeline;
         let cut = Arc::clone(&socket);
         let mut playing = Playing { settings, pipeline, feed, limits, shutdown, events, arrivals, socket, at };
         let result = playing.play();
+        // rtspsrc waits for an answer, or for the rest of one, before it stops. There is none to come.
+        if matches!(result, Err(SourceError::Stalled { .. } | SourceError::TooMuch { .. })) {
+            cut.cut();
+        }
         tear_down(parts.pipeline, settings, &cut, left_behind);
         result
     }
@@ -157,7 +160,6 @@ impl Playing<'_> {
             if matches!(self.settings.location, Location::Rtsp(_) | Location::Template(_)) {
                 let arrived = self.arrivals.bytes();
                 if self.socket.is_endless(arrived) {
-                    self.socket.cut();
                     let what = Excess::Answer(rtsp_socket::MOST_UNPACKED);
                     return Err(SourceError::TooMuch { at: self.at.clone(), what });
                 }
@@ -274,7 +276,10 @@ impl Playing<'_> {
 
     fn has_duration(&self) -> bool {
         let pipeline = self.pipeline.clone();
-        let query = move || pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO);
+        let query = move || {
+            let duration = pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO);
+            duration && media::has_length(&pipeline)
+        };
         self.aside("query", self.limits.tear_down, query).unwrap_or(false)
     }
 

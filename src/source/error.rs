@@ -46,6 +46,13 @@ pub enum Excess {
     /// Bytes of RTSP messages.
     #[error("its RTSP answer has more than {} MiB and does not end; is a camera there, and is its firmware up to date?", .0 >> 20)]
     Answer(u64),
+    /// Bytes by which the daemon has grown.
+    #[error("the daemon has grown by more than {} MiB while as much of this stream came, as it does if one of its streams has no end", .0 >> 20)]
+    Growth(u64),
+    #[error(
+        "it names more than {0} senders (SSRC, CSRC) within minutes; is a camera there, and is its firmware up to date?"
+    )]
+    Senders(usize),
     #[error("it has more than {0} streams; choose one of them in the camera or its server")]
     Streams(usize),
     #[error("its pipeline has grown beyond {0} elements; the camera begins another stream again and again")]
@@ -345,6 +352,8 @@ mod tests {
             (too_much(Excess::Answer(4 << 20)), Retry),
             (too_much(Excess::Streams(32)), Retry),
             (too_much(Excess::Elements(256)), Retry),
+            (too_much(Excess::Growth(128 << 20)), Retry),
+            (too_much(Excess::Senders(256)), Retry),
             (SourceError::SinglePicture { at: at() }, RetrySlowly),
             (SourceError::Template { at: at(), detail: detail() }, GiveUp),
         ];

@@ -110,7 +110,7 @@ fn is_named(element: &gst::Element) -> bool {
 }
 
 /// Whether `element` is a part of a decoder that is made of several.
-fn is_inside_another(element: &gst::Element) -> bool {
+pub(super) fn is_inside_another(element: &gst::Element) -> bool {
     with_parents(element).skip(1).filter_map(|object| object.downcast().ok()).any(|parent| is_decoder(&parent))
 }
 

@@ -2,7 +2,7 @@
 //! ever was a video.
 //!
 //! In: a pipeline that has come to its end, and how many frames there were. Out: an [`Ending`]. Looks at elements, asks nothing of
-//! them that could hang; any thread.
+//! them that could hang except in [`has_length`]; any thread.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -16,7 +16,7 @@ pub(super) enum Ending {
     Recording,
     /// A live stream that should have gone on.
     Live,
-    /// A recording if it has a duration, else live.
+    /// A recording if it has a duration and, over HTTP, a length; else live.
     ByDuration,
     /// There was one picture and nothing to follow, as from a camera's address for snapshots.
     SinglePicture,
@@ -39,6 +39,20 @@ pub(super) fn ending(pipeline: &gst::Pipeline, location: &Location, frames: u64)
         return Ending::SinglePicture;
     }
     Ending::ByDuration
+}
+
+/// Whether whatever comes over HTTP was told to have an end. A live stream in pieces of MP4 has a duration too, that of what has come; a playlist tells
+/// by itself whether it is complete.
+pub(super) fn has_length(pipeline: &gst::Pipeline) -> bool {
+    let elements: Vec<gst::Element> = pipeline.iterate_recurse().into_iter().flatten().collect();
+    let adaptive = |element: &gst::Element| {
+        element.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.contains("Adaptive"))
+    };
+    elements.iter().any(adaptive)
+        || elements
+            .iter()
+            .filter(|element| reads(element, "http"))
+            .all(|source| source.query_duration::<gst::format::Bytes>().is_some())
 }
 
 /// Whether `element` is a source for this kind of address.

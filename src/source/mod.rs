@@ -28,6 +28,7 @@ mod media_time;
 mod messages;
 mod picture;
 mod reach;
+mod rtp_senders;
 mod rtsp_socket;
 mod scrub;
 mod size_limit;
@@ -121,6 +122,16 @@ impl SourceSettings {
             (Some(pixels), _) => coded_size::Limits::of(pixels),
             (None, Location::File(_)) => coded_size::Limits::FILE,
             (None, _) => coded_size::Limits::CAMERA,
+        }
+    }
+
+    /// Whether also a video of which no size can be read is refused. Files are a person's choice, and so is an own pipeline with a limit
+    /// that somebody has set.
+    fn insists_on_sizes(&self) -> bool {
+        match self.location {
+            Location::File(_) => false,
+            Location::Template(_) => self.max_pixels.is_none(),
+            _ => true,
         }
     }
 }

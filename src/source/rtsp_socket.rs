@@ -3,9 +3,11 @@
 //!
 //! In: the moment at which rtspsrc is about to connect (it says so on the bus), and the socket that GIO then makes on the same thread. Out: how many bytes have been
 //! read from that socket, by the system's own count. [`RtspSocket::check`] is asked by the source's thread a few times a second; it keeps two
-//! numbers. Full: bytes beyond [`MOST_UNPACKED`] without an RTP packet end the connection. Closed: the socket is held weakly.
+//! numbers. Full: bytes beyond [`MOST_UNPACKED`] without an RTP packet end the connection. Closed: the socket is held by a descriptor of its own, so that
+//! nothing is ever asked of a number that has become another file's; it goes with the connection.
 
 use std::cell::RefCell;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
@@ -22,17 +24,9 @@ pub(super) const MOST_UNPACKED: u64 = 4 << 20;
 /// by then; a network of a gigabit brings thirty.
 const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(250));
 
-/// A `GSocket`, held weakly.
-#[derive(Debug)]
-struct Socket(glib::WeakRef<glib::Object>);
-
-// SAFETY: GLib's references, also weak ones, may be used from any thread, and nothing of the socket is used but the property `fd`, which
-// only reads a number.
-unsafe impl Send for Socket {}
-
 #[derive(Debug, Default)]
 struct State {
-    socket: Option<Socket>,
+    socket: Option<OwnedFd>,
     /// Bytes that had been read and packets' bytes that had come when packets last came.
     read: u64,
     arrived: u64,
@@ -48,17 +42,19 @@ thread_local! {
 }
 
 impl RtspSocket {
-    /// If `message` says that rtspsrc is about to connect on this thread, remembers whose socket that will be.
+    /// If `message` says that rtspsrc is about to connect on this thread, remembers whose socket that will be. Whatever else it says, it does not connect
+    /// any more: what this thread connects later is not its.
     pub fn listen(self: &Arc<Self>, message: &gst::message::Progress) {
         let (kind, code, _) = message.get();
-        if kind == gst::ProgressType::Continue && code == "connect" && hook() {
-            NEXT.with(|next| next.replace(Some(Arc::clone(self))));
-        }
+        let connects = kind == gst::ProgressType::Continue && code == "connect" && hook();
+        NEXT.with(|next| next.replace(connects.then(|| Arc::clone(self))));
     }
 
-    fn connected(&self, socket: &glib::Object) {
+    /// Called while whoever has connected `fd` waits: it is open.
+    fn connected(&self, fd: BorrowedFd<'_>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { socket: Some(Socket(socket.downgrade())), ..State::default() };
+        // Without a descriptor left for it, hardly anything else works either.
+        *state = State { socket: fd.try_clone_to_owned().ok(), ..State::default() };
     }
 
     /// How soon to look again; `arrived` as for [`Self::is_endless`].
@@ -68,15 +64,14 @@ impl RtspSocket {
 
     fn with_fd<T>(&self, f: impl FnOnce(&mut State, i32) -> Option<T>) -> Option<T> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let socket = state.socket.as_ref().and_then(|socket| socket.0.upgrade())?;
-        f(&mut state, socket.property("fd"))
+        let fd = state.socket.as_ref()?.as_raw_fd();
+        f(&mut state, fd)
     }
 
     /// Ends the connection under rtspsrc, which stops for nothing in the middle of a message.
     pub fn cut(&self) {
         self.with_fd(|_, fd| {
-            // rtspsrc closes it only after its message, and for that it waits.
-            // SAFETY: plain system call.
+            // SAFETY: plain system call, on a descriptor that is ours.
             unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
             Some(())
         });
@@ -86,11 +81,10 @@ impl RtspSocket {
     pub fn is_endless(&self, arrived: u64) -> bool {
         let endless = self.with_fd(|state, fd| {
             let read = read_from(fd)?;
-            // A count that went back is another connection's: the descriptor was closed in between.
-            if arrived != state.arrived || read < state.read {
+            if arrived != state.arrived {
                 (state.read, state.arrived) = (read, arrived);
             }
-            Some(read - state.read > MOST_UNPACKED)
+            Some(read.saturating_sub(state.read) > MOST_UNPACKED)
         });
         endless.unwrap_or(false)
     }
@@ -153,9 +147,14 @@ unsafe extern "C" fn on_event(
         if let (CONNECTED, Some(connection)) = (event, connection)
             && connection.has_property("socket")
             && let Some(socket) = connection.property::<Option<glib::Object>>("socket")
+            && socket.has_property("fd")
             && let Some(next) = NEXT.with(RefCell::take)
         {
-            next.connected(&socket);
+            let fd: i32 = socket.property("fd");
+            if fd >= 0 {
+                // SAFETY: the socket has just been connected and is held while its signal is emitted.
+                next.connected(unsafe { BorrowedFd::borrow_raw(fd) });
+            }
         }
     }
     glib::ffi::GTRUE

@@ -9,7 +9,7 @@
 //! [`SourceError`] for the connection, once; from then on nothing goes into a decoder any more. It stands behind the gate, so frames that
 //! are not decoded cost nothing. Holds no frame. Closed: everything goes with the pipeline.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
@@ -18,7 +18,7 @@ use gstreamer::prelude::*;
 use super::coded;
 use super::error::{At, SourceError};
 use super::gate;
-use crate::coded_size::{Claim, Codec, Limits, Reader, TooLarge};
+use crate::coded_size::{self, Claim, Codec, Limits, Reader, TooLarge};
 
 /// One connection's limit.
 struct SizeLimit {
@@ -28,6 +28,8 @@ struct SizeLimit {
     at: At,
     tell: Box<dyn Fn(SourceError) + Send + Sync>,
     refused: AtomicBool,
+    /// Bytes of what all decoders have to keep.
+    together: Arc<AtomicU64>,
 }
 
 /// What goes into one decoder.
@@ -38,6 +40,34 @@ struct Stream {
     readers: Vec<(Codec, Reader)>,
     /// Caps have come, or their lack has been dealt with.
     described: bool,
+    /// Absent of a part of another decoder, which is counted with that.
+    share: Option<Share>,
+}
+
+/// What one decoder has to keep of what all of them may; given back when it goes.
+struct Share {
+    bytes: u64,
+    together: Arc<AtomicU64>,
+}
+
+impl Share {
+    /// Whether `bytes` are within `max`, with the others.
+    fn grow_to(&mut self, bytes: u64, max: u64) -> Result<(), TooLarge> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        self.bytes = bytes;
+        let all = self.together.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        // One alone has been told of already.
+        if all > max && all > bytes { Err(TooLarge::Together { bytes: all, max }) } else { Ok(()) }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.together.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Watches `pipeline` for decoders, those that are there and those that come, and calls `tell` when a picture is too large. `strict`: also
@@ -49,7 +79,8 @@ pub(super) fn attach(
     at: At,
     tell: impl Fn(SourceError) + Send + Sync + 'static,
 ) {
-    let limit = Arc::new(SizeLimit { limits, strict, at, tell: Box::new(tell), refused: AtomicBool::new(false) });
+    let (refused, together) = (AtomicBool::new(false), Arc::default());
+    let limit = Arc::new(SizeLimit { limits, strict, at, tell: Box::new(tell), refused, together });
     for element in pipeline.iterate_recurse().into_iter().flatten() {
         limit.watch(&element);
     }
@@ -71,10 +102,17 @@ impl SizeLimit {
             return;
         }
         let mask = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-        let stream = Mutex::new(Stream::default());
+        let outermost = !gate::is_inside_another(element);
+        let share = outermost.then(|| Share { bytes: 0, together: Arc::clone(&self.together) });
+        let stream = Mutex::new(Stream { share, ..Stream::default() });
+        let searches = element.factory().is_some_and(|factory| factory.name() == "vp9dec");
         pad.add_probe(mask, move |pad, info| {
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-            limit.before_decoder(&mut stream, pad, info)
+            let passed = limit.before_decoder(&mut stream, pad, info);
+            if searches && passed == gst::PadProbeReturn::Ok {
+                index_vp9(info);
+            }
+            passed
         });
     }
 
@@ -113,7 +151,7 @@ impl SizeLimit {
         stream.described = true;
         let Some(codec) = caps.structure(0).and_then(codec) else {
             stream.readers.clear();
-            let unknown = caps.structure(0).is_some_and(|structure| self.refuses_unknown(structure));
+            let unknown = caps.structure(0).is_some_and(|structure| self.refuses_unknown(structure.name()));
             return unknown || self.refuses(&stream.name, self.told(caps));
         };
         // The same stream goes on: what it has said before still holds.
@@ -128,18 +166,21 @@ impl SizeLimit {
     fn no_caps(&self, stream: &mut Stream, all: &gst::CapsRef) {
         stream.name = name(all);
         stream.described = true;
+        if all.is_any() {
+            "unnamed".clone_into(&mut stream.name);
+            self.refuses_unknown("unnamed");
+        }
         for structure in all.iter() {
             match codec(structure) {
                 Some(codec) if stream.readers.iter().any(|(known, _)| *known == codec) => {}
                 Some(codec) => stream.readers.push((codec, Reader::new(codec, self.limits))),
-                None => drop(self.refuses_unknown(structure)),
+                None => drop(self.refuses_unknown(structure.name())),
             }
         }
     }
 
-    /// Tells that no size can be read of what `structure` of caps describes, where that matters. Whether it does.
-    fn refuses_unknown(&self, structure: &gst::StructureRef) -> bool {
-        let kind = structure.name().as_str();
+    /// Tells that no size can be read of what caps call `kind`, where that matters. Whether it does.
+    fn refuses_unknown(&self, kind: &str) -> bool {
         // Subtitles are no picture of ours, and small.
         let other = ["subpicture/", "text/", "closedcaption/"].iter().any(|other| kind.starts_with(other));
         // A container says how large the pictures of a video are, and decoders believe it or compare; nobody does for a still image.
@@ -189,7 +230,23 @@ impl Stream {
     ) -> Result<(), TooLarge> {
         // What cannot be mapped here, no decoder can map.
         let Ok(bytes) = buffer.map_readable() else { return Ok(()) };
-        self.readers.iter_mut().try_for_each(|(_, reader)| look(reader, &bytes))
+        for (_, reader) in &mut self.readers {
+            look(reader, &bytes)?;
+            if let Some(share) = &mut self.share {
+                share.grow_to(reader.bytes(), reader.limits().max_bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// libvpx looks for another frame where one ends, and where that is nobody knows who does not decode it: its size could not be read. Told that there is
+/// one frame, it does not.
+fn index_vp9(info: &mut gst::PadProbeInfo<'_>) {
+    let Some(buffer) = info.buffer_mut() else { return };
+    let index = buffer.map_readable().ok().and_then(|bytes| coded_size::vp9_index(&bytes));
+    if let Some(index) = index {
+        buffer.make_mut().append_memory(gst::Memory::from_slice(index));
     }
 }
 
@@ -259,7 +316,7 @@ fn codec(structure: &gst::StructureRef) -> Option<Codec> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coded_size::Framing;
+    use crate::coded_size::{Framing, bombs};
 
     #[test]
     fn caps_tell_what_can_be_read() {
@@ -276,16 +333,104 @@ mod tests {
         }
     }
 
-    #[test]
-    fn sizes_are_read_from_numbers_and_from_texts() {
+    fn limit(strict: bool) -> SizeLimit {
         gst::init().unwrap();
-        let limit = SizeLimit {
+        SizeLimit {
             limits: Limits::CAMERA,
-            strict: true,
+            strict,
             at: At { stream: String::new(), place: String::new(), element: String::new() },
             tell: Box::new(|_| {}),
             refused: AtomicBool::new(false),
+            together: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn all_decoders_of_a_connection_share_what_may_be_kept() {
+        let limit = limit(true);
+        let together = Arc::clone(&limit.together);
+        let track = || {
+            let share = Some(Share { bytes: 0, together: Arc::clone(&together) });
+            let mut stream = Stream { share, ..Stream::default() };
+            let caps = "image/jpeg".parse::<gst::Caps>().unwrap();
+            assert!(!limit.new_caps(&mut stream, &caps));
+            stream
         };
+        // 5792 by 5792 is what a picture may have; a JPEG of three components keeps three bytes a pixel.
+        let (small, large) = (bombs::jpeg(640, 480), bombs::jpeg(5792, 5792));
+        let look = |stream: &mut Stream, picture: &[u8]| {
+            stream.look(&gst::Buffer::from_slice(picture.to_vec()), Reader::frame)
+        };
+        let mut tracks: Vec<Stream> = (0..7).map(|_| track()).collect();
+        let kept: Vec<_> = tracks.iter_mut().map(|track| look(track, &large)).collect();
+        assert!(kept[..6].iter().all(Result::is_ok), "{kept:?}");
+        assert!(matches!(kept[6], Err(TooLarge::Together { .. })), "{kept:?}");
+        // One that ends leaves its room to others, and one that goes on takes none anew.
+        tracks.truncate(5);
+        assert_eq!(look(&mut track(), &large), Ok(()));
+        assert_eq!((look(&mut tracks[0], &small), look(&mut tracks[0], &large)), (Ok(()), Ok(())));
+        drop(tracks);
+        assert_eq!(together.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_vp9_frame_behind_another_in_one_buffer_is_not_decoded() {
+        gst::init().unwrap();
+        let frame = |width: u32| {
+            let encoder = format!("videotestsrc num-buffers=1 ! video/x-raw,width={width},height=48 ! vp9enc");
+            let (_, buffers) = through(&encoder, &[], false);
+            buffers[0].clone()
+        };
+        let (first, second) = (frame(64), frame(320));
+        let decode = |buffer: Vec<u8>, limited| {
+            through("appsrc name=source format=time caps=video/x-vp9 ! vp9dec", &[buffer], limited).0
+        };
+        let both = [first.clone(), second].concat();
+        assert_eq!(decode(both.clone(), false), [320], "libvpx shows the last of them");
+        assert_eq!(decode(both, true), [64]);
+        assert_eq!(decode(first, true), [64]);
+    }
+
+    /// What comes out of `elements`, of which `source` is given `buffers`: widths, and bytes.
+    fn through(elements: &str, buffers: &[Vec<u8>], limited: bool) -> (Vec<i32>, Vec<Vec<u8>>) {
+        let description = format!("{elements} ! appsink name=sink sync=false");
+        let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
+        if limited {
+            let at = At { stream: String::new(), place: String::new(), element: String::new() };
+            attach(&pipeline, Limits::CAMERA, true, at, |error| panic!("{error}"));
+        }
+        let sink = pipeline.by_name("sink").unwrap().downcast::<gstreamer_app::AppSink>().unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        if let Some(source) = pipeline.by_name("source") {
+            let source = source.downcast::<gstreamer_app::AppSrc>().unwrap();
+            for bytes in buffers {
+                let mut buffer = gst::Buffer::from_slice(bytes.clone());
+                buffer.get_mut().unwrap().set_pts(gst::ClockTime::ZERO);
+                source.push_buffer(buffer).unwrap();
+            }
+            source.end_of_stream().unwrap();
+        }
+        let (mut widths, mut came) = (Vec::new(), Vec::new());
+        while let Ok(sample) = sink.pull_sample() {
+            widths.push(sample.caps().unwrap().structure(0).unwrap().get("width").unwrap());
+            came.push(sample.buffer().unwrap().map_readable().unwrap().to_vec());
+        }
+        pipeline.set_state(gst::State::Null).unwrap();
+        (widths, came)
+    }
+
+    #[test]
+    fn a_decoder_that_takes_anything_is_told_what_comes() {
+        for strict in [true, false] {
+            let limit = limit(strict);
+            limit.no_caps(&mut Stream::default(), &gst::Caps::new_any());
+            assert_eq!(limit.refused.load(Ordering::Relaxed), strict);
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_from_numbers_and_from_texts() {
+        let limit = limit(true);
         let told = |text: &str| limit.told(&text.parse::<gst::Caps>().unwrap());
         assert!(told("video/x-raw,width=7680,height=4320").is_ok());
         assert!(told("video/x-raw,width=16384,height=16384").is_err());

@@ -3,6 +3,7 @@
 //! In: the template's text and the source's settings. Out: [`Parts`]. What a person configured (address, user, password,
 //! device) is set as element *properties* after parsing, so nothing they wrote is ever read as pipeline language.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use gstreamer as gst;
@@ -52,7 +53,14 @@ fn path(settings: &SourceSettings) -> PathBuf {
 pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceError> {
     let path = path(settings);
     let wrong = |detail: String| SourceError::Template { at: at.clone(), detail };
-    let text = read(&path).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
+    let text = read(&path).map_err(|error| match error {
+        // Out of descriptors, a disk or share that hangs: the template may be as good as ever.
+        Unread::Now(error) => {
+            let detail = format!("the pipeline template {} cannot be read: {error}", path.display());
+            SourceError::Connection { at: at.clone(), detail }
+        }
+        Unread::Wrong(why) => wrong(format!("{}: {why}", path.display())),
+    })?;
     let pipeline = parse(&description(&text)).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
     let in_file = |detail: &str| wrong(format!("{}: {detail}", path.display()));
     let sink = pipeline
@@ -141,12 +149,33 @@ fn tame_libav(element: &gst::Element, threads: i32) {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if length > MAX_LENGTH {
-        return Err(format!("{length} bytes are too many for a pipeline template ({MAX_LENGTH} at most)"));
+/// Why a template was not read.
+#[derive(Debug)]
+enum Unread {
+    /// It may be, another time.
+    Now(io::Error),
+    /// It is not there, not to be read by us, or no template.
+    Wrong(String),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        match error.kind() {
+            NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidData => Self::Wrong(error.to_string()),
+            _ => Self::Now(error),
+        }
     }
-    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+}
+
+fn read(path: &Path) -> Result<String, Unread> {
+    let length = std::fs::metadata(path)?.len();
+    if length > MAX_LENGTH {
+        return Err(Unread::Wrong(format!(
+            "{length} bytes are too many for a pipeline template ({MAX_LENGTH} at most)"
+        )));
+    }
+    let text = std::fs::read_to_string(path)?;
     // A user's own may hold addresses with passwords.
     text.split_whitespace().for_each(userinfo::remember);
     Ok(text)
@@ -311,6 +340,16 @@ mod tests {
         }
         for bad in ["http://u:p%%@h:3128", "http://u:p%zz@h", "http://[::1"] {
             assert!(!is_proxy(Some(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_cannot_be_read_just_now_is_not_a_wrong_one() {
+        for code in [libc::EMFILE, libc::ENFILE, libc::EIO, libc::ENOMEM, libc::ESTALE] {
+            assert!(matches!(io::Error::from_raw_os_error(code).into(), Unread::Now(_)), "{code}");
+        }
+        for code in [libc::ENOENT, libc::EACCES, libc::EISDIR] {
+            assert!(matches!(io::Error::from_raw_os_error(code).into(), Unread::Wrong(_)), "{code}");
         }
     }
 
