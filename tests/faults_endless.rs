@@ -306,12 +306,13 @@ fn a_single_picture_that_never_ends() {
 
 #[test]
 fn a_web_servers_headers_that_never_end() {
-    over_http("/headers", &["the stream is down"]);
+    let count = over_http("/headers", &["cannot connect"]);
+    assert!(count.sent.load(Ordering::Relaxed) > 64 << 10);
 }
 
 #[test]
 fn an_answer_that_is_far_larger_than_what_was_sent() {
-    over_http("/gzip", &["the stream is down"]);
+    over_http("/gzip", &["Could not determine type of stream"]);
 }
 
 #[test]
@@ -321,7 +322,7 @@ fn a_transport_stream_whose_frame_never_ends() {
 
 #[test]
 fn an_mp4_file_without_an_index() {
-    over_http("/mp4", &["the stream is down"]);
+    over_http("/mp4", &["no 'moov' atom"]);
 }
 
 #[test]
@@ -331,13 +332,13 @@ fn a_playlist_that_never_ends() {
 
 #[test]
 fn a_playlist_that_never_ends_when_it_is_read_again() {
-    let count = over_http("/list.m3u8", &["the stream is down"]);
+    let count = over_http("/list.m3u8", &["Could not update playlist"]);
     assert!(count.requests.load(Ordering::Relaxed) > 1 && count.sent.load(Ordering::Relaxed) > 4 * MIB);
 }
 
 #[test]
 fn a_matroska_file_without_a_track() {
-    over_http("/mkv", &["the stream is down"]);
+    over_http("/mkv", &["not a video that can be read"]);
 }
 
 #[test]
