@@ -71,6 +71,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         decode: Decode::All,
         decoder: Decoder::Software,
         max_pixels: None,
+        any_codec: false,
         templates: "pipelines".into(),
         reconnect: Reconnect::default(),
     };

@@ -7,6 +7,7 @@ mod common;
 
 use std::io::{self, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::camera::{Camera, Codec, Content};
@@ -21,22 +22,28 @@ const MIB: u64 = 1 << 20;
 /// that while it looks for an end, and what a machine sends itself before it is noticed.
 const ROOM: u64 = 300 * MIB;
 
-/// What has been taken from a server here that sends without end.
-static SENT: AtomicU64 = AtomicU64::new(0);
+/// What one server has seen.
+#[derive(Default)]
+struct Count {
+    /// Bytes that have been taken of what it sends without end.
+    sent: AtomicU64,
+    requests: AtomicU64,
+}
 
 /// Sends `bytes` again and again until nobody listens any more.
-fn for_ever(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+fn for_ever(stream: &mut TcpStream, bytes: &[u8], count: &Count) -> io::Result<()> {
     let block = bytes.repeat((64 << 10) / bytes.len() + 1);
     loop {
         stream.write_all(&block)?;
-        SENT.fetch_add(block.len() as u64, Ordering::Relaxed);
+        count.sent.fetch_add(block.len() as u64, Ordering::Relaxed);
     }
 }
 
 /// Nothing in it looks like a start code, a marker, a boundary or an end of line.
 const FILLING: &[u8] = &[b'a'; 1024];
 
-fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
+fn answer(request: &Request, stream: &mut TcpStream, count: &Count) -> io::Result<()> {
+    let asked = count.requests.fetch_add(1, Ordering::Relaxed);
     let mut begin = |kind: &str, more: &str| {
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n{more}\r\n")
     };
@@ -48,24 +55,24 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
             begin(multipart, "")?;
             stream.write_all(b"--x\r\nContent-Type: image/jpeg\r\n\r\n")?;
             stream.write_all(jpeg)?;
-            for_ever(stream, FILLING)
+            for_ever(stream, FILLING, count)
         }
         // As much as can be said.
         "/long-part" => {
             begin(multipart, "")?;
             stream.write_all(b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: 2147483600\r\n\r\n")?;
-            for_ever(stream, FILLING)
+            for_ever(stream, FILLING, count)
         }
         "/part-headers" => {
             begin(multipart, "")?;
             stream.write_all(b"--x\r\n")?;
-            for_ever(stream, b"X-Again: and again\r\n")
+            for_ever(stream, b"X-Again: and again\r\n", count)
         }
         // Pieces of one byte, each in a buffer of its own.
         "/crumbs" => {
             begin(multipart, "Transfer-Encoding: chunked\r\n")?;
             stream.write_all(b"28\r\n--x\r\nContent-Type: image/jpeg\r\n\r\n12345\r\n")?;
-            for_ever(stream, b"1\r\na\r\n")
+            for_ever(stream, b"1\r\na\r\n", count)
         }
         "/picture" => {
             begin("image/jpeg", "")?;
@@ -73,11 +80,11 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
             image::RgbImage::new(160, 120).write_to(&mut picture, image::ImageFormat::Jpeg).unwrap();
             let picture = picture.into_inner();
             stream.write_all(&picture[..picture.len() - 2])?;
-            for_ever(stream, FILLING)
+            for_ever(stream, FILLING, count)
         }
         "/headers" => {
             write!(stream, "HTTP/1.1 200 OK\r\n")?;
-            for_ever(stream, b"X-Again: and again\r\n")
+            for_ever(stream, b"X-Again: and again\r\n", count)
         }
         // Sixteen MiB of zeros, again and again, in 16 KiB each.
         "/gzip" => {
@@ -85,7 +92,7 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
             coder.write_all(&vec![0; 16 << 20])?;
             let zeros = coder.finish()?;
             begin(multipart, "Content-Encoding: gzip\r\n")?;
-            for_ever(stream, &zeros)
+            for_ever(stream, &zeros, count)
         }
         // A program with one video, whose first frame never ends.
         "/ts" => {
@@ -96,23 +103,22 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
                 true,
                 b"\0\0\x01\xe0\0\0\x80\x80\x05\x21\0\x01\0\x01\0\0\x01\x65",
             ))?;
-            for_ever(stream, &ts::packet(ts::VIDEO, false, &[b'a'; 184]))
+            for_ever(stream, &ts::packet(ts::VIDEO, false, &[b'a'; 184]), count)
         }
         // A playlist, and the one that follows it, which never ends.
         "/list.m3u8" => {
             begin("application/vnd.apple.mpegurl", "")?;
             stream.write_all(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n")?;
             let entry = b"#EXTINF:1,\npiece.ts\n";
-            static ASKED: AtomicU64 = AtomicU64::new(0);
-            if ASKED.fetch_add(1, Ordering::Relaxed) == 0 {
+            if asked == 0 {
                 return stream.write_all(&entry.repeat(4));
             }
-            for_ever(stream, entry)
+            for_ever(stream, entry, count)
         }
         "/endless.m3u8" => {
             begin("application/vnd.apple.mpegurl", "")?;
             stream.write_all(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n")?;
-            for_ever(stream, b"#EXTINF:1,\npiece.ts\n")
+            for_ever(stream, b"#EXTINF:1,\npiece.ts\n", count)
         }
         "/piece.ts" => {
             begin("video/mp2t", "")?;
@@ -123,7 +129,7 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
             begin("video/mp4", "")?;
             stream.write_all(b"\0\0\0\x18ftypisom\0\0\0\0isommp42")?;
             stream.write_all(b"\0\0\0\x01mdat\0\0\0\x01\0\0\0\0")?;
-            for_ever(stream, FILLING)
+            for_ever(stream, FILLING, count)
         }
         // Nothing but filling between its segment's beginning and the first track.
         "/mkv" => {
@@ -133,7 +139,7 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
             )?;
             // An element of a description that has a length and no end.
             stream.write_all(b"\x16\x54\xae\x6b\x08\xff\xff\xff")?;
-            for_ever(stream, FILLING)
+            for_ever(stream, FILLING, count)
         }
         // A frame that never ends.
         "/h264" => {
@@ -143,7 +149,7 @@ fn answer(request: &Request, stream: &mut TcpStream) -> io::Result<()> {
                 stream.write_all(&nal)?;
             }
             stream.write_all(b"\0\0\0\x01\x65")?;
-            for_ever(stream, FILLING)
+            for_ever(stream, FILLING, count)
         }
         _ => write!(stream, "HTTP/1.1 404 Not Found\r\n\r\n"),
     }
@@ -205,6 +211,10 @@ mod ts {
 /// Lets the daemon watch `url` and a healthy camera, until it has said one of `told` of the first (or, where nothing is, has taken far more than it may
 /// hold); then looks at its memory and at the other.
 fn ends_within_bounds(url: &str, told: &[&str]) {
+    ends_of(url, told, &Count::default());
+}
+
+fn ends_of(url: &str, told: &[&str], count: &Count) {
     let folder = tempfile::tempdir().unwrap();
     let healthy = Camera::start(Content::pattern(160, 120), Codec::H264, None);
     // The wait after the first failure is longer than this test: what is measured then is what was given back.
@@ -221,8 +231,12 @@ fn ends_within_bounds(url: &str, told: &[&str]) {
         // Nothing kills the machine that this runs on.
         assert!(most < 3 * ROOM, "{url}: {} MiB", most / MIB);
         let log = daemon.log();
-        let enough = told.is_empty() && SENT.load(Ordering::Relaxed) > 512 * MIB;
-        (enough || told.iter().any(|told| log.contains(told))).then_some(())
+        let down = log.lines().find(|line| line.contains("the stream is down"));
+        assert!(
+            told.is_empty() || down.is_none_or(|line| told.iter().any(|told| line.contains(told))),
+            "{url}: {down:?}"
+        );
+        if told.is_empty() { count.sent.load(Ordering::Relaxed) > 512 * MIB } else { down.is_some() }.then_some(())
     });
     let row = |daemon: &mut Daemon, id: &str| {
         let (_, body) = daemon.get("/api/v1/streams");
@@ -245,6 +259,9 @@ fn ends_within_bounds(url: &str, told: &[&str]) {
     });
     // A daemon without it has some hundred megabytes; the peak is the system's own record of it.
     let peak = daemon.peak();
+    let log = daemon.log();
+    let down = log.lines().find(|line| line.contains("the stream is down")).unwrap_or_default();
+    println!("{url}: {} bytes sent, {down}", count.sent.load(Ordering::Relaxed));
     println!("{url}: peak {} MiB, afterwards {} MiB", peak / MIB, left / MIB);
     assert!(peak < left + ROOM, "{url}: {} MiB, and {} MiB afterwards", peak / MIB, left / MIB);
     assert!(daemon.stop().success());
@@ -252,9 +269,13 @@ fn ends_within_bounds(url: &str, told: &[&str]) {
 
 const TOO_MUCH: &str = "more than 64 MiB came that nothing could be made of";
 
-fn over_http(path: &str, told: &[&str]) {
-    let server = Server::start(answer);
-    ends_within_bounds(server.url(path).as_str(), told);
+/// As [`ends_within_bounds`], and what the server has seen by then.
+fn over_http(path: &str, told: &[&str]) -> Arc<Count> {
+    let count = Arc::new(Count::default());
+    let counting = Arc::clone(&count);
+    let server = Server::start(move |request, stream| answer(request, stream, &counting));
+    ends_of(server.url(path).as_str(), told, &count);
+    count
 }
 
 #[test]
@@ -269,7 +290,7 @@ fn a_part_of_two_gigabytes() {
 
 #[test]
 fn the_headers_of_a_part_that_never_end() {
-    over_http("/part-headers", &[TOO_MUCH, "not a video"]);
+    over_http("/part-headers", &[TOO_MUCH, "not a video that can be read"]);
 }
 
 #[test]
@@ -285,12 +306,13 @@ fn a_single_picture_that_never_ends() {
 
 #[test]
 fn a_web_servers_headers_that_never_end() {
-    over_http("/headers", &["the stream is down"]);
+    let count = over_http("/headers", &["cannot connect"]);
+    assert!(count.sent.load(Ordering::Relaxed) > 64 << 10);
 }
 
 #[test]
 fn an_answer_that_is_far_larger_than_what_was_sent() {
-    over_http("/gzip", &["the stream is down"]);
+    over_http("/gzip", &["Could not determine type of stream"]);
 }
 
 #[test]
@@ -300,7 +322,7 @@ fn a_transport_stream_whose_frame_never_ends() {
 
 #[test]
 fn an_mp4_file_without_an_index() {
-    over_http("/mp4", &["the stream is down"]);
+    over_http("/mp4", &["no 'moov' atom"]);
 }
 
 #[test]
@@ -310,12 +332,13 @@ fn a_playlist_that_never_ends() {
 
 #[test]
 fn a_playlist_that_never_ends_when_it_is_read_again() {
-    over_http("/list.m3u8", &["the stream is down"]);
+    let count = over_http("/list.m3u8", &["Could not update playlist"]);
+    assert!(count.requests.load(Ordering::Relaxed) > 1 && count.sent.load(Ordering::Relaxed) > 4 * MIB);
 }
 
 #[test]
 fn a_matroska_file_without_a_track() {
-    over_http("/mkv", &["the stream is down"]);
+    over_http("/mkv", &["not a video that can be read"]);
 }
 
 #[test]
@@ -326,7 +349,7 @@ fn an_elementary_stream_whose_frame_never_ends() {
 fn describing(headers: &'static str, body: &'static [u8]) -> Behaviour {
     Behaviour::Describes(Box::new(move |stream, sequence| {
         write!(stream, "RTSP/1.0 200 OK\r\nCSeq: {sequence}\r\n{headers}")?;
-        for_ever(stream, body)
+        for_ever(stream, body, &Count::default())
     }))
 }
 
@@ -384,7 +407,33 @@ fn rtp_senders_that_are_always_new_ones() {
             }
         }
     });
-    ends_within_bounds(&url, &["its pipeline has grown beyond 256 elements", "the stream is down"]);
+    ends_within_bounds(&url, &["its pipeline has grown beyond 256 elements"]);
+}
+
+#[test]
+fn rtp_contributors_that_are_always_new_ones() {
+    let url = playing(|packets| {
+        for first in (1000..).step_by(15) {
+            packets.contributors = (first..first + 15).collect();
+            packets.packet(b"\x61", true)?;
+        }
+        Ok(())
+    });
+    ends_within_bounds(&url, &["names more than 256 senders"]);
+}
+
+#[test]
+fn rtcp_senders_that_are_always_new_ones() {
+    let url = playing(|packets| {
+        for first in (1000_u32..).step_by(31) {
+            // A report about nothing, and 31 descriptions that say nothing.
+            let mut bytes = [&[0x80, 201, 0, 1], 7_u32.to_be_bytes().as_slice(), &[0x80 | 31, 202, 0, 62]].concat();
+            bytes.extend((first..first + 31).flat_map(|number| [number.to_be_bytes(), [0; 4]].concat()));
+            packets.rtcp(&bytes)?;
+        }
+        Ok(())
+    });
+    ends_within_bounds(&url, &["names more than 256 senders"]);
 }
 
 #[test]

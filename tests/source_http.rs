@@ -218,6 +218,46 @@ fn the_shortest_of_videos_still_end_as_files_do() {
 }
 
 #[test]
+fn a_live_stream_in_pieces_of_mp4_does_not_end_as_a_recording_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = |name: &str, muxer: &str| {
+        let path = folder.path().join(name);
+        recorder::make(&format!(
+            "videotestsrc num-buffers=50 ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! \
+             x264enc key-int-max=10 bframes=0 ! h264parse ! {muxer} ! filesink location=\"{}\"",
+            path.display()
+        ));
+        std::fs::read(path).unwrap()
+    };
+    let (pieces, recording) = (clip("pieces.mp4", "mp4mux fragment-duration=400"), clip("a.ts", "mpegtsmux"));
+    let server = Server::start(move |request, stream| match request.path.as_str() {
+        "/live" | "/segment.ts" => {
+            let (kind, body) =
+                if request.path == "/live" { ("video/mp4", &pieces) } else { ("video/mp2t", &recording) };
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            for piece in body.chunks(4000) {
+                write!(stream, "{:x}\r\n", piece.len())?;
+                stream.write_all(&[piece, b"\r\n"].concat())?;
+            }
+            stream.write_all(b"0\r\n\r\n")
+        }
+        _ => {
+            let list = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsegment.ts\n#EXT-X-ENDLIST\n";
+            respond(stream, "200 OK", "Content-Type: application/vnd.apple.mpegurl\r\n", list)
+        }
+    });
+    let running = Running::start(http(server.url("/live")));
+    let error = running.wait_down();
+    assert!(error.contains("the live stream ended"), "{error}");
+    running.wait_frames(60);
+    running.stop();
+    // What is complete by its playlist ends, whatever its segments are sent in.
+    let (ended, seen, _) = Running::start(http(server.url("/list.m3u8"))).wait_end();
+    assert_eq!(ended, Ended::EndOfFile);
+    assert!(seen.len() > 20, "{}", seen.len());
+}
+
+#[test]
 fn an_answer_without_a_video_in_it_is_never_the_end_of_a_stream() {
     let part = |count: usize| {
         let body = jpeg(90);

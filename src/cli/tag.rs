@@ -299,6 +299,7 @@ fn video(
         decode: Decode::All,
         decoder: Decoder::Software,
         max_pixels: None,
+        any_codec: false,
         templates: crate::paths::templates_dir(),
         reconnect: Reconnect::default(),
     };

@@ -122,6 +122,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             decode: decode.unwrap_or(around.decode),
             decoder: decoder.unwrap_or(around.decoder),
             max_pixels: max_pixels.or(around.max_pixels),
+            any_codec: max_pixels.is_some(),
             templates: around.templates.clone(),
             reconnect,
         },

@@ -196,12 +196,14 @@ impl ByteBudget {
         for pad in element.src_pads() {
             answers(&pad, &unanswered);
         }
+        // Of an RTP session, whose senders are counted as such, and whose elements are.
+        let session = element.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.contains("Network"));
         let budget = Arc::clone(self);
         element.connect_pad_added(move |element, pad| {
             if pad.direction() == gst::PadDirection::Src {
                 answers(pad, &unanswered);
                 outputs.fetch_add(1, Ordering::Relaxed);
-                if element.num_src_pads() as usize > MOST_STREAMS {
+                if !session && element.num_src_pads() as usize > MOST_STREAMS {
                     budget.exceed(element, Excess::Streams(MOST_STREAMS));
                 }
             }
@@ -335,9 +337,10 @@ fn room(buffer: &gst::BufferRef) -> usize {
 }
 
 /// Whether the memory is far larger than what came: web sources make room for 4 KiB and more, and may get a single segment. Then the bytes are worth a
-/// copy, lest a legal picture be refused for room that nobody uses.
+/// copy, lest a legal picture be refused for room that nobody uses. Crumbs are not.
 fn is_sparse(buffer: &gst::BufferRef) -> bool {
-    room(buffer) / 2 > buffer.size()
+    const CRUMB: usize = 256;
+    buffer.size() >= CRUMB && room(buffer) / 2 > buffer.size()
 }
 
 enum Bytes {
@@ -452,6 +455,7 @@ mod tests {
         assert_eq!(counted.map_readable().unwrap().as_slice(), [7; 1448]);
         assert_eq!(cost_of(&counted), 1448 + OVERHEAD, "and so wherever it is held");
         assert_eq!(cost_of(&piece(2048)), 4096 + OVERHEAD);
+        assert_eq!(cost_of(&piece(1)), 4096 + OVERHEAD);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::feed::{self, Feed};
 use super::media::{self, Ending};
 use super::rtsp_socket::{self, RtspSocket};
 use super::scrub::{self, Scrubber};
-use super::{Limits, Location, SourceSettings, downloads, messages, size_limit, template};
+use super::{Limits, Location, SourceSettings, downloads, gio_types, messages, size_limit, template};
 use crate::precedence;
 use crate::shutdown::Shutdown;
 
@@ -64,6 +64,7 @@ impl Connection<'_> {
             At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
         messages::take_over();
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
+        gio_types::register();
         downloads::limit();
         let parts = template::build(settings, &at)?;
         let (sender, events) = bounded(4);

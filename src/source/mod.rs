@@ -22,6 +22,7 @@ mod downloads;
 mod error;
 mod feed;
 mod gate;
+mod gio_types;
 mod gop;
 mod media;
 mod media_time;
@@ -110,6 +111,8 @@ pub struct SourceSettings {
     pub decoder: Decoder,
     /// How many pixels a picture may have. `None`: as many as in 8K, and what a picture file may have for a file.
     pub max_pixels: Option<u64>,
+    /// An own pipeline may also decode what no size can be read of: somebody has set a limit for it.
+    pub any_codec: bool,
     /// Folder of the built-in templates (`rtsp.gst`, …).
     pub templates: PathBuf,
     pub reconnect: Reconnect,
@@ -125,12 +128,11 @@ impl SourceSettings {
         }
     }
 
-    /// Whether also a video of which no size can be read is refused. Files are a person's choice, and so is an own pipeline with a limit
-    /// that somebody has set.
+    /// Whether also a video of which no size can be read is refused. Files are a person's choice, and so may an own pipeline be.
     fn insists_on_sizes(&self) -> bool {
         match self.location {
             Location::File(_) => false,
-            Location::Template(_) => self.max_pixels.is_none(),
+            Location::Template(_) => !self.any_codec,
             _ => true,
         }
     }

@@ -105,6 +105,7 @@ mod tests {
             decode: crate::source::Decode::Auto,
             decoder: crate::source::Decoder::Auto,
             max_pixels: None,
+            any_codec: false,
             templates: "pipelines".into(),
             reconnect: crate::source::Reconnect::default(),
         }

@@ -85,7 +85,7 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, number: usize) -> io::Res
             ("SETUP", _) => answer(&mut stream, &format!("Transport: {}\r\n\r\n", header("Transport")))?,
             ("PLAY", Behaviour::Plays(play)) => {
                 answer(&mut stream, "\r\n")?;
-                let mut packets = Packets { stream: stream.try_clone()?, sequence: 0, time: 0, ssrc: 7 };
+                let mut packets = Packets::new(stream.try_clone()?);
                 return play(&mut packets, number);
             }
             _ => answer(&mut stream, "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n\r\n")?,
@@ -100,19 +100,27 @@ pub struct Packets {
     /// Of the next packet, 90,000 a second.
     pub time: u32,
     pub ssrc: u32,
+    /// Of the next packet, fifteen at most.
+    pub contributors: Vec<u32>,
 }
 
 /// The longest payload of a packet.
 const MTU: usize = 1200;
 
 impl Packets {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, sequence: 0, time: 0, ssrc: 7, contributors: Vec::new() }
+    }
+
     pub fn packet(&mut self, payload: &[u8], last: bool) -> io::Result<()> {
         let mut bytes = vec![b'$', 0];
-        bytes.extend(u16::try_from(payload.len() + 12).unwrap().to_be_bytes());
-        bytes.extend([0x80, if last { 0x80 | 96 } else { 96 }]);
+        let contributors = self.contributors.len();
+        bytes.extend(u16::try_from(payload.len() + 12 + 4 * contributors).unwrap().to_be_bytes());
+        bytes.extend([0x80 | u8::try_from(contributors).unwrap(), if last { 0x80 | 96 } else { 96 }]);
         bytes.extend(self.sequence.to_be_bytes());
         bytes.extend(self.time.to_be_bytes());
         bytes.extend(self.ssrc.to_be_bytes());
+        bytes.extend(self.contributors.iter().flat_map(|number| number.to_be_bytes()));
         bytes.extend(payload);
         self.sequence = self.sequence.wrapping_add(1);
         self.stream.write_all(&bytes)
@@ -140,9 +148,14 @@ impl Packets {
 
     /// An RTCP goodbye: the sender has no more.
     pub fn goodbye(&mut self) -> io::Result<()> {
-        let mut bytes = vec![b'$', 1, 0, 8, 0x81, 203, 0, 1];
-        bytes.extend(self.ssrc.to_be_bytes());
-        self.stream.write_all(&bytes)
+        let ssrc = self.ssrc.to_be_bytes();
+        self.rtcp(&[&[0x81, 203, 0, 1], ssrc.as_slice()].concat())
+    }
+
+    /// RTCP packets as they are.
+    pub fn rtcp(&mut self, packets: &[u8]) -> io::Result<()> {
+        let length = u16::try_from(packets.len()).unwrap().to_be_bytes();
+        self.stream.write_all(&[&[b'$', 1], length.as_slice(), packets].concat())
     }
 
     /// A frame in NAL units, and the time until the next one, 25 a second.

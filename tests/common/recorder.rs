@@ -105,6 +105,7 @@ pub fn settings(location: Location) -> SourceSettings {
         decode: Decode::Auto,
         decoder: Decoder::Auto,
         max_pixels: None,
+        any_codec: false,
         templates: templates(),
         reconnect: Reconnect::default(),
     }
