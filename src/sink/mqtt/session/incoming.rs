@@ -121,7 +121,7 @@ impl Session<'_> {
             // Another may have written there since. Nothing is forgotten: it goes once it can be read.
             if self.surveying.is_none() && !std::mem::replace(&mut self.told_unreadable, true) {
                 tracing::warn!(
-                    topics = gone.len(),
+                    total = gone.len(),
                     "retained messages of ours that nobody wants any more stay, as the broker does not show what lies there; may this user \
                      read below the prefix?"
                 );
