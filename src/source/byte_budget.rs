@@ -339,7 +339,7 @@ fn room(buffer: &gst::BufferRef) -> usize {
 /// Whether the memory is far larger than what came: web sources make room for 4 KiB and more, and may get a single segment. Then the bytes are worth a
 /// copy, lest a legal picture be refused for room that nobody uses. Crumbs are not.
 fn is_sparse(buffer: &gst::BufferRef) -> bool {
-    const CRUMB: usize = 256;
+    const CRUMB: usize = 16;
     buffer.size() >= CRUMB && room(buffer) / 2 > buffer.size()
 }
 

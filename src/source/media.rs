@@ -52,7 +52,22 @@ pub(super) fn has_length(pipeline: &gst::Pipeline) -> bool {
         || elements
             .iter()
             .filter(|element| reads(element, "http"))
-            .all(|source| source.query_duration::<gst::format::Bytes>().is_some())
+            .all(|source| source.query_duration::<gst::format::Bytes>().is_some() || told_length(source))
+}
+
+/// Whether the server has told it: the source forgets that at the end, not what it has sent of the answer's headers.
+fn told_length(source: &gst::Element) -> bool {
+    let mut told = false;
+    for pad in source.src_pads() {
+        pad.sticky_events_foreach(|event| {
+            let headers = event.structure().and_then(|event| event.get::<gst::Structure>("response-headers").ok());
+            told |= headers.is_some_and(|headers| {
+                headers.fields().any(|name| name.as_str().eq_ignore_ascii_case("content-length"))
+            });
+            std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
+        });
+    }
+    told
 }
 
 /// Whether `element` is a source for this kind of address.
