@@ -354,7 +354,7 @@ fn describing(headers: &'static str, body: &'static [u8]) -> Behaviour {
         let chunk = body.repeat((64 << 10) / body.len());
         loop {
             stream.write_all(&chunk)?;
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(std::time::Duration::from_micros(500));
         }
     }))
 }
