@@ -66,7 +66,8 @@ pub fn spoken(golden: &mut Golden, consumer: &Consumer) {
     consumer.wait_for("vtagd/gate/rocket", "ON");
     consumer.wait_for("vtagd/clip/rocket", "OFF");
     consumer.wait_for("vtagd/away/status", "offline");
-    let document = consumer.last("homeassistant/device/vtagd_gate/config").unwrap().json();
+    let document = "homeassistant/device/vtagd_gate/config";
+    let document = eventually(document, || consumer.last(document)).json();
     golden.check("home_assistant.json", &format!("{document:#}").replace(env!("CARGO_PKG_VERSION"), "…"));
 }
 
