@@ -18,16 +18,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vtagd::config::ModelChoice;
-use vtagd::engine::{Engine, preprocessing_threads};
+use vtagd::daemon::engine::{Engine, preprocessing_threads};
+use vtagd::frame::view::View;
 use vtagd::frame::{FrameTime, Picture};
 use vtagd::infer::{BatchSize, ImageEncoder, InferSettings};
-use vtagd::intake::StreamPart;
 use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
+use vtagd::pipeline::intake::StreamPart;
 use vtagd::pipeline::{self, Stages};
+use vtagd::platform::shutdown;
 use vtagd::score::roster::Lane;
-use vtagd::shutdown;
 use vtagd::source::{Decode, Decoder, Location, Pace, Reconnect, SourceSettings};
-use vtagd::view::View;
 
 const BATCH: usize = 8;
 const ROUNDS: usize = 5;

@@ -21,15 +21,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vtagd::catalog::{Catalog, Watched};
-use vtagd::delivery::Health;
 use vtagd::event::record::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
-use vtagd::frame::StreamId;
+use vtagd::outbox::delivery::Health;
+use vtagd::platform::tls::Trust;
 use vtagd::sink::mqtt::{Mqtt, MqttSettings, Owner, Protocol};
 use vtagd::sink::runner;
-use vtagd::status::StreamStatus;
-use vtagd::tls::Trust;
+use vtagd::stream::StreamId;
+use vtagd::stream::registry::{Catalog, Watched};
+use vtagd::stream::status::StreamStatus;
 
 use sends::Sends;
 

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use vtagd::delivery::Inbox;
 use vtagd::event::record::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
+use vtagd::outbox::delivery::Inbox;
 
 use sends::Sends;
 

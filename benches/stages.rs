@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array1, Array2};
+use vtagd::batching::batcher::Batcher;
 use vtagd::event::{Thresholds, Tracker};
+use vtagd::frame::thumbprint::Signature;
+use vtagd::frame::view::Region;
 use vtagd::frame::{FrameTime, Matrix, Picture, PixelFormat, Range};
-use vtagd::infer::batcher::Batcher;
 use vtagd::label::Scoring;
 use vtagd::score::{Activation, Block, Head, LabelEmbeddings, Scorer, SetEmbeddings};
-use vtagd::signature::Signature;
-use vtagd::view::Region;
 
 /// CLIP ViT-H-14's embedding length.
 const DIM: usize = 1024;

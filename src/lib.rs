@@ -9,24 +9,15 @@
 //! Modules are declared in that order; [`pipeline`] joins them and is the only one that knows them all.
 //! A stage knows the types and the plumbing below it, never another stage.
 
-// Types that travel.
-pub mod batch;
-pub mod catalog;
-pub mod coded_size;
-pub mod delivery;
+// What travels, and what a stream is.
 pub mod frame;
-pub mod problem;
-pub mod secret;
-pub mod signature;
-pub mod still;
-pub mod tensor;
-pub mod view;
+pub mod stream;
 
 // Stages, in the order a frame meets them.
+pub mod batching;
 pub mod event;
 pub mod infer;
 pub mod outbox;
-pub mod precedence;
 pub mod preprocess;
 pub mod sample;
 pub mod score;
@@ -43,24 +34,9 @@ pub mod label;
 pub mod model;
 
 // Plumbing.
-pub mod account;
-pub mod backoff;
-pub mod child;
-pub mod control;
-pub mod gpu;
-pub mod hex;
 pub mod logs;
-pub mod memory;
-pub mod paths;
-pub mod process;
-pub mod queue;
-pub mod shutdown;
-pub mod signals;
-pub mod status;
-pub mod systemd;
-pub mod telemetry;
-pub mod tls;
-pub mod userinfo;
+pub mod metrics;
+pub mod platform;
 pub mod yaml;
 
 // Assembly.
@@ -68,7 +44,5 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
-pub mod engine;
-pub mod intake;
 pub mod pipeline;
 pub mod shake;

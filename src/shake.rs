@@ -10,8 +10,8 @@ use crate::preprocess::{Preprocessor, Region, Spec, View, ViewMode, tiles};
 use crate::yaml::Document;
 
 pub use crate::api::shake as http;
-pub use crate::coded_size::fuzz::any_bytes as coded_size;
 pub use crate::config::shake as settings;
+pub use crate::frame::coded_size::fuzz::any_bytes as coded_size;
 pub use crate::sink::webhook::shake as answers;
 
 /// No file has this folder: whatever a document names beside itself is not there.

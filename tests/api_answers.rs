@@ -11,19 +11,19 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::Receiver;
 use metrics_exporter_prometheus::PrometheusHandle;
-use vtagd::account::{Account, Outcome};
 use vtagd::api::{self, Api, ApiSettings, Board, Door, TlsSettings};
-use vtagd::control::{self, Asked, Wish};
-use vtagd::problem::{Problem, Severity};
-use vtagd::secret::Secret;
-use vtagd::shutdown::{self, Trigger};
-use vtagd::status::{StreamState, StreamStatus};
-use vtagd::telemetry;
+use vtagd::metrics;
+use vtagd::platform::secret::Secret;
+use vtagd::platform::shutdown::{self, Trigger};
+use vtagd::stream::accounting::{Account, Outcome};
+use vtagd::stream::commands::{self, Asked, Wish};
+use vtagd::stream::status::{StreamState, StreamStatus};
+use vtagd::yaml::problem::{Problem, Severity};
 
 /// One recorder a process, however many tests run in it.
 fn metrics() -> PrometheusHandle {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
-    METRICS.get_or_init(|| telemetry::init_metrics().unwrap()).clone()
+    METRICS.get_or_init(|| metrics::init_metrics().unwrap()).clone()
 }
 
 fn json(mut answer: ureq::http::Response<ureq::Body>) -> serde_json::Value {
@@ -48,7 +48,7 @@ impl Server {
     fn with(token: Option<&str>, tls: Option<TlsSettings>) -> Self {
         let (trigger, shutdown) = shutdown::channel();
         let board = Arc::new(Board::default());
-        let (asker, asked) = control::channel();
+        let (asker, asked) = commands::channel();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let settings = ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: token.map(Secret::new), tls };
         let Api { address, thread, door } =
@@ -166,7 +166,7 @@ fn an_address_that_is_taken_is_named() {
     let listen = taken.local_addr().unwrap();
     let (_trigger, shutdown) = shutdown::channel();
     let settings = ApiSettings { listen, token: None, tls: None };
-    let asker = control::channel().0;
+    let asker = commands::channel().0;
     let error = api::start(&settings, Arc::new(Board::default()), asker, metrics(), shutdown).err().unwrap();
     assert!(error.to_string().contains(&listen.to_string()) && error.to_string().contains("api.listen"), "{error}");
 }
@@ -331,11 +331,11 @@ fn a_change_is_told_as_the_main_thread_tells_it() {
             snippet: "3 | url: rtsp://viewer:MARKED@camera/".into(),
         };
         let outcomes = [
-            control::Outcome::Done,
-            control::Outcome::Already,
-            control::Outcome::NoSuchStream,
-            control::Outcome::Done,
-            control::Outcome::Refused { why: "the configuration has problems".into(), problems: vec![problem] },
+            commands::Outcome::Done,
+            commands::Outcome::Already,
+            commands::Outcome::NoSuchStream,
+            commands::Outcome::Done,
+            commands::Outcome::Refused { why: "the configuration has problems".into(), problems: vec![problem] },
         ];
         for outcome in outcomes {
             let Asked { wish, answer } = asked.recv().unwrap();

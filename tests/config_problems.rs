@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use vtagd::config;
-use vtagd::problem::{Problem, Severity};
+use vtagd::yaml::problem::{Problem, Severity};
 
 /// A folder with a label set, a video file and a secret, to write configurations into.
 struct Folder(tempfile::TempDir);

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSettings};
+use vtagd::frame::thumbprint::Unchanged;
 use vtagd::infer::options::{Arena, CudaOptions, OpenvinoOptions, OpenvinoPrecision, ProviderChoice, TensorrtOptions};
 use vtagd::infer::{BatchSize, Provider, Sessions};
 use vtagd::preprocess::{Region, View, ViewMode};
-use vtagd::problem::Severity;
 use vtagd::sample::Interval;
-use vtagd::signature::Unchanged;
 use vtagd::sink::mqtt::Protocol;
 use vtagd::source::{Decode, Location, Pace, Reconnect};
+use vtagd::yaml::problem::Severity;
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");

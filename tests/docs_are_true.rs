@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use common::daemon::{root, vtagd};
-use vtagd::telemetry::METRICS;
+use vtagd::metrics::METRICS;
 
 fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap()

@@ -15,9 +15,9 @@ use common::camera::{Camera, Codec};
 use common::daemon::{Daemon, eventually};
 use common::scene::small;
 use recorder::{Options, Running, resources, settings};
-use vtagd::backoff::Ladder;
+use vtagd::platform::backoff::Ladder;
 use vtagd::source::{Ended, Limits, Location};
-use vtagd::status::StreamState;
+use vtagd::stream::status::StreamState;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 

@@ -8,17 +8,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use vtagd::account::{Account, Outcome, Totals};
-use vtagd::batch::{EmbeddedBatch, PrepareJob};
-use vtagd::frame::{FrameTap, FrameTime, Picture, StreamId, StreamKey};
-use vtagd::infer::dispatch::{Arrival, Dispatcher, buffers};
-use vtagd::infer::in_order::InOrder;
+use vtagd::batching::batch::{EmbeddedBatch, PrepareJob};
+use vtagd::batching::dispatch::{Arrival, Dispatcher, buffers};
+use vtagd::batching::reorder_buffer::InOrder;
+use vtagd::batching::tensor::BatchBuffer;
+use vtagd::frame::slot;
+use vtagd::frame::view::View;
+use vtagd::frame::{FrameTap, FrameTime, Picture};
 use vtagd::infer::worker::SessionWorker;
 use vtagd::infer::{ImageEncoder, InferError, Provider};
-use vtagd::queue;
 use vtagd::sample::{OnFull, Sampler};
-use vtagd::tensor::BatchBuffer;
-use vtagd::view::View;
+use vtagd::stream::accounting::{Account, Outcome, Totals};
+use vtagd::stream::{StreamId, StreamKey};
 
 /// Nothing in a working pipeline takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,11 +86,11 @@ struct Overload {
 impl Overload {
     /// `rates`: pictures, and in how many turns.
     fn start(rates: &[(u32, u32)]) -> Self {
-        let (wake, woken) = queue::wake_channel();
+        let (wake, woken) = slot::wake_channel();
         let (arrive, arrivals) = bounded(rates.len());
         let camera = |(n, &(pictures, every)): (usize, &(u32, u32))| {
             let (id, account) = (StreamId::from(format!("camera-{n}")), Arc::new(Account::default()));
-            let (writer, slot) = queue::slot(1, wake.clone());
+            let (writer, slot) = slot::slot(1, wake.clone());
             arrive
                 .send(Arrival {
                     unchanged: None,

@@ -7,17 +7,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use vtagd::account::{Account, Outcome, Totals};
-use vtagd::batch::{EmbeddedBatch, PrepareJob};
-use vtagd::frame::{Frame, FrameTime, Picture, StreamId, StreamKey};
-use vtagd::infer::dispatch::{Arrival, Dispatcher, buffers};
-use vtagd::infer::in_order::InOrder;
+use vtagd::batching::batch::{EmbeddedBatch, PrepareJob};
+use vtagd::batching::dispatch::{Arrival, Dispatcher, buffers};
+use vtagd::batching::reorder_buffer::InOrder;
+use vtagd::batching::tensor::BatchBuffer;
+use vtagd::frame::slot::{self, SlotWriter};
+use vtagd::frame::view::View;
+use vtagd::frame::{Frame, FrameTime, Picture};
 use vtagd::infer::watchdog::Runs;
 use vtagd::infer::worker::SessionWorker;
 use vtagd::infer::{ImageEncoder, InferError, Provider, Stop};
-use vtagd::queue::{self, SlotWriter};
-use vtagd::tensor::BatchBuffer;
-use vtagd::view::View;
+use vtagd::stream::accounting::{Account, Outcome, Totals};
+use vtagd::stream::{StreamId, StreamKey};
 
 /// Nothing in a working pipeline takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,9 +94,9 @@ struct Rig {
 impl Rig {
     fn new(sessions: usize, max_size: usize, max_delay: Duration, heeds: bool) -> Self {
         let account = Arc::new(Account::default());
-        let (wake, woken) = queue::wake_channel();
+        let (wake, woken) = slot::wake_channel();
         let (arrive, arrivals) = bounded(1);
-        let (slot, reader) = queue::slot(64, wake);
+        let (slot, reader) = slot::slot(64, wake);
         let key = StreamKey(0);
         arrive.send(Arrival { key, view: View::default(), unchanged: None, pictures: false, slot: reader }).unwrap();
         let (free_again, free) = bounded(buffers(sessions));

@@ -17,12 +17,12 @@ use common::daemon::{Daemon, eventually, root};
 use model::{Counting, lane, stages};
 use recorder::{make_mp4, settings};
 use serde_json::Value;
-use vtagd::intake::{Member, StreamPart};
+use vtagd::frame::view::View;
 use vtagd::pipeline;
+use vtagd::pipeline::intake::{Member, StreamPart};
+use vtagd::platform::shutdown;
 use vtagd::sample::Interval;
-use vtagd::shutdown;
 use vtagd::source::{Decode, Location, SourceSettings};
-use vtagd::view::View;
 
 /// Streams that adapt, and one that does not.
 const STREAMS: usize = 20;

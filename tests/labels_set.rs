@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use vtagd::label::{Ensemble, LabelSet, Scoring, set};
-use vtagd::problem::Problem;
+use vtagd::yaml::problem::Problem;
 
 fn load(text: &str) -> Result<(LabelSet, Vec<Problem>), Vec<Problem>> {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -17,7 +17,7 @@ use common::daemon::{Daemon, eventually};
 use common::flicker;
 use common::hook::{Hook, Reply};
 use vtagd::logs::{self, LevelFrom, LogFormat};
-use vtagd::secret::Secret;
+use vtagd::platform::secret::Secret;
 
 type Entry = BTreeMap<String, String>;
 

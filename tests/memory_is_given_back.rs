@@ -2,7 +2,7 @@
 #![cfg(target_env = "gnu")]
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use vtagd::memory::give_back_what_is_freed;
+use vtagd::platform::malloc::give_back_what_is_freed;
 
 /// Bytes in all.
 const PICTURES: usize = 128 << 20;

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use common::daemon::{Daemon, eventually, root};
 use common::promtool::promtool;
-use vtagd::telemetry::{Kind, METRICS, Values, values};
+use vtagd::metrics::{Kind, METRICS, Values, values};
 
 /// A camera's clip for ever, looked at five times a second.
 fn config() -> String {

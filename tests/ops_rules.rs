@@ -12,7 +12,7 @@ use common::daemon::root;
 use common::promtool::promtool;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vtagd::telemetry::{Kind, METRICS};
+use vtagd::metrics::{Kind, METRICS};
 
 fn prometheus() -> PathBuf {
     root().join("ops/prometheus")

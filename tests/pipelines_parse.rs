@@ -11,7 +11,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use recorder::{Running, settings, templates};
 use vtagd::source::{Ended, Location, SourceError, SourceSettings, template};
-use vtagd::status::StreamState;
+use vtagd::stream::status::StreamState;
 
 /// Elements that only some machines have, and what stands in for them where they are missing.
 const HARDWARE: [(&str, &str); 5] = [

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use recorder::{Options, Running, make, make_mp4, settings};
-use vtagd::account::{Account, Outcome};
+use vtagd::frame::slot::{slot, wake_channel};
 use vtagd::frame::{FrameTap, Matrix, PixelFormat, Range};
-use vtagd::queue::{slot, wake_channel};
+use vtagd::platform::shutdown;
 use vtagd::sample::{OnFull, Sampler};
-use vtagd::shutdown;
 use vtagd::source::{Ended, Location, Pace, Source, SourceError, SourceSettings};
-use vtagd::status::{StreamState, StreamStatus};
+use vtagd::stream::accounting::{Account, Outcome};
+use vtagd::stream::status::{StreamState, StreamStatus};
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -16,9 +16,9 @@ use std::time::Duration;
 use recorder::{Running, make_mp4, settings};
 use url::Url;
 use vtagd::frame::Range;
-use vtagd::secret::Secret;
+use vtagd::platform::secret::Secret;
 use vtagd::source::{Ended, Location, Pace, SourceSettings};
-use vtagd::status::StreamState;
+use vtagd::stream::status::StreamState;
 use web::{Server, respond};
 
 fn jpeg(brightness: u8) -> Vec<u8> {

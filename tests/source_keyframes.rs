@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use common::camera::{Camera, Codec, Content};
 use recorder::{DEADLINE, Options, Running, Seen, settings};
 use vtagd::frame::{FrameTap, FrameTime, Picture};
-use vtagd::shutdown;
+use vtagd::platform::shutdown;
 use vtagd::source::{Decode, Ended, Location, Pace, Source, SourceSettings};
-use vtagd::status::StreamStatus;
+use vtagd::stream::status::StreamStatus;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -14,9 +14,9 @@ use common::raw_rtsp::{self, Behaviour, Noise};
 use recorder::{DEADLINE, Options, Running, quick_ladder, settings};
 use url::Url;
 use vtagd::frame::{PixelFormat, Range};
-use vtagd::secret::Secret;
+use vtagd::platform::secret::Secret;
 use vtagd::source::{Decode, Ended, Limits, Location, SourceSettings};
-use vtagd::status::StreamState;
+use vtagd::stream::status::StreamState;
 
 fn rtsp(url: Url) -> SourceSettings {
     settings(Location::Rtsp(url))

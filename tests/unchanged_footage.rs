@@ -10,22 +10,23 @@ use std::time::Duration;
 
 use common::daemon::{Daemon, footage, root};
 use ndarray::ArrayView1;
-use vtagd::account::Account;
-use vtagd::batch::{FrameMeta, Recall};
+use vtagd::batching::batch::{FrameMeta, Recall};
+use vtagd::batching::unchanged::Gate;
 use vtagd::config::{self, Settings};
-use vtagd::engine::Engine;
+use vtagd::daemon::engine::Engine;
 use vtagd::event::tracker::Change;
 use vtagd::event::{Thresholds, Tracker};
-use vtagd::frame::{FrameTap, FrameTime, Picture, StreamKey};
+use vtagd::frame::thumbprint::{Signature, Unchanged};
+use vtagd::frame::{FrameTap, FrameTime, Picture};
 use vtagd::infer::ImageEncoder;
-use vtagd::infer::unchanged::Gate;
+use vtagd::platform::shutdown;
 use vtagd::preprocess::{Preprocessor, Region, View};
 use vtagd::sample::Schedule;
 use vtagd::score::Scorer;
-use vtagd::shutdown;
-use vtagd::signature::{Signature, Unchanged};
 use vtagd::source::{Ended, Source};
-use vtagd::status::StreamStatus;
+use vtagd::stream::StreamKey;
+use vtagd::stream::accounting::Account;
+use vtagd::stream::status::StreamStatus;
 
 /// Samples are taken this often; sparser rows of the table leave frames out.
 const EVERY: Duration = Duration::from_millis(200);

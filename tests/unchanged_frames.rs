@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use model::{Counting, lane, stages};
 use recorder::{make, settings};
-use vtagd::account::Totals;
-use vtagd::intake::StreamPart;
+use vtagd::frame::thumbprint::Unchanged;
+use vtagd::frame::view::{View, ViewMode};
 use vtagd::pipeline;
-use vtagd::shutdown;
-use vtagd::signature::Unchanged;
+use vtagd::pipeline::intake::StreamPart;
+use vtagd::platform::shutdown;
 use vtagd::source::{Ended, Location, Pace, SourceSettings};
-use vtagd::view::{View, ViewMode};
+use vtagd::stream::accounting::Totals;
 
 const GATE: Unchanged = Unchanged { tolerance: 2.0, max_age: Duration::from_secs(3) };
 

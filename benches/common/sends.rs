@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use vtagd::delivery::Inbox;
 use vtagd::event::Event;
+use vtagd::outbox::delivery::Inbox;
 use vtagd::outbox::route::{Filter, Route};
 use vtagd::outbox::{Kernel, Outbox, OutboxSettings};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::limits::{Places, Rates};
 use super::{ApiSettings, TlsSettings};
-use crate::secret::Secret;
-use crate::tls;
+use crate::platform::secret::Secret;
+use crate::platform::tls;
 
 /// What a connection is made with, and what a request has to show.
 #[derive(Clone, Default)]

@@ -23,17 +23,17 @@ use std::time::Instant;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
-use crate::account::Account;
-use crate::control::Asker;
 use crate::event::Event;
-use crate::gpu::Gpu;
 use crate::infer::Refused;
 use crate::infer::sessions::Plan;
 use crate::outbox::{Report, Status};
-use crate::secret::Secret;
-use crate::shutdown::Shutdown;
+use crate::platform::gpu::Gpu;
+use crate::platform::secret::Secret;
+use crate::platform::shutdown::Shutdown;
 use crate::snapshot::Gallery;
-use crate::status::StreamStatus;
+use crate::stream::accounting::Account;
+use crate::stream::commands::Asker;
+use crate::stream::status::StreamStatus;
 
 pub use door::Door;
 

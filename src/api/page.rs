@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::Readiness;
-use crate::account::Totals;
-use crate::delivery::Health;
 use crate::event::Event;
 use crate::outbox::Report;
-use crate::status::{StreamReport, StreamState};
+use crate::outbox::delivery::Health;
+use crate::stream::accounting::Totals;
+use crate::stream::status::{StreamReport, StreamState};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ccc}.bad{color:#b00}";

@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use super::door::Shown;
 use super::guard::{CORP, Caller, guard, refusal, refused};
 use super::{Shared, openapi, page, scrape};
-use crate::catalog::Command;
-use crate::control::{NoOutcome, Outcome, Wish};
 use crate::logs::AUDIT;
-use crate::problem::{Problem, Severity};
+use crate::stream::commands::{NoOutcome, Outcome, Wish};
+use crate::stream::registry::Command;
+use crate::yaml::problem::{Problem, Severity};
 
 /// Which routes say how the daemon is: those of a service manager on this machine are not limited in rate.
 pub(super) const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
@@ -267,11 +267,11 @@ mod tests {
     }
 
     fn settings(token: Option<&str>) -> super::super::ApiSettings {
-        let token = token.map(crate::secret::Secret::new);
+        let token = token.map(crate::platform::secret::Secret::new);
         super::super::ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token, tls: None }
     }
 
-    fn shared(asker: crate::control::Asker) -> Shared {
+    fn shared(asker: crate::stream::commands::Asker) -> Shared {
         Shared {
             board: std::sync::Arc::default(),
             metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn without_a_token_nobody_but_this_machine_is_answered() {
-        let mut router: Router = router(shared(crate::control::channel().0));
+        let mut router: Router = router(shared(crate::stream::commands::channel().0));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for (peer, status) in [([127, 0, 0, 1], StatusCode::OK), ([198, 51, 100, 1], StatusCode::UNAUTHORIZED)] {
             let request = Request::builder().uri("/api/v1/labels").extension(Peer(peer.into())).body(Body::empty());
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_token_that_is_set_while_a_request_is_under_way_does_not_let_it_in() {
-        let (asker, asked) = crate::control::channel();
+        let (asker, asked) = crate::stream::commands::channel();
         let shared = shared(asker);
         // Past the guard while there was no token yet.
         let caller = Caller { peer: std::net::Ipv4Addr::LOCALHOST.into(), shown: shared.door.shown(None) };
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn every_route_is_in_the_document_and_everything_in_the_document_is_a_route() {
-        let shared = shared(crate::control::channel().0);
+        let shared = shared(crate::stream::commands::channel().0);
         let ours: BTreeSet<(String, String)> = all()
             .into_iter()
             .flat_map(|(path, routes)| {

@@ -6,9 +6,9 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use super::{Board, Shared};
-use crate::gpu::{self, Gpu};
-use crate::process::Process;
-use crate::telemetry::Exposition;
+use crate::metrics::Exposition;
+use crate::platform::gpu::{self, Gpu};
+use crate::platform::process::Process;
 
 pub(super) fn text(shared: &Shared, now: Instant) -> String {
     let mut text = Exposition::after(shared.metrics.render());
@@ -73,9 +73,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::account::Account;
-    use crate::gpu::GpuMemory;
-    use crate::status::{StreamState, StreamStatus};
+    use crate::platform::gpu::GpuMemory;
+    use crate::stream::accounting::Account;
+    use crate::stream::status::{StreamState, StreamStatus};
 
     #[test]
     fn a_stream_from_which_nothing_is_expected_has_no_series() {

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::door::{Door, Place};
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// Requests that have not ended this long after the wish to stop are cut off.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -236,7 +236,7 @@ mod tests {
 
     use super::super::{ApiSettings, TlsSettings};
     use super::*;
-    use crate::shutdown::{self, Trigger};
+    use crate::platform::shutdown::{self, Trigger};
 
     const PATIENCE: Duration = Duration::from_secs(240);
     const NEVER: Duration = Duration::from_secs(3600);
@@ -360,7 +360,7 @@ mod tests {
     fn it_is_the_same_behind_tls_and_a_handshake_has_to_end() {
         let folder = tempfile::tempdir().unwrap();
         let tls = certify(folder.path());
-        let config = crate::tls::pinned(&tls.cert).unwrap();
+        let config = crate::platform::tls::pinned(&tls.cert).unwrap();
         let server = Server::start(Times { stall: SOON, ..patient() }, Some(tls.clone()));
         let name = rustls::pki_types::ServerName::IpAddress(std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let socket = TcpStream::connect(server.address).unwrap();

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::{ApiSettings, Board, Door, SetView, Shared, routes, serve};
-use crate::control;
-use crate::secret::Secret;
+use crate::platform::secret::Secret;
+use crate::stream::commands;
 
 /// The token of the API that is shaken: seeds may hold it.
 pub const TOKEN: &str = "shaken-token-0123456789";
@@ -24,7 +24,7 @@ pub fn shake(data: &[u8]) -> Vec<u8> {
     board.set_labels(vec![SetView { set: MARKED.to_owned(), labels: Vec::new() }]);
     let Ok(door) = Door::new(&settings).map(Arc::new) else { return Vec::new() };
     // Nobody takes wishes: whoever has the token is told that the daemon stops.
-    let (asker, _) = control::channel();
+    let (asker, _) = commands::channel();
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let router = routes::router(Shared { board, metrics, door, asker });
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Measuring in a [child process](crate::child): vtagd starts itself with the hidden command [`SUBCOMMAND`]. One request, then
+//! Measuring in a [child process](crate::platform::child): vtagd starts itself with the hidden command [`SUBCOMMAND`]. One request, then
 //! an answer for each turn, one for each result, and an end. The parent kills the child on shutdown, in the middle of a run.
 
 use std::io::{self, Write};
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::rounds::{self, Speed};
 use super::{BenchError, Memory, Model, memory};
-use crate::child::{self, Child, End, Heard, OWN_PROGRAM};
 use crate::infer::runtime::{self, Runtime};
 use crate::infer::session::OrtImageEncoder;
 use crate::infer::split::Split;
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice};
 use crate::model::Bundle;
 use crate::model::import::measure::probe_picture;
-use crate::shutdown::Shutdown;
+use crate::platform::child::{self, Child, End, Heard, OWN_PROGRAM};
+use crate::platform::shutdown::Shutdown;
 
 /// The command of a child that measures. Not one for people.
 pub const SUBCOMMAND: &str = "__bench";

@@ -12,8 +12,8 @@ use super::{BenchError, Model};
 use crate::infer::split::{self, Key, Split};
 use crate::infer::{BatchSize, InferSettings, Provider, Sessions};
 use crate::model::Bundle;
-use crate::paths;
-use crate::shutdown::Shutdown;
+use crate::platform::paths;
+use crate::platform::shutdown::Shutdown;
 
 /// Measuring of one split, and between two signs of life of the child: it loads the model several times.
 const TIMES: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_secs(30));

@@ -21,9 +21,9 @@ use url::{Host, Url};
 
 use super::plain;
 use crate::config::Reach;
-use crate::secret::Secret;
-use crate::tls::{self, Trust};
-use crate::userinfo;
+use crate::platform::secret::Secret;
+use crate::platform::tls::{self, Trust};
+use crate::platform::userinfo;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest answer that is read.

@@ -15,7 +15,7 @@ use crate::bench::draft::Drafts;
 use crate::bench::rounds::Speed;
 use crate::bench::{BenchError, Memory, Model};
 use crate::config;
-use crate::engine::{EngineError, spec_of};
+use crate::daemon::engine::{EngineError, spec_of};
 use crate::infer::Provider;
 use crate::model::import::ImportError;
 use crate::model::import::manifest::{self, Manifest};
@@ -23,8 +23,8 @@ use crate::model::import::run::Progress;
 use crate::model::import::synthetic::{self, Synthetic};
 use crate::model::onnx::Precision;
 use crate::model::{self, Bundle, prepared};
-use crate::paths;
-use crate::shutdown::{self, Shutdown};
+use crate::platform::paths;
+use crate::platform::shutdown::{self, Shutdown};
 
 /// What of the measured speed cameras may use: a fifth is for decoding, preprocessing and busy moments.
 const USABLE: f64 = 0.8;
@@ -151,7 +151,7 @@ struct Subject {
 /// Measures and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None);
     match bench(args, &shutdown) {
         Ok(report) => {
             if !args.json {

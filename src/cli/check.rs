@@ -11,12 +11,12 @@ use std::time::Duration;
 use super::plural;
 use super::trial::{self, Finding};
 use crate::config::{self, ModelChoice, Settings};
-use crate::engine::{Engine, EngineError};
-use crate::problem::{Problem, Severity};
-use crate::systemd::LongStep;
-use crate::userinfo::shown;
+use crate::daemon::engine::{Engine, EngineError};
+use crate::platform::systemd::LongStep;
+use crate::platform::userinfo::shown;
+use crate::platform::{shutdown, signals};
+use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::units;
-use crate::{shutdown, signals};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

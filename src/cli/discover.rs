@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{complain, say};
 use crate::discover::{self, Device, Login, Options, PORT, PasswordFrom, Place, ProbeError};
-use crate::secret::Secret;
+use crate::platform::secret::Secret;
 use crate::yaml::units;
 
 #[derive(Debug, clap::Args)]

@@ -2,7 +2,7 @@
 //! with what the documentation shows. On the main thread.
 
 use crate::config;
-use crate::telemetry;
+use crate::metrics;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -21,7 +21,7 @@ enum Table {
 /// Prints it; the exit code.
 pub fn run(args: &Args) -> u8 {
     let text = match args.table {
-        Table::Metrics => telemetry::tables(),
+        Table::Metrics => metrics::tables(),
         Table::Effects => config::effects::table(),
     };
     super::say(text.trim_end());

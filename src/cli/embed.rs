@@ -12,17 +12,17 @@ use super::pictures::{self, BATCH};
 use super::texts::{self, TemplateArgs};
 use super::{complain, say};
 use crate::config::ModelChoice;
-use crate::engine::{Engine, EngineError};
+use crate::daemon::engine::{Engine, EngineError};
 use crate::infer::{BatchSize, InferSettings};
 use crate::label::cache::EmbeddingCache;
 use crate::label::child::ChildTower;
 use crate::label::embed::{EmbedError, Embedder, ensemble};
 use crate::label::{Ensemble, template};
 use crate::model::{self, Bundle, ModelError, prepared};
-use crate::paths;
+use crate::platform::paths;
+use crate::platform::shutdown::{self, Shutdown};
+use crate::platform::userinfo::shown;
 use crate::score::similarity::Similarity;
-use crate::shutdown::{self, Shutdown};
-use crate::userinfo::shown;
 
 /// Values shown of an embedding on a readable line.
 const SHOWN: usize = 6;
@@ -138,7 +138,7 @@ impl Failure {
 /// Embeds and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None);
     match embed(args, &shutdown) {
         Ok(()) => 0,
         Err(error) => {

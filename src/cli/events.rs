@@ -11,9 +11,9 @@ use crate::config;
 use crate::event::Event;
 use crate::outbox::OutboxError;
 use crate::outbox::reader::{Query, Reader, Row, State, replay};
-use crate::paths;
-use crate::shutdown;
-use crate::signals;
+use crate::platform::paths;
+use crate::platform::shutdown;
+use crate::platform::signals;
 use crate::yaml::units;
 
 /// How often `follow` looks for new events.

@@ -12,9 +12,9 @@ use crate::label::child::ChildTower;
 use crate::label::embed::{Embedder, Progress};
 use crate::label::{LabelSet, set};
 use crate::model::{self, prepared};
-use crate::paths;
-use crate::problem::Problem;
-use crate::shutdown;
+use crate::platform::paths;
+use crate::platform::shutdown;
+use crate::yaml::problem::Problem;
 
 /// Between two progress lines where there is no terminal to draw a bar on.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ fn tell(problems: &[Problem]) {
 
 fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None);
     let bundle = match model::resolve_for_cli(model).and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested())) {
         Ok(bundle) => bundle,
         Err(error) => {

@@ -30,7 +30,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::child as measuring;
 use crate::label::child;
 use crate::logs::{self, LevelFrom, LogFormat};
-use crate::{secret, userinfo};
+use crate::platform::{secret, userinfo};
 
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_CONFIG: &str = "/etc/vtagd/vtagd.yaml";

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{complain, pull, say};
-use crate::engine::spec_of;
+use crate::daemon::engine::spec_of;
 use crate::infer::runtime;
 use crate::model::import::manifest::{self, Manifest};
 use crate::model::import::run::{self, Options, Progress, Source, Step};
@@ -18,7 +18,7 @@ use crate::model::import::synthetic::{self, Synthetic};
 use crate::model::import::{ImportError, open_checkpoint};
 use crate::model::onnx::Precision;
 use crate::model::{self, Bundle, ModelError};
-use crate::shutdown::{self, Shutdown};
+use crate::platform::shutdown::{self, Shutdown};
 
 /// What stands before a made-up checkpoint's name.
 const SYNTHETIC: &str = "synthetic:";
@@ -76,7 +76,7 @@ pub fn run(command: &Command) -> u8 {
 
 fn import(source: &Path, out: &Path, precision: Precision, measure: bool) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None);
     let started = Instant::now();
     match import_or_fail(source, out, precision, measure, &shutdown) {
         Ok(manifest) => {

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::frame::still_image::{self, StillError};
 use crate::infer::{ImageEncoder, InferError};
 use crate::preprocess::{PreprocessError, Preprocessor, Spec, View};
-use crate::still::{self, StillError};
 
 /// Pictures looked at together.
 pub const BATCH: usize = 8;
@@ -37,7 +37,7 @@ pub fn embed<'a>(
     let prepared: Vec<Result<(), Unusable>> = files
         .iter()
         .map(|file| {
-            let picture = still::load(file)?;
+            let picture = still_image::load(file)?;
             let start = pixels.len();
             pixels.resize(start + place, 0.0);
             preprocessor.run(&picture, View::default(), 0, &mut pixels[start..]).map_err(|error| {

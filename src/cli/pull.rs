@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{complain, say};
 use crate::model::hub::{self, Event, HubError, Pulled, Repo, Request, Settings};
-use crate::shutdown;
+use crate::platform::shutdown;
 
 /// Between two progress lines where there is no terminal to draw a bar on.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> u8 {
 
 fn pull(args: &Args) -> Result<Pulled, HubError> {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None);
     let mut settings = Settings::from_env()?;
     settings.offline |= args.offline;
     let request = Request {

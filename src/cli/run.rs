@@ -6,8 +6,8 @@ use super::check;
 use crate::config;
 use crate::daemon;
 use crate::logs::{self, LevelFrom};
-use crate::memory;
-use crate::secret;
+use crate::platform::malloc;
+use crate::platform::secret;
 
 /// Runs the daemon with `file`; the exit code.
 pub fn run(file: &Path, verbose: u8) -> u8 {
@@ -34,7 +34,7 @@ pub fn run(file: &Path, verbose: u8) -> u8 {
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }
-    memory::give_back_what_is_freed();
+    malloc::give_back_what_is_freed();
     match daemon::run(settings) {
         Ok(code) => code,
         Err(error) => {

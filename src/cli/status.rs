@@ -13,9 +13,9 @@ use url::Url;
 use super::ask::{Daemon, Unanswered};
 use super::{DEFAULT_CONFIG, complain, plain, say};
 use crate::config;
-use crate::secret::Secret;
-use crate::shutdown;
-use crate::signals;
+use crate::platform::secret::Secret;
+use crate::platform::shutdown;
+use crate::platform::signals;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(2);

@@ -16,22 +16,23 @@ use super::pictures::{self, BATCH, Unusable};
 use super::texts::TemplateArgs;
 use super::{complain, say};
 use crate::config::ModelChoice;
-use crate::engine::Engine;
+use crate::daemon::engine::Engine;
 use crate::event::record::seconds;
-use crate::frame::{FrameTime, Picture, StreamId};
+use crate::frame::still_image::StillError;
+use crate::frame::view::View;
+use crate::frame::{FrameTime, Picture};
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
-use crate::intake::StreamPart;
 use crate::label::{Label, LabelSet, Scoring, set, template};
 use crate::model::prepared;
+use crate::pipeline::intake::StreamPart;
 use crate::pipeline::{self, Stages};
-use crate::problem::Severity;
+use crate::platform::shutdown;
+use crate::platform::userinfo::shown;
 use crate::score::Activation;
 use crate::score::roster::Lane;
-use crate::shutdown;
 use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSettings};
-use crate::still::StillError;
-use crate::userinfo::shown;
-use crate::view::View;
+use crate::stream::StreamId;
+use crate::yaml::problem::Severity;
 use crate::yaml::units;
 
 #[derive(Debug, clap::Args)]
@@ -144,7 +145,7 @@ pub fn run(args: &Args) -> u8 {
     }
     bar.finish_and_clear();
     // Only now: a pipeline is drained, everything before may just end.
-    let _signals = crate::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None);
     for file in videos {
         code = code.max(video(file, &engine, &encoder, &printer, args.every, &shutdown));
     }
@@ -300,7 +301,7 @@ fn video(
         decoder: Decoder::Software,
         max_pixels: None,
         any_codec: false,
-        templates: crate::paths::templates_dir(),
+        templates: crate::platform::paths::templates_dir(),
         reconnect: Reconnect::default(),
     };
     let stages = Stages {
@@ -309,7 +310,7 @@ fn video(
         runs: Arc::default(),
         max_size: BATCH,
         max_delay: Duration::from_millis(50),
-        threads: crate::engine::preprocessing_threads(),
+        threads: crate::daemon::engine::preprocessing_threads(),
     };
     let (printer, path) = (printer.clone(), file.to_owned());
     let listener = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {

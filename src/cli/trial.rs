@@ -14,13 +14,13 @@ use crossbeam_channel::{bounded, select, tick};
 use serde::Serialize;
 
 use super::plain;
-use crate::backoff::Ladder;
 use crate::config::{Settings, StreamSettings};
 use crate::frame::{FrameTap, FrameTime, Picture};
+use crate::platform::backoff::Ladder;
+use crate::platform::shutdown::Shutdown;
 use crate::sample::Schedule;
-use crate::shutdown::Shutdown;
 use crate::source::{self, Source, SourceSettings};
-use crate::status::{StreamReport, StreamState, StreamStatus};
+use crate::stream::status::{StreamReport, StreamState, StreamStatus};
 
 /// Streams that are connected to at the same time: each decodes its first pictures.
 const AT_ONCE: usize = 16;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::problem::Severity;
-use crate::secret::{self, Secret};
-use crate::userinfo::{self, Unfit, percent_decode};
+use crate::platform::secret::{self, Secret};
+use crate::platform::userinfo::{self, Unfit, percent_decode};
+use crate::yaml::problem::Severity;
 use crate::yaml::reader::{At, Reader};
 
 /// A URL and the credentials that were inside it.

@@ -15,12 +15,12 @@ use crate::label::LabelSet;
 use crate::outbox::OutboxSettings;
 use crate::outbox::route::Route;
 
-use crate::problem::{Problem, Severity};
+use crate::frame::thumbprint::Unchanged;
+use crate::frame::view::View;
 use crate::sample::Interval;
-use crate::signature::Unchanged;
 use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
-use crate::view::View;
 use crate::yaml::Document;
+use crate::yaml::problem::{Problem, Severity};
 
 mod address;
 pub mod effects;

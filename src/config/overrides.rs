@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use crate::problem::{Problem, Severity};
-use crate::userinfo;
+use crate::platform::userinfo;
+use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::{Document, Step, nearest};
 
 /// What such variables begin with; `__` stands between the parts of a key.

@@ -193,7 +193,7 @@ impl FromNode for ProviderItem {
         let [entry] = entries.as_slice() else {
             let message = "names several providers in one item, or none";
             let remedy = "write one item each: `- cuda: { device: 0 }`";
-            reader.report(crate::problem::Severity::Error, node.place, path, message, remedy);
+            reader.report(crate::yaml::problem::Severity::Error, node.place, path, message, remedy);
             return None;
         };
         // Options that are all commented out.

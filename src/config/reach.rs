@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::schema::{Api, Root};
 use super::{DEFAULT_LISTEN, secrets, validate};
-use crate::problem::Severity;
-use crate::secret::Secret;
+use crate::platform::secret::Secret;
+use crate::yaml::problem::Severity;
 use crate::yaml::reader::{Field, Reader};
 use crate::yaml::{Document, relative_to};
 

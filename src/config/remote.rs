@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::schema::{EventBatch, Sink};
 use super::secrets::{self, SecretSource};
 use super::{MqttSettings, WebhookSettings, address, streams};
-use crate::problem::Severity;
-use crate::secret::Secret;
+use crate::platform::secret::Secret;
+use crate::platform::tls::Trust;
 use crate::sink::mqtt::Protocol;
 use crate::sink::webhook::BatchSettings;
-use crate::tls::Trust;
+use crate::yaml::problem::Severity;
 use crate::yaml::reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::{Node, Value, relative_to, units};
 

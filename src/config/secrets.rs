@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::problem::Severity;
-use crate::secret::{Secret, Unreadable};
+use crate::platform::secret::{Secret, Unreadable};
+use crate::yaml::problem::Severity;
 use crate::yaml::reader::{At, FromNode, Reader, join};
 use crate::yaml::{Node, Value, nearest, relative_to};
 

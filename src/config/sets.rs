@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::event::Thresholds;
 use crate::label::{Label, LabelSet, ThresholdOverrides, set};
-use crate::problem::{Problem, Severity};
+use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::reader::{At, Reader};
 use crate::yaml::relative_to;
 

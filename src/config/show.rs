@@ -9,16 +9,16 @@ use serde_json::{Map, Value, json};
 
 use super::{ModelChoice, Settings, SinkSettings, StreamSettings};
 use crate::event::Thresholds;
+use crate::frame::thumbprint::Unchanged;
 use crate::infer::options::ProviderChoice;
 use crate::infer::{BatchSize, Sessions};
 use crate::outbox::route::{Filter, Route};
+use crate::platform::secret;
+use crate::platform::tls::Trust;
 use crate::sample::Interval;
-use crate::secret;
-use crate::signature::Unchanged;
 use crate::sink::JsonlTarget;
 use crate::sink::nats::Login;
 use crate::source::{Decode, Decoder, Location, Reconnect};
-use crate::tls::Trust;
 
 const HIDDEN: &str = "***";
 

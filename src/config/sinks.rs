@@ -8,9 +8,9 @@ use super::routes::{self, Known};
 use super::schema::{Sink, SinkKind};
 use super::{JsonlTarget, MqttSettings, SinkSettings, kafka, nats, remote};
 use crate::outbox::route::{Filter, Route};
-use crate::problem::Severity;
 use crate::sink::jsonl::Rotation;
 use crate::sink::kafka::BUILT;
+use crate::yaml::problem::Severity;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, relative_to};
 

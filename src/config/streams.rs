@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use super::schema::{Reconnect as RawReconnect, Stream, Unchanged as RawUnchanged, View as RawView};
 use super::{StreamSettings, address, secrets};
-use crate::backoff::Ladder;
-use crate::coded_size;
-use crate::frame::StreamId;
+use crate::frame::coded_size;
+use crate::frame::thumbprint::Unchanged;
 use crate::label::LabelSet;
+use crate::platform::backoff::Ladder;
+use crate::platform::secret::Secret;
 use crate::preprocess::{Region, View};
 use crate::sample::Interval;
-use crate::secret::Secret;
-use crate::signature::Unchanged;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
+use crate::stream::StreamId;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::{Value, is_secret_key, relative_to};
 

@@ -13,11 +13,11 @@ use super::{
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, split};
 use crate::label::ThresholdOverrides;
-use crate::paths;
-use crate::problem::Problem;
+use crate::platform::paths;
+use crate::platform::userinfo;
 use crate::sample::Interval;
 use crate::source::Reconnect;
-use crate::userinfo;
+use crate::yaml::problem::Problem;
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::values::Bytes;
 use crate::yaml::{Document, relative_to};
@@ -321,7 +321,7 @@ fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<Snapsh
     let raw = &field.given()?.value;
     let path = match &raw.path {
         Field::Given(path) => sinks::output(path, true, reader)?,
-        Field::Missing => crate::paths::state_dir().join("snapshots"),
+        Field::Missing => crate::platform::paths::state_dir().join("snapshots"),
         Field::Wrong => return None,
     };
     let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
@@ -375,7 +375,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
         };
         let (cert, key) = (file(&tls.value.cert, "cert"), file(&tls.value.key, "key"));
         let (cert, key) = (cert?, key?);
-        if let Err(error) = crate::tls::server(&cert, &key) {
+        if let Err(error) = crate::platform::tls::server(&cert, &key) {
             reader.error(tls, error, "name a certificate chain in PEM, its own certificate first, and that one's key");
             return None;
         }

@@ -8,20 +8,21 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::account::Account;
 use crate::api::Board;
 use crate::config::{Settings, StreamSettings, thresholds};
 use crate::event::{Emitter, EndReason, Event, LabelRules, ModelRef};
-use crate::frame::{Picture, StreamId};
-use crate::intake::{Intake, Member, StreamPart};
+use crate::frame::Picture;
 use crate::outbox::Outbox;
 use crate::pipeline::Threads;
+use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::sample::Interval;
 use crate::score::Scorer;
 use crate::score::roster::{Lane, Listener};
 use crate::snapshot::Gallery;
 use crate::source::Ended;
-use crate::status::{StreamState, StreamStatus};
+use crate::stream::StreamId;
+use crate::stream::accounting::Account;
+use crate::stream::status::{StreamState, StreamStatus};
 
 /// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
 const GAP: Duration = Duration::from_secs(30);

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::account::{Account, DropReason, Totals};
-use crate::frame::StreamId;
-use crate::status::StreamStatus;
+use crate::stream::StreamId;
+use crate::stream::accounting::{Account, DropReason, Totals};
+use crate::stream::status::StreamStatus;
 
 /// What one stream lost since it was last looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::account::Outcome;
+    use crate::stream::accounting::Outcome;
 
     const MINUTE: Duration = Duration::from_mins(1);
     const SUPERSEDED: Outcome = Outcome::Dropped(DropReason::Superseded);

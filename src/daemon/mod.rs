@@ -3,6 +3,7 @@
 //! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`fleet`] holds the streams,
 //! [`reload`] changes them while they run, [`losses`] tells what they drop.
 
+pub mod engine;
 mod fleet;
 mod losses;
 mod reload;
@@ -16,22 +17,22 @@ use crossbeam_channel::{bounded, select};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
-use crate::catalog::Catalog;
 use crate::config::Settings;
-use crate::control;
-use crate::engine::{Engine, EngineError};
-use crate::gpu;
+use crate::daemon::engine::{Engine, EngineError};
 use crate::infer::Provider;
 use crate::infer::watchdog::{self, Runs};
 use crate::logs;
+use crate::metrics;
 use crate::outbox::OutboxError;
 use crate::pipeline::{self, Stages, Threads};
-use crate::precedence;
-use crate::shutdown::{self, Shutdown};
-use crate::signals;
+use crate::platform::gpu;
+use crate::platform::shutdown::{self, Shutdown};
+use crate::platform::signals;
+use crate::platform::systemd::{self, LongStep, Watchdog};
+use crate::platform::thread_priority;
 use crate::snapshot::Gallery;
-use crate::systemd::{self, LongStep, Watchdog};
-use crate::telemetry;
+use crate::stream::commands;
+use crate::stream::registry::Catalog;
 use fleet::{Fleet, Outlet};
 use losses::Losses;
 use reload::{Reloader, Wishes};
@@ -88,7 +89,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let (trigger, shutdown) = shutdown::channel();
     let (reload, reloads) = bounded(1);
     let _signals = signals::listen(trigger.clone(), Some(reload)).map_err(|e| start(&e))?;
-    let metrics = telemetry::init_metrics().map_err(|e| start(&e))?;
+    let metrics = metrics::init_metrics().map_err(|e| start(&e))?;
     let board = Arc::new(Board::default());
 
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
@@ -105,7 +106,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     threads.extend(snapshots);
     board.set_outbox(outbox.status());
     sinks::recall(&settings, &board);
-    let (asker, asked) = control::channel();
+    let (asker, asked) = commands::channel();
     let mut door = None;
     if let Some(api) = &settings.api {
         let started = api::start(api, Arc::clone(&board), asker, metrics.clone(), shutdown.clone())?;
@@ -130,7 +131,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         }
     };
 
-    precedence::arrange(engine.encoders.first().map(|encoder| encoder.provider()), engine.plan.as_ref());
+    thread_priority::arrange(engine.encoders.first().map(|encoder| encoder.provider()), engine.plan.as_ref());
     let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,
@@ -139,7 +140,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         // Without a model a batch is what is decoded at once.
         max_size: engine.plan.as_ref().map_or(settings.infer.max_size.most(Provider::Cpu), |plan| plan.max_size),
         max_delay: settings.infer.max_delay,
-        threads: crate::engine::preprocessing_threads(),
+        threads: crate::daemon::engine::preprocessing_threads(),
     };
     let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
     let mut fleet = Fleet::new(intake, Arc::clone(&outlet), engine.model.clone());

@@ -15,16 +15,16 @@ use tokio::sync::oneshot;
 
 use super::fleet::Fleet;
 use crate::api::{Board, Door, SetView};
-use crate::catalog::{Catalog, Command, Watched};
 use crate::config::{self, ApiSettings, Settings, StreamSettings};
-use crate::control::{Asked, Outcome, Wish};
-use crate::engine::{EngineError, LabelBook};
-use crate::frame::StreamId;
+use crate::daemon::engine::{EngineError, LabelBook};
 use crate::logs;
-use crate::problem::{Problem, Severity};
+use crate::platform::shutdown::Shutdown;
+use crate::platform::systemd::{self, LongStep};
 use crate::score::Scorer;
-use crate::shutdown::Shutdown;
-use crate::systemd::{self, LongStep};
+use crate::stream::StreamId;
+use crate::stream::commands::{Asked, Outcome, Wish};
+use crate::stream::registry::{Catalog, Command, Watched};
+use crate::yaml::problem::{Problem, Severity};
 
 /// See the module.
 pub struct Reloader {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::api::{Board, RECENT};
-use crate::catalog::Catalog;
 use crate::config::{Settings, SinkSettings};
 use crate::outbox::reader::{Query, Reader};
 use crate::outbox::{Kernel, Outbox, identity};
@@ -14,6 +13,7 @@ use crate::sink::nats::Nats;
 use crate::sink::webhook::Webhook;
 use crate::sink::{Sink, runner};
 use crate::snapshot::Gallery;
+use crate::stream::registry::Catalog;
 
 use super::DaemonError;
 

@@ -20,7 +20,7 @@ use super::soap::{self, BODY, Fault, Login, Media, Profile, Question};
 use super::text::{self, Shown, clean};
 use super::xml::{Tree, Unreadable};
 use super::{Secure, Stream};
-use crate::tls;
+use crate::platform::tls;
 
 /// How long a device may take in all.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -190,7 +190,8 @@ impl Talk<'_> {
     }
 
     fn stream(&self, profile: Profile, url: &Url) -> Stream {
-        let password = self.login.and_then(|login| login.password.as_ref()).map(crate::secret::Secret::expose);
+        let password =
+            self.login.and_then(|login| login.password.as_ref()).map(crate::platform::secret::Secret::expose);
         let shown = text::without_credentials(url, password);
         let Profile { token, name, codec, width, height, frame_rate } = profile;
         let profile = if name.is_empty() { clean(&token) } else { name };

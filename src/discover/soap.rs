@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::text::{clean, decoded};
 use super::xml::{Element, Limits, Tree, Unreadable};
-use crate::secret::Secret;
-use crate::userinfo::{self, Unfit};
+use crate::platform::secret::Secret;
+use crate::platform::userinfo::{self, Unfit};
 
 /// An answer to a probe: 64 KiB are some thousand elements.
 pub(super) const DATAGRAM: Limits = Limits { nodes: 4096, depth: 32 };

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::frame::{FrameTime, StreamId};
+use crate::frame::FrameTime;
+use crate::stream::StreamId;
 pub use record::{Event, EventKind, ModelRef};
 pub use tracker::{Change, EndReason, Tracker};
 

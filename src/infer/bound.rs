@@ -18,7 +18,7 @@ use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, Tensor, TensorElementType};
 
 use super::{Provider, Stop};
-use crate::tensor::HostMemory;
+use crate::batching::tensor::HostMemory;
 
 /// Shapes that are remembered at once; beyond, all are made anew.
 const SHAPES: usize = 16;
@@ -247,8 +247,8 @@ impl fmt::Debug for Halt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batching::tensor::BatchBuffer;
     use crate::infer::runtime;
-    use crate::tensor::BatchBuffer;
 
     #[test]
     fn a_tensor_of_the_runtime_is_a_batchs_memory() {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use crate::hex::hex;
+use crate::platform::hex::hex;
 
 /// Combinations kept: a model or two with their last change of version.
 const KEEP: usize = 4;

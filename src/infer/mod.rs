@@ -4,10 +4,6 @@
 //! [`unchanged`] says; a [`worker`] for each session runs them, [`in_order`] puts them back into their order, and [`watchdog`] sees
 //! to it that a run ends.
 
-pub mod batcher;
-pub mod dispatch;
-pub mod in_order;
-pub mod unchanged;
 pub mod watchdog;
 pub mod worker;
 
@@ -36,7 +32,7 @@ mod tensorrt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::tensor::HostMemory;
+use crate::batching::tensor::HostMemory;
 
 pub use options::ProviderChoice;
 pub use select::Refused;

@@ -12,7 +12,7 @@ use ort::logging::LogLevel;
 use tracing::{debug, info, warn};
 
 use super::{InferError, libraries};
-use crate::paths;
+use crate::platform::paths;
 
 /// Overrides the search, as ONNX Runtime's own tools do.
 const VARIABLE: &str = "ORT_DYLIB_PATH";

@@ -22,8 +22,8 @@ use super::run::{self, Names};
 use super::runtime::Runtime;
 use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Stop};
 use super::{ceiling, provider, select, tensorrt};
+use crate::batching::tensor::HostMemory;
 use crate::model::Bundle;
-use crate::tensor::HostMemory;
 
 mod warm;
 

@@ -14,7 +14,7 @@ use super::session::OrtImageEncoder;
 use super::sizing::{self, Sizing};
 use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Sessions};
 use crate::model::Bundle;
-use crate::process::Process;
+use crate::platform::process::Process;
 
 /// How inference runs, for the log and whoever asks.
 #[derive(Clone, Debug, PartialEq, Serialize)]

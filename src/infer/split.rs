@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::hex::hex;
+use crate::platform::hex::hex;
 
 /// Where nobody asks for it, a box with fewer cores is not measured: it is a small one, and slow to start already.
 pub const UNASKED_CORES: usize = 4;

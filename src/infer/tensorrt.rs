@@ -13,10 +13,10 @@ use super::engine_cache::{self, Key, Machine, Prepared};
 use super::options::{EngineSpec, Profile, TensorrtOptions};
 use super::runtime::Runtime;
 use super::{InferError, Provider, libraries};
-use crate::hex::hex;
 use crate::model::Bundle;
-use crate::paths;
-use crate::systemd::LongStep;
+use crate::platform::hex::hex;
+use crate::platform::paths;
+use crate::platform::systemd::LongStep;
 
 /// Where the NVIDIA driver tells about its GPUs.
 const DRIVER: &str = "/proc/driver/nvidia/gpus";

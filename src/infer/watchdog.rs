@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::Stop;
-use super::in_order::InOrder;
-use crate::account::{DropReason, Outcome};
-use crate::batch::FrameMeta;
+use crate::batching::batch::FrameMeta;
+use crate::batching::reorder_buffer::InOrder;
+use crate::stream::accounting::{DropReason, Outcome};
 
 /// No run counts as hung before this, where nobody has set a limit: boxes swap, GPUs are reset, hypervisors pause.
 const LEAST: Duration = Duration::from_secs(60);
@@ -162,9 +162,10 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::account::Account;
-    use crate::batch::EmbeddedBatch;
-    use crate::frame::{FrameTime, StreamKey};
+    use crate::batching::batch::EmbeddedBatch;
+    use crate::frame::FrameTime;
+    use crate::stream::StreamKey;
+    use crate::stream::accounting::Account;
 
     const LIMIT: Duration = Duration::from_secs(30);
 

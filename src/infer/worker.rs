@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::ceiling::Ceiling;
-use super::in_order::InOrder;
 use super::watchdog::Runs;
 use super::{ImageEncoder, InferError};
-use crate::account::{DropReason, Outcome};
-use crate::batch::{EmbeddedBatch, Item, PreparedBatch};
-use crate::tensor::BatchBuffer;
+use crate::batching::batch::{EmbeddedBatch, Item, PreparedBatch};
+use crate::batching::reorder_buffer::InOrder;
+use crate::batching::tensor::BatchBuffer;
+use crate::stream::accounting::{DropReason, Outcome};
 
 /// Waits of a session whose runs fail while others work, doubled from the first to the longest: it would fail one batch after the
 /// other, and take more of them than those that work.

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
-use crate::hex::hex;
+use crate::platform::hex::hex;
 
 /// First bytes of a file; the digit is the version of everything below and of how texts are embedded.
 const MAGIC: &[u8; 8] = b"vtagte1\n";

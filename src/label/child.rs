@@ -1,4 +1,4 @@
-//! Text embedding in a short-lived [child process](crate::child), because ONNX Runtime keeps the text tower's memory for as long
+//! Text embedding in a short-lived [child process](crate::platform::child), because ONNX Runtime keeps the text tower's memory for as long
 //! as the process lives: vtagd starts itself with the hidden command [`SUBCOMMAND`], embeds, and the memory is gone with the child.
 //!
 //! One answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
@@ -14,9 +14,9 @@ use tracing::debug;
 
 use super::embed::{EmbedError, InProcessTower, TextTower};
 use super::text::TextEmbedding;
-use crate::child::{self, Child, Heard};
 use crate::model::Bundle;
-use crate::shutdown::Shutdown;
+use crate::platform::child::{self, Child, Heard};
+use crate::platform::shutdown::Shutdown;
 
 /// The command of a child that embeds texts. Not one for people.
 pub const SUBCOMMAND: &str = "__embed-texts";
@@ -177,7 +177,7 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shutdown;
+    use crate::platform::shutdown;
 
     fn tower(script: &str) -> ChildTower {
         ChildTower {

@@ -11,10 +11,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Ensemble, Label, LabelSet, Scoring, ThresholdOverrides, template};
-use crate::problem::{Problem, Severity};
 use crate::section;
 use crate::words;
 use crate::yaml::Document;
+use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::values::Fraction;
 

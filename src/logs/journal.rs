@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use tracing::Metadata;
 
 use super::line::{Line, priority};
-use crate::secret;
+use crate::platform::secret;
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! In: `tracing` events of this program and its libraries, from any thread. Out: lines on stderr, or entries of systemd's journal. Every
-//! line is [scrubbed](crate::secret::scrub) by value on its way out, so that no library can tell a credential (invariant 4).
+//! line is [scrubbed](crate::platform::secret::scrub) by value on its way out, so that no library can tell a credential (invariant 4).
 //! Nothing is queued: who tells something writes it. Whoever runs for long calls [`upkeep`] now and then and [`finish`] at the end,
 //! which tell what was [summed up](repeats).
 //!
@@ -30,7 +30,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-use crate::secret;
+use crate::platform::secret;
 use journal::Journal;
 use line::Line;
 use repeats::{Repeats, Summary};

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::head::{self, Config, Sidecar, TextConfig};
 use super::{ModelError, fingerprint, onnx_file};
-use crate::paths;
+use crate::platform::paths;
 use crate::score::Head;
 
 /// Variants of an export, best first: what a plain name is called, then full to low precision. `_int8`, `_uint8` and

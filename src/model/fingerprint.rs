@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
-use crate::hex::hex;
+use crate::platform::hex::hex;
 use crate::score::Head;
 
 /// A file as it was when it was hashed.

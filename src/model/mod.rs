@@ -18,7 +18,7 @@ pub use bundle::Bundle;
 pub(crate) use head::read_json;
 pub(crate) use onnx_file::picture_input;
 
-use crate::paths;
+use crate::platform::paths;
 
 /// The name of the model that `make setup` builds.
 pub const STARTER: &str = "starter";

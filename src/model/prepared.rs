@@ -11,7 +11,7 @@ use super::import::unfinished;
 use super::import::{Checkpoint, ImportError, open_checkpoint};
 use super::onnx::Precision;
 use super::{Bundle, ModelError, fingerprint};
-use crate::paths;
+use crate::platform::paths;
 use crate::score::Head;
 
 /// Between two log lines of an import.

@@ -3,7 +3,7 @@
 //! [`Outbox::send`] runs on the thread that made the event: it asks the filters and limits ([`route`]), puts the event into a bounded
 //! queue and returns; it never waits. The outbox's thread ([`worker`]) takes what is in the queue, stores it in one transaction
 //! ([`store`], group commit) with one delivery for each sink, and only then hands it to the sinks' inboxes
-//! ([`delivery`](crate::delivery)). What a sink settles is written with the next group, at most 100 ms later; a crash in between means
+//! ([`delivery`](crate::outbox::delivery)). What a sink settles is written with the next group, at most 100 ms later; a crash in between means
 //! that the sink gets the event again, with the same id.
 //!
 //! Full: when the disk takes nothing, events wait in the queue; when that is full too, they are lost and counted, and tagging goes on.
@@ -14,6 +14,7 @@
 
 mod age;
 mod damage;
+pub mod delivery;
 pub mod identity;
 pub mod reader;
 mod retained;
@@ -31,8 +32,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 
-use crate::delivery::{self, Health, Inbox, States};
 use crate::event::Event;
+use crate::outbox::delivery::{Health, Inbox, States};
 pub use age::{Kernel, Uptime};
 use route::{Route, Routed, Router};
 pub use schema::OutboxError;

@@ -155,7 +155,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::delivery::tests::event;
+    use crate::outbox::delivery::tests::event;
 
     fn tagged(kind: EventKind, tag: u128) -> Event {
         let mut event = event("gate", "car", kind);

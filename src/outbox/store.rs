@@ -15,9 +15,9 @@ use super::damage::recover;
 use super::route::Route;
 use super::schema::{self, Opened, OutboxError, STEPS};
 use super::{identity, retained};
-use crate::delivery::record::{Change, Known};
-use crate::delivery::{Delivery, Outcome, Stored};
 use crate::event::Event;
+use crate::outbox::delivery::record::{Change, Known};
+use crate::outbox::delivery::{Delivery, Outcome, Stored};
 use registry::{enter, highest, keep_counting, order_ages, read_mark, write_mark};
 
 /// The file, open for writing.

@@ -9,8 +9,8 @@ use super::age::tests::Machine;
 use super::reader::{self, Query, Reader, State};
 use super::route::{Filter, Rate};
 use super::*;
-use crate::delivery::tests::{event, eventually};
 use crate::event::EventKind;
+use crate::outbox::delivery::tests::{event, eventually};
 
 fn route(name: &str) -> Route {
     Route { name: name.into(), key: name.into(), only: Filter::default(), rate: None }

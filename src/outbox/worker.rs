@@ -15,8 +15,8 @@ use super::route::Route;
 use super::schema;
 use super::store::{Pending, Queued, Store};
 use super::{Loss, OutboxSettings, Shared};
-use crate::delivery::{Delivery, Feed, Health, Outcome, Phase, States, Stored, WINDOW};
 use crate::event::EventKind;
+use crate::outbox::delivery::{Delivery, Feed, Health, Outcome, Phase, States, Stored, WINDOW};
 pub(super) use opening::opened;
 
 /// Events stored in one transaction, at most.

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Receiver;
 
 use super::{Preprocessor, Spec};
-use crate::batch::PrepareJob;
-use crate::precedence;
+use crate::batching::batch::PrepareJob;
+use crate::platform::thread_priority;
 
 /// Starts `threads` threads (at least one).
 ///
@@ -27,7 +27,7 @@ pub fn spawn(threads: usize, spec: &Arc<Spec>, jobs: &Receiver<PrepareJob>) -> s
 }
 
 fn work(spec: Arc<Spec>, jobs: &Receiver<PrepareJob>) {
-    precedence::step_back();
+    thread_priority::step_back();
     let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
     // Told once per run of failures; the counter of dropped frames tells how many there were.
     let mut failing = false;

@@ -14,12 +14,13 @@ use std::time::Duration;
 pub use auto::Tempo;
 pub use schedule::Schedule;
 
-use crate::account::{Account, DropReason, Outcome, Ticket};
-use crate::frame::{Frame, FrameTap, FrameTime, Picture, StreamId};
-use crate::queue::{PutError, SlotWriter};
-use crate::shutdown::Shutdown;
-use crate::signature::Signature;
-use crate::view::Region;
+use crate::frame::slot::{PutError, SlotWriter};
+use crate::frame::thumbprint::Signature;
+use crate::frame::view::Region;
+use crate::frame::{Frame, FrameTap, FrameTime, Picture};
+use crate::platform::shutdown::Shutdown;
+use crate::stream::StreamId;
+use crate::stream::accounting::{Account, DropReason, Outcome, Ticket};
 
 /// `sampling.interval` of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,8 +180,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::queue::{SlotReader, slot, wake_channel};
-    use crate::shutdown;
+    use crate::frame::slot::{SlotReader, slot, wake_channel};
+    use crate::platform::shutdown;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Scorer;
-use crate::frame::{FrameTime, Picture, StreamKey};
+use crate::frame::{FrameTime, Picture};
+use crate::stream::StreamKey;
 
 /// What is done with a whole frame's scores: one vector a scorer of the lane, in its order, each with one score a label; and the frame
 /// itself, where it is kept. Called on

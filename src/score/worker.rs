@@ -12,8 +12,8 @@ use ndarray::ArrayView1;
 
 use super::Scorer;
 use super::roster::{Lane, Roster};
-use crate::account::{DropReason, Outcome};
-use crate::batch::{EmbeddedBatch, FrameMeta, Part};
+use crate::batching::batch::{EmbeddedBatch, FrameMeta, Part};
+use crate::stream::accounting::{DropReason, Outcome};
 
 /// A frame some of whose squares are still to come.
 struct Partial {
@@ -95,11 +95,12 @@ mod tests {
     use ndarray::{Array2, array};
 
     use super::*;
-    use crate::account::Account;
-    use crate::batch::{Item, Recall};
-    use crate::frame::{FrameTime, Picture, StreamKey};
+    use crate::batching::batch::{Item, Recall};
+    use crate::frame::{FrameTime, Picture};
     use crate::label::Scoring;
     use crate::score::{Activation, Block, Head, LabelEmbeddings, SetEmbeddings};
+    use crate::stream::StreamKey;
+    use crate::stream::accounting::Account;
 
     const KEY: StreamKey = StreamKey(7);
 

@@ -9,8 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Fault, JsonlTarget, Running, Sink};
-use crate::delivery::{Delivery, Inbox};
 use crate::event::{Event, EventKind};
+use crate::outbox::delivery::{Delivery, Inbox};
 
 /// Lines written before the disk is asked to keep them.
 const GROUP: usize = 256;

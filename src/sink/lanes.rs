@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
-use crate::delivery::{Delivery, LaneKey};
+use crate::outbox::delivery::{Delivery, LaneKey};
 
 #[derive(Default)]
 struct Lane {
@@ -122,8 +122,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::delivery::tests::{delivery, event};
     use crate::event::EventKind;
+    use crate::outbox::delivery::tests::{delivery, event};
 
     fn of(position: u64, label: &str) -> Delivery {
         delivery(position, event("gate", label, EventKind::Start))

@@ -9,7 +9,7 @@
 //! 1. **Connect** (if there is anything to connect to). When that fails, return [`Fault::Again`]. When it stands, call [`Inbox::up`].
 //! 2. **Take** deliveries with `inbox.next().await` or [`Inbox::try_next`], oldest first. `next` may be one branch of a `select!`: it loses
 //!    nothing when it is cancelled. Nothing is handed out twice within one `run`, except after [`Inbox::rewind`]. Up to
-//!    [`WINDOW`](crate::delivery::WINDOW) may be held unsettled at a time; then `next` waits.
+//!    [`WINDOW`](crate::outbox::delivery::WINDOW) may be held unsettled at a time; then `next` waits.
 //! 3. **Send** `delivery.stored.body` (the CloudEvents JSON on one line); `delivery.stored.event` is the same, typed.
 //! 4. **Settle** by `delivery.position`, whenever the answer comes and in any order: [`Inbox::delivered`] once the other side has it for
 //!    sure (PUBACK, 2xx, `fdatasync`), [`Inbox::dead`] when it never will take this one. [`Inbox::failed`] writes an attempt down and says how
@@ -50,7 +50,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::delivery::Inbox;
+use crate::outbox::delivery::Inbox;
 
 /// Why a sink's `run` has ended before the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -18,9 +18,9 @@ use async_nats::{Client, ConnectOptions, HeaderMap, header};
 use tokio::sync::Notify;
 
 use super::{Fault, Running, Sink};
-use crate::delivery::{Delivery, Inbox, LaneKey, Phase};
-use crate::secret::Secret;
-use crate::tls::{self, Trust};
+use crate::outbox::delivery::{Delivery, Inbox, LaneKey, Phase};
+use crate::platform::secret::Secret;
+use crate::platform::tls::{self, Trust};
 
 /// Events that are published and not acknowledged.
 const IN_FLIGHT: usize = 256;

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::{Fault, Sink};
-use crate::backoff::{Backoff, Ladder};
-use crate::delivery::{Health, Inbox, Phase};
+use crate::outbox::delivery::{Health, Inbox, Phase};
+use crate::platform::backoff::{Backoff, Ladder};
 
 /// A sink that has not returned this long after its inbox was closed is dropped.
 const GRACE: Duration = Duration::from_millis(1500);
@@ -99,9 +99,9 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::delivery::tests::{delivery, event, eventually};
-    use crate::delivery::{self, Feed, Outcome, States};
     use crate::event::EventKind;
+    use crate::outbox::delivery::tests::{delivery, event, eventually};
+    use crate::outbox::delivery::{self, Feed, Outcome, States};
     use crate::sink::Running;
 
     /// What it does in its first runs; after them it delivers everything.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::{Sink, runner};
-use crate::backoff::Ladder;
-use crate::delivery::{self, Feed, Phase, States};
+use crate::outbox::delivery::{self, Feed, Phase, States};
+use crate::platform::backoff::Ladder;
 
 /// `sink` on its thread, tried again at once, and the outbox's end of its link.
 pub fn running(sink: impl Sink) -> (Feed, JoinHandle<()>) {

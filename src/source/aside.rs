@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{after, bounded, never, select};
 
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// Why nobody waits for the work any more.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn shutdown_ends_the_wait() {
-        let (trigger, shutdown) = crate::shutdown::channel();
+        let (trigger, shutdown) = crate::platform::shutdown::channel();
         trigger.trigger();
         let (_release, held) = bounded::<()>(0);
         assert!(matches!(aside("slow", LONG, Some(&shutdown), move || held.recv()), Err(Late::Shutdown)));

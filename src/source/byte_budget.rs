@@ -186,7 +186,7 @@ impl ByteBudget {
                 }
                 if let Some(growth) = &growth
                     && outputs.load(Ordering::Relaxed) > 1
-                    && growth.is_too_much(more, crate::memory::in_use)
+                    && growth.is_too_much(more, crate::platform::malloc::in_use)
                 {
                     return budget.refuse(pad, info, Excess::Growth(MOST_GROWTH));
                 }

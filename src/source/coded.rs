@@ -6,7 +6,7 @@
 
 use gstreamer as gst;
 
-use crate::coded_size::{Bits, Framing, units};
+use crate::frame::coded_size::{Bits, Framing, units};
 
 /// How the frames of a stream are coded, as far as telling keyframes is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

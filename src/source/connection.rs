@@ -22,8 +22,8 @@ use super::media::{self, Ending};
 use super::rtsp_socket::{self, RtspSocket};
 use super::scrub::{self, Scrubber};
 use super::{Limits, Location, SourceSettings, downloads, gio_types, messages, size_limit, template};
-use crate::precedence;
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
+use crate::platform::thread_priority;
 
 /// How a connection ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ fn listen(
             gst::MessageView::StreamStatus(status) => {
                 // It comes from the thread that it tells of.
                 if status.type_() == gst::StreamStatusType::Enter {
-                    precedence::step_back();
+                    thread_priority::step_back();
                 }
                 None
             }

@@ -14,7 +14,7 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 
-use crate::frame::StreamId;
+use crate::stream::StreamId;
 
 /// What decodes, as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

@@ -280,7 +280,7 @@ fn detail(message: &str, debug: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use crate::platform::secret::Secret;
 
     fn classify(error: glib::Error, debug: &str) -> SourceError {
         let at = At { stream: "dock".into(), place: "rtsp://10.0.0.1/a".into(), element: "source".into() };

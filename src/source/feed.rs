@@ -23,7 +23,7 @@ use super::media_time::MediaTime;
 use super::picture::{self, Coded};
 use super::template::Parts;
 use crate::frame::{FrameTap, FrameTime};
-use crate::status::{Decoding, StreamState, StreamStatus};
+use crate::stream::status::{Decoding, StreamState, StreamStatus};
 
 /// Wanted keyframes in a row that the decoder may swallow before coded frames stop counting as signs of life.
 const LOST: u32 = 5;

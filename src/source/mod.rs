@@ -43,13 +43,14 @@ use std::time::{Duration, Instant};
 pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, Excess, SourceError};
 
-use crate::backoff::{Backoff, Ladder};
-use crate::coded_size;
-use crate::frame::{FrameTap, StreamId};
-use crate::precedence;
-use crate::secret::Secret;
-use crate::shutdown::Shutdown;
-use crate::status::{StreamState, StreamStatus};
+use crate::frame::FrameTap;
+use crate::frame::coded_size;
+use crate::platform::backoff::{Backoff, Ladder};
+use crate::platform::secret::Secret;
+use crate::platform::shutdown::Shutdown;
+use crate::platform::thread_priority;
+use crate::stream::StreamId;
+use crate::stream::status::{StreamState, StreamStatus};
 use aside::LeftBehind;
 use connection::{Connection, End};
 use feed::Feed;
@@ -223,7 +224,7 @@ impl Source {
 
     /// Plays until the file ends, shutdown is asked for, or trying again cannot help. Cameras that fail are retried for ever.
     pub fn run(mut self) -> Ended {
-        precedence::step_back();
+        thread_priority::step_back();
         let ended = self.retry();
         self.feed.close();
         match &ended {

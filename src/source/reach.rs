@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Location;
 use super::aside::aside;
 use super::error::{At, SourceError};
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// How long the port may stay silent.
 const KNOCK: Duration = Duration::from_secs(2);
@@ -87,7 +87,7 @@ mod tests {
     fn failed(url: &str) -> SourceError {
         let at = At { stream: "cam".into(), place: url.into(), element: "source".into() };
         let error = SourceError::Connection { at, detail: "Failed to connect. (Generic error)".into() };
-        let (_trigger, shutdown) = crate::shutdown::channel();
+        let (_trigger, shutdown) = crate::platform::shutdown::channel();
         explain(error, &Location::Rtsp(url.parse().unwrap()), &shutdown)
     }
 

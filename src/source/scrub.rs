@@ -5,8 +5,8 @@
 use url::Url;
 
 use super::{Location, SourceSettings};
-use crate::secret::{self, Secret};
-use crate::userinfo::{self, percent_decode};
+use crate::platform::secret::{self, Secret};
+use crate::platform::userinfo::{self, percent_decode};
 use crate::yaml::snippet::is_secret_key;
 
 /// Takes a source's secrets out of text that libraries wrote.

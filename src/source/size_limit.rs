@@ -18,7 +18,7 @@ use gstreamer::prelude::*;
 use super::coded;
 use super::error::{At, SourceError};
 use super::gate;
-use crate::coded_size::{self, Claim, Codec, Limits, Reader, TooLarge};
+use crate::frame::coded_size::{self, Claim, Codec, Limits, Reader, TooLarge};
 
 /// One connection's limit.
 struct SizeLimit {
@@ -316,7 +316,7 @@ fn codec(structure: &gst::StructureRef) -> Option<Codec> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coded_size::{Framing, bombs};
+    use crate::frame::coded_size::{Framing, bombs};
 
     #[test]
     fn caps_tell_what_can_be_read() {

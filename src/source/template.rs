@@ -14,7 +14,7 @@ use gstreamer_app as gst_app;
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
 use super::{Decode, Location, Pace, SourceSettings, picture, scrub};
-use crate::userinfo;
+use crate::platform::userinfo;
 
 /// Longer templates are not templates.
 const MAX_LENGTH: u64 = 64 * 1024;

@@ -11,9 +11,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::problem::{Problem, Severity};
-use crate::userinfo::{masked, without};
+use crate::platform::userinfo::{masked, without};
+use crate::yaml::problem::{Problem, Severity};
 
+pub mod problem;
 pub mod reader;
 pub mod snippet;
 mod suggest;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::{Document, Node, Place, Value, suggest};
-use crate::problem::{Problem, Severity};
+use crate::yaml::problem::{Problem, Severity};
 
 /// Problems kept of one file. A person mends these first; the rest is only counted.
 const MAX_PROBLEMS: usize = 200;

@@ -2,7 +2,7 @@
 
 use super::reader::{At, FromNode, Reader};
 use super::{Node, Value, units};
-use crate::problem::Severity;
+use crate::yaml::problem::Severity;
 
 impl FromNode for String {
     fn schema() -> serde_json::Value {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use vtagd::backoff::Ladder;
 use vtagd::frame::{FrameTap, FrameTime, Matrix, Picture, PixelFormat, Range};
+use vtagd::platform::backoff::Ladder;
+use vtagd::platform::shutdown::{self, Trigger};
 use vtagd::sample::Schedule;
-use vtagd::shutdown::{self, Trigger};
 use vtagd::source::{Decode, Decoder, Ended, Limits, Location, Pace, Reconnect, Source, SourceSettings};
-use vtagd::status::{StreamReport, StreamState, StreamStatus};
+use vtagd::stream::status::{StreamReport, StreamState, StreamStatus};
 
 /// Generous, because two cores may be busy with everything else.
 pub const DEADLINE: Duration = Duration::from_secs(60);

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::*;
-use crate::account::Account;
-use crate::batch::{FrameMeta, Part, Recall};
-use crate::frame::{FrameTime, StreamKey};
+use crate::batching::batch::{FrameMeta, Part, Recall};
+use crate::frame::FrameTime;
 use crate::infer::{InferError, Provider};
+use crate::stream::StreamKey;
+use crate::stream::accounting::Account;
 use std::sync::{Arc, Mutex};
 
 /// An embedding is the picture's only float; a picture of 13 fails its run.

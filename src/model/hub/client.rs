@@ -18,10 +18,10 @@ use super::digest::Digest;
 use super::listing::{self, Entry, Listing};
 use super::name::{Repo, shown};
 use super::settings::Settings;
-use crate::backoff::{Backoff, Ladder};
-use crate::secret::Secret;
-use crate::shutdown::Shutdown;
-use crate::tls;
+use crate::platform::backoff::{Backoff, Ladder};
+use crate::platform::secret::Secret;
+use crate::platform::shutdown::Shutdown;
+use crate::platform::tls;
 
 /// Until a connection stands, name look-up apart.
 const CONNECT: Duration = Duration::from_secs(20);

@@ -13,7 +13,7 @@ use super::HubError;
 use super::client::{Client, Failure};
 use super::digest::{Digest, Hasher};
 use super::store::Store;
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// Between two looks at the wish to stop.
 const BUFFER: usize = 256 << 10;

@@ -33,7 +33,7 @@ pub use origin::{Origin, OriginFile};
 pub use settings::Settings;
 
 use crate::model::import;
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 use client::Client;
 use download::Wanted;
 use listing::Listing;

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::HubError;
-use crate::paths;
-use crate::secret::Secret;
-use crate::userinfo;
+use crate::platform::paths;
+use crate::platform::secret::Secret;
+use crate::platform::userinfo;
 
 /// The hub without `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";

@@ -24,7 +24,7 @@ use super::listing::Listing;
 use super::name::{Repo, is_commit};
 use super::origin::{self, Origin};
 use super::settings::Settings;
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// Between two attempts at a lock that another process holds.
 const LOCK_EVERY: Duration = Duration::from_millis(200);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::delivery::record::Proof;
-use crate::delivery::tests::event;
 use crate::event::EventKind;
 use crate::outbox::age::tests::Machine;
+use crate::outbox::delivery::record::Proof;
+use crate::outbox::delivery::tests::event;
 use crate::outbox::route::Filter;
 
 fn routes(names: &[&str]) -> Vec<Route> {

@@ -1,7 +1,7 @@
 //! Answers sinks that ask what they have left at the other side, and writes down what they will leave there.
 
 use super::{Worker, schema};
-use crate::delivery::record::Ask;
+use crate::outbox::delivery::record::Ask;
 
 impl Worker {
     /// Everything that was asked since the last time; at most one question a sink.

@@ -1,8 +1,8 @@
 //! The JSONL sink behind a link, without an outbox.
 
 use super::*;
-use crate::delivery::tests::{delivery, event, eventually};
-use crate::delivery::{Feed, Health};
+use crate::outbox::delivery::tests::{delivery, event, eventually};
+use crate::outbox::delivery::{Feed, Health};
 use crate::sink::tests;
 
 fn file(path: &Path, rotation: Option<Rotation>) -> JsonlTarget {

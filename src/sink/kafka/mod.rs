@@ -11,8 +11,8 @@ pub mod producer;
 
 use std::time::Duration;
 
-use crate::secret::Secret;
-use crate::tls::Trust;
+use crate::platform::secret::Secret;
+use crate::platform::tls::Trust;
 
 /// Whether this binary has the client.
 pub const BUILT: bool = cfg!(feature = "kafka");

@@ -22,9 +22,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{KafkaSettings, Mechanism};
-use crate::delivery::{Delivery, Inbox, Phase};
+use crate::outbox::delivery::{Delivery, Inbox, Phase};
+use crate::platform::tls;
 use crate::sink::{Fault, Running, Sink};
-use crate::tls;
 
 /// Records without a report; a few batches for each of several partitions.
 const IN_FLIGHT: usize = 512;

@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::delivery::record::{self, Digest};
-use crate::secret::Secret;
-use crate::tls::{self, Trust};
+use crate::outbox::delivery::record::{self, Digest};
+use crate::platform::secret::Secret;
+use crate::platform::tls::{self, Trust};
 
 /// Publishes that the client holds and has not sent.
 const REQUESTS: usize = 512;

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::topics::{Topics, slug, slugs};
-use crate::catalog::Watched;
+use crate::stream::registry::Watched;
 
 const NAME: &str = "vtagd";
 
@@ -143,8 +143,8 @@ pub mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::account::Account;
-    use crate::status::StreamStatus;
+    use crate::stream::accounting::Account;
+    use crate::stream::status::StreamStatus;
 
     /// A stream with labels of the set `lot`.
     pub fn watched(id: &str, labels: &[&str]) -> Watched {

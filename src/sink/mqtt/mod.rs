@@ -30,11 +30,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Fault, Running, Sink};
-use crate::catalog::Catalog;
-use crate::delivery::{Inbox, Phase};
-use crate::secret::Secret;
+use crate::outbox::delivery::{Inbox, Phase};
+use crate::platform::secret::Secret;
+use crate::platform::tls::{self, Trust};
 use crate::snapshot::Gallery;
-use crate::tls::{self, Trust};
+use crate::stream::registry::Catalog;
 pub use client::Protocol;
 use client::{Connection, Link, Message};
 pub use owner::Owner;

@@ -1,6 +1,6 @@
 //! What this daemon has published retained below one prefix of one broker, and whether what lies there still is that. Pure.
 //!
-//! Only what stands here is ever cleared. The outbox keeps a copy ([`record`](crate::delivery::record)), which is written first: a change is
+//! Only what stands here is ever cleared. The outbox keeps a copy ([`record`](crate::outbox::delivery::record)), which is written first: a change is
 //! told by [`Published::before`], and goes out once it has been written down. States and attributes of labels change with every event; of them
 //! only the topic is written down while the daemon runs, and what lies there at the end.
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::client::Message;
 use super::owner;
 use super::topics::Topics;
-use crate::delivery::record::{Change, Digest, Proof, digest};
+use crate::outbox::delivery::record::{Change, Digest, Proof, digest};
 
 struct Row {
     proof: Proof,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::{IN_FLIGHT, Link, Message, NotTaken, Notice};
-use crate::delivery::record::{Digest, digest};
+use crate::outbox::delivery::record::{Digest, digest};
 use crate::sink::Fault;
 
 struct Sent {

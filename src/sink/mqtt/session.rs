@@ -18,11 +18,11 @@ use super::published::Published;
 use super::publisher::{Acknowledged, Publisher};
 use super::states::{self, States};
 use super::topics::Topics;
-use crate::catalog::Catalog;
-use crate::delivery::record::Change;
-use crate::delivery::{Delivery, Inbox, LaneKey, Phase};
+use crate::outbox::delivery::record::Change;
+use crate::outbox::delivery::{Delivery, Inbox, LaneKey, Phase};
 use crate::sink::Fault;
 use crate::snapshot::Saved;
+use crate::stream::registry::Catalog;
 
 /// How often streams are looked at.
 const LOOK: Duration = Duration::from_secs(1);

@@ -10,11 +10,11 @@ use super::client::Message;
 use super::home_assistant;
 use super::published::Published;
 use super::topics::{Topics, slugs};
-use crate::catalog::Watched;
-use crate::delivery::record::{Digest, digest};
-use crate::delivery::{Stored, TagState};
 use crate::event::{Event, EventKind};
-use crate::status::StreamState;
+use crate::outbox::delivery::record::{Digest, digest};
+use crate::outbox::delivery::{Stored, TagState};
+use crate::stream::registry::Watched;
+use crate::stream::status::StreamState;
 
 /// (stream, set, label).
 type Key = (String, String, String);

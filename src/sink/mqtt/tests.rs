@@ -9,11 +9,11 @@ use crossbeam_channel::Receiver;
 
 use super::home_assistant::tests::watched;
 use super::*;
-use crate::catalog::Command;
-use crate::delivery::tests::{delivery, event, eventually};
-use crate::delivery::{Feed, Health, Outcome};
 use crate::event::EventKind;
+use crate::outbox::delivery::tests::{delivery, event, eventually};
+use crate::outbox::delivery::{Feed, Health, Outcome};
 use crate::sink::tests;
+use crate::stream::registry::Command;
 
 const EVENTS: &str = "v/events";
 

@@ -6,9 +6,9 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::delivery::tests::{delivery, event, eventually};
-use crate::delivery::{self, Feed, Health};
 use crate::event::EventKind;
+use crate::outbox::delivery::tests::{delivery, event, eventually};
+use crate::outbox::delivery::{self, Feed, Health};
 use crate::sink::tests;
 
 /// Ids that were taken, in order, each once, as JetStream does it.

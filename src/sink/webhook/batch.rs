@@ -13,8 +13,8 @@ use super::answer::Answer;
 use super::pace::{Pace, Step};
 use super::request::{Client, Post};
 use super::{AGAIN, ATTEMPTS, BatchSettings, GOODBYE, gone, until, why};
-use crate::delivery::{Delivery, Inbox, Phase};
-use crate::hex::hex;
+use crate::outbox::delivery::{Delivery, Inbox, Phase};
+use crate::platform::hex::hex;
 use crate::sink::Fault;
 
 /// Takes batches from the inbox until it ends.
@@ -119,8 +119,8 @@ fn joined(batch: &[Delivery]) -> Post {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::tests::{delivery, event};
     use crate::event::EventKind;
+    use crate::outbox::delivery::tests::{delivery, event};
 
     #[test]
     fn the_same_batch_has_the_same_id_and_another_has_not() {

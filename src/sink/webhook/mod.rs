@@ -21,9 +21,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::lanes::Lanes;
 use super::{Fault, Running, Sink};
-use crate::delivery::{Delivery, Inbox, WINDOW};
-use crate::secret::Secret;
-use crate::tls::Trust;
+use crate::outbox::delivery::{Delivery, Inbox, WINDOW};
+use crate::platform::secret::Secret;
+use crate::platform::tls::Trust;
 use answer::Answer;
 use pace::{Pace, Step};
 use request::{Client, Post};

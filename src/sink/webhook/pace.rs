@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::answer::Answer;
-use crate::backoff::{Backoff, Ladder};
+use crate::platform::backoff::{Backoff, Ladder};
 
 /// Between two questions to an endpoint that is away.
 const FIRST: Duration = Duration::from_secs(1);

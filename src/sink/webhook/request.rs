@@ -10,7 +10,7 @@ use ureq::http::{HeaderName, HeaderValue};
 use super::WebhookSettings;
 use super::answer::Answer;
 use super::signature::Signer;
-use crate::tls::{self, Trust};
+use crate::platform::tls::{self, Trust};
 
 /// Bytes read of an answer's body: enough to use the connection again where an endpoint says a few words.
 const BODY: u64 = 16 * 1024;
@@ -53,7 +53,7 @@ impl Client {
             .max_idle_connections(settings.concurrency)
             .max_idle_connections_per_host(settings.concurrency)
             .build();
-        let header = |(name, value): &(String, crate::secret::Secret)| {
+        let header = |(name, value): &(String, crate::platform::secret::Secret)| {
             let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value.expose()).ok());
             let (name, mut value) = header.ok_or_else(|| format!("header {name} cannot be sent"))?;
             value.set_sensitive(true);

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use crate::secret::Secret;
+use crate::platform::secret::Secret;
 
 /// Keys of an endpoint, the current one first; two while one replaces the other.
 #[derive(Clone)]

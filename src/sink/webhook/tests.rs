@@ -5,9 +5,9 @@ use std::time::Instant;
 use crossbeam_channel::bounded;
 
 use super::*;
-use crate::delivery::tests::{delivery, event};
-use crate::delivery::{self, Outcome, Phase, States};
 use crate::event::EventKind;
+use crate::outbox::delivery::tests::{delivery, event};
+use crate::outbox::delivery::{self, Outcome, Phase, States};
 use crate::sink::runner;
 
 #[path = "../../../tests/common/hook.rs"]

@@ -4,13 +4,13 @@
 use tokio::time::Instant;
 
 use super::Session;
-use crate::catalog::Command;
-use crate::delivery::record::Digest;
+use crate::outbox::delivery::record::Digest;
 use crate::sink::Fault;
 use crate::sink::mqtt::clearing::Verdict;
 use crate::sink::mqtt::client::{Heard, Message};
 use crate::sink::mqtt::home_assistant;
 use crate::sink::mqtt::owner::Said;
+use crate::stream::registry::Command;
 
 impl Session<'_> {
     /// Does what a message asks for, or notes what it says.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// A channel for wake tokens, shared by the slots that one reader looks at.
 pub fn wake_channel() -> (Sender<()>, Receiver<()>) {
@@ -172,7 +172,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::shutdown;
+    use crate::platform::shutdown;
 
     #[test]
     fn the_newest_value_wins_and_the_loser_comes_back() {

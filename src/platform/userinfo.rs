@@ -4,7 +4,7 @@
 //! why there is none. A password with `/`, `?` or `#` in it ends the host early: to a parser `rtsp://admin:12/34@camera/` is the host
 //! `admin` and a path, which is shown, logged and asked for. Nobody can tell that from a port and a path with an `@` in it,
 //! so neither is taken. Without a colon in front there is no password, and an `@` behind the host is only told by `check`.
-//! Pure, but for what it makes known to [`secret`](crate::secret). Any thread.
+//! Pure, but for what it makes known to [`secret`](crate::platform::secret). Any thread.
 
 use std::borrow::Cow;
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 use url::{ParseError, Position, Url};
 
-use crate::secret;
+use crate::platform::secret;
 
 /// Why a text is no address that can be used. Does not repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

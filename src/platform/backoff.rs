@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// The steps of a back-off and what resets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_at_once_when_shutdown_is_asked_for() {
-        let (trigger, shutdown) = crate::shutdown::channel();
+        let (trigger, shutdown) = crate::platform::shutdown::channel();
         trigger.trigger();
         assert!(Backoff::wait(Duration::from_secs(3600), &shutdown));
     }

@@ -3,19 +3,18 @@
 //! A [`Picture`] borrows the decoder's own memory through [`PlaneStore`], so a frame that is never looked at is never copied.
 //! Nothing here knows GStreamer.
 
+pub mod coded_size;
+pub mod slot;
+pub mod still_image;
+pub mod thumbprint;
+pub mod view;
+
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::account::Ticket;
-use crate::signature::Signature;
-
-/// A stream's id as written in the configuration (`[a-z0-9_-]+`), shared by everything that speaks of the stream.
-pub type StreamId = Arc<str>;
-
-/// A stream's number in the running pipeline. Never given twice: what is late finds nobody, not somebody else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamKey(pub u64);
+use crate::frame::thumbprint::Signature;
+use crate::stream::StreamId;
+use crate::stream::accounting::Ticket;
 
 /// Memory layout of a picture, after the names GStreamer and FFmpeg use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

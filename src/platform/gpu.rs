@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
-use crate::shutdown::Shutdown;
+use crate::platform::shutdown::Shutdown;
 
 /// Between two readings.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -147,7 +147,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     use super::*;
-    use crate::shutdown;
+    use crate::platform::shutdown;
 
     fn gpu(utilization: f64) -> Gpu {
         Gpu { index: 0, name: "fake".into(), memory: None, utilization: Some(utilization) }

@@ -16,10 +16,10 @@ use crate::label::child::ChildTower;
 use crate::label::embed::{EmbedError, Embedder, InProcessTower, Progress, TextTower};
 use crate::model::bundle::Bundle;
 use crate::model::{self, ModelError, prepared};
-use crate::paths;
+use crate::platform::paths;
+use crate::platform::shutdown::Shutdown;
 use crate::preprocess::{Spec, SpecError};
 use crate::score::{Scorer, SetEmbeddings};
-use crate::shutdown::Shutdown;
 
 /// Texts are embedded in batches this large between two progress lines in the log.
 const PROGRESS_STEP: usize = 64;

@@ -17,8 +17,8 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::secret;
-use crate::shutdown::Shutdown;
+use crate::platform::secret;
+use crate::platform::shutdown::Shutdown;
 
 /// This program; also right when its file was replaced by an upgrade meanwhile.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::event::Event;
-use crate::secret::scrub;
+use crate::platform::secret::scrub;
 use record::Ask;
 
 /// Deliveries that a sink may hold without having settled them; about 1 MB.

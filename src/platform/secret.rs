@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use url::Url;
 
-use crate::userinfo;
+use crate::platform::userinfo;
 use crate::yaml::is_secret_key;
 
 /// Largest secret we read: a token or key is far smaller, a wrong file usually is not.

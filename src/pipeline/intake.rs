@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::account::Account;
-use crate::frame::{FrameTap, StreamKey};
-use crate::infer::dispatch::Arrival;
-use crate::queue;
+use crate::batching::dispatch::Arrival;
+use crate::frame::FrameTap;
+use crate::frame::slot;
+use crate::frame::thumbprint::Unchanged;
+use crate::frame::view::View;
+use crate::platform::shutdown::{Shutdown, Trigger};
 use crate::sample::auto::{Controller, Ended as Counted};
 use crate::sample::{Interval, OnFull, Sampler, Tempo};
 use crate::score::roster::{Lane, Roster};
-use crate::shutdown::{Shutdown, Trigger};
-use crate::signature::Unchanged;
 use crate::source::{Ended, Pace, Source, SourceSettings};
-use crate::status::StreamStatus;
-use crate::view::View;
+use crate::stream::StreamKey;
+use crate::stream::accounting::Account;
+use crate::stream::status::StreamStatus;
 
 /// How often the common interval is thought about, and how often a change of it is worth a line in the log.
 const LOOK: Duration = Duration::from_secs(1);
@@ -94,7 +95,7 @@ impl Intake {
         let (trigger, shutdown) = self.shutdown.child();
         let id = Arc::clone(&source.id);
         let (status, account) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(Account::open(&id)));
-        let (writer, slot) = queue::slot(1, self.wake.clone());
+        let (writer, slot) = slot::slot(1, self.wake.clone());
         let on_full = match source.pace {
             Pace::Live => OnFull::NewestWins,
             Pace::Fast => OnFull::Wait(shutdown.clone()),

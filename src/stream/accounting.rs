@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::frame::StreamId;
+use crate::stream::StreamId;
 
 /// Why a sampled frame was not looked at. The set is closed so that metric cardinality is bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

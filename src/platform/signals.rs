@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
 use crate::logs;
-use crate::shutdown::Trigger;
+use crate::platform::shutdown::Trigger;
 
 /// The thread that waits for signals; dropping it gives the signals back.
 pub struct Listener {

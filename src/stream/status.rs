@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::frame::StreamId;
-use crate::secret;
+use crate::platform::secret;
+use crate::stream::StreamId;
 
 /// Where a stream stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::coded_size::{self, Claim, TooLarge};
 use crate::frame::Picture;
+use crate::frame::coded_size::{self, Claim, TooLarge};
 
 /// A person has named the file.
 const SIZES: coded_size::Limits = coded_size::Limits::FILE;

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
 
-use super::batcher::Batcher;
-use super::unchanged::Gate;
-use crate::batch::{FrameMeta, Item, Part, PrepareJob, PreparedBatch, Recall};
-use crate::frame::{Frame, Picture, StreamKey};
-use crate::queue::SlotReader;
-use crate::signature::Unchanged;
-use crate::tensor::BatchBuffer;
-use crate::view::View;
+use crate::batching::batch::{FrameMeta, Item, Part, PrepareJob, PreparedBatch, Recall};
+use crate::batching::batcher::Batcher;
+use crate::batching::tensor::BatchBuffer;
+use crate::batching::unchanged::Gate;
+use crate::frame::slot::SlotReader;
+use crate::frame::thumbprint::Unchanged;
+use crate::frame::view::View;
+use crate::frame::{Frame, Picture};
+use crate::stream::StreamKey;
 
 /// One batch running in each session, one being filled.
 pub const fn buffers(sessions: usize) -> usize {

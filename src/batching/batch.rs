@@ -10,10 +10,11 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::account::Ticket;
-use crate::frame::{FrameTime, Picture, StreamId, StreamKey};
-use crate::tensor::{BatchBuffer, Place};
-use crate::view::View;
+use crate::batching::tensor::{BatchBuffer, Place};
+use crate::frame::view::View;
+use crate::frame::{FrameTime, Picture};
+use crate::stream::accounting::Ticket;
+use crate::stream::{StreamId, StreamKey};
 
 /// One sampled frame, after its pixels have gone their own way.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ mod stills;
 mod vpx;
 
 #[cfg(test)]
-#[path = "../../tests/common/bombs.rs"]
+#[path = "../../../tests/common/bombs.rs"]
 pub mod bombs;
 #[cfg(test)]
 mod tests;

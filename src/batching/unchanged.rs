@@ -9,8 +9,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::batch::{FrameMeta, Recall};
-use crate::signature::{Signature, Unchanged};
+use crate::batching::batch::{FrameMeta, Recall};
+use crate::frame::thumbprint::{Signature, Unchanged};
 
 /// See the module.
 #[derive(Debug)]
@@ -63,9 +63,10 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::account::{Account, DropReason, Outcome};
-    use crate::frame::{FrameTime, Picture, StreamKey};
-    use crate::view::Region;
+    use crate::frame::view::Region;
+    use crate::frame::{FrameTime, Picture};
+    use crate::stream::StreamKey;
+    use crate::stream::accounting::{Account, DropReason, Outcome};
 
     const SETTINGS: Unchanged = Unchanged { tolerance: 2.0, max_age: Duration::from_secs(10) };
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::watch;
 
-use crate::account::Account;
-use crate::status::StreamStatus;
+use crate::stream::accounting::Account;
+use crate::stream::status::StreamStatus;
 
 /// Commands that wait for the assembly, which looks twenty times a second.
 const COMMANDS: usize = 64;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::oneshot;
 
-use crate::catalog::Command;
-use crate::problem::Problem;
+use crate::stream::registry::Command;
+use crate::yaml::problem::Problem;
 
 /// Wishes that wait for the assembly. A person or a script asks for one at a time.
 const WISHES: usize = 16;

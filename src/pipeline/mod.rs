@@ -4,6 +4,8 @@
 //! dispatcher drains and ends → the pool and the session thread end → the scoring thread ends. Nobody is told to stop in the
 //! middle; nothing that was taken is forgotten.
 
+pub mod intake;
+
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -11,18 +13,18 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
+use crate::batching::dispatch::{Dispatcher, buffers};
+use crate::batching::reorder_buffer::InOrder;
+use crate::batching::tensor::BatchBuffer;
+use crate::frame::slot;
 use crate::infer::ImageEncoder;
-use crate::infer::dispatch::{Dispatcher, buffers};
-use crate::infer::in_order::InOrder;
 use crate::infer::watchdog::Runs;
 use crate::infer::worker::SessionWorker;
-use crate::intake::{CommonPace, Intake};
+use crate::pipeline::intake::{CommonPace, Intake};
+use crate::platform::shutdown::Shutdown;
 use crate::preprocess::{Spec, pool, tiles};
-use crate::queue;
 use crate::score::roster::Roster;
 use crate::score::worker;
-use crate::shutdown::Shutdown;
-use crate::tensor::BatchBuffer;
 
 /// Streams that may be on their way in at once; more are refused.
 const ARRIVALS: usize = 1024;
@@ -53,7 +55,7 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     let mut threads = Vec::new();
 
     // source → sample → slot, one each a stream, come with the intake
-    let (wake, woken) = queue::wake_channel();
+    let (wake, woken) = slot::wake_channel();
     let (arrivals_tx, arrivals) = bounded(ARRIVALS);
     let roster = Arc::new(Roster::default());
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crossbeam_channel::{Sender, TrySendError};
 
-use crate::batch::EmbeddedBatch;
+use crate::batching::batch::EmbeddedBatch;
 
 /// The scoring stage is gone.
 #[derive(Debug, PartialEq, Eq)]

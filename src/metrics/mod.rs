@@ -402,7 +402,7 @@ mod tests {
             Some(Values::Words(words)) => words.to_vec(),
             other => panic!("{other:?}"),
         };
-        let dropped: Vec<_> = crate::account::DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        let dropped: Vec<_> = crate::stream::accounting::DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(words("vtagd_frames_dropped_total", "reason"), dropped);
         let lost: Vec<_> = crate::outbox::Loss::ALL.iter().map(|loss| loss.as_str()).collect();
         assert_eq!(words("vtagd_events_dropped_total", "reason"), lost);

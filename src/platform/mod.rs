@@ -1,0 +1,17 @@
+//! What the operating system is asked for, and what every part of the daemon needs from it: signals, shutdown, processes, paths, memory,
+//! threads, TLS, secrets, waiting. Each module says on which thread it runs; nothing here knows a stage.
+
+pub mod backoff;
+pub mod child;
+pub mod gpu;
+pub mod hex;
+pub mod malloc;
+pub mod paths;
+pub mod process;
+pub mod secret;
+pub mod shutdown;
+pub mod signals;
+pub mod systemd;
+pub mod thread_priority;
+pub mod tls;
+pub mod userinfo;
