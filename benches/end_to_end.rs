@@ -26,7 +26,7 @@ use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
 use vtagd::pipeline::intake::StreamPart;
 use vtagd::pipeline::{self, Stages};
 use vtagd::platform::shutdown;
-use vtagd::score::roster::Lane;
+use vtagd::score::score_routes::ScoreRoute;
 use vtagd::source::{Decode, Decoder, Location, Pace, Reconnect, SourceSettings};
 
 const BATCH: usize = 8;
@@ -85,25 +85,25 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     };
     let scored = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&scored);
-    let listener = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, _: &[Vec<f32>]| {
+    let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, _: &[Vec<f32>]| {
         counter.fetch_add(1, Ordering::Relaxed);
     });
     let started = Instant::now();
     let (mut intake, mut threads) = pipeline::start(stages, &shutdown).expect("the pipeline starts");
     // Every frame of a 25 frames/s clip.
-    let lane = Lane { scorers: engine.scorers, listener };
+    let route = ScoreRoute { scorers: engine.scorers, handler };
     let interval = Duration::from_millis(40).into();
-    let part = StreamPart { source, interval, unchanged: None, view: View::default(), lane };
+    let part = StreamPart { source, interval, unchanged: None, view: View::default(), route };
     let member = intake.join(part).expect("the stream joins");
     drop(intake);
-    let account = Arc::clone(&member.account);
+    let accounting = Arc::clone(&member.accounting);
     member.wait().expect("the source does not panic");
     threads.push(member.into_thread());
     for (_, thread) in threads {
         thread.join().expect("no stage panics");
     }
     let scored = scored.load(Ordering::Relaxed) as usize;
-    assert_eq!(account.totals().unaccounted(), 0);
+    assert_eq!(accounting.totals().unaccounted(), 0);
     assert!(scored > 0, "nothing was seen of {}", clip.display());
     (scored as f64 / started.elapsed().as_secs_f64(), scored)
 }

@@ -21,14 +21,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vtagd::event::record::Data;
+use vtagd::event::cloud_event::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
 use vtagd::outbox::delivery::Health;
 use vtagd::platform::tls::Trust;
 use vtagd::sink::mqtt::{Mqtt, MqttSettings, Owner, Protocol};
 use vtagd::sink::runner;
 use vtagd::stream::StreamId;
-use vtagd::stream::registry::{Catalog, Watched};
+use vtagd::stream::registry::{RegisteredStream, StreamRegistry};
 use vtagd::stream::status::StreamStatus;
 
 use sends::Sends;
@@ -63,16 +63,16 @@ fn event(number: usize) -> Event {
 }
 
 /// Twenty cameras, each with all labels.
-fn catalog() -> Arc<Catalog> {
-    let catalog = Catalog::new().0;
-    let watched = |stream| Watched {
+fn registry() -> Arc<StreamRegistry> {
+    let registry = StreamRegistry::new().0;
+    let watched = |stream| RegisteredStream {
         status: Arc::new(StreamStatus::new(StreamId::from(format!("camera-{stream}").as_str()))),
-        account: Arc::default(),
+        accounting: Arc::default(),
         enabled: true,
         labels: (0..LABELS).map(|label| ("dock-safety".to_owned(), format!("label-{label}"))).collect(),
     };
-    catalog.set((0..STREAMS).map(watched).collect());
-    Arc::new(catalog)
+    registry.set((0..STREAMS).map(watched).collect());
+    Arc::new(registry)
 }
 
 /// A process that is ended with its owner.
@@ -135,10 +135,10 @@ fn run(what: &str, folder: Option<&Path>, protocol: Protocol, events: usize, pac
     let folder = sends::folder(folder);
     let (_broker, port) = broker(folder.path())?;
     let mut subscriber = subscriber(port, events);
-    let (outbox, inbox, thread) = sends::outbox(folder.path(), "broker");
+    let (outbox, receiver, thread) = sends::outbox(folder.path(), "broker");
     let owner = Owner { id: uuid::Uuid::new_v4(), instance: "bench".into() };
-    let sink = Box::new(Mqtt::new(settings(port, protocol), catalog(), None, owner));
-    let sink = runner::start(sink, inbox, runner::ladder()).unwrap();
+    let sink = Box::new(Mqtt::new(settings(port, protocol), registry(), None, owner));
+    let sink = runner::start(sink, receiver, runner::ladder()).unwrap();
     // A prefix that nobody has had yet takes a few seconds.
     while outbox.status().report().sinks[0].health != Health::Up {
         std::thread::sleep(Duration::from_millis(10));

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use vtagd::event::record::Data;
+use vtagd::event::cloud_event::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
-use vtagd::outbox::delivery::Inbox;
+use vtagd::outbox::delivery::DeliveryReceiver;
 
 use sends::Sends;
 
@@ -50,14 +50,14 @@ fn event(number: usize) -> Event {
 }
 
 /// Takes and settles everything, on a thread of its own.
-fn sink(mut inbox: Inbox) -> std::thread::JoinHandle<usize> {
+fn sink(mut receiver: DeliveryReceiver) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut taken = 0;
-            while let Some(delivery) = inbox.next().await {
-                inbox.up();
-                inbox.delivered(delivery.position);
+            while let Some(delivery) = receiver.next().await {
+                receiver.up();
+                receiver.delivered(delivery.position);
                 taken += 1;
             }
             taken
@@ -87,8 +87,8 @@ fn bare(folder: &Path, events: usize) -> f64 {
 /// As fast as it goes (`None`), or so many a second. Events a second.
 fn run(what: &str, folder: Option<PathBuf>, events: usize, pace: Option<f64>) -> f64 {
     let folder = sends::folder(folder.as_deref());
-    let (outbox, inbox, thread) = sends::outbox(folder.path(), "sink");
-    let taker = sink(inbox);
+    let (outbox, receiver, thread) = sends::outbox(folder.path(), "sink");
+    let taker = sink(receiver);
     let began = Instant::now();
     let sends = Sends::of(&outbox, events, pace, event);
     // Closing gives the sink what is left, as long as it is quick.

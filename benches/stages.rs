@@ -12,11 +12,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array1, Array2};
 use vtagd::batching::batcher::Batcher;
 use vtagd::event::{Thresholds, Tracker};
-use vtagd::frame::thumbprint::Signature;
+use vtagd::frame::thumbprint::Thumbprint;
 use vtagd::frame::view::Region;
 use vtagd::frame::{FrameTime, Matrix, Picture, PixelFormat, Range};
 use vtagd::label::Scoring;
-use vtagd::score::{Activation, Block, Head, LabelEmbeddings, Scorer, SetEmbeddings};
+use vtagd::score::{Activation, Block, LabelEmbeddings, LogitParameters, Scorer, SetEmbeddings};
 
 /// CLIP ViT-H-14's embedding length.
 const DIM: usize = 1024;
@@ -34,7 +34,7 @@ fn scoring(c: &mut Criterion) {
     let label =
         |n: usize| LabelEmbeddings { name: n.to_string(), prompts: unit_rows(4, n), negatives: unit_rows(1, n + 1000) };
     let block = Block { labels: (0..50).map(label).collect(), background: unit_rows(20, 9999) };
-    let head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
+    let head = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
     let embedding: Array1<f32> = unit_rows(1, 5).row(0).to_owned();
     // What benches/guard.py compares with: the same product, and nothing else.
     let rows = unit_rows(270, 7);
@@ -96,9 +96,9 @@ fn signing(c: &mut Criterion) {
     let colour = (Matrix::Bt709, Range::Limited);
     let size = (1920, 1080);
     let Ok(picture) = Picture::new(PixelFormat::I420, size, [1920, 960, 960], colour, Box::new(planes)) else { return };
-    c.bench_function("signature of one 1080p frame", |b| b.iter(|| Signature::of(black_box(&picture), Region::FULL)));
-    let signature = Signature::of(&picture, Region::FULL);
-    c.bench_function("comparing two signatures", |b| b.iter(|| black_box(&signature).change(black_box(&signature))));
+    c.bench_function("signature of one 1080p frame", |b| b.iter(|| Thumbprint::of(black_box(&picture), Region::FULL)));
+    let thumbprint = Thumbprint::of(&picture, Region::FULL);
+    c.bench_function("comparing two signatures", |b| b.iter(|| black_box(&thumbprint).change(black_box(&thumbprint))));
 }
 
 criterion_group!(benches, scoring, batching, tracking, signing);

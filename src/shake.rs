@@ -9,7 +9,7 @@ use crate::model::Bundle;
 use crate::preprocess::{Preprocessor, Region, Spec, View, ViewMode, tiles};
 use crate::yaml::Document;
 
-pub use crate::api::shake as http;
+pub use crate::api::fuzz_http as http;
 pub use crate::config::shake as settings;
 pub use crate::frame::coded_size::fuzz::any_bytes as coded_size;
 pub use crate::sink::webhook::shake as answers;

@@ -11,11 +11,11 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::Receiver;
 use metrics_exporter_prometheus::PrometheusHandle;
-use vtagd::api::{self, Api, ApiSettings, Board, Door, TlsSettings};
+use vtagd::api::{self, Access, Api, ApiSettings, Board, TlsSettings};
 use vtagd::metrics;
 use vtagd::platform::secret::Secret;
 use vtagd::platform::shutdown::{self, Trigger};
-use vtagd::stream::accounting::{Account, Outcome};
+use vtagd::stream::accounting::{FrameAccounting, FrameOutcome};
 use vtagd::stream::commands::{self, Asked, Wish};
 use vtagd::stream::status::{StreamState, StreamStatus};
 use vtagd::yaml::problem::{Problem, Severity};
@@ -33,7 +33,7 @@ fn json(mut answer: ureq::http::Response<ureq::Body>) -> serde_json::Value {
 struct Server {
     board: Arc<Board>,
     url: String,
-    door: Arc<Door>,
+    access: Arc<Access>,
     trigger: Trigger,
     thread: std::thread::JoinHandle<()>,
     /// What is asked of the main thread, which there is none of here.
@@ -51,15 +51,15 @@ impl Server {
         let (asker, asked) = commands::channel();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let settings = ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: token.map(Secret::new), tls };
-        let Api { address, thread, door } =
+        let Api { address, thread, access } =
             api::start(&settings, Arc::clone(&board), asker, metrics(), shutdown).unwrap();
-        Self { board, url: format!("{scheme}://{address}"), door, trigger, thread, asked }
+        Self { board, url: format!("{scheme}://{address}"), access, trigger, thread, asked }
     }
 
     /// A bare connection, for what no client would say.
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.url.split("://").nth(1).unwrap()).unwrap();
-        stream.set_read_timeout(Some(common::daemon::PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(common::daemon::DEADLINE)).unwrap();
         stream
     }
 
@@ -119,10 +119,10 @@ fn readiness_follows_the_model_and_says_why_while_liveness_does_not_care() {
 #[test]
 fn streams_are_told_with_their_state_and_accounts() {
     let server = Server::start(None);
-    let (status, account) = (Arc::new(StreamStatus::new("gate".into())), Arc::new(Account::default()));
-    server.board.set_streams(vec![(Arc::clone(&status), Arc::clone(&account))]);
+    let (status, accounting) = (Arc::new(StreamStatus::new("gate".into())), Arc::new(FrameAccounting::default()));
+    server.board.set_streams(vec![(Arc::clone(&status), Arc::clone(&accounting))]);
     status.set(StreamState::Down { error: "connection refused".into() });
-    account.sample(&"gate".into()).settle(Outcome::Inferred);
+    accounting.sample(&"gate".into()).complete(FrameOutcome::Inferred);
     let body = json(server.get("/api/v1/streams", None));
     let row = &body["streams"][0];
     assert_eq!((row["id"].as_str(), row["state"].as_str()), (Some("gate"), Some("down")));
@@ -157,7 +157,7 @@ fn a_request_that_hangs_does_not_hold_the_end_up() {
         server.stop();
         done.send(()).unwrap();
     });
-    ended.recv_timeout(common::daemon::PATIENCE).expect("the API ends although a request hangs");
+    ended.recv_timeout(common::daemon::DEADLINE).expect("the API ends although a request hangs");
 }
 
 #[test]
@@ -331,11 +331,11 @@ fn a_change_is_told_as_the_main_thread_tells_it() {
             snippet: "3 | url: rtsp://viewer:MARKED@camera/".into(),
         };
         let outcomes = [
-            commands::Outcome::Done,
-            commands::Outcome::Already,
-            commands::Outcome::NoSuchStream,
-            commands::Outcome::Done,
-            commands::Outcome::Refused { why: "the configuration has problems".into(), problems: vec![problem] },
+            commands::CommandOutcome::Done,
+            commands::CommandOutcome::Already,
+            commands::CommandOutcome::NoSuchStream,
+            commands::CommandOutcome::Done,
+            commands::CommandOutcome::Refused { why: "the configuration has problems".into(), problems: vec![problem] },
         ];
         for outcome in outcomes {
             let Asked { wish, answer } = asked.recv().unwrap();
@@ -508,7 +508,7 @@ fn with_tls_it_shows_its_certificate_a_new_one_after_a_change_and_nothing_in_cle
         tls: Some(tls.clone()),
     };
     assert_eq!(get(&trusting(&first)).unwrap(), 200, "nobody has told it yet");
-    server.door.change(&settings).unwrap();
+    server.access.change(&settings).unwrap();
     assert_eq!(get(&trusting(&second)).unwrap(), 200);
     assert!(get(&trusting(&first)).is_err());
 
@@ -516,7 +516,7 @@ fn with_tls_it_shows_its_certificate_a_new_one_after_a_change_and_nothing_in_cle
     let other = tempfile::tempdir().unwrap();
     certify(other.path());
     std::fs::copy(other.path().join("api.key"), folder.path().join("api.key")).unwrap();
-    let error = server.door.change(&settings).unwrap_err();
+    let error = server.access.change(&settings).unwrap_err();
     assert!(error.contains("api.key") && error.contains("together"), "{error}");
     assert_eq!(get(&trusting(&second)).unwrap(), 200);
     server.stop();

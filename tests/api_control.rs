@@ -271,7 +271,7 @@ fn another_token_counts_although_tls_has_to_wait_for_a_restart() {
 /// The statuses of answers to `requests`, sent one after the other over one connection.
 fn pipeline(url: &str, requests: &str) -> Vec<String> {
     let mut stream = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
-    stream.set_read_timeout(Some(common::daemon::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(common::daemon::DEADLINE)).unwrap();
     stream.write_all(requests.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answers = String::new();

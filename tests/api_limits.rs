@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, PATIENCE, eventually};
+use common::daemon::{DEADLINE, Daemon, eventually};
 
 const TOKEN: &str = "marked-token-0123456789abcdef";
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -30,8 +30,8 @@ fn start(folder: &Path, api: &str) -> (Daemon, SocketAddr) {
 
 fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream
 }
 
@@ -79,7 +79,7 @@ fn narrow(to: SocketAddr) -> TcpStream {
     assert_eq!(set, 0);
     socket.connect(&to.into()).unwrap();
     let stream = TcpStream::from(socket);
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream
 }
 
@@ -124,7 +124,7 @@ fn a_tls_handshake_that_never_ends_is_cut_off() {
     dripping.write_all(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03").unwrap();
     let begun = Instant::now();
     while dripping.write_all(b"x").is_ok() {
-        assert!(begun.elapsed() < PATIENCE, "it goes on for ever");
+        assert!(begun.elapsed() < DEADLINE, "it goes on for ever");
         std::thread::sleep(Duration::from_millis(100));
     }
     let mut answer = Vec::new();

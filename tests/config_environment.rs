@@ -202,7 +202,7 @@ fn every_key_of_the_schema_comes_back_from_config_show() {
     let folder = tempfile::tempdir().unwrap();
     let set =
         "set: dock\nbackground: [a dock]\nlabels: [{ name: forklift, attributes: { zone: x, severity: error } }]\n";
-    let signing = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
+    let with_thumbprints = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
     let seed = nkeys::KeyPair::new_user().seed().unwrap();
     let creds = format!(
         "-----BEGIN NATS USER JWT-----\neyJ0.eyJq.c2ln\n------END NATS USER JWT------\n\n\
@@ -211,7 +211,8 @@ fn every_key_of_the_schema_comes_back_from_config_show() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
     fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let files = [("file", "x\n"), ("dock.yaml", set), ("signing", signing), ("nkey", &seed), ("creds", &creds)];
+    let files =
+        [("file", "x\n"), ("dock.yaml", set), ("signing", with_thumbprints), ("nkey", &seed), ("creds", &creds)];
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
     }

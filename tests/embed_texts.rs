@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vtagd::infer::runtime;
-use vtagd::label::text::{TextEncoder, TextError, TextTokenizer};
+use vtagd::label::text_encoder::{TextEncoder, TextError, TextTokenizer};
 use vtagd::model::bundle::TextSpec;
 use vtagd::model::{self, Bundle};
 

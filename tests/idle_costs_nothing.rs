@@ -15,7 +15,7 @@ use common::daemon::{Daemon, eventually, root};
 use common::hook::{Hook, Reply};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
-use vtagd::event::record::Data;
+use vtagd::event::cloud_event::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
 
 /// Invariant 11.

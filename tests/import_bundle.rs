@@ -11,18 +11,18 @@ use import_support::{Checkpoint, cosine, image_embeds, session};
 use vtagd::infer::runtime;
 use vtagd::model::Bundle;
 use vtagd::model::import::measure::probe_picture;
-use vtagd::model::import::run::{self, Options, Progress, Source};
 use vtagd::model::import::synthetic::Synthetic;
+use vtagd::model::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
 use vtagd::model::import::{
     Act, Architecture, ImportError, TensorInfo, TensorStore, TextPooling, TextTower, Transformer, VisionPooling,
     VisionTower,
 };
-use vtagd::model::onnx::{Precision, file, vision};
+use vtagd::model::onnx::{Precision, file, vision_graph};
 use vtagd::score::Activation;
 
-fn source(checkpoint: &Checkpoint) -> Source<'_> {
+fn source(checkpoint: &Checkpoint) -> ImportSource<'_> {
     let read = |name: &str| fs::read(checkpoint.dir.join(name)).unwrap();
-    Source {
+    ImportSource {
         name: "tiny".into(),
         from: checkpoint.dir.display().to_string(),
         architecture: &checkpoint.architecture,
@@ -33,7 +33,7 @@ fn source(checkpoint: &Checkpoint) -> Source<'_> {
     }
 }
 
-fn quiet(_: Progress) -> Result<(), ImportError> {
+fn quiet(_: ImportProgress) -> Result<(), ImportError> {
     Ok(())
 }
 
@@ -53,11 +53,12 @@ fn an_imported_bundle_opens_and_knows_what_was_measured() {
         let checkpoint = import_support::open(folder);
         let out = dir.path().join("models").join(folder);
         let manifest =
-            run::run(&source(&checkpoint), &out, Options::new(precision), Some(&runtime), &mut quiet).unwrap();
+            write_bundle::run(&source(&checkpoint), &out, ImportOptions::new(precision), Some(&runtime), &mut quiet)
+                .unwrap();
         let bundle = Bundle::open_with_cache(&out, None).unwrap();
         assert_eq!(bundle.name, "tiny");
-        assert_eq!(bundle.head.scale, checkpoint.architecture.logit_scale);
-        assert_eq!(bundle.head.activation, checkpoint.architecture.activation);
+        assert_eq!(bundle.logit_parameters.scale, checkpoint.architecture.logit_scale);
+        assert_eq!(bundle.logit_parameters.activation, checkpoint.architecture.activation);
         assert_eq!(bundle.text_spec.pad_to, Some(checkpoint.architecture.text.context));
         assert_eq!(bundle.fingerprint, manifest.fingerprint);
         assert_eq!(names(&dir.path().join("models")).len(), 1, "nothing else is left");
@@ -70,7 +71,7 @@ fn an_imported_bundle_opens_and_knows_what_was_measured() {
         let size = checkpoint.architecture.vision.image_size;
         let file_ = dir.path().join(folder);
         file::write(
-            &vision::graph(&checkpoint.architecture, Precision::Fp32),
+            &vision_graph::graph(&checkpoint.architecture, Precision::Fp32),
             &checkpoint,
             &file_,
             file::INLINE_LIMIT,
@@ -91,7 +92,9 @@ fn the_same_checkpoint_gives_the_same_fingerprint_whatever_was_measured() {
     let checkpoint = import_support::open("hf-clip-quickgelu");
     let import = |name: &str, precision, runtime| {
         let out = dir.path().join(name);
-        run::run(&source(&checkpoint), &out, Options::new(precision), runtime, &mut quiet).unwrap().fingerprint
+        write_bundle::run(&source(&checkpoint), &out, ImportOptions::new(precision), runtime, &mut quiet)
+            .unwrap()
+            .fingerprint
     };
     let first = import("a", Precision::Fp32, Some(&runtime));
     assert_eq!(first, import("b", Precision::Fp32, None));
@@ -106,7 +109,7 @@ fn weights_in_a_file_of_their_own_give_the_same_embeddings() {
     let mut found = Vec::new();
     for (name, limit) in [("inside.onnx", file::INLINE_LIMIT), ("outside.onnx", 1000)] {
         let path = dir.path().join(name);
-        let graph = vision::graph(&checkpoint.architecture, Precision::Fp32);
+        let graph = vision_graph::graph(&checkpoint.architecture, Precision::Fp32);
         let bytes = file::write(&graph, &checkpoint, &path, limit, &mut |_| Ok(())).unwrap();
         let data = fs::metadata(dir.path().join(format!("{name}_data"))).map_or(0, |m| m.len());
         assert_eq!(data > 0, limit == 1000);
@@ -122,7 +125,7 @@ fn an_8_bit_embedding_does_not_depend_on_its_batch() {
         let checkpoint = import_support::open(folder);
         let (dir, size) = (tempfile::tempdir().unwrap(), checkpoint.architecture.vision.image_size);
         let path = dir.path().join("v.onnx");
-        let graph = vision::graph(&checkpoint.architecture, Precision::Int8);
+        let graph = vision_graph::graph(&checkpoint.architecture, Precision::Int8);
         file::write(&graph, &checkpoint, &path, file::INLINE_LIMIT, &mut |_| Ok(())).unwrap();
         let mut session = session(&path);
         // One quiet picture among ever louder ones: a range over the whole batch would leave it a few steps.
@@ -144,11 +147,12 @@ fn an_import_that_ends_early_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("model");
     let mut steps = 0;
-    let mut stop = |_: Progress| {
+    let mut stop = |_: ImportProgress| {
         steps += 1;
         if steps > 20 { Err(ImportError::Stopped) } else { Ok(()) }
     };
-    let error = run::run(&source(&checkpoint), &out, Options::new(Precision::Fp32), None, &mut stop).unwrap_err();
+    let error = write_bundle::run(&source(&checkpoint), &out, ImportOptions::new(Precision::Fp32), None, &mut stop)
+        .unwrap_err();
     assert!(matches!(error, ImportError::Stopped));
     assert_eq!(names(dir.path()), Vec::<String>::new());
 
@@ -166,9 +170,9 @@ fn an_import_that_ends_early_leaves_nothing() {
         }
     }
     let cut = Cut(&checkpoint);
-    let source = Source { tensors: &cut, ..source(&checkpoint) };
+    let source = ImportSource { tensors: &cut, ..source(&checkpoint) };
     for precision in Precision::ALL {
-        let error = run::run(&source, &out, Options::new(precision), None, &mut quiet).unwrap_err();
+        let error = write_bundle::run(&source, &out, ImportOptions::new(precision), None, &mut quiet).unwrap_err();
         assert!(error.to_string().contains("vision.layers.1.norm1.weight"), "{error}");
         assert_eq!(names(dir.path()), Vec::<String>::new());
     }
@@ -181,7 +185,9 @@ fn a_place_that_is_taken_or_cannot_be_written_is_told_and_left_as_it_is() {
     let taken = dir.path().join("taken");
     fs::create_dir(&taken).unwrap();
     fs::write(taken.join("mine.txt"), "mine").unwrap();
-    let import = |out: &Path| run::run(&source(&checkpoint), out, Options::new(Precision::Fp32), None, &mut quiet);
+    let import = |out: &Path| {
+        write_bundle::run(&source(&checkpoint), out, ImportOptions::new(Precision::Fp32), None, &mut quiet)
+    };
     assert!(matches!(import(&taken), Err(ImportError::Exists { .. })));
     assert!(matches!(import(&taken.join("mine.txt")), Err(ImportError::Exists { .. })));
     let error = import(&taken.join("mine.txt/model")).unwrap_err();
@@ -235,8 +241,9 @@ fn odd_architectures_run_in_every_precision() {
         let mut reference = Vec::new();
         for precision in Precision::ALL {
             let (v, t) = (dir.path().join(format!("v{precision}")), dir.path().join(format!("t{precision}")));
-            file::write(&vision::graph(&arch, precision), &store, &v, file::INLINE_LIMIT, &mut |_| Ok(())).unwrap();
-            let text = vtagd::model::onnx::text::graph(&arch, precision);
+            file::write(&vision_graph::graph(&arch, precision), &store, &v, file::INLINE_LIMIT, &mut |_| Ok(()))
+                .unwrap();
+            let text = vtagd::model::onnx::text_graph::graph(&arch, precision);
             file::write(&text, &store, &t, file::INLINE_LIMIT, &mut |_| Ok(())).unwrap();
             let mut ours = image_embeds(&mut session(&v), &probe_picture(image_size, 5), image_size);
             let ids: Vec<i64> = (0..9).map(|i| (i * 7 + 3) % 20).collect();

@@ -5,7 +5,7 @@
 mod import_support;
 
 use import_support::{Checkpoint, cosine, image_embeds, session, text_embeds};
-use vtagd::model::onnx::{Precision, file, text, vision};
+use vtagd::model::onnx::{Precision, file, text_graph, vision_graph};
 
 const FOLDERS: [&str; 3] = ["hf-clip-gelu-h14", "hf-clip-quickgelu", "siglip"];
 
@@ -15,8 +15,8 @@ fn agreement(checkpoint: &Checkpoint, precision: Precision) -> (f32, f32) {
     let dir = tempfile::tempdir().unwrap();
     let (v, t) = (dir.path().join("v.onnx"), dir.path().join("t.onnx"));
     let arch = &checkpoint.architecture;
-    file::write(&vision::graph(arch, precision), checkpoint, &v, file::INLINE_LIMIT, &mut |_| Ok(())).unwrap();
-    file::write(&text::graph(arch, precision), checkpoint, &t, file::INLINE_LIMIT, &mut |_| Ok(())).unwrap();
+    file::write(&vision_graph::graph(arch, precision), checkpoint, &v, file::INLINE_LIMIT, &mut |_| Ok(())).unwrap();
+    file::write(&text_graph::graph(arch, precision), checkpoint, &t, file::INLINE_LIMIT, &mut |_| Ok(())).unwrap();
 
     let dim = arch.embed_dim;
     let ours = image_embeds(&mut session(&v), &expected.pixel_values, arch.vision.image_size);

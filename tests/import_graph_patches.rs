@@ -1,11 +1,11 @@
 //! The first layer of an image tower is written as a matrix product over patches; what it computes is the convolution it stands for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-use vtagd::infer::plain::{Feed, PlainSession};
 use vtagd::infer::runtime;
+use vtagd::infer::single_input::{InputValues, SingleInputSession};
 use vtagd::model::import::synthetic::Synthetic;
 use vtagd::model::import::{Architecture, TensorStore, Transformer};
-use vtagd::model::onnx::vision::{self, Part};
+use vtagd::model::onnx::vision_graph::{self, Part};
 use vtagd::model::onnx::{Precision, file};
 
 /// A tower without class token and norm in front, so that its stem is convolution and positions.
@@ -54,9 +54,9 @@ fn patches_are_convolved_and_what_fills_no_patch_is_left_out() {
         let pixels: Vec<f32> = (0..2 * 3 * size * size).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect();
         let wanted = convolved(&arch, &store, &pixels, 2);
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Int8, 0.05), (Precision::Fp16, 1e-2)] {
-            let model = file::to_bytes(&vision::part(&arch, Part::Stem, precision), &store).unwrap();
-            let mut session = PlainSession::from_bytes(&runtime, &model, 1).unwrap();
-            let got = session.run(&[2, 3, size, size], Feed::Floats(&pixels)).unwrap();
+            let model = file::to_bytes(&vision_graph::part(&arch, Part::Stem, precision), &store).unwrap();
+            let mut session = SingleInputSession::from_bytes(&runtime, &model, 1).unwrap();
+            let got = session.run(&[2, 3, size, size], InputValues::Floats(&pixels)).unwrap();
             assert_eq!(got.len(), wanted.len(), "{size} by {patch} in {precision}");
             let worst = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst <= tolerance, "{size} by {patch} in {precision}: off by {worst}");

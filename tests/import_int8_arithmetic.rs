@@ -2,8 +2,8 @@
 //! dot products add pairs of products in 16 bits and saturate.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-use vtagd::infer::plain::{Feed, PlainSession};
 use vtagd::infer::runtime;
+use vtagd::infer::single_input::{InputValues, SingleInputSession};
 use vtagd::model::import::{Dtype, ImportError, TensorInfo, TensorStore};
 use vtagd::model::onnx::linear::{self, Linear};
 use vtagd::model::onnx::{Dim, Elem, Graph, Precision, file};
@@ -47,11 +47,11 @@ fn neighbouring_extremes_do_not_saturate() {
     let y = linear::linear(&mut g, &seen, &layer, Precision::Int8);
     g.output(&y, Elem::F32, &[Dim::Free("rows"), Dim::Fixed(OUTPUTS)]);
     let model = file::to_bytes(&g, &Weight(weight.clone())).unwrap();
-    let mut session = PlainSession::from_bytes(&runtime, &model, 1).unwrap();
+    let mut session = SingleInputSession::from_bytes(&runtime, &model, 1).unwrap();
     // One row has kernels of its own.
     for rows in [1, 3, 40] {
         let x: Vec<f32> = (0..rows * INPUTS).map(|i| extreme(i / INPUTS, i % INPUTS)).collect();
-        let got = session.run(&[rows, INPUTS], Feed::Floats(&x)).unwrap();
+        let got = session.run(&[rows, INPUTS], InputValues::Floats(&x)).unwrap();
         for (index, got) in got.iter().enumerate() {
             let (row, to) = (index / OUTPUTS, index % OUTPUTS);
             let products = x[row * INPUTS..][..INPUTS].iter().zip(&weight[to * INPUTS..][..INPUTS]);

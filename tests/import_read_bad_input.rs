@@ -9,7 +9,7 @@ use std::path::Path;
 use import_folders::{copy, edit_json, read, write};
 use proptest::prelude::*;
 use serde_json::json;
-use vtagd::model::import::{ImportError, open_checkpoint, shake};
+use vtagd::model::import::{ImportError, fuzz_import, open_checkpoint};
 
 fn refusal(dir: &Path) -> ImportError {
     open_checkpoint(dir).expect_err("must be refused")
@@ -195,19 +195,19 @@ proptest! {
                 let at = if tail { len - 1 - at } else { at };
                 data[at] = *value;
             }
-            shake::shake_pickle(&data);
-            shake::shake_safetensors(&data);
+            fuzz_import::shake_pickle(&data);
+            fuzz_import::shake_safetensors(&data);
         }
     }
 
     #[test]
     fn any_bytes_as_weights_or_configuration_never_panic(data in proptest::collection::vec(any::<u8>(), 0..600)) {
-        shake::shake_pickle(&data);
-        shake::shake_safetensors(&data);
-        shake::shake_config(&data);
+        fuzz_import::shake_pickle(&data);
+        fuzz_import::shake_safetensors(&data);
+        fuzz_import::shake_config(&data);
         let mut framed = (data.len() as u64).to_le_bytes().to_vec();
         framed.extend(&data);
-        shake::shake_safetensors(&framed);
+        fuzz_import::shake_safetensors(&framed);
     }
 
     #[test]
@@ -223,7 +223,7 @@ proptest! {
             format!(r#"{{"model_type":"siglip","vision_config":{{"{field}":{value}}},"text_config":{{"{field}":{value}}}}}"#),
             format!(r#"{{"vision_cfg":{{"{field}":{value}}},"text_cfg":{{"{field}":{value}}}}}"#),
         ] {
-            shake::shake_config(text.as_bytes());
+            fuzz_import::shake_config(text.as_bytes());
         }
     }
 }

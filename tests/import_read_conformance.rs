@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use vtagd::label::text::TextTokenizer;
+use vtagd::label::text_encoder::TextTokenizer;
 use vtagd::model::bundle::TextSpec;
 use vtagd::model::import::{
     Act, Architecture, Checkpoint, Dtype, Family, TextPooling, TextTower, Transformer, VisionPooling, VisionTower,

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use import_folders::{Tensors, copy, edit_json, read, write};
 use serde::Deserialize;
-use vtagd::label::text::TextTokenizer;
+use vtagd::label::text_encoder::TextTokenizer;
 use vtagd::model::bundle::TextSpec;
 use vtagd::model::import::{Act, Dtype, Family, TextPooling, open_checkpoint};
 use vtagd::preprocess::{Filter, Resize, Spec};

@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use vtagd::batching::batch::{EmbeddedBatch, PrepareJob};
-use vtagd::batching::dispatch::{Arrival, Dispatcher, buffers};
-use vtagd::batching::reorder_buffer::InOrder;
+use vtagd::batching::dispatcher::{Arrival, Dispatcher, buffers};
+use vtagd::batching::reorder_buffer::ReorderBuffer;
 use vtagd::batching::tensor::BatchBuffer;
 use vtagd::frame::slot;
 use vtagd::frame::view::View;
 use vtagd::frame::{FrameTap, FrameTime, Picture};
-use vtagd::infer::worker::SessionWorker;
+use vtagd::infer::session_thread::SessionWorker;
 use vtagd::infer::{ImageEncoder, InferError, Provider};
 use vtagd::sample::{OnFull, Sampler};
-use vtagd::stream::accounting::{Account, Outcome, Totals};
+use vtagd::stream::accounting::{FrameAccounting, FrameOutcome, Totals};
 use vtagd::stream::{StreamId, StreamKey};
 
 /// Nothing in a working pipeline takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 const BATCH: usize = 2;
 const BUFFERS: usize = buffers(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ impl ImageEncoder for Slow {
 struct Camera {
     id: StreamId,
     sampler: Sampler,
-    account: Arc<Account>,
+    accounting: Arc<FrameAccounting>,
     pictures: u32,
     every: u32,
     /// Media time of its newest picture.
@@ -65,7 +65,7 @@ impl Camera {
         }
         for n in 0..self.pictures {
             self.newest = SECOND * turn + SECOND / self.pictures * n;
-            assert!(self.sampler.wants(self.newest), "every picture is sampled");
+            assert!(self.sampler.is_sampled(self.newest), "every picture is sampled");
             let time = FrameTime { media: self.newest, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
             self.sampler.deliver(time, Picture::from_rgb(1, 1, vec![0; 3]).unwrap());
         }
@@ -89,7 +89,7 @@ impl Overload {
         let (wake, woken) = slot::wake_channel();
         let (arrive, arrivals) = bounded(rates.len());
         let camera = |(n, &(pictures, every)): (usize, &(u32, u32))| {
-            let (id, account) = (StreamId::from(format!("camera-{n}")), Arc::new(Account::default()));
+            let (id, accounting) = (StreamId::from(format!("camera-{n}")), Arc::new(FrameAccounting::default()));
             let (writer, slot) = slot::slot(1, wake.clone());
             arrive
                 .send(Arrival {
@@ -101,8 +101,8 @@ impl Overload {
                 })
                 .unwrap();
             let sampler =
-                Sampler::new(Arc::clone(&id), Duration::ZERO, Arc::clone(&account), writer, OnFull::NewestWins);
-            Camera { id, sampler, account, pictures, every, newest: Duration::ZERO }
+                Sampler::new(Arc::clone(&id), Duration::ZERO, Arc::clone(&accounting), writer, OnFull::NewestWins);
+            Camera { id, sampler, accounting, pictures, every, newest: Duration::ZERO }
         };
         let cameras = rates.iter().enumerate().map(camera).collect();
 
@@ -123,7 +123,7 @@ impl Overload {
             free,
             max_size: BATCH,
             // There is always enough to fill a batch.
-            max_delay: PATIENCE,
+            max_delay: DEADLINE,
         };
         let encoder: Box<dyn ImageEncoder> = Box::new(Slow(permitted));
         let session = SessionWorker {
@@ -132,7 +132,7 @@ impl Overload {
             has_peers: false,
             batches,
             free: free_again,
-            embedded: Arc::new(InOrder::new(embedded_in)),
+            embedded: Arc::new(ReorderBuffer::new(embedded_in)),
             runs: Arc::default(),
         };
         let threads = vec![thread::spawn(|| dispatcher.run()), thread::spawn(|| session.run())];
@@ -141,7 +141,7 @@ impl Overload {
 
     /// The next picture has left its slot and is preprocessed.
     fn prepare(&mut self) {
-        let PrepareJob { stream, mut place, done, index, .. } = self.jobs.recv_timeout(PATIENCE).unwrap();
+        let PrepareJob { stream, mut place, done, index, .. } = self.jobs.recv_timeout(DEADLINE).unwrap();
         place.fill(0.5);
         drop(place);
         done.send((index, true)).unwrap();
@@ -166,7 +166,7 @@ impl Overload {
         for _ in 0..BATCH {
             self.prepare();
         }
-        let batch = self.embedded.recv_timeout(PATIENCE).unwrap();
+        let batch = self.embedded.recv_timeout(DEADLINE).unwrap();
         assert_eq!(batch.items.len(), BATCH);
         for item in batch.items {
             let (stream, newest) = self.under_way.pop_front().unwrap();
@@ -174,13 +174,13 @@ impl Overload {
             if newest < Duration::MAX {
                 assert_eq!(item.frame.time.media, newest, "an old picture of {stream:?} in turn {turn}");
             }
-            item.frame.ticket.settle(Outcome::Inferred);
+            item.frame.guard.complete(FrameOutcome::Inferred);
         }
     }
 
     /// The cameras end, what is left is looked at. Gives every camera's totals.
     fn end(self) -> Vec<Totals> {
-        let accounts: Vec<_> = self.cameras.iter().map(|camera| Arc::clone(&camera.account)).collect();
+        let accounts: Vec<_> = self.cameras.iter().map(|camera| Arc::clone(&camera.accounting)).collect();
         // The samplers finish their slots, and nobody can join.
         drop(self.cameras);
         while self.permits.try_send(()).is_ok() {}
@@ -191,14 +191,14 @@ impl Overload {
                     done.send((index, true)).unwrap();
                 },
                 recv(self.embedded) -> batch => match batch {
-                    Ok(batch) => batch.items.iter().for_each(|item| item.frame.ticket.settle(Outcome::Inferred)),
+                    Ok(batch) => batch.items.iter().for_each(|item| item.frame.guard.complete(FrameOutcome::Inferred)),
                     Err(_) => break,
                 },
-                default(PATIENCE) => panic!("the stages do not end"),
+                default(DEADLINE) => panic!("the stages do not end"),
             }
         }
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
-        accounts.iter().map(|account| account.totals()).collect()
+        accounts.iter().map(|accounting| accounting.totals()).collect()
     }
 }
 
@@ -236,7 +236,7 @@ fn every_camera_gets_its_share_in_any_stretch_of_turns_and_not_only_in_the_long_
     let mut overload = Overload::start(&[(10, 1), (10, 1), (10, 1), (1, 1)]);
     overload.prime();
     let inferred = |overload: &Overload| -> Vec<u64> {
-        overload.cameras.iter().map(|camera| camera.account.totals().inferred).collect()
+        overload.cameras.iter().map(|camera| camera.accounting.totals().inferred).collect()
     };
     // What was taken while the cameras began comes out first.
     (1..=BUFFERS as u32).for_each(|turn| overload.turn(turn));

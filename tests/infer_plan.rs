@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::daemon::{Daemon, PATIENCE, root, vtagd};
+use common::daemon::{DEADLINE, Daemon, root, vtagd};
 use serde_json::{Value, json};
 
 fn config(folder: &Path, runtime: &str) -> String {
@@ -100,7 +100,7 @@ fn sessions_that_are_to_be_found_are_measured_once_and_remembered() {
 fn systemds_watchdog_is_fed_while_there_is_nothing_to_infer_and_both_health_pages_are_green() {
     let folder = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let text = config(folder.path(), "{}").replace("pace: fast, loop: true", "enabled: false");
     let file = folder.path().join("vtagd.yaml");
     fs::write(&file, text).unwrap();

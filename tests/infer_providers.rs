@@ -12,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use common::daemon::{Daemon, PATIENCE, eventually, root, vtagd};
+use common::daemon::{DEADLINE, Daemon, eventually, root, vtagd};
 use serde_json::{Value, json};
 
 /// The library of a runtime that a make target fetches, or `None` with a message.
@@ -133,7 +133,7 @@ fn strict_without_the_first_provider_does_not_start() {
 fn systemd_is_told_of_the_start_and_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let file = folder.path().join("vtagd.yaml");
     fs::write(&file, config(folder.path(), "{}")).unwrap();
     let mut command = vtagd(folder.path());

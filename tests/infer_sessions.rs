@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use vtagd::batching::batch::{EmbeddedBatch, PrepareJob};
-use vtagd::batching::dispatch::{Arrival, Dispatcher, buffers};
-use vtagd::batching::reorder_buffer::InOrder;
+use vtagd::batching::dispatcher::{Arrival, Dispatcher, buffers};
+use vtagd::batching::reorder_buffer::ReorderBuffer;
 use vtagd::batching::tensor::BatchBuffer;
 use vtagd::frame::slot::{self, SlotWriter};
 use vtagd::frame::view::View;
 use vtagd::frame::{Frame, FrameTime, Picture};
+use vtagd::infer::session_thread::SessionWorker;
 use vtagd::infer::watchdog::Runs;
-use vtagd::infer::worker::SessionWorker;
 use vtagd::infer::{ImageEncoder, InferError, Provider, Stop};
-use vtagd::stream::accounting::{Account, Outcome, Totals};
+use vtagd::stream::accounting::{FrameAccounting, FrameOutcome, Totals};
 use vtagd::stream::{StreamId, StreamKey};
 
 /// Nothing in a working pipeline takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(30);
 /// What a run that was told to end has for that.
 const GRACE: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ impl ImageEncoder for Puppet {
 /// The stages from the slot of one stream to the embeddings, with so many sessions.
 struct Rig {
     slot: Option<SlotWriter<Frame>>,
-    account: Arc<Account>,
+    accounting: Arc<FrameAccounting>,
     runs: Arc<Runs>,
     /// Which session runs which pictures.
     begun: Receiver<(usize, Vec<f32>)>,
@@ -93,7 +93,7 @@ struct Rig {
 
 impl Rig {
     fn new(sessions: usize, max_size: usize, max_delay: Duration, heeds: bool) -> Self {
-        let account = Arc::new(Account::default());
+        let accounting = Arc::new(FrameAccounting::default());
         let (wake, woken) = slot::wake_channel();
         let (arrive, arrivals) = bounded(1);
         let (slot, reader) = slot::slot(64, wake);
@@ -106,7 +106,7 @@ impl Rig {
         let (jobs_in, jobs) = bounded::<PrepareJob>(64);
         let (batches_in, batches) = bounded(0);
         let (embedded_in, embedded) = bounded(4096);
-        let (order, runs) = (Arc::new(InOrder::new(embedded_in)), Arc::new(Runs::new(LIMIT)));
+        let (order, runs) = (Arc::new(ReorderBuffer::new(embedded_in)), Arc::new(Runs::new(LIMIT)));
         runs.pass_by(&order);
         let tiles = |_, _: &Picture| 1;
         let dispatcher =
@@ -141,7 +141,7 @@ impl Rig {
             };
             threads.push(thread::spawn(|| worker.run()));
         }
-        Self { slot: Some(slot), account, runs, begun, say, embedded, written, threads, sent: 0 }
+        Self { slot: Some(slot), accounting, runs, begun, say, embedded, written, threads, sent: 0 }
     }
 
     /// The next picture comes; they are counted from 1.
@@ -155,13 +155,13 @@ impl Rig {
         let time = FrameTime { media: Duration::from_secs(self.sent), captured, wall: jiff::Timestamp::UNIX_EPOCH };
         let width = self.sent as u32;
         let picture = Picture::from_rgb(width, 1, vec![0; 3 * width as usize]).unwrap();
-        let ticket = self.account.sample(&stream);
-        let frame = Frame { stream, time, picture, signature: None, ticket };
+        let guard = self.accounting.sample(&stream);
+        let frame = Frame { stream, time, picture, thumbprint: None, guard };
         assert!(matches!(self.slot.as_ref().unwrap().put(frame), Ok(None)));
     }
 
     fn begins(&self) -> (usize, Vec<f32>) {
-        self.begun.recv_timeout(PATIENCE).expect("a run begins")
+        self.begun.recv_timeout(DEADLINE).expect("a run begins")
     }
 
     fn say(&self, session: usize, what: Say) {
@@ -170,25 +170,25 @@ impl Rig {
 
     /// The embeddings of the next batch; its frames have been looked at.
     fn comes(&self) -> Vec<f32> {
-        let batch = self.embedded.recv_timeout(PATIENCE).expect("a batch comes out");
-        batch.items.iter().for_each(|item| item.frame.ticket.settle(Outcome::Inferred));
+        let batch = self.embedded.recv_timeout(DEADLINE).expect("a batch comes out");
+        batch.items.iter().for_each(|item| item.frame.guard.complete(FrameOutcome::Inferred));
         batch.embeddings
     }
 
     /// Waits until so many pictures have been written into their batches.
     fn prepared(&self, pictures: usize) -> Vec<f32> {
-        (0..pictures).map(|_| self.written.recv_timeout(PATIENCE).expect("a picture is prepared")).collect()
+        (0..pictures).map(|_| self.written.recv_timeout(DEADLINE).expect("a picture is prepared")).collect()
     }
 
     fn dropped(&self) -> u64 {
-        self.account.totals().dropped.get("inference").copied().unwrap_or_default()
+        self.accounting.totals().dropped.get("inference").copied().unwrap_or_default()
     }
 
     /// The stream ends and every stage after it. All frames have ended by then.
     fn end(mut self) -> Totals {
         self.slot = None;
         self.say.clear();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         for thread in self.threads {
             while !thread.is_finished() {
                 assert!(Instant::now() < deadline, "a stage does not end");
@@ -197,9 +197,9 @@ impl Rig {
             thread.join().unwrap();
         }
         while let Ok(batch) = self.embedded.try_recv() {
-            batch.items.iter().for_each(|item| item.frame.ticket.settle(Outcome::Inferred));
+            batch.items.iter().for_each(|item| item.frame.guard.complete(FrameOutcome::Inferred));
         }
-        let totals = self.account.totals();
+        let totals = self.accounting.totals();
         assert_eq!(totals.unaccounted(), 0, "{totals:?}");
         totals
     }
@@ -207,7 +207,7 @@ impl Rig {
 
 #[test]
 fn batches_come_out_in_order_whichever_session_is_done_first() {
-    let mut rig = Rig::new(2, 1, PATIENCE, false);
+    let mut rig = Rig::new(2, 1, DEADLINE, false);
     rig.send();
     let (first, pictures) = rig.begins();
     assert_eq!(pictures, [1.0]);
@@ -226,7 +226,7 @@ fn batches_come_out_in_order_whichever_session_is_done_first() {
 
 #[test]
 fn a_session_that_fails_costs_its_own_frames_and_the_others_go_on() {
-    let mut rig = Rig::new(2, 1, PATIENCE, false);
+    let mut rig = Rig::new(2, 1, DEADLINE, false);
     rig.send();
     let (bad, _) = rig.begins();
     rig.say(bad, Say::Fail);
@@ -250,7 +250,7 @@ fn a_session_that_fails_costs_its_own_frames_and_the_others_go_on() {
 
 #[test]
 fn a_run_that_hangs_is_given_up_with_its_frames_and_the_other_session_goes_on() {
-    let mut rig = Rig::new(2, 2, PATIENCE, false);
+    let mut rig = Rig::new(2, 2, DEADLINE, false);
     (0..2).for_each(|_| rig.send());
     let (hung, _) = rig.begins();
     // Before the other one begins, so that of the two only the first is too long.
@@ -266,7 +266,7 @@ fn a_run_that_hangs_is_given_up_with_its_frames_and_the_other_session_goes_on() 
     assert_eq!(rig.dropped(), 2);
     let told = runs.hung(late).expect("it hangs");
     assert!(told.contains(&format!("session {hung}")), "{told}");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while rig.embedded.is_empty() {
         assert!(Instant::now() < deadline);
         runs.look(late);
@@ -291,7 +291,7 @@ fn a_run_that_hangs_is_given_up_with_its_frames_and_the_other_session_goes_on() 
 
 #[test]
 fn a_run_that_ends_when_it_is_told_to_costs_its_frames_alone() {
-    let mut rig = Rig::new(1, 2, PATIENCE, true);
+    let mut rig = Rig::new(1, 2, DEADLINE, true);
     let began = Instant::now();
     (0..2).for_each(|_| rig.send());
     rig.begins();
@@ -306,7 +306,7 @@ fn a_run_that_ends_when_it_is_told_to_costs_its_frames_alone() {
 
 #[test]
 fn the_next_batch_is_assembled_and_its_pictures_are_written_while_one_runs() {
-    let mut rig = Rig::new(1, 2, PATIENCE, false);
+    let mut rig = Rig::new(1, 2, DEADLINE, false);
     (0..2).for_each(|_| rig.send());
     assert_eq!(rig.begins().1, [1.0, 2.0]);
     assert_eq!(rig.prepared(2), [1.0, 2.0]);

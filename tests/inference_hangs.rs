@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::daemon::{PATIENCE, eventually, root, vtagd};
+use common::daemon::{DEADLINE, eventually, root, vtagd};
 
 /// A thread of another process that stands still while this lives. Linux wants everything of it done by one thread.
 struct Stopped(libc::pid_t);
@@ -51,14 +51,14 @@ impl Drop for Stopped {
 }
 
 /// The daemon as systemd would start it, with a watchdog of three seconds.
-struct Watched {
+struct RegisteredStream {
     child: Child,
     folder: tempfile::TempDir,
     notify: UnixDatagram,
     url: String,
 }
 
-impl Watched {
+impl RegisteredStream {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clip = root().join("demo/clip.mp4");
@@ -81,7 +81,7 @@ impl Watched {
         std::fs::write(&file, config).unwrap();
         let socket = folder.path().join("notify");
         let notify = UnixDatagram::bind(&socket).unwrap();
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        notify.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut command = vtagd(folder.path());
         command.arg("run").arg("-c").arg(&file).env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "3000000");
         command.env_remove("WATCHDOG_PID").stdin(Stdio::null()).stdout(Stdio::null());
@@ -163,7 +163,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for RegisteredStream {
     fn drop(&mut self) {
         // A test that failed leaves nothing running.
         if matches!(self.child.try_wait(), Ok(None)) {
@@ -175,8 +175,8 @@ impl Drop for Watched {
 
 #[test]
 fn a_run_that_never_ends_is_told_by_healthz_and_starves_the_watchdog_until_it_comes_back() {
-    let daemon = Watched::start();
-    assert!(daemon.fed_within(PATIENCE), "while it is well, it is fed");
+    let daemon = RegisteredStream::start();
+    assert!(daemon.fed_within(DEADLINE), "while it is well, it is fed");
     assert_eq!(daemon.get("/healthz").0, 200);
 
     let Some(stopped) = daemon.hang() else { return };
@@ -196,14 +196,14 @@ fn a_run_that_never_ends_is_told_by_healthz_and_starves_the_watchdog_until_it_co
 
     drop(stopped);
     eventually("the run comes back", || (daemon.get("/healthz").0 == 200).then_some(()));
-    assert!(daemon.fed_within(PATIENCE), "and the watchdog is fed again");
+    assert!(daemon.fed_within(DEADLINE), "and the watchdog is fed again");
     assert!(daemon.log().contains("a run that had been given up came back"), "{}", daemon.log());
     eventually("frames are looked at again", || (daemon.get("/readyz").0 == 200).then_some(()));
 }
 
 #[test]
 fn a_daemon_whose_inference_hangs_still_ends_in_time_and_says_what_it_leaves_behind() {
-    let mut daemon = Watched::start();
+    let mut daemon = RegisteredStream::start();
     let Some(stopped) = daemon.hang() else { return };
     eventually("it is found out", || (daemon.get("/healthz").0 == 503).then_some(()));
     // SAFETY: plain system call on a process that this test started and has not waited for.

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, eventually, root};
-use model::{Counting, lane, stages};
+use model::{Counting, route, stages};
 use recorder::{make_mp4, settings};
 use serde_json::Value;
 use vtagd::frame::view::View;
@@ -35,7 +35,7 @@ fn interval(member: &Member) -> f64 {
 
 /// Frames served and superseded, all streams together.
 fn ended(members: &[Member]) -> (u64, u64) {
-    let each = members.iter().map(|member| member.account.served_and_superseded());
+    let each = members.iter().map(|member| member.accounting.served_and_superseded());
     each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
@@ -57,7 +57,7 @@ fn the_interval_grows_until_hardly_a_frame_is_lost() {
             ..settings(Location::File(clip.clone()))
         };
         let interval = if number == STREAMS { Duration::from_secs(2).into() } else { Interval::Auto };
-        let part = StreamPart { source, interval, unchanged: None, view: View::default(), lane: lane().0 };
+        let part = StreamPart { source, interval, unchanged: None, view: View::default(), route: route().0 };
         members.push(intake.join(part).unwrap());
     }
     assert_eq!((interval(&members[0]), interval(&members[STREAMS])), (1.0, 2.0), "where it begins");
@@ -82,12 +82,12 @@ fn the_interval_grows_until_hardly_a_frame_is_lost() {
 
     trigger.trigger();
     drop(intake);
-    let accounts: Vec<_> = members.iter().map(|member| Arc::clone(&member.account)).collect();
+    let accounts: Vec<_> = members.iter().map(|member| Arc::clone(&member.accounting)).collect();
     threads.extend(members.into_iter().map(Member::into_thread));
     for (name, thread) in threads {
         assert!(thread.join().is_ok(), "{name}");
     }
-    assert!(accounts.iter().all(|account| account.totals().unaccounted() == 0));
+    assert!(accounts.iter().all(|accounting| accounting.totals().unaccounted() == 0));
 }
 
 #[test]

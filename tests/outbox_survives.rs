@@ -12,13 +12,13 @@ use std::path::Path;
 use common::daemon::{Daemon, can_have_hosts, eventually, vtagd};
 use common::flood;
 use serde_json::Value;
-use vtagd::outbox::reader::{Query, Reader};
+use vtagd::outbox::history_reader::{OutboxReader, Query};
 
 const TO_FILE: &str = "  - { type: jsonl, name: file, path: events.jsonl }\n";
 
 /// Number of the newest event that is stored; 0 while there is no outbox.
 fn newest(outbox: &Path) -> u64 {
-    Reader::open(outbox).and_then(|reader| reader.newest()).unwrap_or(0)
+    OutboxReader::open(outbox).and_then(|reader| reader.newest()).unwrap_or(0)
 }
 
 /// Output of `vtagd events …`, which has to succeed.
@@ -292,6 +292,6 @@ fn events_are_listed_followed_exported_and_sent_again_while_the_daemon_runs() {
     let said = String::from_utf8_lossy(&absent.stderr);
     assert!(absent.status.code() == Some(2) && said.contains("there is no outbox nowhere.db"), "{said}");
     let query = Query { labels: vec!["cat-1".into()], ..Query::default() };
-    let reader = Reader::open(&folder.path().join("outbox.db")).unwrap();
+    let reader = OutboxReader::open(&folder.path().join("outbox.db")).unwrap();
     assert!(!reader.latest(&query, 1).unwrap().is_empty(), "history stays after everything was delivered");
 }

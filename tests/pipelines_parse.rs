@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use recorder::{Running, settings, templates};
-use vtagd::source::{Ended, Location, SourceError, SourceSettings, template};
+use vtagd::source::{Ended, Location, SourceError, SourceSettings, pipeline_template};
 use vtagd::stream::status::StreamState;
 
 /// Elements that only some machines have, and what stands in for them where they are missing.
@@ -40,7 +40,7 @@ fn every_template_parses_and_has_the_elements_that_are_set() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# "), "{name} does not say what it is for");
-        let mut description = template::description(&text);
+        let mut description = pipeline_template::description(&text);
         for (element, stand_in) in HARDWARE {
             if !description.contains(element) || gst::ElementFactory::find(element).is_some() {
                 continue;
@@ -52,7 +52,7 @@ fn every_template_parses_and_has_the_elements_that_are_set() {
             let named = line.split_whitespace().filter(|w| w.starts_with("name=")).collect::<Vec<_>>().join(" ");
             description = description.replace(&line, &format!("! {stand_in} {named}"));
         }
-        let pipeline = template::parse(&description).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let pipeline = pipeline_template::parse(&description).unwrap_or_else(|e| panic!("{name}: {e}"));
         let factory = |element: &str| pipeline.by_name(element).and_then(|e| Some(e.factory()?.name().to_string()));
         assert_eq!(factory("sink").as_deref(), Some("appsink"), "{name}");
         for element in ["source", "decoder", "convert"] {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::arrived::{self, drain, id, lane};
+use common::arrived::{self, drain, id, route};
 use common::authority::Authority;
 use common::daemon::{Daemon, eventually, stored};
 use common::flood;
@@ -131,7 +131,7 @@ fn check(mut daemon: Daemon, consumer: &Consumer, folder: &Path, config: &str, d
         assert_eq!(by_id.get(&record.id), Some(&&record.event), "what arrives is what was stored, and says its id");
         assert_eq!(
             (&record.key, record.kind.as_str()),
-            (&lane(&record.event), "application/cloudevents+json; charset=UTF-8")
+            (&route(&record.event), "application/cloudevents+json; charset=UTF-8")
         );
         let partition = partitions.entry(&record.key).or_insert(record.partition);
         assert_eq!(*partition, record.partition, "a key has one partition");
@@ -266,7 +266,7 @@ fn request(stream: &mut impl Read) -> Option<(i16, i16, [u8; 4], Vec<u8>)> {
 }
 
 /// A broker as far as its door: TLS with a certificate of the client, then SASL PLAIN. Counts who got in; those wait for ever.
-fn door(tls: Arc<rustls::ServerConfig>, password: &'static str) -> (u16, Arc<AtomicUsize>) {
+fn access(tls: Arc<rustls::ServerConfig>, password: &'static str) -> (u16, Arc<AtomicUsize>) {
     const API_VERSIONS: i16 = 18;
     const HANDSHAKE: i16 = 17;
     const AUTHENTICATE: i16 = 36;
@@ -332,7 +332,7 @@ fn tls_with_an_authority_a_client_certificate_and_a_password_and_what_is_wrong_i
     Authority::new(folder.path(), "other");
     std::fs::write(folder.path().join("right"), PASSWORD).unwrap();
     std::fs::write(folder.path().join("wrong"), "wrong password").unwrap();
-    let (port, admitted) = door(authority.server("server", true), PASSWORD);
+    let (port, admitted) = access(authority.server("server", true), PASSWORD);
     let identity = "cert: client.pem, key: client.key";
     for (name, more, why) in [
         ("right", format!("ca: ca.pem, {identity}, password: {{ file: right }}"), "no broker"),

@@ -226,14 +226,14 @@ fn tls_with_an_authority_a_client_certificate_and_a_password_and_no_secret_is_to
     std::fs::write(path("wrong"), "wrong password").unwrap();
     let d = folder.path().display();
     // The consumer comes by another door.
-    let door = common::broker::free_port();
+    let access = common::broker::free_port();
     let broker = Broker::configured(
         folder.path(),
         &format!(
             "cafile {d}/ca.pem\ncertfile {d}/server.pem\nkeyfile {d}/server.key\nrequire_certificate true\n\
              allow_anonymous false\npassword_file {d}/passwords\nper_listener_settings true\n"
         )
-        .replace("per_listener_settings true\n", &format!("listener {door} 127.0.0.1\nallow_anonymous true\n")),
+        .replace("per_listener_settings true\n", &format!("listener {access} 127.0.0.1\nallow_anonymous true\n")),
     );
     let _ = &broker;
     let secure = |more: &str| {

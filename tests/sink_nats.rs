@@ -197,23 +197,23 @@ fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, kind: &str, mut claims
 fn a_credentials_file_logs_in_to_a_server_that_knows_only_its_operator() {
     let folder = tempfile::tempdir().unwrap();
     let (operator, system) = (nkeys::KeyPair::new_operator(), nkeys::KeyPair::new_account());
-    let (account, user) = (nkeys::KeyPair::new_account(), nkeys::KeyPair::new_user());
+    let (accounting, user) = (nkeys::KeyPair::new_account(), nkeys::KeyPair::new_user());
     let limits = serde_json::json!({
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
         "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1
     });
-    let of_account = jwt(&operator, &account, "account", serde_json::json!({ "limits": limits }));
+    let of_account = jwt(&operator, &accounting, "account", serde_json::json!({ "limits": limits }));
     let mut plain = limits.clone();
     ["mem_storage", "disk_storage"].iter().for_each(|key| plain[*key] = 0.into());
     let of_system = jwt(&operator, &system, "account", serde_json::json!({ "limits": plain }));
     let of_operator =
         jwt(&operator, &operator, "operator", serde_json::json!({ "system_account": system.public_key() }));
-    let of_user = jwt(&account, &user, "user", serde_json::json!({ "subs": -1, "data": -1, "payload": -1 }));
+    let of_user = jwt(&accounting, &user, "user", serde_json::json!({ "subs": -1, "data": -1, "payload": -1 }));
     let config = folder.path().join("nats.conf");
     let text = format!(
         "operator: {of_operator}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {of_account}, {}: {of_system} }}\n",
         system.public_key(),
-        account.public_key(),
+        accounting.public_key(),
         system.public_key()
     );
     std::fs::write(&config, text).unwrap();

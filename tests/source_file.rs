@@ -16,7 +16,7 @@ use vtagd::frame::{FrameTap, Matrix, PixelFormat, Range};
 use vtagd::platform::shutdown;
 use vtagd::sample::{OnFull, Sampler};
 use vtagd::source::{Ended, Location, Pace, Source, SourceError, SourceSettings};
-use vtagd::stream::accounting::{Account, Outcome};
+use vtagd::stream::accounting::{FrameAccounting, FrameOutcome};
 use vtagd::stream::status::{StreamState, StreamStatus};
 
 const fn ms(n: u64) -> Duration {
@@ -50,12 +50,12 @@ fn a_fast_file_gives_every_frame_in_order_and_then_ends() {
 fn a_slow_reader_of_a_fast_file_misses_no_sampled_frame() {
     let folder = tempfile::tempdir().unwrap();
     let path = clip(&folder, 100);
-    let account = Arc::new(Account::default());
+    let accounting = Arc::new(FrameAccounting::default());
     let (wake, woken) = wake_channel();
     let (writer, reader) = slot(1, wake);
     let (_trigger, shutdown) = shutdown::channel();
     let on_full = OnFull::Wait(shutdown.clone());
-    let sampler = Sampler::new("cam".into(), ms(200), Arc::clone(&account), writer, on_full);
+    let sampler = Sampler::new("cam".into(), ms(200), Arc::clone(&accounting), writer, on_full);
     let status = Arc::new(StreamStatus::new("cam".into()));
     let source = Source::new(fast(&path), Arc::new(sampler) as Arc<dyn FrameTap>, status, shutdown);
     let source = std::thread::spawn(move || source.run());
@@ -64,14 +64,14 @@ fn a_slow_reader_of_a_fast_file_misses_no_sampled_frame() {
         let _ = woken.recv_timeout(Duration::from_secs(30));
         while let Some(frame) = reader.take() {
             times.push(frame.time.media.as_millis());
-            frame.ticket.settle(Outcome::Inferred);
+            frame.guard.complete(FrameOutcome::Inferred);
             // Work that takes longer than decoding.
             std::thread::sleep(ms(5));
         }
     }
     assert_eq!(source.join().unwrap(), Ended::EndOfFile);
     assert_eq!(times, (0..20).map(|n| n * 200).collect::<Vec<_>>());
-    let totals = account.totals();
+    let totals = accounting.totals();
     assert_eq!((totals.sampled, totals.inferred, totals.dropped.len()), (20, 20, 0));
 }
 
@@ -256,11 +256,11 @@ fn a_truncated_file_gives_what_it_has_and_ends() {
 fn a_file_that_waits_for_its_reader_stops_at_once_on_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let path = clip(&folder, 100);
-    let account = Arc::new(Account::default());
+    let accounting = Arc::new(FrameAccounting::default());
     let (wake, woken) = wake_channel();
     let (writer, reader) = slot(1, wake);
     let (trigger, shutdown) = shutdown::channel();
-    let sampler = Sampler::new("cam".into(), ms(0), Arc::clone(&account), writer, OnFull::Wait(shutdown.clone()));
+    let sampler = Sampler::new("cam".into(), ms(0), Arc::clone(&accounting), writer, OnFull::Wait(shutdown.clone()));
     let status = Arc::new(StreamStatus::new("cam".into()));
     let source = Source::new(fast(&path), Arc::new(sampler) as Arc<dyn FrameTap>, status, shutdown);
     let source = std::thread::spawn(move || source.run());
@@ -268,7 +268,7 @@ fn a_file_that_waits_for_its_reader_stops_at_once_on_shutdown() {
     trigger.trigger();
     assert_eq!(source.join().unwrap(), Ended::Shutdown);
     drop(reader);
-    let totals = account.totals();
+    let totals = accounting.totals();
     assert_eq!(totals.unaccounted(), 0, "{totals:?}");
     assert!(totals.dropped.keys().all(|reason| *reason == "shutdown" || *reason == "decode"), "{totals:?}");
 }

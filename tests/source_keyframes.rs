@@ -81,7 +81,7 @@ impl FrameTap for Diary {
         SECOND
     }
 
-    fn wants(&self, media: Duration) -> bool {
+    fn is_sampled(&self, media: Duration) -> bool {
         self.0.lock().unwrap().push(Word::Asked(media));
         self.1.notify_all();
         true

@@ -211,7 +211,7 @@ fn on_a_terminal_it_shows_again_and_again_and_leaves_it_as_it_was() {
     });
     let screens = |text: &str| text.matches("\u{1b}[H").count();
     loop {
-        let text = seen.recv_timeout(common::daemon::PATIENCE).expect("it goes on");
+        let text = seen.recv_timeout(common::daemon::DEADLINE).expect("it goes on");
         if screens(&text) >= 3 {
             break;
         }

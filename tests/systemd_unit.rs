@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::daemon::{PATIENCE, eventually, root, vtagd};
+use common::daemon::{DEADLINE, eventually, root, vtagd};
 
 fn systemd_analyze(arguments: &[&str]) -> Output {
     let found = Command::new("systemd-analyze").env("LC_ALL", "C").arg("--no-pager").args(arguments).output();
@@ -140,7 +140,7 @@ fn the_check_before_the_start_asks_for_time_and_is_listened_to() {
 fn systemd_is_told_when_a_reload_begins_and_ends_even_if_it_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let file = folder.path().join("vtagd.yaml");
     let good = "model: { path: none }\nstreams: [{ id: off, url: rtsp://127.0.0.1:9/, enabled: false }]\n\
                 sinks: [{ type: jsonl, path: \"-\" }]\noutbox: { path: \":memory:\" }\napi: { listen: \"off\" }\n";

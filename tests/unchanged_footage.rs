@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use common::daemon::{Daemon, footage, root};
 use ndarray::ArrayView1;
-use vtagd::batching::batch::{FrameMeta, Recall};
-use vtagd::batching::unchanged::Gate;
+use vtagd::batching::batch::{FrameMeta, SharedEmbedding};
+use vtagd::batching::unchanged::UnchangedFilter;
 use vtagd::config::{self, Settings};
 use vtagd::daemon::engine::Engine;
 use vtagd::event::tracker::Change;
 use vtagd::event::{Thresholds, Tracker};
-use vtagd::frame::thumbprint::{Signature, Unchanged};
+use vtagd::frame::thumbprint::{Thumbprint, Unchanged};
 use vtagd::frame::{FrameTap, FrameTime, Picture};
 use vtagd::infer::ImageEncoder;
 use vtagd::platform::shutdown;
@@ -25,7 +25,7 @@ use vtagd::sample::Schedule;
 use vtagd::score::Scorer;
 use vtagd::source::{Ended, Source};
 use vtagd::stream::StreamKey;
-use vtagd::stream::accounting::Account;
+use vtagd::stream::accounting::FrameAccounting;
 use vtagd::stream::status::StreamStatus;
 
 /// Samples are taken this often; sparser rows of the table leave frames out.
@@ -43,7 +43,7 @@ const NATURE: &str = "set: nature\nbackground: [a wall, a street]\nlabels:\n  - 
 /// One sample with everything inferred.
 struct Sample {
     time: FrameTime,
-    signature: Signature,
+    thumbprint: Thumbprint,
     embedding: Vec<f32>,
     /// One a label.
     scores: Vec<f32>,
@@ -63,8 +63,8 @@ impl FrameTap for Looker {
         EVERY
     }
 
-    fn wants(&self, media: Duration) -> bool {
-        self.schedule.lock().unwrap().wants(media)
+    fn is_sampled(&self, media: Duration) -> bool {
+        self.schedule.lock().unwrap().is_sampled(media)
     }
 
     fn deliver(&self, time: FrameTime, picture: Picture) {
@@ -73,8 +73,8 @@ impl FrameTap for Looker {
         preprocessor.run(&picture, self.view, 0, &mut pixels).unwrap();
         encoder.encode(&pixels, 1, &mut embedding).unwrap();
         let scores = self.scorer.score(ArrayView1::from(&embedding));
-        let signature = Signature::of(&picture, Region::FULL);
-        self.samples.lock().unwrap().push(Sample { time, signature, embedding, scores });
+        let thumbprint = Thumbprint::of(&picture, Region::FULL);
+        self.samples.lock().unwrap().push(Sample { time, thumbprint, embedding, scores });
     }
 }
 
@@ -120,18 +120,24 @@ fn look(clip: &str, set: &str, view: &str) -> Option<(Vec<Sample>, Vec<Threshold
 
 /// What a gate makes of the samples: for each, the index of the one whose embedding it gets.
 fn stands_for(samples: &[&Sample], settings: Unchanged) -> Vec<usize> {
-    let account = Arc::new(Account::default());
-    let mut gate = Gate::new(settings);
+    let accounting = Arc::new(FrameAccounting::default());
+    let mut filter = UnchangedFilter::new(settings);
     let mut reference = 0;
     let mut all = Vec::new();
     for (index, sample) in samples.iter().enumerate() {
-        if gate.again(&sample.signature, sample.time.media).is_none() {
-            let recall = Arc::new(Recall::default());
-            let ticket = account.sample(&"clip".into());
-            let frame =
-                FrameMeta { stream: StreamKey(0), time: sample.time, tiles: 1, recall: None, picture: None, ticket };
-            recall.keep(&sample.scores);
-            gate.infer(sample.signature.clone(), recall, &Arc::new(frame));
+        if filter.reuse(&sample.thumbprint, sample.time.media).is_none() {
+            let shared_embedding = Arc::new(SharedEmbedding::default());
+            let guard = accounting.sample(&"clip".into());
+            let frame = FrameMeta {
+                stream: StreamKey(0),
+                time: sample.time,
+                tiles: 1,
+                shared_embedding: None,
+                picture: None,
+                guard,
+            };
+            shared_embedding.keep(&sample.scores);
+            filter.infer(sample.thumbprint.clone(), shared_embedding, &Arc::new(frame));
             reference = index;
         }
         all.push(reference);
@@ -224,7 +230,7 @@ fn frames_that_look_the_same_may_be_reused_without_hiding_anything() {
     // What the default lies between: an empty lot, and the moments in which cars come in.
     let (lot, _) = &clips[0].1;
     let between = |from: f64, to: f64| lot.iter().filter(move |s| (from..to).contains(&s.time.media.as_secs_f64()));
-    let change = |now: &Sample, then: &Sample| now.signature.change(&then.signature).unwrap();
+    let change = |now: &Sample, then: &Sample| now.thumbprint.change(&then.thumbprint).unwrap();
     let still = [(1.0, 4.0), (9.8, 14.0), (19.6, 25.0)].map(|(from, to)| {
         let first = between(from, to).next().unwrap();
         between(from, to).map(|sample| change(sample, first)).fold(0.0, f32::max)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use model::{Counting, lane, stages};
+use model::{Counting, route, stages};
 use recorder::{make, settings};
 use vtagd::frame::thumbprint::Unchanged;
 use vtagd::frame::view::{View, ViewMode};
@@ -50,18 +50,18 @@ fn run(unchanged: Option<Unchanged>, mode: ViewMode, max_size: usize, failures: 
     let pictures = Arc::new(AtomicU64::new(0));
     let encoder = Counting { pictures: Arc::clone(&pictures), each: Duration::from_millis(2), failures };
     let (mut intake, mut threads) = pipeline::start(stages(encoder, max_size), &shutdown).unwrap();
-    let (lane, heard) = lane();
+    let (route, heard) = route();
     let view = View { mode, ..View::default() };
-    let part = StreamPart { source, interval: Duration::from_millis(500).into(), unchanged, view, lane };
+    let part = StreamPart { source, interval: Duration::from_millis(500).into(), unchanged, view, route };
     let member = intake.join(part).unwrap();
     drop(intake);
     assert_eq!(member.wait(), Some(Ended::EndOfFile));
-    let account = Arc::clone(&member.account);
+    let accounting = Arc::clone(&member.accounting);
     threads.push(member.into_thread());
     for (name, thread) in threads {
         assert!(thread.join().is_ok(), "{name}");
     }
-    let totals = account.totals();
+    let totals = accounting.totals();
     assert_eq!(totals.unaccounted(), 0);
     let heard = heard.lock().unwrap();
     assert!(heard.windows(2).all(|pair| pair[0].0 < pair[1].0), "frames are scored in order: {heard:?}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vtagd::event::Event;
-use vtagd::outbox::delivery::Inbox;
+use vtagd::outbox::delivery::DeliveryReceiver;
 use vtagd::outbox::route::{Filter, Route};
 use vtagd::outbox::{Kernel, Outbox, OutboxSettings};
 
@@ -19,12 +19,12 @@ pub fn folder(folder: Option<&Path>) -> TempDir {
 }
 
 /// An outbox on `folder` with one sink.
-pub fn outbox(folder: &Path, sink: &str) -> (Outbox, Inbox, JoinHandle<()>) {
+pub fn outbox(folder: &Path, sink: &str) -> (Outbox, DeliveryReceiver, JoinHandle<()>) {
     let path = Some(folder.join("outbox.db"));
     let settings = OutboxSettings { path, max_size: 4 << 30, max_age: Duration::from_secs(86_400) };
     let route = Route { name: sink.into(), key: sink.into(), only: Filter::default(), rate: None };
-    let (outbox, mut inboxes, thread) = Outbox::start(settings, vec![route], Kernel).unwrap();
-    (outbox, inboxes.remove(0), thread)
+    let (outbox, mut receivers, thread) = Outbox::start(settings, vec![route], Kernel).unwrap();
+    (outbox, receivers.remove(0), thread)
 }
 
 /// How long each `send` took.

@@ -11,9 +11,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::door::Shown;
+use super::access::AuthResult;
 use super::serve::Peer;
-use super::{Shared, routes};
+use super::{Shared, handlers};
 use crate::logs::AUDIT;
 
 /// Largest body; no route wants one.
@@ -33,11 +33,11 @@ pub(super) fn refusal(status: StatusCode, why: &str) -> Response {
 /// Why something was not taken: values of `vtagd_api_refused_total`'s label.
 pub(super) const REASONS: &[&str] = &["rate", "token", "host", "size", "connections"];
 
-/// Who asks, as the guard has found him. Routes go by this and not by the door: a reload may change it while a request is under way.
+/// Who asks, as the guard has found him. Routes go by this and not by the access control: a reload may change it while a request is under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller {
     pub peer: IpAddr,
-    pub shown: Shown,
+    pub authenticate: AuthResult,
 }
 
 fn count(reason: &'static str) {
@@ -79,11 +79,11 @@ fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<Caller, Res
     };
     let local = peer.to_canonical().is_loopback();
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    let shown = shared.door.shown(given);
+    let authenticate = shared.access.authenticate(given);
     // The service manager of this machine is never told to come back later, unless it is to show the token: there it could be guessed.
-    let guessable = shown != Shown::NoToken && !routes::OPEN.contains(&path);
-    if guessable || !local || !routes::HEALTH.contains(&path) {
-        shared.door.charge(peer, now).map_err(|wait| {
+    let guessable = authenticate != AuthResult::NoToken && !handlers::OPEN.contains(&path);
+    if guessable || !local || !handlers::HEALTH.contains(&path) {
+        shared.access.rate_limit(peer, now).map_err(|wait| {
             count("rate");
             let mut answer = refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests: come back later");
             // Whole seconds, and at least one.
@@ -99,17 +99,17 @@ fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<Caller, Res
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Err(answer);
     }
-    let caller = Caller { peer, shown };
-    match shown {
-        _ if routes::OPEN.contains(&path) => return Ok(caller),
-        Shown::Token => return Ok(caller),
-        Shown::NoToken if local => return host(shared, request).map(|()| caller),
+    let caller = Caller { peer, authenticate };
+    match authenticate {
+        _ if handlers::OPEN.contains(&path) => return Ok(caller),
+        AuthResult::Token => return Ok(caller),
+        AuthResult::NoToken if local => return host(shared, request).map(|()| caller),
         // The configuration wants one wherever others can ask; this is the place that keeps the promise.
-        Shown::NoToken | Shown::Wrong => {}
+        AuthResult::NoToken | AuthResult::Wrong => {}
     }
     count("token");
     // Paid for by whoever guesses; the answer is the same.
-    shared.door.guessed(peer, now);
+    shared.access.guessed(peer, now);
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         refused(peer, request.method());
     }
@@ -138,7 +138,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 fn host(shared: &Shared, request: &Request) -> Result<(), Response> {
     let host = request.headers().get(header::HOST);
     // HTTP/1.0 has none, and no browser speaks it.
-    if host.is_none_or(|host| host.to_str().is_ok_and(|host| shared.door.is_named(host))) {
+    if host.is_none_or(|host| host.to_str().is_ok_and(|host| shared.access.is_named(host))) {
         return Ok(());
     }
     count("host");

@@ -84,14 +84,14 @@ impl Rates {
 
 /// Open connections of each address.
 #[derive(Debug, Default)]
-pub struct Places {
+pub struct ConnectionCounts {
     local: usize,
     remote: usize,
     /// Those with at least one.
     each: HashMap<IpAddr, usize>,
 }
 
-impl Places {
+impl ConnectionCounts {
     /// Whether one more may come; if so it has, and has to [`leave`](Self::leave).
     pub fn enter(&mut self, peer: IpAddr) -> bool {
         let peer = origin(peer);
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn others_cannot_take_the_places_of_this_machine() {
-        let mut places = Places::default();
+        let mut places = ConnectionCounts::default();
         let mut crowd = 0;
         for host in 0..=255_u8 {
             while places.enter(IpAddr::from([198, 51, 100, host])) {
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn whoever_has_left_is_forgotten() {
-        let mut places = Places::default();
+        let mut places = ConnectionCounts::default();
         let peer = address("2001:db8::1");
         assert!(places.enter(peer) && places.enter(peer));
         places.leave(peer);

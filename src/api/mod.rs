@@ -4,15 +4,15 @@
 //! everything else and every change does, and the configuration refuses to listen elsewhere without one. Connections and requests are
 //! bounded (`limits.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
 
-mod door;
+mod access;
+pub mod fuzz_http;
 mod guard;
+mod handlers;
 mod limits;
 mod openapi;
 mod page;
-mod routes;
 mod scrape;
 mod serve;
-pub mod shake;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -31,11 +31,11 @@ use crate::platform::gpu::Gpu;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::snapshot::Gallery;
-use crate::stream::accounting::Account;
+use crate::stream::accounting::FrameAccounting;
 use crate::stream::commands::Asker;
 use crate::stream::status::StreamStatus;
 
-pub use door::Door;
+pub use access::Access;
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
@@ -96,7 +96,7 @@ pub struct Board {
     readiness: RwLock<Readiness>,
     /// Why the process is to be started again; `None` while it is well.
     ill: RwLock<Option<String>>,
-    streams: RwLock<Vec<(Arc<StreamStatus>, Arc<Account>)>>,
+    streams: RwLock<Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>>,
     sets: RwLock<Vec<SetView>>,
     recent: Mutex<VecDeque<Arc<Event>>>,
     /// The last reading, and from when it is.
@@ -186,7 +186,7 @@ impl Board {
         self.readiness.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_streams(&self, streams: Vec<(Arc<StreamStatus>, Arc<Account>)>) {
+    pub fn set_streams(&self, streams: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>) {
         *self.streams.write().unwrap_or_else(PoisonError::into_inner) = streams;
     }
 
@@ -236,7 +236,7 @@ impl Board {
 struct Shared {
     board: Arc<Board>,
     metrics: PrometheusHandle,
-    door: Arc<Door>,
+    access: Arc<Access>,
     asker: Asker,
 }
 
@@ -246,7 +246,7 @@ pub struct Api {
     pub address: SocketAddr,
     pub thread: std::thread::JoinHandle<()>,
     /// Where its token and certificate can be changed.
-    pub door: Arc<Door>,
+    pub access: Arc<Access>,
 }
 
 /// Serves on `settings.listen` from a named thread until `shutdown`. Changes are asked of `asker`.
@@ -261,7 +261,7 @@ pub fn start(
     shutdown: Shutdown,
 ) -> Result<Api, ApiError> {
     let failed = |source| ApiError::Listen { listen: settings.listen, source };
-    let door = Arc::new(Door::new(settings).map_err(ApiError::Tls)?);
+    let access = Arc::new(Access::new(settings).map_err(ApiError::Tls)?);
     let listener = std::net::TcpListener::bind(settings.listen).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -275,8 +275,8 @@ pub fn start(
     for reason in guard::REASONS {
         metrics::counter!("vtagd_api_refused_total", "reason" => *reason).absolute(0);
     }
-    let router = routes::router(Shared { board, metrics, door: Arc::clone(&door), asker });
-    let behind = Arc::clone(&door);
+    let router = handlers::router(Shared { board, metrics, access: Arc::clone(&access), asker });
+    let behind = Arc::clone(&access);
     let thread = std::thread::Builder::new()
         .name("vtagd-api".to_owned())
         .spawn(move || {
@@ -287,5 +287,5 @@ pub fn start(
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         })
         .map_err(ApiError::Thread)?;
-    Ok(Api { address, thread, door })
+    Ok(Api { address, thread, access })
 }

@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::platform::gpu::GpuMemory;
-    use crate::stream::accounting::Account;
+    use crate::stream::accounting::FrameAccounting;
     use crate::stream::status::{StreamState, StreamStatus};
 
     #[test]
@@ -87,7 +87,7 @@ mod tests {
         let streams = states.into_iter().zip('a'..).map(|(state, id)| {
             let status = Arc::new(StreamStatus::new(id.to_string().into()));
             status.set(state);
-            (status, Arc::new(Account::default()))
+            (status, Arc::new(FrameAccounting::default()))
         });
         board.set_streams(streams.collect());
         let mut text = Exposition::default();

@@ -1,8 +1,8 @@
 //! Connections of the API: taken, encrypted where that is wanted, served, and ended when they take too long.
 //!
-//! On the API's own tokio runtime. In: sockets; out: answers of the router. Every connection has a place ([`Door::admit`]); one for which
+//! On the API's own tokio runtime. In: sockets; out: answers of the router. Every connection has a place ([`Access::admit`]); one for which
 //! there is none is closed at once. A peer that is slow with its TLS handshake, with a request's head, or with reading its answer is cut
-//! off, so a place is never lost for long. At shutdown no more are taken, and those that are open have [`PATIENCE`] to end.
+//! off, so a place is never lost for long. At shutdown no more are taken, and those that are open have [`DRAIN_TIMEOUT`] to end.
 
 use std::io;
 use std::net::IpAddr;
@@ -22,11 +22,11 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
-use super::door::{Door, Place};
+use super::access::{Access, ConnectionPermit};
 use crate::platform::shutdown::Shutdown;
 
 /// Requests that have not ended this long after the wish to stop are cut off.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ pub(super) struct Peer(pub IpAddr);
 pub(super) async fn serve(
     listener: std::net::TcpListener,
     router: Router,
-    door: Arc<Door>,
+    access: Arc<Access>,
     times: Times,
     shutdown: Shutdown,
 ) -> io::Result<()> {
@@ -85,10 +85,10 @@ pub(super) async fn serve(
             _ = asked.wait_for(|stop| *stop) => break,
             Some(_) = open.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match door.admit(peer.ip()) {
+                Ok((stream, peer)) => match access.admit(peer.ip()) {
                     Some(place) => {
                         let router = router.clone();
-                        open.spawn(connection(stream, place, router, Arc::clone(&door), times, stopped.clone()));
+                        open.spawn(connection(stream, place, router, Arc::clone(&access), times, stopped.clone()));
                     }
                     None => {
                         metrics::counter!("vtagd_api_refused_total", "reason" => "connections").increment(1);
@@ -104,22 +104,22 @@ pub(super) async fn serve(
     }
     drop(listener);
     // What has not ended by then is dropped, and with it its connection.
-    let _ = timeout(PATIENCE, async { while open.join_next().await.is_some() {} }).await;
+    let _ = timeout(DRAIN_TIMEOUT, async { while open.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
 async fn connection(
     stream: TcpStream,
-    place: Place,
+    place: ConnectionPermit,
     router: Router,
-    door: Arc<Door>,
+    access: Arc<Access>,
     times: Times,
     stopped: watch::Receiver<bool>,
 ) {
     // Answers are written whole; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
     let stream = Patient { inner: stream, stall: times.stall, deadline: None };
-    let Some(tls) = door.tls() else { return talk(stream, place.peer, router, times, stopped).await };
+    let Some(tls) = access.tls() else { return talk(stream, place.peer, router, times, stopped).await };
     match timeout(times.handshake, TlsAcceptor::from(tls).accept(stream)).await {
         Ok(Ok(stream)) => talk(stream, place.peer, router, times, stopped).await,
         Ok(Err(error)) => tracing::debug!(peer = %place.peer, %error, "no TLS connection"),
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::platform::shutdown::{self, Trigger};
 
-    const PATIENCE: Duration = Duration::from_secs(240);
+    const DRAIN_TIMEOUT: Duration = Duration::from_secs(240);
     const NEVER: Duration = Duration::from_secs(3600);
     const SOON: Duration = Duration::from_millis(100);
     /// More than a connection keeps for who does not read.
@@ -246,7 +246,7 @@ mod tests {
 
     struct Server {
         address: SocketAddr,
-        door: Arc<Door>,
+        access: Arc<Access>,
         trigger: Trigger,
         thread: std::thread::JoinHandle<()>,
     }
@@ -258,32 +258,32 @@ mod tests {
                 .route("/never", get(std::future::pending::<()>))
                 .route("/large", get(|| async { vec![b'x'; LARGE] }));
             let listen = (Ipv4Addr::LOCALHOST, 0).into();
-            let door = Arc::new(Door::new(&ApiSettings { listen, token: None, tls }).unwrap());
+            let access = Arc::new(Access::new(&ApiSettings { listen, token: None, tls }).unwrap());
             let listener = std::net::TcpListener::bind(listen).unwrap();
             listener.set_nonblocking(true).unwrap();
             let address = listener.local_addr().unwrap();
             let (trigger, shutdown) = shutdown::channel();
-            let behind = Arc::clone(&door);
+            let behind = Arc::clone(&access);
             let thread = std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(serve(listener, router, behind, times, shutdown)).unwrap();
             });
-            Self { address, door, trigger, thread }
+            Self { address, access, trigger, thread }
         }
 
         /// A connection that has asked for `path` and has its place.
         fn ask(&self, path: &str) -> TcpStream {
             let mut stream = TcpStream::connect(self.address).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();
             stream.write_all(request(path).as_bytes()).unwrap();
             stream
         }
 
         /// No connection has a place any more.
         fn wait_until_empty(&self) {
-            let deadline = Instant::now() + PATIENCE;
-            while self.door.taken() > 0 {
-                assert!(Instant::now() < deadline, "{} places are taken", self.door.taken());
+            let deadline = Instant::now() + DRAIN_TIMEOUT;
+            while self.access.taken() > 0 {
+                assert!(Instant::now() < deadline, "{} places are taken", self.access.taken());
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -364,7 +364,7 @@ mod tests {
         let server = Server::start(Times { stall: SOON, ..patient() }, Some(tls.clone()));
         let name = rustls::pki_types::ServerName::IpAddress(std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let socket = TcpStream::connect(server.address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();
         let mut deaf = rustls::StreamOwned::new(rustls::ClientConnection::new(config, name).unwrap(), socket);
         deaf.write_all(request("/large").as_bytes()).unwrap();
         deaf.flush().unwrap();
@@ -376,7 +376,7 @@ mod tests {
         let server = Server::start(Times { handshake: SOON, ..patient() }, Some(tls));
         // A record of 16 KiB, and then nothing.
         let mut half = TcpStream::connect(server.address).unwrap();
-        half.set_read_timeout(Some(PATIENCE)).unwrap();
+        half.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();
         half.write_all(b"\x16\x03\x01\x40\x00\x01").unwrap();
         assert!(rest(half).is_empty());
         server.wait_until_empty();

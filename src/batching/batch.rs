@@ -2,18 +2,18 @@
 //! thread, embeddings for the scoring thread.
 //!
 //! A frame gives one item, or several if its view is tiled. Items of one frame keep their order and may fall into
-//! different batches; [`FrameMeta`] is what they share, and its ticket ends when the last of them is gone. A frame that looks
+//! different batches; [`FrameMeta`] is what they share, and its guard ends when the last of them is gone. A frame that looks
 //! like an earlier one gives an item without pixels: it travels with the others, so that it is scored in its turn, and is scored
-//! with the embedding that the earlier frame leaves in their common [`Recall`].
+//! with the embedding that the earlier frame leaves in their common [`SharedEmbedding`].
 
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::batching::tensor::{BatchBuffer, Place};
+use crate::batching::tensor::{BatchBuffer, BatchPlace};
 use crate::frame::view::View;
 use crate::frame::{FrameTime, Picture};
-use crate::stream::accounting::Ticket;
+use crate::stream::accounting::FrameGuard;
 use crate::stream::{StreamId, StreamKey};
 
 /// One sampled frame, after its pixels have gone their own way.
@@ -21,21 +21,21 @@ use crate::stream::{StreamId, StreamKey};
 pub struct FrameMeta {
     pub stream: StreamKey,
     pub time: FrameTime,
-    /// Squares this frame was cut into; 1 unless the view is tiled.
+    /// Tiles this frame was cut into; 1 unless the view is tiled.
     pub tiles: usize,
     /// Where its embedding is to be kept for frames that look the same.
-    pub recall: Option<Arc<Recall>>,
+    pub shared_embedding: Option<Arc<SharedEmbedding>>,
     /// The frame itself, where events want a picture. It is held until the frame has been scored.
     pub picture: Option<Arc<Picture>>,
-    pub ticket: Ticket,
+    pub guard: FrameGuard,
 }
 
-/// The embeddings of one frame, square by square, for later frames that look the same. Empty until they are known, and for ever if
+/// The embeddings of one frame, tile by tile, for later frames that look the same. Empty until they are known, and for ever if
 /// the frame is lost on its way. Held by the frame, those that look like it and its stream, so there are few of them.
 #[derive(Debug, Default)]
-pub struct Recall(OnceLock<Vec<f32>>);
+pub struct SharedEmbedding(OnceLock<Vec<f32>>);
 
-impl Recall {
+impl SharedEmbedding {
     /// Keeps `embeddings` (`[squares, dim]`); the first ones stay.
     pub fn keep(&self, embeddings: &[f32]) {
         let _ = self.0.get_or_init(|| embeddings.to_vec());
@@ -48,34 +48,34 @@ impl Recall {
 
 /// What an item stands for.
 #[derive(Clone, Debug)]
-pub enum Part {
-    /// One square of its frame. It has a place in the batch.
-    Square,
+pub enum ItemKind {
+    /// One tile of its frame. It has a place in the batch.
+    Tile,
     /// The whole frame, which looks like an earlier one. It has no place, and its embedding is, or will be, in here.
-    Again(Arc<Recall>),
+    Reused(Arc<SharedEmbedding>),
 }
 
-/// One square of one frame, or a frame without pixels.
+/// One tile of one frame, or a frame without pixels.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub frame: Arc<FrameMeta>,
-    pub part: Part,
+    pub kind: ItemKind,
 }
 
 impl Item {
     /// Whether it has a place in the batch.
     pub fn has_place(&self) -> bool {
-        matches!(self.part, Part::Square)
+        matches!(self.kind, ItemKind::Tile)
     }
 }
 
-/// Work for the preprocessing pool: write square `tile` of `picture` into `place`, then say so on `done`.
+/// Work for the preprocessing pool: write tile `tile` of `picture` into `place`, then say so on `done`.
 pub struct PrepareJob {
     pub picture: Arc<Picture>,
     pub stream: StreamId,
     pub view: View,
     pub tile: usize,
-    pub place: Place,
+    pub place: BatchPlace,
     /// Which place of the batch, and whether it was written.
     pub done: Sender<(usize, bool)>,
     pub index: usize,

@@ -2,12 +2,12 @@
 //!
 //! A batch closes when it is full or when `max_delay` has passed since its *first* item, whichever comes first.
 //! Streams are served in turn, so a fast one never takes the places of the others. Items without pixels travel with the others, in
-//! order, and take no place; there is a limit to them too ([`RIDERS`]).
+//! order, and take no place; there is a limit to them too ([`MAX_REUSED`]).
 
 use std::time::{Duration, Instant};
 
 /// Items without a place in a batch, at most: it is closed then, however few places are taken.
-pub const RIDERS: usize = 64;
+pub const MAX_REUSED: usize = 64;
 
 /// Collects items of type `T` into batches.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl<T> Batcher<T> {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn ride(&mut self, item: T, now: Instant) -> Result<(), T> {
+    pub fn push_reused(&mut self, item: T, now: Instant) -> Result<(), T> {
         if self.is_full() {
             return Err(item);
         }
@@ -64,7 +64,7 @@ impl<T> Batcher<T> {
     }
 
     pub fn is_full(&self) -> bool {
-        self.places >= self.max_size || self.items.len() - self.places >= RIDERS
+        self.places >= self.max_size || self.items.len() - self.places >= MAX_REUSED
     }
 
     pub fn is_empty(&self) -> bool {
@@ -122,14 +122,17 @@ mod tests {
     fn items_without_a_place_leave_the_places_to_others_and_are_bounded_too() {
         let now = Instant::now();
         let mut batcher = Batcher::new(2, DELAY);
-        assert_eq!((batcher.push(0, now), batcher.ride(1, now), batcher.ride(2, now)), (Ok(0), Ok(()), Ok(())));
+        assert_eq!(
+            (batcher.push(0, now), batcher.push_reused(1, now), batcher.push_reused(2, now)),
+            (Ok(0), Ok(()), Ok(()))
+        );
         assert!(!batcher.is_due(now));
         assert_eq!(batcher.push(3, now), Ok(1));
         assert!(batcher.is_due(now));
-        assert_eq!((batcher.ride(4, now), batcher.take()), (Err(4), vec![0, 1, 2, 3]));
-        for n in 0..RIDERS {
+        assert_eq!((batcher.push_reused(4, now), batcher.take()), (Err(4), vec![0, 1, 2, 3]));
+        for n in 0..MAX_REUSED {
             assert!(!batcher.is_due(now));
-            assert_eq!(batcher.ride(n, now), Ok(()));
+            assert_eq!(batcher.push_reused(n, now), Ok(()));
         }
         assert!(batcher.is_due(now));
         assert_eq!(batcher.push(0, now), Err(0));
@@ -158,7 +161,7 @@ mod tests {
             let mut opened = None;
             let fits = |batch: &[(usize, bool)]| {
                 let riders = batch.iter().filter(|(_, rides)| *rides).count();
-                !batch.is_empty() && batch.len() - riders <= max_size && riders <= RIDERS
+                !batch.is_empty() && batch.len() - riders <= max_size && riders <= MAX_REUSED
             };
             for (n, (wait, rides)) in arrivals.iter().enumerate() {
                 let later = now + Duration::from_millis(*wait);
@@ -174,7 +177,7 @@ mod tests {
                 now = later;
                 opened.get_or_insert(now);
                 if *rides {
-                    batcher.ride((n, true), now).unwrap();
+                    batcher.push_reused((n, true), now).unwrap();
                 } else {
                     batcher.push((n, false), now).unwrap();
                 }

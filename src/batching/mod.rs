@@ -6,12 +6,12 @@
 //! ```
 //!
 //! In: frames of all streams, in turn. Out: [`batch::Batch`]es for the inference sessions, and embedded ones in the order in which they
-//! were closed. [`dispatch`] runs on a thread of its own; [`batcher`] and [`unchanged`] are pure. Full: nothing leaves its slot before there is a
+//! were closed. [`dispatcher`] runs on a thread of its own; [`batcher`] and [`unchanged`] are pure. Full: nothing leaves its slot before there is a
 //! place for it. Closed: when every slot is closed and empty, the last batch is sent and the dispatcher ends.
 
 pub mod batch;
 pub mod batcher;
-pub mod dispatch;
+pub mod dispatcher;
 pub mod reorder_buffer;
 pub mod tensor;
 pub mod unchanged;

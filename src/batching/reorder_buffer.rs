@@ -16,7 +16,7 @@ use crate::batching::batch::EmbeddedBatch;
 pub struct Closed;
 
 /// See the module.
-pub struct InOrder(Mutex<Inner>);
+pub struct ReorderBuffer(Mutex<Inner>);
 
 struct Inner {
     next: u64,
@@ -25,7 +25,7 @@ struct Inner {
     out: Sender<EmbeddedBatch>,
 }
 
-impl InOrder {
+impl ReorderBuffer {
     pub fn new(out: Sender<EmbeddedBatch>) -> Self {
         Self(Mutex::new(Inner { next: 0, early: BTreeMap::new(), out }))
     }
@@ -102,7 +102,7 @@ mod tests {
             failed in prop::collection::vec(any::<bool>(), 20),
         ) {
             let (out, batches) = bounded(20);
-            let ordered = InOrder::new(out);
+            let ordered = ReorderBuffer::new(out);
             for number in order {
                 let lost = failed[number as usize];
                 if lost && number % 2 == 0 {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_batch_waits_for_the_one_before_it() {
         let (out, batches) = bounded(4);
-        let ordered = InOrder::new(out);
+        let ordered = ReorderBuffer::new(out);
         ordered.put(1, batch(1)).unwrap();
         assert!(batches.is_empty());
         ordered.put(0, batch(0)).unwrap();
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn passing_one_over_never_waits_for_the_scoring_stage() {
         let (out, batches) = bounded(1);
-        let ordered = InOrder::new(out);
+        let ordered = ReorderBuffer::new(out);
         ordered.put(1, batch(1)).unwrap();
         ordered.put(2, batch(2)).unwrap();
         assert!(!ordered.try_skip(0), "there is room for one of two");
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_scoring_stage_that_is_gone_is_told() {
         let (out, batches) = bounded(4);
-        let ordered = InOrder::new(out);
+        let ordered = ReorderBuffer::new(out);
         drop(batches);
         assert_eq!(ordered.put(0, batch(0)), Err(Closed));
     }

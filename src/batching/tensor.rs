@@ -1,6 +1,6 @@
 //! The batch's memory: one contiguous `[capacity, 3, height, width]` float tensor that several threads fill at once.
 //!
-//! What comes in: [`Place`]s, one picture each, written by the preprocessing threads. What goes out: the first `count` places as one
+//! What comes in: [`BatchPlace`]s, one picture each, written by the preprocessing threads. What goes out: the first `count` places as one
 //! slice, for the inference thread; nothing is copied in between. Everything here runs on the thread that calls it and never blocks.
 //! When full, [`BatchBuffer::claim`] gives `None` until [`BatchBuffer::recycle`]. A place may outlive its buffer; it then keeps the
 //! memory alive and is written in vain.
@@ -58,8 +58,8 @@ impl Cells {
     }
 }
 
-// SAFETY: the cells are reached in two ways only. A `Place` touches its own disjoint range; `BatchBuffer` touches all of them, but
-// only through `Arc::get_mut`, that is while no `Place` exists. So no cell is ever accessed from two threads at once.
+// SAFETY: the cells are reached in two ways only. A `BatchPlace` touches its own disjoint range; `BatchBuffer` touches all of them, but
+// only through `Arc::get_mut`, that is while no `BatchPlace` exists. So no cell is ever accessed from two threads at once.
 unsafe impl Sync for Cells {}
 
 /// Memory for one batch of pictures.
@@ -108,11 +108,11 @@ impl BatchBuffer {
     }
 
     /// The next free place, in order from 0; `None` when all have been claimed. It holds what its last user wrote.
-    pub fn claim(&mut self) -> Option<Place> {
+    pub fn claim(&mut self) -> Option<BatchPlace> {
         let index = self.claimed;
         (index < self.capacity).then(|| {
             self.claimed += 1;
-            Place { cells: Arc::clone(&self.cells), index, len: self.place_len }
+            BatchPlace { cells: Arc::clone(&self.cells), index, len: self.place_len }
         })
     }
 
@@ -169,13 +169,13 @@ impl fmt::Debug for BatchBuffer {
 }
 
 /// The right to write one picture of a batch. Dropping it says that the picture is there (or given up).
-pub struct Place {
+pub struct BatchPlace {
     cells: Arc<Cells>,
     index: usize,
     len: usize,
 }
 
-impl Place {
+impl BatchPlace {
     /// Row of the batch.
     pub fn index(&self) -> usize {
         self.index
@@ -186,7 +186,7 @@ impl Place {
     }
 }
 
-impl Deref for Place {
+impl Deref for BatchPlace {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
@@ -197,7 +197,7 @@ impl Deref for Place {
     }
 }
 
-impl DerefMut for Place {
+impl DerefMut for BatchPlace {
     fn deref_mut(&mut self) -> &mut [f32] {
         let cells = self.cells();
         let (start, length) = (UnsafeCell::raw_get(cells.as_ptr()), cells.len());
@@ -207,7 +207,7 @@ impl DerefMut for Place {
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for BatchPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Place({})", self.index)
     }

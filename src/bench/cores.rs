@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::child::{self, Setup};
+use super::bench_child::{self, Setup};
 use super::{BenchError, Model};
-use crate::infer::split::{self, Key, Split};
+use crate::infer::session_threads::{self, Key, SessionThreads};
 use crate::infer::{BatchSize, InferSettings, Provider, Sessions};
 use crate::model::Bundle;
 use crate::platform::paths;
@@ -38,7 +38,7 @@ pub fn settle(
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-    let splits = split::candidates(cores, least);
+    let splits = session_threads::candidates(cores, least);
     if splits.len() < 2 {
         return one;
     }
@@ -48,31 +48,31 @@ pub fn settle(
     };
     let key = Key {
         model: bundle.fingerprint.clone(),
-        cpu: split::cpu_name(&read("/proc/cpuinfo")),
+        cpu: session_threads::cpu_name(&read("/proc/cpuinfo")),
         cores,
         runtime: runtime.to_owned(),
         batch,
     };
     let folder = paths::cache_dir();
-    let chosen = key.recall(&folder).inspect(|split| debug!(?split, "sessions as measured before")).or_else(|| {
+    let chosen = key.load(&folder).inspect(|split| debug!(?split, "sessions as measured before")).or_else(|| {
         let model = Model { dir: bundle.dir.clone(), size };
         let setup = Setup { provider: choice.clone(), library: settings.library.clone(), threads: 0 };
-        let chosen = measured(child::splits(&model, batch, &splits, TIMES, &setup, shutdown), &splits)?;
+        let chosen = measured(bench_child::splits(&model, batch, &splits, TIMES, &setup, shutdown), &splits)?;
         if let Err(error) = key.keep(&folder, chosen) {
             warn!(folder = %folder.display(), %error, "the number of sessions is measured again at the next start");
         }
         Some(chosen)
     });
-    let Some(Split { sessions, threads }) = chosen else { return one };
+    let Some(SessionThreads { sessions, threads }) = chosen else { return one };
     // With all cores the runtime decides, as without any of this.
     let threads = if sessions == 1 { settings.threads } else { threads };
     InferSettings { sessions: Sessions::Number(sessions), threads, ..one }
 }
 
-fn measured(rates: Result<Vec<f64>, BenchError>, splits: &[Split]) -> Option<Split> {
+fn measured(rates: Result<Vec<f64>, BenchError>, splits: &[SessionThreads]) -> Option<SessionThreads> {
     let rates = rates.inspect_err(|error| warn!(%error, "sessions cannot be measured, one has all cores")).ok()?;
-    let measured: Vec<(Split, f64)> = splits.iter().copied().zip(rates).collect();
-    let chosen = split::choose(&measured)?;
+    let measured: Vec<(SessionThreads, f64)> = splits.iter().copied().zip(rates).collect();
+    let chosen = session_threads::choose(&measured)?;
     let told: Vec<String> =
         measured.iter().map(|(split, rate)| format!("{}x{}: {rate:.1}/s", split.sessions, split.threads)).collect();
     info!(sessions = chosen.sessions, threads = chosen.threads, measured = told.join(", "), "sessions found");
@@ -85,9 +85,9 @@ mod tests {
 
     #[test]
     fn a_measurement_that_fails_leaves_all_cores_to_one_session() {
-        let splits = split::candidates(8, split::UNASKED_CORES);
+        let splits = session_threads::candidates(8, session_threads::UNASKED_CORES);
         assert_eq!(measured(Err(BenchError::Stopped), &splits), None);
         let rates = vec![100.0, 130.0, 131.0, 90.0];
-        assert_eq!(measured(Ok(rates), &splits), Some(Split { sessions: 2, threads: 4 }));
+        assert_eq!(measured(Ok(rates), &splits), Some(SessionThreads { sessions: 2, threads: 4 }));
     }
 }

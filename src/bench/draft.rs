@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::{BenchError, Model};
-use crate::model::import::run::{self, Options, Progress, Source};
 use crate::model::import::synthetic::Synthetic;
+use crate::model::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
 use crate::model::import::{Architecture, ImportError, TextPooling, TextTower, Transformer};
 use crate::model::onnx::Precision;
 
@@ -41,11 +41,12 @@ impl Drafts {
         name: &str,
         arch: &Architecture,
         precisions: &[Precision],
-        progress: &mut dyn FnMut(Progress) -> Result<(), ImportError>,
+        progress: &mut dyn FnMut(ImportProgress) -> Result<(), ImportError>,
     ) -> Result<Self, BenchError> {
         let arch = with_stump(arch);
         let store = Synthetic::of(&arch, 20);
-        let sizes: Vec<u64> = precisions.iter().map(|precision| run::weight_bytes(&arch, *precision)).collect();
+        let sizes: Vec<u64> =
+            precisions.iter().map(|precision| write_bundle::weight_bytes(&arch, *precision)).collect();
         let total: u64 = sizes.iter().sum();
         let folder = parent.join(format!("bench-{}", uuid::Uuid::now_v7()));
         let disk = |source| BenchError::Disk { dir: folder.clone(), source };
@@ -59,9 +60,9 @@ impl Drafts {
         for (precision, size) in precisions.iter().zip(sizes) {
             let dir = drafts.folder.join(precision.as_str());
             fs::create_dir(&dir).map_err(|source| BenchError::Disk { dir: dir.clone(), source })?;
-            let source = Source::made_up(name.to_owned(), format!("synthetic:{name}"), &arch, &store);
-            let mut advance = |p: Progress| progress(Progress { done: before + p.done, total, ..p });
-            run::draft(&source, &dir, Options::new(*precision), &mut advance)?;
+            let source = ImportSource::made_up(name.to_owned(), format!("synthetic:{name}"), &arch, &store);
+            let mut advance = |p: ImportProgress| progress(ImportProgress { done: before + p.done, total, ..p });
+            write_bundle::draft(&source, &dir, ImportOptions::new(*precision), &mut advance)?;
             drafts.models.push(Model { dir, size: (arch.vision.image_size, arch.vision.image_size) });
             before += size;
         }
@@ -140,7 +141,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let parent = dir.path().join("cache");
         let (mut done, mut total) = (0, 0);
-        let mut progress = |p: Progress| {
+        let mut progress = |p: ImportProgress| {
             assert!(p.done >= done && p.done <= p.total);
             (done, total) = (p.done, p.total);
             Ok(())
@@ -162,7 +163,7 @@ mod tests {
         let (arch, parent) = (with_stump(&short()), dir.path().join("drafts"));
         let drafts = Drafts::write(&parent, "short", &short(), &Precision::ALL, &mut |_| Ok(())).unwrap();
         let store = Synthetic::of(&arch, 20);
-        let source = Source::made_up("short".into(), "synthetic:short".into(), &arch, &store);
+        let source = ImportSource::made_up("short".into(), "synthetic:short".into(), &arch, &store);
         let sidecar = |dir: &Path| -> Value {
             let mut value: Value = serde_json::from_slice(&fs::read(dir.join(manifest::FILE)).unwrap()).unwrap();
             // Of files that nobody keeps there is none.
@@ -171,10 +172,14 @@ mod tests {
         };
         for (precision, model) in Precision::ALL.iter().zip(drafts.models()) {
             let out = dir.path().join(precision.as_str());
-            run::run(&source, &out, Options::new(*precision), None, &mut |_| Ok(())).unwrap();
+            write_bundle::run(&source, &out, ImportOptions::new(*precision), None, &mut |_| Ok(())).unwrap();
             assert_eq!(sidecar(&model.dir), sidecar(&out), "{precision}");
             let [draft, imported] = [&model.dir, &out].map(|dir| Bundle::open_with_cache(dir, None).unwrap());
-            assert_eq!((draft.head, &draft.text_spec), (imported.head, &imported.text_spec), "{precision}");
+            assert_eq!(
+                (draft.logit_parameters, &draft.text_spec),
+                (imported.logit_parameters, &imported.text_spec),
+                "{precision}"
+            );
             for (processor, of, _) in PROCESSORS {
                 let option = |bundle: &Bundle| byte_sums::session_option(bundle.byte_sums_fit.into(), of);
                 assert_eq!(option(&draft), option(&imported), "{precision} on {processor}");
@@ -186,7 +191,7 @@ mod tests {
     fn stopping_while_weights_are_written_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut calls = 0;
-        let mut progress = |_: Progress| {
+        let mut progress = |_: ImportProgress| {
             calls += 1;
             if calls == 3 { Err(ImportError::Stopped) } else { Ok(()) }
         };

@@ -6,10 +6,10 @@
 //! takes can only be told where there is no other. So a run that takes a minute ends at once when the parent says so, and
 //! a child that the kernel kills for want of memory is reported, not shared. [`draft`] makes models with made-up weights.
 
-pub mod child;
+pub mod bench_child;
 pub mod cores;
 pub mod draft;
-mod memory;
+mod memory_use;
 pub mod rounds;
 
 use std::io;

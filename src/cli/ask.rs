@@ -25,7 +25,7 @@ use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 use crate::platform::userinfo;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read.
 const MOST: usize = 32 << 20;
 
@@ -124,8 +124,8 @@ impl Daemon {
         let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
         runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.ask(paths)).await.unwrap_or_else(|_| {
-                Err(Unanswered::Failed(format!("{} does not answer within {PATIENCE:?}", self.address())))
+            tokio::time::timeout(ANSWER_TIMEOUT, self.ask(paths)).await.unwrap_or_else(|_| {
+                Err(Unanswered::Failed(format!("{} does not answer within {ANSWER_TIMEOUT:?}", self.address())))
             })
         })
     }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{complain, say};
-use crate::bench::child::{self, Setup};
+use crate::bench::bench_child::{self, Setup};
 use crate::bench::draft::Drafts;
 use crate::bench::rounds::Speed;
 use crate::bench::{BenchError, Memory, Model};
@@ -19,8 +19,8 @@ use crate::daemon::engine::{EngineError, spec_of};
 use crate::infer::Provider;
 use crate::model::import::ImportError;
 use crate::model::import::manifest::{self, Manifest};
-use crate::model::import::run::Progress;
 use crate::model::import::synthetic::{self, Synthetic};
+use crate::model::import::write_bundle::ImportProgress;
 use crate::model::onnx::Precision;
 use crate::model::{self, Bundle, prepared};
 use crate::platform::paths;
@@ -198,13 +198,13 @@ fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
     let mut memories = Vec::with_capacity(pairs);
     for batch in &batches {
         for model in &subject.models {
-            memories.push(child::memory(model, *batch, &setup, shutdown)?);
+            memories.push(bench_child::memory(model, *batch, &setup, shutdown)?);
             meter.show("memory", memories.len() as u64, pairs as u64);
         }
     }
     let budget = Duration::from_secs_f64(args.seconds);
     let mut turn = |done, total| meter.show("speed", done as u64, total as u64);
-    let speeds = child::speed(&subject.models, &batches, budget, &setup, shutdown, &mut turn)?;
+    let speeds = bench_child::speed(&subject.models, &batches, budget, &setup, shutdown, &mut turn)?;
 
     let mut results: Vec<(usize, Row)> =
         speeds.into_iter().zip(memories).map(|(speed, memory)| (speed.model, row(&subject, speed, memory))).collect();
@@ -284,7 +284,7 @@ fn made_up(
             wanted.push(*precision);
         }
     }
-    let mut progress = |Progress { done, total, .. }: Progress| {
+    let mut progress = |ImportProgress { done, total, .. }: ImportProgress| {
         meter.show("writing made-up weights", done, total);
         if shutdown.is_requested() { Err(ImportError::Stopped) } else { Ok(()) }
     };

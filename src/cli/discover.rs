@@ -10,7 +10,7 @@ use std::path::{self, PathBuf};
 use std::time::Duration;
 
 use super::{complain, say};
-use crate::discover::{self, Device, Login, Options, PORT, PasswordFrom, Place, ProbeError};
+use crate::discover::{self, Device, DiscoverOptions, OnvifLogin, PORT, PasswordFrom, ProbeError, ProbeTarget};
 use crate::platform::secret::Secret;
 use crate::yaml::units;
 
@@ -64,9 +64,9 @@ pub fn run(args: &Args) -> u8 {
             return 2;
         }
     };
-    let login = args.username.clone().map(|username| Login { username, password });
-    let place = Place { interface: args.interface, target: args.target };
-    let devices = match discover::discover(&Options { place, time: args.timeout, login }) {
+    let login = args.username.clone().map(|username| OnvifLogin { username, password });
+    let place = ProbeTarget { interface: args.interface, target: args.target };
+    let devices = match discover::discover(&DiscoverOptions { place, time: args.timeout, login }) {
         Ok(devices) => devices,
         Err(error) => {
             complain(&error);

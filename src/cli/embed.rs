@@ -15,9 +15,9 @@ use crate::config::ModelChoice;
 use crate::daemon::engine::{Engine, EngineError};
 use crate::infer::{BatchSize, InferSettings};
 use crate::label::cache::EmbeddingCache;
-use crate::label::child::ChildTower;
-use crate::label::embed::{EmbedError, Embedder, ensemble};
-use crate::label::{Ensemble, template};
+use crate::label::embed_child::ChildTower;
+use crate::label::embedder::{EmbedError, Embedder, ensemble};
+use crate::label::{Ensemble, prompt_template};
 use crate::model::{self, Bundle, ModelError, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
@@ -251,7 +251,7 @@ fn texts<'a>(
     }
     let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
     let mut tower = ChildTower::new(bundle, None, 0).with_shutdown(shutdown.clone());
-    let applied: Vec<String> = texts.iter().flat_map(|text| template::apply(templates, text)).collect();
+    let applied: Vec<String> = texts.iter().flat_map(|text| prompt_template::apply(templates, text)).collect();
     let wanted: Vec<&str> = applied.iter().map(String::as_str).collect();
     let (embeddings, _) =
         Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |_| {} }.texts(&wanted)?;
@@ -282,7 +282,7 @@ fn compare(bundle: &Bundle, images: &[Image<'_>], texts: &[Array2<f32>]) -> Resu
         images => matrix(images.iter().map(|image| &image.embedding)),
     };
     let towers = EngineError::Towers { model: bundle.name.clone(), image, text };
-    Similarity::new(&pictures, texts, bundle.head).map_err(|_| towers.into())
+    Similarity::new(&pictures, texts, bundle.logit_parameters).map_err(|_| towers.into())
 }
 
 /// Embeddings of what could be read, and how many files could not; each of those has been told.

@@ -10,14 +10,14 @@ use super::{DEFAULT_CONFIG, complain, plain, say};
 use crate::config;
 use crate::event::Event;
 use crate::outbox::OutboxError;
-use crate::outbox::reader::{Query, Reader, Row, State, replay};
+use crate::outbox::history_reader::{OutboxReader, Query, Row, State, replay};
 use crate::platform::paths;
 use crate::platform::shutdown;
 use crate::platform::signals;
 use crate::yaml::units;
 
 /// How often `follow` looks for new events.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -196,7 +196,7 @@ pub fn run(command: &Command) -> u8 {
 fn attempt(command: &Command) -> Result<(), Failure> {
     match command {
         Command::List { place, which, state, sink, limit, json } => {
-            let reader = Reader::open(&place.outbox()?)?;
+            let reader = OutboxReader::open(&place.outbox()?)?;
             let state = state.map(|state| match state {
                 StateArg::Pending => State::Pending,
                 StateArg::Dead => State::Dead,
@@ -242,12 +242,12 @@ impl Place {
 }
 
 fn follow(place: &Place, which: &Which, json: bool) -> Result<(), Failure> {
-    let reader = Reader::open(&place.outbox()?)?;
+    let reader = OutboxReader::open(&place.outbox()?)?;
     let (trigger, shutdown) = shutdown::channel();
     let _signals = signals::listen(trigger, None);
     let query = which.query();
     let mut after = reader.newest()?;
-    while !shutdown.sleep(LOOK) {
+    while !shutdown.sleep(POLL_INTERVAL) {
         loop {
             let rows = reader.page(&query, after)?;
             let Some(last) = rows.last() else { break };
@@ -259,7 +259,7 @@ fn follow(place: &Place, which: &Which, json: bool) -> Result<(), Failure> {
 }
 
 fn export(place: &Place, which: &Which, format: Format) -> Result<(), Failure> {
-    let reader = Reader::open(&place.outbox()?)?;
+    let reader = OutboxReader::open(&place.outbox()?)?;
     if format == Format::Csv {
         say(&CSV.map(|(name, _)| name).join(","));
     }
@@ -278,7 +278,7 @@ fn export(place: &Place, which: &Which, format: Format) -> Result<(), Failure> {
 }
 
 fn sinks(place: &Place) -> Result<(), Failure> {
-    let reader = Reader::open(&place.outbox()?)?;
+    let reader = OutboxReader::open(&place.outbox()?)?;
     let mut counts: BTreeMap<String, (usize, usize)> = reader.sinks()?.into_iter().map(|name| (name, (0, 0))).collect();
     for (name, state, number) in reader.open_deliveries()? {
         let entry = counts.entry(name).or_default();

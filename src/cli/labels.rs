@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{check, complain, plural, say};
 use crate::label::cache::EmbeddingCache;
-use crate::label::child::ChildTower;
-use crate::label::embed::{Embedder, Progress};
+use crate::label::embed_child::ChildTower;
+use crate::label::embedder::{EmbedProgress, Embedder};
 use crate::label::{LabelSet, set};
 use crate::model::{self, prepared};
 use crate::platform::paths;
@@ -155,7 +155,7 @@ impl Meter {
         Self { bar, terminal, last: Instant::now() }
     }
 
-    fn show(&mut self, Progress { ready, total }: Progress) {
+    fn show(&mut self, EmbedProgress { ready, total }: EmbedProgress) {
         self.bar.set_length(total as u64);
         self.bar.set_position(ready as u64);
         if !self.terminal && self.last.elapsed() >= LINE_EVERY {

@@ -27,8 +27,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::bench::child as measuring;
-use crate::label::child;
+use crate::bench::bench_child as measuring;
+use crate::label::embed_child;
 use crate::logs::{self, LevelFrom, LogFormat};
 use crate::platform::{secret, userinfo};
 
@@ -89,11 +89,11 @@ enum Command {
     #[command(hide = true)]
     Docs(docs::Args),
     /// The text tower's child process.
-    #[command(name = child::SUBCOMMAND, hide = true)]
-    EmbedTexts(child::Args),
+    #[command(name = embed_child::SUBCOMMAND, hide = true)]
+    EmbedTexts(embed_child::EmbedChildArgs),
     /// The child process of `bench`.
     #[command(name = measuring::SUBCOMMAND, hide = true)]
-    Measure(measuring::Args),
+    Measure(measuring::BenchChildArgs),
 }
 
 /// Runs the command line of this process.
@@ -135,7 +135,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
         Command::Docs(args) => docs::run(&args),
-        Command::EmbedTexts(args) => child::serve(&args),
+        Command::EmbedTexts(args) => embed_child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };
     logs::finish();

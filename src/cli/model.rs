@@ -13,8 +13,8 @@ use super::{complain, pull, say};
 use crate::daemon::engine::spec_of;
 use crate::infer::runtime;
 use crate::model::import::manifest::{self, Manifest};
-use crate::model::import::run::{self, Options, Progress, Source, Step};
 use crate::model::import::synthetic::{self, Synthetic};
+use crate::model::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource, ImportStep};
 use crate::model::import::{ImportError, open_checkpoint};
 use crate::model::onnx::Precision;
 use crate::model::{self, Bundle, ModelError};
@@ -107,14 +107,14 @@ fn import_or_fail(
 ) -> Result<Manifest, ImportError> {
     let runtime = if measure { Some(runtime::load(None)?) } else { None };
     let mut meter = Meter::new();
-    let mut progress = |progress: Progress| {
+    let mut progress = |progress: ImportProgress| {
         meter.show(progress);
         if shutdown.is_requested() { Err(ImportError::Stopped) } else { Ok(()) }
     };
-    let options = Options::new(precision);
+    let options = ImportOptions::new(precision);
     let Some(name) = source.to_str().and_then(|s| s.strip_prefix(SYNTHETIC)) else {
         let checkpoint = open_checkpoint(source)?;
-        return run::run(&Source::of(&checkpoint), out, options, runtime.as_ref(), &mut progress);
+        return write_bundle::run(&ImportSource::of(&checkpoint), out, options, runtime.as_ref(), &mut progress);
     };
     let (architecture, tensors) = Synthetic::new(name).ok_or_else(|| ImportError::Unsupported {
         file: source.to_owned(),
@@ -122,8 +122,8 @@ fn import_or_fail(
         remedy: format!("choose one of {}", synthetic::NAMES.join(", ")),
     })?;
     let (name, from) = (format!("{name}-synthetic"), source.display().to_string());
-    let source = Source::made_up(name, from, &architecture, &tensors);
-    run::run(&source, out, options, runtime.as_ref(), &mut progress)
+    let source = ImportSource::made_up(name, from, &architecture, &tensors);
+    write_bundle::run(&source, out, options, runtime.as_ref(), &mut progress)
 }
 
 fn measurement_line(precision: &str, m: &manifest::Measurement) -> String {
@@ -211,9 +211,9 @@ fn report(dir: &Path) -> Result<Report, anyhow::Error> {
         fingerprint: bundle.fingerprint,
         bytes: files.iter().map(|f| f.bytes).sum(),
         files,
-        logit_scale: bundle.head.scale,
-        logit_bias: bundle.head.bias,
-        activation: bundle.head.activation,
+        logit_scale: bundle.logit_parameters.scale,
+        logit_bias: bundle.logit_parameters.bias,
+        activation: bundle.logit_parameters.activation,
         input: spec.size(),
         preprocessing: bundle.preprocessor.strip_prefix(dir).unwrap_or(&bundle.preprocessor).display().to_string(),
         manifest,
@@ -230,7 +230,7 @@ fn manifest(dir: &Path) -> Result<Option<Manifest>, ModelError> {
 struct Meter {
     bar: ProgressBar,
     terminal: bool,
-    step: Option<Step>,
+    step: Option<ImportStep>,
     last: Instant,
 }
 
@@ -241,19 +241,19 @@ impl Meter {
         Self { bar, terminal, step: None, last: Instant::now() }
     }
 
-    fn show(&mut self, Progress { step, done, total }: Progress) {
+    fn show(&mut self, ImportProgress { step, done, total }: ImportProgress) {
         if self.step != Some(step) {
             self.step = Some(step);
             let template = match step {
-                Step::Writing => "writing   {bar:30} {bytes}/{total_bytes}, {eta} left",
-                Step::Measuring => "measuring {bar:30} {pos}/{len} parts, {eta} left",
+                ImportStep::Writing => "writing   {bar:30} {bytes}/{total_bytes}, {eta} left",
+                ImportStep::Measuring => "measuring {bar:30} {pos}/{len} parts, {eta} left",
             };
             self.bar.reset();
             self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         }
         self.bar.set_length(total);
         self.bar.set_position(done);
-        if done == total && step == Step::Measuring {
+        if done == total && step == ImportStep::Measuring {
             self.bar.finish_and_clear();
         }
         if !self.terminal && self.last.elapsed() >= LINE_EVERY {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::frame::still_image::{self, StillError};
+use crate::frame::still_image::{self, StillImageError};
 use crate::infer::{ImageEncoder, InferError};
 use crate::preprocess::{PreprocessError, Preprocessor, Spec, View};
 
@@ -14,7 +14,7 @@ pub const BATCH: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     #[error(transparent)]
-    Still(#[from] StillError),
+    Still(#[from] StillImageError),
     #[error("{}: {error}", file.display())]
     Preprocess { file: PathBuf, error: PreprocessError },
 }

@@ -14,7 +14,7 @@ use crossbeam_channel::{bounded, select};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{complain, say};
-use crate::model::hub::{self, Event, HubError, Pulled, Repo, Request, Settings};
+use crate::model::hub::{self, HubError, HubSettings, PullEvent, Pulled, Repo, Request};
 use crate::platform::shutdown;
 
 /// Between two progress lines where there is no terminal to draw a bar on.
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> u8 {
 fn pull(args: &Args) -> Result<Pulled, HubError> {
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None);
-    let mut settings = Settings::from_env()?;
+    let mut settings = HubSettings::from_env()?;
     settings.offline |= args.offline;
     let request = Request {
         repo: Repo::parse(&args.repo, settings.endpoint_text())?,
@@ -114,16 +114,16 @@ impl Meter {
         Self { name: format!("{} at {}", request.repo, request.revision), bar, terminal, last: Instant::now() }
     }
 
-    fn show(&mut self, event: &Event<'_>) {
+    fn show(&mut self, event: &PullEvent<'_>) {
         match event {
-            Event::Chosen { commit, what, files, bytes, missing, left } => {
+            PullEvent::Chosen { commit, what, files, bytes, missing, left } => {
                 note(&format!("{} is commit {commit}", self.name));
                 note(&format!("taking {what}: {files} files, {}, {} to fetch", size(*bytes), size(*missing)));
                 if !left.is_empty() {
                     note(&format!("leaving {}", summary(left)));
                 }
             }
-            Event::Progress { file, done, total } => {
+            PullEvent::Progress { file, done, total } => {
                 if self.bar.length() != Some(*total) {
                     self.bar.set_length(*total);
                     // What an earlier run fetched is no part of the speed.

@@ -17,19 +17,19 @@ use super::texts::TemplateArgs;
 use super::{complain, say};
 use crate::config::ModelChoice;
 use crate::daemon::engine::Engine;
-use crate::event::record::seconds;
-use crate::frame::still_image::StillError;
+use crate::event::cloud_event::seconds;
+use crate::frame::still_image::StillImageError;
 use crate::frame::view::View;
 use crate::frame::{FrameTime, Picture};
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
-use crate::label::{Label, LabelSet, Scoring, set, template};
+use crate::label::{Label, LabelSet, Scoring, prompt_template, set};
 use crate::model::prepared;
 use crate::pipeline::intake::StreamPart;
 use crate::pipeline::{self, Stages};
 use crate::platform::shutdown;
 use crate::platform::userinfo::shown;
 use crate::score::Activation;
-use crate::score::roster::Lane;
+use crate::score::score_routes::ScoreRoute;
 use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
 use crate::yaml::problem::Severity;
@@ -173,7 +173,7 @@ fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<La
         Ok(bundle) => bundle,
         Err(error) => return fail(&error, error.exit_code()),
     };
-    let sets = match label_sets(args, bundle.head.activation) {
+    let sets = match label_sets(args, bundle.logit_parameters.activation) {
         Ok(sets) => sets,
         Err(message) => return fail(&message, 2),
     };
@@ -216,7 +216,7 @@ fn label_sets(args: &Args, activation: Activation) -> Result<Vec<LabelSet>, Stri
     };
     let mut templates = args.templates.read()?;
     if templates.is_empty() {
-        templates.push(template::SLOT.to_owned());
+        templates.push(prompt_template::SLOT.to_owned());
     }
     let set = LabelSet {
         name: "labels".to_owned(),
@@ -270,7 +270,7 @@ fn pictures<'a>(
                 let scores: Vec<Vec<f32>> = engine.scorers.iter().map(|s| s.score(embedding)).collect();
                 printer.print(file, None, scores.iter().map(Vec::as_slice).enumerate());
             }
-            Err(Unusable::Still(StillError::Format { .. })) => videos.push(file),
+            Err(Unusable::Still(StillImageError::Format { .. })) => videos.push(file),
             Err(error) => {
                 complain(&error);
                 code = 2;
@@ -313,11 +313,11 @@ fn video(
         threads: crate::daemon::engine::preprocessing_threads(),
     };
     let (printer, path) = (printer.clone(), file.to_owned());
-    let listener = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
+    let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
         printer.print(&path, Some(seconds(time.media)), scores.iter().map(Vec::as_slice).enumerate());
     });
-    let lane = Lane { scorers: engine.scorers.clone(), listener };
-    let part = StreamPart { source, interval: every.into(), unchanged: None, view: View::default(), lane };
+    let route = ScoreRoute { scorers: engine.scorers.clone(), handler };
+    let part = StreamPart { source, interval: every.into(), unchanged: None, view: View::default(), route };
     let started = pipeline::start(stages, shutdown)
         .and_then(|(mut intake, threads)| intake.join(part).map(|member| (member, threads)));
     let (member, mut threads) = match started {
@@ -328,10 +328,10 @@ fn video(
         }
     };
     let how = member.wait();
-    let account = Arc::clone(&member.account);
+    let accounting = Arc::clone(&member.accounting);
     threads.push(member.into_thread());
     let panicked = threads.into_iter().map(|(_, t)| t.join()).filter(Result::is_err).count() > 0;
-    let totals = account.totals();
+    let totals = accounting.totals();
     match how {
         Some(Ended::EndOfFile) if !panicked && totals.inferred < totals.sampled => {
             let lost = totals.sampled - totals.inferred;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::label::{Ensemble, template};
+use crate::label::{Ensemble, prompt_template};
 
 /// Label sets have the same limit.
 const MAX_BYTES: u64 = 1 << 20;
@@ -29,8 +29,8 @@ pub struct TemplateArgs {
 }
 
 fn parse_template(text: &str) -> Result<String, String> {
-    match template::problem(text) {
-        Some(problem) => Err(format!("{problem}; {}", template::REMEDY)),
+    match prompt_template::problem(text) {
+        Some(problem) => Err(format!("{problem}; {}", prompt_template::REMEDY)),
         None => Ok(text.trim().to_owned()),
     }
 }

@@ -25,7 +25,7 @@ use crate::stream::status::{StreamReport, StreamState, StreamStatus};
 /// Streams that are connected to at the same time: each decodes its first pictures.
 const AT_ONCE: usize = 16;
 /// How often a stream's status is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Beyond its time, for the source to find out why there was nothing, and to stop.
 const GRACE: Duration = Duration::from_secs(8);
 /// Why a stream is not known after Ctrl-C.
@@ -126,7 +126,7 @@ fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding 
         Ok(thread) => thread,
         Err(error) => return failed(stream, &format!("the system gives no thread to try it: {error}")),
     };
-    let (started, look) = (Instant::now(), tick(LOOK));
+    let (started, look) = (Instant::now(), tick(POLL_INTERVAL));
     let (report, picture) = loop {
         let over = select! {
             recv(shutdown.receiver()) -> _ => true,
@@ -212,8 +212,8 @@ impl FrameTap for Tap {
         self.interval
     }
 
-    fn wants(&self, media: Duration) -> bool {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner).wants(media)
+    fn is_sampled(&self, media: Duration) -> bool {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner).is_sampled(media)
     }
 
     fn deliver(&self, _: FrameTime, _: Picture) {

@@ -7,8 +7,8 @@ use url::Url;
 
 use crate::platform::secret::{self, Secret};
 use crate::platform::userinfo::{self, Unfit, percent_decode};
+use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::Severity;
-use crate::yaml::reader::{At, Reader};
 
 /// A URL and the credentials that were inside it.
 pub struct Address {

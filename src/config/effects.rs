@@ -86,7 +86,7 @@ fn differing(old: &Value, new: &Value, path: String, keys: &mut Vec<String>) {
             names.sort();
             names.dedup();
             for name in names {
-                let path = crate::yaml::reader::join(&path, name);
+                let path = crate::yaml::field_reader::join(&path, name);
                 differing(
                     before.get(name).unwrap_or(&Value::Null),
                     after.get(name).unwrap_or(&Value::Null),

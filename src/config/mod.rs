@@ -23,25 +23,25 @@ use crate::yaml::Document;
 use crate::yaml::problem::{Problem, Severity};
 
 mod address;
+mod api_endpoint;
 pub mod effects;
-mod kafka;
-mod nats;
+mod kafka_sink;
+mod nats_sink;
 mod overrides;
 mod providers;
-mod reach;
 mod remote;
-mod routes;
 mod schema;
 mod secrets;
 mod sets;
 mod show;
-mod sinks;
+mod sink_routes;
+mod sink_settings;
 mod streams;
 mod validate;
 
+pub use api_endpoint::Reach;
 pub use overrides::Origins;
 pub use providers::from_pairs as provider_from_pairs;
-pub use reach::Reach;
 pub use sets::thresholds;
 pub use show::effective;
 
@@ -176,7 +176,7 @@ pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
 /// # Errors
 /// Why it cannot be told.
 pub fn reach_of(path: &Path) -> Result<Reach, String> {
-    reach::of(&overridden(path)?)
+    api_endpoint::of(&overridden(path)?)
 }
 
 /// The configuration in `path` with what the environment says instead.
@@ -190,7 +190,7 @@ fn overridden(path: &Path) -> Result<Document, String> {
 pub fn shake(data: &[u8]) {
     let Ok(document) = Document::parse(Path::new(crate::shake::NOWHERE), data) else { return };
     let (settings, problems) = validate::settings(&document);
-    let _ = (validate::outbox_alone(&document), reach::of(&document));
+    let _ = (validate::outbox_alone(&document), api_endpoint::of(&document));
     if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
         let shown = effective(&settings);
         assert!(shown["streams"].is_array(), "a configuration without streams was taken");
@@ -199,7 +199,7 @@ pub fn shake(data: &[u8]) {
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.
 pub fn keys() -> Vec<String> {
-    use crate::yaml::reader::FromNode;
+    use crate::yaml::field_reader::FromNode;
     let mut keys = Vec::new();
     schema::Root::keys("", &mut keys);
     keys
@@ -207,7 +207,7 @@ pub fn keys() -> Vec<String> {
 
 /// The JSON Schema of the configuration file, for editors: config/vtagd.schema.json.
 pub fn json_schema() -> serde_json::Value {
-    use crate::yaml::reader::FromNode;
+    use crate::yaml::field_reader::FromNode;
     let mut schema = schema::Root::schema();
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
     schema["title"] = "vtagd configuration".into();

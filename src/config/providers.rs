@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::schema::{CudaOptions, OpenvinoOptions, ProviderItem, TensorrtOptions};
 use crate::infer::options::{self, Arena, CpuOptions, OpenvinoPrecision, ProviderChoice};
-use crate::infer::{Provider, probe};
+use crate::infer::{Provider, probe_embedding};
 use crate::section;
 use crate::words;
-use crate::yaml::reader::{At, Field, FromNode, Reader};
+use crate::yaml::field_reader::{At, Field, FromNode, Reader};
 use crate::yaml::values::Bytes;
 use crate::yaml::{Document, relative_to};
 
@@ -159,7 +159,9 @@ fn threads(field: &Field<usize>, reader: &mut Reader<'_>) -> Option<usize> {
 
 /// `runtime.probe.min_cosine`.
 pub fn min_cosine(field: &Field<super::schema::Probe>, reader: &mut Reader<'_>) -> f32 {
-    let Some(at) = field.given().and_then(|probe| probe.value.min_cosine.given()) else { return probe::MIN_COSINE };
+    let Some(at) = field.given().and_then(|probe| probe.value.min_cosine.given()) else {
+        return probe_embedding::MIN_COSINE;
+    };
     if at.value.0 < 0.5 {
         reader.warn(at, "lets providers through that compute something else", "0.99 fits every precision");
     }
@@ -168,7 +170,7 @@ pub fn min_cosine(field: &Field<super::schema::Probe>, reader: &mut Reader<'_>) 
 
 impl FromNode for ProviderItem {
     fn schema() -> serde_json::Value {
-        use crate::yaml::reader::property;
+        use crate::yaml::field_reader::property;
         let options = [
             ("tensorrt", property::<TensorrtOptions>()),
             ("cuda", property::<CudaOptions>()),
@@ -177,7 +179,7 @@ impl FromNode for ProviderItem {
         ];
         let options: serde_json::Map<_, _> =
             options.map(|(name, schema)| (name.to_owned(), schema)).into_iter().collect();
-        let mut one = crate::yaml::reader::object(options);
+        let mut one = crate::yaml::field_reader::object(options);
         one["minProperties"] = 1.into();
         one["maxProperties"] = 1.into();
         serde_json::json!({ "anyOf": [Provider::schema(), one] })
@@ -212,7 +214,7 @@ impl FromNode for ProviderItem {
     }
 
     fn keys(path: &str, out: &mut Vec<String>) {
-        use crate::yaml::reader::join;
+        use crate::yaml::field_reader::join;
         <TensorrtOptions as FromNode>::keys(&join(path, "tensorrt"), out);
         <CudaOptions as FromNode>::keys(&join(path, "cuda"), out);
         <OpenvinoOptions as FromNode>::keys(&join(path, "openvino"), out);

@@ -10,8 +10,8 @@ use crate::platform::secret::Secret;
 use crate::platform::tls::Trust;
 use crate::sink::mqtt::Protocol;
 use crate::sink::webhook::BatchSettings;
+use crate::yaml::field_reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
-use crate::yaml::reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::{Node, Value, relative_to, units};
 
 /// Keys of each kind, beside those that every sink has.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::event::EventKind;
 use crate::infer::Provider;
 use crate::infer::options::{Arena, OpenvinoPrecision};
-use crate::outbox::route::Severity as MinSeverity;
+use crate::outbox::route::EventSeverity as MinSeverity;
 use crate::preprocess::ViewMode;
 use crate::sample::Interval;
 use crate::section;
@@ -16,15 +16,15 @@ use crate::sink::kafka::Mechanism;
 use crate::sink::mqtt::Protocol;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
+use crate::yaml::field_reader::{At, FromNode, Reader};
 use crate::yaml::problem::Severity;
-use crate::yaml::reader::{At, FromNode, Reader};
 use crate::yaml::values::{Bytes, Fraction};
 use crate::yaml::{Node, Value};
 
 use super::LogFormat;
 use super::remote::Headers;
-use super::routes::Wanted;
 use super::secrets::SecretSource;
+use super::sink_routes::Wanted;
 
 section! {
     /// The whole file. Top-level keys that begin with `x-` are ignored: a place for YAML anchors.

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::platform::secret::{Secret, Unreadable};
+use crate::yaml::field_reader::{At, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
-use crate::yaml::reader::{At, FromNode, Reader, join};
 use crate::yaml::{Node, Value, nearest, relative_to};
 
 const KEYS: [&str; 3] = ["env", "file", "credential"];
@@ -24,7 +24,7 @@ pub enum SecretSource {
 impl FromNode for SecretSource {
     fn schema() -> serde_json::Value {
         let keys = KEYS.map(|key| (key.to_owned(), serde_json::json!({ "type": "string" })));
-        let mut schema = crate::yaml::reader::object(keys.into_iter().collect());
+        let mut schema = crate::yaml::field_reader::object(keys.into_iter().collect());
         schema["minProperties"] = 1.into();
         schema["maxProperties"] = 1.into();
         schema

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::event::Thresholds;
 use crate::label::{Label, LabelSet, ThresholdOverrides, set};
+use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::{Problem, Severity};
-use crate::yaml::reader::{At, Reader};
 use crate::yaml::relative_to;
 
 /// The thresholds of `label` where `events` are the defaults.

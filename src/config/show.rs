@@ -17,7 +17,7 @@ use crate::platform::secret;
 use crate::platform::tls::Trust;
 use crate::sample::Interval;
 use crate::sink::JsonlTarget;
-use crate::sink::nats::Login;
+use crate::sink::nats::NatsLogin;
 use crate::source::{Decode, Decoder, Location, Reconnect};
 
 const HIDDEN: &str = "***";
@@ -205,10 +205,10 @@ fn sink(sink: &SinkSettings) -> Value {
                 "type": "nats",
                 "url": url(&nats.url),
                 "subject_prefix": nats.subject_prefix,
-                "username": match &nats.login { Login::User { name, .. } => Some(name), _ => None },
-                "password": matches!(nats.login, Login::User { password: Some(_), .. } | Login::Token(_)).then_some(HIDDEN),
-                "nkey": matches!(nats.login, Login::Nkey(_)).then_some(HIDDEN),
-                "creds": matches!(nats.login, Login::Credentials(_)).then_some(HIDDEN),
+                "username": match &nats.login { NatsLogin::User { name, .. } => Some(name), _ => None },
+                "password": matches!(nats.login, NatsLogin::User { password: Some(_), .. } | NatsLogin::Token(_)).then_some(HIDDEN),
+                "nkey": matches!(nats.login, NatsLogin::Nkey(_)).then_some(HIDDEN),
+                "creds": matches!(nats.login, NatsLogin::Credentials(_)).then_some(HIDDEN),
                 "timeout": time(nats.timeout),
             }),
             &nats.trust,

@@ -15,7 +15,7 @@ use crate::preprocess::{Region, View};
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
-use crate::yaml::reader::{At, Field, Reader};
+use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::{Value, is_secret_key, relative_to};
 
 const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";

@@ -8,17 +8,17 @@ use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapsh
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    providers, remote, routes, secrets, sets, sinks,
+    providers, remote, secrets, sets, sink_routes, sink_settings,
 };
 use crate::event::Thresholds;
-use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, split};
+use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
 use crate::label::ThresholdOverrides;
 use crate::platform::paths;
 use crate::platform::userinfo;
 use crate::sample::Interval;
 use crate::source::Reconnect;
+use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Problem;
-use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::values::Bytes;
 use crate::yaml::{Document, relative_to};
 
@@ -90,7 +90,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
 
-    let known = routes::Known {
+    let known = sink_routes::Known {
         streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),
         sets: label_sets.sets.iter().map(|set| set.name.clone()).collect(),
         labels: label_sets.sets.iter().flat_map(|set| &set.labels).map(|label| label.name.clone()).collect(),
@@ -101,11 +101,11 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
             if document.find(&list.path).is_empty_list() {
                 reader.warn(list, "is empty: events go nowhere", "remove the key to write events to standard output");
             }
-            sinks::check(&list.value, &known, &mut reader)
+            sink_settings::check(&list.value, &known, &mut reader)
         }
-        None => sinks::default(),
+        None => sink_settings::default(),
     };
-    let outbox = routes::outbox(&raw.outbox, &raw.sinks, &mut reader);
+    let outbox = sink_routes::outbox(&raw.outbox, &raw.sinks, &mut reader);
     let snapshots = snapshots(&raw.snapshots, &mut reader);
     let api = api(&raw.api, &mut reader);
     let log = log(raw.log.given().map(|log| &log.value));
@@ -137,7 +137,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
 pub fn outbox_alone(document: &Document) -> Option<Option<PathBuf>> {
     let mut reader = Reader::new(document);
     let root = reader.root::<Root>()?;
-    let path = routes::outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
+    let path = sink_routes::outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
     path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()).then_some(path)
 }
 
@@ -188,7 +188,7 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
     let mut settings = InferSettings {
         max_size: BatchSize::Pictures(DEFAULT_BATCH),
         max_delay: DEFAULT_DELAY,
-        sessions: Sessions::Auto { cores: split::UNASKED_CORES },
+        sessions: Sessions::Auto { cores: session_threads::UNASKED_CORES },
         ..InferSettings::default()
     };
     let runtime = match field {
@@ -247,7 +247,7 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
 fn several(runtime: &Runtime, settings: &mut InferSettings, reader: &mut Reader<'_>) {
     if let Some(sessions) = runtime.sessions.given() {
         settings.sessions = match sessions.value {
-            NumberOrAuto::Auto => Sessions::Auto { cores: split::LEAST_CORES },
+            NumberOrAuto::Auto => Sessions::Auto { cores: session_threads::LEAST_CORES },
             NumberOrAuto::Number(number) => {
                 if !(1..=MAX_SESSIONS).contains(&number) {
                     let remedy = "each has the weights in memory once more; 1 is a good start";
@@ -320,7 +320,7 @@ pub(super) fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader:
 fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<SnapshotSettings> {
     let raw = &field.given()?.value;
     let path = match &raw.path {
-        Field::Given(path) => sinks::output(path, true, reader)?,
+        Field::Given(path) => sink_settings::output(path, true, reader)?,
         Field::Missing => crate::platform::paths::state_dir().join("snapshots"),
         Field::Wrong => return None,
     };

@@ -12,8 +12,8 @@ use crate::infer::sessions::{self, Opened, Plan};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
 use crate::label::LabelSet;
 use crate::label::cache::EmbeddingCache;
-use crate::label::child::ChildTower;
-use crate::label::embed::{EmbedError, Embedder, InProcessTower, Progress, TextTower};
+use crate::label::embed_child::ChildTower;
+use crate::label::embedder::{EmbedError, EmbedProgress, Embedder, InProcessTower, TextEmbedder};
 use crate::model::bundle::Bundle;
 use crate::model::{self, ModelError, prepared};
 use crate::platform::paths;
@@ -137,7 +137,7 @@ impl Engine {
         bundle: &Bundle,
         infer: &InferSettings,
         sets: &[LabelSet],
-        tower: &mut dyn TextTower,
+        tower: &mut dyn TextEmbedder,
         measure: Option<&Shutdown>,
     ) -> Result<Self, EngineError> {
         let spec = Arc::new(spec_of(bundle)?);
@@ -203,9 +203,9 @@ pub fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
     if openclip { Spec::from_openclip_file(&bundle.preprocessor) } else { Spec::from_file(&bundle.preprocessor) }
 }
 
-fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextTower) -> Result<Vec<SetEmbeddings>, EngineError> {
+fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextEmbedder) -> Result<Vec<SetEmbeddings>, EngineError> {
     let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
-    let mut progress = |Progress { ready, total }| {
+    let mut progress = |EmbedProgress { ready, total }| {
         if ready < total && ready.is_multiple_of(PROGRESS_STEP) {
             tracing::info!(ready, total, "embedding label texts");
         }
@@ -221,7 +221,7 @@ fn scorer(set: &SetEmbeddings, bundle: &Bundle, image: usize) -> Result<Arc<Scor
     if text != image {
         return Err(EngineError::Towers { model: bundle.name.clone(), image, text });
     }
-    let scorer = Scorer::new(set, bundle.head)
+    let scorer = Scorer::new(set, bundle.logit_parameters)
         .map_err(|e| EngineError::Shape { set: set.name.clone(), reason: e.to_string() })?;
     Ok(Arc::new(scorer))
 }

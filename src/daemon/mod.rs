@@ -1,13 +1,13 @@
 //! The daemon's life: start every stage, wait for the streams or a signal, drain, settle the accounts.
 //!
-//! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`fleet`] holds the streams,
-//! [`reload`] changes them while they run, [`losses`] tells what they drop.
+//! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`running_streams`] holds the streams,
+//! [`reload`] changes them while they run, [`drop_report`] tells what they drop.
 
+mod drop_report;
 pub mod engine;
-mod fleet;
-mod losses;
 mod reload;
-mod sinks;
+mod running_streams;
+mod start_sinks;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,10 +32,10 @@ use crate::platform::systemd::{self, LongStep, Watchdog};
 use crate::platform::thread_priority;
 use crate::snapshot::Gallery;
 use crate::stream::commands;
-use crate::stream::registry::Catalog;
-use fleet::{Fleet, Outlet};
-use losses::Losses;
+use crate::stream::registry::StreamRegistry;
+use drop_report::DropReport;
 use reload::{Reloader, Wishes};
+use running_streams::{Outlet, Streams};
 
 /// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
 const DRAIN: Duration = Duration::from_secs(7);
@@ -51,7 +51,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const GPU: Duration = Duration::from_millis(500);
 
 /// How often ended streams and stage threads are looked at.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Why the daemon could not run.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Api(#[from] api::ApiError),
     #[error(transparent)]
-    Sink(#[from] crate::sink::jsonl::SinkError),
+    Sink(#[from] crate::sink::jsonl::SinkStartError),
     #[error(transparent)]
     Outbox(#[from] OutboxError),
     #[error("cannot start: {0}")]
@@ -94,20 +94,20 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
 
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
     // need not wait for it.
-    let (catalog, commands) = Catalog::new();
-    let catalog = Arc::new(catalog);
+    let (registry, commands) = StreamRegistry::new();
+    let registry = Arc::new(registry);
     let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;
     let (outbox, mut threads) = {
         // A large outbox on a slow disk takes a while to check.
         let _patience = LongStep::quiet();
         systemd::status("checking the outbox");
-        sinks::start(&settings, &catalog, gallery.as_ref())?
+        start_sinks::start(&settings, &registry, gallery.as_ref())?
     };
     threads.extend(snapshots);
     board.set_outbox(outbox.status());
-    sinks::recall(&settings, &board);
+    start_sinks::recall(&settings, &board);
     let (asker, asked) = commands::channel();
-    let mut door = None;
+    let mut access = None;
     if let Some(api) = &settings.api {
         let started = api::start(api, Arc::clone(&board), asker, metrics.clone(), shutdown.clone())?;
         let (address, tls) = (started.address, api.tls.is_some());
@@ -117,7 +117,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
             board.set_gallery(Arc::clone(gallery));
         }
         threads.push(("API".to_owned(), started.thread));
-        door = Some(started.door);
+        access = Some(started.access);
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
@@ -131,7 +131,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         }
     };
 
-    thread_priority::arrange(engine.encoders.first().map(|encoder| encoder.provider()), engine.plan.as_ref());
+    thread_priority::decide(engine.encoders.first().map(|encoder| encoder.provider()), engine.plan.as_ref());
     let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,
@@ -143,27 +143,27 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         threads: crate::daemon::engine::preprocessing_threads(),
     };
     let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
-    let mut fleet = Fleet::new(intake, Arc::clone(&outlet), engine.model.clone());
+    let mut streams = Streams::new(intake, Arc::clone(&outlet), engine.model.clone());
     for stream in &settings.streams {
-        fleet.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
+        streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
-    let wishes = Wishes { reloads, commands, asked, door };
-    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, wishes, catalog, shutdown.clone());
-    reloader.show(&board, &fleet);
+    let wishes = Wishes { reloads, commands, asked, access };
+    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, wishes, registry, shutdown.clone());
+    reloader.show(&board, &streams);
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
     board.inference(engine.plan);
     board.ready(model, provider);
     systemd::ready();
-    tracing::info!(streams = fleet.len(), model, provider, "ready");
+    tracing::info!(streams = streams.len(), model, provider, "ready");
 
     let well = Health { runs, systemd: Watchdog::from_environment(), board: Arc::clone(&board) };
-    let failed = watch(&mut fleet, &mut reloader, &stages, well, &shutdown, &outlet, &metrics);
+    let failed = watch(&mut streams, &mut reloader, &stages, well, &shutdown, &outlet, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
     trigger.trigger();
     reloader.end();
-    let code = drain(fleet, stages, threads, &outlet) | u8::from(failed);
+    let code = drain(streams, stages, threads, &outlet) | u8::from(failed);
     join(gpus, GPU);
     tracing::info!("stopped");
     Ok(code)
@@ -230,7 +230,7 @@ fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, Daem
 /// Waits until every stream has ended or shutdown is asked for, and reloads when told to. Returns whether something that all
 /// streams need has died.
 fn watch(
-    fleet: &mut Fleet,
+    streams: &mut Streams,
     reloader: &mut Reloader,
     stages: &Threads,
     mut health: Health,
@@ -239,25 +239,25 @@ fn watch(
     metrics: &PrometheusHandle,
 ) -> bool {
     let mut upkept = Instant::now();
-    let mut losses = Losses::new(upkept);
+    let mut drop_report = DropReport::new(upkept);
     loop {
         health.look(Instant::now());
         logs::upkeep(Instant::now());
-        fleet.look(Instant::now());
-        fleet.adapt(Instant::now());
-        if fleet.is_done() {
+        streams.look(Instant::now());
+        streams.adapt(Instant::now());
+        if streams.is_done() {
             tracing::info!("every stream has ended");
             return false;
         }
         select! {
             recv(shutdown.receiver()) -> _ => return false,
-            default(LOOK) => {}
+            default(POLL_INTERVAL) => {}
         }
-        if reloader.look(fleet) {
-            reloader.show(&outlet.board, fleet);
+        if reloader.look(streams) {
+            reloader.show(&outlet.board, streams);
         }
         reloader.tell();
-        for loss in losses.look(Instant::now(), || fleet.view()) {
+        for loss in drop_report.look(Instant::now(), || streams.view()) {
             loss.tell();
         }
         if upkept.elapsed() >= UPKEEP {
@@ -278,16 +278,16 @@ fn watch(
 
 /// Ends every stage within [`DRAIN`], closes what is open, flushes outbox and sinks within [`FLUSH`] and settles the accounts. Returns
 /// the exit code. Shutdown has been asked for.
-fn drain(fleet: Fleet, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
-    let (mut threads, remains) = fleet.disband();
+fn drain(streams: Streams, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
+    let (mut threads, stopped) = streams.shut_down();
     threads.extend(stages);
-    let mut failed = remains.failed;
+    let mut failed = stopped.failed;
     failed |= join(threads, DRAIN);
-    remains.close_tags();
+    stopped.close_tags();
     // Closed by hand: a scoring thread that is late still holds the outlet.
     outlet.close();
     failed |= join(outer, FLUSH);
-    failed |= !remains.settle();
+    failed |= !stopped.log_totals();
     let lost = outlet.outbox.lost();
     if lost > 0 {
         tracing::error!(lost, "events could not be delivered");

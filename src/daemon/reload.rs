@@ -13,8 +13,8 @@ use crossbeam_channel::{Receiver, bounded};
 
 use tokio::sync::oneshot;
 
-use super::fleet::Fleet;
-use crate::api::{Board, Door, SetView};
+use super::running_streams::Streams;
+use crate::api::{Access, Board, SetView};
 use crate::config::{self, ApiSettings, Settings, StreamSettings};
 use crate::daemon::engine::{EngineError, LabelBook};
 use crate::logs;
@@ -22,8 +22,8 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::systemd::{self, LongStep};
 use crate::score::Scorer;
 use crate::stream::StreamId;
-use crate::stream::commands::{Asked, Outcome, Wish};
-use crate::stream::registry::{Catalog, Command, Watched};
+use crate::stream::commands::{Asked, CommandOutcome, Wish};
+use crate::stream::registry::{Command, RegisteredStream, StreamRegistry};
 use crate::yaml::problem::{Problem, Severity};
 
 /// See the module.
@@ -35,7 +35,7 @@ pub struct Reloader {
     /// One a label set of `current`; empty without a model.
     scorers: Vec<Arc<Scorer>>,
     wishes: Wishes,
-    catalog: Arc<Catalog>,
+    registry: Arc<StreamRegistry>,
     /// Streams that somebody has switched on or off, against the file: until the file says something else, or a restart.
     switched: HashMap<String, bool>,
     shutdown: Shutdown,
@@ -43,9 +43,9 @@ pub struct Reloader {
     /// systemd has been told that a reload has begun, and not yet that it is over.
     told: bool,
     /// Who asked for the reload that is under way, if he waits for it.
-    asker: Option<oneshot::Sender<Outcome>>,
+    asker: Option<oneshot::Sender<CommandOutcome>>,
     /// What he is to be told once everybody sees it.
-    answer: Option<(oneshot::Sender<Outcome>, Outcome)>,
+    answer: Option<(oneshot::Sender<CommandOutcome>, CommandOutcome)>,
 }
 
 /// What may be asked of a running daemon.
@@ -57,7 +57,7 @@ pub struct Wishes {
     /// What the API wants, which waits for what comes of it.
     pub asked: Receiver<Asked>,
     /// The API's, if there is one.
-    pub door: Option<Arc<Door>>,
+    pub access: Option<Arc<Access>>,
 }
 
 /// New label texts are being embedded for these settings.
@@ -73,25 +73,25 @@ impl Reloader {
         labels: Option<LabelBook>,
         scorers: Vec<Arc<Scorer>>,
         wishes: Wishes,
-        catalog: Arc<Catalog>,
+        registry: Arc<StreamRegistry>,
         shutdown: Shutdown,
     ) -> Self {
         let switched = HashMap::new();
         let (under_way, asker, answer) = (None, None, None);
-        Self { current, labels, scorers, wishes, catalog, switched, shutdown, under_way, told: false, asker, answer }
+        Self { current, labels, scorers, wishes, registry, switched, shutdown, under_way, told: false, asker, answer }
     }
 
     /// Tells the API and the sinks what runs now.
-    pub fn show(&self, board: &Board, fleet: &Fleet) {
-        let there = fleet.view();
+    pub fn show(&self, board: &Board, streams: &Streams) {
+        let there = streams.view();
         let watched = |stream: &StreamSettings| {
-            let (status, account) = there.iter().find(|(status, _)| *status.id() == stream.source.id)?;
+            let (status, accounting) = there.iter().find(|(status, _)| *status.id() == stream.source.id)?;
             let sets = stream.label_sets.iter().filter_map(|set| self.current.label_sets.get(*set));
             let labels = sets.flat_map(|set| set.labels.iter().map(|label| (set.name.clone(), label.name.clone())));
-            let (status, account) = (Arc::clone(status), Arc::clone(account));
-            Some(Watched { status, account, enabled: stream.enabled, labels: labels.collect() })
+            let (status, accounting) = (Arc::clone(status), Arc::clone(accounting));
+            Some(RegisteredStream { status, accounting, enabled: stream.enabled, labels: labels.collect() })
         };
-        self.catalog.set(self.current.streams.iter().filter_map(watched).collect());
+        self.registry.set(self.current.streams.iter().filter_map(watched).collect());
         let view = |set: &crate::label::LabelSet| SetView {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
@@ -101,9 +101,9 @@ impl Reloader {
     }
 
     /// Reloads if it was asked for. Returns whether something has changed.
-    pub fn look(&mut self, fleet: &mut Fleet) -> bool {
-        let joined = fleet.join_waiting(&self.current, &self.scorers);
-        let changed = self.step(fleet);
+    pub fn look(&mut self, streams: &mut Streams) -> bool {
+        let joined = streams.join_waiting(&self.current, &self.scorers);
+        let changed = self.step(streams);
         if self.told && self.under_way.is_none() {
             self.told = false;
             systemd::reloaded(changed);
@@ -111,12 +111,12 @@ impl Reloader {
         joined || changed
     }
 
-    fn step(&mut self, fleet: &mut Fleet) -> bool {
+    fn step(&mut self, streams: &mut Streams) -> bool {
         if let Some(under_way) = self.under_way.take() {
             return match under_way.scorers.try_recv() {
                 Ok(Ok(scorers)) => {
                     let _ = under_way.thread.join();
-                    self.accept(under_way.settings, scorers, fleet);
+                    self.accept(under_way.settings, scorers, streams);
                     true
                 }
                 Ok(Err(error)) => {
@@ -135,24 +135,24 @@ impl Reloader {
             };
         }
         if let Ok(command) = self.wishes.commands.try_recv() {
-            return matches!(self.switch(&command, fleet), Outcome::Done);
+            return matches!(self.switch(&command, streams), CommandOutcome::Done);
         }
         if let Ok(Asked { wish, answer }) = self.wishes.asked.try_recv() {
             self.asker = Some(answer);
             return match wish {
-                Wish::Reload => self.reload(fleet),
+                Wish::Reload => self.reload(streams),
                 Wish::Switch(command) => {
-                    let outcome = self.switch(&command, fleet);
-                    let changed = matches!(outcome, Outcome::Done);
+                    let outcome = self.switch(&command, streams);
+                    let changed = matches!(outcome, CommandOutcome::Done);
                     self.answer(outcome);
                     changed
                 }
             };
         }
-        self.wishes.reloads.try_recv().is_ok() && self.reload(fleet)
+        self.wishes.reloads.try_recv().is_ok() && self.reload(streams)
     }
 
-    fn answer(&mut self, outcome: Outcome) {
+    fn answer(&mut self, outcome: CommandOutcome) {
         self.answer = self.asker.take().map(|asker| (asker, outcome));
     }
 
@@ -167,23 +167,23 @@ impl Reloader {
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
         metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
         tracing::error!(why, "the old configuration stays");
-        self.answer(Outcome::Refused { why: why.to_owned(), problems });
+        self.answer(CommandOutcome::Refused { why: why.to_owned(), problems });
     }
 
     /// A stream is switched on or off, as if the file said so.
-    fn switch(&mut self, Command { stream, enabled }: &Command, fleet: &mut Fleet) -> Outcome {
+    fn switch(&mut self, Command { stream, enabled }: &Command, streams: &mut Streams) -> CommandOutcome {
         let mut new = self.current.clone();
         let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == **stream) else {
-            return Outcome::NoSuchStream;
+            return CommandOutcome::NoSuchStream;
         };
         if found.enabled == *enabled {
-            return Outcome::Already;
+            return CommandOutcome::Already;
         }
         found.enabled = *enabled;
         tracing::info!(%stream, enabled, "switched by a command, until the configuration says otherwise or the next start");
         self.switched.insert(stream.clone(), *enabled);
-        self.apply(new, self.scorers.clone(), fleet);
-        Outcome::Done
+        self.apply(new, self.scorers.clone(), streams);
+        CommandOutcome::Done
     }
 
     /// What was switched by a command stays so, unless the file has changed its mind about that stream.
@@ -204,7 +204,7 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self, fleet: &mut Fleet) -> bool {
+    fn reload(&mut self, streams: &mut Streams) -> bool {
         let file = self.current.file.clone();
         tracing::info!(file = %file.display(), "reading the configuration again");
         systemd::reloading();
@@ -239,7 +239,7 @@ impl Reloader {
             ..new
         };
         let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
-            self.accept(new, self.scorers.clone(), fleet);
+            self.accept(new, self.scorers.clone(), streams);
             return true;
         };
         let (done, scorers) = bounded(1);
@@ -258,19 +258,19 @@ impl Reloader {
     }
 
     /// The configuration was read again and nothing is in its way any more: from here on it is what runs.
-    fn accept(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, fleet: &mut Fleet) {
+    fn accept(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, streams: &mut Streams) {
         let mut new = Settings { api: self.api(new.api), ..new };
         self.keep_switched(&mut new);
-        let (left, joined) = self.apply(new, scorers, fleet);
+        let (left, joined) = self.apply(new, scorers, streams);
         tracing::info!(?left, ?joined, label_sets = self.current.label_sets.len(), "the new configuration runs");
         metrics::counter!("vtagd_config_reloads_total", "result" => "applied").increment(1);
-        self.answer(Outcome::Done);
+        self.answer(CommandOutcome::Done);
     }
 
     /// What the API goes on with: where it listens, and whether with TLS, stays; its token and its certificate, which is read anew even if
     /// its path is the same, do not.
     fn api(&self, new: Option<ApiSettings>) -> Option<ApiSettings> {
-        let (Some(door), Some(current), Some(new)) = (&self.wishes.door, &self.current.api, new) else {
+        let (Some(access), Some(current), Some(new)) = (&self.wishes.access, &self.current.api, new) else {
             return self.current.api.clone();
         };
         // The file may do without a token on loopback; as long as others can ask, the old one counts.
@@ -281,7 +281,7 @@ impl Reloader {
         }
         let tls = if new.tls.is_some() == current.tls.is_some() { new.tls } else { current.tls.clone() };
         let new = ApiSettings { listen: current.listen, token: new.token.or(kept), tls };
-        match door.change(&new) {
+        match access.change(&new) {
             Ok(()) => Some(new),
             Err(error) => {
                 // It could be read a moment ago.
@@ -293,7 +293,12 @@ impl Reloader {
 
     /// Makes `new` what runs: streams that are gone or changed leave, the others get their new labels between two batches, and
     /// then those that are new join; one that is changed does so when it has left. Who has left, and who has joined.
-    fn apply(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, fleet: &mut Fleet) -> (Vec<StreamId>, Vec<StreamId>) {
+    fn apply(
+        &mut self,
+        new: Settings,
+        scorers: Vec<Arc<Scorer>>,
+        streams: &mut Streams,
+    ) -> (Vec<StreamId>, Vec<StreamId>) {
         let old = std::mem::replace(&mut self.current, new);
         self.scorers = scorers;
         let new = &self.current;
@@ -304,7 +309,7 @@ impl Reloader {
             let find = |settings: &Settings| settings.streams.iter().find(|s| &*s.source.id == id).cloned();
             match (find(&old), find(new)) {
                 // Label sets are exchanged in place; all else is what the stream is. One that has failed gets another chance.
-                (Some(before), Some(after)) if !fleet.has_failed(id) => {
+                (Some(before), Some(after)) if !streams.has_failed(id) => {
                     before == config::StreamSettings { label_sets: before.label_sets.clone(), ..after }
                 }
                 _ => false,
@@ -314,11 +319,11 @@ impl Reloader {
         let left: Vec<StreamId> = ids.filter(|id| !stays(id)).cloned().collect();
         let join: Vec<_> = new.streams.iter().filter(|s| !stays(&s.source.id)).collect();
         for id in &left {
-            fleet.remove(id);
+            streams.remove(id);
         }
-        fleet.relabel(new, &self.scorers);
+        streams.relabel(new, &self.scorers);
         for stream in &join {
-            if let Err(error) = fleet.add(new, stream, &self.scorers) {
+            if let Err(error) = streams.add(new, stream, &self.scorers) {
                 tracing::error!(stream = %stream.source.id, %error, "the stream cannot be started");
             }
         }

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::{Device, Ids, Stream, guess, text};
+use super::{Device, Ids, Stream, guess, plain_text};
 
 /// Where the configuration will find the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ fn one(out: &mut String, device: &Device, login: &str, ids: &mut Ids) {
 
 /// The part of an id that tells a device's streams apart.
 fn part(stream: &Stream) -> String {
-    Some(text::slug(&stream.profile)).filter(|slug| !slug.is_empty()).unwrap_or_else(|| "stream".to_owned())
+    Some(plain_text::slug(&stream.profile)).filter(|slug| !slug.is_empty()).unwrap_or_else(|| "stream".to_owned())
 }
 
 /// "profile main: h264, 1920x1080, 25 frames/s".
@@ -221,8 +221,8 @@ mod tests {
                     hardware: soap::said(&scopes, "hardware"),
                     location: soap::said(&scopes, "location"),
                     address: format!("10.0.0.{number}"),
-                    streams: vec![stream(&text::clean(profile), "rtsp://10.0.0.1/1"), stream(&text::clean(text), "rtsp://10.0.0.1/2")],
-                    error: Some(text::clean(text)),
+                    streams: vec![stream(&plain_text::clean(profile), "rtsp://10.0.0.1/1"), stream(&plain_text::clean(text), "rtsp://10.0.0.1/2")],
+                    error: Some(plain_text::clean(text)),
                     ..Device::default()
                 }
             }).collect();

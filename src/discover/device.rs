@@ -1,7 +1,7 @@
 //! One device, asked over HTTP for its streams.
 //!
 //! In: what it said about itself, and perhaps user and password. Out: its streams, or why it did not tell. Blocks the caller's
-//! thread, at most [`PATIENCE`]. Whatever a device says, nothing but the address that it answered from is connected to: a stranger
+//! thread, at most [`DEVICE_TIMEOUT`]. Whatever a device says, nothing but the address that it answered from is connected to: a stranger
 //! must not be able to send this machine, let alone a password's digest, elsewhere. Full: answers over [`LARGEST`] are refused,
 //! more profiles than [`soap::MOST_PROFILES`] left out.
 
@@ -15,15 +15,15 @@ use ureq::http::StatusCode;
 use url::Url;
 use uuid::Uuid;
 
-use super::probe::Found;
-use super::soap::{self, BODY, Fault, Login, Media, Profile, Question};
-use super::text::{self, Shown, clean};
+use super::plain_text::{self, ShownUrl, clean};
+use super::soap::{self, BODY, Media, OnvifLogin, Profile, Question, SoapFault};
+use super::ws_discovery::Found;
 use super::xml::{Tree, Unreadable};
 use super::{Secure, Stream};
 use crate::platform::tls;
 
 /// How long a device may take in all.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const DEVICE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long it may take for one answer. Small cameras need seconds to list their profiles.
 const ANSWER: Duration = Duration::from_secs(8);
 /// Largest answer.
@@ -49,7 +49,7 @@ pub enum DeviceError {
     #[error("its answer is larger than 1 MiB")]
     TooLarge,
     #[error("it answered with a fault: {0}")]
-    Fault(String),
+    SoapFault(String),
     #[error("it names no media service")]
     NoMedia,
     #[error("it has no stream that it gives an address of")]
@@ -80,9 +80,9 @@ impl Client {
     }
 
     /// The streams of `found`.
-    pub fn streams(&self, found: &Found, login: Option<&Login>) -> Result<Vec<Stream>, DeviceError> {
-        let deadline = Instant::now() + PATIENCE;
-        let own = found.xaddrs.iter().filter(|url| text::host(url) == Some(found.sender)).take(MOST_ADDRESSES);
+    pub fn streams(&self, found: &Found, login: Option<&OnvifLogin>) -> Result<Vec<Stream>, DeviceError> {
+        let deadline = Instant::now() + DEVICE_TIMEOUT;
+        let own = found.xaddrs.iter().filter(|url| plain_text::host(url) == Some(found.sender)).take(MOST_ADDRESSES);
         let mut last = DeviceError::NoAddress;
         for url in own {
             let talk =
@@ -105,7 +105,7 @@ struct Talk<'a> {
     client: &'a Client,
     /// The one address that is connected to.
     home: IpAddr,
-    login: Option<&'a Login>,
+    login: Option<&'a OnvifLogin>,
     /// How far its clock is ahead of ours.
     skew: Option<jiff::SignedDuration>,
     /// It has refused a question without credentials; the next ones come with them.
@@ -159,7 +159,7 @@ impl Talk<'_> {
 
     /// A service's address with the host that answered us: cameras behind a router, or with two networks, name another one.
     fn at_home(&self, mut url: Url) -> Url {
-        if text::host(&url) != Some(self.home) {
+        if plain_text::host(&url) != Some(self.home) {
             tracing::debug!(device = %self.home, %url, "it names another host for a service; staying with this one");
             // Cannot fail: the scheme is HTTP's.
             let _ = url.set_ip_host(self.home);
@@ -192,11 +192,11 @@ impl Talk<'_> {
     fn stream(&self, profile: Profile, url: &Url) -> Stream {
         let password =
             self.login.and_then(|login| login.password.as_ref()).map(crate::platform::secret::Secret::expose);
-        let shown = text::without_credentials(url, password);
+        let shown = plain_text::without_credentials(url, password);
         let Profile { token, name, codec, width, height, frame_rate } = profile;
         let profile = if name.is_empty() { clean(&token) } else { name };
-        let elsewhere = text::host(url) != Some(self.home);
-        let Shown { url, incomplete } = shown;
+        let elsewhere = plain_text::host(url) != Some(self.home);
+        let ShownUrl { url, incomplete } = shown;
         Stream { profile, url, codec, width, height, frame_rate, incomplete, elsewhere }
     }
 
@@ -242,8 +242,8 @@ impl Talk<'_> {
         let tree = Tree::parse(&bytes, BODY);
         // A fault comes with a status of 400 or 500, and says more than it.
         match tree.as_ref().ok().and_then(soap::fault) {
-            Some(Fault::Refused) => return Err(DeviceError::Refused),
-            Some(Fault::Other(reason)) => return Err(DeviceError::Fault(reason)),
+            Some(SoapFault::Refused) => return Err(DeviceError::Refused),
+            Some(SoapFault::Other(reason)) => return Err(DeviceError::SoapFault(reason)),
             None => {}
         }
         match status {

@@ -6,16 +6,16 @@
 //!        └► block                   what to paste into the configuration
 //! ```
 //!
-//! In: [`Options`]. Out: [`Device`]s, in the order of their addresses. Blocks the caller's thread for the time that the probe may
+//! In: [`DiscoverOptions`]. Out: [`Device`]s, in the order of their addresses. Blocks the caller's thread for the time that the probe may
 //! take and then until every device has answered or given up on; devices are asked [`AT_ONCE`] at a time. Everything that comes
 //! from the network is untrusted: sizes and numbers are bounded, texts cleaned, XML never expanded, and only the address that
 //! answered is connected to.
 
 mod block;
 mod device;
-mod probe;
+mod plain_text;
 mod soap;
-mod text;
+mod ws_discovery;
 mod xml;
 
 use std::collections::{BTreeMap, HashSet};
@@ -28,11 +28,11 @@ use serde::Serialize;
 
 pub use block::{PasswordFrom, block};
 pub use device::DeviceError;
-pub use probe::{PORT, Place, ProbeError};
-pub use soap::Login;
+pub use soap::OnvifLogin;
+pub use ws_discovery::{PORT, ProbeError, ProbeTarget};
 
 use device::Client;
-use probe::Found;
+use ws_discovery::Found;
 
 /// Devices that are asked at the same time.
 const AT_ONCE: usize = 8;
@@ -48,12 +48,12 @@ enum Secure {
 
 /// What to look for, and where.
 #[derive(Clone, Debug)]
-pub struct Options {
-    pub place: Place,
+pub struct DiscoverOptions {
+    pub place: ProbeTarget,
     /// How long answers to the probe are waited for.
     pub time: Duration,
     /// Proven to devices that do not answer without.
-    pub login: Option<Login>,
+    pub login: Option<OnvifLogin>,
 }
 
 /// A device that answered. All texts are clean, no address holds credentials.
@@ -96,8 +96,8 @@ pub struct Stream {
 ///
 /// # Errors
 /// When nobody could be asked. That nobody answered, or that a device does not tell its streams, is none.
-pub fn discover(options: &Options) -> Result<Vec<Device>, ProbeError> {
-    let found = probe::probe(options.place, options.time)?;
+pub fn discover(options: &DiscoverOptions) -> Result<Vec<Device>, ProbeError> {
+    let found = ws_discovery::probe(options.place, options.time)?;
     tracing::info!(devices = found.len(), "devices answered");
     let mut devices: Vec<Device> = found.iter().map(describe).collect();
     name(&mut devices);
@@ -146,7 +146,7 @@ fn describe(found: &Found) -> Device {
 /// same ids in any order.
 fn name(devices: &mut [Device]) {
     let wish = |device: &Device| {
-        let of = |text: &Option<String>| text.as_deref().map(text::slug).filter(|slug| !slug.is_empty());
+        let of = |text: &Option<String>| text.as_deref().map(plain_text::slug).filter(|slug| !slug.is_empty());
         of(&device.name).or_else(|| of(&device.hardware))
     };
     let mut wishes = BTreeMap::<String, usize>::new();

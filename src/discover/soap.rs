@@ -10,7 +10,7 @@ use sha1::{Digest, Sha1};
 use url::Url;
 use uuid::Uuid;
 
-use super::text::{clean, decoded};
+use super::plain_text::{clean, decoded};
 use super::xml::{Element, Limits, Tree, Unreadable};
 use crate::platform::secret::Secret;
 use crate::platform::userinfo::{self, Unfit};
@@ -26,7 +26,7 @@ const MOST_WORDS: usize = 64;
 /// Profiles of a device that are asked about.
 pub(super) const MOST_PROFILES: usize = 32;
 /// A profile's token; ONVIF allows 64 characters.
-const LONGEST_TOKEN: usize = 256;
+const MAX_TOKEN_CHARS: usize = 256;
 
 /// The kinds of device that are asked for: the one that cameras have always had, and the newer one of ONVIF's later profiles.
 pub(super) const KINDS: [&str; 2] = ["dn:NetworkVideoTransmitter", "tds:Device"];
@@ -125,13 +125,13 @@ pub(super) fn said(scopes: &[String], key: &str) -> Option<String> {
 
 /// User and password, ready to be proven.
 #[derive(Clone, Debug)]
-pub struct Login {
+pub struct OnvifLogin {
     pub username: String,
     /// Left out: an empty one, as some cameras come.
     pub password: Option<Secret>,
 }
 
-impl Login {
+impl OnvifLogin {
     /// WS-Security 1.0, UsernameToken profile, 3.1: base64(SHA-1(nonce + created + password)).
     fn digest(&self, nonce: &[u8], created: &str) -> String {
         let password = self.password.as_ref().map(Secret::expose).unwrap_or_default();
@@ -208,7 +208,7 @@ impl Question<'_> {
     }
 
     /// The request. With `login`, signed with `nonce` for the time `created`.
-    pub fn envelope(self, login: Option<(&Login, &[u8; 16], &str)>) -> String {
+    pub fn envelope(self, login: Option<(&OnvifLogin, &[u8; 16], &str)>) -> String {
         let header = login.map(|(login, nonce, created)| login.header(nonce, created)).unwrap_or_default();
         let inside = match self {
             Self::Clock => String::new(),
@@ -236,14 +236,14 @@ impl Question<'_> {
 
 /// Why a device did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum SoapFault {
     /// It wants other credentials, or any.
     Refused,
     Other(String),
 }
 
 /// The fault in an answer, if it is one.
-pub(super) fn fault(tree: &Tree) -> Option<Fault> {
+pub(super) fn fault(tree: &Tree) -> Option<SoapFault> {
     let fault = tree.first("Body")?.children("Fault").next()?;
     // SOAP 1.2 and 1.1 name them differently.
     let codes = ["Value", "faultcode"].into_iter().flat_map(|name| fault.descendants(name));
@@ -253,7 +253,7 @@ pub(super) fn fault(tree: &Tree) -> Option<Fault> {
     let refused = codes.map(Element::text).any(|code| words.iter().any(|word| code.ends_with(word)));
     // Some name no code but say it in words.
     let said = reason.to_lowercase().contains("not authorized");
-    Some(if refused || said { Fault::Refused } else { Fault::Other(reason) })
+    Some(if refused || said { SoapFault::Refused } else { SoapFault::Other(reason) })
 }
 
 /// The device's own time: a request that is signed for another one is refused.
@@ -296,7 +296,7 @@ pub(super) struct Profile {
 /// The profiles that carry video.
 pub(super) fn profiles(tree: &Tree) -> Vec<Profile> {
     let profile = |element: Element<'_>| {
-        let token = element.token().filter(|token| !token.is_empty() && token.len() <= LONGEST_TOKEN)?;
+        let token = element.token().filter(|token| !token.is_empty() && token.len() <= MAX_TOKEN_CHARS)?;
         let encoder = ["VideoEncoderConfiguration", "VideoEncoder"];
         let encoder = encoder.into_iter().find_map(|name| element.descendants(name).next())?;
         let number = |path: &[&'static str]| encoder.find(path)?.text().parse::<f64>().ok();

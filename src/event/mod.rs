@@ -1,8 +1,8 @@
-//! Event: scores in, tag events out. [`tracker`] decides, [`record`] is what is told, [`Emitter`] joins the two.
+//! Event: scores in, tag events out. [`tracker`] decides, [`cloud_event`] is what is told, [`Emitter`] joins the two.
 //!
 //! Runs on the scoring thread; nothing here waits or reads a clock. Scores must come in order of media time per stream.
 
-pub mod record;
+pub mod cloud_event;
 pub mod tracker;
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::frame::FrameTime;
 use crate::stream::StreamId;
-pub use record::{Event, EventKind, ModelRef};
+pub use cloud_event::{Event, EventKind, ModelRef};
 pub use tracker::{Change, EndReason, Tracker};
 
 /// When a tag starts and ends. `exit ≤ enter`; both within 0..=1.
@@ -80,7 +80,7 @@ impl Emitter {
                 labels: labels.into_iter().map(|l| (l.clone(), Tracker::new(l.thresholds, gap), None)).collect(),
             })
             .collect();
-        Self { source: record::source_uri(instance, &stream), stream, model, boards, last: None }
+        Self { source: cloud_event::source_uri(instance, &stream), stream, model, boards, last: None }
     }
 
     /// Goes on with other label sets: labels that are still there keep their state and open tags, the tags of those that are not
@@ -172,7 +172,7 @@ impl Emitter {
             id: Uuid::now_v7(),
             source: self.source.clone(),
             kind,
-            data: record::Data {
+            data: cloud_event::Data {
                 stream: self.stream.to_string(),
                 set: board.set.to_string(),
                 label: rules.name.to_string(),
@@ -182,8 +182,8 @@ impl Emitter {
                 started_at: tag.started.wall,
                 ended_at: ended.map(|(t, _)| t.wall),
                 sampled_at: time.wall,
-                media_start: record::seconds(tag.started.media),
-                media_end: ended.map(|(t, _)| record::seconds(t.media)),
+                media_start: cloud_event::seconds(tag.started.media),
+                media_end: ended.map(|(t, _)| cloud_event::seconds(t.media)),
                 reason: ended.map(|(_, reason)| reason),
                 model: self.model.clone(),
                 attributes: Arc::clone(&rules.attributes),

@@ -12,9 +12,9 @@ pub mod view;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::frame::thumbprint::Signature;
+use crate::frame::thumbprint::Thumbprint;
 use crate::stream::StreamId;
-use crate::stream::accounting::Ticket;
+use crate::stream::accounting::FrameGuard;
 
 /// Memory layout of a picture, after the names GStreamer and FFmpeg use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -191,15 +191,15 @@ pub struct FrameTime {
     pub wall: jiff::Timestamp,
 }
 
-/// A sampled frame on its way. Its [`Ticket`] makes sure that it ends in exactly one counter (invariant 2).
+/// A sampled frame on its way. Its [`FrameGuard`] makes sure that it ends in exactly one counter (invariant 2).
 #[derive(Debug)]
 pub struct Frame {
     pub stream: StreamId,
     pub time: FrameTime,
     pub picture: Picture,
     /// For streams whose unchanged frames are not inferred again.
-    pub signature: Option<Signature>,
-    pub ticket: Ticket,
+    pub thumbprint: Option<Thumbprint>,
+    pub guard: FrameGuard,
 }
 
 /// What a source needs of the stage after it. Called on the GStreamer streaming thread.
@@ -210,7 +210,7 @@ pub trait FrameTap: Send + Sync {
     /// Whether the frame at `media` time is worth converting, or, where only keyframes are decoded, decoding. A `true` counts as sampled and must be followed by
     /// [`deliver`](Self::deliver) for that same frame; if the next thing to come is something else, the frame is
     /// counted as dropped (`reason="decode"`).
-    fn wants(&self, media: Duration) -> bool;
+    fn is_sampled(&self, media: Duration) -> bool;
 
     /// Hands over the frame last wanted. Returns at once for live streams (newest wins); for `pace: fast` it blocks
     /// until there is room or shutdown is asked for.

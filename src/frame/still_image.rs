@@ -17,7 +17,7 @@ const MAX_FILE: u64 = 512 << 20;
 
 /// Why a file is no picture for us.
 #[derive(Debug, thiserror::Error)]
-pub enum StillError {
+pub enum StillImageError {
     #[error("{}: cannot be read: {source}", file.display())]
     Read { file: PathBuf, source: std::io::Error },
     #[error("{}: is not a regular file", file.display())]
@@ -30,7 +30,7 @@ pub enum StillError {
     TooLarge { file: PathBuf, message: String },
 }
 
-impl StillError {
+impl StillImageError {
     fn too_large(file: &Path, why: TooLarge) -> Self {
         Self::TooLarge { file: file.to_owned(), message: why.to_string() }
     }
@@ -40,30 +40,30 @@ impl StillError {
 ///
 /// # Errors
 /// A file that cannot be read, is no picture, is damaged, or is too large.
-pub fn load(path: &Path) -> Result<Picture, StillError> {
+pub fn load(path: &Path) -> Result<Picture, StillImageError> {
     let file = || path.to_owned();
     // Before opening: a pipe would wait for ever, and a device may never end.
-    let metadata = std::fs::metadata(path).map_err(|source| StillError::Read { file: file(), source })?;
+    let metadata = std::fs::metadata(path).map_err(|source| StillImageError::Read { file: file(), source })?;
     if !metadata.is_file() {
-        return Err(StillError::NotAFile { file: file() });
+        return Err(StillImageError::NotAFile { file: file() });
     }
     if metadata.len() > MAX_FILE {
         // Longer than any picture we take; it may still be a video.
-        return Err(StillError::Format { file: file() });
+        return Err(StillImageError::Format { file: file() });
     }
     let reader = ImageReader::open(path)
         .and_then(ImageReader::with_guessed_format)
-        .map_err(|source| StillError::Read { file: file(), source })?;
+        .map_err(|source| StillImageError::Read { file: file(), source })?;
     if reader.format().is_none() {
-        return Err(StillError::Format { file: file() });
+        return Err(StillImageError::Format { file: file() });
     }
     let fault = |error: image::ImageError| match error {
-        image::ImageError::Unsupported(_) => StillError::Format { file: file() },
-        image::ImageError::Limits(e) => StillError::TooLarge { file: file(), message: e.to_string() },
+        image::ImageError::Unsupported(_) => StillImageError::Format { file: file() },
+        image::ImageError::Limits(e) => StillImageError::TooLarge { file: file(), message: e.to_string() },
         image::ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            StillError::Damaged { file: file(), message: "it ends in the middle".into() }
+            StillImageError::Damaged { file: file(), message: "it ends in the middle".into() }
         }
-        other => StillError::Damaged { file: file(), message: other.to_string() },
+        other => StillImageError::Damaged { file: file(), message: other.to_string() },
     };
     if reader.format() == Some(ImageFormat::Jpeg) {
         // Its decoder heeds sides alone, and keeps a progressive picture twice.
@@ -83,26 +83,26 @@ pub fn load(path: &Path) -> Result<Picture, StillError> {
         frames: 1,
         bits: u64::from(decoder.color_type().bytes_per_pixel()) * 8,
     };
-    SIZES.check(claim).map_err(|why| StillError::too_large(path, why))?;
+    SIZES.check(claim).map_err(|why| StillImageError::too_large(path, why))?;
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(fault)?;
     decoded.apply_orientation(orientation);
     let rgb = to_rgb(decoded);
     let (width, height) = rgb.dimensions();
     Picture::from_rgb(width, height, rgb.into_raw())
-        .map_err(|e| StillError::Damaged { file: file(), message: e.to_string() })
+        .map_err(|e| StillImageError::Damaged { file: file(), message: e.to_string() })
 }
 
 /// Looks at the sizes in a JPEG file, piece by piece.
-fn jpeg_sizes(path: &Path) -> Result<(), StillError> {
-    let fault = |source| StillError::Read { file: path.to_owned(), source };
+fn jpeg_sizes(path: &Path) -> Result<(), StillImageError> {
+    let fault = |source| StillImageError::Read { file: path.to_owned(), source };
     let mut file = std::fs::File::open(path).map_err(fault)?.take(MAX_FILE);
     let mut sizes = coded_size::Reader::new(coded_size::Codec::Jpeg, SIZES);
     let mut piece = vec![0; 1 << 18];
     loop {
         match file.read(&mut piece).map_err(fault)? {
             0 => return Ok(()),
-            length => sizes.frame(&piece[..length]).map_err(|why| StillError::too_large(path, why))?,
+            length => sizes.frame(&piece[..length]).map_err(|why| StillImageError::too_large(path, why))?,
         }
     }
 }
@@ -170,13 +170,13 @@ mod tests {
     fn files_that_are_no_pictures_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.png");
-        assert!(matches!(load(&file), Err(StillError::Read { .. })));
+        assert!(matches!(load(&file), Err(StillImageError::Read { .. })));
         std::fs::write(&file, "hello").unwrap();
-        assert!(matches!(load(&file), Err(StillError::Format { .. }) | Err(StillError::Damaged { .. })));
+        assert!(matches!(load(&file), Err(StillImageError::Format { .. }) | Err(StillImageError::Damaged { .. })));
         image::RgbImage::new(64, 64).save(&file).unwrap();
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
-        assert!(matches!(load(&file), Err(StillError::Damaged { .. })));
+        assert!(matches!(load(&file), Err(StillImageError::Damaged { .. })));
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
         let crc = crc32(&bytes[12..29]);
         bytes[29..33].copy_from_slice(&crc.to_be_bytes());
         std::fs::write(&file, bytes).unwrap();
-        assert!(matches!(load(&file), Err(StillError::TooLarge { .. })));
+        assert!(matches!(load(&file), Err(StillImageError::TooLarge { .. })));
     }
 
     fn crc32(bytes: &[u8]) -> u32 {

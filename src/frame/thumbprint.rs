@@ -1,4 +1,4 @@
-//! Signature: the brightness of a picture in coarse cells, to tell cheaply whether a view has changed.
+//! Thumbprint: the brightness of a picture in coarse cells, to tell cheaply whether a view has changed.
 //!
 //! In: a picture as the decoder left it, and the region that is looked at. Out: one mean a cell, and how much the cell that changed
 //! most has changed between two of them. Pure, on the caller's thread; nothing is queued, nothing to close.
@@ -37,7 +37,7 @@ impl Default for Unchanged {
     }
 }
 
-/// What must be the same for two signatures to be comparable.
+/// What must be the same for two thumbprints to be comparable.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shape {
     format: PixelFormat,
@@ -48,14 +48,14 @@ struct Shape {
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Signature {
+pub struct Thumbprint {
     shape: Shape,
     /// Means, 0 to 255, row by row.
     cells: Vec<f32>,
 }
 
-impl Signature {
-    /// The signature of `region` of `picture`.
+impl Thumbprint {
+    /// The thumbprint of `region` of `picture`.
     pub fn of(picture: &Picture, region: Region) -> Self {
         let (width, height) = (picture.width(), picture.height());
         let shape = Shape {

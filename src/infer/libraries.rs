@@ -75,12 +75,12 @@ pub fn remedy(provider: Provider, reason: &str) -> String {
 
 /// ONNX Runtime's message without its source files and error codes, on one line of bearable length.
 pub fn brief(message: &str) -> String {
-    const LONGEST: usize = 400;
+    const MAX_LINE_BYTES: usize = 400;
     let told = message.rsplit("[ONNXRuntimeError]").next().unwrap_or(message);
     let told = told.rsplit(" : FAIL : ").next().unwrap_or(told);
     let mut line: String = told.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
+    if line.len() > MAX_LINE_BYTES {
+        let end = (0..=MAX_LINE_BYTES).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
         line.truncate(end);
         line.push('…');
     }

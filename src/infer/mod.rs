@@ -1,32 +1,32 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
 //!
 //! [`dispatch`] takes frames in turn and fills batches by the rules of [`batcher`], those that show nothing new left out as
-//! [`unchanged`] says; a [`worker`] for each session runs them, [`in_order`] puts them back into their order, and [`watchdog`] sees
+//! [`unchanged`] says; a [`session_thread`] for each session runs them, [`reorder_buffer`] puts them back into their order, and [`watchdog`] sees
 //! to it that a run ends.
 
+pub mod session_thread;
 pub mod watchdog;
-pub mod worker;
 
-mod bound;
 pub mod buckets;
 pub(crate) mod byte_sums;
-mod ceiling;
 mod chunk;
 mod engine_cache;
 pub mod graph;
+mod io_buffers;
 mod libraries;
+mod oom_batch_limit;
 pub mod options;
 mod placement;
-pub mod plain;
-pub mod probe;
+pub mod probe_embedding;
 pub(crate) mod provider;
-pub mod run;
+pub mod provider_selection;
 pub mod runtime;
-pub mod select;
 pub mod session;
+pub mod session_run;
+pub mod session_threads;
 pub mod sessions;
+pub mod single_input;
 pub mod sizing;
-pub mod split;
 mod tensorrt;
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ use std::time::Duration;
 use crate::batching::tensor::HostMemory;
 
 pub use options::ProviderChoice;
-pub use select::Refused;
+pub use provider_selection::Refused;
 
 /// An execution provider of ONNX Runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -115,7 +115,7 @@ impl Default for InferSettings {
         Self {
             providers: vec![Provider::Cpu.into()],
             strict: false,
-            min_cosine: probe::MIN_COSINE,
+            min_cosine: probe_embedding::MIN_COSINE,
             library: None,
             threads: 0,
             max_size: BatchSize::Pictures(8),

@@ -12,16 +12,16 @@ use ort::session::Session;
 use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef};
 use tracing::{info, warn};
 
-use super::bound::{Output, Shapes};
 use super::buckets::Buckets;
 use super::graph::{self, Element, ImageInput};
+use super::io_buffers::{Output, Shapes};
 use super::placement::{Placement, ProfileFolder};
-use super::probe::Reference;
+use super::probe_embedding::Reference;
 use super::provider::Request;
-use super::run::{self, Names};
 use super::runtime::Runtime;
+use super::session_run::{self, Names};
 use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Stop};
-use super::{ceiling, provider, select, tensorrt};
+use super::{oom_batch_limit, provider, provider_selection, tensorrt};
 use crate::batching::tensor::HostMemory;
 use crate::model::Bundle;
 
@@ -71,7 +71,7 @@ impl OrtImageEncoder {
         let wanted = if settings.providers.is_empty() { &cpu[..] } else { &settings.providers };
         let mut reference = Reference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
         let ((mut encoder, cosine), refused) =
-            select::first_that_works(wanted, settings.strict, &mut |choice: &ProviderChoice| {
+            provider_selection::first_that_works(wanted, settings.strict, &mut |choice: &ProviderChoice| {
                 Self::with_provider(runtime, bundle, settings, size, choice, &mut reference)
             })?;
         encoder.refused = refused;
@@ -282,13 +282,13 @@ impl OrtImageEncoder {
         let answer = match self.input.element {
             Element::F32 => {
                 let tensor = TensorRef::from_array_view((shape, pixels)).map_err(failed)?;
-                run::run(session, &options, names, &*tensor, room).map_err(failed)?
+                session_run::run(session, &options, names, &*tensor, room).map_err(failed)?
             }
             Element::F16 => {
                 let halves = self.shapes.halves(wanted).map_err(failed)?;
                 halves.iter_mut().zip(pixels).for_each(|(half, value)| *half = f16::from_f32(*value));
                 let tensor = TensorRef::from_array_view((shape, &*halves)).map_err(failed)?;
-                run::run(session, &options, names, &*tensor, room).map_err(failed)?
+                session_run::run(session, &options, names, &*tensor, room).map_err(failed)?
             }
         };
         let start = embeddings.len();
@@ -313,7 +313,11 @@ impl OrtImageEncoder {
 /// What an error of a run means.
 fn failure(error: &ort::Error) -> InferError {
     let message = format!("the image tower failed: {error}");
-    if ceiling::is_out_of_memory(error.message()) { InferError::Memory(message) } else { InferError::Run(message) }
+    if oom_batch_limit::is_out_of_memory(error.message()) {
+        InferError::Memory(message)
+    } else {
+        InferError::Run(message)
+    }
 }
 
 impl ImageEncoder for OrtImageEncoder {

@@ -2,7 +2,7 @@
 //! caller's thread; out: what each size took, and the size. Time is a parameter.
 //!
 //! More pictures in a run use a processor better, up to a point, and each of them waits for all. So sizes double as long as that
-//! gains something and a run stays shorter than [`LONGEST`]; of those, the smallest is taken that comes near to the best.
+//! gains something and a run stays shorter than [`MAX_RUN_TIME`]; of those, the smallest is taken that comes near to the best.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{ImageEncoder, InferError, Provider};
 
 /// A picture should not be older than this when its run ends, as far as batching is to blame.
-const LONGEST: Duration = Duration::from_millis(500);
+const MAX_RUN_TIME: Duration = Duration::from_millis(500);
 /// A size whose throughput comes this near to the best one is as good.
 const AS_GOOD: f64 = 0.95;
 /// Sizes in a row that are no better than the best before them, after which larger ones are not tried.
@@ -76,21 +76,21 @@ pub fn measure(
             }
             let took = now().saturating_sub(before);
             // A run that is far too long by itself needs no second one to tell.
-            if round > 0 || took > LONGEST {
+            if round > 0 || took > MAX_RUN_TIME {
                 fastest = Some(fastest.map_or(took, |fastest| fastest.min(took)));
             }
-            if fastest.is_some() && now().saturating_sub(started) + took > TIME || took > LONGEST * 2 {
+            if fastest.is_some() && now().saturating_sub(started) + took > TIME || took > MAX_RUN_TIME * 2 {
                 break;
             }
         }
-        let took = fastest.unwrap_or(LONGEST).max(Duration::from_nanos(1));
+        let took = fastest.unwrap_or(MAX_RUN_TIME).max(Duration::from_nanos(1));
         let rate = size as f64 / took.as_secs_f64();
         measured.push(Measured { batch: size, milliseconds: took.as_secs_f64() * 1e3, images_per_second: rate });
         no_better = if rate > best / AS_GOOD { 0 } else { no_better + 1 };
         best = best.max(rate);
         // The next one takes about twice as long, at best.
         let late = now().saturating_sub(started) + took * 4 > TIME;
-        if took * 2 > LONGEST * 2 || no_better >= PLATEAU || late {
+        if took * 2 > MAX_RUN_TIME * 2 || no_better >= PLATEAU || late {
             break;
         }
         size *= 2;
@@ -98,9 +98,9 @@ pub fn measure(
     Ok(chosen(measured))
 }
 
-/// The smallest size that is nearly as fast as the fastest of those that take no longer than [`LONGEST`]; 1 where all do.
+/// The smallest size that is nearly as fast as the fastest of those that take no longer than [`MAX_RUN_TIME`]; 1 where all do.
 fn chosen(measured: Vec<Measured>) -> Sizing {
-    let soon = || measured.iter().filter(|size| size.milliseconds <= LONGEST.as_secs_f64() * 1e3);
+    let soon = || measured.iter().filter(|size| size.milliseconds <= MAX_RUN_TIME.as_secs_f64() * 1e3);
     let best = soon().map(|size| size.images_per_second).fold(0.0, f64::max);
     let max_size = soon().find(|size| size.images_per_second >= best * AS_GOOD).map_or(1, |size| size.batch);
     Sizing { max_size, measured }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::Stop;
 use crate::batching::batch::FrameMeta;
-use crate::batching::reorder_buffer::InOrder;
-use crate::stream::accounting::{DropReason, Outcome};
+use crate::batching::reorder_buffer::ReorderBuffer;
+use crate::stream::accounting::{DropReason, FrameOutcome};
 
 /// No run counts as hung before this, where nobody has set a limit: boxes swap, GPUs are reset, hypervisors pause.
 const LEAST: Duration = Duration::from_secs(60);
@@ -56,7 +56,7 @@ pub struct Runs {
 struct Inner {
     running: Vec<Run>,
     /// Where batches are put in order. Held weakly: the scoring stage ends when the last session does.
-    order: Weak<InOrder>,
+    order: Weak<ReorderBuffer>,
 }
 
 impl Runs {
@@ -69,7 +69,7 @@ impl Runs {
     }
 
     /// Where later batches are to pass one by that is given up.
-    pub fn pass_by(&self, order: &Arc<InOrder>) {
+    pub fn pass_by(&self, order: &Arc<ReorderBuffer>) {
         self.inner().order = Arc::downgrade(order);
     }
 
@@ -127,7 +127,7 @@ impl Runs {
                         "inference hangs: the run does not end, its frames are lost; the service manager is to start vtagd again"
                     );
                     for frame in run.frames.drain(..) {
-                        frame.ticket.settle(Outcome::Dropped(DropReason::Inference));
+                        frame.guard.complete(FrameOutcome::Dropped(DropReason::Inference));
                     }
                 }
                 _ => {}
@@ -165,7 +165,7 @@ mod tests {
     use crate::batching::batch::EmbeddedBatch;
     use crate::frame::FrameTime;
     use crate::stream::StreamKey;
-    use crate::stream::accounting::Account;
+    use crate::stream::accounting::FrameAccounting;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -178,22 +178,22 @@ mod tests {
         }
     }
 
-    fn frame(account: &Arc<Account>) -> Arc<FrameMeta> {
+    fn frame(accounting: &Arc<FrameAccounting>) -> Arc<FrameMeta> {
         let time = FrameTime { media: Duration::ZERO, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
         Arc::new(FrameMeta {
             stream: StreamKey(0),
             time,
             tiles: 1,
-            recall: None,
+            shared_embedding: None,
             picture: None,
-            ticket: account.sample(&"a".into()),
+            guard: accounting.sample(&"a".into()),
         })
     }
 
-    fn begin(runs: &Runs, session: usize, batch: u64, now: Instant) -> (Arc<Account>, Arc<Told>) {
-        let (account, told) = (Arc::new(Account::default()), Arc::new(Told::default()));
-        runs.begin(session, batch, vec![frame(&account), frame(&account)], Some(Arc::clone(&told) as _), now);
-        (account, told)
+    fn begin(runs: &Runs, session: usize, batch: u64, now: Instant) -> (Arc<FrameAccounting>, Arc<Told>) {
+        let (accounting, told) = (Arc::new(FrameAccounting::default()), Arc::new(Told::default()));
+        runs.begin(session, batch, vec![frame(&accounting), frame(&accounting)], Some(Arc::clone(&told) as _), now);
+        (accounting, told)
     }
 
     #[test]
@@ -201,12 +201,12 @@ mod tests {
         let (now, runs) = (Instant::now(), Runs::new(LIMIT));
         runs.look(now + Duration::from_secs(3600));
         assert_eq!(runs.hung(now), None);
-        let (account, told) = begin(&runs, 0, 0, now);
+        let (accounting, told) = begin(&runs, 0, 0, now);
         runs.look(now + LIMIT - Duration::from_secs(1));
         assert!(runs.end(0));
         runs.look(now + Duration::from_secs(3600));
         assert_eq!((told.0.load(Ordering::SeqCst), runs.hung(now)), (0, None));
-        assert_eq!(account.totals().dropped.get("inference"), None);
+        assert_eq!(accounting.totals().dropped.get("inference"), None);
     }
 
     #[test]
@@ -224,22 +224,22 @@ mod tests {
     fn a_run_that_does_not_end_is_given_up_with_its_frames_accounted_and_later_batches_pass_it_by() {
         let (now, runs) = (Instant::now(), Runs::new(LIMIT));
         let (out, scored) = bounded(4);
-        let order = Arc::new(InOrder::new(out));
+        let order = Arc::new(ReorderBuffer::new(out));
         runs.pass_by(&order);
-        let (account, _) = begin(&runs, 0, 0, now);
+        let (accounting, _) = begin(&runs, 0, 0, now);
         order.put(1, Some(EmbeddedBatch { items: Vec::new(), embeddings: vec![1.0], dim: 1 })).unwrap();
         runs.look(now + LIMIT);
         assert!(scored.is_empty());
         let late = now + LIMIT + GRACE;
         runs.look(late);
-        assert_eq!(account.totals().dropped.get("inference"), Some(&2));
-        assert_eq!(account.totals().unaccounted(), 0);
+        assert_eq!(accounting.totals().dropped.get("inference"), Some(&2));
+        assert_eq!(accounting.totals().unaccounted(), 0);
         assert_eq!(scored.len(), 1);
         assert_eq!(runs.hung(late).unwrap(), "inference hangs: session 0 has not finished a run for 40 s");
 
         assert!(!runs.end(0), "what it says now is too late");
         assert_eq!(runs.hung(late), None, "it goes on");
-        assert_eq!(account.totals().dropped.get("inference"), Some(&2));
+        assert_eq!(accounting.totals().dropped.get("inference"), Some(&2));
     }
 
     #[test]

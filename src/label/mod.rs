@@ -1,11 +1,11 @@
 //! Labels: YAML label sets, their prompts, and the text embeddings made of them.
 
 pub mod cache;
-pub mod child;
-pub mod embed;
+pub mod embed_child;
+pub mod embedder;
+pub mod prompt_template;
 pub mod set;
-pub mod template;
-pub mod text;
+pub mod text_encoder;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

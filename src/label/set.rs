@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Ensemble, Label, LabelSet, Scoring, ThresholdOverrides, template};
+use super::{Ensemble, Label, LabelSet, Scoring, ThresholdOverrides, prompt_template};
 use crate::section;
 use crate::words;
 use crate::yaml::Document;
+use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::{Problem, Severity};
-use crate::yaml::reader::{At, Field, Reader};
 use crate::yaml::values::Fraction;
 
 section! {
@@ -59,7 +59,7 @@ words! {
 /// Free keys and values that travel with every event of a label.
 pub struct Attributes(std::collections::BTreeMap<String, serde_json::Value>);
 
-impl crate::yaml::reader::FromNode for Attributes {
+impl crate::yaml::field_reader::FromNode for Attributes {
     const NULL_IS_MISSING: bool = true;
 
     fn schema() -> serde_json::Value {
@@ -254,8 +254,8 @@ fn check_name(name: &At<String>, reader: &mut Reader<'_>) {
 }
 
 fn check_template(template: &At<String>, reader: &mut Reader<'_>) {
-    if let Some(message) = template::problem(&template.value) {
-        reader.error(template, message, template::REMEDY);
+    if let Some(message) = prompt_template::problem(&template.value) {
+        reader.error(template, message, prompt_template::REMEDY);
     }
 }
 

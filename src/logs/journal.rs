@@ -2,7 +2,7 @@
 //!
 //! In: events as [`Line`]s, from any thread. Out: entries with the event's fields as fields of the journal (`journalctl STREAM=dock-3`),
 //! and the same words as on a terminal in `MESSAGE`. Sending does not wait: a journal that is full or gone gets nothing, and the caller
-//! writes the line to stderr instead. Values are cut at [`LONGEST`], which keeps an entry below what a datagram takes.
+//! writes the line to stderr instead. Values are cut at [`MAX_VALUE_BYTES`], which keeps an entry below what a datagram takes.
 //!
 //! Written here and not with `tracing-journald`: that crate sends what it gets as it is, while no credential may reach the journal, and
 //! it knows one socket only, so a test could not listen.
@@ -25,7 +25,7 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 const VARIABLE: &str = "VTAGD_JOURNAL_SOCKET";
 
 /// Longest value in bytes. The journal keeps more, but not in one datagram.
-const LONGEST: usize = 32 * 1024;
+const MAX_VALUE_BYTES: usize = 32 * 1024;
 
 /// Fields that an event may not set: journald's own meanings, and ours.
 const TAKEN: &[&str] = &[
@@ -137,10 +137,10 @@ fn add(out: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 fn cut(value: &str) -> String {
-    if value.len() <= LONGEST {
+    if value.len() <= MAX_VALUE_BYTES {
         return value.to_owned();
     }
-    let end = (0..=LONGEST).rev().find(|end| value.is_char_boundary(*end)).unwrap_or_default();
+    let end = (0..=MAX_VALUE_BYTES).rev().find(|end| value.is_char_boundary(*end)).unwrap_or_default();
     let mut short = value[..end].to_owned();
     // A string takes everything.
     let _ = write!(short, "… ({} more bytes)", value.len() - end);
@@ -175,8 +175,12 @@ mod tests {
         add(&mut out, "B", "two\nlines");
         add(&mut out, "C", "a\tbell\x07\x1b[2J\r");
         assert_eq!(out, b"A=one\nB\n\x09\0\0\0\0\0\0\0two\nlines\nC=a\tbell  [2J \n");
-        let long = cut(&"ä".repeat(LONGEST));
-        assert!(long.len() < LONGEST + 40 && long.ends_with(&format!("({LONGEST} more bytes)")), "{}", long.len());
+        let long = cut(&"ä".repeat(MAX_VALUE_BYTES));
+        assert!(
+            long.len() < MAX_VALUE_BYTES + 40 && long.ends_with(&format!("({MAX_VALUE_BYTES} more bytes)")),
+            "{}",
+            long.len()
+        );
     }
 
     #[test]

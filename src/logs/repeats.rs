@@ -24,7 +24,7 @@ const MOST_ALIKE: usize = 20;
 const MOST: usize = 1024;
 
 /// Longest text that is kept of an event.
-const LONGEST: usize = 512;
+const MAX_CHARS: usize = 512;
 
 /// What has repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Repeats {
 }
 
 fn cut(mut text: String) -> String {
-    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+    if let Some((end, _)) = text.char_indices().nth(MAX_CHARS) {
         text.truncate(end);
         text.push('…');
     }

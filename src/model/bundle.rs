@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
-use super::head::{self, Config, Sidecar, TextConfig};
+use super::logit_parameters::{self, Config, Sidecar, TextConfig};
 use super::{ModelError, fingerprint, onnx_file};
 use crate::platform::paths;
-use crate::score::Head;
+use crate::score::LogitParameters;
 
 /// Variants of an export, best first: what a plain name is called, then full to low precision. `_int8`, `_uint8` and
 /// `_quantized` are transformers.js' names for 8-bit weights, `_q4`, `_bnb4` for 4-bit ones.
@@ -42,7 +42,7 @@ pub struct Bundle {
     pub tokenizer: PathBuf,
     /// `preprocessor_config.json`, or OpenCLIP's `preprocess_cfg.json` in Immich's layout.
     pub preprocessor: PathBuf,
-    pub head: Head,
+    pub logit_parameters: LogitParameters,
     /// Hex SHA-256 over the contents of all parts and the head.
     pub fingerprint: String,
     /// What the text tower expects.
@@ -50,12 +50,12 @@ pub struct Bundle {
     /// Neighbouring 8-bit weights are known to fit the 16-bit sums of CPUs without VNNI, so that the fast kernels are exact.
     pub byte_sums_fit: bool,
     /// What the image tower is known to give; `None` where no import has measured it.
-    pub known: Option<Known>,
+    pub known: Option<KnownEmbedding>,
 }
 
 /// A made-up picture's embedding, written down by the import.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Known {
+pub struct KnownEmbedding {
     /// For [`probe_picture`](super::import::measure::probe_picture).
     pub seed: u64,
     /// Height and width of the picture.
@@ -100,7 +100,7 @@ impl Bundle {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with_cache(dir: &Path, cache: Option<&Path>) -> Result<Self, ModelError> {
-        let bundle = Self::read(dir, |files, head| fingerprint::of(files, head, cache))?;
+        let bundle = Self::read(dir, |files, logit_parameters| fingerprint::of(files, logit_parameters, cache))?;
         info!(
             model = %bundle.name,
             vision = %bundle.vision.display(),
@@ -131,25 +131,25 @@ impl Bundle {
 
     fn read(
         dir: &Path,
-        fingerprint: impl FnOnce(&[(&str, PathBuf)], &Head) -> Result<String, ModelError>,
+        fingerprint: impl FnOnce(&[(&str, PathBuf)], &LogitParameters) -> Result<String, ModelError>,
     ) -> Result<Self, ModelError> {
         if !dir.is_dir() {
             return Err(ModelError::NotFound { path: dir.to_owned(), remedy: "check the path".into() });
         }
-        let sidecar: Sidecar = head::read_json(&dir.join("vtagd.json"))?.unwrap_or_default();
+        let sidecar: Sidecar = logit_parameters::read_json(&dir.join("vtagd.json"))?.unwrap_or_default();
         let parts = Parts::find(dir, &sidecar)?;
         for tower in [&parts.vision, &parts.text] {
             onnx_file::check(tower)?;
         }
-        let config: Config = head::read_json(&parts.config)?.unwrap_or_default();
-        let (head, warning) = head::head(&sidecar, &config, &parts.config)?;
+        let config: Config = logit_parameters::read_json(&parts.config)?.unwrap_or_default();
+        let (logit_parameters, warning) = logit_parameters::logit_parameters(&sidecar, &config, &parts.config)?;
         if let Some(warning) = warning {
             warn!(model = %dir.display(), "{warning}");
         }
         Ok(Self {
             name: sidecar.name.clone().or_else(|| own_name(dir)).unwrap_or_else(|| "model".into()),
-            head,
-            fingerprint: fingerprint(&parts.all(), &head)?,
+            logit_parameters,
+            fingerprint: fingerprint(&parts.all(), &logit_parameters)?,
             text_spec: TextSpec { imported: sidecar.precision.is_some(), ..text_spec(&config, &parts.tokenizer)? },
             byte_sums_fit: sidecar.byte_sums_fit,
             known: known(&sidecar),
@@ -164,13 +164,13 @@ impl Bundle {
 
 /// What an import wrote down about the image tower. A sidecar that names its own files is somebody's work by hand, and may
 /// mean another tower.
-fn known(sidecar: &Sidecar) -> Option<Known> {
+fn known(sidecar: &Sidecar) -> Option<KnownEmbedding> {
     let (probe, architecture) = sidecar.probe.as_ref().zip(sidecar.architecture.as_ref())?;
     if sidecar.vision_model.is_some() {
         return None;
     }
     let measured = sidecar.precision.as_ref().and_then(|precision| sidecar.measured.get(precision));
-    Some(Known {
+    Some(KnownEmbedding {
         seed: probe.seed,
         image_size: architecture.image_size,
         embedding: probe.embedding.clone(),
@@ -298,7 +298,7 @@ fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> 
         model_max_length: Option<f64>,
     }
     let tokenizer_config: TokenizerConfig =
-        head::read_json(&tokenizer.with_file_name("tokenizer_config.json"))?.unwrap_or_default();
+        logit_parameters::read_json(&tokenizer.with_file_name("tokenizer_config.json"))?.unwrap_or_default();
     let TextConfig { max_position_embeddings: positions, vocab_size, pad_token_id, .. } = &config.text_config;
     let positions = positions.or(config.text_cfg.max_position_embeddings);
     let siglip = config.is_siglip();

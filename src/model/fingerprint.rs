@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::ModelError;
 use crate::platform::hex::hex;
-use crate::score::Head;
+use crate::score::LogitParameters;
 
 /// A file as it was when it was hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,11 @@ struct Known {
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn of(files: &[(&str, PathBuf)], head: &Head, cache: Option<&Path>) -> Result<String, ModelError> {
+pub fn of(
+    files: &[(&str, PathBuf)],
+    logit_parameters: &LogitParameters,
+    cache: Option<&Path>,
+) -> Result<String, ModelError> {
     let mut whole = Sha256::new();
     for (role, file) in files {
         let digest = digest(file, cache)
@@ -47,7 +51,8 @@ pub fn of(files: &[(&str, PathBuf)], head: &Head, cache: Option<&Path>) -> Resul
         whole.update(digest.as_bytes());
         whole.update([b'\n']);
     }
-    whole.update(format!("head {} {} {:?}", head.scale, head.bias, head.activation));
+    whole
+        .update(format!("head {} {} {:?}", logit_parameters.scale, logit_parameters.bias, logit_parameters.activation));
     Ok(hex(&whole.finalize()))
 }
 
@@ -108,7 +113,7 @@ mod tests {
     use super::*;
     use crate::score::Activation;
 
-    const HEAD: Head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
+    const HEAD: LogitParameters = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
 
     #[test]
     fn a_changed_file_changes_the_fingerprint_and_an_unchanged_one_is_not_hashed_again() {

@@ -3,9 +3,9 @@
 
 pub mod bundle;
 mod fingerprint;
-mod head;
 pub mod hub;
 pub mod import;
+mod logit_parameters;
 pub mod onnx;
 mod onnx_file;
 pub mod prepared;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use import::ImportError;
 
 pub use bundle::Bundle;
-pub(crate) use head::read_json;
+pub(crate) use logit_parameters::read_json;
 pub(crate) use onnx_file::picture_input;
 
 use crate::platform::paths;

@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::import::run::{self, Options, Progress, Source};
 use super::import::unfinished;
+use super::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
 use super::import::{Checkpoint, ImportError, open_checkpoint};
 use super::onnx::Precision;
 use super::{Bundle, ModelError, fingerprint};
 use crate::platform::paths;
-use crate::score::Head;
+use crate::score::LogitParameters;
 
 /// Between two log lines of an import.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -39,9 +39,10 @@ fn place(checkpoint: &Checkpoint) -> Result<PathBuf, ModelError> {
     let cache = paths::cache_dir();
     let files: Vec<(&str, PathBuf)> = checkpoint.files.iter().map(|file| ("checkpoint", file.clone())).collect();
     let arch = &checkpoint.architecture;
-    let head = Head { scale: arch.logit_scale, bias: arch.logit_bias, activation: arch.activation };
-    let digest = fingerprint::of(&files, &head, Some(&cache))?;
-    let name = Source::of(checkpoint).name;
+    let logit_parameters =
+        LogitParameters { scale: arch.logit_scale, bias: arch.logit_bias, activation: arch.activation };
+    let digest = fingerprint::of(&files, &logit_parameters, Some(&cache))?;
+    let name = ImportSource::of(checkpoint).name;
     let name: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
     Ok(cache.join("models").join(format!("{name}-{}", &digest[..16])))
@@ -55,7 +56,7 @@ fn import(checkpoint: &Checkpoint, out: &Path, stop: &dyn Fn() -> bool) -> Resul
         unfinished::sweep(folder, None);
     }
     let mut told = Instant::now();
-    let mut progress = |Progress { done, total, .. }: Progress| {
+    let mut progress = |ImportProgress { done, total, .. }: ImportProgress| {
         if stop() {
             return Err(ImportError::Stopped);
         }
@@ -66,7 +67,13 @@ fn import(checkpoint: &Checkpoint, out: &Path, stop: &dyn Fn() -> bool) -> Resul
         Ok(())
     };
     // Not measured here: a start must not wait for numbers that nobody asked for; `vtagd model import` gives them.
-    match run::run(&Source::of(checkpoint), out, Options::new(Precision::Fp32), None, &mut progress) {
+    match write_bundle::run(
+        &ImportSource::of(checkpoint),
+        out,
+        ImportOptions::new(Precision::Fp32),
+        None,
+        &mut progress,
+    ) {
         Ok(_) => Ok(()),
         // Another process was quicker.
         Err(ImportError::Exists { .. }) => Ok(()),

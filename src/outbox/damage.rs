@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::schema::{self, Opened, OutboxError, STEPS};
+use super::tables::{self, Opened, OutboxError, STEPS};
 
 /// Moves the damaged file aside and makes a new one of what can be read.
 ///
@@ -15,7 +15,7 @@ pub fn recover(path: &Path, error: &rusqlite::Error) -> Result<Connection, Outbo
     let failed = |why: String| OutboxError::Open { path: path.to_owned(), why };
     let aside = move_aside(path, jiff::Timestamp::now()).map_err(|e| failed(e.to_string()))?;
     tracing::error!(outbox = %path.display(), moved_to = %aside.display(), %error, "the outbox is damaged, a new one takes its place");
-    let connection = match schema::open(Some(path), STEPS) {
+    let connection = match tables::open(Some(path), STEPS) {
         Ok(Opened::Ready(connection)) => connection,
         Ok(Opened::Newer(_)) => return Err(failed("a new file has a newer schema".to_owned())),
         Err(error) => return Err(failed(error.to_string())),

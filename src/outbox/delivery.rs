@@ -1,14 +1,14 @@
 //! Delivery: what the outbox and a sink say to one another, and the bounded link between them.
 //!
-//! The outbox hands stored events to a sink's [`Inbox`], oldest first, at most [`WINDOW`] that are not settled; the sink settles each
+//! The outbox hands stored events to a sink's [`DeliveryReceiver`], oldest first, at most [`WINDOW`] that are not settled; the sink settles each
 //! by its position: delivered, failed (it will try again), or dead. The outbox forgets a delivery only when it is settled. Both ends
 //! may be held by any thread; neither ever waits for the other. Full: the outbox keeps the rest in its file and hands it on as
-//! deliveries are settled. Closed: [`Inbox::next`] gives `None`, whatever is left stays stored.
+//! deliveries are settled. Closed: [`DeliveryReceiver::next`] gives `None`, whatever is left stays stored.
 //!
-//! [`Feed`] is the outbox's end; tests of a sink hold it instead. What a sink leaves at the other side, beside events, is written down
-//! through the same link ([`record`]).
+//! [`DeliverySender`] is the outbox's end; tests of a sink hold it instead. What a sink leaves at the other side, beside events, is written down
+//! through the same link ([`published_record`]).
 
-pub mod record;
+pub mod published_record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::event::Event;
 use crate::platform::secret::scrub;
-use record::Ask;
+use published_record::Ask;
 
 /// Deliveries that a sink may hold without having settled them; about 1 MB.
 pub const WINDOW: usize = 1024;
@@ -46,7 +46,7 @@ pub struct Delivery {
 
 /// What became of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// The other side has it; the outbox may forget it.
     Delivered,
     /// An attempt failed. The sink keeps the delivery and tries again; only the attempt is written down.
@@ -134,9 +134,9 @@ pub enum Phase {
 }
 
 /// What both ends look at.
-struct Desk {
+struct DeliveryState {
     /// Settled by the sink, not taken by the outbox yet. At most one entry a delivery.
-    settled: Mutex<BTreeMap<u64, Outcome>>,
+    settled: Mutex<BTreeMap<u64, DeliveryOutcome>>,
     health: Mutex<Health>,
     /// What is wrong beside deliveries, for people.
     notice: Mutex<Option<String>>,
@@ -146,32 +146,44 @@ struct Desk {
     wake: Sender<()>,
 }
 
-impl Desk {
-    fn settle(&self, position: u64, outcome: Outcome) {
+impl DeliveryState {
+    fn settle(&self, position: u64, outcome: DeliveryOutcome) {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(position, outcome);
         let _ = self.wake.try_send(());
     }
 }
 
 /// A link between the outbox and the sink called `name`. `wake` gets a token whenever a delivery was settled.
-pub fn link(name: &str, states: States, wake: Sender<()>) -> (Feed, Inbox) {
+pub fn link(name: &str, states: States, wake: Sender<()>) -> (DeliverySender, DeliveryReceiver) {
     let (events, fresh) = mpsc::channel(WINDOW);
     let (phase, phases) = watch::channel(Phase::Running);
     let (settled, health, notice, asks) = Default::default();
-    let desk = Arc::new(Desk { settled, health, notice, asks, wake });
+    let state = Arc::new(DeliveryState { settled, health, notice, asks, wake });
     let name: Arc<str> = name.into();
-    let feed = Feed { events, phase, desk: Arc::clone(&desk) };
-    (feed, Inbox { name, fresh, phases, desk, states, held: BTreeMap::new(), again: BTreeSet::new(), delivered: 0 })
+    let sender = DeliverySender { events, phase, state: Arc::clone(&state) };
+    (
+        sender,
+        DeliveryReceiver {
+            name,
+            fresh,
+            phases,
+            state,
+            states,
+            held: BTreeMap::new(),
+            again: BTreeSet::new(),
+            delivered: 0,
+        },
+    )
 }
 
 /// The outbox's end of a link.
-pub struct Feed {
+pub struct DeliverySender {
     events: mpsc::Sender<Delivery>,
     phase: watch::Sender<Phase>,
-    desk: Arc<Desk>,
+    state: Arc<DeliveryState>,
 }
 
-impl Feed {
+impl DeliverySender {
     /// Hands `delivery` on. Never waits.
     ///
     /// # Errors
@@ -181,17 +193,17 @@ impl Feed {
     }
 
     /// What the sink has settled since the last call, in the order of positions.
-    pub fn settled(&self) -> BTreeMap<u64, Outcome> {
-        std::mem::take(&mut *self.desk.settled.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn settled(&self) -> BTreeMap<u64, DeliveryOutcome> {
+        std::mem::take(&mut *self.state.settled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn health(&self) -> Health {
-        self.desk.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is wrong beside deliveries, for people.
     pub fn notice(&self) -> Option<String> {
-        self.desk.notice.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.notice.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Goes on to `phase`; there is no way back.
@@ -203,18 +215,18 @@ impl Feed {
         });
     }
 
-    /// Whether the sink has let its inbox go.
+    /// Whether the sink has let its receiver go.
     pub fn is_gone(&self) -> bool {
         self.events.is_closed()
     }
 }
 
 /// A sink's end of a link: its deliveries in order, and where it settles them.
-pub struct Inbox {
+pub struct DeliveryReceiver {
     name: Arc<str>,
     fresh: mpsc::Receiver<Delivery>,
     phases: watch::Receiver<Phase>,
-    desk: Arc<Desk>,
+    state: Arc<DeliveryState>,
     states: States,
     /// Handed out and not settled; at most [`WINDOW`].
     held: BTreeMap<u64, Delivery>,
@@ -234,7 +246,7 @@ enum Begun {
     Fresh,
 }
 
-impl Inbox {
+impl DeliveryReceiver {
     /// Name of the sink in logs and metrics.
     pub fn name(&self) -> &Arc<str> {
         &self.name
@@ -284,7 +296,7 @@ impl Inbox {
         if self.held.remove(&position).is_some() {
             self.again.remove(&position);
             self.delivered += 1;
-            self.desk.settle(position, Outcome::Delivered);
+            self.state.settle(position, DeliveryOutcome::Delivered);
         }
     }
 
@@ -294,7 +306,7 @@ impl Inbox {
         delivery.attempts = delivery.attempts.saturating_add(1);
         let attempts = delivery.attempts;
         metrics::counter!("vtagd_events_retried_total", "sink" => self.name.to_string()).increment(1);
-        self.desk.settle(position, Outcome::Failed { attempts, why: scrub(why).into_owned() });
+        self.state.settle(position, DeliveryOutcome::Failed { attempts, why: scrub(why).into_owned() });
         attempts
     }
 
@@ -302,12 +314,12 @@ impl Inbox {
     pub fn dead(&mut self, position: u64, why: &str) {
         if self.held.remove(&position).is_some() {
             self.again.remove(&position);
-            self.desk.settle(position, Outcome::Dead { why: scrub(why).into_owned() });
+            self.state.settle(position, DeliveryOutcome::Dead { why: scrub(why).into_owned() });
         }
     }
 
     /// Everything that is not settled is handed out again, in order, before anything new: after a lost connection.
-    pub fn rewind(&mut self) {
+    pub fn redeliver_unacknowledged(&mut self) {
         self.again = self.held.keys().copied().collect();
         self.delivered = 0;
     }
@@ -339,7 +351,7 @@ impl Inbox {
         if let Health::Down { why } | Health::Disabled { why } | Health::Gone { why } = &mut health {
             *why = scrub(why).into_owned();
         }
-        let mut now = self.desk.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
         if *now == health {
             return;
         }
@@ -357,17 +369,17 @@ impl Inbox {
         }
         *now = health;
         // The outbox waits at shutdown for sinks that are up.
-        let _ = self.desk.wake.try_send(());
+        let _ = self.state.wake.try_send(());
     }
 
     pub fn health(&self) -> Health {
-        self.desk.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says what is wrong although events arrive (`None`: nothing any more). The log is told where it differs.
     pub fn set_notice(&self, notice: Option<String>) {
         let notice = notice.map(|notice| scrub(&notice).into_owned());
-        let mut now = self.desk.notice.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.state.notice.lock().unwrap_or_else(PoisonError::into_inner);
         if *now == notice {
             return;
         }
@@ -377,7 +389,7 @@ impl Inbox {
             None => tracing::info!(sink, "that is no longer so: {}", now.as_deref().unwrap_or_default()),
         }
         *now = notice;
-        let _ = self.desk.wake.try_send(());
+        let _ = self.state.wake.try_send(());
     }
 
     /// Whether each label's tag is open, after the latest event that was stored: that may be one that this sink has not had yet
@@ -391,18 +403,18 @@ impl Inbox {
         *self.phases.borrow() == Phase::Closed
     }
 
-    /// For `select!` beside a sink that holds the inbox.
+    /// For `select!` beside a sink that holds the receiver.
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.phases.clone()
     }
 }
 
 /// Deliveries of one tag share it; order is kept within it.
-pub type LaneKey = (String, String);
+pub type OrderingKey = (String, String);
 
 impl Stored {
     /// (stream, label): events of one key must arrive in order.
-    pub fn lane(&self) -> LaneKey {
+    pub fn ordering_key(&self) -> OrderingKey {
         (self.event.data.stream.clone(), self.event.data.label.clone())
     }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::schema::{self, OutboxError};
+use super::tables::{self, OutboxError};
 
 /// The identity of the outbox of `connection`, whose lock is `lock`: made if there is none yet.
 ///
@@ -69,7 +69,7 @@ fn write(mut lock: &File, id: Uuid) -> std::io::Result<()> {
 /// # Errors
 /// When there is no outbox, or it cannot be read.
 pub fn of_file(path: &Path) -> Result<Option<Uuid>, OutboxError> {
-    let connection = schema::open_to_read(path)?;
+    let connection = tables::open_to_read(path)?;
     let failed = |error| OutboxError::Sql { path: path.to_owned(), error };
     let there =
         connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'identity'").and_then(|mut s| s.exists([]));

@@ -1,8 +1,8 @@
 //! Outbox: events are stored here before any sink sees them, and stay until each sink has them. SQLite; also the history.
 //!
 //! [`Outbox::send`] runs on the thread that made the event: it asks the filters and limits ([`route`]), puts the event into a bounded
-//! queue and returns; it never waits. The outbox's thread ([`worker`]) takes what is in the queue, stores it in one transaction
-//! ([`store`], group commit) with one delivery for each sink, and only then hands it to the sinks' inboxes
+//! queue and returns; it never waits. The outbox's thread ([`outbox_thread`]) takes what is in the queue, stores it in one transaction
+//! ([`event_store`], group commit) with one delivery for each sink, and only then hands it to the sinks' receivers
 //! ([`delivery`](crate::outbox::delivery)). What a sink settles is written with the next group, at most 100 ms later; a crash in between means
 //! that the sink gets the event again, with the same id.
 //!
@@ -15,13 +15,13 @@
 mod age;
 mod damage;
 pub mod delivery;
+mod event_store;
+pub mod history_reader;
 pub mod identity;
-pub mod reader;
+mod outbox_thread;
 mod retained;
 pub mod route;
-mod schema;
-mod store;
-mod worker;
+mod tables;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,12 +33,12 @@ use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 
 use crate::event::Event;
-use crate::outbox::delivery::{Health, Inbox, States};
+use crate::outbox::delivery::{DeliveryReceiver, Health, States};
 pub use age::{Kernel, Uptime};
+use event_store::{EventStore, Queued};
+use outbox_thread::Worker;
 use route::{Route, Routed, Router};
-pub use schema::OutboxError;
-use store::{Queued, Store};
-use worker::Worker;
+pub use tables::OutboxError;
 
 /// Events that wait to be stored; about 10 MB of them, minutes of a disk that is full.
 const QUEUE: usize = 8192;
@@ -171,7 +171,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Opens the outbox and starts its thread. Gives one inbox a route, in order.
+    /// Opens the outbox and starts its thread. Gives one receiver a route, in order.
     ///
     /// # Errors
     /// When the file cannot be opened, or the system gives no thread.
@@ -179,8 +179,8 @@ impl Outbox {
         settings: OutboxSettings,
         routes: Vec<Route>,
         uptime: impl Uptime + Clone + 'static,
-    ) -> Result<(Self, Vec<Inbox>, JoinHandle<()>), OutboxError> {
-        let store = match Store::open(settings.path.as_deref(), &routes, Box::new(uptime.clone())) {
+    ) -> Result<(Self, Vec<DeliveryReceiver>, JoinHandle<()>), OutboxError> {
+        let store = match EventStore::open(settings.path.as_deref(), &routes, Box::new(uptime.clone())) {
             Ok(store) => Ok(store),
             // Tagging begins all the same; the thread goes on trying.
             Err(error @ OutboxError::Disk { .. }) => Err(error),
@@ -219,20 +219,20 @@ impl Outbox {
         let (wake, woken) = bounded(1);
         let states = States::default();
         let links = routes.iter().map(|route| delivery::link(&route.name, states.clone(), wake.clone()));
-        let (feeds, inboxes): (Vec<_>, Vec<_>) = links.unzip();
-        feeds.iter().for_each(delivery::Feed::keep_record);
+        let (senders, receivers): (Vec<_>, Vec<_>) = links.unzip();
+        senders.iter().for_each(delivery::DeliverySender::keep_record);
         let mark = Mark(Arc::clone(&shared));
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("vtagd-outbox".to_owned())
             .spawn(move || {
                 let _mark = mark;
-                let open = || Store::open(settings.path.as_deref(), &routes, Box::new(uptime.clone()));
-                let Some(store) = worker::opened(store, open, &theirs, &events) else { return };
-                Worker::new(store, settings, routes, feeds, states, theirs, events, woken).run();
+                let open = || EventStore::open(settings.path.as_deref(), &routes, Box::new(uptime.clone()));
+                let Some(store) = outbox_thread::opened(store, open, &theirs, &events) else { return };
+                Worker::new(store, settings, routes, senders, states, theirs, events, woken).run();
             })
             .map_err(OutboxError::Thread)?;
-        Ok((Self { queue: RwLock::new(Some(queue)), shared }, inboxes, thread))
+        Ok((Self { queue: RwLock::new(Some(queue)), shared }, receivers, thread))
     }
 
     /// Takes an event in; never waits. Returns whether it is on its way to somebody: `false` if it was lost, or is over the limit of

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 
-use crate::outbox::delivery::record::{Change, Digest, Proof};
+use crate::outbox::delivery::published_record::{Change, Digest, Proof};
 
 /// Topics of a place: twenty thousand labels. Some 10 MB.
 const MOST: usize = 65_536;

@@ -13,7 +13,7 @@ use crate::event::{Event, EventKind};
 
 /// How serious a label is, from its attribute `severity`; the words of syslog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub enum EventSeverity {
     Debug,
     Info,
     Notice,
@@ -22,7 +22,7 @@ pub enum Severity {
     Critical,
 }
 
-impl Severity {
+impl EventSeverity {
     /// All of them, rising, with the word for each.
     pub const WORDS: [(&'static str, Self); 6] = [
         ("debug", Self::Debug),
@@ -48,16 +48,16 @@ pub struct Filter {
     /// Each must be there with one of these values.
     pub attributes: BTreeMap<String, Vec<Value>>,
     /// A label without a severity, or with an unknown one, counts as `info`.
-    pub min_severity: Option<Severity>,
+    pub min_severity: Option<EventSeverity>,
 }
 
 impl Filter {
-    pub fn wants(&self, event: &Event) -> bool {
+    pub fn takes(&self, event: &Event) -> bool {
         let data = &event.data;
         let within = |list: &[String], name: &str| list.is_empty() || list.iter().any(|wanted| wanted == name);
-        let severe = |wanted: Severity| {
-            let given = data.attributes.get("severity").and_then(Value::as_str).and_then(Severity::parse);
-            given.unwrap_or(Severity::Info) >= wanted
+        let severe = |wanted: EventSeverity| {
+            let given = data.attributes.get("severity").and_then(Value::as_str).and_then(EventSeverity::parse);
+            given.unwrap_or(EventSeverity::Info) >= wanted
         };
         within(&self.streams, &data.stream)
             && within(&self.sets, &data.set)
@@ -141,7 +141,7 @@ impl Router {
     pub fn route(&mut self, event: &Event, now: Instant) -> Routed {
         let mut routed = Routed::default();
         for (index, (filter, limit)) in (0..).zip(&mut self.sinks) {
-            if filter.wants(event) {
+            if filter.takes(event) {
                 let admitted = limit.as_mut().is_none_or(|limit| limit.admits(event, now));
                 if admitted { &mut routed.to } else { &mut routed.over }.push(index);
             }
@@ -181,15 +181,15 @@ mod tests {
             (Filter { attributes: attribute("zone", 3.into()), ..Filter::default() }, true),
             (Filter { attributes: attribute("zone", 4.into()), ..Filter::default() }, false),
             (Filter { attributes: attribute("area", 3.into()), ..Filter::default() }, false),
-            (Filter { min_severity: Some(Severity::Warning), ..Filter::default() }, true),
-            (Filter { min_severity: Some(Severity::Error), ..Filter::default() }, false),
+            (Filter { min_severity: Some(EventSeverity::Warning), ..Filter::default() }, true),
+            (Filter { min_severity: Some(EventSeverity::Error), ..Filter::default() }, false),
         ];
         for (filter, wanted) in filters {
-            assert_eq!(filter.wants(&car), wanted, "{filter:?}");
+            assert_eq!(filter.takes(&car), wanted, "{filter:?}");
         }
         let plain = event("gate", "car", EventKind::Start);
-        let least = |severity| Filter { min_severity: Some(severity), ..Filter::default() }.wants(&plain);
-        assert!(least(Severity::Info) && !least(Severity::Notice), "without a severity it counts as info");
+        let least = |severity| Filter { min_severity: Some(severity), ..Filter::default() }.takes(&plain);
+        assert!(least(EventSeverity::Info) && !least(EventSeverity::Notice), "without a severity it counts as info");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::age::tests::Machine;
-use super::reader::{self, Query, Reader, State};
+use super::history_reader::{self, OutboxReader, Query, State};
 use super::route::{Filter, Rate};
 use super::*;
 use crate::event::EventKind;
@@ -22,14 +22,14 @@ fn settings(path: Option<&Path>) -> OutboxSettings {
 
 struct Running {
     outbox: Outbox,
-    inboxes: Vec<Inbox>,
+    receivers: Vec<DeliveryReceiver>,
     thread: JoinHandle<()>,
 }
 
 impl Running {
     fn start(settings: OutboxSettings, routes: &[Route], machine: &Machine) -> Self {
-        let (outbox, inboxes, thread) = Outbox::start(settings, routes.to_vec(), machine.clone()).unwrap();
-        Self { outbox, inboxes, thread }
+        let (outbox, receivers, thread) = Outbox::start(settings, routes.to_vec(), machine.clone()).unwrap();
+        Self { outbox, receivers, thread }
     }
 
     fn send(&self, label: &str, kind: EventKind) -> Arc<Event> {
@@ -42,7 +42,7 @@ impl Running {
     fn take(&mut self, sink: usize, count: usize) -> Vec<delivery::Delivery> {
         let mut taken = Vec::new();
         eventually("deliveries", || {
-            taken.extend(std::iter::from_fn(|| self.inboxes[sink].try_next()));
+            taken.extend(std::iter::from_fn(|| self.receivers[sink].try_next()));
             taken.len() >= count
         });
         assert_eq!(taken.len(), count);
@@ -51,7 +51,7 @@ impl Running {
 
     fn end(self) {
         self.outbox.close();
-        drop(self.inboxes);
+        drop(self.receivers);
         self.thread.join().unwrap();
     }
 
@@ -70,7 +70,7 @@ fn what_was_not_settled_comes_again_after_a_restart_and_what_was_does_not() {
     let sent: Vec<_> = ["car", "bus", "van"].iter().map(|label| first.send(label, EventKind::End).id).collect();
     let taken = first.take(0, 3);
     assert_eq!(taken.iter().map(|d| d.stored.id()).collect::<Vec<_>>(), sent);
-    first.inboxes[0].delivered(taken[1].position);
+    first.receivers[0].delivered(taken[1].position);
     first.end();
     let mut second = Running::start(settings(Some(&path)), &[route("a")], &machine);
     let again = second.take(0, 2);
@@ -93,9 +93,9 @@ fn a_sink_that_takes_nothing_holds_no_other_up_and_gets_everything_in_order_late
         running.send(&format!("{n}"), EventKind::Start);
         if n % 100 == 0 || n + 1 == count {
             eventually("the live sink has everything", || {
-                while let Some(d) = running.inboxes[1].try_next() {
+                while let Some(d) = running.receivers[1].try_next() {
                     got.push(d.stored.event.data.label.clone());
-                    running.inboxes[1].delivered(d.position);
+                    running.receivers[1].delivered(d.position);
                 }
                 got.len() == n + 1
             });
@@ -106,9 +106,9 @@ fn a_sink_that_takes_nothing_holds_no_other_up_and_gets_everything_in_order_late
     running.wait("numbers", |report| (report.sinks[0].pending, report.sinks[1].pending) == (count as u64, 0));
     let mut late = Vec::new();
     eventually("the late one has everything", || {
-        while let Some(d) = running.inboxes[0].try_next() {
+        while let Some(d) = running.receivers[0].try_next() {
             late.push(d.stored.event.data.label.clone());
-            running.inboxes[0].delivered(d.position);
+            running.receivers[0].delivered(d.position);
         }
         late.len() == count
     });
@@ -210,7 +210,7 @@ fn above_its_size_the_oldest_go_and_are_counted_and_the_newest_stay() {
     });
     let pending = outbox.status().report().sinks[0].pending;
     assert!(pending > 50, "no more than has to go: {pending}");
-    let reader = Reader::open(&folder.path().join("o.db")).unwrap();
+    let reader = OutboxReader::open(&folder.path().join("o.db")).unwrap();
     let kept = reader.latest(&Query::default(), 10_000).unwrap();
     assert_eq!((kept.len() as u64, kept.last().unwrap().seq), (pending, 2000));
     running.end();
@@ -231,7 +231,7 @@ fn tags_that_a_kill_left_open_end_at_the_next_start() {
         let last = &taken[3].stored.event;
         assert_eq!((last.kind, last.data.label.as_str()), (EventKind::End, "car"), "restart {restart}");
         assert_eq!(last.data.reason, Some(crate::event::EndReason::Interrupted));
-        assert!(next.inboxes[0].states().iter().all(|state| !state.open));
+        assert!(next.receivers[0].states().iter().all(|state| !state.open));
         next.end();
     }
 }
@@ -243,13 +243,13 @@ fn a_sink_that_wants_no_more_leaves_dead_letters_and_gets_nothing_new() {
     let mut running = Running::start(settings(Some(&path)), &[route("a"), route("b")], &Machine::default());
     running.send("car", EventKind::End);
     running.take(0, 1);
-    let inbox = running.inboxes.remove(0);
-    inbox.set_health(Health::Disabled { why: "410 Gone".into() });
-    drop(inbox);
+    let receiver = running.receivers.remove(0);
+    receiver.set_health(Health::Disabled { why: "410 Gone".into() });
+    drop(receiver);
     running.wait("disabled", |report| report.sinks[0].dead == 1);
     running.send("bus", EventKind::End);
     running.take(0, 2);
-    let reader = Reader::open(&path).unwrap();
+    let reader = OutboxReader::open(&path).unwrap();
     let dead = Query { state: Some(State::Dead), sink: Some("a".into()), ..Query::default() };
     let rows = reader.latest(&dead, 10).unwrap();
     assert_eq!(rows.len(), 1, "the bus was not even kept for it");
@@ -266,15 +266,15 @@ fn what_a_sink_had_taken_before_it_wanted_no_more_is_no_dead_letter() {
         running.send(label, EventKind::End);
     }
     let taken = running.take(0, 3);
-    let mut inbox = running.inboxes.remove(0);
+    let mut receiver = running.receivers.remove(0);
     // All within the time that settlements wait to be written.
-    inbox.delivered(taken[0].position);
-    inbox.delivered(taken[2].position);
-    inbox.set_health(Health::Disabled { why: "410 Gone".into() });
-    drop(inbox);
+    receiver.delivered(taken[0].position);
+    receiver.delivered(taken[2].position);
+    receiver.set_health(Health::Disabled { why: "410 Gone".into() });
+    drop(receiver);
     running.wait("disabled", |report| report.sinks[0].dead > 0 && report.sinks[0].pending == 0);
     let dead =
-        Reader::open(&path).unwrap().latest(&Query { state: Some(State::Dead), ..Query::default() }, 10).unwrap();
+        OutboxReader::open(&path).unwrap().latest(&Query { state: Some(State::Dead), ..Query::default() }, 10).unwrap();
     let ids: Vec<_> = dead.iter().map(|row| row.id.clone()).collect();
     assert_eq!(ids, [taken[1].stored.id().to_string()]);
     assert_eq!(running.outbox.status().report().sinks[0].dead, 1);
@@ -291,15 +291,15 @@ fn a_replay_is_for_the_sink_that_has_the_name_now() {
     let sent = first.send("car", EventKind::End).id;
     first.end();
     let mut second = Running::start(settings(Some(&path)), &[at("webhook http://new")], &machine);
-    assert_eq!(reader::replay(&path, &Query::default(), "webhook-0", false).unwrap(), 1);
+    assert_eq!(history_reader::replay(&path, &Query::default(), "webhook-0", false).unwrap(), 1);
     assert_eq!(second.take(0, 1)[0].stored.id(), sent);
-    let sinks = Reader::open(&path).unwrap().sinks().unwrap();
+    let sinks = OutboxReader::open(&path).unwrap().sinks().unwrap();
     assert_eq!(sinks, ["webhook-0 (before)", "webhook-0"]);
     second.end();
     // It moves back: what waited for it there is still its own.
     let mut third = Running::start(settings(Some(&path)), &[at("webhook http://old")], &machine);
     assert_eq!(third.take(0, 1)[0].stored.id(), sent);
-    assert_eq!(Reader::open(&path).unwrap().sinks().unwrap(), ["webhook-0", "webhook-0 (before)"]);
+    assert_eq!(OutboxReader::open(&path).unwrap().sinks().unwrap(), ["webhook-0", "webhook-0 (before)"]);
     third.end();
 }
 
@@ -310,15 +310,19 @@ fn a_replay_reaches_a_daemon_that_runs_and_doubles_nothing_that_waits() {
     let mut running = Running::start(settings(Some(&path)), &[route("a")], &Machine::default());
     let sent: Vec<_> = ["car", "bus", "van"].map(|label| running.send(label, EventKind::End).id).into();
     let taken = running.take(0, 3);
-    running.inboxes[0].delivered(taken[0].position);
-    running.inboxes[0].dead(taken[1].position, "400");
+    running.receivers[0].delivered(taken[0].position);
+    running.receivers[0].dead(taken[1].position, "400");
     running.wait("settled", |report| (report.sinks[0].pending, report.sinks[0].dead) == (1, 1));
-    assert_eq!(reader::replay(&path, &Query::default(), "a", true).unwrap(), 1, "its dead letter");
+    assert_eq!(history_reader::replay(&path, &Query::default(), "a", true).unwrap(), 1, "its dead letter");
     let again = running.take(0, 1);
     assert_eq!((again[0].stored.id(), again[0].attempts), (sent[1], 0));
-    assert_eq!(reader::replay(&path, &Query::default(), "a", false).unwrap(), 1, "the one that nobody waits for");
+    assert_eq!(
+        history_reader::replay(&path, &Query::default(), "a", false).unwrap(),
+        1,
+        "the one that nobody waits for"
+    );
     assert_eq!(running.take(0, 1)[0].stored.id(), sent[0]);
-    let error = reader::replay(&path, &Query::default(), "nobody", false).unwrap_err();
+    let error = history_reader::replay(&path, &Query::default(), "nobody", false).unwrap_err();
     assert!(error.to_string().contains("knows no sink nobody"), "{error}");
     running.wait("numbers", |report| (report.sinks[0].pending, report.sinks[0].dead) == (3, 0));
     running.end();
@@ -332,8 +336,8 @@ fn in_memory_what_no_sink_took_by_the_end_is_lost_and_counted() {
     }
     running.outbox.close();
     assert!(!running.outbox.send(&Arc::new(event("gate", "van", EventKind::End))), "it is closed");
-    let Running { outbox, inboxes, thread } = running;
-    drop(inboxes);
+    let Running { outbox, receivers, thread } = running;
+    drop(receivers);
     thread.join().unwrap();
     assert_eq!(outbox.lost(), 3);
 }
@@ -343,9 +347,9 @@ fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_aft
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox.db");
     let (machine, routes) = (Machine::default(), [route("a")]);
-    let store = Store::open(Some(&path), &routes, Box::new(machine)).unwrap();
+    let store = EventStore::open(Some(&path), &routes, Box::new(machine)).unwrap();
     store.limit_pages(Some(8));
-    let (feed, mut inbox) = delivery::link("a", States::default(), bounded(1).0);
+    let (sender, mut receiver) = delivery::link("a", States::default(), bounded(1).0);
     let shared = Arc::new(Shared {
         names: vec!["a".into()],
         router: Mutex::new(Router::new(&routes, Instant::now())),
@@ -363,7 +367,7 @@ fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_aft
         store,
         settings(Some(&path)),
         routes.to_vec(),
-        vec![feed],
+        vec![sender],
         States::default(),
         Arc::clone(&shared),
         events,
@@ -390,9 +394,9 @@ fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_aft
     room.store(true, Ordering::Relaxed);
     let mut got = Vec::new();
     eventually("everything that was accepted arrives", || {
-        while let Some(d) = inbox.try_next() {
+        while let Some(d) = receiver.try_next() {
             got.push(d.stored.id());
-            inbox.delivered(d.position);
+            receiver.delivered(d.position);
         }
         got.len() >= accepted.len()
     });
@@ -401,6 +405,6 @@ fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_aft
     assert!(status.report().storing && status.report().error.is_none());
     drop(wake);
     outbox.close();
-    drop(inbox);
+    drop(receiver);
     thread.join().unwrap();
 }

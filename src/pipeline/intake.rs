@@ -1,8 +1,8 @@
 //! Streams join a running pipeline here, and leave it, without touching the others.
 //!
-//! [`Intake::join`] gives a stream its sampler, its slot, its lane in the roster and its source's thread; [`Member`] is what stays
+//! [`Intake::join`] gives a stream its sampler, its slot, its route in the routes and its source's thread; [`Member`] is what stays
 //! with the caller. A member leaves by [`Member::stop`]: its source ends and closes its slot, what was taken out of the slot is
-//! finished, and once [`Member::is_drained`] says so, [`Intake::forget`] ends its lane. The pipeline's stages end when the intake
+//! finished, and once [`Member::is_drained`] says so, [`Intake::forget`] ends its route. The pipeline's stages end when the intake
 //! is dropped and the last slot is empty.
 
 use std::io;
@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::batching::dispatch::Arrival;
+use crate::batching::dispatcher::Arrival;
 use crate::frame::FrameTap;
 use crate::frame::slot;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::View;
 use crate::platform::shutdown::{Shutdown, Trigger};
-use crate::sample::auto::{Controller, Ended as Counted};
+use crate::sample::auto::{Controller, ServedCounts};
 use crate::sample::{Interval, OnFull, Sampler, Tempo};
-use crate::score::roster::{Lane, Roster};
+use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
 use crate::source::{Ended, Pace, Source, SourceSettings};
 use crate::stream::StreamKey;
-use crate::stream::accounting::Account;
+use crate::stream::accounting::FrameAccounting;
 use crate::stream::status::StreamStatus;
 
 /// How often the common interval is thought about, and how often a change of it is worth a line in the log.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_secs(60);
 
 /// One stream, as the pipeline needs it.
@@ -38,14 +38,14 @@ pub struct StreamPart {
     pub unchanged: Option<Unchanged>,
     pub view: View,
     /// What scores it, and who hears of it.
-    pub lane: Lane,
+    pub route: ScoreRoute,
 }
 
 /// The way into a running pipeline. Dropping it lets the pipeline end.
 pub struct Intake {
     pub(crate) arrivals: Sender<Arrival>,
     pub(crate) wake: Sender<()>,
-    pub(crate) roster: Arc<Roster>,
+    pub(crate) score_routes: Arc<ScoreRoutes>,
     pub(crate) shutdown: Shutdown,
     pub(crate) next: u64,
     pub(crate) pace: CommonPace,
@@ -66,7 +66,7 @@ pub(crate) struct CommonPace {
 pub struct Member {
     pub key: StreamKey,
     pub status: Arc<StreamStatus>,
-    pub account: Arc<Account>,
+    pub accounting: Arc<FrameAccounting>,
     /// Follows the common interval.
     auto: bool,
     /// Loses frames when the box is behind.
@@ -89,12 +89,12 @@ impl Intake {
     /// # Errors
     /// When the system gives no thread, the pipeline has ended, or very many joined while it was busy.
     pub fn join(&mut self, part: StreamPart) -> io::Result<Member> {
-        let StreamPart { source, interval, unchanged, view, lane } = part;
+        let StreamPart { source, interval, unchanged, view, route } = part;
         let key = StreamKey(self.next);
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
         let id = Arc::clone(&source.id);
-        let (status, account) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(Account::open(&id)));
+        let (status, accounting) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(FrameAccounting::open(&id)));
         let (writer, slot) = slot::slot(1, self.wake.clone());
         let on_full = match source.pace {
             Pace::Live => OnFull::NewestWins,
@@ -107,21 +107,21 @@ impl Intake {
             Interval::Auto => tempo.interval(),
         };
         status.sampling_interval(first);
-        let mut sampler = Sampler::new(Arc::clone(&id), first, Arc::clone(&account), writer, on_full);
+        let mut sampler = Sampler::new(Arc::clone(&id), first, Arc::clone(&accounting), writer, on_full);
         if auto {
             sampler = sampler.following(Arc::clone(tempo));
         }
         if unchanged.is_some() {
-            sampler = sampler.signing(view.region);
+            sampler = sampler.with_thumbprints(view.region);
         }
         let tap: Arc<dyn FrameTap> = Arc::new(sampler);
         let source = Source::new(source, tap, Arc::clone(&status), shutdown);
 
         // Everything is in place before the first frame.
-        self.roster.enter(key, lane);
+        self.score_routes.enter(key, route);
         let arrival = Arrival { key, view, unchanged, pictures: self.pictures, slot };
         if let Err(error) = self.arrivals.try_send(arrival) {
-            self.roster.leave(key);
+            self.score_routes.leave(key);
             return Err(io::Error::other(match error {
                 TrySendError::Full(_) => "too many streams join at once",
                 TrySendError::Disconnected(_) => "the pipeline has ended",
@@ -132,28 +132,28 @@ impl Intake {
         let farewell = Farewell { how: None, told };
         // On failure the closure, and with it the slot's writer, is dropped: the dispatcher forgets the slot.
         let thread = Builder::new().name(format!("src-{id}")).spawn(|| farewell.after(source));
-        let thread = thread.inspect_err(|_| self.roster.leave(key))?;
-        Ok(Member { key, status, account, auto, live, counted: (0, 0), trigger, ended, thread })
+        let thread = thread.inspect_err(|_| self.score_routes.leave(key))?;
+        Ok(Member { key, status, accounting, auto, live, counted: (0, 0), trigger, ended, thread })
     }
 
-    /// Ends the lane of a member whose frames have all ended.
+    /// Ends the route of a member whose frames have all ended.
     pub fn forget(&self, key: StreamKey) {
-        self.roster.leave(key);
+        self.score_routes.leave(key);
     }
 
     /// Lets the streams with `interval: auto` follow what the box serves. `members` are all that are there. To be called now and
-    /// then; it looks once in [`LOOK`].
+    /// then; it looks once in [`POLL_INTERVAL`].
     pub fn adapt<'a>(&mut self, now: Instant, members: impl Iterator<Item = &'a mut Member>) {
         let pace = &mut self.pace;
-        if pace.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
+        if pace.looked.is_some_and(|last| now.saturating_duration_since(last) < POLL_INTERVAL) {
             return;
         }
         pace.looked = Some(now);
         let members: Vec<_> = members.filter(|member| member.live).collect();
-        let mut ended = Counted { streams: members.len(), ..Counted::default() };
+        let mut ended = ServedCounts { streams: members.len(), ..ServedCounts::default() };
         let mut followers = Vec::with_capacity(members.len());
         for member in members {
-            let counted = member.account.served_and_superseded();
+            let counted = member.accounting.served_and_superseded();
             ended.served += counted.0.saturating_sub(member.counted.0);
             ended.lost += counted.1.saturating_sub(member.counted.1);
             member.counted = counted;
@@ -175,8 +175,8 @@ impl Intake {
     }
 
     /// Who scores and listens; for changes between two batches.
-    pub fn roster(&self) -> &Arc<Roster> {
-        &self.roster
+    pub fn score_routes(&self) -> &Arc<ScoreRoutes> {
+        &self.score_routes
     }
 }
 
@@ -198,7 +198,7 @@ impl Member {
 
     /// Whether every frame that was sampled has ended. Final once the source has ended.
     pub fn is_drained(&self) -> bool {
-        self.account.totals().unaccounted() == 0
+        self.accounting.totals().unaccounted() == 0
     }
 
     /// Its thread and the name to call it by when it is late. The source is asked to end by this: [wait](Self::wait) first for one that is

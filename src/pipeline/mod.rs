@@ -13,18 +13,18 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use crate::batching::dispatch::{Dispatcher, buffers};
-use crate::batching::reorder_buffer::InOrder;
+use crate::batching::dispatcher::{Dispatcher, buffers};
+use crate::batching::reorder_buffer::ReorderBuffer;
 use crate::batching::tensor::BatchBuffer;
 use crate::frame::slot;
 use crate::infer::ImageEncoder;
+use crate::infer::session_thread::SessionWorker;
 use crate::infer::watchdog::Runs;
-use crate::infer::worker::SessionWorker;
 use crate::pipeline::intake::{CommonPace, Intake};
 use crate::platform::shutdown::Shutdown;
 use crate::preprocess::{Spec, pool, tiles};
-use crate::score::roster::Roster;
-use crate::score::worker;
+use crate::score::score_routes::ScoreRoutes;
+use crate::score::scoring_thread;
 
 /// Streams that may be on their way in at once; more are refused.
 const ARRIVALS: usize = 1024;
@@ -57,7 +57,7 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     // source → sample → slot, one each a stream, come with the intake
     let (wake, woken) = slot::wake_channel();
     let (arrivals_tx, arrivals) = bounded(ARRIVALS);
-    let roster = Arc::new(Roster::default());
+    let score_routes = Arc::new(ScoreRoutes::default());
 
     // slots → batches; buffers go round between the dispatcher and the sessions
     let (free_tx, free) = bounded(buffers);
@@ -86,7 +86,7 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     }
 
     // batches → embeddings → scores
-    let embedded = Arc::new(InOrder::new(embedded_tx));
+    let embedded = Arc::new(ReorderBuffer::new(embedded_tx));
     runs.pass_by(&embedded);
     let mut encoders = encoders.into_iter();
     for session in 0..sessions {
@@ -98,13 +98,13 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
         })?);
     }
     drop((embedded, free_tx, batches));
-    let scored = Arc::clone(&roster);
-    threads.push(spawn("scoring", "vtagd-score", move || worker::run(&scored_rx, &scored))?);
+    let scored = Arc::clone(&score_routes);
+    threads.push(spawn("scoring", "vtagd-score", move || scoring_thread::run(&scored_rx, &scored))?);
 
     let intake = Intake {
         arrivals: arrivals_tx,
         wake,
-        roster,
+        score_routes,
         shutdown: shutdown.clone(),
         next: 0,
         pace: CommonPace::default(),

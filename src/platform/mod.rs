@@ -2,7 +2,7 @@
 //! threads, TLS, secrets, waiting. Each module says on which thread it runs; nothing here knows a stage.
 
 pub mod backoff;
-pub mod child;
+pub mod child_process;
 pub mod gpu;
 pub mod hex;
 pub mod malloc;

@@ -12,7 +12,7 @@ use crate::logs;
 use crate::platform::shutdown::Trigger;
 
 /// The thread that waits for signals; dropping it gives the signals back.
-pub struct Listener {
+pub struct SignalThread {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
 }
@@ -22,7 +22,7 @@ pub struct Listener {
 ///
 /// # Errors
 /// When the system refuses the handlers or the thread.
-pub fn listen(trigger: Trigger, reload: Option<Sender<()>>) -> io::Result<Listener> {
+pub fn listen(trigger: Trigger, reload: Option<Sender<()>>) -> io::Result<SignalThread> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     if reload.is_some() {
         signals.add_signal(SIGHUP)?;
@@ -51,10 +51,10 @@ pub fn listen(trigger: Trigger, reload: Option<Sender<()>>) -> io::Result<Listen
             }
         }
     })?;
-    Ok(Listener { handle, thread: Some(thread) })
+    Ok(SignalThread { handle, thread: Some(thread) })
 }
 
-impl Drop for Listener {
+impl Drop for SignalThread {
     fn drop(&mut self) {
         self.handle.close();
         if let Some(thread) = self.thread.take() {

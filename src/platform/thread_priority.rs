@@ -16,7 +16,7 @@ use crate::infer::sessions::Plan;
 /// The last in the order.
 const NICE: i32 = 19;
 
-static STEP_BACK: AtomicBool = AtomicBool::new(false);
+static LOWER: AtomicBool = AtomicBool::new(false);
 
 /// Whether inference as planned leaves at least one of `cores` to others.
 fn leaves_a_core(provider: Provider, plan: &Plan, cores: usize) -> bool {
@@ -25,16 +25,16 @@ fn leaves_a_core(provider: Provider, plan: &Plan, cores: usize) -> bool {
 }
 
 /// Decides for the threads that begin from now on.
-pub fn arrange(provider: Option<Provider>, plan: Option<&Plan>) {
+pub fn decide(provider: Option<Provider>, plan: Option<&Plan>) {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let back = provider.zip(plan).is_some_and(|(provider, plan)| leaves_a_core(provider, plan, cores));
-    STEP_BACK.store(back, Ordering::Relaxed);
+    LOWER.store(back, Ordering::Relaxed);
     tracing::debug!(back, cores, "order of threads");
 }
 
 /// To be called by a thread that receives, decodes or prepares pictures, as it begins.
-pub fn step_back() {
-    if STEP_BACK.load(Ordering::Relaxed) {
+pub fn lower_priority() {
+    if LOWER.load(Ordering::Relaxed) {
         // For Linux the calling thread alone is meant. That it goes last can always be asked for; were it refused, it would go on as before.
         let _ = rustix::process::setpriority_process(None, NICE);
     }
@@ -59,11 +59,11 @@ mod tests {
 
     #[test]
     fn a_thread_that_steps_back_takes_no_other_with_it() {
-        STEP_BACK.store(true, Ordering::Relaxed);
+        LOWER.store(true, Ordering::Relaxed);
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let before = nice();
-        assert_eq!(std::thread::spawn(move || (step_back(), nice()).1).join().unwrap(), NICE);
+        assert_eq!(std::thread::spawn(move || (lower_priority(), nice()).1).join().unwrap(), NICE);
         assert_eq!(nice(), before);
-        STEP_BACK.store(false, Ordering::Relaxed);
+        LOWER.store(false, Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Picture`](crate::frame::Picture) as the decoder left it (I420, NV12, 4:2:2, 4:4:4, RGB or grey, any stride, odd sizes,
 //! BT.601/709/2020, limited or full range), the stream's [`View`] and the model's [`Spec`]. Out: `[3, height, width]` floats, written
-//! into the caller's slice, usually a [`Place`](crate::batching::tensor::Place) of the batch. Threads: none of its own; the caller has a pool
+//! into the caller's slice, usually a [`Place`](crate::batching::tensor::BatchPlace) of the batch. Threads: none of its own; the caller has a pool
 //! and keeps one [`Preprocessor`] on each of its threads. There is no queue, so nothing can be full, and nothing to close.
 //!
 //! ```text

@@ -6,10 +6,10 @@
 
 use super::{CropRounding, Region, Resize, Spec, View, ViewMode};
 
-/// Most squares that `tiles` cuts a picture into. Longer shapes get as many rectangles, each squashed a little.
+/// Most tiles that `tiles` cuts a picture into. Longer shapes get as many rectangles, each squashed a little.
 pub const MAX_TILES: usize = 8;
 
-/// Shapes whose sides differ by no more than a part in this many are square enough for one tile: a region's rounding to whole pixels
+/// Shapes whose sides differ by no more than a part in this many are tile enough for one tile: a region's rounding to whole pixels
 /// must not double the work.
 const SQUARE_TOLERANCE: u64 = 64;
 
@@ -50,7 +50,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The plan for square `tile` of a `width` × `height` picture; `None` when there is no such tile.
+    /// The plan for tile `tile` of a `width` × `height` picture; `None` when there is no such tile.
     pub fn new(spec: &Spec, view: View, tile: usize, width: u32, height: u32) -> Option<Self> {
         let region = region(view.region, width, height);
         if tile >= count(view.mode, region) {
@@ -156,7 +156,7 @@ pub(super) fn region(region: Region, width: u32, height: u32) -> Rect {
     Rect { x, y, w, h }
 }
 
-/// Squares that a view of `region` gives.
+/// Tiles that a view of `region` gives.
 pub(super) fn count(mode: ViewMode, region: Rect) -> usize {
     if mode != ViewMode::Tiles {
         return 1;
@@ -168,7 +168,7 @@ pub(super) fn count(mode: ViewMode, region: Rect) -> usize {
     usize::try_from(long.div_ceil(short)).map_or(MAX_TILES, |n| n.clamp(2, MAX_TILES))
 }
 
-/// Square `tile` of `region`: evenly spaced along the longer side, the first and the last at its ends.
+/// Tile `tile` of `region`: evenly spaced along the longer side, the first and the last at its ends.
 fn square(region: Rect, tile: usize) -> Rect {
     let tiles = count(ViewMode::Tiles, region) as u64;
     if tiles == 1 {
@@ -176,7 +176,7 @@ fn square(region: Rect, tile: usize) -> Rect {
     }
     let wide = region.w > region.h;
     let (short, long) = (u64::from(region.w.min(region.h)), u64::from(region.w.max(region.h)));
-    // More than `MAX_TILES` squares would be needed: longer pieces, so that nothing is left out.
+    // More than `MAX_TILES` tiles would be needed: longer pieces, so that nothing is left out.
     let side = short.max(long.div_ceil(tiles));
     let spare = long - side;
     let last = tiles - 1;

@@ -27,7 +27,7 @@ pub fn spawn(threads: usize, spec: &Arc<Spec>, jobs: &Receiver<PrepareJob>) -> s
 }
 
 fn work(spec: Arc<Spec>, jobs: &Receiver<PrepareJob>) {
-    thread_priority::step_back();
+    thread_priority::lower_priority();
     let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
     // Told once per run of failures; the counter of dropped frames tells how many there were.
     let mut failing = false;
@@ -46,7 +46,7 @@ fn work(spec: Arc<Spec>, jobs: &Receiver<PrepareJob>) {
                 preprocessor = Preprocessor::new(Arc::clone(&spec));
             }
         }
-        // Nobody listens any more when the session thread is gone; the frame's ticket tells its end.
+        // Nobody listens any more when the session thread is gone; the frame's guard tells its end.
         let _ = done.send((index, matches!(result, Ok(Ok(())))));
     }
 }

@@ -19,7 +19,7 @@ pub enum PreprocessError {
     /// The caller's slice is not one place of the batch. A mistake in assembly.
     #[error("the place has {found} floats, the model's input has {expected}")]
     Place { found: usize, expected: usize },
-    /// The caller asked for a square that the view does not give.
+    /// The caller asked for a tile that the view does not give.
     #[error("tile {tile} of a picture that gives {tiles}")]
     Tile { tile: usize, tiles: usize },
     /// The planes hold fewer bytes than when the picture was checked.
@@ -38,7 +38,7 @@ impl PreprocessError {
     }
 }
 
-/// Squares that `view` gives of a `width` × `height` picture, 1 to [`MAX_TILES`](super::MAX_TILES).
+/// Tiles that `view` gives of a `width` × `height` picture, 1 to [`MAX_TILES`](super::MAX_TILES).
 pub fn tiles(view: View, width: u32, height: u32) -> usize {
     plan::count(view.mode, plan::region(view.region, width.max(1), height.max(1)))
 }
@@ -68,7 +68,7 @@ impl Preprocessor {
         &self.spec
     }
 
-    /// Writes square `tile` of `picture`, seen through `view`, to `out`: `3 × height × width` floats, planar R, G, B. Every float is
+    /// Writes tile `tile` of `picture`, seen through `view`, to `out`: `3 × height × width` floats, planar R, G, B. Every float is
     /// written. RGB and grey pictures come out as Pillow and Transformers would have them; YUV planes are resized before their
     /// conversion.
     ///

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Looked at as often as is of use to events that last a second …
-pub const SHORTEST: Duration = Duration::from_millis(250);
+pub const MIN_INTERVAL: Duration = Duration::from_millis(250);
 /// … and seldom enough for any box.
-pub const LONGEST: Duration = Duration::from_secs(30);
+pub const MAX_INTERVAL: Duration = Duration::from_secs(30);
 /// Where it begins: the default of a fixed interval.
 pub const START: Duration = Duration::from_secs(1);
 
@@ -31,7 +31,7 @@ const STEP: f64 = 0.9;
 const CLOSE: f64 = 1.05;
 /// What was beyond the limit is not tried again for so long, twice as long each time, up to the second. A hiccup is soon
 /// forgotten, a limit is not tried all the time.
-const PATIENCE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
+const TRIAL_WAITS: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
 /// The interval as samplers read it.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Tempo {
 
 /// Frames of all live streams that ended since the last call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
+pub struct ServedCounts {
     /// Looked at.
     pub served: u64,
     /// Superseded by a newer one.
@@ -100,7 +100,7 @@ impl Controller {
     }
 
     /// Takes note of what ended up to `now`. Returns the new interval if it has changed.
-    pub fn note(&mut self, now: Instant, ended: Ended) -> Option<Duration> {
+    pub fn note(&mut self, now: Instant, ended: ServedCounts) -> Option<Duration> {
         let since = *self.since.get_or_insert(now);
         if now <= since {
             return None;
@@ -121,7 +121,7 @@ impl Controller {
         } else {
             self.interval
         };
-        let next = next.clamp(SHORTEST, LONGEST);
+        let next = next.clamp(MIN_INTERVAL, MAX_INTERVAL);
         let changed = next != self.interval;
         self.interval = next;
         // Frames from before the change are still on their way, or in their slots.
@@ -131,7 +131,7 @@ impl Controller {
 
     /// Frames are lost; an interval of `enough` would not lose any.
     fn remember(&mut self, now: Instant, enough: Duration, streams: usize) {
-        let (first, last) = PATIENCE;
+        let (first, last) = TRIAL_WAITS;
         let again = self.limit.filter(|limit| limit.streams == streams && limit.interval.abs_diff(enough) * 4 < enough);
         let patience = again.map_or(first, |limit| (limit.patience * 2).min(last));
         self.limit = Some(Limit { interval: enough, streams, until: now + patience, patience });
@@ -181,11 +181,12 @@ mod tests {
                 let served = sampled.min(self.capacity * wobble(self.seconds));
                 self.rest.0 += served;
                 self.rest.1 += sampled - served;
-                let ended = Ended { served: self.rest.0 as u64, lost: self.rest.1 as u64, streams: self.streams };
+                let ended =
+                    ServedCounts { served: self.rest.0 as u64, lost: self.rest.1 as u64, streams: self.streams };
                 self.rest = (self.rest.0.fract(), self.rest.1.fract());
                 if let Some(interval) = self.controller.note(self.now, ended) {
                     assert_eq!(interval, self.controller.interval());
-                    assert!((SHORTEST..=LONGEST).contains(&interval), "{interval:?}");
+                    assert!((MIN_INTERVAL..=MAX_INTERVAL).contains(&interval), "{interval:?}");
                     self.changes.push((self.seconds, interval));
                 }
             }
@@ -193,7 +194,7 @@ mod tests {
 
         /// The interval at which the box is just busy.
         fn critical(&self) -> f64 {
-            (self.streams as f64 / self.capacity).clamp(SHORTEST.as_secs_f64(), LONGEST.as_secs_f64())
+            (self.streams as f64 / self.capacity).clamp(MIN_INTERVAL.as_secs_f64(), MAX_INTERVAL.as_secs_f64())
         }
 
         fn ratio(&self) -> f64 {
@@ -213,24 +214,24 @@ mod tests {
     fn an_idle_box_is_used_step_by_step() {
         let mut world = World::new(4, 1000.0);
         world.run(30, |_| 1.0);
-        assert!(world.controller.interval() > SHORTEST * 2, "slowly");
+        assert!(world.controller.interval() > MIN_INTERVAL * 2, "slowly");
         world.run(300, |_| 1.0);
-        assert_eq!(world.controller.interval(), SHORTEST);
+        assert_eq!(world.controller.interval(), MIN_INTERVAL);
     }
 
     #[test]
     fn a_box_that_serves_nothing_is_asked_as_seldom_as_possible_and_no_more_seldom() {
         let mut world = World::new(1000, 0.001);
         world.run(600, |_| 1.0);
-        assert_eq!(world.controller.interval(), LONGEST);
+        assert_eq!(world.controller.interval(), MAX_INTERVAL);
     }
 
     #[test]
     fn a_single_lost_frame_changes_nothing() {
         let mut controller = Controller::default();
         let start = Instant::now();
-        assert_eq!(controller.note(start, Ended::default()), None);
-        let one = Ended { served: 11, lost: 1, streams: 12 };
+        assert_eq!(controller.note(start, ServedCounts::default()), None);
+        let one = ServedCounts { served: 11, lost: 1, streams: 12 };
         assert_eq!(controller.note(start + WINDOW, one), None);
         assert_eq!(controller.interval(), START);
     }
@@ -259,7 +260,7 @@ mod tests {
         assert!(world.controller.interval() > Duration::from_secs(4));
         world.capacity = 100.0;
         world.run(3600, |_| 1.0);
-        assert_eq!(world.controller.interval(), SHORTEST, "{:?}", world.changes);
+        assert_eq!(world.controller.interval(), MIN_INTERVAL, "{:?}", world.changes);
     }
 
     proptest! {
@@ -274,7 +275,7 @@ mod tests {
             let mut world = World::new(streams, capacity);
             // From the shortest to the longest interval takes a while; windows are long where the interval is.
             world.run(3600, noise);
-            let settled = world.changes.len();
+            let completed = world.changes.len();
             for hour in 0..6 {
                 let before = world.changes.len();
                 world.run(3600, noise);
@@ -282,7 +283,7 @@ mod tests {
                 prop_assert!(changes.len() <= 12, "hour {}: {:?}", hour, changes);
             }
             let critical = world.critical();
-            for (_, interval) in &world.changes[settled..] {
+            for (_, interval) in &world.changes[completed..] {
                 let ratio = interval.as_secs_f64() / critical;
                 prop_assert!((0.85..1.45).contains(&ratio), "{} of {}: {:?}", ratio, critical, world.changes);
             }
@@ -298,8 +299,8 @@ mod tests {
             let mut now = Instant::now();
             for (wait, served, lost, streams) in steps {
                 now += Duration::from_millis(wait);
-                controller.note(now, Ended { served, lost, streams });
-                prop_assert!((SHORTEST..=LONGEST).contains(&controller.interval()));
+                controller.note(now, ServedCounts { served, lost, streams });
+                prop_assert!((MIN_INTERVAL..=MAX_INTERVAL).contains(&controller.interval()));
             }
         }
     }

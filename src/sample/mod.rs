@@ -15,12 +15,12 @@ pub use auto::Tempo;
 pub use schedule::Schedule;
 
 use crate::frame::slot::{PutError, SlotWriter};
-use crate::frame::thumbprint::Signature;
+use crate::frame::thumbprint::Thumbprint;
 use crate::frame::view::Region;
 use crate::frame::{Frame, FrameTap, FrameTime, Picture};
 use crate::platform::shutdown::Shutdown;
 use crate::stream::StreamId;
-use crate::stream::accounting::{Account, DropReason, Outcome, Ticket};
+use crate::stream::accounting::{DropReason, FrameAccounting, FrameGuard, FrameOutcome};
 
 /// `sampling.interval` of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Interval {
     pub fn longest(self) -> Duration {
         match self {
             Self::Every(interval) => interval,
-            Self::Auto => auto::LONGEST,
+            Self::Auto => auto::MAX_INTERVAL,
         }
     }
 }
@@ -68,28 +68,28 @@ pub enum OnFull {
 #[derive(Debug)]
 pub struct Sampler {
     stream: StreamId,
-    account: Arc<Account>,
+    accounting: Arc<FrameAccounting>,
     state: Mutex<State>,
     slot: SlotWriter<Frame>,
     on_full: OnFull,
     /// The interval that all `auto` streams follow.
     tempo: Option<Arc<Tempo>>,
-    /// What frames get a signature of.
+    /// What frames get a thumbprint of.
     signed: Option<Region>,
 }
 
 #[derive(Debug)]
 struct State {
     schedule: Schedule,
-    /// The ticket of the frame that was wanted and has not been delivered yet.
-    pending: Option<Ticket>,
+    /// The guard of the frame that was wanted and has not been delivered yet.
+    pending: Option<FrameGuard>,
 }
 
 impl State {
     /// The wanted frame did not come: the decoder or the converter lost it.
     fn give_up_pending(&mut self) {
-        if let Some(ticket) = self.pending.take() {
-            ticket.settle(Outcome::Dropped(DropReason::Decode));
+        if let Some(guard) = self.pending.take() {
+            guard.complete(FrameOutcome::Dropped(DropReason::Decode));
         }
     }
 }
@@ -99,12 +99,12 @@ impl Sampler {
     pub fn new(
         stream: StreamId,
         interval: Duration,
-        account: Arc<Account>,
+        accounting: Arc<FrameAccounting>,
         slot: SlotWriter<Frame>,
         on_full: OnFull,
     ) -> Self {
         let state = Mutex::new(State { schedule: Schedule::new(interval), pending: None });
-        Self { stream, account, state, slot, on_full, tempo: None, signed: None }
+        Self { stream, accounting, state, slot, on_full, tempo: None, signed: None }
     }
 
     /// Follows `tempo` instead of its own interval.
@@ -116,7 +116,7 @@ impl Sampler {
 
     /// Signs what `region` of its frames shows, so that unchanged ones can be told. On this thread, because each stream has one.
     #[must_use]
-    pub fn signing(mut self, region: Region) -> Self {
+    pub fn with_thumbprints(mut self, region: Region) -> Self {
         self.signed = Some(region);
         self
     }
@@ -131,28 +131,28 @@ impl FrameTap for Sampler {
         self.tempo.as_ref().map_or_else(|| self.with(|state| state.schedule.interval()), |tempo| tempo.interval())
     }
 
-    fn wants(&self, media: Duration) -> bool {
+    fn is_sampled(&self, media: Duration) -> bool {
         self.with(|state| {
             state.give_up_pending();
             if let Some(tempo) = &self.tempo {
                 state.schedule.change(tempo.interval());
             }
-            let wanted = state.schedule.wants(media);
+            let wanted = state.schedule.is_sampled(media);
             if wanted {
-                state.pending = Some(self.account.sample(&self.stream));
+                state.pending = Some(self.accounting.sample(&self.stream));
             }
             wanted
         })
     }
 
     fn deliver(&self, time: FrameTime, picture: Picture) {
-        let Some(ticket) = self.with(|state| state.pending.take()) else {
+        let Some(guard) = self.with(|state| state.pending.take()) else {
             // Nothing was wanted: an uncounted frame must not enter the accounts half-way.
             tracing::debug!(stream = %self.stream, "a frame came that was not asked for");
             return;
         };
-        let signature = self.signed.map(|region| Signature::of(&picture, region));
-        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, signature, ticket };
+        let thumbprint = self.signed.map(|region| Thumbprint::of(&picture, region));
+        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, thumbprint, guard };
         let (lost, reason) = match &self.on_full {
             OnFull::NewestWins => match self.slot.put(frame) {
                 Ok(loser) => (loser, DropReason::Superseded),
@@ -164,7 +164,7 @@ impl FrameTap for Sampler {
             },
         };
         if let Some(frame) = lost {
-            frame.ticket.settle(Outcome::Dropped(reason));
+            frame.guard.complete(FrameOutcome::Dropped(reason));
         }
     }
 }
@@ -193,45 +193,45 @@ mod tests {
         Picture::from_rgb(1, 1, vec![0; 3]).unwrap()
     }
 
-    fn sampler(on_full: OnFull) -> (Sampler, SlotReader<Frame>, Arc<Account>) {
-        let account = Arc::new(Account::default());
+    fn sampler(on_full: OnFull) -> (Sampler, SlotReader<Frame>, Arc<FrameAccounting>) {
+        let accounting = Arc::new(FrameAccounting::default());
         let (wake, _woken) = wake_channel();
         let (writer, reader) = slot(1, wake);
-        (Sampler::new("a".into(), SECOND, Arc::clone(&account), writer, on_full), reader, account)
+        (Sampler::new("a".into(), SECOND, Arc::clone(&accounting), writer, on_full), reader, accounting)
     }
 
     #[test]
     fn a_wanted_frame_arrives_in_the_slot_with_its_time() {
-        let (sampler, reader, account) = sampler(OnFull::NewestWins);
-        assert!(sampler.wants(SECOND));
+        let (sampler, reader, accounting) = sampler(OnFull::NewestWins);
+        assert!(sampler.is_sampled(SECOND));
         sampler.deliver(time(SECOND), picture());
         let frame = reader.take().unwrap();
         assert_eq!((&*frame.stream, frame.time.media), ("a", SECOND));
-        frame.ticket.settle(Outcome::Inferred);
-        assert_eq!((account.totals().sampled, account.totals().inferred), (1, 1));
+        frame.guard.complete(FrameOutcome::Inferred);
+        assert_eq!((accounting.totals().sampled, accounting.totals().inferred), (1, 1));
     }
 
     #[test]
     fn frames_between_samples_are_not_wanted_and_not_counted() {
-        let (sampler, _reader, account) = sampler(OnFull::NewestWins);
-        assert!(sampler.wants(Duration::ZERO));
-        assert!(!sampler.wants(SECOND / 2));
-        assert_eq!(account.totals().sampled, 1);
+        let (sampler, _reader, accounting) = sampler(OnFull::NewestWins);
+        assert!(sampler.is_sampled(Duration::ZERO));
+        assert!(!sampler.is_sampled(SECOND / 2));
+        assert_eq!(accounting.totals().sampled, 1);
     }
 
     #[test]
     fn a_common_tempo_that_changes_is_followed_from_the_next_frame_on() {
-        let (sampler, _reader, account) = sampler(OnFull::NewestWins);
+        let (sampler, _reader, accounting) = sampler(OnFull::NewestWins);
         let tempo = Arc::new(Tempo::default());
         let sampler = sampler.following(Arc::clone(&tempo));
-        assert!(sampler.wants(Duration::ZERO));
+        assert!(sampler.is_sampled(Duration::ZERO));
         tempo.set(SECOND * 5);
         assert_eq!(sampler.interval(), SECOND * 5);
-        assert!(!sampler.wants(SECOND * 4));
-        assert!(sampler.wants(SECOND * 5));
+        assert!(!sampler.is_sampled(SECOND * 4));
+        assert!(sampler.is_sampled(SECOND * 5));
         tempo.set(SECOND / 2);
-        assert!(sampler.wants(SECOND * 6));
-        assert_eq!(account.totals().sampled, 3);
+        assert!(sampler.is_sampled(SECOND * 6));
+        assert_eq!(accounting.totals().sampled, 3);
     }
 
     #[test]
@@ -240,68 +240,68 @@ mod tests {
         let mut sampler = sampler;
         for signed in [false, true] {
             let second = SECOND * u32::from(signed);
-            assert!(sampler.wants(second));
+            assert!(sampler.is_sampled(second));
             sampler.deliver(time(second), picture());
-            let expected = signed.then(|| Signature::of(&picture(), Region::FULL));
-            assert_eq!(reader.take().unwrap().signature, expected);
-            sampler = sampler.signing(Region::FULL);
+            let expected = signed.then(|| Thumbprint::of(&picture(), Region::FULL));
+            assert_eq!(reader.take().unwrap().thumbprint, expected);
+            sampler = sampler.with_thumbprints(Region::FULL);
         }
     }
 
     #[test]
     fn a_frame_that_loses_its_slot_is_counted_as_superseded() {
-        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        let (sampler, reader, accounting) = sampler(OnFull::NewestWins);
         for n in 0..3 {
-            assert!(sampler.wants(SECOND * n));
+            assert!(sampler.is_sampled(SECOND * n));
             sampler.deliver(time(SECOND * n), picture());
         }
         assert_eq!(reader.take().unwrap().time.media, SECOND * 2);
-        assert_eq!(account.totals().dropped.get("superseded"), Some(&2));
+        assert_eq!(accounting.totals().dropped.get("superseded"), Some(&2));
     }
 
     #[test]
     fn a_wanted_frame_that_never_comes_is_counted_as_a_decode_drop() {
-        let (sampler, reader, account) = sampler(OnFull::NewestWins);
-        assert!(sampler.wants(Duration::ZERO));
-        assert!(sampler.wants(SECOND));
-        assert_eq!(account.totals().dropped.get("decode"), Some(&1));
+        let (sampler, reader, accounting) = sampler(OnFull::NewestWins);
+        assert!(sampler.is_sampled(Duration::ZERO));
+        assert!(sampler.is_sampled(SECOND));
+        assert_eq!(accounting.totals().dropped.get("decode"), Some(&1));
         drop(sampler);
-        assert_eq!(account.totals().dropped.get("decode"), Some(&2));
-        assert_eq!(account.totals().unaccounted(), 0);
+        assert_eq!(accounting.totals().dropped.get("decode"), Some(&2));
+        assert_eq!(accounting.totals().unaccounted(), 0);
         assert!(reader.is_finished());
     }
 
     #[test]
     fn a_frame_nobody_wanted_is_left_out_of_the_accounts() {
-        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        let (sampler, reader, accounting) = sampler(OnFull::NewestWins);
         sampler.deliver(time(SECOND), picture());
         assert!(reader.take().is_none());
-        assert_eq!(account.totals().sampled, 0);
+        assert_eq!(accounting.totals().sampled, 0);
     }
 
     #[test]
     fn a_waiting_frame_is_counted_as_shutdown_when_the_daemon_stops() {
         let (trigger, shutdown) = shutdown::channel();
-        let (sampler, reader, account) = sampler(OnFull::Wait(shutdown));
-        assert!(sampler.wants(Duration::ZERO));
+        let (sampler, reader, accounting) = sampler(OnFull::Wait(shutdown));
+        assert!(sampler.is_sampled(Duration::ZERO));
         sampler.deliver(time(Duration::ZERO), picture());
         let source = std::thread::spawn(move || {
-            assert!(sampler.wants(SECOND));
+            assert!(sampler.is_sampled(SECOND));
             sampler.deliver(time(SECOND), picture());
         });
         trigger.trigger();
         source.join().unwrap();
-        assert_eq!(account.totals().dropped.get("shutdown"), Some(&1));
+        assert_eq!(accounting.totals().dropped.get("shutdown"), Some(&1));
         assert_eq!(reader.take().unwrap().time.media, Duration::ZERO);
-        assert_eq!(account.totals().unaccounted(), 0);
+        assert_eq!(accounting.totals().unaccounted(), 0);
     }
 
     #[test]
     fn a_frame_for_a_reader_that_is_gone_is_counted_as_shutdown() {
-        let (sampler, reader, account) = sampler(OnFull::NewestWins);
+        let (sampler, reader, accounting) = sampler(OnFull::NewestWins);
         drop(reader);
-        assert!(sampler.wants(Duration::ZERO));
+        assert!(sampler.is_sampled(Duration::ZERO));
         sampler.deliver(time(Duration::ZERO), picture());
-        assert_eq!(account.totals().dropped.get("shutdown"), Some(&1));
+        assert_eq!(accounting.totals().dropped.get("shutdown"), Some(&1));
     }
 }

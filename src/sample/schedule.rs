@@ -49,7 +49,7 @@ impl Schedule {
     }
 
     /// Whether the frame at `media` is to be sampled. The first frame always is.
-    pub fn wants(&mut self, media: Duration) -> bool {
+    pub fn is_sampled(&mut self, media: Duration) -> bool {
         if self.interval.is_zero() {
             return true;
         }
@@ -60,7 +60,7 @@ impl Schedule {
         // Media time does not go back; if it ever does, waiting for it to catch up could take hours.
         if media.saturating_add(self.interval.saturating_mul(2)) < grid.due {
             self.grid = None;
-            return self.wants(media);
+            return self.is_sampled(media);
         }
         if media.saturating_add(self.tolerance) < grid.due {
             return false;
@@ -98,12 +98,12 @@ mod tests {
 
     fn sampled(interval: u64, times: impl IntoIterator<Item = u64>) -> Vec<u64> {
         let mut schedule = Schedule::new(ms(interval));
-        times.into_iter().filter(|t| schedule.wants(ms(*t))).collect()
+        times.into_iter().filter(|t| schedule.is_sampled(ms(*t))).collect()
     }
 
     #[test]
     fn the_first_frame_is_sampled_whatever_its_time() {
-        assert!(Schedule::new(ms(1000)).wants(ms(123_456)));
+        assert!(Schedule::new(ms(1000)).is_sampled(ms(123_456)));
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
                 12_000 => schedule.change(ms(500)),
                 _ => {}
             }
-            if schedule.wants(ms(time)) {
+            if schedule.is_sampled(ms(time)) {
                 sampled.push(time);
             }
             if time == 13_000 {
@@ -168,9 +168,9 @@ mod tests {
     fn an_interval_that_changes_before_the_first_frame_or_not_at_all_changes_nothing_else() {
         let mut schedule = Schedule::new(ms(1000));
         schedule.change(ms(2000));
-        assert!(schedule.wants(ms(77)));
+        assert!(schedule.is_sampled(ms(77)));
         schedule.change(ms(2000));
-        assert!(!schedule.wants(ms(2000)) && schedule.wants(ms(2077)));
+        assert!(!schedule.is_sampled(ms(2000)) && schedule.is_sampled(ms(2077)));
     }
 
     proptest! {
@@ -186,7 +186,7 @@ mod tests {
                     interval = new;
                     schedule.change(ms(new));
                 }
-                if schedule.wants(ms(now)) {
+                if schedule.is_sampled(ms(now)) {
                     // On a grid the distance of two samples may be shorter by a frame that came late.
                     prop_assert!(last.is_none_or(|last| now - last + 220 >= interval), "{} after {:?}", now, last);
                     last = Some(now);

@@ -5,9 +5,9 @@
 //! prompt is a class of its own. An ensemble of probabilities holds the set once for each template, and a label's score is
 //! the mean of what it scores in each.
 
-pub mod roster;
+pub mod score_routes;
+pub mod scoring_thread;
 pub mod similarity;
-pub mod worker;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, ErrorKind, ShapeError, concatenate};
 
@@ -15,7 +15,7 @@ use crate::label::Scoring;
 
 /// How the model turns a cosine into a logit and a probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Head {
+pub struct LogitParameters {
     /// Multiplies the cosine; already exponentiated (about 100 for CLIP).
     pub scale: f32,
     /// Added to the logit (SigLIP); 0 for CLIP.
@@ -23,7 +23,7 @@ pub struct Head {
     pub activation: Activation,
 }
 
-impl Head {
+impl LogitParameters {
     /// Logit of a cosine.
     pub fn logit(self, cosine: f32) -> f32 {
         cosine * self.scale + self.bias
@@ -83,7 +83,7 @@ struct BlockRows {
 #[derive(Clone, Debug)]
 pub struct Scorer {
     scoring: Scoring,
-    head: Head,
+    logit_parameters: LogitParameters,
     /// `[rows, dim]`: all prompts, negatives and background of all blocks, one product a picture.
     matrix: Array2<f32>,
     /// At least one, all with as many labels.
@@ -95,7 +95,7 @@ impl Scorer {
     ///
     /// # Errors
     /// When the embeddings differ in length, there are none, or blocks differ in their labels.
-    pub fn new(set: &SetEmbeddings, head: Head) -> Result<Self, ShapeError> {
+    pub fn new(set: &SetEmbeddings, logit_parameters: LogitParameters) -> Result<Self, ShapeError> {
         let mut parts: Vec<ArrayView2<'_, f32>> = Vec::new();
         let mut next = 0;
         let mut blocks: Vec<BlockRows> = Vec::with_capacity(set.blocks.len());
@@ -111,7 +111,7 @@ impl Scorer {
             }
             blocks.push(BlockRows { labels, background: add(&block.background) });
         }
-        Ok(Self { scoring: set.scoring, head, matrix: concatenate(Axis(0), &parts)?, blocks })
+        Ok(Self { scoring: set.scoring, logit_parameters, matrix: concatenate(Axis(0), &parts)?, blocks })
     }
 
     /// Number of labels, and so of scores.
@@ -125,12 +125,12 @@ impl Scorer {
 
     /// Scores of one L2-normalised embedding (`[dim]`), one a label, each in 0..=1.
     pub fn score(&self, embedding: ArrayView1<'_, f32>) -> Vec<f32> {
-        let logits = self.matrix.dot(&embedding).mapv(|cosine| self.head.logit(cosine)).to_vec();
+        let logits = self.matrix.dot(&embedding).mapv(|cosine| self.logit_parameters.logit(cosine)).to_vec();
         let mut mean = vec![0.0; self.len()];
         for block in &self.blocks {
             let scores = match self.scoring {
                 Scoring::Exclusive => block.exclusive(&logits),
-                Scoring::Independent => block.independent(&logits, self.head.activation),
+                Scoring::Independent => block.independent(&logits, self.logit_parameters.activation),
             };
             mean.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
         }

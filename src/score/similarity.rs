@@ -3,7 +3,7 @@
 
 use ndarray::{Array2, ArrayView1, Axis, ErrorKind, ShapeError};
 
-use super::{Activation, Head, sigmoid};
+use super::{Activation, LogitParameters, sigmoid};
 
 /// Each `[pictures, texts]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,11 @@ impl Similarity {
     ///
     /// # Errors
     /// When embeddings differ in length, templates in their number of texts, or there is no matrix of texts.
-    pub fn new(images: &Array2<f32>, texts: &[Array2<f32>], head: Head) -> Result<Self, ShapeError> {
+    pub fn new(
+        images: &Array2<f32>,
+        texts: &[Array2<f32>],
+        logit_parameters: LogitParameters,
+    ) -> Result<Self, ShapeError> {
         let mismatch = ShapeError::from_kind(ErrorKind::IncompatibleShape);
         let Some(first) = texts.first() else { return Err(mismatch) };
         if first.ncols() != images.ncols() || texts.iter().any(|part| part.raw_dim() != first.raw_dim()) {
@@ -34,18 +38,18 @@ impl Similarity {
         for part in texts {
             let part = images.dot(&part.t());
             for (mut mean, row) in probabilities.axis_iter_mut(Axis(0)).zip(part.rows()) {
-                mean.iter_mut().zip(head.probabilities(row)).for_each(|(sum, one)| *sum += one);
+                mean.iter_mut().zip(logit_parameters.probabilities(row)).for_each(|(sum, one)| *sum += one);
             }
             cosine += &part;
         }
         let count = texts.len() as f32;
         cosine /= count;
         probabilities /= count;
-        Ok(Self { logits: cosine.mapv(|cosine| head.logit(cosine)), cosine, probabilities })
+        Ok(Self { logits: cosine.mapv(|cosine| logit_parameters.logit(cosine)), cosine, probabilities })
     }
 }
 
-impl Head {
+impl LogitParameters {
     /// Probabilities of one picture's cosines.
     fn probabilities(self, cosines: ArrayView1<'_, f32>) -> Vec<f32> {
         let logits: Vec<f32> = cosines.iter().map(|cosine| self.logit(*cosine)).collect();
@@ -67,8 +71,8 @@ mod tests {
 
     use super::*;
 
-    const CLIP: Head = Head { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
-    const SIGLIP: Head = Head { scale: 10.0, bias: -5.0, activation: Activation::Sigmoid };
+    const CLIP: LogitParameters = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
+    const SIGLIP: LogitParameters = LogitParameters { scale: 10.0, bias: -5.0, activation: Activation::Sigmoid };
 
     fn circle(angles: &[f32]) -> Array2<f32> {
         Array2::from_shape_fn(
@@ -86,7 +90,8 @@ mod tests {
     #[test]
     fn probabilities_are_a_softmax_over_the_texts_or_a_sigmoid_of_each() {
         let (images, texts) = (array![[1.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]);
-        let clip = Similarity::new(&images, std::slice::from_ref(&texts), Head { scale: 10.0, ..CLIP }).unwrap();
+        let clip =
+            Similarity::new(&images, std::slice::from_ref(&texts), LogitParameters { scale: 10.0, ..CLIP }).unwrap();
         assert_eq!(clip.cosine, array![[1.0, 0.0, 0.6]]);
         assert_eq!(clip.logits, array![[10.0, 0.0, 6.0]]);
         let z = 10f32.exp() + 1.0 + 6f32.exp();
@@ -114,17 +119,17 @@ mod tests {
             let images = circle(&images);
             let texts: Vec<_> = templates.iter().map(|angles| circle(angles)).collect();
             let reversed: Vec<_> = texts.iter().rev().cloned().collect();
-            for head in [CLIP, SIGLIP] {
-                let all = Similarity::new(&images, &texts, head).unwrap();
+            for logit_parameters in [CLIP, SIGLIP] {
+                let all = Similarity::new(&images, &texts, logit_parameters).unwrap();
                 prop_assert!(all.probabilities.iter().all(|p| (0.0..=1.0).contains(p)));
-                if head.activation == Activation::Softmax {
+                if logit_parameters.activation == Activation::Softmax {
                     prop_assert!(all.probabilities.rows().into_iter().all(|row| (row.sum() - 1.0).abs() < 1e-4));
                 }
-                let other = Similarity::new(&images, &reversed, head).unwrap();
+                let other = Similarity::new(&images, &reversed, logit_parameters).unwrap();
                 prop_assert!(far(&all.probabilities, &other.probabilities) < 1e-5);
                 let mut mean = Array2::<f32>::zeros(all.probabilities.raw_dim());
                 for one in &texts {
-                    mean += &Similarity::new(&images, std::slice::from_ref(one), head).unwrap().probabilities;
+                    mean += &Similarity::new(&images, std::slice::from_ref(one), logit_parameters).unwrap().probabilities;
                 }
                 prop_assert!(far(&all.probabilities, &(mean / texts.len() as f32)) < 1e-5);
             }

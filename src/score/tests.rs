@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const CLIP: Head = Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
-const SIGLIP: Head = Head { scale: 10.0, bias: -5.0, activation: Activation::Sigmoid };
+const CLIP: LogitParameters = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
+const SIGLIP: LogitParameters = LogitParameters { scale: 10.0, bias: -5.0, activation: Activation::Sigmoid };
 
 fn label(name: &str, prompts: Array2<f32>, negatives: Array2<f32>) -> LabelEmbeddings {
     LabelEmbeddings { name: name.into(), prompts, negatives }
@@ -70,8 +70,8 @@ proptest! {
     #[test]
     fn scores_stay_between_zero_and_one_even_at_clips_scale(angle in 0.0f32..6.3, scale in 0.1f32..200.0) {
         for scoring in [Scoring::Exclusive, Scoring::Independent] {
-            let head = Head { scale, ..CLIP };
-            let scorer = Scorer::new(&set(scoring, array![[0.8, -0.6]]), head).unwrap();
+            let logit_parameters = LogitParameters { scale, ..CLIP };
+            let scorer = Scorer::new(&set(scoring, array![[0.8, -0.6]]), logit_parameters).unwrap();
             let scores = scorer.score(Array1::from(vec![angle.cos(), angle.sin()]).view());
             prop_assert!(scores.iter().all(|s| (0.0..=1.0).contains(s)));
             if scoring == Scoring::Exclusive {
@@ -131,9 +131,9 @@ fn block(angles: [f32; 5], background: bool) -> Block {
     }
 }
 
-fn scores(blocks: &[Block], scoring: Scoring, head: Head, angle: f32) -> Vec<f32> {
+fn scores(blocks: &[Block], scoring: Scoring, logit_parameters: LogitParameters, angle: f32) -> Vec<f32> {
     let set = SetEmbeddings { name: "s".into(), scoring, blocks: blocks.to_vec() };
-    Scorer::new(&set, head).unwrap().score(circle(&[angle]).row(0))
+    Scorer::new(&set, logit_parameters).unwrap().score(circle(&[angle]).row(0))
 }
 
 proptest! {
@@ -146,17 +146,17 @@ proptest! {
     ) {
         let blocks: Vec<Block> = templates.iter().map(|angles| block(*angles, background)).collect();
         let reversed: Vec<Block> = blocks.iter().rev().cloned().collect();
-        for head in [Head { scale, ..CLIP }, Head { scale, ..SIGLIP }] {
+        for logit_parameters in [LogitParameters { scale, ..CLIP }, LogitParameters { scale, ..SIGLIP }] {
             for scoring in [Scoring::Exclusive, Scoring::Independent] {
-                let all = scores(&blocks, scoring, head, angle);
+                let all = scores(&blocks, scoring, logit_parameters, angle);
                 prop_assert!(all.iter().all(|s| (0.0..=1.0).contains(s)), "{all:?}");
                 if scoring == Scoring::Exclusive {
                     prop_assert!(all.iter().sum::<f32>() <= 1.0001, "{all:?}");
                 }
-                prop_assert!(close(&all, &scores(&reversed, scoring, head, angle)));
+                prop_assert!(close(&all, &scores(&reversed, scoring, logit_parameters, angle)));
                 let mut mean = vec![0.0; 2];
                 for block in &blocks {
-                    let one = scores(std::slice::from_ref(block), scoring, head, angle);
+                    let one = scores(std::slice::from_ref(block), scoring, logit_parameters, angle);
                     mean.iter_mut().zip(one).for_each(|(sum, score)| *sum += score / blocks.len() as f32);
                 }
                 prop_assert!(close(&all, &mean), "{all:?} {mean:?}");

@@ -8,9 +8,9 @@ use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Fault, JsonlTarget, Running, Sink};
+use super::{JsonlTarget, Running, Sink, SinkError};
 use crate::event::{Event, EventKind};
-use crate::outbox::delivery::{Delivery, Inbox};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 
 /// Lines written before the disk is asked to keep them.
 const GROUP: usize = 256;
@@ -29,7 +29,7 @@ pub struct Rotation {
 
 /// Why a sink cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum SinkError {
+pub enum SinkStartError {
     #[error("cannot open {} for appending: {source}; check the folder and its permissions, or change `sinks[].path`", path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("cannot start a sink's thread: {0}")]
@@ -54,10 +54,10 @@ impl Writer {
     ///
     /// # Errors
     /// When the file cannot be opened for appending.
-    pub fn open(target: &JsonlTarget) -> Result<Self, SinkError> {
+    pub fn open(target: &JsonlTarget) -> Result<Self, SinkStartError> {
         let output = match target {
             JsonlTarget::File { path, rotation } => {
-                let failed = |source| SinkError::Open { path: path.clone(), source };
+                let failed = |source| SinkStartError::Open { path: path.clone(), source };
                 Output::File(Log::open(path, *rotation).map_err(failed)?)
             }
             JsonlTarget::Stdout if io::stdout().is_terminal() => {
@@ -101,24 +101,24 @@ impl Writer {
 }
 
 impl Sink for Writer {
-    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
+    fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a> {
         Box::pin(async move {
-            while let Some(first) = inbox.next().await {
+            while let Some(first) = receiver.next().await {
                 let mut group = vec![first];
                 while group.len() < GROUP
-                    && let Some(more) = inbox.try_next()
+                    && let Some(more) = receiver.try_next()
                 {
                     group.push(more);
                 }
                 let (written, done) = self.write(&group);
-                group.iter().take(written).for_each(|delivery| inbox.delivered(delivery.position));
+                group.iter().take(written).for_each(|delivery| receiver.delivered(delivery.position));
                 if let Err(error) = done {
                     let why = error.to_string();
                     // A reader of stdout that is gone will not come back.
                     let gone = error.kind() == io::ErrorKind::BrokenPipe;
-                    return Err(if gone { Fault::Gone { why } } else { Fault::again(why) });
+                    return Err(if gone { SinkError::Fatal { why } } else { SinkError::retry(why) });
                 }
-                inbox.up();
+                receiver.up();
             }
             Ok(())
         })

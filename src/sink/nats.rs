@@ -17,8 +17,8 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, HeaderMap, header};
 use tokio::sync::Notify;
 
-use super::{Fault, Running, Sink};
-use crate::outbox::delivery::{Delivery, Inbox, LaneKey, Phase};
+use super::{Running, Sink, SinkError};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver, OrderingKey, Phase};
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 
@@ -26,11 +26,11 @@ use crate::platform::tls::{self, Trust};
 const IN_FLIGHT: usize = 256;
 
 /// For acknowledgements that are on their way when the daemon ends.
-const GOODBYE: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How the daemon shows who it is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Login {
+pub enum NatsLogin {
     Nobody,
     User {
         name: String,
@@ -43,7 +43,7 @@ pub enum Login {
     Credentials(Secret),
 }
 
-impl Login {
+impl NatsLogin {
     fn secret(&self) -> Option<&Secret> {
         match self {
             Self::Nobody => None,
@@ -73,7 +73,7 @@ fn with_credentials(options: ConnectOptions, both: &Secret) -> Option<ConnectOpt
 pub struct NatsSettings {
     /// `nats://` or `tls://`, without credentials.
     pub url: url::Url,
-    pub login: Login,
+    pub login: NatsLogin,
     pub subject_prefix: String,
     pub trust: Trust,
     /// For a connection, and for an acknowledgement.
@@ -83,7 +83,7 @@ pub struct NatsSettings {
 type Acknowledged = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
 
 /// Published, in order: position, stream and label, answer.
-type Waiting = VecDeque<(u64, LaneKey, Acknowledged)>;
+type Waiting = VecDeque<(u64, OrderingKey, Acknowledged)>;
 
 /// See the module.
 pub struct Nats {
@@ -95,7 +95,7 @@ impl Nats {
         Self { settings }
     }
 
-    async fn connect(&self, lost: Arc<Notify>) -> Result<Client, Fault> {
+    async fn connect(&self, lost: Arc<Notify>) -> Result<Client, SinkError> {
         let NatsSettings { url, login, trust, timeout, .. } = &self.settings;
         let mut options = ConnectOptions::new()
             .name("vtagd")
@@ -112,23 +112,23 @@ impl Nats {
             });
         let text = |secret: &Secret| secret.expose().to_owned();
         options = match login {
-            Login::Nobody => options,
-            Login::User { name, password } => {
+            NatsLogin::Nobody => options,
+            NatsLogin::User { name, password } => {
                 options.user_and_password(name.clone(), password.as_ref().map(text).unwrap_or_default())
             }
-            Login::Token(token) => options.token(text(token)),
-            Login::Nkey(seed) => options.nkey(text(seed)),
-            Login::Credentials(both) => with_credentials(options, both)
-                .ok_or_else(|| Fault::again("the credentials are not those of a .creds file"))?,
+            NatsLogin::Token(token) => options.token(text(token)),
+            NatsLogin::Nkey(seed) => options.nkey(text(seed)),
+            NatsLogin::Credentials(both) => with_credentials(options, both)
+                .ok_or_else(|| SinkError::retry("the credentials are not those of a .creds file"))?,
         };
         if url.scheme() == "tls" {
-            let config = tls::client(trust).map_err(Fault::again)?;
+            let config = tls::client(trust).map_err(SinkError::retry)?;
             options = options.require_tls(true).tls_client_config((*config).clone());
         }
         options.connect(url.as_str()).await.map_err(|error| {
             let told = (url.scheme() == "tls").then(|| tls::explained(&error, trust)).flatten();
             let why = told.unwrap_or_else(|| error.to_string());
-            Fault::again(login.secret().map_or(why.clone(), |secret| secret.scrub(&why)))
+            SinkError::retry(login.secret().map_or(why.clone(), |secret| secret.scrub(&why)))
         })
     }
 
@@ -142,38 +142,38 @@ impl Nats {
         Ok(context.publish_with_headers(subject, headers, body.into()).await?.into_future())
     }
 
-    async fn work(&self, inbox: &mut Inbox) -> Result<(), Fault> {
+    async fn work(&self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
         let lost = Arc::new(Notify::new());
         let client = self.connect(Arc::clone(&lost)).await?;
         // What waits for an acknowledgement tells with it: a server without a stream would be up and down without end.
-        if inbox.held() == 0 {
-            inbox.up();
+        if receiver.held() == 0 {
+            receiver.up();
         }
         let mut context = jetstream::new(client);
         context.set_timeout(self.settings.timeout);
-        let mut phases = inbox.phases();
+        let mut phases = receiver.phases();
         let mut waiting = Waiting::new();
         // The next, while one of its stream and label is not acknowledged.
         let mut held: Option<Delivery> = None;
         loop {
             let behind = |delivery: &Delivery| {
-                let lane = delivery.stored.lane();
-                waiting.iter().any(|(_, under_way, _)| *under_way == lane)
+                let key = delivery.stored.ordering_key();
+                waiting.iter().any(|(_, under_way, _)| *under_way == key)
             };
             if let Some(delivery) = held.take_if(|delivery| !behind(delivery)) {
                 let position = delivery.position;
                 match self.publish(&context, &delivery).await {
-                    Ok(acknowledged) => waiting.push_back((position, delivery.stored.lane(), acknowledged)),
-                    Err(error) => self.refused(inbox, position, &error)?,
+                    Ok(acknowledged) => waiting.push_back((position, delivery.stored.ordering_key(), acknowledged)),
+                    Err(error) => self.refused(receiver, position, &error)?,
                 }
             }
             tokio::select! {
-                taken = inbox.next(), if held.is_none() && waiting.len() < IN_FLIGHT => match taken {
+                taken = receiver.next(), if held.is_none() && waiting.len() < IN_FLIGHT => match taken {
                     Some(delivery) => held = Some(delivery),
                     None => break,
                 },
-                (position, answer) = first(&mut waiting) => self.settle(inbox, position, answer)?,
-                () = lost.notified() => return Err(Fault::again("the connection was lost")),
+                (position, answer) = first(&mut waiting) => self.settle(receiver, position, answer)?,
+                () = lost.notified() => return Err(SinkError::retry("the connection was lost")),
                 // Seen even while nothing more is taken.
                 _ = phases.wait_for(|phase| *phase == Phase::Closed) => break,
             }
@@ -182,29 +182,34 @@ impl Nats {
         let rest = async {
             while !waiting.is_empty() {
                 let (position, answer) = first(&mut waiting).await;
-                self.settle(inbox, position, answer)?;
+                self.settle(receiver, position, answer)?;
             }
             Ok(())
         };
-        tokio::time::timeout(GOODBYE, rest).await.unwrap_or(Ok(()))
+        tokio::time::timeout(DRAIN_TIMEOUT, rest).await.unwrap_or(Ok(()))
     }
 
-    fn settle(&self, inbox: &mut Inbox, position: u64, answer: Result<PublishAck, PublishError>) -> Result<(), Fault> {
+    fn settle(
+        &self,
+        receiver: &mut DeliveryReceiver,
+        position: u64,
+        answer: Result<PublishAck, PublishError>,
+    ) -> Result<(), SinkError> {
         match answer {
             Ok(_) => {
-                inbox.up();
-                inbox.delivered(position);
+                receiver.up();
+                receiver.delivered(position);
                 Ok(())
             }
-            Err(error) => self.refused(inbox, position, &error),
+            Err(error) => self.refused(receiver, position, &error),
         }
     }
 
     /// An event that was not taken: a dead letter, or the end of this connection.
-    fn refused(&self, inbox: &mut Inbox, position: u64, error: &PublishError) -> Result<(), Fault> {
+    fn refused(&self, receiver: &mut DeliveryReceiver, position: u64, error: &PublishError) -> Result<(), SinkError> {
         let why = match error.kind() {
             PublishErrorKind::MaxPayloadExceeded => {
-                inbox.dead(position, "the event is larger than the server's max_payload");
+                receiver.dead(position, "the event is larger than the server's max_payload");
                 return Ok(());
             }
             PublishErrorKind::StreamNotFound => {
@@ -216,14 +221,14 @@ impl Nats {
             PublishErrorKind::TimedOut => "the server does not acknowledge".to_owned(),
             _ => error.to_string(),
         };
-        inbox.failed(position, &why);
-        Err(Fault::again(why))
+        receiver.failed(position, &why);
+        Err(SinkError::retry(why))
     }
 }
 
 impl Sink for Nats {
-    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
-        Box::pin(self.work(inbox))
+    fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a> {
+        Box::pin(self.work(receiver))
     }
 }
 

@@ -7,20 +7,20 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::{Sink, runner};
-use crate::outbox::delivery::{self, Feed, Phase, States};
+use crate::outbox::delivery::{self, DeliverySender, Phase, States};
 use crate::platform::backoff::Ladder;
 
 /// `sink` on its thread, tried again at once, and the outbox's end of its link.
-pub fn running(sink: impl Sink) -> (Feed, JoinHandle<()>) {
-    let (feed, inbox) = delivery::link("sink-0", States::default(), bounded(1).0);
+pub fn running(sink: impl Sink) -> (DeliverySender, JoinHandle<()>) {
+    let (sender, receiver) = delivery::link("sink-0", States::default(), bounded(1).0);
     let ladder = Ladder { steps: vec![Duration::from_millis(1)], stable: Duration::ZERO };
-    let thread = runner::start(Box::new(sink), inbox, ladder).unwrap();
-    (feed, thread)
+    let thread = runner::start(Box::new(sink), receiver, ladder).unwrap();
+    (sender, thread)
 }
 
 /// Ends a sink as the daemon's end does.
-pub fn end(feed: &Feed, thread: JoinHandle<()>) {
-    feed.advance(Phase::Closed);
+pub fn end(sender: &DeliverySender, thread: JoinHandle<()>) {
+    sender.advance(Phase::Closed);
     thread.join().unwrap();
 }
 

@@ -5,8 +5,8 @@
 //! picture is told to whoever has subscribed (MQTT) and the API can serve it. Full: the event has no picture, counted. Closed: pictures
 //! that wait are still written. What does not fit `max_size` and `max_age` is deleted, oldest first.
 
+mod picture_store;
 mod rgb;
-mod store;
 
 use std::collections::HashMap;
 use std::io;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::event::{Event, EventKind};
 use crate::frame::Picture;
-use store::Store;
+use picture_store::SnapshotStore;
 
 /// Frames that wait to be encoded: each holds a decoded picture, which may be one of a decoder's few.
 const QUEUE: usize = 8;
@@ -87,7 +87,7 @@ impl Gallery {
     /// # Errors
     /// When the folder cannot be used, or the system gives no thread.
     pub fn start(settings: &SnapshotSettings) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
-        let store = Store::open(&settings.path, settings.max_size, settings.max_age, Instant::now())?;
+        let store = SnapshotStore::open(&settings.path, settings.max_size, settings.max_age, Instant::now())?;
         let (shots, taken) = bounded(QUEUE);
         let gallery = Self {
             folder: settings.path.clone(),
@@ -132,7 +132,7 @@ impl Gallery {
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((which, picture)) = worth.zip(picture) {
-            let name = store::name(data.tag_id, which);
+            let name = picture_store::name(data.tag_id, which);
             let shot = Shot {
                 picture: Arc::clone(picture),
                 name: name.clone(),
@@ -175,7 +175,7 @@ impl Gallery {
     /// The JPEG called `name`; `None` if there is none, or it was deleted.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         // A name that was given from outside is looked at before it becomes a path.
-        if !store::is_name(name) {
+        if !picture_store::is_name(name) {
             return None;
         }
         std::fs::read(self.folder.join(name)).ok()
@@ -193,7 +193,7 @@ fn count(result: &'static str) {
 
 /// The thread's side.
 struct Writer {
-    store: Store,
+    store: SnapshotStore,
     saved: broadcast::Sender<Saved>,
     max_side: u32,
     quality: u8,

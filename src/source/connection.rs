@@ -1,7 +1,7 @@
 //! One connection: builds the pipeline, plays it, listens to its bus, and takes it down in bounded time.
 //!
 //! Runs on the source's own thread, which only waits here: for the bus, for shutdown, for a camera that has gone silent. What may
-//! hang is done aside: a pipeline that neither starts nor stops is left behind, named and counted.
+//! hang is done apart: a pipeline that neither starts nor stops is abandoned, named and counted.
 //! Bus messages that end the connection go through a bounded channel; the first one counts, what does not fit is dropped,
 //! and nothing is left to pile up on the bus itself.
 
@@ -14,14 +14,14 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::arrivals::Arrivals;
-use super::aside::{Late, LeftBehind, aside};
 use super::byte_budget::ByteBudget;
 use super::error::{At, Excess, SourceError};
-use super::feed::{self, Feed};
 use super::media::{self, Ending};
+use super::pipeline_tap::{self, PipelineTap};
 use super::rtsp_socket::{self, RtspSocket};
+use super::run_with_timeout::{AbandonedPipelines, Late, run_with_timeout};
 use super::scrub::{self, Scrubber};
-use super::{Limits, Location, SourceSettings, downloads, gio_types, messages, size_limit, template};
+use super::{Limits, Location, SourceSettings, downloads, gio_types, messages, pipeline_template, size_limit};
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 
@@ -51,13 +51,13 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy)]
 pub(super) struct Connection<'a> {
     pub settings: &'a SourceSettings,
-    pub feed: &'a Arc<Feed>,
+    pub feed: &'a Arc<PipelineTap>,
     pub shutdown: &'a Shutdown,
 }
 
 impl Connection<'_> {
     /// Makes one connection and stays until it ends, one way or another.
-    pub fn run(self, left_behind: &mut LeftBehind) -> Result<End, SourceError> {
+    pub fn run(self, abandoned: &mut AbandonedPipelines) -> Result<End, SourceError> {
         let Self { settings, feed, shutdown } = self;
         let limits = &settings.reconnect.limits;
         let at =
@@ -66,7 +66,7 @@ impl Connection<'_> {
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
         gio_types::register();
         downloads::limit();
-        let parts = template::build(settings, &at)?;
+        let parts = pipeline_template::build(settings, &at)?;
         let (sender, events) = bounded(4);
         let arrivals = Arrivals::watch(&parts.pipeline);
         let socket = Arc::new(RtspSocket::default());
@@ -76,7 +76,7 @@ impl Connection<'_> {
         // Before the gate: what ends there has come out of its parser all the same.
         ByteBudget::watch(&parts.pipeline, at.clone(), refuse.clone());
         listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
-        feed::attach(feed, feed.connect(), &parts);
+        pipeline_tap::attach(feed, feed.connect(), &parts);
         size_limit::attach(&parts.pipeline, settings.sizes(), settings.insists_on_sizes(), at.clone(), refuse);
         let pipeline = &parts.pipeline;
         let cut = Arc::clone(&socket);
@@ -86,7 +86,7 @@ impl Connection<'_> {
         if matches!(result, Err(SourceError::Stalled { .. } | SourceError::TooMuch { .. })) {
             cut.cut();
         }
-        tear_down(parts.pipeline, settings, &cut, left_behind);
+        tear_down(parts.pipeline, settings, &cut, abandoned);
         result
     }
 }
@@ -117,7 +117,7 @@ fn listen(
             gst::MessageView::StreamStatus(status) => {
                 // It comes from the thread that it tells of.
                 if status.type_() == gst::StreamStatusType::Enter {
-                    thread_priority::step_back();
+                    thread_priority::lower_priority();
                 }
                 None
             }
@@ -140,7 +140,7 @@ fn listen(
 struct Playing<'a> {
     settings: &'a SourceSettings,
     pipeline: &'a gst::Pipeline,
-    feed: &'a Feed,
+    feed: &'a PipelineTap,
     limits: &'a Limits,
     shutdown: &'a Shutdown,
     events: Receiver<Event>,
@@ -209,7 +209,7 @@ impl Playing<'_> {
         }
     }
 
-    /// Does `work`, which makes the pipeline play, aside, and says whether it worked. What was stopped while it still worked plays
+    /// Does `work`, which makes the pipeline play, apart, and says whether it worked. What was stopped while it still worked plays
     /// afterwards, and GStreamer does not survive it if it is let go of so: then it is stopped once more.
     fn bring_to_play(
         &self,
@@ -225,18 +225,18 @@ impl Playing<'_> {
             }
             worked
         };
-        let result = self.aside(what, self.limits.first_frame, work);
+        let result = self.run_with_timeout(what, self.limits.first_frame, work);
         given_up.store(result.is_err(), Ordering::SeqCst);
         result
     }
 
-    fn aside<T: Send + 'static>(
+    fn run_with_timeout<T: Send + 'static>(
         &self,
         what: &str,
         deadline: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Late> {
-        aside(&format!("{what}-{}", self.settings.id), deadline, Some(self.shutdown), work)
+        run_with_timeout(&format!("{what}-{}", self.settings.id), deadline, Some(self.shutdown), work)
     }
 
     /// How long to wait before looking again whether the stream still lives.
@@ -281,7 +281,7 @@ impl Playing<'_> {
             let duration = pipeline.query_duration::<gst::ClockTime>().is_some_and(|d| d > gst::ClockTime::ZERO);
             duration && media::has_length(&pipeline)
         };
-        self.aside("query", self.limits.tear_down, query).unwrap_or(false)
+        self.run_with_timeout("query", self.limits.tear_down, query).unwrap_or(false)
     }
 
     fn ending(&self) -> Ending {
@@ -332,21 +332,26 @@ impl Playing<'_> {
     }
 }
 
-/// Stops the pipeline; one that is late is named, counted and left behind, with nothing that it could still deliver to.
-fn tear_down(pipeline: gst::Pipeline, settings: &SourceSettings, socket: &RtspSocket, left_behind: &mut LeftBehind) {
+/// Stops the pipeline; one that is late is named, counted and abandoned, with nothing that it could still deliver to.
+fn tear_down(
+    pipeline: gst::Pipeline,
+    settings: &SourceSettings,
+    socket: &RtspSocket,
+    abandoned: &mut AbandonedPipelines,
+) {
     let (stream, deadline) = (&settings.id, settings.reconnect.limits.tear_down);
     let stop = move || {
         let _ = pipeline.set_state(gst::State::Null);
         drop(pipeline);
     };
-    match aside(&format!("stop-{stream}"), deadline, None, stop) {
+    match run_with_timeout(&format!("stop-{stream}"), deadline, None, stop) {
         Ok(()) | Err(Late::Shutdown) => {}
         Err(Late::Deadline(running)) => {
             // One that waits for the rest of a message stops then.
             socket.cut();
-            left_behind.add(running);
+            abandoned.add(running);
             metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => stream.to_string()).increment(1);
-            let hanging = left_behind.count();
+            let hanging = abandoned.count();
             tracing::warn!(%stream, ?deadline, hanging, "the pipeline does not stop; left behind");
         }
         Err(Late::NoThread(error)) => {

@@ -3,7 +3,7 @@
 //! In: what the configuration asks for, GStreamer's registry. Out: a [`Family`] of hardware decoders, or none and the reason.
 //! decodebin still picks the element for the codec that the camera really sends; a family only decides which hardware it may
 //! pick from, and what downloads the sampled frames from it. Any thread; opening a device is tried once per process and family,
-//! on a thread of its own, and one that does not answer within [`PATIENCE`] is not used.
+//! on a thread of its own, and one that does not answer within [`PROBE_TIMEOUT`] is not used.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +34,7 @@ pub enum Decoder {
 }
 
 /// How long opening a device may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Hardware decoders that belong together: one maker's, with one way to get pictures out of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,10 +111,10 @@ impl Family {
         };
         let helper = std::thread::Builder::new().name(format!("open-{}", self.name)).spawn(work);
         helper.map_err(|e| format!("no thread to open {first}: {e}"))?;
-        match answered.recv_timeout(PATIENCE) {
+        match answered.recv_timeout(PROBE_TIMEOUT) {
             Ok(true) => {}
             Ok(false) => return Err(format!("{first} cannot be opened; it needs {needs}")),
-            Err(_) => return Err(format!("{first} does not answer within {} s", PATIENCE.as_secs())),
+            Err(_) => return Err(format!("{first} does not answer within {} s", PROBE_TIMEOUT.as_secs())),
         }
         for (behind, element) in self.found().enumerate() {
             if let Some(factory) = gst::ElementFactory::find(element) {

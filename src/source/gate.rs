@@ -18,12 +18,12 @@ use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 
 use super::coded::{self, Codec};
-use super::feed::{self, CodedFrame, Feed};
 use super::gop::{Mode, Verdict};
+use super::pipeline_tap::{self, CodedFrame, PipelineTap};
 
 /// One connection's gate.
 struct Gate {
-    feed: Arc<Feed>,
+    feed: Arc<PipelineTap>,
     connection: u64,
     held: Mutex<Vec<gst::Buffer>>,
     /// Frames are judged behind the depayloader; before the decoder nothing is left to do but to drain it.
@@ -36,7 +36,7 @@ struct Gate {
 }
 
 /// A pad that is flushing, or an element that plays, is noticed after so long at most.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A probe that pushes on through its own pad: what it pushes has been judged and passes.
 #[derive(Default)]
@@ -65,7 +65,7 @@ impl Point {
 /// (`own`) only a decoder that is called `decoder`, or that is in a bin called so, is gated: what else a person does with
 /// their stream before decoding it is theirs.
 pub(super) fn attach(
-    feed: &Arc<Feed>,
+    feed: &Arc<PipelineTap>,
     connection: u64,
     pipeline: &gst::Pipeline,
     own: bool,
@@ -141,14 +141,14 @@ impl Gate {
         // Parts of frames cannot be judged here; the parser makes them whole.
         let Some(codec) = caps.as_ref().and_then(|caps| coded::codec(caps)) else { return gst::PadProbeReturn::Ok };
         self.early.store(true, Ordering::Relaxed);
-        self.judge(point, pad, info, codec)
+        self.verdict(point, pad, info, codec)
     }
 
     fn before_decoder(&self, point: &Point, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
         let caps = if point.is_pushing() { None } else { pad.current_caps() };
         let Some(codec) = caps.as_ref().and_then(|caps| coded::codec(caps)) else { return gst::PadProbeReturn::Ok };
         if !self.early.load(Ordering::Relaxed) {
-            let judged = self.judge(point, pad, info, codec);
+            let judged = self.verdict(point, pad, info, codec);
             if judged != gst::PadProbeReturn::Ok {
                 return judged;
             }
@@ -165,7 +165,7 @@ impl Gate {
     }
 
     /// Does with the frame in `info` what the feed says.
-    fn judge(
+    fn verdict(
         &self,
         point: &Point,
         pad: &gst::Pad,
@@ -174,12 +174,12 @@ impl Gate {
     ) -> gst::PadProbeReturn {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
         let frame = CodedFrame {
-            at: feed::time_of(pad, buffer),
+            at: pipeline_tap::time_of(pad, buffer),
             pts: buffer.pts(),
             kind: coded::kind(codec, buffer),
             size: buffer.size(),
         };
-        let verdict = self.feed.judge(self.connection, frame, || pad.current_caps());
+        let verdict = self.feed.verdict(self.connection, frame, || pad.current_caps());
         if matches!(verdict, Verdict::Drop | Verdict::Forget) {
             self.take_its_time(frame, pad);
         }
@@ -192,7 +192,7 @@ impl Gate {
                     held.push(buffer.clone());
                 }
                 drop(held);
-                if self.feed.asks(self.connection, frame) {
+                if self.feed.is_coded_sampled(self.connection, frame) {
                     gst::PadProbeReturn::Ok
                 } else {
                     self.take_its_time(frame, pad);
@@ -234,12 +234,12 @@ impl Gate {
                     let now = element.current_running_time().map(Duration::from);
                     now.map_or(Duration::ZERO, |now| frame.at.saturating_sub(now))
                 }
-                _ => LOOK,
+                _ => POLL_INTERVAL,
             };
             if left.is_zero() || pad.pad_flags().contains(gst::PadFlags::FLUSHING) {
                 return;
             }
-            std::thread::sleep(left.min(LOOK));
+            std::thread::sleep(left.min(POLL_INTERVAL));
         }
     }
 }

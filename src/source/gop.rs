@@ -92,7 +92,7 @@ impl Chooser {
     /// Bytes held back at most: 8 Mbit/s for eight seconds.
     pub const MAX_HELD: usize = 8 << 20;
     /// A stream without a keyframe for so long has none to wait for, or its owner should know.
-    pub const PATIENCE: Duration = Duration::from_secs(10);
+    pub const KEYFRAME_TIMEOUT: Duration = Duration::from_secs(10);
     /// Distances in a row before `auto` goes (back) to keyframes, and what that grows to if it has to go back and forth.
     const NEEDED: (u32, u32) = (3, 48);
     /// After so long without a change the past is forgiven.
@@ -256,7 +256,7 @@ impl Chooser {
     fn without_key(&mut self, waited: Duration) -> (Verdict, Option<News>) {
         // Where keyframes are known to come, though seldom, a broken picture is no help.
         let rhythm = self.keyframe_interval().unwrap_or_default().saturating_mul(3);
-        if waited < Self::PATIENCE.max(rhythm) {
+        if waited < Self::KEYFRAME_TIMEOUT.max(rhythm) {
             return (Verdict::Drop, None);
         }
         if self.decode == Decode::Keyframes {

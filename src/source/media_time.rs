@@ -44,7 +44,7 @@ impl MediaTime {
     /// Taken for the distance of frames until it is known.
     const SPACING: Duration = Duration::from_millis(40);
     /// Longer distances are gaps, not the stream's rhythm.
-    const LONGEST_SPACING: Duration = Duration::from_secs(2);
+    const MAX_SPACING: Duration = Duration::from_secs(2);
 
     /// A live stream that jumps further ahead than this of the time that has passed has been set, not played.
     const JUMP: Duration = Duration::from_secs(10);
@@ -100,7 +100,7 @@ impl MediaTime {
             Anchor::At { pts: anchor, media } => {
                 let media = media.saturating_add(pts.saturating_sub(anchor)).max(last.media);
                 let step = pts.saturating_sub(last.pts);
-                if (Duration::from_millis(1)..=Self::LONGEST_SPACING).contains(&step) {
+                if (Duration::from_millis(1)..=Self::MAX_SPACING).contains(&step) {
                     self.spacing = Some(step);
                 }
                 self.last = Some(Last { pts, media, seen: now });

@@ -9,18 +9,17 @@
 //!
 //! In: [`SourceSettings`]. Out: pictures for a [`FrameTap`], the stream's [`StreamStatus`]. [`Source::run`] blocks the thread
 //! that its caller gives it and retries for ever; decoding happens on GStreamer's threads. Full: the tap decides; cameras are
-//! never held up. A pipeline that hangs is left behind and replaced, within bounds ([`aside`]). Closed: on shutdown, at the end
+//! never held up. A pipeline that hangs is abandoned and replaced, within bounds ([`run_with_timeout`]). Closed: on shutdown, at the end
 //! of a file, or when a file cannot be read, [`Source::run`] returns and lets go of the tap.
 
 mod arrivals;
-mod aside;
 mod byte_budget;
 mod coded;
+mod connect_diagnosis;
 mod connection;
 mod decoders;
 mod downloads;
 mod error;
-mod feed;
 mod gate;
 mod gio_types;
 mod gop;
@@ -28,12 +27,13 @@ mod media;
 mod media_time;
 mod messages;
 mod picture;
-mod reach;
+mod pipeline_tap;
+pub mod pipeline_template;
 mod rtp_senders;
 mod rtsp_socket;
+mod run_with_timeout;
 mod scrub;
 mod size_limit;
-pub mod template;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -51,9 +51,9 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 use crate::stream::StreamId;
 use crate::stream::status::{StreamState, StreamStatus};
-use aside::LeftBehind;
 use connection::{Connection, End};
-use feed::Feed;
+use pipeline_tap::PipelineTap;
+use run_with_timeout::AbandonedPipelines;
 
 /// A hardware decoder that has failed a stream is given another try after so long: a driver may have been mended, another
 /// program may have given its sessions back.
@@ -153,7 +153,7 @@ pub struct Limits {
     pub first_frame: Duration,
     /// A camera whose pictures stop for so long is connected to anew.
     pub stall: Duration,
-    /// How long a pipeline may take to stop before it is left behind.
+    /// How long a pipeline may take to stop before it is abandoned.
     pub tear_down: Duration,
 }
 
@@ -179,11 +179,11 @@ pub enum Ended {
 /// One stream's source. Make it, then give [`Source::run`] a thread.
 pub struct Source {
     settings: SourceSettings,
-    feed: Arc<Feed>,
+    feed: Arc<PipelineTap>,
     status: Arc<StreamStatus>,
     shutdown: Shutdown,
     backoff: Backoff,
-    left_behind: LeftBehind,
+    abandoned: AbandonedPipelines,
     /// Until then the hardware decoder is not tried again.
     software_until: Option<Instant>,
     /// Its pipeline has been built before: the template is a usable one.
@@ -205,7 +205,7 @@ impl Source {
             (Decode::Auto, Pace::Fast) => Decode::All,
             (decode, _) => decode,
         };
-        let feed = Arc::new(Feed::new(tap, Arc::clone(&status), decode));
+        let feed = Arc::new(PipelineTap::new(tap, Arc::clone(&status), decode));
         if settings.pace == Pace::Live {
             feed.live();
         }
@@ -216,7 +216,7 @@ impl Source {
             status,
             shutdown,
             backoff,
-            left_behind: LeftBehind::default(),
+            abandoned: AbandonedPipelines::default(),
             software_until: None,
             built: false,
         }
@@ -224,7 +224,7 @@ impl Source {
 
     /// Plays until the file ends, shutdown is asked for, or trying again cannot help. Cameras that fail are retried for ever.
     pub fn run(mut self) -> Ended {
-        thread_priority::step_back();
+        thread_priority::lower_priority();
         let ended = self.retry();
         self.feed.close();
         match &ended {
@@ -269,7 +269,7 @@ impl Source {
                 Ok(End::Played) => return Ended::EndOfFile,
                 Ok(End::Shutdown) => return Ended::Shutdown,
                 Ok(End::Again) => continue,
-                Err(error) => reach::explain(error, &self.settings.location, &self.shutdown),
+                Err(error) => connect_diagnosis::explain(error, &self.settings.location, &self.shutdown),
             };
             // Software cannot be blamed: this happens once in a while, not in a circle.
             if self.blames_hardware(&error, Instant::now()) {
@@ -281,14 +281,14 @@ impl Source {
                 self.backoff.went_well_for(last.saturating_duration_since(first));
                 told.clear();
             }
-            let hanging = self.left_behind.count();
+            let hanging = self.abandoned.count();
             let wait = match error.decision(&self.settings.location) {
                 // A template that has worked and cannot be used now may be about to be replaced.
                 Decision::GiveUp if self.built && matches!(error, SourceError::Template { .. }) => {
                     self.backoff.slow_wait()
                 }
                 Decision::GiveUp => return Ended::Failed(error),
-                Decision::Retry if hanging >= LeftBehind::MANY => {
+                Decision::Retry if hanging >= AbandonedPipelines::MANY => {
                     tracing::warn!(stream = %self.settings.id, hanging, "its pipelines hang, trying again seldom");
                     self.backoff.slow_wait()
                 }
@@ -316,15 +316,15 @@ impl Source {
     }
 
     fn connect_once(&mut self) -> Result<End, SourceError> {
-        let count = self.left_behind.count();
-        if count >= LeftBehind::MOST {
+        let count = self.abandoned.count();
+        if count >= AbandonedPipelines::MOST {
             let place = scrub::place(&self.settings.location);
             let at = At { stream: self.settings.id.to_string(), place, element: String::new() };
             return Err(SourceError::Hanging { at, count });
         }
         let settings = self.attempt(Instant::now());
         let connection = Connection { settings: &settings, feed: &self.feed, shutdown: &self.shutdown };
-        let result = connection.run(&mut self.left_behind);
+        let result = connection.run(&mut self.abandoned);
         self.built |= !matches!(result, Err(SourceError::Template { .. }));
         result
     }
@@ -350,7 +350,7 @@ impl Source {
         let end = Instant::now() + wait;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            if self.shutdown.sleep(left.min(PASSWORD_LOOK)) {
+            if self.shutdown.sleep(left.min(PASSWORD_POLL_INTERVAL)) {
                 return true;
             }
             if left.is_zero() || self.look_up_password() {
@@ -361,4 +361,4 @@ impl Source {
 }
 
 /// How often a refused password's file is looked at.
-const PASSWORD_LOOK: Duration = Duration::from_secs(1);
+const PASSWORD_POLL_INTERVAL: Duration = Duration::from_secs(1);

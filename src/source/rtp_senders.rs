@@ -80,7 +80,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
 /// The senders that a compound of RTCP packets names (RFC 3550, 6): who it is from, who says goodbye, and who is described.
 fn rtcp(mut rest: &[u8]) -> impl Iterator<Item = u32> {
     const DESCRIPTION: u8 = 202;
-    const GOODBYE: u8 = 203;
+    const RTCP_BYE: u8 = 203;
     let mut numbers = Vec::new();
     while let [first, kind, high, low, ..] = *rest {
         let length = (usize::from(u16::from_be_bytes([high, low])) + 1) * 4;
@@ -89,7 +89,7 @@ fn rtcp(mut rest: &[u8]) -> impl Iterator<Item = u32> {
         let (count, body) = (usize::from(first & 31), packet.get(4..).unwrap_or_default());
         match kind {
             DESCRIPTION => described(body, count, &mut numbers),
-            GOODBYE => numbers.extend(words(body).take(count)),
+            RTCP_BYE => numbers.extend(words(body).take(count)),
             _ => numbers.extend(words(body).next()),
         }
     }

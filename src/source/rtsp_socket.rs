@@ -22,7 +22,7 @@ pub(super) const MOST_UNPACKED: u64 = 4 << 20;
 
 /// How often to look before the first packet, and afterwards. A gigabyte a second, what a machine sends itself, is a hundred megabytes
 /// by then; a network of a gigabit brings thirty.
-const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(250));
+const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(250));
 
 #[derive(Debug, Default)]
 struct State {
@@ -59,7 +59,7 @@ impl RtspSocket {
 
     /// How soon to look again; `arrived` as for [`Self::is_endless`].
     pub fn look(arrived: u64) -> Duration {
-        if arrived == 0 { LOOK.0 } else { LOOK.1 }
+        if arrived == 0 { POLL_INTERVALS.0 } else { POLL_INTERVALS.1 }
     }
 
     fn with_fd<T>(&self, f: impl FnOnce(&mut State, i32) -> Option<T>) -> Option<T> {

@@ -1,6 +1,6 @@
 //! Frame accounting (invariant 2): every sampled frame ends as inferred, reused or dropped{reason}, exactly once.
 //!
-//! A [`Ticket`] is made when a frame is sampled and travels with it. Whoever ends the frame's way settles the ticket;
+//! A [`FrameGuard`] is made when a frame is sampled and travels with it. Whoever ends the frame's way completes the guard;
 //! one that is dropped unsettled counts as dropped for the reason it was last marked with, so no path can forget.
 
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ impl DropReason {
 
 /// How a frame's way ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum FrameOutcome {
     Inferred,
     /// The last embedding was used again because the view had not changed.
     Reused,
@@ -53,7 +53,7 @@ pub enum Outcome {
 
 /// Counters of one stream. Totals only grow.
 #[derive(Debug, Default)]
-pub struct Account {
+pub struct FrameAccounting {
     counts: Mutex<Counts>,
 }
 
@@ -67,7 +67,7 @@ struct Counts {
     closed: bool,
 }
 
-/// A reading of an [`Account`].
+/// A reading of an [`FrameAccounting`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Totals {
     pub sampled: u64,
@@ -83,7 +83,7 @@ impl Totals {
         self.sampled as i64 - ended as i64
     }
 
-    /// What has been added since `before`, an earlier reading of the same account.
+    /// What has been added since `before`, an earlier reading of the same accounting.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let dropped = self.dropped.iter().map(|(reason, n)| {
@@ -99,7 +99,7 @@ impl Totals {
     }
 }
 
-impl Account {
+impl FrameAccounting {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,7 +115,7 @@ impl Account {
         }
     }
 
-    /// The account of `stream`. Its counters are there from the start: one that first appears with 1 has not grown, as far as
+    /// The accounting of `stream`. Its counters are there from the start: one that first appears with 1 has not grown, as far as
     /// Prometheus can tell.
     pub fn open(stream: &StreamId) -> Self {
         let count = |name: &'static str| metrics::counter!(name, "stream" => stream.to_string()).absolute(0);
@@ -136,8 +136,8 @@ impl Account {
         (served, counts.dropped[DropReason::Superseded as usize])
     }
 
-    /// Counts one sampled frame and gives the ticket that will end it.
-    pub fn sample(self: &Arc<Self>, stream: &StreamId) -> Ticket {
+    /// Counts one sampled frame and gives the guard that will end it.
+    pub fn sample(self: &Arc<Self>, stream: &StreamId) -> FrameGuard {
         let mut counts = self.counts();
         // A source that is late at shutdown goes on sampling; nobody adds up what it does.
         let fate = (!counts.closed).then_some(DropReason::Shutdown);
@@ -146,23 +146,23 @@ impl Account {
             metrics::counter!("vtagd_frames_sampled_total", "stream" => stream.to_string()).increment(1);
         }
         drop(counts);
-        Ticket { account: Arc::clone(self), stream: Arc::clone(stream), fate: Mutex::new(fate) }
+        FrameGuard { accounting: Arc::clone(self), stream: Arc::clone(stream), fate: Mutex::new(fate) }
     }
 
-    /// Ends the accounts at shutdown: frames that a late stage still holds are counted as dropped (`shutdown`) now, and not
+    /// Ends the accounting at shutdown: frames that a late stage still holds are counted as dropped (`shutdown`) now, and not
     /// again when they come back. Returns how many there were.
     pub fn close(&self, stream: &StreamId) -> u64 {
         let mut counts = self.counts();
         let ended = counts.inferred + counts.reused + counts.dropped.iter().sum::<u64>();
         let held = if counts.closed { 0 } else { counts.sampled.saturating_sub(ended) };
         for _ in 0..held {
-            counts.end(stream, Outcome::Dropped(DropReason::Shutdown));
+            counts.end(stream, FrameOutcome::Dropped(DropReason::Shutdown));
         }
         counts.closed = true;
         held
     }
 
-    fn settle(&self, stream: &StreamId, outcome: Outcome) {
+    fn complete(&self, stream: &StreamId, outcome: FrameOutcome) {
         let mut counts = self.counts();
         if !counts.closed {
             counts.end(stream, outcome);
@@ -171,18 +171,18 @@ impl Account {
 }
 
 impl Counts {
-    fn end(&mut self, stream: &StreamId, outcome: Outcome) {
+    fn end(&mut self, stream: &StreamId, outcome: FrameOutcome) {
         let stream = stream.to_string();
         match outcome {
-            Outcome::Inferred => {
+            FrameOutcome::Inferred => {
                 self.inferred += 1;
                 metrics::counter!("vtagd_frames_inferred_total", "stream" => stream).increment(1);
             }
-            Outcome::Reused => {
+            FrameOutcome::Reused => {
                 self.reused += 1;
                 metrics::counter!("vtagd_frames_reused_total", "stream" => stream).increment(1);
             }
-            Outcome::Dropped(reason) => {
+            FrameOutcome::Dropped(reason) => {
                 self.dropped[reason as usize] += 1;
                 metrics::counter!("vtagd_frames_dropped_total", "stream" => stream, "reason" => reason.as_str())
                     .increment(1);
@@ -193,32 +193,32 @@ impl Counts {
 
 /// The right to end one sampled frame's way, once.
 #[derive(Debug)]
-pub struct Ticket {
-    account: Arc<Account>,
+pub struct FrameGuard {
+    accounting: Arc<FrameAccounting>,
     stream: StreamId,
-    /// What a silent drop counts as; `None` once settled.
+    /// What a silent drop counts as; `None` once completed.
     fate: Mutex<Option<DropReason>>,
 }
 
-impl Ticket {
+impl FrameGuard {
     /// Ends the frame's way. Later calls do nothing: the first ending counts.
-    pub fn settle(&self, outcome: Outcome) {
+    pub fn complete(&self, outcome: FrameOutcome) {
         if self.fate.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
-            self.account.settle(&self.stream, outcome);
+            self.accounting.complete(&self.stream, outcome);
         }
     }
 
     /// Whether the frame's way has ended already.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.fate.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }
 
-impl Drop for Ticket {
+impl Drop for FrameGuard {
     fn drop(&mut self) {
         let fate = self.fate.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(reason) = fate {
-            self.account.settle(&self.stream, Outcome::Dropped(reason));
+            self.accounting.complete(&self.stream, FrameOutcome::Dropped(reason));
         }
     }
 }
@@ -229,51 +229,57 @@ mod tests {
 
     #[test]
     fn a_ticket_is_counted_once_however_often_it_is_settled() {
-        let account = Arc::new(Account::default());
+        let accounting = Arc::new(FrameAccounting::default());
         let stream: StreamId = "a".into();
-        let ticket = account.sample(&stream);
-        ticket.settle(Outcome::Inferred);
-        ticket.settle(Outcome::Dropped(DropReason::Inference));
-        drop(ticket);
-        let totals = account.totals();
+        let guard = accounting.sample(&stream);
+        guard.complete(FrameOutcome::Inferred);
+        guard.complete(FrameOutcome::Dropped(DropReason::Inference));
+        drop(guard);
+        let totals = accounting.totals();
         assert_eq!((totals.sampled, totals.inferred, totals.unaccounted()), (1, 1, 0));
         assert!(totals.dropped.is_empty());
     }
 
     #[test]
     fn frames_held_by_a_late_stage_are_counted_at_the_end_and_not_again() {
-        let account = Arc::new(Account::default());
+        let accounting = Arc::new(FrameAccounting::default());
         let stream: StreamId = "a".into();
-        let (held, done) = (account.sample(&stream), account.sample(&stream));
-        done.settle(Outcome::Inferred);
-        assert_eq!(account.close(&stream), 1);
-        held.settle(Outcome::Inferred);
-        drop(account.sample(&stream));
-        let totals = account.totals();
+        let (held, done) = (accounting.sample(&stream), accounting.sample(&stream));
+        done.complete(FrameOutcome::Inferred);
+        assert_eq!(accounting.close(&stream), 1);
+        held.complete(FrameOutcome::Inferred);
+        drop(accounting.sample(&stream));
+        let totals = accounting.totals();
         assert_eq!((totals.sampled, totals.inferred, totals.dropped.get("shutdown")), (2, 1, Some(&1)));
         assert_eq!(totals.unaccounted(), 0);
     }
 
     #[test]
     fn the_difference_of_two_readings_is_what_happened_between_them() {
-        let account = Arc::new(Account::default());
+        let accounting = Arc::new(FrameAccounting::default());
         let stream: StreamId = "a".into();
-        let end = |outcome| account.sample(&stream).settle(outcome);
-        let ends = [Outcome::Inferred, Outcome::Dropped(DropReason::Decode), Outcome::Dropped(DropReason::Superseded)];
+        let end = |outcome| accounting.sample(&stream).complete(outcome);
+        let ends = [
+            FrameOutcome::Inferred,
+            FrameOutcome::Dropped(DropReason::Decode),
+            FrameOutcome::Dropped(DropReason::Superseded),
+        ];
         ends.into_iter().for_each(end);
-        let before = account.totals();
+        let before = accounting.totals();
         assert_eq!(before.since(&before), Totals::default());
-        [Outcome::Inferred, Outcome::Reused, Outcome::Dropped(DropReason::Superseded)].into_iter().for_each(end);
+        [FrameOutcome::Inferred, FrameOutcome::Reused, FrameOutcome::Dropped(DropReason::Superseded)]
+            .into_iter()
+            .for_each(end);
         let wanted = Totals { sampled: 3, inferred: 1, reused: 1, dropped: [("superseded", 1)].into() };
-        assert_eq!(account.totals().since(&before), wanted);
+        assert_eq!(accounting.totals().since(&before), wanted);
         assert_eq!(before.since(&Totals::default()), before);
     }
 
     #[test]
     fn a_forgotten_ticket_still_ends_in_a_counter() {
-        let account = Arc::new(Account::default());
-        drop(account.sample(&"a".into()));
-        assert_eq!(account.totals().dropped.get("shutdown"), Some(&1));
-        assert_eq!(account.totals().unaccounted(), 0);
+        let accounting = Arc::new(FrameAccounting::default());
+        drop(accounting.sample(&"a".into()));
+        assert_eq!(accounting.totals().dropped.get("shutdown"), Some(&1));
+        assert_eq!(accounting.totals().unaccounted(), 0);
     }
 }

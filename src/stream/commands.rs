@@ -1,6 +1,6 @@
 //! What the API asks of the running daemon, and what becomes of it.
 //!
-//! A request puts a [`Wish`] into a bounded channel and waits for its [`Outcome`], a while; the assembly on the main thread takes one at a
+//! A request puts a [`Wish`] into a bounded channel and waits for its [`CommandOutcome`], a while; the assembly on the main thread takes one at a
 //! time. When the channel is full the newest wish is refused; once the daemon stops, so are all.
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub enum Wish {
 
 /// What became of a wish.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum CommandOutcome {
     Done,
     /// It was so before.
     Already,
@@ -39,7 +39,7 @@ pub enum Outcome {
 
 /// Why a wish has no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoOutcome {
+pub enum NoCommandOutcome {
     /// Too many wait already.
     Busy,
     /// It was taken and is not done yet.
@@ -52,7 +52,7 @@ pub enum NoOutcome {
 #[derive(Debug)]
 pub struct Asked {
     pub wish: Wish,
-    pub answer: oneshot::Sender<Outcome>,
+    pub answer: oneshot::Sender<CommandOutcome>,
 }
 
 /// The asking side.
@@ -70,15 +70,15 @@ impl Asker {
     ///
     /// # Errors
     /// Why nothing is known of it.
-    pub async fn ask(&self, wish: Wish, patience: Duration) -> Result<Outcome, NoOutcome> {
+    pub async fn ask(&self, wish: Wish, patience: Duration) -> Result<CommandOutcome, NoCommandOutcome> {
         let (answer, outcome) = oneshot::channel();
         self.0.try_send(Asked { wish, answer }).map_err(|error| match error {
-            crossbeam_channel::TrySendError::Full(_) => NoOutcome::Busy,
-            crossbeam_channel::TrySendError::Disconnected(_) => NoOutcome::Stopping,
+            crossbeam_channel::TrySendError::Full(_) => NoCommandOutcome::Busy,
+            crossbeam_channel::TrySendError::Disconnected(_) => NoCommandOutcome::Stopping,
         })?;
         match tokio::time::timeout(patience, outcome).await {
-            Err(_) => Err(NoOutcome::Late),
-            Ok(outcome) => outcome.map_err(|_| NoOutcome::Stopping),
+            Err(_) => Err(NoCommandOutcome::Late),
+            Ok(outcome) => outcome.map_err(|_| NoCommandOutcome::Stopping),
         }
     }
 }
@@ -97,23 +97,23 @@ mod tests {
         let assembly = std::thread::spawn(move || {
             let Asked { wish, answer } = asked.recv().unwrap();
             assert!(matches!(wish, Wish::Reload));
-            answer.send(Outcome::Already).unwrap();
+            answer.send(CommandOutcome::Already).unwrap();
             // The second is taken and never answered: the daemon ends.
             drop(asked.recv().unwrap());
         });
         let patience = Duration::from_secs(600);
-        assert!(matches!(wait(asker.ask(Wish::Reload, patience)), Ok(Outcome::Already)));
-        assert_eq!(wait(asker.ask(Wish::Reload, patience)).unwrap_err(), NoOutcome::Stopping);
+        assert!(matches!(wait(asker.ask(Wish::Reload, patience)), Ok(CommandOutcome::Already)));
+        assert_eq!(wait(asker.ask(Wish::Reload, patience)).unwrap_err(), NoCommandOutcome::Stopping);
         assembly.join().unwrap();
-        assert_eq!(wait(asker.ask(Wish::Reload, patience)).unwrap_err(), NoOutcome::Stopping);
+        assert_eq!(wait(asker.ask(Wish::Reload, patience)).unwrap_err(), NoCommandOutcome::Stopping);
     }
 
     #[test]
     fn a_wish_that_nobody_takes_is_late_and_no_more_than_a_few_wait() {
         let (asker, _asked) = channel();
         for _ in 0..WISHES {
-            assert_eq!(wait(asker.ask(Wish::Reload, Duration::ZERO)).unwrap_err(), NoOutcome::Late);
+            assert_eq!(wait(asker.ask(Wish::Reload, Duration::ZERO)).unwrap_err(), NoCommandOutcome::Late);
         }
-        assert_eq!(wait(asker.ask(Wish::Reload, Duration::ZERO)).unwrap_err(), NoOutcome::Busy);
+        assert_eq!(wait(asker.ask(Wish::Reload, Duration::ZERO)).unwrap_err(), NoCommandOutcome::Busy);
     }
 }

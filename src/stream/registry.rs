@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::watch;
 
-use crate::stream::accounting::Account;
+use crate::stream::accounting::FrameAccounting;
 use crate::stream::status::StreamStatus;
 
 /// Commands that wait for the assembly, which looks twenty times a second.
@@ -16,16 +16,16 @@ const COMMANDS: usize = 64;
 
 /// A stream as the outside world sees it.
 #[derive(Clone, Debug)]
-pub struct Watched {
+pub struct RegisteredStream {
     pub status: Arc<StreamStatus>,
-    pub account: Arc<Account>,
+    pub accounting: Arc<FrameAccounting>,
     /// Whether it is to be connected to.
     pub enabled: bool,
     /// (set, label), in the order of the configuration.
     pub labels: Vec<(String, String)>,
 }
 
-impl Watched {
+impl RegisteredStream {
     pub fn id(&self) -> &str {
         self.status.id()
     }
@@ -40,14 +40,14 @@ pub struct Command {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Catalog {
+pub struct StreamRegistry {
     /// `None` until it is known for the first time.
-    streams: RwLock<Option<Arc<Vec<Watched>>>>,
+    streams: RwLock<Option<Arc<Vec<RegisteredStream>>>>,
     version: watch::Sender<u64>,
     commands: Sender<Command>,
 }
 
-impl Catalog {
+impl StreamRegistry {
     /// An empty catalogue, and where the commands come out.
     pub fn new() -> (Self, Receiver<Command>) {
         let (commands, taken) = bounded(COMMANDS);
@@ -55,13 +55,13 @@ impl Catalog {
     }
 
     /// Replaces everything, and tells who listens.
-    pub fn set(&self, streams: Vec<Watched>) {
+    pub fn set(&self, streams: Vec<RegisteredStream>) {
         *self.streams.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(streams));
         self.version.send_modify(|version| *version += 1);
     }
 
     /// `None` while the daemon starts.
-    pub fn streams(&self) -> Option<Arc<Vec<Watched>>> {
+    pub fn streams(&self) -> Option<Arc<Vec<RegisteredStream>>> {
         self.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -1,7 +1,7 @@
 //! YAML that a person wrote, read so that everything wrong with it can be told at once.
 //!
 //! In: a file. Out: a [`Document`]: a tree in which every key and value knows its line and column. The tree is then read by
-//! [`Reader`](reader::Reader) into typed structs; what does not fit becomes a [`Problem`] with position, field path, remedy and
+//! [`Reader`](field_reader::Reader) into typed structs; what does not fit becomes a [`Problem`] with position, field path, remedy and
 //! a few lines of the file, and reading goes on. A plain `Deserialize` would stop at the first mistake.
 //!
 //! Runs on the caller's thread, before anything starts. The input is bounded: [`MAX_BYTES`], nesting, nodes and aliases have
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use crate::platform::userinfo::{masked, without};
 use crate::yaml::problem::{Problem, Severity};
 
+pub mod field_reader;
 pub mod problem;
-pub mod reader;
 pub mod snippet;
 mod suggest;
 mod tree;

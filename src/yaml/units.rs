@@ -13,7 +13,7 @@ pub const DURATION_PATTERN: &str = r"^\s*(0|[0-9][0-9.]*\s*(ms|s|m|h|d))\s*$";
 pub const SIZE_PATTERN: &str = r"^\s*[0-9][0-9.]*\s*(B|[kK]B|[MGT]B|[KMGT]iB)\s*$";
 
 /// Ten years: longer is a slip of the pen, and time arithmetic stays far from overflow.
-const LONGEST_SECONDS: f64 = 10.0 * 366.0 * 86_400.0;
+const MAX_SECONDS: f64 = 10.0 * 366.0 * 86_400.0;
 
 /// Parses a duration. `0` alone needs no unit. `None` for anything else that is not a non-negative number with a unit, and for
 /// more than ten years.
@@ -31,7 +31,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         "d" => number * 86_400.0,
         _ => return None,
     };
-    if seconds > LONGEST_SECONDS {
+    if seconds > MAX_SECONDS {
         return None;
     }
     // Through milliseconds, so that 0.1s is exactly 100 ms.

@@ -1,6 +1,6 @@
 //! How plain values are read from a node: texts, numbers, durations, sizes, lists. Pure.
 
-use super::reader::{At, FromNode, Reader};
+use super::field_reader::{At, FromNode, Reader};
 use super::{Node, Value, units};
 use crate::yaml::problem::Severity;
 

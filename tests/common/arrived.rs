@@ -12,7 +12,7 @@ pub fn id(event: &Value) -> String {
 }
 
 /// `<stream>/<label>`: events of one keep their order.
-pub fn lane(event: &Value) -> String {
+pub fn route(event: &Value) -> String {
     format!("{}/{}", event["data"]["stream"].as_str().unwrap(), event["data"]["label"].as_str().unwrap())
 }
 
@@ -21,7 +21,7 @@ pub fn lanes<'a>(events: impl IntoIterator<Item = &'a Value>) -> BTreeMap<String
     let mut seen = HashSet::new();
     let mut lanes: BTreeMap<_, Vec<String>> = BTreeMap::new();
     for event in events.into_iter().filter(|event| seen.insert(id(event))) {
-        lanes.entry(lane(event)).or_default().push(id(event));
+        lanes.entry(route(event)).or_default().push(id(event));
     }
     lanes
 }

@@ -11,8 +11,8 @@ use vtagd::infer::{ImageEncoder, InferError, Provider};
 use vtagd::label::Scoring;
 use vtagd::pipeline::Stages;
 use vtagd::preprocess::Spec;
-use vtagd::score::roster::Lane;
-use vtagd::score::{Activation, Block, Head, LabelEmbeddings, Scorer, SetEmbeddings};
+use vtagd::score::score_routes::ScoreRoute;
+use vtagd::score::{Activation, Block, LabelEmbeddings, LogitParameters, Scorer, SetEmbeddings};
 
 /// Every picture gets an embedding of its own, whatever it shows: who has been looked at anew can be told from the score.
 pub struct Counting {
@@ -65,15 +65,15 @@ pub fn stages(encoder: Counting, max_size: usize) -> Stages {
 pub type Heard = Arc<Mutex<Vec<(Duration, f32)>>>;
 
 /// One label that listens.
-pub fn lane() -> (Lane, Heard) {
+pub fn route() -> (ScoreRoute, Heard) {
     let label = LabelEmbeddings { name: "x".into(), prompts: array![[1.0, 0.0]], negatives: Array2::zeros((0, 2)) };
     let block = Block { labels: vec![label], background: array![[0.0, 1.0]] };
     let set = SetEmbeddings { name: "s".into(), scoring: Scoring::Exclusive, blocks: vec![block] };
-    let head = Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
+    let head = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
     let heard = Heard::default();
     let kept = Arc::clone(&heard);
-    let listener = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
+    let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
         kept.lock().unwrap().push((time.media, scores[0][0]))
     });
-    (Lane { scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())], listener }, heard)
+    (ScoreRoute { scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())], handler }, heard)
 }

@@ -54,9 +54,9 @@ impl FrameTap for Recorder {
         self.schedule.lock().unwrap().interval()
     }
 
-    fn wants(&self, media: Duration) -> bool {
+    fn is_sampled(&self, media: Duration) -> bool {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        self.schedule.lock().unwrap().wants(media)
+        self.schedule.lock().unwrap().is_sampled(media)
     }
 
     fn deliver(&self, time: FrameTime, picture: Picture) {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::super::common::daemon::PATIENCE;
+use super::super::common::daemon::DEADLINE;
 use super::shape::shape;
 
 /// An answer as it came.
@@ -47,7 +47,7 @@ impl Answer {
 pub fn say(address: &str, head: &str) -> Answer {
     let host = if head.contains("Host: ") { String::new() } else { format!("Host: {address}\r\n") };
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(format!("{head}\r\n{host}Connection: close\r\n\r\n").as_bytes()).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use vtagd::infer::plain::{Feed, PlainSession};
 use vtagd::infer::runtime;
+use vtagd::infer::single_input::{InputValues, SingleInputSession};
 use vtagd::model::import::{Architecture, ImportError, TensorInfo, TensorStore, open_checkpoint};
 
 /// A checkpoint under canonical names.
@@ -62,19 +62,19 @@ impl Checkpoint {
 }
 
 /// A session over `file` with the daemon's settings.
-pub fn session(file: &Path) -> PlainSession {
+pub fn session(file: &Path) -> SingleInputSession {
     let runtime = runtime::load(None).expect("run `make setup` first: it fetches runtime/libonnxruntime.so");
-    PlainSession::from_file(&runtime, file, 0).unwrap()
+    SingleInputSession::from_file(&runtime, file, 0).unwrap()
 }
 
 /// Embeddings of as many pictures as `pixels` holds.
-pub fn image_embeds(session: &mut PlainSession, pixels: &[f32], size: usize) -> Vec<f32> {
-    session.run(&[pixels.len() / (3 * size * size), 3, size, size], Feed::Floats(pixels)).unwrap()
+pub fn image_embeds(session: &mut SingleInputSession, pixels: &[f32], size: usize) -> Vec<f32> {
+    session.run(&[pixels.len() / (3 * size * size), 3, size, size], InputValues::Floats(pixels)).unwrap()
 }
 
 /// Embeddings of as many texts as `ids` holds.
-pub fn text_embeds(session: &mut PlainSession, ids: &[i64], context: usize) -> Vec<f32> {
-    session.run(&[ids.len() / context, context], Feed::Ids(ids)).unwrap()
+pub fn text_embeds(session: &mut SingleInputSession, ids: &[i64], context: usize) -> Vec<f32> {
+    session.run(&[ids.len() / context, context], InputValues::Ids(ids)).unwrap()
 }
 
 /// Cosine of two L2-normalised vectors.

@@ -69,14 +69,14 @@ fn only_web_addresses_count_and_lose_their_credentials() {
 #[test]
 fn the_digest_is_that_of_the_specification() {
     // The example of ONVIF's Application Programmer's Guide, 6.1.1.3.
-    let login = Login { username: "user".into(), password: Some(Secret::new("userpassword")) };
+    let login = OnvifLogin { username: "user".into(), password: Some(Secret::new("userpassword")) };
     let nonce = BASE64.decode("LKqI6G/AikKCQrN0zqZFlg==").unwrap();
     assert_eq!(login.digest(&nonce, "2010-09-16T07:50:45Z"), "tuOSpGlFlIXsozq4HFNeeGeFLEI=");
 }
 
 #[test]
 fn a_question_is_xml_that_holds_no_password_whatever_the_user_is_called() {
-    let login = Login { username: "a<b>&\"'".into(), password: Some(Secret::new("hunter2")) };
+    let login = OnvifLogin { username: "a<b>&\"'".into(), password: Some(Secret::new("hunter2")) };
     let question = Question::StreamUri(Media::One, "p<1>").envelope(Some((&login, &[7; 16], "2026-01-01T00:00:00Z")));
     let tree = Tree::parse(question.as_bytes(), BODY).unwrap();
     assert_eq!(tree.first("Username").unwrap().text(), login.username);
@@ -117,12 +117,15 @@ fn faults_tell_a_refusal_from_the_rest() {
              <s:Reason><s:Text>{text}</s:Text></s:Reason></s:Fault>"
         )))
     };
-    assert_eq!(twelve("ter:NotAuthorized", "x"), Some(Fault::Refused));
-    assert_eq!(twelve("wsse:FailedAuthentication", "x"), Some(Fault::Refused));
-    assert_eq!(twelve("ter:ActionNotSupported", "no\u{85}such action"), Some(Fault::Other("no such action".into())));
+    assert_eq!(twelve("ter:NotAuthorized", "x"), Some(SoapFault::Refused));
+    assert_eq!(twelve("wsse:FailedAuthentication", "x"), Some(SoapFault::Refused));
+    assert_eq!(
+        twelve("ter:ActionNotSupported", "no\u{85}such action"),
+        Some(SoapFault::Other("no such action".into()))
+    );
     assert_eq!(
         fault(&body("<s:Fault><faultcode>x</faultcode><faultstring>Sender not authorized</faultstring></s:Fault>")),
-        Some(Fault::Refused)
+        Some(SoapFault::Refused)
     );
     assert_eq!(fault(&body("<x/>")), None);
 }

@@ -1,4 +1,4 @@
-//! Properties of signatures on made-up pictures.
+//! Properties of thumbprints on made-up pictures.
 
 use proptest::prelude::*;
 
@@ -29,12 +29,12 @@ fn gray(size: (u32, u32), luma: impl Fn(u32, u32) -> u8) -> Picture {
     planar(PixelFormat::Gray8, size, luma)
 }
 
-fn signature(picture: &Picture) -> Signature {
-    Signature::of(picture, Region::FULL)
+fn thumbprint(picture: &Picture) -> Thumbprint {
+    Thumbprint::of(picture, Region::FULL)
 }
 
 fn change(now: &Picture, then: &Picture) -> f32 {
-    signature(now).change(&signature(then)).unwrap()
+    thumbprint(now).change(&thumbprint(then)).unwrap()
 }
 
 /// Something like a scene: smooth light with texture.
@@ -74,8 +74,8 @@ fn a_small_thing_that_comes_in_is_a_change_where_the_mean_hardly_moves() {
     let inside = |x: u32, y: u32| (600..616).contains(&x) && (300..340).contains(&y);
     let then = gray(size, noisy(1, 6));
     let now = gray(size, |x, y| if inside(x, y) { 20 } else { noisy(2, 6)(x, y) });
-    let mean = |s: &Signature| s.cells.iter().sum::<f32>() / s.cells.len() as f32;
-    assert!((mean(&signature(&now)) - mean(&signature(&then))).abs() < 0.2);
+    let mean = |s: &Thumbprint| s.cells.iter().sum::<f32>() / s.cells.len() as f32;
+    assert!((mean(&thumbprint(&now)) - mean(&thumbprint(&then))).abs() < 0.2);
     assert!(change(&now, &then) > 10.0, "{}", change(&now, &then));
 }
 
@@ -103,11 +103,11 @@ fn a_thing_is_seen_through_flicker() {
 fn pictures_of_another_size_or_format_or_region_cannot_be_compared() {
     let picture = gray((64, 36), scene);
     let larger = gray((64, 38), scene);
-    assert_eq!(signature(&picture).change(&signature(&larger)), None);
+    assert_eq!(thumbprint(&picture).change(&thumbprint(&larger)), None);
     let nv12 = planar(PixelFormat::Nv12, (64, 36), scene);
-    assert_eq!(signature(&picture).change(&signature(&nv12)), None);
-    let part = Signature::of(&picture, Region { x: 0.0, y: 0.0, w: 0.5, h: 1.0 });
-    assert_eq!(signature(&picture).change(&part), None);
+    assert_eq!(thumbprint(&picture).change(&thumbprint(&nv12)), None);
+    let part = Thumbprint::of(&picture, Region { x: 0.0, y: 0.0, w: 0.5, h: 1.0 });
+    assert_eq!(thumbprint(&picture).change(&part), None);
 }
 
 #[test]
@@ -115,26 +115,26 @@ fn what_happens_outside_the_region_is_no_change() {
     let region = Region { x: 0.5, y: 0.25, w: 0.5, h: 0.5 };
     let then = gray((200, 100), scene);
     let now = gray((200, 100), |x, y| if x < 100 || !(25..75).contains(&y) { 0 } else { scene(x, y) });
-    assert_eq!(Signature::of(&now, region).change(&Signature::of(&then, region)), Some(0.0));
+    assert_eq!(Thumbprint::of(&now, region).change(&Thumbprint::of(&then, region)), Some(0.0));
     assert!(change(&now, &then) > 50.0);
 }
 
 #[test]
 fn planes_of_every_format_give_the_same_cells() {
     let size = (131, 77);
-    let expected = signature(&gray(size, scene)).cells;
+    let expected = thumbprint(&gray(size, scene)).cells;
     for format in [PixelFormat::I420, PixelFormat::Y42b, PixelFormat::Y444, PixelFormat::Nv12] {
-        assert_eq!(signature(&planar(format, size, scene)).cells, expected, "{format:?}");
+        assert_eq!(thumbprint(&planar(format, size, scene)).cells, expected, "{format:?}");
     }
     let rgb = (0..size.0 * size.1).flat_map(|at| [scene(at % size.0, at / size.0); 3]).collect();
-    let rgb = signature(&Picture::from_rgb(size.0, size.1, rgb).unwrap()).cells;
+    let rgb = thumbprint(&Picture::from_rgb(size.0, size.1, rgb).unwrap()).cells;
     assert!(rgb.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.01));
 }
 
 #[test]
 fn rows_beyond_what_sixteen_bits_hold_are_added_up_right() {
     // 36 rows of cells, each 700 rows of white.
-    let white = signature(&gray((70, 25_200), |_, _| 255));
+    let white = thumbprint(&gray((70, 25_200), |_, _| 255));
     assert!(white.cells.iter().all(|cell| *cell == 255.0));
 }
 
@@ -143,7 +143,7 @@ proptest! {
     #[test]
     fn a_cell_is_the_mean_of_its_pixels(width in 1u32..150, height in 1u32..150, seed in 0u32..1000) {
         let luma = |x: u32, y: u32| (noise(x, y, seed, 127) + 128) as u8;
-        let cells = signature(&gray((width, height), luma)).cells;
+        let cells = thumbprint(&gray((width, height), luma)).cells;
         let (columns, rows) = if width >= height { GRID } else { (GRID.1, GRID.0) };
         let (columns, rows) = (columns.min(width as usize), rows.min(height as usize));
         prop_assert_eq!(cells.len(), columns * rows);
@@ -169,9 +169,9 @@ proptest! {
         x in 0.0..1.0_f64, y in 0.0..1.0_f64, w in 0.0..1.5_f64, h in 0.0..1.5_f64,
     ) {
         let picture = planar(PixelFormat::I420, (width, height), scene);
-        let signature = Signature::of(&picture, Region { x, y, w, h });
-        prop_assert!(!signature.cells.is_empty());
-        prop_assert_eq!(signature.change(&signature), Some(0.0));
+        let thumbprint = Thumbprint::of(&picture, Region { x, y, w, h });
+        prop_assert!(!thumbprint.cells.is_empty());
+        prop_assert_eq!(thumbprint.change(&thumbprint), Some(0.0));
     }
 
     #[test]

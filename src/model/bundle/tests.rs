@@ -36,7 +36,7 @@ fn an_export_with_towers_under_onnx_in_several_precisions_uses_the_plain_one() {
     let bundle = open(&dir).unwrap();
     assert!(bundle.vision.ends_with("onnx/vision_model.onnx"), "{}", bundle.vision.display());
     assert!(bundle.text.ends_with("onnx/text_model_fp16.onnx"), "{}", bundle.text.display());
-    assert_eq!(bundle.head.scale, 100.0);
+    assert_eq!(bundle.logit_parameters.scale, 100.0);
     assert_eq!((bundle.text_spec.pad_to, bundle.text_spec.vocab_size), (Some(77), Some(49408)));
 }
 
@@ -56,7 +56,10 @@ fn the_sidecar_chooses_the_variant_and_cannot_point_outside() {
     let dir = folder(files);
     let bundle = open(&dir).unwrap();
     assert!(bundle.vision.ends_with("vision_model_int8.onnx"));
-    assert_eq!((bundle.name.as_str(), bundle.head.scale, bundle.head.activation), ("mine", 50.0, Activation::Sigmoid));
+    assert_eq!(
+        (bundle.name.as_str(), bundle.logit_parameters.scale, bundle.logit_parameters.activation),
+        ("mine", 50.0, Activation::Sigmoid)
+    );
     for name in ["../vision_model.onnx", "/etc/passwd", "absent.onnx"] {
         fs::write(dir.path().join("vtagd.json"), format!(r#"{{"vision_model":"{name}"}}"#)).unwrap();
         assert!(matches!(open(&dir), Err(ModelError::Damaged { .. })), "{name} must be refused");
@@ -129,7 +132,7 @@ fn the_fingerprint_depends_on_contents_and_on_nothing_else() {
 fn the_starter_model_scores_with_its_own_scale() {
     let dir = crate::model::resolve(Path::new("starter")).expect("run `make setup` first: it builds models/starter");
     let bundle = Bundle::open_with_cache(&dir, None).unwrap();
-    assert_eq!(bundle.head, Head { scale: 20.0, bias: 0.0, activation: Activation::Softmax });
+    assert_eq!(bundle.logit_parameters, LogitParameters { scale: 20.0, bias: 0.0, activation: Activation::Softmax });
     assert_eq!(bundle.text_spec.pad_to, None);
     assert_eq!(bundle.name, "starter");
 }

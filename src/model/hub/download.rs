@@ -10,9 +10,9 @@ use std::path::Path;
 use ureq::http::{HeaderMap, StatusCode, header};
 
 use super::HubError;
-use super::client::{Client, Failure};
 use super::digest::{Digest, Hasher};
-use super::store::Store;
+use super::hub_cache::HubCache;
+use super::hub_client::{Client, Failure};
 use crate::platform::shutdown::Shutdown;
 
 /// Between two looks at the wish to stop.
@@ -46,7 +46,7 @@ struct Partial<'a> {
 /// what is there kept for the next run.
 pub(super) fn fetch(
     client: &Client,
-    store: &Store,
+    store: &HubCache,
     wanted: &Wanted<'_>,
     shutdown: &Shutdown,
     advance: &mut dyn FnMut(u64),

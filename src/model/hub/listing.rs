@@ -11,7 +11,7 @@ use super::digest::Digest;
 use super::name::{is_commit, is_plain_file, shown};
 
 /// Longest answer that is read. A thousand files make 300 kB.
-pub(super) const LONGEST: u64 = 32 << 20;
+pub(super) const MAX_LISTING_BYTES: u64 = 32 << 20;
 /// Most files of a repository.
 const MOST_FILES: usize = 100_000;
 

@@ -8,16 +8,16 @@
 //!
 //! The hub is not trusted: names are checked before they become paths, sizes before they are read, contents before they are kept.
 
-mod client;
 mod digest;
 mod download;
 mod error;
+mod file_selection;
+mod hub_cache;
+mod hub_client;
 mod listing;
 mod name;
 pub mod origin;
-mod select;
 mod settings;
-mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -30,15 +30,15 @@ pub use digest::Digest;
 pub use error::HubError;
 pub use name::Repo;
 pub use origin::{Origin, OriginFile};
-pub use settings::Settings;
+pub use settings::HubSettings;
 
 use crate::model::import;
 use crate::platform::shutdown::Shutdown;
-use client::Client;
 use download::Wanted;
+use file_selection::Choice;
+use hub_cache::HubCache;
+use hub_client::Client;
 use listing::Listing;
-use select::Choice;
-use store::Store;
 
 /// The branch that is pulled when nobody names another.
 pub const REVISION: &str = "main";
@@ -46,7 +46,7 @@ pub const REVISION: &str = "main";
 pub const RETRIES: u32 = 4;
 
 /// Longest JSON file that is read to choose by; the index of the largest CLIP has 150 kB.
-const LONGEST_JSON: u64 = 16 << 20;
+const MAX_JSON_BYTES: u64 = 16 << 20;
 
 /// What to pull.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub struct Request {
 
 /// What happens meanwhile.
 #[derive(Clone, Debug)]
-pub enum Event<'a> {
+pub enum PullEvent<'a> {
     /// The files are chosen.
     Chosen { commit: &'a str, what: &'a str, files: usize, bytes: u64, missing: u64, left: Vec<&'a str> },
     /// So many bytes of all that are wanted are there.
@@ -86,18 +86,18 @@ pub struct Pulled {
 /// See [`HubError`]. Files that are complete stay in the cache, and the next call goes on with the rest.
 pub fn pull(
     request: &Request,
-    settings: &Settings,
+    settings: &HubSettings,
     shutdown: &Shutdown,
-    tell: &mut dyn FnMut(Event<'_>),
+    tell: &mut dyn FnMut(PullEvent<'_>),
 ) -> Result<Pulled, HubError> {
     name::check_revision(&request.revision)?;
     if let Some(out) = &request.out
-        && !store::is_free(out)
+        && !hub_cache::is_free(out)
         && Origin::read(out).is_none_or(|there| there.repo != request.repo.as_str())
     {
         return Err(HubError::Exists { dir: out.clone() });
     }
-    let store = Store::open(settings, &request.repo, shutdown)?;
+    let store = HubCache::open(settings, &request.repo, shutdown)?;
     let client =
         if settings.offline { None } else { Some(Client::new(settings, &request.repo, request.retries, shutdown)?) };
     let listing = match (&client, store.commit(&request.revision)) {
@@ -118,8 +118,8 @@ pub fn pull(
 /// A pull in progress.
 struct Pull<'a> {
     request: &'a Request,
-    settings: &'a Settings,
-    store: &'a Store,
+    settings: &'a HubSettings,
+    store: &'a HubCache,
     /// `None`: offline.
     client: Option<&'a Client>,
     listing: Listing,
@@ -128,7 +128,7 @@ struct Pull<'a> {
 }
 
 impl Pull<'_> {
-    fn run(mut self, tell: &mut dyn FnMut(Event<'_>)) -> Result<Pulled, HubError> {
+    fn run(mut self, tell: &mut dyn FnMut(PullEvent<'_>)) -> Result<Pulled, HubError> {
         if let Some(known) = self.store.listing(&self.listing.commit) {
             // What had to be asked for file by file.
             for (name, entry) in &mut self.listing.files {
@@ -153,12 +153,12 @@ impl Pull<'_> {
         if origin.is_whole(&out) {
             return Ok(Pulled { dir: out, origin, fetched: self.fetched });
         }
-        if !store::is_free(&out) {
+        if !hub_cache::is_free(&out) {
             if self.request.out.is_some() {
                 return Err(HubError::Exists { dir: out });
             }
             // A folder of the cache that lost some of its files.
-            store::clear(&origin, &out).map_err(|source| store::disk(&out, source))?;
+            hub_cache::clear(&origin, &out).map_err(|source| hub_cache::disk(&out, source))?;
         }
         self.fetch(&choice, &origin, &out, tell)?;
         self.store.assemble(&origin, &out, self.shutdown)?;
@@ -167,15 +167,16 @@ impl Pull<'_> {
 
     fn choose(&mut self) -> Result<Choice, HubError> {
         if !self.request.include.is_empty() {
-            return select::matching(&self.listing, &self.request.include);
+            return file_selection::matching(&self.listing, &self.request.include);
         }
         let sidecar = if self.listing.has("vtagd.json") { Some(self.json("vtagd.json")?) } else { None };
         let listing = self.listing.clone();
-        let mut choice =
-            select::choose(&listing, sidecar.as_ref(), &mut || Ok(import::is_served(&self.json("config.json")?)))?;
+        let mut choice = file_selection::choose(&listing, sidecar.as_ref(), &mut || {
+            Ok(import::is_served(&self.json("config.json")?))
+        })?;
         if let Some(index) = choice.index.clone() {
             let content = self.content(&index)?;
-            choice.files.extend(select::shards(&index, &content, &self.listing)?);
+            choice.files.extend(file_selection::shards(&index, &content, &self.listing)?);
         }
         Ok(choice)
     }
@@ -206,7 +207,7 @@ impl Pull<'_> {
         choice: &Choice,
         origin: &Origin,
         out: &Path,
-        tell: &mut dyn FnMut(Event<'_>),
+        tell: &mut dyn FnMut(PullEvent<'_>),
     ) -> Result<(), HubError> {
         let all: Vec<(&String, &OriginFile)> = origin.files.iter().collect();
         let there = |file: &OriginFile| self.store.blob(&file.digest, file.size).is_some();
@@ -219,7 +220,7 @@ impl Pull<'_> {
             return Err(self.missing(lacking.iter().map(|(name, _)| name.as_str())));
         }
         let chosen = |name: &&str| !origin.files.contains_key(*name);
-        tell(Event::Chosen {
+        tell(PullEvent::Chosen {
             commit: &origin.commit,
             what: &choice.what,
             files: all.len(),
@@ -232,7 +233,7 @@ impl Pull<'_> {
         for (name, file) in all.iter().filter(|(_, file)| !there(file)) {
             // Two names may have one content.
             if self.store.blob(&file.digest, file.size).is_none() {
-                let mut advance = |have: u64| tell(Event::Progress { file: name, done: done + have, total });
+                let mut advance = |have: u64| tell(PullEvent::Progress { file: name, done: done + have, total });
                 self.fetched += self.blob(name, file, &mut advance)?;
             }
             done += file.size;
@@ -251,12 +252,12 @@ impl Pull<'_> {
 
     /// Both disks, before the first byte: a hub that promises more than fits is not asked for it.
     fn check_space(&self, needed: u64, total: u64, out: &Path) -> Result<(), HubError> {
-        let enough = |dir: &Path, needed: u64| match Store::free(dir)? {
+        let enough = |dir: &Path, needed: u64| match HubCache::free(dir)? {
             free if free < needed => Err(HubError::NoSpace { dir: dir.to_owned(), needed, free }),
             _ => Ok(()),
         };
         enough(self.store.dir(), needed)?;
-        let parent = store::parent(out);
+        let parent = hub_cache::parent(out);
         let device = |dir: &Path| std::fs::metadata(dir).map(|meta| meta.dev()).ok();
         // On the cache's own disk the weights are links.
         if device(parent).is_some_and(|there| Some(there) != device(self.store.dir())) {
@@ -269,7 +270,7 @@ impl Pull<'_> {
     fn content(&mut self, name: &str) -> Result<Vec<u8>, HubError> {
         let files = self.known(&BTreeSet::from([name.to_owned()]))?;
         let Some(file) = files.get(name) else { return Err(self.missing([name])) };
-        if file.size > LONGEST_JSON {
+        if file.size > MAX_JSON_BYTES {
             let message = format!("has {} bytes, too many for what it is", file.size);
             return Err(HubError::BadAnswer { what: format!("`{name}`"), message });
         }
@@ -277,7 +278,7 @@ impl Pull<'_> {
             self.fetched += self.blob(name, file, &mut |_| ())?;
         }
         let Some(path) = self.store.blob(&file.digest, file.size) else { return Err(self.missing([name])) };
-        std::fs::read(&path).map_err(|source| store::disk(&path, source))
+        std::fs::read(&path).map_err(|source| hub_cache::disk(&path, source))
     }
 
     fn json(&mut self, name: &str) -> Result<Value, HubError> {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::HubError;
 
 /// Longest file name inside a repository; the longest of a published CLIP has 60 characters.
-const LONGEST: usize = 512;
+const MAX_LISTING_BYTES: usize = 512;
 /// Most folders around a file; ONNX exports have one.
 const DEEPEST: usize = 8;
 
@@ -85,7 +85,7 @@ pub(super) fn is_commit(text: &str) -> bool {
 
 /// Whether a file name of a listing can be taken as a path below a folder of ours, on any system and in any address.
 pub(super) fn is_plain_file(name: &str) -> bool {
-    name.len() <= LONGEST
+    name.len() <= MAX_LISTING_BYTES
         && name.split('/').count() <= DEEPEST
         && !name.contains(|c: char| c.is_control() || c == '\\' || c == ':')
         && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")

@@ -13,7 +13,7 @@ use super::digest::Digest;
 pub const FILE: &str = "hub.json";
 
 /// Longest one that is read.
-const LONGEST: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 
 /// Repository, commit and files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl Origin {
     /// That of `dir`, or `None` where there is none that can be read.
     pub fn read(dir: &Path) -> Option<Self> {
         let mut bytes = Vec::new();
-        File::open(dir.join(FILE)).ok()?.take(LONGEST).read_to_end(&mut bytes).ok()?;
+        File::open(dir.join(FILE)).ok()?.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 

@@ -1,5 +1,5 @@
 //! Where the hub is, who asks, and whether it may be asked at all: the variables that Hugging Face's own tools read. In: the
-//! environment and at most one token file; out: [`Settings`]. The token is a [`Secret`] from the first line on.
+//! environment and at most one token file; out: [`HubSettings`]. The token is a [`Secret`] from the first line on.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,11 +17,11 @@ use crate::platform::userinfo;
 /// The hub without `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";
 /// Longest token file that is read; a token has some forty characters.
-const LONGEST_TOKEN: u64 = 4096;
+const MAX_TOKEN_BYTES: u64 = 4096;
 
 /// How to reach the hub.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct HubSettings {
     /// Without a slash at its end, user or query.
     pub endpoint: Url,
     pub token: Option<Secret>,
@@ -31,7 +31,7 @@ pub struct Settings {
     pub cache: PathBuf,
 }
 
-impl Settings {
+impl HubSettings {
     /// Reads `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, `HF_HUB_DISABLE_IMPLICIT_TOKEN` and `HF_HUB_OFFLINE`; the
     /// cache is `hub` in [our cache directory](paths::cache_dir).
     ///
@@ -104,7 +104,7 @@ fn token_file(path: &Path, named: bool) -> Result<Option<Secret>, HubError> {
     let place = path.display().to_string();
     let failed = |source| HubError::TokenFile { path: path.to_owned(), source };
     match fs::metadata(path) {
-        Ok(meta) if meta.len() > LONGEST_TOKEN => return Err(not_a_token(&place)),
+        Ok(meta) if meta.len() > MAX_TOKEN_BYTES => return Err(not_a_token(&place)),
         Ok(_) => {}
         Err(e) if e.kind() == ErrorKind::NotFound && !named => return Ok(None),
         Err(e) => return Err(failed(e)),
@@ -129,14 +129,14 @@ fn not_a_token(place: &str) -> HubError {
 mod tests {
     use super::*;
 
-    fn with(vars: &[(&str, &str)]) -> Result<Settings, HubError> {
-        Settings::from(
+    fn with(vars: &[(&str, &str)]) -> Result<HubSettings, HubError> {
+        HubSettings::from(
             |name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v)),
             PathBuf::from("/cache"),
         )
     }
 
-    fn exposed(settings: &Settings) -> Option<&str> {
+    fn exposed(settings: &HubSettings) -> Option<&str> {
         settings.token.as_ref().map(Secret::expose)
     }
 

@@ -81,9 +81,9 @@ pub(super) fn piece(bytes: &dyn Bytes, at: u64, len: usize) -> io::Result<Vec<u8
 
 /// A string of a foreign file, fit for a message: escaped and cut.
 pub(super) fn shown(text: &str) -> String {
-    const LONGEST: usize = 200; // the longest tensor name of a published CLIP has 70 characters
-    let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() {
+    const MAX_NAME_CHARS: usize = 200; // the longest tensor name of a published CLIP has 70 characters
+    let mut shown: String = text.chars().take(MAX_NAME_CHARS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX_NAME_CHARS).is_some() {
         shown.push('…');
     }
     shown

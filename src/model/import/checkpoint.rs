@@ -13,9 +13,9 @@ use super::raw::RawStore;
 use super::tokenizer::{Padding, TokenizerSource, Wanted};
 use super::{
     Act, Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor,
-    tokenizer, weights,
+    tokenizer, weight_files,
 };
-use crate::score::{Activation, Head};
+use crate::score::{Activation, LogitParameters};
 
 /// Where a checkpoint's layout comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,8 @@ pub fn open_checkpoint(dir: &Path) -> Result<Checkpoint, ImportError> {
     }
     let (hf_file, oc_file) = (dir.join("config.json"), dir.join("open_clip_config.json"));
     let (hf, oc) = (read_json(&hf_file)?, read_json(&oc_file)?);
-    let (hf_weights, oc_weights) = (weights::find(dir, weights::HUGGING_FACE), weights::find(dir, weights::OPEN_CLIP));
+    let (hf_weights, oc_weights) =
+        (weight_files::find(dir, weight_files::HUGGING_FACE), weight_files::find(dir, weight_files::OPEN_CLIP));
     let checkpoint = match (hf, oc, hf_weights, oc_weights) {
         // timm's folders have a `config.json` and weights of their own beside OpenCLIP's.
         (Some(config), oc, Some(weights), oc_weights)
@@ -77,7 +78,7 @@ pub fn open_checkpoint(dir: &Path) -> Result<Checkpoint, ImportError> {
             return Err(damaged(dir, message));
         }
         (hf, ..) => {
-            let wanted = if hf.is_some() { weights::HUGGING_FACE } else { weights::OPEN_CLIP };
+            let wanted = if hf.is_some() { weight_files::HUGGING_FACE } else { weight_files::OPEN_CLIP };
             return Err(damaged(dir, format!("holds no weights: one of {} is needed", wanted.join(", "))));
         }
     };
@@ -87,7 +88,7 @@ pub fn open_checkpoint(dir: &Path) -> Result<Checkpoint, ImportError> {
 
 fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
     let siglip = config_hf::family(config, file)? == config_hf::Family::Siglip;
-    let raw = weights::open(weights)?;
+    let raw = weight_files::open(weights)?;
     for (prefix, what) in [("vision_model.", "a text-only tower"), ("text_model.", "an image-only tower")] {
         if !raw.tensors.keys().any(|name| name.starts_with(prefix)) {
             return Err(unsupported(weights, format!("{what}, without any tensor of `{prefix}*`,")));
@@ -109,7 +110,7 @@ fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Resu
 }
 
 fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
-    let raw = weights::open(weights)?;
+    let raw = weight_files::open(weights)?;
     let has = |prefix: &str| raw.tensors.keys().any(|name| name.starts_with(prefix));
     let prefix = if raw.tensors.keys().all(|name| name.starts_with("module.")) { "module." } else { "" };
     let text = if has(&format!("{prefix}text.")) { "text." } else { "" };
@@ -204,7 +205,7 @@ fn head(
     names: &[&str],
     activation: Activation,
     problems: &mut Vec<String>,
-) -> Result<Head, ImportError> {
+) -> Result<LogitParameters, ImportError> {
     let mut numbers = [0.0_f32; 2];
     for (number, name) in numbers.iter_mut().zip(names) {
         match raw.tensors.get(*name) {
@@ -215,7 +216,7 @@ fn head(
             Some(_) => *number = raw.read(name, None)?.first().copied().unwrap_or(f32::NAN),
         }
     }
-    let head = Head { scale: numbers[0].exp(), bias: numbers[1], activation };
+    let head = LogitParameters { scale: numbers[0].exp(), bias: numbers[1], activation };
     if !(head.scale.is_finite() && head.scale > 0.0 && head.bias.is_finite()) {
         problems.push(format!("`{}` hold {numbers:?}, which is no scale and bias", names.join("` and `")));
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fields::{Fields, unsupported};
 use super::{Act, Architecture, ImportError, TextPooling, TextTower, Transformer, VisionPooling, VisionTower};
-use crate::score::{Activation, Head};
+use crate::score::{Activation, LogitParameters};
 
 /// Largest sizes that are taken for meant: several times those of the largest published models.
 pub(super) mod most {
@@ -62,7 +62,7 @@ pub(super) fn family(config: &Value, file: &Path) -> Result<Family, ImportError>
 ///
 /// # Errors
 /// Fields that are wrong or ask for something that is not built.
-pub(super) fn architecture(config: &Value, file: &Path, head: Head) -> Result<Architecture, ImportError> {
+pub(super) fn architecture(config: &Value, file: &Path, head: LogitParameters) -> Result<Architecture, ImportError> {
     let family = family(config, file)?;
     let whole = Fields::of(file, config)?;
     let (vision, text) = (tower(&whole, "vision_config")?, tower(&whole, "text_config")?);
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    const HEAD: Head = Head { scale: 10.0, bias: -1.0, activation: Activation::Softmax };
+    const HEAD: LogitParameters = LogitParameters { scale: 10.0, bias: -1.0, activation: Activation::Softmax };
 
     fn read(config: &Value) -> Result<Architecture, ImportError> {
         architecture(config, Path::new("config.json"), HEAD)

@@ -10,7 +10,7 @@ use super::bytes::shown;
 use super::config_hf::most;
 use super::fields::Fields;
 use super::{Act, Architecture, ImportError, TextPooling, TextTower, Transformer, VisionPooling, VisionTower};
-use crate::score::Head;
+use crate::score::LogitParameters;
 
 /// Fields that change the arithmetic of a tower when they are set to anything but null, false, zero or nothing.
 const REFUSED_IN_EITHER: [&str; 11] = [
@@ -30,7 +30,7 @@ const REFUSED_IN_EITHER: [&str; 11] = [
 /// What the tensors and the folder say beside the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hints {
-    pub(super) head: Head,
+    pub(super) head: LogitParameters,
     /// The text projection has a bias.
     pub(super) projection_bias: bool,
 }
@@ -222,7 +222,7 @@ mod tests {
     use crate::score::Activation;
 
     fn read(config: &Value) -> Result<Architecture, ImportError> {
-        let head = Head { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
+        let head = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
         let hints = Hints { head, projection_bias: false };
         architecture(config, Path::new("open_clip_config.json"), hints)
     }

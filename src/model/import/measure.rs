@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use super::synthetic::Random;
 use super::{Architecture, ImportError, TensorStore};
 use crate::infer::InferError;
-use crate::infer::plain::{Feed, PlainSession};
 use crate::infer::runtime::Runtime;
-use crate::model::onnx::vision::{self, Part};
+use crate::infer::single_input::{InputValues, SingleInputSession};
+use crate::model::onnx::vision_graph::{self, Part};
 use crate::model::onnx::{Precision, file};
 
 /// Pictures that are run together: enough to fill the cores' kernels.
 pub const PICTURES: usize = 8;
 /// A part is run again until this is used up, and the fastest run counts.
-const PATIENCE: Duration = Duration::from_millis(40);
+const MEASURING_TIME: Duration = Duration::from_millis(40);
 
 /// What was found for one precision.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,13 +57,13 @@ pub fn vision_tower(
     let start = |precision| Run { precision, hidden: pixels.clone(), time: Duration::ZERO };
     let mut runs: Vec<Run> = precisions.into_iter().map(start).collect();
     let mut shape = vec![PICTURES, 3, size, size];
-    for part in vision::parts(&arch.vision) {
+    for part in vision_graph::parts(&arch.vision) {
         for run in &mut runs {
-            let model = file::to_bytes(&vision::part(arch, part, run.precision), store)?;
-            let mut session = PlainSession::from_bytes(runtime, &model, 0)?;
+            let model = file::to_bytes(&vision_graph::part(arch, part, run.precision), store)?;
+            let mut session = SingleInputSession::from_bytes(runtime, &model, 0)?;
             drop(model);
             let (hidden, time) = timed(&mut session, &shape, &run.hidden)?;
-            if hidden.len() != PICTURES * vision::values_after(arch, part) {
+            if hidden.len() != PICTURES * vision_graph::values_after(arch, part) {
                 return Err(InferError::Model(format!("{part:?} gave {} values", hidden.len())).into());
             }
             run.hidden = hidden;
@@ -88,26 +88,30 @@ pub fn vision_tower(
 /// How often `progress` is called.
 pub fn steps(arch: &Architecture, precision: Precision) -> u64 {
     let each = if precision == Precision::Fp32 { 1 } else { 2 };
-    vision::parts(&arch.vision).count() as u64 * each
+    vision_graph::parts(&arch.vision).count() as u64 * each
 }
 
 fn next_shape(arch: &Architecture, part: Part) -> Vec<usize> {
-    let (width, values) = (arch.vision.body.width, vision::values_after(arch, part));
+    let (width, values) = (arch.vision.body.width, vision_graph::values_after(arch, part));
     vec![PICTURES, values / width.max(1), width]
 }
 
 /// The last run's values and the fastest run's time. A slow part is run once, after one picture alone to warm it up.
-fn timed(session: &mut PlainSession, shape: &[usize], values: &[f32]) -> Result<(Vec<f32>, Duration), ImportError> {
+fn timed(
+    session: &mut SingleInputSession,
+    shape: &[usize],
+    values: &[f32],
+) -> Result<(Vec<f32>, Duration), ImportError> {
     let mut single = shape.to_vec();
     single[0] = 1;
     let first = values.get(..single.iter().product()).unwrap_or(values);
-    session.run(&single, Feed::Floats(first))?;
+    session.run(&single, InputValues::Floats(first))?;
     let (begun, mut best) = (Instant::now(), Duration::MAX);
     loop {
         let started = Instant::now();
-        let out = session.run(shape, Feed::Floats(values))?;
+        let out = session.run(shape, InputValues::Floats(values))?;
         best = best.min(started.elapsed());
-        if begun.elapsed() >= PATIENCE {
+        if begun.elapsed() >= MEASURING_TIME {
             return Ok((out, best));
         }
     }

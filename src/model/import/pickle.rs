@@ -8,7 +8,7 @@ use std::path::Path;
 use super::ImportError;
 use super::bytes::{Bytes, piece, shown};
 use super::raw::RawTensor;
-use super::unpickle::{self, Fault, Node, Pickle, Tensor, Value};
+use super::unpickle::{self, Node, Pickle, PickleFault, Tensor, Value};
 use super::zip::{self, Record};
 
 /// `torch.serialization.MAGIC_NUMBER`, 0x1950a86a20f9469cfc6c, as it stands in the file.
@@ -33,7 +33,8 @@ pub(super) fn read(bytes: &dyn Bytes, path: &Path, part: usize) -> Result<BTreeM
     let found = match head.as_slice() {
         [b'P', b'K', ..] => zipped(bytes),
         [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] => {
-            Err(Fault::Damaged("is a Git LFS pointer, not the weights themselves: run `git lfs pull`".into()).into())
+            Err(PickleFault::Damaged("is a Git LFS pointer, not the weights themselves: run `git lfs pull`".into())
+                .into())
         }
         head if head.get(257..262) == Some(b"ustar") => Err(Refusal::Old("a tar file of PyTorch before 0.2")),
         _ => plain(bytes),
@@ -53,19 +54,19 @@ pub(super) fn read(bytes: &dyn Bytes, path: &Path, part: usize) -> Result<BTreeM
 
 /// Why a file is not read, before its name is added.
 enum Refusal {
-    Fault(Fault),
+    PickleFault(PickleFault),
     Old(&'static str),
 }
 
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<PickleFault> for Refusal {
+    fn from(fault: PickleFault) -> Self {
+        Self::PickleFault(fault)
     }
 }
 
 impl From<String> for Refusal {
     fn from(message: String) -> Self {
-        Self::Fault(Fault::Damaged(message))
+        Self::PickleFault(PickleFault::Damaged(message))
     }
 }
 
@@ -73,8 +74,8 @@ impl Refusal {
     fn at(self, file: &Path) -> ImportError {
         let file = file.to_owned();
         match self {
-            Self::Fault(Fault::Class(class)) => ImportError::Refused { file, class },
-            Self::Fault(Fault::Damaged(message)) => ImportError::Damaged { file, message },
+            Self::PickleFault(PickleFault::Class(class)) => ImportError::Refused { file, class },
+            Self::PickleFault(PickleFault::Damaged(message)) => ImportError::Damaged { file, message },
             Self::Old(what) => {
                 let remedy = "load it with PyTorch and save its state_dict() as safetensors".into();
                 ImportError::Unsupported { file, what: what.into(), remedy }

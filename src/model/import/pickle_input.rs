@@ -2,7 +2,7 @@
 //! it ends too early. Fetched [`CHUNK`] bytes at a time.
 
 use super::bytes::Bytes;
-use super::unpickle::Fault;
+use super::unpickle::PickleFault;
 
 /// Longest name of a module or a class.
 pub(super) const MAX_NAME: usize = 256;
@@ -31,7 +31,7 @@ impl<'a> Input<'a> {
         self.at - (self.buffer.len() - self.used) as u64
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, Fault> {
+    pub(super) fn byte(&mut self) -> Result<u8, PickleFault> {
         if self.used == self.buffer.len() {
             let len = (self.end.saturating_sub(self.at)).min(CHUNK as u64) as usize;
             if len == 0 {
@@ -48,7 +48,7 @@ impl<'a> Input<'a> {
         Ok(byte)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], PickleFault> {
         let mut array = [0; N];
         for byte in &mut array {
             *byte = self.byte()?;
@@ -57,7 +57,7 @@ impl<'a> Input<'a> {
     }
 
     /// `len` bytes; nothing is allocated for those that are not there.
-    pub(super) fn take(&mut self, len: u64) -> Result<Vec<u8>, Fault> {
+    pub(super) fn take(&mut self, len: u64) -> Result<Vec<u8>, PickleFault> {
         if len > self.end.saturating_sub(self.place()) {
             return Err(damaged("has a pickle with a string beyond its end"));
         }
@@ -65,7 +65,7 @@ impl<'a> Input<'a> {
     }
 
     /// Up to the next line feed; at most [`MAX_NAME`] bytes.
-    pub(super) fn line(&mut self) -> Result<String, Fault> {
+    pub(super) fn line(&mut self) -> Result<String, PickleFault> {
         let mut line = Vec::new();
         loop {
             match self.byte()? {
@@ -77,6 +77,6 @@ impl<'a> Input<'a> {
     }
 }
 
-fn damaged(message: impl Into<String>) -> Fault {
-    Fault::Damaged(message.into())
+fn damaged(message: impl Into<String>) -> PickleFault {
+    PickleFault::Damaged(message.into())
 }

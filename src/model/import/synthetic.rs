@@ -128,7 +128,7 @@ pub fn expected_tensors(arch: &Architecture) -> Vec<TensorInfo> {
     if vision.class_token {
         list.add("vision.class", &[width]);
     }
-    list.add("vision.position", &[super::super::onnx::vision::tokens(vision), width]);
+    list.add("vision.position", &[super::super::onnx::vision_graph::tokens(vision), width]);
     if vision.pre_norm {
         list.norm("vision.pre_norm", width);
     }

@@ -1,6 +1,6 @@
 //! A pickle machine that knows tensors and nothing else. In: the bytes of a pickle; out: its value, in an arena. A pickle is a
 //! program; this machine has no instruction that calls anything. Names of classes are compared with a short list, and
-//! every other one ends the reading ([`Fault::Class`]).
+//! every other one ends the reading ([`PickleFault::Class`]).
 //!
 //! Bounds: [`MAX_BYTES`] of pickle, [`MAX_OPS`] instructions, [`MAX_COPIES`] copied elements. Values refer to the arena by
 //! number, so neither depth nor sharing costs anything, and dropping them does not recurse.
@@ -22,7 +22,7 @@ const MAX_DIMS: usize = 8;
 
 /// Why a pickle is not read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum PickleFault {
     /// It names a class that is not on the list.
     Class(String),
     /// It is damaged, or is no pickle of tensors; a clause that follows the file's name.
@@ -141,8 +141,8 @@ fn text(arena: &[Node], value: Value) -> Option<&str> {
 /// Reads the pickle that begins at byte `at` and ends before byte `end`.
 ///
 /// # Errors
-/// [`Fault`].
-pub(super) fn read(bytes: &dyn Bytes, at: u64, end: u64) -> Result<Pickle, Fault> {
+/// [`PickleFault`].
+pub(super) fn read(bytes: &dyn Bytes, at: u64, end: u64) -> Result<Pickle, PickleFault> {
     let end = end.min(bytes.len()).min(at.saturating_add(MAX_BYTES));
     let input = Input::new(bytes, at, end);
     let mut machine = Machine { input, stack: Vec::new(), memo: HashMap::new(), arena: Vec::new(), copies: 0 };
@@ -154,8 +154,8 @@ pub(super) fn read(bytes: &dyn Bytes, at: u64, end: u64) -> Result<Pickle, Fault
     Err(damaged(format!("has a pickle of more than {MAX_OPS} instructions, which no checkpoint needs")))
 }
 
-fn damaged(message: impl Into<String>) -> Fault {
-    Fault::Damaged(message.into())
+fn damaged(message: impl Into<String>) -> PickleFault {
+    PickleFault::Damaged(message.into())
 }
 
 struct Machine<'a> {
@@ -168,7 +168,7 @@ struct Machine<'a> {
 
 impl Machine<'_> {
     /// Runs one instruction; gives the value at the end.
-    fn step(&mut self) -> Result<Option<Value>, Fault> {
+    fn step(&mut self) -> Result<Option<Value>, PickleFault> {
         let op = self.input.byte()?;
         match op {
             b'.' => return self.pop().map(Some),
@@ -266,7 +266,7 @@ impl Machine<'_> {
             b'R' | 0x81 => self.call()?,
             // The state of an ordered dictionary is PyTorch's `_metadata`: version numbers, of no use here.
             b'b' => drop(self.pop()?),
-            0x82..=0x84 => return Err(Fault::Class("a class from the copyreg extension table".into())),
+            0x82..=0x84 => return Err(PickleFault::Class("a class from the copyreg extension table".into())),
             _ => {
                 let place = self.input.place().saturating_sub(1);
                 let why = format!("has the pickle instruction {op:#04x} at byte {place}, which tensors do not need");
@@ -276,7 +276,7 @@ impl Machine<'_> {
         Ok(None)
     }
 
-    fn pop(&mut self) -> Result<Value, Fault> {
+    fn pop(&mut self) -> Result<Value, PickleFault> {
         self.stack.pop().ok_or_else(empty)
     }
 
@@ -286,7 +286,7 @@ impl Machine<'_> {
     }
 
     /// Takes everything above the last mark off the stack, and the mark.
-    fn since_mark(&mut self) -> Result<Vec<Value>, Fault> {
+    fn since_mark(&mut self) -> Result<Vec<Value>, PickleFault> {
         let mark = self.stack.iter().rposition(|v| *v == Value::Mark).ok_or_else(empty)?;
         let items = self.stack.split_off(mark + 1);
         self.stack.pop();
@@ -294,7 +294,7 @@ impl Machine<'_> {
     }
 
     /// Strings, byte strings and long integers, which differ in how long their length is.
-    fn string(&mut self, op: u8) -> Result<(), Fault> {
+    fn string(&mut self, op: u8) -> Result<(), PickleFault> {
         let len = match op {
             0x8a | b'U' | b'C' | 0x8c => self.input.byte()?.into(),
             0x8d | 0x8e => u64::from_le_bytes(self.input.array()?),
@@ -318,19 +318,19 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn remember(&mut self, at: u32) -> Result<(), Fault> {
+    fn remember(&mut self, at: u32) -> Result<(), PickleFault> {
         let top = *self.stack.last().ok_or_else(empty)?;
         self.memo.insert(at, top);
         Ok(())
     }
 
-    fn recall(&mut self, at: u32) -> Result<(), Fault> {
+    fn recall(&mut self, at: u32) -> Result<(), PickleFault> {
         let value = self.memo.get(&at).ok_or_else(|| damaged("has a pickle that refers to nothing"))?;
         self.stack.push(*value);
         Ok(())
     }
 
-    fn append(&mut self, items: &[Value]) -> Result<(), Fault> {
+    fn append(&mut self, items: &[Value]) -> Result<(), PickleFault> {
         match self.top_node() {
             Some(Node::List(list)) => list.extend_from_slice(items),
             _ => return Err(damaged("appends to something that is no list")),
@@ -338,7 +338,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn set_items(&mut self, items: &[Value]) -> Result<(), Fault> {
+    fn set_items(&mut self, items: &[Value]) -> Result<(), PickleFault> {
         let pairs = pairs(items)?;
         match self.top_node() {
             Some(Node::Dict(dict)) => dict.extend(pairs),
@@ -351,14 +351,14 @@ impl Machine<'_> {
         if let Some(Value::Node(at)) = self.stack.last() { self.arena.get_mut(*at) } else { None }
     }
 
-    fn class(&mut self, module: &str, name: &str) -> Result<(), Fault> {
-        let class = Class::find(module, name).ok_or_else(|| Fault::Class(shown(&format!("{module}.{name}"))))?;
+    fn class(&mut self, module: &str, name: &str) -> Result<(), PickleFault> {
+        let class = Class::find(module, name).ok_or_else(|| PickleFault::Class(shown(&format!("{module}.{name}"))))?;
         self.push(Node::Class(class));
         Ok(())
     }
 
     /// `("storage", class, key, location, length)`, in old files with a view as sixth.
-    fn storage(&mut self) -> Result<(), Fault> {
+    fn storage(&mut self) -> Result<(), PickleFault> {
         let id = self.pop()?;
         let found = (|| {
             let Node::Tuple(id) = node(&self.arena, id)? else { return None };
@@ -383,7 +383,7 @@ impl Machine<'_> {
     }
 
     /// Makes what the classes of the list make.
-    fn call(&mut self) -> Result<(), Fault> {
+    fn call(&mut self) -> Result<(), PickleFault> {
         let (arguments, class) = (self.pop()?, self.pop()?);
         let (Some(Node::Tuple(arguments)), Some(Node::Class(class))) =
             (node(&self.arena, arguments), node(&self.arena, class))
@@ -413,7 +413,7 @@ impl Machine<'_> {
     }
 
     /// The entries of `OrderedDict([(key, value), …])`.
-    fn entries(&mut self, items: Value) -> Result<Vec<(Value, Value)>, Fault> {
+    fn entries(&mut self, items: Value) -> Result<Vec<(Value, Value)>, PickleFault> {
         let refused = || damaged("has an ordered dictionary of something that is no pairs");
         let Some(Node::List(items)) = node(&self.arena, items) else { return Err(refused()) };
         // A list can be used again and again: what is copied has a limit of its own.
@@ -429,11 +429,11 @@ impl Machine<'_> {
     }
 }
 
-fn empty() -> Fault {
+fn empty() -> PickleFault {
     damaged("has a pickle that takes more than it has put down")
 }
 
-fn pairs(items: &[Value]) -> Result<Vec<(Value, Value)>, Fault> {
+fn pairs(items: &[Value]) -> Result<Vec<(Value, Value)>, PickleFault> {
     let (pairs, []) = items.as_chunks() else { return Err(damaged("has a dictionary with a key without a value")) };
     Ok(pairs.iter().map(|[key, value]| (*key, *value)).collect())
 }

@@ -8,7 +8,7 @@
 
 use super::builder::{Graph, Stored, Values};
 use super::proto::{Attr, Elem};
-use super::{Precision, weights};
+use super::{Precision, weight_formats};
 
 /// A linear layer `inputs → outputs` whose canonical tensors are `NAME.weight` and, maybe, `NAME.bias`.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,9 +137,9 @@ fn bias(g: &mut Graph, layer: &Linear, elem: Elem) -> String {
         vec![Stored { name: name.clone(), elem, dims: vec![layer.outputs] }],
         Box::new(move |store| {
             let (bias, absorbed) = (store.read(&source)?, store.read(&absorbed)?);
-            let mut sums = weights::product(&store.read(&weight)?, &absorbed);
+            let mut sums = weight_formats::product(&store.read(&weight)?, &absorbed);
             sums.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum = (*sum + bias) * scale);
-            Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&sums)) } else { Values::F32(sums) }])
+            Ok(vec![if elem == Elem::F16 { Values::F16(weight_formats::halves(&sums)) } else { Values::F32(sums) }])
         }),
     );
     name
@@ -159,7 +159,7 @@ pub fn plain(g: &mut Graph, name: &str, dims: &[usize], scale: f32, elem: Elem) 
         Box::new(move |store| {
             let mut values = store.read(&source)?;
             scaled(&mut values, scale);
-            Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&values)) } else { Values::F32(values) }])
+            Ok(vec![if elem == Elem::F16 { Values::F16(weight_formats::halves(&values)) } else { Values::F32(values) }])
         }),
     );
     name.to_owned()
@@ -179,8 +179,8 @@ fn float_weight(g: &mut Graph, layer: &Linear, elem: Elem) -> String {
         Box::new(move |store| {
             let mut values = store.read(&source)?;
             scaled(&mut values, scale);
-            let values = weights::transpose(&values, outputs, inputs);
-            Ok(vec![if elem == Elem::F16 { Values::F16(weights::halves(&values)) } else { Values::F32(values) }])
+            let values = weight_formats::transpose(&values, outputs, inputs);
+            Ok(vec![if elem == Elem::F16 { Values::F16(weight_formats::halves(&values)) } else { Values::F32(values) }])
         }),
     );
     name
@@ -196,7 +196,7 @@ fn int8(g: &mut Graph, rows: &Rows, layer: &Linear) -> String {
             Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs] },
         ],
         Box::new(move |store| {
-            let (quantised, mut scales) = weights::int8(&store.read(&source)?, inputs);
+            let (quantised, mut scales) = weight_formats::int8(&store.read(&source)?, inputs);
             scaled(&mut scales, scale);
             Ok(vec![Values::I8(quantised), Values::F32(scales)])
         }),
@@ -213,16 +213,20 @@ fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
     let keep = layer.keep;
     let bits = if keep { 8 } else { 4 };
     let (weight, scales, source) = (format!("{name}.int{bits}"), format!("{name}.scale"), format!("{name}.weight"));
-    let blocks = weights::blocks(inputs);
+    let blocks = weight_formats::blocks(inputs);
     g.weights(
         vec![
-            Stored { name: weight.clone(), elem: Elem::U8, dims: vec![outputs, blocks, weights::BLOCK * bits / 8] },
+            Stored {
+                name: weight.clone(),
+                elem: Elem::U8,
+                dims: vec![outputs, blocks, weight_formats::BLOCK * bits / 8],
+            },
             Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs, blocks] },
         ],
         Box::new(move |store| {
             let values = store.read(&source)?;
             let (packed, mut scales) =
-                if keep { weights::block8(&values, inputs) } else { weights::block4(&values, inputs) };
+                if keep { weight_formats::block8(&values, inputs) } else { weight_formats::block4(&values, inputs) };
             scaled(&mut scales, scale);
             Ok(vec![Values::U8(packed), Values::F32(scales)])
         }),
@@ -231,7 +235,7 @@ fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
         Attr::Int("K", inputs as i64),
         Attr::Int("N", outputs as i64),
         Attr::Int("bits", bits as i64),
-        Attr::Int("block_size", weights::BLOCK as i64),
+        Attr::Int("block_size", weight_formats::BLOCK as i64),
         Attr::Int("accuracy_level", 1),
     ];
     g.contrib("MatMulNBits", &[x, &weight, &scales], &format!("{name}.product"), &attrs)

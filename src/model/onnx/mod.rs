@@ -2,9 +2,9 @@
 //! read from a [`TensorStore`](super::import::TensorStore) one at a time while the file is written.
 //!
 //! # Layout
-//! `proto` the wire format · [`builder`] nodes, constants and weights of one graph · [`weights`] what becomes of a stored
+//! `proto` the wire format · [`builder`] nodes, constants and weights of one graph · [`weight_formats`] what becomes of a stored
 //! tensor in each precision · [`linear`] a linear layer in each precision · [`attention`] and [`body`] transformer layers ·
-//! [`vision`] and [`text`] the two towers · [`file`] the streamed file. Pure, but for `file`.
+//! [`vision_graph`] and [`text_graph`] the two towers · [`file`] the streamed file. Pure, but for `file`.
 
 pub mod attention;
 pub mod body;
@@ -12,9 +12,9 @@ pub mod builder;
 pub mod file;
 pub mod linear;
 mod proto;
-pub mod text;
-pub mod vision;
-pub mod weights;
+pub mod text_graph;
+pub mod vision_graph;
+pub mod weight_formats;
 
 pub use builder::Graph;
 pub use proto::{Attr, Dim, Elem, Port};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::*;
-use crate::event::{EventKind, ModelRef, record::Data};
+use crate::event::{EventKind, ModelRef, cloud_event::Data};
 
 /// An event of a label of a stream.
 pub fn event(stream: &str, label: &str, kind: EventKind) -> Event {
@@ -48,53 +48,53 @@ fn block<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn filled(positions: std::ops::RangeInclusive<u64>) -> (Feed, Inbox) {
-    let (feed, inbox) = link("x", States::default(), bounded(1).0);
+fn filled(positions: std::ops::RangeInclusive<u64>) -> (DeliverySender, DeliveryReceiver) {
+    let (sender, receiver) = link("x", States::default(), bounded(1).0);
     for position in positions {
-        feed.offer(delivery(position, event("gate", "car", EventKind::Start))).unwrap();
+        sender.offer(delivery(position, event("gate", "car", EventKind::Start))).unwrap();
     }
-    (feed, inbox)
+    (sender, receiver)
 }
 
 #[test]
 fn a_rewind_hands_out_what_is_not_settled_in_order_before_anything_new() {
-    let (feed, mut inbox) = filled(1..=4);
+    let (sender, mut receiver) = filled(1..=4);
     for _ in 0..3 {
-        inbox.try_next().unwrap();
+        receiver.try_next().unwrap();
     }
-    inbox.delivered(2);
-    inbox.rewind();
-    let order: Vec<u64> = std::iter::from_fn(|| inbox.try_next()).map(|d| d.position).collect();
+    receiver.delivered(2);
+    receiver.redeliver_unacknowledged();
+    let order: Vec<u64> = std::iter::from_fn(|| receiver.try_next()).map(|d| d.position).collect();
     assert_eq!(order, [1, 3, 4]);
-    assert_eq!(feed.settled().into_keys().collect::<Vec<_>>(), [2]);
+    assert_eq!(sender.settled().into_keys().collect::<Vec<_>>(), [2]);
 }
 
 #[test]
 fn failed_attempts_are_counted_and_the_delivery_stays_with_the_sink() {
-    let (feed, mut inbox) = filled(1..=1);
-    inbox.try_next().unwrap();
-    assert_eq!((inbox.failed(1, "500"), inbox.failed(1, "502")), (1, 2));
-    assert_eq!(inbox.held(), 1);
-    inbox.dead(1, "400");
-    inbox.delivered(1);
-    assert_eq!(feed.settled(), BTreeMap::from([(1, Outcome::Dead { why: "400".into() })]));
+    let (sender, mut receiver) = filled(1..=1);
+    receiver.try_next().unwrap();
+    assert_eq!((receiver.failed(1, "500"), receiver.failed(1, "502")), (1, 2));
+    assert_eq!(receiver.held(), 1);
+    receiver.dead(1, "400");
+    receiver.delivered(1);
+    assert_eq!(sender.settled(), BTreeMap::from([(1, DeliveryOutcome::Dead { why: "400".into() })]));
 }
 
 #[test]
 fn a_closed_inbox_ends_even_with_deliveries_left_and_a_sleeper_wakes() {
-    let (feed, mut inbox) = filled(1..=2);
-    assert!(block(inbox.next()).is_some());
-    feed.advance(Phase::Draining);
-    assert!(block(inbox.next()).is_some());
-    let closer = std::thread::spawn(move || feed.advance(Phase::Closed));
-    assert!(block(inbox.next()).is_none());
+    let (sender, mut receiver) = filled(1..=2);
+    assert!(block(receiver.next()).is_some());
+    sender.advance(Phase::Draining);
+    assert!(block(receiver.next()).is_some());
+    let closer = std::thread::spawn(move || sender.advance(Phase::Closed));
+    assert!(block(receiver.next()).is_none());
     closer.join().unwrap();
 }
 
 #[test]
 fn no_more_than_a_window_is_taken() {
-    let (feed, _inbox) = filled(1..=WINDOW as u64);
-    assert!(feed.offer(delivery(0, event("gate", "car", EventKind::End))).is_err());
+    let (sender, _inbox) = filled(1..=WINDOW as u64);
+    assert!(sender.offer(delivery(0, event("gate", "car", EventKind::End))).is_err());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! `timeout`, this run ends; the next one has a new producer and sends everything that was not acknowledged again, in order.
 //!
 //! Runs on the sink's thread; reports come from a thread of `rdkafka`. Asking for metadata and taking a producer down block, on the
-//! runtime's pool. Full: [`IN_FLIGHT`] records without a report; then nothing more is taken. Closed: [`GOODBYE`] for reports.
+//! runtime's pool. Full: [`IN_FLIGHT`] records without a report; then nothing more is taken. Closed: [`DRAIN_TIMEOUT`] for reports.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{KafkaSettings, Mechanism};
-use crate::outbox::delivery::{Delivery, Inbox, Phase};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver, Phase};
 use crate::platform::tls;
-use crate::sink::{Fault, Running, Sink};
+use crate::sink::{Running, Sink, SinkError};
 
 /// Records without a report; a few batches for each of several partitions.
 const IN_FLIGHT: usize = 512;
@@ -33,9 +33,9 @@ const IN_FLIGHT: usize = 512;
 const TOLD: usize = 64;
 
 /// For reports that are on their way when the daemon ends.
-const GOODBYE: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For a producer to take itself down; with [`GOODBYE`] a little less than the runner's patience.
+/// For a producer to take itself down; with [`DRAIN_TIMEOUT`] a little less than the runner's patience.
 const FAREWELL: Duration = Duration::from_millis(400);
 
 /// A request for metadata cannot be called off: it is made in pieces.
@@ -83,14 +83,14 @@ impl Kafka {
         Self { settings, singly: 0 }
     }
 
-    async fn work(&mut self, inbox: &mut Inbox) -> Result<(), Fault> {
+    async fn work(&mut self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
         let mut session = Session::open(&self.settings)?;
-        let mut phases = inbox.phases();
+        let mut phases = receiver.phases();
         let ended = tokio::select! {
             greeted = session.greet() => match greeted {
                 Ok(()) => {
-                    inbox.up();
-                    session.serve(inbox, &mut self.singly).await
+                    receiver.up();
+                    session.serve(receiver, &mut self.singly).await
                 }
                 Err(fault) => Err(fault),
             },
@@ -106,8 +106,8 @@ impl Kafka {
 }
 
 impl Sink for Kafka {
-    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
-        Box::pin(self.work(inbox))
+    fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a> {
+        Box::pin(self.work(receiver))
     }
 }
 
@@ -127,17 +127,17 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Connects in the background.
-    fn open(settings: &'a KafkaSettings) -> Result<Self, Fault> {
+    fn open(settings: &'a KafkaSettings) -> Result<Self, SinkError> {
         // Before librdkafka does it: OpenSSL is not to clear up when the process ends, as a thread that waits for a broker may still use it.
         openssl_sys::init();
         if let Some(trust) = &settings.tls {
             // librdkafka's words for a file that cannot be used do not name it.
-            tls::client(trust).map_err(Fault::again)?;
+            tls::client(trust).map_err(SinkError::retry)?;
         }
         let ((reports, reported), (tell, told)) = (mpsc::channel(IN_FLIGHT), mpsc::channel(TOLD));
         let context = Reports { reports, told: tell };
         let producer = ThreadedProducer::from_config_and_context(&configuration(settings), context);
-        let producer = producer.map_err(|error| Fault::again(scrubbed(settings, &error.to_string())))?;
+        let producer = producer.map_err(|error| SinkError::retry(scrubbed(settings, &error.to_string())))?;
         Ok(Self {
             settings,
             producer: Arc::new(producer),
@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
     }
 
     /// A broker is there, and has the topic.
-    async fn greet(&mut self) -> Result<(), Fault> {
+    async fn greet(&mut self) -> Result<(), SinkError> {
         let (producer, topic) = (Arc::clone(&self.producer), self.settings.topic.clone());
         let deadline = Instant::now() + self.settings.timeout;
         let given_up = GivenUp::default();
@@ -160,34 +160,34 @@ impl<'a> Session<'a> {
             tokio::select! {
                 answered = &mut asked => return match answered {
                     Ok(Ok(None)) => Ok(()),
-                    Ok(Ok(Some(code))) => Err(Fault::again(explained(code, &self.settings.topic))),
+                    Ok(Ok(Some(code))) => Err(SinkError::retry(explained(code, &self.settings.topic))),
                     Ok(Err(_)) => {
                         let nobody = || format!("no broker has answered for {:?}", self.settings.timeout);
-                        Err(Fault::again(self.reason.take().unwrap_or_else(nobody)))
+                        Err(SinkError::retry(self.reason.take().unwrap_or_else(nobody)))
                     }
-                    Err(_) => Err(Fault::again("asking for the topic panicked; please report this")),
+                    Err(_) => Err(SinkError::retry("asking for the topic panicked; please report this")),
                 },
                 Some((code, reason)) = self.told.recv() => self.hear(code, &reason, true)?,
             }
         }
     }
 
-    async fn serve(&mut self, inbox: &mut Inbox, singly: &mut u64) -> Result<(), Fault> {
-        let mut phases = inbox.phases();
+    async fn serve(&mut self, receiver: &mut DeliveryReceiver, singly: &mut u64) -> Result<(), SinkError> {
+        let mut phases = receiver.phases();
         loop {
             let room = if self.in_flight.first().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
             let late = self.heard + self.settings.timeout;
             tokio::select! {
-                taken = inbox.next(), if self.in_flight.len() < room => match taken {
-                    Some(delivery) => self.send(&delivery, inbox)?,
+                taken = receiver.next(), if self.in_flight.len() < room => match taken {
+                    Some(delivery) => self.send(&delivery, receiver)?,
                     None => break,
                 },
-                Some(report) = self.reports.recv() => self.settle(report, inbox, singly)?,
+                Some(report) = self.reports.recv() => self.settle(report, receiver, singly)?,
                 Some((code, reason)) = self.told.recv() => self.hear(code, &reason, !self.in_flight.is_empty())?,
                 () = sleep_until(late), if !self.in_flight.is_empty() => {
                     let timeout = self.settings.timeout;
                     let why = self.reason.take().map_or_else(String::new, |reason| format!(": {reason}"));
-                    return Err(Fault::again(format!("no broker has acknowledged anything for {timeout:?}{why}")));
+                    return Err(SinkError::retry(format!("no broker has acknowledged anything for {timeout:?}{why}")));
                 }
                 // Seen even while there is no room and nobody answers.
                 _ = phases.wait_for(|phase| *phase == Phase::Closed) => break,
@@ -199,23 +199,23 @@ impl<'a> Session<'a> {
             {
                 self.in_flight.remove(&position);
                 if refused.is_none() {
-                    inbox.delivered(position);
+                    receiver.delivered(position);
                 }
             }
         };
-        let _ = timeout(GOODBYE, rest).await;
+        let _ = timeout(DRAIN_TIMEOUT, rest).await;
         Ok(())
     }
 
-    fn send(&mut self, delivery: &Delivery, inbox: &mut Inbox) -> Result<(), Fault> {
+    fn send(&mut self, delivery: &Delivery, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
         let (stored, position) = (&delivery.stored, delivery.position);
-        let (stream, label) = stored.lane();
+        let (stream, label) = stored.ordering_key();
         let (id, key) = (stored.id().to_string(), format!("{stream}/{label}"));
         let header = |key, value| Header { key, value: Some(value) };
         let headers = OwnedHeaders::new_with_capacity(2)
             .insert(header("content-type", "application/cloudevents+json; charset=UTF-8"))
             .insert(header("ce_id", &id));
-        let opaque = usize::try_from(position).map_err(Fault::again)?;
+        let opaque = usize::try_from(position).map_err(SinkError::retry)?;
         let record = BaseRecord::with_opaque_to(&self.settings.topic, opaque);
         let sent = self.producer.send(record.key(&key).payload(stored.body.as_bytes()).headers(headers));
         match sent.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail)) {
@@ -227,47 +227,54 @@ impl<'a> Session<'a> {
             }
             // The producer has stopped; the report of what stopped it is on its way and says why. This one comes again with the next.
             Err(Code::Fatal) if !self.in_flight.is_empty() => {}
-            Err(Code::MessageSizeTooLarge) => inbox.dead(position, "the event is larger than a record may be (1 MB)"),
+            Err(Code::MessageSizeTooLarge) => {
+                receiver.dead(position, "the event is larger than a record may be (1 MB)")
+            }
             Err(code) => {
                 let why = explained(code, &self.settings.topic);
-                inbox.failed(position, &why);
-                return Err(Fault::again(why));
+                receiver.failed(position, &why);
+                return Err(SinkError::retry(why));
             }
         }
         Ok(())
     }
 
-    fn settle(&mut self, (position, refused): Report, inbox: &mut Inbox, singly: &mut u64) -> Result<(), Fault> {
+    fn settle(
+        &mut self,
+        (position, refused): Report,
+        receiver: &mut DeliveryReceiver,
+        singly: &mut u64,
+    ) -> Result<(), SinkError> {
         let alone = self.in_flight.len() == 1;
         let last = self.in_flight.last().copied().unwrap_or(position);
         self.in_flight.remove(&position);
         self.heard = Instant::now();
         let Some(code) = refused else {
             self.reason = None;
-            inbox.up();
-            inbox.delivered(position);
+            receiver.up();
+            receiver.delivered(position);
             return Ok(());
         };
         let why = explained(code, &self.settings.topic);
         match code {
-            Code::MessageSizeTooLarge | Code::InvalidRecord if alone => inbox.dead(position, &why),
+            Code::MessageSizeTooLarge | Code::InvalidRecord if alone => receiver.dead(position, &why),
             Code::MessageSizeTooLarge | Code::InvalidRecord => *singly = last,
-            _ => drop(inbox.failed(position, &why)),
+            _ => drop(receiver.failed(position, &why)),
         }
         // What comes after it was not taken either: the producer has stopped.
-        Err(Fault::again(why))
+        Err(SinkError::retry(why))
     }
 
     /// Something about connections. Idle ones may be closed by the other side, which is no fault; `waiting` is when it is.
-    fn hear(&mut self, code: Code, reason: &str, waiting: bool) -> Result<(), Fault> {
+    fn hear(&mut self, code: Code, reason: &str, waiting: bool) -> Result<(), SinkError> {
         let reason = scrubbed(self.settings, reason);
         match code {
             Code::AllBrokersDown if waiting => {
-                Err(Fault::again(self.reason.take().unwrap_or_else(|| "no broker can be reached".to_owned())))
+                Err(SinkError::retry(self.reason.take().unwrap_or_else(|| "no broker can be reached".to_owned())))
             }
             Code::AllBrokersDown => Ok(()),
             Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::Fatal => {
-                Err(Fault::again(reason))
+                Err(SinkError::retry(reason))
             }
             _ => {
                 self.reason = Some(reason);

@@ -47,7 +47,7 @@ impl Clearing {
     }
 
     /// Something lies under `topic`, ours or not; `None` if it was not asked for.
-    pub fn judge(&mut self, topic: &str, ours: bool) -> Option<Verdict> {
+    pub fn decide(&mut self, topic: &str, ours: bool) -> Option<Verdict> {
         if !self.asked.remove(topic) {
             return None;
         }
@@ -83,14 +83,14 @@ mod tests {
         let gone = || ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         let mut clearing = Clearing::default();
         assert_eq!(clearing.begin(gone()), ["a", "b", "c", "d"]);
-        assert_eq!(clearing.judge("a", true), Some(Verdict::Clear));
-        assert_eq!(clearing.judge("b", false), Some(Verdict::Leave));
-        assert_eq!(clearing.judge("d", true), Some(Verdict::Clear));
-        assert_eq!((clearing.judge("a", true), clearing.judge("x", true)), (None, None));
+        assert_eq!(clearing.decide("a", true), Some(Verdict::Clear));
+        assert_eq!(clearing.decide("b", false), Some(Verdict::Leave));
+        assert_eq!(clearing.decide("d", true), Some(Verdict::Clear));
+        assert_eq!((clearing.decide("a", true), clearing.decide("x", true)), (None, None));
         assert_eq!(clearing.end(), (gone(), vec!["c".to_owned()]));
         assert!(!clearing.is_busy());
         assert_eq!(clearing.begin(vec!["a".into(), "d".into()]).len(), 2);
-        assert_eq!(clearing.judge("d", true), Some(Verdict::Stuck));
+        assert_eq!(clearing.decide("d", true), Some(Verdict::Stuck));
         assert_eq!(clearing.end().1, ["a"]);
         assert!(clearing.begin(vec!["d".into()]).is_empty() && !clearing.is_busy());
     }
@@ -100,7 +100,7 @@ mod tests {
         let mut clearing = Clearing::default();
         clearing.begin(vec!["a".into(), "b".into()]);
         clearing.refused("a".into());
-        assert_eq!(clearing.judge("a", true), None);
+        assert_eq!(clearing.decide("a", true), None);
         assert_eq!(clearing.end().1, ["b"]);
         assert!(clearing.begin(vec!["a".into()]).is_empty());
     }

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::topics::{Topics, slug, slugs};
-use crate::stream::registry::Watched;
+use crate::stream::registry::RegisteredStream;
 
 const NAME: &str = "vtagd";
 
@@ -48,7 +48,7 @@ pub fn is_ours_at(prefix: &str, topic: &str, document: &[u8], topics: &Topics) -
 }
 
 /// The document of one stream.
-pub fn document(stream: &Watched, topics: &Topics, snapshots: bool) -> Value {
+pub fn document(stream: &RegisteredStream, topics: &Topics, snapshots: bool) -> Value {
     let id = stream.id();
     let device = object_id(topics, id);
     let mut components = Map::new();
@@ -143,14 +143,14 @@ pub mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::stream::accounting::Account;
+    use crate::stream::accounting::FrameAccounting;
     use crate::stream::status::StreamStatus;
 
     /// A stream with labels of the set `lot`.
-    pub fn watched(id: &str, labels: &[&str]) -> Watched {
-        Watched {
+    pub fn watched(id: &str, labels: &[&str]) -> RegisteredStream {
+        RegisteredStream {
             status: Arc::new(StreamStatus::new(id.into())),
-            account: Arc::new(Account::default()),
+            accounting: Arc::new(FrameAccounting::default()),
             enabled: true,
             labels: labels.iter().map(|label| ("lot".to_owned(), (*label).to_owned())).collect(),
         }

@@ -75,7 +75,7 @@ impl Seen {
     }
 
     /// What of it `streams` do not have; `announced`: they are told to Home Assistant.
-    pub fn judge(&self, streams: &[Stream], announced: bool) -> Found {
+    pub fn decide(&self, streams: &[Stream], announced: bool) -> Found {
         let mut found = Found::default();
         let documents = self.lies.iter().filter(|(_, lies)| **lies == Lies::Document).map(|(topic, _)| topic);
         let of = |(id, _): &Stream| home_assistant::topic(&self.discovery, &self.topics, id);
@@ -143,7 +143,7 @@ mod tests {
     fn judged(lies: &[(&str, &str)], streams: &[Stream], announced: bool) -> (Vec<String>, Vec<String>) {
         let mut seen = Seen::new(Topics::new("p"), "ha");
         lies.iter().for_each(|(topic, payload)| seen.note((*topic).to_owned(), payload.as_bytes()));
-        let found = seen.judge(streams, announced);
+        let found = seen.decide(streams, announced);
         (found.ours.into_iter().map(|(topic, _)| topic).collect(), found.unsure)
     }
 

@@ -1,24 +1,24 @@
 //! What `vtagd mqtt` does at a broker, beside a daemon that runs or not: takes a prefix over, and clears what older versions left.
 //!
 //! On the caller's thread, with a runtime and a client id of its own: a daemon that is connected stays so. A broker that sends more than
-//! is looked at (`leftovers.rs`) is not waited for beyond [`LONGEST`].
+//! is looked at (`leftovers.rs`) is not waited for beyond [`MAX_WAIT`].
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::{Heard, Link, Message};
 use super::leftovers::{Found, Seen, Stream, is_picture};
+use super::mqtt_client::{Link, Message, Received};
 use super::owner::{Owner, Said};
 pub use super::ownership::Ownership;
 use super::ownership::{self, SURVEY};
 use super::publisher::Publisher;
 use super::topics::Topics;
-use super::{MqttSettings, home_assistant, made_up, session};
-use crate::sink::Fault;
+use super::{MqttSettings, home_assistant, made_up, mqtt_session};
+use crate::sink::SinkError;
 
 /// The broker is listened to for so long, however much it sends.
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Pictures that are asked for at a time.
 const PICTURES: usize = 16;
@@ -30,13 +30,13 @@ const DISCOVERY: &str = "homeassistant";
 ///
 /// # Errors
 /// When the broker cannot be reached, or another took the prefix at the same time.
-pub fn claim(settings: &MqttSettings, owner: &Owner) -> Result<(Option<String>, Ownership), Fault> {
+pub fn claim(settings: &MqttSettings, owner: &Owner) -> Result<(Option<String>, Ownership), SinkError> {
     block(async {
         let topics = Topics::new(&settings.topic_prefix);
         let mut link = settings.connect(&made_up(), None).await?;
         let before = whose(&mut link, &topics, owner, settings.timeout).await?;
         let now = ownership::take(&mut link, &topics, owner, settings.timeout).await?;
-        let _ = timeout(session::GOODBYE, link.disconnect()).await;
+        let _ = timeout(mqtt_session::DRAIN_TIMEOUT, link.disconnect()).await;
         let before = if let Some(Said::Other(who)) = before { Some(who) } else { None };
         Ok((before, now))
     })
@@ -52,12 +52,12 @@ pub fn clear(
     owner: &Owner,
     streams: &[Stream],
     only_look: bool,
-) -> Result<Result<Found, String>, Fault> {
+) -> Result<Result<Found, String>, SinkError> {
     block(async {
         let topics = Topics::new(&settings.topic_prefix);
         let mut link = settings.connect(&made_up(), None).await?;
         match whose(&mut link, &topics, owner, settings.timeout).await? {
-            None => return Err(Fault::again(format!("the broker does not let this user read {}", topics.owner()))),
+            None => return Err(SinkError::retry(format!("the broker does not let this user read {}", topics.owner()))),
             Some(Said::Other(who)) => return Ok(Err(who)),
             Some(Said::Us | Said::Nobody) => {}
         }
@@ -66,7 +66,7 @@ pub fn clear(
         let mut filters = topics.retained().to_vec();
         filters.push(home_assistant::filter(discovery));
         listen(&mut link, &filters, settings.timeout, |topic, payload| seen.note(topic, payload)).await?;
-        let mut found = seen.judge(streams, settings.home_assistant.is_some());
+        let mut found = seen.decide(streams, settings.home_assistant.is_some());
         let labels = std::mem::take(&mut found.pictures);
         for some in labels.chunks(PICTURES) {
             listen(&mut link, some, settings.timeout, |topic, payload| {
@@ -87,16 +87,16 @@ pub fn clear(
                 publisher.acknowledged().await?;
             }
         }
-        let _ = timeout(session::GOODBYE, link.disconnect()).await;
+        let _ = timeout(mqtt_session::DRAIN_TIMEOUT, link.disconnect()).await;
         Ok(Ok(found))
     })
 }
 
 /// Whom the prefix belongs to; `None`: the broker does not let us read that. The link is subscribed to `<p>/owner` then.
-async fn whose(link: &mut Link, topics: &Topics, owner: &Owner, patience: Duration) -> Result<Option<Said>, Fault> {
+async fn whose(link: &mut Link, topics: &Topics, owner: &Owner, patience: Duration) -> Result<Option<Said>, SinkError> {
     let mut said = None;
-    let mut note = |heard: Heard| {
-        if let Heard::Message { topic, payload, digest, .. } = heard
+    let mut note = |heard: Received| {
+        if let Received::Message { topic, payload, digest, .. } = heard
             && topic == topics.owner()
         {
             said = Some(owner.said(&payload, digest)).filter(|_| digest.is_some());
@@ -120,30 +120,30 @@ async fn listen(
     filters: &[String],
     patience: Duration,
     mut each: impl FnMut(String, &[u8]),
-) -> Result<(), Fault> {
-    let mut note = |heard: Heard| match heard {
-        Heard::Message { topic, payload, retained: true, .. } => {
+) -> Result<(), SinkError> {
+    let mut note = |heard: Received| match heard {
+        Received::Message { topic, payload, retained: true, .. } => {
             each(topic, &payload);
             true
         }
         _ => false,
     };
     ownership::subscribe(link, filters, true, patience, &mut note).await?;
-    let longest = Instant::now() + LONGEST;
+    let longest = Instant::now() + MAX_WAIT;
     let mut until = Instant::now() + SURVEY;
     while let Ok(heard) = timeout_at(until.min(longest), link.heard()).await {
-        if let Heard::Lost(why) = heard {
-            return Err(Fault::again(why));
+        if let Received::Lost(why) = heard {
+            return Err(SinkError::retry(why));
         }
         if note(heard) {
             until = Instant::now() + SURVEY;
         }
     }
-    link.unsubscribe(filters).map_err(Fault::again)
+    link.unsubscribe(filters).map_err(SinkError::retry)
 }
 
-fn block<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fault::again)?;
+fn block<T>(work: impl Future<Output = Result<T, SinkError>>) -> Result<T, SinkError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SinkError::retry)?;
     let done = runtime.block_on(work);
     // A look-up of a name that hangs is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));

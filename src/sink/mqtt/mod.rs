@@ -1,26 +1,26 @@
 //! MQTT: events to a broker, with retained states, availability and Home Assistant's device discovery; commands back.
 //!
-//! In: deliveries, the [`Catalog`] of streams, pictures that were saved. Out: topics as [`topics`] lists them, always QoS 1; a delivery is
+//! In: deliveries, the [`StreamRegistry`] of streams, pictures that were saved. Out: topics as [`topics`] lists them, always QoS 1; a delivery is
 //! settled by the PUBACK of its message on `<p>/events` and nothing else. Runs on the sink's thread. One connection has a clean session:
 //! when it is lost, everything that was not acknowledged is published again by the next one, in order, with the same ids.
 //!
 //! Each connection begins with one that has no last will and asks whose the prefix is ([`ownership`], [`owner`]). Where it is this daemon's, the
-//! next one has the will and does everything ([`session`]); where it is another's, the first one goes on and sends events only.
+//! next one has the will and does everything ([`mqtt_session`]); where it is another's, the first one goes on and sends events only.
 //!
-//! Full: [`IN_FLIGHT`](client::IN_FLIGHT) publishes may be without a PUBACK; then nothing more is taken from the inbox. A broker that
+//! Full: [`IN_FLIGHT`](mqtt_client::IN_FLIGHT) publishes may be without a PUBACK; then nothing more is taken from the receiver. A broker that
 //! acknowledges nothing for `timeout` is taken for gone; one that refuses an event (MQTT 5) is asked again by the next connection. Pictures are the exception: they are told as they come, and those that come
 //! while the broker is away are not sent later. Closed: `stopped` is published, then DISCONNECT.
 
 mod clearing;
-mod client;
 pub mod home_assistant;
 pub mod leftovers;
 pub mod maintenance;
+mod mqtt_client;
+mod mqtt_session;
 mod owner;
 mod ownership;
 mod published;
 mod publisher;
-mod session;
 mod states;
 pub mod topics;
 
@@ -29,17 +29,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Fault, Running, Sink};
-use crate::outbox::delivery::{Inbox, Phase};
+use super::{Running, Sink, SinkError};
+use crate::outbox::delivery::{DeliveryReceiver, Phase};
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 use crate::snapshot::Gallery;
-use crate::stream::registry::Catalog;
-pub use client::Protocol;
-use client::{Connection, Link, Message};
+use crate::stream::registry::StreamRegistry;
+pub use mqtt_client::Protocol;
+use mqtt_client::{Connection, Link, Message};
+use mqtt_session::{End, Session};
 pub use owner::Owner;
 use published::Published;
-use session::{End, Session};
 use topics::Topics;
 
 /// `type: mqtt` of the configuration.
@@ -80,9 +80,9 @@ impl MqttSettings {
     }
 
     /// Connects as `client_id`, with a last `will` if there is one.
-    async fn connect(&self, client_id: &str, will: Option<Message>) -> Result<Link, Fault> {
+    async fn connect(&self, client_id: &str, will: Option<Message>) -> Result<Link, SinkError> {
         let secure = self.is_secure();
-        let tls = if secure { Some(tls::client(&self.trust).map_err(Fault::again)?) } else { None };
+        let tls = if secure { Some(tls::client(&self.trust).map_err(SinkError::retry)?) } else { None };
         let connection = Connection {
             protocol: self.protocol,
             host: self.host(),
@@ -95,7 +95,7 @@ impl MqttSettings {
             will,
             timeout: self.timeout,
         };
-        Link::connect(connection).await.map_err(Fault::again)
+        Link::connect(connection).await.map_err(SinkError::retry)
     }
 }
 
@@ -109,7 +109,7 @@ pub struct Mqtt {
     settings: MqttSettings,
     client_id: String,
     topics: Topics,
-    catalog: Arc<Catalog>,
+    registry: Arc<StreamRegistry>,
     gallery: Option<Arc<Gallery>>,
     owner: Owner,
     /// What was published retained; `None` until the outbox has been asked.
@@ -135,14 +135,19 @@ enum Whose {
 impl Mqtt {
     /// A sink that is not connected. `gallery` is where pictures come from, if there are any. `owner` is who it says to be; the outbox
     /// knows better which daemon this is, if it has a file.
-    pub fn new(settings: MqttSettings, catalog: Arc<Catalog>, gallery: Option<Arc<Gallery>>, owner: Owner) -> Self {
+    pub fn new(
+        settings: MqttSettings,
+        registry: Arc<StreamRegistry>,
+        gallery: Option<Arc<Gallery>>,
+        owner: Owner,
+    ) -> Self {
         let client_id = settings.client_id.clone().unwrap_or_else(made_up);
         let topics = Topics::new(&settings.topic_prefix);
         Self {
             settings,
             client_id,
             topics,
-            catalog,
+            registry,
             gallery,
             owner,
             published: None,
@@ -153,41 +158,41 @@ impl Mqtt {
     }
 
     /// One connection after the other, for as long as only the prefix's owner changes.
-    async fn once(&mut self, inbox: &mut Inbox) -> Result<(), Fault> {
-        let mut phases = inbox.phases();
+    async fn once(&mut self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
+        let mut phases = receiver.phases();
         let place = self.settings.place();
         loop {
             let (link, whose) = tokio::select! {
-                greeted = self.greet(inbox, &place) => greeted?,
+                greeted = self.greet(receiver, &place) => greeted?,
                 _ = phases.wait_for(|phase| *phase == Phase::Closed) => return Ok(()),
             };
-            self.tell(inbox, &whose);
+            self.tell(receiver, &whose);
             let published =
                 self.published.get_or_insert_with(|| Published::new(self.topics.clone(), Default::default()));
             let (settings, unreadable) = (&self.settings, &mut self.unreadable);
             let mut session =
-                Session::new(link, settings, &self.topics, &self.catalog, &self.owner, published, unreadable);
+                Session::new(link, settings, &self.topics, &self.registry, &self.owner, published, unreadable);
             session = match whose {
                 Whose::Ours => session.of_ours(self.gallery.is_some()),
                 Whose::Theirs(_) => session,
                 Whose::Unknown => session.of_nobody_knows(),
             };
             let pictures = self.gallery.as_ref().map(|gallery| gallery.subscribe());
-            match session.run(inbox, pictures, &place, self.began).await? {
+            match session.run(receiver, pictures, &place, self.began).await? {
                 End::Done => return Ok(()),
                 // What had no acknowledgement comes again. A broker that has shown the owner can be asked.
                 End::OwnerChanged => {
                     self.unreadable = false;
-                    inbox.rewind();
+                    receiver.redeliver_unacknowledged();
                 }
             }
         }
     }
 
     /// A connection to serve on, and whose the prefix is.
-    async fn greet(&mut self, inbox: &Inbox, place: &str) -> Result<(Link, Whose), Fault> {
+    async fn greet(&mut self, receiver: &DeliveryReceiver, place: &str) -> Result<(Link, Whose), SinkError> {
         if self.published.is_none() {
-            let known = inbox.recorded(place).await.map_err(Fault::again)?;
+            let known = receiver.recorded(place).await.map_err(SinkError::retry)?;
             self.owner.id = known.identity.unwrap_or(self.owner.id);
             self.published = Some(Published::new(self.topics.clone(), known.retained));
         }
@@ -213,14 +218,14 @@ impl Mqtt {
                 return Ok((link, Whose::Theirs(who)));
             }
             self.unreadable = asked == ownership::Ownership::Unknown;
-            let _ = tokio::time::timeout(session::GOODBYE, link.disconnect()).await;
+            let _ = tokio::time::timeout(mqtt_session::DRAIN_TIMEOUT, link.disconnect()).await;
         }
         let will = Message::retained(self.topics.available(), "offline");
         Ok((self.settings.connect(&self.client_id, Some(will)).await?, Whose::Ours))
     }
 
     /// Says whose the prefix is, where people look.
-    fn tell(&self, inbox: &Inbox, whose: &Whose) {
+    fn tell(&self, receiver: &DeliveryReceiver, whose: &Whose) {
         let prefix = self.topics.prefix();
         let notice = match whose {
             Whose::Ours => None,
@@ -236,15 +241,15 @@ impl Mqtt {
                 self.topics.owner()
             )),
         };
-        metrics::gauge!("vtagd_mqtt_prefix_owned", "sink" => inbox.name().to_string())
+        metrics::gauge!("vtagd_mqtt_prefix_owned", "sink" => receiver.name().to_string())
             .set(f64::from(u8::from(notice.is_none())));
-        inbox.set_notice(notice);
+        receiver.set_notice(notice);
     }
 }
 
 impl Sink for Mqtt {
-    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
-        Box::pin(self.once(inbox))
+    fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a> {
+        Box::pin(self.once(receiver))
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::topics::Topics;
-use crate::outbox::delivery::record::Digest;
+use crate::outbox::delivery::published_record::Digest;
 
 /// Streams that are looked at to tell whose a prefix without an owner is.
 const STREAMS: usize = 1024;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{Heard, Link, Message};
+use super::mqtt_client::{Link, Message, Received};
 use super::owner::{Owner, Said, Survey};
 use super::publisher::Publisher;
 use super::topics::Topics;
-use crate::sink::Fault;
+use crate::sink::SinkError;
 
 /// How long we listen to what lies retained, once the broker has answered: some send it late.
 pub const SURVEY: Duration = Duration::from_secs(2);
@@ -40,11 +40,11 @@ pub async fn whose(
     owner: &Owner,
     fresh: bool,
     timeout: Duration,
-) -> Result<Ownership, Fault> {
+) -> Result<Ownership, SinkError> {
     let mut survey = Survey::default();
     let mut named = None;
-    let mut note = |heard: Heard| {
-        if let Heard::Message { topic, payload, digest, retained } = heard {
+    let mut note = |heard: Received| {
+        if let Received::Message { topic, payload, digest, retained } = heard {
             if topic == topics.owner() {
                 named = digest.map(|_| (owner.said(&payload, digest), payload));
             } else if retained {
@@ -68,7 +68,7 @@ pub async fn whose(
         listen(link, &mut note).await?;
     }
     if !around.is_empty() {
-        link.unsubscribe(&around).map_err(Fault::again)?;
+        link.unsubscribe(&around).map_err(SinkError::retry)?;
     }
     match named {
         Some((Said::Other(who), _)) => Ok(Ownership::Theirs(who)),
@@ -90,11 +90,11 @@ pub async fn subscribe(
     filters: &[String],
     surely: bool,
     timeout: Duration,
-    mut note: impl FnMut(Heard) -> bool,
-) -> Result<(Vec<String>, bool), Fault> {
-    let asked = link.subscribe(filters, surely, timeout).map_err(Fault::again)?;
+    mut note: impl FnMut(Received) -> bool,
+) -> Result<(Vec<String>, bool), SinkError> {
+    let asked = link.subscribe(filters, surely, timeout).map_err(SinkError::retry)?;
     let mut enough = false;
-    let refused = link.answered(asked, |heard| enough |= note(heard)).await.map_err(Fault::again)?;
+    let refused = link.answered(asked, |heard| enough |= note(heard)).await.map_err(SinkError::retry)?;
     Ok((refused, enough))
 }
 
@@ -102,11 +102,11 @@ pub async fn subscribe(
 ///
 /// # Errors
 /// When the connection is lost.
-pub async fn listen(link: &mut Link, mut note: impl FnMut(Heard) -> bool) -> Result<(), Fault> {
+pub async fn listen(link: &mut Link, mut note: impl FnMut(Received) -> bool) -> Result<(), SinkError> {
     let until = Instant::now() + SURVEY;
     while let Ok(heard) = timeout_at(until, link.heard()).await {
-        if let Heard::Lost(why) = heard {
-            return Err(Fault::again(why));
+        if let Received::Lost(why) = heard {
+            return Err(SinkError::retry(why));
         }
         if note(heard) {
             break;
@@ -119,7 +119,7 @@ pub async fn listen(link: &mut Link, mut note: impl FnMut(Heard) -> bool) -> Res
 ///
 /// # Errors
 /// When the connection is lost, or nothing is acknowledged for `timeout`.
-pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Duration) -> Result<Ownership, Fault> {
+pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Duration) -> Result<Ownership, SinkError> {
     let mut publisher = Publisher::new(timeout);
     publisher.push(Message::retained(topics.owner(), owner.document()), None);
     publisher.pump(link)?;
@@ -136,12 +136,12 @@ pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Dura
             heard = link.heard() => heard,
         };
         match heard {
-            Heard::Lost(why) => return Err(Fault::again(why)),
-            Heard::Message { topic, payload, digest: Some(lies), .. } if topic == topics.owner() => {
+            Received::Lost(why) => return Err(SinkError::retry(why)),
+            Received::Message { topic, payload, digest: Some(lies), .. } if topic == topics.owner() => {
                 last = Some(owner.said(&payload, Some(lies)));
                 until = until.map(|_| Instant::now() + RACE);
             }
-            Heard::Message { .. } => {}
+            Received::Message { .. } => {}
         }
     }
     Ok(match last {

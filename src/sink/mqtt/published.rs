@@ -1,6 +1,6 @@
 //! What this daemon has published retained below one prefix of one broker, and whether what lies there still is that. Pure.
 //!
-//! Only what stands here is ever cleared. The outbox keeps a copy ([`record`](crate::outbox::delivery::record)), which is written first: a change is
+//! Only what stands here is ever cleared. The outbox keeps a copy ([`record`](crate::outbox::delivery::published_record)), which is written first: a change is
 //! told by [`Published::before`], and goes out once it has been written down. States and attributes of labels change with every event; of them
 //! only the topic is written down while the daemon runs, and what lies there at the end.
 
@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::client::Message;
+use super::mqtt_client::Message;
 use super::owner;
 use super::topics::Topics;
-use crate::outbox::delivery::record::{Change, Digest, Proof, digest};
+use crate::outbox::delivery::published_record::{Change, Digest, Proof, digest};
 
 struct Row {
     proof: Proof,

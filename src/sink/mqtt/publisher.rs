@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{IN_FLIGHT, Link, Message, NotTaken, Notice};
-use crate::outbox::delivery::record::{Digest, digest};
-use crate::sink::Fault;
+use super::mqtt_client::{IN_FLIGHT, Link, Message, NotTaken, Notice};
+use crate::outbox::delivery::published_record::{Digest, digest};
+use crate::sink::SinkError;
 
 struct Sent {
     /// The delivery that this message stands for.
@@ -104,10 +104,10 @@ impl Publisher {
     ///
     /// # Errors
     /// A topic that cannot be.
-    pub fn pump(&mut self, link: &Link) -> Result<(), Fault> {
+    pub fn pump(&mut self, link: &Link) -> Result<(), SinkError> {
         while self.sent.len() < usize::from(IN_FLIGHT) {
             let Some((message, _)) = self.waiting.front() else { break };
-            let Some(notice) = link.publish(message).map_err(Fault::again)? else { break };
+            let Some(notice) = link.publish(message).map_err(SinkError::retry)? else { break };
             let Some((Message { topic, retain, payload }, position)) = self.waiting.pop_front() else { break };
             self.left += 1;
             if retain {
@@ -124,7 +124,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When the broker refuses a delivery, or says nothing for too long.
-    pub async fn acknowledged(&mut self) -> Result<Acknowledged, Fault> {
+    pub async fn acknowledged(&mut self) -> Result<Acknowledged, SinkError> {
         let Some(oldest) = self.sent.front_mut() else { return std::future::pending().await };
         // While others are acknowledged the broker is there, only slow.
         let deadline = oldest.at.max(self.heard) + self.timeout;
@@ -133,8 +133,8 @@ impl Publisher {
         let refused = match answer {
             Ok(Ok(())) => None,
             Ok(Err(NotTaken::Refused(why))) => Some(format!("the broker refuses {}: {why}", oldest.topic)),
-            Ok(Err(NotTaken::Lost(why))) => return Err(Fault::again(format!("not acknowledged: {why}"))),
-            Err(_) => return Err(Fault::again(format!("the broker has acknowledged nothing for {timeout:?}"))),
+            Ok(Err(NotTaken::Lost(why))) => return Err(SinkError::retry(format!("not acknowledged: {why}"))),
+            Err(_) => return Err(SinkError::retry(format!("the broker has acknowledged nothing for {timeout:?}"))),
         };
         self.heard = Instant::now();
         let (position, kept) = match self.sent.pop_front() {
@@ -143,7 +143,7 @@ impl Publisher {
         };
         if let Some(why) = refused {
             if position.is_some() {
-                return Err(Fault::again(why));
+                return Err(SinkError::retry(why));
             }
             if !std::mem::replace(&mut self.told, true) {
                 tracing::warn!(why, "a message is passed over; maybe others too, until the next connection");

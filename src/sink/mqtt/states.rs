@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::client::Message;
 use super::home_assistant;
+use super::mqtt_client::Message;
 use super::published::Published;
 use super::topics::{Topics, slugs};
 use crate::event::{Event, EventKind};
-use crate::outbox::delivery::record::{Digest, digest};
+use crate::outbox::delivery::published_record::{Digest, digest};
 use crate::outbox::delivery::{Stored, TagState};
-use crate::stream::registry::Watched;
+use crate::stream::registry::RegisteredStream;
 use crate::stream::status::StreamState;
 
 /// (stream, set, label).
@@ -49,7 +49,7 @@ pub struct States {
     /// Topics that should be there; `None` until the streams are known.
     wanted: Option<BTreeSet<String>>,
     /// The streams and their states as they were shown last.
-    shown: Option<(Arc<Vec<Watched>>, Vec<&'static str>)>,
+    shown: Option<(Arc<Vec<RegisteredStream>>, Vec<&'static str>)>,
 }
 
 impl States {
@@ -123,7 +123,7 @@ impl States {
 
     /// Everything that is to be published, as it has changed of streams and labels. What this daemon has not published yet is, even if
     /// the broker has the same: then it is known to be ours.
-    pub fn look(&mut self, streams: &Arc<Vec<Watched>>, published: &Published) -> Vec<Message> {
+    pub fn look(&mut self, streams: &Arc<Vec<RegisteredStream>>, published: &Published) -> Vec<Message> {
         let states: Vec<&'static str> = streams.iter().map(status).collect();
         if self.shown.as_ref().is_some_and(|(shown, was)| Arc::ptr_eq(shown, streams) && *was == states) {
             return Vec::new();
@@ -153,7 +153,7 @@ impl States {
     }
 
     /// Whether something should lie under `topic`.
-    pub fn wants(&self, topic: &str) -> bool {
+    pub fn is_wanted(&self, topic: &str) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.contains(topic))
     }
 
@@ -168,7 +168,7 @@ impl States {
         self.slugs.get(&(stream.to_owned(), set.to_owned(), label.to_owned())).cloned()
     }
 
-    fn learn(&mut self, streams: &[Watched]) {
+    fn learn(&mut self, streams: &[RegisteredStream]) {
         self.slugs.clear();
         for stream in streams {
             for ((set, label), slug) in slugs(&stream.labels) {
@@ -178,14 +178,14 @@ impl States {
     }
 
     /// The discovery document of a stream, where it is wanted and nobody else's lies in its place.
-    fn document(&self, stream: &Watched) -> Option<(String, Vec<u8>)> {
+    fn document(&self, stream: &RegisteredStream) -> Option<(String, Vec<u8>)> {
         let topic = home_assistant::topic(self.discovery.as_deref()?, &self.topics, stream.id());
         let document = home_assistant::document(stream, &self.topics, self.snapshots);
         (!self.taken.contains(&topic)).then(|| (topic, document.to_string().into()))
     }
 
     /// Says once which devices cannot be announced.
-    fn tell_taken(&mut self, streams: &[Watched]) {
+    fn tell_taken(&mut self, streams: &[RegisteredStream]) {
         let Some(prefix) = self.discovery.as_deref().filter(|_| !self.told) else { return };
         let topics = streams.iter().map(|stream| home_assistant::topic(prefix, &self.topics, stream.id()));
         let taken: Vec<String> = topics.filter(|topic| self.taken.contains(topic)).collect();
@@ -198,7 +198,7 @@ impl States {
         }
     }
 
-    fn wanted(&self, streams: &[Watched]) -> BTreeMap<String, Vec<u8>> {
+    fn wanted(&self, streams: &[RegisteredStream]) -> BTreeMap<String, Vec<u8>> {
         let mut wanted = BTreeMap::new();
         for stream in streams {
             let id = stream.id();
@@ -237,7 +237,7 @@ fn attributes(event: &Event) -> Vec<u8> {
     home_assistant::about(event).to_string().into()
 }
 
-fn status(stream: &Watched) -> &'static str {
+fn status(stream: &RegisteredStream) -> &'static str {
     if !stream.enabled {
         return "disabled";
     }
@@ -248,8 +248,8 @@ fn status(stream: &Watched) -> &'static str {
 }
 
 /// What `<p>/stats` says.
-pub fn stats(streams: &[Watched], uptime: Duration, now: Instant) -> String {
-    let row = |stream: &Watched| {
+pub fn stats(streams: &[RegisteredStream], uptime: Duration, now: Instant) -> String {
+    let row = |stream: &RegisteredStream| {
         let report = stream.status.report(now);
         let state = match report.state {
             StreamState::Connecting => "connecting",
@@ -259,7 +259,7 @@ pub fn stats(streams: &[Watched], uptime: Duration, now: Instant) -> String {
             StreamState::Ended => "ended",
             StreamState::Failed { .. } => "failed",
         };
-        let totals = stream.account.totals();
+        let totals = stream.accounting.totals();
         let said = json!({
             "state": state,
             "frames": report.frames,
@@ -304,10 +304,10 @@ mod tests {
         for theirs in ["home/kitchen/light", "home/hall/lamp/attributes", "home/gate/enabled/state", "home/gate/bus"] {
             find(&mut states, &published, theirs, "ON");
         }
-        assert_eq!((states.gone(&published), states.wants(ours[0])), (vec![], true), "until the streams are known");
+        assert_eq!((states.gone(&published), states.is_wanted(ours[0])), (vec![], true), "until the streams are known");
         look(&mut states, &mut published, &[("yard", &["bus"])]);
         assert_eq!(states.gone(&published), ours);
-        assert!(!states.wants(ours[0]) && states.wants(kept[1]));
+        assert!(!states.is_wanted(ours[0]) && states.is_wanted(kept[1]));
     }
 
     #[test]
@@ -334,7 +334,7 @@ mod tests {
         // Until it is known what lies there, none is told.
         let early = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
         assert!(!early.is_empty() && early.iter().all(|topic| topic.starts_with("a_b/")), "{early:?}");
-        assert!(states.introduce_again().is_empty() && states.wants("ha/device/a_b_gate/config"));
+        assert!(states.introduce_again().is_empty() && states.is_wanted("ha/device/a_b_gate/config"));
         find(&mut states, &published, "ha/device/a_b_gate/config", &theirs);
         states.surveyed();
         let told = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);

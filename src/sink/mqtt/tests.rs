@@ -11,7 +11,7 @@ use super::home_assistant::tests::watched;
 use super::*;
 use crate::event::EventKind;
 use crate::outbox::delivery::tests::{delivery, event, eventually};
-use crate::outbox::delivery::{Feed, Health, Outcome};
+use crate::outbox::delivery::{DeliveryOutcome, DeliverySender, Health};
 use crate::sink::tests;
 use crate::stream::registry::Command;
 
@@ -121,7 +121,7 @@ fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends,
 }
 
 /// A sink of the prefix `v` that knows a stream `gate` with a label `car`.
-fn running(port: u16) -> (Feed, JoinHandle<()>, Receiver<Command>) {
+fn running(port: u16) -> (DeliverySender, JoinHandle<()>, Receiver<Command>) {
     let settings = MqttSettings {
         url: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
         protocol: Protocol::V5,
@@ -134,23 +134,23 @@ fn running(port: u16) -> (Feed, JoinHandle<()>, Receiver<Command>) {
         home_assistant: None,
     };
     let owner = Owner { id: uuid::Uuid::new_v4(), instance: "edge".into() };
-    let (catalog, commands) = Catalog::new();
-    catalog.set(vec![watched("gate", &["car"])]);
-    let (feed, thread) = tests::running(Mqtt::new(settings, Arc::new(catalog), None, owner));
-    (feed, thread, commands)
+    let (registry, commands) = StreamRegistry::new();
+    registry.set(vec![watched("gate", &["car"])]);
+    let (sender, thread) = tests::running(Mqtt::new(settings, Arc::new(registry), None, owner));
+    (sender, thread, commands)
 }
 
 /// Offers events of these labels and waits until they are delivered; label and payload of each.
-fn deliver(feed: &Feed, labels: &[&'static str]) -> Vec<(&'static str, Vec<u8>)> {
+fn deliver(sender: &DeliverySender, labels: &[&'static str]) -> Vec<(&'static str, Vec<u8>)> {
     let mut sent = Vec::new();
     for (position, label) in (1..).zip(labels) {
         let delivery = delivery(position, event("gate", label, EventKind::Start));
         sent.push((*label, delivery.stored.body.as_bytes().to_vec()));
-        feed.offer(delivery).unwrap();
+        sender.offer(delivery).unwrap();
     }
     let mut delivered = 0;
     eventually("all are delivered", || {
-        delivered += feed.settled().into_values().filter(|outcome| *outcome == Outcome::Delivered).count();
+        delivered += sender.settled().into_values().filter(|outcome| *outcome == DeliveryOutcome::Delivered).count();
         delivered == sent.len()
     });
     sent
@@ -159,8 +159,8 @@ fn deliver(feed: &Feed, labels: &[&'static str]) -> Vec<(&'static str, Vec<u8>)>
 #[test]
 fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_and_label() {
     let (port, taken) = broker(|topic, n, connection| (topic == EVENTS && n == 0 && connection == 0).into(), &[]);
-    let (feed, thread, _commands) = running(port);
-    let sent = deliver(&feed, &["car", "bus", "car", "car", "bus", "car"]);
+    let (sender, thread, _commands) = running(port);
+    let sent = deliver(&sender, &["car", "bus", "car", "car", "bus", "car"]);
     let taken: Vec<_> = taken.lock().unwrap().iter().filter(|(topic, _)| topic == EVENTS).cloned().collect();
     for label in ["car", "bus"] {
         let wanted: Vec<&Vec<u8>> = sent.iter().filter(|(l, _)| *l == label).map(|(_, body)| body).collect();
@@ -168,35 +168,35 @@ fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_a
         got.dedup();
         assert_eq!(got, wanted, "{label}");
     }
-    tests::end(&feed, thread);
+    tests::end(&sender, thread);
 }
 
 #[test]
 fn what_is_refused_beside_events_stops_none() {
     let (port, taken) = broker(|topic, _, _| (topic != EVENTS).into(), &[]);
-    let (feed, thread, _commands) = running(port);
-    deliver(&feed, &["car", "car", "car"]);
-    assert_eq!(feed.health(), Health::Up);
+    let (sender, thread, _commands) = running(port);
+    deliver(&sender, &["car", "car", "car"]);
+    assert_eq!(sender.health(), Health::Up);
     assert_eq!(taken.lock().unwrap().len(), 3, "on one connection, each once");
-    tests::end(&feed, thread);
+    tests::end(&sender, thread);
 }
 
 #[test]
 fn a_broker_that_hangs_up_on_the_owners_name_gets_events_and_nothing_else() {
     let (port, taken) = broker(|topic, _, _| if topic == "v/owner" { Does::HangUp } else { Does::Take }, &[]);
-    let (feed, thread, _commands) = running(port);
-    deliver(&feed, &["car", "bus"]);
+    let (sender, thread, _commands) = running(port);
+    deliver(&sender, &["car", "bus"]);
     assert!(taken.lock().unwrap().iter().all(|(topic, _)| topic == EVENTS), "whose the prefix is nobody knows");
-    tests::end(&feed, thread);
+    tests::end(&sender, thread);
 }
 
 #[test]
 fn a_command_is_obeyed_and_one_that_lay_retained_is_not() {
     let (port, _taken) =
         broker(|_, _, _| Does::Take, &[("v/gate/enabled/set", "OFF", true), ("v/gate/enabled/set", "ON", false)]);
-    let (feed, thread, commands) = running(port);
+    let (sender, thread, commands) = running(port);
     let command = commands.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(command, Command { stream: "gate".into(), enabled: true });
-    tests::end(&feed, thread);
+    tests::end(&sender, thread);
     assert_eq!(commands.try_recv().ok(), None);
 }

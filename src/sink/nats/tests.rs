@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::event::EventKind;
 use crate::outbox::delivery::tests::{delivery, event, eventually};
-use crate::outbox::delivery::{self, Feed, Health};
+use crate::outbox::delivery::{self, DeliverySender, Health};
 use crate::sink::tests;
 
 /// Ids that were taken, in order, each once, as JetStream does it.
@@ -75,10 +75,10 @@ fn serve(mut to: &TcpStream, refuses: &dyn Fn(usize) -> bool, taken: &Taken) {
     }
 }
 
-fn running(port: u16) -> (Feed, std::thread::JoinHandle<()>) {
+fn running(port: u16) -> (DeliverySender, std::thread::JoinHandle<()>) {
     let settings = NatsSettings {
         url: format!("nats://127.0.0.1:{port}").parse().unwrap(),
-        login: Login::Nobody,
+        login: NatsLogin::Nobody,
         subject_prefix: "vtagd".into(),
         trust: Trust::default(),
         timeout: Duration::from_secs(20),
@@ -89,17 +89,18 @@ fn running(port: u16) -> (Feed, std::thread::JoinHandle<()>) {
 #[test]
 fn an_event_that_is_refused_is_overtaken_by_none_of_its_stream_and_label() {
     let (port, taken) = server(|number| number == 0);
-    let (feed, thread) = running(port);
+    let (sender, thread) = running(port);
     let mut ids = Vec::new();
     for (position, label) in (1..).zip(["car", "bus", "car", "car", "bus", "car"]) {
         let delivery = delivery(position, event("gate", label, EventKind::Start));
         ids.push((label, delivery.stored.id().to_string()));
-        feed.offer(delivery).unwrap();
+        sender.offer(delivery).unwrap();
     }
     let mut settled = HashSet::new();
     eventually("all are delivered", || {
-        let outcomes = feed.settled();
-        settled.extend(outcomes.into_iter().filter(|(_, o)| *o == delivery::Outcome::Delivered).map(|(p, _)| p));
+        let outcomes = sender.settled();
+        settled
+            .extend(outcomes.into_iter().filter(|(_, o)| *o == delivery::DeliveryOutcome::Delivered).map(|(p, _)| p));
         settled.len() == ids.len()
     });
     let taken = taken.lock().unwrap().clone();
@@ -108,13 +109,13 @@ fn an_event_that_is_refused_is_overtaken_by_none_of_its_stream_and_label() {
         let got: Vec<&String> = taken.iter().filter(|id| sent.contains(id)).collect();
         assert_eq!(got, sent, "{label}");
     }
-    tests::end(&feed, thread);
+    tests::end(&sender, thread);
 }
 
 #[test]
 fn a_server_that_is_there_is_told_before_there_is_an_event() {
     let (port, _taken) = server(|_| false);
-    let (feed, thread) = running(port);
-    eventually("it is up", || feed.health() == Health::Up);
-    tests::end(&feed, thread);
+    let (sender, thread) = running(port);
+    eventually("it is up", || sender.health() == Health::Up);
+    tests::end(&sender, thread);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longest wait that an endpoint can ask for.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ fn wait(text: &str, now: jiff::Timestamp) -> Option<Duration> {
             Duration::try_from(date.duration_since(now)).unwrap_or_default()
         }
     };
-    Some(wait.min(LONGEST))
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(away(429, " 7 "), Some(Duration::from_secs(7)));
         assert_eq!(away(503, "Fri, 01 May 2026 12:00:30 GMT"), Some(Duration::from_secs(30)));
         assert_eq!(away(503, "Fri, 01 May 2026 11:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(away(504, "99999999999"), Some(LONGEST));
+        assert_eq!(away(504, "99999999999"), Some(MAX_RETRY_AFTER));
         assert_eq!(away(502, "soon"), None);
         assert_eq!(away(502, "-1"), None);
     }

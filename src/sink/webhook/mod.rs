@@ -4,12 +4,12 @@
 //! requests block on threads of its runtime's pool, at most `concurrency` of them. Events of one (stream, label) go one after the other.
 //! Redirects are not followed; of an answer no more than [`BODY`] bytes are read. [`pace`] has the rules of trying again.
 //!
-//! Full: with [`WINDOW`] deliveries unsettled nothing more is taken from the inbox; before half of them wait behind events that fail by their
+//! Full: with [`WINDOW`] deliveries unsettled nothing more is taken from the receiver; before half of them wait behind events that fail by their
 //! own fault, those become dead letters sooner. 410 disables the sink.
-//! Closed: requests that are under way have [`GOODBYE`] to be answered.
+//! Closed: requests that are under way have [`DRAIN_TIMEOUT`] to be answered.
 
 mod answer;
-mod batch;
+mod event_batch;
 mod pace;
 mod request;
 mod signature;
@@ -19,9 +19,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::lanes::Lanes;
-use super::{Fault, Running, Sink};
-use crate::outbox::delivery::{Delivery, Inbox, WINDOW};
+use super::keyed_queue::KeyedQueue;
+use super::{Running, Sink, SinkError};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver, WINDOW};
 use crate::platform::secret::Secret;
 use crate::platform::tls::Trust;
 use answer::Answer;
@@ -37,7 +37,7 @@ pub fn shake(data: &[u8]) {
 }
 
 /// For answers to what is under way when the daemon ends.
-const GOODBYE: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// So many deliveries behind events that fail by their own fault would soon leave no room for any other: such events get no more of the
 /// long waits then.
@@ -84,42 +84,42 @@ impl Webhook {
         Self { settings }
     }
 
-    async fn once(&self, inbox: &mut Inbox) -> Result<(), Fault> {
-        let client = Client::new(&self.settings).map_err(Fault::again)?;
+    async fn once(&self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
+        let client = Client::new(&self.settings).map_err(SinkError::retry)?;
         match self.settings.batch {
-            Some(batch) => batch::run(client, batch, inbox).await,
-            None => self.singly(client, inbox).await,
+            Some(batch) => event_batch::run(client, batch, receiver).await,
+            None => self.singly(client, receiver).await,
         }
     }
 
-    async fn singly(&self, client: Client, inbox: &mut Inbox) -> Result<(), Fault> {
-        let mut lanes = Lanes::default();
+    async fn singly(&self, client: Client, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
+        let mut queue = KeyedQueue::default();
         let mut pace = Pace::new(uuid::Uuid::new_v4().as_u64_pair().0);
         let mut requests: JoinSet<(u64, Answer)> = JoinSet::new();
         loop {
             let now = Instant::now().into_std();
-            if !pace.is_away() && lanes.held_up(None) >= CROWD {
-                lanes.no_later_than(now + AGAIN);
+            if !pace.is_away() && queue.held_up(None) >= CROWD {
+                queue.no_later_than(now + AGAIN);
             }
             let room = pace.room(self.settings.concurrency, now);
             while requests.len() < room
-                && let Some(delivery) = lanes.next(now)
+                && let Some(delivery) = queue.next(now)
             {
                 let (client, position) = (client.clone(), delivery.position);
                 let post = single(&delivery);
                 requests.spawn_blocking(move || (position, client.send(&post)));
             }
             // What is due while there is no room waits for an answer, or for the end of a pause.
-            let due = if requests.len() < room { lanes.next_due() } else { None };
+            let due = if requests.len() < room { queue.next_due() } else { None };
             let wake = [due, pace.until(now)].into_iter().flatten().min();
             tokio::select! {
-                delivery = inbox.next() => match delivery {
-                    Some(delivery) => lanes.push(delivery),
+                delivery = receiver.next() => match delivery {
+                    Some(delivery) => queue.push(delivery),
                     None => break,
                 },
                 Some(answered) = requests.join_next() => {
-                    let (position, answer) = answered.map_err(|_| Fault::again("a request panicked; please report this"))?;
-                    settle(position, &answer, &mut pace, &mut lanes, inbox)?;
+                    let (position, answer) = answered.map_err(|_| SinkError::retry("a request panicked; please report this"))?;
+                    settle(position, &answer, &mut pace, &mut queue, receiver)?;
                 }
                 () = until(wake) => {}
             }
@@ -127,18 +127,18 @@ impl Webhook {
         let rest = async {
             while let Some(answered) = requests.join_next().await {
                 if let Ok((position, Answer::Taken)) = answered {
-                    inbox.delivered(position);
+                    receiver.delivered(position);
                 }
             }
         };
-        let _ = timeout(GOODBYE, rest).await;
+        let _ = timeout(DRAIN_TIMEOUT, rest).await;
         Ok(())
     }
 }
 
 impl Sink for Webhook {
-    fn run<'a>(&'a mut self, inbox: &'a mut Inbox) -> Running<'a> {
-        Box::pin(self.once(inbox))
+    fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a> {
+        Box::pin(self.once(receiver))
     }
 }
 
@@ -151,33 +151,39 @@ fn single(delivery: &Delivery) -> Post {
     }
 }
 
-fn settle(position: u64, answer: &Answer, pace: &mut Pace, lanes: &mut Lanes, inbox: &mut Inbox) -> Result<(), Fault> {
+fn settle(
+    position: u64,
+    answer: &Answer,
+    pace: &mut Pace,
+    queue: &mut KeyedQueue,
+    receiver: &mut DeliveryReceiver,
+) -> Result<(), SinkError> {
     let now = Instant::now().into_std();
     let was_away = pace.is_away();
     if let Answer::Away { why, .. } = answer {
-        inbox.down(why);
+        receiver.down(why);
     }
     match pace.answered(position, answer, now) {
         Step::Delivered => {
-            inbox.delivered(position);
-            inbox.up();
-            lanes.done(position);
+            receiver.delivered(position);
+            receiver.up();
+            queue.done(position);
             if was_away {
-                lanes.hurry();
+                queue.hurry();
             }
         }
-        Step::Later(due) => lanes.later(position, due),
+        Step::Later(due) => queue.later(position, due),
         Step::Failed => {
             let why = why(answer);
-            let attempts = inbox.failed(position, why);
-            let crowded = !pace.is_away() && lanes.held_up(Some(position)) >= CROWD;
+            let attempts = receiver.failed(position, why);
+            let crowded = !pace.is_away() && queue.held_up(Some(position)) >= CROWD;
             let enough = matches!(answer, Answer::Refused { .. }) || attempts >= ATTEMPTS;
             match pace.retry(attempts, now).filter(|_| !(crowded && enough)) {
-                Some(due) => lanes.again(position, attempts, due),
+                Some(due) => queue.again(position, attempts, due),
                 None => {
-                    inbox.dead(position, why);
+                    receiver.dead(position, why);
                     pace.forget(position);
-                    lanes.done(position);
+                    queue.done(position);
                 }
             }
         }
@@ -193,8 +199,8 @@ fn why(answer: &Answer) -> &str {
     }
 }
 
-fn gone() -> Fault {
-    Fault::Disabled { why: "answers 410: it wants no events any more".to_owned() }
+fn gone() -> SinkError {
+    SinkError::EndpointGone { why: "answers 410: it wants no events any more".to_owned() }
 }
 
 /// `None`: for ever.

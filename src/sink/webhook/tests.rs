@@ -1,4 +1,4 @@
-//! The sink between a feed, as the outbox's end of it, and a real HTTP server.
+//! The sink between a sender, as the outbox's end of it, and a real HTTP server.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crossbeam_channel::bounded;
 use super::*;
 use crate::event::EventKind;
 use crate::outbox::delivery::tests::{delivery, event};
-use crate::outbox::delivery::{self, Outcome, Phase, States};
+use crate::outbox::delivery::{self, DeliveryOutcome, Phase, States};
 use crate::sink::runner;
 
 #[path = "../../../tests/common/hook.rs"]
@@ -31,8 +31,8 @@ fn a_label_that_the_endpoint_never_takes_leaves_room_for_the_others() {
         concurrency: 16,
         batch: None,
     };
-    let (feed, inbox) = delivery::link("hook", States::default(), bounded(1).0);
-    let thread = runner::start(Box::new(Webhook::new(settings)), inbox, runner::ladder()).unwrap();
+    let (sender, receiver) = delivery::link("hook", States::default(), bounded(1).0);
+    let thread = runner::start(Box::new(Webhook::new(settings)), receiver, runner::ladder()).unwrap();
     let (mut position, mut held, mut delivered, mut dead) = (0, 0, 0, 0);
     let deadline = Instant::now() + Duration::from_secs(240);
     // More dogs than could pass before the cats have filled the window.
@@ -40,14 +40,14 @@ fn a_label_that_the_endpoint_never_takes_leaves_room_for_the_others() {
         while held < WINDOW {
             position += 1;
             let label = if position % 2 == 0 { "cat" } else { "dog" };
-            feed.offer(delivery(position, event("gate", label, EventKind::Start))).unwrap();
+            sender.offer(delivery(position, event("gate", label, EventKind::Start))).unwrap();
             held += 1;
         }
-        for outcome in feed.settled().into_values() {
+        for outcome in sender.settled().into_values() {
             match outcome {
-                Outcome::Delivered => delivered += 1,
-                Outcome::Dead { .. } => dead += 1,
-                Outcome::Failed { .. } => continue,
+                DeliveryOutcome::Delivered => delivered += 1,
+                DeliveryOutcome::Dead { .. } => dead += 1,
+                DeliveryOutcome::Failed { .. } => continue,
             }
             held -= 1;
         }
@@ -55,6 +55,6 @@ fn a_label_that_the_endpoint_never_takes_leaves_room_for_the_others() {
         std::thread::sleep(Duration::from_millis(2));
     }
     assert!(dead > 0);
-    feed.advance(Phase::Closed);
+    sender.advance(Phase::Closed);
     thread.join().unwrap();
 }

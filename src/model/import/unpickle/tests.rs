@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn run(pickle: &[u8]) -> Result<Pickle, Fault> {
+fn run(pickle: &[u8]) -> Result<Pickle, PickleFault> {
     read(&pickle.to_vec(), 0, u64::MAX)
 }
 
@@ -29,7 +29,7 @@ fn every_class_that_is_not_a_tensor_is_refused_by_its_name() {
         (b"\x82\x01.", "a class from the copyreg extension table"),
         (&stacked, "os.system"),
     ] {
-        assert_eq!(run(pickle).unwrap_err(), Fault::Class(class.into()));
+        assert_eq!(run(pickle).unwrap_err(), PickleFault::Class(class.into()));
     }
 }
 
@@ -79,10 +79,10 @@ fn what_a_pickle_cannot_mean_is_damage() {
         b"P0\n.",
         b"cos",
     ] {
-        assert!(matches!(run(pickle), Err(Fault::Damaged(_))), "{pickle:?}");
+        assert!(matches!(run(pickle), Err(PickleFault::Damaged(_))), "{pickle:?}");
     }
     let long = [b"c".as_slice(), &[b'x'; 1000], b"\ny\n."].concat();
-    assert!(matches!(run(&long), Err(Fault::Damaged(_))));
+    assert!(matches!(run(&long), Err(PickleFault::Damaged(_))));
 }
 
 #[test]
@@ -94,14 +94,14 @@ fn depth_and_repetition_cost_no_more_than_their_bytes() {
     assert!(run(&deep).is_ok());
     // More instructions than any checkpoint has.
     let endless = vec![b'N'; MAX_OPS as usize + 10];
-    assert!(matches!(run(&endless), Err(Fault::Damaged(why)) if why.contains("instructions")));
+    assert!(matches!(run(&endless), Err(PickleFault::Damaged(why)) if why.contains("instructions")));
     // A list of 1000 pairs, copied into a dictionary again and again.
     let mut copies = b"K\x01K\x02\x86q\0](".to_vec();
     copies.extend(b"h\0".repeat(1000));
     copies.extend(b"eq\x01");
     copies.extend(b"ccollections\nOrderedDict\nq\x02h\x01\x85R".repeat(5000));
     copies.push(b'.');
-    assert!(matches!(run(&copies), Err(Fault::Damaged(why)) if why.contains("copies")));
+    assert!(matches!(run(&copies), Err(PickleFault::Damaged(why)) if why.contains("copies")));
 }
 
 proptest! {

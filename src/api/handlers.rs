@@ -1,0 +1,353 @@
+//! The routes and what they answer. `openapi.rs` describes each of them; a test holds the two against one another.
+//!
+//! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`control.rs`), which answers
+//! when it is done; it always needs the token, also on loopback, and leaves a line in the log (target `vtagd::audit`).
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::access::AuthResult;
+use super::guard::{CORP, Caller, guard, refusal, refused};
+use super::{Shared, openapi, page, scrape};
+use crate::logs::AUDIT;
+use crate::stream::commands::{CommandOutcome, NoCommandOutcome, Wish};
+use crate::stream::registry::Command;
+use crate::yaml::problem::{Problem, Severity};
+
+/// Which routes say how the daemon is: those of a service manager on this machine are not limited in rate.
+pub(super) const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
+
+/// Which routes never need a token.
+pub(super) const OPEN: &[&str] = &["/healthz", "/livez"];
+
+/// How long a change may take before the answer is that it goes on.
+const CHANGE: Duration = Duration::from_secs(20);
+
+/// Every route with its methods.
+fn all() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
+        ("/", get(status_page)),
+        ("/healthz", get(healthz)),
+        ("/livez", get(healthz)),
+        ("/readyz", get(readyz)),
+        ("/metrics", get(metrics)),
+        ("/api/v1/streams", get(streams)),
+        ("/api/v1/streams/{id}/pause", post(pause)),
+        ("/api/v1/streams/{id}/resume", post(resume)),
+        ("/api/v1/labels", get(labels)),
+        ("/api/v1/events", get(events)),
+        ("/api/v1/snapshots/{name}", get(snapshot)),
+        ("/api/v1/sinks", get(sinks)),
+        ("/api/v1/reload", post(reload)),
+        ("/api/v1/openapi.json", get(description)),
+    ]
+}
+
+pub(super) fn router(shared: Shared) -> Router {
+    let router = all().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    router
+        .fallback(|| async {
+            refusal(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json has all paths")
+        })
+        .method_not_allowed_fallback(|| async {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; see the header Allow")
+        })
+        .layer(middleware::from_fn_with_state(shared.clone(), guard))
+        .with_state(shared)
+}
+
+async fn healthz(State(shared): State<Shared>) -> Response {
+    match shared.board.ill() {
+        None => "ok\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let readiness = shared.board.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut answer = json!(readiness);
+    // Frames flow all the same, so it is ready; but whoever looks should know.
+    let outbox = shared.board.outbox().unwrap_or_default();
+    if let Some(error) = outbox.error {
+        answer["outbox"] = json!(format!("events cannot be stored: {error}"));
+    }
+    let notices = outbox.sinks.into_iter().filter_map(|sink| Some((sink.name, json!(sink.notice?))));
+    let notices: serde_json::Map<_, _> = notices.collect();
+    if !notices.is_empty() {
+        answer["sinks"] = json!(notices);
+    }
+    (status, Json(answer)).into_response()
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape::text(&shared, Instant::now()))
+        .into_response()
+}
+
+async fn streams(State(shared): State<Shared>) -> Json<Value> {
+    let now = Instant::now();
+    let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
+    let rows: Vec<Value> = streams
+        .iter()
+        .map(|(status, accounting)| {
+            let mut row = json!(status.report(now));
+            row["accounting"] = json!(accounting.totals());
+            row
+        })
+        .collect();
+    Json(json!({ "streams": rows }))
+}
+
+async fn labels(State(shared): State<Shared>) -> Json<Value> {
+    let sets = shared.board.sets.read().unwrap_or_else(PoisonError::into_inner).clone();
+    Json(json!({ "sets": sets }))
+}
+
+async fn events(State(shared): State<Shared>) -> Json<Value> {
+    Json(json!({ "events": shared.board.recent() }))
+}
+
+async fn sinks(State(shared): State<Shared>) -> Json<Value> {
+    let outbox = shared.board.outbox().unwrap_or_default();
+    let (path, storing, error, bytes) = (&outbox.path, outbox.storing, &outbox.error, outbox.bytes);
+    Json(json!({
+        "outbox": { "path": path, "storing": storing, "error": error, "bytes": bytes },
+        "sinks": outbox.sinks,
+    }))
+}
+
+/// A part of a path, which may be any bytes.
+#[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
+fn part(part: Result<Path<String>, PathRejection>) -> Result<String, Response> {
+    part.map(|Path(text)| text).map_err(|_| refusal(StatusCode::BAD_REQUEST, "the path is not UTF-8"))
+}
+
+async fn snapshot(State(shared): State<Shared>, name: Result<Path<String>, PathRejection>) -> Response {
+    let name = match part(name) {
+        Ok(name) => name,
+        Err(refusal) => return refusal,
+    };
+    let found = match shared.board.gallery() {
+        // A disk may be slow.
+        Some(gallery) => tokio::task::spawn_blocking(move || gallery.read(&name)).await.ok().flatten(),
+        None => None,
+    };
+    match found {
+        // Its address is told to others for their pages to show it.
+        Some(jpeg) => ([(header::CONTENT_TYPE.as_str(), "image/jpeg"), (CORP, "cross-origin")], jpeg).into_response(),
+        None => refusal(StatusCode::NOT_FOUND, "no such snapshot"),
+    }
+}
+
+async fn status_page(State(shared): State<Shared>) -> Html<String> {
+    let now = Instant::now();
+    let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
+    let streams: Vec<_> = streams.iter().map(|(s, a)| (s.report(now), a.totals())).collect();
+    let outbox = shared.board.outbox().unwrap_or_default();
+    Html(page::render(&shared.board.readiness(), &streams, &outbox, &shared.board.recent()))
+}
+
+async fn description() -> Json<Value> {
+    Json(openapi::document())
+}
+
+/// Says in the log who changed what, and what came of it.
+fn audit(Caller { peer, authenticate }: Caller, action: &str, stream: Option<&str>, outcome: &str) {
+    if authenticate != AuthResult::Token {
+        return refused(peer, &Method::POST);
+    }
+    // There is one token, so its name is its key.
+    tracing::info!(target: AUDIT, by = "api.token", %peer, action, stream, outcome, "changed by the API");
+}
+
+/// What is asked of the main thread, and the answer where it is the same for every wish.
+async fn change(shared: &Shared, caller: Caller, wish: Wish) -> Result<CommandOutcome, (&'static str, Response)> {
+    if caller.authenticate != AuthResult::Token {
+        let why = "changes need a token: set `api.token` in the configuration";
+        return Err(("forbidden", refusal(StatusCode::FORBIDDEN, why)));
+    }
+    shared.asker.ask(wish, CHANGE).await.map_err(|why| match why {
+        NoCommandOutcome::Late => {
+            ("under way", (StatusCode::ACCEPTED, Json(json!({ "result": "under way" }))).into_response())
+        }
+        NoCommandOutcome::Busy => {
+            let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many changes wait already");
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            ("too many wait", answer)
+        }
+        NoCommandOutcome::Stopping => ("stopping", refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")),
+    })
+}
+
+type Id = Result<Path<String>, PathRejection>;
+
+async fn pause(shared: State<Shared>, caller: Extension<Caller>, id: Id) -> Response {
+    switch(&shared, caller.0, id, false).await
+}
+
+async fn resume(shared: State<Shared>, caller: Extension<Caller>, id: Id) -> Response {
+    switch(&shared, caller.0, id, true).await
+}
+
+async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Response {
+    let stream = match part(id) {
+        Ok(stream) => stream,
+        Err(refusal) => return refusal,
+    };
+    let wish = Wish::Switch(Command { stream: stream.clone(), enabled });
+    let answer =
+        |changed: bool| Json(json!({ "stream": stream, "enabled": enabled, "changed": changed })).into_response();
+    let (outcome, answer) = match change(shared, caller, wish).await {
+        Ok(CommandOutcome::Done) => ("done", answer(true)),
+        Ok(CommandOutcome::Already) => ("it was so", answer(false)),
+        Ok(CommandOutcome::NoSuchStream) => ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream")),
+        Ok(CommandOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
+        Err(early) => early,
+    };
+    audit(caller, if enabled { "resume" } else { "pause" }, Some(&stream), outcome);
+    answer
+}
+
+async fn reload(shared: State<Shared>, caller: Extension<Caller>) -> Response {
+    let (outcome, answer) = match change(&shared, caller.0, Wish::Reload).await {
+        Ok(CommandOutcome::Refused { why, problems }) => {
+            let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+            let body = json!({ "error": why, "problems": errors.map(told).collect::<Vec<_>>() });
+            ("refused", (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response())
+        }
+        Ok(_) => ("done", Json(json!({ "result": "applied" })).into_response()),
+        Err(early) => early,
+    };
+    audit(caller.0, "reload", None, outcome);
+    answer
+}
+
+/// Without the lines of the file around it: they may hold what is nobody's business.
+fn told(problem: &Problem) -> Value {
+    json!({
+        "file": problem.file,
+        "line": problem.position.map(|position| position.0),
+        "column": problem.position.map(|position| position.1),
+        "field": problem.field,
+        "message": problem.message,
+        "remedy": problem.remedy,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::body::Body;
+    use axum::http::{Method, Request};
+    use tower_service::Service;
+
+    use super::super::serve::Peer;
+    use super::*;
+
+    /// Methods of a route, as it says itself when it is asked with one that nobody has.
+    fn methods(routes: MethodRouter<Shared>, shared: &Shared) -> BTreeSet<String> {
+        let mut router: Router = Router::new().route("/", routes).with_state(shared.clone());
+        let request = Request::builder().method(Method::TRACE).uri("/").body(Body::empty()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let answer = runtime.block_on(router.call(request)).unwrap();
+        let allow = answer.headers()[header::ALLOW].to_str().unwrap();
+        // Whatever can be got has a head.
+        allow.split(',').filter(|method| *method != "HEAD").map(str::to_lowercase).collect()
+    }
+
+    fn settings(token: Option<&str>) -> super::super::ApiSettings {
+        let token = token.map(crate::platform::secret::Secret::new);
+        super::super::ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token, tls: None }
+    }
+
+    fn shared(asker: crate::stream::commands::Asker) -> Shared {
+        Shared {
+            board: std::sync::Arc::default(),
+            metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
+            access: std::sync::Arc::new(super::super::Access::new(&settings(None)).unwrap()),
+            asker,
+        }
+    }
+
+    #[test]
+    fn without_a_token_nobody_but_this_machine_is_answered() {
+        let mut router: Router = router(shared(crate::stream::commands::channel().0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for (peer, status) in [([127, 0, 0, 1], StatusCode::OK), ([198, 51, 100, 1], StatusCode::UNAUTHORIZED)] {
+            let request = Request::builder().uri("/api/v1/labels").extension(Peer(peer.into())).body(Body::empty());
+            assert_eq!(runtime.block_on(router.call(request.unwrap())).unwrap().status(), status);
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_set_while_a_request_is_under_way_does_not_let_it_in() {
+        let (asker, asked) = crate::stream::commands::channel();
+        let shared = shared(asker);
+        // Past the guard while there was no token yet.
+        let caller =
+            Caller { peer: std::net::Ipv4Addr::LOCALHOST.into(), authenticate: shared.access.authenticate(None) };
+        shared.access.change(&settings(Some("a-token-0123456789abcdef"))).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let answers = [
+            runtime.block_on(reload(State(shared.clone()), Extension(caller))),
+            runtime.block_on(pause(State(shared.clone()), Extension(caller), Ok(Path("gate".into())))),
+        ];
+        for answer in answers {
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        }
+        assert!(asked.is_empty());
+    }
+
+    #[test]
+    fn every_route_is_in_the_document_and_everything_in_the_document_is_a_route() {
+        let shared = shared(crate::stream::commands::channel().0);
+        let ours: BTreeSet<(String, String)> = all()
+            .into_iter()
+            .flat_map(|(path, routes)| {
+                methods(routes, &shared).into_iter().map(move |method| (path.to_owned(), method))
+            })
+            .collect();
+        let document = openapi::document();
+        let told = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(move |method| (path.clone(), method.clone()))
+        });
+        assert_eq!(told.collect::<BTreeSet<_>>(), ours);
+        assert!(ours.contains(&("/api/v1/reload".to_owned(), "post".to_owned())), "{ours:?}");
+        for path in HEALTH {
+            assert!(document["paths"][path]["get"].is_object(), "{path}");
+        }
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for operation in item.as_object().unwrap().values() {
+                let open = operation["security"].as_array().unwrap().is_empty();
+                assert_eq!(open, OPEN.contains(&path.as_str()), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_problem_is_told_without_the_lines_around_it() {
+        let problem = Problem {
+            severity: Severity::Error,
+            file: "/etc/vtagd/vtagd.yaml".into(),
+            position: Some((3, 7)),
+            field: "streams[0].url".into(),
+            message: "has the unknown scheme rtps://".into(),
+            remedy: "did you mean rtsp?".into(),
+            snippet: "3 | url: rtps://viewer:MARKED@10.0.0.1/".into(),
+        };
+        let told = told(&problem);
+        assert_eq!((&told["line"], &told["field"]), (&json!(3), &json!("streams[0].url")));
+        assert!(!told.to_string().contains("MARKED"));
+    }
+}

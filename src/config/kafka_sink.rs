@@ -1,0 +1,152 @@
+//! Checks sinks of type `kafka`.
+
+use super::remote::{timeout, trust};
+use super::schema::Sink;
+use super::secrets;
+use crate::sink::kafka::{KafkaSettings, Sasl};
+use crate::yaml::field_reader::{At, Field, Reader};
+
+/// Keys, beside those that every sink has.
+pub const KEYS: &[&str] =
+    &["brokers", "topic", "client_id", "tls", "ca", "cert", "key", "sasl", "username", "password", "timeout"];
+
+/// Where brokers listen if nothing is said.
+const PORT: u16 = 9092;
+
+/// `type: kafka`. `built`: whether this binary has the client.
+pub fn kafka(at: &At<Sink>, built: bool, reader: &mut Reader<'_>) -> Option<KafkaSettings> {
+    let raw = &at.value;
+    if let Some(kind) = raw.kind.given()
+        && !built
+    {
+        let message = "is kafka, and this vtagd was built without it: its client is a C library";
+        let remedy = "build it with `cargo build --release --features kafka`, or use another type";
+        reader.error(kind, message, remedy);
+    }
+    let brokers = brokers(at, reader);
+    let topic = match &raw.topic {
+        Field::Missing => Some("vtagd.events".to_owned()),
+        Field::Wrong => None,
+        Field::Given(topic) => self::topic(topic, reader),
+    };
+    let secure = raw.tls.value().unwrap_or_default();
+    let trust = trust(at, secure, reader);
+    let timeout = timeout(&raw.timeout, reader);
+    let sasl = sasl(at, reader);
+    let client_id = match &raw.client_id {
+        Field::Given(id) if id.value.is_empty() || id.value.len() > 256 || id.value.chars().any(char::is_control) => {
+            reader.error(id, "is not a client id (1 to 256 characters)", "leave it out, and it is vtagd");
+            return None;
+        }
+        field => field.value().unwrap_or_else(|| "vtagd".to_owned()),
+    };
+    let trust = trust?;
+    Some(KafkaSettings {
+        brokers: brokers?,
+        topic: topic?,
+        client_id,
+        tls: secure.then_some(trust),
+        sasl: sasl?,
+        timeout: timeout?,
+    })
+    .filter(|_| built)
+}
+
+fn brokers(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<Vec<String>> {
+    let remedy = "write `brokers: [kafka-1.example:9092, kafka-2.example:9092]`";
+    match &at.value.brokers {
+        Field::Missing => {
+            reader.missing(at, "brokers", remedy);
+            None
+        }
+        Field::Wrong => None,
+        Field::Given(list) if list.value.is_empty() => {
+            reader.error(list, "is empty", remedy);
+            None
+        }
+        Field::Given(list) => {
+            let checked: Vec<_> = list.value.iter().map(|broker| self::broker(broker, reader)).collect();
+            checked.into_iter().collect()
+        }
+    }
+}
+
+/// `host`, `host:port`, `[address]:port`.
+fn broker(at: &At<String>, reader: &mut Reader<'_>) -> Option<String> {
+    // A URL's rules for hosts and ports are those that are wanted; what else a URL may have is not.
+    let parsed = url::Url::parse(&format!("kafka://{}", at.value)).ok();
+    let parsed = parsed.filter(|url| url.username().is_empty() && url.password().is_none() && url.port() != Some(0));
+    let host = parsed.as_ref().and_then(url::Url::host_str).filter(|host| !host.is_empty());
+    match (host, &parsed) {
+        (Some(host), Some(url)) if !at.value.contains(['/', '?', '#', ',', '@', '%', ' ']) => {
+            Some(format!("{host}:{}", url.port().unwrap_or(PORT)))
+        }
+        _ => {
+            reader.error(at, "is not a host and a port", "write, for example, kafka-1.example:9092");
+            None
+        }
+    }
+}
+
+fn topic(at: &At<String>, reader: &mut Reader<'_>) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name = &at.value;
+    let good = (1..=249).contains(&name.len()) && name.chars().all(fits) && name != "." && name != "..";
+    if !good {
+        let message = "is not the name of a topic: 1 to 249 letters, digits, `.`, `_` and `-`";
+        reader.error(at, message, "write, for example, vtagd.events");
+    }
+    good.then(|| name.clone())
+}
+
+/// `sasl`, `username` and `password`: all of them or none. `None`: a problem has been reported.
+fn sasl(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<Option<Sasl>> {
+    let raw = &at.value;
+    let given = [raw.sasl.is_missing(), raw.username.is_missing(), raw.password.is_missing()].map(|missing| !missing);
+    if given == [false; 3] {
+        return Some(None);
+    }
+    let remedy = "SASL needs `sasl: plain` (or scram-sha-256, scram-sha-512), `username` and `password`";
+    if let Some((key, _)) = ["sasl", "username", "password"].into_iter().zip(given).find(|(_, given)| !given) {
+        reader.missing(at, key, remedy);
+    }
+    let password = raw.password.given().and_then(|password| secrets::resolve(password, reader));
+    Some(Some(Sasl { mechanism: raw.sasl.value()?, username: raw.username.value()?, password: password? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::yaml::Document;
+    use crate::yaml::field_reader::FromNode;
+
+    /// The settings, and what was said of `text`.
+    fn read(text: &str, built: bool) -> (Option<KafkaSettings>, String) {
+        let document = Document::parse(Path::new("vtagd.yaml"), text.as_bytes()).unwrap();
+        let mut reader = Reader::new(&document);
+        let value = Sink::from_node(document.root(), "", &mut reader).unwrap();
+        let settings = kafka(&At { value, place: document.root().place, path: String::new() }, built, &mut reader);
+        let told = reader.problems().iter().map(|problem| format!("{problem}\n")).collect();
+        (settings, told)
+    }
+
+    #[test]
+    fn brokers_get_the_usual_port_and_are_hosts_not_urls() {
+        let (settings, told) = read("{ type: kafka, brokers: [kafka-1, \"k2:9093\", \"[::1]:7\"] }", true);
+        assert_eq!(settings.map(|s| s.brokers), Some(["kafka-1:9092", "k2:9093", "[::1]:7"].map(Into::into).to_vec()));
+        assert_eq!(told, "");
+        for wrong in ["kafka://k", "k:0", "k:99999", "", "u:p@k", "a b", "k,l", "k/x", ":9092"] {
+            let (settings, told) = read(&format!("{{ type: kafka, brokers: [\"{wrong}\"] }}"), true);
+            assert!(settings.is_none() && told.contains("write, for example, kafka-1.example:9092"), "{wrong}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_vtagd_without_the_client_says_how_to_get_one() {
+        let (settings, told) = read("{ type: kafka, brokers: [k] }", false);
+        assert_eq!(settings, None);
+        assert!(told.contains("type: is kafka") && told.contains("--features kafka"), "{told}");
+    }
+}

@@ -1,0 +1,248 @@
+//! Text embedding in a short-lived [child process](crate::platform::child_process), because ONNX Runtime keeps the text tower's memory for as long
+//! as the process lives: vtagd starts itself with the hidden command [`SUBCOMMAND`], embeds, and the memory is gone with the child.
+//!
+//! One answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
+//! thread and one reader thread, joined before the call returns.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::embedder::{EmbedError, InProcessTower, TextEmbedder};
+use super::text_encoder::TextEmbedding;
+use crate::model::Bundle;
+use crate::platform::child_process::{self, Child, ChildAnswer};
+use crate::platform::shutdown::Shutdown;
+
+/// The command of a child that embeds texts. Not one for people.
+pub const SUBCOMMAND: &str = "__embed-texts";
+
+/// It takes no arguments: everything comes on stdin, so that no label text shows up in a process list.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct EmbedChildArgs {}
+
+/// Longest silence of a child that is not taken for a hang: loading gigabytes from a slow disk takes its time.
+const CHILD_TIMEOUT: Duration = Duration::from_secs(300);
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    model: PathBuf,
+    fingerprint: String,
+    library: Option<PathBuf>,
+    threads: usize,
+    texts: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Text {
+        index: usize,
+        values: Vec<f32>,
+        truncated: bool,
+    },
+    Done,
+    Error {
+        message: String,
+        /// 2 where the input is wrong, 1 where the machine failed.
+        code: u8,
+    },
+}
+
+/// A [`TextEmbedder`] that runs in a child process, started for every call.
+pub struct ChildTower {
+    program: PathBuf,
+    arguments: Vec<String>,
+    model: PathBuf,
+    fingerprint: String,
+    library: Option<PathBuf>,
+    threads: usize,
+    shutdown: Option<Shutdown>,
+}
+
+impl ChildTower {
+    /// For the text tower of `bundle`. The program is this one, which must call [`serve`] when started with [`SUBCOMMAND`].
+    pub fn new(bundle: &Bundle, library: Option<PathBuf>, threads: usize) -> Self {
+        Self {
+            program: child_process::OWN_PROGRAM.into(),
+            arguments: vec![SUBCOMMAND.into()],
+            model: bundle.dir.clone(),
+            fingerprint: bundle.fingerprint.clone(),
+            library,
+            threads,
+            shutdown: None,
+        }
+    }
+
+    /// Runs another program, as tests do.
+    #[must_use]
+    pub fn with_program(mut self, program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
+        self.program = program.into();
+        self.arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+        self
+    }
+
+    /// Gives up, and kills the child, when shutdown is asked for.
+    #[must_use]
+    pub fn with_shutdown(mut self, shutdown: Shutdown) -> Self {
+        self.shutdown = Some(shutdown);
+        self
+    }
+}
+
+impl TextEmbedder for ChildTower {
+    fn embed(&mut self, texts: &[&str], done: &mut dyn FnMut(usize, TextEmbedding)) -> Result<(), EmbedError> {
+        let request = Request {
+            model: std::path::absolute(&self.model).unwrap_or_else(|_| self.model.clone()),
+            fingerprint: self.fingerprint.clone(),
+            library: self.library.clone(),
+            threads: self.threads,
+            texts: texts.iter().map(|t| (*t).to_owned()).collect(),
+        };
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        let mut child = Child::start(command, "embed-reader")
+            .map_err(|e| EmbedError::Child(format!("cannot start {} to embed texts: {e}", self.program.display())))?;
+        debug!(pid = child.pid(), texts = texts.len(), "embedding texts in a child process");
+        if let Err(error) = child.ask(&request) {
+            // How it ended says more than the broken pipe.
+            debug!(%error, "the text embedding process does not listen");
+        }
+        let mut next = 0;
+        loop {
+            match child.hear(self.shutdown.as_ref(), Some(CHILD_TIMEOUT)) {
+                ChildAnswer::Answer(Answer::Text { index, values, truncated })
+                    if index == next && index < texts.len() =>
+                {
+                    next += 1;
+                    done(index, TextEmbedding { values, truncated });
+                }
+                ChildAnswer::Answer(Answer::Done) if next == texts.len() => return Ok(()),
+                ChildAnswer::Answer(Answer::Error { message, code: 2 }) => return Err(EmbedError::Input(message)),
+                ChildAnswer::Answer(Answer::Error { message, .. }) => return Err(EmbedError::Child(message)),
+                ChildAnswer::Answer(Answer::Text { .. } | Answer::Done) => {
+                    return Err(EmbedError::Child("the text embedding process answers out of order".into()));
+                }
+                ChildAnswer::Nonsense(error) => {
+                    return Err(EmbedError::Child(format!("the text embedding process answers nonsense: {error}")));
+                }
+                ChildAnswer::Ended(end) => {
+                    let message =
+                        format!("the text embedding process {end} before all texts were embedded; its log is above");
+                    return Err(EmbedError::Child(message));
+                }
+                ChildAnswer::Stopped => return Err(EmbedError::Cancelled),
+                ChildAnswer::Silence => {
+                    let seconds = CHILD_TIMEOUT.as_secs();
+                    return Err(EmbedError::Child(format!(
+                        "the text embedding process said nothing for {seconds} s, stopped it"
+                    )));
+                }
+            }
+        }
+    }
+}
+
+/// The child's whole life: one request from stdin, answers to stdout. The exit code.
+pub fn serve(_: &EmbedChildArgs) -> u8 {
+    let mut stdout = io::stdout().lock();
+    let outcome = match child_process::request::<Request>() {
+        Ok(request) => answer(&request, &mut stdout),
+        Err(error) => Err(EmbedError::Input(format!("`{SUBCOMMAND}` is for vtagd itself, not for people ({error})"))),
+    };
+    let (last, code) = match outcome {
+        Ok(()) => (Answer::Done, 0),
+        Err(error) => {
+            let code = error.exit_code();
+            (Answer::Error { message: error.to_string(), code }, code)
+        }
+    };
+    let _ = child_process::say(&mut stdout, &last);
+    code
+}
+
+fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> {
+    let bundle = Bundle::open_known(&request.model, request.fingerprint.clone())
+        .map_err(|e| EmbedError::Input(e.to_string()))?;
+    let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
+    let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
+    tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
+        // A parent that does not listen any more has closed stdin too.
+        let _ = child_process::say(stdout, &Answer::Text { index, values, truncated });
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::shutdown;
+
+    fn tower(script: &str) -> ChildTower {
+        ChildTower {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            model: "m".into(),
+            fingerprint: "f".into(),
+            library: None,
+            threads: 1,
+            shutdown: None,
+        }
+    }
+
+    fn run(mut tower: ChildTower, texts: &[&str]) -> (Vec<usize>, Result<(), EmbedError>) {
+        let mut seen = Vec::new();
+        let outcome = tower.embed(texts, &mut |index, _| seen.push(index));
+        (seen, outcome)
+    }
+
+    #[test]
+    fn answers_arrive_in_order_and_done_ends_it() {
+        let script = r#"read request; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
+        let (seen, outcome) = run(tower(script), &["a"]);
+        assert!(outcome.is_ok(), "{outcome:?}");
+        assert_eq!(seen, [0]);
+    }
+
+    #[test]
+    fn a_child_that_crashes_is_told_with_how_it_ended_and_keeps_what_it_gave() {
+        let script = r#"read request; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; kill -9 $$"#;
+        let (seen, outcome) = run(tower(script), &["a", "b"]);
+        assert_eq!(seen, [0]);
+        assert!(outcome.unwrap_err().to_string().contains("enough memory"));
+        let (_, outcome) = run(tower("exit 7"), &["a"]);
+        assert!(outcome.unwrap_err().to_string().contains("exit code 7"));
+    }
+
+    #[test]
+    fn nonsense_a_missing_program_and_the_childs_own_error_are_told() {
+        let (_, outcome) = run(tower("echo hello; cat >/dev/null"), &["a"]);
+        assert!(outcome.unwrap_err().to_string().contains("nonsense"));
+        let (_, outcome) = run(tower("echo '\"done\"'; cat >/dev/null"), &["a"]);
+        assert!(outcome.unwrap_err().to_string().contains("out of order"));
+        let (_, outcome) =
+            run(tower(r#"echo '{"error":{"message":"no such model","code":2}}'; cat >/dev/null"#), &["a"]);
+        let error = outcome.unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.exit_code()), ("no such model", 2));
+        let (_, outcome) = run(ChildTower { program: "/no/such/program".into(), ..tower("") }, &["a"]);
+        assert!(outcome.unwrap_err().to_string().contains("/no/such/program"));
+    }
+
+    #[test]
+    fn shutdown_kills_a_child_that_is_still_busy() {
+        let (trigger, shutdown) = shutdown::channel();
+        trigger.trigger();
+        let (_, outcome) = run(tower("exec sleep 3600").with_shutdown(shutdown), &["a"]);
+        assert!(matches!(outcome, Err(EmbedError::Cancelled)));
+    }
+
+    #[test]
+    fn a_request_larger_than_a_pipe_does_not_block() {
+        let long = "x".repeat(1 << 20);
+        let (_, outcome) = run(tower("exit 0"), &[&long]);
+        assert!(outcome.is_err());
+    }
+}

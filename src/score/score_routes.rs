@@ -1,0 +1,49 @@
+//! Who listens to the scores of which stream, and which scorers make them. Shared between the scoring thread and the assembly.
+//!
+//! The scoring thread holds the lock for one batch (scoring takes well under a millisecond), so every change takes hold between
+//! two batches: no frame is scored half by old labels and half by new ones, and none is lost.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Scorer;
+use crate::frame::{FrameTime, Picture};
+use crate::stream::StreamKey;
+
+/// What is done with a whole frame's scores: one vector a scorer of the route, in its order, each with one score a label; and the frame
+/// itself, where it is kept. Called on
+/// the scoring thread, frame by frame, in order; must not wait.
+pub type ScoreHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[Vec<f32>]) + Send>;
+
+/// One stream, as scoring needs it.
+pub struct ScoreRoute {
+    pub scorers: Vec<Arc<Scorer>>,
+    pub handler: ScoreHandler,
+}
+
+/// All streams. Frames of a stream that is not here are dropped.
+#[derive(Default)]
+pub struct ScoreRoutes(Mutex<HashMap<StreamKey, ScoreRoute>>);
+
+impl ScoreRoutes {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<StreamKey, ScoreRoute>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream joins. Before its first frame, or that frame is lost.
+    pub fn enter(&self, key: StreamKey, route: ScoreRoute) {
+        self.lock().insert(key, route);
+    }
+
+    /// A stream has gone, all its frames with it.
+    pub fn leave(&self, key: StreamKey) {
+        let gone = self.lock().remove(&key);
+        // Outside the lock: a handler may hold much.
+        drop(gone);
+    }
+
+    /// Changes several streams at once, between two batches.
+    pub fn change(&self, change: impl FnOnce(&mut HashMap<StreamKey, ScoreRoute>)) {
+        change(&mut self.lock());
+    }
+}

@@ -1,0 +1,437 @@
+//! One connection on which events are served; where the prefix is this daemon's, with everything that is retained, and commands.
+
+mod incoming;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::MqttSettings;
+use super::clearing::Clearing;
+use super::home_assistant;
+use super::mqtt_client::{Asked, Link, Message, Protocol};
+use super::owner::Owner;
+use super::ownership::SURVEY;
+use super::published::Published;
+use super::publisher::{Acknowledged, Publisher};
+use super::states::{self, States};
+use super::topics::Topics;
+use crate::outbox::delivery::published_record::Change;
+use crate::outbox::delivery::{Delivery, DeliveryReceiver, OrderingKey, Phase};
+use crate::sink::SinkError;
+use crate::snapshot::Saved;
+use crate::stream::registry::StreamRegistry;
+
+/// How often streams are looked at.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often `<p>/stats` is published.
+const STATS: Duration = Duration::from_secs(60);
+
+/// A broker that does not answer whose the prefix is, is asked again so often.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+
+/// For the goodbye, which with DISCONNECT and the last record is a little less than the runner's patience.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// How a session ends without a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The daemon ends.
+    Done,
+    /// The prefix has become ours or another's, or it is time to ask: the next connection will see.
+    OwnerChanged,
+}
+
+/// See the module.
+pub struct Session<'a> {
+    link: Link,
+    publisher: Publisher,
+    states: States,
+    topics: &'a Topics,
+    discovery: Option<String>,
+    registry: &'a StreamRegistry,
+    owner: &'a Owner,
+    published: &'a mut Published,
+    /// The prefix is this daemon's; otherwise nothing but events is published.
+    ours: bool,
+    /// The broker does not show what lies there, as far as anybody knows.
+    unreadable: &'a mut bool,
+    /// Somebody else has the prefix now, or nobody any more.
+    owner_changed: bool,
+    /// `<p>/available` or `<p>/owner` has to be said again: somebody else has said otherwise.
+    say_again: bool,
+    clearing: Clearing,
+    /// When this connection ends so that the next one asks once more whose the prefix is.
+    ask_again: Option<Instant>,
+    timeout: Duration,
+    /// The log has been told that what is gone cannot be looked at.
+    told_unreadable: bool,
+    /// What the broker still has to answer of the topics to be cleared.
+    asked: Option<Asked>,
+    /// Until when they are listened to.
+    clearing_until: Option<Instant>,
+    /// What the outbox has to know, beside what goes out.
+    forgotten: Vec<Change>,
+    /// The log has been told that the outbox takes nothing.
+    told: bool,
+    /// Until when what lies retained is listened to.
+    surveying: Option<Instant>,
+    /// Whether the broker can take an event and refuse the one before it.
+    may_refuse: bool,
+    /// If so: deliveries without a PUBACK. One of each stream and label, as the next must not come before it.
+    under_way: HashMap<u64, OrderingKey>,
+}
+
+impl<'a> Session<'a> {
+    /// On a prefix that is another's; see [`of_ours`](Self::of_ours).
+    pub fn new(
+        link: Link,
+        settings: &MqttSettings,
+        topics: &'a Topics,
+        registry: &'a StreamRegistry,
+        owner: &'a Owner,
+        published: &'a mut Published,
+        unreadable: &'a mut bool,
+    ) -> Self {
+        Self {
+            link,
+            publisher: Publisher::new(settings.timeout),
+            states: States::new(topics.clone(), None, false),
+            topics,
+            discovery: settings.home_assistant.clone(),
+            registry,
+            owner,
+            published,
+            ours: false,
+            unreadable,
+            owner_changed: false,
+            say_again: false,
+            clearing: Clearing::default(),
+            ask_again: None,
+            timeout: settings.timeout,
+            told_unreadable: false,
+            asked: None,
+            clearing_until: None,
+            forgotten: Vec::new(),
+            told: false,
+            surveying: None,
+            may_refuse: settings.protocol == Protocol::V5,
+            under_way: HashMap::new(),
+        }
+    }
+
+    /// On the daemon's own prefix; `snapshots`: whether there are pictures.
+    pub fn of_ours(mut self, snapshots: bool) -> Self {
+        self.states = States::new(self.topics.clone(), self.discovery.clone(), snapshots);
+        self.ours = true;
+        self
+    }
+
+    /// On a prefix of nobody knows whom: after a while it is asked once more.
+    pub fn of_nobody_knows(mut self) -> Self {
+        self.ask_again = Some(Instant::now() + ASK_AGAIN);
+        self
+    }
+
+    /// To its end. `place` is what the outbox calls the prefix at this broker.
+    ///
+    /// # Errors
+    /// When the connection is lost or of no use.
+    pub async fn run(
+        mut self,
+        receiver: &mut DeliveryReceiver,
+        pictures: Option<broadcast::Receiver<Saved>>,
+        place: &str,
+        began: Instant,
+    ) -> Result<End, SinkError> {
+        let pictures = pictures.filter(|_| self.ours);
+        let ended = self.serve(receiver, pictures, place, began).await;
+        self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
+        ended
+    }
+
+    /// What lies retained is asked for, and `online` said. When that is acknowledged, the broker has seen the wish.
+    async fn greet(&mut self) -> Result<(), SinkError> {
+        let mut filters = vec![self.topics.owner(), self.topics.available(), self.topics.command("+")];
+        filters.extend(self.discovery.as_deref().map(home_assistant::birth));
+        let asked = self.link.subscribe(&filters, true, self.timeout).map_err(SinkError::retry)?;
+        let survey = self.link.subscribe(&self.survey(), false, self.timeout).map_err(SinkError::retry)?;
+        let mut asked = Some(asked.and(survey));
+        self.surveying = Some(Instant::now() + SURVEY);
+        self.publisher.push(Message::retained(self.topics.available(), "online"), None);
+        self.publisher.pump(&self.link)?;
+        while !(self.publisher.is_idle() && asked.is_none()) && !self.owner_changed {
+            tokio::select! {
+                acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => drop(acked?),
+                // What is refused is not shown to us.
+                answered = answered(&mut asked) => match answered {
+                    Ok(_) => asked = None,
+                    Err(why) => return Err(self.lost(SinkError::retry(why)).await),
+                },
+                heard = self.link.heard() => {
+                    asked.iter_mut().for_each(Asked::heard);
+                    self.hear(heard)?;
+                }
+            }
+        }
+        // Only now: on a slow link the answer itself takes longer.
+        self.surveying = Some(Instant::now() + SURVEY);
+        Ok(())
+    }
+
+    fn survey(&self) -> Vec<String> {
+        let mut filters = self.topics.retained().to_vec();
+        filters.extend(self.discovery.as_deref().map(home_assistant::filter));
+        filters
+    }
+
+    /// Why nothing is acknowledged any more: a connection that is gone says it better.
+    async fn lost(&mut self, fault: SinkError) -> SinkError {
+        SinkError::retry(self.link.why_lost(fault.to_string()).await)
+    }
+
+    async fn serve(
+        &mut self,
+        receiver: &mut DeliveryReceiver,
+        mut pictures: Option<broadcast::Receiver<Saved>>,
+        place: &str,
+        began: Instant,
+    ) -> Result<End, SinkError> {
+        if self.ours {
+            self.greet().await?;
+            // From here on what differs from what the broker has is published.
+            self.states.begin(&receiver.states());
+            if !self.owner_changed {
+                self.show(receiver, place).await;
+            }
+        }
+        // What waits for an acknowledgement tells with it: a broker that refuses events would be up and down without end.
+        if receiver.held() == 0 {
+            receiver.up();
+        }
+        let mut changes = self.registry.changes();
+        let (mut look, mut stats) = (Instant::now() + POLL_INTERVAL, Instant::now());
+        let mut phases = receiver.phases();
+        // The next, while it may not go.
+        let mut held: Option<Delivery> = None;
+        loop {
+            if self.owner_changed {
+                self.part(receiver, None).await;
+                return Ok(End::OwnerChanged);
+            }
+            if let Some(delivery) = held.take_if(|delivery| !self.is_behind(delivery)) {
+                self.deliver(&delivery, receiver, place).await;
+            }
+            self.publisher.pump(&self.link)?;
+            let now = Instant::now();
+            if self.ours && now >= stats {
+                // The streams are not known before the model is loaded.
+                stats = now + POLL_INTERVAL;
+                if let Some(streams) = self.registry.streams() {
+                    stats = now + STATS;
+                    let said = states::stats(&streams, began.elapsed(), now.into_std());
+                    self.publisher.push(Message::new(self.topics.stats(), said), None);
+                }
+                continue;
+            }
+            tokio::select! {
+                acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => {
+                    match acked {
+                        Ok(Acknowledged { position, kept }) => {
+                            if let Some(position) = position {
+                                self.under_way.remove(&position);
+                                receiver.delivered(position);
+                                receiver.up();
+                            }
+                            if let Some((topic, payload)) = kept {
+                                self.published.confirm(&topic, payload);
+                            }
+                        }
+                        Err(fault) => return Err(self.lost(fault).await),
+                    }
+                }
+                answered = answered(&mut self.asked) => match answered {
+                    Ok(refused) => {
+                        self.asked = None;
+                        refused.into_iter().for_each(|topic| self.clearing.refused(topic));
+                        self.clearing_until = Some(Instant::now() + SURVEY);
+                    }
+                    Err(why) => return Err(self.lost(SinkError::retry(why)).await),
+                },
+                heard = self.link.heard() => {
+                    self.asked.iter_mut().for_each(Asked::heard);
+                    self.hear(heard)?;
+                }
+                delivery = receiver.next(), if held.is_none() && self.publisher.has_room() => match delivery {
+                    Some(delivery) => held = Some(delivery),
+                    None => return self.goodbye(receiver, place).await,
+                },
+                // One that comes while there is no room may be overtaken by the next: events go first.
+                saved = next(&mut pictures), if self.publisher.has_room() => self.picture(&saved, receiver, place).await,
+                _ = changes.changed(), if self.ours => self.show(receiver, place).await,
+                () = tokio::time::sleep_until(look) => {
+                    look = Instant::now() + POLL_INTERVAL;
+                    self.owner_changed |= self.ask_again.is_some_and(|at| Instant::now() >= at);
+                    if self.ours {
+                        self.look(receiver, place).await?;
+                    }
+                }
+                _ = phases.wait_for(|phase| *phase == Phase::Closed) => {}
+            }
+            // A closed receiver is seen even while there is no room.
+            if receiver.is_closed() {
+                return self.goodbye(receiver, place).await;
+            }
+        }
+    }
+
+    /// Whether one of its stream and label has to be acknowledged first.
+    fn is_behind(&self, delivery: &Delivery) -> bool {
+        let key = delivery.stored.ordering_key();
+        self.under_way.values().any(|under_way| *under_way == key)
+    }
+
+    /// The event, and what it changes of the retained states.
+    async fn deliver(&mut self, delivery: &Delivery, receiver: &DeliveryReceiver, place: &str) {
+        let stored = &delivery.stored;
+        if self.may_refuse {
+            self.under_way.insert(delivery.position, stored.ordering_key());
+        }
+        self.publisher.push(Message::new(self.topics.events(), stored.body.as_bytes()), Some(delivery.position));
+        if !self.ours {
+            return;
+        }
+        if self.discovery.is_some() {
+            let said = home_assistant::event(&stored.event).to_string();
+            self.publisher.push(Message::new(self.topics.event(&stored.event.data.stream), said), None);
+        }
+        let messages = self.states.note(stored);
+        self.publish_retained(messages, receiver, place).await;
+    }
+
+    async fn picture(&mut self, saved: &Saved, receiver: &DeliveryReceiver, place: &str) {
+        if let Some(slug) = self.states.slug(&saved.stream, &saved.set, &saved.label) {
+            let topic = self.topics.snapshot(&saved.stream, &slug);
+            self.publish_retained(vec![Message::retained(topic, saved.jpeg.to_vec())], receiver, place).await;
+        }
+    }
+
+    /// Publishes what stays at the broker, once it is written down. An outbox that takes nothing holds no state up: it is tried again, and
+    /// until then this life alone knows what is its own.
+    async fn publish_retained(&mut self, messages: Vec<Message>, receiver: &DeliveryReceiver, place: &str) {
+        let changes = self.published.before(&messages);
+        self.write_down(changes, receiver, place).await;
+        self.publisher.extend(messages);
+    }
+
+    async fn write_down(&mut self, changes: Vec<Change>, receiver: &DeliveryReceiver, place: &str) {
+        if changes.is_empty() {
+            return;
+        }
+        match receiver.record(place, changes.clone()).await {
+            Ok(()) => {
+                self.published.written(&changes);
+                self.told = false;
+            }
+            Err(why) if !std::mem::replace(&mut self.told, true) => tracing::warn!(
+                sink = %receiver.name(),
+                why,
+                "the outbox does not take down what is published; what it does not know is not cleared by a later start"
+            ),
+            Err(_) => {}
+        }
+    }
+
+    /// Publishes what has changed of streams and labels.
+    async fn show(&mut self, receiver: &DeliveryReceiver, place: &str) {
+        // Until the streams are known, nothing is taken for gone.
+        if let Some(streams) = self.registry.streams() {
+            let messages = self.states.look(&streams, self.published);
+            self.publish_retained(messages, receiver, place).await;
+        }
+    }
+
+    /// Once a second: everything that nobody tells.
+    async fn look(&mut self, receiver: &DeliveryReceiver, place: &str) -> Result<(), SinkError> {
+        let now = Instant::now();
+        if std::mem::take(&mut self.say_again) {
+            self.publisher.push(Message::retained(self.topics.owner(), self.owner.document()), None);
+            self.publisher.push(Message::retained(self.topics.available(), "online"), None);
+        }
+        self.show(receiver, place).await;
+        if self.surveying.is_some_and(|until| now >= until) && self.link.unsubscribe(&self.survey()).is_ok() {
+            self.surveying = None;
+            self.states.surveyed();
+            self.show(receiver, place).await;
+        }
+        self.clear(now)?;
+        let mut changes = std::mem::take(&mut self.forgotten);
+        changes.extend(self.published.unwritten());
+        self.write_down(changes, receiver, place).await;
+        Ok(())
+    }
+
+    /// The daemon ends.
+    async fn goodbye(&mut self, receiver: &mut DeliveryReceiver, place: &str) -> Result<End, SinkError> {
+        let stopped = Message::retained(self.topics.available(), "stopped");
+        self.part(receiver, Some(stopped).filter(|_| self.ours && !self.owner_changed)).await;
+        self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
+        let mut changes = std::mem::take(&mut self.forgotten);
+        changes.extend(self.published.last());
+        let _ = timeout(DRAIN_TIMEOUT / 5, self.write_down(changes, receiver, place)).await;
+        Ok(End::Done)
+    }
+
+    /// Ends the connection so that the broker does not publish the will: what is on its way may still be acknowledged, and `last` said.
+    async fn part(&mut self, receiver: &mut DeliveryReceiver, last: Option<Message>) {
+        if self.owner_changed {
+            // None of this prefix any more; what is left of events comes again.
+            self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
+            self.publisher.drop_waiting();
+        }
+        self.publisher.extend(last);
+        let all = async {
+            self.publisher.pump(&self.link)?;
+            while !self.publisher.is_idle() {
+                let Acknowledged { position, kept } = self.publisher.acknowledged().await?;
+                position.into_iter().for_each(|position| receiver.delivered(position));
+                if let Some((topic, payload)) = kept {
+                    self.published.confirm(&topic, payload);
+                }
+                self.publisher.pump(&self.link)?;
+            }
+            Ok::<_, SinkError>(())
+        };
+        let done = matches!(timeout(DRAIN_TIMEOUT, all).await, Ok(Ok(())));
+        // Who goes on must not leave a will behind; who ends without an answer has vanished.
+        if done || self.owner_changed {
+            let _ = timeout(DRAIN_TIMEOUT / 3, self.link.disconnect()).await;
+        }
+    }
+}
+
+/// The broker's answers; without a question it waits for ever.
+async fn answered(asked: &mut Option<Asked>) -> Result<Vec<String>, String> {
+    match asked {
+        Some(asked) => asked.answered().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next picture; those that came too fast are passed over. Without pictures it waits for ever.
+async fn next(pictures: &mut Option<broadcast::Receiver<Saved>>) -> Saved {
+    loop {
+        let Some(receiver) = pictures else {
+            sleep(Duration::MAX).await;
+            continue;
+        };
+        match receiver.recv().await {
+            Ok(saved) => return saved,
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => *pictures = None,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The folder of pictures: written whole or not at all, bounded in size and age. Used by one thread.
+//!
+//! Ages run on the monotonic clock while the daemon runs: a wall clock that jumps deletes nothing. Files that are not named like ours are
+//! neither counted nor touched, nor are those that lie there when another daemon uses the folder: then this one knows only its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use uuid::Uuid;
+
+/// The file of a tag's picture; `which` is `start` or `best`.
+pub fn name(tag: Uuid, which: &str) -> String {
+    format!("{tag}-{which}.jpg")
+}
+
+/// Whether `name` is one that [`name`] makes.
+pub fn is_name(name: &str) -> bool {
+    let Some((tag, which)) = name.strip_suffix(".jpg").and_then(|stem| stem.rsplit_once('-')) else { return false };
+    // Only the form that is written, so that one picture has one name.
+    matches!(which, "start" | "best") && Uuid::try_parse(tag).is_ok_and(|uuid| uuid.to_string() == tag)
+}
+
+/// One daemon a folder may take what lies there for its own. A file system without locks has one daemon.
+fn lock(folder: &Path) -> Option<File> {
+    let folder = File::open(folder).ok()?;
+    match folder.try_lock() {
+        Err(TryLockError::WouldBlock) => None,
+        _ => Some(folder),
+    }
+}
+
+/// See the module.
+pub struct SnapshotStore {
+    folder: PathBuf,
+    /// Held as long as the store is; `None`: another daemon has it.
+    _lock: Option<File>,
+    max_size: u64,
+    max_age: Duration,
+    /// By age: since when it has been there, as far as the monotonic clock goes back, and a number that keeps equal times apart.
+    by_age: BTreeMap<(Instant, u64), String>,
+    /// Size and place in `by_age`.
+    files: HashMap<String, (u64, (Instant, u64))>,
+    size: u64,
+    next: u64,
+}
+
+impl SnapshotStore {
+    /// Opens the folder and finds what is there; what was half written is removed.
+    ///
+    /// # Errors
+    /// When it cannot be made or read.
+    pub fn open(folder: &Path, max_size: u64, max_age: Duration, now: Instant) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let lock = lock(folder);
+        let alone = lock.is_some();
+        let mut store = Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+            max_size,
+            max_age,
+            by_age: BTreeMap::new(),
+            files: HashMap::new(),
+            size: 0,
+            next: 0,
+        };
+        let wall = SystemTime::now();
+        let mut found = Vec::new();
+        if !alone {
+            tracing::warn!(
+                folder = %folder.display(),
+                "another daemon keeps its pictures here too: those of earlier runs stay until that one finds them too old; name a folder of its own \
+                 in `snapshots.path`"
+            );
+        }
+        for entry in fs::read_dir(folder)?.take_while(|_| alone) {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.strip_prefix('.').and_then(|name| name.strip_suffix(".part")).is_some_and(is_name) {
+                // From a run that was cut off.
+                let _ = fs::remove_file(entry.path());
+            } else if is_name(&name)
+                && let Ok(metadata) = entry.metadata()
+            {
+                let age = metadata.modified().ok().and_then(|then| wall.duration_since(then).ok()).unwrap_or_default();
+                found.push((age, name, metadata.len()));
+            }
+        }
+        // Oldest first; the monotonic clock may not go back far enough, order stays all the same.
+        found.sort_by(|a, b| b.cmp(a));
+        for (age, name, size) in found {
+            let since = now.checked_sub(age);
+            if since.is_none() && age > max_age {
+                let _ = fs::remove_file(folder.join(&name));
+                continue;
+            }
+            let oldest = store.by_age.last_key_value().map_or(now, |(key, _)| key.0);
+            store.note(name, size, since.unwrap_or(oldest));
+        }
+        store.sweep(now);
+        Ok(store)
+    }
+
+    /// Writes a picture, and deletes the oldest ones that there is no room for any more.
+    ///
+    /// # Errors
+    /// When it cannot be written. A picture of that name is as it was.
+    pub fn write(&mut self, name: &str, jpeg: &[u8], now: Instant) -> io::Result<()> {
+        let part = self.folder.join(format!(".{name}.part"));
+        let written = fs::File::create(&part).and_then(|mut file| file.write_all(jpeg));
+        let written = written.and_then(|()| fs::rename(&part, self.folder.join(name)));
+        if let Err(error) = written {
+            let _ = fs::remove_file(&part);
+            return Err(error);
+        }
+        self.note(name.to_owned(), jpeg.len() as u64, now);
+        self.sweep(now);
+        Ok(())
+    }
+
+    /// Deletes what is too old or too much.
+    pub fn sweep(&mut self, now: Instant) {
+        while let Some((key, _)) = self.by_age.first_key_value() {
+            let old = now.saturating_duration_since(key.0) > self.max_age;
+            // The newest stays even if it alone is too large: its event has told its address a moment ago.
+            if !old && (self.size <= self.max_size || self.files.len() == 1) {
+                break;
+            }
+            let key = *key;
+            let Some(name) = self.by_age.remove(&key) else { break };
+            if let Some((size, _)) = self.files.remove(&name) {
+                self.size -= size;
+            }
+            // Somebody else may have deleted it.
+            let _ = fs::remove_file(self.folder.join(&name));
+        }
+        metrics::gauge!("vtagd_snapshots_bytes").set(self.size as f64);
+    }
+
+    fn note(&mut self, name: String, size: u64, since: Instant) {
+        let key = (since, self.next);
+        self.next += 1;
+        if let Some((old, place)) = self.files.insert(name.clone(), (size, key)) {
+            self.size -= old;
+            self.by_age.remove(&place);
+        }
+        self.by_age.insert(key, name);
+        self.size += size;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn tag(n: u128) -> Uuid {
+        Uuid::from_u128(n)
+    }
+
+    #[test]
+    fn the_oldest_go_when_there_is_too_much_and_a_restart_knows_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let open = || SnapshotStore::open(folder.path(), 250, Duration::from_secs(3600), now).unwrap();
+        let mut store = open();
+        for n in 1..=3 {
+            store.write(&name(tag(n), "start"), &[0; 100], now + Duration::from_secs(n as u64)).unwrap();
+        }
+        assert_eq!(names(folder.path()), [name(tag(2), "start"), name(tag(3), "start")]);
+        drop(store);
+        fs::write(folder.path().join("holiday.jpg"), [0; 1000]).unwrap();
+        fs::write(folder.path().join(format!(".{}.part", name(tag(9), "start"))), [0; 1000]).unwrap();
+        let mut store = open();
+        store.write(&name(tag(4), "best"), &[0; 100], now + Duration::from_secs(9)).unwrap();
+        let left = names(folder.path());
+        assert_eq!(left.len(), 3, "{left:?}");
+        assert!(left.contains(&"holiday.jpg".to_owned()) && left.contains(&name(tag(4), "best")));
+    }
+
+    #[test]
+    fn a_second_daemon_in_the_same_folder_deletes_nothing_of_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let open = |max_size| SnapshotStore::open(folder.path(), max_size, Duration::from_secs(3600), now).unwrap();
+        let mut first = open(1000);
+        first.write(&name(tag(1), "start"), &[0; 100], now).unwrap();
+        let part = format!(".{}.part", name(tag(9), "start"));
+        fs::write(folder.path().join(&part), "half written").unwrap();
+        let mut second = open(150);
+        for n in 2..5 {
+            second.write(&name(tag(n), "start"), &[0; 100], now + Duration::from_secs(n as u64)).unwrap();
+        }
+        assert_eq!(names(folder.path()), [part, name(tag(1), "start"), name(tag(4), "start")]);
+        drop((first, second));
+        assert_eq!(open(1000).files.len(), 2, "alone again, it knows what lies there");
+    }
+
+    #[test]
+    fn a_picture_that_is_written_again_counts_once_and_old_ones_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut store = SnapshotStore::open(folder.path(), 1000, Duration::from_secs(60), now).unwrap();
+        for _ in 0..20 {
+            store.write(&name(tag(1), "best"), &[0; 100], now).unwrap();
+        }
+        store.write(&name(tag(2), "start"), &[0; 100], now + Duration::from_secs(50)).unwrap();
+        assert_eq!(store.size, 200);
+        store.sweep(now + Duration::from_secs(61));
+        assert_eq!((names(folder.path()), store.size), (vec![name(tag(2), "start")], 100));
+    }
+
+    #[test]
+    fn only_our_own_names_are_names() {
+        assert!(is_name(&name(Uuid::now_v7(), "best")));
+        let upper = name(Uuid::now_v7(), "best").to_uppercase();
+        for bad in ["", "../x.jpg", "a-start.jpg", "start.jpg", &upper, "00000000000000000000000000000001-start.jpg"] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a camera cannot be reached, in words: GStreamer says "generic error" to a wrong name, a closed port and a dead network.
+//!
+//! In: the address that a connection has just failed for. Out: a more telling [`SourceError`], or the one there was. The name is
+//! looked up and the port is knocked at once, apart and in bounded time; nothing is sent, so nothing is logged by the camera.
+
+use std::io::ErrorKind;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use super::Location;
+use super::error::{At, SourceError};
+use super::run_with_timeout::run_with_timeout;
+use crate::platform::shutdown::Shutdown;
+
+/// How long the port may stay silent.
+const KNOCK: Duration = Duration::from_secs(2);
+/// How long all of it may take: resolvers try several servers.
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// What looking showed.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    Unresolved(String),
+    Closed(&'static str),
+    Open,
+}
+
+/// `error`, or what is found to be behind it if it only says that there was no connection.
+pub(super) fn explain(error: SourceError, location: &Location, shutdown: &Shutdown) -> SourceError {
+    let (SourceError::Connection { at, detail }, Location::Rtsp(url) | Location::Http(url)) = (&error, location) else {
+        return error;
+    };
+    let vague = detail.contains("Failed to connect") || detail.contains("cannot connect");
+    let port = url.port().unwrap_or(match url.scheme() {
+        "rtsp" => 554,
+        "rtsps" => 322,
+        "https" => 443,
+        _ => 80,
+    });
+    let Some(host) = url.host_str().filter(|_| vague) else { return error };
+    let host = host.trim_matches(['[', ']']).to_owned();
+    let at = At { element: String::new(), ..at.clone() };
+    let name = host.clone();
+    match run_with_timeout("reach", DIAGNOSIS_TIMEOUT, Some(shutdown), move || look(&name, port)) {
+        Ok(Finding::Unresolved(why)) => SourceError::Unresolved { at, host, why },
+        Ok(Finding::Closed(why)) => SourceError::Unreachable { at, why },
+        Ok(Finding::Open) | Err(_) => error,
+    }
+}
+
+fn look(host: &str, port: u16) -> Finding {
+    let addresses = match (host, port).to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(error) => return Finding::Unresolved(resolver_text(&error.to_string())),
+    };
+    let mut finding = Finding::Unresolved("it has no address".to_owned());
+    // Two addresses, IPv6 and IPv4, are what hosts have.
+    for address in addresses.take(2) {
+        finding = match TcpStream::connect_timeout(&address, KNOCK).map_err(|e| e.kind()) {
+            Ok(_) => return Finding::Open,
+            Err(ErrorKind::ConnectionRefused) => {
+                Finding::Closed("nobody listens on its port; is the port right, and has the camera started?")
+            }
+            Err(ErrorKind::TimedOut) => {
+                Finding::Closed("it does not answer; check its address, its power and the network")
+            }
+            Err(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => {
+                Finding::Closed("there is no way to it; check its address and the network")
+            }
+            Err(_) => Finding::Open,
+        };
+    }
+    finding
+}
+
+/// The resolver's own words without what the library put before them.
+fn resolver_text(text: &str) -> String {
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn failed(url: &str) -> SourceError {
+        let at = At { stream: "cam".into(), place: url.into(), element: "source".into() };
+        let error = SourceError::Connection { at, detail: "Failed to connect. (Generic error)".into() };
+        let (_trigger, shutdown) = crate::platform::shutdown::channel();
+        explain(error, &Location::Rtsp(url.parse().unwrap()), &shutdown)
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_called_that() {
+        let error = failed("rtsp://no-such-host.invalid/x").to_string();
+        assert!(error.contains("no-such-host.invalid cannot be resolved") && error.contains("DNS"), "{error}");
+    }
+
+    #[test]
+    fn a_closed_port_is_told_apart_from_an_open_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("rtsp://{}/x", listener.local_addr().unwrap());
+        assert!(matches!(failed(&url), SourceError::Connection { .. }));
+        drop(listener);
+        let error = failed(&url).to_string();
+        assert!(error.contains("cannot connect") && error.contains("nobody listens"), "{error}");
+    }
+}

@@ -1,0 +1,437 @@
+//! Between a pipeline and the sampler: asks for each frame whether it is wanted, and hands the wanted ones over.
+//!
+//! In: coded frames before the decoder (the gate), decoded ones behind it (a pad probe), and samples at the end of the pipeline
+//! (appsink). Where every frame is decoded, the sampler is asked behind the decoder; where only keyframes are, it is asked at
+//! the gate, and the picture that comes out with that frame's time stamp is the wanted one. Out: pictures for the [`FrameTap`], progress for the source's thread.
+//! One feed lives as long as its source; each connection has a number, and a pipeline that hangs on from an earlier one is
+//! not listened to. Full: [`FrameTap::deliver`] decides (newest wins, or it blocks this thread). Closed: buffers are dropped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::Decode;
+use super::coded::{self, Kind};
+use super::decoders;
+use super::error::SourceError;
+use super::gate;
+use super::gop::{Chooser, Mode, News, Verdict};
+use super::media_time::MediaTime;
+use super::picture::{self, Coded};
+use super::pipeline_template::Parts;
+use crate::frame::{FrameTap, FrameTime};
+use crate::stream::status::{Decoding, StreamState, StreamStatus};
+
+/// Wanted keyframes in a row that the decoder may swallow before coded frames stop counting as signs of life.
+const LOST: u32 = 5;
+
+/// So many coded frames without a picture are not a decoder's usual delay.
+const OWED: u32 = 50;
+
+/// Decoders may move a time stamp by rounding it.
+const ROUNDING: gst::ClockTime = gst::ClockTime::from_mseconds(1);
+
+/// A frame before the decoder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CodedFrame {
+    /// Its place on the pipeline's line of running time.
+    pub at: Duration,
+    pub pts: Option<gst::ClockTime>,
+    pub kind: Kind,
+    /// Bytes.
+    pub size: usize,
+}
+
+/// How a connection goes, for the source's own thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// Decoded frames, wanted or not.
+    pub frames: u64,
+    /// Frames before the decoder, where they are seen.
+    pub coded: u64,
+    pub first: Option<Instant>,
+    pub last: Option<Instant>,
+    /// The streaming thread is handing a frame over right now: it is we who are slow, not the camera.
+    pub delivering: bool,
+}
+
+/// A frame that was wanted and has not come through yet.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    time: FrameTime,
+    /// The sampler was asked before the decoder, about a frame with this time stamp.
+    asked: Option<Option<gst::ClockTime>>,
+}
+
+impl Pending {
+    /// Whether a buffer that comes out with `pts` can be it.
+    fn is(&self, pts: Option<gst::ClockTime>) -> bool {
+        match (self.asked.flatten(), pts) {
+            (Some(wanted), Some(came)) => wanted.absdiff(came) <= ROUNDING,
+            _ => true,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    connection: u64,
+    media: MediaTime,
+    progress: Progress,
+    chooser: Chooser,
+    /// Coded frames come by a gate. Raw pictures, and templates with a decoder of their own, have none.
+    gated: bool,
+    /// The decoding element, and coded frames that came since it last gave a picture.
+    decoder: String,
+    owed: u32,
+    /// Wanted keyframes in a row that never came out of the decoder.
+    lost: u32,
+    pending: Option<Pending>,
+    coded: Option<(gst::Caps, Coded)>,
+    /// The last thing wrong with a picture, so that it is logged once.
+    complaint: String,
+}
+
+/// See the module.
+pub(super) struct PipelineTap {
+    status: Arc<StreamStatus>,
+    tap: Mutex<Option<Arc<dyn FrameTap>>>,
+    state: Mutex<State>,
+}
+
+impl PipelineTap {
+    pub fn new(tap: Arc<dyn FrameTap>, status: Arc<StreamStatus>, decode: Decode) -> Self {
+        let state = State {
+            connection: 0,
+            media: MediaTime::default(),
+            progress: Progress::default(),
+            chooser: Chooser::new(decode),
+            gated: false,
+            decoder: String::new(),
+            owed: 0,
+            lost: 0,
+            pending: None,
+            coded: None,
+            complaint: String::new(),
+        };
+        Self { status, tap: Mutex::new(Some(tap)), state: Mutex::new(state) }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tap(&self) -> Option<Arc<dyn FrameTap>> {
+        self.tap.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts listening to a new connection and gives its number.
+    pub fn connect(&self) -> u64 {
+        self.with(|state| {
+            state.connection += 1;
+            state.media.reconnected();
+            state.chooser.begin();
+            (state.gated, state.lost, state.owed) = (false, 0, 0);
+            state.decoder.clear();
+            (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
+            state.connection
+        })
+    }
+
+    /// Frames come in real time.
+    pub fn live(&self) {
+        self.with(|state| state.media.go_by_the_clock());
+    }
+
+    /// The file of this connection starts again; the next connection (if it must be opened anew) is its next turn.
+    pub fn looped(&self) {
+        self.with(|state| state.media.looped());
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.with(|state| state.progress)
+    }
+
+    /// Stops listening, for good, and lets go of the tap.
+    pub fn close(&self) {
+        self.with(|state| state.connection += 1);
+        self.tap.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// What is to be done with a coded frame; for [`Verdict::Ask`], [`Self::is_coded_sampled`] tells more. `caps` tells what it is coded in,
+    /// if somebody wants to know.
+    pub fn verdict(&self, connection: u64, frame: CodedFrame, caps: impl FnOnce() -> Option<gst::Caps>) -> Verdict {
+        let Some(interval) = self.tap().map(|tap| tap.interval()) else { return Verdict::Drop };
+        let now = Instant::now();
+        let judged = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
+            state.gated = true;
+            if frame.kind != Kind::Key {
+                state.media.passed(frame.at);
+            }
+            state.owed = state.owed.saturating_add(1);
+            state.progress.coded += 1;
+            let before = state.chooser.mode();
+            let (verdict, news) = state.chooser.frame(frame.at, frame.kind, frame.size, interval);
+            let mode = state.chooser.mode();
+            // Where every frame is decoded, they are counted and time is told behind the decoder.
+            let alone = before == Mode::Keyframes;
+            if alone && state.lost < LOST {
+                state.progress.last = Some(now);
+            }
+            let worth_telling = frame.kind == Kind::Key || news.is_some();
+            let decoding = worth_telling.then(|| Decoding {
+                mode: Some(mode.name()),
+                keyframe_interval: state.chooser.keyframe_interval(),
+                frame_rate: state.chooser.frame_rate(),
+            });
+            Some((verdict, news, decoding, alone))
+        });
+        let Some((verdict, news, decoding, alone)) = judged else { return Verdict::Drop };
+        if alone {
+            self.status.frame_seen(now);
+        }
+        if let Some(decoding) = decoding {
+            self.status.decoding(decoding);
+            if let Some(codec) = caps().and_then(|caps| coded::name(&caps)) {
+                self.status.codec(&codec);
+            }
+        }
+        if let Some(news) = news {
+            self.tell(news, interval);
+        }
+        verdict
+    }
+
+    fn tell(&self, news: News, interval: Duration) {
+        let stream = self.status.id();
+        let keyframes = self.with(|state| state.chooser.keyframe_interval());
+        match news {
+            News::Close => {
+                tracing::info!(%stream, ?keyframes, ?interval, "keyframes are close enough, decoding nothing else");
+            }
+            News::Rare => {
+                tracing::info!(%stream, ?keyframes, ?interval, "keyframes are too far apart, decoding every frame");
+            }
+            News::Absent(waited) => tracing::warn!(
+                %stream,
+                ?waited,
+                "no keyframe seen, so nothing is decoded; set `decode: auto`, or shorten the keyframe interval in the camera"
+            ),
+            News::Refresh(waited) => {
+                tracing::info!(%stream, ?waited, "no keyframe seen, decoding every frame as it comes");
+            }
+        }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.with(|state| state.chooser.mode())
+    }
+
+    /// The pipeline decodes with the element `name`, or tries to; `family` is the hardware it was to use.
+    pub fn decoder(&self, connection: u64, name: &str, family: Option<&'static str>) {
+        let news = self.with(|state| {
+            let news = state.connection == connection && state.decoder != name;
+            if news {
+                name.clone_into(&mut state.decoder);
+            }
+            news
+        });
+        if !news {
+            return;
+        }
+        let stream = self.status.id();
+        match family {
+            Some(family) if !decoders::is_hardware(name) => tracing::info!(
+                %stream,
+                decoder = name,
+                "decoding in software: the {family} decoder does not know this codec or refused it"
+            ),
+            _ => tracing::debug!(%stream, decoder = name, "decoder"),
+        }
+        self.status.decoder(name);
+    }
+
+    /// The hardware decoder in use, if `error` is its doing: it said so, or frames went in and none came out.
+    pub fn failed_hardware(&self, error: &SourceError) -> Option<String> {
+        let (decoder, owed) = self.with(|state| (state.decoder.clone(), state.owed));
+        if !decoders::is_hardware(&decoder) {
+            return None;
+        }
+        let blamed = match error {
+            SourceError::Stalled { .. } => owed >= OWED,
+            SourceError::Decode { at, .. } | SourceError::Format { at, .. } | SourceError::Codec { at, .. } => {
+                at.element.starts_with(&decoder) || owed >= OWED
+            }
+            // A device that is gone or busy is a resource like any other to GStreamer; its element tells.
+            _ => error.element().starts_with(&decoder),
+        };
+        blamed.then_some(decoder)
+    }
+
+    /// Whether the keyframe is wanted. What comes out of the decoder with its time stamp will be delivered.
+    pub fn is_coded_sampled(&self, connection: u64, frame: CodedFrame) -> bool {
+        let now = Instant::now();
+        let media = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
+            Some(state.media.place(frame.at, now))
+        });
+        let (Some(media), Some(tap)) = (media, self.tap()) else { return false };
+        let wanted = tap.is_sampled(media);
+        self.with(|state| {
+            // Only one frame at a time is wanted: the one before this has not come.
+            if state.pending.take().is_some() {
+                state.lost += 1;
+            }
+            if wanted {
+                let time = FrameTime { media, captured: now, wall: jiff::Timestamp::now() };
+                state.pending = Some(Pending { time, asked: Some(frame.pts) });
+            }
+        });
+        wanted
+    }
+
+    /// Whether the decoded frame with this time stamp is to go through.
+    fn is_decoded_sampled(&self, connection: u64, at: Duration, pts: Option<gst::ClockTime>) -> bool {
+        let (now, wall) = (Instant::now(), jiff::Timestamp::now());
+        let came = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
+            let first = state.progress.frames == 0;
+            state.progress.frames += 1;
+            state.progress.first.get_or_insert(now);
+            state.progress.last = Some(now);
+            (state.lost, state.owed) = (0, 0);
+            let asked = state.pending.as_mut().is_some_and(|pending| {
+                let asked = pending.asked.is_some() && pending.is(pts);
+                if asked {
+                    (pending.time.captured, pending.time.wall) = (now, wall);
+                }
+                asked
+            });
+            Some((first, asked, state.gated, if state.gated { state.chooser.mode() } else { Mode::All }))
+        });
+        let Some((first, asked, gated, mode)) = came else { return false };
+        if mode == Mode::All {
+            self.status.frame_seen(now);
+        }
+        if first && !gated {
+            self.status.decoding(Decoding { mode: Some(mode.name()), ..Decoding::default() });
+        }
+        if first && self.status.set(StreamState::Up) {
+            tracing::info!(stream = %self.status.id(), "frames are coming");
+        }
+        let Some(tap) = self.tap().filter(|_| mode == Mode::All && !asked) else { return asked };
+        let media = self.with(|state| {
+            state.pending = None;
+            state.media.place(at, now)
+        });
+        let wanted = tap.is_sampled(media);
+        if wanted {
+            let time = FrameTime { media, captured: now, wall };
+            self.with(|state| state.pending = Some(Pending { time, asked: None }));
+        }
+        wanted
+    }
+
+    /// Hands over the frame last wanted. A picture that cannot be read is left out; the tap counts it at the next frame.
+    fn deliver(&self, connection: u64, sample: &gst::Sample, sink: &gst::Element) {
+        let taken = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
+            let caps = sample.caps_owned();
+            let coded = match (&state.coded, caps) {
+                (Some((seen, coded)), Some(caps)) if *seen == caps => *coded,
+                (_, Some(caps)) => {
+                    let coded = picture::coded(sink);
+                    tracing::debug!(stream = %self.status.id(), %caps, ?coded, "picture format");
+                    state.coded = Some((caps, coded));
+                    coded
+                }
+                (_, None) => Coded::default(),
+            };
+            state.progress.delivering = true;
+            let pts = sample.buffer().and_then(|buffer| buffer.pts());
+            state.pending.take_if(|pending| pending.is(pts)).map(|pending| (pending.time, coded))
+        });
+        if let (Some((time, coded)), Some(tap)) = (taken, self.tap()) {
+            match picture::from_sample(sample, coded) {
+                Ok(picture) => {
+                    self.status.picture_size(picture.width(), picture.height());
+                    let seconds = time.wall.as_duration().as_secs_f64();
+                    metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
+                        .set(seconds);
+                    tap.deliver(time, picture);
+                }
+                Err(error) => self.complain(&error.to_string()),
+            }
+        }
+        self.with(|state| {
+            state.progress.delivering = false;
+            // Time spent handing over is not the camera's silence.
+            state.progress.last = state.progress.last.map(|last| last.max(Instant::now()));
+        });
+    }
+
+    fn complain(&self, complaint: &str) {
+        let new = self.with(|state| {
+            let new = state.complaint != complaint;
+            complaint.clone_into(&mut state.complaint);
+            new
+        });
+        if new {
+            tracing::warn!(stream = %self.status.id(), error = complaint, "a sampled picture cannot be used");
+        }
+    }
+}
+
+/// Joins a pipeline to `feed`: `entry` is the pad behind the decoder where unwanted frames end, `sink` the pipeline's end. Coded
+/// frames end at the [`gate`]; `own` says that the pipeline is a user's own template.
+pub(super) fn attach(feed: &Arc<PipelineTap>, connection: u64, parts: &Parts) {
+    let Parts { pipeline, entry, sink, own, family } = parts;
+    gate::attach(feed, connection, pipeline, *own, *family);
+    gate::end_events(entry);
+    let probe = Arc::clone(feed);
+    entry.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+        if probe.is_decoded_sampled(connection, time_of(pad, buffer), buffer.pts()) {
+            gst::PadProbeReturn::Ok
+        } else {
+            // Not `Drop`: the bindings have taken the buffer out by then, and GStreamer before 1.24 would complain about that
+            // for every frame. `Handled` lets go of it just the same.
+            gst::PadProbeReturn::Handled
+        }
+    });
+    if let Some(pad) = sink.static_pad("sink") {
+        picture::ask_for_room(&pad, *own || family.is_some());
+    }
+    let feed = Arc::clone(feed);
+    let callbacks = gst_app::AppSinkCallbacks::builder()
+        .new_sample(move |sink| {
+            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Flushing)?;
+            feed.deliver(connection, &sample, sink.upcast_ref());
+            Ok(gst::FlowSuccess::Ok)
+        })
+        .build();
+    sink.set_callbacks(callbacks);
+}
+
+/// A frame's place on its pipeline's line of running time. A frame without a time stamp gets the time of its arrival.
+pub(super) fn time_of(pad: &gst::Pad, buffer: &gst::BufferRef) -> Duration {
+    let running = buffer.pts().map(|pts| {
+        let segment = pad.sticky_event::<gst::event::Segment>(0);
+        let segment = segment.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>());
+        segment.and_then(|segment| segment.to_running_time(pts)).unwrap_or(pts)
+    });
+    let arrival = || pad.parent_element().and_then(|element| element.current_running_time());
+    running.or_else(arrival).map(Duration::from).unwrap_or_default()
+}
