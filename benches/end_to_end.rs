@@ -22,10 +22,11 @@ use vtagd::daemon::engine::{Engine, preprocessing_threads};
 use vtagd::frame::view::View;
 use vtagd::frame::{FrameTime, Picture};
 use vtagd::infer::{BatchSize, ImageEncoder, InferSettings};
-use vtagd::label::{Ensemble, Label, LabelSet, Scoring};
+use vtagd::label::{Ensemble, Label, LabelSet};
 use vtagd::pipeline::intake::StreamPart;
 use vtagd::pipeline::{self, Stages};
 use vtagd::platform::shutdown;
+use vtagd::score::Scoring;
 use vtagd::score::score_routes::ScoreRoute;
 use vtagd::source::{Decode, Decoder, Location, Pace, Reconnect, SourceSettings};
 

@@ -15,8 +15,9 @@ use vtagd::event::{Thresholds, Tracker};
 use vtagd::frame::thumbprint::Thumbprint;
 use vtagd::frame::view::Region;
 use vtagd::frame::{FrameTime, Matrix, Picture, PixelFormat, Range};
-use vtagd::label::Scoring;
-use vtagd::score::{Activation, Block, LabelEmbeddings, LogitParameters, Scorer, SetEmbeddings};
+use vtagd::model::{Activation, LogitParameters};
+use vtagd::score::Scoring;
+use vtagd::score::{Block, LabelEmbeddings, Scorer, SetEmbeddings};
 
 /// CLIP ViT-H-14's embedding length.
 const DIM: usize = 1024;

@@ -44,5 +44,5 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod fuzzing;
 pub mod pipeline;
-pub mod shake;

@@ -1,5 +1,5 @@
 //! The bodies of the fuzz targets, bounded, on every machine: good input with a few changes, and any bytes. What each of them checks for
-//! itself is in src/shake.rs; here they only must not panic, and must see good input as such.
+//! itself is in src/fuzzing/; here they only must not panic, and must see good input as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod common;
@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common::daemon::root;
 use proptest::prelude::*;
-use vtagd::shake;
-use vtagd::shake::http::{MARKED, TOKEN};
+use vtagd::fuzzing;
+use vtagd::fuzzing::http::{MARKED, TOKEN};
 
 /// Files of a folder of the repository.
 fn seeds(folder: &str, extension: Option<&str>) -> Vec<Vec<u8>> {
@@ -72,59 +72,59 @@ proptest! {
     #[test]
     fn a_damaged_configuration_is_taken_or_refused(changes in changes(), any_bytes: Vec<u8>) {
         for seed in seeds("config", Some("yaml")) {
-            shake::settings(&changed(&seed, &changes));
+            fuzzing::settings(&changed(&seed, &changes));
         }
-        shake::settings(&any_bytes);
+        fuzzing::settings(&any_bytes);
     }
 
     #[test]
     fn a_damaged_label_set_is_taken_or_refused(changes in changes(), any_bytes: Vec<u8>) {
         for seed in seeds("config/labels", Some("yaml")) {
-            shake::labels(&changed(&seed, &changes));
+            fuzzing::labels(&changed(&seed, &changes));
         }
-        shake::labels(&any_bytes);
+        fuzzing::labels(&any_bytes);
     }
 
     #[test]
     fn a_damaged_preprocessor_file_is_taken_or_refused(changes in changes(), any_bytes: Vec<u8>, size in 0..600_u32, crop in 0..600_u32) {
         let starter = fs::read(root().join("models/starter/preprocessor_config.json")).unwrap();
-        shake::preprocessor(&changed(&starter, &changes));
-        shake::preprocessor(format!(
+        fuzzing::preprocessor(&changed(&starter, &changes));
+        fuzzing::preprocessor(format!(
             r#"{{"size": {{"shortest_edge": {size}}}, "crop_size": {{"height": {crop}, "width": {size}}}, "do_center_crop": true}}"#
         ).as_bytes());
-        shake::preprocessor(format!(r#"{{"size": [{size}, {crop}], "mode": "RGB", "resize_mode": "longest"}}"#).as_bytes());
-        shake::preprocessor(&any_bytes);
+        fuzzing::preprocessor(format!(r#"{{"size": [{size}, {crop}], "mode": "RGB", "resize_mode": "longest"}}"#).as_bytes());
+        fuzzing::preprocessor(&any_bytes);
     }
 
     #[test]
     fn a_damaged_model_directory_is_taken_or_refused(changes in changes(), kind in 0..3_u8, any_bytes: Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("model");
-        shake::model_folder(&place, &changed(&folder_seed(kind), &changes));
-        shake::model_folder(&place, &any_bytes);
+        fuzzing::model_folder(&place, &changed(&folder_seed(kind), &changes));
+        fuzzing::model_folder(&place, &any_bytes);
     }
 
     #[test]
     fn a_damaged_request_is_answered_or_refused(changes in changes(), any_bytes: Vec<u8>) {
         for seed in seeds("tests/data/http", None) {
-            shake::http::shake(&changed(&seed, &changes));
+            fuzzing::http::fuzz(&changed(&seed, &changes));
         }
-        shake::http::shake(&any_bytes);
+        fuzzing::http::fuzz(&any_bytes);
     }
 
     #[test]
     fn a_damaged_picture_has_a_size_or_none(changes in changes(), any_bytes: Vec<u8>) {
         let bomb = fs::read(root().join("tests/data/bomb65500.jpg")).unwrap();
         for codec in 0..18 {
-            shake::coded_size(&[&[codec], changed(&bomb, &changes).as_slice()].concat());
-            shake::coded_size(&[&[codec], any_bytes.as_slice()].concat());
+            fuzzing::coded_size(&[&[codec], changed(&bomb, &changes).as_slice()].concat());
+            fuzzing::coded_size(&[&[codec], any_bytes.as_slice()].concat());
         }
     }
 
     #[test]
     fn any_answer_of_an_endpoint_has_a_meaning(status: u16, retry_after in "\\PC{0,40}", seconds: u64) {
         for text in [retry_after, seconds.to_string(), format!("Wed, 21 Oct {} 07:28:00 GMT", seconds % 12_000)] {
-            shake::answers(&[&status.to_be_bytes()[..], text.as_bytes()].concat());
+            fuzzing::answers(&[&status.to_be_bytes()[..], text.as_bytes()].concat());
         }
     }
 }
@@ -134,7 +134,7 @@ proptest! {
 
     #[test]
     fn every_number_of_a_tensor_is_written_whatever_the_picture_is_like(data in prop::collection::vec(any::<u8>(), 14..80)) {
-        shake::geometry(&data);
+        fuzzing::geometry(&data);
     }
 }
 
@@ -142,7 +142,7 @@ proptest! {
 fn good_requests_are_answered_as_such() {
     let say = |name: &str| {
         let request = fs::read(root().join("tests/data/http").join(name)).unwrap();
-        String::from_utf8(shake::http::shake(&request)).unwrap()
+        String::from_utf8(fuzzing::http::fuzz(&request)).unwrap()
     };
     let answer = say("get");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(MARKED), "{answer}");

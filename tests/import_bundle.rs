@@ -9,8 +9,8 @@ use std::path::Path;
 
 use import_support::{Checkpoint, cosine, image_embeds, session};
 use vtagd::infer::runtime;
+use vtagd::model::Activation;
 use vtagd::model::Bundle;
-use vtagd::model::import::measure::probe_picture;
 use vtagd::model::import::synthetic::Synthetic;
 use vtagd::model::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
 use vtagd::model::import::{
@@ -18,7 +18,7 @@ use vtagd::model::import::{
     VisionTower,
 };
 use vtagd::model::onnx::{Precision, file, vision_graph};
-use vtagd::score::Activation;
+use vtagd::model::probe_picture::probe_picture;
 
 fn source(checkpoint: &Checkpoint) -> ImportSource<'_> {
     let read = |name: &str| fs::read(checkpoint.dir.join(name)).unwrap();

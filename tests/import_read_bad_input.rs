@@ -195,19 +195,19 @@ proptest! {
                 let at = if tail { len - 1 - at } else { at };
                 data[at] = *value;
             }
-            fuzz_import::shake_pickle(&data);
-            fuzz_import::shake_safetensors(&data);
+            fuzz_import::fuzz_pickle(&data);
+            fuzz_import::fuzz_safetensors(&data);
         }
     }
 
     #[test]
     fn any_bytes_as_weights_or_configuration_never_panic(data in proptest::collection::vec(any::<u8>(), 0..600)) {
-        fuzz_import::shake_pickle(&data);
-        fuzz_import::shake_safetensors(&data);
-        fuzz_import::shake_config(&data);
+        fuzz_import::fuzz_pickle(&data);
+        fuzz_import::fuzz_safetensors(&data);
+        fuzz_import::fuzz_config(&data);
         let mut framed = (data.len() as u64).to_le_bytes().to_vec();
         framed.extend(&data);
-        fuzz_import::shake_safetensors(&framed);
+        fuzz_import::fuzz_safetensors(&framed);
     }
 
     #[test]
@@ -223,7 +223,7 @@ proptest! {
             format!(r#"{{"model_type":"siglip","vision_config":{{"{field}":{value}}},"text_config":{{"{field}":{value}}}}}"#),
             format!(r#"{{"vision_cfg":{{"{field}":{value}}},"text_cfg":{{"{field}":{value}}}}}"#),
         ] {
-            fuzz_import::shake_config(text.as_bytes());
+            fuzz_import::fuzz_config(text.as_bytes());
         }
     }
 }

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vtagd::label::text_encoder::TextTokenizer;
+use vtagd::model::Activation;
 use vtagd::model::bundle::TextSpec;
 use vtagd::model::import::{
     Act, Architecture, Checkpoint, Dtype, Family, TextPooling, TextTower, Transformer, VisionPooling, VisionTower,
     canonical, open_checkpoint,
 };
 use vtagd::preprocess::{CropRounding, Resize, Spec};
-use vtagd::score::Activation;
 
 const NAMES: [&str; 7] = [
     "hf-clip-fp16-sharded",

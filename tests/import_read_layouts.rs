@@ -11,10 +11,10 @@ use std::path::Path;
 use import_folders::{Tensors, copy, edit_json, read, write};
 use serde::Deserialize;
 use vtagd::label::text_encoder::TextTokenizer;
+use vtagd::model::Activation;
 use vtagd::model::bundle::TextSpec;
 use vtagd::model::import::{Act, Dtype, Family, TextPooling, open_checkpoint};
 use vtagd::preprocess::{Filter, Resize, Spec};
-use vtagd::score::Activation;
 
 /// What the plain checkpoint gives, to compare with.
 fn same_tensors(left: &Path, right: &Path) {

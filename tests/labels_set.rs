@@ -6,7 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vtagd::label::{Ensemble, LabelSet, Scoring, set};
+use vtagd::label::{Ensemble, LabelSet, set};
+use vtagd::score::Scoring;
 use vtagd::yaml::problem::Problem;
 
 fn load(text: &str) -> Result<(LabelSet, Vec<Problem>), Vec<Problem>> {

@@ -1,4 +1,4 @@
 //! An endpoint's answer to a webhook from anywhere: taken, or refused, but without a panic. Seeds: tools/fuzz.sh.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::shake::answers(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::fuzzing::answers(data));

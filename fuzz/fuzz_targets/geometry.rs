@@ -1,4 +1,4 @@
 //! A decoder's picture: format, odd sizes, strides, view from anywhere: taken, or refused, but without a panic. Seeds: tools/fuzz.sh.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::shake::geometry(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::fuzzing::geometry(data));

@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    vtagd::shake::http::shake(data);
+    vtagd::fuzzing::http::fuzz(data);
 });

@@ -1,4 +1,4 @@
 //! A label set from anywhere: taken, or refused, but without a panic. Seeds: tools/fuzz.sh.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::shake::labels(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::fuzzing::labels(data));

@@ -3,5 +3,5 @@
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let folder = std::env::temp_dir().join(format!("vtagd-fuzz-{}", std::process::id()));
-    vtagd::shake::model_folder(&folder, data);
+    vtagd::fuzzing::model_folder(&folder, data);
 });

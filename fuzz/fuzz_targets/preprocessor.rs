@@ -1,4 +1,4 @@
 //! A preprocessor file from anywhere: taken, or refused, but without a panic. Seeds: tools/fuzz.sh.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::shake::preprocessor(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::fuzzing::preprocessor(data));

@@ -12,13 +12,13 @@ use super::{Access, ApiSettings, Board, SetView, Shared, handlers, serve};
 use crate::platform::secret::Secret;
 use crate::stream::commands;
 
-/// The token of the API that is shaken: seeds may hold it.
+/// The token of the API that is fuzzed: seeds may hold it.
 pub const TOKEN: &str = "shaken-token-0123456789";
 /// A name that only who has the token may see.
 pub const MARKED: &str = "a-marked-label-set";
 
 /// Sends `data` to a router of its own and returns all that came back.
-pub fn shake(data: &[u8]) -> Vec<u8> {
+pub fn fuzz(data: &[u8]) -> Vec<u8> {
     let settings = ApiSettings { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: Some(Secret::new(TOKEN)), tls: None };
     let board = Arc::new(Board::default());
     board.set_labels(vec![SetView { set: MARKED.to_owned(), labels: Vec::new() }]);

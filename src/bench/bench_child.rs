@@ -15,7 +15,7 @@ use crate::infer::session::OrtImageEncoder;
 use crate::infer::session_threads::SessionThreads;
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice};
 use crate::model::Bundle;
-use crate::model::import::measure::probe_picture;
+use crate::model::probe_picture::probe_picture;
 use crate::platform::child_process::{self, Child, ChildAnswer, End, OWN_PROGRAM};
 use crate::platform::shutdown::Shutdown;
 

@@ -151,7 +151,7 @@ struct Subject {
 /// Measures and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::platform::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     match bench(args, &shutdown) {
         Ok(report) => {
             if !args.json {

@@ -55,7 +55,7 @@ pub fn command(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> std::io
     let summary_to: &mut dyn Write = if args.json { err } else { &mut *out };
     writeln!(summary_to, "{}", summary(&settings))?;
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = signals::listen(trigger, None);
+    let _signals = signals::listen(trigger, None, crate::logs::finish);
     let findings = trial::streams(&settings, args.probe_timeout, &shutdown);
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
@@ -117,7 +117,7 @@ pub fn model(settings: &Settings) -> Result<(), EngineError> {
     // The unit runs this before the daemon, for which systemd waits no longer than for the daemon itself.
     let _patience = LongStep::quiet();
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = signals::listen(trigger, None);
+    let _signals = signals::listen(trigger, None, crate::logs::finish);
     Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown).map(drop)
 }
 

@@ -138,7 +138,7 @@ impl Failure {
 /// Embeds and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::platform::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     match embed(args, &shutdown) {
         Ok(()) => 0,
         Err(error) => {

@@ -244,7 +244,7 @@ impl Place {
 fn follow(place: &Place, which: &Which, json: bool) -> Result<(), Failure> {
     let reader = OutboxReader::open(&place.outbox()?)?;
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = signals::listen(trigger, None);
+    let _signals = signals::listen(trigger, None, crate::logs::finish);
     let query = which.query();
     let mut after = reader.newest()?;
     while !shutdown.sleep(POLL_INTERVAL) {

@@ -101,7 +101,7 @@ fn tell(problems: &[Problem]) {
 
 fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::platform::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     let bundle = match model::resolve_for_cli(model).and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested())) {
         Ok(bundle) => bundle,
         Err(error) => {

@@ -13,6 +13,7 @@ use super::{complain, pull, say};
 use crate::daemon::engine::spec_of;
 use crate::infer::runtime;
 use crate::model::import::manifest::{self, Manifest};
+use crate::model::import::measure::GraphRunner;
 use crate::model::import::synthetic::{self, Synthetic};
 use crate::model::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource, ImportStep};
 use crate::model::import::{ImportError, open_checkpoint};
@@ -76,7 +77,7 @@ pub fn run(command: &Command) -> u8 {
 
 fn import(source: &Path, out: &Path, precision: Precision, measure: bool) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::platform::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     let started = Instant::now();
     match import_or_fail(source, out, precision, measure, &shutdown) {
         Ok(manifest) => {
@@ -105,7 +106,9 @@ fn import_or_fail(
     measure: bool,
     shutdown: &Shutdown,
 ) -> Result<Manifest, ImportError> {
-    let runtime = if measure { Some(runtime::load(None)?) } else { None };
+    let runtime =
+        if measure { Some(runtime::load(None).map_err(|e| ImportError::Measure(e.to_string()))?) } else { None };
+    let runner = runtime.as_ref().map(|runtime| runtime as &dyn GraphRunner);
     let mut meter = Meter::new();
     let mut progress = |progress: ImportProgress| {
         meter.show(progress);
@@ -114,7 +117,7 @@ fn import_or_fail(
     let options = ImportOptions::new(precision);
     let Some(name) = source.to_str().and_then(|s| s.strip_prefix(SYNTHETIC)) else {
         let checkpoint = open_checkpoint(source)?;
-        return write_bundle::run(&ImportSource::of(&checkpoint), out, options, runtime.as_ref(), &mut progress);
+        return write_bundle::run(&ImportSource::of(&checkpoint), out, options, runner, &mut progress);
     };
     let (architecture, tensors) = Synthetic::new(name).ok_or_else(|| ImportError::Unsupported {
         file: source.to_owned(),
@@ -123,7 +126,7 @@ fn import_or_fail(
     })?;
     let (name, from) = (format!("{name}-synthetic"), source.display().to_string());
     let source = ImportSource::made_up(name, from, &architecture, &tensors);
-    write_bundle::run(&source, out, options, runtime.as_ref(), &mut progress)
+    write_bundle::run(&source, out, options, runner, &mut progress)
 }
 
 fn measurement_line(precision: &str, m: &manifest::Measurement) -> String {
@@ -144,7 +147,7 @@ struct Report {
     files: Vec<FileReport>,
     logit_scale: f32,
     logit_bias: f32,
-    activation: crate::score::Activation,
+    activation: crate::model::Activation,
     /// Height and width of the pictures it takes.
     input: (u32, u32),
     preprocessing: String,

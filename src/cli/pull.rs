@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> u8 {
 
 fn pull(args: &Args) -> Result<Pulled, HubError> {
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = crate::platform::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     let mut settings = HubSettings::from_env()?;
     settings.offline |= args.offline;
     let request = Request {

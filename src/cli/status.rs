@@ -138,7 +138,7 @@ fn watch(daemon: &Daemon) -> Result<(), Unanswered> {
         return Err(Unanswered::Input("--watch needs a terminal; use --json for a program".to_owned()));
     }
     let (trigger, shutdown) = shutdown::channel();
-    let _signals = signals::listen(trigger, None);
+    let _signals = signals::listen(trigger, None, crate::logs::finish);
     // The screen beside the shell's, without a cursor; both come back at the end.
     let mut screen = Screen::enter();
     loop {

@@ -22,13 +22,14 @@ use crate::frame::still_image::StillImageError;
 use crate::frame::view::View;
 use crate::frame::{FrameTime, Picture};
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
-use crate::label::{Label, LabelSet, Scoring, prompt_template, set};
+use crate::label::{Label, LabelSet, prompt_template, set};
+use crate::model::Activation;
 use crate::model::prepared;
 use crate::pipeline::intake::StreamPart;
 use crate::pipeline::{self, Stages};
 use crate::platform::shutdown;
 use crate::platform::userinfo::shown;
-use crate::score::Activation;
+use crate::score::Scoring;
 use crate::score::score_routes::ScoreRoute;
 use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
@@ -145,7 +146,7 @@ pub fn run(args: &Args) -> u8 {
     }
     bar.finish_and_clear();
     // Only now: a pipeline is drained, everything before may just end.
-    let _signals = crate::platform::signals::listen(trigger, None);
+    let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     for file in videos {
         code = code.max(video(file, &engine, &encoder, &printer, args.every, &shutdown));
     }

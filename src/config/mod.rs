@@ -186,9 +186,12 @@ fn overridden(path: &Path) -> Result<Document, String> {
     refused.first().map_or(Ok(document), |problem| Err(problem.to_string()))
 }
 
+/// No file has this folder: whatever a document names beside itself is not there.
+pub(crate) const NOWHERE: &str = "/nonexistent/vtagd-fuzz/vtagd.yaml";
+
 /// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
-pub fn shake(data: &[u8]) {
-    let Ok(document) = Document::parse(Path::new(crate::shake::NOWHERE), data) else { return };
+pub fn fuzz(data: &[u8]) {
+    let Ok(document) = Document::parse(Path::new(NOWHERE), data) else { return };
     let (settings, problems) = validate::settings(&document);
     let _ = (validate::outbox_alone(&document), api_endpoint::of(&document));
     if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {

@@ -88,7 +88,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
     let (trigger, shutdown) = shutdown::channel();
     let (reload, reloads) = bounded(1);
-    let _signals = signals::listen(trigger.clone(), Some(reload)).map_err(|e| start(&e))?;
+    let _signals = signals::listen(trigger.clone(), Some(reload), crate::logs::finish).map_err(|e| start(&e))?;
     let metrics = metrics::init_metrics().map_err(|e| start(&e))?;
     let board = Arc::new(Board::default());
 
@@ -131,7 +131,9 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         }
     };
 
-    thread_priority::decide(engine.encoders.first().map(|encoder| encoder.provider()), engine.plan.as_ref());
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let planned = engine.encoders.first().map(|encoder| encoder.provider()).zip(engine.plan.as_ref());
+    thread_priority::decide(planned.is_some_and(|(provider, plan)| plan.leaves_a_core(provider, cores)));
     let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,

@@ -188,8 +188,8 @@ fn guess(address: &str) -> String {
 }
 
 /// Reads `data` as every answer of a device. What the fuzzers run: any bytes in, nothing out, no panic.
-pub fn shake(data: &[u8]) {
-    soap::shake(data);
+pub fn fuzz(data: &[u8]) {
+    soap::fuzz(data);
 }
 
 #[cfg(test)]

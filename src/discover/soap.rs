@@ -322,7 +322,7 @@ pub(super) fn stream_uri(tree: &Tree) -> Option<Url> {
 }
 
 /// Reads `data` as every answer there is.
-pub(super) fn shake(data: &[u8]) {
+pub(super) fn fuzz(data: &[u8]) {
     let id = Uuid::from_u128(1);
     for found in matches(data, &[id]).into_iter().flatten() {
         let _ = (said(&found.scopes, "name"), said(&found.scopes, "location"));

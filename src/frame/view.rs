@@ -1,4 +1,4 @@
-//! View: which part of a stream's pictures is looked at, and how it becomes the model's tile. Plain data; travels with every frame.
+//! View: which part of a stream's pictures is looked at, and how it becomes the model's input. Plain data; travels with every frame.
 
 /// Part of the picture to look at, relative to its size: `0 ≤ x, y < 1`, `0 < w, h`, `x + w ≤ 1`, `y + h ≤ 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,7 +13,7 @@ impl Region {
     pub const FULL: Self = Self { x: 0.0, y: 0.0, w: 1.0, h: 1.0 };
 }
 
-/// How the region becomes the model's tile.
+/// How the region becomes the model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ViewMode {
     /// As the preprocessor file says.

@@ -6,7 +6,7 @@
 //! alone and a full batch are both asked for.
 
 use crate::model::bundle::KnownEmbedding;
-use crate::model::import::measure::probe_picture;
+use crate::model::probe_picture::probe_picture;
 
 use super::ImageEncoder;
 use super::libraries::brief;

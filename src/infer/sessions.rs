@@ -30,6 +30,14 @@ pub struct Plan {
     pub sizing: Option<Sizing>,
 }
 
+impl Plan {
+    /// Whether inference as planned leaves at least one of `cores` to others. A GPU's thread mostly waits, and needs no such care.
+    pub fn leaves_a_core(&self, provider: Provider, cores: usize) -> bool {
+        // 0 threads are all cores.
+        provider == Provider::Cpu && self.threads > 0 && self.threads.saturating_mul(self.sessions) < cores
+    }
+}
+
 /// Warm sessions over one model.
 pub struct Opened {
     pub encoders: Vec<OrtImageEncoder>,

@@ -11,6 +11,7 @@ use super::InferError;
 use super::byte_sums::ByteSums;
 use super::provider;
 use super::runtime::Runtime;
+use crate::model::import::measure::{GraphRunner, LoadedGraph};
 
 /// A session on the CPU with the daemon's own settings, over a graph of our own.
 pub struct SingleInputSession {
@@ -64,6 +65,19 @@ impl SingleInputSession {
         let outputs = self.session.run(vec![(self.input.as_str(), value)]).map_err(failed)?;
         let output = outputs.get(&self.output).ok_or_else(|| InferError::Run("the graph gave nothing".into()))?;
         Ok(output.try_extract_tensor::<f32>().map_err(failed)?.1.to_vec())
+    }
+}
+
+impl GraphRunner for Runtime {
+    fn load(&self, model: &[u8]) -> Result<Box<dyn LoadedGraph>, String> {
+        let session = SingleInputSession::from_bytes(self, model, 0).map_err(|e| e.to_string())?;
+        Ok(Box::new(session))
+    }
+}
+
+impl LoadedGraph for SingleInputSession {
+    fn run(&mut self, shape: &[usize], values: &[f32]) -> Result<Vec<f32>, String> {
+        Self::run(self, shape, InputValues::Floats(values)).map_err(|e| e.to_string())
     }
 }
 

@@ -230,7 +230,8 @@ pub fn ensemble<'a>(
 mod tests {
     use super::*;
     use crate::infer::session::normalise;
-    use crate::label::{Scoring, ThresholdOverrides};
+    use crate::label::ThresholdOverrides;
+    use crate::score::Scoring;
 
     /// Embeds a text as (length, 1), normalised, and counts.
     #[derive(Default)]

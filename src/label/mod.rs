@@ -10,16 +10,7 @@ pub mod text_encoder;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// How a set's similarities become scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Scoring {
-    /// One softmax over all labels, their negatives and the background.
-    #[default]
-    Exclusive,
-    /// Each label against its own negatives and the background.
-    Independent,
-}
+use crate::score::Scoring;
 
 /// What is averaged over several templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Ensemble, Label, LabelSet, Scoring, ThresholdOverrides, prompt_template};
+use super::{Ensemble, Label, LabelSet, ThresholdOverrides, prompt_template};
+use crate::score::Scoring;
 use crate::section;
 use crate::words;
 use crate::yaml::Document;

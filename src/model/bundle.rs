@@ -10,8 +10,8 @@ use tracing::{info, warn};
 
 use super::logit_parameters::{self, Config, Sidecar, TextConfig};
 use super::{ModelError, fingerprint, onnx_file};
+use crate::model::LogitParameters;
 use crate::platform::paths;
-use crate::score::LogitParameters;
 
 /// Variants of an export, best first: what a plain name is called, then full to low precision. `_int8`, `_uint8` and
 /// `_quantized` are transformers.js' names for 8-bit weights, `_q4`, `_bnb4` for 4-bit ones.
@@ -56,7 +56,7 @@ pub struct Bundle {
 /// A made-up picture's embedding, written down by the import.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KnownEmbedding {
-    /// For [`probe_picture`](super::import::measure::probe_picture).
+    /// For [`probe_picture`](super::probe_picture::probe_picture).
     pub seed: u64,
     /// Height and width of the picture.
     pub image_size: usize,

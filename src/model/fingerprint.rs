@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
+use crate::model::LogitParameters;
 use crate::platform::hex::hex;
-use crate::score::LogitParameters;
 
 /// A file as it was when it was hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ fn hash(file: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::Activation;
+    use crate::model::Activation;
 
     const HEAD: LogitParameters = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
 

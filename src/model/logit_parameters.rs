@@ -11,7 +11,31 @@ use serde::Deserialize;
 
 use super::ModelError;
 use super::import::manifest::{Measurement, Probe, Summary};
-use crate::score::{Activation, LogitParameters};
+
+/// How the model turns a cosine into a logit and a probability.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogitParameters {
+    /// Multiplies the cosine; already exponentiated (about 100 for CLIP).
+    pub scale: f32,
+    /// Added to the logit (SigLIP); 0 for CLIP.
+    pub bias: f32,
+    pub activation: Activation,
+}
+
+impl LogitParameters {
+    /// Logit of a cosine.
+    pub fn logit(self, cosine: f32) -> f32 {
+        cosine * self.scale + self.bias
+    }
+}
+
+/// What the model was trained with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    Softmax,
+    Sigmoid,
+}
 
 /// CLIP clips its scale at 100 in training, and every published CLIP and OpenCLIP model ends there (Radford et al. 2021, 2.5).
 const CLIP_SCALE: f32 = 100.0;

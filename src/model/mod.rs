@@ -9,6 +9,7 @@ mod logit_parameters;
 pub mod onnx;
 mod onnx_file;
 pub mod prepared;
+pub mod probe_picture;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use import::ImportError;
 
 pub use bundle::Bundle;
 pub(crate) use logit_parameters::read_json;
+pub use logit_parameters::{Activation, LogitParameters};
 pub(crate) use onnx_file::picture_input;
 
 use crate::platform::paths;

@@ -11,8 +11,8 @@ use super::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSou
 use super::import::{Checkpoint, ImportError, open_checkpoint};
 use super::onnx::Precision;
 use super::{Bundle, ModelError, fingerprint};
+use crate::model::LogitParameters;
 use crate::platform::paths;
-use crate::score::LogitParameters;
 
 /// Between two log lines of an import.
 const LINE_EVERY: Duration = Duration::from_secs(5);

@@ -8,7 +8,6 @@ use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
-use crate::logs;
 use crate::platform::shutdown::Trigger;
 
 /// The thread that waits for signals; dropping it gives the signals back.
@@ -18,11 +17,11 @@ pub struct SignalThread {
 }
 
 /// Takes over SIGTERM and SIGINT, the first of which asks for shutdown through `trigger`, and SIGHUP where `reload` wants to hear
-/// of it. Wishes to reload that come while one is waiting are one with it.
+/// of it. Wishes to reload that come while one is waiting are one with it. `before_exit` runs before the second signal ends the process.
 ///
 /// # Errors
 /// When the system refuses the handlers or the thread.
-pub fn listen(trigger: Trigger, reload: Option<Sender<()>>) -> io::Result<SignalThread> {
+pub fn listen(trigger: Trigger, reload: Option<Sender<()>>, before_exit: fn()) -> io::Result<SignalThread> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     if reload.is_some() {
         signals.add_signal(SIGHUP)?;
@@ -36,7 +35,7 @@ pub fn listen(trigger: Trigger, reload: Option<Sender<()>>) -> io::Result<Signal
                 SIGHUP => drop(reload.as_ref().map(|reload| reload.try_send(()))),
                 _ if stopping => {
                     tracing::warn!("second signal, stopping at once");
-                    logs::finish();
+                    before_exit();
                     // Not `process::exit`: exit handlers of libraries could wait for threads that hang.
                     signal_hook::low_level::exit(1);
                 }

@@ -10,26 +10,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::infer::Provider;
-use crate::infer::sessions::Plan;
-
 /// The last in the order.
 const NICE: i32 = 19;
 
 static LOWER: AtomicBool = AtomicBool::new(false);
 
-/// Whether inference as planned leaves at least one of `cores` to others.
-fn leaves_a_core(provider: Provider, plan: &Plan, cores: usize) -> bool {
-    // 0 threads are all cores.
-    provider == Provider::Cpu && plan.threads > 0 && plan.threads.saturating_mul(plan.sessions) < cores
-}
-
-/// Decides for the threads that begin from now on.
-pub fn decide(provider: Option<Provider>, plan: Option<&Plan>) {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let back = provider.zip(plan).is_some_and(|(provider, plan)| leaves_a_core(provider, plan, cores));
-    LOWER.store(back, Ordering::Relaxed);
-    tracing::debug!(back, cores, "order of threads");
+/// Decides for the threads that begin from now on; `core_left`: whether inference leaves a core to them.
+pub fn decide(core_left: bool) {
+    LOWER.store(core_left, Ordering::Relaxed);
+    tracing::debug!(lowered = core_left, "priority of threads that receive, decode and prepare");
 }
 
 /// To be called by a thread that receives, decodes or prepares pictures, as it begins.
@@ -43,19 +32,6 @@ pub fn lower_priority() {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn plan(sessions: usize, threads: usize) -> Plan {
-        Plan { sessions, threads, devices: Vec::new(), max_size: 8, sizing: None }
-    }
-
-    #[test]
-    fn inference_goes_first_only_while_a_core_is_left() {
-        assert!(leaves_a_core(Provider::Cpu, &plan(1, 1), 2));
-        assert!(leaves_a_core(Provider::Cpu, &plan(2, 3), 8));
-        assert!(!leaves_a_core(Provider::Cpu, &plan(2, 1), 2));
-        assert!(!leaves_a_core(Provider::Cpu, &plan(1, 0), 16), "0 threads are all cores");
-        assert!(!leaves_a_core(Provider::Cuda, &plan(1, 1), 16), "a GPU's thread mostly waits");
-    }
 
     #[test]
     fn a_thread_that_steps_back_takes_no_other_with_it() {

@@ -9,7 +9,7 @@ use super::{CropRounding, Region, Resize, Spec, View, ViewMode};
 /// Most tiles that `tiles` cuts a picture into. Longer shapes get as many rectangles, each squashed a little.
 pub const MAX_TILES: usize = 8;
 
-/// Shapes whose sides differ by no more than a part in this many are tile enough for one tile: a region's rounding to whole pixels
+/// Shapes whose sides differ by no more than a part in this many are square enough for one tile: a region's rounding to whole pixels
 /// must not double the work.
 const SQUARE_TOLERANCE: u64 = 64;
 

@@ -11,31 +11,17 @@ pub mod similarity;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, ErrorKind, ShapeError, concatenate};
 
-use crate::label::Scoring;
+use crate::model::{Activation, LogitParameters};
 
-/// How the model turns a cosine into a logit and a probability.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LogitParameters {
-    /// Multiplies the cosine; already exponentiated (about 100 for CLIP).
-    pub scale: f32,
-    /// Added to the logit (SigLIP); 0 for CLIP.
-    pub bias: f32,
-    pub activation: Activation,
-}
-
-impl LogitParameters {
-    /// Logit of a cosine.
-    pub fn logit(self, cosine: f32) -> f32 {
-        cosine * self.scale + self.bias
-    }
-}
-
-/// What the model was trained with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// How a set's similarities become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Activation {
-    Softmax,
-    Sigmoid,
+pub enum Scoring {
+    /// One softmax over all labels, their negatives and the background.
+    #[default]
+    Exclusive,
+    /// Each label against its own negatives and the background.
+    Independent,
 }
 
 /// A label's text embeddings, L2-normalised rows.

@@ -99,8 +99,9 @@ mod tests {
     use super::*;
     use crate::batching::batch::{Item, SharedEmbedding};
     use crate::frame::{FrameTime, Picture};
-    use crate::label::Scoring;
-    use crate::score::{Activation, Block, LabelEmbeddings, LogitParameters, SetEmbeddings};
+    use crate::model::{Activation, LogitParameters};
+    use crate::score::Scoring;
+    use crate::score::{Block, LabelEmbeddings, SetEmbeddings};
     use crate::stream::StreamKey;
     use crate::stream::accounting::FrameAccounting;
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use ndarray::{Array2, array};
 use vtagd::frame::{FrameTime, Picture};
 use vtagd::infer::{ImageEncoder, InferError, Provider};
-use vtagd::label::Scoring;
+use vtagd::model::{Activation, LogitParameters};
 use vtagd::pipeline::Stages;
 use vtagd::preprocess::Spec;
+use vtagd::score::Scoring;
 use vtagd::score::score_routes::ScoreRoute;
-use vtagd::score::{Activation, Block, LabelEmbeddings, LogitParameters, Scorer, SetEmbeddings};
+use vtagd::score::{Block, LabelEmbeddings, Scorer, SetEmbeddings};
 
 /// Every picture gets an embedding of its own, whatever it shows: who has been looked at anew can be told from the score.
 pub struct Counting {

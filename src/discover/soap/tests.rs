@@ -161,7 +161,7 @@ fn only_rtsp_addresses_are_streams() {
 proptest! {
     #[test]
     fn no_bytes_make_the_readers_fail(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        shake(&bytes);
+        fuzz(&bytes);
     }
 
     /// Markup of real answers, cut, doubled and put together anew.
@@ -174,6 +174,6 @@ proptest! {
             let piece: Vec<u8> = whole.bytes().skip(at).take(length).chain(junk.bytes()).collect();
             text.splice(at..(at + length / 2).min(text.len()), piece);
         }
-        shake(&text);
+        fuzz(&text);
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::score::Activation;
+use crate::model::Activation;
 
 /// The smallest thing that looks like a whole ONNX file: an IR version and an empty graph.
 const ONNX: &[u8] = &[0x08, 8, 0x3a, 0];

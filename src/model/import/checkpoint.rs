@@ -15,7 +15,7 @@ use super::{
     Act, Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor,
     tokenizer, weight_files,
 };
-use crate::score::{Activation, LogitParameters};
+use crate::model::{Activation, LogitParameters};
 
 /// Where a checkpoint's layout comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fields::{Fields, unsupported};
 use super::{Act, Architecture, ImportError, TextPooling, TextTower, Transformer, VisionPooling, VisionTower};
-use crate::score::{Activation, LogitParameters};
+use crate::model::{Activation, LogitParameters};
 
 /// Largest sizes that are taken for meant: several times those of the largest published models.
 pub(super) mod most {

@@ -10,7 +10,7 @@ use super::bytes::shown;
 use super::config_hf::most;
 use super::fields::Fields;
 use super::{Act, Architecture, ImportError, TextPooling, TextTower, Transformer, VisionPooling, VisionTower};
-use crate::score::LogitParameters;
+use crate::model::LogitParameters;
 
 /// Fields that change the arithmetic of a tower when they are set to anything but null, false, zero or nothing.
 const REFUSED_IN_EITHER: [&str; 11] = [
@@ -219,7 +219,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::score::Activation;
+    use crate::model::Activation;
 
     fn read(config: &Value) -> Result<Architecture, ImportError> {
         let head = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };

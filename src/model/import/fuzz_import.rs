@@ -9,10 +9,10 @@ use super::bytes::Bytes;
 use super::config_openclip::{self, Hints};
 use super::raw::{Part, RawStore};
 use super::{canonical, config_hf, pickle, preprocessor, safetensors};
-use crate::score::{Activation, LogitParameters};
+use crate::model::{Activation, LogitParameters};
 
 /// Reads `data` as a safetensors file, and every tensor it names.
-pub fn shake_safetensors(data: &[u8]) {
+pub fn fuzz_safetensors(data: &[u8]) {
     let bytes = data.to_vec();
     if let Ok(tensors) = safetensors::read(&bytes, 0) {
         read_all(Box::new(bytes), tensors);
@@ -20,7 +20,7 @@ pub fn shake_safetensors(data: &[u8]) {
 }
 
 /// Reads `data` as a PyTorch file, and every tensor it names.
-pub fn shake_pickle(data: &[u8]) {
+pub fn fuzz_pickle(data: &[u8]) {
     let bytes = data.to_vec();
     if let Ok(tensors) = pickle::read(&bytes, Path::new("fuzz.bin"), 0) {
         read_all(Box::new(bytes), tensors);
@@ -28,7 +28,7 @@ pub fn shake_pickle(data: &[u8]) {
 }
 
 /// Reads `data` as each kind of configuration, and lists the tensors that it asks for.
-pub fn shake_config(data: &[u8]) {
+pub fn fuzz_config(data: &[u8]) {
     let Ok(json) = serde_json::from_slice::<Value>(data) else { return };
     let file = Path::new("fuzz.json");
     let head = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Act, Architecture, TextPooling, Transformer, VisionPooling};
+use crate::model::Activation;
 use crate::model::onnx::Precision;
-use crate::score::Activation;
 
 /// The file's name inside a bundle.
 pub const FILE: &str = "vtagd.json";
@@ -66,7 +66,7 @@ pub struct Tower {
 /// A made-up picture's embedding in 32 bits, for comparing providers and installations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
-    /// For [`probe_picture`](super::measure::probe_picture).
+    /// For [`probe_picture`](crate::model::probe_picture::probe_picture).
     pub seed: u64,
     /// L2-normalised.
     pub embedding: Vec<f32>,

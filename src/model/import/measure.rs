@@ -6,18 +6,33 @@
 
 use std::time::{Duration, Instant};
 
-use super::synthetic::Random;
 use super::{Architecture, ImportError, TensorStore};
-use crate::infer::InferError;
-use crate::infer::runtime::Runtime;
-use crate::infer::single_input::{InputValues, SingleInputSession};
 use crate::model::onnx::vision_graph::{self, Part};
 use crate::model::onnx::{Precision, file};
+use crate::model::probe_picture::probe_picture;
 
 /// Pictures that are run together: enough to fill the cores' kernels.
 pub const PICTURES: usize = 8;
 /// A part is run again until this is used up, and the fastest run counts.
 const MEASURING_TIME: Duration = Duration::from_millis(40);
+
+/// What runs graphs while a checkpoint is imported. It is handed in: importing itself needs no runtime.
+pub trait GraphRunner {
+    /// Loads a serialised ONNX model with one float input and one float output.
+    ///
+    /// # Errors
+    /// Why the runtime does not take it.
+    fn load(&self, model: &[u8]) -> Result<Box<dyn LoadedGraph>, String>;
+}
+
+/// A graph that a [`GraphRunner`] has loaded.
+pub trait LoadedGraph {
+    /// Runs `values` (row-major, of `shape`); the output's values, row-major.
+    ///
+    /// # Errors
+    /// Values that do not fit, or a run that fails.
+    fn run(&mut self, shape: &[usize], values: &[f32]) -> Result<Vec<f32>, String>;
+}
 
 /// What was found for one precision.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +58,7 @@ struct Run {
 /// A tensor that cannot be read, a part that does not run, or what `progress` (told after each of the
 /// [`steps`]) gives.
 pub fn vision_tower(
-    runtime: &Runtime,
+    runner: &dyn GraphRunner,
     arch: &Architecture,
     store: &dyn TensorStore,
     precision: Precision,
@@ -60,11 +75,11 @@ pub fn vision_tower(
     for part in vision_graph::parts(&arch.vision) {
         for run in &mut runs {
             let model = file::to_bytes(&vision_graph::part(arch, part, run.precision), store)?;
-            let mut session = SingleInputSession::from_bytes(runtime, &model, 0)?;
+            let mut session = runner.load(&model).map_err(ImportError::Measure)?;
             drop(model);
-            let (hidden, time) = timed(&mut session, &shape, &run.hidden)?;
+            let (hidden, time) = timed(&mut *session, &shape, &run.hidden)?;
             if hidden.len() != PICTURES * vision_graph::values_after(arch, part) {
-                return Err(InferError::Model(format!("{part:?} gave {} values", hidden.len())).into());
+                return Err(ImportError::Measure(format!("{part:?} gave {} values", hidden.len())));
             }
             run.hidden = hidden;
             run.time += time;
@@ -97,19 +112,15 @@ fn next_shape(arch: &Architecture, part: Part) -> Vec<usize> {
 }
 
 /// The last run's values and the fastest run's time. A slow part is run once, after one picture alone to warm it up.
-fn timed(
-    session: &mut SingleInputSession,
-    shape: &[usize],
-    values: &[f32],
-) -> Result<(Vec<f32>, Duration), ImportError> {
+fn timed(session: &mut dyn LoadedGraph, shape: &[usize], values: &[f32]) -> Result<(Vec<f32>, Duration), ImportError> {
     let mut single = shape.to_vec();
     single[0] = 1;
     let first = values.get(..single.iter().product()).unwrap_or(values);
-    session.run(&single, InputValues::Floats(first))?;
+    session.run(&single, first).map_err(ImportError::Measure)?;
     let (begun, mut best) = (Instant::now(), Duration::MAX);
     loop {
         let started = Instant::now();
-        let out = session.run(shape, InputValues::Floats(values))?;
+        let out = session.run(shape, values).map_err(ImportError::Measure)?;
         best = best.min(started.elapsed());
         if begun.elapsed() >= MEASURING_TIME {
             return Ok((out, best));
@@ -119,39 +130,4 @@ fn timed(
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// A made-up, normalised picture (`[3, size, size]`): coloured waves of several sizes, an edge and some noise, so that it has
-/// the mean, the spread and the smoothness of a photograph. The same for the same seed, on every machine to rounding.
-pub fn probe_picture(size: usize, seed: u64) -> Vec<f32> {
-    let mut random = Random(seed);
-    let mut number = |from: f32, to: f32| from + (to - from) * (random.next() >> 40) as f32 / (1_u64 << 24) as f32;
-    let waves: Vec<[f32; 6]> = (0..6)
-        .map(|index| {
-            let frequency = 2.0_f32.powi(index) * 2.0;
-            let gain = 1.2 / (index + 1) as f32;
-            [
-                number(-frequency, frequency),
-                number(-frequency, frequency),
-                number(0.0, 6.3),
-                number(-gain, gain),
-                number(-gain, gain),
-                number(-gain, gain),
-            ]
-        })
-        .collect();
-    let (edge, step) = (number(0.2, 0.8), [number(-1.0, 1.0), number(-1.0, 1.0), number(-1.0, 1.0)]);
-    let mut out = Vec::with_capacity(3 * size * size);
-    for (channel, step) in step.into_iter().enumerate() {
-        for row in 0..size {
-            for column in 0..size {
-                let (x, y) = (column as f32 / size as f32, row as f32 / size as f32);
-                let wave = |w: &[f32; 6]| w[3 + channel] * (std::f32::consts::TAU * (w[0] * x + w[1] * y) + w[2]).sin();
-                let smooth: f32 = waves.iter().map(wave).sum();
-                let beyond = if x + 0.3 * y > edge { step } else { 0.0 };
-                out.push((smooth + beyond + number(-0.1, 0.1)).clamp(-1.9, 2.3));
-            }
-        }
-    }
-    out
 }

@@ -34,8 +34,7 @@ pub mod write_bundle;
 use std::io;
 use std::path::PathBuf;
 
-use crate::infer::InferError;
-use crate::score;
+use super::Activation;
 
 /// Whether a `config.json` describes a model that is read from Hugging Face's layout.
 pub(crate) fn is_served(config: &serde_json::Value) -> bool {
@@ -85,7 +84,7 @@ pub struct Architecture {
     /// Exponentiated.
     pub logit_scale: f32,
     pub logit_bias: f32,
-    pub activation: score::Activation,
+    pub activation: Activation,
 }
 
 /// A stack of pre-norm transformer layers.
@@ -178,8 +177,8 @@ pub enum ImportError {
     #[error("{} exists already; remove it or choose another --out", dir.display())]
     Exists { dir: PathBuf },
     /// The graph could not be measured.
-    #[error(transparent)]
-    Infer(#[from] InferError),
+    #[error("{0}")]
+    Measure(String),
     /// Asked to stop. Nothing is left behind.
     #[error("stopped; nothing was written")]
     Stopped,
@@ -189,7 +188,7 @@ impl ImportError {
     /// 2 where the input is wrong, 1 where the machine failed or a person stopped it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Disk { .. } | Self::Infer(_) | Self::Stopped => 1,
+            Self::Disk { .. } | Self::Measure(_) | Self::Stopped => 1,
             _ => 2,
         }
     }

@@ -5,7 +5,8 @@ use super::{
     Act, Architecture, Dtype, ImportError, TensorInfo, TensorStore, TextPooling, TextTower, Transformer, VisionPooling,
     VisionTower,
 };
-use crate::score::Activation;
+use crate::model::Activation;
+use crate::model::probe_picture::Random;
 
 /// A tensor's values are repeated after so many: gigabytes of random numbers take their time. A prime number, so that no two rows of
 /// a matrix are the same.
@@ -216,28 +217,6 @@ impl TensorStore for Synthetic {
             values.extend_from_within(..PERIOD.min(len - values.len()));
         }
         Ok(values)
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): short, seeded, good enough for made-up weights.
-#[derive(Clone, Debug)]
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Near enough to a standard normal: the sum of four uniform 16-bit numbers, centred and scaled.
-    fn bell(&mut self) -> f32 {
-        let bits = self.next();
-        let sum: u64 = (0..4).map(|i| bits >> (16 * i) & 0xffff).sum();
-        // Four uniform numbers on 0..65535 have the mean 131070 and the standard deviation 37837.
-        (sum as f32 - 131_070.0) / 37_837.0
     }
 }
 

@@ -12,14 +12,14 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::manifest::{self, Manifest, Measurement, Probe, Summary};
+use super::measure::GraphRunner;
 use super::synthetic::{self, Synthetic};
 use super::unfinished::Unfinished;
 use super::{Architecture, Checkpoint, ImportError, TensorStore, measure};
-use crate::infer::runtime::Runtime;
+use crate::model::Activation;
 use crate::model::hub::Origin;
 use crate::model::onnx::{Graph, Precision, file, text_graph, vision_graph};
 use crate::model::{Bundle, ModelError};
-use crate::score::Activation;
 
 /// Seed of the probe picture in the manifest.
 const PROBE_SEED: u64 = 1;
@@ -102,7 +102,7 @@ pub enum ImportStep {
     Measuring,
 }
 
-/// Writes the bundle `out`. With a `runtime` it also measures speed and agreement with 32 bits. `progress` may
+/// Writes the bundle `out`. With a `runner` it also measures speed and agreement with 32 bits. `progress` may
 /// end the import by giving an error.
 ///
 /// # Errors
@@ -112,7 +112,7 @@ pub fn run(
     source: &ImportSource<'_>,
     out: &Path,
     options: ImportOptions,
-    runtime: Option<&Runtime>,
+    runner: Option<&dyn GraphRunner>,
     progress: &mut dyn FnMut(ImportProgress) -> Result<(), ImportError>,
 ) -> Result<Manifest, ImportError> {
     if !is_free(out) {
@@ -124,8 +124,8 @@ pub fn run(
     small_files(source, &folder.path)?;
 
     let mut manifest = unmeasured(source, options.precision);
-    if let Some(runtime) = runtime {
-        measured(source, options.precision, bytes, runtime, &mut manifest, progress)?;
+    if let Some(runner) = runner {
+        measured(source, options.precision, bytes, runner, &mut manifest, progress)?;
     }
     write_json(&folder.path, manifest::FILE, &json!(manifest))?;
     // Opening it is the last check that it is whole, and gives the fingerprint.
@@ -227,7 +227,7 @@ fn measured(
     source: &ImportSource<'_>,
     precision: Precision,
     bytes: u64,
-    runtime: &Runtime,
+    runner: &dyn GraphRunner,
     manifest: &mut Manifest,
     progress: &mut dyn FnMut(ImportProgress) -> Result<(), ImportError>,
 ) -> Result<(), ImportError> {
@@ -238,7 +238,7 @@ fn measured(
         done += 1;
         progress(ImportProgress { step: ImportStep::Measuring, done, total })
     };
-    let found = measure::vision_tower(runtime, arch, source.tensors, precision, PROBE_SEED, &mut advance)?;
+    let found = measure::vision_tower(runner, arch, source.tensors, precision, PROBE_SEED, &mut advance)?;
     let full = weight_bytes(arch, Precision::Fp32);
     let own = found.iter().find(|m| m.precision == precision && precision != Precision::Fp32);
     manifest.probe = found.first().map(|m| Probe {

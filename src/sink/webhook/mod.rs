@@ -29,7 +29,7 @@ use pace::{Pace, Step};
 use request::{Client, Post};
 
 /// Reads `data` as the status of an answer and its `Retry-After`. What the fuzzers run: any bytes in, nothing out, no panic.
-pub fn shake(data: &[u8]) {
+pub fn fuzz(data: &[u8]) {
     if let Some((status, rest)) = data.split_first_chunk() {
         let retry_after = std::str::from_utf8(rest).ok();
         let _ = Answer::of(u16::from_be_bytes(*status), retry_after, jiff::Timestamp::UNIX_EPOCH);

@@ -4,18 +4,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::NOWHERE;
 use crate::frame::{Matrix, Picture, PixelFormat, Range};
 use crate::model::Bundle;
 use crate::preprocess::{Preprocessor, Region, Spec, View, ViewMode, tiles};
 use crate::yaml::Document;
 
 pub use crate::api::fuzz_http as http;
-pub use crate::config::shake as settings;
+pub use crate::config::fuzz as settings;
 pub use crate::frame::coded_size::fuzz::any_bytes as coded_size;
-pub use crate::sink::webhook::shake as answers;
-
-/// No file has this folder: whatever a document names beside itself is not there.
-pub(crate) const NOWHERE: &str = "/nonexistent/vtagd-shake/vtagd.yaml";
+pub use crate::sink::webhook::fuzz as answers;
 
 /// Reads `data` as a label set.
 pub fn labels(data: &[u8]) {
