@@ -1,6 +1,6 @@
 //! The routes and what they answer. `openapi.rs` describes each of them; a test holds the two against one another.
 //!
-//! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`control.rs`), which answers
+//! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`stream/commands.rs`), which answers
 //! when it is done; it always needs the token, also on loopback, and leaves a line in the log (target `vtagd::audit`).
 
 use std::sync::PoisonError;

@@ -11,12 +11,13 @@ use crate::frame::thumbprint::Unchanged;
 use crate::label::LabelSet;
 use crate::platform::backoff::Ladder;
 use crate::platform::secret::Secret;
+use crate::platform::secret::is_secret_key;
 use crate::preprocess::{Region, View};
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
 use crate::yaml::field_reader::{At, Field, Reader};
-use crate::yaml::{Value, is_secret_key, relative_to};
+use crate::yaml::{Value, relative_to};
 
 const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";
 

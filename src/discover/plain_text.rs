@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use url::{Host, Url};
 
-use crate::yaml::is_secret_key;
+use crate::platform::secret::is_secret_key;
 
 /// Longest text of a device that is repeated.
 const MAX_CHARS: usize = 200;

@@ -3,6 +3,7 @@
 
 pub mod backoff;
 pub mod child_process;
+pub mod edit_distance;
 pub mod gpu;
 pub mod hex;
 pub mod malloc;

@@ -17,8 +17,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use url::Url;
 
+use super::edit_distance::distance;
 use crate::platform::userinfo;
-use crate::yaml::is_secret_key;
 
 /// Largest secret we read: a token or key is far smaller, a wrong file usually is not.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -290,6 +290,19 @@ impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// Whether a key looks as if its value were a credential; misspelt words count.
+pub fn is_secret_key(key: &str) -> bool {
+    let key = key.to_lowercase();
+    let parts =
+        ["pass", "pwd", "secret", "token", "auth", "credential", "api_key", "api-key", "access_key", "access-key"];
+    // Parts of other words too.
+    let words = ["nkey", "creds", "apikey"];
+    parts.iter().any(|part| key.contains(part))
+        || key.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word))
+        || (key.len() < 32
+            && [("password", 3), ("secret", 2), ("token", 1)].iter().any(|(word, near)| distance(&key, word) <= *near))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 use url::Url;
 
 use super::{Location, SourceSettings};
+use crate::platform::secret::is_secret_key;
 use crate::platform::secret::{self, Secret};
 use crate::platform::userinfo::{self, percent_decode};
-use crate::yaml::snippet::is_secret_key;
 
 /// Takes a source's secrets out of text that libraries wrote.
 #[derive(Clone, Debug, Default)]

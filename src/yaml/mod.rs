@@ -22,7 +22,6 @@ mod tree;
 pub mod units;
 pub mod values;
 
-pub use snippet::is_secret_key;
 pub use suggest::nearest;
 pub use tree::{Entry, Node, Place, Value};
 

@@ -7,8 +7,9 @@
 
 use std::ops::Range;
 
-use super::suggest::distance;
 use super::tree::{Entry, Node, Place, Value};
+use crate::platform::edit_distance::distance;
+use crate::platform::secret::is_secret_key;
 
 /// Lines after its first in which a URL is looked for.
 const LINES: usize = 8;
@@ -105,19 +106,6 @@ pub fn hidden_in_text(text: &str) -> Vec<Range<usize>> {
     }
     hide_urls(text, &mut hidden);
     merge(hidden)
-}
-
-/// Whether a key looks as if its value were a credential; misspelt words count.
-pub fn is_secret_key(key: &str) -> bool {
-    let key = key.to_lowercase();
-    let parts =
-        ["pass", "pwd", "secret", "token", "auth", "credential", "api_key", "api-key", "access_key", "access-key"];
-    // Parts of other words too.
-    let words = ["nkey", "creds", "apikey"];
-    parts.iter().any(|part| key.contains(part))
-        || key.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word))
-        || (key.len() < 32
-            && [("password", 3), ("secret", 2), ("token", 1)].iter().any(|(word, near)| distance(&key, word) <= *near))
 }
 
 /// Whether what stands under a key may hold credentials: under `headers` all of it, whatever a header is called.
