@@ -374,10 +374,14 @@ fn the_rules_see_what_breaks_them() {
         ["infer", "score", "yaml"].map(str::to_owned).into()
     );
     assert_eq!(code("let a = \"crate::x\"; // crate::y\nb\n#[cfg(test)]\nmod tests {}").trim(), "let a = ; \nb");
-    assert_eq!(
-        defined("pub(super) struct A;\nmod b;\npub fn c() {}\nfn d() {}\n    pub const fn e() {}", true),
-        ["A", "b", "c", "e"]
-    );
+    let all = "pub(super) struct A;
+mod b;
+pub fn c() {}
+fn d() {}
+    pub const fn e() {}
+const F: u8 = 1;";
+    let (ty, module, function) = (Kind::Type, Kind::Module, Kind::Function);
+    assert_eq!(defined(all), [(ty, "A"), (module, "b"), (function, "c"), (function, "e"), (ty, "F")]);
     assert!(imports("use crate::api::{Board, RECENT};", "api::board", "Board"));
     assert!(imports("use crate::api::board::Board;", "api::board", "Board"));
     assert!(!imports("use crate::apis::Board;", "api::board", "Board"));
