@@ -63,7 +63,7 @@ bench-baseline: setup ## measures, and makes that the new benches/baseline.json
 soak: build ## hours of random faults on 16 cameras, then 200 lost connections: memory, threads, files, accounts (MINUTES=60)
 	@$(CARGO) build --release --locked --examples
 	@python3 benches/soak.py --minutes $(or $(MINUTES),60)
-	@VTAGD_CYCLES=200 $(CARGO) test --locked --examples --test faults_cycles -- --nocapture
+	@VTAGD_CYCLES=200 $(CARGO) test --locked --examples --test cameras faults_cycles:: -- --nocapture
 
 .PHONY: fuzz
 fuzz: setup ## every fuzz target for a minute, on a nightly compiler (TARGET=http SECONDS=3600: one, for an hour)

@@ -6,7 +6,7 @@
 only=$1 seconds=$2
 if ! command -v rustup >/dev/null || ! rustup run nightly rustc --version >/dev/null 2>&1; then
     echo "fuzz: there is no nightly compiler, which cargo-fuzz needs: run rustup toolchain install nightly"
-    echo "fuzz: nothing was fuzzed; the targets' bodies run bounded in make test (tests/fuzz_bodies.rs)"
+    echo "fuzz: nothing was fuzzed; the targets' bodies run bounded in make test (tests/repository/fuzz_bodies.rs)"
     exit 0
 fi
 tools/setup/rust_tool.sh fuzz

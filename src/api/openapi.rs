@@ -1,5 +1,5 @@
 //! The OpenAPI document of the API: every route with what it takes and answers. Pure; a test holds it against the routes, another one a
-//! running daemon against it (tests/api_schemathesis.rs).
+//! running daemon against it (tests/api/api_schemathesis.rs).
 
 use serde_json::{Map, Value, json};
 

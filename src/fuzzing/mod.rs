@@ -1,4 +1,4 @@
-//! What the fuzzers run (`make fuzz`), and a bounded test on every machine (tests/fuzz_bodies.rs): readers of what people and other programs
+//! What the fuzzers run (`make fuzz`), and a bounded test on every machine (tests/repository/fuzz_bodies.rs): readers of what people and other programs
 //! write, given any bytes. Bytes in, nothing out, no panic. Those of checkpoints and cameras are beside their readers.
 
 use std::path::Path;

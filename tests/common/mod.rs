@@ -5,6 +5,7 @@
 
 pub mod arrived;
 pub mod authority;
+pub mod bombs;
 pub mod broker;
 pub mod camera;
 pub mod cost;
@@ -13,10 +14,12 @@ pub mod flicker;
 pub mod flood;
 pub mod home_assistant;
 pub mod hook;
+pub mod model;
 pub mod onvif;
 pub mod promtool;
 pub mod proxy;
 pub mod raw_rtsp;
+pub mod recorder;
 pub mod scene;
 pub mod slow_link;
 pub mod web;

@@ -5,7 +5,7 @@ Every folder is saved as Transformers or OpenCLIP would save it, changed where i
 again by the same library: what that answers is expected. A folder that must be refused says the word to look for.
 
 Needs: torch, torchvision, transformers 5, open-clip-torch, safetensors, tokenizers, pillow. Nothing is downloaded.
-Usage: held_out.py OUT_DIR [NAME…], then VTAGD_CHECKPOINTS=OUT_DIR cargo nextest run --test import_command
+Usage: held_out.py OUT_DIR [NAME…], then VTAGD_CHECKPOINTS=OUT_DIR cargo nextest run --test import import_command::
 """
 import gzip, json, os, shutil, sys
 import torch

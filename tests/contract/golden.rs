@@ -12,7 +12,7 @@ const VARIABLE: &str = "VTAGD_GOLDEN";
 
 /// How to renew them.
 const RENEW: &str = "if others are to know the new words, renew the files and look at what `git diff` says of them:\n  \
-                     VTAGD_GOLDEN=write cargo nextest run --locked --features kafka --test contract_words";
+                     VTAGD_GOLDEN=write cargo nextest run --locked --features kafka --test repository contract_words::";
 
 /// No file is larger, so that a change can be read.
 const LARGEST: usize = 200_000;

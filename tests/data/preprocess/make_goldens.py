@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the pictures that tests/preprocess_matches_pillow.rs compares with: what Pillow makes of the same files.
+"""Writes the pictures that tests/preprocessing/preprocess_matches_pillow.rs compares with: what Pillow makes of the same files.
 
 Each golden is the resized and cropped 8-bit picture before normalisation. Needs Pillow and NumPy.
 Usage: make_goldens.py IMAGES_DIR   (astronaut.png, chelsea.png, coffee.png, rocket.jpg; all public domain or CC0)

@@ -1,0 +1,13 @@
+//! The API, its metrics, and the command that shows them. A module a scenario.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod api_answers;
+mod api_control;
+mod api_limits;
+mod api_schemathesis;
+mod metrics_scrape;
+mod status_command;

@@ -1,0 +1,24 @@
+//! Cameras and files: what they send, what goes wrong with them, which of their frames are looked at. A module a scenario.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod check_probe;
+mod discover_command;
+mod faults_camera;
+mod faults_cycles;
+mod faults_endless;
+mod faults_network;
+mod faults_wedged;
+mod interval_auto;
+mod picture_sizes;
+mod pipelines_parse;
+mod run_rtsp_camera;
+mod source_file;
+mod source_http;
+mod source_keyframes;
+mod source_rtsp;
+mod unchanged_footage;
+mod unchanged_frames;

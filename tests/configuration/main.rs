@@ -1,0 +1,14 @@
+//! Configurations, right and wrong, and the credentials in them. A module a scenario.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod config_effects;
+mod config_environment;
+mod config_problems;
+mod config_schema;
+mod config_settings;
+mod run_bad_input;
+mod secrets_stay_secret;

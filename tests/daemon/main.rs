@@ -1,0 +1,14 @@
+//! The daemon's life: start, reload, idleness, end; its log and its unit. A module a scenario.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod idle_costs_nothing;
+mod logs;
+mod run_files;
+mod run_footage;
+mod run_reload;
+mod run_shutdown;
+mod systemd_unit;

@@ -1,0 +1,12 @@
+//! Label sets, their texts, and one-shot tags. A module a scenario.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured or skipped")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod embed_command;
+mod embed_texts;
+mod labels_set;
+mod tag_command;
+mod zero_shot_ensembles;

@@ -1,0 +1,124 @@
+//! `vtagd tag` on pictures and videos, as a person and as a script would use it.
+
+use std::process::Output;
+
+use crate::common::daemon::{root, vtagd};
+use serde_json::Value;
+
+const LABELS: &str = "a cat,a cup of coffee,a rocket,a motorcycle";
+
+fn tag(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    vtagd(folder.path()).arg("tag").args(arguments).output().unwrap()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    String::from_utf8_lossy(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn picture(name: &str) -> String {
+    root().join("tests/data/preprocess").join(name).display().to_string()
+}
+
+#[test]
+fn pictures_get_their_own_label_best_first() {
+    let output = tag(&[
+        &picture("chelsea.png"),
+        &picture("coffee-256-224.golden.png"),
+        &picture("rocket.jpg"),
+        "-l",
+        LABELS,
+        "--json",
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let best: Vec<_> = lines(&output).iter().map(|l| l["tags"][0]["label"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(best, ["a cat", "a cup of coffee", "a rocket"]);
+    for line in lines(&output) {
+        assert!(line["pts"].is_null() && line["file"].is_string());
+        let scores: Vec<f64> = line["tags"].as_array().unwrap().iter().map(|t| t["score"].as_f64().unwrap()).collect();
+        assert_eq!(scores.len(), 4);
+        assert!(scores.is_sorted_by(|a, b| a >= b) && (scores.iter().sum::<f64>() - 1.0).abs() < 1e-3, "{scores:?}");
+    }
+}
+
+#[test]
+fn a_video_gives_a_line_for_every_sampled_frame() {
+    let clip = root().join("demo/clip.mp4").display().to_string();
+    let output = tag(&[&clip, "--labels", "config/labels/demo.yaml", "--every", "2s", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = lines(&output);
+    assert_eq!(lines.len(), 16);
+    let times: Vec<f64> = lines.iter().map(|l| l["pts"].as_f64().unwrap()).collect();
+    assert!(times[0] == 0.0 && times.windows(2).all(|w| (w[1] - w[0] - 2.0).abs() < 0.05), "{times:?}");
+    assert_eq!(lines[1]["tags"][0]["label"], "cat");
+}
+
+#[test]
+fn one_unreadable_input_is_named_and_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = folder.path().join("fake.mp4");
+    std::fs::write(&fake, "no video at all\n".repeat(300)).unwrap();
+    let output =
+        tag(&[&fake.display().to_string(), "/nowhere/absent.png", &picture("chelsea.png"), "-l", LABELS, "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(lines(&output).len(), 1);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("fake.mp4") && errors.contains("/nowhere/absent.png"), "{errors}");
+}
+
+#[test]
+fn labels_are_required_and_may_not_repeat() {
+    assert_eq!(tag(&[&picture("chelsea.png")]).status.code(), Some(2));
+    let output = tag(&[&picture("chelsea.png"), "-l", "a cat,a cat"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("given twice"));
+}
+
+#[test]
+fn a_person_reads_percentages() {
+    let output = tag(&[&picture("chelsea.png"), "-l", LABELS]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains('%') && text.contains("a cat") && !text.contains('{'), "{text}");
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_tagged_all_the_same() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(std::ffi::OsStr::from_bytes(b"bad\xff.png"));
+    std::fs::copy(picture("chelsea.png"), &file).unwrap();
+    let output = vtagd(folder.path()).arg("tag").arg(&file).args(["-l", LABELS, "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(lines(&output)[0]["file"].as_str().unwrap().contains("bad\u{fffd}.png"));
+}
+
+#[test]
+fn devices_and_folders_are_refused_at_once() {
+    for input in ["/dev/zero", "/tmp"] {
+        let output = tag(&[input, "-l", LABELS]);
+        assert_eq!(output.status.code(), Some(2), "{input}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(input));
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_causes_no_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = root().join("demo/clip.mp4");
+    let mut command = vtagd(folder.path());
+    command.arg("tag").arg(clip).args(["-l", LABELS, "--every", "40ms", "--json"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut reader, &mut String::new()).unwrap();
+    drop(reader);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn one_set_given_twice_is_refused() {
+    let set = "config/labels/demo.yaml";
+    let output = tag(&[&picture("chelsea.png"), "--labels", set, "--labels", set]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("given already"));
+}

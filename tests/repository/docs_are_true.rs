@@ -1,0 +1,134 @@
+//! What the documentation shows is what the program does.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::common::daemon::{root, vtagd};
+use vtagd::metrics::METRICS;
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap()
+}
+
+/// Bodies of the fenced blocks of `language`.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_table_of_metrics_is_the_list_in_the_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = vtagd(folder.path()).args(["docs", "metrics"]).output().unwrap();
+    let tables = String::from_utf8(output.stdout).unwrap();
+    for (name, ..) in METRICS {
+        assert!(tables.contains(&format!("| `{name}` |")), "{tables}");
+    }
+    let text = read("docs/operations.md");
+    assert!(text.contains(&tables), "docs/operations.md is not current: cargo run -- docs metrics");
+    let rows =
+        |of: &str| of.lines().filter(|line| line.starts_with("| `vtagd_") || line.starts_with("| `process_")).count();
+    assert_eq!(rows(&text), rows(&tables), "a metric that is in the manual and not in the code");
+}
+
+#[test]
+fn every_metric_that_is_recorded_is_in_the_list() {
+    fn sources(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.path().is_dir() {
+                sources(&entry.path(), found);
+            } else {
+                found.push(fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let known: BTreeSet<&str> = METRICS.iter().map(|m| m.0).collect();
+    let mut recorded = BTreeSet::new();
+    for macro_name in ["counter!(", "gauge!(", "histogram!(", ".sample("] {
+        for text in &files {
+            for rest in text.split(macro_name).skip(1) {
+                if let Some(name) = rest.trim_start().strip_prefix('"').and_then(|r| r.split('"').next()) {
+                    assert!(known.contains(name), "{name} is recorded but not in telemetry::METRICS");
+                    recorded.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    for name in known {
+        assert!(recorded.contains(name), "{name} is listed but never recorded");
+    }
+}
+
+#[test]
+fn make_targets_of_the_readme_exist() {
+    let makefile = read("Makefile");
+    let readme = read("README.md");
+    let mut targets = BTreeSet::new();
+    for block in blocks(&readme, "sh") {
+        targets.extend(block.split("make ").skip(1).filter_map(|r| Some(r.split_whitespace().next()?.to_owned())));
+    }
+    assert!(targets.contains("demo") && targets.contains("test") && targets.contains("setup"), "{targets:?}");
+    for target in targets {
+        assert!(makefile.contains(&format!("\n{target}:")), "no target {target}");
+    }
+}
+
+#[test]
+fn the_readmes_first_camera_is_a_valid_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let readme = read("README.md");
+    let [yaml] = &blocks(&readme, "yaml")[..] else { panic!("one YAML block is expected") };
+    // Its label set is named from the checkout, where a user would put the file.
+    let config = yaml.replace("config/labels", &root().join("config/labels").display().to_string());
+    let file = folder.path().join("camera.yaml");
+    fs::write(&file, config).unwrap();
+    let output = vtagd(folder.path()).env("GATE_PASSWORD", "x").args(["check", "-c"]).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_readmes_table_names_files_that_exist() {
+    let readme = read("README.md");
+    let links: Vec<&str> = readme.split("](").skip(1).filter_map(|r| r.split(')').next()).collect();
+    assert!(links.len() > 10);
+    for link in links.iter().filter(|l| !l.starts_with("http")) {
+        assert!(root().join(link).exists(), "README.md links to {link}");
+    }
+}
+
+#[test]
+fn the_event_in_the_manual_has_the_fields_of_a_real_one() {
+    let manual: serde_json::Value = serde_json::from_str(&blocks(&read("docs/events.md"), "json")[0]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "streams: [{{ id: a, url: \"file://{}\", pace: fast }}]\nlabels: [{}]\nevents: {{ after: 0s }}\n\
+         sinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: off }}\n",
+        root().join("demo/clip.mp4").display(),
+        root().join("config/labels/demo.yaml").display()
+    );
+    let mut daemon = crate::common::daemon::Daemon::start(folder.path(), &config);
+    assert!(daemon.wait().success());
+    let events = daemon.events();
+    let end = events.iter().find(|e| e["type"] == "dev.vtagd.tag.end").unwrap();
+    let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(keys(&manual), keys(end));
+    assert_eq!(keys(&manual["data"]), keys(&end["data"]));
+}
+
+#[test]
+fn every_module_opens_by_saying_what_it_is() {
+    fn check(folder: &std::path::Path) {
+        for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            if entry.is_dir() {
+                check(&entry);
+            } else if entry.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&entry).unwrap();
+                assert!(text.starts_with("//!"), "{} opens without //!", entry.display());
+                assert!(text.lines().count() <= 500, "{} is over 500 lines", entry.display());
+            }
+        }
+    }
+    check(&root().join("src"));
+}

@@ -1,0 +1,367 @@
+//! The alert rules and the dashboard of `ops/`: Prometheus's own checker takes them, every alert is tried both ways, and whatever
+//! they ask for is a metric that vtagd has, with labels that it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use crate::common::daemon::root;
+use crate::common::promtool::promtool;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use vtagd::metrics::{Kind, METRICS};
+
+fn prometheus() -> PathBuf {
+    root().join("ops/prometheus")
+}
+
+#[derive(Deserialize)]
+struct RuleFile {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    alert: String,
+    expr: String,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct TestFile {
+    tests: Vec<Scenario>,
+}
+
+#[derive(Deserialize)]
+struct Scenario {
+    alert_rule_test: Vec<Expectation>,
+}
+
+#[derive(Deserialize)]
+struct Expectation {
+    alertname: String,
+    #[serde(default)]
+    exp_alerts: Vec<Value>,
+}
+
+fn rules() -> Vec<Rule> {
+    let text = std::fs::read_to_string(prometheus().join("vtagd-alerts.yaml")).unwrap();
+    let file: RuleFile = serde_yaml::from_str(&text).unwrap();
+    file.groups.into_iter().flat_map(|group| group.rules).collect()
+}
+
+fn dashboard() -> Value {
+    let text = std::fs::read_to_string(root().join("ops/grafana/vtagd-dashboard.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Panels that show something; headings of rows are none.
+fn panels(dashboard: &Value) -> Vec<&Value> {
+    dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row").collect()
+}
+
+/// Every query of a panel, with the words that Grafana replaces replaced.
+fn queries(panel: &Value) -> Vec<(String, String)> {
+    let query = |target: &Value| {
+        let expr = target["expr"].as_str().unwrap().replace("$__rate_interval", "5m");
+        (expr, target["legendFormat"].as_str().unwrap_or_default().to_owned())
+    };
+    panel["targets"].as_array().unwrap().iter().map(query).collect()
+}
+
+/// What an expression asks for.
+#[derive(Debug, Default, PartialEq)]
+struct Uses {
+    /// Metrics, each with the labels it is chosen by.
+    metrics: Vec<(String, BTreeSet<String>)>,
+    /// Labels it is grouped, joined or summed by.
+    groupings: BTreeSet<String>,
+}
+
+/// Names, and single characters that stand for themselves; strings, numbers and ranges of time are of no interest.
+fn words(expr: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = expr.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => {
+                while let Some(c) = rest.next() {
+                    match c {
+                        '\\' => drop(rest.next()),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            '[' => while rest.next_if(|c| *c != ']').is_some() {},
+            c if c.is_ascii_alphanumeric() || c == '_' || c == ':' => {
+                let mut word = c.to_string();
+                while let Some(c) = rest.next_if(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '.')) {
+                    word.push(c);
+                }
+                if !c.is_ascii_digit() {
+                    words.push(word);
+                }
+            }
+            '{' | '}' | '(' | ')' => words.push(c.to_string()),
+            _ => {}
+        }
+    }
+    words
+}
+
+fn uses(expr: &str) -> Uses {
+    let words = words(expr);
+    let is_name = |word: &str| !matches!(word, "{" | "}" | "(" | ")");
+    let until = |from: usize, end: &str| -> BTreeSet<String> {
+        words[from..].iter().take_while(|word| *word != end).filter(|word| is_name(word)).cloned().collect()
+    };
+    let mut found = Uses::default();
+    let mut at = 0;
+    while at < words.len() {
+        let next = words.get(at + 1).map_or("", String::as_str);
+        match words[at].as_str() {
+            "by" | "without" | "on" | "ignoring" | "group_left" | "group_right" if next == "(" => {
+                found.groupings.extend(until(at + 2, ")"));
+                while words[at] != ")" {
+                    at += 1;
+                }
+            }
+            "and" | "or" | "unless" | "bool" | "offset" => {}
+            // Functions and sums; promtool knows whether there are such.
+            name if is_name(name) && !matches!(next, "(" | "by" | "without") => {
+                let mut labels = BTreeSet::new();
+                if next == "{" {
+                    labels = until(at + 2, "}");
+                    while words[at] != "}" {
+                        at += 1;
+                    }
+                }
+                found.metrics.push((name.to_owned(), labels));
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found
+}
+
+/// What is wrong with an expression and the texts that show its labels; empty where nothing is.
+fn problems(expr: &str, texts: &[&str]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let uses = uses(expr);
+    let mut all: BTreeSet<String> = BTreeSet::new();
+    for (name, chosen_by) in &uses.metrics {
+        let Some(labels) = labels_of(name) else {
+            problems.push(format!("vtagd has no metric {name}"));
+            continue;
+        };
+        problems.extend(chosen_by.difference(&labels).map(|label| format!("{name} has no label {label}")));
+        all.extend(labels);
+    }
+    if uses.metrics.is_empty() {
+        problems.push("it asks for no metric".to_owned());
+    }
+    problems.extend(uses.groupings.difference(&all).map(|label| format!("no metric of it has the label {label}")));
+    for text in texts {
+        for shown in text.split("{{").skip(1).filter_map(|rest| rest.split("}}").next()) {
+            let shown = shown.trim().trim_start_matches("$labels.");
+            if !shown.starts_with("$value") && !all.contains(shown) {
+                problems.push(format!("{text:?} shows a label that there is not"));
+            }
+        }
+    }
+    problems
+}
+
+/// Labels of a metric as it is scraped, with those that Prometheus adds; `None` if vtagd has no such metric.
+fn labels_of(name: &str) -> Option<BTreeSet<String>> {
+    let mut labels: BTreeSet<String> = ["job", "instance"].map(ToOwned::to_owned).into();
+    if name == "up" {
+        return Some(labels);
+    }
+    let (_, _, _, own, _) = METRICS.iter().find(|(known, kind, ..)| {
+        let part = |suffix: &str| name.strip_suffix(suffix) == Some(known);
+        match kind {
+            Kind::Histogram => part("_bucket") || part("_sum") || part("_count"),
+            Kind::Counter | Kind::Gauge => name == *known,
+        }
+    })?;
+    labels.extend(own.split(", ").filter(|label| !label.is_empty()).map(ToOwned::to_owned));
+    if name.ends_with("_bucket") {
+        labels.insert("le".to_owned());
+    }
+    Some(labels)
+}
+
+#[test]
+fn expressions_are_read_as_prometheus_reads_them_and_what_is_wrong_is_found() {
+    let expr = r#"sum by (stream, reason) (rate(vtagd_frames_dropped_total{stream=~"a{b}\"[",reason!="x y"}[5m]))
+        / on (stream) group_left () vtagd_stream_up > 0.5e3 and up offset 5m"#;
+    let set = |labels: &[&str]| labels.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let wanted = Uses {
+        metrics: vec![
+            ("vtagd_frames_dropped_total".into(), set(&["reason", "stream"])),
+            ("vtagd_stream_up".into(), set(&[])),
+            ("up".into(), set(&[])),
+        ],
+        groupings: set(&["reason", "stream"]),
+    };
+    assert_eq!(uses(expr), wanted);
+    assert_eq!(problems(expr, &["{{ $labels.stream }} {{reason}} {{ $value | humanize }}"]), [] as [String; 0]);
+    for (wrong, text) in [
+        ("vtagd_streams_up", ""),
+        ("vtagd_frame_latency_seconds", ""),
+        ("vtagd_stream_up_sum", ""),
+        ("vtagd_stream_up{reason=\"x\"}", ""),
+        ("sum by (sink) (vtagd_stream_up)", ""),
+        ("vtagd_stream_up", "{{ $labels.sink }}"),
+        ("vector(1)", ""),
+    ] {
+        assert_eq!(problems(wrong, &[text]).len(), 1, "{wrong} {text}: {:?}", problems(wrong, &[text]));
+    }
+}
+
+#[test]
+fn the_alert_rules_are_taken_by_prometheus_and_do_what_their_tests_say() {
+    for arguments in [["check", "rules", "vtagd-alerts.yaml"], ["test", "rules", "vtagd-alerts-test.yaml"]] {
+        let said = promtool(&prometheus(), &arguments, "").unwrap_or_else(|said| panic!("{arguments:?}: {said}"));
+        assert!(said.contains("SUCCESS"), "{said}");
+    }
+}
+
+#[test]
+fn every_alert_is_tried_both_where_it_must_fire_and_where_it_must_not() {
+    let text = std::fs::read_to_string(prometheus().join("vtagd-alerts-test.yaml")).unwrap();
+    let file: TestFile = serde_yaml::from_str(&text).unwrap();
+    let tried: Vec<Expectation> = file.tests.into_iter().flat_map(|test| test.alert_rule_test).collect();
+    let names: BTreeSet<String> = rules().into_iter().map(|rule| rule.alert).collect();
+    for name in &names {
+        let of_it = || tried.iter().filter(|tried| tried.alertname == *name);
+        assert!(of_it().any(|tried| !tried.exp_alerts.is_empty()), "{name} is never seen to fire");
+        assert!(of_it().any(|tried| tried.exp_alerts.is_empty()), "{name} is never seen not to fire");
+    }
+    // promtool takes a name that no rule has for an alert that does not fire.
+    assert!(tried.iter().all(|tried| names.contains(&tried.alertname)));
+}
+
+#[test]
+fn every_alert_has_a_severity_and_texts_and_asks_for_metrics_that_there_are() {
+    let rules = rules();
+    assert!(rules.len() >= 9);
+    for Rule { alert, expr, labels, annotations } in rules {
+        assert!(matches!(&*labels["severity"], "warning" | "critical"), "{alert}");
+        let texts = [annotations["summary"].as_str(), annotations["description"].as_str()];
+        assert_eq!(problems(&expr, &texts), [] as [String; 0], "{alert}");
+    }
+}
+
+#[test]
+fn the_manual_lists_every_alert_and_no_other() {
+    let manual = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let rows = manual.lines().filter(|line| line.starts_with("| Vtagd"));
+    let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|names| names.split(','));
+    let told: BTreeSet<String> = names.map(|name| name.trim().to_owned()).collect();
+    assert_eq!(told, rules().into_iter().map(|rule| rule.alert).collect());
+}
+
+#[test]
+fn the_manuals_prometheus_configuration_is_taken_by_prometheus() {
+    let manual = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let block = manual.split("```yaml\n# prometheus.yml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let installed = "/etc/prometheus/vtagd-alerts.yaml";
+    assert!(block.contains(installed) && block.contains("job_name: vtagd"));
+    let folder = tempfile::tempdir().unwrap();
+    let ours = prometheus().join("vtagd-alerts.yaml");
+    let config = block.replace(installed, &ours.display().to_string());
+    std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+    let said =
+        promtool(folder.path(), &["check", "config", "prometheus.yml"], "").unwrap_or_else(|said| panic!("{said}"));
+    assert!(said.contains("rules found"), "the rules are read too: {said}");
+}
+
+#[test]
+fn every_query_of_the_dashboard_is_taken_by_prometheus_and_asks_for_metrics_that_there_are() {
+    let dashboard = dashboard();
+    let mut recorded = Vec::new();
+    let mut shown = BTreeSet::new();
+    for panel in panels(&dashboard) {
+        for (expr, legend) in queries(panel) {
+            assert_eq!(problems(&expr, &[&legend]), [] as [String; 0], "{}: {expr}", panel["title"]);
+            shown.extend(uses(&expr).metrics.into_iter().map(|(name, _)| name));
+            recorded.push(json!({ "record": format!("panel:{}:{}", panel["id"], recorded.len()), "expr": expr }));
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // JSON is YAML.
+    let file = json!({ "groups": [{ "name": "dashboard", "rules": recorded }] });
+    std::fs::write(folder.path().join("queries.yaml"), file.to_string()).unwrap();
+    promtool(folder.path(), &["check", "rules", "queries.yaml"], "").unwrap_or_else(|said| panic!("{said}"));
+    for what in [
+        "vtagd_frame_latency_seconds_bucket",
+        "vtagd_queue_wait_seconds_bucket",
+        "vtagd_inference_duration_seconds_bucket",
+        "vtagd_batch_size_bucket",
+        "vtagd_frames_sampled_total",
+        "vtagd_gpu_memory_used_bytes",
+        "vtagd_gpu_utilization_ratio",
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(shown.contains(what), "no panel shows {what}");
+    }
+    let alarmed = rules().into_iter().flat_map(|rule| uses(&rule.expr).metrics);
+    for (name, _) in alarmed.filter(|(name, _)| name != "up") {
+        assert!(shown.contains(&name), "there is an alert on {name}, and no panel to see why");
+    }
+}
+
+#[test]
+fn the_dashboard_can_be_imported_and_takes_any_data_source() {
+    let dashboard = dashboard();
+    assert!(dashboard["id"].is_null() && dashboard["uid"].is_string() && dashboard["title"].is_string());
+    let all = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<u64> = all.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), all.len(), "ids of panels are given once");
+
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let variables: BTreeSet<&str> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    let source = json!({ "type": "prometheus", "uid": "${datasource}" });
+    for panel in panels(&dashboard) {
+        let title = &panel["title"];
+        assert_eq!(panel["datasource"], source, "{title}");
+        for target in panel["targets"].as_array().unwrap() {
+            assert_eq!(target["datasource"], source, "{title}");
+        }
+        for (expr, _) in queries(panel) {
+            for used in expr.split('$').skip(1) {
+                let name: String = used.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                assert!(variables.contains(&*name), "{title}: there is no variable {name}");
+            }
+        }
+    }
+    assert!(variables.contains("datasource"));
+}
+
+#[test]
+fn panels_of_the_dashboard_do_not_lie_over_one_another() {
+    let dashboard = dashboard();
+    let place = |panel: &Value| {
+        let number = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        (number("x"), number("y"), number("x") + number("w"), number("y") + number("h"))
+    };
+    let all = dashboard["panels"].as_array().unwrap();
+    for (index, one) in all.iter().enumerate() {
+        let (left, top, right, bottom) = place(one);
+        assert!(right <= 24 && left < right && top < bottom, "{}", one["title"]);
+        for other in &all[index + 1..] {
+            let (l, t, r, b) = place(other);
+            assert!(right <= l || r <= left || bottom <= t || b <= top, "{} and {}", one["title"], other["title"]);
+        }
+    }
+}
