@@ -133,7 +133,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
 
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let planned = engine.encoders.first().map(|encoder| encoder.provider()).zip(engine.plan.as_ref());
-    thread_priority::decide(planned.is_some_and(|(provider, plan)| plan.leaves_a_core(provider, cores)));
+    thread_priority::decide(planned.is_some_and(|(provider, plan)| plan.leaves_a_core(provider, cores)), cores);
     let runs = Arc::new(Runs::new(run_limit(&settings, &engine)));
     let stages = Stages {
         spec: engine.spec,

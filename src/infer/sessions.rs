@@ -150,6 +150,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn inference_goes_first_only_while_a_core_is_left() {
+        let plan = |sessions, threads| Plan { sessions, threads, devices: Vec::new(), max_size: 8, sizing: None };
+        assert!(plan(1, 1).leaves_a_core(Provider::Cpu, 2));
+        assert!(plan(2, 3).leaves_a_core(Provider::Cpu, 8));
+        assert!(!plan(2, 1).leaves_a_core(Provider::Cpu, 2));
+        assert!(!plan(1, 0).leaves_a_core(Provider::Cpu, 16), "0 threads are all cores");
+        assert!(!plan(1, 1).leaves_a_core(Provider::Cuda, 16), "a GPU's thread mostly waits");
+    }
+
+    #[test]
     fn each_gpu_gets_its_sessions_in_turn_and_a_cpu_all_of_them() {
         let settings = InferSettings { devices: vec![0, 2], sessions: Sessions::Number(2), ..InferSettings::default() };
         let devices = |provider: Provider| -> Vec<u32> {

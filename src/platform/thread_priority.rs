@@ -15,10 +15,10 @@ const NICE: i32 = 19;
 
 static LOWER: AtomicBool = AtomicBool::new(false);
 
-/// Decides for the threads that begin from now on; `core_left`: whether inference leaves a core to them.
-pub fn decide(core_left: bool) {
-    LOWER.store(core_left, Ordering::Relaxed);
-    tracing::debug!(lowered = core_left, "priority of threads that receive, decode and prepare");
+/// Decides for the threads that begin from now on. `back`: they go after inference, as that leaves one of `cores` to them.
+pub fn decide(back: bool, cores: usize) {
+    LOWER.store(back, Ordering::Relaxed);
+    tracing::debug!(back, cores, "order of threads");
 }
 
 /// To be called by a thread that receives, decodes or prepares pictures, as it begins.
