@@ -4,9 +4,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
 
 /// See the module.
 pub struct SlowLink {
@@ -39,7 +40,8 @@ fn join(client: TcpStream, server: TcpStream, delay: Duration) {
         let _ = std::io::copy(&mut from_client, &mut to_server);
         let _ = to_server.shutdown(Shutdown::Both);
     });
-    let (late, due) = mpsc::channel::<(Instant, Vec<u8>)>();
+    // When it is full, the server waits, as it would for any slow link.
+    let (late, due) = bounded::<(Instant, Vec<u8>)>(1024);
     thread::spawn(move || {
         let (mut server, mut buffer) = (server, vec![0; 64 * 1024]);
         while let Ok(read @ 1..) = server.read(&mut buffer) {

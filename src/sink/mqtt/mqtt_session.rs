@@ -163,7 +163,7 @@ impl<'a> Session<'a> {
         self.surveying = Some(Instant::now() + SURVEY);
         self.publisher.push(Message::retained(self.topics.available(), "online"), None);
         self.publisher.pump(&self.link)?;
-        while !(self.publisher.is_idle() && asked.is_none()) && !self.owner_changed {
+        while !(self.owner_changed || self.publisher.is_idle() && asked.is_none()) {
             tokio::select! {
                 acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => drop(acked?),
                 // What is refused is not shown to us.
