@@ -49,6 +49,10 @@ test: setup ## all tests, with cargo-nextest where it is installed
 		$(CARGO) test --locked $(FEATURES); \
 	fi
 
+.PHONY: test-fast
+test-fast: setup ## the library and the quick scenarios: no camera, no broker, no model of others
+	@$(CARGO) test --locked $(FEATURES) --lib --test configuration --test labels --test preprocessing
+
 .PHONY: bench
 bench: setup ## measures into target/bench/result.json; fails if a ratio is worse than in benches/baseline.json
 	@benches/guard.py run
