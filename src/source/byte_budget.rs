@@ -61,9 +61,14 @@ pub(super) struct ByteBudget {
 }
 
 impl ByteBudget {
-    /// Starts counting for a pipeline that does not run yet.
-    pub fn watch(pipeline: &gst::Pipeline, at: At, report: impl Fn(SourceError) + Send + Sync + 'static) {
-        Self::with_limit(pipeline, at, Box::new(report), MOST_BYTES);
+    /// Starts counting for a pipeline that does not run yet. A picture of `max_pixels` may come at two bytes a pixel.
+    pub fn watch(
+        pipeline: &gst::Pipeline,
+        max_pixels: u64,
+        at: At,
+        report: impl Fn(SourceError) + Send + Sync + 'static,
+    ) {
+        Self::with_limit(pipeline, at, Box::new(report), MOST_BYTES.max(max_pixels.saturating_mul(2)));
     }
 
     fn with_limit(pipeline: &gst::Pipeline, at: At, report: Report, most: u64) -> Arc<Self> {

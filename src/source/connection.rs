@@ -74,7 +74,7 @@ impl Connection<'_> {
         let full = sender.clone();
         let refuse = move |error| drop(full.try_send(Event::Failed(error)));
         // Before the gate: what ends there has come out of its parser all the same.
-        ByteBudget::watch(&parts.pipeline, at.clone(), refuse.clone());
+        ByteBudget::watch(&parts.pipeline, settings.sizes().max_pixels, at.clone(), refuse.clone());
         listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
         pipeline_tap::attach(feed, feed.connect(), &parts);
         size_limit::attach(&parts.pipeline, settings.sizes(), settings.insists_on_sizes(), at.clone(), refuse);
