@@ -11,7 +11,6 @@ mod faults_camera;
 mod faults_cycles;
 mod faults_endless;
 mod faults_network;
-mod faults_wedged;
 mod interval_auto;
 mod picture_sizes;
 mod pipelines_parse;

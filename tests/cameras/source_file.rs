@@ -267,24 +267,3 @@ fn a_file_that_waits_for_its_reader_stops_at_once_on_shutdown() {
     assert_eq!(totals.unaccounted(), 0, "{totals:?}");
     assert!(totals.dropped.keys().all(|reason| *reason == "shutdown" || *reason == "decode"), "{totals:?}");
 }
-
-#[test]
-fn fifty_starts_and_stops_leave_no_thread_and_no_file_open() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = clip(&folder, 50);
-    let cycle = || {
-        let running = Running::start(settings(Location::File(path.clone())));
-        running.wait_frames(1);
-        assert_eq!(running.stop().0, Ended::Shutdown);
-    };
-    // Registries and thread pools fill during the first turns.
-    for _ in 0..5 {
-        cycle();
-    }
-    let before = crate::common::recorder::resources();
-    for _ in 0..50 {
-        cycle();
-    }
-    let after = crate::common::recorder::resources();
-    assert!(after.0 <= before.0 + 2 && after.1 <= before.1 + 2, "(threads, files) {before:?} became {after:?}");
-}

@@ -232,33 +232,6 @@ fn shutdown_while_waiting_to_try_again_is_quick() {
     assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
-#[test]
-fn many_connections_leave_no_thread_and_no_socket_open() {
-    let camera = Camera::start(Content::pattern(160, 120), Codec::Mjpeg, None);
-    let cycle = || {
-        let running = Running::start(rtsp(camera.url()));
-        running.wait_frames(1);
-        assert_eq!(running.stop().0, Ended::Shutdown);
-    };
-    for _ in 0..5 {
-        cycle();
-    }
-    let before = crate::common::recorder::resources();
-    for _ in 0..20 {
-        cycle();
-    }
-    // The camera, which lives in this process too, closes its side a little later.
-    let deadline = std::time::Instant::now() + DEADLINE;
-    loop {
-        let after = crate::common::recorder::resources();
-        if after.0 <= before.0 + 2 && after.1 <= before.1 + 2 {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "(threads, files) {before:?} became {after:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 type Damage = fn(&mut Noise, &[Vec<u8>]) -> Vec<Vec<u8>>;
 
 /// A camera's frames with `damage` done to some of them, on its first connection.

@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::alone;
 use crate::common::camera::{Camera, Codec};
 use crate::common::daemon::{Daemon, eventually};
 use crate::common::recorder::{Options, Running, resources, settings};
@@ -39,6 +40,7 @@ fn down(running: &Running, text: &str) {
 
 #[test]
 fn pipelines_that_hang_while_they_start_are_bounded_in_number_and_the_stream_comes_back() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let (pipe, template) = wedge(folder.path());
     crate::common::recorder::make_mp4(&folder.path().join("clip.mp4"), 50, (160, 120), "ball");
@@ -73,6 +75,7 @@ fn pipelines_that_hang_while_they_start_are_bounded_in_number_and_the_stream_com
 
 #[test]
 fn a_pipeline_that_hangs_in_its_streaming_thread_is_left_behind() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let (pipe, template) = wedge(folder.path());
     // Opened for reading too, so that this does not block, and neither does the daemon's opening: only its reading does.
@@ -87,6 +90,7 @@ fn a_pipeline_that_hangs_in_its_streaming_thread_is_left_behind() {
 
 #[test]
 fn the_daemon_counts_what_it_leaves_behind_and_still_stops_in_time() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let (_pipe, template) = wedge(folder.path());
     let camera = Camera::start(small(), Codec::H264, None);
