@@ -101,7 +101,7 @@ impl Dispatcher {
     pub fn run(self) {
         let mut batcher = Batcher::new(self.max_size, self.max_delay);
         let mut open = None;
-        // A closed stage has logged its own reason; frames still here complete by their guards.
+        // A closed stage has logged its own reason; frames still here are completed by their guards.
         let _: Result<(), Closed> = self.serve(&mut batcher, &mut open);
     }
 

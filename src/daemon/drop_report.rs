@@ -41,7 +41,7 @@ impl StreamDrops {
 /// See the module.
 pub struct DropReport {
     due: Instant,
-    /// The accounting as they were last time. A stream that left and came back has another accounting, which starts at zero.
+    /// The totals as they were last time. A stream that left and came back has another accounting, which starts at zero.
     before: Vec<(Arc<FrameAccounting>, Totals)>,
 }
 

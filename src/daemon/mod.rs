@@ -1,4 +1,4 @@
-//! The daemon's life: start every stage, wait for the streams or a signal, drain, settle the accounts.
+//! The daemon's life: start every stage, wait for the streams or a signal, drain, log what became of the frames.
 //!
 //! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`running_streams`] holds the streams,
 //! [`reload`] changes them while they run, [`drop_report`] tells what they drop.
@@ -278,7 +278,7 @@ fn watch(
     }
 }
 
-/// Ends every stage within [`DRAIN`], closes what is open, flushes outbox and sinks within [`FLUSH`] and settles the accounts. Returns
+/// Ends every stage within [`DRAIN`], closes what is open, flushes outbox and sinks within [`FLUSH`] and logs what became of the frames. Returns
 /// the exit code. Shutdown has been asked for.
 fn drain(streams: Streams, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
     let (mut threads, stopped) = streams.shut_down();

@@ -215,7 +215,7 @@ impl DeliverySender {
         });
     }
 
-    /// Whether the sink has let its receiver go.
+    /// Whether the sink has dropped its receiver.
     pub fn is_gone(&self) -> bool {
         self.events.is_closed()
     }

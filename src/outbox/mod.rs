@@ -171,7 +171,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Opens the outbox and starts its thread. Gives one receiver a route, in order.
+    /// Opens the outbox and starts its thread. Gives one receiver for each route, in order.
     ///
     /// # Errors
     /// When the file cannot be opened, or the system gives no thread.

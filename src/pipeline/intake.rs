@@ -1,6 +1,6 @@
 //! Streams join a running pipeline here, and leave it, without touching the others.
 //!
-//! [`Intake::join`] gives a stream its sampler, its slot, its route in the routes and its source's thread; [`Member`] is what stays
+//! [`Intake::join`] gives a stream its sampler, its slot, its score route and its source's thread; [`Member`] is what stays
 //! with the caller. A member leaves by [`Member::stop`]: its source ends and closes its slot, what was taken out of the slot is
 //! finished, and once [`Member::is_drained`] says so, [`Intake::forget`] ends its route. The pipeline's stages end when the intake
 //! is dropped and the last slot is empty.

@@ -11,8 +11,7 @@ use crate::frame::{FrameTime, Picture};
 use crate::stream::StreamKey;
 
 /// What is done with a whole frame's scores: one vector a scorer of the route, in its order, each with one score a label; and the frame
-/// itself, where it is kept. Called on
-/// the scoring thread, frame by frame, in order; must not wait.
+/// itself, where it is kept. Called on the scoring thread, frame by frame, in order; must not wait.
 pub type ScoreHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[Vec<f32>]) + Send>;
 
 /// One stream, as scoring needs it.

@@ -65,7 +65,7 @@ impl KeyedQueue {
         }
     }
 
-    /// It failed and may be tried again at `due`; its ordering key waits for it. `attempts` is remembered with it.
+    /// It failed and may be tried again at `due`; those behind it wait. `attempts` is remembered with it.
     pub fn again(&mut self, position: u64, attempts: u32, due: Instant) {
         let Some(key) = self.under_way.remove(&position) else { return };
         if let Some(head) = self.queue.get_mut(&key).and_then(|per_key| per_key.queue.front_mut()) {
@@ -74,7 +74,7 @@ impl KeyedQueue {
         self.waiting.insert((due, position), key);
     }
 
-    /// It may be tried again at `due`, and nothing has failed by its own fault; its ordering key waits for it.
+    /// It may be tried again at `due`, and nothing has failed by its own fault; those behind it wait.
     pub fn later(&mut self, position: u64, due: Instant) {
         if let Some(key) = self.under_way.remove(&position) {
             self.waiting.insert((due, position), key);
@@ -93,7 +93,7 @@ impl KeyedQueue {
         self.waiting.extend(late.into_iter().map(|((_, position), key)| ((due, position), key)));
     }
 
-    /// Deliveries in ordering keys whose head waits, and in that of `failed`, which is under way.
+    /// Deliveries whose ordering key waits for an attempt, and those behind `failed`, which is under way.
     pub fn held_up(&self, failed: Option<u64>) -> usize {
         let failed = failed.and_then(|position| self.under_way.get(&position));
         let queue = self.waiting.values().chain(failed).filter_map(|key| self.queue.get(key));

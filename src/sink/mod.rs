@@ -23,7 +23,7 @@
 //!
 //! Order: deliveries of one (stream, label) must arrive in order. A sink with one connection that keeps order (MQTT, a file) just sends
 //! them in order. A sink with several requests under way (webhook) puts every delivery into [`keyed_queue::KeyedQueue`] and takes from there:
-//! it gives at most one of a ordering key at a time, oldest first, and holds back what waits for another attempt.
+//! it gives at most one of an ordering key at a time, oldest first, and holds back what waits for another attempt.
 //!
 //! Concurrency without borrowing trouble: keep the requests in a `tokio::task::JoinSet` whose tasks return (position, answer), and
 //! `select!` between `receiver.next()` (while there is room), `set.join_next()` and a timer for `queue.next_due()`; only the loop touches the receiver.

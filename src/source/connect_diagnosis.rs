@@ -1,7 +1,7 @@
 //! Why a camera cannot be reached, in words: GStreamer says "generic error" to a wrong name, a closed port and a dead network.
 //!
 //! In: the address that a connection has just failed for. Out: a more telling [`SourceError`], or the one there was. The name is
-//! looked up and the port is knocked at once, apart and in bounded time; nothing is sent, so nothing is logged by the camera.
+//! looked up and the port is knocked at once, on a thread of its own and in bounded time; nothing is sent, so nothing is logged by the camera.
 
 use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};

@@ -1,7 +1,7 @@
 //! One connection: builds the pipeline, plays it, listens to its bus, and takes it down in bounded time.
 //!
 //! Runs on the source's own thread, which only waits here: for the bus, for shutdown, for a camera that has gone silent. What may
-//! hang is done apart: a pipeline that neither starts nor stops is abandoned, named and counted.
+//! hang is done on a thread of its own: a pipeline that neither starts nor stops is abandoned, named and counted.
 //! Bus messages that end the connection go through a bounded channel; the first one counts, what does not fit is dropped,
 //! and nothing is left to pile up on the bus itself.
 
@@ -209,7 +209,7 @@ impl Playing<'_> {
         }
     }
 
-    /// Does `work`, which makes the pipeline play, apart, and says whether it worked. What was stopped while it still worked plays
+    /// Does `work`, which makes the pipeline play, on a thread of its own, and says whether it worked. What was stopped while it still worked plays
     /// afterwards, and GStreamer does not survive it if it is let go of so: then it is stopped once more.
     fn bring_to_play(
         &self,

@@ -1,4 +1,4 @@
-//! Work on a pipeline that may never return, done apart in bounded time, and the count of what was abandoned.
+//! Work on a pipeline that may never return, done on a thread of its own in bounded time, and the count of abandoned pipelines.
 //!
 //! GStreamer gives no promise about how long a change of state, a query or a seek takes: a driver, a server or a network file
 //! system may hang for ever. In: the work and a deadline. Out: its result, or why nobody waits for it any more. The work runs

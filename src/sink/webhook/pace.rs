@@ -2,7 +2,7 @@
 //!
 //! An endpoint that is away is asked by one request at a time, after waits that grow up to [`MAX`] or as it says (`Retry-After`); no
 //! event pays for that. An event that fails while others get through is to blame itself: it is tried again after the waits of Standard
-//! Webhooks, and after the last of them it is dead. Its ordering key waits for it, the others do not.
+//! Webhooks, and after the last of them it is dead. What has the same ordering key waits for it, the rest does not.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
