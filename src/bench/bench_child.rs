@@ -71,7 +71,7 @@ enum Answer {
     Memory(Memory),
     Speed(Speed),
     /// Images a second of one split.
-    SessionThreads(f64),
+    Split(f64),
     Done,
     Error {
         message: String,
@@ -139,7 +139,7 @@ pub fn splits(
     let request = Request { models: vec![model.clone()], batches: vec![batch], setup: setup.clone(), what };
     let mut found = Vec::new();
     ask(&request, shutdown, Some(patience), &mut |answer| {
-        if let Answer::SessionThreads(rate) = answer {
+        if let Answer::Split(rate) = answer {
             found.push(rate);
         }
     })?;
@@ -224,7 +224,7 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
         let bundle = Bundle::open_known(&model.dir, String::new())?;
         for split in splits {
             let rate = side_by_side(&runtime, &bundle, &settings, model.size, *split, &pixels, *budget)?;
-            let _ = child_process::say(stdout, &Answer::SessionThreads(rate));
+            let _ = child_process::say(stdout, &Answer::Split(rate));
         }
         return Ok(());
     }

@@ -44,6 +44,9 @@ enum Event {
 /// A clip of one picture, looped, must not spin.
 const SHORTEST_TURN: Duration = Duration::from_millis(40);
 
+/// What an RTSP camera still has to say to a pipeline that is being stopped, it says within so long.
+const CUT_AFTER: Duration = Duration::from_millis(250);
+
 /// A file that has shown no picture after so long is asked whether anybody still works on it.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
@@ -83,10 +86,20 @@ impl Connection<'_> {
         let mut playing = Playing { settings, pipeline, feed, limits, shutdown, events, arrivals, socket, at };
         let result = playing.play();
         // rtspsrc waits for an answer, or for the rest of one, before it stops. There is none to come.
-        if matches!(result, Err(SourceError::Stalled { .. } | SourceError::TooMuch { .. })) {
-            cut.cut();
-        }
+        let waits = matches!(result, Err(SourceError::Stalled { .. } | SourceError::TooMuch { .. }));
+        // Not before it has been told to stop: it would connect again and ask once more.
+        let cutting = waits.then(|| {
+            let socket = Arc::clone(&cut);
+            std::thread::Builder::new().name(format!("cut-{}", settings.id)).spawn(move || {
+                std::thread::sleep(CUT_AFTER);
+                socket.cut();
+            })
+        });
         tear_down(parts.pipeline, settings, &cut, abandoned);
+        if let Some(Ok(cutting)) = cutting {
+            // It only sleeps and makes one system call.
+            let _ = cutting.join();
+        }
         result
     }
 }

@@ -30,6 +30,8 @@ struct State {
     /// Bytes that had been read and packets' bytes that had come when packets last came.
     read: u64,
     arrived: u64,
+    /// Whatever connects now is cut at once.
+    cut: bool,
 }
 
 /// The connection of one rtspsrc.
@@ -54,7 +56,12 @@ impl RtspSocket {
     fn connected(&self, fd: BorrowedFd<'_>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Without a descriptor left for it, hardly anything else works either.
-        *state = State { socket: fd.try_clone_to_owned().ok(), ..State::default() };
+        *state = State { socket: fd.try_clone_to_owned().ok(), cut: state.cut, ..State::default() };
+        let cut = state.cut;
+        drop(state);
+        if cut {
+            self.cut();
+        }
     }
 
     /// How soon to look again; `arrived` as for [`Self::is_endless`].
@@ -70,6 +77,7 @@ impl RtspSocket {
 
     /// Ends the connection under rtspsrc, which stops for nothing in the middle of a message.
     pub fn cut(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).cut = true;
         self.with_fd(|_, fd| {
             // SAFETY: plain system call, on a descriptor that is ours.
             unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };

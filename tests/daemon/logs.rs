@@ -214,7 +214,7 @@ fn a_panic_is_told_without_its_credentials_and_in_one_piece() {
         return;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "a_panic_is_told_without_its_credentials_and_in_one_piece", "--nocapture"]);
+    command.args(["--exact", "logs::a_panic_is_told_without_its_credentials_and_in_one_piece", "--nocapture"]);
     let output = command.env(CHILD, "1").env_remove("RUST_BACKTRACE").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{said}");
