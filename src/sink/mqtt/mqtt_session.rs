@@ -79,6 +79,8 @@ pub struct Session<'a> {
     told: bool,
     /// Until when what lies retained is listened to.
     surveying: Option<Instant>,
+    /// Home Assistant has asked for its devices meanwhile.
+    introduce_later: bool,
     /// Whether the broker can take an event and refuse the one before it.
     may_refuse: bool,
     /// If so: deliveries without a PUBACK. One of each stream and label, as the next must not come before it.
@@ -118,6 +120,7 @@ impl<'a> Session<'a> {
             forgotten: Vec::new(),
             told: false,
             surveying: None,
+            introduce_later: false,
             may_refuse: settings.protocol == Protocol::V5,
             under_way: HashMap::new(),
         }
@@ -366,6 +369,9 @@ impl<'a> Session<'a> {
             self.surveying = None;
             self.states.surveyed();
             self.show(receiver, place).await;
+            if std::mem::take(&mut self.introduce_later) {
+                self.publisher.extend(self.states.introduce_again());
+            }
         }
         self.clear(now)?;
         let mut changes = std::mem::take(&mut self.forgotten);

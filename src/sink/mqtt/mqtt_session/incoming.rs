@@ -48,7 +48,12 @@ impl Session<'_> {
         } else if self.discovery.as_deref().is_some_and(|prefix| home_assistant::birth(prefix) == topic) {
             if payload == b"online" && !retained {
                 // Home Assistant has started: it asks to be told anew.
-                self.publisher.extend(self.states.introduce_again());
+                if self.surveying.is_some() {
+                    // Until it is known what lies there, no device is told.
+                    self.introduce_later = true;
+                } else {
+                    self.publisher.extend(self.states.introduce_again());
+                }
             }
         } else if let Some(lies) = digest.filter(|_| retained) {
             self.found(topic, &payload, lies);
