@@ -59,7 +59,7 @@ pub struct Sidecar {
     /// Our own import writes it; see [`Bundle::byte_sums_fit`](super::Bundle::byte_sums_fit).
     #[serde(default)]
     pub byte_sums_fit: bool,
-    /// Written by an import; see [`Known`](super::bundle::Known).
+    /// Written by an import; see [`KnownEmbedding`](super::bundle::KnownEmbedding).
     #[serde(default)]
     pub probe: Option<Probe>,
     #[serde(default)]
