@@ -2,8 +2,10 @@
 //! they go on. Nothing here waits.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
 
 use super::limits::{ConnectionCounts, Rates};
 use super::{ApiSettings, TlsSettings};
@@ -44,7 +46,7 @@ pub struct ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.access.places.lock().unwrap_or_else(PoisonError::into_inner).leave(self.peer);
+        self.access.places.lock().leave(self.peer);
     }
 }
 
@@ -63,12 +65,12 @@ impl Access {
     /// Which file cannot be used; everything stays as it was.
     pub fn change(&self, settings: &ApiSettings) -> Result<(), String> {
         let new = keys(settings)?;
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.keys.write() = new;
         Ok(())
     }
 
     fn keys(&self) -> Keys {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.read().clone()
     }
 
     /// `None`: plain HTTP.
@@ -87,24 +89,24 @@ impl Access {
 
     /// A place for one more connection of `peer`.
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionPermit> {
-        let entered = self.places.lock().unwrap_or_else(PoisonError::into_inner).enter(peer);
+        let entered = self.places.lock().enter(peer);
         entered.then(|| ConnectionPermit { access: Arc::clone(self), peer })
     }
 
     /// Connections that have a place.
     #[cfg(test)]
     pub(super) fn taken(&self) -> usize {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).taken()
+        self.places.lock().taken()
     }
 
     /// Counts a request of `peer`; the time after which it may come back where it has asked too much.
     pub fn rate_limit(&self, peer: IpAddr, now: Instant) -> Result<(), Duration> {
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(peer, now)
+        self.rates.lock().take(peer, now)
     }
 
     /// The request that `peer` was [charged](Self::charge) for came with a wrong token.
     pub fn guessed(&self, peer: IpAddr, now: Instant) {
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner).guessed(peer, now);
+        self.rates.lock().guessed(peer, now);
     }
 
     /// Whether `host`, out of a request's `Host`, is a name of this machine. A page from elsewhere whose name has been pointed here

@@ -3,7 +3,6 @@
 //! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`stream/commands.rs`), which answers
 //! when it is done; it always needs the token, also on loopback, and leaves a line in the log (target `vtagd::audit`).
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use axum::extract::rejection::PathRejection;
@@ -96,7 +95,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 
 async fn streams(State(shared): State<Shared>) -> Json<Value> {
     let now = Instant::now();
-    let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
+    let streams = shared.board.streams.read();
     let rows: Vec<Value> = streams
         .iter()
         .map(|(status, accounting)| {
@@ -109,7 +108,7 @@ async fn streams(State(shared): State<Shared>) -> Json<Value> {
 }
 
 async fn labels(State(shared): State<Shared>) -> Json<Value> {
-    let sets = shared.board.sets.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let sets = shared.board.sets.read().clone();
     Json(json!({ "sets": sets }))
 }
 
@@ -151,7 +150,7 @@ async fn snapshot(State(shared): State<Shared>, name: Result<Path<String>, PathR
 
 async fn status_page(State(shared): State<Shared>) -> Html<String> {
     let now = Instant::now();
-    let streams = shared.board.streams.read().unwrap_or_else(PoisonError::into_inner);
+    let streams = shared.board.streams.read();
     let streams: Vec<_> = streams.iter().map(|(s, a)| (s.report(now), a.totals())).collect();
     let outbox = shared.board.outbox().unwrap_or_default();
     Html(page::render(&shared.board.readiness(), &streams, &outbox, &shared.board.recent()))

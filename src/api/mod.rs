@@ -17,10 +17,11 @@ mod serve;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use crate::event::Event;
@@ -126,7 +127,7 @@ impl Board {
     /// Says why frames do not flow yet, or no more.
     pub fn not_ready(&self, reason: &str) {
         metrics::gauge!("vtagd_ready").set(0.0);
-        let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
+        let mut readiness = self.readiness.write();
         readiness.ready = false;
         reason.clone_into(&mut readiness.reason);
     }
@@ -140,7 +141,7 @@ impl Board {
             ("provider", provider.to_owned()),
         ];
         metrics::gauge!("vtagd_build_info", &labels).set(1.0);
-        let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
+        let mut readiness = self.readiness.write();
         readiness.ready = true;
         WARM.clone_into(&mut readiness.reason);
         readiness.model = Some(model.to_owned());
@@ -152,7 +153,7 @@ impl Board {
         for Refused { provider, .. } in refused {
             metrics::gauge!("vtagd_provider_refused", "provider" => provider.as_str()).set(1.0);
         }
-        self.readiness.write().unwrap_or_else(PoisonError::into_inner).refused = refused.to_vec();
+        self.readiness.write().refused = refused.to_vec();
     }
 
     /// Says how inference runs.
@@ -161,16 +162,16 @@ impl Board {
             metrics::gauge!("vtagd_inference_sessions").set(plan.sessions as f64);
             metrics::gauge!("vtagd_batch_max_size").set(plan.max_size as f64);
         }
-        self.readiness.write().unwrap_or_else(PoisonError::into_inner).inference = plan;
+        self.readiness.write().inference = plan;
     }
 
     /// Says why the process is to be started again, or that it is well (`None`), and whether frames flow because of it.
     pub fn set_ill(&self, why: Option<String>) {
-        let mut ill = self.ill.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ill = self.ill.write();
         if *ill == why {
             return;
         }
-        let mut readiness = self.readiness.write().unwrap_or_else(PoisonError::into_inner);
+        let mut readiness = self.readiness.write();
         readiness.ready = why.is_none();
         readiness.reason = why.clone().unwrap_or_else(|| WARM.to_owned());
         metrics::gauge!("vtagd_ready").set(if why.is_none() { 1.0 } else { 0.0 });
@@ -179,33 +180,33 @@ impl Board {
 
     /// Why the process is to be started again.
     pub fn ill(&self) -> Option<String> {
-        self.ill.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ill.read().clone()
     }
 
     pub fn readiness(&self) -> Readiness {
-        self.readiness.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.readiness.read().clone()
     }
 
     pub fn set_streams(&self, streams: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>) {
-        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = streams;
+        *self.streams.write() = streams;
     }
 
     pub fn set_labels(&self, sets: Vec<SetView>) {
-        *self.sets.write().unwrap_or_else(PoisonError::into_inner) = sets;
+        *self.sets.write() = sets;
     }
 
     /// Says where pictures are.
     pub fn set_gallery(&self, gallery: Arc<Gallery>) {
-        *self.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(gallery);
+        *self.gallery.write() = Some(gallery);
     }
 
     fn gallery(&self) -> Option<Arc<Gallery>> {
-        self.gallery.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.gallery.read().clone()
     }
 
     /// Remembers `event`, forgetting the oldest beyond [`RECENT`].
     pub fn remember(&self, event: Arc<Event>) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent.lock();
         if recent.len() == RECENT {
             recent.pop_front();
         }
@@ -214,20 +215,20 @@ impl Board {
 
     /// What the GPUs did at `then`; the reading before is forgotten.
     pub fn set_gpus(&self, then: Instant, gpus: Vec<Gpu>) {
-        *self.gpus.lock().unwrap_or_else(PoisonError::into_inner) = Some((then, gpus));
+        *self.gpus.lock() = Some((then, gpus));
     }
 
     /// The outbox is open.
     pub fn set_outbox(&self, status: Status) {
-        *self.outbox.write().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        *self.outbox.write() = Some(status);
     }
 
     fn outbox(&self) -> Option<Report> {
-        self.outbox.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Status::report)
+        self.outbox.read().as_ref().map(Status::report)
     }
 
     fn recent(&self) -> Vec<Arc<Event>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        self.recent.lock().iter().rev().cloned().collect()
     }
 }
 

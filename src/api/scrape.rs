@@ -2,7 +2,6 @@
 //!
 //! In: shared state; out: Prometheus's text format. On the API's thread; nothing here waits for a camera, a driver or a disk.
 
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use super::{Board, Shared};
@@ -13,7 +12,7 @@ use crate::platform::process::Process;
 pub(super) fn text(shared: &Shared, now: Instant) -> String {
     let mut text = Exposition::after(shared.metrics.render());
     streams(&mut text, &shared.board);
-    let gpus = shared.board.gpus.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let gpus = shared.board.gpus.lock().clone();
     // A driver that hangs says nothing more; the last it said is no news after a while.
     if let Some((then, gpus)) = gpus
         && !gpu::is_stale(then, now)
@@ -27,7 +26,7 @@ pub(super) fn text(shared: &Shared, now: Instant) -> String {
 }
 
 fn streams(text: &mut Exposition, board: &Board) {
-    for (status, _) in board.streams.read().unwrap_or_else(PoisonError::into_inner).iter() {
+    for (status, _) in board.streams.read().iter() {
         if let Some(up) = status.is_up() {
             text.sample("vtagd_stream_up", &[("stream", &**status.id())], f64::from(u8::from(up)));
         }

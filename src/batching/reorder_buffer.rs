@@ -5,9 +5,9 @@
 //! them. Any session thread may be inside, one at a time.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::Mutex;
 
 use crate::batching::batch::EmbeddedBatch;
 
@@ -35,7 +35,7 @@ impl ReorderBuffer {
     /// # Errors
     /// [`Closed`].
     pub fn put(&self, number: u64, batch: Option<EmbeddedBatch>) -> Result<(), Closed> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.0.lock();
         inner.note(number, batch);
         while let Some(batch) = inner.due() {
             inner.out.send(batch).map_err(|_| Closed)?;
@@ -45,11 +45,7 @@ impl ReorderBuffer {
 
     /// Nothing will come of the batch `number`. Never waits: `false` if it has to be said again.
     pub fn try_skip(&self, number: u64) -> bool {
-        let mut inner = match self.0.try_lock() {
-            Ok(inner) => inner,
-            Err(TryLockError::Poisoned(inner)) => inner.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
+        let Some(mut inner) = self.0.try_lock() else { return false };
         inner.note(number, None);
         // Those behind it go as far as there is room.
         while let Some(batch) = inner.due() {

@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::ArrayView1;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::pictures::{self, BATCH, Unusable};
@@ -358,7 +359,7 @@ struct Shared(Arc<Mutex<Box<dyn ImageEncoder>>>);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Box<dyn ImageEncoder>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -5,12 +5,13 @@
 //! each on threads `trial-<n>` and `src-<id>`. A stream is left once its picture and its keyframe interval are known, once its source
 //! names an error, or when its time is up; a source that does not stop then is left behind, for the process ends soon.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, select, tick};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::plain;
@@ -76,7 +77,7 @@ pub fn streams(settings: &Settings, time: Duration, shutdown: &Shutdown) -> Vec<
                 true if shutdown.is_requested() => failed(stream, STOPPED),
                 true => one(stream, time, shutdown),
             };
-            findings.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(finding);
+            findings.lock()[at] = Some(finding);
         }
     };
     std::thread::scope(|scope| {
@@ -86,7 +87,7 @@ pub fn streams(settings: &Settings, time: Duration, shutdown: &Shutdown) -> Vec<
             }
         }
     });
-    let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let findings = findings.into_inner();
     let missed = |stream| failed(stream, "it was not tried: the system gives no thread");
     findings.into_iter().zip(streams).map(|(finding, stream)| finding.unwrap_or_else(|| missed(stream))).collect()
 }
@@ -213,7 +214,7 @@ impl FrameTap for Tap {
     }
 
     fn is_sampled(&self, media: Duration) -> bool {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner).is_sampled(media)
+        self.schedule.lock().is_sampled(media)
     }
 
     fn deliver(&self, _: FrameTime, _: Picture) {

@@ -5,8 +5,10 @@
 //! that, [`DRAIN_TIMEOUT`] at most: whoever hears of a tag's start has heard of the end of the one before.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::api::Board;
 use crate::config::{Settings, StreamSettings, thresholds};
@@ -88,7 +90,7 @@ struct RunningStream {
 
 impl RunningStream {
     fn close(&self, reason: EndReason, outlet: &Outlet) {
-        let mut emitter = self.emitter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut emitter = self.emitter.lock();
         emitter.close(reason, &mut |event| outlet.send(event, None));
     }
 }
@@ -216,7 +218,7 @@ impl Streams {
             for watched in self.watched.iter().filter(|w| w.leaving.is_none()) {
                 let Some(stream) = settings.streams.iter().find(|s| s.source.id == watched.id) else { continue };
                 let gap = gap(stream);
-                let mut emitter = watched.emitter.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut emitter = watched.emitter.lock();
                 emitter.relabel(rules(settings, stream), gap, &mut |event| self.outlet.send(event, None));
                 drop(emitter);
                 routes.insert(watched.member.key, route(stream, scorers, &watched.emitter, &self.outlet));
@@ -330,7 +332,7 @@ impl StoppedStreams {
     /// Ends every tag that is still open.
     pub fn close_tags(&self) {
         for (emitter, reason) in &self.open {
-            let mut emitter = emitter.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut emitter = emitter.lock();
             emitter.close(reason.unwrap_or(EndReason::Shutdown), &mut |event| self.outlet.send(event, None));
         }
     }
@@ -368,7 +370,7 @@ fn route(
     let scorers = stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect();
     let (emitter, outlet) = (Arc::clone(emitter), Arc::clone(outlet));
     let handler: ScoreHandler = Box::new(move |time, picture, sets| {
-        let mut emitter = emitter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut emitter = emitter.lock();
         for (set, scores) in sets.iter().enumerate() {
             emitter.scores(time, set, scores, &mut |event| outlet.send(event, picture));
         }

@@ -20,10 +20,9 @@ mod xml;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 pub use block::{PasswordFrom, block};
@@ -103,7 +102,7 @@ pub fn discover(options: &DiscoverOptions) -> Result<Vec<Device>, ProbeError> {
     name(&mut devices);
     let client = Client::new();
     let queue = Mutex::new(found.iter().zip(&mut devices));
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let next = || queue.lock().next();
     std::thread::scope(|scope| {
         for number in 0..AT_ONCE.min(found.len()) {
             let work = || {

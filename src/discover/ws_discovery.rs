@@ -7,9 +7,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use url::Url;
 use uuid::Uuid;
 
@@ -99,7 +99,7 @@ pub fn probe(place: ProbeTarget, time: Duration) -> Result<Vec<Found>, ProbeErro
         }
         tracing::warn!("{error}");
     }
-    Ok(roll.into_inner().unwrap_or_else(PoisonError::into_inner).finish())
+    Ok(roll.into_inner().finish())
 }
 
 /// The IPv4 addresses of this machine's interfaces that are up and have multicast.
@@ -189,7 +189,7 @@ impl Question {
         }
         match soap::matches(bytes, &self.ids) {
             Ok(matches) => {
-                let mut roll = roll.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut roll = roll.lock();
                 matches.into_iter().for_each(|found| roll.add(sender, found));
             }
             Err(error) => tracing::debug!(%sender, %error, "an answer that cannot be read"),

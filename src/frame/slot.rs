@@ -6,10 +6,11 @@
 //! a full wake channel is fine, because its reader looks at all slots per token. Any thread may hold either end.
 //! Closed: a slot whose writer is gone is finished once it is empty; a slot whose reader is gone hands every value back.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
 
 use crate::platform::shutdown::Shutdown;
 
@@ -63,7 +64,7 @@ impl<T> SlotWriter<T> {
     /// # Errors
     /// [`PutError::Closed`] with `value` if the reader is gone.
     pub fn put(&self, value: T) -> Result<Option<T>, PutError<T>> {
-        let _turn = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.one_at_a_time.lock();
         if !self.reader.load(Ordering::Acquire) {
             return Err(PutError::Closed(value));
         }

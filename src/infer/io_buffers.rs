@@ -9,13 +9,14 @@
 
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, Tensor, TensorElementType};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Provider, Stop};
 use crate::batching::tensor::HostMemory;
@@ -212,8 +213,8 @@ pub struct Halt {
 }
 
 impl Halt {
-    fn options(&self) -> std::sync::MutexGuard<'_, Vec<Arc<RunOptions>>> {
-        self.options.lock().unwrap_or_else(PoisonError::into_inner)
+    fn options(&self) -> MutexGuard<'_, Vec<Arc<RunOptions>>> {
+        self.options.lock()
     }
 
     /// Forgets that the last run was to end: the next one may go on.

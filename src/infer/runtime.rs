@@ -5,10 +5,10 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
+use parking_lot::Mutex;
 use tracing::{debug, info, warn};
 
 use super::{InferError, libraries};
@@ -46,7 +46,7 @@ static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 /// # Errors
 /// [`InferError::Library`] naming the places looked at, or the file and why it does not load.
 pub fn load(explicit: Option<&Path>) -> Result<Runtime, InferError> {
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut loaded = LOADED.lock();
     if let Some(runtime) = &*loaded {
         if let Some(wanted) = explicit
             && wanted.canonicalize().ok() != runtime.library.canonicalize().ok()

@@ -5,8 +5,10 @@
 //! frames end as dropped, later batches pass it by, and [`Runs::hung`] says so until it comes back, if ever. Nothing here waits; time
 //! is a parameter.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Stop;
 use crate::batching::batch::FrameMeta;
@@ -65,7 +67,7 @@ impl Runs {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Where later batches are to pass one by that is given up.

@@ -19,9 +19,10 @@ mod repeats;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -210,7 +211,7 @@ pub fn finish() {
 }
 
 fn repeats<T>(with: impl FnOnce(&mut Repeats) -> T) -> T {
-    with(&mut REPEATS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner))
+    with(&mut REPEATS.get_or_init(Mutex::default).lock())
 }
 
 /// Where summaries come from: these are not sifted themselves.
@@ -351,7 +352,7 @@ mod tests {
         struct Keep(std::sync::Arc<Mutex<Vec<(&'static str, Level)>>>);
         impl<S: Subscriber> Layer<S> for Keep {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-                self.0.lock().unwrap().push((event.metadata().target(), *event.metadata().level()));
+                self.0.lock().push((event.metadata().target(), *event.metadata().level()));
             }
         }
         let keep = Keep::default();
@@ -368,7 +369,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tell!("vtagd::x" "ureq_proto::util" "ort::logging" "async_nats" "rumqttc" "gstreamer" "vtagd::repeated");
         });
-        std::mem::take(&mut *keep.0.lock().unwrap())
+        std::mem::take(&mut *keep.0.lock())
     }
 
     /// The most that is told of `target`; `None`: nothing.

@@ -11,9 +11,10 @@
 pub mod published_record;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -106,12 +107,12 @@ impl States {
     pub fn note(&self, stored: &Arc<Stored>) {
         let data = &stored.event.data;
         let key = (data.stream.clone(), data.set.clone(), data.label.clone());
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(stored));
+        self.0.write().insert(key, Arc::clone(stored));
     }
 
     /// Every state, in the order of stream, set and label.
     pub fn all(&self) -> Vec<TagState> {
-        let states = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let states = self.0.read();
         let state = |((stream, set, label), last): (&(String, String, String), &Arc<Stored>)| TagState {
             stream: stream.clone(),
             set: set.clone(),
@@ -148,7 +149,7 @@ struct DeliveryState {
 
 impl DeliveryState {
     fn settle(&self, position: u64, outcome: DeliveryOutcome) {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(position, outcome);
+        self.settled.lock().insert(position, outcome);
         let _ = self.wake.try_send(());
     }
 }
@@ -194,16 +195,16 @@ impl DeliverySender {
 
     /// What the sink has settled since the last call, in the order of positions.
     pub fn settled(&self) -> BTreeMap<u64, DeliveryOutcome> {
-        std::mem::take(&mut *self.state.settled.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.state.settled.lock())
     }
 
     pub fn health(&self) -> Health {
-        self.state.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.health.lock().clone()
     }
 
     /// What is wrong beside deliveries, for people.
     pub fn notice(&self) -> Option<String> {
-        self.state.notice.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.notice.lock().clone()
     }
 
     /// Goes on to `phase`; there is no way back.
@@ -351,7 +352,7 @@ impl DeliveryReceiver {
         if let Health::Down { why } | Health::Disabled { why } | Health::Gone { why } = &mut health {
             *why = scrub(why).into_owned();
         }
-        let mut now = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.state.health.lock();
         if *now == health {
             return;
         }
@@ -373,13 +374,13 @@ impl DeliveryReceiver {
     }
 
     pub fn health(&self) -> Health {
-        self.state.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.health.lock().clone()
     }
 
     /// Says what is wrong although events arrive (`None`: nothing any more). The log is told where it differs.
     pub fn set_notice(&self, notice: Option<String>) {
         let notice = notice.map(|notice| scrub(&notice).into_owned());
-        let mut now = self.state.notice.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.state.notice.lock();
         if *now == notice {
             return;
         }

@@ -24,12 +24,13 @@ pub mod route;
 mod tables;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use crate::event::Event;
@@ -159,7 +160,7 @@ pub struct Status(Arc<Shared>);
 
 impl Status {
     pub fn report(&self) -> Report {
-        self.0.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.report.lock().clone()
     }
 }
 
@@ -239,7 +240,7 @@ impl Outbox {
     /// every sink that wants it; its cooldown should not begin then.
     pub fn send(&self, event: &Arc<Event>) -> bool {
         let Routed { mut to, over } = {
-            let mut router = self.shared.router.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut router = self.shared.router.lock();
             router.route(event, Instant::now())
         };
         over.iter().for_each(|sink| self.shared.lose(Some(usize::from(*sink)), Loss::RateLimit, 1));
@@ -252,7 +253,7 @@ impl Outbox {
             !disabled
         });
         let told = !to.is_empty() || over.is_empty();
-        let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner);
+        let queue = self.queue.read();
         let queued = Queued { event: Arc::clone(event), to };
         let refused = match &*queue {
             Some(queue) => queue.try_send(queued).err().map(|error| {
@@ -273,7 +274,7 @@ impl Outbox {
     /// stored, and the thread ends. An outbox in memory counts the rest as lost.
     pub fn close(&self) {
         self.shared.closing.store(true, Ordering::Relaxed);
-        self.queue.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.write().take();
     }
 
     /// Whether events have no way out any more: every sink has given up for good, or the outbox's thread has died.

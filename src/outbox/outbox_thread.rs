@@ -5,8 +5,8 @@ mod opening;
 mod upkeep;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never, select};
@@ -209,7 +209,7 @@ impl Worker {
             tracing::error!(%error, "the states of the labels cannot be read out of the outbox");
             Vec::new()
         });
-        let mut router = self.shared.router.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut router = self.shared.router.lock();
         for stored in &states {
             self.states.note(stored);
             if stored.event.kind != EventKind::End {

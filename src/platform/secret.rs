@@ -11,10 +11,11 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use parking_lot::{Mutex, RwLock};
 use url::Url;
 
 use super::edit_distance::distance;
@@ -78,9 +79,9 @@ fn remember(value: &Arc<str>) {
         let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE && !line.starts_with("--"));
         lines.for_each(|line| remember(&line.into()));
     }
-    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner).values.contains(value);
+    let known = KNOWN.read().values.contains(value);
     if !known {
-        KNOWN.write().unwrap_or_else(PoisonError::into_inner).add(value);
+        KNOWN.write().add(value);
     }
 }
 
@@ -138,7 +139,7 @@ fn lower_hex(text: &str) -> String {
 /// `text` with `***` in place of every secret that this process knows, however it is spelt, and of user and password in any address. For
 /// what libraries wrote.
 pub fn scrub(text: &str) -> Cow<'_, str> {
-    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+    let known = KNOWN.read();
     let mut text = Cow::Borrowed(text);
     for spelling in &known.spellings {
         if text.contains(spelling.as_str()) {
@@ -180,7 +181,7 @@ pub fn goes_with(user: &str, password: &Secret) {
 /// its value is an address with a password, as that of a proxy may be.
 pub fn is_private(name: &OsStr, value: &OsStr) -> bool {
     let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
-    let taken = VARIABLES.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&*name);
+    let taken = VARIABLES.lock().contains_key(&*name);
     let address = value.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
     taken || address || names_a_secret(&name, &value)
 }
@@ -198,7 +199,7 @@ pub fn withdraw_variables() {
     if !alone {
         return;
     }
-    let mut variables = VARIABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut variables = VARIABLES.lock();
     for (name, value) in std::env::vars() {
         if variables.contains_key(&name) || names_a_secret(&name, &value) {
             // Not made known: what only looks like a credential may be a word that the log needs.
@@ -238,7 +239,7 @@ impl Secret {
     /// # Errors
     /// When it is not set, or no text.
     pub fn from_variable(name: &str) -> Result<Self, std::env::VarError> {
-        let mut variables = VARIABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut variables = VARIABLES.lock();
         if let Some(kept) = variables.entry(name.to_owned()).or_default() {
             remember(&kept.0);
             return Ok(kept.clone());

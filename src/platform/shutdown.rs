@@ -4,10 +4,11 @@
 //! the whole has a [`child`](Shutdown::child) of its own, which ends with its parent at the latest.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use parking_lot::Mutex;
 
 /// Asks for shutdown. Clones ask for the same one.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ struct Armed {
 
 impl Inner {
     fn fire(&self) {
-        let armed = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let armed = self.0.lock().take();
         for child in armed.into_iter().flat_map(|armed| armed.children) {
             if let Some(child) = child.upgrade() {
                 child.fire();
@@ -87,7 +88,7 @@ impl Shutdown {
     pub fn child(&self) -> (Trigger, Self) {
         let (trigger, shutdown) = channel();
         if let Some(parent) = self.inner.upgrade() {
-            let mut armed = parent.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut armed = parent.0.lock();
             if let Some(armed) = armed.as_mut() {
                 armed.children.retain(|child| child.strong_count() > 0);
                 armed.children.push(Arc::downgrade(&trigger.0));

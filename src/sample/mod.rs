@@ -8,8 +8,10 @@
 pub mod auto;
 mod schedule;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 pub use auto::Tempo;
 pub use schedule::Schedule;
@@ -122,7 +124,7 @@ impl Sampler {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.state.lock())
     }
 }
 

@@ -4,7 +4,9 @@
 //! two batches: no frame is scored half by old labels and half by new ones, and none is lost.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Scorer;
 use crate::frame::{FrameTime, Picture};
@@ -26,7 +28,7 @@ pub struct ScoreRoutes(Mutex<HashMap<StreamKey, ScoreRoute>>);
 
 impl ScoreRoutes {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<StreamKey, ScoreRoute>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A stream joins. Before its first frame, or that frame is lost.

@@ -11,11 +11,12 @@ mod rgb;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -130,7 +131,7 @@ impl Gallery {
             EventKind::Update if data.score >= data.peak - BEST => Some("best"),
             EventKind::Update | EventKind::End => None,
         };
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         if let Some((which, picture)) = worth.zip(picture) {
             let name = picture_store::name(data.tag_id, which);
             let shot = Shot {
@@ -153,7 +154,7 @@ impl Gallery {
     }
 
     fn take(&self, shot: Shot) -> bool {
-        let shots = self.shots.lock().unwrap_or_else(PoisonError::into_inner);
+        let shots = self.shots.lock();
         shots.as_ref().is_some_and(|shots| shots.try_send(shot).is_ok())
     }
 
@@ -183,7 +184,7 @@ impl Gallery {
 
     /// Takes nothing more; the thread ends when it has written what waits.
     pub fn close(&self) {
-        self.shots.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shots.lock().take();
     }
 }
 

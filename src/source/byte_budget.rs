@@ -12,12 +12,13 @@
 //! may hold. Runs on GStreamer's streaming threads. Full: see above. Closed: everything goes with the pipeline.
 //! Local files and devices are not counted where they enter: they are read piece by piece as they are asked for, or lie in a pool of fixed size.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use super::downloads::MOST_DOWNLOAD;
 use super::error::{At, Excess, SourceError};
@@ -261,7 +262,7 @@ impl Growth {
             return false;
         }
         self.since.store(0, Ordering::Relaxed);
-        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.before.lock();
         let Some(now) = in_use() else { return false };
         let last = before.unwrap_or(now);
         *before = Some(if self.endless { last.min(now) } else { now });
@@ -385,7 +386,7 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let listener = Arc::clone(&told);
         let at = At { stream: "dock".into(), place: "http://10.0.0.1/x".into(), element: String::new() };
-        let report = Box::new(move |error| listener.lock().unwrap().push(error));
+        let report = Box::new(move |error| listener.lock().push(error));
         let budget = ByteBudget::with_limit(&pipeline, at, report, most);
         (pipeline, budget, told)
     }
@@ -434,7 +435,7 @@ mod tests {
         let source = format!("filesrc location={} blocksize=65536", file.display());
         let (pipeline, _, told) = watched(&format!("{source} ! multipartdemux boundary=x ! fakesink"), 1 << 20);
         run(&pipeline);
-        let told = told.lock().unwrap();
+        let told = told.lock();
         assert!(matches!(&told[..], [SourceError::TooMuch { what: Excess::Bytes(1_048_576), .. }]), "{told:?}");
         assert!(told[0].to_string().contains("multipartdemux"), "{told:?}");
     }
@@ -446,7 +447,7 @@ mod tests {
             1 << 20,
         );
         run(&pipeline);
-        assert_eq!(*told.lock().unwrap(), []);
+        assert_eq!(*told.lock(), []);
     }
 
     #[test]

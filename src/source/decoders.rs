@@ -6,13 +6,13 @@
 //! on a thread of its own, and one that does not answer within [`PROBE_TIMEOUT`] is not used.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use crate::stream::StreamId;
 
@@ -137,7 +137,7 @@ fn opens(element: &str) -> bool {
 static OPENED: Mutex<Option<HashMap<Decoder, Result<(), String>>>> = Mutex::new(None);
 
 fn opened(family: &'static Family) -> Result<(), String> {
-    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut opened = OPENED.lock();
     let known = opened.get_or_insert_with(HashMap::new);
     if let Some(result) = known.get(&family.decoder) {
         return result.clone();
@@ -169,7 +169,7 @@ pub(super) fn choose(wanted: Decoder) -> Result<Option<&'static Family>, String>
 /// Warns that the hardware which was asked for is not used, once for each stream and reason: connections come and go.
 pub(super) fn complain_once(stream: &StreamId, why: &str) {
     static TOLD: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
-    let new = TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((stream.to_string(), why.to_owned()));
+    let new = TOLD.lock().insert((stream.to_string(), why.to_owned()));
     if new {
         tracing::warn!(%stream, why, "decoding in software");
     }

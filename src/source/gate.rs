@@ -9,13 +9,14 @@
 //! once: a still-frame event behind it drains the decoder, which would otherwise keep it until it knows what follows. Full: what
 //! is held back for `auto` is bounded by [`super::gop::Chooser::MAX_HELD`]. Closed: everything goes with the pipeline.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
+use parking_lot::Mutex;
 
 use super::coded::{self, Codec};
 use super::gop::{Mode, Verdict};
@@ -183,7 +184,7 @@ impl Gate {
         if matches!(verdict, Verdict::Drop | Verdict::Forget) {
             self.take_its_time(frame, pad);
         }
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         match verdict {
             Verdict::Decode => gst::PadProbeReturn::Ok,
             Verdict::Ask { hold } => {

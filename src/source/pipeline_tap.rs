@@ -6,12 +6,13 @@
 //! One feed lives as long as its source; each connection has a number, and a pipeline that hangs on from an earlier one is
 //! not listened to. Full: [`FrameTap::deliver`] decides (newest wins, or it blocks this thread). Closed: buffers are dropped.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use parking_lot::Mutex;
 
 use super::Decode;
 use super::coded::{self, Kind};
@@ -121,11 +122,11 @@ impl PipelineTap {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.state.lock())
     }
 
     fn tap(&self) -> Option<Arc<dyn FrameTap>> {
-        self.tap.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tap.lock().clone()
     }
 
     /// Starts listening to a new connection and gives its number.
@@ -158,7 +159,7 @@ impl PipelineTap {
     /// Stops listening, for good, and lets go of the tap.
     pub fn close(&self) {
         self.with(|state| state.connection += 1);
-        self.tap.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.tap.lock().take();
     }
 
     /// What is to be done with a coded frame; for [`Verdict::Ask`], [`Self::is_coded_sampled`] tells more. `caps` tells what it is coded in,

@@ -5,10 +5,10 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
+use parking_lot::Mutex;
 
 /// Senders at a time. A camera has one, a mixer a dozen contributors, and both may begin anew.
 pub(super) const MOST: usize = 256;
@@ -59,7 +59,7 @@ impl Senders {
     }
 
     fn has_room(&self, number: u32, now: Instant) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let (since, numbers) = &mut *seen;
         if numbers.contains(&number) {
             return true;

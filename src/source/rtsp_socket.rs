@@ -8,13 +8,14 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::glib::translate::{IntoGlib, ToGlibPtr, from_glib_none};
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 /// Bytes without an RTP packet among them. Descriptions of streams are some kilobytes; what is sent on channels that nobody asked for is not
 /// kept, but is no use either.
@@ -54,7 +55,7 @@ impl RtspSocket {
 
     /// Called while whoever has connected `fd` waits: it is open.
     fn connected(&self, fd: BorrowedFd<'_>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         // Without a descriptor left for it, hardly anything else works either.
         *state = State { socket: fd.try_clone_to_owned().ok(), cut: state.cut, ..State::default() };
         let cut = state.cut;
@@ -70,14 +71,14 @@ impl RtspSocket {
     }
 
     fn with_fd<T>(&self, f: impl FnOnce(&mut State, i32) -> Option<T>) -> Option<T> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let fd = state.socket.as_ref()?.as_raw_fd();
         f(&mut state, fd)
     }
 
     /// Ends the connection under rtspsrc, which stops for nothing in the middle of a message.
     pub fn cut(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).cut = true;
+        self.0.lock().cut = true;
         self.with_fd(|_, fd| {
             // SAFETY: plain system call, on a descriptor that is ours.
             unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };

@@ -9,11 +9,12 @@
 //! [`SourceError`] for the connection, once; from then on nothing goes into a decoder any more. It stands behind the gate, so frames that
 //! are not decoded cost nothing. Holds no frame. Closed: everything goes with the pipeline.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use super::coded;
 use super::error::{At, SourceError};
@@ -107,7 +108,7 @@ impl SizeLimit {
         let stream = Mutex::new(Stream { share, ..Stream::default() });
         let searches = element.factory().is_some_and(|factory| factory.name() == "vp9dec");
         pad.add_probe(mask, move |pad, info| {
-            let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stream = stream.lock();
             let passed = limit.before_decoder(&mut stream, pad, info);
             if searches && passed == gst::PadProbeReturn::Ok {
                 index_vp9(info);

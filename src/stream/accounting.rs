@@ -4,7 +4,9 @@
 //! one that is dropped unsettled counts as dropped for the reason it was last marked with, so no path can forget.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::stream::StreamId;
 
@@ -101,7 +103,7 @@ impl Totals {
 
 impl FrameAccounting {
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock()
     }
 
     pub fn totals(&self) -> Totals {
@@ -203,20 +205,20 @@ pub struct FrameGuard {
 impl FrameGuard {
     /// Ends the frame's way. Later calls do nothing: the first ending counts.
     pub fn complete(&self, outcome: FrameOutcome) {
-        if self.fate.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+        if self.fate.lock().take().is_some() {
             self.accounting.complete(&self.stream, outcome);
         }
     }
 
     /// Whether the frame's way has ended already.
     pub fn is_complete(&self) -> bool {
-        self.fate.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.fate.lock().is_none()
     }
 }
 
 impl Drop for FrameGuard {
     fn drop(&mut self) {
-        let fate = self.fate.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let fate = self.fate.get_mut().take();
         if let Some(reason) = fate {
             self.accounting.complete(&self.stream, FrameOutcome::Dropped(reason));
         }

@@ -3,9 +3,10 @@
 //! Written by the assembly when streams or labels change, read by sinks that tell the outside world (MQTT). Any thread may hold it; nobody
 //! waits. Commands go the other way through a bounded channel: when it is full, the newest is refused.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::stream::accounting::FrameAccounting;
@@ -56,13 +57,13 @@ impl StreamRegistry {
 
     /// Replaces everything, and tells who listens.
     pub fn set(&self, streams: Vec<RegisteredStream>) {
-        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(streams));
+        *self.streams.write() = Some(Arc::new(streams));
         self.version.send_modify(|version| *version += 1);
     }
 
     /// `None` while the daemon starts.
     pub fn streams(&self) -> Option<Arc<Vec<RegisteredStream>>> {
-        self.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.streams.read().clone()
     }
 
     /// Changes with every [`set`](Self::set).

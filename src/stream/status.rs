@@ -1,8 +1,8 @@
 //! What each stream is doing right now, written by its source and read by the API, the metrics and the log.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::platform::secret;
@@ -107,7 +107,7 @@ impl StreamStatus {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
-        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.inner.lock())
     }
 
     /// Enters `state`. Returns `false` if the stream was in it already. What is wrong may be told in a library's words: no credential of

@@ -5,7 +5,6 @@
 //! writes anything down (a test that holds the [`DeliverySender`]) the answer comes at once: nothing is known.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -60,12 +59,12 @@ pub enum Ask {
 impl DeliverySender {
     /// From here on what the sink asks is answered.
     pub fn keep_record(&self) {
-        self.state.asks.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
+        self.state.asks.lock().0 = true;
     }
 
     /// What the sink has asked since the last call.
     pub fn asked(&self) -> Vec<Ask> {
-        std::mem::take(&mut self.state.asks.lock().unwrap_or_else(PoisonError::into_inner).1)
+        std::mem::take(&mut self.state.asks.lock().1)
     }
 }
 
@@ -101,7 +100,7 @@ impl DeliveryReceiver {
 
     /// Whether somebody will answer.
     fn ask(&self, ask: Ask) -> Result<bool, String> {
-        let mut asks = self.state.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asks = self.state.asks.lock();
         if !asks.0 {
             return Ok(false);
         }

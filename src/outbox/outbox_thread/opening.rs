@@ -1,6 +1,5 @@
 //! A disk that is full or fails when the daemon starts: the outbox is opened as soon as it can be.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -35,7 +34,7 @@ pub(in crate::outbox) fn opened(
         if shared.storing.swap(false, Ordering::Relaxed) {
             tracing::error!(%error, "events cannot be stored, trying again every second; tagging goes on, events wait in memory while there is room");
         }
-        let mut report = shared.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut report = shared.report.lock();
         (report.storing, report.error) = (false, Some(error.to_string()));
         drop(report);
         let mut waited = Duration::ZERO;

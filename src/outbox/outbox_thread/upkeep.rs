@@ -1,6 +1,5 @@
 //! What the outbox's thread does now and then: limits, numbers for metrics and the API, changes made by other processes.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -64,7 +63,7 @@ impl Worker {
                 .set(oldest.unwrap_or_default() as f64 / 1000.0);
         }
         metrics::gauge!("vtagd_outbox_bytes").set(used as f64);
-        self.shared.report.lock().unwrap_or_else(PoisonError::into_inner).bytes = used;
+        self.shared.report.lock().bytes = used;
         Ok(())
     }
 
@@ -105,7 +104,7 @@ impl Worker {
 
     /// For the API and the metrics.
     pub(super) fn publish(&self, error: Option<String>) {
-        let mut report = self.shared.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut report = self.shared.report.lock();
         report.path = self.store.path().map(std::path::Path::to_path_buf);
         report.storing = self.shared.storing.load(Ordering::Relaxed);
         if report.storing || error.is_some() {
