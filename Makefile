@@ -33,13 +33,14 @@ runtime-openvino: ## ONNX Runtime with OpenVINO into runtime-openvino/, beside t
 
 .PHONY: build
 build: setup ## the release binary, target/release/vtagd
-	@$(CARGO) build --release --locked
+	@tools/build_progress.py $(CARGO) build --release --locked
 
 .PHONY: demo
 demo: setup ## tag a real RTSP camera; ends after three different tags (FOREVER=1: runs until Ctrl-C)
 	@tools/demo.sh
 
 .PHONY: test
+test: export INSTA_UPDATE := no
 test: setup ## all tests, with cargo-nextest where it is installed
 	@tools/setup/packages.sh $(TEST_PACKAGES)
 	@tools/setup/schemathesis.sh
@@ -50,6 +51,7 @@ test: setup ## all tests, with cargo-nextest where it is installed
 	fi
 
 .PHONY: test-fast
+test-fast: export INSTA_UPDATE := no
 test-fast: setup ## the library and the quick scenarios: no camera, no broker, no model of others
 	@$(CARGO) test --locked $(FEATURES) --lib --test configuration --test labels --test preprocessing
 

@@ -52,7 +52,7 @@ free_port() {
 
 [ -e "$clip" ] || die "there is no $clip: run make setup"
 say "building the release (some minutes the first time)"
-tools/cargo build --release --locked --bin vtagd --example rtsp_server || die "the build failed, see above"
+tools/build_progress.py tools/cargo build --release --locked --bin vtagd --example rtsp_server || die "the build failed, see above"
 
 mkdir -p demo
 rm -f demo/camera.url

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use crate::common::daemon::{Daemon, eventually, root, vtagd};
+use crate::common::daemon::{Daemon, eventually, root, vtagd, without_numbers};
 use serde_json::Value;
 
 const TOKEN: &str = "marked-token-0123456789abcdef";
@@ -76,6 +76,13 @@ fn streams_model_and_sinks_are_shown_as_a_table_and_as_json() {
         assert!(table.contains(part), "{part}: {table}");
     }
     assert!(!table.contains('\u{1b}'), "{table}");
+    // The whole of it, as a person reads it, but for what moves: when the last frame came, what it shows, whether a sink tries again.
+    let still = |line: &str| match line.split_once(' ') {
+        Some((name @ ("gate" | "hook"), _)) => format!("{name} …"),
+        _ => line.to_owned(),
+    };
+    let table: Vec<_> = without_numbers(&table).lines().map(still).collect();
+    insta::assert_snapshot!("status", table.join("\n"));
 
     // The address by hand: a token is needed, and where it comes from is never an argument of its own.
     let output = status(folder.path(), &["--url", &url]);

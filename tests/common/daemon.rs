@@ -258,3 +258,22 @@ impl Drop for Daemon {
         }
     }
 }
+
+/// A text that a person reads, without what differs from one machine and moment to another: each number is `N`, blanks are one.
+pub fn without_numbers(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        let words = line.split_whitespace().map(|word| {
+            let mut plain = String::new();
+            for letter in word.chars() {
+                if !letter.is_ascii_digit() {
+                    plain.push(letter);
+                } else if !plain.ends_with('N') {
+                    plain.push('N');
+                }
+            }
+            plain
+        });
+        words.collect::<Vec<_>>().join(" ")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

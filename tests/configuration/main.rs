@@ -12,3 +12,4 @@ mod config_schema;
 mod config_settings;
 mod run_bad_input;
 mod secrets_stay_secret;
+mod what_people_read;
