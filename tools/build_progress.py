@@ -15,7 +15,7 @@ import time
 
 EVERY = 10.0  # seconds between two lines
 COUNT = re.compile(r"\] (\d+)/(\d+)")
-NAMES = re.compile(r"\s*(Compiling|Downloaded|Downloading|Blocking|Locking|Updating) ")
+NAMES = re.compile(r"\s*(Compiling|Checking|Downloaded|Downloading|Blocking|Locking|Updating) ")
 
 
 def pieces(stream):
