@@ -36,9 +36,9 @@ impl UnfinishedFolder {
     /// Makes the folder, and removes those that the dead with the same `mark` have left at the same place.
     ///
     /// # Errors
-    /// As the disk has it; [`io::ErrorKind::AlreadyExists`] for a place without a name.
+    /// As the disk has it; [`io::ErrorKind::InvalidInput`] for a place without a name.
     pub fn create(out: &Path, mark: &str) -> io::Result<Self> {
-        let name = out.file_name().ok_or(io::ErrorKind::AlreadyExists)?;
+        let name = out.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = folder_of(out);
         fs::create_dir_all(parent)?;
         sweep(parent, Some(name), mark);

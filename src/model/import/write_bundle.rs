@@ -118,11 +118,11 @@ pub fn run(
     if !is_free(out) {
         return Err(ImportError::Exists { dir: out.to_owned() });
     }
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => ImportError::Exists { dir: out.to_owned() },
+    let failed = |source: io::Error, taken| match source.kind() {
+        kind if kind == taken => ImportError::Exists { dir: out.to_owned() },
         _ => ImportError::Disk { dir: out.to_owned(), source },
     };
-    let folder = UnfinishedFolder::create(out, IMPORTING).map_err(failed)?;
+    let folder = UnfinishedFolder::create(out, IMPORTING).map_err(|e| failed(e, io::ErrorKind::InvalidInput))?;
     source.tensors.verify(&mut || progress(ImportProgress { step: ImportStep::Writing, done: 0, total: 0 }))?;
     let bytes = towers(source, &folder.path, options, file::write, progress)?;
     small_files(source, &folder.path)?;
@@ -136,7 +136,7 @@ pub fn run(
     let bundle = Bundle::open_with_cache(&folder.path, None).map_err(|e| unreadable(e, out))?;
     manifest.fingerprint = bundle.fingerprint;
     write_json(&folder.path, manifest::FILE, &json!(manifest))?;
-    folder.finish(out).map_err(failed)?;
+    folder.finish(out).map_err(|e| failed(e, io::ErrorKind::AlreadyExists))?;
     Ok(manifest)
 }
 
