@@ -1,7 +1,6 @@
 //! Measuring in a [child process](crate::platform::child_process): vtagd starts itself with the hidden command [`SUBCOMMAND`]. One request, then
 //! an answer for each turn, one for each result, and an end. The parent kills the child on shutdown, in the middle of a run.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use crate::infer::session_threads::SessionThreads;
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice};
 use crate::model::Bundle;
 use crate::model::probe_picture::probe_picture;
-use crate::platform::child_process::{self, Child, ChildAnswer, End, OWN_PROGRAM};
+use crate::platform::child_process::{self, ChildError, End, OWN_PROGRAM};
 use crate::platform::shutdown::Shutdown;
 
 /// The command of a child that measures. Not one for people.
@@ -72,11 +71,6 @@ enum Answer {
     Speed(Speed),
     /// Images a second of one split.
     Split(f64),
-    Done,
-    Error {
-        message: String,
-        code: u8,
-    },
 }
 
 /// What a process with only `model` takes when it is warm for `batch` pictures.
@@ -150,8 +144,7 @@ pub fn splits(
     }
 }
 
-/// Starts a child, and hands its answers on until it is done. How long it may be silent, without `patience` the person knows who
-/// waits for it.
+/// Has a child do it. How long it may be silent, without `patience` the person knows who waits for it.
 fn ask(
     request: &Request,
     shutdown: &Shutdown,
@@ -164,50 +157,28 @@ fn ask(
         // The measuring of speed says the same about the same models.
         command.env("VTAGD_LOG", "error");
     }
-    let mut child =
-        Child::start(command, "bench-reader").map_err(|e| BenchError::Child(format!("cannot be started: {e}")))?;
-    if let Err(error) = child.ask(request) {
-        // How it ended says more than the broken pipe.
-        tracing::debug!(%error, "the measuring process does not listen");
-    }
-    loop {
-        match child.hear(Some(shutdown), patience) {
-            ChildAnswer::Answer(Answer::Done) => return Ok(()),
-            ChildAnswer::Answer(Answer::Error { message, code }) => return Err(BenchError::Told { message, code }),
-            ChildAnswer::Answer(answer) => heard(answer),
+    let mut heard = |answer| {
+        heard(answer);
+        true
+    };
+    child_process::ask(command, "bench-reader", request, Some(shutdown), patience, &mut heard).map_err(|error| {
+        match error {
+            ChildError::Told { message, code } => BenchError::Told { message, code },
             // Ctrl-C reaches every process of a terminal, and the child may be the first to end of it.
-            ChildAnswer::Stopped | ChildAnswer::Ended(End::Signal(libc::SIGINT | libc::SIGTERM)) => {
-                return Err(BenchError::Stopped);
-            }
-            ChildAnswer::Ended(end) => return Err(BenchError::Child(format!("{end}; its log is above"))),
-            ChildAnswer::Nonsense(error) => return Err(BenchError::Child(format!("answers nonsense: {error}"))),
-            ChildAnswer::Silence => return Err(BenchError::Child("said nothing for too long, stopped it".into())),
+            ChildError::Stopped | ChildError::Ended(End::Signal(libc::SIGINT | libc::SIGTERM)) => BenchError::Stopped,
+            error => BenchError::Child(error.to_string()),
         }
-    }
+    })
 }
 
-/// The child's whole life: one request from stdin, answers to stdout. The exit code.
+/// The child's whole life; the exit code.
 pub fn serve(_: &BenchChildArgs) -> u8 {
-    let mut stdout = io::stdout().lock();
-    let outcome = match child_process::request::<Request>() {
-        Ok(request) => answer(&request, &mut stdout),
-        Err(error) => {
-            let message = format!("`{SUBCOMMAND}` is for vtagd itself, not for people ({error})");
-            Err(BenchError::Told { message, code: 2 })
-        }
-    };
-    let (last, code) = match outcome {
-        Ok(()) => (Answer::Done, 0),
-        Err(error) => {
-            let code = error.exit_code();
-            (Answer::Error { message: error.to_string(), code }, code)
-        }
-    };
-    let _ = child_process::say(&mut stdout, &last);
-    code
+    child_process::serve(SUBCOMMAND, |request, say| {
+        answer(&request, say).map_err(|error| (error.to_string(), error.exit_code()))
+    })
 }
 
-fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> {
+fn answer(request: &Request, say: &mut dyn FnMut(Answer)) -> Result<(), BenchError> {
     let most = request.batches.iter().copied().max().unwrap_or(1);
     let runtime = runtime::load(request.setup.library.as_deref())?;
     // What was asked for, and nothing else in its place.
@@ -223,8 +194,7 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
     if let (What::Splits { splits, budget }, Some(model)) = (&request.what, request.models.first()) {
         let bundle = Bundle::open_known(&model.dir, String::new())?;
         for split in splits {
-            let rate = side_by_side(&runtime, &bundle, &settings, model.size, *split, &pixels, *budget)?;
-            let _ = child_process::say(stdout, &Answer::Split(rate));
+            say(Answer::Split(side_by_side(&runtime, &bundle, &settings, model.size, *split, &pixels, *budget)?));
         }
         return Ok(());
     }
@@ -238,13 +208,9 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
     }
     // As the daemon does.
     runtime::give_back_freed_memory();
-    // A parent that does not listen any more has closed stdin too, which ends this process.
-    let mut say = |answer: &Answer| {
-        let _ = child_process::say(stdout, answer);
-    };
     match request.what {
         What::Splits { .. } => {}
-        What::Memory => say(&Answer::Memory(memory_use::of_this_process()?)),
+        What::Memory => say(Answer::Memory(memory_use::of_this_process()?)),
         What::Speed { budget } => {
             // Warming up runs the largest size and one picture, and others only as far as its time goes.
             for batch in request.batches.iter().filter(|batch| (2..most).contains(*batch)) {
@@ -253,10 +219,10 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
                 }
             }
             let started = Instant::now();
-            let mut turn = |done, total| say(&Answer::Turn { done, total });
+            let mut turn = |done, total| say(Answer::Turn { done, total });
             let mut now = || started.elapsed();
             let found = rounds::run(&mut encoders, &request.batches, budget, &pixels, &mut now, &mut turn)?;
-            found.into_iter().for_each(|speed| say(&Answer::Speed(speed)));
+            found.into_iter().for_each(|speed| say(Answer::Speed(speed)));
         }
     }
     Ok(())

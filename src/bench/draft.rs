@@ -4,11 +4,7 @@
 //! The folder is in the cache directory, not in `/tmp`, which may be memory and small. Image towers are whole; the text
 //! tower, which is not measured, is a stump that makes the directory complete.
 
-use std::ffi::CString;
 use std::fs;
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
@@ -18,6 +14,7 @@ use crate::model::import::synthetic::Synthetic;
 use crate::model::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
 use crate::model::import::{Architecture, ImportError, TextPooling, TextTower, Transformer};
 use crate::model::onnx::Precision;
+use crate::platform::paths;
 
 /// Room that a disk needs beside the weights: graphs, configuration, and whoever else writes meanwhile.
 const SPARE: u64 = 64 << 20;
@@ -98,26 +95,11 @@ fn with_stump(arch: &Architecture) -> Architecture {
 }
 
 fn room(dir: &Path, needed: u64) -> Result<(), BenchError> {
-    let free = free_bytes(dir).map_err(|source| BenchError::Disk { dir: dir.to_owned(), source })?;
+    let free = paths::free_bytes(dir).map_err(|source| BenchError::Disk { dir: dir.to_owned(), source })?;
     if free < needed {
         return Err(BenchError::Space { dir: dir.to_owned(), needed, free });
     }
     Ok(())
-}
-
-/// What the file system of `dir` has left for this user.
-fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let path = CString::new(dir.as_os_str().as_bytes())?;
-    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` ends with a zero byte and lives through the call, which writes `stat`, a place of the right size.
-    if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so it filled `stat`.
-    let stat = unsafe { stat.assume_init() };
-    // Their types differ between platforms.
-    #[allow(clippy::unnecessary_cast, reason = "32-bit platforms have narrower fields")]
-    Ok((stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64))
 }
 
 #[cfg(test)]
@@ -206,6 +188,6 @@ mod tests {
         assert!(room(dir.path(), 1).is_ok());
         let error = room(dir.path(), 1 << 62).unwrap_err();
         assert!(error.to_string().contains("VTAGD_CACHE") && error.exit_code() == 1, "{error}");
-        assert!(free_bytes(Path::new("/no/such/folder")).is_err());
+        assert!(paths::free_bytes(Path::new("/no/such/folder")).is_err());
     }
 }

@@ -1,14 +1,13 @@
 //! `vtagd bench`: what this box can serve. A model directory, or the name of an architecture, in; images a second, latencies,
 //! memory and cameras out. A table and what to write into the configuration by default, one JSON object with `--json`.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::progress::Meter;
 use super::{complain, say};
 use crate::bench::bench_child::{self, Setup};
 use crate::bench::draft::Drafts;
@@ -30,8 +29,6 @@ use crate::platform::shutdown::{self, Shutdown};
 const USABLE: f64 = 0.8;
 /// A batch size that comes this near to the best one is as good, and a smaller one has the shorter latency.
 const AS_GOOD: f64 = 0.97;
-/// Between two progress lines where there is no terminal to draw a bar on.
-const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Longest time for one pair.
 const MOST_SECONDS: f64 = 600.0;
 
@@ -199,11 +196,11 @@ fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
     for batch in &batches {
         for model in &subject.models {
             memories.push(bench_child::memory(model, *batch, &setup, shutdown)?);
-            meter.show("memory", memories.len() as u64, pairs as u64);
+            show(&mut meter, "memory", memories.len() as u64, pairs as u64);
         }
     }
     let budget = Duration::from_secs_f64(args.seconds);
-    let mut turn = |done, total| meter.show("speed", done as u64, total as u64);
+    let mut turn = |done, total| show(&mut meter, "speed", done as u64, total as u64);
     let speeds = bench_child::speed(&subject.models, &batches, budget, &setup, shutdown, &mut turn)?;
 
     let mut results: Vec<(usize, Row)> =
@@ -285,7 +282,7 @@ fn made_up(
         }
     }
     let mut progress = |ImportProgress { done, total, .. }: ImportProgress| {
-        meter.show("writing made-up weights", done, total);
+        show(meter, "writing made-up weights", done, total);
         if shutdown.is_requested() { Err(ImportError::Stopped) } else { Ok(()) }
     };
     // The command line takes no other names.
@@ -365,41 +362,10 @@ fn best(rows: &[Row]) -> Option<&Row> {
     rows.iter().filter(as_good).min_by_key(|row| row.batch)
 }
 
-/// A bar on a terminal, a line now and then elsewhere.
-struct Meter {
-    bar: ProgressBar,
-    terminal: bool,
-    step: &'static str,
-    last: Instant,
-}
-
-impl Meter {
-    fn new() -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if terminal { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        Self { bar, terminal, step: "", last: Instant::now() }
-    }
-
-    fn show(&mut self, step: &'static str, done: u64, total: u64) {
-        if self.step != step {
-            self.step = step;
-            self.bar.reset();
-            let style = ProgressStyle::with_template("{msg} {bar:30} {percent} %, {eta} left");
-            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.bar.set_message(step);
-        }
-        self.bar.set_length(total);
-        self.bar.set_position(done);
-        if !self.terminal && self.last.elapsed() >= LINE_EVERY {
-            self.last = Instant::now();
-            tracing::info!(step, done, total, "measuring");
-        }
-    }
-}
-
-impl Drop for Meter {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
+/// How far one of the steps is.
+fn show(meter: &mut Meter, step: &'static str, done: u64, total: u64) {
+    if meter.show("{msg} {bar:30} {percent} %, {eta} left", step, done, total) {
+        tracing::info!(step, done, total, "measuring");
     }
 }
 

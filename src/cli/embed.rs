@@ -4,11 +4,11 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressBar;
 use ndarray::Array2;
 use serde::Serialize;
 
 use super::pictures::{self, BATCH};
+use super::progress::{self, Meter};
 use super::texts::{self, TemplateArgs};
 use super::{complain, say};
 use crate::config::ModelChoice;
@@ -291,7 +291,7 @@ fn images<'a>(dir: &Path, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(
     let engine = Engine::build(&ModelChoice::Path(dir.to_owned()), &settings, &[], shutdown)?;
     let Some(mut encoder) = engine.encoders.into_iter().next() else { return Ok((Vec::new(), 0)) };
     let (mut found, mut bad) = (Vec::with_capacity(files.len()), 0);
-    let bar = if files.len() > BATCH { ProgressBar::new(files.len() as u64) } else { ProgressBar::hidden() };
+    let (mut meter, mut done) = (Meter::new(), 0);
     for chunk in files.chunks(BATCH) {
         if shutdown.is_requested() {
             return Err(Failure::Stopped);
@@ -306,8 +306,10 @@ fn images<'a>(dir: &Path, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(
                 }
             }
         }
-        bar.inc(chunk.len() as u64);
+        done += chunk.len();
+        if meter.show(progress::FILES, "", done as u64, files.len() as u64) {
+            tracing::info!(done, total = files.len(), "embedding pictures");
+        }
     }
-    bar.finish_and_clear();
     Ok((found, bad))
 }

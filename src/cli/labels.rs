@@ -1,11 +1,8 @@
 //! `vtagd labels`: check label-set files, and fill the text-embedding cache so that the daemon starts without the text tower.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
+use super::progress::Meter;
 use super::{check, complain, plural, say};
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -15,9 +12,6 @@ use crate::model::{self, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown;
 use crate::yaml::problem::Problem;
-
-/// Between two progress lines where there is no terminal to draw a bar on.
-const LINE_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -113,9 +107,14 @@ fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
     let mut cache = EmbeddingCache::new(&cache_dir, &bundle.fingerprint);
     let mut tower = ChildTower::new(&bundle, None, 0).with_shutdown(shutdown);
     let mut meter = Meter::new();
-    let outcome =
-        Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |p| meter.show(p) }.sets(sets);
-    meter.bar.finish_and_clear();
+    let mut progress = |EmbedProgress { ready, total }: EmbedProgress| {
+        let template = "embedding {bar:30} {pos}/{len} texts, {eta} left";
+        if meter.show(template, "", ready as u64, total as u64) {
+            tracing::info!(ready, total, "embedding texts");
+        }
+    };
+    let outcome = Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut progress }.sets(sets);
+    drop(meter);
     match outcome {
         Ok((_, report)) => {
             let cut = if report.truncated > 0 {
@@ -135,32 +134,6 @@ fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
         Err(error) => {
             complain(&error);
             error.exit_code()
-        }
-    }
-}
-
-/// A bar on a terminal, a line now and then elsewhere.
-struct Meter {
-    bar: ProgressBar,
-    terminal: bool,
-    last: Instant,
-}
-
-impl Meter {
-    fn new() -> Self {
-        let style = ProgressStyle::with_template("embedding {bar:30} {pos}/{len} texts, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if terminal { ProgressBar::no_length().with_style(style) } else { ProgressBar::hidden() };
-        Self { bar, terminal, last: Instant::now() }
-    }
-
-    fn show(&mut self, EmbedProgress { ready, total }: EmbedProgress) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(ready as u64);
-        if !self.terminal && self.last.elapsed() >= LINE_EVERY {
-            self.last = Instant::now();
-            tracing::info!(ready, total, "embedding texts");
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod model;
 pub mod mqtt;
 pub mod package;
 mod pictures;
+mod progress;
 pub mod pull;
 pub mod run;
 pub mod status;

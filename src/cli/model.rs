@@ -2,13 +2,12 @@
 //! `pull` is in [`pull`].
 
 use std::fs;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::progress::Meter;
 use super::{complain, pull, say};
 use crate::daemon::engine::spec_of;
 use crate::infer::runtime;
@@ -23,8 +22,6 @@ use crate::platform::shutdown::{self, Shutdown};
 
 /// What stands before a made-up checkpoint's name.
 const SYNTHETIC: &str = "synthetic:";
-/// Between two progress lines where there is no terminal to draw a bar on.
-const LINE_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -110,8 +107,14 @@ fn import_or_fail(
         if measure { Some(runtime::load(None).map_err(|e| ImportError::Measure(e.to_string()))?) } else { None };
     let runner = runtime.as_ref().map(|runtime| runtime as &dyn GraphRunner);
     let mut meter = Meter::new();
-    let mut progress = |progress: ImportProgress| {
-        meter.show(progress);
+    let mut progress = |ImportProgress { step, done, total }: ImportProgress| {
+        let template = match step {
+            ImportStep::Writing => "writing   {bar:30} {bytes}/{total_bytes}, {eta} left",
+            ImportStep::Measuring => "measuring {bar:30} {pos}/{len} parts, {eta} left",
+        };
+        if meter.show(template, "", done, total) {
+            tracing::info!(?step, done, total, "importing");
+        }
         if shutdown.is_requested() { Err(ImportError::Stopped) } else { Ok(()) }
     };
     let options = ImportOptions::new(precision);
@@ -227,47 +230,4 @@ fn report(dir: &Path) -> Result<Report, anyhow::Error> {
 fn manifest(dir: &Path) -> Result<Option<Manifest>, ModelError> {
     let value: Option<serde_json::Value> = model::read_json(&dir.join(manifest::FILE))?;
     Ok(value.and_then(|value| serde_json::from_value(value).ok()))
-}
-
-/// A bar on a terminal, a line now and then elsewhere.
-struct Meter {
-    bar: ProgressBar,
-    terminal: bool,
-    step: Option<ImportStep>,
-    last: Instant,
-}
-
-impl Meter {
-    fn new() -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if terminal { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        Self { bar, terminal, step: None, last: Instant::now() }
-    }
-
-    fn show(&mut self, ImportProgress { step, done, total }: ImportProgress) {
-        if self.step != Some(step) {
-            self.step = Some(step);
-            let template = match step {
-                ImportStep::Writing => "writing   {bar:30} {bytes}/{total_bytes}, {eta} left",
-                ImportStep::Measuring => "measuring {bar:30} {pos}/{len} parts, {eta} left",
-            };
-            self.bar.reset();
-            self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        }
-        self.bar.set_length(total);
-        self.bar.set_position(done);
-        if done == total && step == ImportStep::Measuring {
-            self.bar.finish_and_clear();
-        }
-        if !self.terminal && self.last.elapsed() >= LINE_EVERY {
-            self.last = Instant::now();
-            tracing::info!(?step, done, total, "importing");
-        }
-    }
-}
-
-impl Drop for Meter {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
 }

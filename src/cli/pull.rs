@@ -5,20 +5,19 @@
 //! asked for it. The thread then ends with the process, and whatever it leaves is resumed by the next run.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{bounded, select};
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::progress::Meter;
 use super::{complain, say};
 use crate::model::hub::{self, HubError, HubSettings, PullEvent, Pulled, Repo, Request};
 use crate::platform::shutdown;
 
-/// Between two progress lines where there is no terminal to draw a bar on.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+const BAR: &str = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left  {wide_msg}";
 /// How long the thread may take to clean up after a wish to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -71,12 +70,13 @@ fn pull(args: &Args) -> Result<Pulled, HubError> {
         out: args.out.clone(),
         retries: args.retries,
     };
-    let mut meter = Meter::new(&request);
-    let bar = meter.bar.clone();
+    let name = format!("{} at {}", request.repo, request.revision);
+    let meter = Meter::new();
+    let mut moved = meter.clone();
     let (sender, done) = bounded(1);
     let wish = shutdown.clone();
     let thread = thread::Builder::new().name("vtagd-pull".into()).spawn(move || {
-        let result = hub::pull(&request, &settings, &wish, &mut |event| meter.show(&event));
+        let result = hub::pull(&request, &settings, &wish, &mut |event| show(&name, &event, &mut moved));
         // Nobody waits any more if a person was in a hurry.
         let _ = sender.send(result);
     });
@@ -85,7 +85,7 @@ fn pull(args: &Args) -> Result<Pulled, HubError> {
         recv(done) -> result => result.ok(),
         recv(shutdown.receiver()) -> _ => done.recv_timeout(GRACE).ok(),
     };
-    bar.finish_and_clear();
+    drop(meter);
     match result {
         Some(result) => {
             // It has sent its result, which was its last act.
@@ -96,46 +96,19 @@ fn pull(args: &Args) -> Result<Pulled, HubError> {
     }
 }
 
-/// Says what was chosen; then a bar on a terminal, a line now and then elsewhere.
-struct Meter {
-    name: String,
-    bar: ProgressBar,
-    terminal: bool,
-    last: Instant,
-}
-
-impl Meter {
-    fn new(request: &Request) -> Self {
-        let terminal = io::stderr().is_terminal();
-        let style =
-            ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left  {wide_msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = if terminal { ProgressBar::no_length().with_style(style) } else { ProgressBar::hidden() };
-        Self { name: format!("{} at {}", request.repo, request.revision), bar, terminal, last: Instant::now() }
-    }
-
-    fn show(&mut self, event: &PullEvent<'_>) {
-        match event {
-            PullEvent::Chosen { commit, what, files, bytes, missing, left } => {
-                note(&format!("{} is commit {commit}", self.name));
-                note(&format!("taking {what}: {files} files, {}, {} to fetch", size(*bytes), size(*missing)));
-                if !left.is_empty() {
-                    note(&format!("leaving {}", summary(left)));
-                }
+/// Says what was chosen, then how far it is.
+fn show(name: &str, event: &PullEvent<'_>, meter: &mut Meter) {
+    match event {
+        PullEvent::Chosen { commit, what, files, bytes, missing, left } => {
+            note(&format!("{name} is commit {commit}"));
+            note(&format!("taking {what}: {files} files, {}, {} to fetch", size(*bytes), size(*missing)));
+            if !left.is_empty() {
+                note(&format!("leaving {}", summary(left)));
             }
-            PullEvent::Progress { file, done, total } => {
-                if self.bar.length() != Some(*total) {
-                    self.bar.set_length(*total);
-                    // What an earlier run fetched is no part of the speed.
-                    self.bar.set_position(*done);
-                    self.bar.reset_eta();
-                }
-                self.bar.set_position(*done);
-                self.bar.set_message((*file).to_owned());
-                if !self.terminal && self.last.elapsed() >= LINE_EVERY {
-                    self.last = Instant::now();
-                    tracing::info!(file, done, total, "pulling");
-                }
+        }
+        PullEvent::Progress { file, done, total } => {
+            if meter.show(BAR, file, *done, *total) {
+                tracing::info!(file, done, total, "pulling");
             }
         }
     }

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::ArrayView1;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::pictures::{self, BATCH, Unusable};
+use super::progress::{self, Meter};
 use super::texts::TemplateArgs;
 use super::{complain, say};
 use crate::config::ModelChoice;
@@ -140,28 +140,23 @@ pub fn run(args: &Args) -> u8 {
     let printer = Printer { sets: sets.into(), json: args.json, top: args.top };
     let mut code = 0;
     let mut videos = Vec::new();
-    let bar = progress(args.inputs.len(), args.json);
+    // Without `--json` the lines themselves show how far it is.
+    let mut meter = (args.inputs.len() > BATCH && args.json).then(Meter::new);
+    let mut done = 0;
     for chunk in args.inputs.chunks(BATCH) {
         code = code.max(pictures(chunk, &engine, &mut encoder, &printer, &mut videos));
-        bar.inc(chunk.len() as u64);
+        done += chunk.len();
+        if meter.as_mut().is_some_and(|meter| meter.show(progress::FILES, "", done as u64, args.inputs.len() as u64)) {
+            tracing::info!(done, total = args.inputs.len(), "tagging");
+        }
     }
-    bar.finish_and_clear();
+    drop(meter);
     // Only now: a pipeline is drained, everything before may just end.
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     for file in videos {
         code = code.max(video(file, &engine, &encoder, &printer, args.every, &shutdown));
     }
     code
-}
-
-/// A bar for many inputs on a terminal, nothing where the lines themselves show progress.
-fn progress(inputs: usize, json: bool) -> ProgressBar {
-    if inputs <= BATCH || !json {
-        return ProgressBar::hidden();
-    }
-    let style =
-        ProgressStyle::with_template("{bar:30} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(inputs as u64).with_style(style)
 }
 
 fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<LabelSet>), u8> {

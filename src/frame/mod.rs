@@ -71,6 +71,35 @@ pub enum Range {
     Full,
 }
 
+/// From YUV samples to R, G, B of 0 to 255, after ITU-R BT.601-7, BT.709-6 and BT.2020-2. All three have `luma` × (Y − `zero`); then red has
+/// `red_v` × V, blue `blue_u` × U, green `green_u` × U + `green_v` × V, with chroma samples from −128 on.
+#[derive(Clone, Copy, Debug)]
+pub struct YuvToRgb {
+    pub luma: f64,
+    pub zero: f64,
+    pub red_v: f64,
+    pub green_u: f64,
+    pub green_v: f64,
+    pub blue_u: f64,
+}
+
+impl YuvToRgb {
+    pub fn new(matrix: Matrix, range: Range) -> Self {
+        let (red, blue) = match matrix {
+            Matrix::Bt601 => (0.299, 0.114),
+            Matrix::Bt709 => (0.2126, 0.0722),
+            Matrix::Bt2020 => (0.2627, 0.0593),
+        };
+        let green = 1.0 - red - blue;
+        let (luma, zero, chroma) = match range {
+            Range::Limited => (255.0 / 219.0, 16.0, 255.0 / 224.0),
+            Range::Full => (1.0, 0.0, 1.0),
+        };
+        let (red_v, blue_u) = (2.0 * (1.0 - red) * chroma, 2.0 * (1.0 - blue) * chroma);
+        Self { luma, zero, red_v, green_u: -blue_u * blue / green, green_v: -red_v * red / green, blue_u }
+    }
+}
+
 /// Owner of a picture's bytes: a mapped decoder buffer, or plain memory.
 pub trait PlaneStore: Send + Sync {
     /// Bytes of plane `index`, rows `stride` apart. Called only with an index below [`PixelFormat::planes`].

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use crate::platform::atomic_file::{self, Durability};
 use crate::platform::hex::hex;
 
 /// Combinations kept: a model or two with their last change of version.
@@ -93,9 +94,8 @@ pub fn prepare(root: &Path, key: &Key) -> io::Result<Prepared> {
     }
     fs::create_dir_all(&folder)?;
     // Written at every start: its time is when the folder was last used.
-    let temporary = folder.join(format!("{KEY_FILE}.tmp"));
-    fs::write(&temporary, serde_json::to_vec_pretty(key)?)?;
-    fs::rename(&temporary, folder.join(KEY_FILE))?;
+    atomic_file::sweep(&folder);
+    atomic_file::replace(&folder.join(KEY_FILE), &serde_json::to_vec_pretty(key)?, Durability::Synced)?;
     sweep(root, &folder);
     let built = holds_engine(&folder);
     Ok(Prepared { folder, built })

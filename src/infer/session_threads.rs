@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::platform::atomic_file::{self, Durability};
 use crate::platform::hex::hex;
 
 /// Where nobody asks for it, a box with fewer cores is not measured: it is a small one, and slow to start already.
@@ -89,9 +90,8 @@ impl Key {
     pub fn keep(&self, folder: &Path, split: SessionThreads) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         let (file, entry) = (self.file(folder), Entry { key: self.clone(), split });
-        let temporary = file.with_extension("tmp");
-        fs::write(&temporary, serde_json::to_vec_pretty(&entry)?)?;
-        fs::rename(temporary, file)
+        atomic_file::sweep(folder);
+        atomic_file::replace(&file, &serde_json::to_vec_pretty(&entry)?, Durability::Synced)
     }
 }
 
@@ -147,6 +147,20 @@ mod tests {
         }
         fs::write(key.file(folder.path()), "{").unwrap();
         assert_eq!(key.load(folder.path()), None, "a damaged file is measured again");
+    }
+
+    #[test]
+    fn those_that_remember_at_once_are_not_in_each_others_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Key { model: "abc".into(), cpu: "x".into(), cores: 8, runtime: "1.32".into(), batch: 8 };
+        let split = SessionThreads { sessions: 2, threads: 4 };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| key.keep(folder.path(), split).unwrap()));
+            }
+        });
+        assert_eq!(key.load(folder.path()), Some(split));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]

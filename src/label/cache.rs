@@ -9,11 +9,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
+use crate::platform::atomic_file::{self, Durability};
 use crate::platform::hex::hex;
 
 /// First bytes of a file; the digit is the version of everything below and of how texts are embedded.
@@ -22,8 +23,6 @@ const MAGIC: &[u8; 8] = b"vtagte1\n";
 const SUM: usize = 16;
 /// Largest embedding believed in; published ones end at 1152 to 4096.
 const MAX_DIM: usize = 16_384;
-/// Files older than this with the temporary ending were left by a process that died.
-const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// The cache of one model's text embeddings.
 #[derive(Debug)]
@@ -101,18 +100,14 @@ impl EmbeddingCache {
             written += 1;
         }
         if written > 0 {
-            prune(&self.root, self.max_bytes, SystemTime::now());
+            prune(&self.root, self.max_bytes);
         }
     }
 
     fn write(&self, key: &[u8; 32], values: &[f32]) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
-        let temporary = self.dir.join(format!("{}.tmp", uuid::Uuid::now_v7()));
-        fs::write(&temporary, encode(values, key)).and_then(|()| fs::rename(&temporary, self.place(key))).inspect_err(
-            |_| {
-                let _ = fs::remove_file(&temporary);
-            },
-        )
+        // A thousand syncs would take a minute on a memory card, and the checksum tells what a power cut has damaged.
+        atomic_file::replace(&self.place(key), &encode(values, key), Durability::Unsynced)
     }
 }
 
@@ -141,32 +136,25 @@ fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<Vec<f32>> {
     (values.len() == dim && dim > 0 && values.iter().all(|v| v.is_finite())).then_some(values)
 }
 
-/// Whether a file of this cache may be called so: an embedding, or a temporary file (`tmp`).
-fn is_name(path: &Path, tmp: bool) -> bool {
+/// Whether an embedding of this cache may be called so.
+fn is_name(path: &Path) -> bool {
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
-    match tmp {
-        true => end == "tmp" && uuid::Uuid::try_parse(stem).is_ok(),
-        false => end == "emb" && stem.len() == 40 && stem.bytes().all(|byte| byte.is_ascii_hexdigit()),
-    }
+    path.extension().is_some_and(|end| end == "emb")
+        && stem.len() == 40
+        && stem.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Removes abandoned temporary files, and the oldest embeddings of all models until three quarters of `max_bytes` are
 /// left, so that a full cache is not pruned at every write. What is not named like ours is neither counted nor touched.
-fn prune(root: &Path, max_bytes: u64, now: SystemTime) {
+fn prune(root: &Path, max_bytes: u64) {
     let mut files = Vec::new();
     for dir in fs::read_dir(root).into_iter().flatten().flatten() {
+        atomic_file::sweep(&dir.path());
         for file in fs::read_dir(dir.path()).into_iter().flatten().flatten() {
             let Ok(meta) = file.metadata() else { continue };
             let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let path = file.path();
-            if is_name(&path, true) {
-                if now.duration_since(modified).is_ok_and(|age| age > ABANDONED) {
-                    let _ = fs::remove_file(path);
-                }
-                continue;
-            }
-            if is_name(&path, false) && meta.is_file() {
+            if is_name(&path) && meta.is_file() {
                 files.push((modified, meta.len(), path));
             }
         }
@@ -191,6 +179,8 @@ fn prune(root: &Path, max_bytes: u64, now: SystemTime) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;

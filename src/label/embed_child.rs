@@ -4,18 +4,16 @@
 //! One answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
 //! thread and one reader thread, joined before the call returns.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tracing::debug;
 
 use super::embedder::{EmbedError, InProcessTower, TextEmbedder};
 use super::text_encoder::TextEmbedding;
 use crate::model::Bundle;
-use crate::platform::child_process::{self, Child, ChildAnswer};
+use crate::platform::child_process::{self, ChildError};
 use crate::platform::shutdown::Shutdown;
 
 /// The command of a child that embeds texts. Not one for people.
@@ -38,19 +36,10 @@ struct Request {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Answer {
-    Text {
-        index: usize,
-        values: Vec<f32>,
-        truncated: bool,
-    },
-    Done,
-    Error {
-        message: String,
-        /// 2 where the input is wrong, 1 where the machine failed.
-        code: u8,
-    },
+struct Answer {
+    index: usize,
+    values: Vec<f32>,
+    truncated: bool,
 }
 
 /// A [`TextEmbedder`] that runs in a child process, started for every call.
@@ -105,74 +94,44 @@ impl TextEmbedder for ChildTower {
         };
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
-        let mut child = Child::start(command, "embed-reader")
-            .map_err(|e| EmbedError::Child(format!("cannot start {} to embed texts: {e}", self.program.display())))?;
-        debug!(pid = child.pid(), texts = texts.len(), "embedding texts in a child process");
-        if let Err(error) = child.ask(&request) {
-            // How it ended says more than the broken pipe.
-            debug!(%error, "the text embedding process does not listen");
-        }
         let mut next = 0;
-        loop {
-            match child.hear(self.shutdown.as_ref(), Some(CHILD_TIMEOUT)) {
-                ChildAnswer::Answer(Answer::Text { index, values, truncated })
-                    if index == next && index < texts.len() =>
-                {
-                    next += 1;
-                    done(index, TextEmbedding { values, truncated });
-                }
-                ChildAnswer::Answer(Answer::Done) if next == texts.len() => return Ok(()),
-                ChildAnswer::Answer(Answer::Error { message, code: 2 }) => return Err(EmbedError::Input(message)),
-                ChildAnswer::Answer(Answer::Error { message, .. }) => return Err(EmbedError::Child(message)),
-                ChildAnswer::Answer(Answer::Text { .. } | Answer::Done) => {
-                    return Err(EmbedError::Child("the text embedding process answers out of order".into()));
-                }
-                ChildAnswer::Nonsense(error) => {
-                    return Err(EmbedError::Child(format!("the text embedding process answers nonsense: {error}")));
-                }
-                ChildAnswer::Ended(end) => {
-                    let message =
-                        format!("the text embedding process {end} before all texts were embedded; its log is above");
-                    return Err(EmbedError::Child(message));
-                }
-                ChildAnswer::Stopped => return Err(EmbedError::Cancelled),
-                ChildAnswer::Silence => {
-                    let seconds = CHILD_TIMEOUT.as_secs();
-                    return Err(EmbedError::Child(format!(
-                        "the text embedding process said nothing for {seconds} s, stopped it"
-                    )));
-                }
+        let mut heard = |Answer { index, values, truncated }| {
+            let expected = index == next && index < texts.len();
+            if expected {
+                next += 1;
+                done(index, TextEmbedding { values, truncated });
             }
-        }
+            expected
+        };
+        let (stop, patience) = (self.shutdown.as_ref(), Some(CHILD_TIMEOUT));
+        let outcome = child_process::ask(command, "embed-reader", &request, stop, patience, &mut heard);
+        let outcome = if outcome.is_ok() && next < texts.len() { Err(ChildError::OutOfOrder) } else { outcome };
+        outcome.map_err(|error| match error {
+            ChildError::Told { message, code: 2 } => EmbedError::Input(message),
+            ChildError::Told { message, .. } => EmbedError::Child(message),
+            ChildError::Stopped => EmbedError::Cancelled,
+            ChildError::Start(error) => {
+                EmbedError::Child(format!("cannot start {} to embed texts: {error}", self.program.display()))
+            }
+            error => EmbedError::Child(format!("the text embedding process {error}")),
+        })
     }
 }
 
-/// The child's whole life: one request from stdin, answers to stdout. The exit code.
+/// The child's whole life; the exit code.
 pub fn serve(_: &EmbedChildArgs) -> u8 {
-    let mut stdout = io::stdout().lock();
-    let outcome = match child_process::request::<Request>() {
-        Ok(request) => answer(&request, &mut stdout),
-        Err(error) => Err(EmbedError::Input(format!("`{SUBCOMMAND}` is for vtagd itself, not for people ({error})"))),
-    };
-    let (last, code) = match outcome {
-        Ok(()) => (Answer::Done, 0),
-        Err(error) => {
-            let code = error.exit_code();
-            (Answer::Error { message: error.to_string(), code }, code)
-        }
-    };
-    let _ = child_process::say(&mut stdout, &last);
-    code
+    child_process::serve(SUBCOMMAND, |request, say| {
+        answer(&request, say).map_err(|error| (error.to_string(), error.exit_code()))
+    })
 }
 
-fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> {
+fn answer(request: &Request, say: &mut dyn FnMut(Answer)) -> Result<(), EmbedError> {
     let bundle = Bundle::open_known(&request.model, request.fingerprint.clone())
         .map_err(|e| EmbedError::Input(e.to_string()))?;
     let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
     let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
     tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
-        // A parent that does not listen any more has closed stdin too.
-        let _ = child_process::say(stdout, &Answer::Text { index, values, truncated });
+        say(Answer { index, values, truncated });
     })
 }
 
@@ -201,7 +160,7 @@ mod tests {
 
     #[test]
     fn answers_arrive_in_order_and_done_ends_it() {
-        let script = r#"read request; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
+        let script = r#"read request; echo '{"answer":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
         let (seen, outcome) = run(tower(script), &["a"]);
         assert!(outcome.is_ok(), "{outcome:?}");
         assert_eq!(seen, [0]);
@@ -209,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_child_that_crashes_is_told_with_how_it_ended_and_keeps_what_it_gave() {
-        let script = r#"read request; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; kill -9 $$"#;
+        let script = r#"read request; echo '{"answer":{"index":0,"values":[1.0],"truncated":false}}'; kill -9 $$"#;
         let (seen, outcome) = run(tower(script), &["a", "b"]);
         assert_eq!(seen, [0]);
         assert!(outcome.unwrap_err().to_string().contains("enough memory"));

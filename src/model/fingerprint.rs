@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::ModelError;
 use crate::model::LogitParameters;
+use crate::platform::atomic_file::{self, Durability};
 use crate::platform::hex::hex;
 
 /// A file as it was when it was hashed.
@@ -87,11 +88,8 @@ fn recall(place: &Path) -> Option<Known> {
 fn remember(place: &Path, known: &Known) -> io::Result<()> {
     let dir = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(dir)?;
-    let temporary = place.with_extension(format!("{}.tmp", uuid::Uuid::now_v7()));
-    fs::write(&temporary, serde_json::to_vec(known)?)?;
-    fs::rename(&temporary, place).inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
+    atomic_file::sweep(dir);
+    atomic_file::replace(place, &serde_json::to_vec(known)?, Durability::Synced)
 }
 
 fn hash(file: &Path) -> io::Result<String> {

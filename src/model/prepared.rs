@@ -6,13 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::import::unfinished;
 use super::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
 use super::import::{Checkpoint, ImportError, open_checkpoint};
 use super::onnx::Precision;
 use super::{Bundle, ModelError, fingerprint};
 use crate::model::LogitParameters;
-use crate::platform::paths;
+use crate::platform::{paths, unfinished_folder};
 
 /// Between two log lines of an import.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -53,7 +52,7 @@ fn import(checkpoint: &Checkpoint, out: &Path, stop: &dyn Fn() -> bool) -> Resul
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder).map_err(|source| ImportError::Disk { dir: folder.to_owned(), source })?;
         // Whatever model they were for: the cache is ours alone.
-        unfinished::sweep(folder, None);
+        unfinished_folder::sweep(folder, None, unfinished_folder::IMPORTING);
     }
     let mut told = Instant::now();
     let mut progress = |ImportProgress { done, total, .. }: ImportProgress| {

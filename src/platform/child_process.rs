@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::platform::secret;
 use crate::platform::shutdown::Shutdown;
@@ -28,26 +28,44 @@ const MAX_LINE: u64 = 1 << 20;
 /// Longest request line; label sets are kilobytes.
 const MAX_REQUEST: u64 = 64 << 20;
 
+/// What the child says, a line each.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line<A> {
+    Answer(A),
+    Done,
+    Error { message: String, code: u8 },
+}
+
 /// A started child; dropping it kills and reaps it.
-pub struct Child<A> {
+struct Child<A> {
     process: process::Child,
     stdin: Option<ChildStdin>,
-    answers: Receiver<io::Result<A>>,
+    lines: Receiver<io::Result<Line<A>>>,
     reader: Option<thread::JoinHandle<()>>,
 }
 
-/// What came from a child.
-#[derive(Debug)]
-pub enum ChildAnswer<A> {
-    Answer(A),
-    /// A line that is no answer.
-    Nonsense(io::Error),
-    /// It has ended, and this is how.
+/// Why a child has not done what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    #[error("cannot be started: {0}")]
+    Start(io::Error),
+    /// What it says itself, with the exit code that is meant.
+    #[error("{message}")]
+    Told { message: String, code: u8 },
+    #[error("{0}; its log is above")]
     Ended(End),
-    /// Shutdown was asked for.
-    Stopped,
+    #[error("answers nonsense: {0}")]
+    Nonsense(io::Error),
+    /// An answer that was not to come.
+    #[error("answers out of order")]
+    OutOfOrder,
     /// Nothing, for as long as one has patience.
-    Silence,
+    #[error("said nothing for {} s, stopped it", .0.as_secs())]
+    Silence(Duration),
+    /// Shutdown was asked for.
+    #[error("was stopped")]
+    Stopped,
 }
 
 /// How a child ended.
@@ -69,53 +87,63 @@ impl fmt::Display for End {
     }
 }
 
+/// Starts `command`, asks it for `request` and hands its answers on until it is done; `heard` says `false` to one that was not to come.
+/// `reader` is the name of the reader thread. Without `patience` it may be silent for any time.
+///
+/// # Errors
+/// See [`ChildError`]; the child is killed.
+pub fn ask<A: DeserializeOwned + Send + 'static>(
+    command: Command,
+    reader: &str,
+    request: &impl Serialize,
+    stop: Option<&Shutdown>,
+    patience: Option<Duration>,
+    heard: &mut dyn FnMut(A) -> bool,
+) -> Result<(), ChildError> {
+    let mut child = Child::start(command, reader).map_err(ChildError::Start)?;
+    tracing::debug!(pid = child.process.id(), reader, "started a child process");
+    if let Some(Err(error)) = child.stdin.as_mut().map(|stdin| say(stdin, request)) {
+        // How it ended says more than the broken pipe.
+        tracing::debug!(%error, reader, "the child process does not listen");
+    }
+    let stop = stop.map_or_else(never, |stop| stop.receiver().clone());
+    loop {
+        let silence = patience.map_or_else(never, after);
+        let line = select! {
+            recv(child.lines) -> line => line,
+            recv(stop) -> _ => return Err(ChildError::Stopped),
+            recv(silence) -> _ => return Err(ChildError::Silence(patience.unwrap_or_default())),
+        };
+        match line {
+            Ok(Ok(Line::Answer(answer))) => {
+                if !heard(answer) {
+                    return Err(ChildError::OutOfOrder);
+                }
+            }
+            Ok(Ok(Line::Done)) => return Ok(()),
+            Ok(Ok(Line::Error { message, code })) => return Err(ChildError::Told { message, code }),
+            Ok(Err(error)) => return Err(ChildError::Nonsense(error)),
+            Err(_) => return Err(ChildError::Ended(child.end())),
+        }
+    }
+}
+
 impl<A: DeserializeOwned + Send + 'static> Child<A> {
     /// Starts `command`, called vtagd in process lists, with a reader thread called `reader`, and without the
     /// credentials of this process's environment.
-    ///
-    /// # Errors
-    /// When there is no such program, no process or no thread to be had.
-    pub fn start(mut command: Command, reader: &str) -> io::Result<Self> {
+    fn start(mut command: Command, reader: &str) -> io::Result<Self> {
         // What it is for needs no credential, and its environment is for every process of this user to read.
         for (name, _) in std::env::vars_os().filter(|(name, value)| secret::is_private(name, value)) {
             command.env_remove(name);
         }
         let mut process = command.arg0("vtagd").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
-        let (sender, answers) = bounded(16);
-        let mut child = Self { process, stdin, answers, reader: None };
+        let (sender, lines) = bounded(16);
+        let mut child = Self { process, stdin, lines, reader: None };
         let stdout = stdout.ok_or_else(|| io::Error::other("it has no output"))?;
-        let read = move || read_answers(BufReader::new(stdout), &sender);
+        let read = move || read_lines(BufReader::new(stdout), &sender);
         child.reader = Some(thread::Builder::new().name(reader.to_owned()).spawn(read)?);
         Ok(child)
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// Sends the request.
-    ///
-    /// # Errors
-    /// When the child has ended before it listened; how it ended, which [`Self::hear`] tells, says more.
-    pub fn ask(&mut self, request: &impl Serialize) -> io::Result<()> {
-        let Some(stdin) = &mut self.stdin else { return Ok(()) };
-        say(stdin, request)
-    }
-
-    /// The next answer. Without `patience` it may take any time.
-    pub fn hear(&mut self, stop: Option<&Shutdown>, patience: Option<Duration>) -> ChildAnswer<A> {
-        let stop = stop.map_or_else(never, |stop| stop.receiver().clone());
-        let patience = patience.map_or_else(never, after);
-        select! {
-            recv(self.answers) -> answer => match answer {
-                Ok(Ok(answer)) => ChildAnswer::Answer(answer),
-                Ok(Err(error)) => ChildAnswer::Nonsense(error),
-                Err(_) => ChildAnswer::Ended(self.end()),
-            },
-            recv(stop) -> _ => ChildAnswer::Stopped,
-            recv(patience) -> _ => ChildAnswer::Silence,
-        }
     }
 
     /// Waits for a child whose stdout is closed; if it lives on without one, it will not for long.
@@ -137,15 +165,15 @@ impl<A> Drop for Child<A> {
         let _ = self.process.kill();
         let _ = self.process.wait();
         // A reader that waits for room finds nobody to send to any more.
-        self.answers = never();
+        self.lines = never();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
     }
 }
 
-/// Reader thread: lines to answers, until the end, the first nonsense, or nobody listens.
-fn read_answers<A: DeserializeOwned>(mut from: impl BufRead, to: &Sender<io::Result<A>>) {
+/// Reader thread: lines, until the end, the first nonsense, or nobody listens.
+fn read_lines<A: DeserializeOwned>(mut from: impl BufRead, to: &Sender<io::Result<A>>) {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -161,11 +189,31 @@ fn read_answers<A: DeserializeOwned>(mut from: impl BufRead, to: &Sender<io::Res
     }
 }
 
-/// The child's side: its request from stdin. From then on it ends as soon as stdin closes.
-///
-/// # Errors
-/// A line that is no request, as when a person typed the hidden command; no thread to be had.
-pub fn request<R: DeserializeOwned>() -> io::Result<R> {
+/// The child's whole life: one request from stdin, what `work` answers to it on stdout, and an end. Gives the exit code, which comes
+/// with the message where `work` fails. `command` is how the child was started.
+pub fn serve<R: DeserializeOwned, A: Serialize>(
+    command: &str,
+    work: impl FnOnce(R, &mut dyn FnMut(A)) -> Result<(), (String, u8)>,
+) -> u8 {
+    let mut stdout = io::stdout().lock();
+    // A parent that does not listen any more has closed stdin too, which ends this process.
+    let mut tell = |line: Line<A>| {
+        let _ = say(&mut stdout, &line);
+    };
+    let outcome = match request() {
+        Ok(request) => work(request, &mut |answer| tell(Line::Answer(answer))),
+        Err(error) => Err((format!("`{command}` is for vtagd itself, not for people ({error})"), 2)),
+    };
+    let (last, code) = match outcome {
+        Ok(()) => (Line::Done, 0),
+        Err((message, code)) => (Line::Error { message, code }, code),
+    };
+    tell(last);
+    code
+}
+
+/// The request. From then on this process ends as soon as stdin closes.
+fn request<R: DeserializeOwned>() -> io::Result<R> {
     let mut line = Vec::new();
     let mut stdin = BufReader::new(io::stdin());
     stdin.by_ref().take(MAX_REQUEST).read_until(b'\n', &mut line)?;
@@ -179,11 +227,7 @@ pub fn request<R: DeserializeOwned>() -> io::Result<R> {
     Ok(request)
 }
 
-/// Writes one line of JSON.
-///
-/// # Errors
-/// When nobody reads any more.
-pub fn say(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+fn say(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     to.write_all(&line)?;

@@ -1,6 +1,7 @@
 //! What the operating system is asked for, and what every part of the daemon needs from it: signals, shutdown, processes, paths, memory,
 //! threads, TLS, secrets, waiting. Each module says on which thread it runs; nothing here knows a stage.
 
+pub mod atomic_file;
 pub mod backoff;
 pub mod child_process;
 pub mod edit_distance;
@@ -15,4 +16,5 @@ pub mod signals;
 pub mod systemd;
 pub mod thread_priority;
 pub mod tls;
+pub mod unfinished_folder;
 pub mod userinfo;

@@ -4,6 +4,7 @@
 //! installed under, then the system's own folders; for a binary out of a `target/` folder the working directory comes last. Nothing here creates or opens a file.
 
 use std::env;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Shared, read-only data of an installed vtagd.
@@ -55,6 +56,15 @@ pub fn runtime_libraries() -> Vec<PathBuf> {
 /// `XDG_CACHE_HOME/vtagd`, `~/.cache/vtagd`, `/var/cache/vtagd`, in this order. It may not exist yet.
 pub fn cache_dir() -> PathBuf {
     cache_dir_from(|name| env::var_os(name).map(PathBuf::from))
+}
+
+/// Bytes that this user may still write to the disk that `dir` is on.
+///
+/// # Errors
+/// When there is no such folder.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(dir)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Where what must not be lost is kept: systemd's `STATE_DIRECTORY`, otherwise `/var/lib/vtagd`. It may not exist yet.

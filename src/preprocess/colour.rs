@@ -3,11 +3,11 @@
 //! Input planes are packed and as large as the target; output is planar R, G, B floats. The loops have no branches and no calls, so
 //! the compiler turns them into SIMD.
 //!
-//! YUV follows ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance). The result is clipped and rounded to whole levels as
+//! YUV follows [`YuvToRgb`]. The result is clipped and rounded to whole levels as
 //! in the 8-bit RGB pictures that models learnt from: on flat, grainless video a fraction of a level moves an embedding.
 
 use super::plan::Rect;
-use crate::frame::{Matrix, Range};
+use crate::frame::{Matrix, Range, YuvToRgb};
 
 /// Per channel: tensor value = 0–255 sample × scale + bias.
 #[derive(Clone, Copy, Debug)]
@@ -29,24 +29,14 @@ pub(super) struct Yuv {
 
 impl Yuv {
     pub fn new(matrix: Matrix, range: Range) -> Self {
-        let (red, blue) = match matrix {
-            Matrix::Bt601 => (0.299, 0.114),
-            Matrix::Bt709 => (0.2126, 0.0722),
-            Matrix::Bt2020 => (0.2627, 0.0593),
-        };
-        let green = 1.0 - red - blue;
-        let (luma, luma_zero, chroma) = match range {
-            Range::Limited => (255.0 / 219.0, 16.0, 255.0 / 224.0),
-            Range::Full => (1.0, 0.0, 1.0),
-        };
-        let (red_v, blue_u) = (2.0 * (1.0 - red) * chroma, 2.0 * (1.0 - blue) * chroma);
+        let exact = YuvToRgb::new(matrix, range);
         Self {
-            luma: luma as f32,
-            luma_offset: (-luma_zero * luma) as f32,
-            red_v: red_v as f32,
-            green_u: (-blue_u * blue / green) as f32,
-            green_v: (-red_v * red / green) as f32,
-            blue_u: blue_u as f32,
+            luma: exact.luma as f32,
+            luma_offset: (-exact.zero * exact.luma) as f32,
+            red_v: exact.red_v as f32,
+            green_u: exact.green_u as f32,
+            green_v: exact.green_v as f32,
+            blue_u: exact.blue_u as f32,
         }
     }
 }

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
+
+use crate::platform::atomic_file::{self, Durability};
 
 /// The file of a tag's picture; `which` is `start` or `best`.
 pub fn name(tag: Uuid, which: &str) -> String {
@@ -78,7 +80,7 @@ impl SnapshotStore {
         for entry in fs::read_dir(folder)?.take_while(|_| alone) {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.strip_prefix('.').and_then(|name| name.strip_suffix(".part")).is_some_and(is_name) {
+            if atomic_file::meant_for(&name).is_some_and(is_name) {
                 // From a run that was cut off.
                 let _ = fs::remove_file(entry.path());
             } else if is_name(&name)
@@ -108,13 +110,8 @@ impl SnapshotStore {
     /// # Errors
     /// When it cannot be written. A picture of that name is as it was.
     pub fn write(&mut self, name: &str, jpeg: &[u8], now: Instant) -> io::Result<()> {
-        let part = self.folder.join(format!(".{name}.part"));
-        let written = fs::File::create(&part).and_then(|mut file| file.write_all(jpeg));
-        let written = written.and_then(|()| fs::rename(&part, self.folder.join(name)));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&part);
-            return Err(error);
-        }
+        // A picture may be lost: its event is what must not be, and tags must not wait for a slow card.
+        atomic_file::replace(&self.folder.join(name), jpeg, Durability::Unsynced)?;
         self.note(name.to_owned(), jpeg.len() as u64, now);
         self.sweep(now);
         Ok(())
@@ -166,6 +163,11 @@ mod tests {
         Uuid::from_u128(n)
     }
 
+    /// What a process leaves that is killed while it writes a picture.
+    fn left_over(n: u128) -> String {
+        format!(".{}.{}.tmp", name(tag(n), "start"), Uuid::now_v7())
+    }
+
     #[test]
     fn the_oldest_go_when_there_is_too_much_and_a_restart_knows_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
@@ -178,7 +180,7 @@ mod tests {
         assert_eq!(names(folder.path()), [name(tag(2), "start"), name(tag(3), "start")]);
         drop(store);
         fs::write(folder.path().join("holiday.jpg"), [0; 1000]).unwrap();
-        fs::write(folder.path().join(format!(".{}.part", name(tag(9), "start"))), [0; 1000]).unwrap();
+        fs::write(folder.path().join(left_over(9)), [0; 1000]).unwrap();
         let mut store = open();
         store.write(&name(tag(4), "best"), &[0; 100], now + Duration::from_secs(9)).unwrap();
         let left = names(folder.path());
@@ -193,7 +195,7 @@ mod tests {
         let open = |max_size| SnapshotStore::open(folder.path(), max_size, Duration::from_secs(3600), now).unwrap();
         let mut first = open(1000);
         first.write(&name(tag(1), "start"), &[0; 100], now).unwrap();
-        let part = format!(".{}.part", name(tag(9), "start"));
+        let part = left_over(9);
         fs::write(folder.path().join(&part), "half written").unwrap();
         let mut second = open(150);
         for n in 2..5 {

@@ -10,7 +10,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::frame::{Matrix, Picture, PixelFormat, Range};
+use crate::frame::{Matrix, Picture, PixelFormat, Range, YuvToRgb};
 
 /// The JPEG of `picture`, its longest side at most `max_side`.
 ///
@@ -83,23 +83,13 @@ struct Convert {
 
 impl Convert {
     fn new(matrix: Matrix, range: Range) -> Self {
-        // ITU-R BT.601-7, BT.709-6 and BT.2020-2.
-        let (kr, kb) = match matrix {
-            Matrix::Bt601 => (0.299, 0.114),
-            Matrix::Bt709 => (0.2126, 0.0722),
-            Matrix::Bt2020 => (0.2627, 0.0593),
-        };
-        let (offset, luma, chroma) = match range {
-            Range::Limited => (16, 255.0 / 219.0, 255.0 / 224.0),
-            Range::Full => (0, 1.0, 1.0),
-        };
+        let exact = YuvToRgb::new(matrix, range);
         let fixed = |value: f64| (value * 65536.0).round() as i32;
-        let kg = 1.0 - kr - kb;
         Self {
-            luma: (offset, fixed(luma)),
-            red: fixed(chroma * 2.0 * (1.0 - kr)),
-            green: (fixed(chroma * 2.0 * kb * (1.0 - kb) / kg), fixed(chroma * 2.0 * kr * (1.0 - kr) / kg)),
-            blue: fixed(chroma * 2.0 * (1.0 - kb)),
+            luma: (exact.zero as i32, fixed(exact.luma)),
+            red: fixed(exact.red_v),
+            green: (fixed(exact.green_u), fixed(exact.green_v)),
+            blue: fixed(exact.blue_u),
         }
     }
 
@@ -110,7 +100,7 @@ impl Convert {
     fn rgb(&self, y: u8, u: u8, v: u8) -> [u8; 3] {
         let y = (i32::from(y) - self.luma.0) * self.luma.1;
         let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        [byte(y + self.red * v), byte(y - self.green.0 * u - self.green.1 * v), byte(y + self.blue * u)]
+        [byte(y + self.red * v), byte(y + self.green.0 * u + self.green.1 * v), byte(y + self.blue * u)]
     }
 }
 

@@ -198,6 +198,17 @@ fn a_pull_that_is_killed_leaves_nothing_that_looks_finished_and_the_next_one_goe
 }
 
 #[test]
+fn what_a_killed_pull_has_left_beside_the_result_is_removed_by_the_next_one_there() {
+    let hub = Hub::start(full());
+    let temporary = tempfile::tempdir().unwrap();
+    let left = temporary.path().join(".model.pulling-0190a5a8-0000-7000-8000-000000000001");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join(WEIGHTS), "half").unwrap();
+    folder(&hub.pull(temporary.path()).arg("--out").arg(temporary.path().join("model")).output().unwrap());
+    assert!(!left.exists());
+}
+
+#[test]
 fn a_content_with_another_hash_is_refused_and_thrown_away() {
     // Of a large file and of a small one.
     for name in [WEIGHTS, "preprocessor_config.json"] {

@@ -146,7 +146,7 @@ fn sessions_are_measured_side_by_side_in_a_child() {
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(answers.len(), 3, "{answers:?}");
     for answer in &answers[..2] {
-        assert!(answer["split"].as_f64().unwrap() > 0.0, "{answer}");
+        assert!(answer["answer"]["split"].as_f64().unwrap() > 0.0, "{answer}");
     }
     assert_eq!(answers[2], "done");
 }

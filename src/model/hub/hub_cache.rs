@@ -24,7 +24,9 @@ use super::listing::Listing;
 use super::name::{Repo, is_commit};
 use super::origin::{self, Origin};
 use super::settings::HubSettings;
+use crate::platform::atomic_file::{self, Durability};
 use crate::platform::shutdown::Shutdown;
+use crate::platform::unfinished_folder::{PULLING, UnfinishedFolder, is_free};
 
 /// Between two attempts at a lock that another process holds.
 const LOCK_EVERY: Duration = Duration::from_millis(200);
@@ -50,6 +52,7 @@ impl HubCache {
         for folder in ["refs", "files", "blobs"] {
             let folder = dir.join(folder);
             fs::create_dir_all(&folder).map_err(|source| disk(&folder, source))?;
+            atomic_file::sweep(&folder);
         }
         let path = dir.join("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&path);
@@ -125,15 +128,9 @@ impl HubCache {
             // Model folders share it by hard links: what is written into one of them must not change the others.
             fs::set_permissions(&from, Permissions::from_mode(0o444))?;
             fs::rename(&from, &to)?;
-            sync_dir(&self.dir.join("blobs"))
+            atomic_file::sync_folder(&self.dir.join("blobs"))
         };
         keep().map_err(|source| disk(&to, source))
-    }
-
-    /// Bytes that may still be written to the disk `dir` is on.
-    pub(super) fn free(dir: &Path) -> Result<u64, HubError> {
-        let found = rustix::fs::statvfs(dir).map_err(|e| disk(dir, e.into()))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     /// Where the folder without `--out` lies. `key` tells apart other choices of files than our own.
@@ -149,7 +146,7 @@ impl HubCache {
     /// [`HubError::Disk`] or [`HubError::Stopped`], with nothing left.
     pub(super) fn assemble(&self, origin: &Origin, out: &Path, shutdown: &Shutdown) -> Result<(), HubError> {
         let failed = |source| disk(out, source);
-        let unfinished = Unfinished::create(out).map_err(failed)?;
+        let unfinished = UnfinishedFolder::create(out, PULLING).map_err(failed)?;
         for (name, file) in &origin.files {
             let Some(blob) = self.blob(&file.digest, file.size) else {
                 return Err(failed(io::Error::new(ErrorKind::NotFound, format!("{name} is no longer in the cache"))));
@@ -165,7 +162,7 @@ impl HubCache {
         }
         let json = serde_json::to_string_pretty(origin).map_err(|e| failed(e.into()))?;
         let path = unfinished.path.join(origin::FILE);
-        write(&path, format!("{json}\n").as_bytes()).map_err(failed)?;
+        atomic_file::write(&path, format!("{json}\n").as_bytes(), Durability::Synced).map_err(failed)?;
         unfinished.finish(out).map_err(failed)
     }
 
@@ -176,15 +173,6 @@ impl HubCache {
 
     fn files(&self, commit: &str) -> PathBuf {
         self.dir.join("files").join(format!("{commit}.json"))
-    }
-}
-
-/// Nothing there, or an empty folder, which a rename replaces.
-pub(super) fn is_free(out: &Path) -> bool {
-    match fs::symlink_metadata(out) {
-        // What else is wrong with the place, creating the folder will tell.
-        Err(_) => true,
-        Ok(meta) => meta.is_dir() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()),
     }
 }
 
@@ -206,7 +194,7 @@ pub(super) fn clear(origin: &Origin, out: &Path) -> io::Result<()> {
         return Ok(());
     }
     let name = out.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
-    let beside = parent(out).join(format!("{name}.before-{}", uuid::Uuid::now_v7()));
+    let beside = atomic_file::folder_of(out).join(format!("{name}.before-{}", uuid::Uuid::now_v7()));
     fs::rename(out, &beside)?;
     tracing::warn!(moved_to = %beside.display(), "files that no pull has made lay among the model's");
     Ok(())
@@ -214,39 +202,6 @@ pub(super) fn clear(origin: &Origin, out: &Path) -> io::Result<()> {
 
 pub(super) fn disk(path: &Path, source: io::Error) -> HubError {
     HubError::Disk { path: path.to_owned(), source }
-}
-
-/// The hidden folder beside the result; removed unless it is finished.
-struct Unfinished {
-    path: PathBuf,
-}
-
-impl Unfinished {
-    fn create(out: &Path) -> io::Result<Self> {
-        let name = out.file_name().ok_or(ErrorKind::InvalidInput)?;
-        let parent = parent(out);
-        fs::create_dir_all(parent)?;
-        let path = parent.join(format!(".{}.pulling-{}", name.to_string_lossy(), uuid::Uuid::now_v7()));
-        fs::create_dir(&path)?;
-        Ok(Self { path })
-    }
-
-    fn finish(self, out: &Path) -> io::Result<()> {
-        sync_dir(&self.path)?;
-        fs::rename(&self.path, out)?;
-        sync_dir(parent(out))
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // After a rename there is nothing to remove; and if removing fails, its name says what it is.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-pub(super) fn parent(out: &Path) -> &Path {
-    out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn copy(from: &Path, to: &Path, shutdown: &Shutdown) -> Result<(), HubError> {
@@ -266,20 +221,9 @@ fn copy(from: &Path, to: &Path, shutdown: &Shutdown) -> Result<(), HubError> {
     }
 }
 
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-/// As a whole or not at all. The lock keeps others from the same temporary name.
+/// As a whole or not at all.
 fn replace(path: &Path, content: &[u8]) -> Result<(), HubError> {
-    let unfinished = path.with_added_extension("new");
-    write(&unfinished, content).and_then(|()| fs::rename(&unfinished, path)).map_err(|source| disk(path, source))
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    atomic_file::replace(path, content, Durability::Synced).map_err(|source| disk(path, source))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub use settings::HubSettings;
 
 use crate::model::import;
 use crate::platform::shutdown::Shutdown;
+use crate::platform::unfinished_folder::is_free;
+use crate::platform::{atomic_file, paths};
 use download::Wanted;
 use file_selection::Choice;
 use hub_cache::HubCache;
@@ -92,7 +94,7 @@ pub fn pull(
 ) -> Result<Pulled, HubError> {
     name::check_revision(&request.revision)?;
     if let Some(out) = &request.out
-        && !hub_cache::is_free(out)
+        && !is_free(out)
         && Origin::read(out).is_none_or(|there| there.repo != request.repo.as_str())
     {
         return Err(HubError::Exists { dir: out.clone() });
@@ -153,7 +155,7 @@ impl Pull<'_> {
         if origin.is_whole(&out) {
             return Ok(Pulled { dir: out, origin, fetched: self.fetched });
         }
-        if !hub_cache::is_free(&out) {
+        if !is_free(&out) {
             if self.request.out.is_some() {
                 return Err(HubError::Exists { dir: out });
             }
@@ -252,12 +254,13 @@ impl Pull<'_> {
 
     /// Both disks, before the first byte: a hub that promises more than fits is not asked for it.
     fn check_space(&self, needed: u64, total: u64, out: &Path) -> Result<(), HubError> {
-        let enough = |dir: &Path, needed: u64| match HubCache::free(dir)? {
+        let free = |dir: &Path| paths::free_bytes(dir).map_err(|source| hub_cache::disk(dir, source));
+        let enough = |dir: &Path, needed: u64| match free(dir)? {
             free if free < needed => Err(HubError::NoSpace { dir: dir.to_owned(), needed, free }),
             _ => Ok(()),
         };
         enough(self.store.dir(), needed)?;
-        let parent = hub_cache::parent(out);
+        let parent = atomic_file::folder_of(out);
         let device = |dir: &Path| std::fs::metadata(dir).map(|meta| meta.dev()).ok();
         // On the cache's own disk the weights are links.
         if device(parent).is_some_and(|there| Some(there) != device(self.store.dir())) {

@@ -18,7 +18,6 @@ mod preprocessor;
 mod raw;
 mod safetensors;
 mod tokenizer;
-pub(super) mod unfinished;
 mod unpickle;
 mod weight_files;
 mod zip;

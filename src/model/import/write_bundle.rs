@@ -5,8 +5,7 @@
 //! does not have the result's name and the next import removes it. Runs on the caller's thread; memory stays at a few times the largest tensor.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::io;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -14,12 +13,13 @@ use serde_json::{Value, json};
 use super::manifest::{self, Manifest, Measurement, Probe, Summary};
 use super::measure::GraphRunner;
 use super::synthetic::{self, Synthetic};
-use super::unfinished::Unfinished;
 use super::{Architecture, Checkpoint, ImportError, TensorStore, measure};
 use crate::model::Activation;
 use crate::model::hub::Origin;
 use crate::model::onnx::{Graph, Precision, file, text_graph, vision_graph};
 use crate::model::{Bundle, ModelError};
+use crate::platform::atomic_file::{self, Durability};
+use crate::platform::unfinished_folder::{IMPORTING, UnfinishedFolder, is_free};
 
 /// Seed of the probe picture in the manifest.
 const PROBE_SEED: u64 = 1;
@@ -118,7 +118,11 @@ pub fn run(
     if !is_free(out) {
         return Err(ImportError::Exists { dir: out.to_owned() });
     }
-    let folder = Unfinished::create(out)?;
+    let failed = |source: io::Error, taken| match source.kind() {
+        kind if kind == taken => ImportError::Exists { dir: out.to_owned() },
+        _ => ImportError::Disk { dir: out.to_owned(), source },
+    };
+    let folder = UnfinishedFolder::create(out, IMPORTING).map_err(|e| failed(e, io::ErrorKind::InvalidInput))?;
     source.tensors.verify(&mut || progress(ImportProgress { step: ImportStep::Writing, done: 0, total: 0 }))?;
     let bytes = towers(source, &folder.path, options, file::write, progress)?;
     small_files(source, &folder.path)?;
@@ -132,7 +136,7 @@ pub fn run(
     let bundle = Bundle::open_with_cache(&folder.path, None).map_err(|e| unreadable(e, out))?;
     manifest.fingerprint = bundle.fingerprint;
     write_json(&folder.path, manifest::FILE, &json!(manifest))?;
-    folder.finish(out)?;
+    folder.finish(out).map_err(|e| failed(e, io::ErrorKind::AlreadyExists))?;
     Ok(manifest)
 }
 
@@ -174,15 +178,6 @@ fn unmeasured(source: &ImportSource<'_>, precision: Precision) -> Manifest {
 /// Weight bytes of the bundle that [`run`] or [`draft`] would write.
 pub fn weight_bytes(arch: &Architecture, precision: Precision) -> u64 {
     vision_graph::graph(arch, precision).weight_bytes() + text_graph::graph(arch, precision).weight_bytes()
-}
-
-/// Nothing there, or an empty folder, which the rename replaces.
-fn is_free(out: &Path) -> bool {
-    match fs::symlink_metadata(out) {
-        // What else is wrong with the place, creating the folder will tell.
-        Err(_) => true,
-        Ok(meta) => meta.is_dir() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()),
-    }
 }
 
 fn unreadable(error: ModelError, out: &Path) -> ImportError {
@@ -289,10 +284,6 @@ fn write_json(dir: &Path, name: &str, value: &Value) -> Result<(), ImportError> 
 }
 
 fn write_file(path: &Path, content: &[u8]) -> Result<(), ImportError> {
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    write().map_err(|source| ImportError::Disk { dir: path.to_owned(), source })
+    atomic_file::write(path, content, Durability::Synced)
+        .map_err(|source| ImportError::Disk { dir: path.to_owned(), source })
 }
