@@ -18,12 +18,14 @@
 //! 5. **A lost connection**: return [`SinkError::Retry`]. The next `run` gets everything that was not settled again, in order, before
 //!    anything new; nothing has to be remembered. [`SinkError::Retry::after`] makes the wait at least so long (`Retry-After`).
 //! 6. **The end**: `next` gives `None`. Say goodbye (MQTT: publish `stopped`, disconnect) within a second, settling what is still
-//!    acknowledged, and return `Ok(())`. Not calling `next` for long? Watch [`DeliveryReceiver::phases`]. A sink that does not end is left behind.
+//!    acknowledged, and return `Ok(())`. Not calling `next` for long? Watch [`DeliveryReceiver::closed`]. A sink that does not end is left behind.
 //! 7. **For good**: [`SinkError::EndpointGone`] (HTTP 410: what waits becomes dead letters), [`SinkError::Fatal`] (stdout without a reader).
 //!
 //! Order: deliveries of one (stream, label) must arrive in order. A sink with one connection that keeps order (MQTT, a file) just sends
 //! them in order. A sink with several requests under way (webhook) puts every delivery into [`keyed_queue::KeyedQueue`] and takes from there:
 //! it gives at most one of an ordering key at a time, oldest first, and holds back what waits for another attempt.
+//!
+//! One whose other side acknowledges what is published (MQTT, NATS, Kafka) has [`in_flight`] for taking and for what is on its way.
 //!
 //! Concurrency without borrowing trouble: keep the requests in a `tokio::task::JoinSet` whose tasks return (position, answer), and
 //! `select!` between `receiver.next()` (while there is room), `set.join_next()` and a timer for `queue.next_due()`; only the loop touches the receiver.
@@ -38,6 +40,7 @@
 //! Tests hold the other end: `delivery::link` gives a `DeliverySender` to offer deliveries and read what was settled; the runner is
 //! [`runner::start`], or call `run` by hand.
 
+pub mod in_flight;
 pub mod jsonl;
 pub mod kafka;
 pub mod keyed_queue;
