@@ -22,19 +22,26 @@ use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::Document;
 use crate::yaml::problem::{Problem, Severity};
 
+#[path = "../yaml/address.rs"]
 mod address;
 mod api_endpoint;
 pub mod effects;
+#[path = "../sink/kafka/config.rs"]
 mod kafka_sink;
+#[path = "../sink/nats/config.rs"]
 mod nats_sink;
 mod overrides;
 mod providers;
+#[path = "../sink/webhook/config.rs"]
 mod remote;
 mod schema;
+#[path = "../yaml/secrets.rs"]
 mod secrets;
 mod sets;
 mod show;
+#[path = "../sink/sink_routes.rs"]
 mod sink_routes;
+#[path = "../sink/config.rs"]
 mod sink_settings;
 mod streams;
 mod validate;
