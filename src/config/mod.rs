@@ -22,27 +22,13 @@ use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::Document;
 use crate::yaml::problem::{Problem, Severity};
 
-#[path = "../yaml/address.rs"]
-mod address;
 mod api_endpoint;
 pub mod effects;
-#[path = "../sink/kafka/config.rs"]
-mod kafka_sink;
-#[path = "../sink/nats/config.rs"]
-mod nats_sink;
 mod overrides;
 mod providers;
-#[path = "../sink/webhook/config.rs"]
-mod remote;
 mod schema;
-#[path = "../yaml/secrets.rs"]
-mod secrets;
 mod sets;
 mod show;
-#[path = "../sink/sink_routes.rs"]
-mod sink_routes;
-#[path = "../sink/config.rs"]
-mod sink_settings;
 mod streams;
 mod validate;
 
@@ -54,11 +40,7 @@ pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::logs::LogFormat;
-pub use crate::sink::JsonlTarget;
-pub use crate::sink::kafka::KafkaSettings;
-pub use crate::sink::mqtt::MqttSettings;
-pub use crate::sink::nats::NatsSettings;
-pub use crate::sink::webhook::WebhookSettings;
+pub use crate::sink::{JsonlTarget, SinkSettings};
 pub use crate::snapshot::SnapshotSettings;
 
 /// Where the API listens if nothing is said.
@@ -131,16 +113,6 @@ pub struct StreamDefaults {
     /// `None`: what comes from a file may be larger than what comes from elsewhere.
     pub max_pixels: Option<u64>,
     pub reconnect: Reconnect,
-}
-
-/// Where events go.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SinkSettings {
-    Jsonl(JsonlTarget),
-    Mqtt(MqttSettings),
-    Webhook(WebhookSettings),
-    Nats(NatsSettings),
-    Kafka(KafkaSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 //! while the broker is away are not sent later. Closed: `stopped` is published, then DISCONNECT.
 
 mod clearing;
+pub(super) mod config;
 pub mod home_assistant;
 pub mod leftovers;
 pub mod maintenance;

@@ -5,6 +5,8 @@
 //! (no leader, no room) and take the next, which must not be one that has to come after it. They go out in the order of the outbox. Each bears its
 //! CloudEvents id as `Nats-Msg-Id`, so that one that is sent again is stored once, within the stream's duplicate window.
 
+mod config;
+
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -51,12 +53,12 @@ impl NatsLogin {
 }
 
 /// Whether `secret` is the seed of a user's key.
-pub fn is_user_seed(secret: &Secret) -> bool {
+fn is_user_seed(secret: &Secret) -> bool {
     nkeys::KeyPair::from_seed(secret.expose()).is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User)
 }
 
 /// Whether `secret` is a JWT and a seed, as a `.creds` file has them.
-pub fn is_credentials(secret: &Secret) -> bool {
+fn is_credentials(secret: &Secret) -> bool {
     with_credentials(ConnectOptions::new(), secret).is_some()
 }
 

@@ -9,6 +9,7 @@
 //! Closed: requests that are under way have [`DRAIN_TIMEOUT`] to be answered.
 
 mod answer;
+mod config;
 mod event_batch;
 mod pace;
 mod request;
