@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args as ClapArgs, Subcommand};
 
 use super::{DEFAULT_CONFIG, check, complain, plain, plural, say};
-use crate::config::{self, MqttSettings, Settings, SinkSettings};
+use crate::config::{self, Settings, SinkSettings};
 use crate::outbox::identity;
-use crate::sink::mqtt::Owner;
 use crate::sink::mqtt::leftovers::Stream;
 use crate::sink::mqtt::maintenance::{self, Ownership};
+use crate::sink::mqtt::{MqttSettings, Owner};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

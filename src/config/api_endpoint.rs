@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::schema::{Api, Root};
-use super::{DEFAULT_LISTEN, secrets, validate};
+use super::{DEFAULT_LISTEN, validate};
 use crate::platform::secret::Secret;
 use crate::yaml::field_reader::{Field, Reader};
 use crate::yaml::problem::Severity;
-use crate::yaml::{Document, relative_to};
+use crate::yaml::{Document, relative_to, secrets};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]

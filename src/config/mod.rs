@@ -22,20 +22,13 @@ use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::Document;
 use crate::yaml::problem::{Problem, Severity};
 
-mod address;
 mod api_endpoint;
 pub mod effects;
-mod kafka_sink;
-mod nats_sink;
 mod overrides;
 mod providers;
-mod remote;
 mod schema;
-mod secrets;
 mod sets;
 mod show;
-mod sink_routes;
-mod sink_settings;
 mod streams;
 mod validate;
 
@@ -47,11 +40,7 @@ pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::logs::LogFormat;
-pub use crate::sink::JsonlTarget;
-pub use crate::sink::kafka::KafkaSettings;
-pub use crate::sink::mqtt::MqttSettings;
-pub use crate::sink::nats::NatsSettings;
-pub use crate::sink::webhook::WebhookSettings;
+pub use crate::sink::{JsonlTarget, SinkSettings};
 pub use crate::snapshot::SnapshotSettings;
 
 /// Where the API listens if nothing is said.
@@ -124,16 +113,6 @@ pub struct StreamDefaults {
     /// `None`: what comes from a file may be larger than what comes from elsewhere.
     pub max_pixels: Option<u64>,
     pub reconnect: Reconnect,
-}
-
-/// Where events go.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SinkSettings {
-    Jsonl(JsonlTarget),
-    Mqtt(MqttSettings),
-    Webhook(WebhookSettings),
-    Nats(NatsSettings),
-    Kafka(KafkaSettings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

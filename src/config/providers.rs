@@ -191,7 +191,7 @@ impl FromNode for ProviderItem {
         let Value::Map(entries) = &node.value else {
             return Provider::from_node(node, path, reader).map(Self::Name);
         };
-        let map = reader.map(node, path, &NAMES)?;
+        let mut map = reader.map(node, path, &NAMES)?;
         let [entry] = entries.as_slice() else {
             let message = "names several providers in one item, or none";
             let remedy = "write one item each: `- cuda: { device: 0 }`";

@@ -5,26 +5,21 @@
 
 use std::time::Duration;
 
-use crate::event::EventKind;
 use crate::infer::Provider;
 use crate::infer::options::{Arena, OpenvinoPrecision};
-use crate::outbox::route::EventSeverity as MinSeverity;
 use crate::preprocess::ViewMode;
 use crate::sample::Interval;
 use crate::section;
-use crate::sink::kafka::Mechanism;
-use crate::sink::mqtt::Protocol;
+use crate::sink::config::SinkItem;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
 use crate::yaml::field_reader::{At, FromNode, Reader};
 use crate::yaml::problem::Severity;
+use crate::yaml::secrets::SecretSource;
 use crate::yaml::values::{Bytes, Fraction};
 use crate::yaml::{Node, Value};
 
 use super::LogFormat;
-use super::remote::Headers;
-use super::secrets::SecretSource;
-use super::sink_routes::Wanted;
 
 section! {
     /// The whole file. Top-level keys that begin with `x-` are ignored: a place for YAML anchors.
@@ -37,7 +32,7 @@ section! {
         "streams" => streams: Vec<At<Stream>>,
         "labels" => labels: Vec<At<String>>,
         "events" => events: Events,
-        "sinks" => sinks: Vec<At<Sink>>,
+        "sinks" => sinks: Vec<At<SinkItem>>,
         "outbox" => outbox: Store,
         "snapshots" => snapshots: Snapshots,
         "api" => api: Api,
@@ -265,81 +260,6 @@ section! {
 }
 
 section! {
-    /// All keys of all kinds of sink; which of them a kind takes is checked later, so that `type` may stand anywhere.
-    pub struct Sink {
-        "type" => kind: SinkKind,
-        "name" => name: String,
-        "only" => only: Only,
-        "rate" => rate: Rate,
-        "path" => path: String,
-        "max_size" => max_size: Bytes,
-        "keep" => keep: usize,
-        "url" => url: String,
-        "topic_prefix" => topic_prefix: String,
-        "subject_prefix" => subject_prefix: String,
-        "client_id" => client_id: String,
-        "username" => username: String,
-        "password" => password: SecretSource,
-        "nkey" => nkey: SecretSource,
-        "creds" => creds: SecretSource,
-        "protocol" => protocol: Protocol,
-        "ca" => ca: String,
-        "cert" => cert: String,
-        "key" => key: String,
-        "timeout" => timeout: Duration,
-        "home_assistant" => home_assistant: bool,
-        "discovery_prefix" => discovery_prefix: String,
-        "secret" => secret: SecretSource,
-        "previous_secret" => previous_secret: SecretSource,
-        "headers" => headers: Headers,
-        "concurrency" => concurrency: usize,
-        "batch" => batch: EventBatch,
-        "brokers" => brokers: Vec<At<String>>,
-        "topic" => topic: String,
-        "tls" => tls: bool,
-        "sasl" => sasl: Mechanism,
-    }
-}
-
-section! {
-    /// Several events in one request.
-    pub struct EventBatch {
-        "max_size" => max_size: usize,
-        "max_delay" => max_delay: Duration,
-    }
-}
-
-section! {
-    /// Which events a sink wants.
-    pub struct Only {
-        "streams" => streams: Vec<At<String>>,
-        "sets" => sets: Vec<At<String>>,
-        "labels" => labels: Vec<At<String>>,
-        "types" => types: Vec<At<EventKind>>,
-        "attributes" => attributes: Wanted,
-        "min_severity" => min_severity: MinSeverity,
-    }
-}
-
-section! {
-    /// How many events a sink wants at most.
-    pub struct Rate {
-        "events" => events: usize,
-        "per" => per: Duration,
-    }
-}
-
-/// What a sink is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SinkKind {
-    Jsonl,
-    Mqtt,
-    Webhook,
-    Nats,
-    Kafka,
-}
-
-section! {
     /// `outbox`.
     pub struct Store {
         "path" => path: String,
@@ -410,18 +330,6 @@ words! {
         "squash" => Self::Squash,
         "pad" => Self::Pad,
         "tiles" => Self::Tiles,
-    }
-    SinkKind {
-        "jsonl" => Self::Jsonl,
-        "mqtt" => Self::Mqtt,
-        "webhook" => Self::Webhook,
-        "nats" => Self::Nats,
-        "kafka" => Self::Kafka,
-    }
-    Mechanism {
-        "plain" => Self::Plain,
-        "scram-sha-256" => Self::ScramSha256,
-        "scram-sha-512" => Self::ScramSha512,
     }
     tracing::Level {
         "error" => Self::ERROR,

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::StreamSettings;
 use super::schema::{Reconnect as RawReconnect, Stream, Unchanged as RawUnchanged, View as RawView};
-use super::{StreamSettings, address, secrets};
 use crate::frame::coded_size;
 use crate::frame::thumbprint::Unchanged;
 use crate::label::LabelSet;
@@ -17,7 +17,7 @@ use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
 use crate::yaml::field_reader::{At, Field, Reader};
-use crate::yaml::{Value, relative_to};
+use crate::yaml::{Value, address, checks, secrets};
 
 const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";
 
@@ -104,10 +104,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     let reconnect = own.map_or_else(|| around.reconnect.clone(), |own| reconnect(own, &around.reconnect, reader));
     let decoder = raw.sampling.given().and_then(|sampling| sampling.value.decoder.value());
     let max_pixels = raw.sampling.given().and_then(|sampling| max_pixels(&sampling.value.max_pixels, reader));
-    let view = match &raw.view {
-        Field::Given(view) => self::view(&view.value, reader),
-        Field::Missing | Field::Wrong => Some(View::default()),
-    };
+    let view = raw.view.given().map_or_else(|| Some(View::default()), |view| self::view(&view.value, reader));
     let label_sets = label_sets(&raw.labels, around, reader);
     let (location, username, password) = place?;
     let password_file = raw.password.given().and_then(|password| secrets::file(password, reader));
@@ -136,14 +133,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
 }
 
 fn id(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<StreamId> {
-    let id = match &at.value.id {
-        Field::Missing => {
-            reader.missing(at, "id", "name the stream, such as `id: dock-3`");
-            return None;
-        }
-        Field::Wrong => return None,
-        Field::Given(id) => id,
-    };
+    let id = reader.required(at, "id", &at.value.id, "name the stream, such as `id: dock-3`")?;
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     if id.value.is_empty() || id.value.len() > MAX_ID || !id.value.chars().all(fits) {
         let message = "is not a stream id (lower-case letters, digits, `_` and `-`, at most 64)";
@@ -161,11 +151,8 @@ fn id(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<StreamId> {
 /// A checked interval above zero. `None` also if it is left out.
 pub fn interval(field: &Option<&Field<Interval>>, reader: &mut Reader<'_>) -> Option<Interval> {
     let interval = field.as_ref()?.given()?;
-    if interval.value == Interval::Every(Duration::ZERO) {
-        reader.error(interval, "must be above 0", "write, for example, 1s");
-        return None;
-    }
-    Some(interval.value)
+    let good = interval.value != Interval::Every(Duration::ZERO);
+    reader.accept(interval, good, "must be above 0", "write, for example, 1s")
 }
 
 /// A checked number of pixels.
@@ -218,10 +205,7 @@ pub fn unchanged(
 pub fn reconnect(raw: &RawReconnect, default: &Reconnect, reader: &mut Reader<'_>) -> Reconnect {
     let mut above_zero = |field: &Field<Duration>, example: &str| {
         let at = field.given()?;
-        if at.value.is_zero() {
-            reader.error(at, "must be above 0", format!("write, for example, {example}"));
-        }
-        Some(at.value).filter(|value| !value.is_zero())
+        reader.accept(at, !at.value.is_zero(), "must be above 0", format!("write, for example, {example}"))
     };
     let (was, limits) = (&default.ladder, &default.limits);
     let bottom = was.steps.first().copied().unwrap_or_default();
@@ -261,11 +245,8 @@ fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
             reader.error(pipeline, "cannot stand beside `url`", "keep one of them; a template names its own source");
             None
         }
-        (_, Field::Given(pipeline)) => {
-            let path = relative_to(reader.document().file(), Path::new(&pipeline.value));
-            existing_file(pipeline, &path, "name a pipeline template", reader)
-                .map(|path| (Location::Template(path), None, None))
-        }
+        (_, Field::Given(pipeline)) => checks::existing_file(pipeline, "name a pipeline template", reader)
+            .map(|path| (Location::Template(path), None, None)),
         (Field::Given(url), _) => url_location(url, reader),
         _ => None,
     };
@@ -284,18 +265,10 @@ fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
         if (url_username.is_some() && !raw.username.is_missing())
             || (url_password.is_some() && !raw.password.is_missing())
         {
-            reader.error(
-                url,
-                "holds credentials, and `username` or `password` is given too",
-                "remove them from the URL",
-            );
+            address::report_credentials(url, true, reader);
             return None;
         }
-        reader.warn(
-            url,
-            "holds credentials, which anybody who can read this file sees",
-            "move them to `username: NAME` and `password: { env: NAME }` (or file, credential)",
-        );
+        address::report_credentials(url, false, reader);
     }
     let password = password.or(url_password);
     if matches!(raw.password, Field::Wrong) || (raw.password.given().is_some() && password.is_none()) {
@@ -318,7 +291,7 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
         }
         Some("file") => {
             let path = address::local(text, reader.document().file());
-            existing_file(url, &path, "name a video file, such as file:///srv/clip.mp4", reader)
+            checks::is_file(url, path, "name a video file, such as file:///srv/clip.mp4", reader)
                 .map(|path| (Location::File(path), None, None))
         }
         Some("v4l2") => {
@@ -338,37 +311,20 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
             reader.error(url, format!("has the unknown scheme {scheme}://"), remedy);
             None
         }
-        None if text.starts_with("/dev/") => {
-            reader.error(url, "has no scheme", format!("write v4l2://{text}"));
-            None
-        }
-        None if text.starts_with('/') => {
-            reader.error(url, "has no scheme", format!("write file://{text}"));
-            None
-        }
         None => {
-            reader.error(url, "has no scheme", SCHEMES);
+            let remedy = match text {
+                device if device.starts_with("/dev/") => format!("write v4l2://{device}"),
+                path if path.starts_with('/') => format!("write file://{path}"),
+                _ => SCHEMES.to_owned(),
+            };
+            reader.error(url, "has no scheme", remedy);
             None
         }
     }
-}
-
-/// `path` if it is a file.
-pub fn existing_file(at: &At<String>, path: &Path, remedy: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
-    if path.is_file() {
-        return Some(path.to_path_buf());
-    }
-    let why = if path.exists() { "is not a file" } else { "does not exist" };
-    reader.error(at, format!("{} {why}", path.display()), remedy);
-    None
 }
 
 fn view(raw: &RawView, reader: &mut Reader<'_>) -> Option<View> {
-    let region = match &raw.region {
-        Field::Missing => Region::FULL,
-        Field::Wrong => return None,
-        Field::Given(region) => self::region(region, reader)?,
-    };
+    let region = raw.region.checked(Region::FULL, |region| self::region(region, reader))?;
     Some(View { mode: raw.mode.value().unwrap_or_default(), region })
 }
 

@@ -4,23 +4,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapshots};
+use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapshots, Store};
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    providers, remote, secrets, sets, sink_routes, sink_settings,
+    providers, sets,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
 use crate::label::ThresholdOverrides;
+use crate::outbox::OutboxSettings;
 use crate::platform::paths;
 use crate::platform::userinfo;
 use crate::sample::Interval;
+use crate::sink::SinkKind;
+use crate::sink::config::{self as sinks, SinkItem};
+use crate::sink::sink_routes::FilterNames;
 use crate::source::Reconnect;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Problem;
 use crate::yaml::values::Bytes;
-use crate::yaml::{Document, relative_to};
+use crate::yaml::{Document, checks, relative_to, secrets, units};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
@@ -30,6 +34,10 @@ const DEFAULT_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(60);
 const MAX_THREADS: usize = 1024;
 const MAX_SESSIONS: usize = 64;
+/// `path` of an outbox without a file, as SQLite has it.
+const MEMORY: &str = ":memory:";
+/// An outbox of less would be full of its own tables.
+const MIN_SIZE: u64 = 1 << 20;
 const MIN_RUN_LIMIT: Duration = Duration::from_secs(1);
 /// 80 bits, written in hexadecimal digits.
 const LEAST_TOKEN: usize = 20;
@@ -90,7 +98,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
 
-    let known = sink_routes::Known {
+    let known = FilterNames {
         streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),
         sets: label_sets.sets.iter().map(|set| set.name.clone()).collect(),
         labels: label_sets.sets.iter().flat_map(|set| &set.labels).map(|label| label.name.clone()).collect(),
@@ -101,11 +109,11 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
             if document.find(&list.path).is_empty_list() {
                 reader.warn(list, "is empty: events go nowhere", "remove the key to write events to standard output");
             }
-            sink_settings::check(&list.value, &known, &mut reader)
+            sinks::check(&list.value, &known, &mut reader)
         }
-        None => sink_settings::default(),
+        None => sinks::default(),
     };
-    let outbox = sink_routes::outbox(&raw.outbox, &raw.sinks, &mut reader);
+    let outbox = outbox(&raw.outbox, &raw.sinks, &mut reader);
     let snapshots = snapshots(&raw.snapshots, &mut reader);
     let api = api(&raw.api, &mut reader);
     let log = log(raw.log.given().map(|log| &log.value));
@@ -137,7 +145,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
 pub fn outbox_alone(document: &Document) -> Option<Option<PathBuf>> {
     let mut reader = Reader::new(document);
     let root = reader.root::<Root>()?;
-    let path = sink_routes::outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
+    let path = outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
     path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()).then_some(path)
 }
 
@@ -159,16 +167,7 @@ fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {
 }
 
 fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
-    let path = match field {
-        Field::Missing => return Some(ModelChoice::Starter),
-        Field::Wrong => return None,
-        Field::Given(model) => match &model.value.path {
-            Field::Missing => return Some(ModelChoice::Starter),
-            Field::Wrong => return None,
-            Field::Given(path) => path,
-        },
-    };
-    match path.value.as_str() {
+    let path = |path: &At<String>| match path.value.as_str() {
         "starter" => Some(ModelChoice::Starter),
         "none" => Some(ModelChoice::None),
         text => {
@@ -181,7 +180,8 @@ fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
             reader.error(path, format!("{} {why}", folder.display()), remedy);
             None
         }
-    }
+    };
+    field.checked(ModelChoice::Starter, |model| model.value.path.checked(ModelChoice::Starter, path))
 }
 
 fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSettings> {
@@ -191,11 +191,8 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
         sessions: Sessions::Auto { cores: session_threads::UNASKED_CORES },
         ..InferSettings::default()
     };
-    let runtime = match field {
-        Field::Missing => return Some(settings),
-        Field::Wrong => return None,
-        Field::Given(runtime) => &runtime.value,
-    };
+    let default = Runtime::default();
+    let runtime = field.or_default(&default)?;
     if let Some(list) = runtime.providers.given() {
         if reader.document().find(&list.path).is_empty_list() {
             reader.error(list, "is empty", "name at least one of tensorrt, cuda, openvino and cpu");
@@ -205,8 +202,7 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
     settings.min_cosine = providers::min_cosine(&runtime.probe, reader);
     settings.strict = runtime.strict.value().unwrap_or_default();
     if let Some(library) = runtime.library.given() {
-        let path = relative_to(reader.document().file(), Path::new(&library.value));
-        settings.library = streams::existing_file(library, &path, "name libonnxruntime.so, or remove the key", reader);
+        settings.library = checks::existing_file(library, "name libonnxruntime.so, or remove the key", reader);
     }
     if let Some(threads) = runtime.threads.given() {
         if threads.value > MAX_THREADS {
@@ -278,11 +274,8 @@ fn several(runtime: &Runtime, settings: &mut InferSettings, reader: &mut Reader<
 }
 
 fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> {
-    let raw = match field {
-        Field::Missing => return Some(Thresholds::default()),
-        Field::Wrong => return None,
-        Field::Given(events) => &events.value,
-    };
+    let default = Events::default();
+    let raw = field.or_default(&default)?;
     let over = ThresholdOverrides {
         enter: raw.enter.value().map(|fraction| fraction.0),
         exit: raw.exit.value().map(|fraction| fraction.0),
@@ -304,13 +297,38 @@ fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> 
     Some(merged)
 }
 
+/// `outbox`. Left out, it is a file where there is a place for one (`$STATE_DIRECTORY`) or a sink that needs one; otherwise, when all
+/// sinks only write files and standard output, it is in memory: a first try by a plain user needs no folder of the system's.
+fn outbox(field: &Field<Store>, sinks: &Field<Vec<At<SinkItem>>>, reader: &mut Reader<'_>) -> OutboxSettings {
+    let list = sinks.given().map(|list| list.value.as_slice()).unwrap_or_default();
+    let local = list.iter().all(|sink| sink.value.common.kind.value().is_none_or(|kind| kind == SinkKind::Jsonl));
+    let default = || paths::state_dir().join("outbox.db");
+    let path = match field.given().map(|store| &store.value.path) {
+        Some(Field::Given(path)) if path.value == MEMORY => None,
+        // With a problem the settings are not used.
+        Some(Field::Given(path)) => checks::output(path, false, reader).or_else(|| Some(PathBuf::new())),
+        Some(_) => Some(default()),
+        None if local && !paths::has_state_dir() => None,
+        None => Some(default()),
+    };
+    if let Some(size) = field.given().and_then(|store| store.value.max_size.given())
+        && (1..MIN_SIZE).contains(&size.value.0)
+    {
+        reader.error(size, "is below 1MiB", units::SIZE_HELP);
+    }
+    let none = Store::default();
+    let raw = field.given().map_or(&none, |store| &store.value);
+    let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
+    OutboxSettings { path, max_size, max_age }
+}
+
 /// The limits of a store: size and age.
-pub(super) fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader: &mut Reader<'_>) -> (u64, Duration) {
+fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader: &mut Reader<'_>) -> (u64, Duration) {
     if let Some(size) = max_size.given().filter(|size| size.value.0 == 0) {
-        reader.error(size, "must be above 0", crate::yaml::units::SIZE_HELP);
+        reader.error(size, "must be above 0", units::SIZE_HELP);
     }
     if let Some(age) = max_age.given().filter(|age| age.value.is_zero()) {
-        reader.error(age, "must be above 0", crate::yaml::units::DURATION_HELP);
+        reader.error(age, "must be above 0", units::DURATION_HELP);
     }
     let size = max_size.value().map_or(1 << 30, |bytes| bytes.0);
     (size, max_age.value().unwrap_or(Duration::from_secs(7 * 86_400)))
@@ -319,35 +337,21 @@ pub(super) fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader:
 /// `snapshots`. Left out, no pictures are kept.
 fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<SnapshotSettings> {
     let raw = &field.given()?.value;
-    let path = match &raw.path {
-        Field::Given(path) => sink_settings::output(path, true, reader)?,
-        Field::Missing => crate::platform::paths::state_dir().join("snapshots"),
-        Field::Wrong => return None,
-    };
+    let path = raw.path.checked(paths::state_dir().join("snapshots"), |path| checks::output(path, true, reader))?;
     let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
-    let max_side = remote::number(&raw.max_side, 1280, 8192, reader)?;
-    let quality = remote::number(&raw.quality, 85, 100, reader)?;
-    let url = match &raw.url {
-        Field::Missing => None,
-        Field::Wrong => return None,
-        Field::Given(text) => match userinfo::parse(&text.value) {
-            Ok(url)
-                if matches!(url.scheme(), "http" | "https")
-                    && url.username().is_empty()
-                    && url.password().is_none() =>
-            {
-                Some(url)
-            }
-            _ => {
-                reader.error(
-                    text,
-                    "is not an http:// or https:// address without credentials",
-                    "write, for example, https://edge-1.example",
-                );
-                return None;
-            }
-        },
-    };
+    let max_side = checks::number(&raw.max_side, 1280, 8192, reader)?;
+    let quality = checks::number(&raw.quality, 85, 100, reader)?;
+    let url = raw.url.checked(None, |text| {
+        let fits = |url: &url::Url| {
+            matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
+        };
+        let url = userinfo::parse(&text.value).ok().filter(fits);
+        if url.is_none() {
+            let message = "is not an http:// or https:// address without credentials";
+            reader.error(text, message, "write, for example, https://edge-1.example");
+        }
+        url.map(Some)
+    })?;
     // In range: they were checked.
     let (max_side, quality) = (u32::try_from(max_side).ok()?, u8::try_from(quality).ok()?);
     Some(SnapshotSettings { path, max_size, max_age, max_side, quality, url })
@@ -355,23 +359,12 @@ fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<Snapsh
 
 fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
     let default = Api::default();
-    let raw = match field {
-        Field::Missing => &default,
-        Field::Wrong => return None,
-        Field::Given(api) => &api.value,
-    };
+    let raw = field.or_default(&default)?;
     let token = raw.token.given().map(|token| secrets::resolve(token, reader));
     let tls = raw.tls.given().and_then(|tls| {
-        let mut file = |field: &Field<String>, key: &str| match field {
-            Field::Missing => {
-                reader.missing(tls, key, "name a PEM file; TLS needs both cert and key");
-                None
-            }
-            Field::Wrong => None,
-            Field::Given(at) => {
-                let path = relative_to(reader.document().file(), Path::new(&at.value));
-                streams::existing_file(at, &path, "name a PEM file", reader)
-            }
+        let mut file = |field, key| {
+            let at = reader.required(tls, key, field, "name a PEM file; TLS needs both cert and key")?;
+            checks::existing_file(at, "name a PEM file", reader)
         };
         let (cert, key) = (file(&tls.value.cert, "cert"), file(&tls.value.key, "key"));
         let (cert, key) = (cert?, key?);
@@ -381,12 +374,8 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
         }
         Some(TlsSettings { cert, key })
     });
-    let listen = match &raw.listen {
-        Field::Wrong => return None,
-        Field::Given(listen) if listen.value == "off" => return None,
-        Field::Given(listen) => self::listen(listen, reader)?,
-        Field::Missing => DEFAULT_LISTEN.parse().ok()?,
-    };
+    let given = |at: &At<String>| if at.value == "off" { None } else { listen(at, reader).map(Some) };
+    let listen = raw.listen.checked(None, given)?.or_else(|| DEFAULT_LISTEN.parse().ok())?;
     if !listen.ip().to_canonical().is_loopback()
         && raw.token.is_missing()
         && let Some(at) = raw.listen.given()

@@ -61,7 +61,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Api(#[from] api::ApiError),
     #[error(transparent)]
-    Sink(#[from] crate::sink::jsonl::SinkStartError),
+    Sink(#[from] crate::sink::SinkStartError),
     #[error(transparent)]
     Outbox(#[from] OutboxError),
     #[error("cannot start: {0}")]

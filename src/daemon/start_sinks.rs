@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use crate::api::{Board, RECENT};
-use crate::config::{Settings, SinkSettings};
+use crate::config::Settings;
 use crate::outbox::history_reader::{OutboxReader, Query};
 use crate::outbox::{Kernel, Outbox, identity};
 use crate::pipeline::Threads;
-use crate::sink::jsonl::{SinkStartError, Writer};
-use crate::sink::mqtt::{Mqtt, Owner};
-use crate::sink::nats::Nats;
-use crate::sink::webhook::Webhook;
-use crate::sink::{Sink, runner};
+use crate::sink::mqtt::Owner;
+use crate::sink::{SinkContext, SinkStartError, runner};
 use crate::snapshot::Gallery;
 use crate::stream::registry::StreamRegistry;
 
@@ -29,22 +26,8 @@ pub fn start(
     // With a file it is the outbox's identity instead.
     let id = identity::of_machine(&settings.file, &settings.instance);
     let owner = Owner { id, instance: settings.instance.clone() };
-    let make = |sink: &SinkSettings| -> Result<Box<dyn Sink>, SinkStartError> {
-        Ok(match sink {
-            SinkSettings::Jsonl(target) => Box::new(Writer::open(target)?),
-            SinkSettings::Mqtt(mqtt) => {
-                Box::new(Mqtt::new(mqtt.clone(), Arc::clone(registry), gallery.cloned(), owner.clone()))
-            }
-            SinkSettings::Webhook(webhook) => Box::new(Webhook::new(webhook.clone())),
-            SinkSettings::Nats(nats) => Box::new(Nats::new(nats.clone())),
-            #[cfg(feature = "kafka")]
-            SinkSettings::Kafka(kafka) => Box::new(crate::sink::kafka::producer::Kafka::new(kafka.clone())),
-            // The configuration was refused.
-            #[cfg(not(feature = "kafka"))]
-            SinkSettings::Kafka(_) => return Err(SinkStartError::NotBuilt),
-        })
-    };
-    let sinks = settings.sinks.iter().map(make).collect::<Result<Vec<_>, _>>()?;
+    let context = SinkContext { registry: Arc::clone(registry), gallery: gallery.cloned(), owner };
+    let sinks = settings.sinks.iter().map(|sink| sink.open(&context)).collect::<Result<Vec<_>, _>>()?;
     let routes = settings.routes.clone();
     let (outbox, receivers, thread) = Outbox::start(settings.outbox.clone(), routes, Kernel)?;
     let mut threads = vec![("outbox".to_owned(), thread)];

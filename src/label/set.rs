@@ -144,14 +144,8 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         None => vec!["{}".to_owned()],
     };
     let background = prompts(&raw.background, reader);
-    let labels = match &raw.labels {
-        Field::Missing => {
-            reader.missing(root, "labels", "add at least one label, such as `labels: [{ name: forklift }]`");
-            return None;
-        }
-        Field::Wrong => return None,
-        Field::Given(labels) => labels,
-    };
+    let remedy = "add at least one label, such as `labels: [{ name: forklift }]`";
+    let labels = reader.required(root, "labels", &raw.labels, remedy)?;
     if reader.document().find("labels").is_empty_list() {
         reader.error(labels, "is empty", "add at least one label, such as `- name: forklift`");
     }

@@ -404,9 +404,13 @@ impl DeliveryReceiver {
         *self.phases.borrow() == Phase::Closed
     }
 
-    /// For `select!` beside a sink that holds the receiver.
-    pub fn phases(&self) -> watch::Receiver<Phase> {
-        self.phases.clone()
+    /// Waits until time is up: for `select!` beside a sink that holds the receiver.
+    pub fn closed(&self) -> impl Future<Output = ()> + use<> {
+        let mut phases = self.phases.clone();
+        async move {
+            // An error is an outbox that has gone.
+            let _ = phases.wait_for(|phase| *phase == Phase::Closed).await;
+        }
     }
 }
 

@@ -3,21 +3,16 @@
 //! Pure; time is a parameter, on the monotonic clock. Deliveries of one ordering key come out one at a time, oldest first; the next only when
 //! the one before is done. Holds what is put in, which the window of the receiver bounds.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use crate::outbox::delivery::{Delivery, OrderingKey};
 
-#[derive(Default)]
-struct KeyQueue {
-    /// Oldest first; the head is ready, waiting for its time, or under way.
-    queue: VecDeque<Delivery>,
-}
-
 /// See the module.
 #[derive(Default)]
 pub struct KeyedQueue {
-    queue: HashMap<OrderingKey, KeyQueue>,
+    /// Oldest first; the head is ready, waiting for its time, or under way.
+    queues: HashMap<OrderingKey, VecDeque<Delivery>>,
     /// Heads that may go now, by position.
     ready: BTreeMap<u64, OrderingKey>,
     /// Heads that failed, by when they may go again.
@@ -30,11 +25,11 @@ impl KeyedQueue {
     /// A delivery that may be tried once those before it in its ordering key are done. Positions must grow.
     pub fn push(&mut self, delivery: Delivery) {
         let key = delivery.stored.ordering_key();
-        let per_key = self.queue.entry(key.clone()).or_default();
-        if per_key.queue.is_empty() {
+        let per_key = self.queues.entry(key.clone()).or_default();
+        if per_key.is_empty() {
             self.ready.insert(delivery.position, key);
         }
-        per_key.queue.push_back(delivery);
+        per_key.push_back(delivery);
     }
 
     /// The oldest delivery that may be tried now; it is under way until [`done`](Self::done) or [`again`](Self::again).
@@ -44,7 +39,7 @@ impl KeyedQueue {
             self.ready.insert(position, key);
         }
         let (position, key) = self.ready.pop_first()?;
-        let head = self.queue.get(&key)?.queue.front()?.clone();
+        let head = self.queues.get(&key)?.front()?.clone();
         self.under_way.insert(position, key);
         Some(head)
     }
@@ -57,18 +52,18 @@ impl KeyedQueue {
     /// It is delivered or dead: the next of its ordering key may go.
     pub fn done(&mut self, position: u64) {
         let Some(key) = self.under_way.remove(&position) else { return };
-        let Some(per_key) = self.queue.get_mut(&key) else { return };
-        per_key.queue.pop_front();
-        match per_key.queue.front() {
+        let Some(per_key) = self.queues.get_mut(&key) else { return };
+        per_key.pop_front();
+        match per_key.front() {
             Some(head) => drop(self.ready.insert(head.position, key)),
-            None => drop(self.queue.remove(&key)),
+            None => drop(self.queues.remove(&key)),
         }
     }
 
     /// It failed and may be tried again at `due`; those behind it wait. `attempts` is remembered with it.
     pub fn again(&mut self, position: u64, attempts: u32, due: Instant) {
         let Some(key) = self.under_way.remove(&position) else { return };
-        if let Some(head) = self.queue.get_mut(&key).and_then(|per_key| per_key.queue.front_mut()) {
+        if let Some(head) = self.queues.get_mut(&key).and_then(VecDeque::front_mut) {
             head.attempts = attempts;
         }
         self.waiting.insert((due, position), key);
@@ -96,22 +91,11 @@ impl KeyedQueue {
     /// Deliveries whose ordering key waits for an attempt, and those behind `failed`, which is under way.
     pub fn held_up(&self, failed: Option<u64>) -> usize {
         let failed = failed.and_then(|position| self.under_way.get(&position));
-        let queue = self.waiting.values().chain(failed).filter_map(|key| self.queue.get(key));
-        queue.map(|per_key| per_key.queue.len()).sum()
-    }
-
-    /// Deliveries that are not done.
-    pub fn len(&self) -> usize {
-        self.queue.values().map(|per_key| per_key.queue.len()).sum()
+        self.waiting.values().chain(failed).filter_map(|key| self.queues.get(key)).map(VecDeque::len).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// Deliveries that are under way.
-    pub fn under_way(&self) -> BTreeSet<u64> {
-        self.under_way.keys().copied().collect()
+        self.queues.is_empty()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Sink: events out of the outbox to the outside world, each sink on its own thread.
+//! Sink: events out of the outbox to the outside world, each sink on its own thread. [`kinds`] lists which there are; each has its settings, its
+//! keys of the configuration ([`config`]), client and tests in a folder of its own.
 //!
 //! # How a sink is written
 //!
@@ -18,12 +19,14 @@
 //! 5. **A lost connection**: return [`SinkError::Retry`]. The next `run` gets everything that was not settled again, in order, before
 //!    anything new; nothing has to be remembered. [`SinkError::Retry::after`] makes the wait at least so long (`Retry-After`).
 //! 6. **The end**: `next` gives `None`. Say goodbye (MQTT: publish `stopped`, disconnect) within a second, settling what is still
-//!    acknowledged, and return `Ok(())`. Not calling `next` for long? Watch [`DeliveryReceiver::phases`]. A sink that does not end is left behind.
+//!    acknowledged, and return `Ok(())`. Not calling `next` for long? Watch [`DeliveryReceiver::closed`]. A sink that does not end is left behind.
 //! 7. **For good**: [`SinkError::EndpointGone`] (HTTP 410: what waits becomes dead letters), [`SinkError::Fatal`] (stdout without a reader).
 //!
 //! Order: deliveries of one (stream, label) must arrive in order. A sink with one connection that keeps order (MQTT, a file) just sends
 //! them in order. A sink with several requests under way (webhook) puts every delivery into [`keyed_queue::KeyedQueue`] and takes from there:
 //! it gives at most one of an ordering key at a time, oldest first, and holds back what waits for another attempt.
+//!
+//! One whose other side acknowledges what is published (MQTT, NATS, Kafka) has [`in_flight`] for taking and for what is on its way.
 //!
 //! Concurrency without borrowing trouble: keep the requests in a `tokio::task::JoinSet` whose tasks return (position, answer), and
 //! `select!` between `receiver.next()` (while there is room), `set.join_next()` and a timer for `queue.next_due()`; only the loop touches the receiver.
@@ -38,19 +41,30 @@
 //! Tests hold the other end: `delivery::link` gives a `DeliverySender` to offer deliveries and read what was settled; the runner is
 //! [`runner::start`], or call `run` by hand.
 
+pub mod config;
+pub mod in_flight;
 pub mod jsonl;
 pub mod kafka;
 pub mod keyed_queue;
+pub mod kinds;
 pub mod mqtt;
 pub mod nats;
+pub mod network_keys;
 pub mod runner;
+pub mod sink_routes;
 pub mod webhook;
 
+use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::outbox::delivery::DeliveryReceiver;
+use crate::snapshot::Gallery;
+use crate::stream::registry::StreamRegistry;
+pub use jsonl::JsonlTarget;
+pub use kinds::{SinkKeys, SinkKind, SinkSettings};
 
 /// Why a sink's `run` has ended before the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,13 +96,24 @@ pub trait Sink: Send + 'static {
     fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a>;
 }
 
-/// Where a JSONL sink writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JsonlTarget {
-    /// `path: "-"`. Lines for people on a terminal, JSON lines otherwise.
-    Stdout,
-    /// Appended to; made if absent.
-    File { path: PathBuf, rotation: Option<jsonl::Rotation> },
+/// What sinks get that tell more than events.
+pub struct SinkContext {
+    pub registry: Arc<StreamRegistry>,
+    /// Where pictures come from, if there are any.
+    pub gallery: Option<Arc<Gallery>>,
+    /// Who this daemon is.
+    pub owner: mqtt::Owner,
+}
+
+/// Why a sink cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkStartError {
+    #[error("cannot open {} for appending: {source}; check the folder and its permissions, or change `sinks[].path`", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot start a sink's thread: {0}")]
+    Thread(io::Error),
+    #[error("this vtagd has no Kafka client; build it with `--features kafka`")]
+    NotBuilt,
 }
 
 #[cfg(test)]

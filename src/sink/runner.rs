@@ -6,11 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::{Sink, SinkError};
-use crate::outbox::delivery::{DeliveryReceiver, Health, Phase};
+use crate::outbox::delivery::{DeliveryReceiver, Health};
 use crate::platform::backoff::{Backoff, Ladder};
 
 /// A sink that has not returned this long after its receiver was closed is dropped.
@@ -41,7 +40,7 @@ pub fn start(sink: Box<dyn Sink>, receiver: DeliveryReceiver, ladder: Ladder) ->
             }
             receiver.down("panicked; please report this");
             let wait = backoff.next_wait();
-            if runtime.block_on(closed_within(receiver.phases(), wait)) {
+            if runtime.block_on(closed_within(&receiver, wait)) {
                 break;
             }
         }
@@ -55,9 +54,9 @@ async fn supervise(sink: &mut dyn Sink, receiver: &mut DeliveryReceiver, backoff
     loop {
         receiver.redeliver_unacknowledged();
         let began = Instant::now();
-        let mut phases = receiver.phases();
+        let closed = receiver.closed();
         let late = async {
-            let _ = phases.wait_for(|phase| *phase == Phase::Closed).await;
+            closed.await;
             sleep(GRACE).await;
         };
         let ended = tokio::select! {
@@ -83,15 +82,15 @@ async fn supervise(sink: &mut dyn Sink, receiver: &mut DeliveryReceiver, backoff
                 backoff.next_wait().max(after.unwrap_or_default())
             }
         };
-        if closed_within(receiver.phases(), wait).await {
+        if closed_within(receiver, wait).await {
             return;
         }
     }
 }
 
 /// Waits for `time`. `true` if the receiver was closed meanwhile.
-async fn closed_within(mut phases: watch::Receiver<Phase>, time: Duration) -> bool {
-    tokio::time::timeout(time, phases.wait_for(|phase| *phase == Phase::Closed)).await.is_ok()
+async fn closed_within(receiver: &DeliveryReceiver, time: Duration) -> bool {
+    tokio::time::timeout(time, receiver.closed()).await.is_ok()
 }
 
 #[cfg(test)]
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
     use crate::event::EventKind;
     use crate::outbox::delivery::tests::{delivery, event, eventually};
-    use crate::outbox::delivery::{self, DeliveryOutcome, DeliverySender, States};
+    use crate::outbox::delivery::{self, DeliveryOutcome, DeliverySender, Phase, States};
     use crate::sink::Running;
 
     /// What it does in its first runs; after them it delivers everything.

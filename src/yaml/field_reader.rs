@@ -48,6 +48,24 @@ impl<T> Field<T> {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing)
     }
+
+    /// The value, `default` where it was left out. On `None` a problem has been reported.
+    pub fn or_default<'f>(&'f self, default: &'f T) -> Option<&'f T> {
+        match self {
+            Self::Missing => Some(default),
+            Self::Wrong => None,
+            Self::Given(at) => Some(&at.value),
+        }
+    }
+
+    /// What `check` makes of the value, `default` where it was left out. On `None` a problem has been reported.
+    pub fn checked<U>(&self, default: U, check: impl FnOnce(&At<T>) -> Option<U>) -> Option<U> {
+        match self {
+            Self::Missing => Some(default),
+            Self::Wrong => None,
+            Self::Given(at) => check(at),
+        }
+    }
 }
 
 impl<T: Clone> Field<T> {
@@ -164,6 +182,34 @@ impl<'d> Reader<'d> {
         self.report(Severity::Error, section.place, &path, "is missing", remedy);
     }
 
+    /// `field` if it was given and readable; that it is missing in `section` is reported.
+    pub fn required<'f, S, T>(
+        &mut self,
+        section: &At<S>,
+        key: &str,
+        field: &'f Field<T>,
+        remedy: impl Into<String>,
+    ) -> Option<&'f At<T>> {
+        if field.is_missing() {
+            self.missing(section, key, remedy);
+        }
+        field.given()
+    }
+
+    /// The value of `at` if it is `good`; that it is not is reported.
+    pub fn accept<T: Clone>(
+        &mut self,
+        at: &At<T>,
+        good: bool,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Option<T> {
+        if !good {
+            self.error(at, message, remedy);
+        }
+        good.then(|| at.value.clone())
+    }
+
     /// Reports that `node` is not what was `expected`. The value is not repeated: it may be a credential.
     pub fn mismatch(&mut self, node: &Node, path: &str, expected: &str, remedy: &str) {
         let message = match node.value {
@@ -213,8 +259,9 @@ pub struct MapReader<'n> {
 }
 
 impl MapReader<'_> {
-    pub fn field<T: FromNode>(&self, key: &str, reader: &mut Reader<'_>) -> Field<T> {
-        let Some(entry) = self.found.get(key) else { return Field::Missing };
+    /// Reads a key; a second time it is missing.
+    pub fn field<T: FromNode>(&mut self, key: &str, reader: &mut Reader<'_>) -> Field<T> {
+        let Some(entry) = self.found.remove(key) else { return Field::Missing };
         let node = &entry.value;
         if T::NULL_IS_MISSING && matches!(node.value, Value::Null) {
             return Field::Missing;
@@ -238,6 +285,37 @@ pub fn object(keys: serde_json::Map<String, serde_json::Value>) -> serde_json::V
     serde_json::json!({ "type": "object", "properties": keys, "additionalProperties": false })
 }
 
+/// A mapping of known keys, as [`section!`](crate::section) declares one.
+pub trait Section: Sized {
+    const KEYS: &'static [&'static str];
+
+    /// Reads its keys and leaves others.
+    fn read(map: &mut MapReader<'_>, reader: &mut Reader<'_>) -> Self;
+
+    /// What fits each key, as JSON Schema.
+    fn properties() -> serde_json::Map<String, serde_json::Value>;
+
+    /// See [`FromNode::keys`].
+    fn paths(path: &str, out: &mut Vec<String>);
+}
+
+impl<T: Section> FromNode for T {
+    const NULL_IS_MISSING: bool = true;
+
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let mut map = reader.map(node, path, Self::KEYS)?;
+        Some(Self::read(&mut map, reader))
+    }
+
+    fn schema() -> serde_json::Value {
+        object(Self::properties())
+    }
+
+    fn keys(path: &str, out: &mut Vec<String>) {
+        Self::paths(path, out);
+    }
+}
+
 /// Declares a struct of [`Field`]s that reads itself from a mapping, each key once: `"key" => field: Type`.
 #[macro_export]
 macro_rules! section {
@@ -245,25 +323,23 @@ macro_rules! section {
         $(#[$meta])*
         $visibility struct $name { $($(#[$doc])* pub $field: $crate::yaml::field_reader::Field<$type>),* }
 
-        impl $crate::yaml::field_reader::FromNode for $name {
-            const NULL_IS_MISSING: bool = true;
+        impl $crate::yaml::field_reader::Section for $name {
+            const KEYS: &'static [&'static str] = &[$($key),*];
 
-            fn from_node(
-                node: &$crate::yaml::Node,
-                path: &str,
+            fn read(
+                map: &mut $crate::yaml::field_reader::MapReader<'_>,
                 reader: &mut $crate::yaml::field_reader::Reader<'_>,
-            ) -> Option<Self> {
-                let map = reader.map(node, path, &[$($key),*])?;
-                Some(Self { $($field: map.field($key, reader)),* })
+            ) -> Self {
+                Self { $($field: map.field($key, reader)),* }
             }
 
-            fn schema() -> ::serde_json::Value {
+            fn properties() -> ::serde_json::Map<String, ::serde_json::Value> {
                 let mut keys = ::serde_json::Map::new();
                 $( keys.insert($key.to_owned(), $crate::yaml::field_reader::property::<$type>()); )*
-                $crate::yaml::field_reader::object(keys)
+                keys
             }
 
-            fn keys(path: &str, out: &mut Vec<String>) {
+            fn paths(path: &str, out: &mut Vec<String>) {
                 $(
                     let key = $crate::yaml::field_reader::join(path, $key);
                     out.push(key.clone());

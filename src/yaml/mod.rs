@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 use crate::platform::userinfo::{masked, without};
 use crate::yaml::problem::{Problem, Severity};
 
+pub mod address;
+pub mod checks;
 pub mod field_reader;
 pub mod problem;
+pub mod secrets;
 pub mod snippet;
 mod suggest;
 mod tree;

@@ -141,7 +141,7 @@ impl FromNode for serde_json::Value {
             }
             Value::Map(entries) => {
                 let known: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
-                let map = reader.map(node, path, &known)?;
+                let mut map = reader.map(node, path, &known)?;
                 let read = |key: &&str| Some(((*key).to_owned(), map.field::<Self>(key, reader).value()?));
                 Self::Object(known.iter().filter_map(read).collect())
             }

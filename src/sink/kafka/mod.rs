@@ -6,6 +6,7 @@
 //!
 //! Full and closed: see [`producer`].
 
+mod config;
 #[cfg(feature = "kafka")]
 pub mod producer;
 

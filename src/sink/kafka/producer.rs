@@ -6,9 +6,8 @@
 //! `timeout`, this run ends; the next one has a new producer and sends everything that was not acknowledged again, in order.
 //!
 //! Runs on the sink's thread; reports come from a thread of `rdkafka`. Asking for metadata and taking a producer down block, on the
-//! runtime's pool. Full: [`IN_FLIGHT`] records without a report; then nothing more is taken. Closed: [`DRAIN_TIMEOUT`] for reports.
+//! runtime's pool. Full: [`IN_FLIGHT`] records without a report; then nothing more is taken. Closed: reports are waited for a little.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,12 +17,13 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{KafkaSettings, Mechanism};
-use crate::outbox::delivery::{Delivery, DeliveryReceiver, Phase};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 use crate::platform::tls;
+use crate::sink::in_flight::{InFlight, OrderingGate};
 use crate::sink::{Running, Sink, SinkError};
 
 /// Records without a report; a few batches for each of several partitions.
@@ -32,21 +32,17 @@ const IN_FLIGHT: usize = 512;
 /// What librdkafka says of connections and waits to be looked at; more is forgotten.
 const TOLD: usize = 64;
 
-/// For reports that are on their way when the daemon ends.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// For a producer to take itself down; with [`DRAIN_TIMEOUT`] a little less than the runner's patience.
+/// For a producer to take itself down; with [`DRAIN_TIMEOUT`](crate::sink::in_flight::DRAIN_TIMEOUT) a little less than the runner's patience.
 const FAREWELL: Duration = Duration::from_millis(400);
 
 /// A request for metadata cannot be called off: it is made in pieces.
 const PIECE: Duration = Duration::from_secs(2);
 
-/// What became of a record: its position, and why not.
-type Report = (u64, Option<Code>);
+/// What became of a record: `None` if it was taken, otherwise why not.
+type Report = Option<Code>;
 
 /// Called by threads of librdkafka.
 struct Reports {
-    reports: mpsc::Sender<Report>,
     told: mpsc::Sender<(Code, String)>,
 }
 
@@ -62,12 +58,11 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = usize;
+    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Self::DeliveryOpaque) {
         let refused = result.as_ref().err().map(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail));
-        // There is room: each record has one report, and no more are sent than fit.
-        let _ = self.reports.try_send((position as u64, refused));
+        let _ = report.send(refused);
     }
 }
 
@@ -85,7 +80,7 @@ impl Kafka {
 
     async fn work(&mut self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
         let mut session = Session::open(&self.settings)?;
-        let mut phases = receiver.phases();
+        let closed = receiver.closed();
         let ended = tokio::select! {
             greeted = session.greet() => match greeted {
                 Ok(()) => {
@@ -94,7 +89,7 @@ impl Kafka {
                 }
                 Err(fault) => Err(fault),
             },
-            _ = phases.wait_for(|phase| *phase == Phase::Closed) => Ok(()),
+            () = closed => Ok(()),
         };
         // Nothing more goes out, from here on.
         let producer = session.producer;
@@ -115,14 +110,11 @@ impl Sink for Kafka {
 struct Session<'a> {
     settings: &'a KafkaSettings,
     producer: Arc<ThreadedProducer<Reports>>,
-    reports: mpsc::Receiver<Report>,
     told: mpsc::Receiver<(Code, String)>,
     /// What was last said of a connection.
     reason: Option<String>,
-    /// Sent, not reported.
-    in_flight: BTreeSet<u64>,
-    /// When a broker last acknowledged anything, or when there began to be something to acknowledge.
-    heard: Instant,
+    /// Sent, not reported; by position, whose reports may come in any order as there are several partitions.
+    in_flight: InFlight<u64, oneshot::Receiver<Report>>,
 }
 
 impl<'a> Session<'a> {
@@ -134,19 +126,11 @@ impl<'a> Session<'a> {
             // librdkafka's words for a file that cannot be used do not name it.
             tls::client(trust).map_err(SinkError::retry)?;
         }
-        let ((reports, reported), (tell, told)) = (mpsc::channel(IN_FLIGHT), mpsc::channel(TOLD));
-        let context = Reports { reports, told: tell };
+        let (tell, told) = mpsc::channel(TOLD);
+        let context = Reports { told: tell };
         let producer = ThreadedProducer::from_config_and_context(&configuration(settings), context);
         let producer = producer.map_err(|error| SinkError::retry(scrubbed(settings, &error.to_string())))?;
-        Ok(Self {
-            settings,
-            producer: Arc::new(producer),
-            reports: reported,
-            told,
-            reason: None,
-            in_flight: BTreeSet::new(),
-            heard: Instant::now(),
-        })
+        Ok(Self { settings, producer: Arc::new(producer), told, reason: None, in_flight: InFlight::in_any_order() })
     }
 
     /// A broker is there, and has the topic.
@@ -173,38 +157,34 @@ impl<'a> Session<'a> {
     }
 
     async fn serve(&mut self, receiver: &mut DeliveryReceiver, singly: &mut u64) -> Result<(), SinkError> {
-        let mut phases = receiver.phases();
+        // Nothing is held back for its key: the producer itself keeps the order.
+        let mut gate = OrderingGate::default();
         loop {
-            let room = if self.in_flight.first().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
-            let late = self.heard + self.settings.timeout;
+            let room = if self.in_flight.iter().next().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
+            let late = self.in_flight.heard() + self.settings.timeout;
             tokio::select! {
-                taken = receiver.next(), if self.in_flight.len() < room => match taken {
+                taken = gate.take(receiver, self.in_flight.len() < room) => match taken {
                     Some(delivery) => self.send(&delivery, receiver)?,
                     None => break,
                 },
-                Some(report) = self.reports.recv() => self.settle(report, receiver, singly)?,
+                (position, report) = self.in_flight.answered() => {
+                    self.settle(position, report.unwrap_or(Some(Code::Fail)), receiver, singly)?;
+                }
                 Some((code, reason)) = self.told.recv() => self.hear(code, &reason, !self.in_flight.is_empty())?,
                 () = sleep_until(late), if !self.in_flight.is_empty() => {
                     let timeout = self.settings.timeout;
                     let why = self.reason.take().map_or_else(String::new, |reason| format!(": {reason}"));
                     return Err(SinkError::retry(format!("no broker has acknowledged anything for {timeout:?}{why}")));
                 }
-                // Seen even while there is no room and nobody answers.
-                _ = phases.wait_for(|phase| *phase == Phase::Closed) => break,
             }
         }
-        let rest = async {
-            while !self.in_flight.is_empty()
-                && let Some((position, refused)) = self.reports.recv().await
-            {
-                self.in_flight.remove(&position);
-                if refused.is_none() {
-                    receiver.delivered(position);
-                }
+        let taken = |position, report| {
+            if report == Ok(None) {
+                receiver.delivered(position);
             }
+            Ok(())
         };
-        let _ = timeout(DRAIN_TIMEOUT, rest).await;
-        Ok(())
+        self.in_flight.drain(taken).await
     }
 
     fn send(&mut self, delivery: &Delivery, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
@@ -215,16 +195,11 @@ impl<'a> Session<'a> {
         let headers = OwnedHeaders::new_with_capacity(2)
             .insert(header("content-type", "application/cloudevents+json; charset=UTF-8"))
             .insert(header("ce_id", &id));
-        let opaque = usize::try_from(position).map_err(SinkError::retry)?;
-        let record = BaseRecord::with_opaque_to(&self.settings.topic, opaque);
+        let (report, reported) = oneshot::channel();
+        let record = BaseRecord::with_opaque_to(&self.settings.topic, Box::new(report));
         let sent = self.producer.send(record.key(&key).payload(stored.body.as_bytes()).headers(headers));
         match sent.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail)) {
-            Ok(()) => {
-                if self.in_flight.is_empty() {
-                    self.heard = Instant::now();
-                }
-                self.in_flight.insert(position);
-            }
+            Ok(()) => self.in_flight.push(position, reported),
             // The producer has stopped; the report of what stopped it is on its way and says why. This one comes again with the next.
             Err(Code::Fatal) if !self.in_flight.is_empty() => {}
             Err(Code::MessageSizeTooLarge) => {
@@ -241,14 +216,13 @@ impl<'a> Session<'a> {
 
     fn settle(
         &mut self,
-        (position, refused): Report,
+        position: u64,
+        refused: Report,
         receiver: &mut DeliveryReceiver,
         singly: &mut u64,
     ) -> Result<(), SinkError> {
-        let alone = self.in_flight.len() == 1;
-        let last = self.in_flight.last().copied().unwrap_or(position);
-        self.in_flight.remove(&position);
-        self.heard = Instant::now();
+        let alone = self.in_flight.is_empty();
+        let last = self.in_flight.iter().next_back().map_or(position, |last| position.max(*last));
         let Some(code) = refused else {
             self.reason = None;
             receiver.up();

@@ -12,6 +12,7 @@
 //! while the broker is away are not sent later. Closed: `stopped` is published, then DISCONNECT.
 
 mod clearing;
+pub(super) mod config;
 pub mod home_assistant;
 pub mod leftovers;
 pub mod maintenance;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Running, Sink, SinkError};
-use crate::outbox::delivery::{DeliveryReceiver, Phase};
+use crate::outbox::delivery::DeliveryReceiver;
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 use crate::snapshot::Gallery;
@@ -159,12 +160,11 @@ impl Mqtt {
 
     /// One connection after the other, for as long as only the prefix's owner changes.
     async fn once(&mut self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
-        let mut phases = receiver.phases();
         let place = self.settings.place();
         loop {
             let (link, whose) = tokio::select! {
                 greeted = self.greet(receiver, &place) => greeted?,
-                _ = phases.wait_for(|phase| *phase == Phase::Closed) => return Ok(()),
+                () = receiver.closed() => return Ok(()),
             };
             self.tell(receiver, &whose);
             let published =

@@ -2,7 +2,6 @@
 
 mod incoming;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
@@ -19,8 +18,9 @@ use super::publisher::{Acknowledged, Publisher};
 use super::states::{self, States};
 use super::topics::Topics;
 use crate::outbox::delivery::published_record::Change;
-use crate::outbox::delivery::{Delivery, DeliveryReceiver, OrderingKey, Phase};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 use crate::sink::SinkError;
+use crate::sink::in_flight::OrderingGate;
 use crate::snapshot::Saved;
 use crate::stream::registry::StreamRegistry;
 
@@ -83,8 +83,8 @@ pub struct Session<'a> {
     introduce_later: bool,
     /// Whether the broker can take an event and refuse the one before it.
     may_refuse: bool,
-    /// If so: deliveries without a PUBACK. One of each stream and label, as the next must not come before it.
-    under_way: HashMap<u64, OrderingKey>,
+    /// If so, the next of a stream and label waits for the PUBACK of the one before.
+    gate: OrderingGate,
 }
 
 impl<'a> Session<'a> {
@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
             surveying: None,
             introduce_later: false,
             may_refuse: settings.protocol == Protocol::V5,
-            under_way: HashMap::new(),
+            gate: OrderingGate::default(),
         }
     }
 
@@ -217,16 +217,10 @@ impl<'a> Session<'a> {
         }
         let mut changes = self.registry.changes();
         let (mut look, mut stats) = (Instant::now() + POLL_INTERVAL, Instant::now());
-        let mut phases = receiver.phases();
-        // The next, while it may not go.
-        let mut held: Option<Delivery> = None;
         loop {
             if self.owner_changed {
                 self.part(receiver, None).await;
                 return Ok(End::OwnerChanged);
-            }
-            if let Some(delivery) = held.take_if(|delivery| !self.is_behind(delivery)) {
-                self.deliver(&delivery, receiver, place).await;
             }
             self.publisher.pump(&self.link)?;
             let now = Instant::now();
@@ -240,12 +234,13 @@ impl<'a> Session<'a> {
                 }
                 continue;
             }
+            let room = self.publisher.has_room();
             tokio::select! {
                 acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => {
                     match acked {
                         Ok(Acknowledged { position, kept }) => {
                             if let Some(position) = position {
-                                self.under_way.remove(&position);
+                                self.gate.acknowledged(position);
                                 receiver.delivered(position);
                                 receiver.up();
                             }
@@ -268,12 +263,12 @@ impl<'a> Session<'a> {
                     self.asked.iter_mut().for_each(Asked::heard);
                     self.hear(heard)?;
                 }
-                delivery = receiver.next(), if held.is_none() && self.publisher.has_room() => match delivery {
-                    Some(delivery) => held = Some(delivery),
+                delivery = self.gate.take(receiver, room) => match delivery {
+                    Some(delivery) => self.deliver(&delivery, receiver, place).await,
                     None => return self.goodbye(receiver, place).await,
                 },
                 // One that comes while there is no room may be overtaken by the next: events go first.
-                saved = next(&mut pictures), if self.publisher.has_room() => self.picture(&saved, receiver, place).await,
+                saved = next(&mut pictures), if room => self.picture(&saved, receiver, place).await,
                 _ = changes.changed(), if self.ours => self.show(receiver, place).await,
                 () = tokio::time::sleep_until(look) => {
                     look = Instant::now() + POLL_INTERVAL;
@@ -282,26 +277,15 @@ impl<'a> Session<'a> {
                         self.look(receiver, place).await?;
                     }
                 }
-                _ = phases.wait_for(|phase| *phase == Phase::Closed) => {}
-            }
-            // A closed receiver is seen even while there is no room.
-            if receiver.is_closed() {
-                return self.goodbye(receiver, place).await;
             }
         }
-    }
-
-    /// Whether one of its stream and label has to be acknowledged first.
-    fn is_behind(&self, delivery: &Delivery) -> bool {
-        let key = delivery.stored.ordering_key();
-        self.under_way.values().any(|under_way| *under_way == key)
     }
 
     /// The event, and what it changes of the retained states.
     async fn deliver(&mut self, delivery: &Delivery, receiver: &DeliveryReceiver, place: &str) {
         let stored = &delivery.stored;
         if self.may_refuse {
-            self.under_way.insert(delivery.position, stored.ordering_key());
+            self.gate.sent(delivery);
         }
         self.publisher.push(Message::new(self.topics.events(), stored.body.as_bytes()), Some(delivery.position));
         if !self.ours {

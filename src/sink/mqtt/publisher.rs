@@ -7,11 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::mqtt_client::{IN_FLIGHT, Link, Message, NotTaken, Notice};
 use crate::outbox::delivery::published_record::{Digest, digest};
 use crate::sink::SinkError;
+use crate::sink::in_flight::InFlight;
 
 struct Sent {
     /// The delivery that this message stands for.
@@ -19,8 +20,6 @@ struct Sent {
     topic: String,
     /// Of what stays at the broker.
     kept: Option<Digest>,
-    at: Instant,
-    notice: Notice,
 }
 
 /// What the broker has taken.
@@ -39,12 +38,12 @@ pub struct Publisher {
     left: u64,
     /// By topic: which message of all is the retained one that waits.
     places: HashMap<String, u64>,
-    sent: VecDeque<Sent>,
+    sent: InFlight<Sent, Notice>,
+    /// The topic of one that was lost with the connection.
+    lost: Option<String>,
     /// The log has been told that the broker refuses something.
     told: bool,
     timeout: Duration,
-    /// When the broker last acknowledged anything.
-    heard: Instant,
 }
 
 impl Publisher {
@@ -53,10 +52,10 @@ impl Publisher {
             waiting: VecDeque::new(),
             left: 0,
             places: HashMap::new(),
-            sent: VecDeque::new(),
+            sent: InFlight::in_order(),
+            lost: None,
             told: false,
             timeout,
-            heard: Instant::now(),
         }
     }
 
@@ -85,7 +84,7 @@ impl Publisher {
     /// Topics of what is retained and was not acknowledged: the broker has it, or does not.
     pub fn unconfirmed(&self) -> impl Iterator<Item = &String> {
         let waiting = self.waiting.iter().filter(|(message, _)| message.retain).map(|(message, _)| &message.topic);
-        waiting.chain(self.sent.iter().map(|sent| &sent.topic))
+        waiting.chain(self.sent.iter().map(|sent| &sent.topic)).chain(&self.lost)
     }
 
     /// What waits does not go out.
@@ -114,7 +113,7 @@ impl Publisher {
                 self.places.remove(&topic);
             }
             let kept = (retain && !payload.is_empty()).then(|| digest(&payload));
-            self.sent.push_back(Sent { position, topic, kept, at: Instant::now(), notice });
+            self.sent.push(Sent { position, topic, kept }, notice);
         }
         Ok(())
     }
@@ -125,30 +124,31 @@ impl Publisher {
     /// # Errors
     /// When the broker refuses a delivery, or says nothing for too long.
     pub async fn acknowledged(&mut self) -> Result<Acknowledged, SinkError> {
-        let Some(oldest) = self.sent.front_mut() else { return std::future::pending().await };
-        // While others are acknowledged the broker is there, only slow.
-        let deadline = oldest.at.max(self.heard) + self.timeout;
-        let answer = timeout_at(deadline, oldest.notice.as_mut()).await;
-        let timeout = self.timeout;
-        let refused = match answer {
-            Ok(Ok(())) => None,
-            Ok(Err(NotTaken::Refused(why))) => Some(format!("the broker refuses {}: {why}", oldest.topic)),
-            Ok(Err(NotTaken::Lost(why))) => return Err(SinkError::retry(format!("not acknowledged: {why}"))),
-            Err(_) => return Err(SinkError::retry(format!("the broker has acknowledged nothing for {timeout:?}"))),
-        };
-        self.heard = Instant::now();
-        let (position, kept) = match self.sent.pop_front() {
-            Some(sent) => (sent.position, sent.kept.filter(|_| refused.is_none()).map(|kept| (sent.topic, kept))),
-            None => (None, None),
-        };
-        if let Some(why) = refused {
-            if position.is_some() {
-                return Err(SinkError::retry(why));
-            }
-            if !std::mem::replace(&mut self.told, true) {
-                tracing::warn!(why, "a message is passed over; maybe others too, until the next connection");
-            }
+        if self.sent.is_empty() {
+            return std::future::pending().await;
         }
+        // While others are acknowledged the broker is there, only slow.
+        let (deadline, timeout) = (self.sent.heard() + self.timeout, self.timeout);
+        let Ok((Sent { position, topic, kept }, answer)) = timeout_at(deadline, self.sent.answered()).await else {
+            return Err(SinkError::retry(format!("the broker has acknowledged nothing for {timeout:?}")));
+        };
+        let kept = match answer {
+            Ok(()) => kept.map(|kept| (topic, kept)),
+            Err(NotTaken::Lost(why)) => {
+                self.lost = Some(topic);
+                return Err(SinkError::retry(format!("not acknowledged: {why}")));
+            }
+            Err(NotTaken::Refused(why)) => {
+                let why = format!("the broker refuses {topic}: {why}");
+                if position.is_some() {
+                    return Err(SinkError::retry(why));
+                }
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(why, "a message is passed over; maybe others too, until the next connection");
+                }
+                None
+            }
+        };
         Ok(Acknowledged { position, kept })
     }
 }

@@ -12,10 +12,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::answer::Answer;
 use super::pace::{Pace, Step};
 use super::request::{Client, Post};
-use super::{AGAIN, ATTEMPTS, BatchSettings, DRAIN_TIMEOUT, gone, until, why};
-use crate::outbox::delivery::{Delivery, DeliveryReceiver, Phase};
+use super::{AGAIN, ATTEMPTS, BatchSettings, gone, until, why};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 use crate::platform::hex::hex;
 use crate::sink::SinkError;
+use crate::sink::in_flight::DRAIN_TIMEOUT;
 
 /// Takes batches from the receiver until it ends.
 pub async fn run(client: Client, settings: BatchSettings, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
@@ -54,19 +55,19 @@ async fn deliver(
 ) -> Result<bool, SinkError> {
     let post = joined(batch);
     let Some(position) = batch.first().map(|delivery| delivery.position) else { return Ok(true) };
-    let mut phases = receiver.phases();
     loop {
         let request = {
             let (client, post) = (client.clone(), post.clone());
             tokio::task::spawn_blocking(move || client.send(&post))
         };
-        let closed = async {
-            let _ = phases.wait_for(|phase| *phase == Phase::Closed).await;
+        let closed = receiver.closed();
+        let late = async {
+            closed.await;
             sleep(DRAIN_TIMEOUT).await;
         };
         let answer = tokio::select! {
             answer = request => answer.map_err(|_| SinkError::retry("a request panicked; please report this"))?,
-            () = closed => return Ok(true),
+            () = late => return Ok(true),
         };
         if let Answer::Away { why, .. } = &answer {
             receiver.down(why);
@@ -92,10 +93,9 @@ async fn deliver(
                 Some(now + AGAIN)
             }
         };
-        let closed = phases.wait_for(|phase| *phase == Phase::Closed);
         tokio::select! {
             () = until(wake.or(Some(now))) => {}
-            _ = closed => return Ok(true),
+            () = receiver.closed() => return Ok(true),
         }
     }
 }

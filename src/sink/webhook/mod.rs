@@ -9,6 +9,7 @@
 //! Closed: requests that are under way have [`DRAIN_TIMEOUT`] to be answered.
 
 mod answer;
+mod config;
 mod event_batch;
 mod pace;
 mod request;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::in_flight::DRAIN_TIMEOUT;
 use super::keyed_queue::KeyedQueue;
 use super::{Running, Sink, SinkError};
 use crate::outbox::delivery::{Delivery, DeliveryReceiver, WINDOW};
@@ -35,9 +37,6 @@ pub fn fuzz(data: &[u8]) {
         let _ = Answer::of(u16::from_be_bytes(*status), retry_after, jiff::Timestamp::UNIX_EPOCH);
     }
 }
-
-/// For answers to what is under way when the daemon ends.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// So many deliveries behind events that fail by their own fault would soon leave no room for any other: such events get no more of the
 /// long waits then.

@@ -1,50 +1,85 @@
 //! Checks sinks of type `kafka`.
 
-use super::remote::{timeout, trust};
-use super::schema::Sink;
-use super::secrets;
-use crate::sink::kafka::{KafkaSettings, Sasl};
-use crate::yaml::field_reader::{At, Field, Reader};
+use std::time::Duration;
 
-/// Keys, beside those that every sink has.
-pub const KEYS: &[&str] =
-    &["brokers", "topic", "client_id", "tls", "ca", "cert", "key", "sasl", "username", "password", "timeout"];
+use super::{BUILT, KafkaSettings, Mechanism, Sasl};
+use crate::sink::config::{SinkConfig, SinkItem};
+use crate::sink::{Sink, SinkContext, SinkStartError, network_keys};
+use crate::yaml::field_reader::{At, Reader};
+use crate::yaml::secrets::{self, SecretSource};
+use crate::{section, words};
 
 /// Where brokers listen if nothing is said.
 const PORT: u16 = 9092;
 
-/// `type: kafka`. `built`: whether this binary has the client.
-pub fn kafka(at: &At<Sink>, built: bool, reader: &mut Reader<'_>) -> Option<KafkaSettings> {
-    let raw = &at.value;
-    if let Some(kind) = raw.kind.given()
-        && !built
-    {
+section! {
+    pub struct Keys {
+        "brokers" => brokers: Vec<At<String>>,
+        "topic" => topic: String,
+        "client_id" => client_id: String,
+        "tls" => tls: bool,
+        "ca" => ca: String,
+        "cert" => cert: String,
+        "key" => key: String,
+        "sasl" => sasl: Mechanism,
+        "username" => username: String,
+        "password" => password: SecretSource,
+        "timeout" => timeout: Duration,
+    }
+}
+
+words! {
+    Mechanism {
+        "plain" => Self::Plain,
+        "scram-sha-256" => Self::ScramSha256,
+        "scram-sha-512" => Self::ScramSha512,
+    }
+}
+
+impl SinkConfig for KafkaSettings {
+    type Keys = Keys;
+
+    fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
+        kafka(at, raw, BUILT, reader)
+    }
+
+    fn target(&self) -> String {
+        format!("{} {}", self.brokers.join(","), self.topic)
+    }
+
+    #[cfg(feature = "kafka")]
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
+        Ok(Box::new(super::producer::Kafka::new(self.clone())))
+    }
+
+    /// The configuration was refused.
+    #[cfg(not(feature = "kafka"))]
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
+        Err(SinkStartError::NotBuilt)
+    }
+}
+
+/// `built`: whether this binary has the client.
+fn kafka(at: &At<SinkItem>, raw: &Keys, built: bool, reader: &mut Reader<'_>) -> Option<KafkaSettings> {
+    if let Some(kind) = at.value.common.kind.given().filter(|_| !built) {
         let message = "is kafka, and this vtagd was built without it: its client is a C library";
         let remedy = "build it with `cargo build --release --features kafka`, or use another type";
         reader.error(kind, message, remedy);
     }
-    let brokers = brokers(at, reader);
-    let topic = match &raw.topic {
-        Field::Missing => Some("vtagd.events".to_owned()),
-        Field::Wrong => None,
-        Field::Given(topic) => self::topic(topic, reader),
-    };
+    let brokers = brokers(at, raw, reader);
+    let topic = raw.topic.checked("vtagd.events".to_owned(), |topic| self::topic(topic, reader));
     let secure = raw.tls.value().unwrap_or_default();
-    let trust = trust(at, secure, reader);
-    let timeout = timeout(&raw.timeout, reader);
-    let sasl = sasl(at, reader);
-    let client_id = match &raw.client_id {
-        Field::Given(id) if id.value.is_empty() || id.value.len() > 256 || id.value.chars().any(char::is_control) => {
-            reader.error(id, "is not a client id (1 to 256 characters)", "leave it out, and it is vtagd");
-            return None;
-        }
-        field => field.value().unwrap_or_else(|| "vtagd".to_owned()),
-    };
+    let plain = !secure && raw.brokers.given().is_some();
+    let without = plain.then_some("write `tls: true`, or remove it");
+    let trust = network_keys::trust(at, without, [&raw.ca, &raw.cert, &raw.key], reader);
+    let timeout = network_keys::timeout(&raw.timeout, reader);
+    let sasl = sasl(at, raw, reader);
+    let client_id = network_keys::client_id(&raw.client_id, "leave it out, and it is vtagd", reader);
     let trust = trust?;
     Some(KafkaSettings {
         brokers: brokers?,
         topic: topic?,
-        client_id,
+        client_id: client_id?.unwrap_or_else(|| "vtagd".to_owned()),
         tls: secure.then_some(trust),
         sasl: sasl?,
         timeout: timeout?,
@@ -52,23 +87,15 @@ pub fn kafka(at: &At<Sink>, built: bool, reader: &mut Reader<'_>) -> Option<Kafk
     .filter(|_| built)
 }
 
-fn brokers(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<Vec<String>> {
+fn brokers(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Vec<String>> {
     let remedy = "write `brokers: [kafka-1.example:9092, kafka-2.example:9092]`";
-    match &at.value.brokers {
-        Field::Missing => {
-            reader.missing(at, "brokers", remedy);
-            None
-        }
-        Field::Wrong => None,
-        Field::Given(list) if list.value.is_empty() => {
-            reader.error(list, "is empty", remedy);
-            None
-        }
-        Field::Given(list) => {
-            let checked: Vec<_> = list.value.iter().map(|broker| self::broker(broker, reader)).collect();
-            checked.into_iter().collect()
-        }
+    let list = reader.required(at, "brokers", &raw.brokers, remedy)?;
+    if list.value.is_empty() {
+        reader.error(list, "is empty", remedy);
+        return None;
     }
+    let checked: Vec<_> = list.value.iter().map(|broker| self::broker(broker, reader)).collect();
+    checked.into_iter().collect()
 }
 
 /// `host`, `host:port`, `[address]:port`.
@@ -92,16 +119,12 @@ fn topic(at: &At<String>, reader: &mut Reader<'_>) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = &at.value;
     let good = (1..=249).contains(&name.len()) && name.chars().all(fits) && name != "." && name != "..";
-    if !good {
-        let message = "is not the name of a topic: 1 to 249 letters, digits, `.`, `_` and `-`";
-        reader.error(at, message, "write, for example, vtagd.events");
-    }
-    good.then(|| name.clone())
+    let message = "is not the name of a topic: 1 to 249 letters, digits, `.`, `_` and `-`";
+    reader.accept(at, good, message, "write, for example, vtagd.events")
 }
 
 /// `sasl`, `username` and `password`: all of them or none. `None`: a problem has been reported.
-fn sasl(at: &At<Sink>, reader: &mut Reader<'_>) -> Option<Option<Sasl>> {
-    let raw = &at.value;
+fn sasl(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Option<Sasl>> {
     let given = [raw.sasl.is_missing(), raw.username.is_missing(), raw.password.is_missing()].map(|missing| !missing);
     if given == [false; 3] {
         return Some(None);
@@ -119,6 +142,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::sink::SinkKeys;
     use crate::yaml::Document;
     use crate::yaml::field_reader::FromNode;
 
@@ -126,8 +150,10 @@ mod tests {
     fn read(text: &str, built: bool) -> (Option<KafkaSettings>, String) {
         let document = Document::parse(Path::new("vtagd.yaml"), text.as_bytes()).unwrap();
         let mut reader = Reader::new(&document);
-        let value = Sink::from_node(document.root(), "", &mut reader).unwrap();
-        let settings = kafka(&At { value, place: document.root().place, path: String::new() }, built, &mut reader);
+        let value = SinkItem::from_node(document.root(), "", &mut reader).unwrap();
+        let at = At { value, place: document.root().place, path: String::new() };
+        let Some(SinkKeys::Kafka(keys)) = &at.value.keys else { panic!("a sink of type kafka") };
+        let settings = kafka(&at, keys, built, &mut reader);
         let told = reader.problems().iter().map(|problem| format!("{problem}\n")).collect();
         (settings, told)
     }

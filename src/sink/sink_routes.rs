@@ -1,28 +1,15 @@
-//! Checks what every kind of sink has: its name, its filter, its rate limit; and `outbox`.
+//! Checks what every kind of sink has: its name, its filter, its rate limit.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-use url::Url;
-
-use super::schema::{Only, Rate as RawRate, Sink, SinkKind, Store};
-use super::{JsonlTarget, SinkSettings, sink_settings};
+use super::SinkSettings;
+use super::config::SinkItem;
 use crate::event::EventKind;
-use crate::outbox::OutboxSettings;
-use crate::outbox::route::{EventSeverity, Filter, Rate, Route};
-use crate::platform::hex::hex;
-use crate::platform::paths;
-use crate::words;
+use crate::outbox::route::{EventSeverity, Filter, Rate as RateLimit, Route};
 use crate::yaml::field_reader::{At, Field, FromNode, Reader};
 use crate::yaml::{Node, units};
-
-/// `path` of an outbox without a file, as SQLite has it.
-const MEMORY: &str = ":memory:";
-
-/// An outbox of less would be full of its own tables.
-const MIN_SIZE: u64 = 1 << 20;
+use crate::{section, words};
 
 /// What a name may be made of: it is a label of metrics and a word of commands.
 const NAME_HELP: &str = "write, for example, broker or night-shift";
@@ -66,9 +53,29 @@ impl FromNode for Wanted {
     }
 }
 
+section! {
+    /// Which events a sink wants.
+    pub struct Only {
+        "streams" => streams: Vec<At<String>>,
+        "sets" => sets: Vec<At<String>>,
+        "labels" => labels: Vec<At<String>>,
+        "types" => types: Vec<At<EventKind>>,
+        "attributes" => attributes: Wanted,
+        "min_severity" => min_severity: EventSeverity,
+    }
+}
+
+section! {
+    /// How many events a sink wants at most.
+    pub struct Rate {
+        "events" => events: usize,
+        "per" => per: Duration,
+    }
+}
+
 /// What the filters of sinks may name.
 #[derive(Default)]
-pub struct Known {
+pub struct FilterNames {
     pub streams: Vec<String>,
     pub sets: Vec<String>,
     pub labels: Vec<String>,
@@ -77,12 +84,12 @@ pub struct Known {
 }
 
 /// The routes of `kept`, sinks that were checked and are without a problem, in order.
-pub fn check(kept: &[(&At<Sink>, SinkSettings)], known: &Known, reader: &mut Reader<'_>) -> Vec<Route> {
+pub fn check(kept: &[(&At<SinkItem>, SinkSettings)], known: &FilterNames, reader: &mut Reader<'_>) -> Vec<Route> {
     let mut names: HashMap<String, u64> = HashMap::new();
     let mut routes = Vec::with_capacity(kept.len());
     for (index, (at, settings)) in kept.iter().enumerate() {
-        let (kind, target) = identity(settings);
-        let given = at.value.name.given();
+        let (kind, target, common) = (settings.kind().as_str(), settings.target(), &at.value.common);
+        let given = common.name.given();
         let name = match given {
             Some(name) => {
                 let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
@@ -100,35 +107,14 @@ pub fn check(kept: &[(&At<Sink>, SinkSettings)], known: &Known, reader: &mut Rea
         }
         // What waits for a sink is found again by this: its name if it has one, otherwise where it goes.
         let key = given.map_or_else(|| format!("{kind} {target}"), |name| format!("name {}", name.value));
-        let only = at.value.only.given().map(|only| filter(&only.value, known, reader)).unwrap_or_default();
-        let rate = at.value.rate.given().and_then(|rate| self::rate(rate, reader));
+        let only = common.only.given().map(|only| filter(&only.value, known, reader)).unwrap_or_default();
+        let rate = common.rate.given().and_then(|rate| self::rate(rate, reader));
         routes.push(Route { name, key, only, rate });
     }
     routes
 }
 
-/// The word for a sink's kind, and where it goes, without credentials.
-pub fn identity(settings: &SinkSettings) -> (&'static str, String) {
-    match settings {
-        SinkSettings::Jsonl(JsonlTarget::Stdout) => ("jsonl", "standard output".to_owned()),
-        SinkSettings::Jsonl(JsonlTarget::File { path, .. }) => ("jsonl", path.display().to_string()),
-        SinkSettings::Mqtt(mqtt) => ("mqtt", format!("{} {}", mqtt.url, mqtt.topic_prefix)),
-        SinkSettings::Webhook(webhook) => ("webhook", place(&webhook.url)),
-        SinkSettings::Nats(nats) => ("nats", format!("{} {}", nats.url, nats.subject_prefix)),
-        SinkSettings::Kafka(kafka) => ("kafka", format!("{} {}", kafka.brokers.join(","), kafka.topic)),
-    }
-}
-
-/// `url` with a digest in the place of its query, in which tokens tend to stand: the outbox keeps this.
-fn place(url: &Url) -> String {
-    let mut place = url.clone();
-    if let Some(query) = url.query() {
-        place.set_query(Some(&hex(&Sha256::digest(query)[..8])));
-    }
-    place.to_string()
-}
-
-fn filter(raw: &Only, known: &Known, reader: &mut Reader<'_>) -> Filter {
+fn filter(raw: &Only, known: &FilterNames, reader: &mut Reader<'_>) -> Filter {
     let mut names = |field: &Field<Vec<At<String>>>, what: &str, known: &[String], incomplete: bool| {
         let list = field.given().map(|list| list.value.as_slice()).unwrap_or_default();
         for name in list.iter().filter(|name| !incomplete && !known.contains(&name.value)) {
@@ -146,15 +132,9 @@ fn filter(raw: &Only, known: &Known, reader: &mut Reader<'_>) -> Filter {
     }
 }
 
-fn rate(at: &At<RawRate>, reader: &mut Reader<'_>) -> Option<Rate> {
-    let events = match &at.value.events {
-        Field::Missing => {
-            reader.missing(at, "events", "write how many, such as `{ events: 60, per: 1m }`");
-            return None;
-        }
-        Field::Wrong => return None,
-        Field::Given(events) => events,
-    };
+fn rate(at: &At<Rate>, reader: &mut Reader<'_>) -> Option<RateLimit> {
+    let remedy = "write how many, such as `{ events: 60, per: 1m }`";
+    let events = reader.required(at, "events", &at.value.events, remedy)?;
     let per = at.value.per.value().unwrap_or(Duration::from_secs(60));
     let number = u32::try_from(events.value).ok().filter(|number| *number > 0);
     if number.is_none() {
@@ -164,30 +144,5 @@ fn rate(at: &At<RawRate>, reader: &mut Reader<'_>) -> Option<Rate> {
         reader.error(per, "must be above 0", units::DURATION_HELP);
         return None;
     }
-    Some(Rate { events: number?, per })
-}
-
-/// `outbox`. Left out, it is a file where there is a place for one (`$STATE_DIRECTORY`) or a sink that needs one; otherwise, when all
-/// sinks only write files and standard output, it is in memory: a first try by a plain user needs no folder of the system's.
-pub fn outbox(field: &Field<Store>, sinks: &Field<Vec<At<Sink>>>, reader: &mut Reader<'_>) -> OutboxSettings {
-    let list = sinks.given().map(|list| list.value.as_slice()).unwrap_or_default();
-    let local = list.iter().all(|sink| sink.value.kind.value().is_none_or(|kind| kind == SinkKind::Jsonl));
-    let default = || paths::state_dir().join("outbox.db");
-    let path = match field.given().map(|store| &store.value.path) {
-        Some(Field::Given(path)) if path.value == MEMORY => None,
-        // With a problem the settings are not used.
-        Some(Field::Given(path)) => sink_settings::output(path, false, reader).or_else(|| Some(PathBuf::new())),
-        Some(_) => Some(default()),
-        None if local && !paths::has_state_dir() => None,
-        None => Some(default()),
-    };
-    if let Some(size) = field.given().and_then(|store| store.value.max_size.given())
-        && (1..MIN_SIZE).contains(&size.value.0)
-    {
-        reader.error(size, "is below 1MiB", units::SIZE_HELP);
-    }
-    let none = Store::default();
-    let raw = field.given().map_or(&none, |store| &store.value);
-    let (max_size, max_age) = super::validate::limits(&raw.max_size, &raw.max_age, reader);
-    OutboxSettings { path, max_size, max_age }
+    Some(RateLimit { events: number?, per })
 }

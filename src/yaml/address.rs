@@ -10,11 +10,31 @@ use crate::platform::userinfo::{self, Unfit, percent_decode};
 use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::Severity;
 
+/// What is wrong with credentials inside a URL, and where they belong.
+pub const VISIBLE: &str = "holds credentials, which anybody who can read this file sees";
+pub const MOVE_THEM: &str = "move them to `username: NAME` and `password: { env: NAME }` (or file, credential)";
+
 /// A URL and the credentials that were inside it.
 pub struct Address {
     pub url: Url,
     pub username: Option<String>,
     pub password: Option<Secret>,
+}
+
+impl Address {
+    /// The URL had credentials in it.
+    pub fn had_credentials(&self) -> bool {
+        self.username.is_some() || self.password.is_some()
+    }
+}
+
+/// Reports credentials inside `url`, which is allowed; `twice`: they stand beside it too, which is not.
+pub fn report_credentials(url: &At<String>, twice: bool, reader: &mut Reader<'_>) {
+    if twice {
+        reader.error(url, "holds credentials, and `username` or `password` is given too", "remove them from the URL");
+    } else {
+        reader.warn(url, VISIBLE, MOVE_THEM);
+    }
 }
 
 /// The scheme of `text` in lower case, if it has one.

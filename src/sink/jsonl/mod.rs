@@ -3,12 +3,14 @@
 //! A file is written in groups, each on the disk (`fdatasync`) before it counts as delivered. It may be turned over by size, or be moved
 //! away or deleted by somebody else: then the next group goes into a new one. A line that cannot be written is tried again; events behind it wait in the outbox.
 
+mod config;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{JsonlTarget, Running, Sink, SinkError};
+use super::{Running, Sink, SinkError, SinkStartError};
 use crate::event::{Event, EventKind};
 use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 
@@ -27,15 +29,13 @@ pub struct Rotation {
     pub keep: usize,
 }
 
-/// Why a sink cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum SinkStartError {
-    #[error("cannot open {} for appending: {source}; check the folder and its permissions, or change `sinks[].path`", path.display())]
-    Open { path: PathBuf, source: io::Error },
-    #[error("cannot start a sink's thread: {0}")]
-    Thread(io::Error),
-    #[error("this vtagd has no Kafka client; build it with `--features kafka`")]
-    NotBuilt,
+/// Where a JSONL sink writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JsonlTarget {
+    /// `path: "-"`. Lines for people on a terminal, JSON lines otherwise.
+    Stdout,
+    /// Appended to; made if absent.
+    File { path: PathBuf, rotation: Option<Rotation> },
 }
 
 enum Output {

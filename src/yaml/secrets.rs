@@ -41,7 +41,7 @@ impl FromNode for SecretSource {
             return None;
         }
         let before = reader.problems().len();
-        let map = reader.map(node, path, &KEYS)?;
+        let mut map = reader.map(node, path, &KEYS)?;
         let unknown = reader.problems().len() > before;
         let (env, file, credential) = (
             map.field::<String>("env", reader),
@@ -49,19 +49,17 @@ impl FromNode for SecretSource {
             map.field::<String>("credential", reader),
         );
         match (env.given(), file.given(), credential.given()) {
-            (Some(name), None, None) if is_name(&name.value, |_| false) => Some(Self::Env(name.value.clone())),
             (Some(name), None, None) => {
                 // Not repeated: somebody may have written the password itself.
-                reader.error(name, "is not the name of an environment variable", "use letters, digits and `_`");
-                None
+                let message = "is not the name of an environment variable";
+                let good = is_name(&name.value, |_| false);
+                reader.accept(name, good, message, "use letters, digits and `_`").map(Self::Env)
             }
             (None, Some(file), None) => Some(Self::File(PathBuf::from(&file.value))),
-            (None, None, Some(name)) if is_name(&name.value, |c| c == '-' || c == '.') => {
-                Some(Self::Credential(name.value.clone()))
-            }
             (None, None, Some(name)) => {
-                reader.error(name, "is not the name of a systemd credential", "use letters, digits, `_`, `-` and `.`");
-                None
+                let good = is_name(&name.value, |c| c == '-' || c == '.');
+                let message = "is not the name of a systemd credential";
+                reader.accept(name, good, message, "use letters, digits, `_`, `-` and `.`").map(Self::Credential)
             }
             (None, None, None) if unknown || !(env.is_missing() && file.is_missing() && credential.is_missing()) => {
                 None
@@ -93,39 +91,47 @@ fn is_name(name: &str, more: impl Fn(char) -> bool) -> bool {
 
 /// Fetches the credential. On `None` a problem has been reported.
 pub fn resolve(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<Secret> {
-    match &source.value {
-        SecretSource::Env(name) => match Secret::from_variable(name) {
-            Ok(secret) if !secret.expose().is_empty() => Some(secret),
-            Ok(_) => {
-                reader.error(source, format!("environment variable {name} is empty"), "give it a value");
-                None
-            }
-            Err(std::env::VarError::NotPresent) => {
-                let remedy = "set it for this process (systemd: EnvironmentFile=), or use { file: PATH }";
-                reader.error(source, format!("environment variable {name} is not set"), remedy);
-                None
-            }
-            Err(std::env::VarError::NotUnicode(_)) => {
-                reader.error(source, format!("environment variable {name} is not UTF-8"), "use UTF-8 text");
-                None
-            }
-        },
+    let (message, remedy) = match &source.value {
+        SecretSource::Env(name) => {
+            let (why, remedy) = match Secret::from_variable(name) {
+                Ok(secret) if !secret.expose().is_empty() => return Some(secret),
+                Ok(_) => ("empty", "give it a value"),
+                Err(std::env::VarError::NotPresent) => {
+                    ("not set", "set it for this process (systemd: EnvironmentFile=), or use { file: PATH }")
+                }
+                Err(std::env::VarError::NotUnicode(_)) => ("not UTF-8", "use UTF-8 text"),
+            };
+            (format!("environment variable {name} is {why}"), remedy.to_owned())
+        }
         SecretSource::File(path) => {
             let path = relative_to(reader.document().file(), path);
-            read(source, &path, "check the path and its permissions", reader)
+            return read(source, &path, "check the path and its permissions", reader);
         }
         SecretSource::Credential(name) => {
             let remedy = format!("add LoadCredential={name}:PATH to the systemd unit");
-            match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(folder) => read(source, &Path::new(&folder).join(name), &remedy, reader),
-                None => {
-                    let message = format!("credential {name} is not there: $CREDENTIALS_DIRECTORY is not set");
-                    reader.error(source, message, remedy);
-                    None
-                }
+            if let Some(path) = file(source, reader) {
+                return read(source, &path, &remedy, reader);
             }
+            (format!("credential {name} is not there: $CREDENTIALS_DIRECTORY is not set"), remedy)
         }
+    };
+    reader.error(source, message, remedy);
+    None
+}
+
+/// Fetches a credential that has to be `good`. On `None` a problem has been reported.
+pub fn resolve_if(
+    source: &At<SecretSource>,
+    good: impl Fn(&Secret) -> bool,
+    [message, remedy]: [&str; 2],
+    reader: &mut Reader<'_>,
+) -> Option<Secret> {
+    let secret = resolve(source, reader)?;
+    let good = good(&secret);
+    if !good {
+        reader.error(source, message, remedy);
     }
+    good.then_some(secret)
 }
 
 /// The file that the credential is in, if it is in one.

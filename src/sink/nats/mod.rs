@@ -5,7 +5,8 @@
 //! (no leader, no room) and take the next, which must not be one that has to come after it. They go out in the order of the outbox. Each bears its
 //! CloudEvents id as `Nats-Msg-Id`, so that one that is sent again is stored once, within the stream's duplicate window.
 
-use std::collections::VecDeque;
+mod config;
+
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,16 +18,14 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, HeaderMap, header};
 use tokio::sync::Notify;
 
+use super::in_flight::{InFlight, OrderingGate};
 use super::{Running, Sink, SinkError};
-use crate::outbox::delivery::{Delivery, DeliveryReceiver, OrderingKey, Phase};
+use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 
 /// Events that are published and not acknowledged.
 const IN_FLIGHT: usize = 256;
-
-/// For acknowledgements that are on their way when the daemon ends.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How the daemon shows who it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,12 +53,12 @@ impl NatsLogin {
 }
 
 /// Whether `secret` is the seed of a user's key.
-pub fn is_user_seed(secret: &Secret) -> bool {
+fn is_user_seed(secret: &Secret) -> bool {
     nkeys::KeyPair::from_seed(secret.expose()).is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User)
 }
 
 /// Whether `secret` is a JWT and a seed, as a `.creds` file has them.
-pub fn is_credentials(secret: &Secret) -> bool {
+fn is_credentials(secret: &Secret) -> bool {
     with_credentials(ConnectOptions::new(), secret).is_some()
 }
 
@@ -81,9 +80,6 @@ pub struct NatsSettings {
 }
 
 type Acknowledged = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
-
-/// Published, in order: position, stream and label, answer.
-type Waiting = VecDeque<(u64, OrderingKey, Acknowledged)>;
 
 /// See the module.
 pub struct Nats {
@@ -151,42 +147,27 @@ impl Nats {
         }
         let mut context = jetstream::new(client);
         context.set_timeout(self.settings.timeout);
-        let mut phases = receiver.phases();
-        let mut waiting = Waiting::new();
-        // The next, while one of its stream and label is not acknowledged.
-        let mut held: Option<Delivery> = None;
+        let (mut gate, mut in_flight) = (OrderingGate::default(), InFlight::in_order());
         loop {
-            let behind = |delivery: &Delivery| {
-                let key = delivery.stored.ordering_key();
-                waiting.iter().any(|(_, under_way, _)| *under_way == key)
-            };
-            if let Some(delivery) = held.take_if(|delivery| !behind(delivery)) {
-                let position = delivery.position;
-                match self.publish(&context, &delivery).await {
-                    Ok(acknowledged) => waiting.push_back((position, delivery.stored.ordering_key(), acknowledged)),
-                    Err(error) => self.refused(receiver, position, &error)?,
-                }
-            }
             tokio::select! {
-                taken = receiver.next(), if held.is_none() && waiting.len() < IN_FLIGHT => match taken {
-                    Some(delivery) => held = Some(delivery),
-                    None => break,
-                },
-                (position, answer) = first(&mut waiting) => self.settle(receiver, position, answer)?,
+                taken = gate.take(receiver, in_flight.len() < IN_FLIGHT) => {
+                    let Some(delivery) = taken else { break };
+                    match self.publish(&context, &delivery).await {
+                        Ok(acknowledged) => {
+                            gate.sent(&delivery);
+                            in_flight.push(delivery.position, acknowledged);
+                        }
+                        Err(error) => self.refused(receiver, delivery.position, &error)?,
+                    }
+                }
+                (position, answer) = in_flight.answered() => {
+                    gate.acknowledged(position);
+                    self.settle(receiver, position, answer)?;
+                }
                 () = lost.notified() => return Err(SinkError::retry("the connection was lost")),
-                // Seen even while nothing more is taken.
-                _ = phases.wait_for(|phase| *phase == Phase::Closed) => break,
             }
         }
-        // What is on its way may still be acknowledged; what is not comes again at the next start.
-        let rest = async {
-            while !waiting.is_empty() {
-                let (position, answer) = first(&mut waiting).await;
-                self.settle(receiver, position, answer)?;
-            }
-            Ok(())
-        };
-        tokio::time::timeout(DRAIN_TIMEOUT, rest).await.unwrap_or(Ok(()))
+        in_flight.drain(|position, answer| self.settle(receiver, position, answer)).await
     }
 
     fn settle(
@@ -230,14 +211,6 @@ impl Sink for Nats {
     fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a> {
         Box::pin(self.work(receiver))
     }
-}
-
-/// The answer to the oldest that waits for one; never, if none does. May be cancelled.
-async fn first(waiting: &mut Waiting) -> (u64, Result<PublishAck, PublishError>) {
-    let Some((position, _, acknowledged)) = waiting.front_mut() else { return std::future::pending().await };
-    let answered = (*position, acknowledged.as_mut().await);
-    waiting.pop_front();
-    answered
 }
 
 #[cfg(test)]

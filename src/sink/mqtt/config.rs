@@ -1,0 +1,140 @@
+//! Checks sinks of type `mqtt`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Mqtt, MqttSettings, Protocol};
+use crate::section;
+use crate::sink::config::{SinkConfig, SinkItem};
+use crate::sink::{Sink, SinkContext, SinkKeys, SinkSettings, SinkStartError, network_keys};
+use crate::yaml::field_reader::{At, FromNode, Reader};
+use crate::yaml::problem::Severity;
+use crate::yaml::secrets::{self, SecretSource};
+use crate::yaml::{Node, Value, address};
+
+section! {
+    pub struct Keys {
+        "url" => url: String,
+        "protocol" => protocol: Protocol,
+        "topic_prefix" => topic_prefix: String,
+        "client_id" => client_id: String,
+        "username" => username: String,
+        "password" => password: SecretSource,
+        "ca" => ca: String,
+        "cert" => cert: String,
+        "key" => key: String,
+        "timeout" => timeout: Duration,
+        "home_assistant" => home_assistant: bool,
+        "discovery_prefix" => discovery_prefix: String,
+    }
+}
+
+/// `3.1.1` or `5`.
+impl FromNode for Protocol {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "enum": ["3.1.1", "5", "5.0", 5] })
+    }
+
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = match &node.value {
+            Value::Text(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => String::new(),
+        };
+        match text.as_str() {
+            "3.1.1" => Some(Self::V311),
+            "5" | "5.0" => Some(Self::V5),
+            _ => {
+                let message = "is not a version of MQTT that vtagd speaks";
+                reader.report(Severity::Error, node.place, path, message, "write 3.1.1 or 5");
+                None
+            }
+        }
+    }
+}
+
+impl SinkConfig for MqttSettings {
+    type Keys = Keys;
+
+    fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
+        let address = network_keys::url(at, &raw.url, ["mqtts", "mqtt"], reader);
+        let password = raw.password.checked(None, |password| secrets::resolve(password, reader).map(Some));
+        if let Some(url) = raw.url.given().filter(|_| address.as_ref().is_some_and(address::Address::had_credentials)) {
+            let twice = !raw.username.is_missing() || !raw.password.is_missing();
+            address::report_credentials(url, twice, reader);
+        }
+        let topic_prefix =
+            raw.topic_prefix.checked("vtagd".to_owned(), |prefix| topic(prefix, "vtagd or site/vtagd", reader));
+        let trust = network_keys::trust_of_url(at, &raw.url, "mqtts", [&raw.ca, &raw.cert, &raw.key], reader);
+        let timeout = network_keys::timeout(&raw.timeout, reader);
+        let discovery_prefix =
+            raw.discovery_prefix.checked("homeassistant".to_owned(), |prefix| topic(prefix, "homeassistant", reader));
+        let home_assistant = raw.home_assistant.value().unwrap_or_default();
+        if let Some(prefix) = raw.discovery_prefix.given().filter(|_| !home_assistant) {
+            reader.error(prefix, "has no meaning without `home_assistant: true`", "add it, or remove this key");
+        }
+        let client_id = network_keys::client_id(&raw.client_id, "leave it out, and one is made up", reader);
+        let address = address?;
+        Some(Self {
+            url: address.url,
+            protocol: raw.protocol.value().unwrap_or_default(),
+            client_id: client_id?,
+            topic_prefix: topic_prefix?,
+            username: raw.username.value().or(address.username),
+            password: password?.or(address.password),
+            trust: trust?,
+            timeout: timeout?,
+            home_assistant: home_assistant.then_some(discovery_prefix?),
+        })
+    }
+
+    fn target(&self) -> String {
+        self.place()
+    }
+
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
+        let SinkContext { registry, gallery, owner } = context;
+        Ok(Box::new(Mqtt::new(self.clone(), Arc::clone(registry), gallery.clone(), owner.clone())))
+    }
+}
+
+/// A topic, or the beginning of some.
+fn topic(at: &At<String>, example: &str, reader: &mut Reader<'_>) -> Option<String> {
+    let text = &at.value;
+    let bad = text.is_empty()
+        || text.starts_with(['/', '$'])
+        || text.ends_with('/')
+        || text.contains(['+', '#', ' '])
+        || text.chars().any(char::is_control);
+    let message = "is not a topic prefix: no `+`, `#`, spaces, leading `$`, or `/` at its ends";
+    reader.accept(at, !bad, message, format!("write, for example, {example}"))
+}
+
+/// What sinks of type mqtt must not share at one broker: by its address and what it is, the line.
+#[derive(Default)]
+pub struct Brokers(HashMap<(String, &'static str, String), u64>);
+
+impl Brokers {
+    /// Looks at one more sink, of any type.
+    pub fn check(&mut self, sink: &At<SinkItem>, settings: &SinkSettings, reader: &mut Reader<'_>) {
+        let (SinkSettings::Mqtt(mqtt), Some(SinkKeys::Mqtt(raw))) = (settings, &sink.value.keys) else { return };
+        let broker = format!("{}:{}", mqtt.host().to_lowercase(), mqtt.port());
+        let mut taken =
+            |what: &'static str, value: &str| self.0.insert((broker.clone(), what, value.to_owned()), sink.place.line);
+        if let Some(line) = taken("topic_prefix", &mqtt.topic_prefix) {
+            let message = format!("has the broker and the topic prefix of the sink in line {line}");
+            // Both are this daemon's, and it worked: what stays at the broker is published twice.
+            let remedy = "give each a `topic_prefix` of its own, or remove one of them";
+            reader.report(Severity::Warning, sink.place, &sink.path, message, remedy);
+        }
+        if let Some(id) = raw.client_id.given()
+            && let Some(line) = taken("client_id", &id.value)
+        {
+            let message = format!(
+                "is the client id of the sink in line {line} too: the broker would let in one of them at a time"
+            );
+            reader.error(id, message, "leave it out, and one is made up, or give each its own");
+        }
+    }
+}

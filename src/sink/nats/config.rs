@@ -1,0 +1,95 @@
+//! Checks sinks of type `nats`.
+
+use std::time::Duration;
+
+use super::{Nats, NatsLogin, NatsSettings, is_credentials, is_user_seed};
+use crate::section;
+use crate::sink::config::{SinkConfig, SinkItem};
+use crate::sink::{Sink, SinkContext, SinkStartError, network_keys};
+use crate::yaml::address;
+use crate::yaml::field_reader::{At, Reader};
+use crate::yaml::secrets::{self, SecretSource};
+
+section! {
+    pub struct Keys {
+        "url" => url: String,
+        "subject_prefix" => subject_prefix: String,
+        "username" => username: String,
+        "password" => password: SecretSource,
+        "nkey" => nkey: SecretSource,
+        "creds" => creds: SecretSource,
+        "ca" => ca: String,
+        "cert" => cert: String,
+        "key" => key: String,
+        "timeout" => timeout: Duration,
+    }
+}
+
+impl SinkConfig for NatsSettings {
+    type Keys = Keys;
+
+    fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
+        let address = network_keys::url(at, &raw.url, ["nats", "tls"], reader);
+        let login = login(raw, reader);
+        let subject_prefix = raw.subject_prefix.checked("vtagd".to_owned(), |prefix| subject(prefix, reader));
+        let trust = network_keys::trust_of_url(at, &raw.url, "tls", [&raw.ca, &raw.cert, &raw.key], reader);
+        let timeout = network_keys::timeout(&raw.timeout, reader);
+        let address = address?;
+        if let Some(url) = raw.url.given().filter(|_| address.had_credentials()) {
+            reader.error(url, address::VISIBLE, address::MOVE_THEM);
+            return None;
+        }
+        Some(Self {
+            url: address.url,
+            login: login?,
+            subject_prefix: subject_prefix?,
+            trust: trust?,
+            timeout: timeout?,
+        })
+    }
+
+    fn target(&self) -> String {
+        format!("{} {}", self.url, self.subject_prefix)
+    }
+
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
+        Ok(Box::new(Nats::new(self.clone())))
+    }
+}
+
+/// One of three: a user or a token, a key, a credentials file. `None`: a problem has been reported.
+fn login(raw: &Keys, reader: &mut Reader<'_>) -> Option<NatsLogin> {
+    let named = !raw.username.is_missing() || !raw.password.is_missing();
+    if let Some(creds) = raw.creds.given() {
+        if named || !raw.nkey.is_missing() {
+            reader.error(creds, "and `username`, `password` or `nkey` are two ways to log in", "remove one of them");
+            return None;
+        }
+        let message = "is not the content of a .creds file: a user's JWT and the seed of its key";
+        let told = [message, "make one: nsc generate creds, or nats auth user credentials"];
+        return secrets::resolve_if(creds, is_credentials, told, reader).map(NatsLogin::Credentials);
+    }
+    if let Some(nkey) = raw.nkey.given() {
+        if named {
+            reader.error(nkey, "and `username` or `password` are two ways to log in", "remove one of them");
+            return None;
+        }
+        let message = "is not the seed of a user's key: SU and 56 more letters and digits";
+        let told = [message, "make one: nk -gen user -pubout; the server gets the line that begins with U"];
+        return secrets::resolve_if(nkey, is_user_seed, told, reader).map(NatsLogin::Nkey);
+    }
+    let password = raw.password.checked(None, |password| secrets::resolve(password, reader).map(Some))?;
+    Some(match (raw.username.value(), password) {
+        (Some(name), password) => NatsLogin::User { name, password },
+        (None, Some(token)) => NatsLogin::Token(token),
+        (None, None) => NatsLogin::Nobody,
+    })
+}
+
+/// Tokens with dots between them.
+fn subject(at: &At<String>, reader: &mut Reader<'_>) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let good = at.value.split('.').all(|token| !token.is_empty() && token.chars().all(fits));
+    let message = "is not a subject prefix: words of letters, digits, `_` and `-`, with dots between them";
+    reader.accept(at, good, message, "write, for example, vtagd or site.vtagd")
+}

@@ -1,0 +1,201 @@
+//! Checks sinks of type `webhook`.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{BatchSettings, Webhook, WebhookSettings};
+use crate::platform::hex::hex;
+use crate::platform::secret::Secret;
+use crate::section;
+use crate::sink::config::{SinkConfig, SinkItem};
+use crate::sink::{Sink, SinkContext, SinkStartError, network_keys};
+use crate::yaml::checks::number;
+use crate::yaml::field_reader::{At, Field, FromNode, Reader, join};
+use crate::yaml::problem::Severity;
+use crate::yaml::secrets::{self, SecretSource};
+use crate::yaml::{Node, Value, units};
+
+/// Headers that the sink itself writes, or that change how the body is understood.
+const OURS: [&str; 8] = [
+    "host",
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "expect",
+    "upgrade",
+];
+
+section! {
+    pub struct Keys {
+        "url" => url: String,
+        "secret" => secret: SecretSource,
+        "previous_secret" => previous_secret: SecretSource,
+        "headers" => headers: Headers,
+        "ca" => ca: String,
+        "cert" => cert: String,
+        "key" => key: String,
+        "timeout" => timeout: Duration,
+        "concurrency" => concurrency: usize,
+        "batch" => batch: BatchKeys,
+    }
+}
+
+section! {
+    /// Several events in one request.
+    pub struct BatchKeys {
+        "max_size" => max_size: usize,
+        "max_delay" => max_delay: Duration,
+    }
+}
+
+/// Names of headers, and where their values come from.
+pub struct Headers(Vec<At<(String, SecretSource)>>);
+
+impl FromNode for Headers {
+    const NULL_IS_MISSING: bool = true;
+
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "object", "additionalProperties": SecretSource::schema() })
+    }
+
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let Value::Map(entries) = &node.value else {
+            reader.mismatch(
+                node,
+                path,
+                "a mapping",
+                "write names and values, such as { Authorization: { env: TOKEN } }",
+            );
+            return None;
+        };
+        let names: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        let mut map = reader.map(node, path, &names)?;
+        let mut headers = Vec::new();
+        for entry in entries {
+            let name = entry.key.to_ascii_lowercase();
+            let path = join(path, &entry.key);
+            let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+            let message = if name.is_empty() || !name.chars().all(token) {
+                "is not the name of a header"
+            } else if OURS.contains(&name.as_str()) || name.starts_with("webhook-") || name.starts_with("ce-") {
+                "is a header that the sink writes itself"
+            } else {
+                if let Field::Given(at) = map.field::<SecretSource>(&entry.key, reader) {
+                    headers.push(At { value: (entry.key.clone(), at.value), place: at.place, path: at.path });
+                }
+                continue;
+            };
+            reader.report(Severity::Error, entry.key_place, &path, message, "remove it, or write another");
+        }
+        Some(Self(headers))
+    }
+}
+
+impl SinkConfig for WebhookSettings {
+    type Keys = Keys;
+
+    fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
+        let address = network_keys::url(at, &raw.url, ["https", "http"], reader);
+        let secret = raw.secret.given().map(|source| signing(source, reader));
+        let previous = raw.previous_secret.given().map(|source| signing(source, reader));
+        if let Some(previous) = raw.previous_secret.given()
+            && raw.secret.is_missing()
+        {
+            let remedy = "the new secret is `secret`, the one it replaces this";
+            reader.error(previous, "has no meaning without `secret`", remedy);
+        }
+        let headers = raw.headers.given().map(|headers| headers.value.0.as_slice()).unwrap_or_default();
+        let headers: Vec<_> = headers.iter().map(|header| self::header(header, reader)).collect();
+        let trust = network_keys::trust_of_url(at, &raw.url, "https", [&raw.ca, &raw.cert, &raw.key], reader);
+        let timeout = network_keys::timeout(&raw.timeout, reader);
+        let concurrency = number(&raw.concurrency, 4, 64, reader);
+        let batch = raw.batch.checked(None, |batch| self::batch(batch, reader).map(Some));
+        if let (Some(_), Some(concurrency)) = (raw.batch.given(), raw.concurrency.given()) {
+            let message = "has no meaning beside `batch`: batches go one after the other";
+            reader.error(concurrency, message, "remove one of them");
+        }
+        let address = address?;
+        if let Some(url) = raw.url.given().filter(|_| address.had_credentials()) {
+            let remedy = "remove them; use `secret` to sign, or `headers: { Authorization: { env: NAME } }`";
+            reader.error(url, "holds credentials, which a webhook does not use", remedy);
+            return None;
+        }
+        Some(Self {
+            url: address.url,
+            // The current one first. A problem with any has been reported.
+            secrets: [secret, previous].into_iter().flatten().collect::<Option<_>>()?,
+            headers: headers.into_iter().collect::<Option<_>>()?,
+            trust: trust?,
+            timeout: timeout?,
+            concurrency: concurrency?,
+            batch: batch?,
+        })
+    }
+
+    /// With a digest in the place of the query, in which tokens tend to stand: the outbox keeps this.
+    fn target(&self) -> String {
+        let mut place = self.url.clone();
+        if let Some(query) = self.url.query() {
+            place.set_query(Some(&hex(&Sha256::digest(query)[..8])));
+        }
+        place.to_string()
+    }
+
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
+        Ok(Box::new(Webhook::new(self.clone())))
+    }
+}
+
+fn signing(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<Secret> {
+    let message = "is not a Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes";
+    let told = [message, "make one: echo whsec_$(openssl rand -base64 32)"];
+    secrets::resolve_if(source, is_webhook_secret, told, reader)
+}
+
+fn header(at: &At<(String, SecretSource)>, reader: &mut Reader<'_>) -> Option<(String, Secret)> {
+    let (name, source) = &at.value;
+    let source = At { value: source.clone(), place: at.place, path: at.path.clone() };
+    let fits = |value: &Secret| value.expose().bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let told = ["holds something else than printable ASCII, which a header cannot", "check its content"];
+    Some((name.clone(), secrets::resolve_if(&source, fits, told, reader)?))
+}
+
+fn batch(at: &At<BatchKeys>, reader: &mut Reader<'_>) -> Option<BatchSettings> {
+    let max_size = number(&at.value.max_size, 100, 1000, reader)?;
+    let max_delay = at.value.max_delay.checked(Duration::from_secs(1), |delay| {
+        reader.accept(delay, delay.value <= Duration::from_secs(3600), "is above 1h", units::DURATION_HELP)
+    });
+    Some(BatchSettings { max_size, max_delay: max_delay? })
+}
+
+/// Standard Webhooks 1.0: `whsec_` and base64 of 24 to 64 bytes.
+fn is_webhook_secret(secret: &Secret) -> bool {
+    let Some(base64) = secret.expose().strip_prefix("whsec_") else { return false };
+    let digits = base64.trim_end_matches('=');
+    let alphabet = digits.chars().all(|c| c.is_ascii_alphanumeric() || c == '+' || c == '/');
+    alphabet && base64.len().is_multiple_of(4) && (24..=64).contains(&(digits.len() * 3 / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn webhook_secrets_are_whsec_and_base64_of_24_to_64_bytes() {
+        for good in ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
+            assert!(is_webhook_secret(&Secret::new(good)), "{good}");
+        }
+        for bad in [
+            "",
+            "whsec_",
+            "whsec_short===",
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa!w",
+        ] {
+            assert!(!is_webhook_secret(&Secret::new(bad)), "{bad}");
+        }
+    }
+}

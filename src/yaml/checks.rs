@@ -1,0 +1,61 @@
+//! Checks of values that sections of several subjects share: files and folders, numbers. Pure but for looking whether a path is there.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use super::field_reader::{At, Field, Reader};
+use super::relative_to;
+
+/// The file that `at` names.
+pub fn existing_file(at: &At<String>, remedy: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
+    let path = relative_to(reader.document().file(), Path::new(&at.value));
+    is_file(at, path, remedy, reader)
+}
+
+/// `path`, which `at` names, if it is a file.
+pub fn is_file(at: &At<String>, path: PathBuf, remedy: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
+    if path.is_file() {
+        return Some(path);
+    }
+    let why = if path.exists() { "is not a file" } else { "does not exist" };
+    reader.error(at, format!("{} {why}", path.display()), remedy);
+    None
+}
+
+/// A place that can be written once its missing folders are made: a file, or a folder if `folder`. Permissions are not looked at,
+/// because `check` may be run by somebody else than the daemon.
+pub fn output(at: &At<String>, folder: bool, reader: &mut Reader<'_>) -> Option<PathBuf> {
+    if at.value.trim().is_empty() {
+        reader.error(at, "is empty", "name a path");
+        return None;
+    }
+    let path = relative_to(reader.document().file(), Path::new(&at.value));
+    if !folder && path.is_dir() {
+        reader.error(at, format!("{} is a folder", path.display()), "name a file in it");
+        return None;
+    }
+    if let Ok(metadata) = path.metadata()
+        && !folder
+        && !metadata.is_file()
+        && !metadata.file_type().is_char_device()
+    {
+        reader.error(at, format!("{} is neither a file nor a character device", path.display()), "choose another path");
+        return None;
+    }
+    let above = if folder { Some(path.as_path()) } else { path.parent() };
+    let obstacle = above.into_iter().flat_map(Path::ancestors).find(|folder| folder.exists()).filter(|p| !p.is_dir());
+    if let Some(obstacle) = obstacle {
+        let message = format!("{} cannot be made: {} is not a folder", path.display(), obstacle.display());
+        reader.error(at, message, "choose another path");
+        return None;
+    }
+    Some(path)
+}
+
+/// A number from 1 to `max`.
+pub fn number(field: &Field<usize>, default: usize, max: usize, reader: &mut Reader<'_>) -> Option<usize> {
+    field.checked(default, |number| {
+        let message = format!("is not a number from 1 to {max}");
+        reader.accept(number, (1..=max).contains(&number.value), message, format!("{default} is a good start"))
+    })
+}
