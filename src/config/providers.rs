@@ -96,8 +96,7 @@ fn tensorrt(raw: &TensorrtOptions, reader: &mut Reader<'_>) -> options::Tensorrt
 fn cuda(raw: &CudaOptions, reader: &mut Reader<'_>) -> Option<options::CudaOptions> {
     if let Some(fp16) = raw.fp16.given().filter(|fp16| fp16.value) {
         let message = "is not CUDA's to choose: it computes in the precision that the model has";
-        reader.error(fp16, message, "import the model with `--precision fp16`, or use tensorrt");
-        return None;
+        return reader.refuse(fp16, message, "import the model with `--precision fp16`, or use tensorrt");
     }
     Some(options::CudaOptions {
         device: device(&raw.device, reader),
@@ -115,8 +114,7 @@ fn openvino(raw: &OpenvinoOptions, reader: &mut Reader<'_>) -> Option<options::O
     if let Some(device) = raw.device.given() {
         let plain = |c: char| c.is_ascii_alphanumeric() || ".:,_-".contains(c);
         if device.value.is_empty() || device.value.len() > 64 || !device.value.chars().all(plain) {
-            reader.error(device, "is not a device of OpenVINO", "write CPU, GPU, GPU.1 or NPU");
-            return None;
+            return reader.refuse(device, "is not a device of OpenVINO", "write CPU, GPU, GPU.1 or NPU");
         }
         device.value.clone_into(&mut made.device);
     }
@@ -195,8 +193,7 @@ impl FromNode for ProviderItem {
         let [entry] = entries.as_slice() else {
             let message = "names several providers in one item, or none";
             let remedy = "write one item each: `- cuda: { device: 0 }`";
-            reader.report(crate::yaml::problem::Severity::Error, node.place, path, message, remedy);
-            return None;
+            return reader.refuse_node(node, path, message, remedy);
         };
         // Options that are all commented out.
         let empty = matches!(entry.value.value, Value::Null);

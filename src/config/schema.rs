@@ -14,7 +14,6 @@ use crate::sink::config::SinkItem;
 use crate::source::{Decode, Decoder, Pace};
 use crate::words;
 use crate::yaml::field_reader::{At, FromNode, Reader};
-use crate::yaml::problem::Severity;
 use crate::yaml::secrets::SecretSource;
 use crate::yaml::values::{Bytes, Fraction};
 use crate::yaml::{Node, Value};
@@ -134,8 +133,7 @@ impl FromNode for NumberOrAuto {
             Value::Text(text) if text == "auto" => Some(Self::Auto),
             Value::Text(_) => {
                 let message = "is neither a whole number nor `auto`";
-                reader.report(Severity::Error, node.place, path, message, "write, for example, 8 or auto");
-                None
+                reader.refuse_node(node, path, message, "write, for example, 8 or auto")
             }
             _ => usize::from_node(node, path, reader).map(Self::Number),
         }
@@ -164,8 +162,7 @@ impl FromNode for Interval {
             Value::Text(text) if text == "auto" => Some(Self::Auto),
             Value::Text(text) if !text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) => {
                 let message = "is neither a duration nor `auto`";
-                reader.report(Severity::Error, node.place, path, message, "write, for example, 1s or 500ms, or auto");
-                None
+                reader.refuse_node(node, path, message, "write, for example, 1s or 500ms, or auto")
             }
             _ => Duration::from_node(node, path, reader).map(Self::Every),
         }
@@ -203,8 +200,12 @@ impl FromNode for Unchanged {
             });
         }
         if !matches!(node.value, Value::Map(_)) {
-            reader.mismatch(node, path, "off, on or a mapping", "write off, on, or { tolerance: 4, max_age: 10s }");
-            return None;
+            return reader.refuse_kind(
+                node,
+                path,
+                "off, on or a mapping",
+                "write off, on, or { tolerance: 4, max_age: 10s }",
+            );
         }
         Gate::from_node(node, path, reader).map(Self::On)
     }

@@ -142,8 +142,7 @@ fn id(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<StreamId> {
         if better.trim_matches('-').is_empty() {
             better = "camera-1".to_owned();
         }
-        reader.error(id, message, format!("write, for example, `{better}`"));
-        return None;
+        return reader.refuse(id, message, format!("write, for example, `{better}`"));
     }
     Some(StreamId::from(id.value.as_str()))
 }
@@ -163,8 +162,7 @@ pub fn max_pixels(field: &Field<usize>, reader: &mut Reader<'_>) -> Option<u64> 
     if !(least..=most).contains(&pixels) {
         let message = format!("is outside {least} to {most}: it is a number of pixels");
         let eight_k = coded_size::Limits::MAX_PIXELS;
-        reader.error(at, message, format!("write, for example, {eight_k} for 8K, which is the default"));
-        return None;
+        return reader.refuse(at, message, format!("write, for example, {eight_k} for 8K, which is the default"));
     }
     Some(pixels)
 }
@@ -242,8 +240,7 @@ fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
             None
         }
         (Field::Given(_), Field::Given(pipeline)) => {
-            reader.error(pipeline, "cannot stand beside `url`", "keep one of them; a template names its own source");
-            None
+            reader.refuse(pipeline, "cannot stand beside `url`", "keep one of them; a template names its own source")
         }
         (_, Field::Given(pipeline)) => checks::existing_file(pipeline, "name a pipeline template", reader)
             .map(|path| (Location::Template(path), None, None)),
@@ -297,8 +294,7 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
         Some("v4l2") => {
             let path = address::local(text, Path::new("/"));
             if path == Path::new("/") || !path.is_absolute() {
-                reader.error(url, "names no device", "write, for example, v4l2:///dev/video0");
-                return None;
+                return reader.refuse(url, "names no device", "write, for example, v4l2:///dev/video0");
             }
             Some((Location::V4l2(path), None, None))
         }
@@ -308,8 +304,7 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
                 Some(near) => format!("did you mean {near}://? Known: {}", known.join(", ")),
                 None => SCHEMES.to_owned(),
             };
-            reader.error(url, format!("has the unknown scheme {scheme}://"), remedy);
-            None
+            reader.refuse(url, format!("has the unknown scheme {scheme}://"), remedy)
         }
         None => {
             let remedy = match text {
@@ -317,8 +312,7 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
                 path if path.starts_with('/') => format!("write file://{path}"),
                 _ => SCHEMES.to_owned(),
             };
-            reader.error(url, "has no scheme", remedy);
-            None
+            reader.refuse(url, "has no scheme", remedy)
         }
     }
 }
@@ -335,23 +329,19 @@ fn region(at: &At<Vec<At<f64>>>, reader: &mut Reader<'_>) -> Option<Region> {
         if matches!(&reader.document().find(&at.path).value, Value::List(items) if items.len() == 4) {
             return None;
         }
-        reader.error(at, format!("needs four numbers, has {}", at.value.len()), REMEDY);
-        return None;
+        return reader.refuse(at, format!("needs four numbers, has {}", at.value.len()), REMEDY);
     };
     let (x, y, w, h) = (x.value, y.value, w.value, h.value);
     if !(0.0..1.0).contains(&x) || !(0.0..1.0).contains(&y) {
-        reader.error(at, "has its corner outside the picture", REMEDY);
-        return None;
+        return reader.refuse(at, "has its corner outside the picture", REMEDY);
     }
     if w <= 0.0 || h <= 0.0 {
-        reader.error(at, "has no area", REMEDY);
-        return None;
+        return reader.refuse(at, "has no area", REMEDY);
     }
     // People write thirds: 0.333 + 0.667 may exceed 1 by rounding.
     const SLACK: f64 = 1e-6;
     if x + w > 1.0 + SLACK || y + h > 1.0 + SLACK {
-        reader.error(at, "reaches beyond the picture", format!("x + w and y + h may be 1 at most; {REMEDY}"));
-        return None;
+        return reader.refuse(at, "reaches beyond the picture", format!("x + w and y + h may be 1 at most; {REMEDY}"));
     }
     Some(Region { x, y, w: w.min(1.0 - x), h: h.min(1.0 - y) })
 }

@@ -177,8 +177,7 @@ fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
             }
             let why = if folder.exists() { "is not a folder" } else { "does not exist" };
             let remedy = "name a model directory, or write starter or none";
-            reader.error(path, format!("{} {why}", folder.display()), remedy);
-            None
+            reader.refuse(path, format!("{} {why}", folder.display()), remedy)
         }
     };
     field.checked(ModelChoice::Starter, |model| model.value.path.checked(ModelChoice::Starter, path))
@@ -369,8 +368,11 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
         let (cert, key) = (file(&tls.value.cert, "cert"), file(&tls.value.key, "key"));
         let (cert, key) = (cert?, key?);
         if let Err(error) = crate::platform::tls::server(&cert, &key) {
-            reader.error(tls, error, "name a certificate chain in PEM, its own certificate first, and that one's key");
-            return None;
+            return reader.refuse(
+                tls,
+                error,
+                "name a certificate chain in PEM, its own certificate first, and that one's key",
+            );
         }
         Some(TlsSettings { cert, key })
     });
@@ -418,8 +420,7 @@ pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketA
             } else {
                 "write ADDRESS:PORT, such as 127.0.0.1:8642, or off".to_owned()
             };
-            reader.error(at, "is not an IP address and port", remedy);
-            None
+            reader.refuse(at, "is not an IP address and port", remedy)
         }
     }
 }

@@ -70,10 +70,7 @@ impl crate::yaml::field_reader::FromNode for Attributes {
     fn from_node(node: &crate::yaml::Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match serde_json::Value::from_node(node, path, reader)? {
             serde_json::Value::Object(map) => Some(Self(map.into_iter().collect())),
-            _ => {
-                reader.mismatch(node, path, "a mapping", "write keys and values, such as { severity: warning }");
-                None
-            }
+            _ => reader.refuse_kind(node, path, "a mapping", "write keys and values, such as { severity: warning }"),
         }
     }
 }

@@ -42,8 +42,12 @@ impl FromNode for Wanted {
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let serde_json::Value::Object(map) = serde_json::Value::from_node(node, path, reader)? else {
-            reader.mismatch(node, path, "a mapping", "write keys and values, such as { zone: [dock, yard] }");
-            return None;
+            return reader.refuse_kind(
+                node,
+                path,
+                "a mapping",
+                "write keys and values, such as { zone: [dock, yard] }",
+            );
         };
         let values = |value| match value {
             serde_json::Value::Array(values) => values,
@@ -141,8 +145,7 @@ fn rate(at: &At<Rate>, reader: &mut Reader<'_>) -> Option<RateLimit> {
         reader.error(events, "is not a number from 1 to 4294967295", "leave `rate` out for no limit");
     }
     if let Some(per) = at.value.per.given().filter(|per| per.value.is_zero()) {
-        reader.error(per, "must be above 0", units::DURATION_HELP);
-        return None;
+        return reader.refuse(per, "must be above 0", units::DURATION_HELP);
     }
     Some(RateLimit { events: number?, per })
 }

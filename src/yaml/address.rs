@@ -51,13 +51,15 @@ pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
     let mut url = match userinfo::parse(&at.value) {
         Ok(url) => url,
         Err(error) => {
-            reader.error(at, error.to_string(), if error == Unfit::Unclear { userinfo::REMEDY } else { remedy });
-            return None;
+            return reader.refuse(
+                at,
+                error.to_string(),
+                if error == Unfit::Unclear { userinfo::REMEDY } else { remedy },
+            );
         }
     };
     if url.host_str().is_none_or(str::is_empty) {
-        reader.error(at, "has no host", remedy);
-        return None;
+        return reader.refuse(at, "has no host", remedy);
     }
     // Known from here on, so that no message about the address shows them.
     secret::in_path(&url).for_each(secret::holds_one);
@@ -68,8 +70,7 @@ pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
     let password = url.password().map(|password| Secret::new(percent_decode(password)));
     // Cannot fail: there is a host. If it did, the credentials would stay in the URL, so refuse it.
     if url.set_username("").is_err() || url.set_password(None).is_err() {
-        reader.error(at, "is a URL that cannot hold credentials", remedy);
-        return None;
+        return reader.refuse(at, "is a URL that cannot hold credentials", remedy);
     }
     if userinfo::has_at_behind_host(&url) {
         let message = "has an `@` behind its host, which is taken for a part of the path or query";

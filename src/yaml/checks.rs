@@ -18,36 +18,35 @@ pub fn is_file(at: &At<String>, path: PathBuf, remedy: &str, reader: &mut Reader
         return Some(path);
     }
     let why = if path.exists() { "is not a file" } else { "does not exist" };
-    reader.error(at, format!("{} {why}", path.display()), remedy);
-    None
+    reader.refuse(at, format!("{} {why}", path.display()), remedy)
 }
 
 /// A place that can be written once its missing folders are made: a file, or a folder if `folder`. Permissions are not looked at,
 /// because `check` may be run by somebody else than the daemon.
 pub fn output(at: &At<String>, folder: bool, reader: &mut Reader<'_>) -> Option<PathBuf> {
     if at.value.trim().is_empty() {
-        reader.error(at, "is empty", "name a path");
-        return None;
+        return reader.refuse(at, "is empty", "name a path");
     }
     let path = relative_to(reader.document().file(), Path::new(&at.value));
     if !folder && path.is_dir() {
-        reader.error(at, format!("{} is a folder", path.display()), "name a file in it");
-        return None;
+        return reader.refuse(at, format!("{} is a folder", path.display()), "name a file in it");
     }
     if let Ok(metadata) = path.metadata()
         && !folder
         && !metadata.is_file()
         && !metadata.file_type().is_char_device()
     {
-        reader.error(at, format!("{} is neither a file nor a character device", path.display()), "choose another path");
-        return None;
+        return reader.refuse(
+            at,
+            format!("{} is neither a file nor a character device", path.display()),
+            "choose another path",
+        );
     }
     let above = if folder { Some(path.as_path()) } else { path.parent() };
     let obstacle = above.into_iter().flat_map(Path::ancestors).find(|folder| folder.exists()).filter(|p| !p.is_dir());
     if let Some(obstacle) = obstacle {
         let message = format!("{} cannot be made: {} is not a folder", path.display(), obstacle.display());
-        reader.error(at, message, "choose another path");
-        return None;
+        return reader.refuse(at, message, "choose another path");
     }
     Some(path)
 }

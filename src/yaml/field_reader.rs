@@ -172,6 +172,30 @@ impl<'d> Reader<'d> {
         self.report(Severity::Error, at.place, &at.path, message, remedy);
     }
 
+    /// As [`error`](Self::error), for whoever has nothing to give then.
+    pub fn refuse<T, U>(&mut self, at: &At<T>, message: impl Into<String>, remedy: impl Into<String>) -> Option<U> {
+        self.error(at, message, remedy);
+        None
+    }
+
+    /// The same for a node that is being read.
+    pub fn refuse_node<U>(
+        &mut self,
+        node: &Node,
+        path: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Option<U> {
+        self.report(Severity::Error, node.place, path, message, remedy);
+        None
+    }
+
+    /// The same for one of another kind; see [`mismatch`](Self::mismatch).
+    pub fn refuse_kind<U>(&mut self, node: &Node, path: &str, expected: &str, remedy: &str) -> Option<U> {
+        self.mismatch(node, path, expected, remedy);
+        None
+    }
+
     pub fn warn<T>(&mut self, at: &At<T>, message: impl Into<String>, remedy: impl Into<String>) {
         self.report(Severity::Warning, at.place, &at.path, message, remedy);
     }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use crate::platform::secret::{Secret, Unreadable};
 use crate::yaml::field_reader::{At, FromNode, Reader, join};
-use crate::yaml::problem::Severity;
 use crate::yaml::{Node, Value, nearest, relative_to};
 
 const KEYS: [&str; 3] = ["env", "file", "credential"];
@@ -32,13 +31,11 @@ impl FromNode for SecretSource {
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
-            reader.report(Severity::Error, node.place, path, "a credential may not stand in this file", FORMS);
-            return None;
+            return reader.refuse_node(node, path, "a credential may not stand in this file", FORMS);
         };
         // `{hunter2}` is a mapping too, and its key nothing to repeat.
         if entries.iter().any(|entry| nearest(&entry.key, &KEYS).is_none()) {
-            reader.report(Severity::Error, node.place, path, "does not say where the credential is", FORMS);
-            return None;
+            return reader.refuse_node(node, path, "does not say where the credential is", FORMS);
         }
         let before = reader.problems().len();
         let mut map = reader.map(node, path, &KEYS)?;
@@ -64,16 +61,7 @@ impl FromNode for SecretSource {
             (None, None, None) if unknown || !(env.is_missing() && file.is_missing() && credential.is_missing()) => {
                 None
             }
-            _ => {
-                reader.report(
-                    Severity::Error,
-                    node.place,
-                    path,
-                    "needs exactly one of env, file and credential",
-                    FORMS,
-                );
-                None
-            }
+            _ => reader.refuse_node(node, path, "needs exactly one of env, file and credential", FORMS),
         }
     }
 
@@ -115,8 +103,7 @@ pub fn resolve(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<Sec
             (format!("credential {name} is not there: $CREDENTIALS_DIRECTORY is not set"), remedy)
         }
     };
-    reader.error(source, message, remedy);
-    None
+    reader.refuse(source, message, remedy)
 }
 
 /// Fetches a credential that has to be `good`. On `None` a problem has been reported.
@@ -127,11 +114,7 @@ pub fn resolve_if(
     reader: &mut Reader<'_>,
 ) -> Option<Secret> {
     let secret = resolve(source, reader)?;
-    let good = good(&secret);
-    if !good {
-        reader.error(source, message, remedy);
-    }
-    good.then_some(secret)
+    if good(&secret) { Some(secret) } else { reader.refuse(source, message, remedy) }
 }
 
 /// The file that the credential is in, if it is in one.
@@ -154,8 +137,7 @@ fn read(source: &At<SecretSource>, path: &Path, remedy: &str, reader: &mut Reade
                 Unreadable::Empty => "write the credential into it",
                 Unreadable::TooLarge | Unreadable::NotText => "name a file that holds only the credential",
             };
-            reader.error(source, format!("{} {error}", path.display()), remedy);
-            None
+            reader.refuse(source, format!("{} {error}", path.display()), remedy)
         }
     }
 }

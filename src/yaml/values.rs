@@ -33,10 +33,7 @@ impl FromNode for bool {
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match node.value {
             Value::Bool(value) => Some(value),
-            _ => {
-                reader.mismatch(node, path, "true or false", "write true or false, without quotes");
-                None
-            }
+            _ => reader.refuse_kind(node, path, "true or false", "write true or false, without quotes"),
         }
     }
 }
@@ -116,8 +113,7 @@ impl FromNode for Fraction {
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let number = f64::from_node(node, path, reader)?;
         if !(0.0..=1.0).contains(&number) {
-            reader.report(Severity::Error, node.place, path, "is outside 0 to 1", "write a number such as 0.6");
-            return None;
+            return reader.refuse_node(node, path, "is outside 0 to 1", "write a number such as 0.6");
         }
         Some(Self(number as f32))
     }
@@ -161,8 +157,7 @@ fn measure<T>(
         Value::Text(text) => text.clone(),
         Value::Number(number) => number.to_string(),
         _ => {
-            reader.mismatch(node, path, what, help);
-            return None;
+            return reader.refuse_kind(node, path, what, help);
         }
     };
     let parsed = parse(&text);
@@ -177,8 +172,7 @@ impl<T: FromNode> FromNode for Vec<At<T>> {
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Value::List(items) = &node.value else {
-            reader.mismatch(node, path, "a list", "write `[a, b]`, or one item a line after `- `");
-            return None;
+            return reader.refuse_kind(node, path, "a list", "write `[a, b]`, or one item a line after `- `");
         };
         let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {

@@ -91,8 +91,7 @@ fn brokers(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Vec
     let remedy = "write `brokers: [kafka-1.example:9092, kafka-2.example:9092]`";
     let list = reader.required(at, "brokers", &raw.brokers, remedy)?;
     if list.value.is_empty() {
-        reader.error(list, "is empty", remedy);
-        return None;
+        return reader.refuse(list, "is empty", remedy);
     }
     let checked: Vec<_> = list.value.iter().map(|broker| self::broker(broker, reader)).collect();
     checked.into_iter().collect()
@@ -108,10 +107,7 @@ fn broker(at: &At<String>, reader: &mut Reader<'_>) -> Option<String> {
         (Some(host), Some(url)) if !at.value.contains(['/', '?', '#', ',', '@', '%', ' ']) => {
             Some(format!("{host}:{}", url.port().unwrap_or(PORT)))
         }
-        _ => {
-            reader.error(at, "is not a host and a port", "write, for example, kafka-1.example:9092");
-            None
-        }
+        _ => reader.refuse(at, "is not a host and a port", "write, for example, kafka-1.example:9092"),
     }
 }
 

@@ -47,8 +47,7 @@ impl FromNode for Protocol {
             "5" | "5.0" => Some(Self::V5),
             _ => {
                 let message = "is not a version of MQTT that vtagd speaks";
-                reader.report(Severity::Error, node.place, path, message, "write 3.1.1 or 5");
-                None
+                reader.refuse_node(node, path, message, "write 3.1.1 or 5")
             }
         }
     }

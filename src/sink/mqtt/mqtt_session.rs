@@ -236,21 +236,10 @@ impl<'a> Session<'a> {
             }
             let room = self.publisher.has_room();
             tokio::select! {
-                acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => {
-                    match acked {
-                        Ok(Acknowledged { position, kept }) => {
-                            if let Some(position) = position {
-                                self.gate.acknowledged(position);
-                                receiver.delivered(position);
-                                receiver.up();
-                            }
-                            if let Some((topic, payload)) = kept {
-                                self.published.confirm(&topic, payload);
-                            }
-                        }
-                        Err(fault) => return Err(self.lost(fault).await),
-                    }
-                }
+                acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => match acked {
+                    Ok(acked) => self.settle(acked, receiver),
+                    Err(fault) => return Err(self.lost(fault).await),
+                },
                 answered = answered(&mut self.asked) => match answered {
                     Ok(refused) => {
                         self.asked = None;
@@ -278,6 +267,17 @@ impl<'a> Session<'a> {
                     }
                 }
             }
+        }
+    }
+
+    fn settle(&mut self, Acknowledged { position, kept }: Acknowledged, receiver: &mut DeliveryReceiver) {
+        if let Some(position) = position {
+            self.gate.acknowledged(position);
+            receiver.delivered(position);
+            receiver.up();
+        }
+        if let Some((topic, payload)) = kept {
+            self.published.confirm(&topic, payload);
         }
     }
 
@@ -386,11 +386,8 @@ impl<'a> Session<'a> {
         let all = async {
             self.publisher.pump(&self.link)?;
             while !self.publisher.is_idle() {
-                let Acknowledged { position, kept } = self.publisher.acknowledged().await?;
-                position.into_iter().for_each(|position| receiver.delivered(position));
-                if let Some((topic, payload)) = kept {
-                    self.published.confirm(&topic, payload);
-                }
+                let acked = self.publisher.acknowledged().await?;
+                self.settle(acked, receiver);
                 self.publisher.pump(&self.link)?;
             }
             Ok::<_, SinkError>(())

@@ -36,8 +36,7 @@ impl SinkConfig for NatsSettings {
         let timeout = network_keys::timeout(&raw.timeout, reader);
         let address = address?;
         if let Some(url) = raw.url.given().filter(|_| address.had_credentials()) {
-            reader.error(url, address::VISIBLE, address::MOVE_THEM);
-            return None;
+            return reader.refuse(url, address::VISIBLE, address::MOVE_THEM);
         }
         Some(Self {
             url: address.url,
@@ -62,8 +61,11 @@ fn login(raw: &Keys, reader: &mut Reader<'_>) -> Option<NatsLogin> {
     let named = !raw.username.is_missing() || !raw.password.is_missing();
     if let Some(creds) = raw.creds.given() {
         if named || !raw.nkey.is_missing() {
-            reader.error(creds, "and `username`, `password` or `nkey` are two ways to log in", "remove one of them");
-            return None;
+            return reader.refuse(
+                creds,
+                "and `username`, `password` or `nkey` are two ways to log in",
+                "remove one of them",
+            );
         }
         let message = "is not the content of a .creds file: a user's JWT and the seed of its key";
         let told = [message, "make one: nsc generate creds, or nats auth user credentials"];
@@ -71,8 +73,7 @@ fn login(raw: &Keys, reader: &mut Reader<'_>) -> Option<NatsLogin> {
     }
     if let Some(nkey) = raw.nkey.given() {
         if named {
-            reader.error(nkey, "and `username` or `password` are two ways to log in", "remove one of them");
-            return None;
+            return reader.refuse(nkey, "and `username` or `password` are two ways to log in", "remove one of them");
         }
         let message = "is not the seed of a user's key: SU and 56 more letters and digits";
         let told = [message, "make one: nk -gen user -pubout; the server gets the line that begins with U"];

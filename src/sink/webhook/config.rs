@@ -63,13 +63,12 @@ impl FromNode for Headers {
 
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
-            reader.mismatch(
+            return reader.refuse_kind(
                 node,
                 path,
                 "a mapping",
                 "write names and values, such as { Authorization: { env: TOKEN } }",
             );
-            return None;
         };
         let names: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         let mut map = reader.map(node, path, &names)?;
@@ -120,8 +119,7 @@ impl SinkConfig for WebhookSettings {
         let address = address?;
         if let Some(url) = raw.url.given().filter(|_| address.had_credentials()) {
             let remedy = "remove them; use `secret` to sign, or `headers: { Authorization: { env: NAME } }`";
-            reader.error(url, "holds credentials, which a webhook does not use", remedy);
-            return None;
+            return reader.refuse(url, "holds credentials, which a webhook does not use", remedy);
         }
         Some(Self {
             url: address.url,
