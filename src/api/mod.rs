@@ -14,7 +14,6 @@ mod page;
 mod scrape;
 mod serve;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,9 +39,6 @@ pub use access::Access;
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
-
-/// Events kept for `/api/v1/events`.
-pub const RECENT: usize = 256;
 
 /// `api` of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,7 +95,6 @@ pub struct Board {
     ill: RwLock<Option<String>>,
     streams: RwLock<Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>>,
     sets: RwLock<Vec<SetView>>,
-    recent: Mutex<VecDeque<Arc<Event>>>,
     /// The last reading, and from when it is.
     gpus: Mutex<Option<(Instant, Vec<Gpu>)>>,
     /// `None` until it is open.
@@ -115,7 +110,6 @@ impl Default for Board {
             ill: RwLock::default(),
             streams: RwLock::default(),
             sets: RwLock::default(),
-            recent: Mutex::default(),
             gpus: Mutex::default(),
             outbox: RwLock::default(),
             gallery: RwLock::default(),
@@ -204,15 +198,6 @@ impl Board {
         self.gallery.read().clone()
     }
 
-    /// Remembers `event`, forgetting the oldest beyond [`RECENT`].
-    pub fn remember(&self, event: Arc<Event>) {
-        let mut recent = self.recent.lock();
-        if recent.len() == RECENT {
-            recent.pop_front();
-        }
-        recent.push_back(event);
-    }
-
     /// What the GPUs did at `then`; the reading before is forgotten.
     pub fn set_gpus(&self, then: Instant, gpus: Vec<Gpu>) {
         *self.gpus.lock() = Some((then, gpus));
@@ -228,7 +213,7 @@ impl Board {
     }
 
     fn recent(&self) -> Vec<Arc<Event>> {
-        self.recent.lock().iter().rev().cloned().collect()
+        self.outbox.read().as_ref().map(Status::recent).unwrap_or_default()
     }
 }
 

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 
 use crate::batching::batch::{FrameMeta, Item, ItemKind, PrepareJob, PreparedBatch, SharedEmbedding};
 use crate::batching::batcher::Batcher;
-use crate::batching::tensor::BatchBuffer;
+use crate::batching::tensor::{BatchBuffer, HostMemory, TensorError};
 use crate::batching::unchanged::UnchangedFilter;
 use crate::frame::slot::SlotReader;
 use crate::frame::thumbprint::Unchanged;
@@ -26,6 +26,26 @@ use crate::stream::StreamKey;
 /// One batch running in each session, one being filled.
 pub const fn buffers(sessions: usize) -> usize {
     sessions + 1
+}
+
+/// The channel that buffers come back through, with all of them in it: `capacity` pictures of `place_len` floats each, in `memory` where that
+/// gives any, else on the heap.
+///
+/// # Errors
+/// When the machine does not have that much.
+pub fn free_buffers(
+    sessions: usize,
+    capacity: usize,
+    place_len: usize,
+    memory: impl Fn() -> Option<Box<dyn HostMemory>>,
+) -> Result<(Sender<BatchBuffer>, Receiver<BatchBuffer>), TensorError> {
+    let (back, free) = bounded(buffers(sessions));
+    for _ in 0..buffers(sessions) {
+        let within = memory().map(|memory| Ok(BatchBuffer::within(memory, place_len)));
+        // There is room for all.
+        let _ = back.try_send(within.unwrap_or_else(|| BatchBuffer::new(capacity, place_len))?);
+    }
+    Ok((back, free))
 }
 
 /// With nothing to wait for but slots, look again this often: a slot may close without a wake-up.

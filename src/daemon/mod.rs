@@ -24,7 +24,7 @@ use crate::infer::watchdog::{self, Runs};
 use crate::logs;
 use crate::metrics;
 use crate::outbox::OutboxError;
-use crate::pipeline::{self, Stages, Threads};
+use crate::pipeline::{self, EventRoute, Stages, Threads};
 use crate::platform::gpu;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::signals;
@@ -35,7 +35,7 @@ use crate::stream::commands;
 use crate::stream::registry::StreamRegistry;
 use drop_report::DropReport;
 use reload::{Reloader, Wishes};
-use running_streams::{Outlet, Streams};
+use running_streams::Streams;
 
 /// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
 const DRAIN: Duration = Duration::from_secs(7);
@@ -105,7 +105,6 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     };
     threads.extend(snapshots);
     board.set_outbox(outbox.status());
-    start_sinks::recall(&settings, &board);
     let (asker, asked) = commands::channel();
     let mut access = None;
     if let Some(api) = &settings.api {
@@ -121,11 +120,11 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
-    let outlet = Arc::new(Outlet { outbox, board: Arc::clone(&board), gallery });
+    let events = Arc::new(EventRoute { outbox, gallery });
     let engine = match load(&settings, &shutdown) {
         Ok(Some(engine)) => engine,
         ended => {
-            outlet.close();
+            events.close();
             join(threads, FLUSH);
             return ended.map(|_| 0);
         }
@@ -145,7 +144,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         threads: crate::daemon::engine::preprocessing_threads(),
     };
     let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
-    let mut streams = Streams::new(intake, Arc::clone(&outlet), engine.model.clone());
+    let mut streams = Streams::new(intake, Arc::clone(&events), engine.model.clone());
     for stream in &settings.streams {
         streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
@@ -160,12 +159,12 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     tracing::info!(streams = streams.len(), model, provider, "ready");
 
     let well = Health { runs, systemd: Watchdog::from_environment(), board: Arc::clone(&board) };
-    let failed = watch(&mut streams, &mut reloader, &stages, well, &shutdown, &outlet, &metrics);
+    let failed = watch(&mut streams, &mut reloader, &stages, well, &shutdown, &events, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
     trigger.trigger();
     reloader.end();
-    let code = drain(streams, stages, threads, &outlet) | u8::from(failed);
+    let code = drain(streams, stages, threads, &events) | u8::from(failed);
     join(gpus, GPU);
     tracing::info!("stopped");
     Ok(code)
@@ -237,7 +236,7 @@ fn watch(
     stages: &Threads,
     mut health: Health,
     shutdown: &Shutdown,
-    outlet: &Outlet,
+    events: &EventRoute,
     metrics: &PrometheusHandle,
 ) -> bool {
     let mut upkept = Instant::now();
@@ -256,7 +255,7 @@ fn watch(
             default(POLL_INTERVAL) => {}
         }
         if reloader.look(streams) {
-            reloader.show(&outlet.board, streams);
+            reloader.show(&health.board, streams);
         }
         reloader.tell();
         for loss in drop_report.look(Instant::now(), || streams.view()) {
@@ -266,7 +265,7 @@ fn watch(
             metrics.run_upkeep();
             upkept = Instant::now();
         }
-        if outlet.outbox.is_dead() {
+        if events.outbox.is_dead() {
             tracing::error!("every sink has given up, or the outbox has died, stopping");
             return true;
         }
@@ -280,17 +279,17 @@ fn watch(
 
 /// Ends every stage within [`DRAIN`], closes what is open, flushes outbox and sinks within [`FLUSH`] and logs what became of the frames. Returns
 /// the exit code. Shutdown has been asked for.
-fn drain(streams: Streams, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
+fn drain(streams: Streams, stages: Threads, outer: Threads, events: &EventRoute) -> u8 {
     let (mut threads, stopped) = streams.shut_down();
     threads.extend(stages);
     let mut failed = stopped.failed;
     failed |= join(threads, DRAIN);
     stopped.close_tags();
-    // Closed by hand: a scoring thread that is late still holds the outlet.
-    outlet.close();
+    // Closed by hand: a scoring thread that is late still holds the events.
+    events.close();
     failed |= join(outer, FLUSH);
     failed |= !stopped.log_totals();
-    let lost = outlet.outbox.lost();
+    let lost = events.outbox.lost();
     if lost > 0 {
         tracing::error!(lost, "events could not be delivered");
         failed = true;

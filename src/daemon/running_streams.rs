@@ -10,17 +10,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::api::Board;
 use crate::config::{Settings, StreamSettings, thresholds};
-use crate::event::{Emitter, EndReason, Event, LabelRules, ModelRef};
-use crate::frame::Picture;
-use crate::outbox::Outbox;
-use crate::pipeline::Threads;
+use crate::event::{Emitter, EndReason, LabelRules, ModelRef};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
+use crate::pipeline::{EventRoute, Threads, scores_to_events};
 use crate::sample::Interval;
 use crate::score::Scorer;
-use crate::score::score_routes::{ScoreHandler, ScoreRoute};
-use crate::snapshot::Gallery;
 use crate::source::Ended;
 use crate::stream::StreamId;
 use crate::stream::accounting::FrameAccounting;
@@ -44,35 +39,6 @@ fn gap(stream: &StreamSettings) -> Duration {
     }
 }
 
-/// Events go to the outbox and to the API's memory.
-pub struct Outlet {
-    pub outbox: Outbox,
-    pub board: Arc<Board>,
-    /// Where pictures of tags are kept, if they are.
-    pub gallery: Option<Arc<Gallery>>,
-}
-
-impl Outlet {
-    /// Takes nothing more. What was taken is still stored, encoded and delivered.
-    pub fn close(&self) {
-        self.outbox.close();
-        if let Some(gallery) = &self.gallery {
-            gallery.close();
-        }
-    }
-
-    /// Whether the event is on its way to anybody.
-    fn send(&self, mut event: Event, picture: Option<&Arc<Picture>>) -> bool {
-        if let Some(gallery) = &self.gallery {
-            gallery.illustrate(&mut event, picture);
-        }
-        let event = Arc::new(event);
-        let told = self.outbox.send(&event);
-        self.board.remember(event);
-        told
-    }
-}
-
 /// A stream that has joined the pipeline, with the emitter that its scores feed.
 struct RunningStream {
     id: StreamId,
@@ -89,9 +55,9 @@ struct RunningStream {
 }
 
 impl RunningStream {
-    fn close(&self, reason: EndReason, outlet: &Outlet) {
+    fn close(&self, reason: EndReason, events: &EventRoute) {
         let mut emitter = self.emitter.lock();
-        emitter.close(reason, &mut |event| outlet.send(event, None));
+        emitter.close(reason, &mut |event| events.send(event, None));
     }
 }
 
@@ -99,7 +65,7 @@ impl RunningStream {
 pub struct Streams {
     /// `None` once nobody may join any more.
     intake: Option<Intake>,
-    outlet: Arc<Outlet>,
+    events: Arc<EventRoute>,
     model: ModelRef,
     watched: Vec<RunningStream>,
     /// Streams that join once another of their name has left; listed meanwhile.
@@ -116,12 +82,12 @@ pub struct Streams {
 
 impl Streams {
     /// An empty fleet around a running pipeline.
-    pub fn new(mut intake: Intake, outlet: Arc<Outlet>, model: ModelRef) -> Self {
-        if outlet.gallery.is_some() {
+    pub fn new(mut intake: Intake, events: Arc<EventRoute>, model: ModelRef) -> Self {
+        if events.gallery.is_some() {
             intake.keep_pictures();
         }
         let (watched, waiting, disabled, ended) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { intake: Some(intake), outlet, model, watched, waiting, rest: None, disabled, ended, failed: false }
+        Self { intake: Some(intake), events, model, watched, waiting, rest: None, disabled, ended, failed: false }
     }
 
     /// A stream joins, or is listed as switched off, or has to [wait](Self::join_waiting). `scorers` are those of all label sets, empty
@@ -146,7 +112,7 @@ impl Streams {
         let emitter =
             Emitter::new(&settings.instance, Arc::clone(id), self.model.clone(), rules(settings, stream), gap);
         let emitter = Arc::new(Mutex::new(emitter));
-        let route = route(stream, scorers, &emitter, &self.outlet);
+        let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
         let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
         let part = StreamPart { source, interval, unchanged, view, route };
         let member = intake.join(part)?;
@@ -219,9 +185,11 @@ impl Streams {
                 let Some(stream) = settings.streams.iter().find(|s| s.source.id == watched.id) else { continue };
                 let gap = gap(stream);
                 let mut emitter = watched.emitter.lock();
-                emitter.relabel(rules(settings, stream), gap, &mut |event| self.outlet.send(event, None));
+                emitter.relabel(rules(settings, stream), gap, &mut |event| self.events.send(event, None));
                 drop(emitter);
-                routes.insert(watched.member.key, route(stream, scorers, &watched.emitter, &self.outlet));
+                let (emitter, events) = (Arc::clone(&watched.emitter), Arc::clone(&self.events));
+                let route = scores_to_events(scorers_of(stream, scorers), emitter, events);
+                routes.insert(watched.member.key, route);
             }
         });
     }
@@ -257,14 +225,14 @@ impl Streams {
                 if let Some(intake) = &self.intake {
                     intake.forget(watched.member.key);
                 }
-                watched.close(EndReason::Reconfigured, &self.outlet);
+                watched.close(EndReason::Reconfigured, &self.events);
                 watched.silent = true;
             }
         }
         let gone = |w: &mut RunningStream| w.ended && w.member.is_drained();
         for watched in self.watched.extract_if(.., gone) {
             let reason = watched.leaving.unwrap_or(EndReason::StreamEnded);
-            watched.close(reason, &self.outlet);
+            watched.close(reason, &self.events);
             if let Some(intake) = &self.intake {
                 intake.forget(watched.member.key);
             }
@@ -315,7 +283,7 @@ impl Streams {
             open.push((watched.emitter, watched.leaving));
             threads.push(watched.member.into_thread());
         }
-        (threads, StoppedStreams { open, accounts, outlet: self.outlet, failed: self.failed })
+        (threads, StoppedStreams { open, accounts, events: self.events, failed: self.failed })
     }
 }
 
@@ -323,7 +291,7 @@ impl Streams {
 pub struct StoppedStreams {
     open: Vec<(Arc<Mutex<Emitter>>, Option<EndReason>)>,
     accounts: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>,
-    outlet: Arc<Outlet>,
+    events: Arc<EventRoute>,
     /// Something failed for good before.
     pub failed: bool,
 }
@@ -333,7 +301,7 @@ impl StoppedStreams {
     pub fn close_tags(&self) {
         for (emitter, reason) in &self.open {
             let mut emitter = emitter.lock();
-            emitter.close(reason.unwrap_or(EndReason::Shutdown), &mut |event| self.outlet.send(event, None));
+            emitter.close(reason.unwrap_or(EndReason::Shutdown), &mut |event| self.events.send(event, None));
         }
     }
 
@@ -360,22 +328,9 @@ fn log_totals(status: &StreamStatus, accounting: &FrameAccounting) -> bool {
     unaccounted == 0
 }
 
-/// The route of a stream: its sets' scorers, and a handler that feeds its emitter.
-fn route(
-    stream: &StreamSettings,
-    scorers: &[Arc<Scorer>],
-    emitter: &Arc<Mutex<Emitter>>,
-    outlet: &Arc<Outlet>,
-) -> ScoreRoute {
-    let scorers = stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect();
-    let (emitter, outlet) = (Arc::clone(emitter), Arc::clone(outlet));
-    let handler: ScoreHandler = Box::new(move |time, picture, sets| {
-        let mut emitter = emitter.lock();
-        for (set, scores) in sets.iter().enumerate() {
-            emitter.scores(time, set, scores, &mut |event| outlet.send(event, picture));
-        }
-    });
-    ScoreRoute { scorers, handler }
+/// The scorers of a stream's sets, in its order.
+fn scorers_of(stream: &StreamSettings, scorers: &[Arc<Scorer>]) -> Vec<Arc<Scorer>> {
+    stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect()
 }
 
 /// What a stream's emitter needs to know of its label sets, in the stream's order.
