@@ -49,7 +49,7 @@ pub fn free_buffers(
 }
 
 /// With nothing to wait for but slots, look again this often: a slot may close without a wake-up.
-const IDLE: Duration = Duration::from_millis(250);
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Number of tiles in which a view looks at a picture.
 pub type TileCount = fn(View, &Picture) -> usize;
@@ -165,7 +165,7 @@ impl Dispatcher {
                 self.offer(batcher, open)?;
                 continue;
             }
-            let wait = batcher.deadline().map_or(IDLE, |t| t.saturating_duration_since(now));
+            let wait = batcher.deadline().map_or(IDLE_POLL_INTERVAL, |t| t.saturating_duration_since(now));
             match self.wake.recv_timeout(wait) {
                 // If it is due by now, the next round finds nothing newer first.
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -246,7 +246,7 @@ impl Dispatcher {
             recv(self.wake) -> woken => woken.is_err(),
             // The batch is closed only if a session takes it.
             send(self.batches, current.close(batcher.take())) -> sent => return sent.map_err(|_| Closed),
-            default(IDLE) => false,
+            default(IDLE_POLL_INTERVAL) => false,
         };
         *open = Some(current);
         // With nobody left to wake us, nothing more comes.

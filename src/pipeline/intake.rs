@@ -22,6 +22,7 @@ use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
 use crate::source::{Ended, Pace, Source, SourceSettings};
 use crate::stream::StreamKey;
 use crate::stream::accounting::FrameAccounting;
+use crate::stream::registry::RegisteredStream;
 use crate::stream::status::StreamStatus;
 
 use super::camera_to_slot;
@@ -35,6 +36,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One stream, as the pipeline needs it.
 pub struct StreamPart {
+    /// Where its state and its frames are noted.
+    pub record: RegisteredStream,
     pub source: SourceSettings,
     pub interval: Interval,
     /// Whether frames that show nothing new are inferred all the same (`None`).
@@ -44,11 +47,10 @@ pub struct StreamPart {
     pub route: ScoreRoute,
 }
 
-/// A stream's camera, how it is sampled, and where that is noted.
+/// A stream's camera, and how it is sampled.
 pub(super) struct Camera {
+    pub record: RegisteredStream,
     pub source: SourceSettings,
-    pub status: Arc<StreamStatus>,
-    pub accounting: Arc<FrameAccounting>,
     pub interval: Duration,
     /// The common interval, for one that follows it.
     pub tempo: Option<Arc<Tempo>>,
@@ -113,12 +115,11 @@ impl Intake {
     /// # Errors
     /// When the system gives no thread, the pipeline has ended, or very many joined while it was busy.
     pub fn join(&mut self, part: StreamPart) -> io::Result<Member> {
-        let StreamPart { source, interval, unchanged, view, route } = part;
+        let StreamPart { record, source, interval, unchanged, view, route } = part;
         let key = StreamKey(self.next);
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
-        let id = Arc::clone(&source.id);
-        let (status, accounting) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(FrameAccounting::open(&id)));
+        let RegisteredStream { status, accounting, .. } = record.clone();
         let (auto, live) = (interval == Interval::Auto, source.pace == Pace::Live);
         let tempo = auto.then(|| Arc::clone(&self.pace.tempo));
         let interval = match interval {
@@ -127,8 +128,7 @@ impl Intake {
         };
         status.sampling_interval(interval);
         let thumbprints = unchanged.map(|_| view.region);
-        let (noted, counted) = (Arc::clone(&status), Arc::clone(&accounting));
-        let camera = Camera { source, status: noted, accounting: counted, interval, tempo, thumbprints };
+        let camera = Camera { record, source, interval, tempo, thumbprints };
         let (source, slot) = camera_to_slot(camera, self.wake.clone(), shutdown);
 
         // Everything is in place before the first frame.
@@ -145,7 +145,7 @@ impl Intake {
         let (report, ended) = bounded(1);
         let report = EndReport { how: None, report };
         // On failure the closure, and with it the slot's writer, is dropped: the dispatcher forgets the slot.
-        let thread = Builder::new().name(format!("src-{id}")).spawn(|| report.after(source));
+        let thread = Builder::new().name(format!("src-{}", status.id())).spawn(|| report.after(source));
         let thread = thread.inspect_err(|_| self.score_routes.leave(key))?;
         Ok(Member { key, status, accounting, auto, live, counted: (0, 0), trigger, ended, thread })
     }
