@@ -1,7 +1,7 @@
 //! Lost frames, logged once a minute: a line for each stream that dropped any, nothing for the others.
 //!
-//! In: the streams' [`FrameAccounting`]s and the time. Out: [`StreamDrops`]es, which [`StreamDrops::log`] writes to the log. Lives on the main thread and
-//! waits for nothing. The metrics count every drop at once; a line for every one would fill the disk of a box that is too small for its
+//! In: the streams' [`FrameAccounting`]s and the time. Out: [`StreamDrops`]es, which [`StreamDrops::log`] writes to the log. Lives on the main
+//! thread and waits for nothing. The metrics count every drop at once; a line for every one would fill the disk of a box that is too small for its
 //! cameras, and no line would leave its owner in the dark. What a stream that is removed lost in its last minute is in its final accounting.
 
 use std::collections::BTreeMap;

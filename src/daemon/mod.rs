@@ -272,8 +272,8 @@ fn watch(
     }
 }
 
-/// Ends every stage within [`DRAIN_TIMEOUT`], closes what is open, flushes outbox and sinks within [`FLUSH_TIMEOUT`] and logs what became of the frames. Returns
-/// the exit code. Shutdown has been asked for.
+/// Ends every stage within [`DRAIN_TIMEOUT`], closes what is open, flushes outbox and sinks within [`FLUSH_TIMEOUT`] and logs what became of
+/// the frames. Returns the exit code. Shutdown has been asked for.
 fn drain(streams: Streams, stages: Threads, outer: Threads, events: &EventRoute) -> u8 {
     let (mut threads, stopped) = streams.shut_down();
     threads.extend(stages);

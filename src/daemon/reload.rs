@@ -2,8 +2,8 @@
 //! label sets are exchanged, the API's token and certificate too.
 //!
 //! Lives on the main thread, which takes one [request](crate::stream::requests) at a time; only label texts that are new are embedded beside
-//! it, on a thread of its own, since that takes seconds. A configuration with a problem changes nothing and is logged as `check` prints it. Keys that need a
-//! restart are named and keep their old values. SIGHUPs that come while a reload is under way are one request, taken after it.
+//! it, on a thread of its own, since that takes seconds. A configuration with a problem changes nothing and is logged as `check`
+//! prints it. Keys that need a restart are named and keep their old values. SIGHUPs that come while a reload is under way are one request, taken after it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -139,9 +139,9 @@ impl Reloader {
         let Some(request) = self.requests.next(Duration::ZERO) else { return false };
         self.answer = request.answer;
         match request.action {
-            Action::Reload => self.reload(request.origin.as_str(), streams),
+            Action::Reload => self.reload(request.origin, streams),
             Action::Switch { stream, enabled } => {
-                let outcome = self.switch(&stream, enabled, request.origin.as_str(), streams);
+                let outcome = self.switch(&stream, enabled, request.origin, streams);
                 let changed = matches!(outcome, RequestOutcome::Done);
                 self.outcome = Some(outcome);
                 changed

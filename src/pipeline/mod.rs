@@ -8,8 +8,8 @@
 //! outbox_to_sinks    outbox ─► a thread for each sink
 //! ```
 //!
-//! Streams join through the [`Intake`]. Closing runs downstream: sources end → their slots close → the intake is dropped → the dispatcher drains
-//! and ends → the pool and the session threads end → the scoring thread ends → the event route is closed → the outbox and the sinks end.
+//! Streams join through the [`Intake`]. Closing runs downstream: sources end → their slots close → the intake is dropped → the dispatcher
+//! drains and ends → the pool and the session threads end → the scoring thread ends → the event route is closed → the outbox and the sinks end.
 //! Nobody is told to stop in the middle; nothing that was taken is forgotten.
 
 pub mod intake;

@@ -1,7 +1,7 @@
 //! What is asked of the running daemon from outside: to read its configuration again (SIGHUP, the API), or to switch a stream on or off
 //! (MQTT, the API).
 //!
-//! In: [`Request`]s of any thread, into one bounded queue. Out: one at a time, to the main thread, which may answer. Each [`Origin`] has its
+//! In: [`Request`]s of any thread, into one bounded queue. Out: one at a time, to the main thread, which may answer. Each origin has its
 //! own room in the queue, so that none keeps another out. Full: the newest is refused, and its sender says so; a SIGHUP is one with
 //! the one that waits. Closed: once the daemon stops, all are refused.
 
@@ -13,34 +13,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::yaml::problem::Problem;
 
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    Sighup,
-    Mqtt,
-    Api,
-}
+/// SIGHUPs that wait.
+const SIGHUP_ROOM: usize = 1;
 
-impl Origin {
-    const ALL: [Self; 3] = [Self::Sighup, Self::Mqtt, Self::Api];
+/// Commands over MQTT that wait.
+const MQTT_ROOM: usize = 64;
 
-    /// Requests that wait at most. A person or a script asks the API for one at a time.
-    pub const fn room(self) -> usize {
-        match self {
-            Self::Sighup => 1,
-            Self::Mqtt => 64,
-            Self::Api => 16,
-        }
-    }
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sighup => "SIGHUP",
-            Self::Mqtt => "MQTT",
-            Self::Api => "the API",
-        }
-    }
-}
+/// Changes by the API that wait: a person or a script asks for one at a time.
+const API_ROOM: usize = 16;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +34,8 @@ pub enum Action {
 /// See the module.
 #[derive(Debug)]
 pub struct Request {
-    pub origin: Origin,
+    /// Who asks.
+    pub origin: &'static str,
     pub action: Action,
     /// Where somebody waits for the outcome.
     pub answer: Option<oneshot::Sender<RequestOutcome>>,
@@ -91,12 +72,12 @@ type Queued = (Request, OwnedSemaphorePermit);
 /// Where one origin asks.
 #[derive(Clone, Debug)]
 pub struct RequestSender {
-    origin: Origin,
+    origin: &'static str,
     room: Arc<Semaphore>,
     queue: Sender<Queued>,
 }
 
-/// One for each [`Origin`].
+/// One for each origin.
 pub struct RequestSenders {
     pub sighup: RequestSender,
     pub mqtt: RequestSender,
@@ -109,12 +90,10 @@ pub struct RequestReceiver(Receiver<Queued>);
 
 /// Both sides of an empty queue.
 pub fn channel() -> (RequestSenders, RequestReceiver) {
-    let (queue, queued) = bounded(Origin::ALL.into_iter().map(Origin::room).sum());
-    let sender =
-        |origin: Origin| RequestSender { origin, room: Arc::new(Semaphore::new(origin.room())), queue: queue.clone() };
-    let senders =
-        RequestSenders { sighup: sender(Origin::Sighup), mqtt: sender(Origin::Mqtt), api: sender(Origin::Api) };
-    (senders, RequestReceiver(queued))
+    let (queue, queued) = bounded(SIGHUP_ROOM + MQTT_ROOM + API_ROOM);
+    let sender = |origin, room| RequestSender { origin, room: Arc::new(Semaphore::new(room)), queue: queue.clone() };
+    let (sighup, mqtt) = (sender("SIGHUP", SIGHUP_ROOM), sender("MQTT", MQTT_ROOM));
+    (RequestSenders { sighup, mqtt, api: sender("the API", API_ROOM) }, RequestReceiver(queued))
 }
 
 impl RequestSender {
@@ -167,7 +146,7 @@ mod tests {
         let (senders, requests) = channel();
         let main = std::thread::spawn(move || {
             let request = requests.next(Duration::from_secs(600)).unwrap();
-            assert_eq!((request.origin, request.action), (Origin::Api, Action::Reload));
+            assert_eq!((request.origin, request.action), ("the API", Action::Reload));
             request.answer.unwrap().send(RequestOutcome::Already).unwrap();
             // The second is taken and never answered: the daemon ends.
             drop(requests.next(Duration::from_secs(600)).unwrap());
@@ -183,22 +162,18 @@ mod tests {
     #[test]
     fn each_origin_has_its_own_room_and_one_that_is_taken_makes_room() {
         let (senders, requests) = channel();
-        for sender in [&senders.sighup, &senders.mqtt, &senders.api] {
-            for _ in 0..sender.origin.room() {
+        for (sender, room) in [(&senders.sighup, 1), (&senders.mqtt, 64), (&senders.api, 16)] {
+            for _ in 0..room {
                 sender.send(Action::Reload).unwrap();
             }
             assert_eq!(sender.send(Action::Reload).unwrap_err(), NoOutcome::Busy);
         }
         assert_eq!(wait(senders.api.ask(Action::Reload, Duration::ZERO)).unwrap_err(), NoOutcome::Busy);
-        assert_eq!(requests.next(Duration::ZERO).unwrap().origin, Origin::Sighup);
+        assert_eq!(requests.next(Duration::ZERO).unwrap().origin, "SIGHUP");
         assert_eq!(senders.mqtt.send(Action::Reload).unwrap_err(), NoOutcome::Busy, "that room was another's");
         senders.sighup.send(Action::Reload).unwrap();
         let left: Vec<_> = std::iter::from_fn(|| requests.next(Duration::ZERO)).map(|request| request.origin).collect();
-        assert_eq!(
-            (left.len(), *left.last().unwrap()),
-            (64 + 16 + 1, Origin::Sighup),
-            "in the order in which they came"
-        );
+        assert_eq!((left.len(), *left.last().unwrap()), (64 + 16 + 1, "SIGHUP"), "in the order in which they came");
     }
 
     #[test]
