@@ -29,6 +29,7 @@ use vtagd::platform::shutdown;
 use vtagd::score::Scoring;
 use vtagd::score::score_routes::ScoreRoute;
 use vtagd::source::{Decode, Decoder, Location, Pace, Reconnect, SourceSettings};
+use vtagd::stream::registry::RegisteredStream;
 
 const BATCH: usize = 8;
 const ROUNDS: usize = 5;
@@ -94,7 +95,8 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     // Every frame of a 25 frames/s clip.
     let route = ScoreRoute { scorers: engine.scorers, handler };
     let interval = Duration::from_millis(40).into();
-    let part = StreamPart { source, interval, unchanged: None, view: View::default(), route };
+    let record = RegisteredStream::new(&source.id, Vec::new());
+    let part = StreamPart { record, source, interval, unchanged: None, view: View::default(), route };
     let member = intake.join(part).expect("the stream joins");
     drop(intake);
     let accounting = Arc::clone(&member.accounting);

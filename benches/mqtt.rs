@@ -64,7 +64,7 @@ fn event(number: usize) -> Event {
 
 /// Twenty cameras, each with all labels.
 fn registry() -> Arc<StreamRegistry> {
-    let registry = StreamRegistry::new().0;
+    let registry = StreamRegistry::default();
     let watched = |stream| RegisteredStream {
         status: Arc::new(StreamStatus::new(StreamId::from(format!("camera-{stream}").as_str()))),
         accounting: Arc::default(),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Access, ApiSettings, Board, SetView, Shared, handlers, serve};
 use crate::platform::secret::Secret;
-use crate::stream::commands;
+use crate::stream::requests;
 
 /// The token of the API that is fuzzed: seeds may hold it.
 pub const TOKEN: &str = "shaken-token-0123456789";
@@ -20,13 +20,13 @@ pub const MARKED: &str = "a-marked-label-set";
 /// Sends `data` to a router of its own and returns all that came back.
 pub fn fuzz(data: &[u8]) -> Vec<u8> {
     let settings = ApiSettings { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: Some(Secret::new(TOKEN)), tls: None };
-    let board = Arc::new(Board::default());
+    let board = Arc::new(Board::new(Arc::default()));
     board.set_labels(vec![SetView { set: MARKED.to_owned(), labels: Vec::new() }]);
     let Ok(access) = Access::new(&settings).map(Arc::new) else { return Vec::new() };
-    // Nobody takes wishes: whoever has the token is told that the daemon stops.
-    let (asker, _) = commands::channel();
+    // Nobody takes requests: whoever has the token is told that the daemon stops.
+    let requests = requests::channel().0.api;
     let metrics = PrometheusBuilder::new().build_recorder().handle();
-    let router = handlers::router(Shared { board, metrics, access, asker });
+    let router = handlers::router(Shared { board, metrics, access, requests });
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return Vec::new() };
     let answer = runtime.block_on(async {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);

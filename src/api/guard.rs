@@ -17,13 +17,13 @@ use super::{Shared, handlers};
 use crate::logs::AUDIT;
 
 /// Largest body; no route wants one.
-const BODY: u64 = 64 * 1024;
+const MAX_BODY: u64 = 64 * 1024;
 
 /// Which pages may show an answer, as far as they may have it at all.
 pub(super) const CORP: &str = "cross-origin-resource-policy";
 
 /// A route's answer may take so long, reloading included.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer that tells what went wrong, and nothing that the asker did not say himself.
 pub(super) fn refusal(status: StatusCode, why: &str) -> Response {
@@ -49,7 +49,7 @@ pub(super) async fn guard(State(shared): State<Shared>, mut request: Request, ne
         Err(refusal) => refusal,
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            match tokio::time::timeout(ANSWER, next.run(request)).await {
+            match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
                 Ok(answer) => answer,
                 Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
             }
@@ -92,7 +92,7 @@ fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<Caller, Res
         })?;
     }
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if length.is_some_and(|length: u64| length > BODY) {
+    if length.is_some_and(|length: u64| length > MAX_BODY) {
         count("size");
         let mut answer = refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB");
         // Nobody is going to read it.

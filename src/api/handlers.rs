@@ -1,6 +1,6 @@
 //! The routes and what they answer. `openapi.rs` describes each of them; a test holds the two against one another.
 //!
-//! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`stream/commands.rs`), which answers
+//! Reading looks at shared state and waits for nothing but a disk. A change is asked of the main thread (`stream/requests.rs`), which answers
 //! when it is done; it always needs the token, also on loopback, and leaves a line in the log (target `vtagd::audit`).
 
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use super::access::AuthResult;
 use super::guard::{CORP, Caller, guard, refusal, refused};
 use super::{Shared, openapi, page, scrape};
 use crate::logs::AUDIT;
-use crate::stream::commands::{CommandOutcome, NoCommandOutcome, Wish};
-use crate::stream::registry::Command;
+use crate::stream::registry::RegisteredStream;
+use crate::stream::requests::{Action, NoOutcome, RequestOutcome};
 use crate::yaml::problem::{Problem, Severity};
 
 /// Which routes say how the daemon is: those of a service manager on this machine are not limited in rate.
@@ -29,7 +29,7 @@ pub(super) const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz"];
 pub(super) const OPEN: &[&str] = &["/healthz", "/livez"];
 
 /// How long a change may take before the answer is that it goes on.
-const CHANGE: Duration = Duration::from_secs(20);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Every route with its methods.
 fn all() -> Vec<(&'static str, MethodRouter<Shared>)> {
@@ -65,7 +65,7 @@ pub(super) fn router(shared: Shared) -> Router {
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
-    match shared.board.ill() {
+    match shared.board.unhealthy() {
         None => "ok\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }
@@ -95,16 +95,12 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 
 async fn streams(State(shared): State<Shared>) -> Json<Value> {
     let now = Instant::now();
-    let streams = shared.board.streams.read();
-    let rows: Vec<Value> = streams
-        .iter()
-        .map(|(status, accounting)| {
-            let mut row = json!(status.report(now));
-            row["accounting"] = json!(accounting.totals());
-            row
-        })
-        .collect();
-    Json(json!({ "streams": rows }))
+    let row = |stream: &RegisteredStream| {
+        let mut row = json!(stream.status.report(now));
+        row["accounting"] = json!(stream.accounting.totals());
+        row
+    };
+    Json(json!({ "streams": shared.board.streams().iter().map(row).collect::<Vec<_>>() }))
 }
 
 async fn labels(State(shared): State<Shared>) -> Json<Value> {
@@ -150,8 +146,9 @@ async fn snapshot(State(shared): State<Shared>, name: Result<Path<String>, PathR
 
 async fn status_page(State(shared): State<Shared>) -> Html<String> {
     let now = Instant::now();
-    let streams = shared.board.streams.read();
-    let streams: Vec<_> = streams.iter().map(|(s, a)| (s.report(now), a.totals())).collect();
+    let streams = shared.board.streams();
+    let streams: Vec<_> =
+        streams.iter().map(|stream| (stream.status.report(now), stream.accounting.totals())).collect();
     let outbox = shared.board.outbox().unwrap_or_default();
     Html(page::render(&shared.board.readiness(), &streams, &outbox, &shared.board.recent()))
 }
@@ -169,22 +166,22 @@ fn audit(Caller { peer, authenticate }: Caller, action: &str, stream: Option<&st
     tracing::info!(target: AUDIT, by = "api.token", %peer, action, stream, outcome, "changed by the API");
 }
 
-/// What is asked of the main thread, and the answer where it is the same for every wish.
-async fn change(shared: &Shared, caller: Caller, wish: Wish) -> Result<CommandOutcome, (&'static str, Response)> {
+/// What is asked of the main thread, and the answer where it is the same for every request.
+async fn change(shared: &Shared, caller: Caller, action: Action) -> Result<RequestOutcome, (&'static str, Response)> {
     if caller.authenticate != AuthResult::Token {
         let why = "changes need a token: set `api.token` in the configuration";
         return Err(("forbidden", refusal(StatusCode::FORBIDDEN, why)));
     }
-    shared.asker.ask(wish, CHANGE).await.map_err(|why| match why {
-        NoCommandOutcome::Late => {
+    shared.requests.ask(action, CHANGE_TIMEOUT).await.map_err(|why| match why {
+        NoOutcome::Late => {
             ("under way", (StatusCode::ACCEPTED, Json(json!({ "result": "under way" }))).into_response())
         }
-        NoCommandOutcome::Busy => {
+        NoOutcome::Busy => {
             let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many changes wait already");
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             ("too many wait", answer)
         }
-        NoCommandOutcome::Stopping => ("stopping", refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")),
+        NoOutcome::Stopping => ("stopping", refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")),
     })
 }
 
@@ -203,14 +200,14 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
         Ok(stream) => stream,
         Err(refusal) => return refusal,
     };
-    let wish = Wish::Switch(Command { stream: stream.clone(), enabled });
+    let action = Action::Switch { stream: stream.clone(), enabled };
     let answer =
         |changed: bool| Json(json!({ "stream": stream, "enabled": enabled, "changed": changed })).into_response();
-    let (outcome, answer) = match change(shared, caller, wish).await {
-        Ok(CommandOutcome::Done) => ("done", answer(true)),
-        Ok(CommandOutcome::Already) => ("it was so", answer(false)),
-        Ok(CommandOutcome::NoSuchStream) => ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream")),
-        Ok(CommandOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
+    let (outcome, answer) = match change(shared, caller, action).await {
+        Ok(RequestOutcome::Done) => ("done", answer(true)),
+        Ok(RequestOutcome::Already) => ("it was so", answer(false)),
+        Ok(RequestOutcome::NoSuchStream) => ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream")),
+        Ok(RequestOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
         Err(early) => early,
     };
     audit(caller, if enabled { "resume" } else { "pause" }, Some(&stream), outcome);
@@ -218,10 +215,10 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
 }
 
 async fn reload(shared: State<Shared>, caller: Extension<Caller>) -> Response {
-    let (outcome, answer) = match change(&shared, caller.0, Wish::Reload).await {
-        Ok(CommandOutcome::Refused { why, problems }) => {
+    let (outcome, answer) = match change(&shared, caller.0, Action::Reload).await {
+        Ok(RequestOutcome::Refused { why, problems }) => {
             let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
-            let body = json!({ "error": why, "problems": errors.map(told).collect::<Vec<_>>() });
+            let body = json!({ "error": why, "problems": errors.map(problem_json).collect::<Vec<_>>() });
             ("refused", (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response())
         }
         Ok(_) => ("done", Json(json!({ "result": "applied" })).into_response()),
@@ -232,7 +229,7 @@ async fn reload(shared: State<Shared>, caller: Extension<Caller>) -> Response {
 }
 
 /// Without the lines of the file around it: they may hold what is nobody's business.
-fn told(problem: &Problem) -> Value {
+fn problem_json(problem: &Problem) -> Value {
     json!({
         "file": problem.file,
         "line": problem.position.map(|position| position.0),
@@ -253,6 +250,7 @@ mod tests {
 
     use super::super::serve::Peer;
     use super::*;
+    use crate::stream::requests::{self, RequestSender};
 
     /// Methods of a route, as it says itself when it is asked with one that nobody has.
     fn methods(routes: MethodRouter<Shared>, shared: &Shared) -> BTreeSet<String> {
@@ -270,18 +268,18 @@ mod tests {
         super::super::ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token, tls: None }
     }
 
-    fn shared(asker: crate::stream::commands::Asker) -> Shared {
+    fn shared(requests: RequestSender) -> Shared {
         Shared {
-            board: std::sync::Arc::default(),
+            board: std::sync::Arc::new(super::super::Board::new(std::sync::Arc::default())),
             metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
             access: std::sync::Arc::new(super::super::Access::new(&settings(None)).unwrap()),
-            asker,
+            requests,
         }
     }
 
     #[test]
     fn without_a_token_nobody_but_this_machine_is_answered() {
-        let mut router: Router = router(shared(crate::stream::commands::channel().0));
+        let mut router: Router = router(shared(requests::channel().0.api));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for (peer, status) in [([127, 0, 0, 1], StatusCode::OK), ([198, 51, 100, 1], StatusCode::UNAUTHORIZED)] {
             let request = Request::builder().uri("/api/v1/labels").extension(Peer(peer.into())).body(Body::empty());
@@ -291,8 +289,8 @@ mod tests {
 
     #[test]
     fn a_token_that_is_set_while_a_request_is_under_way_does_not_let_it_in() {
-        let (asker, asked) = crate::stream::commands::channel();
-        let shared = shared(asker);
+        let (senders, requests) = requests::channel();
+        let shared = shared(senders.api);
         // Past the guard while there was no token yet.
         let caller =
             Caller { peer: std::net::Ipv4Addr::LOCALHOST.into(), authenticate: shared.access.authenticate(None) };
@@ -305,12 +303,12 @@ mod tests {
         for answer in answers {
             assert_eq!(answer.status(), StatusCode::FORBIDDEN);
         }
-        assert!(asked.is_empty());
+        assert!(requests.next(Duration::ZERO).is_none());
     }
 
     #[test]
     fn every_route_is_in_the_document_and_everything_in_the_document_is_a_route() {
-        let shared = shared(crate::stream::commands::channel().0);
+        let shared = shared(requests::channel().0.api);
         let ours: BTreeSet<(String, String)> = all()
             .into_iter()
             .flat_map(|(path, routes)| {
@@ -345,7 +343,7 @@ mod tests {
             remedy: "did you mean rtsp?".into(),
             snippet: "3 | url: rtps://viewer:MARKED@10.0.0.1/".into(),
         };
-        let told = told(&problem);
+        let told = problem_json(&problem);
         assert_eq!((&told["line"], &told["field"]), (&json!(3), &json!("streams[0].url")));
         assert!(!told.to_string().contains("MARKED"));
     }

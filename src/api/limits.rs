@@ -14,14 +14,14 @@ const PER_SECOND: f64 = 50.0;
 /// What a request with a wrong token costs: guessing is slower than asking.
 const WRONG_TOKEN: f64 = 10.0;
 /// Addresses that are remembered.
-const ADDRESSES: usize = 1024;
+const MAX_ADDRESSES: usize = 1024;
 
 /// Connections from this machine. A room of their own: others cannot keep its service manager out.
-const LOCAL: usize = 64;
+const MAX_LOCAL: usize = 64;
 /// Connections from everywhere else …
-const REMOTE: usize = 128;
+const MAX_REMOTE: usize = 128;
 /// … and from one address of it.
-const REMOTE_EACH: usize = 16;
+const MAX_REMOTE_EACH: usize = 16;
 
 /// Whom a limit applies to: an address, or for IPv6 the network that one subscriber has.
 pub fn origin(peer: IpAddr) -> IpAddr {
@@ -72,7 +72,7 @@ impl Rates {
 
     fn bucket(&mut self, peer: IpAddr, now: Instant) -> &mut Bucket {
         let peer = origin(peer);
-        if self.0.len() >= ADDRESSES && !self.0.contains_key(&peer) {
+        if self.0.len() >= MAX_ADDRESSES && !self.0.contains_key(&peer) {
             let oldest = self.0.iter().min_by_key(|(_, bucket)| bucket.then).map(|(peer, _)| *peer);
             oldest.map(|oldest| self.0.remove(&oldest));
         }
@@ -96,12 +96,12 @@ impl ConnectionCounts {
     pub fn enter(&mut self, peer: IpAddr) -> bool {
         let peer = origin(peer);
         if peer.is_loopback() {
-            let room = self.local < LOCAL;
+            let room = self.local < MAX_LOCAL;
             self.local += usize::from(room);
             return room;
         }
         let own = self.each.get(&peer).copied().unwrap_or(0);
-        if self.remote >= REMOTE || own >= REMOTE_EACH {
+        if self.remote >= MAX_REMOTE || own >= MAX_REMOTE_EACH {
             return false;
         }
         self.remote += 1;
@@ -181,7 +181,7 @@ mod tests {
             let peer = IpAddr::from((0x0a00_0000 + other).to_be_bytes());
             assert!(rates.take(peer, start + Duration::from_millis(u64::from(other))).is_ok());
         }
-        assert_eq!(rates.0.len(), ADDRESSES);
+        assert_eq!(rates.0.len(), MAX_ADDRESSES);
     }
 
     #[test]
@@ -193,11 +193,11 @@ mod tests {
                 crowd += 1;
             }
         }
-        assert_eq!(crowd, REMOTE);
-        assert_eq!(places.each.values().max(), Some(&REMOTE_EACH));
+        assert_eq!(crowd, MAX_REMOTE);
+        assert_eq!(places.each.values().max(), Some(&MAX_REMOTE_EACH));
         let local =
             std::iter::repeat_with(|| places.enter(address("127.0.0.1"))).take_while(|entered| *entered).count();
-        assert_eq!(local, LOCAL);
+        assert_eq!(local, MAX_LOCAL);
 
         places.leave(IpAddr::from([198, 51, 100, 0]));
         assert!(places.enter(IpAddr::from([198, 51, 100, 200])) && !places.enter(IpAddr::from([198, 51, 100, 201])));

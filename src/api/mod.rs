@@ -14,7 +14,6 @@ mod page;
 mod scrape;
 mod serve;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,17 +31,13 @@ use crate::platform::gpu::Gpu;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::snapshot::Gallery;
-use crate::stream::accounting::FrameAccounting;
-use crate::stream::commands::Asker;
-use crate::stream::status::StreamStatus;
+use crate::stream::registry::{RegisteredStream, StreamRegistry};
+use crate::stream::requests::RequestSender;
 
 pub use access::Access;
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
-
-/// Events kept for `/api/v1/events`.
-pub const RECENT: usize = 256;
 
 /// `api` of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,14 +87,13 @@ pub struct SetView {
     pub labels: Vec<String>,
 }
 
-/// What is known of the running daemon. Written by the assembly and the event stage, read by requests.
+/// What is known of the running daemon. Written by the main thread, read by requests.
 pub struct Board {
+    registry: Arc<StreamRegistry>,
     readiness: RwLock<Readiness>,
-    /// Why the process is to be started again; `None` while it is well.
-    ill: RwLock<Option<String>>,
-    streams: RwLock<Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>>,
+    /// Why the process is to be started again; `None` while it is healthy.
+    unhealthy: RwLock<Option<String>>,
     sets: RwLock<Vec<SetView>>,
-    recent: Mutex<VecDeque<Arc<Event>>>,
     /// The last reading, and from when it is.
     gpus: Mutex<Option<(Instant, Vec<Gpu>)>>,
     /// `None` until it is open.
@@ -107,23 +101,21 @@ pub struct Board {
     gallery: RwLock<Option<Arc<Gallery>>>,
 }
 
-impl Default for Board {
-    fn default() -> Self {
+impl Board {
+    /// The daemon starts; its streams are those of `registry`.
+    pub fn new(registry: Arc<StreamRegistry>) -> Self {
         let readiness = Readiness { reason: "starting".to_owned(), ..Readiness::default() };
         Self {
+            registry,
             readiness: RwLock::new(readiness),
-            ill: RwLock::default(),
-            streams: RwLock::default(),
+            unhealthy: RwLock::default(),
             sets: RwLock::default(),
-            recent: Mutex::default(),
             gpus: Mutex::default(),
             outbox: RwLock::default(),
             gallery: RwLock::default(),
         }
     }
-}
 
-impl Board {
     /// Says why frames do not flow yet, or no more.
     pub fn not_ready(&self, reason: &str) {
         metrics::gauge!("vtagd_ready").set(0.0);
@@ -165,30 +157,31 @@ impl Board {
         self.readiness.write().inference = plan;
     }
 
-    /// Says why the process is to be started again, or that it is well (`None`), and whether frames flow because of it.
-    pub fn set_ill(&self, why: Option<String>) {
-        let mut ill = self.ill.write();
-        if *ill == why {
+    /// Says why the process is to be started again, or that it is healthy (`None`), and whether frames flow because of it.
+    pub fn set_unhealthy(&self, why: Option<String>) {
+        let mut unhealthy = self.unhealthy.write();
+        if *unhealthy == why {
             return;
         }
         let mut readiness = self.readiness.write();
         readiness.ready = why.is_none();
         readiness.reason = why.clone().unwrap_or_else(|| WARM.to_owned());
         metrics::gauge!("vtagd_ready").set(if why.is_none() { 1.0 } else { 0.0 });
-        *ill = why;
+        *unhealthy = why;
     }
 
     /// Why the process is to be started again.
-    pub fn ill(&self) -> Option<String> {
-        self.ill.read().clone()
+    fn unhealthy(&self) -> Option<String> {
+        self.unhealthy.read().clone()
     }
 
     pub fn readiness(&self) -> Readiness {
         self.readiness.read().clone()
     }
 
-    pub fn set_streams(&self, streams: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>) {
-        *self.streams.write() = streams;
+    /// None while the daemon starts.
+    fn streams(&self) -> Arc<Vec<RegisteredStream>> {
+        self.registry.streams().unwrap_or_default()
     }
 
     pub fn set_labels(&self, sets: Vec<SetView>) {
@@ -202,15 +195,6 @@ impl Board {
 
     fn gallery(&self) -> Option<Arc<Gallery>> {
         self.gallery.read().clone()
-    }
-
-    /// Remembers `event`, forgetting the oldest beyond [`RECENT`].
-    pub fn remember(&self, event: Arc<Event>) {
-        let mut recent = self.recent.lock();
-        if recent.len() == RECENT {
-            recent.pop_front();
-        }
-        recent.push_back(event);
     }
 
     /// What the GPUs did at `then`; the reading before is forgotten.
@@ -228,7 +212,7 @@ impl Board {
     }
 
     fn recent(&self) -> Vec<Arc<Event>> {
-        self.recent.lock().iter().rev().cloned().collect()
+        self.outbox.read().as_ref().map(Status::recent).unwrap_or_default()
     }
 }
 
@@ -238,7 +222,7 @@ struct Shared {
     board: Arc<Board>,
     metrics: PrometheusHandle,
     access: Arc<Access>,
-    asker: Asker,
+    requests: RequestSender,
 }
 
 /// A running API.
@@ -250,14 +234,14 @@ pub struct Api {
     pub access: Arc<Access>,
 }
 
-/// Serves on `settings.listen` from a named thread until `shutdown`. Changes are asked of `asker`.
+/// Serves on `settings.listen` from a named thread until `shutdown`. Changes are asked through `requests`.
 ///
 /// # Errors
 /// When the address cannot be bound, a certificate cannot be used, or no thread can be started.
 pub fn start(
     settings: &ApiSettings,
     board: Arc<Board>,
-    asker: Asker,
+    requests: RequestSender,
     metrics: PrometheusHandle,
     shutdown: Shutdown,
 ) -> Result<Api, ApiError> {
@@ -276,7 +260,7 @@ pub fn start(
     for reason in guard::REASONS {
         metrics::counter!("vtagd_api_refused_total", "reason" => *reason).absolute(0);
     }
-    let router = handlers::router(Shared { board, metrics, access: Arc::clone(&access), asker });
+    let router = handlers::router(Shared { board, metrics, access: Arc::clone(&access), requests });
     let behind = Arc::clone(&access);
     let thread = std::thread::Builder::new()
         .name("vtagd-api".to_owned())

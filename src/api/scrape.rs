@@ -26,9 +26,9 @@ pub(super) fn text(shared: &Shared, now: Instant) -> String {
 }
 
 fn streams(text: &mut Exposition, board: &Board) {
-    for (status, _) in board.streams.read().iter() {
-        if let Some(up) = status.is_up() {
-            text.sample("vtagd_stream_up", &[("stream", &**status.id())], f64::from(u8::from(up)));
+    for stream in board.streams().iter() {
+        if let Some(up) = stream.status.is_up() {
+            text.sample("vtagd_stream_up", &[("stream", stream.id())], f64::from(u8::from(up)));
         }
     }
 }
@@ -73,22 +73,23 @@ mod tests {
 
     use super::*;
     use crate::platform::gpu::GpuMemory;
-    use crate::stream::accounting::FrameAccounting;
-    use crate::stream::status::{StreamState, StreamStatus};
+    use crate::stream::registry::{RegisteredStream, StreamRegistry};
+    use crate::stream::status::StreamState;
 
     #[test]
     fn a_stream_from_which_nothing_is_expected_has_no_series() {
-        let board = Board::default();
+        let registry = Arc::new(StreamRegistry::default());
+        let board = Board::new(Arc::clone(&registry));
         let down = StreamState::Down { error: "refused".into() };
         let failed = StreamState::Failed { error: "no video".into() };
         let states =
             [StreamState::Connecting, StreamState::Up, down, StreamState::Disabled, StreamState::Ended, failed];
         let streams = states.into_iter().zip('a'..).map(|(state, id)| {
-            let status = Arc::new(StreamStatus::new(id.to_string().into()));
-            status.set(state);
-            (status, Arc::new(FrameAccounting::default()))
+            let stream = RegisteredStream::new(&id.to_string().into(), Vec::new());
+            stream.status.set(state);
+            stream
         });
-        board.set_streams(streams.collect());
+        registry.set(streams.collect());
         let mut text = Exposition::default();
         super::streams(&mut text, &board);
         let text = text.into_text();

@@ -25,7 +25,7 @@ use tower_service::Service;
 use super::access::{Access, ConnectionPermit};
 use crate::platform::shutdown::Shutdown;
 
-/// Requests that have not ended this long after the wish to stop are cut off.
+/// Requests that have not ended this long after the request to stop are cut off.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a peer may take.
@@ -52,10 +52,10 @@ pub(super) const TIMES: Times = Times {
 };
 
 /// Lines of a request's head, and its size in bytes.
-const HEADERS: usize = 64;
-const HEAD_SIZE: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+const MAX_HEAD_SIZE: usize = 16 * 1024;
 /// Where no connection can be taken (no file descriptors, most often), it is tried again after this.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Whose request it is.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ pub(super) async fn serve(
                 },
                 Err(error) => {
                     tracing::debug!(%error, "no connection could be taken");
-                    sleep(AGAIN).await;
+                    sleep(RETRY_INTERVAL).await;
                 }
             },
         }
@@ -118,7 +118,7 @@ async fn connection(
 ) {
     // Answers are written whole; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let stream = Patient { inner: stream, stall: times.stall, deadline: None };
+    let stream = StallTimeout { inner: stream, stall: times.stall, deadline: None };
     let Some(tls) = access.tls() else { return talk(stream, place.peer, router, times, stopped).await };
     match timeout(times.handshake, TlsAcceptor::from(tls).accept(stream)).await {
         Ok(Ok(stream)) => talk(stream, place.peer, router, times, stopped).await,
@@ -142,10 +142,10 @@ pub(super) async fn talk(
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(times.head)
-        .max_headers(HEADERS)
+        .max_headers(MAX_HEADERS)
         // Whoever has said all he wants to say still gets his answer.
         .half_close(true)
-        .max_buf_size(HEAD_SIZE)
+        .max_buf_size(MAX_HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let enough = async {
@@ -168,14 +168,14 @@ pub(super) async fn talk(
 }
 
 /// A stream whose other side has to read on within `stall`.
-struct Patient {
+struct StallTimeout {
     inner: TcpStream,
     stall: Duration,
     /// Runs while something waits to be written.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
+impl StallTimeout {
     /// What a write comes to: an error where it has waited for too long.
     fn judge<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if result.is_ready() {
@@ -189,13 +189,13 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for StallTimeout {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for StallTimeout {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.judge(result, cx)
@@ -314,13 +314,13 @@ mod tests {
         assert_eq!(&first, b"HTTP/1.1 200");
     }
 
-    fn patient() -> Times {
+    fn generous() -> Times {
         Times { handshake: NEVER, head: NEVER, stall: NEVER, life: NEVER, last: NEVER }
     }
 
     #[test]
     fn an_old_connection_ends_with_the_request_that_it_is_at() {
-        let server = Server::start(Times { life: SOON, ..patient() }, None);
+        let server = Server::start(Times { life: SOON, ..generous() }, None);
         // It would like to go on afterwards.
         let answer = String::from_utf8(rest(server.ask("/late"))).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_last_request_of_an_old_connection_has_its_time_too() {
-        let server = Server::start(Times { life: SOON, last: SOON, ..patient() }, None);
+        let server = Server::start(Times { life: SOON, last: SOON, ..generous() }, None);
         assert!(rest(server.ask("/never")).is_empty());
         server.wait_until_empty();
         server.stop();
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn whoever_does_not_read_on_loses_the_place() {
-        for times in [Times { stall: SOON, ..patient() }, Times { life: SOON, last: SOON, ..patient() }] {
+        for times in [Times { stall: SOON, ..generous() }, Times { life: SOON, last: SOON, ..generous() }] {
             let server = Server::start(times, None);
             let mut deaf = server.ask("/large");
             begun(&mut deaf);
@@ -361,7 +361,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tls = certify(folder.path());
         let config = crate::platform::tls::pinned(&tls.cert).unwrap();
-        let server = Server::start(Times { stall: SOON, ..patient() }, Some(tls.clone()));
+        let server = Server::start(Times { stall: SOON, ..generous() }, Some(tls.clone()));
         let name = rustls::pki_types::ServerName::IpAddress(std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let socket = TcpStream::connect(server.address).unwrap();
         socket.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();
@@ -373,7 +373,7 @@ mod tests {
         assert!(rest(deaf).len() < LARGE);
         server.stop();
 
-        let server = Server::start(Times { handshake: SOON, ..patient() }, Some(tls));
+        let server = Server::start(Times { handshake: SOON, ..generous() }, Some(tls));
         // A record of 16 KiB, and then nothing.
         let mut half = TcpStream::connect(server.address).unwrap();
         half.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();

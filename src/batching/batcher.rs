@@ -196,14 +196,14 @@ mod tests {
         #[test]
         fn a_ready_stream_waits_for_each_other_stream_at_most_once(
             readiness in prop::collection::vec(prop::collection::vec(any::<bool>(), 5), 1..100),
-            patient in 0usize..5,
+            waiting in 0usize..5,
         ) {
             let mut batcher = Batcher::<()>::new(8, DELAY);
             let mut others_since = [0usize; 5];
             for ready in readiness {
-                let picked = batcher.pick(5, |i| i == patient || ready[i]).unwrap();
+                let picked = batcher.pick(5, |i| i == waiting || ready[i]).unwrap();
                 others_since[picked] += 1;
-                if picked == patient {
+                if picked == waiting {
                     others_since = [0; 5];
                 }
                 prop_assert!(others_since.iter().all(|n| *n <= 1), "{:?}", others_since);

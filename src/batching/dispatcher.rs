@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 
 use crate::batching::batch::{FrameMeta, Item, ItemKind, PrepareJob, PreparedBatch, SharedEmbedding};
 use crate::batching::batcher::Batcher;
-use crate::batching::tensor::BatchBuffer;
+use crate::batching::tensor::{BatchBuffer, HostMemory, TensorError};
 use crate::batching::unchanged::UnchangedFilter;
 use crate::frame::slot::SlotReader;
 use crate::frame::thumbprint::Unchanged;
@@ -28,8 +28,28 @@ pub const fn buffers(sessions: usize) -> usize {
     sessions + 1
 }
 
+/// The channel that buffers come back through, with all of them in it: `capacity` pictures of `place_len` floats each, in `memory` where that
+/// gives any, else on the heap.
+///
+/// # Errors
+/// When the machine does not have that much.
+pub fn free_buffers(
+    sessions: usize,
+    capacity: usize,
+    place_len: usize,
+    memory: impl Fn() -> Option<Box<dyn HostMemory>>,
+) -> Result<(Sender<BatchBuffer>, Receiver<BatchBuffer>), TensorError> {
+    let (back, free) = bounded(buffers(sessions));
+    for _ in 0..buffers(sessions) {
+        let within = memory().map(|memory| Ok(BatchBuffer::within(memory, place_len)));
+        // There is room for all.
+        let _ = back.try_send(within.unwrap_or_else(|| BatchBuffer::new(capacity, place_len))?);
+    }
+    Ok((back, free))
+}
+
 /// With nothing to wait for but slots, look again this often: a slot may close without a wake-up.
-const IDLE: Duration = Duration::from_millis(250);
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Number of tiles in which a view looks at a picture.
 pub type TileCount = fn(View, &Picture) -> usize;
@@ -145,7 +165,7 @@ impl Dispatcher {
                 self.offer(batcher, open)?;
                 continue;
             }
-            let wait = batcher.deadline().map_or(IDLE, |t| t.saturating_duration_since(now));
+            let wait = batcher.deadline().map_or(IDLE_POLL_INTERVAL, |t| t.saturating_duration_since(now));
             match self.wake.recv_timeout(wait) {
                 // If it is due by now, the next round finds nothing newer first.
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -226,7 +246,7 @@ impl Dispatcher {
             recv(self.wake) -> woken => woken.is_err(),
             // The batch is closed only if a session takes it.
             send(self.batches, current.close(batcher.take())) -> sent => return sent.map_err(|_| Closed),
-            default(IDLE) => false,
+            default(IDLE_POLL_INTERVAL) => false,
         };
         *open = Some(current);
         // With nobody left to wake us, nothing more comes.

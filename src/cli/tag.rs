@@ -34,6 +34,7 @@ use crate::score::Scoring;
 use crate::score::score_routes::ScoreRoute;
 use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
+use crate::stream::registry::RegisteredStream;
 use crate::yaml::problem::Severity;
 use crate::yaml::units;
 
@@ -314,7 +315,8 @@ fn video(
         printer.print(&path, Some(seconds(time.media)), scores.iter().map(Vec::as_slice).enumerate());
     });
     let route = ScoreRoute { scorers: engine.scorers.clone(), handler };
-    let part = StreamPart { source, interval: every.into(), unchanged: None, view: View::default(), route };
+    let record = RegisteredStream::new(&source.id, Vec::new());
+    let part = StreamPart { record, source, interval: every.into(), unchanged: None, view: View::default(), route };
     let started = pipeline::start(stages, shutdown)
         .and_then(|(mut intake, threads)| intake.join(part).map(|member| (member, threads)));
     let (member, mut threads) = match started {

@@ -1,7 +1,7 @@
-//! Lost frames, told once a minute: a line for each stream that dropped any, nothing for the others.
+//! Lost frames, logged once a minute: a line for each stream that dropped any, nothing for the others.
 //!
-//! In: the streams' [`FrameAccounting`]s and the time. Out: [`StreamDrops`]es, which [`StreamDrops::tell`] writes to the log. Lives on the main thread and
-//! waits for nothing. The metrics count every drop at once; a line for every one would fill the disk of a box that is too small for its
+//! In: the streams' [`FrameAccounting`]s and the time. Out: [`StreamDrops`]es, which [`StreamDrops::log`] writes to the log. Lives on the main
+//! thread and waits for nothing. The metrics count every drop at once; a line for every one would fill the disk of a box that is too small for its
 //! cameras, and no line would leave its owner in the dark. What a stream that is removed lost in its last minute is in its final accounting.
 
 use std::collections::BTreeMap;
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::stream::StreamId;
 use crate::stream::accounting::{DropReason, FrameAccounting, Totals};
-use crate::stream::status::StreamStatus;
+use crate::stream::registry::RegisteredStream;
 
-/// What one stream lost since it was last looked at.
+/// What one stream lost since the last report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamDrops {
     pub stream: StreamId,
@@ -32,7 +32,7 @@ impl StreamDrops {
         (!dropped.is_empty()).then(|| Self { stream: Arc::clone(stream), sampled, inferred, reused, dropped })
     }
 
-    pub fn tell(&self) {
+    pub fn log(&self) {
         let Self { stream, sampled, inferred, reused, dropped } = self;
         tracing::warn!(%stream, ?dropped, sampled, inferred, reused, "frames were dropped in the last minute");
     }
@@ -53,27 +53,23 @@ impl DropReport {
         Self { due: now + Self::PERIOD, before: Vec::new() }
     }
 
-    /// What has been lost since the last time; nothing while a minute has not passed. `streams` is asked only when one has.
-    pub fn look(
-        &mut self,
-        now: Instant,
-        streams: impl FnOnce() -> Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>,
-    ) -> Vec<StreamDrops> {
+    /// What has been lost since the last time; nothing while a minute has not passed.
+    pub fn poll(&mut self, now: Instant, streams: &[RegisteredStream]) -> Vec<StreamDrops> {
         if now < self.due {
             return Vec::new();
         }
         self.due = now + Self::PERIOD;
-        let (mut drop_report, mut after) = (Vec::new(), Vec::new());
-        for (status, accounting) in streams() {
+        let (mut drops, mut after) = (Vec::new(), Vec::new());
+        for RegisteredStream { status, accounting, .. } in streams {
             let totals = accounting.totals();
-            let known = self.before.iter().find(|(known, _)| Arc::ptr_eq(known, &accounting));
+            let known = self.before.iter().find(|(known, _)| Arc::ptr_eq(known, accounting));
             let before = known.map_or_else(Totals::default, |(_, totals)| totals.clone());
-            drop_report.extend(StreamDrops::between(status.id(), &before, &totals));
-            after.push((accounting, totals));
+            drops.extend(StreamDrops::between(status.id(), &before, &totals));
+            after.push((Arc::clone(accounting), totals));
         }
         // Those that have gone are forgotten.
         self.before = after;
-        drop_report
+        drops
     }
 }
 
@@ -88,16 +84,14 @@ mod tests {
     const MINUTE: Duration = Duration::from_mins(1);
     const SUPERSEDED: FrameOutcome = FrameOutcome::Dropped(DropReason::Superseded);
 
-    type Stream = (Arc<StreamStatus>, Arc<FrameAccounting>);
-
-    fn stream(id: &str) -> Stream {
-        (Arc::new(StreamStatus::new(id.into())), Arc::new(FrameAccounting::default()))
+    fn stream(id: &str) -> RegisteredStream {
+        RegisteredStream::new(&id.into(), Vec::new())
     }
 
     /// So many frames of the stream are sampled and end like this.
-    fn end(stream: &Stream, frames: usize, outcome: FrameOutcome) {
+    fn end(stream: &RegisteredStream, frames: usize, outcome: FrameOutcome) {
         for _ in 0..frames {
-            stream.1.sample(stream.0.id()).complete(outcome);
+            stream.accounting.sample(stream.status.id()).complete(outcome);
         }
     }
 
@@ -105,7 +99,7 @@ mod tests {
     fn only_streams_that_dropped_frames_are_told_and_only_what_is_new() {
         let start = Instant::now();
         let (busy, idle) = (stream("busy"), stream("idle"));
-        let all = || vec![busy.clone(), idle.clone()];
+        let all = [busy.clone(), idle.clone()];
         let mut drop_report = DropReport::new(start);
         end(&idle, 5, FrameOutcome::Inferred);
         end(&busy, 3, FrameOutcome::Inferred);
@@ -119,13 +113,13 @@ mod tests {
             reused,
             dropped: dropped.iter().copied().collect(),
         };
-        let first = drop_report.look(start + MINUTE, all);
+        let first = drop_report.poll(start + MINUTE, &all);
         assert_eq!(first, [loss(13, 3, 1, &[("decode", 2), ("superseded", 7)])]);
 
         end(&busy, 4, FrameOutcome::Inferred);
-        assert_eq!(drop_report.look(start + MINUTE * 2, all), []);
+        assert_eq!(drop_report.poll(start + MINUTE * 2, &all), []);
         end(&busy, 1, SUPERSEDED);
-        assert_eq!(drop_report.look(start + MINUTE * 3, all), [loss(1, 0, 0, &[("superseded", 1)])]);
+        assert_eq!(drop_report.poll(start + MINUTE * 3, &all), [loss(1, 0, 0, &[("superseded", 1)])]);
     }
 
     #[test]
@@ -136,7 +130,7 @@ mod tests {
         let mut told = Vec::new();
         for tenth in 1..=3000 {
             end(&busy, 1, SUPERSEDED);
-            told.extend(drop_report.look(start + Duration::from_millis(100) * tenth, || vec![busy.clone()]));
+            told.extend(drop_report.poll(start + Duration::from_millis(100) * tenth, std::slice::from_ref(&busy)));
         }
         let dropped: Vec<u64> = told.iter().map(|loss| loss.dropped["superseded"]).collect();
         assert_eq!(dropped, [600; 5]);
@@ -148,10 +142,10 @@ mod tests {
         let decoded = stream("decoded");
         let mut drop_report = DropReport::new(start);
         end(&decoded, 60, FrameOutcome::Dropped(DropReason::NoModel));
-        assert_eq!(drop_report.look(start + MINUTE, || vec![decoded.clone()]), []);
+        assert_eq!(drop_report.poll(start + MINUTE, std::slice::from_ref(&decoded)), []);
         end(&decoded, 60, FrameOutcome::Dropped(DropReason::NoModel));
         end(&decoded, 1, SUPERSEDED);
-        let told = drop_report.look(start + MINUTE * 2, || vec![decoded.clone()]);
+        let told = drop_report.poll(start + MINUTE * 2, std::slice::from_ref(&decoded));
         assert_eq!((told.len(), told[0].sampled), (1, 61));
         assert_eq!(told[0].dropped, [("superseded", 1)].into());
     }
@@ -162,9 +156,9 @@ mod tests {
         let (old, new) = (stream("dock"), stream("dock"));
         let mut drop_report = DropReport::new(start);
         end(&old, 9, SUPERSEDED);
-        assert_eq!(drop_report.look(start + MINUTE, || vec![old.clone()])[0].dropped["superseded"], 9);
+        assert_eq!(drop_report.poll(start + MINUTE, std::slice::from_ref(&old))[0].dropped["superseded"], 9);
         end(&new, 2, SUPERSEDED);
-        assert_eq!(drop_report.look(start + MINUTE * 2, || vec![new.clone()])[0].dropped["superseded"], 2);
+        assert_eq!(drop_report.poll(start + MINUTE * 2, std::slice::from_ref(&new))[0].dropped["superseded"], 2);
         assert_eq!(drop_report.before.len(), 1);
     }
 
@@ -190,7 +184,7 @@ mod tests {
             tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(move || written.clone()).finish();
         let dropped = [("decode", 2), ("superseded", 7)].into();
         let loss = StreamDrops { stream: "dock-3".into(), sampled: 13, inferred: 3, reused: 1, dropped };
-        tracing::subscriber::with_default(subscriber, || loss.tell());
+        tracing::subscriber::with_default(subscriber, || loss.log());
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let line = "WARN frames were dropped in the last minute stream=dock-3 dropped={\"decode\": 2, \"superseded\": 7} \
                     sampled=13 inferred=3 reused=1\n";

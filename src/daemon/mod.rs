@@ -1,7 +1,7 @@
 //! The daemon's life: start every stage, wait for the streams or a signal, drain, log what became of the frames.
 //!
 //! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`running_streams`] holds the streams,
-//! [`reload`] changes them while they run, [`drop_report`] tells what they drop.
+//! [`reload`] changes them while they run, [`drop_report`] logs what they drop.
 
 mod drop_report;
 pub mod engine;
@@ -10,10 +10,9 @@ mod running_streams;
 mod start_sinks;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, select};
+use crossbeam_channel::select;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
@@ -23,34 +22,34 @@ use crate::infer::Provider;
 use crate::infer::watchdog::{self, Runs};
 use crate::logs;
 use crate::metrics;
-use crate::outbox::OutboxError;
-use crate::pipeline::{self, Stages, Threads};
+use crate::outbox::{Outbox, OutboxError};
+use crate::pipeline::{self, EventRoute, Stages, Threads};
 use crate::platform::gpu;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::signals;
 use crate::platform::systemd::{self, LongStep, Watchdog};
 use crate::platform::thread_priority;
 use crate::snapshot::Gallery;
-use crate::stream::commands;
 use crate::stream::registry::StreamRegistry;
-use drop_report::DropReport;
-use reload::{Reloader, Wishes};
-use running_streams::{Outlet, Streams};
+use crate::stream::requests::{self, Action};
+use drop_report::{DropReport, StreamDrops};
+use reload::Reloader;
+use running_streams::Streams;
 
-/// From the wish to stop until every stage has ended, at most; what is late by then is named and left behind …
-const DRAIN: Duration = Duration::from_secs(7);
+/// From the signal to stop until every stage has ended, at most; what is late by then is named and left behind …
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// … and from then until the outbox has stored the last events and the sinks have got what they can take; a little longer than the
 /// outbox gives itself.
-const FLUSH: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Histograms are folded this often even when nobody scrapes, so they stay small.
-const UPKEEP: Duration = Duration::from_secs(5);
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A GPU driver that is asked has this long to answer; one that hangs is left behind, which is not our failure.
-const GPU: Duration = Duration::from_millis(500);
+const GPU_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often ended streams and stage threads are looked at.
+/// How often requests, ended streams and stage threads are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Why the daemon could not run.
@@ -87,29 +86,29 @@ impl DaemonError {
 pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
     let (trigger, shutdown) = shutdown::channel();
-    let (reload, reloads) = bounded(1);
-    let _signals = signals::listen(trigger.clone(), Some(reload), crate::logs::finish).map_err(|e| start(&e))?;
+    let (requesters, requests) = requests::channel();
+    let sighup = requesters.sighup;
+    // One that is refused is one with the one that waits.
+    let reload = move || sighup.send(Action::Reload).unwrap_or_default();
+    let _signals = signals::listen(trigger.clone(), Some(Box::new(reload)), logs::finish).map_err(|e| start(&e))?;
     let metrics = metrics::init_metrics().map_err(|e| start(&e))?;
-    let board = Arc::new(Board::default());
+    let registry = Arc::new(StreamRegistry::new(requesters.mqtt));
+    let board = Arc::new(Board::new(Arc::clone(&registry)));
 
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
     // need not wait for it.
-    let (registry, commands) = StreamRegistry::new();
-    let registry = Arc::new(registry);
     let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;
     let (outbox, mut threads) = {
         // A large outbox on a slow disk takes a while to check.
-        let _patience = LongStep::quiet();
+        let _long_step = LongStep::quiet();
         systemd::status("checking the outbox");
         start_sinks::start(&settings, &registry, gallery.as_ref())?
     };
     threads.extend(snapshots);
     board.set_outbox(outbox.status());
-    start_sinks::recall(&settings, &board);
-    let (asker, asked) = commands::channel();
     let mut access = None;
     if let Some(api) = &settings.api {
-        let started = api::start(api, Arc::clone(&board), asker, metrics.clone(), shutdown.clone())?;
+        let started = api::start(api, Arc::clone(&board), requesters.api, metrics.clone(), shutdown.clone())?;
         let (address, tls) = (started.address, api.tls.is_some());
         tracing::info!(%address, tls, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
         if let Some(gallery) = &gallery {
@@ -121,12 +120,12 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
-    let outlet = Arc::new(Outlet { outbox, board: Arc::clone(&board), gallery });
+    let events = Arc::new(EventRoute { outbox, gallery });
     let engine = match load(&settings, &shutdown) {
         Ok(Some(engine)) => engine,
         ended => {
-            outlet.close();
-            join(threads, FLUSH);
+            events.close();
+            join(threads, FLUSH_TIMEOUT);
             return ended.map(|_| 0);
         }
     };
@@ -145,13 +144,13 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         threads: crate::daemon::engine::preprocessing_threads(),
     };
     let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
-    let mut streams = Streams::new(intake, Arc::clone(&outlet), engine.model.clone());
+    let mut streams = Streams::new(intake, Arc::clone(&events), registry, engine.model.clone());
     for stream in &settings.streams {
         streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
-    let wishes = Wishes { reloads, commands, asked, access };
-    let mut reloader = Reloader::new(settings, engine.labels, engine.scorers, wishes, registry, shutdown.clone());
-    reloader.show(&board, &streams);
+    let (labels, scorers) = (engine.labels, engine.scorers);
+    let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone());
+    reloader.publish(&streams);
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
     board.inference(engine.plan);
@@ -159,14 +158,14 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     systemd::ready();
     tracing::info!(streams = streams.len(), model, provider, "ready");
 
-    let well = Health { runs, systemd: Watchdog::from_environment(), board: Arc::clone(&board) };
-    let failed = watch(&mut streams, &mut reloader, &stages, well, &shutdown, &outlet, &metrics);
+    let health = Health { runs, systemd: Watchdog::from_environment(), board: Arc::clone(&board) };
+    let failed = watch(&mut streams, &mut reloader, &stages, health, &shutdown, &events.outbox, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
     trigger.trigger();
     reloader.end();
-    let code = drain(streams, stages, threads, &outlet) | u8::from(failed);
-    join(gpus, GPU);
+    let code = drain(streams, stages, threads, &events) | u8::from(failed);
+    join(gpus, GPU_TIMEOUT);
     tracing::info!("stopped");
     Ok(code)
 }
@@ -185,16 +184,16 @@ struct Health {
 }
 
 impl Health {
-    /// Looks for runs that hang. While one does, `/healthz` says so and systemd's watchdog goes hungry.
-    fn look(&mut self, now: Instant) {
+    /// Polls for runs that hang. While one does, `/healthz` says so and systemd's watchdog is not fed.
+    fn poll(&mut self, now: Instant) {
         self.runs.look(now);
-        let ill = self.runs.hung(now);
+        let hung = self.runs.hung(now);
         if let Some(systemd) = &mut self.systemd
-            && ill.is_none()
+            && hung.is_none()
         {
             systemd.feed(now);
         }
-        self.board.set_ill(ill);
+        self.board.set_unhealthy(hung);
     }
 }
 
@@ -219,7 +218,7 @@ fn watch_gpus(settings: &Settings, board: &Arc<Board>, shutdown: &Shutdown) -> s
 /// Builds the engine; `None` if shutdown was asked for meanwhile.
 fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, DaemonError> {
     // A large model, an import or an engine may take longer than systemd waits.
-    let _patience = LongStep::quiet();
+    let _long_step = LongStep::quiet();
     systemd::status("loading the model");
     let built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
     if shutdown.is_requested() {
@@ -229,7 +228,7 @@ fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, Daem
     Ok(Some(built?))
 }
 
-/// Waits until every stream has ended or shutdown is asked for, and reloads when told to. Returns whether something that all
+/// Waits until every stream has ended or shutdown is asked for, and does what is requested meanwhile. Returns whether something that all
 /// streams need has died.
 fn watch(
     streams: &mut Streams,
@@ -237,15 +236,15 @@ fn watch(
     stages: &Threads,
     mut health: Health,
     shutdown: &Shutdown,
-    outlet: &Outlet,
+    outbox: &Outbox,
     metrics: &PrometheusHandle,
 ) -> bool {
-    let mut upkept = Instant::now();
-    let mut drop_report = DropReport::new(upkept);
+    let mut last_upkeep = Instant::now();
+    let mut drop_report = DropReport::new(last_upkeep);
     loop {
-        health.look(Instant::now());
-        logs::upkeep(Instant::now());
-        streams.look(Instant::now());
+        health.poll(Instant::now());
+        logs::log_repeats(Instant::now());
+        streams.poll(Instant::now());
         streams.adapt(Instant::now());
         if streams.is_done() {
             tracing::info!("every stream has ended");
@@ -255,22 +254,17 @@ fn watch(
             recv(shutdown.receiver()) -> _ => return false,
             default(POLL_INTERVAL) => {}
         }
-        if reloader.look(streams) {
-            reloader.show(&outlet.board, streams);
-        }
-        reloader.tell();
-        for loss in drop_report.look(Instant::now(), || streams.view()) {
-            loss.tell();
-        }
-        if upkept.elapsed() >= UPKEEP {
+        reloader.poll(streams);
+        drop_report.poll(Instant::now(), &streams.registered()).iter().for_each(StreamDrops::log);
+        if last_upkeep.elapsed() >= METRICS_INTERVAL {
             metrics.run_upkeep();
-            upkept = Instant::now();
+            last_upkeep = Instant::now();
         }
-        if outlet.outbox.is_dead() {
+        if outbox.is_dead() {
             tracing::error!("every sink has given up, or the outbox has died, stopping");
             return true;
         }
-        // The stages live as long as the intake, which the fleet holds.
+        // The stages live as long as the intake, which the streams hold.
         if let Some((stage, _)) = stages.iter().find(|(_, thread)| thread.is_finished()) {
             tracing::error!(stage, "a stage has died, stopping");
             return true;
@@ -278,19 +272,19 @@ fn watch(
     }
 }
 
-/// Ends every stage within [`DRAIN`], closes what is open, flushes outbox and sinks within [`FLUSH`] and logs what became of the frames. Returns
-/// the exit code. Shutdown has been asked for.
-fn drain(streams: Streams, stages: Threads, outer: Threads, outlet: &Outlet) -> u8 {
+/// Ends every stage within [`DRAIN_TIMEOUT`], closes what is open, flushes outbox and sinks within [`FLUSH_TIMEOUT`] and logs what became of
+/// the frames. Returns the exit code. Shutdown has been asked for.
+fn drain(streams: Streams, stages: Threads, outer: Threads, events: &EventRoute) -> u8 {
     let (mut threads, stopped) = streams.shut_down();
     threads.extend(stages);
     let mut failed = stopped.failed;
-    failed |= join(threads, DRAIN);
+    failed |= join(threads, DRAIN_TIMEOUT);
     stopped.close_tags();
-    // Closed by hand: a scoring thread that is late still holds the outlet.
-    outlet.close();
-    failed |= join(outer, FLUSH);
+    // Closed by hand: a scoring thread that is late still holds the events.
+    events.close();
+    failed |= join(outer, FLUSH_TIMEOUT);
     failed |= !stopped.log_totals();
-    let lost = outlet.outbox.lost();
+    let lost = events.outbox.lost();
     if lost > 0 {
         tracing::error!(lost, "events could not be delivered");
         failed = true;
@@ -299,8 +293,8 @@ fn drain(streams: Streams, stages: Threads, outer: Threads, outlet: &Outlet) -> 
 }
 
 /// Joins what ends in time and names what does not. Returns whether something panicked or was late.
-fn join(mut threads: Vec<(String, JoinHandle<()>)>, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
+fn join(mut threads: Threads, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
     let mut failed = false;
     while !threads.is_empty() {
         let (done, waiting): (Vec<_>, Vec<_>) = threads.into_iter().partition(|(_, t)| t.is_finished());
@@ -316,7 +310,7 @@ fn join(mut threads: Vec<(String, JoinHandle<()>)>, patience: Duration) -> bool 
         }
         if Instant::now() >= deadline {
             let late: Vec<&str> = threads.iter().map(|(name, _)| name.as_str()).collect();
-            tracing::error!(?late, seconds = patience.as_secs(), "did not stop in time, left behind");
+            tracing::error!(?late, seconds = timeout.as_secs(), "did not stop in time, left behind");
             return true;
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -1,29 +1,28 @@
 //! Reading the configuration again while the daemon runs (SIGHUP, the API), and switching streams by command: streams come, go and change,
 //! label sets are exchanged, the API's token and certificate too.
 //!
-//! Lives on the main thread; only label texts that are new are embedded beside it, on a thread of its own, since that takes seconds.
-//! A configuration with a problem changes nothing and is told as `check` would. Keys that need a restart are named and keep their old
-//! values. Wishes to reload that come while one is under way are one wish, looked at after it.
+//! Lives on the main thread, which takes one [request](crate::stream::requests) at a time; only label texts that are new are embedded beside
+//! it, on a thread of its own, since that takes seconds. A configuration with a problem changes nothing and is logged as `check`
+//! prints it. Keys that need a restart are named and keep their old values. SIGHUPs that come while a reload is under way are one request, taken after it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-
 use tokio::sync::oneshot;
 
 use super::running_streams::Streams;
 use crate::api::{Access, Board, SetView};
-use crate::config::{self, ApiSettings, Settings, StreamSettings};
+use crate::config::{self, ApiSettings, Settings};
 use crate::daemon::engine::{EngineError, LabelBook};
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::systemd::{self, LongStep};
 use crate::score::Scorer;
 use crate::stream::StreamId;
-use crate::stream::commands::{Asked, CommandOutcome, Wish};
-use crate::stream::registry::{Command, RegisteredStream, StreamRegistry};
+use crate::stream::requests::{Action, RequestOutcome, RequestReceiver};
 use crate::yaml::problem::{Problem, Severity};
 
 /// See the module.
@@ -34,30 +33,20 @@ pub struct Reloader {
     labels: Option<LabelBook>,
     /// One a label set of `current`; empty without a model.
     scorers: Vec<Arc<Scorer>>,
-    wishes: Wishes,
-    registry: Arc<StreamRegistry>,
+    requests: RequestReceiver,
+    board: Arc<Board>,
+    /// The API's, if there is one.
+    access: Option<Arc<Access>>,
     /// Streams that somebody has switched on or off, against the file: until the file says something else, or a restart.
     switched: HashMap<String, bool>,
     shutdown: Shutdown,
     under_way: Option<UnderWay>,
-    /// systemd has been told that a reload has begun, and not yet that it is over.
-    told: bool,
-    /// Who asked for the reload that is under way, if he waits for it.
-    asker: Option<oneshot::Sender<CommandOutcome>>,
-    /// What he is to be told once everybody sees it.
-    answer: Option<(oneshot::Sender<CommandOutcome>, CommandOutcome)>,
-}
-
-/// What may be asked of a running daemon.
-pub struct Wishes {
-    /// To read the configuration again.
-    pub reloads: Receiver<()>,
-    /// To switch a stream on or off.
-    pub commands: Receiver<Command>,
-    /// What the API wants, which waits for what comes of it.
-    pub asked: Receiver<Asked>,
-    /// The API's, if there is one.
-    pub access: Option<Arc<Access>>,
+    /// systemd knows that a reload has begun, and not yet that it is over.
+    reloading: bool,
+    /// Where somebody waits for the outcome of the request that is under way …
+    answer: Option<oneshot::Sender<RequestOutcome>>,
+    /// … which is told once everybody sees what has changed.
+    outcome: Option<RequestOutcome>,
 }
 
 /// New label texts are being embedded for these settings.
@@ -72,44 +61,57 @@ impl Reloader {
         current: Settings,
         labels: Option<LabelBook>,
         scorers: Vec<Arc<Scorer>>,
-        wishes: Wishes,
-        registry: Arc<StreamRegistry>,
+        requests: RequestReceiver,
+        board: Arc<Board>,
+        access: Option<Arc<Access>>,
         shutdown: Shutdown,
     ) -> Self {
-        let switched = HashMap::new();
-        let (under_way, asker, answer) = (None, None, None);
-        Self { current, labels, scorers, wishes, registry, switched, shutdown, under_way, told: false, asker, answer }
+        Self {
+            current,
+            labels,
+            scorers,
+            requests,
+            board,
+            access,
+            switched: HashMap::new(),
+            shutdown,
+            under_way: None,
+            reloading: false,
+            answer: None,
+            outcome: None,
+        }
     }
 
     /// Tells the API and the sinks what runs now.
-    pub fn show(&self, board: &Board, streams: &Streams) {
-        let there = streams.view();
-        let watched = |stream: &StreamSettings| {
-            let (status, accounting) = there.iter().find(|(status, _)| *status.id() == stream.source.id)?;
-            let sets = stream.label_sets.iter().filter_map(|set| self.current.label_sets.get(*set));
-            let labels = sets.flat_map(|set| set.labels.iter().map(|label| (set.name.clone(), label.name.clone())));
-            let (status, accounting) = (Arc::clone(status), Arc::clone(accounting));
-            Some(RegisteredStream { status, accounting, enabled: stream.enabled, labels: labels.collect() })
-        };
-        self.registry.set(self.current.streams.iter().filter_map(watched).collect());
+    pub fn publish(&self, streams: &Streams) {
+        streams.register(&self.current);
         let view = |set: &crate::label::LabelSet| SetView {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
         };
-        board.set_labels(self.current.label_sets.iter().map(view).collect());
-        board.set_streams(there);
+        self.board.set_labels(self.current.label_sets.iter().map(view).collect());
     }
 
-    /// Reloads if it was asked for. Returns whether something has changed.
-    pub fn look(&mut self, streams: &mut Streams) -> bool {
-        let joined = streams.join_waiting(&self.current, &self.scorers);
+    /// Does what is asked for next, or goes on with what is under way, and tells whom it concerns what came of it.
+    pub fn poll(&mut self, streams: &mut Streams) {
+        streams.join_waiting(Instant::now(), &self.current, &self.scorers);
         let changed = self.step(streams);
-        if self.told && self.under_way.is_none() {
-            self.told = false;
+        if self.reloading && self.under_way.is_none() {
+            self.reloading = false;
             systemd::reloaded(changed);
         }
-        joined || changed
+        if changed {
+            self.publish(streams);
+        }
+        if let Some(outcome) = self.outcome.take()
+            && let Some(answer) = self.answer.take()
+        {
+            // He may have gone.
+            let _ = answer.send(outcome);
+        }
     }
+
+    /// Returns whether something has changed.
 
     fn step(&mut self, streams: &mut Streams) -> bool {
         if let Some(under_way) = self.under_way.take() {
@@ -134,56 +136,41 @@ impl Reloader {
                 }
             };
         }
-        if let Ok(command) = self.wishes.commands.try_recv() {
-            return matches!(self.switch(&command, streams), CommandOutcome::Done);
-        }
-        if let Ok(Asked { wish, answer }) = self.wishes.asked.try_recv() {
-            self.asker = Some(answer);
-            return match wish {
-                Wish::Reload => self.reload(streams),
-                Wish::Switch(command) => {
-                    let outcome = self.switch(&command, streams);
-                    let changed = matches!(outcome, CommandOutcome::Done);
-                    self.answer(outcome);
-                    changed
-                }
-            };
-        }
-        self.wishes.reloads.try_recv().is_ok() && self.reload(streams)
-    }
-
-    fn answer(&mut self, outcome: CommandOutcome) {
-        self.answer = self.asker.take().map(|asker| (asker, outcome));
-    }
-
-    /// Tells who waits what came of it. To be called once it has been [shown](Self::show).
-    pub fn tell(&mut self) {
-        if let Some((asker, outcome)) = self.answer.take() {
-            // He may have gone.
-            let _ = asker.send(outcome);
+        let Some(request) = self.requests.next(Duration::ZERO) else { return false };
+        self.answer = request.answer;
+        match request.action {
+            Action::Reload => self.reload(request.origin, streams),
+            Action::Switch { stream, enabled } => {
+                let outcome = self.switch(&stream, enabled, request.origin, streams);
+                let changed = matches!(outcome, RequestOutcome::Done);
+                self.outcome = Some(outcome);
+                changed
+            }
         }
     }
 
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
         metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
         tracing::error!(why, "the old configuration stays");
-        self.answer(CommandOutcome::Refused { why: why.to_owned(), problems });
+        self.outcome = Some(RequestOutcome::Refused { why: why.to_owned(), problems });
     }
 
     /// A stream is switched on or off, as if the file said so.
-    fn switch(&mut self, Command { stream, enabled }: &Command, streams: &mut Streams) -> CommandOutcome {
+    fn switch(&mut self, stream: &str, enabled: bool, by: &str, streams: &mut Streams) -> RequestOutcome {
         let mut new = self.current.clone();
-        let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == **stream) else {
-            return CommandOutcome::NoSuchStream;
+        let Some(found) = new.streams.iter_mut().find(|found| *found.source.id == *stream) else {
+            return RequestOutcome::NoSuchStream;
         };
-        if found.enabled == *enabled {
-            return CommandOutcome::Already;
+        if found.enabled == enabled {
+            return RequestOutcome::Already;
         }
-        found.enabled = *enabled;
-        tracing::info!(%stream, enabled, "switched by a command, until the configuration says otherwise or the next start");
-        self.switched.insert(stream.clone(), *enabled);
+        found.enabled = enabled;
+        tracing::info!(
+            %stream, enabled, by, "switched by a command, until the configuration says otherwise or the next start"
+        );
+        self.switched.insert(stream.to_owned(), enabled);
         self.apply(new, self.scorers.clone(), streams);
-        CommandOutcome::Done
+        RequestOutcome::Done
     }
 
     /// What was switched by a command stays so, unless the file has changed its mind about that stream.
@@ -204,11 +191,11 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self, streams: &mut Streams) -> bool {
+    fn reload(&mut self, by: &str, streams: &mut Streams) -> bool {
         let file = self.current.file.clone();
-        tracing::info!(file = %file.display(), "reading the configuration again");
+        tracing::info!(file = %file.display(), by, "reading the configuration again");
         systemd::reloading();
-        self.told = true;
+        self.reloading = true;
         let new = match config::load(&file) {
             Ok(new) => new,
             Err(problems) => {
@@ -246,7 +233,7 @@ impl Reloader {
         let (sets, shutdown) = (new.label_sets.clone(), self.shutdown.clone());
         let embed = move || {
             // systemd waits for the end of a reload no longer than for a start.
-            let _patience = LongStep::quiet();
+            let _long_step = LongStep::quiet();
             // The receiver waits for this thread.
             let _ = done.send(labels.scorers(&sets, &shutdown));
         };
@@ -264,13 +251,13 @@ impl Reloader {
         let (left, joined) = self.apply(new, scorers, streams);
         tracing::info!(?left, ?joined, label_sets = self.current.label_sets.len(), "the new configuration runs");
         metrics::counter!("vtagd_config_reloads_total", "result" => "applied").increment(1);
-        self.answer(CommandOutcome::Done);
+        self.outcome = Some(RequestOutcome::Done);
     }
 
     /// What the API goes on with: where it listens, and whether with TLS, stays; its token and its certificate, which is read anew even if
     /// its path is the same, do not.
     fn api(&self, new: Option<ApiSettings>) -> Option<ApiSettings> {
-        let (Some(access), Some(current), Some(new)) = (&self.wishes.access, &self.current.api, new) else {
+        let (Some(access), Some(current), Some(new)) = (&self.access, &self.current.api, new) else {
             return self.current.api.clone();
         };
         // The file may do without a token on loopback; as long as others can ask, the old one counts.
@@ -331,18 +318,18 @@ impl Reloader {
     }
 }
 
-/// More or less is told from now on, which the louder of the two levels tells.
+/// More or less is logged from now on; the louder of the two levels logs it.
 fn change_level(from: tracing::Level, to: tracing::Level) {
     if logs::is_level_held() {
         tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told");
         return;
     }
-    let tell = || tracing::info!(%from, %to, "the log's level changes");
+    let log = || tracing::info!(%from, %to, "the log's level changes");
     if to < from {
-        tell();
+        log();
         logs::set_level(to);
     } else {
         logs::set_level(to);
-        tell();
+        log();
     }
 }

@@ -3,6 +3,7 @@
 //! Lives on the main thread. Streams join and leave through the pipeline's [`Intake`]; a stream that leaves is kept until its last
 //! frame has been scored, so that its open tags end after everything they are made of. One that is to join under the same name waits for
 //! that, [`DRAIN_TIMEOUT`] at most: whoever hears of a tag's start has heard of the end of the one before.
+//! What others know of the streams stands in the [`StreamRegistry`], with the records that are made here.
 
 use std::io;
 use std::sync::Arc;
@@ -10,21 +11,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::api::Board;
 use crate::config::{Settings, StreamSettings, thresholds};
-use crate::event::{Emitter, EndReason, Event, LabelRules, ModelRef};
-use crate::frame::Picture;
-use crate::outbox::Outbox;
-use crate::pipeline::Threads;
+use crate::event::{Emitter, EndReason, LabelRules, ModelRef};
+use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
+use crate::pipeline::{EventRoute, Threads, scores_to_events};
 use crate::sample::Interval;
 use crate::score::Scorer;
-use crate::score::score_routes::{ScoreHandler, ScoreRoute};
-use crate::snapshot::Gallery;
 use crate::source::Ended;
 use crate::stream::StreamId;
-use crate::stream::accounting::FrameAccounting;
-use crate::stream::status::{StreamState, StreamStatus};
+use crate::stream::registry::{RegisteredStream, StreamRegistry};
+use crate::stream::status::StreamState;
 
 /// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
 const GAP: Duration = Duration::from_secs(30);
@@ -34,7 +31,7 @@ const GAP: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the system gives no thread, it is asked again so late.
-const REST: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 fn gap(stream: &StreamSettings) -> Duration {
     match stream.interval {
@@ -44,84 +41,63 @@ fn gap(stream: &StreamSettings) -> Duration {
     }
 }
 
-/// Events go to the outbox and to the API's memory.
-pub struct Outlet {
-    pub outbox: Outbox,
-    pub board: Arc<Board>,
-    /// Where pictures of tags are kept, if they are.
-    pub gallery: Option<Arc<Gallery>>,
+/// A stream, and where it stands.
+struct KnownStream {
+    record: RegisteredStream,
+    stage: Stage,
+    /// When the configuration has let it go.
+    removed: Option<Instant>,
 }
 
-impl Outlet {
-    /// Takes nothing more. What was taken is still stored, encoded and delivered.
-    pub fn close(&self) {
-        self.outbox.close();
-        if let Some(gallery) = &self.gallery {
-            gallery.close();
-        }
-    }
-
-    /// Whether the event is on its way to anybody.
-    fn send(&self, mut event: Event, picture: Option<&Arc<Picture>>) -> bool {
-        if let Some(gallery) = &self.gallery {
-            gallery.illustrate(&mut event, picture);
-        }
-        let event = Arc::new(event);
-        let told = self.outbox.send(&event);
-        self.board.remember(event);
-        told
-    }
+enum Stage {
+    /// Switched off: not connected to.
+    Disabled,
+    /// Joins once another of its name has left.
+    Waiting,
+    Running(RunningStream),
+    /// By itself; summed up at the end.
+    Ended,
 }
 
 /// A stream that has joined the pipeline, with the emitter that its scores feed.
 struct RunningStream {
-    id: StreamId,
     member: Member,
     emitter: Arc<Mutex<Emitter>>,
     /// Why its tags end when it has drained; set once it is on the way out, by itself or because it was told to.
     leaving: Option<EndReason>,
-    /// When the configuration has let it go.
-    removed: Option<Instant>,
     /// No event of it can come any more.
     silent: bool,
-    /// Its source has said that it has ended.
+    /// Its source has reported that it has ended.
     ended: bool,
 }
 
 impl RunningStream {
-    fn close(&self, reason: EndReason, outlet: &Outlet) {
-        let mut emitter = self.emitter.lock();
-        emitter.close(reason, &mut |event| outlet.send(event, None));
+    fn close(&self, reason: EndReason, events: &EventRoute) {
+        self.emitter.lock().close(reason, &mut |event| events.send(event, None));
     }
 }
 
 /// See the module.
 pub struct Streams {
-    /// `None` once nobody may join any more.
-    intake: Option<Intake>,
-    outlet: Arc<Outlet>,
+    intake: Intake,
+    events: Arc<EventRoute>,
+    registry: Arc<StreamRegistry>,
     model: ModelRef,
-    watched: Vec<RunningStream>,
-    /// Streams that join once another of their name has left; listed meanwhile.
-    waiting: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>,
-    /// One of them could not be started: when it is tried again. The log has been told.
-    rest: Option<Instant>,
-    /// Streams that are switched off; listed, not connected to.
-    disabled: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>,
-    /// Streams that have ended by themselves: still listed, and summed up at the end.
-    ended: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>,
+    /// Two of one name while one waits for the other to leave.
+    streams: Vec<KnownStream>,
+    /// One that waits could not be started: when it is tried again. The log has been told.
+    retry_at: Option<Instant>,
     /// Something failed for good.
     failed: bool,
 }
 
 impl Streams {
-    /// An empty fleet around a running pipeline.
-    pub fn new(mut intake: Intake, outlet: Arc<Outlet>, model: ModelRef) -> Self {
-        if outlet.gallery.is_some() {
+    /// No streams yet, around a running pipeline.
+    pub fn new(mut intake: Intake, events: Arc<EventRoute>, registry: Arc<StreamRegistry>, model: ModelRef) -> Self {
+        if events.gallery.is_some() {
             intake.keep_pictures();
         }
-        let (watched, waiting, disabled, ended) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { intake: Some(intake), outlet, model, watched, waiting, rest: None, disabled, ended, failed: false }
+        Self { intake, events, registry, model, streams: Vec::new(), retry_at: None, failed: false }
     }
 
     /// A stream joins, or is listed as switched off, or has to [wait](Self::join_waiting). `scorers` are those of all label sets, empty
@@ -130,200 +106,231 @@ impl Streams {
     /// # Errors
     /// When the system gives no thread.
     pub fn add(&mut self, settings: &Settings, stream: &StreamSettings, scorers: &[Arc<Scorer>]) -> io::Result<()> {
-        let id = &stream.source.id;
-        if !stream.enabled {
-            let status = Arc::new(StreamStatus::new(Arc::clone(id)));
-            status.set(StreamState::Disabled);
-            self.disabled.push((status, Arc::new(FrameAccounting::default())));
-            return Ok(());
-        }
-        if self.is_held_up(id) {
-            self.waiting.push((Arc::new(StreamStatus::new(Arc::clone(id))), Arc::new(FrameAccounting::default())));
-            return Ok(());
-        }
-        let Some(intake) = &mut self.intake else { return Ok(()) };
-        let gap = gap(stream);
-        let emitter =
-            Emitter::new(&settings.instance, Arc::clone(id), self.model.clone(), rules(settings, stream), gap);
-        let emitter = Arc::new(Mutex::new(emitter));
-        let route = route(stream, scorers, &emitter, &self.outlet);
-        let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
-        let part = StreamPart { source, interval, unchanged, view, route };
-        let member = intake.join(part)?;
-        let id = Arc::clone(id);
-        self.watched.push(RunningStream {
-            id,
-            member,
-            emitter,
-            leaving: None,
-            removed: None,
-            silent: false,
-            ended: false,
-        });
+        let (id, labels) = (&stream.source.id, labels(settings, stream));
+        let (record, stage) = if !stream.enabled {
+            (RegisteredStream::disabled(id, labels), Stage::Disabled)
+        } else if self.is_held_up(id) {
+            (RegisteredStream::new(id, labels), Stage::Waiting)
+        } else {
+            let record = RegisteredStream::new(id, labels);
+            let running = self.join(&record, settings, stream, scorers)?;
+            (record, Stage::Running(running))
+        };
+        self.streams.push(KnownStream { record, stage, removed: None });
         Ok(())
     }
 
-    /// Whether one of this name may still tell something.
-    fn is_held_up(&self, id: &str) -> bool {
-        self.watched.iter().any(|watched| *watched.id == *id && !watched.silent)
+    fn join(
+        &mut self,
+        record: &RegisteredStream,
+        settings: &Settings,
+        stream: &StreamSettings,
+        scorers: &[Arc<Scorer>],
+    ) -> io::Result<RunningStream> {
+        let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
+        let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream), gap(stream));
+        let emitter = Arc::new(Mutex::new(emitter));
+        let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
+        let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
+        let member =
+            self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, view, route })?;
+        Ok(RunningStream { member, emitter, leaving: None, silent: false, ended: false })
     }
 
-    /// Streams join that have waited for another to leave. Returns whether one has. One that the system gives no thread goes on waiting.
-    pub fn join_waiting(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) -> bool {
-        let now = Instant::now();
-        if self.rest.is_some_and(|until| now < until) {
-            return false;
+    fn running(&self) -> impl Iterator<Item = (&RegisteredStream, &RunningStream)> {
+        self.streams.iter().filter_map(|known| match &known.stage {
+            Stage::Running(running) => Some((&known.record, running)),
+            _ => None,
+        })
+    }
+
+    /// Whether one of this name may still emit an event.
+    fn is_held_up(&self, id: &str) -> bool {
+        self.running().any(|(record, running)| record.id() == id && !running.silent)
+    }
+
+    /// Streams join that have waited for another to leave. One that the system gives no thread goes on waiting.
+    pub fn join_waiting(&mut self, now: Instant, settings: &Settings, scorers: &[Arc<Scorer>]) {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return;
         }
-        let ready: Vec<StreamId> =
-            self.waiting.iter().map(|(status, _)| Arc::clone(status.id())).filter(|id| !self.is_held_up(id)).collect();
+        let is_ready =
+            |known: &KnownStream| matches!(known.stage, Stage::Waiting) && !self.is_held_up(known.record.id());
+        let ready: Vec<usize> = (0..self.streams.len()).filter(|at| is_ready(&self.streams[*at])).collect();
         let mut refused = None;
-        for id in &ready {
-            let before: Vec<_> = self.waiting.extract_if(.., |(status, _)| status.id() == id).collect();
-            let Some(stream) = settings.streams.iter().find(|stream| stream.source.id == *id) else { continue };
-            if let Err(error) = self.add(settings, stream, scorers) {
-                if self.rest.is_none() && refused.is_none() {
-                    tracing::error!(stream = %id, %error, "the stream cannot be started, it is tried again");
+        for at in &ready {
+            let record = self.streams[*at].record.clone();
+            let Some(stream) = settings.streams.iter().find(|stream| *stream.source.id == *record.id()) else {
+                continue;
+            };
+            match self.join(&record, settings, stream, scorers) {
+                Ok(running) => self.streams[*at].stage = Stage::Running(running),
+                Err(error) => {
+                    if self.retry_at.is_none() && refused.is_none() {
+                        tracing::error!(stream = record.id(), %error, "the stream cannot be started, it is tried again");
+                    }
+                    refused = Some(now + RETRY_INTERVAL);
                 }
-                self.waiting.extend(before);
-                refused = Some(now + REST);
             }
         }
         // Until none is refused the log has been told.
         if !ready.is_empty() {
-            self.rest = refused;
+            self.retry_at = refused;
         }
-        ready.iter().any(|id| self.waiting.iter().all(|(status, _)| status.id() != id))
     }
 
     /// A stream is to leave: its source ends, what was taken is finished, its tags end.
     pub fn remove(&mut self, id: &str) {
-        self.disabled.retain(|(status, _)| **status.id() != *id);
-        self.waiting.retain(|(status, _)| **status.id() != *id);
-        for (status, accounting) in self.ended.extract_if(.., |(status, _)| **status.id() == *id) {
-            self.failed |= !log_totals(&status, &accounting);
-        }
-        for watched in self.watched.iter_mut().filter(|w| *w.id == *id && w.removed.is_none()) {
-            // It may have ended by itself a moment ago.
-            watched.leaving.get_or_insert(EndReason::Reconfigured);
-            watched.removed = Some(Instant::now());
-            watched.member.stop();
-        }
+        let failed = &mut self.failed;
+        self.streams.retain_mut(|known| {
+            if known.record.id() != id || known.removed.is_some() {
+                return true;
+            }
+            match &mut known.stage {
+                Stage::Disabled | Stage::Waiting => false,
+                Stage::Ended => {
+                    *failed |= !log_totals(&known.record);
+                    false
+                }
+                Stage::Running(running) => {
+                    // It may have ended by itself a moment ago.
+                    running.leaving.get_or_insert(EndReason::Reconfigured);
+                    running.member.stop();
+                    known.removed = Some(Instant::now());
+                    true
+                }
+            }
+        });
     }
 
     /// The streams that stay go on with other label sets, all between the same two batches. Open tags of labels that are still
     /// there stay open.
     pub fn relabel(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) {
-        let Some(intake) = &self.intake else { return };
+        let Self { intake, events, streams, .. } = self;
         intake.score_routes().change(|routes| {
-            for watched in self.watched.iter().filter(|w| w.leaving.is_none()) {
-                let Some(stream) = settings.streams.iter().find(|s| s.source.id == watched.id) else { continue };
-                let gap = gap(stream);
-                let mut emitter = watched.emitter.lock();
-                emitter.relabel(rules(settings, stream), gap, &mut |event| self.outlet.send(event, None));
-                drop(emitter);
-                routes.insert(watched.member.key, route(stream, scorers, &watched.emitter, &self.outlet));
+            for known in streams.iter_mut().filter(|known| known.removed.is_none()) {
+                let find = |stream: &&StreamSettings| *stream.source.id == *known.record.id();
+                let Some(stream) = settings.streams.iter().find(find) else { continue };
+                known.record.labels = labels(settings, stream);
+                let Stage::Running(RunningStream { member, emitter, leaving: None, .. }) = &known.stage else {
+                    continue;
+                };
+                emitter.lock().relabel(rules(settings, stream), gap(stream), &mut |event| events.send(event, None));
+                let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(emitter), Arc::clone(events));
+                routes.insert(member.key, route);
             }
         });
     }
 
-    /// Lets streams with `interval: auto` follow what the box serves.
-    pub fn adapt(&mut self, now: Instant) {
-        if let Some(intake) = &mut self.intake {
-            intake.adapt(now, self.watched.iter_mut().map(|watched| &mut watched.member));
-        }
+    /// Writes down what there is for everybody who tells of it: the streams of the configuration in its order, those that were removed
+    /// left out.
+    pub fn register(&self, settings: &Settings) {
+        let record = |stream: &StreamSettings| {
+            let mut there = self.streams.iter().filter(|known| known.removed.is_none());
+            there.find(|known| *known.record.id() == *stream.source.id).map(|known| known.record.clone())
+        };
+        self.registry.set(settings.streams.iter().filter_map(record).collect());
     }
 
-    /// Looks who has ended or drained. Tags of a stream that has gone are closed once its last frame has been scored.
-    pub fn look(&mut self, now: Instant) {
-        for watched in &mut self.watched {
-            let Some(how) = watched.member.ended() else { continue };
-            watched.ended = true;
-            match how {
-                None => {
-                    tracing::error!(stream = %watched.id, "its source has panicked; please report this");
-                    self.failed = true;
+    /// What was [registered](Self::register) last.
+    pub fn registered(&self) -> Arc<Vec<RegisteredStream>> {
+        self.registry.streams().unwrap_or_default()
+    }
+
+    /// Lets streams with `interval: auto` follow what the box serves.
+    pub fn adapt(&mut self, now: Instant) {
+        let members = self.streams.iter_mut().filter_map(|known| match &mut known.stage {
+            Stage::Running(running) => Some(&mut running.member),
+            _ => None,
+        });
+        self.intake.adapt(now, members);
+    }
+
+    /// Notes who has ended or drained. Tags of a stream that has gone are closed once its last frame has been scored.
+    pub fn poll(&mut self, now: Instant) {
+        let Self { intake, events, streams, failed, .. } = self;
+        let waiting = streams.iter().filter(|known| matches!(known.stage, Stage::Waiting));
+        let waiting: Vec<StreamId> = waiting.map(|known| Arc::clone(known.record.status.id())).collect();
+        streams.retain_mut(|known| {
+            let Stage::Running(running) = &mut known.stage else { return true };
+            let stream = known.record.id();
+            if let Some(how) = running.member.ended() {
+                running.ended = true;
+                match how {
+                    None => {
+                        tracing::error!(stream, "its source has panicked; please report this");
+                        *failed = true;
+                    }
+                    // One that was told to leave has not failed, whatever it says.
+                    Some(Ended::Failed(_)) if running.leaving.is_none() => *failed = true,
+                    Some(_) => {}
                 }
-                // One that was told to leave has not failed, whatever it says.
-                Some(Ended::Failed(_)) if watched.leaving.is_none() => self.failed = true,
-                Some(_) => {}
+                running.leaving.get_or_insert(EndReason::StreamEnded);
             }
-            watched.leaving.get_or_insert(EndReason::StreamEnded);
-        }
-        for watched in self.watched.iter_mut().filter(|watched| !watched.silent) {
-            let late = watched.removed.is_some_and(|since| now.saturating_duration_since(since) >= DRAIN_TIMEOUT);
-            if late && self.waiting.iter().any(|(status, _)| *status.id() == watched.id) {
-                tracing::warn!(stream = %watched.id, "does not end, what is still under way of it is dropped");
+            let is_late = known.removed.is_some_and(|at| now.saturating_duration_since(at) >= DRAIN_TIMEOUT);
+            if is_late && !running.silent && waiting.iter().any(|id| **id == *stream) {
+                tracing::warn!(stream, "does not end, what is still under way of it is dropped");
                 // First: no event comes after the last.
-                if let Some(intake) = &self.intake {
-                    intake.forget(watched.member.key);
-                }
-                watched.close(EndReason::Reconfigured, &self.outlet);
-                watched.silent = true;
+                intake.forget(running.member.key);
+                running.close(EndReason::Reconfigured, events);
+                running.silent = true;
             }
-        }
-        let gone = |w: &mut RunningStream| w.ended && w.member.is_drained();
-        for watched in self.watched.extract_if(.., gone) {
-            let reason = watched.leaving.unwrap_or(EndReason::StreamEnded);
-            watched.close(reason, &self.outlet);
-            if let Some(intake) = &self.intake {
-                intake.forget(watched.member.key);
+            if !(running.ended && running.member.is_drained()) {
+                return true;
             }
-            let (status, accounting) = (Arc::clone(&watched.member.status), Arc::clone(&watched.member.accounting));
-            if watched.removed.is_some() {
-                status.set(StreamState::Disabled);
-                self.failed |= !log_totals(&status, &accounting);
-            } else {
-                self.ended.push((status, accounting));
+            running.close(running.leaving.unwrap_or(EndReason::StreamEnded), events);
+            intake.forget(running.member.key);
+            if let Stage::Running(running) = std::mem::replace(&mut known.stage, Stage::Ended) {
+                // It has reported its end; a panic has been logged.
+                let _ = running.member.into_thread().1.join();
             }
-            // It has said goodbye; a panic has been told.
-            let _ = watched.member.into_thread().1.join();
-        }
+            if known.removed.is_some() {
+                known.record.status.set(StreamState::Disabled);
+                *failed |= !log_totals(&known.record);
+            }
+            known.removed.is_none()
+        });
     }
 
     /// Whether no stream is left that could ever send a frame.
     pub fn is_done(&self) -> bool {
-        self.watched.is_empty() && self.waiting.is_empty() && self.disabled.is_empty()
-    }
-
-    /// For the API: every stream that is there or has ended, those that were removed left out.
-    pub fn view(&self) -> Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)> {
-        let there = self.watched.iter().filter(|watched| watched.removed.is_none());
-        let there = there.map(|w| (Arc::clone(&w.member.status), Arc::clone(&w.member.accounting)));
-        let others = [&self.waiting, &self.ended, &self.disabled];
-        there.chain(others.into_iter().flatten().cloned()).collect()
+        self.streams.iter().all(|known| matches!(known.stage, Stage::Ended))
     }
 
     /// Whether the stream could not be used and nobody tries it again by himself.
     pub fn has_failed(&self, id: &str) -> bool {
-        self.ended.iter().any(|(status, _)| **status.id() == *id && status.has_failed())
+        let failed = |known: &KnownStream| matches!(known.stage, Stage::Ended) && known.record.status.has_failed();
+        self.streams.iter().any(|known| known.record.id() == id && failed(known))
     }
 
     /// Streams that are there.
     pub fn len(&self) -> usize {
-        self.watched.len()
+        self.running().count()
     }
 
     /// Nobody joins any more and everybody leaves. Returns the sources' threads; the pipeline's stages end once these have.
-    pub fn shut_down(mut self) -> (Threads, StoppedStreams) {
-        self.intake = None;
-        let mut threads = Vec::new();
-        let mut open = Vec::new();
-        let mut accounts = self.ended;
-        for watched in self.watched {
-            watched.member.stop();
-            accounts.push((Arc::clone(&watched.member.status), Arc::clone(&watched.member.accounting)));
-            open.push((watched.emitter, watched.leaving));
-            threads.push(watched.member.into_thread());
+    pub fn shut_down(self) -> (Threads, StoppedStreams) {
+        let (mut threads, mut streams) = (Threads::new(), Vec::new());
+        for KnownStream { record, stage, .. } in self.streams {
+            match stage {
+                Stage::Disabled | Stage::Waiting => {}
+                Stage::Ended => streams.push((record, None)),
+                Stage::Running(RunningStream { member, emitter, leaving, .. }) => {
+                    member.stop();
+                    threads.push(member.into_thread());
+                    streams.push((record, Some((emitter, leaving.unwrap_or(EndReason::Shutdown)))));
+                }
+            }
         }
-        (threads, StoppedStreams { open, accounts, outlet: self.outlet, failed: self.failed })
+        (threads, StoppedStreams { streams, events: self.events, failed: self.failed })
     }
 }
 
 /// What is left to settle when every thread has ended, or is too late.
 pub struct StoppedStreams {
-    open: Vec<(Arc<Mutex<Emitter>>, Option<EndReason>)>,
-    accounts: Vec<(Arc<StreamStatus>, Arc<FrameAccounting>)>,
-    outlet: Arc<Outlet>,
+    /// With the emitter whose tags may be open, and why they end.
+    streams: Vec<(RegisteredStream, Option<(Arc<Mutex<Emitter>>, EndReason)>)>,
+    events: Arc<EventRoute>,
     /// Something failed for good before.
     pub failed: bool,
 }
@@ -331,20 +338,19 @@ pub struct StoppedStreams {
 impl StoppedStreams {
     /// Ends every tag that is still open.
     pub fn close_tags(&self) {
-        for (emitter, reason) in &self.open {
-            let mut emitter = emitter.lock();
-            emitter.close(reason.unwrap_or(EndReason::Shutdown), &mut |event| self.outlet.send(event, None));
+        for (emitter, reason) in self.streams.iter().filter_map(|(_, open)| open.as_ref()) {
+            emitter.lock().close(*reason, &mut |event| self.events.send(event, None));
         }
     }
 
     /// Sums up every stream's frames (invariant 2). Returns whether all are accounted for.
     pub fn log_totals(&self) -> bool {
-        self.accounts.iter().fold(true, |whole, (status, accounting)| log_totals(status, accounting) && whole)
+        self.streams.iter().fold(true, |whole, (record, _)| log_totals(record) && whole)
     }
 }
 
 /// Sums up one stream's frames. Returns whether all are accounted for.
-fn log_totals(status: &StreamStatus, accounting: &FrameAccounting) -> bool {
+fn log_totals(RegisteredStream { status, accounting, .. }: &RegisteredStream) -> bool {
     let stream = status.id();
     let held = accounting.close(stream);
     if held > 0 {
@@ -360,33 +366,32 @@ fn log_totals(status: &StreamStatus, accounting: &FrameAccounting) -> bool {
     unaccounted == 0
 }
 
-/// The route of a stream: its sets' scorers, and a handler that feeds its emitter.
-fn route(
-    stream: &StreamSettings,
-    scorers: &[Arc<Scorer>],
-    emitter: &Arc<Mutex<Emitter>>,
-    outlet: &Arc<Outlet>,
-) -> ScoreRoute {
-    let scorers = stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect();
-    let (emitter, outlet) = (Arc::clone(emitter), Arc::clone(outlet));
-    let handler: ScoreHandler = Box::new(move |time, picture, sets| {
-        let mut emitter = emitter.lock();
-        for (set, scores) in sets.iter().enumerate() {
-            emitter.scores(time, set, scores, &mut |event| outlet.send(event, picture));
-        }
-    });
-    ScoreRoute { scorers, handler }
+/// The scorers of a stream's sets, in its order.
+fn scorers_of(stream: &StreamSettings, scorers: &[Arc<Scorer>]) -> Vec<Arc<Scorer>> {
+    stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect()
+}
+
+/// The stream's label sets, in its order.
+fn label_sets<'a>(settings: &'a Settings, stream: &'a StreamSettings) -> impl Iterator<Item = &'a LabelSet> {
+    stream.label_sets.iter().filter_map(|set| settings.label_sets.get(*set))
+}
+
+/// (set, label) of all of a stream's labels.
+fn labels(settings: &Settings, stream: &StreamSettings) -> Vec<(String, String)> {
+    let of_set =
+        |set: &LabelSet| set.labels.iter().map(|label| (set.name.clone(), label.name.clone())).collect::<Vec<_>>();
+    label_sets(settings, stream).flat_map(of_set).collect()
 }
 
 /// What a stream's emitter needs to know of its label sets, in the stream's order.
 fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<(Arc<str>, Vec<LabelRules>)> {
-    let of_set = |set: &crate::label::LabelSet| {
-        let rules = |label: &crate::label::Label| LabelRules {
+    let of_set = |set: &LabelSet| {
+        let rules = |label: &Label| LabelRules {
             name: label.name.as_str().into(),
             thresholds: thresholds(label, &settings.events),
             attributes: Arc::new(label.attributes.clone()),
         };
         (Arc::from(set.name.as_str()), set.labels.iter().map(rules).collect())
     };
-    stream.label_sets.iter().filter_map(|i| settings.label_sets.get(*i)).map(of_set).collect()
+    label_sets(settings, stream).map(of_set).collect()
 }

@@ -1,14 +1,12 @@
-//! The outbox and the sinks of a configuration, started together: each sink on its thread, behind its inbox.
+//! The outbox and the sinks of a configuration, started together: each sink on its thread, behind its receiver.
 
 use std::sync::Arc;
 
-use crate::api::{Board, RECENT};
 use crate::config::Settings;
-use crate::outbox::history_reader::{OutboxReader, Query};
 use crate::outbox::{Kernel, Outbox, identity};
-use crate::pipeline::Threads;
+use crate::pipeline::{self, Threads};
 use crate::sink::mqtt::Owner;
-use crate::sink::{SinkContext, SinkStartError, runner};
+use crate::sink::{SinkContext, SinkStartError};
 use crate::snapshot::Gallery;
 use crate::stream::registry::StreamRegistry;
 
@@ -31,11 +29,7 @@ pub fn start(
     let routes = settings.routes.clone();
     let (outbox, receivers, thread) = Outbox::start(settings.outbox.clone(), routes, Kernel)?;
     let mut threads = vec![("outbox".to_owned(), thread)];
-    for (sink, receiver) in sinks.into_iter().zip(receivers) {
-        let name = format!("sink {}", receiver.name());
-        let thread = runner::start(sink, receiver, runner::ladder()).map_err(SinkStartError::Thread)?;
-        threads.push((name, thread));
-    }
+    threads.extend(pipeline::outbox_to_sinks(receivers, sinks).map_err(SinkStartError::Thread)?);
     match &settings.outbox.path {
         Some(path) => tracing::info!(path = %path.display(), "events are kept in the outbox until every sink has them"),
         None => tracing::info!(
@@ -43,17 +37,4 @@ pub fn start(
         ),
     }
     Ok((outbox, threads))
-}
-
-/// Fills the API's memory with the latest events of earlier runs. Without a file there are none.
-pub fn recall(settings: &Settings, board: &Board) {
-    let Some(path) = &settings.outbox.path else { return };
-    let latest = OutboxReader::open(path).and_then(|reader| reader.latest(&Query::default(), RECENT));
-    match latest {
-        Ok(rows) => {
-            let events = rows.iter().filter_map(|row| serde_json::from_str(&row.body).ok());
-            events.for_each(|event| board.remember(Arc::new(event)));
-        }
-        Err(error) => tracing::warn!(%error, "the API begins without the events of earlier runs"),
-    }
 }

@@ -6,7 +6,9 @@
 //! their order. Without an encoder (`model: none`) every frame ends here, counted as such. Ends when the dispatcher is gone; a
 //! scoring stage that is gone ends it too.
 
+use std::io;
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -35,6 +37,31 @@ pub struct SessionWorker {
     pub free: Sender<BatchBuffer>,
     pub embedded: Arc<ReorderBuffer>,
     pub runs: Arc<Runs>,
+}
+
+/// Starts a thread for each encoder, or one without for `model: none`; each with the name to call it by when it is late.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn start(
+    encoders: Vec<Box<dyn ImageEncoder>>,
+    runs: &Arc<Runs>,
+    batches: &Receiver<PreparedBatch>,
+    free: &Sender<BatchBuffer>,
+    embedded: Sender<EmbeddedBatch>,
+) -> io::Result<Vec<(String, JoinHandle<()>)>> {
+    let embedded = Arc::new(ReorderBuffer::new(embedded));
+    runs.pass_by(&embedded);
+    let sessions = encoders.len().max(1);
+    let mut encoders = encoders.into_iter();
+    let start = |session| {
+        let (batches, free, embedded) = (batches.clone(), free.clone(), Arc::clone(&embedded));
+        let (encoder, has_peers, runs) = (encoders.next(), sessions > 1, Arc::clone(runs));
+        let worker = SessionWorker { encoder, session, has_peers, batches, free, embedded, runs };
+        let thread = Builder::new().name(format!("vtagd-infer-{session}")).spawn(|| worker.run())?;
+        Ok((format!("inference session {session}"), thread))
+    };
+    (0..sessions).map(start).collect()
 }
 
 /// What a session remembers from batch to batch.

@@ -7,7 +7,7 @@
 //!
 //! In: `tracing` events of this program and its libraries, from any thread. Out: lines on stderr, or entries of systemd's journal. Every
 //! line is [scrubbed](crate::platform::secret::scrub) by value on its way out, so that no library can tell a credential (invariant 4).
-//! Nothing is queued: who tells something writes it. Whoever runs for long calls [`upkeep`] now and then and [`finish`] at the end,
+//! Nothing is queued: who logs something writes it. Whoever runs for long calls [`log_repeats`] now and then and [`finish`] at the end,
 //! which tell what was [summed up](repeats).
 //!
 //! Results go to stdout, never here. Wording: lower case, no full stop, the thing spoken of as a field.
@@ -104,7 +104,7 @@ pub fn init(level: LevelFrom<'_>, format: LogFormat) {
     };
     if started.is_ok() {
         let _ = RUNNING.set(Running { filter: handle, held });
-        std::panic::set_hook(Box::new(tell_panic));
+        std::panic::set_hook(Box::new(log_panic));
     }
     if let Some(error) = no_journal {
         tracing::warn!(%error, "the journal cannot be reached, its lines go to standard error");
@@ -157,7 +157,7 @@ impl<S: Subscriber> Layer<S> for Limit {
 
 /// What a panic says may hold a credential, as whatever a library says, and is told on standard error by other hands than ours. Past the
 /// subscriber, in which it may have happened.
-fn tell_panic(panic: &PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let mut text = format!("ERROR thread `{}` {panic}", thread.name().unwrap_or("without a name"));
     // Only where RUST_BACKTRACE asks for it.
@@ -166,14 +166,14 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
         text.push_str(&format!("\n{backtrace}"));
     }
     if journal::is_stderr() {
-        tell_plainly(line::priority(Level::ERROR), &text);
+        log_plainly(line::priority(Level::ERROR), &text);
     } else {
         write_event(&text);
     }
 }
 
 /// A line for systemd, which reads the number.
-fn tell_plainly(priority: u8, text: &str) {
+fn log_plainly(priority: u8, text: &str) {
     write_event(&format!("<{priority}>{text}"));
 }
 
@@ -198,16 +198,16 @@ pub fn set_level(level: Level) {
     }
 }
 
-/// Tells what has repeated and is due.
-pub fn upkeep(now: Instant) {
+/// Logs what has repeated and is due.
+pub fn log_repeats(now: Instant) {
     let summaries = repeats(|repeats| repeats.due(now));
-    summaries.iter().for_each(tell);
+    summaries.iter().for_each(log_summary);
 }
 
-/// Tells everything that has repeated and was not told. For the end of the process, and of a level.
+/// Logs everything that has repeated and was not logged. For the end of the process, and of a level.
 pub fn finish() {
     let summaries = repeats(Repeats::rest);
-    summaries.iter().for_each(tell);
+    summaries.iter().for_each(log_summary);
 }
 
 fn repeats<T>(with: impl FnOnce(&mut Repeats) -> T) -> T {
@@ -221,7 +221,7 @@ const SUMMARIES: &str = "vtagd::repeated";
 /// summed up as all else.
 pub const AUDIT: &str = "vtagd::audit";
 
-fn tell(summary: &Summary) {
+fn log_summary(summary: &Summary) {
     let Summary { level, what, stream, sink, times } = summary;
     let (stream, sink) = (stream.as_deref(), sink.as_deref());
     let plural = if *times == 1 { "" } else { "s" };
@@ -262,7 +262,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToJournal {
         let line = Line::of(event);
         if self.0.write(event.metadata(), &line).is_err() {
             // The journal is full or restarts: better without its fields than not at all. systemd reads the priority.
-            tell_plainly(line::priority(*event.metadata().level()), &line.text());
+            log_plainly(line::priority(*event.metadata().level()), &line.text());
         }
     }
 }

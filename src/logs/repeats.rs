@@ -2,8 +2,8 @@
 //!
 //! In: every event that passes the filter, with the time. Out: whether it is to be told, and now and then how often something that was
 //! told has happened since. Two events are the same if they come from the same place in the code with the same words and
-//! fields. Those that differ in numbers only, as a flood of "lost 17 packets" does, are told [`MOST_ALIKE`] times and then summed up too.
-//! Streams and sinks are told apart always. Bounded: at most [`MOST`] kinds of events are watched; what comes when all
+//! fields. Those that differ in numbers only, as a flood of "lost 17 packets" does, are told [`MAX_ALIKE`] times and then summed up too.
+//! Streams and sinks are told apart always. Bounded: at most [`MAX_EVENTS`] kinds of events are watched; what comes when all
 //! places are taken is told as it is, so no count is ever lost.
 
 use std::collections::HashMap;
@@ -18,10 +18,10 @@ use super::line::Line;
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// Events in a window that differ in their numbers only, and are told.
-const MOST_ALIKE: usize = 20;
+const MAX_ALIKE: usize = 20;
 
 /// Kinds of events that are watched at a time; with what is kept of each, about 1 MB.
-const MOST: usize = 1024;
+const MAX_EVENTS: usize = 1024;
 
 /// Longest text that is kept of an event.
 const MAX_CHARS: usize = 512;
@@ -62,10 +62,10 @@ impl Repeats {
         let words: Vec<_> = words.map(|(name, value)| (*name, value.text.as_str())).collect();
         let alike = self.hasher.hash_one((&callsite, &line.target, &line.message, words));
         let exactly = self.hasher.hash_one((&callsite, &line.target, line.text()));
-        if !self.kinds.contains_key(&alike) && self.kinds.len() >= MOST {
+        if !self.kinds.contains_key(&alike) && self.kinds.len() >= MAX_EVENTS {
             // Those that have nothing to tell make room.
             self.kinds.retain(|_, kind| kind.untold.is_some() || now.saturating_duration_since(kind.since) < WINDOW);
-            if self.kinds.len() >= MOST {
+            if self.kinds.len() >= MAX_EVENTS {
                 return true;
             }
         }
@@ -73,7 +73,7 @@ impl Repeats {
         if kind.untold.is_none() && now.saturating_duration_since(kind.since) >= WINDOW {
             (kind.since, kind.told) = (now, Vec::new());
         }
-        if !kind.told.contains(&exactly) && kind.told.len() < MOST_ALIKE {
+        if !kind.told.contains(&exactly) && kind.told.len() < MAX_ALIKE {
             kind.told.push(exactly);
             return true;
         }
@@ -197,10 +197,10 @@ mod tests {
         assert!(repeats.admit(now, &METADATA, &line("lost", &[("why", "no route")])));
         assert!(repeats.admit(now, &METADATA, &line("lost", &[("why", "no host")])));
         let told = (0..100).filter(|n| repeats.admit(now, &METADATA, &line("held", &[("count", &n.to_string())])));
-        assert_eq!(told.count(), MOST_ALIKE);
+        assert_eq!(told.count(), MAX_ALIKE);
         let rest = repeats.rest();
-        assert_eq!((rest.len(), rest[0].times), (1, 100 - MOST_ALIKE as u64));
-        assert_eq!(rest[0].what, format!("held count={MOST_ALIKE}"));
+        assert_eq!((rest.len(), rest[0].times), (1, 100 - MAX_ALIKE as u64));
+        assert_eq!(rest[0].what, format!("held count={MAX_ALIKE}"));
     }
 
     #[test]
@@ -208,13 +208,13 @@ mod tests {
         let (mut repeats, now) = (Repeats::default(), Instant::now());
         let mut told = 0_u64;
         for round in 0..3 {
-            for kind in 0..MOST * 2 {
+            for kind in 0..MAX_EVENTS * 2 {
                 told += u64::from(repeats.admit(now, &METADATA, &line(&format!("kind {kind}"), &[])));
             }
-            assert_eq!(repeats.kinds.len(), MOST, "{round}");
+            assert_eq!(repeats.kinds.len(), MAX_EVENTS, "{round}");
         }
         let untold: u64 = repeats.rest().iter().map(|summary| summary.times).sum();
-        assert_eq!(told + untold, 3 * 2 * MOST as u64);
+        assert_eq!(told + untold, 3 * 2 * MAX_EVENTS as u64);
         assert!(repeats.rest().is_empty());
     }
 

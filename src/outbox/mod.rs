@@ -19,6 +19,7 @@ mod event_store;
 pub mod history_reader;
 pub mod identity;
 mod outbox_thread;
+mod recent_events;
 mod retained;
 pub mod route;
 mod tables;
@@ -38,6 +39,7 @@ use crate::outbox::delivery::{DeliveryReceiver, Health, States};
 pub use age::{Kernel, Uptime};
 use event_store::{EventStore, Queued};
 use outbox_thread::Worker;
+use recent_events::RecentEvents;
 use route::{Route, Routed, Router};
 pub use tables::OutboxError;
 
@@ -130,6 +132,7 @@ struct Shared {
     closing: AtomicBool,
     ended: AtomicBool,
     report: Mutex<Report>,
+    recent: RecentEvents,
 }
 
 impl Shared {
@@ -138,7 +141,7 @@ impl Shared {
         let name = sink.and_then(|sink| self.names.get(sink)).map_or("outbox", String::as_str);
         metrics::counter!("vtagd_events_dropped_total", "sink" => name.to_owned(), "reason" => loss.as_str())
             .increment(events);
-        // What was wished for is no loss.
+        // What was asked for is no loss.
         if !matches!(loss, Loss::RateLimit | Loss::Disabled) {
             self.lost.fetch_add(events, Ordering::Relaxed);
         }
@@ -161,6 +164,11 @@ pub struct Status(Arc<Shared>);
 impl Status {
     pub fn report(&self) -> Report {
         self.0.report.lock().clone()
+    }
+
+    /// The latest events, newest first, whatever became of them.
+    pub fn recent(&self) -> Vec<Arc<Event>> {
+        self.0.recent.newest_first()
     }
 }
 
@@ -215,6 +223,7 @@ impl Outbox {
                 sinks: routes.iter().map(|r| SinkReport { name: r.name.clone(), ..SinkReport::default() }).collect(),
                 ..Report::default()
             }),
+            recent: RecentEvents::load(settings.path.as_deref()),
         });
         let (queue, events) = bounded(QUEUE);
         let (wake, woken) = bounded(1);
@@ -239,6 +248,7 @@ impl Outbox {
     /// Takes an event in; never waits. Returns whether it is on its way to somebody: `false` if it was lost, or is over the limit of
     /// every sink that wants it; its cooldown should not begin then.
     pub fn send(&self, event: &Arc<Event>) -> bool {
+        self.shared.recent.remember(Arc::clone(event));
         let Routed { mut to, over } = {
             let mut router = self.shared.router.lock();
             router.route(event, Instant::now())

@@ -360,6 +360,7 @@ fn every_event_is_stored_or_counted_while_the_disk_is_full_and_order_is_kept_aft
         closing: AtomicBool::new(false),
         ended: AtomicBool::new(false),
         report: Mutex::default(),
+        recent: RecentEvents::default(),
     });
     let (queue, events) = bounded(400);
     let (wake, woken) = bounded(1);

@@ -13,25 +13,31 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::batching::dispatcher::Arrival;
-use crate::frame::FrameTap;
-use crate::frame::slot;
 use crate::frame::thumbprint::Unchanged;
-use crate::frame::view::View;
+use crate::frame::view::{Region, View};
 use crate::platform::shutdown::{Shutdown, Trigger};
 use crate::sample::auto::{Controller, ServedCounts};
-use crate::sample::{Interval, OnFull, Sampler, Tempo};
+use crate::sample::{Interval, Tempo};
 use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
 use crate::source::{Ended, Pace, Source, SourceSettings};
 use crate::stream::StreamKey;
 use crate::stream::accounting::FrameAccounting;
+use crate::stream::registry::RegisteredStream;
 use crate::stream::status::StreamStatus;
+
+use super::camera_to_slot;
+
+/// Streams that may be on their way in at once; more are refused.
+pub(super) const ARRIVALS: usize = 1024;
 
 /// How often the common interval is thought about, and how often a change of it is worth a line in the log.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-const TELL: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One stream, as the pipeline needs it.
 pub struct StreamPart {
+    /// Where its state and its frames are noted.
+    pub record: RegisteredStream,
     pub source: SourceSettings,
     pub interval: Interval,
     /// Whether frames that show nothing new are inferred all the same (`None`).
@@ -41,25 +47,36 @@ pub struct StreamPart {
     pub route: ScoreRoute,
 }
 
+/// A stream's camera, and how it is sampled.
+pub(super) struct Camera {
+    pub record: RegisteredStream,
+    pub source: SourceSettings,
+    pub interval: Duration,
+    /// The common interval, for one that follows it.
+    pub tempo: Option<Arc<Tempo>>,
+    /// What frames get a thumbprint of.
+    pub thumbprints: Option<Region>,
+}
+
 /// The way into a running pipeline. Dropping it lets the pipeline end.
 pub struct Intake {
-    pub(crate) arrivals: Sender<Arrival>,
-    pub(crate) wake: Sender<()>,
-    pub(crate) score_routes: Arc<ScoreRoutes>,
-    pub(crate) shutdown: Shutdown,
-    pub(crate) next: u64,
-    pub(crate) pace: CommonPace,
-    pub(crate) pictures: bool,
+    arrivals: Sender<Arrival>,
+    wake: Sender<()>,
+    score_routes: Arc<ScoreRoutes>,
+    shutdown: Shutdown,
+    next: u64,
+    pace: CommonPace,
+    pictures: bool,
 }
 
 /// The common interval of all streams with `interval: auto`, and how it is found.
 #[derive(Default)]
-pub(crate) struct CommonPace {
+struct CommonPace {
     tempo: Arc<Tempo>,
     controller: Controller,
-    looked: Option<Instant>,
+    polled: Option<Instant>,
     /// The interval last told in the log, and when.
-    told: Option<(Instant, Duration)>,
+    logged: Option<(Instant, Duration)>,
 }
 
 /// A stream that has joined.
@@ -71,7 +88,7 @@ pub struct Member {
     auto: bool,
     /// Loses frames when the box is behind.
     live: bool,
-    /// Frames served and superseded when last looked at.
+    /// Frames served and superseded at the last poll.
     counted: (u64, u64),
     trigger: Trigger,
     ended: Receiver<Option<Ended>>,
@@ -79,6 +96,15 @@ pub struct Member {
 }
 
 impl Intake {
+    pub(super) fn new(
+        arrivals: Sender<Arrival>,
+        wake: Sender<()>,
+        score_routes: Arc<ScoreRoutes>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { arrivals, wake, score_routes, shutdown, next: 0, pace: CommonPace::default(), pictures: false }
+    }
+
     /// Streams that join from now on keep each frame's picture until it has been scored: for snapshots.
     pub fn keep_pictures(&mut self) {
         self.pictures = true;
@@ -89,33 +115,21 @@ impl Intake {
     /// # Errors
     /// When the system gives no thread, the pipeline has ended, or very many joined while it was busy.
     pub fn join(&mut self, part: StreamPart) -> io::Result<Member> {
-        let StreamPart { source, interval, unchanged, view, route } = part;
+        let StreamPart { record, source, interval, unchanged, view, route } = part;
         let key = StreamKey(self.next);
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
-        let id = Arc::clone(&source.id);
-        let (status, accounting) = (Arc::new(StreamStatus::new(Arc::clone(&id))), Arc::new(FrameAccounting::open(&id)));
-        let (writer, slot) = slot::slot(1, self.wake.clone());
-        let on_full = match source.pace {
-            Pace::Live => OnFull::NewestWins,
-            Pace::Fast => OnFull::Wait(shutdown.clone()),
-        };
+        let RegisteredStream { status, accounting, .. } = record.clone();
         let (auto, live) = (interval == Interval::Auto, source.pace == Pace::Live);
-        let tempo = &self.pace.tempo;
-        let first = match interval {
+        let tempo = auto.then(|| Arc::clone(&self.pace.tempo));
+        let interval = match interval {
             Interval::Every(interval) => interval,
-            Interval::Auto => tempo.interval(),
+            Interval::Auto => self.pace.tempo.interval(),
         };
-        status.sampling_interval(first);
-        let mut sampler = Sampler::new(Arc::clone(&id), first, Arc::clone(&accounting), writer, on_full);
-        if auto {
-            sampler = sampler.following(Arc::clone(tempo));
-        }
-        if unchanged.is_some() {
-            sampler = sampler.with_thumbprints(view.region);
-        }
-        let tap: Arc<dyn FrameTap> = Arc::new(sampler);
-        let source = Source::new(source, tap, Arc::clone(&status), shutdown);
+        status.sampling_interval(interval);
+        let thumbprints = unchanged.map(|_| view.region);
+        let camera = Camera { record, source, interval, tempo, thumbprints };
+        let (source, slot) = camera_to_slot(camera, self.wake.clone(), shutdown);
 
         // Everything is in place before the first frame.
         self.score_routes.enter(key, route);
@@ -128,10 +142,10 @@ impl Intake {
             }));
         }
         let _ = self.wake.try_send(());
-        let (told, ended) = bounded(1);
-        let farewell = Farewell { how: None, told };
+        let (report, ended) = bounded(1);
+        let report = EndReport { how: None, report };
         // On failure the closure, and with it the slot's writer, is dropped: the dispatcher forgets the slot.
-        let thread = Builder::new().name(format!("src-{id}")).spawn(|| farewell.after(source));
+        let thread = Builder::new().name(format!("src-{}", status.id())).spawn(|| report.after(source));
         let thread = thread.inspect_err(|_| self.score_routes.leave(key))?;
         Ok(Member { key, status, accounting, auto, live, counted: (0, 0), trigger, ended, thread })
     }
@@ -142,13 +156,13 @@ impl Intake {
     }
 
     /// Lets the streams with `interval: auto` follow what the box serves. `members` are all that are there. To be called now and
-    /// then; it looks once in [`POLL_INTERVAL`].
+    /// then; it acts once in [`POLL_INTERVAL`].
     pub fn adapt<'a>(&mut self, now: Instant, members: impl Iterator<Item = &'a mut Member>) {
         let pace = &mut self.pace;
-        if pace.looked.is_some_and(|last| now.saturating_duration_since(last) < POLL_INTERVAL) {
+        if pace.polled.is_some_and(|last| now.saturating_duration_since(last) < POLL_INTERVAL) {
             return;
         }
-        pace.looked = Some(now);
+        pace.polled = Some(now);
         let members: Vec<_> = members.filter(|member| member.live).collect();
         let mut ended = ServedCounts { streams: members.len(), ..ServedCounts::default() };
         let mut followers = Vec::with_capacity(members.len());
@@ -167,9 +181,9 @@ impl Intake {
             followers.iter().for_each(|status| status.sampling_interval(interval));
         }
         let interval = pace.controller.interval();
-        let news = pace.told.is_none_or(|(at, told)| told != interval && now.saturating_duration_since(at) >= TELL);
-        if news {
-            pace.told = Some((now, interval));
+        let is_due = |(at, logged)| logged != interval && now.saturating_duration_since(at) >= LOG_INTERVAL;
+        if pace.logged.is_none_or(is_due) {
+            pace.logged = Some((now, interval));
             tracing::info!(?interval, streams = followers.len(), "sampling interval of streams with `interval: auto`");
         }
     }
@@ -208,21 +222,21 @@ impl Member {
     }
 }
 
-/// Tells how a source ended, also when it panicked.
-struct Farewell {
+/// Reports how a source ended, also when it panicked.
+struct EndReport {
     how: Option<Ended>,
-    told: Sender<Option<Ended>>,
+    report: Sender<Option<Ended>>,
 }
 
-impl Farewell {
+impl EndReport {
     fn after(mut self, source: Source) {
         self.how = Some(source.run());
     }
 }
 
-impl Drop for Farewell {
+impl Drop for EndReport {
     fn drop(&mut self) {
         // Room for the one message; the receiver is gone only when nobody cares any more.
-        let _ = self.told.try_send(self.how.take());
+        let _ = self.report.try_send(self.how.take());
     }
 }

@@ -1,8 +1,16 @@
-//! The whole way of a frame: builds every stage, joins them with bounded channels, and gives each its named thread.
+//! The whole way of a frame, camera to sink: each stage is joined to the next one here, and nowhere else.
 //!
-//! Streams join through the [`Intake`]. Closing runs downstream: sources end → their slots close → the intake is dropped → the
-//! dispatcher drains and ends → the pool and the session thread end → the scoring thread ends. Nobody is told to stop in the
-//! middle; nothing that was taken is forgotten.
+//! ```text
+//! camera_to_slot     camera ─► source ─► sample ─► slot, once a stream
+//! start              slots ─► batches ─► embeddings ─► scores, once for all streams
+//! scores_to_events   scores ─► events, once a stream
+//! EventRoute         events ─► outbox, and their pictures
+//! outbox_to_sinks    outbox ─► a thread for each sink
+//! ```
+//!
+//! Streams join through the [`Intake`]. Closing runs downstream: sources end → their slots close → the intake is dropped → the dispatcher
+//! drains and ends → the pool and the session threads end → the scoring thread ends → the event route is closed → the outbox and the sinks end.
+//! Nobody is told to stop in the middle; nothing that was taken is forgotten.
 
 pub mod intake;
 
@@ -11,23 +19,25 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
 
-use crate::batching::dispatcher::{Dispatcher, buffers};
-use crate::batching::reorder_buffer::ReorderBuffer;
-use crate::batching::tensor::BatchBuffer;
-use crate::frame::slot;
-use crate::infer::ImageEncoder;
-use crate::infer::session_thread::SessionWorker;
+use crate::batching::dispatcher::{Dispatcher, TileCount, buffers, free_buffers};
+use crate::event::{Emitter, Event};
+use crate::frame::slot::{self, SlotReader};
+use crate::frame::{Frame, Picture};
 use crate::infer::watchdog::Runs;
-use crate::pipeline::intake::{CommonPace, Intake};
+use crate::infer::{ImageEncoder, session_thread};
+use crate::outbox::{Outbox, delivery::DeliveryReceiver};
 use crate::platform::shutdown::Shutdown;
 use crate::preprocess::{Spec, pool, tiles};
-use crate::score::score_routes::ScoreRoutes;
-use crate::score::scoring_thread;
-
-/// Streams that may be on their way in at once; more are refused.
-const ARRIVALS: usize = 1024;
+use crate::sample::{OnFull, Sampler};
+use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
+use crate::score::{Scorer, scoring_thread};
+use crate::sink::{Sink, runner};
+use crate::snapshot::Gallery;
+use crate::source::{Pace, Source};
+use intake::{ARRIVALS, Camera, Intake};
 
 /// What all streams share.
 pub struct Stages {
@@ -45,72 +55,93 @@ pub struct Stages {
 /// Threads, each with the name to call it by when it is late.
 pub type Threads = Vec<(String, JoinHandle<()>)>;
 
-/// Starts every stage. Streams that join later end with `shutdown` at the latest.
+/// camera → source → sample → slot. The source is not running yet.
+fn camera_to_slot(camera: Camera, wake: Sender<()>, shutdown: Shutdown) -> (Source, SlotReader<Frame>) {
+    let Camera { record, source, interval, tempo, thumbprints } = camera;
+    let (writer, slot) = slot::slot(1, wake);
+    let on_full = match source.pace {
+        Pace::Live => OnFull::NewestWins,
+        Pace::Fast => OnFull::Wait(shutdown.clone()),
+    };
+    let sampler = Sampler::new(Arc::clone(&source.id), interval, record.accounting, writer, on_full);
+    let sampler = sampler.following(tempo).with_thumbprints(thumbprints);
+    (Source::new(source, Arc::new(sampler), record.status, shutdown), slot)
+}
+
+/// slots → batches → embeddings → scores: the stages that all streams share. Streams that join later end with `shutdown` at the latest.
 ///
 /// # Errors
 /// When the system gives no thread or no memory for the batches; the stages started until then end by themselves.
 pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads)> {
     let Stages { spec, encoders, runs, max_size, max_delay, threads: pool_size } = stages;
-    let (sessions, buffers) = (encoders.len().max(1), buffers(encoders.len().max(1)));
-    let mut threads = Vec::new();
-
-    // source → sample → slot, one each a stream, come with the intake
+    let sessions = encoders.len().max(1);
     let (wake, woken) = slot::wake_channel();
-    let (arrivals_tx, arrivals) = bounded(ARRIVALS);
-    let score_routes = Arc::new(ScoreRoutes::default());
+    let (joining, arrivals) = bounded(ARRIVALS);
+    let (jobs, to_prepare) = bounded(max_size * buffers(sessions));
+    let (batches, prepared) = bounded(0);
+    let (embedded, to_score) = bounded(buffers(sessions));
+    // Buffers go round between the dispatcher and the sessions.
+    let memory = || encoders.first().and_then(|encoder| encoder.memory(max_size * spec.place_len()));
+    let (used, free) = free_buffers(sessions, max_size, spec.place_len(), memory).map_err(io::Error::other)?;
 
-    // slots → batches; buffers go round between the dispatcher and the sessions
-    let (free_tx, free) = bounded(buffers);
-    for _ in 0..buffers {
-        let own = encoders.first().and_then(|encoder| encoder.memory(max_size * spec.place_len()));
-        let buffer = own.map(|memory| BatchBuffer::within(memory, spec.place_len()));
-        let buffer = buffer.map_or_else(|| BatchBuffer::new(max_size, spec.place_len()), Ok);
-        free_tx.send(buffer.map_err(io::Error::other)?).map_err(io::Error::other)?;
-    }
-    let (jobs_tx, jobs) = bounded(max_size * buffers);
-    let (batches_tx, batches) = bounded(0);
-    let (embedded_tx, scored_rx) = bounded(buffers);
-    let dispatcher = Dispatcher {
-        arrivals,
-        wake: woken,
-        tiles: |view, picture| tiles(view, picture.width(), picture.height()),
-        jobs: jobs_tx,
-        batches: batches_tx,
-        free,
-        max_size,
-        max_delay,
-    };
-    threads.push(spawn("dispatcher", "vtagd-dispatch", move || dispatcher.run())?);
-    for (n, thread) in pool::spawn(pool_size, &spec, &jobs)?.into_iter().enumerate() {
-        threads.push((format!("preprocessing {n}"), thread));
-    }
-
+    // slots → batches, whose places the pool writes
+    let tiles: TileCount = |view, picture| tiles(view, picture.width(), picture.height());
+    let dispatcher = Dispatcher { arrivals, wake: woken, tiles, jobs, batches, free, max_size, max_delay };
+    let mut threads = vec![spawn("dispatcher", "vtagd-dispatch", move || dispatcher.run())?];
+    threads.extend(pool::start(pool_size, &spec, &to_prepare)?);
     // batches → embeddings → scores
-    let embedded = Arc::new(ReorderBuffer::new(embedded_tx));
-    runs.pass_by(&embedded);
-    let mut encoders = encoders.into_iter();
-    for session in 0..sessions {
-        let (batches, free, embedded) = (batches.clone(), free_tx.clone(), Arc::clone(&embedded));
-        let (encoder, has_peers, runs) = (encoders.next(), sessions > 1, Arc::clone(&runs));
-        let worker = SessionWorker { encoder, session, has_peers, batches, free, embedded, runs };
-        threads.push(spawn(&format!("inference session {session}"), &format!("vtagd-infer-{session}"), move || {
-            worker.run()
-        })?);
-    }
-    drop((embedded, free_tx, batches));
-    let scored = Arc::clone(&score_routes);
-    threads.push(spawn("scoring", "vtagd-score", move || scoring_thread::run(&scored_rx, &scored))?);
+    threads.extend(session_thread::start(encoders, &runs, &prepared, &used, embedded)?);
+    let score_routes = Arc::new(ScoreRoutes::default());
+    let routes = Arc::clone(&score_routes);
+    threads.push(spawn("scoring", "vtagd-score", move || scoring_thread::run(&to_score, &routes))?);
+    Ok((Intake::new(joining, wake, score_routes, shutdown.clone()), threads))
+}
 
-    let intake = Intake {
-        arrivals: arrivals_tx,
-        wake,
-        score_routes,
-        shutdown: shutdown.clone(),
-        next: 0,
-        pace: CommonPace::default(),
-        pictures: false,
-    };
-    Ok((intake, threads))
+/// scores → events: the route of a stream, whose scores feed its emitter, set by set.
+pub fn scores_to_events(
+    scorers: Vec<Arc<Scorer>>,
+    emitter: Arc<Mutex<Emitter>>,
+    events: Arc<EventRoute>,
+) -> ScoreRoute {
+    let handler = Box::new(move |time, picture: Option<&Arc<Picture>>, sets: &[Vec<f32>]| {
+        let mut emitter = emitter.lock();
+        for (set, scores) in sets.iter().enumerate() {
+            emitter.scores(time, set, scores, &mut |event| events.send(event, picture));
+        }
+    });
+    ScoreRoute { scorers, handler }
+}
+
+/// events → outbox.
+pub struct EventRoute {
+    pub outbox: Outbox,
+    /// Where pictures of tags are kept, if they are.
+    pub gallery: Option<Arc<Gallery>>,
+}
+
+impl EventRoute {
+    /// Whether the event is on its way to anybody. `picture` is the frame that caused it.
+    pub fn send(&self, mut event: Event, picture: Option<&Arc<Picture>>) -> bool {
+        self.gallery.iter().for_each(|gallery| gallery.illustrate(&mut event, picture));
+        self.outbox.send(&Arc::new(event))
+    }
+
+    /// Takes nothing more. What was taken is still stored, encoded and delivered.
+    pub fn close(&self) {
+        self.outbox.close();
+        self.gallery.iter().for_each(|gallery| gallery.close());
+    }
+}
+
+/// outbox → sinks: each sink on a thread of its own, behind its receiver.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn outbox_to_sinks(receivers: Vec<DeliveryReceiver>, sinks: Vec<Box<dyn Sink>>) -> io::Result<Threads> {
+    let threads = receivers.into_iter().zip(sinks).map(|(receiver, sink)| {
+        Ok((format!("sink {}", receiver.name()), runner::start(sink, receiver, runner::ladder())?))
+    });
+    threads.collect()
 }
 
 fn spawn(name: &str, thread: &str, work: impl FnOnce() + Send + 'static) -> io::Result<(String, JoinHandle<()>)> {

@@ -4,7 +4,6 @@
 use std::io;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
@@ -16,12 +15,12 @@ pub struct SignalThread {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Takes over SIGTERM and SIGINT, the first of which asks for shutdown through `trigger`, and SIGHUP where `reload` wants to hear
-/// of it. Wishes to reload that come while one is waiting are one with it. `before_exit` runs before the second signal ends the process.
+/// Takes over SIGTERM and SIGINT, the first of which asks for shutdown through `trigger`, and SIGHUP where there is a
+/// `reload`, which asks for one and must not wait. `before_exit` runs before the second signal ends the process.
 ///
 /// # Errors
 /// When the system refuses the handlers or the thread.
-pub fn listen(trigger: Trigger, reload: Option<Sender<()>>, before_exit: fn()) -> io::Result<SignalThread> {
+pub fn listen(trigger: Trigger, reload: Option<Box<dyn Fn() + Send>>, before_exit: fn()) -> io::Result<SignalThread> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     if reload.is_some() {
         signals.add_signal(SIGHUP)?;
@@ -31,8 +30,7 @@ pub fn listen(trigger: Trigger, reload: Option<Sender<()>>, before_exit: fn()) -
         let mut stopping = false;
         for signal in signals.forever() {
             match signal {
-                // Full: somebody will look soon, and find what is new then.
-                SIGHUP => drop(reload.as_ref().map(|reload| reload.try_send(()))),
+                SIGHUP => reload.iter().for_each(|reload| reload()),
                 _ if stopping => {
                     tracing::warn!("second signal, stopping at once");
                     before_exit();

@@ -3,9 +3,10 @@
 //! Each named thread has its own [`Preprocessor`] and so its own scratch memory. The job channel is bounded by the
 //! dispatcher's buffers; it ends when the dispatcher is gone.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::Receiver;
 
@@ -13,17 +14,21 @@ use super::{Preprocessor, Spec};
 use crate::batching::batch::PrepareJob;
 use crate::platform::thread_priority;
 
-/// Starts `threads` threads (at least one).
+/// Starts `threads` threads (at least one), each with the name to call it by when it is late.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn spawn(threads: usize, spec: &Arc<Spec>, jobs: &Receiver<PrepareJob>) -> std::io::Result<Vec<JoinHandle<()>>> {
-    (0..threads.max(1))
-        .map(|n| {
-            let (spec, jobs) = (Arc::clone(spec), jobs.clone());
-            std::thread::Builder::new().name(format!("vtagd-prep-{n}")).spawn(move || work(spec, &jobs))
-        })
-        .collect()
+pub fn start(
+    threads: usize,
+    spec: &Arc<Spec>,
+    jobs: &Receiver<PrepareJob>,
+) -> io::Result<Vec<(String, JoinHandle<()>)>> {
+    let start = |n| {
+        let (spec, jobs) = (Arc::clone(spec), jobs.clone());
+        let thread = Builder::new().name(format!("vtagd-prep-{n}")).spawn(move || work(spec, &jobs))?;
+        Ok((format!("preprocessing {n}"), thread))
+    };
+    (0..threads.max(1)).map(start).collect()
 }
 
 fn work(spec: Arc<Spec>, jobs: &Receiver<PrepareJob>) {

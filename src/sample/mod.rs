@@ -77,7 +77,7 @@ pub struct Sampler {
     /// The interval that all `auto` streams follow.
     tempo: Option<Arc<Tempo>>,
     /// What frames get a thumbprint of.
-    signed: Option<Region>,
+    thumbprints: Option<Region>,
 }
 
 #[derive(Debug)]
@@ -106,20 +106,21 @@ impl Sampler {
         on_full: OnFull,
     ) -> Self {
         let state = Mutex::new(State { schedule: Schedule::new(interval), pending: None });
-        Self { stream, accounting, state, slot, on_full, tempo: None, signed: None }
+        Self { stream, accounting, state, slot, on_full, tempo: None, thumbprints: None }
     }
 
-    /// Follows `tempo` instead of its own interval.
+    /// Follows `tempo`, if there is one, instead of its own interval.
     #[must_use]
-    pub fn following(mut self, tempo: Arc<Tempo>) -> Self {
-        self.tempo = Some(tempo);
+    pub fn following(mut self, tempo: Option<Arc<Tempo>>) -> Self {
+        self.tempo = tempo;
         self
     }
 
-    /// Signs what `region` of its frames shows, so that unchanged ones can be told. On this thread, because each stream has one.
+    /// Takes thumbprints of what `region`, if there is one, of its frames shows, so that unchanged ones can be told. On this thread, because
+    /// each stream has one.
     #[must_use]
-    pub fn with_thumbprints(mut self, region: Region) -> Self {
-        self.signed = Some(region);
+    pub fn with_thumbprints(mut self, region: Option<Region>) -> Self {
+        self.thumbprints = region;
         self
     }
 
@@ -153,7 +154,7 @@ impl FrameTap for Sampler {
             tracing::debug!(stream = %self.stream, "a frame came that was not asked for");
             return;
         };
-        let thumbprint = self.signed.map(|region| Thumbprint::of(&picture, region));
+        let thumbprint = self.thumbprints.map(|region| Thumbprint::of(&picture, region));
         let frame = Frame { stream: Arc::clone(&self.stream), time, picture, thumbprint, guard };
         let (lost, reason) = match &self.on_full {
             OnFull::NewestWins => match self.slot.put(frame) {
@@ -225,7 +226,7 @@ mod tests {
     fn a_common_tempo_that_changes_is_followed_from_the_next_frame_on() {
         let (sampler, _reader, accounting) = sampler(OnFull::NewestWins);
         let tempo = Arc::new(Tempo::default());
-        let sampler = sampler.following(Arc::clone(&tempo));
+        let sampler = sampler.following(Some(Arc::clone(&tempo)));
         assert!(sampler.is_sampled(Duration::ZERO));
         tempo.set(SECOND * 5);
         assert_eq!(sampler.interval(), SECOND * 5);
@@ -246,7 +247,7 @@ mod tests {
             sampler.deliver(time(second), picture());
             let expected = signed.then(|| Thumbprint::of(&picture(), Region::FULL));
             assert_eq!(reader.take().unwrap().thumbprint, expected);
-            sampler = sampler.with_thumbprints(Region::FULL);
+            sampler = sampler.with_thumbprints(Some(Region::FULL));
         }
     }
 

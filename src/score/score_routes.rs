@@ -1,4 +1,4 @@
-//! Who listens to the scores of which stream, and which scorers make them. Shared between the scoring thread and the assembly.
+//! Who listens to the scores of which stream, and which scorers make them. Shared between the scoring thread and the main thread.
 //!
 //! The scoring thread holds the lock for one batch (scoring takes well under a millisecond), so every change takes hold between
 //! two batches: no frame is scored half by old labels and half by new ones, and none is lost.

@@ -1,7 +1,7 @@
 //! Frame accounting (invariant 2): every sampled frame ends as inferred, reused or dropped{reason}, exactly once.
 //!
 //! A [`FrameGuard`] is made when a frame is sampled and travels with it. Whoever ends the frame's way completes the guard;
-//! one that is dropped unsettled counts as dropped for the reason it was last marked with, so no path can forget.
+//! one that is dropped before that counts as dropped for the reason it was last marked with, so no path can forget.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ticket_is_counted_once_however_often_it_is_settled() {
+    fn a_frame_is_counted_once_however_often_it_is_completed() {
         let accounting = Arc::new(FrameAccounting::default());
         let stream: StreamId = "a".into();
         let guard = accounting.sample(&stream);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_ticket_still_ends_in_a_counter() {
+    fn a_forgotten_frame_guard_still_ends_in_a_counter() {
         let accounting = Arc::new(FrameAccounting::default());
         drop(accounting.sample(&"a".into()));
         assert_eq!(accounting.totals().dropped.get("shutdown"), Some(&1));

@@ -1,21 +1,19 @@
-//! What is being watched right now: every stream with its labels, and the wish to switch one on or off.
+//! What is known of every stream, in one place: written by the main thread when streams or labels change, read by the API, the metrics, the
+//! sinks (MQTT) and the report of dropped frames. Any thread may hold it; nobody waits.
 //!
-//! Written by the assembly when streams or labels change, read by sinks that tell the outside world (MQTT). Any thread may hold it; nobody
-//! waits. Commands go the other way through a bounded channel: when it is full, the newest is refused.
+//! A sink also asks for changes through it ([`requests`](crate::stream::requests)): when its room is taken, the newest is refused.
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::stream::StreamId;
 use crate::stream::accounting::FrameAccounting;
-use crate::stream::status::StreamStatus;
+use crate::stream::requests::{self, Action, NoOutcome, RequestSender};
+use crate::stream::status::{StreamState, StreamStatus};
 
-/// Commands that wait for the assembly, which looks twenty times a second.
-const COMMANDS: usize = 64;
-
-/// A stream as the outside world sees it.
+/// The record of a stream. It is made once, when the stream is read from the configuration; clones speak of the same one.
 #[derive(Clone, Debug)]
 pub struct RegisteredStream {
     pub status: Arc<StreamStatus>,
@@ -27,16 +25,22 @@ pub struct RegisteredStream {
 }
 
 impl RegisteredStream {
+    /// A stream that is going to be connected to.
+    pub fn new(id: &StreamId, labels: Vec<(String, String)>) -> Self {
+        let status = Arc::new(StreamStatus::new(Arc::clone(id)));
+        Self { status, accounting: Arc::new(FrameAccounting::open(id)), enabled: true, labels }
+    }
+
+    /// One that is switched off.
+    pub fn disabled(id: &StreamId, labels: Vec<(String, String)>) -> Self {
+        let status = Arc::new(StreamStatus::new(Arc::clone(id)));
+        status.set(StreamState::Disabled);
+        Self { status, accounting: Arc::default(), enabled: false, labels }
+    }
+
     pub fn id(&self) -> &str {
         self.status.id()
     }
-}
-
-/// Somebody outside wants a stream to be watched or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
-    pub stream: String,
-    pub enabled: bool,
 }
 
 /// See the module.
@@ -45,17 +49,23 @@ pub struct StreamRegistry {
     /// `None` until it is known for the first time.
     streams: RwLock<Option<Arc<Vec<RegisteredStream>>>>,
     version: watch::Sender<u64>,
-    commands: Sender<Command>,
+    requests: RequestSender,
+}
+
+impl Default for StreamRegistry {
+    /// One whose requests nobody takes.
+    fn default() -> Self {
+        Self::new(requests::channel().0.mqtt)
+    }
 }
 
 impl StreamRegistry {
-    /// An empty catalogue, and where the commands come out.
-    pub fn new() -> (Self, Receiver<Command>) {
-        let (commands, taken) = bounded(COMMANDS);
-        (Self { streams: RwLock::default(), version: watch::channel(0).0, commands }, taken)
+    /// An empty one. Sinks ask through `requests`.
+    pub fn new(requests: RequestSender) -> Self {
+        Self { streams: RwLock::default(), version: watch::channel(0).0, requests }
     }
 
-    /// Replaces everything, and tells who listens.
+    /// Replaces everything, and wakes those who wait for [changes](Self::changes).
     pub fn set(&self, streams: Vec<RegisteredStream>) {
         *self.streams.write() = Some(Arc::new(streams));
         self.version.send_modify(|version| *version += 1);
@@ -71,8 +81,11 @@ impl StreamRegistry {
         self.version.subscribe()
     }
 
-    /// Asks the assembly for something. `false` if it has too much to do.
-    pub fn command(&self, command: Command) -> bool {
-        self.commands.try_send(command).is_ok()
+    /// Asks the main thread for something.
+    ///
+    /// # Errors
+    /// When too many requests wait, or the daemon stops.
+    pub fn request(&self, action: Action) -> Result<(), NoOutcome> {
+        self.requests.send(action)
     }
 }

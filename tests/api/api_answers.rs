@@ -4,16 +4,17 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use metrics_exporter_prometheus::PrometheusHandle;
 use vtagd::api::{self, Access, Api, ApiSettings, Board, TlsSettings};
 use vtagd::metrics;
 use vtagd::platform::secret::Secret;
 use vtagd::platform::shutdown::{self, Trigger};
-use vtagd::stream::accounting::{FrameAccounting, FrameOutcome};
-use vtagd::stream::commands::{self, Asked, Wish};
-use vtagd::stream::status::{StreamState, StreamStatus};
+use vtagd::stream::accounting::FrameOutcome;
+use vtagd::stream::registry::{RegisteredStream, StreamRegistry};
+use vtagd::stream::requests::{self, Action, RequestOutcome, RequestReceiver};
+use vtagd::stream::status::StreamState;
 use vtagd::yaml::problem::{Problem, Severity};
 
 /// One recorder a process, however many tests run in it.
@@ -28,12 +29,13 @@ fn json(mut answer: ureq::http::Response<ureq::Body>) -> serde_json::Value {
 
 struct Server {
     board: Arc<Board>,
+    registry: Arc<StreamRegistry>,
     url: String,
     access: Arc<Access>,
     trigger: Trigger,
     thread: std::thread::JoinHandle<()>,
     /// What is asked of the main thread, which there is none of here.
-    asked: Receiver<Asked>,
+    requests: RequestReceiver,
 }
 
 impl Server {
@@ -43,13 +45,14 @@ impl Server {
 
     fn with(token: Option<&str>, tls: Option<TlsSettings>) -> Self {
         let (trigger, shutdown) = shutdown::channel();
-        let board = Arc::new(Board::default());
-        let (asker, asked) = commands::channel();
+        let (senders, requests) = requests::channel();
+        let registry = Arc::new(StreamRegistry::new(senders.mqtt));
+        let board = Arc::new(Board::new(Arc::clone(&registry)));
         let scheme = if tls.is_some() { "https" } else { "http" };
         let settings = ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: token.map(Secret::new), tls };
         let Api { address, thread, access } =
-            api::start(&settings, Arc::clone(&board), asker, metrics(), shutdown).unwrap();
-        Self { board, url: format!("{scheme}://{address}"), access, trigger, thread, asked }
+            api::start(&settings, Arc::clone(&board), senders.api, metrics(), shutdown).unwrap();
+        Self { board, registry, url: format!("{scheme}://{address}"), access, trigger, thread, requests }
     }
 
     /// A bare connection, for what no client would say.
@@ -115,10 +118,10 @@ fn readiness_follows_the_model_and_says_why_while_liveness_does_not_care() {
 #[test]
 fn streams_are_told_with_their_state_and_accounts() {
     let server = Server::start(None);
-    let (status, accounting) = (Arc::new(StreamStatus::new("gate".into())), Arc::new(FrameAccounting::default()));
-    server.board.set_streams(vec![(Arc::clone(&status), Arc::clone(&accounting))]);
-    status.set(StreamState::Down { error: "connection refused".into() });
-    accounting.sample(&"gate".into()).complete(FrameOutcome::Inferred);
+    let gate = RegisteredStream::new(&"gate".into(), Vec::new());
+    server.registry.set(vec![gate.clone()]);
+    gate.status.set(StreamState::Down { error: "connection refused".into() });
+    gate.accounting.sample(&"gate".into()).complete(FrameOutcome::Inferred);
     let body = json(server.get("/api/v1/streams", None));
     let row = &body["streams"][0];
     assert_eq!((row["id"].as_str(), row["state"].as_str()), (Some("gate"), Some("down")));
@@ -162,8 +165,9 @@ fn an_address_that_is_taken_is_named() {
     let listen = taken.local_addr().unwrap();
     let (_trigger, shutdown) = shutdown::channel();
     let settings = ApiSettings { listen, token: None, tls: None };
-    let asker = commands::channel().0;
-    let error = api::start(&settings, Arc::new(Board::default()), asker, metrics(), shutdown).err().unwrap();
+    let requests = requests::channel().0.api;
+    let error =
+        api::start(&settings, Arc::new(Board::new(Arc::default())), requests, metrics(), shutdown).err().unwrap();
     assert!(error.to_string().contains(&listen.to_string()) && error.to_string().contains("api.listen"), "{error}");
 }
 
@@ -284,7 +288,7 @@ fn no_spelling_of_a_request_gets_past_the_token() {
         assert!(answer[9..].starts_with("401"), "{line} {shown}: {answer}");
         assert!(!answer.contains("marked-set"), "{line} {shown}: {answer}");
     }
-    assert!(server.asked.is_empty());
+    assert!(server.requests.next(Duration::ZERO).is_none());
     let asked =
         "GET /api/v1/labels HTTP/1.1\r\nHost: x\r\nauthorization: BEARER let-me-in \r\nConnection: close\r\n\r\n";
     let answer = crate::common::daemon::eventually("a right one is let in once the wrong ones are paid for", || {
@@ -302,20 +306,20 @@ fn a_change_needs_a_token_even_on_loopback() {
         assert_eq!(status, 403, "{path}: {body}");
         assert!(body["error"].as_str().unwrap().contains("api.token"), "{body}");
     }
-    assert!(server.asked.is_empty());
+    assert!(server.requests.next(Duration::ZERO).is_none());
     server.stop();
 
     let server = Server::start(Some("let-me-in"));
     assert_eq!(server.post("/api/v1/reload", None).0, 401);
     assert_eq!(server.post("/api/v1/reload", Some("let-me-im")).0, 401);
-    assert!(server.asked.is_empty());
+    assert!(server.requests.next(Duration::ZERO).is_none());
     server.stop();
 }
 
 #[test]
 fn a_change_is_told_as_the_main_thread_tells_it() {
     let server = Server::start(Some("let-me-in"));
-    let asked = server.asked.clone();
+    let requests = server.requests.clone();
     let main = std::thread::spawn(move || {
         let problem = Problem {
             severity: Severity::Error,
@@ -327,18 +331,18 @@ fn a_change_is_told_as_the_main_thread_tells_it() {
             snippet: "3 | url: rtsp://viewer:MARKED@camera/".into(),
         };
         let outcomes = [
-            commands::CommandOutcome::Done,
-            commands::CommandOutcome::Already,
-            commands::CommandOutcome::NoSuchStream,
-            commands::CommandOutcome::Done,
-            commands::CommandOutcome::Refused { why: "the configuration has problems".into(), problems: vec![problem] },
+            RequestOutcome::Done,
+            RequestOutcome::Already,
+            RequestOutcome::NoSuchStream,
+            RequestOutcome::Done,
+            RequestOutcome::Refused { why: "the configuration has problems".into(), problems: vec![problem] },
         ];
         for outcome in outcomes {
-            let Asked { wish, answer } = asked.recv().unwrap();
-            if let Wish::Switch(command) = wish {
-                assert!(!command.enabled || command.stream == "gate");
+            let request = requests.next(crate::common::daemon::DEADLINE).unwrap();
+            if let Action::Switch { stream, enabled } = request.action {
+                assert!(!enabled || stream == "gate");
             }
-            answer.send(outcome).unwrap();
+            request.answer.unwrap().send(outcome).unwrap();
         }
     });
     let token = Some("let-me-in");

@@ -15,6 +15,7 @@ use vtagd::pipeline::intake::{Member, StreamPart};
 use vtagd::platform::shutdown;
 use vtagd::sample::Interval;
 use vtagd::source::{Decode, Location, SourceSettings};
+use vtagd::stream::registry::RegisteredStream;
 
 /// Streams that adapt, and one that does not.
 const STREAMS: usize = 20;
@@ -49,7 +50,8 @@ fn the_interval_grows_until_hardly_a_frame_is_lost() {
             ..settings(Location::File(clip.clone()))
         };
         let interval = if number == STREAMS { Duration::from_secs(2).into() } else { Interval::Auto };
-        let part = StreamPart { source, interval, unchanged: None, view: View::default(), route: route().0 };
+        let record = RegisteredStream::new(&source.id, Vec::new());
+        let part = StreamPart { record, source, interval, unchanged: None, view: View::default(), route: route().0 };
         members.push(intake.join(part).unwrap());
     }
     assert_eq!((interval(&members[0]), interval(&members[STREAMS])), (1.0, 2.0), "where it begins");

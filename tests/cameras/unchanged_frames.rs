@@ -14,6 +14,7 @@ use vtagd::pipeline::intake::StreamPart;
 use vtagd::platform::shutdown;
 use vtagd::source::{Ended, Location, Pace, SourceSettings};
 use vtagd::stream::accounting::Totals;
+use vtagd::stream::registry::RegisteredStream;
 
 const GATE: Unchanged = Unchanged { tolerance: 2.0, max_age: Duration::from_secs(3) };
 
@@ -45,7 +46,8 @@ fn run(unchanged: Option<Unchanged>, mode: ViewMode, max_size: usize, failures: 
     let (mut intake, mut threads) = pipeline::start(stages(encoder, max_size), &shutdown).unwrap();
     let (route, heard) = route();
     let view = View { mode, ..View::default() };
-    let part = StreamPart { source, interval: Duration::from_millis(500).into(), unchanged, view, route };
+    let (record, interval) = (RegisteredStream::new(&source.id, Vec::new()), Duration::from_millis(500).into());
+    let part = StreamPart { record, source, interval, unchanged, view, route };
     let member = intake.join(part).unwrap();
     drop(intake);
     assert_eq!(member.wait(), Some(Ended::EndOfFile));

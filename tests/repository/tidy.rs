@@ -37,6 +37,12 @@ const RETIRED_TYPES: &[(&str, &str)] = &[
     ("PATIENCE", "a …_TIMEOUT"),
     ("GOODBYE", "DRAIN_TIMEOUT"),
     ("LONGEST", "a MAX_…"),
+    ("Wish", "Request, Action"),
+    ("Wishes", "RequestReceiver"),
+    ("Asker", "RequestSender"),
+    ("Outlet", "EventRoute"),
+    ("Farewell", "EndReport"),
+    ("TELL", "LOG_INTERVAL"),
 ];
 
 /// None of these may be a module again …
@@ -74,6 +80,21 @@ const RETIRED_FUNCTIONS: &[(&str, &str)] = &[
     ("judge", "verdict"),
     ("asks", "is_coded_sampled"),
     ("wants", "is_sampled"),
+    ("upkeep", "log_repeats, run_upkeep"),
+];
+
+/// What joins two stages, in the order of a frame's way. Each is called in `pipeline/mod.rs` and nowhere else; a test or a command that
+/// needs a single stage is no part of the way.
+const JOINS: &[&str] = &[
+    "slot::slot(",
+    "Source::new(",
+    "Dispatcher {",
+    "pool::start(",
+    "session_thread::start(",
+    "scoring_thread::run(",
+    "emitter.scores(",
+    "outbox.send(",
+    "runner::start(",
 ];
 
 /// File names that may stand in every folder.
@@ -257,6 +278,25 @@ fn tests_are_linked_into_few_programs() {
             usize::from(path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs"));
     }
     assert!((2..=12).contains(&programs), "{programs} programs of tests, and each links everything: 12 at most");
+}
+
+#[test]
+fn the_whole_way_of_a_frame_is_joined_in_one_file() {
+    let way = PathBuf::from("pipeline/mod.rs");
+    let lines = fs::read_to_string(root().join("src").join(&way)).unwrap().lines().count();
+    assert!(lines <= 150, "src/pipeline/mod.rs has {lines} lines: it tells the way and holds no logic");
+    for join in JOINS {
+        // Where it is defined is no call.
+        let calls = |source: &&Source| source.code.contains(join) && !source.code.contains(&format!("impl {join}"));
+        let sources = sources();
+        let found: Vec<&Path> = sources.iter().filter(calls).map(|source| &*source.path).collect();
+        let way_alone = |path: &&Path| **path != *way && !path.starts_with("cli");
+        let elsewhere: Vec<_> = found.iter().filter(|path| way_alone(path)).collect();
+        assert!(
+            elsewhere.is_empty() && found.contains(&&*way),
+            "`{join}…)` belongs into src/pipeline/mod.rs: {found:?}"
+        );
+    }
 }
 
 #[test]

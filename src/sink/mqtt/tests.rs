@@ -5,15 +5,13 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::Receiver;
-
 use super::home_assistant::tests::watched;
 use super::*;
 use crate::event::EventKind;
 use crate::outbox::delivery::tests::{delivery, event, eventually};
 use crate::outbox::delivery::{DeliveryOutcome, DeliverySender, Health};
 use crate::sink::tests;
-use crate::stream::registry::Command;
+use crate::stream::requests::{self, Action, RequestReceiver};
 
 const EVENTS: &str = "v/events";
 
@@ -121,7 +119,7 @@ fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends,
 }
 
 /// A sink of the prefix `v` that knows a stream `gate` with a label `car`.
-fn running(port: u16) -> (DeliverySender, JoinHandle<()>, Receiver<Command>) {
+fn running(port: u16) -> (DeliverySender, JoinHandle<()>, RequestReceiver) {
     let settings = MqttSettings {
         url: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
         protocol: Protocol::V5,
@@ -134,10 +132,11 @@ fn running(port: u16) -> (DeliverySender, JoinHandle<()>, Receiver<Command>) {
         home_assistant: None,
     };
     let owner = Owner { id: uuid::Uuid::new_v4(), instance: "edge".into() };
-    let (registry, commands) = StreamRegistry::new();
+    let (senders, requests) = requests::channel();
+    let registry = StreamRegistry::new(senders.mqtt);
     registry.set(vec![watched("gate", &["car"])]);
     let (sender, thread) = tests::running(Mqtt::new(settings, Arc::new(registry), None, owner));
-    (sender, thread, commands)
+    (sender, thread, requests)
 }
 
 /// Offers events of these labels and waits until they are delivered; label and payload of each.
@@ -194,9 +193,9 @@ fn a_broker_that_hangs_up_on_the_owners_name_gets_events_and_nothing_else() {
 fn a_command_is_obeyed_and_one_that_lay_retained_is_not() {
     let (port, _taken) =
         broker(|_, _, _| Does::Take, &[("v/gate/enabled/set", "OFF", true), ("v/gate/enabled/set", "ON", false)]);
-    let (sender, thread, commands) = running(port);
-    let command = commands.recv_timeout(Duration::from_secs(60)).unwrap();
-    assert_eq!(command, Command { stream: "gate".into(), enabled: true });
+    let (sender, thread, requests) = running(port);
+    let request = requests.next(Duration::from_secs(60)).unwrap();
+    assert_eq!(request.action, Action::Switch { stream: "gate".into(), enabled: true });
     tests::end(&sender, thread);
-    assert_eq!(commands.try_recv().ok(), None);
+    assert!(requests.next(Duration::ZERO).is_none());
 }

@@ -10,7 +10,7 @@ use crate::sink::mqtt::clearing::Verdict;
 use crate::sink::mqtt::home_assistant;
 use crate::sink::mqtt::mqtt_client::{Message, Received};
 use crate::sink::mqtt::owner::Said;
-use crate::stream::registry::Command;
+use crate::stream::requests::Action;
 
 impl Session<'_> {
     /// Does what a message asks for, or notes what it says.
@@ -96,7 +96,7 @@ impl Session<'_> {
         };
         if !self.registry.streams().is_some_and(|streams| streams.iter().any(|watched| watched.id() == stream)) {
             tracing::warn!(stream, "a command for a stream that is not there is passed over");
-        } else if !self.registry.command(Command { stream: stream.to_owned(), enabled }) {
+        } else if self.registry.request(Action::Switch { stream: stream.to_owned(), enabled }).is_err() {
             tracing::warn!(stream, "too many commands at once, this one is passed over");
         }
     }
