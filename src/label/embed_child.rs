@@ -92,6 +92,7 @@ impl TextEmbedder for ChildTower {
             threads: self.threads,
             texts: texts.iter().map(|t| (*t).to_owned()).collect(),
         };
+        tracing::debug!(texts = texts.len(), "embedding texts in a child process");
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
         let mut next = 0;
