@@ -83,7 +83,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         runs: Arc::default(),
         max_size: BATCH,
         max_delay: Duration::from_millis(50),
-        threads: preprocessing_threads(),
+        threads: preprocessing_threads(None),
     };
     let scored = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&scored);

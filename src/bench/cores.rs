@@ -2,17 +2,18 @@
 //! process, whose memory goes back with it. In: the settings; out: settings with a number. On the caller's thread, at start-up, for
 //! half a minute at most where nothing is remembered; whatever goes wrong, one session has all cores.
 
-use std::fs;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
 use super::bench_child::{self, Setup};
 use super::{BenchError, Model};
-use crate::infer::session_threads::{self, Key, SessionThreads};
+use crate::infer::measurement_cache::MeasurementKey;
+use crate::infer::session_threads::{self, SessionThreads};
 use crate::infer::{BatchSize, InferSettings, Provider, Sessions};
 use crate::model::Bundle;
 use crate::platform::paths;
+use crate::platform::processor::Processor;
 use crate::platform::shutdown::Shutdown;
 
 /// Measuring of one split, and between two signs of life of the child: it loads the model several times.
@@ -37,7 +38,6 @@ pub fn settle(
         return one;
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let splits = session_threads::candidates(cores, least);
     if splits.len() < 2 {
         return one;
@@ -46,15 +46,18 @@ pub fn settle(
         BatchSize::Pictures(size) => size,
         BatchSize::Auto => BATCH,
     };
-    let key = Key {
+    let key = MeasurementKey {
+        question: "sessions".to_owned(),
         model: bundle.fingerprint.clone(),
-        cpu: session_threads::cpu_name(&read("/proc/cpuinfo")),
+        cpu: Processor::this().identity,
         cores,
         runtime: runtime.to_owned(),
         batch,
+        options: String::new(),
     };
     let folder = paths::cache_dir();
-    let chosen = key.load(&folder).inspect(|split| debug!(?split, "sessions as measured before")).or_else(|| {
+    let before = key.load(&folder).filter(|split: &SessionThreads| split.fits(cores));
+    let chosen = before.inspect(|split| debug!(?split, "sessions as measured before")).or_else(|| {
         let model = Model { dir: bundle.dir.clone(), size };
         let setup = Setup { provider: choice.clone(), library: settings.library.clone(), threads: 0 };
         let chosen = measured(bench_child::splits(&model, batch, &splits, TIMES, &setup, shutdown), &splits)?;

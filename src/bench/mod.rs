@@ -10,6 +10,7 @@ pub mod bench_child;
 pub mod cores;
 pub mod draft;
 mod memory_use;
+pub mod openvino_precision;
 pub mod rounds;
 
 use std::io;

@@ -12,7 +12,7 @@ use super::{complain, say};
 use crate::bench::bench_child::{self, Setup};
 use crate::bench::draft::Drafts;
 use crate::bench::rounds::Speed;
-use crate::bench::{BenchError, Memory, Model};
+use crate::bench::{BenchError, Memory, Model, openvino_precision};
 use crate::config;
 use crate::daemon::engine::{EngineError, spec_of};
 use crate::infer::Provider;
@@ -189,7 +189,10 @@ fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
     let mut batches: Vec<usize> = args.batches.iter().map(|batch| usize::from(*batch)).collect();
     batches.sort_unstable();
     batches.dedup();
-    let setup = Setup { provider, library: args.library.clone(), threads: args.threads.into() };
+    let mut setup = Setup { provider, library: args.library.clone(), threads: args.threads.into() };
+    if let (Some(model), Some(largest)) = (subject.models.first(), batches.last()) {
+        setup = openvino_precision::settle_setup(setup, model, *largest, shutdown);
+    }
     let pairs = batches.len() * subject.models.len();
 
     let mut memories = Vec::with_capacity(pairs);

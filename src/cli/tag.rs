@@ -308,7 +308,7 @@ fn video(
         runs: Arc::default(),
         max_size: BATCH,
         max_delay: Duration::from_millis(50),
-        threads: crate::daemon::engine::preprocessing_threads(),
+        threads: crate::daemon::engine::preprocessing_threads(None),
     };
     let (printer, path) = (printer.clone(), file.to_owned());
     let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {

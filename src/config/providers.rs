@@ -90,6 +90,18 @@ fn tensorrt(raw: &TensorrtOptions, reader: &mut Reader<'_>) -> options::Tensorrt
         engine_cache,
         timing_cache,
         workspace: size(&raw.workspace, reader),
+        opt_batch: raw.opt_batch.value(),
+    }
+}
+
+/// A batch that an engine is made fastest for has to be one that it is run with: up to `most` pictures.
+pub fn opt_batch(items: &[At<ProviderItem>], most: usize, reader: &mut Reader<'_>) {
+    for item in items {
+        let ProviderItem::Tensorrt(raw) = &item.value else { continue };
+        if let Some(size) = raw.opt_batch.given().filter(|size| !(1..=most).contains(&size.value)) {
+            let message = format!("is {}, outside 1 to {most}, the largest batch", size.value);
+            reader.error(size, message, "write the batch that is run most, or remove the key: the largest one");
+        }
     }
 }
 

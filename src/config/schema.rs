@@ -54,6 +54,7 @@ section! {
         "threads" => threads: usize,
         "sessions" => sessions: NumberOrAuto,
         "devices" => devices: Vec<At<usize>>,
+        "preprocess_threads" => preprocess_threads: NumberOrAuto,
         "run_limit" => run_limit: Duration,
         "batch" => batch: Batch,
     }
@@ -81,6 +82,7 @@ section! {
         "engine_cache" => engine_cache: String,
         "timing_cache" => timing_cache: String,
         "workspace" => workspace: Bytes,
+        "opt_batch" => opt_batch: usize,
     }
 }
 

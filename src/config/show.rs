@@ -29,6 +29,7 @@ pub fn effective(settings: &Settings) -> Value {
         Sessions::Number(number) => json!(number),
         Sessions::Auto { .. } => json!("auto"),
     };
+    let preprocess_threads = infer.preprocess_threads.map_or_else(|| json!("auto"), |number| json!(number));
     let max_size = match infer.max_size {
         BatchSize::Pictures(size) => json!(size),
         BatchSize::Auto => json!("auto"),
@@ -53,6 +54,7 @@ pub fn effective(settings: &Settings) -> Value {
             "threads": infer.threads,
             "sessions": sessions,
             "devices": infer.devices,
+            "preprocess_threads": preprocess_threads,
             "run_limit": infer.run_limit.map(time),
             "batch": { "max_size": max_size, "max_delay": time(infer.max_delay) },
         },

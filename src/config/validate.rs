@@ -38,6 +38,7 @@ const MAX_SESSIONS: usize = 64;
 const MEMORY: &str = ":memory:";
 /// An outbox of less would be full of its own tables.
 const MIN_SIZE: u64 = 1 << 20;
+const MAX_PREPROCESS_THREADS: usize = 64;
 const MIN_RUN_LIMIT: Duration = Duration::from_secs(1);
 /// 80 bits, written in hexadecimal digits.
 const LEAST_TOKEN: usize = 20;
@@ -210,6 +211,15 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
         settings.threads = threads.value;
     }
     several(runtime, &mut settings, reader);
+    if let Some(threads) = runtime.preprocess_threads.given()
+        && let NumberOrAuto::Number(number) = threads.value
+    {
+        if !(1..=MAX_PREPROCESS_THREADS).contains(&number) {
+            let message = format!("is {number}, outside 1 to {MAX_PREPROCESS_THREADS}");
+            reader.error(threads, message, "write auto: a quarter of the cores, 4 at most");
+        }
+        settings.preprocess_threads = Some(number);
+    }
     if let Some(limit) = runtime.run_limit.given() {
         if limit.value < MIN_RUN_LIMIT {
             reader.error(limit, "is shorter than a second", "remove the key: the limit then follows from the model");
@@ -234,6 +244,9 @@ fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSetting
             }
             settings.max_delay = delay.value;
         }
+    }
+    if let Some(list) = runtime.providers.given() {
+        providers::opt_batch(&list.value, settings.max_size.most(Provider::Tensorrt), reader);
     }
     Some(settings)
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::bench::cores;
+use crate::bench::{cores, openvino_precision};
 use crate::config::ModelChoice;
 use crate::event::ModelRef;
 use crate::infer::sessions::{self, Opened, Plan};
@@ -145,7 +145,10 @@ impl Engine {
         let runtime = runtime::load(infer.library.as_deref())?;
         let (height, width) = spec.size();
         let size = (height as usize, width as usize);
-        let settled = measure.map(|shutdown| cores::settle(infer, bundle, size, runtime::version(), shutdown));
+        let settled = measure.map(|shutdown| {
+            let infer = openvino_precision::settle(infer, &runtime, bundle, size, shutdown);
+            cores::settle(&infer, bundle, size, runtime::version(), shutdown)
+        });
         let Opened { encoders, refused, plan } =
             sessions::open(&runtime, bundle, settled.as_ref().unwrap_or(infer), size)?;
         runtime::give_back_freed_memory();
@@ -226,8 +229,8 @@ fn scorer(set: &SetEmbeddings, bundle: &Bundle, image: usize) -> Result<Arc<Scor
     Ok(Arc::new(scorer))
 }
 
-/// Threads that preprocess: enough to hide behind inference, few enough to leave the cores to it.
-pub fn preprocessing_threads() -> usize {
+/// Threads that preprocess: as many as are `wanted`, else enough to hide behind inference, few enough to leave the cores to it.
+pub fn preprocessing_threads(wanted: Option<usize>) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    cores.div_ceil(4).clamp(1, 4)
+    wanted.unwrap_or_else(|| cores.div_ceil(4).clamp(1, 4))
 }

@@ -141,7 +141,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         // Without a model a batch is what is decoded at once.
         max_size: engine.plan.as_ref().map_or(settings.infer.max_size.most(Provider::Cpu), |plan| plan.max_size),
         max_delay: settings.infer.max_delay,
-        threads: crate::daemon::engine::preprocessing_threads(),
+        threads: crate::daemon::engine::preprocessing_threads(settings.infer.preprocess_threads),
     };
     let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
     let mut streams = Streams::new(intake, Arc::clone(&events), registry, engine.model.clone());

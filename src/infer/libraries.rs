@@ -1,4 +1,4 @@
-//! What a provider needs on the disk, and what to do when it is not there. Pure, but for two looks at the file system.
+//! What a provider needs on the disk, and what to do when it is not there. Pure, but for looks at the file system.
 //!
 //! ONNX Runtime's builds differ by what lies beside `libonnxruntime.so`, and its own messages name a missing file without saying
 //! where it comes from. Here every one of them gets a remedy.
@@ -123,6 +123,11 @@ pub fn linked(provider_file: &[u8], begins: &str) -> Option<String> {
     let end = rest.iter().position(|byte| *byte == 0)?;
     let name = std::str::from_utf8(rest.get(..end)?).ok()?;
     name[begins.len()..].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then(|| name.to_owned())
+}
+
+/// As [`linked`], of the file with `provider` beside `library`.
+pub fn linked_beside(library: &Path, provider: Provider, begins: &str) -> Option<String> {
+    linked(&std::fs::read(library.with_file_name(file(provider)?)).ok()?, begins)
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ mod chunk;
 mod engine_cache;
 pub mod graph;
 mod io_buffers;
-mod libraries;
+pub(crate) mod libraries;
+pub mod measurement_cache;
 mod oom_batch_limit;
 pub mod options;
 mod placement;
@@ -78,6 +79,8 @@ pub struct InferSettings {
     pub sessions: Sessions,
     /// GPUs to run on, each with its own sessions; empty: the one that the provider's options name.
     pub devices: Vec<u32>,
+    /// Threads that prepare pictures for the runs; `None`: by the cores.
+    pub preprocess_threads: Option<usize>,
     /// A run that takes longer is ended, or given up; `None`: by what runs took while warming up.
     pub run_limit: Option<Duration>,
 }
@@ -123,6 +126,7 @@ impl Default for InferSettings {
             // What measures is the daemon.
             sessions: Sessions::Number(1),
             devices: Vec::new(),
+            preprocess_threads: None,
             run_limit: None,
         }
     }

@@ -31,6 +31,8 @@ pub struct TensorrtOptions {
     pub timing_cache: Option<PathBuf>,
     /// Most scratch memory of an engine in bytes; TensorRT decides if left out.
     pub workspace: Option<u64>,
+    /// The batch that an engine is made fastest for; the largest one if left out.
+    pub opt_batch: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,11 +63,15 @@ pub struct OpenvinoOptions {
     pub threads: Option<usize>,
     /// Runs at once within one session; one batch is run at a time, so more than one only helps to fill many cores. `None`: 1.
     pub streams: Option<u8>,
+    /// What measuring has shown of this processor and model, for a precision that is `auto`; nothing of the configuration.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bf16_is_faster: bool,
 }
 
 impl Default for OpenvinoOptions {
     fn default() -> Self {
-        Self { device: "CPU".into(), precision: OpenvinoPrecision::default(), threads: None, streams: None }
+        let precision = OpenvinoPrecision::default();
+        Self { device: "CPU".into(), precision, threads: None, streams: None, bf16_is_faster: false }
     }
 }
 
@@ -73,7 +79,7 @@ impl Default for OpenvinoOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OpenvinoPrecision {
-    /// On a CPU bf16 where it has instructions for it, 32 bits elsewhere; on other devices what OpenVINO thinks best.
+    /// On a CPU bf16 where that has been measured to be faster, 32 bits elsewhere; on other devices what OpenVINO thinks best.
     #[default]
     Auto,
     Bf16,
@@ -105,7 +111,7 @@ pub struct Profile {
     pub input: String,
     /// Height and width.
     pub size: (usize, usize),
-    /// Largest batch, which is also the one it is made fastest for: a daemon under load runs full batches.
+    /// Largest batch, which is also the one it is made fastest for where nothing else is said: a daemon under load runs full batches.
     pub batch: usize,
 }
 
@@ -156,6 +162,7 @@ impl ProviderChoice {
             Self::Tensorrt(o) => {
                 number("device", Some(o.device.into()));
                 number("workspace", o.workspace);
+                number("opt_batch", o.opt_batch.map(|batch| batch as u64));
                 words.push(format!("fp16={}", o.fp16));
             }
             Self::Cuda(o) => {
@@ -166,7 +173,7 @@ impl ProviderChoice {
                 number("threads", o.threads.map(|n| n as u64));
                 number("streams", o.streams.map(u64::from));
                 words.insert(0, format!("device={}", o.device));
-                let chosen = match (o.precision, o.computes_in(cpu_has_bf16())) {
+                let chosen = match (o.precision, o.computes_in()) {
                     (OpenvinoPrecision::Auto, Some(chosen)) => format!("({chosen})"),
                     _ => String::new(),
                 };
@@ -237,52 +244,49 @@ impl TensorrtOptions {
         ];
         pairs.extend(self.workspace.map(|bytes| ("trt_max_workspace_size", bytes.to_string())));
         if let Some(Profile { input, size: (height, width), batch }) = &spec.profile {
+            let most = (*batch).max(1);
             let shape = |batch: usize| format!("{input}:{batch}x3x{height}x{width}");
             // Without them an engine is built anew whenever a batch is larger or smaller than any before, in the middle of work.
             pairs.push(("trt_profile_min_shapes", shape(1)));
-            pairs.push(("trt_profile_opt_shapes", shape((*batch).max(1))));
-            pairs.push(("trt_profile_max_shapes", shape((*batch).max(1))));
+            // TensorRT refuses a profile whose best batch is beyond its largest.
+            pairs.push(("trt_profile_opt_shapes", shape(self.opt_batch.unwrap_or(most).clamp(1, most))));
+            pairs.push(("trt_profile_max_shapes", shape(most)));
         }
         pairs
     }
 }
 
 impl OpenvinoOptions {
+    /// Whether it is left to measuring what a CPU computes in.
+    pub fn may_choose(&self) -> bool {
+        self.precision == OpenvinoPrecision::Auto && self.device == "CPU"
+    }
+
     /// The precision that is asked of OpenVINO; `None` leaves it to the device.
-    fn computes_in(&self, bf16: bool) -> Option<&'static str> {
+    fn computes_in(&self) -> Option<&'static str> {
         match self.precision {
-            OpenvinoPrecision::Auto if self.device == "CPU" => Some(if bf16 { "bf16" } else { "f32" }),
+            OpenvinoPrecision::Auto if self.may_choose() => Some(if self.bf16_is_faster { "bf16" } else { "f32" }),
             OpenvinoPrecision::Auto => None,
             OpenvinoPrecision::Bf16 => Some("bf16"),
             OpenvinoPrecision::F32 => Some("f32"),
         }
     }
 
-    /// `all` is `runtime.threads`, `bf16` whether the CPU has instructions for it.
-    pub fn pairs(&self, all: usize, bf16: bool) -> Pairs {
+    /// `all` is `runtime.threads`.
+    pub fn pairs(&self, all: usize) -> Pairs {
         let mut pairs =
             vec![("device_type", self.device.clone()), ("num_streams", self.streams.unwrap_or(1).to_string())];
         let threads = self.threads.unwrap_or(all);
         if threads > 0 {
             pairs.push(("num_of_threads", threads.to_string()));
         }
-        if let Some(hint) = self.computes_in(bf16) {
+        if let Some(hint) = self.computes_in() {
             // The provider's own `precision` knows no bf16; this is handed to OpenVINO as it is.
             let config = serde_json::json!({ &self.device: { "INFERENCE_PRECISION_HINT": hint } });
             pairs.push(("load_config", config.to_string()));
         }
         pairs
     }
-}
-
-/// Whether this CPU multiplies bf16 in hardware. Only x86 says so here; elsewhere 32 bits are taken.
-pub fn cpu_has_bf16() -> bool {
-    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_bf16(&text))
-}
-
-fn has_bf16(cpuinfo: &str) -> bool {
-    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    flags.split_whitespace().any(|flag| flag == "avx512_bf16" || flag == "amx_bf16")
 }
 
 #[cfg(test)]
@@ -311,6 +315,14 @@ mod tests {
         assert_eq!((value(&pairs, "trt_fp16_enable"), value(&pairs, "device_id")), (Some("1"), Some("1")));
         assert_eq!(value(&options.cuda().pairs(), "device_id"), Some("1"), "CUDA takes the rest on the same GPU");
 
+        let opt = |wanted| {
+            let pairs = TensorrtOptions { opt_batch: Some(wanted), ..TensorrtOptions::default() }.pairs(&spec);
+            let shapes = ["trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes"];
+            shapes.map(|name| value(&pairs, name).unwrap().split([':', 'x']).rev().nth(3).unwrap().to_owned())
+        };
+        assert_eq!(opt(4), ["1", "4", "8"]);
+        assert_eq!(opt(64), ["1", "8", "8"], "no further than the largest");
+
         spec.profile = None;
         let pairs = TensorrtOptions::default().pairs(&spec);
         assert!(pairs.iter().all(|(key, _)| !key.contains("profile")), "a fixed batch needs no profile");
@@ -328,33 +340,27 @@ mod tests {
     }
 
     #[test]
-    fn openvino_takes_bf16_by_itself_only_on_a_cpu_that_has_it() {
-        let hint = |options: &OpenvinoOptions, bf16| value(&options.pairs(0, bf16), "load_config").map(str::to_owned);
+    fn openvino_takes_bf16_by_itself_only_on_a_cpu_where_it_was_measured_to_be_faster() {
+        let hint = |options: &OpenvinoOptions| value(&options.pairs(0), "load_config").map(str::to_owned);
         let auto = OpenvinoOptions::default();
-        assert_eq!(hint(&auto, true).as_deref(), Some(r#"{"CPU":{"INFERENCE_PRECISION_HINT":"bf16"}}"#));
-        assert_eq!(hint(&auto, false).as_deref(), Some(r#"{"CPU":{"INFERENCE_PRECISION_HINT":"f32"}}"#));
-        let gpu = OpenvinoOptions { device: "GPU.1".into(), ..auto.clone() };
-        assert_eq!(hint(&gpu, true), None);
+        assert_eq!(hint(&auto).as_deref(), Some(r#"{"CPU":{"INFERENCE_PRECISION_HINT":"f32"}}"#), "whatever flags say");
+        let faster = OpenvinoOptions { bf16_is_faster: true, ..auto.clone() };
+        assert_eq!(hint(&faster).as_deref(), Some(r#"{"CPU":{"INFERENCE_PRECISION_HINT":"bf16"}}"#));
+        let told = |options: &OpenvinoOptions| ProviderChoice::Openvino(options.clone()).describe();
+        assert!(told(&auto).contains("precision=auto(f32)") && told(&faster).contains("precision=auto(bf16)"));
+        let gpu = OpenvinoOptions { device: "GPU.1".into(), ..faster };
+        assert_eq!(hint(&gpu), None);
         let asked = OpenvinoOptions { precision: OpenvinoPrecision::F32, ..gpu };
-        assert_eq!(hint(&asked, true).as_deref(), Some(r#"{"GPU.1":{"INFERENCE_PRECISION_HINT":"f32"}}"#));
+        assert_eq!(hint(&asked).as_deref(), Some(r#"{"GPU.1":{"INFERENCE_PRECISION_HINT":"f32"}}"#));
     }
 
     #[test]
     fn threads_of_one_provider_go_before_those_of_all() {
-        let pairs =
-            OpenvinoOptions { threads: Some(3), streams: Some(2), ..OpenvinoOptions::default() }.pairs(8, false);
+        let pairs = OpenvinoOptions { threads: Some(3), streams: Some(2), ..OpenvinoOptions::default() }.pairs(8);
         assert_eq!((value(&pairs, "num_of_threads"), value(&pairs, "num_streams")), (Some("3"), Some("2")));
-        assert_eq!(value(&OpenvinoOptions::default().pairs(8, false), "num_of_threads"), Some("8"));
-        assert_eq!(value(&OpenvinoOptions::default().pairs(0, false), "num_of_threads"), None);
+        assert_eq!(value(&OpenvinoOptions::default().pairs(8), "num_of_threads"), Some("8"));
+        assert_eq!(value(&OpenvinoOptions::default().pairs(0), "num_of_threads"), None);
         let cpu = ProviderChoice::Cpu(CpuOptions { threads: Some(2) });
         assert_eq!((cpu.threads(8), ProviderChoice::from(Provider::Cpu).threads(8)), (2, 8));
-    }
-
-    #[test]
-    fn bf16_is_known_by_the_flags_of_the_cpu() {
-        assert!(has_bf16("processor : 0\nflags\t\t: fpu avx512_bf16 vnni\n"));
-        assert!(has_bf16("flags : amx_bf16"));
-        assert!(!has_bf16("flags : avx512f avx512_vnni\nmodel name : avx512_bf16"));
-        assert!(!has_bf16(""));
     }
 }

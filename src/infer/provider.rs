@@ -7,9 +7,10 @@ use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 
 use super::byte_sums::{self, ByteSums, X86};
-use super::options::{EngineSpec, Pairs, ProviderChoice, cpu_has_bf16};
+use super::options::{EngineSpec, Pairs, ProviderChoice};
 use super::runtime::Runtime;
 use super::{InferError, Provider, libraries};
+use crate::platform::processor;
 
 /// How a session is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +64,7 @@ fn prepared(runtime: &Runtime, request: &Request<'_>) -> Result<SessionBuilder, 
     let provider = request.choice.provider();
     check(runtime, provider)?;
     let builder = Session::builder(runtime.environment()).map_err(|e| InferError::Model(e.to_string()))?;
-    let threads = request.choice.threads(request.threads);
+    let threads = within_quota(request.choice.threads(request.threads));
     let mut builder = tune(builder, provider, threads, request.sums).map_err(InferError::Model)?;
     if let Some(prefix) = request.profile {
         builder = builder.with_profiling(prefix).map_err(|e| InferError::Model(e.to_string()))?;
@@ -102,6 +103,11 @@ fn is_built_in(provider: Provider) -> bool {
     };
     // Where it cannot say, trying will tell.
     known.unwrap_or(true)
+}
+
+/// All CPUs (0) are those that the system gives time on.
+fn within_quota(threads: usize) -> usize {
+    if threads == 0 { processor::quota().unwrap_or(0) } else { threads }
 }
 
 /// How long an idle pool thread looks for work before it sleeps, in microseconds: longer than most operators of one batch
@@ -161,7 +167,7 @@ fn list(request: &Request<'_>) -> Result<Vec<ep::ExecutionProviderDispatch>, Str
         }
         (ProviderChoice::Tensorrt(_), None) => return Err("tensorrt was given no folder for its engine".into()),
         (ProviderChoice::Openvino(options), _) => {
-            let pairs = options.pairs(request.threads, cpu_has_bf16());
+            let pairs = options.pairs(within_quota(request.threads));
             vec![with(ep::OpenVINO::default(), pairs)?.build().error_on_failure(), cpu()]
         }
     })

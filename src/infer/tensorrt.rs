@@ -4,7 +4,7 @@
 //! minutes; meanwhile the log and systemd are told every ten seconds.
 
 use std::ffi::{CStr, CString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
@@ -39,7 +39,7 @@ pub fn engine(
         runtime: ort::info().to_owned(),
     };
     let profile = crate::model::picture_input(&bundle.vision).map(|input| Profile { input, size, batch });
-    let shapes = format!("{profile:?}");
+    let shapes = shapes(profile.as_ref(), options.opt_batch);
     let root = options.engine_cache.clone().unwrap_or_else(|| paths::cache_dir().join("tensorrt"));
     let key = Key::new(&identity(bundle), &machine, options.fp16, &shapes);
     let unwritable = |folder: &Path, e: std::io::Error| {
@@ -85,6 +85,12 @@ pub fn with_engine<T>(
     Ok(opened)
 }
 
+/// What of the pictures an engine is built for. Left out, the best batch is not named: engines of before have no word of it.
+fn shapes(profile: Option<&Profile>, opt_batch: Option<usize>) -> String {
+    let best = opt_batch.filter(|_| profile.is_some()).map_or_else(String::new, |batch| format!(", best for {batch}"));
+    format!("{profile:?}{best}")
+}
+
 /// The fingerprint; where none was made, as in `bench`, what can be told from outside.
 fn identity(bundle: &Bundle) -> String {
     if !bundle.fingerprint.is_empty() {
@@ -101,12 +107,9 @@ fn identity(bundle: &Bundle) -> String {
 
 /// The version of the TensorRT that the provider beside `library` will load.
 fn version(library: &Path) -> String {
-    let unknown = || "unknown".to_owned();
-    let Some(file) = libraries::file(Provider::Tensorrt) else { return unknown() };
-    let beside: PathBuf = library.with_file_name(file);
-    let Ok(bytes) = std::fs::read(&beside) else { return unknown() };
-    let Some(name) = libraries::linked(&bytes, "libnvinfer.so.") else { return unknown() };
-    drop(bytes);
+    let Some(name) = libraries::linked_beside(library, Provider::Tensorrt, "libnvinfer.so.") else {
+        return "unknown".to_owned();
+    };
     match inference_version(&name) {
         Some(number) => format!("{name} {number}"),
         None => format!("{name}, unknown"),
@@ -176,6 +179,15 @@ mod tests {
             Err(InferError::Model("never".into()))
         });
         assert!(failed.is_err() && tries == 2, "{tries}");
+    }
+
+    #[test]
+    fn another_best_batch_is_another_engine_and_none_is_the_one_of_before() {
+        let profile = Profile { input: "pixel_values".into(), size: (224, 224), batch: 8 };
+        let of = |opt_batch| shapes(Some(&profile), opt_batch);
+        assert_eq!(of(None), format!("{:?}", Some(&profile)));
+        assert!(of(None) != of(Some(4)) && of(Some(4)) != of(Some(2)));
+        assert_eq!(shapes(None, Some(4)), "None", "a fixed batch is the only one");
     }
 
     #[test]

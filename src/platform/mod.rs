@@ -10,6 +10,7 @@ pub mod hex;
 pub mod malloc;
 pub mod paths;
 pub mod process;
+pub mod processor;
 pub mod secret;
 pub mod shutdown;
 pub mod signals;

@@ -118,3 +118,61 @@ fn inside<P: Bytes>(window: Window, plane: &Plane<'_, P>) -> Window {
     let (y, h) = axis(window.y, window.h, plane.height());
     Window { x, y, w, h }
 }
+
+#[cfg(test)]
+mod tests {
+    use fast_image_resize::CpuExtensions;
+    use fast_image_resize::pixels::{U8, U8x2, U8x3};
+
+    use super::super::plan::Rect;
+    use super::*;
+
+    #[cfg(target_arch = "x86_64")]
+    const INSTRUCTION_SETS: &[CpuExtensions] = &[CpuExtensions::Sse4_1, CpuExtensions::Avx2];
+    #[cfg(target_arch = "aarch64")]
+    const INSTRUCTION_SETS: &[CpuExtensions] = &[CpuExtensions::Neon];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    const INSTRUCTION_SETS: &[CpuExtensions] = &[];
+
+    /// A plane of noise, resized in both orders without any special instructions, and with `extensions`.
+    fn resized<P: Bytes + PixelTrait>(filter: Filter, extensions: CpuExtensions) -> (Vec<u8>, Vec<u8>) {
+        let (width, height) = (211_u32, 157_u32);
+        let length = (width * height) as usize * P::size();
+        let noise = |i: usize| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8;
+        let bytes: Vec<u8> = (0..length).map(noise).collect();
+        let rect = Rect { x: 0, y: 0, w: width, h: height };
+        let plane = Plane::<P>::new(&bytes, width as usize * P::size(), rect).unwrap();
+        let window = Window { x: 3.5, y: 2.25, w: 190.0, h: 140.0 };
+        let mut resampler = Resampler::new(filter);
+        // SAFETY: the caller has asked whether this processor has them.
+        unsafe { resampler.resizer.set_cpu_extensions(extensions) };
+        let (mut fast, mut as_pillow) = (Vec::new(), Vec::new());
+        resampler.fast(&plane, window, (64, 48), &mut fast).unwrap();
+        resampler.as_pillow(&plane, window, (64, 48), &mut as_pillow).unwrap();
+        (fast, as_pillow)
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_picture() {
+        for extensions in INSTRUCTION_SETS.iter().filter(|extensions| extensions.is_supported()) {
+            for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos, Filter::Box] {
+                let plain = CpuExtensions::None;
+                assert_eq!(
+                    resized::<U8>(filter, *extensions),
+                    resized::<U8>(filter, plain),
+                    "{extensions:?} {filter:?}"
+                );
+                assert_eq!(
+                    resized::<U8x2>(filter, *extensions),
+                    resized::<U8x2>(filter, plain),
+                    "{extensions:?} {filter:?}"
+                );
+                assert_eq!(
+                    resized::<U8x3>(filter, *extensions),
+                    resized::<U8x3>(filter, plain),
+                    "{extensions:?} {filter:?}"
+                );
+            }
+        }
+    }
+}

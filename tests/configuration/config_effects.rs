@@ -29,8 +29,8 @@ fn a_changed_key_waits_for_a_restart_or_does_not() {
         ("instance: x".to_owned(), "instance: y".to_owned(), &["instance"][..]),
         (
             "runtime: { threads: 1 }".into(),
-            "runtime: { threads: 2, run_limit: 9s }".into(),
-            &["runtime.run_limit", "runtime.threads"],
+            "runtime: { threads: 2, run_limit: 9s, preprocess_threads: 2 }".into(),
+            &["runtime.preprocess_threads", "runtime.run_limit", "runtime.threads"],
         ),
         (
             "runtime: { providers: [cpu] }".into(),

@@ -114,7 +114,7 @@ model: { path: . }
 runtime:
   library: file
   providers:
-    - tensorrt: { device: 1, fp16: true, engine_cache: engines, timing_cache: times, workspace: 1GiB }
+    - tensorrt: { device: 1, fp16: true, engine_cache: engines, timing_cache: times, workspace: 1GiB, opt_batch: 2 }
     - cuda: { device: 1, memory_limit: 1GiB, arena: next_power_of_two, fp16: false }
     - openvino: { device: CPU, precision: f32, threads: 2, streams: 2 }
     - cpu: { threads: 3 }
@@ -122,6 +122,7 @@ runtime:
   probe: { min_cosine: 0.9 }
   threads: 2
   sessions: 2
+  preprocess_threads: 3
   run_limit: 10s
   batch: { max_size: 4, max_delay: 20ms }
 sampling: { interval: 2s, unchanged: { tolerance: 3, max_age: 5s }, decode: all, decoder: software, max_pixels: 40000000 }

@@ -59,7 +59,7 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
         (Duration::from_millis(50), Sessions::Auto { cores: 4 })
     );
     assert!(settings.infer.devices.is_empty() && settings.infer.run_limit.is_none());
-    assert_eq!((settings.infer.threads, settings.infer.strict), (0, false));
+    assert_eq!((settings.infer.threads, settings.infer.strict, settings.infer.preprocess_threads), (0, false, None));
     assert_eq!(settings.events, vtagd::event::Thresholds::default());
     assert!(matches!(settings.sinks.as_slice(), [SinkSettings::Jsonl(JsonlTarget::Stdout)]));
     assert_eq!(settings.api.expect("on by default").listen.to_string(), config::DEFAULT_LISTEN);
@@ -262,6 +262,10 @@ fn batch_size_and_sessions_are_numbers_or_found_by_measuring() {
     assert_eq!((infer.devices.as_slice(), infer.run_limit), ([0, 3].as_slice(), Some(Duration::from_secs(300))));
     let infer = load(&folder, &format!("runtime: {{ sessions: auto, batch: {{ max_size: 3 }} }}\n{rest}")).infer;
     assert_eq!((infer.max_size, infer.sessions), (BatchSize::Pictures(3), Sessions::Auto { cores: 2 }));
+    for (written, threads) in [("3", Some(3)), ("64", Some(64)), ("auto", None)] {
+        let infer = load(&folder, &format!("runtime: {{ preprocess_threads: {written} }}\n{rest}")).infer;
+        assert_eq!(infer.preprocess_threads, threads, "{written}");
+    }
 }
 
 #[test]
@@ -276,7 +280,7 @@ runtime:
   strict: true
   probe: { min_cosine: 0.999 }
   providers:
-    - tensorrt: { device: 1, fp16: true, engine_cache: engines, timing_cache: /t, workspace: 1GiB }
+    - tensorrt: { device: 1, fp16: true, engine_cache: engines, timing_cache: /t, workspace: 1GiB, opt_batch: 4 }
     - cuda: { device: 1, memory_limit: 4GiB, arena: next_power_of_two, fp16: false }
     - openvino: { device: GPU.1, precision: bf16, threads: 4, streams: 2 }
     - cpu:
@@ -289,6 +293,7 @@ runtime:
             engine_cache: Some(folder.path().join("engines")),
             timing_cache: Some("/t".into()),
             workspace: Some(1 << 30),
+            opt_batch: Some(4),
         }),
         ProviderChoice::Cuda(CudaOptions { device: 1, memory_limit: Some(4 << 30), arena: Arena::NextPowerOfTwo }),
         ProviderChoice::Openvino(OpenvinoOptions {
@@ -296,6 +301,7 @@ runtime:
             precision: OpenvinoPrecision::Bf16,
             threads: Some(4),
             streams: Some(2),
+            bf16_is_faster: false,
         }),
         Provider::Cpu.into(),
     ];

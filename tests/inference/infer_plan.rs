@@ -66,6 +66,24 @@ fn two_sessions_share_the_batches_and_no_frame_is_unaccounted() {
 }
 
 #[test]
+fn as_many_threads_prepare_pictures_as_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(folder.path(), &config(folder.path(), "{ threads: 1, preprocess_threads: 3 }"));
+    daemon.wait_ready();
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let mut names: Vec<String> = tasks
+        // A thread that ends meanwhile has no name any more.
+        .filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| name.starts_with("vtagd-prep-"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["vtagd-prep-0", "vtagd-prep-1", "vtagd-prep-2"]);
+    assert!(daemon.stop().success());
+    assert!(daemon.log().contains("unaccounted=0"));
+}
+
+#[test]
 fn sessions_that_are_to_be_found_are_measured_once_and_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), "{ sessions: auto, batch: { max_size: 2 } }")

@@ -10,6 +10,7 @@ use std::process::{Output, Stdio};
 
 use crate::common::daemon::{DEADLINE, Daemon, eventually, root, vtagd};
 use serde_json::{Value, json};
+use vtagd::platform::processor::Processor;
 
 /// The library of a runtime that a make target fetches, or `None` with a message.
 fn library(kind: &str) -> Option<PathBuf> {
@@ -204,6 +205,45 @@ fn a_daemon_falls_through_to_openvino() {
     assert_eq!(ready["provider"], "openvino", "{ready}");
     assert_eq!(ready["refused"][0]["provider"], "cuda");
     assert!(daemon.stop().success());
+}
+
+/// oneDNN, with which OpenVINO computes on x86-64, honours it: the processor keeps its flags and loses the instructions behind them.
+const WITHOUT_BF16: (&str, &str) = ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE");
+
+#[test]
+fn openvino_measures_bf16_before_it_believes_a_flag_and_remembers_that() {
+    let Some(library) = library("openvino") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = format!("{{ library: \"{}\", threads: 1, providers: [openvino] }}", library.display());
+    let start = || {
+        let mut daemon = Daemon::start_with_env(folder.path(), &config(folder.path(), &runtime), &[WITHOUT_BF16]);
+        daemon.wait_ready();
+        daemon.wait_for_log("nobody listens on its port");
+        assert!(daemon.stop().success());
+        daemon.log()
+    };
+    let field = |log: &str, name: &str| {
+        let line =
+            log.lines().find(|line| line.contains("openvino precision found")).unwrap_or_else(|| panic!("{log}"));
+        let rest = line.split(&format!(" {name}=")).nth(1).unwrap_or_else(|| panic!("{line}"));
+        rest.trim_start_matches('"').split([' ', '"', '/', ',']).next().unwrap().to_owned()
+    };
+    let log = start();
+    if !Processor::this().bf16 {
+        assert!(log.contains("no instructions for bf16") && log.contains("precision=auto(f32)"), "{log}");
+        return;
+    }
+    let rate = |name: &str| {
+        let line =
+            log.lines().find(|line| line.contains("openvino precision found")).unwrap_or_else(|| panic!("{log}"));
+        let rest = line.split(&format!("{name}: ")).nth(1).unwrap_or_else(|| panic!("{line}"));
+        rest.split('/').next().unwrap().parse::<f64>().unwrap()
+    };
+    let faster = if rate("bf16") >= rate("f32") * 1.1 { "bf16" } else { "f32" };
+    assert_eq!((field(&log, "precision"), field(&log, "remembered")), (faster.to_owned(), "false".to_owned()), "{log}");
+    assert!(log.contains(&format!("precision=auto({faster})")), "{log}");
+    let log = start();
+    assert_eq!((field(&log, "precision"), field(&log, "remembered")), (faster.to_owned(), "true".to_owned()), "{log}");
 }
 
 #[test]

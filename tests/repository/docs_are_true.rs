@@ -132,3 +132,41 @@ fn every_module_opens_by_saying_what_it_is() {
     }
     check(&root().join("src"));
 }
+
+/// Choices that were made by measuring on one processor: each has a row in the manual, which says where it was measured and what holds elsewhere.
+#[test]
+fn every_choice_of_one_processor_says_what_holds_on_others() {
+    let text = read("docs/benchmarks.md");
+    let table = text.split("\n## Choices and processors\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| choice |"))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let mut found = BTreeSet::new();
+    for row in &rows {
+        let [choice, place, measured, elsewhere] = row.as_slice() else { panic!("four cells: {row:?}") };
+        let names: Vec<&str> = place.split('`').skip(1).step_by(2).collect();
+        let [name, file] = names.as_slice() else { panic!("a name and a file: {place}") };
+        assert!(read(file).contains(name), "{choice}: there is no {name} in {file}");
+        let processor = ["EPYC", "Xeon", "none", "no ", "arithmetic"].iter().any(|word| measured.contains(word));
+        assert!(processor, "{choice}: on which processor was it measured?");
+        let known =
+            ["measured", "safe", "by what", "less without", "a guide"].iter().any(|word| elsewhere.starts_with(word));
+        assert!(known, "{choice}: does it hold elsewhere? {elsewhere}");
+        found.insert((*file).to_owned());
+    }
+    let wanted = [
+        "src/bench/openvino_precision.rs",
+        "src/infer/buckets.rs",
+        "src/infer/byte_sums.rs",
+        "src/infer/chunk.rs",
+        "src/infer/provider.rs",
+        "src/infer/session_threads.rs",
+        "src/infer/sizing.rs",
+        "src/model/onnx/linear.rs",
+        "src/platform/thread_priority.rs",
+        "src/daemon/engine.rs",
+    ];
+    assert!(wanted.iter().all(|file| found.contains(*file)), "{found:?}");
+}

@@ -1,5 +1,5 @@
 //! The alert rules and the dashboard of `ops/`: Prometheus's own checker takes them, every alert is tried both ways, and whatever
-//! they ask for is a metric that vtagd has, with labels that it has.
+//! they ask for is a metric that vtagd has, with labels that it has, or a rule beside it. Thresholds stand in one place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -26,9 +26,14 @@ struct Group {
 
 #[derive(Deserialize)]
 struct Rule {
+    #[serde(default)]
     alert: String,
+    #[serde(default)]
+    record: String,
     expr: String,
+    #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
 
@@ -49,11 +54,36 @@ struct Expectation {
     exp_alerts: Vec<Value>,
 }
 
-fn rules() -> Vec<Rule> {
+fn all_rules() -> Vec<Rule> {
     let text = std::fs::read_to_string(prometheus().join("vtagd-alerts.yaml")).unwrap();
     let file: RuleFile = serde_yaml::from_str(&text).unwrap();
     file.groups.into_iter().flat_map(|group| group.rules).collect()
 }
+
+/// The alerts.
+fn rules() -> Vec<Rule> {
+    all_rules().into_iter().filter(|rule| rule.record.is_empty()).collect()
+}
+
+/// The recording rules.
+fn recording_rules() -> Vec<Rule> {
+    all_rules().into_iter().filter(|rule| !rule.record.is_empty()).collect()
+}
+
+/// Every threshold with what it is of and its level.
+fn thresholds() -> BTreeMap<(String, String), f64> {
+    let rules = recording_rules().into_iter().filter(|rule| rule.record == THRESHOLD);
+    let number = |expr: &str| expr.strip_prefix("vector(").and_then(|rest| rest.strip_suffix(')')).unwrap().parse();
+    let all: Vec<_> = rules
+        .map(|rule| ((rule.labels["of"].clone(), rule.labels["level"].clone()), number(&rule.expr).unwrap()))
+        .collect();
+    let map: BTreeMap<_, f64> = all.iter().cloned().collect();
+    assert_eq!(map.len(), all.len(), "each stands once");
+    map
+}
+
+/// What every threshold is recorded as.
+const THRESHOLD: &str = "vtagd:threshold";
 
 fn dashboard() -> Value {
     let text = std::fs::read_to_string(root().join("ops/grafana/vtagd-dashboard.json")).unwrap();
@@ -179,8 +209,19 @@ fn problems(expr: &str, texts: &[&str]) -> Vec<String> {
     problems
 }
 
-/// Labels of a metric as it is scraped, with those that Prometheus adds; `None` if vtagd has no such metric.
+/// Labels of a metric as it is scraped, with those that Prometheus adds, or of a recording rule; `None` if there is neither.
 fn labels_of(name: &str) -> Option<BTreeSet<String>> {
+    let of_rules: Vec<Rule> = recording_rules().into_iter().filter(|rule| rule.record == name).collect();
+    if !of_rules.is_empty() {
+        // What it is grouped by is what is left; the others keep what they are made of.
+        let labels = of_rules.into_iter().flat_map(|rule| {
+            let Uses { metrics, groupings } = uses(&rule.expr);
+            let kept =
+                metrics.into_iter().filter(|_| groupings.is_empty()).flat_map(|(name, _)| labels_of(&name).unwrap());
+            rule.labels.into_keys().chain(groupings.clone()).chain(kept.collect::<Vec<_>>()).collect::<Vec<_>>()
+        });
+        return Some(labels.collect());
+    }
     let mut labels: BTreeSet<String> = ["job", "instance"].map(ToOwned::to_owned).into();
     if name == "up" {
         return Some(labels);
@@ -254,10 +295,69 @@ fn every_alert_is_tried_both_where_it_must_fire_and_where_it_must_not() {
 fn every_alert_has_a_severity_and_texts_and_asks_for_metrics_that_there_are() {
     let rules = rules();
     assert!(rules.len() >= 9);
-    for Rule { alert, expr, labels, annotations } in rules {
-        assert!(matches!(&*labels["severity"], "warning" | "critical"), "{alert}");
+    for Rule { alert, expr, labels, annotations, .. } in rules {
+        assert!(matches!(&*labels["severity"], "info" | "warning" | "critical"), "{alert}");
         let texts = [annotations["summary"].as_str(), annotations["description"].as_str()];
         assert_eq!(problems(&expr, &texts), [] as [String; 0], "{alert}");
+    }
+}
+
+#[test]
+fn a_threshold_stands_in_one_place_and_every_alert_looks_there() {
+    let thresholds = thresholds();
+    let of = |name: &str, level: &str| thresholds.get(&(name.to_owned(), level.to_owned())).copied();
+    assert_eq!((of("latency_seconds", "target"), of("cpu", "target")), (Some(0.1), Some(0.6)));
+    assert_eq!((of("gpu_busy", "target"), of("gpu_busy", "alarm")), (Some(0.7), Some(0.3)));
+
+    let mut looked_at = BTreeSet::new();
+    for Rule { alert, expr, labels, .. } in rules() {
+        for selector in expr.split("vtagd:threshold{").skip(1).map(|rest| rest.split('}').next().unwrap()) {
+            let label = |name: &str| {
+                selector.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned()
+            };
+            let level = label("level");
+            assert_eq!(level == "target", labels["severity"] == "info", "{alert}: a missed target is told, no alarm");
+            looked_at.insert((label("of"), level));
+        }
+        // What is left to compare with is yes, no, and nothing at all.
+        let numbers =
+            expr.split(['<', '>', '=']).skip(1).filter_map(|rest| rest.split_whitespace().next()?.parse().ok());
+        let odd: Vec<f64> = numbers.filter(|number| ![0.0, 1.0].contains(number)).collect();
+        assert_eq!(odd, [] as [f64; 0], "{alert} has a threshold of its own: {expr}");
+    }
+    assert_eq!(looked_at, thresholds.into_keys().collect(), "each is there, and each is used");
+}
+
+#[test]
+fn every_recording_rule_asks_for_metrics_that_there_are() {
+    for Rule { record, expr, .. } in recording_rules().into_iter().filter(|rule| rule.record != THRESHOLD) {
+        assert_eq!(problems(&expr, &[]), [] as [String; 0], "{record}");
+        assert!(
+            rules().iter().any(|rule| uses(&rule.expr).metrics.iter().any(|(name, _)| *name == record)),
+            "{record}"
+        );
+    }
+}
+
+#[test]
+fn the_lines_of_the_dashboard_are_the_thresholds_of_the_alerts() {
+    let dashboard = dashboard();
+    for (title, of) in [
+        ("Of those sampled", "looked_at"),
+        ("Latency, p99", "latency_seconds"),
+        ("Latency of a frame", "latency_seconds"),
+        ("CPU", "cpu"),
+        ("GPU utilisation", "gpu_busy"),
+        ("GPU memory", "gpu_memory"),
+    ] {
+        let panel = panels(&dashboard).into_iter().find(|panel| panel["title"] == title).unwrap();
+        let steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"].as_array().unwrap();
+        let mut shown: Vec<f64> = steps.iter().filter_map(|step| step["value"].as_f64()).collect();
+        let mut wanted: Vec<f64> =
+            thresholds().into_iter().filter(|((name, _), _)| name == of).map(|(_, n)| n).collect();
+        shown.sort_by(f64::total_cmp);
+        wanted.sort_by(f64::total_cmp);
+        assert_eq!(shown, wanted, "{title}");
     }
 }
 
@@ -315,7 +415,15 @@ fn every_query_of_the_dashboard_is_taken_by_prometheus_and_asks_for_metrics_that
     ] {
         assert!(shown.contains(what), "no panel shows {what}");
     }
-    let alarmed = rules().into_iter().flat_map(|rule| uses(&rule.expr).metrics);
+    // What a recording rule is made of counts for it.
+    let made_of = |name: String| -> Vec<(String, BTreeSet<String>)> {
+        let rules: Vec<Rule> = recording_rules().into_iter().filter(|rule| rule.record == name).collect();
+        if rules.is_empty() {
+            return vec![(name, BTreeSet::new())];
+        }
+        rules.into_iter().flat_map(|rule| uses(&rule.expr).metrics).collect()
+    };
+    let alarmed = rules().into_iter().flat_map(|rule| uses(&rule.expr).metrics).flat_map(|(name, _)| made_of(name));
     for (name, _) in alarmed.filter(|(name, _)| name != "up") {
         assert!(shown.contains(&name), "there is an alert on {name}, and no panel to see why");
     }
