@@ -45,7 +45,7 @@ const WARM: &str = "model is warm";
 pub const RECENT: usize = 256;
 
 /// `api` of the configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ApiSettings {
     pub listen: SocketAddr,
     /// Required as `Authorization: Bearer …` on everything but `/healthz` when set.
@@ -55,7 +55,7 @@ pub struct ApiSettings {
 }
 
 /// PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TlsSettings {
     pub cert: PathBuf,
     pub key: PathBuf,
