@@ -40,7 +40,7 @@ pub use access::Access;
 const WARM: &str = "model is warm";
 
 /// `api` of the configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ApiSettings {
     pub listen: SocketAddr,
     /// Required as `Authorization: Bearer …` on everything but `/healthz` when set.
@@ -50,7 +50,7 @@ pub struct ApiSettings {
 }
 
 /// PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TlsSettings {
     pub cert: PathBuf,
     pub key: PathBuf,

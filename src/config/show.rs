@@ -1,14 +1,12 @@
 //! The effective configuration: [`Settings`] in, the mapping that a person could have written to get them out, under the file's own
 //! keys. Streams show what they inherit. Credentials appear as `***` (invariant 4), and so do queries of URLs, where tokens tend to
-//! stand. Pure.
+//! stand. What a section's settings derive from serde is shown, so that a new key cannot be forgotten. Pure.
 
-use std::fmt::Debug;
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{ModelChoice, Settings, SinkSettings, StreamSettings};
-use crate::event::Thresholds;
 use crate::frame::thumbprint::Unchanged;
 use crate::infer::options::ProviderChoice;
 use crate::infer::{BatchSize, Sessions};
@@ -37,7 +35,7 @@ pub fn effective(settings: &Settings) -> Value {
     let sinks = settings.sinks.iter().zip(&settings.routes);
     let defaults = &settings.defaults;
     let origins = Some(&settings.origins).filter(|origins| !origins.is_empty());
-    without_nulls(json!({
+    readable(json!({
         // A key that begins so may stand in a file, and means nothing there.
         "x-environment": origins,
         "instance": settings.instance,
@@ -50,45 +48,33 @@ pub fn effective(settings: &Settings) -> Value {
             "library": infer.library,
             "providers": infer.providers.iter().map(provider).collect::<Vec<_>>(),
             "strict": infer.strict,
-            "probe": { "min_cosine": number(infer.min_cosine) },
+            "probe": { "min_cosine": infer.min_cosine },
             "threads": infer.threads,
             "sessions": sessions,
             "devices": infer.devices,
             "preprocess_threads": preprocess_threads,
-            "run_limit": infer.run_limit.map(time),
-            "batch": { "max_size": max_size, "max_delay": time(infer.max_delay) },
+            "run_limit": infer.run_limit,
+            "batch": { "max_size": max_size, "max_delay": infer.max_delay },
         },
-        "sampling": with_pixels(
-            sampling(defaults.interval, defaults.unchanged.as_ref(), defaults.decode, defaults.decoder),
-            defaults.max_pixels,
-        ),
+        "sampling": sampling(defaults.interval, defaults.unchanged, defaults.decode, defaults.decoder, defaults.max_pixels),
         "reconnect": reconnect(&defaults.reconnect),
         "streams": settings.streams.iter().map(|one| stream(one, settings)).collect::<Vec<_>>(),
         "labels": settings.label_sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>(),
-        "events": events(&settings.events),
+        "events": settings.events,
         "sinks": sinks.map(|(sink, route)| with_route(self::sink(sink), route)).collect::<Vec<_>>(),
         "outbox": {
             "path": settings.outbox.path.as_ref().map_or(":memory:".to_owned(), |path| path.display().to_string()),
             "max_size": size(settings.outbox.max_size),
-            "max_age": time(settings.outbox.max_age),
+            "max_age": settings.outbox.max_age,
         },
-        "snapshots": settings.snapshots.as_ref().map(|snapshots| json!({
-            "path": snapshots.path,
-            "max_size": size(snapshots.max_size),
-            "max_age": time(snapshots.max_age),
-            "max_side": snapshots.max_side,
-            "quality": snapshots.quality,
-            "url": snapshots.url.as_ref().map(url),
-        })),
-        "api": match &settings.api {
-            None => json!({ "listen": "off" }),
-            Some(api) => json!({
-                "listen": api.listen.to_string(),
-                "token": api.token.as_ref().map(|_| HIDDEN),
-                "tls": api.tls.as_ref().map(|tls| json!({ "cert": tls.cert, "key": tls.key })),
-            }),
-        },
-        "log": { "level": settings.log.level.to_string().to_lowercase(), "format": word(&settings.log.format) },
+        "snapshots": settings.snapshots.as_ref().map(|snapshots| {
+            let mut shown = json!(snapshots);
+            shown["max_size"] = size(snapshots.max_size).into();
+            shown["url"] = snapshots.url.as_ref().map(url).into();
+            shown
+        }),
+        "api": settings.api.as_ref().map_or_else(|| json!({ "listen": "off" }), |api| json!(api)),
+        "log": { "level": settings.log.level.to_string().to_lowercase(), "format": settings.log.format },
     }))
 }
 
@@ -106,60 +92,49 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         "id": source.id.to_string(),
         "enabled": stream.enabled,
         "username": source.username,
-        "password": source.password.as_ref().map(|_| HIDDEN),
+        "password": source.password,
         "labels": sets.map(|set| set.name.clone()).collect::<Vec<_>>(),
-        "sampling": with_pixels(
-            sampling(stream.interval, stream.unchanged.as_ref(), source.decode, source.decoder),
+        "sampling": sampling(
+            stream.interval,
+            stream.unchanged,
+            source.decode,
+            source.decoder,
             Some(source.sizes().max_pixels),
         ),
         "reconnect": reconnect(&source.reconnect),
-        "view": { "mode": word(&stream.view.mode), "region": [region.x, region.y, region.w, region.h] },
-        "pace": word(&source.pace),
+        "view": { "mode": stream.view.mode, "region": [region.x, region.y, region.w, region.h] },
+        "pace": source.pace,
         "loop": source.looped,
     });
     shown[key] = place.into();
     shown
 }
 
-fn sampling(interval: Interval, unchanged: Option<&Unchanged>, decode: Decode, decoder: Decoder) -> Value {
+fn sampling(
+    interval: Interval,
+    unchanged: Option<Unchanged>,
+    decode: Decode,
+    decoder: Decoder,
+    max_pixels: Option<u64>,
+) -> Value {
     json!({
         "interval": match interval {
-            Interval::Every(interval) => time(interval),
-            Interval::Auto => "auto".to_owned(),
+            Interval::Every(interval) => json!(interval),
+            Interval::Auto => json!("auto"),
         },
-        "unchanged": match unchanged {
-            None => json!("off"),
-            Some(gate) => json!({ "tolerance": number(gate.tolerance), "max_age": time(gate.max_age) }),
-        },
-        "decode": word(&decode),
-        "decoder": word(&decoder),
+        "unchanged": unchanged.map_or_else(|| json!("off"), |unchanged| json!(unchanged)),
+        "decode": decode,
+        "decoder": decoder,
+        "max_pixels": max_pixels,
     })
 }
 
-fn with_pixels(mut sampling: Value, max_pixels: Option<u64>) -> Value {
-    sampling["max_pixels"] = max_pixels.into();
-    sampling
-}
-
-fn reconnect(reconnect: &Reconnect) -> Value {
-    let (ladder, limits) = (&reconnect.ladder, &reconnect.limits);
-    json!({
-        "first": ladder.steps.first().copied().map(time),
-        "max": ladder.steps.last().copied().map(time),
-        "stable": time(ladder.stable),
-        "first_frame": time(limits.first_frame),
-        "stall": time(limits.stall),
-    })
-}
-
-fn events(events: &Thresholds) -> Value {
-    json!({
-        "enter": number(events.enter),
-        "exit": number(events.exit),
-        "after": time(events.after),
-        "after_exit": time(events.after_exit),
-        "cooldown": time(events.cooldown),
-    })
+fn reconnect(Reconnect { ladder, limits }: &Reconnect) -> Value {
+    let mut shown = json!(limits);
+    shown["first"] = json!(ladder.steps.first());
+    shown["max"] = json!(ladder.steps.last());
+    shown["stable"] = json!(ladder.stable);
+    shown
 }
 
 fn sink(sink: &SinkSettings) -> Value {
@@ -182,8 +157,8 @@ fn sink(sink: &SinkSettings) -> Value {
                 "client_id": mqtt.client_id,
                 "topic_prefix": mqtt.topic_prefix,
                 "username": mqtt.username,
-                "password": mqtt.password.as_ref().map(|_| HIDDEN),
-                "timeout": time(mqtt.timeout),
+                "password": mqtt.password,
+                "timeout": mqtt.timeout,
                 "home_assistant": mqtt.home_assistant.is_some(),
                 "discovery_prefix": mqtt.home_assistant,
             }),
@@ -193,12 +168,12 @@ fn sink(sink: &SinkSettings) -> Value {
             json!({
                 "type": "webhook",
                 "url": url(&webhook.url),
-                "secret": webhook.secrets.first().map(|_| HIDDEN),
-                "previous_secret": webhook.secrets.get(1).map(|_| HIDDEN),
-                "headers": webhook.headers.iter().map(|(name, _)| (name.clone(), HIDDEN.into())).collect::<Map<_, _>>(),
-                "timeout": time(webhook.timeout),
+                "secret": webhook.secrets.first(),
+                "previous_secret": webhook.secrets.get(1),
+                "headers": webhook.headers.iter().cloned().collect::<BTreeMap<_, _>>(),
+                "timeout": webhook.timeout,
                 "concurrency": webhook.concurrency,
-                "batch": webhook.batch.map(|batch| json!({ "max_size": batch.max_size, "max_delay": time(batch.max_delay) })),
+                "batch": webhook.batch.map(|batch| json!({ "max_size": batch.max_size, "max_delay": batch.max_delay })),
             }),
             &webhook.trust,
         ),
@@ -211,7 +186,7 @@ fn sink(sink: &SinkSettings) -> Value {
                 "password": matches!(nats.login, NatsLogin::User { password: Some(_), .. } | NatsLogin::Token(_)).then_some(HIDDEN),
                 "nkey": matches!(nats.login, NatsLogin::Nkey(_)).then_some(HIDDEN),
                 "creds": matches!(nats.login, NatsLogin::Credentials(_)).then_some(HIDDEN),
-                "timeout": time(nats.timeout),
+                "timeout": nats.timeout,
             }),
             &nats.trust,
         ),
@@ -225,7 +200,7 @@ fn sink(sink: &SinkSettings) -> Value {
                 "sasl": kafka.sasl.as_ref().map(|sasl| sasl.mechanism.as_str()),
                 "username": kafka.sasl.as_ref().map(|sasl| &sasl.username),
                 "password": kafka.sasl.as_ref().map(|_| HIDDEN),
-                "timeout": time(kafka.timeout),
+                "timeout": kafka.timeout,
             }),
             &kafka.tls.clone().unwrap_or_default(),
         ),
@@ -240,21 +215,9 @@ fn trusting(mut sink: Value, trust: &Trust) -> Value {
 }
 
 fn with_route(mut sink: Value, route: &Route) -> Value {
-    sink["name"] = route.name.clone().into();
-    let Filter { streams, sets, labels, types, attributes, min_severity } = &route.only;
-    let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-    let only = without_nulls(json!({
-        "streams": some(streams),
-        "sets": some(sets),
-        "labels": some(labels),
-        "types": (!types.is_empty()).then(|| types.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()),
-        "attributes": (!attributes.is_empty()).then_some(attributes),
-        "min_severity": min_severity.as_ref().map(word),
-    }));
-    if only.as_object().is_some_and(|only| !only.is_empty()) {
-        sink["only"] = only;
-    }
-    sink["rate"] = json!(route.rate.map(|rate| json!({ "events": rate.events, "per": time(rate.per) })));
+    sink["name"] = json!(route.name);
+    sink["only"] = json!(Some(&route.only).filter(|only| **only != Filter::default()));
+    sink["rate"] = json!(route.rate);
     sink
 }
 
@@ -273,11 +236,6 @@ fn provider(provider: &ProviderChoice) -> Value {
     json!({ name: options })
 }
 
-/// Names of words are those of the enum, in small letters.
-fn word(value: &impl Debug) -> String {
-    format!("{value:?}").to_lowercase()
-}
-
 fn url(url: &url::Url) -> String {
     let mut shown = secret::without_path(url);
     if shown.query().is_some() {
@@ -289,42 +247,45 @@ fn url(url: &url::Url) -> String {
     shown.to_string()
 }
 
-/// Through decimal digits: 0.6 is no 0.6000000238418579.
-fn number(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
-}
-
-fn time(duration: Duration) -> String {
-    if duration.subsec_nanos() == 0 {
-        format!("{}s", duration.as_secs())
-    } else {
-        format!("{}ms", duration.as_secs_f64() * 1000.0)
-    }
-}
-
 fn size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
-/// A key that is not set is not shown.
-fn without_nulls(value: Value) -> Value {
+/// As people write it: durations with their unit, 0.6 instead of 0.6000000238418579, and no key that is not set.
+fn readable(value: Value) -> Value {
     match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
-        }
-        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        Value::Object(map) => match (map.len(), map.get("secs").and_then(Value::as_u64), map.get("nanos")) {
+            (2, Some(seconds), Some(nanos)) => match nanos.as_f64() {
+                Some(nanos) if nanos > 0.0 => format!("{}ms", (seconds as f64 * 1e9 + nanos) / 1e6).into(),
+                _ => format!("{seconds}s").into(),
+            },
+            _ => map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, readable(v))).collect(),
+        },
+        Value::Array(items) => items.into_iter().map(readable).collect(),
+        Value::Number(number) => match number.as_f64() {
+            // It was one of 32 bits.
+            Some(value) if number.is_f64() && f64::from(value as f32) == value => {
+                (value as f32).to_string().parse::<f64>().map_or(Value::Null, Value::from)
+            }
+            _ => Value::Number(number),
+        },
         other => other,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn times_and_numbers_read_as_they_are_written() {
-        assert_eq!([time(Duration::from_millis(1500)), time(Duration::from_mins(1))], ["1500ms", "60s"]);
-        assert_eq!(number(0.6).to_string(), "0.6");
+        let durations = [1_500_000, 60_000_000, 0, 1, 999_999_999_001].map(Duration::from_micros);
+        assert_eq!(readable(json!(durations)), json!(["1500ms", "60s", "0s", "0.001ms", "999999999.001ms"]));
+        let numbers = json!([0.6_f32, 0.6, 0.1_f32 + 0.2_f32, 1.0, 7, u64::MAX, { "secs": 1 }, { "a": null }]);
+        let shown = "[0.6,0.6,0.3,1.0,7,18446744073709551615,{\"secs\":1},{}]";
+        assert_eq!(readable(numbers).to_string(), shown);
         assert_eq!(size(1 << 20), "1048576B");
     }
 

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::EndReason;
 
 /// The three things that happen to a tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EventKind {
     Start,
     Update,

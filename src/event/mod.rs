@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::frame::FrameTime;
@@ -17,7 +18,7 @@ pub use cloud_event::{Event, EventKind, ModelRef};
 pub use tracker::{Change, EndReason, Tracker};
 
 /// When a tag starts and ends. `exit ≤ enter`; both within 0..=1.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Thresholds {
     pub enter: f32,
     pub exit: f32,

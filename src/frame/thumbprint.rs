@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::frame::view::Region;
 use crate::frame::{Matrix, Picture, PixelFormat, Range};
 
@@ -23,7 +25,7 @@ pub const FLICKER: f32 = 6.0;
 const ROWS: usize = 257;
 
 /// `sampling.unchanged` of the configuration: when a frame may stand on the embedding of an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Unchanged {
     /// Levels (of 255) by which the mean of any cell may differ.
     pub tolerance: f32,

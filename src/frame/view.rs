@@ -1,5 +1,7 @@
 //! View: which part of a stream's pictures is looked at, and how it becomes the model's input. Plain data; travels with every frame.
 
+use serde::Serialize;
+
 /// Part of the picture to look at, relative to its size: `0 ≤ x, y < 1`, `0 < w, h`, `x + w ≤ 1`, `y + h ≤ 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Region {
@@ -14,7 +16,8 @@ impl Region {
 }
 
 /// How the region becomes the model's input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ViewMode {
     /// As the preprocessor file says.
     #[default]

@@ -95,6 +95,7 @@ impl TextEmbedder for ChildTower {
         tracing::debug!(texts = texts.len(), "embedding texts in a child process");
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
+        tracing::debug!(texts = texts.len(), "embedding texts in a child process");
         let mut next = 0;
         let mut heard = |Answer { index, values, truncated }| {
             let expected = index == next && index < texts.len();

@@ -23,6 +23,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -37,7 +38,8 @@ use line::Line;
 use repeats::{Repeats, Summary};
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// The journal's where stderr goes to the journal, text elsewhere.
     #[default]

@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::event::{Event, EventKind};
 
 /// How serious a label is, from its attribute `severity`; the words of syslog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EventSeverity {
     Debug,
     Info,
@@ -39,13 +41,18 @@ impl EventSeverity {
 }
 
 /// What a sink wants; an empty list wants everything.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Filter {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub types: Vec<EventKind>,
     /// Each must be there with one of these values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, Vec<Value>>,
     /// A label without a severity, or with an unknown one, counts as `info`.
     pub min_severity: Option<EventSeverity>,
@@ -69,7 +76,7 @@ impl Filter {
 }
 
 /// At most `events` starts and updates in any `per`, after a burst of as many.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rate {
     pub events: u32,
     pub per: Duration,

@@ -101,10 +101,10 @@ pub fn ask<A: DeserializeOwned + Send + 'static>(
     heard: &mut dyn FnMut(A) -> bool,
 ) -> Result<(), ChildError> {
     let mut child = Child::start(command, reader).map_err(ChildError::Start)?;
-    tracing::debug!(pid = child.process.id(), reader, "started a child process");
+    tracing::debug!(pid = child.process.id(), "started a child process");
     if let Some(Err(error)) = child.stdin.as_mut().map(|stdin| say(stdin, request)) {
         // How it ended says more than the broken pipe.
-        tracing::debug!(%error, reader, "the child process does not listen");
+        tracing::debug!(%error, "the child process does not listen");
     }
     let stop = stop.map_or_else(never, |stop| stop.receiver().clone());
     loop {

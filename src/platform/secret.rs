@@ -293,6 +293,12 @@ impl fmt::Display for Secret {
     }
 }
 
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Whether a key looks as if its value were a credential; misspelt words count.
 pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -37,7 +38,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 const BEST: f32 = 0.005;
 
 /// `snapshots` of the configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SnapshotSettings {
     /// The folder.
     pub path: PathBuf,
@@ -49,6 +50,7 @@ pub struct SnapshotSettings {
     /// Of the JPEG, 1 to 100.
     pub quality: u8,
     /// Where consumers reach the API, such as `https://edge-1.example`; `None`: where it listens.
+    #[serde(skip)]
     pub url: Option<url::Url>,
 }
 

@@ -24,10 +24,9 @@ use super::downloads::MOST_DOWNLOAD;
 use super::error::{At, Excess, SourceError};
 use super::rtp_senders::{self, Senders};
 
-/// Bytes that a connection may hold, and that may go into an element before anything comes out of it: a coded picture of the
-/// size limit, 2²⁵ pixels, at two bytes a pixel. JPEG at its best quality and lossless H.265 stay below that; what decodebin's queues hold besides is
-/// some megabytes. An MP4 file whose index is at its end, from a server that knows no ranges, is collected up to its index; GStreamer itself
-/// gives up at 10 MiB of it.
+/// Bytes that a connection may hold, and that may go into an element before anything comes out of it: a coded picture of the size limit, 2²⁵ pixels,
+/// at two bytes a pixel. JPEG at its best quality and lossless H.265 stay below that; what decodebin's queues hold besides is some megabytes. An MP4
+/// file whose index is at its end, from a server that knows no ranges, is collected up to its index; GStreamer itself gives up at 10 MiB of it.
 pub(super) const MOST_BYTES: u64 = 64 << 20;
 
 /// What a buffer costs besides its bytes. A sender of tiny pieces is stopped too.

@@ -13,11 +13,13 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::stream::StreamId;
 
 /// What decodes, as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Decoder {
     /// The first hardware that this machine has, in the order of the others here; then software.
     #[default]

@@ -40,6 +40,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, Excess, SourceError};
 
@@ -75,7 +77,8 @@ pub enum Location {
 }
 
 /// How a file is played.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Pace {
     /// In real time; newest wins.
     #[default]
@@ -86,7 +89,8 @@ pub enum Pace {
 
 /// Which frames are decoded. Streams of pictures that are not coded, and own templates whose decoder is not called `decoder`, are
 /// always decoded whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Decode {
     /// Keyframes alone as long as they come as often as frames are sampled, every frame otherwise.
     #[default]
@@ -147,13 +151,14 @@ pub struct Reconnect {
 }
 
 /// How patient a source is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// A connection that has shown no picture after so long is made anew. Includes the time to connect.
     pub first_frame: Duration,
     /// A camera whose pictures stop for so long is connected to anew.
     pub stall: Duration,
     /// How long a pipeline may take to stop before it is abandoned.
+    #[serde(skip)]
     pub tear_down: Duration,
 }
 

@@ -1,3 +1,5 @@
+//! Files under a full disk, an unwritable place, readers at work and a `kill -9`.
+
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
