@@ -1,4 +1,5 @@
-//! Deliveries on one connection, from the receiver to their acknowledgement: what the loops of MQTT, NATS and Kafka share.
+//! Deliveries on one connection, from the receiver to their acknowledgement: what the loops of MQTT, NATS and Kafka share. (Kafka's producer
+//! keeps what is on its way itself: it reports in another order.)
 //!
 //! Two halves, so that one `select!` can wait for both. [`OrderingGate`] takes from the receiver what may go out now; [`InFlight`] keeps what went out
 //! until its answer comes. The sink's loop publishes, settles by the answer, and ends its run when an event was not taken: the next run
@@ -59,23 +60,17 @@ impl OrderingGate {
 /// What was sent and has no answer yet, in the order in which it went out: what it is, and the future that ends with its answer.
 pub struct InFlight<T, A> {
     sent: VecDeque<(T, A)>,
-    /// Answers are waited for in the order in which things went out.
-    in_order: bool,
     /// When the last answer came, or when there began to be something to answer.
     heard: Instant,
 }
 
+impl<T, A> Default for InFlight<T, A> {
+    fn default() -> Self {
+        Self { sent: VecDeque::new(), heard: Instant::now() }
+    }
+}
+
 impl<T, A: Future + Unpin> InFlight<T, A> {
-    /// For a connection that answers in order.
-    pub fn in_order() -> Self {
-        Self { sent: VecDeque::new(), in_order: true, heard: Instant::now() }
-    }
-
-    /// For one on which some do not wait for others, as several brokers answer.
-    pub fn in_any_order() -> Self {
-        Self { in_order: false, ..Self::in_order() }
-    }
-
     pub fn push(&mut self, what: T, answer: A) {
         if self.sent.is_empty() {
             self.heard = Instant::now();
@@ -83,21 +78,13 @@ impl<T, A: Future + Unpin> InFlight<T, A> {
         self.sent.push_back((what, answer));
     }
 
-    /// Waits for the next answer; for ever, if nothing is on its way. May be cancelled without losing anything.
+    /// Waits for the answer to the oldest; for ever, if nothing is on its way. May be cancelled without losing anything.
     pub async fn answered(&mut self) -> (T, A::Output) {
         let answered = poll_fn(|context| {
-            let watched = if self.in_order { 1 } else { self.sent.len() };
-            for index in 0..watched {
-                let Some((_, answer)) = self.sent.get_mut(index) else { break };
-                if let Poll::Ready(answer) = Pin::new(answer).poll(context)
-                    && let Some((what, _)) = self.sent.remove(index)
-                {
-                    return Poll::Ready((what, answer));
-                }
-            }
-            Poll::Pending
-        })
-        .await;
+            let Some((_, answer)) = self.sent.front_mut() else { return Poll::Pending };
+            Pin::new(answer).poll(context).map(|answer| self.sent.pop_front().map(|(what, _)| (what, answer)))
+        });
+        let Some(answered) = answered.await else { return std::future::pending().await };
         self.heard = Instant::now();
         answered
     }
@@ -126,7 +113,7 @@ impl<T, A: Future + Unpin> InFlight<T, A> {
     }
 
     /// Oldest first.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.sent.iter().map(|(what, _)| what)
     }
 
@@ -188,29 +175,23 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_in_order_or_in_any() {
-        for (mut in_flight, first) in [(InFlight::in_order(), 1), (InFlight::in_any_order(), 2)] {
-            let (mut senders, mut receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
-            receivers.drain(..).zip(1..).for_each(|(answer, position)| in_flight.push(position, answer));
-            runs(async {
-                senders.remove(1).send("second").unwrap();
-                if first == 1 {
-                    assert_eq!(now(in_flight.answered()).await, None);
-                    senders.remove(0).send("first").unwrap();
-                }
-                assert_eq!(now(in_flight.answered()).await.map(|(position, _)| position), Some(first));
-                drop(senders);
-                let mut rest = Vec::new();
-                in_flight
-                    .drain(|position, answer| {
-                        rest.push((position, answer.ok()));
-                        Ok(())
-                    })
-                    .await
-                    .unwrap();
-                assert_eq!(rest.len(), 2);
-                assert_eq!(rest[1], (3, None));
-            });
-        }
+    fn answers_are_given_in_the_order_of_sending_and_the_end_waits_for_them() {
+        let mut in_flight = InFlight::default();
+        let (mut senders, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        receivers.into_iter().zip(1..).for_each(|(answer, position)| in_flight.push(position, answer));
+        runs(async {
+            senders.remove(1).send("second").unwrap();
+            assert_eq!(now(in_flight.answered()).await, None, "the first has no answer yet");
+            senders.remove(0).send("first").unwrap();
+            assert_eq!(now(in_flight.answered()).await, Some((1, Ok("first"))));
+            drop(senders);
+            let mut rest = Vec::new();
+            let settle = |position, answer: Result<_, _>| {
+                rest.push((position, answer.ok()));
+                Ok(())
+            };
+            in_flight.drain(settle).await.unwrap();
+            assert_eq!(rest, [(2, Some("second")), (3, None)]);
+        });
     }
 }

@@ -6,8 +6,9 @@
 //! `timeout`, this run ends; the next one has a new producer and sends everything that was not acknowledged again, in order.
 //!
 //! Runs on the sink's thread; reports come from a thread of `rdkafka`. Asking for metadata and taking a producer down block, on the
-//! runtime's pool. Full: [`IN_FLIGHT`] records without a report; then nothing more is taken. Closed: reports are waited for a little.
+//! runtime's pool. Full: [`IN_FLIGHT`] records without a report; then nothing more is taken. Closed: [`DRAIN_TIMEOUT`] for reports.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,13 +18,13 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{KafkaSettings, Mechanism};
 use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 use crate::platform::tls;
-use crate::sink::in_flight::{InFlight, OrderingGate};
+use crate::sink::in_flight::{DRAIN_TIMEOUT, OrderingGate};
 use crate::sink::{Running, Sink, SinkError};
 
 /// Records without a report; a few batches for each of several partitions.
@@ -32,17 +33,18 @@ const IN_FLIGHT: usize = 512;
 /// What librdkafka says of connections and waits to be looked at; more is forgotten.
 const TOLD: usize = 64;
 
-/// For a producer to take itself down; with [`DRAIN_TIMEOUT`](crate::sink::in_flight::DRAIN_TIMEOUT) a little less than the runner's patience.
+/// For a producer to take itself down; with [`DRAIN_TIMEOUT`] a little less than the runner's patience.
 const FAREWELL: Duration = Duration::from_millis(400);
 
 /// A request for metadata cannot be called off: it is made in pieces.
 const PIECE: Duration = Duration::from_secs(2);
 
-/// What became of a record: `None` if it was taken, otherwise why not.
-type Report = Option<Code>;
+/// What became of a record: its position, and why not.
+type Report = (u64, Option<Code>);
 
 /// Called by threads of librdkafka.
 struct Reports {
+    reports: mpsc::Sender<Report>,
     told: mpsc::Sender<(Code, String)>,
 }
 
@@ -58,11 +60,12 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, report: Self::DeliveryOpaque) {
+    fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
         let refused = result.as_ref().err().map(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail));
-        let _ = report.send(refused);
+        // There is room: each record has one report, and no more are sent than fit.
+        let _ = self.reports.try_send((position as u64, refused));
     }
 }
 
@@ -110,11 +113,15 @@ impl Sink for Kafka {
 struct Session<'a> {
     settings: &'a KafkaSettings,
     producer: Arc<ThreadedProducer<Reports>>,
+    reports: mpsc::Receiver<Report>,
     told: mpsc::Receiver<(Code, String)>,
     /// What was last said of a connection.
     reason: Option<String>,
-    /// Sent, not reported; by position, whose reports may come in any order as there are several partitions.
-    in_flight: InFlight<u64, oneshot::Receiver<Report>>,
+    /// Sent, not reported. Reports are taken in the order in which they are made, not in that of sending: several partitions do not wait for
+    /// one another, and the first record that is refused says why, while all others fail because the producer has stopped.
+    in_flight: BTreeSet<u64>,
+    /// When a broker last acknowledged anything, or when there began to be something to acknowledge.
+    heard: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -126,11 +133,19 @@ impl<'a> Session<'a> {
             // librdkafka's words for a file that cannot be used do not name it.
             tls::client(trust).map_err(SinkError::retry)?;
         }
-        let (tell, told) = mpsc::channel(TOLD);
-        let context = Reports { told: tell };
+        let ((reports, reported), (tell, told)) = (mpsc::channel(IN_FLIGHT), mpsc::channel(TOLD));
+        let context = Reports { reports, told: tell };
         let producer = ThreadedProducer::from_config_and_context(&configuration(settings), context);
         let producer = producer.map_err(|error| SinkError::retry(scrubbed(settings, &error.to_string())))?;
-        Ok(Self { settings, producer: Arc::new(producer), told, reason: None, in_flight: InFlight::in_any_order() })
+        Ok(Self {
+            settings,
+            producer: Arc::new(producer),
+            reports: reported,
+            told,
+            reason: None,
+            in_flight: BTreeSet::new(),
+            heard: Instant::now(),
+        })
     }
 
     /// A broker is there, and has the topic.
@@ -160,16 +175,14 @@ impl<'a> Session<'a> {
         // Nothing is held back for its key: the producer itself keeps the order.
         let mut gate = OrderingGate::default();
         loop {
-            let room = if self.in_flight.iter().next().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
-            let late = self.in_flight.heard() + self.settings.timeout;
+            let room = if self.in_flight.first().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
+            let late = self.heard + self.settings.timeout;
             tokio::select! {
                 taken = gate.take(receiver, self.in_flight.len() < room) => match taken {
                     Some(delivery) => self.send(&delivery, receiver)?,
                     None => break,
                 },
-                (position, report) = self.in_flight.answered() => {
-                    self.settle(position, report.unwrap_or(Some(Code::Fail)), receiver, singly)?;
-                }
+                Some(report) = self.reports.recv() => self.settle(report, receiver, singly)?,
                 Some((code, reason)) = self.told.recv() => self.hear(code, &reason, !self.in_flight.is_empty())?,
                 () = sleep_until(late), if !self.in_flight.is_empty() => {
                     let timeout = self.settings.timeout;
@@ -178,13 +191,18 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        let taken = |position, report| {
-            if report == Ok(None) {
-                receiver.delivered(position);
+        let rest = async {
+            while !self.in_flight.is_empty()
+                && let Some((position, refused)) = self.reports.recv().await
+            {
+                self.in_flight.remove(&position);
+                if refused.is_none() {
+                    receiver.delivered(position);
+                }
             }
-            Ok(())
         };
-        self.in_flight.drain(taken).await
+        let _ = timeout(DRAIN_TIMEOUT, rest).await;
+        Ok(())
     }
 
     fn send(&mut self, delivery: &Delivery, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
@@ -195,11 +213,16 @@ impl<'a> Session<'a> {
         let headers = OwnedHeaders::new_with_capacity(2)
             .insert(header("content-type", "application/cloudevents+json; charset=UTF-8"))
             .insert(header("ce_id", &id));
-        let (report, reported) = oneshot::channel();
-        let record = BaseRecord::with_opaque_to(&self.settings.topic, Box::new(report));
+        let opaque = usize::try_from(position).map_err(SinkError::retry)?;
+        let record = BaseRecord::with_opaque_to(&self.settings.topic, opaque);
         let sent = self.producer.send(record.key(&key).payload(stored.body.as_bytes()).headers(headers));
         match sent.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail)) {
-            Ok(()) => self.in_flight.push(position, reported),
+            Ok(()) => {
+                if self.in_flight.is_empty() {
+                    self.heard = Instant::now();
+                }
+                self.in_flight.insert(position);
+            }
             // The producer has stopped; the report of what stopped it is on its way and says why. This one comes again with the next.
             Err(Code::Fatal) if !self.in_flight.is_empty() => {}
             Err(Code::MessageSizeTooLarge) => {
@@ -216,13 +239,14 @@ impl<'a> Session<'a> {
 
     fn settle(
         &mut self,
-        position: u64,
-        refused: Report,
+        (position, refused): Report,
         receiver: &mut DeliveryReceiver,
         singly: &mut u64,
     ) -> Result<(), SinkError> {
-        let alone = self.in_flight.is_empty();
-        let last = self.in_flight.iter().next_back().map_or(position, |last| position.max(*last));
+        let alone = self.in_flight.len() == 1;
+        let last = self.in_flight.last().copied().unwrap_or(position);
+        self.in_flight.remove(&position);
+        self.heard = Instant::now();
         let Some(code) = refused else {
             self.reason = None;
             receiver.up();

@@ -52,7 +52,7 @@ impl Publisher {
             waiting: VecDeque::new(),
             left: 0,
             places: HashMap::new(),
-            sent: InFlight::in_order(),
+            sent: InFlight::default(),
             lost: None,
             told: false,
             timeout,

@@ -147,7 +147,7 @@ impl Nats {
         }
         let mut context = jetstream::new(client);
         context.set_timeout(self.settings.timeout);
-        let (mut gate, mut in_flight) = (OrderingGate::default(), InFlight::in_order());
+        let (mut gate, mut in_flight) = (OrderingGate::default(), InFlight::default());
         loop {
             tokio::select! {
                 taken = gate.take(receiver, in_flight.len() < IN_FLIGHT) => {
