@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::logit_parameters::{self, Config, Sidecar, TextConfig};
-use super::{ModelError, fingerprint, onnx_file};
+use super::{ModelError, fingerprint, import, onnx_file};
 use crate::model::LogitParameters;
-use crate::platform::paths;
+use crate::platform::{json_text, paths};
 
 /// Variants of an export, best first: what a plain name is called, then full to low precision. `_int8`, `_uint8` and
 /// `_quantized` are transformers.js' names for 8-bit weights, `_q4`, `_bnb4` for 4-bit ones.
@@ -138,6 +138,11 @@ impl Bundle {
         }
         let sidecar: Sidecar = logit_parameters::read_json(&dir.join("vtagd.json"))?.unwrap_or_default();
         let parts = Parts::find(dir, &sidecar)?;
+        for (_, file) in parts.all() {
+            if json_text::is_lfs_pointer_file(&file) {
+                return Err(ModelError::Damaged { file, message: json_text::LFS_POINTER.into() });
+            }
+        }
         for tower in [&parts.vision, &parts.text] {
             onnx_file::check(tower)?;
         }
@@ -207,7 +212,9 @@ impl Parts {
                 Ok(Self { vision, text, tokenizer, preprocessor, config })
             }
             (vision, text, tokenizer, preprocessor) => {
-                let found = first(dir, &CHECKPOINTS);
+                let described = first(dir, &["config.json", "open_clip_config.json"]).is_some();
+                let unusual = || if described { import::other_weights(dir).into_iter().next() } else { None };
+                let found = first(dir, &CHECKPOINTS).or_else(unusual);
                 if let (None, None, Some(found)) = (&vision, &text, found) {
                     let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     return Err(ModelError::Checkpoint { dir: dir.to_owned(), found });
@@ -294,8 +301,8 @@ fn own_name(dir: &Path) -> Option<String> {
 fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> {
     #[derive(serde::Deserialize, Default)]
     struct TokenizerConfig {
-        /// Transformers writes 1e30 for "no limit".
-        model_max_length: Option<f64>,
+        /// Transformers writes 1e30 for "no limit", Python `Infinity`.
+        model_max_length: Option<serde_json::Value>,
     }
     let tokenizer_config: TokenizerConfig =
         logit_parameters::read_json(&tokenizer.with_file_name("tokenizer_config.json"))?.unwrap_or_default();
@@ -303,7 +310,11 @@ fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> 
     let positions = positions.or(config.text_cfg.max_position_embeddings);
     let siglip = config.is_siglip();
     let clip = config.model_type == "clip" || config.text_cfg.max_position_embeddings.is_some();
-    let stated = tokenizer_config.model_max_length.filter(|n| (1.0..100_000.0).contains(n)).map(|n| n as usize);
+    let stated = tokenizer_config
+        .model_max_length
+        .and_then(|n| n.as_f64())
+        .filter(|n| (1.0..100_000.0).contains(n))
+        .map(|n| n as usize);
     let pad_to = if siglip {
         // Radford's CLIP pads to 77, SigLIP to 64 (Zhai et al. 2023); both are also what the exporters write down.
         Some(positions.unwrap_or(64))

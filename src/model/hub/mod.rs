@@ -33,6 +33,7 @@ pub use origin::{Origin, OriginFile};
 pub use settings::HubSettings;
 
 use crate::model::import;
+use crate::platform::json_text;
 use crate::platform::shutdown::Shutdown;
 use download::Wanted;
 use file_selection::Choice;
@@ -282,8 +283,8 @@ impl Pull<'_> {
     }
 
     fn json(&mut self, name: &str) -> Result<Value, HubError> {
-        serde_json::from_slice(&self.content(name)?)
-            .map_err(|e| HubError::BadAnswer { what: format!("`{name}`"), message: format!("is not JSON: {e}") })
+        json_text::parse(&self.content(name)?)
+            .map_err(|message| HubError::BadAnswer { what: format!("`{name}`"), message })
     }
 
     fn missing<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> HubError {
