@@ -221,7 +221,7 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
     let size = request.models.first().map_or((1, 1), |model| model.size);
     let pixels = pictures(size, most);
     if let (What::Splits { splits, budget }, Some(model)) = (&request.what, request.models.first()) {
-        let bundle = Bundle::open_known(&model.dir, String::new())?;
+        let bundle = Bundle::open_unmarked(&model.dir)?;
         for split in splits {
             let rate = side_by_side(&runtime, &bundle, &settings, model.size, *split, &pixels, *budget)?;
             let _ = child_process::say(stdout, &Answer::Split(rate));
@@ -230,8 +230,7 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), BenchError> 
     }
     let (mut encoders, mut embeddings) = (Vec::new(), Vec::new());
     for model in &request.models {
-        // The fingerprint is of no use here, and takes seconds for gigabytes.
-        let bundle = Bundle::open_known(&model.dir, String::new())?;
+        let bundle = Bundle::open_unmarked(&model.dir)?;
         let mut encoder = OrtImageEncoder::open(&runtime, &bundle, &settings, model.size)?;
         encoder.warm_up(most)?;
         encoders.push(encoder);

@@ -47,7 +47,7 @@ pub fn settle(
         BatchSize::Auto => BATCH,
     };
     let key = Key {
-        model: bundle.fingerprint.clone(),
+        model: bundle.embedding_fingerprint.clone(),
         cpu: session_threads::cpu_name(&read("/proc/cpuinfo")),
         cores,
         runtime: runtime.to_owned(),

@@ -1,26 +1,20 @@
 //! `vtagd model pull`: fetches a model repository from a Hugging Face hub. The folder's path is the one line on stdout; what was
-//! chosen and how far it is goes to stderr.
-//!
-//! The pull runs on a thread of its own, `vtagd-pull`: a server that says nothing must not hold up the end when a person has
-//! asked for it. The thread then ends with the process, and whatever it leaves is resumed by the next run.
+//! chosen and how far it is goes to stderr. Other commands take `hf:ORG/NAME` for a model and pull it the same way ([`model_folder`]).
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
-use std::thread;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, select};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{complain, say};
-use crate::model::hub::{self, HubError, HubSettings, PullEvent, Pulled, Repo, Request};
-use crate::platform::shutdown;
+use crate::model::hub::{self, HubError, HubSettings, PullEvent, Pulled, Reference, Repo, Request};
+use crate::model::{self, ModelError};
+use crate::platform::shutdown::{self, Shutdown};
 
 /// Between two progress lines where there is no terminal to draw a bar on.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How long the thread may take to clean up after a wish to stop.
-const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -71,29 +65,37 @@ fn pull(args: &Args) -> Result<Pulled, HubError> {
         out: args.out.clone(),
         retries: args.retries,
     };
-    let mut meter = Meter::new(&request);
-    let bar = meter.bar.clone();
-    let (sender, done) = bounded(1);
-    let wish = shutdown.clone();
-    let thread = thread::Builder::new().name("vtagd-pull".into()).spawn(move || {
-        let result = hub::pull(&request, &settings, &wish, &mut |event| meter.show(&event));
-        // Nobody waits any more if a person was in a hurry.
-        let _ = sender.send(result);
-    });
-    let thread = thread.map_err(|source| HubError::Thread { source })?;
-    let result = select! {
-        recv(done) -> result => result.ok(),
-        recv(shutdown.receiver()) -> _ => done.recv_timeout(GRACE).ok(),
-    };
-    bar.finish_and_clear();
-    match result {
-        Some(result) => {
-            // It has sent its result, which was its last act.
-            let _ = thread.join();
-            result
+    watched(&Reference { repo: request.repo.clone(), revision: request.revision.clone() }, |meter| {
+        hub::background::pull_in_background(request, settings, &shutdown, meter)
+    })
+}
+
+/// The model of a command: `-m`, else `VTAGD_MODEL`, else the starter model. `hf:ORG/NAME` is pulled, once.
+///
+/// # Errors
+/// No such model, or one that cannot be pulled.
+pub(super) fn model_folder(given: Option<&Path>, shutdown: &Shutdown) -> Result<PathBuf, ModelError> {
+    let variable = || std::env::var_os("VTAGD_MODEL").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = given.map(Path::to_owned).or_else(variable).unwrap_or_else(|| model::STARTER.into());
+    match Reference::read_path(&named) {
+        Some(reference) => {
+            let reference = reference?;
+            Ok(watched(&reference, |meter| hub::background::obtain(&reference, shutdown, meter))?.dir)
         }
-        None => Err(HubError::Stopped),
+        None => model::resolve(&named),
     }
+}
+
+/// Runs `pull` with something that shows how far it is.
+fn watched<T>(
+    what: &Reference,
+    pull: impl FnOnce(Box<dyn FnMut(PullEvent<'_>) + Send>) -> Result<T, HubError>,
+) -> Result<T, HubError> {
+    let mut meter = Meter::new(what);
+    let bar = meter.bar.clone();
+    let result = pull(Box::new(move |event| meter.show(&event)));
+    bar.finish_and_clear();
+    result
 }
 
 /// Says what was chosen; then a bar on a terminal, a line now and then elsewhere.
@@ -105,13 +107,13 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(request: &Request) -> Self {
+    fn new(what: &Reference) -> Self {
         let terminal = io::stderr().is_terminal();
         let style =
             ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left  {wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = if terminal { ProgressBar::no_length().with_style(style) } else { ProgressBar::hidden() };
-        Self { name: format!("{} at {}", request.repo, request.revision), bar, terminal, last: Instant::now() }
+        Self { name: format!("{} at {}", what.repo, what.revision), bar, terminal, last: Instant::now() }
     }
 
     fn show(&mut self, event: &PullEvent<'_>) {
@@ -136,6 +138,10 @@ impl Meter {
                     self.last = Instant::now();
                     tracing::info!(file, done, total, "pulling");
                 }
+            }
+            PullEvent::Away { error, commit } => {
+                note(&format!("{error}"));
+                note(&format!("taking what was pulled before: {} was commit {commit}", self.name));
             }
         }
     }

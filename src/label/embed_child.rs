@@ -1,7 +1,8 @@
 //! Text embedding in a short-lived [child process](crate::platform::child_process), because ONNX Runtime keeps the text tower's memory for as long
 //! as the process lives: vtagd starts itself with the hidden command [`SUBCOMMAND`], embeds, and the memory is gone with the child.
 //!
-//! One answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
+//! Its first answer is the fingerprint of the files that it has read, since they may have been changed after the parent opened them; a parent
+//! that wants another one refuses it, before anything gets into the cache. Then one answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
 //! thread and one reader thread, joined before the call returns.
 
 use std::io::{self, Write};
@@ -31,7 +32,6 @@ const CHILD_TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Serialize, Deserialize)]
 struct Request {
     model: PathBuf,
-    fingerprint: String,
     library: Option<PathBuf>,
     threads: usize,
     texts: Vec<String>,
@@ -40,6 +40,10 @@ struct Request {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
+    /// [`Bundle::embedding_fingerprint`] of what was read.
+    Model {
+        fingerprint: String,
+    },
     Text {
         index: usize,
         values: Vec<f32>,
@@ -57,8 +61,7 @@ enum Answer {
 pub struct ChildTower {
     program: PathBuf,
     arguments: Vec<String>,
-    model: PathBuf,
-    fingerprint: String,
+    bundle: Bundle,
     library: Option<PathBuf>,
     threads: usize,
     shutdown: Option<Shutdown>,
@@ -70,8 +73,7 @@ impl ChildTower {
         Self {
             program: child_process::OWN_PROGRAM.into(),
             arguments: vec![SUBCOMMAND.into()],
-            model: bundle.dir.clone(),
-            fingerprint: bundle.fingerprint.clone(),
+            bundle: bundle.clone(),
             library,
             threads,
             shutdown: None,
@@ -96,9 +98,10 @@ impl ChildTower {
 
 impl TextEmbedder for ChildTower {
     fn embed(&mut self, texts: &[&str], done: &mut dyn FnMut(usize, TextEmbedding)) -> Result<(), EmbedError> {
+        EmbedError::without_tower(&self.bundle, texts)?;
+        let dir = &self.bundle.dir;
         let request = Request {
-            model: std::path::absolute(&self.model).unwrap_or_else(|_| self.model.clone()),
-            fingerprint: self.fingerprint.clone(),
+            model: std::path::absolute(dir).unwrap_or_else(|_| dir.clone()),
             library: self.library.clone(),
             threads: self.threads,
             texts: texts.iter().map(|t| (*t).to_owned()).collect(),
@@ -112,11 +115,17 @@ impl TextEmbedder for ChildTower {
             // How it ended says more than the broken pipe.
             debug!(%error, "the text embedding process does not listen");
         }
-        let mut next = 0;
+        let (mut next, mut known) = (0, false);
         loop {
             match child.hear(self.shutdown.as_ref(), Some(CHILD_TIMEOUT)) {
+                ChildAnswer::Answer(Answer::Model { fingerprint }) if next == 0 => {
+                    if fingerprint != self.bundle.embedding_fingerprint {
+                        return Err(EmbedError::Changed { dir: self.bundle.dir.clone() });
+                    }
+                    known = true;
+                }
                 ChildAnswer::Answer(Answer::Text { index, values, truncated })
-                    if index == next && index < texts.len() =>
+                    if known && index == next && index < texts.len() =>
                 {
                     next += 1;
                     done(index, TextEmbedding { values, truncated });
@@ -124,7 +133,7 @@ impl TextEmbedder for ChildTower {
                 ChildAnswer::Answer(Answer::Done) if next == texts.len() => return Ok(()),
                 ChildAnswer::Answer(Answer::Error { message, code: 2 }) => return Err(EmbedError::Input(message)),
                 ChildAnswer::Answer(Answer::Error { message, .. }) => return Err(EmbedError::Child(message)),
-                ChildAnswer::Answer(Answer::Text { .. } | Answer::Done) => {
+                ChildAnswer::Answer(Answer::Model { .. } | Answer::Text { .. } | Answer::Done) => {
                     return Err(EmbedError::Child("the text embedding process answers out of order".into()));
                 }
                 ChildAnswer::Nonsense(error) => {
@@ -166,10 +175,17 @@ pub fn serve(_: &EmbedChildArgs) -> u8 {
 }
 
 fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> {
-    let bundle = Bundle::open_known(&request.model, request.fingerprint.clone())
-        .map_err(|e| EmbedError::Input(e.to_string()))?;
+    let open = || Bundle::open_again(&request.model).map_err(|e| EmbedError::Input(e.to_string()));
+    let bundle = open()?;
     let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
     let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
+    tower.load()?;
+    // What was the same before and after is what was read between.
+    let fingerprint = bundle.embedding_fingerprint;
+    if open()?.embedding_fingerprint != fingerprint {
+        return Err(EmbedError::Changed { dir: request.model.clone() });
+    }
+    let _ = child_process::say(stdout, &Answer::Model { fingerprint });
     tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
         // A parent that does not listen any more has closed stdin too.
         let _ = child_process::say(stdout, &Answer::Text { index, values, truncated });
@@ -179,14 +195,32 @@ fn answer(request: &Request, stdout: &mut impl Write) -> Result<(), EmbedError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::bundle::TextSpec;
+    use crate::model::{Activation, LogitParameters};
     use crate::platform::shutdown;
+
+    fn bundle() -> Bundle {
+        Bundle {
+            dir: "m".into(),
+            name: "m".into(),
+            vision: "v".into(),
+            text: Some("t".into()),
+            tokenizer: "t".into(),
+            preprocessor: "p".into(),
+            logit_parameters: LogitParameters { scale: 1.0, bias: 0.0, activation: Activation::Softmax },
+            fingerprint: "scores".into(),
+            embedding_fingerprint: "f".into(),
+            text_spec: TextSpec::default(),
+            byte_sums_fit: false,
+            known: None,
+        }
+    }
 
     fn tower(script: &str) -> ChildTower {
         ChildTower {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
-            model: "m".into(),
-            fingerprint: "f".into(),
+            bundle: bundle(),
             library: None,
             threads: 1,
             shutdown: None,
@@ -201,7 +235,7 @@ mod tests {
 
     #[test]
     fn answers_arrive_in_order_and_done_ends_it() {
-        let script = r#"read request; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
+        let script = r#"read request; echo '{"model":{"fingerprint":"f"}}'; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
         let (seen, outcome) = run(tower(script), &["a"]);
         assert!(outcome.is_ok(), "{outcome:?}");
         assert_eq!(seen, [0]);
@@ -209,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_child_that_crashes_is_told_with_how_it_ended_and_keeps_what_it_gave() {
-        let script = r#"read request; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; kill -9 $$"#;
+        let script = r#"read request; echo '{"model":{"fingerprint":"f"}}'; echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; kill -9 $$"#;
         let (seen, outcome) = run(tower(script), &["a", "b"]);
         assert_eq!(seen, [0]);
         assert!(outcome.unwrap_err().to_string().contains("enough memory"));
@@ -237,6 +271,30 @@ mod tests {
         trigger.trigger();
         let (_, outcome) = run(tower("exec sleep 3600").with_shutdown(shutdown), &["a"]);
         assert!(matches!(outcome, Err(EmbedError::Cancelled)));
+    }
+
+    #[test]
+    fn texts_of_another_model_or_of_an_unnamed_one_are_refused() {
+        let text = r#"echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
+        let (seen, outcome) = run(tower(&format!(r#"echo '{{"model":{{"fingerprint":"g"}}}}'; {text}"#)), &["a"]);
+        assert!(seen.is_empty() && matches!(outcome, Err(EmbedError::Changed { .. })), "{outcome:?}");
+        let (seen, outcome) = run(tower(text), &["a"]);
+        assert!(seen.is_empty() && outcome.unwrap_err().to_string().contains("out of order"));
+    }
+
+    #[test]
+    fn a_tower_that_was_removed_is_missed_by_name_and_with_the_texts() {
+        let mut tower = tower("exit 0");
+        tower.bundle.text = None;
+        let texts: Vec<String> = (0..12).map(|n| format!("text {n}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let (_, outcome) = run(tower, &texts);
+        let error = outcome.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        for part in ["text_model.onnx", "12 are not", "\"text 0\"", "4 more"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]

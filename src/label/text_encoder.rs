@@ -176,9 +176,12 @@ impl TextEncoder {
     /// # Errors
     /// A damaged or unsuitable tower, or a tokenizer that belongs to another model.
     pub fn open(runtime: &Runtime, bundle: &Bundle, threads: usize) -> Result<Self, TextError> {
-        let session = provider::cpu_session(runtime, &bundle.text, threads, bundle.byte_sums_fit.into())?;
-        let inputs = inputs(session.inputs(), &bundle.text)?;
-        let output = graph::embedding_output(session.outputs(), graph::TEXT_OUTPUTS, &bundle.text)?.name;
+        let file = bundle.text.as_deref().ok_or_else(|| {
+            InferError::Model(format!("the model directory {} has no text_model.onnx", bundle.dir.display()))
+        })?;
+        let session = provider::cpu_session(runtime, file, threads, bundle.byte_sums_fit.into())?;
+        let inputs = inputs(session.inputs(), file)?;
+        let output = graph::embedding_output(session.outputs(), graph::TEXT_OUTPUTS, file)?.name;
         let options = RunOptions::new()
             .map_err(|e| InferError::Model(e.to_string()))?
             .with_outputs(OutputSelector::no_default().with(&output));
@@ -262,7 +265,7 @@ impl TextEncoder {
             TextError::Tokenizer(format!(
                 "{} does not fit {}: {why}; copy both from the same export",
                 bundle.tokenizer.display(),
-                bundle.text.display()
+                bundle.text.as_deref().unwrap_or(&bundle.dir).display()
             ))
         };
         if let Some(rows) = spec.vocab_size

@@ -30,6 +30,14 @@ impl LogitParameters {
     }
 }
 
+/// What a person says in place of the model's own scale and bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LogitOverride {
+    /// Already exponentiated.
+    pub scale: Option<f32>,
+    pub bias: Option<f32>,
+}
+
 /// What the model was trained with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod hub_model;
 mod hub_support;
 mod import_bundle;
 mod import_command;
