@@ -236,8 +236,7 @@ fn read(path: &Path) -> Result<String, SpecError> {
         return Err(failed(std::io::Error::other(reason)));
     }
     let bytes = std::fs::read(path).map_err(failed)?;
-    let file = || path.display().to_string();
-    json_text::text(&bytes).map(Cow::into_owned).map_err(|reason| SpecError::Syntax { file: file(), reason })
+    json_text::text(&bytes).map(Cow::into_owned).map_err(|reason| failed(std::io::Error::other(reason)))
 }
 
 fn parse(text: &str) -> Result<Value, SpecError> {

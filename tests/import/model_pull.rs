@@ -321,7 +321,8 @@ fn a_repository_that_moved_is_followed_and_a_foreign_host_that_claims_to_be_it_g
 
     // Round and round.
     hub.twist(|seen| Some(Twist::Answer("302 Found", format!("Location: {}\r\n", seen.path), Vec::new())));
-    let (code, text) = failure(&hub.pull(temporary.path()).output().unwrap());
+    let empty = tempfile::tempdir().unwrap();
+    let (code, text) = failure(&hub.pull(empty.path()).output().unwrap());
     assert!(code == 1 && text.contains("sends on more than"), "{code}: {text}");
 }
 

@@ -255,3 +255,33 @@ fn a_text_that_is_cut_is_told_at_every_start() {
         assert!(err.contains("its end is ignored") && err.contains("a very long story"), "{err}");
     }
 }
+
+/// With another scale a score is another one, and an embedding is not.
+#[test]
+fn another_scale_in_the_configuration_changes_scores_and_fingerprint_and_no_embedding() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let config = dir.path().join("vtagd.yaml");
+    let start = |model: &str| {
+        let text = format!(
+            "model: {model}\nstreams: [{{ id: a, url: \"file://{}\", pace: fast }}]\nlabels: [{}]\nsampling: {{ interval: 2s }}\n\
+             events: {{ enter: 0.05, exit: 0.01, after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: off }}\n",
+            root.join("demo/clip.mp4").display(),
+            root.join("config/labels/demo.yaml").display(),
+        );
+        fs::write(&config, text).unwrap();
+        let (code, out, err) = run(vtagd(&dir.path().join("cache")).args(["run", "-c"]).arg(&config));
+        assert_eq!(code, 0, "{err}");
+        let first: Value =
+            serde_json::from_str(out.lines().next().unwrap_or_else(|| panic!("no event: {err}"))).unwrap();
+        let fingerprint = first["data"]["model"]["fingerprint"].as_str().unwrap().to_owned();
+        (fingerprint, first["data"]["score"].as_f64().unwrap(), err)
+    };
+    let (own, score, _) = start("{ path: starter }");
+    let (same, _, log) = start("{ path: starter, logit_scale: 20, logit_bias: 0 }");
+    assert_eq!(same, own, "what the model says anyway");
+    assert!(log.contains("embedded=0"), "{log}");
+    let (other, others, log) = start("{ path: starter, logit_scale: 5 }");
+    assert!(other != own && (others - score).abs() > 0.01, "{others} {score}");
+    assert!(log.contains("embedded=0"), "{log}");
+}

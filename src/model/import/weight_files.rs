@@ -28,9 +28,19 @@ pub(crate) const OPEN_CLIP: &[&str] = &[
 /// What files of weights end in, whatever else they are called.
 const ENDINGS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
 
-/// How files begin that end so too and hold something else: what training keeps beside the weights.
-const NOT_WEIGHTS: [&str; 8] =
-    ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "adapter_model", "onnx"];
+/// How files begin that end so too and hold something else: what training and other exports keep beside the weights.
+const NOT_WEIGHTS: [&str; 10] = [
+    "training_args",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "rng_state",
+    "random_states",
+    "adapter_model",
+    "onnx",
+    "openvino",
+    "ggml",
+];
 
 /// Most other names that a message lists.
 const MAX_LISTED: usize = 12;
