@@ -45,7 +45,7 @@ fn engine() -> Engine {
         labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
         file: PathBuf::new(),
     };
-    Engine::build_in_process(&ModelChoice::Starter, &infer, &[set]).expect("run `make setup` first")
+    Engine::build_in_process(&ModelChoice::Starter.into(), &infer, &[set]).expect("run `make setup` first")
 }
 
 /// Images/s of the session alone.

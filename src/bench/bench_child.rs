@@ -192,7 +192,7 @@ fn answer(request: &Request, say: &mut dyn FnMut(Answer)) -> Result<(), BenchErr
     let size = request.models.first().map_or((1, 1), |model| model.size);
     let pixels = pictures(size, most);
     if let (What::Splits { splits, budget }, Some(model)) = (&request.what, request.models.first()) {
-        let bundle = Bundle::open_known(&model.dir, String::new())?;
+        let bundle = Bundle::open_unmarked(&model.dir)?;
         for split in splits {
             say(Answer::Split(side_by_side(&runtime, &bundle, &settings, model.size, *split, &pixels, *budget)?));
         }
@@ -200,8 +200,7 @@ fn answer(request: &Request, say: &mut dyn FnMut(Answer)) -> Result<(), BenchErr
     }
     let (mut encoders, mut embeddings) = (Vec::new(), Vec::new());
     for model in &request.models {
-        // The fingerprint is of no use here, and takes seconds for gigabytes.
-        let bundle = Bundle::open_known(&model.dir, String::new())?;
+        let bundle = Bundle::open_unmarked(&model.dir)?;
         let mut encoder = OrtImageEncoder::open(&runtime, &bundle, &settings, model.size)?;
         encoder.warm_up(most)?;
         encoders.push(encoder);

@@ -48,7 +48,7 @@ pub fn settle(
     };
     let key = MeasurementKey {
         question: "sessions".to_owned(),
-        model: bundle.fingerprint.clone(),
+        model: bundle.embedding_fingerprint.clone(),
         cpu: Processor::this().identity,
         cores,
         runtime: runtime.to_owned(),

@@ -68,7 +68,7 @@ pub fn settle(
         let openvino = libraries::linked_beside(runtime.library(), Provider::Openvino, "libopenvino.so.");
         let key = MeasurementKey {
             question: "openvino-precision".to_owned(),
-            model: bundle.fingerprint.clone(),
+            model: bundle.embedding_fingerprint.clone(),
             cpu: processor.identity.clone(),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             runtime: format!("{} {}", runtime::version(), openvino.unwrap_or_default()),
@@ -95,7 +95,7 @@ pub fn settle_setup(setup: Setup, model: &Model, batch: usize, shutdown: &Shutdo
         return setup;
     }
     let Ok(runtime) = runtime::load(setup.library.as_deref()) else { return setup };
-    let Ok(bundle) = Bundle::open_known(&model.dir, String::new()) else { return setup };
+    let Ok(bundle) = Bundle::open_unmarked(&model.dir) else { return setup };
     let infer = InferSettings {
         providers: vec![setup.provider.clone()],
         library: setup.library.clone(),

@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 
 use super::progress::Meter;
-use super::{complain, say};
+use super::{complain, pull, say};
 use crate::bench::bench_child::{self, Setup};
 use crate::bench::draft::Drafts;
 use crate::bench::rounds::Speed;
@@ -34,7 +34,7 @@ const MOST_SECONDS: f64 = 600.0;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model directory [default: the starter model, or VTAGD_MODEL].
+    /// Model directory, or hf:ORG/NAME[@REVISION], which is pulled once [default: the starter model, or VTAGD_MODEL].
     #[arg(short, long, value_name = "DIR", conflicts_with_all = ["arch", "precisions"])]
     model: Option<PathBuf>,
     /// A real architecture with made-up weights instead of a model: they are as fast as real ones, and nothing needs to be downloaded.
@@ -300,7 +300,7 @@ fn made_up(
 }
 
 fn given(dir: Option<&Path>, shutdown: &Shutdown) -> Result<Subject, anyhow::Error> {
-    let dir = model::resolve_for_cli(dir).map_err(BenchError::from)?;
+    let dir = pull::model_folder(dir, shutdown).map_err(BenchError::from)?;
     let bundle = prepared::open(&dir, &|| shutdown.is_requested()).map_err(BenchError::from)?;
     let (height, width) = spec_of(&bundle).map_err(EngineError::from)?.size();
     Ok(Subject {

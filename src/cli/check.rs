@@ -147,10 +147,11 @@ fn tally(problems: &[Problem]) -> String {
 
 fn summary(settings: &Settings) -> String {
     let labels = settings.label_sets.iter().map(|set| set.labels.len()).sum();
-    let model = match &settings.model {
+    let model = match &settings.model.choice {
         ModelChoice::Starter => "the starter model".to_owned(),
         ModelChoice::None => "no model".to_owned(),
         ModelChoice::Path(path) => format!("model {}", path.display()),
+        ModelChoice::Hub(reference) => format!("model {reference}"),
     };
     format!(
         "{}: ok: {}, {} in {}, {}, {model}",

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use ndarray::Array2;
 use serde::Serialize;
 
-use super::pictures::{self, BATCH};
+use super::pictures::{self, BatchArgs};
 use super::progress::{self, Meter};
 use super::texts::{self, TemplateArgs};
-use super::{complain, say};
+use super::{complain, pull, say};
 use crate::config::ModelChoice;
 use crate::daemon::engine::{Engine, EngineError};
 use crate::infer::{BatchSize, InferSettings};
@@ -18,7 +18,7 @@ use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
 use crate::label::embedder::{EmbedError, Embedder, ensemble};
 use crate::label::{Ensemble, prompt_template};
-use crate::model::{self, Bundle, ModelError, prepared};
+use crate::model::{Bundle, ModelError, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::userinfo::shown;
@@ -29,7 +29,7 @@ const SHOWN: usize = 6;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model directory [default: the starter model, or VTAGD_MODEL].
+    /// Model directory, or hf:ORG/NAME[@REVISION], which is pulled once [default: the starter model, or VTAGD_MODEL].
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// A picture; may be given several times.
@@ -46,6 +46,8 @@ pub struct Args {
     /// Compare each picture with each text: cosine, logit and probability, as the model was trained.
     #[arg(long)]
     similarity: bool,
+    #[command(flatten)]
+    batch: BatchArgs,
     /// One JSON object with all values.
     #[arg(long)]
     json: bool,
@@ -150,11 +152,14 @@ pub fn run(args: &Args) -> u8 {
 
 fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
     let (wanted, templates) = inputs(args).map_err(Failure::Input)?;
-    let dir = model::resolve_for_cli(args.model.as_deref())?;
+    let dir = pull::model_folder(args.model.as_deref(), shutdown)?;
     let bundle = prepared::open(&dir, &|| shutdown.is_requested())?;
     let (texts, applied) = texts(&bundle, &wanted, &templates, shutdown)?;
-    let (images, bad) =
-        if args.images.is_empty() { (Vec::new(), 0) } else { images(&bundle.dir, &args.images, shutdown)? };
+    let (images, bad) = if args.images.is_empty() {
+        (Vec::new(), 0)
+    } else {
+        images(&bundle.dir, &args.images, args.batch.size(), shutdown)?
+    };
     let similarity = match args.similarity {
         true => {
             let parts = match args.templates.ensemble.unwrap_or_default() {
@@ -249,7 +254,7 @@ fn texts<'a>(
     if texts.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
     let mut tower = ChildTower::new(bundle, None, 0).with_shutdown(shutdown.clone());
     let applied: Vec<String> = texts.iter().flat_map(|text| prompt_template::apply(templates, text)).collect();
     let wanted: Vec<&str> = applied.iter().map(String::as_str).collect();
@@ -286,13 +291,18 @@ fn compare(bundle: &Bundle, images: &[Image<'_>], texts: &[Array2<f32>]) -> Resu
 }
 
 /// Embeddings of what could be read, and how many files could not; each of those has been told.
-fn images<'a>(dir: &Path, files: &'a [PathBuf], shutdown: &Shutdown) -> Result<(Vec<Image<'a>>, usize), Failure> {
-    let settings = InferSettings { max_size: BatchSize::Pictures(files.len().min(BATCH)), ..InferSettings::default() };
-    let engine = Engine::build(&ModelChoice::Path(dir.to_owned()), &settings, &[], shutdown)?;
+fn images<'a>(
+    dir: &Path,
+    files: &'a [PathBuf],
+    batch: usize,
+    shutdown: &Shutdown,
+) -> Result<(Vec<Image<'a>>, usize), Failure> {
+    let settings = InferSettings { max_size: BatchSize::Pictures(files.len().min(batch)), ..InferSettings::default() };
+    let engine = Engine::build(&ModelChoice::Path(dir.to_owned()).into(), &settings, &[], shutdown)?;
     let Some(mut encoder) = engine.encoders.into_iter().next() else { return Ok((Vec::new(), 0)) };
     let (mut found, mut bad) = (Vec::with_capacity(files.len()), 0);
     let (mut meter, mut done) = (Meter::new(), 0);
-    for chunk in files.chunks(BATCH) {
+    for chunk in files.chunks(batch) {
         if shutdown.is_requested() {
             return Err(Failure::Stopped);
         }

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::progress::Meter;
-use super::{check, complain, plural, say};
+use super::{check, complain, plural, pull, say};
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
 use crate::label::embedder::{EmbedProgress, Embedder};
 use crate::label::{LabelSet, set};
-use crate::model::{self, prepared};
+use crate::model::prepared;
 use crate::platform::paths;
 use crate::platform::shutdown;
 use crate::yaml::problem::Problem;
@@ -26,7 +26,7 @@ pub enum Command {
         /// Label-set files.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Model directory [default: the starter model, or VTAGD_MODEL].
+        /// Model directory, or hf:ORG/NAME[@REVISION], which is pulled once [default: the starter model, or VTAGD_MODEL].
         #[arg(short, long, value_name = "DIR")]
         model: Option<PathBuf>,
     },
@@ -96,15 +96,16 @@ fn tell(problems: &[Problem]) {
 fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
-    let bundle = match model::resolve_for_cli(model).and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested())) {
-        Ok(bundle) => bundle,
-        Err(error) => {
-            complain(&error);
-            return error.exit_code();
-        }
-    };
+    let bundle =
+        match pull::model_folder(model, &shutdown).and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested())) {
+            Ok(bundle) => bundle,
+            Err(error) => {
+                complain(&error);
+                return error.exit_code();
+            }
+        };
     let cache_dir = paths::cache_dir();
-    let mut cache = EmbeddingCache::new(&cache_dir, &bundle.fingerprint);
+    let mut cache = EmbeddingCache::new(&cache_dir, &bundle.embedding_fingerprint);
     let mut tower = ChildTower::new(&bundle, None, 0).with_shutdown(shutdown);
     let mut meter = Meter::new();
     let mut progress = |EmbedProgress { ready, total }: EmbedProgress| {

@@ -48,7 +48,7 @@ pub enum Command {
     Pull(pull::Args),
     /// Tell what a model directory holds.
     Inspect {
-        /// Model directory [default: the starter model, or VTAGD_MODEL].
+        /// Model directory, or hf:ORG/NAME[@REVISION], which is pulled once [default: the starter model, or VTAGD_MODEL].
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
         /// One JSON object.
@@ -165,7 +165,7 @@ struct FileReport {
 }
 
 fn inspect(dir: Option<&Path>, json: bool) -> Result<(), anyhow::Error> {
-    let dir = model::resolve_for_cli(dir)?;
+    let dir = pull::model_folder(dir, &shutdown::channel().1)?;
     let report = report(&dir)?;
     if json {
         say(&serde_json::to_string(&report)?);

@@ -7,8 +7,19 @@ use crate::frame::still_image::{self, StillImageError};
 use crate::infer::{ImageEncoder, InferError};
 use crate::preprocess::{PreprocessError, Preprocessor, Spec, View};
 
-/// Pictures looked at together.
-pub const BATCH: usize = 8;
+/// How many pictures are looked at together.
+#[derive(Debug, clap::Args)]
+pub struct BatchArgs {
+    /// Pictures looked at together, 1 to 1024: more are faster on a GPU and take more memory.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
+}
+
+impl BatchArgs {
+    pub fn size(&self) -> usize {
+        usize::from(self.batch)
+    }
+}
 
 /// Why one picture has no embedding.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +33,7 @@ pub enum Unusable {
 /// A file and its embedding, L2-normalised.
 pub type Embedded<'a> = (&'a Path, Result<Vec<f32>, Unusable>);
 
-/// Embeds `files` (at most [`BATCH`] at a time make sense) in one run. Gives each its embedding, or why it has none, in order.
+/// Embeds `files` (as many as [`BatchArgs`] says) in one run. Gives each its embedding, or why it has none, in order.
 ///
 /// # Errors
 /// When the run itself fails.

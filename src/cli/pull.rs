@@ -1,25 +1,17 @@
 //! `vtagd model pull`: fetches a model repository from a Hugging Face hub. The folder's path is the one line on stdout; what was
-//! chosen and how far it is goes to stderr.
-//!
-//! The pull runs on a thread of its own, `vtagd-pull`: a server that says nothing must not hold up the end when a person has
-//! asked for it. The thread then ends with the process, and whatever it leaves is resumed by the next run.
+//! chosen and how far it is goes to stderr. Other commands take `hf:ORG/NAME` for a model and pull it the same way ([`model_folder`]).
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
-
-use crossbeam_channel::{bounded, select};
+use std::path::{Path, PathBuf};
 
 use super::progress::Meter;
 use super::{complain, say};
-use crate::model::hub::{self, HubError, HubSettings, PullEvent, Pulled, Repo, Request};
-use crate::platform::shutdown;
+use crate::model::hub::{self, HubError, HubSettings, PullEvent, Pulled, Reference, Repo, Request};
+use crate::model::{self, ModelError};
+use crate::platform::shutdown::{self, Shutdown};
 
 const BAR: &str = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left  {wide_msg}";
-/// How long the thread may take to clean up after a wish to stop.
-const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -70,30 +62,38 @@ fn pull(args: &Args) -> Result<Pulled, HubError> {
         out: args.out.clone(),
         retries: args.retries,
     };
-    let name = format!("{} at {}", request.repo, request.revision);
+    watched(&Reference { repo: request.repo.clone(), revision: request.revision.clone() }, |meter| {
+        hub::background::pull_in_background(request, settings, &shutdown, meter)
+    })
+}
+
+/// The model of a command: `-m`, else `VTAGD_MODEL`, else the starter model. `hf:ORG/NAME` is pulled, once.
+///
+/// # Errors
+/// No such model, or one that cannot be pulled.
+pub(super) fn model_folder(given: Option<&Path>, shutdown: &Shutdown) -> Result<PathBuf, ModelError> {
+    let variable = || std::env::var_os("VTAGD_MODEL").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = given.map(Path::to_owned).or_else(variable).unwrap_or_else(|| model::STARTER.into());
+    match Reference::read_path(&named) {
+        Some(reference) => {
+            let reference = reference?;
+            Ok(watched(&reference, |meter| hub::background::obtain(&reference, shutdown, meter))?.dir)
+        }
+        None => model::resolve(&named),
+    }
+}
+
+/// Runs `pull` with something that shows how far it is.
+fn watched<T>(
+    what: &Reference,
+    pull: impl FnOnce(Box<dyn FnMut(PullEvent<'_>) + Send>) -> Result<T, HubError>,
+) -> Result<T, HubError> {
+    let name = format!("{} at {}", what.repo, what.revision);
     let meter = Meter::new();
     let mut moved = meter.clone();
-    let (sender, done) = bounded(1);
-    let wish = shutdown.clone();
-    let thread = thread::Builder::new().name("vtagd-pull".into()).spawn(move || {
-        let result = hub::pull(&request, &settings, &wish, &mut |event| show(&name, &event, &mut moved));
-        // Nobody waits any more if a person was in a hurry.
-        let _ = sender.send(result);
-    });
-    let thread = thread.map_err(|source| HubError::Thread { source })?;
-    let result = select! {
-        recv(done) -> result => result.ok(),
-        recv(shutdown.receiver()) -> _ => done.recv_timeout(GRACE).ok(),
-    };
+    let result = pull(Box::new(move |event| show(&name, &event, &mut moved)));
     drop(meter);
-    match result {
-        Some(result) => {
-            // It has sent its result, which was its last act.
-            let _ = thread.join();
-            result
-        }
-        None => Err(HubError::Stopped),
-    }
+    result
 }
 
 /// Says what was chosen, then how far it is.
@@ -110,6 +110,10 @@ fn show(name: &str, event: &PullEvent<'_>, meter: &mut Meter) {
             if meter.show(BAR, file, *done, *total) {
                 tracing::info!(file, done, total, "pulling");
             }
+        }
+        PullEvent::Away { error, commit } => {
+            note(&format!("{error}"));
+            note(&format!("taking what was pulled before: {name} was commit {commit}"));
         }
     }
 }

@@ -12,10 +12,10 @@ use ndarray::ArrayView1;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
-use super::pictures::{self, BATCH, Unusable};
+use super::pictures::{self, BatchArgs, Unusable};
 use super::progress::{self, Meter};
 use super::texts::TemplateArgs;
-use super::{complain, say};
+use super::{complain, pull, say};
 use crate::config::ModelChoice;
 use crate::daemon::engine::Engine;
 use crate::event::cloud_event::seconds;
@@ -55,9 +55,11 @@ pub struct Args {
     /// sigmoid) [default: as the model was trained].
     #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true)]
     scoring: Option<Scoring>,
-    /// Model directory [default: the starter model, or VTAGD_MODEL].
+    /// Model directory, or hf:ORG/NAME[@REVISION], which is pulled once [default: the starter model, or VTAGD_MODEL].
     #[arg(short, long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    batch: BatchArgs,
     /// Videos: one frame this often.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     every: Duration,
@@ -141,10 +143,11 @@ pub fn run(args: &Args) -> u8 {
     let printer = Printer { sets: sets.into(), json: args.json, top: args.top };
     let mut code = 0;
     let mut videos = Vec::new();
+    let batch = args.batch.size();
     // Without `--json` the lines themselves show how far it is.
-    let mut meter = (args.inputs.len() > BATCH && args.json).then(Meter::new);
+    let mut meter = (args.inputs.len() > batch && args.json).then(Meter::new);
     let mut done = 0;
-    for chunk in args.inputs.chunks(BATCH) {
+    for chunk in args.inputs.chunks(batch) {
         code = code.max(pictures(chunk, &engine, &mut encoder, &printer, &mut videos));
         done += chunk.len();
         if meter.as_mut().is_some_and(|meter| meter.show(progress::FILES, "", done as u64, args.inputs.len() as u64)) {
@@ -155,7 +158,7 @@ pub fn run(args: &Args) -> u8 {
     // Only now: a pipeline is drained, everything before may just end.
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     for file in videos {
-        code = code.max(video(file, &engine, &encoder, &printer, args.every, &shutdown));
+        code = code.max(video(file, &engine, &encoder, &printer, args, &shutdown));
     }
     code
 }
@@ -165,7 +168,7 @@ fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<La
         complain(error);
         Err(code)
     };
-    let bundle = crate::model::resolve_for_cli(args.model.as_deref())
+    let bundle = pull::model_folder(args.model.as_deref(), shutdown)
         .and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested()));
     let bundle = match bundle {
         Ok(bundle) => bundle,
@@ -175,8 +178,8 @@ fn prepare(args: &Args, shutdown: &shutdown::Shutdown) -> Result<(Engine, Vec<La
         Ok(sets) => sets,
         Err(message) => return fail(&message, 2),
     };
-    let infer = InferSettings { max_size: BatchSize::Pictures(BATCH), ..InferSettings::default() };
-    let choice = ModelChoice::Path(bundle.dir.clone());
+    let infer = InferSettings { max_size: BatchSize::Pictures(args.batch.size()), ..InferSettings::default() };
+    let choice = ModelChoice::Path(bundle.dir.clone()).into();
     match Engine::build(&choice, &infer, &sets, shutdown) {
         Ok(engine) => Ok((engine, sets)),
         Err(error) => fail(&error, error.exit_code()),
@@ -284,7 +287,7 @@ fn video(
     engine: &Engine,
     encoder: &Shared,
     printer: &Printer,
-    every: Duration,
+    args: &Args,
     shutdown: &shutdown::Shutdown,
 ) -> u8 {
     let source = SourceSettings {
@@ -306,7 +309,7 @@ fn video(
         spec: Arc::clone(&engine.spec),
         encoders: vec![Box::new(encoder.clone())],
         runs: Arc::default(),
-        max_size: BATCH,
+        max_size: args.batch.size(),
         max_delay: Duration::from_millis(50),
         threads: crate::daemon::engine::preprocessing_threads(None),
     };
@@ -316,7 +319,8 @@ fn video(
     });
     let route = ScoreRoute { scorers: engine.scorers.clone(), handler };
     let record = RegisteredStream::new(&source.id, Vec::new());
-    let part = StreamPart { record, source, interval: every.into(), unchanged: None, view: View::default(), route };
+    let interval = args.every.into();
+    let part = StreamPart { record, source, interval, unchanged: None, view: View::default(), route };
     let started = pipeline::start(stages, shutdown)
         .and_then(|(mut intake, threads)| intake.join(part).map(|member| (member, threads)));
     let (member, mut threads) = match started {

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
 use crate::label::LabelSet;
+use crate::model::LogitOverride;
+use crate::model::hub::Reference;
 use crate::outbox::OutboxSettings;
 use crate::outbox::route::Route;
 
@@ -53,7 +55,7 @@ pub struct Settings {
     pub file: PathBuf,
     /// Names this daemon in the `source` of its events.
     pub instance: String,
-    pub model: ModelChoice,
+    pub model: ModelSettings,
     pub infer: InferSettings,
     /// At least one.
     pub streams: Vec<StreamSettings>,
@@ -78,6 +80,19 @@ pub struct Settings {
     pub notices: Vec<Problem>,
 }
 
+/// `model`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSettings {
+    pub choice: ModelChoice,
+    pub logits: LogitOverride,
+}
+
+impl From<ModelChoice> for ModelSettings {
+    fn from(choice: ModelChoice) -> Self {
+        Self { choice, logits: LogitOverride::default() }
+    }
+}
+
 /// Which model to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelChoice {
@@ -87,6 +102,8 @@ pub enum ModelChoice {
     None,
     /// A model directory.
     Path(PathBuf),
+    /// A model of a hub, pulled once.
+    Hub(Reference),
 }
 
 /// A stream: where its frames come from and what is done with them.

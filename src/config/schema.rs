@@ -42,6 +42,8 @@ section! {
 section! {
     pub struct Model {
         "path" => path: String,
+        "logit_scale" => logit_scale: f64,
+        "logit_bias" => logit_bias: f64,
     }
 }
 

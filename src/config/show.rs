@@ -39,11 +39,16 @@ pub fn effective(settings: &Settings) -> Value {
         // A key that begins so may stand in a file, and means nothing there.
         "x-environment": origins,
         "instance": settings.instance,
-        "model": { "path": match &settings.model {
-            ModelChoice::Starter => "starter".to_owned(),
-            ModelChoice::None => "none".to_owned(),
-            ModelChoice::Path(path) => path.display().to_string(),
-        } },
+        "model": {
+            "path": match &settings.model.choice {
+                ModelChoice::Starter => "starter".to_owned(),
+                ModelChoice::None => "none".to_owned(),
+                ModelChoice::Path(path) => path.display().to_string(),
+                ModelChoice::Hub(reference) => reference.to_string(),
+            },
+            "logit_scale": settings.model.logits.scale,
+            "logit_bias": settings.model.logits.bias,
+        },
         "runtime": {
             "library": infer.library,
             "providers": infer.providers.iter().map(provider).collect::<Vec<_>>(),

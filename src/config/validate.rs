@@ -7,12 +7,14 @@ use std::time::Duration;
 use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapshots, Store};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    providers, sets,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, ModelSettings, Settings, SnapshotSettings, StreamDefaults,
+    TlsSettings, providers, sets,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
 use crate::label::ThresholdOverrides;
+use crate::model::LogitOverride;
+use crate::model::hub::Reference;
 use crate::outbox::OutboxSettings;
 use crate::platform::paths;
 use crate::platform::userinfo;
@@ -29,6 +31,8 @@ use crate::yaml::{Document, checks, relative_to, secrets, units};
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
 const MAX_BATCH: usize = 1024;
+/// Largest scale or bias that is taken for meant: published ones end at 120 and -17.
+const MAX_LOGIT: f32 = 10_000.0;
 const DEFAULT_DELAY: Duration = Duration::from_millis(50);
 /// Beyond this a batch is no longer about now.
 const MAX_DELAY: Duration = Duration::from_secs(60);
@@ -61,7 +65,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         Some(labels) => document.find(&labels.path).is_empty_list(),
         None => raw.labels.is_missing(),
     };
-    if no_labels && model != Some(ModelChoice::None) {
+    if no_labels && model.as_ref().is_none_or(|model| model.choice != ModelChoice::None) {
         let remedy = "list label-set files, such as `labels: [labels/dock.yaml]`, or set `model: { path: none }`";
         reader.missing(&root, "labels", remedy);
     }
@@ -167,8 +171,52 @@ fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {
     }
 }
 
-fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
-    let path = |path: &At<String>| match path.value.as_str() {
+fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelSettings> {
+    let model = match field {
+        Field::Missing => return Some(ModelChoice::Starter.into()),
+        Field::Wrong => return None,
+        Field::Given(model) => &model.value,
+    };
+    let logits = LogitOverride { scale: logit(&model.logit_scale, reader), bias: logit(&model.logit_bias, reader) };
+    if let Some(scale) = model.logit_scale.given()
+        && scale.value as f32 <= 0.0
+    {
+        let message = format!("is {}, which turns every score round or makes all of them alike", scale.value);
+        reader.error(scale, message, "write what the cosine is multiplied by, such as 100 (not its logarithm)");
+    }
+    let choice = match &model.path {
+        Field::Missing => ModelChoice::Starter,
+        Field::Wrong => return None,
+        Field::Given(path) => model_choice(path, reader)?,
+    };
+    Some(ModelSettings { choice, logits })
+}
+
+/// A finite number of 32 bits.
+fn logit(field: &Field<f64>, reader: &mut Reader<'_>) -> Option<f32> {
+    let number = field.given()?;
+    let value = number.value as f32;
+    if !value.is_finite() || value.abs() > MAX_LOGIT {
+        reader.error(
+            number,
+            format!("is {}, beyond {MAX_LOGIT}", number.value),
+            "remove the key to use the model's own",
+        );
+        return None;
+    }
+    Some(value)
+}
+
+fn model_choice(path: &At<String>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
+    match Reference::read(&path.value) {
+        Some(Ok(reference)) => return Some(ModelChoice::Hub(reference)),
+        Some(Err(error)) => {
+            reader.error(path, error.to_string(), "write hf:ORG/NAME or hf:ORG/NAME@REVISION");
+            return None;
+        }
+        None => {}
+    }
+    match path.value.as_str() {
         "starter" => Some(ModelChoice::Starter),
         "none" => Some(ModelChoice::None),
         text => {
@@ -177,11 +225,11 @@ fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
                 return Some(ModelChoice::Path(folder));
             }
             let why = if folder.exists() { "is not a folder" } else { "does not exist" };
-            let remedy = "name a model directory, or write starter or none";
+            let remedy = "name a model directory, write hf:ORG/NAME to have one pulled from a hub (`vtagd model pull ORG/NAME` \
+                          does it now and prints its folder), or write starter or none";
             reader.refuse(path, format!("{} {why}", folder.display()), remedy)
         }
-    };
-    field.checked(ModelChoice::Starter, |model| model.value.path.checked(ModelChoice::Starter, path))
+    }
 }
 
 fn infer(field: &Field<Runtime>, reader: &mut Reader<'_>) -> Option<InferSettings> {

@@ -2,11 +2,12 @@
 //!
 //! Texts are embedded before the image tower is loaded, in a child process that gives its memory back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::bench::{cores, openvino_precision};
-use crate::config::ModelChoice;
+use crate::config::{ModelChoice, ModelSettings};
 use crate::event::ModelRef;
 use crate::infer::sessions::{self, Opened, Plan};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
@@ -15,14 +16,18 @@ use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
 use crate::label::embedder::{EmbedError, EmbedProgress, Embedder, InProcessTower, TextEmbedder};
 use crate::model::bundle::Bundle;
+use crate::model::hub::{self, PullEvent, Reference};
 use crate::model::{self, ModelError, prepared};
-use crate::platform::paths;
-use crate::platform::shutdown::Shutdown;
+use crate::platform::shutdown::{self, Shutdown};
+use crate::platform::{paths, systemd};
 use crate::preprocess::{Spec, SpecError};
 use crate::score::{Scorer, SetEmbeddings};
 
 /// Texts are embedded in batches this large between two progress lines in the log.
 const PROGRESS_STEP: usize = 64;
+
+/// Between two lines of a pull.
+const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// What stands for model and provider when there is none.
 const NO_MODEL: &str = "none";
@@ -108,12 +113,12 @@ impl Engine {
     /// # Errors
     /// The first thing that is wrong, with the file and the remedy.
     pub fn build(
-        choice: &ModelChoice,
+        model: &ModelSettings,
         infer: &InferSettings,
         sets: &[LabelSet],
         shutdown: &Shutdown,
     ) -> Result<Self, EngineError> {
-        let Some(bundle) = open(choice, &|| shutdown.is_requested())? else { return Self::without_model() };
+        let Some(bundle) = open(model, shutdown)? else { return Self::without_model() };
         let mut tower = ChildTower::new(&bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
         Self::with_tower(&bundle, infer, sets, &mut tower, Some(shutdown))
     }
@@ -123,11 +128,12 @@ impl Engine {
     /// # Errors
     /// As [`Self::build`].
     pub fn build_in_process(
-        choice: &ModelChoice,
+        model: &ModelSettings,
         infer: &InferSettings,
         sets: &[LabelSet],
     ) -> Result<Self, EngineError> {
-        let Some(bundle) = open(choice, &|| false)? else { return Self::without_model() };
+        let (_trigger, shutdown) = shutdown::channel();
+        let Some(bundle) = open(model, &shutdown)? else { return Self::without_model() };
         let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
         Self::with_tower(&bundle, infer, sets, &mut tower, None)
     }
@@ -184,17 +190,43 @@ impl Engine {
     }
 }
 
-/// The model of a choice, a raw checkpoint imported first; `None` for `none`. `stop` is asked while an import goes on.
+/// The model of a choice, pulled or imported first where it has to be; `None` for `none`. Both end early when shutdown is asked for.
 ///
 /// # Errors
 /// When there is no such model, or it cannot be used.
-pub fn open(choice: &ModelChoice, stop: &dyn Fn() -> bool) -> Result<Option<Bundle>, ModelError> {
-    let dir = match choice {
+fn open(model: &ModelSettings, shutdown: &Shutdown) -> Result<Option<Bundle>, ModelError> {
+    let dir = match &model.choice {
         ModelChoice::None => return Ok(None),
         ModelChoice::Starter => model::resolve(Path::new(model::STARTER))?,
         ModelChoice::Path(path) => model::resolve(path)?,
+        ModelChoice::Hub(reference) => pulled(reference, shutdown)?,
     };
-    prepared::open(&dir, stop).map(Some)
+    prepared::open_with(&dir, model.logits, &|| shutdown.is_requested()).map(Some)
+}
+
+/// The folder of a model of a hub. The log and systemd are told how far a pull is.
+fn pulled(reference: &Reference, shutdown: &Shutdown) -> Result<PathBuf, ModelError> {
+    let mut told: Option<Instant> = None;
+    let name = reference.to_string();
+    let tell = move |event: PullEvent<'_>| match event {
+        PullEvent::Chosen { commit, what, bytes, missing, .. } => {
+            tracing::info!(model = name, commit, what, bytes, missing, "pulling the model, once");
+        }
+        PullEvent::Progress { file, done, total } => {
+            if told.is_none_or(|told| told.elapsed() >= LINE_EVERY) {
+                told = Some(Instant::now());
+                tracing::info!(file, done, total, "pulling");
+                let (done, total) = (done / 1_000_000, total / 1_000_000);
+                systemd::status(&format!("pulling {name}: {done} of {total} MB"));
+            }
+        }
+        PullEvent::Away { error, commit } => {
+            tracing::warn!(model = name, %error, commit, "the hub does not answer, using what was pulled before");
+        }
+    };
+    let pulled = hub::background::obtain(reference, shutdown, tell)?;
+    tracing::info!(model = %reference, commit = pulled.origin.commit, dir = %pulled.dir.display(), "model of a hub");
+    Ok(pulled.dir)
 }
 
 /// The preprocessing that came with the model, in whichever of the two formats.
@@ -207,7 +239,7 @@ pub fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
 }
 
 fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextEmbedder) -> Result<Vec<SetEmbeddings>, EngineError> {
-    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
     let mut progress = |EmbedProgress { ready, total }| {
         if ready < total && ready.is_multiple_of(PROGRESS_STEP) {
             tracing::info!(ready, total, "embedding label texts");

@@ -4,6 +4,7 @@
 //! Nothing here knows GStreamer.
 
 pub mod coded_size;
+pub mod picture_kind;
 pub mod slot;
 pub mod still_image;
 pub mod thumbprint;

@@ -2,16 +2,19 @@
 //! after `ImageOps.exif_transpose`: upright, alpha dropped, 8 bits a channel. Files are untrusted: sizes are bounded before
 //! anything is allocated.
 
-use std::io::Read as _;
+use std::io::{self, BufRead, BufReader, Read as _, Seek};
 use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::frame::Picture;
 use crate::frame::coded_size::{self, Claim, TooLarge};
+use crate::frame::picture_kind;
 
 /// A person has named the file.
 const SIZES: coded_size::Limits = coded_size::Limits::FILE;
+/// What is wrong with a file that is cut.
+const CUT: &str = "it ends in the middle";
 /// Largest picture file that is read.
 const MAX_FILE: u64 = 512 << 20;
 
@@ -24,6 +27,11 @@ pub enum StillImageError {
     NotAFile { file: PathBuf },
     #[error("{}: is not a picture this program reads (PNG, JPEG, WebP, BMP, TIFF, GIF)", file.display())]
     Format { file: PathBuf },
+    /// A picture all the same.
+    #[error(
+        "{}: is {kind} picture, a kind that this program does not read; save it as PNG, JPEG or WebP", file.display()
+    )]
+    Kind { file: PathBuf, kind: &'static str },
     #[error("{}: the picture is damaged: {message}", file.display())]
     Damaged { file: PathBuf, message: String },
     #[error("{}: the picture is too large ({message})", file.display())]
@@ -47,6 +55,9 @@ pub fn load(path: &Path) -> Result<Picture, StillImageError> {
     if !metadata.is_file() {
         return Err(StillImageError::NotAFile { file: file() });
     }
+    if let Some(kind) = unread_kind(path) {
+        return Err(StillImageError::Kind { file: file(), kind });
+    }
     if metadata.len() > MAX_FILE {
         // Longer than any picture we take; it may still be a video.
         return Err(StillImageError::Format { file: file() });
@@ -61,13 +72,18 @@ pub fn load(path: &Path) -> Result<Picture, StillImageError> {
         image::ImageError::Unsupported(_) => StillImageError::Format { file: file() },
         image::ImageError::Limits(e) => StillImageError::TooLarge { file: file(), message: e.to_string() },
         image::ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            StillImageError::Damaged { file: file(), message: "it ends in the middle".into() }
+            StillImageError::Damaged { file: file(), message: CUT.into() }
         }
         other => StillImageError::Damaged { file: file(), message: other.to_string() },
     };
     if reader.format() == Some(ImageFormat::Jpeg) {
         // Its decoder heeds sides alone, and keeps a progressive picture twice.
         jpeg_sizes(path)?;
+        // It also fills up what is missing with grey.
+        let whole = std::fs::File::open(path).and_then(|file| is_whole_jpeg(BufReader::new(file)));
+        if !whole.map_err(|source| StillImageError::Read { file: file(), source })? {
+            return Err(StillImageError::Damaged { file: file(), message: CUT.into() });
+        }
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(Picture::MAX_SIDE);
@@ -91,6 +107,44 @@ pub fn load(path: &Path) -> Result<Picture, StillImageError> {
     let (width, height) = rgb.dimensions();
     Picture::from_rgb(width, height, rgb.into_raw())
         .map_err(|e| StillImageError::Damaged { file: file(), message: e.to_string() })
+}
+
+/// What a regular file is, if it is a picture of a kind that is not read.
+pub fn unread_kind(path: &Path) -> Option<&'static str> {
+    let mut head = Vec::new();
+    // A pipe would wait for a writer.
+    let file = path.is_file().then(|| std::fs::File::open(path).ok())??;
+    file.take(picture_kind::HEAD as u64).read_to_end(&mut head).ok()?;
+    picture_kind::unread(&head)
+}
+
+/// Whether a JPEG has its end. What it holds besides, such as the preview of a camera, is passed over.
+fn is_whole_jpeg(mut file: impl BufRead + Seek) -> io::Result<bool> {
+    let mut byte = [0];
+    loop {
+        // To the next marker; between two of them lies coded data.
+        file.skip_until(0xff)?;
+        loop {
+            if file.read(&mut byte)? == 0 {
+                return Ok(false);
+            }
+            if byte != [0xff] {
+                break;
+            }
+        }
+        match byte[0] {
+            0xd9 => return Ok(true),
+            // A 255 in the data, and markers without a length.
+            0x00 | 0x01 | 0xd0..=0xd8 => {}
+            _ => {
+                let mut length = [0; 2];
+                if let Err(error) = file.read_exact(&mut length) {
+                    return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(false) } else { Err(error) };
+                }
+                file.seek_relative(i64::from(u16::from_be_bytes(length)).saturating_sub(2).max(0))?;
+            }
+        }
+    }
 }
 
 /// Looks at the sizes in a JPEG file, piece by piece.
@@ -177,6 +231,38 @@ mod tests {
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
         assert!(matches!(load(&file), Err(StillImageError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_jpeg_that_is_cut_anywhere_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.jpg");
+        let noise = |x: u32, y: u32| image::Rgb([(x * 37 ^ y * 91) as u8, (x * y) as u8, (x ^ y * 7) as u8]);
+        image::RgbImage::from_fn(96, 64, noise).save(&file).unwrap();
+        let whole = std::fs::read(&file).unwrap();
+        assert!(load(&file).is_ok());
+        for length in (3..whole.len() - 2).step_by(whole.len() / 40).chain([whole.len() - 2]) {
+            std::fs::write(&file, &whole[..length]).unwrap();
+            let error = load(&file).unwrap_err();
+            assert!(matches!(error, StillImageError::Damaged { .. }), "{length}: {error}");
+        }
+        // What follows the end does not matter, and a preview within is not the end.
+        let preview = [&[0xff, 0xe2, 0, 8], &whole[..4], &[0xff, 0xd9]].concat();
+        let mut more = [&whole[..2], &preview, &whole[2..], b"\0\0more"].concat();
+        std::fs::write(&file, &more).unwrap();
+        load(&file).unwrap();
+        more.truncate(more.len() / 2);
+        std::fs::write(&file, &more).unwrap();
+        assert!(matches!(load(&file), Err(StillImageError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_picture_of_another_kind_is_called_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        std::fs::write(&file, b"\0\0\0\x18ftypavif\0\0\0\0mif1miaf").unwrap();
+        let message = load(&file).unwrap_err().to_string();
+        assert!(message.contains("is an AVIF picture") && message.contains("save it as PNG"), "{message}");
     }
 
     #[test]

@@ -93,8 +93,8 @@ fn shapes(profile: Option<&Profile>, opt_batch: Option<usize>) -> String {
 
 /// The fingerprint; where none was made, as in `bench`, what can be told from outside.
 fn identity(bundle: &Bundle) -> String {
-    if !bundle.fingerprint.is_empty() {
-        return bundle.fingerprint.clone();
+    if !bundle.embedding_fingerprint.is_empty() {
+        return bundle.embedding_fingerprint.clone();
     }
     let mut hash = Sha256::new();
     for file in bundle.files() {

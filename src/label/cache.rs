@@ -14,11 +14,12 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
+use super::text_encoder::TextEmbedding;
 use crate::platform::atomic_file::{self, Durability};
 use crate::platform::hex::hex;
 
 /// First bytes of a file; the digit is the version of everything below and of how texts are embedded.
-const MAGIC: &[u8; 8] = b"vtagte1\n";
+const MAGIC: &[u8; 8] = b"vtagte2\n";
 /// Bytes of the checksum, the head of a SHA-256.
 const SUM: usize = 16;
 /// Largest embedding believed in; published ones end at 1152 to 4096.
@@ -65,10 +66,10 @@ impl EmbeddingCache {
     }
 
     /// The embedding of `text`, if it is there and whole.
-    pub fn get(&self, text: &str) -> Option<Vec<f32>> {
+    pub fn get(&self, text: &str) -> Option<TextEmbedding> {
         let key = self.key(text);
         let file = self.place(&key);
-        let limit = (MAGIC.len() + key.len() + 4 + MAX_DIM * 4 + SUM) as u64;
+        let limit = (MAGIC.len() + key.len() + 5 + MAX_DIM * 4 + SUM) as u64;
         if fs::metadata(&file).ok()?.len() > limit {
             return None;
         }
@@ -80,14 +81,14 @@ impl EmbeddingCache {
     }
 
     /// Keeps `embeddings` of `texts`; what cannot be written is warned about once and forgotten.
-    pub fn put<'a>(&mut self, entries: impl IntoIterator<Item = (&'a str, &'a [f32])>) {
+    pub fn put<'a>(&mut self, entries: impl IntoIterator<Item = (&'a str, &'a TextEmbedding)>) {
         let mut written = 0_usize;
-        for (text, values) in entries {
-            if values.len() > MAX_DIM {
+        for (text, embedding) in entries {
+            if embedding.values.len() > MAX_DIM {
                 continue;
             }
             let key = self.key(text);
-            if let Err(error) = self.write(&key, values) {
+            if let Err(error) = self.write(&key, embedding) {
                 if !std::mem::replace(&mut self.warned, true) {
                     warn!(
                         dir = %self.dir.display(),
@@ -104,18 +105,19 @@ impl EmbeddingCache {
         }
     }
 
-    fn write(&self, key: &[u8; 32], values: &[f32]) -> io::Result<()> {
+    fn write(&self, key: &[u8; 32], embedding: &TextEmbedding) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         // A thousand syncs would take a minute on a memory card, and the checksum tells what a power cut has damaged.
-        atomic_file::replace(&self.place(key), &encode(values, key), Durability::Unsynced)
+        atomic_file::replace(&self.place(key), &encode(embedding, key), Durability::Unsynced)
     }
 }
 
-/// Magic, key, length, values, checksum; little endian.
-fn encode(values: &[f32], key: &[u8; 32]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(MAGIC.len() + 36 + values.len() * 4 + SUM);
+/// Magic, key, whether the text was cut (0 or 1), length, values, checksum; little endian.
+fn encode(TextEmbedding { values, truncated }: &TextEmbedding, key: &[u8; 32]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(MAGIC.len() + 37 + values.len() * 4 + SUM);
     bytes.extend(MAGIC);
     bytes.extend(key);
+    bytes.push(u8::from(*truncated));
     bytes.extend((values.len() as u32).to_le_bytes());
     values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
     let sum = Sha256::digest(&bytes);
@@ -123,17 +125,19 @@ fn encode(values: &[f32], key: &[u8; 32]) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<Vec<f32>> {
+fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<TextEmbedding> {
     let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(SUM)?)?;
     if Sha256::digest(body)[..SUM] != *sum {
         return None;
     }
     let rest = body.strip_prefix(MAGIC)?.strip_prefix(key)?;
+    let (cut @ (0 | 1), rest) = rest.split_first()? else { return None };
     let (dim, values) = rest.split_first_chunk::<4>()?;
     let dim = u32::from_le_bytes(*dim) as usize;
     let (values, []) = values.as_chunks::<4>() else { return None };
     let values: Vec<f32> = values.iter().map(|v| f32::from_le_bytes(*v)).collect();
-    (values.len() == dim && dim > 0 && values.iter().all(|v| v.is_finite())).then_some(values)
+    let good = values.len() == dim && dim > 0 && values.iter().all(|v| v.is_finite());
+    good.then_some(TextEmbedding { values, truncated: *cut == 1 })
 }
 
 /// Whether an embedding of this cache may be called so.
@@ -191,6 +195,10 @@ mod tests {
         (dir, cache)
     }
 
+    fn of(values: &[f32]) -> TextEmbedding {
+        TextEmbedding { values: values.to_vec(), truncated: false }
+    }
+
     fn only_file(cache: &EmbeddingCache) -> PathBuf {
         fs::read_dir(&cache.dir).unwrap().next().unwrap().unwrap().path()
     }
@@ -198,8 +206,8 @@ mod tests {
     #[test]
     fn an_embedding_comes_back_for_its_text_and_model_alone() {
         let (dir, mut cache) = fresh();
-        cache.put([("a cat", &[0.5, -0.25][..])]);
-        assert_eq!(cache.get("a cat"), Some(vec![0.5, -0.25]));
+        cache.put([("a cat", &of(&[0.5, -0.25]))]);
+        assert_eq!(cache.get("a cat"), Some(of(&[0.5, -0.25])));
         assert_eq!(cache.get("a dog"), None);
         // The same directory name, another model: the key inside tells them apart.
         let other = format!("{}{}", "ab".repeat(16), "cd".repeat(16));
@@ -209,7 +217,7 @@ mod tests {
     #[test]
     fn every_damage_is_ignored_and_mended_by_the_next_write() {
         let (_dir, mut cache) = fresh();
-        cache.put([("a cat", &[0.5, -0.25][..])]);
+        cache.put([("a cat", &of(&[0.5, -0.25]))]);
         let file = only_file(&cache);
         let whole = fs::read(&file).unwrap();
         for at in 0..whole.len() {
@@ -220,8 +228,8 @@ mod tests {
             fs::write(&file, &whole[..at]).unwrap();
             assert_eq!(cache.get("a cat"), None, "cut at {at}");
         }
-        cache.put([("a cat", &[0.5, -0.25][..])]);
-        assert_eq!(cache.get("a cat"), Some(vec![0.5, -0.25]));
+        cache.put([("a cat", &of(&[0.5, -0.25]))]);
+        assert_eq!(cache.get("a cat"), Some(of(&[0.5, -0.25])));
     }
 
     #[test]
@@ -230,7 +238,7 @@ mod tests {
         let blocked = dir.path().join("file");
         fs::write(&blocked, "a file where a folder should be").unwrap();
         let mut cache = EmbeddingCache::new(&blocked, "f");
-        cache.put([("a cat", &[1.0][..])]);
+        cache.put([("a cat", &of(&[1.0]))]);
         assert_eq!(cache.get("a cat"), None);
     }
 
@@ -245,10 +253,10 @@ mod tests {
             let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
             fs::File::options().write(true).open(stranger).unwrap().set_modified(long_ago).unwrap();
         }
-        let values = [0.5_f32; 64];
+        let values = of(&[0.5_f32; 64]);
         let texts: Vec<String> = (0..40).map(|i| format!("text {i}")).collect();
         for (age, text) in texts.iter().enumerate() {
-            cache.put([(text.as_str(), &values[..])]);
+            cache.put([(text.as_str(), &values)]);
             // File systems count time in steps; make the order plain.
             let past = SystemTime::now() - Duration::from_secs((texts.len() - age) as u64 * 10);
             if let Ok(file) = fs::File::options().write(true).open(cache.place(&cache.key(text))) {
@@ -271,10 +279,10 @@ mod tests {
                 let dir = dir.path();
                 scope.spawn(move || {
                     let mut cache = EmbeddingCache::new(dir, "shared");
-                    let values = vec![1.0_f32; 512];
+                    let values = of(&[1.0_f32; 512]);
                     for round in 0..50 {
                         let text = format!("text {}", (round + writer) % 5);
-                        cache.put([(text.as_str(), values.as_slice())]);
+                        cache.put([(text.as_str(), &values)]);
                         assert_eq!(cache.get(&text), Some(values.clone()), "writer {writer}, round {round}");
                     }
                 });
@@ -290,11 +298,12 @@ mod tests {
         #[test]
         fn what_is_encoded_decodes_to_itself_and_nothing_panics(
             values in prop::collection::vec(-1e3_f32..1e3, 1..50),
+            truncated: bool,
             noise in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            let key = [7; 32];
-            prop_assert_eq!(decode(&encode(&values, &key), &key), Some(values.clone()));
-            prop_assert_eq!(decode(&encode(&values, &key), &[8; 32]), None);
+            let (key, embedding) = ([7; 32], TextEmbedding { values, truncated });
+            prop_assert_eq!(decode(&encode(&embedding, &key), &key), Some(embedding.clone()));
+            prop_assert_eq!(decode(&encode(&embedding, &key), &[8; 32]), None);
             prop_assert_eq!(decode(&noise, &key), None);
         }
     }

@@ -1,7 +1,8 @@
 //! Text embedding in a short-lived [child process](crate::platform::child_process), because ONNX Runtime keeps the text tower's memory for as long
 //! as the process lives: vtagd starts itself with the hidden command [`SUBCOMMAND`], embeds, and the memory is gone with the child.
 //!
-//! One answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
+//! Its first answer is the fingerprint of the files that it has read, since they may have been changed after the parent opened them; a parent
+//! that wants another one refuses it, before anything gets into the cache. Then one answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
 //! thread and one reader thread, joined before the call returns.
 
 use std::path::PathBuf;
@@ -29,25 +30,30 @@ const CHILD_TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Serialize, Deserialize)]
 struct Request {
     model: PathBuf,
-    fingerprint: String,
     library: Option<PathBuf>,
     threads: usize,
     texts: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Answer {
-    index: usize,
-    values: Vec<f32>,
-    truncated: bool,
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// [`Bundle::embedding_fingerprint`] of what was read.
+    Model {
+        fingerprint: String,
+    },
+    Text {
+        index: usize,
+        values: Vec<f32>,
+        truncated: bool,
+    },
 }
 
 /// A [`TextEmbedder`] that runs in a child process, started for every call.
 pub struct ChildTower {
     program: PathBuf,
     arguments: Vec<String>,
-    model: PathBuf,
-    fingerprint: String,
+    bundle: Bundle,
     library: Option<PathBuf>,
     threads: usize,
     shutdown: Option<Shutdown>,
@@ -59,8 +65,7 @@ impl ChildTower {
         Self {
             program: child_process::OWN_PROGRAM.into(),
             arguments: vec![SUBCOMMAND.into()],
-            model: bundle.dir.clone(),
-            fingerprint: bundle.fingerprint.clone(),
+            bundle: bundle.clone(),
             library,
             threads,
             shutdown: None,
@@ -85,9 +90,10 @@ impl ChildTower {
 
 impl TextEmbedder for ChildTower {
     fn embed(&mut self, texts: &[&str], done: &mut dyn FnMut(usize, TextEmbedding)) -> Result<(), EmbedError> {
+        EmbedError::without_tower(&self.bundle, texts)?;
+        let dir = &self.bundle.dir;
         let request = Request {
-            model: std::path::absolute(&self.model).unwrap_or_else(|_| self.model.clone()),
-            fingerprint: self.fingerprint.clone(),
+            model: std::path::absolute(dir).unwrap_or_else(|_| dir.clone()),
             library: self.library.clone(),
             threads: self.threads,
             texts: texts.iter().map(|t| (*t).to_owned()).collect(),
@@ -95,19 +101,28 @@ impl TextEmbedder for ChildTower {
         tracing::debug!(texts = texts.len(), "embedding texts in a child process");
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
-        tracing::debug!(texts = texts.len(), "embedding texts in a child process");
-        let mut next = 0;
-        let mut heard = |Answer { index, values, truncated }| {
-            let expected = index == next && index < texts.len();
-            if expected {
-                next += 1;
-                done(index, TextEmbedding { values, truncated });
+        let (mut next, mut known, mut changed) = (0, false, false);
+        let mut heard = |answer| match answer {
+            Answer::Model { fingerprint } => {
+                known = fingerprint == self.bundle.embedding_fingerprint;
+                changed = !known;
+                known && next == 0
             }
-            expected
+            Answer::Text { index, values, truncated } => {
+                let expected = known && index == next && index < texts.len();
+                if expected {
+                    next += 1;
+                    done(index, TextEmbedding { values, truncated });
+                }
+                expected
+            }
         };
         let (stop, patience) = (self.shutdown.as_ref(), Some(CHILD_TIMEOUT));
         let outcome = child_process::ask(command, "embed-reader", &request, stop, patience, &mut heard);
         let outcome = if outcome.is_ok() && next < texts.len() { Err(ChildError::OutOfOrder) } else { outcome };
+        if changed {
+            return Err(EmbedError::Changed { dir: self.bundle.dir.clone() });
+        }
         outcome.map_err(|error| match error {
             ChildError::Told { message, code: 2 } => EmbedError::Input(message),
             ChildError::Told { message, .. } => EmbedError::Child(message),
@@ -128,26 +143,51 @@ pub fn serve(_: &EmbedChildArgs) -> u8 {
 }
 
 fn answer(request: &Request, say: &mut dyn FnMut(Answer)) -> Result<(), EmbedError> {
-    let bundle = Bundle::open_known(&request.model, request.fingerprint.clone())
-        .map_err(|e| EmbedError::Input(e.to_string()))?;
+    let open = || Bundle::open_again(&request.model).map_err(|e| EmbedError::Input(e.to_string()));
+    let bundle = open()?;
     let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
     let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
+    tower.load()?;
+    // What was the same before and after is what was read between.
+    let fingerprint = bundle.embedding_fingerprint;
+    if open()?.embedding_fingerprint != fingerprint {
+        return Err(EmbedError::Changed { dir: request.model.clone() });
+    }
+    say(Answer::Model { fingerprint });
     tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
-        say(Answer { index, values, truncated });
+        say(Answer::Text { index, values, truncated });
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::bundle::TextSpec;
+    use crate::model::{Activation, LogitParameters};
     use crate::platform::shutdown;
+
+    fn bundle() -> Bundle {
+        Bundle {
+            dir: "m".into(),
+            name: "m".into(),
+            vision: "v".into(),
+            text: Some("t".into()),
+            tokenizer: "t".into(),
+            preprocessor: "p".into(),
+            logit_parameters: LogitParameters { scale: 1.0, bias: 0.0, activation: Activation::Softmax },
+            fingerprint: "scores".into(),
+            embedding_fingerprint: "f".into(),
+            text_spec: TextSpec::default(),
+            byte_sums_fit: false,
+            known: None,
+        }
+    }
 
     fn tower(script: &str) -> ChildTower {
         ChildTower {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
-            model: "m".into(),
-            fingerprint: "f".into(),
+            bundle: bundle(),
             library: None,
             threads: 1,
             shutdown: None,
@@ -162,7 +202,7 @@ mod tests {
 
     #[test]
     fn answers_arrive_in_order_and_done_ends_it() {
-        let script = r#"read request; echo '{"answer":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
+        let script = r#"read request; echo '{"answer":{"model":{"fingerprint":"f"}}}'; echo '{"answer":{"text":{"index":0,"values":[1.0],"truncated":false}}}'; echo '"done"'; cat >/dev/null"#;
         let (seen, outcome) = run(tower(script), &["a"]);
         assert!(outcome.is_ok(), "{outcome:?}");
         assert_eq!(seen, [0]);
@@ -170,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_child_that_crashes_is_told_with_how_it_ended_and_keeps_what_it_gave() {
-        let script = r#"read request; echo '{"answer":{"index":0,"values":[1.0],"truncated":false}}'; kill -9 $$"#;
+        let script = r#"read request; echo '{"answer":{"model":{"fingerprint":"f"}}}'; echo '{"answer":{"text":{"index":0,"values":[1.0],"truncated":false}}}'; kill -9 $$"#;
         let (seen, outcome) = run(tower(script), &["a", "b"]);
         assert_eq!(seen, [0]);
         assert!(outcome.unwrap_err().to_string().contains("enough memory"));
@@ -198,6 +238,30 @@ mod tests {
         trigger.trigger();
         let (_, outcome) = run(tower("exec sleep 3600").with_shutdown(shutdown), &["a"]);
         assert!(matches!(outcome, Err(EmbedError::Cancelled)));
+    }
+
+    #[test]
+    fn texts_of_another_model_or_of_an_unnamed_one_are_refused() {
+        let text = r#"echo '{"text":{"index":0,"values":[1.0],"truncated":false}}'; echo '"done"'; cat >/dev/null"#;
+        let (seen, outcome) = run(tower(&format!(r#"echo '{{"model":{{"fingerprint":"g"}}}}'; {text}"#)), &["a"]);
+        assert!(seen.is_empty() && matches!(outcome, Err(EmbedError::Changed { .. })), "{outcome:?}");
+        let (seen, outcome) = run(tower(text), &["a"]);
+        assert!(seen.is_empty() && outcome.unwrap_err().to_string().contains("out of order"));
+    }
+
+    #[test]
+    fn a_tower_that_was_removed_is_missed_by_name_and_with_the_texts() {
+        let mut tower = tower("exit 0");
+        tower.bundle.text = None;
+        let texts: Vec<String> = (0..12).map(|n| format!("text {n}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let (_, outcome) = run(tower, &texts);
+        let error = outcome.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        for part in ["text_model.onnx", "12 are not", "\"text 0\"", "4 more"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]

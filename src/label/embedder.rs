@@ -2,6 +2,7 @@
 //! a [`TextEmbedder`], averaged by prompt or kept apart by template, as the set says. Called at start-up and by `labels embed`, on the caller's thread.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use ndarray::Array2;
 use tracing::warn;
@@ -24,6 +25,20 @@ pub enum EmbedError {
     /// The child process found something wrong with the model or the texts.
     #[error("{0}")]
     Input(String),
+    /// The model lies otherwise on the disk than when it was opened.
+    #[error(
+        "the model in {} was changed since it was opened: its texts would not fit its pictures; start again to use what is there \
+         now, or put the files back",
+        dir.display()
+    )]
+    Changed { dir: PathBuf },
+    /// The text tower was removed, and is needed.
+    #[error(
+        "the model directory {} has no text_model.onnx, and of the texts {} in the cache: {}; put the file back, or embed them \
+         where it is (`vtagd labels embed`) and bring the cache directory",
+        dir.display(), if *count == 1 { "one is not".to_owned() } else { format!("{count} are not") }, shown(texts, *count)
+    )]
+    NoTower { dir: PathBuf, count: usize, texts: Vec<String> },
     /// Towers that do not belong together.
     #[error("{0}")]
     Mismatch(String),
@@ -38,10 +53,29 @@ impl EmbedError {
         match self {
             Self::Text(TextError::Tokenizer(_) | TextError::Infer(InferError::Model(_)))
             | Self::Input(_)
+            | Self::NoTower { .. }
             | Self::Mismatch(_) => 2,
-            Self::Text(TextError::Infer(_)) | Self::Child(_) | Self::Cancelled => 1,
+            Self::Text(TextError::Infer(_)) | Self::Child(_) | Self::Changed { .. } | Self::Cancelled => 1,
         }
     }
+}
+
+impl EmbedError {
+    /// [`Self::NoTower`] for `bundle`, where it has none; a message names the first few of `texts`.
+    pub(super) fn without_tower(bundle: &Bundle, texts: &[&str]) -> Result<(), Self> {
+        const NAMED: usize = 8;
+        if bundle.text.is_some() || texts.is_empty() {
+            return Ok(());
+        }
+        let named = texts.iter().take(NAMED).map(|text| text.chars().take(80).collect()).collect();
+        Err(Self::NoTower { dir: bundle.dir.clone(), count: texts.len(), texts: named })
+    }
+}
+
+fn shown(texts: &[String], count: usize) -> String {
+    let named: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+    let more = count.saturating_sub(texts.len());
+    if more > 0 { format!("{} and {more} more", named.join(", ")) } else { named.join(", ") }
 }
 
 /// Whatever turns texts into embeddings, narrow enough for a fake.
@@ -57,26 +91,32 @@ pub trait TextEmbedder {
 /// uses a [`ChildTower`](super::embed_child::ChildTower) instead.
 pub struct InProcessTower {
     bundle: Bundle,
-    library: Option<std::path::PathBuf>,
+    library: Option<PathBuf>,
     threads: usize,
     encoder: Option<TextEncoder>,
 }
 
 impl InProcessTower {
-    pub fn new(bundle: &Bundle, library: Option<std::path::PathBuf>, threads: usize) -> Self {
+    pub fn new(bundle: &Bundle, library: Option<PathBuf>, threads: usize) -> Self {
         Self { bundle: bundle.clone(), library, threads, encoder: None }
+    }
+
+    /// The tower, read from its files when that is asked for first.
+    pub(super) fn load(&mut self) -> Result<&mut TextEncoder, EmbedError> {
+        match &mut self.encoder {
+            Some(encoder) => Ok(encoder),
+            empty => {
+                let runtime = runtime::load(self.library.as_deref()).map_err(TextError::from)?;
+                Ok(empty.insert(TextEncoder::open(&runtime, &self.bundle, self.threads)?))
+            }
+        }
     }
 }
 
 impl TextEmbedder for InProcessTower {
     fn embed(&mut self, texts: &[&str], done: &mut dyn FnMut(usize, TextEmbedding)) -> Result<(), EmbedError> {
-        let encoder = match &mut self.encoder {
-            Some(encoder) => encoder,
-            empty => {
-                let runtime = runtime::load(self.library.as_deref()).map_err(TextError::from)?;
-                empty.insert(TextEncoder::open(&runtime, &self.bundle, self.threads)?)
-            }
-        };
+        EmbedError::without_tower(&self.bundle, texts)?;
+        let encoder = self.load()?;
         for (index, text) in texts.iter().enumerate() {
             done(index, encoder.embed(text)?);
         }
@@ -98,7 +138,7 @@ pub struct EmbedReport {
     pub cached: usize,
     /// Texts embedded now.
     pub embedded: usize,
-    /// Of those, how many did not fit into the model's context.
+    /// Of both, how many did not fit into the model's context.
     pub truncated: usize,
 }
 
@@ -131,9 +171,9 @@ impl Embedder<'_> {
     /// # Errors
     /// As [`Self::sets`].
     pub fn texts(&mut self, texts: &[&str]) -> Result<(Vec<Vec<f32>>, EmbedReport), EmbedError> {
-        let mut found: Vec<Option<Vec<f32>>> = texts
+        let mut found: Vec<Option<TextEmbedding>> = texts
             .iter()
-            .map(|text| self.cache.get(text).filter(|values| self.dim.is_none_or(|dim| dim == values.len())))
+            .map(|text| self.cache.get(text).filter(|found| self.dim.is_none_or(|dim| dim == found.values.len())))
             .collect();
         let missing: Vec<usize> = (0..texts.len()).filter(|index| found[*index].is_none()).collect();
         let mut report = EmbedReport { cached: texts.len() - missing.len(), ..EmbedReport::default() };
@@ -143,20 +183,21 @@ impl Embedder<'_> {
             let wanted: Vec<&str> = missing.iter().map(|index| texts[*index]).collect();
             let outcome = self.tower.embed(&wanted, &mut |at, embedding| {
                 let Some(&index) = missing.get(at) else { return };
-                if embedding.truncated {
-                    report.truncated += 1;
-                    warn!(text = texts[index], "text is longer than the model reads, its end is ignored");
-                }
                 report.embedded += 1;
-                found[index] = Some(embedding.values);
+                found[index] = Some(embedding);
                 (self.progress)(EmbedProgress { ready: report.cached + report.embedded, total });
             });
             // What is ready is worth keeping even if the rest failed.
-            let fresh = missing.iter().filter_map(|index| Some((texts[*index], found[*index].as_deref()?)));
+            let fresh = missing.iter().filter_map(|index| Some((texts[*index], found[*index].as_ref()?)));
             self.cache.put(fresh);
             outcome?;
         }
-        let embeddings: Vec<Vec<f32>> = found.into_iter().flatten().collect();
+        // Also of those in the cache: at every start, and not only at the one that filled it.
+        for (text, _) in texts.iter().zip(&found).filter(|(_, found)| found.as_ref().is_some_and(|f| f.truncated)) {
+            report.truncated += 1;
+            warn!(text, "text is longer than the model reads, its end is ignored");
+        }
+        let embeddings: Vec<Vec<f32>> = found.into_iter().flatten().map(|embedding| embedding.values).collect();
         if embeddings.len() != total {
             return Err(EmbedError::Child(format!("only {} of {total} texts were embedded", embeddings.len())));
         }
@@ -363,8 +404,10 @@ mod tests {
     #[test]
     fn long_texts_are_counted() {
         let dir = tempfile::tempdir().unwrap();
-        let (_, report) =
-            embed(dir.path(), &mut Fake::default(), None, &[set(&["{}"], &[&"word ".repeat(20)])]).unwrap();
-        assert_eq!(report.truncated, 1);
+        let sets = [set(&["{}"], &[&"word ".repeat(20)])];
+        for embedded in [2, 0] {
+            let (_, report) = embed(dir.path(), &mut Fake::default(), None, &sets).unwrap();
+            assert_eq!((report.embedded, report.truncated), (embedded, 1), "also when the cache has it");
+        }
     }
 }

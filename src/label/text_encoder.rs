@@ -15,6 +15,7 @@ use crate::infer::runtime::Runtime;
 use crate::infer::{InferError, graph, provider, session};
 use crate::model::Bundle;
 use crate::model::bundle::TextSpec;
+use crate::platform::json_text;
 
 /// CLIP's context, taken where neither the model nor its files say how long an input may be.
 const DEFAULT_LENGTH: usize = 77;
@@ -62,7 +63,8 @@ impl TextTokenizer {
     pub fn open(file: &Path, spec: &TextSpec) -> Result<Self, TextError> {
         let shown = file.display();
         let bytes = std::fs::read(file).map_err(|e| TextError::Tokenizer(format!("{shown}: cannot be read: {e}")))?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| {
+        let text = json_text::text(&bytes).map_err(|e| TextError::Tokenizer(format!("{shown}: {e}")))?;
+        let mut tokenizer = Tokenizer::from_bytes(text.as_bytes()).map_err(|e| {
             TextError::Tokenizer(format!(
                 "{shown}: is not a tokenizer of the Hugging Face tokenizers library ({e}); copy tokenizer.json from the model's export"
             ))
@@ -120,7 +122,7 @@ fn padding(tokenizer: &Tokenizer, file: &Path, spec: &TextSpec) -> (u32, String)
     }
     let token = std::fs::read(file.with_file_name("tokenizer_config.json"))
         .ok()
-        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+        .and_then(|bytes| json_text::parse::<serde_json::Value>(&bytes).ok())
         .and_then(|json| {
             // Written as a string, or as an object around it by older versions.
             let pad = json.get("pad_token")?;
@@ -174,9 +176,12 @@ impl TextEncoder {
     /// # Errors
     /// A damaged or unsuitable tower, or a tokenizer that belongs to another model.
     pub fn open(runtime: &Runtime, bundle: &Bundle, threads: usize) -> Result<Self, TextError> {
-        let session = provider::cpu_session(runtime, &bundle.text, threads, bundle.byte_sums_fit.into())?;
-        let inputs = inputs(session.inputs(), &bundle.text)?;
-        let output = graph::embedding_output(session.outputs(), graph::TEXT_OUTPUTS, &bundle.text)?.name;
+        let file = bundle.text.as_deref().ok_or_else(|| {
+            InferError::Model(format!("the model directory {} has no text_model.onnx", bundle.dir.display()))
+        })?;
+        let session = provider::cpu_session(runtime, file, threads, bundle.byte_sums_fit.into())?;
+        let inputs = inputs(session.inputs(), file)?;
+        let output = graph::embedding_output(session.outputs(), graph::TEXT_OUTPUTS, file)?.name;
         let options = RunOptions::new()
             .map_err(|e| InferError::Model(e.to_string()))?
             .with_outputs(OutputSelector::no_default().with(&output));
@@ -260,7 +265,7 @@ impl TextEncoder {
             TextError::Tokenizer(format!(
                 "{} does not fit {}: {why}; copy both from the same export",
                 bundle.tokenizer.display(),
-                bundle.text.display()
+                bundle.text.as_deref().unwrap_or(&bundle.dir).display()
             ))
         };
         if let Some(rows) = spec.vocab_size

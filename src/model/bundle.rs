@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
+use super::fingerprint::{self, RoleDigest};
 use super::logit_parameters::{self, Config, Sidecar, TextConfig};
-use super::{ModelError, fingerprint, onnx_file};
-use crate::model::LogitParameters;
-use crate::platform::paths;
+use super::{ModelError, import, onnx_file};
+use crate::model::{LogitOverride, LogitParameters};
+use crate::platform::{json_text, paths};
 
 /// Variants of an export, best first: what a plain name is called, then full to low precision. `_int8`, `_uint8` and
 /// `_quantized` are transformers.js' names for 8-bit weights, `_q4`, `_bnb4` for 4-bit ones.
@@ -36,15 +37,17 @@ pub struct Bundle {
     pub name: String,
     /// The image tower.
     pub vision: PathBuf,
-    /// The text tower.
-    pub text: PathBuf,
+    /// The text tower; `None` where it was removed, which is enough while every text is in the cache.
+    pub text: Option<PathBuf>,
     /// `tokenizer.json` of the Hugging Face tokenizers library.
     pub tokenizer: PathBuf,
     /// `preprocessor_config.json`, or OpenCLIP's `preprocess_cfg.json` in Immich's layout.
     pub preprocessor: PathBuf,
     pub logit_parameters: LogitParameters,
-    /// Hex SHA-256 over the contents of all parts and the head.
+    /// Hex SHA-256 over the contents of all parts and the head: what decides a score.
     pub fingerprint: String,
+    /// The same with the scale and bias that the folder itself says: what decides an embedding, whatever is made of it.
+    pub embedding_fingerprint: String,
     /// What the text tower expects.
     pub text_spec: TextSpec,
     /// Neighbouring 8-bit weights are known to fit the 16-bit sums of CPUs without VNNI, so that the fast kernels are exact.
@@ -95,28 +98,52 @@ impl Bundle {
         Self::open_with_cache(dir, Some(&paths::cache_dir()))
     }
 
+    /// As [`Self::open`], with another scale and bias than the folder says.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(dir: &Path, logits: LogitOverride) -> Result<Self, ModelError> {
+        Self::open_all(dir, logits, Some(&paths::cache_dir()))
+    }
+
     /// As [`Self::open`], with another or no cache directory.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with_cache(dir: &Path, cache: Option<&Path>) -> Result<Self, ModelError> {
-        let bundle = Self::read(dir, |files, logit_parameters| fingerprint::of(files, logit_parameters, cache))?;
+        Self::open_all(dir, LogitOverride::default(), cache)
+    }
+
+    fn open_all(dir: &Path, logits: LogitOverride, cache: Option<&Path>) -> Result<Self, ModelError> {
+        let (bundle, warning) = Self::read(dir, logits, |files| digests(files, cache))?;
+        if let Some(warning) = warning {
+            warn!(model = %dir.display(), "{warning}");
+        }
         info!(
             model = %bundle.name,
             vision = %bundle.vision.display(),
-            text = %bundle.text.display(),
+            text = %bundle.text.as_deref().unwrap_or(Path::new("none")).display(),
             fingerprint = %&bundle.fingerprint[..12],
             "model directory read"
         );
         Ok(bundle)
     }
 
-    /// Reads `dir` again when its fingerprint is known already, as a child process does.
+    /// Reads `dir` again as a child process does, which says nothing that its parent has said.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub(crate) fn open_known(dir: &Path, fingerprint: String) -> Result<Self, ModelError> {
-        Self::read(dir, |_, _| Ok(fingerprint))
+    pub(crate) fn open_again(dir: &Path) -> Result<Self, ModelError> {
+        Ok(Self::read(dir, LogitOverride::default(), |files| digests(files, Some(&paths::cache_dir())))?.0)
+    }
+
+    /// As [`Self::open_again`], without a fingerprint, which takes seconds for gigabytes.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_unmarked(dir: &Path) -> Result<Self, ModelError> {
+        let (bundle, _) = Self::read(dir, LogitOverride::default(), |_| Ok(Vec::new()))?;
+        Ok(Self { fingerprint: String::new(), embedding_fingerprint: String::new(), ..bundle })
     }
 
     /// All files that make up the model, `vtagd.json` included.
@@ -131,25 +158,36 @@ impl Bundle {
 
     fn read(
         dir: &Path,
-        fingerprint: impl FnOnce(&[(&str, PathBuf)], &LogitParameters) -> Result<String, ModelError>,
-    ) -> Result<Self, ModelError> {
+        logits: LogitOverride,
+        digests: impl FnOnce(&[(&str, PathBuf)]) -> Result<Vec<RoleDigest>, ModelError>,
+    ) -> Result<(Self, Option<String>), ModelError> {
         if !dir.is_dir() {
             return Err(ModelError::NotFound { path: dir.to_owned(), remedy: "check the path".into() });
         }
         let sidecar: Sidecar = logit_parameters::read_json(&dir.join("vtagd.json"))?.unwrap_or_default();
         let parts = Parts::find(dir, &sidecar)?;
-        for tower in [&parts.vision, &parts.text] {
+        for (_, file) in parts.all() {
+            if json_text::is_lfs_pointer_file(&file) {
+                return Err(ModelError::Damaged { file, message: json_text::LFS_POINTER.into() });
+            }
+        }
+        for tower in [Some(&parts.vision), parts.text.as_ref()].into_iter().flatten() {
             onnx_file::check(tower)?;
         }
         let config: Config = logit_parameters::read_json(&parts.config)?.unwrap_or_default();
-        let (logit_parameters, warning) = logit_parameters::logit_parameters(&sidecar, &config, &parts.config)?;
-        if let Some(warning) = warning {
-            warn!(model = %dir.display(), "{warning}");
-        }
-        Ok(Self {
+        let (own, _) = logit_parameters::logit_parameters(&sidecar, &config, &parts.config)?;
+        let said = Sidecar {
+            logit_scale: logits.scale.or(sidecar.logit_scale),
+            logit_bias: logits.bias.or(sidecar.logit_bias),
+            ..sidecar.clone()
+        };
+        let (logit_parameters, warning) = logit_parameters::logit_parameters(&said, &config, &parts.config)?;
+        let digests = digests(&parts.all())?;
+        let bundle = Self {
             name: sidecar.name.clone().or_else(|| own_name(dir)).unwrap_or_else(|| "model".into()),
             logit_parameters,
-            fingerprint: fingerprint(&parts.all(), &logit_parameters)?,
+            fingerprint: fingerprint::of_digests(&digests, &logit_parameters),
+            embedding_fingerprint: fingerprint::of_digests(&digests, &own),
             text_spec: TextSpec { imported: sidecar.precision.is_some(), ..text_spec(&config, &parts.tokenizer)? },
             byte_sums_fit: sidecar.byte_sums_fit,
             known: known(&sidecar),
@@ -158,8 +196,18 @@ impl Bundle {
             text: parts.text,
             tokenizer: parts.tokenizer,
             preprocessor: parts.preprocessor,
-        })
+        };
+        Ok((bundle, warning))
     }
+}
+
+/// Digests of the files of a bundle; a text tower that is no longer there is remembered in `cache`.
+fn digests(files: &[(&str, PathBuf)], cache: Option<&Path>) -> Result<Vec<RoleDigest>, ModelError> {
+    let mut digests = fingerprint::digests(files, cache)?;
+    if let Some(cache) = cache {
+        fingerprint::recall_text_tower(&mut digests, cache);
+    }
+    Ok(digests)
 }
 
 /// What an import wrote down about the image tower. A sidecar that names its own files is somebody's work by hand, and may
@@ -181,7 +229,8 @@ fn known(sidecar: &Sidecar) -> Option<KnownEmbedding> {
 
 struct Parts {
     vision: PathBuf,
-    text: PathBuf,
+    /// Need not exist.
+    text: Option<PathBuf>,
     tokenizer: PathBuf,
     preprocessor: PathBuf,
     /// May not exist.
@@ -203,11 +252,13 @@ impl Parts {
             first(dir, &["preprocessor_config.json", "preprocess_cfg.json", "visual/preprocess_cfg.json"]);
         let config = first(dir, &["config.json"]).unwrap_or_else(|| dir.join("config.json"));
         match (vision, text, tokenizer, preprocessor) {
-            (Some(vision), Some(text), Some(tokenizer), Some(preprocessor)) => {
+            (Some(vision), text, Some(tokenizer), Some(preprocessor)) => {
                 Ok(Self { vision, text, tokenizer, preprocessor, config })
             }
             (vision, text, tokenizer, preprocessor) => {
-                let found = first(dir, &CHECKPOINTS);
+                let described = first(dir, &["config.json", "open_clip_config.json"]).is_some();
+                let unusual = || if described { import::other_weights(dir).into_iter().next() } else { None };
+                let found = first(dir, &CHECKPOINTS).or_else(unusual);
                 if let (None, None, Some(found)) = (&vision, &text, found) {
                     let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     return Err(ModelError::Checkpoint { dir: dir.to_owned(), found });
@@ -238,8 +289,10 @@ impl Parts {
     fn all(&self) -> Vec<(&'static str, PathBuf)> {
         let mut files = vec![("vision", self.vision.clone())];
         files.extend(onnx_file::external_data(&self.vision).into_iter().map(|f| ("vision data", f)));
-        files.push(("text", self.text.clone()));
-        files.extend(onnx_file::external_data(&self.text).into_iter().map(|f| ("text data", f)));
+        if let Some(text) = &self.text {
+            files.push(("text", text.clone()));
+            files.extend(onnx_file::external_data(text).into_iter().map(|f| ("text data", f)));
+        }
         files.push(("tokenizer", self.tokenizer.clone()));
         files.push(("preprocessor", self.preprocessor.clone()));
         let optional = [
@@ -294,8 +347,8 @@ fn own_name(dir: &Path) -> Option<String> {
 fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> {
     #[derive(serde::Deserialize, Default)]
     struct TokenizerConfig {
-        /// Transformers writes 1e30 for "no limit".
-        model_max_length: Option<f64>,
+        /// Transformers writes 1e30 for "no limit", Python `Infinity`.
+        model_max_length: Option<serde_json::Value>,
     }
     let tokenizer_config: TokenizerConfig =
         logit_parameters::read_json(&tokenizer.with_file_name("tokenizer_config.json"))?.unwrap_or_default();
@@ -303,7 +356,11 @@ fn text_spec(config: &Config, tokenizer: &Path) -> Result<TextSpec, ModelError> 
     let positions = positions.or(config.text_cfg.max_position_embeddings);
     let siglip = config.is_siglip();
     let clip = config.model_type == "clip" || config.text_cfg.max_position_embeddings.is_some();
-    let stated = tokenizer_config.model_max_length.filter(|n| (1.0..100_000.0).contains(n)).map(|n| n as usize);
+    let stated = tokenizer_config
+        .model_max_length
+        .and_then(|n| n.as_f64())
+        .filter(|n| (1.0..100_000.0).contains(n))
+        .map(|n| n as usize);
     let pad_to = if siglip {
         // Radford's CLIP pads to 77, SigLIP to 64 (Zhai et al. 2023); both are also what the exporters write down.
         Some(positions.unwrap_or(64))

@@ -34,6 +34,9 @@ struct Known {
     sha256: String,
 }
 
+/// The role and hex SHA-256 of a file.
+pub type RoleDigest = (String, String);
+
 /// Hex SHA-256 over the role and digest of every `(role, file)`, in the order given, and over the head.
 ///
 /// # Errors
@@ -43,18 +46,64 @@ pub fn of(
     logit_parameters: &LogitParameters,
     cache: Option<&Path>,
 ) -> Result<String, ModelError> {
-    let mut whole = Sha256::new();
-    for (role, file) in files {
+    Ok(of_digests(&digests(files, cache)?, logit_parameters))
+}
+
+/// The digest of every `(role, file)`, in the order given.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn digests(files: &[(&str, PathBuf)], cache: Option<&Path>) -> Result<Vec<RoleDigest>, ModelError> {
+    let one = |(role, file): &(&str, PathBuf)| {
         let digest = digest(file, cache)
             .map_err(|e| ModelError::Damaged { file: file.clone(), message: format!("cannot be read: {e}") })?;
+        Ok(((*role).to_owned(), digest))
+    };
+    files.iter().map(one).collect()
+}
+
+/// As [`of`], of digests.
+pub fn of_digests(digests: &[RoleDigest], logit_parameters: &LogitParameters) -> String {
+    let mut whole = roles(digests);
+    whole
+        .update(format!("head {} {} {:?}", logit_parameters.scale, logit_parameters.bias, logit_parameters.activation));
+    hex(&whole.finalize())
+}
+
+fn roles<'a>(digests: impl IntoIterator<Item = &'a RoleDigest>) -> Sha256 {
+    let mut whole = Sha256::new();
+    for (role, digest) in digests {
         whole.update(role.as_bytes());
         whole.update([0]);
         whole.update(digest.as_bytes());
         whole.update([b'\n']);
     }
     whole
-        .update(format!("head {} {} {:?}", logit_parameters.scale, logit_parameters.bias, logit_parameters.activation));
-    Ok(hex(&whole.finalize()))
+}
+
+/// Whether a role is the text tower's.
+fn is_text((role, _): &RoleDigest) -> bool {
+    role.starts_with("text")
+}
+
+/// With a text tower among `digests`, writes its digests down under those of the rest; without one, puts them back where they were
+/// written down. So a model whose text tower was removed, because every text is in the cache, keeps its fingerprint.
+pub fn recall_text_tower(digests: &mut Vec<RoleDigest>, cache: &Path) {
+    let rest = hex(&roles(digests.iter().filter(|one| !is_text(one))).finalize());
+    let place = cache.join("fingerprints/text-towers").join(&rest[..32]).with_extension("json");
+    let kept: Option<Vec<RoleDigest>> = recall(&place);
+    let found: Vec<RoleDigest> = digests.iter().filter(|one| is_text(one)).cloned().collect();
+    if found.iter().any(|(role, _)| role == "text") {
+        if kept.as_ref() != Some(&found) {
+            // A failure only means that the tower has to stay.
+            let _ = remember(&place, &found);
+        }
+        return;
+    }
+    let Some(kept) = kept.filter(|kept| kept.iter().all(is_text)) else { return };
+    digests.retain(|one| !is_text(one));
+    let at = digests.iter().take_while(|(role, _)| role.starts_with("vision")).count();
+    digests.splice(at..at, kept);
 }
 
 fn digest(file: &Path, cache: Option<&Path>) -> io::Result<String> {
@@ -66,7 +115,7 @@ fn digest(file: &Path, cache: Option<&Path>) -> io::Result<String> {
         let name = hex(&Sha256::digest(stamp.path.as_os_str().as_encoded_bytes()));
         dir.join("fingerprints").join(&name[..32]).with_extension("json")
     });
-    if let Some(known) = place.as_deref().and_then(recall)
+    if let Some(known) = place.as_deref().and_then(recall::<Known>)
         && known.stamp == stamp
         && known.sha256.len() == 64
     {
@@ -80,12 +129,12 @@ fn digest(file: &Path, cache: Option<&Path>) -> io::Result<String> {
     Ok(sha256)
 }
 
-fn recall(place: &Path) -> Option<Known> {
+fn recall<T: serde::de::DeserializeOwned>(place: &Path) -> Option<T> {
     let text = fs::read(place).ok().filter(|bytes| bytes.len() < 64 << 10)?;
     serde_json::from_slice(&text).ok()
 }
 
-fn remember(place: &Path, known: &Known) -> io::Result<()> {
+fn remember(place: &Path, known: &impl Serialize) -> io::Result<()> {
     let dir = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(dir)?;
     atomic_file::sweep(dir);

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::ModelError;
 use super::import::manifest::{Measurement, Probe, Summary};
+use crate::platform::json_text;
 
 /// How the model turns a cosine into a logit and a probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +28,14 @@ impl LogitParameters {
     pub fn logit(self, cosine: f32) -> f32 {
         cosine * self.scale + self.bias
     }
+}
+
+/// What a person says in place of the model's own scale and bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LogitOverride {
+    /// Already exponentiated.
+    pub scale: Option<f32>,
+    pub bias: Option<f32>,
 }
 
 /// What the model was trained with.
@@ -113,8 +122,8 @@ pub fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T
         }
         Ok(_) => {}
     }
-    let text = std::fs::read_to_string(file).map_err(|e| damaged(format!("cannot be read: {e}")))?;
-    serde_json::from_str(&text).map(Some).map_err(|e| damaged(format!("is not the JSON that is expected here: {e}")))
+    let bytes = std::fs::read(file).map_err(|e| damaged(format!("cannot be read: {e}")))?;
+    json_text::parse(&bytes).map(Some).map_err(damaged)
 }
 
 /// The head, and a warning if some of it had to be guessed.
@@ -147,7 +156,7 @@ pub fn logit_parameters(
     let guessed = scale.is_none() || (bias.is_none() && activation == Activation::Sigmoid);
     let warning = guessed.then(|| {
         format!(
-            "the export does not hold the trained logit scale{}; using {}{}, put `logit_scale`{} into vtagd.json beside the model if you know better",
+            "the model does not hold the trained logit scale{}; using {}{}, put `logit_scale`{} under `model:` in the configuration or into vtagd.json beside the model if you know better",
             if activation == Activation::Sigmoid { " and bias" } else { "" },
             logit_parameters.scale,
             if logit_parameters.bias == 0.0 { String::new() } else { format!(" and {}", logit_parameters.bias) },

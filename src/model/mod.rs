@@ -17,7 +17,7 @@ use import::ImportError;
 
 pub use bundle::Bundle;
 pub(crate) use logit_parameters::read_json;
-pub use logit_parameters::{Activation, LogitParameters};
+pub use logit_parameters::{Activation, LogitOverride, LogitParameters};
 pub(crate) use onnx_file::picture_input;
 
 use crate::platform::paths;
@@ -44,6 +44,9 @@ pub enum ModelError {
     /// A raw checkpoint that cannot be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// A model of a hub that cannot be had.
+    #[error(transparent)]
+    Hub(#[from] hub::HubError),
     /// A part is damaged or is something else.
     #[error("{}: {message}", file.display())]
     Damaged { file: PathBuf, message: String },
@@ -54,6 +57,7 @@ impl ModelError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Import(error) => error.exit_code(),
+            Self::Hub(error) => error.exit_code(),
             _ => 2,
         }
     }
@@ -70,8 +74,9 @@ pub fn resolve(choice: &Path) -> Result<PathBuf, ModelError> {
         return Ok(choice.to_owned());
     }
     if choice != Path::new(STARTER) {
-        let remedy = if choice.exists() { "this is a file, give the directory around it" } else { "check the path" };
-        return Err(ModelError::NotFound { path: choice.to_owned(), remedy: remedy.into() });
+        let remedy =
+            if choice.exists() { "this is a file, give the directory around it".to_owned() } else { absent(choice) };
+        return Err(ModelError::NotFound { path: choice.to_owned(), remedy });
     }
     paths::find_data("models/starter").map_err(|tried| {
         let places: Vec<_> = tried.iter().map(|p| p.display().to_string()).collect();
@@ -83,18 +88,13 @@ pub fn resolve(choice: &Path) -> Result<PathBuf, ModelError> {
     })
 }
 
-/// The model of a command-line tool: `-m`, else `VTAGD_MODEL`, else the starter model.
-///
-/// # Errors
-/// As [`resolve`].
-pub fn resolve_for_cli(given: Option<&Path>) -> Result<PathBuf, ModelError> {
-    if let Some(path) = given {
-        return resolve(path);
-    }
-    match std::env::var_os("VTAGD_MODEL").filter(|value| !value.is_empty()) {
-        Some(value) => resolve(Path::new(&value)),
-        None => resolve(Path::new(STARTER)),
-    }
+/// What to do where there is no such folder. What reads like a repository of a hub is likely to be one.
+pub fn absent(path: &Path) -> String {
+    let repository = path
+        .to_str()
+        .filter(|text| text.contains('/') && matches!(hub::Reference::read(&format!("hf:{text}")), Some(Ok(_))));
+    let name = repository.unwrap_or("ORG/NAME");
+    format!("check the path; a model of a hub is fetched by `vtagd model pull {name}`, or by writing hf:{name} here")
 }
 
 #[cfg(test)]
@@ -104,7 +104,10 @@ mod tests {
     #[test]
     fn a_path_that_is_not_a_directory_is_told_with_a_remedy() {
         let error = resolve(Path::new("/no/such/model")).unwrap_err();
-        assert_eq!(error.to_string(), "no model at /no/such/model: check the path");
+        assert!(error.to_string().starts_with("no model at /no/such/model: check the path"), "{error}");
+        assert!(error.to_string().contains("`vtagd model pull ORG/NAME`"), "{error}");
+        let error = resolve(Path::new("acme/clip-tiny")).unwrap_err().to_string();
+        assert!(error.contains("`vtagd model pull acme/clip-tiny`") && error.contains("hf:acme/clip-tiny"), "{error}");
         let error = resolve(Path::new("Cargo.toml")).unwrap_err();
         assert!(error.to_string().contains("this is a file"), "{error}");
     }

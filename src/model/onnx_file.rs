@@ -4,7 +4,7 @@
 //! walk over them that seeks past every payload finds a file that ends too early in a few reads, whatever its size.
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
@@ -136,13 +136,6 @@ fn walk(mut reader: impl Read + Seek, length: u64) -> Result<(), String> {
     if length == 0 {
         return Err("is empty; copy or export the model again".into());
     }
-    let mut start = [0; 11];
-    let read = fill(&mut reader, &mut start).map_err(|e| format!("cannot be read: {e}"))?;
-    if start[..read].starts_with(b"version htt") {
-        return Err("is a Git LFS pointer, not the model itself; run `git lfs pull` where it came from".into());
-    }
-    reader.rewind().map_err(|e| format!("cannot be read: {e}"))?;
-
     let cut = || "ends in the middle (a cut download or a full disk?); copy or export the model again".to_owned();
     let foreign = || "is not an ONNX model; copy or export the model again".to_owned();
     let (mut at, mut has_graph) = (0_u64, false);
@@ -194,19 +187,6 @@ fn varint(reader: &mut impl Read) -> Option<(u64, u64)> {
     None
 }
 
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -247,7 +227,6 @@ mod tests {
     #[test]
     fn other_files_are_called_by_name() {
         assert!(look(b"").unwrap_err().contains("is empty"));
-        assert!(look(b"version https://git-lfs.github.com/spec/v1\n").unwrap_err().contains("git lfs pull"));
         assert!(look(b"<!DOCTYPE html><html><body>404</body></html>").unwrap_err().contains("not an ONNX model"));
         assert!(look(&[0x08, 8]).unwrap_err().contains("not an ONNX model"));
     }

@@ -10,7 +10,7 @@ use super::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSou
 use super::import::{Checkpoint, ImportError, open_checkpoint};
 use super::onnx::Precision;
 use super::{Bundle, ModelError, fingerprint};
-use crate::model::LogitParameters;
+use crate::model::{LogitOverride, LogitParameters};
 use crate::platform::{paths, unfinished_folder};
 
 /// Between two log lines of an import.
@@ -21,7 +21,15 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// # Errors
 /// As [`Bundle::open`] and [`open_checkpoint`]; a cache that cannot be written; [`ImportError::Stopped`].
 pub fn open(dir: &Path, stop: &dyn Fn() -> bool) -> Result<Bundle, ModelError> {
-    match Bundle::open(dir) {
+    open_with(dir, LogitOverride::default(), stop)
+}
+
+/// As [`open`], with another scale and bias than the model says.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(dir: &Path, logits: LogitOverride, stop: &dyn Fn() -> bool) -> Result<Bundle, ModelError> {
+    match Bundle::open_with(dir, logits) {
         Err(ModelError::Checkpoint { .. }) => {}
         other => return other,
     }
@@ -30,7 +38,7 @@ pub fn open(dir: &Path, stop: &dyn Fn() -> bool) -> Result<Bundle, ModelError> {
     if !out.is_dir() {
         import(&checkpoint, &out, stop)?;
     }
-    Bundle::open(&out)
+    Bundle::open_with(&out, logits)
 }
 
 /// Where the import of `checkpoint` belongs: named for people, told apart by content.

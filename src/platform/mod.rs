@@ -7,6 +7,7 @@ pub mod child_process;
 pub mod edit_distance;
 pub mod gpu;
 pub mod hex;
+pub mod json_text;
 pub mod malloc;
 pub mod paths;
 pub mod process;

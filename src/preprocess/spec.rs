@@ -12,9 +12,12 @@ mod field;
 mod hf;
 mod openclip;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
+
+use crate::platform::json_text;
 
 /// Largest side of the model's input, and of the picture between resize and crop along its short side.
 pub const MAX_SIDE: u32 = 4096;
@@ -90,12 +93,14 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    fn named(self, name: &str) -> Self {
-        let file = name.to_owned();
+    fn of_file(self, path: &Path) -> Self {
+        let file = path.display().to_string();
         match self {
             Self::Read { source, .. } => Self::Read { file, source },
             Self::Syntax { reason, .. } => Self::Syntax { file, reason },
-            Self::Field { field, reason, .. } => Self::Field { file, field, reason },
+            Self::Field { field, reason, .. } => {
+                Self::Field { file, field, reason: json_text::explained(path, reason) }
+            }
         }
     }
 }
@@ -122,7 +127,7 @@ impl Spec {
     /// # Errors
     /// A missing, huge or damaged file; a field of the wrong kind or out of bounds.
     pub fn from_file(path: &Path) -> Result<Self, SpecError> {
-        Self::from_json(&read(path)?).map_err(|e| e.named(&path.display().to_string()))
+        Self::from_json(&read(path)?).map_err(|e| e.of_file(path))
     }
 
     /// As [`Self::from_file`], from the text itself. An object `preprocess_cfg` in it is OpenCLIP's and counts alone: so an
@@ -144,7 +149,7 @@ impl Spec {
     /// As [`Self::from_file`].
     pub fn from_openclip_file(path: &Path) -> Result<Self, SpecError> {
         let spec = |text: &str| Self::from_openclip(&parse(text)?, None);
-        spec(&read(path)?).map_err(|e| e.named(&path.display().to_string()))
+        spec(&read(path)?).map_err(|e| e.of_file(path))
     }
 
     /// From OpenCLIP's `preprocess_cfg` object; `image_size` is `model_cfg.vision_cfg.image_size` (a number or `[height, width]`)
@@ -230,11 +235,12 @@ fn read(path: &Path) -> Result<String, SpecError> {
         let reason = format!("{length} bytes are too many for a preprocessor file");
         return Err(failed(std::io::Error::other(reason)));
     }
-    std::fs::read_to_string(path).map_err(failed)
+    let bytes = std::fs::read(path).map_err(failed)?;
+    json_text::text(&bytes).map(Cow::into_owned).map_err(|reason| failed(std::io::Error::other(reason)))
 }
 
 fn parse(text: &str) -> Result<Value, SpecError> {
-    serde_json::from_str(text).map_err(|e| SpecError::Syntax { file: UNNAMED.to_owned(), reason: e.to_string() })
+    json_text::parse(text.as_bytes()).map_err(|reason| SpecError::Syntax { file: UNNAMED.to_owned(), reason })
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::rtsp_socket::{self, RtspSocket};
 use super::run_with_timeout::{AbandonedPipelines, Late, run_with_timeout};
 use super::scrub::{self, Scrubber};
 use super::{Limits, Location, SourceSettings, downloads, gio_types, messages, pipeline_template, size_limit};
+use crate::frame::still_image;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 
@@ -100,7 +101,30 @@ impl Connection<'_> {
             // It only sleeps and makes one system call.
             let _ = cutting.join();
         }
-        result
+        result.map_err(|error| unread_picture(error, &settings.location))
+    }
+}
+
+/// A file that nothing can be made of, and that is a picture of a kind that is not read, is called so.
+fn unread_picture(error: SourceError, location: &Location) -> SourceError {
+    let (at, Location::File(path)) = (
+        match &error {
+            SourceError::NotVideo { at, .. }
+            | SourceError::Codec { at, .. }
+            | SourceError::Decode { at, .. }
+            | SourceError::SinglePicture { at } => at,
+            _ => return error,
+        },
+        location,
+    ) else {
+        return error;
+    };
+    match still_image::unread_kind(path) {
+        Some(kind) => {
+            let detail = format!("it is {kind} picture, a kind that is not read; save it as PNG, JPEG or WebP");
+            SourceError::NotVideo { at: at.clone(), detail }
+        }
+        None => error,
     }
 }
 

@@ -218,6 +218,13 @@ fn a_text_file_called_mp4_fails_with_a_clear_message() {
 }
 
 #[test]
+fn a_picture_of_a_kind_that_is_not_read_is_called_so() {
+    let (error, text) = failure(Path::new("tests/data/pictures/picture.avif"));
+    assert!(matches!(error, SourceError::NotVideo { .. }), "{error:?}");
+    assert!(text.contains("it is an AVIF picture") && text.contains("save it as PNG"), "{text}");
+}
+
+#[test]
 fn a_file_that_is_not_there_fails_at_once() {
     let (error, text) = failure(Path::new("/nonexistent/clip.mp4"));
     assert!(matches!(error, SourceError::NotFound { .. }), "{text}");

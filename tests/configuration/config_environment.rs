@@ -110,7 +110,7 @@ sinks:
 ",
     "
 instance: here
-model: { path: . }
+model: { path: ., logit_scale: 100, logit_bias: -2 }
 runtime:
   library: file
   providers:

@@ -51,7 +51,7 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     let folder = folder();
     let settings =
         load(&folder, "streams:\n  - id: door\n    url: rtsp://10.0.0.12/stream1\nlabels: [labels/one.yaml]\n");
-    assert_eq!(settings.model, ModelChoice::Starter);
+    assert_eq!(settings.model, ModelChoice::Starter.into());
     assert_eq!(settings.infer.providers, [Provider::Cpu]);
     assert_eq!(settings.infer.max_size, BatchSize::Pictures(8));
     assert_eq!(
@@ -223,7 +223,19 @@ fn two_files_with_one_set_name_are_refused() {
 #[test]
 fn without_a_model_no_labels_are_needed() {
     let settings = load(&folder(), "model: { path: none }\nstreams: [{ id: a, url: rtsp://h }]\n");
-    assert_eq!(settings.model, ModelChoice::None);
+    assert_eq!(settings.model, ModelChoice::None.into());
+}
+
+#[test]
+fn a_model_of_a_hub_and_another_scale_and_bias_are_taken_as_written() {
+    let text = "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\n";
+    let model = |model: &str| load(&folder(), &format!("model: {model}\n{text}")).model;
+    let found = model("{ path: \"hf:acme/clip@v1\", logit_scale: 50, logit_bias: -3.5 }");
+    let ModelChoice::Hub(reference) = &found.choice else { panic!("{found:?}") };
+    assert_eq!((reference.to_string().as_str(), reference.revision.as_str()), ("hf:acme/clip@v1", "v1"));
+    assert_eq!((found.logits.scale, found.logits.bias), (Some(50.0), Some(-3.5)));
+    let found = model("{ logit_scale: 20 }");
+    assert_eq!((found.choice, found.logits.scale, found.logits.bias), (ModelChoice::Starter, Some(20.0), None));
 }
 
 #[test]

@@ -4,6 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use vtagd::model::Bundle;
 
 use crate::common::daemon::{eventually, root, vtagd};
 
@@ -165,6 +168,118 @@ fn what_a_killed_import_has_left_is_removed_by_the_next_one_there() {
     assert!(folder.is_dir(), "a killed import cannot tidy up");
     assert!(import(temporary.path(), &checkpoint(), &out).output().unwrap().status.success());
     assert_eq!(names(&place), ["bundle"]);
+}
+
+/// Files of a bundle in the order in which an import writes them.
+const STAGES: [&str; 7] = [
+    "",
+    "vision_model.onnx",
+    "text_model.onnx",
+    "tokenizer.json",
+    "preprocessor_config.json",
+    "config.json",
+    "vtagd.json",
+];
+
+/// Starts `command` and kills it as soon as `when` says so, if it is not through by then.
+fn kill_when(mut command: Command, mut when: impl FnMut() -> bool) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !when() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    // SIGKILL.
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
+/// Whether an unfinished folder in `place` holds `file`.
+fn has_begun(place: &Path, file: &str) -> bool {
+    let folders = fs::read_dir(place).into_iter().flatten().flatten();
+    folders
+        .filter(|entry| entry.file_name().to_string_lossy().contains(".importing-"))
+        .any(|entry| entry.path().join(file).exists())
+}
+
+fn is_left_over(name: &str) -> bool {
+    name.starts_with('.') && name.contains(".importing-")
+}
+
+/// Moments of a run that takes `whole`: two in each of a dozen parts of it, and one behind its end.
+fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
+    (0..=13).map(move |step| whole * step / 12)
+}
+
+#[test]
+fn an_import_that_is_killed_at_any_stage_leaves_nothing_that_is_taken_for_whole() {
+    let temporary = tempfile::tempdir().unwrap();
+    let place = temporary.path().join("models");
+    let out = place.join("bundle");
+    let measured = || {
+        let mut command = vtagd(temporary.path());
+        command.args(["model", "import"]).arg(checkpoint()).arg("--out").arg(&out);
+        command
+    };
+    let begun = Instant::now();
+    assert!(measured().output().unwrap().status.success());
+    let whole = begun.elapsed();
+    let wanted = Bundle::open_with_cache(&out, None).unwrap().fingerprint;
+    fs::remove_dir_all(&out).unwrap();
+
+    let check = |what: &str| {
+        let left = names(&place);
+        for name in left.iter().filter(|name| *name != "bundle") {
+            assert!(is_left_over(name), "{what}: {name}");
+        }
+        // There only where it is whole.
+        if left.iter().any(|name| name == "bundle") {
+            assert_eq!(Bundle::open_with_cache(&out, None).unwrap().fingerprint, wanted, "{what}");
+            fs::remove_dir_all(&out).unwrap();
+        }
+        assert!(Bundle::open_with_cache(&out, None).is_err());
+        let output = import(temporary.path(), &checkpoint(), &out).output().unwrap();
+        assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(names(&place), ["bundle"], "{what}: what was left is swept");
+        assert_eq!(Bundle::open_with_cache(&out, None).unwrap().fingerprint, wanted, "{what}");
+        fs::remove_dir_all(&out).unwrap();
+    };
+    for stage in STAGES {
+        kill_when(measured(), || has_begun(&place, stage));
+        check(&format!("killed with {stage:?}"));
+    }
+    for moment in moments(whole) {
+        let begun = Instant::now();
+        kill_when(measured(), || begun.elapsed() >= moment);
+        check(&format!("killed after {moment:?}"));
+    }
+}
+
+#[test]
+fn an_import_into_the_cache_that_is_killed_at_any_moment_is_made_again() {
+    let temporary = tempfile::tempdir().unwrap();
+    let models = temporary.path().join("cache/models");
+    let embed = || {
+        let mut command = vtagd(temporary.path());
+        command.args(["embed", "--json", "--text", "a cat", "-m"]).arg(checkpoint());
+        command
+    };
+    let begun = Instant::now();
+    let wanted = embed().output().unwrap().stdout;
+    let whole = begun.elapsed();
+    for moment in moments(whole) {
+        fs::remove_dir_all(&models).unwrap();
+        fs::create_dir_all(&models).unwrap();
+        let begun = Instant::now();
+        kill_when(embed(), || begun.elapsed() >= moment);
+        for name in names(&models).iter().filter(|name| !is_left_over(name)) {
+            Bundle::open_with_cache(&models.join(name), None)
+                .unwrap_or_else(|e| panic!("after {moment:?}: {name}: {e}"));
+        }
+        // Where it had not come to its end, it is swept by the one that does.
+        let output = embed().output().unwrap();
+        assert_eq!(output.stdout, wanted, "{}", String::from_utf8_lossy(&output.stderr));
+        let left = names(&models);
+        assert!(left.len() == 1 && left[0].starts_with("openclip-vit-"), "after {moment:?}: {left:?}");
+    }
 }
 
 #[test]

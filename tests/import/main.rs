@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod hub_model;
 mod hub_support;
 mod import_bundle;
 mod import_command;
@@ -13,6 +14,7 @@ mod import_folders;
 mod import_graph_conformance;
 mod import_graph_patches;
 mod import_int8_arithmetic;
+mod import_nearly_right;
 mod import_read_bad_input;
 mod import_read_conformance;
 mod import_read_layouts;

@@ -332,7 +332,8 @@ fn a_repository_that_moved_is_followed_and_a_foreign_host_that_claims_to_be_it_g
 
     // Round and round.
     hub.twist(|seen| Some(Twist::Answer("302 Found", format!("Location: {}\r\n", seen.path), Vec::new())));
-    let (code, text) = failure(&hub.pull(temporary.path()).output().unwrap());
+    let empty = tempfile::tempdir().unwrap();
+    let (code, text) = failure(&hub.pull(empty.path()).output().unwrap());
     assert!(code == 1 && text.contains("sends on more than"), "{code}: {text}");
 }
 
@@ -414,14 +415,16 @@ fn a_busy_hub_is_asked_again_as_it_wishes_and_not_for_ever() {
     });
     folder(&hub.pull(temporary.path()).output().unwrap());
 
+    // With nothing in the cache that could take its place.
+    let empty = tempfile::tempdir().unwrap();
     hub.twist(move |_| Some(busy("502 Bad Gateway", "0")));
     hub.seen();
-    let (code, text) = failure(&hub.pull(temporary.path()).args(["--retries", "1"]).output().unwrap());
+    let (code, text) = failure(&hub.pull(empty.path()).args(["--retries", "1"]).output().unwrap());
     assert!(code == 1 && text.contains("502") && hub.seen().len() == 2, "{code}: {text}");
 
     // A day is longer than anybody waits.
     hub.twist(move |_| Some(busy("429 Too Many Requests", "86400")));
-    let (code, text) = failure(&hub.pull(temporary.path()).output().unwrap());
+    let (code, text) = failure(&hub.pull(empty.path()).output().unwrap());
     assert!(code == 1 && text.contains("429") && hub.seen().len() == 1, "{code}: {text}");
 }
 

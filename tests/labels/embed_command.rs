@@ -7,7 +7,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vtagd::model;
+use vtagd::label::cache::EmbeddingCache;
+use vtagd::label::embed_child::{ChildTower, SUBCOMMAND};
+use vtagd::label::embedder::{EmbedError, Embedder};
+use vtagd::model::{self, Bundle};
 
 const LABELS: &str = "set: yard\nbackground: [\"an empty yard\"]\nlabels:\n  - name: cat\n    prompts: [\"a cat\"]\n";
 
@@ -182,4 +185,103 @@ fn the_child_ends_when_its_parent_is_gone() {
         std::thread::yield_now();
     };
     assert_eq!(status.code(), Some(3));
+}
+
+/// A tokenizer that is copied in while the daemon reads its configuration again must not fill the cache under the old model's name.
+#[test]
+fn a_tokenizer_that_was_swapped_since_the_model_was_opened_fills_no_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    copy_of_starter(&folder);
+    let bundle = Bundle::open_with_cache(&folder, None).unwrap();
+    let tokenizer = folder.join("tokenizer.json");
+    let whole = fs::read(&tokenizer).unwrap();
+    let mut cache = EmbeddingCache::new(dir.path(), &bundle.embedding_fingerprint);
+    let mut embed = || {
+        let mut tower = ChildTower::new(&bundle, None, 1).with_program(env!("CARGO_BIN_EXE_vtagd"), &[SUBCOMMAND]);
+        let mut embedder = Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |_| {} };
+        embedder.texts(&["a cat"]).map(|(_, report)| report.embedded)
+    };
+    fs::write(&tokenizer, [&whole[..], b"\n"].concat()).unwrap();
+    let error = embed().unwrap_err();
+    assert!(matches!(error, EmbedError::Changed { .. }), "{error}");
+    assert!(error.to_string().contains(folder.to_str().unwrap()), "{error}");
+    fs::write(&tokenizer, whole).unwrap();
+    assert_eq!(embed().unwrap(), 1, "nothing was kept of the refused ones");
+    assert_eq!(embed().unwrap(), 0);
+}
+
+#[test]
+fn a_text_tower_may_be_removed_once_every_text_is_in_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, bundle, labels) = (dir.path().join("cache"), dir.path().join("model"), dir.path().join("yard.yaml"));
+    copy_of_starter(&bundle);
+    fs::write(&labels, LABELS).unwrap();
+    let tag = || {
+        let mut tag = vtagd(&cache);
+        tag.args(["tag", "tests/data/preprocess/chelsea.png", "--json", "--labels"])
+            .arg(&labels)
+            .arg("-m")
+            .arg(&bundle);
+        run(&mut tag)
+    };
+    let (code, with, err) = tag();
+    assert_eq!(code, 0, "{err}");
+    fs::remove_file(bundle.join("text_model.onnx")).unwrap();
+    let (code, without, err) = tag();
+    assert_eq!((code, &without), (0, &with), "{err}");
+
+    fs::write(&labels, LABELS.replace("[\"a cat\"]", "[\"a cat\", \"a tabby\"]")).unwrap();
+    let (code, _, err) = tag();
+    assert_eq!(code, 2, "{err}");
+    for part in ["text_model.onnx", "\"a tabby\"", "one is not in the cache", bundle.to_str().unwrap()] {
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    assert!(!err.contains("\"a cat\""), "{err}");
+}
+
+#[test]
+fn a_text_that_is_cut_is_told_at_every_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = dir.path().join("long.yaml");
+    let long = "a very long story about a cat ".repeat(60);
+    fs::write(&labels, LABELS.replace("[\"a cat\"]", &format!("[\"{long}\"]"))).unwrap();
+    for embedded in [2, 0] {
+        let mut embed = vtagd(dir.path());
+        let (code, out, err) = run(embed.args(["labels", "embed"]).arg(&labels));
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains(&format!("{embedded} texts embedded")), "{out}");
+        assert!(out.contains("1 longer than the model reads"), "{out}");
+        assert!(err.contains("its end is ignored") && err.contains("a very long story"), "{err}");
+    }
+}
+
+/// With another scale a score is another one, and an embedding is not.
+#[test]
+fn another_scale_in_the_configuration_changes_scores_and_fingerprint_and_no_embedding() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let config = dir.path().join("vtagd.yaml");
+    let start = |model: &str| {
+        let text = format!(
+            "model: {model}\nstreams: [{{ id: a, url: \"file://{}\", pace: fast }}]\nlabels: [{}]\nsampling: {{ interval: 2s }}\n\
+             events: {{ enter: 0.05, exit: 0.01, after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: off }}\n",
+            root.join("demo/clip.mp4").display(),
+            root.join("config/labels/demo.yaml").display(),
+        );
+        fs::write(&config, text).unwrap();
+        let (code, out, err) = run(vtagd(&dir.path().join("cache")).args(["run", "-c"]).arg(&config));
+        assert_eq!(code, 0, "{err}");
+        let first: Value =
+            serde_json::from_str(out.lines().next().unwrap_or_else(|| panic!("no event: {err}"))).unwrap();
+        let fingerprint = first["data"]["model"]["fingerprint"].as_str().unwrap().to_owned();
+        (fingerprint, first["data"]["score"].as_f64().unwrap(), err)
+    };
+    let (own, score, _) = start("{ path: starter }");
+    let (same, _, log) = start("{ path: starter, logit_scale: 20, logit_bias: 0 }");
+    assert_eq!(same, own, "what the model says anyway");
+    assert!(log.contains("embedded=0"), "{log}");
+    let (other, others, log) = start("{ path: starter, logit_scale: 5 }");
+    assert!(other != own && (others - score).abs() > 0.01, "{others} {score}");
+    assert!(log.contains("embedded=0"), "{log}");
 }

@@ -94,7 +94,7 @@ fn the_starter_models_texts_get_the_embeddings_of_the_reference() {
 fn a_siglip_like_tower_gets_padded_ids_in_32_bits() {
     let small = Path::new(CONFORMANCE);
     let bundle = Bundle {
-        text: small.join("towers/text_siglip.onnx"),
+        text: Some(small.join("towers/text_siglip.onnx")),
         tokenizer: small.join("tiny-tokenizer/tokenizer.json"),
         text_spec: TextSpec {
             pad_to: Some(64),

@@ -67,6 +67,53 @@ fn one_unreadable_input_is_named_and_does_not_stop_the_others() {
 }
 
 #[test]
+fn pictures_that_are_not_read_or_cut_are_called_so_and_not_taken_for_videos() {
+    let folder = tempfile::tempdir().unwrap();
+    let heic = folder.path().join("phone.heic");
+    let mut bytes = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf".to_vec();
+    bytes.resize(4000, 7);
+    std::fs::write(&heic, bytes).unwrap();
+    let half = folder.path().join("half.jpg");
+    let whole = std::fs::read(picture("rocket.jpg")).unwrap();
+    std::fs::write(&half, &whole[..whole.len() / 2]).unwrap();
+    let avif = root().join("tests/data/pictures/picture.avif");
+    for (file, word) in [(&avif, "is an AVIF picture"), (&heic, "is a HEIC picture"), (&half, "ends in the middle")] {
+        for command in [&["tag", "-l", LABELS, "--json"][..], &["embed", "--json", "--image"]] {
+            let output = vtagd(folder.path()).args(command).arg(file).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{error}");
+            assert!(error.contains(word) && !error.contains("video"), "{error}");
+            assert!(error.contains("save it as PNG") == word.contains("picture"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_size_of_a_batch_changes_no_score() {
+    let files = ["chelsea.png", "coffee-256-224.golden.png", "rocket.jpg"].map(picture);
+    let all = |batch: &str| {
+        let arguments: Vec<&str> =
+            files.iter().map(String::as_str).chain(["-l", LABELS, "--json", "--batch", batch]).collect();
+        let output = tag(&arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        lines(&output).iter().map(|line| line["tags"][0]["score"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let one = all("1");
+    assert_eq!(one.len(), 3);
+    for batch in ["2", "16"] {
+        assert!(all(batch).iter().zip(&one).all(|(a, b)| (a - b).abs() < 1e-4), "{batch}: {one:?}");
+    }
+    for bad in ["0", "1025", "x"] {
+        assert_eq!(tag(&[&files[0], "-l", LABELS, "--batch", bad]).status.code(), Some(2));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        vtagd(folder.path()).args(["embed", "--json", "--batch", "2", "--image"]).args(&files).output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["images"].as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn labels_are_required_and_may_not_repeat() {
     assert_eq!(tag(&[&picture("chelsea.png")]).status.code(), Some(2));
     let output = tag(&[&picture("chelsea.png"), "-l", "a cat,a cat"]);

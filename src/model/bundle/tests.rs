@@ -35,7 +35,7 @@ fn an_export_with_towers_under_onnx_in_several_precisions_uses_the_plain_one() {
     ]);
     let bundle = open(&dir).unwrap();
     assert!(bundle.vision.ends_with("onnx/vision_model.onnx"), "{}", bundle.vision.display());
-    assert!(bundle.text.ends_with("onnx/text_model_fp16.onnx"), "{}", bundle.text.display());
+    assert!(bundle.text.as_ref().unwrap().ends_with("onnx/text_model_fp16.onnx"), "{:?}", bundle.text);
     assert_eq!(bundle.logit_parameters.scale, 100.0);
     assert_eq!((bundle.text_spec.pad_to, bundle.text_spec.vocab_size), (Some(77), Some(49408)));
 }
@@ -107,7 +107,7 @@ fn an_immich_directory_is_read_as_it_is() {
         ("config.json", br#"{"embed_dim":512,"text_cfg":{"context_length":77,"vocab_size":49408}}"#),
     ]);
     let bundle = open(&dir).unwrap();
-    assert!(bundle.text.ends_with("textual/model.onnx"));
+    assert!(bundle.text.unwrap().ends_with("textual/model.onnx"));
     assert_eq!(bundle.text_spec.pad_to, Some(77));
 }
 
@@ -126,6 +126,51 @@ fn the_fingerprint_depends_on_contents_and_on_nothing_else() {
     assert_ne!(first, open(&two).unwrap().fingerprint);
     fs::write(one.path().join("vision_model.onnx_data"), b"weights").unwrap();
     assert_ne!(first, open(&one).unwrap().fingerprint);
+}
+
+#[test]
+fn another_scale_changes_what_decides_a_score_and_not_what_decides_an_embedding() {
+    let dir = folder(&[
+        ("vision_model.onnx", ONNX),
+        ("text_model.onnx", ONNX),
+        ("tokenizer.json", b"{}"),
+        ("preprocessor_config.json", b"{}"),
+        ("vtagd.json", br#"{"logit_scale": 20}"#),
+    ]);
+    let own = open(&dir).unwrap();
+    assert_eq!(own.fingerprint, own.embedding_fingerprint);
+    let with = |scale, bias| Bundle::open_all(dir.path(), LogitOverride { scale, bias }, None).unwrap();
+    let other = with(Some(50.0), None);
+    assert_eq!((other.logit_parameters.scale, &other.embedding_fingerprint), (50.0, &own.fingerprint));
+    assert_ne!(other.fingerprint, own.fingerprint);
+    let both = with(Some(50.0), Some(-3.0));
+    assert_eq!((both.logit_parameters.bias, both.embedding_fingerprint == own.fingerprint), (-3.0, true));
+    assert_ne!(both.fingerprint, other.fingerprint);
+    assert_eq!(with(Some(20.0), None).fingerprint, own.fingerprint, "what the model says anyway is no change");
+    // It is the model that says so itself.
+    fs::write(dir.path().join("vtagd.json"), br#"{"logit_scale": 50}"#).unwrap();
+    assert_eq!(open(&dir).unwrap().fingerprint, other.fingerprint);
+}
+
+#[test]
+fn a_text_tower_that_was_removed_leaves_the_fingerprint_as_it_was() {
+    let dir = folder(&[
+        ("vision_model.onnx", ONNX),
+        ("text_model.onnx", ONNX),
+        ("text_model.onnx_data", b"weights"),
+        ("tokenizer.json", b"{}"),
+        ("preprocessor_config.json", b"{}"),
+    ]);
+    let cache = tempfile::tempdir().unwrap();
+    let open = || Bundle::open_with_cache(dir.path(), Some(cache.path())).unwrap();
+    let whole = open();
+    fs::remove_file(dir.path().join("text_model.onnx")).unwrap();
+    let without = open();
+    assert_eq!((without.text.is_none(), &without.fingerprint), (true, &whole.fingerprint));
+    fs::remove_file(dir.path().join("text_model.onnx_data")).unwrap();
+    assert_eq!(open().fingerprint, whole.fingerprint);
+    fs::write(dir.path().join("tokenizer.json"), b"{ }").unwrap();
+    assert_ne!(open().fingerprint, whole.fingerprint, "a tokenizer that it was not removed with");
 }
 
 #[test]

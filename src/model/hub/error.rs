@@ -123,6 +123,15 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// Whether the hub, or the way to it, is not there now: nothing is said about the repository.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Tls { .. } | Self::Cut { .. } | Self::BadAnswer { .. } => true,
+            Self::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+
     /// 2 where the request is wrong or cannot be served as it is, 1 where the network, the hub or the machine failed.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -11,6 +11,7 @@ use super::listing::Listing;
 use super::name::{is_plain_file, shown};
 use crate::model::bundle::VARIANTS;
 use crate::model::import::{HUGGING_FACE_WEIGHTS, MAX_SHARDS, OPEN_CLIP_WEIGHTS};
+use crate::platform::json_text;
 
 /// Most files that are fetched at once.
 const MOST_FILES: usize = 1000;
@@ -127,7 +128,7 @@ fn first(listing: &Listing, names: &[&str]) -> Option<String> {
 /// [`HubError::BadAnswer`] for what is no index, or names files that the repository does not hold.
 pub(super) fn shards(index: &str, content: &[u8], listing: &Listing) -> Result<BTreeSet<String>, HubError> {
     let bad = |message: String| HubError::BadAnswer { what: format!("`{index}`"), message };
-    let json: Value = serde_json::from_slice(content).map_err(|e| bad(format!("is not JSON: {e}")))?;
+    let json: Value = json_text::parse(content).map_err(bad)?;
     let map = json.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| bad("has no object `weight_map`".into()))?;
     let mut names = BTreeSet::new();

@@ -8,6 +8,7 @@
 //!
 //! The hub is not trusted: names are checked before they become paths, sizes before they are read, contents before they are kept.
 
+pub mod background;
 mod digest;
 mod download;
 mod error;
@@ -17,6 +18,7 @@ mod hub_client;
 mod listing;
 mod name;
 pub mod origin;
+mod reference;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,9 +32,11 @@ pub use digest::Digest;
 pub use error::HubError;
 pub use name::Repo;
 pub use origin::{Origin, OriginFile};
+pub use reference::Reference;
 pub use settings::HubSettings;
 
 use crate::model::import;
+use crate::platform::json_text;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::unfinished_folder::is_free;
 use crate::platform::{atomic_file, paths};
@@ -71,6 +75,8 @@ pub enum PullEvent<'a> {
     Chosen { commit: &'a str, what: &'a str, files: usize, bytes: u64, missing: u64, left: Vec<&'a str> },
     /// So many bytes of all that are wanted are there.
     Progress { file: &'a str, done: u64, total: u64 },
+    /// The hub does not answer, and the cache has everything: that is taken.
+    Away { error: &'a HubError, commit: &'a str },
 }
 
 /// What was pulled.
@@ -82,7 +88,7 @@ pub struct Pulled {
     pub fetched: u64,
 }
 
-/// Pulls.
+/// Pulls. A hub that does not answer is no error where the cache has everything of the revision as it was last seen.
 ///
 /// # Errors
 /// See [`HubError`]. Files that are complete stay in the cache, and the next call goes on with the rest.
@@ -102,19 +108,38 @@ pub fn pull(
     let store = HubCache::open(settings, &request.repo, shutdown)?;
     let client =
         if settings.offline { None } else { Some(Client::new(settings, &request.repo, request.retries, shutdown)?) };
-    let listing = match (&client, store.commit(&request.revision)) {
-        // A commit never changes.
-        (Some(client), known) => match known.filter(|c| *c == request.revision).and_then(|c| store.listing(&c)) {
-            Some(listing) => listing,
-            None => client.listing(&request.revision)?,
+    let seen = store.commit(&request.revision);
+    let kept = || seen.as_ref().and_then(|commit| store.listing(commit));
+    // A commit never changes.
+    let fixed = if seen.as_ref() == Some(&request.revision) { kept() } else { None };
+    let (listing, away) = match (&client, fixed) {
+        (_, Some(listing)) => (listing, None),
+        (Some(client), None) => match client.listing(&request.revision) {
+            Ok(listing) => (listing, None),
+            Err(error) if error.is_away() => match kept() {
+                Some(listing) => (listing, Some(error)),
+                None => return Err(error),
+            },
+            Err(error) => return Err(error),
         },
-        (None, known) => known.and_then(|commit| store.listing(&commit)).ok_or_else(|| HubError::NeverPulled {
-            repo: request.repo.to_string(),
-            revision: request.revision.clone(),
-            cache: settings.cache.clone(),
-        })?,
+        (None, None) => match kept() {
+            Some(listing) => (listing, None),
+            None => {
+                let (repo, revision) = (request.repo.to_string(), request.revision.clone());
+                return Err(HubError::NeverPulled { repo, revision, cache: settings.cache.clone() });
+            }
+        },
     };
-    Pull { request, settings, store: &store, client: client.as_ref(), listing, shutdown, fetched: 0 }.run(tell)
+    let client = client.as_ref().filter(|_| away.is_none());
+    let pulled = Pull { request, settings, store: &store, client, listing, shutdown, fetched: 0 }.run(tell);
+    match (pulled, away) {
+        (Ok(pulled), Some(error)) => {
+            tell(PullEvent::Away { error: &error, commit: &pulled.origin.commit });
+            Ok(pulled)
+        }
+        (Err(HubError::Missing { .. }), Some(error)) => Err(error),
+        (pulled, _) => pulled,
+    }
 }
 
 /// A pull in progress.
@@ -141,7 +166,12 @@ impl Pull<'_> {
         }
         let choice = self.choose()?;
         let files = self.known(&choice.files)?;
-        self.store.remember(&self.request.revision, &self.listing)?;
+        // Until everything of it is there, a commit does not take the place of one that was pulled before.
+        let revision = match self.store.commit(&self.request.revision) {
+            Some(_) => self.listing.commit.as_str(),
+            None => &self.request.revision,
+        };
+        self.store.remember(revision, &self.listing)?;
         let origin = Origin {
             endpoint: self.settings.endpoint_text().to_owned(),
             repo: self.request.repo.to_string(),
@@ -153,6 +183,7 @@ impl Pull<'_> {
         let place = self.store.place(&self.request.repo, &origin.commit, key.as_deref());
         let out = self.request.out.clone().unwrap_or(place);
         if origin.is_whole(&out) {
+            self.store.remember(&self.request.revision, &self.listing)?;
             return Ok(Pulled { dir: out, origin, fetched: self.fetched });
         }
         if !is_free(&out) {
@@ -164,6 +195,7 @@ impl Pull<'_> {
         }
         self.fetch(&choice, &origin, &out, tell)?;
         self.store.assemble(&origin, &out, self.shutdown)?;
+        self.store.remember(&self.request.revision, &self.listing)?;
         Ok(Pulled { dir: out, origin, fetched: self.fetched })
     }
 
@@ -285,8 +317,8 @@ impl Pull<'_> {
     }
 
     fn json(&mut self, name: &str) -> Result<Value, HubError> {
-        serde_json::from_slice(&self.content(name)?)
-            .map_err(|e| HubError::BadAnswer { what: format!("`{name}`"), message: format!("is not JSON: {e}") })
+        json_text::parse(&self.content(name)?)
+            .map_err(|message| HubError::BadAnswer { what: format!("`{name}`"), message })
     }
 
     fn missing<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> HubError {

@@ -12,9 +12,10 @@ use super::layout::{Canonical, canonical};
 use super::raw::RawStore;
 use super::tokenizer::{Padding, TokenizerSource, Wanted};
 use super::{
-    Act, Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, preprocessor,
-    tokenizer, weight_files,
+    Act, Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, prefixes,
+    preprocessor, tokenizer, weight_files,
 };
+use crate::model::logit_parameters::{Config, Sidecar, logit_parameters};
 use crate::model::{Activation, LogitParameters};
 
 /// Where a checkpoint's layout comes from.
@@ -50,21 +51,44 @@ impl std::fmt::Debug for Checkpoint {
     }
 }
 
-/// Opens a Hugging Face or OpenCLIP checkpoint.
+/// Opens a Hugging Face or OpenCLIP checkpoint: a folder, or the one of its files of weights that is meant.
 ///
-/// A folder that holds both layouts of one model, as LAION's do, is read by Hugging Face's.
+/// A folder that holds both layouts of one model, as LAION's do, is read by Hugging Face's. Weights of another name than a layout has are
+/// taken where they are the only ones.
 ///
 /// # Errors
 /// Parts that are missing, damaged, hostile or of another model; a kind of model that is not served.
-pub fn open_checkpoint(dir: &Path) -> Result<Checkpoint, ImportError> {
-    let failed = |source| ImportError::Io { file: dir.to_owned(), source };
-    if !dir.metadata().map_err(failed)?.is_dir() {
-        return Err(damaged(dir, "is a file; give the folder around it"));
-    }
+pub fn open_checkpoint(path: &Path) -> Result<Checkpoint, ImportError> {
+    let failed = |source| ImportError::Io { file: path.to_owned(), source };
+    let (dir, given) = match path.metadata().map_err(failed)?.is_dir() {
+        true => (path, None),
+        false if path.file_name().is_some_and(|name| weight_files::is_weights_name(&name.to_string_lossy())) => {
+            let around = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+            (around.unwrap_or(Path::new(".")), Some(path.to_owned()))
+        }
+        false => return Err(damaged(path, "is a file; give the folder around it")),
+    };
     let (hf_file, oc_file) = (dir.join("config.json"), dir.join("open_clip_config.json"));
-    let (hf, oc) = (read_json(&hf_file)?, read_json(&oc_file)?);
-    let (hf_weights, oc_weights) =
-        (weight_files::find(dir, weight_files::HUGGING_FACE), weight_files::find(dir, weight_files::OPEN_CLIP));
+    let (mut hf, mut oc) = (read_json(&hf_file)?, read_json(&oc_file)?);
+    let mut hf_weights = weight_files::find(dir, weight_files::HUGGING_FACE);
+    let mut oc_weights = weight_files::find(dir, weight_files::OPEN_CLIP);
+    let usual = hf.is_some() && hf_weights.is_some() || oc.is_some() && oc_weights.is_some();
+    let unusual = match given {
+        None if usual || hf.is_none() && oc.is_none() => None,
+        None => weight_files::other(dir)?,
+        given => given,
+    };
+    if let Some(file) = unusual {
+        info!(file = %file.display(), "weights of another name than the layout has");
+        if hf.is_some() && oc.is_some() {
+            // Its name does not tell whose it is; its tensors do.
+            match is_open_clip(&file)? {
+                true => hf = None,
+                false => oc = None,
+            }
+        }
+        (hf_weights, oc_weights) = (Some(file.clone()), Some(file));
+    }
     let checkpoint = match (hf, oc, hf_weights, oc_weights) {
         // timm's folders have a `config.json` and weights of their own beside OpenCLIP's.
         (Some(config), oc, Some(weights), oc_weights)
@@ -79,16 +103,33 @@ pub fn open_checkpoint(dir: &Path) -> Result<Checkpoint, ImportError> {
         }
         (hf, ..) => {
             let wanted = if hf.is_some() { weight_files::HUGGING_FACE } else { weight_files::OPEN_CLIP };
-            return Err(damaged(dir, format!("holds no weights: one of {} is needed", wanted.join(", "))));
+            let wanted = wanted.join(", ");
+            return Err(damaged(
+                dir,
+                format!("holds no weights: one of {wanted} is needed, or a single file of another name"),
+            ));
         }
     };
     info!(dir = %dir.display(), family = ?checkpoint.family, files = checkpoint.files.len(), "checkpoint read");
     Ok(checkpoint)
 }
 
+/// Whether a file of weights has OpenCLIP's names in it.
+fn is_open_clip(weights: &Path) -> Result<bool, ImportError> {
+    let mut raw = weight_files::open(weights)?;
+    prefixes::strip(&mut raw, weights, names_openclip::is_image, names_openclip::is_text)?;
+    Ok(raw.tensors.keys().any(|name| names_openclip::is_image(name)))
+}
+
 fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
     let siglip = config_hf::family(config, file)? == config_hf::Family::Siglip;
-    let raw = weight_files::open(weights)?;
+    let mut raw = weight_files::open(weights)?;
+    prefixes::strip(
+        &mut raw,
+        weights,
+        |name| name.starts_with("vision_model."),
+        |name| name.starts_with("text_model."),
+    )?;
     for (prefix, what) in [("vision_model.", "a text-only tower"), ("text_model.", "an image-only tower")] {
         if !raw.tensors.keys().any(|name| name.starts_with(prefix)) {
             return Err(unsupported(weights, format!("{what}, without any tensor of `{prefix}*`,")));
@@ -97,7 +138,7 @@ fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Resu
     let mut problems = Vec::new();
     let natural = if siglip { Activation::Sigmoid } else { Activation::Softmax };
     let names = if siglip { ["logit_scale", "logit_bias"].as_slice() } else { &["logit_scale"] };
-    let head = head(&raw, names, natural, &mut problems)?;
+    let head = head(dir, &raw, names, natural, &mut problems)?;
     let architecture = config_hf::architecture(config, file, head)?;
     let (preprocessor, preprocessor_file) = preprocessor::hugging_face(dir, architecture.vision.image_size)?;
     let origin = |name: &str| names_hf::origin(name, siglip);
@@ -110,21 +151,20 @@ fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Resu
 }
 
 fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
-    let raw = weight_files::open(weights)?;
+    let mut raw = weight_files::open(weights)?;
+    prefixes::strip(&mut raw, weights, names_openclip::is_image, names_openclip::is_text)?;
     let has = |prefix: &str| raw.tensors.keys().any(|name| name.starts_with(prefix));
-    let prefix = if raw.tensors.keys().all(|name| name.starts_with("module.")) { "module." } else { "" };
-    let text = if has(&format!("{prefix}text.")) { "text." } else { "" };
-    let linear = has(&format!("{prefix}{text}text_projection.weight"));
-    let bias = has(&format!("{prefix}{text}text_projection.bias"));
-    let (scale_name, bias_name) = (format!("{prefix}logit_scale"), format!("{prefix}logit_bias"));
+    let text = if has("text.") { "text." } else { "" };
+    let linear = has(&format!("{text}text_projection.weight"));
+    let bias = has(&format!("{text}text_projection.bias"));
     // OpenCLIP trains a bias exactly where it trains with a sigmoid.
-    let (names, activation) = if has(&bias_name) {
-        (vec![scale_name.as_str(), bias_name.as_str()], Activation::Sigmoid)
+    let (names, activation) = if has("logit_bias") {
+        (["logit_scale", "logit_bias"].as_slice(), Activation::Sigmoid)
     } else {
-        (vec![scale_name.as_str()], Activation::Softmax)
+        (["logit_scale"].as_slice(), Activation::Softmax)
     };
     let mut problems = Vec::new();
-    let head = head(&raw, &names, activation, &mut problems)?;
+    let head = head(dir, &raw, names, activation, &mut problems)?;
     let hints = Hints { head, projection_bias: bias };
     let architecture = config_openclip::architecture(config, file, hints)?;
     let named = dir.canonicalize().unwrap_or_default();
@@ -139,15 +179,15 @@ fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<
         ("visual.attn_pool.", "an image tower with attentional pooling"),
         ("text.transformer.embeddings.", "a text tower of Transformers"),
     ] {
-        if has(&format!("{prefix}{name}")) {
+        if has(name) {
             return Err(unsupported(weights, format!("{what}, as in the tensors `{name}*`,")));
         }
     }
     let preprocessor = preprocessor::open_clip(config, file, architecture.vision.image_size)?;
-    let style = names_openclip::Style { prefix, text, linear_projection: linear };
+    let style = names_openclip::Style { text, linear_projection: linear };
     let files = files(file, &raw, None);
     let origin = |name: &str| names_openclip::origin(name, style);
-    let tensors = canonical(&architecture, raw, weights, origin, problems, &names)?;
+    let tensors = canonical(&architecture, raw, weights, origin, problems, names)?;
     finish(dir, Family::OpenClip, architecture, tensors, preprocessor, files, open_clip_padding(config, file)?)
 }
 
@@ -199,26 +239,48 @@ fn files(config: &Path, raw: &RawStore, more: Option<PathBuf>) -> Vec<PathBuf> {
     [config.to_owned()].into_iter().chain(weights).chain(more).collect()
 }
 
-/// Logit scale and bias, single numbers named `names`; what is missing goes to `problems`.
+/// Logit scale and bias, single numbers named `names`; what is wrong goes to `problems`. What `vtagd.json` in the folder says counts
+/// first, and a scale that is nowhere is the usual one of such models, as for exports.
 fn head(
+    dir: &Path,
     raw: &RawStore,
     names: &[&str],
     activation: Activation,
     problems: &mut Vec<String>,
 ) -> Result<LogitParameters, ImportError> {
-    let mut numbers = [0.0_f32; 2];
-    for (number, name) in numbers.iter_mut().zip(names) {
+    let file = dir.join("vtagd.json");
+    let sidecar: Sidecar = match read_json(&file)? {
+        Some(json) => serde_json::from_value(json).map_err(|e| damaged(&file, e.to_string()))?,
+        None => Sidecar::default(),
+    };
+    let mut said = [sidecar.logit_scale, sidecar.logit_bias];
+    for (at, (said, name)) in said.iter_mut().zip(names).enumerate().filter(|(_, (said, _))| said.is_none()) {
         match raw.tensors.get(*name) {
+            None if at == 0 => {}
             None => problems.push(format!("`{name}` is missing")),
             Some(tensor) if tensor.shape.iter().any(|dim| *dim != 1) => {
                 problems.push(format!("`{name}` has the shape {:?}, not a single number", tensor.shape));
             }
-            Some(_) => *number = raw.read(name, None)?.first().copied().unwrap_or(f32::NAN),
+            Some(_) => {
+                let number = raw.read(name, None)?.first().copied().unwrap_or(f32::NAN);
+                let value = if at == 0 { number.exp() } else { number };
+                if !value.is_finite() || at == 0 && value <= 0.0 {
+                    problems.push(format!("`{name}` holds {number}, which is no scale or bias"));
+                }
+                *said = Some(value);
+            }
         }
     }
-    let head = LogitParameters { scale: numbers[0].exp(), bias: numbers[1], activation };
-    if !(head.scale.is_finite() && head.scale > 0.0 && head.bias.is_finite()) {
-        problems.push(format!("`{}` hold {numbers:?}, which is no scale and bias", names.join("` and `")));
+    if !problems.is_empty() {
+        // They are told with everything else that is wrong.
+        return Ok(LogitParameters { scale: 1.0, bias: 0.0, activation });
+    }
+    let [logit_scale, logit_bias] = said;
+    let sidecar = Sidecar { logit_scale, logit_bias, activation: Some(activation), ..Sidecar::default() };
+    let (head, warning) =
+        logit_parameters(&sidecar, &Config::default(), &file).map_err(|error| damaged(dir, error.to_string()))?;
+    if let Some(warning) = warning {
+        warn!(model = %dir.display(), "{warning}");
     }
     Ok(head)
 }

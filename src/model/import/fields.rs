@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::ImportError;
 use super::bytes::shown;
+use crate::platform::json_text;
 
 /// Largest configuration or index file: real ones have kilobytes.
 const MAX_JSON: u64 = 16 << 20;
@@ -26,7 +27,11 @@ pub(super) fn read_bytes(file: &Path, limit: u64) -> Result<Option<Vec<u8>>, Imp
         }
         Ok(_) => {}
     }
-    std::fs::read(file).map(Some).map_err(failed)
+    let bytes = std::fs::read(file).map_err(failed)?;
+    if json_text::is_lfs_pointer(&bytes) {
+        return Err(damaged(file, json_text::LFS_POINTER));
+    }
+    Ok(Some(bytes))
 }
 
 /// A JSON file; `None` when there is none.
@@ -35,7 +40,7 @@ pub(super) fn read_bytes(file: &Path, limit: u64) -> Result<Option<Vec<u8>>, Imp
 /// As [`read_bytes`]; not JSON.
 pub(super) fn read_json(file: &Path) -> Result<Option<Value>, ImportError> {
     let Some(bytes) = read_bytes(file, MAX_JSON)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| damaged(file, format!("is not JSON: {e}; fetch it again")))
+    json_text::parse(&bytes).map(Some).map_err(|e| damaged(file, format!("{e}; mend it, or fetch it again")))
 }
 
 /// [`ImportError::Damaged`] for `file`.
@@ -127,7 +132,8 @@ impl<'a> Fields<'a> {
             Value::String(text) => format!("{:?}", shown(text)),
             other => other.to_string(),
         };
-        damaged(self.file, format!("the field `{}{name}` must be {wanted}, not {found}", self.within))
+        let message = format!("the field `{}{name}` must be {wanted}, not {found}", self.within);
+        damaged(self.file, json_text::explained(self.file, message))
     }
 }
 

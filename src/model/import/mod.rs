@@ -14,6 +14,7 @@ mod names_hf;
 mod names_openclip;
 mod pickle;
 mod pickle_input;
+mod prefixes;
 mod preprocessor;
 mod raw;
 mod safetensors;
@@ -24,6 +25,7 @@ mod zip;
 
 pub use checkpoint::{Checkpoint, Family, open_checkpoint};
 pub use tokenizer::TokenizerSource;
+pub(crate) use weight_files::others as other_weights;
 pub(crate) use weight_files::{HUGGING_FACE as HUGGING_FACE_WEIGHTS, MAX_SHARDS, OPEN_CLIP as OPEN_CLIP_WEIGHTS};
 pub mod manifest;
 pub mod measure;

@@ -6,8 +6,6 @@ use super::layout::{Cut, Origin};
 /// What differs between state dicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Style {
-    /// Before every name: `module.` where the checkpoint was saved while training on several GPUs.
-    pub(super) prefix: &'static str,
     /// Before the names of the text tower.
     pub(super) text: &'static str,
     /// The text projection is a linear layer, not a bare `[width, embed]` matrix.
@@ -19,7 +17,17 @@ pub(super) fn origin(canonical: &str, style: Style) -> Origin {
     let (tower, rest) = canonical.split_once('.').unwrap_or(("", canonical));
     let within = if tower == "vision" { "visual." } else { style.text };
     let found = part(tower == "vision", rest, style.linear_projection);
-    Origin { name: format!("{}{within}{}", style.prefix, found.name), cut: found.cut }
+    Origin { name: format!("{within}{}", found.name), cut: found.cut }
+}
+
+/// Whether a name in a state dict is of the image tower.
+pub(super) fn is_image(name: &str) -> bool {
+    name.starts_with("visual.")
+}
+
+/// Whether a name in a state dict is of the text tower.
+pub(super) fn is_text(name: &str) -> bool {
+    name.starts_with("text.") || name == "token_embedding.weight"
 }
 
 fn part(vision: bool, rest: &str, linear: bool) -> Origin {
@@ -67,8 +75,8 @@ mod tests {
 
     #[test]
     fn canonical_names_lead_to_openclip_names() {
-        let plain = Style { prefix: "", text: "", linear_projection: false };
-        let custom = Style { prefix: "", text: "text.", linear_projection: true };
+        let plain = Style { text: "", linear_projection: false };
+        let custom = Style { text: "text.", linear_projection: true };
         for (canonical, name, cut) in [
             ("vision.patch.weight", "visual.conv1.weight", Cut::Whole),
             ("vision.projection.weight", "visual.proj", Cut::Transposed),
@@ -82,9 +90,6 @@ mod tests {
             assert_eq!(origin(canonical, plain), Origin { name: name.into(), cut });
         }
         assert_eq!(origin("text.position", custom).name, "text.positional_embedding");
-        assert_eq!(
-            origin("text.projection.bias", Style { prefix: "module.", ..custom }),
-            Origin::whole("module.text.text_projection.bias".into())
-        );
+        assert_eq!(origin("text.projection.bias", custom), Origin::whole("text.text_projection.bias".into()));
     }
 }

@@ -17,6 +17,9 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 /// `torch.serialization.PROTOCOL_VERSION`, never changed.
 const PROTOCOL: i64 = 1001;
 
+/// Under which keys training checkpoints keep the model's tensors (Lightning and OpenCLIP, DeepSpeed, the tutorials of PyTorch).
+const STATE_DICTS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
+
 /// Longest name of a tensor; longer ones are passed over.
 const MAX_NAME: usize = 512;
 
@@ -32,10 +35,6 @@ pub(super) fn read(bytes: &dyn Bytes, path: &Path, part: usize) -> Result<BTreeM
         .map_err(|source| ImportError::Io { file: path.to_owned(), source })?;
     let found = match head.as_slice() {
         [b'P', b'K', ..] => zipped(bytes),
-        [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] => {
-            Err(PickleFault::Damaged("is a Git LFS pointer, not the weights themselves: run `git lfs pull`".into())
-                .into())
-        }
         head if head.get(257..262) == Some(b"ustar") => Err(Refusal::Old("a tar file of PyTorch before 0.2")),
         _ => plain(bytes),
     };
@@ -153,9 +152,21 @@ fn plain(bytes: &dyn Bytes) -> Result<Found, Refusal> {
 /// The tensors of a state dict, or of one inside a training checkpoint.
 fn tensors(pickle: &Pickle) -> Result<Vec<(String, Tensor)>, String> {
     let direct = of_dict(pickle, pickle.top);
-    let inner = || entry(pickle, pickle.top, "state_dict").map(|value| of_dict(pickle, value));
-    let found = if direct.is_empty() { inner().unwrap_or_default() } else { direct };
-    if found.is_empty() { Err("holds no state dict: there is no tensor in it".into()) } else { Ok(found) }
+    if !direct.is_empty() {
+        return Ok(direct);
+    }
+    let inner = |name: &&'static str| {
+        let found = of_dict(pickle, entry(pickle, pickle.top, name)?);
+        (!found.is_empty()).then_some((*name, found))
+    };
+    let mut found: Vec<_> = STATE_DICTS.iter().filter_map(inner).collect();
+    match (found.pop(), found.first()) {
+        (None, _) => Err("holds no state dict: there is no tensor in it".into()),
+        (Some((_, tensors)), None) => Ok(tensors),
+        (Some((one, _)), Some((two, _))) => {
+            Err(format!("holds state dicts under `{two}` and `{one}`: save the one you mean alone"))
+        }
+    }
 }
 
 fn of_dict(pickle: &Pickle, value: Value) -> Vec<(String, Tensor)> {

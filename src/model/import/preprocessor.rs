@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::ImportError;
 use super::fields::{Fields, damaged, read_json};
+use crate::platform::json_text;
 use crate::preprocess::Spec;
 
 /// The object `image_processor` in `processor_config.json`, as Transformers 5 writes it, or else `preprocessor_config.json`.
@@ -57,7 +58,8 @@ pub(super) fn open_clip(config: &Value, file: &Path, image_size: usize) -> Resul
 
 /// That the rest of the program can use it, and that it makes pictures of the tower's size.
 fn fits(value: &Value, file: &Path, image_size: usize) -> Result<(), ImportError> {
-    let spec = Spec::from_json(&value.to_string()).map_err(|e| damaged(file, e.to_string()))?;
+    let spec =
+        Spec::from_json(&value.to_string()).map_err(|e| damaged(file, json_text::explained(file, e.to_string())))?;
     let (height, width) = spec.size();
     if (height as usize, width as usize) == (image_size, image_size) {
         return Ok(());

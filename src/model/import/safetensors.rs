@@ -73,9 +73,6 @@ pub(super) fn read(bytes: &dyn Bytes, part: usize) -> Result<BTreeMap<String, Ra
     }
     let mut length = [0; 8];
     bytes.read_at(0, &mut length).map_err(unreadable)?;
-    if &length == b"version " {
-        return Err("is a Git LFS pointer, not the weights themselves: run `git lfs pull`".into());
-    }
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(format!(
@@ -211,7 +208,6 @@ mod tests {
         assert!(refusal(vec![1, 2]).contains("cut short"));
         assert!(refusal(u64::MAX.to_le_bytes().to_vec()).contains("no safetensors"));
         assert!(refusal((9_u64 << 20).to_le_bytes().to_vec()).contains("cut short"));
-        assert!(refusal(b"version https://git-lfs.github.com/spec/v1\n".to_vec()).contains("git lfs pull"));
     }
 
     proptest! {

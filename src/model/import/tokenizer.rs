@@ -11,6 +11,7 @@ use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, Tr
 use super::ImportError;
 use super::bytes::shown;
 use super::fields::{damaged, read_bytes, read_json};
+use crate::platform::json_text;
 
 /// Largest `tokenizer.json`; SigLIP2's has 34 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -102,7 +103,8 @@ pub(super) fn read(dir: &Path, wanted: Wanted) -> Result<TokenizerSource, Import
     let (mut tokenizer, file) = match read_bytes(&dir.join("tokenizer.json"), MAX_FILE)? {
         Some(bytes) => {
             let file = dir.join("tokenizer.json");
-            let tokenizer = Tokenizer::from_bytes(&bytes)
+            let text = json_text::text(&bytes).map_err(|e| damaged(&file, e))?;
+            let tokenizer = Tokenizer::from_bytes(text.as_bytes())
                 .map_err(|e| damaged(&file, format!("is not a tokenizer of the tokenizers library: {e}")))?;
             files.push(file.clone());
             (tokenizer, file)
@@ -194,9 +196,9 @@ fn built(dir: &Path, names: &Names, files: &mut Vec<PathBuf>) -> Result<(Tokeniz
         );
         return Err(damaged(dir, message));
     };
-    let vocab: Value = serde_json::from_slice(&vocab)
-        .map_err(|e| damaged(&vocab_file, format!("is not JSON: {e}; fetch it again")))?;
-    let merges = String::from_utf8(merges).map_err(|_| damaged(&merges_file, "is not text; fetch it again"))?;
+    let vocab: Value =
+        json_text::parse(&vocab).map_err(|e| damaged(&vocab_file, format!("{e}; mend it, or fetch it again")))?;
+    let merges = json_text::text(&merges).map_err(|e| damaged(&merges_file, e))?;
     let (start, end) = (names.get("bos_token").unwrap_or(START), names.get("eos_token").unwrap_or(END));
     let mut ids = Vec::new();
     for token in [start, end] {

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use super::bytes::{FileBytes, shown};
+use super::bytes::{Bytes as _, FileBytes, piece, shown};
 use super::fields::{damaged, read_json};
 use super::raw::{Part, RawStore};
 use super::{ImportError, pickle, safetensors};
+use crate::platform::json_text;
 
 /// Most shards; ViT-bigG has two.
 pub(crate) const MAX_SHARDS: usize = 256;
@@ -24,9 +25,87 @@ pub(crate) const OPEN_CLIP: &[&str] = &[
     "open_clip_pytorch_model.bin.index.json",
 ];
 
+/// What files of weights end in, whatever else they are called.
+const ENDINGS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
+
+/// How files begin that end so too and hold something else: what training and other exports keep beside the weights.
+const NOT_WEIGHTS: [&str; 10] = [
+    "training_args",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "rng_state",
+    "random_states",
+    "adapter_model",
+    "onnx",
+    "openvino",
+    "ggml",
+];
+
+/// Most other names that a message lists.
+const MAX_LISTED: usize = 12;
+
 /// The first of `names` that is there.
 pub(super) fn find(dir: &Path, names: &[&str]) -> Option<PathBuf> {
     names.iter().map(|name| dir.join(name)).find(|file| file.exists())
+}
+
+/// Whether `name` could be that of a file of weights.
+pub(super) fn is_weights_name(name: &str) -> bool {
+    let ending = |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| ENDINGS.contains(&end));
+    if name.starts_with('.') || NOT_WEIGHTS.iter().any(|start| name.starts_with(start)) {
+        return false;
+    }
+    match name.strip_suffix(".index.json") {
+        Some(whole) => ending(whole),
+        // A shard belongs to its index.
+        None => ending(name) && !is_shard(name),
+    }
+}
+
+/// `NAME-00002-of-00006.END`.
+fn is_shard(name: &str) -> bool {
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    let number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    stem.rsplit_once("-of-")
+        .is_some_and(|(before, last)| number(last) && before.rsplit_once('-').is_some_and(|(_, this)| number(this)))
+}
+
+/// Files in `dir` that could be weights under names that no layout has, sorted.
+pub(crate) fn others(dir: &Path) -> Vec<PathBuf> {
+    let usual = |name: &str| HUGGING_FACE.contains(&name) || OPEN_CLIP.contains(&name);
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| is_weights_name(name) && !usual(name)))
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found
+}
+
+/// The one file of [`others`]; `None` if there is none.
+///
+/// # Errors
+/// Several, all named, and how to choose one.
+pub(super) fn other(dir: &Path) -> Result<Option<PathBuf>, ImportError> {
+    let mut found = others(dir);
+    if found.len() < 2 {
+        return Ok(found.pop());
+    }
+    let name = |file: &PathBuf| shown(&file.file_name().unwrap_or_default().to_string_lossy());
+    let mut names: Vec<String> = found.iter().take(MAX_LISTED).map(name).collect();
+    let first = names.first().cloned().unwrap_or_default();
+    if found.len() > MAX_LISTED {
+        names.push(format!("{} more", found.len() - MAX_LISTED));
+    }
+    let message = format!(
+        "holds several files that could be the weights ({}): import the one you mean by its own path, as in \
+         `vtagd model import {} --out OUT`, or leave only that one in the folder",
+        names.join(", "),
+        dir.join(first).display()
+    );
+    Err(damaged(dir, message))
 }
 
 /// Opens a weight file, or all shards of an index.
@@ -71,6 +150,11 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, ImportError> {
 
 fn add(store: &mut RawStore, file: &Path) -> Result<(), ImportError> {
     let bytes = FileBytes::open(file)?;
+    let head = piece(&bytes, 0, bytes.len().min(64) as usize)
+        .map_err(|source| ImportError::Io { file: file.to_owned(), source })?;
+    if json_text::is_lfs_pointer(&head) {
+        return Err(damaged(file, json_text::LFS_POINTER));
+    }
     let number = store.parts.len();
     let found = if file.extension().is_some_and(|e| e == "safetensors") {
         safetensors::read(&bytes, number).map_err(|message| damaged(file, message))?
@@ -86,4 +170,31 @@ fn add(store: &mut RawStore, file: &Path) -> Result<(), ImportError> {
     }
     store.parts.push(Part { path: file.to_owned(), bytes: Box::new(bytes) });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_training_keeps_beside_the_weights_is_no_weights() {
+        for name in
+            ["my_model.safetensors", "model-epoch3.bin", "checkpoint.pt", "a.pth", "b.ckpt", "c.safetensors.index.json"]
+        {
+            assert!(is_weights_name(name), "{name}");
+        }
+        for name in [
+            "training_args.bin",
+            "optimizer.pt",
+            "rng_state_0.pth",
+            ".hidden.pt",
+            "config.json",
+            "model.onnx",
+            "c-00001-of-00002.safetensors",
+            "vocab.txt",
+            "bin",
+        ] {
+            assert!(!is_weights_name(name), "{name}");
+        }
+    }
 }

@@ -168,6 +168,13 @@ impl Hub {
 
     /// `vtagd model pull REPO` against this hub, with a cache and a home of its own in `folder`.
     pub fn pull(&self, folder: &Path) -> Command {
+        let mut command = self.vtagd(folder);
+        command.args(["model", "pull", REPO]);
+        command
+    }
+
+    /// `vtagd` that knows this hub, with a cache and a home of its own in `folder`.
+    pub fn vtagd(&self, folder: &Path) -> Command {
         let mut command = vtagd(folder);
         for name in [
             "HF_TOKEN",
@@ -185,7 +192,7 @@ impl Hub {
         ] {
             command.env_remove(name);
         }
-        command.env("HF_ENDPOINT", self.url()).env("HF_HOME", folder.join("hf")).args(["model", "pull", REPO]);
+        command.env("HF_ENDPOINT", self.url()).env("HF_HOME", folder.join("hf"));
         command
     }
 }

@@ -83,9 +83,16 @@ fn a_training_checkpoint_gives_the_tensors_of_its_state_dict() {
     let inner = dict(&[("w", tensor("FloatStorage", "0", 2, b"", 0, &[2], &[1]))]);
     // Without its protocol and its end, a pickle can stand within another.
     let inner = inner[2..inner.len() - 1].to_vec();
-    let pickle = dict(&[("epoch", int(3)), ("state_dict", inner)]);
-    let store = store(archive(&[("a/data.pkl", &pickle), ("a/data/0", &floats(7..9))], false)).unwrap();
-    assert_eq!(store.read("w", None).unwrap(), [7.0, 8.0]);
+    let of = |entries: &[(&str, Vec<u8>)]| {
+        let pickle = dict(entries);
+        store(archive(&[("a/data.pkl", &pickle), ("a/data/0", &floats(7..9))], false))
+    };
+    for key in ["state_dict", "model_state_dict", "model", "module"] {
+        let store = of(&[("epoch", int(3)), (key, inner.clone())]).unwrap();
+        assert_eq!(store.read("w", None).unwrap(), [7.0, 8.0], "{key}");
+    }
+    let error = of(&[("model", inner.clone()), ("state_dict", inner)]).err().unwrap().to_string();
+    assert!(error.contains("`model`") && error.contains("`state_dict`"), "{error}");
 }
 
 /// A file as PyTorch wrote it before 1.6.
@@ -135,7 +142,6 @@ fn what_is_not_a_state_dict_is_refused_with_its_kind() {
     assert!(message(archive(&[("a.txt", b"")], false)).contains("no PyTorch file"));
     assert!(message(archive(&[("m/data.pkl", b"\x80\x02}.")], false)).contains("no tensor in it"));
     assert!(message(b"\x80\x02K\x01.".to_vec()).contains("not one that torch.save wrote"));
-    assert!(message(b"version https://git-lfs.github.com/spec/v1\n".to_vec()).contains("git lfs pull"));
     let mut tar = vec![0; 512];
     tar[257..262].copy_from_slice(b"ustar");
     assert!(message(tar).contains("tar file"));
