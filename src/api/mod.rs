@@ -2,15 +2,19 @@
 //!
 //! Runs on its own small tokio runtime and reads shared state only; no request can hold a frame up. Loopback needs no token to read;
 //! everything else and every change does, and the configuration refuses to listen elsewhere without one. Connections and requests are
-//! bounded (`limits.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
+//! bounded (`limits.rs`), each route as its class asks (`route_table.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
 
 mod access;
+#[cfg(test)]
+mod classes_of_routes;
+mod forwarded_for;
 pub mod fuzz_http;
 mod guard;
 mod handlers;
 mod limits;
 mod openapi;
 mod page;
+mod route_table;
 mod scrape;
 mod serve;
 
@@ -37,6 +41,7 @@ use crate::stream::commands::Asker;
 use crate::stream::status::StreamStatus;
 
 pub use access::Access;
+pub use forwarded_for::AddressRange;
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
@@ -52,6 +57,8 @@ pub struct ApiSettings {
     pub token: Option<Secret>,
     /// `None`: plain HTTP.
     pub tls: Option<TlsSettings>,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<AddressRange>,
 }
 
 /// PEM files.
@@ -276,7 +283,8 @@ pub fn start(
     for reason in guard::REASONS {
         metrics::counter!("vtagd_api_refused_total", "reason" => *reason).absolute(0);
     }
-    let router = handlers::router(Shared { board, metrics, access: Arc::clone(&access), asker });
+    let shared = Shared { board, metrics, access: Arc::clone(&access), asker };
+    let router = route_table::router(shared, route_table::all());
     let behind = Arc::clone(&access);
     let thread = std::thread::Builder::new()
         .name("vtagd-api".to_owned())

@@ -37,6 +37,7 @@ mod show;
 mod sink_routes;
 mod sink_settings;
 mod streams;
+mod trusted_proxies;
 mod validate;
 
 pub use api_endpoint::Reach;

@@ -8,7 +8,7 @@ use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapsh
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    providers, remote, secrets, sets, sink_routes, sink_settings,
+    providers, remote, secrets, sets, sink_routes, sink_settings, trusted_proxies,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
@@ -361,6 +361,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
         Field::Given(api) => &api.value,
     };
     let token = raw.token.given().map(|token| secrets::resolve(token, reader));
+    let trusted_proxies = trusted_proxies::check(&raw.trusted_proxies, reader);
     let tls = raw.tls.given().and_then(|tls| {
         let mut file = |field: &Field<String>, key: &str| match field {
             Field::Missing => {
@@ -413,7 +414,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
             reader.warn(at, format!("is shorter than {LEAST_TOKEN} characters, which can be guessed"), TOKEN);
         }
     }
-    Some(ApiSettings { listen, token, tls })
+    Some(ApiSettings { listen, token, tls, trusted_proxies })
 }
 
 pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
