@@ -5,8 +5,6 @@
 //! bounded (`limits.rs`), each route as its class asks (`route_table.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
 
 mod access;
-#[cfg(test)]
-mod classes_of_routes;
 mod forwarded_for;
 pub mod fuzz_http;
 mod guard;
@@ -298,3 +296,6 @@ pub fn start(
         .map_err(ApiError::Thread)?;
     Ok(Api { address, thread, access })
 }
+
+#[cfg(test)]
+mod classes_of_routes;

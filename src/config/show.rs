@@ -84,7 +84,10 @@ pub fn effective(settings: &Settings) -> Value {
                 "listen": api.listen.to_string(),
                 "token": api.token.as_ref().map(|_| HIDDEN),
                 "tls": api.tls.as_ref().map(|tls| json!({ "cert": tls.cert, "key": tls.key })),
-                "trusted_proxies": api.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                // What is not wanted is not shown.
+                "trusted_proxies": Some(&api.trusted_proxies)
+                    .filter(|proxies| !proxies.is_empty())
+                    .map(|proxies| proxies.iter().map(ToString::to_string).collect::<Vec<_>>()),
             }),
         },
         "log": { "level": settings.log.level.to_string().to_lowercase(), "format": word(&settings.log.format) },

@@ -77,10 +77,7 @@ impl TextEmbedder for InProcessTower {
                 empty.insert(TextEncoder::open(&runtime, &self.bundle, self.threads)?)
             }
         };
-        for (index, text) in texts.iter().enumerate() {
-            done(index, encoder.embed(text)?);
-        }
-        Ok(())
+        Ok(encoder.embed_all(texts, done)?)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::frame::FrameTap;
 use crate::frame::slot;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::View;
+use crate::platform::rounding;
 use crate::platform::shutdown::{Shutdown, Trigger};
 use crate::sample::auto::{Controller, ServedCounts};
 use crate::sample::{Interval, OnFull, Sampler, Tempo};
@@ -170,6 +171,7 @@ impl Intake {
         let news = pace.told.is_none_or(|(at, told)| told != interval && now.saturating_duration_since(at) >= TELL);
         if news {
             pace.told = Some((now, interval));
+            let interval = rounding::duration(interval);
             tracing::info!(?interval, streams = followers.len(), "sampling interval of streams with `interval: auto`");
         }
     }

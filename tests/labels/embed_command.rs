@@ -183,3 +183,24 @@ fn the_child_ends_when_its_parent_is_gone() {
     };
     assert_eq!(status.code(), Some(3));
 }
+
+#[test]
+fn a_long_run_says_how_far_it_is_where_no_bar_can_be_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = dir.path().join("many.yaml");
+    // Far more than can be embedded until the first line is due.
+    let templates: Vec<String> = (0..200).map(|n| format!("\"{{}} in a picture of kind {n}\"")).collect();
+    let names: String = (0..1000).map(|n| format!("  - name: thing {n}\n")).collect();
+    fs::write(&labels, format!("set: many\ntemplates: [{}]\nlabels:\n{names}", templates.join(", "))).unwrap();
+    let said = fs::File::create(dir.path().join("said")).unwrap();
+    let mut command = vtagd(dir.path());
+    let mut child = command.args(["labels", "embed"]).arg(&labels).stdout(Stdio::null()).stderr(said).spawn().unwrap();
+    let line = crate::common::daemon::eventually("it says how far it is", || {
+        let said = fs::read_to_string(dir.path().join("said")).unwrap();
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended without a word: {said}");
+        said.lines().find(|line| line.contains("embedding texts")).map(str::to_owned)
+    });
+    assert!(line.contains("ready=") && line.contains("total=200"), "{line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
