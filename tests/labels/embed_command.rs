@@ -194,13 +194,22 @@ fn a_long_run_says_how_far_it_is_where_no_bar_can_be_drawn() {
     fs::write(&labels, format!("set: many\ntemplates: [{}]\nlabels:\n{names}", templates.join(", "))).unwrap();
     let said = fs::File::create(dir.path().join("said")).unwrap();
     let mut command = vtagd(dir.path());
-    let mut child = command.args(["labels", "embed"]).arg(&labels).stdout(Stdio::null()).stderr(said).spawn().unwrap();
+    command.args(["labels", "embed"]).arg(&labels).stdout(Stdio::null()).stderr(said);
+    let mut child = Ended(command.spawn().unwrap());
     let line = crate::common::daemon::eventually("it says how far it is", || {
         let said = fs::read_to_string(dir.path().join("said")).unwrap();
-        assert_eq!(child.try_wait().unwrap(), None, "it has ended without a word: {said}");
+        assert_eq!(child.0.try_wait().unwrap(), None, "it has ended without a word: {said}");
         said.lines().find(|line| line.contains("embedding texts")).map(str::to_owned)
     });
     assert!(line.contains("ready=") && line.contains("total=200"), "{line}");
-    child.kill().unwrap();
-    child.wait().unwrap();
+}
+
+/// A process that does not outlive the test, whatever comes of it.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
