@@ -1,13 +1,16 @@
-//! Who may come in: the token, the certificate, and how much one address may ask. Shared by all connections; a reload changes it while
-//! they go on. Nothing here waits.
+//! Who may come in: the token, the certificate, the proxies that are believed, and how much may be asked. Shared by all connections; a
+//! reload changes it while they go on. Nothing here waits, but for room for a picture.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 
-use super::limits::{ConnectionCounts, Rates};
+use super::forwarded_for::{self, AddressRange};
+use super::limits::{Budget, ConnectionCounts, MAX_PICTURES, Rates, Seat};
 use super::{ApiSettings, TlsSettings};
 use crate::platform::secret::Secret;
 use crate::platform::tls;
@@ -17,6 +20,7 @@ use crate::platform::tls;
 struct Keys {
     token: Option<Secret>,
     tls: Option<Arc<rustls::ServerConfig>>,
+    trusted_proxies: Arc<[AddressRange]>,
 }
 
 /// What a request has shown, by the token that was in force when it was looked at.
@@ -34,6 +38,8 @@ pub struct Access {
     keys: RwLock<Keys>,
     rates: Mutex<Rates>,
     places: Mutex<ConnectionCounts>,
+    /// Room for pictures that are sent here. Whoever finds none waits, his picture unread.
+    pub pictures: Semaphore,
     /// This machine's name: one of those under which it is asked for.
     host: Option<String>,
 }
@@ -42,11 +48,33 @@ pub struct Access {
 pub struct ConnectionPermit {
     access: Arc<Access>,
     pub peer: IpAddr,
+    seat: Mutex<Seat>,
+}
+
+impl ConnectionPermit {
+    /// The connection is to carry a live stream for `client` from here on: it takes one of those places and gives its own back. Whether there
+    /// is one.
+    pub fn go_live(&self, client: IpAddr) -> bool {
+        let mut seat = self.seat.lock();
+        let mut places = self.access.places.lock();
+        let Some(live) = places.enter_live(client) else { return false };
+        places.leave(std::mem::replace(&mut seat, live));
+        true
+    }
+
+    pub fn is_live(&self) -> bool {
+        matches!(*self.seat.lock(), Seat::Live(_))
+    }
+
+    /// Whether there was no place, so that it is served for what is always answered alone.
+    pub fn is_reserve(&self) -> bool {
+        *self.seat.lock() == Seat::Reserve
+    }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.access.places.lock().leave(self.peer);
+        self.access.places.lock().leave(*self.seat.get_mut());
     }
 }
 
@@ -56,10 +84,11 @@ impl Access {
     pub fn new(settings: &ApiSettings) -> Result<Self, String> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
         let keys = RwLock::new(keys(settings)?);
-        Ok(Self { keys, rates: Mutex::default(), places: Mutex::default(), host })
+        let pictures = Semaphore::new(MAX_PICTURES);
+        Ok(Self { keys, rates: Mutex::default(), places: Mutex::default(), pictures, host })
     }
 
-    /// Takes another token and reads the certificate anew. Connections that are open stay; their next request needs the new token.
+    /// Takes another token and other proxies, and reads the certificate anew. Connections that are open stay; their next request needs the new token.
     ///
     /// # Errors
     /// Which file cannot be used; everything stays as it was.
@@ -87,10 +116,16 @@ impl Access {
         }
     }
 
-    /// A place for one more connection of `peer`.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionPermit> {
-        let entered = self.places.lock().enter(peer);
-        entered.then(|| ConnectionPermit { access: Arc::clone(self), peer })
+    /// A place for one more connection of `peer`; where none is left, one in reserve.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> ConnectionPermit {
+        let for_others = forwarded_for::is_trusted(&self.keys().trusted_proxies, peer);
+        let seat = self.places.lock().enter(peer, for_others).unwrap_or(Seat::Reserve);
+        ConnectionPermit { access: Arc::clone(self), peer, seat: Mutex::new(seat) }
+    }
+
+    /// Who asks through `peer`, as `headers` say if it is a proxy that is believed.
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        forwarded_for::client(&self.keys().trusted_proxies, peer, headers)
     }
 
     /// Connections that have a place.
@@ -99,14 +134,9 @@ impl Access {
         self.places.lock().taken()
     }
 
-    /// Counts a request of `peer`; the time after which it may come back where it has asked too much.
-    pub fn rate_limit(&self, peer: IpAddr, now: Instant) -> Result<(), Duration> {
-        self.rates.lock().take(peer, now)
-    }
-
-    /// The request that `peer` was [charged](Self::charge) for came with a wrong token.
-    pub fn guessed(&self, peer: IpAddr, now: Instant) {
-        self.rates.lock().guessed(peer, now);
+    /// Counts a request of `client`; the time after which it may come back where it has asked too much.
+    pub fn rate_limit(&self, client: IpAddr, budget: Budget, now: Instant) -> Result<(), Duration> {
+        self.rates.lock().take(client, budget, now)
     }
 
     /// Whether `host`, out of a request's `Host`, is a name of this machine. A page from elsewhere whose name has been pointed here
@@ -126,7 +156,11 @@ impl Access {
 
 fn keys(settings: &ApiSettings) -> Result<Keys, String> {
     let load = |TlsSettings { cert, key }: &TlsSettings| tls::server(cert, key);
-    Ok(Keys { token: settings.token.clone(), tls: settings.tls.as_ref().map(load).transpose()? })
+    Ok(Keys {
+        token: settings.token.clone(),
+        tls: settings.tls.as_ref().map(load).transpose()?,
+        trusted_proxies: settings.trusted_proxies.clone().into(),
+    })
 }
 
 /// Compares in time that depends on the lengths only.
@@ -141,7 +175,8 @@ mod tests {
 
     fn access(token: Option<&str>) -> Access {
         let listen = "127.0.0.1:0".parse().unwrap();
-        Access::new(&ApiSettings { listen, token: token.map(Secret::new), tls: None }).unwrap()
+        let token = token.map(Secret::new);
+        Access::new(&ApiSettings { listen, token, tls: None, trusted_proxies: Vec::new() }).unwrap()
     }
 
     #[test]
@@ -158,8 +193,12 @@ mod tests {
             (access.authenticate(Some(b"new")), access.authenticate(None)),
             (AuthResult::Wrong, AuthResult::Wrong)
         );
-        let mut settings =
-            ApiSettings { listen: "127.0.0.1:0".parse().unwrap(), token: Some(Secret::new("new")), tls: None };
+        let mut settings = ApiSettings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            token: Some(Secret::new("new")),
+            tls: None,
+            trusted_proxies: Vec::new(),
+        };
         access.change(&settings).unwrap();
         assert_eq!(
             (access.authenticate(Some(b"new")), access.authenticate(Some(b"old"))),
@@ -194,13 +233,31 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_given_back() {
+    fn a_place_is_given_back_whatever_became_of_the_connection() {
         let access = Arc::new(access(None));
         let peer = IpAddr::from([198, 51, 100, 1]);
-        let mut places: Vec<ConnectionPermit> =
-            std::iter::repeat_with(|| access.admit(peer)).map_while(|place| place).collect();
-        assert!(!places.is_empty() && access.admit(peer).is_none());
-        places.pop();
-        assert!(access.admit(peer).is_some());
+        let mut permits: Vec<ConnectionPermit> = (0..17).map(|_| access.admit(peer)).collect();
+        assert_eq!(permits.iter().filter(|permit| permit.is_reserve()).count(), 1);
+        permits.remove(0);
+        let permit = access.admit(peer);
+        assert!(!permit.is_reserve() && access.admit(peer).is_reserve());
+
+        assert!(permit.go_live(peer) && permit.is_live());
+        permits.push(access.admit(peer));
+        assert!(!permits[16].is_reserve(), "a live stream has left its place to others");
+        drop((permit, permits));
+        assert_eq!(access.taken(), 0);
+    }
+
+    #[test]
+    fn other_proxies_are_believed_after_a_change() {
+        let access = access(None);
+        let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), "203.0.113.5".parse().unwrap())]);
+        let (proxy, client) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([203, 0, 113, 5]));
+        assert_eq!(access.client(proxy, &headers), proxy);
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        access.change(&ApiSettings { listen, token: None, tls: None, trusted_proxies }).unwrap();
+        assert_eq!(access.client(proxy, &headers), client);
     }
 }

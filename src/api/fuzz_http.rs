@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::{Access, ApiSettings, Board, SetView, Shared, handlers, serve};
+use super::{Access, AddressRange, ApiSettings, Board, SetView, Shared, route_table, serve};
 use crate::platform::secret::Secret;
 use crate::stream::requests;
 
@@ -19,19 +19,24 @@ pub const MARKED: &str = "a-marked-label-set";
 
 /// Sends `data` to a router of its own and returns all that came back.
 pub fn fuzz(data: &[u8]) -> Vec<u8> {
-    let settings = ApiSettings { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: Some(Secret::new(TOKEN)), tls: None };
+    let settings = ApiSettings {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        token: Some(Secret::new(TOKEN)),
+        tls: None,
+        trusted_proxies: vec![AddressRange::from(IpAddr::V4(Ipv4Addr::LOCALHOST))],
+    };
     let board = Arc::new(Board::new(Arc::default()));
     board.set_labels(vec![SetView { set: MARKED.to_owned(), labels: Vec::new() }]);
     let Ok(access) = Access::new(&settings).map(Arc::new) else { return Vec::new() };
     // Nobody takes requests: whoever has the token is told that the daemon stops.
     let requests = requests::channel().0.api;
     let metrics = PrometheusBuilder::new().build_recorder().handle();
-    let router = handlers::router(Shared { board, metrics, access, requests });
+    let router = route_table::router(Shared { board, metrics, access, requests }, route_table::all());
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return Vec::new() };
     let answer = runtime.block_on(async {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (_stop, stopped) = watch::channel(false);
-        let served = serve::talk(theirs, IpAddr::V4(Ipv4Addr::LOCALHOST), router, serve::TIMES, stopped);
+        let served = serve::talk(theirs, IpAddr::V4(Ipv4Addr::LOCALHOST).into(), router, serve::TIMES, stopped);
         let (mut from, mut to) = tokio::io::split(ours);
         let mut answer = Vec::new();
         let write = async {

@@ -1,28 +1,34 @@
-//! What every request passes before its route, and every answer after it: rate, size, host, token, time; headers that keep browsers from
-//! doing more with an answer than showing it. There are no CORS headers, so no page from elsewhere may read anything.
+//! What every request passes before its route, and every answer after it, as the route's class asks (`route_table.rs`): rate, host, size, token,
+//! room, time; headers that keep browsers from doing more with an answer than showing it. There are no CORS headers, so no page from elsewhere
+//! may read anything.
+//!
+//! Wrong tokens are paid for from a budget of their own. A used-up one changes no answer: whoever lacks the token gets the same 401 before and
+//! after, and whoever has it is let in, so there is nothing to learn from it and nobody to lock out. It is told in the log. What keeps the token from
+//! being guessed is its length, and that it is compared in the same time whatever is wrong with it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
+use super::Shared;
 use super::access::AuthResult;
+use super::limits::Budget;
+use super::route_table::{Needs, RouteClass, Rules};
 use super::serve::Peer;
-use super::{Shared, handlers};
 use crate::logs::AUDIT;
-
-/// Largest body; no route wants one.
-const MAX_BODY: u64 = 64 * 1024;
 
 /// Which pages may show an answer, as far as they may have it at all.
 pub(super) const CORP: &str = "cross-origin-resource-policy";
 
-/// A route's answer may take so long, reloading included.
+/// A route's answer may take so long, reloading included, and a picture until it is here.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer that tells what went wrong, and nothing that the asker did not say himself.
@@ -36,6 +42,7 @@ pub(super) const REASONS: &[&str] = &["rate", "token", "host", "size", "connecti
 /// Who asks, as the guard has found him. Routes go by this and not by the access control: a reload may change it while a request is under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller {
+    /// Whoever a proxy that is believed asks for, else who is connected.
     pub peer: IpAddr,
     pub authenticate: AuthResult,
 }
@@ -44,18 +51,86 @@ fn count(reason: &'static str) {
     metrics::counter!("vtagd_api_refused_total", "reason" => reason).increment(1);
 }
 
-pub(super) async fn guard(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
-    let answer = match judge(&shared, &request, Instant::now()) {
+/// `answer`, after which the connection ends.
+fn last(mut answer: Response) -> Response {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// `answer`, which says when to come back: in whole seconds, and at least one.
+fn later(mut answer: Response, wait: Duration) -> Response {
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+    answer
+}
+
+pub(super) async fn guard(State((shared, rules)): State<(Shared, Rules)>, request: Request, next: Next) -> Response {
+    let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+        return harden(refusal(StatusCode::INTERNAL_SERVER_ERROR, "a request from nowhere"));
+    };
+    let answer = match verdict(&shared, rules, &peer, &request, Instant::now()) {
         Err(refusal) => refusal,
         Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+            match tokio::time::timeout(ANSWER_TIMEOUT, pass(&shared, rules, &peer, caller, request, next)).await {
                 Ok(answer) => answer,
                 Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
             }
         }
     };
-    harden(answer)
+    harden(if peer.is_reserve() { last(answer) } else { answer })
+}
+
+/// The route's own answer, once there is room for what it costs.
+async fn pass(
+    shared: &Shared,
+    rules: Rules,
+    peer: &Peer,
+    caller: Caller,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    request.extensions_mut().insert(caller);
+    match rules.class {
+        RouteClass::Health | RouteClass::Scrape | RouteClass::Plain => next.run(request).await,
+        RouteClass::Picture => {
+            // Held until the answer is there: so many pictures are in memory at most. It is never closed.
+            let _room = shared.access.pictures.acquire().await;
+            match with_whole_body(request, rules.class).await {
+                Ok(request) => next.run(request).await,
+                Err(refusal) => refusal,
+            }
+        }
+        RouteClass::Live => {
+            if peer.permit.as_ref().is_some_and(|permit| !permit.go_live(caller.peer)) {
+                count("connections");
+                let answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many live streams: come back later");
+                return later(answer, Duration::from_secs(4));
+            }
+            // Its connection has no place for another request.
+            last(next.run(request).await)
+        }
+    }
+}
+
+/// Reads the body, whether or not its length was told.
+async fn with_whole_body(request: Request, class: RouteClass) -> Result<Request, Response> {
+    let (parts, body) = request.into_parts();
+    let most = usize::try_from(class.max_body()).unwrap_or(usize::MAX);
+    match Limited::new(body, most).collect().await {
+        Ok(whole) => {
+            let mut request = Request::from_parts(parts, Body::from(whole.to_bytes()));
+            // What is here is bounded; the usual limit of 2 MB is not for this class.
+            DefaultBodyLimit::disable().apply(&mut request);
+            Ok(request)
+        }
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(class)),
+        Err(_) => Err(last(refusal(StatusCode::BAD_REQUEST, "the body broke off"))),
+    }
+}
+
+/// Nobody is going to read it.
+fn too_large(class: RouteClass) -> Response {
+    count("size");
+    last(refusal(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is larger than {}", class.max_body_text())))
 }
 
 fn harden(mut response: Response) -> Response {
@@ -72,51 +147,68 @@ fn harden(mut response: Response) -> Response {
 }
 
 #[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
-fn judge(shared: &Shared, request: &Request, now: Instant) -> Result<Caller, Response> {
-    let path = request.uri().path();
-    let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
-        return Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, "a request from nowhere"));
-    };
-    let local = peer.to_canonical().is_loopback();
+fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: Instant) -> Result<Caller, Response> {
+    if peer.is_reserve() && rules.class != RouteClass::Health {
+        let answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many connections: come back later");
+        return Err(later(answer, Duration::from_secs(4)));
+    }
+    let client = shared.access.client(peer.address, request.headers());
+    // Who is behind a proxy on this machine is not on it, and a proxy elsewhere has a loopback of its own.
+    let local = peer.address.to_canonical().is_loopback() && client.is_loopback();
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    let authenticate = shared.access.authenticate(given);
-    // The service manager of this machine is never told to come back later, unless it is to show the token: there it could be guessed.
-    let guessable = authenticate != AuthResult::NoToken && !handlers::OPEN.contains(&path);
-    if guessable || !local || !handlers::HEALTH.contains(&path) {
-        shared.access.rate_limit(peer, now).map_err(|wait| {
-            count("rate");
-            let mut answer = refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests: come back later");
-            // Whole seconds, and at least one.
-            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-            answer
-        })?;
-    }
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if length.is_some_and(|length: u64| length > MAX_BODY) {
-        count("size");
-        let mut answer = refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB");
-        // Nobody is going to read it.
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        return Err(answer);
-    }
-    let caller = Caller { peer, authenticate };
-    match authenticate {
-        _ if handlers::OPEN.contains(&path) => return Ok(caller),
-        AuthResult::Token => return Ok(caller),
-        AuthResult::NoToken if local => return host(shared, request).map(|()| caller),
+    let caller = Caller { peer: client, authenticate: shared.access.authenticate(given) };
+    let budget = match caller.authenticate {
+        _ if rules.needs == Needs::Nothing => Budget::Open,
+        AuthResult::Token => Budget::Entitled,
+        AuthResult::NoToken if local => Budget::Entitled,
         // The configuration wants one wherever others can ask; this is the place that keeps the promise.
-        AuthResult::NoToken | AuthResult::Wrong => {}
+        AuthResult::NoToken | AuthResult::Wrong => Budget::WrongToken,
+    };
+    // The service manager of this machine is never told to come back later.
+    let exempt = local && rules.class == RouteClass::Health && budget != Budget::WrongToken;
+    if !exempt && let Err(wait) = shared.access.rate_limit(client, budget, now) {
+        if budget == Budget::WrongToken {
+            // Always the same line, so it is told once and then summed up.
+            tracing::warn!(target: AUDIT, peer = %client, "wrong tokens come faster than anybody mistypes them");
+        } else {
+            count("rate");
+            return Err(later(refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests: come back later"), wait));
+        }
     }
-    count("token");
-    // Paid for by whoever guesses; the answer is the same.
-    shared.access.guessed(peer, now);
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        refused(peer, request.method());
+    one_host(rules, request)?;
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > rules.class.max_body()) {
+        return Err(too_large(rules.class));
     }
-    let mut answer =
-        refusal(StatusCode::UNAUTHORIZED, "a token is required: send the header 'Authorization: Bearer …'");
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    Err(answer)
+    match budget {
+        Budget::Open => Ok(caller),
+        Budget::Entitled if caller.authenticate == AuthResult::Token => Ok(caller),
+        Budget::Entitled => named_host(shared, request).map(|()| caller),
+        Budget::WrongToken => {
+            count("token");
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                refused(client, request.method());
+            }
+            let mut answer =
+                refusal(StatusCode::UNAUTHORIZED, "a token is required: send the header 'Authorization: Bearer …'");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            Err(answer)
+        }
+    }
+}
+
+/// A request without a host, or with two, may be read otherwise by a proxy on the way (RFC 9112, 3.2). Old probes speak HTTP/1.0, which has none.
+#[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
+fn one_host(rules: Rules, request: &Request) -> Result<(), Response> {
+    let old = matches!(request.version(), Version::HTTP_09 | Version::HTTP_10);
+    match request.headers().get_all(header::HOST).iter().count() {
+        1 => Ok(()),
+        0 if old && rules.class.is_probed() => Ok(()),
+        _ => {
+            count("host");
+            Err(refusal(StatusCode::BAD_REQUEST, "a request has one header Host, and no more"))
+        }
+    }
 }
 
 /// Says in the log that somebody without the token wanted to change something. Nothing that he wrote himself stands there: a line that is
@@ -135,9 +227,9 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 /// Without a token, what keeps a web page whose name was pointed at this machine from reading along is that it says its own name.
 #[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
-fn host(shared: &Shared, request: &Request) -> Result<(), Response> {
+fn named_host(shared: &Shared, request: &Request) -> Result<(), Response> {
     let host = request.headers().get(header::HOST);
-    // HTTP/1.0 has none, and no browser speaks it.
+    // A probe that speaks HTTP/1.0 may have none, and no browser speaks it.
     if host.is_none_or(|host| host.to_str().is_ok_and(|host| shared.access.is_named(host))) {
         return Ok(());
     }

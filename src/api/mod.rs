@@ -2,15 +2,17 @@
 //!
 //! Runs on its own small tokio runtime and reads shared state only; no request can hold a frame up. Loopback needs no token to read;
 //! everything else and every change does, and the configuration refuses to listen elsewhere without one. Connections and requests are
-//! bounded (`limits.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
+//! bounded (`limits.rs`), each route as its class asks (`route_table.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
 
 mod access;
+mod forwarded_for;
 pub mod fuzz_http;
 mod guard;
 mod handlers;
 mod limits;
 mod openapi;
 mod page;
+mod route_table;
 mod scrape;
 mod serve;
 
@@ -35,6 +37,7 @@ use crate::stream::registry::{RegisteredStream, StreamRegistry};
 use crate::stream::requests::RequestSender;
 
 pub use access::Access;
+pub use forwarded_for::AddressRange;
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
@@ -47,6 +50,9 @@ pub struct ApiSettings {
     pub token: Option<Secret>,
     /// `None`: plain HTTP.
     pub tls: Option<TlsSettings>,
+    /// Whose `X-Forwarded-For` counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<AddressRange>,
 }
 
 /// PEM files.
@@ -260,7 +266,8 @@ pub fn start(
     for reason in guard::REASONS {
         metrics::counter!("vtagd_api_refused_total", "reason" => *reason).absolute(0);
     }
-    let router = handlers::router(Shared { board, metrics, access: Arc::clone(&access), requests });
+    let shared = Shared { board, metrics, access: Arc::clone(&access), requests };
+    let router = route_table::router(shared, route_table::all());
     let behind = Arc::clone(&access);
     let thread = std::thread::Builder::new()
         .name("vtagd-api".to_owned())
@@ -274,3 +281,6 @@ pub fn start(
         .map_err(ApiError::Thread)?;
     Ok(Api { address, thread, access })
 }
+
+#[cfg(test)]
+mod classes_of_routes;

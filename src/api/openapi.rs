@@ -1,10 +1,12 @@
-//! The OpenAPI document of the API: every route with what it takes and answers. Pure; a test holds it against the routes, another one a
-//! running daemon against it (tests/api/api_schemathesis.rs).
+//! The OpenAPI document of the API: every route with what it takes and answers, out of the table of routes. Pure; a test holds a running
+//! daemon against it (tests/api/api_schemathesis.rs).
 
 use serde_json::{Map, Value, json};
 
+use super::route_table::{Needs, Route, RouteClass, Rules};
+
 /// The document, OpenAPI 3.1.
-pub(super) fn document() -> Value {
+pub(super) fn document(routes: &[Route]) -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -14,7 +16,7 @@ pub(super) fn document() -> Value {
             "description": "What a vtagd daemon sees and how it is. Where `api.token` is set, everything but /healthz and /livez needs it; \
                             without one the API answers on loopback alone, and nothing can be changed.",
         },
-        "paths": paths(),
+        "paths": paths(routes),
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
             "schemas": schemas(),
@@ -35,107 +37,86 @@ pub(super) fn document() -> Value {
     })
 }
 
-fn of(schema: &str) -> Value {
+pub(super) fn of(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
-fn answer(description: &str, schema: Value) -> Value {
+pub(super) fn answer(description: &str, schema: Value) -> Value {
     json!({ "description": description, "content": { "application/json": { "schema": schema } } })
 }
 
-fn text(description: &str, kind: &str) -> Value {
+pub(super) fn text(description: &str, kind: &str) -> Value {
     json!({ "description": description, "content": { kind: { "schema": { "type": "string" } } } })
 }
 
-/// Who may ask.
-#[derive(Clone, Copy, PartialEq)]
-enum Needs {
-    Nothing,
-    /// The token, where one is set.
-    Token,
-    /// The token, always.
-    Change,
+/// One operation; `answers` are those of its own, by status.
+pub(super) fn operation(id: &str, summary: &str, answers: &[(&str, Value)]) -> Value {
+    let answers: Map<String, Value> =
+        answers.iter().map(|(status, answer)| ((*status).to_owned(), answer.clone())).collect();
+    json!({ "operationId": id, "summary": summary, "responses": answers })
 }
 
-/// One operation; `answers` are those of its own, by status.
-fn operation(id: &str, summary: &str, needs: Needs, answers: &[(&str, Value)]) -> Value {
+/// `operation` with what follows from how its route is guarded.
+fn guarded(mut operation: Value, rules: Rules) -> Value {
     let shared = |name: &str| json!({ "$ref": format!("#/components/responses/{name}") });
-    let mut all: Map<String, Value> =
-        answers.iter().map(|(status, answer)| ((*status).to_owned(), answer.clone())).collect();
-    all.insert("429".into(), shared("TooMany"));
-    all.insert("413".into(), shared("Error"));
-    if needs != Needs::Nothing {
-        all.insert("401".into(), shared("Token"));
-        all.insert("403".into(), shared("Error"));
-        all.entry("503").or_insert_with(|| shared("Error"));
+    if let Some(answers) = operation["responses"].as_object_mut() {
+        answers.insert("400".into(), shared("Error"));
+        answers.insert("413".into(), shared("Error"));
+        answers.insert("429".into(), shared("TooMany"));
+        if rules.needs != Needs::Nothing {
+            answers.insert("401".into(), shared("Token"));
+            answers.insert("403".into(), shared("Error"));
+            answers.entry("503").or_insert_with(|| shared("Error"));
+        }
     }
-    let security = match needs {
+    operation["security"] = match rules.needs {
         Needs::Nothing => json!([]),
         Needs::Token | Needs::Change => json!([{ "token": [] }]),
     };
-    json!({ "operationId": id, "summary": summary, "security": security, "responses": all })
+    operation["x-guard"] = json!(rules.class.as_str());
+    if matches!(rules.class, RouteClass::Picture) {
+        operation["x-max-body"] = json!(rules.class.max_body());
+    }
+    operation
 }
 
-fn with_parameter(mut operation: Value, name: &str, example: &str) -> Value {
+pub(super) fn with_parameter(mut operation: Value, name: &str, example: &str) -> Value {
     // Longer names exist nowhere: a path has to fit into a request's head.
     let schema = json!({ "type": "string", "minLength": 1, "maxLength": 1000 });
     operation["parameters"] =
         json!([{ "name": name, "in": "path", "required": true, "schema": schema, "example": example }]);
-    operation["responses"]["400"] = json!({ "$ref": "#/components/responses/Error" });
     operation["responses"]["404"] = json!({ "$ref": "#/components/responses/Error" });
     operation
 }
 
-fn paths() -> Value {
-    use Needs::{Change, Nothing, Token};
-    let get = |operation: Value| json!({ "get": operation });
-    let post = |operation: Value| json!({ "post": operation });
-    let read = |id: &str, summary: &str, schema: &str| {
-        get(operation(id, summary, Token, &[("200", answer("What is so right now.", of(schema)))]))
-    };
-    let health = |id: &str| {
-        let answers = [
-            ("200", text("The process is alive and inference does not hang.", "text/plain; charset=utf-8")),
-            ("503", text("Why the daemon is to be started again.", "text/plain; charset=utf-8")),
-        ];
-        get(operation(id, "Whether the daemon is to be left running.", Nothing, &answers))
-    };
-    let switch = |id: &str, summary: &str| {
-        let answers = [
-            ("200", answer("How the stream is now.", of("Switched"))),
-            ("202", answer("It is not done yet.", of("UnderWay"))),
-            ("409", answer("Why it cannot be.", of("Error"))),
-        ];
-        let operation = operation(id, summary, Change, &answers);
-        post(with_parameter(operation, "id", "dock-3"))
-    };
-    let ready = [
-        ("200", answer("Frames may flow.", of("Readiness"))),
-        ("503", answer("Frames do not flow, and why.", json!({ "anyOf": [of("Readiness"), of("Error")] }))),
+/// What is read as JSON.
+pub(super) fn read(id: &str, summary: &str, schema: &str) -> Value {
+    operation(id, summary, &[("200", answer("What is so right now.", of(schema)))])
+}
+
+pub(super) fn health(id: &str) -> Value {
+    let answers = [
+        ("200", text("The process is alive and inference does not hang.", "text/plain; charset=utf-8")),
+        ("503", text("Why the daemon is to be started again.", "text/plain; charset=utf-8")),
     ];
-    let picture = json!({ "description": "The picture.", "content": { "image/jpeg": { "schema": { "type": "string", "contentEncoding": "binary" } } } });
-    let snapshot = operation("snapshot", "A picture of a tag, as events name it.", Token, &[("200", picture)]);
-    let reloaded = [
-        ("200", answer("The new configuration runs.", of("Reloaded"))),
-        ("202", answer("It is not done yet; the log will say what came of it.", of("UnderWay"))),
-        ("422", answer("The configuration has problems, and the old one stays.", of("Problems"))),
+    operation(id, "Whether the daemon is to be left running.", &answers)
+}
+
+pub(super) fn switch(id: &str, summary: &str) -> Value {
+    let answers = [
+        ("200", answer("How the stream is now.", of("Switched"))),
+        ("202", answer("It is not done yet.", of("UnderWay"))),
+        ("409", answer("Why it cannot be.", of("Error"))),
     ];
-    json!({
-        "/": get(operation("page", "The status page.", Token, &[("200", text("For people.", "text/html; charset=utf-8"))])),
-        "/healthz": health("healthz"),
-        "/livez": health("livez"),
-        "/readyz": get(operation("readyz", "Whether the model is warm.", Token, &ready)),
-        "/metrics": get(operation("metrics", "Metrics for Prometheus.", Token, &[("200", text("Its text format.", "text/plain; version=0.0.4; charset=utf-8"))])),
-        "/api/v1/streams": read("streams", "Every stream with its state and what became of its frames.", "Streams"),
-        "/api/v1/streams/{id}/pause": switch("pause", "Ends a stream until it is resumed, the file says otherwise, or the daemon starts again."),
-        "/api/v1/streams/{id}/resume": switch("resume", "Starts a stream that is switched off."),
-        "/api/v1/labels": read("labels", "The label sets.", "Labels"),
-        "/api/v1/events": read("events", "The latest events, newest first, at most 256.", "Events"),
-        "/api/v1/snapshots/{name}": get(with_parameter(snapshot, "name", "019a1b2c-0000-7000-8000-000000000000-start.jpg")),
-        "/api/v1/sinks": read("sinks", "The outbox and every sink: what waits, and what is wrong.", "Sinks"),
-        "/api/v1/reload": post(operation("reload", "Reads the configuration again, as SIGHUP does.", Change, &reloaded)),
-        "/api/v1/openapi.json": get(operation("openapi", "This document.", Token, &[("200", answer("OpenAPI 3.1.", json!({ "type": "object" })))])),
-    })
+    with_parameter(operation(id, summary, &answers), "id", "dock-3")
+}
+
+fn paths(routes: &[Route]) -> Value {
+    let mut paths = json!({});
+    for route in routes {
+        paths[route.path][route.method] = guarded(route.operation.clone(), route.rules);
+    }
+    paths
 }
 
 /// An object whose properties are all there, and no others.

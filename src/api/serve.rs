@@ -1,9 +1,12 @@
 //! Connections of the API: taken, encrypted where that is wanted, served, and ended when they take too long.
 //!
 //! On the API's own tokio runtime. In: sockets; out: answers of the router. Every connection has a place ([`Access::admit`]); one for which
-//! there is none is closed at once. A peer that is slow with its TLS handshake, with a request's head, or with reading its answer is cut
-//! off, so a place is never lost for long. At shutdown no more are taken, and those that are open have [`DRAIN_TIMEOUT`] to end.
+//! there is none is answered for its health alone (`guard.rs`), and where too many of those are open the oldest goes: whoever holds connections
+//! holds up nobody who asks whether the daemon lives. A peer that is slow with its TLS handshake, with a request's head, or with reading its
+//! answer is cut off, so a place is never lost for long. At shutdown no more are taken, live streams are cut off, and the others that are
+//! open have [`DRAIN_TIMEOUT`] to end.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -17,12 +20,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::access::{Access, ConnectionPermit};
+use super::limits::origin;
 use crate::platform::shutdown::Shutdown;
 
 /// Requests that have not ended this long after the request to stop are cut off.
@@ -51,6 +55,23 @@ pub(super) const TIMES: Times = Times {
     last: Duration::from_secs(60),
 };
 
+impl Times {
+    /// For who has no place.
+    fn in_reserve(self) -> Self {
+        let brief = |time: Duration| time.min(Duration::from_secs(5));
+        Self {
+            handshake: brief(self.handshake),
+            head: brief(self.head),
+            stall: brief(self.stall),
+            life: brief(self.life),
+            last: brief(self.last),
+        }
+    }
+}
+
+/// Connections without a place that are open, from this machine and from elsewhere.
+const RESERVE: usize = 8;
+
 /// Lines of a request's head, and its size in bytes.
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD_SIZE: usize = 16 * 1024;
@@ -58,8 +79,51 @@ const MAX_HEAD_SIZE: usize = 16 * 1024;
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Whose request it is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub IpAddr);
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub address: IpAddr,
+    /// `None` where nobody counts.
+    pub permit: Option<Arc<ConnectionPermit>>,
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        Self { address, permit: None }
+    }
+}
+
+impl Peer {
+    fn is_live(&self) -> bool {
+        self.permit.as_ref().is_some_and(|permit| permit.is_live())
+    }
+
+    pub fn is_reserve(&self) -> bool {
+        self.permit.as_ref().is_some_and(|permit| permit.is_reserve())
+    }
+}
+
+/// Connections without a place.
+#[derive(Default)]
+struct Reserve {
+    local: VecDeque<(IpAddr, AbortHandle)>,
+    remote: VecDeque<(IpAddr, AbortHandle)>,
+}
+
+impl Reserve {
+    /// One more; where there are too many the oldest is cut off, one of the same address first.
+    fn push(&mut self, peer: IpAddr, connection: AbortHandle) {
+        let peer = origin(peer);
+        let side = if peer.is_loopback() { &mut self.local } else { &mut self.remote };
+        side.retain(|(_, other)| !other.is_finished());
+        if side.len() >= RESERVE {
+            let own = side.iter().position(|(other, _)| *other == peer);
+            if let Some((_, oldest)) = side.remove(own.unwrap_or(0)) {
+                oldest.abort();
+            }
+        }
+        side.push_back((peer, connection));
+    }
+}
 
 /// Serves `router` on `listener` until `shutdown`.
 pub(super) async fn serve(
@@ -77,24 +141,27 @@ pub(super) async fn serve(
         while !shutdown.sleep(Duration::from_secs(3600)) {}
         stop.send_replace(true);
     });
-    // Bounded by the places.
+    // Bounded by the places and the reserve.
     let mut open = JoinSet::new();
+    let mut reserve = Reserve::default();
     loop {
         tokio::select! {
             // An error means that the waiting thread is gone, which is as good a reason to stop.
             _ = asked.wait_for(|stop| *stop) => break,
             Some(_) = open.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match access.admit(peer.ip()) {
-                    Some(place) => {
-                        let router = router.clone();
-                        open.spawn(connection(stream, place, router, Arc::clone(&access), times, stopped.clone()));
-                    }
-                    None => {
+                Ok((stream, peer)) => {
+                    let peer = Peer { address: peer.ip(), permit: Some(Arc::new(access.admit(peer.ip()))) };
+                    let (address, without_place) = (peer.address, peer.is_reserve());
+                    let times = if without_place { times.in_reserve() } else { times };
+                    let (router, access, stopped) = (router.clone(), Arc::clone(&access), stopped.clone());
+                    let task = open.spawn(connection(stream, peer, router, access, times, stopped));
+                    if without_place {
                         metrics::counter!("vtagd_api_refused_total", "reason" => "connections").increment(1);
-                        tracing::debug!(peer = %peer.ip(), "too many connections, this one is closed");
+                        tracing::debug!(peer = %address, "too many connections, this one is answered for its health alone");
+                        reserve.push(address, task);
                     }
-                },
+                }
                 Err(error) => {
                     tracing::debug!(%error, "no connection could be taken");
                     sleep(RETRY_INTERVAL).await;
@@ -110,7 +177,7 @@ pub(super) async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    place: ConnectionPermit,
+    peer: Peer,
     router: Router,
     access: Arc<Access>,
     times: Times,
@@ -119,23 +186,25 @@ async fn connection(
     // Answers are written whole; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
     let stream = StallTimeout { inner: stream, stall: times.stall, deadline: None };
-    let Some(tls) = access.tls() else { return talk(stream, place.peer, router, times, stopped).await };
+    let Some(tls) = access.tls() else { return talk(stream, peer, router, times, stopped).await };
     match timeout(times.handshake, TlsAcceptor::from(tls).accept(stream)).await {
-        Ok(Ok(stream)) => talk(stream, place.peer, router, times, stopped).await,
-        Ok(Err(error)) => tracing::debug!(peer = %place.peer, %error, "no TLS connection"),
-        Err(_) => tracing::debug!(peer = %place.peer, "no TLS connection in time"),
+        Ok(Ok(stream)) => talk(stream, peer, router, times, stopped).await,
+        Ok(Err(error)) => tracing::debug!(peer = %peer.address, %error, "no TLS connection"),
+        Err(_) => tracing::debug!(peer = %peer.address, "no TLS connection in time"),
     }
 }
 
 pub(super) async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: IpAddr,
+    peer: Peer,
     router: Router,
     times: Times,
     mut stopped: watch::Receiver<bool>,
 ) {
+    let address = peer.address;
+    let asking = peer.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(asking.clone());
         // A router is always ready.
         router.clone().call(request)
     });
@@ -150,20 +219,27 @@ pub(super) async fn talk(
     let mut serving = std::pin::pin!(serving);
     let enough = async {
         let _ = timeout(times.life, stopped.wait_for(|stop| *stop)).await;
+        // A live stream may become as old as it likes: whoever does not read it is cut off all the same.
+        if peer.is_live() {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
     };
     let result = tokio::select! {
         result = serving.as_mut() => result,
         () = enough => {
+            if peer.is_live() {
+                return;
+            }
             serving.as_mut().graceful_shutdown();
             // Somebody may read just fast enough not to count as stalled.
             let Ok(result) = timeout(times.last, serving).await else {
-                return tracing::debug!(%peer, "a connection of the API was cut off");
+                return tracing::debug!(peer = %address, "a connection of the API was cut off");
             };
             result
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%peer, %error, "a connection of the API ended");
+        tracing::debug!(peer = %address, %error, "a connection of the API ended");
     }
 }
 
@@ -258,7 +334,8 @@ mod tests {
                 .route("/never", get(std::future::pending::<()>))
                 .route("/large", get(|| async { vec![b'x'; LARGE] }));
             let listen = (Ipv4Addr::LOCALHOST, 0).into();
-            let access = Arc::new(Access::new(&ApiSettings { listen, token: None, tls }).unwrap());
+            let access =
+                Arc::new(Access::new(&ApiSettings { listen, token: None, tls, trusted_proxies: Vec::new() }).unwrap());
             let listener = std::net::TcpListener::bind(listen).unwrap();
             listener.set_nonblocking(true).unwrap();
             let address = listener.local_addr().unwrap();

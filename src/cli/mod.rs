@@ -114,8 +114,9 @@ pub fn main() -> ExitCode {
     if !matches!(cli.command, Command::Run { .. }) {
         let level = match cli.verbose {
             // What a source has to say about its stream stands in the table, and it will not try again.
-            0 if matches!(&cli.command, Command::Check(args) if args.probe) => "warn,vtagd::source=off",
-            0 => "warn",
+            0 if matches!(&cli.command, Command::Check(args) if args.probe) => "warn,vtagd::source=off,vtagd::cli=info",
+            // How far a long command is where there is no bar.
+            0 => "warn,vtagd::cli=info",
             1 => "info",
             _ => "debug",
         };
@@ -182,5 +183,24 @@ pub(crate) fn plain(text: &str) -> String {
 /// Tells a person what went wrong, on stderr.
 pub(crate) fn complain(error: &dyn std::fmt::Display) {
     // With stderr closed there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "error: {}", secret::scrub(&error.to_string()));
+    let _ = writeln!(io::stderr(), "{}", as_error(&secret::scrub(&error.to_string())));
+}
+
+/// `text` with `error:` in front, unless it is a problem of a file, which says so itself behind its place.
+fn as_error(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let says_so = first.contains(": error: ") || first.starts_with("error: ");
+    if says_so { text.to_owned() } else { format!("error: {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_calls_itself_an_error_is_not_called_one_again() {
+        assert_eq!(as_error("nobody answers"), "error: nobody answers");
+        assert_eq!(as_error("/etc/x.yaml:1:4: error: is no list"), "/etc/x.yaml:1:4: error: is no list");
+        assert_eq!(as_error("it broke\nserver: error: 7"), "error: it broke\nserver: error: 7");
+    }
 }

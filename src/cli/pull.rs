@@ -39,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args) -> u8 {
     match pull(args) {
         Ok(pulled) => {
-            tracing::info!(origin = %pulled.origin.short(), fetched = pulled.fetched, "pulled");
+            tracing::debug!(origin = %pulled.origin.short(), fetched = pulled.fetched, "pulled");
             say(&pulled.dir.display().to_string());
             0
         }

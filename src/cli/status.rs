@@ -16,6 +16,7 @@ use crate::config;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown;
 use crate::platform::signals;
+use crate::platform::terminal;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -155,15 +156,24 @@ fn watch(daemon: &Daemon) -> Result<(), Unanswered> {
     }
 }
 
-struct Screen;
+struct Screen {
+    /// It would show how the cursor is moved: one look follows the other there.
+    dumb: bool,
+}
 
 impl Screen {
     fn enter() -> Self {
-        write("\x1b[?1049h\x1b[?25l");
-        Self
+        let dumb = terminal::is_dumb();
+        if !dumb {
+            write("\x1b[?1049h\x1b[?25l");
+        }
+        Self { dumb }
     }
 
     fn show(&mut self, text: &str) {
+        if self.dumb {
+            return write(&format!("{}\n\n", text.trim_end()));
+        }
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
         let (rows, columns) = size.map_or((24, 80), |size| (usize::from(size.ws_row), usize::from(size.ws_col)));
         write(&format!("\x1b[H{}\x1b[J", fit(text, rows.max(2), columns.max(20))));
@@ -172,7 +182,9 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        write("\x1b[?25h\x1b[?1049l");
+        if !self.dumb {
+            write("\x1b[?25h\x1b[?1049l");
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use super::plain;
 use crate::config::{Settings, StreamSettings};
 use crate::frame::{FrameTap, FrameTime, Picture};
 use crate::platform::backoff::Ladder;
+use crate::platform::rounding;
 use crate::platform::shutdown::Shutdown;
 use crate::sample::Schedule;
 use crate::source::{self, Source, SourceSettings};
@@ -170,7 +171,7 @@ fn finding(stream: &StreamSettings, report: &StreamReport, picture: bool, time: 
         let error = match &report.state {
             StreamState::Down { error } | StreamState::Failed { error } => plain(error),
             StreamState::Ended => "it has ended without a picture".to_owned(),
-            _ => format!("no picture within {time:?}"),
+            _ => format!("no picture within {:?}", rounding::duration(time)),
         };
         return Finding { codec: report.codec.clone(), ..failed(stream, &error) };
     }

@@ -32,6 +32,7 @@ mod schema;
 mod sets;
 mod show;
 mod streams;
+mod trusted_proxies;
 mod validate;
 
 pub use api_endpoint::Reach;

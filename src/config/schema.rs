@@ -289,6 +289,7 @@ section! {
         "listen" => listen: String,
         "token" => token: SecretSource,
         "tls" => tls: Tls,
+        "trusted_proxies" => trusted_proxies: Vec<At<String>>,
     }
 }
 

@@ -8,7 +8,7 @@ use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapsh
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, ModelSettings, Settings, SnapshotSettings, StreamDefaults,
-    TlsSettings, providers, sets,
+    TlsSettings, providers, sets, trusted_proxies,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
@@ -421,6 +421,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
     let default = Api::default();
     let raw = field.or_default(&default)?;
     let token = raw.token.given().map(|token| secrets::resolve(token, reader));
+    let trusted_proxies = trusted_proxies::check(&raw.trusted_proxies, reader);
     let tls = raw.tls.given().and_then(|tls| {
         let mut file = |field, key| {
             let at = reader.required(tls, key, field, "name a PEM file; TLS needs both cert and key")?;
@@ -465,7 +466,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
             reader.warn(at, format!("is shorter than {LEAST_TOKEN} characters, which can be guessed"), TOKEN);
         }
     }
-    Some(ApiSettings { listen, token, tls })
+    Some(ApiSettings { listen, token, tls, trusted_proxies })
 }
 
 pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {

@@ -254,8 +254,8 @@ impl Reloader {
         self.outcome = Some(RequestOutcome::Done);
     }
 
-    /// What the API goes on with: where it listens, and whether with TLS, stays; its token and its certificate, which is read anew even if
-    /// its path is the same, do not.
+    /// What the API goes on with: where it listens, and whether with TLS, stays; its token, its trusted proxies and its certificate, which is
+    /// read anew even if its path is the same, do not.
     fn api(&self, new: Option<ApiSettings>) -> Option<ApiSettings> {
         let (Some(access), Some(current), Some(new)) = (&self.access, &self.current.api, new) else {
             return self.current.api.clone();
@@ -267,7 +267,7 @@ impl Reloader {
             tracing::warn!(listen = %current.listen, "the API keeps its token until a restart, as other machines reach it until then");
         }
         let tls = if new.tls.is_some() == current.tls.is_some() { new.tls } else { current.tls.clone() };
-        let new = ApiSettings { listen: current.listen, token: new.token.or(kept), tls };
+        let new = ApiSettings { listen: current.listen, token: new.token.or(kept), tls, ..new };
         match access.change(&new) {
             Ok(()) => Some(new),
             Err(error) => {

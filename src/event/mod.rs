@@ -167,7 +167,7 @@ impl Emitter {
                 (EventKind::End, tag, Some((ended, reason)))
             }
         };
-        metrics::counter!("vtagd_events_total", "stream" => self.stream.to_string(), "label" => rules.name.to_string(), "type" => kind.as_str())
+        metrics::counter!("vtagd_events_total", "stream" => self.stream.to_string(), "set" => board.set.to_string(), "label" => rules.name.to_string(), "type" => kind.as_str())
             .increment(1);
         Event {
             id: Uuid::now_v7(),
@@ -322,5 +322,26 @@ mod tests {
     #[test]
     fn closing_a_stream_that_never_had_a_frame_tells_nothing() {
         emitter().close(EndReason::Shutdown, &mut |e| panic!("unexpected {e:?}"));
+    }
+
+    #[test]
+    fn labels_of_one_name_in_two_sets_are_two_series() {
+        let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
+        let label = || LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
+        let sets = vec![("indoors".into(), vec![label()]), ("outdoors".into(), vec![label()])];
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let mut emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let base = Instant::now();
+        metrics::with_local_recorder(&recorder, || {
+            for set in [0, 1] {
+                emitter.scores(at(base, 1 + set as u64), set, &[0.9], &mut |_| true);
+            }
+        });
+        let text = recorder.handle().render();
+        for set in ["indoors", "outdoors"] {
+            let line = format!("vtagd_events_total{{stream=\"door\",set=\"{set}\",label=\"cat\",type=\"start\"}} 1");
+            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+        }
     }
 }

@@ -24,8 +24,11 @@ use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, Provid
 use super::{oom_batch_limit, provider, provider_selection, tensorrt};
 use crate::batching::tensor::HostMemory;
 use crate::model::Bundle;
+use crate::platform::rounding;
 
 mod warm;
+
+pub(crate) use warm::BATCH_TOLERANCE;
 
 /// [`ImageEncoder`] over an ONNX Runtime session.
 pub struct OrtImageEncoder {
@@ -81,7 +84,7 @@ impl OrtImageEncoder {
             options = wanted.iter().find(|c| c.provider() == encoder.provider).map(ProviderChoice::describe).filter(|o| !o.is_empty()),
             dim = encoder.dim,
             cosine,
-            seconds = started.elapsed().as_secs_f32(),
+            seconds = rounding::seconds(started.elapsed()),
             "image tower loaded"
         );
         Ok(encoder)

@@ -15,6 +15,7 @@ use super::sizing::{self, Sizing};
 use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Sessions};
 use crate::model::Bundle;
 use crate::platform::process::Process;
+use crate::platform::rounding;
 
 /// How inference runs, for the log and whoever asks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -85,7 +86,7 @@ pub fn open(
             Ok(encoder) => {
                 encoders.push(encoder);
                 let (session, memory_mib) = (encoders.len() - 1, resident_mib().saturating_sub(before));
-                let seconds = started.elapsed().as_secs_f32();
+                let seconds = rounding::seconds(started.elapsed());
                 info!(session, device, memory_mib, seconds, "another session is warm");
             }
             Err(error) if settings.strict => return Err(error),

@@ -242,8 +242,10 @@ mod tests {
 
     #[test]
     fn texts_of_another_model_or_of_an_unnamed_one_are_refused() {
-        let text = r#"echo '{"answer":{"text":{"index":0,"values":[1.0],"truncated":false}}}'; echo '"done"'; cat >/dev/null"#;
-        let (seen, outcome) = run(tower(&format!(r#"echo '{{"answer":{{"model":{{"fingerprint":"g"}}}}}}'; {text}"#)), &["a"]);
+        let text =
+            r#"echo '{"answer":{"text":{"index":0,"values":[1.0],"truncated":false}}}'; echo '"done"'; cat >/dev/null"#;
+        let (seen, outcome) =
+            run(tower(&format!(r#"echo '{{"answer":{{"model":{{"fingerprint":"g"}}}}}}'; {text}"#)), &["a"]);
         assert!(seen.is_empty() && matches!(outcome, Err(EmbedError::Changed { .. })), "{outcome:?}");
         let (seen, outcome) = run(tower(text), &["a"]);
         assert!(seen.is_empty() && outcome.unwrap_err().to_string().contains("out of order"));

@@ -116,11 +116,7 @@ impl InProcessTower {
 impl TextEmbedder for InProcessTower {
     fn embed(&mut self, texts: &[&str], done: &mut dyn FnMut(usize, TextEmbedding)) -> Result<(), EmbedError> {
         EmbedError::without_tower(&self.bundle, texts)?;
-        let encoder = self.load()?;
-        for (index, text) in texts.iter().enumerate() {
-            done(index, encoder.embed(text)?);
-        }
-        Ok(())
+        Ok(self.load()?.embed_all(texts, done)?)
     }
 }
 

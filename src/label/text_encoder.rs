@@ -1,9 +1,10 @@
 //! The text tower: strings in, L2-normalised embeddings out.
 //!
-//! Texts are run one at a time: a dynamically quantised tower scales by its whole batch, so anything else would give a
-//! prompt another embedding in other company, and the cache would not be worth its name. Runs on the caller's thread;
-//! nothing is queued.
+//! Texts are run in batches where company does not matter to them, which the first batch shows: each of its texts is run alone too. A
+//! dynamically quantised tower scales by its whole batch, and would give a prompt another embedding in other company, so that the cache would
+//! not be worth its name: such a one runs one text at a time. Runs on the caller's thread; nothing is queued.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ort::logging::LogLevel;
@@ -19,6 +20,9 @@ use crate::platform::json_text;
 
 /// CLIP's context, taken where neither the model nor its files say how long an input may be.
 const DEFAULT_LENGTH: usize = 77;
+
+/// Texts that are run together.
+const BATCH: usize = 16;
 
 /// Why texts could not be embedded.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +155,8 @@ pub struct TextEncoder {
     options: RunOptions<HasSelectedOutputs>,
     inputs: Vec<Input>,
     output: String,
+    /// Whether texts may be run together; `None` until a batch has shown it.
+    together: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -191,7 +197,7 @@ impl TextEncoder {
             spec.pad_to = Some(length);
         }
         let tokenizer = TextTokenizer::open(&bundle.tokenizer, &spec)?;
-        let mut encoder = Self { tokenizer, session, options, inputs, output };
+        let mut encoder = Self { tokenizer, session, options, inputs, output, together: None };
         // The check provokes failures, which the runtime would log as errors.
         encoder.set_log_level(LogLevel::Fatal);
         encoder.check_fit(bundle, &spec)?;
@@ -209,20 +215,84 @@ impl TextEncoder {
     /// # Errors
     /// A text the tokenizer or the tower cannot take.
     pub fn embed(&mut self, text: &str) -> Result<TextEmbedding, TextError> {
+        let tokens = self.tokens(text)?;
+        let values = self.run(&tokens.ids, &tokens.mask, 1)?;
+        embedding(text, &tokens, values)
+    }
+
+    /// Embeds `texts` and hands each result to `done` with its index, in order.
+    ///
+    /// # Errors
+    /// The first text that the tokenizer or the tower cannot take ends it; what was handed over before is good.
+    pub fn embed_all(&mut self, texts: &[&str], done: &mut dyn FnMut(usize, TextEmbedding)) -> Result<(), TextError> {
+        let mut next = 0;
+        for chunk in texts.chunks(BATCH) {
+            let mut failed = None;
+            let tokens = chunk.iter().map_while(|text| self.tokens(text).map_err(|error| failed = Some(error)).ok());
+            let tokens: Vec<Tokens> = tokens.collect();
+            for ((text, tokens), values) in chunk.iter().zip(&tokens).zip(self.rows(&tokens)?) {
+                done(next, embedding(text, tokens, values)?);
+                next += 1;
+            }
+            failed.map_or(Ok(()), Err)?;
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, text: &str) -> Result<Tokens, TextError> {
         let tokens = self.tokenizer.encode(text)?;
         if tokens.ids.is_empty() {
             return Err(TextError::Tokenizer(format!("the text {text:?} has no tokens; write at least one word")));
         }
-        let mut values = self.run(&tokens.ids, &tokens.mask)?;
-        if !session::normalise(&mut values) {
-            return Err(InferError::Run(format!("the text tower's embedding of {text:?} is zero or not finite")).into());
-        }
-        Ok(TextEmbedding { values, truncated: tokens.truncated })
+        Ok(tokens)
     }
 
-    fn run(&mut self, ids: &[i64], mask: &[i64]) -> Result<Vec<f32>, InferError> {
+    /// What the tower gives for each of `tokens`, those of one length together where that makes no difference.
+    fn rows(&mut self, tokens: &[Tokens]) -> Result<Vec<Vec<f32>>, InferError> {
+        let mut rows = vec![Vec::new(); tokens.len()];
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (index, text) in tokens.iter().enumerate() {
+            groups.entry(text.ids.len()).or_default().push(index);
+        }
+        for group in groups.values() {
+            let together = (group.len() > 1 && self.together != Some(false)).then(|| self.run_group(tokens, group));
+            if let (Some(Ok(values)), Some(true)) = (&together, self.together) {
+                let dim = values.len() / group.len();
+                group.iter().zip(values.chunks_exact(dim.max(1))).for_each(|(index, row)| rows[*index] = row.to_vec());
+                continue;
+            }
+            for index in group {
+                rows[*index] = self.run(&tokens[*index].ids, &tokens[*index].mask, 1)?;
+            }
+            if let (Some(together), None) = (together, self.together) {
+                let alone: Vec<&[f32]> = group.iter().map(|index| &*rows[*index]).collect();
+                self.together = Some(together.is_ok_and(|values| is_same(&values, &alone)));
+                if self.together == Some(false) {
+                    tracing::info!(
+                        "texts are embedded one at a time: together they would differ, or the model takes one only"
+                    );
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    fn run_group(&mut self, tokens: &[Tokens], group: &[usize]) -> Result<Vec<f32>, InferError> {
+        let ids: Vec<i64> = group.iter().flat_map(|index| &tokens[*index].ids).copied().collect();
+        let mask: Vec<i64> = group.iter().flat_map(|index| &tokens[*index].mask).copied().collect();
+        // An export that takes one text only fails here, which is no error.
+        let level = if self.together.is_none() { LogLevel::Fatal } else { LogLevel::Warning };
+        self.set_log_level(level);
+        let values = self.run(&ids, &mask, group.len());
+        self.set_log_level(LogLevel::Warning);
+        values
+    }
+
+    /// Runs `rows` texts of one length, whose tokens stand one behind the other.
+    fn run(&mut self, ids: &[i64], mask: &[i64], rows: usize) -> Result<Vec<f32>, InferError> {
         let failed = |e: ort::Error| InferError::Run(format!("the text tower failed: {}", e.message()));
-        let shape = [1, ids.len()];
+        let length = ids.len() / rows;
+        let shape = [rows, length];
         let columns: Vec<(&Input, Vec<i64>)> = self
             .inputs
             .iter()
@@ -231,7 +301,7 @@ impl TextEncoder {
                     Role::Ids => ids.to_vec(),
                     Role::Mask => mask.to_vec(),
                     Role::Types => vec![0; ids.len()],
-                    Role::Positions => (0..ids.len() as i64).collect(),
+                    Role::Positions => (0..length as i64).cycle().take(ids.len()).collect(),
                 };
                 (input, column)
             })
@@ -252,9 +322,9 @@ impl TextEncoder {
         let value = outputs
             .get(&self.output)
             .ok_or_else(|| InferError::Run(format!("the text tower gave no `{}`", self.output)))?;
-        let mut row = Vec::new();
-        session::append_rows(value, 1, 1, &mut row).map_err(InferError::Run)?;
-        Ok(row)
+        let mut values = Vec::new();
+        session::append_rows(value, rows, rows, &mut values).map_err(InferError::Run)?;
+        Ok(values)
     }
 
     /// A tokenizer of another model makes ids that the token embedding has no row for, or uses only a corner of it. Both
@@ -275,13 +345,13 @@ impl TextEncoder {
         }
         let mut tokens = self.tokenizer.encode("a photo")?;
         // A run that fails for another reason than the ids fails here, with its own message.
-        self.run(&tokens.ids, &tokens.mask).map_err(|e| {
+        self.run(&tokens.ids, &tokens.mask, 1).map_err(|e| {
             let worst = tokens.ids.iter().max().copied().unwrap_or(0);
             if is_out_of_range(&e) { misfit(format!("the model has no token {worst}")) } else { e.into() }
         })?;
         let Some(last) = tokens.ids.last_mut() else { return Ok(()) };
         *last = highest;
-        if self.run(&tokens.ids, &tokens.mask).is_err() {
+        if self.run(&tokens.ids, &tokens.mask, 1).is_err() {
             return Err(misfit(format!("the model has no token {highest}, which the tokenizer can make")));
         }
         if spec.imported {
@@ -292,13 +362,31 @@ impl TextEncoder {
         if let Some(last) = tokens.ids.last_mut() {
             *last = beyond;
         }
-        if highest > 0 && self.run(&tokens.ids, &tokens.mask).is_ok() {
+        if highest > 0 && self.run(&tokens.ids, &tokens.mask, 1).is_ok() {
             return Err(misfit(format!(
                 "its highest token id is {highest}, but the model knows more than {beyond} tokens"
             )));
         }
         Ok(())
     }
+}
+
+fn embedding(text: &str, tokens: &Tokens, mut values: Vec<f32>) -> Result<TextEmbedding, TextError> {
+    if !session::normalise(&mut values) {
+        return Err(InferError::Run(format!("the text tower's embedding of {text:?} is zero or not finite")).into());
+    }
+    Ok(TextEmbedding { values, truncated: tokens.truncated })
+}
+
+/// Whether the rows of `together` are those of `alone`, as far as arithmetic goes.
+fn is_same(together: &[f32], alone: &[&[f32]]) -> bool {
+    let dim = together.len() / alone.len().max(1);
+    together.chunks_exact(dim.max(1)).zip(alone).all(|(together, alone)| {
+        let (mut together, mut alone) = (together.to_vec(), alone.to_vec());
+        let normal = session::normalise(&mut together) && session::normalise(&mut alone);
+        let cosine: f32 = together.iter().zip(&alone).map(|(a, b)| a * b).sum();
+        normal && together.len() == alone.len() && 1.0 - cosine <= session::BATCH_TOLERANCE
+    })
 }
 
 fn is_out_of_range(error: &InferError) -> bool {
@@ -366,5 +454,26 @@ mod tests {
         assert_eq!(fixed_length(&[outlet("x", narrow, &[1, 77])]), Some(77));
         let error = inputs(&[outlet("pixel_values", TensorElementType::Float32, &[1, 3, 2, 2])], file).unwrap_err();
         assert!(error.to_string().contains("pixel_values"), "{error}");
+    }
+
+    #[test]
+    fn texts_run_together_where_company_changes_nothing() {
+        let dir = crate::model::resolve(Path::new(crate::model::STARTER)).expect("run `make setup` first");
+        let bundle = Bundle::open_with_cache(&dir, None).unwrap();
+        let runtime = crate::infer::runtime::load(None).expect("run `make setup` first");
+        let mut encoder = TextEncoder::open(&runtime, &bundle, 1).unwrap();
+        let mut count = 0;
+        encoder.embed_all(&["one cat", "one dog", "a car in the rain"], &mut |_, _| count += 1).unwrap();
+        assert_eq!((encoder.together, count), (Some(true), 3));
+    }
+
+    #[test]
+    fn rows_that_differ_by_more_than_arithmetic_are_not_the_same() {
+        let alone: [&[f32]; 2] = [&[3.0, 4.0], &[1.0, 0.0]];
+        assert!(is_same(&[3.0, 4.000_001, 1.0, 0.0], &alone));
+        assert!(!is_same(&[3.0, 4.2, 1.0, 0.0], &alone), "the first");
+        assert!(!is_same(&[3.0, 4.0, 1.0, 0.1], &alone), "the last");
+        assert!(!is_same(&[3.0, 4.0, 0.0, 0.0], &alone), "no direction");
+        assert!(!is_same(&[3.0, 4.0, 1.0, f32::NAN], &alone));
     }
 }

@@ -17,7 +17,7 @@ mod line;
 mod repeats;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -33,6 +33,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::platform::secret;
+use crate::platform::terminal;
 use journal::Journal;
 use line::Line;
 use repeats::{Repeats, Summary};
@@ -100,7 +101,7 @@ pub fn init(level: LevelFrom<'_>, format: LogFormat) {
             registry.with(fmt::layer().json().flatten_event(true).with_writer(Stderr)).try_init()
         }
         (None, _) => {
-            let colours = io::stderr().is_terminal();
+            let colours = terminal::wants_colours(&io::stderr());
             registry.with(fmt::layer().with_ansi(colours).with_target(false).with_writer(Stderr)).try_init()
         }
     };

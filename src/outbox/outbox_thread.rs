@@ -215,7 +215,7 @@ impl Worker {
             if stored.event.kind != EventKind::End {
                 let event = Arc::new(stored.event.interrupted());
                 let (data, kind) = (&event.data, event.kind.as_str());
-                metrics::counter!("vtagd_events_total", "stream" => data.stream.clone(), "label" => data.label.clone(), "type" => kind)
+                metrics::counter!("vtagd_events_total", "stream" => data.stream.clone(), "set" => data.set.clone(), "label" => data.label.clone(), "type" => kind)
                     .increment(1);
                 let to = router.route(&event, Instant::now()).to;
                 self.batch.push(Queued { event, to });

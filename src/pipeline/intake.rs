@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::batching::dispatcher::Arrival;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::{Region, View};
+use crate::platform::rounding;
 use crate::platform::shutdown::{Shutdown, Trigger};
 use crate::sample::auto::{Controller, ServedCounts};
 use crate::sample::{Interval, Tempo};
@@ -184,6 +185,7 @@ impl Intake {
         let is_due = |(at, logged)| logged != interval && now.saturating_duration_since(at) >= LOG_INTERVAL;
         if pace.logged.is_none_or(is_due) {
             pace.logged = Some((now, interval));
+            let interval = rounding::duration(interval);
             tracing::info!(?interval, streams = followers.len(), "sampling interval of streams with `interval: auto`");
         }
     }

@@ -23,6 +23,7 @@ use super::run_with_timeout::{AbandonedPipelines, Late, run_with_timeout};
 use super::scrub::{self, Scrubber};
 use super::{Limits, Location, SourceSettings, downloads, gio_types, messages, pipeline_template, size_limit};
 use crate::frame::still_image;
+use crate::platform::rounding;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 
@@ -389,6 +390,7 @@ fn tear_down(
             abandoned.add(running);
             metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => stream.to_string()).increment(1);
             let hanging = abandoned.count();
+            let deadline = rounding::duration(deadline);
             tracing::warn!(%stream, ?deadline, hanging, "the pipeline does not stop; left behind");
         }
         Err(Late::NoThread(error)) => {

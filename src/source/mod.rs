@@ -48,6 +48,7 @@ pub use error::{At, Decision, Excess, SourceError};
 use crate::frame::FrameTap;
 use crate::frame::coded_size;
 use crate::platform::backoff::{Backoff, Ladder};
+use crate::platform::rounding;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
@@ -303,10 +304,11 @@ impl Source {
             let text = error.to_string();
             self.status.set(StreamState::Down { error: text.clone() });
             // A camera that is away for a week says so once.
+            let shown = rounding::duration(wait);
             if told == text {
-                tracing::debug!(stream = %self.settings.id, %error, ?wait, "still down");
+                tracing::debug!(stream = %self.settings.id, %error, wait = ?shown, "still down");
             } else {
-                tracing::warn!(stream = %self.settings.id, %error, ?wait, "the stream is down, trying again later");
+                tracing::warn!(stream = %self.settings.id, %error, wait = ?shown, "the stream is down, trying again later");
                 told = text;
             }
             let stopped = match error {

@@ -24,6 +24,7 @@ use super::media_time::MediaTime;
 use super::picture::{self, Coded};
 use super::pipeline_template::Parts;
 use crate::frame::{FrameTap, FrameTime};
+use crate::platform::rounding;
 use crate::stream::status::{Decoding, StreamState, StreamStatus};
 
 /// Wanted keyframes in a row that the decoder may swallow before coded frames stop counting as signs of life.
@@ -211,7 +212,8 @@ impl PipelineTap {
 
     fn tell(&self, news: News, interval: Duration) {
         let stream = self.status.id();
-        let keyframes = self.with(|state| state.chooser.keyframe_interval());
+        let keyframes = self.with(|state| state.chooser.keyframe_interval()).map(rounding::duration);
+        let interval = rounding::duration(interval);
         match news {
             News::Close => {
                 tracing::info!(%stream, ?keyframes, ?interval, "keyframes are close enough, decoding nothing else");
@@ -221,10 +223,11 @@ impl PipelineTap {
             }
             News::Absent(waited) => tracing::warn!(
                 %stream,
-                ?waited,
+                waited = ?rounding::duration(waited),
                 "no keyframe seen, so nothing is decoded; set `decode: auto`, or shorten the keyframe interval in the camera"
             ),
             News::Refresh(waited) => {
+                let waited = rounding::duration(waited);
                 tracing::info!(%stream, ?waited, "no keyframe seen, decoding every frame as it comes");
             }
         }

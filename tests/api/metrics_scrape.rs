@@ -85,6 +85,7 @@ fn strange(text: &str) -> Vec<String> {
         Some(Values::Bounded { .. }) => match label {
             "stream" => ["a", "off"].contains(&value),
             "label" => labels.contains(&format!("name: {value}")),
+            "set" => labels.contains(&format!("set: {value}")),
             "sink" => ["jsonl-0", "outbox"].contains(&value),
             "version" => value == env!("CARGO_PKG_VERSION"),
             "model" => !value.is_empty(),

@@ -1,12 +1,11 @@
 //! `vtagd status` beside a real daemon: a table, JSON, a terminal that is written anew, and what it says where nobody answers.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
 use crate::common::daemon::{Daemon, eventually, root, vtagd, without_numbers};
+use crate::common::terminal;
 use serde_json::Value;
 
 const TOKEN: &str = "marked-token-0123456789abcdef";
@@ -176,42 +175,18 @@ fn what_answers_has_no_say_about_the_terminal() {
     talker.join().unwrap();
 }
 
-/// A terminal of 10 lines and 60 columns: our side and the program's.
-fn terminal() -> (File, File) {
-    let (mut ours, mut theirs) = (0, 0);
-    let size = libc::winsize { ws_row: 10, ws_col: 60, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: two places for the descriptors and a size, all alive; no name and no settings are wanted.
-    let result = unsafe {
-        libc::openpty(&raw mut ours, &raw mut theirs, std::ptr::null_mut(), std::ptr::null(), &raw const size)
-    };
-    assert_eq!(result, 0);
-    // SAFETY: both were just opened and belong to nobody else.
-    unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) }
-}
-
 #[test]
 fn on_a_terminal_it_shows_again_and_again_and_leaves_it_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = start(folder.path(), "");
     let url = daemon.url();
     daemon.wait_ready();
-    let (mut ours, theirs) = terminal();
+    let (ours, theirs) = terminal::open(60);
     let mut command = vtagd(folder.path());
     command.args(["status", "--url", &url, "--watch"]).stdin(Stdio::null()).stdout(theirs).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
+    let mut child = command.env("TERM", "xterm").spawn().unwrap();
     drop(command);
-    let (sender, seen) = std::sync::mpsc::sync_channel(64);
-    assert!(ours.as_raw_fd() > 0);
-    let reader = std::thread::spawn(move || {
-        let mut all = String::new();
-        let mut buffer = [0; 4096];
-        // Linux ends a terminal without another side by an error.
-        while let Ok(length @ 1..) = ours.read(&mut buffer) {
-            all += &String::from_utf8_lossy(&buffer[..length]);
-            let _ = sender.try_send(all.clone());
-        }
-        all
-    });
+    let (seen, reader) = terminal::read(ours);
     let screens = |text: &str| text.matches("\u{1b}[H").count();
     loop {
         let text = seen.recv_timeout(crate::common::daemon::DEADLINE).expect("it goes on");
@@ -230,6 +205,26 @@ fn on_a_terminal_it_shows_again_and_again_and_leaves_it_as_it_was() {
     assert!(screen.contains("stream") && screen.contains("more lines"), "{screen:?}");
     assert!(screen.matches('\n').count() < 10, "{screen:?}");
     assert!(daemon.stop().code() == Some(0) || daemon.log().contains("events could not be delivered"));
+}
+
+#[test]
+fn a_dumb_terminal_is_told_one_look_after_the_other_without_a_sequence_that_it_would_show() {
+    // Nobody answers, and may come back.
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = terminal::open(200);
+    let mut command = vtagd(folder.path());
+    command.args(["status", "--url", "http://127.0.0.1:9", "--watch"]).stdin(Stdio::null()).stdout(theirs);
+    let mut child = command.stderr(Stdio::null()).env("TERM", "dumb").spawn().unwrap();
+    drop(command);
+    let (seen, reader) = terminal::read(ours);
+    while seen.recv_timeout(crate::common::daemon::DEADLINE).expect("it goes on").matches("nobody answers").count() < 2
+    {
+    }
+    // SAFETY: plain system call on a process that this test started and has not waited for.
+    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGINT) }, 0);
+    assert!(eventually("it ends", || child.try_wait().unwrap()).success());
+    let all = reader.join().unwrap();
+    assert!(!all.contains('\u{1b}'), "{all:?}");
 }
 
 #[test]

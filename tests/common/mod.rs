@@ -22,4 +22,5 @@ pub mod raw_rtsp;
 pub mod recorder;
 pub mod scene;
 pub mod slow_link;
+pub mod terminal;
 pub mod web;

@@ -57,6 +57,7 @@ fn a_changed_key_waits_for_a_restart_or_does_not() {
         // All of these are a reload's.
         ("api: { token: { file: one } }".into(), "api: { token: { file: two } }".into(), &[]),
         ("api: { token: { file: one } }".into(), "api: {}".into(), &[]),
+        ("api: { trusted_proxies: [10.0.0.1] }".into(), "api: { trusted_proxies: [10.0.0.1, 10.0.0.2] }".into(), &[]),
         ("log: { level: info }".into(), "log: { level: debug }".into(), &[]),
         ("sampling: { interval: 1s }".into(), "sampling: { interval: 2s }".into(), &[]),
         ("reconnect: { max: 1m }".into(), "reconnect: { max: 2m }".into(), &[]),

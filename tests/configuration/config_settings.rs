@@ -453,6 +453,11 @@ fn an_api_that_others_can_reach_is_to_be_encrypted_and_its_token_hard_to_guess()
     assert_eq!(told("{ listen: 0.0.0.0:1, token: { file: token }, tls: { cert: api.crt, key: api.key } }"), [""; 0]);
     let clear = told("{ listen: 0.0.0.0:1, token: { file: token } }");
     assert!(clear.len() == 1 && clear[0].contains("without encryption"), "{clear:?}");
+    let everybody = told("{ trusted_proxies: [10.0.0.1, \"fd00::/8\", 0.0.0.0/0] }");
+    assert!(
+        everybody.len() == 1 && everybody[0].contains("api.trusted_proxies[2]: believes everybody"),
+        "{everybody:?}"
+    );
     let short = told("{ token: { file: secret } }");
     assert!(short.len() == 1 && short[0].contains("can be guessed"), "{short:?}");
 

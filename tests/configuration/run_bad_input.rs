@@ -174,3 +174,69 @@ fn a_camera_that_is_away_is_no_problem_of_the_configuration() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("ok: 1 stream"));
 }
+
+/// Every command that can fail on a file or an address, each with one that it fails on.
+#[test]
+fn an_error_is_called_one_once() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for (name, content) in [
+        ("wrong.yaml", "streams: [{ id: a, url: 'rtp://x' }]\napi: { listen: here }\noutbox: 7\n"),
+        ("torn.yaml", "a: [\n"),
+        ("set-wrong.yaml", "set: x\nlabels: [{ name: }]\n"),
+        ("picture.jpg", "none\n"),
+    ] {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let mut told = 0;
+    for file in ["wrong.yaml", "torn.yaml", "absent.yaml", "", "picture.jpg"].map(path) {
+        let on_a_configuration: &[&[&str]] = &[
+            &["check"],
+            &["run"],
+            &["status"],
+            &["config", "show"],
+            &["events", "list"],
+            &["events", "export"],
+            &["mqtt", "clear"],
+            &["mqtt", "claim"],
+            &["check", "--probe"],
+        ];
+        for arguments in on_a_configuration {
+            told += called_once(folder.path(), &[arguments, &["-c", &file][..]].concat());
+        }
+        told += called_once(folder.path(), &["labels", "check", &file]);
+        told += called_once(folder.path(), &["labels", "embed", &file]);
+        told += called_once(folder.path(), &["tag", "demo/clip.mp4", "--labels", &file]);
+        told += called_once(folder.path(), &["model", "inspect", &file]);
+        told += called_once(folder.path(), &["model", "import", &file, "--out", &path("out")]);
+        told += called_once(folder.path(), &["bench", "-m", &file, "--seconds", "1"]);
+        told += called_once(folder.path(), &["embed", "--image", &file]);
+        told += called_once(folder.path(), &["status", "--url", "http://127.0.0.1:9", "--token-file", &file]);
+        told += called_once(folder.path(), &["events", "export", "--outbox", &file]);
+    }
+    told += called_once(folder.path(), &["tag", "demo/clip.mp4", "--labels", &path("set-wrong.yaml")]);
+    for arguments in [
+        &["status", "--url", "http://127.0.0.1:9"][..],
+        &["status", "--url", "nonsense"],
+        &["tag", "/absent.jpg"],
+        &["tag", "rtsp://127.0.0.1:9/"],
+        &["bench", "--provider-option", "cpu.x=1"],
+        &["bench", "--arch", "none"],
+        &["model", "pull", ""],
+        &["nonsense"],
+    ] {
+        told += called_once(folder.path(), arguments);
+    }
+    assert!(told > 60, "most of them failed: {told}");
+}
+
+/// Runs `vtagd` with `arguments`; 1 if it failed and said so.
+fn called_once(folder: &Path, arguments: &[&str]) -> usize {
+    let output = vtagd(folder).args(arguments).env("VTAGD_CACHE", folder).output().unwrap();
+    let text = text(&output);
+    for line in text.lines() {
+        let times = line.matches("error: ").count() - line.matches("(os error: ").count();
+        assert!(times < 2, "{arguments:?}: {line}");
+    }
+    usize::from(!output.status.success() && text.contains("error: "))
+}

@@ -1,5 +1,8 @@
 //! What the API answers, right and wrong.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
 use super::super::common::daemon::{Daemon, eventually};
 use super::golden::sections;
 use super::http::{ask, say};
@@ -33,10 +36,23 @@ pub fn look(address: &str, token: &str, picture: &str) -> Vec<(&'static str, Str
     ]
 }
 
-/// Wrong tokens until there were too many.
+/// What a wrong token is told after many others.
 pub fn guess(address: &str) -> String {
-    eventually("too many guesses", || {
-        let answer = ask(address, "GET", "/api/v1/streams", "a-token-that-somebody-guessed");
+    let guess = || ask(address, "GET", "/api/v1/streams", "a-token-that-somebody-guessed").told();
+    (0..60).map(|_| guess()).next_back().unwrap()
+}
+
+/// Requests until there were too many, without waiting for answers.
+pub fn ask_too_often(address: &str, token: &str) -> String {
+    let many = format!("HEAD / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n").repeat(400);
+    eventually("too many requests", || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut reading = stream.try_clone().unwrap();
+        let reader = std::thread::spawn(move || reading.read_to_end(&mut Vec::new()));
+        stream.write_all(many.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        reader.join().unwrap().unwrap();
+        let answer = ask(address, "GET", "/api/v1/streams", token);
         (answer.status == 429).then(|| answer.told())
     })
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::super::common::broker::{Broker, Consumer};
 use super::super::common::daemon::{Daemon, eventually, root, stored, vtagd};
 use super::super::common::hook::{Hook, Reply, Request};
-use super::answers::{guess, look, without_a_token, without_repetition};
+use super::answers::{ask_too_often, guess, look, without_a_token, without_repetition};
 use super::files;
 use super::golden::{Golden, sections};
 use super::http::ask;
@@ -251,6 +251,7 @@ pub fn record(golden: &mut Golden) {
     world.settled();
     scrape.extend(series(&world));
     api.push(("GET with too many wrong tokens", guess(&world.address)));
+    api.push(("GET too often", ask_too_often(&world.address, TOKEN)));
     daemon.stop();
     consumer.wait_for("vtagd/available", "stopped");
     log += &daemon.log();
@@ -270,7 +271,7 @@ pub fn record(golden: &mut Golden) {
 /// The names of streams, labels and sinks are the configuration's, and how many there are is not what this is about.
 fn series(world: &World) -> BTreeSet<String> {
     let text = ask(&world.address, "GET", "/metrics", TOKEN).text();
-    let ours = ["stream", "label", "sink", "version", "model"];
+    let ours = ["stream", "set", "label", "sink", "version", "model"];
     let mut found = BTreeSet::new();
     // What the machine has or not.
     let varies = |line: &&str| !line.contains("vtagd_gpu_") && !line.contains("process_max_fds");

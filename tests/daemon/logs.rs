@@ -6,12 +6,13 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::common::daemon::{Daemon, eventually};
+use crate::common::daemon::{DEADLINE, Daemon, eventually, root, vtagd};
 use crate::common::flicker;
 use crate::common::hook::{Hook, Reply};
+use crate::common::terminal;
 use vtagd::logs::{self, LevelFrom, LogFormat};
 use vtagd::platform::secret::Secret;
 
@@ -235,6 +236,65 @@ fn a_filter_that_is_none_is_told_and_the_configuration_counts() {
     daemon.wait_for_log(" ready ");
     assert!(daemon.stop().success());
     assert!(!daemon.log().contains("no filter"), "{}", daemon.log());
+}
+
+/// Numbers with a unit of time, or of fields called `seconds`, that have more digits than anybody reads.
+fn too_exact(log: &str) -> Vec<&str> {
+    let exact = |word: &&str| {
+        let Some((field, value)) = word.split_once('=') else { return false };
+        let unit = value.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        let number = &value[..value.len() - unit.len()];
+        let time = ["s", "ms", "µs", "ns"].contains(&unit) || field == "seconds" && unit.is_empty();
+        time && number.contains('.') && number.bytes().filter(u8::is_ascii_digit).skip_while(|d| *d == b'0').count() > 3
+    };
+    log.split_whitespace().filter(exact).collect()
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them_and_times_for_people() {
+    assert_eq!(
+        too_exact("a=1.2345s b=1.23s c=951.549236ms d=2.5 seconds=0.5415096 seconds=0.542"),
+        ["a=1.2345s", "c=951.549236ms", "seconds=0.5415096"]
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "streams:\n  - {{ id: gate, url: \"file://{}\", loop: true, sampling: {{ interval: 200ms }} }}\n  - {{ id: away, url: \"rtsp://127.0.0.1:9/\" }}\n\
+         labels: [{}]\nevents: {{ after: 0s, cooldown: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: \":memory:\" }}\napi: {{ listen: off }}\n",
+        root().join("demo/clip.mp4").display(),
+        root().join("config/labels/demo.yaml").display()
+    );
+    fs::write(folder.path().join("vtagd.yaml"), config).unwrap();
+    for (term, no_color, coloured) in
+        [("xterm", None, true), ("xterm", Some(""), true), ("xterm", Some("1"), false), ("dumb", None, false)]
+    {
+        let (ours, theirs) = terminal::open(200);
+        let mut command = vtagd(folder.path());
+        command.arg("run").arg("-c").arg(folder.path().join("vtagd.yaml")).stdin(Stdio::null());
+        command.stdout(theirs.try_clone().unwrap()).stderr(theirs).env("TERM", term).env_remove("NO_COLOR");
+        command.envs(no_color.map(|value| ("NO_COLOR", value)));
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let (seen, reader) = terminal::read(ours);
+        // A log line with a time, and an event.
+        loop {
+            let all = seen.recv_timeout(DEADLINE).expect("it goes on");
+            if all.contains("trying again later") && all.contains('▶') && all.contains("image tower warm") {
+                break;
+            }
+        }
+        // The second stops at once.
+        for _ in 0..2 {
+            // SAFETY: plain system call on a process that this test started and has not waited for.
+            unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGTERM) };
+        }
+        child.wait().unwrap();
+        let all = reader.join().unwrap();
+        for marked in ["\u{1b}[32m▶", "\u{1b}[32m INFO"] {
+            assert_eq!(all.contains(marked), coloured, "{term} {no_color:?} {marked:?}: {all:?}");
+        }
+        assert_eq!(all.contains('\u{1b}'), coloured, "{term} {no_color:?}: {all:?}");
+        assert_eq!(too_exact(&all), [] as [&str; 0], "{all}");
+    }
 }
 
 /// Level and target of every line of a log in JSON.

@@ -285,3 +285,33 @@ fn another_scale_in_the_configuration_changes_scores_and_fingerprint_and_no_embe
     assert!(other != own && (others - score).abs() > 0.01, "{others} {score}");
     assert!(log.contains("embedded=0"), "{log}");
 }
+
+#[test]
+fn a_long_run_says_how_far_it_is_where_no_bar_can_be_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = dir.path().join("many.yaml");
+    // Far more than can be embedded until the first line is due.
+    let templates: Vec<String> = (0..200).map(|n| format!("\"{{}} in a picture of kind {n}\"")).collect();
+    let names: String = (0..1000).map(|n| format!("  - name: thing {n}\n")).collect();
+    fs::write(&labels, format!("set: many\ntemplates: [{}]\nlabels:\n{names}", templates.join(", "))).unwrap();
+    let said = fs::File::create(dir.path().join("said")).unwrap();
+    let mut command = vtagd(dir.path());
+    command.args(["labels", "embed"]).arg(&labels).stdout(Stdio::null()).stderr(said);
+    let mut child = Ended(command.spawn().unwrap());
+    let line = crate::common::daemon::eventually("it says how far it is", || {
+        let said = fs::read_to_string(dir.path().join("said")).unwrap();
+        assert_eq!(child.0.try_wait().unwrap(), None, "it has ended without a word: {said}");
+        said.lines().find(|line| line.contains("embedding texts")).map(str::to_owned)
+    });
+    assert!(line.contains("ready=") && line.contains("total=200"), "{line}");
+}
+
+/// A process that does not outlive the test, whatever comes of it.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

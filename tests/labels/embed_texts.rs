@@ -91,6 +91,26 @@ fn the_starter_models_texts_get_the_embeddings_of_the_reference() {
 }
 
 #[test]
+fn texts_get_the_same_embeddings_in_company_and_in_their_order() {
+    let mut encoder = open(&starter()).unwrap();
+    let texts: Vec<String> = (0..50).map(|n| format!("{} {n}", "one more word ".repeat(1 + n % 4))).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let mut together = Vec::new();
+    encoder
+        .embed_all(&texts, &mut |index, embedding| {
+            assert_eq!(index, together.len());
+            together.push(embedding);
+        })
+        .unwrap();
+    assert_eq!(together.len(), texts.len());
+    for (text, embedding) in texts.iter().zip(&together) {
+        let alone = encoder.embed(text).unwrap();
+        assert_eq!(alone.truncated, embedding.truncated);
+        assert!(cosine(&alone.values, &embedding.values) > 0.99999, "{text:?}");
+    }
+}
+
+#[test]
 fn a_siglip_like_tower_gets_padded_ids_in_32_bits() {
     let small = Path::new(CONFORMANCE);
     let bundle = Bundle {

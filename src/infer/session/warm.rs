@@ -6,10 +6,11 @@ use tracing::{info, warn};
 
 use super::OrtImageEncoder;
 use crate::infer::{ImageEncoder, InferError, Provider, chunk};
+use crate::platform::rounding;
 
 /// Two embeddings of one picture that differ by more than this in cosine are different answers: float kernels that split
 /// work differently by batch size stay below 1e-6, per-tensor dynamic quantisation lies far above.
-const BATCH_TOLERANCE: f32 = 1e-4;
+pub(crate) const BATCH_TOLERANCE: f32 = 1e-4;
 
 /// Time for warming up beyond the first run, which shows how many pictures are best run at once; a large model on a small box meets
 /// other sizes as they come.
@@ -71,7 +72,7 @@ impl OrtImageEncoder {
             _ => self.timed(&pixels, count, &mut together)?,
         };
         let chunk = self.chunk.unwrap_or(count);
-        info!(batch = count, chunk, run = ?self.expected, seconds = started.elapsed().as_secs_f32(), "image tower warm");
+        info!(batch = count, chunk, run = ?rounding::duration(self.expected), seconds = rounding::seconds(started.elapsed()), "image tower warm");
         Ok(if count < wanted { count } else { max_size })
     }
 

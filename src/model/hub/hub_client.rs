@@ -19,6 +19,7 @@ use super::listing::{self, Entry, Listing};
 use super::name::{Repo, shown};
 use super::settings::HubSettings;
 use crate::platform::backoff::{Backoff, Ladder};
+use crate::platform::rounding;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::tls;
@@ -181,7 +182,7 @@ impl Client {
             }
             left -= 1;
             let wait = backoff.next_wait().max(after.unwrap_or_default());
-            warn!(what, %error, wait = ?wait, "asking again");
+            warn!(what, %error, wait = ?rounding::duration(wait), "asking again");
             if Backoff::wait(wait, &self.shutdown) {
                 return Err(HubError::Stopped);
             }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::{Running, Sink, SinkError, SinkStartError};
 use crate::event::{Event, EventKind};
 use crate::outbox::delivery::{Delivery, DeliveryReceiver};
+use crate::platform::terminal;
 
 /// Lines written before the disk is asked to keep them.
 const GROUP: usize = 256;
@@ -61,7 +62,7 @@ impl Writer {
                 Output::File(Log::open(path, *rotation).map_err(failed)?)
             }
             JsonlTarget::Stdout if io::stdout().is_terminal() => {
-                Output::Readable { stdout: io::stdout(), colour: std::env::var_os("NO_COLOR").is_none() }
+                Output::Readable { stdout: io::stdout(), colour: terminal::wants_colours(&io::stdout()) }
             }
             JsonlTarget::Stdout => Output::Json(io::stdout()),
         };

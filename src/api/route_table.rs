@@ -1,0 +1,247 @@
+//! Every route of the API: its path, how it is guarded, who answers, and how the OpenAPI document describes it. One table: what stands in it is
+//! served, guarded and told, and nothing else is.
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::routing::{self, MethodRouter};
+use serde_json::{Value, json};
+
+use super::guard::{guard, refusal};
+use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
+use super::{Shared, handlers};
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    Nothing,
+    /// The token, where one is set.
+    Token,
+    /// The token, always. The guard lets in who needs none to read; the route itself refuses him.
+    Change,
+}
+
+/// What a route may cost, and so what is let through to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RouteClass {
+    /// Says how the daemon is: answered when no connection has a place left, and to this machine at any rate.
+    Health,
+    /// Read by machines alone.
+    Scrape,
+    /// Wants no body.
+    Plain,
+    /// Wants a picture, which is taken in whole before the route sees it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the routes that tag and embed pictures are not built yet"))]
+    Picture,
+    /// Answers with a stream that goes on, on a connection of a pool of its own.
+    #[cfg_attr(not(test), expect(dead_code, reason = "server-sent events are not built yet"))]
+    Live,
+}
+
+impl RouteClass {
+    /// What of a body is taken, in bytes.
+    pub fn max_body(self) -> u64 {
+        match self {
+            Self::Picture => 16 * 1024 * 1024,
+            Self::Health | Self::Scrape | Self::Plain | Self::Live => 64 * 1024,
+        }
+    }
+
+    /// The same for people.
+    pub fn max_body_text(self) -> &'static str {
+        match self {
+            Self::Picture => "16 MiB",
+            Self::Health | Self::Scrape | Self::Plain | Self::Live => "64 KiB",
+        }
+    }
+
+    /// Whether old probes that speak HTTP/1.0 may leave out the host.
+    pub fn is_probed(self) -> bool {
+        matches!(self, Self::Health | Self::Scrape)
+    }
+
+    /// As the document tells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Scrape => "scrape",
+            Self::Plain => "plain",
+            Self::Picture => "picture",
+            Self::Live => "live",
+        }
+    }
+}
+
+/// How a route is guarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub class: RouteClass,
+    pub needs: Needs,
+}
+
+/// Also for what is no route.
+const READ: Rules = Rules { class: RouteClass::Plain, needs: Needs::Token };
+const CHANGE: Rules = Rules { class: RouteClass::Plain, needs: Needs::Change };
+const LIVENESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Nothing };
+const READINESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Token };
+const SCRAPE: Rules = Rules { class: RouteClass::Scrape, needs: Needs::Token };
+
+/// A row of the table.
+pub(super) struct Route {
+    pub path: &'static str,
+    /// In lower case, as the document has it.
+    pub method: &'static str,
+    pub rules: Rules,
+    handler: MethodRouter<Shared>,
+    /// Without what follows from the rules.
+    pub operation: Value,
+}
+
+impl Route {
+    pub fn get<T: 'static>(
+        path: &'static str,
+        rules: Rules,
+        handler: impl Handler<T, Shared>,
+        operation: Value,
+    ) -> Self {
+        Self { path, method: "get", rules, handler: routing::get(handler), operation }
+    }
+
+    pub fn post<T: 'static>(
+        path: &'static str,
+        rules: Rules,
+        handler: impl Handler<T, Shared>,
+        operation: Value,
+    ) -> Self {
+        Self { path, method: "post", rules, handler: routing::post(handler), operation }
+    }
+}
+
+/// The table.
+pub(super) fn all() -> Vec<Route> {
+    let page = text("For people.", "text/html; charset=utf-8");
+    let ready = [
+        ("200", answer("Frames may flow.", of("Readiness"))),
+        ("503", answer("Frames do not flow, and why.", json!({ "anyOf": [of("Readiness"), of("Error")] }))),
+    ];
+    let metrics = text("Its text format.", "text/plain; version=0.0.4; charset=utf-8");
+    let picture = json!({ "description": "The picture.", "content": { "image/jpeg": { "schema": { "type": "string", "contentEncoding": "binary" } } } });
+    let snapshot = operation("snapshot", "A picture of a tag, as events name it.", &[("200", picture)]);
+    let reloaded = [
+        ("200", answer("The new configuration runs.", of("Reloaded"))),
+        ("202", answer("It is not done yet; the log will say what came of it.", of("UnderWay"))),
+        ("422", answer("The configuration has problems, and the old one stays.", of("Problems"))),
+    ];
+    let document = answer("OpenAPI 3.1.", json!({ "type": "object" }));
+    vec![
+        Route::get("/", READ, handlers::status_page, operation("page", "The status page.", &[("200", page)])),
+        Route::get("/healthz", LIVENESS, handlers::healthz, health("healthz")),
+        Route::get("/livez", LIVENESS, handlers::healthz, health("livez")),
+        Route::get("/readyz", READINESS, handlers::readyz, operation("readyz", "Whether the model is warm.", &ready)),
+        Route::get(
+            "/metrics",
+            SCRAPE,
+            handlers::metrics,
+            operation("metrics", "Metrics for Prometheus.", &[("200", metrics)]),
+        ),
+        Route::get(
+            "/api/v1/streams",
+            READ,
+            handlers::streams,
+            read("streams", "Every stream with its state and what became of its frames.", "Streams"),
+        ),
+        Route::post(
+            "/api/v1/streams/{id}/pause",
+            CHANGE,
+            handlers::pause,
+            switch("pause", "Ends a stream until it is resumed, the file says otherwise, or the daemon starts again."),
+        ),
+        Route::post(
+            "/api/v1/streams/{id}/resume",
+            CHANGE,
+            handlers::resume,
+            switch("resume", "Starts a stream that is switched off."),
+        ),
+        Route::get("/api/v1/labels", READ, handlers::labels, read("labels", "The label sets.", "Labels")),
+        Route::get(
+            "/api/v1/events",
+            READ,
+            handlers::events,
+            read("events", "The latest events, newest first, at most 256.", "Events"),
+        ),
+        Route::get(
+            "/api/v1/snapshots/{name}",
+            READ,
+            handlers::snapshot,
+            with_parameter(snapshot, "name", "019a1b2c-0000-7000-8000-000000000000-start.jpg"),
+        ),
+        Route::get(
+            "/api/v1/sinks",
+            READ,
+            handlers::sinks,
+            read("sinks", "The outbox and every sink: what waits, and what is wrong.", "Sinks"),
+        ),
+        Route::post(
+            "/api/v1/reload",
+            CHANGE,
+            handlers::reload,
+            operation("reload", "Reads the configuration again, as SIGHUP does.", &reloaded),
+        ),
+        Route::get(
+            "/api/v1/openapi.json",
+            READ,
+            handlers::description,
+            operation("openapi", "This document.", &[("200", document)]),
+        ),
+    ]
+}
+
+/// Serves `routes`, each behind the guard as its rules say; what is no route is guarded as one that is read.
+pub(super) fn router(shared: Shared, routes: Vec<Route>) -> Router {
+    let guarded = |rules: Rules| middleware::from_fn_with_state((shared.clone(), rules), guard);
+    let nothing =
+        || async { refusal(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json has all paths") };
+    let other =
+        || async { refusal(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; see the header Allow") };
+    let router = routes
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler.layer(guarded(route.rules))));
+    router
+        .fallback(nothing.layer(guarded(READ)))
+        .method_not_allowed_fallback(other.layer(guarded(READ)))
+        .with_state(shared.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use tower_service::Service;
+
+    use super::super::classes_of_routes::{ADDRESS, shared};
+    use super::super::openapi;
+    use super::super::serve::Peer;
+    use super::*;
+
+    #[test]
+    fn the_document_says_of_every_route_who_may_ask_and_the_guard_does_as_it_says() {
+        let mut router = router(shared(Some("let-me-in"), &[]), all());
+        let document = openapi::document(&all());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut operations = 0;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let open = operation["security"].as_array().unwrap().is_empty();
+                let request = Request::builder().method(&*method.to_uppercase()).uri(path.replace(['{', '}'], ""));
+                let request = request.header("Host", "x").extension(Peer::from(ADDRESS)).body(Body::empty()).unwrap();
+                let status = runtime.block_on(router.call(request)).unwrap().status();
+                assert_eq!(status == StatusCode::UNAUTHORIZED, !open, "{method} {path}: {status}");
+                assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                assert!(operation["x-guard"].is_string() && operation["responses"]["413"].is_object(), "{path}");
+                operations += 1;
+            }
+        }
+        assert_eq!(operations, all().len(), "no row hides another");
+    }
+}
