@@ -47,15 +47,30 @@ pub struct SinkItem {
 }
 
 impl SinkItem {
-    /// The keys of all kinds; some have one in common.
-    fn known() -> Vec<&'static str> {
-        [CommonKeys::KEYS].into_iter().chain(SinkKind::ALL.iter().map(|kind| kind.keys())).flatten().copied().collect()
+    /// The keys of these kinds, each once.
+    fn known(kinds: &[SinkKind]) -> Vec<&'static str> {
+        let mut known = CommonKeys::KEYS.to_vec();
+        for key in kinds.iter().flat_map(|kind| kind.keys()) {
+            if !known.contains(key) {
+                known.push(key);
+            }
+        }
+        known
+    }
+
+    /// The kind that is written there, if it is one.
+    fn kind(node: &Node) -> Option<SinkKind> {
+        let Value::Map(entries) = &node.value else { return None };
+        let Value::Text(word) = &entries.iter().find(|entry| entry.key == "type")?.value.value else { return None };
+        SinkKind::ALL.iter().copied().find(|kind| kind.as_str() == word)
     }
 }
 
 impl FromNode for SinkItem {
     fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let mut map = reader.map(node, path, &Self::known())?;
+        let known = Self::known(SinkKind::ALL);
+        let offered = Self::kind(node).map_or_else(|| known.clone(), |kind| Self::known(&[kind]));
+        let mut map = reader.map_offering(node, path, &known, &offered)?;
         let common = CommonKeys::read(&mut map, reader);
         let keys = common.kind.value().map(|kind| kind.read(&mut map, reader));
         // What is wrong with the values of other keys is told too, whatever the sink is going to be.
@@ -112,7 +127,7 @@ fn one(at: &At<SinkItem>, reader: &mut Reader<'_>) -> Option<SinkSettings> {
     let types = types.split_last().map(|(last, others)| format!("write {} or {last}", others.join(", ")));
     let kind = reader.required(at, "type", &at.value.common.kind, types.unwrap_or_default())?.value;
     let keys = [&["type"], kind.keys(), &["name", "only", "rate"]].concat();
-    let all = SinkItem::known();
+    let all = SinkItem::known(SinkKind::ALL);
     let mut foreign = false;
     if let Value::Map(entries) = &reader.document().find(&at.path).value {
         for entry in entries.iter().map(|entry| (entry.key.as_str(), entry)) {

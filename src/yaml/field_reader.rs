@@ -245,11 +245,22 @@ impl<'d> Reader<'d> {
 
     /// Opens a mapping with the given keys, reporting unknown and repeated ones.
     pub fn map<'n>(&mut self, node: &'n Node, path: &str, known: &[&str]) -> Option<MapReader<'n>> {
+        self.map_offering(node, path, known, known)
+    }
+
+    /// As [`Self::map`], where whoever wrote an unknown key is offered fewer than are known.
+    pub fn map_offering<'n>(
+        &mut self,
+        node: &'n Node,
+        path: &str,
+        known: &[&str],
+        offered: &[&str],
+    ) -> Option<MapReader<'n>> {
         let entries: &[super::Entry] = match &node.value {
             Value::Map(entries) => entries,
             Value::Null => &[],
             _ => {
-                self.mismatch(node, path, "a mapping", &format!("write keys: {}", known.join(", ")));
+                self.mismatch(node, path, "a mapping", &format!("write keys: {}", offered.join(", ")));
                 return None;
             }
         };
@@ -263,9 +274,9 @@ impl<'d> Reader<'d> {
                 let remedy = if !self.keeps(Severity::Error) {
                     String::new()
                 } else {
-                    match suggest::nearest(&entry.key, known) {
+                    match suggest::nearest(&entry.key, offered) {
                         Some(word) => format!("did you mean `{word}`?"),
-                        None => format!("known here: {}", known.join(", ")),
+                        None => format!("known here: {}", offered.join(", ")),
                     }
                 };
                 self.report(Severity::Error, entry.key_place, &at, "is an unknown key", remedy);
