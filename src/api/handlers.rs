@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::access::AuthResult;
 use super::guard::{CORP, Caller, guard, refusal, refused};
-use super::{Shared, openapi, page, scrape};
+use super::{Shared, openapi, page, scores, scrape};
 use crate::logs::AUDIT;
 use crate::stream::registry::RegisteredStream;
 use crate::stream::requests::{Action, NoOutcome, RequestOutcome};
@@ -40,6 +40,7 @@ fn all() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/readyz", get(readyz)),
         ("/metrics", get(metrics)),
         ("/api/v1/streams", get(streams)),
+        ("/api/v1/streams/{id}/scores", get(scores::scores)),
         ("/api/v1/streams/{id}/pause", post(pause)),
         ("/api/v1/streams/{id}/resume", post(resume)),
         ("/api/v1/labels", get(labels)),

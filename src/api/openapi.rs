@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::scores;
+
 /// The document, OpenAPI 3.1.
 pub(super) fn document() -> Value {
     json!({
@@ -120,6 +122,14 @@ fn paths() -> Value {
         ("202", answer("It is not done yet; the log will say what came of it.", of("UnderWay"))),
         ("422", answer("The configuration has problems, and the old one stays.", of("Problems"))),
     ];
+    let scores = operation(
+        "scores",
+        "How each label of a stream stands, whether it fired or not.",
+        Token,
+        &[("200", answer("What is so right now.", of("Scores")))],
+    );
+    let mut scores = with_parameter(scores, "id", "dock-3");
+    scores["parameters"].as_array_mut().into_iter().for_each(|all| all.extend(scores::parameters()));
     json!({
         "/": get(operation("page", "The status page.", Token, &[("200", text("For people.", "text/html; charset=utf-8"))])),
         "/healthz": health("healthz"),
@@ -127,6 +137,7 @@ fn paths() -> Value {
         "/readyz": get(operation("readyz", "Whether the model is warm.", Token, &ready)),
         "/metrics": get(operation("metrics", "Metrics for Prometheus.", Token, &[("200", text("Its text format.", "text/plain; version=0.0.4; charset=utf-8"))])),
         "/api/v1/streams": read("streams", "Every stream with its state and what became of its frames.", "Streams"),
+        "/api/v1/streams/{id}/scores": get(scores),
         "/api/v1/streams/{id}/pause": switch("pause", "Ends a stream until it is resumed, the file says otherwise, or the daemon starts again."),
         "/api/v1/streams/{id}/resume": switch("resume", "Starts a stream that is switched off."),
         "/api/v1/labels": read("labels", "The label sets.", "Labels"),
@@ -215,7 +226,7 @@ fn schemas() -> Value {
     let data = object_with(
         json!({
             "stream": string, "set": string, "label": string, "tag_id": id,
-            "score": number, "peak": number,
+            "score": number, "margin": maybe_number, "rival": maybe_string, "peak": number,
             "started_at": time, "ended_at": or_null(&time), "sampled_at": time,
             "media_start": number, "media_end": maybe_number,
             "model": object(json!({ "name": string, "fingerprint": string })),
@@ -237,6 +248,7 @@ fn schemas() -> Value {
     json!({
         "Error": object(json!({ "error": string })),
         "Streams": object(json!({ "streams": list(stream) })),
+        "Scores": scores::schema(),
         "Labels": object(json!({ "sets": list(set) })),
         "Events": object(json!({ "events": list(event) })),
         "Sinks": object(json!({ "outbox": outbox, "sinks": list(sink) })),

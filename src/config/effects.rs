@@ -36,6 +36,7 @@ pub const EFFECTS: &[(&str, Effect)] = &[
     ("api", Effect::Restart),
     ("api.token", Effect::Reload),
     ("api.tls", Effect::Reload),
+    ("metrics", Effect::Reload),
     ("log.level", Effect::Reload),
     ("log.format", Effect::Restart),
 ];

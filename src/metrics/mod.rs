@@ -104,6 +104,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_inference_sessions", Kind::Gauge, Unit::Count, "", "sessions that run batches side by side"),
     ("vtagd_batch_max_size", Kind::Gauge, Unit::Count, "", "largest batch; what `max_size: auto` has found"),
     ("vtagd_batch_size", Kind::Histogram, Unit::Count, "", "pictures in a run"),
+    (
+        "vtagd_label_margin",
+        Kind::Gauge,
+        Unit::Count,
+        "stream, set, label",
+        "margin of the label in the last sample, with `metrics.scores`: 1 / (1 + exp(-x)) is its score; 2000 labels at most",
+    ),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, label, type", "events made"),
     ("vtagd_events_delivered_total", Kind::Counter, Unit::Count, "sink", "events the sink's other side has"),
     (
@@ -233,6 +240,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
     ),
     ("type", &["vtagd_events_total"], Values::Words(&["start", "update", "end"])),
     ("stream", &[], Values::Bounded { by: "`streams[].id`", most: usize::MAX }),
+    ("set", &["vtagd_label_margin"], Values::Bounded { by: "label sets", most: usize::MAX }),
     ("label", &[], Values::Bounded { by: "labels of the label sets", most: usize::MAX }),
     ("sink", &[], Values::Bounded { by: "`sinks[].name`, and `outbox`", most: usize::MAX }),
     ("index", &[], Values::Bounded { by: "GPUs of the machine", most: 16 }),
