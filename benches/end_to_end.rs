@@ -26,8 +26,8 @@ use vtagd::label::{Ensemble, Label, LabelSet};
 use vtagd::pipeline::intake::StreamPart;
 use vtagd::pipeline::{self, Stages};
 use vtagd::platform::shutdown;
-use vtagd::score::Scoring;
 use vtagd::score::score_routes::ScoreRoute;
+use vtagd::score::{LabelScore, Scoring};
 use vtagd::source::{Decode, Decoder, Location, Pace, Reconnect, SourceSettings};
 use vtagd::stream::registry::RegisteredStream;
 
@@ -87,7 +87,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     };
     let scored = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&scored);
-    let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, _: &[Vec<f32>]| {
+    let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, _: &[Vec<LabelScore>]| {
         counter.fetch_add(1, Ordering::Relaxed);
     });
     let started = Instant::now();

@@ -35,6 +35,8 @@ fn event(number: usize) -> Event {
         label: format!("label-{}", number % 50),
         tag_id: uuid::Uuid::now_v7(),
         score: 0.93,
+        margin: Some(2.5),
+        rival: Some("a wall".into()),
         peak: 0.97,
         started_at: jiff::Timestamp::now(),
         ended_at: None,

@@ -6,18 +6,19 @@
 )]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array1, Array2};
 use vtagd::batching::batcher::Batcher;
-use vtagd::event::{Thresholds, Tracker};
+use vtagd::event::{Emitter, LabelRules, ModelRef, SetRules, Thresholds, Tracker};
 use vtagd::frame::thumbprint::Thumbprint;
 use vtagd::frame::view::Region;
 use vtagd::frame::{FrameTime, Matrix, Picture, PixelFormat, Range};
 use vtagd::model::{Activation, LogitParameters};
 use vtagd::score::Scoring;
-use vtagd::score::{Block, LabelEmbeddings, Scorer, SetEmbeddings};
+use vtagd::score::{Block, LabelEmbeddings, LabelScore, Rival, Scorer, SetEmbeddings};
 
 /// CLIP ViT-H-14's embedding length.
 const DIM: usize = 1024;
@@ -79,7 +80,46 @@ fn tracking(c: &mut Criterion) {
             for i in 0..1000u32 {
                 let media = Duration::from_secs(u64::from(i));
                 let time = FrameTime { media, captured: base, wall: jiff::Timestamp::UNIX_EPOCH };
-                black_box(tracker.sample(time, (i % 13) as f32 / 12.0));
+                black_box(tracker.sample(time, LabelScore { margin: (i % 13) as f32 - 6.0, rival: None }));
+            }
+        });
+    });
+}
+
+/// A sample of 50 labels through the emitter, live scores kept and nobody looking; the tracker alone is what it cost before.
+fn emitting(c: &mut Criterion) {
+    let scores = |i: u32| (0..50).map(|n| LabelScore { margin: ((i + n) % 13) as f32 - 12.5, rival: Some(Rival(n)) });
+    let rounds: Vec<Vec<LabelScore>> = (0..13).map(|i| scores(i).collect()).collect();
+    let times = {
+        let base = Instant::now();
+        move |i: u64| {
+            let media = Duration::from_secs(i);
+            FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH }
+        }
+    };
+    c.bench_function("emitter: a sample of 50 labels with live scores", |b| {
+        let rules = |n: u32| LabelRules {
+            name: n.to_string().into(),
+            thresholds: Thresholds::default(),
+            attributes: Arc::default(),
+        };
+        let set = SetRules { name: "bench".into(), labels: (0..50).map(rules).collect(), rivals: Arc::default() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let mut emitter = Emitter::new("bench", "a".into(), model, vec![set], Duration::from_secs(30));
+        let mut i = 0;
+        b.iter(|| {
+            i += 1;
+            emitter.scores(times(i), 0, black_box(&rounds[i as usize % 13]), &mut |_| true);
+        });
+    });
+    c.bench_function("trackers: a sample of 50 labels", |b| {
+        let mut trackers: Vec<Tracker> =
+            (0..50).map(|_| Tracker::new(Thresholds::default(), Duration::from_secs(30))).collect();
+        let mut i = 0;
+        b.iter(|| {
+            i += 1;
+            for (tracker, score) in trackers.iter_mut().zip(black_box(&rounds[i as usize % 13])) {
+                black_box(tracker.sample(times(i), *score));
             }
         });
     });
@@ -102,5 +142,5 @@ fn signing(c: &mut Criterion) {
     c.bench_function("comparing two signatures", |b| b.iter(|| black_box(&thumbprint).change(black_box(&thumbprint))));
 }
 
-criterion_group!(benches, scoring, batching, tracking, signing);
+criterion_group!(benches, scoring, batching, tracking, emitting, signing);
 criterion_main!(benches);

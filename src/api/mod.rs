@@ -13,12 +13,14 @@ mod limits;
 mod openapi;
 mod page;
 mod route_table;
+mod scores;
 mod scrape;
 mod serve;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -26,6 +28,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use crate::event::Event;
+use crate::event::live_scores::LiveScores;
 use crate::infer::Refused;
 use crate::infer::sessions::Plan;
 use crate::outbox::{Report, Status};
@@ -105,6 +108,9 @@ pub struct Board {
     /// `None` until it is open.
     outbox: RwLock<Option<Status>>,
     gallery: RwLock<Option<Arc<Gallery>>>,
+    live_scores: Arc<LiveScores>,
+    /// Whether `/metrics` tells them.
+    scores_in_metrics: AtomicBool,
 }
 
 impl Board {
@@ -119,6 +125,8 @@ impl Board {
             gpus: Mutex::default(),
             outbox: RwLock::default(),
             gallery: RwLock::default(),
+            live_scores: Arc::default(),
+            scores_in_metrics: AtomicBool::new(false),
         }
     }
 
@@ -197,6 +205,16 @@ impl Board {
     /// Says where pictures are.
     pub fn set_gallery(&self, gallery: Arc<Gallery>) {
         *self.gallery.write() = Some(gallery);
+    }
+
+    /// How the labels of all streams stand.
+    pub fn live_scores(&self) -> &Arc<LiveScores> {
+        &self.live_scores
+    }
+
+    /// Whether `/metrics` tells of the scores.
+    pub fn set_scores_in_metrics(&self, told: bool) {
+        self.scores_in_metrics.store(told, Ordering::Relaxed);
     }
 
     fn gallery(&self) -> Option<Arc<Gallery>> {

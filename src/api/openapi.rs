@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
+use super::scores;
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -111,6 +112,17 @@ pub(super) fn switch(id: &str, summary: &str) -> Value {
     with_parameter(operation(id, summary, &answers), "id", "dock-3")
 }
 
+pub(super) fn scores() -> Value {
+    let standing = operation(
+        "scores",
+        "How each label of a stream stands, whether it fired or not.",
+        &[("200", answer("What is so right now.", of("Scores")))],
+    );
+    let mut standing = with_parameter(standing, "id", "dock-3");
+    standing["parameters"].as_array_mut().into_iter().for_each(|all| all.extend(scores::parameters()));
+    standing
+}
+
 fn paths(routes: &[Route]) -> Value {
     let mut paths = json!({});
     for route in routes {
@@ -196,7 +208,7 @@ fn schemas() -> Value {
     let data = object_with(
         json!({
             "stream": string, "set": string, "label": string, "tag_id": id,
-            "score": number, "peak": number,
+            "score": number, "margin": maybe_number, "rival": maybe_string, "peak": number,
             "started_at": time, "ended_at": or_null(&time), "sampled_at": time,
             "media_start": number, "media_end": maybe_number,
             "model": object(json!({ "name": string, "fingerprint": string })),
@@ -218,6 +230,7 @@ fn schemas() -> Value {
     json!({
         "Error": object(json!({ "error": string })),
         "Streams": object(json!({ "streams": list(stream) })),
+        "Scores": scores::schema(),
         "Labels": object(json!({ "sets": list(set) })),
         "Events": object(json!({ "events": list(event) })),
         "Sinks": object(json!({ "outbox": outbox, "sinks": list(sink) })),

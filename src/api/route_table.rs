@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::guard::{guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
-use super::{Shared, handlers};
+use super::{Shared, handlers, openapi, scores};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +151,7 @@ pub(super) fn all() -> Vec<Route> {
             handlers::streams,
             read("streams", "Every stream with its state and what became of its frames.", "Streams"),
         ),
+        Route::get("/api/v1/streams/{id}/scores", READ, scores::scores, openapi::scores()),
         Route::post(
             "/api/v1/streams/{id}/pause",
             CHANGE,
@@ -220,7 +221,6 @@ mod tests {
     use tower_service::Service;
 
     use super::super::classes_of_routes::{ADDRESS, shared};
-    use super::super::openapi;
     use super::super::serve::Peer;
     use super::*;
 

@@ -2,6 +2,7 @@
 //!
 //! In: shared state; out: Prometheus's text format. On the API's thread; nothing here waits for a camera, a driver or a disk.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Board, Shared};
@@ -9,9 +10,15 @@ use crate::metrics::Exposition;
 use crate::platform::gpu::{self, Gpu};
 use crate::platform::process::Process;
 
+/// Labels of streams whose scores are told: a server that scrapes has to keep a series for each.
+const MOST_SCORES: usize = 2000;
+
 pub(super) fn text(shared: &Shared, now: Instant) -> String {
     let mut text = Exposition::after(shared.metrics.render());
     streams(&mut text, &shared.board);
+    if shared.board.scores_in_metrics.load(Ordering::Relaxed) {
+        scores(&mut text, &shared.board);
+    }
     let gpus = shared.board.gpus.lock().clone();
     // A driver that hangs says nothing more; the last it said is no news after a while.
     if let Some((then, gpus)) = gpus
@@ -29,6 +36,22 @@ fn streams(text: &mut Exposition, board: &Board) {
     for stream in board.streams().iter() {
         if let Some(up) = stream.status.is_up() {
             text.sample("vtagd_stream_up", &[("stream", stream.id())], f64::from(u8::from(up)));
+        }
+    }
+}
+
+/// The latest margin of each label, in the order of the configuration as far as [`MOST_SCORES`] goes.
+fn scores(text: &mut Exposition, board: &Board) {
+    let mut left = MOST_SCORES;
+    for stream in board.streams().iter() {
+        // One with nothing to be compared with has none.
+        for latest in board.live_scores().latest(stream.id()).iter().filter(|latest| latest.score.margin.is_finite()) {
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            let labels = [("stream", stream.id()), ("set", &*latest.set), ("label", &*latest.label)];
+            text.sample("vtagd_label_margin", &labels, f64::from(latest.score.margin));
         }
     }
 }

@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use super::plain;
-use crate::config::Reach;
+use super::{DEFAULT_CONFIG, complain, plain};
+use crate::config::{self, Reach};
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 use crate::platform::userinfo;
@@ -28,6 +28,53 @@ use crate::platform::userinfo;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read.
 const MOST: usize = 32 << 20;
+
+/// Which daemon is asked.
+#[derive(Debug, clap::Args)]
+pub struct DaemonArgs {
+    /// Configuration file of the daemon, for its `api`: address, token and certificate.
+    #[arg(short, long, default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// The daemon's address, such as http://127.0.0.1:8642; the configuration is not read then.
+    #[arg(long, conflicts_with = "config")]
+    url: Option<Url>,
+    /// With --url: the file that holds the token.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    token_file: Option<PathBuf>,
+    /// With --url: the environment variable that holds the token.
+    #[arg(long, value_name = "NAME", requires = "url", conflicts_with = "token_file")]
+    token_env: Option<String>,
+    /// With --url: PEM file of certificate authorities, instead of the system's.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    ca: Option<PathBuf>,
+}
+
+impl DaemonArgs {
+    /// The daemon that they name.
+    ///
+    /// # Errors
+    /// When they name none.
+    pub fn daemon(&self) -> Result<Daemon, Unanswered> {
+        let Some(url) = &self.url else {
+            let reach = config::reach_of(&self.config).map_err(|why| {
+                Unanswered::Input(format!("{why}; name the daemon's configuration with -c, or its address with --url"))
+            })?;
+            return Daemon::of(reach, &self.config);
+        };
+        let token = match (&self.token_file, &self.token_env) {
+            (Some(file), _) => {
+                let fault = |error| Unanswered::Input(format!("--token-file: {} {error}", file.display()));
+                Some(Secret::read(file).map_err(fault)?)
+            }
+            (None, Some(name)) => match std::env::var(name) {
+                Ok(token) if !token.is_empty() => Some(Secret::new(token)),
+                _ => return Err(Unanswered::Input(format!("--token-env: the environment variable {name} is not set"))),
+            },
+            (None, None) => None,
+        };
+        Daemon::at(url, token, self.ca.clone())
+    }
+}
 
 /// A daemon.
 pub struct Daemon {
@@ -45,6 +92,18 @@ pub enum Unanswered {
     /// What was asked for is wrong.
     Input(String),
     Failed(String),
+}
+
+impl Unanswered {
+    /// Tells a person; the exit code.
+    pub fn complain(&self) -> u8 {
+        let (why, code) = match self {
+            Self::Input(why) => (why, 2),
+            Self::Failed(why) => (why, 1),
+        };
+        complain(why);
+        code
+    }
 }
 
 impl Daemon {
@@ -121,6 +180,15 @@ impl Daemon {
     /// # Errors
     /// Why there is none to one of them.
     pub fn get<const N: usize>(&self, paths: [&str; N]) -> Result<[Value; N], Unanswered> {
+        let mut answers = self.get_all(&paths)?.into_iter();
+        Ok(std::array::from_fn(|_| answers.next().unwrap_or_default()))
+    }
+
+    /// The same for any number of paths.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_all(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
         let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
         runtime.block_on(async {
@@ -130,7 +198,7 @@ impl Daemon {
         })
     }
 
-    async fn ask<const N: usize>(&self, paths: [&str; N]) -> Result<[Value; N], Unanswered> {
+    async fn ask(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| {
             let (address, from) = (self.address(), &self.known_from);
             let remedy = "is the daemon running? `systemctl status vtagd` or its log says so";
@@ -151,20 +219,20 @@ impl Daemon {
         }
     }
 
-    async fn talk<const N: usize>(
+    async fn talk(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        paths: [&str; N],
-    ) -> Result<[Value; N], Unanswered> {
+        paths: &[&str],
+    ) -> Result<Vec<Value>, Unanswered> {
         let other = |error: hyper::Error| {
             Unanswered::Failed(format!("{} does not answer as vtagd does ({error})", self.address()))
         };
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(other)?;
         // Ends with the sender, at the latest with this runtime.
         tokio::spawn(connection);
-        let mut answers = std::array::from_fn(|_| Value::Null);
-        for (answer, path) in answers.iter_mut().zip(paths) {
-            *answer = self.question(&mut sender, path).await?;
+        let mut answers = Vec::with_capacity(paths.len());
+        for path in paths {
+            answers.push(self.question(&mut sender, path).await?);
         }
         Ok(answers)
     }
@@ -195,6 +263,10 @@ impl Daemon {
             ))),
             // It says in the same words why it is not ready.
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => serde_json::from_slice(&body).map_err(|e| other(&e)),
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => {
+                let said: Value = serde_json::from_slice(&body).map_err(|e| other(&e))?;
+                Err(Unanswered::Input(plain(said["error"].as_str().unwrap_or("the daemon does not know that"))))
+            }
             status => {
                 let said: Option<Value> = serde_json::from_slice(&body).ok();
                 let said = said.and_then(|said| Some(plain(said["error"].as_str()?)));

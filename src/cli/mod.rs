@@ -9,6 +9,7 @@ pub mod discover;
 pub mod docs;
 pub mod embed;
 pub mod events;
+pub mod explain;
 pub mod labels;
 pub mod model;
 pub mod mqtt;
@@ -17,6 +18,8 @@ mod pictures;
 mod progress;
 pub mod pull;
 pub mod run;
+pub mod scores;
+mod screen;
 pub mod status;
 pub mod tag;
 mod texts;
@@ -65,6 +68,10 @@ enum Command {
     Discover(discover::Args),
     /// Show what a running daemon does: streams, model, sinks.
     Status(status::Args),
+    /// Show how a running daemon scores each label: margins, thresholds, best rivals.
+    Scores(scores::Args),
+    /// Say in three sentences why there was an event of a label, or why not.
+    Explain(explain::Args),
     /// Tag pictures or videos once and print the best labels.
     Tag(tag::Args),
     /// Print embeddings of pictures and texts.
@@ -128,6 +135,8 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::run(&command),
         Command::Discover(args) => discover::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Scores(args) => scores::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Events(command) => events::run(&command),

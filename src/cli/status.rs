@@ -2,21 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
-use url::Url;
 
-use super::ask::{Daemon, Unanswered};
-use super::{DEFAULT_CONFIG, complain, plain, say};
-use crate::config;
-use crate::platform::secret::Secret;
+use super::ask::{Daemon, DaemonArgs, Unanswered};
+use super::screen::{Screen, table};
+use super::{plain, say};
 use crate::platform::shutdown;
 use crate::platform::signals;
-use crate::platform::terminal;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -24,23 +20,15 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Tags of a stream that are shown; the rest are counted.
 const TAGS: usize = 4;
 
+/// Labels of a stream that --watch shows with their scores.
+const TOP: usize = 3;
+/// Streams for which it does: no screen has more lines, and the API takes so many requests.
+const TOP_STREAMS: usize = 40;
+
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Configuration file of the daemon, for its `api`: address, token and certificate.
-    #[arg(short, long, default_value = DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// The daemon's address, such as http://127.0.0.1:8642; the configuration is not read then.
-    #[arg(long, conflicts_with = "config")]
-    url: Option<Url>,
-    /// With --url: the file that holds the token.
-    #[arg(long, value_name = "FILE", requires = "url")]
-    token_file: Option<PathBuf>,
-    /// With --url: the environment variable that holds the token.
-    #[arg(long, value_name = "NAME", requires = "url", conflicts_with = "token_file")]
-    token_env: Option<String>,
-    /// With --url: PEM file of certificate authorities, instead of the system's.
-    #[arg(long, value_name = "FILE", requires = "url")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: DaemonArgs,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -51,35 +39,11 @@ pub struct Args {
 
 /// Runs the command; the exit code.
 pub fn run(args: &Args) -> u8 {
-    let done = daemon(args).and_then(|daemon| if args.watch { watch(&daemon) } else { once(&daemon, args.json) });
-    let (why, code) = match done {
-        Ok(()) => return 0,
-        Err(Unanswered::Input(why)) => (why, 2),
-        Err(Unanswered::Failed(why)) => (why, 1),
-    };
-    complain(&why);
-    code
-}
-
-fn daemon(args: &Args) -> Result<Daemon, Unanswered> {
-    let Some(url) = &args.url else {
-        let reach = config::reach_of(&args.config).map_err(|why| {
-            Unanswered::Input(format!("{why}; name the daemon's configuration with -c, or its address with --url"))
-        })?;
-        return Daemon::of(reach, &args.config);
-    };
-    let token = match (&args.token_file, &args.token_env) {
-        (Some(file), _) => {
-            let fault = |error| Unanswered::Input(format!("--token-file: {} {error}", file.display()));
-            Some(Secret::read(file).map_err(fault)?)
-        }
-        (None, Some(name)) => match std::env::var(name) {
-            Ok(token) if !token.is_empty() => Some(Secret::new(token)),
-            _ => return Err(Unanswered::Input(format!("--token-env: the environment variable {name} is not set"))),
-        },
-        (None, None) => None,
-    };
-    Daemon::at(url, token, args.ca.clone())
+    let looked = |daemon: Daemon| if args.watch { watch(&daemon) } else { once(&daemon, args.json) };
+    match args.daemon.daemon().and_then(looked) {
+        Ok(()) => 0,
+        Err(why) => why.complain(),
+    }
 }
 
 /// What the daemon says, in one object.
@@ -144,7 +108,8 @@ fn watch(daemon: &Daemon) -> Result<(), Unanswered> {
     let mut screen = Screen::enter();
     loop {
         let text = match look(daemon) {
-            Ok(seen) => render(&seen),
+            // One of an earlier version has no scores to show.
+            Ok(seen) => render_for(&seen, screen.columns()) + &top_tags(daemon, &seen).unwrap_or_default(),
             // It may come back.
             Err(Unanswered::Failed(why)) => why,
             Err(wrong) => return Err(wrong),
@@ -156,57 +121,65 @@ fn watch(daemon: &Daemon) -> Result<(), Unanswered> {
     }
 }
 
-struct Screen {
-    /// It would show how the cursor is moved: one look follows the other there.
-    dumb: bool,
+/// The labels that score highest, a line a stream.
+fn top_tags(daemon: &Daemon, seen: &Value) -> Result<String, Unanswered> {
+    let ids = seen["streams"].as_array().into_iter().flatten().filter_map(|stream| stream["id"].as_str());
+    let paths: Vec<String> = ids.take(TOP_STREAMS).map(|id| format!("/api/v1/streams/{id}/scores")).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    Ok(top_lines(&daemon.get_all(&paths)?))
 }
 
-impl Screen {
-    fn enter() -> Self {
-        let dumb = terminal::is_dumb();
-        if !dumb {
-            write("\x1b[?1049h\x1b[?25l");
-        }
-        Self { dumb }
-    }
-
-    fn show(&mut self, text: &str) {
-        if self.dumb {
-            return write(&format!("{}\n\n", text.trim_end()));
-        }
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
-        let (rows, columns) = size.map_or((24, 80), |size| (usize::from(size.ws_row), usize::from(size.ws_col)));
-        write(&format!("\x1b[H{}\x1b[J", fit(text, rows.max(2), columns.max(20))));
-    }
+fn top_lines(streams: &[Value]) -> String {
+    let line = |stream: &Value| {
+        let mut labels: Vec<&Value> = stream["scores"].as_array()?.iter().filter(|l| l["score"].is_f64()).collect();
+        let score = |label: &Value| label["score"].as_f64().unwrap_or_default();
+        labels.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        let told = labels.iter().take(TOP).map(|label| {
+            format!("{} {:.0} %", plain(label["label"].as_str().unwrap_or_default()), score(label) * 100.0)
+        });
+        let told: Vec<String> = told.collect();
+        (!told.is_empty())
+            .then(|| format!("\n{}: {}", plain(stream["stream"].as_str().unwrap_or_default()), told.join(", ")))
+    };
+    let lines: String = streams.iter().filter_map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n\ntop tags{lines}") }
 }
 
-impl Drop for Screen {
-    fn drop(&mut self) {
-        if !self.dumb {
-            write("\x1b[?25h\x1b[?1049l");
-        }
+/// The whole of it for a person whose screen has so many columns: on a narrow one, what matters most.
+fn render_for(seen: &Value, columns: usize) -> String {
+    let whole = render(seen);
+    if whole.lines().all(|line| line.chars().count() <= columns) {
+        return whole;
     }
-}
-
-/// A terminal that is gone ends the loop by SIGHUP.
-fn write(text: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-}
-
-/// `text` cut to the screen, each line to its end erased; the last line says what is left out.
-fn fit(text: &str, rows: usize, columns: usize) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    let cut = |line: &str| line.chars().take(columns).collect::<String>() + "\x1b[K";
-    if lines.len() <= rows {
-        return lines.into_iter().map(cut).collect::<Vec<_>>().join("\n");
-    }
-    let more = format!("… {} more lines", lines.len() - (rows - 1));
-    lines[..rows - 1].iter().copied().chain([more.as_str()]).map(cut).collect::<Vec<_>>().join("\n")
+    let mut out = heading(seen);
+    let narrow = |row: [String; 8]| {
+        let [id, state, _, last, _, _, dropped, tags] = row;
+        [id, state, last, dropped, tags]
+    };
+    let mut rows = vec![["stream", "state", "last frame", "dropped", "tags"].map(str::to_owned)];
+    let streams = seen["streams"].as_array().cloned().unwrap_or_default();
+    rows.extend(streams.iter().map(|one| narrow(stream(one))));
+    out += &table(&rows);
+    let mut rows = vec![["sink", "state", "waiting"].map(str::to_owned)];
+    let sinks = seen["sinks"].as_array().cloned().unwrap_or_default();
+    rows.extend(sinks.iter().map(|one| {
+        let [name, state, waiting, ..] = sink(one);
+        [name, state, waiting]
+    }));
+    out + "\n\n" + &table(&rows)
 }
 
 /// The whole of it for a person.
 fn render(seen: &Value) -> String {
+    let mut out = heading(seen);
+    let word = |value: &Value| value.as_str().map(plain);
+    // Writing into a String cannot fail.
+    body(seen, &word, &mut out);
+    out
+}
+
+/// What is about all streams.
+fn heading(seen: &Value) -> String {
     let mut out = String::new();
     let word = |value: &Value| value.as_str().map(plain);
     let state = if seen["ready"] == true { "ready" } else { "NOT READY" };
@@ -224,21 +197,24 @@ fn render(seen: &Value) -> String {
         let (provider, reason) = (word(&refused["provider"]), word(&refused["reason"]));
         let _ = write!(out, "\n{} was refused: {}", provider.unwrap_or_default(), reason.unwrap_or_default());
     }
-    out += "\n\n";
+    out + "\n\n"
+}
+
+fn body(seen: &Value, word: &dyn Fn(&Value) -> Option<String>, out: &mut String) {
     let mut rows = vec![
         ["stream", "state", "frames/s", "last frame", "sampled", "looked at", "dropped", "tags"].map(str::to_owned),
     ];
     let streams = seen["streams"].as_array().cloned().unwrap_or_default();
     rows.extend(streams.iter().map(stream));
-    out += &table(&rows);
+    *out += &table(&rows);
     for (id, error) in streams.iter().filter_map(|stream| Some((word(&stream["id"])?, word(&stream["error"])?))) {
         let _ = write!(out, "\n{id}: {error}");
     }
-    out += "\n\n";
+    *out += "\n\n";
     let mut rows = vec![["sink", "state", "waiting", "oldest", "dead letters"].map(str::to_owned)];
     let sinks = seen["sinks"].as_array().cloned().unwrap_or_default();
     rows.extend(sinks.iter().map(sink));
-    out += &table(&rows);
+    *out += &table(&rows);
     for key in ["why", "notice"] {
         for (name, why) in sinks.iter().filter_map(|sink| Some((word(&sink["name"])?, word(&sink[key])?))) {
             let _ = write!(out, "\n{name}: {why}");
@@ -247,7 +223,6 @@ fn render(seen: &Value) -> String {
     if let Some(error) = word(&seen["outbox"]["error"]) {
         let _ = write!(out, "\nevents cannot be stored: {error}");
     }
-    out
 }
 
 fn stream(stream: &Value) -> [String; 8] {
@@ -290,7 +265,7 @@ fn sink(sink: &Value) -> [String; 5] {
 }
 
 /// In the unit that a person would use.
-fn time(seconds: f64) -> String {
+pub(super) fn time(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
@@ -298,20 +273,6 @@ fn time(seconds: f64) -> String {
         s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
         s => format!("{:.0} d", s / 86_400.0),
     }
-}
-
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let line = |row: &[String; N]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -373,12 +334,6 @@ hook: refused";
     }
 
     #[test]
-    fn a_screen_takes_as_many_lines_and_columns_as_it_has() {
-        assert_eq!(fit("abc\nde", 2, 20), "abc\x1b[K\nde\x1b[K");
-        assert_eq!(fit("abcdef\nb\nc\nd", 3, 4), "abcd\x1b[K\nb\x1b[K\n… 2 \x1b[K");
-    }
-
-    #[test]
     fn an_answer_of_something_else_is_no_panic() {
         for odd in [
             json!(null),
@@ -388,6 +343,25 @@ hook: refused";
         ] {
             assert!(render(&odd).contains("stream"));
         }
+    }
+
+    #[test]
+    fn a_narrow_screen_has_the_streams_their_tags_and_what_scores_highest() {
+        let seen = json!({
+            "ready": true, "reason": "model is warm", "model": "starter", "provider": "cpu",
+            "streams": [{ "id": "gate", "state": "up", "frame_rate": 25.0, "last_frame_age": 0.42, "tags": [{ "label": "car" }],
+                "accounting": { "sampled": 100_000, "inferred": 80_000, "reused": 15, "dropped": { "superseded": 3 } } }],
+            "sinks": [{ "name": "hook", "state": "up", "pending": 0, "oldest_pending_seconds": null, "dead": 0 }],
+        });
+        let narrow = render_for(&seen, 60);
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        assert!(narrow.contains("car") && narrow.contains("hook") && !narrow.contains("frames/s"), "{narrow}");
+        assert_eq!(render_for(&seen, 200), render(&seen));
+        let label = |name: &str, score: f64| json!({ "label": name, "score": score });
+        let scores = json!({ "stream": "gate", "scores": [label("a", 0.1), label("b", 0.93), label("c", 0.2), label("d", 0.3)] });
+        let none = json!({ "stream": "door", "scores": [{ "label": "a", "score": null }] });
+        assert_eq!(top_lines(&[scores, none.clone()]), "\n\ntop tags\ngate: b 93 %, d 30 %, c 20 %");
+        assert_eq!(top_lines(&[none, Value::Null]), "");
     }
 
     #[test]

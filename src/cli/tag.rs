@@ -30,8 +30,8 @@ use crate::pipeline::intake::StreamPart;
 use crate::pipeline::{self, Stages};
 use crate::platform::shutdown;
 use crate::platform::userinfo::shown;
-use crate::score::Scoring;
 use crate::score::score_routes::ScoreRoute;
+use crate::score::{LabelScore, Scoring};
 use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
 use crate::stream::registry::RegisteredStream;
@@ -103,14 +103,14 @@ struct Printer {
 }
 
 impl Printer {
-    fn print<'a>(&self, file: &Path, pts: Option<f64>, scores: impl Iterator<Item = (usize, &'a [f32])>) {
+    fn print<'a>(&self, file: &Path, pts: Option<f64>, scores: impl Iterator<Item = (usize, &'a [LabelScore])>) {
         let mut tags: Vec<Tag<'_>> = scores
             .flat_map(|(set, scores)| {
                 let set = &self.sets[set];
                 set.labels.iter().zip(scores).map(|(label, score)| Tag {
                     set: &set.name,
                     label: &label.name,
-                    score: *score,
+                    score: score.probability(),
                 })
             })
             .collect();
@@ -268,7 +268,7 @@ fn pictures<'a>(
         match embedding {
             Ok(embedding) => {
                 let embedding = ArrayView1::from(&embedding);
-                let scores: Vec<Vec<f32>> = engine.scorers.iter().map(|s| s.score(embedding)).collect();
+                let scores: Vec<Vec<LabelScore>> = engine.scorers.iter().map(|s| s.score(embedding)).collect();
                 printer.print(file, None, scores.iter().map(Vec::as_slice).enumerate());
             }
             Err(Unusable::Still(StillImageError::Format { .. })) => videos.push(file),
@@ -314,7 +314,7 @@ fn video(
         threads: crate::daemon::engine::preprocessing_threads(None),
     };
     let (printer, path) = (printer.clone(), file.to_owned());
-    let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
+    let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
         printer.print(&path, Some(seconds(time.media)), scores.iter().map(Vec::as_slice).enumerate());
     });
     let route = ScoreRoute { scorers: engine.scorers.clone(), handler };

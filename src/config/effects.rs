@@ -37,6 +37,7 @@ pub const EFFECTS: &[(&str, Effect)] = &[
     ("api.token", Effect::Reload),
     ("api.tls", Effect::Reload),
     ("api.trusted_proxies", Effect::Reload),
+    ("metrics", Effect::Reload),
     ("log.level", Effect::Reload),
     ("log.format", Effect::Restart),
 ];

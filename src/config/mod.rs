@@ -72,6 +72,8 @@ pub struct Settings {
     pub snapshots: Option<SnapshotSettings>,
     /// `None`: no HTTP at all (`listen: off`).
     pub api: Option<ApiSettings>,
+    /// `metrics.scores`.
+    pub scores_in_metrics: bool,
     pub log: LogSettings,
     /// What streams take that do not say it themselves; shown, and otherwise part of `streams` already.
     pub defaults: StreamDefaults,

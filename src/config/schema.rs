@@ -9,6 +9,7 @@ use crate::infer::Provider;
 use crate::infer::options::{Arena, OpenvinoPrecision};
 use crate::preprocess::ViewMode;
 use crate::sample::Interval;
+use crate::score::Threshold;
 use crate::section;
 use crate::sink::config::SinkItem;
 use crate::source::{Decode, Decoder, Pace};
@@ -35,6 +36,7 @@ section! {
         "outbox" => outbox: Store,
         "snapshots" => snapshots: Snapshots,
         "api" => api: Api,
+        "metrics" => metrics: Metrics,
         "log" => log: Log,
     }
 }
@@ -256,8 +258,8 @@ section! {
 
 section! {
     pub struct Events {
-        "enter" => enter: Fraction,
-        "exit" => exit: Fraction,
+        "enter" => enter: Threshold,
+        "exit" => exit: Threshold,
         "after" => after: Duration,
         "after_exit" => after_exit: Duration,
         "cooldown" => cooldown: Duration,
@@ -297,6 +299,12 @@ section! {
     pub struct Tls {
         "cert" => cert: String,
         "key" => key: String,
+    }
+}
+
+section! {
+    pub struct Metrics {
+        "scores" => scores: bool,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::event::Thresholds;
 use crate::label::{Label, LabelSet, ThresholdOverrides, set};
+use crate::score::Threshold;
 use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::relative_to;
@@ -14,7 +15,8 @@ use crate::yaml::relative_to;
 /// What the label says counts. Two things follow from what it says rather than from `events`:
 /// - a label with its own `after` but no `after_exit` ends as slowly as it starts (`after_exit` = its `after`);
 /// - a label with its own `enter`, but no `exit`, below the default `exit` gets an `exit` that keeps the defaults' proportion
-///   (`enter` 0.3 under defaults 0.6 and 0.4 gives 0.2), so that there is always some hysteresis.
+///   (`enter` 0.3 under defaults 0.6 and 0.4 gives 0.2), so that there is always some hysteresis. Where `enter` is a margin, the
+///   `exit` is as far below it as that of the defaults is below theirs.
 ///
 /// The result can only break `exit ≤ enter` if the label sets `exit` above the default `enter`; [`load`](super::load) refuses that.
 pub fn thresholds(label: &Label, events: &Thresholds) -> Thresholds {
@@ -26,9 +28,8 @@ pub fn merge(over: &ThresholdOverrides, base: &Thresholds) -> Thresholds {
     let enter = over.enter.unwrap_or(base.enter);
     let exit = match over.exit {
         Some(exit) => exit,
-        None if base.exit <= enter => base.exit,
-        None if base.enter > 0.0 => (enter * (base.exit / base.enter)).min(enter),
-        None => enter,
+        None if base.exit.margin() <= enter.margin() => base.exit,
+        None => below(enter, base),
     };
     Thresholds {
         enter,
@@ -36,6 +37,22 @@ pub fn merge(over: &ThresholdOverrides, base: &Thresholds) -> Thresholds {
         after: over.after.unwrap_or(base.after),
         after_exit: over.after_exit.or(over.after).unwrap_or(base.after_exit),
         cooldown: over.cooldown.unwrap_or(base.cooldown),
+    }
+}
+
+/// An `exit` below `enter` by what the defaults have between theirs.
+fn below(enter: Threshold, base: &Thresholds) -> Threshold {
+    match enter {
+        Threshold::Probability(enter) => {
+            let (base_enter, base_exit) = (base.enter.probability(), base.exit.probability());
+            let ratio = if base_enter > 0.0 { base_exit / base_enter } else { 1.0 };
+            Threshold::Probability((enter * ratio).min(enter))
+        }
+        Threshold::Margin(enter) => {
+            let (base_enter, base_exit) = base.margins();
+            let between = f64::from(base_enter - base_exit);
+            Threshold::Margin(if between.is_finite() { enter - between } else { enter })
+        }
     }
 }
 
@@ -95,7 +112,7 @@ fn check_merged(parsed: &set::Parsed, events: &Thresholds) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, label) in parsed.set.labels.iter().enumerate() {
         let merged = thresholds(label, events);
-        if merged.exit > merged.enter {
+        if !merged.is_ordered() {
             let path = format!("labels[{index}].exit");
             let message =
                 format!("is {}, above the enter of {} that `events` gives this label", merged.exit, merged.enter);
@@ -117,7 +134,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn over(enter: Option<f32>, exit: Option<f32>, after: Option<u64>) -> ThresholdOverrides {
+    fn over(enter: Option<f64>, exit: Option<f64>, after: Option<u64>) -> ThresholdOverrides {
+        let (enter, exit) = (enter.map(Threshold::Probability), exit.map(Threshold::Probability));
         ThresholdOverrides { enter, exit, after: after.map(Duration::from_secs), ..ThresholdOverrides::default() }
     }
 
@@ -125,15 +143,28 @@ mod tests {
     fn what_a_label_leaves_out_comes_from_the_events() {
         let events = Thresholds { cooldown: Duration::from_secs(7), ..Thresholds::default() };
         let merged = merge(&over(Some(0.7), None, None), &events);
-        assert_eq!(merged, Thresholds { enter: 0.7, ..events });
+        assert_eq!(merged, Thresholds { enter: Threshold::Probability(0.7), ..events });
         assert_eq!(merge(&over(None, None, None), &events), events);
     }
 
     #[test]
     fn a_low_enter_brings_its_exit_down_in_proportion() {
         let merged = merge(&over(Some(0.3), None, None), &Thresholds::default());
-        assert!((merged.exit - 0.2).abs() < 1e-6, "{merged:?}");
-        assert_eq!(merge(&over(Some(0.3), Some(0.3), None), &Thresholds::default()).exit, 0.3);
+        assert!((merged.exit.probability() - 0.2).abs() < 1e-6, "{merged:?}");
+        assert_eq!(merge(&over(Some(0.3), Some(0.3), None), &Thresholds::default()).exit, Threshold::Probability(0.3));
+    }
+
+    #[test]
+    fn an_enter_that_is_a_margin_keeps_the_distance_of_the_defaults() {
+        let over =
+            |enter| ThresholdOverrides { enter: Some(Threshold::Margin(enter)), ..ThresholdOverrides::default() };
+        let low = merge(&over(-3.0), &Thresholds::default());
+        assert!((low.exit.margin() - (-3.0 - 2.0 * 1.5f32.ln())).abs() < 1e-5, "{low:?}");
+        let high = merge(&over(2.1), &Thresholds::default());
+        assert_eq!((high.enter, high.exit), (Threshold::Margin(2.1), Threshold::Probability(0.4)));
+        // Nothing is between two that are infinitely far out.
+        let base = merge(&self::over(Some(1.0), Some(1.0), None), &Thresholds::default());
+        assert_eq!(merge(&over(5.0), &base).exit, Threshold::Margin(5.0));
     }
 
     #[test]
@@ -147,11 +178,17 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn exit_exceeds_enter_only_if_a_label_says_so(
-            base_enter in 0.0_f32..=1.0, ratio in 0.0_f32..=1.0, enter in proptest::option::of(0.0_f32..=1.0)
+            base_enter in 0.0_f64..=1.0,
+            ratio in 0.0_f64..=1.0,
+            enter in proptest::option::of(0.0_f64..=1.0),
+            margin in proptest::option::of(-1000.0_f64..=1000.0),
         ) {
-            let base = Thresholds { enter: base_enter, exit: base_enter * ratio, ..Thresholds::default() };
-            let merged = merge(&over(enter, None, None), &base);
-            proptest::prop_assert!(merged.exit <= merged.enter && merged.exit >= 0.0, "{:?}", merged);
+            let probability = Threshold::Probability;
+            let base =
+                Thresholds { enter: probability(base_enter), exit: probability(base_enter * ratio), ..Thresholds::default() };
+            let enter = margin.map(Threshold::Margin).or(enter.map(Threshold::Probability));
+            let merged = merge(&ThresholdOverrides { enter, ..ThresholdOverrides::default() }, &base);
+            proptest::prop_assert!(merged.is_ordered(), "{:?}", merged);
         }
     }
 }

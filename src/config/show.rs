@@ -79,6 +79,7 @@ pub fn effective(settings: &Settings) -> Value {
             shown
         }),
         "api": settings.api.as_ref().map_or_else(|| json!({ "listen": "off" }), |api| json!(api)),
+        "metrics": { "scores": settings.scores_in_metrics },
         "log": { "level": settings.log.level.to_string().to_lowercase(), "format": settings.log.format },
     }))
 }

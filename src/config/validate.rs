@@ -12,7 +12,7 @@ use super::{
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
-use crate::label::ThresholdOverrides;
+use crate::label::{ThresholdOverrides, threshold_field};
 use crate::model::LogitOverride;
 use crate::model::hub::Reference;
 use crate::outbox::OutboxSettings;
@@ -136,6 +136,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         outbox,
         snapshots,
         api,
+        scores_in_metrics: raw.metrics.given().and_then(|metrics| metrics.value.scores.value()) == Some(true),
         log,
         defaults,
         origins: super::Origins::new(),
@@ -337,15 +338,16 @@ fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> 
     let default = Events::default();
     let raw = field.or_default(&default)?;
     let over = ThresholdOverrides {
-        enter: raw.enter.value().map(|fraction| fraction.0),
-        exit: raw.exit.value().map(|fraction| fraction.0),
+        enter: raw.enter.value(),
+        exit: raw.exit.value(),
         after: raw.after.value(),
         after_exit: raw.after_exit.value(),
         cooldown: raw.cooldown.value(),
     };
+    threshold_field::lint_enter(&raw.enter, reader);
     let merged = sets::merge(&over, &Thresholds::default());
     if let Some(exit) = raw.exit.given()
-        && merged.exit > merged.enter
+        && !merged.is_ordered()
     {
         let whose = if raw.enter.is_missing() { "the default " } else { "" };
         reader.error(

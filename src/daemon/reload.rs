@@ -89,6 +89,7 @@ impl Reloader {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
         };
+        self.board.set_scores_in_metrics(self.current.scores_in_metrics);
         self.board.set_labels(self.current.label_sets.iter().map(view).collect());
     }
 

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::config::{Settings, StreamSettings, thresholds};
-use crate::event::{Emitter, EndReason, LabelRules, ModelRef};
+use crate::event::live_scores::LiveScores;
+use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::pipeline::{EventRoute, Threads, scores_to_events};
@@ -82,6 +83,7 @@ pub struct Streams {
     intake: Intake,
     events: Arc<EventRoute>,
     registry: Arc<StreamRegistry>,
+    live_scores: Arc<LiveScores>,
     model: ModelRef,
     /// Two of one name while one waits for the other to leave.
     streams: Vec<KnownStream>,
@@ -93,11 +95,17 @@ pub struct Streams {
 
 impl Streams {
     /// No streams yet, around a running pipeline.
-    pub fn new(mut intake: Intake, events: Arc<EventRoute>, registry: Arc<StreamRegistry>, model: ModelRef) -> Self {
+    pub fn new(
+        mut intake: Intake,
+        events: Arc<EventRoute>,
+        registry: Arc<StreamRegistry>,
+        live_scores: Arc<LiveScores>,
+        model: ModelRef,
+    ) -> Self {
         if events.gallery.is_some() {
             intake.keep_pictures();
         }
-        Self { intake, events, registry, model, streams: Vec::new(), retry_at: None, failed: false }
+        Self { intake, events, registry, live_scores, model, streams: Vec::new(), retry_at: None, failed: false }
     }
 
     /// A stream joins, or is listed as switched off, or has to [wait](Self::join_waiting). `scorers` are those of all label sets, empty
@@ -134,6 +142,7 @@ impl Streams {
         let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
         let member =
             self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, view, route })?;
+        self.live_scores.enter(record.status.id(), &emitter);
         Ok(RunningStream { member, emitter, leaving: None, silent: false, ended: false })
     }
 
@@ -229,7 +238,9 @@ impl Streams {
             let mut there = self.streams.iter().filter(|known| known.removed.is_none());
             there.find(|known| *known.record.id() == *stream.source.id).map(|known| known.record.clone())
         };
-        self.registry.set(settings.streams.iter().filter_map(record).collect());
+        let registered: Vec<RegisteredStream> = settings.streams.iter().filter_map(record).collect();
+        self.live_scores.retain(|id| registered.iter().any(|stream| stream.enabled && stream.id() == id));
+        self.registry.set(registered);
     }
 
     /// What was [registered](Self::register) last.
@@ -384,14 +395,18 @@ fn labels(settings: &Settings, stream: &StreamSettings) -> Vec<(String, String)>
 }
 
 /// What a stream's emitter needs to know of its label sets, in the stream's order.
-fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<(Arc<str>, Vec<LabelRules>)> {
+fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<SetRules> {
     let of_set = |set: &LabelSet| {
         let rules = |label: &Label| LabelRules {
             name: label.name.as_str().into(),
             thresholds: thresholds(label, &settings.events),
             attributes: Arc::new(label.attributes.clone()),
         };
-        (Arc::from(set.name.as_str()), set.labels.iter().map(rules).collect())
+        SetRules {
+            name: Arc::from(set.name.as_str()),
+            labels: set.labels.iter().map(rules).collect(),
+            rivals: set.rivals().into(),
+        }
     };
     label_sets(settings, stream).map(of_set).collect()
 }

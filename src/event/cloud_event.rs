@@ -61,6 +61,12 @@ pub struct Data {
     pub tag_id: Uuid,
     /// Score of the sample that caused the event, 0..=1.
     pub score: f32,
+    /// Its logit: by how much the label leads what it competes with. `None` where it competes with nothing.
+    #[serde(default)]
+    pub margin: Option<f32>,
+    /// The strongest of that: a label's name, or a prompt.
+    #[serde(default)]
+    pub rival: Option<String>,
     /// Best score of the tag so far.
     pub peak: f32,
     pub started_at: jiff::Timestamp,
@@ -164,6 +170,8 @@ mod tests {
                 label: "forklift".into(),
                 tag_id: Uuid::now_v7(),
                 score: 0.75,
+                margin: Some(1.098_612_3),
+                rival: Some("an empty loading dock".into()),
                 peak: 0.75,
                 started_at: jiff::Timestamp::UNIX_EPOCH,
                 ended_at: None,
@@ -189,6 +197,8 @@ mod tests {
             "label",
             "tag_id",
             "score",
+            "margin",
+            "rival",
             "peak",
             "started_at",
             "ended_at",

@@ -1,8 +1,12 @@
-//! Event: scores in, tag events out. [`tracker`] decides, [`cloud_event`] is what is told, [`Emitter`] joins the two.
+//! Event: scores in, tag events out. [`tracker`] decides, [`cloud_event`] is what is told, [`Emitter`] joins the two. How each label
+//! stands can be [read](live_scores) at any time.
 //!
 //! Runs on the scoring thread; nothing here waits or reads a clock. Scores must come in order of media time per stream.
 
 pub mod cloud_event;
+pub mod live_scores;
+mod peaks;
+pub mod swallowed;
 pub mod tracker;
 
 use std::collections::BTreeMap;
@@ -13,15 +17,17 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::frame::FrameTime;
+use crate::score::{LabelScore, NamedRival, Threshold, margin};
 use crate::stream::StreamId;
 pub use cloud_event::{Event, EventKind, ModelRef};
+use peaks::HourOfPeaks;
 pub use tracker::{Change, EndReason, Tracker};
 
-/// When a tag starts and ends. `exit ≤ enter`; both within 0..=1.
+/// When a tag starts and ends. `exit ≤ enter`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Thresholds {
-    pub enter: f32,
-    pub exit: f32,
+    pub enter: Threshold,
+    pub exit: Threshold,
     /// The score must hold this long before a tag starts; 0 means one sample.
     pub after: Duration,
     /// The score must stay away this long before a tag ends.
@@ -33,13 +39,34 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         Self {
-            enter: 0.6,
-            exit: 0.4,
+            enter: Threshold::Probability(0.6),
+            exit: Threshold::Probability(0.4),
             after: Duration::from_secs(2),
             after_exit: Duration::from_secs(2),
             cooldown: Duration::from_secs(30),
         }
     }
+}
+
+impl Thresholds {
+    /// Of `enter` and `exit`.
+    pub fn margins(&self) -> (f32, f32) {
+        (self.enter.margin(), self.exit.margin())
+    }
+
+    /// Whether `exit` is not above `enter`.
+    pub fn is_ordered(&self) -> bool {
+        self.exit.margin() <= self.enter.margin()
+    }
+}
+
+/// What an [`Emitter`] needs to know of a label set.
+#[derive(Clone, Debug)]
+pub struct SetRules {
+    pub name: Arc<str>,
+    pub labels: Vec<LabelRules>,
+    /// In the order of [`Rival`](crate::score::Rival).
+    pub rivals: Arc<[NamedRival]>,
 }
 
 /// What an [`Emitter`] needs to know of a label.
@@ -53,7 +80,27 @@ pub struct LabelRules {
 /// One label set on one stream.
 struct Board {
     set: Arc<str>,
-    labels: Vec<(LabelRules, Tracker, Option<Uuid>)>,
+    labels: Vec<Watched>,
+    rivals: Arc<[NamedRival]>,
+}
+
+/// One label of it.
+#[derive(Clone)]
+struct Watched {
+    rules: LabelRules,
+    tracker: Tracker,
+    /// What the last sample said.
+    latest: Option<LabelScore>,
+    peaks: HourOfPeaks,
+    /// Of the open tag.
+    tag: Option<Uuid>,
+}
+
+impl Watched {
+    fn new(rules: LabelRules, gap: Duration) -> Self {
+        let tracker = Tracker::new(rules.thresholds, gap);
+        Self { rules, tracker, latest: None, peaks: HourOfPeaks::default(), tag: None }
+    }
 }
 
 /// Turns one stream's scores into events. Keeps the `tag_id` of open tags.
@@ -62,78 +109,77 @@ pub struct Emitter {
     stream: StreamId,
     model: ModelRef,
     boards: Vec<Board>,
+    /// The first and the last sample.
+    first: Option<FrameTime>,
     last: Option<FrameTime>,
 }
 
 impl Emitter {
     /// `sets` are the stream's label sets, in the order in which their scores will come; `gap` is as in [`Tracker::new`].
-    pub fn new(
-        instance: &str,
-        stream: StreamId,
-        model: ModelRef,
-        sets: Vec<(Arc<str>, Vec<LabelRules>)>,
-        gap: Duration,
-    ) -> Self {
-        let boards = sets
-            .into_iter()
-            .map(|(set, labels)| Board {
-                set,
-                labels: labels.into_iter().map(|l| (l.clone(), Tracker::new(l.thresholds, gap), None)).collect(),
-            })
-            .collect();
-        Self { source: cloud_event::source_uri(instance, &stream), stream, model, boards, last: None }
+    pub fn new(instance: &str, stream: StreamId, model: ModelRef, sets: Vec<SetRules>, gap: Duration) -> Self {
+        let board = |SetRules { name, labels, rivals }| Board {
+            set: name,
+            labels: labels.into_iter().map(|rules| Watched::new(rules, gap)).collect(),
+            rivals,
+        };
+        let boards = sets.into_iter().map(board).collect();
+        Self { source: cloud_event::source_uri(instance, &stream), stream, model, boards, first: None, last: None }
     }
 
     /// Goes on with other label sets: labels that are still there keep their state and open tags, the tags of those that are not
     /// end.
-    pub fn relabel(
-        &mut self,
-        sets: Vec<(Arc<str>, Vec<LabelRules>)>,
-        gap: Duration,
-        emit: &mut dyn FnMut(Event) -> bool,
-    ) {
+    pub fn relabel(&mut self, sets: Vec<SetRules>, gap: Duration, emit: &mut dyn FnMut(Event) -> bool) {
         // Whatever ends here is told under its old name: first the ends, then the new boards.
         for set in 0..self.boards.len() {
             for index in 0..self.boards[set].labels.len() {
-                let (name, label) = (&self.boards[set].set, &self.boards[set].labels[index].0.name);
-                let stays = sets.iter().any(|(set, labels)| set == name && labels.iter().any(|l| l.name == *label));
+                let (name, label) = (&self.boards[set].set, &self.boards[set].labels[index].rules.name);
+                let stays = sets.iter().any(|set| set.name == *name && set.labels.iter().any(|l| l.name == *label));
                 if !stays {
                     self.end(set, index, EndReason::Reconfigured, emit);
                 }
             }
         }
         let mut old = std::mem::take(&mut self.boards);
-        let mut kept = |set: &Arc<str>, rules: LabelRules| {
+        let mut kept = |set: &Arc<str>, rules: LabelRules, rivals: &[NamedRival]| {
             let board = old.iter_mut().find(|board| board.set == *set);
-            let at = board.as_ref().and_then(|b| b.labels.iter().position(|(old, ..)| old.name == rules.name));
+            let at = board.as_ref().and_then(|b| b.labels.iter().position(|old| old.rules.name == rules.name));
             match board.zip(at) {
                 Some((board, at)) => {
-                    let (_, mut tracker, tag) = board.labels.swap_remove(at);
-                    tracker.change(rules.thresholds, gap);
-                    (rules, tracker, tag)
+                    let mut label = board.labels.swap_remove(at);
+                    label.tracker.change(rules.thresholds, gap);
+                    if *board.rivals != *rivals {
+                        // What was against other rivals says nothing of these.
+                        (label.latest, label.peaks) = (None, HourOfPeaks::default());
+                        label.tracker.forget_swallowed();
+                    }
+                    Watched { rules, ..label }
                 }
-                None => (rules.clone(), Tracker::new(rules.thresholds, gap), None),
+                None => Watched::new(rules, gap),
             }
         };
-        self.boards = sets
-            .into_iter()
-            .map(|(set, labels)| Board { labels: labels.into_iter().map(|l| kept(&set, l)).collect(), set })
-            .collect();
+        let board = |SetRules { name, labels, rivals }| {
+            let labels = labels.into_iter().map(|rules| kept(&name, rules, &rivals)).collect();
+            Board { set: name, labels, rivals }
+        };
+        self.boards = sets.into_iter().map(board).collect();
     }
 
     /// Takes the scores of one frame for set number `set`, one a label, and hands every event to `emit`, which says whether it is on
     /// its way to anybody: the cooldown of a start that is not does not begin.
-    pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[f32], emit: &mut dyn FnMut(Event) -> bool) {
+    pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[LabelScore], emit: &mut dyn FnMut(Event) -> bool) {
         self.last = Some(time);
+        let second = live_scores::second(self.first.get_or_insert(time), time.captured);
         let Some(board) = self.boards.get_mut(set) else { return };
         let mut changes = Vec::new();
-        for (index, ((_, tracker, _), score)) in board.labels.iter_mut().zip(scores).enumerate() {
-            changes.extend(tracker.sample(time, *score).map(|change| (index, change)));
+        for (index, (label, score)) in board.labels.iter_mut().zip(scores).enumerate() {
+            label.latest = Some(*score);
+            label.peaks.note(second, *score);
+            changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
         }
         for (index, change) in changes {
             let told = emit(self.event(time, set, index, change));
             if !told && matches!(change, Change::Start { .. }) {
-                self.boards[set].labels[index].1.untold();
+                self.boards[set].labels[index].tracker.untold();
             }
         }
     }
@@ -150,14 +196,14 @@ impl Emitter {
     fn end(&mut self, set: usize, index: usize, reason: EndReason, emit: &mut dyn FnMut(Event) -> bool) {
         // Without a frame there is no open tag.
         let Some(time) = self.last else { return };
-        if let Some(change) = self.boards[set].labels[index].1.close(time, reason) {
+        if let Some(change) = self.boards[set].labels[index].tracker.close(time, reason) {
             emit(self.event(time, set, index, change));
         }
     }
 
     fn event(&mut self, time: FrameTime, set: usize, index: usize, change: Change) -> Event {
         let board = &mut self.boards[set];
-        let (rules, _, tag_id) = &mut board.labels[index];
+        let Watched { rules, tag: tag_id, .. } = &mut board.labels[index];
         let id = *tag_id.get_or_insert_with(Uuid::now_v7);
         let (kind, tag, ended) = match change {
             Change::Start { tag } => (EventKind::Start, tag, None),
@@ -178,8 +224,10 @@ impl Emitter {
                 set: board.set.to_string(),
                 label: rules.name.to_string(),
                 tag_id: id,
-                score: tag.score,
-                peak: tag.peak,
+                score: tag.score.probability(),
+                margin: Some(tag.score.margin).filter(|margin| margin.is_finite()),
+                rival: tag.score.rival.and_then(|rival| Some(board.rivals.get(rival.0 as usize)?.name.clone())),
+                peak: margin::probability(tag.peak),
                 started_at: tag.started.wall,
                 ended_at: ended.map(|(t, _)| t.wall),
                 sampled_at: time.wall,
@@ -205,6 +253,15 @@ mod tests {
         FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media }
     }
 
+    /// Scores of these probabilities.
+    fn scored(probabilities: &[f64]) -> Vec<LabelScore> {
+        probabilities.iter().map(|p| LabelScore { margin: margin::margin(*p), rival: None }).collect()
+    }
+
+    fn set(labels: Vec<LabelRules>) -> Vec<SetRules> {
+        vec![SetRules { name: "set".into(), labels, rivals: Arc::default() }]
+    }
+
     fn emitter() -> Emitter {
         let thresholds = Thresholds {
             after: Duration::ZERO,
@@ -214,24 +271,18 @@ mod tests {
         };
         let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        Emitter::new(
-            "site a",
-            "door".into(),
-            model,
-            vec![("set".into(), vec![label("cat"), label("dog")])],
-            Duration::from_secs(30),
-        )
+        Emitter::new("site a", "door".into(), model, set(vec![label("cat"), label("dog")]), Duration::from_secs(30))
     }
 
     #[test]
     fn all_events_of_one_tag_share_its_id_and_have_their_own() {
         let base = Instant::now();
         let (mut emitter, mut events) = (emitter(), Vec::new());
-        emitter.scores(at(base, 1), 0, &[0.9, 0.1], &mut |e| {
+        emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.1]), &mut |e| {
             events.push(e);
             true
         });
-        emitter.scores(at(base, 2), 0, &[0.1, 0.9], &mut |e| {
+        emitter.scores(at(base, 2), 0, &scored(&[0.1, 0.9]), &mut |e| {
             events.push(e);
             true
         });
@@ -255,23 +306,24 @@ mod tests {
     fn changed_labels_end_the_tags_of_those_that_went_and_leave_the_others_open() {
         let base = Instant::now();
         let (mut emitter, mut events) = (emitter(), Vec::new());
-        emitter.scores(at(base, 1), 0, &[0.9, 0.9], &mut |e| {
+        emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.9]), &mut |e| {
             events.push(e);
             true
         });
-        let thresholds = Thresholds { after_exit: Duration::ZERO, exit: 0.3, ..Thresholds::default() };
+        let thresholds =
+            Thresholds { after_exit: Duration::ZERO, exit: Threshold::Probability(0.3), ..Thresholds::default() };
         let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
-        let sets = vec![("set".into(), vec![label("bird"), label("dog")])];
+        let sets = set(vec![label("bird"), label("dog")]);
         emitter.relabel(sets, Duration::from_secs(30), &mut |e| {
             events.push(e);
             true
         });
         // Above the new exit: stays open; the new label is at its own place.
-        emitter.scores(at(base, 2), 0, &[0.1, 0.35], &mut |e| {
+        emitter.scores(at(base, 2), 0, &scored(&[0.1, 0.35]), &mut |e| {
             events.push(e);
             true
         });
-        emitter.scores(at(base, 3), 0, &[0.1, 0.1], &mut |e| {
+        emitter.scores(at(base, 3), 0, &scored(&[0.1, 0.1]), &mut |e| {
             events.push(e);
             true
         });
@@ -299,12 +351,11 @@ mod tests {
         };
         let label = LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        let mut emitter =
-            Emitter::new("a", "door".into(), model, vec![("set".into(), vec![label])], Duration::from_secs(30));
+        let mut emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
         let mut told = Vec::new();
         // The sinks are over their limit for the first three seconds.
         for (second, score) in [(1, 0.9), (2, 0.1), (3, 0.9), (4, 0.1), (5, 0.9), (6, 0.1), (7, 0.9)] {
-            emitter.scores(at(base, second), 0, &[score], &mut |event| {
+            emitter.scores(at(base, second), 0, &scored(&[score]), &mut |event| {
                 let reaches = second > 3;
                 if reaches {
                     told.push((second, event.kind));
@@ -328,14 +379,15 @@ mod tests {
     fn labels_of_one_name_in_two_sets_are_two_series() {
         let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
         let label = || LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
-        let sets = vec![("indoors".into(), vec![label()]), ("outdoors".into(), vec![label()])];
+        let set = |name: &str| SetRules { name: name.into(), labels: vec![label()], rivals: Arc::default() };
+        let sets = vec![set("indoors"), set("outdoors")];
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let mut emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
         let base = Instant::now();
         metrics::with_local_recorder(&recorder, || {
             for set in [0, 1] {
-                emitter.scores(at(base, 1 + set as u64), set, &[0.9], &mut |_| true);
+                emitter.scores(at(base, 1 + set as u64), set, &scored(&[0.9]), &mut |_| true);
             }
         });
         let text = recorder.handle().render();

@@ -1,14 +1,16 @@
 //! The state machine of one (stream, label): a run of scores in, start/update/end out. Pure; time is a parameter.
 //!
-//! A tag starts when its score has been ≥ `enter` on every sample for `after`, and ends when it has been < `exit` for
+//! Scores are compared as margins, which do not round to 0 or 1. A tag starts when its score has been ≥ `enter` on every sample for `after`, and ends when it has been < `exit` for
 //! `after_exit`. Between the two thresholds nothing changes (hysteresis). After a start was emitted the next one may come
 //! only `cooldown` later. A tag's interval runs from the first sample that counted towards its start to the first that
-//! counted towards its end, so the waiting times do not shift it.
+//! counted towards its end, so the waiting times do not shift it. What looked like a start and was none is [noted](super::swallowed).
 
 use std::time::Duration;
 
 use super::Thresholds;
+use super::swallowed::{Cause, Run, Swallowed};
 use crate::frame::FrameTime;
+use crate::score::{LabelScore, margin};
 
 /// A peak has to rise by this much to be worth an update …
 const UPDATE_RISE: f32 = 0.05;
@@ -43,25 +45,56 @@ pub enum Change {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tag {
     pub started: FrameTime,
-    /// Score of the latest sample.
-    pub score: f32,
+    /// Of the latest sample.
+    pub score: LabelScore,
+    /// Best margin so far.
     pub peak: f32,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// Below `enter`.
-    Idle,
-    /// At or above `enter` since `tag.started`, but not long enough yet, or in cooldown.
-    Rising { tag: Tag },
-    /// Open. `falling` is the first sample of the current run below `exit`.
+    Idle { approach: Approach },
+    /// At or above `enter` since `run.since`, but not long enough yet, or in cooldown.
+    Rising { run: Run },
+    /// Open. `emitted_peak` is a margin; `falling` is the first sample of the current run below `exit`.
     Open { tag: Tag, emitted_peak: f32, emitted_at: Duration, falling: Option<FrameTime> },
+}
+
+/// What of an idle label has been between `exit` and `enter`.
+#[derive(Clone, Copy, Debug)]
+enum Approach {
+    /// Nothing.
+    Below,
+    /// It has come from below `exit`, and has not reached `enter`.
+    From(Run),
+    /// It has been above `enter`, which has been noted.
+    Spent,
+}
+
+const IDLE: State = State::Idle { approach: Approach::Below };
+
+/// Where a label stands, for whoever looks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Phase {
+    Idle,
+    /// At or above `enter`, not long enough yet.
+    RisingSince(FrameTime),
+    OpenSince(FrameTime),
+    /// Not open, and no start before this media time; it may be at or above `enter` meanwhile.
+    Cooldown {
+        until: Duration,
+        rising: Option<FrameTime>,
+    },
 }
 
 /// Tracks one label of one stream.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     thresholds: Thresholds,
+    /// Its two margins.
+    enter: f32,
+    exit: f32,
     state: State,
     /// Media time before which no start may be emitted.
     quiet_until: Option<Duration>,
@@ -69,17 +102,29 @@ pub struct Tracker {
     last: Option<Duration>,
     /// Samples further apart than this do not continue one another.
     gap: Duration,
+    swallowed: Swallowed,
 }
 
 impl Tracker {
     /// `gap` is the longest time between two samples that may still count as one run: what happened while a camera was
     /// away is not known, so neither a start nor an end that was under way goes on after it.
     pub fn new(thresholds: Thresholds, gap: Duration) -> Self {
-        Self { thresholds, state: State::Idle, quiet_until: None, last: None, gap }
+        let (enter, exit) = thresholds.margins();
+        Self {
+            thresholds,
+            enter,
+            exit,
+            state: IDLE,
+            quiet_until: None,
+            last: None,
+            gap,
+            swallowed: Swallowed::default(),
+        }
     }
 
     /// Goes on under other thresholds, with the state and the cooldown it has.
     pub fn change(&mut self, thresholds: Thresholds, gap: Duration) {
+        (self.enter, self.exit) = thresholds.margins();
         (self.thresholds, self.gap) = (thresholds, gap);
     }
 
@@ -87,33 +132,62 @@ impl Tracker {
     pub fn open(&self) -> Option<Tag> {
         match self.state {
             State::Open { tag, .. } => Some(tag),
-            State::Idle | State::Rising { .. } => None,
+            State::Idle { .. } | State::Rising { .. } => None,
         }
     }
 
-    /// Takes one sample. `time.media` must not go back; `score` is in 0..=1.
-    pub fn sample(&mut self, time: FrameTime, score: f32) -> Option<Change> {
+    pub fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
+    }
+
+    /// Starts that were none.
+    pub fn swallowed(&self) -> &Swallowed {
+        &self.swallowed
+    }
+
+    /// Starts that were none are counted on, and no longer known one by one.
+    pub fn forget_swallowed(&mut self) {
+        self.swallowed.forget();
+        if let State::Idle { .. } = self.state {
+            self.state = IDLE;
+        }
+    }
+
+    /// Where it stands after its last sample.
+    pub fn phase(&self) -> Phase {
+        let quiet = self.quiet_until.filter(|until| self.last.is_none_or(|last| last < *until));
+        match (self.state, quiet) {
+            (State::Open { tag, .. }, _) => Phase::OpenSince(tag.started),
+            (State::Rising { run }, Some(until)) => Phase::Cooldown { until, rising: Some(run.since) },
+            (State::Idle { .. }, Some(until)) => Phase::Cooldown { until, rising: None },
+            (State::Rising { run }, None) => Phase::RisingSince(run.since),
+            (State::Idle { .. }, None) => Phase::Idle,
+        }
+    }
+
+    /// Takes one sample. `time.media` must not go back.
+    pub fn sample(&mut self, time: FrameTime, score: LabelScore) -> Option<Change> {
         let away = self.last.replace(time.media).is_some_and(|last| time.media.saturating_sub(last) > self.gap);
         if away {
             match &mut self.state {
                 State::Open { falling, .. } => *falling = None,
-                State::Idle | State::Rising { .. } => self.state = State::Idle,
+                State::Idle { .. } | State::Rising { .. } => self.state = IDLE,
             }
         }
         match self.state {
-            State::Idle | State::Rising { .. } => self.rise(time, score),
+            State::Idle { .. } | State::Rising { .. } => self.rise(time, score),
             State::Open { tag, emitted_peak, emitted_at, falling } => {
-                let tag = Tag { score, peak: tag.peak.max(score), ..tag };
-                let falling = (score < self.thresholds.exit).then(|| falling.unwrap_or(time));
+                let tag = Tag { score, peak: tag.peak.max(score.margin), ..tag };
+                let falling = (score.margin < self.exit).then(|| falling.unwrap_or(time));
                 if let Some(ended) = falling
                     && time.media.saturating_sub(ended.media) >= self.thresholds.after_exit
                 {
-                    self.state = State::Idle;
+                    self.state = IDLE;
                     return Some(Change::End { tag, ended, reason: EndReason::BelowExit });
                 }
-                let risen = tag.peak - emitted_peak >= UPDATE_RISE;
                 let spaced = time.media.saturating_sub(emitted_at) >= UPDATE_SPACING;
-                if risen && spaced {
+                let risen = || margin::probability(tag.peak) - margin::probability(emitted_peak) >= UPDATE_RISE;
+                if spaced && tag.peak > emitted_peak && risen() {
                     self.state = State::Open { tag, emitted_peak: tag.peak, emitted_at: time.media, falling };
                     return Some(Change::Update { tag });
                 }
@@ -123,28 +197,55 @@ impl Tracker {
         }
     }
 
-    fn rise(&mut self, time: FrameTime, score: f32) -> Option<Change> {
+    fn rise(&mut self, time: FrameTime, score: LabelScore) -> Option<Change> {
         // Also false for a NaN, which must never start a tag.
-        if !matches!(
-            score.partial_cmp(&self.thresholds.enter),
-            Some(std::cmp::Ordering::Greater | std::cmp::Ordering::Equal)
-        ) {
-            self.state = State::Idle;
+        let is_above = score.margin >= self.enter;
+        if !is_above {
+            self.stay_idle(time, score);
             return None;
         }
-        let tag = match self.state {
-            State::Rising { tag } => Tag { score, peak: tag.peak.max(score), ..tag },
-            State::Idle | State::Open { .. } => Tag { started: time, score, peak: score },
+        let run = match self.state {
+            State::Rising { run } => run.and(time, score),
+            State::Idle { .. } | State::Open { .. } => Run::new(time, score),
         };
-        let long_enough = time.media.saturating_sub(tag.started.media) >= self.thresholds.after;
+        let long_enough = run.lasted() >= self.thresholds.after;
         let quiet = self.quiet_until.is_some_and(|until| time.media < until);
         if !long_enough || quiet {
-            self.state = State::Rising { tag };
+            self.state = State::Rising { run };
             return None;
         }
         self.quiet_until = Some(time.media + self.thresholds.cooldown);
+        let tag = Tag { started: run.since, score, peak: run.peak.margin };
         self.state = State::Open { tag, emitted_peak: tag.peak, emitted_at: time.media, falling: None };
         Some(Change::Start { tag })
+    }
+
+    /// A sample below `enter` while no tag is open: what looked like a start until now has been none.
+    fn stay_idle(&mut self, time: FrameTime, score: LabelScore) {
+        let near = score.margin >= self.exit;
+        let approach = match self.state {
+            State::Rising { run } => {
+                let thresholds = &self.thresholds;
+                let cause = if run.lasted() < thresholds.after {
+                    Cause::After { short_by: thresholds.after - run.lasted() }
+                } else {
+                    // It was long enough, so only the cooldown was in its way.
+                    let until = self.quiet_until.unwrap_or_default();
+                    Cause::Cooldown { short_by: until.saturating_sub(run.last.media) }
+                };
+                self.swallowed.note(run, cause);
+                if near { Approach::Spent } else { Approach::Below }
+            }
+            State::Idle { approach: Approach::From(run) } if near => Approach::From(run.and(time, score)),
+            State::Idle { approach: Approach::From(run) } => {
+                self.swallowed.note(run, Cause::Rival { short_by: self.enter - run.peak.margin });
+                Approach::Below
+            }
+            State::Idle { approach: Approach::Spent } if near => Approach::Spent,
+            State::Idle { .. } | State::Open { .. } if near => Approach::From(Run::new(time, score)),
+            State::Idle { .. } | State::Open { .. } => Approach::Below,
+        };
+        self.state = State::Idle { approach };
     }
 
     /// The start that was just given reached nobody: its cooldown does not begin.
@@ -154,9 +255,9 @@ impl Tracker {
 
     /// Ends an open tag from outside, at `time`. The next sample starts from nothing, cooldown aside.
     pub fn close(&mut self, time: FrameTime, reason: EndReason) -> Option<Change> {
-        match std::mem::replace(&mut self.state, State::Idle) {
+        match std::mem::replace(&mut self.state, IDLE) {
             State::Open { tag, falling, .. } => Some(Change::End { tag, ended: falling.unwrap_or(time), reason }),
-            State::Idle | State::Rising { .. } => None,
+            State::Idle { .. } | State::Rising { .. } => None,
         }
     }
 }

@@ -6,11 +6,12 @@ pub mod embedder;
 pub mod prompt_template;
 pub mod set;
 pub mod text_encoder;
+pub mod threshold_field;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::score::Scoring;
+use crate::score::{NamedRival, RivalKind, Scoring, Threshold};
 
 /// What is averaged over several templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
@@ -26,8 +27,8 @@ pub enum Ensemble {
 /// A label's own event thresholds; what is left out comes from the configuration's `events`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ThresholdOverrides {
-    pub enter: Option<f32>,
-    pub exit: Option<f32>,
+    pub enter: Option<Threshold>,
+    pub exit: Option<Threshold>,
     pub after: Option<std::time::Duration>,
     pub after_exit: Option<std::time::Duration>,
     pub cooldown: Option<std::time::Duration>,
@@ -70,4 +71,18 @@ pub struct LabelSet {
     pub labels: Vec<Label>,
     /// Where it was read from; empty for labels given on the command line.
     pub file: PathBuf,
+}
+
+/// Of a rival's name, which travels with every event.
+const RIVAL_CHARS: usize = 200;
+
+impl LabelSet {
+    /// What a label may compete with, in the order of [`Rival`](crate::score::Rival).
+    pub fn rivals(&self) -> Vec<NamedRival> {
+        let short = |name: &str| name.chars().take(RIVAL_CHARS).collect();
+        let named = |kind| move |name: &String| NamedRival { kind, name: short(name) };
+        let labels = self.labels.iter().map(|label| &label.name).map(named(RivalKind::Label));
+        let negatives = self.labels.iter().flat_map(|label| &label.negatives).map(named(RivalKind::Negative));
+        labels.chain(negatives).chain(self.background.iter().map(named(RivalKind::Background))).collect()
+    }
 }

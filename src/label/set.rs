@@ -10,14 +10,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Ensemble, Label, LabelSet, ThresholdOverrides, prompt_template};
-use crate::score::Scoring;
+use super::{Ensemble, Label, LabelSet, ThresholdOverrides, prompt_template, threshold_field};
+use crate::score::{Scoring, Threshold};
 use crate::section;
 use crate::words;
 use crate::yaml::Document;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::{Problem, Severity};
-use crate::yaml::values::Fraction;
 
 section! {
     /// A label set as written.
@@ -37,8 +36,8 @@ section! {
         "name" => name: String,
         "prompts" => prompts: Vec<At<String>>,
         "negatives" => negatives: Vec<At<String>>,
-        "enter" => enter: Fraction,
-        "exit" => exit: Fraction,
+        "enter" => enter: Threshold,
+        "exit" => exit: Threshold,
         "after" => after: Duration,
         "after_exit" => after_exit: Duration,
         "cooldown" => cooldown: Duration,
@@ -191,11 +190,12 @@ fn label(at: &At<RawLabel>, reader: &mut Reader<'_>) -> Option<Label> {
     }
     let negatives = prompts(&raw.negatives, reader);
     if let (Some(enter), Some(exit)) = (raw.enter.given(), raw.exit.given())
-        && exit.value.0 > enter.value.0
+        && exit.value.margin() > enter.value.margin()
     {
-        let message = format!("is {}, above enter ({})", exit.value.0, enter.value.0);
+        let message = format!("is {}, above enter ({})", exit.value, enter.value);
         reader.error(exit, message, "make exit at most enter");
     }
+    threshold_field::lint_enter(&raw.enter, reader);
     let name = raw.name.given()?;
     if raw.prompts.is_missing() {
         lint_prompt(name, reader);
@@ -206,8 +206,8 @@ fn label(at: &At<RawLabel>, reader: &mut Reader<'_>) -> Option<Label> {
         prompts,
         negatives: texts(negatives),
         thresholds: ThresholdOverrides {
-            enter: raw.enter.value().map(|fraction| fraction.0),
-            exit: raw.exit.value().map(|fraction| fraction.0),
+            enter: raw.enter.value(),
+            exit: raw.exit.value(),
             after: raw.after.value(),
             after_exit: raw.after_exit.value(),
             cooldown: raw.cooldown.value(),
@@ -280,7 +280,11 @@ fn lint_contrast(set: &LabelSet, root: &At<RawSet>, reader: &mut Reader<'_>) {
             if let [only] = set.labels.as_slice()
                 && only.negatives.is_empty()
             {
-                reader.warn(root, format!("label `{}` has nothing to be compared with", only.name), REMEDY);
+                let name = &only.name;
+                let message = format!(
+                    "label `{name}` has nothing to be compared with: its score is 1 whatever is seen, and it has no margin"
+                );
+                reader.warn(root, message, REMEDY);
             }
         }
         Scoring::Independent => {
@@ -289,7 +293,9 @@ fn lint_contrast(set: &LabelSet, root: &At<RawSet>, reader: &mut Reader<'_>) {
                 if let Some(name) = label.value.name.given()
                     && label.value.negatives.given().is_none_or(|negatives| negatives.value.is_empty())
                 {
-                    reader.warn(name, format!("label `{}` has nothing to be compared with", name.value), REMEDY);
+                    let why = "unless the model was trained with a sigmoid (SigLIP), its score is 1 whatever is seen, and it has no margin";
+                    let message = format!("label `{}` has nothing to be compared with: {why}", name.value);
+                    reader.warn(name, message, REMEDY);
                 }
             }
         }

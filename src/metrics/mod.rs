@@ -104,6 +104,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_inference_sessions", Kind::Gauge, Unit::Count, "", "sessions that run batches side by side"),
     ("vtagd_batch_max_size", Kind::Gauge, Unit::Count, "", "largest batch; what `max_size: auto` has found"),
     ("vtagd_batch_size", Kind::Histogram, Unit::Count, "", "pictures in a run"),
+    (
+        "vtagd_label_margin",
+        Kind::Gauge,
+        Unit::Count,
+        "stream, set, label",
+        "margin of the label in the last sample, with `metrics.scores`: 1 / (1 + exp(-x)) is its score; 2000 labels at most",
+    ),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, set, label, type", "events made"),
     ("vtagd_events_delivered_total", Kind::Counter, Unit::Count, "sink", "events the sink's other side has"),
     (

@@ -33,7 +33,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::preprocess::{Spec, pool, tiles};
 use crate::sample::{OnFull, Sampler};
 use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
-use crate::score::{Scorer, scoring_thread};
+use crate::score::{LabelScore, Scorer, scoring_thread};
 use crate::sink::{Sink, runner};
 use crate::snapshot::Gallery;
 use crate::source::{Pace, Source};
@@ -103,7 +103,7 @@ pub fn scores_to_events(
     emitter: Arc<Mutex<Emitter>>,
     events: Arc<EventRoute>,
 ) -> ScoreRoute {
-    let handler = Box::new(move |time, picture: Option<&Arc<Picture>>, sets: &[Vec<f32>]| {
+    let handler = Box::new(move |time, picture: Option<&Arc<Picture>>, sets: &[Vec<LabelScore>]| {
         let mut emitter = emitter.lock();
         for (set, scores) in sets.iter().enumerate() {
             emitter.scores(time, set, scores, &mut |event| events.send(event, picture));

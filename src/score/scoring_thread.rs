@@ -10,8 +10,8 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use ndarray::ArrayView1;
 
-use super::Scorer;
 use super::score_routes::{ScoreRoute, ScoreRoutes};
+use super::{LabelScore, Scorer};
 use crate::batching::batch::{EmbeddedBatch, FrameMeta, ItemKind};
 use crate::stream::accounting::{DropReason, FrameOutcome};
 
@@ -76,12 +76,12 @@ fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, route: &mut ScoreRou
         let mut best = squares.next().unwrap_or_default();
         for scores in squares {
             for (best, new) in best.iter_mut().zip(scores) {
-                *best = best.max(new);
+                *best = best.best(new);
             }
         }
         best
     };
-    let scores: Vec<Vec<f32>> = route.scorers.iter().map(score).collect();
+    let scores: Vec<Vec<LabelScore>> = route.scorers.iter().map(score).collect();
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
     (route.handler)(frame.time, frame.picture.as_ref(), &scores);
     // Last: a stream whose frames have all been completed may be closed, and no event may come after that.
@@ -157,8 +157,9 @@ mod tests {
 
     fn score_routes(mut heard: impl FnMut(FrameTime, f32) + Send + 'static) -> ScoreRoutes {
         let score_routes = ScoreRoutes::default();
-        let handler =
-            Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| heard(time, scores[0][0]));
+        let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
+            heard(time, scores[0][0].probability())
+        });
         score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer()], handler });
         score_routes
     }
@@ -236,8 +237,8 @@ mod tests {
         let score_routes = |labels: [f32; 2]| {
             let heard = Arc::clone(&heard);
             let score_routes = ScoreRoutes::default();
-            let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
-                heard.lock().unwrap().push(scores[0][0])
+            let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
+                heard.lock().unwrap().push(scores[0][0].probability())
             });
             score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer_of(labels)], handler });
             score_routes

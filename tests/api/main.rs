@@ -10,4 +10,5 @@ mod api_control;
 mod api_limits;
 mod api_schemathesis;
 mod metrics_scrape;
+mod scores_command;
 mod status_command;

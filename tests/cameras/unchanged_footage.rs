@@ -18,7 +18,7 @@ use vtagd::infer::ImageEncoder;
 use vtagd::platform::shutdown;
 use vtagd::preprocess::{Preprocessor, Region, View};
 use vtagd::sample::Schedule;
-use vtagd::score::Scorer;
+use vtagd::score::{LabelScore, Scorer, margin};
 use vtagd::source::{Ended, Source};
 use vtagd::stream::StreamKey;
 use vtagd::stream::accounting::FrameAccounting;
@@ -68,7 +68,7 @@ impl FrameTap for Looker {
         let (mut pixels, mut embedding) = (vec![0.0; *place], Vec::new());
         preprocessor.run(&picture, self.view, 0, &mut pixels).unwrap();
         encoder.encode(&pixels, 1, &mut embedding).unwrap();
-        let scores = self.scorer.score(ArrayView1::from(&embedding));
+        let scores = self.scorer.score(ArrayView1::from(&embedding)).into_iter().map(LabelScore::probability).collect();
         let thumbprint = Thumbprint::of(&picture, Region::FULL);
         self.samples.lock().unwrap().push(Sample { time, thumbprint, embedding, scores });
     }
@@ -141,11 +141,15 @@ fn stands_for(samples: &[&Sample], settings: Unchanged) -> Vec<usize> {
     all
 }
 
+fn scored(score: f32) -> LabelScore {
+    LabelScore { margin: margin::margin(f64::from(score)), rival: None }
+}
+
 /// Starts and ends of one label's tags, in seconds.
 fn tags(scores: impl Iterator<Item = (FrameTime, f32)>, rules: Thresholds) -> Vec<f64> {
     let mut tracker = Tracker::new(rules, Duration::from_secs(30));
     let at = |time: FrameTime| time.media.as_secs_f64();
-    let times = scores.filter_map(|(time, score)| match tracker.sample(time, score)? {
+    let times = scores.filter_map(|(time, score)| match tracker.sample(time, scored(score))? {
         Change::Start { tag } => Some(at(tag.started)),
         Change::End { ended, .. } => Some(at(ended)),
         Change::Update { .. } => None,

@@ -13,7 +13,7 @@ use vtagd::pipeline::Stages;
 use vtagd::preprocess::Spec;
 use vtagd::score::Scoring;
 use vtagd::score::score_routes::ScoreRoute;
-use vtagd::score::{Block, LabelEmbeddings, Scorer, SetEmbeddings};
+use vtagd::score::{Block, LabelEmbeddings, LabelScore, Scorer, SetEmbeddings};
 
 /// Every picture gets an embedding of its own, whatever it shows: who has been looked at anew can be told from the score.
 pub struct Counting {
@@ -73,8 +73,8 @@ pub fn route() -> (ScoreRoute, Heard) {
     let head = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
     let heard = Heard::default();
     let kept = Arc::clone(&heard);
-    let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<f32>]| {
-        kept.lock().unwrap().push((time.media, scores[0][0]))
+    let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
+        kept.lock().unwrap().push((time.media, scores[0][0].probability()))
     });
     (ScoreRoute { scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())], handler }, heard)
 }

@@ -169,6 +169,7 @@ sinks:
   - { type: nats, url: 'nats://h', subject_prefix: u, creds: { file: creds } }
 outbox: { path: out.db, max_size: 2MiB, max_age: 1d }
 snapshots: { path: pictures, max_size: 1MiB, max_age: 2d, max_side: 640, quality: 70, url: 'https://edge.example/' }
+metrics: { scores: true }
 api: { listen: '127.0.0.1:1', token: { file: file }, tls: { cert: cert.pem, key: key.pem }, trusted_proxies: [10.0.0.0/8] }
 log: { level: warn, format: json }
 ",

@@ -11,6 +11,7 @@ use vtagd::infer::options::{Arena, CudaOptions, OpenvinoOptions, OpenvinoPrecisi
 use vtagd::infer::{BatchSize, Provider, Sessions};
 use vtagd::preprocess::{Region, View, ViewMode};
 use vtagd::sample::Interval;
+use vtagd::score::Threshold;
 use vtagd::sink::mqtt::Protocol;
 use vtagd::source::{Decode, Location, Pace, Reconnect};
 use vtagd::yaml::problem::Severity;
@@ -189,7 +190,10 @@ fn thresholds_of_the_events_section_follow_each_other() {
     let events = load(&folder, &format!("events: {{ after: 5s, after_exit: 0 }}\n{rest}")).events;
     assert_eq!(events.after_exit, Duration::ZERO);
     let events = load(&folder, &format!("events: {{ enter: 0.3 }}\n{rest}")).events;
-    assert!((events.exit - 0.2).abs() < 1e-6);
+    assert!((events.exit.probability() - 0.2).abs() < 1e-6);
+    let events =
+        load(&folder, &format!("events: {{ enter: {{ margin: 2.1 }}, exit: {{ margin: 1 }} }}\n{rest}")).events;
+    assert_eq!((events.enter, events.exit), (Threshold::Margin(2.1), Threshold::Margin(1.0)));
 }
 
 #[test]

@@ -45,6 +45,8 @@ fn body(number: usize) -> String {
         label: format!("label {}", number % 4),
         tag_id: Uuid::now_v7(),
         score: 0.9,
+        margin: Some(2.5),
+        rival: Some("a wall".into()),
         peak: 0.9,
         started_at: jiff::Timestamp::UNIX_EPOCH,
         ended_at: None,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use vtagd::label::{Ensemble, LabelSet, set};
-use vtagd::score::Scoring;
+use vtagd::score::{Scoring, Threshold};
 use vtagd::yaml::problem::Problem;
 
 fn load(text: &str) -> Result<(LabelSet, Vec<Problem>), Vec<Problem>> {
@@ -54,7 +54,10 @@ labels:
     let forklift = &set.labels[0];
     assert_eq!(forklift.prompts, ["a forklift", "a forklift carrying pallets"]);
     assert_eq!(forklift.negatives, ["a pallet jack"]);
-    assert_eq!((forklift.thresholds.enter, forklift.thresholds.exit), (Some(0.7), Some(0.25)));
+    assert_eq!(
+        (forklift.thresholds.enter, forklift.thresholds.exit),
+        (Some(Threshold::Probability(0.7)), Some(Threshold::Probability(0.25)))
+    );
     assert_eq!(forklift.thresholds.after, Some(Duration::from_millis(500)));
     assert_eq!(forklift.thresholds.after_exit, Some(Duration::ZERO));
     assert_eq!(forklift.thresholds.cooldown, Some(Duration::from_secs(60)));
@@ -66,6 +69,16 @@ labels:
         (set.labels[1].name.as_str(), set.labels[1].prompts.as_slice()),
         ("2024", ["2024".to_owned()].as_slice())
     );
+}
+
+#[test]
+fn thresholds_may_be_margins() {
+    let text = "set: a\nlabels:\n  - { name: cat, enter: { margin: 2.1 }, exit: { margin: -0.5 } }\n  - { name: dog, enter: { margin: 30 }, exit: 0.9 }\n";
+    let (set, warnings) = load(text).expect("valid");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let thresholds = |label: usize| (set.labels[label].thresholds.enter, set.labels[label].thresholds.exit);
+    assert_eq!(thresholds(0), (Some(Threshold::Margin(2.1)), Some(Threshold::Margin(-0.5))));
+    assert_eq!(thresholds(1), (Some(Threshold::Margin(30.0)), Some(Threshold::Probability(0.9))));
 }
 
 #[test]
@@ -93,6 +106,32 @@ fn mistakes_are_refused_with_line_field_and_remedy() {
         ("set: a\nlabels: [{ name: a, prompt: [x] }, { name: b }]", 2, "labels[0].prompt", "did you mean `prompts`"),
         ("set: a\nlabels: [{ name: a, enter: 60 }, { name: b }]", 2, "labels[0].enter", "0 to 1"),
         ("set: a\nlabels: [{ name: a, enter: 0.2, exit: 0.3 }, { name: b }]", 2, "labels[0].exit", "at most enter"),
+        (
+            "set: a\nlabels: [{ name: a, enter: { margin: 1 }, exit: { margin: 1.5 } }, { name: b }]",
+            2,
+            "labels[0].exit",
+            "{ margin: 1 }",
+        ),
+        (
+            "set: a\nlabels: [{ name: a, enter: { margin: 1 }, exit: 0.8 }, { name: b }]",
+            2,
+            "labels[0].exit",
+            "at most enter",
+        ),
+        ("set: a\nlabels: [{ name: a, enter: { margin: x } }, { name: b }]", 2, "labels[0].enter.margin", "a number"),
+        (
+            "set: a\nlabels: [{ name: a, enter: { margin: 1e9 } }, { name: b }]",
+            2,
+            "labels[0].enter.margin",
+            "-1000 to 1000",
+        ),
+        (
+            "set: a\nlabels: [{ name: a, enter: { logit: 1 } }, { name: b }]",
+            2,
+            "labels[0].enter.logit",
+            "known here: margin",
+        ),
+        ("set: a\nlabels: [{ name: a, enter: [0.5] }, { name: b }]", 2, "labels[0].enter", "a number"),
         ("set: a\nlabels: [{ name: a, attributes: x }, { name: b }]", 2, "labels[0].attributes", "a mapping"),
         ("set: a\ntemplates: [a photo]\nlabels: [{ name: a }, { name: b }]", 2, "templates[0]", "has no {}"),
         ("set: a\ntemplates: [\"{} {}\"]\nlabels: [{ name: a }, { name: b }]", 2, "templates[0]", "2 times"),
@@ -136,7 +175,8 @@ fn prompts_the_model_cannot_follow_are_warned_about() {
             "another label",
         ),
         ("labels: [{ name: a, prompts: [x], negatives: [x] }]".into(), "labels[0].prompts[0]", "negative"),
-        ("labels: [{ name: a }]".into(), "", "nothing to be compared with"),
+        ("labels: [{ name: a }]".into(), "", "nothing to be compared with: its score is 1"),
+        ("labels: [{ name: a, enter: 1 }, { name: b }]".into(), "labels[0].enter", "no score reaches"),
         (
             "ensemble: probabilities\ntemplates: [\"a {}\"]\nlabels: [{ name: a }, { name: b }]".into(),
             "ensemble",

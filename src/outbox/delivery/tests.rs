@@ -15,6 +15,8 @@ pub fn event(stream: &str, label: &str, kind: EventKind) -> Event {
         label: label.into(),
         tag_id: Uuid::nil(),
         score: 0.93,
+        margin: Some(2.5),
+        rival: Some("a wall".into()),
         peak: 0.97,
         started_at: jiff::Timestamp::UNIX_EPOCH,
         ended_at: None,

@@ -1,0 +1,391 @@
+//! Live scores: how every label of every stream stands right now, whether it ever fired or not, for whoever asks why nothing was told.
+//!
+//! In: each sample, noted by the scoring thread beside what the tracker makes of it: two numbers and a peak. Out: a [`StreamScores`] when
+//! somebody asks. Any thread may; it copies what there is while the scoring thread waits, some microseconds, and words it afterwards.
+//! Bounded: three kilobytes at most for each stream and label of the configuration.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+
+use super::cloud_event::seconds;
+use super::peaks::Peak;
+use super::swallowed::{Cause, SwallowedStart};
+use super::tracker::Phase;
+use super::{Emitter, Watched};
+use crate::frame::FrameTime;
+use crate::score::{LabelScore, NamedRival, RivalKind, Threshold};
+use crate::stream::StreamId;
+
+/// All streams that are there, or have been and are still in the configuration.
+#[derive(Default)]
+pub struct LiveScores(RwLock<BTreeMap<StreamId, Arc<Mutex<Emitter>>>>);
+
+/// How a stream's labels stand.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamScores {
+    pub stream: String,
+    /// When the last sample was taken.
+    pub at: Option<Timestamp>,
+    /// How many seconds ago that was.
+    pub age: Option<f64>,
+    pub scores: Vec<LabelReading>,
+}
+
+/// A margin in both units, and the best rival.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    /// 0..=1.
+    pub score: Option<f32>,
+    pub margin: Option<f32>,
+    pub rival: Option<String>,
+    pub rival_kind: Option<RivalKind>,
+}
+
+/// `enter` or `exit` in both units; no margin where it is infinite.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Level {
+    pub score: f64,
+    pub margin: Option<f32>,
+}
+
+/// Where a label stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelState {
+    Idle,
+    Rising,
+    Open,
+    Cooldown,
+}
+
+/// The best of a minute.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeakReading {
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub told: Told,
+}
+
+/// A start that was none.
+#[derive(Clone, Debug, Serialize)]
+pub struct SwallowedReading {
+    /// `after`, `cooldown` or `rival`.
+    pub by: &'static str,
+    pub at: Timestamp,
+    /// Seconds from the stream's first PTS.
+    pub media_start: f64,
+    /// Seconds from the first to the last sample of it.
+    pub lasted: f64,
+    /// Seconds of `after` or `cooldown` that were missing, or the margin that a rival kept.
+    pub short_by: f64,
+    /// Its best sample.
+    #[serde(flatten)]
+    pub told: Told,
+}
+
+/// Starts that were none, since the stream joined.
+#[derive(Clone, Debug, Serialize)]
+pub struct SwallowedCounts {
+    pub after: u64,
+    pub cooldown: u64,
+    pub rival: u64,
+}
+
+/// One label.
+#[derive(Clone, Debug, Serialize)]
+pub struct LabelReading {
+    /// The part of the picture; null for the whole view.
+    pub region: Option<String>,
+    pub set: String,
+    pub label: String,
+    #[serde(flatten)]
+    pub told: Told,
+    pub enter: Level,
+    pub exit: Level,
+    /// These in seconds.
+    pub after: f64,
+    pub after_exit: f64,
+    pub cooldown: f64,
+    pub state: LabelState,
+    /// Of a label that rises (also during a cooldown) or is open.
+    pub since: Option<Timestamp>,
+    /// Of a cooldown.
+    pub until: Option<Timestamp>,
+    /// The best of the last hour.
+    pub peak: Option<PeakReading>,
+    pub swallowed: SwallowedCounts,
+    /// Where it was asked for: the best of each minute of the last hour, oldest first …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peaks: Option<Vec<PeakReading>>,
+    /// … and the latest starts that were none, oldest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swallowed_latest: Option<Vec<SwallowedReading>>,
+}
+
+/// The last score of a label, for metrics.
+pub struct LatestScore {
+    pub set: Arc<str>,
+    pub label: Arc<str>,
+    pub score: LabelScore,
+}
+
+impl LiveScores {
+    /// A stream joins; one of its name that was there is forgotten.
+    pub fn enter(&self, id: &StreamId, emitter: &Arc<Mutex<Emitter>>) {
+        self.0.write().insert(Arc::clone(id), Arc::clone(emitter));
+    }
+
+    /// Streams that are not wanted any more go.
+    pub fn retain(&self, is_wanted: impl Fn(&str) -> bool) {
+        self.0.write().retain(|id, _| is_wanted(id));
+    }
+
+    fn emitter(&self, stream: &str) -> Option<Arc<Mutex<Emitter>>> {
+        self.0.read().get(stream).cloned()
+    }
+
+    /// How the labels of `stream` stand at `now`, those that `is_wanted` (set, label); with their `history` or without. `None` for one that
+    /// is not there.
+    pub fn look(
+        &self,
+        stream: &str,
+        now: Instant,
+        history: bool,
+        is_wanted: impl Fn(&str, &str) -> bool,
+    ) -> Option<StreamScores> {
+        let emitter = self.emitter(stream)?;
+        let (first, last, boards) = {
+            let emitter = emitter.lock();
+            let board = |board: &super::Board| {
+                let wanted = board.labels.iter().filter(|label| is_wanted(&board.set, &label.rules.name));
+                (Arc::clone(&board.set), Arc::clone(&board.rivals), wanted.cloned().collect::<Vec<_>>())
+            };
+            (emitter.first, emitter.last, emitter.boards.iter().map(board).collect::<Vec<_>>())
+        };
+        let clock = first.zip(last).map(|(first, last)| Clock { first, last, now });
+        let scores = boards.iter().flat_map(|(set, rivals, labels)| {
+            labels.iter().map(|label| reading(set, label, &Words { rivals, clock }, history))
+        });
+        Some(StreamScores {
+            stream: stream.to_owned(),
+            at: last.map(|last| last.wall),
+            age: last.map(|last| now.saturating_duration_since(last.captured).as_secs_f64()),
+            scores: scores.collect(),
+        })
+    }
+
+    /// The last scores of `stream`.
+    pub fn latest(&self, stream: &str) -> Vec<LatestScore> {
+        let Some(emitter) = self.emitter(stream) else { return Vec::new() };
+        let emitter = emitter.lock();
+        let of_board = |board: &super::Board| {
+            let latest = |label: &Watched| {
+                let (set, name) = (Arc::clone(&board.set), Arc::clone(&label.rules.name));
+                Some(LatestScore { set, label: name, score: label.latest? })
+            };
+            board.labels.iter().filter_map(latest).collect::<Vec<_>>()
+        };
+        emitter.boards.iter().flat_map(of_board).collect()
+    }
+}
+
+/// Turns the samples' own times into the wall clock's.
+#[derive(Clone, Copy)]
+struct Clock {
+    first: FrameTime,
+    last: FrameTime,
+    now: Instant,
+}
+
+impl Clock {
+    /// Seconds since the first sample.
+    fn second(&self) -> u32 {
+        second(&self.first, self.now)
+    }
+
+    fn of_second(&self, second: u32) -> Timestamp {
+        let age = self.last.captured.saturating_duration_since(self.first.captured).as_secs_f64() - f64::from(second);
+        self.last.wall.saturating_sub(Duration::from_secs_f64(age.max(0.0))).unwrap_or(self.last.wall)
+    }
+
+    fn of_media(&self, media: Duration) -> Timestamp {
+        let ahead = media.saturating_sub(self.last.media);
+        self.last.wall.saturating_add(ahead).unwrap_or(self.last.wall)
+    }
+}
+
+/// Seconds from the first sample to `at`.
+pub(super) fn second(first: &FrameTime, at: Instant) -> u32 {
+    u32::try_from(at.saturating_duration_since(first.captured).as_secs()).unwrap_or(u32::MAX)
+}
+
+/// What numbers are put into words with.
+struct Words<'a> {
+    rivals: &'a [NamedRival],
+    /// `None` before the first sample.
+    clock: Option<Clock>,
+}
+
+impl Words<'_> {
+    fn told(&self, score: LabelScore) -> Told {
+        let rival = score.rival.and_then(|rival| self.rivals.get(rival.0 as usize));
+        Told {
+            score: Some(score.probability()).filter(|score| score.is_finite()),
+            margin: Some(score.margin).filter(|margin| margin.is_finite()),
+            rival: rival.map(|rival| rival.name.clone()),
+            rival_kind: rival.map(|rival| rival.kind),
+        }
+    }
+
+    fn peak(&self, peak: &Peak) -> Option<PeakReading> {
+        Some(PeakReading { at: self.clock?.of_second(peak.second), told: self.told(peak.score) })
+    }
+
+    fn swallowed(&self, one: &SwallowedStart) -> SwallowedReading {
+        let (by, short_by) = match one.cause {
+            Cause::After { short_by } => ("after", short_by.as_secs_f64()),
+            Cause::Cooldown { short_by } => ("cooldown", short_by.as_secs_f64()),
+            Cause::Rival { short_by } => ("rival", f64::from(short_by)),
+        };
+        let (at, lasted) = (one.run.since.wall, one.run.lasted().as_secs_f64());
+        SwallowedReading {
+            by,
+            at,
+            media_start: seconds(one.run.since.media),
+            lasted,
+            short_by,
+            told: self.told(one.run.peak),
+        }
+    }
+}
+
+fn level(threshold: Threshold) -> Level {
+    Level { score: threshold.probability(), margin: Some(threshold.margin()).filter(|margin| margin.is_finite()) }
+}
+
+fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> LabelReading {
+    let thresholds = label.tracker.thresholds();
+    let swallowed = label.tracker.swallowed();
+    let (state, since, until) = match label.tracker.phase() {
+        Phase::Idle => (LabelState::Idle, None, None),
+        Phase::RisingSince(since) => (LabelState::Rising, Some(since), None),
+        Phase::OpenSince(since) => (LabelState::Open, Some(since), None),
+        Phase::Cooldown { until, rising } => (LabelState::Cooldown, rising, Some(until)),
+    };
+    let now = words.clock.map_or(0, |clock| clock.second());
+    let peaks = || label.peaks.until(now);
+    let best = peaks().copied().reduce(|a, b| if a.score.best(b.score) == a.score { a } else { b });
+    LabelReading {
+        region: None,
+        set: set.to_owned(),
+        label: label.rules.name.to_string(),
+        told: label.latest.map_or(Told { score: None, margin: None, rival: None, rival_kind: None }, |s| words.told(s)),
+        enter: level(thresholds.enter),
+        exit: level(thresholds.exit),
+        after: thresholds.after.as_secs_f64(),
+        after_exit: thresholds.after_exit.as_secs_f64(),
+        cooldown: thresholds.cooldown.as_secs_f64(),
+        state,
+        since: since.map(|since| since.wall),
+        until: until.zip(words.clock).map(|(until, clock)| clock.of_media(until)),
+        peak: best.and_then(|peak| words.peak(&peak)),
+        swallowed: SwallowedCounts { after: swallowed.after, cooldown: swallowed.cooldown, rival: swallowed.rival },
+        peaks: history.then(|| peaks().filter_map(|peak| words.peak(peak)).collect()),
+        swallowed_latest: history.then(|| swallowed.recent().map(|one| words.swallowed(one)).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LabelRules, ModelRef, SetRules, Thresholds};
+    use super::*;
+    use crate::score::Rival;
+
+    const GAP: Duration = Duration::from_secs(30);
+
+    fn at(base: Instant, seconds: u64) -> FrameTime {
+        let media = Duration::from_secs(seconds);
+        FrameTime { media, captured: base + media, wall: Timestamp::UNIX_EPOCH + media }
+    }
+
+    fn lead(margin: f32) -> LabelScore {
+        LabelScore { margin, rival: Some(Rival(1)) }
+    }
+
+    fn live(base: Instant, margins: &[f32]) -> LiveScores {
+        let rules = |name: &str| LabelRules {
+            name: name.into(),
+            thresholds: Thresholds::default(),
+            attributes: Arc::default(),
+        };
+        let rivals = [("car", RivalKind::Label), ("an empty street", RivalKind::Background)];
+        let rivals = rivals.map(|(name, kind)| NamedRival { kind, name: name.into() });
+        let set = SetRules { name: "street".into(), labels: vec![rules("car")], rivals: rivals.into() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let emitter = Arc::new(Mutex::new(Emitter::new("site", "gate".into(), model, vec![set], GAP)));
+        let live = LiveScores::default();
+        live.enter(&"gate".into(), &emitter);
+        for (second, margin) in margins.iter().enumerate() {
+            emitter.lock().scores(at(base, second as u64), 0, &[lead(*margin)], &mut |_| true);
+        }
+        live
+    }
+
+    #[test]
+    fn a_label_that_never_fired_is_seen_with_its_rival_and_what_swallowed_it() {
+        let base = Instant::now();
+        let live = live(base, &[-3.0, 2.0, 3.0, -3.0, 0.1, -3.5]);
+        let seen = live.look("gate", base + Duration::from_secs(7), true, |_, _| true).unwrap();
+        let seen = serde_json::to_value(seen).unwrap();
+        assert_eq!((&seen["at"], &seen["age"]), (&"1970-01-01T00:00:05Z".into(), &2.0.into()));
+        let label = &seen["scores"][0];
+        assert_eq!((&label["region"], &label["set"], &label["label"]), (&().into(), &"street".into(), &"car".into()));
+        assert_eq!((&label["margin"], &label["rival"]), (&(-3.5).into(), &"an empty street".into()));
+        assert_eq!((&label["rival_kind"], &label["state"]), (&"background".into(), &"idle".into()));
+        assert!((label["enter"]["margin"].as_f64().unwrap() - 0.405_465).abs() < 1e-5, "{label}");
+        assert_eq!((label["enter"]["score"].as_f64(), label["after"].as_f64()), (Some(0.6), Some(2.0)));
+        assert_eq!((&label["peak"]["margin"], &label["peak"]["at"]), (&3.0.into(), &"1970-01-01T00:00:02Z".into()));
+        assert_eq!(label["swallowed"], serde_json::json!({ "after": 1, "cooldown": 0, "rival": 1 }));
+        let latest = label["swallowed_latest"].as_array().unwrap();
+        assert_eq!(
+            (&latest[0]["by"], &latest[0]["lasted"], &latest[0]["short_by"]),
+            (&"after".into(), &1.0.into(), &1.0.into())
+        );
+        assert_eq!((latest.len(), &latest[1]["by"]), (2, &"rival".into()));
+        assert_eq!(label["peaks"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn who_is_not_asked_for_is_left_out_and_who_has_gone_is_not_there() {
+        let base = Instant::now();
+        let live = live(base, &[]);
+        let seen = live.look("gate", base, false, |set, label| (set, label) == ("street", "car")).unwrap();
+        assert_eq!((seen.scores.len(), seen.at, seen.scores[0].told.score), (1, None, None));
+        assert!(seen.scores[0].peaks.is_none() && seen.scores[0].peak.is_none());
+        assert!(live.look("gate", base, false, |_, label| label == "bus").unwrap().scores.is_empty());
+        assert!(live.look("door", base, false, |_, _| true).is_none());
+        live.retain(|id| id != "gate");
+        assert!(live.look("gate", base, false, |_, _| true).is_none() && live.latest("gate").is_empty());
+    }
+
+    #[test]
+    fn an_open_tag_and_a_cooldown_say_since_when_and_until_when() {
+        let base = Instant::now();
+        let state = |margins: &[f32]| {
+            let seen = live(base, margins).look("gate", base + Duration::from_secs(60), false, |_, _| true).unwrap();
+            let label = &seen.scores[0];
+            let second = |at: Option<Timestamp>| at.map(|at| at.as_second());
+            (label.state, second(label.since), second(label.until))
+        };
+        assert_eq!(state(&[-1.0, 2.0, 2.0]), (LabelState::Rising, Some(1), None));
+        assert_eq!(state(&[-1.0, 2.0, 2.0, 2.0]), (LabelState::Open, Some(1), None));
+        let ended = [-1.0, 2.0, 2.0, 2.0, -1.0, -1.0, -1.0];
+        assert_eq!(state(&ended), (LabelState::Cooldown, None, Some(33)));
+        assert_eq!(state(&[&ended[..], &[2.0]].concat()), (LabelState::Cooldown, Some(7), Some(33)));
+    }
+}
