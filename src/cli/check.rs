@@ -3,6 +3,8 @@
 //! The configuration first, then what it names: the model is opened, its labels are embedded (or found in the cache) and the
 //! image tower is loaded and run once, by the same code as in `run`. What passes here starts there. With `--probe`, each stream is
 //! connected to afterwards ([`trial`]); one that cannot be reached makes the exit code 1, as it is no fault of the configuration.
+//!
+//! A credential that is not here is a warning in a shell, and an error where systemd runs this before the daemon.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,9 +12,9 @@ use std::time::Duration;
 
 use super::plural;
 use super::trial::{self, Finding};
-use crate::config::{self, ModelChoice, Settings};
+use crate::config::{self, Absence, ModelChoice, Settings};
 use crate::daemon::engine::{Engine, EngineError};
-use crate::platform::systemd::LongStep;
+use crate::platform::systemd::{self, LongStep};
 use crate::platform::userinfo::shown;
 use crate::platform::{shutdown, signals};
 use crate::yaml::problem::{Problem, Severity};
@@ -93,7 +95,9 @@ fn checked(
     err: &mut dyn Write,
     model: impl FnOnce(&Settings) -> Result<(), EngineError>,
 ) -> std::io::Result<Result<Settings, u8>> {
-    let settings = match config::load(file) {
+    // In the unit, what is missing will be missing in a moment too; in a shell it says nothing about the daemon.
+    let absence = if systemd::is_in_unit() { Absence::Refused } else { Absence::Told };
+    let settings = match config::load_for(file, absence) {
         Ok(settings) => settings,
         Err(problems) => {
             report(&problems, err)?;

@@ -63,7 +63,8 @@ pub fn run(args: &Args) -> u8 {
 fn daemon(args: &Args) -> Result<Daemon, Unanswered> {
     let Some(url) = &args.url else {
         let reach = config::reach_of(&args.config).map_err(|why| {
-            Unanswered::Input(format!("{why}; name the daemon's configuration with -c, or its address with --url"))
+            let remedy = "; name the daemon's configuration with -c, or its address with --url";
+            Unanswered::Input(if why.contains("--url") { why } else { why + remedy })
         })?;
         return Daemon::of(reach, &args.config);
     };

@@ -1,7 +1,8 @@
 //! Configuration: one YAML file and its label sets in, checked [`Settings`] out, or every problem at once.
 //!
 //! [`load`] is what `run` and `check` both call, so they agree. It runs on the caller's thread before anything is started
-//! (invariant 5: a wrong configuration never half-starts), reads files and the environment for secrets, and opens nothing else:
+//! (invariant 5: a wrong configuration never half-starts), reads files and the environment for secrets (which [`load_for`] others than the
+//! daemon may be without), and opens nothing else:
 //! a camera or broker that is down is no problem of the configuration.
 //!
 //! The order: [`yaml`](crate::yaml) makes a tree with positions, `schema.rs` types it, the other files check it piece by piece;
@@ -42,6 +43,7 @@ pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::logs::LogFormat;
 pub use crate::sink::{JsonlTarget, SinkSettings};
 pub use crate::snapshot::SnapshotSettings;
+pub use crate::yaml::secrets::Absence;
 
 /// Where the API listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";
@@ -126,9 +128,17 @@ pub struct LogSettings {
 /// # Errors
 /// All problems of all files, warnings and notices among them, if at least one is an error.
 pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
+    load_for(path, Absence::Refused)
+}
+
+/// As [`load`], for somebody who need not have every credential.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(path: &Path, absence: Absence) -> Result<Settings, Vec<Problem>> {
     let mut document = Document::read(path).map_err(|problem| vec![*problem])?;
     let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
-    let (settings, mut problems) = validate::settings(&document);
+    let (settings, mut problems) = validate::settings(&document, absence);
     problems.extend(refused);
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| (problem.file != path, if problem.file == path { problem.position } else { None }));
@@ -171,7 +181,7 @@ pub(crate) const NOWHERE: &str = "/nonexistent/vtagd-fuzz/vtagd.yaml";
 /// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
 pub fn fuzz(data: &[u8]) {
     let Ok(document) = Document::parse(Path::new(NOWHERE), data) else { return };
-    let (settings, problems) = validate::settings(&document);
+    let (settings, problems) = validate::settings(&document, Absence::Refused);
     let _ = (validate::outbox_alone(&document), api_endpoint::of(&document));
     if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
         let shown = effective(&settings);

@@ -23,6 +23,7 @@ use crate::sink::sink_routes::FilterNames;
 use crate::source::Reconnect;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Problem;
+use crate::yaml::secrets::Absence;
 use crate::yaml::values::Bytes;
 use crate::yaml::{Document, checks, relative_to, secrets, units};
 
@@ -46,8 +47,8 @@ const TOKEN: &str = "make one with `openssl rand -hex 32`";
 
 /// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
 /// not be used.
-pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
-    let mut reader = Reader::new(document);
+pub fn settings(document: &Document, absence: Absence) -> (Option<Settings>, Vec<Problem>) {
+    let mut reader = Reader::with(document, absence);
     let Some(root) = reader.root::<Root>() else { return (None, reader.finish()) };
     let raw = &root.value;
 
@@ -374,13 +375,12 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
     let raw = field.or_default(&default)?;
     let token = raw.token.given().map(|token| secrets::resolve(token, reader));
     let tls = raw.tls.given().and_then(|tls| {
-        let mut file = |field, key| {
-            let at = reader.required(tls, key, field, "name a PEM file; TLS needs both cert and key")?;
-            checks::existing_file(at, "name a PEM file", reader)
-        };
-        let (cert, key) = (file(&tls.value.cert, "cert"), file(&tls.value.key, "key"));
-        let (cert, key) = (cert?, key?);
-        if let Err(error) = crate::platform::tls::server(&cert, &key) {
+        let mut given = |field, key| reader.required(tls, key, field, "name a PEM file; TLS needs both cert and key");
+        let (cert, key) = (given(&tls.value.cert, "cert"), given(&tls.value.key, "key"));
+        let cert = cert.and_then(|cert| checks::existing_file(cert, "name a PEM file", reader));
+        let key = key.and_then(|key| checks::private_file(key, "name a PEM file", reader));
+        let (cert, (key, readable)) = (cert?, key?);
+        if readable && let Err(error) = crate::platform::tls::server(&cert, &key) {
             return reader.refuse(
                 tls,
                 error,
@@ -409,7 +409,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
         reader.warn(at, message, "add `tls`, or listen on 127.0.0.1 behind a proxy that encrypts");
     }
     let token = token.flatten();
-    if let Some((at, token)) = raw.token.given().zip(token.as_ref()) {
+    if let Some((at, token)) = raw.token.given().zip(token.as_ref().filter(|token| !token.is_absent())) {
         let bytes = token.expose().as_bytes();
         if bytes.iter().any(|byte| !byte.is_ascii_graphic()) {
             reader.error(at, "holds a space, or a character that no header can carry", TOKEN);

@@ -1,10 +1,13 @@
 //! Checks of values that sections of several subjects share: files and folders, numbers. Pure but for looking whether a path is there.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::field_reader::{At, Field, Reader};
 use super::relative_to;
+use super::secrets::Absence;
 
 /// The file that `at` names.
 pub fn existing_file(at: &At<String>, remedy: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
@@ -19,6 +22,27 @@ pub fn is_file(at: &At<String>, path: PathBuf, remedy: &str, reader: &mut Reader
     }
     let why = if path.exists() { "is not a file" } else { "does not exist" };
     reader.refuse(at, format!("{} {why}", path.display()), remedy)
+}
+
+/// The file that `at` names, which may be for the daemon's user alone, as a private key is. `false`: it is not for this user, who need not
+/// have it.
+pub fn private_file(at: &At<String>, remedy: &str, reader: &mut Reader<'_>) -> Option<(PathBuf, bool)> {
+    let path = relative_to(reader.document().file(), Path::new(&at.value));
+    let denied = |error: std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+    let unreadable = match path.metadata() {
+        Ok(metadata) => metadata.is_file() && File::open(&path).is_err_and(denied),
+        Err(error) => denied(error),
+    };
+    if !unreadable {
+        return is_file(at, path, remedy, reader).map(|path| (path, true));
+    }
+    let message = format!("{} cannot be read by this user", path.display());
+    match reader.absence() {
+        Absence::Refused => return reader.refuse(at, message, "check the permissions of the file and of its folders"),
+        Absence::Told => reader.warn(at, message, "`run` needs it: check as the daemon's user to be sure"),
+        Absence::Passed => {}
+    }
+    Some((path, false))
 }
 
 /// A place that can be written once its missing folders are made: a file, or a folder if `folder`. Permissions are not looked at,

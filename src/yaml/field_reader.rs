@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::{Document, Node, Place, Value, suggest};
 use crate::yaml::problem::{Problem, Severity};
+use crate::yaml::secrets::Absence;
 
 /// Problems kept of one file. A person mends these first; the rest is only counted.
 const MAX_PROBLEMS: usize = 200;
@@ -98,6 +99,7 @@ pub fn join(path: &str, key: &str) -> String {
 /// Collects problems of one document.
 pub struct Reader<'d> {
     document: &'d Document,
+    absence: Absence,
     problems: Vec<Problem>,
     /// Those that were not kept: how many, and how bad the worst of them is.
     unkept: usize,
@@ -106,7 +108,17 @@ pub struct Reader<'d> {
 
 impl<'d> Reader<'d> {
     pub fn new(document: &'d Document) -> Self {
-        Self { document, problems: Vec::new(), unkept: 0, worst_unkept: Severity::Notice }
+        Self::with(document, Absence::default())
+    }
+
+    /// For somebody who may not have every credential.
+    pub fn with(document: &'d Document, absence: Absence) -> Self {
+        Self { document, absence, problems: Vec::new(), unkept: 0, worst_unkept: Severity::Notice }
+    }
+
+    /// What becomes of credentials that are not here.
+    pub fn absence(&self) -> Absence {
+        self.absence
     }
 
     pub fn document(&self) -> &'d Document {

@@ -10,6 +10,7 @@ mod config_environment;
 mod config_problems;
 mod config_schema;
 mod config_settings;
+mod credentials_absent;
 mod run_bad_input;
 mod secrets_stay_secret;
 mod what_people_read;
