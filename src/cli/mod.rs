@@ -17,6 +17,7 @@ mod pictures;
 mod progress;
 pub mod pull;
 pub mod run;
+mod start_trial;
 pub mod status;
 pub mod tag;
 mod texts;

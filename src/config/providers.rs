@@ -1,15 +1,13 @@
 //! `runtime.providers`: each item a name, or a name with options, checked into what the engine takes.
 
-use std::path::Path;
-
 use super::schema::{CudaOptions, OpenvinoOptions, ProviderItem, TensorrtOptions};
 use crate::infer::options::{self, Arena, CpuOptions, OpenvinoPrecision, ProviderChoice};
 use crate::infer::{Provider, probe_embedding};
 use crate::section;
 use crate::words;
+use crate::yaml::Document;
 use crate::yaml::field_reader::{At, Field, FromNode, Reader};
 use crate::yaml::values::Bytes;
-use crate::yaml::{Document, relative_to};
 
 const MAX_THREADS: usize = 1024;
 /// What OpenVINO's provider takes.
@@ -75,13 +73,12 @@ fn choice(item: &ProviderItem, reader: &mut Reader<'_>) -> Option<ProviderChoice
 }
 
 fn tensorrt(raw: &TensorrtOptions, reader: &mut Reader<'_>) -> options::TensorrtOptions {
-    let file = reader.document().file().to_owned();
     let mut folder = |field: &Field<String>| {
         let at = field.given()?;
         if at.value.is_empty() || at.value.contains('\0') {
             reader.error(at, "is not a folder's path", "name a folder that vtagd may write, or remove the key");
         }
-        Some(relative_to(&file, Path::new(&at.value)))
+        Some(reader.path(at))
     };
     let (engine_cache, timing_cache) = (folder(&raw.engine_cache), folder(&raw.timing_cache));
     options::TensorrtOptions {

@@ -36,6 +36,7 @@ section! {
         "snapshots" => snapshots: Snapshots,
         "api" => api: Api,
         "log" => log: Log,
+        "include" => include: Vec<At<String>>,
     }
 }
 

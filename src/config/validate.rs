@@ -8,7 +8,7 @@ use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapsh
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    providers, sets,
+    providers, sets, suspicious_text,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
@@ -25,7 +25,7 @@ use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Problem;
 use crate::yaml::secrets::Absence;
 use crate::yaml::values::Bytes;
-use crate::yaml::{Document, checks, relative_to, secrets, units};
+use crate::yaml::{Document, checks, secrets, units};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
@@ -46,23 +46,28 @@ const LEAST_TOKEN: usize = 20;
 const TOKEN: &str = "make one with `openssl rand -hex 32`";
 
 /// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
-/// not be used.
-pub fn settings(document: &Document, absence: Absence) -> (Option<Settings>, Vec<Problem>) {
+/// not be used. `incomplete`: a file of `include` could not be read, so what is missing here may be there.
+pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Option<Settings>, Vec<Problem>) {
     let mut reader = Reader::with(document, absence);
     let Some(root) = reader.root::<Root>() else { return (None, reader.finish()) };
     let raw = &root.value;
+    suspicious_text::look(&super::keys(), &mut reader);
+    if let Some(list) = raw.include.given().filter(|list| list.value.is_empty()) {
+        reader.warn(list, "is empty", "name files, such as streams.d/*.yaml, or remove the key");
+    }
 
     let instance = instance(&raw.instance, &mut reader);
     let model = model(&raw.model, &mut reader);
     let infer = infer(&raw.runtime, &mut reader);
     let events = events(&raw.events, &mut reader);
     let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
-    let label_sets = sets::load(labels, events.as_ref(), &mut reader);
+    let mut label_sets = sets::load(labels, events.as_ref(), &mut reader);
+    label_sets.incomplete |= incomplete;
     let no_labels = match raw.labels.given() {
         Some(labels) => document.find(&labels.path).is_empty_list(),
         None => raw.labels.is_missing(),
     };
-    if no_labels && model != Some(ModelChoice::None) {
+    if no_labels && !incomplete && model != Some(ModelChoice::None) {
         let remedy = "list label-set files, such as `labels: [labels/dock.yaml]`, or set `model: { path: none }`";
         reader.missing(&root, "labels", remedy);
     }
@@ -94,7 +99,7 @@ pub fn settings(document: &Document, absence: Absence) -> (Option<Settings>, Vec
         Some(streams) => document.find(&streams.path).is_empty_list(),
         None => raw.streams.is_missing(),
     };
-    if no_streams {
+    if no_streams && !incomplete {
         reader.missing(&root, "streams", "add at least one, such as `- { id: door, url: rtsp://10.0.0.12/stream1 }`");
     }
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
@@ -122,6 +127,7 @@ pub fn settings(document: &Document, absence: Absence) -> (Option<Settings>, Vec
 
     let settings = model.zip(infer).zip(events).map(|((model, infer), events)| Settings {
         file: document.file().to_path_buf(),
+        included: document.appended().map(Path::to_path_buf).collect(),
         instance,
         model,
         infer,
@@ -173,7 +179,7 @@ fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
         "starter" => Some(ModelChoice::Starter),
         "none" => Some(ModelChoice::None),
         text => {
-            let folder = relative_to(reader.document().file(), Path::new(text));
+            let folder = reader.document().resolve(path.place, Path::new(text));
             if folder.is_dir() {
                 return Some(ModelChoice::Path(folder));
             }

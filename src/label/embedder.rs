@@ -271,6 +271,7 @@ mod tests {
                 attributes: BTreeMap::default(),
             }],
             file: "s.yaml".into(),
+            sha256: String::new(),
         }
     }
 

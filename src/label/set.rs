@@ -17,6 +17,7 @@ use crate::words;
 use crate::yaml::Document;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::{Problem, Severity};
+use crate::yaml::text_form::{LOOK_ALIKE, belongs_in_names, folded, is_invisible};
 use crate::yaml::values::Fraction;
 
 section! {
@@ -147,12 +148,17 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         reader.error(labels, "is empty", "add at least one label, such as `- name: forklift`");
     }
     let mut checked = Vec::with_capacity(labels.value.len());
-    let mut names: HashMap<String, u64> = HashMap::new();
+    let mut names: HashMap<String, (String, u64)> = HashMap::new();
     for label in &labels.value {
         if let Some(name) = label.value.name.given()
-            && let Some(line) = names.insert(name.value.trim().to_owned(), name.place.line)
+            && let Some((other, line)) =
+                names.insert(folded(name.value.trim()), (name.value.trim().to_owned(), name.place.line))
         {
-            let message = format!("`{}` is the name of two labels (first in line {line})", name.value.trim());
+            let written = name.value.trim();
+            let message = match other == written {
+                true => format!("`{written}` is the name of two labels (first in line {line})"),
+                false => format!("`{written}` looks like the label in line {line}: {LOOK_ALIKE}"),
+            };
             reader.error(name, message, "rename one of them");
         }
         checked.extend(self::label(label, reader));
@@ -165,6 +171,7 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         background: texts(background),
         labels: checked,
         file: reader.document().file().to_path_buf(),
+        sha256: reader.document().sha256().to_owned(),
     };
     // With a label left out for its errors, this would speak of a set that nobody wrote.
     if !reader.has_errors() {
@@ -242,6 +249,10 @@ fn check_name(name: &At<String>, reader: &mut Reader<'_>) {
     } else if let Some(wrong) = name.value.chars().find(|c| "/+#".contains(*c)) {
         let message = format!("has `{wrong}` in it, which has a meaning in MQTT topics");
         reader.warn(name, message, "use letters, digits, spaces, `-` and `_`, and say the rest in the prompts");
+    }
+    if let Some(hidden) = name.value.chars().find(|c| is_invisible(*c) && !belongs_in_names(*c)) {
+        let message = format!("has a character in it that cannot be seen (U+{:04X})", u32::from(hidden));
+        reader.warn(name, message, "type it again instead of copying it");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::outbox::route::{Filter, Route};
 use crate::section;
 use crate::yaml::field_reader::{At, FromNode, Reader, Section, object};
 use crate::yaml::problem::Severity;
-use crate::yaml::{Node, Value};
+use crate::yaml::{Node, Place, Value};
 
 /// Settings of a kind of sink: how they are read, and the sink that they make. Each kind has it in its `config.rs`.
 pub trait SinkConfig: Sized {
@@ -49,7 +49,13 @@ pub struct SinkItem {
 impl SinkItem {
     /// The keys of all kinds; some have one in common.
     fn known() -> Vec<&'static str> {
-        [CommonKeys::KEYS].into_iter().chain(SinkKind::ALL.iter().map(|kind| kind.keys())).flatten().copied().collect()
+        let all = [CommonKeys::KEYS].into_iter().chain(SinkKind::ALL.iter().map(|kind| kind.keys())).flatten();
+        all.fold(Vec::new(), |mut known, key| {
+            if !known.contains(key) {
+                known.push(*key);
+            }
+            known
+        })
     }
 }
 
@@ -91,13 +97,14 @@ pub fn default() -> (Vec<SinkSettings>, Vec<Route>) {
 
 /// Checks all sinks and their routes; those with a problem are left out.
 pub fn check(list: &[At<SinkItem>], known: &FilterNames, reader: &mut Reader<'_>) -> (Vec<SinkSettings>, Vec<Route>) {
-    let mut targets: HashMap<String, u64> = HashMap::new();
+    let mut targets: HashMap<String, Place> = HashMap::new();
     let mut brokers = Brokers::default();
     let mut sinks = Vec::with_capacity(list.len());
     for sink in list {
         let Some(settings) = one(sink, reader) else { continue };
-        if let Some(line) = targets.insert(settings.target(), sink.place.line) {
-            reader.error(sink, format!("goes to the same place as the sink in line {line}"), "remove one of them");
+        if let Some(other) = targets.insert(settings.target(), sink.place) {
+            let message = format!("goes to the same place as the sink in {}", reader.line(other, sink.place));
+            reader.error(sink, message, "remove one of them");
             continue;
         }
         brokers.check(sink, &settings, reader);

@@ -1,9 +1,10 @@
-//! Addresses: URLs without their credentials, and the paths inside `file://` and `v4l2://`. Nothing here repeats a URL that may
+//! Addresses: URLs without their credentials, whether these would be seen on the way, and the paths inside `file://` and `v4l2://`. Nothing here repeats a URL that may
 //! hold a password.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use url::Url;
+use url::{Host, Url};
 
 use crate::platform::secret::{self, Secret};
 use crate::platform::userinfo::{self, Unfit, percent_decode};
@@ -34,6 +35,33 @@ pub fn report_credentials(url: &At<String>, twice: bool, reader: &mut Reader<'_>
         reader.error(url, "holds credentials, and `username` or `password` is given too", "remove them from the URL");
     } else {
         reader.warn(url, VISIBLE, MOVE_THEM);
+    }
+}
+
+/// Warns of credentials that would go to another machine without encryption. `sent`: there are some, at `at`.
+pub fn report_plain<T>(at: &At<T>, url: &Url, sent: bool, remedy: &str, reader: &mut Reader<'_>) {
+    let query = url.query_pairs().any(|(key, _)| secret::is_secret_key(&key)) || secret::in_path(url).next().is_some();
+    if (sent || query) && is_elsewhere(url.host()) {
+        reader.warn(
+            at,
+            "goes to another machine without encryption: whoever is on the way can read the credential",
+            remedy,
+        );
+    }
+}
+
+/// Whether a host is another machine than this one, as far as its name tells.
+pub fn is_elsewhere(host: Option<Host<&str>>) -> bool {
+    match host {
+        Some(Host::Ipv4(ip)) => !ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => !ip.to_canonical().is_loopback(),
+        // Schemes that are not the web's have every host as a name.
+        Some(Host::Domain(name)) => {
+            let name = name.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+            let ip = name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+            !(ip || name == "localhost" || name.ends_with(".localhost"))
+        }
+        None => false,
     }
 }
 
@@ -101,6 +129,24 @@ mod tests {
         assert_eq!(scheme("/dev/video0"), None);
         assert_eq!(scheme("://x"), None);
         assert_eq!(scheme("c:\\x://"), None);
+    }
+
+    #[test]
+    fn this_machine_is_known_by_name_and_number() {
+        for (url, elsewhere) in [
+            ("http://localhost/", false),
+            ("mqtt://localhost", false),
+            ("mqtt://127.8.8.8:1", false),
+            ("http://[::1]/", false),
+            ("nats://[::1]", false),
+            ("http://[::ffff:127.0.0.1]/", false),
+            ("http://a.localhost./", false),
+            ("mqtt://broker", true),
+            ("http://10.0.0.1/", true),
+            ("nats://[fd00::1]", true),
+        ] {
+            assert_eq!(is_elsewhere(Url::parse(url).unwrap().host()), elsewhere, "{url}");
+        }
     }
 
     #[test]

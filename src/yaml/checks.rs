@@ -6,12 +6,11 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::field_reader::{At, Field, Reader};
-use super::relative_to;
 use super::secrets::Absence;
 
 /// The file that `at` names.
 pub fn existing_file(at: &At<String>, remedy: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
-    let path = relative_to(reader.document().file(), Path::new(&at.value));
+    let path = reader.path(at);
     is_file(at, path, remedy, reader)
 }
 
@@ -27,7 +26,7 @@ pub fn is_file(at: &At<String>, path: PathBuf, remedy: &str, reader: &mut Reader
 /// The file that `at` names, which may be for the daemon's user alone, as a private key is. `false`: it is not for this user, who need not
 /// have it.
 pub fn private_file(at: &At<String>, remedy: &str, reader: &mut Reader<'_>) -> Option<(PathBuf, bool)> {
-    let path = relative_to(reader.document().file(), Path::new(&at.value));
+    let path = reader.path(at);
     let denied = |error: std::io::Error| error.kind() == ErrorKind::PermissionDenied;
     let unreadable = match path.metadata() {
         Ok(metadata) => metadata.is_file() && File::open(&path).is_err_and(denied),
@@ -51,7 +50,7 @@ pub fn output(at: &At<String>, folder: bool, reader: &mut Reader<'_>) -> Option<
     if at.value.trim().is_empty() {
         return reader.refuse(at, "is empty", "name a path");
     }
-    let path = relative_to(reader.document().file(), Path::new(&at.value));
+    let path = reader.path(at);
     if !folder && path.is_dir() {
         return reader.refuse(at, format!("{} is a folder", path.display()), "name a file in it");
     }

@@ -5,6 +5,7 @@
 //! time that it is missing.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use super::{Document, Node, Place, Value, suggest};
 use crate::yaml::problem::{Problem, Severity};
@@ -125,6 +126,16 @@ impl<'d> Reader<'d> {
         self.document
     }
 
+    /// The path that is written at `at`.
+    pub fn path(&self, at: &At<String>) -> PathBuf {
+        self.document.resolve(at.place, Path::new(&at.value))
+    }
+
+    /// What a person at `here` calls the line of `place`.
+    pub fn line(&self, place: Place, here: Place) -> String {
+        self.document.line(place, here)
+    }
+
     /// Reads the whole document. `None` if it is not even the right kind of thing.
     pub fn root<T: FromNode>(&mut self) -> Option<At<T>> {
         let node = self.document.root();
@@ -139,7 +150,8 @@ impl<'d> Reader<'d> {
 
     /// Everything found, in the order of the file.
     pub fn finish(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|problem| problem.position);
+        let document = self.document;
+        self.problems.sort_by_key(|problem| document.order(problem));
         if self.unkept > 0 {
             let message = format!("{} more problems are not shown", self.unkept);
             let place = self.document.root().place;

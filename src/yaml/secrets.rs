@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::platform::secret::{Secret, Unreadable};
 use crate::yaml::field_reader::{At, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
-use crate::yaml::{Node, Value, nearest, relative_to};
+use crate::yaml::{Node, Value, nearest};
 
 const KEYS: [&str; 3] = ["env", "file", "credential"];
 const FORMS: &str = "write `{ env: NAME }`, `{ file: PATH }` or `{ credential: NAME }`";
@@ -132,7 +132,7 @@ fn fetch(source: &At<SecretSource>, reader: &Reader<'_>) -> Result<Secret, Lack>
             Err(Lack { message, remedy: remedy.to_owned(), is_absent })
         }
         SecretSource::File(path) => {
-            read(&relative_to(reader.document().file(), path), "check the path and its permissions")
+            read(&reader.document().resolve(source.place, path), "check the path and its permissions")
         }
         SecretSource::Credential(name) => {
             let remedy = format!("add LoadCredential={name}:PATH to the systemd unit");
@@ -160,7 +160,7 @@ pub fn resolve_if(
 pub fn file(source: &At<SecretSource>, reader: &Reader<'_>) -> Option<PathBuf> {
     match &source.value {
         SecretSource::Env(_) => None,
-        SecretSource::File(path) => Some(relative_to(reader.document().file(), path)),
+        SecretSource::File(path) => Some(reader.document().resolve(source.place, path)),
         SecretSource::Credential(name) => {
             std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(name))
         }

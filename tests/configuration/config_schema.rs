@@ -115,7 +115,7 @@ fn the_effective_configuration_shows_what_streams_inherit_and_no_credential() {
         (&"90s".into(), &"***".into(), &false.into())
     );
     assert_eq!((&shown["api"]["token"], &shown["events"]["enter"]), (&"***".into(), &0.6.into()));
-    assert_eq!(shown["sinks"][0]["rate"]["per"], "60s");
+    assert_eq!(shown["sinks"][0]["rate"]["per"], "1m");
 }
 
 #[test]

@@ -30,6 +30,12 @@ impl SinkConfig for NatsSettings {
 
     fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
         let address = network_keys::url(at, &raw.url, ["nats", "tls"], reader);
+        // The seed of a key never goes over the wire.
+        if let (Some(url), Some(found)) = (raw.url.given(), &address)
+            && found.url.scheme() == "nats"
+        {
+            address::report_plain(url, &found.url, !raw.password.is_missing(), "use tls://", reader);
+        }
         let login = login(raw, reader);
         let subject_prefix = raw.subject_prefix.checked("vtagd".to_owned(), |prefix| subject(prefix, reader));
         let trust = network_keys::trust_of_url(at, &raw.url, "tls", [&raw.ca, &raw.cert, &raw.key], reader);

@@ -14,7 +14,7 @@ use crate::yaml::checks::number;
 use crate::yaml::field_reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
 use crate::yaml::secrets::{self, SecretSource};
-use crate::yaml::{Node, Value, units};
+use crate::yaml::{Node, Value, address, units};
 
 /// Headers that the sink itself writes, or that change how the body is understood.
 const OURS: [&str; 8] = [
@@ -98,6 +98,13 @@ impl SinkConfig for WebhookSettings {
 
     fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
         let address = network_keys::url(at, &raw.url, ["https", "http"], reader);
+        // `secret` signs, and stays here.
+        if let (Some(url), Some(found)) = (raw.url.given(), &address)
+            && found.url.scheme() == "http"
+        {
+            let sent = raw.headers.given().is_some_and(|headers| !headers.value.0.is_empty());
+            address::report_plain(url, &found.url, sent, "use https://", reader);
+        }
         let secret = raw.secret.given().map(|source| signing(source, reader));
         let previous = raw.previous_secret.given().map(|source| signing(source, reader));
         if let Some(previous) = raw.previous_secret.given()
