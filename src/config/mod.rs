@@ -29,7 +29,9 @@ pub mod effects;
 mod include;
 mod overrides;
 mod providers;
+mod reference;
 mod schema;
+mod schema_runtime;
 mod sets;
 mod show;
 mod streams;
@@ -241,11 +243,10 @@ pub fn fuzz(data: &[u8]) {
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.
 pub fn keys() -> Vec<String> {
-    use crate::yaml::field_reader::FromNode;
-    let mut keys = Vec::new();
-    schema::Root::keys("", &mut keys);
-    keys
+    reference::rows().into_iter().map(|row| row.path).collect()
 }
+
+pub use reference::tables as key_tables;
 
 /// The JSON Schema of the configuration file, for editors: config/vtagd.schema.json.
 pub fn json_schema() -> serde_json::Value {

@@ -7,6 +7,7 @@ use crate::section;
 use crate::words;
 use crate::yaml::Document;
 use crate::yaml::field_reader::{At, Field, FromNode, Reader};
+use crate::yaml::key_reference::Key;
 use crate::yaml::values::Bytes;
 
 const MAX_THREADS: usize = 1024;
@@ -219,7 +220,7 @@ impl FromNode for ProviderItem {
         })
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
+    fn keys(path: &str, out: &mut Vec<Key>) {
         use crate::yaml::field_reader::join;
         <TensorrtOptions as FromNode>::keys(&join(path, "tensorrt"), out);
         <CudaOptions as FromNode>::keys(&join(path, "cuda"), out);
@@ -256,7 +257,10 @@ mod tests {
         assert_eq!(from_pairs(Provider::Cpu, &[]).unwrap(), Provider::Cpu);
         let choice = from_pairs(Provider::Tensorrt, &pairs(&[("workspace", "1GiB"), ("engine_cache", "/e")])).unwrap();
         let ProviderChoice::Tensorrt(options) = choice else { panic!("{choice:?}") };
-        assert_eq!((options.workspace, options.engine_cache.as_deref()), (Some(1 << 30), Some(Path::new("/e"))));
+        assert_eq!(
+            (options.workspace, options.engine_cache.as_deref()),
+            (Some(1 << 30), Some(std::path::Path::new("/e")))
+        );
     }
 
     #[test]

@@ -429,7 +429,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
 pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
     let text = at.value.trim();
     let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
-    match text.parse() {
+    match with_zone_as_number(&text).unwrap_or(text.clone()).parse() {
         Ok(address) => Some(address),
         Err(_) => {
             let remedy = if text.parse::<IpAddr>().is_ok() {
@@ -437,11 +437,20 @@ pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketA
             } else if let Ok(port) = text.strip_prefix(':').unwrap_or(&text).parse::<u16>() {
                 format!("add an address, such as 127.0.0.1:{port}")
             } else {
-                "write ADDRESS:PORT, such as 127.0.0.1:8642, or off".to_owned()
+                "write ADDRESS:PORT, such as 127.0.0.1:8642 or [fe80::1%eth0]:8642 with an interface of this machine, or off".to_owned()
             };
             reader.refuse(at, "is not an IP address and port", remedy)
         }
     }
+}
+
+/// `[fe80::1%eth0]:80` as `[fe80::1%2]:80`, where there is such an interface.
+fn with_zone_as_number(text: &str) -> Option<String> {
+    let (address, rest) = text.split_once('%')?;
+    let (zone, port) = rest.split_once(']')?;
+    let known = zone.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) && !zone.starts_with('.');
+    let number = std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok().filter(|_| known)?;
+    Some(format!("{address}%{}]{port}", number.trim()))
 }
 
 fn log(raw: Option<&Log>) -> LogSettings {

@@ -15,7 +15,8 @@ use crate::score::Scoring;
 use crate::section;
 use crate::words;
 use crate::yaml::Document;
-use crate::yaml::field_reader::{At, Field, Reader};
+use crate::yaml::field_reader::{At, Field, FromNode, Reader};
+use crate::yaml::key_reference::Key;
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::text_form::{LOOK_ALIKE, belongs_in_names, folded, is_invisible};
 use crate::yaml::values::Fraction;
@@ -23,11 +24,20 @@ use crate::yaml::values::Fraction;
 section! {
     /// A label set as written.
     pub struct RawSet {
+        /// name | required | Names the set; unique among all files
         "set" => set: String,
+        /// `exclusive`, `independent` | `exclusive` | Softmax over all labels, their negatives and the background; or
+        /// each label against its own negatives and the background
         "scoring" => scoring: Scoring,
+        /// list of texts with `{}` once | `["{}"]` | Every prompt is put into every template, and the results are
+        /// averaged
         "templates" => templates: Vec<At<String>>,
+        /// `embeddings`, `probabilities` | `embeddings` | What is averaged over the templates: each prompt's
+        /// embeddings; or the scores of the whole set, scored once for each template. See [below](#ensembles)
         "ensemble" => ensemble: Ensemble,
+        /// list of prompts | none | What is usually seen when nothing happens
         "background" => background: Vec<At<String>>,
+        /// list, at least one | required | What is looked for
         "labels" => labels: Vec<At<RawLabel>>,
     }
 }
@@ -35,14 +45,23 @@ section! {
 section! {
     /// A label as written.
     pub struct RawLabel {
+        /// name | required | Names the tag; unique in the set
         "name" => name: String,
+        /// list of prompts, at least one | the name | What to look for
         "prompts" => prompts: Vec<At<String>>,
+        /// list of prompts | none | What is alike but not meant
         "negatives" => negatives: Vec<At<String>>,
+        /// 0 to 1 | `events.enter` | Score to start
         "enter" => enter: Fraction,
+        /// 0 to 1 | `events.exit`, see [`events`](#events) | Score to end
         "exit" => exit: Fraction,
+        /// duration | `events.after` | Time at `enter` or above before a tag starts
         "after" => after: Duration,
+        /// duration | `labels[].after`, then `events.after_exit` | Time below `exit` before it ends
         "after_exit" => after_exit: Duration,
+        /// duration | `events.cooldown` | Shortest time between two starts
         "cooldown" => cooldown: Duration,
+        /// any keys and values | none | Copied into every event of the label
         "attributes" => attributes: Attributes,
     }
 }
@@ -61,7 +80,7 @@ words! {
 /// Free keys and values that travel with every event of a label.
 pub struct Attributes(std::collections::BTreeMap<String, serde_json::Value>);
 
-impl crate::yaml::field_reader::FromNode for Attributes {
+impl FromNode for Attributes {
     const NULL_IS_MISSING: bool = true;
 
     fn schema() -> serde_json::Value {
@@ -74,6 +93,24 @@ impl crate::yaml::field_reader::FromNode for Attributes {
             _ => reader.refuse_kind(node, path, "a mapping", "write keys and values, such as { severity: warning }"),
         }
     }
+}
+
+/// The keys of a label-set file, for the reference.
+pub fn keys() -> Vec<Key> {
+    let mut keys = Vec::new();
+    RawSet::keys("", &mut keys);
+    keys
+}
+
+/// The JSON Schema of a label-set file, for editors: config/vtagd-labels.schema.json.
+pub fn json_schema() -> serde_json::Value {
+    let mut schema = RawSet::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "vtagd label set".into();
+    schema["required"] = serde_json::json!(["set", "labels"]);
+    // A place for YAML anchors.
+    schema["patternProperties"] = serde_json::json!({ "^x-": true });
+    schema
 }
 
 /// Words a prompt may have before most of it is cut off: CLIP reads 77 tokens, a template takes some.

@@ -61,11 +61,19 @@ impl FromNode for Wanted {
 section! {
     /// Which events a sink wants.
     pub struct Only {
+        /// list of stream ids | all | Events of these streams
         "streams" => streams: Vec<At<String>>,
+        /// list of label sets | all | Events of labels of these sets
         "sets" => sets: Vec<At<String>>,
+        /// list of labels | all | Events of these labels
         "labels" => labels: Vec<At<String>>,
+        /// list of `start`, `update`, `end` | all | Events of these types
         "types" => types: Vec<At<EventKind>>,
+        /// keys, each with a value or a list | - | The label has each of these attributes, with that value or one of
+        /// the list
         "attributes" => attributes: Wanted,
+        /// `debug`, `info`, `notice`, `warning`, `error` or `critical` | - | The label's attribute `severity` is at
+        /// least this; a label without one, or with another word, counts as `info`
         "min_severity" => min_severity: EventSeverity,
     }
 }
@@ -73,7 +81,9 @@ section! {
 section! {
     /// How many events a sink wants at most.
     pub struct Rate {
+        /// 1 or more | required | At most so many starts and updates …
         "events" => events: usize,
+        /// duration above 0 | `1m` | … in this time, and as many at once
         "per" => per: Duration,
     }
 }

@@ -1,7 +1,7 @@
 //! Addresses: URLs without their credentials, whether these would be seen on the way, and the paths inside `file://` and `v4l2://`. Nothing here repeats a URL that may
 //! hold a password.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use url::{Host, Url};
@@ -65,6 +65,15 @@ pub fn is_elsewhere(host: Option<Host<&str>>) -> bool {
     }
 }
 
+/// Whether the host of `text` is an address with a zone: `[fe80::1%eth0]`.
+fn has_zone(text: &str) -> bool {
+    let authority =
+        text.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let inside = host.strip_prefix('[').and_then(|host| host.split_once(']')).map_or("", |(inside, _)| inside);
+    inside.split_once('%').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
+}
+
 /// The scheme of `text` in lower case, if it has one.
 pub fn scheme(text: &str) -> Option<String> {
     let (scheme, _) = text.split_once("://")?;
@@ -76,6 +85,14 @@ pub fn scheme(text: &str) -> Option<String> {
 /// Parses a network URL and takes its credentials out. On `None` a problem has been reported.
 pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
     let remedy = "write scheme://host:port/path; user and password belong under `username` and `password`";
+    if has_zone(&at.value) {
+        let message = "has an IPv6 zone, which means something on this machine alone and has no place in a URL here";
+        return reader.refuse(
+            at,
+            message,
+            "name an address that needs none (not fe80::…), or a name, such as camera.local",
+        );
+    }
     let mut url = match userinfo::parse(&at.value) {
         Ok(url) => url,
         Err(error) => {
@@ -129,6 +146,17 @@ mod tests {
         assert_eq!(scheme("/dev/video0"), None);
         assert_eq!(scheme("://x"), None);
         assert_eq!(scheme("c:\\x://"), None);
+    }
+
+    #[test]
+    fn a_zone_is_seen_whatever_stands_around_it() {
+        for text in ["rtsp://[fe80::1%eth0]/s", "mqtt://[fe80::1%25eth0]:1883", "http://u:p@[fe80::1%2]:80/x"] {
+            assert!(has_zone(text), "{text}");
+        }
+        for text in ["rtsp://[fe80::1]/%20", "rtsp://u:%5B@h/", "http://h/[fe80::1%1]", "rtsp://[x%y]/", "[::1%1]", ""]
+        {
+            assert!(!has_zone(text), "{text}");
+        }
     }
 
     #[test]

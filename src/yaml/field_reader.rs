@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::{Document, Node, Place, Value, suggest};
+use crate::yaml::key_reference::Key;
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::secrets::Absence;
 
@@ -88,8 +89,8 @@ pub trait FromNode: Sized {
     /// What fits here, as JSON Schema: for editors, so it may let through what [`from_node`](Self::from_node) refuses, never the reverse.
     fn schema() -> serde_json::Value;
 
-    /// Adds the paths of all keys below `path`, `[]` for any item of a list.
-    fn keys(_path: &str, _out: &mut Vec<String>) {}
+    /// Adds all keys below `path`, `[]` for any item of a list.
+    fn keys(_path: &str, _out: &mut Vec<Key>) {}
 }
 
 /// `path` with `key` added.
@@ -344,7 +345,7 @@ pub trait Section: Sized {
     fn properties() -> serde_json::Map<String, serde_json::Value>;
 
     /// See [`FromNode::keys`].
-    fn paths(path: &str, out: &mut Vec<String>);
+    fn paths(path: &str, out: &mut Vec<Key>);
 }
 
 impl<T: Section> FromNode for T {
@@ -359,17 +360,18 @@ impl<T: Section> FromNode for T {
         object(Self::properties())
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
+    fn keys(path: &str, out: &mut Vec<Key>) {
         Self::paths(path, out);
     }
 }
 
-/// Declares a struct of [`Field`]s that reads itself from a mapping, each key once: `"key" => field: Type`.
+/// Declares a struct of [`Field`]s that reads itself from a mapping, each key once: `"key" => field: Type`. The comment of a key is what
+/// the reference and the JSON Schema say of it: [`Key`].
 #[macro_export]
 macro_rules! section {
-    ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($(#[$doc:meta])* $key:literal => $field:ident: $type:ty),* $(,)? }) => {
+    ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($(#[doc = $doc:literal])* $key:literal => $field:ident: $type:ty),* $(,)? }) => {
         $(#[$meta])*
-        $visibility struct $name { $($(#[$doc])* pub $field: $crate::yaml::field_reader::Field<$type>),* }
+        $visibility struct $name { $(pub $field: $crate::yaml::field_reader::Field<$type>),* }
 
         impl $crate::yaml::field_reader::Section for $name {
             const KEYS: &'static [&'static str] = &[$($key),*];
@@ -383,14 +385,21 @@ macro_rules! section {
 
             fn properties() -> ::serde_json::Map<String, ::serde_json::Value> {
                 let mut keys = ::serde_json::Map::new();
-                $( keys.insert($key.to_owned(), $crate::yaml::field_reader::property::<$type>()); )*
+                $(
+                    let schema = $crate::yaml::field_reader::property::<$type>();
+                    keys.insert($key.to_owned(), $crate::yaml::key_reference::described(schema, concat!($($doc, "\n"),*)));
+                )*
                 keys
             }
 
-            fn paths(path: &str, out: &mut Vec<String>) {
+            fn paths(path: &str, out: &mut Vec<$crate::yaml::key_reference::Key>) {
                 $(
                     let key = $crate::yaml::field_reader::join(path, $key);
-                    out.push(key.clone());
+                    out.push($crate::yaml::key_reference::Key {
+                        path: key.clone(),
+                        doc: concat!($($doc, "\n"),*),
+                        of: "",
+                    });
                     <$type as $crate::yaml::field_reader::FromNode>::keys(&key, out);
                 )*
             }

@@ -23,6 +23,7 @@ use crate::yaml::problem::{Problem, Severity};
 pub mod address;
 pub mod checks;
 pub mod field_reader;
+pub mod key_reference;
 pub mod problem;
 pub mod secrets;
 pub mod snippet;

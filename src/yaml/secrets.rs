@@ -5,10 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::platform::secret::{Secret, Unreadable};
 use crate::yaml::field_reader::{At, FromNode, Reader, join};
+use crate::yaml::key_reference::{Key, described};
 use crate::yaml::problem::Severity;
 use crate::yaml::{Node, Value, nearest};
 
 const KEYS: [&str; 3] = ["env", "file", "credential"];
+const DOCS: [&str; 3] = [
+    "text | - | Name of an environment variable",
+    "path | - | A file that holds it alone; a newline at its end does not count",
+    "text | - | Name of a systemd credential (`LoadCredential=`)",
+];
 const FORMS: &str = "write `{ env: NAME }`, `{ file: PATH }` or `{ credential: NAME }`";
 
 /// What becomes of a credential that is not here: a variable that is not set, a file that is missing or not for this user, a systemd
@@ -37,8 +43,9 @@ pub enum SecretSource {
 
 impl FromNode for SecretSource {
     fn schema() -> serde_json::Value {
-        let keys = KEYS.map(|key| (key.to_owned(), serde_json::json!({ "type": "string" })));
-        let mut schema = crate::yaml::field_reader::object(keys.into_iter().collect());
+        let keys = KEYS.iter().zip(DOCS);
+        let keys = keys.map(|(key, doc)| ((*key).to_owned(), described(serde_json::json!({ "type": "string" }), doc)));
+        let mut schema = crate::yaml::field_reader::object(keys.collect());
         schema["minProperties"] = 1.into();
         schema["maxProperties"] = 1.into();
         schema
@@ -80,8 +87,8 @@ impl FromNode for SecretSource {
         }
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
-        out.extend(KEYS.map(|key| join(path, key)));
+    fn keys(path: &str, out: &mut Vec<Key>) {
+        out.extend(KEYS.iter().zip(DOCS).map(|(key, doc)| Key { path: join(path, key), doc, of: "" }));
     }
 }
 

@@ -15,16 +15,28 @@ const PORT: u16 = 9092;
 
 section! {
     pub struct Keys {
+        /// list of `host:port` | required | some of the cluster's brokers, which name the others; port 9092 if none is
+        /// given
         "brokers" => brokers: Vec<At<String>>,
+        /// name | `vtagd.events` | where events go
         "topic" => topic: String,
+        /// text | `vtagd` | What the brokers call this client
         "client_id" => client_id: String,
+        /// bool | `false` | Whether brokers are reached with TLS
         "tls" => tls: bool,
+        /// path | the system's | With TLS: PEM file of certificate authorities
         "ca" => ca: String,
+        /// path | - | With TLS: PEM file of the daemon's own certificate. All three files are read at every connection
         "cert" => cert: String,
+        /// path | - | With TLS: PEM file of the key of `cert`
         "key" => key: String,
+        /// `plain`, `scram-sha-256` or `scram-sha-512` | none | how `username` and `password` are shown
         "sasl" => sasl: Mechanism,
+        /// text | - | User name
         "username" => username: String,
+        /// credential | - | Password
         "password" => password: SecretSource,
+        /// 1s to 5m | `20s` | For connecting, and for an acknowledgement
         "timeout" => timeout: Duration,
     }
 }

@@ -15,17 +15,31 @@ use crate::yaml::{Node, Place, Value, address};
 
 section! {
     pub struct Keys {
+        /// URL | required | `mqtt://` or `mqtts://`
         "url" => url: String,
+        /// `3.1.1` or `5` | `3.1.1` | Version of MQTT
         "protocol" => protocol: Protocol,
+        /// text | `vtagd` | first part of every topic. Each daemon at one broker [needs its
+        /// own](events.md#several-boxes-on-one-broker), such as `vtagd/warehouse-1`
         "topic_prefix" => topic_prefix: String,
+        /// text | made up at every start | A broker lets in one client of a name at a time, so no two sinks may share
+        /// one
         "client_id" => client_id: String,
+        /// text | - | User name
         "username" => username: String,
+        /// credential | - | Password
         "password" => password: SecretSource,
+        /// path | the system's | With TLS: PEM file of certificate authorities
         "ca" => ca: String,
+        /// path | - | With TLS: PEM file of the daemon's own certificate. All three files are read at every connection
         "cert" => cert: String,
+        /// path | - | With TLS: PEM file of the key of `cert`
         "key" => key: String,
+        /// 1s to 5m | `20s` | For connecting, and for an acknowledgement
         "timeout" => timeout: Duration,
+        /// bool | `false` | announce streams and labels to Home Assistant
         "home_assistant" => home_assistant: bool,
+        /// text | `homeassistant` | Home Assistant's own setting of that name
         "discovery_prefix" => discovery_prefix: String,
     }
 }

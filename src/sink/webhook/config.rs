@@ -30,15 +30,26 @@ const OURS: [&str; 8] = [
 
 section! {
     pub struct Keys {
+        /// URL | required | `http://` or `https://`
         "url" => url: String,
+        /// credential | - | Signs each request, `whsec_` and base64 (Standard Webhooks)
         "secret" => secret: SecretSource,
+        /// credential | - | The secret that `secret` replaces; while it is here, requests bear both signatures
         "previous_secret" => previous_secret: SecretSource,
+        /// names, each with a credential | - | more headers, such as `{ Authorization: { env: HOOK_AUTH } }`
         "headers" => headers: Headers,
+        /// path | the system's | With TLS: PEM file of certificate authorities
         "ca" => ca: String,
+        /// path | - | With TLS: PEM file of the daemon's own certificate. All three files are read at every connection
         "cert" => cert: String,
+        /// path | - | With TLS: PEM file of the key of `cert`
         "key" => key: String,
+        /// 1s to 5m | `20s` | For a whole request
         "timeout" => timeout: Duration,
+        /// 1 to 64 | `4` | requests under way at a time. Events of one stream and label go one after the other all the
+        /// same
         "concurrency" => concurrency: usize,
+        /// section | off | several events in one request, one request at a time
         "batch" => batch: BatchKeys,
     }
 }
@@ -46,7 +57,9 @@ section! {
 section! {
     /// Several events in one request.
     pub struct BatchKeys {
+        /// 1 to 1000 | `100` | Events in a request
         "max_size" => max_size: usize,
+        /// duration up to 1h | `1s` | How long the first one waits for others
         "max_delay" => max_delay: Duration,
     }
 }
