@@ -44,6 +44,7 @@ fn engine() -> Engine {
         background: vec!["a wall".into()],
         labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
         file: PathBuf::new(),
+        sha256: String::new(),
     };
     Engine::build_in_process(&ModelChoice::Starter.into(), &infer, &[set]).expect("run `make setup` first")
 }

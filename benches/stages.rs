@@ -88,7 +88,8 @@ fn tracking(c: &mut Criterion) {
 
 /// A sample of 50 labels through the emitter, live scores kept and nobody looking; the tracker alone is what it cost before.
 fn emitting(c: &mut Criterion) {
-    let scores = |i: u32| (0..50).map(move |n| LabelScore { margin: ((i + n) % 13) as f32 - 12.5, rival: Some(Rival(n)) });
+    let scores =
+        |i: u32| (0..50).map(move |n| LabelScore { margin: ((i + n) % 13) as f32 - 12.5, rival: Some(Rival(n)) });
     let rounds: Vec<Vec<LabelScore>> = (0..13).map(|i| scores(i).collect()).collect();
     let times = {
         let base = Instant::now();

@@ -51,7 +51,7 @@ look_through() {
     local tree=$1 file
     for file in bin/vtagd lib/vtagd/libonnxruntime.so lib/systemd/system/vtagd.service lib/sysusers.d/vtagd.conf lib/tmpfiles.d/vtagd.conf \
         share/vtagd/models/starter/{vision_model.onnx,text_model.onnx,tokenizer.json,preprocessor_config.json,config.json} \
-        share/vtagd/pipelines/rtsp.gst share/vtagd/vtagd.schema.json share/man/man1/{vtagd,vtagd-run,vtagd-check}.1.gz \
+        share/vtagd/pipelines/rtsp.gst share/vtagd/{vtagd,vtagd-labels}.schema.json share/man/man1/{vtagd,vtagd-run,vtagd-check}.1.gz \
         share/bash-completion/completions/vtagd share/zsh/vendor-completions/_vtagd share/fish/vendor_completions.d/vtagd.fish \
         share/doc/vtagd/{copyright,LICENSE.onnxruntime,ThirdPartyNotices.onnxruntime.txt,operations.md,changelog.gz,changelog.Debian.gz} \
         share/doc/vtagd/{licences-of-crates.txt.gz,vtagd.cdx.json.gz} \

@@ -94,6 +94,8 @@ pub struct Readiness {
 pub struct SetView {
     pub set: String,
     pub labels: Vec<String>,
+    /// Of its file, in hexadecimal digits.
+    pub sha256: String,
 }
 
 /// What is known of the running daemon. Written by the main thread, read by requests.

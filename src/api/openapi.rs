@@ -226,7 +226,7 @@ fn schemas() -> Value {
     let problem = object(json!({
         "file": string, "line": maybe_count, "column": maybe_count, "field": string, "message": string, "remedy": string,
     }));
-    let set = object(json!({ "set": string, "labels": list(string.clone()) }));
+    let set = object(json!({ "set": string, "labels": list(string.clone()), "sha256": string }));
     json!({
         "Error": object(json!({ "error": string })),
         "Streams": object(json!({ "streams": list(stream) })),

@@ -19,6 +19,7 @@ pub(super) fn text(shared: &Shared, now: Instant) -> String {
     if shared.board.scores_in_metrics.load(Ordering::Relaxed) {
         scores(&mut text, &shared.board);
     }
+    label_sets(&mut text, &shared.board);
     let gpus = shared.board.gpus.lock().clone();
     // A driver that hangs says nothing more; the last it said is no news after a while.
     if let Some((then, gpus)) = gpus
@@ -53,6 +54,13 @@ fn scores(text: &mut Exposition, board: &Board) {
             let labels = [("stream", stream.id()), ("set", &*latest.set), ("label", &*latest.label)];
             text.sample("vtagd_label_margin", &labels, f64::from(latest.score.margin));
         }
+    }
+}
+
+/// Those that are in force; the recorder would go on telling those that were.
+fn label_sets(text: &mut Exposition, board: &Board) {
+    for set in board.sets.read().iter() {
+        text.sample("vtagd_label_set_info", &[("set", &*set.set), ("sha256", &*set.sha256)], 1.0);
     }
 }
 

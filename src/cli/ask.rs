@@ -57,7 +57,8 @@ impl DaemonArgs {
     pub fn daemon(&self) -> Result<Daemon, Unanswered> {
         let Some(url) = &self.url else {
             let reach = config::reach_of(&self.config).map_err(|why| {
-                Unanswered::Input(format!("{why}; name the daemon's configuration with -c, or its address with --url"))
+                let remedy = "; name the daemon's configuration with -c, or its address with --url";
+                Unanswered::Input(if why.contains("--url") { why } else { why + remedy })
             })?;
             return Daemon::of(reach, &self.config);
         };

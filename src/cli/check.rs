@@ -1,18 +1,23 @@
-//! `vtagd check`: the validation of `run`, and nothing else. Opens no port, and no camera but with `--probe`.
+//! `vtagd check`: the validation of `run`, and nothing else. Listens on no port, and opens no camera but with `--probe`.
 //!
-//! The configuration first, then what it names: the model is opened, its labels are embedded (or found in the cache) and the
-//! image tower is loaded and run once, by the same code as in `run`. What passes here starts there. With `--probe`, each stream is
+//! The configuration first, then whether its address, files and folders can be had ([`start_trial`]), then the model: it is opened, its
+//! labels are embedded (or found in the cache) and the image tower is loaded and run once, by the same code as in `run`. What passes here
+//! starts there. With `--probe`, each stream is
 //! connected to afterwards ([`trial`]); one that cannot be reached makes the exit code 1, as it is no fault of the configuration.
+//!
+//! A credential that is not here is a warning in a shell, and an error where systemd runs this before the daemon.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::plural;
+use super::start_trial;
 use super::trial::{self, Finding};
-use crate::config::{self, ModelChoice, Settings};
+use crate::config::{self, Absence, ModelChoice, Settings};
 use crate::daemon::engine::{Engine, EngineError};
-use crate::platform::systemd::LongStep;
+use crate::platform::service_user;
+use crate::platform::systemd::{self, LongStep};
 use crate::platform::userinfo::shown;
 use crate::platform::{shutdown, signals};
 use crate::yaml::problem::{Problem, Severity};
@@ -93,7 +98,7 @@ fn checked(
     err: &mut dyn Write,
     model: impl FnOnce(&Settings) -> Result<(), EngineError>,
 ) -> std::io::Result<Result<Settings, u8>> {
-    let settings = match config::load(file) {
+    let settings = match tried(file, err)? {
         Ok(settings) => settings,
         Err(problems) => {
             report(&problems, err)?;
@@ -107,6 +112,35 @@ fn checked(
         return Ok(Err(error.exit_code()));
     }
     Ok(Ok(settings))
+}
+
+/// Reads `file` and tries what `run` would open: as the service's user, where it is the service's file and this is root's shell.
+fn tried(file: &Path, err: &mut dyn Write) -> std::io::Result<Result<Settings, Vec<Problem>>> {
+    let is_in_unit = systemd::is_in_unit();
+    // In the unit, what is missing will be missing in a moment too; in a shell it says nothing about the daemon.
+    let absence = if is_in_unit { Absence::Refused } else { Absence::Told };
+    let work = || {
+        let (mut settings, document) = config::load_with_document(file, absence)?;
+        settings.notices.extend(start_trial::problems(&settings, &document));
+        let is_error = |problem: &Problem| problem.severity == Severity::Error;
+        if settings.notices.iter().any(is_error) { Err(settings.notices) } else { Ok(settings) }
+    };
+    let Some(user) = service_user::of(file).filter(|_| !is_in_unit) else { return Ok(work()) };
+    match user.run(work) {
+        Ok(done) => {
+            writeln!(err, "{}: files were tried as {}, the user of {}", shown(file), user.name, service_user::UNIT)?;
+            Ok(done)
+        }
+        Err(error) => {
+            writeln!(
+                err,
+                "{}: files were tried as root, since {} cannot be tried as ({error})",
+                shown(file),
+                user.name
+            )?;
+            Ok(work())
+        }
+    }
 }
 
 /// Builds the engine as `run` would, and lets it go. Ctrl-C ends it early.

@@ -1,5 +1,6 @@
 //! `vtagd config`: what a configuration comes to, and what may be written into one. A file in, text for a person or an editor on
-//! stdout out; opens nothing but the file, its label sets and its secrets. On the main thread.
+//! stdout out; opens nothing but the file, its label sets and its secrets, which need not be
+//! here. On the main thread.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use crate::config;
 pub enum Command {
     /// Print the configuration with all defaults and everything that streams inherit, credentials hidden.
     ///
-    /// JSON under the keys of the file. Labels are shown by the names of their sets.
+    /// JSON under the keys of the file. Labels are shown by the names of their sets. No credential has to be here.
     Show {
         /// Configuration file.
         #[arg(short, long, default_value = super::DEFAULT_CONFIG)]
@@ -23,7 +24,7 @@ pub enum Command {
 pub fn run(command: &Command) -> u8 {
     let value = match command {
         Command::Schema => config::json_schema(),
-        Command::Show { config: file } => match config::load(file) {
+        Command::Show { config: file } => match config::load_for(file, config::Absence::Passed) {
             Ok(settings) => config::effective(&settings),
             Err(problems) => {
                 // With stderr closed there is nobody left to tell.

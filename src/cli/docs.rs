@@ -14,6 +14,8 @@ pub struct Args {
 enum Table {
     /// Metrics and their labels: docs/operations.md.
     Metrics,
+    /// Every key of the configuration and of label sets: docs/configuration.md.
+    Keys,
     /// What each key of the configuration needs to take effect: docs/configuration.md.
     Effects,
 }
@@ -22,6 +24,7 @@ enum Table {
 pub fn run(args: &Args) -> u8 {
     let text = match args.table {
         Table::Metrics => metrics::tables(),
+        Table::Keys => config::key_tables(),
         Table::Effects => config::effects::table(),
     };
     super::say(text.trim_end());

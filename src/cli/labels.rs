@@ -21,6 +21,8 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Print the JSON Schema of label-set files, for editors.
+    Schema,
     /// Embed the texts of label-set files into the cache.
     Embed {
         /// Label-set files.
@@ -36,6 +38,10 @@ pub enum Command {
 pub fn run(command: &Command) -> u8 {
     match command {
         Command::Check { files } => read(files).1,
+        Command::Schema => {
+            say(&format!("{:#}", set::json_schema()));
+            0
+        }
         Command::Embed { files, model } => {
             let (sets, code) = read(files);
             if code != 0 {

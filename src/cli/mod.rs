@@ -20,6 +20,7 @@ pub mod pull;
 pub mod run;
 pub mod scores;
 mod screen;
+mod start_trial;
 pub mod status;
 pub mod tag;
 mod texts;

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args as ClapArgs, Subcommand};
 
 use super::{DEFAULT_CONFIG, check, complain, plain, plural, say};
-use crate::config::{self, Settings, SinkSettings};
+use crate::config::{self, Absence, Settings, SinkSettings};
 use crate::outbox::identity;
+use crate::platform::secret::Secret;
 use crate::sink::mqtt::leftovers::Stream;
 use crate::sink::mqtt::maintenance::{self, Ownership};
 use crate::sink::mqtt::{MqttSettings, Owner};
@@ -51,7 +52,7 @@ type Failure = (String, u8);
 /// Runs one of the commands; the exit code.
 pub fn run(command: &Command) -> u8 {
     let (Command::Claim { which } | Command::Clear { which, .. }) = command;
-    let settings = match config::load(&which.config) {
+    let settings = match config::load_for(&which.config, Absence::Passed) {
         Ok(settings) => settings,
         Err(problems) => {
             // With stderr closed there is nobody left to tell.
@@ -60,6 +61,11 @@ pub fn run(command: &Command) -> u8 {
         }
     };
     let done = which.sink(&settings).and_then(|sink| {
+        if sink.password.as_ref().is_some_and(Secret::is_absent) {
+            let remedy =
+                "run this as the daemon's user, or with `systemd-run -P -p LoadCredential=NAME:PATH vtagd mqtt …`";
+            return Err((format!("the broker's password is not here; {remedy}"), 2));
+        }
         let owner = owner(&settings)?;
         match command {
             Command::Claim { .. } => claim(sink, &owner),

@@ -36,6 +36,7 @@ use crate::source::{Decode, Decoder, Ended, Location, Pace, Reconnect, SourceSet
 use crate::stream::StreamId;
 use crate::stream::registry::RegisteredStream;
 use crate::yaml::problem::Severity;
+use crate::yaml::text_form::folded;
 use crate::yaml::units;
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,7 @@ pub struct Args {
     /// Pictures or videos.
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
-    /// Labels, separated by commas, used as prompts as they are, or within --template.
+    /// Labels, separated by commas, used as prompts as they are, or within --template; a comma within one is \,.
     #[arg(short = 'l', value_name = "LABELS", conflicts_with = "files", required_unless_present = "files")]
     list: Option<String>,
     /// A label set file, which brings its own templates and scoring; may be given several times.
@@ -195,11 +196,11 @@ fn label_sets(args: &Args, activation: Activation) -> Result<Vec<LabelSet>, Stri
         return Ok(sets);
     };
     let mut labels: Vec<Label> = Vec::new();
-    for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        if labels.iter().any(|l| l.name == name) {
+    for name in separated(list) {
+        if labels.iter().any(|l| folded(&l.name) == folded(&name)) {
             return Err(format!("label '{name}' is given twice"));
         }
-        labels.push(Label::plain(name));
+        labels.push(Label::plain(&name));
     }
     if labels.is_empty() {
         return Err("no label is given; try -l \"a cat,a dog\"".to_owned());
@@ -227,8 +228,24 @@ fn label_sets(args: &Args, activation: Activation) -> Result<Vec<LabelSet>, Stri
         background: Vec::new(),
         labels,
         file: PathBuf::new(),
+        sha256: String::new(),
     };
     Ok(vec![set])
+}
+
+/// The texts of a list with commas between them. A comma that belongs to a text has a backslash in front of it; others stay as they are.
+fn separated(list: &str) -> Vec<String> {
+    let mut texts = vec![String::new()];
+    let mut characters = list.chars().peekable();
+    while let Some(c) = characters.next() {
+        match (c, texts.last_mut()) {
+            (',', _) => texts.push(String::new()),
+            ('\\', Some(text)) => text.push(characters.next_if_eq(&',').unwrap_or(c)),
+            (c, Some(text)) => text.push(c),
+            (_, None) => {}
+        }
+    }
+    texts.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
 fn load_sets(files: &[PathBuf]) -> Result<Vec<LabelSet>, String> {
@@ -375,5 +392,23 @@ impl ImageEncoder for Shared {
 
     fn encode(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), InferError> {
         self.lock().encode(pixels, count, embeddings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_with_a_backslash_belongs_to_its_label() {
+        for (list, labels) in [
+            ("a cat,a dog", &["a cat", "a dog"][..]),
+            (r"a man\, running , a dog,", &["a man, running", "a dog"]),
+            (r"a\b,c\\,d", &[r"a\b", r"c\,d"]),
+            (r"end\", &[r"end\"]),
+            (" , ", &[]),
+        ] {
+            assert_eq!(separated(list), labels, "{list}");
+        }
     }
 }

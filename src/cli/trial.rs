@@ -19,6 +19,7 @@ use crate::config::{Settings, StreamSettings};
 use crate::frame::{FrameTap, FrameTime, Picture};
 use crate::platform::backoff::Ladder;
 use crate::platform::rounding;
+use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::sample::Schedule;
 use crate::source::{self, Source, SourceSettings};
@@ -32,6 +33,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(8);
 /// Why a stream is not known after Ctrl-C.
 const STOPPED: &str = "stopped before it was tried to the end";
+
+/// Why a stream is not known whose password only the service has.
+const NO_PASSWORD: &str = "not tried: its password is not here";
 
 /// What one stream is like. Stable; fields may be added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -76,6 +80,8 @@ pub fn streams(settings: &Settings, time: Duration, shutdown: &Shutdown) -> Vec<
             let finding = match stream.enabled {
                 false => blank(stream),
                 true if shutdown.is_requested() => failed(stream, STOPPED),
+                // A camera that is asked with a wrong password may lock the account.
+                true if stream.source.password.as_ref().is_some_and(Secret::is_absent) => failed(stream, NO_PASSWORD),
                 true => one(stream, time, shutdown),
             };
             findings.lock()[at] = Some(finding);

@@ -1,6 +1,6 @@
 //! How to reach a daemon: `api` of its configuration as somebody outside needs it, who may not be able to read its key.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::schema::{Api, Root};
@@ -51,6 +51,8 @@ pub fn of(document: &Document) -> Result<Reach, String> {
     match (listen, token) {
         (Some(listen), None) => Ok(Reach { listen, token: None, cert }),
         (Some(listen), Some(Some(token))) => Ok(Reach { listen, token: Some(token), cert }),
+        // The address is right, so the token is what is wrong.
+        (Some(listen), Some(None)) => Err(without_token(reader, listen, cert.is_some())),
         _ => Err(wrong(reader, document)),
     }
 }
@@ -59,6 +61,22 @@ fn wrong(reader: Reader<'_>, document: &Document) -> String {
     let problems = reader.finish();
     let first = problems.iter().find(|problem| problem.severity == Severity::Error);
     first.map_or_else(|| format!("`api` of {} cannot be read", document.file().display()), ToString::to_string)
+}
+
+/// What somebody can do who may not have the token where the configuration says that it is.
+fn without_token(reader: Reader<'_>, listen: SocketAddr, tls: bool) -> String {
+    let problems = reader.finish();
+    let why = problems.first().map_or("", |problem| problem.message.as_str());
+    let host = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let (scheme, place) = (if tls { "https" } else { "http" }, SocketAddr::new(host, listen.port()));
+    let ca = if tls { " --ca CERTIFICATE" } else { "" };
+    format!(
+        "the API's token is not here ({why}): ask with --url {scheme}://{place}{ca} --token-file PATH (or --token-env NAME), as somebody who may read it"
+    )
 }
 
 #[cfg(test)]

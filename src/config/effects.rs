@@ -22,6 +22,8 @@ pub enum Effect {
 /// Every key with what it needs. A row is about all keys below it too; where two rows are about a key, the longer one counts.
 pub const EFFECTS: &[(&str, Effect)] = &[
     ("instance", Effect::Restart),
+    // What the files hold is judged by its own keys.
+    ("include", Effect::Reload),
     ("model", Effect::Restart),
     ("runtime", Effect::Restart),
     ("sampling", Effect::Stream),

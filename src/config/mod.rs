@@ -1,13 +1,15 @@
 //! Configuration: one YAML file and its label sets in, checked [`Settings`] out, or every problem at once.
 //!
 //! [`load`] is what `run` and `check` both call, so they agree. It runs on the caller's thread before anything is started
-//! (invariant 5: a wrong configuration never half-starts), reads files and the environment for secrets, and opens nothing else:
+//! (invariant 5: a wrong configuration never half-starts), reads files and the environment for secrets (which [`load_for`] others than the
+//! daemon may be without), and opens nothing else:
 //! a camera or broker that is down is no problem of the configuration.
 //!
-//! The order: [`yaml`](crate::yaml) makes a tree with positions, `schema.rs` types it, the other files check it piece by piece;
+//! The order: [`yaml`](crate::yaml) makes a tree with positions, `overrides.rs` and `include.rs` put into it what does not stand in the file, `schema.rs` types it, the other files check it piece by piece;
 //! a bad stream hides no bad sink. Stages own their settings types; this module knows them, never the reverse.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
@@ -21,17 +23,21 @@ use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::View;
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
-use crate::yaml::Document;
 use crate::yaml::problem::{Problem, Severity};
+use crate::yaml::{Document, bounded};
 
 mod api_endpoint;
 pub mod effects;
+mod include;
 mod overrides;
 mod providers;
+mod reference;
 mod schema;
+mod schema_runtime;
 mod sets;
 mod show;
 mod streams;
+mod suspicious_text;
 mod trusted_proxies;
 mod validate;
 
@@ -45,15 +51,21 @@ pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::logs::LogFormat;
 pub use crate::sink::{JsonlTarget, SinkSettings};
 pub use crate::snapshot::SnapshotSettings;
+pub use crate::yaml::secrets::Absence;
 
 /// Where the API listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8642";
+
+/// What a configuration is called that was read from standard input.
+const STDIN: &str = "standard input";
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The file it came from.
     pub file: PathBuf,
+    /// The files that `include` has added, in that order.
+    pub included: Vec<PathBuf>,
     /// Names this daemon in the `source` of its events.
     pub instance: String,
     pub model: ModelSettings,
@@ -146,17 +158,66 @@ pub struct LogSettings {
 /// # Errors
 /// All problems of all files, warnings and notices among them, if at least one is an error.
 pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
-    let mut document = Document::read(path).map_err(|problem| vec![*problem])?;
-    let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
-    let (settings, mut problems) = validate::settings(&document);
-    problems.extend(refused);
+    load_for(path, Absence::Refused)
+}
+
+/// As [`load`], for somebody who need not have every credential.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(path: &Path, absence: Absence) -> Result<Settings, Vec<Problem>> {
+    load_with_document(path, absence).map(|(settings, _)| settings)
+}
+
+/// As [`load_for`], with what was read, to point at its lines later.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_document(path: &Path, absence: Absence) -> Result<(Settings, Document), Vec<Problem>> {
+    let (document, origins, found) = whole(path).map_err(|problem| vec![*problem])?;
+    let (settings, mut problems) = validate::settings(&document, absence, found.incomplete);
+    problems.extend(found.problems);
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
-    problems.sort_by_key(|problem| (problem.file != path, if problem.file == path { problem.position } else { None }));
+    problems.sort_by_key(|problem| {
+        match problem.file == *document.file() || document.appended().any(|file| *file == *problem.file) {
+            true => (false, document.order(problem)),
+            false => (true, (0, None)),
+        }
+    });
     match settings {
         Some(settings) if !problems.iter().any(|problem| problem.severity == Severity::Error) => {
-            Ok(Settings { origins, notices: problems, ..settings })
+            Ok((Settings { origins, notices: problems, ..settings }, document))
         }
         _ => Err(problems),
+    }
+}
+
+/// The configuration in `path` with what the environment says instead and what it includes, and what is wrong with those two.
+fn whole(path: &Path) -> Result<(Document, Origins, include::Outcome), Box<Problem>> {
+    let mut document = read(path)?;
+    let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
+    let mut found = include::expand(&mut document);
+    found.problems.extend(refused);
+    Ok((document, origins, found))
+}
+
+/// The document in `path`; `-` is standard input, which can be read once: a reload finds what was there.
+fn read(path: &Path) -> Result<Document, Box<Problem>> {
+    static READ: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
+    if path != Path::new("-") && path != Path::new(STDIN) {
+        return Document::read(path);
+    }
+    match READ.get_or_init(|| bounded(std::io::stdin().lock()).map_err(|error| error.to_string())) {
+        Ok(bytes) => Document::parse(Path::new(STDIN), bytes),
+        Err(error) => Err(Box::new(Problem {
+            severity: Severity::Error,
+            file: STDIN.into(),
+            position: None,
+            field: String::new(),
+            message: format!("cannot be read ({error})"),
+            remedy: "write the configuration into it".to_owned(),
+            snippet: String::new(),
+        })),
     }
 }
 
@@ -178,11 +239,12 @@ pub fn reach_of(path: &Path) -> Result<Reach, String> {
     api_endpoint::of(&overridden(path)?)
 }
 
-/// The configuration in `path` with what the environment says instead.
+/// As [`whole`], where what is wrong with the environment is an error and other files do not matter.
 fn overridden(path: &Path) -> Result<Document, String> {
-    let mut document = Document::read(path).map_err(|problem| problem.to_string())?;
-    let (_, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
-    refused.first().map_or(Ok(document), |problem| Err(problem.to_string()))
+    let (document, _, found) = whole(path).map_err(|problem| problem.to_string())?;
+    let refused =
+        found.problems.iter().find(|problem| problem.file.to_string_lossy().starts_with("environment variable "));
+    refused.map_or(Ok(document), |problem| Err(problem.to_string()))
 }
 
 /// No file has this folder: whatever a document names beside itself is not there.
@@ -191,7 +253,7 @@ pub(crate) const NOWHERE: &str = "/nonexistent/vtagd-fuzz/vtagd.yaml";
 /// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
 pub fn fuzz(data: &[u8]) {
     let Ok(document) = Document::parse(Path::new(NOWHERE), data) else { return };
-    let (settings, problems) = validate::settings(&document);
+    let (settings, problems) = validate::settings(&document, Absence::Refused, false);
     let _ = (validate::outbox_alone(&document), api_endpoint::of(&document));
     if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
         let shown = effective(&settings);
@@ -201,11 +263,10 @@ pub fn fuzz(data: &[u8]) {
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.
 pub fn keys() -> Vec<String> {
-    use crate::yaml::field_reader::FromNode;
-    let mut keys = Vec::new();
-    schema::Root::keys("", &mut keys);
-    keys
+    reference::rows().into_iter().map(|row| row.path).collect()
 }
+
+pub use reference::tables as key_tables;
 
 /// The JSON Schema of the configuration file, for editors: config/vtagd.schema.json.
 pub fn json_schema() -> serde_json::Value {

@@ -108,6 +108,18 @@ fn holds_credentials(text: &str) -> bool {
     text.split("://").skip(1).any(before_path) || *userinfo::masked(text) != *text
 }
 
+/// The variable of the key at `path` (`streams[2].url`), if it is one.
+pub fn variable_of(path: &str, keys: &[String]) -> Option<String> {
+    let mut general = String::new();
+    for (at, part) in path.split('[').enumerate() {
+        let rest = if at == 0 { part } else { part.split_once(']')?.1 };
+        general.push_str(if at == 0 { "" } else { "[]" });
+        general.push_str(rest);
+    }
+    let name = path.replace('[', "__").replace(']', "").replace('.', "__").to_ascii_uppercase();
+    keys.contains(&general).then(|| format!("{PREFIX}{name}"))
+}
+
 /// The variable of a key.
 fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace("[]", ".0").replace('.', "__").to_ascii_uppercase())

@@ -1,15 +1,14 @@
 //! `runtime.providers`: each item a name, or a name with options, checked into what the engine takes.
 
-use std::path::Path;
-
 use super::schema::{CudaOptions, OpenvinoOptions, ProviderItem, TensorrtOptions};
 use crate::infer::options::{self, Arena, CpuOptions, OpenvinoPrecision, ProviderChoice};
 use crate::infer::{Provider, probe_embedding};
 use crate::section;
 use crate::words;
+use crate::yaml::Document;
 use crate::yaml::field_reader::{At, Field, FromNode, Reader};
+use crate::yaml::key_reference::Key;
 use crate::yaml::values::Bytes;
-use crate::yaml::{Document, relative_to};
 
 const MAX_THREADS: usize = 1024;
 /// What OpenVINO's provider takes.
@@ -75,13 +74,12 @@ fn choice(item: &ProviderItem, reader: &mut Reader<'_>) -> Option<ProviderChoice
 }
 
 fn tensorrt(raw: &TensorrtOptions, reader: &mut Reader<'_>) -> options::TensorrtOptions {
-    let file = reader.document().file().to_owned();
     let mut folder = |field: &Field<String>| {
         let at = field.given()?;
         if at.value.is_empty() || at.value.contains('\0') {
             reader.error(at, "is not a folder's path", "name a folder that vtagd may write, or remove the key");
         }
-        Some(relative_to(&file, Path::new(&at.value)))
+        Some(reader.path(at))
     };
     let (engine_cache, timing_cache) = (folder(&raw.engine_cache), folder(&raw.timing_cache));
     options::TensorrtOptions {
@@ -222,7 +220,7 @@ impl FromNode for ProviderItem {
         })
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
+    fn keys(path: &str, out: &mut Vec<Key>) {
         use crate::yaml::field_reader::join;
         <TensorrtOptions as FromNode>::keys(&join(path, "tensorrt"), out);
         <CudaOptions as FromNode>::keys(&join(path, "cuda"), out);
@@ -259,7 +257,10 @@ mod tests {
         assert_eq!(from_pairs(Provider::Cpu, &[]).unwrap(), Provider::Cpu);
         let choice = from_pairs(Provider::Tensorrt, &pairs(&[("workspace", "1GiB"), ("engine_cache", "/e")])).unwrap();
         let ProviderChoice::Tensorrt(options) = choice else { panic!("{choice:?}") };
-        assert_eq!((options.workspace, options.engine_cache.as_deref()), (Some(1 << 30), Some(Path::new("/e"))));
+        assert_eq!(
+            (options.workspace, options.engine_cache.as_deref()),
+            (Some(1 << 30), Some(std::path::Path::new("/e")))
+        );
     }
 
     #[test]

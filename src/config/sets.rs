@@ -1,14 +1,15 @@
 //! The label sets a configuration names, and how a label's thresholds and the configuration's defaults become one.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::event::Thresholds;
 use crate::label::{Label, LabelSet, ThresholdOverrides, set};
 use crate::score::Threshold;
+use crate::yaml::Place;
 use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::{Problem, Severity};
-use crate::yaml::relative_to;
+use crate::yaml::text_form::{LOOK_ALIKE, folded};
 
 /// The thresholds of `label` where `events` are the defaults.
 ///
@@ -68,10 +69,10 @@ pub struct Sets {
 /// Reads every file of `labels`.
 pub fn load(files: &[At<String>], events: Option<&Thresholds>, reader: &mut Reader<'_>) -> Sets {
     let mut out = Sets { sets: Vec::new(), incomplete: false, problems: Vec::new() };
-    let mut paths: HashMap<PathBuf, u64> = HashMap::new();
-    let mut names: HashMap<String, PathBuf> = HashMap::new();
+    let mut paths: HashMap<PathBuf, Place> = HashMap::new();
+    let mut names: HashMap<String, (String, PathBuf)> = HashMap::new();
     for file in files {
-        let path = relative_to(reader.document().file(), Path::new(&file.value));
+        let path = reader.path(file);
         if !path.is_file() {
             let message =
                 format!("{} {}", path.display(), if path.exists() { "is not a file" } else { "does not exist" });
@@ -81,8 +82,9 @@ pub fn load(files: &[At<String>], events: Option<&Thresholds>, reader: &mut Read
         }
         // Two spellings of one file are one file.
         let canonical = path.canonicalize().unwrap_or_else(|_| path.clone());
-        if let Some(line) = paths.insert(canonical, file.place.line) {
-            reader.error(file, format!("names the same file as line {line}"), "keep one of them");
+        if let Some(other) = paths.insert(canonical, file.place) {
+            let message = format!("names the same file as {}", reader.line(other, file.place));
+            reader.error(file, message, "keep one of them");
             continue;
         }
         match set::read(&path) {
@@ -91,8 +93,12 @@ pub fn load(files: &[At<String>], events: Option<&Thresholds>, reader: &mut Read
                 out.incomplete = true;
             }
             Ok(parsed) => {
-                if let Some(other) = names.insert(parsed.set.name.clone(), path.clone()) {
-                    let message = format!("the set name `{}` is also that of {}", parsed.set.name, other.display());
+                let name = &parsed.set.name;
+                if let Some((other, of)) = names.insert(folded(name), (name.clone(), path.clone())) {
+                    let message = match other == *name {
+                        true => format!("the set name `{name}` is also that of {}", of.display()),
+                        false => format!("the set name `{name}` looks like that of {}: {LOOK_ALIKE}", of.display()),
+                    };
                     reader.error(file, message, "rename one of the sets");
                     continue;
                 }

@@ -38,6 +38,8 @@ pub fn effective(settings: &Settings) -> Value {
     readable(json!({
         // A key that begins so may stand in a file, and means nothing there.
         "x-environment": origins,
+        // Its files' lists stand below already: the key itself would bring them a second time.
+        "x-include": Some(&settings.included).filter(|files| !files.is_empty()),
         "instance": settings.instance,
         "model": {
             "path": match &settings.model.choice {
@@ -229,12 +231,17 @@ fn with_route(mut sink: Value, route: &Route) -> Value {
 
 fn provider(provider: &ProviderChoice) -> Value {
     let (name, options) = match provider {
-        ProviderChoice::Tensorrt(options) => ("tensorrt", json!(options)),
+        ProviderChoice::Tensorrt(options) => {
+            let mut shown = json!(options);
+            shown["workspace"] = json!(options.workspace.map(size));
+            ("tensorrt", shown)
+        }
         ProviderChoice::Cuda(options) => {
-            let mut options = json!(options);
+            let mut shown = json!(options);
+            shown["memory_limit"] = json!(options.memory_limit.map(size));
             // The only thing that may be written there.
-            options["fp16"] = false.into();
-            ("cuda", options)
+            shown["fp16"] = false.into();
+            ("cuda", shown)
         }
         ProviderChoice::Openvino(options) => ("openvino", json!(options)),
         ProviderChoice::Cpu(options) => ("cpu", json!(options)),
@@ -253,18 +260,38 @@ fn url(url: &url::Url) -> String {
     shown.to_string()
 }
 
+/// A size in the unit in which it is shortest: `100MB`, `1GiB`.
 fn size(bytes: u64) -> String {
-    format!("{bytes}B")
+    const UNITS: [(&str, u64); 8] = [
+        ("TiB", 1 << 40),
+        ("TB", 1_000_000_000_000),
+        ("GiB", 1 << 30),
+        ("GB", 1_000_000_000),
+        ("MiB", 1 << 20),
+        ("MB", 1_000_000),
+        ("KiB", 1 << 10),
+        ("kB", 1000),
+    ];
+    let whole = UNITS.iter().filter(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    let written = whole.map(|(name, unit)| format!("{}{name}", bytes / unit));
+    written.chain([format!("{bytes}B")]).min_by_key(String::len).unwrap_or_default()
+}
+
+/// A duration in the largest unit of which it is a whole number.
+fn duration(seconds: u64, nanos: f64) -> String {
+    if nanos > 0.0 {
+        return format!("{}ms", (seconds as f64 * 1e9 + nanos) / 1e6);
+    }
+    let units = [("d", 86_400), ("h", 3600), ("m", 60)];
+    let whole = units.iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 
 /// As people write it: durations with their unit, 0.6 instead of 0.6000000238418579, and no key that is not set.
 fn readable(value: Value) -> Value {
     match value {
         Value::Object(map) => match (map.len(), map.get("secs").and_then(Value::as_u64), map.get("nanos")) {
-            (2, Some(seconds), Some(nanos)) => match nanos.as_f64() {
-                Some(nanos) if nanos > 0.0 => format!("{}ms", (seconds as f64 * 1e9 + nanos) / 1e6).into(),
-                _ => format!("{seconds}s").into(),
-            },
+            (2, Some(seconds), Some(nanos)) => duration(seconds, nanos.as_f64().unwrap_or_default()).into(),
             _ => map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, readable(v))).collect(),
         },
         Value::Array(items) => items.into_iter().map(readable).collect(),
@@ -284,15 +311,39 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::yaml::units;
 
     #[test]
     fn times_and_numbers_read_as_they_are_written() {
         let durations = [1_500_000, 60_000_000, 0, 1, 999_999_999_001].map(Duration::from_micros);
-        assert_eq!(readable(json!(durations)), json!(["1500ms", "60s", "0s", "0.001ms", "999999999.001ms"]));
+        assert_eq!(readable(json!(durations)), json!(["1500ms", "1m", "0s", "0.001ms", "999999999.001ms"]));
         let numbers = json!([0.6_f32, 0.6, 0.1_f32 + 0.2_f32, 1.0, 7, u64::MAX, { "secs": 1 }, { "a": null }]);
         let shown = "[0.6,0.6,0.3,1.0,7,18446744073709551615,{\"secs\":1},{}]";
         assert_eq!(readable(numbers).to_string(), shown);
-        assert_eq!(size(1 << 20), "1048576B");
+        for (bytes, written) in [
+            (1 << 20, "1MiB"),
+            (100_000_000, "100MB"),
+            (1 << 30, "1GiB"),
+            (1_234_567, "1234567B"),
+            (1536, "1536B"),
+            (0, "0B"),
+        ] {
+            assert_eq!(size(bytes), written);
+        }
+        for (seconds, written) in [(604_800, "7d"), (90, "90s"), (5400, "90m"), (7200, "2h"), (86_400, "1d")] {
+            assert_eq!(readable(json!(Duration::from_secs(seconds))), written);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_reads_back_the_same(bytes in 0_u64..1 << 52, micros in 0_u64..1 << 48, unit in 0_usize..4, number in 1_u64..4000) {
+            let shown = readable(json!(Duration::from_micros(micros)));
+            proptest::prop_assert_eq!(units::duration(shown.as_str().unwrap()), Some(Duration::from_micros(micros)));
+            for bytes in [bytes, number * [1000, 1 << 20, 1_000_000_000, 1 << 30][unit]] {
+                proptest::prop_assert_eq!(units::size(&size(bytes)), Some(bytes));
+            }
+        }
     }
 
     #[test]

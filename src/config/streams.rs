@@ -17,7 +17,8 @@ use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
 use crate::yaml::field_reader::{At, Field, Reader};
-use crate::yaml::{Value, address, checks, secrets};
+use crate::yaml::text_form::{self, LOOK_ALIKE};
+use crate::yaml::{Place, Value, address, checks, secrets};
 
 const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";
 
@@ -43,17 +44,14 @@ pub struct Surroundings<'a> {
 
 /// Checks all streams; those with a problem are left out.
 pub fn check(list: &[At<Stream>], around: &Surroundings<'_>, reader: &mut Reader<'_>) -> Vec<StreamSettings> {
-    let mut ids: HashMap<String, u64> = HashMap::new();
+    let mut ids: HashMap<String, Place> = HashMap::new();
     let mut streams = Vec::with_capacity(list.len());
     for stream in list {
         if let Some(id) = stream.value.id.given()
-            && let Some(line) = ids.insert(id.value.clone(), id.place.line)
+            && let Some(first) = ids.insert(id.value.clone(), id.place)
         {
-            reader.error(
-                id,
-                format!("`{}` is used twice (first in line {line})", id.value),
-                "give each stream its own id",
-            );
+            let message = format!("`{}` is used twice (first in {})", id.value, reader.line(first, id.place));
+            reader.error(id, message, "give each stream its own id");
         }
         streams.extend(one(stream, around, reader));
     }
@@ -227,10 +225,10 @@ pub fn reconnect(raw: &RawReconnect, default: &Reconnect, reader: &mut Reader<'_
     Reconnect { ladder: Ladder::doubling(first, max, stable), limits }
 }
 
-type Place = (Location, Option<String>, Option<Secret>);
+type Target = (Location, Option<String>, Option<Secret>);
 
 /// Where the frames come from, and the credentials for it.
-fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
+fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Target> {
     let raw = &at.value;
     let password = raw.password.given().and_then(|password| secrets::resolve(password, reader));
     let username = raw.username.value();
@@ -244,7 +242,7 @@ fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
         }
         (_, Field::Given(pipeline)) => checks::existing_file(pipeline, "name a pipeline template", reader)
             .map(|path| (Location::Template(path), None, None)),
-        (Field::Given(url), _) => url_location(url, reader),
+        (Field::Given(url), _) => url_location(url, !raw.password.is_missing(), reader),
         _ => None,
     };
     let (location, url_username, url_password) = location?;
@@ -274,7 +272,7 @@ fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Place> {
     Some((location, username.or(url_username), password))
 }
 
-fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
+fn url_location(url: &At<String>, has_password: bool, reader: &mut Reader<'_>) -> Option<Target> {
     let text = url.value.trim();
     match address::scheme(text).as_deref() {
         Some(scheme @ ("rtsp" | "rtsps" | "http" | "https")) => {
@@ -283,11 +281,16 @@ fn url_location(url: &At<String>, reader: &mut Reader<'_>) -> Option<Place> {
                 let message = "seems to hold a credential in its query, which cannot be kept apart from the address";
                 reader.warn(url, message, "use `username` and `password` if the camera takes them");
             }
+            // Cameras that speak RTSPS are few, and most take RTSP's passwords as digests.
+            if scheme == "http" {
+                let sent = has_password || address.password.is_some();
+                address::report_plain(url, &address.url, sent, "use https:// if the camera has it", reader);
+            }
             let location = if scheme.starts_with("rtsp") { Location::Rtsp } else { Location::Http };
             Some((location(address.url), address.username, address.password))
         }
         Some("file") => {
-            let path = address::local(text, reader.document().file());
+            let path = address::local(text, reader.document().file_of(url.place));
             checks::is_file(url, path, "name a video file, such as file:///srv/clip.mp4", reader)
                 .map(|path| (Location::File(path), None, None))
         }
@@ -361,7 +364,9 @@ fn label_sets(field: &Field<Vec<At<String>>>, around: &Surroundings<'_>, reader:
             None if around.sets_incomplete => {}
             None => {
                 let known: Vec<&str> = around.sets.iter().map(|set| set.name.as_str()).collect();
+                let alike = text_form::alike(&name.value, &known);
                 let remedy = match crate::yaml::nearest(&name.value, &known) {
+                    _ if let Some(alike) = alike => format!("`{alike}` {LOOK_ALIKE}: copy it from its file"),
                     Some(near) => format!("did you mean `{near}`?"),
                     None if known.is_empty() => "list its file under `labels`".to_owned(),
                     None => format!("known sets: {}", known.join(", ")),

@@ -8,7 +8,7 @@ use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapsh
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, ModelSettings, Settings, SnapshotSettings, StreamDefaults,
-    TlsSettings, providers, sets, trusted_proxies,
+    TlsSettings, providers, sets, suspicious_text, trusted_proxies,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
@@ -25,8 +25,9 @@ use crate::sink::sink_routes::FilterNames;
 use crate::source::Reconnect;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Problem;
+use crate::yaml::secrets::Absence;
 use crate::yaml::values::Bytes;
-use crate::yaml::{Document, checks, relative_to, secrets, units};
+use crate::yaml::{Document, checks, secrets, units};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
@@ -49,23 +50,28 @@ const LEAST_TOKEN: usize = 20;
 const TOKEN: &str = "make one with `openssl rand -hex 32`";
 
 /// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
-/// not be used.
-pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
-    let mut reader = Reader::new(document);
+/// not be used. `incomplete`: a file of `include` could not be read, so what is missing here may be there.
+pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Option<Settings>, Vec<Problem>) {
+    let mut reader = Reader::with(document, absence);
     let Some(root) = reader.root::<Root>() else { return (None, reader.finish()) };
     let raw = &root.value;
+    suspicious_text::look(&super::keys(), &mut reader);
+    if let Some(list) = raw.include.given().filter(|list| list.value.is_empty()) {
+        reader.warn(list, "is empty", "name files, such as streams.d/*.yaml, or remove the key");
+    }
 
     let instance = instance(&raw.instance, &mut reader);
     let model = model(&raw.model, &mut reader);
     let infer = infer(&raw.runtime, &mut reader);
     let events = events(&raw.events, &mut reader);
     let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
-    let label_sets = sets::load(labels, events.as_ref(), &mut reader);
+    let mut label_sets = sets::load(labels, events.as_ref(), &mut reader);
+    label_sets.incomplete |= incomplete;
     let no_labels = match raw.labels.given() {
         Some(labels) => document.find(&labels.path).is_empty_list(),
         None => raw.labels.is_missing(),
     };
-    if no_labels && model.as_ref().is_none_or(|model| model.choice != ModelChoice::None) {
+    if no_labels && !incomplete && model.as_ref().is_none_or(|model| model.choice != ModelChoice::None) {
         let remedy = "list label-set files, such as `labels: [labels/dock.yaml]`, or set `model: { path: none }`";
         reader.missing(&root, "labels", remedy);
     }
@@ -97,7 +103,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         Some(streams) => document.find(&streams.path).is_empty_list(),
         None => raw.streams.is_missing(),
     };
-    if no_streams {
+    if no_streams && !incomplete {
         reader.missing(&root, "streams", "add at least one, such as `- { id: door, url: rtsp://10.0.0.12/stream1 }`");
     }
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
@@ -125,6 +131,7 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
 
     let settings = model.zip(infer).zip(events).map(|((model, infer), events)| Settings {
         file: document.file().to_path_buf(),
+        included: document.appended().map(Path::to_path_buf).collect(),
         instance,
         model,
         infer,
@@ -221,7 +228,7 @@ fn model_choice(path: &At<String>, reader: &mut Reader<'_>) -> Option<ModelChoic
         "starter" => Some(ModelChoice::Starter),
         "none" => Some(ModelChoice::None),
         text => {
-            let folder = relative_to(reader.document().file(), Path::new(text));
+            let folder = reader.document().resolve(path.place, Path::new(text));
             if folder.is_dir() {
                 return Some(ModelChoice::Path(folder));
             }
@@ -425,13 +432,12 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
     let token = raw.token.given().map(|token| secrets::resolve(token, reader));
     let trusted_proxies = trusted_proxies::check(&raw.trusted_proxies, reader);
     let tls = raw.tls.given().and_then(|tls| {
-        let mut file = |field, key| {
-            let at = reader.required(tls, key, field, "name a PEM file; TLS needs both cert and key")?;
-            checks::existing_file(at, "name a PEM file", reader)
-        };
-        let (cert, key) = (file(&tls.value.cert, "cert"), file(&tls.value.key, "key"));
-        let (cert, key) = (cert?, key?);
-        if let Err(error) = crate::platform::tls::server(&cert, &key) {
+        let mut given = |field, key| reader.required(tls, key, field, "name a PEM file; TLS needs both cert and key");
+        let (cert, key) = (given(&tls.value.cert, "cert"), given(&tls.value.key, "key"));
+        let cert = cert.and_then(|cert| checks::existing_file(cert, "name a PEM file", reader));
+        let key = key.and_then(|key| checks::private_file(key, "name a PEM file", reader));
+        let (cert, (key, readable)) = (cert?, key?);
+        if readable && let Err(error) = crate::platform::tls::server(&cert, &key) {
             return reader.refuse(
                 tls,
                 error,
@@ -460,7 +466,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
         reader.warn(at, message, "add `tls`, or listen on 127.0.0.1 behind a proxy that encrypts");
     }
     let token = token.flatten();
-    if let Some((at, token)) = raw.token.given().zip(token.as_ref()) {
+    if let Some((at, token)) = raw.token.given().zip(token.as_ref().filter(|token| !token.is_absent())) {
         let bytes = token.expose().as_bytes();
         if bytes.iter().any(|byte| !byte.is_ascii_graphic()) {
             reader.error(at, "holds a space, or a character that no header can carry", TOKEN);
@@ -474,7 +480,7 @@ fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {
 pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
     let text = at.value.trim();
     let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
-    match text.parse() {
+    match with_zone_as_number(&text).unwrap_or(text.clone()).parse() {
         Ok(address) => Some(address),
         Err(_) => {
             let remedy = if text.parse::<IpAddr>().is_ok() {
@@ -482,11 +488,20 @@ pub(super) fn listen(at: &At<String>, reader: &mut Reader<'_>) -> Option<SocketA
             } else if let Ok(port) = text.strip_prefix(':').unwrap_or(&text).parse::<u16>() {
                 format!("add an address, such as 127.0.0.1:{port}")
             } else {
-                "write ADDRESS:PORT, such as 127.0.0.1:8642, or off".to_owned()
+                "write ADDRESS:PORT, such as 127.0.0.1:8642 or [fe80::1%eth0]:8642 with an interface of this machine, or off".to_owned()
             };
             reader.refuse(at, "is not an IP address and port", remedy)
         }
     }
+}
+
+/// `[fe80::1%eth0]:80` as `[fe80::1%2]:80`, where there is such an interface.
+fn with_zone_as_number(text: &str) -> Option<String> {
+    let (address, rest) = text.split_once('%')?;
+    let (zone, port) = rest.split_once(']')?;
+    let known = zone.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) && !zone.starts_with('.');
+    let number = std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok().filter(|_| known)?;
+    Some(format!("{address}%{}]{port}", number.trim()))
 }
 
 fn log(raw: Option<&Log>) -> LogSettings {

@@ -88,6 +88,7 @@ impl Reloader {
         let view = |set: &crate::label::LabelSet| SetView {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
+            sha256: set.sha256.clone(),
         };
         self.board.set_scores_in_metrics(self.current.scores_in_metrics);
         self.board.set_labels(self.current.label_sets.iter().map(view).collect());

@@ -308,6 +308,7 @@ mod tests {
                 attributes: BTreeMap::default(),
             }],
             file: "s.yaml".into(),
+            sha256: String::new(),
         }
     }
 

@@ -71,6 +71,8 @@ pub struct LabelSet {
     pub labels: Vec<Label>,
     /// Where it was read from; empty for labels given on the command line.
     pub file: PathBuf,
+    /// SHA-256 of that file in hexadecimal digits, as `sha256sum` prints it; empty without one.
+    pub sha256: String,
 }
 
 /// Of a rival's name, which travels with every event.

@@ -15,17 +15,28 @@ use crate::score::{Scoring, Threshold};
 use crate::section;
 use crate::words;
 use crate::yaml::Document;
-use crate::yaml::field_reader::{At, Field, Reader};
+use crate::yaml::field_reader::{At, Field, FromNode, Reader};
+use crate::yaml::key_reference::Key;
 use crate::yaml::problem::{Problem, Severity};
+use crate::yaml::text_form::{LOOK_ALIKE, belongs_in_names, folded, is_invisible};
 
 section! {
     /// A label set as written.
     pub struct RawSet {
+        /// name | required | Names the set; unique among all files
         "set" => set: String,
+        /// `exclusive`, `independent` | `exclusive` | Softmax over all labels, their negatives and the background; or
+        /// each label against its own negatives and the background
         "scoring" => scoring: Scoring,
+        /// list of texts with `{}` once | `["{}"]` | Every prompt is put into every template, and the results are
+        /// averaged
         "templates" => templates: Vec<At<String>>,
+        /// `embeddings`, `probabilities` | `embeddings` | What is averaged over the templates: each prompt's
+        /// embeddings; or the scores of the whole set, scored once for each template. See [below](#ensembles)
         "ensemble" => ensemble: Ensemble,
+        /// list of prompts | none | What is usually seen when nothing happens
         "background" => background: Vec<At<String>>,
+        /// list, at least one | required | What is looked for
         "labels" => labels: Vec<At<RawLabel>>,
     }
 }
@@ -33,14 +44,23 @@ section! {
 section! {
     /// A label as written.
     pub struct RawLabel {
+        /// name | required | Names the tag; unique in the set
         "name" => name: String,
+        /// list of prompts, at least one | the name | What to look for
         "prompts" => prompts: Vec<At<String>>,
+        /// list of prompts | none | What is alike but not meant
         "negatives" => negatives: Vec<At<String>>,
+        /// 0 to 1, or `{ margin: 2.1 }` | `events.enter` | Score to start, or [margin](#margins)
         "enter" => enter: Threshold,
+        /// 0 to 1, or `{ margin: 2.1 }` | `events.exit`, see [`events`](#events) | Score to end
         "exit" => exit: Threshold,
+        /// duration | `events.after` | Time at `enter` or above before a tag starts
         "after" => after: Duration,
+        /// duration | `labels[].after`, then `events.after_exit` | Time below `exit` before it ends
         "after_exit" => after_exit: Duration,
+        /// duration | `events.cooldown` | Shortest time between two starts
         "cooldown" => cooldown: Duration,
+        /// any keys and values | none | Copied into every event of the label
         "attributes" => attributes: Attributes,
     }
 }
@@ -59,7 +79,7 @@ words! {
 /// Free keys and values that travel with every event of a label.
 pub struct Attributes(std::collections::BTreeMap<String, serde_json::Value>);
 
-impl crate::yaml::field_reader::FromNode for Attributes {
+impl FromNode for Attributes {
     const NULL_IS_MISSING: bool = true;
 
     fn schema() -> serde_json::Value {
@@ -72,6 +92,24 @@ impl crate::yaml::field_reader::FromNode for Attributes {
             _ => reader.refuse_kind(node, path, "a mapping", "write keys and values, such as { severity: warning }"),
         }
     }
+}
+
+/// The keys of a label-set file, for the reference.
+pub fn keys() -> Vec<Key> {
+    let mut keys = Vec::new();
+    RawSet::keys("", &mut keys);
+    keys
+}
+
+/// The JSON Schema of a label-set file, for editors: config/vtagd-labels.schema.json.
+pub fn json_schema() -> serde_json::Value {
+    let mut schema = RawSet::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "vtagd label set".into();
+    schema["required"] = serde_json::json!(["set", "labels"]);
+    // A place for YAML anchors.
+    schema["patternProperties"] = serde_json::json!({ "^x-": true });
+    schema
 }
 
 /// Words a prompt may have before most of it is cut off: CLIP reads 77 tokens, a template takes some.
@@ -146,12 +184,17 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         reader.error(labels, "is empty", "add at least one label, such as `- name: forklift`");
     }
     let mut checked = Vec::with_capacity(labels.value.len());
-    let mut names: HashMap<String, u64> = HashMap::new();
+    let mut names: HashMap<String, (String, u64)> = HashMap::new();
     for label in &labels.value {
         if let Some(name) = label.value.name.given()
-            && let Some(line) = names.insert(name.value.trim().to_owned(), name.place.line)
+            && let Some((other, line)) =
+                names.insert(folded(name.value.trim()), (name.value.trim().to_owned(), name.place.line))
         {
-            let message = format!("`{}` is the name of two labels (first in line {line})", name.value.trim());
+            let written = name.value.trim();
+            let message = match other == written {
+                true => format!("`{written}` is the name of two labels (first in line {line})"),
+                false => format!("`{written}` looks like the label in line {line}: {LOOK_ALIKE}"),
+            };
             reader.error(name, message, "rename one of them");
         }
         checked.extend(self::label(label, reader));
@@ -164,6 +207,7 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         background: texts(background),
         labels: checked,
         file: reader.document().file().to_path_buf(),
+        sha256: reader.document().sha256().to_owned(),
     };
     // With a label left out for its errors, this would speak of a set that nobody wrote.
     if !reader.has_errors() {
@@ -242,6 +286,10 @@ fn check_name(name: &At<String>, reader: &mut Reader<'_>) {
     } else if let Some(wrong) = name.value.chars().find(|c| "/+#".contains(*c)) {
         let message = format!("has `{wrong}` in it, which has a meaning in MQTT topics");
         reader.warn(name, message, "use letters, digits, spaces, `-` and `_`, and say the rest in the prompts");
+    }
+    if let Some(hidden) = name.value.chars().find(|c| is_invisible(*c) && !belongs_in_names(*c)) {
+        let message = format!("has a character in it that cannot be seen (U+{:04X})", u32::from(hidden));
+        reader.warn(name, message, "type it again instead of copying it");
     }
 }
 

@@ -16,6 +16,13 @@ pub enum Kind {
 /// Every metric we export: name, kind, unit, labels, meaning. `docs/operations.md` shows the same list.
 pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_build_info", Kind::Gauge, Unit::Count, "version, model, provider", "always 1; what runs here"),
+    (
+        "vtagd_label_set_info",
+        Kind::Gauge,
+        Unit::Count,
+        "set, sha256",
+        "always 1; each label set in force and the SHA-256 of its file, to tell boxes with other files",
+    ),
     ("vtagd_ready", Kind::Gauge, Unit::Count, "", "1 once the model is warm and frames may flow"),
     (
         "vtagd_provider_refused",
@@ -224,6 +231,8 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
     ("model", &["vtagd_build_info"], Values::Bounded { by: "the model's name", most: 1 }),
     ("provider", &["vtagd_build_info"], Values::Words(&["cpu", "openvino", "cuda", "tensorrt", "none"])),
     ("provider", &["vtagd_provider_refused"], Values::Words(&["cpu", "openvino", "cuda", "tensorrt"])),
+    ("set", &["vtagd_label_set_info"], Values::Bounded { by: "label sets of the configuration", most: usize::MAX }),
+    ("sha256", &["vtagd_label_set_info"], Values::Bounded { by: "their files, one each", most: usize::MAX }),
     ("result", &["vtagd_config_reloads_total"], Values::Words(&["applied", "refused"])),
     ("result", &["vtagd_snapshots_total"], Values::Words(&["saved", "dropped", "failed"])),
     ("result", &["vtagd_outbox_recoveries_total"], Values::Words(&["whole", "partial"])),

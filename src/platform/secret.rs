@@ -264,6 +264,15 @@ impl Secret {
         }
     }
 
+    /// In the place of one that is not here, for whoever looks at a configuration and connects to nobody. No real one is empty.
+    pub fn absent() -> Self {
+        Self("".into())
+    }
+
+    pub fn is_absent(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -4,6 +4,7 @@
 //! of a service. Sending never blocks and never fails loudly: a service manager that does not listen is no reason to stop.
 
 use std::ffi::OsStr;
+use std::io::IsTerminal;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -18,6 +19,13 @@ const VARIABLE: &str = "NOTIFY_SOCKET";
 const EVERY: Duration = Duration::from_secs(10);
 /// What each sign of life asks for: the next one may be late on a box that compiles on all cores.
 const EXTENSION: Duration = Duration::from_secs(60);
+
+/// Whether this is a process of a service: what it is to have is here by now, or will not come. A shell of a desktop is a descendant of some
+/// service too and bears its variables, but has a terminal.
+pub fn is_in_unit() -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_set("CREDENTIALS_DIRECTORY") || is_set(VARIABLE) || (is_set("INVOCATION_ID") && !std::io::stderr().is_terminal())
+}
 
 /// Start-up is over.
 pub fn ready() {

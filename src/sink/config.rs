@@ -8,8 +8,9 @@ use super::{JsonlTarget, Sink, SinkContext, SinkKeys, SinkKind, SinkSettings, Si
 use crate::outbox::route::{Filter, Route};
 use crate::section;
 use crate::yaml::field_reader::{At, FromNode, Reader, Section, object};
+use crate::yaml::key_reference::{self, Key};
 use crate::yaml::problem::Severity;
-use crate::yaml::{Node, Value};
+use crate::yaml::{Node, Place, Value};
 
 /// Settings of a kind of sink: how they are read, and the sink that they make. Each kind has it in its `config.rs`.
 pub trait SinkConfig: Sized {
@@ -32,9 +33,15 @@ pub trait SinkConfig: Sized {
 section! {
     /// Keys that every sink has.
     pub struct CommonKeys {
+        /// `jsonl`, `mqtt`, `webhook`, `nats`, `kafka` | required | [How each delivers](events.md#mqtt)
         "type" => kind: SinkKind,
+        /// lower-case letters, digits, `_`, `-` | the type and its place in the list, `jsonl-0` | What it is called in
+        /// logs, metrics and `vtagd events`. With a name it may move in the list or go elsewhere, and what waits for it
+        /// goes along; without one, what waits belongs to the place it goes to
         "name" => name: String,
+        /// section | everything | [Which events it gets](#filters-and-limits)
         "only" => only: Only,
+        /// section | no limit | [How many at most](#filters-and-limits)
         "rate" => rate: Rate,
     }
 }
@@ -81,17 +88,23 @@ impl FromNode for SinkItem {
     fn schema() -> serde_json::Value {
         let mut keys = CommonKeys::properties();
         SinkKind::ALL.iter().for_each(|kind| keys.extend(kind.properties()));
+        // Of a key that several kinds have, all is said.
+        let mut all = Vec::new();
+        Self::keys("", &mut all);
+        for row in key_reference::rows(&all) {
+            if let Some(described) = keys.get_mut(&row.path).and_then(|schema| schema.get_mut("description")) {
+                *described = row.description().into();
+            }
+        }
         object(keys)
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
-        let mut all = Vec::new();
-        CommonKeys::paths(path, &mut all);
-        SinkKind::ALL.iter().for_each(|kind| kind.paths(path, &mut all));
-        for key in all {
-            if !out.contains(&key) {
-                out.push(key);
-            }
+    fn keys(path: &str, out: &mut Vec<Key>) {
+        CommonKeys::paths(path, out);
+        for kind in SinkKind::ALL {
+            let mut own = Vec::new();
+            kind.paths(path, &mut own);
+            out.extend(own.into_iter().map(|key| Key { of: kind.as_str(), ..key }));
         }
     }
 }
@@ -106,13 +119,14 @@ pub fn default() -> (Vec<SinkSettings>, Vec<Route>) {
 
 /// Checks all sinks and their routes; those with a problem are left out.
 pub fn check(list: &[At<SinkItem>], known: &FilterNames, reader: &mut Reader<'_>) -> (Vec<SinkSettings>, Vec<Route>) {
-    let mut targets: HashMap<String, u64> = HashMap::new();
+    let mut targets: HashMap<String, Place> = HashMap::new();
     let mut brokers = Brokers::default();
     let mut sinks = Vec::with_capacity(list.len());
     for sink in list {
         let Some(settings) = one(sink, reader) else { continue };
-        if let Some(line) = targets.insert(settings.target(), sink.place.line) {
-            reader.error(sink, format!("goes to the same place as the sink in line {line}"), "remove one of them");
+        if let Some(other) = targets.insert(settings.target(), sink.place) {
+            let message = format!("goes to the same place as the sink in {}", reader.line(other, sink.place));
+            reader.error(sink, message, "remove one of them");
             continue;
         }
         brokers.check(sink, &settings, reader);

@@ -8,6 +8,7 @@ use super::nats::NatsSettings;
 use super::webhook::WebhookSettings;
 use super::{Sink, SinkContext, SinkStartError};
 use crate::yaml::field_reader::{At, MapReader, Reader, Section};
+use crate::yaml::key_reference::Key;
 
 macro_rules! sinks {
     ($($word:literal => $kind:ident($settings:ty)),* $(,)?) => {
@@ -44,7 +45,7 @@ macro_rules! sinks {
                 match self { $(Self::$kind => <$settings as SinkConfig>::Keys::properties()),* }
             }
 
-            pub fn paths(self, path: &str, out: &mut Vec<String>) {
+            pub fn paths(self, path: &str, out: &mut Vec<Key>) {
                 match self { $(Self::$kind => <$settings as SinkConfig>::Keys::paths(path, out)),* }
             }
         }

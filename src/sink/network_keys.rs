@@ -56,7 +56,12 @@ pub fn trust(
     };
     let ca = file(ca, "name a PEM file of certificate authorities");
     let cert = file(cert, "name a PEM file of this daemon's certificate");
-    let key = file(key, "name the PEM file of its key");
+    let key = key.checked(None, |at| {
+        if let Some(remedy) = without {
+            reader.error(at, "has no meaning without TLS", remedy);
+        }
+        checks::private_file(at, "name the PEM file of its key", reader).map(|(path, _)| Some(path))
+    });
     let identity = match (cert?, key?) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,

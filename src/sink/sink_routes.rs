@@ -8,7 +8,8 @@ use super::config::SinkItem;
 use crate::event::EventKind;
 use crate::outbox::route::{EventSeverity, Filter, Rate as RateLimit, Route};
 use crate::yaml::field_reader::{At, Field, FromNode, Reader};
-use crate::yaml::{Node, units};
+use crate::yaml::text_form::{self, LOOK_ALIKE};
+use crate::yaml::{Node, Place, units};
 use crate::{section, words};
 
 /// What a name may be made of: it is a label of metrics and a word of commands.
@@ -60,11 +61,19 @@ impl FromNode for Wanted {
 section! {
     /// Which events a sink wants.
     pub struct Only {
+        /// list of stream ids | all | Events of these streams
         "streams" => streams: Vec<At<String>>,
+        /// list of label sets | all | Events of labels of these sets
         "sets" => sets: Vec<At<String>>,
+        /// list of labels | all | Events of these labels
         "labels" => labels: Vec<At<String>>,
+        /// list of `start`, `update`, `end` | all | Events of these types
         "types" => types: Vec<At<EventKind>>,
+        /// keys, each with a value or a list | - | The label has each of these attributes, with that value or one of
+        /// the list
         "attributes" => attributes: Wanted,
+        /// `debug`, `info`, `notice`, `warning`, `error` or `critical` | - | The label's attribute `severity` is at
+        /// least this; a label without one, or with another word, counts as `info`
         "min_severity" => min_severity: EventSeverity,
     }
 }
@@ -72,7 +81,9 @@ section! {
 section! {
     /// How many events a sink wants at most.
     pub struct Rate {
+        /// 1 or more | required | At most so many starts and updates …
         "events" => events: usize,
+        /// duration above 0 | `1m` | … in this time, and as many at once
         "per" => per: Duration,
     }
 }
@@ -89,7 +100,7 @@ pub struct FilterNames {
 
 /// The routes of `kept`, sinks that were checked and are without a problem, in order.
 pub fn check(kept: &[(&At<SinkItem>, SinkSettings)], known: &FilterNames, reader: &mut Reader<'_>) -> Vec<Route> {
-    let mut names: HashMap<String, u64> = HashMap::new();
+    let mut names: HashMap<String, Place> = HashMap::new();
     let mut routes = Vec::with_capacity(kept.len());
     for (index, (at, settings)) in kept.iter().enumerate() {
         let (kind, target, common) = (settings.kind().as_str(), settings.target(), &at.value.common);
@@ -105,8 +116,8 @@ pub fn check(kept: &[(&At<SinkItem>, SinkSettings)], known: &FilterNames, reader
             }
             None => format!("{kind}-{index}"),
         };
-        if let Some(line) = names.insert(name.clone(), at.place.line) {
-            let message = format!("has the name {name}, as the sink in line {line}");
+        if let Some(other) = names.insert(name.clone(), at.place) {
+            let message = format!("has the name {name}, as the sink in {}", reader.line(other, at.place));
             reader.error(at, message, "give each a `name` of its own");
         }
         // What waits for a sink is found again by this: its name if it has one, otherwise where it goes.
@@ -122,7 +133,11 @@ fn filter(raw: &Only, known: &FilterNames, reader: &mut Reader<'_>) -> Filter {
     let mut names = |field: &Field<Vec<At<String>>>, what: &str, known: &[String], incomplete: bool| {
         let list = field.given().map(|list| list.value.as_slice()).unwrap_or_default();
         for name in list.iter().filter(|name| !incomplete && !known.contains(&name.value)) {
-            reader.warn(name, format!("is no {what}"), format!("known: {}", known.join(", ")));
+            let remedy = match text_form::alike(&name.value, known) {
+                Some(alike) => format!("`{alike}` {LOOK_ALIKE}: copy it from its file"),
+                None => format!("known: {}", known.join(", ")),
+            };
+            reader.warn(name, format!("is no {what}"), remedy);
         }
         list.iter().map(|name| name.value.clone()).collect()
     };

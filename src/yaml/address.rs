@@ -1,9 +1,10 @@
-//! Addresses: URLs without their credentials, and the paths inside `file://` and `v4l2://`. Nothing here repeats a URL that may
+//! Addresses: URLs without their credentials, whether these would be seen on the way, and the paths inside `file://` and `v4l2://`. Nothing here repeats a URL that may
 //! hold a password.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use url::Url;
+use url::{Host, Url};
 
 use crate::platform::secret::{self, Secret};
 use crate::platform::userinfo::{self, Unfit, percent_decode};
@@ -37,6 +38,42 @@ pub fn report_credentials(url: &At<String>, twice: bool, reader: &mut Reader<'_>
     }
 }
 
+/// Warns of credentials that would go to another machine without encryption. `sent`: there are some, at `at`.
+pub fn report_plain<T>(at: &At<T>, url: &Url, sent: bool, remedy: &str, reader: &mut Reader<'_>) {
+    let query = url.query_pairs().any(|(key, _)| secret::is_secret_key(&key)) || secret::in_path(url).next().is_some();
+    if (sent || query) && is_elsewhere(url.host()) {
+        reader.warn(
+            at,
+            "goes to another machine without encryption: whoever is on the way can read the credential",
+            remedy,
+        );
+    }
+}
+
+/// Whether a host is another machine than this one, as far as its name tells.
+pub fn is_elsewhere(host: Option<Host<&str>>) -> bool {
+    match host {
+        Some(Host::Ipv4(ip)) => !ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => !ip.to_canonical().is_loopback(),
+        // Schemes that are not the web's have every host as a name.
+        Some(Host::Domain(name)) => {
+            let name = name.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+            let ip = name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+            !(ip || name == "localhost" || name.ends_with(".localhost"))
+        }
+        None => false,
+    }
+}
+
+/// Whether the host of `text` is an address with a zone: `[fe80::1%eth0]`.
+fn has_zone(text: &str) -> bool {
+    let authority =
+        text.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let inside = host.strip_prefix('[').and_then(|host| host.split_once(']')).map_or("", |(inside, _)| inside);
+    inside.split_once('%').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
+}
+
 /// The scheme of `text` in lower case, if it has one.
 pub fn scheme(text: &str) -> Option<String> {
     let (scheme, _) = text.split_once("://")?;
@@ -48,6 +85,14 @@ pub fn scheme(text: &str) -> Option<String> {
 /// Parses a network URL and takes its credentials out. On `None` a problem has been reported.
 pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
     let remedy = "write scheme://host:port/path; user and password belong under `username` and `password`";
+    if has_zone(&at.value) {
+        let message = "has an IPv6 zone, which means something on this machine alone and has no place in a URL here";
+        return reader.refuse(
+            at,
+            message,
+            "name an address that needs none (not fe80::…), or a name, such as camera.local",
+        );
+    }
     let mut url = match userinfo::parse(&at.value) {
         Ok(url) => url,
         Err(error) => {
@@ -101,6 +146,35 @@ mod tests {
         assert_eq!(scheme("/dev/video0"), None);
         assert_eq!(scheme("://x"), None);
         assert_eq!(scheme("c:\\x://"), None);
+    }
+
+    #[test]
+    fn a_zone_is_seen_whatever_stands_around_it() {
+        for text in ["rtsp://[fe80::1%eth0]/s", "mqtt://[fe80::1%25eth0]:1883", "http://u:p@[fe80::1%2]:80/x"] {
+            assert!(has_zone(text), "{text}");
+        }
+        for text in ["rtsp://[fe80::1]/%20", "rtsp://u:%5B@h/", "http://h/[fe80::1%1]", "rtsp://[x%y]/", "[::1%1]", ""]
+        {
+            assert!(!has_zone(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_known_by_name_and_number() {
+        for (url, elsewhere) in [
+            ("http://localhost/", false),
+            ("mqtt://localhost", false),
+            ("mqtt://127.8.8.8:1", false),
+            ("http://[::1]/", false),
+            ("nats://[::1]", false),
+            ("http://[::ffff:127.0.0.1]/", false),
+            ("http://a.localhost./", false),
+            ("mqtt://broker", true),
+            ("http://10.0.0.1/", true),
+            ("nats://[fd00::1]", true),
+        ] {
+            assert_eq!(is_elsewhere(Url::parse(url).unwrap().host()), elsewhere, "{url}");
+        }
     }
 
     #[test]

@@ -5,9 +5,12 @@
 //! time that it is missing.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use super::{Document, Node, Place, Value, suggest};
+use crate::yaml::key_reference::Key;
 use crate::yaml::problem::{Problem, Severity};
+use crate::yaml::secrets::Absence;
 
 /// Problems kept of one file. A person mends these first; the rest is only counted.
 const MAX_PROBLEMS: usize = 200;
@@ -86,8 +89,8 @@ pub trait FromNode: Sized {
     /// What fits here, as JSON Schema: for editors, so it may let through what [`from_node`](Self::from_node) refuses, never the reverse.
     fn schema() -> serde_json::Value;
 
-    /// Adds the paths of all keys below `path`, `[]` for any item of a list.
-    fn keys(_path: &str, _out: &mut Vec<String>) {}
+    /// Adds all keys below `path`, `[]` for any item of a list.
+    fn keys(_path: &str, _out: &mut Vec<Key>) {}
 }
 
 /// `path` with `key` added.
@@ -98,6 +101,7 @@ pub fn join(path: &str, key: &str) -> String {
 /// Collects problems of one document.
 pub struct Reader<'d> {
     document: &'d Document,
+    absence: Absence,
     problems: Vec<Problem>,
     /// Those that were not kept: how many, and how bad the worst of them is.
     unkept: usize,
@@ -106,11 +110,31 @@ pub struct Reader<'d> {
 
 impl<'d> Reader<'d> {
     pub fn new(document: &'d Document) -> Self {
-        Self { document, problems: Vec::new(), unkept: 0, worst_unkept: Severity::Notice }
+        Self::with(document, Absence::default())
+    }
+
+    /// For somebody who may not have every credential.
+    pub fn with(document: &'d Document, absence: Absence) -> Self {
+        Self { document, absence, problems: Vec::new(), unkept: 0, worst_unkept: Severity::Notice }
+    }
+
+    /// What becomes of credentials that are not here.
+    pub fn absence(&self) -> Absence {
+        self.absence
     }
 
     pub fn document(&self) -> &'d Document {
         self.document
+    }
+
+    /// The path that is written at `at`.
+    pub fn path(&self, at: &At<String>) -> PathBuf {
+        self.document.resolve(at.place, Path::new(&at.value))
+    }
+
+    /// What a person at `here` calls the line of `place`.
+    pub fn line(&self, place: Place, here: Place) -> String {
+        self.document.line(place, here)
     }
 
     /// Reads the whole document. `None` if it is not even the right kind of thing.
@@ -127,7 +151,8 @@ impl<'d> Reader<'d> {
 
     /// Everything found, in the order of the file.
     pub fn finish(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|problem| problem.position);
+        let document = self.document;
+        self.problems.sort_by_key(|problem| document.order(problem));
         if self.unkept > 0 {
             let message = format!("{} more problems are not shown", self.unkept);
             let place = self.document.root().place;
@@ -331,7 +356,7 @@ pub trait Section: Sized {
     fn properties() -> serde_json::Map<String, serde_json::Value>;
 
     /// See [`FromNode::keys`].
-    fn paths(path: &str, out: &mut Vec<String>);
+    fn paths(path: &str, out: &mut Vec<Key>);
 }
 
 impl<T: Section> FromNode for T {
@@ -346,17 +371,18 @@ impl<T: Section> FromNode for T {
         object(Self::properties())
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
+    fn keys(path: &str, out: &mut Vec<Key>) {
         Self::paths(path, out);
     }
 }
 
-/// Declares a struct of [`Field`]s that reads itself from a mapping, each key once: `"key" => field: Type`.
+/// Declares a struct of [`Field`]s that reads itself from a mapping, each key once: `"key" => field: Type`. The comment of a key is what
+/// the reference and the JSON Schema say of it: [`Key`].
 #[macro_export]
 macro_rules! section {
-    ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($(#[$doc:meta])* $key:literal => $field:ident: $type:ty),* $(,)? }) => {
+    ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($(#[doc = $doc:literal])* $key:literal => $field:ident: $type:ty),* $(,)? }) => {
         $(#[$meta])*
-        $visibility struct $name { $($(#[$doc])* pub $field: $crate::yaml::field_reader::Field<$type>),* }
+        $visibility struct $name { $(pub $field: $crate::yaml::field_reader::Field<$type>),* }
 
         impl $crate::yaml::field_reader::Section for $name {
             const KEYS: &'static [&'static str] = &[$($key),*];
@@ -370,14 +396,21 @@ macro_rules! section {
 
             fn properties() -> ::serde_json::Map<String, ::serde_json::Value> {
                 let mut keys = ::serde_json::Map::new();
-                $( keys.insert($key.to_owned(), $crate::yaml::field_reader::property::<$type>()); )*
+                $(
+                    let schema = $crate::yaml::field_reader::property::<$type>();
+                    keys.insert($key.to_owned(), $crate::yaml::key_reference::described(schema, concat!($($doc, "\n"),*)));
+                )*
                 keys
             }
 
-            fn paths(path: &str, out: &mut Vec<String>) {
+            fn paths(path: &str, out: &mut Vec<$crate::yaml::key_reference::Key>) {
                 $(
                     let key = $crate::yaml::field_reader::join(path, $key);
-                    out.push(key.clone());
+                    out.push($crate::yaml::key_reference::Key {
+                        path: key.clone(),
+                        doc: concat!($($doc, "\n"),*),
+                        of: "",
+                    });
                     <$type as $crate::yaml::field_reader::FromNode>::keys(&key, out);
                 )*
             }

@@ -6,21 +6,29 @@
 //!
 //! Runs on the caller's thread, before anything starts. The input is bounded: [`MAX_BYTES`], nesting, nodes and aliases have
 //! limits, and what exceeds them is refused with a message. Credentials never reach a problem's snippet (see `snippet.rs`).
+//!
+//! A document may have parts that do not stand in its file: lists of other files at the end of its own ([`Document::append`]), and values
+//! that stand in the place of some ([`Document::put`]). Each place knows which part it is in.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::platform::userinfo::{masked, without};
+use sha2::{Digest, Sha256};
+
+use crate::platform::hex::hex;
+use crate::platform::userinfo::{masked, shown, without};
 use crate::yaml::problem::{Problem, Severity};
 
 pub mod address;
 pub mod checks;
 pub mod field_reader;
+pub mod key_reference;
 pub mod problem;
 pub mod secrets;
 pub mod snippet;
 mod suggest;
+pub mod text_form;
 mod tree;
 pub mod units;
 pub mod values;
@@ -39,8 +47,18 @@ pub struct Document {
     root: Node,
     /// Byte ranges of `text` that must not be shown, sorted, not overlapping.
     hidden: Vec<std::ops::Range<usize>>,
-    /// Texts that stand in the place of values of the file, and what they are called.
-    put: Vec<(String, String)>,
+    /// Of the file as it lies there, in hexadecimal digits.
+    sha256: String,
+    /// What does not stand in the file, in the order of its coming: the first is part 1.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+enum Part {
+    /// A text in the place of a value, and what it is called.
+    Put { name: String, text: String },
+    /// Another file, with where its items begin in each list that it has added to.
+    Appended { file: Document, begins: Vec<(String, usize)> },
 }
 
 /// One step of a way through a document.
@@ -59,11 +77,7 @@ impl Document {
         let refuse = |message: String, remedy: &str| bare(file, message, remedy);
         let handle = File::open(file)
             .map_err(|error| refuse(format!("cannot be opened ({error})"), "check the path and its permissions"))?;
-        let mut bytes = Vec::new();
-        // One byte more than allowed tells "exactly full" from "too large", for files that do not say their size too.
-        handle
-            .take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
+        let bytes = bounded(handle)
             .map_err(|error| refuse(format!("cannot be read ({error})"), "name a readable YAML file"))?;
         Self::parse(file, &bytes)
     }
@@ -88,7 +102,8 @@ impl Document {
         match tree::parse(&text) {
             Ok(root) => {
                 let hidden = snippet::hidden_in_tree(&text, &root);
-                Ok(Self { file: file.to_path_buf(), text, root, hidden, put: Vec::new() })
+                let sha256 = hex(&Sha256::digest(bytes));
+                Ok(Self { file: file.to_path_buf(), text, root, hidden, sha256, parts: Vec::new() })
             }
             Err(failure) => {
                 let hidden = snippet::hidden_in_text(&text);
@@ -112,8 +127,9 @@ impl Document {
 
     /// The file's own characters of a scalar, such as `007` for the number seven; `None` where it is quoted or unknown.
     pub(crate) fn raw(&self, place: Place) -> Option<&str> {
-        let text = match place.of_put() {
-            Some(index) => &self.put.get(index)?.1,
+        let text = match self.part(place) {
+            Some(Part::Put { text, .. }) => text,
+            Some(Part::Appended { file, .. }) => &file.text,
             None => &self.text,
         };
         text.get(place.range()?).map(str::trim)
@@ -128,9 +144,9 @@ impl Document {
         let refuse = |message: String, remedy: &str| bare(Path::new(name), message, remedy);
         // The parser may repeat what it does not understand, and nobody knows what it is.
         let parsed = tree::parse(text).map_err(|_| refuse("is not a value in YAML".to_owned(), "put it in quotes"))?;
-        let index = self.put.len();
-        self.put.push((name.to_owned(), text.to_owned()));
-        let here = Place::START.put(index);
+        self.parts.push(Part::Put { name: name.to_owned(), text: text.to_owned() });
+        let part = self.parts.len();
+        let here = Place::START.within(part);
         let mut node = &mut self.root;
         for step in way {
             node = match step {
@@ -158,8 +174,87 @@ impl Document {
                 },
             };
         }
-        *node = parsed.moved(&|place| place.put(index));
+        *node = parsed.moved(&|place| place.within(part));
         Ok(())
+    }
+
+    /// Adds the lists `keys` of another file to the end of this one's, and takes nothing else of it; what is wrong with it is given back.
+    pub fn append(&mut self, mut other: Self, keys: &[&str]) -> Vec<Problem> {
+        let part = self.parts.len() + 1;
+        let Value::Map(entries) = &mut self.root.value else { return Vec::new() };
+        let mut reader = field_reader::Reader::new(&other);
+        let _ = reader.map(&other.root, "", keys);
+        let mut begins = Vec::new();
+        let theirs = if let Value::Map(entries) = &other.root.value { entries.as_slice() } else { &[] };
+        for entry in theirs.iter().filter(|entry| keys.contains(&entry.key.as_str())) {
+            let items = match &entry.value.value {
+                Value::Null => continue,
+                Value::List(items) => items,
+                _ => {
+                    reader.mismatch(&entry.value, &entry.key, "a list", "write one item a line after `- `");
+                    continue;
+                }
+            };
+            let own = entries.iter().position(|own| own.key == entry.key).unwrap_or_else(|| {
+                let place = entry.value.place.within(part);
+                let value = Node { place, value: Value::Null };
+                entries.push(Entry { key: entry.key.clone(), key_place: place, value });
+                entries.len() - 1
+            });
+            let own = &mut entries[own].value.value;
+            if matches!(own, Value::Null) {
+                *own = Value::List(Vec::new());
+            }
+            // One that is no list is told already.
+            let Value::List(own) = own else { continue };
+            begins.push((entry.key.clone(), own.len()));
+            own.extend(items.iter().cloned().map(|item| item.moved(&|place| place.within(part))));
+        }
+        let problems = reader.finish();
+        // Only its text is needed from here on.
+        other.root.value = Value::Null;
+        self.parts.push(Part::Appended { file: other, begins });
+        problems
+    }
+
+    fn part(&self, place: Place) -> Option<&Part> {
+        self.parts.get(place.part().checked_sub(1)?)
+    }
+
+    /// The file that a place is in. What does not come from one counts as part of the document's own.
+    pub fn file_of(&self, place: Place) -> &Path {
+        match self.part(place) {
+            Some(Part::Appended { file, .. }) => &file.file,
+            _ => &self.file,
+        }
+    }
+
+    /// `path` as written at `place`: relative ones start at the folder of the file that they stand in.
+    pub fn resolve(&self, place: Place, path: &Path) -> PathBuf {
+        relative_to(self.file_of(place), path)
+    }
+
+    /// What a person at `here` calls the line of `place`.
+    pub fn line(&self, place: Place, here: Place) -> String {
+        if place.part() == here.part() {
+            return format!("line {}", place.line);
+        }
+        match self.part(place) {
+            Some(Part::Put { name, .. }) => name.clone(),
+            _ => format!("{}:{}", shown(self.file_of(place)), place.line),
+        }
+    }
+
+    /// The files that were [added](Self::append), in that order.
+    pub fn appended(&self) -> impl Iterator<Item = &Path> {
+        self.parts
+            .iter()
+            .filter_map(|part| if let Part::Appended { file, .. } = part { Some(&*file.file) } else { None })
+    }
+
+    /// SHA-256 of the file, as `sha256sum` has it.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// Follows `path` (`labels[2].exit`) as far as the tree goes; the last node that exists.
@@ -179,6 +274,17 @@ impl Document {
         node
     }
 
+    /// What stands at `path`, if anything does.
+    pub fn find_exactly(&self, path: &str) -> Option<&Node> {
+        path.split(['.', '[']).filter(|step| !step.is_empty()).try_fold(&self.root, |node, step| {
+            match (&node.value, step.strip_suffix(']')) {
+                (Value::List(items), Some(index)) => items.get(index.parse::<usize>().ok()?),
+                (Value::Map(entries), None) => entries.iter().find(|entry| entry.key == step).map(|entry| &entry.value),
+                _ => None,
+            }
+        })
+    }
+
     /// A finding at `place`, with the lines around it.
     pub fn problem(
         &self,
@@ -192,19 +298,48 @@ impl Document {
         let value = if let Value::Text(value) = &self.find(field).value { value } else { "" };
         let told = |text: String| masked(&without(&text, value)).into_owned();
         let (message, remedy) = (told(message.into()), told(remedy.into()));
-        if let Some((name, _)) = place.of_put().and_then(|index| self.put.get(index)) {
-            return Problem { severity, field: field.to_owned(), remedy, ..*bare(Path::new(name), message, "") };
-        }
+        let (document, field) = match self.part(place) {
+            Some(Part::Put { name, .. }) => {
+                return Problem { severity, field: field.to_owned(), remedy, ..*bare(Path::new(name), message, "") };
+            }
+            Some(Part::Appended { file, begins }) => (file, in_own_list(field, begins)),
+            None => (self, field.to_owned()),
+        };
         Problem {
             severity,
-            file: self.file.clone(),
+            file: document.file.clone(),
             position: Some(place.position()),
-            field: field.to_owned(),
+            field,
             message,
             remedy,
-            snippet: snippet::render(&self.text, &self.hidden, place),
+            snippet: snippet::render(&document.text, &document.hidden, place),
         }
     }
+
+    /// Where a problem comes in an order of all: this file's and what stands in its place, then the others as they were added.
+    pub(crate) fn order(&self, problem: &Problem) -> (usize, Option<(u64, u64)>) {
+        let file = self.appended().position(|file| *file == *problem.file);
+        (file.map_or(0, |index| index + 1), problem.position)
+    }
+}
+
+/// `streams[7].url` as `streams[2].url`, where the items of the file that it is about begin with the fifth.
+fn in_own_list(field: &str, begins: &[(String, usize)]) -> String {
+    let own = begins.iter().find_map(|(key, begin)| {
+        let (index, rest) = field.strip_prefix(key)?.strip_prefix('[')?.split_once(']')?;
+        Some(format!("{key}[{}]{rest}", index.parse::<usize>().ok()?.checked_sub(*begin)?))
+    });
+    own.unwrap_or_else(|| field.to_owned())
+}
+
+/// All of `input`, and one byte more than allowed at most, which tells "exactly full" from "too large" where nothing says a size.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn bounded(input: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Resolves a path written in `file` against the folder that holds `file`.

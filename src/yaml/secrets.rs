@@ -1,13 +1,34 @@
-//! Credentials: never in the configuration file itself, but in the environment, in a file, or in a systemd credential.
+//! Credentials: never in the configuration file itself, but in the environment, in a file, or in a systemd credential. One that is not here
+//! stops the daemon; whoever only looks at a configuration need not have it ([`Absence`]).
 
 use std::path::{Path, PathBuf};
 
 use crate::platform::secret::{Secret, Unreadable};
 use crate::yaml::field_reader::{At, FromNode, Reader, join};
-use crate::yaml::{Node, Value, nearest, relative_to};
+use crate::yaml::key_reference::{Key, described};
+use crate::yaml::problem::Severity;
+use crate::yaml::{Node, Value, nearest};
 
 const KEYS: [&str; 3] = ["env", "file", "credential"];
+const DOCS: [&str; 3] = [
+    "text | - | Name of an environment variable",
+    "path | - | A file that holds it alone; a newline at its end does not count",
+    "text | - | Name of a systemd credential (`LoadCredential=`)",
+];
 const FORMS: &str = "write `{ env: NAME }`, `{ file: PATH }` or `{ credential: NAME }`";
+
+/// What becomes of a credential that is not here: a variable that is not set, a file that is missing or not for this user, a systemd
+/// credential outside the service. One that is here and wrong is an error for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Absence {
+    /// An error: nothing can start without it.
+    #[default]
+    Refused,
+    /// A warning: somebody checks in a shell what a service will run.
+    Told,
+    /// Nothing: nobody is connected to.
+    Passed,
+}
 
 /// Where a credential comes from.
 #[derive(Clone)]
@@ -22,8 +43,9 @@ pub enum SecretSource {
 
 impl FromNode for SecretSource {
     fn schema() -> serde_json::Value {
-        let keys = KEYS.map(|key| (key.to_owned(), serde_json::json!({ "type": "string" })));
-        let mut schema = crate::yaml::field_reader::object(keys.into_iter().collect());
+        let keys = KEYS.iter().zip(DOCS);
+        let keys = keys.map(|(key, doc)| ((*key).to_owned(), described(serde_json::json!({ "type": "string" }), doc)));
+        let mut schema = crate::yaml::field_reader::object(keys.collect());
         schema["minProperties"] = 1.into();
         schema["maxProperties"] = 1.into();
         schema
@@ -65,8 +87,8 @@ impl FromNode for SecretSource {
         }
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
-        out.extend(KEYS.map(|key| join(path, key)));
+    fn keys(path: &str, out: &mut Vec<Key>) {
+        out.extend(KEYS.iter().zip(DOCS).map(|(key, doc)| Key { path: join(path, key), doc, of: "" }));
     }
 }
 
@@ -77,33 +99,57 @@ fn is_name(name: &str, more: impl Fn(char) -> bool) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || more(c))
 }
 
-/// Fetches the credential. On `None` a problem has been reported.
+/// Fetches the credential. On `None` a problem has been reported; one that is not here may be [`Secret::absent`].
 pub fn resolve(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<Secret> {
-    let (message, remedy) = match &source.value {
+    let lack = match fetch(source, reader) {
+        Ok(secret) => return Some(secret),
+        Err(lack) => lack,
+    };
+    match reader.absence() {
+        Absence::Told if lack.is_absent => {
+            let remedy = format!("`run` needs it: {}", lack.remedy);
+            reader.report(Severity::Warning, source.place, &source.path, lack.message, remedy);
+            Some(Secret::absent())
+        }
+        Absence::Passed if lack.is_absent => Some(Secret::absent()),
+        _ => reader.refuse(source, lack.message, lack.remedy),
+    }
+}
+
+/// Why there is no credential.
+struct Lack {
+    message: String,
+    remedy: String,
+    /// It is not here, which says nothing of where the daemon runs.
+    is_absent: bool,
+}
+
+fn fetch(source: &At<SecretSource>, reader: &Reader<'_>) -> Result<Secret, Lack> {
+    match &source.value {
         SecretSource::Env(name) => {
-            let (why, remedy) = match Secret::from_variable(name) {
-                Ok(secret) if !secret.expose().is_empty() => return Some(secret),
-                Ok(_) => ("empty", "give it a value"),
+            let (why, remedy, is_absent) = match Secret::from_variable(name) {
+                Ok(secret) if !secret.is_absent() => return Ok(secret),
+                Ok(_) => ("empty", "give it a value", true),
                 Err(std::env::VarError::NotPresent) => {
-                    ("not set", "set it for this process (systemd: EnvironmentFile=), or use { file: PATH }")
+                    ("not set", "set it for this process (systemd: EnvironmentFile=), or use { file: PATH }", true)
                 }
-                Err(std::env::VarError::NotUnicode(_)) => ("not UTF-8", "use UTF-8 text"),
+                Err(std::env::VarError::NotUnicode(_)) => ("not UTF-8", "use UTF-8 text", false),
             };
-            (format!("environment variable {name} is {why}"), remedy.to_owned())
+            let message = format!("environment variable {name} is {why}");
+            Err(Lack { message, remedy: remedy.to_owned(), is_absent })
         }
         SecretSource::File(path) => {
-            let path = relative_to(reader.document().file(), path);
-            return read(source, &path, "check the path and its permissions", reader);
+            read(&reader.document().resolve(source.place, path), "check the path and its permissions")
         }
         SecretSource::Credential(name) => {
             let remedy = format!("add LoadCredential={name}:PATH to the systemd unit");
-            if let Some(path) = file(source, reader) {
-                return read(source, &path, &remedy, reader);
-            }
-            (format!("credential {name} is not there: $CREDENTIALS_DIRECTORY is not set"), remedy)
+            let Some(path) = file(source, reader) else {
+                let message = format!("credential {name} is not there: $CREDENTIALS_DIRECTORY is not set");
+                return Err(Lack { message, remedy, is_absent: true });
+            };
+            read(&path, &remedy)
         }
-    };
-    reader.refuse(source, message, remedy)
+    }
 }
 
 /// Fetches a credential that has to be `good`. On `None` a problem has been reported.
@@ -114,30 +160,33 @@ pub fn resolve_if(
     reader: &mut Reader<'_>,
 ) -> Option<Secret> {
     let secret = resolve(source, reader)?;
-    if good(&secret) { Some(secret) } else { reader.refuse(source, message, remedy) }
+    if secret.is_absent() || good(&secret) { Some(secret) } else { reader.refuse(source, message, remedy) }
 }
 
 /// The file that the credential is in, if it is in one.
 pub fn file(source: &At<SecretSource>, reader: &Reader<'_>) -> Option<PathBuf> {
     match &source.value {
         SecretSource::Env(_) => None,
-        SecretSource::File(path) => Some(relative_to(reader.document().file(), path)),
+        SecretSource::File(path) => Some(reader.document().resolve(source.place, path)),
         SecretSource::Credential(name) => {
             std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(name))
         }
     }
 }
 
-fn read(source: &At<SecretSource>, path: &Path, remedy: &str, reader: &mut Reader<'_>) -> Option<Secret> {
-    match Secret::read(path) {
-        Ok(secret) => Some(secret),
-        Err(error) => {
-            let remedy = match error {
-                Unreadable::File(_) => remedy,
-                Unreadable::Empty => "write the credential into it",
-                Unreadable::TooLarge | Unreadable::NotText => "name a file that holds only the credential",
-            };
-            reader.refuse(source, format!("{} {error}", path.display()), remedy)
-        }
-    }
+fn read(path: &Path, remedy: &str) -> Result<Secret, Lack> {
+    Secret::read(path).map_err(|error| {
+        let (remedy, is_absent) = match &error {
+            Unreadable::File(error) => (remedy, is_out_of_reach(error)),
+            Unreadable::Empty => ("write the credential into it", false),
+            Unreadable::TooLarge | Unreadable::NotText => ("name a file that holds only the credential", false),
+        };
+        Lack { message: format!("{} {error}", path.display()), remedy: remedy.to_owned(), is_absent }
+    })
+}
+
+/// Whether a file is missing, or not for this user: another one may have it.
+pub fn is_out_of_reach(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied)
 }

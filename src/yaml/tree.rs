@@ -15,19 +15,20 @@ pub struct Place {
     pub column: u64,
     /// Byte offset and length, where the parser knows them.
     pub(super) span: Option<(usize, usize)>,
+    pub(super) part: usize,
 }
 
 impl Place {
-    pub const START: Self = Self { line: 1, column: 1, span: None };
+    pub const START: Self = Self { line: 1, column: 1, span: None, part: 0 };
 
-    /// Somewhere in the text that stands in the place of a value, the `index`th that was [put](super::Document::put) there.
-    pub(super) fn put(self, index: usize) -> Self {
-        Self { line: 0, column: index as u64, ..self }
+    /// The same place in another part of a document; see [`Document`](super::Document).
+    pub(super) fn within(self, part: usize) -> Self {
+        Self { part, ..self }
     }
 
-    /// Which of the texts that were put into the document it is in; `None` for the file itself.
-    pub(super) fn of_put(self) -> Option<usize> {
-        (self.line == 0).then(|| usize::try_from(self.column).unwrap_or(usize::MAX))
+    /// Which part of the document it is in; 0: the file itself.
+    pub(super) fn part(self) -> usize {
+        self.part
     }
 
     pub fn position(self) -> (u64, u64) {
@@ -46,7 +47,7 @@ impl Place {
             .byte_offset()
             .zip(span.byte_len())
             .and_then(|(offset, length)| Some((usize::try_from(offset).ok()?, usize::try_from(length).ok()?)));
-        Self { line: location.line().max(1), column: location.column().max(1), span }
+        Self { line: location.line().max(1), column: location.column().max(1), span, part: 0 }
     }
 }
 

@@ -1,6 +1,7 @@
 //! How plain values are read from a node: texts, numbers, durations, sizes, lists. Pure.
 
 use super::field_reader::{At, FromNode, Reader};
+use super::key_reference::Key;
 use super::{Node, Value, units};
 use crate::yaml::problem::Severity;
 
@@ -188,7 +189,7 @@ impl<T: FromNode> FromNode for Vec<At<T>> {
         serde_json::json!({ "type": "array", "items": T::schema() })
     }
 
-    fn keys(path: &str, out: &mut Vec<String>) {
+    fn keys(path: &str, out: &mut Vec<Key>) {
         T::keys(&format!("{path}[]"), out);
     }
 }

@@ -80,3 +80,37 @@ fn the_manual_shows_the_table_that_the_program_prints() {
     let manual = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     assert!(manual.contains(&table), "docs/configuration.md is not current: cargo run -- docs effects");
 }
+
+#[test]
+fn the_manual_shows_the_tables_of_keys_that_the_program_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = vtagd(folder.path()).args(["docs", "keys"]).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let manual = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let tables: Vec<&str> = printed.split("\n\n").filter(|text| text.starts_with("| Key |")).collect();
+    assert!(tables.len() > 12, "{printed}");
+    for table in tables {
+        let table = table.trim_end();
+        assert!(manual.contains(table), "docs/configuration.md is not current: cargo run -- docs keys\n{table}");
+    }
+}
+
+#[test]
+fn the_manual_begins_with_the_ten_keys_that_everybody_needs() {
+    let manual = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let first = manual.split("\n## ").nth(1).unwrap();
+    assert!(first.starts_with("The ten keys that everybody needs\n"), "{first}");
+    let keys = config::keys();
+    let named: Vec<&str> = first.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(named.len(), 10, "{named:?}");
+    assert!(named.iter().all(|key| keys.iter().any(|known| known == key)), "{named:?}");
+    // What stands there is a configuration.
+    let folder = tempfile::tempdir().unwrap();
+    let text = first.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    fs::create_dir(folder.path().join("labels")).unwrap();
+    let set = "set: dock\nbackground: [a dock]\nlabels: [{ name: forklift }, { name: truck }]\n";
+    fs::write(folder.path().join("labels/dock.yaml"), set).unwrap();
+    fs::write(folder.path().join("vtagd.yaml"), text).unwrap();
+    let loaded = config::load_for(&folder.path().join("vtagd.yaml"), config::Absence::Told);
+    assert!(loaded.is_ok(), "{loaded:?}");
+}

@@ -554,8 +554,8 @@ api: { listen: 0.0.0.0:0, token: { file: secret } }
     let shown = format!("{settings:?} {}", told(&settings.notices));
     assert!(!shown.contains("hunter2") && !shown.contains("hun%74er2") && !shown.contains("aHVudGVyM"), "{shown}");
     let warnings = settings.notices.iter().filter(|notice| notice.severity == Severity::Warning).count();
-    // Three addresses with credentials, a token that crosses the network in clear text, and can be guessed.
-    assert_eq!(warnings, 5, "{}", told(&settings.notices));
+    // Three addresses with credentials, a token and two passwords that cross the network in clear text, one that can be guessed.
+    assert_eq!(warnings, 7, "{}", told(&settings.notices));
 
     for text in [
         "streams: [{ id: a, url: \"rtsp://u:hunter2@\" }]",

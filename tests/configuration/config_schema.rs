@@ -8,17 +8,22 @@ use std::process::{Command, Stdio};
 use crate::common::daemon::{root, vtagd};
 use serde_json::Value;
 
-/// What does not fit, or nothing.
+/// What does not fit the configuration's schema, or nothing.
 fn complaint(yaml: &str) -> String {
+    complaint_of("config/vtagd.schema.json", yaml)
+}
+
+/// The same for a schema in this file.
+fn complaint_of(schema: &str, yaml: &str) -> String {
     let program = "import json, sys, yaml, jsonschema\n\
-        schema = json.load(open('config/vtagd.schema.json'))\n\
+        schema = json.load(open(sys.argv[1]))\n\
         jsonschema.Draft202012Validator.check_schema(schema)\n\
         for error in jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(sys.stdin)):\n\
         \x20   print(error.json_path, error.message[:200])\n";
     let mut command = Command::new("/usr/bin/python3");
     command
         .current_dir(root())
-        .args(["-c", program])
+        .args(["-c", program, schema])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -34,15 +39,73 @@ fn complaint(yaml: &str) -> String {
 }
 
 #[test]
-fn the_shipped_schema_is_what_the_program_prints() {
+fn the_shipped_schemas_are_what_the_program_prints() {
     let folder = tempfile::tempdir().unwrap();
-    let output = vtagd(folder.path()).args(["config", "schema"]).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let shipped = fs::read(root().join("config/vtagd.schema.json")).unwrap();
-    assert!(
-        output.stdout == shipped,
-        "config/vtagd.schema.json is not current: cargo run -- config schema >config/vtagd.schema.json"
+    for (of, file) in [("config", "config/vtagd.schema.json"), ("labels", "config/vtagd-labels.schema.json")] {
+        let output = vtagd(folder.path()).args([of, "schema"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let shipped = fs::read(root().join(file)).unwrap_or_default();
+        assert!(output.stdout == shipped, "{file} is not current: cargo run -- {of} schema >{file}");
+    }
+}
+
+/// Properties of a schema without a description, by path.
+fn silent(schema: &Value, path: &str, found: &mut Vec<String>) {
+    match schema {
+        Value::Object(map) => {
+            for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                if property["description"].as_str().is_none_or(str::is_empty) {
+                    found.push(format!("{path}.{name}"));
+                }
+            }
+            map.iter().for_each(|(key, value)| silent(value, &format!("{path}.{key}"), found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| silent(item, path, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_of_both_schemas_has_a_description() {
+    for file in ["config/vtagd.schema.json", "config/vtagd-labels.schema.json"] {
+        let schema: Value = serde_json::from_str(&fs::read_to_string(root().join(file)).unwrap()).unwrap();
+        let mut found = Vec::new();
+        silent(&schema, "", &mut found);
+        // A provider's own section is its options.
+        found.retain(|path| {
+            !["tensorrt", "cuda", "openvino", "cpu"].iter().any(|name| path.ends_with(&format!(".{name}")))
+        });
+        assert!(found.is_empty(), "{file}: {found:?}");
+    }
+    let schema: Value =
+        serde_json::from_str(&fs::read_to_string(root().join("config/vtagd.schema.json")).unwrap()).unwrap();
+    let told = schema.pointer("/properties/instance/description").unwrap();
+    assert_eq!(
+        told,
+        "Names this daemon in the `source` of its events (name: letters, digits, `.` `_` `-`; default: the host name)"
     );
+}
+
+#[test]
+fn label_sets_have_a_schema_that_the_shipped_ones_fit_and_mistakes_do_not() {
+    let schema = "config/vtagd-labels.schema.json";
+    let mut files = 0;
+    for entry in fs::read_dir(root().join("config/labels")).unwrap().map(Result::unwrap) {
+        let text = fs::read_to_string(entry.path()).unwrap();
+        assert_eq!(complaint_of(schema, &text), "", "{entry:?}");
+        files += 1;
+    }
+    assert!(files > 2);
+    for (yaml, place) in [
+        ("labels: [{ name: a }]", "'set' is a required property"),
+        ("set: a", "'labels' is a required property"),
+        ("{ set: a, labels: [{ nmae: a }] }", "nmae"),
+        ("{ set: a, labels: [{ name: a, enter: 7 }] }", "$.labels"),
+        ("{ set: a, scoring: some, labels: [{ name: a }] }", "$.scoring"),
+    ] {
+        let complaint = complaint_of(schema, yaml);
+        assert!(complaint.contains(place), "{yaml}: {complaint:?}");
+    }
 }
 
 #[test]
@@ -115,7 +178,7 @@ fn the_effective_configuration_shows_what_streams_inherit_and_no_credential() {
         (&"90s".into(), &"***".into(), &false.into())
     );
     assert_eq!((&shown["api"]["token"], &shown["events"]["enter"]), (&"***".into(), &0.6.into()));
-    assert_eq!(shown["sinks"][0]["rate"]["per"], "60s");
+    assert_eq!(shown["sinks"][0]["rate"]["per"], "1m");
 }
 
 #[test]

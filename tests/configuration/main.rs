@@ -5,11 +5,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod check_tries;
 mod config_effects;
 mod config_environment;
+mod config_include;
 mod config_problems;
 mod config_schema;
 mod config_settings;
+mod config_suspicious;
+mod credentials_absent;
 mod run_bad_input;
 mod secrets_stay_secret;
 mod what_people_read;

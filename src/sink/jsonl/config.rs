@@ -13,8 +13,14 @@ const MAX_KEEP: usize = 1000;
 
 section! {
     pub struct Keys {
+        /// path or `"-"` | required | a file of one event a line, or standard output
         "path" => path: String,
+        /// size above 0 | no limit | a file that would get larger is turned over: `events.jsonl` becomes
+        /// `events.jsonl.1`, that one `.2`, and so on; a file of that name that does not begin with an event is
+        /// somebody else's and stays. A file that something else moves away or deletes is followed by a new one, for
+        /// the next event already
         "max_size" => max_size: Bytes,
+        /// 0 to 1000 | `5` | old files that are kept, with `max_size`
         "keep" => keep: usize,
     }
 }

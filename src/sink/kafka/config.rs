@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{BUILT, KafkaSettings, Mechanism, Sasl};
 use crate::sink::config::{SinkConfig, SinkItem};
 use crate::sink::{Sink, SinkContext, SinkStartError, network_keys};
+use crate::yaml::address;
 use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::secrets::{self, SecretSource};
 use crate::{section, words};
@@ -14,16 +15,28 @@ const PORT: u16 = 9092;
 
 section! {
     pub struct Keys {
+        /// list of `host:port` | required | some of the cluster's brokers, which name the others; port 9092 if none is
+        /// given
         "brokers" => brokers: Vec<At<String>>,
+        /// name | `vtagd.events` | where events go
         "topic" => topic: String,
+        /// text | `vtagd` | What the brokers call this client
         "client_id" => client_id: String,
+        /// bool | `false` | Whether brokers are reached with TLS
         "tls" => tls: bool,
+        /// path | the system's | With TLS: PEM file of certificate authorities
         "ca" => ca: String,
+        /// path | - | With TLS: PEM file of the daemon's own certificate. All three files are read at every connection
         "cert" => cert: String,
+        /// path | - | With TLS: PEM file of the key of `cert`
         "key" => key: String,
+        /// `plain`, `scram-sha-256` or `scram-sha-512` | none | how `username` and `password` are shown
         "sasl" => sasl: Mechanism,
+        /// text | - | User name
         "username" => username: String,
+        /// credential | - | Password
         "password" => password: SecretSource,
+        /// 1s to 5m | `20s` | For connecting, and for an acknowledgement
         "timeout" => timeout: Duration,
     }
 }
@@ -74,6 +87,17 @@ fn kafka(at: &At<SinkItem>, raw: &Keys, built: bool, reader: &mut Reader<'_>) ->
     let trust = network_keys::trust(at, without, [&raw.ca, &raw.cert, &raw.key], reader);
     let timeout = network_keys::timeout(&raw.timeout, reader);
     let sasl = sasl(at, raw, reader);
+    let elsewhere = |broker: &At<String>| {
+        url::Url::parse(&format!("kafka://{}", broker.value)).is_ok_and(|url| address::is_elsewhere(url.host()))
+    };
+    // Of SCRAM, only what a password makes goes over the wire.
+    if let Some(list) = raw.brokers.given().filter(|list| list.value.iter().any(elsewhere))
+        && !secure
+        && matches!(&sasl, Some(Some(sasl)) if sasl.mechanism == Mechanism::Plain)
+    {
+        let message = "are other machines, reached without encryption: whoever is on the way can read the credential";
+        reader.warn(list, message, "add `tls: true`");
+    }
     let client_id = network_keys::client_id(&raw.client_id, "leave it out, and it is vtagd", reader);
     let trust = trust?;
     Some(KafkaSettings {

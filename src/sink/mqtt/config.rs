@@ -11,21 +11,35 @@ use crate::sink::{Sink, SinkContext, SinkKeys, SinkSettings, SinkStartError, net
 use crate::yaml::field_reader::{At, FromNode, Reader};
 use crate::yaml::problem::Severity;
 use crate::yaml::secrets::{self, SecretSource};
-use crate::yaml::{Node, Value, address};
+use crate::yaml::{Node, Place, Value, address};
 
 section! {
     pub struct Keys {
+        /// URL | required | `mqtt://` or `mqtts://`
         "url" => url: String,
+        /// `3.1.1` or `5` | `3.1.1` | Version of MQTT
         "protocol" => protocol: Protocol,
+        /// text | `vtagd` | first part of every topic. Each daemon at one broker [needs its
+        /// own](events.md#several-boxes-on-one-broker), such as `vtagd/warehouse-1`
         "topic_prefix" => topic_prefix: String,
+        /// text | made up at every start | A broker lets in one client of a name at a time, so no two sinks may share
+        /// one
         "client_id" => client_id: String,
+        /// text | - | User name
         "username" => username: String,
+        /// credential | - | Password
         "password" => password: SecretSource,
+        /// path | the system's | With TLS: PEM file of certificate authorities
         "ca" => ca: String,
+        /// path | - | With TLS: PEM file of the daemon's own certificate. All three files are read at every connection
         "cert" => cert: String,
+        /// path | - | With TLS: PEM file of the key of `cert`
         "key" => key: String,
+        /// 1s to 5m | `20s` | For connecting, and for an acknowledgement
         "timeout" => timeout: Duration,
+        /// bool | `false` | announce streams and labels to Home Assistant
         "home_assistant" => home_assistant: bool,
+        /// text | `homeassistant` | Home Assistant's own setting of that name
         "discovery_prefix" => discovery_prefix: String,
     }
 }
@@ -62,6 +76,12 @@ impl SinkConfig for MqttSettings {
         if let Some(url) = raw.url.given().filter(|_| address.as_ref().is_some_and(address::Address::had_credentials)) {
             let twice = !raw.username.is_missing() || !raw.password.is_missing();
             address::report_credentials(url, twice, reader);
+        }
+        if let (Some(url), Some(found)) = (raw.url.given(), &address)
+            && found.url.scheme() == "mqtt"
+        {
+            let sent = !raw.password.is_missing() || found.password.is_some();
+            address::report_plain(url, &found.url, sent, "use mqtts://", reader);
         }
         let topic_prefix =
             raw.topic_prefix.checked("vtagd".to_owned(), |prefix| topic(prefix, "vtagd or site/vtagd", reader));
@@ -110,9 +130,9 @@ fn topic(at: &At<String>, example: &str, reader: &mut Reader<'_>) -> Option<Stri
     reader.accept(at, !bad, message, format!("write, for example, {example}"))
 }
 
-/// What sinks of type mqtt must not share at one broker: by its address and what it is, the line.
+/// What sinks of type mqtt must not share at one broker: by its address and what it is, where it stands.
 #[derive(Default)]
-pub struct Brokers(HashMap<(String, &'static str, String), u64>);
+pub struct Brokers(HashMap<(String, &'static str, String), Place>);
 
 impl Brokers {
     /// Looks at one more sink, of any type.
@@ -120,19 +140,20 @@ impl Brokers {
         let (SinkSettings::Mqtt(mqtt), Some(SinkKeys::Mqtt(raw))) = (settings, &sink.value.keys) else { return };
         let broker = format!("{}:{}", mqtt.host().to_lowercase(), mqtt.port());
         let mut taken =
-            |what: &'static str, value: &str| self.0.insert((broker.clone(), what, value.to_owned()), sink.place.line);
-        if let Some(line) = taken("topic_prefix", &mqtt.topic_prefix) {
-            let message = format!("has the broker and the topic prefix of the sink in line {line}");
+            |what: &'static str, value: &str| self.0.insert((broker.clone(), what, value.to_owned()), sink.place);
+        if let Some(other) = taken("topic_prefix", &mqtt.topic_prefix) {
+            let line = reader.line(other, sink.place);
+            let message = format!("has the broker and the topic prefix of the sink in {line}");
             // Both are this daemon's, and it worked: what stays at the broker is published twice.
             let remedy = "give each a `topic_prefix` of its own, or remove one of them";
             reader.report(Severity::Warning, sink.place, &sink.path, message, remedy);
         }
         if let Some(id) = raw.client_id.given()
-            && let Some(line) = taken("client_id", &id.value)
+            && let Some(other) = taken("client_id", &id.value)
         {
-            let message = format!(
-                "is the client id of the sink in line {line} too: the broker would let in one of them at a time"
-            );
+            let line = reader.line(other, id.place);
+            let message =
+                format!("is the client id of the sink in {line} too: the broker would let in one of them at a time");
             reader.error(id, message, "leave it out, and one is made up, or give each its own");
         }
     }

@@ -12,15 +12,25 @@ use crate::yaml::secrets::{self, SecretSource};
 
 section! {
     pub struct Keys {
+        /// URL | required | `nats://` or `tls://`
         "url" => url: String,
+        /// words with dots between them | `vtagd` | events go to `<prefix>.events.<stream>`
         "subject_prefix" => subject_prefix: String,
+        /// text | - | User name
         "username" => username: String,
+        /// credential | - | Password
         "password" => password: SecretSource,
+        /// credential | - | The seed of a user's key (`SU…`)
         "nkey" => nkey: SecretSource,
+        /// credential | - | A `.creds` file: a user's JWT and the seed of its key
         "creds" => creds: SecretSource,
+        /// path | the system's | With TLS: PEM file of certificate authorities
         "ca" => ca: String,
+        /// path | - | With TLS: PEM file of the daemon's own certificate. All three files are read at every connection
         "cert" => cert: String,
+        /// path | - | With TLS: PEM file of the key of `cert`
         "key" => key: String,
+        /// 1s to 5m | `20s` | For connecting, and for an acknowledgement
         "timeout" => timeout: Duration,
     }
 }
@@ -30,6 +40,12 @@ impl SinkConfig for NatsSettings {
 
     fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
         let address = network_keys::url(at, &raw.url, ["nats", "tls"], reader);
+        // The seed of a key never goes over the wire.
+        if let (Some(url), Some(found)) = (raw.url.given(), &address)
+            && found.url.scheme() == "nats"
+        {
+            address::report_plain(url, &found.url, !raw.password.is_missing(), "use tls://", reader);
+        }
         let login = login(raw, reader);
         let subject_prefix = raw.subject_prefix.checked("vtagd".to_owned(), |prefix| subject(prefix, reader));
         let trust = network_keys::trust_of_url(at, &raw.url, "tls", [&raw.ca, &raw.cert, &raw.key], reader);

@@ -14,7 +14,7 @@ use crate::yaml::checks::number;
 use crate::yaml::field_reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
 use crate::yaml::secrets::{self, SecretSource};
-use crate::yaml::{Node, Value, units};
+use crate::yaml::{Node, Value, address, units};
 
 /// Headers that the sink itself writes, or that change how the body is understood.
 const OURS: [&str; 8] = [
@@ -30,15 +30,26 @@ const OURS: [&str; 8] = [
 
 section! {
     pub struct Keys {
+        /// URL | required | `http://` or `https://`
         "url" => url: String,
+        /// credential | - | Signs each request, `whsec_` and base64 (Standard Webhooks)
         "secret" => secret: SecretSource,
+        /// credential | - | The secret that `secret` replaces; while it is here, requests bear both signatures
         "previous_secret" => previous_secret: SecretSource,
+        /// names, each with a credential | - | more headers, such as `{ Authorization: { env: HOOK_AUTH } }`
         "headers" => headers: Headers,
+        /// path | the system's | With TLS: PEM file of certificate authorities
         "ca" => ca: String,
+        /// path | - | With TLS: PEM file of the daemon's own certificate. All three files are read at every connection
         "cert" => cert: String,
+        /// path | - | With TLS: PEM file of the key of `cert`
         "key" => key: String,
+        /// 1s to 5m | `20s` | For a whole request
         "timeout" => timeout: Duration,
+        /// 1 to 64 | `4` | requests under way at a time. Events of one stream and label go one after the other all the
+        /// same
         "concurrency" => concurrency: usize,
+        /// section | off | several events in one request, one request at a time
         "batch" => batch: BatchKeys,
     }
 }
@@ -46,7 +57,9 @@ section! {
 section! {
     /// Several events in one request.
     pub struct BatchKeys {
+        /// 1 to 1000 | `100` | Events in a request
         "max_size" => max_size: usize,
+        /// duration up to 1h | `1s` | How long the first one waits for others
         "max_delay" => max_delay: Duration,
     }
 }
@@ -98,6 +111,13 @@ impl SinkConfig for WebhookSettings {
 
     fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
         let address = network_keys::url(at, &raw.url, ["https", "http"], reader);
+        // `secret` signs, and stays here.
+        if let (Some(url), Some(found)) = (raw.url.given(), &address)
+            && found.url.scheme() == "http"
+        {
+            let sent = raw.headers.given().is_some_and(|headers| !headers.value.0.is_empty());
+            address::report_plain(url, &found.url, sent, "use https://", reader);
+        }
         let secret = raw.secret.given().map(|source| signing(source, reader));
         let previous = raw.previous_secret.given().map(|source| signing(source, reader));
         if let Some(previous) = raw.previous_secret.given()
