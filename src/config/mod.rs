@@ -174,9 +174,9 @@ pub fn load_for(path: &Path, absence: Absence) -> Result<Settings, Vec<Problem>>
 /// # Errors
 /// As [`load`].
 pub fn load_with_document(path: &Path, absence: Absence) -> Result<(Settings, Document), Vec<Problem>> {
-    let (document, origins, found) = whole(path).map_err(|problem| vec![*problem])?;
+    let Whole { document, origins, refused, found } = whole(path).map_err(|problem| vec![*problem])?;
     let (settings, mut problems) = validate::settings(&document, absence, found.incomplete);
-    problems.extend(found.problems);
+    problems.extend(found.problems.into_iter().chain(refused));
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| {
         match problem.file == *document.file() || document.appended().any(|file| *file == *problem.file) {
@@ -192,13 +192,20 @@ pub fn load_with_document(path: &Path, absence: Absence) -> Result<(Settings, Do
     }
 }
 
-/// The configuration in `path` with what the environment says instead and what it includes, and what is wrong with those two.
-fn whole(path: &Path) -> Result<(Document, Origins, include::Outcome), Box<Problem>> {
+/// A configuration with what the environment says instead and what it includes.
+struct Whole {
+    document: Document,
+    origins: Origins,
+    /// What is wrong with the environment.
+    refused: Vec<Problem>,
+    found: include::Outcome,
+}
+
+fn whole(path: &Path) -> Result<Whole, Box<Problem>> {
     let mut document = read(path)?;
     let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
-    let mut found = include::expand(&mut document);
-    found.problems.extend(refused);
-    Ok((document, origins, found))
+    let found = include::expand(&mut document);
+    Ok(Whole { document, origins, refused, found })
 }
 
 /// The document in `path`; `-` is standard input, which can be read once: a reload finds what was there.
@@ -241,10 +248,8 @@ pub fn reach_of(path: &Path) -> Result<Reach, String> {
 
 /// As [`whole`], where what is wrong with the environment is an error and other files do not matter.
 fn overridden(path: &Path) -> Result<Document, String> {
-    let (document, _, found) = whole(path).map_err(|problem| problem.to_string())?;
-    let refused =
-        found.problems.iter().find(|problem| problem.file.to_string_lossy().starts_with("environment variable "));
-    refused.map_or(Ok(document), |problem| Err(problem.to_string()))
+    let Whole { document, refused, .. } = whole(path).map_err(|problem| problem.to_string())?;
+    refused.first().map_or(Ok(document), |problem| Err(problem.to_string()))
 }
 
 /// No file has this folder: whatever a document names beside itself is not there.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::schema::Root;
 use crate::label::set;
 use crate::yaml::field_reader::FromNode;
-use crate::yaml::key_reference::{self, Row};
+use crate::yaml::key_reference::{self, KeyRow};
 
 /// The tables of the manual, each with the keys below its name that no longer name takes; the others are the first table's.
 const TABLES: [&str; 14] = [
@@ -28,7 +28,7 @@ const TABLES: [&str; 14] = [
 const INHERITED: [(&str, &str); 2] = [("streams[].sampling", "sampling"), ("streams[].reconnect", "reconnect")];
 
 /// Every key, once.
-pub fn rows() -> Vec<Row> {
+pub fn rows() -> Vec<KeyRow> {
     let mut keys = Vec::new();
     Root::keys("", &mut keys);
     let mut rows = key_reference::rows(&keys);
@@ -60,7 +60,7 @@ pub fn tables() -> String {
         let own = rows.iter().filter(|row| table_of(&row.path) == name);
         // Of a credential, the row of its own key says the three.
         let own = own.filter(|row| !row.path.rsplit_once('.').is_some_and(|(above, _)| is_credential(above)));
-        let own: Vec<Row> = own
+        let own: Vec<KeyRow> = own
             .map(|row| {
                 let mut row = row.clone();
                 if is_credential(&row.path) {

@@ -25,12 +25,12 @@ impl Key {
 
 /// A row of a table: a path, and what all definitions of it say together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct KeyRow {
     pub path: String,
     pub cells: [String; 3],
 }
 
-impl Row {
+impl KeyRow {
     /// For an editor: one text without links.
     pub fn description(&self) -> String {
         let [kind, default, meaning] = &self.cells;
@@ -40,7 +40,7 @@ impl Row {
 }
 
 /// Keys of one path as one row, in the order in which they come first.
-pub fn rows(keys: &[Key]) -> Vec<Row> {
+pub fn rows(keys: &[Key]) -> Vec<KeyRow> {
     let mut paths: Vec<&str> = Vec::new();
     for key in keys {
         if !paths.contains(&key.path.as_str()) {
@@ -53,7 +53,7 @@ pub fn rows(keys: &[Key]) -> Vec<Row> {
         let cell = |index: usize| {
             together(&same.iter().map(|(of, cells)| (*of, cells[index].as_str())).collect::<Vec<_>>(), index == 2)
         };
-        Row { path: (*path).to_owned(), cells: [cell(0), cell(1), cell(2)] }
+        KeyRow { path: (*path).to_owned(), cells: [cell(0), cell(1), cell(2)] }
     };
     paths.iter().map(row).collect()
 }
@@ -76,9 +76,9 @@ fn together(said: &[(&str, &str)], always: bool) -> String {
 }
 
 /// The table for the manual.
-pub fn table<'r>(rows: impl IntoIterator<Item = &'r Row>) -> String {
+pub fn table<'r>(rows: impl IntoIterator<Item = &'r KeyRow>) -> String {
     let mut text = String::from("| Key | Type | Default | Meaning |\n|---|---|---|---|\n");
-    for Row { path, cells: [kind, default, meaning] } in rows {
+    for KeyRow { path, cells: [kind, default, meaning] } in rows {
         // A string takes everything.
         let _ = writeln!(text, "| `{path}` | {kind} | {default} | {meaning} |");
     }
@@ -87,7 +87,7 @@ pub fn table<'r>(rows: impl IntoIterator<Item = &'r Row>) -> String {
 
 /// `schema` with what `doc` says of it.
 pub fn described(mut schema: serde_json::Value, doc: &'static str) -> serde_json::Value {
-    let row = Row { path: String::new(), cells: Key { path: String::new(), doc, of: "" }.cells() };
+    let row = KeyRow { path: String::new(), cells: Key { path: String::new(), doc, of: "" }.cells() };
     if row.cells[2].is_empty() {
         return schema;
     }

@@ -16,7 +16,12 @@ fn probe(folder: &Path, streams: &str, more: &[&str]) -> Output {
     let file = folder.join("vtagd.yaml");
     fs::write(&file, format!("model: {{ path: none }}\nstreams:\n{streams}")).unwrap();
     let mut command = vtagd(folder);
-    command.env("CAMERA_PASSWORD", "hunter2").args(["check", "--probe", "-c"]).arg(&file).args(more);
+    command
+        .env("CAMERA_PASSWORD", "hunter2")
+        .env("VTAGD__API__LISTEN", "127.0.0.1:0")
+        .args(["check", "--probe", "-c"])
+        .arg(&file)
+        .args(more);
     command.output().unwrap()
 }
 

@@ -54,7 +54,13 @@ fn camera(device: &Device, name: &str) -> Responder {
 fn check(folder: &Path, block: &str) -> Output {
     let file = folder.join("vtagd.yaml");
     fs::write(&file, format!("model: {{ path: none }}\n{block}")).unwrap();
-    vtagd(folder).env("CAMERA_PASSWORD", PASSWORD).args(["check", "-c"]).arg(&file).output().unwrap()
+    vtagd(folder)
+        .env("CAMERA_PASSWORD", PASSWORD)
+        .env("VTAGD__API__LISTEN", "127.0.0.1:0")
+        .args(["check", "-c"])
+        .arg(&file)
+        .output()
+        .unwrap()
 }
 
 const LOGIN: [&str; 4] = ["--username", "viewer", "--password-env", "CAMERA_PASSWORD"];

@@ -7,6 +7,7 @@ use std::process::{Output, Stdio};
 
 use crate::common::daemon::{Daemon, eventually, vtagd};
 use serde_json::Value;
+use sha2::Digest;
 
 const MAIN: &str =
     "model: { path: none }\napi: { listen: off }\noutbox: { path: ':memory:' }\ninclude: [streams.d/*.yaml]\n";
@@ -213,4 +214,34 @@ fn a_configuration_may_come_on_standard_input() {
     let (code, _, err) = piped(&["check"], "streams: 7\n");
     assert_eq!(code, Some(2));
     assert!(err.contains("standard input:1:10: error: streams: expected a list"), "{err}");
+}
+
+#[test]
+fn every_label_set_tells_the_hash_of_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let hash = |folder: &Path| {
+        let bytes = fs::read(folder.join("dock.yaml")).unwrap();
+        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    write(folder.path(), &[("dock.yaml", &format!("set: dock\n{SET}"))]);
+    let main = "model: { path: none }\napi: { listen: '127.0.0.1:0' }\noutbox: { path: ':memory:' }\nlabels: [dock.yaml]\n\
+        streams: [{ id: a, url: 'rtsp://127.0.0.1:9/', enabled: false }]\n";
+    let mut daemon = Daemon::start(folder.path(), main);
+    daemon.wait_ready();
+    let first = hash(folder.path());
+    // A comment is another file too.
+    for text in [format!("set: dock\n{SET}"), format!("# another box\nset: dock\n{SET}")] {
+        write(folder.path(), &[("dock.yaml", &text)]);
+        daemon.signal(libc::SIGHUP);
+        let wanted = hash(folder.path());
+        eventually("the hash in the API", || {
+            let answer: Value = serde_json::from_str(&daemon.get("/api/v1/labels").1).unwrap();
+            (answer["sets"][0]["sha256"] == *wanted).then_some(())
+        });
+        let metrics = daemon.get("/metrics").1;
+        let series: Vec<&str> = metrics.lines().filter(|line| line.starts_with("vtagd_label_set_info{")).collect();
+        assert_eq!(series, [format!("vtagd_label_set_info{{set=\"dock\",sha256=\"{wanted}\"}} 1")]);
+    }
+    assert_ne!(first, hash(folder.path()));
+    daemon.stop_cleanly();
 }

@@ -366,7 +366,7 @@ fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
     let path = folder.path().join("vtagd.yaml");
     fs::write(
         &path,
-        "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\napi: { token: { file: secret } }\n",
+        "streams: [{ id: a, url: rtsp://h }]\nlabels: [labels/one.yaml]\napi: { listen: '127.0.0.1:0', token: { file: secret } }\n",
     )
     .expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -118,3 +118,34 @@ fn credentials_that_cross_the_network_in_clear_text_are_told() {
         assert_eq!((code, said.contains(clear)), (Some(0), warned), "{text}: {said}");
     }
 }
+
+#[test]
+fn the_zone_of_an_address_is_an_interface_of_this_machine_and_has_no_place_in_a_url() {
+    let folder = tempfile::tempdir().unwrap();
+    let listening = |zone: &str| {
+        let text = format!(
+            "model: {{ path: none }}\nstreams: [{{ id: a, url: 'rtsp://h/' }}]\napi: {{ listen: '[::1%{zone}]:0' }}\n"
+        );
+        told(folder.path(), &text)
+    };
+    for zone in ["lo", "1"] {
+        let (code, said) = listening(zone);
+        // A machine without IPv6 has no such address, which is another matter.
+        assert!(code == Some(0) || said.contains("cannot be listened on"), "{zone}: {said}");
+    }
+    for zone in ["nowhere", "../lo"] {
+        let (code, said) = listening(zone);
+        assert_eq!(code, Some(2), "{zone}: {said}");
+        assert!(said.contains("[fe80::1%eth0]:8642 with an interface of this machine"), "{zone}: {said}");
+    }
+    for (stream, sink) in [
+        ("rtsp://[fe80::1%25eth0]/s", "mqtt://h"),
+        ("http://[fe80::1%eth0]/s", "mqtt://h"),
+        ("rtsp://h", "mqtt://[fe80::1%2]"),
+    ] {
+        let text = format!("{REST}streams: [{{ id: a, url: '{stream}' }}]\nsinks: [{{ type: mqtt, url: '{sink}' }}]\n");
+        let (code, said) = told(folder.path(), &text);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("url: has an IPv6 zone, "), "{said}");
+    }
+}

@@ -90,15 +90,18 @@ pub fn record(golden: &mut Golden) {
     let wrong_labels = desk.write("wrong.yaml", "set: x\nlables: []\n");
     let clip = root().join("demo/clip.mp4").display().to_string();
     let picture = "tests/data/preprocess/chelsea.png";
-    let good =
-        desk.write("good.yaml", &format!("model: {{ path: none }}\nstreams: [{{ id: a, url: \"file://{clip}\" }}]\n"));
+    let good = desk.write(
+        "good.yaml",
+        &format!("model: {{ path: none }}\napi: {{ listen: off }}\nstreams: [{{ id: a, url: \"file://{clip}\" }}]\n"),
+    );
     let bad = desk.write("bad.yaml", "streams: 7\nnonsense: 1\n");
-    let unreachable = "model: { path: none }\nstreams: [{ id: a, url: \"rtsp://127.0.0.1:9/\" }]\n";
+    let unreachable =
+        "model: { path: none }\napi: { listen: off }\nstreams: [{ id: a, url: \"rtsp://127.0.0.1:9/\" }]\n";
     let unreachable = desk.write("unreachable.yaml", unreachable);
     let probing = desk.write(
         "probing.yaml",
         &format!(
-            "model: {{ path: none }}\nstreams:\n  - {{ id: clip, url: \"file://{clip}\", sampling: {{ decode: all, decoder: software }} }}\n\
+            "model: {{ path: none }}\napi: {{ listen: off }}\nstreams:\n  - {{ id: clip, url: \"file://{clip}\", sampling: {{ decode: all, decoder: software }} }}\n\
              \x20 - {{ id: away, url: \"rtsp://127.0.0.1:9/\" }}\n  - {{ id: off, url: \"rtsp://127.0.0.1:9/\", enabled: false }}\n"
         ),
     );

@@ -122,7 +122,8 @@ fn the_check_before_the_start_asks_for_time_and_is_listened_to() {
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     socket.set_nonblocking(true).unwrap();
     let file = folder.path().join("vtagd.yaml");
-    fs::write(&file, "model: { path: none }\nstreams: [{ id: a, url: rtsp://127.0.0.1:9/ }]\n").unwrap();
+    fs::write(&file, "model: { path: none }\nstreams: [{ id: a, url: rtsp://127.0.0.1:9/ }]\napi: { listen: off }\n")
+        .unwrap();
     let mut command = vtagd(folder.path());
     command.arg("check").arg("-c").arg(&file).env("NOTIFY_SOCKET", folder.path().join("notify"));
     let output = command.output().unwrap();

@@ -149,7 +149,8 @@ fn check_as_configuration(folder: &Path, lines: &str) {
     );
     let file = folder.join("vtagd.yaml");
     fs::write(&file, config).unwrap();
-    let output = vtagd(folder).args(["check", "-c"]).arg(&file).output().unwrap();
+    let output =
+        vtagd(folder).env("VTAGD__API__LISTEN", "127.0.0.1:0").args(["check", "-c"]).arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
