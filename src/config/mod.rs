@@ -29,9 +29,10 @@ use crate::yaml::{Document, bounded};
 mod api_endpoint;
 pub mod effects;
 mod include;
+mod key_rows;
+mod model_choice;
 mod overrides;
 mod providers;
-mod reference;
 mod schema;
 mod schema_runtime;
 mod sets;
@@ -268,10 +269,10 @@ pub fn fuzz(data: &[u8]) {
 
 /// The path of every key of the schema, `[]` for any item of a list: what the documentation has to explain.
 pub fn keys() -> Vec<String> {
-    reference::rows().into_iter().map(|row| row.path).collect()
+    key_rows::rows().into_iter().map(|row| row.path).collect()
 }
 
-pub use reference::tables as key_tables;
+pub use key_rows::tables as key_tables;
 
 /// The JSON Schema of the configuration file, for editors: config/vtagd.schema.json.
 pub fn json_schema() -> serde_json::Value {

@@ -4,17 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapshots, Store};
+use super::schema::{Api, Events, Log, NumberOrAuto, Root, Runtime, Snapshots, Store};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, ModelSettings, Settings, SnapshotSettings, StreamDefaults,
-    TlsSettings, providers, sets, suspicious_text, trusted_proxies,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
+    model_choice, providers, sets, suspicious_text, trusted_proxies,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
 use crate::label::{ThresholdOverrides, threshold_field};
-use crate::model::LogitOverride;
-use crate::model::hub::Reference;
 use crate::outbox::OutboxSettings;
 use crate::platform::paths;
 use crate::platform::userinfo;
@@ -32,8 +30,6 @@ use crate::yaml::{Document, checks, secrets, units};
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
 const MAX_BATCH: usize = 1024;
-/// Largest scale or bias that is taken for meant: published ones end at 120 and -17.
-const MAX_LOGIT: f32 = 10_000.0;
 const DEFAULT_DELAY: Duration = Duration::from_millis(50);
 /// Beyond this a batch is no longer about now.
 const MAX_DELAY: Duration = Duration::from_secs(60);
@@ -61,7 +57,7 @@ pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Opt
     }
 
     let instance = instance(&raw.instance, &mut reader);
-    let model = model(&raw.model, &mut reader);
+    let model = model_choice::check(&raw.model, &mut reader);
     let infer = infer(&raw.runtime, &mut reader);
     let events = events(&raw.events, &mut reader);
     let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
@@ -175,67 +171,6 @@ fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             let host: String = host.trim().chars().filter(|c| fits(*c)).take(64).collect();
             if host.is_empty() { "vtagd".to_owned() } else { host }
-        }
-    }
-}
-
-fn model(field: &Field<Model>, reader: &mut Reader<'_>) -> Option<ModelSettings> {
-    let model = match field {
-        Field::Missing => return Some(ModelChoice::Starter.into()),
-        Field::Wrong => return None,
-        Field::Given(model) => &model.value,
-    };
-    let logits = LogitOverride { scale: logit(&model.logit_scale, reader), bias: logit(&model.logit_bias, reader) };
-    if let Some(scale) = model.logit_scale.given()
-        && scale.value as f32 <= 0.0
-    {
-        let message = format!("is {}, which turns every score round or makes all of them alike", scale.value);
-        reader.error(scale, message, "write what the cosine is multiplied by, such as 100 (not its logarithm)");
-    }
-    let choice = match &model.path {
-        Field::Missing => ModelChoice::Starter,
-        Field::Wrong => return None,
-        Field::Given(path) => model_choice(path, reader)?,
-    };
-    Some(ModelSettings { choice, logits })
-}
-
-/// A finite number of 32 bits.
-fn logit(field: &Field<f64>, reader: &mut Reader<'_>) -> Option<f32> {
-    let number = field.given()?;
-    let value = number.value as f32;
-    if !value.is_finite() || value.abs() > MAX_LOGIT {
-        reader.error(
-            number,
-            format!("is {}, beyond {MAX_LOGIT}", number.value),
-            "remove the key to use the model's own",
-        );
-        return None;
-    }
-    Some(value)
-}
-
-fn model_choice(path: &At<String>, reader: &mut Reader<'_>) -> Option<ModelChoice> {
-    match Reference::read(&path.value) {
-        Some(Ok(reference)) => return Some(ModelChoice::Hub(reference)),
-        Some(Err(error)) => {
-            reader.error(path, error.to_string(), "write hf:ORG/NAME or hf:ORG/NAME@REVISION");
-            return None;
-        }
-        None => {}
-    }
-    match path.value.as_str() {
-        "starter" => Some(ModelChoice::Starter),
-        "none" => Some(ModelChoice::None),
-        text => {
-            let folder = reader.document().resolve(path.place, Path::new(text));
-            if folder.is_dir() {
-                return Some(ModelChoice::Path(folder));
-            }
-            let why = if folder.exists() { "is not a folder" } else { "does not exist" };
-            let remedy = "name a model directory, write hf:ORG/NAME to have one pulled from a hub (`vtagd model pull ORG/NAME` \
-                          does it now and prints its folder), or write starter or none";
-            reader.refuse(path, format!("{} {why}", folder.display()), remedy)
         }
     }
 }

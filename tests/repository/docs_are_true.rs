@@ -97,7 +97,14 @@ fn the_readmes_table_names_files_that_exist() {
     let links: Vec<&str> = readme.split("](").skip(1).filter_map(|r| r.split(')').next()).collect();
     assert!(links.len() > 10);
     for link in links.iter().filter(|l| !l.starts_with("http")) {
-        assert!(root().join(link).exists(), "README.md links to {link}");
+        let (file, part) = link.split_once('#').unwrap_or((link, ""));
+        assert!(root().join(file).exists(), "README.md links to {link}");
+        let slug = |heading: &str| {
+            let plain = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            plain.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect::<String>()
+        };
+        let has_part = || read(file).lines().any(|line| line.starts_with('#') && slug(line) == part);
+        assert!(part.is_empty() || has_part(), "README.md links to {link}, where there is no such heading");
     }
 }
 
