@@ -240,7 +240,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
     ),
     ("type", &["vtagd_events_total"], Values::Words(&["start", "update", "end"])),
     ("stream", &[], Values::Bounded { by: "`streams[].id`", most: usize::MAX }),
-    ("set", &["vtagd_label_margin"], Values::Bounded { by: "label sets", most: usize::MAX }),
+    ("set", &[], Values::Bounded { by: "names of the label sets", most: usize::MAX }),
     ("label", &[], Values::Bounded { by: "labels of the label sets", most: usize::MAX }),
     ("sink", &[], Values::Bounded { by: "`sinks[].name`, and `outbox`", most: usize::MAX }),
     ("index", &[], Values::Bounded { by: "GPUs of the machine", most: 16 }),

@@ -15,7 +15,7 @@ fn config() -> String {
         "streams:\n  - {{ id: a, url: \"file://{}\", loop: true, sampling: {{ interval: 200ms }} }}\n\
          \x20 - {{ id: off, url: \"rtsp://127.0.0.1:9/x\", enabled: false }}\n\
          labels: [{}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\nsnapshots: {{ path: pictures }}\n\
-         api: {{ listen: 127.0.0.1:0 }}\n",
+         metrics: {{ scores: true }}\napi: {{ listen: 127.0.0.1:0 }}\n",
         root().join("demo/clip.mp4").display(),
         root().join("config/labels/demo.yaml").display()
     )
@@ -85,6 +85,7 @@ fn strange(text: &str) -> Vec<String> {
         Some(Values::Bounded { .. }) => match label {
             "stream" => ["a", "off"].contains(&value),
             "label" => labels.contains(&format!("name: {value}")),
+            "set" => labels.contains(&format!("set: {value}")),
             "sink" => ["jsonl-0", "outbox"].contains(&value),
             "version" => value == env!("CARGO_PKG_VERSION"),
             "model" => !value.is_empty(),
