@@ -36,7 +36,7 @@ fn labels_that_never_fired_are_seen_with_margin_rival_and_thresholds() {
     let get = |path: &str| daemon_get(&url, path);
     let seen = eventually("scores", || {
         let (status, body) = get("/api/v1/streams/gate/scores?history=true");
-        assert_eq!(status, 200, "{body}");
+        assert!([200, 503].contains(&status), "{body}");
         (body["scores"][1]["state"] == "rising").then_some(body)
     });
     let cat = &seen["scores"][0];
@@ -102,13 +102,15 @@ fn cars_that_default_thresholds_swallow_are_explained_with_the_setting_that_woul
     let labels = "set: lot\nbackground: [asphalt, a dark surface, a bird, an empty parking lot]\nlabels: [{ name: car, prompts: [a car] }]\n";
     let mut daemon = start(folder.path(), &clip, labels, "");
     let url = daemon.url();
-    let explained = eventually("two cars that were swallowed", || {
+    eventually("two cars that were swallowed", || {
         let (_, seen) = daemon_get(&url, "/api/v1/streams/gate/scores?label=car");
         let swallowed = &seen["scores"][0]["swallowed"];
-        let close = swallowed["after"].as_u64()? + swallowed["cooldown"].as_u64()?;
-        let output = vtagd(folder.path()).args(["explain", "gate", "car", "--url", &url]).output().unwrap();
-        (close >= 2).then(|| told(&output))
+        (swallowed["after"].as_u64()? + swallowed["cooldown"].as_u64()? >= 2).then_some(())
     });
+    // Asked once, as a person would: the API takes only so many requests a second.
+    let output = vtagd(folder.path()).args(["explain", "gate", "car", "--url", &url]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let explained = told(&output);
     assert_eq!(explained.lines().count(), 3, "{explained}");
     let lines: Vec<&str> = explained.lines().collect();
     assert!(lines[1].contains("swallowed by `cooldown`") || lines[1].contains("swallowed by `after`"), "{explained}");
