@@ -17,7 +17,10 @@ section! {
 
 impl FromNode for Threshold {
     fn schema() -> serde_json::Value {
-        let margin = serde_json::json!({ "type": "number", "minimum": -FARTHEST, "maximum": FARTHEST });
+        let margin = serde_json::json!({
+            "type": "number", "minimum": -FARTHEST, "maximum": FARTHEST,
+            "description": "How far ahead of its rivals: the logit of the score; 0 is a score of 0.5",
+        });
         let mapping = serde_json::json!({
             "type": "object", "properties": { "margin": margin }, "required": ["margin"], "additionalProperties": false
         });
