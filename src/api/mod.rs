@@ -200,6 +200,11 @@ impl Board {
         self.registry.streams().unwrap_or_default()
     }
 
+    /// Whether nothing is known of streams yet.
+    fn is_starting(&self) -> bool {
+        self.registry.streams().is_none()
+    }
+
     pub fn set_labels(&self, sets: Vec<SetView>) {
         *self.sets.write() = sets;
     }

@@ -64,6 +64,9 @@ pub(super) async fn scores(
     if let Some(seen) = shared.board.live_scores().look(&stream, Instant::now(), wanted.history, is_wanted) {
         return Json(seen).into_response();
     }
+    if shared.board.is_starting() {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is starting, and has no streams yet");
+    }
     if shared.board.streams().iter().any(|known| known.id() == stream) {
         // Switched off, or about to begin.
         return Json(json!({ "stream": stream, "at": null, "age": null, "scores": [] })).into_response();
@@ -113,7 +116,7 @@ pub(super) fn schema() -> Value {
     let peak = object(with(json!({ "at": time })), &[]);
     let swallowed = object(
         with(json!({
-            "by": { "enum": ["after", "cooldown", "rival"] }, "at": time, "media_start": number, "lasted": number, "short_by": number,
+            "by": { "enum": ["after", "cooldown", "gap", "rival"] }, "at": time, "media_start": number, "lasted": number, "short_by": number,
         })),
         &[],
     );
@@ -124,7 +127,7 @@ pub(super) fn schema() -> Value {
             "state": { "enum": ["idle", "rising", "open", "cooldown"] },
             "since": or_null(&time), "until": or_null(&time),
             "peak": or_null(&peak),
-            "swallowed": object(json!({ "after": count, "cooldown": count, "rival": count }), &[]),
+            "swallowed": object(json!({ "after": count, "cooldown": count, "gap": count, "rival": count }), &[]),
             "peaks": list(&peak),
             "swallowed_latest": list(&swallowed),
         })),

@@ -185,6 +185,18 @@ impl Daemon {
         Ok(std::array::from_fn(|_| answers.next().unwrap_or_default()))
     }
 
+    /// The same for paths that are answered with an error while the daemon starts.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and that it is not ready.
+    pub fn get_ready(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
+        let answers = self.get_all(paths)?;
+        match answers.iter().find_map(|answer| answer["error"].as_str()) {
+            Some(why) => Err(Unanswered::Failed(format!("{}: {}", self.address(), plain(why)))),
+            None => Ok(answers),
+        }
+    }
+
     /// The same for any number of paths.
     ///
     /// # Errors
@@ -264,9 +276,10 @@ impl Daemon {
             ))),
             // It says in the same words why it is not ready.
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => serde_json::from_slice(&body).map_err(|e| other(&e)),
-            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => {
+            // Who names a stream may err.
+            StatusCode::NOT_FOUND if path.starts_with("/api/v1/streams/") => {
                 let said: Value = serde_json::from_slice(&body).map_err(|e| other(&e))?;
-                Err(Unanswered::Input(plain(said["error"].as_str().unwrap_or("the daemon does not know that"))))
+                Err(Unanswered::Input(plain(said["error"].as_str().unwrap_or("no such stream"))))
             }
             status => {
                 let said: Option<Value> = serde_json::from_slice(&body).ok();

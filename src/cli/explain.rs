@@ -44,8 +44,8 @@ pub fn run(args: &Args) -> u8 {
 fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
     let of_label = path(&args.stream, &query(&[("label", &args.label), ("history", "true")]));
     let of_stream = path(&args.stream, "");
-    let [scores, all, events, streams] =
-        daemon.get([of_label.as_str(), &of_stream, "/api/v1/events", "/api/v1/streams"])?;
+    let asked = daemon.get_ready(&[of_label.as_str(), &of_stream, "/api/v1/events", "/api/v1/streams"])?;
+    let [scores, all, events, streams] = asked.as_slice() else { return Ok(String::new()) };
     let labels = scores["scores"].as_array().cloned().unwrap_or_default();
     let stream = streams["streams"].as_array().into_iter().flatten().find(|row| row["id"] == *args.stream);
     let state = stream.map_or(Value::Null, |row| row["state"].clone());
@@ -211,6 +211,18 @@ impl Seen<'_> {
                 seconds(number(&label["after"])),
             );
             return [what, why, "No other start was swallowed by `after` or `cooldown`.".to_owned()];
+        }
+        if let Some(cut) = self.swallowed(&["gap"]).last() {
+            let why = format!(
+                "It was at or above `enter` ({}) at {}, and then no sample came for so long that nothing is known of it.",
+                self.enter(),
+                clock(&cut["at"]),
+            );
+            return [
+                what,
+                why,
+                "A shorter `sampling.interval`, or a camera that stays, would have told it.".to_owned(),
+            ];
         }
         let near = self.swallowed(&["rival"]);
         let best = near.iter().copied().max_by(|a, b| number(&a["margin"]).total_cmp(&number(&b["margin"])));

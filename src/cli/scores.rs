@@ -98,7 +98,7 @@ fn look(args: &Args, daemon: &Daemon) -> Result<Vec<Value>, Unanswered> {
         if index * A_SECOND >= AT_ONCE {
             std::thread::sleep(EVERY);
         }
-        seen.extend(daemon.get_all(&part.iter().map(String::as_str).collect::<Vec<_>>())?);
+        seen.extend(daemon.get_ready(&part.iter().map(String::as_str).collect::<Vec<_>>())?);
     }
     Ok(seen)
 }

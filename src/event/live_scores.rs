@@ -74,7 +74,7 @@ pub struct PeakReading {
 /// A start that was none.
 #[derive(Clone, Debug, Serialize)]
 pub struct SwallowedReading {
-    /// `after`, `cooldown` or `rival`.
+    /// `after`, `cooldown`, `gap` or `rival`.
     pub by: &'static str,
     pub at: Timestamp,
     /// Seconds from the stream's first PTS.
@@ -93,6 +93,7 @@ pub struct SwallowedReading {
 pub struct SwallowedCounts {
     pub after: u64,
     pub cooldown: u64,
+    pub gap: u64,
     pub rival: u64,
 }
 
@@ -250,6 +251,7 @@ impl Words<'_> {
         let (by, short_by) = match one.cause {
             Cause::After { short_by } => ("after", short_by.as_secs_f64()),
             Cause::Cooldown { short_by } => ("cooldown", short_by.as_secs_f64()),
+            Cause::Gap => ("gap", 0.0),
             Cause::Rival { short_by } => ("rival", f64::from(short_by)),
         };
         let (at, lasted) = (one.run.since.wall, one.run.lasted().as_secs_f64());
@@ -294,7 +296,12 @@ fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> Labe
         since: since.map(|since| since.wall),
         until: until.zip(words.clock).map(|(until, clock)| clock.of_media(until)),
         peak: best.and_then(|peak| words.peak(&peak)),
-        swallowed: SwallowedCounts { after: swallowed.after, cooldown: swallowed.cooldown, rival: swallowed.rival },
+        swallowed: SwallowedCounts {
+            after: swallowed.after,
+            cooldown: swallowed.cooldown,
+            gap: swallowed.gap,
+            rival: swallowed.rival,
+        },
         peaks: history.then(|| peaks().filter_map(|peak| words.peak(peak)).collect()),
         swallowed_latest: history.then(|| swallowed.recent().map(|one| words.swallowed(one)).collect()),
     }
@@ -350,7 +357,7 @@ mod tests {
         assert!((label["enter"]["margin"].as_f64().unwrap() - 0.405_465).abs() < 1e-5, "{label}");
         assert_eq!((label["enter"]["score"].as_f64(), label["after"].as_f64()), (Some(0.6), Some(2.0)));
         assert_eq!((&label["peak"]["margin"], &label["peak"]["at"]), (&3.0.into(), &"1970-01-01T00:00:02Z".into()));
-        assert_eq!(label["swallowed"], serde_json::json!({ "after": 1, "cooldown": 0, "rival": 1 }));
+        assert_eq!(label["swallowed"], serde_json::json!({ "after": 1, "cooldown": 0, "gap": 0, "rival": 1 }));
         let latest = label["swallowed_latest"].as_array().unwrap();
         assert_eq!(
             (&latest[0]["by"], &latest[0]["lasted"], &latest[0]["short_by"]),

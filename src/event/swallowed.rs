@@ -42,6 +42,8 @@ pub enum Cause {
     After { short_by: Duration },
     /// It was at or above `enter` for `after`, and over before the cooldown was.
     Cooldown { short_by: Duration },
+    /// It was at or above `enter`, and then no sample came for so long that nothing is known.
+    Gap,
     /// It came above `exit` and not to `enter`: the best rival kept the rest, a margin.
     Rival { short_by: f32 },
 }
@@ -58,7 +60,10 @@ pub struct SwallowedStart {
 pub struct Swallowed {
     pub after: u64,
     pub cooldown: u64,
+    pub gap: u64,
     pub rival: u64,
+    /// What the last sample has brought, until somebody takes it.
+    fresh: Option<Cause>,
     recent: VecDeque<SwallowedStart>,
 }
 
@@ -67,12 +72,19 @@ impl Swallowed {
         match cause {
             Cause::After { .. } => self.after += 1,
             Cause::Cooldown { .. } => self.cooldown += 1,
+            Cause::Gap => self.gap += 1,
             Cause::Rival { .. } => self.rival += 1,
         }
+        self.fresh = Some(cause);
         if self.recent.len() == KEPT {
             self.recent.pop_front();
         }
         self.recent.push_back(SwallowedStart { run, cause });
+    }
+
+    /// What has been noted last; once.
+    pub(super) fn take(&mut self) -> Option<Cause> {
+        self.fresh.take()
     }
 
     pub(super) fn forget(&mut self) {

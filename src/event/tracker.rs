@@ -145,6 +145,18 @@ impl Tracker {
         &self.swallowed
     }
 
+    /// A run at or above `enter` is over, because of its cooldown if that alone was in its way, else for `why`.
+    fn note(&mut self, run: Run, why: Cause) {
+        let held = run.lasted() >= self.thresholds.after;
+        let short_by = self.quiet_until.unwrap_or_default().saturating_sub(run.last.media);
+        self.swallowed.note(run, if held { Cause::Cooldown { short_by } } else { why });
+    }
+
+    /// Why the last sample, or the last [close](Self::close), ended what looked like a start; told once.
+    pub fn take_swallowed(&mut self) -> Option<Cause> {
+        self.swallowed.take()
+    }
+
     /// Starts that were none are counted on, and no longer known one by one.
     pub fn forget_swallowed(&mut self) {
         self.swallowed.forget();
@@ -171,7 +183,12 @@ impl Tracker {
         if away {
             match &mut self.state {
                 State::Open { falling, .. } => *falling = None,
-                State::Idle { .. } | State::Rising { .. } => self.state = IDLE,
+                State::Rising { run } => {
+                    let run = *run;
+                    self.note(run, Cause::Gap);
+                    self.state = IDLE;
+                }
+                State::Idle { .. } => self.state = IDLE,
             }
         }
         match self.state {
@@ -225,15 +242,8 @@ impl Tracker {
         let near = score.margin >= self.exit;
         let approach = match self.state {
             State::Rising { run } => {
-                let thresholds = &self.thresholds;
-                let cause = if run.lasted() < thresholds.after {
-                    Cause::After { short_by: thresholds.after - run.lasted() }
-                } else {
-                    // It was long enough, so only the cooldown was in its way.
-                    let until = self.quiet_until.unwrap_or_default();
-                    Cause::Cooldown { short_by: until.saturating_sub(run.last.media) }
-                };
-                self.swallowed.note(run, cause);
+                let short_by = self.thresholds.after.saturating_sub(run.lasted());
+                self.note(run, Cause::After { short_by });
                 if near { Approach::Spent } else { Approach::Below }
             }
             State::Idle { approach: Approach::From(run) } if near => Approach::From(run.and(time, score)),
@@ -257,6 +267,11 @@ impl Tracker {
     pub fn close(&mut self, time: FrameTime, reason: EndReason) -> Option<Change> {
         match std::mem::replace(&mut self.state, IDLE) {
             State::Open { tag, falling, .. } => Some(Change::End { tag, ended: falling.unwrap_or(time), reason }),
+            // It would have been told by now, but for its cooldown; what of a shorter one would have come, nobody can know.
+            State::Rising { run } if run.lasted() >= self.thresholds.after => {
+                self.note(run, Cause::Gap);
+                None
+            }
             State::Idle { .. } | State::Rising { .. } => None,
         }
     }

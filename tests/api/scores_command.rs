@@ -36,7 +36,7 @@ fn labels_that_never_fired_are_seen_with_margin_rival_and_thresholds() {
     let get = |path: &str| daemon_get(&url, path);
     let seen = eventually("scores", || {
         let (status, body) = get("/api/v1/streams/gate/scores?history=true");
-        assert_eq!(status, 200, "{body}");
+        assert!([200, 503].contains(&status), "{body}");
         (body["scores"][1]["state"] == "rising").then_some(body)
     });
     let cat = &seen["scores"][0];

@@ -208,7 +208,7 @@ fn starts_that_were_none_are_counted_by_what_swallowed_them() {
 }
 
 #[test]
-fn a_run_is_counted_once_and_not_at_all_where_the_camera_was_away() {
+fn a_run_is_counted_once_also_where_the_camera_was_away() {
     // Falls from above enter to between the thresholds: one start that `after` swallowed, and no approach.
     let swallowed = fed(thresholds(2.0, 0.0, 0.0), &[-3.0, 2.0, 0.1, 0.1, -3.0]).swallowed().clone();
     assert_eq!((swallowed.after, swallowed.cooldown, swallowed.rival), (1, 0, 0));
@@ -217,7 +217,32 @@ fn a_run_is_counted_once_and_not_at_all_where_the_camera_was_away() {
     for (second, margin) in [(0.0, 2.0), (3600.0, -3.0), (3601.0, 0.1), (7200.0, -3.0)] {
         tracker.sample(at(base, second), lead(margin));
     }
-    assert_eq!(tracker.swallowed().recent().count(), 0);
+    assert_eq!((tracker.swallowed().gap, tracker.swallowed().recent().count()), (1, 1));
+    assert_eq!(tracker.take_swallowed(), Some(Cause::Gap));
+    assert_eq!(tracker.take_swallowed(), None, "told once");
+}
+
+proptest! {
+    #[test]
+    fn every_run_at_or_above_enter_is_a_start_or_swallowed_once(
+        margins in proptest::collection::vec(-3.0f32..3.0, 0..80), after in 0.0f64..4.0, cooldown in 0.0f64..20.0
+    ) {
+        // No exit below enter: a tag is over when its run is.
+        let at_once = Thresholds { exit: Threshold::Probability(0.6), ..thresholds(after, 0.0, cooldown) };
+        let (base, enter) = (Instant::now(), margin::margin(0.6));
+        let mut tracker = Tracker::new(at_once, GAP);
+        let (mut runs, mut starts, mut swallowed, mut before) = (0, 0, 0, f32::NEG_INFINITY);
+        for (i, margin) in margins.iter().copied().chain([-3.0]).enumerate() {
+            runs += usize::from(margin < enter && before >= enter);
+            before = margin;
+            let change = tracker.sample(at(base, i as f64), lead(margin));
+            starts += usize::from(matches!(change, Some(Change::Start { .. })));
+            swallowed += usize::from(tracker.take_swallowed().is_some());
+        }
+        prop_assert_eq!(runs, starts + swallowed);
+        let counted = tracker.swallowed();
+        prop_assert_eq!(swallowed as u64, counted.after + counted.cooldown + counted.gap + counted.rival);
+    }
 }
 
 #[test]
