@@ -85,6 +85,9 @@ pub struct Readiness {
 pub struct SetView {
     pub set: String,
     pub labels: Vec<String>,
+    /// Which of its file and the copy of it is in force: an object, whose fields stand beside these.
+    #[serde(flatten)]
+    pub source: serde_json::Value,
 }
 
 /// What is known of the running daemon. Written by the main thread, read by requests.

@@ -120,6 +120,11 @@ fn paths() -> Value {
         ("202", answer("It is not done yet; the log will say what came of it.", of("UnderWay"))),
         ("422", answer("The configuration has problems, and the old one stays.", of("Problems"))),
     ];
+    let reset = [
+        ("200", answer("The file is in force; `changed`: a copy was.", of("SetReset"))),
+        ("202", answer("It is not done yet; the log will say what came of it.", of("UnderWay"))),
+        ("422", answer("Nothing has changed, and why.", of("Problems"))),
+    ];
     json!({
         "/": get(operation("page", "The status page.", Token, &[("200", text("For people.", "text/html; charset=utf-8"))])),
         "/healthz": health("healthz"),
@@ -129,7 +134,8 @@ fn paths() -> Value {
         "/api/v1/streams": read("streams", "Every stream with its state and what became of its frames.", "Streams"),
         "/api/v1/streams/{id}/pause": switch("pause", "Ends a stream until it is resumed, the file says otherwise, or the daemon starts again."),
         "/api/v1/streams/{id}/resume": switch("resume", "Starts a stream that is switched off."),
-        "/api/v1/labels": read("labels", "The label sets.", "Labels"),
+        "/api/v1/labels": read("labels", "The label sets, and whether the file of each is in force or a copy of it in the state directory.", "Labels"),
+        "/api/v1/labels/{set}/reset": post(with_parameter(operation("resetLabels", "Removes the copy of a label set, and reads the configuration again: its file is in force.", Change, &reset), "set", "dock-safety")),
         "/api/v1/events": read("events", "The latest events, newest first, at most 256.", "Events"),
         "/api/v1/snapshots/{name}": get(with_parameter(snapshot, "name", "019a1b2c-0000-7000-8000-000000000000-start.jpg")),
         "/api/v1/sinks": read("sinks", "The outbox and every sink: what waits, and what is wrong.", "Sinks"),
@@ -233,7 +239,11 @@ fn schemas() -> Value {
     let problem = object(json!({
         "file": string, "line": maybe_count, "column": maybe_count, "field": string, "message": string, "remedy": string,
     }));
-    let set = object(json!({ "set": string, "labels": list(string.clone()) }));
+    let copy = object(json!({ "path": string, "made_at": time, "by": string, "file_changed": flag }));
+    let set = object(json!({
+        "set": string, "labels": list(string.clone()),
+        "in_force": { "enum": ["file", "state"] }, "file": string, "copy": or_null(&copy), "refused": maybe_string,
+    }));
     json!({
         "Error": object(json!({ "error": string })),
         "Streams": object(json!({ "streams": list(stream) })),
@@ -242,6 +252,7 @@ fn schemas() -> Value {
         "Sinks": object(json!({ "outbox": outbox, "sinks": list(sink) })),
         "Readiness": readiness,
         "Switched": object(json!({ "stream": string, "enabled": flag, "changed": flag })),
+        "SetReset": object(json!({ "set": string, "changed": flag })),
         "UnderWay": object(json!({ "result": { "const": "under way" } })),
         "Reloaded": object(json!({ "result": { "const": "applied" } })),
         "Problems": object(json!({ "error": string, "problems": list(problem) })),

@@ -1,9 +1,9 @@
-//! `vtagd labels`: check label-set files, and fill the text-embedding cache so that the daemon starts without the text tower.
+//! `vtagd labels`: check label-set files, go back from the daemon's copies of them (`labels_state.rs`), and fill the text-embedding cache so that the daemon starts without the text tower.
 
 use std::path::PathBuf;
 
 use super::progress::Meter;
-use super::{check, complain, plural, say};
+use super::{check, complain, labels_state, plural, say};
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
 use crate::label::embedder::{EmbedProgress, Embedder};
@@ -30,6 +30,12 @@ pub enum Command {
         #[arg(short, long, value_name = "DIR")]
         model: Option<PathBuf>,
     },
+    /// Print a label set of a configuration as it is in force: its file, or the copy of it that the daemon keeps.
+    Export(labels_state::Export),
+    /// Remove the daemon's copy of a label set, so that its file is in force again.
+    ///
+    /// A daemon that runs does it itself and goes on with the file at once; that needs its API and `api.token`.
+    Reset(labels_state::Reset),
 }
 
 /// Does it; the exit code.
@@ -43,6 +49,8 @@ pub fn run(command: &Command) -> u8 {
             }
             embed(&sets, model.as_deref())
         }
+        Command::Export(args) => labels_state::export(args),
+        Command::Reset(args) => labels_state::reset(args),
     }
 }
 

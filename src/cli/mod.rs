@@ -10,6 +10,7 @@ pub mod docs;
 pub mod embed;
 pub mod events;
 pub mod labels;
+mod labels_state;
 pub mod model;
 pub mod mqtt;
 pub mod package;

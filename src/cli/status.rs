@@ -83,8 +83,8 @@ fn daemon(args: &Args) -> Result<Daemon, Unanswered> {
 
 /// What the daemon says, in one object.
 fn look(daemon: &Daemon) -> Result<Value, Unanswered> {
-    let [readiness, streams, sinks, events] =
-        daemon.get(["/readyz", "/api/v1/streams", "/api/v1/sinks", "/api/v1/events"])?;
+    let [readiness, streams, sinks, events, labels] =
+        daemon.get(["/readyz", "/api/v1/streams", "/api/v1/sinks", "/api/v1/events", "/api/v1/labels"])?;
     let mut streams = streams["streams"].clone();
     let mut tags = open_tags(&events["events"]);
     for stream in streams.as_array_mut().into_iter().flatten() {
@@ -99,6 +99,7 @@ fn look(daemon: &Daemon) -> Result<Value, Unanswered> {
         "refused": readiness["refused"],
         "inference": readiness["inference"],
         "streams": streams,
+        "labels": labels["sets"],
         "outbox": sinks["outbox"],
         "sinks": sinks["sinks"],
     }))
@@ -222,6 +223,9 @@ fn render(seen: &Value) -> String {
     for (id, error) in streams.iter().filter_map(|stream| Some((word(&stream["id"])?, word(&stream["error"])?))) {
         let _ = write!(out, "\n{id}: {error}");
     }
+    for set in seen["labels"].as_array().into_iter().flatten() {
+        let _ = write!(out, "{}", label_set(set));
+    }
     out += "\n\n";
     let mut rows = vec![["sink", "state", "waiting", "oldest", "dead letters"].map(str::to_owned)];
     let sinks = seen["sinks"].as_array().cloned().unwrap_or_default();
@@ -234,6 +238,25 @@ fn render(seen: &Value) -> String {
     }
     if let Some(error) = word(&seen["outbox"]["error"]) {
         let _ = write!(out, "\nevents cannot be stored: {error}");
+    }
+    out
+}
+
+/// What is to be told of a label set; nothing of one whose file is in force.
+fn label_set(set: &Value) -> String {
+    let word = |value: &Value| value.as_str().map(plain).unwrap_or_default();
+    let (name, copy) = (word(&set["set"]), &set["copy"]);
+    let mut out = String::new();
+    // Writing into a String cannot fail.
+    if set["in_force"] == "state" {
+        let (path, made_at, by) = (word(&copy["path"]), word(&copy["made_at"]), word(&copy["by"]));
+        let made_at = made_at.split('.').next().unwrap_or_default().trim_end_matches('Z');
+        let _ = write!(out, "\nlabel set {name}: its copy {path} is in force, made {made_at}Z by {by}");
+        if copy["file_changed"] == true {
+            let _ = write!(out, "; {} has changed since", word(&set["file"]));
+        }
+    } else if let Some(why) = set["refused"].as_str() {
+        let _ = write!(out, "\nlabel set {name}: its copy in the state directory is not in force: {}", plain(why));
     }
     out
 }

@@ -17,6 +17,7 @@ use crate::outbox::route::Route;
 
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::View;
+use crate::platform::state_folder::StateFolder;
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::Document;
@@ -28,6 +29,7 @@ mod overrides;
 mod providers;
 mod schema;
 mod sets;
+mod sets_in_force;
 mod show;
 mod streams;
 mod validate;
@@ -36,6 +38,7 @@ pub use api_endpoint::Reach;
 pub use overrides::Origins;
 pub use providers::from_pairs as provider_from_pairs;
 pub use sets::thresholds;
+pub use sets_in_force::{CopyInForce, InForce, SetInForce, SetOnDisk};
 pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
@@ -55,10 +58,14 @@ pub struct Settings {
     pub instance: String,
     pub model: ModelChoice,
     pub infer: InferSettings,
-    /// At least one.
+    /// At least one, unless there is an API that another configuration can be asked of.
     pub streams: Vec<StreamSettings>,
     /// At least one, unless `model` is [`ModelChoice::None`].
     pub label_sets: Vec<LabelSet>,
+    /// Where each of `label_sets` comes from, in the same order.
+    pub in_force: Vec<SetInForce>,
+    /// Where what the daemon writes lies.
+    pub state: StateFolder,
     /// For labels that do not say otherwise; see [`thresholds`].
     pub events: Thresholds,
     pub sinks: Vec<SinkSettings>,
@@ -126,9 +133,21 @@ pub struct LogSettings {
 /// # Errors
 /// All problems of all files, warnings and notices among them, if at least one is an error.
 pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
+    load_beside(path, None)
+}
+
+/// As [`load`], for a daemon that runs: copies of label sets are those of `state`, which is its own until a restart.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(path: &Path, state: &StateFolder) -> Result<Settings, Vec<Problem>> {
+    load_beside(path, Some(state))
+}
+
+fn load_beside(path: &Path, state: Option<&StateFolder>) -> Result<Settings, Vec<Problem>> {
     let mut document = Document::read(path).map_err(|problem| vec![*problem])?;
     let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
-    let (settings, mut problems) = validate::settings(&document);
+    let (settings, mut problems) = validate::settings(&document, state);
     problems.extend(refused);
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| (problem.file != path, if problem.file == path { problem.position } else { None }));
@@ -148,6 +167,16 @@ pub fn load(path: &Path) -> Result<Settings, Vec<Problem>> {
 pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
     let document = overridden(path)?;
     validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
+}
+
+/// Where the daemon of the configuration in `path` keeps its state, and every label set as it is in force there. Problems of anything
+/// else do not matter.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn sets_of(path: &Path) -> Result<(StateFolder, Vec<SetOnDisk>), String> {
+    let document = overridden(path)?;
+    sets_in_force::alone(&document).ok_or_else(|| format!("`state` or `labels` of {} cannot be read", path.display()))
 }
 
 /// How to reach the daemon that the configuration in `path` is for. Problems of anything else do not matter.
@@ -171,7 +200,8 @@ pub(crate) const NOWHERE: &str = "/nonexistent/vtagd-fuzz/vtagd.yaml";
 /// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
 pub fn fuzz(data: &[u8]) {
     let Ok(document) = Document::parse(Path::new(NOWHERE), data) else { return };
-    let (settings, problems) = validate::settings(&document);
+    let nowhere = StateFolder::configured(PathBuf::from(NOWHERE));
+    let (settings, problems) = validate::settings(&document, Some(&nowhere));
     let _ = (validate::outbox_alone(&document), api_endpoint::of(&document));
     if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
         let shown = effective(&settings);

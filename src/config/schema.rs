@@ -34,6 +34,7 @@ section! {
         "sinks" => sinks: Vec<At<SinkItem>>,
         "outbox" => outbox: Store,
         "snapshots" => snapshots: Snapshots,
+        "state" => state: State,
         "api" => api: Api,
         "log" => log: Log,
     }
@@ -279,6 +280,13 @@ section! {
         "max_side" => max_side: usize,
         "quality" => quality: usize,
         "url" => url: String,
+    }
+}
+
+section! {
+    /// `state`.
+    pub struct State {
+        "path" => path: String,
     }
 }
 

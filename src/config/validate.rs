@@ -8,13 +8,14 @@ use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapsh
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    providers, sets,
+    providers, sets, sets_in_force,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
 use crate::label::ThresholdOverrides;
 use crate::outbox::OutboxSettings;
 use crate::platform::paths;
+use crate::platform::state_folder::StateFolder;
 use crate::platform::userinfo;
 use crate::sample::Interval;
 use crate::sink::SinkKind;
@@ -45,8 +46,8 @@ const LEAST_TOKEN: usize = 20;
 const TOKEN: &str = "make one with `openssl rand -hex 32`";
 
 /// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
-/// not be used.
-pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
+/// not be used. Copies of label sets are those of `running`, where there is one, whatever the document says.
+pub fn settings(document: &Document, running: Option<&StateFolder>) -> (Option<Settings>, Vec<Problem>) {
     let mut reader = Reader::new(document);
     let Some(root) = reader.root::<Root>() else { return (None, reader.finish()) };
     let raw = &root.value;
@@ -56,7 +57,13 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
     let infer = infer(&raw.runtime, &mut reader);
     let events = events(&raw.events, &mut reader);
     let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
-    let label_sets = sets::load(labels, events.as_ref(), &mut reader);
+    let state = sets_in_force::state(&raw.state, &mut reader).unwrap_or_else(StateFolder::default_place);
+    let copies = running.unwrap_or(&state);
+    let label_sets = sets::load(labels, copies, events.as_ref(), &mut reader);
+    if let Some(at) = raw.labels.given().filter(|_| !label_sets.incomplete) {
+        let names: Vec<&str> = label_sets.sets.iter().map(|set| set.name.as_str()).collect();
+        sets_in_force::tell_left_over(copies, &names, at, &mut reader);
+    }
     let no_labels = match raw.labels.given() {
         Some(labels) => document.find(&labels.path).is_empty_list(),
         None => raw.labels.is_missing(),
@@ -89,12 +96,9 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         max_pixels: around.max_pixels,
         reconnect: around.reconnect.clone(),
     };
-    let no_streams = match raw.streams.given() {
-        Some(streams) => document.find(&streams.path).is_empty_list(),
-        None => raw.streams.is_missing(),
-    };
-    if no_streams {
-        reader.missing(&root, "streams", "add at least one, such as `- { id: door, url: rtsp://10.0.0.12/stream1 }`");
+    if raw.streams.is_missing() {
+        let remedy = "add at least one, such as `- { id: door, url: rtsp://10.0.0.12/stream1 }`; `streams: []` starts without any";
+        reader.missing(&root, "streams", remedy);
     }
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
@@ -114,9 +118,14 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         }
         None => sinks::default(),
     };
-    let outbox = outbox(&raw.outbox, &raw.sinks, &mut reader);
-    let snapshots = snapshots(&raw.snapshots, &mut reader);
+    let outbox = outbox(&raw.outbox, &raw.sinks, &state, &mut reader);
+    let snapshots = snapshots(&raw.snapshots, &state, &mut reader);
     let api = api(&raw.api, &mut reader);
+    let is_off = raw.api.given().and_then(|api| api.value.listen.given()).is_some_and(|at| at.value == "off");
+    if let Some(at) = raw.streams.given().filter(|at| is_off && document.find(&at.path).is_empty_list()) {
+        let message = "is empty, and with `api.listen: off` nobody could ever ask for a stream";
+        reader.error(at, message, "add a stream, or let the API listen: then the daemon waits for a reload");
+    }
     let log = log(raw.log.given().map(|log| &log.value));
 
     let settings = model.zip(infer).zip(events).map(|((model, infer), events)| Settings {
@@ -126,6 +135,8 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
         infer,
         streams,
         label_sets: label_sets.sets,
+        in_force: label_sets.in_force,
+        state,
         events,
         sinks,
         routes,
@@ -146,7 +157,8 @@ pub fn settings(document: &Document) -> (Option<Settings>, Vec<Problem>) {
 pub fn outbox_alone(document: &Document) -> Option<Option<PathBuf>> {
     let mut reader = Reader::new(document);
     let root = reader.root::<Root>()?;
-    let path = outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
+    let state = sets_in_force::state(&root.value.state, &mut reader)?;
+    let path = outbox(&root.value.outbox, &root.value.sinks, &state, &mut reader).path;
     path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()).then_some(path)
 }
 
@@ -285,7 +297,7 @@ fn several(runtime: &Runtime, settings: &mut InferSettings, reader: &mut Reader<
     }
 }
 
-fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> {
+pub(super) fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> {
     let default = Events::default();
     let raw = field.or_default(&default)?;
     let over = ThresholdOverrides {
@@ -309,18 +321,23 @@ fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> 
     Some(merged)
 }
 
-/// `outbox`. Left out, it is a file where there is a place for one (`$STATE_DIRECTORY`) or a sink that needs one; otherwise, when all
+/// `outbox`. Left out, it is a file where there is a place for one (`state.path`, `$STATE_DIRECTORY`) or a sink that needs one; otherwise, when all
 /// sinks only write files and standard output, it is in memory: a first try by a plain user needs no folder of the system's.
-fn outbox(field: &Field<Store>, sinks: &Field<Vec<At<SinkItem>>>, reader: &mut Reader<'_>) -> OutboxSettings {
+fn outbox(
+    field: &Field<Store>,
+    sinks: &Field<Vec<At<SinkItem>>>,
+    state: &StateFolder,
+    reader: &mut Reader<'_>,
+) -> OutboxSettings {
     let list = sinks.given().map(|list| list.value.as_slice()).unwrap_or_default();
     let local = list.iter().all(|sink| sink.value.common.kind.value().is_none_or(|kind| kind == SinkKind::Jsonl));
-    let default = || paths::state_dir().join("outbox.db");
+    let default = || state.path().join("outbox.db");
     let path = match field.given().map(|store| &store.value.path) {
         Some(Field::Given(path)) if path.value == MEMORY => None,
         // With a problem the settings are not used.
         Some(Field::Given(path)) => checks::output(path, false, reader).or_else(|| Some(PathBuf::new())),
         Some(_) => Some(default()),
-        None if local && !paths::has_state_dir() => None,
+        None if local && !state.is_given() => None,
         None => Some(default()),
     };
     if let Some(size) = field.given().and_then(|store| store.value.max_size.given())
@@ -347,9 +364,9 @@ fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader: &mut Reade
 }
 
 /// `snapshots`. Left out, no pictures are kept.
-fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<SnapshotSettings> {
+fn snapshots(field: &Field<Snapshots>, state: &StateFolder, reader: &mut Reader<'_>) -> Option<SnapshotSettings> {
     let raw = &field.given()?.value;
-    let path = raw.path.checked(paths::state_dir().join("snapshots"), |path| checks::output(path, true, reader))?;
+    let path = raw.path.checked(state.path().join("snapshots"), |path| checks::output(path, true, reader))?;
     let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
     let max_side = checks::number(&raw.max_side, 1280, 8192, reader)?;
     let quality = checks::number(&raw.quality, 85, 100, reader)?;

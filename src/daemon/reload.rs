@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 
 use super::running_streams::Streams;
 use crate::api::{Access, Board, SetView};
-use crate::config::{self, ApiSettings, Settings};
+use crate::config::{self, ApiSettings, SetInForce, Settings};
 use crate::daemon::engine::{EngineError, LabelBook};
+use crate::label::{LabelSet, state_copy};
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::systemd::{self, LongStep};
@@ -85,11 +86,18 @@ impl Reloader {
     /// Tells the API and the sinks what runs now.
     pub fn publish(&self, streams: &Streams) {
         streams.register(&self.current);
-        let view = |set: &crate::label::LabelSet| SetView {
+        let sets = self.current.label_sets.iter().zip(&self.current.in_force);
+        let view = |(set, in_force): (&LabelSet, &SetInForce)| SetView {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
+            source: serde_json::json!(in_force),
         };
-        self.board.set_labels(self.current.label_sets.iter().map(view).collect());
+        self.board.set_labels(sets.map(view).collect());
+    }
+
+    /// Whether the configuration has no stream at all.
+    pub fn wants_no_streams(&self) -> bool {
+        self.current.streams.is_empty()
     }
 
     /// Does what is asked for next, or goes on with what is under way, and tells whom it concerns what came of it.
@@ -146,7 +154,27 @@ impl Reloader {
                 self.outcome = Some(outcome);
                 changed
             }
+            Action::ResetSet { set } => self.reset(&set, request.origin, streams),
         }
+    }
+
+    /// The copy of a label set is removed, and the configuration read again, if it can be used then.
+    fn reset(&mut self, set: &str, by: &str, streams: &mut Streams) -> bool {
+        if !state_copy::may_exist(&self.current.state, set) {
+            let known = self.current.label_sets.iter().any(|known| known.name == set);
+            self.outcome = Some(if known { RequestOutcome::Already } else { RequestOutcome::NoSuchSet });
+            return false;
+        }
+        if let Err(problems) = config::load_again(&self.current.file, &self.current.state) {
+            self.refuse("the configuration has problems, and the copy stays in force", problems);
+            return false;
+        }
+        if let Err(error) = state_copy::remove(&self.current.state, set) {
+            self.refuse(&error.to_string(), Vec::new());
+            return false;
+        }
+        tracing::info!(set, by, "the copy of the label set is removed, the configuration's file is in force");
+        self.reload(by, streams)
     }
 
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
@@ -196,7 +224,7 @@ impl Reloader {
         tracing::info!(file = %file.display(), by, "reading the configuration again");
         systemd::reloading();
         self.reloading = true;
-        let new = match config::load(&file) {
+        let new = match config::load_again(&file, &self.current.state) {
             Ok(new) => new,
             Err(problems) => {
                 for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
@@ -222,6 +250,7 @@ impl Reloader {
             routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
+            state: self.current.state.clone(),
             log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };

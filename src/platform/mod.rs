@@ -14,6 +14,7 @@ pub mod processor;
 pub mod secret;
 pub mod shutdown;
 pub mod signals;
+pub mod state_folder;
 pub mod systemd;
 pub mod thread_priority;
 pub mod tls;

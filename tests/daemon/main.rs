@@ -11,4 +11,5 @@ mod run_files;
 mod run_footage;
 mod run_reload;
 mod run_shutdown;
+mod state_directory;
 mod systemd_unit;
