@@ -21,7 +21,12 @@ pub const MARKED: &str = "a-marked-label-set";
 pub fn fuzz(data: &[u8]) -> Vec<u8> {
     let settings = ApiSettings { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: Some(Secret::new(TOKEN)), tls: None };
     let board = Arc::new(Board::new(Arc::default()));
-    board.set_labels(vec![SetView { set: MARKED.to_owned(), labels: Vec::new(), source: serde_json::json!({}) }]);
+    board.set_labels(vec![SetView {
+        set: MARKED.to_owned(),
+        labels: Vec::new(),
+        warnings: Vec::new(),
+        source: serde_json::json!({}),
+    }]);
     let Ok(access) = Access::new(&settings).map(Arc::new) else { return Vec::new() };
     // Nobody takes requests: whoever has the token is told that the daemon stops.
     let requests = requests::channel().0.api;

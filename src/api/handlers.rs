@@ -99,6 +99,7 @@ async fn streams(State(shared): State<Shared>) -> Json<Value> {
     let row = |stream: &RegisteredStream| {
         let mut row = json!(stream.status.report(now));
         row["accounting"] = json!(stream.accounting.totals());
+        row["swallowed_starts"] = json!(stream.swallowed.report());
         row
     };
     Json(json!({ "streams": shared.board.streams().iter().map(row).collect::<Vec<_>>() }))

@@ -85,6 +85,8 @@ pub struct Readiness {
 pub struct SetView {
     pub set: String,
     pub labels: Vec<String>,
+    /// What is doubtful about it.
+    pub warnings: Vec<String>,
     /// Which of its file and the copy of it is in force: an object, whose fields stand beside these.
     #[serde(flatten)]
     pub source: serde_json::Value,

@@ -175,6 +175,9 @@ fn schemas() -> Value {
         "sampled": count, "inferred": count, "reused": count,
         "dropped": { "type": "object", "additionalProperties": count },
     }));
+    let swallowed = object(json!({
+        "set": string, "label": string, "after": count, "cooldown": count, "gap": count,
+    }));
     let stream = object_with(
         json!({
             "id": string,
@@ -190,6 +193,7 @@ fn schemas() -> Value {
             "frame_rate": maybe_number,
             "sampling_interval": maybe_number,
             "accounting": accounting,
+            "swallowed_starts": list(swallowed),
         }),
         json!({ "error": string }),
     );
@@ -243,6 +247,7 @@ fn schemas() -> Value {
     let set = object(json!({
         "set": string, "labels": list(string.clone()),
         "in_force": { "enum": ["file", "state"] }, "file": string, "copy": or_null(&copy), "refused": maybe_string,
+        "warnings": list(string.clone()),
     }));
     json!({
         "Error": object(json!({ "error": string })),

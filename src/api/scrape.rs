@@ -12,6 +12,7 @@ use crate::platform::process::Process;
 pub(super) fn text(shared: &Shared, now: Instant) -> String {
     let mut text = Exposition::after(shared.metrics.render());
     streams(&mut text, &shared.board);
+    label_sets(&mut text, &shared.board);
     let gpus = shared.board.gpus.lock().clone();
     // A driver that hangs says nothing more; the last it said is no news after a while.
     if let Some((then, gpus)) = gpus
@@ -30,6 +31,12 @@ fn streams(text: &mut Exposition, board: &Board) {
         if let Some(up) = stream.status.is_up() {
             text.sample("vtagd_stream_up", &[("stream", stream.id())], f64::from(u8::from(up)));
         }
+    }
+}
+
+fn label_sets(text: &mut Exposition, board: &Board) {
+    for set in board.sets.read().iter() {
+        text.sample("vtagd_label_set_warnings", &[("set", &set.set)], set.warnings.len() as f64);
     }
 }
 

@@ -1,16 +1,19 @@
 //! `vtagd labels`: check label-set files, go back from the daemon's copies of them (`labels_state.rs`), and fill the text-embedding cache so that the daemon starts without the text tower.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::progress::Meter;
 use super::{check, complain, labels_state, plural, say};
+use crate::daemon::engine;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
-use crate::label::embedder::{EmbedProgress, Embedder};
+use crate::label::embedder::{EmbedProgress, EmbedReport, Embedder};
 use crate::label::{LabelSet, set};
-use crate::model::{self, prepared};
+use crate::model::{self, Bundle, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown;
+use crate::score::{Scorer, SetEmbeddings};
 use crate::yaml::problem::Problem;
 
 #[derive(Debug, clap::Subcommand)]
@@ -20,6 +23,9 @@ pub enum Command {
         /// Label-set files.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Also ask a model directory, or `starter`: labels that are nearer to the background than to anything else.
+        #[arg(short, long, value_name = "DIR")]
+        model: Option<PathBuf>,
     },
     /// Embed the texts of label-set files into the cache.
     Embed {
@@ -41,7 +47,13 @@ pub enum Command {
 /// Does it; the exit code.
 pub fn run(command: &Command) -> u8 {
     match command {
-        Command::Check { files } => read(files).1,
+        Command::Check { files, model } => {
+            let (sets, code) = read(files);
+            match model {
+                Some(model) if code == 0 => compare(&sets, model),
+                _ => code,
+            }
+        }
         Command::Embed { files, model } => {
             let (sets, code) = read(files);
             if code != 0 {
@@ -101,7 +113,45 @@ fn tell(problems: &[Problem]) {
     }
 }
 
-fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
+fn embed(sets: &[LabelSet], model: Option<&Path>) -> u8 {
+    embedded(sets, model, &mut |bundle, _, report| {
+        let cut = if report.truncated > 0 {
+            format!(", {} longer than the model reads", report.truncated)
+        } else {
+            String::new()
+        };
+        say(&format!(
+            "{} texts embedded with {}, {} were in the cache ({}){cut}",
+            report.embedded,
+            bundle.name,
+            report.cached,
+            paths::cache_dir().display()
+        ));
+    })
+}
+
+/// Says what the model makes doubtful about the sets.
+fn compare(sets: &[LabelSet], model: &Path) -> u8 {
+    embedded(sets, Some(model), &mut |bundle, embeddings, _| {
+        let scorer = |set| Some(Arc::new(Scorer::new(set, bundle.logit_parameters).ok()?));
+        let scorers: Vec<_> = embeddings.iter().filter_map(scorer).collect();
+        for (set, doubts) in sets.iter().zip(engine::doubts(sets, &scorers)) {
+            let mut text = Vec::new();
+            // A vector takes everything.
+            let _ = check::tell_doubts(&set.file, &doubts, &mut text);
+            if let Some(text) = String::from_utf8_lossy(&text).strip_suffix('\n') {
+                say(text);
+            }
+        }
+    })
+}
+
+/// The embeddings of the sets, which `done` is told of; the exit code.
+fn embedded(
+    sets: &[LabelSet],
+    model: Option<&Path>,
+    done: &mut dyn FnMut(&Bundle, &[SetEmbeddings], &EmbedReport),
+) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     let bundle = match model::resolve_for_cli(model).and_then(|dir| prepared::open(&dir, &|| shutdown.is_requested())) {
@@ -111,8 +161,7 @@ fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
             return error.exit_code();
         }
     };
-    let cache_dir = paths::cache_dir();
-    let mut cache = EmbeddingCache::new(&cache_dir, &bundle.fingerprint);
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.fingerprint);
     let mut tower = ChildTower::new(&bundle, None, 0).with_shutdown(shutdown);
     let mut meter = Meter::new();
     let mut progress = |EmbedProgress { ready, total }: EmbedProgress| {
@@ -124,19 +173,8 @@ fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
     let outcome = Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut progress }.sets(sets);
     drop(meter);
     match outcome {
-        Ok((_, report)) => {
-            let cut = if report.truncated > 0 {
-                format!(", {} longer than the model reads", report.truncated)
-            } else {
-                String::new()
-            };
-            say(&format!(
-                "{} texts embedded with {}, {} were in the cache ({}){cut}",
-                report.embedded,
-                bundle.name,
-                report.cached,
-                cache_dir.display()
-            ));
+        Ok((embeddings, report)) => {
+            done(&bundle, &embeddings, &report);
             0
         }
         Err(error) => {

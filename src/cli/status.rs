@@ -223,6 +223,9 @@ fn render(seen: &Value) -> String {
     for (id, error) in streams.iter().filter_map(|stream| Some((word(&stream["id"])?, word(&stream["error"])?))) {
         let _ = write!(out, "\n{id}: {error}");
     }
+    for stream in &streams {
+        out += &swallowed(stream);
+    }
     for set in seen["labels"].as_array().into_iter().flatten() {
         let _ = write!(out, "{}", label_set(set));
     }
@@ -258,7 +261,30 @@ fn label_set(set: &Value) -> String {
     } else if let Some(why) = set["refused"].as_str() {
         let _ = write!(out, "\nlabel set {name}: its copy in the state directory is not in force: {}", plain(why));
     }
+    for warning in set["warnings"].as_array().into_iter().flatten() {
+        let _ = write!(out, "\nlabel set {name}: {}", word(warning));
+    }
     out
+}
+
+/// The labels of the stream whose starts were swallowed most.
+fn swallowed(stream: &Value) -> String {
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let mut labels: Vec<(u64, String)> = Vec::new();
+    for label in stream["swallowed_starts"].as_array().into_iter().flatten() {
+        let counts = ["after", "cooldown", "gap"].map(|why| (number(&label[why]), why));
+        let told = counts.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} by {why}"));
+        let told: Vec<String> = told.collect();
+        let name = label["label"].as_str().map(plain).unwrap_or_default();
+        labels.push((counts.iter().map(|(count, _)| count).sum(), format!("{name} {}", told.join(" and "))));
+    }
+    labels.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let mut told: Vec<String> = labels.iter().take(TAGS).map(|(_, told)| told.clone()).collect();
+    if labels.len() > TAGS {
+        told.push(format!("{} more labels", labels.len() - TAGS));
+    }
+    let id = stream["id"].as_str().map(plain).unwrap_or_default();
+    if told.is_empty() { String::new() } else { format!("\n{id}: starts swallowed: {}", told.join(", ")) }
 }
 
 fn stream(stream: &Value) -> [String; 8] {

@@ -23,6 +23,7 @@ use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::Document;
 use crate::yaml::problem::{Problem, Severity};
 
+mod after_checks;
 mod api_endpoint;
 pub mod effects;
 mod overrides;

@@ -86,7 +86,10 @@ pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Threshold
                 if let Some(events) = events {
                     out.problems.extend(check_merged(&parsed, events));
                 }
-                let (parsed, in_force) = sets_in_force::choose(parsed, file, state, events, reader);
+                let (parsed, mut in_force) = sets_in_force::choose(parsed, file, state, events, reader);
+                if parsed.set.background.is_empty() {
+                    in_force.warnings.push("it has no background".to_owned());
+                }
                 out.problems.extend(parsed.warnings);
                 out.sets.push(parsed.set);
                 out.in_force.push(in_force);

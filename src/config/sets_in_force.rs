@@ -37,6 +37,9 @@ pub struct SetInForce {
     pub copy: Option<CopyInForce>,
     /// Why the copy that there is does not count.
     pub refused: Option<String>,
+    /// What is doubtful about the set, as far as it can be told without a model.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 impl SetInForce {
@@ -74,7 +77,8 @@ pub(super) fn choose(
     reader: &mut Reader<'_>,
 ) -> (Parsed, SetInForce) {
     let name = &parsed.set.name;
-    let mut in_force = SetInForce { in_force: InForce::File, file: parsed.set.file.clone(), copy: None, refused: None };
+    let file = parsed.set.file.clone();
+    let mut in_force = SetInForce { in_force: InForce::File, file, copy: None, refused: None, warnings: Vec::new() };
     let fits =
         |copy: StateCopy| match events.and_then(|events| sets::check_merged(&copy.parsed, events).into_iter().next()) {
             None => Ok(copy),
@@ -94,11 +98,7 @@ pub(super) fn choose(
         Err(NoCopy::Wrong(why)) => {
             let place = state.place(&state_copy::name_of(name));
             let message = format!("the copy of the set `{name}`, {}, is not in force: {why}", place.display());
-            reader.warn(
-                at,
-                message,
-                format!("this file is; `vtagd labels reset` with the set's name removes the copy"),
-            );
+            reader.warn(at, message, "this file is; `vtagd labels reset` with the set's name removes the copy");
             in_force.refused = Some(why);
             return (parsed, in_force);
         }

@@ -8,7 +8,7 @@ use super::schema::{Api, Events, Log, Model, NumberOrAuto, Root, Runtime, Snapsh
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    providers, sets, sets_in_force,
+    after_checks, providers, sets, sets_in_force,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
@@ -59,7 +59,7 @@ pub fn settings(document: &Document, running: Option<&StateFolder>) -> (Option<S
     let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
     let state = sets_in_force::state(&raw.state, &mut reader).unwrap_or_else(StateFolder::default_place);
     let copies = running.unwrap_or(&state);
-    let label_sets = sets::load(labels, copies, events.as_ref(), &mut reader);
+    let mut label_sets = sets::load(labels, copies, events.as_ref(), &mut reader);
     if let Some(at) = raw.labels.given().filter(|_| !label_sets.incomplete) {
         let names: Vec<&str> = label_sets.sets.iter().map(|set| set.name.as_str()).collect();
         sets_in_force::tell_left_over(copies, &names, at, &mut reader);
@@ -102,6 +102,10 @@ pub fn settings(document: &Document, running: Option<&StateFolder>) -> (Option<S
     }
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
+    if let Some(events) = &events {
+        let (sets, in_force) = (&label_sets.sets, &mut label_sets.in_force);
+        after_checks::check(list, &streams, sets, in_force, events, &mut reader);
+    }
 
     let known = FilterNames {
         streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),

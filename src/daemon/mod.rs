@@ -33,6 +33,7 @@ use crate::platform::thread_priority;
 use crate::snapshot::Gallery;
 use crate::stream::registry::StreamRegistry;
 use crate::stream::requests::{self, Action};
+use crate::yaml::problem::{Problem, Severity};
 use drop_report::{DropReport, StreamDrops};
 use reload::Reloader;
 use running_streams::Streams;
@@ -174,6 +175,14 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     join(gpus, GPU_TIMEOUT);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// What `check` prints, for the log.
+pub fn log_notice(notice: &Problem) {
+    match notice.severity {
+        Severity::Notice => tracing::info!("{notice}"),
+        Severity::Warning | Severity::Error => tracing::warn!("{notice}"),
+    }
 }
 
 /// How long a run may take.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::running_streams::Streams;
 use crate::api::{Access, Board, SetView};
 use crate::config::{self, ApiSettings, SetInForce, Settings};
-use crate::daemon::engine::{EngineError, LabelBook};
+use crate::daemon::engine::{self, EngineError, LabelBook};
 use crate::label::{LabelSet, state_copy};
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
@@ -34,6 +34,8 @@ pub struct Reloader {
     labels: Option<LabelBook>,
     /// One a label set of `current`; empty without a model.
     scorers: Vec<Arc<Scorer>>,
+    /// What is doubtful about each of these sets, as the model sees it.
+    doubts: Vec<Vec<String>>,
     requests: RequestReceiver,
     board: Arc<Board>,
     /// The API's, if there is one.
@@ -67,8 +69,10 @@ impl Reloader {
         access: Option<Arc<Access>>,
         shutdown: Shutdown,
     ) -> Self {
+        let doubts = doubts_told(&current, &scorers);
         Self {
             current,
+            doubts,
             labels,
             scorers,
             requests,
@@ -86,10 +90,11 @@ impl Reloader {
     /// Tells the API and the sinks what runs now.
     pub fn publish(&self, streams: &Streams) {
         streams.register(&self.current);
-        let sets = self.current.label_sets.iter().zip(&self.current.in_force);
-        let view = |(set, in_force): (&LabelSet, &SetInForce)| SetView {
+        let sets = self.current.label_sets.iter().zip(&self.current.in_force).enumerate();
+        let view = |(at, (set, in_force)): (usize, (&LabelSet, &SetInForce))| SetView {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
+            warnings: in_force.warnings.iter().chain(self.doubts.get(at).into_iter().flatten()).cloned().collect(),
             source: serde_json::json!(in_force),
         };
         self.board.set_labels(sets.map(view).collect());
@@ -120,7 +125,6 @@ impl Reloader {
     }
 
     /// Returns whether something has changed.
-
     fn step(&mut self, streams: &mut Streams) -> bool {
         if let Some(under_way) = self.under_way.take() {
             return match under_way.scorers.try_recv() {
@@ -234,9 +238,7 @@ impl Reloader {
                 return false;
             }
         };
-        for notice in &new.notices {
-            tracing::warn!("{notice}");
-        }
+        new.notices.iter().for_each(super::log_notice);
         let stuck = config::effects::waiting(&self.current, &new);
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
@@ -316,6 +318,9 @@ impl Reloader {
         streams: &mut Streams,
     ) -> (Vec<StreamId>, Vec<StreamId>) {
         let old = std::mem::replace(&mut self.current, new);
+        if old.label_sets != self.current.label_sets {
+            self.doubts = doubts_told(&self.current, &scorers);
+        }
         self.scorers = scorers;
         let new = &self.current;
         if old.log.level != new.log.level {
@@ -345,6 +350,15 @@ impl Reloader {
         }
         (left, join.iter().map(|s| s.source.id.clone()).collect())
     }
+}
+
+/// What is doubtful about each set, which the log hears of too.
+fn doubts_told(settings: &Settings, scorers: &[Arc<Scorer>]) -> Vec<Vec<String>> {
+    let doubts = engine::doubts(&settings.label_sets, scorers);
+    for (set, doubts) in settings.label_sets.iter().zip(&doubts) {
+        doubts.iter().for_each(|doubt| tracing::warn!(set = set.name, "{doubt}; reword the one or the other"));
+    }
+    doubts
 }
 
 /// More or less is logged from now on; the louder of the two levels logs it.

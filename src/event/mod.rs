@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::frame::FrameTime;
 use crate::stream::StreamId;
+use crate::stream::swallowed_starts::SwallowedStarts;
 pub use cloud_event::{Event, EventKind, ModelRef};
 pub use tracker::{Change, EndReason, Tracker};
 
@@ -63,6 +64,7 @@ pub struct Emitter {
     model: ModelRef,
     boards: Vec<Board>,
     last: Option<FrameTime>,
+    swallowed: Arc<SwallowedStarts>,
 }
 
 impl Emitter {
@@ -81,7 +83,13 @@ impl Emitter {
                 labels: labels.into_iter().map(|l| (l.clone(), Tracker::new(l.thresholds, gap), None)).collect(),
             })
             .collect();
-        Self { source: cloud_event::source_uri(instance, &stream), stream, model, boards, last: None }
+        let swallowed = Arc::new(SwallowedStarts::new(&stream));
+        Self { source: cloud_event::source_uri(instance, &stream), stream, model, boards, last: None, swallowed }
+    }
+
+    /// Counts starts that are swallowed where others can see them.
+    pub fn counting(self, swallowed: Arc<SwallowedStarts>) -> Self {
+        Self { swallowed, ..self }
     }
 
     /// Goes on with other label sets: labels that are still there keep their state and open tags, the tags of those that are not
@@ -127,8 +135,11 @@ impl Emitter {
         self.last = Some(time);
         let Some(board) = self.boards.get_mut(set) else { return };
         let mut changes = Vec::new();
-        for (index, ((_, tracker, _), score)) in board.labels.iter_mut().zip(scores).enumerate() {
+        for (index, ((label, tracker, _), score)) in board.labels.iter_mut().zip(scores).enumerate() {
             changes.extend(tracker.sample(time, *score).map(|change| (index, change)));
+            if let Some(why) = tracker.take_swallowed() {
+                self.swallowed.count(&board.set, &label.name, why);
+            }
         }
         for (index, change) in changes {
             let told = emit(self.event(time, set, index, change));
@@ -150,7 +161,13 @@ impl Emitter {
     fn end(&mut self, set: usize, index: usize, reason: EndReason, emit: &mut dyn FnMut(Event) -> bool) {
         // Without a frame there is no open tag.
         let Some(time) = self.last else { return };
-        if let Some(change) = self.boards[set].labels[index].1.close(time, reason) {
+        let Board { set: name, labels } = &mut self.boards[set];
+        let (label, tracker, _) = &mut labels[index];
+        let change = tracker.close(time, reason);
+        if let Some(why) = tracker.take_swallowed() {
+            self.swallowed.count(name, &label.name, why);
+        }
+        if let Some(change) = change {
             emit(self.event(time, set, index, change));
         }
     }
@@ -317,6 +334,33 @@ mod tests {
             [(4, EventKind::End), (5, EventKind::Start), (6, EventKind::End)],
             "7 is within the cooldown of 5"
         );
+    }
+
+    #[test]
+    fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
+        let base = Instant::now();
+        let thresholds = Thresholds { after: Duration::from_secs(2), ..Thresholds::default() };
+        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let sets = vec![("pets".into(), vec![label("cat"), label("dog")])];
+        let swallowed = Arc::new(SwallowedStarts::new(&"door".into()));
+        let emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
+        let mut emitter = emitter.counting(Arc::clone(&swallowed));
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            for (second, scores) in [(1, [0.9, 0.1]), (2, [0.1, 0.9]), (3, [0.9, 0.9]), (4, [0.1, 0.1])] {
+                emitter.scores(at(base, second), 0, &scores, &mut |event| panic!("{event:?}"));
+            }
+        });
+        let told: Vec<_> =
+            swallowed.report().into_iter().map(|r| (r.set, r.label, r.after, r.cooldown, r.gap)).collect();
+        let pets = |label: &str, after| ("pets".to_owned(), label.to_owned(), after, 0, 0);
+        assert_eq!(told, [pets("cat", 2), pets("dog", 1)]);
+        let text = recorder.handle().render();
+        let line = "vtagd_starts_swallowed_total{stream=\"door\",set=\"pets\",label=\"cat\",why=\"after\"} 2";
+        assert!(text.lines().any(|told| told == line), "{text}");
+        swallowed.keep(&[("pets".to_owned(), "dog".to_owned())]);
+        assert_eq!(swallowed.report().len(), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Thresholds;
 use crate::frame::FrameTime;
+use crate::stream::swallowed_starts::SwallowedBy;
 
 /// A peak has to rise by this much to be worth an update …
 const UPDATE_RISE: f32 = 0.05;
@@ -52,8 +53,8 @@ pub struct Tag {
 enum State {
     /// Below `enter`.
     Idle,
-    /// At or above `enter` since `tag.started`, but not long enough yet, or in cooldown.
-    Rising { tag: Tag },
+    /// At or above `enter` since `tag.started`, but not long enough yet, or (`held`) in cooldown.
+    Rising { tag: Tag, held: bool },
     /// Open. `falling` is the first sample of the current run below `exit`.
     Open { tag: Tag, emitted_peak: f32, emitted_at: Duration, falling: Option<FrameTime> },
 }
@@ -69,13 +70,15 @@ pub struct Tracker {
     last: Option<Duration>,
     /// Samples further apart than this do not continue one another.
     gap: Duration,
+    /// What became of the last run that ended without a start, until somebody asks.
+    swallowed: Option<SwallowedBy>,
 }
 
 impl Tracker {
     /// `gap` is the longest time between two samples that may still count as one run: what happened while a camera was
     /// away is not known, so neither a start nor an end that was under way goes on after it.
     pub fn new(thresholds: Thresholds, gap: Duration) -> Self {
-        Self { thresholds, state: State::Idle, quiet_until: None, last: None, gap }
+        Self { thresholds, state: State::Idle, quiet_until: None, last: None, gap, swallowed: None }
     }
 
     /// Goes on under other thresholds, with the state and the cooldown it has.
@@ -97,7 +100,7 @@ impl Tracker {
         if away {
             match &mut self.state {
                 State::Open { falling, .. } => *falling = None,
-                State::Idle | State::Rising { .. } => self.state = State::Idle,
+                State::Idle | State::Rising { .. } => self.fall(SwallowedBy::Gap),
             }
         }
         match self.state {
@@ -129,22 +132,34 @@ impl Tracker {
             score.partial_cmp(&self.thresholds.enter),
             Some(std::cmp::Ordering::Greater | std::cmp::Ordering::Equal)
         ) {
-            self.state = State::Idle;
+            self.fall(SwallowedBy::After);
             return None;
         }
         let tag = match self.state {
-            State::Rising { tag } => Tag { score, peak: tag.peak.max(score), ..tag },
+            State::Rising { tag, .. } => Tag { score, peak: tag.peak.max(score), ..tag },
             State::Idle | State::Open { .. } => Tag { started: time, score, peak: score },
         };
         let long_enough = time.media.saturating_sub(tag.started.media) >= self.thresholds.after;
         let quiet = self.quiet_until.is_some_and(|until| time.media < until);
         if !long_enough || quiet {
-            self.state = State::Rising { tag };
+            self.state = State::Rising { tag, held: long_enough };
             return None;
         }
         self.quiet_until = Some(time.media + self.thresholds.cooldown);
         self.state = State::Open { tag, emitted_peak: tag.peak, emitted_at: time.media, falling: None };
         Some(Change::Start { tag })
+    }
+
+    /// A run at or above `enter`, if there was one, ends without a start: because of its cooldown if it was held back by that, else for `why`.
+    fn fall(&mut self, why: SwallowedBy) {
+        if let State::Rising { held, .. } = std::mem::replace(&mut self.state, State::Idle) {
+            self.swallowed = Some(if held { SwallowedBy::Cooldown } else { why });
+        }
+    }
+
+    /// Why the last sample, or the last [close](Self::close), ended a run at or above `enter` that had made no start; told once.
+    pub fn take_swallowed(&mut self) -> Option<SwallowedBy> {
+        self.swallowed.take()
     }
 
     /// The start that was just given reached nobody: its cooldown does not begin.
@@ -156,6 +171,11 @@ impl Tracker {
     pub fn close(&mut self, time: FrameTime, reason: EndReason) -> Option<Change> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Open { tag, falling, .. } => Some(Change::End { tag, ended: falling.unwrap_or(time), reason }),
+            // It would have been told by now, but for its cooldown; a shorter one nobody can know.
+            State::Rising { held: true, .. } => {
+                self.swallowed = Some(SwallowedBy::Cooldown);
+                None
+            }
             State::Idle | State::Rising { .. } => None,
         }
     }

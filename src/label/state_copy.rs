@@ -249,6 +249,7 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
         #[test]
         fn a_copy_of_any_name_comes_back(name in "\\PC{1,80}") {
             let name = name.trim();

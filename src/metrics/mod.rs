@@ -105,6 +105,20 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
     ("vtagd_batch_max_size", Kind::Gauge, Unit::Count, "", "largest batch; what `max_size: auto` has found"),
     ("vtagd_batch_size", Kind::Histogram, Unit::Count, "", "pictures in a run"),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, label, type", "events made"),
+    (
+        "vtagd_starts_swallowed_total",
+        Kind::Counter,
+        Unit::Count,
+        "stream, set, label, why",
+        "times that a score reached `enter` and no tag started: too short for `after`, over within `cooldown`, or cut by a gap between samples",
+    ),
+    (
+        "vtagd_label_set_warnings",
+        Kind::Gauge,
+        Unit::Count,
+        "set",
+        "what is doubtful about a label set that runs, as `check` and `status` tell it",
+    ),
     ("vtagd_events_delivered_total", Kind::Counter, Unit::Count, "sink", "events the sink's other side has"),
     (
         "vtagd_events_retried_total",
@@ -232,7 +246,9 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
         Values::Words(&["queue_full", "storage", "max_size", "max_age", "rate_limit", "disabled", "shutdown"]),
     ),
     ("type", &["vtagd_events_total"], Values::Words(&["start", "update", "end"])),
+    ("why", &["vtagd_starts_swallowed_total"], Values::Words(&["after", "cooldown", "gap"])),
     ("stream", &[], Values::Bounded { by: "`streams[].id`", most: usize::MAX }),
+    ("set", &[], Values::Bounded { by: "names of the label sets", most: usize::MAX }),
     ("label", &[], Values::Bounded { by: "labels of the label sets", most: usize::MAX }),
     ("sink", &[], Values::Bounded { by: "`sinks[].name`, and `outbox`", most: usize::MAX }),
     ("index", &[], Values::Bounded { by: "GPUs of the machine", most: 16 }),
@@ -406,6 +422,8 @@ mod tests {
         assert_eq!(words("vtagd_frames_dropped_total", "reason"), dropped);
         let lost: Vec<_> = crate::outbox::Loss::ALL.iter().map(|loss| loss.as_str()).collect();
         assert_eq!(words("vtagd_events_dropped_total", "reason"), lost);
+        let why: Vec<_> = crate::stream::swallowed_starts::SwallowedBy::ALL.iter().map(|why| why.as_str()).collect();
+        assert_eq!(words("vtagd_starts_swallowed_total", "why"), why);
     }
 
     #[test]

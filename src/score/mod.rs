@@ -5,6 +5,7 @@
 //! prompt is a class of its own. An ensemble of probabilities holds the set once for each template, and a label's score is
 //! the mean of what it scores in each.
 
+mod near_background;
 pub mod score_routes;
 pub mod scoring_thread;
 pub mod similarity;

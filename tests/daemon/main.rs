@@ -6,6 +6,7 @@
 mod common;
 
 mod idle_costs_nothing;
+mod label_doubts;
 mod logs;
 mod run_files;
 mod run_footage;

@@ -160,3 +160,63 @@ proptest! {
         }
     }
 }
+
+/// Feeds one score a second; gives (second, why) of every start that was swallowed. `None` leaves a second out.
+fn swallowed(thresholds: Thresholds, scores: &[Option<f32>], gap: Duration) -> Vec<(usize, SwallowedBy)> {
+    let base = Instant::now();
+    let mut tracker = Tracker::new(thresholds, gap);
+    let mut seen = Vec::new();
+    for (i, score) in scores.iter().enumerate().filter_map(|(i, score)| Some((i, (*score)?))) {
+        tracker.sample(at(base, i as f64), score);
+        seen.extend(tracker.take_swallowed().map(|why| (i, why)));
+        assert_eq!(tracker.take_swallowed(), None, "told once");
+    }
+    tracker.close(at(base, scores.len() as f64), EndReason::StreamEnded);
+    seen.extend(tracker.take_swallowed().map(|why| (scores.len(), why)));
+    seen
+}
+
+#[test]
+fn a_start_that_comes_to_nothing_says_why() {
+    use SwallowedBy::{After, Cooldown, Gap};
+    let all = |scores: &[f32]| scores.iter().copied().map(Some).collect::<Vec<_>>();
+    let (h, l) = (0.9, 0.1);
+    // A run of one second where two are wanted, twice; then one that is long enough.
+    assert_eq!(swallowed(thresholds(2.0, 0.0, 0.0), &all(&[h, h, l, h, l, h, h, h, l]), GAP), [(2, After), (4, After)]);
+    // Whatever comes within the cooldown of the first, and is over before that is; too short is too short there too.
+    assert_eq!(
+        swallowed(thresholds(0.0, 0.0, 8.0), &all(&[h, l, h, h, l, l, h, l]), GAP),
+        [(4, Cooldown), (7, Cooldown)]
+    );
+    assert_eq!(swallowed(thresholds(2.0, 0.0, 60.0), &all(&[h, h, h, l, h, l]), GAP), [(5, After)]);
+    // One that outlasts the cooldown only starts late.
+    assert_eq!(swallowed(thresholds(0.0, 0.0, 4.0), &all(&[h, l, h, h, h, l]), GAP), []);
+    // What a file's end cuts off would have been told, but for the cooldown.
+    assert_eq!(swallowed(thresholds(0.0, 0.0, 60.0), &all(&[h, l, h, h]), GAP), [(4, Cooldown)]);
+    assert_eq!(swallowed(thresholds(9.0, 0.0, 0.0), &all(&[h, h]), GAP), []);
+    // Samples too far apart never add up.
+    let sparse = [Some(h), None, None, Some(h), None, None, Some(h)];
+    assert_eq!(swallowed(thresholds(1.0, 0.0, 0.0), &sparse, 2 * SECOND), [(3, Gap), (6, Gap)]);
+}
+
+proptest! {
+    #[test]
+    fn every_run_at_or_above_enter_is_a_start_or_swallowed_once(
+        scores in proptest::collection::vec(0.0_f32..=1.0, 0..80), after in 0.0_f64..4.0, cooldown in 0.0_f64..20.0
+    ) {
+        let base = Instant::now();
+        // No exit below enter: a tag is over when its run is.
+        let thresholds = Thresholds { exit: 0.6, ..thresholds(after, 0.0, cooldown) };
+        let mut tracker = Tracker::new(thresholds, GAP);
+        let (mut runs, mut starts, mut swallowed) = (0, 0, 0);
+        let mut before = 0.0;
+        for (i, score) in scores.iter().copied().chain([0.0]).enumerate() {
+            runs += usize::from(score < 0.6 && before >= 0.6);
+            before = score;
+            let change = tracker.sample(at(base, i as f64), score);
+            starts += usize::from(matches!(change, Some(Change::Start { .. })));
+            swallowed += usize::from(tracker.take_swallowed().is_some());
+        }
+        prop_assert_eq!(runs, starts + swallowed);
+    }
+}
