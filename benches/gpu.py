@@ -294,6 +294,7 @@ def daemon(run, arch):
         f"model: {{ path: {model} }}\nruntime: {{ library: {run.library}, providers: [{provider}], strict: true, batch: {{ max_size: {batch} }} }}\n"
         f"sampling: {{ interval: 40ms, decode: all }}\nstreams:\n{streams}labels: [things.yaml]\n"
         f"sinks: [{{ type: jsonl, path: events.jsonl }}]\napi: {{ listen: \"127.0.0.1:{port}\" }}\n"
+        "state: { path: state }\noutbox: { path: \":memory:\" }\n"
     )
     if not run.program:
         raise StepError("missing", "vtagd does not run here, see `program`")

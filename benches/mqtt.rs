@@ -29,7 +29,6 @@ use vtagd::sink::mqtt::{Mqtt, MqttSettings, Owner, Protocol};
 use vtagd::sink::runner;
 use vtagd::stream::StreamId;
 use vtagd::stream::registry::{RegisteredStream, StreamRegistry};
-use vtagd::stream::status::StreamStatus;
 
 use sends::Sends;
 
@@ -67,11 +66,9 @@ fn event(number: usize) -> Event {
 /// Twenty cameras, each with all labels.
 fn registry() -> Arc<StreamRegistry> {
     let registry = StreamRegistry::default();
-    let watched = |stream| RegisteredStream {
-        status: Arc::new(StreamStatus::new(StreamId::from(format!("camera-{stream}").as_str()))),
-        accounting: Arc::default(),
-        enabled: true,
-        labels: (0..LABELS).map(|label| ("dock-safety".to_owned(), format!("label-{label}"))).collect(),
+    let watched = |stream| {
+        let labels = (0..LABELS).map(|label| ("dock-safety".to_owned(), format!("label-{label}"))).collect();
+        RegisteredStream::new(&StreamId::from(format!("camera-{stream}").as_str()), labels)
     };
     registry.set((0..STREAMS).map(watched).collect());
     Arc::new(registry)

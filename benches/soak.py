@@ -129,6 +129,7 @@ def main():
             config.write_text(
                 f"model: {{ path: none }}\nsampling: {{ interval: 1s }}\nreconnect: {RECONNECT}\nstreams:\n{rows}"
                 f"api: {{ listen: \"127.0.0.1:0\" }}\n"
+                "state: { path: state }\noutbox: { path: \":memory:\" }\n"
             )
             text = args.log or pathlib.Path(folder, "log")
             with open(text, "w") as log:

@@ -47,6 +47,7 @@ def main():
         config.write_text(
             f"sampling: {{ interval: 1s }}\nstreams:\n{rows}labels: [{ROOT}/config/labels/demo.yaml]\n"
             f"sinks: [{{ type: jsonl, path: events.jsonl }}]\napi: {{ listen: \"127.0.0.1:0\" }}\n"
+            "state: { path: state }\noutbox: { path: \":memory:\" }\n"
         )
         log = open(pathlib.Path(folder, "log"), "w+")
         daemon = subprocess.Popen([release / "vtagd", "run", "-c", config], cwd=ROOT, stderr=log)

@@ -95,6 +95,7 @@ class Daemon:
         config.write_text(
             f"model: {{ path: none }}\nsampling: {{ interval: {interval}, decode: {decode} }}\nstreams:\n{rows}"
             f"sinks: [{{ type: jsonl, path: events.jsonl }}]\napi: {{ listen: \"127.0.0.1:{free_port()}\" }}\n"
+            "state: { path: state }\noutbox: { path: \":memory:\" }\n"
         )
         self.api = re.search(r"127\.0\.0\.1:\d+", config.read_text().split("api:")[1])[0]
         self.log = pathlib.Path(folder, "log")

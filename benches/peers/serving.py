@@ -85,6 +85,7 @@ class Daemon:
             f"model: {{ path: {bundle} }}\nruntime: {runtime}\nsampling: {{ interval: {interval}, decode: keyframes }}\n"
             f"streams:\n{rows}labels: [things.yaml]\nsinks: [{{ type: jsonl, path: events.jsonl }}]\n"
             f"api: {{ listen: \"127.0.0.1:{self.port}\" }}\n"
+            "state: { path: state }\noutbox: { path: \":memory:\" }\n"
         )
         self.log = self.folder / "log"
         self.process = subprocess.Popen([RELEASE / "vtagd", "run", "-c", config], cwd=ROOT, stderr=open(self.log, "w"))

@@ -26,7 +26,13 @@ pub fn fuzz(data: &[u8]) -> Vec<u8> {
         trusted_proxies: vec![AddressRange::from(IpAddr::V4(Ipv4Addr::LOCALHOST))],
     };
     let board = Arc::new(Board::new(Arc::default()));
-    board.set_labels(vec![SetView { set: MARKED.to_owned(), labels: Vec::new(), sha256: String::new() }]);
+    board.set_labels(vec![SetView {
+        set: MARKED.to_owned(),
+        labels: Vec::new(),
+        sha256: String::new(),
+        warnings: Vec::new(),
+        source: serde_json::json!({}),
+    }]);
     let Ok(access) = Access::new(&settings).map(Arc::new) else { return Vec::new() };
     // Nobody takes requests: whoever has the token is told that the daemon stops.
     let requests = requests::channel().0.api;

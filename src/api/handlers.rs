@@ -57,6 +57,7 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Value> {
     let row = |stream: &RegisteredStream| {
         let mut row = json!(stream.status.report(now));
         row["accounting"] = json!(stream.accounting.totals());
+        row["swallowed_starts"] = json!(stream.swallowed.report());
         row
     };
     Json(json!({ "streams": shared.board.streams().iter().map(row).collect::<Vec<_>>() }))
@@ -165,7 +166,9 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
     let (outcome, answer) = match change(shared, caller, action).await {
         Ok(RequestOutcome::Done) => ("done", answer(true)),
         Ok(RequestOutcome::Already) => ("it was so", answer(false)),
-        Ok(RequestOutcome::NoSuchStream) => ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream")),
+        Ok(RequestOutcome::NoSuchStream | RequestOutcome::NoSuchSet) => {
+            ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream"))
+        }
         Ok(RequestOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
         Err(early) => early,
     };
@@ -175,16 +178,35 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
 
 pub(super) async fn reload(shared: State<Shared>, caller: Extension<Caller>) -> Response {
     let (outcome, answer) = match change(&shared, caller.0, Action::Reload).await {
-        Ok(RequestOutcome::Refused { why, problems }) => {
-            let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
-            let body = json!({ "error": why, "problems": errors.map(problem_json).collect::<Vec<_>>() });
-            ("refused", (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response())
-        }
+        Ok(RequestOutcome::Refused { why, problems }) => ("refused", with_problems(&why, &problems)),
         Ok(_) => ("done", Json(json!({ "result": "applied" })).into_response()),
         Err(early) => early,
     };
     audit(caller.0, "reload", None, outcome);
     answer
+}
+
+pub(super) async fn reset_set(shared: State<Shared>, caller: Extension<Caller>, set: Id) -> Response {
+    let set = match part(set) {
+        Ok(set) => set,
+        Err(refusal) => return refusal,
+    };
+    let answer = |changed: bool| Json(json!({ "set": set, "changed": changed })).into_response();
+    let (outcome, answer) = match change(&shared, caller.0, Action::ResetSet { set: set.clone() }).await {
+        Ok(RequestOutcome::Done) => ("done", answer(true)),
+        Ok(RequestOutcome::Refused { why, problems }) => ("refused", with_problems(&why, &problems)),
+        Ok(RequestOutcome::Already) => ("it was so", answer(false)),
+        Ok(_) => ("no such set", refusal(StatusCode::NOT_FOUND, "no such label set")),
+        Err(early) => early,
+    };
+    audit(caller.0, "reset labels", None, outcome);
+    answer
+}
+
+fn with_problems(why: &str, problems: &[Problem]) -> Response {
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    let body = json!({ "error": why, "problems": errors.map(problem_json).collect::<Vec<_>>() });
+    (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
 }
 
 /// Without the lines of the file around it: they may hold what is nobody's business.

@@ -96,6 +96,11 @@ pub struct SetView {
     pub labels: Vec<String>,
     /// Of its file, in hexadecimal digits.
     pub sha256: String,
+    /// What is doubtful about it.
+    pub warnings: Vec<String>,
+    /// Which of its file and the copy of it is in force: an object, whose fields stand beside these.
+    #[serde(flatten)]
+    pub source: serde_json::Value,
 }
 
 /// What is known of the running daemon. Written by the main thread, read by requests.

@@ -123,6 +123,16 @@ pub(super) fn scores() -> Value {
     standing
 }
 
+pub(super) fn reset_labels() -> Value {
+    let answers = [
+        ("200", answer("The file is in force; `changed`: a copy was.", of("SetReset"))),
+        ("202", answer("It is not done yet; the log will say what came of it.", of("UnderWay"))),
+        ("422", answer("Nothing has changed, and why.", of("Problems"))),
+    ];
+    let summary = "Removes the copy of a label set, and reads the configuration again: its file is in force.";
+    with_parameter(operation("resetLabels", summary, &answers), "set", "dock-safety")
+}
+
 fn paths(routes: &[Route]) -> Value {
     let mut paths = json!({});
     for route in routes {
@@ -162,6 +172,9 @@ fn schemas() -> Value {
         "sampled": count, "inferred": count, "reused": count,
         "dropped": { "type": "object", "additionalProperties": count },
     }));
+    let swallowed = object(json!({
+        "set": string, "label": string, "after": count, "cooldown": count, "gap": count, "rival": count,
+    }));
     let stream = object_with(
         json!({
             "id": string,
@@ -177,6 +190,7 @@ fn schemas() -> Value {
             "frame_rate": maybe_number,
             "sampling_interval": maybe_number,
             "accounting": accounting,
+            "swallowed_starts": list(swallowed),
         }),
         json!({ "error": string }),
     );
@@ -226,7 +240,12 @@ fn schemas() -> Value {
     let problem = object(json!({
         "file": string, "line": maybe_count, "column": maybe_count, "field": string, "message": string, "remedy": string,
     }));
-    let set = object(json!({ "set": string, "labels": list(string.clone()), "sha256": string }));
+    let copy = object(json!({ "path": string, "made_at": time, "by": string, "file_changed": flag }));
+    let set = object(json!({
+        "set": string, "labels": list(string.clone()), "sha256": string,
+        "in_force": { "enum": ["file", "state"] }, "file": string, "copy": or_null(&copy), "refused": maybe_string,
+        "warnings": list(string.clone()),
+    }));
     json!({
         "Error": object(json!({ "error": string })),
         "Streams": object(json!({ "streams": list(stream) })),
@@ -236,6 +255,7 @@ fn schemas() -> Value {
         "Sinks": object(json!({ "outbox": outbox, "sinks": list(sink) })),
         "Readiness": readiness,
         "Switched": object(json!({ "stream": string, "enabled": flag, "changed": flag })),
+        "SetReset": object(json!({ "set": string, "changed": flag })),
         "UnderWay": object(json!({ "result": { "const": "under way" } })),
         "Reloaded": object(json!({ "result": { "const": "applied" } })),
         "Problems": object(json!({ "error": string, "problems": list(problem) })),

@@ -164,7 +164,17 @@ pub(super) fn all() -> Vec<Route> {
             handlers::resume,
             switch("resume", "Starts a stream that is switched off."),
         ),
-        Route::get("/api/v1/labels", READ, handlers::labels, read("labels", "The label sets.", "Labels")),
+        Route::get(
+            "/api/v1/labels",
+            READ,
+            handlers::labels,
+            read(
+                "labels",
+                "The label sets, and whether the file of each is in force or a copy of it in the state directory.",
+                "Labels",
+            ),
+        ),
+        Route::post("/api/v1/labels/{set}/reset", CHANGE, handlers::reset_set, openapi::reset_labels()),
         Route::get(
             "/api/v1/events",
             READ,

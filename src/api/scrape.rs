@@ -61,6 +61,7 @@ fn scores(text: &mut Exposition, board: &Board) {
 fn label_sets(text: &mut Exposition, board: &Board) {
     for set in board.sets.read().iter() {
         text.sample("vtagd_label_set_info", &[("set", &*set.set), ("sha256", &*set.sha256)], 1.0);
+        text.sample("vtagd_label_set_warnings", &[("set", &set.set)], set.warnings.len() as f64);
     }
 }
 

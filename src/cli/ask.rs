@@ -1,6 +1,6 @@
 //! Asking a running daemon: a small HTTP client for its API. In: where it is and its token; out: JSON, or why not in one line.
 //!
-//! On the caller's thread, one connection for all questions, ten seconds for all of them.
+//! On the caller's thread, one connection for all questions, ten seconds for all of them, thirty for a change.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -26,6 +26,8 @@ use crate::platform::tls::{self, Trust};
 use crate::platform::userinfo;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than the daemon takes to say that a change is still under way.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer that is read.
 const MOST: usize = 32 << 20;
 
@@ -202,23 +204,36 @@ impl Daemon {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn get_all(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
+        self.answers(&Method::GET, paths, ANSWER_TIMEOUT)
+    }
+
+    /// Its answer to a POST to `path`, for which it has time.
+    ///
+    /// # Errors
+    /// Why nothing was changed, or why it is not known.
+    pub fn post(&self, path: &str) -> Result<Value, Unanswered> {
+        self.answers(&Method::POST, &[path], CHANGE_TIMEOUT)
+            .map(|answers| answers.into_iter().next().unwrap_or_default())
+    }
+
+    fn answers(&self, method: &Method, paths: &[&str], timeout: Duration) -> Result<Vec<Value>, Unanswered> {
         let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
         runtime.block_on(async {
-            tokio::time::timeout(ANSWER_TIMEOUT, self.ask(paths)).await.unwrap_or_else(|_| {
-                Err(Unanswered::Failed(format!("{} does not answer within {ANSWER_TIMEOUT:?}", self.address())))
+            tokio::time::timeout(timeout, self.ask(method, paths)).await.unwrap_or_else(|_| {
+                Err(Unanswered::Failed(format!("{} does not answer within {timeout:?}", self.address())))
             })
         })
     }
 
-    async fn ask(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
+    async fn ask(&self, method: &Method, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| {
             let (address, from) = (self.address(), &self.known_from);
             let remedy = "is the daemon running? `systemctl status vtagd` or its log says so";
             Unanswered::Failed(format!("nobody answers at {address} ({error}), which is {from}: {remedy}"))
         })?;
         match &self.tls {
-            None => self.talk(stream, paths).await,
+            None => self.talk(stream, method, paths).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(Arc::clone(config));
                 let stream = connector.connect(name.clone(), stream).await.map_err(|error| {
@@ -227,7 +242,7 @@ impl Daemon {
                         "is `api.tls` on there, and has the daemon been reloaded since its certificate changed?";
                     Unanswered::Failed(format!("{address} is not trusted or speaks no TLS ({error}): {remedy}"))
                 })?;
-                self.talk(stream, paths).await
+                self.talk(stream, method, paths).await
             }
         }
     }
@@ -235,6 +250,7 @@ impl Daemon {
     async fn talk(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        method: &Method,
         paths: &[&str],
     ) -> Result<Vec<Value>, Unanswered> {
         let other = |error: hyper::Error| {
@@ -245,18 +261,23 @@ impl Daemon {
         tokio::spawn(connection);
         let mut answers = Vec::with_capacity(paths.len());
         for path in paths {
-            answers.push(self.question(&mut sender, path).await?);
+            answers.push(self.question(&mut sender, method, path).await?);
         }
         Ok(answers)
     }
 
-    async fn question(&self, sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> Result<Value, Unanswered> {
+    async fn question(
+        &self,
+        sender: &mut SendRequest<Empty<Bytes>>,
+        method: &Method,
+        path: &str,
+    ) -> Result<Value, Unanswered> {
         let address = self.address();
         let other = |why: &dyn std::fmt::Display| {
             Unanswered::Failed(format!("{address} does not answer as vtagd does ({why})"))
         };
         let host = address.split("://").nth(1).unwrap_or_default();
-        let mut request = Request::get(path).header(HOST, host);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
         if let Some(token) = &self.token {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
                 .map_err(|_| Unanswered::Input("the token holds a character that no header can carry".to_owned()))?;
@@ -275,7 +296,10 @@ impl Daemon {
                 "{address} has another token: has the daemon been reloaded since it changed?"
             ))),
             // It says in the same words why it is not ready.
-            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => serde_json::from_slice(&body).map_err(|e| other(&e)),
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE if method == Method::GET => {
+                serde_json::from_slice(&body).map_err(|e| other(&e))
+            }
+            StatusCode::OK | StatusCode::ACCEPTED => serde_json::from_slice(&body).map_err(|e| other(&e)),
             // Who names a stream may err.
             StatusCode::NOT_FOUND if path.starts_with("/api/v1/streams/") => {
                 let said: Value = serde_json::from_slice(&body).map_err(|e| other(&e))?;
@@ -284,6 +308,9 @@ impl Daemon {
             status => {
                 let said: Option<Value> = serde_json::from_slice(&body).ok();
                 let said = said.and_then(|said| Some(plain(said["error"].as_str()?)));
+                if let Some(why) = said.as_ref().filter(|_| method == Method::POST) {
+                    return Err(Unanswered::Failed(format!("the daemon at {address} does not do it: {why}")));
+                }
                 Err(other(&said.unwrap_or_else(|| status.to_string())))
             }
         }

@@ -15,7 +15,7 @@ use super::plural;
 use super::start_trial;
 use super::trial::{self, Finding};
 use crate::config::{self, Absence, ModelChoice, Settings};
-use crate::daemon::engine::{Engine, EngineError};
+use crate::daemon::engine::{self, Engine, EngineError};
 use crate::platform::service_user;
 use crate::platform::systemd::{self, LongStep};
 use crate::platform::userinfo::shown;
@@ -81,7 +81,7 @@ pub fn run(
     file: &Path,
     out: &mut dyn Write,
     err: &mut dyn Write,
-    model: impl FnOnce(&Settings) -> Result<(), EngineError>,
+    model: impl FnOnce(&Settings) -> Result<Vec<Vec<String>>, EngineError>,
 ) -> std::io::Result<u8> {
     match checked(file, err, model)? {
         Ok(settings) => {
@@ -96,7 +96,7 @@ pub fn run(
 fn checked(
     file: &Path,
     err: &mut dyn Write,
-    model: impl FnOnce(&Settings) -> Result<(), EngineError>,
+    model: impl FnOnce(&Settings) -> Result<Vec<Vec<String>>, EngineError>,
 ) -> std::io::Result<Result<Settings, u8>> {
     let settings = match tried(file, err)? {
         Ok(settings) => settings,
@@ -107,9 +107,15 @@ fn checked(
         }
     };
     report(&settings.notices, err)?;
-    if let Err(error) = model(&settings) {
-        writeln!(err, "{}: error: model: {error}", shown(file))?;
-        return Ok(Err(error.exit_code()));
+    let doubts = match model(&settings) {
+        Ok(doubts) => doubts,
+        Err(error) => {
+            writeln!(err, "{}: error: model: {error}", shown(file))?;
+            return Ok(Err(error.exit_code()));
+        }
+    };
+    for (set, doubts) in settings.label_sets.iter().zip(doubts) {
+        tell_doubts(&set.file, &doubts, err)?;
     }
     Ok(Ok(settings))
 }
@@ -143,16 +149,25 @@ fn tried(file: &Path, err: &mut dyn Write) -> std::io::Result<Result<Settings, V
     }
 }
 
-/// Builds the engine as `run` would, and lets it go. Ctrl-C ends it early.
+/// Writes what the model makes doubtful about the label set in `file`; `labels check` uses it too.
+///
+/// # Errors
+/// `err` cannot be written.
+pub(super) fn tell_doubts(file: &Path, doubts: &[String], err: &mut dyn Write) -> std::io::Result<()> {
+    doubts.iter().try_for_each(|doubt| writeln!(err, "{}: warning: {doubt}; reword the one or the other", shown(file)))
+}
+
+/// Builds the engine as `run` would, and lets it go; what it finds doubtful about each label set. Ctrl-C ends it early.
 ///
 /// # Errors
 /// What `run` would end with.
-pub fn model(settings: &Settings) -> Result<(), EngineError> {
+pub fn model(settings: &Settings) -> Result<Vec<Vec<String>>, EngineError> {
     // The unit runs this before the daemon, for which systemd waits no longer than for the daemon itself.
     let _patience = LongStep::quiet();
     let (trigger, shutdown) = shutdown::channel();
     let _signals = signals::listen(trigger, None, crate::logs::finish);
-    Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown).map(drop)
+    let engine = Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown)?;
+    Ok(engine::doubts(&settings.label_sets, &engine.scorers))
 }
 
 /// Writes each problem, errors and warnings with their lines of the file; `run` uses it too.

@@ -1,16 +1,19 @@
-//! `vtagd labels`: check label-set files, and fill the text-embedding cache so that the daemon starts without the text tower.
+//! `vtagd labels`: check label-set files, go back from the daemon's copies of them (`labels_state.rs`), and fill the text-embedding cache so that the daemon starts without the text tower.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::progress::Meter;
-use super::{check, complain, plural, pull, say};
+use super::{check, complain, labels_state, plural, pull, say};
+use crate::daemon::engine;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
-use crate::label::embedder::{EmbedProgress, Embedder};
+use crate::label::embedder::{EmbedProgress, EmbedReport, Embedder};
 use crate::label::{LabelSet, set};
-use crate::model::prepared;
+use crate::model::{Bundle, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown;
+use crate::score::{Scorer, SetEmbeddings};
 use crate::yaml::problem::Problem;
 
 #[derive(Debug, clap::Subcommand)]
@@ -20,6 +23,9 @@ pub enum Command {
         /// Label-set files.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Also ask a model directory, `starter` or hf:ORG/NAME[@REVISION]: labels that are nearer to the background than to anything else.
+        #[arg(short, long, value_name = "DIR")]
+        model: Option<PathBuf>,
     },
     /// Print the JSON Schema of label-set files, for editors.
     Schema,
@@ -32,12 +38,24 @@ pub enum Command {
         #[arg(short, long, value_name = "DIR")]
         model: Option<PathBuf>,
     },
+    /// Print a label set of a configuration as it is in force: its file, or the copy of it that the daemon keeps.
+    Export(labels_state::Export),
+    /// Remove the daemon's copy of a label set, so that its file is in force again.
+    ///
+    /// A daemon that runs does it itself and goes on with the file at once; that needs its API and `api.token`.
+    Reset(labels_state::Reset),
 }
 
 /// Does it; the exit code.
 pub fn run(command: &Command) -> u8 {
     match command {
-        Command::Check { files } => read(files).1,
+        Command::Check { files, model } => {
+            let (sets, code) = read(files);
+            match model {
+                Some(model) if code == 0 => compare(&sets, model),
+                _ => code,
+            }
+        }
         Command::Schema => {
             say(&format!("{:#}", set::json_schema()));
             0
@@ -49,6 +67,8 @@ pub fn run(command: &Command) -> u8 {
             }
             embed(&sets, model.as_deref())
         }
+        Command::Export(args) => labels_state::export(args),
+        Command::Reset(args) => labels_state::reset(args),
     }
 }
 
@@ -99,7 +119,45 @@ fn tell(problems: &[Problem]) {
     }
 }
 
-fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
+fn embed(sets: &[LabelSet], model: Option<&Path>) -> u8 {
+    embedded(sets, model, &mut |bundle, _, report| {
+        let cut = if report.truncated > 0 {
+            format!(", {} longer than the model reads", report.truncated)
+        } else {
+            String::new()
+        };
+        say(&format!(
+            "{} texts embedded with {}, {} were in the cache ({}){cut}",
+            report.embedded,
+            bundle.name,
+            report.cached,
+            paths::cache_dir().display()
+        ));
+    })
+}
+
+/// Says what the model makes doubtful about the sets.
+fn compare(sets: &[LabelSet], model: &Path) -> u8 {
+    embedded(sets, Some(model), &mut |bundle, embeddings, _| {
+        let scorer = |set| Some(Arc::new(Scorer::new(set, bundle.logit_parameters).ok()?));
+        let scorers: Vec<_> = embeddings.iter().filter_map(scorer).collect();
+        for (set, doubts) in sets.iter().zip(engine::doubts(sets, &scorers)) {
+            let mut text = Vec::new();
+            // A vector takes everything.
+            let _ = check::tell_doubts(&set.file, &doubts, &mut text);
+            if let Some(text) = String::from_utf8_lossy(&text).strip_suffix('\n') {
+                say(text);
+            }
+        }
+    })
+}
+
+/// The embeddings of the sets, which `done` is told of; the exit code.
+fn embedded(
+    sets: &[LabelSet],
+    model: Option<&Path>,
+    done: &mut dyn FnMut(&Bundle, &[SetEmbeddings], &EmbedReport),
+) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     let bundle =
@@ -123,19 +181,8 @@ fn embed(sets: &[LabelSet], model: Option<&std::path::Path>) -> u8 {
     let outcome = Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut progress }.sets(sets);
     drop(meter);
     match outcome {
-        Ok((_, report)) => {
-            let cut = if report.truncated > 0 {
-                format!(", {} longer than the model reads", report.truncated)
-            } else {
-                String::new()
-            };
-            say(&format!(
-                "{} texts embedded with {}, {} were in the cache ({}){cut}",
-                report.embedded,
-                bundle.name,
-                report.cached,
-                cache_dir.display()
-            ));
+        Ok((embeddings, report)) => {
+            done(&bundle, &embeddings, &report);
             0
         }
         Err(error) => {

@@ -11,6 +11,7 @@ pub mod embed;
 pub mod events;
 pub mod explain;
 pub mod labels;
+mod labels_state;
 pub mod model;
 pub mod mqtt;
 pub mod package;

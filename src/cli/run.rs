@@ -31,9 +31,7 @@ pub fn run(file: &Path, verbose: u8) -> u8 {
         let keys: Vec<&str> = settings.origins.keys().map(String::as_str).collect();
         tracing::info!(keys = keys.join(", "), "these come from the environment");
     }
-    for notice in &settings.notices {
-        tracing::warn!("{notice}");
-    }
+    settings.notices.iter().for_each(daemon::log_notice);
     malloc::give_back_what_is_freed();
     match daemon::run(settings) {
         Ok(code) => code,

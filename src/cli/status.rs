@@ -48,8 +48,8 @@ pub fn run(args: &Args) -> u8 {
 
 /// What the daemon says, in one object.
 fn look(daemon: &Daemon) -> Result<Value, Unanswered> {
-    let [readiness, streams, sinks, events] =
-        daemon.get(["/readyz", "/api/v1/streams", "/api/v1/sinks", "/api/v1/events"])?;
+    let [readiness, streams, sinks, events, labels] =
+        daemon.get(["/readyz", "/api/v1/streams", "/api/v1/sinks", "/api/v1/events", "/api/v1/labels"])?;
     let mut streams = streams["streams"].clone();
     let mut tags = open_tags(&events["events"]);
     for stream in streams.as_array_mut().into_iter().flatten() {
@@ -64,6 +64,7 @@ fn look(daemon: &Daemon) -> Result<Value, Unanswered> {
         "refused": readiness["refused"],
         "inference": readiness["inference"],
         "streams": streams,
+        "labels": labels["sets"],
         "outbox": sinks["outbox"],
         "sinks": sinks["sinks"],
     }))
@@ -210,6 +211,12 @@ fn body(seen: &Value, word: &dyn Fn(&Value) -> Option<String>, out: &mut String)
     for (id, error) in streams.iter().filter_map(|stream| Some((word(&stream["id"])?, word(&stream["error"])?))) {
         let _ = write!(out, "\n{id}: {error}");
     }
+    for stream in &streams {
+        *out += &swallowed(stream);
+    }
+    for set in seen["labels"].as_array().into_iter().flatten() {
+        let _ = write!(out, "{}", label_set(set));
+    }
     *out += "\n\n";
     let mut rows = vec![["sink", "state", "waiting", "oldest", "dead letters"].map(str::to_owned)];
     let sinks = seen["sinks"].as_array().cloned().unwrap_or_default();
@@ -223,6 +230,52 @@ fn body(seen: &Value, word: &dyn Fn(&Value) -> Option<String>, out: &mut String)
     if let Some(error) = word(&seen["outbox"]["error"]) {
         let _ = write!(out, "\nevents cannot be stored: {error}");
     }
+}
+
+/// What is to be told of a label set; nothing of one whose file is in force.
+fn label_set(set: &Value) -> String {
+    let word = |value: &Value| value.as_str().map(plain).unwrap_or_default();
+    let (name, copy) = (word(&set["set"]), &set["copy"]);
+    let mut out = String::new();
+    // Writing into a String cannot fail.
+    if set["in_force"] == "state" {
+        let (path, made_at, by) = (word(&copy["path"]), word(&copy["made_at"]), word(&copy["by"]));
+        let made_at = made_at.split('.').next().unwrap_or_default().trim_end_matches('Z');
+        let _ = write!(out, "\nlabel set {name}: its copy {path} is in force, made {made_at}Z by {by}");
+        if copy["file_changed"] == true {
+            let _ = write!(out, "; {} has changed since", word(&set["file"]));
+        }
+    } else if let Some(why) = set["refused"].as_str() {
+        let _ = write!(out, "\nlabel set {name}: its copy in the state directory is not in force: {}", plain(why));
+    }
+    for warning in set["warnings"].as_array().into_iter().flatten() {
+        let _ = write!(out, "\nlabel set {name}: {}", word(warning));
+    }
+    out
+}
+
+/// The labels of the stream whose starts were swallowed most. What a rival has kept from `enter` is no fault of the settings, and told by
+/// `scores` and `explain`.
+fn swallowed(stream: &Value) -> String {
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let mut labels: Vec<(u64, String)> = Vec::new();
+    for label in stream["swallowed_starts"].as_array().into_iter().flatten() {
+        let counts = ["after", "cooldown", "gap"].map(|why| (number(&label[why]), why));
+        let told = counts.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} by {why}"));
+        let told: Vec<String> = told.collect();
+        if told.is_empty() {
+            continue;
+        }
+        let name = label["label"].as_str().map(plain).unwrap_or_default();
+        labels.push((counts.iter().map(|(count, _)| count).sum(), format!("{name} {}", told.join(" and "))));
+    }
+    labels.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let mut told: Vec<String> = labels.iter().take(TAGS).map(|(_, told)| told.clone()).collect();
+    if labels.len() > TAGS {
+        told.push(format!("{} more labels", labels.len() - TAGS));
+    }
+    let id = stream["id"].as_str().map(plain).unwrap_or_default();
+    if told.is_empty() { String::new() } else { format!("\n{id}: starts swallowed: {}", told.join(", ")) }
 }
 
 fn stream(stream: &Value) -> [String; 8] {

@@ -21,11 +21,13 @@ use crate::outbox::route::Route;
 
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::View;
+use crate::platform::state_folder::StateFolder;
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::{Document, bounded};
 
+mod after_checks;
 mod api_endpoint;
 pub mod effects;
 mod include;
@@ -36,7 +38,9 @@ mod providers;
 mod schema;
 mod schema_runtime;
 mod sets;
+mod sets_in_force;
 mod show;
+mod stores;
 mod streams;
 mod suspicious_text;
 mod trusted_proxies;
@@ -46,6 +50,7 @@ pub use api_endpoint::Reach;
 pub use overrides::Origins;
 pub use providers::from_pairs as provider_from_pairs;
 pub use sets::thresholds;
+pub use sets_in_force::{CopyInForce, InForce, SetInForce, SetOnDisk};
 pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
@@ -71,10 +76,14 @@ pub struct Settings {
     pub instance: String,
     pub model: ModelSettings,
     pub infer: InferSettings,
-    /// At least one.
+    /// At least one, unless there is an API that another configuration can be asked of.
     pub streams: Vec<StreamSettings>,
     /// At least one, unless `model` is [`ModelChoice::None`].
     pub label_sets: Vec<LabelSet>,
+    /// Where each of `label_sets` comes from, in the same order.
+    pub in_force: Vec<SetInForce>,
+    /// Where what the daemon writes lies.
+    pub state: StateFolder,
     /// For labels that do not say otherwise; see [`thresholds`].
     pub events: Thresholds,
     pub sinks: Vec<SinkSettings>,
@@ -175,8 +184,24 @@ pub fn load_for(path: &Path, absence: Absence) -> Result<Settings, Vec<Problem>>
 /// # Errors
 /// As [`load`].
 pub fn load_with_document(path: &Path, absence: Absence) -> Result<(Settings, Document), Vec<Problem>> {
+    load_beside(path, absence, None)
+}
+
+/// As [`load`], for a daemon that runs: copies of label sets are those of `state`, which is its own until a restart.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(path: &Path, state: &StateFolder) -> Result<Settings, Vec<Problem>> {
+    load_beside(path, Absence::Refused, Some(state)).map(|(settings, _)| settings)
+}
+
+fn load_beside(
+    path: &Path,
+    absence: Absence,
+    state: Option<&StateFolder>,
+) -> Result<(Settings, Document), Vec<Problem>> {
     let Whole { document, origins, refused, found } = whole(path).map_err(|problem| vec![*problem])?;
-    let (settings, mut problems) = validate::settings(&document, absence, found.incomplete);
+    let (settings, mut problems) = validate::settings(&document, absence, found.incomplete, state);
     problems.extend(found.problems.into_iter().chain(refused));
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| {
@@ -239,6 +264,16 @@ pub fn outbox_of(path: &Path) -> Result<Option<PathBuf>, String> {
     validate::outbox_alone(&document).ok_or_else(|| format!("the `outbox` of {} cannot be read", path.display()))
 }
 
+/// Where the daemon of the configuration in `path` keeps its state, and every label set as it is in force there. Problems of anything
+/// else do not matter.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn sets_of(path: &Path) -> Result<(StateFolder, Vec<SetOnDisk>), String> {
+    let document = overridden(path)?;
+    sets_in_force::alone(&document).ok_or_else(|| format!("`state` or `labels` of {} cannot be read", path.display()))
+}
+
 /// How to reach the daemon that the configuration in `path` is for. Problems of anything else do not matter.
 ///
 /// # Errors
@@ -259,7 +294,8 @@ pub(crate) const NOWHERE: &str = "/nonexistent/vtagd-fuzz/vtagd.yaml";
 /// Reads `data` as a configuration. What the fuzzers run: any bytes in, nothing out, no panic.
 pub fn fuzz(data: &[u8]) {
     let Ok(document) = Document::parse(Path::new(NOWHERE), data) else { return };
-    let (settings, problems) = validate::settings(&document, Absence::Refused, false);
+    let nowhere = StateFolder::configured(PathBuf::from(NOWHERE));
+    let (settings, problems) = validate::settings(&document, Absence::Refused, false, Some(&nowhere));
     let _ = (validate::outbox_alone(&document), api_endpoint::of(&document));
     if let Some(settings) = settings.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error)) {
         let shown = effective(&settings);

@@ -36,7 +36,8 @@ section! {
         "sampling" => sampling: Sampling,
         /// section | - | [When a stream is lost and tried again](#reconnect)
         "reconnect" => reconnect: Reconnect,
-        /// list, at least one | - | [What is watched](#streams)
+        /// list | required | [What is watched](#streams). `[]` where the API is on: the daemon waits for a reload that
+        /// brings some
         "streams" => streams: Vec<At<Stream>>,
         /// list of paths | - | Label-set files; at least one, unless `model.path` is `none`. See [label
         /// sets](#label-sets)
@@ -49,6 +50,8 @@ section! {
         "outbox" => outbox: Store,
         /// section | off | [Pictures of tags](#snapshots)
         "snapshots" => snapshots: Snapshots,
+        /// section | - | [Where the daemon writes](#state)
+        "state" => state: State,
         /// section | - | [HTTP](#api)
         "api" => api: Api,
         /// section | - | [Which of the daemon's numbers are told to Prometheus](#metrics)
@@ -257,8 +260,7 @@ section! {
 
 section! {
     pub struct Snapshots {
-        /// path | `snapshots` in `$STATE_DIRECTORY`, otherwise in `/var/lib/vtagd` | Folder of pictures; each daemon
-        /// needs its own
+        /// path | `snapshots` in the [state directory](#state) | Folder of pictures; each daemon needs its own
         "path" => path: String,
         /// size above 0 | `1GiB` | Beyond it the oldest are deleted
         "max_size" => max_size: Bytes,
@@ -270,6 +272,15 @@ section! {
         "quality" => quality: usize,
         /// URL | where the API listens | Where consumers reach the API, such as `https://edge-1.example` behind a proxy
         "url" => url: String,
+    }
+}
+
+section! {
+    /// `state`.
+    pub struct State {
+        /// path, not below `/etc` | `$STATE_DIRECTORY`, which the unit sets (`StateDirectory=`), otherwise `/var/lib/vtagd`
+        /// | The state directory, made where it is missing
+        "path" => path: String,
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::sets_in_force::{self, SetInForce};
 use crate::event::Thresholds;
 use crate::label::{Label, LabelSet, ThresholdOverrides, set};
+use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
 use crate::yaml::Place;
 use crate::yaml::field_reader::{At, Reader};
@@ -60,15 +62,17 @@ fn below(enter: Threshold, base: &Thresholds) -> Threshold {
 /// The sets that could be read, and the names of all: a set that is broken is still a known name if its file says one.
 pub struct Sets {
     pub sets: Vec<LabelSet>,
+    /// Where each of them comes from.
+    pub in_force: Vec<SetInForce>,
     /// Some file could not be read, so an unknown name may be that set's.
     pub incomplete: bool,
     /// Problems of the label-set files themselves.
     pub problems: Vec<Problem>,
 }
 
-/// Reads every file of `labels`.
-pub fn load(files: &[At<String>], events: Option<&Thresholds>, reader: &mut Reader<'_>) -> Sets {
-    let mut out = Sets { sets: Vec::new(), incomplete: false, problems: Vec::new() };
+/// Reads every file of `labels`, and the copies of their sets in `state`, which count instead.
+pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Thresholds>, reader: &mut Reader<'_>) -> Sets {
+    let mut out = Sets { sets: Vec::new(), in_force: Vec::new(), incomplete: false, problems: Vec::new() };
     let mut paths: HashMap<PathBuf, Place> = HashMap::new();
     let mut names: HashMap<String, (String, PathBuf)> = HashMap::new();
     for file in files {
@@ -105,8 +109,13 @@ pub fn load(files: &[At<String>], events: Option<&Thresholds>, reader: &mut Read
                 if let Some(events) = events {
                     out.problems.extend(check_merged(&parsed, events));
                 }
+                let (parsed, mut in_force) = sets_in_force::choose(parsed, file, state, events, reader);
+                if parsed.set.background.is_empty() {
+                    in_force.warnings.push("it has no background".to_owned());
+                }
                 out.problems.extend(parsed.warnings);
                 out.sets.push(parsed.set);
+                out.in_force.push(in_force);
             }
         }
     }
@@ -114,7 +123,7 @@ pub fn load(files: &[At<String>], events: Option<&Thresholds>, reader: &mut Read
 }
 
 /// Labels whose own `exit` is above the `enter` they get from the configuration.
-fn check_merged(parsed: &set::Parsed, events: &Thresholds) -> Vec<Problem> {
+pub(super) fn check_merged(parsed: &set::Parsed, events: &Thresholds) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, label) in parsed.set.labels.iter().enumerate() {
         let merged = thresholds(label, events);

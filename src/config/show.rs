@@ -67,6 +67,7 @@ pub fn effective(settings: &Settings) -> Value {
         "reconnect": reconnect(&defaults.reconnect),
         "streams": settings.streams.iter().map(|one| stream(one, settings)).collect::<Vec<_>>(),
         "labels": settings.label_sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>(),
+        "x-label-sets": copies(settings),
         "events": settings.events,
         "sinks": sinks.map(|(sink, route)| with_route(self::sink(sink), route)).collect::<Vec<_>>(),
         "outbox": {
@@ -80,10 +81,19 @@ pub fn effective(settings: &Settings) -> Value {
             shown["url"] = snapshots.url.as_ref().map(url).into();
             shown
         }),
+        "state": { "path": settings.state.path() },
         "api": settings.api.as_ref().map_or_else(|| json!({ "listen": "off" }), |api| json!(api)),
         "metrics": { "scores": settings.scores_in_metrics },
         "log": { "level": settings.log.level.to_string().to_lowercase(), "format": settings.log.format },
     }))
+}
+
+/// The sets of which there is a copy, and which of the two is in force.
+fn copies(settings: &Settings) -> Option<serde_json::Map<String, Value>> {
+    let sets = settings.label_sets.iter().zip(&settings.in_force);
+    let sets = sets.filter(|(_, set)| set.has_copy());
+    let sets: serde_json::Map<_, _> = sets.map(|(set, in_force)| (set.name.clone(), json!(in_force))).collect();
+    Some(sets).filter(|sets| !sets.is_empty())
 }
 
 fn stream(stream: &StreamSettings, settings: &Settings) -> Value {

@@ -4,28 +4,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, NumberOrAuto, Root, Runtime, Snapshots, Store};
+use super::schema::{Api, Events, Log, NumberOrAuto, Root, Runtime};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, SnapshotSettings, StreamDefaults, TlsSettings,
-    model_choice, providers, sets, suspicious_text, trusted_proxies,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, StreamDefaults, TlsSettings, after_checks,
+    model_choice, providers, sets, sets_in_force, stores, suspicious_text, trusted_proxies,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
 use crate::label::{ThresholdOverrides, threshold_field};
-use crate::outbox::OutboxSettings;
 use crate::platform::paths;
-use crate::platform::userinfo;
+use crate::platform::state_folder::StateFolder;
 use crate::sample::Interval;
-use crate::sink::SinkKind;
-use crate::sink::config::{self as sinks, SinkItem};
+use crate::sink::config as sinks;
 use crate::sink::sink_routes::FilterNames;
 use crate::source::Reconnect;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Problem;
 use crate::yaml::secrets::Absence;
-use crate::yaml::values::Bytes;
-use crate::yaml::{Document, checks, secrets, units};
+use crate::yaml::{Document, checks, secrets};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
@@ -35,10 +32,6 @@ const DEFAULT_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(60);
 const MAX_THREADS: usize = 1024;
 const MAX_SESSIONS: usize = 64;
-/// `path` of an outbox without a file, as SQLite has it.
-const MEMORY: &str = ":memory:";
-/// An outbox of less would be full of its own tables.
-const MIN_SIZE: u64 = 1 << 20;
 const MAX_PREPROCESS_THREADS: usize = 64;
 const MIN_RUN_LIMIT: Duration = Duration::from_secs(1);
 /// 80 bits, written in hexadecimal digits.
@@ -46,8 +39,14 @@ const LEAST_TOKEN: usize = 20;
 const TOKEN: &str = "make one with `openssl rand -hex 32`";
 
 /// Checks a whole document. Settings are `None` where no sensible value could be made; if a problem is an error, the settings must
-/// not be used. `incomplete`: a file of `include` could not be read, so what is missing here may be there.
-pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Option<Settings>, Vec<Problem>) {
+/// not be used. `incomplete`: a file of `include` could not be read, so what is missing here may be there. Copies of label sets are
+/// those of `running`, where there is one, whatever the document says.
+pub fn settings(
+    document: &Document,
+    absence: Absence,
+    incomplete: bool,
+    running: Option<&StateFolder>,
+) -> (Option<Settings>, Vec<Problem>) {
     let mut reader = Reader::with(document, absence);
     let Some(root) = reader.root::<Root>() else { return (None, reader.finish()) };
     let raw = &root.value;
@@ -61,8 +60,14 @@ pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Opt
     let infer = infer(&raw.runtime, &mut reader);
     let events = events(&raw.events, &mut reader);
     let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
-    let mut label_sets = sets::load(labels, events.as_ref(), &mut reader);
+    let state = sets_in_force::state(&raw.state, &mut reader).unwrap_or_else(StateFolder::default_place);
+    let copies = running.unwrap_or(&state);
+    let mut label_sets = sets::load(labels, copies, events.as_ref(), &mut reader);
     label_sets.incomplete |= incomplete;
+    if let Some(at) = raw.labels.given().filter(|_| !label_sets.incomplete) {
+        let names: Vec<&str> = label_sets.sets.iter().map(|set| set.name.as_str()).collect();
+        sets_in_force::tell_left_over(copies, &names, at, &mut reader);
+    }
     let no_labels = match raw.labels.given() {
         Some(labels) => document.find(&labels.path).is_empty_list(),
         None => raw.labels.is_missing(),
@@ -95,15 +100,16 @@ pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Opt
         max_pixels: around.max_pixels,
         reconnect: around.reconnect.clone(),
     };
-    let no_streams = match raw.streams.given() {
-        Some(streams) => document.find(&streams.path).is_empty_list(),
-        None => raw.streams.is_missing(),
-    };
-    if no_streams && !incomplete {
-        reader.missing(&root, "streams", "add at least one, such as `- { id: door, url: rtsp://10.0.0.12/stream1 }`");
+    if raw.streams.is_missing() && !incomplete {
+        let remedy = "add at least one, such as `- { id: door, url: rtsp://10.0.0.12/stream1 }`; `streams: []` starts without any";
+        reader.missing(&root, "streams", remedy);
     }
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
+    if let Some(events) = &events {
+        let (sets, in_force) = (&label_sets.sets, &mut label_sets.in_force);
+        after_checks::check(list, &streams, sets, in_force, events, &mut reader);
+    }
 
     let known = FilterNames {
         streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),
@@ -120,9 +126,15 @@ pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Opt
         }
         None => sinks::default(),
     };
-    let outbox = outbox(&raw.outbox, &raw.sinks, &mut reader);
-    let snapshots = snapshots(&raw.snapshots, &mut reader);
+    let outbox = stores::outbox(&raw.outbox, &raw.sinks, &state, &mut reader);
+    let snapshots = stores::snapshots(&raw.snapshots, &state, &mut reader);
     let api = api(&raw.api, &mut reader);
+    let is_off = raw.api.given().and_then(|api| api.value.listen.given()).is_some_and(|at| at.value == "off");
+    if let Some(at) = raw.streams.given().filter(|at| is_off && !incomplete && document.find(&at.path).is_empty_list())
+    {
+        let message = "is empty, and with `api.listen: off` nobody could ever ask for a stream";
+        reader.error(at, message, "add a stream, or let the API listen: then the daemon waits for a reload");
+    }
     let log = log(raw.log.given().map(|log| &log.value));
 
     let settings = model.zip(infer).zip(events).map(|((model, infer), events)| Settings {
@@ -133,6 +145,8 @@ pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Opt
         infer,
         streams,
         label_sets: label_sets.sets,
+        in_force: label_sets.in_force,
+        state,
         events,
         sinks,
         routes,
@@ -154,7 +168,8 @@ pub fn settings(document: &Document, absence: Absence, incomplete: bool) -> (Opt
 pub fn outbox_alone(document: &Document) -> Option<Option<PathBuf>> {
     let mut reader = Reader::new(document);
     let root = reader.root::<Root>()?;
-    let path = outbox(&root.value.outbox, &root.value.sinks, &mut reader).path;
+    let state = sets_in_force::state(&root.value.state, &mut reader)?;
+    let path = stores::outbox(&root.value.outbox, &root.value.sinks, &state, &mut reader).path;
     path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()).then_some(path)
 }
 
@@ -276,7 +291,7 @@ fn several(runtime: &Runtime, settings: &mut InferSettings, reader: &mut Reader<
     }
 }
 
-fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> {
+pub(super) fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> {
     let default = Events::default();
     let raw = field.or_default(&default)?;
     let over = ThresholdOverrides {
@@ -299,66 +314,6 @@ fn events(field: &Field<Events>, reader: &mut Reader<'_>) -> Option<Thresholds> 
         );
     }
     Some(merged)
-}
-
-/// `outbox`. Left out, it is a file where there is a place for one (`$STATE_DIRECTORY`) or a sink that needs one; otherwise, when all
-/// sinks only write files and standard output, it is in memory: a first try by a plain user needs no folder of the system's.
-fn outbox(field: &Field<Store>, sinks: &Field<Vec<At<SinkItem>>>, reader: &mut Reader<'_>) -> OutboxSettings {
-    let list = sinks.given().map(|list| list.value.as_slice()).unwrap_or_default();
-    let local = list.iter().all(|sink| sink.value.common.kind.value().is_none_or(|kind| kind == SinkKind::Jsonl));
-    let default = || paths::state_dir().join("outbox.db");
-    let path = match field.given().map(|store| &store.value.path) {
-        Some(Field::Given(path)) if path.value == MEMORY => None,
-        // With a problem the settings are not used.
-        Some(Field::Given(path)) => checks::output(path, false, reader).or_else(|| Some(PathBuf::new())),
-        Some(_) => Some(default()),
-        None if local && !paths::has_state_dir() => None,
-        None => Some(default()),
-    };
-    if let Some(size) = field.given().and_then(|store| store.value.max_size.given())
-        && (1..MIN_SIZE).contains(&size.value.0)
-    {
-        reader.error(size, "is below 1MiB", units::SIZE_HELP);
-    }
-    let none = Store::default();
-    let raw = field.given().map_or(&none, |store| &store.value);
-    let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
-    OutboxSettings { path, max_size, max_age }
-}
-
-/// The limits of a store: size and age.
-fn limits(max_size: &Field<Bytes>, max_age: &Field<Duration>, reader: &mut Reader<'_>) -> (u64, Duration) {
-    if let Some(size) = max_size.given().filter(|size| size.value.0 == 0) {
-        reader.error(size, "must be above 0", units::SIZE_HELP);
-    }
-    if let Some(age) = max_age.given().filter(|age| age.value.is_zero()) {
-        reader.error(age, "must be above 0", units::DURATION_HELP);
-    }
-    let size = max_size.value().map_or(1 << 30, |bytes| bytes.0);
-    (size, max_age.value().unwrap_or(Duration::from_secs(7 * 86_400)))
-}
-
-/// `snapshots`. Left out, no pictures are kept.
-fn snapshots(field: &Field<Snapshots>, reader: &mut Reader<'_>) -> Option<SnapshotSettings> {
-    let raw = &field.given()?.value;
-    let path = raw.path.checked(paths::state_dir().join("snapshots"), |path| checks::output(path, true, reader))?;
-    let (max_size, max_age) = limits(&raw.max_size, &raw.max_age, reader);
-    let max_side = checks::number(&raw.max_side, 1280, 8192, reader)?;
-    let quality = checks::number(&raw.quality, 85, 100, reader)?;
-    let url = raw.url.checked(None, |text| {
-        let fits = |url: &url::Url| {
-            matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
-        };
-        let url = userinfo::parse(&text.value).ok().filter(fits);
-        if url.is_none() {
-            let message = "is not an http:// or https:// address without credentials";
-            reader.error(text, message, "write, for example, https://edge-1.example");
-        }
-        url.map(Some)
-    })?;
-    // In range: they were checked.
-    let (max_side, quality) = (u32::try_from(max_side).ok()?, u8::try_from(quality).ok()?);
-    Some(SnapshotSettings { path, max_size, max_age, max_side, quality, url })
 }
 
 fn api(field: &Field<Api>, reader: &mut Reader<'_>) -> Option<ApiSettings> {

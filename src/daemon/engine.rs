@@ -88,6 +88,23 @@ impl LabelBook {
     }
 }
 
+/// What is doubtful about each of `sets`, as the model sees its texts.
+pub fn doubts(sets: &[LabelSet], scorers: &[Arc<Scorer>]) -> Vec<Vec<String>> {
+    let told = |first: String| {
+        format!("{first} nearer to the background than to anything else of the set, and hardly wins against it")
+    };
+    let near = |(set, scorer): (&LabelSet, &Arc<Scorer>)| {
+        let near = scorer.near_background();
+        let labels: Vec<&str> = near.iter().filter_map(|at| Some(&*set.labels.get(*at)?.name)).collect();
+        match labels[..] {
+            [] => Vec::new(),
+            [one] => vec![told(format!("`{one}` is"))],
+            [first, ..] => vec![told(format!("`{first}` and {} more labels are", labels.len() - 1))],
+        }
+    };
+    sets.iter().zip(scorers).map(near).collect()
+}
+
 /// Everything between a picture and its scores.
 pub struct Engine {
     pub model: ModelRef,

@@ -27,11 +27,13 @@ use crate::pipeline::{self, EventRoute, Stages, Threads};
 use crate::platform::gpu;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::signals;
+use crate::platform::state_folder::StateError;
 use crate::platform::systemd::{self, LongStep, Watchdog};
 use crate::platform::thread_priority;
 use crate::snapshot::Gallery;
 use crate::stream::registry::StreamRegistry;
 use crate::stream::requests::{self, Action};
+use crate::yaml::problem::{Problem, Severity};
 use drop_report::{DropReport, StreamDrops};
 use reload::Reloader;
 use running_streams::Streams;
@@ -63,6 +65,8 @@ pub enum DaemonError {
     Sink(#[from] crate::sink::SinkStartError),
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error("cannot start: {0}")]
     Start(String),
 }
@@ -73,12 +77,13 @@ impl DaemonError {
         match self {
             Self::Engine(error) => error.exit_code(),
             Self::Outbox(error) => error.exit_code(),
+            Self::State(error) => error.exit_code(),
             Self::Api(_) | Self::Sink(_) | Self::Start(_) => 1,
         }
     }
 }
 
-/// Runs the daemon until a signal, or until every stream has ended. The exit code is 1 if a stream failed for good or a
+/// Runs the daemon until a signal, or until every stream that there is has ended. The exit code is 1 if a stream failed for good or a
 /// stage died.
 ///
 /// # Errors
@@ -95,6 +100,8 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let registry = Arc::new(StreamRegistry::new(requesters.mqtt));
     let board = Arc::new(Board::new(Arc::clone(&registry)));
 
+    // Before anything is read or written there; held until the end.
+    let _state = settings.state.lock(&settings.instance)?;
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
     // need not wait for it.
     let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;
@@ -169,6 +176,14 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     join(gpus, GPU_TIMEOUT);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// What `check` prints, for the log.
+pub fn log_notice(notice: &Problem) {
+    match notice.severity {
+        Severity::Notice => tracing::info!("{notice}"),
+        Severity::Warning | Severity::Error => tracing::warn!("{notice}"),
+    }
 }
 
 /// How long a run may take.
@@ -247,7 +262,8 @@ fn watch(
         logs::log_repeats(Instant::now());
         streams.poll(Instant::now());
         streams.adapt(Instant::now());
-        if streams.is_done() {
+        // Without any it waits for a reload that brings some.
+        if !reloader.wants_no_streams() && streams.is_done() {
             tracing::info!("every stream has ended");
             return false;
         }

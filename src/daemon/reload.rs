@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 
 use super::running_streams::Streams;
 use crate::api::{Access, Board, SetView};
-use crate::config::{self, ApiSettings, Settings};
-use crate::daemon::engine::{EngineError, LabelBook};
+use crate::config::{self, ApiSettings, SetInForce, Settings};
+use crate::daemon::engine::{self, EngineError, LabelBook};
+use crate::label::{LabelSet, state_copy};
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::systemd::{self, LongStep};
@@ -33,6 +34,8 @@ pub struct Reloader {
     labels: Option<LabelBook>,
     /// One a label set of `current`; empty without a model.
     scorers: Vec<Arc<Scorer>>,
+    /// What is doubtful about each of these sets, as the model sees it.
+    doubts: Vec<Vec<String>>,
     requests: RequestReceiver,
     board: Arc<Board>,
     /// The API's, if there is one.
@@ -66,8 +69,10 @@ impl Reloader {
         access: Option<Arc<Access>>,
         shutdown: Shutdown,
     ) -> Self {
+        let doubts = doubts_told(&current, &scorers);
         Self {
             current,
+            doubts,
             labels,
             scorers,
             requests,
@@ -85,13 +90,21 @@ impl Reloader {
     /// Tells the API and the sinks what runs now.
     pub fn publish(&self, streams: &Streams) {
         streams.register(&self.current);
-        let view = |set: &crate::label::LabelSet| SetView {
+        let sets = self.current.label_sets.iter().zip(&self.current.in_force).enumerate();
+        let view = |(at, (set, in_force)): (usize, (&LabelSet, &SetInForce))| SetView {
             set: set.name.clone(),
             labels: set.labels.iter().map(|l| l.name.clone()).collect(),
             sha256: set.sha256.clone(),
+            warnings: in_force.warnings.iter().chain(self.doubts.get(at).into_iter().flatten()).cloned().collect(),
+            source: serde_json::json!(in_force),
         };
         self.board.set_scores_in_metrics(self.current.scores_in_metrics);
-        self.board.set_labels(self.current.label_sets.iter().map(view).collect());
+        self.board.set_labels(sets.map(view).collect());
+    }
+
+    /// Whether the configuration has no stream at all.
+    pub fn wants_no_streams(&self) -> bool {
+        self.current.streams.is_empty()
     }
 
     /// Does what is asked for next, or goes on with what is under way, and tells whom it concerns what came of it.
@@ -114,7 +127,6 @@ impl Reloader {
     }
 
     /// Returns whether something has changed.
-
     fn step(&mut self, streams: &mut Streams) -> bool {
         if let Some(under_way) = self.under_way.take() {
             return match under_way.scorers.try_recv() {
@@ -148,7 +160,27 @@ impl Reloader {
                 self.outcome = Some(outcome);
                 changed
             }
+            Action::ResetSet { set } => self.reset(&set, request.origin, streams),
         }
+    }
+
+    /// The copy of a label set is removed, and the configuration read again, if it can be used then.
+    fn reset(&mut self, set: &str, by: &str, streams: &mut Streams) -> bool {
+        if !state_copy::may_exist(&self.current.state, set) {
+            let known = self.current.label_sets.iter().any(|known| known.name == set);
+            self.outcome = Some(if known { RequestOutcome::Already } else { RequestOutcome::NoSuchSet });
+            return false;
+        }
+        if let Err(problems) = config::load_again(&self.current.file, &self.current.state) {
+            self.refuse("the configuration has problems, and the copy stays in force", problems);
+            return false;
+        }
+        if let Err(error) = state_copy::remove(&self.current.state, set) {
+            self.refuse(&error.to_string(), Vec::new());
+            return false;
+        }
+        tracing::info!(set, by, "the copy of the label set is removed, the configuration's file is in force");
+        self.reload(by, streams)
     }
 
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
@@ -198,7 +230,7 @@ impl Reloader {
         tracing::info!(file = %file.display(), by, "reading the configuration again");
         systemd::reloading();
         self.reloading = true;
-        let new = match config::load(&file) {
+        let new = match config::load_again(&file, &self.current.state) {
             Ok(new) => new,
             Err(problems) => {
                 for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
@@ -208,9 +240,7 @@ impl Reloader {
                 return false;
             }
         };
-        for notice in &new.notices {
-            tracing::warn!("{notice}");
-        }
+        new.notices.iter().for_each(super::log_notice);
         let stuck = config::effects::waiting(&self.current, &new);
         if !stuck.is_empty() {
             tracing::warn!(keys = stuck.join(", "), "changed, but take effect only after a restart");
@@ -224,6 +254,7 @@ impl Reloader {
             routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
+            state: self.current.state.clone(),
             log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };
@@ -289,6 +320,9 @@ impl Reloader {
         streams: &mut Streams,
     ) -> (Vec<StreamId>, Vec<StreamId>) {
         let old = std::mem::replace(&mut self.current, new);
+        if old.label_sets != self.current.label_sets {
+            self.doubts = doubts_told(&self.current, &scorers);
+        }
         self.scorers = scorers;
         let new = &self.current;
         if old.log.level != new.log.level {
@@ -318,6 +352,15 @@ impl Reloader {
         }
         (left, join.iter().map(|s| s.source.id.clone()).collect())
     }
+}
+
+/// What is doubtful about each set, which the log hears of too.
+fn doubts_told(settings: &Settings, scorers: &[Arc<Scorer>]) -> Vec<Vec<String>> {
+    let doubts = engine::doubts(&settings.label_sets, scorers);
+    for (set, doubts) in settings.label_sets.iter().zip(&doubts) {
+        doubts.iter().for_each(|doubt| tracing::warn!(set = set.name, "{doubt}; reword the one or the other"));
+    }
+    doubts
 }
 
 /// More or less is logged from now on; the louder of the two levels logs it.

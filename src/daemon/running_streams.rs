@@ -137,7 +137,7 @@ impl Streams {
     ) -> io::Result<RunningStream> {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
         let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream), gap(stream));
-        let emitter = Arc::new(Mutex::new(emitter));
+        let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
         let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
         let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
         let member =
@@ -221,6 +221,7 @@ impl Streams {
                 let find = |stream: &&StreamSettings| *stream.source.id == *known.record.id();
                 let Some(stream) = settings.streams.iter().find(find) else { continue };
                 known.record.labels = labels(settings, stream);
+                known.record.swallowed.keep(&known.record.labels);
                 let Stage::Running(RunningStream { member, emitter, leaving: None, .. }) = &known.stage else {
                     continue;
                 };

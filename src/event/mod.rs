@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::frame::FrameTime;
 use crate::score::{LabelScore, NamedRival, Threshold, margin};
 use crate::stream::StreamId;
+use crate::stream::swallowed_starts::SwallowedStarts;
 pub use cloud_event::{Event, EventKind, ModelRef};
 use peaks::HourOfPeaks;
 pub use tracker::{Change, EndReason, Tracker};
@@ -112,6 +113,7 @@ pub struct Emitter {
     /// The first and the last sample.
     first: Option<FrameTime>,
     last: Option<FrameTime>,
+    swallowed: Arc<SwallowedStarts>,
 }
 
 impl Emitter {
@@ -123,7 +125,14 @@ impl Emitter {
             rivals,
         };
         let boards = sets.into_iter().map(board).collect();
-        Self { source: cloud_event::source_uri(instance, &stream), stream, model, boards, first: None, last: None }
+        let swallowed = Arc::new(SwallowedStarts::new(&stream));
+        let source = cloud_event::source_uri(instance, &stream);
+        Self { source, stream, model, boards, first: None, last: None, swallowed }
+    }
+
+    /// Counts starts that are swallowed where others can see them.
+    pub fn counting(self, swallowed: Arc<SwallowedStarts>) -> Self {
+        Self { swallowed, ..self }
     }
 
     /// Goes on with other label sets: labels that are still there keep their state and open tags, the tags of those that are not
@@ -175,6 +184,9 @@ impl Emitter {
             label.latest = Some(*score);
             label.peaks.note(second, *score);
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
+            if let Some(cause) = label.tracker.take_swallowed() {
+                self.swallowed.count(&board.set, &label.rules.name, cause);
+            }
         }
         for (index, change) in changes {
             let told = emit(self.event(time, set, index, change));
@@ -196,7 +208,13 @@ impl Emitter {
     fn end(&mut self, set: usize, index: usize, reason: EndReason, emit: &mut dyn FnMut(Event) -> bool) {
         // Without a frame there is no open tag.
         let Some(time) = self.last else { return };
-        if let Some(change) = self.boards[set].labels[index].tracker.close(time, reason) {
+        let Board { set: name, labels, .. } = &mut self.boards[set];
+        let label = &mut labels[index];
+        let change = label.tracker.close(time, reason);
+        if let Some(cause) = label.tracker.take_swallowed() {
+            self.swallowed.count(name, &label.rules.name, cause);
+        }
+        if let Some(change) = change {
             emit(self.event(time, set, index, change));
         }
     }
@@ -368,6 +386,35 @@ mod tests {
             [(4, EventKind::End), (5, EventKind::Start), (6, EventKind::End)],
             "7 is within the cooldown of 5"
         );
+    }
+
+    #[test]
+    fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
+        let base = Instant::now();
+        let thresholds = Thresholds { after: Duration::from_secs(2), ..Thresholds::default() };
+        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let labels = vec![label("cat"), label("dog"), label("cow")];
+        let sets = vec![SetRules { name: "pets".into(), labels, rivals: Arc::default() }];
+        let swallowed = Arc::new(SwallowedStarts::new(&"door".into()));
+        let emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
+        let mut emitter = emitter.counting(Arc::clone(&swallowed));
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let samples = [(1, [0.9, 0.1, 0.1]), (2, [0.1, 0.9, 0.5]), (3, [0.9, 0.9, 0.1]), (4, [0.1, 0.1, 0.1])];
+            for (second, scores) in samples {
+                emitter.scores(at(base, second), 0, &scored(&scores), &mut |event| panic!("{event:?}"));
+            }
+        });
+        let told: Vec<_> =
+            swallowed.report().into_iter().map(|r| (r.set, r.label, r.after, r.cooldown, r.gap, r.rival)).collect();
+        let pets = |label: &str, after, rival| ("pets".to_owned(), label.to_owned(), after, 0, 0, rival);
+        assert_eq!(told, [pets("cat", 2, 0), pets("cow", 0, 1), pets("dog", 1, 0)]);
+        let text = recorder.handle().render();
+        let line = "vtagd_starts_swallowed_total{stream=\"door\",set=\"pets\",label=\"cat\",why=\"after\"} 2";
+        assert!(text.lines().any(|told| told == line), "{text}");
+        swallowed.keep(&[("pets".to_owned(), "dog".to_owned())]);
+        assert_eq!(swallowed.report().len(), 1);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod embed_child;
 pub mod embedder;
 pub mod prompt_template;
 pub mod set;
+pub mod state_copy;
 pub mod text_encoder;
 pub mod threshold_field;
 

@@ -323,7 +323,17 @@ fn lint_contrast(set: &LabelSet, root: &At<RawSet>, reader: &mut Reader<'_>) {
     if !set.background.is_empty() {
         return;
     }
+    const NONE: &str = "add `background` prompts that say what is usually seen";
+    let has_negatives = |label: &Label| !label.negatives.is_empty();
     match set.scoring {
+        Scoring::Exclusive if set.labels.len() > 1 => {
+            let told = "has no background: of its labels one wins on every picture, also where none of them is seen";
+            reader.warn(root, told, NONE);
+        }
+        _ if set.labels.iter().all(has_negatives) => {
+            let told = "has no background: a label is compared with its negatives alone, also where neither is seen";
+            reader.warn(root, told, NONE);
+        }
         Scoring::Exclusive => {
             if let [only] = set.labels.as_slice()
                 && only.negatives.is_empty()

@@ -119,6 +119,20 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "margin of the label in the last sample, with `metrics.scores`: 1 / (1 + exp(-x)) is its score; 2000 labels at most",
     ),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, set, label, type", "events made"),
+    (
+        "vtagd_starts_swallowed_total",
+        Kind::Counter,
+        Unit::Count,
+        "stream, set, label, why",
+        "starts that were none: a score reached `enter` for too short for `after`, over within `cooldown`, or cut by a gap between samples (`gap`); or came above `exit`, and a `rival` had the rest",
+    ),
+    (
+        "vtagd_label_set_warnings",
+        Kind::Gauge,
+        Unit::Count,
+        "set",
+        "what is doubtful about a label set that runs, as `check` and `status` tell it",
+    ),
     ("vtagd_events_delivered_total", Kind::Counter, Unit::Count, "sink", "events the sink's other side has"),
     (
         "vtagd_events_retried_total",
@@ -248,6 +262,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
         Values::Words(&["queue_full", "storage", "max_size", "max_age", "rate_limit", "disabled", "shutdown"]),
     ),
     ("type", &["vtagd_events_total"], Values::Words(&["start", "update", "end"])),
+    ("why", &["vtagd_starts_swallowed_total"], Values::Words(&["after", "cooldown", "gap"])),
     ("stream", &[], Values::Bounded { by: "`streams[].id`", most: usize::MAX }),
     ("set", &[], Values::Bounded { by: "names of the label sets", most: usize::MAX }),
     ("label", &[], Values::Bounded { by: "labels of the label sets", most: usize::MAX }),
@@ -423,6 +438,7 @@ mod tests {
         assert_eq!(words("vtagd_frames_dropped_total", "reason"), dropped);
         let lost: Vec<_> = crate::outbox::Loss::ALL.iter().map(|loss| loss.as_str()).collect();
         assert_eq!(words("vtagd_events_dropped_total", "reason"), lost);
+        assert_eq!(words("vtagd_starts_swallowed_total", "why"), crate::stream::swallowed_starts::CAUSES);
     }
 
     #[test]

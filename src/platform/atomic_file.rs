@@ -6,8 +6,9 @@
 //! Runs on the caller's thread, which waits for the disk. The temporary file is removed on an error; that of a killed process stays, told by
 //! its name, until somebody [sweeps](sweep). Folders that appear whole are [`unfinished_folder`](super::unfinished_folder)'s.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,14 @@ pub enum Durability {
     Unsynced,
 }
 
+/// Whose a file is, and who may do what with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+}
+
 /// Makes `content` what lies at `path`, whose folder is there.
 ///
 /// # Errors
@@ -37,6 +46,44 @@ pub fn replace(path: &Path, content: &[u8], durability: Durability) -> io::Resul
         let _ = fs::remove_file(&temporary);
     }
     written.and_then(|()| if durability == Durability::Synced { sync_folder(folder_of(path)) } else { Ok(()) })
+}
+
+/// As [`replace`], synced, for a file that is another's: root who writes into a service's folder leaves nothing that it cannot read.
+///
+/// # Errors
+/// As [`replace`], or when the file cannot be given away.
+pub fn replace_as(path: &Path, content: &[u8], ownership: &Ownership) -> io::Result<()> {
+    let temporary = temporary(path)?;
+    let written = write_as(&temporary, content, ownership).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.and_then(|()| sync_folder(folder_of(path)))
+}
+
+fn write_as(path: &Path, content: &[u8], Ownership { uid, gid, mode }: &Ownership) -> io::Result<()> {
+    // Nobody else's until it is whose it is to be.
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    give(&file, *uid, *gid)?;
+    file.set_permissions(Permissions::from_mode(*mode))?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Makes a file that root has made somebody's. Nobody else may, and need not: of the group alone he may try.
+///
+/// # Errors
+/// When root may not.
+pub fn give(file: &File, uid: u32, gid: u32) -> io::Result<()> {
+    let found = file.metadata()?;
+    if (found.uid(), found.gid()) == (uid, gid) {
+        return Ok(());
+    }
+    if rustix::process::geteuid().is_root() {
+        return fchown(file, Some(uid), Some(gid));
+    }
+    let _ = fchown(file, None, Some(gid));
+    Ok(())
 }
 
 /// Writes a file where nobody looks yet.

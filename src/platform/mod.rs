@@ -18,6 +18,7 @@ pub mod secret;
 pub mod service_user;
 pub mod shutdown;
 pub mod signals;
+pub mod state_folder;
 pub mod systemd;
 pub mod terminal;
 pub mod thread_priority;

@@ -7,6 +7,7 @@
 //! the mean of what it scores in each, and its margin the logit of the mean.
 
 pub mod margin;
+mod near_background;
 pub mod score_routes;
 pub mod scoring_thread;
 pub mod similarity;

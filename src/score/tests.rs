@@ -318,3 +318,29 @@ fn a_label_with_nothing_to_be_compared_with_has_no_margin_and_no_rival() {
         assert_eq!((score.margin, score.probability(), score.rival), (f32::INFINITY, 1.0, None));
     }
 }
+
+#[test]
+fn a_label_is_near_the_background_if_nothing_else_of_the_set_is_nearer() {
+    let none = Array2::zeros((0, 2));
+    let set = |labels: Vec<LabelEmbeddings>, background: Array2<f32>| {
+        let blocks = vec![Block { labels, background }];
+        Scorer::new(&SetEmbeddings { name: "s".into(), scoring: Scoring::Exclusive, blocks }, CLIP).unwrap()
+    };
+    let background = || array![[0.0, 1.0]];
+    let (x, y) = (array![[1.0, 0.0]], array![[0.1, 0.99]]);
+    let pair = |negatives: Array2<f32>| vec![label("x", x.clone(), none.clone()), label("y", y.clone(), negatives)];
+    assert_eq!(set(pair(none.clone()), background()).near_background(), [1]);
+    // A negative, or a text of its own, that is nearer yet.
+    assert!(set(pair(array![[0.11, 0.989]]), background()).near_background().is_empty());
+    let own = vec![label("x", x.clone(), none.clone()), label("y", array![[0.6, 0.8], [0.61, 0.79]], none.clone())];
+    assert!(set(own, background()).near_background().is_empty());
+    // Nothing to be near to, and nothing to compare with.
+    assert!(set(pair(none.clone()), none.clone()).near_background().is_empty());
+    assert!(set(vec![label("y", y.clone(), none.clone())], background()).near_background().is_empty());
+    // More texts than are compared at once.
+    let many: Vec<_> = (0..200).map(|n| label("l", array![[1.0, n as f32 * 1e-4]], none.clone())).collect();
+    assert!(set(many, background()).near_background().is_empty());
+    let mut many: Vec<_> = (0..200).map(|n| label("l", array![[1.0, n as f32 * 1e-4]], none.clone())).collect();
+    many[150] = label("y", y, none);
+    assert_eq!(set(many, background()).near_background(), [150]);
+}

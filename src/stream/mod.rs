@@ -9,5 +9,6 @@ mod id;
 pub mod registry;
 pub mod requests;
 pub mod status;
+pub mod swallowed_starts;
 
 pub use id::{StreamId, StreamKey};

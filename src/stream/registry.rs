@@ -12,12 +12,14 @@ use crate::stream::StreamId;
 use crate::stream::accounting::FrameAccounting;
 use crate::stream::requests::{self, Action, NoOutcome, RequestSender};
 use crate::stream::status::{StreamState, StreamStatus};
+use crate::stream::swallowed_starts::SwallowedStarts;
 
 /// The record of a stream. It is made once, when the stream is read from the configuration; clones speak of the same one.
 #[derive(Clone, Debug)]
 pub struct RegisteredStream {
     pub status: Arc<StreamStatus>,
     pub accounting: Arc<FrameAccounting>,
+    pub swallowed: Arc<SwallowedStarts>,
     /// Whether it is to be connected to.
     pub enabled: bool,
     /// (set, label), in the order of the configuration.
@@ -28,14 +30,21 @@ impl RegisteredStream {
     /// A stream that is going to be connected to.
     pub fn new(id: &StreamId, labels: Vec<(String, String)>) -> Self {
         let status = Arc::new(StreamStatus::new(Arc::clone(id)));
-        Self { status, accounting: Arc::new(FrameAccounting::open(id)), enabled: true, labels }
+        let (accounting, swallowed) = (Arc::new(FrameAccounting::open(id)), Arc::new(SwallowedStarts::new(id)));
+        Self { status, accounting, swallowed, enabled: true, labels }
     }
 
     /// One that is switched off.
     pub fn disabled(id: &StreamId, labels: Vec<(String, String)>) -> Self {
         let status = Arc::new(StreamStatus::new(Arc::clone(id)));
         status.set(StreamState::Disabled);
-        Self { status, accounting: Arc::default(), enabled: false, labels }
+        Self {
+            status,
+            accounting: Arc::default(),
+            swallowed: Arc::new(SwallowedStarts::new(id)),
+            enabled: false,
+            labels,
+        }
     }
 
     pub fn id(&self) -> &str {

@@ -1,5 +1,5 @@
-//! What is asked of the running daemon from outside: to read its configuration again (SIGHUP, the API), or to switch a stream on or off
-//! (MQTT, the API).
+//! What is asked of the running daemon from outside: to read its configuration again (SIGHUP, the API), to switch a stream on or off
+//! (MQTT, the API), or to change its state (the API).
 //!
 //! In: [`Request`]s of any thread, into one bounded queue. Out: one at a time, to the main thread, which may answer. Each origin has its
 //! own room in the queue, so that none keeps another out. Full: the newest is refused, and its sender says so; a SIGHUP is one with
@@ -29,6 +29,8 @@ pub enum Action {
     Reload,
     /// To switch a stream on or off.
     Switch { stream: String, enabled: bool },
+    /// To remove the copy of a label set from the state directory, and read the configuration again.
+    ResetSet { set: String },
 }
 
 /// See the module.
@@ -48,6 +50,7 @@ pub enum RequestOutcome {
     /// It was so before.
     Already,
     NoSuchStream,
+    NoSuchSet,
     /// Nothing has changed.
     Refused {
         why: String,

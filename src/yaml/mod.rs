@@ -121,6 +121,11 @@ impl Document {
         &self.file
     }
 
+    /// The file as it was read, without a byte-order mark.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     pub fn root(&self) -> &Node {
         &self.root
     }

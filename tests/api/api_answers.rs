@@ -245,7 +245,13 @@ fn a_name_that_is_no_text_is_not_this_machines() {
 #[test]
 fn no_spelling_of_a_request_gets_past_the_token() {
     let server = Server::start(Some("let-me-in"));
-    let set = vtagd::api::SetView { set: "marked-set".into(), labels: Vec::new(), sha256: "0".repeat(64) };
+    let set = vtagd::api::SetView {
+        set: "marked-set".into(),
+        labels: Vec::new(),
+        sha256: "0".repeat(64),
+        warnings: Vec::new(),
+        source: serde_json::json!({}),
+    };
     server.board.set_labels(vec![set]);
     let lines = [
         "GET /api/v1/labels HTTP/1.1",

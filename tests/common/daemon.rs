@@ -74,6 +74,8 @@ fn clean(mut command: Command, folder: &Path) -> Command {
     command
         .current_dir(root())
         .env("VTAGD_CACHE", folder.join("cache"))
+        // Many daemons run at once, each with a state of its own.
+        .env("STATE_DIRECTORY", folder.join("state"))
         .env_remove("VTAGD_MODEL")
         // Whoever runs the tests may be a service.
         .env_remove("INVOCATION_ID")

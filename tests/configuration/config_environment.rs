@@ -140,6 +140,7 @@ streams:
   - { id: b, url: 'rtsp://h/', username: u, password: { file: file } }
   - { id: c, pipeline: file }
 labels: [dock.yaml]
+state: { path: st }
 events: { enter: 0.7, exit: 0.3, after: 3s, after_exit: 4s, cooldown: 5s }
 sinks:
   - type: jsonl

@@ -6,9 +6,11 @@
 mod common;
 
 mod idle_costs_nothing;
+mod label_doubts;
 mod logs;
 mod run_files;
 mod run_footage;
 mod run_reload;
 mod run_shutdown;
+mod state_directory;
 mod systemd_unit;

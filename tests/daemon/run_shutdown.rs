@@ -107,7 +107,7 @@ fn events_that_cannot_be_delivered_make_the_exit_code_one() {
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
         "streams: [{{ id: s, url: \"file://{}\", pace: fast }}]\nlabels: [{}]\nevents: {{ after: 0s }}\n\
-         sinks: [{{ type: jsonl, path: /dev/full }}]\napi: {{ listen: off }}\n",
+         sinks: [{{ type: jsonl, path: /dev/full }}]\noutbox: {{ path: \":memory:\" }}\napi: {{ listen: off }}\n",
         root().join("demo/clip.mp4").display(),
         root().join("config/labels/demo.yaml").display()
     );

@@ -84,7 +84,8 @@ fn thresholds_may_be_margins() {
 #[test]
 fn the_least_set_is_a_name_and_two_labels() {
     let (set, warnings) = load("set: a\nlabels: [{ name: cat }, { name: dog }]\n").expect("valid");
-    assert!(warnings.is_empty(), "{warnings:?}");
+    let told: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
+    assert!(matches!(told[..], [only] if only.starts_with("has no background")), "{told:?}");
     assert_eq!((set.scoring, set.templates.as_slice()), (Scoring::Exclusive, ["{}".to_owned()].as_slice()));
     assert_eq!(set.ensemble, Ensemble::Embeddings);
 }
@@ -158,27 +159,51 @@ fn mistakes_are_refused_with_line_field_and_remedy() {
 fn prompts_the_model_cannot_follow_are_warned_about() {
     let long = "word ".repeat(60);
     let cases: &[(String, &str, &str)] = &[
-        ("labels: [{ name: a, prompts: [no people] }, { name: b }]".into(), "labels[0].prompts[0]", "negation `no`"),
         (
-            "labels: [{ name: a, prompts: [a man without a helmet] }, { name: b }]".into(),
+            "background: [y]\nlabels: [{ name: a, prompts: [no people] }, { name: b }]".into(),
+            "labels[0].prompts[0]",
+            "negation `no`",
+        ),
+        (
+            "background: [y]\nlabels: [{ name: a, prompts: [a man without a helmet] }, { name: b }]".into(),
             "labels[0].prompts[0]",
             "`without`",
         ),
-        ("labels: [{ name: a door that isn't open }, { name: b }]".into(), "labels[0].name", "`isn't`"),
+        (
+            "background: [y]\nlabels: [{ name: a door that isn't open }, { name: b }]".into(),
+            "labels[0].name",
+            "`isn't`",
+        ),
         ("background: [no cars]\nlabels: [{ name: a }]".into(), "background[0]", "negation"),
-        ("labels: [{ name: a/b }, { name: b }]".into(), "labels[0].name", "MQTT"),
-        (format!("labels: [{{ name: a, prompts: [{long}] }}, {{ name: b }}]"), "labels[0].prompts[0]", "very long"),
+        ("background: [y]\nlabels: [{ name: a/b }, { name: b }]".into(), "labels[0].name", "MQTT"),
+        (
+            format!("background: [y]\nlabels: [{{ name: a, prompts: [{long}] }}, {{ name: b }}]"),
+            "labels[0].prompts[0]",
+            "very long",
+        ),
         ("background: [A Dock]\nlabels: [{ name: a, prompts: [a dock] }]".into(), "labels[0].prompts[0]", "background"),
         (
-            "labels: [{ name: a, prompts: [x] }, { name: b, prompts: [x] }]".into(),
+            "background: [y]\nlabels: [{ name: a, prompts: [x] }, { name: b, prompts: [x] }]".into(),
             "labels[1].prompts[0]",
             "another label",
         ),
-        ("labels: [{ name: a, prompts: [x], negatives: [x] }]".into(), "labels[0].prompts[0]", "negative"),
-        ("labels: [{ name: a }]".into(), "", "nothing to be compared with: its score is 1"),
-        ("labels: [{ name: a, enter: 1 }, { name: b }]".into(), "labels[0].enter", "no score reaches"),
+        ("background: [y]\nlabels: [{ name: a, enter: 1 }, { name: b }]".into(), "labels[0].enter", "no score reaches"),
         (
-            "ensemble: probabilities\ntemplates: [\"a {}\"]\nlabels: [{ name: a }, { name: b }]".into(),
+            "background: [y]\nlabels: [{ name: a, prompts: [x], negatives: [x] }]".into(),
+            "labels[0].prompts[0]",
+            "negative",
+        ),
+        ("labels: [{ name: a }]".into(), "", "nothing to be compared with: its score is 1"),
+        ("labels: [{ name: a }, { name: b }]".into(), "", "has no background: of its labels one wins"),
+        ("labels: [{ name: a, negatives: [x] }]".into(), "", "has no background: a label is compared with"),
+        (
+            "scoring: independent\nlabels: [{ name: a, negatives: [x] }, { name: b, negatives: [x] }]".into(),
+            "",
+            "has no background: a label is compared with",
+        ),
+        (
+            "ensemble: probabilities\ntemplates: [\"a {}\"]\nbackground: [y]\nlabels: [{ name: a }, { name: b }]"
+                .into(),
             "ensemble",
             "nothing to average",
         ),

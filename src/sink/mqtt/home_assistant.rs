@@ -140,20 +140,12 @@ mod rules;
 
 #[cfg(test)]
 pub mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::stream::accounting::FrameAccounting;
-    use crate::stream::status::StreamStatus;
 
     /// A stream with labels of the set `lot`.
     pub fn watched(id: &str, labels: &[&str]) -> RegisteredStream {
-        RegisteredStream {
-            status: Arc::new(StreamStatus::new(id.into())),
-            accounting: Arc::new(FrameAccounting::default()),
-            enabled: true,
-            labels: labels.iter().map(|label| ("lot".to_owned(), (*label).to_owned())).collect(),
-        }
+        let labels = labels.iter().map(|label| ("lot".to_owned(), (*label).to_owned())).collect();
+        RegisteredStream::new(&id.into(), labels)
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! Starts of a stream that were swallowed: a label looked like one, and no tag started. Counted by label and cause.
+//!
+//! In: what the [tracker](crate::event::tracker) has found, on the scoring thread. Out: numbers for the metrics, the API and `status`; any thread. There are as many
+//! counts as the stream has labels; those of labels that have gone are dropped.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::event::swallowed::Cause;
+use crate::stream::StreamId;
+
+/// Values of the label `why` of the metric, in the order of the counts.
+pub const CAUSES: [&str; 4] = ["after", "cooldown", "gap", "rival"];
+
+/// Its place among them.
+fn place(cause: Cause) -> usize {
+    match cause {
+        Cause::After { .. } => 0,
+        Cause::Cooldown { .. } => 1,
+        Cause::Gap => 2,
+        Cause::Rival { .. } => 3,
+    }
+}
+
+/// One label's, as the API shows them. Totals only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SwallowedReport {
+    pub set: String,
+    pub label: String,
+    pub after: u64,
+    pub cooldown: u64,
+    pub gap: u64,
+    pub rival: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct SwallowedStarts {
+    stream: StreamId,
+    /// By (set, label).
+    counts: Mutex<BTreeMap<(String, String), [u64; CAUSES.len()]>>,
+}
+
+impl SwallowedStarts {
+    pub fn new(stream: &StreamId) -> Self {
+        Self { stream: stream.clone(), counts: Mutex::default() }
+    }
+
+    pub fn count(&self, set: &str, label: &str, cause: Cause) {
+        let place = place(cause);
+        metrics::counter!("vtagd_starts_swallowed_total", "stream" => self.stream.to_string(), "set" => set.to_owned(), "label" => label.to_owned(), "why" => CAUSES[place])
+            .increment(1);
+        self.counts.lock().entry((set.to_owned(), label.to_owned())).or_default()[place] += 1;
+    }
+
+    /// Forgets labels that are not among these.
+    pub fn keep(&self, labels: &[(String, String)]) {
+        self.counts.lock().retain(|label, _| labels.contains(label));
+    }
+
+    /// Labels of which any start was swallowed.
+    pub fn report(&self) -> Vec<SwallowedReport> {
+        let report = |((set, label), [after, cooldown, gap, rival]): (&(String, String), &[u64; CAUSES.len()])| {
+            SwallowedReport {
+                set: set.clone(),
+                label: label.clone(),
+                after: *after,
+                cooldown: *cooldown,
+                gap: *gap,
+                rival: *rival,
+            }
+        };
+        self.counts.lock().iter().map(report).collect()
+    }
+}
