@@ -8,7 +8,7 @@ use crate::yaml::field_reader::FromNode;
 use crate::yaml::key_reference::{self, KeyRow};
 
 /// The tables of the manual, each with the keys below its name that no longer name takes; the others are the first table's.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "",
     "model",
     "runtime",
@@ -23,6 +23,7 @@ const TABLES: [&str; 15] = [
     "snapshots",
     "state",
     "api",
+    "metrics",
     "log",
 ];
 /// Where a section stands a second time, and where the first is: what it leaves out comes from there.
