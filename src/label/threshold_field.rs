@@ -17,7 +17,10 @@ section! {
 
 impl FromNode for Threshold {
     fn schema() -> serde_json::Value {
-        let margin = serde_json::json!({ "type": "number", "minimum": -FARTHEST, "maximum": FARTHEST });
+        let margin = serde_json::json!({
+            "type": "number", "minimum": -FARTHEST, "maximum": FARTHEST,
+            "description": "By how much the label leads what it competes with: the logit of its score",
+        });
         let mapping = serde_json::json!({
             "type": "object", "properties": { "margin": margin }, "required": ["margin"], "additionalProperties": false
         });
