@@ -1,4 +1,5 @@
-//! `vtagd labels`: check label-set files, go back from the daemon's copies of them (`labels_state.rs`), and fill the text-embedding cache so that the daemon starts without the text tower.
+//! `vtagd labels`: check label-set files, and fill the text-embedding cache so that the daemon starts without the text tower.
+//! `labels_state.rs` has what is about the daemon's copies of them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,8 +140,11 @@ fn embed(sets: &[LabelSet], model: Option<&Path>) -> u8 {
 /// Says what the model makes doubtful about the sets.
 fn compare(sets: &[LabelSet], model: &Path) -> u8 {
     embedded(sets, Some(model), &mut |bundle, embeddings, _| {
-        let scorer = |set| Some(Arc::new(Scorer::new(set, bundle.logit_parameters).ok()?));
-        let scorers: Vec<_> = embeddings.iter().filter_map(scorer).collect();
+        let scorer = |set| Scorer::new(set, bundle.logit_parameters).map(Arc::new);
+        let scorers = match embeddings.iter().map(scorer).collect::<Result<Vec<_>, _>>() {
+            Ok(scorers) => scorers,
+            Err(error) => return complain(&format!("the embeddings of {} do not fit together: {error}", bundle.name)),
+        };
         for (set, doubts) in sets.iter().zip(engine::doubts(sets, &scorers)) {
             let mut text = Vec::new();
             // A vector takes everything.

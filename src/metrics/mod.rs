@@ -262,7 +262,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
         Values::Words(&["queue_full", "storage", "max_size", "max_age", "rate_limit", "disabled", "shutdown"]),
     ),
     ("type", &["vtagd_events_total"], Values::Words(&["start", "update", "end"])),
-    ("why", &["vtagd_starts_swallowed_total"], Values::Words(&["after", "cooldown", "gap"])),
+    ("why", &["vtagd_starts_swallowed_total"], Values::Words(&["after", "cooldown", "gap", "rival"])),
     ("stream", &[], Values::Bounded { by: "`streams[].id`", most: usize::MAX }),
     ("set", &[], Values::Bounded { by: "names of the label sets", most: usize::MAX }),
     ("label", &[], Values::Bounded { by: "labels of the label sets", most: usize::MAX }),

@@ -29,6 +29,14 @@ fn the_unit_is_exposed_no_more_than_fifteen_tenths() {
 }
 
 #[test]
+fn the_unit_makes_the_state_directory_and_may_not_write_where_people_do() {
+    let text = fs::read_to_string(unit()).unwrap();
+    for line in ["StateDirectory=vtagd", "StateDirectoryMode=0750", "ProtectSystem=strict"] {
+        assert!(text.lines().any(|there| there == line), "{line}");
+    }
+}
+
+#[test]
 fn a_unit_without_its_limits_would_not_pass() {
     let folder = tempfile::tempdir().unwrap();
     let bare = folder.path().join("vtagd.service");
