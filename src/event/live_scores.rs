@@ -14,12 +14,13 @@ use serde::Serialize;
 
 use super::cloud_event::seconds;
 use super::peaks::Peak;
-use super::swallowed::{Cause, SwallowedStart};
+use super::swallowed::SwallowedStart;
 use super::tracker::Phase;
 use super::{Emitter, Watched};
 use crate::frame::FrameTime;
 use crate::score::{LabelScore, NamedRival, RivalKind, Threshold};
 use crate::stream::StreamId;
+use crate::stream::swallowed_starts::Cause;
 
 /// All streams that are there, or have been and are still in the configuration.
 #[derive(Default)]

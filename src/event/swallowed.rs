@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::frame::FrameTime;
 use crate::score::LabelScore;
+use crate::stream::swallowed_starts::Cause;
 
 /// So many of the latest are kept of a label.
 pub const KEPT: usize = 16;
@@ -33,19 +34,6 @@ impl Run {
     pub fn lasted(&self) -> Duration {
         self.last.media.saturating_sub(self.since.media)
     }
-}
-
-/// What swallowed a start, and what it was short of.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Cause {
-    /// It was at or above `enter`, but not for `after`.
-    After { short_by: Duration },
-    /// It was at or above `enter` for `after`, and over before the cooldown was.
-    Cooldown { short_by: Duration },
-    /// It was at or above `enter`, and then no sample came for so long that nothing is known.
-    Gap,
-    /// It came above `exit` and not to `enter`: the best rival kept the rest, a margin.
-    Rival { short_by: f32 },
 }
 
 /// One of them.

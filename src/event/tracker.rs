@@ -8,9 +8,10 @@
 use std::time::Duration;
 
 use super::Thresholds;
-use super::swallowed::{Cause, Run, Swallowed};
+use super::swallowed::{Run, Swallowed};
 use crate::frame::FrameTime;
 use crate::score::{LabelScore, margin};
+use crate::stream::swallowed_starts::Cause;
 
 /// A peak has to rise by this much to be worth an update …
 const UPDATE_RISE: f32 = 0.05;

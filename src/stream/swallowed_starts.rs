@@ -4,15 +4,28 @@
 //! counts as the stream has labels; those of labels that have gone are dropped.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::event::swallowed::Cause;
 use crate::stream::StreamId;
 
 /// Values of the label `why` of the metric, in the order of the counts.
 pub const CAUSES: [&str; 4] = ["after", "cooldown", "gap", "rival"];
+
+/// What swallowed a start, and what it was short of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cause {
+    /// It was at or above `enter`, but not for `after`.
+    After { short_by: Duration },
+    /// It was at or above `enter` for `after`, and over before the cooldown was.
+    Cooldown { short_by: Duration },
+    /// It was at or above `enter`, and then no sample came for so long that nothing is known.
+    Gap,
+    /// It came above `exit` and not to `enter`: the best rival kept the rest, a margin.
+    Rival { short_by: f32 },
+}
 
 /// Its place among them.
 fn place(cause: Cause) -> usize {
