@@ -338,10 +338,12 @@ impl Streams {
     }
 }
 
+/// The emitter whose tags may be open, and why they end.
+type OpenTags = (Arc<Mutex<Emitter>>, EndReason);
+
 /// What is left to settle when every thread has ended, or is too late.
 pub struct StoppedStreams {
-    /// With the emitter whose tags may be open, and why they end.
-    streams: Vec<(RegisteredStream, Option<(Arc<Mutex<Emitter>>, EndReason)>)>,
+    streams: Vec<(RegisteredStream, Option<OpenTags>)>,
     events: Arc<EventRoute>,
     /// Something failed for good before.
     pub failed: bool,

@@ -237,7 +237,7 @@ mod tests {
     fn a_jpeg_that_is_cut_anywhere_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.jpg");
-        let noise = |x: u32, y: u32| image::Rgb([(x * 37 ^ y * 91) as u8, (x * y) as u8, (x ^ y * 7) as u8]);
+        let noise = |x: u32, y: u32| image::Rgb([((x * 37) ^ (y * 91)) as u8, (x * y) as u8, (x ^ (y * 7)) as u8]);
         image::RgbImage::from_fn(96, 64, noise).save(&file).unwrap();
         let whole = std::fs::read(&file).unwrap();
         assert!(load(&file).is_ok());

@@ -65,7 +65,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let text = text(bytes)?;
     let (json, lines) = quoted(&text);
     serde_json::from_str(&json).map_err(|error| {
-        let remedy = lines.iter().any(|line| *line == error.line()).then_some(REMEDY).unwrap_or_default();
+        let remedy = if lines.iter().any(|line| *line == error.line()) { REMEDY } else { "" };
         format!("is not the JSON that is expected here: {error}{remedy}")
     })
 }

@@ -77,7 +77,7 @@ fn streams_model_and_sinks_are_shown_as_a_table_and_as_json() {
     assert!(!table.contains('\u{1b}'), "{table}");
     // The whole of it, as a person reads it, but for what moves: when the last frame came, what it shows, whether a sink tries again.
     let still = |line: &str| match line.split_once(' ') {
-        Some((name @ ("gate" | "hook"), _)) => format!("{name} …"),
+        Some((name @ ("gate" | "lines" | "hook"), _)) => format!("{name} …"),
         _ => line.to_owned(),
     };
     let table: Vec<_> = without_numbers(&table).lines().map(still).collect();

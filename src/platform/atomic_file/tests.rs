@@ -47,6 +47,7 @@ fn a_place_that_cannot_be_written_is_an_error_and_nothing_is_left() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the child is the test itself, and nothing is to run after its answer")]
 fn a_disk_that_takes_half_of_it_leaves_the_old_content() {
     if let Some(folder) = std::env::var_os(CHILD) {
         // SAFETY: ignoring a signal runs no code of ours. It would end the process where the limit is an error otherwise.
