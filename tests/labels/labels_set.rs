@@ -73,7 +73,7 @@ labels:
 
 #[test]
 fn thresholds_may_be_margins() {
-    let text = "set: a\nlabels:\n  - { name: cat, enter: { margin: 2.1 }, exit: { margin: -0.5 } }\n  - { name: dog, enter: { margin: 30 }, exit: 0.9 }\n";
+    let text = "set: a\nbackground: [an empty room]\nlabels:\n  - { name: cat, enter: { margin: 2.1 }, exit: { margin: -0.5 } }\n  - { name: dog, enter: { margin: 30 }, exit: 0.9 }\n";
     let (set, warnings) = load(text).expect("valid");
     assert!(warnings.is_empty(), "{warnings:?}");
     let thresholds = |label: usize| (set.labels[label].thresholds.enter, set.labels[label].thresholds.exit);
