@@ -1,7 +1,7 @@
 //! Tests of the classes of routes, over real sockets, with routes that exist here alone: bodies of pictures, and live streams.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,13 +13,11 @@ use hyper::body::Frame;
 use serde_json::json;
 
 use super::route_table::{self, Needs, Route, RouteClass, Rules};
+use super::test_server::{DEADLINE, Server};
 use super::{Access, AddressRange, ApiSettings, Board, Shared, openapi, serve};
 use crate::platform::secret::Secret;
-use crate::platform::shutdown::{self, Trigger};
 use crate::stream::requests;
 
-/// Far more than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(240);
 /// Of nobody.
 pub const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 const MIB: usize = 1 << 20;
@@ -72,35 +70,12 @@ fn routes() -> Vec<Route> {
     routes
 }
 
-struct Server {
-    address: SocketAddr,
-    access: Arc<Access>,
-    trigger: Trigger,
-    thread: std::thread::JoinHandle<()>,
+fn start(shared: Shared, times: serve::Times) -> Server {
+    let access = Arc::clone(&shared.access);
+    Server::start(route_table::router(shared, routes()), access, times)
 }
 
 impl Server {
-    fn start(shared: Shared, times: serve::Times) -> Self {
-        let access = Arc::clone(&shared.access);
-        let router = route_table::router(shared, routes());
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (trigger, shutdown) = shutdown::channel();
-        let behind = Arc::clone(&access);
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve::serve(listener, router, behind, times, shutdown)).unwrap();
-        });
-        Self { address, access, trigger, thread }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream
-    }
-
     /// A connection that carries a live stream.
     fn live(&self) -> TcpStream {
         let mut stream = self.connect();
@@ -126,11 +101,6 @@ impl Server {
         let _ = stream.read_to_end(&mut answer);
         writer.join().unwrap();
         String::from_utf8(answer).unwrap()
-    }
-
-    fn stop(self) {
-        self.trigger.trigger();
-        self.thread.join().unwrap();
     }
 }
 
@@ -162,7 +132,7 @@ fn chunked(path: &str, body: usize) -> (String, Vec<u8>) {
 
 #[test]
 fn a_route_for_pictures_takes_sixteen_mebibytes_whether_their_length_is_told_or_not_and_others_64_kib() {
-    let server = Server::start(shared(None, &[]), serve::TIMES);
+    let server = start(shared(None, &[]), serve::TIMES);
     for make in [post, chunked] {
         let ask = |path: &str, size: usize| {
             let (head, body) = make(path, size);
@@ -186,7 +156,7 @@ fn a_route_for_pictures_takes_sixteen_mebibytes_whether_their_length_is_told_or_
 
 #[test]
 fn nobody_without_the_token_makes_it_read_a_picture() {
-    let server = Server::start(shared(Some("let-me-in"), &[]), serve::TIMES);
+    let server = start(shared(Some("let-me-in"), &[]), serve::TIMES);
     // The body never comes.
     let answer = server.say("POST /test/picture HTTP/1.1\r\nContent-Length: 1000000", b"\r\n");
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
@@ -195,7 +165,7 @@ fn nobody_without_the_token_makes_it_read_a_picture() {
 
 #[test]
 fn no_more_pictures_are_taken_in_at_once_than_there_is_room_for() {
-    let server = Server::start(shared(None, &[]), serve::TIMES);
+    let server = start(shared(None, &[]), serve::TIMES);
     let (head, body) = post("/test/picture", 1000);
     let mut slow: Vec<TcpStream> = (0..5)
         .map(|_| {
@@ -221,7 +191,7 @@ fn no_more_pictures_are_taken_in_at_once_than_there_is_room_for() {
 
 #[test]
 fn live_streams_have_a_pool_of_their_own() {
-    let server = Server::start(shared(None, &[]), serve::TIMES);
+    let server = start(shared(None, &[]), serve::TIMES);
     let mut streams: Vec<TcpStream> = (0..64).map(|_| server.live()).collect();
     let answer = server.say("GET /test/live HTTP/1.1", b"\r\n");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 5"), "{answer}");
@@ -243,7 +213,7 @@ fn live_streams_have_a_pool_of_their_own() {
 #[test]
 fn a_live_stream_may_become_older_than_other_connections() {
     let life = Duration::from_millis(100);
-    let server = Server::start(shared(None, &[]), serve::Times { life, last: life, ..serve::TIMES });
+    let server = start(shared(None, &[]), serve::Times { life, last: life, ..serve::TIMES });
     let mut live = server.live();
     let mut plain = server.connect();
     plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
@@ -263,7 +233,7 @@ fn served(server: &Server, client: &str) -> usize {
 
 #[test]
 fn behind_a_proxy_that_is_believed_each_client_has_a_rate_of_its_own_and_is_not_on_this_machine() {
-    let server = Server::start(shared(None, &["127.0.0.0/8"]), serve::TIMES);
+    let server = start(shared(None, &["127.0.0.0/8"]), serve::TIMES);
     let ask = |client: &str| server.say(&format!("GET /api/v1/labels HTTP/1.1\r\nX-Forwarded-For: {client}"), b"\r\n");
     assert!(served(&server, "203.0.113.5") >= 200);
     let answer = server.say("GET /healthz HTTP/1.1\r\nX-Forwarded-For: 203.0.113.6", b"\r\n");
@@ -273,7 +243,7 @@ fn behind_a_proxy_that_is_believed_each_client_has_a_rate_of_its_own_and_is_not_
     assert!(ask("no-address").starts_with("HTTP/1.1 200"), "the proxy itself");
     server.stop();
 
-    let server = Server::start(shared(None, &[]), serve::TIMES);
+    let server = start(shared(None, &[]), serve::TIMES);
     assert!(
         server.say("GET /api/v1/labels HTTP/1.1\r\nX-Forwarded-For: 203.0.113.6", b"\r\n").starts_with("HTTP/1.1 200")
     );

@@ -314,3 +314,5 @@ pub fn start(
 
 #[cfg(test)]
 mod classes_of_routes;
+#[cfg(test)]
+mod test_server;

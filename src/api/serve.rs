@@ -304,70 +304,46 @@ impl AsyncWrite for StallTimeout {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+    use std::net::{Ipv4Addr, TcpStream};
     use std::path::Path;
     use std::time::Instant;
 
     use axum::routing::get;
 
+    use super::super::test_server::{DEADLINE, Server};
     use super::super::{ApiSettings, TlsSettings};
     use super::*;
-    use crate::platform::shutdown::{self, Trigger};
 
-    const DRAIN_TIMEOUT: Duration = Duration::from_secs(240);
     const NEVER: Duration = Duration::from_secs(3600);
     const SOON: Duration = Duration::from_millis(100);
     /// More than a connection keeps for who does not read.
     const LARGE: usize = 64 << 20;
 
-    struct Server {
-        address: SocketAddr,
-        access: Arc<Access>,
-        trigger: Trigger,
-        thread: std::thread::JoinHandle<()>,
+    fn start(times: Times, tls: Option<TlsSettings>) -> Server {
+        let router = Router::new()
+            .route("/late", get(|| sleep(SOON * 5)))
+            .route("/never", get(std::future::pending::<()>))
+            .route("/large", get(|| async { vec![b'x'; LARGE] }));
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let access = Access::new(&ApiSettings { listen, token: None, tls, trusted_proxies: Vec::new() }).unwrap();
+        Server::start(router, Arc::new(access), times)
     }
 
     impl Server {
-        fn start(times: Times, tls: Option<TlsSettings>) -> Self {
-            let router = Router::new()
-                .route("/late", get(|| sleep(SOON * 5)))
-                .route("/never", get(std::future::pending::<()>))
-                .route("/large", get(|| async { vec![b'x'; LARGE] }));
-            let listen = (Ipv4Addr::LOCALHOST, 0).into();
-            let access =
-                Arc::new(Access::new(&ApiSettings { listen, token: None, tls, trusted_proxies: Vec::new() }).unwrap());
-            let listener = std::net::TcpListener::bind(listen).unwrap();
-            listener.set_nonblocking(true).unwrap();
-            let address = listener.local_addr().unwrap();
-            let (trigger, shutdown) = shutdown::channel();
-            let behind = Arc::clone(&access);
-            let thread = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(serve(listener, router, behind, times, shutdown)).unwrap();
-            });
-            Self { address, access, trigger, thread }
-        }
-
         /// A connection that has asked for `path` and has its place.
         fn ask(&self, path: &str) -> TcpStream {
-            let mut stream = TcpStream::connect(self.address).unwrap();
-            stream.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();
+            let mut stream = self.connect();
             stream.write_all(request(path).as_bytes()).unwrap();
             stream
         }
 
         /// No connection has a place any more.
         fn wait_until_empty(&self) {
-            let deadline = Instant::now() + DRAIN_TIMEOUT;
+            let deadline = Instant::now() + DEADLINE;
             while self.access.taken() > 0 {
                 assert!(Instant::now() < deadline, "{} places are taken", self.access.taken());
                 std::thread::sleep(Duration::from_millis(20));
             }
-        }
-
-        fn stop(self) {
-            self.trigger.trigger();
-            self.thread.join().unwrap();
         }
     }
 
@@ -397,7 +373,7 @@ mod tests {
 
     #[test]
     fn an_old_connection_ends_with_the_request_that_it_is_at() {
-        let server = Server::start(Times { life: SOON, ..generous() }, None);
+        let server = start(Times { life: SOON, ..generous() }, None);
         // It would like to go on afterwards.
         let answer = String::from_utf8(rest(server.ask("/late"))).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
@@ -407,7 +383,7 @@ mod tests {
 
     #[test]
     fn the_last_request_of_an_old_connection_has_its_time_too() {
-        let server = Server::start(Times { life: SOON, last: SOON, ..generous() }, None);
+        let server = start(Times { life: SOON, last: SOON, ..generous() }, None);
         assert!(rest(server.ask("/never")).is_empty());
         server.wait_until_empty();
         server.stop();
@@ -416,7 +392,7 @@ mod tests {
     #[test]
     fn whoever_does_not_read_on_loses_the_place() {
         for times in [Times { stall: SOON, ..generous() }, Times { life: SOON, last: SOON, ..generous() }] {
-            let server = Server::start(times, None);
+            let server = start(times, None);
             let mut deaf = server.ask("/large");
             begun(&mut deaf);
             server.wait_until_empty();
@@ -438,10 +414,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tls = certify(folder.path());
         let config = crate::platform::tls::pinned(&tls.cert).unwrap();
-        let server = Server::start(Times { stall: SOON, ..generous() }, Some(tls.clone()));
+        let server = start(Times { stall: SOON, ..generous() }, Some(tls.clone()));
         let name = rustls::pki_types::ServerName::IpAddress(std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let socket = TcpStream::connect(server.address).unwrap();
-        socket.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut deaf = rustls::StreamOwned::new(rustls::ClientConnection::new(config, name).unwrap(), socket);
         deaf.write_all(request("/large").as_bytes()).unwrap();
         deaf.flush().unwrap();
@@ -450,10 +426,10 @@ mod tests {
         assert!(rest(deaf).len() < LARGE);
         server.stop();
 
-        let server = Server::start(Times { handshake: SOON, ..generous() }, Some(tls));
+        let server = start(Times { handshake: SOON, ..generous() }, Some(tls));
         // A record of 16 KiB, and then nothing.
         let mut half = TcpStream::connect(server.address).unwrap();
-        half.set_read_timeout(Some(DRAIN_TIMEOUT)).unwrap();
+        half.set_read_timeout(Some(DEADLINE)).unwrap();
         half.write_all(b"\x16\x03\x01\x40\x00\x01").unwrap();
         assert!(rest(half).is_empty());
         server.wait_until_empty();

@@ -20,7 +20,7 @@ use super::{Emitter, Watched};
 use crate::frame::FrameTime;
 use crate::score::{LabelScore, NamedRival, RivalKind, Threshold};
 use crate::stream::StreamId;
-use crate::stream::swallowed_starts::Cause;
+use crate::stream::swallowed_starts::{Cause, SwallowedCounts};
 
 /// All streams that are there, or have been and are still in the configuration.
 #[derive(Default)]
@@ -89,15 +89,6 @@ pub struct SwallowedReading {
     pub told: Told,
 }
 
-/// Starts that were none, since the stream joined.
-#[derive(Clone, Debug, Serialize)]
-pub struct SwallowedCounts {
-    pub after: u64,
-    pub cooldown: u64,
-    pub gap: u64,
-    pub rival: u64,
-}
-
 /// One label.
 #[derive(Clone, Debug, Serialize)]
 pub struct LabelReading {
@@ -120,6 +111,7 @@ pub struct LabelReading {
     pub until: Option<Timestamp>,
     /// The best of the last hour.
     pub peak: Option<PeakReading>,
+    /// Starts that were none, since the stream joined.
     pub swallowed: SwallowedCounts,
     /// Where it was asked for: the best of each minute of the last hour, oldest first …
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,15 +241,14 @@ impl Words<'_> {
     }
 
     fn swallowed(&self, one: &SwallowedStart) -> SwallowedReading {
-        let (by, short_by) = match one.cause {
-            Cause::After { short_by } => ("after", short_by.as_secs_f64()),
-            Cause::Cooldown { short_by } => ("cooldown", short_by.as_secs_f64()),
-            Cause::Gap => ("gap", 0.0),
-            Cause::Rival { short_by } => ("rival", f64::from(short_by)),
+        let short_by = match one.cause {
+            Cause::After { short_by } | Cause::Cooldown { short_by } => short_by.as_secs_f64(),
+            Cause::Gap => 0.0,
+            Cause::Rival { short_by } => f64::from(short_by),
         };
         let (at, lasted) = (one.run.since.wall, one.run.lasted().as_secs_f64());
         SwallowedReading {
-            by,
+            by: one.cause.as_str(),
             at,
             media_start: seconds(one.run.since.media),
             lasted,
@@ -297,12 +288,7 @@ fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> Labe
         since: since.map(|since| since.wall),
         until: until.zip(words.clock).map(|(until, clock)| clock.of_media(until)),
         peak: best.and_then(|peak| words.peak(&peak)),
-        swallowed: SwallowedCounts {
-            after: swallowed.after,
-            cooldown: swallowed.cooldown,
-            gap: swallowed.gap,
-            rival: swallowed.rival,
-        },
+        swallowed: swallowed.counts,
         peaks: history.then(|| peaks().filter_map(|peak| words.peak(peak)).collect()),
         swallowed_latest: history.then(|| swallowed.recent().map(|one| words.swallowed(one)).collect()),
     }

@@ -406,8 +406,11 @@ mod tests {
                 emitter.scores(at(base, second), 0, &scored(&scores), &mut |event| panic!("{event:?}"));
             }
         });
-        let told: Vec<_> =
-            swallowed.report().into_iter().map(|r| (r.set, r.label, r.after, r.cooldown, r.gap, r.rival)).collect();
+        let told: Vec<_> = swallowed
+            .report()
+            .into_iter()
+            .map(|r| (r.set, r.label, r.counts.after, r.counts.cooldown, r.counts.gap, r.counts.rival))
+            .collect();
         let pets = |label: &str, after, rival| ("pets".to_owned(), label.to_owned(), after, 0, 0, rival);
         assert_eq!(told, [pets("cat", 2, 0), pets("cow", 0, 1), pets("dog", 1, 0)]);
         let text = recorder.handle().render();

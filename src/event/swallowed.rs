@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::frame::FrameTime;
 use crate::score::LabelScore;
-use crate::stream::swallowed_starts::Cause;
+use crate::stream::swallowed_starts::{Cause, SwallowedCounts};
 
 /// So many of the latest are kept of a label.
 pub const KEPT: usize = 16;
@@ -46,10 +46,7 @@ pub struct SwallowedStart {
 /// Those of one label.
 #[derive(Clone, Debug, Default)]
 pub struct Swallowed {
-    pub after: u64,
-    pub cooldown: u64,
-    pub gap: u64,
-    pub rival: u64,
+    pub counts: SwallowedCounts,
     /// What the last sample has brought, until somebody takes it.
     fresh: Option<Cause>,
     recent: VecDeque<SwallowedStart>,
@@ -57,12 +54,7 @@ pub struct Swallowed {
 
 impl Swallowed {
     pub(super) fn note(&mut self, run: Run, cause: Cause) {
-        match cause {
-            Cause::After { .. } => self.after += 1,
-            Cause::Cooldown { .. } => self.cooldown += 1,
-            Cause::Gap => self.gap += 1,
-            Cause::Rival { .. } => self.rival += 1,
-        }
+        self.counts.add(cause);
         self.fresh = Some(cause);
         if self.recent.len() == KEPT {
             self.recent.pop_front();

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::stream::StreamId;
 
-/// Values of the label `why` of the metric, in the order of the counts.
+/// Values of the label `why` of the metric.
 pub const CAUSES: [&str; 4] = ["after", "cooldown", "gap", "rival"];
 
 /// What swallowed a start, and what it was short of.
@@ -27,25 +27,46 @@ pub enum Cause {
     Rival { short_by: f32 },
 }
 
-/// Its place among them.
-fn place(cause: Cause) -> usize {
-    match cause {
-        Cause::After { .. } => 0,
-        Cause::Cooldown { .. } => 1,
-        Cause::Gap => 2,
-        Cause::Rival { .. } => 3,
+impl Cause {
+    /// One of [`CAUSES`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::After { .. } => "after",
+            Self::Cooldown { .. } => "cooldown",
+            Self::Gap => "gap",
+            Self::Rival { .. } => "rival",
+        }
     }
 }
 
-/// One label's, as the API shows them. Totals only grow.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SwallowedReport {
-    pub set: String,
-    pub label: String,
+/// How many starts each cause has swallowed. Only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SwallowedCounts {
     pub after: u64,
     pub cooldown: u64,
     pub gap: u64,
     pub rival: u64,
+}
+
+impl SwallowedCounts {
+    pub const fn add(&mut self, cause: Cause) {
+        let count = match cause {
+            Cause::After { .. } => &mut self.after,
+            Cause::Cooldown { .. } => &mut self.cooldown,
+            Cause::Gap => &mut self.gap,
+            Cause::Rival { .. } => &mut self.rival,
+        };
+        *count += 1;
+    }
+}
+
+/// One label's, as the API shows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SwallowedReport {
+    pub set: String,
+    pub label: String,
+    #[serde(flatten)]
+    pub counts: SwallowedCounts,
 }
 
 /// See the module.
@@ -53,7 +74,7 @@ pub struct SwallowedReport {
 pub struct SwallowedStarts {
     stream: StreamId,
     /// By (set, label).
-    counts: Mutex<BTreeMap<(String, String), [u64; CAUSES.len()]>>,
+    counts: Mutex<BTreeMap<(String, String), SwallowedCounts>>,
 }
 
 impl SwallowedStarts {
@@ -62,10 +83,9 @@ impl SwallowedStarts {
     }
 
     pub fn count(&self, set: &str, label: &str, cause: Cause) {
-        let place = place(cause);
-        metrics::counter!("vtagd_starts_swallowed_total", "stream" => self.stream.to_string(), "set" => set.to_owned(), "label" => label.to_owned(), "why" => CAUSES[place])
+        metrics::counter!("vtagd_starts_swallowed_total", "stream" => self.stream.to_string(), "set" => set.to_owned(), "label" => label.to_owned(), "why" => cause.as_str())
             .increment(1);
-        self.counts.lock().entry((set.to_owned(), label.to_owned())).or_default()[place] += 1;
+        self.counts.lock().entry((set.to_owned(), label.to_owned())).or_default().add(cause);
     }
 
     /// Forgets labels that are not among these.
@@ -75,15 +95,10 @@ impl SwallowedStarts {
 
     /// Labels of which any start was swallowed.
     pub fn report(&self) -> Vec<SwallowedReport> {
-        let report = |((set, label), [after, cooldown, gap, rival]): (&(String, String), &[u64; CAUSES.len()])| {
-            SwallowedReport {
-                set: set.clone(),
-                label: label.clone(),
-                after: *after,
-                cooldown: *cooldown,
-                gap: *gap,
-                rival: *rival,
-            }
+        let report = |((set, label), counts): (&(String, String), &SwallowedCounts)| SwallowedReport {
+            set: set.clone(),
+            label: label.clone(),
+            counts: *counts,
         };
         self.counts.lock().iter().map(report).collect()
     }

@@ -198,7 +198,7 @@ fn starts_that_were_none_are_counted_by_what_swallowed_them() {
     let margins = [-3.0, 2.0, 3.0, -3.0, 0.1, 0.2, -3.0, 2.0, 2.0, 2.0, -3.0, -3.0, -3.0, 2.5, 2.5, 2.5, -3.0];
     let tracker = fed(thresholds(2.0, 2.0, 60.0), &margins);
     let swallowed = tracker.swallowed();
-    assert_eq!((swallowed.after, swallowed.cooldown, swallowed.rival), (1, 1, 1));
+    assert_eq!((swallowed.counts.after, swallowed.counts.cooldown, swallowed.counts.rival), (1, 1, 1));
     let told: Vec<_> =
         swallowed.recent().map(|one| (one.run.since.media, one.run.peak.margin, one.run.lasted())).collect();
     assert_eq!(told, [(SECOND, 3.0, SECOND), (4 * SECOND, 0.2, SECOND), (13 * SECOND, 2.5, 2 * SECOND)]);
@@ -211,13 +211,13 @@ fn starts_that_were_none_are_counted_by_what_swallowed_them() {
 fn a_run_is_counted_once_also_where_the_camera_was_away() {
     // Falls from above enter to between the thresholds: one start that `after` swallowed, and no approach.
     let swallowed = fed(thresholds(2.0, 0.0, 0.0), &[-3.0, 2.0, 0.1, 0.1, -3.0]).swallowed().clone();
-    assert_eq!((swallowed.after, swallowed.cooldown, swallowed.rival), (1, 0, 0));
+    assert_eq!((swallowed.counts.after, swallowed.counts.cooldown, swallowed.counts.rival), (1, 0, 0));
     let base = Instant::now();
     let mut tracker = Tracker::new(thresholds(2.0, 0.0, 0.0), GAP);
     for (second, margin) in [(0.0, 2.0), (3600.0, -3.0), (3601.0, 0.1), (7200.0, -3.0)] {
         tracker.sample(at(base, second), lead(margin));
     }
-    assert_eq!((tracker.swallowed().gap, tracker.swallowed().recent().count()), (1, 1));
+    assert_eq!((tracker.swallowed().counts.gap, tracker.swallowed().recent().count()), (1, 1));
     assert_eq!(tracker.take_swallowed(), Some(Cause::Gap));
     assert_eq!(tracker.take_swallowed(), None, "told once");
 }
@@ -240,7 +240,7 @@ proptest! {
             swallowed += usize::from(tracker.take_swallowed().is_some());
         }
         prop_assert_eq!(runs, starts + swallowed);
-        let counted = tracker.swallowed();
+        let counted = tracker.swallowed().counts;
         prop_assert_eq!(swallowed as u64, counted.after + counted.cooldown + counted.gap + counted.rival);
     }
 }
@@ -249,7 +249,10 @@ proptest! {
 fn a_label_that_is_always_nearly_there_keeps_no_more_than_the_latest() {
     let margins: Vec<f32> = (0..1000).map(|i| if i % 2 == 0 { 2.0 } else { -3.0 }).collect();
     let tracker = fed(thresholds(2.0, 0.0, 0.0), &margins);
-    assert_eq!((tracker.swallowed().after, tracker.swallowed().recent().count()), (500, crate::event::swallowed::KEPT));
+    assert_eq!(
+        (tracker.swallowed().counts.after, tracker.swallowed().recent().count()),
+        (500, crate::event::swallowed::KEPT)
+    );
 }
 
 #[test]
