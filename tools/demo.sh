@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 TAGS=3
 SECONDS_AT_MOST=180
 vtagd=target/release/vtagd
-camera=target/release/examples/rtsp_server
+camera=target/release/rtsp_server
 clip=demo/clip.mp4
 config=demo/demo.yaml
 events=demo/events.jsonl
@@ -52,7 +52,7 @@ free_port() {
 
 [ -e "$clip" ] || die "there is no $clip: run make setup"
 say "building the release (some minutes the first time)"
-tools/build_progress.py tools/cargo build --release --locked --bin vtagd --example rtsp_server || die "the build failed, see above"
+tools/build_progress.py tools/cargo build --release --locked -p vtagd -p rtsp-server --bins || die "the build failed, see above"
 
 mkdir -p demo
 rm -f demo/camera.url
