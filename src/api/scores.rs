@@ -61,7 +61,7 @@ pub(super) async fn scores(
     };
     let is = |given: &Option<String>, name: &str| given.as_ref().is_none_or(|given| given == name);
     let is_wanted = |set: &str, label: &str| is(&wanted.set, set) && is(&wanted.label, label);
-    if let Some(seen) = shared.board.live_scores().look(&stream, Instant::now(), wanted.history, is_wanted) {
+    if let Some(seen) = shared.board.live_scores().reading(&stream, Instant::now(), wanted.history, is_wanted) {
         return Json(seen).into_response();
     }
     if shared.board.is_starting() {

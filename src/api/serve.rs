@@ -253,7 +253,7 @@ struct StallTimeout {
 
 impl StallTimeout {
     /// What a write comes to: an error where it has waited for too long.
-    fn judge<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn end_if_stalled<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.deadline = None;
             return result;
@@ -274,17 +274,17 @@ impl AsyncRead for StallTimeout {
 impl AsyncWrite for StallTimeout {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.judge(result, cx)
+        self.end_if_stalled(result, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.inner).poll_flush(cx);
-        self.judge(result, cx)
+        self.end_if_stalled(result, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.judge(result, cx)
+        self.end_if_stalled(result, cx)
     }
 
     fn poll_write_vectored(
@@ -293,7 +293,7 @@ impl AsyncWrite for StallTimeout {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.judge(result, cx)
+        self.end_if_stalled(result, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

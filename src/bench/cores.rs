@@ -22,7 +22,7 @@ const TIMES: (Duration, Duration) = (Duration::from_millis(1500), Duration::from
 const BATCH: usize = 8;
 
 /// `settings` with a number of sessions, and their threads, for pictures of `size`; `runtime` is ONNX Runtime's version.
-pub fn settle(
+pub fn choose(
     settings: &InferSettings,
     bundle: &Bundle,
     size: (usize, usize),

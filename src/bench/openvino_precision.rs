@@ -43,17 +43,17 @@ impl PrecisionRates {
 }
 
 /// `settings` with what an OpenVINO that is to choose for itself computes in, for pictures of `size`.
-pub fn settle(
+pub fn choose(
     settings: &InferSettings,
     runtime: &Runtime,
     bundle: &Bundle,
     size: (usize, usize),
     shutdown: &Shutdown,
 ) -> InferSettings {
-    let mut settled = settings.clone();
+    let mut chosen = settings.clone();
     let tried = if settings.strict { 1 } else { settings.providers.len() };
     // The CPU always works: what the list has behind it is never tried.
-    let tried = settled.providers.iter_mut().take(tried).take_while(|choice| choice.provider() != Provider::Cpu);
+    let tried = chosen.providers.iter_mut().take(tried).take_while(|choice| choice.provider() != Provider::Cpu);
     for choice in tried {
         let threads = choice.threads(settings.threads);
         let ProviderChoice::Openvino(options) = choice else { continue };
@@ -86,11 +86,11 @@ pub fn settle(
         };
         options.bf16_is_faster = bf16_is_faster(&processor, &key, &paths::cache_dir(), &mut measure);
     }
-    settled
+    chosen
 }
 
 /// The same for what `vtagd bench` measures, anew each time. A library or model that does not open is for the measuring to tell.
-pub fn settle_setup(setup: Setup, model: &Model, batch: usize, shutdown: &Shutdown) -> Setup {
+pub fn choose_setup(setup: Setup, model: &Model, batch: usize, shutdown: &Shutdown) -> Setup {
     if !matches!(&setup.provider, ProviderChoice::Openvino(options) if options.may_choose()) {
         return setup;
     }
@@ -103,8 +103,8 @@ pub fn settle_setup(setup: Setup, model: &Model, batch: usize, shutdown: &Shutdo
         max_size: BatchSize::Pictures(batch),
         ..InferSettings::default()
     };
-    let settled = settle(&infer, &runtime, &bundle, model.size, shutdown);
-    Setup { provider: settled.providers.into_iter().next().unwrap_or(setup.provider), ..setup }
+    let chosen = choose(&infer, &runtime, &bundle, model.size, shutdown);
+    Setup { provider: chosen.providers.into_iter().next().unwrap_or(setup.provider), ..setup }
 }
 
 /// Whether bf16 is worth it on `processor`: as remembered in `folder`, else by what `measure` says of both.

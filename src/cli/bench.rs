@@ -191,7 +191,7 @@ fn bench(args: &Args, shutdown: &Shutdown) -> Result<Report, anyhow::Error> {
     batches.dedup();
     let mut setup = Setup { provider, library: args.library.clone(), threads: args.threads.into() };
     if let (Some(model), Some(largest)) = (subject.models.first(), batches.last()) {
-        setup = openvino_precision::settle_setup(setup, model, *largest, shutdown);
+        setup = openvino_precision::choose_setup(setup, model, *largest, shutdown);
     }
     let pairs = batches.len() * subject.models.len();
 

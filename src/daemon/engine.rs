@@ -168,12 +168,12 @@ impl Engine {
         let runtime = runtime::load(infer.library.as_deref())?;
         let (height, width) = spec.size();
         let size = (height as usize, width as usize);
-        let settled = measure.map(|shutdown| {
-            let infer = openvino_precision::settle(infer, &runtime, bundle, size, shutdown);
-            cores::settle(&infer, bundle, size, runtime::version(), shutdown)
+        let chosen = measure.map(|shutdown| {
+            let infer = openvino_precision::choose(infer, &runtime, bundle, size, shutdown);
+            cores::choose(&infer, bundle, size, runtime::version(), shutdown)
         });
         let Opened { encoders, refused, plan } =
-            sessions::open(&runtime, bundle, settled.as_ref().unwrap_or(infer), size)?;
+            sessions::open(&runtime, bundle, chosen.as_ref().unwrap_or(infer), size)?;
         runtime::give_back_freed_memory();
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;

@@ -202,7 +202,7 @@ struct Health {
 impl Health {
     /// Polls for runs that hang. While one does, `/healthz` says so and systemd's watchdog is not fed.
     fn poll(&mut self, now: Instant) {
-        self.runs.look(now);
+        self.runs.check_deadlines(now);
         let hung = self.runs.hung(now);
         if let Some(systemd) = &mut self.systemd
             && hung.is_none()

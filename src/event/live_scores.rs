@@ -145,7 +145,7 @@ impl LiveScores {
 
     /// How the labels of `stream` stand at `now`, those that `is_wanted` (set, label); with their `history` or without. `None` for one that
     /// is not there.
-    pub fn look(
+    pub fn reading(
         &self,
         stream: &str,
         now: Instant,
@@ -334,7 +334,7 @@ mod tests {
     fn a_label_that_never_fired_is_seen_with_its_rival_and_what_swallowed_it() {
         let base = Instant::now();
         let live = live(base, &[-3.0, 2.0, 3.0, -3.0, 0.1, -3.5]);
-        let seen = live.look("gate", base + Duration::from_secs(7), true, |_, _| true).unwrap();
+        let seen = live.reading("gate", base + Duration::from_secs(7), true, |_, _| true).unwrap();
         let seen = serde_json::to_value(seen).unwrap();
         assert_eq!((&seen["at"], &seen["age"]), (&"1970-01-01T00:00:05Z".into(), &2.0.into()));
         let label = &seen["scores"][0];
@@ -358,20 +358,20 @@ mod tests {
     fn who_is_not_asked_for_is_left_out_and_who_has_gone_is_not_there() {
         let base = Instant::now();
         let live = live(base, &[]);
-        let seen = live.look("gate", base, false, |set, label| (set, label) == ("street", "car")).unwrap();
+        let seen = live.reading("gate", base, false, |set, label| (set, label) == ("street", "car")).unwrap();
         assert_eq!((seen.scores.len(), seen.at, seen.scores[0].told.score), (1, None, None));
         assert!(seen.scores[0].peaks.is_none() && seen.scores[0].peak.is_none());
-        assert!(live.look("gate", base, false, |_, label| label == "bus").unwrap().scores.is_empty());
-        assert!(live.look("door", base, false, |_, _| true).is_none());
+        assert!(live.reading("gate", base, false, |_, label| label == "bus").unwrap().scores.is_empty());
+        assert!(live.reading("door", base, false, |_, _| true).is_none());
         live.retain(|id| id != "gate");
-        assert!(live.look("gate", base, false, |_, _| true).is_none() && live.latest("gate").is_empty());
+        assert!(live.reading("gate", base, false, |_, _| true).is_none() && live.latest("gate").is_empty());
     }
 
     #[test]
     fn an_open_tag_and_a_cooldown_say_since_when_and_until_when() {
         let base = Instant::now();
         let state = |margins: &[f32]| {
-            let seen = live(base, margins).look("gate", base + Duration::from_secs(60), false, |_, _| true).unwrap();
+            let seen = live(base, margins).reading("gate", base + Duration::from_secs(60), false, |_, _| true).unwrap();
             let label = &seen.scores[0];
             let second = |at: Option<Timestamp>| at.map(|at| at.as_second());
             (label.state, second(label.since), second(label.until))

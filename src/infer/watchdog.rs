@@ -101,7 +101,7 @@ impl Runs {
     }
 
     /// Tells runs to end that take too long, and gives up those that do not.
-    pub fn look(&self, now: Instant) {
+    pub fn check_deadlines(&self, now: Instant) {
         let (limit, grace) = (self.limit, self.grace);
         let mut inner = self.inner();
         let Inner { running, order } = &mut *inner;
@@ -201,12 +201,12 @@ mod tests {
     #[test]
     fn a_run_within_its_limit_is_left_alone_and_so_is_an_idle_session() {
         let (now, runs) = (Instant::now(), Runs::new(LIMIT));
-        runs.look(now + Duration::from_secs(3600));
+        runs.check_deadlines(now + Duration::from_secs(3600));
         assert_eq!(runs.hung(now), None);
         let (accounting, told) = begin(&runs, 0, 0, now);
-        runs.look(now + LIMIT - Duration::from_secs(1));
+        runs.check_deadlines(now + LIMIT - Duration::from_secs(1));
         assert!(runs.end(0));
-        runs.look(now + Duration::from_secs(3600));
+        runs.check_deadlines(now + Duration::from_secs(3600));
         assert_eq!((told.0.load(Ordering::SeqCst), runs.hung(now)), (0, None));
         assert_eq!(accounting.totals().dropped.get("inference"), None);
     }
@@ -215,8 +215,8 @@ mod tests {
     fn a_run_that_ends_when_it_is_told_to_costs_nothing_else() {
         let (now, runs) = (Instant::now(), Runs::new(LIMIT));
         let (_, told) = begin(&runs, 0, 0, now);
-        runs.look(now + LIMIT);
-        runs.look(now + LIMIT + Duration::from_secs(1));
+        runs.check_deadlines(now + LIMIT);
+        runs.check_deadlines(now + LIMIT + Duration::from_secs(1));
         assert_eq!(told.0.load(Ordering::SeqCst), 1, "told once");
         assert_eq!(runs.hung(now + LIMIT), None, "it has its time to end");
         assert!(runs.end(0));
@@ -230,10 +230,10 @@ mod tests {
         runs.pass_by(&order);
         let (accounting, _) = begin(&runs, 0, 0, now);
         order.put(1, Some(EmbeddedBatch { items: Vec::new(), embeddings: vec![1.0], dim: 1 })).unwrap();
-        runs.look(now + LIMIT);
+        runs.check_deadlines(now + LIMIT);
         assert!(scored.is_empty());
         let late = now + LIMIT + GRACE;
-        runs.look(late);
+        runs.check_deadlines(late);
         assert_eq!(accounting.totals().dropped.get("inference"), Some(&2));
         assert_eq!(accounting.totals().unaccounted(), 0);
         assert_eq!(scored.len(), 1);
@@ -249,7 +249,7 @@ mod tests {
         let (now, runs) = (Instant::now(), Runs::new(LIMIT));
         let (_, first) = begin(&runs, 0, 0, now);
         let (_, second) = begin(&runs, 1, 1, now + LIMIT / 2);
-        runs.look(now + LIMIT);
+        runs.check_deadlines(now + LIMIT);
         assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (1, 0));
         assert!(runs.end(1) && runs.end(0));
     }

@@ -156,7 +156,7 @@ impl Worker {
                     Err(_) => break,
                 },
                 recv(self.wake) -> woken => self.woken(woken.is_err()),
-                default(self.patience()) => {}
+                default(self.time_to_next_task()) => {}
             }
             self.turn(Instant::now());
         }
@@ -175,7 +175,7 @@ impl Worker {
         self.answer();
         if now.duration_since(self.looked) >= POLL_INTERVAL {
             self.looked = now;
-            self.look();
+            self.run_upkeep();
         }
     }
 
@@ -187,7 +187,7 @@ impl Worker {
     }
 
     /// How long nothing has to be done.
-    fn patience(&self) -> Duration {
+    fn time_to_next_task(&self) -> Duration {
         let now = Instant::now();
         let mut due = self.looked + POLL_INTERVAL;
         if let Some(since) = self.settled_since {
@@ -240,7 +240,7 @@ impl Worker {
         }
         self.foreign = self.store.foreign_version().ok();
         self.turn(Instant::now());
-        self.look();
+        self.run_upkeep();
     }
 
     fn recount(&mut self) {

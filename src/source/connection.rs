@@ -195,14 +195,14 @@ impl Playing<'_> {
             return Ok(End::Shutdown);
         }
         loop {
-            let mut wait = self.patience(started)?;
+            let mut wait = self.time_to_next_check(started)?;
             if matches!(self.settings.location, Location::Rtsp(_) | Location::Template(_)) {
                 let arrived = self.arrivals.bytes();
                 if self.socket.is_endless(arrived) {
                     let what = Excess::Answer(rtsp_socket::MOST_UNPACKED);
                     return Err(SourceError::TooMuch { at: self.at.clone(), what });
                 }
-                wait = wait.min(RtspSocket::look(arrived));
+                wait = wait.min(RtspSocket::next_check(arrived));
             }
             select! {
                 recv(self.shutdown.receiver()) -> _ => return Ok(End::Shutdown),
@@ -278,7 +278,7 @@ impl Playing<'_> {
     }
 
     /// How long to wait before looking again whether the stream still lives.
-    fn patience(&self, started: Instant) -> Result<Duration, SourceError> {
+    fn time_to_next_check(&self, started: Instant) -> Result<Duration, SourceError> {
         let progress = self.feed.progress();
         let file = matches!(self.settings.location, Location::File(_));
         // We are the slow ones, or a file plays, whose pictures may be far apart: silence is no sign of trouble.

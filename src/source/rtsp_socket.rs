@@ -66,7 +66,7 @@ impl RtspSocket {
     }
 
     /// How soon to look again; `arrived` as for [`Self::is_endless`].
-    pub fn look(arrived: u64) -> Duration {
+    pub fn next_check(arrived: u64) -> Duration {
         if arrived == 0 { POLL_INTERVALS.0 } else { POLL_INTERVALS.1 }
     }
 

@@ -259,16 +259,16 @@ fn a_run_that_hangs_is_given_up_with_its_frames_and_the_other_session_goes_on() 
     rig.say(well, Say::Give);
     // Behind the one that hangs nothing comes out, until that is given up.
     let (runs, late) = (Arc::clone(&rig.runs), between + LIMIT + GRACE);
-    runs.look(between + LIMIT);
+    runs.check_deadlines(between + LIMIT);
     assert_eq!((rig.dropped(), runs.hung(late)), (0, None), "it has been told to end and has time to do so");
-    runs.look(late);
+    runs.check_deadlines(late);
     assert_eq!(rig.dropped(), 2);
     let told = runs.hung(late).expect("it hangs");
     assert!(told.contains(&format!("session {hung}")), "{told}");
     let deadline = Instant::now() + DEADLINE;
     while rig.embedded.is_empty() {
         assert!(Instant::now() < deadline);
-        runs.look(late);
+        runs.check_deadlines(late);
     }
     assert_eq!(rig.comes(), [3.0, 4.0]);
     // The other one serves alone.
@@ -294,7 +294,7 @@ fn a_run_that_ends_when_it_is_told_to_costs_its_frames_alone() {
     let began = Instant::now();
     (0..2).for_each(|_| rig.send());
     rig.begins();
-    rig.runs.look(began + LIMIT + Duration::from_secs(1));
+    rig.runs.check_deadlines(began + LIMIT + Duration::from_secs(1));
     (0..2).for_each(|_| rig.send());
     assert_eq!(rig.begins().1, [3.0, 4.0]);
     assert_eq!((rig.dropped(), rig.runs.hung(Instant::now())), (2, None));

@@ -16,7 +16,7 @@ const SWEEP: Duration = Duration::from_mins(1);
 
 impl Worker {
     /// Limits, numbers, other writers.
-    pub(super) fn look(&mut self) {
+    pub(super) fn run_upkeep(&mut self) {
         let foreign = self.store.foreign_version().ok();
         if foreign != self.foreign {
             // Somebody has replayed: there may be pending positions anywhere.

@@ -263,7 +263,7 @@ impl<'a> Session<'a> {
                     look = Instant::now() + POLL_INTERVAL;
                     self.owner_changed |= self.ask_again.is_some_and(|at| Instant::now() >= at);
                     if self.ours {
-                        self.look(receiver, place).await?;
+                        self.publish_states(receiver, place).await?;
                     }
                 }
             }
@@ -336,13 +336,13 @@ impl<'a> Session<'a> {
     async fn show(&mut self, receiver: &DeliveryReceiver, place: &str) {
         // Until the streams are known, nothing is taken for gone.
         if let Some(streams) = self.registry.streams() {
-            let messages = self.states.look(&streams, self.published);
+            let messages = self.states.changes(&streams, self.published);
             self.publish_retained(messages, receiver, place).await;
         }
     }
 
     /// Once a second: everything that nobody tells.
-    async fn look(&mut self, receiver: &DeliveryReceiver, place: &str) -> Result<(), SinkError> {
+    async fn publish_states(&mut self, receiver: &DeliveryReceiver, place: &str) -> Result<(), SinkError> {
         let now = Instant::now();
         if std::mem::take(&mut self.say_again) {
             self.publisher.push(Message::retained(self.topics.owner(), self.owner.document()), None);

@@ -123,7 +123,7 @@ impl States {
 
     /// Everything that is to be published, as it has changed of streams and labels. What this daemon has not published yet is, even if
     /// the broker has the same: then it is known to be ours.
-    pub fn look(&mut self, streams: &Arc<Vec<RegisteredStream>>, published: &Published) -> Vec<Message> {
+    pub fn changes(&mut self, streams: &Arc<Vec<RegisteredStream>>, published: &Published) -> Vec<Message> {
         let states: Vec<&'static str> = streams.iter().map(status).collect();
         if self.shown.as_ref().is_some_and(|(shown, was)| Arc::ptr_eq(shown, streams) && *was == states) {
             return Vec::new();
@@ -282,9 +282,9 @@ mod tests {
     use crate::sink::mqtt::home_assistant::tests::watched;
 
     /// What is published, and noted as that.
-    fn look(states: &mut States, published: &mut Published, streams: &[(&str, &[&str])]) -> Vec<String> {
+    fn changed_topics(states: &mut States, published: &mut Published, streams: &[(&str, &[&str])]) -> Vec<String> {
         let streams = streams.iter().map(|(id, labels)| watched(id, labels)).collect();
-        let messages = states.look(&Arc::new(streams), published);
+        let messages = states.changes(&Arc::new(streams), published);
         published.before(&messages);
         messages.into_iter().map(|message| message.topic).collect()
     }
@@ -305,7 +305,7 @@ mod tests {
             find(&mut states, &published, theirs, "ON");
         }
         assert_eq!((states.gone(&published), states.is_wanted(ours[0])), (vec![], true), "until the streams are known");
-        look(&mut states, &mut published, &[("yard", &["bus"])]);
+        changed_topics(&mut states, &mut published, &[("yard", &["bus"])]);
         assert_eq!(states.gone(&published), ours);
         assert!(!states.is_wanted(ours[0]) && states.is_wanted(kept[1]));
     }
@@ -319,9 +319,9 @@ mod tests {
             find(&mut states, &published, topic, payload);
         }
         let rest = ["home/yard/bus/attributes", "home/yard/enabled/state", "home/yard/status"];
-        assert_eq!(look(&mut states, &mut published, &[("yard", &["bus"])]), rest);
+        assert_eq!(changed_topics(&mut states, &mut published, &[("yard", &["bus"])]), rest);
         find(&mut states, &published, "home/yard/bus", "ON");
-        let again = look(&mut states, &mut published, &[("yard", &["bus"])]);
+        let again = changed_topics(&mut states, &mut published, &[("yard", &["bus"])]);
         assert_eq!(again, ["home/yard/bus"], "somebody else has written it");
     }
 
@@ -332,12 +332,12 @@ mod tests {
         let mut published = Published::new(topics, BTreeMap::new());
         let theirs = home_assistant::document(&watched("gate", &[]), &Topics::new("a/b"), false).to_string();
         // Until it is known what lies there, none is told.
-        let early = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
+        let early = changed_topics(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
         assert!(!early.is_empty() && early.iter().all(|topic| topic.starts_with("a_b/")), "{early:?}");
         assert!(states.introduce_again().is_empty() && states.is_wanted("ha/device/a_b_gate/config"));
         find(&mut states, &published, "ha/device/a_b_gate/config", &theirs);
         states.surveyed();
-        let told = look(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
+        let told = changed_topics(&mut states, &mut published, &[("gate", &[]), ("yard", &[])]);
         let devices: Vec<&str> = told.iter().map(String::as_str).filter(|topic| topic.starts_with("ha/")).collect();
         assert_eq!(devices, ["ha/device/a_b_yard/config"]);
         assert_eq!(states.introduce_again().len(), 1);
