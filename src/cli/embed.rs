@@ -22,6 +22,7 @@ use crate::model::{Bundle, ModelError, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::userinfo::shown;
+use crate::preprocess::View;
 use crate::score::similarity::Similarity;
 
 /// Values shown of an embedding on a readable line.
@@ -306,8 +307,9 @@ fn images<'a>(
         if shutdown.is_requested() {
             return Err(Failure::Stopped);
         }
-        let embedded = pictures::embed(chunk, &engine.spec, encoder.as_mut()).map_err(EngineError::from)?;
-        for (file, embedding) in embedded {
+        let embedded =
+            pictures::embed(chunk, View::default(), &engine.spec, encoder.as_mut()).map_err(EngineError::from)?;
+        for (file, embedding) in chunk.iter().zip(embedded) {
             match embedding {
                 Ok(embedding) => found.push(Image { file: shown(file).into(), embedding }),
                 Err(error) => {

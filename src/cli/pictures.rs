@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::frame::still_image::{self, StillImageError};
 use crate::infer::{ImageEncoder, InferError};
-use crate::preprocess::{PreprocessError, Preprocessor, Spec, View};
+use crate::preprocess::{self, PreprocessError, Preprocessor, Spec, View};
 
 /// How many pictures are looked at together.
 #[derive(Debug, clap::Args)]
@@ -30,41 +30,44 @@ pub enum Unusable {
     Preprocess { file: PathBuf, error: PreprocessError },
 }
 
-/// A file and its embedding, L2-normalised.
-pub type Embedded<'a> = (&'a Path, Result<Vec<f32>, Unusable>);
+/// A picture's embedding, L2-normalised; one behind the other where the view has several tiles.
+pub type Embedded = Result<Vec<f32>, Unusable>;
 
-/// Embeds `files` (as many as [`BatchArgs`] says) in one run. Gives each its embedding, or why it has none, in order.
+/// Embeds `files` (as many as [`BatchArgs`] says), seen through `view`, as many tiles in one run as there are files. Gives each its embedding, or
+/// why it has none, in order.
 ///
 /// # Errors
-/// When the run itself fails.
-pub fn embed<'a>(
-    files: &'a [PathBuf],
+/// When a run itself fails.
+pub fn embed(
+    files: &[impl AsRef<Path>],
+    view: View,
     spec: &Arc<Spec>,
     encoder: &mut dyn ImageEncoder,
-) -> Result<Vec<Embedded<'a>>, InferError> {
+) -> Result<Vec<Embedded>, InferError> {
     let place = spec.place_len();
     let mut preprocessor = Preprocessor::new(Arc::clone(spec));
     let mut pixels = Vec::new();
-    let prepared: Vec<Result<(), Unusable>> = files
+    let prepared: Vec<Result<usize, Unusable>> = files
         .iter()
         .map(|file| {
-            let picture = still_image::load(file)?;
-            let start = pixels.len();
-            pixels.resize(start + place, 0.0);
-            preprocessor.run(&picture, View::default(), 0, &mut pixels[start..]).map_err(|error| {
-                pixels.truncate(start);
-                Unusable::Preprocess { file: file.clone(), error }
-            })
+            let picture = still_image::load(file.as_ref())?;
+            let (start, tiles) = (pixels.len(), preprocess::tiles(view, picture.width(), picture.height()));
+            pixels.resize(start + tiles * place, 0.0);
+            for (tile, place) in pixels[start..].chunks_exact_mut(place).enumerate() {
+                if let Err(error) = preprocessor.run(&picture, view, tile, place) {
+                    pixels.truncate(start);
+                    return Err(Unusable::Preprocess { file: file.as_ref().to_owned(), error });
+                }
+            }
+            Ok(tiles)
         })
         .collect();
-    let mut embeddings = Vec::new();
-    if !pixels.is_empty() {
-        encoder.encode(&pixels, pixels.len() / place, &mut embeddings)?;
+    let (mut embeddings, mut some) = (Vec::new(), Vec::new());
+    for pixels in pixels.chunks(place * files.len().max(1)) {
+        encoder.encode(pixels, pixels.len() / place, &mut some)?;
+        embeddings.append(&mut some);
     }
     let mut rows = embeddings.chunks_exact(encoder.dim());
-    let one = |(file, prepared): (&'a PathBuf, Result<(), Unusable>)| {
-        let embedding = prepared.map(|()| rows.next().map(<[f32]>::to_vec).unwrap_or_default());
-        (file.as_path(), embedding)
-    };
-    Ok(files.iter().zip(prepared).map(one).collect())
+    let mut embedding = |tiles: usize| rows.by_ref().take(tiles).flatten().copied().collect();
+    Ok(prepared.into_iter().map(|tiles| tiles.map(&mut embedding)).collect())
 }

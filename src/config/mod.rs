@@ -195,6 +195,21 @@ pub fn load_again(path: &Path, state: &StateFolder) -> Result<Settings, Vec<Prob
     load_beside(path, Absence::Refused, Some(state)).map(|(settings, _)| settings)
 }
 
+/// Checks `text` as a configuration that lies in no file; `name` stands for one. Nothing of the environment counts.
+///
+/// # Errors
+/// As [`load`].
+pub fn of_text(name: &str, text: &str) -> Result<Settings, Vec<Problem>> {
+    let document = Document::parse(Path::new(name), text.as_bytes()).map_err(|problem| vec![*problem])?;
+    let (settings, problems) = validate::settings(&document, Absence::Told, false, None);
+    match settings {
+        Some(settings) if !problems.iter().any(|problem| problem.severity == Severity::Error) => {
+            Ok(Settings { notices: problems, ..settings })
+        }
+        _ => Err(problems),
+    }
+}
+
 fn load_beside(
     path: &Path,
     absence: Absence,

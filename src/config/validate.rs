@@ -4,15 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, NumberOrAuto, Root, Runtime};
+use super::schema::{Api, Events, Log, Metrics, NumberOrAuto, Root, Runtime};
 use super::streams::{self, Surroundings};
 use super::{
-    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, StreamDefaults, TlsSettings, after_checks,
-    model_choice, providers, sets, sets_in_force, stores, suspicious_text, trusted_proxies,
+    ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, StreamDefaults, StreamSettings, TlsSettings,
+    after_checks, model_choice, providers, sets, sets_in_force, stores, suspicious_text, trusted_proxies,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
-use crate::label::{ThresholdOverrides, threshold_field};
+use crate::label::{LabelSet, ThresholdOverrides, threshold_field};
 use crate::platform::paths;
 use crate::platform::state_folder::StateFolder;
 use crate::sample::Interval;
@@ -34,6 +34,8 @@ const MAX_THREADS: usize = 1024;
 const MAX_SESSIONS: usize = 64;
 const MAX_PREPROCESS_THREADS: usize = 64;
 const MIN_RUN_LIMIT: Duration = Duration::from_secs(1);
+/// Labels of all streams whose margins are told (`MOST_SCORES` of `api/scrape.rs`).
+const MOST_SCORES: usize = 2000;
 /// 80 bits, written in hexadecimal digits.
 const LEAST_TOKEN: usize = 20;
 const TOKEN: &str = "make one with `openssl rand -hex 32`";
@@ -110,6 +112,7 @@ pub fn settings(
         let (sets, in_force) = (&label_sets.sets, &mut label_sets.in_force);
         after_checks::check(list, &streams, sets, in_force, events, &mut reader);
     }
+    let scores_in_metrics = scores_in_metrics(&raw.metrics, &streams, &label_sets.sets, &mut reader);
 
     let known = FilterNames {
         streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),
@@ -153,7 +156,7 @@ pub fn settings(
         outbox,
         snapshots,
         api,
-        scores_in_metrics: raw.metrics.given().and_then(|metrics| metrics.value.scores.value()) == Some(true),
+        scores_in_metrics,
         log,
         defaults,
         origins: super::Origins::new(),
@@ -171,6 +174,32 @@ pub fn outbox_alone(document: &Document) -> Option<Option<PathBuf>> {
     let state = sets_in_force::state(&root.value.state, &mut reader)?;
     let path = stores::outbox(&root.value.outbox, &root.value.sinks, &state, &mut reader).path;
     path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()).then_some(path)
+}
+
+/// `metrics.scores`, with a warning where there are more than are told.
+fn scores_in_metrics(
+    field: &Field<Metrics>,
+    streams: &[StreamSettings],
+    sets: &[LabelSet],
+    reader: &mut Reader<'_>,
+) -> bool {
+    let Some(at) = field.given().and_then(|metrics| metrics.value.scores.given()).filter(|at| at.value) else {
+        return false;
+    };
+    let of_stream = |stream: &StreamSettings| -> usize {
+        stream.label_sets.iter().filter_map(|set| sets.get(*set)).map(|set| set.labels.len()).sum()
+    };
+    let wanted: usize = streams.iter().filter(|stream| stream.enabled).map(of_stream).sum();
+    if wanted > MOST_SCORES {
+        let left = wanted - MOST_SCORES;
+        let message = format!(
+            "the streams have {wanted} labels together, and `/metrics` has the first {MOST_SCORES} of them in the order of this file: {left} have no \
+             `vtagd_label_margin`"
+        );
+        let remedy = "give each stream only the sets that it needs (`labels`), or read the others with `vtagd scores` or the API";
+        reader.warn(at, message, remedy);
+    }
+    true
 }
 
 fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {

@@ -6,7 +6,7 @@
 mod drop_report;
 pub mod engine;
 mod reload;
-mod running_streams;
+pub mod running_streams;
 mod start_sinks;
 
 use std::sync::Arc;

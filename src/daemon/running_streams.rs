@@ -34,7 +34,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the system gives no thread, it is asked again so late.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-fn gap(stream: &StreamSettings) -> Duration {
+/// Samples of a stream that are further apart do not continue one another.
+pub fn gap(stream: &StreamSettings) -> Duration {
     match stream.interval {
         Interval::Every(interval) => GAP.max(interval * 10),
         // Ten times the longest would take a camera that was away for minutes for one that was there.
@@ -398,7 +399,7 @@ fn labels(settings: &Settings, stream: &StreamSettings) -> Vec<(String, String)>
 }
 
 /// What a stream's emitter needs to know of its label sets, in the stream's order.
-fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<SetRules> {
+pub fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<SetRules> {
     let of_set = |set: &LabelSet| {
         let rules = |label: &Label| LabelRules {
             name: label.name.as_str().into(),

@@ -19,5 +19,6 @@ mod source_file;
 mod source_http;
 mod source_keyframes;
 mod source_rtsp;
+mod tag_camera;
 mod unchanged_footage;
 mod unchanged_frames;

@@ -102,3 +102,32 @@ fn a_set_without_background_and_samples_further_apart_than_after_are_said_and_sh
     assert!(daemon.get("/metrics").1.contains("vtagd_label_set_warnings{set=\"things\"} 3"));
     assert!(daemon.stop().success());
 }
+
+#[test]
+fn more_labels_than_metrics_tell_of_are_said_before_somebody_misses_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let labels: String = (0..100).map(|n| format!("  - {{ name: l{n} }}\n")).collect();
+    fs::write(here.join("many.yaml"), format!("set: many\nbackground: [a wall]\nlabels:\n{labels}")).unwrap();
+    let file = here.join("vtagd.yaml").display().to_string();
+    let told = |streams: usize, scores: bool| {
+        let stream = |n: usize| {
+            // Who is switched off has no scores.
+            let off = if n == 0 { ", enabled: false" } else { "" };
+            format!("  - {{ id: s{n}, url: \"rtsp://127.0.0.1:9/{n}\"{off} }}\n")
+        };
+        let streams: String = (0..=streams).map(stream).collect();
+        let text = format!(
+            "model: {{ path: none }}\nstreams:\n{streams}labels: [many.yaml]\nmetrics: {{ scores: {scores} }}\napi: {{ listen: off }}\n"
+        );
+        fs::write(&file, text).unwrap();
+        said(here, &["check", "-c", &file])
+    };
+    let line =
+        "warning: metrics.scores: the streams have 2100 labels together, and `/metrics` has the first 2000 of them";
+    assert!(told(21, true).contains(line), "{}", told(21, true));
+    for (streams, scores) in [(20, true), (21, false)] {
+        let told = told(streams, scores);
+        assert!(!told.contains("metrics.scores"), "{told}");
+    }
+}

@@ -9,4 +9,5 @@ mod embed_command;
 mod embed_texts;
 mod labels_set;
 mod tag_command;
+mod tag_rehearsal;
 mod zero_shot_ensembles;

@@ -42,6 +42,66 @@ fn pictures_get_their_own_label_best_first() {
 }
 
 #[test]
+fn what_no_label_has_is_shown_as_the_backgrounds_and_each_label_with_what_it_leads() {
+    let demo = ["--labels", "config/labels/demo.yaml"];
+    let pictures = [picture("rocket.jpg"), picture("chelsea.png")];
+    let files = pictures.each_ref().map(String::as_str);
+    let output = tag(&[&files[..], &demo, &["--json"]].concat());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "it has a background");
+    for line in lines(&output) {
+        let background = line["background"].as_array().unwrap();
+        assert_eq!((background.len(), &background[0]["set"]), (1, &"demo".into()));
+        let tags = line["tags"].as_array().unwrap();
+        let labels: f64 = tags.iter().map(|tag| tag["score"].as_f64().unwrap()).sum();
+        assert!((labels + background[0]["score"].as_f64().unwrap() - 1.0).abs() < 1e-3, "{line}");
+        for tag in tags {
+            let (score, margin) = (tag["score"].as_f64().unwrap(), tag["margin"].as_f64().unwrap());
+            assert!((1.0 / (1.0 + (-margin).exp()) - score).abs() < 1e-5, "{tag}");
+            assert!(tag["rival"].as_str().is_some_and(|rival| rival != tag["label"]), "{tag}");
+        }
+    }
+    let text = String::from_utf8(tag(&[&files[..], &demo, &["--top", "1"]].concat()).stdout).unwrap();
+    assert!(text.lines().count() == 2 && text.lines().all(|line| line.ends_with(" % (background)")), "{text}");
+}
+
+#[test]
+fn labels_without_a_background_are_called_so_once() {
+    let output = tag(&[&picture("chelsea.png"), &picture("rocket.jpg"), "-l", LABELS, "--json"]);
+    let told = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(told.matches("have no background").count(), 1, "{told}");
+    assert_eq!(lines(&output)[0]["background"], serde_json::json!([]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("set.yaml");
+    std::fs::write(&file, "set: pets\nlabels: [{ name: cat }, { name: dog }]\n").unwrap();
+    let output = tag(&[&picture("chelsea.png"), "--labels", &file.display().to_string()]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told.matches("has no background").count(), 1, "{told}");
+    assert!(!told.contains("error"), "{told}");
+}
+
+#[test]
+fn a_picture_is_seen_through_the_view_that_is_asked_for() {
+    let score = |more: &[&str]| {
+        let output = tag(&[&[&*picture("chelsea.png"), "-l", LABELS, "--json"], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        let line = lines(&output).remove(0);
+        let cat = line["tags"].as_array().unwrap().iter().find(|tag| tag["label"] == "a cat").unwrap().clone();
+        cat["score"].as_f64().unwrap()
+    };
+    let whole = score(&[]);
+    let corner = score(&["--region", "0,0,0.1,0.1"]);
+    assert!(whole > 0.9 && corner < whole, "{corner} {whole}");
+    assert!(score(&["--view", "tiles"]) > 0.9 && score(&["--view=squash", "--region=0.1,0,0.8,1"]) > 0.5);
+    for (bad, word) in [("0.5,0,0.6,1", "beyond the picture"), ("1,2,3", "four numbers"), ("nan,0,1,1", "four numbers")]
+    {
+        let output = tag(&[&picture("chelsea.png"), "-l", LABELS, "--region", bad]);
+        assert_eq!(output.status.code(), Some(2), "{bad}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains(word) && told.contains("--region"), "{told}");
+    }
+}
+
+#[test]
 fn a_video_gives_a_line_for_every_sampled_frame() {
     let clip = root().join("demo/clip.mp4").display().to_string();
     let output = tag(&[&clip, "--labels", "config/labels/demo.yaml", "--every", "2s", "--json"]);
@@ -159,7 +219,9 @@ fn a_reader_that_has_seen_enough_causes_no_errors() {
     std::io::BufRead::read_line(&mut reader, &mut String::new()).unwrap();
     drop(reader);
     let output = child.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    // What is said of the labels comes before everything else.
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.lines().all(|line| line.starts_with("note: ")), "{told}");
 }
 
 #[test]

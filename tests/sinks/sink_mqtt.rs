@@ -65,6 +65,8 @@ fn events_states_and_availability_are_where_they_belong() {
             consumer.last("vtagd/gate/cat/attributes").filter(|got| got.json()["tag_id"].is_string())
         });
         assert_eq!(about.json()["attributes"]["severity"], "warning");
+        // What the label leads by and what it leads, as its event has them.
+        assert!(about.json()["margin"].is_number() && about.json()["rival"] == "status", "{}", about.json());
         // A label that is called as a level with a meaning.
         eventually("the state of the other label", || consumer.last("vtagd/gate/things_status"));
         assert!(consumer.got().iter().all(|got| !got.topic.starts_with("homeassistant")), "it was not asked for");

@@ -117,6 +117,8 @@ pub fn about(event: &crate::event::Event) -> Value {
         "set": data.set,
         "tag_id": data.tag_id,
         "score": data.score,
+        "margin": data.margin,
+        "rival": data.rival,
         "peak": data.peak,
         "started_at": data.started_at,
         "ended_at": data.ended_at,
