@@ -788,10 +788,8 @@ fn no_command_repeats_a_password_of_an_address_that_it_was_given() {
     for password in ["1234/Zq7TailXk9", "Zq7TailXk9 x"] {
         let url = format!("rtsp://{USER}:{password}@127.0.0.1:9/stream");
         let (code, text) = told(folder.path(), &["-v", "tag", &url, "-l", "a,b", "--json"], &[]);
-        assert!(
-            code == Some(2) && text.contains("rtsp://***@127.0.0.1:9") || text.contains("rtsp://viewer:***@"),
-            "{text}"
-        );
+        let shown = ["rtsp://***@127.0.0.1:9", "rtsp://viewer:***@", "rtsp://127.0.0.1:9/stream"];
+        assert!(matches!(code, Some(1 | 2)) && shown.iter().any(|address| text.contains(address)), "{text}");
         found.extend(leaks(&url, text.as_bytes(), &[TAIL.to_owned()]));
     }
     assert!(found.is_empty(), "{} leaks:\n{}", found.len(), found.join("\n"));

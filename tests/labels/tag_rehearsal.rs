@@ -115,6 +115,10 @@ fn a_person_reads_starts_and_ends_a_summary_and_finds_a_plot_for_each_input() {
     );
     assert!(here.join("out-1.svg").is_file() && here.join("out-2.svg").is_file());
     assert_eq!(told(&output).matches("3 samples").count(), 2);
+    // A tag that is open when the time is over has not ended with the video.
+    let output = tag(here, &[&clip, "--labels", set, "--events", "--every", "2s", "--seconds", "5"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().last().is_some_and(|line| line.ends_with("; watched no longer")), "{text}");
 }
 
 #[test]
@@ -124,7 +128,7 @@ fn what_cannot_be_rehearsed_is_said_before_the_work_starts() {
     let clip = root().join("demo/clip.mp4").display().to_string();
     let picture = root().join("tests/data/preprocess/chelsea.png").display().to_string();
     let config = here.join("vtagd.yaml").display().to_string();
-    fs::write(&config, "streams: [{ id: gate, url: \"rtsp://127.0.0.1:9/\" }]\nlabels: []\n").unwrap();
+    fs::write(&config, "model: { path: none }\nstreams: [{ id: gate, url: \"rtsp://127.0.0.1:9/\" }]\n").unwrap();
     let labels = ["--labels", "config/labels/demo.yaml"];
     for (arguments, word) in [
         (&[&*clip, "--plot", "/nonexistent/folder/out.svg"][..], "/nonexistent"),

@@ -202,7 +202,9 @@ fn prepare(args: &Args, shutdown: &Shutdown) -> Result<Prepared, u8> {
         return Err(fail(&format!("--label {name}: no set has a label of that name"), 2));
     }
     let infer = if configured { watching.settings.infer.clone() } else { InferSettings::default() };
-    let infer = InferSettings { max_size: BatchSize::Pictures(args.batch.size()), ..infer };
+    // One session is asked for, whatever the daemon has: nothing is to be measured for more.
+    let sessions = InferSettings::default().sessions;
+    let infer = InferSettings { max_size: BatchSize::Pictures(args.batch.size()), sessions, ..infer };
     let model = ModelSettings { choice: ModelChoice::Path(bundle.dir.clone()), logits };
     let mut engine = Engine::build(&model, &infer, sets, shutdown).map_err(|error| fail(&error, error.exit_code()))?;
     let encoder = engine.encoders.pop().ok_or(1)?;

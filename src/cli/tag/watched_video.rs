@@ -96,7 +96,8 @@ impl Watch<'_> {
         let totals = accounting.totals();
         let lost = totals.sampled.saturating_sub(totals.inferred + totals.reused);
         let reason = match stop {
-            Stop::Ended(Some(Ended::EndOfFile)) => EndReason::StreamEnded,
+            // A short file may have been read to its end before it was seen that it has had its time.
+            Stop::Ended(Some(Ended::EndOfFile)) if !seen.is_over.load(Ordering::Relaxed) => EndReason::StreamEnded,
             _ => EndReason::Shutdown,
         };
         let code = match stop {
@@ -112,7 +113,8 @@ impl Watch<'_> {
             }
             Stop::Ended(Some(Ended::Shutdown)) | Stop::Enough => u8::from(is_file && self.shutdown.is_requested()),
             Stop::Away(error) => {
-                complain(&format!("{name}: {}", plain(&error)));
+                // It names the stream itself.
+                complain(&plain(&error));
                 1
             }
             Stop::Ended(None) => self.panicked(name),
