@@ -37,8 +37,7 @@ pub(super) fn explain(error: SourceError, location: &Location, shutdown: &Shutdo
         "https" => 443,
         _ => 80,
     });
-    let Some(host) = url.host_str().filter(|_| vague) else { return error };
-    let host = host.trim_matches(['[', ']']).to_owned();
+    let Some(host) = url.resolvable_host().filter(|_| vague) else { return error };
     let at = At { element: String::new(), ..at.clone() };
     let name = host.clone();
     match run_with_timeout("reach", DIAGNOSIS_TIMEOUT, Some(shutdown), move || look(&name, port)) {
