@@ -134,7 +134,9 @@ fn tried(file: &Path, err: &mut dyn Write) -> std::io::Result<Result<Settings, V
     let Some(user) = service_user::of(file).filter(|_| !is_in_unit) else { return Ok(work()) };
     match user.run(work) {
         Ok(done) => {
-            writeln!(err, "{}: files were tried as {}, the user of {}", shown(file), user.name, service_user::UNIT)?;
+            let (file, name, unit) = (shown(file), &user.name, service_user::UNIT);
+            let beyond = "what ProtectSystem= or ReadWritePaths= keep from it only the unit's own check can tell";
+            writeln!(err, "{file}: files were tried as {name}, the user of {unit}; {beyond}, in its journal")?;
             Ok(done)
         }
         Err(error) => {

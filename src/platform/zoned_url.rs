@@ -121,7 +121,8 @@ mod tests {
         for text in ["%", "%25", "%25../x", "%eth 0", "%25%41", "%eth0%25", "%é"] {
             assert!(ZonedUrl::parse(&format!("rtsp://[fe80::1{text}]/s")).is_err(), "{text}");
         }
-        for text in ["rtsp://[cam%eth0]/", "rtsp://cam%25eth0:x/", "rtsp://[fe80::1%eth0", "[fe80::1%eth0]", "", "://"] {
+        for text in ["rtsp://[cam%eth0]/", "rtsp://cam%25eth0:x/", "rtsp://[fe80::1%eth0", "[fe80::1%eth0]", "", "://"]
+        {
             assert!(ZonedUrl::parse(text).is_err(), "{text}");
         }
     }

@@ -145,7 +145,11 @@ fn the_zone_of_an_address_is_an_interface_of_this_machine_and_refused_where_noth
         ("rtsp://h", "{ type: webhook, url: 'https://[fe80::1%25eth0]/x' }", Some("url: has an IPv6 zone, ")),
         ("rtsp://h", "{ type: nats, url: 'nats://[fe80::1%eth0]' }", Some("url: has an IPv6 zone, ")),
         ("rtsp://[fe80::1%25]/s", "{ type: jsonl, path: '-' }", Some("with the interface of this machine behind %25")),
-        ("rtsp://[fe80::1%eth 0]/s", "{ type: jsonl, path: '-' }", Some("with the interface of this machine behind %25")),
+        (
+            "rtsp://[fe80::1%eth 0]/s",
+            "{ type: jsonl, path: '-' }",
+            Some("with the interface of this machine behind %25"),
+        ),
     ] {
         let text = format!("{REST}streams: [{{ id: a, url: '{stream}' }}]\nsinks: [{sink}]\n");
         let (code, said) = told(folder.path(), &text);
