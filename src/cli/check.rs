@@ -102,7 +102,7 @@ fn checked(
         Ok(settings) => settings,
         Err(problems) => {
             report(&problems, err)?;
-            writeln!(err, "{}: {}, nothing was started", shown(file), tally(&problems))?;
+            writeln!(err, "{}: {}, nothing was started", config::called(file), tally(&problems))?;
             return Ok(Err(2));
         }
     };
@@ -110,7 +110,7 @@ fn checked(
     let doubts = match model(&settings) {
         Ok(doubts) => doubts,
         Err(error) => {
-            writeln!(err, "{}: error: model: {error}", shown(file))?;
+            writeln!(err, "{}: error: model: {error}", config::called(file))?;
             return Ok(Err(error.exit_code()));
         }
     };

@@ -14,10 +14,11 @@ fn config() -> String {
     format!(
         "streams:\n  - {{ id: a, url: \"file://{}\", loop: true, sampling: {{ interval: 200ms }} }}\n\
          \x20 - {{ id: off, url: \"rtsp://127.0.0.1:9/x\", enabled: false }}\n\
-         labels: [{}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\nsnapshots: {{ path: pictures }}\n\
+         labels: [{}, {}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\nsnapshots: {{ path: pictures }}\n\
          metrics: {{ scores: true }}\napi: {{ listen: 127.0.0.1:0 }}\n",
         root().join("demo/clip.mp4").display(),
-        root().join("config/labels/demo.yaml").display()
+        root().join("config/labels/demo.yaml").display(),
+        root().join("config/labels/bottles.yaml").display()
     )
 }
 
