@@ -153,7 +153,7 @@ impl Running {
     fn find(settings: &Settings) -> Self {
         let own_file = settings.file.canonicalize().unwrap_or_else(|_| settings.file.clone());
         let all = running_daemons::all();
-        // One that cannot be written is no matter of a daemon's where nobody has asked for it.
+        // The default one is done without where it cannot be written, whoever holds it.
         let state = settings.state.is_given() || settings.state.try_out().is_ok();
         let locks = [
             ("state.path", state.then(|| settings.state.held_lock()).flatten()),

@@ -123,7 +123,10 @@ fn cameras_whose_ipv6_address_has_a_zone_are_reached_and_named_with_it() {
     let clip = fs::read(root().join("demo/clip.mp4")).unwrap();
     let video = Server::start(move |_, stream| respond(stream, "200 OK", "Content-Type: video/mp4\r\n", &clip));
     let ports = [camera.port(), video.url("/").port().unwrap()];
-    let [Some(rtsp), Some(http)] = ports.map(ipv6::with_zone) else { return };
+    let [Some(rtsp), Some(http)] = ports.map(ipv6::with_zone) else {
+        println!("skipped: this machine has no IPv6");
+        return;
+    };
     let closed = free_port();
     let streams = format!(
         "  - {{ id: rtsp, url: \"rtsp://{rtsp}/stream\" }}\n  - {{ id: plain, url: \"rtsp://{}/stream\" }}\n\
@@ -142,7 +145,7 @@ fn cameras_whose_ipv6_address_has_a_zone_are_reached_and_named_with_it() {
     let error = |stream: &Value| stream["error"].as_str().unwrap_or_else(|| panic!("{stream}")).to_owned();
     let place = format!("rtsp://[::1%251]:{closed}/x");
     assert!(error(closed_one).contains(&place) && error(closed_one).contains("nobody listens"), "{closed_one}");
-    assert!(error(nowhere).contains("fe80::1%nosuchport cannot be resolved"), "{nowhere}");
+    assert!(error(nowhere).contains("has no such interface"), "{nowhere}");
 }
 
 #[test]
