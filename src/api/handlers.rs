@@ -118,12 +118,12 @@ pub(super) async fn description() -> Json<Value> {
 }
 
 /// Says in the log who changed what, and what came of it.
-fn audit(Caller { peer, authenticate }: Caller, action: &str, stream: Option<&str>, outcome: &str) {
+fn audit(Caller { peer, authenticate }: Caller, action: &str, stream: Option<&str>, set: Option<&str>, outcome: &str) {
     if authenticate != AuthResult::Token {
         return refused(peer, &Method::POST);
     }
     // There is one token, so its name is its key.
-    tracing::info!(target: AUDIT, by = "api.token", %peer, action, stream, outcome, "changed by the API");
+    tracing::info!(target: AUDIT, by = "api.token", %peer, action, stream, set, outcome, "changed by the API");
 }
 
 /// What is asked of the main thread, and the answer where it is the same for every request.
@@ -172,7 +172,7 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
         Ok(RequestOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
         Err(early) => early,
     };
-    audit(caller, if enabled { "resume" } else { "pause" }, Some(&stream), outcome);
+    audit(caller, if enabled { "resume" } else { "pause" }, Some(&stream), None, outcome);
     answer
 }
 
@@ -182,7 +182,7 @@ pub(super) async fn reload(shared: State<Shared>, caller: Extension<Caller>) -> 
         Ok(_) => ("done", Json(json!({ "result": "applied" })).into_response()),
         Err(early) => early,
     };
-    audit(caller.0, "reload", None, outcome);
+    audit(caller.0, "reload", None, None, outcome);
     answer
 }
 
@@ -199,7 +199,7 @@ pub(super) async fn reset_set(shared: State<Shared>, caller: Extension<Caller>, 
         Ok(_) => ("no such set", refusal(StatusCode::NOT_FOUND, "no such label set")),
         Err(early) => early,
     };
-    audit(caller.0, "reset labels", None, outcome);
+    audit(caller.0, "reset labels", None, Some(&set), outcome);
     answer
 }
 

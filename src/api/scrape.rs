@@ -59,8 +59,11 @@ fn scores(text: &mut Exposition, board: &Board) {
 
 /// Those that are in force; the recorder would go on telling those that were.
 fn label_sets(text: &mut Exposition, board: &Board) {
-    for set in board.sets.read().iter() {
+    let sets = board.sets.read();
+    for set in sets.iter() {
         text.sample("vtagd_label_set_info", &[("set", &*set.set), ("sha256", &*set.sha256)], 1.0);
+    }
+    for set in sets.iter() {
         text.sample("vtagd_label_set_warnings", &[("set", &set.set)], set.warnings.len() as f64);
     }
 }
@@ -127,6 +130,25 @@ mod tests {
         let text = text.into_text();
         let told: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("vtagd_stream_up")).collect();
         assert_eq!(told, [r#"{stream="a"} 0"#, r#"{stream="b"} 1"#, r#"{stream="c"} 0"#, r#"{stream="f"} 0"#]);
+    }
+
+    #[test]
+    fn several_label_sets_are_told_without_a_metric_beginning_twice() {
+        let board = Board::new(Arc::default());
+        let set = |name: &str| crate::api::SetView {
+            set: name.to_owned(),
+            labels: Vec::new(),
+            sha256: "0".to_owned(),
+            warnings: vec!["it has no background".to_owned()],
+            source: serde_json::Value::Null,
+        };
+        board.set_labels(vec![set("dock"), set("yard")]);
+        let mut text = Exposition::default();
+        label_sets(&mut text, &board);
+        let text = text.into_text();
+        let begins: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        assert_eq!(begins, ["# TYPE vtagd_label_set_info gauge", "# TYPE vtagd_label_set_warnings gauge"]);
+        assert!(text.contains("vtagd_label_set_warnings{set=\"yard\"} 1"), "{text}");
     }
 
     #[test]

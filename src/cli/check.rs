@@ -102,7 +102,7 @@ fn checked(
         Ok(settings) => settings,
         Err(problems) => {
             report(&problems, err)?;
-            writeln!(err, "{}: {}, nothing was started", shown(file), tally(&problems))?;
+            writeln!(err, "{}: {}, nothing was started", config::called(file), tally(&problems))?;
             return Ok(Err(2));
         }
     };
@@ -110,7 +110,7 @@ fn checked(
     let doubts = match model(&settings) {
         Ok(doubts) => doubts,
         Err(error) => {
-            writeln!(err, "{}: error: model: {error}", shown(file))?;
+            writeln!(err, "{}: error: model: {error}", config::called(file))?;
             return Ok(Err(error.exit_code()));
         }
     };
@@ -134,7 +134,9 @@ fn tried(file: &Path, err: &mut dyn Write) -> std::io::Result<Result<Settings, V
     let Some(user) = service_user::of(file).filter(|_| !is_in_unit) else { return Ok(work()) };
     match user.run(work) {
         Ok(done) => {
-            writeln!(err, "{}: files were tried as {}, the user of {}", shown(file), user.name, service_user::UNIT)?;
+            let (file, name, unit) = (shown(file), &user.name, service_user::UNIT);
+            let beyond = "what ProtectSystem= or ReadWritePaths= keep from it only the unit's own check can tell";
+            writeln!(err, "{file}: files were tried as {name}, the user of {unit}; {beyond}, in its journal")?;
             Ok(done)
         }
         Err(error) => {

@@ -1,6 +1,6 @@
-//! What `run` would open first, tried by `check`: the API's address, the outbox, files of events, the folder of pictures, the
+//! What `run` would open first, tried by `check`: the API's address, the state directory, the outbox, files of events, the folder of pictures, the
 //! certificates of sinks. Settings in, problems at the lines of the file out. Nothing is left behind, nobody is connected to, and a daemon
-//! that runs already is not disturbed: its address and its outbox are not taken, and not in the way. On the caller's thread, as its user.
+//! that runs already is not disturbed: its address and its locks are not taken, and not in the way. On the caller's thread, as its user.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -20,18 +20,26 @@ use crate::yaml::{Document, Place};
 /// See the module. `document` is what the settings were read from.
 pub fn problems(settings: &Settings, document: &Document) -> Vec<Problem> {
     let mut trial = Trial { document, problems: Vec::new() };
-    let daemon = Daemon::find(settings);
-    daemon.tell(settings, &mut trial);
+    let running = Running::find(settings);
+    running.tell(settings, &mut trial);
     if let Some(api) = &settings.api {
-        trial.listen(api.listen, &daemon);
+        trial.listen(api.listen, running.own.is_some());
     }
-    if let Some(path) = &settings.outbox.path {
+    let state = settings.state.try_out();
+    // The default one, which nobody has asked for, is done without.
+    let state_is_wrong = state.is_err() && settings.state.is_given();
+    if state_is_wrong {
+        trial.written("state.path", state);
+    }
+    // What lies below it is wrong for the same reason.
+    let told = |path: &Path| state_is_wrong && path.starts_with(settings.state.path());
+    if let Some(path) = settings.outbox.path.as_deref().filter(|path| !told(path)) {
         let beside = ["-wal", "-shm", ".lock"].map(|end| format!("{}{end}", path.display()));
-        let all = beside.iter().map(Path::new).filter(|path| path.exists()).chain([path.as_path()]);
+        let all = beside.iter().map(Path::new).filter(|path| path.exists()).chain([path]);
         let tried = all.map(writable::file).find(Result::is_err).unwrap_or_else(|| writable::folder_of(path));
         trial.written("outbox.path", tried);
     }
-    if let Some(snapshots) = &settings.snapshots {
+    if let Some(snapshots) = settings.snapshots.as_ref().filter(|snapshots| !told(&snapshots.path)) {
         trial.written("snapshots.path", writable::folder(&snapshots.path));
     }
     for (index, sink) in settings.sinks.iter().enumerate() {
@@ -91,10 +99,10 @@ impl Trial<'_> {
         self.report(Severity::Error, field, error.to_string(), remedy);
     }
 
-    fn listen(&mut self, address: SocketAddr, daemon: &Daemon) {
+    fn listen(&mut self, address: SocketAddr, runs: bool) {
         let Err(error) = bind(address) else { return };
         let remedy = match error.kind() {
-            ErrorKind::AddrInUse if matches!(daemon, Daemon::Own { .. }) => return,
+            ErrorKind::AddrInUse if runs => return,
             ErrorKind::AddrInUse => {
                 "another program listens there, which `ss -ltnp` names: stop it, or choose another port"
             }
@@ -133,52 +141,56 @@ fn bind(address: SocketAddr) -> std::io::Result<()> {
     socket.bind(address)
 }
 
-/// A daemon that runs here.
-enum Daemon {
-    None,
-    /// Of this configuration.
-    Own {
-        process: Option<u32>,
-    },
-    /// Of another one, which has this one's outbox.
-    Other {
-        process: u32,
-        file: String,
-    },
+/// Daemons that run here.
+struct Running {
+    /// Of this configuration; its process, if that can be told.
+    own: Option<Option<u32>>,
+    /// Of other configurations, which have this one's place: its key, process and file.
+    others: Vec<(&'static str, u32, String)>,
 }
 
-impl Daemon {
+impl Running {
     fn find(settings: &Settings) -> Self {
-        let own = settings.file.canonicalize().unwrap_or_else(|_| settings.file.clone());
-        let running = running_daemons::all();
-        let lock = settings.outbox.path.as_deref().and_then(held);
-        let Some(lock) = lock else {
-            let found = running.iter().find(|(_, file)| *file == own);
-            return found.map_or(Self::None, |(process, _)| Self::Own { process: Some(*process) });
-        };
-        let process = running_daemons::holder(&lock);
-        match process.and_then(|process| running.into_iter().find(|(number, _)| *number == process)) {
-            // Where it stands cannot be seen from everywhere.
-            Some((process, file)) if file != own && file.is_absolute() => {
-                Self::Other { process, file: file.display().to_string() }
+        let own_file = settings.file.canonicalize().unwrap_or_else(|_| settings.file.clone());
+        let all = running_daemons::all();
+        // The default one is done without where it cannot be written, whoever holds it.
+        let state = settings.state.is_given() || settings.state.try_out().is_ok();
+        let locks = [
+            ("state.path", state.then(|| settings.state.held_lock()).flatten()),
+            ("outbox.path", settings.outbox.path.as_deref().and_then(held)),
+        ];
+        let mut running = Self { own: None, others: Vec::new() };
+        for (field, lock) in locks.into_iter().filter_map(|(field, lock)| Some((field, lock?))) {
+            let process = running_daemons::holder(&lock);
+            match all.iter().find(|(number, _)| Some(*number) == process) {
+                // Where it stands cannot be seen from everywhere.
+                Some((number, file)) if *file != own_file && file.is_absolute() => {
+                    running.others.push((field, *number, file.display().to_string()));
+                }
+                _ => running.own = Some(process),
             }
-            _ => Self::Own { process },
         }
+        if running.own.is_none() && running.others.is_empty() {
+            let found = all.iter().find(|(_, file)| *file == own_file);
+            running.own = found.map(|(process, _)| Some(*process));
+        }
+        running
     }
 
     fn tell(&self, settings: &Settings, trial: &mut Trial<'_>) {
-        match self {
-            Self::None => {}
-            Self::Own { process } => {
-                let which = process.map_or(String::new(), |process| format!(" (process {process})"));
-                let message = format!("a daemon runs already{which}: what it listens on was not tried");
-                let at = if settings.outbox.path.is_some() { "outbox.path" } else { "api.listen" };
-                trial.report(Severity::Notice, at, message, "it goes on as it is until it is reloaded or restarted");
-            }
-            Self::Other { process, file } => {
-                let message = format!("is in use by another daemon (process {process}, of {file})");
-                trial.report(Severity::Error, "outbox.path", message, "give each daemon an outbox of its own");
-            }
+        if let Some(process) = self.own {
+            let which = process.map_or(String::new(), |process| format!(" (process {process})"));
+            let message = format!("a daemon runs already{which}: what it listens on was not tried");
+            let at = if settings.outbox.path.is_some() { "outbox.path" } else { "api.listen" };
+            trial.report(Severity::Notice, at, message, "it goes on as it is until it is reloaded or restarted");
+        }
+        for (field, process, file) in &self.others {
+            let message = format!("is in use by another daemon (process {process}, of {file})");
+            let remedy = match *field {
+                "state.path" => "give each daemon a state directory of its own",
+                _ => "give each daemon an outbox of its own",
+            };
+            trial.report(Severity::Error, field, message, remedy);
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::outbox::route::Route;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::View;
 use crate::platform::state_folder::StateFolder;
+use crate::platform::userinfo;
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::problem::{Problem, Severity};
@@ -247,6 +248,11 @@ fn whole(path: &Path) -> Result<Whole, Box<Problem>> {
     let (origins, refused) = overrides::apply(&mut document, std::env::vars_os(), &keys());
     let found = include::expand(&mut document);
     Ok(Whole { document, origins, refused, found })
+}
+
+/// What the configuration in `path` is called in messages.
+pub fn called(path: &Path) -> String {
+    if path == Path::new("-") { STDIN.to_owned() } else { userinfo::shown(path) }
 }
 
 /// The document in `path`; `-` is standard input, which can be read once: a reload finds what was there.

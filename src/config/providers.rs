@@ -180,13 +180,16 @@ impl FromNode for ProviderItem {
     fn schema() -> serde_json::Value {
         use crate::yaml::field_reader::property;
         let options = [
-            ("tensorrt", property::<TensorrtOptions>()),
-            ("cuda", property::<CudaOptions>()),
-            ("openvino", property::<OpenvinoOptions>()),
-            ("cpu", property::<super::schema::CpuOptions>()),
+            ("tensorrt", "NVIDIA's TensorRT, with options", property::<TensorrtOptions>()),
+            ("cuda", "NVIDIA's CUDA, with options", property::<CudaOptions>()),
+            ("openvino", "Intel's OpenVINO, with options", property::<OpenvinoOptions>()),
+            ("cpu", "The processor, which has no options", property::<super::schema::CpuOptions>()),
         ];
-        let options: serde_json::Map<_, _> =
-            options.map(|(name, schema)| (name.to_owned(), schema)).into_iter().collect();
+        let described = options.map(|(name, description, mut schema)| {
+            schema["description"] = description.into();
+            (name.to_owned(), schema)
+        });
+        let options: serde_json::Map<_, _> = described.into_iter().collect();
         let mut one = crate::yaml::field_reader::object(options);
         one["minProperties"] = 1.into();
         one["maxProperties"] = 1.into();

@@ -8,10 +8,10 @@ use crate::event::Thresholds;
 use crate::label::{Label, LabelSet, ThresholdOverrides, set};
 use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
-use crate::yaml::Place;
 use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::text_form::{LOOK_ALIKE, folded};
+use crate::yaml::{Document, Place};
 
 /// The thresholds of `label` where `events` are the defaults.
 ///
@@ -64,6 +64,8 @@ pub struct Sets {
     pub sets: Vec<LabelSet>,
     /// Where each of them comes from.
     pub in_force: Vec<SetInForce>,
+    /// What each of them was read from.
+    pub documents: Vec<Document>,
     /// Some file could not be read, so an unknown name may be that set's.
     pub incomplete: bool,
     /// Problems of the label-set files themselves.
@@ -72,7 +74,8 @@ pub struct Sets {
 
 /// Reads every file of `labels`, and the copies of their sets in `state`, which count instead.
 pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Thresholds>, reader: &mut Reader<'_>) -> Sets {
-    let mut out = Sets { sets: Vec::new(), in_force: Vec::new(), incomplete: false, problems: Vec::new() };
+    let mut out =
+        Sets { sets: Vec::new(), in_force: Vec::new(), documents: Vec::new(), incomplete: false, problems: Vec::new() };
     let mut paths: HashMap<PathBuf, Place> = HashMap::new();
     let mut names: HashMap<String, (String, PathBuf)> = HashMap::new();
     for file in files {
@@ -116,6 +119,7 @@ pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Threshold
                 out.problems.extend(parsed.warnings);
                 out.sets.push(parsed.set);
                 out.in_force.push(in_force);
+                out.documents.push(parsed.document);
             }
         }
     }

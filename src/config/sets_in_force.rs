@@ -160,16 +160,11 @@ pub(super) fn alone(document: &Document) -> Option<(StateFolder, Vec<SetOnDisk>)
     let labels = root.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();
     let events = validate::events(&root.events, &mut reader);
     let found = sets::load(labels, &state, events.as_ref(), &mut reader);
-    let sets = found.sets.iter().zip(found.in_force);
-    let sets = sets.filter_map(|(set, in_force)| on_disk(&set.name, in_force, &state)).collect();
+    let sets = found.sets.into_iter().zip(found.in_force).zip(found.documents);
+    let sets = sets.map(|((set, in_force), document)| {
+        let text = if in_force.copy.is_some() { state_copy::body(document.text()) } else { document.text() };
+        SetOnDisk { name: set.name, text: text.to_owned(), in_force }
+    });
+    let sets = sets.collect();
     Some((state, sets))
-}
-
-/// The text of the set that `name` and `in_force` speak of; `None`: it has just gone.
-fn on_disk(name: &str, in_force: SetInForce, state: &StateFolder) -> Option<SetOnDisk> {
-    let text = match &in_force.copy {
-        Some(_) => state_copy::read(state, name).ok()?.text,
-        None => Document::read(&in_force.file).ok()?.text().to_owned(),
-    };
-    Some(SetOnDisk { name: name.to_owned(), text, in_force })
 }

@@ -78,7 +78,7 @@ pub fn effective(settings: &Settings) -> Value {
         "snapshots": settings.snapshots.as_ref().map(|snapshots| {
             let mut shown = json!(snapshots);
             shown["max_size"] = size(snapshots.max_size).into();
-            shown["url"] = snapshots.url.as_ref().map(url).into();
+            shown["url"] = snapshots.url.as_ref().map(|url| bare(url).to_string()).into();
             shown
         }),
         "state": { "path": settings.state.path() },
@@ -99,7 +99,7 @@ fn copies(settings: &Settings) -> Option<serde_json::Map<String, Value>> {
 fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
     let source = &stream.source;
     let (key, place) = match &source.location {
-        Location::Rtsp(address) | Location::Http(address) => ("url", url(address)),
+        Location::Rtsp(address) | Location::Http(address) => ("url", address.map(bare).to_string()),
         Location::File(path) => ("url", format!("file://{}", path.display())),
         Location::V4l2(path) => ("url", format!("v4l2://{}", path.display())),
         Location::Template(path) => ("pipeline", path.display().to_string()),
@@ -167,7 +167,7 @@ fn sink(sink: &SinkSettings) -> Value {
         SinkSettings::Mqtt(mqtt) => trusting(
             json!({
                 "type": "mqtt",
-                "url": url(&mqtt.url),
+                "url": mqtt.url.map(bare).to_string(),
                 "protocol": match mqtt.protocol {
                     crate::sink::mqtt::Protocol::V311 => "3.1.1",
                     crate::sink::mqtt::Protocol::V5 => "5",
@@ -185,7 +185,7 @@ fn sink(sink: &SinkSettings) -> Value {
         SinkSettings::Webhook(webhook) => trusting(
             json!({
                 "type": "webhook",
-                "url": url(&webhook.url),
+                "url": bare(&webhook.url).to_string(),
                 "secret": webhook.secrets.first(),
                 "previous_secret": webhook.secrets.get(1),
                 "headers": webhook.headers.iter().cloned().collect::<BTreeMap<_, _>>(),
@@ -198,7 +198,7 @@ fn sink(sink: &SinkSettings) -> Value {
         SinkSettings::Nats(nats) => trusting(
             json!({
                 "type": "nats",
-                "url": url(&nats.url),
+                "url": bare(&nats.url).to_string(),
                 "subject_prefix": nats.subject_prefix,
                 "username": match &nats.login { NatsLogin::User { name, .. } => Some(name), _ => None },
                 "password": matches!(nats.login, NatsLogin::User { password: Some(_), .. } | NatsLogin::Token(_)).then_some(HIDDEN),
@@ -259,7 +259,8 @@ fn provider(provider: &ProviderChoice) -> Value {
     json!({ name: options })
 }
 
-fn url(url: &url::Url) -> String {
+/// Without what may be a credential.
+fn bare(url: &url::Url) -> url::Url {
     let mut shown = secret::without_path(url);
     if shown.query().is_some() {
         shown.set_query(Some(HIDDEN));
@@ -267,7 +268,7 @@ fn url(url: &url::Url) -> String {
     if shown.fragment().is_some() {
         shown.set_fragment(Some(HIDDEN));
     }
-    shown.to_string()
+    shown
 }
 
 /// A size in the unit in which it is shortest: `100MB`, `1GiB`.
@@ -358,9 +359,9 @@ mod tests {
 
     #[test]
     fn a_credential_in_a_query_or_a_path_is_hidden() {
-        let shown = url(&url::Url::parse("https://hub.test/events?key=marked").unwrap());
-        assert_eq!(shown, "https://hub.test/events?***");
-        let shown = url(&url::Url::parse("rtsp://cam.test/user=admin_password=marked_channel=1.sdp").unwrap());
-        assert_eq!(shown, "rtsp://cam.test/***");
+        let shown = bare(&url::Url::parse("https://hub.test/events?key=marked").unwrap());
+        assert_eq!(shown.as_str(), "https://hub.test/events?***");
+        let shown = bare(&url::Url::parse("rtsp://cam.test/user=admin_password=marked_channel=1.sdp").unwrap());
+        assert_eq!(shown.as_str(), "rtsp://cam.test/***");
     }
 }

@@ -276,7 +276,7 @@ fn url_location(url: &At<String>, has_password: bool, reader: &mut Reader<'_>) -
     let text = url.value.trim();
     match address::scheme(text).as_deref() {
         Some(scheme @ ("rtsp" | "rtsps" | "http" | "https")) => {
-            let address = address::network(url, reader)?;
+            let address = address::zoned(url, reader)?;
             if address.url.query_pairs().any(|(key, _)| is_secret_key(&key)) {
                 let message = "seems to hold a credential in its query, which cannot be kept apart from the address";
                 reader.warn(url, message, "use `username` and `password` if the camera takes them");

@@ -99,7 +99,7 @@ pub fn doubts(sets: &[LabelSet], scorers: &[Arc<Scorer>]) -> Vec<Vec<String>> {
         match labels[..] {
             [] => Vec::new(),
             [one] => vec![told(format!("`{one}` is"))],
-            [first, ..] => vec![told(format!("`{first}` and {} more labels are", labels.len() - 1))],
+            [first, ..] => vec![told(format!("`{first}` and {} more are", labels.len() - 1))],
         }
     };
     sets.iter().zip(scorers).map(near).collect()

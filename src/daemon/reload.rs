@@ -55,6 +55,8 @@ pub struct Reloader {
 /// New label texts are being embedded for these settings.
 struct UnderWay {
     settings: Settings,
+    /// The label set whose copy goes with the old settings.
+    reset: Option<String>,
     scorers: Receiver<Result<Vec<Arc<Scorer>>, EngineError>>,
     thread: JoinHandle<()>,
 }
@@ -132,12 +134,12 @@ impl Reloader {
             return match under_way.scorers.try_recv() {
                 Ok(Ok(scorers)) => {
                     let _ = under_way.thread.join();
-                    self.accept(under_way.settings, scorers, streams);
-                    true
+                    self.accept(under_way.settings, under_way.reset, scorers, streams)
                 }
                 Ok(Err(error)) => {
                     let _ = under_way.thread.join();
-                    self.refuse(&format!("the new labels cannot be used: {error}"), Vec::new());
+                    let kept = kept(under_way.reset.as_deref());
+                    self.refuse(&format!("the new labels cannot be used{kept}: {error}"), Vec::new());
                     false
                 }
                 Err(_) if under_way.thread.is_finished() && under_way.scorers.is_empty() => {
@@ -153,7 +155,7 @@ impl Reloader {
         let Some(request) = self.requests.next(Duration::ZERO) else { return false };
         self.answer = request.answer;
         match request.action {
-            Action::Reload => self.reload(request.origin, streams),
+            Action::Reload => self.reload(request.origin, None, streams),
             Action::Switch { stream, enabled } => {
                 let outcome = self.switch(&stream, enabled, request.origin, streams);
                 let changed = matches!(outcome, RequestOutcome::Done);
@@ -164,23 +166,14 @@ impl Reloader {
         }
     }
 
-    /// The copy of a label set is removed, and the configuration read again, if it can be used then.
+    /// The configuration is read again as it is without the copy of a label set, which is removed once that is what runs.
     fn reset(&mut self, set: &str, by: &str, streams: &mut Streams) -> bool {
         if !state_copy::may_exist(&self.current.state, set) {
             let known = self.current.label_sets.iter().any(|known| known.name == set);
             self.outcome = Some(if known { RequestOutcome::Already } else { RequestOutcome::NoSuchSet });
             return false;
         }
-        if let Err(problems) = config::load_again(&self.current.file, &self.current.state) {
-            self.refuse("the configuration has problems, and the copy stays in force", problems);
-            return false;
-        }
-        if let Err(error) = state_copy::remove(&self.current.state, set) {
-            self.refuse(&error.to_string(), Vec::new());
-            return false;
-        }
-        tracing::info!(set, by, "the copy of the label set is removed, the configuration's file is in force");
-        self.reload(by, streams)
+        self.reload(by, Some(set.to_owned()), streams)
     }
 
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
@@ -225,18 +218,24 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self, by: &str, streams: &mut Streams) -> bool {
+    /// `reset`: without the copy of that label set.
+    fn reload(&mut self, by: &str, reset: Option<String>, streams: &mut Streams) -> bool {
         let file = self.current.file.clone();
         tracing::info!(file = %file.display(), by, "reading the configuration again");
         systemd::reloading();
         self.reloading = true;
-        let new = match config::load_again(&file, &self.current.state) {
+        let state = match &reset {
+            Some(set) => self.current.state.without(state_copy::name_of(set)),
+            None => self.current.state.clone(),
+        };
+        let new = match config::load_again(&file, &state) {
             Ok(new) => new,
             Err(problems) => {
                 for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
                     tracing::error!("{problem}");
                 }
-                self.refuse("the configuration has problems", problems);
+                let kept = kept(reset.as_deref());
+                self.refuse(&format!("the configuration has problems{kept}"), problems);
                 return false;
             }
         };
@@ -259,8 +258,7 @@ impl Reloader {
             ..new
         };
         let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
-            self.accept(new, self.scorers.clone(), streams);
-            return true;
+            return self.accept(new, reset, self.scorers.clone(), streams);
         };
         let (done, scorers) = bounded(1);
         let (sets, shutdown) = (new.label_sets.clone(), self.shutdown.clone());
@@ -271,20 +269,35 @@ impl Reloader {
             let _ = done.send(labels.scorers(&sets, &shutdown));
         };
         match std::thread::Builder::new().name("vtagd-reload".to_owned()).spawn(embed) {
-            Ok(thread) => self.under_way = Some(UnderWay { settings: new, scorers, thread }),
+            Ok(thread) => self.under_way = Some(UnderWay { settings: new, reset, scorers, thread }),
             Err(error) => self.refuse(&format!("no thread to embed the new labels: {error}"), Vec::new()),
         }
         false
     }
 
-    /// The configuration was read again and nothing is in its way any more: from here on it is what runs.
-    fn accept(&mut self, new: Settings, scorers: Vec<Arc<Scorer>>, streams: &mut Streams) {
+    /// The configuration was read again and nothing is in its way any more, once the copy of the label set `reset` is gone: from here on it
+    /// is what runs. Returns whether it does.
+    fn accept(
+        &mut self,
+        new: Settings,
+        reset: Option<String>,
+        scorers: Vec<Arc<Scorer>>,
+        streams: &mut Streams,
+    ) -> bool {
+        if let Some(set) = reset {
+            if let Err(error) = state_copy::remove(&self.current.state, &set) {
+                self.refuse(&error.to_string(), Vec::new());
+                return false;
+            }
+            tracing::info!(set, "the copy of the label set is removed, the configuration's file is in force");
+        }
         let mut new = Settings { api: self.api(new.api), ..new };
         self.keep_switched(&mut new);
         let (left, joined) = self.apply(new, scorers, streams);
         tracing::info!(?left, ?joined, label_sets = self.current.label_sets.len(), "the new configuration runs");
         metrics::counter!("vtagd_config_reloads_total", "result" => "applied").increment(1);
         self.outcome = Some(RequestOutcome::Done);
+        true
     }
 
     /// What the API goes on with: where it listens, and whether with TLS, stays; its token, its trusted proxies and its certificate, which is
@@ -361,6 +374,11 @@ fn doubts_told(settings: &Settings, scorers: &[Arc<Scorer>]) -> Vec<Vec<String>>
         doubts.iter().for_each(|doubt| tracing::warn!(set = set.name, "{doubt}; reword the one or the other"));
     }
     doubts
+}
+
+/// What is said besides where the copy of a label set was to go.
+fn kept(reset: Option<&str>) -> &'static str {
+    if reset.is_some() { ", and the copy stays in force" } else { "" }
 }
 
 /// More or less is logged from now on; the louder of the two levels logs it.

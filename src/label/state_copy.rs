@@ -204,6 +204,11 @@ pub fn names(state: &StateFolder) -> Vec<String> {
     names
 }
 
+/// The text of a copy's file without the first line, which is the daemon's own.
+pub fn body(text: &str) -> &str {
+    origin_of(text).map_or(text, |(_, body)| body)
+}
+
 /// The first line and what follows it.
 fn origin_of(text: &str) -> Option<(CopyOrigin, &str)> {
     let (first, body) = text.split_once('\n')?;

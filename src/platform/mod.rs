@@ -26,3 +26,4 @@ pub mod tls;
 pub mod unfinished_folder;
 pub mod userinfo;
 pub mod writable;
+pub mod zoned_url;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::atomic_file::{self, Ownership};
 use super::paths;
+use super::writable::{self, Unwritable};
 
 /// In the folder; who holds it is written in it, for messages alone.
 const LOCK: &str = "vtagd.lock";
@@ -65,6 +66,8 @@ impl StateError {
 pub struct StateFolder {
     path: PathBuf,
     given_by: GivenBy,
+    /// What [`read`](Self::read) takes for absent.
+    hidden: Option<PathBuf>,
 }
 
 /// The folder is this process's as long as this lives.
@@ -77,13 +80,19 @@ pub struct StateLock {
 impl StateFolder {
     /// The one that `state.path` names.
     pub fn configured(path: PathBuf) -> Self {
-        Self { path, given_by: GivenBy::Configuration }
+        Self { path, given_by: GivenBy::Configuration, hidden: None }
     }
 
     /// The one that holds where the configuration names none.
     pub fn default_place() -> Self {
         let given_by = if paths::has_state_dir() { GivenBy::Systemd } else { GivenBy::Nobody };
-        Self { path: paths::state_dir(), given_by }
+        Self { path: paths::state_dir(), given_by, hidden: None }
+    }
+
+    /// The same folder as it would be read without `name`.
+    #[must_use]
+    pub fn without(&self, name: PathBuf) -> Self {
+        Self { hidden: Some(name), ..self.clone() }
     }
 
     pub fn path(&self) -> &Path {
@@ -111,6 +120,9 @@ impl StateFolder {
     /// # Errors
     /// As the disk has it.
     pub fn read(&self, name: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+        if self.hidden.as_deref() == Some(name) {
+            return Ok(None);
+        }
         let file = match File::open(self.place(name)) {
             Ok(file) => file,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
@@ -187,11 +199,25 @@ impl StateFolder {
         Ok(Some(StateLock { _file: Some(file) }))
     }
 
+    /// Whether [`lock`](Self::lock) would find a folder that can be used. Nothing is made there.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn try_out(&self) -> Result<(), Unwritable> {
+        writable::folder(&self.path)?;
+        let lock = self.path.join(LOCK);
+        if lock.exists() { writable::file(&lock) } else { Ok(()) }
+    }
+
+    /// The lock, where a daemon holds it. Asked for shared and for a moment: two that ask do not take one another for a daemon.
+    pub fn held_lock(&self) -> Option<File> {
+        let file = File::open(self.path.join(LOCK)).ok()?;
+        matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)).then_some(file)
+    }
+
     /// Who runs on it, such as ` (pid 7, instance north)`; `None`: nobody, or it cannot be told.
     pub fn holder(&self) -> Option<String> {
-        let mut file = File::open(self.path.join(LOCK)).ok()?;
-        // Shared: two that ask do not take one another for a daemon.
-        matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)).then(|| holder(&mut file))
+        self.held_lock().map(|mut file| holder(&mut file))
     }
 
     /// The folder below it that `name` is, made where it is missing, and how the state directory itself is.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::config::SinkItem;
 use crate::platform::tls::Trust;
+use crate::platform::zoned_url::ZonedUrl;
 use crate::yaml::address::{self, Address};
 use crate::yaml::checks;
 use crate::yaml::field_reader::{At, Field, Reader};
@@ -14,10 +15,35 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The URL of a sink, its scheme checked, its credentials apart.
 pub fn url(at: &At<SinkItem>, field: &Field<String>, schemes: [&str; 2], reader: &mut Reader<'_>) -> Option<Address> {
+    known(at, field, schemes, reader).and_then(|url| address::network(url, reader))
+}
+
+/// As [`url`], where the first of the schemes, with TLS, takes no zone and the other one does: no certificate is made out to one.
+pub fn zoned_url(
+    at: &At<SinkItem>,
+    field: &Field<String>,
+    schemes: [&str; 2],
+    reader: &mut Reader<'_>,
+) -> Option<Address<ZonedUrl>> {
+    let url = known(at, field, schemes, reader)?;
+    let found = address::zoned(url, reader)?;
+    if found.url.scheme() == schemes[0] {
+        address::without_zone(url, found.url.clone(), "no place in a certificate", reader)?;
+    }
+    Some(found)
+}
+
+/// The URL, if its scheme is one of these.
+fn known<'f>(
+    at: &At<SinkItem>,
+    field: &'f Field<String>,
+    schemes: [&str; 2],
+    reader: &mut Reader<'_>,
+) -> Option<&'f At<String>> {
     let remedy = format!("write {}://host or {}://host", schemes[0], schemes[1]);
     let url = reader.required(at, "url", field, &remedy)?;
     match address::scheme(url.value.trim()) {
-        Some(scheme) if schemes.contains(&scheme.as_str()) => return address::network(url, reader),
+        Some(scheme) if schemes.contains(&scheme.as_str()) => return Some(url),
         Some(scheme) => {
             reader.error(url, format!("has the scheme {scheme}://, which this sink does not speak"), remedy);
         }

@@ -17,6 +17,10 @@ const KNOCK: Duration = Duration::from_secs(2);
 /// How long all of it may take: resolvers try several servers.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// Said of an address with a zone, which no name server is asked for.
+const NO_ZONE: &str =
+    "this machine has no such interface as stands behind the `%` of its address (`ip link` names those it has)";
+
 /// What looking showed.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
@@ -37,11 +41,11 @@ pub(super) fn explain(error: SourceError, location: &Location, shutdown: &Shutdo
         "https" => 443,
         _ => 80,
     });
-    let Some(host) = url.host_str().filter(|_| vague) else { return error };
-    let host = host.trim_matches(['[', ']']).to_owned();
+    let Some(host) = url.resolvable_host().filter(|_| vague) else { return error };
     let at = At { element: String::new(), ..at.clone() };
     let name = host.clone();
     match run_with_timeout("reach", DIAGNOSIS_TIMEOUT, Some(shutdown), move || look(&name, port)) {
+        Ok(Finding::Unresolved(_)) if url.zone().is_some() => SourceError::Unreachable { at, why: NO_ZONE },
         Ok(Finding::Unresolved(why)) => SourceError::Unresolved { at, host, why },
         Ok(Finding::Closed(why)) => SourceError::Unreachable { at, why },
         Ok(Finding::Open) | Err(_) => error,

@@ -288,7 +288,7 @@ mod tests {
     }
 
     fn camera() -> Location {
-        Location::Rtsp(url::Url::parse("rtsp://10.0.0.1/a").unwrap())
+        Location::Rtsp("rtsp://10.0.0.1/a".parse().unwrap())
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
     }
 
     fn locations() -> [Location; 5] {
-        let url = |text: &str| url::Url::parse(text).unwrap();
+        let url = |text: &str| text.parse().unwrap();
         [
             Location::Rtsp(url("rtsp://10.0.0.1/a")),
             Location::Http(url("http://10.0.0.1/a")),

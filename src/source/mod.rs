@@ -52,6 +52,7 @@ use crate::platform::rounding;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
+use crate::platform::zoned_url::ZonedUrl;
 use crate::stream::StreamId;
 use crate::stream::status::{StreamState, StreamStatus};
 use connection::{Connection, End};
@@ -66,11 +67,11 @@ const HARDWARE_AGAIN: Duration = Duration::from_hours(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// `rtsp://` or `rtsps://`, over TCP.
-    Rtsp(url::Url),
+    Rtsp(ZonedUrl),
     /// A local video file.
     File(PathBuf),
     /// `http://` or `https://`: progressive video or multipart MJPEG.
-    Http(url::Url),
+    Http(ZonedUrl),
     /// A V4L2 device such as `/dev/video0`.
     V4l2(PathBuf),
     /// The user's own pipeline template, used as it is.

@@ -217,7 +217,7 @@ fn is_proxy(variable: Option<&str>) -> bool {
 
 fn configure_source(source: &gst::Element, settings: &SourceSettings, location: &Location) -> Result<(), String> {
     match location {
-        Location::Rtsp(url) | Location::Http(url) => set(source, "location", scrub::without_userinfo(url).as_str())?,
+        Location::Rtsp(url) | Location::Http(url) => set(source, "location", scrub::without_userinfo(url).to_string())?,
         Location::File(path) => set(source, "location", utf8(path)?)?,
         Location::V4l2(path) => set(source, "device", utf8(path)?)?,
         Location::Template(_) => {}

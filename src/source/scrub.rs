@@ -2,12 +2,11 @@
 //!
 //! Pure. In: a source's location and credentials. Out: text that may be logged (invariant 4).
 
-use url::Url;
-
 use super::{Location, SourceSettings};
 use crate::platform::secret::is_secret_key;
 use crate::platform::secret::{self, Secret};
 use crate::platform::userinfo::{self, percent_decode};
+use crate::platform::zoned_url::ZonedUrl;
 
 /// Takes a source's secrets out of text that libraries wrote.
 #[derive(Clone, Debug, Default)]
@@ -57,20 +56,25 @@ pub(super) fn credentials(settings: &SourceSettings) -> (Option<String>, Option<
 }
 
 /// `url` without userinfo, query, fragment and path segments that carry a credential.
-pub(super) fn bare_url(url: &Url) -> String {
-    let mut url = secret::without_path(&without_userinfo(url));
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
+fn bare_url(url: &ZonedUrl) -> String {
+    let bare = without_userinfo(url).map(|url| {
+        let mut url = secret::without_path(url);
+        url.set_query(None);
+        url.set_fragment(None);
+        url
+    });
+    bare.to_string()
 }
 
 /// `url` as it is given to the source element, whose own properties carry the credentials.
-pub(super) fn without_userinfo(url: &Url) -> Url {
-    let mut url = url.clone();
-    // Both fail only for URLs that cannot have userinfo in the first place.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url
+pub(super) fn without_userinfo(url: &ZonedUrl) -> ZonedUrl {
+    url.map(|url| {
+        let mut url = url.clone();
+        // Both fail only for URLs that cannot have userinfo in the first place.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url
+    })
 }
 
 /// How a location is named in messages.
@@ -87,16 +91,16 @@ mod tests {
 
     #[test]
     fn a_place_shows_no_userinfo_and_no_query() {
-        let url = Url::parse("rtsp://admin:hunter2@10.0.0.1:8554/cam?user=admin&pwd=hunter3#x").unwrap();
+        let url = ZonedUrl::parse("rtsp://admin:hunter2@10.0.0.1:8554/cam?user=admin&pwd=hunter3#x").unwrap();
         assert_eq!(place(&Location::Rtsp(url)), "rtsp://10.0.0.1:8554/cam");
-        let url = Url::parse("rtsp://10.0.0.1/user=admin_password=hunter2_channel=1.sdp").unwrap();
+        let url = ZonedUrl::parse("rtsp://10.0.0.1/user=admin_password=hunter2_channel=1.sdp").unwrap();
         assert_eq!(place(&Location::Rtsp(url)), "rtsp://10.0.0.1/***");
     }
 
     fn settings(url: &str, password: Option<&str>) -> SourceSettings {
         SourceSettings {
             id: "a".into(),
-            location: Location::Http(Url::parse(url).unwrap()),
+            location: Location::Http(ZonedUrl::parse(url).unwrap()),
             username: None,
             password: password.map(Secret::new),
             password_file: None,

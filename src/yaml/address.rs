@@ -1,13 +1,14 @@
 //! Addresses: URLs without their credentials, whether these would be seen on the way, and the paths inside `file://` and `v4l2://`. Nothing here repeats a URL that may
 //! hold a password.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use url::{Host, Url};
 
 use crate::platform::secret::{self, Secret};
 use crate::platform::userinfo::{self, Unfit, percent_decode};
+use crate::platform::zoned_url::ZonedUrl;
 use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::Severity;
 
@@ -16,13 +17,13 @@ pub const VISIBLE: &str = "holds credentials, which anybody who can read this fi
 pub const MOVE_THEM: &str = "move them to `username: NAME` and `password: { env: NAME }` (or file, credential)";
 
 /// A URL and the credentials that were inside it.
-pub struct Address {
-    pub url: Url,
+pub struct Address<U = Url> {
+    pub url: U,
     pub username: Option<String>,
     pub password: Option<Secret>,
 }
 
-impl Address {
+impl<U> Address<U> {
     /// The URL had credentials in it.
     pub fn had_credentials(&self) -> bool {
         self.username.is_some() || self.password.is_some()
@@ -65,15 +66,6 @@ pub fn is_elsewhere(host: Option<Host<&str>>) -> bool {
     }
 }
 
-/// Whether the host of `text` is an address with a zone: `[fe80::1%eth0]`.
-fn has_zone(text: &str) -> bool {
-    let authority =
-        text.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let inside = host.strip_prefix('[').and_then(|host| host.split_once(']')).map_or("", |(inside, _)| inside);
-    inside.split_once('%').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
-}
-
 /// The scheme of `text` in lower case, if it has one.
 pub fn scheme(text: &str) -> Option<String> {
     let (scheme, _) = text.split_once("://")?;
@@ -82,27 +74,37 @@ pub fn scheme(text: &str) -> Option<String> {
     ok.then(|| scheme.to_ascii_lowercase())
 }
 
-/// Parses a network URL and takes its credentials out. On `None` a problem has been reported.
+/// Parses a network URL whose host has no zone, and takes its credentials out. On `None` a problem has been reported.
 pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
+    let Address { url, username, password } = zoned(at, reader)?;
+    let url = without_zone(at, url, "no place in a URL here", reader)?;
+    Some(Address { url, username, password })
+}
+
+/// `url` if it has no zone. `place`: what one has here.
+pub fn without_zone(at: &At<String>, url: ZonedUrl, place: &str, reader: &mut Reader<'_>) -> Option<Url> {
+    let message = format!("has an IPv6 zone, which means something on this machine alone and has {place}");
+    let remedy = "name an address that needs none (not fe80::…), or a name, such as camera.local";
+    reader.accept(at, url.zone().is_none(), message, remedy).map(|_| (*url).clone())
+}
+
+/// As [`network`], where the host may be an IPv6 address with a zone.
+pub fn zoned(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address<ZonedUrl>> {
     let remedy = "write scheme://host:port/path; user and password belong under `username` and `password`";
-    if has_zone(&at.value) {
-        let message = "has an IPv6 zone, which means something on this machine alone and has no place in a URL here";
-        return reader.refuse(
-            at,
-            message,
-            "name an address that needs none (not fe80::…), or a name, such as camera.local",
-        );
-    }
-    let mut url = match userinfo::parse(&at.value) {
+    let parsed = match ZonedUrl::parse(&at.value) {
         Ok(url) => url,
         Err(error) => {
-            return reader.refuse(
-                at,
-                error.to_string(),
-                if error == Unfit::Unclear { userinfo::REMEDY } else { remedy },
-            );
+            let remedy = match error {
+                Unfit::Unclear => userinfo::REMEDY,
+                Unfit::NoUrl(url::ParseError::InvalidIpv6Address) => {
+                    "write an IPv6 address in brackets: [fd00::1], or [fe80::1%25eth0] with the interface of this machine behind %25"
+                }
+                Unfit::NoUrl(_) => remedy,
+            };
+            return reader.refuse(at, error.to_string(), remedy);
         }
     };
+    let mut url = (*parsed).clone();
     if url.host_str().is_none_or(str::is_empty) {
         return reader.refuse(at, "has no host", remedy);
     }
@@ -121,7 +123,7 @@ pub fn network(at: &At<String>, reader: &mut Reader<'_>) -> Option<Address> {
         let message = "has an `@` behind its host, which is taken for a part of the path or query";
         reader.report(Severity::Warning, at.place, &at.path, message, userinfo::REMEDY);
     }
-    Some(Address { url, username, password })
+    Some(Address { url: parsed.map(|_| url), username, password })
 }
 
 /// The path of a `file://` or `v4l2://` URL, percent-decoded, relative to the configuration's folder if it does not begin with a
@@ -146,17 +148,6 @@ mod tests {
         assert_eq!(scheme("/dev/video0"), None);
         assert_eq!(scheme("://x"), None);
         assert_eq!(scheme("c:\\x://"), None);
-    }
-
-    #[test]
-    fn a_zone_is_seen_whatever_stands_around_it() {
-        for text in ["rtsp://[fe80::1%eth0]/s", "mqtt://[fe80::1%25eth0]:1883", "http://u:p@[fe80::1%2]:80/x"] {
-            assert!(has_zone(text), "{text}");
-        }
-        for text in ["rtsp://[fe80::1]/%20", "rtsp://u:%5B@h/", "http://h/[fe80::1%1]", "rtsp://[x%y]/", "[::1%1]", ""]
-        {
-            assert!(!has_zone(text), "{text}");
-        }
     }
 
     #[test]

@@ -14,10 +14,11 @@ fn config() -> String {
     format!(
         "streams:\n  - {{ id: a, url: \"file://{}\", loop: true, sampling: {{ interval: 200ms }} }}\n\
          \x20 - {{ id: off, url: \"rtsp://127.0.0.1:9/x\", enabled: false }}\n\
-         labels: [{}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\nsnapshots: {{ path: pictures }}\n\
+         labels: [{}, {}]\nevents: {{ after: 0s }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\nsnapshots: {{ path: pictures }}\n\
          metrics: {{ scores: true }}\napi: {{ listen: 127.0.0.1:0 }}\n",
         root().join("demo/clip.mp4").display(),
-        root().join("config/labels/demo.yaml").display()
+        root().join("config/labels/demo.yaml").display(),
+        root().join("config/labels/bottles.yaml").display()
     )
 }
 
@@ -78,14 +79,15 @@ fn labelled(text: &str) -> Vec<(String, Vec<(String, String)>)> {
 
 /// Values of labels that the list does not allow, with this configuration.
 fn strange(text: &str) -> Vec<String> {
-    let labels = std::fs::read_to_string(root().join("config/labels/demo.yaml")).unwrap();
+    let sets = ["demo", "bottles"];
+    let labels = sets.map(|set| std::fs::read_to_string(root().join(format!("config/labels/{set}.yaml"))).unwrap());
     let fits = |metric: &str, label: &str, value: &str| match values(metric, label) {
         None => false,
         Some(Values::Words(words)) => words.contains(&value),
         Some(Values::Bounded { .. }) => match label {
             "stream" => ["a", "off"].contains(&value),
-            "set" => value == "demo",
-            "label" => labels.contains(&format!("name: {value}")),
+            "set" => sets.contains(&value),
+            "label" => labels.iter().any(|text| text.contains(&format!("name: {value}"))),
             "sha256" => value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit()),
             "sink" => ["jsonl-0", "outbox"].contains(&value),
             "version" => value == env!("CARGO_PKG_VERSION"),

@@ -7,6 +7,8 @@ use std::process::Output;
 
 use crate::common::camera::{Auth, Camera, Codec, Content, free_port};
 use crate::common::daemon::{root, vtagd};
+use crate::common::ipv6;
+use crate::common::web::{Server, respond};
 use serde_json::Value;
 
 /// Streams are left as soon as they are known; this is for machines that are busy.
@@ -113,6 +115,37 @@ fn cameras_that_are_all_there_give_0_and_not_a_word_of_trouble() {
     let output =
         probe(folder.path(), &format!("  - {{ id: a, url: \"{}\" }}\n", camera.url()), &["--probe-timeout", TIME]);
     assert_eq!((output.status.code(), err(&output)), (Some(0), String::new()), "{}", out(&output));
+}
+
+#[test]
+fn cameras_whose_ipv6_address_has_a_zone_are_reached_and_named_with_it() {
+    let camera = Camera::start(Content::pattern(160, 120), Codec::H264, None);
+    let clip = fs::read(root().join("demo/clip.mp4")).unwrap();
+    let video = Server::start(move |_, stream| respond(stream, "200 OK", "Content-Type: video/mp4\r\n", &clip));
+    let ports = [camera.port(), video.url("/").port().unwrap()];
+    let [Some(rtsp), Some(http)] = ports.map(ipv6::with_zone) else {
+        println!("skipped: this machine has no IPv6");
+        return;
+    };
+    let closed = free_port();
+    let streams = format!(
+        "  - {{ id: rtsp, url: \"rtsp://{rtsp}/stream\" }}\n  - {{ id: plain, url: \"rtsp://{}/stream\" }}\n\
+         \x20 - {{ id: http, url: \"http://{http}/clip\" }}\n\
+         \x20 - {{ id: closed, url: \"rtsp://[::1%251]:{closed}/x\" }}\n\
+         \x20 - {{ id: nowhere, url: \"rtsp://[fe80::1%25nosuchport]/x\" }}\n",
+        rtsp.replace("%25", "%")
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let output = probe(folder.path(), &streams, &["--json", "--probe-timeout", TIME]);
+    let found = findings(&output);
+    let [rtsp, plain, http, closed_one, nowhere] = &found[..] else { panic!("{found:?}") };
+    for stream in [rtsp, plain, http] {
+        assert!(stream["reachable"] == true && stream["codec"] == "h264", "{stream}");
+    }
+    let error = |stream: &Value| stream["error"].as_str().unwrap_or_else(|| panic!("{stream}")).to_owned();
+    let place = format!("rtsp://[::1%251]:{closed}/x");
+    assert!(error(closed_one).contains(&place) && error(closed_one).contains("nobody listens"), "{closed_one}");
+    assert!(error(nowhere).contains("has no such interface"), "{nowhere}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn multipart(stream: &mut TcpStream, count: usize) -> std::io::Result<()> {
 }
 
 fn http(url: Url) -> SourceSettings {
-    settings(Location::Http(url))
+    settings(Location::Http(url.into()))
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_single_picture_is_no_video_that_has_ended_but_a_fault_that_is_named_and_ret
         let path = folder.path().join("own.gst");
         let own = format!("souphttpsrc location={url} ! decodebin ! videoconvert ! appsink name=sink");
         std::fs::write(&path, own).unwrap();
-        for location in [Location::Http(url), Location::Template(path)] {
+        for location in [Location::Http(url.into()), Location::Template(path)] {
             let error = retried(settings(location), &asked);
             assert!(error.contains("a single picture, not a video"), "{kind}: {error}");
             assert!(error.contains("use the camera's MJPEG or RTSP address"), "{kind}: {error}");

@@ -117,13 +117,13 @@ fn comes_at_once(words: &[Word]) {
 #[test]
 fn a_lone_h264_keyframe_of_a_stream_with_b_frames_comes_out_at_once() {
     let camera = camera(H264_WITH_B, "rtph264pay", 25);
-    comes_at_once(&diary_of(of(Location::Rtsp(camera.url()), Decode::Keyframes), 8));
+    comes_at_once(&diary_of(of(Location::Rtsp(camera.url().into()), Decode::Keyframes), 8));
 }
 
 #[test]
 fn a_lone_h265_keyframe_of_a_stream_with_b_frames_comes_out_at_once() {
     let camera = camera(H265_WITH_B, "rtph265pay", 25);
-    comes_at_once(&diary_of(of(Location::Rtsp(camera.url()), Decode::Keyframes), 8));
+    comes_at_once(&diary_of(of(Location::Rtsp(camera.url().into()), Decode::Keyframes), 8));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn between_keyframes_nothing_is_asked_about_and_all_frames_are_counted() {
 #[test]
 fn auto_decodes_keyframes_alone_where_they_come_as_often_as_samples_are_wanted() {
     let camera = camera(H264_WITH_B, "rtph264pay", 25);
-    let running = sampling(of(Location::Rtsp(camera.url()), Decode::Auto), SECOND);
+    let running = sampling(of(Location::Rtsp(camera.url().into()), Decode::Auto), SECOND);
     let frames = running.wait_frames(5);
     assert!(apart(&frames).iter().all(|d| about(*d, SECOND)), "{frames:?}");
     let report = running.report();
@@ -170,7 +170,7 @@ fn auto_decodes_keyframes_alone_where_they_come_as_often_as_samples_are_wanted()
 fn auto_decodes_every_frame_where_keyframes_are_rare_and_misses_no_sample_for_it() {
     let camera = camera(H264_WITH_B, "rtph264pay", 75);
     let interval = Duration::from_millis(400);
-    let running = sampling(of(Location::Rtsp(camera.url()), Decode::Auto), interval);
+    let running = sampling(of(Location::Rtsp(camera.url().into()), Decode::Auto), interval);
     let frames = running.wait_frames(20);
     assert!(apart(&frames).iter().all(|d| about(*d, interval)), "{:?}", apart(&frames));
     let report = running.report();
@@ -231,7 +231,7 @@ fn a_live_file_whose_frames_mostly_end_before_the_decoder_plays_in_real_time_ove
 fn of_mjpeg_only_wanted_pictures_are_decoded() {
     let camera = Camera::start(Content::pattern(320, 240), Codec::Mjpeg, None);
     for decode in [Decode::Auto, Decode::Keyframes] {
-        let running = sampling(of(Location::Rtsp(camera.url()), decode), SECOND);
+        let running = sampling(of(Location::Rtsp(camera.url().into()), decode), SECOND);
         let frames = running.wait_frames(3);
         assert!(apart(&frames).iter().all(|d| about(*d, SECOND)), "{:?}", apart(&frames));
         let report = running.report();

@@ -13,7 +13,7 @@ use vtagd::source::{Decode, Ended, Limits, Location, SourceSettings};
 use vtagd::stream::status::StreamState;
 
 fn rtsp(url: Url) -> SourceSettings {
-    settings(Location::Rtsp(url))
+    settings(Location::Rtsp(url.into()))
 }
 
 fn rising(frames: &[crate::common::recorder::Seen]) -> bool {
@@ -283,7 +283,7 @@ fn a_camera_is_never_given_up_for_what_it_sends() {
                  videoconvert ! appsink name=sink"
             );
             std::fs::write(&path, template).unwrap();
-            let location = if own { Location::Template(path.clone()) } else { Location::Rtsp(url) };
+            let location = if own { Location::Template(path.clone()) } else { Location::Rtsp(url.into()) };
             let limits = Limits { stall: Duration::from_secs(5), ..Limits::default() };
             let options = Options { limits, ..Options::default() };
             let running = Running::with(SourceSettings { decode: Decode::All, ..settings(location) }, options);
@@ -334,7 +334,7 @@ fn an_rtsp_camera_that_claims_a_duration_has_not_ended_when_it_stops() {
          videoconvert ! appsink name=sink"
     );
     std::fs::write(&path, own).unwrap();
-    for location in [Location::Rtsp(url), Location::Template(path)] {
+    for location in [Location::Rtsp(url.into()), Location::Template(path)] {
         let running = Running::start(settings(location));
         let report = running.wait_state(|state| !matches!(state, StreamState::Connecting | StreamState::Up));
         assert!(matches!(report.state, StreamState::Down { .. }), "{report:?}");

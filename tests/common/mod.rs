@@ -14,6 +14,7 @@ pub mod flicker;
 pub mod flood;
 pub mod home_assistant;
 pub mod hook;
+pub mod ipv6;
 pub mod model;
 pub mod onvif;
 pub mod promtool;

@@ -82,6 +82,7 @@ fn what_can_be_made_is_not_made_by_check() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
         "{STREAM}api: {{ listen: '127.0.0.1:0' }}\noutbox: {{ path: a/b/outbox.db }}\nsnapshots: {{ path: c/d }}\n\
+         state: {{ path: f/state }}\n\
          sinks: [{{ type: jsonl, path: e/events.jsonl, max_size: 1MiB }}, {{ type: jsonl, path: there.jsonl, max_size: 1MiB }}]\n"
     );
     fs::write(folder.path().join("there.jsonl"), "").unwrap();
@@ -90,6 +91,52 @@ fn what_can_be_made_is_not_made_by_check() {
     let (output, said) = check(folder.path(), &text);
     assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
     assert_eq!(listing(folder.path()).len(), before, "{:?}", listing(folder.path()));
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_told_once_and_not_for_all_that_lies_below_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("odd")).unwrap();
+    // Where the lock should be.
+    fs::create_dir(folder.path().join("odd/vtagd.lock")).unwrap();
+    let missing = "/proc/vtagd cannot be written (".replace("/vtagd", "");
+    for (path, told) in [("/proc/vtagd/state", &*missing), ("odd", "odd/vtagd.lock cannot be written (Is a directory")]
+    {
+        let text = format!(
+            "{STREAM}api: {{ listen: off }}\nstate: {{ path: {path} }}\noutbox: {{ max_age: 1d }}\nsnapshots: {{}}\n"
+        );
+        let (output, said) = check(folder.path(), &text);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains(":4:16: error: state.path: ") && said.contains(told) && said.contains("1 error,"),
+            "{said}"
+        );
+        let run = vtagd(folder.path()).args(["run", "-c"]).arg(folder.path().join("vtagd.yaml")).output().unwrap();
+        assert_eq!(run.status.code(), Some(2), "run says the same: {run:?}");
+    }
+}
+
+#[test]
+fn the_state_directory_of_another_daemon_is_told_and_that_of_the_own_one_is_not() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let state = folder.path().join("shared");
+    let text = format!(
+        "{STREAM}api: {{ listen: '127.0.0.1:0' }}\nstate: {{ path: {} }}\noutbox: {{ path: ':memory:' }}\n",
+        state.display()
+    );
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.wait_ready();
+    let before = listing(&state);
+    let (output, said) = check(folder.path(), &text);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains(&format!("a daemon runs already (process {})", daemon.pid())), "{said}");
+    let (output, said) = check(other.path(), &text);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let told = format!(":4:16: error: state.path: is in use by another daemon (process {}, of ", daemon.pid());
+    assert!(said.contains(&told) && said.contains("1 error,"), "{said}");
+    assert_eq!(listing(&state), before);
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+    assert_eq!(check(other.path(), &text).0.status.code(), Some(0));
 }
 
 #[test]
@@ -184,7 +231,7 @@ fn root_tries_what_the_unit_names_as_the_user_of_the_unit() {
     };
     let (code, said) = run("roots/outbox.db");
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("files were tried as watcher, the user of vtagd.service"), "{said}");
+    assert!(said.contains("files were tried as watcher, the user of vtagd.service; what ProtectSystem= "), "{said}");
     assert!(
         said.contains("error: outbox.path: ") && said.contains("roots cannot be written (Permission denied"),
         "{said}"

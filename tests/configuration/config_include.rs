@@ -214,6 +214,7 @@ fn a_configuration_may_come_on_standard_input() {
     let (code, _, err) = piped(&["check"], "streams: 7\n");
     assert_eq!(code, Some(2));
     assert!(err.contains("standard input:1:10: error: streams: expected a list"), "{err}");
+    assert!(err.contains("standard input: 2 errors, nothing was started"), "{err}");
 }
 
 #[test]

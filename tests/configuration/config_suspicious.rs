@@ -120,7 +120,7 @@ fn credentials_that_cross_the_network_in_clear_text_are_told() {
 }
 
 #[test]
-fn the_zone_of_an_address_is_an_interface_of_this_machine_and_has_no_place_in_a_url() {
+fn the_zone_of_an_address_is_an_interface_of_this_machine_and_refused_where_nothing_behind_it_understands_one() {
     let folder = tempfile::tempdir().unwrap();
     let listening = |zone: &str| {
         let text = format!(
@@ -138,14 +138,22 @@ fn the_zone_of_an_address_is_an_interface_of_this_machine_and_has_no_place_in_a_
         assert_eq!(code, Some(2), "{zone}: {said}");
         assert!(said.contains("[fe80::1%eth0]:8642 with an interface of this machine"), "{zone}: {said}");
     }
-    for (stream, sink) in [
-        ("rtsp://[fe80::1%25eth0]/s", "mqtt://h"),
-        ("http://[fe80::1%eth0]/s", "mqtt://h"),
-        ("rtsp://h", "mqtt://[fe80::1%2]"),
+    for (stream, sink, refused) in [
+        ("rtsp://[fe80::1%25eth0]/s", "{ type: mqtt, url: 'mqtt://[fe80::1%2]' }", None),
+        ("https://[fe80::1%eth0]/s", "{ type: mqtt, url: 'mqtt://h' }", None),
+        ("rtsp://h", "{ type: mqtt, url: 'mqtts://[fe80::1%2]' }", Some("url: has an IPv6 zone, ")),
+        ("rtsp://h", "{ type: webhook, url: 'https://[fe80::1%25eth0]/x' }", Some("url: has an IPv6 zone, ")),
+        ("rtsp://h", "{ type: nats, url: 'nats://[fe80::1%eth0]' }", Some("url: has an IPv6 zone, ")),
+        ("rtsp://[fe80::1%25]/s", "{ type: jsonl, path: '-' }", Some("with the interface of this machine behind %25")),
+        (
+            "rtsp://[fe80::1%eth 0]/s",
+            "{ type: jsonl, path: '-' }",
+            Some("with the interface of this machine behind %25"),
+        ),
     ] {
-        let text = format!("{REST}streams: [{{ id: a, url: '{stream}' }}]\nsinks: [{{ type: mqtt, url: '{sink}' }}]\n");
+        let text = format!("{REST}streams: [{{ id: a, url: '{stream}' }}]\nsinks: [{sink}]\n");
         let (code, said) = told(folder.path(), &text);
-        assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains("url: has an IPv6 zone, "), "{said}");
+        assert_eq!(code, Some(if refused.is_some() { 2 } else { 0 }), "{said}");
+        assert!(said.contains(refused.unwrap_or_default()), "{said}");
     }
 }

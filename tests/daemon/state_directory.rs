@@ -149,7 +149,11 @@ fn a_copy_is_in_force_and_everybody_says_so_until_it_is_reset_through_the_daemon
     assert!(said.contains("the daemon has removed the copy"), "{said}");
     let set = set_in_status(here);
     assert_eq!((&set["labels"], &set["in_force"]), (&json!(["forklift"]), &json!("file")), "at once");
-    assert!(!Path::new(&path).exists() && daemon.log().contains("action=\"reset labels\""), "{}", daemon.log());
+    assert!(
+        !Path::new(&path).exists() && daemon.log().contains("action=\"reset labels\" set=\"dock 3\""),
+        "{}",
+        daemon.log()
+    );
     let said = printed(here, &["labels", "reset", "dock 3"]);
     assert!(said.contains("has no copy"), "{said}");
     let output = run(here, &["labels", "reset", "yard"]);
@@ -172,6 +176,53 @@ fn a_reset_that_would_leave_a_wrong_configuration_changes_nothing() {
     assert!(text(&output.stderr).contains("the copy stays in force"), "{output:?}");
     assert_eq!(set_in_status(here)["labels"], json!(["truck"]));
     assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_reset_whose_texts_cannot_be_embedded_changes_nothing_until_they_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let starter = root().join("models/starter");
+    let model = here.join("model");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(&starter).unwrap().map(Result::unwrap) {
+        std::os::unix::fs::symlink(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let config = config(here, &with_token()).replace("path: none", "path: model");
+    put_copy(here);
+    let place = here.join("state/labels/dock%203.yaml");
+    let mut daemon = Daemon::start(here, &config);
+    daemon.wait_for_log("ready streams=");
+    // The copy's texts have been embedded, those of the file have not.
+    fs::remove_file(model.join("text_model.onnx")).unwrap();
+    let output = run(here, &["labels", "reset", "dock 3"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("the new labels cannot be used, and the copy stays in force"), "{said}");
+    assert!(place.is_file() && daemon.log().contains("set=\"dock 3\" outcome=\"refused\""), "{}", daemon.log());
+    assert_eq!(set_in_status(here)["labels"], json!(["truck"]));
+    std::os::unix::fs::symlink(starter.join("text_model.onnx"), model.join("text_model.onnx")).unwrap();
+    let said = printed(here, &["labels", "reset", "dock 3"]);
+    assert!(said.contains("the daemon has removed the copy") && !place.exists(), "{said}");
+    assert_eq!(set_in_status(here)["labels"], json!(["forklift"]));
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn the_copy_of_a_set_that_another_file_brings_is_exported_and_reset_as_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let text_of_config = config(here, "listen: 127.0.0.1:0").replace("labels: [dock.yaml]", "include: [more/*.yaml]");
+    fs::write(here.join("vtagd.yaml"), text_of_config).unwrap();
+    fs::create_dir(here.join("more")).unwrap();
+    fs::write(here.join("more/north.yaml"), "labels: [../dock.yaml]\n").unwrap();
+    assert_eq!(printed(here, &["labels", "export", "dock 3"]), SET);
+    put_copy(here);
+    assert_eq!(printed(here, &["labels", "export", "dock 3"]), SET.replace("forklift", "truck"));
+    let said = text(&run(here, &["check"]).stderr);
+    assert!(said.contains("north.yaml:1:10: note: labels[0]: not this file is in force"), "{said}");
+    assert!(printed(here, &["labels", "reset", "dock 3"]).contains("its file is in force"));
+    assert_eq!(printed(here, &["labels", "export", "dock 3"]), SET);
 }
 
 #[test]

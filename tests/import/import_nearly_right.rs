@@ -98,7 +98,7 @@ fn weights_of_another_name_are_found_where_they_are_the_only_ones() {
             assert!(message.contains(other) && message.contains("vtagd model import"), "{message}");
         }
     }
-    for other in ["model-epoch3.bin", "checkpoint.pt", "last.ckpt", "weights.pth"] {
+    for other in ["model-epoch3.bin", "checkpoint.pt", "last.ckpt", "weights.pth", "model_best.pth.tar"] {
         let dir = copy("hf-clip-pickle");
         fs::rename(dir.path().join("pytorch_model.bin"), dir.path().join(other)).unwrap();
         same(&open_checkpoint(dir.path()).unwrap(), &open_checkpoint(copy("hf-clip-pickle").path()).unwrap());
@@ -111,6 +111,40 @@ fn weights_of_another_name_are_found_where_they_are_the_only_ones() {
     fs::copy(open_clip.path().join("open_clip_model.safetensors"), dir.path().join("mine.safetensors")).unwrap();
     fs::copy(open_clip.path().join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     assert_eq!(open_checkpoint(dir.path()).unwrap().family, Family::OpenClip);
+}
+
+#[test]
+fn what_lies_there_in_the_place_of_weights_is_named() {
+    for (other, told) in [
+        ("tf_model.h5", "`tf_model.h5` is TensorFlow's"),
+        ("flax_model.msgpack", "is Flax's"),
+        ("adapter_model.safetensors", "is an adapter"),
+        ("model.safetensors.part", "a download that has not ended"),
+        ("model-00001-of-00002.safetensors", "one of several parts"),
+        ("weights.zip", "a single file of another name"),
+    ] {
+        let dir = copy("hf-clip-quickgelu");
+        fs::rename(dir.path().join("model.safetensors"), dir.path().join(other)).unwrap();
+        let message = refusal(dir.path());
+        assert!(message.contains("holds no weights") && message.contains(told), "{other}: {message}");
+    }
+}
+
+#[test]
+fn tensors_under_a_prefix_of_somebody_elses_are_named_by_it() {
+    for (name, prefix) in [("hf-clip-quickgelu", "student."), ("siglip", "module.ema."), ("openclip-vit", "student.")] {
+        let dir = copy(name);
+        let file = dir.path().join(weights_of(name));
+        write(&file, &prefixed(&read(&file), prefix));
+        let message = refusal(dir.path());
+        assert!(message.contains(&format!("under the prefix `{prefix}`")), "{name}: {message}");
+    }
+    let dir = copy("hf-clip-quickgelu");
+    let file = dir.path().join("model.safetensors");
+    let other = read(&file).into_iter().enumerate().map(|(n, (_, tensor))| (format!("layer.{n:03}"), tensor)).collect();
+    write(&file, &other);
+    let message = refusal(dir.path());
+    assert!(message.contains("such as `layer.000`") && message.contains("another model"), "{message}");
 }
 
 #[test]

@@ -41,5 +41,5 @@ fn fifty_starts_and_stops_leave_no_thread_and_no_file_open() {
 fn many_connections_leave_no_thread_and_no_socket_open() {
     let _alone = alone();
     let camera = Camera::start(Content::pattern(160, 120), Codec::Mjpeg, None);
-    turns(&Location::Rtsp(camera.url()), 20);
+    turns(&Location::Rtsp(camera.url().into()), 20);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::common::authority::Authority;
 use crate::common::broker::{Broker, Consumer, Got};
 use crate::common::daemon::{Daemon, eventually, root, stored};
-use crate::common::{flicker, home_assistant};
+use crate::common::{flicker, home_assistant, ipv6};
 use serde_json::Value;
 
 /// One stream that looks at cat, coffee and rocket in turn, for ever.
@@ -88,6 +88,22 @@ fn events_states_and_availability_are_where_they_belong() {
     late.wait_for("vtagd/gate/enabled/state", "ON");
     assert!(late.got().iter().all(|got| got.retained));
     assert!(late.last("vtagd/events").is_none() && late.last("vtagd/stats").is_none(), "events are not retained");
+}
+
+#[test]
+fn a_broker_whose_ipv6_address_has_a_zone_is_reached() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path());
+    let consumer = Consumer::start(broker.port, &["#"]);
+    let Some(address) = ipv6::with_zone(broker.port) else {
+        println!("skipped: this machine has no IPv6");
+        return;
+    };
+    let sink = format!("  - {{ type: mqtt, url: \"mqtt://{address}\" }}\n");
+    let mut daemon = Daemon::start(folder.path(), &config(folder.path(), &stream("gate"), &sink));
+    consumer.wait_for("vtagd/gate/cat", "ON");
+    daemon.stop_cleanly();
+    consumer.wait_for("vtagd/available", "stopped");
 }
 
 #[test]

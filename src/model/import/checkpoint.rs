@@ -104,9 +104,10 @@ pub fn open_checkpoint(path: &Path) -> Result<Checkpoint, ImportError> {
         (hf, ..) => {
             let wanted = if hf.is_some() { weight_files::HUGGING_FACE } else { weight_files::OPEN_CLIP };
             let wanted = wanted.join(", ");
+            let instead = weight_files::instead(dir).map_or(String::new(), |instead| format!("; {instead}"));
             return Err(damaged(
                 dir,
-                format!("holds no weights: one of {wanted} is needed, or a single file of another name"),
+                format!("holds no weights: one of {wanted} is needed, or a single file of another name{instead}"),
             ));
         }
     };
@@ -130,6 +131,7 @@ fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Resu
         |name| name.starts_with("vision_model."),
         |name| name.starts_with("text_model."),
     )?;
+    prefixes::known(&raw, weights, &["vision_model.", "text_model."])?;
     for (prefix, what) in [("vision_model.", "a text-only tower"), ("text_model.", "an image-only tower")] {
         if !raw.tensors.keys().any(|name| name.starts_with(prefix)) {
             return Err(unsupported(weights, format!("{what}, without any tensor of `{prefix}*`,")));
@@ -153,6 +155,7 @@ fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Resu
 fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
     let mut raw = weight_files::open(weights)?;
     prefixes::strip(&mut raw, weights, names_openclip::is_image, names_openclip::is_text)?;
+    prefixes::known(&raw, weights, &["visual.", "token_embedding.", "text."])?;
     let has = |prefix: &str| raw.tensors.keys().any(|name| name.starts_with(prefix));
     let text = if has("text.") { "text." } else { "" };
     let linear = has(&format!("{text}text_projection.weight"));

@@ -81,6 +81,34 @@ pub(super) fn strip(
     Ok(())
 }
 
+/// Whether any tensor's name begins as those of a model do, with one of `marks`.
+///
+/// # Errors
+/// None does: the prefix that they have instead is named, or the first of them.
+pub(super) fn known(raw: &RawStore, file: &Path, marks: &[&str]) -> Result<(), ImportError> {
+    if raw.tensors.keys().any(|name| marks.iter().any(|mark| name.starts_with(mark))) {
+        return Ok(());
+    }
+    let prefix = raw.tensors.keys().find_map(|name| {
+        let cut = marks.iter().filter_map(|mark| name.find(&format!(".{mark}"))).min()?;
+        name.get(..=cut)
+    });
+    let message = match (prefix, raw.tensors.keys().next()) {
+        (Some(prefix), _) => format!(
+            "holds its tensors under the prefix `{}`, which is none of those that training puts there ({}): save the model itself, \
+             or rename the tensors",
+            shown(prefix),
+            PREFIXES.join(", ")
+        ),
+        (None, first) => format!(
+            "holds no tensor of `{}*`, but such as `{}`: its configuration describes another model",
+            marks.join("*` or `"),
+            shown(first.map_or("", String::as_str))
+        ),
+    };
+    Err(damaged(file, message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::raw::{Element, RawTensor};

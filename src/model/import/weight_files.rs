@@ -42,6 +42,18 @@ const NOT_WEIGHTS: [&str; 10] = [
     "ggml",
 ];
 
+/// How files end or begin that hold a model in a form that is not read, and what that is.
+const OTHER_FORMS: [(&str, &str); 8] = [
+    (".h5", "TensorFlow's"),
+    (".msgpack", "Flax's"),
+    (".gguf", "llama.cpp's"),
+    (".onnx", "an export, which is used as it is, without an import"),
+    (".part", "a download that has not ended"),
+    (".incomplete", "a download that has not ended"),
+    (".crdownload", "a download that has not ended"),
+    ("adapter_model", "an adapter, to be merged into its base model first"),
+];
+
 /// Most other names that a message lists.
 const MAX_LISTED: usize = 12;
 
@@ -52,7 +64,11 @@ pub(super) fn find(dir: &Path, names: &[&str]) -> Option<PathBuf> {
 
 /// Whether `name` could be that of a file of weights.
 pub(super) fn is_weights_name(name: &str) -> bool {
-    let ending = |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| ENDINGS.contains(&end));
+    let ending = |name: &str| {
+        // No archive: a habit of PyTorch's examples.
+        let name = if name.ends_with(".pth.tar") { name.trim_end_matches(".tar") } else { name };
+        name.rsplit_once('.').is_some_and(|(_, end)| ENDINGS.contains(&end))
+    };
     if name.starts_with('.') || NOT_WEIGHTS.iter().any(|start| name.starts_with(start)) {
         return false;
     }
@@ -82,6 +98,24 @@ pub(crate) fn others(dir: &Path) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+/// What lies in `dir` in the place of weights that can be read, if that can be told.
+pub(super) fn instead(dir: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names.iter().find_map(|name| {
+        let is_form = |(mark, _): &&(&str, &str)| name.ends_with(mark) || name.starts_with(mark);
+        let what = match OTHER_FORMS.iter().find(is_form) {
+            Some((_, what)) => *what,
+            None if is_shard(name) => {
+                "one of several parts, and the index that names them all (….index.json) is missing"
+            }
+            None => return None,
+        };
+        Some(format!("`{}` is {what}", shown(name)))
+    })
 }
 
 /// The one file of [`others`]; `None` if there is none.

@@ -18,6 +18,8 @@ fn what_is_written_is_read_replaced_and_removed() {
     state.write(name, b"longer").unwrap();
     assert_eq!(state.read(name, 100).unwrap().unwrap(), b"longer");
     assert_eq!(state.read(name, 3).unwrap().unwrap(), b"long", "one more tells that there is more");
+    let without = state.without(name.to_owned());
+    assert_eq!((without.read(name, 100).unwrap(), state.read(name, 100).unwrap().is_some()), (None, true));
     assert!(state.remove(name).unwrap() && !state.remove(name).unwrap());
     let left: Vec<_> = fs::read_dir(state.path().join("labels")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -63,7 +65,7 @@ fn a_place_that_nobody_asked_for_may_be_missing_and_one_that_was_may_not() {
     let dir = tempfile::tempdir().unwrap();
     let blocked = dir.path().join("file");
     fs::write(&blocked, "no folder").unwrap();
-    let at = |given_by| StateFolder { path: blocked.join("state"), given_by };
+    let at = |given_by| StateFolder { path: blocked.join("state"), given_by, hidden: None };
     assert!(at(GivenBy::Nobody).lock("north").unwrap().is_none());
     assert!(at(GivenBy::Nobody).write(Path::new("a"), b"x").is_err(), "but what has to be kept is an error");
     for (given_by, remedy) in [(GivenBy::Configuration, "state.path"), (GivenBy::Systemd, "StateDirectory=")] {

@@ -71,7 +71,7 @@ impl SinkConfig for MqttSettings {
     type Keys = Keys;
 
     fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
-        let address = network_keys::url(at, &raw.url, ["mqtts", "mqtt"], reader);
+        let address = network_keys::zoned_url(at, &raw.url, ["mqtts", "mqtt"], reader);
         let password = raw.password.checked(None, |password| secrets::resolve(password, reader).map(Some));
         if let Some(url) = raw.url.given().filter(|_| address.as_ref().is_some_and(address::Address::had_credentials)) {
             let twice = !raw.username.is_missing() || !raw.password.is_missing();

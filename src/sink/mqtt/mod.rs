@@ -34,6 +34,7 @@ use super::{Running, Sink, SinkError};
 use crate::outbox::delivery::DeliveryReceiver;
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
+use crate::platform::zoned_url::ZonedUrl;
 use crate::snapshot::Gallery;
 use crate::stream::registry::StreamRegistry;
 pub use mqtt_client::Protocol;
@@ -47,7 +48,7 @@ use topics::Topics;
 #[derive(Clone, Debug, PartialEq)]
 pub struct MqttSettings {
     /// `mqtt://` or `mqtts://`, without credentials.
-    pub url: url::Url,
+    pub url: ZonedUrl,
     pub protocol: Protocol,
     /// `None`: one made up at every start.
     pub client_id: Option<String>,
@@ -67,9 +68,9 @@ impl MqttSettings {
         format!("{} {}", self.url, self.topic_prefix)
     }
 
-    /// Of the broker. An IPv6 address stands in brackets in a URL and nowhere else.
-    pub fn host(&self) -> &str {
-        self.url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+    /// Of the broker.
+    pub fn host(&self) -> String {
+        self.url.resolvable_host().unwrap_or_default()
     }
 
     pub fn port(&self) -> u16 {
@@ -86,7 +87,7 @@ impl MqttSettings {
         let tls = if secure { Some(tls::client(&self.trust).map_err(SinkError::retry)?) } else { None };
         let connection = Connection {
             protocol: self.protocol,
-            host: self.host(),
+            host: &self.host(),
             port: self.port(),
             client_id,
             username: self.username.as_deref(),
