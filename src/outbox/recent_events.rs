@@ -15,7 +15,21 @@ use crate::event::Event;
 const CAPACITY: usize = 256;
 
 #[derive(Default)]
-pub(super) struct RecentEvents(Mutex<VecDeque<Arc<Event>>>);
+pub(super) struct RecentEvents(Mutex<Ring>);
+
+#[derive(Default)]
+struct Ring {
+    events: VecDeque<Arc<Event>>,
+    /// Events that have ever been remembered: the number of the next one.
+    next: u64,
+}
+
+/// The latest events from some number on, oldest first.
+pub struct RecentSince {
+    pub events: Vec<Arc<Event>>,
+    /// The number of the next event that comes.
+    pub next: u64,
+}
 
 impl RecentEvents {
     /// Begins with the latest events of the file at `path`; without one there are none.
@@ -34,14 +48,23 @@ impl RecentEvents {
     }
 
     pub fn remember(&self, event: Arc<Event>) {
-        let mut events = self.0.lock();
+        let Ring { events, next } = &mut *self.0.lock();
         if events.len() == CAPACITY {
             events.pop_front();
         }
         events.push_back(event);
+        *next += 1;
+    }
+
+    /// Those with a number from `from` on.
+    pub fn since(&self, from: u64) -> RecentSince {
+        let Ring { events, next } = &*self.0.lock();
+        let first = next.saturating_sub(events.len() as u64);
+        let passed_over = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+        RecentSince { events: events.iter().skip(passed_over).cloned().collect(), next: *next }
     }
 
     pub fn newest_first(&self) -> Vec<Arc<Event>> {
-        self.0.lock().iter().rev().cloned().collect()
+        self.0.lock().events.iter().rev().cloned().collect()
     }
 }

@@ -27,6 +27,7 @@ use crate::stream::registry::RegisteredStream;
 use crate::stream::status::StreamStatus;
 
 use super::camera_to_slot;
+use super::on_demand::{Joining, OnDemand};
 
 /// Streams that may be on their way in at once; more are refused.
 pub(super) const ARRIVALS: usize = 1024;
@@ -68,6 +69,8 @@ pub struct Intake {
     next: u64,
     pace: CommonPace,
     pictures: bool,
+    /// For who joins without a source, as long as this is here.
+    joining: Arc<Joining>,
 }
 
 /// The common interval of all streams with `interval: auto`, and how it is found.
@@ -103,7 +106,13 @@ impl Intake {
         score_routes: Arc<ScoreRoutes>,
         shutdown: Shutdown,
     ) -> Self {
-        Self { arrivals, wake, score_routes, shutdown, next: 0, pace: CommonPace::default(), pictures: false }
+        let joining = Arc::new(Joining { arrivals: arrivals.clone(), wake: wake.clone() });
+        Self { arrivals, wake, score_routes, shutdown, next: 0, pace: CommonPace::default(), pictures: false, joining }
+    }
+
+    /// The way in for single pictures.
+    pub fn on_demand(&self) -> OnDemand {
+        OnDemand::new(Arc::downgrade(&self.joining), Arc::clone(&self.score_routes))
     }
 
     /// Streams that join from now on keep each frame's picture until it has been scored: for snapshots.
@@ -134,7 +143,7 @@ impl Intake {
 
         // Everything is in place before the first frame.
         self.score_routes.enter(key, route);
-        let arrival = Arrival { key, view, unchanged, pictures: self.pictures, slot };
+        let arrival = Arrival { key, view, unchanged, pictures: self.pictures, single: None, slot };
         if let Err(error) = self.arrivals.try_send(arrival) {
             self.score_routes.leave(key);
             return Err(io::Error::other(match error {

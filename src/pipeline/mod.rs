@@ -13,6 +13,7 @@
 //! Nobody is told to stop in the middle; nothing that was taken is forgotten.
 
 pub mod intake;
+pub mod on_demand;
 
 use std::io;
 use std::sync::Arc;

@@ -9,6 +9,8 @@ mod api_answers;
 mod api_control;
 mod api_limits;
 mod api_schemathesis;
+mod live_stream;
 mod metrics_scrape;
 mod scores_command;
+mod session_login;
 mod status_command;

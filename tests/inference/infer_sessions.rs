@@ -97,7 +97,9 @@ impl Rig {
         let (arrive, arrivals) = bounded(1);
         let (slot, reader) = slot::slot(64, wake);
         let key = StreamKey(0);
-        arrive.send(Arrival { key, view: View::default(), unchanged: None, pictures: false, slot: reader }).unwrap();
+        arrive
+            .send(Arrival { key, view: View::default(), unchanged: None, pictures: false, single: None, slot: reader })
+            .unwrap();
         let (free_again, free) = bounded(buffers(sessions));
         for _ in 0..buffers(sessions) {
             free_again.send(BatchBuffer::new(max_size, 1).unwrap()).unwrap();
