@@ -185,15 +185,15 @@ impl Access {
 
     /// A session begins, for who was let in by `grant`; the one that he may have had (`cookie`) ends.
     pub fn log_in(&self, id: &str, csrf: &str, grant: &Grant, cookie: Option<&[u8]>, now: Instant) {
-        self.log_out(cookie);
+        self.log_out(cookie, now);
         self.sessions.lock().begin(id, csrf, grant.version, now);
     }
 
     /// The session of `cookie` ends. Whether there was one.
-    pub fn log_out(&self, cookie: Option<&[u8]>) -> bool {
+    pub fn log_out(&self, cookie: Option<&[u8]>, now: Instant) -> bool {
         let version = self.keys.read().version;
         let mut sessions = self.sessions.lock();
-        let key = cookie.and_then(|cookie| sessions.find(cookie, version, Instant::now()));
+        let key = cookie.and_then(|cookie| sessions.find(cookie, version, now));
         key.is_some_and(|key| sessions.end(&key))
     }
 

@@ -160,7 +160,7 @@ pub(super) async fn log_out(
     if !caller.authenticate.is_known() {
         return refusal(StatusCode::FORBIDDEN, "without `api.token` in the configuration there are no sessions");
     }
-    let ended = shared.access.log_out(cookie(&headers));
+    let ended = shared.access.log_out(cookie(&headers), Instant::now());
     if ended {
         tracing::info!(target: AUDIT, by = caller.authenticate.as_str(), peer = %caller.peer, "a session ends");
     }

@@ -16,6 +16,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -54,7 +55,7 @@ impl LiveHub {
         let mut all = self.0.lock();
         all.clients.push(Arc::downgrade(client));
         if !std::mem::replace(&mut all.served, true) {
-            tokio::spawn(serve(shared.clone()));
+            tokio::spawn(tell_clients(shared.clone()));
         }
     }
 
@@ -69,7 +70,7 @@ impl LiveHub {
 }
 
 /// Tells all clients what happens, until there are none.
-async fn serve(shared: Shared) {
+async fn tell_clients(shared: Shared) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = AlreadyTold::default();
@@ -94,7 +95,8 @@ type States = BTreeMap<String, Value>;
 /// What clients know already.
 #[derive(Default)]
 struct AlreadyTold {
-    samples: HashMap<StreamId, Instant>,
+    /// When the sample was taken whose scores were told last, of each stream.
+    samples: HashMap<StreamId, Timestamp>,
     streams: States,
     sinks: States,
     heartbeat: Option<Instant>,
@@ -108,7 +110,7 @@ impl AlreadyTold {
         events(board, clients);
         if self.heartbeat.is_none_or(|then| now.saturating_duration_since(then) >= HEARTBEAT_INTERVAL) {
             self.heartbeat = Some(now);
-            let beat = message(Kind::Heartbeat.as_str(), None, &json!({ "at": jiff::Timestamp::now() }).to_string());
+            let beat = message(Kind::Heartbeat.as_str(), None, &json!({ "at": Timestamp::now() }).to_string());
             clients.iter().for_each(|client| client.push(Kind::Heartbeat, beat.clone()));
         }
     }
@@ -173,9 +175,9 @@ impl AlreadyTold {
         if !clients.iter().any(wants_scores) {
             return;
         }
-        let samples = board.live_scores().last_samples();
-        for (id, at) in &samples {
-            let has_new_sample = self.samples.get(id) != Some(at);
+        let mut samples: HashMap<StreamId, Timestamp> = board.live_scores().last_samples().into_iter().collect();
+        for (id, at) in &mut samples {
+            let has_new_sample = self.samples.get(id) != Some(&*at);
             let mut listeners = clients
                 .iter()
                 .zip(new)
@@ -185,11 +187,13 @@ impl AlreadyTold {
                 continue;
             }
             let Some(scores) = board.live_scores().look(id, now, false, |_, _| true) else { continue };
+            // There may have been another since.
+            *at = scores.at.unwrap_or(*at);
             let Ok(data) = serde_json::to_string(&Scores::from(&scores)) else { continue };
             let bytes = message(Kind::Scores.as_str(), None, &data);
             listeners.for_each(|(client, _)| client.push(Kind::Scores, bytes.clone()));
         }
-        self.samples = samples.into_iter().collect();
+        self.samples = samples;
     }
 }
 
@@ -197,7 +201,7 @@ impl AlreadyTold {
 #[derive(Serialize)]
 struct Scores<'a> {
     stream: &'a str,
-    at: Option<jiff::Timestamp>,
+    at: Option<Timestamp>,
     scores: Vec<LabelScores<'a>>,
 }
 

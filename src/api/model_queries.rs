@@ -14,7 +14,6 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::Shared;
@@ -104,28 +103,31 @@ fn busy(why: &str) -> Response {
     later(refusal(StatusCode::SERVICE_UNAVAILABLE, why), RETRY_AFTER)
 }
 
+/// An answer, and whose it is.
+#[derive(Serialize)]
+struct Answered<T> {
+    model: ModelRef,
+    #[serde(flatten)]
+    answer: T,
+}
+
 /// What `ask` comes to, on a thread that may wait.
-async fn answer<T: Send + 'static>(
+async fn answer<T: Serialize + Send + 'static>(
     shared: &Shared,
     ask: impl FnOnce(&dyn ModelQueries) -> Result<T, QueryRefusal> + Send + 'static,
-    word: impl FnOnce(T) -> Value,
 ) -> Response {
     let Some(Answering { queries, room }) = shared.board.answering() else {
         return busy("the model is not warm yet");
     };
     // It stays taken until the work is done, whether or not somebody still waits for it.
     let Ok(place) = room.try_acquire_owned() else { return busy("too many queries are under way: come back later") };
-    let model = json!(queries.model());
+    let model = queries.model().clone();
     let work = tokio::task::spawn_blocking(move || {
         let _place = place;
         ask(&*queries)
     });
     let refused = match work.await {
-        Ok(Ok(done)) => {
-            let mut told = word(done);
-            told["model"] = model;
-            return Json(told).into_response();
-        }
+        Ok(Ok(answer)) => return Json(Answered { model, answer }).into_response(),
         Ok(Err(refused)) => refused,
         Err(_) => QueryRefusal::Failed("it panicked; please report this".to_owned()),
     };
@@ -174,8 +176,36 @@ pub(super) async fn tag(
             "the body is a picture: image/jpeg, image/png or image/webp",
         );
     }
-    let ask = move |queries: &dyn ModelQueries| queries.tag(&body, set.as_deref(), stream.as_deref());
-    answer(&shared, ask, |sets| json!({ "sets": sets })).await
+    let ask = move |queries: &dyn ModelQueries| {
+        queries.tag(&body, set.as_deref(), stream.as_deref()).map(|sets| Tagged { sets })
+    };
+    answer(&shared, ask).await
+}
+
+#[derive(Serialize)]
+struct Tagged {
+    sets: Vec<SetScores>,
+}
+
+#[derive(Serialize)]
+struct EmbeddedImages {
+    images: [EmbeddedImage; 1],
+}
+
+#[derive(Serialize)]
+struct EmbeddedImage {
+    embedding: Vec<f32>,
+}
+
+#[derive(Serialize)]
+struct EmbeddedTexts {
+    texts: Vec<EmbeddedText>,
+}
+
+#[derive(Serialize)]
+struct EmbeddedText {
+    text: String,
+    embedding: Vec<f32>,
 }
 
 #[derive(Deserialize)]
@@ -187,21 +217,20 @@ struct Texts {
 pub(super) async fn embed(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     match kind(&headers) {
         kind if kind.starts_with("image/") => {
-            let word = |embedding: Vec<f32>| json!({ "images": [{ "embedding": embedding }] });
-            answer(&shared, move |queries| queries.embed_picture(&body), word).await
+            let one = |embedding| EmbeddedImages { images: [EmbeddedImage { embedding }] };
+            answer(&shared, move |queries| queries.embed_picture(&body).map(one)).await
         }
         kind if kind == "application/json" => {
             let texts = match texts(&body) {
                 Ok(texts) => texts,
                 Err(refusal) => return *refusal,
             };
-            let asked = texts.clone();
-            let word = |embeddings: Vec<Vec<f32>>| {
-                let texts = texts.iter().zip(embeddings);
-                let texts = texts.map(|(text, embedding)| json!({ "text": text, "embedding": embedding }));
-                json!({ "texts": texts.collect::<Vec<_>>() })
+            let ask = move |queries: &dyn ModelQueries| {
+                let embeddings = queries.embed_texts(&texts)?;
+                let texts = texts.into_iter().zip(embeddings);
+                Ok(EmbeddedTexts { texts: texts.map(|(text, embedding)| EmbeddedText { text, embedding }).collect() })
             };
-            answer(&shared, move |queries| queries.embed_texts(&asked), word).await
+            answer(&shared, ask).await
         }
         _ => refusal(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -229,6 +258,8 @@ fn texts(body: &[u8]) -> Result<Vec<String>, Box<Response>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

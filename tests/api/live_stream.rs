@@ -72,7 +72,7 @@ fn scores_events_and_states_of_a_camera_come_while_they_happen() {
     assert!(down.data["whole"] == false && state(&down, "off").is_none(), "only what has changed: {down:?}");
 
     // Everybody is told that it ends.
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     while live.next().is_some() {}
     while few.next().is_some() {}
     assert!(live.ended_well && few.ended_well);
@@ -91,7 +91,7 @@ fn who_comes_back_hears_the_events_in_between_also_after_a_restart() {
     let mut again = resume(&url, &told[0]);
     let heard: Vec<String> = (1..4).map(|_| again.find("event", |_| true).id.unwrap()).collect();
     assert_eq!(heard, told[1..]);
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 
     let mut daemon = start(folder.path(), &camera, "");
     let url = daemon.url();
@@ -103,7 +103,7 @@ fn who_comes_back_hears_the_events_in_between_also_after_a_restart() {
     let lost = stranger.next().unwrap();
     assert_eq!((lost.event.as_str(), &lost.data["kind"], &lost.data["count"]), ("lost", &"event".into(), &().into()));
     assert!(!told.contains(&stranger.find("event", |_| true).id.unwrap()));
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 }
 
 #[test]
@@ -115,13 +115,14 @@ fn more_clients_than_there_is_room_for_are_refused_and_a_revoked_token_ends_its_
     let url = daemon.url();
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
     // From then on its streams are known.
-    Sse::open(&url, "/api/v1/live", &bearer).find("scores", |_| true);
+    let mut first = Sse::open(&url, "/api/v1/live", &bearer);
+    first.find("scores", |_| true);
     assert!(Sse::open(&url, "/api/v1/live", "").head.starts_with("HTTP/1.1 401"));
     for (query, status) in [("kinds=all", 400), ("kind=event", 400), ("kinds=", 400), ("streams=nobody", 404)] {
         let head = Sse::open(&url, &format!("/api/v1/live?{query}"), &bearer).head;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{query}: {head}");
     }
-    let mut clients: Vec<Sse> = Vec::new();
+    let mut clients = vec![first];
     eventually("all places are taken", || {
         let client = Sse::open(&url, "/api/v1/live?kinds=scores", &bearer);
         let is_refused = client.head.starts_with("HTTP/1.1 503");
@@ -147,7 +148,7 @@ fn more_clients_than_there_is_room_for_are_refused_and_a_revoked_token_ends_its_
         while client.next().is_some() {}
         assert!(client.ended_well);
     }
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     let log = daemon.log();
     let gate = log.lines().find(|line| line.contains("frames accounted") && line.contains("stream=gate")).unwrap();
     assert!(gate.contains("unaccounted=0"), "{gate}");

@@ -11,6 +11,8 @@ mod api_limits;
 mod api_schemathesis;
 mod live_stream;
 mod metrics_scrape;
+mod python_client;
 mod scores_command;
 mod session_login;
 mod status_command;
+mod tag_and_embed;

@@ -88,7 +88,7 @@ fn a_browser_logs_in_once_reads_with_the_cookie_and_changes_with_the_csrf_token(
     while live.next().is_some() {}
     assert!(live.ended_well);
 
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     let log = daemon.log();
     let id = cookie.split('=').nth(1).unwrap();
     assert!(!log.contains(id) && !log.contains(&csrf) && !log.contains(TOKEN), "{log}");
@@ -109,13 +109,13 @@ fn another_token_and_a_restart_end_every_session() {
     std::fs::write(folder.path().join("token"), "another-token-0123456789").unwrap();
     assert_eq!(ask(&url, "POST", "/api/v1/reload", &reload).status, 200);
     assert_eq!(read(&url), 401);
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 
     let mut daemon = start(folder.path());
     let (cookie, _) = log_in(&daemon.url());
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     let mut daemon = start(folder.path());
     let answer = ask(&daemon.url(), "GET", "/api/v1/streams", &[("Cookie", &cookie)]);
     assert_eq!(answer.status, 401);
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 }
