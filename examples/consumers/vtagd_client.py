@@ -9,6 +9,7 @@ The token is read from FILE, or from the variable VTAGD_TOKEN; on the daemon's o
 """
 
 import argparse
+import http.client
 import json
 import mimetypes
 import os
@@ -75,7 +76,7 @@ class Client:
                         if "data" in fields:
                             yield fields.get("event", "message"), json.loads(fields["data"])
                         fields = {}
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 print(f"the connection broke off ({error}), trying again", file=sys.stderr, flush=True)
             time.sleep(2)
 

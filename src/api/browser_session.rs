@@ -20,11 +20,11 @@ use sha2::{Digest, Sha256};
 use super::Shared;
 use super::access::{AuthResult, same};
 use super::guard::{Caller, refusal};
+use super::handlers::audit;
 use super::serve::Peer;
-use crate::logs::AUDIT;
 
 /// Browsers share cookies among all ports of a host: two daemons on one host end one another's sessions.
-pub(super) const COOKIE: &str = "vtagd_session";
+pub(super) const COOKIE: &str = "vtagd-session";
 /// Bears the token against forged requests.
 pub(super) const CSRF_HEADER: &str = "x-csrf-token";
 /// From logging in until it has to be done again, used or not.
@@ -145,7 +145,7 @@ pub(super) async fn log_in(
     };
     let now = Instant::now();
     shared.access.log_in(&id, &csrf, &caller.grant, cookie(&headers), now);
-    tracing::info!(target: AUDIT, by = "api.token", peer = %caller.peer, "a session begins");
+    audit(caller, "log in", None, "done");
     let expires = jiff::Timestamp::now().saturating_add(LIFE).unwrap_or(jiff::Timestamp::MAX);
     let answer = Json(json!({ "csrf_token": csrf, "expires_at": expires })).into_response();
     with_cookie(answer, &id, LIFE, shared.access.is_encrypted(peer.address, &headers))
@@ -161,9 +161,7 @@ pub(super) async fn log_out(
         return refusal(StatusCode::FORBIDDEN, "without `api.token` in the configuration there are no sessions");
     }
     let ended = shared.access.log_out(cookie(&headers), Instant::now());
-    if ended {
-        tracing::info!(target: AUDIT, by = caller.authenticate.as_str(), peer = %caller.peer, "a session ends");
-    }
+    audit(caller, "log out", None, if ended { "done" } else { "it was so" });
     let answer = Json(json!({ "ended": ended })).into_response();
     with_cookie(answer, "", Duration::ZERO, shared.access.is_encrypted(peer.address, &headers))
 }
@@ -214,9 +212,9 @@ mod tests {
         let headers = |lines: &[&str]| {
             lines.iter().map(|line| (header::COOKIE, HeaderValue::from_str(line).unwrap())).collect::<HeaderMap>()
         };
-        assert_eq!(cookie(&headers(&["a=b; vtagd_session=xy; c=d"])), Some(&b"xy"[..]));
-        assert_eq!(cookie(&headers(&["a=b", "vtagd_session=xy"])), Some(&b"xy"[..]));
-        for other in ["", "vtagd_session", "vtagd_sessions=xy", "xvtagd_session=xy"] {
+        assert_eq!(cookie(&headers(&["a=b; vtagd-session=xy; c=d"])), Some(&b"xy"[..]));
+        assert_eq!(cookie(&headers(&["a=b", "vtagd-session=xy"])), Some(&b"xy"[..]));
+        for other in ["", "vtagd-session", "vtagd-sessions=xy", "xvtagd-session=xy"] {
             assert_eq!(cookie(&headers(&[other])), None, "{other}");
         }
     }

@@ -117,7 +117,7 @@ pub(super) async fn description() -> Json<Value> {
 }
 
 /// Says in the log who changed what, and what came of it.
-fn audit(Caller { peer, authenticate, .. }: Caller, action: &str, stream: Option<&str>, outcome: &str) {
+pub(super) fn audit(Caller { peer, authenticate, .. }: Caller, action: &str, stream: Option<&str>, outcome: &str) {
     if !authenticate.is_known() {
         return refused(peer, &Method::POST);
     }

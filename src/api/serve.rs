@@ -32,8 +32,8 @@ use crate::platform::shutdown::Shutdown;
 /// Requests that have not ended this long after the request to stop are cut off.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// … and live streams after this.
-const LIVE_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// … and live streams, which are told to end, after this.
+const LIVE_DRAIN_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]

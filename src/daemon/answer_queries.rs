@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ndarray::ArrayView1;
 use parking_lot::{Mutex, RwLock};
 
-use super::engine::{EngineError, LabelBook, TextsRefused};
+use super::engine::{LabelBook, TextsRefused};
 use crate::api::{ModelQueries, QueryRefusal, SetScores, TagScore};
 use crate::config::Settings;
 use crate::event::ModelRef;
@@ -142,9 +142,6 @@ impl ModelQueries for ModelAnswers {
         labels.embed_texts(texts, &self.shutdown).map_err(|refused| match refused {
             TextsRefused::Busy => QueryRefusal::Busy("other texts are being embedded: come back later"),
             TextsRefused::Memory => QueryRefusal::Busy("there is not enough free memory for the model's text tower"),
-            TextsRefused::Engine(EngineError::Labels(error)) if error.exit_code() == 2 => {
-                QueryRefusal::Failed(error.to_string())
-            }
             TextsRefused::Engine(error) => QueryRefusal::Failed(error.to_string()),
         })
     }

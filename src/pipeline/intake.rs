@@ -32,6 +32,17 @@ use super::on_demand::{Joining, OnDemand};
 /// Streams that may be on their way in at once; more are refused.
 pub(super) const ARRIVALS: usize = 1024;
 
+/// Threads, each with the name to call it by when it is late.
+pub type Threads = Vec<(String, JoinHandle<()>)>;
+
+pub(super) fn spawn(
+    name: &str,
+    thread: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<(String, JoinHandle<()>)> {
+    Ok((name.to_owned(), Builder::new().name(thread.to_owned()).spawn(work)?))
+}
+
 /// How often the common interval is thought about, and how often a change of it is worth a line in the log.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -14,10 +14,12 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::batching::batch::SharedEmbedding;
 use crate::batching::dispatcher::Arrival;
 use crate::frame::view::View;
-use crate::frame::{Frame, FrameTime, Picture, slot};
+use crate::frame::{Frame, FrameTime, Picture};
 use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
 use crate::stream::accounting::{DropReason, FrameAccounting, FrameOutcome};
 use crate::stream::{StreamId, StreamKey};
+
+use super::picture_to_slot;
 
 /// What metrics call them; no stream can be called so.
 const STREAM: &str = "@api";
@@ -85,7 +87,7 @@ impl OnDemand {
         let _route = OpenRoute(&self.score_routes, key);
         let writer = {
             let joining = self.joining.upgrade().ok_or(NoEmbedding::Stopping)?;
-            let (writer, slot) = slot::slot(1, joining.wake.clone());
+            let (writer, slot) = picture_to_slot(joining.wake.clone());
             let single = Some(Arc::clone(&embedding));
             let arrival = Arrival { key, view, unchanged: None, pictures: false, single, slot };
             joining.arrivals.try_send(arrival).map_err(|_| NoEmbedding::Busy)?;

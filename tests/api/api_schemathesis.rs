@@ -65,7 +65,7 @@ fn every_answer_is_as_the_openapi_document_says() {
     assert!(!content && said.contains("is not of type"), "{said}");
 
     // It has reloaded, paused and resumed; it is as well as before, every change is in the log, and the token is not.
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     let log = daemon.log();
     assert!(log.contains("changed by the API") && log.contains("action=\"pause\""), "{log}");
     assert!(log.contains("a change without the token was refused"), "{log}");

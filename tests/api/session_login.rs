@@ -55,7 +55,7 @@ fn a_browser_logs_in_once_reads_with_the_cookie_and_changes_with_the_csrf_token(
     let url = daemon.url();
     let read = |cookie: &str| ask(&url, "GET", "/api/v1/streams", &[("Cookie", cookie)]).status;
     let wrong = ask(&url, "POST", "/api/v1/session", &[("Authorization", "Bearer a-token-that-somebody-guessed")]);
-    let none = ask(&url, "GET", "/api/v1/streams", &[("Cookie", "vtagd_session=guessed")]);
+    let none = ask(&url, "GET", "/api/v1/streams", &[("Cookie", "vtagd-session=guessed")]);
     assert_eq!((wrong.status, none.status, &wrong.body, wrong.cookie), (401, 401, &none.body, None));
 
     let (cookie, csrf) = log_in(&url);
@@ -83,7 +83,7 @@ fn a_browser_logs_in_once_reads_with_the_cookie_and_changes_with_the_csrf_token(
     assert_eq!(ask(&url, "DELETE", "/api/v1/session", &[("Cookie", &cookie)]).status, 403);
     let out = ask(&url, "DELETE", "/api/v1/session", &[("Cookie", &cookie), ("X-CSRF-Token", &csrf)]);
     assert_eq!((out.status, &out.body["ended"]), (200, &true.into()));
-    assert!(out.cookie.unwrap().contains("vtagd_session=; Path=/; Max-Age=0"));
+    assert!(out.cookie.unwrap().contains("vtagd-session=; Path=/; Max-Age=0"));
     assert_eq!(read(&cookie), 401);
     while live.next().is_some() {}
     assert!(live.ended_well);
@@ -92,7 +92,7 @@ fn a_browser_logs_in_once_reads_with_the_cookie_and_changes_with_the_csrf_token(
     let log = daemon.log();
     let id = cookie.split('=').nth(1).unwrap();
     assert!(!log.contains(id) && !log.contains(&csrf) && !log.contains(TOKEN), "{log}");
-    assert!(log.contains("a session begins") && log.contains("a session ends"), "{log}");
+    assert!(log.contains("action=\"log in\"") && log.contains("action=\"log out\""), "{log}");
     assert!(log.lines().any(|l| l.contains("changed by the API") && l.contains("by=\"session\"")), "{log}");
 }
 

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use super::super::common::daemon::{Daemon, eventually};
 use super::golden::sections;
-use super::http::{ask, say};
+use super::http::{ask, say, send};
 
 /// Every answer that is got without changing anything.
 pub fn look(address: &str, token: &str, picture: &str) -> Vec<(&'static str, String)> {
@@ -44,10 +44,10 @@ pub fn look(address: &str, token: &str, picture: &str) -> Vec<(&'static str, Str
 fn embedded(address: &str, token: &str) -> String {
     let body = "{\"texts\":[\"a rocket\"]}";
     let head = format!(
-        "POST /api/v1/embed HTTP/1.1\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "POST /api/v1/embed HTTP/1.1\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}",
         body.len()
     );
-    say(address, &head).told()
+    send(address, &head, body).told()
 }
 
 /// What a wrong token is told after many others.
