@@ -275,7 +275,7 @@ impl Board {
     }
 
     fn recent_since(&self, from: u64) -> RecentSince {
-        let none = || RecentSince { events: Vec::new(), next: 0 };
+        let none = || RecentSince { events: Vec::new(), next: 1 };
         self.outbox.read().as_ref().map_or_else(none, |outbox| outbox.recent_since(from))
     }
 }

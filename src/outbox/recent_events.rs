@@ -14,15 +14,9 @@ use crate::event::Event;
 /// Events that are remembered.
 const CAPACITY: usize = 256;
 
+/// With the number of each, which begins with 1.
 #[derive(Default)]
-pub(super) struct RecentEvents(Mutex<Ring>);
-
-#[derive(Default)]
-struct Ring {
-    events: VecDeque<Arc<Event>>,
-    /// Events that have ever been remembered: the number of the next one.
-    next: u64,
-}
+pub(super) struct RecentEvents(Mutex<VecDeque<(u64, Arc<Event>)>>);
 
 /// The latest events from some number on, oldest first.
 pub struct RecentSince {
@@ -48,23 +42,23 @@ impl RecentEvents {
     }
 
     pub fn remember(&self, event: Arc<Event>) {
-        let Ring { events, next } = &mut *self.0.lock();
+        let mut events = self.0.lock();
         if events.len() == CAPACITY {
             events.pop_front();
         }
-        events.push_back(event);
-        *next += 1;
+        let number = events.back().map_or(1, |(number, _)| number + 1);
+        events.push_back((number, event));
+    }
+
+    pub fn newest_first(&self) -> Vec<Arc<Event>> {
+        self.0.lock().iter().rev().map(|(_, event)| Arc::clone(event)).collect()
     }
 
     /// Those with a number from `from` on.
     pub fn since(&self, from: u64) -> RecentSince {
-        let Ring { events, next } = &*self.0.lock();
-        let first = next.saturating_sub(events.len() as u64);
-        let passed_over = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
-        RecentSince { events: events.iter().skip(passed_over).cloned().collect(), next: *next }
-    }
-
-    pub fn newest_first(&self) -> Vec<Arc<Event>> {
-        self.0.lock().events.iter().rev().cloned().collect()
+        let events = self.0.lock();
+        let next = events.back().map_or(1, |(number, _)| number + 1);
+        let wanted = events.iter().filter(|(number, _)| *number >= from).map(|(_, event)| Arc::clone(event));
+        RecentSince { events: wanted.collect(), next }
     }
 }

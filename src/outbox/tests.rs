@@ -225,10 +225,10 @@ fn what_came_after_an_event_is_found_from_memory_and_from_the_file() {
     running.wait("all are stored", |report| report.sinks[0].pending == 300);
     let status = running.outbox.status();
     let ids = |events: &[Arc<Event>]| events.iter().map(|event| event.id).collect::<Vec<_>>();
-    let since = status.recent_since(298);
-    assert_eq!((ids(&since.events), since.next), (ids(&sent[298..]), 300));
-    let (all, later) = (status.recent_since(0), status.recent_since(300));
-    assert_eq!((ids(&all.events), later.events.len(), later.next), (ids(&sent[300 - 256..]), 0, 300));
+    let since = status.recent_since(299);
+    assert_eq!((ids(&since.events), since.next), (ids(&sent[298..]), 301));
+    let (all, later) = (status.recent_since(0), status.recent_since(301));
+    assert_eq!((ids(&all.events), later.events.len(), later.next), (ids(&sent[300 - 256..]), 0, 301));
 
     let reader = OutboxReader::open(&path).unwrap();
     let after = |id: &str, query: &Query| {
