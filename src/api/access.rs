@@ -3,12 +3,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
+use super::browser_session::{SessionKey, Sessions};
 use super::forwarded_for::{self, AddressRange};
 use super::limits::{Budget, ConnectionCounts, MAX_PICTURES, Rates, Seat};
 use super::{ApiSettings, TlsSettings};
@@ -21,6 +23,8 @@ struct Keys {
     token: Option<Secret>,
     tls: Option<Arc<rustls::ServerConfig>>,
     trusted_proxies: Arc<[AddressRange]>,
+    /// Grows with every other token.
+    version: u64,
 }
 
 /// What a request has shown, by the token that was in force when it was looked at.
@@ -29,8 +33,29 @@ pub enum AuthResult {
     /// There is no token to show.
     NoToken,
     Token,
+    /// The cookie of a session that was begun with it.
+    Session,
     /// Another one, or none.
     Wrong,
+}
+
+impl AuthResult {
+    /// Whether it has the token, or had it when its session began.
+    pub fn is_known(self) -> bool {
+        matches!(self, Self::Token | Self::Session)
+    }
+
+    /// What a change is put down to. There is one token, so its name is its key.
+    pub fn as_str(self) -> &'static str {
+        if self == Self::Session { "session" } else { "api.token" }
+    }
+}
+
+/// What a request was let in by, for one that goes on: it is to end when that is not good any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    version: u64,
+    session: Option<SessionKey>,
 }
 
 /// See the module.
@@ -42,6 +67,9 @@ pub struct Access {
     pub pictures: Semaphore,
     /// This machine's name: one of those under which it is asked for.
     host: Option<String>,
+    sessions: Mutex<Sessions>,
+    /// The daemon ends, and so do live streams.
+    stopping: AtomicBool,
 }
 
 /// A connection's place; given back when it is dropped.
@@ -85,7 +113,15 @@ impl Access {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
         let keys = RwLock::new(keys(settings)?);
         let pictures = Semaphore::new(MAX_PICTURES);
-        Ok(Self { keys, rates: Mutex::default(), places: Mutex::default(), pictures, host })
+        Ok(Self {
+            keys,
+            rates: Mutex::default(),
+            places: Mutex::default(),
+            pictures,
+            host,
+            sessions: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        })
     }
 
     /// Takes another token and other proxies, and reads the certificate anew. Connections that are open stay; their next request needs the new token.
@@ -93,8 +129,15 @@ impl Access {
     /// # Errors
     /// Which file cannot be used; everything stays as it was.
     pub fn change(&self, settings: &ApiSettings) -> Result<(), String> {
-        let new = keys(settings)?;
-        *self.keys.write() = new;
+        let mut new = keys(settings)?;
+        let mut keys = self.keys.write();
+        let is_another = keys.token != new.token;
+        new.version = keys.version + u64::from(is_another);
+        *keys = new;
+        drop(keys);
+        if is_another {
+            self.sessions.lock().end_all();
+        }
         Ok(())
     }
 
@@ -114,6 +157,60 @@ impl Access {
             Some(token) if given.is_some_and(|given| same(given, token.expose().as_bytes())) => AuthResult::Token,
             Some(_) => AuthResult::Wrong,
         }
+    }
+
+    /// The same of a request with this token or this cookie, and what it is let in by. A token counts alone, right or wrong.
+    pub fn identify(&self, token: Option<&[u8]>, cookie: Option<&[u8]>, now: Instant) -> (AuthResult, Grant) {
+        let version = self.keys.read().version;
+        match (self.authenticate(token), cookie) {
+            (AuthResult::Wrong, Some(cookie)) if token.is_none() => {
+                let session = self.sessions.lock().find(cookie, version, now);
+                let found = if session.is_some() { AuthResult::Session } else { AuthResult::Wrong };
+                (found, Grant { version, session })
+            }
+            (other, _) => (other, Grant { version, session: None }),
+        }
+    }
+
+    /// Whether what somebody was let in by is still good.
+    pub fn is_in_force(&self, grant: &Grant, now: Instant) -> bool {
+        self.keys.read().version == grant.version
+            && grant.session.is_none_or(|session| self.sessions.lock().is_there(&session, now))
+    }
+
+    /// Whether somebody who was let in by `grant` may change anything, as far as the token against forged requests goes that he gives.
+    pub fn is_not_forged(&self, grant: &Grant, given: Option<&[u8]>) -> bool {
+        grant.session.is_none_or(|session| self.sessions.lock().allows_change(&session, given))
+    }
+
+    /// A session begins, for who was let in by `grant`; the one that he may have had (`cookie`) ends.
+    pub fn log_in(&self, id: &str, csrf: &str, grant: &Grant, cookie: Option<&[u8]>, now: Instant) {
+        self.log_out(cookie, now);
+        self.sessions.lock().begin(id, csrf, grant.version, now);
+    }
+
+    /// The session of `cookie` ends. Whether there was one.
+    pub fn log_out(&self, cookie: Option<&[u8]>, now: Instant) -> bool {
+        let version = self.keys.read().version;
+        let mut sessions = self.sessions.lock();
+        let key = cookie.and_then(|cookie| sessions.find(cookie, version, now));
+        key.is_some_and(|key| sessions.end(&key))
+    }
+
+    /// Whether a request through `peer` came over TLS, up to here or up to a proxy that is believed.
+    pub fn is_encrypted(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+        let Keys { tls, trusted_proxies, .. } = self.keys();
+        let told = || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes() == b"https");
+        tls.is_some() || (forwarded_for::is_trusted(&trusted_proxies, peer) && told())
+    }
+
+    /// Live streams are to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// A place for one more connection of `peer`; where none is left, one in reserve.
@@ -160,11 +257,12 @@ fn keys(settings: &ApiSettings) -> Result<Keys, String> {
         token: settings.token.clone(),
         tls: settings.tls.as_ref().map(load).transpose()?,
         trusted_proxies: settings.trusted_proxies.clone().into(),
+        version: 0,
     })
 }
 
 /// Compares in time that depends on the lengths only.
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
     let differing = a.iter().zip(b).fold(0, |differing, (a, b)| std::hint::black_box(differing | (a ^ b)));
     a.len() == b.len() && differing == 0
 }

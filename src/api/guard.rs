@@ -19,7 +19,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
 use super::Shared;
-use super::access::AuthResult;
+use super::access::{AuthResult, Grant};
+use super::browser_session;
 use super::limits::Budget;
 use super::route_table::{Needs, RouteClass, Rules};
 use super::serve::Peer;
@@ -45,6 +46,7 @@ pub(super) struct Caller {
     /// Whoever a proxy that is believed asks for, else who is connected.
     pub peer: IpAddr,
     pub authenticate: AuthResult,
+    pub grant: Grant,
 }
 
 fn count(reason: &'static str) {
@@ -58,7 +60,7 @@ fn last(mut answer: Response) -> Response {
 }
 
 /// `answer`, which says when to come back: in whole seconds, and at least one.
-fn later(mut answer: Response, wait: Duration) -> Response {
+pub(super) fn later(mut answer: Response, wait: Duration) -> Response {
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
     answer
 }
@@ -72,7 +74,10 @@ pub(super) async fn guard(State((shared, rules)): State<(Shared, Rules)>, reques
         Ok(caller) => {
             match tokio::time::timeout(ANSWER_TIMEOUT, pass(&shared, rules, &peer, caller, request, next)).await {
                 Ok(answer) => answer,
-                Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"),
+                Err(_) => {
+                    let answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time");
+                    later(answer, Duration::from_secs(4))
+                }
             }
         }
     };
@@ -156,10 +161,11 @@ fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: I
     // Who is behind a proxy on this machine is not on it, and a proxy elsewhere has a loopback of its own.
     let local = peer.address.to_canonical().is_loopback() && client.is_loopback();
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    let caller = Caller { peer: client, authenticate: shared.access.authenticate(given) };
+    let (authenticate, grant) = shared.access.identify(given, browser_session::cookie(request.headers()), now);
+    let caller = Caller { peer: client, authenticate, grant };
     let budget = match caller.authenticate {
         _ if rules.needs == Needs::Nothing => Budget::Open,
-        AuthResult::Token => Budget::Entitled,
+        AuthResult::Token | AuthResult::Session => Budget::Entitled,
         AuthResult::NoToken if local => Budget::Entitled,
         // The configuration wants one wherever others can ask; this is the place that keeps the promise.
         AuthResult::NoToken | AuthResult::Wrong => Budget::WrongToken,
@@ -182,7 +188,8 @@ fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: I
     }
     match budget {
         Budget::Open => Ok(caller),
-        Budget::Entitled if caller.authenticate == AuthResult::Token => Ok(caller),
+        Budget::Entitled if rules.needs == Needs::Change => not_forged(shared, &caller, request).map(|()| caller),
+        Budget::Entitled if caller.authenticate.is_known() => Ok(caller),
         Budget::Entitled => named_host(shared, request).map(|()| caller),
         Budget::WrongToken => {
             count("token");
@@ -217,6 +224,22 @@ pub(super) fn refused(peer: IpAddr, method: &Method) {
     let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
     let method = known.iter().find(|known| *known == method).map_or("another", Method::as_str);
     tracing::warn!(target: AUDIT, %peer, method, "a change without the token was refused");
+}
+
+/// A browser sends the cookie of a session along whoever makes it ask. What a page from elsewhere cannot know is the token that was given
+/// when the session began.
+#[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
+fn not_forged(shared: &Shared, caller: &Caller, request: &Request) -> Result<(), Response> {
+    if !caller.authenticate.is_known() {
+        return named_host(shared, request);
+    }
+    let given = request.headers().get(browser_session::CSRF_HEADER).map(HeaderValue::as_bytes);
+    if shared.access.is_not_forged(&caller.grant, given) {
+        return Ok(());
+    }
+    refused(caller.peer, request.method());
+    let why = "a change in a session needs the header X-CSRF-Token, with the token that was given when it began";
+    Err(refusal(StatusCode::FORBIDDEN, why))
 }
 
 /// The scheme's name is written as anybody likes (RFC 9110).

@@ -12,7 +12,6 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::access::AuthResult;
 use super::guard::{CORP, Caller, refusal, refused};
 use super::{Shared, openapi, page, route_table, scrape};
 use crate::logs::AUDIT;
@@ -118,17 +117,22 @@ pub(super) async fn description() -> Json<Value> {
 }
 
 /// Says in the log who changed what, and what came of it.
-fn audit(Caller { peer, authenticate }: Caller, action: &str, stream: Option<&str>, set: Option<&str>, outcome: &str) {
-    if authenticate != AuthResult::Token {
+pub(super) fn audit(
+    Caller { peer, authenticate, .. }: Caller,
+    action: &str,
+    stream: Option<&str>,
+    set: Option<&str>,
+    outcome: &str,
+) {
+    if !authenticate.is_known() {
         return refused(peer, &Method::POST);
     }
-    // There is one token, so its name is its key.
-    tracing::info!(target: AUDIT, by = "api.token", %peer, action, stream, set, outcome, "changed by the API");
+    tracing::info!(target: AUDIT, by = authenticate.as_str(), %peer, action, stream, set, outcome, "changed by the API");
 }
 
 /// What is asked of the main thread, and the answer where it is the same for every request.
 async fn change(shared: &Shared, caller: Caller, action: Action) -> Result<RequestOutcome, (&'static str, Response)> {
-    if caller.authenticate != AuthResult::Token {
+    if !caller.authenticate.is_known() {
         let why = "changes need a token: set `api.token` in the configuration";
         return Err(("forbidden", refusal(StatusCode::FORBIDDEN, why)));
     }
@@ -264,8 +268,11 @@ mod tests {
         let (senders, requests) = requests::channel();
         let shared = shared(senders.api);
         // Past the guard while there was no token yet.
-        let caller =
-            Caller { peer: std::net::Ipv4Addr::LOCALHOST.into(), authenticate: shared.access.authenticate(None) };
+        let caller = Caller {
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+            authenticate: shared.access.authenticate(None),
+            grant: Default::default(),
+        };
         shared.access.change(&settings(Some("a-token-0123456789abcdef"))).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let answers = [

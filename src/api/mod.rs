@@ -5,12 +5,17 @@
 //! bounded (`limits.rs`), each route as its class asks (`route_table.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
 
 mod access;
+mod browser_session;
 mod forwarded_for;
 pub mod fuzz_http;
 mod guard;
 mod handlers;
 mod limits;
+mod live;
+mod live_client;
+mod model_queries;
 mod openapi;
+mod openapi_programs;
 mod page;
 mod route_table;
 mod scores;
@@ -31,7 +36,7 @@ use crate::event::Event;
 use crate::event::live_scores::LiveScores;
 use crate::infer::Refused;
 use crate::infer::sessions::Plan;
-use crate::outbox::{Report, Status};
+use crate::outbox::{RecentSince, Report, Status};
 use crate::platform::gpu::Gpu;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
@@ -39,8 +44,12 @@ use crate::snapshot::Gallery;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
 use crate::stream::requests::RequestSender;
 
+use live::LiveHub;
+use model_queries::Answering;
+
 pub use access::Access;
 pub use forwarded_for::AddressRange;
+pub use model_queries::{ModelQueries, QueryRefusal, SetScores, TagScore};
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
@@ -116,6 +125,9 @@ pub struct Board {
     outbox: RwLock<Option<Status>>,
     gallery: RwLock<Option<Arc<Gallery>>>,
     live_scores: Arc<LiveScores>,
+    live: LiveHub,
+    /// `None` until the model is warm.
+    answering: RwLock<Option<Answering>>,
     /// Whether `/metrics` tells them.
     scores_in_metrics: AtomicBool,
 }
@@ -133,6 +145,8 @@ impl Board {
             outbox: RwLock::default(),
             gallery: RwLock::default(),
             live_scores: Arc::default(),
+            live: LiveHub::default(),
+            answering: RwLock::default(),
             scores_in_metrics: AtomicBool::new(false),
         }
     }
@@ -229,6 +243,15 @@ impl Board {
         self.scores_in_metrics.store(told, Ordering::Relaxed);
     }
 
+    /// Says who answers what is asked of the model.
+    pub fn set_model_queries(&self, queries: Arc<dyn ModelQueries>) {
+        *self.answering.write() = Some(Answering::new(queries));
+    }
+
+    fn answering(&self) -> Option<Answering> {
+        self.answering.read().clone()
+    }
+
     fn gallery(&self) -> Option<Arc<Gallery>> {
         self.gallery.read().clone()
     }
@@ -249,6 +272,11 @@ impl Board {
 
     fn recent(&self) -> Vec<Arc<Event>> {
         self.outbox.read().as_ref().map(Status::recent).unwrap_or_default()
+    }
+
+    fn recent_since(&self, from: u64) -> RecentSince {
+        let none = || RecentSince { events: Vec::new(), next: 1 };
+        self.outbox.read().as_ref().map_or_else(none, |outbox| outbox.recent_since(from))
     }
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::scores;
+use super::{openapi_programs, scores};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -19,7 +19,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
         },
         "paths": paths(routes),
         "components": {
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            "securitySchemes": openapi_programs::security_schemes(),
             "schemas": schemas(),
             "responses": {
                 "Error": answer("What is wrong with the request.", of("Error")),
@@ -70,10 +70,17 @@ fn guarded(mut operation: Value, rules: Rules) -> Value {
             answers.entry("503").or_insert_with(|| shared("Error"));
         }
     }
-    operation["security"] = match rules.needs {
+    let security = match rules.needs {
         Needs::Nothing => json!([]),
-        Needs::Token | Needs::Change => json!([{ "token": [] }]),
+        Needs::Token | Needs::Change => json!([{ "token": [] }, { "session": [] }]),
     };
+    // A session begins with the token alone.
+    if operation.get("security").is_none() {
+        operation["security"] = security;
+    }
+    if rules.needs == Needs::Change {
+        openapi_programs::with_csrf_token(&mut operation);
+    }
     operation["x-guard"] = json!(rules.class.as_str());
     if matches!(rules.class, RouteClass::Picture) {
         operation["x-max-body"] = json!(rules.class.max_body());
@@ -142,7 +149,7 @@ fn paths(routes: &[Route]) -> Value {
 }
 
 /// An object whose properties are all there, and no others.
-fn object(properties: Value) -> Value {
+pub(super) fn object(properties: Value) -> Value {
     let required: Vec<&String> = properties.as_object().map(|map| map.keys().collect()).unwrap_or_default();
     json!({ "type": "object", "required": required, "properties": properties, "additionalProperties": false })
 }
@@ -156,7 +163,7 @@ fn object_with(properties: Value, optional: Value) -> Value {
     object
 }
 
-fn list(items: Value) -> Value {
+pub(super) fn list(items: Value) -> Value {
     json!({ "type": "array", "items": items })
 }
 
@@ -259,5 +266,9 @@ fn schemas() -> Value {
         "UnderWay": object(json!({ "result": { "const": "under way" } })),
         "Reloaded": object(json!({ "result": { "const": "applied" } })),
         "Problems": object(json!({ "error": string, "problems": list(problem) })),
+        "Tagged": openapi_programs::tagged(),
+        "Embedded": openapi_programs::embedded(),
+        "Session": openapi_programs::session(),
+        "SessionEnded": object(json!({ "ended": flag })),
     })
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::guard::{guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
-use super::{Shared, handlers, openapi, scores};
+use super::{Shared, browser_session, handlers, live, model_queries, openapi, openapi_programs, scores};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +32,8 @@ pub(super) enum RouteClass {
     /// Wants no body.
     Plain,
     /// Wants a picture, which is taken in whole before the route sees it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the routes that tag and embed pictures are not built yet"))]
     Picture,
     /// Answers with a stream that goes on, on a connection of a pool of its own.
-    #[cfg_attr(not(test), expect(dead_code, reason = "server-sent events are not built yet"))]
     Live,
 }
 
@@ -85,6 +83,8 @@ const READ: Rules = Rules { class: RouteClass::Plain, needs: Needs::Token };
 const CHANGE: Rules = Rules { class: RouteClass::Plain, needs: Needs::Change };
 const LIVENESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Nothing };
 const READINESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Token };
+const PICTURE: Rules = Rules { class: RouteClass::Picture, needs: Needs::Token };
+const LIVE: Rules = Rules { class: RouteClass::Live, needs: Needs::Token };
 const SCRAPE: Rules = Rules { class: RouteClass::Scrape, needs: Needs::Token };
 
 /// A row of the table.
@@ -115,6 +115,15 @@ impl Route {
         operation: Value,
     ) -> Self {
         Self { path, method: "post", rules, handler: routing::post(handler), operation }
+    }
+
+    pub fn delete<T: 'static>(
+        path: &'static str,
+        rules: Rules,
+        handler: impl Handler<T, Shared>,
+        operation: Value,
+    ) -> Self {
+        Self { path, method: "delete", rules, handler: routing::delete(handler), operation }
     }
 }
 
@@ -199,6 +208,11 @@ pub(super) fn all() -> Vec<Route> {
             handlers::reload,
             operation("reload", "Reads the configuration again, as SIGHUP does.", &reloaded),
         ),
+        Route::get("/api/v1/live", LIVE, live::live, openapi_programs::live()),
+        Route::post("/api/v1/tag", PICTURE, model_queries::tag, openapi_programs::tag()),
+        Route::post("/api/v1/embed", PICTURE, model_queries::embed, openapi_programs::embed()),
+        Route::post("/api/v1/session", READ, browser_session::log_in, openapi_programs::log_in()),
+        Route::delete("/api/v1/session", CHANGE, browser_session::log_out, openapi_programs::log_out()),
         Route::get(
             "/api/v1/openapi.json",
             READ,

@@ -3,8 +3,8 @@
 //! On the API's own tokio runtime. In: sockets; out: answers of the router. Every connection has a place ([`Access::admit`]); one for which
 //! there is none is answered for its health alone (`guard.rs`), and where too many of those are open the oldest goes: whoever holds connections
 //! holds up nobody who asks whether the daemon lives. A peer that is slow with its TLS handshake, with a request's head, or with reading its
-//! answer is cut off, so a place is never lost for long. At shutdown no more are taken, live streams are cut off, and the others that are
-//! open have [`DRAIN_TIMEOUT`] to end.
+//! answer is cut off, so a place is never lost for long. At shutdown no more are taken, live streams are
+//! ended and the others that are open have [`DRAIN_TIMEOUT`] to end.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +31,9 @@ use crate::platform::shutdown::Shutdown;
 
 /// Requests that have not ended this long after the request to stop are cut off.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// … and live streams, which are told to end, after this.
+const LIVE_DRAIN_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +173,7 @@ pub(super) async fn serve(
         }
     }
     drop(listener);
+    access.stop();
     // What has not ended by then is dropped, and with it its connection.
     let _ = timeout(DRAIN_TIMEOUT, async { while open.join_next().await.is_some() {} }).await;
     Ok(())
@@ -227,10 +231,12 @@ pub(super) async fn talk(
     let result = tokio::select! {
         result = serving.as_mut() => result,
         () = enough => {
+            serving.as_mut().graceful_shutdown();
             if peer.is_live() {
+                // It is told that the stream ends; one that does not read is cut off.
+                let _ = timeout(times.last.min(LIVE_DRAIN_TIMEOUT), serving).await;
                 return;
             }
-            serving.as_mut().graceful_shutdown();
             // Somebody may read just fast enough not to count as stalled.
             let Ok(result) = timeout(times.last, serving).await else {
                 return tracing::debug!(peer = %address, "a connection of the API was cut off");

@@ -1,4 +1,5 @@
 //! The dispatcher: frames out of the streams' slots, into places of the open batch, to the preprocessing pool.
+//! Single pictures that somebody waits for are taken where no stream has a frame.
 //!
 //! One named thread. It sleeps until a slot wakes it or the open batch is due, asks the [`Batcher`] whose turn it is, claims
 //! a place for every tile of the frame and hands the work on. A frame that its stream's [`UnchangedFilter`] finds unchanged goes into the batch
@@ -63,6 +64,8 @@ pub struct Arrival {
     pub unchanged: Option<Unchanged>,
     /// Whether a frame's picture is kept until it has been scored.
     pub pictures: bool,
+    /// For a single picture that somebody waits for: where its embedding is kept. It yields to the streams.
+    pub single: Option<Arc<SharedEmbedding>>,
     pub slot: SlotReader<Frame>,
 }
 
@@ -72,12 +75,13 @@ struct StreamSlot {
     view: View,
     slot: SlotReader<Frame>,
     pictures: bool,
+    single: Option<Arc<SharedEmbedding>>,
     unchanged_filter: Option<UnchangedFilter>,
 }
 
 impl From<Arrival> for StreamSlot {
-    fn from(Arrival { key, view, unchanged, pictures, slot }: Arrival) -> Self {
-        Self { key, view, slot, pictures, unchanged_filter: unchanged.map(UnchangedFilter::new) }
+    fn from(Arrival { key, view, unchanged, pictures, single, slot }: Arrival) -> Self {
+        Self { key, view, slot, pictures, single, unchanged_filter: unchanged.map(UnchangedFilter::new) }
     }
 }
 
@@ -148,10 +152,16 @@ impl Dispatcher {
             }
             let finished = self.poll_streams(&mut slots);
             let mut taken = None;
-            let picked = batcher.pick(slots.len(), |i| {
-                taken = slots[i].slot.take();
-                taken.is_some()
-            });
+            let mut pick = |single: bool| {
+                batcher.pick(slots.len(), |i| {
+                    if slots[i].single.is_some() == single {
+                        taken = slots[i].slot.take();
+                    }
+                    taken.is_some()
+                })
+            };
+            // Streams lose what waits for too long; who asks about a picture comes again.
+            let picked = pick(false).or_else(|| pick(true));
             if let (Some(index), Some(frame)) = (picked, taken) {
                 self.place(&mut slots[index], frame, batcher, open, &mut number)?;
                 continue;
@@ -207,7 +217,8 @@ impl Dispatcher {
         let view = stream_slot.view;
         let tiles = (self.tiles)(view, &picture).max(1);
         let picture = Arc::new(picture);
-        let shared_embedding = compared.is_some().then(Arc::<SharedEmbedding>::default);
+        let shared_embedding =
+            stream_slot.single.clone().or_else(|| compared.is_some().then(Arc::<SharedEmbedding>::default));
         let kept = stream_slot.pictures.then(|| Arc::clone(&picture));
         let meta = Arc::new(FrameMeta {
             stream: key,

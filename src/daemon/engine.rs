@@ -2,9 +2,12 @@
 //!
 //! Texts are embedded before the image tower is loaded, in a child process that gives its memory back.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::bench::{cores, openvino_precision};
 use crate::config::{ModelChoice, ModelSettings};
@@ -19,7 +22,7 @@ use crate::model::bundle::Bundle;
 use crate::model::hub::{self, PullEvent, Reference};
 use crate::model::{self, ModelError, prepared};
 use crate::platform::shutdown::{self, Shutdown};
-use crate::platform::{paths, systemd};
+use crate::platform::{free_memory, paths, systemd};
 use crate::preprocess::{Spec, SpecError};
 use crate::score::{Scorer, SetEmbeddings};
 
@@ -73,19 +76,83 @@ pub struct LabelBook {
     infer: InferSettings,
     /// Length of an image embedding.
     dim: usize,
+    /// Held while a text tower is in memory.
+    one_tower: Arc<Mutex<()>>,
 }
 
+/// Why texts of the API have no embeddings.
+#[derive(Debug, thiserror::Error)]
+pub enum TextsRefused {
+    #[error("other texts are being embedded")]
+    Busy,
+    #[error("there is not enough free memory for the text tower")]
+    Memory,
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Beside the weights of a text tower, twice: read, and as the runtime lays them out.
+const TOWER_MEMORY: u64 = 128 << 20;
+
 impl LabelBook {
+    /// Length of an image embedding.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The embeddings of `texts`, from the cache or from a child process; what is asked once is not kept. Blocks until then.
+    ///
+    /// # Errors
+    /// When a text tower is at work already, there is no memory for one, or it fails.
+    pub fn embed_texts(&self, texts: &[String], shutdown: &Shutdown) -> Result<Vec<Vec<f32>>, TextsRefused> {
+        let cache = EmbeddingCache::new(&paths::cache_dir(), &self.bundle.embedding_fingerprint);
+        let mut known: HashMap<&str, Vec<f32>> = HashMap::new();
+        for text in texts {
+            if let Some(found) = cache.get(text) {
+                known.insert(text, found.values);
+            }
+        }
+        let mut missing: Vec<&str> =
+            texts.iter().map(String::as_str).filter(|text| !known.contains_key(text)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            let _one = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
+            let needed = text_weights(&self.bundle).saturating_mul(2).saturating_add(TOWER_MEMORY);
+            if free_memory::available().is_some_and(|bytes| bytes < needed) {
+                return Err(TextsRefused::Memory);
+            }
+            let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
+                .with_shutdown(shutdown.clone());
+            let mut embedded = Vec::with_capacity(missing.len());
+            tower.embed(&missing, &mut |_, text| embedded.push(text.values)).map_err(EngineError::from)?;
+            known.extend(missing.into_iter().zip(embedded));
+        }
+        Ok(texts.iter().map(|text| known.get(text.as_str()).cloned().unwrap_or_default()).collect())
+    }
+
     /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process; blocks until then.
     ///
     /// # Errors
     /// As [`Engine::build`].
     pub fn scorers(&self, sets: &[LabelSet], shutdown: &Shutdown) -> Result<Vec<Arc<Scorer>>, EngineError> {
+        let _one = self.one_tower.lock();
         let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
             .with_shutdown(shutdown.clone());
         let embeddings = embed(&self.bundle, sets, &mut tower)?;
         embeddings.iter().map(|set| scorer(set, &self.bundle, self.dim)).collect()
     }
+}
+
+/// Bytes of the text tower's files: the graph, and weights beside it.
+fn text_weights(bundle: &Bundle) -> u64 {
+    let Some((folder, name)) = bundle.text.as_ref().and_then(|text| text.parent().zip(text.file_name())) else {
+        return 0;
+    };
+    let name = name.as_encoded_bytes();
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let own = files.filter(|file| file.file_name().as_encoded_bytes().starts_with(name));
+    own.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
 }
 
 /// What is doubtful about each of `sets`, as the model sees its texts.
@@ -178,7 +245,7 @@ impl Engine {
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;
         let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
-        let labels = LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim };
+        let labels = LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim, one_tower: Arc::default() };
         Ok(Self {
             model,
             provider,

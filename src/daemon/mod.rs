@@ -3,6 +3,7 @@
 //! One data path, read top to bottom: [`run`] is called on the main thread and returns the exit code. [`running_streams`] holds the streams,
 //! [`reload`] changes them while they run, [`drop_report`] logs what they drop.
 
+mod answer_queries;
 mod drop_report;
 pub mod engine;
 mod reload;
@@ -34,6 +35,7 @@ use crate::snapshot::Gallery;
 use crate::stream::registry::StreamRegistry;
 use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
+use answer_queries::ModelAnswers;
 use drop_report::{DropReport, StreamDrops};
 use reload::Reloader;
 use running_streams::Streams;
@@ -151,14 +153,19 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         threads: crate::daemon::engine::preprocessing_threads(settings.infer.preprocess_threads),
     };
     let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
+    let on_demand = intake.on_demand();
+    let (model, labels) = (engine.model.clone(), engine.labels.clone());
+    let answers = Arc::new(ModelAnswers::new(on_demand, model, labels, shutdown.clone()));
     let mut streams =
         Streams::new(intake, Arc::clone(&events), registry, Arc::clone(board.live_scores()), engine.model.clone());
     for stream in &settings.streams {
         streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
     let (labels, scorers) = (engine.labels, engine.scorers);
-    let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone());
+    let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone())
+        .telling(Arc::clone(&answers));
     reloader.publish(&streams);
+    board.set_model_queries(answers);
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
     board.inference(engine.plan);

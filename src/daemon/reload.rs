@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::oneshot;
 
+use super::answer_queries::ModelAnswers;
 use super::running_streams::Streams;
 use crate::api::{Access, Board, SetView};
 use crate::config::{self, ApiSettings, SetInForce, Settings};
@@ -40,6 +41,8 @@ pub struct Reloader {
     board: Arc<Board>,
     /// The API's, if there is one.
     access: Option<Arc<Access>>,
+    /// Who answers what the API asks the model, by the label sets of now.
+    answers: Option<Arc<ModelAnswers>>,
     /// Streams that somebody has switched on or off, against the file: until the file says something else, or a restart.
     switched: HashMap<String, bool>,
     shutdown: Shutdown,
@@ -80,6 +83,7 @@ impl Reloader {
             requests,
             board,
             access,
+            answers: None,
             switched: HashMap::new(),
             shutdown,
             under_way: None,
@@ -89,8 +93,15 @@ impl Reloader {
         }
     }
 
+    /// Tells `answers` too what runs.
+    #[must_use]
+    pub fn telling(self, answers: Arc<ModelAnswers>) -> Self {
+        Self { answers: Some(answers), ..self }
+    }
+
     /// Tells the API and the sinks what runs now.
     pub fn publish(&self, streams: &Streams) {
+        self.answers.iter().for_each(|answers| answers.change(&self.current, &self.scorers));
         streams.register(&self.current);
         let sets = self.current.label_sets.iter().zip(&self.current.in_force).enumerate();
         let view = |(at, (set, in_force)): (usize, (&LabelSet, &SetInForce))| SetView {

@@ -173,6 +173,16 @@ impl LiveScores {
         })
     }
 
+    /// When the last sample of each stream was taken, of those that had any.
+    pub fn last_samples(&self) -> Vec<(StreamId, Timestamp)> {
+        let streams = self.0.read();
+        let last = |(id, emitter): (&StreamId, &Arc<Mutex<Emitter>>)| {
+            let last = emitter.lock().last;
+            Some((Arc::clone(id), last?.wall))
+        };
+        streams.iter().filter_map(last).collect()
+    }
+
     /// The last scores of `stream`.
     pub fn latest(&self, stream: &str) -> Vec<LatestScore> {
         let Some(emitter) = self.emitter(stream) else { return Vec::new() };

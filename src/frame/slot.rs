@@ -85,6 +85,12 @@ impl<T> SlotWriter<T> {
         Ok(loser)
     }
 
+    /// Takes the oldest value back, if nobody has taken it.
+    pub fn take_back(&self) -> Option<T> {
+        let _turn = self.one_at_a_time.lock();
+        self.oldest.try_recv().ok()
+    }
+
     /// Puts `value` in as soon as there is room.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! after `ImageOps.exif_transpose`: upright, alpha dropped, 8 bits a channel. Files are untrusted: sizes are bounded before
 //! anything is allocated.
 
-use std::io::{self, BufRead, BufReader, Read as _, Seek};
+use std::io::{self, BufRead, BufReader, Cursor, Read as _, Seek};
 use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -32,6 +32,8 @@ pub enum StillImageError {
         "{}: is {kind} picture, a kind that this program does not read; save it as PNG, JPEG or WebP", file.display()
     )]
     Kind { file: PathBuf, kind: &'static str },
+    #[error("{SENT} is not a picture that is taken here (JPEG, PNG, WebP)")]
+    NotSent,
     #[error("{}: the picture is damaged: {message}", file.display())]
     Damaged { file: PathBuf, message: String },
     #[error("{}: the picture is too large ({message})", file.display())]
@@ -68,14 +70,6 @@ pub fn load(path: &Path) -> Result<Picture, StillImageError> {
     if reader.format().is_none() {
         return Err(StillImageError::Format { file: file() });
     }
-    let fault = |error: image::ImageError| match error {
-        image::ImageError::Unsupported(_) => StillImageError::Format { file: file() },
-        image::ImageError::Limits(e) => StillImageError::TooLarge { file: file(), message: e.to_string() },
-        image::ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            StillImageError::Damaged { file: file(), message: CUT.into() }
-        }
-        other => StillImageError::Damaged { file: file(), message: other.to_string() },
-    };
     if reader.format() == Some(ImageFormat::Jpeg) {
         // Its decoder heeds sides alone, and keeps a progressive picture twice.
         jpeg_sizes(path)?;
@@ -85,11 +79,59 @@ pub fn load(path: &Path) -> Result<Picture, StillImageError> {
             return Err(StillImageError::Damaged { file: file(), message: CUT.into() });
         }
     }
+    unpack(reader, path, SIZES)
+}
+
+/// What stands for the file of a picture that was sent.
+const SENT: &str = "what was sent";
+/// Nobody has named it, it comes from anywhere.
+const SENT_SIZES: coded_size::Limits = coded_size::Limits::CAMERA;
+
+/// Makes an upright RGB picture of a JPEG, PNG or WebP that somebody has sent.
+///
+/// # Errors
+/// As [`load`], of another kind too.
+pub fn decode(coded: &[u8]) -> Result<Picture, StillImageError> {
+    let file = || PathBuf::from(SENT);
+    if let Some(kind) = picture_kind::unread(&coded[..coded.len().min(picture_kind::HEAD)]) {
+        return Err(StillImageError::Kind { file: file(), kind });
+    }
+    let reader = ImageReader::new(Cursor::new(coded))
+        .with_guessed_format()
+        .map_err(|source| StillImageError::Read { file: file(), source })?;
+    match reader.format() {
+        Some(ImageFormat::Jpeg) => {
+            let mut sizes = coded_size::Reader::new(coded_size::Codec::Jpeg, SENT_SIZES);
+            sizes.frame(coded).map_err(|why| StillImageError::too_large(Path::new(SENT), why))?;
+            if !is_whole_jpeg(Cursor::new(coded)).map_err(|source| StillImageError::Read { file: file(), source })? {
+                return Err(StillImageError::Damaged { file: file(), message: CUT.into() });
+            }
+        }
+        Some(ImageFormat::Png | ImageFormat::WebP) => {}
+        _ => return Err(StillImageError::NotSent),
+    }
+    unpack(reader, Path::new(SENT), SENT_SIZES)
+}
+
+/// The picture of a reader whose format is known.
+fn unpack(
+    mut reader: ImageReader<impl BufRead + Seek>,
+    path: &Path,
+    sizes: coded_size::Limits,
+) -> Result<Picture, StillImageError> {
+    let file = || path.to_owned();
+    let fault = |error: image::ImageError| match error {
+        image::ImageError::Unsupported(_) => StillImageError::Format { file: file() },
+        image::ImageError::Limits(e) => StillImageError::TooLarge { file: file(), message: e.to_string() },
+        image::ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            StillImageError::Damaged { file: file(), message: CUT.into() }
+        }
+        other => StillImageError::Damaged { file: file(), message: other.to_string() },
+    };
     let mut limits = Limits::default();
     limits.max_image_width = Some(Picture::MAX_SIDE);
     limits.max_image_height = Some(Picture::MAX_SIDE);
-    limits.max_alloc = Some(SIZES.max_bytes);
-    let mut reader = reader;
+    limits.max_alloc = Some(sizes.max_bytes);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(fault)?;
     let (width, height) = decoder.dimensions();
@@ -99,7 +141,7 @@ pub fn load(path: &Path) -> Result<Picture, StillImageError> {
         frames: 1,
         bits: u64::from(decoder.color_type().bytes_per_pixel()) * 8,
     };
-    SIZES.check(claim).map_err(|why| StillImageError::too_large(path, why))?;
+    sizes.check(claim).map_err(|why| StillImageError::too_large(path, why))?;
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(fault)?;
     decoded.apply_orientation(orientation);
@@ -254,6 +296,35 @@ mod tests {
         more.truncate(more.len() / 2);
         std::fs::write(&file, &more).unwrap();
         assert!(matches!(load(&file), Err(StillImageError::Damaged { .. })));
+    }
+
+    #[test]
+    fn what_somebody_sends_is_read_as_a_file_is_and_no_larger_than_a_cameras() {
+        let coded = |picture: &image::RgbImage, format| {
+            let mut coded = io::Cursor::new(Vec::new());
+            picture.write_to(&mut coded, format).unwrap();
+            coded.into_inner()
+        };
+        let picture = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * 6, y as u8 * 8, 7]));
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
+            let coded = coded(&picture, format);
+            let read = decode(&coded).unwrap();
+            assert_eq!((read.width(), read.height()), (40, 30), "{format:?}");
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("a"), &coded).unwrap();
+            assert_eq!(load(&dir.path().join("a")).unwrap().plane(0).0, read.plane(0).0, "{format:?}");
+            assert!(decode(&coded[..coded.len() / 2]).is_err(), "{format:?}");
+        }
+        assert!(matches!(decode(&coded(&picture, ImageFormat::Gif)), Err(StillImageError::NotSent)));
+        assert!(matches!(decode(b"hello"), Err(StillImageError::NotSent)));
+        assert!(matches!(decode(b""), Err(StillImageError::NotSent)));
+        let mut bomb = coded(&picture, ImageFormat::Png);
+        bomb[16..20].copy_from_slice(&16_000_u32.to_be_bytes());
+        bomb[20..24].copy_from_slice(&16_000_u32.to_be_bytes());
+        let crc = crc32(&bomb[12..29]);
+        bomb[29..33].copy_from_slice(&crc.to_be_bytes());
+        let error = decode(&bomb).unwrap_err().to_string();
+        assert!(error.starts_with("what was sent: the picture is too large"), "{error}");
     }
 
     #[test]

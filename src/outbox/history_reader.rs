@@ -139,6 +139,25 @@ impl OutboxReader {
         self.rows(&sql, values).map_err(|error| self.failed(error))
     }
 
+    /// What came after the event `id`: the newest `limit` events of `query`, oldest first, and how many before them were left out. `None`
+    /// where there is no such event.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn after_event(&self, query: &Query, id: &str, limit: usize) -> Result<Option<(Vec<Row>, u64)>, OutboxError> {
+        let known = Query { ids: vec![id.to_owned()], ..Query::default() };
+        let Some(known) = self.latest(&known, 1)?.pop() else { return Ok(None) };
+        let (condition, values) = conditions(query, known.seq);
+        let sql = format!("SELECT count(*) FROM events e WHERE {condition}");
+        let count = || self.connection.query_row(&sql, params_from_iter(values.clone()), |row| row.get::<_, u64>(0));
+        let all = count().map_err(|error| self.failed(error))?;
+        let sql = format!("SELECT seq, id, body FROM events e WHERE {condition} ORDER BY seq DESC LIMIT {limit}");
+        let mut rows = self.rows(&sql, values).map_err(|error| self.failed(error))?;
+        rows.reverse();
+        let left_out = all.saturating_sub(rows.len() as u64);
+        Ok(Some((rows, left_out)))
+    }
+
     fn rows(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, rusqlite::Error> {
         let transaction = self.connection.unchecked_transaction()?;
         let mut rows: Vec<Row> = transaction

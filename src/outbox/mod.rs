@@ -40,6 +40,7 @@ pub use age::{Kernel, Uptime};
 use event_store::{EventStore, Queued};
 use outbox_thread::Worker;
 use recent_events::RecentEvents;
+pub use recent_events::RecentSince;
 use route::{Route, Routed, Router};
 pub use tables::OutboxError;
 
@@ -169,6 +170,11 @@ impl Status {
     /// The latest events, newest first, whatever became of them.
     pub fn recent(&self) -> Vec<Arc<Event>> {
         self.0.recent.newest_first()
+    }
+
+    /// Those of them with a number from `from` on; numbers are good for this run only.
+    pub fn recent_since(&self, from: u64) -> RecentSince {
+        self.0.recent.since(from)
     }
 }
 

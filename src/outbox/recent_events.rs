@@ -14,8 +14,16 @@ use crate::event::Event;
 /// Events that are remembered.
 const CAPACITY: usize = 256;
 
+/// With the number of each, which begins with 1.
 #[derive(Default)]
-pub(super) struct RecentEvents(Mutex<VecDeque<Arc<Event>>>);
+pub(super) struct RecentEvents(Mutex<VecDeque<(u64, Arc<Event>)>>);
+
+/// The latest events from some number on, oldest first.
+pub struct RecentSince {
+    pub events: Vec<Arc<Event>>,
+    /// The number of the next event that comes.
+    pub next: u64,
+}
 
 impl RecentEvents {
     /// Begins with the latest events of the file at `path`; without one there are none.
@@ -38,10 +46,19 @@ impl RecentEvents {
         if events.len() == CAPACITY {
             events.pop_front();
         }
-        events.push_back(event);
+        let number = events.back().map_or(1, |(number, _)| number + 1);
+        events.push_back((number, event));
     }
 
     pub fn newest_first(&self) -> Vec<Arc<Event>> {
-        self.0.lock().iter().rev().cloned().collect()
+        self.0.lock().iter().rev().map(|(_, event)| Arc::clone(event)).collect()
+    }
+
+    /// Those with a number from `from` on.
+    pub fn since(&self, from: u64) -> RecentSince {
+        let events = self.0.lock();
+        let next = events.back().map_or(1, |(number, _)| number + 1);
+        let wanted = events.iter().filter(|(number, _)| *number >= from).map(|(_, event)| Arc::clone(event));
+        RecentSince { events: wanted.collect(), next }
     }
 }

@@ -217,6 +217,38 @@ fn above_its_size_the_oldest_go_and_are_counted_and_the_newest_stay() {
 }
 
 #[test]
+fn what_came_after_an_event_is_found_from_memory_and_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("o.db");
+    let running = Running::start(settings(Some(&path)), &[route("a")], &Machine::default());
+    let sent: Vec<_> = (0..300).map(|_| running.send("car", EventKind::End)).collect();
+    running.wait("all are stored", |report| report.sinks[0].pending == 300);
+    let status = running.outbox.status();
+    let ids = |events: &[Arc<Event>]| events.iter().map(|event| event.id).collect::<Vec<_>>();
+    let since = status.recent_since(299);
+    assert_eq!((ids(&since.events), since.next), (ids(&sent[298..]), 301));
+    let (all, later) = (status.recent_since(0), status.recent_since(301));
+    assert_eq!((ids(&all.events), later.events.len(), later.next), (ids(&sent[300 - 256..]), 0, 301));
+
+    let reader = OutboxReader::open(&path).unwrap();
+    let after = |id: &str, query: &Query| {
+        let (rows, left_out) = reader.after_event(query, id, 10).unwrap()?;
+        Some((rows.into_iter().map(|row| row.id.parse().unwrap()).collect::<Vec<uuid::Uuid>>(), left_out))
+    };
+    let id = |n: usize| sent[n].id.to_string();
+    assert_eq!(
+        after(&id(5), &Query::default()),
+        Some((ids(&sent[290..]), 284)),
+        "the newest, and how many are left out"
+    );
+    assert_eq!(after(&id(295), &Query::default()), Some((ids(&sent[296..]), 0)));
+    let other = Query { streams: vec!["door".into()], ..Query::default() };
+    assert_eq!(after(&id(5), &other), Some((Vec::new(), 0)));
+    assert_eq!(after("nobody", &Query::default()), None);
+    running.end();
+}
+
+#[test]
 fn tags_that_a_kill_left_open_end_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let (path, machine) = (folder.path().join("outbox.db"), Machine::default());

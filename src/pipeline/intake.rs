@@ -27,9 +27,21 @@ use crate::stream::registry::RegisteredStream;
 use crate::stream::status::StreamStatus;
 
 use super::camera_to_slot;
+use super::on_demand::{Joining, OnDemand};
 
 /// Streams that may be on their way in at once; more are refused.
 pub(super) const ARRIVALS: usize = 1024;
+
+/// Threads, each with the name to call it by when it is late.
+pub type Threads = Vec<(String, JoinHandle<()>)>;
+
+pub(super) fn spawn(
+    name: &str,
+    thread: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<(String, JoinHandle<()>)> {
+    Ok((name.to_owned(), Builder::new().name(thread.to_owned()).spawn(work)?))
+}
 
 /// How often the common interval is thought about, and how often a change of it is worth a line in the log.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,6 +80,8 @@ pub struct Intake {
     next: u64,
     pace: CommonPace,
     pictures: bool,
+    /// For who joins without a source, as long as this is here.
+    joining: Arc<Joining>,
 }
 
 /// The common interval of all streams with `interval: auto`, and how it is found.
@@ -103,7 +117,13 @@ impl Intake {
         score_routes: Arc<ScoreRoutes>,
         shutdown: Shutdown,
     ) -> Self {
-        Self { arrivals, wake, score_routes, shutdown, next: 0, pace: CommonPace::default(), pictures: false }
+        let joining = Arc::new(Joining { arrivals: arrivals.clone(), wake: wake.clone() });
+        Self { arrivals, wake, score_routes, shutdown, next: 0, pace: CommonPace::default(), pictures: false, joining }
+    }
+
+    /// The way in for single pictures.
+    pub fn on_demand(&self) -> OnDemand {
+        OnDemand::new(Arc::downgrade(&self.joining), Arc::clone(&self.score_routes))
     }
 
     /// Streams that join from now on keep each frame's picture until it has been scored: for snapshots.
@@ -134,7 +154,7 @@ impl Intake {
 
         // Everything is in place before the first frame.
         self.score_routes.enter(key, route);
-        let arrival = Arrival { key, view, unchanged, pictures: self.pictures, slot };
+        let arrival = Arrival { key, view, unchanged, pictures: self.pictures, single: None, slot };
         if let Err(error) = self.arrivals.try_send(arrival) {
             self.score_routes.leave(key);
             return Err(io::Error::other(match error {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! camera_to_slot     camera ─► source ─► sample ─► slot, once a stream
+//! picture_to_slot    a picture of the API ─► slot, on demand
 //! start              slots ─► batches ─► embeddings ─► scores, once for all streams
 //! scores_to_events   scores ─► events, once a stream
 //! EventRoute         events ─► outbox, and their pictures
@@ -13,10 +14,10 @@
 //! Nobody is told to stop in the middle; nothing that was taken is forgotten.
 
 pub mod intake;
+pub mod on_demand;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::batching::dispatcher::{Dispatcher, TileCount, buffers, free_buffers};
 use crate::event::{Emitter, Event};
-use crate::frame::slot::{self, SlotReader};
+use crate::frame::slot::{self, SlotReader, SlotWriter};
 use crate::frame::{Frame, Picture};
 use crate::infer::watchdog::Runs;
 use crate::infer::{ImageEncoder, session_thread};
@@ -37,7 +38,8 @@ use crate::score::{LabelScore, Scorer, scoring_thread};
 use crate::sink::{Sink, runner};
 use crate::snapshot::Gallery;
 use crate::source::{Pace, Source};
-use intake::{ARRIVALS, Camera, Intake};
+pub use intake::Threads;
+use intake::{ARRIVALS, Camera, Intake, spawn};
 
 /// What all streams share.
 pub struct Stages {
@@ -52,9 +54,6 @@ pub struct Stages {
     pub threads: usize,
 }
 
-/// Threads, each with the name to call it by when it is late.
-pub type Threads = Vec<(String, JoinHandle<()>)>;
-
 /// camera → source → sample → slot. The source is not running yet.
 fn camera_to_slot(camera: Camera, wake: Sender<()>, shutdown: Shutdown) -> (Source, SlotReader<Frame>) {
     let Camera { record, source, interval, tempo, thumbprints } = camera;
@@ -66,6 +65,11 @@ fn camera_to_slot(camera: Camera, wake: Sender<()>, shutdown: Shutdown) -> (Sour
     let sampler = Sampler::new(Arc::clone(&source.id), interval, record.accounting, writer, on_full);
     let sampler = sampler.following(tempo).with_thumbprints(thumbprints);
     (Source::new(source, Arc::new(sampler), record.status, shutdown), slot)
+}
+
+/// picture → slot, of one that somebody asks about.
+fn picture_to_slot(wake: Sender<()>) -> (SlotWriter<Frame>, SlotReader<Frame>) {
+    slot::slot(1, wake)
 }
 
 /// slots → batches → embeddings → scores: the stages that all streams share. Streams that join later end with `shutdown` at the latest.
@@ -142,8 +146,4 @@ pub fn outbox_to_sinks(receivers: Vec<DeliveryReceiver>, sinks: Vec<Box<dyn Sink
         Ok((format!("sink {}", receiver.name()), runner::start(sink, receiver, runner::ladder())?))
     });
     threads.collect()
-}
-
-fn spawn(name: &str, thread: &str, work: impl FnOnce() + Send + 'static) -> io::Result<(String, JoinHandle<()>)> {
-    Ok((name.to_owned(), Builder::new().name(thread.to_owned()).spawn(work)?))
 }

@@ -5,6 +5,7 @@ pub mod atomic_file;
 pub mod backoff;
 pub mod child_process;
 pub mod edit_distance;
+pub mod free_memory;
 pub mod gpu;
 pub mod hex;
 pub mod json_text;

@@ -17,7 +17,9 @@ fn schemathesis(folder: &Path, place: &str, url: &str, examples: &str, more: &[&
     command.args(["--header", &format!("Authorization: Bearer {TOKEN}"), "--max-examples", examples]);
     command.args(["--generation-deterministic", "--output-truncate", "false"]);
     // Below what one address may ask: else most answers would be that it asks too much.
-    command.args(["--rate-limit", "40/s"]).args(more);
+    command.args(["--rate-limit", "40/s"]);
+    // Its answer goes on for ever: live_stream.rs asks for it.
+    command.args(["--exclude-path", "/api/v1/live"]).args(more);
     let output = command.output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.success(), said)
@@ -40,6 +42,10 @@ fn every_answer_is_as_the_openapi_document_says() {
     let url = daemon.url();
     eventually("there are events to answer with", || (daemon.events().len() > 2).then_some(()));
 
+    // No schema can say what a JPEG is: most of what fits it cannot be read, and the answer is 422.
+    let known = "[[operations]]\ninclude-path-regex = \"/api/v1/(tag|embed)\"\nwarnings = false\n\
+                 checks.positive_data_acceptance.expected-statuses = [\"2xx\", 401, 403, 404, 409, 415, 422, \"5xx\"]\n";
+    std::fs::write(folder.path().join("schemathesis.toml"), known).unwrap();
     let place = format!("{url}/api/v1/openapi.json");
     let (content, said) = schemathesis(folder.path(), &place, &url, "12", &[]);
     assert!(content && said.contains("No issues found"), "{said}");
@@ -59,7 +65,7 @@ fn every_answer_is_as_the_openapi_document_says() {
     assert!(!content && said.contains("is not of type"), "{said}");
 
     // It has reloaded, paused and resumed; it is as well as before, every change is in the log, and the token is not.
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
     let log = daemon.log();
     assert!(log.contains("changed by the API") && log.contains("action=\"pause\""), "{log}");
     assert!(log.contains("a change without the token was refused"), "{log}");

@@ -23,5 +23,7 @@ pub mod raw_rtsp;
 pub mod recorder;
 pub mod scene;
 pub mod slow_link;
+pub mod sse;
+
 pub mod terminal;
 pub mod web;

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use super::super::common::daemon::{Daemon, eventually};
 use super::golden::sections;
-use super::http::{ask, say};
+use super::http::{ask, say, send};
 
 /// Every answer that is got without changing anything.
 pub fn look(address: &str, token: &str, picture: &str) -> Vec<(&'static str, String)> {
@@ -30,10 +30,24 @@ pub fn look(address: &str, token: &str, picture: &str) -> Vec<(&'static str, Str
         ("DELETE /api/v1/streams", ask(address, "DELETE", "/api/v1/streams", token).told()),
         ("POST /api/v1/streams/{id}/pause of nobody", post("/api/v1/streams/nobody/pause")),
         ("POST /api/v1/streams/{id}/pause of no text", post("/api/v1/streams/%ff/pause")),
+        ("POST /api/v1/session", post("/api/v1/session")),
+        ("DELETE /api/v1/session", ask(address, "DELETE", "/api/v1/session", token).told()),
+        ("POST /api/v1/tag of no picture", post("/api/v1/tag")),
+        ("POST /api/v1/embed of texts", embedded(address, token)),
         ("GET without a token", open("GET /api/v1/streams HTTP/1.1")),
         ("POST without a token", open("POST /api/v1/reload HTTP/1.1")),
         ("POST of too much", open(&large)),
     ]
+}
+
+/// Texts that were asked for.
+fn embedded(address: &str, token: &str) -> String {
+    let body = "{\"texts\":[\"a rocket\"]}";
+    let head = format!(
+        "POST /api/v1/embed HTTP/1.1\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}",
+        body.len()
+    );
+    send(address, &head, body).told()
 }
 
 /// What a wrong token is told after many others.

@@ -34,7 +34,12 @@ impl Answer {
         let mut told = format!("status {}\n", self.status);
         for (name, value) in &self.headers {
             let varies = ["content-length", "date", "retry-after"].contains(&name.as_str());
-            told += &format!("{name}: {}\n", if varies { "…" } else { value });
+            let value = match value.split_once('=').zip(value.split_once(';')) {
+                // A random number.
+                Some(((cookie, _), (_, rest))) if name == "set-cookie" => format!("{cookie}=…;{rest}"),
+                _ => value.clone(),
+            };
+            told += &format!("{name}: {}\n", if varies { "…" } else { &value });
         }
         if self.header("content-type").starts_with("application/json") {
             told += &shape([&self.json()]);
@@ -45,10 +50,15 @@ impl Answer {
 
 /// Says `head` (the request line and headers but `Host` and `Connection`) to `address`.
 pub fn say(address: &str, head: &str) -> Answer {
+    send(address, head, "")
+}
+
+/// The same with a body, whose length `head` tells.
+pub fn send(address: &str, head: &str, body: &str) -> Answer {
     let host = if head.contains("Host: ") { String::new() } else { format!("Host: {address}\r\n") };
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(format!("{head}\r\n{host}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    stream.write_all(format!("{head}\r\n{host}Connection: close\r\n\r\n{body}").as_bytes()).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();

@@ -94,6 +94,7 @@ impl Overload {
                 .send(Arrival {
                     unchanged: None,
                     pictures: false,
+                    single: None,
                     key: StreamKey(n as u64),
                     view: View::default(),
                     slot,

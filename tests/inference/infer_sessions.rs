@@ -92,12 +92,27 @@ struct Rig {
 
 impl Rig {
     fn new(sessions: usize, max_size: usize, max_delay: Duration, heeds: bool) -> Self {
+        // The slot of nobody is closed from the start.
+        Self::with_single(sessions, max_size, max_delay, heeds).0
+    }
+
+    /// With the slot of a single picture that somebody asks about, beside that of the stream.
+    fn with_single(sessions: usize, max_size: usize, max_delay: Duration, heeds: bool) -> (Self, SlotWriter<Frame>) {
         let accounting = Arc::new(FrameAccounting::default());
         let (wake, woken) = slot::wake_channel();
-        let (arrive, arrivals) = bounded(1);
-        let (slot, reader) = slot::slot(64, wake);
-        let key = StreamKey(0);
-        arrive.send(Arrival { key, view: View::default(), unchanged: None, pictures: false, slot: reader }).unwrap();
+        let (arrive, arrivals) = bounded(2);
+        let (slot, reader) = slot::slot(64, wake.clone());
+        let (single, asked) = slot::slot(1, wake);
+        let arrival = |key, single, slot| Arrival {
+            key: StreamKey(key),
+            view: View::default(),
+            unchanged: None,
+            pictures: false,
+            single,
+            slot,
+        };
+        arrive.send(arrival(0, None, reader)).unwrap();
+        arrive.send(arrival(1, Some(Arc::default()), asked)).unwrap();
         let (free_again, free) = bounded(buffers(sessions));
         for _ in 0..buffers(sessions) {
             free_again.send(BatchBuffer::new(max_size, 1).unwrap()).unwrap();
@@ -140,7 +155,7 @@ impl Rig {
             };
             threads.push(thread::spawn(|| worker.run()));
         }
-        Self { slot: Some(slot), accounting, runs, begun, say, embedded, written, threads, sent: 0 }
+        (Self { slot: Some(slot), accounting, runs, begun, say, embedded, written, threads, sent: 0 }, single)
     }
 
     /// The next picture comes; they are counted from 1.
@@ -148,14 +163,19 @@ impl Rig {
         self.sent_at(Instant::now());
     }
 
-    fn sent_at(&mut self, captured: Instant) {
-        self.sent += 1;
+    /// The picture of this number.
+    fn frame(&self, number: u64, captured: Instant) -> Frame {
         let stream: StreamId = "a".into();
-        let time = FrameTime { media: Duration::from_secs(self.sent), captured, wall: jiff::Timestamp::UNIX_EPOCH };
-        let width = self.sent as u32;
+        let time = FrameTime { media: Duration::from_secs(number), captured, wall: jiff::Timestamp::UNIX_EPOCH };
+        let width = number as u32;
         let picture = Picture::from_rgb(width, 1, vec![0; 3 * width as usize]).unwrap();
         let guard = self.accounting.sample(&stream);
-        let frame = Frame { stream, time, picture, thumbprint: None, guard };
+        Frame { stream, time, picture, thumbprint: None, guard }
+    }
+
+    fn sent_at(&mut self, captured: Instant) {
+        self.sent += 1;
+        let frame = self.frame(self.sent, captured);
         assert!(matches!(self.slot.as_ref().unwrap().put(frame), Ok(None)));
     }
 
@@ -221,6 +241,23 @@ fn batches_come_out_in_order_whichever_session_is_done_first() {
     rig.say(first, Say::Give);
     assert_eq!([rig.comes(), rig.comes(), rig.comes()], [[1.0], [2.0], [3.0]]);
     assert_eq!(rig.end().inferred, 3);
+}
+
+#[test]
+fn a_single_picture_is_taken_where_no_stream_has_a_frame_that_waits() {
+    let (mut rig, single) = Rig::with_single(1, 1, DEADLINE, false);
+    // One runs, one waits in its buffer, and no other is free.
+    (0..2).for_each(|_| rig.send());
+    assert_eq!(rig.prepared(2), [1.0, 2.0]);
+    assert!(matches!(single.put(rig.frame(100, Instant::now())), Ok(None)));
+    (0..2).for_each(|_| rig.send());
+    for wanted in [1.0, 2.0, 3.0, 4.0, 100.0] {
+        assert_eq!(rig.begins(), (0, vec![wanted]));
+        rig.say(0, Say::Give);
+        assert_eq!(rig.comes(), [wanted]);
+    }
+    drop(single);
+    assert_eq!(rig.end().inferred, 5);
 }
 
 #[test]

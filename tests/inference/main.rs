@@ -11,3 +11,4 @@ mod infer_plan;
 mod infer_providers;
 mod infer_sessions;
 mod inference_hangs;
+mod pictures_on_demand;

@@ -1,0 +1,141 @@
+//! How the OpenAPI document tells of what programs and browsers use: the live stream, what the model is asked, and the session. Pure.
+
+use serde_json::{Value, json};
+
+use super::browser_session;
+use super::live_client::Kind;
+use super::model_queries;
+use super::openapi::{answer, list, object, of, operation, text};
+
+/// Who may ask shows one of these.
+pub(super) fn security_schemes() -> Value {
+    json!({
+        "token": { "type": "http", "scheme": "bearer" },
+        "session": {
+            "type": "apiKey", "in": "cookie", "name": browser_session::COOKIE,
+            "description": "The cookie that `POST /api/v1/session` gives for the token. What changes anything needs the header X-CSRF-Token too.",
+        },
+    })
+}
+
+pub(super) fn with_csrf_token(operation: &mut Value) {
+    let parameter = json!({
+        "name": "X-CSRF-Token", "in": "header", "required": false, "schema": { "type": "string" },
+        "description": "For a session: the `csrf_token` that it began with.",
+    });
+    match operation["parameters"].as_array_mut() {
+        Some(parameters) => parameters.push(parameter),
+        None => operation["parameters"] = json!([parameter]),
+    }
+}
+
+pub(super) fn live() -> Value {
+    let list = |name: &str, items: Value, description: &str| {
+        json!({
+            "name": name, "in": "query", "required": false, "style": "form", "explode": false, "description": description,
+            "schema": { "type": "array", "items": items, "minItems": 1, "uniqueItems": true },
+        })
+    };
+    let kinds: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
+    let summary = "Scores, events and states of streams and sinks as server-sent events, while they happen; it goes on until somebody ends it.";
+    let mut live = operation("live", summary, &[("200", text("It begins.", "text/event-stream"))]);
+    live["responses"]["404"] = json!({ "$ref": "#/components/responses/Error" });
+    live["parameters"] = json!([
+        list("streams", json!({ "type": "string", "minLength": 1 }), "Only of these streams."),
+        list("kinds", json!({ "enum": kinds }), "Only these kinds; heartbeats come at any rate."),
+        {
+            "name": "Last-Event-ID", "in": "header", "required": false, "schema": { "type": "string" },
+            "description": "The id of the last event that was heard: those after it come first, as far as they are kept.",
+        },
+    ]);
+    live
+}
+
+/// Answers of routes that ask the model.
+fn asked(id: &str, summary: &str, answered: &str) -> Value {
+    let mut operation = operation(id, summary, &[("200", answer("What the model makes of it.", of(answered)))]);
+    for status in ["404", "409", "415", "422"] {
+        operation["responses"][status] = json!({ "$ref": "#/components/responses/Error" });
+    }
+    operation
+}
+
+fn picture() -> Value {
+    json!({ "schema": { "type": "string", "contentEncoding": "binary", "description": "At most 2^25 pixels, 16,384 a side." } })
+}
+
+pub(super) fn tag() -> Value {
+    let summary = "The scores of a picture, through the batches of the streams, to which it yields.";
+    let mut tag = asked("tag", summary, "Tagged");
+    let text = json!({ "type": "string" });
+    tag["parameters"] = json!([
+        { "name": "set", "in": "query", "required": false, "schema": text, "description": "By this label set; without it by all." },
+        {
+            "name": "stream", "in": "query", "required": false, "schema": text,
+            "description": "By the label sets of this stream, and looked at as its view says.",
+        },
+    ]);
+    let picture = picture();
+    tag["requestBody"] = json!({
+        "required": true, "content": { "image/jpeg": picture, "image/png": picture, "image/webp": picture },
+    });
+    tag
+}
+
+pub(super) fn embed() -> Value {
+    let mut embed = asked("embed", "The embedding of a picture, or of texts.", "Embedded");
+    let text = json!({ "type": "string", "minLength": 1, "maxLength": model_queries::MAX_TEXT_CHARS });
+    let texts = json!({ "type": "array", "items": text, "minItems": 1, "maxItems": model_queries::MAX_TEXTS });
+    let picture = picture();
+    embed["requestBody"] = json!({
+        "required": true,
+        "content": {
+            "application/json": { "schema": object(json!({ "texts": texts })) },
+            "image/jpeg": picture, "image/png": picture, "image/webp": picture,
+        },
+    });
+    embed
+}
+
+fn model() -> Value {
+    object(json!({ "name": { "type": "string" }, "fingerprint": { "type": "string" } }))
+}
+
+pub(super) fn tagged() -> Value {
+    let or_null = |kind: &str| json!({ "anyOf": [{ "type": kind }, { "type": "null" }] });
+    let score = object(json!({
+        "label": { "type": "string" }, "score": or_null("number"), "margin": or_null("number"), "rival": or_null("string"),
+    }));
+    let set = object(json!({ "set": { "type": "string" }, "scores": list(score) }));
+    object(json!({ "model": model(), "sets": list(set) }))
+}
+
+pub(super) fn embedded() -> Value {
+    let embedding = list(json!({ "type": "number" }));
+    let images = list(object(json!({ "embedding": embedding })));
+    let texts = list(object(json!({ "text": { "type": "string" }, "embedding": embedding })));
+    json!({ "anyOf": [object(json!({ "model": model(), "images": images })), object(json!({ "model": model(), "texts": texts }))] })
+}
+
+pub(super) fn log_in() -> Value {
+    let begun = json!({
+        "description": "It begins.",
+        "headers": { "Set-Cookie": { "required": true, "schema": { "type": "string" } } },
+        "content": { "application/json": { "schema": of("Session") } },
+    });
+    let mut log_in =
+        operation("logIn", "A browser shows the token once, and a cookie from then on.", &[("200", begun)]);
+    log_in["security"] = json!([{ "token": [] }]);
+    log_in
+}
+
+pub(super) fn log_out() -> Value {
+    let ended = answer("Whether the cookie's session was there.", of("SessionEnded"));
+    operation("logOut", "Ends the session of the cookie that is sent.", &[("200", ended)])
+}
+
+/// What a session begins with.
+pub(super) fn session() -> Value {
+    let csrf = json!({ "type": "string", "description": "For the header X-CSRF-Token." });
+    object(json!({ "csrf_token": csrf, "expires_at": { "type": "string", "format": "date-time" } }))
+}

@@ -1,0 +1,148 @@
+//! Answers what the API asks the model: pictures through the running pipeline, beside the streams, texts through a child process.
+//!
+//! Called on the API's threads, a few at once (`api/model_queries.rs`), each of which waits for its answer. Pictures are untrusted: their size
+//! is bounded before they are unpacked, and one is unpacked at a time; a large one is also alone until it is in a batch. Label sets and
+//! views are those that run now; the main thread hands them in. One text tower is in memory at a time, that of a reload included, and only
+//! where there is memory for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ndarray::ArrayView1;
+use parking_lot::{Mutex, RwLock};
+
+use super::engine::{LabelBook, TextsRefused};
+use crate::api::{ModelQueries, QueryRefusal, SetScores, TagScore};
+use crate::config::Settings;
+use crate::event::ModelRef;
+use crate::frame::Picture;
+use crate::frame::still_image;
+use crate::frame::view::View;
+use crate::pipeline::on_demand::{NoEmbedding, OnDemand};
+use crate::platform::shutdown::Shutdown;
+use crate::score::{LabelScore, NamedRival, Scorer};
+
+/// From so many pixels on a picture waits alone: 4K is below.
+const LARGE: u64 = 1 << 23;
+
+/// A label set that runs now.
+struct SetInUse {
+    name: String,
+    labels: Vec<String>,
+    rivals: Vec<NamedRival>,
+    scorer: Arc<Scorer>,
+}
+
+/// What runs now.
+#[derive(Default)]
+struct InUse {
+    sets: Vec<SetInUse>,
+    /// View and numbers of the label sets of each stream.
+    streams: HashMap<String, (View, Vec<usize>)>,
+}
+
+/// See the module.
+pub struct ModelAnswers {
+    on_demand: OnDemand,
+    model: ModelRef,
+    /// `None` for `model: none`.
+    labels: Option<LabelBook>,
+    in_use: RwLock<Arc<InUse>>,
+    unpacking: Mutex<()>,
+    shutdown: Shutdown,
+}
+
+impl ModelAnswers {
+    pub fn new(on_demand: OnDemand, model: ModelRef, labels: Option<LabelBook>, shutdown: Shutdown) -> Self {
+        let (in_use, unpacking) = (RwLock::default(), Mutex::default());
+        Self { on_demand, model, labels, in_use, unpacking, shutdown }
+    }
+
+    /// Goes on with these label sets and streams.
+    pub fn change(&self, settings: &Settings, scorers: &[Arc<Scorer>]) {
+        let sets = settings.label_sets.iter().zip(scorers).map(|(set, scorer)| SetInUse {
+            name: set.name.clone(),
+            labels: set.labels.iter().map(|label| label.name.clone()).collect(),
+            rivals: set.rivals(),
+            scorer: Arc::clone(scorer),
+        });
+        let streams = settings.streams.iter();
+        let streams = streams.map(|s| (s.source.id.to_string(), (s.view, s.label_sets.clone())));
+        *self.in_use.write() = Arc::new(InUse { sets: sets.collect(), streams: streams.collect() });
+    }
+
+    /// The embeddings of the tiles of a coded picture, and how long each is.
+    fn embed(&self, coded: &[u8], view: View) -> Result<(Vec<f32>, usize), QueryRefusal> {
+        let labels = self.labels.as_ref().ok_or(QueryRefusal::NoModel)?;
+        let mut unpacking = Some(self.unpacking.lock());
+        let picture = still_image::decode(coded).map_err(|error| QueryRefusal::Input(error.to_string()))?;
+        if pixels(&picture) < LARGE {
+            unpacking.take();
+        }
+        let embedded = self.on_demand.embed(picture, view).map_err(|why| match why {
+            NoEmbedding::Busy => QueryRefusal::Busy("the streams take all that the box has: come back later"),
+            NoEmbedding::Stopping => QueryRefusal::Busy("the daemon is stopping"),
+            NoEmbedding::Failed => QueryRefusal::Failed("the picture was lost on its way through the model".to_owned()),
+        })?;
+        Ok((embedded, labels.dim()))
+    }
+}
+
+fn pixels(picture: &Picture) -> u64 {
+    u64::from(picture.width()) * u64::from(picture.height())
+}
+
+impl SetInUse {
+    /// Each label keeps the best of all tiles, as on a stream.
+    fn scores(&self, embeddings: &[f32], dim: usize) -> SetScores {
+        let mut tiles = embeddings.chunks_exact(dim).map(|row| self.scorer.score(ArrayView1::from(row)));
+        let mut best: Vec<LabelScore> = tiles.next().unwrap_or_default();
+        for tile in tiles {
+            best.iter_mut().zip(tile).for_each(|(best, new)| *best = best.best(new));
+        }
+        let told = |(label, score): (&String, LabelScore)| TagScore {
+            label: label.clone(),
+            score: Some(score.probability()).filter(|score| score.is_finite()),
+            margin: Some(score.margin).filter(|margin| margin.is_finite()),
+            rival: score.rival.and_then(|rival| self.rivals.get(rival.0 as usize)).map(|rival| rival.name.clone()),
+        };
+        SetScores { set: self.name.clone(), scores: self.labels.iter().zip(best).map(told).collect() }
+    }
+}
+
+impl ModelQueries for ModelAnswers {
+    fn model(&self) -> &ModelRef {
+        &self.model
+    }
+
+    fn tag(&self, picture: &[u8], set: Option<&str>, stream: Option<&str>) -> Result<Vec<SetScores>, QueryRefusal> {
+        let in_use = Arc::clone(&self.in_use.read());
+        let (view, of_stream) = match stream.map(|stream| in_use.streams.get(stream)) {
+            None => (View::default(), None),
+            Some(None) => return Err(QueryRefusal::NoSuchStream),
+            Some(Some((view, sets))) => (*view, Some(sets)),
+        };
+        let is_wanted = |(at, known): &(usize, &SetInUse)| {
+            of_stream.is_none_or(|sets| sets.contains(at)) && set.is_none_or(|set| known.name == set)
+        };
+        let sets: Vec<&SetInUse> = in_use.sets.iter().enumerate().filter(is_wanted).map(|(_, known)| known).collect();
+        if set.is_some() && sets.is_empty() {
+            return Err(QueryRefusal::NoSuchSet);
+        }
+        let (embeddings, dim) = self.embed(picture, view)?;
+        Ok(sets.iter().map(|set| set.scores(&embeddings, dim)).collect())
+    }
+
+    fn embed_picture(&self, picture: &[u8]) -> Result<Vec<f32>, QueryRefusal> {
+        self.embed(picture, View::default()).map(|(embedding, _)| embedding)
+    }
+
+    fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, QueryRefusal> {
+        let labels = self.labels.as_ref().ok_or(QueryRefusal::NoModel)?;
+        labels.embed_texts(texts, &self.shutdown).map_err(|refused| match refused {
+            TextsRefused::Busy => QueryRefusal::Busy("other texts are being embedded: come back later"),
+            TextsRefused::Memory => QueryRefusal::Busy("there is not enough free memory for the model's text tower"),
+            TextsRefused::Engine(error) => QueryRefusal::Failed(error.to_string()),
+        })
+    }
+}
