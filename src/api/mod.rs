@@ -12,6 +12,7 @@ mod handlers;
 mod limits;
 mod openapi;
 mod page;
+mod parameters;
 mod route_table;
 mod scores;
 mod scrape;

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::scores;
+use super::{parameters, scores};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -118,9 +118,7 @@ pub(super) fn scores() -> Value {
         "How each label of a stream stands, whether it fired or not.",
         &[("200", answer("What is so right now.", of("Scores")))],
     );
-    let mut standing = with_parameter(standing, "id", "dock-3");
-    standing["parameters"].as_array_mut().into_iter().for_each(|all| all.extend(scores::parameters()));
-    standing
+    with_parameter(standing, "id", "dock-3")
 }
 
 pub(super) fn reset_labels() -> Value {
@@ -136,7 +134,14 @@ pub(super) fn reset_labels() -> Value {
 fn paths(routes: &[Route]) -> Value {
     let mut paths = json!({});
     for route in routes {
-        paths[route.path][route.method] = guarded(route.operation.clone(), route.rules);
+        let mut operation = guarded(route.operation.clone(), route.rules);
+        if !route.parameters.is_empty() {
+            // Those of the path come first.
+            let mut all = operation["parameters"].as_array().cloned().unwrap_or_default();
+            all.extend(parameters::documented(route.parameters));
+            operation["parameters"] = Value::Array(all);
+        }
+        paths[route.path][route.method] = operation;
     }
     paths
 }
