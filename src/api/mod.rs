@@ -5,6 +5,7 @@
 //! bounded (`limits.rs`), each route as its class asks (`route_table.rs`); what is too much is refused and counted. Ends when shutdown is asked for.
 
 mod access;
+mod events;
 mod forwarded_for;
 pub mod fuzz_http;
 mod guard;
@@ -17,6 +18,7 @@ mod route_table;
 mod scores;
 mod scrape;
 mod serve;
+mod stream_detail;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,9 +29,11 @@ use std::time::Instant;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::event::Event;
 use crate::event::live_scores::LiveScores;
+use crate::frame::latest_picture::LatestPictures;
 use crate::infer::Refused;
 use crate::infer::sessions::Plan;
 use crate::outbox::{Report, Status};
@@ -117,6 +121,11 @@ pub struct Board {
     outbox: RwLock<Option<Status>>,
     gallery: RwLock<Option<Arc<Gallery>>>,
     live_scores: Arc<LiveScores>,
+    /// Turns of those who read stored events.
+    readers: Semaphore,
+    /// Turns of those who have pictures encoded.
+    encoders: Semaphore,
+    latest_pictures: Arc<LatestPictures>,
     /// Whether `/metrics` tells them.
     scores_in_metrics: AtomicBool,
 }
@@ -134,6 +143,9 @@ impl Board {
             outbox: RwLock::default(),
             gallery: RwLock::default(),
             live_scores: Arc::default(),
+            readers: Semaphore::new(events::READERS),
+            encoders: Semaphore::new(stream_detail::ENCODERS),
+            latest_pictures: Arc::default(),
             scores_in_metrics: AtomicBool::new(false),
         }
     }
@@ -223,6 +235,11 @@ impl Board {
     /// How the labels of all streams stand.
     pub fn live_scores(&self) -> &Arc<LiveScores> {
         &self.live_scores
+    }
+
+    /// What all streams show to who looks.
+    pub fn latest_pictures(&self) -> &Arc<LatestPictures> {
+        &self.latest_pictures
     }
 
     /// Whether `/metrics` tells of the scores.

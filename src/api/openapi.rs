@@ -253,10 +253,11 @@ fn schemas() -> Value {
     }));
     json!({
         "Error": object(json!({ "error": string })),
-        "Streams": object(json!({ "streams": list(stream) })),
+        "Streams": object(json!({ "streams": list(of("Stream")) })),
+        "Stream": stream,
         "Scores": scores::schema(),
         "Labels": object(json!({ "sets": list(set) })),
-        "Events": object(json!({ "events": list(event) })),
+        "Events": object(json!({ "events": list(event), "next": maybe_string })),
         "Sinks": object(json!({ "outbox": outbox, "sinks": list(sink) })),
         "Readiness": readiness,
         "Switched": object(json!({ "stream": string, "enabled": flag, "changed": flag })),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
-use super::{Shared, handlers, openapi, scores};
+use super::{Shared, events, handlers, openapi, scores, stream_detail};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,9 +156,12 @@ pub(super) fn all() -> Vec<Route> {
         Route::get(
             "/api/v1/streams",
             READ,
-            handlers::streams,
+            stream_detail::streams,
             read("streams", "Every stream with its state and what became of its frames.", "Streams"),
         ),
+        Route::get("/api/v1/streams/{id}", READ, stream_detail::stream, stream_detail::of_one()),
+        Route::get("/api/v1/streams/{id}/latest.jpg", READ, stream_detail::latest, stream_detail::of_latest())
+            .taking(stream_detail::PARAMETERS),
         Route::get("/api/v1/streams/{id}/scores", READ, scores::scores, openapi::scores()).taking(scores::PARAMETERS),
         Route::post(
             "/api/v1/streams/{id}/pause",
@@ -186,9 +189,10 @@ pub(super) fn all() -> Vec<Route> {
         Route::get(
             "/api/v1/events",
             READ,
-            handlers::events,
-            read("events", "The latest events, newest first, at most 256.", "Events"),
-        ),
+            events::events,
+            read("events", "Events that are kept, whatever became of them, newest first, a page at a time.", "Events"),
+        )
+        .taking(events::PARAMETERS),
         Route::get(
             "/api/v1/snapshots/{name}",
             READ,

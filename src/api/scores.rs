@@ -12,9 +12,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::guard::refusal;
 use super::parameters::{Parameter, ParameterKind, Parameters};
+use super::{Shared, stream_detail};
 
 /// What may stand behind the question mark.
 pub(super) const PARAMETERS: &[Parameter] = &[
@@ -38,14 +38,11 @@ pub(super) async fn scores(
     if let Some(seen) = shared.board.live_scores().look(&stream, Instant::now(), wanted.flag("history"), is_wanted) {
         return Json(seen).into_response();
     }
-    if shared.board.is_starting() {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is starting, and has no streams yet");
-    }
     if shared.board.streams().iter().any(|known| known.id() == stream) {
         // Switched off, or about to begin.
         return Json(json!({ "stream": stream, "at": null, "age": null, "scores": [] })).into_response();
     }
-    refusal(StatusCode::NOT_FOUND, "no such stream")
+    stream_detail::unknown(&shared)
 }
 
 /// The schema of the answer.

@@ -150,7 +150,8 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         max_delay: settings.infer.max_delay,
         threads: crate::daemon::engine::preprocessing_threads(settings.infer.preprocess_threads),
     };
-    let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
+    let (mut intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
+    intake.show_pictures(Arc::clone(board.latest_pictures()));
     let mut streams =
         Streams::new(intake, Arc::clone(&events), registry, Arc::clone(board.live_scores()), engine.model.clone());
     for stream in &settings.streams {

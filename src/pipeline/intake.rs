@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::batching::dispatcher::Arrival;
+use crate::frame::latest_picture::{LatestPicture, LatestPictures};
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::{Region, View};
 use crate::platform::rounding;
@@ -57,6 +58,8 @@ pub(super) struct Camera {
     pub tempo: Option<Arc<Tempo>>,
     /// What frames get a thumbprint of.
     pub thumbprints: Option<Region>,
+    /// Who looks at its pictures.
+    pub latest: Arc<LatestPicture>,
 }
 
 /// The way into a running pipeline. Dropping it lets the pipeline end.
@@ -68,6 +71,7 @@ pub struct Intake {
     next: u64,
     pace: CommonPace,
     pictures: bool,
+    latest: Arc<LatestPictures>,
 }
 
 /// The common interval of all streams with `interval: auto`, and how it is found.
@@ -103,12 +107,26 @@ impl Intake {
         score_routes: Arc<ScoreRoutes>,
         shutdown: Shutdown,
     ) -> Self {
-        Self { arrivals, wake, score_routes, shutdown, next: 0, pace: CommonPace::default(), pictures: false }
+        Self {
+            arrivals,
+            wake,
+            score_routes,
+            shutdown,
+            next: 0,
+            pace: CommonPace::default(),
+            pictures: false,
+            latest: Arc::default(),
+        }
     }
 
     /// Streams that join from now on keep each frame's picture until it has been scored: for snapshots.
     pub fn keep_pictures(&mut self) {
         self.pictures = true;
+    }
+
+    /// Streams that join from now on show their pictures there to who looks.
+    pub fn show_pictures(&mut self, latest: Arc<LatestPictures>) {
+        self.latest = latest;
     }
 
     /// A stream joins; its source starts at once.
@@ -129,7 +147,8 @@ impl Intake {
         };
         status.sampling_interval(interval);
         let thumbprints = unchanged.map(|_| view.region);
-        let camera = Camera { record, source, interval, tempo, thumbprints };
+        let latest = self.latest.enter(&source.id);
+        let camera = Camera { record, source, interval, tempo, thumbprints, latest };
         let (source, slot) = camera_to_slot(camera, self.wake.clone(), shutdown);
 
         // Everything is in place before the first frame.

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::event::{Event, EventKind};
 use crate::frame::Picture;
 use picture_store::SnapshotStore;
+pub use rgb::jpeg;
 
 /// Frames that wait to be encoded: each holds a decoded picture, which may be one of a decoder's few.
 const QUEUE: usize = 8;

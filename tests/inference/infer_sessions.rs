@@ -155,7 +155,7 @@ impl Rig {
         let width = self.sent as u32;
         let picture = Picture::from_rgb(width, 1, vec![0; 3 * width as usize]).unwrap();
         let guard = self.accounting.sample(&stream);
-        let frame = Frame { stream, time, picture, thumbprint: None, guard };
+        let frame = Frame { stream, time, picture: Arc::new(picture), thumbprint: None, guard };
         assert!(matches!(self.slot.as_ref().unwrap().put(frame), Ok(None)));
     }
 
