@@ -151,7 +151,7 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
         Ok(RequestOutcome::Done) => ("done", answer(true)),
         Ok(RequestOutcome::Already) => ("it was so", answer(false)),
         Ok(RequestOutcome::NoSuchStream | RequestOutcome::NoSuchSet) => {
-            ("no such stream", stream_detail::unknown(shared))
+            ("no such stream", stream_detail::no_such_stream(shared))
         }
         Ok(RequestOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
         Err(early) => early,

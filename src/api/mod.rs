@@ -18,6 +18,7 @@ mod route_table;
 mod scores;
 mod scrape;
 mod serve;
+mod snapshots;
 mod stream_detail;
 
 use std::net::SocketAddr;
@@ -106,6 +107,9 @@ pub struct SetView {
     /// Which of its file and the copy of it is in force: an object, whose fields stand beside these.
     #[serde(flatten)]
     pub source: serde_json::Value,
+    /// What it says, and what is in force of it: the same.
+    #[serde(flatten)]
+    pub details: serde_json::Value,
 }
 
 /// What is known of the running daemon. Written by the main thread, read by requests.

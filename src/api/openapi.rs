@@ -241,15 +241,26 @@ fn schemas() -> Value {
         "type": { "enum": ["dev.vtagd.tag.start", "dev.vtagd.tag.update", "dev.vtagd.tag.end"] },
         "subject": string, "time": time, "datacontenttype": { "const": "application/json" }, "data": data,
     }));
+    let snapshot = object(json!({
+        "name": string, "url": string, "tag_id": id, "kind": { "enum": ["start", "best"] },
+        "stream": maybe_string, "set": maybe_string, "label": maybe_string, "time": time, "bytes": count,
+    }));
     let maybe_count = or_null(&count);
     let problem = object(json!({
         "file": string, "line": maybe_count, "column": maybe_count, "field": string, "message": string, "remedy": string,
     }));
     let copy = object(json!({ "path": string, "made_at": time, "by": string, "file_changed": flag }));
+    let level = object(json!({ "score": number, "margin": maybe_number }));
+    let label = object(json!({
+        "label": string, "prompts": list(string.clone()), "negatives": list(string.clone()), "attributes": { "type": "object" },
+        "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
+    }));
     let set = object(json!({
         "set": string, "labels": list(string.clone()), "sha256": string,
         "in_force": { "enum": ["file", "state"] }, "file": string, "copy": or_null(&copy), "refused": maybe_string,
         "warnings": list(string.clone()),
+        "scoring": { "enum": ["exclusive", "independent"] }, "ensemble": { "enum": ["embeddings", "probabilities"] },
+        "templates": list(string.clone()), "background": list(string.clone()), "streams": list(string.clone()), "details": list(label),
     }));
     json!({
         "Error": object(json!({ "error": string })),
@@ -258,6 +269,7 @@ fn schemas() -> Value {
         "Scores": scores::schema(),
         "Labels": object(json!({ "sets": list(set) })),
         "Events": object(json!({ "events": list(event), "next": maybe_string })),
+        "Snapshots": object(json!({ "snapshots": list(snapshot), "next": maybe_string })),
         "Sinks": object(json!({ "outbox": outbox, "sinks": list(sink) })),
         "Readiness": readiness,
         "Switched": object(json!({ "stream": string, "enabled": flag, "changed": flag })),

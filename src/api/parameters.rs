@@ -177,7 +177,9 @@ impl ParameterKind {
 
 /// A point in time, or how long ago.
 fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
-    if let Some(ago) = units::duration(text) {
+    // As the document has it: with a unit, and nothing around it.
+    let is_ago = text.ends_with(|last: char| last.is_ascii_lowercase()) && !text.contains(char::is_whitespace);
+    if let Some(ago) = units::duration(text).filter(|_| is_ago) {
         return now.checked_sub(ago).ok();
     }
     // A plus of an offset that was not written as %2B has become a space.
@@ -262,6 +264,8 @@ mod tests {
             ("since=2026-05-01", "since"),
             ("since=99999d", "since"),
             ("since=-1h", "since"),
+            ("since=0", "since"),
+            ("since=+1h", "since"),
             ("cursor=e00f", "cursor"),
             ("cursor=e00fg", "cursor"),
             ("cursor=x00ff", "cursor"),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
-use super::{Shared, events, handlers, openapi, scores, stream_detail};
+use super::{Shared, events, handlers, openapi, scores, snapshots, stream_detail};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ pub(super) fn all() -> Vec<Route> {
             handlers::labels,
             read(
                 "labels",
-                "The label sets, and whether the file of each is in force or a copy of it in the state directory.",
+                "The label sets: what each says, which thresholds are in force, and whether its file is or a copy of it in the state directory.",
                 "Labels",
             ),
         ),
@@ -193,6 +193,13 @@ pub(super) fn all() -> Vec<Route> {
             read("events", "Events that are kept, whatever became of them, newest first, a page at a time.", "Events"),
         )
         .taking(events::PARAMETERS),
+        Route::get(
+            "/api/v1/snapshots",
+            READ,
+            snapshots::snapshots,
+            read("snapshots", "Pictures of tags that are kept, newest first, a page at a time.", "Snapshots"),
+        )
+        .taking(snapshots::PARAMETERS),
         Route::get(
             "/api/v1/snapshots/{name}",
             READ,

@@ -65,11 +65,16 @@ fn named(shared: &Shared, id: Result<Path<String>, PathRejection>) -> Result<Reg
 
 /// There is no such stream, or none at all yet.
 pub(super) fn unknown(shared: &Shared) -> Response {
-    /// So many are named.
-    const NAMED: usize = 16;
     if shared.board.is_starting() {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is starting, and has no streams yet");
     }
+    no_such_stream(shared)
+}
+
+/// There is no such stream.
+pub(super) fn no_such_stream(shared: &Shared) -> Response {
+    /// So many are named.
+    const NAMED: usize = 16;
     let known = shared.board.streams();
     let mut ids: Vec<&str> = known.iter().take(NAMED).map(RegisteredStream::id).collect();
     ids.extend((known.len() > NAMED).then_some("…"));

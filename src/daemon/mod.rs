@@ -7,6 +7,7 @@ mod drop_report;
 pub mod engine;
 mod reload;
 mod running_streams;
+mod set_view;
 mod start_sinks;
 
 use std::sync::Arc;

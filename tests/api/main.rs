@@ -10,5 +10,6 @@ mod api_control;
 mod api_limits;
 mod api_schemathesis;
 mod metrics_scrape;
+mod reading;
 mod scores_command;
 mod status_command;
