@@ -25,8 +25,8 @@ use crate::stream::status::StreamState;
 /// Pictures that are encoded at once.
 pub(super) const ENCODERS: usize = 2;
 
-/// How long the first look waits: a camera that is sampled every ten seconds has shown something by then, and no request takes longer than 30 s.
-const SAMPLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the first look waits: many clients give up after ten seconds. Where samples come less often, a later look finds one held.
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often a look that waits looks again.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -178,7 +178,7 @@ pub(super) fn of_latest() -> Value {
     let same = json!({ "description": "It is still the picture that `If-None-Match` names.", "headers": tag });
     let operation = openapi::operation(
         "latestPicture",
-        "The newest picture that was sampled of a stream. The first look in a minute waits for the next sample, at most 20 s.",
+        "The newest picture that was sampled of a stream. The first look in a minute waits for the next sample, at most 8 s.",
         &[("200", picture), ("304", same)],
     );
     openapi::with_parameter(operation, "id", "dock-3")

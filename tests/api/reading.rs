@@ -204,7 +204,8 @@ fn its_picture(url: &str) {
     });
     let seldom = "/api/v1/streams/seldom/latest.jpg";
     eventually("a look between two samples", || {
-        let tag = ask(url, seldom, &[]).tag.unwrap();
+        // The first look may come too early for a stream that is sampled so seldom.
+        let tag = ask(url, seldom, &[]).tag?;
         let known = ask(url, seldom, &[("If-None-Match", &format!("\"other\", {tag}"))]);
         (known.status == 304 && known.body.is_empty() && known.tag == Some(tag)).then_some(())
     });
