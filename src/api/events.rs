@@ -79,9 +79,10 @@ pub(super) async fn events(State(shared): State<Shared>, Extension(wanted): Exte
     let before = wanted.text("cursor").and_then(EventPosition::of_cursor);
     let limit = wanted.count("limit").unwrap_or(if wanted.is_empty() { BARE_LIMIT } else { DEFAULT_LIMIT });
     let size = PageSize { events: usize::try_from(limit).unwrap_or_default(), bytes: MAX_BYTES };
-    // It is never closed.
-    let _turn = shared.board.readers.acquire().await;
+    // It is never closed. The thread holds it, which goes on when nobody waits for its answer any more.
+    let turn = Arc::clone(&shared.board.readers).acquire_owned().await;
     let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         outbox.events(&query, before, size).map(|(events, next)| {
             let next = next.map(EventPosition::cursor);
             Json(Answer { events, next }).into_response()

@@ -126,9 +126,9 @@ pub struct Board {
     gallery: RwLock<Option<Arc<Gallery>>>,
     live_scores: Arc<LiveScores>,
     /// Turns of those who read stored events.
-    readers: Semaphore,
+    readers: Arc<Semaphore>,
     /// Turns of those who have pictures encoded.
-    encoders: Semaphore,
+    encoders: Arc<Semaphore>,
     latest_pictures: Arc<LatestPictures>,
     /// Whether `/metrics` tells them.
     scores_in_metrics: AtomicBool,
@@ -147,8 +147,8 @@ impl Board {
             outbox: RwLock::default(),
             gallery: RwLock::default(),
             live_scores: Arc::default(),
-            readers: Semaphore::new(events::READERS),
-            encoders: Semaphore::new(stream_detail::ENCODERS),
+            readers: Arc::new(Semaphore::new(events::READERS)),
+            encoders: Arc::new(Semaphore::new(stream_detail::ENCODERS)),
             latest_pictures: Arc::default(),
             scores_in_metrics: AtomicBool::new(false),
         }

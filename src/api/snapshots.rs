@@ -1,6 +1,8 @@
 //! `/api/v1/snapshots`: which pictures of tags are kept, newest first, a page at a time. In: a filter and where the page before has ended. Out: names,
 //! addresses and what they are of. On threads that may wait for a disk, as many at a time as read events.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
@@ -11,7 +13,7 @@ use super::Shared;
 use super::guard::refusal;
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use crate::snapshot::Gallery;
-use crate::snapshot::listing::{CURSOR, KeptPicture, SnapshotPosition, SnapshotQuery};
+use crate::snapshot::snapshot_listing::{CURSOR, KeptPicture, SnapshotPosition, SnapshotQuery};
 
 const DEFAULT_LIMIT: u64 = 100;
 
@@ -53,9 +55,10 @@ pub(super) async fn snapshots(State(shared): State<Shared>, Extension(wanted): E
     };
     let before = wanted.text("cursor").and_then(SnapshotPosition::of_cursor);
     let limit = usize::try_from(wanted.count("limit").unwrap_or(DEFAULT_LIMIT)).unwrap_or_default();
-    // It is never closed.
-    let _turn = shared.board.readers.acquire().await;
+    // It is never closed. The thread holds it, which goes on when nobody waits for its answer any more.
+    let turn = Arc::clone(&shared.board.readers).acquire_owned().await;
     let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let (pictures, next) = gallery.listing().page(&query, before, limit);
         let rows: Vec<Value> = pictures.into_iter().map(|picture| row(&gallery, picture)).collect();
         json!({ "snapshots": rows, "next": next.map(SnapshotPosition::cursor) })

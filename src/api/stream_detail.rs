@@ -109,10 +109,14 @@ pub(super) async fn latest(
     if is_known(&headers, &tag) {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
     }
-    // It is never closed.
-    let _turn = shared.board.encoders.acquire().await;
+    // It is never closed. The thread holds it, which goes on when nobody waits for its answer any more.
+    let turn = Arc::clone(&shared.board.encoders).acquire_owned().await;
     let side = u32::try_from(max_side).unwrap_or(u32::MAX);
-    match tokio::task::spawn_blocking(move || snapshot::jpeg(&picture, side, QUALITY)).await {
+    let encode = move || {
+        let _turn = turn;
+        snapshot::jpeg(&picture, side, QUALITY)
+    };
+    match tokio::task::spawn_blocking(encode).await {
         Ok(Ok(jpeg)) => {
             let headers = [(header::CONTENT_TYPE, "image/jpeg".to_owned()), (header::ETAG, tag)];
             (headers, jpeg).into_response()

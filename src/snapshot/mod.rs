@@ -5,9 +5,9 @@
 //! picture is told to whoever has subscribed (MQTT) and the API can serve it. Full: the event has no picture, counted. Closed: pictures
 //! that wait are still written. What does not fit `max_size` and `max_age` is deleted, oldest first.
 
-pub mod listing;
 mod picture_store;
 mod rgb;
+pub mod snapshot_listing;
 
 use std::collections::HashMap;
 use std::io;
@@ -24,9 +24,9 @@ use uuid::Uuid;
 
 use crate::event::{Event, EventKind};
 use crate::frame::Picture;
-use listing::{SnapshotListing, SnapshotOrigin};
 use picture_store::SnapshotStore;
 pub use rgb::jpeg;
+use snapshot_listing::{SnapshotListing, SnapshotOrigin};
 
 /// Frames that wait to be encoded: each holds a decoded picture, which may be one of a decoder's few.
 const QUEUE: usize = 8;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::listing::SnapshotListing;
+use super::snapshot_listing::SnapshotListing;
 use crate::platform::atomic_file::{self, Durability};
 
 /// The file of a tag's picture; `which` is `start` or `best`.
