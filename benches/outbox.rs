@@ -22,6 +22,8 @@ use std::time::Instant;
 use vtagd::event::cloud_event::Data;
 use vtagd::event::{Event, EventKind, ModelRef};
 use vtagd::outbox::delivery::DeliveryReceiver;
+use vtagd::outbox::event_pages::{EventPosition, PageSize};
+use vtagd::outbox::history_reader::{OutboxReader, Query, Row};
 
 use sends::Sends;
 
@@ -112,6 +114,54 @@ fn run(what: &str, folder: Option<PathBuf>, events: usize, pace: Option<f64>) ->
     events as f64 / seconds
 }
 
+/// What a page of so many stored events costs, as the API reads it: the file is opened for each.
+fn pages(folder: Option<PathBuf>, events: usize) {
+    let folder = sends::folder(folder.as_deref());
+    let (outbox, receiver, thread) = sends::outbox(folder.path(), "sink");
+    let taker = sink(receiver);
+    Sends::of(&outbox, events, None, event);
+    outbox.close();
+    thread.join().unwrap();
+    taker.join().unwrap();
+    let one = |name: &str| vec![name.to_owned()];
+    let queries = [
+        ("none", Query::default()),
+        ("stream", Query { streams: one("camera-1"), ..Query::default() }),
+        ("set", Query { sets: one("dock-safety"), ..Query::default() }),
+        ("type", Query { types: one("start"), ..Query::default() }),
+        ("type that none has", Query { types: one("end"), ..Query::default() }),
+        (
+            "stream and label that never meet",
+            Query { streams: one("camera-1"), labels: one("label-2"), ..Query::default() },
+        ),
+    ];
+    let path = folder.path().join("outbox.db");
+    let size = PageSize { events: 100, bytes: 2 << 20 };
+    let open = || OutboxReader::open(&path).unwrap();
+    let all = open().latest(&Query::default(), events).unwrap();
+    let position = |row: &Row| {
+        let event: Event = serde_json::from_str(&row.body).unwrap();
+        EventPosition { time: event.data.sampled_at.as_millisecond(), seq: row.seq }
+    };
+    for (what, query) in queries {
+        for (at, before) in [("newest", None), ("middle", all.get(events / 2)), ("oldest", all.get(events / 100))] {
+            let before = before.map(position);
+            let mut took: Vec<_> = (0..51)
+                .map(|_| {
+                    let began = Instant::now();
+                    let page = open().newest_first(&query, before, size).unwrap();
+                    (began.elapsed(), page.rows.len())
+                })
+                .collect();
+            took.sort_unstable();
+            println!(
+                "a page of {} out of {events} events, filter: {what}, {at}: p50 {:.0?}, max {:.0?}",
+                took[25].1, took[25].0, took[50].0
+            );
+        }
+    }
+}
+
 fn main() {
     // `cargo bench` adds `--bench`; `cargo test --benches` runs it without: only whether it works then.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -132,5 +182,6 @@ fn main() {
     if full {
         common::tell("events through the outbox", "events/s", (ours, alone), "SQLite alone", ratio);
     }
-    run("5000 a second", folder, paced, Some(5000.0));
+    run("5000 a second", folder.clone(), paced, Some(5000.0));
+    pages(folder, if full { 1_000_000 } else { 500 });
 }

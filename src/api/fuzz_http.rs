@@ -32,6 +32,7 @@ pub fn fuzz(data: &[u8]) -> Vec<u8> {
         sha256: String::new(),
         warnings: Vec::new(),
         source: serde_json::json!({}),
+        details: serde_json::json!({}),
     }]);
     let Ok(access) = Access::new(&settings).map(Arc::new) else { return Vec::new() };
     // Nobody takes requests: whoever has the token is told that the daemon stops.

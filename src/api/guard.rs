@@ -1,5 +1,5 @@
 //! What every request passes before its route, and every answer after it, as the route's class asks (`route_table.rs`): rate, host, size, token,
-//! room, time; headers that keep browsers from doing more with an answer than showing it. There are no CORS headers, so no page from elsewhere
+//! parameters, room, time; headers that keep browsers from doing more with an answer than showing it. There are no CORS headers, so no page from elsewhere
 //! may read anything.
 //!
 //! Wrong tokens are paid for from a budget of their own. A used-up one changes no answer: whoever lacks the token gets the same 401 before and
@@ -22,6 +22,7 @@ use super::Shared;
 use super::access::{AuthResult, Grant};
 use super::browser_session;
 use super::limits::Budget;
+use super::parameters::{Parameter, Parameters};
 use super::route_table::{Needs, RouteClass, Rules};
 use super::serve::Peer;
 use crate::logs::AUDIT;
@@ -65,11 +66,26 @@ pub(super) fn later(mut answer: Response, wait: Duration) -> Response {
     answer
 }
 
-pub(super) async fn guard(State((shared, rules)): State<(Shared, Rules)>, request: Request, next: Next) -> Response {
+/// What a request has to be for its route to see it.
+#[derive(Clone, Copy)]
+pub(super) struct Expected {
+    pub rules: Rules,
+    /// What its query may hold; `None`: nobody looks at it.
+    pub parameters: Option<&'static [Parameter]>,
+}
+
+pub(super) async fn guard(
+    State((shared, expected)): State<(Shared, Expected)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let rules = expected.rules;
     let Some(peer) = request.extensions().get::<Peer>().cloned() else {
         return harden(refusal(StatusCode::INTERNAL_SERVER_ERROR, "a request from nowhere"));
     };
-    let answer = match verdict(&shared, rules, &peer, &request, Instant::now()) {
+    let answer = match verdict(&shared, rules, &peer, &request, Instant::now())
+        .and_then(|caller| with_parameters(&mut request, expected.parameters).map(|()| caller))
+    {
         Err(refusal) => refusal,
         Ok(caller) => {
             match tokio::time::timeout(ANSWER_TIMEOUT, pass(&shared, rules, &peer, caller, request, next)).await {
@@ -82,6 +98,16 @@ pub(super) async fn guard(State((shared, rules)): State<(Shared, Rules)>, reques
         }
     };
     harden(if peer.is_reserve() { last(answer) } else { answer })
+}
+
+/// Reads the query for the route.
+#[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
+fn with_parameters(request: &mut Request, known: Option<&'static [Parameter]>) -> Result<(), Response> {
+    let Some(known) = known else { return Ok(()) };
+    let read = Parameters::read(request.uri().query(), known, jiff::Timestamp::now());
+    let parameters = read.map_err(|why| refusal(StatusCode::BAD_REQUEST, &why))?;
+    request.extensions_mut().insert(parameters);
+    Ok(())
 }
 
 /// The route's own answer, once there is room for what it costs.

@@ -13,9 +13,8 @@ use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::guard::{CORP, Caller, refusal, refused};
-use super::{Shared, openapi, page, route_table, scrape};
+use super::{Shared, openapi, page, route_table, scrape, stream_detail};
 use crate::logs::AUDIT;
-use crate::stream::registry::RegisteredStream;
 use crate::stream::requests::{Action, NoOutcome, RequestOutcome};
 use crate::yaml::problem::{Problem, Severity};
 
@@ -51,24 +50,9 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
         .into_response()
 }
 
-pub(super) async fn streams(State(shared): State<Shared>) -> Json<Value> {
-    let now = Instant::now();
-    let row = |stream: &RegisteredStream| {
-        let mut row = json!(stream.status.report(now));
-        row["accounting"] = json!(stream.accounting.totals());
-        row["swallowed_starts"] = json!(stream.swallowed.report());
-        row
-    };
-    Json(json!({ "streams": shared.board.streams().iter().map(row).collect::<Vec<_>>() }))
-}
-
 pub(super) async fn labels(State(shared): State<Shared>) -> Json<Value> {
     let sets = shared.board.sets.read().clone();
     Json(json!({ "sets": sets }))
-}
-
-pub(super) async fn events(State(shared): State<Shared>) -> Json<Value> {
-    Json(json!({ "events": shared.board.recent() }))
 }
 
 pub(super) async fn sinks(State(shared): State<Shared>) -> Json<Value> {
@@ -171,7 +155,7 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
         Ok(RequestOutcome::Done) => ("done", answer(true)),
         Ok(RequestOutcome::Already) => ("it was so", answer(false)),
         Ok(RequestOutcome::NoSuchStream | RequestOutcome::NoSuchSet) => {
-            ("no such stream", refusal(StatusCode::NOT_FOUND, "no such stream"))
+            ("no such stream", stream_detail::no_such_stream(shared))
         }
         Ok(RequestOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
         Err(early) => early,

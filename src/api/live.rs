@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -23,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::guard::{Caller, refusal};
 use super::live_client::{Kind, LiveBody, LiveClient, Wanted, lost, message};
+use super::parameters::{Parameter, ParameterKind, Parameters};
 use super::{Board, Shared};
 use crate::event::Event;
 use crate::event::live_scores::{LabelState, StreamScores, Told};
@@ -292,39 +292,27 @@ async fn missed(board: &Board, id: &str, latest: &RecentSince, wanted: &Wanted) 
     first
 }
 
-fn read(pairs: Vec<(String, String)>) -> Result<Wanted, String> {
-    let mut wanted = Wanted::default();
-    for (name, value) in pairs {
-        let parts = || value.split(',').map(str::trim).filter(|part| !part.is_empty());
-        if parts().next().is_none() {
-            return Err(format!("the parameter {name} is empty"));
-        }
-        match name.as_str() {
-            "streams" if wanted.streams.is_none() => wanted.streams = Some(parts().map(str::to_owned).collect()),
-            "kinds" if wanted.kinds.is_none() => {
-                let known = |part: &str| Kind::ALL.into_iter().find(|kind| kind.as_str() == part);
-                let kinds: Option<Vec<Kind>> = parts().map(known).collect();
-                let names = Kind::ALL.map(Kind::as_str).join(", ");
-                wanted.kinds = Some(kinds.ok_or_else(|| format!("there is no such kind; known: {names}"))?);
-            }
-            "streams" | "kinds" => return Err(format!("the parameter {name} is given twice")),
-            _ => return Err("there is no such parameter; known: streams, kinds".to_owned()),
-        }
-    }
-    Ok(wanted)
-}
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter { name: "streams", kind: ParameterKind::Texts, meaning: "Only of these streams." },
+    Parameter {
+        name: "kinds",
+        kind: ParameterKind::Words(&Kind::WORDS),
+        meaning: "Only these kinds; heartbeats come at any rate.",
+    },
+];
 
 pub(super) async fn live(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    Extension(given): Extension<Parameters>,
 ) -> Response {
-    let Ok(Query(pairs)) = query else { return refusal(StatusCode::BAD_REQUEST, "the query cannot be read") };
-    let wanted = match read(pairs) {
-        Ok(wanted) => wanted,
-        Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
+    let kinds = |words: &[String]| {
+        let of = |word: &String| Kind::ALL.into_iter().find(|kind| kind.as_str() == word);
+        words.iter().filter_map(of).collect()
     };
+    let streams = given.texts("streams").map(|ids| ids.iter().cloned().collect());
+    let wanted = Wanted { streams, kinds: given.texts("kinds").map(kinds) };
     let streams = shared.board.streams();
     let is_known = |id: &String| streams.iter().any(|stream| stream.id() == id);
     if !shared.board.is_starting() && !wanted.streams.iter().flatten().all(is_known) {

@@ -33,7 +33,12 @@ pub(super) enum Kind {
 impl Kind {
     pub const ALL: [Self; 4] = [Self::Scores, Self::Heartbeat, Self::Status, Self::Event];
 
-    pub fn as_str(self) -> &'static str {
+    pub const WORDS: [&str; 4] = {
+        let [scores, heartbeat, status, event] = Self::ALL;
+        [scores.as_str(), heartbeat.as_str(), status.as_str(), event.as_str()]
+    };
+
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Scores => "scores",
             Self::Heartbeat => "heartbeat",

@@ -6,6 +6,7 @@
 
 mod access;
 mod browser_session;
+mod events;
 mod forwarded_for;
 pub mod fuzz_http;
 mod guard;
@@ -17,10 +18,13 @@ mod model_queries;
 mod openapi;
 mod openapi_programs;
 mod page;
+mod parameters;
 mod route_table;
 mod scores;
 mod scrape;
 mod serve;
+mod snapshots;
+mod stream_detail;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,9 +35,11 @@ use std::time::Instant;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::event::Event;
 use crate::event::live_scores::LiveScores;
+use crate::frame::latest_picture::LatestPictures;
 use crate::infer::Refused;
 use crate::infer::sessions::Plan;
 use crate::outbox::{RecentSince, Report, Status};
@@ -110,6 +116,9 @@ pub struct SetView {
     /// Which of its file and the copy of it is in force: an object, whose fields stand beside these.
     #[serde(flatten)]
     pub source: serde_json::Value,
+    /// What it says, and what is in force of it: the same.
+    #[serde(flatten)]
+    pub details: serde_json::Value,
 }
 
 /// What is known of the running daemon. Written by the main thread, read by requests.
@@ -128,6 +137,11 @@ pub struct Board {
     live: LiveHub,
     /// `None` until the model is warm.
     answering: RwLock<Option<Answering>>,
+    /// Turns of those who read stored events.
+    readers: Arc<Semaphore>,
+    /// Turns of those who have pictures encoded.
+    encoders: Arc<Semaphore>,
+    latest_pictures: Arc<LatestPictures>,
     /// Whether `/metrics` tells them.
     scores_in_metrics: AtomicBool,
 }
@@ -147,6 +161,9 @@ impl Board {
             live_scores: Arc::default(),
             live: LiveHub::default(),
             answering: RwLock::default(),
+            readers: Arc::new(Semaphore::new(events::READERS)),
+            encoders: Arc::new(Semaphore::new(stream_detail::ENCODERS)),
+            latest_pictures: Arc::default(),
             scores_in_metrics: AtomicBool::new(false),
         }
     }
@@ -236,6 +253,11 @@ impl Board {
     /// How the labels of all streams stand.
     pub fn live_scores(&self) -> &Arc<LiveScores> {
         &self.live_scores
+    }
+
+    /// What all streams show to who looks.
+    pub fn latest_pictures(&self) -> &Arc<LatestPictures> {
+        &self.latest_pictures
     }
 
     /// Whether `/metrics` tells of the scores.

@@ -7,18 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::Shared;
 use super::guard::{later, refusal};
 use super::limits::MAX_PICTURES;
+use super::parameters::{Parameter, ParameterKind, Parameters};
 use crate::event::ModelRef;
 
 /// Texts of one query, …
@@ -152,24 +152,21 @@ fn kind(headers: &HeaderMap) -> String {
     kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter { name: "set", kind: ParameterKind::Text, meaning: "By this label set; without it by all." },
+    Parameter {
+        name: "stream",
+        kind: ParameterKind::Text,
+        meaning: "By the label sets of this stream, and looked at as its view says.",
+    },
+];
+
 pub(super) async fn tag(
     State(shared): State<Shared>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    Extension(given): Extension<Parameters>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let Ok(Query(pairs)) = query else { return refusal(StatusCode::BAD_REQUEST, "the query cannot be read") };
-    let (mut set, mut stream) = (None, None);
-    for (name, value) in pairs {
-        let place = match name.as_str() {
-            "set" => &mut set,
-            "stream" => &mut stream,
-            _ => return refusal(StatusCode::BAD_REQUEST, "there is no such parameter; known: set, stream"),
-        };
-        if place.replace(value).is_some() {
-            return refusal(StatusCode::BAD_REQUEST, &format!("the parameter {name} is given twice"));
-        }
-    }
     if !kind(&headers).starts_with("image/") {
         return refusal(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -177,7 +174,7 @@ pub(super) async fn tag(
         );
     }
     let ask = move |queries: &dyn ModelQueries| {
-        queries.tag(&body, set.as_deref(), stream.as_deref()).map(|sets| Tagged { sets })
+        queries.tag(&body, given.text("set"), given.text("stream")).map(|sets| Tagged { sets })
     };
     answer(&shared, ask).await
 }

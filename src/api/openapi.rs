@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::{openapi_programs, scores};
+use super::{openapi_programs, parameters, scores};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -125,9 +125,7 @@ pub(super) fn scores() -> Value {
         "How each label of a stream stands, whether it fired or not.",
         &[("200", answer("What is so right now.", of("Scores")))],
     );
-    let mut standing = with_parameter(standing, "id", "dock-3");
-    standing["parameters"].as_array_mut().into_iter().for_each(|all| all.extend(scores::parameters()));
-    standing
+    with_parameter(standing, "id", "dock-3")
 }
 
 pub(super) fn reset_labels() -> Value {
@@ -143,7 +141,14 @@ pub(super) fn reset_labels() -> Value {
 fn paths(routes: &[Route]) -> Value {
     let mut paths = json!({});
     for route in routes {
-        paths[route.path][route.method] = guarded(route.operation.clone(), route.rules);
+        let mut operation = guarded(route.operation.clone(), route.rules);
+        if !route.parameters.is_empty() {
+            // Those of the path come first.
+            let mut all = operation["parameters"].as_array().cloned().unwrap_or_default();
+            all.extend(parameters::documented(route.parameters));
+            operation["parameters"] = Value::Array(all);
+        }
+        paths[route.path][route.method] = operation;
     }
     paths
 }
@@ -243,22 +248,35 @@ fn schemas() -> Value {
         "type": { "enum": ["dev.vtagd.tag.start", "dev.vtagd.tag.update", "dev.vtagd.tag.end"] },
         "subject": string, "time": time, "datacontenttype": { "const": "application/json" }, "data": data,
     }));
+    let snapshot = object(json!({
+        "name": string, "url": string, "tag_id": id, "kind": { "enum": ["start", "best"] },
+        "stream": maybe_string, "set": maybe_string, "label": maybe_string, "time": time, "bytes": count,
+    }));
     let maybe_count = or_null(&count);
     let problem = object(json!({
         "file": string, "line": maybe_count, "column": maybe_count, "field": string, "message": string, "remedy": string,
     }));
     let copy = object(json!({ "path": string, "made_at": time, "by": string, "file_changed": flag }));
+    let level = object(json!({ "score": number, "margin": maybe_number }));
+    let label = object(json!({
+        "label": string, "prompts": list(string.clone()), "negatives": list(string.clone()), "attributes": { "type": "object" },
+        "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
+    }));
     let set = object(json!({
         "set": string, "labels": list(string.clone()), "sha256": string,
         "in_force": { "enum": ["file", "state"] }, "file": string, "copy": or_null(&copy), "refused": maybe_string,
         "warnings": list(string.clone()),
+        "scoring": { "enum": ["exclusive", "independent"] }, "ensemble": { "enum": ["embeddings", "probabilities"] },
+        "templates": list(string.clone()), "background": list(string.clone()), "streams": list(string.clone()), "details": list(label),
     }));
     json!({
         "Error": object(json!({ "error": string })),
-        "Streams": object(json!({ "streams": list(stream) })),
+        "Streams": object(json!({ "streams": list(of("Stream")) })),
+        "Stream": stream,
         "Scores": scores::schema(),
         "Labels": object(json!({ "sets": list(set) })),
-        "Events": object(json!({ "events": list(event) })),
+        "Events": object(json!({ "events": list(event), "next": maybe_string })),
+        "Snapshots": object(json!({ "snapshots": list(snapshot), "next": maybe_string })),
         "Sinks": object(json!({ "outbox": outbox, "sinks": list(sink) })),
         "Readiness": readiness,
         "Switched": object(json!({ "stream": string, "enabled": flag, "changed": flag })),

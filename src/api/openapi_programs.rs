@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::browser_session;
-use super::live_client::Kind;
 use super::model_queries;
 use super::openapi::{answer, list, object, of, operation, text};
 
@@ -30,19 +29,10 @@ pub(super) fn with_csrf_token(operation: &mut Value) {
 }
 
 pub(super) fn live() -> Value {
-    let list = |name: &str, items: Value, description: &str| {
-        json!({
-            "name": name, "in": "query", "required": false, "style": "form", "explode": false, "description": description,
-            "schema": { "type": "array", "items": items, "minItems": 1, "uniqueItems": true },
-        })
-    };
-    let kinds: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
     let summary = "Scores, events and states of streams and sinks as server-sent events, while they happen; it goes on until somebody ends it.";
     let mut live = operation("live", summary, &[("200", text("It begins.", "text/event-stream"))]);
     live["responses"]["404"] = json!({ "$ref": "#/components/responses/Error" });
     live["parameters"] = json!([
-        list("streams", json!({ "type": "string", "minLength": 1 }), "Only of these streams."),
-        list("kinds", json!({ "enum": kinds }), "Only these kinds; heartbeats come at any rate."),
         {
             "name": "Last-Event-ID", "in": "header", "required": false, "schema": { "type": "string" },
             "description": "The id of the last event that was heard: those after it come first, as far as they are kept.",
@@ -67,14 +57,6 @@ fn picture() -> Value {
 pub(super) fn tag() -> Value {
     let summary = "The scores of a picture, through the batches of the streams, to which it yields.";
     let mut tag = asked("tag", summary, "Tagged");
-    let text = json!({ "type": "string" });
-    tag["parameters"] = json!([
-        { "name": "set", "in": "query", "required": false, "schema": text, "description": "By this label set; without it by all." },
-        {
-            "name": "stream", "in": "query", "required": false, "schema": text,
-            "description": "By the label sets of this stream, and looked at as its view says.",
-        },
-    ]);
     let picture = picture();
     tag["requestBody"] = json!({
         "required": true, "content": { "image/jpeg": picture, "image/png": picture, "image/webp": picture },

@@ -8,9 +8,13 @@ use axum::middleware;
 use axum::routing::{self, MethodRouter};
 use serde_json::{Value, json};
 
-use super::guard::{guard, refusal};
+use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
-use super::{Shared, browser_session, handlers, live, model_queries, openapi, openapi_programs, scores};
+use super::parameters::Parameter;
+use super::{
+    Shared, browser_session, events, handlers, live, model_queries, openapi, openapi_programs, scores, snapshots,
+    stream_detail,
+};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +98,9 @@ pub(super) struct Route {
     pub method: &'static str,
     pub rules: Rules,
     handler: MethodRouter<Shared>,
-    /// Without what follows from the rules.
+    /// What may stand behind the question mark.
+    pub parameters: &'static [Parameter],
+    /// Without what follows from the rules and the parameters.
     pub operation: Value,
 }
 
@@ -105,7 +111,7 @@ impl Route {
         handler: impl Handler<T, Shared>,
         operation: Value,
     ) -> Self {
-        Self { path, method: "get", rules, handler: routing::get(handler), operation }
+        Self { path, method: "get", rules, handler: routing::get(handler), parameters: &[], operation }
     }
 
     pub fn post<T: 'static>(
@@ -114,7 +120,12 @@ impl Route {
         handler: impl Handler<T, Shared>,
         operation: Value,
     ) -> Self {
-        Self { path, method: "post", rules, handler: routing::post(handler), operation }
+        Self { path, method: "post", rules, handler: routing::post(handler), parameters: &[], operation }
+    }
+
+    /// The same, which takes `parameters`.
+    pub fn taking(self, parameters: &'static [Parameter]) -> Self {
+        Self { parameters, ..self }
     }
 
     pub fn delete<T: 'static>(
@@ -123,7 +134,7 @@ impl Route {
         handler: impl Handler<T, Shared>,
         operation: Value,
     ) -> Self {
-        Self { path, method: "delete", rules, handler: routing::delete(handler), operation }
+        Self { path, method: "delete", rules, handler: routing::delete(handler), parameters: &[], operation }
     }
 }
 
@@ -157,10 +168,13 @@ pub(super) fn all() -> Vec<Route> {
         Route::get(
             "/api/v1/streams",
             READ,
-            handlers::streams,
+            stream_detail::streams,
             read("streams", "Every stream with its state and what became of its frames.", "Streams"),
         ),
-        Route::get("/api/v1/streams/{id}/scores", READ, scores::scores, openapi::scores()),
+        Route::get("/api/v1/streams/{id}", READ, stream_detail::stream, stream_detail::of_one()),
+        Route::get("/api/v1/streams/{id}/latest.jpg", READ, stream_detail::latest, stream_detail::of_latest())
+            .taking(stream_detail::PARAMETERS),
+        Route::get("/api/v1/streams/{id}/scores", READ, scores::scores, openapi::scores()).taking(scores::PARAMETERS),
         Route::post(
             "/api/v1/streams/{id}/pause",
             CHANGE,
@@ -179,7 +193,7 @@ pub(super) fn all() -> Vec<Route> {
             handlers::labels,
             read(
                 "labels",
-                "The label sets, and whether the file of each is in force or a copy of it in the state directory.",
+                "The label sets: what each says, which thresholds are in force, and whether its file is or a copy of it in the state directory.",
                 "Labels",
             ),
         ),
@@ -187,9 +201,17 @@ pub(super) fn all() -> Vec<Route> {
         Route::get(
             "/api/v1/events",
             READ,
-            handlers::events,
-            read("events", "The latest events, newest first, at most 256.", "Events"),
-        ),
+            events::events,
+            read("events", "Events that are kept, whatever became of them, newest first, a page at a time.", "Events"),
+        )
+        .taking(events::PARAMETERS),
+        Route::get(
+            "/api/v1/snapshots",
+            READ,
+            snapshots::snapshots,
+            read("snapshots", "Pictures of tags that are kept, newest first, a page at a time.", "Snapshots"),
+        )
+        .taking(snapshots::PARAMETERS),
         Route::get(
             "/api/v1/snapshots/{name}",
             READ,
@@ -208,8 +230,9 @@ pub(super) fn all() -> Vec<Route> {
             handlers::reload,
             operation("reload", "Reads the configuration again, as SIGHUP does.", &reloaded),
         ),
-        Route::get("/api/v1/live", LIVE, live::live, openapi_programs::live()),
-        Route::post("/api/v1/tag", PICTURE, model_queries::tag, openapi_programs::tag()),
+        Route::get("/api/v1/live", LIVE, live::live, openapi_programs::live()).taking(live::PARAMETERS),
+        Route::post("/api/v1/tag", PICTURE, model_queries::tag, openapi_programs::tag())
+            .taking(model_queries::PARAMETERS),
         Route::post("/api/v1/embed", PICTURE, model_queries::embed, openapi_programs::embed()),
         Route::post("/api/v1/session", READ, browser_session::log_in, openapi_programs::log_in()),
         Route::delete("/api/v1/session", CHANGE, browser_session::log_out, openapi_programs::log_out()),
@@ -224,17 +247,20 @@ pub(super) fn all() -> Vec<Route> {
 
 /// Serves `routes`, each behind the guard as its rules say; what is no route is guarded as one that is read.
 pub(super) fn router(shared: Shared, routes: Vec<Route>) -> Router {
-    let guarded = |rules: Rules| middleware::from_fn_with_state((shared.clone(), rules), guard);
+    let guarded =
+        |rules, parameters| middleware::from_fn_with_state((shared.clone(), Expected { rules, parameters }), guard);
     let nothing =
         || async { refusal(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json has all paths") };
     let other =
         || async { refusal(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; see the header Allow") };
-    let router = routes
-        .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.handler.layer(guarded(route.rules))));
+    let router = routes.into_iter().fold(Router::new(), |router, Route { path, rules, handler, parameters, .. }| {
+        // Probes may ask as they like: what makes them fail restarts the daemon.
+        let parameters = (rules.class != RouteClass::Health).then_some(parameters);
+        router.route(path, handler.layer(guarded(rules, parameters)))
+    });
     router
-        .fallback(nothing.layer(guarded(READ)))
-        .method_not_allowed_fallback(other.layer(guarded(READ)))
+        .fallback(nothing.layer(guarded(READ, None)))
+        .method_not_allowed_fallback(other.layer(guarded(READ, None)))
         .with_state(shared.clone())
 }
 
@@ -267,5 +293,33 @@ mod tests {
             }
         }
         assert_eq!(operations, all().len(), "no row hides another");
+    }
+
+    #[test]
+    fn no_route_but_the_probes_takes_a_parameter_that_it_does_not_know_or_one_twice() {
+        let mut router = router(shared(None, &[]), all());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut ask = |route: &Route, query: &str| {
+            let uri = format!("{}?{query}", route.path.replace(['{', '}'], ""));
+            let request = Request::builder().method(&*route.method.to_uppercase()).uri(uri).header("Host", "localhost");
+            let peer = Peer::from(std::net::IpAddr::from([127, 0, 0, 1]));
+            let answer = runtime.block_on(router.call(request.extension(peer).body(Body::empty()).unwrap())).unwrap();
+            let (status, body) = (answer.status(), axum::body::to_bytes(answer.into_body(), 1 << 20));
+            (status, String::from_utf8_lossy(&runtime.block_on(body).unwrap()).into_owned())
+        };
+        for route in all() {
+            let (status, said) = ask(&route, "no-such=1");
+            let what = format!("{} {}: {status} {said}", route.method, route.path);
+            if route.rules.class == RouteClass::Health {
+                assert_ne!(status, StatusCode::BAD_REQUEST, "{what}");
+                continue;
+            }
+            assert!(status == StatusCode::BAD_REQUEST && said.contains("no-such"), "{what}");
+            for parameter in route.parameters {
+                assert!(said.contains(parameter.name), "{what}");
+                let (status, said) = ask(&route, &format!("{0}=&{0}=", parameter.name));
+                assert!(status == StatusCode::BAD_REQUEST && said.contains(parameter.name), "{status} {said}");
+            }
+        }
     }
 }

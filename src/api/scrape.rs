@@ -141,6 +141,7 @@ mod tests {
             sha256: "0".to_owned(),
             warnings: vec!["it has no background".to_owned()],
             source: serde_json::Value::Null,
+            details: serde_json::Value::Null,
         };
         board.set_labels(vec![set("dock"), set("yard")]);
         let mut text = Exposition::default();

@@ -209,14 +209,13 @@ impl Dispatcher {
         if let Some(shared_embedding) =
             compared.as_ref().and_then(|(unchanged_filter, thumbprint)| unchanged_filter.reuse(thumbprint, time.media))
         {
-            let picture = stream_slot.pictures.then(|| Arc::new(picture));
+            let picture = stream_slot.pictures.then_some(picture);
             let frame = Arc::new(FrameMeta { stream: key, time, tiles: 1, shared_embedding: None, picture, guard });
             batcher.push_reused(Item { frame, kind: ItemKind::Reused(shared_embedding) }, came).map_err(|_| Closed)?;
             return if batcher.is_full() { self.flush(batcher, open) } else { Ok(()) };
         }
         let view = stream_slot.view;
         let tiles = (self.tiles)(view, &picture).max(1);
-        let picture = Arc::new(picture);
         let shared_embedding =
             stream_slot.single.clone().or_else(|| compared.is_some().then(Arc::<SharedEmbedding>::default));
         let kept = stream_slot.pictures.then(|| Arc::clone(&picture));

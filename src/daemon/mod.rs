@@ -8,6 +8,7 @@ mod drop_report;
 pub mod engine;
 mod reload;
 pub mod running_streams;
+mod set_view;
 mod start_sinks;
 
 use std::sync::Arc;
@@ -152,10 +153,11 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         max_delay: settings.infer.max_delay,
         threads: crate::daemon::engine::preprocessing_threads(settings.infer.preprocess_threads),
     };
-    let (intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
+    let (mut intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
     let on_demand = intake.on_demand();
     let (model, labels) = (engine.model.clone(), engine.labels.clone());
     let answers = Arc::new(ModelAnswers::new(on_demand, model, labels, shutdown.clone()));
+    intake.show_pictures(Arc::clone(board.latest_pictures()));
     let mut streams =
         Streams::new(intake, Arc::clone(&events), registry, Arc::clone(board.live_scores()), engine.model.clone());
     for stream in &settings.streams {

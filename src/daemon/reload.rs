@@ -15,10 +15,11 @@ use tokio::sync::oneshot;
 
 use super::answer_queries::ModelAnswers;
 use super::running_streams::Streams;
-use crate::api::{Access, Board, SetView};
-use crate::config::{self, ApiSettings, SetInForce, Settings};
+use super::set_view;
+use crate::api::{Access, Board};
+use crate::config::{self, ApiSettings, Settings};
 use crate::daemon::engine::{self, EngineError, LabelBook};
-use crate::label::{LabelSet, state_copy};
+use crate::label::state_copy;
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::systemd::{self, LongStep};
@@ -104,12 +105,9 @@ impl Reloader {
         self.answers.iter().for_each(|answers| answers.change(&self.current, &self.scorers));
         streams.register(&self.current);
         let sets = self.current.label_sets.iter().zip(&self.current.in_force).enumerate();
-        let view = |(at, (set, in_force)): (usize, (&LabelSet, &SetInForce))| SetView {
-            set: set.name.clone(),
-            labels: set.labels.iter().map(|l| l.name.clone()).collect(),
-            sha256: set.sha256.clone(),
-            warnings: in_force.warnings.iter().chain(self.doubts.get(at).into_iter().flatten()).cloned().collect(),
-            source: serde_json::json!(in_force),
+        let view = |(at, set)| {
+            let doubts = self.doubts.get(at).map(Vec::as_slice).unwrap_or_default();
+            set_view::view(&self.current, at, set, doubts)
         };
         self.board.set_scores_in_metrics(self.current.scores_in_metrics);
         self.board.set_labels(sets.map(view).collect());

@@ -268,8 +268,10 @@ impl Words<'_> {
     }
 }
 
-fn level(threshold: Threshold) -> Level {
-    Level { score: threshold.probability(), margin: Some(threshold.margin()).filter(|margin| margin.is_finite()) }
+impl Level {
+    pub fn of(threshold: Threshold) -> Self {
+        Self { score: threshold.probability(), margin: Some(threshold.margin()).filter(|margin| margin.is_finite()) }
+    }
 }
 
 fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> LabelReading {
@@ -289,8 +291,8 @@ fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> Labe
         set: set.to_owned(),
         label: label.rules.name.to_string(),
         told: label.latest.map_or(Told { score: None, margin: None, rival: None, rival_kind: None }, |s| words.told(s)),
-        enter: level(thresholds.enter),
-        exit: level(thresholds.exit),
+        enter: Level::of(thresholds.enter),
+        exit: Level::of(thresholds.exit),
         after: thresholds.after.as_secs_f64(),
         after_exit: thresholds.after_exit.as_secs_f64(),
         cooldown: thresholds.cooldown.as_secs_f64(),

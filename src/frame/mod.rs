@@ -4,6 +4,7 @@
 //! Nothing here knows GStreamer.
 
 pub mod coded_size;
+pub mod latest_picture;
 pub mod picture_kind;
 pub mod slot;
 pub mod still_image;
@@ -11,6 +12,7 @@ pub mod thumbprint;
 pub mod view;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::frame::thumbprint::Thumbprint;
@@ -226,7 +228,7 @@ pub struct FrameTime {
 pub struct Frame {
     pub stream: StreamId,
     pub time: FrameTime,
-    pub picture: Picture,
+    pub picture: Arc<Picture>,
     /// For streams whose unchanged frames are not inferred again.
     pub thumbprint: Option<Thumbprint>,
     pub guard: FrameGuard,

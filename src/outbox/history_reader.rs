@@ -9,6 +9,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 use serde::Serialize;
 
+use super::event_pages::{self, EventPage, EventPosition, PageSize};
 use super::tables::{self, OutboxError};
 
 /// Rows read or written in one transaction.
@@ -66,6 +67,8 @@ pub struct Row {
 /// The outbox, open for looking.
 pub struct OutboxReader {
     connection: Connection,
+    /// Its schema is today's.
+    current: bool,
     path: PathBuf,
 }
 
@@ -75,7 +78,8 @@ impl OutboxReader {
     /// # Errors
     /// When there is none, it cannot be read, or is newer than this program.
     pub fn open(path: &Path) -> Result<Self, OutboxError> {
-        Ok(Self { connection: tables::open_to_read(path)?, path: path.to_owned() })
+        let (connection, version) = tables::open_to_read(path)?;
+        Ok(Self { connection, current: version == tables::STEPS.len(), path: path.to_owned() })
     }
 
     /// Names of all sinks that the outbox knows.
@@ -117,14 +121,35 @@ impl OutboxReader {
         newest.map_err(|error| self.failed(error))
     }
 
+    /// A page of the events of `query`, newest first, of those older than `before`; who has not got them yet is left out.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn newest_first(
+        &self,
+        query: &Query,
+        before: Option<EventPosition>,
+        size: PageSize,
+    ) -> Result<EventPage, OutboxError> {
+        event_pages::page(&self.connection, self.current, query, before, size).map_err(|error| self.failed(error))
+    }
+
     /// The newest `limit` events of `query`, oldest first.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn latest(&self, query: &Query, limit: usize) -> Result<Vec<Row>, OutboxError> {
-        let (condition, values) = conditions(query, 0);
-        let sql = format!("SELECT seq, id, body FROM events e WHERE {condition} ORDER BY seq DESC LIMIT {limit}");
-        let mut rows = self.rows(&sql, values).map_err(|error| self.failed(error))?;
+        let (mut rows, mut before) = (Vec::new(), None);
+        loop {
+            let size = PageSize { events: limit.saturating_sub(rows.len()), bytes: usize::MAX };
+            let page = self.newest_first(query, before, size)?;
+            rows.extend(page.rows);
+            before = page.next;
+            if before.is_none() || rows.len() >= limit {
+                break;
+            }
+        }
+        self.tell_open(&mut rows).map_err(|error| self.failed(error))?;
         rows.reverse();
         Ok(rows)
     }
@@ -166,18 +191,24 @@ impl OutboxReader {
                 Ok(Row { seq: row.get(0)?, id: row.get(1)?, body: row.get(2)?, open: Vec::new() })
             })?
             .collect::<Result<_, _>>()?;
-        let mut open = transaction.prepare_cached(
+        self.tell_open(&mut rows)?;
+        Ok(rows)
+    }
+
+    /// Says of `rows` which deliveries are not made.
+    fn tell_open(&self, rows: &mut [Row]) -> Result<(), rusqlite::Error> {
+        let mut open = self.connection.prepare_cached(
             "SELECT s.name, d.state, d.attempts, d.error FROM deliveries d JOIN sinks s ON s.id = d.sink
              WHERE d.seq = ?1 ORDER BY d.position",
         )?;
-        for row in &mut rows {
+        for row in rows {
             let one = |row: &rusqlite::Row<'_>| {
                 let state = if row.get::<_, i64>(1)? == 0 { State::Pending } else { State::Dead };
                 Ok(Open { sink: row.get(0)?, state, attempts: row.get(2)?, error: row.get(3)? })
             };
             row.open = open.query_map([row.seq], one)?.collect::<Result<_, _>>()?;
         }
-        Ok(rows)
+        Ok(())
     }
 
     fn failed(&self, error: rusqlite::Error) -> OutboxError {
@@ -185,19 +216,25 @@ impl OutboxReader {
     }
 }
 
-/// Conditions on `events e` with their values.
-fn conditions(query: &Query, after: u64) -> (String, Vec<Value>) {
+/// So many places for values.
+pub(super) fn placeholders(number: usize) -> String {
+    vec!["?"; number].join(", ")
+}
+
+/// Conditions on `events e` with their values. The plus keeps SQLite from an index of names, which is in no order that is asked for here: it
+/// would read and sort all of a stream's events for a page of them.
+pub(super) fn conditions(query: &Query, after: u64) -> (String, Vec<Value>) {
     let mut conditions = vec!["e.seq > ?".to_owned()];
     let mut values = vec![Value::from(i64::try_from(after).unwrap_or(i64::MAX))];
     let lists = [
         ("e.id", &query.ids),
-        ("e.stream", &query.streams),
-        ("e.label_set", &query.sets),
-        ("e.label", &query.labels),
-        ("e.kind", &query.types),
+        ("+e.stream", &query.streams),
+        ("+e.label_set", &query.sets),
+        ("+e.label", &query.labels),
+        ("+e.kind", &query.types),
     ];
     for (column, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
-        conditions.push(format!("{column} IN ({})", vec!["?"; list.len()].join(", ")));
+        conditions.push(format!("{column} IN ({})", placeholders(list.len())));
         values.extend(list.iter().map(|value| Value::from(value.clone())));
     }
     for (operator, time) in [(">=", query.since), ("<", query.until)] {

@@ -69,7 +69,7 @@ fn write(mut lock: &File, id: Uuid) -> std::io::Result<()> {
 /// # Errors
 /// When there is no outbox, or it cannot be read.
 pub fn of_file(path: &Path) -> Result<Option<Uuid>, OutboxError> {
-    let connection = tables::open_to_read(path)?;
+    let (connection, _) = tables::open_to_read(path)?;
     let failed = |error| OutboxError::Sql { path: path.to_owned(), error };
     let there =
         connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'identity'").and_then(|mut s| s.exists([]));

@@ -15,6 +15,7 @@
 mod age;
 mod damage;
 pub mod delivery;
+pub mod event_pages;
 mod event_store;
 pub mod history_reader;
 pub mod identity;
@@ -37,8 +38,11 @@ use serde::Serialize;
 use crate::event::Event;
 use crate::outbox::delivery::{DeliveryReceiver, Health, States};
 pub use age::{Kernel, Uptime};
+use event_pages::{EventPosition, PageSize};
 use event_store::{EventStore, Queued};
+use history_reader::{OutboxReader, Query};
 use outbox_thread::Worker;
+pub use recent_events::EventsPage;
 use recent_events::RecentEvents;
 pub use recent_events::RecentSince;
 use route::{Route, Routed, Router};
@@ -175,6 +179,26 @@ impl Status {
     /// Those of them with a number from `from` on; numbers are good for this run only.
     pub fn recent_since(&self, from: u64) -> RecentSince {
         self.0.recent.since(from)
+    }
+
+    /// A page of all events that are stored, whatever became of them, on a connection of its own; of an outbox in memory, of the latest.
+    /// Waits for the disk. What is stored and cannot be understood any more is left out.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn events(
+        &self,
+        query: &Query,
+        before: Option<EventPosition>,
+        size: PageSize,
+    ) -> Result<EventsPage, OutboxError> {
+        let Some(path) = self.0.report.lock().path.clone() else {
+            return Ok(self.0.recent.page(query, before, size));
+        };
+        // Opened anew each time: a file that was found damaged has been replaced by another.
+        let page = OutboxReader::open(&path)?.newest_first(query, before, size)?;
+        let events = page.rows.iter().filter_map(|row| serde_json::from_str(&row.body).ok().map(Arc::new));
+        Ok((events.collect(), page.next))
     }
 }
 

@@ -1,4 +1,5 @@
-//! The latest events, for the API: those of this run, and before them what the file still has of earlier ones.
+//! The latest events, for the status page and for an outbox that has no file: those of this run, and before them what the file still has of
+//! earlier ones.
 //!
 //! Written by the threads that send events, read by the API's. When full, the oldest is forgotten.
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::event_pages::{EventPosition, PageSize};
 use super::history_reader::{OutboxReader, Query};
 use crate::event::Event;
 
@@ -24,6 +26,8 @@ pub struct RecentSince {
     /// The number of the next event that comes.
     pub next: u64,
 }
+/// Some events, newest first, and where the next page begins.
+pub type EventsPage = (Vec<Arc<Event>>, Option<EventPosition>);
 
 impl RecentEvents {
     /// Begins with the latest events of the file at `path`; without one there are none.
@@ -60,5 +64,28 @@ impl RecentEvents {
         let next = events.back().map_or(1, |(number, _)| number + 1);
         let wanted = events.iter().filter(|(number, _)| *number >= from).map(|(_, event)| Arc::clone(event));
         RecentSince { events: wanted.collect(), next }
+    }
+
+    /// A page, as of a file; it is small anyway.
+    pub fn page(&self, query: &Query, before: Option<EventPosition>, size: PageSize) -> EventsPage {
+        let is = |list: &[String], name: &str| list.is_empty() || list.iter().any(|wanted| wanted == name);
+        let position = |(number, event): &(u64, Arc<Event>)| {
+            let data = &event.data;
+            let position = EventPosition { time: data.sampled_at.as_millisecond(), seq: *number };
+            let wanted = is(&query.streams, &data.stream)
+                && is(&query.sets, &data.set)
+                && is(&query.labels, &data.label)
+                && is(&query.types, event.kind.as_str())
+                && query.since.is_none_or(|since| position.time >= since)
+                && query.until.is_none_or(|until| position.time < until)
+                && before.is_none_or(|before| position < before);
+            wanted.then(|| (position, Arc::clone(event)))
+        };
+        let mut found: Vec<_> = self.0.lock().iter().filter_map(position).collect();
+        found.sort_unstable_by_key(|(position, _)| std::cmp::Reverse(*position));
+        let more = found.len() > size.events;
+        found.truncate(size.events);
+        let next = found.last().filter(|_| more).map(|(position, _)| *position);
+        (found.into_iter().map(|(_, event)| event).collect(), next)
     }
 }

@@ -36,6 +36,9 @@ pub const STEPS: &[&str] = &[
      -- the payload published last and of the one before it; without one it may be any of ours.
      CREATE TABLE retained (
          place TEXT NOT NULL, topic TEXT NOT NULL, digest BLOB, before BLOB, PRIMARY KEY (place, topic)) STRICT, WITHOUT ROWID;",
+    "-- For pages of events, newest first (see event_pages.rs).
+     CREATE INDEX events_by_time ON events (time);
+     CREATE INDEX events_by_name ON events (stream, label_set, label, kind, time);",
 ];
 
 /// Why the outbox cannot be used.
@@ -142,11 +145,11 @@ pub fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
     Ok(())
 }
 
-/// Opens `path` for looking only, beside a daemon that writes.
+/// Opens `path` for looking only, beside a daemon that writes; gives the version of its schema too.
 ///
 /// # Errors
 /// When there is none, or it cannot be read.
-pub fn open_to_read(path: &Path) -> Result<Connection, OutboxError> {
+pub fn open_to_read(path: &Path) -> Result<(Connection, usize), OutboxError> {
     if !path.exists() {
         let why =
             "it is made when the daemon first runs; name it with `--outbox FILE` or the configuration with `-c FILE`";
@@ -160,7 +163,7 @@ pub fn open_to_read(path: &Path) -> Result<Connection, OutboxError> {
         Ok((connection, version))
     });
     match checked {
-        Ok((connection, version)) if (1..=STEPS.len()).contains(&version) => Ok(connection),
+        Ok((connection, version)) if (1..=STEPS.len()).contains(&version) => Ok((connection, version)),
         Ok((_, 0)) => {
             let why = "the file holds no outbox".to_owned();
             Err(OutboxError::Absent { path: path.to_owned(), why })

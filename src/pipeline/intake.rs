@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::batching::dispatcher::Arrival;
+use crate::frame::latest_picture::{LatestPicture, LatestPictures};
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::{Region, View};
 use crate::platform::rounding;
@@ -69,6 +70,8 @@ pub(super) struct Camera {
     pub tempo: Option<Arc<Tempo>>,
     /// What frames get a thumbprint of.
     pub thumbprints: Option<Region>,
+    /// Who looks at its pictures.
+    pub latest: Arc<LatestPicture>,
 }
 
 /// The way into a running pipeline. Dropping it lets the pipeline end.
@@ -82,6 +85,7 @@ pub struct Intake {
     pictures: bool,
     /// For who joins without a source, as long as this is here.
     joining: Arc<Joining>,
+    latest: Arc<LatestPictures>,
 }
 
 /// The common interval of all streams with `interval: auto`, and how it is found.
@@ -118,7 +122,17 @@ impl Intake {
         shutdown: Shutdown,
     ) -> Self {
         let joining = Arc::new(Joining { arrivals: arrivals.clone(), wake: wake.clone() });
-        Self { arrivals, wake, score_routes, shutdown, next: 0, pace: CommonPace::default(), pictures: false, joining }
+        Self {
+            arrivals,
+            wake,
+            score_routes,
+            shutdown,
+            next: 0,
+            pace: CommonPace::default(),
+            pictures: false,
+            joining,
+            latest: Arc::default(),
+        }
     }
 
     /// The way in for single pictures.
@@ -129,6 +143,11 @@ impl Intake {
     /// Streams that join from now on keep each frame's picture until it has been scored: for snapshots.
     pub fn keep_pictures(&mut self) {
         self.pictures = true;
+    }
+
+    /// Streams that join from now on show their pictures there to who looks.
+    pub fn show_pictures(&mut self, latest: Arc<LatestPictures>) {
+        self.latest = latest;
     }
 
     /// A stream joins; its source starts at once.
@@ -149,7 +168,8 @@ impl Intake {
         };
         status.sampling_interval(interval);
         let thumbprints = unchanged.map(|_| view.region);
-        let camera = Camera { record, source, interval, tempo, thumbprints };
+        let latest = self.latest.enter(&source.id);
+        let camera = Camera { record, source, interval, tempo, thumbprints, latest };
         let (source, slot) = camera_to_slot(camera, self.wake.clone(), shutdown);
 
         // Everything is in place before the first frame.

@@ -56,14 +56,14 @@ pub struct Stages {
 
 /// camera → source → sample → slot. The source is not running yet.
 fn camera_to_slot(camera: Camera, wake: Sender<()>, shutdown: Shutdown) -> (Source, SlotReader<Frame>) {
-    let Camera { record, source, interval, tempo, thumbprints } = camera;
+    let Camera { record, source, interval, tempo, thumbprints, latest } = camera;
     let (writer, slot) = slot::slot(1, wake);
     let on_full = match source.pace {
         Pace::Live => OnFull::NewestWins,
         Pace::Fast => OnFull::Wait(shutdown.clone()),
     };
     let sampler = Sampler::new(Arc::clone(&source.id), interval, record.accounting, writer, on_full);
-    let sampler = sampler.following(tempo).with_thumbprints(thumbprints);
+    let sampler = sampler.following(tempo).with_thumbprints(thumbprints).showing(latest);
     (Source::new(source, Arc::new(sampler), record.status, shutdown), slot)
 }
 

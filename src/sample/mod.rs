@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 pub use auto::Tempo;
 pub use schedule::Schedule;
 
+use crate::frame::latest_picture::LatestPicture;
 use crate::frame::slot::{PutError, SlotWriter};
 use crate::frame::thumbprint::Thumbprint;
 use crate::frame::view::Region;
@@ -78,6 +79,8 @@ pub struct Sampler {
     tempo: Option<Arc<Tempo>>,
     /// What frames get a thumbprint of.
     thumbprints: Option<Region>,
+    /// Who looks at pictures as they come.
+    latest: Arc<LatestPicture>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,7 @@ impl Sampler {
         on_full: OnFull,
     ) -> Self {
         let state = Mutex::new(State { schedule: Schedule::new(interval), pending: None });
-        Self { stream, accounting, state, slot, on_full, tempo: None, thumbprints: None }
+        Self { stream, accounting, state, slot, on_full, tempo: None, thumbprints: None, latest: Arc::default() }
     }
 
     /// Follows `tempo`, if there is one, instead of its own interval.
@@ -121,6 +124,13 @@ impl Sampler {
     #[must_use]
     pub fn with_thumbprints(mut self, region: Option<Region>) -> Self {
         self.thumbprints = region;
+        self
+    }
+
+    /// Shows what it samples to who looks at `latest`.
+    #[must_use]
+    pub fn showing(mut self, latest: Arc<LatestPicture>) -> Self {
+        self.latest = latest;
         self
     }
 
@@ -155,6 +165,8 @@ impl FrameTap for Sampler {
             return;
         };
         let thumbprint = self.thumbprints.map(|region| Thumbprint::of(&picture, region));
+        let picture = Arc::new(picture);
+        self.latest.sampled(time, &picture);
         let frame = Frame { stream: Arc::clone(&self.stream), time, picture, thumbprint, guard };
         let (lost, reason) = match &self.on_full {
             OnFull::NewestWins => match self.slot.put(frame) {

@@ -7,6 +7,7 @@
 
 mod picture_store;
 mod rgb;
+pub mod snapshot_listing;
 
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +25,8 @@ use uuid::Uuid;
 use crate::event::{Event, EventKind};
 use crate::frame::Picture;
 use picture_store::SnapshotStore;
+pub use rgb::jpeg;
+use snapshot_listing::{SnapshotListing, SnapshotOrigin};
 
 /// Frames that wait to be encoded: each holds a decoded picture, which may be one of a decoder's few.
 const QUEUE: usize = 8;
@@ -82,6 +85,7 @@ pub struct Gallery {
     base: OnceLock<String>,
     /// The last picture of each open tag.
     open: Mutex<HashMap<Uuid, String>>,
+    listing: Arc<SnapshotListing>,
 }
 
 impl Gallery {
@@ -98,6 +102,7 @@ impl Gallery {
             saved: broadcast::channel(BEHIND).0,
             base: OnceLock::new(),
             open: Mutex::default(),
+            listing: Arc::clone(&store.listing),
         };
         if let Some(url) = &settings.url {
             let _ = gallery.base.set(format!("{}/api/v1/snapshots", url.as_str().trim_end_matches('/')));
@@ -160,7 +165,13 @@ impl Gallery {
         shots.as_ref().is_some_and(|shots| shots.try_send(shot).is_ok())
     }
 
-    fn address(&self, name: &str) -> String {
+    /// The pictures that are kept.
+    pub fn listing(&self) -> &SnapshotListing {
+        &self.listing
+    }
+
+    /// Where the picture called `name` is to be had.
+    pub fn address(&self, name: &str) -> String {
         match self.base.get() {
             Some(base) => format!("{base}/{name}"),
             None => {
@@ -219,6 +230,8 @@ impl Writer {
             let jpeg = rgb::jpeg(&picture, self.max_side, self.quality);
             // The decoder may be waiting for it.
             drop(picture);
+            let origin = SnapshotOrigin { stream: stream.clone(), set: set.clone(), label: label.clone() };
+            let jpeg = jpeg.map(|jpeg| origin.write_into(jpeg));
             let written = jpeg.and_then(|jpeg| self.store.write(&name, &jpeg, Instant::now()).map(|()| jpeg));
             let told = std::mem::replace(&mut failing, written.is_err());
             match written {

@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
+use super::snapshot_listing::SnapshotListing;
 use crate::platform::atomic_file::{self, Durability};
 
 /// The file of a tag's picture; `which` is `start` or `best`.
@@ -20,9 +22,15 @@ pub fn name(tag: Uuid, which: &str) -> String {
 
 /// Whether `name` is one that [`name`] makes.
 pub fn is_name(name: &str) -> bool {
-    let Some((tag, which)) = name.strip_suffix(".jpg").and_then(|stem| stem.rsplit_once('-')) else { return false };
+    parts(name).is_some()
+}
+
+/// The tag and which picture of it, out of a name that [`name`] makes.
+pub fn parts(name: &str) -> Option<(Uuid, &'static str)> {
+    let (tag, which) = name.strip_suffix(".jpg")?.rsplit_once('-')?;
+    let which = ["start", "best"].into_iter().find(|known| *known == which)?;
     // Only the form that is written, so that one picture has one name.
-    matches!(which, "start" | "best") && Uuid::try_parse(tag).is_ok_and(|uuid| uuid.to_string() == tag)
+    Uuid::try_parse(tag).ok().filter(|uuid| uuid.to_string() == tag).map(|uuid| (uuid, which))
 }
 
 /// One daemon a folder may take what lies there for its own. A file system without locks has one daemon.
@@ -47,6 +55,8 @@ pub struct SnapshotStore {
     files: HashMap<String, (u64, (Instant, u64))>,
     size: u64,
     next: u64,
+    /// The same for others, by wall clock.
+    pub listing: Arc<SnapshotListing>,
 }
 
 impl SnapshotStore {
@@ -67,6 +77,7 @@ impl SnapshotStore {
             files: HashMap::new(),
             size: 0,
             next: 0,
+            listing: Arc::new(SnapshotListing::new(folder)),
         };
         let wall = SystemTime::now();
         let mut found = Vec::new();
@@ -86,20 +97,21 @@ impl SnapshotStore {
             } else if is_name(&name)
                 && let Ok(metadata) = entry.metadata()
             {
-                let age = metadata.modified().ok().and_then(|then| wall.duration_since(then).ok()).unwrap_or_default();
-                found.push((age, name, metadata.len()));
+                let written = metadata.modified().unwrap_or(wall);
+                let age = wall.duration_since(written).unwrap_or_default();
+                found.push((age, name, metadata.len(), written));
             }
         }
         // Oldest first; the monotonic clock may not go back far enough, order stays all the same.
         found.sort_by(|a, b| b.cmp(a));
-        for (age, name, size) in found {
+        for (age, name, size, written) in found {
             let since = now.checked_sub(age);
             if since.is_none() && age > max_age {
                 let _ = fs::remove_file(folder.join(&name));
                 continue;
             }
             let oldest = store.by_age.last_key_value().map_or(now, |(key, _)| key.0);
-            store.note(name, size, since.unwrap_or(oldest));
+            store.note(name, size, since.unwrap_or(oldest), written);
         }
         store.sweep(now);
         Ok(store)
@@ -112,7 +124,7 @@ impl SnapshotStore {
     pub fn write(&mut self, name: &str, jpeg: &[u8], now: Instant) -> io::Result<()> {
         // A picture may be lost: its event is what must not be, and tags must not wait for a slow card.
         atomic_file::replace(&self.folder.join(name), jpeg, Durability::Unsynced)?;
-        self.note(name.to_owned(), jpeg.len() as u64, now);
+        self.note(name.to_owned(), jpeg.len() as u64, now, SystemTime::now());
         self.sweep(now);
         Ok(())
     }
@@ -130,13 +142,15 @@ impl SnapshotStore {
             if let Some((size, _)) = self.files.remove(&name) {
                 self.size -= size;
             }
+            self.listing.remove(&name);
             // Somebody else may have deleted it.
             let _ = fs::remove_file(self.folder.join(&name));
         }
         metrics::gauge!("vtagd_snapshots_bytes").set(self.size as f64);
     }
 
-    fn note(&mut self, name: String, size: u64, since: Instant) {
+    fn note(&mut self, name: String, size: u64, since: Instant, written: SystemTime) {
+        self.listing.note(&name, size, written);
         let key = (since, self.next);
         self.next += 1;
         if let Some((old, place)) = self.files.insert(name.clone(), (size, key)) {

@@ -20,9 +20,10 @@ pub(super) const FORMATS: [(gst_video::VideoFormat, PixelFormat); 6] = [
     (gst_video::VideoFormat::Gray8, PixelFormat::Gray8),
 ];
 
-/// Decoder buffers that may be held at once by one stream's slot, the preprocessing threads and a batch that is being made.
+/// Decoder buffers that may be held at once by one stream's slot, the preprocessing threads, a batch that is being made, and for who looks at
+/// its latest picture.
 /// A device's pool is asked for that many more, so that its decoder never waits for one of ours.
-pub(super) const HELD_BUFFERS: u32 = 8;
+pub(super) const HELD_BUFFERS: u32 = 9;
 
 /// Why a sample is not a picture we can look at.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ pub(super) fn sink_caps() -> gst::Caps {
 
 /// Lets the sink at `pad` take buffers with strides of the decoder's own choice (it would copy them otherwise), and tells how
 /// many of them are held where the pool may be of a fixed size. Pools in the system's memory grow by themselves, and what they
-/// are asked for they allocate at once: eight pictures of 1920 by 1080 are 25 MB a stream. appsink 1.22 does not answer the
+/// are asked for they allocate at once: nine pictures of 1920 by 1080 are 28 MB a stream. appsink 1.22 does not answer the
 /// allocation query by itself.
 pub(super) fn ask_for_room(pad: &gst::Pad, fixed: bool) {
     let held = if fixed { HELD_BUFFERS } else { 0 };

@@ -251,6 +251,7 @@ fn no_spelling_of_a_request_gets_past_the_token() {
         sha256: "0".repeat(64),
         warnings: Vec::new(),
         source: serde_json::json!({}),
+        details: serde_json::json!({}),
     };
     server.board.set_labels(vec![set]);
     let lines = [

@@ -12,6 +12,7 @@ mod api_schemathesis;
 mod live_stream;
 mod metrics_scrape;
 mod python_client;
+mod reading;
 mod scores_command;
 mod session_login;
 mod status_command;

@@ -240,7 +240,7 @@ fn an_older_schema_is_brought_up_step_by_step_and_a_newer_one_refused() {
     drop(connection);
     let error = EventStore::open(Some(&path), &[], Box::new(Machine::default())).err().unwrap();
     assert!(matches!(error, OutboxError::Newer { .. }) && error.exit_code() == 2);
-    assert!(error.to_string().contains("newer vtagd (schema 3, this one knows 2)"), "{error}");
+    assert!(error.to_string().contains("newer vtagd (schema 4, this one knows 3)"), "{error}");
     assert!(moved_aside(folder.path()).is_empty(), "a newer file is not a damaged one");
 }
 
