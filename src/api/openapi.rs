@@ -172,9 +172,10 @@ fn schemas() -> Value {
         "sampled": count, "inferred": count, "reused": count,
         "dropped": { "type": "object", "additionalProperties": count },
     }));
-    let swallowed = object(json!({
-        "set": string, "label": string, "after": count, "cooldown": count, "gap": count, "rival": count,
-    }));
+    let swallowed = object_with(
+        json!({ "set": string, "label": string, "after": count, "cooldown": count, "gap": count, "rival": count }),
+        json!({ "region": string }),
+    );
     let stream = object_with(
         json!({
             "id": string,
@@ -229,7 +230,10 @@ fn schemas() -> Value {
             "attributes": { "type": "object" },
             "snapshot": maybe_string,
         }),
-        json!({ "reason": { "enum": ["below_exit", "stream_ended", "shutdown", "reconfigured", "interrupted"] } }),
+        json!({
+            "region": string,
+            "reason": { "enum": ["below_exit", "stream_ended", "shutdown", "reconfigured", "interrupted"] },
+        }),
     );
     let event = object(json!({
         "specversion": { "const": "1.0" }, "id": id, "source": string,

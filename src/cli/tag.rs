@@ -337,7 +337,7 @@ fn video(
     let route = ScoreRoute { scorers: engine.scorers.clone(), handler };
     let record = RegisteredStream::new(&source.id, Vec::new());
     let interval = args.every.into();
-    let part = StreamPart { record, source, interval, unchanged: None, view: View::default(), route };
+    let part = StreamPart { record, source, interval, unchanged: None, views: View::default().into(), route };
     let started = pipeline::start(stages, shutdown)
         .and_then(|(mut intake, threads)| intake.join(part).map(|member| (member, threads)));
     let (member, mut threads) = match started {

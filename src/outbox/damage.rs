@@ -121,7 +121,11 @@ fn salvage(damaged: &Path, fresh: &Connection) -> Salvaged {
     let (deliveries, all_deliveries) = copy("deliveries", &columns, "position");
     copy("identity", &["one", "id"], "one");
     copy("retained", &["place", "topic", "digest", "before"], "place, topic");
-    copy("states", &["stream", "label_set", "label", "seq", "age", "body"], "stream, label_set, label");
+    // Of a file without regions they cannot be read, and are those of the whole view.
+    let columns = ["stream", "region", "label_set", "label", "seq", "age", "body"];
+    if copy("states", &columns, "stream, region, label_set, label").0 == 0 {
+        copy("states", &["stream", "label_set", "label", "seq", "age", "body"], "stream, label_set, label");
+    }
     // What was torn apart is put right: deliveries of events that are gone, counts of those that are.
     let mended = fresh.execute_batch(
         "DELETE FROM deliveries WHERE seq NOT IN (SELECT seq FROM events) OR sink NOT IN (SELECT id FROM sinks);

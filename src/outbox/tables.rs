@@ -36,6 +36,14 @@ pub const STEPS: &[&str] = &[
      -- the payload published last and of the one before it; without one it may be any of ours.
      CREATE TABLE retained (
          place TEXT NOT NULL, topic TEXT NOT NULL, digest BLOB, before BLOB, PRIMARY KEY (place, topic)) STRICT, WITHOUT ROWID;",
+    "-- The latest event of each label in each region of its stream; '': the whole view.
+     ALTER TABLE states RENAME TO states_of_labels;
+     CREATE TABLE states (
+         stream TEXT NOT NULL, region TEXT NOT NULL DEFAULT '', label_set TEXT NOT NULL, label TEXT NOT NULL, seq INTEGER NOT NULL,
+         age INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (stream, region, label_set, label)) STRICT, WITHOUT ROWID;
+     INSERT INTO states (stream, label_set, label, seq, age, body)
+         SELECT stream, label_set, label, seq, age, body FROM states_of_labels;
+     DROP TABLE states_of_labels;",
 ];
 
 /// Why the outbox cannot be used.

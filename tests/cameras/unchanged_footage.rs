@@ -121,19 +121,19 @@ fn stands_for(samples: &[&Sample], settings: Unchanged) -> Vec<usize> {
     let mut reference = 0;
     let mut all = Vec::new();
     for (index, sample) in samples.iter().enumerate() {
-        if filter.reuse(&sample.thumbprint, sample.time.media).is_none() {
+        if filter.reuse(std::slice::from_ref(&sample.thumbprint), sample.time.media).is_none() {
             let shared_embedding = Arc::new(SharedEmbedding::default());
             let guard = accounting.sample(&"clip".into());
             let frame = FrameMeta {
                 stream: StreamKey(0),
                 time: sample.time,
-                tiles: 1,
+                tiles: vec![1],
                 shared_embedding: None,
                 picture: None,
                 guard,
             };
             shared_embedding.keep(&sample.scores);
-            filter.infer(sample.thumbprint.clone(), shared_embedding, &Arc::new(frame));
+            filter.infer(vec![sample.thumbprint.clone()], shared_embedding, &Arc::new(frame));
             reference = index;
         }
         all.push(reference);

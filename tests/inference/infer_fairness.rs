@@ -95,7 +95,7 @@ impl Overload {
                     unchanged: None,
                     pictures: false,
                     key: StreamKey(n as u64),
-                    view: View::default(),
+                    views: View::default().into(),
                     slot,
                 })
                 .unwrap();

@@ -97,7 +97,9 @@ impl Rig {
         let (arrive, arrivals) = bounded(1);
         let (slot, reader) = slot::slot(64, wake);
         let key = StreamKey(0);
-        arrive.send(Arrival { key, view: View::default(), unchanged: None, pictures: false, slot: reader }).unwrap();
+        arrive
+            .send(Arrival { key, views: View::default().into(), unchanged: None, pictures: false, slot: reader })
+            .unwrap();
         let (free_again, free) = bounded(buffers(sessions));
         for _ in 0..buffers(sessions) {
             free_again.send(BatchBuffer::new(max_size, 1).unwrap()).unwrap();
@@ -155,7 +157,7 @@ impl Rig {
         let width = self.sent as u32;
         let picture = Picture::from_rgb(width, 1, vec![0; 3 * width as usize]).unwrap();
         let guard = self.accounting.sample(&stream);
-        let frame = Frame { stream, time, picture, thumbprint: None, guard };
+        let frame = Frame { stream, time, picture, thumbprints: Vec::new(), guard };
         assert!(matches!(self.slot.as_ref().unwrap().put(frame), Ok(None)));
     }
 

@@ -300,9 +300,12 @@ impl<'a> Session<'a> {
     }
 
     async fn picture(&mut self, saved: &Saved, receiver: &DeliveryReceiver, place: &str) {
-        if let Some(slug) = self.states.slug(&saved.stream, &saved.set, &saved.label) {
-            let topic = self.topics.snapshot(&saved.stream, &slug);
-            self.publish_retained(vec![Message::retained(topic, saved.jpeg.to_vec())], receiver, place).await;
+        let levels = self.states.levels(&saved.stream, saved.region.as_deref(), &saved.set, &saved.label);
+        let message =
+            |level: &String| Message::retained(self.topics.snapshot(&saved.stream, level), saved.jpeg.to_vec());
+        let messages: Vec<Message> = levels.iter().map(message).collect();
+        if !messages.is_empty() {
+            self.publish_retained(messages, receiver, place).await;
         }
     }
 
