@@ -305,7 +305,7 @@ fn show(row: &Row, json: bool) {
     let time = data.sampled_at.strftime("%F %T");
     let kind = event.kind.as_str();
     let mut line =
-        format!("{time}Z  {:<14} {kind:<6} {:<20} {:>3.0} %  {}", data.stream, data.label, data.score * 100.0, row.id);
+        format!("{time}Z  {:<14} {kind:<6} {:<20} {:>3.0} %  {}", data.place(), data.label, data.score * 100.0, row.id);
     for open in &row.open {
         let state = if open.state == State::Pending { "waits for" } else { "dead letter of" };
         line += &format!("  {state} {}", open.sink);

@@ -88,6 +88,13 @@ pub struct Data {
     pub snapshot: Option<String>,
 }
 
+impl Data {
+    /// The stream, with the region where there is one: for people.
+    pub fn place(&self) -> String {
+        self.region.as_ref().map_or_else(|| self.stream.clone(), |region| format!("{}/{region}", self.stream))
+    }
+}
+
 /// One event. `id` is made once and never changes on a retry.
 #[derive(Clone, Debug)]
 pub struct Event {

@@ -2,7 +2,7 @@
 //!
 //! In: each sample, noted by the scoring thread beside what the tracker makes of it: two numbers and a peak. Out: a [`StreamScores`] when
 //! somebody asks. Any thread may; it copies what there is while the scoring thread waits, some microseconds, and words it afterwards.
-//! Bounded: three kilobytes at most for each stream and label of the configuration.
+//! Bounded: three kilobytes at most for each stream, region and label of the configuration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -21,3 +21,4 @@ mod source_keyframes;
 mod source_rtsp;
 mod unchanged_footage;
 mod unchanged_frames;
+mod view_regions;

@@ -96,7 +96,7 @@ fn look(clip: &str, set: &str, view: &str) -> Option<(Vec<Sample>, Vec<Threshold
     let mut engine = Engine::build_in_process(&settings.model, &settings.infer, &settings.label_sets).unwrap();
     let stream = settings.streams[0].clone();
     let looker = Arc::new(Looker {
-        view: stream.view,
+        view: stream.views[0].view,
         schedule: Mutex::new(Schedule::new(EVERY)),
         model: Mutex::new((
             Preprocessor::new(Arc::clone(&engine.spec)),

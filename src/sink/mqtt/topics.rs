@@ -100,6 +100,18 @@ impl Topics {
         [self.join(&["+", "+"]), self.join(&["+", "enabled", "state"]), self.join(&["+", "+", "attributes"])]
     }
 
+    /// The region whose label this topic is, if it is one's.
+    pub fn region<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        let mut levels = self.below(topic)?.split('/').skip(1);
+        let (region, label) = (levels.next()?, levels.next()?);
+        (!TAKEN_BELOW.contains(&label)).then_some(region)
+    }
+
+    /// Filters for what lies retained of a region's labels, in all streams, pictures left out.
+    pub fn retained_of(&self, region: &str) -> [String; 2] {
+        [self.join(&["+", region, "+"]), self.join(&["+", region, "+", "attributes"])]
+    }
+
     /// Whether this is `<p>/<stream>/<something>`.
     pub fn is_level(&self, topic: &str) -> bool {
         self.below(topic).is_some_and(|rest| rest.matches('/').count() == 1)
@@ -228,6 +240,19 @@ mod tests {
             "v/gate/left/car/snapshot",
         ] {
             assert!(!topics.is_of_label(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_region_of_a_topic_is_known() {
+        let topics = Topics::new("v");
+        for region in ["v/gate/left/car", "v/gate/left/car/attributes", "v/gate/left/car/snapshot"] {
+            assert_eq!(topics.region(region), Some("left"), "{region}");
+        }
+        for other in
+            ["v/gate/car", "v/gate/car/attributes", "v/gate/car/snapshot", "v/gate/enabled/state", "w/gate/left/car"]
+        {
+            assert_eq!(topics.region(other), None, "{other}");
         }
     }
 
