@@ -51,7 +51,9 @@ fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
     let state = stream.map_or(Value::Null, |row| row["state"].clone());
     if labels.is_empty() {
         let known = all["scores"].as_array().into_iter().flatten().map(|label| text(&label["label"]));
-        let known: Vec<String> = known.collect();
+        // Each region has them again.
+        let known: std::collections::BTreeSet<String> = known.collect();
+        let known: Vec<String> = known.into_iter().collect();
         return Err(Unanswered::Input(if known.is_empty() {
             format!(
                 "{} is not scored now (it is {}): nothing is known of its labels",

@@ -148,8 +148,11 @@ streams:
 #[test]
 fn regions_of_a_view_have_names_and_take_its_mode() {
     let folder = folder();
+    // Below a region, the topic of its name could be another label's.
+    let named = "set: named\nbackground: [a wall]\nlabels:\n  - { name: state, prompts: [a state] }\n  - { name: car, prompts: [a car] }\n";
+    fs::write(folder.path().join("labels/named.yaml"), named).expect("a label set");
     let text = "\
-labels: [labels/one.yaml]
+labels: [labels/one.yaml, labels/named.yaml]
 streams:
   - id: a
     url: rtsp://h
@@ -172,6 +175,8 @@ streams:
         told.iter().any(|told| told.starts_with("streams[0].view.regions: ") && told.contains("inferred 2 times")),
         "{told:?}"
     );
+    let renamed: Vec<&String> = told.iter().filter(|told| told.contains("below a region")).collect();
+    assert!(matches!(renamed[..], [one] if one.contains("`state`") && one.contains("`named_state`")), "{told:?}");
 }
 
 #[test]
