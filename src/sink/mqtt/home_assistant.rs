@@ -188,7 +188,7 @@ pub mod tests {
 
     #[test]
     fn each_region_has_components_of_its_own_and_changes_no_others() {
-        let topics = Topics::new("vtagd");
+        let topics = Topics::new("site");
         let regions =
             |names: &[&str]| -> Vec<std::sync::Arc<str>> { names.iter().map(|name| (*name).into()).collect() };
         let labels = ["car", "b_car", "attributes"];
@@ -202,9 +202,9 @@ pub mod tests {
         assert!(none.iter().all(|(key, component)| both[key] == *component));
         assert!(one.iter().all(|(key, component)| both[key] == *component));
         let car = &both["region_3_a_b_car"];
-        assert_eq!((&car["name"], &car["unique_id"]), (&json!("car (a_b)"), &json!("vtagd_cam1_region_3_a_b_car")));
-        assert_eq!(car["state_topic"], "vtagd/cam1/a_b/car");
-        assert_eq!(both["region_1_a_lot_attributes"]["state_topic"], "vtagd/cam1/a/lot_attributes");
+        assert_eq!((&car["name"], &car["unique_id"]), (&json!("car (a_b)"), &json!("site_cam1_region_3_a_b_car")));
+        assert_eq!(car["state_topic"], "site/cam1/a_b/car");
+        assert_eq!(both["region_1_a_lot_attributes"]["state_topic"], "site/cam1/a/lot_attributes");
     }
 
     #[test]
