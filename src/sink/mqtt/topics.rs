@@ -249,6 +249,7 @@ mod tests {
         for region in ["v/gate/left/car", "v/gate/left/car/attributes", "v/gate/left/car/snapshot"] {
             assert_eq!(topics.region(region), Some("left"), "{region}");
         }
+        assert_eq!(topics.retained_of("left"), ["v/+/left/+", "v/+/left/+/attributes"]);
         for other in
             ["v/gate/car", "v/gate/car/attributes", "v/gate/car/snapshot", "v/gate/enabled/state", "w/gate/left/car"]
         {
