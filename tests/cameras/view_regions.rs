@@ -195,7 +195,7 @@ fn each_region_of_a_camera_tells_what_it_sees_and_a_label_is_on_while_any_has_it
     assert_eq!(stands, expected.iter().map(|(region, state)| (region, state)).collect::<Vec<_>>());
     let (_, metrics) = daemon.get("/metrics");
     let starts = "vtagd_events_total{stream=\"gate\",region=\"right\",set=\"things\",label=\"rocket\",type=\"start\"}";
-    assert_eq!(metric(&metrics, starts), Some(1.0), "{metrics}");
+    assert!(metric(&metrics, starts).is_some_and(|starts| starts >= 1.0), "{metrics}");
     let sampled = metric(&metrics, "vtagd_frames_sampled_total{stream=\"gate\"}").unwrap();
     let pictures = metric(&metrics, "vtagd_batch_size_sum").unwrap();
     let inferred = metric(&metrics, "vtagd_frames_inferred_total{stream=\"gate\"}").unwrap();
