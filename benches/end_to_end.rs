@@ -97,7 +97,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     let route = ScoreRoute { scorers: engine.scorers, handler };
     let interval = Duration::from_millis(40).into();
     let record = RegisteredStream::new(&source.id, Vec::new());
-    let part = StreamPart { record, source, interval, unchanged: None, view: View::default(), route };
+    let part = StreamPart { record, source, interval, unchanged: None, views: View::default().into(), route };
     let member = intake.join(part).expect("the stream joins");
     drop(intake);
     let accounting = Arc::clone(&member.accounting);

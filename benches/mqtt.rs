@@ -41,6 +41,7 @@ fn event(number: usize) -> Event {
     let (stream, label, ends) = (number % STREAMS, number / STREAMS % LABELS, number / (STREAMS * LABELS) % 2 == 1);
     let now = jiff::Timestamp::now();
     let data = Data {
+        region: None,
         stream: format!("camera-{stream}"),
         set: "dock-safety".into(),
         label: format!("label-{label}"),

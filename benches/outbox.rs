@@ -32,6 +32,7 @@ const EVENTS: usize = 200_000;
 
 fn event(number: usize) -> Event {
     let data = Data {
+        region: None,
         stream: format!("camera-{}", number % 20),
         set: "dock-safety".into(),
         label: format!("label-{}", number % 50),

@@ -104,7 +104,12 @@ fn emitting(c: &mut Criterion) {
             thresholds: Thresholds::default(),
             attributes: Arc::default(),
         };
-        let set = SetRules { name: "bench".into(), labels: (0..50).map(rules).collect(), rivals: Arc::default() };
+        let set = SetRules {
+            region: None,
+            name: "bench".into(),
+            labels: (0..50).map(rules).collect(),
+            rivals: Arc::default(),
+        };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let mut emitter = Emitter::new("bench", "a".into(), model, vec![set], Duration::from_secs(30));
         let mut i = 0;

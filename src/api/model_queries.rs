@@ -45,6 +45,9 @@ pub struct TagScore {
 #[derive(Clone, Debug, Serialize)]
 pub struct SetScores {
     pub set: String,
+    /// The region of the stream by which it is scored, if it has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     pub scores: Vec<TagScore>,
 }
 

@@ -160,7 +160,7 @@ pub(super) fn object(properties: Value) -> Value {
 }
 
 /// The same with more that are there in some states only.
-fn object_with(properties: Value, optional: Value) -> Value {
+pub(super) fn object_with(properties: Value, optional: Value) -> Value {
     let mut object = object(properties);
     for (key, schema) in optional.as_object().into_iter().flatten() {
         object["properties"][key] = schema.clone();
@@ -184,9 +184,10 @@ fn schemas() -> Value {
         "sampled": count, "inferred": count, "reused": count,
         "dropped": { "type": "object", "additionalProperties": count },
     }));
-    let swallowed = object(json!({
-        "set": string, "label": string, "after": count, "cooldown": count, "gap": count, "rival": count,
-    }));
+    let swallowed = object_with(
+        json!({ "set": string, "label": string, "after": count, "cooldown": count, "gap": count, "rival": count }),
+        json!({ "region": string }),
+    );
     let stream = object_with(
         json!({
             "id": string,
@@ -241,7 +242,10 @@ fn schemas() -> Value {
             "attributes": { "type": "object" },
             "snapshot": maybe_string,
         }),
-        json!({ "reason": { "enum": ["below_exit", "stream_ended", "shutdown", "reconfigured", "interrupted"] } }),
+        json!({
+            "region": string,
+            "reason": { "enum": ["below_exit", "stream_ended", "shutdown", "reconfigured", "interrupted"] },
+        }),
     );
     let event = object(json!({
         "specversion": { "const": "1.0" }, "id": id, "source": string,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::browser_session;
 use super::model_queries;
-use super::openapi::{answer, list, object, of, operation, text};
+use super::openapi::{answer, list, object, object_with, of, operation, text};
 
 /// Who may ask shows one of these.
 pub(super) fn security_schemes() -> Value {
@@ -88,7 +88,10 @@ pub(super) fn tagged() -> Value {
     let score = object(json!({
         "label": { "type": "string" }, "score": or_null("number"), "margin": or_null("number"), "rival": or_null("string"),
     }));
-    let set = object(json!({ "set": { "type": "string" }, "scores": list(score) }));
+    let set = object_with(
+        json!({ "set": { "type": "string" }, "scores": list(score) }),
+        json!({ "region": { "type": "string" } }),
+    );
     object(json!({ "model": model(), "sets": list(set) }))
 }
 

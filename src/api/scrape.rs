@@ -51,7 +51,9 @@ fn scores(text: &mut Exposition, board: &Board) {
                 return;
             }
             left -= 1;
+            let region = latest.region.as_deref().map(|region| ("region", region));
             let labels = [("stream", stream.id()), ("set", &*latest.set), ("label", &*latest.label)];
+            let labels: Vec<(&str, &str)> = labels.into_iter().chain(region).collect();
             text.sample("vtagd_label_margin", &labels, f64::from(latest.score.margin));
         }
     }

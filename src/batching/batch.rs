@@ -1,7 +1,7 @@
 //! What travels between the stages after sampling: jobs for the preprocessing pool, prepared batches for the session
 //! thread, embeddings for the scoring thread.
 //!
-//! A frame gives one item, or several if its view is tiled. Items of one frame keep their order and may fall into
+//! A frame gives one item, or several if its view is tiled or its stream has several views. Items of one frame keep their order and may fall into
 //! different batches; [`FrameMeta`] is what they share, and its guard ends when the last of them is gone. A frame that looks
 //! like an earlier one gives an item without pixels: it travels with the others, so that it is scored in its turn, and is scored
 //! with the embedding that the earlier frame leaves in their common [`SharedEmbedding`].
@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::batching::tensor::{BatchBuffer, BatchPlace};
-use crate::frame::view::View;
+use crate::frame::view::{Polygon, View};
 use crate::frame::{FrameTime, Picture};
 use crate::stream::accounting::FrameGuard;
 use crate::stream::{StreamId, StreamKey};
@@ -21,8 +21,8 @@ use crate::stream::{StreamId, StreamKey};
 pub struct FrameMeta {
     pub stream: StreamKey,
     pub time: FrameTime,
-    /// Tiles this frame was cut into; 1 unless the view is tiled.
-    pub tiles: usize,
+    /// Tiles this frame was cut into for each view of its stream, in their order; 1 unless the view is tiled.
+    pub tiles: Vec<usize>,
     /// Where its embedding is to be kept for frames that look the same.
     pub shared_embedding: Option<Arc<SharedEmbedding>>,
     /// The frame itself, where events want a picture. It is held until the frame has been scored.
@@ -30,7 +30,7 @@ pub struct FrameMeta {
     pub guard: FrameGuard,
 }
 
-/// The embeddings of one frame, tile by tile, for later frames that look the same. Empty until they are known, and for ever if
+/// The embeddings of one frame, view by view and tile by tile, for later frames that look the same. Empty until they are known, and for ever if
 /// the frame is lost on its way. Held by the frame, those that look like it and its stream, so there are few of them.
 #[derive(Debug, Default)]
 pub struct SharedEmbedding(OnceLock<Vec<f32>>);
@@ -55,7 +55,7 @@ pub enum ItemKind {
     Reused(Arc<SharedEmbedding>),
 }
 
-/// One tile of one frame, or a frame without pixels.
+/// One tile of one view of a frame, or a frame without pixels.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub frame: Arc<FrameMeta>,
@@ -69,11 +69,12 @@ impl Item {
     }
 }
 
-/// Work for the preprocessing pool: write tile `tile` of `picture` into `place`, then say so on `done`.
+/// Work for the preprocessing pool: write tile `tile` of `picture`, seen through `view` and `mask`, into `place`, then say so on `done`.
 pub struct PrepareJob {
     pub picture: Arc<Picture>,
     pub stream: StreamId,
     pub view: View,
+    pub mask: Option<Polygon>,
     pub tile: usize,
     pub place: BatchPlace,
     /// Which place of the batch, and whether it was written.

@@ -20,7 +20,7 @@ use crate::batching::tensor::{BatchBuffer, HostMemory, TensorError};
 use crate::batching::unchanged::UnchangedFilter;
 use crate::frame::slot::SlotReader;
 use crate::frame::thumbprint::Unchanged;
-use crate::frame::view::View;
+use crate::frame::view::{NamedView, View, Views};
 use crate::frame::{Frame, Picture};
 use crate::stream::StreamKey;
 
@@ -59,7 +59,7 @@ pub type TileCount = fn(View, &Picture) -> usize;
 #[derive(Debug)]
 pub struct Arrival {
     pub key: StreamKey,
-    pub view: View,
+    pub views: Views,
     /// Whether frames that show nothing new are inferred all the same (`None`).
     pub unchanged: Option<Unchanged>,
     /// Whether a frame's picture is kept until it has been scored.
@@ -72,7 +72,7 @@ pub struct Arrival {
 /// A stream that is there.
 struct StreamSlot {
     key: StreamKey,
-    view: View,
+    views: Views,
     slot: SlotReader<Frame>,
     pictures: bool,
     single: Option<Arc<SharedEmbedding>>,
@@ -80,8 +80,8 @@ struct StreamSlot {
 }
 
 impl From<Arrival> for StreamSlot {
-    fn from(Arrival { key, view, unchanged, pictures, single, slot }: Arrival) -> Self {
-        Self { key, view, slot, pictures, single, unchanged_filter: unchanged.map(UnchangedFilter::new) }
+    fn from(Arrival { key, views, unchanged, pictures, single, slot }: Arrival) -> Self {
+        Self { key, views, slot, pictures, single, unchanged_filter: unchanged.map(UnchangedFilter::new) }
     }
 }
 
@@ -192,7 +192,7 @@ impl Dispatcher {
         Ok(Open { number, buffer, done: bounded(self.max_size) })
     }
 
-    /// Gives every tile of `frame` a place, closing batches as they fill; one that shows nothing new goes along without a place.
+    /// Gives every tile of every view of `frame` a place, closing batches as they fill; one that shows nothing new goes along without a place.
     fn place(
         &self,
         stream_slot: &mut StreamSlot,
@@ -201,36 +201,34 @@ impl Dispatcher {
         open: &mut Option<Open>,
         next: &mut u64,
     ) -> Result<(), Closed> {
-        let Frame { stream, time, picture, thumbprint, guard } = frame;
-        let key = stream_slot.key;
+        let Frame { stream, time, picture, thumbprints, guard } = frame;
+        let (key, views) = (stream_slot.key, stream_slot.views.clone());
+        let tiles: Vec<usize> = views.iter().map(|view| (self.tiles)(view.view, &picture).max(1)).collect();
         // What has waited in its slot has used up a part of its delay.
         let came = time.captured.min(Instant::now());
-        let compared = stream_slot.unchanged_filter.as_mut().zip(thumbprint);
-        if let Some(shared_embedding) =
-            compared.as_ref().and_then(|(unchanged_filter, thumbprint)| unchanged_filter.reuse(thumbprint, time.media))
-        {
+        let compared = stream_slot.unchanged_filter.as_mut().filter(|_| !thumbprints.is_empty());
+        if let Some(shared_embedding) = compared.as_ref().and_then(|filter| filter.reuse(&thumbprints, time.media)) {
             let picture = stream_slot.pictures.then_some(picture);
-            let frame = Arc::new(FrameMeta { stream: key, time, tiles: 1, shared_embedding: None, picture, guard });
+            let frame = Arc::new(FrameMeta { stream: key, time, tiles, shared_embedding: None, picture, guard });
             batcher.push_reused(Item { frame, kind: ItemKind::Reused(shared_embedding) }, came).map_err(|_| Closed)?;
             return if batcher.is_full() { self.flush(batcher, open) } else { Ok(()) };
         }
-        let view = stream_slot.view;
-        let tiles = (self.tiles)(view, &picture).max(1);
         let shared_embedding =
             stream_slot.single.clone().or_else(|| compared.is_some().then(Arc::<SharedEmbedding>::default));
         let kept = stream_slot.pictures.then(|| Arc::clone(&picture));
         let meta = Arc::new(FrameMeta {
             stream: key,
             time,
-            tiles,
+            tiles: tiles.clone(),
             shared_embedding: shared_embedding.clone(),
             picture: kept,
             guard,
         });
-        if let (Some((unchanged_filter, thumbprint)), Some(shared_embedding)) = (compared, shared_embedding) {
-            unchanged_filter.infer(thumbprint, shared_embedding, &meta);
+        if let (Some(filter), Some(shared_embedding)) = (compared, shared_embedding) {
+            filter.infer(thumbprints, shared_embedding, &meta);
         }
-        for tile in 0..tiles {
+        let of_view = |(view, tiles)| (0..tiles).map(move |tile| (view, tile));
+        for (view, tile) in views.iter().zip(tiles).flat_map(of_view) {
             let current = match open {
                 Some(current) => current,
                 None => open.insert(self.open(next)?),
@@ -240,7 +238,8 @@ impl Dispatcher {
             let index = batcher.push(item, came).map_err(|_| Closed)?;
             let done = current.done.0.clone();
             let (picture, stream) = (Arc::clone(&picture), Arc::clone(&stream));
-            let job = PrepareJob { picture, stream, view, tile, place, done, index };
+            let NamedView { view, mask, .. } = view.clone();
+            let job = PrepareJob { picture, stream, view, mask, tile, place, done, index };
             self.jobs.send(job).map_err(|_| Closed)?;
             if batcher.is_full() {
                 self.flush(batcher, open)?;

@@ -1,5 +1,5 @@
 //! The filter of unchanged frames of one stream: whether a frame looks so much like the last inferred one that its embedding is as good. Pure;
-//! media time is a parameter.
+//! media time is a parameter. Of a stream with several views all must look like it: a frame is inferred as a whole or not at all.
 //!
 //! Compared is always with the last frame that was *inferred*, never with one that was passed as unchanged, so a scene that changes slowly
 //! cannot creep away. A frame whose reference is still on its way is passed as unchanged behind it: it travels in order, so the reference
@@ -22,7 +22,7 @@ pub struct UnchangedFilter {
 /// The last frame that was inferred, or is about to be.
 #[derive(Debug)]
 struct Reference {
-    thumbprint: Thumbprint,
+    thumbprints: Vec<Thumbprint>,
     media: Duration,
     shared_embedding: Arc<SharedEmbedding>,
     /// Gone once it has been scored or lost.
@@ -43,18 +43,29 @@ impl UnchangedFilter {
         Self { settings, reference: None }
     }
 
-    /// Where the embedding for a frame with this thumbprint at `media` is, or will be; `None` if it has to be inferred.
-    pub fn reuse(&self, thumbprint: &Thumbprint, media: Duration) -> Option<Arc<SharedEmbedding>> {
+    /// Where the embedding for a frame with these thumbprints at `media` is, or will be; `None` if it has to be inferred.
+    pub fn reuse(&self, thumbprints: &[Thumbprint], media: Duration) -> Option<Arc<SharedEmbedding>> {
         let reference = self.reference.as_ref()?;
         let fresh = media.checked_sub(reference.media).is_some_and(|age| age < self.settings.max_age);
-        let same = || thumbprint.change(&reference.thumbprint).is_some_and(|change| change <= self.settings.tolerance);
+        let is_same = |(now, then): (&Thumbprint, &Thumbprint)| {
+            now.change(then).is_some_and(|change| change <= self.settings.tolerance)
+        };
+        let same = || {
+            thumbprints.len() == reference.thumbprints.len()
+                && thumbprints.iter().zip(&reference.thumbprints).all(is_same)
+        };
         (fresh && !reference.is_lost() && same()).then(|| Arc::clone(&reference.shared_embedding))
     }
 
     /// A frame is to be inferred: it is what later ones are compared with. `shared_embedding` is the one that it carries.
-    pub fn infer(&mut self, thumbprint: Thumbprint, shared_embedding: Arc<SharedEmbedding>, frame: &Arc<FrameMeta>) {
+    pub fn infer(
+        &mut self,
+        thumbprints: Vec<Thumbprint>,
+        shared_embedding: Arc<SharedEmbedding>,
+        frame: &Arc<FrameMeta>,
+    ) {
         let media = frame.time.media;
-        self.reference = Some(Reference { thumbprint, media, shared_embedding, frame: Arc::downgrade(frame) });
+        self.reference = Some(Reference { thumbprints, media, shared_embedding, frame: Arc::downgrade(frame) });
     }
 }
 
@@ -71,17 +82,17 @@ mod tests {
     const SETTINGS: Unchanged = Unchanged { tolerance: 2.0, max_age: Duration::from_secs(10) };
 
     /// A stripe of brightness 100 in the dark, and a spot of `spot`.
-    fn thumbprint(spot: u8) -> Thumbprint {
+    fn thumbprint(spot: u8) -> Vec<Thumbprint> {
         sized(spot, 96)
     }
 
-    fn sized(spot: u8, width: u32) -> Thumbprint {
+    fn sized(spot: u8, width: u32) -> Vec<Thumbprint> {
         let level = |at: u32| match (at % width, at / width) {
             (10..20, 10..20) => spot,
             (_, y) => (y % 50 * 2) as u8,
         };
         let rgb = (0..width * 64).flat_map(|at| [level(at); 3]).collect();
-        Thumbprint::of(&Picture::from_rgb(width, 64, rgb).unwrap(), Region::FULL)
+        vec![Thumbprint::of(&Picture::from_rgb(width, 64, rgb).unwrap(), Region::FULL)]
     }
 
     fn second(n: u64) -> Duration {
@@ -91,7 +102,7 @@ mod tests {
     /// Infers a frame at `media`; the account is its own.
     fn infer(
         unchanged_filter: &mut UnchangedFilter,
-        thumbprint: Thumbprint,
+        thumbprints: Vec<Thumbprint>,
         media: Duration,
     ) -> (Arc<FrameMeta>, Arc<SharedEmbedding>) {
         let shared_embedding = Arc::new(SharedEmbedding::default());
@@ -100,12 +111,12 @@ mod tests {
         let frame = Arc::new(FrameMeta {
             stream: StreamKey(1),
             time,
-            tiles: 1,
+            tiles: vec![1],
             shared_embedding: Some(Arc::clone(&shared_embedding)),
             picture: None,
             guard,
         });
-        unchanged_filter.infer(thumbprint, Arc::clone(&shared_embedding), &frame);
+        unchanged_filter.infer(thumbprints, Arc::clone(&shared_embedding), &frame);
         (frame, shared_embedding)
     }
 
@@ -118,6 +129,18 @@ mod tests {
         drop(frame);
         assert!(Arc::ptr_eq(&unchanged_filter.reuse(&thumbprint(51), second(1)).unwrap(), &shared_embedding));
         assert!(unchanged_filter.reuse(&thumbprint(80), second(1)).is_none());
+    }
+
+    #[test]
+    fn a_frame_of_several_views_is_inferred_when_one_of_them_has_changed_or_there_are_others() {
+        let mut unchanged_filter = UnchangedFilter::new(SETTINGS);
+        let both = |left, right| [thumbprint(left), thumbprint(right)].concat();
+        let (_frame, _kept) = infer(&mut unchanged_filter, both(50, 70), second(0));
+        assert!(unchanged_filter.reuse(&both(51, 69), second(1)).is_some());
+        for other in [both(50, 80), both(80, 70), both(70, 50), thumbprint(50), [both(50, 70), thumbprint(50)].concat()]
+        {
+            assert!(unchanged_filter.reuse(&other, second(1)).is_none());
+        }
     }
 
     #[test]

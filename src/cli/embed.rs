@@ -13,6 +13,7 @@ use super::texts::{self, TemplateArgs};
 use super::{complain, pull, say};
 use crate::config::ModelChoice;
 use crate::daemon::engine::{Engine, EngineError};
+use crate::frame::view::NamedView;
 use crate::infer::{BatchSize, InferSettings};
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -22,7 +23,6 @@ use crate::model::{Bundle, ModelError, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::userinfo::shown;
-use crate::preprocess::View;
 use crate::score::similarity::Similarity;
 
 /// Values shown of an embedding on a readable line.
@@ -308,7 +308,7 @@ fn images<'a>(
             return Err(Failure::Stopped);
         }
         let embedded =
-            pictures::embed(chunk, View::default(), &engine.spec, encoder.as_mut()).map_err(EngineError::from)?;
+            pictures::embed(chunk, &NamedView::default(), &engine.spec, encoder.as_mut()).map_err(EngineError::from)?;
         for (file, embedding) in chunk.iter().zip(embedded) {
             match embedding {
                 Ok(embedding) => found.push(Image { file: shown(file).into(), embedding }),

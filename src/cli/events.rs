@@ -305,7 +305,7 @@ fn show(row: &Row, json: bool) {
     let time = data.sampled_at.strftime("%F %T");
     let kind = event.kind.as_str();
     let mut line =
-        format!("{time}Z  {:<14} {kind:<6} {:<20} {:>3.0} %  {}", data.stream, data.label, data.score * 100.0, row.id);
+        format!("{time}Z  {:<14} {kind:<6} {:<20} {:>3.0} %  {}", data.place(), data.label, data.score * 100.0, row.id);
     for open in &row.open {
         let state = if open.state == State::Pending { "waits for" } else { "dead letter of" };
         line += &format!("  {state} {}", open.sink);
@@ -322,7 +322,7 @@ fn show(row: &Row, json: bool) {
 /// A column of the CSV and where its value is in the event.
 type Column = (&'static str, &'static str);
 
-const CSV: [Column; 15] = [
+const CSV: [Column; 16] = [
     ("id", "/id"),
     ("type", "/type"),
     ("time", "/time"),
@@ -338,6 +338,8 @@ const CSV: [Column; 15] = [
     ("reason", "/data/reason"),
     ("model", "/data/model/name"),
     ("attributes", "/data/attributes"),
+    // Behind those that readers may count.
+    ("region", "/data/region"),
 ];
 
 fn csv(row: &Row) -> String {
@@ -370,9 +372,8 @@ mod tests {
 
     #[test]
     fn cells_with_commas_and_quotes_are_quoted() {
-        let body =
-            r#"{"id":"1","type":"t","data":{"label":"a \"b\", c","score":0.5,"ended_at":null,"attributes":{"a":"b"}}}"#;
+        let body = r#"{"id":"1","type":"t","data":{"region":"left","label":"a \"b\", c","score":0.5,"ended_at":null,"attributes":{"a":"b"}}}"#;
         let row = Row { seq: 1, id: "1".into(), body: body.into(), open: vec![] };
-        assert_eq!(csv(&row), "1,t,,,,,\"a \"\"b\"\", c\",,0.5,,,,,,\"{\"\"a\"\":\"\"b\"\"}\"");
+        assert_eq!(csv(&row), "1,t,,,,,\"a \"\"b\"\", c\",,0.5,,,,,,\"{\"\"a\"\":\"\"b\"\"}\",left");
     }
 }

@@ -51,7 +51,9 @@ fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
     let state = stream.map_or(Value::Null, |row| row["state"].clone());
     if labels.is_empty() {
         let known = all["scores"].as_array().into_iter().flatten().map(|label| text(&label["label"]));
-        let known: Vec<String> = known.collect();
+        // Each region has them again.
+        let known: std::collections::BTreeSet<String> = known.collect();
+        let known: Vec<String> = known.into_iter().collect();
         return Err(Unanswered::Input(if known.is_empty() {
             format!(
                 "{} is not scored now (it is {}): nothing is known of its labels",
@@ -81,6 +83,11 @@ fn since(time: Duration) -> String {
 
 fn text(value: &Value) -> String {
     value.as_str().map(plain).unwrap_or_default()
+}
+
+/// A text between two others; nothing where there is none.
+fn text_before(value: &Value, before: &str, after: &str) -> String {
+    value.as_str().map(|text| format!("{before}{}{after}", plain(text))).unwrap_or_default()
 }
 
 fn number(value: &Value) -> f64 {
@@ -150,7 +157,8 @@ impl Seen<'_> {
     fn starts(&self) -> Vec<&Value> {
         let data = self.events.as_array().into_iter().flatten().filter(|event| event["type"] == "dev.vtagd.tag.start");
         let own = data.map(|event| &event["data"]).filter(|data| {
-            data["stream"] == *self.stream && data["label"] == self.label["label"] && data["set"] == self.label["set"]
+            let same = |key: &str| data[key] == self.label[key];
+            data["stream"] == *self.stream && same("region") && same("label") && same("set")
         });
         own.filter(|data| time(&data["sampled_at"]).is_some_and(|at| at >= self.after)).collect()
     }
@@ -182,9 +190,10 @@ impl Seen<'_> {
             _ => "no tag is open".to_owned(),
         };
         let mut what = format!(
-            "{} on {} (set {}) had {} in the last {since}; {stands}",
+            "{} on {} ({}set {}) had {} in the last {since}; {stands}",
             text(&label["label"]),
             plain(self.stream),
+            text_before(&label["region"], "region ", ", "),
             text(&label["set"]),
             plural(starts.len(), "start"),
         );

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::frame::still_image::{self, StillImageError};
+use crate::frame::view::NamedView;
 use crate::infer::{ImageEncoder, InferError};
-use crate::preprocess::{self, PreprocessError, Preprocessor, Spec, View};
+use crate::preprocess::{self, PreprocessError, Preprocessor, Spec};
 
 /// How many pictures are looked at together.
 #[derive(Debug, clap::Args)]
@@ -40,7 +41,7 @@ pub type Embedded = Result<Vec<f32>, Unusable>;
 /// When a run itself fails.
 pub fn embed(
     files: &[impl AsRef<Path>],
-    view: View,
+    view: &NamedView,
     spec: &Arc<Spec>,
     encoder: &mut dyn ImageEncoder,
 ) -> Result<Vec<Embedded>, InferError> {
@@ -51,10 +52,14 @@ pub fn embed(
         .iter()
         .map(|file| {
             let picture = still_image::load(file.as_ref())?;
-            let (start, tiles) = (pixels.len(), preprocess::tiles(view, picture.width(), picture.height()));
+            let (start, tiles) = (pixels.len(), preprocess::tiles(view.view, picture.width(), picture.height()));
             pixels.resize(start + tiles * place, 0.0);
             for (tile, place) in pixels[start..].chunks_exact_mut(place).enumerate() {
-                if let Err(error) = preprocessor.run(&picture, view, tile, place) {
+                let done = match &view.mask {
+                    Some(mask) => preprocessor.run_masked(&picture, view.view, mask, tile, place),
+                    None => preprocessor.run(&picture, view.view, tile, place),
+                };
+                if let Err(error) = done {
                     pixels.truncate(start);
                     return Err(Unusable::Preprocess { file: file.as_ref().to_owned(), error });
                 }

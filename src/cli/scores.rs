@@ -117,6 +117,11 @@ fn text(value: &Value) -> String {
     value.as_str().map(plain).unwrap_or_default()
 }
 
+/// A label, with its region before it where it has one.
+pub(super) fn named(label: &Value) -> String {
+    label["region"].as_str().map(|region| format!("{}/", plain(region))).unwrap_or_default() + &text(&label["label"])
+}
+
 /// A margin as it is told: with its sign.
 fn signed(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |margin| format!("{margin:+.2}"))
@@ -155,7 +160,7 @@ fn rows(streams: &[Value]) -> String {
             rows.push([
                 text(&stream["stream"]),
                 text(&label["set"]),
-                text(&label["label"]),
+                named(label),
                 label["score"].as_f64().map_or_else(|| "-".to_owned(), |score| format!("{score:.3}")),
                 signed(&label["margin"]),
                 signed(&label["enter"]["margin"]),
@@ -205,7 +210,7 @@ fn bar(label: &Value, width: usize, colour: bool) -> String {
         _ => '·',
     };
     let drawn: String = (0..width).map(cell).collect();
-    let name: String = text(&label["label"]).chars().take(NAME).collect();
+    let name: String = named(label).chars().take(NAME).collect();
     let score = label["score"].as_f64().map_or_else(|| "-".to_owned(), |score| format!("{:.1} %", score * 100.0));
     let drawn = match label["state"].as_str() {
         Some("open") if colour => format!("\x1b[32m{drawn}\x1b[0m"),
@@ -260,6 +265,14 @@ gate    street  car    0.500  +4.00   +0.41  -0.41  idle   an empty street  +2.0
             assert!(rows(std::slice::from_ref(&odd)).contains("stream"));
             bars(&[odd], 60, true);
         }
+    }
+
+    #[test]
+    fn a_label_of_a_region_says_which() {
+        let mut of_region = label(4.0, "idle");
+        of_region["region"] = json!("left");
+        let seen = [json!({ "stream": "gate", "age": 0.5, "scores": [of_region] })];
+        assert!(rows(&seen).contains("left/car") && bars(&seen, 60, false).contains("left/car"));
     }
 
     #[test]

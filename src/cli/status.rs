@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
 use super::ask::{Daemon, DaemonArgs, Unanswered};
+use super::scores::named;
 use super::screen::{Screen, table};
 use super::{plain, say};
 use crate::platform::shutdown;
@@ -81,9 +82,12 @@ fn open_tags(events: &Value) -> BTreeMap<String, Vec<Value>> {
         if !seen.insert(data["tag_id"].to_string()) || event["type"] == "dev.vtagd.tag.end" {
             continue;
         }
-        let tag = json!({
+        let mut tag = json!({
             "set": data["set"], "label": data["label"], "score": data["score"], "started_at": data["started_at"],
         });
+        if data["region"].is_string() {
+            tag["region"] = data["region"].clone();
+        }
         tags.entry(data["stream"].as_str().unwrap_or_default().to_owned()).or_default().push(tag);
     }
     tags
@@ -135,9 +139,7 @@ fn top_lines(streams: &[Value]) -> String {
         let mut labels: Vec<&Value> = stream["scores"].as_array()?.iter().filter(|l| l["score"].is_f64()).collect();
         let score = |label: &Value| label["score"].as_f64().unwrap_or_default();
         labels.sort_by(|a, b| score(b).total_cmp(&score(a)));
-        let told = labels.iter().take(TOP).map(|label| {
-            format!("{} {:.0} %", plain(label["label"].as_str().unwrap_or_default()), score(label) * 100.0)
-        });
+        let told = labels.iter().take(TOP).map(|label| format!("{} {:.0} %", named(label), score(label) * 100.0));
         let told: Vec<String> = told.collect();
         (!told.is_empty())
             .then(|| format!("\n{}: {}", plain(stream["stream"].as_str().unwrap_or_default()), told.join(", ")))
@@ -266,7 +268,7 @@ fn swallowed(stream: &Value) -> String {
         if told.is_empty() {
             continue;
         }
-        let name = label["label"].as_str().map(plain).unwrap_or_default();
+        let name = named(label);
         labels.push((counts.iter().map(|(count, _)| count).sum(), format!("{name} {}", told.join(" and "))));
     }
     labels.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
@@ -287,7 +289,7 @@ fn stream(stream: &Value) -> [String; 8] {
         state => plain(state),
     };
     let tags = stream["tags"].as_array().cloned().unwrap_or_default();
-    let mut shown: Vec<String> = tags.iter().take(TAGS).filter_map(|tag| tag["label"].as_str().map(plain)).collect();
+    let mut shown: Vec<String> = tags.iter().take(TAGS).filter(|tag| tag["label"].is_string()).map(named).collect();
     if tags.len() > TAGS {
         shown.push(format!("{} more", tags.len() - TAGS));
     }

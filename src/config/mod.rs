@@ -20,7 +20,7 @@ use crate::outbox::OutboxSettings;
 use crate::outbox::route::Route;
 
 use crate::frame::thumbprint::Unchanged;
-use crate::frame::view::View;
+use crate::frame::view::Views;
 use crate::platform::state_folder::StateFolder;
 use crate::platform::userinfo;
 use crate::sample::Interval;
@@ -46,6 +46,7 @@ mod streams;
 mod suspicious_text;
 mod trusted_proxies;
 mod validate;
+mod views;
 
 pub use api_endpoint::Reach;
 pub use overrides::Origins;
@@ -136,7 +137,7 @@ pub enum ModelChoice {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamSettings {
     pub source: SourceSettings,
-    pub view: View,
+    pub views: Views,
     pub interval: Interval,
     /// `None`: every sample is inferred.
     pub unchanged: Option<Unchanged>,

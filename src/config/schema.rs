@@ -224,6 +224,24 @@ section! {
         "mode" => mode: ViewMode,
         /// `[x, y, w, h]`, parts of the picture | `[0, 0, 1, 1]` | The part to look at; inside 0 to 1
         "region" => region: Vec<At<f64>>,
+        /// list, 1 to 16 | - | Instead of `region`: [named parts](#regions), each scored and told by itself
+        "regions" => regions: Vec<At<ViewRegion>>,
+    }
+}
+
+section! {
+    /// One of `view.regions`.
+    pub struct ViewRegion {
+        /// lower-case letters, digits, `_` `-`; at most 64 | required | Names the region in events, topics and metrics; unique in its
+        /// stream
+        "name" => name: String,
+        /// `[x, y, w, h]`, parts of the picture | this or `polygon` | A rectangle
+        "region" => region: Vec<At<f64>>,
+        /// list of `[x, y]`, 3 to 64 | this or `region` | Corners, parts of the picture; inside 0 to 1. The model sees the rectangle around
+        /// them, in which what lies outside has its mean colour
+        "polygon" => polygon: Vec<At<Vec<At<f64>>>>,
+        /// as `streams[].view.mode` | that of the stream | For this region alone
+        "mode" => mode: ViewMode,
     }
 }
 

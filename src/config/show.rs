@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{ModelChoice, Settings, SinkSettings, StreamSettings};
 use crate::frame::thumbprint::Unchanged;
+use crate::frame::view::{NamedView, Region};
 use crate::infer::options::ProviderChoice;
 use crate::infer::{BatchSize, Sessions};
 use crate::outbox::route::{Filter, Route};
@@ -105,7 +106,6 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         Location::Template(path) => ("pipeline", path.display().to_string()),
     };
     let sets = stream.label_sets.iter().filter_map(|set| settings.label_sets.get(*set));
-    let region = &stream.view.region;
     let mut shown = json!({
         "id": source.id.to_string(),
         "enabled": stream.enabled,
@@ -120,12 +120,31 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
             Some(source.sizes().max_pixels),
         ),
         "reconnect": reconnect(&source.reconnect),
-        "view": { "mode": stream.view.mode, "region": [region.x, region.y, region.w, region.h] },
+        "view": view(&stream.views),
         "pace": source.pace,
         "loop": source.looped,
     });
     shown[key] = place.into();
     shown
+}
+
+fn view(views: &[NamedView]) -> Value {
+    let rectangle = |region: Region| json!([region.x, region.y, region.w, region.h]);
+    let shown = |NamedView { name, view, mask }: &NamedView| {
+        let mut shown = json!({ "mode": view.mode });
+        match mask {
+            None => shown["region"] = rectangle(view.region),
+            Some(mask) => shown["polygon"] = json!(mask.corners()),
+        }
+        if let Some(name) = name {
+            shown["name"] = json!(**name);
+        }
+        shown
+    };
+    match views {
+        [one @ NamedView { name: None, .. }] => shown(one),
+        regions => json!({ "regions": regions.iter().map(shown).collect::<Vec<_>>() }),
+    }
 }
 
 fn sampling(

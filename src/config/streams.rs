@@ -5,24 +5,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::StreamSettings;
-use super::schema::{Reconnect as RawReconnect, Stream, Unchanged as RawUnchanged, View as RawView};
+use super::schema::{Reconnect as RawReconnect, Stream, Unchanged as RawUnchanged};
+use super::views;
 use crate::frame::coded_size;
 use crate::frame::thumbprint::Unchanged;
+use crate::frame::view::Views;
 use crate::label::LabelSet;
 use crate::platform::backoff::Ladder;
 use crate::platform::secret::Secret;
 use crate::platform::secret::is_secret_key;
-use crate::preprocess::{Region, View};
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::text_form::{self, LOOK_ALIKE};
-use crate::yaml::{Place, Value, address, checks, secrets};
+use crate::yaml::{Place, address, checks, secrets};
 
 const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";
 
-/// Longest stream id: it becomes a thread name, a metric label and a topic.
+/// Longest id of a stream, and name of a region: it becomes a thread name, a metric label and a topic.
 const MAX_ID: usize = 64;
 
 /// Beyond this hardly anything counts as a change.
@@ -102,8 +103,11 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     let reconnect = own.map_or_else(|| around.reconnect.clone(), |own| reconnect(own, &around.reconnect, reader));
     let decoder = raw.sampling.given().and_then(|sampling| sampling.value.decoder.value());
     let max_pixels = raw.sampling.given().and_then(|sampling| max_pixels(&sampling.value.max_pixels, reader));
-    let view = raw.view.given().map_or_else(|| Some(View::default()), |view| self::view(&view.value, reader));
+    let views = raw.view.given().map_or_else(|| Some(Views::default()), |view| views::check(&view.value, reader));
     let label_sets = label_sets(&raw.labels, around, reader);
+    if let Some(regions) = raw.view.given().and_then(|view| view.value.regions.given()) {
+        views::tell_renamed(regions, label_sets.iter().filter_map(|set| around.sets.get(*set)), reader);
+    }
     let (location, username, password) = place?;
     let password_file = raw.password.given().and_then(|password| secrets::file(password, reader));
     Some(StreamSettings {
@@ -122,7 +126,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             templates: around.templates.clone(),
             reconnect,
         },
-        view: view?,
+        views: views?,
         interval,
         unchanged,
         label_sets,
@@ -132,17 +136,21 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
 
 fn id(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<StreamId> {
     let id = reader.required(at, "id", &at.value.id, "name the stream, such as `id: dock-3`")?;
+    is_name(id, "a stream id", "camera-1", reader).then(|| StreamId::from(id.value.as_str()))
+}
+
+/// Whether `name` is `what`, made of characters that fit everywhere; that it is not is reported, with a better one or `example`.
+pub(super) fn is_name(name: &At<String>, what: &str, example: &str, reader: &mut Reader<'_>) -> bool {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    if id.value.is_empty() || id.value.len() > MAX_ID || !id.value.chars().all(fits) {
-        let message = "is not a stream id (lower-case letters, digits, `_` and `-`, at most 64)";
-        let mut better: String =
-            id.value.to_lowercase().chars().take(MAX_ID).map(|c| if fits(c) { c } else { '-' }).collect();
-        if better.trim_matches('-').is_empty() {
-            better = "camera-1".to_owned();
-        }
-        return reader.refuse(id, message, format!("write, for example, `{better}`"));
+    if !name.value.is_empty() && name.value.len() <= MAX_ID && name.value.chars().all(fits) {
+        return true;
     }
-    Some(StreamId::from(id.value.as_str()))
+    let message = format!("is not {what} (lower-case letters, digits, `_` and `-`, at most {MAX_ID})");
+    let better: String =
+        name.value.to_lowercase().chars().take(MAX_ID).map(|c| if fits(c) { c } else { '-' }).collect();
+    let better = if better.trim_matches('-').is_empty() { example } else { &better };
+    reader.error(name, message, format!("write, for example, `{better}`"));
+    false
 }
 
 /// A checked interval above zero. `None` also if it is left out.
@@ -318,35 +326,6 @@ fn url_location(url: &At<String>, has_password: bool, reader: &mut Reader<'_>) -
             reader.refuse(url, "has no scheme", remedy)
         }
     }
-}
-
-fn view(raw: &RawView, reader: &mut Reader<'_>) -> Option<View> {
-    let region = raw.region.checked(Region::FULL, |region| self::region(region, reader))?;
-    Some(View { mode: raw.mode.value().unwrap_or_default(), region })
-}
-
-fn region(at: &At<Vec<At<f64>>>, reader: &mut Reader<'_>) -> Option<Region> {
-    const REMEDY: &str = "write [x, y, w, h] as parts of the picture: [0.5, 0, 0.5, 1] is its right half";
-    let [x, y, w, h] = at.value.as_slice() else {
-        // Items that are no numbers have been reported one by one.
-        if matches!(&reader.document().find(&at.path).value, Value::List(items) if items.len() == 4) {
-            return None;
-        }
-        return reader.refuse(at, format!("needs four numbers, has {}", at.value.len()), REMEDY);
-    };
-    let (x, y, w, h) = (x.value, y.value, w.value, h.value);
-    if !(0.0..1.0).contains(&x) || !(0.0..1.0).contains(&y) {
-        return reader.refuse(at, "has its corner outside the picture", REMEDY);
-    }
-    if w <= 0.0 || h <= 0.0 {
-        return reader.refuse(at, "has no area", REMEDY);
-    }
-    // People write thirds: 0.333 + 0.667 may exceed 1 by rounding.
-    const SLACK: f64 = 1e-6;
-    if x + w > 1.0 + SLACK || y + h > 1.0 + SLACK {
-        return reader.refuse(at, "reaches beyond the picture", format!("x + w and y + h may be 1 at most; {REMEDY}"));
-    }
-    Some(Region { x, y, w: w.min(1.0 - x), h: h.min(1.0 - y) })
 }
 
 fn label_sets(field: &Field<Vec<At<String>>>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> Vec<usize> {

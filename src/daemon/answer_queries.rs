@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::event::ModelRef;
 use crate::frame::Picture;
 use crate::frame::still_image;
-use crate::frame::view::View;
+use crate::frame::view::{NamedView, Views};
 use crate::pipeline::on_demand::{NoEmbedding, OnDemand};
 use crate::platform::shutdown::Shutdown;
 use crate::score::{LabelScore, NamedRival, Scorer};
@@ -37,8 +37,8 @@ struct SetInUse {
 #[derive(Default)]
 struct InUse {
     sets: Vec<SetInUse>,
-    /// View and numbers of the label sets of each stream.
-    streams: HashMap<String, (View, Vec<usize>)>,
+    /// Views and numbers of the label sets of each stream.
+    streams: HashMap<String, (Views, Vec<usize>)>,
 }
 
 /// See the module.
@@ -67,19 +67,19 @@ impl ModelAnswers {
             scorer: Arc::clone(scorer),
         });
         let streams = settings.streams.iter();
-        let streams = streams.map(|s| (s.source.id.to_string(), (s.view, s.label_sets.clone())));
+        let streams = streams.map(|s| (s.source.id.to_string(), (s.views.clone(), s.label_sets.clone())));
         *self.in_use.write() = Arc::new(InUse { sets: sets.collect(), streams: streams.collect() });
     }
 
-    /// The embeddings of the tiles of a coded picture, and how long each is.
-    fn embed(&self, coded: &[u8], view: View) -> Result<(Vec<f32>, usize), QueryRefusal> {
+    /// For each view, the embeddings of the tiles of a coded picture; and how long each is.
+    fn embed(&self, coded: &[u8], views: &Views) -> Result<(Vec<Vec<f32>>, usize), QueryRefusal> {
         let labels = self.labels.as_ref().ok_or(QueryRefusal::NoModel)?;
         let mut unpacking = Some(self.unpacking.lock());
         let picture = still_image::decode(coded).map_err(|error| QueryRefusal::Input(error.to_string()))?;
         if pixels(&picture) < LARGE {
             unpacking.take();
         }
-        let embedded = self.on_demand.embed(picture, view).map_err(|why| match why {
+        let embedded = self.on_demand.embed(picture, views).map_err(|why| match why {
             NoEmbedding::Busy => QueryRefusal::Busy("the streams take all that the box has: come back later"),
             NoEmbedding::Stopping => QueryRefusal::Busy("the daemon is stopping"),
             NoEmbedding::Failed => QueryRefusal::Failed("the picture was lost on its way through the model".to_owned()),
@@ -94,7 +94,7 @@ fn pixels(picture: &Picture) -> u64 {
 
 impl SetInUse {
     /// Each label keeps the best of all tiles, as on a stream.
-    fn scores(&self, embeddings: &[f32], dim: usize) -> SetScores {
+    fn scores(&self, region: Option<&str>, embeddings: &[f32], dim: usize) -> SetScores {
         let mut tiles = embeddings.chunks_exact(dim).map(|row| self.scorer.score(ArrayView1::from(row)));
         let mut best: Vec<LabelScore> = tiles.next().unwrap_or_default();
         for tile in tiles {
@@ -106,7 +106,8 @@ impl SetInUse {
             margin: Some(score.margin).filter(|margin| margin.is_finite()),
             rival: score.rival.and_then(|rival| self.rivals.get(rival.0 as usize)).map(|rival| rival.name.clone()),
         };
-        SetScores { set: self.name.clone(), scores: self.labels.iter().zip(best).map(told).collect() }
+        let scores = self.labels.iter().zip(best).map(told).collect();
+        SetScores { set: self.name.clone(), region: region.map(str::to_owned), scores }
     }
 }
 
@@ -117,10 +118,10 @@ impl ModelQueries for ModelAnswers {
 
     fn tag(&self, picture: &[u8], set: Option<&str>, stream: Option<&str>) -> Result<Vec<SetScores>, QueryRefusal> {
         let in_use = Arc::clone(&self.in_use.read());
-        let (view, of_stream) = match stream.map(|stream| in_use.streams.get(stream)) {
-            None => (View::default(), None),
+        let (views, of_stream) = match stream.map(|stream| in_use.streams.get(stream)) {
+            None => (Views::default(), None),
             Some(None) => return Err(QueryRefusal::NoSuchStream),
-            Some(Some((view, sets))) => (*view, Some(sets)),
+            Some(Some((views, sets))) => (views.clone(), Some(sets)),
         };
         let is_wanted = |(at, known): &(usize, &SetInUse)| {
             of_stream.is_none_or(|sets| sets.contains(at)) && set.is_none_or(|set| known.name == set)
@@ -129,12 +130,15 @@ impl ModelQueries for ModelAnswers {
         if set.is_some() && sets.is_empty() {
             return Err(QueryRefusal::NoSuchSet);
         }
-        let (embeddings, dim) = self.embed(picture, view)?;
-        Ok(sets.iter().map(|set| set.scores(&embeddings, dim)).collect())
+        let (embeddings, dim) = self.embed(picture, &views)?;
+        let of_view = |(view, tiles): (&NamedView, Vec<f32>)| {
+            sets.iter().map(move |set| set.scores(view.name.as_deref(), &tiles, dim)).collect::<Vec<_>>()
+        };
+        Ok(views.iter().zip(embeddings).flat_map(of_view).collect())
     }
 
     fn embed_picture(&self, picture: &[u8]) -> Result<Vec<f32>, QueryRefusal> {
-        self.embed(picture, View::default()).map(|(embedding, _)| embedding)
+        self.embed(picture, &Views::default()).map(|(embeddings, _)| embeddings.concat())
     }
 
     fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, QueryRefusal> {

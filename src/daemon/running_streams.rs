@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::config::{Settings, StreamSettings, thresholds};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
+use crate::frame::view::NamedView;
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::pipeline::{EventRoute, Threads, scores_to_events};
@@ -115,13 +116,13 @@ impl Streams {
     /// # Errors
     /// When the system gives no thread.
     pub fn add(&mut self, settings: &Settings, stream: &StreamSettings, scorers: &[Arc<Scorer>]) -> io::Result<()> {
-        let (id, labels) = (&stream.source.id, labels(settings, stream));
+        let (id, labels, regions) = (&stream.source.id, labels(settings, stream), stream.views.names());
         let (record, stage) = if !stream.enabled {
-            (RegisteredStream::disabled(id, labels), Stage::Disabled)
+            (RegisteredStream::disabled(id, labels).with_regions(regions), Stage::Disabled)
         } else if self.is_held_up(id) {
-            (RegisteredStream::new(id, labels), Stage::Waiting)
+            (RegisteredStream::new(id, labels).with_regions(regions), Stage::Waiting)
         } else {
-            let record = RegisteredStream::new(id, labels);
+            let record = RegisteredStream::new(id, labels).with_regions(regions);
             let running = self.join(&record, settings, stream, scorers)?;
             (record, Stage::Running(running))
         };
@@ -140,9 +141,9 @@ impl Streams {
         let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream), gap(stream));
         let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
         let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
-        let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
+        let StreamSettings { source, interval, unchanged, views, .. } = stream.clone();
         let member =
-            self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, view, route })?;
+            self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, views, route })?;
         self.live_scores.enter(record.status.id(), &emitter);
         Ok(RunningStream { member, emitter, leaving: None, silent: false, ended: false })
     }
@@ -398,19 +399,22 @@ fn labels(settings: &Settings, stream: &StreamSettings) -> Vec<(String, String)>
     label_sets(settings, stream).flat_map(of_set).collect()
 }
 
-/// What a stream's emitter needs to know of its label sets, in the stream's order.
+/// What a stream's emitter needs to know of its label sets, in the stream's order, for one of its views after the other.
 pub fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<SetRules> {
-    let of_set = |set: &LabelSet| {
+    let of_set = |region: &Option<Arc<str>>, set: &LabelSet| {
         let rules = |label: &Label| LabelRules {
             name: label.name.as_str().into(),
             thresholds: thresholds(label, &settings.events),
             attributes: Arc::new(label.attributes.clone()),
         };
         SetRules {
+            region: region.clone(),
             name: Arc::from(set.name.as_str()),
             labels: set.labels.iter().map(rules).collect(),
             rivals: set.rivals().into(),
         }
     };
-    label_sets(settings, stream).map(of_set).collect()
+    let of_view =
+        |view: &NamedView| label_sets(settings, stream).map(|set| of_set(&view.name, set)).collect::<Vec<_>>();
+    stream.views.iter().flat_map(of_view).collect()
 }

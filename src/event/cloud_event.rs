@@ -55,6 +55,9 @@ pub struct ModelRef {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Data {
     pub stream: String,
+    /// The part of the picture, where the stream has named ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     pub set: String,
     pub label: String,
     /// The same from start to end.
@@ -85,6 +88,13 @@ pub struct Data {
     pub snapshot: Option<String>,
 }
 
+impl Data {
+    /// The stream, with the region where there is one: for people.
+    pub fn place(&self) -> String {
+        self.region.as_ref().map_or_else(|| self.stream.clone(), |region| format!("{}/{region}", self.stream))
+    }
+}
+
 /// One event. `id` is made once and never changes on a retry.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -96,6 +106,21 @@ pub struct Event {
 }
 
 impl Event {
+    /// Counts it among those that were made.
+    pub fn count(&self) {
+        let Data { stream, region, set, label, .. } = &self.data;
+        let (stream, set, label, kind) = (stream.clone(), set.clone(), label.clone(), self.kind.as_str());
+        let counter = match region.clone() {
+            None => {
+                metrics::counter!("vtagd_events_total", "stream" => stream, "set" => set, "label" => label, "type" => kind)
+            }
+            Some(region) => {
+                metrics::counter!("vtagd_events_total", "stream" => stream, "region" => region, "set" => set, "label" => label, "type" => kind)
+            }
+        };
+        counter.increment(1);
+    }
+
     /// The end of the tag that this event, its latest, left open when the daemon was killed. It ended when it was last heard of.
     #[must_use]
     pub fn interrupted(&self) -> Self {
@@ -166,6 +191,7 @@ mod tests {
             kind: EventKind::Start,
             data: Data {
                 stream: "dock-3".into(),
+                region: None,
                 set: "dock-safety".into(),
                 label: "forklift".into(),
                 tag_id: Uuid::now_v7(),

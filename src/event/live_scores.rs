@@ -2,7 +2,7 @@
 //!
 //! In: each sample, noted by the scoring thread beside what the tracker makes of it: two numbers and a peak. Out: a [`StreamScores`] when
 //! somebody asks. Any thread may; it copies what there is while the scoring thread waits, some microseconds, and words it afterwards.
-//! Bounded: three kilobytes at most for each stream and label of the configuration.
+//! Bounded: three kilobytes at most for each stream, region and label of the configuration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -123,6 +123,7 @@ pub struct LabelReading {
 
 /// The last score of a label, for metrics.
 pub struct LatestScore {
+    pub region: Option<Arc<str>>,
     pub set: Arc<str>,
     pub label: Arc<str>,
     pub score: LabelScore,
@@ -157,13 +158,14 @@ impl LiveScores {
             let emitter = emitter.lock();
             let board = |board: &super::Board| {
                 let wanted = board.labels.iter().filter(|label| is_wanted(&board.set, &label.rules.name));
-                (Arc::clone(&board.set), Arc::clone(&board.rivals), wanted.cloned().collect::<Vec<_>>())
+                let name = (board.region.clone(), Arc::clone(&board.set));
+                (name, Arc::clone(&board.rivals), wanted.cloned().collect::<Vec<_>>())
             };
             (emitter.first, emitter.last, emitter.boards.iter().map(board).collect::<Vec<_>>())
         };
         let clock = first.zip(last).map(|(first, last)| Clock { first, last, now });
-        let scores = boards.iter().flat_map(|(set, rivals, labels)| {
-            labels.iter().map(|label| reading(set, label, &Words { rivals, clock }, history))
+        let scores = boards.iter().flat_map(|((region, set), rivals, labels)| {
+            labels.iter().map(|label| reading(region.as_deref(), set, label, &Words { rivals, clock }, history))
         });
         Some(StreamScores {
             stream: stream.to_owned(),
@@ -189,8 +191,9 @@ impl LiveScores {
         let emitter = emitter.lock();
         let of_board = |board: &super::Board| {
             let latest = |label: &Watched| {
-                let (set, name) = (Arc::clone(&board.set), Arc::clone(&label.rules.name));
-                Some(LatestScore { set, label: name, score: label.latest? })
+                let (region, set) = (board.region.clone(), Arc::clone(&board.set));
+                let name = Arc::clone(&label.rules.name);
+                Some(LatestScore { region, set, label: name, score: label.latest? })
             };
             board.labels.iter().filter_map(latest).collect::<Vec<_>>()
         };
@@ -274,7 +277,7 @@ impl Level {
     }
 }
 
-fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> LabelReading {
+fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, history: bool) -> LabelReading {
     let thresholds = label.tracker.thresholds();
     let swallowed = label.tracker.swallowed();
     let (state, since, until) = match label.tracker.phase() {
@@ -287,7 +290,7 @@ fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> Labe
     let peaks = || label.peaks.until(now);
     let best = peaks().copied().reduce(|a, b| if a.score.best(b.score) == a.score { a } else { b });
     LabelReading {
-        region: None,
+        region: region.map(str::to_owned),
         set: set.to_owned(),
         label: label.rules.name.to_string(),
         told: label.latest.map_or(Told { score: None, margin: None, rival: None, rival_kind: None }, |s| words.told(s)),
@@ -308,7 +311,7 @@ fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> Labe
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LabelRules, ModelRef, SetRules, Thresholds};
+    use super::super::{EndReason, EventKind, LabelRules, ModelRef, SetRules, Thresholds};
     use super::*;
     use crate::score::Rival;
 
@@ -331,7 +334,7 @@ mod tests {
         };
         let rivals = [("car", RivalKind::Label), ("an empty street", RivalKind::Background)];
         let rivals = rivals.map(|(name, kind)| NamedRival { kind, name: name.into() });
-        let set = SetRules { name: "street".into(), labels: vec![rules("car")], rivals: rivals.into() };
+        let set = SetRules { region: None, name: "street".into(), labels: vec![rules("car")], rivals: rivals.into() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let emitter = Arc::new(Mutex::new(Emitter::new("site", "gate".into(), model, vec![set], GAP)));
         let live = LiveScores::default();
@@ -364,6 +367,72 @@ mod tests {
         );
         assert_eq!((latest.len(), &latest[1]["by"]), (2, &"rival".into()));
         assert_eq!(label["peaks"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_label_has_a_tag_of_its_own_in_each_region_and_all_of_them_end_with_the_stream() {
+        let base = Instant::now();
+        let thresholds = Thresholds {
+            after: Duration::ZERO,
+            after_exit: Duration::ZERO,
+            cooldown: Duration::from_secs(60),
+            ..Thresholds::default()
+        };
+        let label = || LabelRules { name: "car".into(), thresholds, attributes: Arc::default() };
+        let set = |region: &str| SetRules {
+            region: Some(region.into()),
+            name: "lot".into(),
+            labels: vec![label()],
+            rivals: Arc::default(),
+        };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let emitter =
+            Arc::new(Mutex::new(Emitter::new("a", "gate".into(), model, vec![set("left"), set("right")], GAP)));
+        let live = LiveScores::default();
+        live.enter(&"gate".into(), &emitter);
+        let mut events = Vec::new();
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            for (second, scores) in [(1, [3.0, -3.0]), (2, [3.0, 3.0]), (3, [-3.0, 3.0]), (4, [3.0, 3.0])] {
+                for (board, score) in scores.into_iter().enumerate() {
+                    emitter.lock().scores(at(base, second), board, &[lead(score)], &mut |event| {
+                        events.push(event);
+                        true
+                    });
+                }
+            }
+            let seen = live.reading("gate", base, false, |_, _| true).unwrap().scores;
+            let stands = |reading: &LabelReading| (reading.region.clone().unwrap(), reading.state);
+            let stands: Vec<_> = seen.iter().map(stands).collect();
+            assert_eq!(stands, [("left".to_owned(), LabelState::Cooldown), ("right".to_owned(), LabelState::Open)]);
+            assert_eq!(live.latest("gate")[1].region.as_deref(), Some("right"));
+            let push = &mut |event| {
+                events.push(event);
+                true
+            };
+            // In another order, and without one of them.
+            emitter.lock().relabel(vec![set("right"), set("door")], GAP, push);
+            emitter.lock().close(EndReason::Shutdown, push);
+        });
+        let told: Vec<_> = events.iter().map(|e| (e.data.region.as_deref().unwrap(), e.kind, e.data.reason)).collect();
+        assert_eq!(
+            told,
+            [
+                ("left", EventKind::Start, None),
+                ("right", EventKind::Start, None),
+                ("left", EventKind::End, Some(EndReason::BelowExit)),
+                ("right", EventKind::End, Some(EndReason::Shutdown)),
+            ],
+            "the second car on the left is within the cooldown of that region"
+        );
+        assert_eq!(events[0].data.tag_id, events[2].data.tag_id);
+        assert_eq!(events[1].data.tag_id, events[3].data.tag_id);
+        assert_ne!(events[0].data.tag_id, events[1].data.tag_id);
+        let json = serde_json::to_value(&events[0]).unwrap();
+        assert_eq!((&json["data"]["region"], &json["subject"]), (&"left".into(), &"lot/car".into()));
+        let line = "vtagd_events_total{stream=\"gate\",region=\"right\",set=\"lot\",label=\"car\",type=\"end\"} 1";
+        let text = recorder.handle().render();
+        assert!(text.lines().any(|told| told == line), "{text}");
     }
 
     #[test]

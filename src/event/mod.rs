@@ -61,9 +61,11 @@ impl Thresholds {
     }
 }
 
-/// What an [`Emitter`] needs to know of a label set.
+/// What an [`Emitter`] needs to know of a label set, for each region where a stream has some.
 #[derive(Clone, Debug)]
 pub struct SetRules {
+    /// The part of the picture that it is about; `None`: the whole view.
+    pub region: Option<Arc<str>>,
     pub name: Arc<str>,
     pub labels: Vec<LabelRules>,
     /// In the order of [`Rival`](crate::score::Rival).
@@ -78,8 +80,9 @@ pub struct LabelRules {
     pub attributes: Arc<BTreeMap<String, serde_json::Value>>,
 }
 
-/// One label set on one stream.
+/// One label set on one stream, or on one region of it.
 struct Board {
+    region: Option<Arc<str>>,
     set: Arc<str>,
     labels: Vec<Watched>,
     rivals: Arc<[NamedRival]>,
@@ -117,9 +120,10 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    /// `sets` are the stream's label sets, in the order in which their scores will come; `gap` is as in [`Tracker::new`].
+    /// `sets` are the stream's label sets, once for each of its regions if it has any, in the order in which their scores will come; `gap` is as in [`Tracker::new`].
     pub fn new(instance: &str, stream: StreamId, model: ModelRef, sets: Vec<SetRules>, gap: Duration) -> Self {
-        let board = |SetRules { name, labels, rivals }| Board {
+        let board = |SetRules { region, name, labels, rivals }| Board {
+            region,
             set: name,
             labels: labels.into_iter().map(|rules| Watched::new(rules, gap)).collect(),
             rivals,
@@ -141,16 +145,17 @@ impl Emitter {
         // Whatever ends here is told under its old name: first the ends, then the new boards.
         for set in 0..self.boards.len() {
             for index in 0..self.boards[set].labels.len() {
-                let (name, label) = (&self.boards[set].set, &self.boards[set].labels[index].rules.name);
-                let stays = sets.iter().any(|set| set.name == *name && set.labels.iter().any(|l| l.name == *label));
+                let (board, label) = (&self.boards[set], &self.boards[set].labels[index].rules.name);
+                let is_there = |set: &SetRules| set.region == board.region && set.name == board.set;
+                let stays = sets.iter().any(|set| is_there(set) && set.labels.iter().any(|l| l.name == *label));
                 if !stays {
                     self.end(set, index, EndReason::Reconfigured, emit);
                 }
             }
         }
         let mut old = std::mem::take(&mut self.boards);
-        let mut kept = |set: &Arc<str>, rules: LabelRules, rivals: &[NamedRival]| {
-            let board = old.iter_mut().find(|board| board.set == *set);
+        let mut kept = |region: &Option<Arc<str>>, set: &Arc<str>, rules: LabelRules, rivals: &[NamedRival]| {
+            let board = old.iter_mut().find(|board| board.region == *region && board.set == *set);
             let at = board.as_ref().and_then(|b| b.labels.iter().position(|old| old.rules.name == rules.name));
             match board.zip(at) {
                 Some((board, at)) => {
@@ -166,14 +171,14 @@ impl Emitter {
                 None => Watched::new(rules, gap),
             }
         };
-        let board = |SetRules { name, labels, rivals }| {
-            let labels = labels.into_iter().map(|rules| kept(&name, rules, &rivals)).collect();
-            Board { set: name, labels, rivals }
+        let board = |SetRules { region, name, labels, rivals }| {
+            let labels = labels.into_iter().map(|rules| kept(&region, &name, rules, &rivals)).collect();
+            Board { region, set: name, labels, rivals }
         };
         self.boards = sets.into_iter().map(board).collect();
     }
 
-    /// Takes the scores of one frame for set number `set`, one a label, and hands every event to `emit`, which says whether it is on
+    /// Takes the scores of one frame for number `set` of the sets, one a label, and hands every event to `emit`, which says whether it is on
     /// its way to anybody: the cooldown of a start that is not does not begin.
     pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[LabelScore], emit: &mut dyn FnMut(Event) -> bool) {
         self.last = Some(time);
@@ -185,7 +190,7 @@ impl Emitter {
             label.peaks.note(second, *score);
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
             if let Some(cause) = label.tracker.take_swallowed() {
-                self.swallowed.count(&board.set, &label.rules.name, cause);
+                self.swallowed.count(board.region.as_deref(), &board.set, &label.rules.name, cause);
             }
         }
         for (index, change) in changes {
@@ -208,11 +213,11 @@ impl Emitter {
     fn end(&mut self, set: usize, index: usize, reason: EndReason, emit: &mut dyn FnMut(Event) -> bool) {
         // Without a frame there is no open tag.
         let Some(time) = self.last else { return };
-        let Board { set: name, labels, .. } = &mut self.boards[set];
+        let Board { region, set: name, labels, .. } = &mut self.boards[set];
         let label = &mut labels[index];
         let change = label.tracker.close(time, reason);
         if let Some(cause) = label.tracker.take_swallowed() {
-            self.swallowed.count(name, &label.rules.name, cause);
+            self.swallowed.count(region.as_deref(), name, &label.rules.name, cause);
         }
         if let Some(change) = change {
             emit(self.event(time, set, index, change));
@@ -231,14 +236,13 @@ impl Emitter {
                 (EventKind::End, tag, Some((ended, reason)))
             }
         };
-        metrics::counter!("vtagd_events_total", "stream" => self.stream.to_string(), "set" => board.set.to_string(), "label" => rules.name.to_string(), "type" => kind.as_str())
-            .increment(1);
-        Event {
+        let event = Event {
             id: Uuid::now_v7(),
             source: self.source.clone(),
             kind,
             data: cloud_event::Data {
                 stream: self.stream.to_string(),
+                region: board.region.as_deref().map(str::to_owned),
                 set: board.set.to_string(),
                 label: rules.name.to_string(),
                 tag_id: id,
@@ -256,7 +260,9 @@ impl Emitter {
                 attributes: Arc::clone(&rules.attributes),
                 snapshot: None,
             },
-        }
+        };
+        event.count();
+        event
     }
 }
 
@@ -277,7 +283,7 @@ mod tests {
     }
 
     fn set(labels: Vec<LabelRules>) -> Vec<SetRules> {
-        vec![SetRules { name: "set".into(), labels, rivals: Arc::default() }]
+        vec![SetRules { region: None, name: "set".into(), labels, rivals: Arc::default() }]
     }
 
     fn emitter() -> Emitter {
@@ -395,7 +401,7 @@ mod tests {
         let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let labels = vec![label("cat"), label("dog"), label("cow")];
-        let sets = vec![SetRules { name: "pets".into(), labels, rivals: Arc::default() }];
+        let sets = vec![SetRules { region: None, name: "pets".into(), labels, rivals: Arc::default() }];
         let swallowed = Arc::new(SwallowedStarts::new(&"door".into()));
         let emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
         let mut emitter = emitter.counting(Arc::clone(&swallowed));
@@ -429,7 +435,8 @@ mod tests {
     fn labels_of_one_name_in_two_sets_are_two_series() {
         let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
         let label = || LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
-        let set = |name: &str| SetRules { name: name.into(), labels: vec![label()], rivals: Arc::default() };
+        let set =
+            |name: &str| SetRules { region: None, name: name.into(), labels: vec![label()], rivals: Arc::default() };
         let sets = vec![set("indoors"), set("outdoors")];
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let mut emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));

@@ -229,8 +229,8 @@ pub struct Frame {
     pub stream: StreamId,
     pub time: FrameTime,
     pub picture: Arc<Picture>,
-    /// For streams whose unchanged frames are not inferred again.
-    pub thumbprint: Option<Thumbprint>,
+    /// For streams whose unchanged frames are not inferred again: one a view of the stream, in its order. Empty for others.
+    pub thumbprints: Vec<Thumbprint>,
     pub guard: FrameGuard,
 }
 

@@ -185,7 +185,7 @@ mod tests {
         Arc::new(FrameMeta {
             stream: StreamKey(0),
             time,
-            tiles: 1,
+            tiles: vec![1],
             shared_embedding: None,
             picture: None,
             guard: accounting.sample(&"a".into()),

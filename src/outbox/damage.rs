@@ -121,13 +121,18 @@ fn salvage(damaged: &Path, fresh: &Connection) -> Salvaged {
     let (deliveries, all_deliveries) = copy("deliveries", &columns, "position");
     copy("identity", &["one", "id"], "one");
     copy("retained", &["place", "topic", "digest", "before"], "place, topic");
-    copy("states", &["stream", "label_set", "label", "seq", "age", "body"], "stream, label_set, label");
+    // Of a file without regions they cannot be read, and are those of the whole view.
+    let columns = ["stream", "region", "label_set", "label", "seq", "age", "body"];
+    if copy("states", &columns, "stream, region, label_set, label").0 == 0 {
+        copy("states", &["stream", "label_set", "label", "seq", "age", "body"], "stream, label_set, label");
+    }
     // What was torn apart is put right: deliveries of events that are gone, counts and states of those that are there.
     let mended = fresh.execute_batch(
         "DELETE FROM deliveries WHERE seq NOT IN (SELECT seq FROM events) OR sink NOT IN (SELECT id FROM sinks);
          UPDATE events SET waiting = (SELECT count(*) FROM deliveries WHERE deliveries.seq = events.seq);
-         INSERT OR IGNORE INTO states (stream, label_set, label, seq, age, body)
-             SELECT stream, label_set, label, max(seq), age, body FROM events GROUP BY stream, label_set, label;
+         INSERT OR IGNORE INTO states (stream, region, label_set, label, seq, age, body)
+             SELECT stream, iif(json_valid(body), coalesce(body ->> '$.data.region', ''), '') AS region, label_set, label, max(seq), age, body
+             FROM events GROUP BY stream, region, label_set, label;
          COMMIT;",
     );
     if mended.is_err() {

@@ -78,10 +78,11 @@ pub enum Health {
     },
 }
 
-/// Whether the tag of a (stream, set, label) is open, after the latest event that was stored.
+/// Whether the tag of a (stream, region, set, label) is open, after the latest event that was stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TagState {
     pub stream: String,
+    pub region: Option<String>,
     pub set: String,
     pub label: String,
     pub open: bool,
@@ -95,26 +96,28 @@ impl PartialEq for Stored {
     }
 }
 
-/// All labels that have had an event, by (stream, set, label). Written by the outbox after it has stored an event, read by sinks.
+/// All labels that have had an event, by (stream, region, set, label). Written by the outbox after it has stored an event, read by sinks.
 /// Bounded by the labels that the configuration has had while the events are kept.
 #[derive(Clone, Debug, Default)]
 pub struct States(Arc<RwLock<StateMap>>);
 
-type StateMap = BTreeMap<(String, String, String), Arc<Stored>>;
+type StateMap = BTreeMap<StateKey, Arc<Stored>>;
+type StateKey = (String, Option<String>, String, String);
 
 impl States {
     /// `stored` is the latest event of its label.
     pub fn note(&self, stored: &Arc<Stored>) {
         let data = &stored.event.data;
-        let key = (data.stream.clone(), data.set.clone(), data.label.clone());
+        let key = (data.stream.clone(), data.region.clone(), data.set.clone(), data.label.clone());
         self.0.write().insert(key, Arc::clone(stored));
     }
 
-    /// Every state, in the order of stream, set and label.
+    /// Every state, in the order of stream, region, set and label.
     pub fn all(&self) -> Vec<TagState> {
         let states = self.0.read();
-        let state = |((stream, set, label), last): (&(String, String, String), &Arc<Stored>)| TagState {
+        let state = |((stream, region, set, label), last): (&StateKey, &Arc<Stored>)| TagState {
             stream: stream.clone(),
+            region: region.clone(),
             set: set.clone(),
             label: label.clone(),
             open: last.event.kind != crate::event::EventKind::End,

@@ -191,7 +191,8 @@ fn ranges(connection: &Connection, query: &Query) -> Result<Vec<RangeKey>, rusql
         condition += &format!(" AND {column} IN ({})", placeholders(list.len()));
         values.extend(list.iter().cloned());
     }
-    let sql = format!("SELECT stream, label_set, label FROM states WHERE {condition} LIMIT {}", MAX_RANGES + 1);
+    let sql =
+        format!("SELECT DISTINCT stream, label_set, label FROM states WHERE {condition} LIMIT {}", MAX_RANGES + 1);
     let mut select = connection.prepare_cached(&sql)?;
     let mut rows = select.query(params_from_iter(values))?;
     let all = [EventKind::Start, EventKind::Update, EventKind::End].map(|kind| kind.as_str().to_owned());

@@ -446,12 +446,13 @@ fn append(
             .execute(params![sinks.get(usize::from(*index)), seq, body.len() as u64])?;
         deliveries.push((*index, connection.last_insert_rowid().unsigned_abs()));
     }
+    let region = data.region.as_deref().unwrap_or_default();
     connection
         .prepare_cached(
-            "INSERT INTO states (stream, label_set, label, seq, age, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO states (stream, region, label_set, label, seq, age, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
              ON CONFLICT DO UPDATE SET seq = excluded.seq, age = excluded.age, body = excluded.body",
         )?
-        .execute(params![data.stream, data.set, data.label, seq, age, body])?;
+        .execute(params![data.stream, region, data.set, data.label, seq, age, body])?;
     let seq = seq.unsigned_abs();
     Ok(Some((Arc::new(Stored { seq, event: Arc::clone(event), body: body.into() }), deliveries)))
 }

@@ -214,9 +214,7 @@ impl Worker {
             self.states.note(stored);
             if stored.event.kind != EventKind::End {
                 let event = Arc::new(stored.event.interrupted());
-                let (data, kind) = (&event.data, event.kind.as_str());
-                metrics::counter!("vtagd_events_total", "stream" => data.stream.clone(), "set" => data.set.clone(), "label" => data.label.clone(), "type" => kind)
-                    .increment(1);
+                event.count();
                 let to = router.route(&event, Instant::now()).to;
                 self.batch.push(Queued { event, to });
             }

@@ -39,6 +39,14 @@ pub const STEPS: &[&str] = &[
     "-- For pages of events, newest first (see event_pages.rs).
      CREATE INDEX events_by_time ON events (time);
      CREATE INDEX events_by_name ON events (stream, label_set, label, kind, time);",
+    "-- The latest event of each label in each region of its stream; '': the whole view.
+     ALTER TABLE states RENAME TO states_of_labels;
+     CREATE TABLE states (
+         stream TEXT NOT NULL, region TEXT NOT NULL DEFAULT '', label_set TEXT NOT NULL, label TEXT NOT NULL, seq INTEGER NOT NULL,
+         age INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (stream, region, label_set, label)) STRICT, WITHOUT ROWID;
+     INSERT INTO states (stream, label_set, label, seq, age, body)
+         SELECT stream, label_set, label, seq, age, body FROM states_of_labels;
+     DROP TABLE states_of_labels;",
 ];
 
 /// Why the outbox cannot be used.

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::batching::dispatcher::Arrival;
 use crate::frame::latest_picture::{LatestPicture, LatestPictures};
 use crate::frame::thumbprint::Unchanged;
-use crate::frame::view::{Region, View};
+use crate::frame::view::{Region, Views};
 use crate::platform::rounding;
 use crate::platform::shutdown::{Shutdown, Trigger};
 use crate::sample::auto::{Controller, ServedCounts};
@@ -56,7 +56,7 @@ pub struct StreamPart {
     pub interval: Interval,
     /// Whether frames that show nothing new are inferred all the same (`None`).
     pub unchanged: Option<Unchanged>,
-    pub view: View,
+    pub views: Views,
     /// What scores it, and who hears of it.
     pub route: ScoreRoute,
 }
@@ -68,8 +68,8 @@ pub(super) struct Camera {
     pub interval: Duration,
     /// The common interval, for one that follows it.
     pub tempo: Option<Arc<Tempo>>,
-    /// What frames get a thumbprint of.
-    pub thumbprints: Option<Region>,
+    /// What frames get thumbprints of.
+    pub thumbprints: Vec<Region>,
     /// Who looks at its pictures.
     pub latest: Arc<LatestPicture>,
 }
@@ -155,7 +155,7 @@ impl Intake {
     /// # Errors
     /// When the system gives no thread, the pipeline has ended, or very many joined while it was busy.
     pub fn join(&mut self, part: StreamPart) -> io::Result<Member> {
-        let StreamPart { record, source, interval, unchanged, view, route } = part;
+        let StreamPart { record, source, interval, unchanged, views, route } = part;
         let key = StreamKey(self.next);
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
@@ -167,14 +167,15 @@ impl Intake {
             Interval::Auto => self.pace.tempo.interval(),
         };
         status.sampling_interval(interval);
-        let thumbprints = unchanged.map(|_| view.region);
+        let compared = views.iter().filter(|_| unchanged.is_some());
+        let thumbprints = compared.map(|view| view.view.region).collect();
         let latest = self.latest.enter(&source.id);
         let camera = Camera { record, source, interval, tempo, thumbprints, latest };
         let (source, slot) = camera_to_slot(camera, self.wake.clone(), shutdown);
 
         // Everything is in place before the first frame.
         self.score_routes.enter(key, route);
-        let arrival = Arrival { key, view, unchanged, pictures: self.pictures, single: None, slot };
+        let arrival = Arrival { key, views, unchanged, pictures: self.pictures, single: None, slot };
         if let Err(error) = self.arrivals.try_send(arrival) {
             self.score_routes.leave(key);
             return Err(io::Error::other(match error {

@@ -101,16 +101,16 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     Ok((Intake::new(joining, wake, score_routes, shutdown.clone()), threads))
 }
 
-/// scores → events: the route of a stream, whose scores feed its emitter, set by set.
+/// scores → events: the route of a stream, whose scores feed its emitter, view by view and set by set.
 pub fn scores_to_events(
     scorers: Vec<Arc<Scorer>>,
     emitter: Arc<Mutex<Emitter>>,
     events: Arc<EventRoute>,
 ) -> ScoreRoute {
-    let handler = Box::new(move |time, picture: Option<&Arc<Picture>>, sets: &[Vec<LabelScore>]| {
+    let handler = Box::new(move |time, picture: Option<&Arc<Picture>>, boards: &[Vec<LabelScore>]| {
         let mut emitter = emitter.lock();
-        for (set, scores) in sets.iter().enumerate() {
-            emitter.scores(time, set, scores, &mut |event| events.send(event, picture));
+        for (board, scores) in boards.iter().enumerate() {
+            emitter.scores(time, board, scores, &mut |event| events.send(event, picture));
         }
     });
     ScoreRoute { scorers, handler }

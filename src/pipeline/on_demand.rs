@@ -13,8 +13,9 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::batching::batch::SharedEmbedding;
 use crate::batching::dispatcher::Arrival;
-use crate::frame::view::View;
+use crate::frame::view::Views;
 use crate::frame::{Frame, FrameTime, Picture};
+use crate::preprocess;
 use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
 use crate::stream::accounting::{DropReason, FrameAccounting, FrameOutcome};
 use crate::stream::{StreamId, StreamKey};
@@ -70,11 +71,13 @@ impl OnDemand {
         Self { joining, score_routes, stream: STREAM.into(), next: AtomicU64::new(FIRST_KEY) }
     }
 
-    /// The embeddings of the tiles into which `view` cuts `picture`, one behind the other.
+    /// For each of `views`, the embeddings of the tiles into which it cuts `picture`, one behind the other.
     ///
     /// # Errors
     /// Why there are none.
-    pub fn embed(&self, picture: Picture, view: View) -> Result<Vec<f32>, NoEmbedding> {
+    pub fn embed(&self, picture: Picture, views: &Views) -> Result<Vec<Vec<f32>>, NoEmbedding> {
+        let tiles: Vec<usize> =
+            views.iter().map(|view| preprocess::tiles(view.view, picture.width(), picture.height()).max(1)).collect();
         let key = StreamKey(self.next.fetch_add(1, Ordering::Relaxed));
         let accounting = Arc::new(FrameAccounting::default());
         let embedding = Arc::new(SharedEmbedding::default());
@@ -89,16 +92,28 @@ impl OnDemand {
             let joining = self.joining.upgrade().ok_or(NoEmbedding::Stopping)?;
             let (writer, slot) = picture_to_slot(joining.wake.clone());
             let single = Some(Arc::clone(&embedding));
-            let arrival = Arrival { key, view, unchanged: None, pictures: false, single, slot };
+            let arrival = Arrival { key, views: views.clone(), unchanged: None, pictures: false, single, slot };
             joining.arrivals.try_send(arrival).map_err(|_| NoEmbedding::Busy)?;
             writer
         };
         let begun = Instant::now();
         let time = FrameTime { media: Duration::ZERO, captured: begun, wall: jiff::Timestamp::now() };
         let guard = accounting.sample(&self.stream);
-        let frame = Frame { stream: Arc::clone(&self.stream), time, picture: Arc::new(picture), thumbprint: None, guard };
+        let frame = Frame {
+            stream: Arc::clone(&self.stream),
+            time,
+            picture: Arc::new(picture),
+            thumbprints: Vec::new(),
+            guard,
+        };
         writer.put(frame).map_err(|_| NoEmbedding::Stopping)?;
-        let embedded = || embedding.get().map(<[f32]>::to_vec);
+        let embedded = || -> Option<Vec<Vec<f32>>> {
+            let all = embedding.get()?;
+            let dim = all.len() / tiles.iter().sum::<usize>();
+            let mut rest = all;
+            let of_view = |tiles: &usize| rest.split_off(..tiles * dim).map(<[f32]>::to_vec);
+            tiles.iter().map(of_view).collect()
+        };
         loop {
             match scored.recv_timeout(POLL_INTERVAL) {
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return embedded().ok_or(NoEmbedding::Failed),

@@ -6,15 +6,16 @@
 //! and keeps one [`Preprocessor`] on each of its threads. There is no queue, so nothing can be full, and nothing to close.
 //!
 //! ```text
-//! region ─► view (model | squash | pad | tiles) ─► resize ─► crop ─► YUV→RGB ─► rescale, normalise
+//! region ─► view (model | squash | pad | tiles) ─► resize ─► crop ─► YUV→RGB ─► rescale, normalise ─► mask, if any
 //! └──────────────── plan ────────────────┘         └── resample ──┘   └──────── colour ────────┘
 //! ```
 //!
 //! [`plan`] turns all geometry into one window of the picture and one rectangle of the tensor. [`resample`] resizes just that window,
 //! plane by plane, so the full frame is never converted to RGB. [`colour`] converts the small result and normalises it in the same
-//! pass. Nothing here looks at a clock, a file or the network (but [`Spec::from_file`]).
+//! pass. [`mask`] gives what lies outside a polygon the mean colour. Nothing here looks at a clock, a file or the network (but [`Spec::from_file`]).
 
 mod colour;
+mod mask;
 mod plan;
 mod plane;
 pub mod pool;
@@ -22,7 +23,7 @@ mod resample;
 mod run;
 mod spec;
 
-pub use crate::frame::view::{Region, View, ViewMode};
+pub use crate::frame::view::{Polygon, Region, View, ViewMode};
 pub use plan::MAX_TILES;
 pub use run::{PreprocessError, Preprocessor, tiles};
 pub use spec::{CropRounding, Filter, MAX_SIDE, Resize, Spec, SpecError};

@@ -36,9 +36,12 @@ fn work(spec: Arc<Spec>, jobs: &Receiver<PrepareJob>) {
     let mut preprocessor = Preprocessor::new(Arc::clone(&spec));
     // Told once per run of failures; the counter of dropped frames tells how many there were.
     let mut failing = false;
-    for PrepareJob { picture, stream, view, tile, mut place, done, index } in jobs {
+    for PrepareJob { picture, stream, view, mask, tile, mut place, done, index } in jobs {
         // Camera bytes are not to be trusted: should a damaged picture find a bug, it costs that picture, not the thread.
-        let result = catch_unwind(AssertUnwindSafe(|| preprocessor.run(&picture, view, tile, &mut place)));
+        let result = catch_unwind(AssertUnwindSafe(|| match &mask {
+            None => preprocessor.run(&picture, view, tile, &mut place),
+            Some(mask) => preprocessor.run_masked(&picture, view, mask, tile, &mut place),
+        }));
         // The place has to be back before it is said to be done: whoever hears that reads the whole buffer.
         drop(place);
         let told = std::mem::replace(&mut failing, !matches!(result, Ok(Ok(()))));

@@ -6,10 +6,11 @@ use fast_image_resize::pixels::{U8, U8x2, U8x3};
 use fast_image_resize::{ImageBufferError, ResizeError};
 
 use super::colour::{Affine, Canvas, Yuv, deinterleave};
+use super::mask;
 use super::plan::{self, Plan, Rect, Window};
 use super::plane::{Bytes, Plane};
 use super::resample::Resampler;
-use super::{Spec, View};
+use super::{Polygon, Spec, View};
 use crate::frame::{Picture, PixelFormat, Range};
 
 /// Why a picture did not become a tensor. The frame is lost, the next one may work; [`is_fatal`](Self::is_fatal) tells the
@@ -79,9 +80,7 @@ impl Preprocessor {
         if out.len() != expected {
             return Err(PreprocessError::Place { found: out.len(), expected });
         }
-        let (width, height) = (picture.width(), picture.height());
-        let plan = Plan::new(&self.spec, view, tile, width, height)
-            .ok_or_else(|| PreprocessError::Tile { tile, tiles: tiles(view, width, height) })?;
+        let plan = self.plan(picture, view, tile)?;
         let size = (plan.target.w, plan.target.h);
         let mut canvas = Canvas::new(out, self.spec.size().1, plan.target, plan.surround);
         match picture.format() {
@@ -114,6 +113,31 @@ impl Preprocessor {
         let yuv = Yuv::new(picture.matrix(), picture.range());
         canvas.yuv([&self.first, &self.second, &self.third], yuv, self.affine);
         Ok(())
+    }
+
+    /// The same, and every pixel of the picture whose centre is outside `mask` gets the mean colour.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_masked(
+        &mut self,
+        picture: &Picture,
+        view: View,
+        mask: &Polygon,
+        tile: usize,
+        out: &mut [f32],
+    ) -> Result<(), PreprocessError> {
+        self.run(picture, view, tile, out)?;
+        let plan = self.plan(picture, view, tile)?;
+        let size = (picture.width(), picture.height());
+        mask::fill_outside(mask, size, &plan, self.spec.size().1, self.spec.bars(), out);
+        Ok(())
+    }
+
+    fn plan(&self, picture: &Picture, view: View, tile: usize) -> Result<Plan, PreprocessError> {
+        let (width, height) = (picture.width(), picture.height());
+        Plan::new(&self.spec, view, tile, width, height)
+            .ok_or_else(|| PreprocessError::Tile { tile, tiles: tiles(view, width, height) })
     }
 }
 

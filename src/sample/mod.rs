@@ -77,8 +77,8 @@ pub struct Sampler {
     on_full: OnFull,
     /// The interval that all `auto` streams follow.
     tempo: Option<Arc<Tempo>>,
-    /// What frames get a thumbprint of.
-    thumbprints: Option<Region>,
+    /// What frames get thumbprints of.
+    thumbprints: Vec<Region>,
     /// Who looks at pictures as they come.
     latest: Arc<LatestPicture>,
 }
@@ -109,7 +109,7 @@ impl Sampler {
         on_full: OnFull,
     ) -> Self {
         let state = Mutex::new(State { schedule: Schedule::new(interval), pending: None });
-        Self { stream, accounting, state, slot, on_full, tempo: None, thumbprints: None, latest: Arc::default() }
+        Self { stream, accounting, state, slot, on_full, tempo: None, thumbprints: Vec::new(), latest: Arc::default() }
     }
 
     /// Follows `tempo`, if there is one, instead of its own interval.
@@ -119,11 +119,11 @@ impl Sampler {
         self
     }
 
-    /// Takes thumbprints of what `region`, if there is one, of its frames shows, so that unchanged ones can be told. On this thread, because
-    /// each stream has one.
+    /// Takes thumbprints of what `regions` of its frames show, so that unchanged ones can be told. On this thread, because each stream has
+    /// one.
     #[must_use]
-    pub fn with_thumbprints(mut self, region: Option<Region>) -> Self {
-        self.thumbprints = region;
+    pub fn with_thumbprints(mut self, regions: Vec<Region>) -> Self {
+        self.thumbprints = regions;
         self
     }
 
@@ -164,10 +164,10 @@ impl FrameTap for Sampler {
             tracing::debug!(stream = %self.stream, "a frame came that was not asked for");
             return;
         };
-        let thumbprint = self.thumbprints.map(|region| Thumbprint::of(&picture, region));
+        let thumbprints = self.thumbprints.iter().map(|region| Thumbprint::of(&picture, *region)).collect();
         let picture = Arc::new(picture);
         self.latest.sampled(time, &picture);
-        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, thumbprint, guard };
+        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, thumbprints, guard };
         let (lost, reason) = match &self.on_full {
             OnFull::NewestWins => match self.slot.put(frame) {
                 Ok(loser) => (loser, DropReason::Superseded),
@@ -257,9 +257,9 @@ mod tests {
             let second = SECOND * u32::from(signed);
             assert!(sampler.is_sampled(second));
             sampler.deliver(time(second), picture());
-            let expected = signed.then(|| Thumbprint::of(&picture(), Region::FULL));
-            assert_eq!(reader.take().unwrap().thumbprint, expected);
-            sampler = sampler.with_thumbprints(Some(Region::FULL));
+            let expected: Vec<_> = signed.then(|| Thumbprint::of(&picture(), Region::FULL)).into_iter().collect();
+            assert_eq!(reader.take().unwrap().thumbprints, expected);
+            sampler = sampler.with_thumbprints(vec![Region::FULL]);
         }
     }
 

@@ -12,8 +12,8 @@ use super::{LabelScore, Scorer};
 use crate::frame::{FrameTime, Picture};
 use crate::stream::StreamKey;
 
-/// What is done with a whole frame's scores: one vector a scorer of the route, in its order, each with one score a label; and the frame
-/// itself, where it is kept. Called on the scoring thread, frame by frame, in order; must not wait.
+/// What is done with a whole frame's scores: for each view of the stream, one vector a scorer of the route, in their orders, each with one
+/// score a label; and the frame itself, where it is kept. Called on the scoring thread, frame by frame, in order; must not wait.
 pub type ScoreHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[Vec<LabelScore>]) + Send>;
 
 /// One stream, as scoring needs it.

@@ -1,6 +1,7 @@
 //! The scoring thread: embeddings in, scores of whole frames out, in the order in which the frames were taken.
 //!
-//! Tiles of a tiled frame are joined here: each label keeps its best score. A frame without pixels is scored with the embedding of
+//! Tiles of a tiled view are joined here: each label keeps its best score. Views of one frame are scored one after the other and told
+//! together: a frame that lost a tile of one of them is lost. A frame without pixels is scored with the embedding of
 //! the frame it looks like, by the labels of now, and lost if that one was. Who listens stands in the [`ScoreRoutes`]; a frame of a
 //! stream that has left is dropped. Ends when the session thread is gone.
 
@@ -19,7 +20,7 @@ use crate::stream::accounting::{DropReason, FrameOutcome};
 struct Partial {
     frame: Arc<FrameMeta>,
     missing: usize,
-    /// `[squares so far, dim]`.
+    /// `[tiles so far, dim]`.
     embeddings: Vec<f32>,
 }
 
@@ -47,7 +48,7 @@ pub fn run(embedded: &Receiver<EmbeddedBatch>, score_routes: &ScoreRoutes) {
             let key = Arc::as_ptr(&item.frame);
             let partial = partials.remove(&key);
             let mut partial = partial.unwrap_or_else(|| Partial {
-                missing: item.frame.tiles,
+                missing: item.frame.tiles.iter().sum(),
                 frame: item.frame,
                 embeddings: Vec::with_capacity(dim),
             });
@@ -69,23 +70,31 @@ pub fn run(embedded: &Receiver<EmbeddedBatch>, score_routes: &ScoreRoutes) {
     }
 }
 
-/// Scores a frame all of whose tiles are here: each label keeps its best.
+/// Scores a frame all of whose tiles are here, view by view.
 fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, route: &mut ScoreRoute, outcome: FrameOutcome) {
-    let score = |scorer: &Arc<Scorer>| {
-        let mut squares = embeddings.chunks_exact(dim).map(|row| scorer.score(ArrayView1::from(row)));
-        let mut best = squares.next().unwrap_or_default();
-        for scores in squares {
-            for (best, new) in best.iter_mut().zip(scores) {
-                *best = best.best(new);
-            }
-        }
-        best
-    };
-    let scores: Vec<Vec<LabelScore>> = route.scorers.iter().map(score).collect();
+    let mut scores = Vec::with_capacity(frame.tiles.len() * route.scorers.len());
+    let mut rest = embeddings;
+    for tiles in &frame.tiles {
+        let (of_view, others) = rest.split_at((tiles * dim).min(rest.len()));
+        scores.extend(route.scorers.iter().map(|scorer| best(scorer, of_view, dim)));
+        rest = others;
+    }
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
     (route.handler)(frame.time, frame.picture.as_ref(), &scores);
     // Last: a stream whose frames have all been completed may be closed, and no event may come after that.
     frame.guard.complete(outcome);
+}
+
+/// The scores of one view: of several tiles each label keeps its best.
+fn best(scorer: &Scorer, embeddings: &[f32], dim: usize) -> Vec<LabelScore> {
+    let mut tiles = embeddings.chunks_exact(dim).map(|row| scorer.score(ArrayView1::from(row)));
+    let mut best = tiles.next().unwrap_or_default();
+    for scores in tiles {
+        for (best, new) in best.iter_mut().zip(scores) {
+            *best = best.best(new);
+        }
+    }
+    best
 }
 
 #[cfg(test)]
@@ -133,7 +142,7 @@ mod tests {
         Arc::new(FrameMeta {
             stream: KEY,
             time,
-            tiles,
+            tiles: vec![tiles],
             shared_embedding: None,
             picture: None,
             guard: accounting.sample(&"a".into()),
@@ -179,14 +188,51 @@ mod tests {
         assert_eq!((accounting.totals().inferred, accounting.totals().unaccounted()), (2, 0));
     }
 
+    #[test]
+    fn each_view_of_a_frame_has_scores_of_its_own_in_the_streams_order_and_reused_ones_too() {
+        let accounting = Arc::new(FrameAccounting::default());
+        let shared_embedding = Arc::new(SharedEmbedding::default());
+        let of_views = |second, shared_embedding| {
+            let frame = Arc::into_inner(frame(&accounting, 1, second)).unwrap();
+            // The view in the middle is tiled.
+            Arc::new(FrameMeta { tiles: vec![1, 2, 1], shared_embedding, ..frame })
+        };
+        let (first, again) = (of_views(1, Some(Arc::clone(&shared_embedding))), of_views(2, None));
+        let tile = || Item { frame: Arc::clone(&first), kind: ItemKind::Tile };
+        let (send, receive) = bounded(2);
+        let embeddings = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]].concat();
+        let batch = |items, embeddings| EmbeddedBatch { items, embeddings, dim: 2 };
+        send.send(batch(vec![tile(), tile(), tile()], embeddings[..6].to_vec())).unwrap();
+        let reused = Item { frame: again, kind: ItemKind::Reused(shared_embedding) };
+        send.send(batch(vec![tile(), reused], embeddings[6..].to_vec())).unwrap();
+        drop(send);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&heard);
+        let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
+            let of_view = |scores: &Vec<LabelScore>| scores[0].probability() > 0.99;
+            kept.lock().unwrap().push(scores.iter().map(of_view).collect::<Vec<_>>());
+        });
+        let routes = ScoreRoutes::default();
+        routes.enter(KEY, ScoreRoute { scorers: vec![scorer(), scorer_of([0.0, 1.0])], handler });
+        run(&receive, &routes);
+        drop(first);
+        let of_one = [true, false, true, false, false, false];
+        assert_eq!(*heard.lock().unwrap(), [of_one, of_one], "view by view, in each scorer by scorer");
+        assert_eq!((accounting.totals().inferred, accounting.totals().reused), (1, 1));
+    }
+
     /// A frame that looks like one whose embedding is in `shared_embedding`.
     fn again(
         accounting: &Arc<FrameAccounting>,
+        tiles: usize,
         shared_embedding: &Arc<SharedEmbedding>,
         second: u64,
     ) -> (Item, [f32; 2]) {
         // The row belongs to nobody; `scored` leaves it out.
-        (Item { frame: frame(accounting, 1, second), kind: ItemKind::Reused(Arc::clone(shared_embedding)) }, [0.0; 2])
+        (
+            Item { frame: frame(accounting, tiles, second), kind: ItemKind::Reused(Arc::clone(shared_embedding)) },
+            [0.0; 2],
+        )
     }
 
     fn remembering(
@@ -206,9 +252,9 @@ mod tests {
         let item = |frame: &Arc<FrameMeta>| Item { frame: Arc::clone(frame), kind: ItemKind::Tile };
         let other = frame(&accounting, 1, 3);
         let out = scored(vec![
-            vec![(item(&first), [0.0, 1.0]), (item(&first), [1.0, 0.0]), again(&accounting, &shared_embedding, 2)],
-            vec![(item(&other), [0.0, 1.0]), again(&accounting, &shared_embedding, 4)],
-            vec![again(&accounting, &shared_embedding, 5)],
+            vec![(item(&first), [0.0, 1.0]), (item(&first), [1.0, 0.0]), again(&accounting, 2, &shared_embedding, 2)],
+            vec![(item(&other), [0.0, 1.0]), again(&accounting, 2, &shared_embedding, 4)],
+            vec![again(&accounting, 2, &shared_embedding, 5)],
         ]);
         drop((first, other));
         let seen: Vec<(u64, bool)> = out.iter().map(|(second, score)| (*second, *score > 0.99)).collect();
@@ -223,7 +269,7 @@ mod tests {
         let (broken, shared_embedding) = remembering(&accounting, 1, 1);
         broken.guard.complete(FrameOutcome::Dropped(DropReason::Inference));
         drop(broken);
-        assert!(scored(vec![vec![again(&accounting, &shared_embedding, 2)]]).is_empty());
+        assert!(scored(vec![vec![again(&accounting, 1, &shared_embedding, 2)]]).is_empty());
         let totals = accounting.totals();
         assert_eq!((totals.reused, totals.dropped.get("inference"), totals.unaccounted()), (0, Some(&2), 0));
     }
@@ -245,7 +291,7 @@ mod tests {
         };
         for labels in [[1.0, 0.0], [0.0, 1.0]] {
             let (send, receive) = bounded(1);
-            let (item, _) = again(&accounting, &shared_embedding, 1);
+            let (item, _) = again(&accounting, 1, &shared_embedding, 1);
             send.send(EmbeddedBatch { items: vec![item], embeddings: vec![], dim: 2 }).unwrap();
             drop(send);
             run(&receive, &score_routes(labels));

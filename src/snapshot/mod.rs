@@ -61,6 +61,7 @@ pub struct SnapshotSettings {
 #[derive(Clone, Debug)]
 pub struct Saved {
     pub stream: String,
+    pub region: Option<String>,
     pub set: String,
     pub label: String,
     pub jpeg: Arc<[u8]>,
@@ -71,6 +72,7 @@ struct Shot {
     picture: Arc<Picture>,
     name: String,
     stream: String,
+    region: Option<String>,
     set: String,
     label: String,
 }
@@ -145,6 +147,7 @@ impl Gallery {
                 picture: Arc::clone(picture),
                 name: name.clone(),
                 stream: data.stream.clone(),
+                region: data.region.clone(),
                 set: data.set.clone(),
                 label: data.label.clone(),
             };
@@ -226,7 +229,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let Shot { picture, name, stream, set, label } = shot;
+            let Shot { picture, name, stream, region, set, label } = shot;
             let jpeg = rgb::jpeg(&picture, self.max_side, self.quality);
             // The decoder may be waiting for it.
             drop(picture);
@@ -238,7 +241,7 @@ impl Writer {
                 Ok(jpeg) => {
                     count("saved");
                     // Nobody may be listening.
-                    let _ = self.saved.send(Saved { stream, set, label, jpeg: jpeg.into() });
+                    let _ = self.saved.send(Saved { stream, region, set, label, jpeg: jpeg.into() });
                 }
                 Err(error) => {
                     count("failed");

@@ -24,6 +24,8 @@ pub struct RegisteredStream {
     pub enabled: bool,
     /// (set, label), in the order of the configuration.
     pub labels: Vec<(String, String)>,
+    /// The names of its regions, where each has these labels by itself.
+    pub regions: Vec<Arc<str>>,
 }
 
 impl RegisteredStream {
@@ -31,7 +33,7 @@ impl RegisteredStream {
     pub fn new(id: &StreamId, labels: Vec<(String, String)>) -> Self {
         let status = Arc::new(StreamStatus::new(Arc::clone(id)));
         let (accounting, swallowed) = (Arc::new(FrameAccounting::open(id)), Arc::new(SwallowedStarts::new(id)));
-        Self { status, accounting, swallowed, enabled: true, labels }
+        Self { status, accounting, swallowed, enabled: true, labels, regions: Vec::new() }
     }
 
     /// One that is switched off.
@@ -44,7 +46,15 @@ impl RegisteredStream {
             swallowed: Arc::new(SwallowedStarts::new(id)),
             enabled: false,
             labels,
+            regions: Vec::new(),
         }
+    }
+
+    /// With named regions.
+    #[must_use]
+    pub fn with_regions<'a>(mut self, regions: impl IntoIterator<Item = &'a Arc<str>>) -> Self {
+        self.regions = regions.into_iter().cloned().collect();
+        self
     }
 
     pub fn id(&self) -> &str {

@@ -1,7 +1,7 @@
-//! Starts of a stream that were swallowed: a label looked like one, and no tag started. Counted by label and cause.
+//! Starts of a stream that were swallowed: a label looked like one, and no tag started. Counted by region, label and cause.
 //!
 //! In: what the [tracker](crate::event::tracker) has found, on the scoring thread. Out: numbers for the metrics, the API and `status`; any thread. There are as many
-//! counts as the stream has labels; those of labels that have gone are dropped.
+//! counts as the stream has labels, in each of its regions; those of labels that have gone are dropped.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -63,6 +63,9 @@ impl SwallowedCounts {
 /// One label's, as the API shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SwallowedReport {
+    /// Left out for the whole view.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     pub set: String,
     pub label: String,
     #[serde(flatten)]
@@ -73,29 +76,42 @@ pub struct SwallowedReport {
 #[derive(Debug)]
 pub struct SwallowedStarts {
     stream: StreamId,
-    /// By (set, label).
-    counts: Mutex<BTreeMap<(String, String), SwallowedCounts>>,
+    counts: Mutex<BTreeMap<Key, SwallowedCounts>>,
 }
+
+/// (region, set, label).
+type Key = (Option<String>, String, String);
 
 impl SwallowedStarts {
     pub fn new(stream: &StreamId) -> Self {
         Self { stream: stream.clone(), counts: Mutex::default() }
     }
 
-    pub fn count(&self, set: &str, label: &str, cause: Cause) {
-        metrics::counter!("vtagd_starts_swallowed_total", "stream" => self.stream.to_string(), "set" => set.to_owned(), "label" => label.to_owned(), "why" => cause.as_str())
-            .increment(1);
-        self.counts.lock().entry((set.to_owned(), label.to_owned())).or_default().add(cause);
+    pub fn count(&self, region: Option<&str>, set: &str, label: &str, cause: Cause) {
+        let (stream, why) = (self.stream.to_string(), cause.as_str());
+        let (region, set, label) = (region.map(str::to_owned), set.to_owned(), label.to_owned());
+        let (of_set, of_label) = (set.clone(), label.clone());
+        let counter = match region.clone() {
+            None => {
+                metrics::counter!("vtagd_starts_swallowed_total", "stream" => stream, "set" => of_set, "label" => of_label, "why" => why)
+            }
+            Some(region) => {
+                metrics::counter!("vtagd_starts_swallowed_total", "stream" => stream, "region" => region, "set" => of_set, "label" => of_label, "why" => why)
+            }
+        };
+        counter.increment(1);
+        self.counts.lock().entry((region, set, label)).or_default().add(cause);
     }
 
     /// Forgets labels that are not among these.
     pub fn keep(&self, labels: &[(String, String)]) {
-        self.counts.lock().retain(|label, _| labels.contains(label));
+        self.counts.lock().retain(|(_, set, label), _| labels.iter().any(|kept| kept.0 == *set && kept.1 == *label));
     }
 
     /// Labels of which any start was swallowed.
     pub fn report(&self) -> Vec<SwallowedReport> {
-        let report = |((set, label), counts): (&(String, String), &SwallowedCounts)| SwallowedReport {
+        let report = |((region, set, label), counts): (&Key, &SwallowedCounts)| SwallowedReport {
+            region: region.clone(),
             set: set.clone(),
             label: label.clone(),
             counts: *counts,

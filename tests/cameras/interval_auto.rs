@@ -51,7 +51,8 @@ fn the_interval_grows_until_hardly_a_frame_is_lost() {
         };
         let interval = if number == STREAMS { Duration::from_secs(2).into() } else { Interval::Auto };
         let record = RegisteredStream::new(&source.id, Vec::new());
-        let part = StreamPart { record, source, interval, unchanged: None, view: View::default(), route: route().0 };
+        let part =
+            StreamPart { record, source, interval, unchanged: None, views: View::default().into(), route: route().0 };
         members.push(intake.join(part).unwrap());
     }
     assert_eq!((interval(&members[0]), interval(&members[STREAMS])), (1.0, 2.0), "where it begins");

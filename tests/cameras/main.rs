@@ -22,3 +22,4 @@ mod source_rtsp;
 mod tag_camera;
 mod unchanged_footage;
 mod unchanged_frames;
+mod view_regions;

@@ -96,7 +96,7 @@ fn look(clip: &str, set: &str, view: &str) -> Option<(Vec<Sample>, Vec<Threshold
     let mut engine = Engine::build_in_process(&settings.model, &settings.infer, &settings.label_sets).unwrap();
     let stream = settings.streams[0].clone();
     let looker = Arc::new(Looker {
-        view: stream.view,
+        view: stream.views[0].view,
         schedule: Mutex::new(Schedule::new(EVERY)),
         model: Mutex::new((
             Preprocessor::new(Arc::clone(&engine.spec)),
@@ -121,19 +121,19 @@ fn stands_for(samples: &[&Sample], settings: Unchanged) -> Vec<usize> {
     let mut reference = 0;
     let mut all = Vec::new();
     for (index, sample) in samples.iter().enumerate() {
-        if filter.reuse(&sample.thumbprint, sample.time.media).is_none() {
+        if filter.reuse(std::slice::from_ref(&sample.thumbprint), sample.time.media).is_none() {
             let shared_embedding = Arc::new(SharedEmbedding::default());
             let guard = accounting.sample(&"clip".into());
             let frame = FrameMeta {
                 stream: StreamKey(0),
                 time: sample.time,
-                tiles: 1,
+                tiles: vec![1],
                 shared_embedding: None,
                 picture: None,
                 guard,
             };
             shared_embedding.keep(&sample.scores);
-            filter.infer(sample.thumbprint.clone(), shared_embedding, &Arc::new(frame));
+            filter.infer(vec![sample.thumbprint.clone()], shared_embedding, &Arc::new(frame));
             reference = index;
         }
         all.push(reference);

@@ -47,7 +47,7 @@ fn run(unchanged: Option<Unchanged>, mode: ViewMode, max_size: usize, failures: 
     let (route, heard) = route();
     let view = View { mode, ..View::default() };
     let (record, interval) = (RegisteredStream::new(&source.id, Vec::new()), Duration::from_millis(500).into());
-    let part = StreamPart { record, source, interval, unchanged, view, route };
+    let part = StreamPart { record, source, interval, unchanged, views: view.into(), route };
     let member = intake.join(part).unwrap();
     drop(intake);
     assert_eq!(member.wait(), Some(Ended::EndOfFile));

@@ -137,7 +137,11 @@ streams:
     view: { mode: pad, region: [0, 0, 0.5, 1] }
     pace: fast
     loop: true
-  - { id: b, url: 'rtsp://h/', username: u, password: { file: file } }
+  - id: b
+    url: 'rtsp://h/'
+    username: u
+    password: { file: file }
+    view: { mode: squash, regions: [{ name: door, region: [0, 0, 0.5, 1] }, { name: lane, polygon: [[0, 0], [1, 0], [1, 1]], mode: tiles }] }
   - { id: c, pipeline: file }
 labels: [dock.yaml]
 state: { path: st }

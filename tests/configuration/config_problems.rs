@@ -357,6 +357,70 @@ fn every_mistake_in_a_stream_is_told() {
         ("id: a, url: rtsp://h, view: { region: [0.5, 0, 0.6, 1] }", "streams[0].view.region", "beyond the picture"),
         ("id: a, url: rtsp://h, view: { region: [0, 0, 0, 1] }", "streams[0].view.region", "no area"),
         ("id: a, url: rtsp://h, view: { region: [1, 0, 1, 1] }", "streams[0].view.region", "outside the picture"),
+        (
+            "id: a, url: rtsp://h, view: { region: [0, 0, 1, 1], regions: [{ name: a, region: [0, 0, 1, 1] }] }",
+            "streams[0].view.region",
+            "keep one of them",
+        ),
+        ("id: a, url: rtsp://h, view: { regions: [] }", "streams[0].view.regions", "names no region"),
+        (MANY_REGIONS, "streams[0].view.regions", "16 are the most"),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ region: [0, 0, 1, 1] }] }",
+            "streams[0].view.regions[0].name",
+            "is missing",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: Door 1, region: [0, 0, 1, 1] }] }",
+            "streams[0].view.regions[0].name",
+            "`door-1`",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, region: [0, 0, 1, 1] }, { name: d, region: [0, 0, 1, 0.5] }] }",
+            "streams[0].view.regions[1].name",
+            "used twice in this stream",
+        ),
+        ("id: a, url: rtsp://h, view: { regions: [{ name: d }] }", "streams[0].view.regions[0].region", "is missing"),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, region: [0, 0, 1, 1], polygon: [[0, 0], [1, 0], [1, 1]] }] }",
+            "streams[0].view.regions[0].polygon",
+            "beside `region`",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, region: [0, 0, 2, 1] }] }",
+            "streams[0].view.regions[0].region",
+            "beyond the picture",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, polygon: [[0, 0], [1, 1]] }] }",
+            "streams[0].view.regions[0].polygon",
+            "3 to 64",
+        ),
+        (MANY_CORNERS, "streams[0].view.regions[0].polygon", "3 to 64"),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, polygon: [[0, 0], [1, 1], [0.5, 0.5]] }] }",
+            "streams[0].view.regions[0].polygon",
+            "no area",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, polygon: [[0, 0], [1, 0], [1, 1.5]] }] }",
+            "streams[0].view.regions[0].polygon[2]",
+            "outside the picture",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, polygon: [[0, 0], [1, 0], [1]] }] }",
+            "streams[0].view.regions[0].polygon[2]",
+            "two numbers",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, polygon: [[0, 0], [1, x], [1, 1]] }] }",
+            "streams[0].view.regions[0].polygon[1][1]",
+            "a number",
+        ),
+        (
+            "id: a, url: rtsp://h, view: { regions: [{ name: d, polygon: [[0, 0], [1, 0], [1, 1]], mode: tile }] }",
+            "streams[0].view.regions[0].mode",
+            "did you mean `tiles`",
+        ),
         ("id: a, url: rtsp://h, passwrd: hunter2", "streams[0].passwrd", "did you mean `password`"),
         (
             "id: a, url: \"rtsp://u:hunter2@h\", password: { file: secret }",
@@ -370,6 +434,10 @@ fn every_mistake_in_a_stream_is_told() {
         assert!(!all.contains("hunt"), "{all}");
     }
 }
+
+/// One region, and one corner, more than there may be.
+const MANY_REGIONS: &str = "id: a, url: rtsp://h, view: { regions: [{ name: r0, region: [0, 0, 1, 1] }, { name: r1, region: [0, 0, 1, 1] }, { name: r2, region: [0, 0, 1, 1] }, { name: r3, region: [0, 0, 1, 1] }, { name: r4, region: [0, 0, 1, 1] }, { name: r5, region: [0, 0, 1, 1] }, { name: r6, region: [0, 0, 1, 1] }, { name: r7, region: [0, 0, 1, 1] }, { name: r8, region: [0, 0, 1, 1] }, { name: r9, region: [0, 0, 1, 1] }, { name: r10, region: [0, 0, 1, 1] }, { name: r11, region: [0, 0, 1, 1] }, { name: r12, region: [0, 0, 1, 1] }, { name: r13, region: [0, 0, 1, 1] }, { name: r14, region: [0, 0, 1, 1] }, { name: r15, region: [0, 0, 1, 1] }, { name: r16, region: [0, 0, 1, 1] }] }";
+const MANY_CORNERS: &str = "id: a, url: rtsp://h, view: { regions: [{ name: d, polygon: [[0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]] }] }";
 
 #[test]
 fn all_problems_of_all_files_are_told_together() {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::common::daemon::{root, vtagd};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What does not fit the configuration's schema, or nothing.
 fn complaint(yaml: &str) -> String {
@@ -120,7 +120,8 @@ fn what_every_kind_of_value_may_look_like_fits_the_schema() {
     let yaml = "x-anchor: { anything: 1 }\n\
         runtime: { providers: [cpu, openvino: { precision: bf16 }, cuda: ], sessions: auto, batch: { max_size: 4 } }\n\
         sampling: { interval: auto, unchanged: { tolerance: 4, max_age: 10s } }\n\
-        streams: [{ id: 7, url: 'rtsp://a/', password: { env: P }, view: { region: [0, 0, 1, 1] } }]\n\
+        streams: [{ id: 7, url: 'rtsp://a/', password: { env: P }, view: { region: [0, 0, 1, 1] } },
+        \x20 { id: b, url: 'rtsp://b/', view: { regions: [{ name: door, polygon: [[0, 0], [1, 0], [1, 1]], mode: pad }] } }]\n\
         events: { after: 0, cooldown: 1.5 h }\n\
         sinks: [{ type: mqtt, protocol: 5, headers: { A: { file: x } }, only: { attributes: { zone: [a, 1] } } }]\n\
         outbox: { max_size: 1.5 GiB }\nsnapshots:\napi: { listen: off }\n";
@@ -156,7 +157,8 @@ fn the_effective_configuration_shows_what_streams_inherit_and_no_credential() {
     let text = "model: { path: none }\nsampling: { interval: 250ms }\nreconnect: { max: 90s }\n\
         streams:\n\
         \x20 - { id: one, url: 'rtsp://127.0.0.1:9/live?token=MARKED-QUERY', username: viewer, password: { file: password } }\n\
-        \x20 - { id: two, url: 'rtsp://127.0.0.1:9/', sampling: { interval: 2s }, enabled: false }\n\
+        \x20 - { id: two, url: 'rtsp://127.0.0.1:9/', sampling: { interval: 2s }, enabled: false,\n\
+        \x20     view: { mode: pad, regions: [{ name: a, region: [0, 0, 0.5, 1] }, { name: b, polygon: [[0, 0], [1, 0], [1, 1]], mode: tiles }] } }\n\
         sinks: [{ type: jsonl, path: \"-\", rate: { events: 3, per: 1m } }]\n\
         api: { listen: 127.0.0.1:0, token: { env: MARKED_TOKEN } }\n";
     fs::write(&file, text).unwrap();
@@ -175,6 +177,12 @@ fn the_effective_configuration_shows_what_streams_inherit_and_no_credential() {
     );
     assert_eq!((&shown["api"]["token"], &shown["events"]["enter"]), (&"***".into(), &0.6.into()));
     assert_eq!(shown["sinks"][0]["rate"]["per"], "1m");
+    assert_eq!(one["view"], json!({ "mode": "model", "region": [0.0, 0.0, 1.0, 1.0] }));
+    let regions = json!([
+        { "name": "a", "mode": "pad", "region": [0.0, 0.0, 0.5, 1.0] },
+        { "name": "b", "mode": "tiles", "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]] },
+    ]);
+    assert_eq!(two["view"], json!({ "regions": regions }));
 }
 
 #[test]

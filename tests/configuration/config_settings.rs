@@ -70,7 +70,7 @@ fn five_lines_are_enough_and_the_defaults_are_as_documented() {
     assert!(!settings.instance.is_empty());
     let stream = &settings.streams[0];
     assert_eq!((stream.interval, stream.unchanged), (Interval::Every(Duration::from_secs(1)), None));
-    assert_eq!(stream.view, View::default());
+    assert_eq!(stream.views, View::default().into());
     assert_eq!(stream.label_sets, [0]);
     assert_eq!((stream.source.pace, stream.source.looped, stream.source.decode), (Pace::Live, false, Decode::Auto));
     assert_eq!(stream.source.reconnect, Reconnect::default());
@@ -146,6 +146,40 @@ streams:
 }
 
 #[test]
+fn regions_of_a_view_have_names_and_take_its_mode() {
+    let folder = folder();
+    // Below a region, the topic of its name could be another label's.
+    let named = "set: named\nbackground: [a wall]\nlabels:\n  - { name: state, prompts: [a state] }\n  - { name: car, prompts: [a car] }\n";
+    fs::write(folder.path().join("labels/named.yaml"), named).expect("a label set");
+    let text = "\
+labels: [labels/one.yaml, labels/named.yaml]
+streams:
+  - id: a
+    url: rtsp://h
+    view:
+      mode: pad
+      regions:
+        - { name: door, region: [0, 0, 0.25, 1] }
+        - { name: lane-2, polygon: [[0.5, 1], [0.75, 0.25], [1, 1]], mode: tiles }
+";
+    let settings = load(&folder, text);
+    let [door, lane] = &*settings.streams[0].views else { panic!("two regions") };
+    assert_eq!((door.name.as_deref(), &door.mask), (Some("door"), &None));
+    assert_eq!(door.view, View { mode: ViewMode::Pad, region: Region { x: 0.0, y: 0.0, w: 0.25, h: 1.0 } });
+    let around = Region { x: 0.5, y: 0.25, w: 0.5, h: 0.75 };
+    assert_eq!((lane.name.as_deref(), lane.view), (Some("lane-2"), View { mode: ViewMode::Tiles, region: around }));
+    assert_eq!(lane.mask.as_ref().expect("a mask").corners(), [[0.5, 1.0], [0.75, 0.25], [1.0, 1.0]]);
+    let told: Vec<String> =
+        settings.notices.iter().map(|notice| format!("{}: {}", notice.field, notice.message)).collect();
+    assert!(
+        told.iter().any(|told| told.starts_with("streams[0].view.regions: ") && told.contains("inferred 2 times")),
+        "{told:?}"
+    );
+    let renamed: Vec<&String> = told.iter().filter(|told| told.contains("below a region")).collect();
+    assert!(matches!(renamed[..], [one] if one.contains("`state`") && one.contains("`named_state`")), "{told:?}");
+}
+
+#[test]
 fn streams_take_what_they_say_and_inherit_the_rest() {
     let folder = folder();
     let settings = load(
@@ -171,7 +205,8 @@ streams:
     assert_eq!((b.source.pace, b.source.looped, b.interval), (Pace::Fast, true, Duration::from_millis(100).into()));
     assert_eq!((b.label_sets.as_slice(), b.source.decode), ([0, 1].as_slice(), Decode::All));
     assert_eq!(c.source.location, Location::V4l2(PathBuf::from("/dev/video9")));
-    assert_eq!(c.view, View { mode: ViewMode::Tiles, region: Region { x: 0.5, y: 0.0, w: 0.5, h: 1.0 } });
+    let region = Region { x: 0.5, y: 0.0, w: 0.5, h: 1.0 };
+    assert_eq!(c.views, View { mode: ViewMode::Tiles, region }.into());
     assert_eq!(d.source.location, Location::Template(folder.path().join("own.gst")));
     assert_eq!(d.source.decode, Decode::Auto);
     assert_eq!([a, b, c, d].map(|stream| stream.source.sizes().max_pixels), [1 << 25, 70_000, 1 << 25, 1 << 25]);

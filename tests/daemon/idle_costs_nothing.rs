@@ -40,6 +40,7 @@ fn config(more: &str) -> String {
 
 fn body(number: usize) -> String {
     let data = Data {
+        region: None,
         stream: format!("cam{}", number % 5),
         set: "lot".into(),
         label: format!("label {}", number % 4),

@@ -96,7 +96,7 @@ impl Overload {
                     pictures: false,
                     single: None,
                     key: StreamKey(n as u64),
-                    view: View::default(),
+                    views: View::default().into(),
                     slot,
                 })
                 .unwrap();

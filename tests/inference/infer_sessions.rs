@@ -105,7 +105,7 @@ impl Rig {
         let (single, asked) = slot::slot(1, wake);
         let arrival = |key, single, slot| Arrival {
             key: StreamKey(key),
-            view: View::default(),
+            views: View::default().into(),
             unchanged: None,
             pictures: false,
             single,
@@ -170,7 +170,7 @@ impl Rig {
         let width = number as u32;
         let picture = Picture::from_rgb(width, 1, vec![0; 3 * width as usize]).unwrap();
         let guard = self.accounting.sample(&stream);
-        Frame { stream, time, picture: Arc::new(picture), thumbprint: None, guard }
+        Frame { stream, time, picture: Arc::new(picture), thumbprints: Vec::new(), guard }
     }
 
     fn sent_at(&mut self, captured: Instant) {

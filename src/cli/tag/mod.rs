@@ -236,7 +236,8 @@ fn check_inputs(args: &Args, inputs: &[Input]) -> Result<(), String> {
 
 impl Prepared {
     fn run(mut self, args: &Args, trigger: shutdown::Trigger, shutdown: &Shutdown) -> u8 {
-        let printer = Printer::new(&self.watching.settings.label_sets, args.json, args.top);
+        let printer =
+            Printer::new(&self.watching.settings.label_sets, &self.watching.base().views, args.json, args.top);
         let mut code = 0;
         let files: Vec<(usize, &Path)> = self.inputs.iter().enumerate().filter_map(Input::file).collect();
         let mut videos: Vec<(usize, &Path)> = Vec::new();
@@ -295,25 +296,30 @@ impl Pictures<'_> {
         videos: &mut Vec<(usize, &'a Path)>,
     ) -> u8 {
         let paths: Vec<&Path> = files.iter().map(|(_, file)| *file).collect();
-        let view = self.watching.base().view;
-        let embedded = match pictures::embed(&paths, view, &self.engine.spec, encoder) {
-            Ok(embedded) => embedded,
+        let views = &self.watching.base().views;
+        let embed = |view| pictures::embed(&paths, view, &self.engine.spec, encoder).map(Vec::into_iter);
+        let mut by_view = match views.iter().map(embed).collect::<Result<Vec<_>, _>>() {
+            Ok(by_view) => by_view,
             Err(error) => {
                 complain(&error);
                 return 1;
             }
         };
         let mut code = 0;
-        for ((number, file), embedding) in files.iter().zip(embedded) {
-            match embedding {
+        for (number, file) in files {
+            let embedded: Result<Vec<Vec<f32>>, Unusable> = by_view.iter_mut().filter_map(Iterator::next).collect();
+            match embedded {
                 Ok(_) if self.args.is_rehearsal() => {
                     let what = "is a picture: --events and --plot need time, which a video has";
                     complain(&format!("{}: {what}; without them its scores are shown", shown(file)));
                     code = 2;
                 }
-                Ok(tiles) => {
+                Ok(views) => {
                     let dim = encoder.dim();
-                    let scores: Vec<_> = self.engine.scorers.iter().map(|s| best_of(s, &tiles, dim)).collect();
+                    let of_view = |tiles: &Vec<f32>| {
+                        self.engine.scorers.iter().map(|s| best_of(s, tiles, dim)).collect::<Vec<_>>()
+                    };
+                    let scores: Vec<_> = views.iter().flat_map(of_view).collect();
                     self.printer.print(&shown(file), None, &scores);
                 }
                 Err(Unusable::Still(StillImageError::Format { .. })) => videos.push((*number, file)),

@@ -159,7 +159,11 @@ fn caption(course: &LabelCourse, samples: u64) -> String {
         .map_or_else(String::new, |(at, score)| format!("; highest {} at {at:.1} s", margin_in_words(score.margin)));
     let share = course.share_over_enter(samples) * 100.0;
     let (label, enter) = (short(&course.label, 60), margin_in_words(course.enter));
-    format!("{label} (set {}): {tags}; {share:.0} % of the samples at or above enter, {enter}{best}", course.set)
+    let region = course.region.as_ref().map_or_else(String::new, |region| format!("{}: ", short(region, 60)));
+    format!(
+        "{region}{label} (set {}): {tags}; {share:.0} % of the samples at or above enter, {enter}{best}",
+        course.set
+    )
 }
 
 /// Seconds, or minutes and hours where they say more.
@@ -201,7 +205,12 @@ mod tests {
             thresholds: Thresholds::default(),
             attributes: Arc::default(),
         };
-        let set = SetRules { name: "lot".into(), labels: labels.iter().map(rules).collect(), rivals: Arc::default() };
+        let set = SetRules {
+            region: None,
+            name: "lot".into(),
+            labels: labels.iter().map(rules).collect(),
+            rivals: Arc::default(),
+        };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let id = StreamId::from("file");
         let mut rehearsal = Rehearsal::new("site", &id, model, vec![set], Duration::from_secs(30), true);

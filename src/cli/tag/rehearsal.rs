@@ -35,6 +35,7 @@ pub(super) struct ToldEvent {
 
 /// One label, as it has fared.
 pub(super) struct LabelCourse {
+    pub region: Option<Arc<str>>,
     pub set: Arc<str>,
     pub label: Arc<str>,
     rivals: Arc<[NamedRival]>,
@@ -68,7 +69,7 @@ pub(super) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// `sets` in the order in which their scores will come; with `curves` they are kept for a plot.
+    /// `sets` in the order in which their scores will come, for one region after the other; with `curves` they are kept for a plot.
     pub fn new(
         instance: &str,
         id: &StreamId,
@@ -81,6 +82,7 @@ impl Rehearsal {
             let course = |label: &crate::event::LabelRules| {
                 let (enter, exit) = label.thresholds.margins();
                 LabelCourse {
+                    region: set.region.clone(),
                     set: Arc::clone(&set.name),
                     label: Arc::clone(&label.name),
                     rivals: Arc::clone(&set.rivals),
@@ -104,7 +106,7 @@ impl Rehearsal {
         Self { id: Arc::clone(id), emitter, live, gap, courses, samples: 0, from: 0.0, to: 0.0, last: None }
     }
 
-    /// Takes a frame's scores, one vector a set, and gives what is told at once.
+    /// Takes a frame's scores, one vector a region and set, and gives what is told at once.
     pub fn sample(&mut self, time: FrameTime, scores: &[Vec<LabelScore>]) -> Vec<ToldEvent> {
         let media = seconds(time.media);
         if self.samples == 0 {
@@ -142,7 +144,11 @@ impl Rehearsal {
     fn told(&mut self, event: Event, media: f64) -> ToldEvent {
         let data = &event.data;
         let mut courses = self.courses.iter_mut().flatten();
-        let course = courses.find(|course| *course.set == *data.set && *course.label == *data.label);
+        let course = courses.find(|course| {
+            course.region.as_deref() == data.region.as_deref()
+                && *course.set == *data.set
+                && *course.label == *data.label
+        });
         let peak_margin = course.and_then(|course| course.note(event.kind, data.media_start, data.media_end));
         ToldEvent { event, media, peak_margin }
     }
@@ -152,6 +158,7 @@ impl Rehearsal {
         let reading = self.live.reading(&self.id, Instant::now(), false, |_, _| true);
         let readings = reading.into_iter().flat_map(|reading| reading.scores);
         let labels = self.courses.iter().flatten().zip(readings).map(|(course, reading)| LabelSummary {
+            region: course.region.as_deref(),
             set: &course.set,
             label: &course.label,
             enter: reading.enter,
@@ -222,6 +229,8 @@ pub(super) struct Summary<'a> {
 
 #[derive(Serialize)]
 pub(super) struct LabelSummary<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<&'a str>,
     set: &'a str,
     label: &'a str,
     enter: Level,
@@ -255,7 +264,7 @@ impl Summary<'_> {
                 .map_or_else(|| "-".to_owned(), |best| format!("{} ({})", signed(best.margin), percent(best.score)));
             rows.push([
                 label.set.to_owned(),
-                label.label.to_owned(),
+                label.region.map_or_else(|| label.label.to_owned(), |region| format!("{region}: {}", label.label)),
                 format!("{:.0} %", label.over_enter * 100.0),
                 signed(label.enter.margin),
                 highest,
@@ -287,7 +296,7 @@ mod tests {
     fn rehearse(margins: &[f32]) -> (Rehearsal, Vec<ToldEvent>) {
         let rules = LabelRules { name: "car".into(), thresholds: Thresholds::default(), attributes: Arc::default() };
         let rivals = [NamedRival { kind: crate::score::RivalKind::Background, name: "a yard".into() }];
-        let set = SetRules { name: "lot".into(), labels: vec![rules], rivals: rivals.into() };
+        let set = SetRules { region: None, name: "lot".into(), labels: vec![rules], rivals: rivals.into() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let id = StreamId::from("file");
         let mut rehearsal = Rehearsal::new("site", &id, model, vec![set], Duration::from_secs(30), true);

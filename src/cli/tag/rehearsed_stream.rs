@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Args;
 use crate::config::{self, Absence, Settings, StreamSettings};
+use crate::frame::view::{NamedView, View, Views};
 use crate::label::LabelSet;
 use crate::platform::secret::Secret;
 use crate::platform::userinfo::shown;
@@ -68,13 +69,7 @@ impl Watching {
                 (plain.clone(), base, false)
             }
         };
-        let given = only_stream(&plain)?.view;
-        if args.view.is_some() {
-            base.view.mode = given.mode;
-        }
-        if args.region.is_some() {
-            base.view.region = given.region;
-        }
+        base.views = overridden(&base.views, only_stream(&plain)?.views.first().view, args);
         base.interval = Interval::Every(args.every.unwrap_or_else(|| base.interval.at_start()));
         Ok(Self { settings, base, is_configured, is_rehearsal })
     }
@@ -187,6 +182,15 @@ fn of_address(address: &str, args: &Args) -> Result<Settings, String> {
         let line = |problem: &Problem| format!("{}: {}; {}", place(problem), problem.message, problem.remedy);
         errors(&problems).map(line).collect::<Vec<_>>().join("\n")
     })
+}
+
+/// The views of a stream, as the arguments want them: a part that is given stands for all regions.
+fn overridden(own: &Views, given: View, args: &Args) -> Views {
+    let mode = |own: View| if args.view.is_some() { given.mode } else { own.mode };
+    if args.region.is_some() {
+        return View { mode: mode(own.first().view), region: given.region }.into();
+    }
+    own.map(|view| NamedView { view: View { mode: mode(view.view), ..view.view }, ..view.clone() })
 }
 
 fn only_stream(settings: &Settings) -> Result<StreamSettings, String> {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::super::{complain, say};
 use super::rehearsal::ToldEvent;
 use crate::event::{EndReason, EventKind};
+use crate::frame::view::Views;
 use crate::label::LabelSet;
 use crate::score::{LabelScore, NamedRival, Scoring};
 
@@ -29,6 +30,8 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct Tag<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<&'a str>,
     set: &'a str,
     label: &'a str,
     score: f32,
@@ -41,6 +44,8 @@ struct Tag<'a> {
 /// What is left to a set's background.
 #[derive(Serialize)]
 struct BackgroundShare<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<&'a str>,
     set: &'a str,
     score: f32,
 }
@@ -49,6 +54,8 @@ struct BackgroundShare<'a> {
 #[derive(Clone)]
 pub(super) struct Printer {
     sets: Arc<[LabelSet]>,
+    /// The names of the regions that are looked at; one without a name is the whole view.
+    regions: Arc<[Option<Arc<str>>]>,
     /// Of each set.
     rivals: Arc<[Vec<NamedRival>]>,
     json: bool,
@@ -56,33 +63,43 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub fn new(sets: &[LabelSet], json: bool, top: usize) -> Self {
-        Self { sets: sets.into(), rivals: sets.iter().map(LabelSet::rivals).collect(), json, top }
+    pub fn new(sets: &[LabelSet], views: &Views, json: bool, top: usize) -> Self {
+        let regions = views.iter().map(|view| view.name.clone()).collect();
+        Self { sets: sets.into(), regions, rivals: sets.iter().map(LabelSet::rivals).collect(), json, top }
     }
 
-    /// `scores`: one vector a set.
+    /// `scores`: one vector a set, for one region after the other.
     pub fn print(&self, file: &str, pts: Option<f64>, scores: &[Vec<LabelScore>]) {
         let mut tags: Vec<Tag<'_>> = Vec::new();
         let mut background = Vec::new();
-        for ((set, rivals), scores) in self.sets.iter().zip(&*self.rivals).zip(scores) {
+        let sets = || self.sets.iter().zip(&*self.rivals);
+        let boards =
+            self.regions.iter().flat_map(|region| sets().map(move |(set, rivals)| (region.as_deref(), set, rivals)));
+        for ((region, set, rivals), scores) in boards.zip(scores) {
             tags.extend(set.labels.iter().zip(scores).map(|(label, score)| Tag {
+                region,
                 set: &set.name,
                 label: &label.name,
                 score: score.probability(),
                 margin: Some(score.margin).filter(|margin| margin.is_finite()),
                 rival: score.rival.and_then(|rival| Some(&*rivals.get(rival.0 as usize)?.name)),
             }));
-            background.extend(left_to_background(set, scores).map(|score| BackgroundShare { set: &set.name, score }));
+            background.extend(left_to_background(set, scores).map(|score| BackgroundShare {
+                region,
+                set: &set.name,
+                score,
+            }));
         }
         tags.sort_by(|a, b| b.score.total_cmp(&a.score));
         if self.json {
             print_json(file, &Line { file: file.into(), pts, tags, background });
             return;
         }
-        let mut row: Vec<String> = tags.iter().take(self.top).map(|tag| share(tag.score, tag.label)).collect();
+        let mut row: Vec<String> =
+            tags.iter().take(self.top).map(|tag| share(tag.score, &below(tag.region, tag.label))).collect();
         row.extend(background.iter().map(|left| match &*self.sets {
-            [_] => share(left.score, "(background)"),
-            _ => share(left.score, &format!("(background of {})", left.set)),
+            [_] => share(left.score, &below(left.region, "(background)")),
+            _ => share(left.score, &below(left.region, &format!("(background of {})", left.set))),
         }));
         print_text(&format!("{file}{}  {}", pts.map_or_else(String::new, place), row.join("   ")));
     }
@@ -103,8 +120,8 @@ impl Printer {
         let data = &told.event.data;
         let margin = |margin: Option<f32>| margin.map_or_else(String::new, |margin| format!(", margin {margin:+.2}"));
         let label = match &*self.sets {
-            [_] => data.label.clone(),
-            _ => format!("{} (set {})", data.label, data.set),
+            [_] => below(data.region.as_deref(), &data.label),
+            _ => below(data.region.as_deref(), &format!("{} (set {})", data.label, data.set)),
         };
         let line = match told.event.kind {
             EventKind::Update => return,
@@ -151,6 +168,11 @@ fn left_to_background(set: &LabelSet, scores: &[LabelScore]) -> Option<f32> {
         Scoring::Independent => probabilities.fold(0.0, f32::max),
     };
     Some((1.0 - taken).max(0.0))
+}
+
+/// What is seen in a region names it.
+fn below(region: Option<&str>, what: &str) -> String {
+    region.map_or_else(|| what.to_owned(), |region| format!("{region}: {what}"))
 }
 
 fn share(score: f32, of: &str) -> String {

@@ -76,9 +76,9 @@ impl Watch<'_> {
             max_delay: Duration::from_millis(50),
             threads: engine::preprocessing_threads(None),
         };
-        let StreamSettings { source, interval, unchanged, view, .. } = stream;
+        let StreamSettings { source, interval, unchanged, views, .. } = stream;
         let record = RegisteredStream::new(&source.id, Vec::new());
-        let part = StreamPart { record, source, interval, unchanged, view, route };
+        let part = StreamPart { record, source, interval, unchanged, views, route };
         let started = pipeline::start(stages, self.shutdown)
             .and_then(|(mut intake, threads)| intake.join(part).map(|member| (member, threads)));
         let (member, mut threads) = match started {

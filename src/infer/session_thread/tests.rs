@@ -56,8 +56,14 @@ fn run(
         let media = Duration::from_secs(second as u64);
         let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
         let guard = accounting.sample(&"a".into());
-        let frame =
-            Arc::new(FrameMeta { stream: StreamKey(1), time, tiles: 1, shared_embedding: None, picture: None, guard });
+        let frame = Arc::new(FrameMeta {
+            stream: StreamKey(1),
+            time,
+            tiles: vec![1],
+            shared_embedding: None,
+            picture: None,
+            guard,
+        });
         let kind = if let Given::Again = given {
             ItemKind::Reused(Arc::new(SharedEmbedding::default()))
         } else {
@@ -213,7 +219,7 @@ fn a_picture_waits_from_its_decoder_to_its_run_and_one_that_is_not_run_does_not(
             frame: Arc::new(FrameMeta {
                 stream: StreamKey(1),
                 time,
-                tiles: 1,
+                tiles: vec![1],
                 shared_embedding: None,
                 picture: None,
                 guard,

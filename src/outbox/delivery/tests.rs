@@ -10,6 +10,7 @@ use crate::event::{EventKind, ModelRef, cloud_event::Data};
 /// An event of a label of a stream.
 pub fn event(stream: &str, label: &str, kind: EventKind) -> Event {
     let data = Data {
+        region: None,
         stream: stream.into(),
         set: "lot".into(),
         label: label.into(),

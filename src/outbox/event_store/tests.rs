@@ -240,8 +240,37 @@ fn an_older_schema_is_brought_up_step_by_step_and_a_newer_one_refused() {
     drop(connection);
     let error = EventStore::open(Some(&path), &[], Box::new(Machine::default())).err().unwrap();
     assert!(matches!(error, OutboxError::Newer { .. }) && error.exit_code() == 2);
-    assert!(error.to_string().contains("newer vtagd (schema 4, this one knows 3)"), "{error}");
+    let known = STEPS.len();
+    let told = format!("newer vtagd (schema {}, this one knows {known})", known + 1);
+    assert!(error.to_string().contains(&told), "{error}");
     assert!(moved_aside(folder.path()).is_empty(), "a newer file is not a damaged one");
+}
+
+#[test]
+fn each_region_has_a_state_of_its_own_and_those_of_a_file_without_regions_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    // A tag was open when the version before regions was killed.
+    let Ok(Opened::Ready(old)) = tables::open(Some(&path), &STEPS[..2]) else { panic!("it is new") };
+    let body = serde_json::to_string(&*queued("car", &[]).event).unwrap();
+    let insert =
+        "INSERT INTO states (stream, label_set, label, seq, age, body) VALUES ('gate', 'lot', 'car', 1, 0, ?1)";
+    old.execute(insert, [&body]).unwrap();
+    drop(old);
+    let mut store = open(&path, &Machine::default());
+    assert_eq!(store.states().unwrap().iter().map(|stored| &*stored.body).collect::<Vec<_>>(), [body]);
+    let of_region = |region: &str| {
+        let mut event = event("gate", "car", EventKind::Start);
+        event.data.region = Some(region.to_owned());
+        Queued { event: Arc::new(event), to: vec![0] }
+    };
+    store.commit(&[of_region("left"), of_region("right"), of_region("left")], &[]).unwrap();
+    drop(store);
+    let states = open(&path, &Machine::default()).states().unwrap();
+    let regions: Vec<_> = states.iter().map(|stored| stored.event.data.region.as_deref()).collect();
+    assert_eq!(regions, [None, Some("right"), Some("left")], "the latest event of each");
+    let end = states[1].event.interrupted();
+    assert_eq!((end.kind, end.data.region.as_deref()), (EventKind::End, Some("right")));
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn readable(event: &Event, colour: bool) -> String {
     };
     let text = format!("{mark} {:<16} {tail}", data.label);
     let text = if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text };
-    format!("{clock}Z  {:<12} {text}", data.stream)
+    format!("{clock}Z  {:<12} {text}", data.place())
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
-//! Home Assistant's device discovery: one document a stream, with a sensor for each label, an event entity and a switch. Pure.
+//! Home Assistant's device discovery: one document a stream, with a sensor for each label, and again for each label of a region, an event
+//! entity and a switch. Pure.
 //!
 //! A document is retained, so it is there when Home Assistant starts; an empty one removes the device. Documents of this program carry
 //! its name as their origin and the availability topic of their daemon, by which it knows its own again.
 
 use serde_json::{Map, Value, json};
 
-use super::topics::{Topics, slug, slugs};
+use super::topics::{Topics, below, region_slugs, slug, slugs};
 use crate::stream::registry::RegisteredStream;
 
 const NAME: &str = "vtagd";
@@ -52,24 +53,44 @@ pub fn document(stream: &RegisteredStream, topics: &Topics, snapshots: bool) -> 
     let id = stream.id();
     let device = object_id(topics, id);
     let mut components = Map::new();
-    for ((set, label), slug) in slugs(&stream.labels) {
-        let sensor = json!({
+    let sensor = |name: &str, unique_id: String, level: &str| {
+        json!({
             "p": "binary_sensor",
-            "name": label,
-            "unique_id": format!("{device}_{slug}"),
-            "state_topic": topics.label(id, &slug),
-            "json_attributes_topic": topics.attributes(id, &slug),
-        });
-        components.insert(format!("label_{slug}"), sensor);
+            "name": name,
+            "unique_id": unique_id,
+            "state_topic": topics.label(id, level),
+            "json_attributes_topic": topics.attributes(id, level),
+        })
+    };
+    let image = |name: String, unique_id: String, level: &str| {
+        json!({
+            "p": "image",
+            "name": name,
+            "unique_id": unique_id,
+            "image_topic": topics.snapshot(id, level),
+            "content_type": "image/jpeg",
+        })
+    };
+    for ((set, label), slug) in slugs(&stream.labels) {
+        components.insert(format!("label_{slug}"), sensor(&label, format!("{device}_{slug}"), &slug));
         if snapshots {
-            let image = json!({
-                "p": "image",
-                "name": format!("{label} ({set})"),
-                "unique_id": format!("{device}_{slug}_snapshot"),
-                "image_topic": topics.snapshot(id, &slug),
-                "content_type": "image/jpeg",
-            });
+            let image = image(format!("{label} ({set})"), format!("{device}_{slug}_snapshot"), &slug);
             components.insert(format!("snapshot_{slug}"), image);
+        }
+    }
+    let in_regions = region_slugs(&stream.labels);
+    for (region, ((set, label), slug)) in
+        stream.regions.iter().flat_map(|region| in_regions.iter().map(move |l| (region, l)))
+    {
+        let level = below(region, slug);
+        // With the length of the region's name: `a_b` with `c` is not `a` with `b_c`.
+        let own = format!("{}_{region}_{slug}", region.len());
+        let sensor = sensor(&format!("{label} ({region})"), format!("{device}_region_{own}"), &level);
+        components.insert(format!("region_{own}"), sensor);
+        if snapshots {
+            let name = format!("{label} ({region}, {set})");
+            let image = image(name, format!("{device}_region_snapshot_{own}"), &level);
+            components.insert(format!("region_snapshot_{own}"), image);
         }
     }
     let event = json!({
@@ -113,7 +134,7 @@ fn availability(topic: &str) -> Value {
 /// What an event says beside whose it is: the attributes of its label's sensor.
 pub fn about(event: &crate::event::Event) -> Value {
     let data = &event.data;
-    json!({
+    let mut said = json!({
         "set": data.set,
         "tag_id": data.tag_id,
         "score": data.score,
@@ -124,7 +145,11 @@ pub fn about(event: &crate::event::Event) -> Value {
         "ended_at": data.ended_at,
         "attributes": data.attributes,
         "snapshot": data.snapshot,
-    })
+    });
+    if let Some(region) = &data.region {
+        said["region"] = json!(region);
+    }
+    said
 }
 
 /// What the event entity gets of an event: its kind, and the rest as attributes.
@@ -161,6 +186,27 @@ pub mod tests {
             let count = document["cmps"].as_object().unwrap().len();
             assert_eq!(count, if snapshots { 10 } else { 6 });
         }
+    }
+
+    #[test]
+    fn each_region_has_components_of_its_own_and_changes_no_others() {
+        let topics = Topics::new("site");
+        let regions =
+            |names: &[&str]| -> Vec<std::sync::Arc<str>> { names.iter().map(|name| (*name).into()).collect() };
+        let labels = ["car", "b_car", "attributes"];
+        let components = |names: &[&str]| {
+            let document = document(&watched("cam1", &labels).with_regions(&regions(names)), &topics, true);
+            rules::check(&topic("homeassistant", &topics, "cam1"), &document);
+            document["cmps"].as_object().unwrap().clone()
+        };
+        let (none, both, one) = (components(&[]), components(&["a", "a_b"]), components(&["a_b"]));
+        assert_eq!((none.len(), both.len(), one.len()), (8, 20, 14), "none falls on another one");
+        assert!(none.iter().all(|(key, component)| both[key] == *component));
+        assert!(one.iter().all(|(key, component)| both[key] == *component));
+        let car = &both["region_3_a_b_car"];
+        assert_eq!((&car["name"], &car["unique_id"]), (&json!("car (a_b)"), &json!("site_cam1_region_3_a_b_car")));
+        assert_eq!(car["state_topic"], "site/cam1/a_b/car");
+        assert_eq!(both["region_1_a_lot_attributes"]["state_topic"], "site/cam1/a/lot_attributes");
     }
 
     #[test]

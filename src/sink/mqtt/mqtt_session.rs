@@ -2,6 +2,7 @@
 
 mod incoming;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
@@ -29,6 +30,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often `<p>/stats` is published.
 const STATS: Duration = Duration::from_secs(60);
+
+/// Names of regions that are asked for by themselves; the topics of others are published once more by each connection.
+const REGIONS: usize = 64;
 
 /// A broker that does not answer whose the prefix is, is asked again so often.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
@@ -187,6 +191,9 @@ impl<'a> Session<'a> {
 
     fn survey(&self) -> Vec<String> {
         let mut filters = self.topics.retained().to_vec();
+        // Of regions what earlier lives have told.
+        let regions: BTreeSet<&str> = self.published.topics().filter_map(|topic| self.topics.region(topic)).collect();
+        filters.extend(regions.into_iter().take(REGIONS).flat_map(|region| self.topics.retained_of(region)));
         filters.extend(self.discovery.as_deref().map(home_assistant::filter));
         filters
     }
@@ -300,9 +307,12 @@ impl<'a> Session<'a> {
     }
 
     async fn picture(&mut self, saved: &Saved, receiver: &DeliveryReceiver, place: &str) {
-        if let Some(slug) = self.states.slug(&saved.stream, &saved.set, &saved.label) {
-            let topic = self.topics.snapshot(&saved.stream, &slug);
-            self.publish_retained(vec![Message::retained(topic, saved.jpeg.to_vec())], receiver, place).await;
+        let levels = self.states.levels(&saved.stream, saved.region.as_deref(), &saved.set, &saved.label);
+        let message =
+            |level: &String| Message::retained(self.topics.snapshot(&saved.stream, level), saved.jpeg.to_vec());
+        let messages: Vec<Message> = levels.iter().map(message).collect();
+        if !messages.is_empty() {
+            self.publish_retained(messages, receiver, place).await;
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::home_assistant;
 use super::mqtt_client::Message;
 use super::published::Published;
-use super::topics::{Topics, slugs};
+use super::topics::{Topics, below, region_slugs, slugs};
 use crate::event::{Event, EventKind};
 use crate::outbox::delivery::published_record::{Digest, digest};
 use crate::outbox::delivery::{Stored, TagState};
@@ -18,6 +18,9 @@ use crate::stream::status::StreamState;
 
 /// (stream, set, label).
 type Key = (String, String, String);
+
+/// The same of a region, or of the whole view.
+type RegionKey = (Key, Option<String>);
 
 /// What is known of a label: the number of its last event, and what is shown of it.
 struct Label {
@@ -35,9 +38,10 @@ pub struct States {
     /// The prefix of discovery documents, where they are wanted.
     discovery: Option<String>,
     snapshots: bool,
-    labels: BTreeMap<Key, Label>,
-    /// Levels of the labels that are watched.
-    slugs: HashMap<Key, String>,
+    /// By region. Those of a stream without regions, and what it had told before it got some, stand under none.
+    labels: BTreeMap<Key, BTreeMap<Option<String>, Label>>,
+    /// Levels of the labels that are watched: of each label, and again in each region.
+    levels: HashMap<RegionKey, String>,
     /// What the broker has, as far as we know: what was found after connecting, and what was published since.
     there: HashMap<String, Digest>,
     /// Discovery documents of others where one of ours would belong.
@@ -59,7 +63,7 @@ impl States {
             discovery,
             snapshots,
             labels: BTreeMap::new(),
-            slugs: HashMap::new(),
+            levels: HashMap::new(),
             there: HashMap::new(),
             taken: BTreeSet::new(),
             told: false,
@@ -100,7 +104,7 @@ impl States {
     pub fn begin(&mut self, states: &[TagState]) {
         for state in states {
             let key = (state.stream.clone(), state.set.clone(), state.label.clone());
-            self.labels.insert(key, label(&state.last));
+            self.labels.entry(key).or_default().insert(state.region.clone(), label(&state.last));
         }
     }
 
@@ -108,16 +112,19 @@ impl States {
     pub fn note(&mut self, stored: &Stored) -> Vec<Message> {
         let data = &stored.event.data;
         let key = (data.stream.clone(), data.set.clone(), data.label.clone());
-        if self.labels.get(&key).is_some_and(|known| known.seq > stored.seq) {
+        let regions = self.labels.entry(key.clone()).or_default();
+        if regions.get(&data.region).is_some_and(|known| known.seq > stored.seq) {
             return Vec::new();
         }
-        let now = label(stored);
+        regions.insert(data.region.clone(), label(stored));
         let mut messages = Vec::new();
-        if let Some(slug) = self.slugs.get(&key) {
-            messages.extend(put(&mut self.there, &self.topics.label(&data.stream, slug), now.state));
-            messages.extend(put(&mut self.there, &self.topics.attributes(&data.stream, slug), &now.attributes));
+        for region in places(data.region.as_deref()) {
+            let now = shown(regions, region.as_deref());
+            if let Some((level, now)) = self.levels.get(&(key.clone(), region)).zip(now) {
+                messages.extend(put(&mut self.there, &self.topics.label(&data.stream, level), now.state));
+                messages.extend(put(&mut self.there, &self.topics.attributes(&data.stream, level), &now.attributes));
+            }
         }
-        self.labels.insert(key, now);
         messages
     }
 
@@ -140,8 +147,8 @@ impl States {
         let ready = wanted.iter().filter(|(topic, _)| !waits(topic));
         let messages = ready.filter_map(|(topic, payload)| put(&mut self.there, topic, payload)).collect();
         // Pictures are published as they come.
-        let pictures = self.slugs.iter().filter(|_| self.snapshots);
-        let pictures = pictures.map(|(key, slug)| self.topics.snapshot(&key.0, slug));
+        let pictures = self.levels.iter().filter(|_| self.snapshots);
+        let pictures = pictures.map(|((key, _), level)| self.topics.snapshot(&key.0, level));
         self.wanted = Some(wanted.into_keys().chain(pictures).collect());
         messages
     }
@@ -163,16 +170,23 @@ impl States {
         streams.filter_map(|stream| self.document(stream)).map(|(topic, text)| Message::retained(topic, text)).collect()
     }
 
-    /// The level of a label that is watched.
-    pub fn slug(&self, stream: &str, set: &str, label: &str) -> Option<String> {
-        self.slugs.get(&(stream.to_owned(), set.to_owned(), label.to_owned())).cloned()
+    /// The levels of a label that is watched: that of its region, if it has one, and its own.
+    pub fn levels(&self, stream: &str, region: Option<&str>, set: &str, label: &str) -> Vec<String> {
+        let key = (stream.to_owned(), set.to_owned(), label.to_owned());
+        places(region).filter_map(|region| self.levels.get(&(key.clone(), region)).cloned()).collect()
     }
 
     fn learn(&mut self, streams: &[RegisteredStream]) {
-        self.slugs.clear();
+        self.levels.clear();
         for stream in streams {
-            for ((set, label), slug) in slugs(&stream.labels) {
-                self.slugs.insert((stream.id().to_owned(), set, label), slug);
+            let key = |(set, label)| (stream.id().to_owned(), set, label);
+            self.levels.extend(slugs(&stream.labels).into_iter().map(|(label, slug)| ((key(label), None), slug)));
+            let in_regions = region_slugs(&stream.labels);
+            for region in &stream.regions {
+                let level = |(label, slug): (&(String, String), &String)| {
+                    ((key(label.clone()), Some(region.to_string())), below(region, slug))
+                };
+                self.levels.extend(in_regions.iter().map(level));
             }
         }
     }
@@ -206,13 +220,28 @@ impl States {
             wanted.insert(self.topics.enabled(id), if stream.enabled { "ON".into() } else { "OFF".into() });
             wanted.extend(self.document(stream));
         }
-        for (key, slug) in &self.slugs {
-            let known = self.labels.get(key);
-            wanted.insert(self.topics.label(&key.0, slug), known.map_or(b"OFF".as_slice(), |known| known.state).into());
+        for ((key, region), level) in &self.levels {
+            let known = self.labels.get(key).and_then(|regions| shown(regions, region.as_deref()));
+            let state = known.map_or(b"OFF".as_slice(), |known| known.state);
+            wanted.insert(self.topics.label(&key.0, level), state.into());
             let attributes = known.map_or_else(|| b"{}".to_vec(), |known| known.attributes.clone());
-            wanted.insert(self.topics.attributes(&key.0, slug), attributes);
+            wanted.insert(self.topics.attributes(&key.0, level), attributes);
         }
         wanted
+    }
+}
+
+/// Where an event of `region` shows: there, if it has one, and at the label itself.
+fn places(region: Option<&str>) -> impl Iterator<Item = Option<String>> {
+    region.map(|region| Some(region.to_owned())).into_iter().chain([None])
+}
+
+/// What is shown of a label: in a region what that has; for the whole stream the latest of those regions where its tag is open, or if there
+/// is none the latest of all.
+fn shown<'l>(regions: &'l BTreeMap<Option<String>, Label>, region: Option<&str>) -> Option<&'l Label> {
+    match region {
+        Some(region) => regions.get(&Some(region.to_owned())),
+        None => regions.values().max_by_key(|label| (label.state == b"ON", label.seq)),
     }
 }
 
@@ -279,6 +308,7 @@ pub fn stats(streams: &[RegisteredStream], uptime: Duration, now: Instant) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::delivery::tests::{delivery, event};
     use crate::sink::mqtt::home_assistant::tests::watched;
 
     /// What is published, and noted as that.
@@ -308,6 +338,44 @@ mod tests {
         changed_topics(&mut states, &mut published, &[("yard", &["bus"])]);
         assert_eq!(states.gone(&published), ours);
         assert!(!states.is_wanted(ours[0]) && states.is_wanted(kept[1]));
+    }
+
+    #[test]
+    fn a_label_is_on_while_any_region_has_it_and_a_region_that_is_removed_takes_its_own_topics_alone() {
+        let topics = Topics::new("home");
+        let mut states = States::new(topics.clone(), None, false);
+        let mut published = Published::new(topics, BTreeMap::new());
+        let with = |regions: &[&str]| {
+            let regions: Vec<Arc<str>> = regions.iter().map(|region| (*region).into()).collect();
+            Arc::new(vec![watched("yard", &["bus", "left"]).with_regions(&regions)])
+        };
+        let messages = states.changes(&with(&["left", "right"]), &published);
+        published.before(&messages);
+        let mut told: Vec<String> = messages.into_iter().map(|message| message.topic).collect();
+        told.retain(|topic| topic.ends_with("bus"));
+        assert_eq!(told, ["home/yard/bus", "home/yard/left/bus", "home/yard/right/bus"]);
+
+        let mut seq = 0;
+        let mut note = |region: &str, kind| {
+            seq += 1;
+            let mut event = event("yard", "bus", kind);
+            event.data.region = Some(region.into());
+            let stored = Arc::clone(&delivery(seq, event).stored);
+            let told = states.note(&stored).into_iter().filter(|message| !message.topic.ends_with("attributes"));
+            told.map(|message| (message.topic, String::from_utf8(message.payload).unwrap())).collect::<Vec<_>>()
+        };
+        let told = |topics: &[(&str, &str)]| -> Vec<(String, String)> {
+            topics.iter().map(|(topic, state)| (format!("home/yard/{topic}"), (*state).to_owned())).collect()
+        };
+        assert_eq!(note("left", EventKind::Start), told(&[("left/bus", "ON"), ("bus", "ON")]));
+        assert_eq!(note("right", EventKind::Start), told(&[("right/bus", "ON")]));
+        assert_eq!(note("left", EventKind::End), told(&[("left/bus", "OFF")]), "the other one still has it");
+        assert_eq!(note("right", EventKind::End), told(&[("right/bus", "OFF"), ("bus", "OFF")]));
+        assert_eq!(states.levels("yard", Some("left"), "lot", "bus"), ["left/bus", "bus"]);
+
+        assert_eq!(states.changes(&with(&["right"]), &published).len(), 0, "nothing else changes");
+        let of_left = ["bus", "bus/attributes", "left", "left/attributes"].map(|end| format!("home/yard/left/{end}"));
+        assert_eq!(states.gone(&published), of_left);
     }
 
     #[test]

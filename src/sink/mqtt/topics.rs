@@ -9,15 +9,21 @@
 //! <p>/<stream>/enabled/state        ON | OFF                                       retained
 //! <p>/<stream>/enabled/set          a command: ON | OFF
 //! <p>/<stream>/event                for Home Assistant's event entity
-//! <p>/<stream>/<label>              ON | OFF                                       retained
+//! <p>/<stream>/<label>              ON | OFF; with regions, ON while any has it    retained
 //! <p>/<stream>/<label>/attributes   the last event of the label, short             retained
 //! <p>/<stream>/<label>/snapshot     the last picture, JPEG                         retained
+//! <p>/<stream>/<region>/<label>     the same three of a region                     retained
 //! ```
+//!
+//! A region may be called as a label is: the levels that a label's own topics have are no names of labels below a region.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Levels below a stream that are no label.
 const TAKEN: [&str; 4] = ["status", "enabled", "event", "snapshot"];
+
+/// Levels below a label, or below `enabled`, that are no label of a region.
+const TAKEN_BELOW: [&str; 4] = ["attributes", "snapshot", "state", "set"];
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -66,16 +72,17 @@ impl Topics {
         self.join(&[stream, "event"])
     }
 
-    pub fn label(&self, stream: &str, slug: &str) -> String {
-        self.join(&[stream, slug])
+    /// `level` is a label's, or a region's and a label's: [`below`].
+    pub fn label(&self, stream: &str, level: &str) -> String {
+        self.join(&[stream, level])
     }
 
-    pub fn attributes(&self, stream: &str, slug: &str) -> String {
-        self.join(&[stream, slug, "attributes"])
+    pub fn attributes(&self, stream: &str, level: &str) -> String {
+        self.join(&[stream, level, "attributes"])
     }
 
-    pub fn snapshot(&self, stream: &str, slug: &str) -> String {
-        self.join(&[stream, slug, "snapshot"])
+    pub fn snapshot(&self, stream: &str, level: &str) -> String {
+        self.join(&[stream, level, "snapshot"])
     }
 
     /// The stream whose command topic this is.
@@ -93,6 +100,18 @@ impl Topics {
         [self.join(&["+", "+"]), self.join(&["+", "enabled", "state"]), self.join(&["+", "+", "attributes"])]
     }
 
+    /// The region whose label this topic is, if it is one's.
+    pub fn region<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        let mut levels = self.below(topic)?.split('/').skip(1);
+        let (region, label) = (levels.next()?, levels.next()?);
+        (!TAKEN_BELOW.contains(&label)).then_some(region)
+    }
+
+    /// Filters for what lies retained of a region's labels, in all streams, pictures left out.
+    pub fn retained_of(&self, region: &str) -> [String; 2] {
+        [self.join(&["+", region, "+"]), self.join(&["+", region, "+", "attributes"])]
+    }
+
     /// Whether this is `<p>/<stream>/<something>`.
     pub fn is_level(&self, topic: &str) -> bool {
         self.below(topic).is_some_and(|rest| rest.matches('/').count() == 1)
@@ -101,7 +120,12 @@ impl Topics {
     /// Whether this is the state of a label, or its attributes: they change with its events.
     pub fn is_of_label(&self, topic: &str) -> bool {
         let levels: Vec<&str> = self.below(topic).map(|rest| rest.split('/').collect()).unwrap_or_default();
-        matches!(levels[..], [_, level] if !TAKEN.contains(&level)) || matches!(levels[..], [_, _, "attributes"])
+        match levels[..] {
+            [_, level] => !TAKEN.contains(&level),
+            [_, _, level] => level == "attributes" || !TAKEN_BELOW.contains(&level),
+            [_, _, _, level] => level == "attributes",
+            _ => false,
+        }
     }
 
     fn below<'t>(&self, topic: &'t str) -> Option<&'t str> {
@@ -132,12 +156,29 @@ pub fn slug(name: &str) -> String {
 
 /// A level of its own for each label of one stream: the label's name as an id; with its set's name before it where two would be the
 /// same or it would be a level with a meaning; with a number where even that is not enough.
-pub fn slugs(labels: &[(String, String)]) -> BTreeMap<(String, String), String> {
+pub fn slugs(labels: &[(String, String)]) -> Slugs {
+    slugs_beside(labels, &TAKEN)
+}
+
+/// The same for the labels below a region.
+pub fn region_slugs(labels: &[(String, String)]) -> Slugs {
+    slugs_beside(labels, &[TAKEN, TAKEN_BELOW].concat())
+}
+
+/// Where the topics of a region's label lie.
+pub fn below(region: &str, slug: &str) -> String {
+    format!("{region}/{slug}")
+}
+
+/// By (set, label).
+pub type Slugs = BTreeMap<(String, String), String>;
+
+fn slugs_beside(labels: &[(String, String)], taken: &[&str]) -> Slugs {
     let mut count: BTreeMap<String, usize> = BTreeMap::new();
     for (_, label) in labels {
         *count.entry(slug(label)).or_default() += 1;
     }
-    let mut used: BTreeSet<String> = TAKEN.iter().map(|level| (*level).to_owned()).collect();
+    let mut used: BTreeSet<String> = taken.iter().map(|level| (*level).to_owned()).collect();
     let mut slugs = BTreeMap::new();
     for (set, label) in labels {
         let short = slug(label);
@@ -186,17 +227,61 @@ mod tests {
     #[test]
     fn topics_of_labels_are_told_from_the_others() {
         let topics = Topics::new("v");
-        for label in ["v/gate/car", "v/gate/car/attributes"] {
+        for label in ["v/gate/car", "v/gate/car/attributes", "v/gate/left/car", "v/gate/left/car/attributes"] {
             assert!(topics.is_of_label(label), "{label}");
         }
-        for other in
-            ["v/available", "v/owner", "v/gate/status", "v/gate/enabled/state", "v/gate/car/snapshot", "w/gate/car"]
-        {
+        for other in [
+            "v/available",
+            "v/owner",
+            "v/gate/status",
+            "v/gate/enabled/state",
+            "v/gate/car/snapshot",
+            "w/gate/car",
+            "v/gate/left/car/snapshot",
+        ] {
             assert!(!topics.is_of_label(other), "{other}");
         }
     }
 
+    #[test]
+    fn the_region_of_a_topic_is_known() {
+        let topics = Topics::new("v");
+        for region in ["v/gate/left/car", "v/gate/left/car/attributes", "v/gate/left/car/snapshot"] {
+            assert_eq!(topics.region(region), Some("left"), "{region}");
+        }
+        assert_eq!(topics.retained_of("left"), ["v/+/left/+", "v/+/left/+/attributes"]);
+        for other in
+            ["v/gate/car", "v/gate/car/attributes", "v/gate/car/snapshot", "v/gate/enabled/state", "w/gate/left/car"]
+        {
+            assert_eq!(topics.region(other), None, "{other}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_two_topics_of_a_stream_are_one_whatever_its_labels_and_regions_are_called(
+            labels in prop::collection::btree_set(("[ab]", "(a|b|state|set|status|enabled|attributes|snapshot|event|a_b)"), 1..12),
+            regions in prop::collection::btree_set("(a|b|state|set|status|enabled|attributes|snapshot|event|a_b|b_a)", 0..6),
+        ) {
+            let labels: Vec<(String, String)> = labels.into_iter().collect();
+            let topics = Topics::new("v");
+            let of_region = |region: &String| {
+                region_slugs(&labels).into_values().map(|slug| below(region, &slug)).collect::<Vec<_>>()
+            };
+            let levels = slugs(&labels).into_values().chain(regions.iter().flat_map(of_region));
+            let mut all: Vec<String> = levels
+                .flat_map(|level| [topics.label("s", &level), topics.attributes("s", &level), topics.snapshot("s", &level)])
+                .collect();
+            for label in all.iter().filter(|topic| !topic.ends_with("/snapshot")) {
+                prop_assert!(topics.is_of_label(label), "{}", label);
+            }
+            all.extend([topics.status("s"), topics.enabled("s"), topics.command("s"), topics.event("s")]);
+            let count = all.len();
+            all.sort();
+            all.dedup();
+            prop_assert_eq!(all.len(), count, "{:?}", all);
+        }
+
         #[test]
         fn every_label_has_a_level_of_its_own_that_is_an_id(labels in prop::collection::btree_set(("[ab ]{1,3}", "\\PC{1,4}"), 1..12)) {
             let labels: Vec<(String, String)> = labels.into_iter().collect();

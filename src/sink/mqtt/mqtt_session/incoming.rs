@@ -143,7 +143,7 @@ impl Session<'_> {
     fn take_away(&mut self, topic: &str) {
         tracing::info!(
             topic,
-            why = "its stream or label is not in the configuration any more",
+            why = "its stream, region or label is not in the configuration any more",
             "a retained message of ours is removed"
         );
         self.publisher.push(Message::retained(topic, ""), None);
