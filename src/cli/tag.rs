@@ -334,7 +334,7 @@ fn video(
     let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
         printer.print(&path, Some(seconds(time.media)), scores.iter().map(Vec::as_slice).enumerate());
     });
-    let route = ScoreRoute { scorers: engine.scorers.clone(), handler };
+    let route = ScoreRoute { scorers: engine.scorers.clone(), handler, embeddings: None };
     let record = RegisteredStream::new(&source.id, Vec::new());
     let interval = args.every.into();
     let part = StreamPart { record, source, interval, unchanged: None, view: View::default(), route };

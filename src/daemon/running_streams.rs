@@ -14,11 +14,13 @@ use parking_lot::Mutex;
 use crate::config::{Settings, StreamSettings, thresholds};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
+use crate::history::Recorder;
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::pipeline::{EventRoute, Threads, scores_to_events};
 use crate::sample::Interval;
 use crate::score::Scorer;
+use crate::score::score_routes::EmbeddingHandler;
 use crate::source::Ended;
 use crate::stream::StreamId;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
@@ -85,6 +87,8 @@ pub struct Streams {
     registry: Arc<StreamRegistry>,
     live_scores: Arc<LiveScores>,
     model: ModelRef,
+    /// Where embeddings are kept, if they are.
+    history: Option<Recorder>,
     /// Two of one name while one waits for the other to leave.
     streams: Vec<KnownStream>,
     /// One that waits could not be started: when it is tried again. The log has been told.
@@ -105,7 +109,22 @@ impl Streams {
         if events.gallery.is_some() {
             intake.keep_pictures();
         }
-        Self { intake, events, registry, live_scores, model, streams: Vec::new(), retry_at: None, failed: false }
+        Self {
+            intake,
+            events,
+            registry,
+            live_scores,
+            model,
+            history: None,
+            streams: Vec::new(),
+            retry_at: None,
+            failed: false,
+        }
+    }
+
+    /// Streams that join from now on leave their embeddings in `history`.
+    pub fn record_to(&mut self, history: Option<Recorder>) {
+        self.history = history;
     }
 
     /// A stream joins, or is listed as switched off, or has to [wait](Self::join_waiting). `scorers` are those of all label sets, empty
@@ -138,7 +157,9 @@ impl Streams {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
         let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream), gap(stream));
         let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
-        let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
+        let embeddings = embeddings(self.history.as_ref(), stream, &self.model);
+        let events = Arc::clone(&self.events);
+        let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), events, embeddings);
         let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
         let member =
             self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, view, route })?;
@@ -215,7 +236,7 @@ impl Streams {
     /// The streams that stay go on with other label sets, all between the same two batches. Open tags of labels that are still
     /// there stay open.
     pub fn relabel(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) {
-        let Self { intake, events, streams, .. } = self;
+        let Self { intake, events, streams, history, model, .. } = self;
         intake.score_routes().change(|routes| {
             for known in streams.iter_mut().filter(|known| known.removed.is_none()) {
                 let find = |stream: &&StreamSettings| *stream.source.id == *known.record.id();
@@ -226,7 +247,9 @@ impl Streams {
                     continue;
                 };
                 emitter.lock().relabel(rules(settings, stream), gap(stream), &mut |event| events.send(event, None));
-                let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(emitter), Arc::clone(events));
+                let embeddings = embeddings(history.as_ref(), stream, model);
+                let (scorers, events) = (scorers_of(stream, scorers), Arc::clone(events));
+                let route = scores_to_events(scorers, Arc::clone(emitter), events, embeddings);
                 routes.insert(member.key, route);
             }
         });
@@ -378,6 +401,13 @@ fn log_totals(RegisteredStream { status, accounting, .. }: &RegisteredStream) ->
         tracing::error!(%stream, unaccounted, "frames are unaccounted for");
     }
     unaccounted == 0
+}
+
+/// What keeps a stream's embeddings.
+fn embeddings(history: Option<&Recorder>, stream: &StreamSettings, model: &ModelRef) -> Option<EmbeddingHandler> {
+    let history = history.filter(|_| stream.history)?;
+    let mut record = history.stream(&stream.source.id, "", &model.fingerprint);
+    Some(Box::new(move |time, embeddings, dim| record(time.wall, embeddings, dim)))
 }
 
 /// The scorers of a stream's sets, in its order.

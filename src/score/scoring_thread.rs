@@ -83,6 +83,9 @@ fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, route: &mut ScoreRou
     };
     let scores: Vec<Vec<LabelScore>> = route.scorers.iter().map(score).collect();
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
+    if let Some(handler) = &mut route.embeddings {
+        handler(frame.time, embeddings, dim);
+    }
     (route.handler)(frame.time, frame.picture.as_ref(), &scores);
     // Last: a stream whose frames have all been completed may be closed, and no event may come after that.
     frame.guard.complete(outcome);
@@ -160,7 +163,7 @@ mod tests {
         let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
             heard(time, scores[0][0].probability())
         });
-        score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer()], handler });
+        score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer()], handler, embeddings: None });
         score_routes
     }
 
@@ -240,7 +243,7 @@ mod tests {
             let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
                 heard.lock().unwrap().push(scores[0][0].probability())
             });
-            score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer_of(labels)], handler });
+            score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer_of(labels)], handler, embeddings: None });
             score_routes
         };
         for labels in [[1.0, 0.0], [0.0, 1.0]] {
