@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use vtagd::history::moment_search::{Wanted, search};
 use vtagd::history::name_table::Name;
-use vtagd::history::row_store::{Limits, NewRow, RowStore, StoredRows};
+use vtagd::history::row_store::{NewRow, RetentionLimits, RowStore, StoredRows};
 
 const DIM: usize = 512;
 const CAMERAS: usize = 16;
@@ -32,9 +32,9 @@ fn name(camera: usize) -> Name {
     Name { stream: format!("camera-{camera}"), region: String::new(), model: "m".into() }
 }
 
-fn limits(max_size: u64) -> Limits {
+fn limits(max_size: u64) -> RetentionLimits {
     // Every row is stored, as the libraries do it.
-    Limits { max_size, max_age: Duration::from_secs(14 * 86_400), min_change: -1.0 }
+    RetentionLimits { max_size, max_age: Duration::from_secs(14 * 86_400), min_change: -1.0 }
 }
 
 /// Rows of the file, one after the other.

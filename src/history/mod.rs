@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::Serialize;
 
 use name_table::Name;
-use row_store::{Limits, NewRow, Pushed, RowStore, StoreError, StoredRows};
+use row_store::{NewRow, Pushed, RetentionLimits, RowStore, StoreError, StoredRows};
 
 /// Frames that wait to be stored: a few kilobytes each.
 const QUEUE: usize = 256;
@@ -91,7 +91,8 @@ impl Recorder {
     /// # Errors
     /// When another daemon writes there, the folder cannot be used, or the system gives no thread.
     pub fn start(settings: &HistorySettings) -> Result<(Self, JoinHandle<()>), StoreError> {
-        let limits = Limits { max_size: settings.max_size, max_age: settings.max_age, min_change: settings.min_change };
+        let limits =
+            RetentionLimits { max_size: settings.max_size, max_age: settings.max_age, min_change: settings.min_change };
         let (store, damage) = RowStore::open(settings.path.as_deref(), limits, Instant::now())?;
         for damage in damage {
             tracing::warn!(damage, "a part of the history is damaged; the rest is as it was");

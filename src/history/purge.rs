@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::row_format::RowHead;
-use super::row_store::{Limits, RowStore, StoreError};
+use super::row_store::{RetentionLimits, RowStore, StoreError};
 use super::segment::Segment;
 
 /// Rows that are read at a time.
@@ -37,7 +37,7 @@ pub struct Purged {
 /// When a daemon writes there, or the disk refuses.
 pub fn purge(folder: &Path, which: Which<'_>) -> Result<Purged, StoreError> {
     // Nothing is too old or too much for this: only what is asked for goes.
-    let limits = Limits { max_size: u64::MAX, max_age: Duration::MAX, min_change: 0.0 };
+    let limits = RetentionLimits { max_size: u64::MAX, max_age: Duration::MAX, min_change: 0.0 };
     let (store, _) = RowStore::open(Some(folder), limits, Instant::now())?;
     let stored = store.stored();
     let (mut purged, mut used) = (Purged::default(), HashSet::new());

@@ -33,7 +33,7 @@ pub const MAX_GAP: i64 = 60_000;
 
 /// What is kept.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
+pub struct RetentionLimits {
     /// In bytes.
     pub max_size: u64,
     pub max_age: Duration,
@@ -116,7 +116,7 @@ pub struct RowStore {
     folder: Option<PathBuf>,
     /// `None`: in memory, or on a file system without locks.
     _lock: Option<File>,
-    limits: Limits,
+    limits: RetentionLimits,
     stored: StoredRows,
     /// By name and tile; only rows of the newest segment.
     last: HashMap<(u32, u16), Last>,
@@ -168,7 +168,11 @@ impl RowStore {
     ///
     /// # Errors
     /// When another process writes there, or the folder cannot be used.
-    pub fn open(folder: Option<&Path>, limits: Limits, now: Instant) -> Result<(Self, Vec<String>), StoreError> {
+    pub fn open(
+        folder: Option<&Path>,
+        limits: RetentionLimits,
+        now: Instant,
+    ) -> Result<(Self, Vec<String>), StoreError> {
         let mut damage = Vec::new();
         let (mut held, mut names, mut segments) = (None, NameTable::in_memory(), Vec::new());
         if let Some(folder) = folder {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::moment_search::{Found, Wanted, search};
 use super::name_table::Name;
 use super::purge::{Purged, Which, purge};
-use super::row_store::{Limits, NewRow, Pushed, RowStore, StoreError, StoredRows};
+use super::row_store::{NewRow, Pushed, RetentionLimits, RowStore, StoreError, StoredRows};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -18,8 +18,8 @@ fn name(stream: &str) -> Name {
     Name { stream: stream.into(), region: String::new(), model: "m".into() }
 }
 
-fn limits(max_size: u64) -> Limits {
-    Limits { max_size, max_age: 14 * DAY, min_change: 0.02 }
+fn limits(max_size: u64) -> RetentionLimits {
+    RetentionLimits { max_size, max_age: 14 * DAY, min_change: 0.02 }
 }
 
 /// Directions that are far from one another.
