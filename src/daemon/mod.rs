@@ -134,6 +134,8 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         Ok(Some(engine)) => engine,
         ended => {
             events.close();
+            // Its thread waits for it.
+            drop(history);
             join(threads, FLUSH_TIMEOUT);
             return ended.map(|_| 0);
         }

@@ -6,7 +6,8 @@ use crate::common::daemon::{Daemon, footage, vtagd};
 use serde_json::Value;
 
 fn search(folder: &Path, arguments: &[&str]) -> Value {
-    let output = vtagd(folder).arg("search").args(arguments).args(["--json", "-c", "vtagd.yaml"]).output().unwrap();
+    let config = folder.join("vtagd.yaml");
+    let output = vtagd(folder).arg("search").args(arguments).args(["--json", "-c"]).arg(config).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -57,7 +58,8 @@ fn what_streams_showed_is_found_in_words_and_purged_by_command() {
     search(folder.path(), &[&"a car ".repeat(10_000)]);
 
     let purge = |arguments: &[&str]| {
-        vtagd(folder.path()).args(["history", "purge", "-c", "vtagd.yaml"]).args(arguments).status().unwrap().code()
+        let config = folder.path().join("vtagd.yaml");
+        vtagd(folder.path()).args(["history", "purge", "-c"]).arg(config).args(arguments).status().unwrap().code()
     };
     assert_eq!(purge(&[]), Some(2), "nothing says which");
     assert_eq!(purge(&["--stream", "yard"]), Some(0));
