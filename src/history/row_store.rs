@@ -135,6 +135,10 @@ fn find(folder: &Path, writable: bool, damage: &mut Vec<String>) -> io::Result<V
     }
     found.sort_unstable();
     let newest = found.split_off(found.len().saturating_sub(MAX_SEGMENTS));
+    // Left by a store that was larger by far: nobody would read or delete them again.
+    for (number, dim) in found.iter().filter(|_| writable) {
+        fs::remove_file(folder.join(segment::file_name(*number, *dim)))?;
+    }
     let mut segments = Vec::with_capacity(newest.len());
     for (number, dim) in newest {
         match Segment::open(folder, number, dim, writable) {
@@ -277,8 +281,14 @@ impl RowStore {
             }
         }
         self.make_room(wanted);
-        let number = newest.map_or(0, |newest| newest.number.saturating_add(1));
-        let segment = Arc::new(Segment::create(self.folder.as_deref(), number, dim)?);
+        let mut number = newest.map_or(0, |newest| newest.number.saturating_add(1));
+        let segment = loop {
+            match Segment::create(self.folder.as_deref(), number, dim) {
+                // One that could not be opened.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < u64::MAX => number += 1,
+                segment => break Arc::new(segment?),
+            }
+        };
         self.stored.segments.write().push(Arc::clone(&segment));
         self.began = Some(now);
         // Their rows are in a segment that is not written to any more.

@@ -23,7 +23,7 @@ pub struct Segment {
 }
 
 /// The file of segment `number`, of rows of `dim` numbers.
-fn file_name(number: u64, dim: usize) -> String {
+pub fn file_name(number: u64, dim: usize) -> String {
     format!("{number:016x}-{dim}.rows")
 }
 

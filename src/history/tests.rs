@@ -264,6 +264,17 @@ fn what_is_purged_is_gone_from_the_disk_and_the_rest_stays() {
 }
 
 #[test]
+fn what_lies_in_the_way_of_the_next_segment_is_passed_by() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/null", folder.path().join("0000000000000000-64.rows")).unwrap();
+    std::fs::create_dir(folder.path().join("0000000000000001-64.rows")).unwrap();
+    let (mut store, damage) = RowStore::open(Some(folder.path()), limits(16 << 20), Instant::now()).unwrap();
+    assert_eq!(damage.len(), 2, "{damage:?}");
+    assert_eq!(push(&mut store, &name("a"), 1, &direction(1, 64)).unwrap(), Pushed::Stored);
+    assert_eq!(find(&StoredRows::open(folder.path()).unwrap().0, &direction(1, 64)).moments.len(), 1);
+}
+
+#[test]
 fn files_are_for_the_daemons_user_alone() {
     let folder = tempfile::tempdir().unwrap();
     push(&mut open(folder.path(), 16 << 20), &name("a"), 1, &direction(1, 64)).unwrap();
