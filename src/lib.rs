@@ -24,7 +24,8 @@ pub mod score;
 pub mod sink;
 pub mod source;
 
-// Beside the way: pictures for events.
+// Beside the way: pictures for events, embeddings of the past.
+pub mod history;
 pub mod snapshot;
 
 // Workshops beside the way.

@@ -139,7 +139,7 @@ pub enum Format {
 }
 
 /// A point in time, or how long ago.
-fn time(text: &str) -> Result<jiff::Timestamp, String> {
+pub(super) fn time(text: &str) -> Result<jiff::Timestamp, String> {
     if let Some(ago) = units::duration(text) {
         let now = jiff::Timestamp::now();
         return now.checked_sub(ago).map_err(|error| error.to_string());

@@ -10,6 +10,7 @@ pub mod docs;
 pub mod embed;
 pub mod events;
 pub mod explain;
+pub mod history;
 pub mod labels;
 mod labels_state;
 pub mod model;
@@ -21,6 +22,7 @@ pub mod pull;
 pub mod run;
 pub mod scores;
 mod screen;
+pub mod search;
 mod start_trial;
 pub mod status;
 pub mod tag;
@@ -74,6 +76,11 @@ enum Command {
     Scores(scores::Args),
     /// Say in three sentences why there was an event of a label, or why not.
     Explain(explain::Args),
+    /// Find moments of the past in words: what streams showed, from the history.
+    Search(search::Args),
+    /// Take out what is kept of the past.
+    #[command(subcommand)]
+    History(history::Command),
     /// Tag pictures or videos once and print the best labels.
     Tag(tag::Args),
     /// Print embeddings of pictures and texts.
@@ -139,6 +146,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Scores(args) => scores::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Search(args) => search::run(&args),
+        Command::History(command) => history::run(&command),
         Command::Tag(args) => tag::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Events(command) => events::run(&command),

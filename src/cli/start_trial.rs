@@ -42,6 +42,9 @@ pub fn problems(settings: &Settings, document: &Document) -> Vec<Problem> {
     if let Some(snapshots) = settings.snapshots.as_ref().filter(|snapshots| !told(&snapshots.path)) {
         trial.written("snapshots.path", writable::folder(&snapshots.path));
     }
+    if let Some(path) = settings.history.as_ref().and_then(|history| history.path.as_ref()) {
+        trial.written("history.path", writable::folder(path));
+    }
     for (index, sink) in settings.sinks.iter().enumerate() {
         let field = format!("sinks[{index}]");
         match sink {

@@ -35,6 +35,7 @@ pub const EFFECTS: &[(&str, Effect)] = &[
     ("sinks", Effect::Restart),
     ("outbox", Effect::Restart),
     ("snapshots", Effect::Restart),
+    ("history", Effect::Restart),
     ("state", Effect::Restart),
     ("api", Effect::Restart),
     ("api.token", Effect::Reload),

@@ -8,7 +8,7 @@ use crate::yaml::field_reader::FromNode;
 use crate::yaml::key_reference::{self, KeyRow};
 
 /// The tables of the manual, each with the keys below its name that no longer name takes; the others are the first table's.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 17] = [
     "",
     "model",
     "runtime",
@@ -21,6 +21,7 @@ const TABLES: [&str; 16] = [
     "sinks[].only",
     "outbox",
     "snapshots",
+    "history",
     "state",
     "api",
     "metrics",

@@ -56,6 +56,7 @@ pub use sets_in_force::{CopyInForce, InForce, SetInForce, SetOnDisk};
 pub use show::effective;
 
 pub use crate::api::{ApiSettings, TlsSettings};
+pub use crate::history::HistorySettings;
 pub use crate::logs::LogFormat;
 pub use crate::sink::{JsonlTarget, SinkSettings};
 pub use crate::snapshot::SnapshotSettings;
@@ -94,6 +95,8 @@ pub struct Settings {
     pub outbox: OutboxSettings,
     /// `None`: no pictures are kept.
     pub snapshots: Option<SnapshotSettings>,
+    /// `None`: nothing is kept to be searched.
+    pub history: Option<HistorySettings>,
     /// `None`: no HTTP at all (`listen: off`).
     pub api: Option<ApiSettings>,
     /// `metrics.scores`.
@@ -145,6 +148,8 @@ pub struct StreamSettings {
     pub label_sets: Vec<usize>,
     /// `false`: it is checked and listed, and not connected to.
     pub enabled: bool,
+    /// Whether the history keeps what it shows.
+    pub history: bool,
 }
 
 /// `sampling` and `reconnect`.

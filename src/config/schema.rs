@@ -50,6 +50,8 @@ section! {
         "outbox" => outbox: Store,
         /// section | off | [Pictures of tags](#snapshots)
         "snapshots" => snapshots: Snapshots,
+        /// `off`, or a section | the last hour, in memory | [What streams showed, to be searched](#history)
+        "history" => history: History,
         /// section | - | [Where the daemon writes](#state)
         "state" => state: State,
         /// section | - | [HTTP](#api)
@@ -214,6 +216,8 @@ section! {
         "pace" => pace: Pace,
         /// bool | `false` | Files only: start again at the end
         "loop" => looped: bool,
+        /// `off`, `on` | `on` | Whether the [history](#history) keeps what it shows
+        "history" => history: KeptInHistory,
     }
 }
 
@@ -293,6 +297,79 @@ section! {
     }
 }
 
+/// `off`, or settings of its own.
+pub enum History {
+    Off,
+    On(HistoryFolder),
+}
+
+section! {
+    /// `history` where it is on.
+    pub struct HistoryFolder {
+        /// path | `history` in the [state directory](#state) | Folder of embeddings; each daemon needs its own
+        "path" => path: String,
+        /// size, at least 1MiB | `2GiB` | Beyond it the oldest are deleted
+        "max_size" => max_size: Bytes,
+        /// duration above 0 | `14d` | Older ones are deleted, at most a sixteenth of it later
+        "max_age" => max_age: Duration,
+        /// 0 to 1 | `0.02` | A frame whose cosine with its stream's last one is at most so much below 1 extends that one
+        "min_change" => min_change: f64,
+        /// `off`, or a section | `off` | Small pictures beside the embeddings; not built yet, none are kept
+        "pictures" => pictures: HistoryPictures,
+    }
+}
+
+/// `off`, or settings of its own.
+pub enum HistoryPictures {
+    Off,
+    On(SmallPictures),
+}
+
+section! {
+    /// `history.pictures` where they are on.
+    pub struct SmallPictures {
+        /// 1 to 8192 | `320` | Longest side in pixels
+        "max_side" => max_side: usize,
+        /// 1 to 100 | `60` | Of the JPEG
+        "quality" => quality: usize,
+        /// size above 0 | `4GiB` | Beyond it the oldest are deleted
+        "max_size" => max_size: Bytes,
+    }
+}
+
+/// A mapping that may be switched off as a whole.
+macro_rules! or_off {
+    ($name:ident, $section:ident, $example:literal) => {
+        impl FromNode for $name {
+            const NULL_IS_MISSING: bool = true;
+
+            fn schema() -> serde_json::Value {
+                // YAML 1.1, which most editors speak, takes the word for false.
+                serde_json::json!({ "anyOf": [{ "enum": ["off", false] }, $section::schema()] })
+            }
+
+            fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+                match node.value {
+                    Value::Text(_) => reader.word(node, path, &["off"]).map(|_| Self::Off),
+                    Value::Map(_) => $section::from_node(node, path, reader).map(Self::On),
+                    _ => reader.refuse_kind(node, path, "off or a mapping", concat!("write off, or ", $example)),
+                }
+            }
+
+            fn keys(path: &str, out: &mut Vec<Key>) {
+                $section::keys(path, out);
+            }
+        }
+    };
+}
+
+or_off!(History, HistoryFolder, "{ max_age: 14d }");
+or_off!(HistoryPictures, SmallPictures, "{ max_side: 320 }");
+
+/// `off` or `on`, of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptInHistory(pub bool);
+
 section! {
     /// `state`.
     pub struct State {
@@ -364,6 +441,10 @@ words! {
         "jetson" => Self::Jetson,
         "vaapi" => Self::Vaapi,
         "v4l2" => Self::V4l2,
+    }
+    KeptInHistory {
+        "on" => Self(true),
+        "off" => Self(false),
     }
     Pace {
         "live" => Self::Live,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{ModelChoice, Settings, SinkSettings, StreamSettings};
+use super::{HistorySettings, ModelChoice, Settings, SinkSettings, StreamSettings};
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::{NamedView, Region};
 use crate::infer::options::ProviderChoice;
@@ -82,6 +82,7 @@ pub fn effective(settings: &Settings) -> Value {
             shown["url"] = snapshots.url.as_ref().map(|url| bare(url).to_string()).into();
             shown
         }),
+        "history": settings.history.as_ref().map_or_else(|| json!("off"), history),
         "state": { "path": settings.state.path() },
         "api": settings.api.as_ref().map_or_else(|| json!({ "listen": "off" }), |api| json!(api)),
         "metrics": { "scores": settings.scores_in_metrics },
@@ -123,6 +124,7 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         "view": view(&stream.views),
         "pace": source.pace,
         "loop": source.looped,
+        "history": if stream.history { "on" } else { "off" },
     });
     shown[key] = place.into();
     shown
@@ -145,6 +147,23 @@ fn view(views: &[NamedView]) -> Value {
         [one @ NamedView { name: None, .. }] => shown(one),
         regions => json!({ "regions": regions.iter().map(shown).collect::<Vec<_>>() }),
     }
+}
+
+/// As the key is written; what is in memory has no path.
+fn history(history: &HistorySettings) -> Value {
+    let mut shown = json!(history);
+    shown["max_size"] = size(history.max_size).into();
+    // Not the digits that it has as a 32-bit number.
+    shown["min_change"] = json!((f64::from(history.min_change) * 1e6).round() / 1e6);
+    shown["pictures"] = history.pictures.as_ref().map_or_else(
+        || json!("off"),
+        |pictures| {
+            let mut shown = json!(pictures);
+            shown["max_size"] = size(pictures.max_size).into();
+            shown
+        },
+    );
+    shown
 }
 
 fn sampling(

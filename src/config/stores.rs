@@ -1,11 +1,12 @@
-//! What is kept on disk: `outbox` and `snapshots`. In: their sections and the state directory, where both lie unless they say otherwise. Out: their
+//! What is kept on disk: `outbox`, `snapshots` and `history`. In: their sections and the state directory, where they lie unless they say otherwise. Out: their
 //! settings, and what is wrong with them. Pure, but for a look at the folders.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::SnapshotSettings;
-use super::schema::{Snapshots, Store};
+use super::schema::{History, HistoryPictures, Snapshots, Store};
+use crate::history::{HistorySettings, PictureSettings};
 use crate::outbox::OutboxSettings;
 use crate::platform::state_folder::StateFolder;
 use crate::platform::userinfo;
@@ -87,4 +88,62 @@ pub(super) fn snapshots(
     // In range: they were checked.
     let (max_side, quality) = (u32::try_from(max_side).ok()?, u8::try_from(quality).ok()?);
     Some(SnapshotSettings { path, max_size, max_age, max_side, quality, url })
+}
+
+/// Without the key: what is kept in memory.
+const IN_MEMORY: HistorySettings = HistorySettings {
+    path: None,
+    max_size: 64 << 20,
+    max_age: Duration::from_secs(3600),
+    min_change: MIN_CHANGE as f32,
+    pictures: None,
+};
+const MIN_CHANGE: f64 = 0.02;
+
+/// `history`. `None`: nothing is kept.
+pub(super) fn history(field: &Field<History>, state: &StateFolder, reader: &mut Reader<'_>) -> Option<HistorySettings> {
+    let raw = match field.given().map(|history| &history.value) {
+        None => return Some(IN_MEMORY),
+        Some(History::Off) => return None,
+        Some(History::On(raw)) => raw,
+    };
+    let path = raw.path.checked(state.path().join("history"), |path| checks::output(path, true, reader))?;
+    if let Some(size) = raw.max_size.given().filter(|size| size.value.0 < MIN_SIZE) {
+        reader.error(size, "is below 1MiB", units::SIZE_HELP);
+    }
+    if let Some(age) = raw.max_age.given().filter(|age| age.value.is_zero()) {
+        reader.error(age, "must be above 0", units::DURATION_HELP);
+    }
+    let min_change = raw.min_change.checked(MIN_CHANGE, |change| {
+        reader.accept(
+            change,
+            (0.0..=1.0).contains(&change.value),
+            "is not a number from 0 to 1",
+            "write, for example, 0.02",
+        )
+    })?;
+    Some(HistorySettings {
+        path: Some(path),
+        max_size: raw.max_size.value().map_or(2 << 30, |size| size.0),
+        max_age: raw.max_age.value().unwrap_or(Duration::from_secs(14 * 86_400)),
+        min_change: min_change as f32,
+        pictures: history_pictures(&raw.pictures, reader),
+    })
+}
+
+fn history_pictures(field: &Field<HistoryPictures>, reader: &mut Reader<'_>) -> Option<PictureSettings> {
+    let given = field.given()?;
+    let HistoryPictures::On(raw) = &given.value else { return None };
+    reader.warn(
+        given,
+        "has no effect yet",
+        "pictures of the history are not built yet; remove the key, or leave it for later",
+    );
+    if let Some(size) = raw.max_size.given().filter(|size| size.value.0 == 0) {
+        reader.error(size, "must be above 0", units::SIZE_HELP);
+    }
+    let max_side = checks::number(&raw.max_side, 320, 8192, reader)?;
+    let quality = checks::number(&raw.quality, 60, 100, reader)?;
+    let (max_side, quality) = (u32::try_from(max_side).ok()?, u8::try_from(quality).ok()?);
+    Some(PictureSettings { max_side, quality, max_size: raw.max_size.value().map_or(4 << 30, |size| size.0) })
 }

@@ -131,6 +131,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
         unchanged,
         label_sets,
         enabled: raw.enabled.value().unwrap_or(true),
+        history: raw.history.value().is_none_or(|kept| kept.0),
     })
 }
 

@@ -131,6 +131,7 @@ pub fn settings(
     };
     let outbox = stores::outbox(&raw.outbox, &raw.sinks, &state, &mut reader);
     let snapshots = stores::snapshots(&raw.snapshots, &state, &mut reader);
+    let history = stores::history(&raw.history, &state, &mut reader);
     let api = api(&raw.api, &mut reader);
     let is_off = raw.api.given().and_then(|api| api.value.listen.given()).is_some_and(|at| at.value == "off");
     if let Some(at) = raw.streams.given().filter(|at| is_off && !incomplete && document.find(&at.path).is_empty_list())
@@ -155,6 +156,7 @@ pub fn settings(
         routes,
         outbox,
         snapshots,
+        history,
         api,
         scores_in_metrics,
         log,

@@ -278,7 +278,7 @@ impl Engine {
 ///
 /// # Errors
 /// When there is no such model, or it cannot be used.
-fn open(model: &ModelSettings, shutdown: &Shutdown) -> Result<Option<Bundle>, ModelError> {
+pub fn open(model: &ModelSettings, shutdown: &Shutdown) -> Result<Option<Bundle>, ModelError> {
     let dir = match &model.choice {
         ModelChoice::None => return Ok(None),
         ModelChoice::Starter => model::resolve(Path::new(model::STARTER))?,

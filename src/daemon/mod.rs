@@ -18,8 +18,9 @@ use crossbeam_channel::select;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
-use crate::config::Settings;
+use crate::config::{ModelChoice, Settings};
 use crate::daemon::engine::{Engine, EngineError};
+use crate::history::Recorder;
 use crate::infer::Provider;
 use crate::infer::watchdog::{self, Runs};
 use crate::logs;
@@ -115,6 +116,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         start_sinks::start(&settings, &registry, gallery.as_ref())?
     };
     threads.extend(snapshots);
+    let history = history(&settings, &mut threads).map_err(|e| start(&e))?;
     board.set_outbox(outbox.status());
     let mut access = None;
     if let Some(api) = &settings.api {
@@ -135,6 +137,8 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         Ok(Some(engine)) => engine,
         ended => {
             events.close();
+            // Its thread waits for it.
+            drop(history);
             join(threads, FLUSH_TIMEOUT);
             return ended.map(|_| 0);
         }
@@ -160,6 +164,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     intake.show_pictures(Arc::clone(board.latest_pictures()));
     let mut streams =
         Streams::new(intake, Arc::clone(&events), registry, Arc::clone(board.live_scores()), engine.model.clone());
+    streams.record_to(history);
     for stream in &settings.streams {
         streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
@@ -228,6 +233,19 @@ fn gallery(settings: &Settings) -> Result<(Option<Arc<Gallery>>, Threads), Strin
     let fault = |error| format!("`snapshots.path` {} cannot be used: {error}", snapshots.path.display());
     let (gallery, thread) = Gallery::start(snapshots).map_err(fault)?;
     Ok((Some(gallery), vec![("snapshots".to_owned(), thread)]))
+}
+
+/// What keeps embeddings, whose thread ends when all streams have.
+fn history(settings: &Settings, threads: &mut Threads) -> Result<Option<Recorder>, String> {
+    let Some(history) = settings.history.as_ref().filter(|_| settings.model.choice != ModelChoice::None) else {
+        return Ok(None);
+    };
+    let (recorder, thread) = Recorder::start(history).map_err(|error| match &history.path {
+        Some(path) => format!("`history.path` {} cannot be used: {error}", path.display()),
+        None => format!("the history cannot be kept in memory: {error}"),
+    })?;
+    threads.push(("history".to_owned(), thread));
+    Ok(Some(recorder))
 }
 
 /// Where there is somebody who could ask how the GPUs are.

@@ -262,6 +262,7 @@ impl Reloader {
             routes: self.current.routes.clone(),
             outbox: self.current.outbox.clone(),
             snapshots: self.current.snapshots.clone(),
+            history: self.current.history.clone(),
             state: self.current.state.clone(),
             log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new

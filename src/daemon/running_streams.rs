@@ -15,11 +15,13 @@ use crate::config::{Settings, StreamSettings, thresholds};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
 use crate::frame::view::NamedView;
+use crate::history::Recorder;
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::pipeline::{EventRoute, Threads, scores_to_events};
 use crate::sample::Interval;
 use crate::score::Scorer;
+use crate::score::score_routes::EmbeddingHandler;
 use crate::source::Ended;
 use crate::stream::StreamId;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
@@ -87,6 +89,8 @@ pub struct Streams {
     registry: Arc<StreamRegistry>,
     live_scores: Arc<LiveScores>,
     model: ModelRef,
+    /// Where embeddings are kept, if they are.
+    history: Option<Recorder>,
     /// Two of one name while one waits for the other to leave.
     streams: Vec<KnownStream>,
     /// One that waits could not be started: when it is tried again. The log has been told.
@@ -107,7 +111,22 @@ impl Streams {
         if events.gallery.is_some() {
             intake.keep_pictures();
         }
-        Self { intake, events, registry, live_scores, model, streams: Vec::new(), retry_at: None, failed: false }
+        Self {
+            intake,
+            events,
+            registry,
+            live_scores,
+            model,
+            history: None,
+            streams: Vec::new(),
+            retry_at: None,
+            failed: false,
+        }
+    }
+
+    /// Streams that join from now on leave their embeddings in `history`.
+    pub fn record_to(&mut self, history: Option<Recorder>) {
+        self.history = history;
     }
 
     /// A stream joins, or is listed as switched off, or has to [wait](Self::join_waiting). `scorers` are those of all label sets, empty
@@ -140,7 +159,9 @@ impl Streams {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
         let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream), gap(stream));
         let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
-        let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
+        let embeddings = embeddings(self.history.as_ref(), stream, &self.model);
+        let events = Arc::clone(&self.events);
+        let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), events, embeddings);
         let StreamSettings { source, interval, unchanged, views, .. } = stream.clone();
         let member =
             self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, views, route })?;
@@ -217,7 +238,7 @@ impl Streams {
     /// The streams that stay go on with other label sets, all between the same two batches. Open tags of labels that are still
     /// there stay open.
     pub fn relabel(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) {
-        let Self { intake, events, streams, .. } = self;
+        let Self { intake, events, streams, history, model, .. } = self;
         intake.score_routes().change(|routes| {
             for known in streams.iter_mut().filter(|known| known.removed.is_none()) {
                 let find = |stream: &&StreamSettings| *stream.source.id == *known.record.id();
@@ -228,7 +249,9 @@ impl Streams {
                     continue;
                 };
                 emitter.lock().relabel(rules(settings, stream), gap(stream), &mut |event| events.send(event, None));
-                let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(emitter), Arc::clone(events));
+                let embeddings = embeddings(history.as_ref(), stream, model);
+                let (scorers, events) = (scorers_of(stream, scorers), Arc::clone(events));
+                let route = scores_to_events(scorers, Arc::clone(emitter), events, embeddings);
                 routes.insert(member.key, route);
             }
         });
@@ -380,6 +403,22 @@ fn log_totals(RegisteredStream { status, accounting, .. }: &RegisteredStream) ->
         tracing::error!(%stream, unaccounted, "frames are unaccounted for");
     }
     unaccounted == 0
+}
+
+/// What keeps a stream's embeddings.
+fn embeddings(history: Option<&Recorder>, stream: &StreamSettings, model: &ModelRef) -> Option<EmbeddingHandler> {
+    let history = history.filter(|_| stream.history)?;
+    let of_view = |view: &NamedView| {
+        history.stream(&stream.source.id, view.name.as_deref().unwrap_or_default(), &model.fingerprint)
+    };
+    let mut views: Vec<_> = stream.views.iter().map(of_view).collect();
+    Some(Box::new(move |time, tiles, embeddings, dim| {
+        let mut rest = embeddings;
+        for (record, tiles) in views.iter_mut().zip(tiles) {
+            let own = rest.split_off(..tiles * dim).unwrap_or_default();
+            record(time.wall, own, dim);
+        }
+    }))
 }
 
 /// The scorers of a stream's sets, in its order.

@@ -3,9 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::config::NOWHERE;
 use crate::frame::{Matrix, Picture, PixelFormat, Range};
+use crate::history::moment_search::{Wanted, search};
+use crate::history::name_table::Name;
+use crate::history::purge::{Which, purge};
+use crate::history::row_store::{NewRow, RetentionLimits, RowStore, StoredRows};
 use crate::model::Bundle;
 use crate::preprocess::{Preprocessor, Region, Spec, View, ViewMode, tiles};
 use crate::yaml::Document;
@@ -81,6 +86,38 @@ pub fn geometry(data: &[u8]) {
     if let Ok(spec) = Spec::from_json(shape) {
         look(&picture, view, spec);
     }
+}
+
+/// Fills `folder`, which is emptied first, with a history out of `data`, and searches it, writes to it and purges it. The first byte says how many numbers
+/// a row has; the first 255 after it ends the names.
+pub fn history(folder: &Path, data: &[u8]) {
+    let Some((dim, rest)) = data.split_first() else { return };
+    // Gone already is as good.
+    let _ = std::fs::remove_dir_all(folder);
+    if std::fs::create_dir_all(folder).is_err() {
+        return;
+    }
+    let mut parts = rest.splitn(2, |byte| *byte == 255);
+    let dim = usize::from(*dim).max(1);
+    let (names, rows) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let _ = std::fs::write(folder.join("names.jsonl"), names);
+    let _ = std::fs::write(folder.join(format!("{:016x}-{dim}.rows", 0)), rows);
+    let embedding = vec![1.0 / (dim as f32).sqrt(); dim];
+    let wanted =
+        Wanted { embedding: &embedding, model: "m", stream: None, since: Some(-5), until: None, keep: 9, threads: 2 };
+    if let Ok((stored, _)) = StoredRows::open(folder) {
+        for moment in search(&stored, &wanted).moments {
+            assert!(moment.score.is_finite() && moment.until >= moment.from, "{moment:?}");
+        }
+    }
+    let limits = RetentionLimits { max_size: 1 << 20, max_age: Duration::from_secs(3600), min_change: 0.02 };
+    if let Ok((mut store, _)) = RowStore::open(Some(folder), limits, Instant::now()) {
+        let name = Name { stream: "new".into(), region: String::new(), model: "m".into() };
+        let pushed = store.push(&NewRow { name: &name, tile: 0, at: 0, embedding: &embedding }, Instant::now());
+        let found = search(&store.stored(), &wanted);
+        assert!(pushed.is_err() || found.moments.iter().any(|moment| moment.name.stream == "new"), "it is not found");
+    }
+    let _ = purge(folder, Which { stream: Some("new"), before: None });
 }
 
 const SHORT_EDGE: &str =

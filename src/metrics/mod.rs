@@ -195,6 +195,14 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "pictures of tags: saved, dropped (too many at once), failed",
     ),
     ("vtagd_snapshots_bytes", Kind::Gauge, Unit::Bytes, "", "size of the folder of pictures"),
+    (
+        "vtagd_history_embeddings_total",
+        Kind::Counter,
+        Unit::Count,
+        "result",
+        "embeddings for the history: stored, extended (looked like the last one), dropped (too many at once), failed",
+    ),
+    ("vtagd_history_bytes", Kind::Gauge, Unit::Bytes, "", "size of the history"),
     ("vtagd_outbox_bytes", Kind::Gauge, Unit::Bytes, "", "size of what is stored"),
     ("vtagd_outbox_errors_total", Kind::Counter, Unit::Count, "", "reads and writes of the outbox that failed"),
     (
@@ -249,6 +257,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
     ("sha256", &["vtagd_label_set_info"], Values::Bounded { by: "their files, one each", most: usize::MAX }),
     ("result", &["vtagd_config_reloads_total"], Values::Words(&["applied", "refused"])),
     ("result", &["vtagd_snapshots_total"], Values::Words(&["saved", "dropped", "failed"])),
+    ("result", &["vtagd_history_embeddings_total"], Values::Words(&["stored", "extended", "dropped", "failed"])),
     ("result", &["vtagd_outbox_recoveries_total"], Values::Words(&["whole", "partial"])),
     ("reason", &["vtagd_api_refused_total"], Values::Words(&["rate", "token", "host", "size", "connections"])),
     (

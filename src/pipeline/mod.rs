@@ -33,7 +33,7 @@ use crate::outbox::{Outbox, delivery::DeliveryReceiver};
 use crate::platform::shutdown::Shutdown;
 use crate::preprocess::{Spec, pool, tiles};
 use crate::sample::{OnFull, Sampler};
-use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
+use crate::score::score_routes::{EmbeddingHandler, ScoreRoute, ScoreRoutes};
 use crate::score::{LabelScore, Scorer, scoring_thread};
 use crate::sink::{Sink, runner};
 use crate::snapshot::Gallery;
@@ -106,6 +106,7 @@ pub fn scores_to_events(
     scorers: Vec<Arc<Scorer>>,
     emitter: Arc<Mutex<Emitter>>,
     events: Arc<EventRoute>,
+    embeddings: Option<EmbeddingHandler>,
 ) -> ScoreRoute {
     let handler = Box::new(move |time, picture: Option<&Arc<Picture>>, boards: &[Vec<LabelScore>]| {
         let mut emitter = emitter.lock();
@@ -113,7 +114,7 @@ pub fn scores_to_events(
             emitter.scores(time, board, scores, &mut |event| events.send(event, picture));
         }
     });
-    ScoreRoute { scorers, handler }
+    ScoreRoute { scorers, handler, embeddings }
 }
 
 /// events → outbox.

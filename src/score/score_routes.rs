@@ -16,10 +16,16 @@ use crate::stream::StreamKey;
 /// score a label; and the frame itself, where it is kept. Called on the scoring thread, frame by frame, in order; must not wait.
 pub type ScoreHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[Vec<LabelScore>]) + Send>;
 
+/// What is done with a whole frame's embeddings: how many there are of each view, then all of them, one after the other, and how long each is.
+/// Called before its [`ScoreHandler`], on the same thread; must not wait.
+pub type EmbeddingHandler = Box<dyn FnMut(FrameTime, &[usize], &[f32], usize) + Send>;
+
 /// One stream, as scoring needs it.
 pub struct ScoreRoute {
     pub scorers: Vec<Arc<Scorer>>,
     pub handler: ScoreHandler,
+    /// `None`: nobody wants them.
+    pub embeddings: Option<EmbeddingHandler>,
 }
 
 /// All streams. Frames of a stream that is not here are dropped.

@@ -80,6 +80,9 @@ fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, route: &mut ScoreRou
         rest = others;
     }
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
+    if let Some(handler) = &mut route.embeddings {
+        handler(frame.time, &frame.tiles, embeddings, dim);
+    }
     (route.handler)(frame.time, frame.picture.as_ref(), &scores);
     // Last: a stream whose frames have all been completed may be closed, and no event may come after that.
     frame.guard.complete(outcome);
@@ -169,7 +172,7 @@ mod tests {
         let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
             heard(time, scores[0][0].probability())
         });
-        score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer()], handler });
+        score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer()], handler, embeddings: None });
         score_routes
     }
 
@@ -213,7 +216,7 @@ mod tests {
             kept.lock().unwrap().push(scores.iter().map(of_view).collect::<Vec<_>>());
         });
         let routes = ScoreRoutes::default();
-        routes.enter(KEY, ScoreRoute { scorers: vec![scorer(), scorer_of([0.0, 1.0])], handler });
+        routes.enter(KEY, ScoreRoute { scorers: vec![scorer(), scorer_of([0.0, 1.0])], handler, embeddings: None });
         run(&receive, &routes);
         drop(first);
         let of_one = [true, false, true, false, false, false];
@@ -286,7 +289,7 @@ mod tests {
             let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
                 heard.lock().unwrap().push(scores[0][0].probability())
             });
-            score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer_of(labels)], handler });
+            score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer_of(labels)], handler, embeddings: None });
             score_routes
         };
         for labels in [[1.0, 0.0], [0.0, 1.0]] {

@@ -26,6 +26,7 @@ fn fill(path: &Path) {
         let kind = if number % 2 == 0 { EventKind::Start } else { EventKind::End };
         let data = Data {
             stream: if number == 3 { "once".into() } else { "yard".into() },
+            region: None,
             set: "lot".into(),
             label: if number % 10 < 2 { "bus".into() } else { "car".into() },
             tag_id: uuid::Uuid::now_v7(),

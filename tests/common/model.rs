@@ -76,5 +76,5 @@ pub fn route() -> (ScoreRoute, Heard) {
     let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
         kept.lock().unwrap().push((time.media, scores[0][0].probability()))
     });
-    (ScoreRoute { scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())], handler }, heard)
+    (ScoreRoute { scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())], handler, embeddings: None }, heard)
 }

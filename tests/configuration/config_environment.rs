@@ -137,6 +137,7 @@ streams:
     view: { mode: pad, region: [0, 0, 0.5, 1] }
     pace: fast
     loop: true
+    history: off
   - id: b
     url: 'rtsp://h/'
     username: u
@@ -174,6 +175,7 @@ sinks:
   - { type: nats, url: 'nats://h', subject_prefix: u, creds: { file: creds } }
 outbox: { path: out.db, max_size: 2MiB, max_age: 1d }
 snapshots: { path: pictures, max_size: 1MiB, max_age: 2d, max_side: 640, quality: 70, url: 'https://edge.example/' }
+history: { path: kept, max_size: 3MiB, max_age: 3d, min_change: 0.1, pictures: { max_side: 200, quality: 50, max_size: 4MiB } }
 metrics: { scores: true }
 api: { listen: '127.0.0.1:1', token: { file: file }, tls: { cert: cert.pem, key: key.pem }, trusted_proxies: [10.0.0.0/8] }
 log: { level: warn, format: json }

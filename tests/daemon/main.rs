@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod history_search;
 mod idle_costs_nothing;
 mod label_doubts;
 mod logs;

@@ -3,11 +3,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::common::daemon::root;
 use proptest::prelude::*;
 use vtagd::fuzzing;
 use vtagd::fuzzing::http::{MARKED, TOKEN};
+use vtagd::history::name_table::Name;
+use vtagd::history::row_store::{NewRow, RetentionLimits, RowStore};
 
 /// Files of a folder of the repository.
 fn seeds(folder: &str, extension: Option<&str>) -> Vec<Vec<u8>> {
@@ -33,6 +36,23 @@ fn folder_seed(kind: u8) -> Vec<u8> {
         read("vision_model.onnx")[..2000].to_vec(),
     ];
     [vec![kind], files.join(&255)].concat()
+}
+
+/// A history as the body takes it: how long a row is, names, rows.
+fn history_seed() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = RetentionLimits { max_size: 1 << 20, max_age: Duration::from_secs(3600), min_change: 0.0 };
+    let (mut store, _) = RowStore::open(Some(folder.path()), limits, Instant::now()).unwrap();
+    for at in 0..4 {
+        let name = Name { stream: format!("s{}", at % 2), region: String::new(), model: "m".into() };
+        let embedding: Vec<f32> = (0..16).map(|n| ((n + at) as f32).sin()).collect();
+        store
+            .push(&NewRow { name: &name, tile: 0, at: i64::from(at) * 100_000, embedding: &embedding }, Instant::now())
+            .unwrap();
+    }
+    let names = fs::read(folder.path().join("names.jsonl")).unwrap();
+    let rows = fs::read(folder.path().join("0000000000000000-16.rows")).unwrap();
+    [&[16], names.as_slice(), &[255], &rows].concat()
 }
 
 /// Changed, inserted and removed bytes.
@@ -99,6 +119,14 @@ proptest! {
         let place = folder.path().join("model");
         fuzzing::model_folder(&place, &changed(&folder_seed(kind), &changes));
         fuzzing::model_folder(&place, &any_bytes);
+    }
+
+    #[test]
+    fn a_damaged_history_is_searched_and_written_to(changes in changes(), any_bytes: Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("history");
+        fuzzing::history(&place, &changed(&history_seed(), &changes));
+        fuzzing::history(&place, &any_bytes);
     }
 
     #[test]

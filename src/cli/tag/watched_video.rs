@@ -155,7 +155,7 @@ impl Watch<'_> {
                 told.iter().for_each(|told| printer.print_event(&name, told));
             }
         });
-        ScoreRoute { scorers: self.engine.scorers.clone(), handler }
+        ScoreRoute { scorers: self.engine.scorers.clone(), handler, embeddings: None }
     }
 
     fn limit(&self) -> Option<Duration> {

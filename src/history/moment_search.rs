@@ -1,0 +1,296 @@
+//! Search: every row of the segments against one query, exactly. In: what a searcher reads and a query; out: the best moments. On threads of its
+//! own, as many as asked for and there is work for, which end with the call; memory is bounded by the number of moments that are kept, whatever
+//! lies on the disk. A damaged row is left out and counted once it would have been found; checking all would take longer than the search.
+//!
+//! Rows that are near in time and of one stream and region are one moment: only its best is kept.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::dot::QuantizedQuery;
+use super::name_table::Name;
+use super::rotation::rotate;
+use super::row_format::{self, RowHead};
+use super::row_store::StoredRows;
+use super::segment::Segment;
+
+/// Rows are read so many bytes at a time: what fits the second cache.
+const BLOCK: usize = 256 * 1024;
+/// Rows of one stream in one of these are one moment, ms.
+const BUCKET: i64 = 10_000;
+/// Most moments that a search keeps while it looks.
+pub const MAX_KEPT: usize = 2048;
+
+/// What is searched for.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// Of length 1.
+    pub embedding: &'a [f32],
+    /// The fingerprint of the model that made it: rows of other models are not compared.
+    pub model: &'a str,
+    /// None: all.
+    pub stream: Option<&'a str>,
+    /// Milliseconds since 1970.
+    pub since: Option<i64>,
+    pub until: Option<i64>,
+    /// Moments that are kept, at most [`MAX_KEPT`].
+    pub keep: usize,
+    pub threads: usize,
+}
+
+/// Where something was found.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    pub name: Arc<Name>,
+    pub tile: u16,
+    /// Milliseconds since 1970.
+    pub from: i64,
+    pub until: i64,
+    /// When its best row begins.
+    pub at: i64,
+    /// Cosine of that one.
+    pub score: f32,
+    /// The best row, as it is stored.
+    numbers: Vec<u8>,
+    scale: f32,
+}
+
+/// What a search has found, the best first, and what it has looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    pub moments: Vec<Moment>,
+    /// Rows that were compared.
+    pub rows: u64,
+    /// Rows of other models, which were not.
+    pub other_models: u64,
+    /// Rows that would have been found and are damaged, or of a name that is lost.
+    pub damaged: u64,
+    /// Segments that could not be read, or not to their end.
+    pub unreadable: Vec<String>,
+}
+
+impl Moment {
+    /// The cosine of its best row with another query.
+    pub fn score_of(&self, query: &QuantizedQuery) -> f32 {
+        query.score(&self.numbers, self.scale)
+    }
+}
+
+/// A query as rows are compared with it.
+pub fn query(embedding: &[f32]) -> QuantizedQuery {
+    let mut turned = embedding.to_vec();
+    rotate(&mut turned);
+    turned.resize(turned.len().next_multiple_of(8), 0.0);
+    QuantizedQuery::new(&turned)
+}
+
+/// What is done with a row of a name.
+enum Treatment {
+    Compare(Arc<Name>, u32),
+    Pass,
+    OtherModel,
+}
+
+/// Looks at every row.
+pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
+    let mut treatments: Vec<(u32, Treatment)> = stored
+        .names
+        .read()
+        .iter()
+        .map(|(number, name)| {
+            let treatment = if wanted.stream.is_some_and(|stream| stream != name.stream) {
+                Treatment::Pass
+            } else if name.model != wanted.model {
+                Treatment::OtherModel
+            } else {
+                Treatment::Compare(Arc::new(name.clone()), name.seed())
+            };
+            (number, treatment)
+        })
+        .collect();
+    treatments.sort_unstable_by_key(|(number, _)| *number);
+    let mut blocks = Vec::new();
+    for segment in stored.segments() {
+        let rows = (BLOCK / segment.row_len()).max(1) as u64;
+        blocks.extend((0..segment.rows().div_ceil(rows)).map(|block| (Arc::clone(&segment), block * rows, rows)));
+    }
+    let next = AtomicUsize::new(0);
+    let query = query(wanted.embedding);
+    let look = || {
+        let mut scan = Scan {
+            query: &query,
+            wanted,
+            treatments: &treatments,
+            best: HashMap::default(),
+            floor: f32::MIN,
+            found: Found::default(),
+        };
+        let mut buffer = Vec::new();
+        while let Some((segment, first, rows)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            scan.block(segment, *first, *rows, &mut buffer);
+        }
+        scan
+    };
+    let threads = wanted.threads.clamp(1, blocks.len().max(1));
+    let mut all = Found::default();
+    let mut best = Vec::new();
+    let mut join = |scan: Scan<'_>| {
+        all.rows += scan.found.rows;
+        all.other_models += scan.found.other_models;
+        all.damaged += scan.found.damaged;
+        all.unreadable.extend(scan.found.unreadable);
+        best.extend(scan.best.into_values());
+    };
+    std::thread::scope(|scope| {
+        // No thread to be had: this one does it all.
+        let others: Vec<_> = (1..threads)
+            .map_while(|_| std::thread::Builder::new().name("vtagd-search".into()).spawn_scoped(scope, look).ok())
+            .collect();
+        join(look());
+        others.into_iter().filter_map(|other| other.join().ok()).for_each(&mut join);
+    });
+    all.unreadable.sort_unstable();
+    all.unreadable.dedup();
+    all.moments = joined(best);
+    all.moments.truncate(wanted.keep.min(MAX_KEPT));
+    all
+}
+
+/// Of keys that are looked up for every row: SipHash takes longer than the row's product. Whoever makes them collide slows a map of at most
+/// twice [`MAX_KEPT`] entries.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_i64(&mut self, number: i64) {
+        self.write_u64(number.cast_unsigned());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
+/// One thread's part.
+struct Scan<'a> {
+    query: &'a QuantizedQuery,
+    wanted: &'a Wanted<'a>,
+    /// By number.
+    treatments: &'a [(u32, Treatment)],
+    /// The best row of each name and bucket.
+    best: HashMap<(u32, i64), Moment, BuildHasherDefault<KeyHasher>>,
+    /// What is below it is not kept any more.
+    floor: f32,
+    found: Found,
+}
+
+impl Scan<'_> {
+    fn block(&mut self, segment: &Segment, first: u64, rows: u64, buffer: &mut Vec<u8>) {
+        let length = segment.row_len();
+        buffer.resize(rows as usize * length, 0);
+        match segment.read(first, buffer) {
+            Ok(read) => {
+                if (read as u64) < rows.min(segment.rows().saturating_sub(first)) {
+                    self.found.unreadable.push(format!("{} was cut off", segment.shown()));
+                }
+                buffer[..read * length].chunks_exact(length).for_each(|row| self.row(segment.dim, row));
+            }
+            Err(error) => self.found.unreadable.push(format!("{}: {error}", segment.shown())),
+        }
+    }
+
+    fn row(&mut self, dim: usize, row: &[u8]) {
+        let Some(mut head) = RowHead::read(row) else { return };
+        let starts_late = self.wanted.until.is_some_and(|until| head.from > until);
+        // Checked only where it counts.
+        let ended = |since| head.until < since || head.checked(row).until < since;
+        if starts_late || self.wanted.since.is_some_and(ended) {
+            return;
+        }
+        let treatment = self.treatments.binary_search_by_key(&head.name, |(number, _)| *number);
+        let (name, seed) = match treatment.ok().map(|index| &self.treatments[index].1) {
+            Some(Treatment::Compare(name, seed)) if dim == self.wanted.embedding.len() => (name, *seed),
+            Some(Treatment::Compare(..) | Treatment::OtherModel) => return self.found.other_models += 1,
+            Some(Treatment::Pass) => return,
+            None => return self.found.damaged += 1,
+        };
+        self.found.rows += 1;
+        let score = self.query.score(row_format::numbers(row), head.scale);
+        let key = (head.name, head.from.div_euclid(BUCKET));
+        // What is no number is none of these, and looked at.
+        if score <= self.floor || self.best.get(&key).is_some_and(|best| score <= best.score) {
+            return;
+        }
+        if !row_format::is_whole(row, seed) || !score.is_finite() {
+            return self.found.damaged += 1;
+        }
+        head = head.checked(row);
+        let numbers = row_format::numbers(row).to_vec();
+        let moment = Moment {
+            name: Arc::clone(name),
+            tile: head.tile,
+            from: head.from,
+            until: head.until,
+            at: head.from,
+            score,
+            numbers,
+            scale: head.scale,
+        };
+        self.best.insert(key, moment);
+        let keep = self.wanted.keep.clamp(1, MAX_KEPT);
+        if self.best.len() > 2 * keep {
+            let mut scores: Vec<f32> = self.best.values().map(|moment| moment.score).collect();
+            let (_, floor, _) = scores.select_nth_unstable_by(keep, |a, b| b.total_cmp(a));
+            self.floor = *floor;
+            // Those that are equal stay, and no more of them come.
+            self.best.retain(|_, moment| moment.score >= self.floor);
+        }
+    }
+}
+
+/// Moments of one stream and region that touch are one; the best of it counts.
+fn joined(mut moments: Vec<Moment>) -> Vec<Moment> {
+    moments.sort_by(|a, b| (&a.name.stream, &a.name.region, a.from).cmp(&(&b.name.stream, &b.name.region, b.from)));
+    let mut out: Vec<Moment> = Vec::new();
+    // Which bucket's best it was is nothing that a person wants to see twice.
+    for moment in moments {
+        match out.last_mut() {
+            Some(last)
+                if last.name == moment.name
+                    && moment.from.saturating_sub(last.until) <= BUCKET
+                    && near(last, &moment) =>
+            {
+                let (from, until) = (last.from.min(moment.from), last.until.max(moment.until));
+                if moment.score > last.score {
+                    *last = moment;
+                }
+                (last.from, last.until) = (from, until);
+            }
+            _ => out.push(moment),
+        }
+    }
+    out.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| b.from.cmp(&a.from)));
+    out
+}
+
+/// Whether two rows look alike enough to be one moment.
+fn near(a: &Moment, b: &Moment) -> bool {
+    const SAME: f32 = 0.9;
+    let signed = |byte: &u8| i32::from(i8::from_le_bytes([*byte]));
+    let dot: i32 = a.numbers.iter().zip(&b.numbers).map(|(a, b)| signed(a) * signed(b)).sum();
+    dot as f32 * a.scale * b.scale >= SAME
+}
