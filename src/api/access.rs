@@ -200,7 +200,13 @@ impl Access {
     /// Whether a request through `peer` came over TLS, up to here or up to a proxy that is believed.
     pub fn is_encrypted(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
         let Keys { tls, trusted_proxies, .. } = self.keys();
-        let told = || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes() == b"https");
+        let told = || {
+            headers.get("x-forwarded-proto").is_some_and(|schemes| {
+                // Of several proxies the one in front says how the client came.
+                let first = schemes.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
+                first.trim_ascii().eq_ignore_ascii_case(b"https")
+            })
+        };
         tls.is_some() || (forwarded_for::is_trusted(&trusted_proxies, peer) && told())
     }
 

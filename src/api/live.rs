@@ -25,7 +25,7 @@ use super::live_client::{Kind, LiveBody, LiveClient, Wanted, lost, message};
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use super::{Board, Shared};
 use crate::event::Event;
-use crate::event::live_scores::{LabelState, StreamScores, Told};
+use crate::event::live_scores::{Detail, LabelState, StreamScores, Told};
 use crate::outbox::RecentSince;
 use crate::outbox::history_reader::{OutboxReader, Query as HistoryQuery};
 use crate::stream::StreamId;
@@ -186,7 +186,7 @@ impl AlreadyTold {
             if listeners.peek().is_none() {
                 continue;
             }
-            let Some(scores) = board.live_scores().reading(id, now, false, |_, _| true) else { continue };
+            let Some(scores) = board.live_scores().reading(id, now, Detail::Latest, |_, _| true) else { continue };
             // There may have been another since.
             *at = scores.at.unwrap_or(*at);
             let Ok(data) = serde_json::to_string(&Scores::from(&scores)) else { continue };
@@ -271,7 +271,10 @@ async fn missed(board: &Board, id: &str, latest: &RecentSince, wanted: &Wanted) 
     let (query, searched) = (HistoryQuery { streams, ..HistoryQuery::default() }, id.to_owned());
     let path = board.outbox().and_then(|outbox| outbox.path);
     // A disk may be slow.
+    // It is never closed; as for pages of events.
+    let turn = Arc::clone(&board.readers).acquire_owned().await;
     let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         OutboxReader::open(&path?).and_then(|outbox| outbox.after_event(&query, &searched, MAX_REPLAY)).ok()?
     });
     let Some((mut rows, left_out)) = read.await.ok().flatten() else {
@@ -281,8 +284,8 @@ async fn missed(board: &Board, id: &str, latest: &RecentSince, wanted: &Wanted) 
     let newer: HashSet<String> = board.recent_since(latest.next).events.iter().map(|e| e.id.to_string()).collect();
     rows.retain(|row| !newer.contains(&row.id));
     let mut first = VecDeque::new();
-    if left_out > 0 {
-        first.push_back(lost(Kind::Event, Some(left_out), "not_kept"));
+    if left_out != Some(0) {
+        first.push_back(lost(Kind::Event, left_out, "not_kept"));
     }
     first.extend(rows.iter().map(|row| message(Kind::Event.as_str(), Some(&row.id), &row.body)));
     // The latest may not have been stored yet.

@@ -252,10 +252,11 @@ fn schemas() -> Value {
         "type": { "enum": ["dev.vtagd.tag.start", "dev.vtagd.tag.update", "dev.vtagd.tag.end"] },
         "subject": string, "time": time, "datacontenttype": { "const": "application/json" }, "data": data,
     }));
-    let snapshot = object(json!({
+    let snapshot = json!({
         "name": string, "url": string, "tag_id": id, "kind": { "enum": ["start", "best"] },
         "stream": maybe_string, "set": maybe_string, "label": maybe_string, "time": time, "bytes": count,
-    }));
+    });
+    let snapshot = object_with(snapshot, json!({ "region": string }));
     let maybe_count = or_null(&count);
     let problem = object(json!({
         "file": string, "line": maybe_count, "column": maybe_count, "field": string, "message": string, "remedy": string,

@@ -82,7 +82,7 @@ fn write_page(
             out,
             "<tr><td>{}<td>{}<td>{}<td>{}<td>{:.2}</tr>",
             data.sampled_at.strftime("%F %T"),
-            escape(&data.stream),
+            escape(&data.place()),
             escape(&data.label),
             event.kind.as_str(),
             data.score

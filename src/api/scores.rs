@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::guard::refusal;
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use super::{Shared, stream_detail};
+use crate::event::live_scores::Detail;
 
 /// What may stand behind the question mark.
 pub(super) const PARAMETERS: &[Parameter] = &[
@@ -35,7 +36,8 @@ pub(super) async fn scores(
     let Ok(Path(stream)) = id else { return refusal(StatusCode::BAD_REQUEST, "the path is not UTF-8") };
     let is = |given: &str, name: &str| wanted.text(given).is_none_or(|given| given == name);
     let is_wanted = |set: &str, label: &str| is("set", set) && is("label", label);
-    if let Some(seen) = shared.board.live_scores().reading(&stream, Instant::now(), wanted.flag("history"), is_wanted) {
+    let detail = if wanted.flag("history") { Detail::History } else { Detail::Peak };
+    if let Some(seen) = shared.board.live_scores().reading(&stream, Instant::now(), detail, is_wanted) {
         return Json(seen).into_response();
     }
     if shared.board.streams().iter().any(|known| known.id() == stream) {

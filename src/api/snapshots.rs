@@ -71,7 +71,7 @@ pub(super) async fn snapshots(State(shared): State<Shared>, Extension(wanted): E
 
 fn row(gallery: &Gallery, picture: KeptPicture) -> Value {
     let origin = picture.origin.as_deref();
-    json!({
+    let mut row = json!({
         "name": picture.name,
         "url": gallery.address(&picture.name),
         "tag_id": picture.tag,
@@ -81,5 +81,9 @@ fn row(gallery: &Gallery, picture: KeptPicture) -> Value {
         "label": origin.map(|origin| &origin.label),
         "time": picture.time,
         "bytes": picture.bytes,
-    })
+    });
+    if let Some(region) = origin.and_then(|origin| origin.region.as_ref()) {
+        row["region"] = region.as_str().into();
+    }
+    row
 }

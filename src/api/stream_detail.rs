@@ -106,8 +106,10 @@ pub(super) async fn latest(
     let max_side = wanted.count("max_side").unwrap_or(DEFAULT_SIDE);
     // A sample has a moment of its own, and is encoded in one way.
     let tag = format!("\"{:x}-{max_side:x}\"", time.wall.as_microsecond());
+    // Kept by who asks, and asked for each time: otherwise nobody could say which one he has.
+    let revalidated = (header::CACHE_CONTROL, "private, no-cache".to_owned());
     if is_known(&headers, &tag) {
-        return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
+        return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag), revalidated]).into_response();
     }
     // It is never closed. The thread holds it, which goes on when nobody waits for its answer any more.
     let turn = Arc::clone(&shared.board.encoders).acquire_owned().await;
@@ -118,7 +120,13 @@ pub(super) async fn latest(
     };
     match tokio::task::spawn_blocking(encode).await {
         Ok(Ok(jpeg)) => {
-            let headers = [(header::CONTENT_TYPE, "image/jpeg".to_owned()), (header::ETAG, tag)];
+            let sampled = time.wall.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            let headers = [
+                (header::CONTENT_TYPE, "image/jpeg".to_owned()),
+                (header::ETAG, tag),
+                (header::LAST_MODIFIED, sampled),
+                revalidated,
+            ];
             (headers, jpeg).into_response()
         }
         Ok(Err(error)) => refusal(StatusCode::SERVICE_UNAVAILABLE, &format!("the picture cannot be encoded: {error}")),
@@ -130,17 +138,20 @@ pub(super) async fn latest(
 async fn wait(shared: &Shared, stream: &RegisteredStream) -> Result<(FrameTime, Arc<Picture>), String> {
     let begun = Instant::now();
     loop {
-        // Asked for anew each time: it may be switched on meanwhile.
-        let latest = shared.board.latest_pictures().of(stream.id());
-        if let Some(found) = latest.and_then(|latest| latest.look(Instant::now())) {
-            return Ok(found);
-        }
         let report = stream.status.report(Instant::now());
-        let why = match report.state {
-            StreamState::Connecting | StreamState::Up if begun.elapsed() < SAMPLE_TIMEOUT => {
+        // What was held of a camera that is away by now is no answer to how it looks there.
+        if matches!(report.state, StreamState::Connecting | StreamState::Up) {
+            // Asked for anew each time: it may be switched on meanwhile.
+            let latest = shared.board.latest_pictures().of(stream.id());
+            if let Some(found) = latest.and_then(|latest| latest.look(Instant::now())) {
+                return Ok(found);
+            }
+            if begun.elapsed() < SAMPLE_TIMEOUT {
                 tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
             }
+        }
+        let why = match report.state {
             StreamState::Connecting => "it is being connected to".to_owned(),
             StreamState::Up => {
                 let seconds = report.sampling_interval.unwrap_or_default();
@@ -174,9 +185,12 @@ pub(super) fn of_one() -> Value {
 /// How the document tells of its picture.
 pub(super) fn of_latest() -> Value {
     let tag = json!({ "ETag": { "required": true, "schema": { "type": "string" } } });
+    let mut dated = tag.clone();
+    dated["Last-Modified"] =
+        json!({ "required": true, "schema": { "type": "string" }, "description": "When it was sampled." });
     let picture = json!({
         "description": "The newest sampled picture, whole and upright as its source gives it. `ETag` changes with every sample.",
-        "headers": tag,
+        "headers": dated,
         "content": { "image/jpeg": { "schema": { "type": "string", "contentEncoding": "binary" } } },
     });
     let same = json!({ "description": "It is still the picture that `If-None-Match` names.", "headers": tag });

@@ -30,6 +30,9 @@ fn parse_since(text: &str) -> Result<Duration, String> {
     units::duration(text).filter(fits).ok_or_else(|| "write a duration such as 10m or 1h, up to 7d".to_owned())
 }
 
+/// Pages of a thousand starts that are read: who wants to know more than these say has other means.
+const MAX_PAGES: usize = 10;
+
 /// Runs the command; the exit code.
 pub fn run(args: &Args) -> u8 {
     match args.daemon.daemon().and_then(|daemon| ask(args, &daemon)) {
@@ -44,8 +47,8 @@ pub fn run(args: &Args) -> u8 {
 fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
     let of_label = path(&args.stream, &query(&[("label", &args.label), ("history", "true")]));
     let of_stream = path(&args.stream, "");
-    let asked = daemon.get_ready(&[of_label.as_str(), &of_stream, "/api/v1/events", "/api/v1/streams"])?;
-    let [scores, all, events, streams] = asked.as_slice() else { return Ok(String::new()) };
+    let asked = daemon.get_ready(&[of_label.as_str(), &of_stream, "/api/v1/streams"])?;
+    let [scores, all, streams] = asked.as_slice() else { return Ok(String::new()) };
     let labels = scores["scores"].as_array().cloned().unwrap_or_default();
     let stream = streams["streams"].as_array().into_iter().flatten().find(|row| row["id"] == *args.stream);
     let state = stream.map_or(Value::Null, |row| row["state"].clone());
@@ -65,11 +68,35 @@ fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
         }));
     }
     let after = Timestamp::now().saturating_sub(args.since).unwrap_or(Timestamp::UNIX_EPOCH);
+    let events = starts(args, daemon, after)?;
     let told = labels.iter().map(|label| {
-        let seen = Seen { stream: &args.stream, label, events: &events["events"], state: &text(&state), after };
+        let seen = Seen { stream: &args.stream, label, events: &events, state: &text(&state), after };
         seen.explain(&since(args.since))
     });
     Ok(told.collect::<Vec<_>>().join("\n\n"))
+}
+
+/// The starts of the label since `after`, newest first: those of [`MAX_PAGES`] pages at most.
+fn starts(args: &Args, daemon: &Daemon, after: Timestamp) -> Result<Value, Unanswered> {
+    let (after, mut cursor, mut all) = (after.to_string(), None, Vec::new());
+    for _ in 0..MAX_PAGES {
+        let mut wanted = vec![
+            ("stream", args.stream.as_str()),
+            ("label", args.label.as_str()),
+            ("type", "start"),
+            ("since", after.as_str()),
+            ("limit", "1000"),
+        ];
+        wanted.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let page = daemon.get_ready(&[&format!("/api/v1/events{}", query(&wanted))])?;
+        let Some(page) = page.first() else { break };
+        all.extend(page["events"].as_array().into_iter().flatten().cloned());
+        cursor = page["next"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(Value::Array(all))
 }
 
 /// "1 h", "10 min".
@@ -277,7 +304,11 @@ impl Seen<'_> {
             let missing = cooldown.iter().map(|one| seconds(number(&one["short_by"]))).collect::<Vec<_>>();
             parts.push(format!(
                 "{} by `cooldown`: over {} before the {} since the start before had passed",
-                swallowed(cooldown.len()),
+                if parts.is_empty() {
+                    swallowed(cooldown.len())
+                } else {
+                    swallowed(cooldown.len()).replace("One", "one")
+                },
                 missing.join(", "),
                 seconds(number(&self.label["cooldown"])),
             ));
@@ -304,7 +335,8 @@ impl Seen<'_> {
         let room = chances.windows(2).map(|pair| pair[1].until - (pair[0].since + shortest)).fold(cooldown, f64::min);
         let mut settings = Vec::new();
         if shortest < after {
-            settings.push(format!("`after: {}`", written(shortest)));
+            // Samples of a camera are not spaced as evenly as those that were seen.
+            settings.push(format!("`after: {}`", written((shortest * 10.0).floor() / 10.0)));
         }
         if room < cooldown {
             settings.push(format!("`cooldown: {}`", written(room.floor())));
@@ -379,7 +411,7 @@ mod tests {
         let close = [swallowed("cooldown", 14, 4.0, 12.0, 2.0), swallowed("after", 25, 1.0, 1.0, 2.0)];
         let [what, why, how] = explained(&label(&close, 2.5), &json!([start(4)]));
         assert!(what.contains("had 1 start in"), "{what}");
-        assert!(why.contains("One start was swallowed by `cooldown`: over 12 s before the 30 s"), "{why}");
+        assert!(why.contains("one start was swallowed by `cooldown`: over 12 s before the 30 s"), "{why}");
         // 4 + 1 starts the first, 14 to 18 the second, which starts at 15 then, 25 to 26 the third.
         assert_eq!(how, "`after: 1s` with `cooldown: 11s` would have told all 2.");
     }

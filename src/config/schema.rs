@@ -406,7 +406,7 @@ section! {
 
 section! {
     pub struct Metrics {
-        /// `true`, `false` | `false` | Whether `/metrics` has the margin of each stream and label (`vtagd_label_margin`), of
+        /// `true`, `false` | `false` | Whether `/metrics` has the margin of each stream, region and label (`vtagd_label_margin`), of
         /// 2000 at most, in the order of this file
         "scores" => scores: bool,
     }

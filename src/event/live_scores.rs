@@ -26,6 +26,17 @@ use crate::stream::swallowed_starts::{Cause, SwallowedCounts};
 #[derive(Default)]
 pub struct LiveScores(RwLock<BTreeMap<StreamId, Arc<Mutex<Emitter>>>>);
 
+/// How much of a label is wanted: what is not is not copied while scores wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// How it stands; no peak.
+    Latest,
+    /// With the best of the last hour.
+    Peak,
+    /// With the best of each minute, and the latest starts that were none.
+    History,
+}
+
 /// How a stream's labels stand.
 #[derive(Clone, Debug, Serialize)]
 pub struct StreamScores {
@@ -144,13 +155,12 @@ impl LiveScores {
         self.0.read().get(stream).cloned()
     }
 
-    /// How the labels of `stream` stand at `now`, those that `is_wanted` (set, label); with their `history` or without. `None` for one that
-    /// is not there.
+    /// How the labels of `stream` stand at `now`, those that `is_wanted` (set, label), in so much `detail`. `None` for one that is not there.
     pub fn reading(
         &self,
         stream: &str,
         now: Instant,
-        history: bool,
+        detail: Detail,
         is_wanted: impl Fn(&str, &str) -> bool,
     ) -> Option<StreamScores> {
         let emitter = self.emitter(stream)?;
@@ -159,13 +169,13 @@ impl LiveScores {
             let board = |board: &super::Board| {
                 let wanted = board.labels.iter().filter(|label| is_wanted(&board.set, &label.rules.name));
                 let name = (board.region.clone(), Arc::clone(&board.set));
-                (name, Arc::clone(&board.rivals), wanted.cloned().collect::<Vec<_>>())
+                (name, Arc::clone(&board.rivals), wanted.map(|label| label.copy(detail)).collect::<Vec<_>>())
             };
             (emitter.first, emitter.last, emitter.boards.iter().map(board).collect::<Vec<_>>())
         };
         let clock = first.zip(last).map(|(first, last)| Clock { first, last, now });
         let scores = boards.iter().flat_map(|((region, set), rivals, labels)| {
-            labels.iter().map(|label| reading(region.as_deref(), set, label, &Words { rivals, clock }, history))
+            labels.iter().map(|label| reading(region.as_deref(), set, label, &Words { rivals, clock }, detail))
         });
         Some(StreamScores {
             stream: stream.to_owned(),
@@ -277,7 +287,7 @@ impl Level {
     }
 }
 
-fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, history: bool) -> LabelReading {
+fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, detail: Detail) -> LabelReading {
     let thresholds = label.tracker.thresholds();
     let swallowed = label.tracker.swallowed();
     let (state, since, until) = match label.tracker.phase() {
@@ -287,7 +297,7 @@ fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, 
         Phase::Cooldown { until, rising } => (LabelState::Cooldown, rising, Some(until)),
     };
     let now = words.clock.map_or(0, |clock| clock.second());
-    let peaks = || label.peaks.until(now);
+    let (peaks, history) = (|| label.peaks.until(now), detail == Detail::History);
     let best = peaks().copied().reduce(|a, b| if a.score.best(b.score) == a.score { a } else { b });
     LabelReading {
         region: region.map(str::to_owned),
@@ -349,7 +359,7 @@ mod tests {
     fn a_label_that_never_fired_is_seen_with_its_rival_and_what_swallowed_it() {
         let base = Instant::now();
         let live = live(base, &[-3.0, 2.0, 3.0, -3.0, 0.1, -3.5]);
-        let seen = live.reading("gate", base + Duration::from_secs(7), true, |_, _| true).unwrap();
+        let seen = live.reading("gate", base + Duration::from_secs(7), Detail::History, |_, _| true).unwrap();
         let seen = serde_json::to_value(seen).unwrap();
         assert_eq!((&seen["at"], &seen["age"]), (&"1970-01-01T00:00:05Z".into(), &2.0.into()));
         let label = &seen["scores"][0];
@@ -401,7 +411,7 @@ mod tests {
                     });
                 }
             }
-            let seen = live.reading("gate", base, false, |_, _| true).unwrap().scores;
+            let seen = live.reading("gate", base, Detail::Peak, |_, _| true).unwrap().scores;
             let stands = |reading: &LabelReading| (reading.region.clone().unwrap(), reading.state);
             let stands: Vec<_> = seen.iter().map(stands).collect();
             assert_eq!(stands, [("left".to_owned(), LabelState::Cooldown), ("right".to_owned(), LabelState::Open)]);
@@ -439,20 +449,22 @@ mod tests {
     fn who_is_not_asked_for_is_left_out_and_who_has_gone_is_not_there() {
         let base = Instant::now();
         let live = live(base, &[]);
-        let seen = live.reading("gate", base, false, |set, label| (set, label) == ("street", "car")).unwrap();
+        let seen = live.reading("gate", base, Detail::Peak, |set, label| (set, label) == ("street", "car")).unwrap();
         assert_eq!((seen.scores.len(), seen.at, seen.scores[0].told.score), (1, None, None));
         assert!(seen.scores[0].peaks.is_none() && seen.scores[0].peak.is_none());
-        assert!(live.reading("gate", base, false, |_, label| label == "bus").unwrap().scores.is_empty());
-        assert!(live.reading("door", base, false, |_, _| true).is_none());
+        assert!(live.reading("gate", base, Detail::Peak, |_, label| label == "bus").unwrap().scores.is_empty());
+        assert!(live.reading("door", base, Detail::Peak, |_, _| true).is_none());
         live.retain(|id| id != "gate");
-        assert!(live.reading("gate", base, false, |_, _| true).is_none() && live.latest("gate").is_empty());
+        assert!(live.reading("gate", base, Detail::Peak, |_, _| true).is_none() && live.latest("gate").is_empty());
     }
 
     #[test]
     fn an_open_tag_and_a_cooldown_say_since_when_and_until_when() {
         let base = Instant::now();
         let state = |margins: &[f32]| {
-            let seen = live(base, margins).reading("gate", base + Duration::from_secs(60), false, |_, _| true).unwrap();
+            let seen = live(base, margins)
+                .reading("gate", base + Duration::from_secs(60), Detail::Latest, |_, _| true)
+                .unwrap();
             let label = &seen.scores[0];
             let second = |at: Option<Timestamp>| at.map(|at| at.as_second());
             (label.state, second(label.since), second(label.until))

@@ -21,6 +21,7 @@ use crate::score::{LabelScore, NamedRival, Threshold, margin};
 use crate::stream::StreamId;
 use crate::stream::swallowed_starts::SwallowedStarts;
 pub use cloud_event::{Event, EventKind, ModelRef};
+use live_scores::Detail;
 use peaks::HourOfPeaks;
 pub use tracker::{Change, EndReason, Tracker};
 
@@ -104,6 +105,15 @@ impl Watched {
     fn new(rules: LabelRules, gap: Duration) -> Self {
         let tracker = Tracker::new(rules.thresholds, gap);
         Self { rules, tracker, latest: None, peaks: HourOfPeaks::default(), tag: None }
+    }
+
+    fn copy(&self, detail: Detail) -> Self {
+        Self {
+            rules: self.rules.clone(),
+            tracker: if detail == Detail::History { self.tracker.clone() } else { self.tracker.without_recent() },
+            peaks: if detail == Detail::Latest { HourOfPeaks::default() } else { self.peaks.clone() },
+            ..*self
+        }
     }
 }
 

@@ -67,6 +67,11 @@ impl Swallowed {
         self.fresh.take()
     }
 
+    /// The counts alone.
+    pub(super) fn counted(&self) -> Self {
+        Self { counts: self.counts, ..Self::default() }
+    }
+
     pub(super) fn forget(&mut self) {
         self.recent.clear();
     }

@@ -146,6 +146,11 @@ impl Tracker {
         &self.swallowed
     }
 
+    /// The same, without the latest starts that were none one by one.
+    pub fn without_recent(&self) -> Self {
+        Self { swallowed: self.swallowed.counted(), ..*self }
+    }
+
     /// A run at or above `enter` is over, because of its cooldown if that alone was in its way, else for `why`.
     fn note(&mut self, run: Run, why: Cause) {
         let held = run.lasted() >= self.thresholds.after;

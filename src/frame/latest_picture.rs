@@ -3,7 +3,7 @@
 //!
 //! While nobody has looked for [`HELD_FOR`], no picture is held, and a frame costs one look at a flag. From the first look on the newest one is held:
 //! one of the stream's buffers, which its pool has been asked for (`source/picture.rs`). It is given back with the next frame after that time, or
-//! when the stream ends.
+//! when the stream ends. Who looked and found none is owed one for [`OWED_FOR`]: samples may be minutes apart.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,8 @@ use crate::stream::StreamId;
 
 /// Pictures are held for so long after somebody has looked: longer than a page that shows them waits between two looks.
 const HELD_FOR: Duration = Duration::from_secs(60);
+/// The same where there was none to be seen.
+const OWED_FOR: Duration = Duration::from_secs(600);
 
 /// Of one stream.
 #[derive(Debug, Default)]
@@ -51,7 +53,7 @@ impl LatestPicture {
     /// The newest one, and `None` until one comes; pictures are held from now on.
     pub fn look(&self, now: Instant) -> Option<(FrameTime, Arc<Picture>)> {
         let mut state = self.state.lock();
-        state.until = Some(now + HELD_FOR);
+        state.until = Some(now + if state.held.is_some() { HELD_FOR } else { OWED_FOR });
         self.wanted.store(true, Ordering::Relaxed);
         state.held.clone()
     }
@@ -104,6 +106,8 @@ mod tests {
         assert!(sample(61));
         assert!(!sample(63), "nobody has looked for a minute");
         assert!(latest.look(begun + Duration::from_secs(70)).is_none());
+        assert!(sample(400), "who found none is owed one, however seldom samples come");
+        assert!(latest.look(begun + Duration::from_secs(401)).is_some() && !sample(462));
         drop(latest);
         assert!(all.of("gate").is_none() && all.of("nobody").is_none());
     }

@@ -72,6 +72,11 @@ pub struct OutboxReader {
     path: PathBuf,
 }
 
+/// Of what a client has missed, so many bytes of events are told, …
+const MAX_REPLAY_BYTES: usize = 4 * 1024 * 1024;
+/// … and so many events are counted.
+const MAX_COUNTED: u64 = 20_000;
+
 impl OutboxReader {
     /// Opens the outbox in `path`, whether a daemon runs or not.
     ///
@@ -164,22 +169,32 @@ impl OutboxReader {
         self.rows(&sql, values).map_err(|error| self.failed(error))
     }
 
-    /// What came after the event `id`: the newest `limit` events of `query`, oldest first, and how many before them were left out. `None`
-    /// where there is no such event.
+    /// What came after the event `id`: the newest `limit` events of `query`, [`MAX_REPLAY_BYTES`] at most, oldest first, and how many before
+    /// them were left out; `None` for more than are worth counting. `None` altogether where there is no such event.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn after_event(&self, query: &Query, id: &str, limit: usize) -> Result<Option<(Vec<Row>, u64)>, OutboxError> {
+    pub fn after_event(
+        &self,
+        query: &Query,
+        id: &str,
+        limit: usize,
+    ) -> Result<Option<(Vec<Row>, Option<u64>)>, OutboxError> {
         let known = Query { ids: vec![id.to_owned()], ..Query::default() };
         let Some(known) = self.latest(&known, 1)?.pop() else { return Ok(None) };
         let (condition, values) = conditions(query, known.seq);
-        let sql = format!("SELECT count(*) FROM events e WHERE {condition}");
+        // Counting goes from row to row.
+        let sql = format!("SELECT count(*) FROM (SELECT 1 FROM events e WHERE {condition} LIMIT {})", MAX_COUNTED + 1);
         let count = || self.connection.query_row(&sql, params_from_iter(values.clone()), |row| row.get::<_, u64>(0));
         let all = count().map_err(|error| self.failed(error))?;
         let sql = format!("SELECT seq, id, body FROM events e WHERE {condition} ORDER BY seq DESC LIMIT {limit}");
         let mut rows = self.rows(&sql, values).map_err(|error| self.failed(error))?;
+        let mut room = MAX_REPLAY_BYTES;
+        let fits =
+            rows.iter().take_while(|row| room.checked_sub(row.body.len()).map(|left| room = left).is_some()).count();
+        rows.truncate(fits);
         rows.reverse();
-        let left_out = all.saturating_sub(rows.len() as u64);
+        let left_out = (all <= MAX_COUNTED).then(|| all.saturating_sub(rows.len() as u64));
         Ok(Some((rows, left_out)))
     }
 

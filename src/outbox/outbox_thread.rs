@@ -215,6 +215,8 @@ impl Worker {
             if stored.event.kind != EventKind::End {
                 let event = Arc::new(stored.event.interrupted());
                 event.count();
+                // Programs that follow what happens learn of it as of any other.
+                self.shared.recent.remember(Arc::clone(&event));
                 let to = router.route(&event, Instant::now()).to;
                 self.batch.push(Queued { event, to });
             }

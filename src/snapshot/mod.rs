@@ -233,7 +233,12 @@ impl Writer {
             let jpeg = rgb::jpeg(&picture, self.max_side, self.quality);
             // The decoder may be waiting for it.
             drop(picture);
-            let origin = SnapshotOrigin { stream: stream.clone(), set: set.clone(), label: label.clone() };
+            let origin = SnapshotOrigin {
+                stream: stream.clone(),
+                region: region.clone(),
+                set: set.clone(),
+                label: label.clone(),
+            };
             let jpeg = jpeg.map(|jpeg| origin.write_into(jpeg));
             let written = jpeg.and_then(|jpeg| self.store.write(&name, &jpeg, Instant::now()).map(|()| jpeg));
             let told = std::mem::replace(&mut failing, written.is_err());

@@ -30,6 +30,9 @@ const CHUNK: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotOrigin {
     pub stream: String,
+    /// Of a stream with regions; pictures of earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     pub set: String,
     pub label: String,
 }
@@ -274,7 +277,7 @@ mod tests {
     }
 
     fn origin(stream: &str, label: &str) -> SnapshotOrigin {
-        SnapshotOrigin { stream: stream.into(), set: "lot".into(), label: label.into() }
+        SnapshotOrigin { stream: stream.into(), region: Some("door".into()), set: "lot".into(), label: label.into() }
     }
 
     #[test]

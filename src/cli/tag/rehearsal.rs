@@ -14,7 +14,7 @@ use super::score_curve::ScoreCurve;
 use super::score_lines::percent;
 use crate::cli::screen::table;
 use crate::event::cloud_event::seconds;
-use crate::event::live_scores::{Level, LiveScores};
+use crate::event::live_scores::{Detail, Level, LiveScores};
 use crate::event::{Emitter, EndReason, Event, EventKind, ModelRef, SetRules};
 use crate::frame::FrameTime;
 use crate::score::{LabelScore, NamedRival, margin};
@@ -155,7 +155,7 @@ impl Rehearsal {
 
     /// What it comes to.
     pub fn summary(&self) -> Summary<'_> {
-        let reading = self.live.reading(&self.id, Instant::now(), false, |_, _| true);
+        let reading = self.live.reading(&self.id, Instant::now(), Detail::Peak, |_, _| true);
         let readings = reading.into_iter().flat_map(|reading| reading.scores);
         let labels = self.courses.iter().flatten().zip(readings).map(|(course, reading)| LabelSummary {
             region: course.region.as_deref(),
