@@ -169,7 +169,8 @@ impl Seen<'_> {
     }
 
     fn enter(&self) -> String {
-        lead(&self.label["enter"])
+        let calibrated = if self.label["thresholds_from"] == "calibration" { ", calibrated" } else { "" };
+        lead(&self.label["enter"]) + calibrated
     }
 
     fn sentences(&self, since: &str) -> [String; 3] {
@@ -188,6 +189,12 @@ impl Seen<'_> {
             text(&label["set"]),
             plural(starts.len(), "start"),
         );
+        if label["thresholds_from"] == "waiting" {
+            let _ = write!(what, ".");
+            let why = format!("It waits, and no tag can start: {}.", text(&label["waits"]));
+            let how = "`vtagd labels calibrate` makes thresholds that fit; `vtagd labels confirm` lets the old ones count.";
+            return [what, why, how.to_owned()];
+        }
         if label["score"].is_null() {
             let why = "No sample of the stream has been scored yet.".to_owned();
             let how = format!("The stream is {}: see `vtagd status`.", self.state);

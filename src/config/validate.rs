@@ -149,6 +149,7 @@ pub fn settings(
         streams,
         label_sets: label_sets.sets,
         in_force: label_sets.in_force,
+        calibrations: label_sets.calibrations,
         state,
         events,
         sinks,

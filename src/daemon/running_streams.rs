@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::config::{Settings, StreamSettings, thresholds};
+use crate::config::{Settings, StreamSettings, calibrations};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
 use crate::label::{Label, LabelSet};
@@ -137,7 +137,7 @@ impl Streams {
         scorers: &[Arc<Scorer>],
     ) -> io::Result<RunningStream> {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
-        let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream), gap(stream));
+        let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream, &self.model.fingerprint), gap(stream));
         let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
         let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
         let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();
@@ -216,7 +216,7 @@ impl Streams {
     /// The streams that stay go on with other label sets, all between the same two batches. Open tags of labels that are still
     /// there stay open.
     pub fn relabel(&mut self, settings: &Settings, scorers: &[Arc<Scorer>]) {
-        let Self { intake, events, streams, .. } = self;
+        let Self { intake, events, streams, model, .. } = self;
         intake.score_routes().change(|routes| {
             for known in streams.iter_mut().filter(|known| known.removed.is_none()) {
                 let find = |stream: &&StreamSettings| *stream.source.id == *known.record.id();
@@ -226,7 +226,8 @@ impl Streams {
                 let Stage::Running(RunningStream { member, emitter, leaving: None, .. }) = &known.stage else {
                     continue;
                 };
-                emitter.lock().relabel(rules(settings, stream), gap(stream), &mut |event| events.send(event, None));
+                let rules = rules(settings, stream, &model.fingerprint);
+                emitter.lock().relabel(rules, gap(stream), &mut |event| events.send(event, None));
                 let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(emitter), Arc::clone(events));
                 routes.insert(member.key, route);
             }
@@ -243,6 +244,11 @@ impl Streams {
         let registered: Vec<RegisteredStream> = settings.streams.iter().filter_map(record).collect();
         self.live_scores.retain(|id| registered.iter().any(|stream| stream.enabled && stream.id() == id));
         self.registry.set(registered);
+    }
+
+    /// Fingerprint of the model.
+    pub fn model(&self) -> &str {
+        &self.model.fingerprint
     }
 
     /// What was [registered](Self::register) last.
@@ -398,13 +404,13 @@ fn labels(settings: &Settings, stream: &StreamSettings) -> Vec<(String, String)>
     label_sets(settings, stream).flat_map(of_set).collect()
 }
 
-/// What a stream's emitter needs to know of its label sets, in the stream's order.
-pub fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<SetRules> {
-    let of_set = |set: &LabelSet| {
-        let rules = |label: &Label| LabelRules {
-            name: label.name.as_str().into(),
-            thresholds: thresholds(label, &settings.events),
-            attributes: Arc::new(label.attributes.clone()),
+/// What a stream's emitter needs to know of its label sets, in the stream's order; `model`: the fingerprint of the one that scores.
+pub fn rules(settings: &Settings, stream: &StreamSettings, model: &str) -> Vec<SetRules> {
+    let of_set = |(at, set): (usize, &LabelSet)| {
+        let rules = |label: &Label| {
+            let (thresholds, origin) = calibrations::in_force(settings, at, label, stream, Some(model));
+            let attributes = Arc::new(label.attributes.clone());
+            LabelRules { name: label.name.as_str().into(), thresholds, origin, attributes }
         };
         SetRules {
             name: Arc::from(set.name.as_str()),
@@ -412,5 +418,6 @@ pub fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<SetRules> {
             rivals: set.rivals().into(),
         }
     };
-    label_sets(settings, stream).map(of_set).collect()
+    let sets = stream.label_sets.iter().filter_map(|set| Some((*set, settings.label_sets.get(*set)?)));
+    sets.map(of_set).collect()
 }

@@ -75,7 +75,24 @@ pub struct SetRules {
 pub struct LabelRules {
     pub name: Arc<str>,
     pub thresholds: Thresholds,
+    pub origin: ThresholdOrigin,
     pub attributes: Arc<BTreeMap<String, serde_json::Value>>,
+}
+
+/// Where a label's thresholds come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ThresholdOrigin {
+    #[default]
+    Configuration,
+    Calibration,
+    /// It was calibrated, and that does not fit any more, for this reason: no tag starts until somebody has looked at it.
+    Waiting(Arc<str>),
+}
+
+impl ThresholdOrigin {
+    pub fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
 }
 
 /// One label set on one stream.
@@ -142,7 +159,9 @@ impl Emitter {
         for set in 0..self.boards.len() {
             for index in 0..self.boards[set].labels.len() {
                 let (name, label) = (&self.boards[set].set, &self.boards[set].labels[index].rules.name);
-                let stays = sets.iter().any(|set| set.name == *name && set.labels.iter().any(|l| l.name == *label));
+                // One that waits from now on tells the end of what it has told.
+                let goes_on = |rules: &LabelRules| rules.name == *label && !rules.origin.is_waiting();
+                let stays = sets.iter().any(|set| set.name == *name && set.labels.iter().any(goes_on));
                 if !stays {
                     self.end(set, index, EndReason::Reconfigured, emit);
                 }
@@ -183,6 +202,9 @@ impl Emitter {
         for (index, (label, score)) in board.labels.iter_mut().zip(scores).enumerate() {
             label.latest = Some(*score);
             label.peaks.note(second, *score);
+            if label.rules.origin.is_waiting() {
+                continue;
+            }
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
             if let Some(cause) = label.tracker.take_swallowed() {
                 self.swallowed.count(&board.set, &label.rules.name, cause);
@@ -287,7 +309,7 @@ mod tests {
             cooldown: Duration::ZERO,
             ..Thresholds::default()
         };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
+        let label = |name: &str| LabelRules { name: name.into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         Emitter::new("site a", "door".into(), model, set(vec![label("cat"), label("dog")]), Duration::from_secs(30))
     }
@@ -330,7 +352,7 @@ mod tests {
         });
         let thresholds =
             Thresholds { after_exit: Duration::ZERO, exit: Threshold::Probability(0.3), ..Thresholds::default() };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
+        let label = |name: &str| LabelRules { name: name.into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
         let sets = set(vec![label("bird"), label("dog")]);
         emitter.relabel(sets, Duration::from_secs(30), &mut |e| {
             events.push(e);
@@ -367,7 +389,7 @@ mod tests {
             cooldown: Duration::from_secs(60),
             ..Thresholds::default()
         };
-        let label = LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
+        let label = LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let mut emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
         let mut told = Vec::new();
@@ -392,7 +414,7 @@ mod tests {
     fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
         let base = Instant::now();
         let thresholds = Thresholds { after: Duration::from_secs(2), ..Thresholds::default() };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
+        let label = |name: &str| LabelRules { name: name.into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let labels = vec![label("cat"), label("dog"), label("cow")];
         let sets = vec![SetRules { name: "pets".into(), labels, rivals: Arc::default() }];
@@ -428,7 +450,7 @@ mod tests {
     #[test]
     fn labels_of_one_name_in_two_sets_are_two_series() {
         let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
-        let label = || LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
+        let label = || LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
         let set = |name: &str| SetRules { name: name.into(), labels: vec![label()], rivals: Arc::default() };
         let sets = vec![set("indoors"), set("outdoors")];
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };

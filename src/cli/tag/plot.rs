@@ -199,6 +199,7 @@ mod tests {
         let rules = |name: &&str| LabelRules {
             name: Arc::from(*name),
             thresholds: Thresholds::default(),
+            origin: crate::event::ThresholdOrigin::default(),
             attributes: Arc::default(),
         };
         let set = SetRules { name: "lot".into(), labels: labels.iter().map(rules).collect(), rivals: Arc::default() };

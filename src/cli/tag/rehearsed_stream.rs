@@ -11,6 +11,7 @@ use serde_json::json;
 use super::Args;
 use crate::config::{self, Absence, Settings, StreamSettings};
 use crate::label::LabelSet;
+use crate::label::calibration_file::FoundCalibration;
 use crate::platform::secret::Secret;
 use crate::platform::userinfo::shown;
 use crate::sample::Interval;
@@ -85,9 +86,14 @@ impl Watching {
     /// A label whose tags could never end, or nothing to look for.
     pub fn watch_for(&mut self, given: Option<Vec<LabelSet>>) -> Result<(), String> {
         let settings = &mut self.settings;
-        let sets = given.unwrap_or_else(|| {
-            self.base.label_sets.iter().filter_map(|set| settings.label_sets.get(*set).cloned()).collect()
-        });
+        let (sets, calibrations): (Vec<LabelSet>, Vec<FoundCalibration>) = match given {
+            // Of sets that are given here nobody has calibrated anything.
+            Some(given) => given.into_iter().map(|set| (set, FoundCalibration::Absent)).unzip(),
+            None => {
+                let of = |set: &usize| Some((settings.label_sets.get(*set)?.clone(), settings.calibrations.get(*set)?.clone()));
+                self.base.label_sets.iter().filter_map(of).unzip()
+            }
+        };
         if sets.is_empty() {
             return Err(format!("stream {} has no label set: give -l or --labels", self.base.source.id));
         }
@@ -99,7 +105,7 @@ impl Watching {
             }
         }
         self.base.label_sets = (0..sets.len()).collect();
-        settings.label_sets = sets;
+        (settings.label_sets, settings.calibrations) = (sets, calibrations);
         Ok(())
     }
 

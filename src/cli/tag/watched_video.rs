@@ -131,7 +131,7 @@ impl Watch<'_> {
     }
 
     fn rehearsal(&self, stream: &StreamSettings) -> Rehearsal {
-        let sets = running_streams::rules(self.settings, stream);
+        let sets = running_streams::rules(self.settings, stream, &self.engine.model.fingerprint);
         let (id, model, gap) = (&stream.source.id, self.engine.model.clone(), running_streams::gap(stream));
         Rehearsal::new(&self.settings.instance, id, model, sets, gap, self.args.plot.is_some())
     }
