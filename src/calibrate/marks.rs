@@ -16,7 +16,7 @@ use super::marked_samples::EDGE;
 pub const MAX_SPANS: usize = 20_000;
 
 /// A moment: of a clip, in seconds from its first picture, or of a stream, by the clock.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum MarkTime {
     Media(f64),
@@ -55,6 +55,36 @@ impl std::str::FromStr for MarkTime {
             Ok(seconds) => Ok(Self::Media(seconds)),
             Err(_) => text.trim().parse().map(Self::Wall).map_err(|_| wrong.to_owned()),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for MarkTime {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl serde::de::Visitor<'_> for Reader {
+            type Value = MarkTime;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("seconds of a clip, such as 4.5, or a time such as 2026-05-01T12:00:00Z")
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, seconds: f64) -> Result<MarkTime, E> {
+                Ok(MarkTime::Media(seconds))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<MarkTime, E> {
+                Ok(MarkTime::Media(seconds as f64))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<MarkTime, E> {
+                Ok(MarkTime::Media(seconds as f64))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MarkTime, E> {
+                text.parse().map(MarkTime::Wall).map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        from.deserialize_any(Reader)
     }
 }
 

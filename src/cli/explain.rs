@@ -192,7 +192,8 @@ impl Seen<'_> {
         if label["thresholds_from"] == "waiting" {
             let _ = write!(what, ".");
             let why = format!("It waits, and no tag can start: {}.", text(&label["waits"]));
-            let how = "`vtagd labels calibrate` makes thresholds that fit; `vtagd labels confirm` lets the old ones count.";
+            let how =
+                "`vtagd labels calibrate` makes thresholds that fit; `vtagd labels confirm` lets the old ones count.";
             return [what, why, how.to_owned()];
         }
         if label["score"].is_null() {

@@ -70,7 +70,7 @@ pub fn in_force(
         [] => (calibrated_thresholds(calibrated), ThresholdOrigin::Calibration),
         ref other => {
             let other = other.join(", ");
-            (own, ThresholdOrigin::Waiting(format!("it was calibrated with another {other}").into()))
+            (own, ThresholdOrigin::Waiting(format!("changed since it was calibrated: {other}").into()))
         }
     }
 }
@@ -101,7 +101,11 @@ pub struct Waiting {
 
 impl std::fmt::Display for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let more = if self.labels.len() > 1 { format!(" and {} more wait", self.labels.len() - 1) } else { " waits".to_owned() };
+        let more = if self.labels.len() > 1 {
+            format!(" and {} more wait", self.labels.len() - 1)
+        } else {
+            " waits".to_owned()
+        };
         let first = self.labels.first().map_or("", String::as_str);
         write!(f, "`{first}`{more} on stream {} and tell nothing: {}", self.stream, self.why)
     }
@@ -162,7 +166,8 @@ pub(super) fn shown(settings: &Settings) -> Option<Value> {
                     (_, ThresholdOrigin::Waiting(why)) => json!({ "waits": why }),
                     (thresholds, ThresholdOrigin::Calibration) => json!(thresholds),
                 };
-                sets.entry(set.name.clone()).or_insert_with(|| json!({}))[stream.source.id.to_string()][&label.name] = told;
+                sets.entry(set.name.clone()).or_insert_with(|| json!({}))[stream.source.id.to_string()][&label.name] =
+                    told;
             }
         }
     }

@@ -137,7 +137,8 @@ impl Streams {
         scorers: &[Arc<Scorer>],
     ) -> io::Result<RunningStream> {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
-        let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream, &self.model.fingerprint), gap(stream));
+        let emitter =
+            Emitter::new(&settings.instance, id, model, rules(settings, stream, &self.model.fingerprint), gap(stream));
         let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
         let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), Arc::clone(&self.events));
         let StreamSettings { source, interval, unchanged, view, .. } = stream.clone();

@@ -275,6 +275,8 @@ fn reading(set: &str, label: &Watched, words: &Words<'_>, history: bool) -> Labe
         ThresholdOrigin::Waiting(why) => ("waiting", Some(why.to_string())),
     };
     let (state, since, until) = match label.tracker.phase() {
+        // Nothing of what it was counts, cooldown neither.
+        _ if label.rules.origin.is_waiting() => (LabelState::Idle, None, None),
         Phase::Idle => (LabelState::Idle, None, None),
         Phase::RisingSince(since) => (LabelState::Rising, Some(since), None),
         Phase::OpenSince(since) => (LabelState::Open, Some(since), None),

@@ -309,7 +309,12 @@ mod tests {
             cooldown: Duration::ZERO,
             ..Thresholds::default()
         };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+        let label = |name: &str| LabelRules {
+            name: name.into(),
+            thresholds,
+            origin: ThresholdOrigin::default(),
+            attributes: Arc::default(),
+        };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         Emitter::new("site a", "door".into(), model, set(vec![label("cat"), label("dog")]), Duration::from_secs(30))
     }
@@ -352,7 +357,12 @@ mod tests {
         });
         let thresholds =
             Thresholds { after_exit: Duration::ZERO, exit: Threshold::Probability(0.3), ..Thresholds::default() };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+        let label = |name: &str| LabelRules {
+            name: name.into(),
+            thresholds,
+            origin: ThresholdOrigin::default(),
+            attributes: Arc::default(),
+        };
         let sets = set(vec![label("bird"), label("dog")]);
         emitter.relabel(sets, Duration::from_secs(30), &mut |e| {
             events.push(e);
@@ -389,7 +399,12 @@ mod tests {
             cooldown: Duration::from_secs(60),
             ..Thresholds::default()
         };
-        let label = LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+        let label = LabelRules {
+            name: "cat".into(),
+            thresholds,
+            origin: ThresholdOrigin::default(),
+            attributes: Arc::default(),
+        };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let mut emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
         let mut told = Vec::new();
@@ -414,7 +429,12 @@ mod tests {
     fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
         let base = Instant::now();
         let thresholds = Thresholds { after: Duration::from_secs(2), ..Thresholds::default() };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+        let label = |name: &str| LabelRules {
+            name: name.into(),
+            thresholds,
+            origin: ThresholdOrigin::default(),
+            attributes: Arc::default(),
+        };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let labels = vec![label("cat"), label("dog"), label("cow")];
         let sets = vec![SetRules { name: "pets".into(), labels, rivals: Arc::default() }];
@@ -450,7 +470,12 @@ mod tests {
     #[test]
     fn labels_of_one_name_in_two_sets_are_two_series() {
         let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
-        let label = || LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+        let label = || LabelRules {
+            name: "cat".into(),
+            thresholds,
+            origin: ThresholdOrigin::default(),
+            attributes: Arc::default(),
+        };
         let set = |name: &str| SetRules { name: name.into(), labels: vec![label()], rivals: Arc::default() };
         let sets = vec![set("indoors"), set("outdoors")];
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };

@@ -371,7 +371,10 @@ fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
     )
     .expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(ModelFindings::default())).expect("written"), 0);
+    assert_eq!(
+        vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(ModelFindings::default())).expect("written"),
+        0
+    );
     let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
     assert!(out.contains("ok: 1 stream, 2 labels in 1 set, 1 sink, the starter model"), "{out}");
     assert!(err.contains("warning: api.token: is shorter than 20 characters"), "{err}");
@@ -379,7 +382,10 @@ fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
 
     fs::write(&path, "streams: []\nnonsense: 1\n").expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(ModelFindings::default())).expect("written"), 2);
+    assert_eq!(
+        vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(ModelFindings::default())).expect("written"),
+        2
+    );
     let err = String::from_utf8_lossy(&err);
     assert!(out.is_empty());
     assert!(err.contains("vtagd.yaml:2:1: error: nonsense: is an unknown key"), "{err}");

@@ -80,6 +80,23 @@ impl Watching {
         Ok(Self { settings, base, is_configured, is_rehearsal })
     }
 
+    /// Of the configured stream's label sets only `name` is looked for.
+    ///
+    /// # Errors
+    /// The stream has no such set.
+    pub fn keep_only(&mut self, name: &str) -> Result<(), String> {
+        let Self { settings, base, .. } = self;
+        let found = |set: &usize| settings.label_sets.get(*set).is_some_and(|set| set.name == name);
+        let known: Vec<&str> =
+            base.label_sets.iter().filter_map(|set| Some(&*settings.label_sets.get(*set)?.name)).collect();
+        if !base.label_sets.iter().any(found) {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(format!("stream {} has no label set `{name}` (it has {known})", base.source.id));
+        }
+        base.label_sets.retain(found);
+        Ok(())
+    }
+
     /// What is looked for: `given`, or what the configured stream has.
     ///
     /// # Errors
@@ -90,7 +107,9 @@ impl Watching {
             // Of sets that are given here nobody has calibrated anything.
             Some(given) => given.into_iter().map(|set| (set, FoundCalibration::Absent)).unzip(),
             None => {
-                let of = |set: &usize| Some((settings.label_sets.get(*set)?.clone(), settings.calibrations.get(*set)?.clone()));
+                let of = |set: &usize| {
+                    Some((settings.label_sets.get(*set)?.clone(), settings.calibrations.get(*set)?.clone()))
+                };
                 self.base.label_sets.iter().filter_map(of).unzip()
             }
         };
