@@ -391,6 +391,36 @@ mod tests {
     }
 
     #[test]
+    fn a_label_that_waits_is_scored_and_tells_nothing_but_the_end_of_what_it_has_told() {
+        let base = Instant::now();
+        let (mut emitter, mut events) = (emitter(), Vec::new());
+        let mut told = |event: Event| {
+            events.push((event.kind, event.data.label, event.data.reason));
+            true
+        };
+        emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.1]), &mut told);
+        let thresholds = Thresholds { after: Duration::ZERO, cooldown: Duration::ZERO, ..Thresholds::default() };
+        let label =
+            |name: &str, origin| LabelRules { name: name.into(), thresholds, origin, attributes: Arc::default() };
+        let sets = |origin| set(vec![label("cat", origin), label("dog", ThresholdOrigin::Calibration)]);
+        let gap = Duration::from_secs(30);
+        emitter.relabel(sets(ThresholdOrigin::Waiting("its view is another".into())), gap, &mut told);
+        emitter.scores(at(base, 2), 0, &scored(&[0.9, 0.9]), &mut told);
+        assert!(emitter.boards[0].labels[0].latest.is_some_and(|score| score.probability() > 0.8));
+        emitter.relabel(sets(ThresholdOrigin::Calibration), gap, &mut told);
+        emitter.scores(at(base, 3), 0, &scored(&[0.9, 0.9]), &mut told);
+        let (start, end) = (EventKind::Start, EventKind::End);
+        let cat = |kind, reason| (kind, "cat".to_owned(), reason);
+        let expected = [
+            cat(start, None),
+            cat(end, Some(EndReason::Reconfigured)),
+            (start, "dog".to_owned(), None),
+            cat(start, None),
+        ];
+        assert_eq!(events, expected);
+    }
+
+    #[test]
     fn a_start_that_reached_nobody_does_not_begin_its_cooldown() {
         let base = Instant::now();
         let thresholds = Thresholds {

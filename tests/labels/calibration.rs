@@ -244,3 +244,42 @@ fn marks_are_added_listed_exported_imported_and_removed_and_what_is_wrong_is_nam
     assert!(output.status.success() && said.contains("marks.json.damaged-1"), "{said}");
     assert!(fs::read_to_string(here.join("state/marks.json.damaged-1")).unwrap().ends_with("\"gate\""));
 }
+
+#[test]
+fn a_clip_and_a_siglip_checkpoint_are_calibrated_alike_and_one_says_nothing_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let starter = config(here, "pace: fast");
+    let clip = root().join("demo/clip.mp4").display().to_string();
+    let marks = here.join("marks.yaml").display().to_string();
+    fs::write(&marks, "labels: { cat: { seen: [[0.5, 7.5]], absent: [[8.5, 31]] }, dog: { absent: [[0, 31]] } }\n")
+        .unwrap();
+    let checkpoint = |name: &str| root().join("tests/conformance/checkpoints").join(name).display().to_string();
+    let use_model = |name: &str| {
+        let text = starter.replace("path: starter", &format!("path: \"{}\"", checkpoint(name)));
+        fs::write(here.join("vtagd.yaml"), text).unwrap();
+    };
+    let waits = || {
+        let output = run(here, &["check"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .lines()
+            .find(|line| line.contains("waits") || line.contains("more wait"))
+            .map(str::to_owned)
+    };
+    let calibrate =
+        ["labels", "calibrate", "things", "--stream", "gate", "--clip", &clip, "--marks", &marks, "--write", "--json"];
+    for (name, other) in [("hf-clip-quickgelu", "siglip"), ("siglip", "hf-clip-quickgelu")] {
+        use_model(name);
+        let told: Value = serde_json::from_str(&printed(here, &calibrate)).unwrap();
+        // Its weights are made up, so a cat may look like anything; but four still pictures are told apart or said not to be.
+        let (cat, dog) = (&told["labels"][0], &told["labels"][1]);
+        assert!(cat["found"].is_object() || cat["refused"].as_str().unwrap().contains("does not tell"), "{cat}");
+        assert!(dog["cautious"] == true && dog["found"]["enter"]["margin"].as_f64() >= Some(0.4), "{dog}");
+        assert_eq!(waits(), None, "{name}");
+        use_model(other);
+        let said = waits().unwrap_or_default();
+        assert!(said.contains("changed since it was calibrated: model"), "{name}: {said}");
+    }
+}
