@@ -78,14 +78,14 @@ class Bench:
             raise SystemExit(f"vtagd {' '.join(words)}: {done.stderr[-2000:]}")
         return done.stdout
 
-    def config(self, clip, background, labels):
+    def config(self, clip, background, labels, every=None):
         with open(os.path.join(self.folder, "set.yaml"), "w") as out:
             out.write(yaml_set("footage", background, labels))
         path = os.path.join(self.folder, "vtagd.yaml")
         with open(path, "w") as out:
             out.write(json.dumps({
                 "model": {"path": "starter"},
-                "sampling": {"interval": self.args.every},
+                "sampling": {"interval": every or self.args.every},
                 "streams": [{"id": "clip", "url": f"file://{os.path.abspath(clip)}", "pace": "fast",
                              "view": {"mode": self.args.view}}],
                 "labels": ["set.yaml"],
@@ -148,7 +148,7 @@ class Bench:
 
     def frames(self, clip, truth, background, labels):
         path = os.path.join(self.args.footage, clip)
-        config = self.config(path, background, labels)
+        config = self.config(path, background, labels, self.args.frames_every)
         seconds = truth["seconds"]
         marks, rest = {"labels": {}}, {}
         for label in labels:
@@ -183,6 +183,7 @@ class Bench:
         mean = sum(accuracies.values()) / max(1, len(accuracies))
         return {"clip": clip, "balanced_accuracy": round(mean, 3),
                 "labels": {label: round(value, 3) for label, value in accuracies.items()},
+                "refused": {one["label"]: one["refused"] for one in found["labels"] if one["refused"]},
                 "false_frames_of_labels_not_there": f"{strange} of {frames}"}
 
 
@@ -192,12 +193,16 @@ def main():
     parser.add_argument("--vtagd", default=os.path.join(here, "target/release/vtagd"))
     parser.add_argument("--footage", default=os.path.join(here, "../shared/footage"))
     parser.add_argument("--every", default="500ms")
+    parser.add_argument("--frames-every", default="200ms", help="for produce and toys, whose first halves are seconds long")
+    parser.add_argument("--only", nargs="*", help="only these clips")
     parser.add_argument("--view", default="tiles")
     args = parser.parse_args()
     with open(os.path.join(args.footage, "truth.json")) as file:
         truth = json.load(file)
     os.chdir(here)
     for clip, how in (("car-detection", "halves"), ("onebyone", "halves"), ("produce", "frames"), ("toys", "frames")):
+        if args.only and clip not in args.only:
+            continue
         background, labels = truth["label_sets"][clip]
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(args, folder)
