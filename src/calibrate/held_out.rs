@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::marked_samples::EDGE;
 use super::{MarkedInterval, Recording, Sample, Setting, proposed};
-use crate::event::{Change, Thresholds, Tracker};
+use crate::event::Thresholds;
+use crate::event::tracker::{self, Tracker};
 use crate::frame::FrameTime;
 use crate::score::LabelScore;
 
@@ -85,8 +86,8 @@ pub fn check(
 pub fn replay(samples: &[Sample], thresholds: &Thresholds, setting: &Setting) -> Vec<(f64, f64)> {
     let mut tracker = Tracker::new(*thresholds, setting.gap);
     let mut tags = Vec::new();
-    let mut note = |change: Option<Change>| {
-        if let Some(Change::End { tag, ended, .. }) = change {
+    let mut note = |change: Option<tracker::Change>| {
+        if let Some(tracker::Change::End { tag, ended, .. }) = change {
             tags.push((tag.started.media.as_secs_f64(), ended.media.as_secs_f64()));
         }
     };
@@ -106,7 +107,7 @@ pub fn replay(samples: &[Sample], thresholds: &Thresholds, setting: &Setting) ->
         }
     }
     if let Some(last) = last {
-        note(tracker.close(last, crate::event::EndReason::StreamEnded));
+        note(tracker.close(last, tracker::EndReason::StreamEnded));
     }
     tags
 }

@@ -134,13 +134,13 @@ fn histogram(seen: &[Weighted], not_seen: &[Weighted]) -> Option<Histogram> {
 
 /// A share with the range in which it may lie: Wilson's interval, 95 %.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Rate {
+pub struct EstimatedRate {
     pub value: f64,
     pub low: f64,
     pub high: f64,
 }
 
-impl Rate {
+impl EstimatedRate {
     /// `value` as it was found in `of` independent cases; `None` if there were none.
     ///
     /// Neighbouring samples say the same thing, so whole marked intervals are the cases, never samples.
@@ -158,21 +158,21 @@ impl Rate {
 
 impl Tally {
     /// 2·tp / (2·tp + fp + fn). Its range is that of tp / (tp + fp + fn), a share, of which it is a function.
-    pub fn f1(&self) -> Option<Rate> {
+    pub fn f1(&self) -> Option<EstimatedRate> {
         let all = self.hits + self.false_tags + self.missed;
-        let share = Rate::of(self.hits as f64 / all as f64, all)?;
+        let share = EstimatedRate::of(self.hits as f64 / all as f64, all)?;
         let f1 = |share: f64| 2.0 * share / (1.0 + share);
-        Some(Rate { value: f1(share.value), low: f1(share.low), high: f1(share.high) })
+        Some(EstimatedRate { value: f1(share.value), low: f1(share.low), high: f1(share.high) })
     }
 
     /// Of the time that is marked as without it.
-    pub fn absent_tagged(&self) -> Option<Rate> {
-        Rate::of(self.absent_tagged_seconds / self.absent_seconds, self.absent_intervals)
+    pub fn absent_tagged(&self) -> Option<EstimatedRate> {
+        EstimatedRate::of(self.absent_tagged_seconds / self.absent_seconds, self.absent_intervals)
     }
 
     /// Of the time that is marked as with it.
-    pub fn present_covered(&self) -> Option<Rate> {
-        Rate::of(self.present_covered_seconds / self.present_seconds, self.seen_intervals)
+    pub fn present_covered(&self) -> Option<EstimatedRate> {
+        EstimatedRate::of(self.present_covered_seconds / self.present_seconds, self.seen_intervals)
     }
 }
 

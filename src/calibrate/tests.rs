@@ -52,6 +52,22 @@ fn marks_make_thresholds_that_hold_on_intervals_that_they_were_not_made_of() {
 }
 
 #[test]
+fn a_day_of_samples_with_a_visit_each_hour_is_found_whole() {
+    let visits: Vec<(f64, f64)> =
+        (0..24).map(|hour| (f64::from(hour) * 3600.0, f64::from(hour) * 3600.0 + 59.0)).collect();
+    let absent: Vec<(f64, f64)> = visits.iter().map(|(from, to)| (to + 2.0, from + 3599.0)).collect();
+    let margin = |second: u32| (second * 7 % 13) as f32 / 13.0 + if second % 3600 < 60 { 1.5 } else { -1.5 };
+    let samples: Vec<Sample> = (0..86_400).map(|second| Sample::at(f64::from(second), margin(second))).collect();
+    let recording = Recording { samples: &samples, seen: &visits, absent: &absent };
+    let outcome = label(&[recording], &Setting { every: Duration::from_secs(1), ..setting() });
+    let check = outcome.check.unwrap();
+    assert_eq!((check.folds, check.after.hits, check.after.false_tags, check.after.missed), (5, 24, 0, 0));
+    assert_eq!(outcome.events[0].len(), 24);
+    // With more marks the range is narrower.
+    assert!(check.after.f1().unwrap().low > 0.9, "{:?}", check.after.f1());
+}
+
+#[test]
 fn a_thing_that_the_model_cannot_tell_apart_and_marks_that_say_both_are_refused() {
     let samples = minute(&[]);
     let outcome = |seen: &[(f64, f64)], absent: &[(f64, f64)]| {
@@ -127,10 +143,10 @@ fn advice_begins_with_what_is_nearest_to_the_threshold_and_has_the_highest_and_r
 #[test]
 fn wilsons_range_is_that_of_the_books() {
     // 8 of 10: 0.490 to 0.943 (Newcombe 1998).
-    let rate = Rate::of(0.8, 10).unwrap();
+    let rate = EstimatedRate::of(0.8, 10).unwrap();
     assert!((rate.low - 0.4902).abs() < 1e-3 && (rate.high - 0.9433).abs() < 1e-3, "{rate:?}");
-    assert_eq!(Rate::of(0.5, 0), None);
-    let all = Rate::of(1.0, 1).unwrap();
+    assert_eq!(EstimatedRate::of(0.5, 0), None);
+    let all = EstimatedRate::of(1.0, 1).unwrap();
     assert!(all.low < 0.25 && all.high == 1.0, "{all:?}");
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::calibrate::written;
 use crate::calibrate::advice::Why;
 use crate::calibrate::held_out::Tally;
-use crate::calibrate::{LabelOutcome, Rate, Setting};
+use crate::calibrate::{EstimatedRate, LabelOutcome, Setting};
 use crate::event::Thresholds;
 use crate::score::margin;
 
@@ -226,7 +226,7 @@ fn level(value: f32) -> String {
 }
 
 fn tally(tally: &Tally) -> String {
-    let rate = |rate: Option<Rate>| {
+    let rate = |rate: Option<EstimatedRate>| {
         let share = |share: f64| format!("{:.0}", share * 100.0);
         rate.map_or_else(|| "-".to_owned(), |r| format!("{} % ({}–{})", share(r.value), share(r.low), share(r.high)))
     };

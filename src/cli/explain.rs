@@ -408,6 +408,18 @@ mod tests {
     }
 
     #[test]
+    fn thresholds_of_a_calibration_are_told_as_such_and_a_label_that_waits_says_why() {
+        let mut label = label(&[], -1.2);
+        label["thresholds_from"] = json!("calibration");
+        assert!(explained(&label, &json!([]))[1].contains("margin +0.41, calibrated"));
+        label["thresholds_from"] = json!("waiting");
+        label["waits"] = json!("changed since it was calibrated: view");
+        let [_, why, how] = explained(&label, &json!([]));
+        assert_eq!(why, "It waits, and no tag can start: changed since it was calibrated: view.");
+        assert!(how.contains("labels calibrate") && how.contains("labels confirm"), "{how}");
+    }
+
+    #[test]
     fn a_label_without_samples_or_rivals_says_so_and_any_answer_is_taken() {
         let mut label = label(&[], 2.5);
         label["margin"] = Value::Null;

@@ -93,6 +93,9 @@ fn from_nothing_to_a_right_event_and_a_wrong_one_is_marked_and_gone() {
     assert!(tags(&events, "dog").is_empty(), "{events:?}");
     let cats = tags(&events, "cat");
     assert!(cats.len() == 1 && cats[0].0 < 1.0 && (7.0..9.0).contains(&cats[0].1), "{cats:?}");
+    // A rehearsal knows of it, unless another set is given.
+    let rehearsed = printed(here, &["tag", "--stream", "gate", "--events"]);
+    assert!(rehearsed.contains("start  cat") && !rehearsed.contains("dog"), "{rehearsed}");
     let shown = printed(here, &["config", "show"]);
     assert!(shown.contains("x-calibrations"), "{shown}");
 }
