@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array1, Array2};
 use vtagd::batching::batcher::Batcher;
-use vtagd::event::{Emitter, LabelRules, ModelRef, SetRules, Thresholds, Tracker};
+use vtagd::calibrate::{self, Recording, Sample, Setting};
+use vtagd::event::{Emitter, LabelRules, ModelRef, SetRules, ThresholdOrigin, Thresholds, Tracker};
 use vtagd::frame::thumbprint::Thumbprint;
 use vtagd::frame::view::Region;
 use vtagd::frame::{FrameTime, Matrix, Picture, PixelFormat, Range};
@@ -102,6 +103,7 @@ fn emitting(c: &mut Criterion) {
         let rules = |n: u32| LabelRules {
             name: n.to_string().into(),
             thresholds: Thresholds::default(),
+            origin: ThresholdOrigin::default(),
             attributes: Arc::default(),
         };
         let set = SetRules {
@@ -148,5 +150,22 @@ fn signing(c: &mut Criterion) {
     c.bench_function("comparing two signatures", |b| b.iter(|| black_box(&thumbprint).change(black_box(&thumbprint))));
 }
 
-criterion_group!(benches, scoring, batching, tracking, emitting, signing);
+/// A day at a sample a second with a visit each hour, all of it marked: fit, check on other marks, the tags there would have been, advice.
+fn calibrating(c: &mut Criterion) {
+    let is_visit = |second: u32| second % 3600 < 60;
+    let margin = |second: u32| (second * 7 % 13) as f32 / 13.0 + if is_visit(second) { 1.5 } else { -1.5 };
+    let samples: Vec<Sample> = (0..86_400).map(|second| Sample::at(f64::from(second), margin(second))).collect();
+    let seen: Vec<(f64, f64)> =
+        (0..24).map(|hour| (f64::from(hour) * 3600.0, f64::from(hour) * 3600.0 + 59.0)).collect();
+    let absent: Vec<(f64, f64)> = seen.iter().map(|(from, to)| (to + 2.0, from + 3599.0)).collect();
+    let base = Thresholds::default();
+    let (every, gap) = (Duration::from_secs(1), Duration::from_secs(30));
+    let setting = Setting { every, gap, current: Some(base), base, origin: Instant::now() };
+    let recording = Recording { samples: &samples, seen: &seen, absent: &absent };
+    c.bench_function("calibrate one label of a day, 86 400 rows", |b| {
+        b.iter(|| calibrate::label(black_box(&[recording]), &setting).found.is_ok())
+    });
+}
+
+criterion_group!(benches, scoring, batching, tracking, emitting, signing, calibrating);
 criterion_main!(benches);

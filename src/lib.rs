@@ -30,6 +30,7 @@ pub mod snapshot;
 
 // Workshops beside the way.
 pub mod bench;
+pub mod calibrate;
 pub mod discover;
 pub mod label;
 pub mod model;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::plural;
 use super::start_trial;
 use super::trial::{self, Finding};
-use crate::config::{self, Absence, ModelChoice, Settings};
+use crate::config::{self, Absence, ModelChoice, Settings, calibrations};
 use crate::daemon::engine::{self, Engine, EngineError};
 use crate::platform::service_user;
 use crate::platform::systemd::{self, LongStep};
@@ -81,7 +81,7 @@ pub fn run(
     file: &Path,
     out: &mut dyn Write,
     err: &mut dyn Write,
-    model: impl FnOnce(&Settings) -> Result<Vec<Vec<String>>, EngineError>,
+    model: impl FnOnce(&Settings) -> Result<ModelFindings, EngineError>,
 ) -> std::io::Result<u8> {
     match checked(file, err, model)? {
         Ok(settings) => {
@@ -96,7 +96,7 @@ pub fn run(
 fn checked(
     file: &Path,
     err: &mut dyn Write,
-    model: impl FnOnce(&Settings) -> Result<Vec<Vec<String>>, EngineError>,
+    model: impl FnOnce(&Settings) -> Result<ModelFindings, EngineError>,
 ) -> std::io::Result<Result<Settings, u8>> {
     let settings = match tried(file, err)? {
         Ok(settings) => settings,
@@ -107,15 +107,20 @@ fn checked(
         }
     };
     report(&settings.notices, err)?;
-    let doubts = match model(&settings) {
-        Ok(doubts) => doubts,
+    let findings = match model(&settings) {
+        Ok(findings) => findings,
         Err(error) => {
             writeln!(err, "{}: error: model: {error}", config::called(file))?;
             return Ok(Err(error.exit_code()));
         }
     };
-    for (set, doubts) in settings.label_sets.iter().zip(doubts) {
-        tell_doubts(&set.file, &doubts, err)?;
+    for (set, doubts) in settings.label_sets.iter().zip(&findings.doubts) {
+        tell_doubts(&set.file, doubts, err)?;
+    }
+    for waiting in calibrations::calibrated(&settings, &findings.fingerprint) {
+        if let Some(set) = settings.label_sets.get(waiting.at).filter(|_| !waiting.labels.is_empty()) {
+            writeln!(err, "{}: warning: {waiting}; {}", shown(&set.file), calibrations::remedy())?;
+        }
     }
     Ok(Ok(settings))
 }
@@ -159,17 +164,26 @@ pub(super) fn tell_doubts(file: &Path, doubts: &[String], err: &mut dyn Write) -
     doubts.iter().try_for_each(|doubt| writeln!(err, "{}: warning: {doubt}; reword the one or the other", shown(file)))
 }
 
+/// What can be told once the model is there.
+#[derive(Debug, Default)]
+pub struct ModelFindings {
+    pub fingerprint: String,
+    /// What is doubtful about each label set.
+    pub doubts: Vec<Vec<String>>,
+}
+
 /// Builds the engine as `run` would, and lets it go; what it finds doubtful about each label set. Ctrl-C ends it early.
 ///
 /// # Errors
 /// What `run` would end with.
-pub fn model(settings: &Settings) -> Result<Vec<Vec<String>>, EngineError> {
+pub fn model(settings: &Settings) -> Result<ModelFindings, EngineError> {
     // The unit runs this before the daemon, for which systemd waits no longer than for the daemon itself.
     let _patience = LongStep::quiet();
     let (trigger, shutdown) = shutdown::channel();
     let _signals = signals::listen(trigger, None, crate::logs::finish);
     let engine = Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown)?;
-    Ok(engine::doubts(&settings.label_sets, &engine.scorers))
+    let doubts = engine::doubts(&settings.label_sets, &engine.scorers);
+    Ok(ModelFindings { fingerprint: engine.model.fingerprint.to_string(), doubts })
 }
 
 /// Writes each problem, errors and warnings with their lines of the file; `run` uses it too.

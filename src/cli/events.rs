@@ -90,10 +90,10 @@ pub enum Command {
 pub struct Place {
     /// Configuration file, for its `outbox.path`.
     #[arg(short, long, default_value = DEFAULT_CONFIG)]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// The outbox itself; the configuration is not read then.
     #[arg(long, value_name = "FILE")]
-    outbox: Option<PathBuf>,
+    pub(super) outbox: Option<PathBuf>,
 }
 
 /// Which events.
@@ -166,7 +166,7 @@ impl Which {
 
 /// Why it did not work.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error("{0}")]
     Input(String),
     #[error(transparent)]
@@ -174,7 +174,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn exit_code(&self) -> u8 {
+    pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) => 2,
             Self::Outbox(error) => error.exit_code(),
@@ -221,7 +221,7 @@ fn attempt(command: &Command) -> Result<(), Failure> {
 }
 
 impl Place {
-    fn outbox(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn outbox(&self) -> Result<PathBuf, Failure> {
         if let Some(path) = &self.outbox {
             return Ok(path.clone());
         }

@@ -204,7 +204,8 @@ impl Seen<'_> {
     }
 
     fn enter(&self) -> String {
-        lead(&self.label["enter"])
+        let calibrated = if self.label["thresholds_from"] == "calibration" { ", calibrated" } else { "" };
+        lead(&self.label["enter"]) + calibrated
     }
 
     fn sentences(&self, since: &str) -> [String; 3] {
@@ -224,6 +225,13 @@ impl Seen<'_> {
             text(&label["set"]),
             plural(starts.len(), "start"),
         );
+        if label["thresholds_from"] == "waiting" {
+            let _ = write!(what, ".");
+            let why = format!("It waits, and no tag can start: {}.", text(&label["waits"]));
+            let how =
+                "`vtagd labels calibrate` makes thresholds that fit; `vtagd labels confirm` lets the old ones count.";
+            return [what, why, how.to_owned()];
+        }
         if label["score"].is_null() {
             let why = "No sample of the stream has been scored yet.".to_owned();
             let how = format!("The stream is {}: see `vtagd status`.", self.state);
@@ -438,6 +446,18 @@ mod tests {
         let [what, why, how] = explained(&label(&[], 2.5), &json!([start(4), other]));
         assert!(what.contains("had 1 start in") && why.contains("at 12:00:04Z, came because"), "{what} {why}");
         assert_eq!(how, "No other start was swallowed by `after` or `cooldown`.");
+    }
+
+    #[test]
+    fn thresholds_of_a_calibration_are_told_as_such_and_a_label_that_waits_says_why() {
+        let mut label = label(&[], -1.2);
+        label["thresholds_from"] = json!("calibration");
+        assert!(explained(&label, &json!([]))[1].contains("margin +0.41, calibrated"));
+        label["thresholds_from"] = json!("waiting");
+        label["waits"] = json!("changed since it was calibrated: view");
+        let [_, why, how] = explained(&label, &json!([]));
+        assert_eq!(why, "It waits, and no tag can start: changed since it was calibrated: view.");
+        assert!(how.contains("labels calibrate") && how.contains("labels confirm"), "{how}");
     }
 
     #[test]

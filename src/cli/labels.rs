@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::progress::Meter;
-use super::{check, complain, labels_state, plural, pull, say};
+use super::{calibrate, check, complain, labels_state, plural, pull, say};
 use crate::daemon::engine;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -39,6 +39,13 @@ pub enum Command {
         #[arg(short, long, value_name = "DIR")]
         model: Option<PathBuf>,
     },
+    /// Find the thresholds of a label set's labels on a stream, from clips and marks.
+    ///
+    /// Clips are seen as the stream would see them: its view, its interval, its model. --marks has what is seen when in the clip of the same
+    /// place; without it the marks are those of `vtagd marks`, where the stream is a file itself. Nothing changes without --write.
+    Calibrate(calibrate::Args),
+    /// Let calibrated thresholds count that wait, as the model, a prompt, the view or the interval is another now.
+    Confirm(calibrate::Confirm),
     /// Print a label set of a configuration as it is in force: its file, or the copy of it that the daemon keeps.
     Export(labels_state::Export),
     /// Remove the daemon's copy of a label set, so that its file is in force again.
@@ -68,6 +75,8 @@ pub fn run(command: &Command) -> u8 {
             }
             embed(&sets, model.as_deref())
         }
+        Command::Calibrate(args) => calibrate::run(args),
+        Command::Confirm(args) => calibrate::confirm(args),
         Command::Export(args) => labels_state::export(args),
         Command::Reset(args) => labels_state::reset(args),
     }

@@ -3,6 +3,9 @@
 
 mod ask;
 pub mod bench;
+mod calibrate;
+mod calibrate_plot;
+mod calibrate_report;
 pub mod check;
 pub mod config;
 pub mod discover;
@@ -13,6 +16,7 @@ pub mod explain;
 pub mod history;
 pub mod labels;
 mod labels_state;
+pub mod marks;
 pub mod model;
 pub mod mqtt;
 pub mod package;
@@ -91,6 +95,9 @@ enum Command {
     /// Take a topic prefix at an MQTT broker over, or clear what older versions left there.
     #[command(subcommand)]
     Mqtt(mqtt::Command),
+    /// Say what was seen when, for `labels calibrate`.
+    #[command(subcommand)]
+    Marks(marks::Command),
     /// Work with label sets.
     #[command(subcommand)]
     Labels(labels::Command),
@@ -152,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Mqtt(command) => mqtt::run(&command),
+        Command::Marks(command) => marks::run(&command),
         Command::Labels(command) => labels::run(&command),
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),

@@ -128,6 +128,9 @@ fn signed(value: &Value) -> String {
 }
 
 fn state(label: &Value) -> String {
+    if label["thresholds_from"] == "waiting" {
+        return "waits for a calibration".to_owned();
+    }
     match text(&label["state"]) {
         state if state.is_empty() => "-".to_owned(),
         state if state == "cooldown" && label["since"].is_string() => "cooldown, rising".to_owned(),

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use crate::event::Thresholds;
 use crate::infer::InferSettings;
 use crate::label::LabelSet;
+use crate::label::calibration_file::FoundCalibration;
 use crate::model::LogitOverride;
 use crate::model::hub::Reference;
 use crate::outbox::OutboxSettings;
@@ -30,6 +31,7 @@ use crate::yaml::{Document, bounded};
 
 mod after_checks;
 mod api_endpoint;
+pub mod calibrations;
 pub mod effects;
 mod include;
 mod key_rows;
@@ -85,6 +87,8 @@ pub struct Settings {
     pub label_sets: Vec<LabelSet>,
     /// Where each of `label_sets` comes from, in the same order.
     pub in_force: Vec<SetInForce>,
+    /// What there is of calibrations of each, in the same order.
+    pub calibrations: Vec<FoundCalibration>,
     /// Where what the daemon writes lies.
     pub state: StateFolder,
     /// For labels that do not say otherwise; see [`thresholds`].

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::calibrations;
 use super::sets_in_force::{self, SetInForce};
 use crate::event::Thresholds;
+use crate::label::calibration_file::FoundCalibration;
 use crate::label::{Label, LabelSet, ThresholdOverrides, set};
 use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
@@ -60,10 +62,13 @@ fn below(enter: Threshold, base: &Thresholds) -> Threshold {
 }
 
 /// The sets that could be read, and the names of all: a set that is broken is still a known name if its file says one.
+#[derive(Default)]
 pub struct Sets {
     pub sets: Vec<LabelSet>,
     /// Where each of them comes from.
     pub in_force: Vec<SetInForce>,
+    /// What there is of calibrations of each.
+    pub calibrations: Vec<FoundCalibration>,
     /// What each of them was read from.
     pub documents: Vec<Document>,
     /// Some file could not be read, so an unknown name may be that set's.
@@ -74,8 +79,7 @@ pub struct Sets {
 
 /// Reads every file of `labels`, and the copies of their sets in `state`, which count instead.
 pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Thresholds>, reader: &mut Reader<'_>) -> Sets {
-    let mut out =
-        Sets { sets: Vec::new(), in_force: Vec::new(), documents: Vec::new(), incomplete: false, problems: Vec::new() };
+    let mut out = Sets::default();
     let mut paths: HashMap<PathBuf, Place> = HashMap::new();
     let mut names: HashMap<String, (String, PathBuf)> = HashMap::new();
     for file in files {
@@ -117,6 +121,7 @@ pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Threshold
                     in_force.warnings.push("it has no background".to_owned());
                 }
                 out.problems.extend(parsed.warnings);
+                out.calibrations.push(calibrations::found(state, &parsed.set.name, file, reader));
                 out.sets.push(parsed.set);
                 out.in_force.push(in_force);
                 out.documents.push(parsed.document);

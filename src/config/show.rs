@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{HistorySettings, ModelChoice, Settings, SinkSettings, StreamSettings};
+use super::{HistorySettings, ModelChoice, Settings, SinkSettings, StreamSettings, calibrations};
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::{NamedView, Region};
 use crate::infer::options::ProviderChoice;
@@ -69,6 +69,7 @@ pub fn effective(settings: &Settings) -> Value {
         "streams": settings.streams.iter().map(|one| stream(one, settings)).collect::<Vec<_>>(),
         "labels": settings.label_sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>(),
         "x-label-sets": copies(settings),
+        "x-calibrations": calibrations::shown(settings),
         "events": settings.events,
         "sinks": sinks.map(|(sink, route)| with_route(self::sink(sink), route)).collect::<Vec<_>>(),
         "outbox": {

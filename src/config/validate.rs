@@ -150,6 +150,7 @@ pub fn settings(
         streams,
         label_sets: label_sets.sets,
         in_force: label_sets.in_force,
+        calibrations: label_sets.calibrations,
         state,
         events,
         sinks,

@@ -5,7 +5,7 @@
 //! it, on a thread of its own, since that takes seconds. A configuration with a problem changes nothing and is logged as `check`
 //! prints it. Keys that need a restart are named and keep their old values. SIGHUPs that come while a reload is under way are one request, taken after it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::answer_queries::ModelAnswers;
 use super::running_streams::Streams;
 use super::set_view;
 use crate::api::{Access, Board};
-use crate::config::{self, ApiSettings, Settings};
+use crate::config::{self, ApiSettings, Settings, calibrations};
 use crate::daemon::engine::{self, EngineError, LabelBook};
 use crate::label::state_copy;
 use crate::logs;
@@ -38,6 +38,8 @@ pub struct Reloader {
     scorers: Vec<Arc<Scorer>>,
     /// What is doubtful about each of these sets, as the model sees it.
     doubts: Vec<Vec<String>>,
+    /// Stream and set, and what has been told of their labels whose calibration does not fit.
+    waiting: BTreeMap<(String, String), String>,
     requests: RequestReceiver,
     board: Arc<Board>,
     /// The API's, if there is one.
@@ -81,6 +83,7 @@ impl Reloader {
             doubts,
             labels,
             scorers,
+            waiting: BTreeMap::new(),
             requests,
             board,
             access,
@@ -101,16 +104,39 @@ impl Reloader {
     }
 
     /// Tells the API and the sinks what runs now.
-    pub fn publish(&self, streams: &Streams) {
+    pub fn publish(&mut self, streams: &Streams) {
         self.answers.iter().for_each(|answers| answers.change(&self.current, &self.scorers));
         streams.register(&self.current);
+        let waiting = self.waiting_labels(streams.model());
         let sets = self.current.label_sets.iter().zip(&self.current.in_force).enumerate();
         let view = |(at, set)| {
-            let doubts = self.doubts.get(at).map(Vec::as_slice).unwrap_or_default();
-            set_view::view(&self.current, at, set, doubts)
+            let doubts = self.doubts.get(at).into_iter().flatten().chain(&waiting[at]).cloned();
+            set_view::view(&self.current, at, set, &doubts.collect::<Vec<_>>())
         };
         self.board.set_scores_in_metrics(self.current.scores_in_metrics);
         self.board.set_labels(sets.map(view).collect());
+    }
+
+    /// What is told of each set's labels that wait for a calibration that fits; log and metric hear of it when it changes.
+    fn waiting_labels(&mut self, model: &str) -> Vec<Vec<String>> {
+        let mut told = vec![Vec::new(); self.current.label_sets.len()];
+        let mut now = BTreeMap::new();
+        for one in calibrations::calibrated(&self.current, model) {
+            let key = (one.stream.clone(), one.set.clone());
+            gauge(&key, one.labels.len());
+            let mut text = String::new();
+            if !one.labels.is_empty() {
+                text = one.to_string();
+                if self.waiting.get(&key) != Some(&text) {
+                    tracing::warn!(set = one.set, "{text}; {}", calibrations::remedy());
+                }
+                told[one.at].push(text.clone());
+            }
+            now.insert(key, text);
+        }
+        self.waiting.keys().filter(|key| !now.contains_key(*key)).for_each(|key| gauge(key, 0));
+        self.waiting = now;
+        told
     }
 
     /// Whether the configuration has no stream at all.
@@ -375,6 +401,11 @@ impl Reloader {
         }
         (left, join.iter().map(|s| s.source.id.clone()).collect())
     }
+}
+
+/// Labels of a set on a stream that wait.
+fn gauge((stream, set): &(String, String), waiting: usize) {
+    metrics::gauge!("vtagd_labels_waiting", "stream" => stream.clone(), "set" => set.clone()).set(waiting as f64);
 }
 
 /// What is doubtful about each set, which the log hears of too.

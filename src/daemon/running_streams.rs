@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::config::{Settings, StreamSettings, thresholds};
+use crate::config::{Settings, StreamSettings, calibrations};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
 use crate::frame::view::NamedView;
@@ -157,7 +157,8 @@ impl Streams {
         scorers: &[Arc<Scorer>],
     ) -> io::Result<RunningStream> {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
-        let emitter = Emitter::new(&settings.instance, id, model, rules(settings, stream), gap(stream));
+        let emitter =
+            Emitter::new(&settings.instance, id, model, rules(settings, stream, &self.model.fingerprint), gap(stream));
         let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
         let embeddings = embeddings(self.history.as_ref(), stream, &self.model);
         let events = Arc::clone(&self.events);
@@ -248,7 +249,8 @@ impl Streams {
                 let Stage::Running(RunningStream { member, emitter, leaving: None, .. }) = &known.stage else {
                     continue;
                 };
-                emitter.lock().relabel(rules(settings, stream), gap(stream), &mut |event| events.send(event, None));
+                let rules = rules(settings, stream, &model.fingerprint);
+                emitter.lock().relabel(rules, gap(stream), &mut |event| events.send(event, None));
                 let embeddings = embeddings(history.as_ref(), stream, model);
                 let (scorers, events) = (scorers_of(stream, scorers), Arc::clone(events));
                 let route = scores_to_events(scorers, Arc::clone(emitter), events, embeddings);
@@ -267,6 +269,11 @@ impl Streams {
         let registered: Vec<RegisteredStream> = settings.streams.iter().filter_map(record).collect();
         self.live_scores.retain(|id| registered.iter().any(|stream| stream.enabled && stream.id() == id));
         self.registry.set(registered);
+    }
+
+    /// Fingerprint of the model.
+    pub fn model(&self) -> &str {
+        &self.model.fingerprint
     }
 
     /// What was [registered](Self::register) last.
@@ -438,22 +445,25 @@ fn labels(settings: &Settings, stream: &StreamSettings) -> Vec<(String, String)>
     label_sets(settings, stream).flat_map(of_set).collect()
 }
 
-/// What a stream's emitter needs to know of its label sets, in the stream's order, for one of its views after the other.
-pub fn rules(settings: &Settings, stream: &StreamSettings) -> Vec<SetRules> {
-    let of_set = |region: &Option<Arc<str>>, set: &LabelSet| {
-        let rules = |label: &Label| LabelRules {
-            name: label.name.as_str().into(),
-            thresholds: thresholds(label, &settings.events),
-            attributes: Arc::new(label.attributes.clone()),
+/// What a stream's emitter needs to know of its label sets, in the stream's order, for one of its views after the other; `model`: the
+/// fingerprint of the one that scores.
+pub fn rules(settings: &Settings, stream: &StreamSettings, model: &str) -> Vec<SetRules> {
+    let of_set = |view: &NamedView, (at, set): (usize, &LabelSet)| {
+        let rules = |label: &Label| {
+            let (thresholds, origin) = calibrations::in_force(settings, at, label, stream, view, Some(model));
+            let attributes = Arc::new(label.attributes.clone());
+            LabelRules { name: label.name.as_str().into(), thresholds, origin, attributes }
         };
         SetRules {
-            region: region.clone(),
+            region: view.name.clone(),
             name: Arc::from(set.name.as_str()),
             labels: set.labels.iter().map(rules).collect(),
             rivals: set.rivals().into(),
         }
     };
-    let of_view =
-        |view: &NamedView| label_sets(settings, stream).map(|set| of_set(&view.name, set)).collect::<Vec<_>>();
+    let of_view = |view: &NamedView| {
+        let sets = stream.label_sets.iter().filter_map(|set| Some((*set, settings.label_sets.get(*set)?)));
+        sets.map(|set| of_set(view, set)).collect::<Vec<_>>()
+    };
     stream.views.iter().flat_map(of_view).collect()
 }

@@ -16,7 +16,7 @@ use super::cloud_event::seconds;
 use super::peaks::Peak;
 use super::swallowed::SwallowedStart;
 use super::tracker::Phase;
-use super::{Emitter, Watched};
+use super::{Emitter, ThresholdOrigin, Watched};
 use crate::frame::FrameTime;
 use crate::score::{LabelScore, NamedRival, RivalKind, Threshold};
 use crate::stream::StreamId;
@@ -115,6 +115,10 @@ pub struct LabelReading {
     pub after: f64,
     pub after_exit: f64,
     pub cooldown: f64,
+    /// Where these come from: `configuration`, `calibration`, or `waiting`, which is why no tag can start.
+    pub thresholds_from: &'static str,
+    /// Why it waits.
+    pub waits: Option<String>,
     pub state: LabelState,
     /// Of a label that rises (also during a cooldown) or is open.
     pub since: Option<Timestamp>,
@@ -290,7 +294,14 @@ impl Level {
 fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, detail: Detail) -> LabelReading {
     let thresholds = label.tracker.thresholds();
     let swallowed = label.tracker.swallowed();
+    let (thresholds_from, waits) = match &label.rules.origin {
+        ThresholdOrigin::Configuration => ("configuration", None),
+        ThresholdOrigin::Calibration => ("calibration", None),
+        ThresholdOrigin::Waiting(why) => ("waiting", Some(why.to_string())),
+    };
     let (state, since, until) = match label.tracker.phase() {
+        // Nothing of what it was counts, cooldown neither.
+        _ if label.rules.origin.is_waiting() => (LabelState::Idle, None, None),
         Phase::Idle => (LabelState::Idle, None, None),
         Phase::RisingSince(since) => (LabelState::Rising, Some(since), None),
         Phase::OpenSince(since) => (LabelState::Open, Some(since), None),
@@ -309,6 +320,8 @@ fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, 
         after: thresholds.after.as_secs_f64(),
         after_exit: thresholds.after_exit.as_secs_f64(),
         cooldown: thresholds.cooldown.as_secs_f64(),
+        thresholds_from,
+        waits,
         state,
         since: since.map(|since| since.wall),
         until: until.zip(words.clock).map(|(until, clock)| clock.of_media(until)),
@@ -340,6 +353,7 @@ mod tests {
         let rules = |name: &str| LabelRules {
             name: name.into(),
             thresholds: Thresholds::default(),
+            origin: crate::event::ThresholdOrigin::default(),
             attributes: Arc::default(),
         };
         let rivals = [("car", RivalKind::Label), ("an empty street", RivalKind::Background)];
@@ -388,7 +402,8 @@ mod tests {
             cooldown: Duration::from_secs(60),
             ..Thresholds::default()
         };
-        let label = || LabelRules { name: "car".into(), thresholds, attributes: Arc::default() };
+        let label =
+            || LabelRules { name: "car".into(), thresholds, origin: Default::default(), attributes: Arc::default() };
         let set = |region: &str| SetRules {
             region: Some(region.into()),
             name: "lot".into(),

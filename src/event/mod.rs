@@ -78,7 +78,24 @@ pub struct SetRules {
 pub struct LabelRules {
     pub name: Arc<str>,
     pub thresholds: Thresholds,
+    pub origin: ThresholdOrigin,
     pub attributes: Arc<BTreeMap<String, serde_json::Value>>,
+}
+
+/// Where a label's thresholds come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ThresholdOrigin {
+    #[default]
+    Configuration,
+    Calibration,
+    /// It was calibrated, and that does not fit any more, for this reason: no tag starts until somebody has looked at it.
+    Waiting(Arc<str>),
+}
+
+impl ThresholdOrigin {
+    pub fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
 }
 
 /// One label set on one stream, or on one region of it.
@@ -157,7 +174,9 @@ impl Emitter {
             for index in 0..self.boards[set].labels.len() {
                 let (board, label) = (&self.boards[set], &self.boards[set].labels[index].rules.name);
                 let is_there = |set: &SetRules| set.region == board.region && set.name == board.set;
-                let stays = sets.iter().any(|set| is_there(set) && set.labels.iter().any(|l| l.name == *label));
+                // One that waits from now on tells the end of what it has told.
+                let goes_on = |rules: &LabelRules| rules.name == *label && !rules.origin.is_waiting();
+                let stays = sets.iter().any(|set| is_there(set) && set.labels.iter().any(goes_on));
                 if !stays {
                     self.end(set, index, EndReason::Reconfigured, emit);
                 }
@@ -198,6 +217,9 @@ impl Emitter {
         for (index, (label, score)) in board.labels.iter_mut().zip(scores).enumerate() {
             label.latest = Some(*score);
             label.peaks.note(second, *score);
+            if label.rules.origin.is_waiting() {
+                continue;
+            }
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
             if let Some(cause) = label.tracker.take_swallowed() {
                 self.swallowed.count(board.region.as_deref(), &board.set, &label.rules.name, cause);
@@ -277,190 +299,4 @@ impl Emitter {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-
-    fn at(base: Instant, seconds: u64) -> FrameTime {
-        let media = Duration::from_secs(seconds);
-        FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media }
-    }
-
-    /// Scores of these probabilities.
-    fn scored(probabilities: &[f64]) -> Vec<LabelScore> {
-        probabilities.iter().map(|p| LabelScore { margin: margin::margin(*p), rival: None }).collect()
-    }
-
-    fn set(labels: Vec<LabelRules>) -> Vec<SetRules> {
-        vec![SetRules { region: None, name: "set".into(), labels, rivals: Arc::default() }]
-    }
-
-    fn emitter() -> Emitter {
-        let thresholds = Thresholds {
-            after: Duration::ZERO,
-            after_exit: Duration::ZERO,
-            cooldown: Duration::ZERO,
-            ..Thresholds::default()
-        };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        Emitter::new("site a", "door".into(), model, set(vec![label("cat"), label("dog")]), Duration::from_secs(30))
-    }
-
-    #[test]
-    fn all_events_of_one_tag_share_its_id_and_have_their_own() {
-        let base = Instant::now();
-        let (mut emitter, mut events) = (emitter(), Vec::new());
-        emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.1]), &mut |e| {
-            events.push(e);
-            true
-        });
-        emitter.scores(at(base, 2), 0, &scored(&[0.1, 0.9]), &mut |e| {
-            events.push(e);
-            true
-        });
-        emitter.close(EndReason::Shutdown, &mut |e| {
-            events.push(e);
-            true
-        });
-        let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str())).collect();
-        assert_eq!(
-            told,
-            [(EventKind::Start, "cat"), (EventKind::End, "cat"), (EventKind::Start, "dog"), (EventKind::End, "dog")]
-        );
-        assert_eq!(events[0].data.tag_id, events[1].data.tag_id);
-        assert_ne!(events[0].data.tag_id, events[2].data.tag_id);
-        assert_ne!(events[0].id, events[1].id);
-        assert_eq!(events[3].data.reason, Some(EndReason::Shutdown));
-        assert_eq!(events[1].data.media_end, Some(2.0));
-    }
-
-    #[test]
-    fn changed_labels_end_the_tags_of_those_that_went_and_leave_the_others_open() {
-        let base = Instant::now();
-        let (mut emitter, mut events) = (emitter(), Vec::new());
-        emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.9]), &mut |e| {
-            events.push(e);
-            true
-        });
-        let thresholds =
-            Thresholds { after_exit: Duration::ZERO, exit: Threshold::Probability(0.3), ..Thresholds::default() };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
-        let sets = set(vec![label("bird"), label("dog")]);
-        emitter.relabel(sets, Duration::from_secs(30), &mut |e| {
-            events.push(e);
-            true
-        });
-        // Above the new exit: stays open; the new label is at its own place.
-        emitter.scores(at(base, 2), 0, &scored(&[0.1, 0.35]), &mut |e| {
-            events.push(e);
-            true
-        });
-        emitter.scores(at(base, 3), 0, &scored(&[0.1, 0.1]), &mut |e| {
-            events.push(e);
-            true
-        });
-        let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str(), e.data.reason)).collect();
-        assert_eq!(
-            told,
-            [
-                (EventKind::Start, "cat", None),
-                (EventKind::Start, "dog", None),
-                (EventKind::End, "cat", Some(EndReason::Reconfigured)),
-                (EventKind::End, "dog", Some(EndReason::BelowExit)),
-            ]
-        );
-        assert_eq!(events[1].data.tag_id, events[3].data.tag_id);
-    }
-
-    #[test]
-    fn a_start_that_reached_nobody_does_not_begin_its_cooldown() {
-        let base = Instant::now();
-        let thresholds = Thresholds {
-            after: Duration::ZERO,
-            after_exit: Duration::ZERO,
-            cooldown: Duration::from_secs(60),
-            ..Thresholds::default()
-        };
-        let label = LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        let mut emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
-        let mut told = Vec::new();
-        // The sinks are over their limit for the first three seconds.
-        for (second, score) in [(1, 0.9), (2, 0.1), (3, 0.9), (4, 0.1), (5, 0.9), (6, 0.1), (7, 0.9)] {
-            emitter.scores(at(base, second), 0, &scored(&[score]), &mut |event| {
-                let reaches = second > 3;
-                if reaches {
-                    told.push((second, event.kind));
-                }
-                reaches
-            });
-        }
-        assert_eq!(
-            told,
-            [(4, EventKind::End), (5, EventKind::Start), (6, EventKind::End)],
-            "7 is within the cooldown of 5"
-        );
-    }
-
-    #[test]
-    fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
-        let base = Instant::now();
-        let thresholds = Thresholds { after: Duration::from_secs(2), ..Thresholds::default() };
-        let label = |name: &str| LabelRules { name: name.into(), thresholds, attributes: Arc::default() };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        let labels = vec![label("cat"), label("dog"), label("cow")];
-        let sets = vec![SetRules { region: None, name: "pets".into(), labels, rivals: Arc::default() }];
-        let swallowed = Arc::new(SwallowedStarts::new(&"door".into()));
-        let emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
-        let mut emitter = emitter.counting(Arc::clone(&swallowed));
-        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || {
-            let samples = [(1, [0.9, 0.1, 0.1]), (2, [0.1, 0.9, 0.5]), (3, [0.9, 0.9, 0.1]), (4, [0.1, 0.1, 0.1])];
-            for (second, scores) in samples {
-                emitter.scores(at(base, second), 0, &scored(&scores), &mut |event| panic!("{event:?}"));
-            }
-        });
-        let told: Vec<_> = swallowed
-            .report()
-            .into_iter()
-            .map(|r| (r.set, r.label, r.counts.after, r.counts.cooldown, r.counts.gap, r.counts.rival))
-            .collect();
-        let pets = |label: &str, after, rival| ("pets".to_owned(), label.to_owned(), after, 0, 0, rival);
-        assert_eq!(told, [pets("cat", 2, 0), pets("cow", 0, 1), pets("dog", 1, 0)]);
-        let text = recorder.handle().render();
-        let line = "vtagd_starts_swallowed_total{stream=\"door\",set=\"pets\",label=\"cat\",why=\"after\"} 2";
-        assert!(text.lines().any(|told| told == line), "{text}");
-        swallowed.keep(&[("pets".to_owned(), "dog".to_owned())]);
-        assert_eq!(swallowed.report().len(), 1);
-    }
-
-    #[test]
-    fn closing_a_stream_that_never_had_a_frame_tells_nothing() {
-        emitter().close(EndReason::Shutdown, &mut |e| panic!("unexpected {e:?}"));
-    }
-
-    #[test]
-    fn labels_of_one_name_in_two_sets_are_two_series() {
-        let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
-        let label = || LabelRules { name: "cat".into(), thresholds, attributes: Arc::default() };
-        let set =
-            |name: &str| SetRules { region: None, name: name.into(), labels: vec![label()], rivals: Arc::default() };
-        let sets = vec![set("indoors"), set("outdoors")];
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        let mut emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
-        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        let base = Instant::now();
-        metrics::with_local_recorder(&recorder, || {
-            for set in [0, 1] {
-                emitter.scores(at(base, 1 + set as u64), set, &scored(&[0.9]), &mut |_| true);
-            }
-        });
-        let text = recorder.handle().render();
-        for set in ["indoors", "outdoors"] {
-            let line = format!("vtagd_events_total{{stream=\"door\",set=\"{set}\",label=\"cat\",type=\"start\"}} 1");
-            assert!(text.lines().any(|told| told == line), "{line}: {text}");
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,10 @@
 //! Labels: YAML label sets, their prompts, and the text embeddings made of them.
 
 pub mod cache;
+pub mod calibration_file;
 pub mod embed_child;
 pub mod embedder;
+pub mod mark_store;
 pub mod prompt_template;
 pub mod set;
 pub mod state_copy;

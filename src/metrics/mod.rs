@@ -118,6 +118,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "stream, set, label",
         "margin of the label in the last sample, with `metrics.scores`: 1 / (1 + exp(-x)) is its score; 2000 labels at most",
     ),
+    (
+        "vtagd_labels_waiting",
+        Kind::Gauge,
+        Unit::Count,
+        "stream, set",
+        "labels that tell nothing, as their calibration is of another model, prompt or view; there where the set is calibrated",
+    ),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, set, label, type", "events made"),
     (
         "vtagd_starts_swallowed_total",

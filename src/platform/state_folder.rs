@@ -27,6 +27,10 @@ const FOLDER_MODE: u32 = 0o750;
 /// A command that asks whether a daemon runs holds the lock for a moment: so often, and so long apart, it is tried.
 const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// A change of a file is waited for this often, twenty seconds.
+const CHANGE_ATTEMPTS: u32 = 400;
+/// Damaged files of one name that are kept.
+const MAX_DAMAGED: u32 = 1000;
 
 /// Who has said where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +201,49 @@ impl StateFolder {
         // For messages alone: a full disk is no reason not to start.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{} {instance}", std::process::id()));
         Ok(Some(StateLock { _file: Some(file) }))
+    }
+
+    /// Waits until nobody else holds `name`, a lock of its own for a file that several processes change, and holds it. The kernel drops it
+    /// with the process.
+    ///
+    /// # Errors
+    /// When it cannot be had: the folder cannot be written, or somebody holds it for longer than a change takes.
+    pub fn lock_file(&self, name: &Path) -> Result<File, StateError> {
+        let opened = self.folder(None).and_then(|(folder, top)| {
+            let file = File::options().create(true).truncate(false).read(true).write(true).open(folder.join(name))?;
+            atomic_file::give(&file, top.uid(), top.gid())?;
+            Ok(file)
+        });
+        let file = opened.map_err(|source| self.unusable(source))?;
+        for attempt in 1.. {
+            match file.try_lock() {
+                Err(fs::TryLockError::WouldBlock) if attempt < CHANGE_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
+                Err(fs::TryLockError::WouldBlock) => {
+                    let why = format!("{} is held by another process", self.place(name).display());
+                    return Err(self.unusable(io::Error::new(ErrorKind::ResourceBusy, why)));
+                }
+                // No locks here: then nobody can be told apart.
+                Ok(()) | Err(fs::TryLockError::Error(_)) => break,
+            }
+        }
+        Ok(file)
+    }
+
+    /// Gives `name`, which is damaged, another name beside it, which nothing has yet, so that it can be written anew; that name.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn keep_damaged(&self, name: &Path) -> Result<PathBuf, StateError> {
+        let place = self.place(name);
+        let numbered = |number: u32| {
+            let mut file = place.clone().into_os_string();
+            file.push(format!(".damaged-{number}"));
+            PathBuf::from(file)
+        };
+        let free = (1..=MAX_DAMAGED).map(numbered).find(|file| !file.exists());
+        let kept = free.ok_or_else(|| self.unusable(io::Error::other("too many damaged files are kept beside it")))?;
+        fs::rename(&place, &kept).map_err(|error| self.unusable(error))?;
+        Ok(kept)
     }
 
     /// Whether [`lock`](Self::lock) would find a folder that can be used. Nothing is made there.

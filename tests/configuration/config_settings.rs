@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use vtagd::cli::check::ModelFindings;
 use vtagd::config::{self, JsonlTarget, LogFormat, ModelChoice, Settings, SinkSettings};
 use vtagd::frame::thumbprint::Unchanged;
 use vtagd::infer::options::{Arena, CudaOptions, OpenvinoOptions, OpenvinoPrecision, ProviderChoice, TensorrtOptions};
@@ -405,7 +406,10 @@ fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
     )
     .expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(Vec::new())).expect("written"), 0);
+    assert_eq!(
+        vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(ModelFindings::default())).expect("written"),
+        0
+    );
     let (out, err) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
     assert!(out.contains("ok: 1 stream, 2 labels in 1 set, 1 sink, the starter model"), "{out}");
     assert!(err.contains("warning: api.token: is shorter than 20 characters"), "{err}");
@@ -413,7 +417,10 @@ fn check_prints_a_summary_or_the_problems_and_says_so_by_its_exit_code() {
 
     fs::write(&path, "streams: []\nnonsense: 1\n").expect("written");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(Vec::new())).expect("written"), 2);
+    assert_eq!(
+        vtagd::cli::check::run(&path, &mut out, &mut err, |_| Ok(ModelFindings::default())).expect("written"),
+        2
+    );
     let err = String::from_utf8_lossy(&err);
     assert!(out.is_empty());
     assert!(err.contains("vtagd.yaml:2:1: error: nonsense: is an unknown key"), "{err}");

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod calibration;
 mod embed_command;
 mod embed_texts;
 mod labels_set;

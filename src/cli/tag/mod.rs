@@ -3,6 +3,7 @@
 //! A video goes the daemon's own way (a file with `pace: fast`, so every sampled frame is looked at); pictures go in batches through the
 //! same preprocessing, session and scorer. One input that cannot be read does not stop the others.
 
+pub(super) mod clip_scores;
 mod given_labels;
 mod plot;
 mod rehearsal;
@@ -150,7 +151,7 @@ fn remark(text: &dyn std::fmt::Display) {
 /// Tags every input; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
-    match prepare(args, &shutdown) {
+    match prepare(args, &shutdown, None) {
         Ok(prepared) => prepared.run(args, trigger, &shutdown),
         Err(code) => code,
     }
@@ -164,12 +165,16 @@ struct Prepared {
     encoder: SharedEncoder,
 }
 
-fn prepare(args: &Args, shutdown: &Shutdown) -> Result<Prepared, u8> {
+/// `only`: the one set of `--stream` that is looked for.
+fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepared, u8> {
     let fail = |error: &dyn std::fmt::Display, code| {
         complain(error);
         code
     };
     let mut watching = Watching::new(args).map_err(|error| fail(&error, 2))?;
+    if let Some(set) = only {
+        watching.keep_only(set).map_err(|error| fail(&error, 2))?;
+    }
     let inputs = watching.inputs(args).map_err(|error| fail(&error, 2))?;
     check_inputs(args, &inputs).map_err(|error| fail(&error, 2))?;
 
@@ -263,6 +268,7 @@ impl Prepared {
             settings: &self.watching.settings,
             args,
             shutdown,
+            collector: None,
         };
         for (number, input) in self.inputs.iter().enumerate() {
             let (name, stream) = match input {

@@ -203,6 +203,7 @@ mod tests {
         let rules = |name: &&str| LabelRules {
             name: Arc::from(*name),
             thresholds: Thresholds::default(),
+            origin: crate::event::ThresholdOrigin::default(),
             attributes: Arc::default(),
         };
         let set = SetRules {

@@ -294,7 +294,12 @@ mod tests {
     use crate::score::Rival;
 
     fn rehearse(margins: &[f32]) -> (Rehearsal, Vec<ToldEvent>) {
-        let rules = LabelRules { name: "car".into(), thresholds: Thresholds::default(), attributes: Arc::default() };
+        let rules = LabelRules {
+            name: "car".into(),
+            thresholds: Thresholds::default(),
+            origin: crate::event::ThresholdOrigin::default(),
+            attributes: Arc::default(),
+        };
         let rivals = [NamedRival { kind: crate::score::RivalKind::Background, name: "a yard".into() }];
         let set = SetRules { region: None, name: "lot".into(), labels: vec![rules], rivals: rivals.into() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };

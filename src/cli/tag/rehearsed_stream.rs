@@ -12,6 +12,7 @@ use super::Args;
 use crate::config::{self, Absence, Settings, StreamSettings};
 use crate::frame::view::{NamedView, View, Views};
 use crate::label::LabelSet;
+use crate::label::calibration_file::FoundCalibration;
 use crate::platform::secret::Secret;
 use crate::platform::userinfo::shown;
 use crate::sample::Interval;
@@ -74,15 +75,39 @@ impl Watching {
         Ok(Self { settings, base, is_configured, is_rehearsal })
     }
 
+    /// Of the configured stream's label sets only `name` is looked for.
+    ///
+    /// # Errors
+    /// The stream has no such set.
+    pub fn keep_only(&mut self, name: &str) -> Result<(), String> {
+        let Self { settings, base, .. } = self;
+        let found = |set: &usize| settings.label_sets.get(*set).is_some_and(|set| set.name == name);
+        let known: Vec<&str> =
+            base.label_sets.iter().filter_map(|set| Some(&*settings.label_sets.get(*set)?.name)).collect();
+        if !base.label_sets.iter().any(found) {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(format!("stream {} has no label set `{name}` (it has {known})", base.source.id));
+        }
+        base.label_sets.retain(found);
+        Ok(())
+    }
+
     /// What is looked for: `given`, or what the configured stream has.
     ///
     /// # Errors
     /// A label whose tags could never end, or nothing to look for.
     pub fn watch_for(&mut self, given: Option<Vec<LabelSet>>) -> Result<(), String> {
         let settings = &mut self.settings;
-        let sets = given.unwrap_or_else(|| {
-            self.base.label_sets.iter().filter_map(|set| settings.label_sets.get(*set).cloned()).collect()
-        });
+        let (sets, calibrations): (Vec<LabelSet>, Vec<FoundCalibration>) = match given {
+            // Of sets that are given here nobody has calibrated anything.
+            Some(given) => given.into_iter().map(|set| (set, FoundCalibration::Absent)).unzip(),
+            None => {
+                let of = |set: &usize| {
+                    Some((settings.label_sets.get(*set)?.clone(), settings.calibrations.get(*set)?.clone()))
+                };
+                self.base.label_sets.iter().filter_map(of).unzip()
+            }
+        };
         if sets.is_empty() {
             return Err(format!("stream {} has no label set: give -l or --labels", self.base.source.id));
         }
@@ -94,7 +119,7 @@ impl Watching {
             }
         }
         self.base.label_sets = (0..sets.len()).collect();
-        settings.label_sets = sets;
+        (settings.label_sets, settings.calibrations) = (sets, calibrations);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crossbeam_channel::{select, tick};
 use parking_lot::Mutex;
 
 use super::super::{complain, plain};
+use super::clip_scores::ScoreCollector;
 use super::rehearsal::Rehearsal;
 use super::score_lines::{Printer, print_json};
 use super::{Args, SharedEncoder, plot, remark};
@@ -41,6 +42,8 @@ pub(super) struct Watch<'a> {
     pub settings: &'a Settings,
     pub args: &'a Args,
     pub shutdown: &'a Shutdown,
+    /// Who takes the scores instead of printing them.
+    pub collector: Option<Arc<Mutex<ScoreCollector>>>,
 }
 
 /// What the scoring thread has seen.
@@ -131,7 +134,7 @@ impl Watch<'_> {
     }
 
     fn rehearsal(&self, stream: &StreamSettings) -> Rehearsal {
-        let sets = running_streams::rules(self.settings, stream);
+        let sets = running_streams::rules(self.settings, stream, &self.engine.model.fingerprint);
         let (id, model, gap) = (&stream.source.id, self.engine.model.clone(), running_streams::gap(stream));
         Rehearsal::new(&self.settings.instance, id, model, sets, gap, self.args.plot.is_some())
     }
@@ -140,13 +143,16 @@ impl Watch<'_> {
     fn route(&self, name: &str, rehearsal: Option<&Arc<Mutex<Rehearsal>>>, seen: &Arc<Seen>) -> ScoreRoute {
         let (printer, name, seen, rehearsal) =
             (self.printer.clone(), name.to_owned(), Arc::clone(seen), rehearsal.cloned());
-        let (events, limit) = (self.args.events, self.limit());
+        let (events, limit, collector) = (self.args.events, self.limit(), self.collector.clone());
         let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
             if limit.is_some_and(|limit| time.media >= limit) {
                 seen.is_over.store(true, Ordering::Relaxed);
                 return;
             }
             seen.frames.fetch_add(1, Ordering::Relaxed);
+            if let Some(collector) = &collector {
+                return collector.lock().note(time, scores);
+            }
             if !events {
                 printer.print(&name, Some(seconds(time.media)), scores);
             }

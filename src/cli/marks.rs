@@ -1,0 +1,454 @@
+//! `vtagd marks`: what a person says of the past, kept below the state directory, for `labels calibrate`.
+//!
+//! In: a configuration, for its streams, label sets and `state`, and what was seen when; or an event of the outbox that was right or wrong.
+//! Out: marks, changed or printed. A daemon that runs need not know: marks count once something is calibrated with them. On the main thread.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::events::Place;
+use super::screen::table;
+use super::{DEFAULT_CONFIG, complain, plain, plural, say};
+use crate::calibrate::marked_samples::EDGE;
+use crate::calibrate::marks::{MarkKind, MarkTime, SetMarks, Span};
+use crate::config::{self, Absence, Settings};
+use crate::event::{Event, EventKind};
+use crate::label::mark_store::{self, MarksByStream};
+use crate::outbox::history_reader::{OutboxReader, Query};
+use crate::platform::atomic_file::{self, Durability};
+use crate::platform::state_folder::StateFolder;
+use crate::platform::userinfo::shown;
+use crate::source::Location;
+use crate::yaml::Document;
+use crate::yaml::field_reader::{FromNode, Reader};
+use crate::yaml::problem::Severity;
+
+/// Seconds on each side of an event that are marked with it: edges do not count, and its own first and last sample should.
+const ROUND_EVENT: f64 = EDGE + 0.01;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say when a label was seen, when it was not there, and when nothing of the set was.
+    ///
+    /// Times are seconds of the clip, where the stream is a file, and otherwise such as 2026-05-01T12:00:00Z. What is not marked is unknown;
+    /// the half second at each end of a mark does not count.
+    Add(Marked),
+    /// Print marks.
+    List {
+        #[command(flatten)]
+        of: Which,
+        /// As JSON: {"streams": {stream: {set: marks}}}.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take marks away again, said as `add` was; or --all of a stream and set.
+    Remove {
+        #[command(flatten)]
+        marked: Marked,
+        /// All marks of the set on the stream, or of --label.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Add the marks of a file (YAML or JSON), in the form that `export` writes.
+    Import {
+        /// The file; - is standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        on: On,
+        /// Instead of what is marked of the set on the stream, not besides.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Print the marks of a set on a stream, as --marks and `import` take them.
+    Export {
+        #[command(flatten)]
+        on: On,
+        /// Write them into a file instead of to standard output.
+        #[arg(short, long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Say that an event was right, or wrong: its time is marked as with its label, or as without it.
+    Event {
+        /// CloudEvents id of any event of the tag, as `vtagd events list` prints it, or the tag's own id.
+        id: String,
+        /// Which of the two.
+        verdict: Verdict,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Verdict {
+    Right,
+    Wrong,
+}
+
+/// A set on a stream.
+#[derive(Debug, ClapArgs)]
+pub struct On {
+    /// Configuration file of the daemon.
+    #[arg(short, long, default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Id of the stream.
+    #[arg(long, value_name = "ID")]
+    stream: String,
+    /// Name of the label set.
+    #[arg(long, value_name = "SET")]
+    set: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Which {
+    /// Configuration file of the daemon.
+    #[arg(short, long, default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Of this stream only.
+    #[arg(long, value_name = "ID")]
+    stream: Option<String>,
+    /// Of this label set only.
+    #[arg(long, value_name = "SET")]
+    set: Option<String>,
+}
+
+/// Intervals of one label, or empty ones.
+#[derive(Debug, ClapArgs)]
+pub struct Marked {
+    #[command(flatten)]
+    on: On,
+    /// Name of the label that --seen and --absent are of.
+    #[arg(long, value_name = "LABEL")]
+    label: Option<String>,
+    /// The label was there; may be given several times.
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"], requires = "label", allow_hyphen_values = true)]
+    seen: Vec<MarkTime>,
+    /// The label was not there; may be given several times.
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"], requires = "label", allow_hyphen_values = true)]
+    absent: Vec<MarkTime>,
+    /// No label of the set was there; may be given several times.
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"], allow_hyphen_values = true)]
+    empty: Vec<MarkTime>,
+}
+
+impl Marked {
+    fn all(&self) -> Vec<(MarkKind, Span)> {
+        let label = || self.label.clone().unwrap_or_default();
+        let of = |times: &[MarkTime], kind: MarkKind| {
+            let span = |pair: &[MarkTime]| Some((kind.clone(), Span(*pair.first()?, *pair.get(1)?)));
+            times.chunks(2).filter_map(span).collect::<Vec<_>>()
+        };
+        let mut all = of(&self.seen, MarkKind::Seen(label()));
+        all.extend(of(&self.absent, MarkKind::Absent(label())));
+        all.extend(of(&self.empty, MarkKind::Empty));
+        all
+    }
+}
+
+/// Why it was not done, and the exit code.
+pub(super) type Failure = (String, u8);
+
+/// Does it; the exit code.
+pub fn run(command: &Command) -> u8 {
+    let done = match command {
+        Command::Add(marked) => add(marked),
+        Command::List { of, json } => list(of, *json),
+        Command::Remove { marked, all } => remove(marked, *all),
+        Command::Import { file, on, replace } => import(file, on, *replace),
+        Command::Export { on, out } => export(on, out.as_deref()),
+        Command::Event { id, verdict, place } => event(id, *verdict, place),
+    };
+    done.map_or_else(
+        |(why, code)| {
+            complain(&why);
+            code
+        },
+        |()| 0,
+    )
+}
+
+/// The configuration, whose credentials need not be here.
+pub(super) fn settings(config: &Path) -> Result<Settings, Failure> {
+    config::load_for(config, Absence::Told).map_err(|problems| {
+        let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+        (errors.map(ToString::to_string).collect::<Vec<_>>().join("\n"), 2)
+    })
+}
+
+fn state_of(config: &Path) -> Result<StateFolder, Failure> {
+    config::sets_of(config)
+        .map(|(state, _)| state)
+        .map_err(|why| (format!("{why}; name the daemon's configuration with -c"), 2))
+}
+
+/// The labels of the set, if the stream has it.
+pub(super) fn labels_of(settings: &Settings, stream: &str, set: &str) -> Result<Vec<String>, Failure> {
+    let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let streams = || list(settings.streams.iter().map(|stream| &*stream.source.id).collect());
+    let found = settings.streams.iter().find(|one| *one.source.id == *stream);
+    let found = found.ok_or_else(|| (format!("there is no stream `{stream}` (known: {})", streams()), 2))?;
+    let sets = || found.label_sets.iter().filter_map(|at| settings.label_sets.get(*at));
+    let of = sets().find(|one| one.name == set);
+    let of = of.ok_or_else(|| {
+        (
+            format!(
+                "stream {stream} has no label set `{set}` (it has {})",
+                list(sets().map(|set| &*set.name).collect())
+            ),
+            2,
+        )
+    })?;
+    Ok(of.labels.iter().map(|label| label.name.clone()).collect())
+}
+
+/// Changes the marks of a set on a stream; what they come to is checked before anything is kept.
+fn change<T>(
+    state: &StateFolder,
+    stream: &str,
+    set: &str,
+    known: Option<&[String]>,
+    change: impl FnOnce(&mut SetMarks) -> Result<T, String>,
+) -> Result<T, Failure> {
+    let changed = mark_store::change(state, |streams: &mut MarksByStream| {
+        let marks = streams.entry(stream.to_owned()).or_default().entry(set.to_owned()).or_default();
+        let done = change(marks)?;
+        match marks.problems(known)[..] {
+            [] => Ok(done),
+            ref problems => Err(problems.join("\n")),
+        }
+    });
+    let (done, aside) = changed.map_err(|error| (error.to_string(), error.exit_code()))?;
+    if let Some(aside) = aside {
+        complain(&format!("the marks that there were are damaged; they are kept as {}", aside.display()));
+    }
+    Ok(done)
+}
+
+fn add(marked: &Marked) -> Result<(), Failure> {
+    let On { config, stream, set } = &marked.on;
+    let settings = settings(config)?;
+    let known = labels_of(&settings, stream, set)?;
+    let all = marked.all();
+    if all.is_empty() {
+        return Err((
+            "say what was when: --label NAME --seen FROM TO, --absent FROM TO, or --empty FROM TO".to_owned(),
+            2,
+        ));
+    }
+    let number = all.len();
+    change(&settings.state, stream, set, Some(&known), |marks| {
+        all.iter().for_each(|(kind, span)| marks.add(kind, *span));
+        Ok(())
+    })?;
+    say(&format!("{} of the set `{set}` on stream {stream}", plural(number, "mark")));
+    Ok(())
+}
+
+fn read(state: &StateFolder) -> Result<MarksByStream, Failure> {
+    mark_store::read(state).map_err(|error| (error.to_string(), error.exit_code()))
+}
+
+fn list(of: &Which, as_json: bool) -> Result<(), Failure> {
+    let mut streams = read(&state_of(&of.config)?)?;
+    streams.retain(|stream, _| of.stream.as_ref().is_none_or(|wanted| wanted == stream));
+    for sets in streams.values_mut() {
+        sets.retain(|set, _| of.set.as_ref().is_none_or(|wanted| wanted == set));
+    }
+    if as_json {
+        say(&json!({ "streams": streams }).to_string());
+        return Ok(());
+    }
+    let mut rows = vec![["stream", "set", "label", "marked", "from", "to"].map(str::to_owned)];
+    for (stream, sets) in &streams {
+        for (set, marks) in sets {
+            rows.extend(marks.all().into_iter().map(|(kind, span)| {
+                let (label, said) = match kind {
+                    MarkKind::Seen(label) => (label, "seen"),
+                    MarkKind::Absent(label) => (label, "absent"),
+                    MarkKind::Empty => ("(all)".to_owned(), "empty"),
+                };
+                [plain(stream), plain(set), plain(&label), said.to_owned(), span.0.to_string(), span.1.to_string()]
+            }));
+        }
+    }
+    say(&table(&rows));
+    Ok(())
+}
+
+fn remove(marked: &Marked, all: bool) -> Result<(), Failure> {
+    let On { config, stream, set } = &marked.on;
+    let state = state_of(config)?;
+    let wanted = marked.all();
+    if wanted.is_empty() != all {
+        return Err(("say which marks, as they were added, or --all".to_owned(), 2));
+    }
+    let removed = change(&state, stream, set, None, |marks| {
+        let before = marks.len();
+        match &marked.label {
+            _ if !all => {
+                for (kind, span) in &wanted {
+                    if !marks.remove(kind, *span) {
+                        return Err(format!("there is no mark {kind} {span} of the set `{set}` on stream {stream}"));
+                    }
+                }
+            }
+            Some(label) => drop(marks.labels.remove(label)),
+            None => *marks = SetMarks::default(),
+        }
+        Ok(before - marks.len())
+    })?;
+    say(&format!("{} removed of the set `{set}` on stream {stream}", plural(removed, "mark")));
+    Ok(())
+}
+
+/// Marks as a person writes them, in `file`.
+pub(super) fn read_form(file: &Path) -> Result<SetMarks, Failure> {
+    let read = if file == Path::new("-") {
+        crate::yaml::bounded(std::io::stdin().lock())
+            .map_err(|error| (format!("standard input cannot be read: {error}"), 2))
+            .and_then(|bytes| Document::parse(file, &bytes).map_err(|problem| (problem.to_string(), 2)))
+    } else {
+        Document::read(file).map_err(|problem| (problem.to_string(), 2))
+    };
+    let document = read?;
+    let mut reader = Reader::new(&document);
+    let value = serde_json::Value::from_node(document.root(), "", &mut reader);
+    if let Some(problem) = reader.finish().into_iter().find(|problem| problem.severity == Severity::Error) {
+        return Err((problem.to_string(), 2));
+    }
+    let form = "labels: { car: { seen: [[4.5, 8.2]], absent: [[20, 24]] } }, empty: [[0, 4]]";
+    serde_json::from_value(value.unwrap_or_default())
+        .map_err(|error| (format!("{}: these are no marks: {error}; they look so: {form}", shown(file)), 2))
+}
+
+fn import(file: &Path, on: &On, replace: bool) -> Result<(), Failure> {
+    let settings = settings(&on.config)?;
+    let known = labels_of(&settings, &on.stream, &on.set)?;
+    let new = read_form(file)?;
+    let problems = new.problems(Some(&known));
+    if !problems.is_empty() {
+        return Err((format!("{}: {}", shown(file), problems.join("\n")), 2));
+    }
+    let number = new.len();
+    change(&settings.state, &on.stream, &on.set, Some(&known), |marks| {
+        if replace {
+            *marks = SetMarks::default();
+        }
+        new.all().iter().for_each(|(kind, span)| marks.add(kind, *span));
+        Ok(())
+    })?;
+    say(&format!("{} of the set `{}` on stream {}", plural(number, "mark"), on.set, on.stream));
+    Ok(())
+}
+
+fn export(on: &On, out: Option<&Path>) -> Result<(), Failure> {
+    let mut streams = read(&state_of(&on.config)?)?;
+    let marks = streams.remove(&on.stream).and_then(|mut sets| sets.remove(&on.set)).unwrap_or_default();
+    let text = serde_json::to_string_pretty(&marks).map_err(|error| (error.to_string(), 1))?;
+    let Some(out) = out else {
+        say(&text);
+        return Ok(());
+    };
+    let written = atomic_file::replace(out, format!("{text}\n").as_bytes(), Durability::Synced);
+    written.map_err(|error| (format!("{} cannot be written: {error}", out.display()), 1))
+}
+
+/// A tag as the outbox has it.
+#[derive(Debug)]
+struct FoundTag {
+    stream: String,
+    set: String,
+    label: String,
+    media: (f64, f64),
+    wall: (jiff::Timestamp, jiff::Timestamp),
+}
+
+fn event(id: &str, verdict: Verdict, place: &Place) -> Result<(), Failure> {
+    let settings = settings(&place.config)?;
+    let tag = found(id, place)?;
+    // A set or a label that is gone has nothing to be calibrated.
+    let known = labels_of(&settings, &tag.stream, &tag.set)?;
+    if !known.contains(&tag.label) {
+        return Err((format!("the set `{}` has no label `{}` any more", tag.set, tag.label), 2));
+    }
+    let span = tag.span(&settings);
+    let (kind, other) = match verdict {
+        Verdict::Right => (MarkKind::Seen(tag.label.clone()), MarkKind::Absent(tag.label.clone())),
+        Verdict::Wrong => (MarkKind::Absent(tag.label.clone()), MarkKind::Seen(tag.label.clone())),
+    };
+    change(&settings.state, &tag.stream, &tag.set, Some(&known), |marks| {
+        // Who has changed his mind says so of the same event.
+        marks.remove(&other, span);
+        marks.add(&kind, span);
+        Ok(())
+    })?;
+    say(&format!("marked: {kind} {span}, set `{}` on stream {}", tag.set, tag.stream));
+    Ok(())
+}
+
+impl FoundTag {
+    /// Of a stream that is a file its seconds, so that the file is the clip; otherwise by the clock.
+    fn span(&self, settings: &Settings) -> Span {
+        let stream = settings.streams.iter().find(|stream| *stream.source.id == *self.stream);
+        if stream.is_some_and(|stream| matches!(stream.source.location, Location::File(_)) && !stream.source.looped) {
+            let (from, to) = self.media;
+            let rounded = |seconds: f64| MarkTime::Media((seconds * 1000.0).round() / 1000.0);
+            return Span(rounded((from - ROUND_EVENT).max(0.0)), rounded(to + ROUND_EVENT));
+        }
+        let around = jiff::SignedDuration::from_secs_f64(ROUND_EVENT);
+        let (from, to) = self.wall;
+        Span(
+            MarkTime::Wall(from.saturating_sub(around).unwrap_or(from)),
+            MarkTime::Wall(to.saturating_add(around).unwrap_or(to)),
+        )
+    }
+}
+
+/// The tag that the event is of, as far as the outbox knows it.
+fn found(id: &str, place: &Place) -> Result<FoundTag, Failure> {
+    let failed = |error: super::events::Failure| (error.to_string(), error.exit_code());
+    let outbox = |error: crate::outbox::OutboxError| (error.to_string(), error.exit_code());
+    let reader = OutboxReader::open(&place.outbox().map_err(failed)?).map_err(outbox)?;
+    let parse = |body: &str| serde_json::from_str::<Event>(body).ok();
+    let by_id = Query { ids: vec![id.to_owned()], ..Query::default() };
+    let named = reader.latest(&by_id, 1).map_err(outbox)?.first().and_then(|row| parse(&row.body));
+    let tag_id = match &named {
+        Some(event) => event.data.tag_id,
+        None => id
+            .parse()
+            .map_err(|_| (format!("the outbox has no event `{id}`; `vtagd events list` prints their ids"), 2))?,
+    };
+    // A tag's events come after its start; of an id alone nothing narrows the search.
+    let query = named.as_ref().map_or_else(Query::default, |event| Query {
+        streams: vec![event.data.stream.clone()],
+        sets: vec![event.data.set.clone()],
+        labels: vec![event.data.label.clone()],
+        ..Query::default()
+    });
+    let (mut found, mut after): (Option<FoundTag>, u64) = (None, 0);
+    loop {
+        let rows = reader.page(&query, after).map_err(outbox)?;
+        let Some(last) = rows.last() else { break };
+        after = last.seq;
+        for data in rows.iter().filter_map(|row| parse(&row.body)).filter(|event| event.data.tag_id == tag_id) {
+            let (kind, data) = (data.kind, data.data);
+            let lasted = data.sampled_at.duration_since(data.started_at).as_secs_f64().max(0.0);
+            let media_end = data.media_end.unwrap_or(data.media_start + lasted);
+            let wall_end = data.ended_at.unwrap_or(data.sampled_at);
+            let tag = found.get_or_insert_with(|| FoundTag {
+                stream: data.stream.clone(),
+                set: data.set.clone(),
+                label: data.label.clone(),
+                media: (data.media_start, media_end),
+                wall: (data.started_at, wall_end),
+            });
+            if kind == EventKind::End {
+                (tag.media.1, tag.wall.1) = (media_end, wall_end);
+            } else {
+                (tag.media.1, tag.wall.1) = (tag.media.1.max(media_end), tag.wall.1.max(wall_end));
+            }
+        }
+    }
+    found.ok_or_else(|| (format!("the outbox has no event `{id}`; `vtagd events list` prints their ids"), 2))
+}

@@ -1,0 +1,192 @@
+//! Which thresholds of a label are in force: those of the configuration, those of a calibration, or none, since a calibration is there and
+//! does not fit any more.
+//!
+//! In: settings with what was found of calibrations, a stream, the model's fingerprint. Out: thresholds and where they come from, and which
+//! labels [wait](Waiting). A label that was calibrated never goes back to the configuration's thresholds by itself: what they would let
+//! through nobody has looked at. Reads the files of calibrations, on the caller's thread; the rest is pure.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{ModelChoice, Settings, StreamSettings, thresholds};
+use crate::event::{ThresholdOrigin, Thresholds};
+use crate::frame::view::NamedView;
+use crate::label::calibration_file::{self, Binding, CalibratedLabel, FoundCalibration};
+use crate::label::{Label, LabelSet};
+use crate::platform::state_folder::StateFolder;
+use crate::sample::Interval;
+use crate::yaml::field_reader::{At, Reader};
+
+/// How the calibration of a label may be made to count again.
+const REMEDY: &str = "`vtagd labels calibrate` makes another, `vtagd labels confirm` lets the old one count, and with --discard the \
+                      thresholds of the configuration";
+
+/// What there is of the set `name`, which `at` of the configuration names.
+pub(super) fn found(state: &StateFolder, name: &str, at: &At<String>, reader: &mut Reader<'_>) -> FoundCalibration {
+    let found = calibration_file::read(state, name);
+    if let FoundCalibration::Wrong(why) = &found {
+        let path = state.place(&calibration_file::place_of(name));
+        let message = format!(
+            "the calibration of the set `{name}`, {}, {why}: its labels wait, and tell nothing",
+            path.display()
+        );
+        reader.warn(at, message, REMEDY);
+    }
+    found
+}
+
+/// What the margins of `label` depend on, in this view of the stream.
+pub fn binding(set: &LabelSet, label: &Label, stream: &StreamSettings, view: &NamedView, model: &str) -> Binding {
+    let region = &view.view.region;
+    let mut seen = json!({ "mode": view.view.mode, "region": [region.x, region.y, region.w, region.h] });
+    if let Some(mask) = &view.mask {
+        seen["polygon"] = json!(mask.corners());
+    }
+    let interval = match stream.interval {
+        Interval::Every(interval) => format!("{}ms", interval.as_millis()),
+        Interval::Auto => "auto".to_owned(),
+    };
+    Binding::of(set, label, seen.to_string(), interval, model)
+}
+
+/// The thresholds of a label of the set with this index in a view of `stream`, and where they come from. Without a `model` its fingerprint is not
+/// looked at.
+pub fn in_force(
+    settings: &Settings,
+    set: usize,
+    label: &Label,
+    stream: &StreamSettings,
+    view: &NamedView,
+    model: Option<&str>,
+) -> (Thresholds, ThresholdOrigin) {
+    let own = thresholds(label, &settings.events);
+    let (Some(found), Some(of)) = (settings.calibrations.get(set), settings.label_sets.get(set)) else {
+        return (own, ThresholdOrigin::Configuration);
+    };
+    if let FoundCalibration::Wrong(_) = found {
+        return (own, ThresholdOrigin::Waiting("its calibration cannot be read".into()));
+    }
+    let Some(calibrated) = found.of(&stream.source.id, view.name.as_deref(), &label.name) else {
+        return (own, ThresholdOrigin::Configuration);
+    };
+    let now = binding(of, label, stream, view, model.unwrap_or(&calibrated.bound.model));
+    match calibrated.bound.differing(&now)[..] {
+        [] => (calibrated_thresholds(calibrated), ThresholdOrigin::Calibration),
+        ref other => {
+            let other = other.join(", ");
+            (own, ThresholdOrigin::Waiting(format!("changed since it was calibrated: {other}").into()))
+        }
+    }
+}
+
+fn calibrated_thresholds(calibrated: &CalibratedLabel) -> Thresholds {
+    let (enter, exit) = calibrated.levels();
+    let time = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    Thresholds {
+        enter,
+        exit,
+        after: time(calibrated.after),
+        after_exit: time(calibrated.after_exit),
+        cooldown: time(calibrated.cooldown),
+    }
+}
+
+/// Labels of a set on a stream that tell nothing until they are calibrated again, or confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub stream: String,
+    /// Of the stream, if it has some.
+    pub region: Option<String>,
+    pub set: String,
+    /// Index of the set.
+    pub at: usize,
+    pub labels: Vec<String>,
+    /// Of the first of them.
+    pub why: String,
+}
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let more = if self.labels.len() > 1 {
+            format!(" and {} more wait", self.labels.len() - 1)
+        } else {
+            " waits".to_owned()
+        };
+        let first = self.labels.first().map_or("", String::as_str);
+        let region = self.region.as_ref().map_or_else(String::new, |region| format!("/{region}"));
+        write!(f, "`{first}`{more} on stream {}{region} and tell nothing: {}", self.stream, self.why)
+    }
+}
+
+/// Every pair of a stream (or a region of it) and a set that has a calibration, with the labels that wait, if any do.
+pub fn calibrated(settings: &Settings, model: &str) -> Vec<Waiting> {
+    if settings.model.choice == ModelChoice::None {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    for stream in &settings.streams {
+        for (view, at) in boards(stream) {
+            let Some(set) = settings.label_sets.get(at) else { continue };
+            let mut waiting = Waiting {
+                stream: stream.source.id.to_string(),
+                region: view.name.as_deref().map(str::to_owned),
+                set: set.name.clone(),
+                at,
+                labels: Vec::new(),
+                why: String::new(),
+            };
+            let mut is_calibrated = false;
+            for label in &set.labels {
+                match in_force(settings, at, label, stream, view, Some(model)).1 {
+                    ThresholdOrigin::Configuration => {}
+                    ThresholdOrigin::Calibration => is_calibrated = true,
+                    ThresholdOrigin::Waiting(why) => {
+                        if waiting.labels.is_empty() {
+                            waiting.why = why.to_string();
+                        }
+                        waiting.labels.push(label.name.clone());
+                    }
+                }
+            }
+            if is_calibrated || !waiting.labels.is_empty() {
+                out.push(waiting);
+            }
+        }
+    }
+    out
+}
+
+/// Every view of a stream with every index of its label sets.
+fn boards(stream: &StreamSettings) -> impl Iterator<Item = (&NamedView, usize)> {
+    stream.views.iter().flat_map(|view| stream.label_sets.iter().map(move |at| (view, *at)))
+}
+
+/// What `check` and the log say besides.
+pub fn remedy() -> &'static str {
+    REMEDY
+}
+
+/// For `config show`: the labels whose thresholds are not those of the files, by set and stream. Whether the model is the one that they are
+/// made for is seen at the start.
+pub(super) fn shown(settings: &Settings) -> Option<Value> {
+    let mut sets = serde_json::Map::new();
+    for stream in &settings.streams {
+        for (view, at) in boards(stream) {
+            let Some(set) = settings.label_sets.get(at) else { continue };
+            let place = view
+                .name
+                .as_ref()
+                .map_or_else(|| stream.source.id.to_string(), |region| format!("{}/{region}", stream.source.id));
+            for label in &set.labels {
+                let told = match in_force(settings, at, label, stream, view, None) {
+                    (_, ThresholdOrigin::Configuration) => continue,
+                    (_, ThresholdOrigin::Waiting(why)) => json!({ "waits": why }),
+                    (thresholds, ThresholdOrigin::Calibration) => json!(thresholds),
+                };
+                sets.entry(set.name.clone()).or_insert_with(|| json!({}))[place.as_str()][&label.name] = told;
+            }
+        }
+    }
+    Some(Value::Object(sets)).filter(|sets| sets.as_object().is_some_and(|sets| !sets.is_empty()))
+}

@@ -1,0 +1,232 @@
+//! Scores in, events out: what is told, when, and to whom.
+
+use std::time::Instant;
+
+use super::*;
+
+fn at(base: Instant, seconds: u64) -> FrameTime {
+    let media = Duration::from_secs(seconds);
+    FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media }
+}
+
+/// Scores of these probabilities.
+fn scored(probabilities: &[f64]) -> Vec<LabelScore> {
+    probabilities.iter().map(|p| LabelScore { margin: margin::margin(*p), rival: None }).collect()
+}
+
+fn set(labels: Vec<LabelRules>) -> Vec<SetRules> {
+    vec![SetRules { region: None, name: "set".into(), labels, rivals: Arc::default() }]
+}
+
+fn emitter() -> Emitter {
+    let thresholds = Thresholds {
+        after: Duration::ZERO,
+        after_exit: Duration::ZERO,
+        cooldown: Duration::ZERO,
+        ..Thresholds::default()
+    };
+    let label = |name: &str| LabelRules {
+        name: name.into(),
+        thresholds,
+        origin: ThresholdOrigin::default(),
+        attributes: Arc::default(),
+    };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    Emitter::new("site a", "door".into(), model, set(vec![label("cat"), label("dog")]), Duration::from_secs(30))
+}
+
+#[test]
+fn all_events_of_one_tag_share_its_id_and_have_their_own() {
+    let base = Instant::now();
+    let (mut emitter, mut events) = (emitter(), Vec::new());
+    emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.1]), &mut |e| {
+        events.push(e);
+        true
+    });
+    emitter.scores(at(base, 2), 0, &scored(&[0.1, 0.9]), &mut |e| {
+        events.push(e);
+        true
+    });
+    emitter.close(EndReason::Shutdown, &mut |e| {
+        events.push(e);
+        true
+    });
+    let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str())).collect();
+    assert_eq!(
+        told,
+        [(EventKind::Start, "cat"), (EventKind::End, "cat"), (EventKind::Start, "dog"), (EventKind::End, "dog")]
+    );
+    assert_eq!(events[0].data.tag_id, events[1].data.tag_id);
+    assert_ne!(events[0].data.tag_id, events[2].data.tag_id);
+    assert_ne!(events[0].id, events[1].id);
+    assert_eq!(events[3].data.reason, Some(EndReason::Shutdown));
+    assert_eq!(events[1].data.media_end, Some(2.0));
+}
+
+#[test]
+fn changed_labels_end_the_tags_of_those_that_went_and_leave_the_others_open() {
+    let base = Instant::now();
+    let (mut emitter, mut events) = (emitter(), Vec::new());
+    emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.9]), &mut |e| {
+        events.push(e);
+        true
+    });
+    let thresholds =
+        Thresholds { after_exit: Duration::ZERO, exit: Threshold::Probability(0.3), ..Thresholds::default() };
+    let label = |name: &str| LabelRules {
+        name: name.into(),
+        thresholds,
+        origin: ThresholdOrigin::default(),
+        attributes: Arc::default(),
+    };
+    let sets = set(vec![label("bird"), label("dog")]);
+    emitter.relabel(sets, Duration::from_secs(30), &mut |e| {
+        events.push(e);
+        true
+    });
+    // Above the new exit: stays open; the new label is at its own place.
+    emitter.scores(at(base, 2), 0, &scored(&[0.1, 0.35]), &mut |e| {
+        events.push(e);
+        true
+    });
+    emitter.scores(at(base, 3), 0, &scored(&[0.1, 0.1]), &mut |e| {
+        events.push(e);
+        true
+    });
+    let told: Vec<_> = events.iter().map(|e| (e.kind, e.data.label.as_str(), e.data.reason)).collect();
+    assert_eq!(
+        told,
+        [
+            (EventKind::Start, "cat", None),
+            (EventKind::Start, "dog", None),
+            (EventKind::End, "cat", Some(EndReason::Reconfigured)),
+            (EventKind::End, "dog", Some(EndReason::BelowExit)),
+        ]
+    );
+    assert_eq!(events[1].data.tag_id, events[3].data.tag_id);
+}
+
+#[test]
+fn a_label_that_waits_is_scored_and_tells_nothing_but_the_end_of_what_it_has_told() {
+    let base = Instant::now();
+    let (mut emitter, mut events) = (emitter(), Vec::new());
+    let mut told = |event: Event| {
+        events.push((event.kind, event.data.label, event.data.reason));
+        true
+    };
+    emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.1]), &mut told);
+    let thresholds = Thresholds { after: Duration::ZERO, cooldown: Duration::ZERO, ..Thresholds::default() };
+    let label = |name: &str, origin| LabelRules { name: name.into(), thresholds, origin, attributes: Arc::default() };
+    let sets = |origin| set(vec![label("cat", origin), label("dog", ThresholdOrigin::Calibration)]);
+    let gap = Duration::from_secs(30);
+    emitter.relabel(sets(ThresholdOrigin::Waiting("its view is another".into())), gap, &mut told);
+    emitter.scores(at(base, 2), 0, &scored(&[0.9, 0.9]), &mut told);
+    assert!(emitter.boards[0].labels[0].latest.is_some_and(|score| score.probability() > 0.8));
+    emitter.relabel(sets(ThresholdOrigin::Calibration), gap, &mut told);
+    emitter.scores(at(base, 3), 0, &scored(&[0.9, 0.9]), &mut told);
+    let (start, end) = (EventKind::Start, EventKind::End);
+    let cat = |kind, reason| (kind, "cat".to_owned(), reason);
+    let expected =
+        [cat(start, None), cat(end, Some(EndReason::Reconfigured)), (start, "dog".to_owned(), None), cat(start, None)];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn a_start_that_reached_nobody_does_not_begin_its_cooldown() {
+    let base = Instant::now();
+    let thresholds = Thresholds {
+        after: Duration::ZERO,
+        after_exit: Duration::ZERO,
+        cooldown: Duration::from_secs(60),
+        ..Thresholds::default()
+    };
+    let label =
+        LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let mut emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
+    let mut told = Vec::new();
+    // The sinks are over their limit for the first three seconds.
+    for (second, score) in [(1, 0.9), (2, 0.1), (3, 0.9), (4, 0.1), (5, 0.9), (6, 0.1), (7, 0.9)] {
+        emitter.scores(at(base, second), 0, &scored(&[score]), &mut |event| {
+            let reaches = second > 3;
+            if reaches {
+                told.push((second, event.kind));
+            }
+            reaches
+        });
+    }
+    assert_eq!(
+        told,
+        [(4, EventKind::End), (5, EventKind::Start), (6, EventKind::End)],
+        "7 is within the cooldown of 5"
+    );
+}
+
+#[test]
+fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
+    let base = Instant::now();
+    let thresholds = Thresholds { after: Duration::from_secs(2), ..Thresholds::default() };
+    let label = |name: &str| LabelRules {
+        name: name.into(),
+        thresholds,
+        origin: ThresholdOrigin::default(),
+        attributes: Arc::default(),
+    };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let labels = vec![label("cat"), label("dog"), label("cow")];
+    let sets = vec![SetRules { region: None, name: "pets".into(), labels, rivals: Arc::default() }];
+    let swallowed = Arc::new(SwallowedStarts::new(&"door".into()));
+    let emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
+    let mut emitter = emitter.counting(Arc::clone(&swallowed));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let samples = [(1, [0.9, 0.1, 0.1]), (2, [0.1, 0.9, 0.5]), (3, [0.9, 0.9, 0.1]), (4, [0.1, 0.1, 0.1])];
+        for (second, scores) in samples {
+            emitter.scores(at(base, second), 0, &scored(&scores), &mut |event| panic!("{event:?}"));
+        }
+    });
+    let told: Vec<_> = swallowed
+        .report()
+        .into_iter()
+        .map(|r| (r.set, r.label, r.counts.after, r.counts.cooldown, r.counts.gap, r.counts.rival))
+        .collect();
+    let pets = |label: &str, after, rival| ("pets".to_owned(), label.to_owned(), after, 0, 0, rival);
+    assert_eq!(told, [pets("cat", 2, 0), pets("cow", 0, 1), pets("dog", 1, 0)]);
+    let text = recorder.handle().render();
+    let line = "vtagd_starts_swallowed_total{stream=\"door\",set=\"pets\",label=\"cat\",why=\"after\"} 2";
+    assert!(text.lines().any(|told| told == line), "{text}");
+    swallowed.keep(&[("pets".to_owned(), "dog".to_owned())]);
+    assert_eq!(swallowed.report().len(), 1);
+}
+
+#[test]
+fn closing_a_stream_that_never_had_a_frame_tells_nothing() {
+    emitter().close(EndReason::Shutdown, &mut |e| panic!("unexpected {e:?}"));
+}
+
+#[test]
+fn labels_of_one_name_in_two_sets_are_two_series() {
+    let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
+    let label = || LabelRules {
+        name: "cat".into(),
+        thresholds,
+        origin: ThresholdOrigin::default(),
+        attributes: Arc::default(),
+    };
+    let set = |name: &str| SetRules { region: None, name: name.into(), labels: vec![label()], rivals: Arc::default() };
+    let sets = vec![set("indoors"), set("outdoors")];
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let mut emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let base = Instant::now();
+    metrics::with_local_recorder(&recorder, || {
+        for set in [0, 1] {
+            emitter.scores(at(base, 1 + set as u64), set, &scored(&[0.9]), &mut |_| true);
+        }
+    });
+    let text = recorder.handle().render();
+    for set in ["indoors", "outdoors"] {
+        let line = format!("vtagd_events_total{{stream=\"door\",set=\"{set}\",label=\"cat\",type=\"start\"}} 1");
+        assert!(text.lines().any(|told| told == line), "{line}: {text}");
+    }
+}

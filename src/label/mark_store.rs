@@ -1,0 +1,189 @@
+//! Marks that are kept: `marks.json` below the state directory, of every stream and label set. No upgrade and no full outbox touches it.
+//!
+//! In: a state directory, and what is to be changed. Out: the [marks](crate::calibrate::marks) of a stream and set. Replaced whole, with the
+//! folder's owner and mode, by one writer at a time; at most [`MAX_BYTES`]. A file that is damaged is named; before another is written it is
+//! moved aside, so that nothing is lost. On the caller's thread.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::calibrate::marks::SetMarks;
+use crate::platform::state_folder::{StateError, StateFolder};
+
+const FILE: &str = "marks.json";
+/// Held by whoever changes it.
+const LOCK: &str = "marks.lock";
+/// Some two hundred thousand marks.
+pub const MAX_BYTES: u64 = 16 << 20;
+const VERSION: u32 = 1;
+
+/// Stream, set, marks.
+pub type MarksByStream = BTreeMap<String, BTreeMap<String, SetMarks>>;
+
+#[derive(Debug, Deserialize, Serialize)]
+struct MarkFile {
+    version: u32,
+    #[serde(default)]
+    streams: MarksByStream,
+}
+
+/// Why marks cannot be had, or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkStoreError {
+    #[error("{} {why}", path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("{} is of a newer vtagd (version {version}): it is kept as it is", path.display())]
+    Newer { path: PathBuf, version: u64 },
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{} would be larger than {MAX_BYTES} bytes; `vtagd marks remove` makes room", .0.display())]
+    TooLarge(PathBuf),
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl MarkStoreError {
+    /// 2 where a person has to change something.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 2,
+            Self::State(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+fn place(state: &StateFolder) -> PathBuf {
+    state.place(Path::new(FILE))
+}
+
+/// All marks.
+///
+/// # Errors
+/// When the file is damaged, or cannot be read.
+pub fn read(state: &StateFolder) -> Result<MarksByStream, MarkStoreError> {
+    let path = place(state);
+    let bytes = match state.read(Path::new(FILE), MAX_BYTES) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(MarksByStream::new()),
+        Err(source) => return Err(MarkStoreError::Unreadable { path, source }),
+    };
+    let damaged = |why: String| MarkStoreError::Damaged { path: path.clone(), why };
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(damaged(format!("is larger than {MAX_BYTES} bytes")));
+    }
+    let version = serde_json::from_slice::<serde_json::Value>(&bytes).ok().and_then(|file| file["version"].as_u64());
+    if let Some(version) = version.filter(|version| *version > u64::from(VERSION)) {
+        return Err(MarkStoreError::Newer { path, version });
+    }
+    let file: MarkFile = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is damaged ({error})")))?;
+    let problem =
+        file.streams.iter().flat_map(|(stream, sets)| sets.iter().map(move |(set, marks)| (stream, set, marks)));
+    let mut problem =
+        problem.filter_map(|(stream, set, marks)| Some((stream, set, marks.problems(None).into_iter().next()?)));
+    match problem.next() {
+        Some((stream, set, why)) => Err(damaged(format!("is damaged (stream {stream}, set {set}: {why})"))),
+        None => Ok(file.streams),
+    }
+}
+
+/// Changes the marks as `change` says, which may refuse. Where the file was damaged it is moved aside, and its new name is given.
+///
+/// # Errors
+/// When `change` refuses, or nothing can be written; what lay there is as it was.
+pub fn change<T>(
+    state: &StateFolder,
+    change: impl FnOnce(&mut MarksByStream) -> Result<T, String>,
+) -> Result<(T, Option<PathBuf>), MarkStoreError> {
+    let _lock = state.lock_file(Path::new(LOCK))?;
+    let (mut streams, damaged) = match read(state) {
+        Ok(streams) => (streams, false),
+        Err(MarkStoreError::Damaged { .. }) => (MarksByStream::new(), true),
+        Err(error) => return Err(error),
+    };
+    let done = change(&mut streams).map_err(MarkStoreError::Refused)?;
+    for sets in streams.values_mut() {
+        sets.values_mut().for_each(SetMarks::tidy);
+        sets.retain(|_, marks| !marks.is_empty());
+    }
+    streams.retain(|_, sets| !sets.is_empty());
+    // Names, finite numbers and times.
+    let text = serde_json::to_string(&MarkFile { version: VERSION, streams }).unwrap_or_default();
+    if text.len() as u64 > MAX_BYTES {
+        return Err(MarkStoreError::TooLarge(place(state)));
+    }
+    let aside = if damaged { Some(state.keep_damaged(Path::new(FILE))?) } else { None };
+    state.write(Path::new(FILE), text.as_bytes())?;
+    Ok((done, aside))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::calibrate::marks::{MarkKind, MarkTime, Span};
+
+    fn add(state: &StateFolder, from: f64) -> Option<PathBuf> {
+        let put = |streams: &mut MarksByStream| {
+            let marks = streams.entry("gate".to_owned()).or_default().entry("yard".to_owned()).or_default();
+            marks.add(&MarkKind::Seen("car".to_owned()), Span(MarkTime::Media(from), MarkTime::Media(from + 2.0)));
+            Ok(())
+        };
+        change(state, put).unwrap().1
+    }
+
+    #[test]
+    fn marks_are_kept_with_the_folders_mode_and_a_damaged_file_is_named_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateFolder::configured(dir.path().join("state"));
+        assert!(read(&state).unwrap().is_empty());
+        assert_eq!(add(&state, 4.0), None);
+        let path = place(&state);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(read(&state).unwrap()["gate"]["yard"].seen("car", true), [(4.0, 6.0)]);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let mut kept = Vec::new();
+        for text in [whole[..20].to_owned(), whole.replace("6.0", "1.0"), "[]".to_owned()] {
+            std::fs::write(&path, &text).unwrap();
+            assert!(read(&state).is_err_and(|error| error.to_string().contains("is damaged")), "{text}");
+            let aside = add(&state, 9.0).unwrap();
+            kept.push((aside, text));
+            assert_eq!(read(&state).unwrap()["gate"]["yard"].len(), 1);
+        }
+        for (aside, text) in kept {
+            assert_eq!(std::fs::read_to_string(aside).unwrap(), text);
+        }
+        let newer = whole.replace("\"version\":1", "\"version\":7");
+        std::fs::write(&path, &newer).unwrap();
+        assert!(matches!(change(&state, |_| Ok(())), Err(MarkStoreError::Newer { version: 7, .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+        // What is refused changes nothing.
+        std::fs::write(&path, &whole).unwrap();
+        assert!(
+            change(&state, |streams| {
+                streams.clear();
+                Err::<(), _>("no".to_owned())
+            })
+            .is_err()
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn many_that_write_at_once_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateFolder::configured(dir.path().join("state"));
+        std::thread::scope(|scope| {
+            for at in 0..12_u8 {
+                let state = &state;
+                scope.spawn(move || add(state, f64::from(at) * 10.0));
+            }
+        });
+        assert_eq!(read(&state).unwrap()["gate"]["yard"].len(), 12);
+    }
+}
