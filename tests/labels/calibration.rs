@@ -20,7 +20,7 @@ fn config(folder: &Path) -> String {
 fn config_of(folder: &Path, url: &str, more: &str) -> String {
     fs::write(folder.join("things.yaml"), SET).unwrap();
     let text = format!(
-        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, url: \"{url}\", {more}, view: {{ mode: squash }} }}]\n\
+        "model: {{ path: starter }}\nsampling: {{ interval: 1s }}\nstreams: [{{ id: gate, url: \"{url}\", {more}, view: {{ mode: squash }} }}]\n\
          labels: [things.yaml]\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: outbox.db }}\napi: {{ listen: 127.0.0.1:0 }}\n"
     );
     fs::write(folder.join("vtagd.yaml"), &text).unwrap();
@@ -71,7 +71,7 @@ fn from_nothing_to_a_right_event_and_a_wrong_one_is_marked_and_gone() {
     assert!(code == 2 && said.contains("vtagd marks add"), "{said}");
     let wrong = events.iter().find(|event| event["data"]["label"] == "dog").unwrap()["id"].as_str().unwrap();
     assert!(printed(here, &["marks", "event", wrong, "wrong"]).contains("`dog` absent"));
-    let cat = ["--label", "cat", "--seen", "0.5", "7.5", "--absent", "8.5", "16"];
+    let cat = ["--label", "cat", "--seen", "0.5", "7.5", "--absent", "8.5", "31"];
     printed(here, &[&["marks", "add"], &ON[..], &cat[..]].concat());
     let listed = printed(here, &["marks", "list"]);
     assert!(listed.contains("absent") && listed.contains("seen") && listed.contains("7.5"), "{listed}");
