@@ -52,10 +52,11 @@ pub fn check(
 ) -> Result<Check, &'static str> {
     let number = |is_seen| intervals.iter().filter(|interval| interval.is_seen == is_seen).count();
     let (seen, absent) = (number(true), number(false));
-    let folds = if seen == 0 { absent } else { seen.min(absent) }.min(MOST_FOLDS);
-    if folds < 2 {
+    if absent < 2 || seen == 1 {
         return Err("not checked: that needs at least two separate marks with it and two without it");
     }
+    // As many as there are of the more frequent kind: what is left to be fitted on is as much as can be.
+    let folds = seen.max(absent).min(MOST_FOLDS);
     // In the order of time of each kind: neighbours go to different folds.
     let mut counts = [0_usize; 2];
     let fold_of: Vec<usize> = intervals

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use crate::common::camera::{Camera, Codec, Content};
 use crate::common::daemon::{Daemon, eventually, root, vtagd};
 use serde_json::{Value, json};
 
@@ -12,11 +13,14 @@ use serde_json::{Value, json};
 const SET: &str = "set: things\nscoring: independent\nbackground: [a wall, a table]\nlabels:\n  - { name: cat, prompts: [a cat], enter: { margin: 25 } }\n\
                    \x20 - { name: dog, prompts: [a dog], enter: { margin: -25 } }\n";
 
-fn config(folder: &Path, more: &str) -> String {
+fn config(folder: &Path) -> String {
+    config_of(folder, &format!("file://{}", root().join("demo/clip.mp4").display()), "pace: fast")
+}
+
+fn config_of(folder: &Path, url: &str, more: &str) -> String {
     fs::write(folder.join("things.yaml"), SET).unwrap();
-    let clip = root().join("demo/clip.mp4").display().to_string();
     let text = format!(
-        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, url: \"file://{clip}\", {more}, view: {{ mode: squash }} }}]\n\
+        "model: {{ path: starter }}\nsampling: {{ interval: 1s }}\nstreams: [{{ id: gate, url: \"{url}\", {more}, view: {{ mode: squash }} }}]\n\
          labels: [things.yaml]\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: outbox.db }}\napi: {{ listen: 127.0.0.1:0 }}\n"
     );
     fs::write(folder.join("vtagd.yaml"), &text).unwrap();
@@ -58,7 +62,7 @@ const ON: [&str; 4] = ["--stream", "gate", "--set", "things"];
 fn from_nothing_to_a_right_event_and_a_wrong_one_is_marked_and_gone() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let config = config(here, "pace: fast");
+    let config = config(here);
     let events = tell(here, &config);
     assert!(tags(&events, "cat").is_empty() && tags(&events, "dog").len() == 1, "{events:?}");
 
@@ -67,7 +71,7 @@ fn from_nothing_to_a_right_event_and_a_wrong_one_is_marked_and_gone() {
     assert!(code == 2 && said.contains("vtagd marks add"), "{said}");
     let wrong = events.iter().find(|event| event["data"]["label"] == "dog").unwrap()["id"].as_str().unwrap();
     assert!(printed(here, &["marks", "event", wrong, "wrong"]).contains("`dog` absent"));
-    let cat = ["--label", "cat", "--seen", "0.5", "7.5", "--absent", "8.5", "16"];
+    let cat = ["--label", "cat", "--seen", "0.5", "7.5", "--absent", "8.5", "31"];
     printed(here, &[&["marks", "add"], &ON[..], &cat[..]].concat());
     let listed = printed(here, &["marks", "list"]);
     assert!(listed.contains("absent") && listed.contains("seen") && listed.contains("7.5"), "{listed}");
@@ -101,10 +105,11 @@ fn from_nothing_to_a_right_event_and_a_wrong_one_is_marked_and_gone() {
 }
 
 #[test]
-fn a_daemon_that_runs_takes_a_calibration_at_its_next_reload_and_waits_where_it_does_not_fit_any_more() {
+fn a_daemon_that_watches_a_camera_takes_a_calibration_at_its_next_reload_and_waits_where_it_does_not_fit_any_more() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let config = config(here, "loop: true");
+    let camera = Camera::start(Content::Looped(root().join("demo/clip.mp4"), 30), Codec::H264, None);
+    let config = config_of(here, camera.url().as_str(), "enabled: true");
     let mut daemon = Daemon::start(here, &config);
     daemon.wait_ready();
     let label = |daemon: &mut Daemon, name: &str| {
@@ -115,9 +120,13 @@ fn a_daemon_that_runs_takes_a_calibration_at_its_next_reload_and_waits_where_it_
         eventually(from, || label(daemon, name).filter(|label| label["thresholds_from"] == from))
     };
     assert_eq!(is(&mut daemon, "cat", "configuration")["waits"], Value::Null);
-    eventually("a dog", || daemon.events().iter().any(|event| event["data"]["label"] == "dog").then_some(()));
+    let is_dog = |event: &Value| event["data"]["label"] == "dog";
+    let dog = eventually("a dog", || daemon.events().into_iter().find(is_dog));
+    // Of a camera an event is marked by the clock.
+    let said = printed(here, &["marks", "event", dog["id"].as_str().unwrap(), "wrong"]);
+    assert!(said.contains("`dog` absent [") && said.matches("Z").count() == 2, "{said}");
 
-    // Of a stream that goes on for ever, with a clip of it and what is seen there.
+    // With a clip of it and what is seen there.
     fs::write(here.join("marks.yaml"), "labels:\n  cat: { seen: [[0.5, 7.5]] }\nempty: [[8.5, 31]]\n").unwrap();
     let (clip, marks) =
         (root().join("demo/clip.mp4").display().to_string(), here.join("marks.yaml").display().to_string());
@@ -159,7 +168,8 @@ fn a_daemon_that_runs_takes_a_calibration_at_its_next_reload_and_waits_where_it_
         let of = |event: &&Value| event["data"]["label"] == "cat" && event["type"] == *kind;
         daemon.events().iter().filter(of).count()
     };
-    assert_eq!(count(&daemon, "dev.vtagd.tag.start"), count(&daemon, "dev.vtagd.tag.end"));
+    let is_told = |daemon: &Daemon| count(daemon, "dev.vtagd.tag.start") == count(daemon, "dev.vtagd.tag.end");
+    eventually("the end of each tag", || is_told(&daemon).then_some(()));
     assert!(daemon.log().contains("`cat` waits on stream gate"), "{}", daemon.log());
 
     // Somebody has looked at it.
@@ -178,14 +188,14 @@ fn a_daemon_that_runs_takes_a_calibration_at_its_next_reload_and_waits_where_it_
     assert!(here.join("state/calibrations/things.calibration.json.damaged-1").is_file());
     daemon.signal(libc::SIGHUP);
     is(&mut daemon, "cat", "configuration");
-    assert!(daemon.stop().success());
+    daemon.stop_cleanly();
 }
 
 #[test]
 fn marks_are_added_listed_exported_imported_and_removed_and_what_is_wrong_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    config(here, "pace: fast");
+    config(here);
     let marks = |command: &'static str, more: &[&'static str]| [&["marks", command], &ON[..], more].concat();
     printed(
         here,
@@ -252,7 +262,7 @@ fn marks_are_added_listed_exported_imported_and_removed_and_what_is_wrong_is_nam
 fn a_clip_and_a_siglip_checkpoint_are_calibrated_alike_and_one_says_nothing_of_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let starter = config(here, "pace: fast");
+    let starter = config(here);
     let clip = root().join("demo/clip.mp4").display().to_string();
     let marks = here.join("marks.yaml").display().to_string();
     fs::write(&marks, "labels: { cat: { seen: [[0.5, 7.5]], absent: [[8.5, 31]] }, dog: { absent: [[0, 31]] } }\n")

@@ -197,7 +197,9 @@ fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepa
     let given = given_labels::read(args, bundle.logit_parameters.activation).map_err(|error| fail(&error, 2))?;
     watching.watch_for(given).map_err(|error| fail(&error, 2))?;
     let sets = &watching.settings.label_sets;
-    for set in sets.iter().filter(|set| set.scoring == Scoring::Independent && !set.background.is_empty()) {
+    let is_left = |set: &&LabelSet| set.scoring == Scoring::Independent && !set.background.is_empty();
+    // Where one set alone is looked for, nobody reads what is left to the background.
+    for set in sets.iter().filter(is_left).filter(|_| only.is_none()) {
         let name = &set.name;
         remark(&format!(
             "note: set {name}: its labels do not share 100 %, and (background) is what the best of them leaves"
