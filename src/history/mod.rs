@@ -6,6 +6,7 @@
 //! what waits is still stored. Without a path all of it is in memory.
 
 pub mod dot;
+mod mapped_rows;
 pub mod moment_search;
 pub mod name_table;
 pub mod noun_bank;

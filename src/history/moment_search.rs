@@ -1,6 +1,6 @@
 //! Search: every row of the segments against one query, exactly. In: what a searcher reads and a query; out: the best moments. On threads of its
 //! own, as many as asked for and there is work for, which end with the call; memory is bounded by the number of moments that are kept, whatever
-//! lies on the disk. A damaged row is left out and counted once it would have been found; checking all would take longer than the search.
+//! lies on the disk. Segments that are full are mapped, and stay so until [`StoredRows::unmap`]; the newest is read. A damaged row is left out and counted once it would have been found; checking all would take longer than the search.
 //!
 //! Rows that are near in time and of one stream and region are one moment: only its best is kept.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dot::QuantizedQuery;
+use super::mapped_rows::is_there;
 use super::name_table::Name;
 use super::rotation::rotate;
 use super::row_format::{self, RowHead};
@@ -18,6 +19,8 @@ use super::segment::Segment;
 
 /// Rows are read so many bytes at a time: what fits the second cache.
 const BLOCK: usize = 256 * 1024;
+/// Of what is mapped so many are asked for at a time.
+const MAPPED: usize = 1 << 20;
 /// Rows of one stream in one of these are one moment, ms.
 const BUCKET: i64 = 10_000;
 /// Most moments that a search keeps while it looks.
@@ -112,9 +115,15 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
         .collect();
     treatments.sort_unstable_by_key(|(number, _)| *number);
     let mut blocks = Vec::new();
-    for segment in stored.segments() {
-        let rows = (BLOCK / segment.row_len()).max(1) as u64;
-        blocks.extend((0..segment.rows().div_ceil(rows)).map(|block| (Arc::clone(&segment), block * rows, rows)));
+    let mut segments = stored.segments();
+    // The newest is written to.
+    let newest = segments.pop();
+    for (segment, bytes) in
+        segments.iter().map(|full| (full, MAPPED)).chain(newest.iter().map(|newest| (newest, BLOCK)))
+    {
+        let rows = (bytes / segment.row_len()).max(1) as u64;
+        let firsts = (0..segment.rows().div_ceil(rows)).map(|block| block * rows);
+        blocks.extend(firsts.map(|first| Block { segment, first, rows, full: bytes == MAPPED }));
     }
     let next = AtomicUsize::new(0);
     let query = query(wanted.embedding);
@@ -128,8 +137,8 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
             found: Found::default(),
         };
         let mut buffer = Vec::new();
-        while let Some((segment, first, rows)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            scan.block(segment, *first, *rows, &mut buffer);
+        while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            scan.block(block, &mut buffer);
         }
         scan
     };
@@ -198,9 +207,27 @@ struct Scan<'a> {
     found: Found,
 }
 
+/// Rows that are looked at in one go.
+struct Block<'a> {
+    segment: &'a Segment,
+    first: u64,
+    rows: u64,
+    /// Whether nothing is written there any more.
+    full: bool,
+}
+
 impl Scan<'_> {
-    fn block(&mut self, segment: &Segment, first: u64, rows: u64, buffer: &mut Vec<u8>) {
+    fn block(&mut self, block: &Block<'_>, buffer: &mut Vec<u8>) {
+        let &Block { segment, first, rows, full } = block;
         let length = segment.row_len();
+        if let Some(mapped) = full.then(|| segment.mapped()).flatten() {
+            let start = first as usize * length;
+            let part = (rows as usize * length).min(mapped.len().saturating_sub(start));
+            if is_there(&mapped, start, part) {
+                mapped[start..start + part].chunks_exact(length).for_each(|row| self.row(segment.dim, row));
+                return;
+            }
+        }
         buffer.resize(rows as usize * length, 0);
         match segment.read(first, buffer) {
             Ok(read) => {

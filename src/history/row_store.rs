@@ -86,6 +86,11 @@ impl StoredRows {
         self.segments.read().clone()
     }
 
+    /// Lets go of the files that searches have mapped. The next search maps them again, which takes it as long as reading them.
+    pub fn unmap(&self) {
+        self.segments().iter().for_each(|segment| segment.unmap());
+    }
+
     /// What lies in `folder`, whoever writes there meanwhile; a line for each damage.
     ///
     /// # Errors
