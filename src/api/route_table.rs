@@ -12,8 +12,8 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, live, model_queries, openapi, openapi_programs, scores, snapshots,
-    stream_detail,
+    Shared, browser_session, events, handlers, live, model_queries, openapi, openapi_programs, scores, search,
+    snapshots, stream_detail,
 };
 
 /// Who may ask.
@@ -234,6 +234,9 @@ pub(super) fn all() -> Vec<Route> {
         Route::post("/api/v1/tag", PICTURE, model_queries::tag, openapi_programs::tag())
             .taking(model_queries::PARAMETERS),
         Route::post("/api/v1/embed", PICTURE, model_queries::embed, openapi_programs::embed()),
+        Route::get("/api/v1/search", READ, search::by_text, openapi_programs::search()).taking(search::PARAMETERS),
+        Route::post("/api/v1/search", PICTURE, search::by_picture, openapi_programs::search_picture())
+            .taking(search::PARAMETERS),
         Route::post("/api/v1/session", READ, browser_session::log_in, openapi_programs::log_in()),
         Route::delete("/api/v1/session", CHANGE, browser_session::log_out, openapi_programs::log_out()),
         Route::get(

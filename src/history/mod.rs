@@ -14,6 +14,7 @@ pub mod purge;
 mod rotation;
 pub mod row_format;
 pub mod row_store;
+pub mod search_answer;
 mod segment;
 #[cfg(test)]
 mod tests;
