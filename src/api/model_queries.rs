@@ -91,6 +91,9 @@ pub trait ModelQueries: Send + Sync {
     /// Why there are none.
     fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, QueryRefusal>;
 
+    /// The picture of a row of the history, as [`Self::search`] names it. `None`: there is none, or not any more.
+    fn history_picture(&self, name: &str) -> Option<Vec<u8>>;
+
     /// The moments of the history that fit a text, a coded picture, or both.
     ///
     /// # Errors
@@ -100,13 +103,14 @@ pub trait ModelQueries: Send + Sync {
         text: Option<&str>,
         picture: Option<&[u8]>,
         range: SearchRange<'_>,
+        histogram: bool,
     ) -> Result<SearchAnswer, QueryRefusal>;
 }
 
 /// What answers, and how much of it there is.
 #[derive(Clone)]
 pub(super) struct Answering {
-    queries: Arc<dyn ModelQueries>,
+    pub queries: Arc<dyn ModelQueries>,
     room: Arc<Semaphore>,
 }
 

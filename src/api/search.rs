@@ -5,15 +5,17 @@
 
 use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::guard::refusal;
-use super::model_queries::{ModelQueries, QueryRefusal, answer_whole, kind};
-use super::openapi::{list, object};
+use super::handlers::part;
+use super::model_queries::{Answering, ModelQueries, QueryRefusal, answer_whole, kind};
+use super::openapi::{list, object, object_with};
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use crate::history::search_answer::{SearchAnswer, SearchRange};
 
@@ -33,6 +35,11 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         name: "limit",
         kind: ParameterKind::Count { least: 1, most: 1000, default: LIMIT },
         meaning: "At most so many moments, the best first.",
+    },
+    Parameter {
+        name: "histogram",
+        kind: ParameterKind::Flag,
+        meaning: "Also how the margins of all rows are spread; of a text alone.",
     },
 ];
 
@@ -58,6 +65,25 @@ pub(super) async fn by_picture(
     answer_whole(&shared, move |queries| search(queries, &given, Some(&body))).await
 }
 
+/// The picture of a moment, as the answers name it.
+pub(super) async fn picture(State(shared): State<Shared>, name: Result<Path<String>, PathRejection>) -> Response {
+    let name = match part(name) {
+        Ok(name) => name,
+        Err(refusal) => return refusal,
+    };
+    let found = match shared.board.answering() {
+        // A disk may be slow.
+        Some(Answering { queries, .. }) => {
+            tokio::task::spawn_blocking(move || queries.history_picture(&name)).await.ok().flatten()
+        }
+        None => None,
+    };
+    match found {
+        Some(jpeg) => ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
+        None => refusal(StatusCode::NOT_FOUND, "no such picture, or not any more"),
+    }
+}
+
 fn search(
     queries: &dyn ModelQueries,
     given: &Parameters,
@@ -66,7 +92,7 @@ fn search(
     let limit = usize::try_from(given.count("limit").unwrap_or(LIMIT)).unwrap_or(usize::MAX);
     let range =
         SearchRange { stream: given.text("stream"), since: given.time("since"), until: given.time("until"), limit };
-    queries.search(given.text("text"), picture, range)
+    queries.search(given.text("text"), picture, range, given.flag("histogram"))
 }
 
 /// What is answered, for the document.
@@ -79,7 +105,8 @@ pub(super) fn schema() -> Value {
         "stream": string, "region": or_null(string.clone()), "from": time, "until": time, "score": number,
         "margin": or_null(number.clone()), "picture": or_null(string.clone()),
     }));
-    object(json!({
+    let bar = object(json!({ "margin": number, "rows": count }));
+    let always = json!({
         "text": or_null(string.clone()),
         "model": object(json!({ "name": string, "fingerprint": string })),
         "stands_out": or_null(json!({ "type": "boolean" })),
@@ -87,5 +114,6 @@ pub(super) fn schema() -> Value {
         "searched": object(json!({
             "rows": count, "other_models": count, "damaged": count, "unreadable": list(string.clone()),
         })),
-    }))
+    });
+    object_with(always, json!({ "histogram": list(bar) }))
 }

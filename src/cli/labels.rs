@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::progress::Meter;
-use super::{check, complain, labels_state, plural, pull, say};
+use super::{check, complain, labels_state, plural, pull, say, search};
 use crate::daemon::engine;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -39,6 +39,8 @@ pub enum Command {
         #[arg(short, long, value_name = "DIR")]
         model: Option<PathBuf>,
     },
+    /// Try a phrase on the history, before it becomes a label: how its margins are spread, and its best moments. No set is touched.
+    Try(search::TryArgs),
     /// Print a label set of a configuration as it is in force: its file, or the copy of it that the daemon keeps.
     Export(labels_state::Export),
     /// Remove the daemon's copy of a label set, so that its file is in force again.
@@ -48,8 +50,8 @@ pub enum Command {
 }
 
 /// Does it; the exit code.
-pub fn run(command: &Command) -> u8 {
-    match command {
+pub fn run(command: Command) -> u8 {
+    match &command {
         Command::Check { files, model } => {
             let (sets, code) = read(files);
             match model {
@@ -68,6 +70,10 @@ pub fn run(command: &Command) -> u8 {
             }
             embed(&sets, model.as_deref())
         }
+        Command::Try(_) => match command {
+            Command::Try(args) => search::run_try(args),
+            _ => 2,
+        },
         Command::Export(args) => labels_state::export(args),
         Command::Reset(args) => labels_state::reset(args),
     }

@@ -15,7 +15,7 @@ use crate::daemon::engine::{self, Engine, EngineError};
 use crate::frame::view::NamedView;
 use crate::history::noun_bank;
 use crate::history::row_store::StoredRows;
-use crate::history::search_answer::{self, SearchAnswer, SearchQuestion, SearchRange};
+use crate::history::search_answer::{self, HistogramBar, SearchAnswer, SearchQuestion, SearchRange};
 use crate::infer::{BatchSize, InferSettings};
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -58,6 +58,47 @@ pub struct Args {
     /// One JSON object.
     #[arg(long)]
     json: bool,
+    /// For `labels try`.
+    #[arg(skip)]
+    histogram: bool,
+}
+
+/// `vtagd labels try`.
+#[derive(Debug, clap::Args)]
+pub struct TryArgs {
+    /// What a label could be told by, such as "a forklift".
+    #[arg(value_parser = text)]
+    phrase: String,
+    /// Of this stream alone.
+    #[arg(long, value_name = "STREAM")]
+    stream: Option<String>,
+    /// Seen since then: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
+    #[arg(long, value_parser = super::events::time)]
+    since: Option<jiff::Timestamp>,
+    /// Seen before then, said in the same way.
+    #[arg(long, value_parser = super::events::time)]
+    until: Option<jiff::Timestamp>,
+    /// At most so many moments.
+    #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// A folder of a history, which is looked through here; no daemon is asked and the configuration is not read then.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
+    history: Option<PathBuf>,
+    /// Model directory, or hf:ORG/NAME[@REVISION], for rows that another model has made [default: the configuration's].
+    #[arg(short, long, value_name = "DIR", conflicts_with = "url")]
+    model: Option<PathBuf>,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tries a phrase on the past; the exit code.
+pub fn run_try(args: TryArgs) -> u8 {
+    let TryArgs { phrase, stream, since, until, limit, daemon, history, model, json } = args;
+    let (text, picture, histogram) = (Some(phrase), None, true);
+    run(&Args { text, picture, stream, since, until, limit, daemon, history, model, json, histogram })
 }
 
 fn text(text: &str) -> Result<String, String> {
@@ -126,6 +167,7 @@ fn daemon(args: &Args) -> Result<Option<Daemon>, Unanswered> {
 fn asked(args: &Args, daemon: &Daemon) -> Result<u8, Unanswered> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     let limit = args.limit.to_string();
+    let histogram = args.histogram.then(|| "true".to_owned());
     let (since, until) = (args.since.map(|at| at.to_string()), args.until.map(|at| at.to_string()));
     let given = [
         ("text", args.text.as_ref()),
@@ -133,14 +175,18 @@ fn asked(args: &Args, daemon: &Daemon) -> Result<u8, Unanswered> {
         ("since", since.as_ref()),
         ("until", until.as_ref()),
         ("limit", Some(&limit)),
+        ("histogram", histogram.as_ref()),
     ];
     given.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| {
         query.append_pair(name, value);
     });
     let picture = args.picture.as_deref().map(picture).transpose().map_err(Unanswered::Input)?;
     let answer = daemon.search(&format!("?{}", query.finish()), picture)?;
-    let answer = serde_json::from_value(answer)
+    let mut answer: SearchAnswer = serde_json::from_value(answer)
         .map_err(|error| Unanswered::Failed(format!("{} does not answer as vtagd does ({error})", daemon.address())))?;
+    // They are told relative to where they were asked for.
+    let addresses = answer.moments.iter_mut().filter_map(|moment| moment.picture.as_mut());
+    addresses.filter(|address| address.starts_with('/')).for_each(|address| address.insert_str(0, &daemon.address()));
     Ok(match print(args, &answer) {
         Ok(()) => 0,
         Err(error) => {
@@ -187,8 +233,9 @@ fn search(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
             until: args.until,
             limit: usize::from(args.limit),
         },
+        histogram: args.histogram,
     };
-    print(args, &search_answer::answer(&stored, &question))
+    print(args, &search_answer::answer(&stored, &question, |_, file| file.display().to_string()))
 }
 
 fn print(args: &Args, answer: &SearchAnswer) -> Result<(), Failure> {
@@ -209,17 +256,32 @@ fn print(args: &Args, answer: &SearchAnswer) -> Result<(), Failure> {
         say(&format!("nothing is kept there: {} rows were searched", searched.rows));
         return Ok(());
     }
+    answer.histogram.iter().for_each(|bars| draw(bars));
     if answer.stands_out == Some(false) {
         say("nothing stands out; the nearest:");
     }
     for moment in &answer.moments {
         let region = moment.region.as_ref().map(|region| format!("/{region}")).unwrap_or_default();
         let margin = moment.margin.map(|margin| format!("  margin {margin:+.2}")).unwrap_or_default();
+        let picture = moment.picture.as_ref().map(|picture| format!("  {picture}")).unwrap_or_default();
         let (from, until) = (moment.from.strftime("%F %T"), moment.until.strftime("%T"));
         let name = format!("{}{region}", moment.stream);
-        say(&plain(&format!("{from}–{until}Z  {name:<20}  score {:.3}{margin}", moment.score)));
+        say(&plain(&format!("{from}–{until}Z  {name:<20}  score {:.3}{margin}{picture}", moment.score)));
     }
     Ok(())
+}
+
+/// Longest bar, in characters.
+const WIDTH: u64 = 40;
+
+fn draw(bars: &[HistogramBar]) {
+    let (rows, most) = (bars.iter().map(|bar| bar.rows).sum::<u64>(), bars.iter().map(|bar| bar.rows).max());
+    say(&format!("margin over everyday nouns, of {rows} rows:"));
+    for HistogramBar { margin, rows } in bars {
+        // One that is there is seen.
+        let length = (rows * WIDTH).div_ceil(most.unwrap_or(1).max(1)) as usize;
+        say(format!("{margin:>+6.1} {} {rows}", "#".repeat(length)).trim_end());
+    }
 }
 
 /// The embedding of what is looked for, of length 1, and those of the nouns it is compared with.

@@ -314,7 +314,7 @@ section! {
         "max_age" => max_age: Duration,
         /// 0 to 1 | `0.02` | A frame whose cosine with its stream's last one is at most so much below 1 extends that one
         "min_change" => min_change: f64,
-        /// `off`, or a section | `off` | Small pictures beside the embeddings; not built yet, none are kept
+        /// `off`, or a section | `off` | Small pictures beside the embeddings, of the view's part alone
         "pictures" => pictures: HistoryPictures,
     }
 }

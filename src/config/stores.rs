@@ -134,11 +134,6 @@ pub(super) fn history(field: &Field<History>, state: &StateFolder, reader: &mut 
 fn history_pictures(field: &Field<HistoryPictures>, reader: &mut Reader<'_>) -> Option<PictureSettings> {
     let given = field.given()?;
     let HistoryPictures::On(raw) = &given.value else { return None };
-    reader.warn(
-        given,
-        "has no effect yet",
-        "pictures of the history are not built yet; remove the key, or leave it for later",
-    );
     if let Some(size) = raw.max_size.given().filter(|size| size.value.0 == 0) {
         reader.error(size, "must be above 0", units::SIZE_HELP);
     }

@@ -21,6 +21,7 @@ use crate::frame::Picture;
 use crate::frame::still_image;
 use crate::frame::view::{NamedView, Views};
 use crate::history::noun_bank;
+use crate::history::picture_files::PictureName;
 use crate::history::row_store::StoredRows;
 use crate::history::search_answer::{self, SearchAnswer, SearchQuestion, SearchRange};
 use crate::pipeline::on_demand::{NoEmbedding, OnDemand};
@@ -188,11 +189,18 @@ impl ModelQueries for ModelAnswers {
         labels.embed_texts(texts, false, &self.shutdown).map_err(refused)
     }
 
+    fn history_picture(&self, name: &str) -> Option<Vec<u8>> {
+        // A name that was given from outside is looked at before it becomes a path.
+        let file = self.history.as_ref()?.picture(PictureName::parse(name)?)?;
+        std::fs::read(file).ok()
+    }
+
     fn search(
         &self,
         text: Option<&str>,
         picture: Option<&[u8]>,
         range: SearchRange<'_>,
+        histogram: bool,
     ) -> Result<SearchAnswer, QueryRefusal> {
         let labels = self.labels.as_ref().ok_or(QueryRefusal::NoModel)?;
         let history = self.history.as_ref().ok_or(QueryRefusal::NoHistory)?;
@@ -210,13 +218,14 @@ impl ModelQueries for ModelAnswers {
         }
         let embedding = search_answer::joined(&parts);
         let nouns = nouns.as_ref().map(|nouns| nouns.as_slice()).unwrap_or_default();
-        let question = SearchQuestion { text, embedding: &embedding, nouns, model: labels.model(), range };
+        let question = SearchQuestion { text, embedding: &embedding, nouns, model: labels.model(), range, histogram };
         let mut one = self.searching.lock();
         // On a thread of its own: the caller's goes on with other things, at its own place in the order.
         let answer = std::thread::scope(|scope| {
             let look = || {
                 thread_priority::lower_priority();
-                search_answer::answer(history, &question)
+                // What the answer's reader asks for next.
+                search_answer::answer(history, &question, |name, _| format!("/api/v1/history/{}", name.text()))
             };
             let thread = std::thread::Builder::new().name("vtagd-search".to_owned()).spawn_scoped(scope, look);
             let thread =

@@ -325,6 +325,7 @@ fn drain(streams: Streams, stages: Threads, outer: Threads, events: &EventRoute)
     let mut failed = stopped.failed;
     failed |= join(threads, DRAIN_TIMEOUT);
     stopped.close_tags();
+    stopped.end_routes();
     // Closed by hand: a scoring thread that is late still holds the events.
     events.close();
     failed |= join(outer, FLUSH_TIMEOUT);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::dot::QuantizedQuery;
 use super::mapped_rows::is_there;
 use super::name_table::Name;
+use super::picture_files::PictureName;
 use super::rotation::rotate;
 use super::row_format::{self, RowHead};
 use super::row_store::StoredRows;
@@ -55,6 +56,8 @@ pub struct Moment {
     pub at: i64,
     /// Cosine of that one.
     pub score: f32,
+    /// That of its best row, if it had one.
+    pub picture: Option<PictureName>,
     /// The best row, as it is stored.
     numbers: Vec<u8>,
     scale: f32,
@@ -167,6 +170,57 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
     all
 }
 
+/// Rows spread evenly over all that a search would compare, some `most` of them, each as a moment of its own: how a query stands in general.
+/// Damaged ones are left out.
+pub fn sample(stored: &StoredRows, wanted: &Wanted<'_>, most: u64) -> Vec<Moment> {
+    let query = query(wanted.embedding);
+    let segments = stored.segments();
+    let rows: u64 = segments.iter().map(|segment| segment.rows()).sum();
+    let step = rows.div_ceil(most.max(1)).max(1);
+    let mut out = Vec::new();
+    let mut skip = 0;
+    for segment in segments {
+        let mut row = vec![0; segment.row_len()];
+        let mut number = skip;
+        while number < segment.rows() {
+            out.extend(sampled(stored, wanted, &query, &segment, number, &mut row));
+            number += step;
+        }
+        skip = number - segment.rows();
+    }
+    out
+}
+
+fn sampled(
+    stored: &StoredRows,
+    wanted: &Wanted<'_>,
+    query: &QuantizedQuery,
+    segment: &Segment,
+    number: u64,
+    row: &mut [u8],
+) -> Option<Moment> {
+    segment.read(number, row).ok().filter(|read| *read == 1)?;
+    let head = RowHead::read(row)?.checked(row);
+    let in_time =
+        wanted.until.is_none_or(|until| head.from <= until) && wanted.since.is_none_or(|since| head.until >= since);
+    let name = stored.names.read().get(head.name).cloned()?;
+    let fits = name.model == wanted.model
+        && segment.dim == wanted.embedding.len()
+        && wanted.stream.is_none_or(|stream| stream == name.stream);
+    let numbers = row_format::numbers(row).to_vec();
+    (in_time && fits && row_format::is_whole(row, name.seed())).then(|| Moment {
+        name: Arc::new(name),
+        tile: head.tile,
+        from: head.from,
+        until: head.until,
+        at: head.from,
+        score: query.score(&numbers, head.scale),
+        picture: None,
+        numbers,
+        scale: head.scale,
+    })
+}
+
 /// Of keys that are looked up for every row: SipHash takes longer than the row's product. Whoever makes them collide slows a map of at most
 /// twice [`MAX_KEPT`] entries.
 #[derive(Default)]
@@ -224,23 +278,31 @@ impl Scan<'_> {
             let start = first as usize * length;
             let part = (rows as usize * length).min(mapped.len().saturating_sub(start));
             if is_there(&mapped, start, part) {
-                mapped[start..start + part].chunks_exact(length).for_each(|row| self.row(segment.dim, row));
+                self.rows(segment, first, &mapped[start..start + part]);
                 return;
             }
         }
         buffer.resize(rows as usize * length, 0);
+        // Now: what comes meanwhile may be read or not.
+        let there = rows.min(segment.rows().saturating_sub(first));
         match segment.read(first, buffer) {
             Ok(read) => {
-                if (read as u64) < rows.min(segment.rows().saturating_sub(first)) {
+                if (read as u64) < there {
                     self.found.unreadable.push(format!("{} was cut off", segment.shown()));
                 }
-                buffer[..read * length].chunks_exact(length).for_each(|row| self.row(segment.dim, row));
+                self.rows(segment, first, &buffer[..read * length]);
             }
             Err(error) => self.found.unreadable.push(format!("{}: {error}", segment.shown())),
         }
     }
 
-    fn row(&mut self, dim: usize, row: &[u8]) {
+    fn rows(&mut self, segment: &Segment, first: u64, bytes: &[u8]) {
+        for (index, row) in bytes.chunks_exact(segment.row_len()).enumerate() {
+            self.row(segment.dim, row, PictureName { segment: segment.number, row: first + index as u64 });
+        }
+    }
+
+    fn row(&mut self, dim: usize, row: &[u8], picture: PictureName) {
         let Some(mut head) = RowHead::read(row) else { return };
         let starts_late = self.wanted.until.is_some_and(|until| head.from > until);
         // Checked only where it counts.
@@ -274,6 +336,7 @@ impl Scan<'_> {
             until: head.until,
             at: head.from,
             score,
+            picture: Some(picture).filter(|_| head.picture != 0),
             numbers,
             scale: head.scale,
         };

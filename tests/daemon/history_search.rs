@@ -59,7 +59,13 @@ fn what_streams_showed_is_found_in_words_and_purged_by_command() {
         (&["--picture", &root().join("tests/data/bomb65500.jpg").to_string_lossy()], "65500"),
         (&["--picture", "nowhere.jpg"], "nowhere.jpg"),
     ] {
-        let told = vtagd(folder.path()).arg("search").args(input).args(["-c", "vtagd.yaml"]).output().unwrap();
+        let told = vtagd(folder.path())
+            .arg("search")
+            .args(input)
+            .arg("-c")
+            .arg(folder.path().join("vtagd.yaml"))
+            .output()
+            .unwrap();
         let error = String::from_utf8_lossy(&told.stderr);
         assert!(told.status.code() == Some(2) && error.contains(why) && error.len() < 70_000, "{error}");
     }
@@ -164,7 +170,7 @@ fn a_running_daemon_is_asked_for_what_it_has_in_memory_by_text_and_by_picture() 
     };
     assert_eq!(streams(&command(&["a car", "--limit", "5"]))[0], "yard");
     assert_eq!(streams(&command(&["--picture", &file.to_string_lossy()]))[0], "table");
-    daemon.stop_cleanly();
+    assert!(daemon.stop().success(), "{}", daemon.log());
     // Nothing was written.
     assert!(!folder.path().join("kept").exists());
 }
@@ -220,7 +226,7 @@ fn a_disk_that_fills_up_costs_what_comes_then_while_what_is_there_is_searched_an
     let then = inferred(&mut daemon);
     eventually("frames go on", || (inferred(&mut daemon) > then).then_some(()));
     assert!(daemon.log().matches("the history cannot be written").count() == 1, "{}", daemon.log());
-    daemon.stop_cleanly();
+    assert!(daemon.stop().success(), "{}", daemon.log());
 }
 
 #[test]
@@ -245,5 +251,74 @@ fn a_second_daemon_on_the_folder_says_who_is_in_the_way_and_what_to_do_and_the_f
     let address = again.url();
     let found = eventually("a search", || Some(ask(&address, "?text=a+car", None)).filter(|found| found.0 == 200)).1;
     assert!(found["searched"]["rows"].as_u64() >= Some(stored) && found["searched"]["damaged"] == 0, "{found}");
-    again.stop_cleanly();
+    assert!(again.stop().success(), "{}", again.log());
+}
+
+#[test]
+fn small_pictures_of_the_views_part_alone_are_named_by_searches_and_go_with_their_rows() {
+    let Some(cars) = footage("car-detection.mp4") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    with_set(folder.path());
+    let kept = folder.path().join("kept");
+    let config = recording(&kept, &cars)
+        .replace("min_change: 0", "min_change: 0, pictures: { max_side: 64 }")
+        .replace("loop: true }", "loop: true, view: { region: [0.5, 0, 0.25, 1] } }");
+    let mut daemon = Daemon::start(folder.path(), &config);
+    daemon.wait_ready();
+    let address = daemon.url();
+    let saved = "vtagd_history_pictures_total{result=\"saved\"} ";
+    eventually("pictures", || {
+        let metrics = daemon.get("/metrics").1;
+        metrics.lines().find_map(|line| line.strip_prefix(saved)?.parse::<u64>().ok()).filter(|count| *count >= 5)
+    });
+    let found = eventually("a search", || Some(ask(&address, "?text=a+car", None)).filter(|found| found.0 == 200)).1;
+    let name = found["moments"][0]["picture"].as_str().unwrap().to_owned();
+    let agent: ureq::Agent = ureq::Agent::new_with_defaults();
+    let mut answer = agent.get(format!("{address}{name}")).call().unwrap();
+    assert_eq!(answer.headers()["content-type"], "image/jpeg");
+    let jpeg = answer.body_mut().read_to_vec().unwrap();
+    let size = imagesize(&jpeg);
+    // The clip is 768×432: a quarter of its width and all of its height.
+    assert_eq!((size.0.max(size.1), size.0 * 2 < size.1), (64, true), "{size:?}");
+    for (wrong, status) in [("/api/v1/history/nothing.jpg", 404), ("/api/v1/history/..%2Fnames.jsonl", 404)] {
+        assert_eq!(daemon.get(wrong).0, status, "{wrong}");
+    }
+    assert!(daemon.stop().success(), "{}", daemon.log());
+
+    let found = search(folder.path(), &["a car"]);
+    let file = Path::new(found["moments"][0]["picture"].as_str().unwrap()).to_owned();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert!(file.starts_with(&kept) && mode & 0o777 == 0o600, "{} {mode:o}", file.display());
+
+    let tried: Value = serde_json::from_slice(&run(vtagd(folder.path())
+        .args(["labels", "try", "a car", "--json", "-c"])
+        .arg(folder.path().join("vtagd.yaml"))))
+    .unwrap();
+    let counted: u64 = tried["histogram"].as_array().unwrap().iter().map(|bar| bar["rows"].as_u64().unwrap()).sum();
+    assert_eq!(tried["searched"]["rows"].as_u64(), Some(counted), "{tried}");
+    assert!(found.get("histogram").is_none());
+    let read = run(vtagd(folder.path()).args(["labels", "try", "a car", "-c"]).arg(folder.path().join("vtagd.yaml")));
+    assert!(
+        String::from_utf8_lossy(&read).contains("margin over everyday nouns"),
+        "{}",
+        String::from_utf8_lossy(&read)
+    );
+
+    let purge =
+        vtagd(folder.path()).args(["history", "purge", "--all", "-c"]).arg(folder.path().join("vtagd.yaml")).status();
+    assert!(purge.unwrap().success() && !file.exists());
+    assert_eq!(std::fs::read_dir(kept.join("pictures")).unwrap().count(), 0);
+}
+
+fn run(command: &mut std::process::Command) -> Vec<u8> {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Width and height, as a JPEG's frame header has them.
+fn imagesize(jpeg: &[u8]) -> (u16, u16) {
+    let at = jpeg.windows(2).position(|bytes| bytes == [0xff, 0xc0]).unwrap();
+    let number = |at: usize| u16::from_be_bytes([jpeg[at], jpeg[at + 1]]);
+    (number(at + 7), number(at + 5))
 }
