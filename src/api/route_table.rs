@@ -235,9 +235,9 @@ pub(super) fn all() -> Vec<Route> {
         Route::post("/api/v1/tag", PICTURE, model_queries::tag, openapi_programs::tag())
             .taking(model_queries::PARAMETERS),
         Route::post("/api/v1/embed", PICTURE, model_queries::embed, openapi_programs::embed()),
-        Route::get("/api/v1/search", READ, search::by_text, openapi_programs::search()).taking(search::PARAMETERS),
+        Route::get("/api/v1/search", READ, search::by_text, openapi_programs::search()).taking(&search::OF_TEXT),
         Route::post("/api/v1/search", PICTURE, search::by_picture, openapi_programs::search_picture())
-            .taking(search::PARAMETERS),
+            .taking(&search::OF_PICTURE),
         Route::get(
             "/api/v1/history/{name}",
             READ,

@@ -22,26 +22,36 @@ use crate::history::search_answer::{SearchAnswer, SearchRange};
 /// Moments of an answer that does not ask for a number.
 const LIMIT: u64 = 10;
 
-pub(super) const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "text",
-        kind: ParameterKind::Prompt,
-        meaning: "What to look for, such as `a red lorry`; required where there is no picture.",
-    },
-    Parameter { name: "stream", kind: ParameterKind::Text, meaning: "Of this stream alone, be it configured or not." },
-    Parameter { name: "since", kind: ParameterKind::Time, meaning: "Seen since then." },
-    Parameter { name: "until", kind: ParameterKind::Time, meaning: "Seen before then." },
-    Parameter {
-        name: "limit",
-        kind: ParameterKind::Count { least: 1, most: 1000, default: LIMIT },
-        meaning: "At most so many moments, the best first.",
-    },
-    Parameter {
-        name: "histogram",
-        kind: ParameterKind::Flag,
-        meaning: "Also how the margins of all rows are spread; of a text alone.",
-    },
-];
+pub(super) static OF_TEXT: [Parameter; 6] = parameters(true);
+pub(super) static OF_PICTURE: [Parameter; 6] = parameters(false);
+
+/// Beside a picture the text may be left out.
+const fn parameters(required: bool) -> [Parameter; 6] {
+    [
+        Parameter {
+            name: "text",
+            kind: ParameterKind::Prompt { required },
+            meaning: "What to look for, such as `a red lorry`; required where there is no picture.",
+        },
+        Parameter {
+            name: "stream",
+            kind: ParameterKind::Text,
+            meaning: "Of this stream alone, be it configured or not.",
+        },
+        Parameter { name: "since", kind: ParameterKind::Time, meaning: "Seen since then." },
+        Parameter { name: "until", kind: ParameterKind::Time, meaning: "Seen before then." },
+        Parameter {
+            name: "limit",
+            kind: ParameterKind::Count { least: 1, most: 1000, default: LIMIT },
+            meaning: "At most so many moments, the best first.",
+        },
+        Parameter {
+            name: "histogram",
+            kind: ParameterKind::Flag,
+            meaning: "Also how the margins of all rows are spread; of a text alone.",
+        },
+    ]
+}
 
 pub(super) async fn by_text(State(shared): State<Shared>, Extension(given): Extension<Parameters>) -> Response {
     if given.text("text").is_none() {

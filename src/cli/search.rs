@@ -30,7 +30,7 @@ const MAX_PICTURE: u64 = 16 << 20;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to look for, such as "a red lorry".
-    #[arg(required_unless_present = "picture", value_parser = text)]
+    #[arg(required_unless_present = "picture")]
     text: Option<String>,
     /// A picture that looks like it, instead of a text or with one.
     #[arg(long, value_name = "FILE")]
@@ -67,7 +67,6 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct TryArgs {
     /// What a label could be told by, such as "a forklift".
-    #[arg(value_parser = text)]
     phrase: String,
     /// Of this stream alone.
     #[arg(long, value_name = "STREAM")]
@@ -101,8 +100,10 @@ pub fn run_try(args: TryArgs) -> u8 {
     run(&Args { text, picture, stream, since, until, limit, daemon, history, model, json, histogram })
 }
 
-fn text(text: &str) -> Result<String, String> {
-    search_answer::prompt(text).map(str::to_owned)
+impl Args {
+    fn words(&self) -> Option<&str> {
+        self.text.as_deref().map(str::trim)
+    }
 }
 
 /// Why it did not work.
@@ -136,6 +137,11 @@ impl Failure {
 
 /// Searches and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
+    // Not as it is parsed: whoever gives a book is not to get it back.
+    if let Some(Err(why)) = args.words().map(search_answer::prompt) {
+        complain(&format!("the text {why}"));
+        return 2;
+    }
     if args.history.is_none() && args.model.is_none() {
         match daemon(args) {
             Ok(Some(daemon)) => return asked(args, &daemon).unwrap_or_else(|why| why.complain()),
@@ -223,7 +229,7 @@ fn search(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
     };
     let (embedding, nouns) = embed(args, &bundle, &model, shutdown)?;
     let question = SearchQuestion {
-        text: args.text.as_deref(),
+        text: args.words(),
         embedding: &embedding,
         nouns: &nouns,
         model: (&bundle.name, &bundle.fingerprint, bundle.logit_parameters.scale),
@@ -293,10 +299,10 @@ fn embed(
 ) -> Result<(Vec<f32>, Vec<Vec<f32>>), Failure> {
     let mut parts = Vec::new();
     let mut nouns = Vec::new();
-    if let Some(text) = &args.text {
+    if let Some(text) = args.words() {
         let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
         let mut tower = ChildTower::new(bundle, None, 0).with_shutdown(shutdown.clone());
-        let mut texts = vec![text.as_str()];
+        let mut texts = vec![text];
         // A picture has no rivals among words.
         for noun in noun_bank::nouns().filter(|_| args.picture.is_none()) {
             texts.push(noun);

@@ -98,7 +98,8 @@ const IN_MEMORY: HistorySettings = HistorySettings {
     min_change: MIN_CHANGE as f32,
     pictures: None,
 };
-const MIN_CHANGE: f64 = 0.02;
+/// Measured (docs/benchmarks.md): the first that stores less than 30 % of the footage at two frames a second and finds the same in it.
+const MIN_CHANGE: f64 = 0.04;
 
 /// `history`. `None`: nothing is kept.
 pub(super) fn history(field: &Field<History>, state: &StateFolder, reader: &mut Reader<'_>) -> Option<HistorySettings> {

@@ -12,7 +12,7 @@ use super::row_store::StoredRows;
 use super::tests::{direction, find, name, open, push, rows};
 
 /// Set for the process that writes until it is killed: its folder.
-const WRITES_TO: &str = "VTAGD_TEST_HISTORY_WRITER";
+const WRITES_TO: &str = "HISTORY_TEST_WRITES_TO";
 
 #[test]
 fn a_writer_that_is_killed_again_and_again_loses_nothing_that_it_said_was_stored() {

@@ -67,7 +67,7 @@ fn what_streams_showed_is_found_in_words_and_purged_by_command() {
             .output()
             .unwrap();
         let error = String::from_utf8_lossy(&told.stderr);
-        assert!(told.status.code() == Some(2) && error.contains(why) && error.len() < 70_000, "{error}");
+        assert!(told.status.code() == Some(2) && error.contains(why) && error.len() < 500, "{error}");
     }
 
     let purge = |arguments: &[&str]| {
