@@ -66,7 +66,7 @@ pub(super) async fn sinks(State(shared): State<Shared>) -> Json<Value> {
 
 /// A part of a path, which may be any bytes.
 #[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
-fn part(part: Result<Path<String>, PathRejection>) -> Result<String, Response> {
+pub(super) fn part(part: Result<Path<String>, PathRejection>) -> Result<String, Response> {
     part.map(|Path(text)| text).map_err(|_| refusal(StatusCode::BAD_REQUEST, "the path is not UTF-8"))
 }
 

@@ -22,6 +22,7 @@ mod parameters;
 mod route_table;
 mod scores;
 mod scrape;
+mod search;
 mod serve;
 mod snapshots;
 mod stream_detail;

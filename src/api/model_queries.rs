@@ -1,4 +1,4 @@
-//! `/api/v1/tag` and `/api/v1/embed`: what the model makes of a picture or of texts that are sent here.
+//! `/api/v1/tag` and `/api/v1/embed` (and, for `search.rs`, `/api/v1/search`): what the model makes of a picture or of texts that are sent here.
 //!
 //! In: a body that is here in whole, and bounded (`guard.rs`). Out: scores or embeddings as JSON. What answers is handed in by the daemon as a
 //! [`ModelQueries`] and blocks, so it is called on a thread for that. Full: [`MAX_PICTURES`](super::limits::MAX_PICTURES) queries are under
@@ -20,6 +20,7 @@ use super::guard::{later, refusal};
 use super::limits::MAX_PICTURES;
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use crate::event::ModelRef;
+use crate::history::search_answer::{SearchAnswer, SearchRange};
 
 /// Texts of one query, …
 pub(super) const MAX_TEXTS: usize = 64;
@@ -56,6 +57,8 @@ pub struct SetScores {
 pub enum QueryRefusal {
     /// `model: none`.
     NoModel,
+    /// `history: off`.
+    NoHistory,
     NoSuchSet,
     NoSuchStream,
     /// What was sent cannot be used.
@@ -87,12 +90,27 @@ pub trait ModelQueries: Send + Sync {
     /// # Errors
     /// Why there are none.
     fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, QueryRefusal>;
+
+    /// The picture of a row of the history, as [`Self::search`] names it. `None`: there is none, or not any more.
+    fn history_picture(&self, name: &str) -> Option<Vec<u8>>;
+
+    /// The moments of the history that fit a text, a coded picture, or both.
+    ///
+    /// # Errors
+    /// Why there are none.
+    fn search(
+        &self,
+        text: Option<&str>,
+        picture: Option<&[u8]>,
+        range: SearchRange<'_>,
+        histogram: bool,
+    ) -> Result<SearchAnswer, QueryRefusal>;
 }
 
 /// What answers, and how much of it there is.
 #[derive(Clone)]
 pub(super) struct Answering {
-    queries: Arc<dyn ModelQueries>,
+    pub queries: Arc<dyn ModelQueries>,
     room: Arc<Semaphore>,
 }
 
@@ -119,24 +137,37 @@ async fn answer<T: Serialize + Send + 'static>(
     shared: &Shared,
     ask: impl FnOnce(&dyn ModelQueries) -> Result<T, QueryRefusal> + Send + 'static,
 ) -> Response {
+    let asked = move |queries: &dyn ModelQueries| {
+        ask(queries).map(|answer| Answered { model: queries.model().clone(), answer })
+    };
+    answer_whole(shared, asked).await
+}
+
+/// The same for an answer that names the model itself.
+pub(super) async fn answer_whole<T: Serialize + Send + 'static>(
+    shared: &Shared,
+    ask: impl FnOnce(&dyn ModelQueries) -> Result<T, QueryRefusal> + Send + 'static,
+) -> Response {
     let Some(Answering { queries, room }) = shared.board.answering() else {
         return busy("the model is not warm yet");
     };
     // It stays taken until the work is done, whether or not somebody still waits for it.
     let Ok(place) = room.try_acquire_owned() else { return busy("too many queries are under way: come back later") };
-    let model = queries.model().clone();
     let work = tokio::task::spawn_blocking(move || {
         let _place = place;
         ask(&*queries)
     });
     let refused = match work.await {
-        Ok(Ok(answer)) => return Json(Answered { model, answer }).into_response(),
+        Ok(Ok(answer)) => return Json(answer).into_response(),
         Ok(Err(refused)) => refused,
         Err(_) => QueryRefusal::Failed("it panicked; please report this".to_owned()),
     };
     match refused {
         QueryRefusal::NoModel => {
             refusal(StatusCode::CONFLICT, "there is no model: the configuration has `model: none`")
+        }
+        QueryRefusal::NoHistory => {
+            refusal(StatusCode::CONFLICT, "there is no history: the configuration has `history: off`")
         }
         QueryRefusal::NoSuchSet => refusal(StatusCode::NOT_FOUND, "no such label set"),
         QueryRefusal::NoSuchStream => refusal(StatusCode::NOT_FOUND, "no such stream"),
@@ -150,7 +181,7 @@ async fn answer<T: Serialize + Send + 'static>(
 }
 
 /// The kind of a body, without its parameters.
-fn kind(headers: &HeaderMap) -> String {
+pub(super) fn kind(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

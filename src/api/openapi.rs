@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::{openapi_programs, parameters, scores};
+use super::{openapi_programs, parameters, scores, search};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -291,6 +291,7 @@ fn schemas() -> Value {
         "Problems": object(json!({ "error": string, "problems": list(problem) })),
         "Tagged": openapi_programs::tagged(),
         "Embedded": openapi_programs::embedded(),
+        "Moments": search::schema(),
         "Session": openapi_programs::session(),
         "SessionEnded": object(json!({ "ended": flag })),
     })

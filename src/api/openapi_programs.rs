@@ -79,6 +79,23 @@ pub(super) fn embed() -> Value {
     embed
 }
 
+pub(super) fn search() -> Value {
+    asked("search", "The moments of the history that fit a text.", "Moments")
+}
+
+pub(super) fn search_picture() -> Value {
+    let mut search = asked(
+        "searchPicture",
+        "The moments of the history that look like a picture, with a text or without one.",
+        "Moments",
+    );
+    let picture = picture();
+    search["requestBody"] = json!({
+        "required": true, "content": { "image/jpeg": picture, "image/png": picture, "image/webp": picture },
+    });
+    search
+}
+
 fn model() -> Value {
     object(json!({ "name": { "type": "string" }, "fingerprint": { "type": "string" } }))
 }

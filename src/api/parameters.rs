@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
+use crate::history::search_answer::{MAX_PROMPT, prompt};
 use crate::yaml::units;
 
-/// Longest text that is looked for, in characters: longer than any id, name or word of a configuration.
+/// Longest name that is looked for, in characters: longer than any id, name or word of a configuration.
 const MAX_TEXT: usize = 256;
 /// Of a name that nobody knows, so much is said back.
 const MAX_ECHO: usize = 64;
@@ -27,6 +28,10 @@ pub(super) struct Parameter {
 pub(super) enum ParameterKind {
     /// A name, as it stands in the configuration.
     Text,
+    /// What the model is asked for, in words.
+    Prompt {
+        required: bool,
+    },
     /// `true` or `false`, which it is where it is left out.
     Flag,
     /// A whole number.
@@ -136,6 +141,7 @@ impl ParameterKind {
         let as_text = || Parsed::Text(text.to_owned());
         match self {
             Self::Text => (1..=MAX_TEXT).contains(&text.chars().count()).then(as_text),
+            Self::Prompt { .. } => prompt(text).is_ok().then(as_text),
             Self::Flag => text.parse().ok().map(Parsed::Flag),
             Self::Count { least, most, .. } => {
                 let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -158,6 +164,7 @@ impl ParameterKind {
     fn expected(self) -> String {
         match self {
             Self::Text => format!("a name of 1 to {MAX_TEXT} characters"),
+            Self::Prompt { .. } => format!("a text of 1 to {MAX_PROMPT} characters"),
             Self::Flag => "true or false".to_owned(),
             Self::Count { least, most, .. } => format!("a whole number from {least} to {most}"),
             Self::Word(words) => format!("one of {}", words.join(", ")),
@@ -174,6 +181,10 @@ impl ParameterKind {
     fn schema(self) -> Value {
         match self {
             Self::Text => json!({ "type": "string", "minLength": 1, "maxLength": MAX_TEXT }),
+            // Not of spaces alone.
+            Self::Prompt { .. } => {
+                json!({ "type": "string", "minLength": 1, "maxLength": MAX_PROMPT, "pattern": "\\S" })
+            }
             Self::Flag => json!({ "type": "boolean", "default": false }),
             Self::Count { least, most, default } => {
                 json!({ "type": "integer", "minimum": least, "maximum": most, "default": default })
@@ -215,8 +226,9 @@ fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
 /// The parameters as the document tells them.
 pub(super) fn documented(parameters: &[Parameter]) -> impl Iterator<Item = Value> {
     parameters.iter().map(|Parameter { name, kind, meaning }| {
+        let required = matches!(kind, ParameterKind::Prompt { required: true });
         let mut told =
-            json!({ "name": name, "in": "query", "required": false, "schema": kind.schema(), "description": meaning });
+            json!({ "name": name, "in": "query", "required": required, "schema": kind.schema(), "description": meaning });
         if matches!(kind, ParameterKind::Texts | ParameterKind::Words(_)) {
             // With commas, not once for each.
             (told["style"], told["explode"]) = ("form".into(), false.into());

@@ -12,8 +12,8 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, live, model_queries, openapi, openapi_programs, scores, snapshots,
-    stream_detail,
+    Shared, browser_session, events, handlers, live, model_queries, openapi, openapi_programs, scores, search,
+    snapshots, stream_detail,
 };
 
 /// Who may ask.
@@ -147,7 +147,8 @@ pub(super) fn all() -> Vec<Route> {
     ];
     let metrics = text("Its text format.", "text/plain; version=0.0.4; charset=utf-8");
     let picture = json!({ "description": "The picture.", "content": { "image/jpeg": { "schema": { "type": "string", "contentEncoding": "binary" } } } });
-    let snapshot = operation("snapshot", "A picture of a tag, as events name it.", &[("200", picture)]);
+    let snapshot = operation("snapshot", "A picture of a tag, as events name it.", &[("200", picture.clone())]);
+    let of_moment = operation("historyPicture", "A picture of a moment, as searches name it.", &[("200", picture)]);
     let reloaded = [
         ("200", answer("The new configuration runs.", of("Reloaded"))),
         ("202", answer("It is not done yet; the log will say what came of it.", of("UnderWay"))),
@@ -234,6 +235,15 @@ pub(super) fn all() -> Vec<Route> {
         Route::post("/api/v1/tag", PICTURE, model_queries::tag, openapi_programs::tag())
             .taking(model_queries::PARAMETERS),
         Route::post("/api/v1/embed", PICTURE, model_queries::embed, openapi_programs::embed()),
+        Route::get("/api/v1/search", READ, search::by_text, openapi_programs::search()).taking(&search::OF_TEXT),
+        Route::post("/api/v1/search", PICTURE, search::by_picture, openapi_programs::search_picture())
+            .taking(&search::OF_PICTURE),
+        Route::get(
+            "/api/v1/history/{name}",
+            READ,
+            search::picture,
+            with_parameter(of_moment, "name", "0000000000000007-12.jpg"),
+        ),
         Route::post("/api/v1/session", READ, browser_session::log_in, openapi_programs::log_in()),
         Route::delete("/api/v1/session", CHANGE, browser_session::log_out, openapi_programs::log_out()),
         Route::get(

@@ -1,15 +1,15 @@
 //! Asking a running daemon: a small HTTP client for its API. In: where it is and its token; out: JSON, or why not in one line.
 //!
-//! On the caller's thread, one connection for all questions, ten seconds for all of them, thirty for a change.
+//! On the caller's thread, one connection for all questions, ten seconds for all of them, thirty for a change, a minute for a search.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -28,6 +28,12 @@ use crate::platform::userinfo;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the daemon takes to say that a change is still under way.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The first one may wait until the text tower is loaded.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Whether anybody listens shows at once, or over a network soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The route that takes a picture or a text, either of which may be wrong.
+const SEARCH: &str = "/api/v1/search";
 /// Largest answer that is read.
 const MOST: usize = 32 << 20;
 
@@ -52,6 +58,15 @@ pub struct DaemonArgs {
 }
 
 impl DaemonArgs {
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Whether it is a daemon that is meant, and no configuration.
+    pub fn has_url(&self) -> bool {
+        self.url.is_some()
+    }
+
     /// The daemon that they name.
     ///
     /// # Errors
@@ -216,24 +231,68 @@ impl Daemon {
             .map(|answers| answers.into_iter().next().unwrap_or_default())
     }
 
+    /// Whether anybody listens there.
+    pub fn listens(&self) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.is_ok_and(|runtime| {
+            let connect = async {
+                tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((self.host.as_str(), self.port))).await
+            };
+            matches!(runtime.block_on(connect), Ok(Ok(_)))
+        })
+    }
+
+    /// What its history has for `query`, which begins with `?`, and for a picture of a media type.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn search(&self, query: &str, picture: Option<(&'static str, Vec<u8>)>) -> Result<Value, Unanswered> {
+        let path = format!("{SEARCH}{query}");
+        let (method, body) = match picture {
+            Some((kind, bytes)) => (Method::POST, Some((kind, Bytes::from(bytes)))),
+            None => (Method::GET, None),
+        };
+        let answers = self.answers_to(&method, &[&path], body.as_ref(), SEARCH_TIMEOUT)?;
+        let answer = answers.into_iter().next().unwrap_or_default();
+        match answer["error"].as_str() {
+            Some(why) => Err(Unanswered::Failed(format!("{}: {}", self.address(), plain(why)))),
+            None => Ok(answer),
+        }
+    }
+
     fn answers(&self, method: &Method, paths: &[&str], timeout: Duration) -> Result<Vec<Value>, Unanswered> {
+        self.answers_to(method, paths, None, timeout)
+    }
+
+    fn answers_to(
+        &self,
+        method: &Method,
+        paths: &[&str],
+        body: Option<&(&'static str, Bytes)>,
+        timeout: Duration,
+    ) -> Result<Vec<Value>, Unanswered> {
         let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
         runtime.block_on(async {
-            tokio::time::timeout(timeout, self.ask(method, paths)).await.unwrap_or_else(|_| {
+            tokio::time::timeout(timeout, self.ask(method, paths, body)).await.unwrap_or_else(|_| {
                 Err(Unanswered::Failed(format!("{} does not answer within {timeout:?}", self.address())))
             })
         })
     }
 
-    async fn ask(&self, method: &Method, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
+    async fn ask(
+        &self,
+        method: &Method,
+        paths: &[&str],
+        body: Option<&(&'static str, Bytes)>,
+    ) -> Result<Vec<Value>, Unanswered> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| {
             let (address, from) = (self.address(), &self.known_from);
             let remedy = "is the daemon running? `systemctl status vtagd` or its log says so";
             Unanswered::Failed(format!("nobody answers at {address} ({error}), which is {from}: {remedy}"))
         })?;
         match &self.tls {
-            None => self.talk(stream, method, paths).await,
+            None => self.talk(stream, method, paths, body).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(Arc::clone(config));
                 let stream = connector.connect(name.clone(), stream).await.map_err(|error| {
@@ -242,7 +301,7 @@ impl Daemon {
                         "is `api.tls` on there, and has the daemon been reloaded since its certificate changed?";
                     Unanswered::Failed(format!("{address} is not trusted or speaks no TLS ({error}): {remedy}"))
                 })?;
-                self.talk(stream, method, paths).await
+                self.talk(stream, method, paths, body).await
             }
         }
     }
@@ -252,6 +311,7 @@ impl Daemon {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         method: &Method,
         paths: &[&str],
+        body: Option<&(&'static str, Bytes)>,
     ) -> Result<Vec<Value>, Unanswered> {
         let other = |error: hyper::Error| {
             Unanswered::Failed(format!("{} does not answer as vtagd does ({error})", self.address()))
@@ -261,16 +321,17 @@ impl Daemon {
         tokio::spawn(connection);
         let mut answers = Vec::with_capacity(paths.len());
         for path in paths {
-            answers.push(self.question(&mut sender, method, path).await?);
+            answers.push(self.question(&mut sender, method, path, body).await?);
         }
         Ok(answers)
     }
 
     async fn question(
         &self,
-        sender: &mut SendRequest<Empty<Bytes>>,
+        sender: &mut SendRequest<Full<Bytes>>,
         method: &Method,
         path: &str,
+        body: Option<&(&'static str, Bytes)>,
     ) -> Result<Value, Unanswered> {
         let address = self.address();
         let other = |why: &dyn std::fmt::Display| {
@@ -284,7 +345,11 @@ impl Daemon {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        let request = request.body(Empty::new()).map_err(|error| other(&error))?;
+        if let Some((kind, _)) = body {
+            request = request.header(CONTENT_TYPE, *kind);
+        }
+        let body = body.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
+        let request = request.body(Full::new(body)).map_err(|error| other(&error))?;
         let answer = sender.send_request(request).await.map_err(|error| other(&error))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MOST).collect().await.map_err(|error| other(&error))?.to_bytes();
@@ -304,6 +369,10 @@ impl Daemon {
             StatusCode::NOT_FOUND if path.starts_with("/api/v1/streams/") => {
                 let said: Value = serde_json::from_slice(&body).map_err(|e| other(&e))?;
                 Err(Unanswered::Input(plain(said["error"].as_str().unwrap_or("no such stream"))))
+            }
+            status if status.is_client_error() && path.starts_with(SEARCH) => {
+                let said: Value = serde_json::from_slice(&body).map_err(|e| other(&e))?;
+                Err(Unanswered::Input(plain(said["error"].as_str().unwrap_or("it cannot be searched for"))))
             }
             status => {
                 let said: Option<Value> = serde_json::from_slice(&body).ok();

@@ -1,6 +1,8 @@
 //! `vtagd explain`: three sentences on why there was an event of a label, or none, and which setting would have made it another way. Read
-//! from the API of a running daemon: how the label stands, its peaks, what swallowed its starts, and its events. On the caller's thread.
+//! from the API of a running daemon: how the label stands, its peaks, what swallowed its starts, and its events; before the last hour what its history
+//! has. On the caller's thread.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -12,13 +14,16 @@ use super::scores::{path, query};
 use super::{plain, plural, say};
 use crate::yaml::units;
 
+/// The API knows the best of each minute for so long.
+const PEAKS_KNOWN: Duration = Duration::from_hours(1);
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The stream.
     stream: String,
     /// The label.
     label: String,
-    /// How far back; peaks are known for an hour.
+    /// How far back. Peaks are known for an hour; before, the history is asked when the label's words fitted best.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_since)]
     since: Duration,
     #[command(flatten)]
@@ -73,7 +78,46 @@ fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
         let seen = Seen { stream: &args.stream, label, events: &events, state: &text(&state), after };
         seen.explain(&since(args.since))
     });
-    Ok(told.collect::<Vec<_>>().join("\n\n"))
+    let mut told: Vec<String> = told.collect();
+    if args.since > PEAKS_KNOWN {
+        let sets: BTreeSet<&str> = labels.iter().filter_map(|label| label["set"].as_str()).collect();
+        let [known] = daemon.get(["/api/v1/labels"])?;
+        told.extend(sets.iter().filter_map(|set| past(args, daemon, prompt(&known, set, &args.label)?, after)));
+    }
+    Ok(told.join("\n\n"))
+}
+
+/// The first prompt of a label, of what `/api/v1/labels` says.
+fn prompt<'a>(known: &'a Value, set: &str, label: &str) -> Option<&'a str> {
+    let set = known["sets"].as_array()?.iter().find(|known| known["set"] == *set)?;
+    let label = set["details"].as_array()?.iter().find(|known| known["label"] == *label)?;
+    label["prompts"][0].as_str()
+}
+
+/// What the history has of the time before peaks are known.
+fn past(args: &Args, daemon: &Daemon, prompt: &str, after: Timestamp) -> Option<String> {
+    let until = Timestamp::now().saturating_sub(PEAKS_KNOWN).ok()?.to_string();
+    let after = after.to_string();
+    let asked = [("text", prompt), ("stream", &args.stream), ("since", &after), ("until", &until), ("limit", "1")];
+    let found = match daemon.search(&query(&asked), None) {
+        Ok(found) => found,
+        Err(Unanswered::Input(why) | Unanswered::Failed(why)) => {
+            return Some(format!("Of the time before the last hour nothing is known: {why}."));
+        }
+    };
+    let words = plain(prompt);
+    let Some(best) = found["moments"].as_array()?.first() else {
+        return Some(format!("Of the time before the last hour the history has nothing of {}.", plain(&args.stream)));
+    };
+    let at =
+        time(&best["from"]).map_or_else(|| "an unknown time".to_owned(), |at| at.strftime("%F %H:%M:%SZ").to_string());
+    let margin =
+        best["margin"].as_f64().map(|margin| format!(", {margin:+.2} over everyday nouns")).unwrap_or_default();
+    let stands = if found["stands_out"] == true { "which stands out" } else { "which does not stand out" };
+    Some(format!(
+        "Before the last hour the history has \"{words}\" best at {at} (cosine {:.3}{margin}), {stands}: `vtagd search` shows more.",
+        number(&best["score"]),
+    ))
 }
 
 /// The starts of the label since `after`, newest first: those of [`MAX_PAGES`] pages at most.

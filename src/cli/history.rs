@@ -40,6 +40,10 @@ pub struct Place {
 }
 
 impl Place {
+    pub(super) fn new(config: &Path, history: Option<&Path>) -> Self {
+        Self { config: config.to_owned(), history: history.map(Path::to_owned) }
+    }
+
     /// The folder, and the model that is asked for.
     ///
     /// # Errors

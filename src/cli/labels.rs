@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::progress::Meter;
-use super::{calibrate, check, complain, labels_state, plural, pull, say};
+use super::{calibrate, check, complain, labels_state, plural, pull, say, search};
 use crate::daemon::engine;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -46,6 +46,8 @@ pub enum Command {
     Calibrate(calibrate::Args),
     /// Let calibrated thresholds count that wait, as the model, a prompt, the view or the interval is another now.
     Confirm(calibrate::Confirm),
+    /// Try a phrase on the history, before it becomes a label: how its margins are spread, and its best moments. No set is touched.
+    Try(search::TryArgs),
     /// Print a label set of a configuration as it is in force: its file, or the copy of it that the daemon keeps.
     Export(labels_state::Export),
     /// Remove the daemon's copy of a label set, so that its file is in force again.
@@ -55,12 +57,12 @@ pub enum Command {
 }
 
 /// Does it; the exit code.
-pub fn run(command: &Command) -> u8 {
+pub fn run(command: Command) -> u8 {
     match command {
         Command::Check { files, model } => {
-            let (sets, code) = read(files);
+            let (sets, code) = read(&files);
             match model {
-                Some(model) if code == 0 => compare(&sets, model),
+                Some(model) if code == 0 => compare(&sets, &model),
                 _ => code,
             }
         }
@@ -69,16 +71,17 @@ pub fn run(command: &Command) -> u8 {
             0
         }
         Command::Embed { files, model } => {
-            let (sets, code) = read(files);
+            let (sets, code) = read(&files);
             if code != 0 {
                 return code;
             }
             embed(&sets, model.as_deref())
         }
-        Command::Calibrate(args) => calibrate::run(args),
-        Command::Confirm(args) => calibrate::confirm(args),
-        Command::Export(args) => labels_state::export(args),
-        Command::Reset(args) => labels_state::reset(args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Confirm(args) => calibrate::confirm(&args),
+        Command::Try(args) => search::run_try(args),
+        Command::Export(args) => labels_state::export(&args),
+        Command::Reset(args) => labels_state::reset(&args),
     }
 }
 

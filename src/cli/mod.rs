@@ -160,7 +160,7 @@ pub fn main() -> ExitCode {
         Command::Events(command) => events::run(&command),
         Command::Mqtt(command) => mqtt::run(&command),
         Command::Marks(command) => marks::run(&command),
-        Command::Labels(command) => labels::run(&command),
+        Command::Labels(command) => labels::run(command),
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),

@@ -1,18 +1,21 @@
-//! `vtagd search`: a text, a picture or both in, the moments of the history that fit out. Beside a daemon that writes there or not: nothing is
-//! changed. Readable by default, one JSON object with `--json`.
+//! `vtagd search`: a text, a picture or both in, the moments of the history that fit out. The running daemon is asked, which alone has what is kept in
+//! memory; where none runs, or another model is meant, its folder is searched here, on the caller's thread, and nothing is changed. Readable by
+//! default, one JSON object with `--json`.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use url::form_urlencoded;
 
+use super::ask::{Daemon, DaemonArgs, Unanswered};
 use super::history::Place;
 use super::{complain, pictures, plain, say};
 use crate::config::ModelSettings;
 use crate::daemon::engine::{self, Engine, EngineError};
 use crate::frame::view::NamedView;
-use crate::history::moment_search::{self, Found, MAX_KEPT, Moment, Wanted};
-use crate::history::noun_bank::{self, NounBank};
+use crate::history::noun_bank;
 use crate::history::row_store::StoredRows;
+use crate::history::search_answer::{self, HistogramBar, SearchAnswer, SearchQuestion, SearchRange};
 use crate::infer::{BatchSize, InferSettings};
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -21,20 +24,13 @@ use crate::model::{Bundle, ModelError};
 use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
 
-/// Moments whose margins are looked at: those with the best cosines.
-const CANDIDATES: usize = 1024;
-const _: () = assert!(CANDIDATES <= MAX_KEPT);
-
-/// Threads of a search: more wait for memory.
-const MAX_THREADS: usize = 4;
-
-/// No text tower reads more than some hundred words.
-const MAX_TEXT: usize = 64 * 1024;
+/// Largest picture that a daemon takes.
+const MAX_PICTURE: u64 = 16 << 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to look for, such as "a red lorry".
-    #[arg(required_unless_present = "picture", value_parser = text)]
+    #[arg(required_unless_present = "picture")]
     text: Option<String>,
     /// A picture that looks like it, instead of a text or with one.
     #[arg(long, value_name = "FILE")]
@@ -52,60 +48,62 @@ pub struct Args {
     #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
     #[command(flatten)]
-    place: Place,
+    daemon: DaemonArgs,
+    /// A folder of a history, which is searched here; no daemon is asked and the configuration is not read then.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
+    history: Option<PathBuf>,
+    /// Model directory, or hf:ORG/NAME[@REVISION], for rows that another model has made; they are searched here [default: the configuration's].
+    #[arg(short, long, value_name = "DIR", conflicts_with = "url")]
+    model: Option<PathBuf>,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+    /// For `labels try`.
+    #[arg(skip)]
+    histogram: bool,
+}
+
+/// `vtagd labels try`.
+#[derive(Debug, clap::Args)]
+pub struct TryArgs {
+    /// What a label could be told by, such as "a forklift".
+    phrase: String,
+    /// Of this stream alone.
+    #[arg(long, value_name = "STREAM")]
+    stream: Option<String>,
+    /// Seen since then: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
+    #[arg(long, value_parser = super::events::time)]
+    since: Option<jiff::Timestamp>,
+    /// Seen before then, said in the same way.
+    #[arg(long, value_parser = super::events::time)]
+    until: Option<jiff::Timestamp>,
+    /// At most so many moments.
+    #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// A folder of a history, which is looked through here; no daemon is asked and the configuration is not read then.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
+    history: Option<PathBuf>,
     /// Model directory, or hf:ORG/NAME[@REVISION], for rows that another model has made [default: the configuration's].
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", conflicts_with = "url")]
     model: Option<PathBuf>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
 }
 
-fn text(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("is empty".to_owned()),
-        long if long.len() > MAX_TEXT => Err(format!("is longer than {MAX_TEXT} bytes")),
-        text => Ok(text.to_owned()),
+/// Tries a phrase on the past; the exit code.
+pub fn run_try(args: TryArgs) -> u8 {
+    let TryArgs { phrase, stream, since, until, limit, daemon, history, model, json } = args;
+    let (text, picture, histogram) = (Some(phrase), None, true);
+    run(&Args { text, picture, stream, since, until, limit, daemon, history, model, json, histogram })
+}
+
+impl Args {
+    fn words(&self) -> Option<&str> {
+        self.text.as_deref().map(str::trim)
     }
-}
-
-/// What `--json` prints. Stable.
-#[derive(Debug, Serialize)]
-struct Output<'a> {
-    text: Option<&'a str>,
-    model: ModelName<'a>,
-    /// Null where there is no text: pictures have nothing to compare it with.
-    stands_out: Option<bool>,
-    moments: Vec<FoundMoment<'a>>,
-    searched: Searched<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct ModelName<'a> {
-    name: &'a str,
-    fingerprint: &'a str,
-}
-
-#[derive(Debug, Serialize)]
-struct FoundMoment<'a> {
-    stream: &'a str,
-    /// Null: the whole view.
-    region: Option<&'a str>,
-    from: jiff::Timestamp,
-    until: jiff::Timestamp,
-    /// Cosine of the best row.
-    score: f32,
-    margin: Option<f32>,
-    /// Where its picture is; none is kept yet.
-    picture: Option<&'a str>,
-}
-
-#[derive(Debug, Serialize)]
-struct Searched<'a> {
-    rows: u64,
-    other_models: u64,
-    damaged: u64,
-    unreadable: &'a [String],
 }
 
 /// Why it did not work.
@@ -139,6 +137,18 @@ impl Failure {
 
 /// Searches and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
+    // Not as it is parsed: whoever gives a book is not to get it back.
+    if let Some(Err(why)) = args.words().map(search_answer::prompt) {
+        complain(&format!("the text {why}"));
+        return 2;
+    }
+    if args.history.is_none() && args.model.is_none() {
+        match daemon(args) {
+            Ok(Some(daemon)) => return asked(args, &daemon).unwrap_or_else(|why| why.complain()),
+            Ok(None) => {}
+            Err(why) => return why.complain(),
+        }
+    }
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     match search(args, &shutdown) {
@@ -150,94 +160,134 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
+/// The daemon to ask: the one that is named, or that of the configuration if it runs. Where it does not, its folder is searched.
+fn daemon(args: &Args) -> Result<Option<Daemon>, Unanswered> {
+    match args.daemon.daemon() {
+        Ok(daemon) if args.daemon.has_url() || daemon.listens() => Ok(Some(daemon)),
+        Err(why) if args.daemon.has_url() => Err(why),
+        _ => Ok(None),
+    }
+}
+
+/// Prints what `daemon` has found; the exit code.
+fn asked(args: &Args, daemon: &Daemon) -> Result<u8, Unanswered> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let limit = args.limit.to_string();
+    let histogram = args.histogram.then(|| "true".to_owned());
+    let (since, until) = (args.since.map(|at| at.to_string()), args.until.map(|at| at.to_string()));
+    let given = [
+        ("text", args.text.as_ref()),
+        ("stream", args.stream.as_ref()),
+        ("since", since.as_ref()),
+        ("until", until.as_ref()),
+        ("limit", Some(&limit)),
+        ("histogram", histogram.as_ref()),
+    ];
+    given.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| {
+        query.append_pair(name, value);
+    });
+    let picture = args.picture.as_deref().map(picture).transpose().map_err(Unanswered::Input)?;
+    let answer = daemon.search(&format!("?{}", query.finish()), picture)?;
+    let mut answer: SearchAnswer = serde_json::from_value(answer)
+        .map_err(|error| Unanswered::Failed(format!("{} does not answer as vtagd does ({error})", daemon.address())))?;
+    // They are told relative to where they were asked for.
+    let addresses = answer.moments.iter_mut().filter_map(|moment| moment.picture.as_mut());
+    addresses.filter(|address| address.starts_with('/')).for_each(|address| address.insert_str(0, &daemon.address()));
+    Ok(match print(args, &answer) {
+        Ok(()) => 0,
+        Err(error) => {
+            complain(&error);
+            error.exit_code()
+        }
+    })
+}
+
+/// A picture as it is sent, with its media type.
+fn picture(file: &Path) -> Result<(&'static str, Vec<u8>), String> {
+    let fault = |error: std::io::Error| format!("{}: {error}", file.display());
+    let mut bytes = Vec::new();
+    std::fs::File::open(file).and_then(|open| open.take(MAX_PICTURE + 1).read_to_end(&mut bytes)).map_err(fault)?;
+    if bytes.len() as u64 > MAX_PICTURE {
+        return Err(format!("{}: a daemon takes pictures of at most {} MiB", file.display(), MAX_PICTURE >> 20));
+    }
+    let kind = match &bytes[..] {
+        [0x89, b'P', b'N', b'G', ..] => "image/png",
+        [b'R', b'I', b'F', b'F', ..] => "image/webp",
+        _ => "image/jpeg",
+    };
+    Ok((kind, bytes))
+}
+
 fn search(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
-    let (folder, model) = args.place.find(args.model.as_deref(), shutdown).map_err(Failure::Input)?;
+    let place = Place::new(args.daemon.config(), args.history.as_deref());
+    let (folder, model) = place.find(args.model.as_deref(), shutdown).map_err(Failure::Input)?;
     let unreadable = |error| Failure::Unreadable { path: folder.display().to_string(), error };
     let (stored, damage) = StoredRows::open(&folder).map_err(unreadable)?;
     damage.iter().for_each(|damage| tracing::warn!(damage, "a part of the history is damaged; the rest is searched"));
     let Some(bundle) = engine::open(&model, shutdown)? else {
         return Err(Failure::Input("there is no model to search with; name one with -m".to_owned()));
     };
-    let (query, nouns) = embed(args, &bundle, &model, shutdown)?;
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS);
-    let wanted = Wanted {
-        embedding: &query,
-        model: &bundle.fingerprint,
-        stream: args.stream.as_deref(),
-        since: args.since.map(jiff::Timestamp::as_millisecond),
-        until: args.until.map(jiff::Timestamp::as_millisecond),
-        keep: CANDIDATES,
-        threads,
+    let (embedding, nouns) = embed(args, &bundle, &model, shutdown)?;
+    let question = SearchQuestion {
+        text: args.words(),
+        embedding: &embedding,
+        nouns: &nouns,
+        model: (&bundle.name, &bundle.fingerprint, bundle.logit_parameters.scale),
+        range: SearchRange {
+            stream: args.stream.as_deref(),
+            since: args.since,
+            until: args.until,
+            limit: usize::from(args.limit),
+        },
+        histogram: args.histogram,
     };
-    let found = moment_search::search(&stored, &wanted);
-    // A picture has no rivals among words.
-    let bank = args
-        .text
-        .as_ref()
-        .filter(|_| args.picture.is_none())
-        .map(|_| NounBank::new(&query, nouns.iter().map(Vec::as_slice), bundle.logit_parameters.scale));
-    let ranked = noun_bank::ranked(&found.moments, bank.as_ref());
-    let stands_out = bank.as_ref().map(|bank| ranked.first().is_some_and(|(_, margin)| bank.stands_out(*margin)));
-    print(args, &bundle, &found, &ranked, stands_out)
+    print(args, &search_answer::answer(&stored, &question, |_, file| file.display().to_string()))
 }
 
-fn print(
-    args: &Args,
-    bundle: &Bundle,
-    found: &Found,
-    ranked: &[(&Moment, f32)],
-    stands_out: Option<bool>,
-) -> Result<(), Failure> {
-    let ranked = &ranked[..ranked.len().min(usize::from(args.limit))];
-    let time = |milliseconds| jiff::Timestamp::from_millisecond(milliseconds).unwrap_or(jiff::Timestamp::MIN);
+fn print(args: &Args, answer: &SearchAnswer) -> Result<(), Failure> {
     if args.json {
-        let moments = ranked.iter().map(|(moment, margin)| FoundMoment {
-            stream: &moment.name.stream,
-            region: Some(moment.name.region.as_str()).filter(|region| !region.is_empty()),
-            from: time(moment.from),
-            until: time(moment.until),
-            score: moment.score,
-            margin: stands_out.map(|_| *margin),
-            picture: None,
-        });
-        let output = Output {
-            text: args.text.as_deref(),
-            model: ModelName { name: &bundle.name, fingerprint: &bundle.fingerprint },
-            stands_out,
-            moments: moments.collect(),
-            searched: Searched {
-                rows: found.rows,
-                other_models: found.other_models,
-                damaged: found.damaged,
-                unreadable: &found.unreadable,
-            },
-        };
-        say(&serde_json::to_string(&output)?);
+        say(&serde_json::to_string(answer)?);
         return Ok(());
     }
-    found.unreadable.iter().for_each(|what| tracing::warn!(what, "a part of the history cannot be read"));
-    if found.damaged > 0 {
-        tracing::warn!(rows = found.damaged, "damaged rows of the history were left out");
+    let searched = &answer.searched;
+    searched.unreadable.iter().for_each(|what| tracing::warn!(what, "a part of the history cannot be read"));
+    if searched.damaged > 0 {
+        tracing::warn!(rows = searched.damaged, "damaged rows of the history were left out");
     }
-    if found.other_models > 0 {
-        let rows = found.other_models;
+    if searched.other_models > 0 {
+        let rows = searched.other_models;
         tracing::warn!(rows, "rows that another model has made were not searched; name that model with -m");
     }
-    if ranked.is_empty() {
-        say(&format!("nothing is kept there: {} rows were searched", found.rows));
+    if answer.moments.is_empty() {
+        say(&format!("nothing is kept there: {} rows were searched", searched.rows));
         return Ok(());
     }
-    if stands_out == Some(false) {
+    answer.histogram.iter().for_each(|bars| draw(bars));
+    if answer.stands_out == Some(false) {
         say("nothing stands out; the nearest:");
     }
-    for (moment, margin) in ranked {
-        let region = if moment.name.region.is_empty() { String::new() } else { format!("/{}", moment.name.region) };
-        let margin = if stands_out.is_some() { format!("  margin {margin:+.2}") } else { String::new() };
-        let (from, until) = (time(moment.from).strftime("%F %T"), time(moment.until).strftime("%T"));
-        let name = format!("{}{region}", moment.name.stream);
-        say(&plain(&format!("{from}–{until}Z  {name:<20}  score {:.3}{margin}", moment.score)));
+    for moment in &answer.moments {
+        let region = moment.region.as_ref().map(|region| format!("/{region}")).unwrap_or_default();
+        let margin = moment.margin.map(|margin| format!("  margin {margin:+.2}")).unwrap_or_default();
+        let picture = moment.picture.as_ref().map(|picture| format!("  {picture}")).unwrap_or_default();
+        let (from, until) = (moment.from.strftime("%F %T"), moment.until.strftime("%T"));
+        let name = format!("{}{region}", moment.stream);
+        say(&plain(&format!("{from}–{until}Z  {name:<20}  score {:.3}{margin}{picture}", moment.score)));
     }
     Ok(())
+}
+
+/// Longest bar, in characters.
+const WIDTH: u64 = 40;
+
+fn draw(bars: &[HistogramBar]) {
+    let (rows, most) = (bars.iter().map(|bar| bar.rows).sum::<u64>(), bars.iter().map(|bar| bar.rows).max());
+    say(&format!("margin over everyday nouns, of {rows} rows:"));
+    for HistogramBar { margin, rows } in bars {
+        // One that is there is seen.
+        let length = (rows * WIDTH).div_ceil(most.unwrap_or(1).max(1)) as usize;
+        say(format!("{margin:>+6.1} {} {rows}", "#".repeat(length)).trim_end());
+    }
 }
 
 /// The embedding of what is looked for, of length 1, and those of the nouns it is compared with.
@@ -249,11 +299,12 @@ fn embed(
 ) -> Result<(Vec<f32>, Vec<Vec<f32>>), Failure> {
     let mut parts = Vec::new();
     let mut nouns = Vec::new();
-    if let Some(text) = &args.text {
+    if let Some(text) = args.words() {
         let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
         let mut tower = ChildTower::new(bundle, None, 0).with_shutdown(shutdown.clone());
-        let mut texts = vec![text.as_str()];
-        for noun in noun_bank::nouns() {
+        let mut texts = vec![text];
+        // A picture has no rivals among words.
+        for noun in noun_bank::nouns().filter(|_| args.picture.is_none()) {
             texts.push(noun);
         }
         let mut embedder = Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |_| {} };
@@ -275,12 +326,5 @@ fn embed(
             parts.push(embedding.map_err(|error| Failure::Input(error.to_string()))?);
         }
     }
-    let dim = parts.first().map_or(0, Vec::len);
-    let mut sum = vec![0.0; dim];
-    for part in &parts {
-        sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-    }
-    let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-    sum.iter_mut().for_each(|value| *value /= length);
-    Ok((sum, nouns))
+    Ok((search_answer::joined(&parts), nouns))
 }

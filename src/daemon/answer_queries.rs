@@ -3,10 +3,12 @@
 //! Called on the API's threads, a few at once (`api/model_queries.rs`), each of which waits for its answer. Pictures are untrusted: their size
 //! is bounded before they are unpacked, and one is unpacked at a time; a large one is also alone until it is in a batch. Label sets and
 //! views are those that run now; the main thread hands them in. One text tower is in memory at a time, that of a reload included, and only
-//! where there is memory for it.
+//! where there is memory for it; after a text it waits for the next one for a minute. One search of the history is under way at a time, on threads that
+//! go after inference.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ndarray::ArrayView1;
 use parking_lot::{Mutex, RwLock};
@@ -18,12 +20,20 @@ use crate::event::ModelRef;
 use crate::frame::Picture;
 use crate::frame::still_image;
 use crate::frame::view::{NamedView, Views};
+use crate::history::noun_bank;
+use crate::history::picture_files::PictureName;
+use crate::history::row_store::StoredRows;
+use crate::history::search_answer::{self, SearchAnswer, SearchQuestion, SearchRange};
 use crate::pipeline::on_demand::{NoEmbedding, OnDemand};
 use crate::platform::shutdown::Shutdown;
+use crate::platform::thread_priority;
 use crate::score::{LabelScore, NamedRival, Scorer};
 
 /// From so many pixels on a picture waits alone: 4K is below.
 const LARGE: u64 = 1 << 23;
+
+/// Who searches asks again soon, and a file that is mapped is searched several times as fast as one that is read.
+const MAPPED_FOR: Duration = Duration::from_secs(60);
 
 /// A label set that runs now.
 struct SetInUse {
@@ -49,13 +59,46 @@ pub struct ModelAnswers {
     labels: Option<LabelBook>,
     in_use: RwLock<Arc<InUse>>,
     unpacking: Mutex<()>,
+    /// `None`: the history is off.
+    history: Option<StoredRows>,
+    /// Embeddings of the noun bank, once they were asked for.
+    nouns: Mutex<Option<Arc<Vec<Vec<f32>>>>>,
+    /// When the last search ended, while its files are mapped.
+    searching: Mutex<Option<Instant>>,
     shutdown: Shutdown,
 }
 
 impl ModelAnswers {
     pub fn new(on_demand: OnDemand, model: ModelRef, labels: Option<LabelBook>, shutdown: Shutdown) -> Self {
         let (in_use, unpacking) = (RwLock::default(), Mutex::default());
-        Self { on_demand, model, labels, in_use, unpacking, shutdown }
+        let (nouns, searching) = (Mutex::default(), Mutex::default());
+        Self { on_demand, model, labels, in_use, unpacking, history: None, nouns, searching, shutdown }
+    }
+
+    /// Searches are answered from `history`.
+    #[must_use]
+    pub fn with_history(self, history: Option<StoredRows>) -> Self {
+        Self { history, ..self }
+    }
+
+    /// Ends a text tower that nobody has needed for a while, and lets go of the history's files. Does not block.
+    pub fn end_idle(&self, now: Instant) {
+        self.labels.iter().for_each(|labels| labels.end_idle_tower(now));
+        let idle = |ended: &mut Instant| now.saturating_duration_since(*ended) >= MAPPED_FOR;
+        if self.searching.try_lock().is_some_and(|mut ended| ended.take_if(idle).is_some()) {
+            self.history.iter().for_each(StoredRows::unmap);
+        }
+    }
+
+    /// The bank's embeddings, made once for each model.
+    fn nouns(&self, labels: &LabelBook) -> Result<Arc<Vec<Vec<f32>>>, QueryRefusal> {
+        if let Some(nouns) = &*self.nouns.lock() {
+            return Ok(Arc::clone(nouns));
+        }
+        let texts: Vec<String> = noun_bank::nouns().map(str::to_owned).collect();
+        let nouns = Arc::new(labels.embed_texts(&texts, true, &self.shutdown).map_err(refused)?);
+        *self.nouns.lock() = Some(Arc::clone(&nouns));
+        Ok(nouns)
     }
 
     /// Goes on with these label sets and streams.
@@ -143,10 +186,61 @@ impl ModelQueries for ModelAnswers {
 
     fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, QueryRefusal> {
         let labels = self.labels.as_ref().ok_or(QueryRefusal::NoModel)?;
-        labels.embed_texts(texts, &self.shutdown).map_err(|refused| match refused {
-            TextsRefused::Busy => QueryRefusal::Busy("other texts are being embedded: come back later"),
-            TextsRefused::Memory => QueryRefusal::Busy("there is not enough free memory for the model's text tower"),
-            TextsRefused::Engine(error) => QueryRefusal::Failed(error.to_string()),
-        })
+        labels.embed_texts(texts, false, &self.shutdown).map_err(refused)
+    }
+
+    fn history_picture(&self, name: &str) -> Option<Vec<u8>> {
+        // A name that was given from outside is looked at before it becomes a path.
+        let file = self.history.as_ref()?.picture(PictureName::parse(name)?)?;
+        std::fs::read(file).ok()
+    }
+
+    fn search(
+        &self,
+        text: Option<&str>,
+        picture: Option<&[u8]>,
+        range: SearchRange<'_>,
+        histogram: bool,
+    ) -> Result<SearchAnswer, QueryRefusal> {
+        let labels = self.labels.as_ref().ok_or(QueryRefusal::NoModel)?;
+        let history = self.history.as_ref().ok_or(QueryRefusal::NoHistory)?;
+        let mut parts = Vec::new();
+        if let Some(picture) = picture {
+            parts.push(self.embed_picture(picture)?);
+        }
+        let mut nouns = None;
+        if let Some(text) = text {
+            let text = search_answer::prompt(text).map_err(|why| QueryRefusal::Input(format!("the text {why}")))?;
+            if picture.is_none() {
+                nouns = Some(self.nouns(labels)?);
+            }
+            parts.extend(labels.embed_texts(&[text.to_owned()], false, &self.shutdown).map_err(refused)?);
+        }
+        let embedding = search_answer::joined(&parts);
+        let nouns = nouns.as_ref().map(|nouns| nouns.as_slice()).unwrap_or_default();
+        let question = SearchQuestion { text, embedding: &embedding, nouns, model: labels.model(), range, histogram };
+        let mut one = self.searching.lock();
+        // On a thread of its own: the caller's goes on with other things, at its own place in the order.
+        let answer = std::thread::scope(|scope| {
+            let look = || {
+                thread_priority::lower_priority();
+                // What the answer's reader asks for next.
+                search_answer::answer(history, &question, |name, _| format!("/api/v1/history/{}", name.text()))
+            };
+            let thread = std::thread::Builder::new().name("vtagd-search".to_owned()).spawn_scoped(scope, look);
+            let thread =
+                thread.map_err(|error| QueryRefusal::Failed(format!("there is no thread to search: {error}")))?;
+            thread.join().map_err(|_| QueryRefusal::Failed("the search panicked; please report this".to_owned()))
+        });
+        *one = Some(Instant::now());
+        answer
+    }
+}
+
+fn refused(why: TextsRefused) -> QueryRefusal {
+    match why {
+        TextsRefused::Busy => QueryRefusal::Busy("other texts are being embedded: come back later"),
+        TextsRefused::Memory => QueryRefusal::Busy("there is not enough free memory for the model's text tower"),
+        TextsRefused::Engine(error) => QueryRefusal::Failed(error.to_string()),
     }
 }

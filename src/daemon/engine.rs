@@ -76,9 +76,18 @@ pub struct LabelBook {
     infer: InferSettings,
     /// Length of an image embedding.
     dim: usize,
-    /// Held while a text tower is in memory.
-    one_tower: Arc<Mutex<()>>,
+    /// Held while a text tower is at work. The one that the API's texts were embedded with last stays for [`TOWER_KEPT`].
+    one_tower: Arc<Mutex<Option<KeptTower>>>,
 }
+
+/// A text tower that waits for more texts.
+struct KeptTower {
+    tower: ChildTower,
+    used: Instant,
+}
+
+/// Who searches asks again soon, and loading a tower takes longer than a text.
+const TOWER_KEPT: Duration = Duration::from_secs(60);
 
 /// Why texts of the API have no embeddings.
 #[derive(Debug, thiserror::Error)]
@@ -100,12 +109,30 @@ impl LabelBook {
         self.dim
     }
 
-    /// The embeddings of `texts`, from the cache or from a child process; what is asked once is not kept. Blocks until then.
+    /// Ends the text tower that nobody has asked for a while. Does not block.
+    pub fn end_idle_tower(&self, now: Instant) {
+        if let Some(mut kept) = self.one_tower.try_lock() {
+            kept.take_if(|kept| now.saturating_duration_since(kept.used) >= TOWER_KEPT);
+        }
+    }
+
+    /// The model, as rows of the history name it, and its logit scale.
+    pub fn model(&self) -> (&str, &str, f32) {
+        (&self.bundle.name, &self.bundle.fingerprint, self.bundle.logit_parameters.scale)
+    }
+
+    /// The embeddings of `texts`, from the cache or from a child process; what is asked once does not go into the cache, what is asked again
+    /// and again (`lasting`) does. Blocks until then.
     ///
     /// # Errors
     /// When a text tower is at work already, there is no memory for one, or it fails.
-    pub fn embed_texts(&self, texts: &[String], shutdown: &Shutdown) -> Result<Vec<Vec<f32>>, TextsRefused> {
-        let cache = EmbeddingCache::new(&paths::cache_dir(), &self.bundle.embedding_fingerprint);
+    pub fn embed_texts(
+        &self,
+        texts: &[String],
+        lasting: bool,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<Vec<f32>>, TextsRefused> {
+        let mut cache = EmbeddingCache::new(&paths::cache_dir(), &self.bundle.embedding_fingerprint);
         let mut known: HashMap<&str, Vec<f32>> = HashMap::new();
         for text in texts {
             if let Some(found) = cache.get(text) {
@@ -117,16 +144,25 @@ impl LabelBook {
         missing.sort_unstable();
         missing.dedup();
         if !missing.is_empty() {
-            let _one = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
-            let needed = text_weights(&self.bundle).saturating_mul(2).saturating_add(TOWER_MEMORY);
-            if free_memory::available().is_some_and(|bytes| bytes < needed) {
-                return Err(TextsRefused::Memory);
-            }
-            let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
-                .with_shutdown(shutdown.clone());
+            let mut kept = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
+            let mut tower = match kept.take() {
+                Some(kept) => kept.tower,
+                None => {
+                    let needed = text_weights(&self.bundle).saturating_mul(2).saturating_add(TOWER_MEMORY);
+                    if free_memory::available().is_some_and(|bytes| bytes < needed) {
+                        return Err(TextsRefused::Memory);
+                    }
+                    let tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads);
+                    tower.with_shutdown(shutdown.clone()).kept()
+                }
+            };
             let mut embedded = Vec::with_capacity(missing.len());
-            tower.embed(&missing, &mut |_, text| embedded.push(text.values)).map_err(EngineError::from)?;
-            known.extend(missing.into_iter().zip(embedded));
+            tower.embed(&missing, &mut |_, text| embedded.push(text)).map_err(EngineError::from)?;
+            *kept = Some(KeptTower { tower, used: Instant::now() });
+            if lasting {
+                cache.put(missing.iter().copied().zip(&embedded));
+            }
+            known.extend(missing.into_iter().zip(embedded.into_iter().map(|text| text.values)));
         }
         Ok(texts.iter().map(|text| known.get(text.as_str()).cloned().unwrap_or_default()).collect())
     }
@@ -136,7 +172,9 @@ impl LabelBook {
     /// # Errors
     /// As [`Engine::build`].
     pub fn scorers(&self, sets: &[LabelSet], shutdown: &Shutdown) -> Result<Vec<Arc<Scorer>>, EngineError> {
-        let _one = self.one_tower.lock();
+        let mut one = self.one_tower.lock();
+        // Two of them may be too many.
+        *one = None;
         let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
             .with_shutdown(shutdown.clone());
         let embeddings = embed(&self.bundle, sets, &mut tower)?;

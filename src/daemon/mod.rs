@@ -160,7 +160,8 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let (mut intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
     let on_demand = intake.on_demand();
     let (model, labels) = (engine.model.clone(), engine.labels.clone());
-    let answers = Arc::new(ModelAnswers::new(on_demand, model, labels, shutdown.clone()));
+    let stored = history.as_ref().map(Recorder::stored);
+    let answers = Arc::new(ModelAnswers::new(on_demand, model, labels, shutdown.clone()).with_history(stored));
     intake.show_pictures(Arc::clone(board.latest_pictures()));
     let mut streams =
         Streams::new(intake, Arc::clone(&events), registry, Arc::clone(board.live_scores()), engine.model.clone());
@@ -324,6 +325,7 @@ fn drain(streams: Streams, stages: Threads, outer: Threads, events: &EventRoute)
     let mut failed = stopped.failed;
     failed |= join(threads, DRAIN_TIMEOUT);
     stopped.close_tags();
+    stopped.end_routes();
     // Closed by hand: a scoring thread that is late still holds the events.
     events.close();
     failed |= join(outer, FLUSH_TIMEOUT);

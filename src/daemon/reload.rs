@@ -147,6 +147,7 @@ impl Reloader {
     /// Does what is asked for next, or goes on with what is under way, and tells whom it concerns what came of it.
     pub fn poll(&mut self, streams: &mut Streams) {
         streams.join_waiting(Instant::now(), &self.current, &self.scorers);
+        self.answers.iter().for_each(|answers| answers.end_idle(Instant::now()));
         let changed = self.step(streams);
         if self.reloading && self.under_way.is_none() {
             self.reloading = false;

@@ -14,14 +14,16 @@ use parking_lot::Mutex;
 use crate::config::{Settings, StreamSettings, calibrations};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
+use crate::frame::Picture;
+use crate::frame::region_picture::region_picture;
 use crate::frame::view::NamedView;
-use crate::history::Recorder;
+use crate::history::{PictureEncoder, PictureSettings, Recorder};
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::pipeline::{EventRoute, Threads, scores_to_events};
 use crate::sample::Interval;
 use crate::score::Scorer;
-use crate::score::score_routes::EmbeddingHandler;
+use crate::score::score_routes::{EmbeddingHandler, ScoreRoutes};
 use crate::source::Ended;
 use crate::stream::StreamId;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
@@ -126,6 +128,9 @@ impl Streams {
 
     /// Streams that join from now on leave their embeddings in `history`.
     pub fn record_to(&mut self, history: Option<Recorder>) {
+        if history.as_ref().is_some_and(|history| history.pictures().is_some()) {
+            self.intake.keep_pictures();
+        }
         self.history = history;
     }
 
@@ -366,7 +371,8 @@ impl Streams {
                 }
             }
         }
-        (threads, StoppedStreams { streams, events: self.events, failed: self.failed })
+        let routes = self.intake.close();
+        (threads, StoppedStreams { streams, routes, events: self.events, failed: self.failed })
     }
 }
 
@@ -376,12 +382,18 @@ type OpenTags = (Arc<Mutex<Emitter>>, EndReason);
 /// What is left to settle when every thread has ended, or is too late.
 pub struct StoppedStreams {
     streams: Vec<(RegisteredStream, Option<OpenTags>)>,
+    routes: Arc<ScoreRoutes>,
     events: Arc<EventRoute>,
     /// Something failed for good before.
     pub failed: bool,
 }
 
 impl StoppedStreams {
+    /// Ends the ways of all streams: the history's thread ends when nobody can send it anything any more.
+    pub fn end_routes(&self) {
+        self.routes.clear();
+    }
+
     /// Ends every tag that is still open.
     pub fn close_tags(&self) {
         for (emitter, reason) in self.streams.iter().filter_map(|(_, open)| open.as_ref()) {
@@ -418,14 +430,28 @@ fn embeddings(history: Option<&Recorder>, stream: &StreamSettings, model: &Model
     let of_view = |view: &NamedView| {
         history.stream(&stream.source.id, view.name.as_deref().unwrap_or_default(), &model.fingerprint)
     };
-    let mut views: Vec<_> = stream.views.iter().map(of_view).collect();
-    Some(Box::new(move |time, tiles, embeddings, dim| {
+    let mut views: Vec<_> = stream.views.iter().map(|view| (of_view(view), view.clone())).collect();
+    let pictures = history.pictures().cloned();
+    Some(Box::new(move |time, picture, tiles, embeddings, dim| {
         let mut rest = embeddings;
-        for (record, tiles) in views.iter_mut().zip(tiles) {
+        for ((record, view), tiles) in views.iter_mut().zip(tiles) {
             let own = rest.split_off(..tiles * dim).unwrap_or_default();
-            record(time.wall, own, dim);
+            let encoder = pictures.as_ref().zip(picture).map(|(wanted, picture)| encoder(wanted, picture, view));
+            record(time.wall, encoder, own, dim);
         }
     }))
+}
+
+/// What makes the JPEG of the view's part of a picture.
+fn encoder(wanted: &PictureSettings, picture: &Arc<Picture>, view: &NamedView) -> PictureEncoder {
+    let (picture, view) = (Arc::clone(picture), view.clone());
+    let (max_side, quality) = (wanted.max_side, wanted.quality);
+    Box::new(move || {
+        let part = region_picture(&picture, &view).map_err(io::Error::other)?;
+        // The decoder may be waiting for it.
+        drop(picture);
+        crate::snapshot::jpeg(&part, max_side, quality)
+    })
 }
 
 /// The scorers of a stream's sets, in its order.

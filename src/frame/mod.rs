@@ -6,6 +6,7 @@
 pub mod coded_size;
 pub mod latest_picture;
 pub mod picture_kind;
+pub mod region_picture;
 pub mod slot;
 pub mod still_image;
 pub mod thumbprint;

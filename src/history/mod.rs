@@ -3,16 +3,22 @@
 //! In: every scored frame's embeddings, on the scoring thread ([`Recorder::stream`]), which never waits: they go into a queue of [`QUEUE`] frames.
 //! One named thread puts them into the [store](row_store), syncs it every [`SYNC_INTERVAL`] and deletes what is too old. Out: what searches
 //! read ([`Recorder::stored`]), at any time and on their own threads. Full: the frame leaves nothing there, counted. Closed, when the last stream has gone:
-//! what waits is still stored. Without a path all of it is in memory.
+//! what waits is still stored. Without a path all of it is in memory. Pictures, where they are wanted, are encoded on the same thread, for rows that
+//! are stored; [`PICTURES`] wait at most, each of which holds a decoded picture, and a row beyond them has none, counted.
 
 pub mod dot;
+#[cfg(test)]
+mod fault_tests;
+mod mapped_rows;
 pub mod moment_search;
 pub mod name_table;
 pub mod noun_bank;
+pub mod picture_files;
 pub mod purge;
 mod rotation;
 pub mod row_format;
 pub mod row_store;
+pub mod search_answer;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -20,6 +26,7 @@ mod tests;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,6 +38,9 @@ use row_store::{NewRow, Pushed, RetentionLimits, RowStore, StoreError, StoredRow
 
 /// Frames that wait to be stored: a few kilobytes each.
 const QUEUE: usize = 256;
+
+/// Frames that wait with their pictures.
+const PICTURES: usize = 8;
 
 /// A power cut takes what came since the last one, so it is well below the 5 s that are promised.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
@@ -73,16 +83,46 @@ struct QueuedFrame {
     /// One after the other, each `dim` numbers long.
     embeddings: Vec<f32>,
     dim: usize,
+    picture: FramePicture,
 }
 
-/// What is called with each frame of a stream: its time, and its embeddings, one after the other, each so many numbers long.
-pub type FrameRecorder = Box<dyn FnMut(jiff::Timestamp, &[f32], usize) + Send>;
+/// Makes the JPEG of a frame.
+pub type PictureEncoder = Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send>;
+
+/// The picture of a frame that waits.
+enum FramePicture {
+    Unwanted,
+    /// Too many waited.
+    Dropped,
+    Waits(PictureEncoder, WaitingPicture),
+}
+
+/// Counts as one that waits, as long as it lives.
+struct WaitingPicture(Arc<AtomicUsize>);
+
+impl WaitingPicture {
+    fn new(waiting: &Arc<AtomicUsize>) -> Option<Self> {
+        let one = Self(Arc::clone(waiting));
+        (waiting.fetch_add(1, Ordering::Relaxed) < PICTURES).then_some(one)
+    }
+}
+
+impl Drop for WaitingPicture {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is called with each frame of a stream: its time, what makes its picture where pictures are kept, and its embeddings, one after the other, each so many numbers long.
+pub type FrameRecorder = Box<dyn FnMut(jiff::Timestamp, Option<PictureEncoder>, &[f32], usize) + Send>;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Recorder {
     queue: Sender<QueuedFrame>,
     stored: StoredRows,
+    pictures: Option<PictureSettings>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Recorder {
@@ -102,9 +142,15 @@ impl Recorder {
         for result in ["stored", "extended", "dropped", "failed"] {
             metrics::counter!("vtagd_history_embeddings_total", "result" => result).absolute(0);
         }
-        let writer = Writer { store, failing: false, retry_at: None };
-        let thread = std::thread::Builder::new().name("vtagd-history".to_owned()).spawn(move || writer.run(&frames))?;
-        Ok((Self { queue, stored }, thread))
+        for result in ["saved", "dropped", "failed"] {
+            metrics::counter!("vtagd_history_pictures_total", "result" => result).absolute(0);
+        }
+        let pictures = settings.pictures.clone().filter(|_| settings.path.is_some());
+        let room = pictures.as_ref().map(|pictures| pictures.max_size);
+        let writer = Writer { store, failing: false, pictures_failing: false, retry_at: None };
+        let thread =
+            std::thread::Builder::new().name("vtagd-history".to_owned()).spawn(move || writer.run(room, &frames))?;
+        Ok((Self { queue, stored, pictures, waiting: Arc::default() }, thread))
     }
 
     /// What searches read.
@@ -112,21 +158,35 @@ impl Recorder {
         self.stored.clone()
     }
 
+    /// The pictures that are wanted.
+    pub fn pictures(&self) -> Option<&PictureSettings> {
+        self.pictures.as_ref()
+    }
+
     /// Records the frames of a stream that `model` (its fingerprint) looks at. An empty `region` is the whole view.
     pub fn stream(&self, stream: &str, region: &str, model: &str) -> FrameRecorder {
         let name = Arc::new(Name { stream: stream.to_owned(), region: region.to_owned(), model: model.to_owned() });
-        let queue = self.queue.clone();
-        Box::new(move |at, embeddings, dim| {
+        let (queue, waiting) = (self.queue.clone(), Arc::clone(&self.waiting));
+        Box::new(move |at, encoder, embeddings, dim| {
             // Asked first, so that nothing is copied for nobody.
             let queued = !queue.is_full() && {
                 let (name, at) = (Arc::clone(&name), at.as_millisecond());
-                queue.try_send(QueuedFrame { name, at, embeddings: embeddings.to_vec(), dim }).is_ok()
+                let picture = match (encoder, WaitingPicture::new(&waiting)) {
+                    (None, _) => FramePicture::Unwanted,
+                    (Some(_), None) => FramePicture::Dropped,
+                    (Some(encoder), Some(waits)) => FramePicture::Waits(encoder, waits),
+                };
+                queue.try_send(QueuedFrame { name, at, embeddings: embeddings.to_vec(), dim, picture }).is_ok()
             };
             if !queued {
                 count("dropped", (embeddings.len() / dim.max(1)) as u64);
             }
         })
     }
+}
+
+fn count_picture(result: &'static str) {
+    metrics::counter!("vtagd_history_pictures_total", "result" => result).increment(1);
 }
 
 fn count(result: &'static str, number: u64) {
@@ -138,16 +198,21 @@ struct Writer {
     store: RowStore,
     /// The log was told of it.
     failing: bool,
+    pictures_failing: bool,
     retry_at: Option<Instant>,
 }
 
 impl Writer {
-    fn run(mut self, frames: &Receiver<QueuedFrame>) {
+    fn run(mut self, pictures: Option<u64>, frames: &Receiver<QueuedFrame>) {
+        // Here: to look at each of many pictures takes a while.
+        if let Some(Err(error)) = pictures.map(|room| self.store.keep_pictures(room)) {
+            tracing::error!(%error, "pictures of the history cannot be kept");
+        }
         let (mut synced, mut swept) = (Instant::now(), Instant::now());
         loop {
             let closed = match frames.recv_timeout(SYNC_INTERVAL) {
                 Ok(frame) => {
-                    self.record(&frame, Instant::now());
+                    self.record(frame, Instant::now());
                     false
                 }
                 Err(RecvTimeoutError::Timeout) => false,
@@ -158,7 +223,7 @@ impl Writer {
                 let result = self.store.sync();
                 self.tell(result.err());
                 synced = now;
-                metrics::gauge!("vtagd_history_bytes").set(self.store.bytes() as f64);
+                metrics::gauge!("vtagd_history_bytes").set((self.store.bytes() + self.store.picture_bytes()) as f64);
             }
             if now.saturating_duration_since(swept) >= SWEEP {
                 self.store.sweep(now);
@@ -170,7 +235,23 @@ impl Writer {
         }
     }
 
-    fn record(&mut self, frame: &QueuedFrame, now: Instant) {
+    fn record(&mut self, frame: QueuedFrame, now: Instant) {
+        let (dropped, mut waits) = match frame.picture {
+            FramePicture::Unwanted => (false, None),
+            FramePicture::Dropped => (true, None),
+            FramePicture::Waits(encoder, waits) => (false, Some((encoder, waits))),
+        };
+        // Of each tile it is the same.
+        let mut jpeg: Option<io::Result<Vec<u8>>> = None;
+        let mut picture = || {
+            if let Some((encoder, _waits)) = waits.take() {
+                jpeg = Some(encoder());
+            }
+            if dropped || matches!(jpeg, Some(Err(_))) {
+                count_picture(if dropped { "dropped" } else { "failed" });
+            }
+            jpeg.as_ref()?.as_ref().ok().cloned()
+        };
         for (tile, embedding) in frame.embeddings.chunks_exact(frame.dim.max(1)).enumerate() {
             if self.retry_at.is_some_and(|at| now < at) {
                 count("failed", 1);
@@ -178,8 +259,12 @@ impl Writer {
             }
             let tile = u16::try_from(tile).unwrap_or(u16::MAX);
             let row = NewRow { name: &frame.name, tile, at: frame.at, embedding };
-            match self.store.push(&row, now) {
-                Ok(Pushed::Stored) => count("stored", 1),
+            match self.store.push_with(&row, &mut picture, now) {
+                Ok(Pushed::Stored) => {
+                    count("stored", 1);
+                    let outcome = self.store.picture_outcome();
+                    self.tell_picture(outcome);
+                }
                 Ok(Pushed::Extended) => count("extended", 1),
                 Err(error) => {
                     count("failed", 1);
@@ -191,6 +276,23 @@ impl Writer {
             }
             self.retry_at = None;
             self.tell(None::<io::Error>);
+        }
+    }
+
+    /// Once a run of failures.
+    fn tell_picture(&mut self, outcome: Option<io::Result<()>>) {
+        match outcome {
+            Some(Ok(())) => {
+                count_picture("saved");
+                self.pictures_failing = false;
+            }
+            Some(Err(error)) => {
+                count_picture("failed");
+                if !std::mem::replace(&mut self.pictures_failing, true) {
+                    tracing::error!(%error, "a picture of the history cannot be written");
+                }
+            }
+            None => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Search: every row of the segments against one query, exactly. In: what a searcher reads and a query; out: the best moments. On threads of its
 //! own, as many as asked for and there is work for, which end with the call; memory is bounded by the number of moments that are kept, whatever
-//! lies on the disk. A damaged row is left out and counted once it would have been found; checking all would take longer than the search.
+//! lies on the disk. Segments that are full are mapped, and stay so until [`StoredRows::unmap`]; the newest is read. A damaged row is left out and counted once it would have been found; checking all would take longer than the search.
 //!
 //! Rows that are near in time and of one stream and region are one moment: only its best is kept.
 
@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dot::QuantizedQuery;
+use super::mapped_rows::is_there;
 use super::name_table::Name;
+use super::picture_files::PictureName;
 use super::rotation::rotate;
 use super::row_format::{self, RowHead};
 use super::row_store::StoredRows;
@@ -18,6 +20,8 @@ use super::segment::Segment;
 
 /// Rows are read so many bytes at a time: what fits the second cache.
 const BLOCK: usize = 256 * 1024;
+/// Of what is mapped so many are asked for at a time.
+const MAPPED: usize = 1 << 20;
 /// Rows of one stream in one of these are one moment, ms.
 const BUCKET: i64 = 10_000;
 /// Most moments that a search keeps while it looks.
@@ -52,6 +56,8 @@ pub struct Moment {
     pub at: i64,
     /// Cosine of that one.
     pub score: f32,
+    /// That of its best row, if it had one.
+    pub picture: Option<PictureName>,
     /// The best row, as it is stored.
     numbers: Vec<u8>,
     scale: f32,
@@ -112,9 +118,15 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
         .collect();
     treatments.sort_unstable_by_key(|(number, _)| *number);
     let mut blocks = Vec::new();
-    for segment in stored.segments() {
-        let rows = (BLOCK / segment.row_len()).max(1) as u64;
-        blocks.extend((0..segment.rows().div_ceil(rows)).map(|block| (Arc::clone(&segment), block * rows, rows)));
+    let mut segments = stored.segments();
+    // The newest is written to.
+    let newest = segments.pop();
+    for (segment, bytes) in
+        segments.iter().map(|full| (full, MAPPED)).chain(newest.iter().map(|newest| (newest, BLOCK)))
+    {
+        let rows = (bytes / segment.row_len()).max(1) as u64;
+        let firsts = (0..segment.rows().div_ceil(rows)).map(|block| block * rows);
+        blocks.extend(firsts.map(|first| Block { segment, first, rows, full: bytes == MAPPED }));
     }
     let next = AtomicUsize::new(0);
     let query = query(wanted.embedding);
@@ -128,8 +140,8 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
             found: Found::default(),
         };
         let mut buffer = Vec::new();
-        while let Some((segment, first, rows)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            scan.block(segment, *first, *rows, &mut buffer);
+        while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            scan.block(block, &mut buffer);
         }
         scan
     };
@@ -156,6 +168,57 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
     all.moments = joined(best);
     all.moments.truncate(wanted.keep.min(MAX_KEPT));
     all
+}
+
+/// Rows spread evenly over all that a search would compare, some `most` of them, each as a moment of its own: how a query stands in general.
+/// Damaged ones are left out.
+pub fn sample(stored: &StoredRows, wanted: &Wanted<'_>, most: u64) -> Vec<Moment> {
+    let query = query(wanted.embedding);
+    let segments = stored.segments();
+    let rows: u64 = segments.iter().map(|segment| segment.rows()).sum();
+    let step = rows.div_ceil(most.max(1)).max(1);
+    let mut out = Vec::new();
+    let mut skip = 0;
+    for segment in segments {
+        let mut row = vec![0; segment.row_len()];
+        let mut number = skip;
+        while number < segment.rows() {
+            out.extend(sampled(stored, wanted, &query, &segment, number, &mut row));
+            number += step;
+        }
+        skip = number - segment.rows();
+    }
+    out
+}
+
+fn sampled(
+    stored: &StoredRows,
+    wanted: &Wanted<'_>,
+    query: &QuantizedQuery,
+    segment: &Segment,
+    number: u64,
+    row: &mut [u8],
+) -> Option<Moment> {
+    segment.read(number, row).ok().filter(|read| *read == 1)?;
+    let head = RowHead::read(row)?.checked(row);
+    let in_time =
+        wanted.until.is_none_or(|until| head.from <= until) && wanted.since.is_none_or(|since| head.until >= since);
+    let name = stored.names.read().get(head.name).cloned()?;
+    let fits = name.model == wanted.model
+        && segment.dim == wanted.embedding.len()
+        && wanted.stream.is_none_or(|stream| stream == name.stream);
+    let numbers = row_format::numbers(row).to_vec();
+    (in_time && fits && row_format::is_whole(row, name.seed())).then(|| Moment {
+        name: Arc::new(name),
+        tile: head.tile,
+        from: head.from,
+        until: head.until,
+        at: head.from,
+        score: query.score(&numbers, head.scale),
+        picture: None,
+        numbers,
+        scale: head.scale,
+    })
 }
 
 /// Of keys that are looked up for every row: SipHash takes longer than the row's product. Whoever makes them collide slows a map of at most
@@ -198,22 +261,48 @@ struct Scan<'a> {
     found: Found,
 }
 
+/// Rows that are looked at in one go.
+struct Block<'a> {
+    segment: &'a Segment,
+    first: u64,
+    rows: u64,
+    /// Whether nothing is written there any more.
+    full: bool,
+}
+
 impl Scan<'_> {
-    fn block(&mut self, segment: &Segment, first: u64, rows: u64, buffer: &mut Vec<u8>) {
+    fn block(&mut self, block: &Block<'_>, buffer: &mut Vec<u8>) {
+        let &Block { segment, first, rows, full } = block;
         let length = segment.row_len();
+        if let Some(mapped) = full.then(|| segment.mapped()).flatten() {
+            let start = first as usize * length;
+            let part = (rows as usize * length).min(mapped.len().saturating_sub(start));
+            if is_there(&mapped, start, part) {
+                self.rows(segment, first, &mapped[start..start + part]);
+                return;
+            }
+        }
         buffer.resize(rows as usize * length, 0);
+        // Now: what comes meanwhile may be read or not.
+        let there = rows.min(segment.rows().saturating_sub(first));
         match segment.read(first, buffer) {
             Ok(read) => {
-                if (read as u64) < rows.min(segment.rows().saturating_sub(first)) {
+                if (read as u64) < there {
                     self.found.unreadable.push(format!("{} was cut off", segment.shown()));
                 }
-                buffer[..read * length].chunks_exact(length).for_each(|row| self.row(segment.dim, row));
+                self.rows(segment, first, &buffer[..read * length]);
             }
             Err(error) => self.found.unreadable.push(format!("{}: {error}", segment.shown())),
         }
     }
 
-    fn row(&mut self, dim: usize, row: &[u8]) {
+    fn rows(&mut self, segment: &Segment, first: u64, bytes: &[u8]) {
+        for (index, row) in bytes.chunks_exact(segment.row_len()).enumerate() {
+            self.row(segment.dim, row, PictureName { segment: segment.number, row: first + index as u64 });
+        }
+    }
+
+    fn row(&mut self, dim: usize, row: &[u8], picture: PictureName) {
         let Some(mut head) = RowHead::read(row) else { return };
         let starts_late = self.wanted.until.is_some_and(|until| head.from > until);
         // Checked only where it counts.
@@ -247,6 +336,7 @@ impl Scan<'_> {
             until: head.until,
             at: head.from,
             score,
+            picture: Some(picture).filter(|_| head.picture != 0),
             numbers,
             scale: head.scale,
         };

@@ -1,5 +1,5 @@
 //! Taking rows out by hand: those of a stream, those before a time, or all. In: a folder that no daemon writes to, and which; out: how many. On the
-//! caller's thread, which waits for the disk. What is taken out is overwritten with zeros, or its whole file deleted, before the call returns. A
+//! caller's thread, which waits for the disk. What is taken out is overwritten with zeros, or its whole file deleted, before the call returns; its picture is deleted first. A
 //! call that is cut off has taken out a part; asked again, it does the rest.
 
 use std::collections::HashSet;
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::picture_files::{self, PictureName};
 use super::row_format::RowHead;
 use super::row_store::{RetentionLimits, RowStore, StoreError};
 use super::segment::Segment;
@@ -43,7 +44,7 @@ pub fn purge(folder: &Path, which: Which<'_>) -> Result<Purged, StoreError> {
     let (mut purged, mut used) = (Purged::default(), HashSet::new());
     let mut kept: Vec<Arc<Segment>> = Vec::new();
     for segment in stored.segments() {
-        let left = segment_rows(&segment, &mut purged, &mut used, |head| {
+        let left = segment_rows(folder, &segment, &mut purged, &mut used, |head| {
             let names = stored.names.read();
             // Rows of a lost name are found by nobody, and could be anybody's.
             let Some(name) = names.get(head.name) else { return true };
@@ -51,6 +52,7 @@ pub fn purge(folder: &Path, which: Which<'_>) -> Result<Purged, StoreError> {
                 && which.before.is_none_or(|before| head.until < before)
         })?;
         if left == 0 {
+            picture_files::remove_all(folder, segment.number)?;
             segment.remove()?;
         } else {
             segment.sync()?;
@@ -64,6 +66,7 @@ pub fn purge(folder: &Path, which: Which<'_>) -> Result<Purged, StoreError> {
 }
 
 fn segment_rows(
+    folder: &Path,
     segment: &Segment,
     purged: &mut Purged,
     used: &mut HashSet<u32>,
@@ -79,7 +82,9 @@ fn segment_rows(
         for (index, row) in buffer[..read * length].chunks_exact(length).enumerate() {
             let Some(head) = RowHead::read(row).map(|head| head.checked(row)) else { continue };
             if goes(&head) {
-                segment.erase(first + index as u64)?;
+                let row = first + index as u64;
+                picture_files::remove(&PictureName { segment: segment.number, row }.path(folder))?;
+                segment.erase(row)?;
                 purged.rows += 1;
             } else {
                 used.insert(head.name);

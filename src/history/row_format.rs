@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 0   from        i64   ms since 1970 (UTC), when the frame was sampled
-//! 8   picture     u64   where its picture begins in the segment's pictures, from 1; 0: none
+//! 8   picture     u64   1: it had a picture when it was stored (`picture_files.rs`); 0: none
 //! 16  scale       f32   what the numbers are multiplied by
 //! 20  name        u32   number of the stream, region and model in the table of names; 0: no row (taken out)
 //! 24  tile        u16

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use super::name_table::{Name, NameError, NameTable};
+use super::picture_files::{self, PictureFiles, PictureName};
 use super::rotation::rotate;
 use super::row_format::{self, MAX_DIM, RowHead};
 use super::segment::{self, Segment};
@@ -79,11 +80,18 @@ pub struct NewRow<'a> {
 pub struct StoredRows {
     pub(super) segments: Arc<RwLock<Vec<Arc<Segment>>>>,
     pub(super) names: Arc<RwLock<NameTable>>,
+    /// `None`: in memory.
+    folder: Option<Arc<Path>>,
 }
 
 impl StoredRows {
     pub fn segments(&self) -> Vec<Arc<Segment>> {
         self.segments.read().clone()
+    }
+
+    /// Lets go of the files that searches have mapped. The next search maps them again, which takes it as long as reading them.
+    pub fn unmap(&self) {
+        self.segments().iter().for_each(|segment| segment.unmap());
     }
 
     /// What lies in `folder`, whoever writes there meanwhile; a line for each damage.
@@ -94,7 +102,12 @@ impl StoredRows {
         let (names, mut damage) = NameTable::open(folder)?;
         let segments = find(folder, false, &mut damage)?;
         let segments = Arc::new(RwLock::new(segments));
-        Ok((Self { segments, names: Arc::new(RwLock::new(names)) }, damage))
+        Ok((Self { segments, names: Arc::new(RwLock::new(names)), folder: Some(folder.into()) }, damage))
+    }
+
+    /// The file of a picture, if it is still there.
+    pub fn picture(&self, name: PictureName) -> Option<PathBuf> {
+        Some(name.path(self.folder.as_deref()?)).filter(|file| file.is_file())
     }
 }
 
@@ -125,6 +138,10 @@ pub struct RowStore {
     written: HashMap<u64, (Instant, Duration)>,
     dirty: Vec<Arc<Segment>>,
     buffer: Vec<u8>,
+    /// `None`: no pictures are kept.
+    pictures: Option<PictureFiles>,
+    /// What became of the last one.
+    picture: Option<io::Result<()>>,
 }
 
 /// The segments of `folder`, oldest first, the newest [`MAX_SEGMENTS`] of them.
@@ -137,6 +154,7 @@ fn find(folder: &Path, writable: bool, damage: &mut Vec<String>) -> io::Result<V
     let newest = found.split_off(found.len().saturating_sub(MAX_SEGMENTS));
     // Left by a store that was larger by far: nobody would read or delete them again.
     for (number, dim) in found.iter().filter(|_| writable) {
+        picture_files::remove_all(folder, *number)?;
         fs::remove_file(folder.join(segment::file_name(*number, *dim)))?;
     }
     let mut segments = Vec::with_capacity(newest.len());
@@ -186,7 +204,8 @@ impl RowStore {
             segments = find(folder, true, &mut damage)?;
         }
         let written = segments.iter().map(|segment| (segment.number, (now, segment.age()))).collect();
-        let stored = StoredRows { segments: Arc::new(RwLock::new(segments)), names: Arc::new(RwLock::new(names)) };
+        let (segments, names) = (Arc::new(RwLock::new(segments)), Arc::new(RwLock::new(names)));
+        let stored = StoredRows { segments, names, folder: folder.map(Arc::from) };
         let mut store = Self {
             folder: folder.map(Path::to_owned),
             _lock: held,
@@ -197,9 +216,25 @@ impl RowStore {
             written,
             dirty: Vec::new(),
             buffer: Vec::new(),
+            pictures: None,
+            picture: None,
         };
         store.sweep(now);
         Ok((store, damage))
+    }
+
+    /// Keeps pictures from now on, `max_size` bytes of them. Looks at each that is there.
+    ///
+    /// # Errors
+    /// When their folder cannot be used.
+    pub fn keep_pictures(&mut self, max_size: u64) -> io::Result<()> {
+        self.pictures = self.folder.as_deref().map(|folder| PictureFiles::open(folder, max_size)).transpose()?;
+        Ok(())
+    }
+
+    /// What became of the picture of the last row, if there was one.
+    pub fn picture_outcome(&mut self) -> Option<io::Result<()>> {
+        self.picture.take()
     }
 
     /// What searches read.
@@ -212,11 +247,30 @@ impl RowStore {
         self.stored.segments.read().iter().map(|segment| segment.bytes()).sum()
     }
 
+    /// Bytes of all pictures.
+    pub fn picture_bytes(&self) -> u64 {
+        self.pictures.as_ref().map_or(0, PictureFiles::bytes)
+    }
+
     /// Stores an embedding, or lets the last one that looks the same last until now.
     ///
     /// # Errors
     /// When it cannot be stored; everything else is as it was.
     pub fn push(&mut self, new: &NewRow<'_>, now: Instant) -> Result<Pushed, StoreError> {
+        self.push_with(new, &mut || None, now)
+    }
+
+    /// As [`Self::push`]; `picture` is asked for the row's JPEG if a row is stored and pictures are kept. A picture that cannot be written costs
+    /// itself alone.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_with(
+        &mut self,
+        new: &NewRow<'_>,
+        picture: &mut dyn FnMut() -> Option<Vec<u8>>,
+        now: Instant,
+    ) -> Result<Pushed, StoreError> {
         let dim = new.embedding.len();
         if !(1..=MAX_DIM).contains(&dim) {
             return Err(StoreError::Dim(dim));
@@ -241,9 +295,18 @@ impl RowStore {
             self.touch(&segment, now);
             return Ok(Pushed::Extended);
         }
-        let head = RowHead { from: new.at, until: new.at, name, tile: new.tile, scale: 0.0, picture: 0 };
+        let file = PictureName { segment: segment.number, row: segment.rows() };
+        self.picture = self.pictures.as_mut().and_then(|files| Some(files.write(file, &picture()?)));
+        let has_picture = u64::from(matches!(self.picture, Some(Ok(()))));
+        let head = RowHead { from: new.at, until: new.at, name, tile: new.tile, scale: 0.0, picture: has_picture };
         row_format::write(&mut self.buffer, &head, &values, new.name.seed());
-        let row = segment.append(&self.buffer)?;
+        let row = match segment.append(&self.buffer) {
+            Ok(row) => row,
+            Err(error) => {
+                self.pictures.iter_mut().for_each(|files| files.take_back(file));
+                return Err(error.into());
+            }
+        };
         let scale = RowHead::read(&self.buffer).map_or(0.0, |head| head.scale);
         let last = Last {
             segment: Arc::clone(&segment),
@@ -306,19 +369,20 @@ impl RowStore {
             let oldest = segments.remove(0);
             bytes -= oldest.bytes().min(bytes);
             self.written.remove(&oldest.number);
-            remove(&oldest);
+            remove(&oldest, self.folder.as_deref(), self.pictures.as_mut());
         }
     }
 
     /// Deletes what is too old.
     pub fn sweep(&mut self, now: Instant) {
         let (written, max_age) = (&mut self.written, self.limits.max_age);
+        let (folder, pictures) = (&self.folder, &mut self.pictures);
         self.stored.segments.write().retain(|segment| {
             let (at, before) = *written.entry(segment.number).or_insert((now, Duration::ZERO));
             let fresh = now.saturating_duration_since(at).saturating_add(before) <= max_age;
             if !fresh {
                 written.remove(&segment.number);
-                remove(segment);
+                remove(segment, folder.as_deref(), pictures.as_mut());
             }
             fresh
         });
@@ -345,9 +409,11 @@ impl RowStore {
     }
 }
 
-/// One that cannot be deleted now is found again by the next start.
-fn remove(segment: &Segment) {
-    if let Err(error) = segment.remove() {
+/// With its pictures, which go first. One that cannot be deleted now is found again by the next start.
+fn remove(segment: &Segment, folder: Option<&Path>, pictures: Option<&mut PictureFiles>) {
+    pictures.into_iter().for_each(|files| files.forget(segment.number));
+    let gone = folder.map_or(Ok(()), |folder| picture_files::remove_all(folder, segment.number));
+    if let Err(error) = gone.and_then(|()| segment.remove()) {
         tracing::warn!(segment = segment.shown(), %error, "an old part of the history cannot be deleted");
     }
 }

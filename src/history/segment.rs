@@ -1,13 +1,19 @@
 //! One file of rows. In: rows at its end, spans in place, from the store's thread; out: rows for any number of searches at a time. Nothing is
-//! cached and nothing mapped: a file that somebody cuts off, or a disk that fails, is an error and no signal. Reads are bounded by what the
-//! file really holds. In memory it is the same file without a name (memfd).
+//! cached. What is written to is read, what is not any more may be [mapped](super::mapped_rows): a file that somebody
+//! cuts off, or a disk that fails, is an error. Reads are bounded by what the file really holds. In memory it is the same file without a name
+//! (memfd).
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use memmap2::Mmap;
+use parking_lot::Mutex;
+
+use super::mapped_rows::map;
 use super::row_format::{MAX_DIM, RowHead, SPAN, row_len};
 
 /// See the module.
@@ -20,6 +26,7 @@ pub struct Segment {
     file: File,
     /// Whole rows that a search may read.
     rows: AtomicU64,
+    mapped: Mutex<Option<Arc<Mmap>>>,
 }
 
 /// The file of segment `number`, of rows of `dim` numbers.
@@ -45,7 +52,7 @@ impl Segment {
             Some(path) => File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?,
             None => rustix::fs::memfd_create("vtagd-history", rustix::fs::MemfdFlags::CLOEXEC)?.into(),
         };
-        Ok(Self { number, dim, path, file, rows: AtomicU64::new(0) })
+        Ok(Self { number, dim, path, file, rows: AtomicU64::new(0), mapped: Mutex::default() })
     }
 
     /// One that lies in `folder`; how many bytes at its end are no whole row.
@@ -63,7 +70,7 @@ impl Segment {
         }
         let rows = metadata.len() / row_len(dim) as u64;
         Ok((
-            Self { number, dim, path: Some(path), file, rows: AtomicU64::new(rows) },
+            Self { number, dim, path: Some(path), file, rows: AtomicU64::new(rows), mapped: Mutex::default() },
             metadata.len() % row_len(dim) as u64,
         ))
     }
@@ -150,6 +157,20 @@ impl Segment {
             }
         }
         Ok(filled / length)
+    }
+
+    /// All of it, for a segment that is not written to any more; mapped until [`Self::unmap`]. `None`: [`Self::read`] it.
+    pub fn mapped(&self) -> Option<Arc<Mmap>> {
+        let mut mapped = self.mapped.lock();
+        if mapped.is_none() {
+            *mapped = map(&self.file, usize::try_from(self.bytes()).ok()?).map(Arc::new);
+        }
+        mapped.clone()
+    }
+
+    /// Lets go of what was mapped; searches that look at it go on.
+    pub fn unmap(&self) {
+        *self.mapped.lock() = None;
     }
 
     /// Waits until all of it would outlast a power cut.

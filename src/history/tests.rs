@@ -14,16 +14,16 @@ use super::row_store::{NewRow, Pushed, RetentionLimits, RowStore, StoreError, St
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn name(stream: &str) -> Name {
+pub(super) fn name(stream: &str) -> Name {
     Name { stream: stream.into(), region: String::new(), model: "m".into() }
 }
 
-fn limits(max_size: u64) -> RetentionLimits {
+pub(super) fn limits(max_size: u64) -> RetentionLimits {
     RetentionLimits { max_size, max_age: 14 * DAY, min_change: 0.02 }
 }
 
 /// Directions that are far from one another.
-fn direction(seed: u64, dim: usize) -> Vec<f32> {
+pub(super) fn direction(seed: u64, dim: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -36,19 +36,19 @@ fn direction(seed: u64, dim: usize) -> Vec<f32> {
     values.into_iter().map(|v| v / length).collect()
 }
 
-fn push(store: &mut RowStore, name: &Name, at: i64, embedding: &[f32]) -> Result<Pushed, StoreError> {
+pub(super) fn push(store: &mut RowStore, name: &Name, at: i64, embedding: &[f32]) -> Result<Pushed, StoreError> {
     store.push(&NewRow { name, tile: 0, at, embedding }, Instant::now())
 }
 
-fn find(stored: &StoredRows, embedding: &[f32]) -> Found {
+pub(super) fn find(stored: &StoredRows, embedding: &[f32]) -> Found {
     search(stored, &Wanted { embedding, model: "m", stream: None, since: None, until: None, keep: 100, threads: 2 })
 }
 
-fn rows(stored: &StoredRows) -> u64 {
+pub(super) fn rows(stored: &StoredRows) -> u64 {
     stored.segments().iter().map(|segment| segment.rows()).sum()
 }
 
-fn open(folder: &Path, max_size: u64) -> RowStore {
+pub(super) fn open(folder: &Path, max_size: u64) -> RowStore {
     let (store, damage) = RowStore::open(Some(folder), limits(max_size), Instant::now()).unwrap();
     assert!(damage.is_empty(), "{damage:?}");
     store

@@ -3,8 +3,10 @@
 //!
 //! Its first answer is the fingerprint of the files that it has read, since they may have been changed after the parent opened them; a parent
 //! that wants another one refuses it, before anything gets into the cache. Then one answer a text, in order. The parent kills the child on shutdown and when it stays silent too long. Runs on the caller's
-//! thread and one reader thread, joined before the call returns.
+//! thread and one reader thread, joined before the call returns; a child that is [kept](ChildTower::kept) serves the next call too, and has its
+//! reader thread until then.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::embedder::{EmbedError, InProcessTower, TextEmbedder};
 use super::text_encoder::TextEmbedding;
 use crate::model::Bundle;
-use crate::platform::child_process::{self, ChildError};
+use crate::platform::child_process::{self, Child, ChildError};
 use crate::platform::shutdown::Shutdown;
 
 /// The command of a child that embeds texts. Not one for people.
@@ -49,7 +51,7 @@ enum Answer {
     },
 }
 
-/// A [`TextEmbedder`] that runs in a child process, started for every call.
+/// A [`TextEmbedder`] that runs in a child process, started for every call, or kept from one to the next.
 pub struct ChildTower {
     program: PathBuf,
     arguments: Vec<String>,
@@ -57,6 +59,8 @@ pub struct ChildTower {
     library: Option<PathBuf>,
     threads: usize,
     shutdown: Option<Shutdown>,
+    keeps: bool,
+    child: Option<Child<Answer>>,
 }
 
 impl ChildTower {
@@ -69,7 +73,16 @@ impl ChildTower {
             library,
             threads,
             shutdown: None,
+            keeps: false,
+            child: None,
         }
+    }
+
+    /// Leaves the child, with the tower in its memory, to the next call. It ends with this value.
+    #[must_use]
+    pub fn kept(mut self) -> Self {
+        self.keeps = true;
+        self
     }
 
     /// Runs another program, as tests do.
@@ -99,28 +112,42 @@ impl TextEmbedder for ChildTower {
             texts: texts.iter().map(|t| (*t).to_owned()).collect(),
         };
         tracing::debug!(texts = texts.len(), "embedding texts in a child process");
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments);
-        let (mut next, mut known, mut changed) = (0, false, false);
+        let (next, known, changed) = (Cell::new(0), Cell::new(false), Cell::new(false));
         let mut heard = |answer| match answer {
             Answer::Model { fingerprint } => {
-                known = fingerprint == self.bundle.embedding_fingerprint;
-                changed = !known;
-                known && next == 0
+                let same = fingerprint == self.bundle.embedding_fingerprint;
+                known.set(same);
+                changed.set(!same);
+                same && next.get() == 0
             }
             Answer::Text { index, values, truncated } => {
-                let expected = known && index == next && index < texts.len();
+                let expected = known.get() && index == next.get() && index < texts.len();
                 if expected {
-                    next += 1;
+                    next.set(index + 1);
                     done(index, TextEmbedding { values, truncated });
                 }
                 expected
             }
         };
         let (stop, patience) = (self.shutdown.as_ref(), Some(CHILD_TIMEOUT));
-        let outcome = child_process::ask(command, "embed-reader", &request, stop, patience, &mut heard);
-        let outcome = if outcome.is_ok() && next < texts.len() { Err(ChildError::OutOfOrder) } else { outcome };
-        if changed {
+        let kept = self.child.take();
+        let was_kept = kept.is_some();
+        let start = || {
+            let mut command = Command::new(&self.program);
+            command.args(&self.arguments);
+            Child::start(command, "embed-reader").map_err(ChildError::Start)
+        };
+        let mut ask = |child: Result<Child<Answer>, ChildError>| {
+            child.and_then(|mut child| child.ask(&request, stop, patience, &mut heard).map(|()| child))
+        };
+        let mut outcome = ask(kept.map_or_else(start, Ok));
+        // One that was kept may have been killed for its memory meanwhile, which says nothing of the texts.
+        if was_kept && next.get() == 0 && matches!(outcome, Err(ChildError::Ended(_) | ChildError::Nonsense(_))) {
+            outcome = ask(start());
+        }
+        let outcome = outcome.map(|child| self.child = Some(child).filter(|_| self.keeps));
+        let outcome = if outcome.is_ok() && next.get() < texts.len() { Err(ChildError::OutOfOrder) } else { outcome };
+        if changed.get() {
             return Err(EmbedError::Changed { dir: self.bundle.dir.clone() });
         }
         outcome.map_err(|error| match error {
@@ -137,23 +164,35 @@ impl TextEmbedder for ChildTower {
 
 /// The child's whole life; the exit code.
 pub fn serve(_: &EmbedChildArgs) -> u8 {
-    child_process::serve(SUBCOMMAND, |request, say| {
-        answer(&request, say).map_err(|error| (error.to_string(), error.exit_code()))
+    let mut loaded = None;
+    child_process::serve_all(SUBCOMMAND, |request, say| {
+        answer(&request, &mut loaded, say).map_err(|error| (error.to_string(), error.exit_code()))
     })
 }
 
-fn answer(request: &Request, say: &mut dyn FnMut(Answer)) -> Result<(), EmbedError> {
+/// `loaded` is the tower of the request before, for a parent that asks of one model alone, and its fingerprint.
+fn answer(
+    request: &Request,
+    loaded: &mut Option<(InProcessTower, String)>,
+    say: &mut dyn FnMut(Answer),
+) -> Result<(), EmbedError> {
     let open = || Bundle::open_again(&request.model).map_err(|e| EmbedError::Input(e.to_string()));
-    let bundle = open()?;
     let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
-    let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
-    tower.load()?;
-    // What was the same before and after is what was read between.
-    let fingerprint = bundle.embedding_fingerprint;
-    if open()?.embedding_fingerprint != fingerprint {
-        return Err(EmbedError::Changed { dir: request.model.clone() });
-    }
-    say(Answer::Model { fingerprint });
+    let (tower, fingerprint) = match loaded {
+        Some(loaded) => loaded,
+        empty => {
+            let bundle = open()?;
+            let mut tower = InProcessTower::new(&bundle, request.library.clone(), request.threads);
+            tower.load()?;
+            // What was the same before and after is what was read between.
+            let fingerprint = bundle.embedding_fingerprint;
+            if open()?.embedding_fingerprint != fingerprint {
+                return Err(EmbedError::Changed { dir: request.model.clone() });
+            }
+            empty.insert((tower, fingerprint))
+        }
+    };
+    say(Answer::Model { fingerprint: fingerprint.clone() });
     tower.embed(&texts, &mut |index, TextEmbedding { values, truncated }| {
         say(Answer::Text { index, values, truncated });
     })
@@ -191,7 +230,27 @@ mod tests {
             library: None,
             threads: 1,
             shutdown: None,
+            keeps: false,
+            child: None,
         }
+    }
+
+    #[test]
+    fn a_child_that_is_kept_serves_the_next_call_and_one_that_died_meanwhile_is_started_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let started = folder.path().join("started");
+        let answer = r#"while read request; do echo '{"answer":{"model":{"fingerprint":"f"}}}'; echo '{"answer":{"text":{"index":0,"values":[1.0],"truncated":false}}}'; echo '"done"'; done"#;
+        let mut tower = tower(&format!("echo $$ >> {}; {answer}", started.display())).kept();
+        let mut ask = || tower.embed(&["a"], &mut |_, _| {}).unwrap();
+        let pids = || std::fs::read_to_string(&started).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+        ask();
+        ask();
+        assert_eq!(pids().len(), 1);
+        assert!(Command::new("kill").args(["-9", &pids()[0]]).status().unwrap().success());
+        ask();
+        assert_eq!(pids().len(), 2);
+        drop(tower);
+        assert!(!std::path::Path::new("/proc").join(&pids()[1]).exists(), "it ends with what kept it");
     }
 
     fn run(mut tower: ChildTower, texts: &[&str]) -> (Vec<usize>, Result<(), EmbedError>) {

@@ -209,7 +209,14 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "result",
         "embeddings for the history: stored, extended (looked like the last one), dropped (too many at once), failed",
     ),
-    ("vtagd_history_bytes", Kind::Gauge, Unit::Bytes, "", "size of the history"),
+    (
+        "vtagd_history_pictures_total",
+        Kind::Counter,
+        Unit::Count,
+        "result",
+        "pictures for the history: saved, dropped (too many at once), failed",
+    ),
+    ("vtagd_history_bytes", Kind::Gauge, Unit::Bytes, "", "size of the history, pictures included"),
     ("vtagd_outbox_bytes", Kind::Gauge, Unit::Bytes, "", "size of what is stored"),
     ("vtagd_outbox_errors_total", Kind::Counter, Unit::Count, "", "reads and writes of the outbox that failed"),
     (
@@ -265,6 +272,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
     ("result", &["vtagd_config_reloads_total"], Values::Words(&["applied", "refused"])),
     ("result", &["vtagd_snapshots_total"], Values::Words(&["saved", "dropped", "failed"])),
     ("result", &["vtagd_history_embeddings_total"], Values::Words(&["stored", "extended", "dropped", "failed"])),
+    ("result", &["vtagd_history_pictures_total"], Values::Words(&["saved", "dropped", "failed"])),
     ("result", &["vtagd_outbox_recoveries_total"], Values::Words(&["whole", "partial"])),
     ("reason", &["vtagd_api_refused_total"], Values::Words(&["rate", "token", "host", "size", "connections"])),
     (

@@ -197,6 +197,11 @@ impl Intake {
         self.score_routes.leave(key);
     }
 
+    /// No stream joins any more; whose routes are to be ended when all frames have.
+    pub fn close(self) -> Arc<ScoreRoutes> {
+        self.score_routes
+    }
+
     /// Lets the streams with `interval: auto` follow what the box serves. `members` are all that are there. To be called now and
     /// then; it acts once in [`POLL_INTERVAL`].
     pub fn adapt<'a>(&mut self, now: Instant, members: impl Iterator<Item = &'a mut Member>) {

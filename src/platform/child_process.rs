@@ -1,7 +1,7 @@
 //! A child process of this program that answers in lines of JSON, for work whose memory must be given back or that must be ended
 //! at once: vtagd starts itself with a hidden command.
 //!
-//! The request is one line of JSON on the child's stdin, the answers are lines on its stdout; its log goes to our stderr. Stdin
+//! A request is one line of JSON on the child's stdin, the answers are lines on its stdout; its log goes to our stderr. Stdin
 //! stays open: when it closes, because the parent is done, was stopped or was killed, the child ends at once. The parent
 //! kills the child when it drops it. Runs on the caller's thread and one reader thread, joined when the child is dropped; answers
 //! that nobody takes fill a short queue, then the pipe, and then the child waits.
@@ -38,7 +38,7 @@ enum Line<A> {
 }
 
 /// A started child; dropping it kills and reaps it.
-struct Child<A> {
+pub struct Child<A> {
     process: process::Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<io::Result<Line<A>>>,
@@ -100,38 +100,53 @@ pub fn ask<A: DeserializeOwned + Send + 'static>(
     patience: Option<Duration>,
     heard: &mut dyn FnMut(A) -> bool,
 ) -> Result<(), ChildError> {
-    let mut child = Child::start(command, reader).map_err(ChildError::Start)?;
-    tracing::debug!(pid = child.process.id(), "started a child process");
-    if let Some(Err(error)) = child.stdin.as_mut().map(|stdin| say(stdin, request)) {
-        // How it ended says more than the broken pipe.
-        tracing::debug!(%error, "the child process does not listen");
-    }
-    let stop = stop.map_or_else(never, |stop| stop.receiver().clone());
-    loop {
-        let silence = patience.map_or_else(never, after);
-        let line = select! {
-            recv(child.lines) -> line => line,
-            recv(stop) -> _ => return Err(ChildError::Stopped),
-            recv(silence) -> _ => return Err(ChildError::Silence(patience.unwrap_or_default())),
-        };
-        match line {
-            Ok(Ok(Line::Answer(answer))) => {
-                if !heard(answer) {
-                    return Err(ChildError::OutOfOrder);
-                }
-            }
-            Ok(Ok(Line::Done)) => return Ok(()),
-            Ok(Ok(Line::Error { message, code })) => return Err(ChildError::Told { message, code }),
-            Ok(Err(error)) => return Err(ChildError::Nonsense(error)),
-            Err(_) => return Err(ChildError::Ended(child.end())),
-        }
-    }
+    Child::start(command, reader).map_err(ChildError::Start)?.ask(request, stop, patience, heard)
 }
 
 impl<A: DeserializeOwned + Send + 'static> Child<A> {
+    /// As [`ask`], of a child that [serves](serve_all) more than one request. After an error it is of no use any more.
+    ///
+    /// # Errors
+    /// See [`ChildError`].
+    pub fn ask(
+        &mut self,
+        request: &impl Serialize,
+        stop: Option<&Shutdown>,
+        patience: Option<Duration>,
+        heard: &mut dyn FnMut(A) -> bool,
+    ) -> Result<(), ChildError> {
+        if let Some(Err(error)) = self.stdin.as_mut().map(|stdin| say(stdin, request)) {
+            // How it ended says more than the broken pipe.
+            tracing::debug!(%error, "the child process does not listen");
+        }
+        let stop = stop.map_or_else(never, |stop| stop.receiver().clone());
+        loop {
+            let silence = patience.map_or_else(never, after);
+            let line = select! {
+                recv(self.lines) -> line => line,
+                recv(stop) -> _ => return Err(ChildError::Stopped),
+                recv(silence) -> _ => return Err(ChildError::Silence(patience.unwrap_or_default())),
+            };
+            match line {
+                Ok(Ok(Line::Answer(answer))) => {
+                    if !heard(answer) {
+                        return Err(ChildError::OutOfOrder);
+                    }
+                }
+                Ok(Ok(Line::Done)) => return Ok(()),
+                Ok(Ok(Line::Error { message, code })) => return Err(ChildError::Told { message, code }),
+                Ok(Err(error)) => return Err(ChildError::Nonsense(error)),
+                Err(_) => return Err(ChildError::Ended(self.end())),
+            }
+        }
+    }
+
     /// Starts `command`, called vtagd in process lists, with a reader thread called `reader`, and without the
     /// credentials of this process's environment.
-    fn start(mut command: Command, reader: &str) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// As the system has it.
+    pub fn start(mut command: Command, reader: &str) -> io::Result<Self> {
         // What it is for needs no credential, and its environment is for every process of this user to read.
         for (name, _) in std::env::vars_os().filter(|(name, value)| secret::is_private(name, value)) {
             command.env_remove(name);
@@ -143,6 +158,7 @@ impl<A: DeserializeOwned + Send + 'static> Child<A> {
         let stdout = stdout.ok_or_else(|| io::Error::other("it has no output"))?;
         let read = move || read_lines(BufReader::new(stdout), &sender);
         child.reader = Some(thread::Builder::new().name(reader.to_owned()).spawn(read)?);
+        tracing::debug!(pid = child.process.id(), "started a child process");
         Ok(child)
     }
 
@@ -209,6 +225,49 @@ pub fn serve<R: DeserializeOwned, A: Serialize>(
         Err((message, code)) => (Line::Error { message, code }, code),
     };
     tell(last);
+    code
+}
+
+/// The same for a child that is asked again and again, until stdin closes, which ends it, or `work` fails.
+pub fn serve_all<R: DeserializeOwned + Send + 'static, A: Serialize>(
+    command: &str,
+    mut work: impl FnMut(R, &mut dyn FnMut(A)) -> Result<(), (String, u8)>,
+) -> u8 {
+    let (sender, requests) = bounded(1);
+    let read = move || {
+        let mut stdin = BufReader::new(io::stdin());
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match stdin.by_ref().take(MAX_REQUEST).read_until(b'\n', &mut line) {
+                // SAFETY: as in `request`.
+                Ok(0) | Err(_) => unsafe { libc::_exit(3) },
+                Ok(_) if sender.send(serde_json::from_slice::<R>(&line)).is_err() => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    let started = thread::Builder::new().name("vtagd-parent".into()).spawn(read);
+    let mut stdout = io::stdout().lock();
+    let mut tell = |line: Line<A>| {
+        let _ = say(&mut stdout, &line);
+    };
+    let fault = |error: &dyn fmt::Display| (format!("`{command}` is for vtagd itself, not for people ({error})"), 2);
+    let (message, code) = match started {
+        Err(error) => fault(&error),
+        Ok(_) => loop {
+            // The reader lives as long as this process.
+            let Ok(request) = requests.recv() else { return 0 };
+            let outcome = request
+                .map_err(|error| fault(&error))
+                .and_then(|request| work(request, &mut |answer| tell(Line::Answer(answer))));
+            match outcome {
+                Ok(()) => tell(Line::Done),
+                Err(failed) => break failed,
+            }
+        },
+    };
+    tell(Line::Error { message, code });
     code
 }
 

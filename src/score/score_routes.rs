@@ -16,9 +16,10 @@ use crate::stream::StreamKey;
 /// score a label; and the frame itself, where it is kept. Called on the scoring thread, frame by frame, in order; must not wait.
 pub type ScoreHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[Vec<LabelScore>]) + Send>;
 
-/// What is done with a whole frame's embeddings: how many there are of each view, then all of them, one after the other, and how long each is.
+/// What is done with a whole frame's embeddings: the frame itself, where it is kept, how many there are of each view, then all of them, one after
+/// the other, and how long each is.
 /// Called before its [`ScoreHandler`], on the same thread; must not wait.
-pub type EmbeddingHandler = Box<dyn FnMut(FrameTime, &[usize], &[f32], usize) + Send>;
+pub type EmbeddingHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[usize], &[f32], usize) + Send>;
 
 /// One stream, as scoring needs it.
 pub struct ScoreRoute {
@@ -46,6 +47,12 @@ impl ScoreRoutes {
     pub fn leave(&self, key: StreamKey) {
         let gone = self.lock().remove(&key);
         // Outside the lock: a handler may hold much.
+        drop(gone);
+    }
+
+    /// All frames have ended: nobody listens any more, and what the handlers hold is let go of.
+    pub fn clear(&self) {
+        let gone = std::mem::take(&mut *self.lock());
         drop(gone);
     }
 

@@ -81,7 +81,7 @@ fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, route: &mut ScoreRou
     }
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
     if let Some(handler) = &mut route.embeddings {
-        handler(frame.time, &frame.tiles, embeddings, dim);
+        handler(frame.time, frame.picture.as_ref(), &frame.tiles, embeddings, dim);
     }
     (route.handler)(frame.time, frame.picture.as_ref(), &scores);
     // Last: a stream whose frames have all been completed may be closed, and no event may come after that.
