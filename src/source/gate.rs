@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -175,7 +175,7 @@ impl Gate {
     ) -> gst::PadProbeReturn {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
         let frame = CodedFrame {
-            at: pipeline_tap::time_of(pad, buffer),
+            at: self.feed.placed(pipeline_tap::time_of(pad, buffer), Instant::now(), false),
             pts: buffer.pts(),
             kind: coded::kind(codec, buffer),
             size: buffer.size(),

@@ -29,11 +29,16 @@ mod messages;
 mod picture;
 mod pipeline_tap;
 pub mod pipeline_template;
+mod rtp_continuity;
 mod rtp_senders;
+mod rtsp_message;
+mod rtsp_session;
 mod rtsp_socket;
 mod run_with_timeout;
 mod scrub;
+mod sdp;
 mod size_limit;
+mod stamps;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -57,6 +62,7 @@ use crate::stream::StreamId;
 use crate::stream::status::{StreamState, StreamStatus};
 use connection::{Connection, End};
 use pipeline_tap::PipelineTap;
+use rtsp_session::RtspSession;
 use run_with_timeout::AbandonedPipelines;
 
 /// A hardware decoder that has failed a stream is given another try after so long: a driver may have been mended, another
@@ -195,6 +201,8 @@ pub struct Source {
     software_until: Option<Instant>,
     /// Its pipeline has been built before: the template is a usable one.
     built: bool,
+    /// Of the last connection.
+    session: Arc<RtspSession>,
 }
 
 impl Source {
@@ -215,6 +223,9 @@ impl Source {
         let feed = Arc::new(PipelineTap::new(tap, Arc::clone(&status), decode));
         if settings.pace == Pace::Live {
             feed.live();
+            if !matches!(settings.location, Location::File(_)) {
+                feed.by_arrival();
+            }
         }
         let backoff = Backoff::new(settings.reconnect.ladder.clone(), seed);
         Self {
@@ -226,6 +237,7 @@ impl Source {
             abandoned: AbandonedPipelines::default(),
             software_until: None,
             built: false,
+            session: Arc::default(),
         }
     }
 
@@ -285,7 +297,12 @@ impl Source {
             }
             let progress = self.feed.progress();
             if let (Some(first), Some(last)) = (progress.first, progress.last) {
-                self.backoff.went_well_for(last.saturating_duration_since(first));
+                let flowed = last.saturating_duration_since(first);
+                self.backoff.went_well_for(flowed);
+                // A session that the camera ends in time is over, not broken: the next is no worse.
+                if self.session.timeout().is_some_and(|timeout| flowed >= timeout) {
+                    self.backoff.reset();
+                }
                 told.clear();
             }
             let hanging = self.abandoned.count();
@@ -331,7 +348,13 @@ impl Source {
             return Err(SourceError::Hanging { at, count });
         }
         let settings = self.attempt(Instant::now());
-        let connection = Connection { settings: &settings, feed: &self.feed, shutdown: &self.shutdown };
+        self.session = Arc::default();
+        let connection = Connection {
+            settings: &settings,
+            feed: &self.feed,
+            shutdown: &self.shutdown,
+            session: Arc::clone(&self.session),
+        };
         let result = connection.run(&mut self.abandoned);
         self.built |= !matches!(result, Err(SourceError::Template { .. }));
         result

@@ -23,6 +23,7 @@ use super::gop::{Chooser, Mode, News, Verdict};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
 use super::pipeline_template::Parts;
+use super::stamps::Stamps;
 use crate::frame::{FrameTap, FrameTime};
 use crate::platform::rounding;
 use crate::stream::status::{Decoding, StreamState, StreamStatus};
@@ -82,6 +83,9 @@ impl Pending {
 struct State {
     connection: u64,
     media: MediaTime,
+    /// Of a camera: what its frames' stamps are worth, before the decoder and behind it.
+    live: bool,
+    stamps: (Stamps, Stamps),
     progress: Progress,
     chooser: Chooser,
     /// Coded frames come by a gate. Raw pictures, and templates with a decoder of their own, have none.
@@ -109,6 +113,8 @@ impl PipelineTap {
         let state = State {
             connection: 0,
             media: MediaTime::default(),
+            live: false,
+            stamps: Default::default(),
             progress: Progress::default(),
             chooser: Chooser::new(decode),
             gated: false,
@@ -136,6 +142,7 @@ impl PipelineTap {
             state.connection += 1;
             state.media.reconnected();
             state.chooser.begin();
+            state.stamps = Default::default();
             (state.gated, state.lost, state.owed) = (false, 0, 0);
             state.decoder.clear();
             (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
@@ -146,6 +153,31 @@ impl PipelineTap {
     /// Frames come in real time.
     pub fn live(&self) {
         self.with(|state| state.media.go_by_the_clock());
+    }
+
+    /// Frames come when they are made: when they came can stand for a time stamp.
+    pub fn by_arrival(&self) {
+        self.with(|state| state.live = true);
+    }
+
+    /// What stands for a frame's stamp `at`, on this side of the decoder, where stamps stand still.
+    pub fn placed(&self, at: Duration, now: Instant, decoded: bool) -> Duration {
+        let (placed, told) = self.with(|state| {
+            if !state.live {
+                return (None, false);
+            }
+            let told = state.stamps.0.is_by_arrival() || state.stamps.1.is_by_arrival();
+            let stamps = if decoded { &mut state.stamps.1 } else { &mut state.stamps.0 };
+            (Some(stamps.place(at, now)), told)
+        });
+        let Some(placed) = placed else { return at };
+        if placed.news && !told {
+            tracing::warn!(
+                stream = %self.status.id(),
+                "the camera's time stamps stand still, going by when its frames arrive; is its firmware up to date?"
+            );
+        }
+        placed.at
     }
 
     /// The file of this connection starts again; the next connection (if it must be opened anew) is its next turn.
@@ -305,6 +337,7 @@ impl PipelineTap {
     /// Whether the decoded frame with this time stamp is to go through.
     fn is_decoded_sampled(&self, connection: u64, at: Duration, pts: Option<gst::ClockTime>) -> bool {
         let (now, wall) = (Instant::now(), jiff::Timestamp::now());
+        let at = self.placed(at, now, true);
         let came = self.with(|state| {
             if state.connection != connection {
                 return None;

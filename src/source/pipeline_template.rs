@@ -13,7 +13,7 @@ use gstreamer_app as gst_app;
 
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
-use super::{Decode, Location, Pace, SourceSettings, picture, scrub};
+use super::{Decode, Location, Pace, SourceSettings, picture, rtsp_session, scrub};
 use crate::platform::userinfo;
 
 /// Longer templates are not templates.
@@ -183,6 +183,7 @@ fn read(path: &Path) -> Result<String, Unread> {
 
 /// Parses a launch description. The error names the missing elements, if that is what is wrong.
 pub fn parse(description: &str) -> Result<gst::Pipeline, String> {
+    rtsp_session::register();
     let mut context = gst::ParseContext::new();
     let parsed = gst::parse::launch_full(description, Some(&mut context), gst::ParseFlags::FATAL_ERRORS);
     let missing = context.missing_elements();

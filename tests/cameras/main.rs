@@ -12,6 +12,8 @@ mod faults_cycles;
 mod faults_endless;
 mod faults_network;
 mod interval_auto;
+mod odd_cameras;
+mod odd_codecs;
 mod picture_sizes;
 mod pipelines_parse;
 mod run_rtsp_camera;
