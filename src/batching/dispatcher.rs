@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 use crate::batching::batch::{FrameMeta, Item, ItemKind, PrepareJob, PreparedBatch, SharedEmbedding};
 use crate::batching::batcher::Batcher;
 use crate::batching::tensor::{BatchBuffer, HostMemory, TensorError};
-use crate::batching::unchanged::UnchangedFilter;
+use crate::batching::unchanged::{LastStill, UnchangedFilter};
 use crate::frame::slot::SlotReader;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::View;
@@ -77,11 +77,13 @@ struct StreamSlot {
     pictures: bool,
     single: Option<Arc<SharedEmbedding>>,
     unchanged_filter: Option<UnchangedFilter>,
+    last_still: LastStill,
 }
 
 impl From<Arrival> for StreamSlot {
     fn from(Arrival { key, view, unchanged, pictures, single, slot }: Arrival) -> Self {
-        Self { key, view, slot, pictures, single, unchanged_filter: unchanged.map(UnchangedFilter::new) }
+        let unchanged_filter = unchanged.map(UnchangedFilter::new);
+        Self { key, view, slot, pictures, single, unchanged_filter, last_still: LastStill::default() }
     }
 }
 
@@ -201,14 +203,15 @@ impl Dispatcher {
         open: &mut Option<Open>,
         next: &mut u64,
     ) -> Result<(), Closed> {
-        let Frame { stream, time, picture, thumbprint, guard } = frame;
+        let Frame { stream, time, picture, thumbprint, still, guard } = frame;
         let key = stream_slot.key;
         // What has waited in its slot has used up a part of its delay.
         let came = time.captured.min(Instant::now());
         let compared = stream_slot.unchanged_filter.as_mut().zip(thumbprint);
-        if let Some(shared_embedding) =
+        let reused = still.and_then(|number| stream_slot.last_still.reuse(number)).or_else(|| {
             compared.as_ref().and_then(|(unchanged_filter, thumbprint)| unchanged_filter.reuse(thumbprint, time.media))
-        {
+        });
+        if let Some(shared_embedding) = reused {
             let picture = stream_slot.pictures.then_some(picture);
             let frame = Arc::new(FrameMeta { stream: key, time, tiles: 1, shared_embedding: None, picture, guard });
             batcher.push_reused(Item { frame, kind: ItemKind::Reused(shared_embedding) }, came).map_err(|_| Closed)?;
@@ -216,8 +219,9 @@ impl Dispatcher {
         }
         let view = stream_slot.view;
         let tiles = (self.tiles)(view, &picture).max(1);
+        let kept_for_later = compared.is_some() || still.is_some();
         let shared_embedding =
-            stream_slot.single.clone().or_else(|| compared.is_some().then(Arc::<SharedEmbedding>::default));
+            stream_slot.single.clone().or_else(|| kept_for_later.then(Arc::<SharedEmbedding>::default));
         let kept = stream_slot.pictures.then(|| Arc::clone(&picture));
         let meta = Arc::new(FrameMeta {
             stream: key,
@@ -227,6 +231,9 @@ impl Dispatcher {
             picture: kept,
             guard,
         });
+        if let (Some(number), Some(shared_embedding)) = (still, &shared_embedding) {
+            stream_slot.last_still.infer(number, Arc::clone(shared_embedding), &meta);
+        }
         if let (Some((unchanged_filter, thumbprint)), Some(shared_embedding)) = (compared, shared_embedding) {
             unchanged_filter.infer(thumbprint, shared_embedding, &meta);
         }

@@ -108,6 +108,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::source::go_directly();
     crate::infer::runtime::forbid_telemetry();
     remember_addresses();
     let cli = match Cli::try_parse() {

@@ -96,8 +96,14 @@ impl OnDemand {
         let begun = Instant::now();
         let time = FrameTime { media: Duration::ZERO, captured: begun, wall: jiff::Timestamp::now() };
         let guard = accounting.sample(&self.stream);
-        let frame =
-            Frame { stream: Arc::clone(&self.stream), time, picture: Arc::new(picture), thumbprint: None, guard };
+        let frame = Frame {
+            stream: Arc::clone(&self.stream),
+            time,
+            picture: Arc::new(picture),
+            thumbprint: None,
+            still: None,
+            guard,
+        };
         writer.put(frame).map_err(|_| NoEmbedding::Stopping)?;
         let embedded = || embedding.get().map(<[f32]>::to_vec);
         loop {

@@ -49,6 +49,8 @@ pub(super) fn codec(caps: &gst::CapsRef) -> Option<Codec> {
         // Frames are their only unit, and depayloaders and demuxers say which are keyframes.
         "video/x-vp8" | "video/x-vp9" => Some(Codec::Flagged),
         "video/x-av1" if aligned(&["tu", "frame"]).unwrap_or(true) => Some(Codec::Flagged),
+        // Its decoder cannot be drained behind a lone frame.
+        "image/gif" | "image/gst-libav-gif" => None,
         _ if parsed => Some(Codec::Flagged),
         _ => None,
     }

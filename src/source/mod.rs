@@ -17,18 +17,23 @@ mod byte_budget;
 mod coded;
 mod connect_diagnosis;
 mod connection;
+mod container_colours;
 mod decoders;
 mod downloads;
 mod error;
 mod gate;
+mod gif_decoder;
 mod gio_types;
 mod gop;
+mod http_login;
 mod media;
 mod media_time;
 mod messages;
+mod multipart;
 mod picture;
 mod pipeline_tap;
 pub mod pipeline_template;
+mod polled_stills;
 mod rtp_continuity;
 mod rtp_senders;
 mod rtsp_message;
@@ -37,8 +42,12 @@ mod rtsp_socket;
 mod run_with_timeout;
 mod scrub;
 mod sdp;
+mod shortage;
 mod size_limit;
 mod stamps;
+
+mod tap_probes;
+mod web_proxy;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -49,6 +58,7 @@ use serde::Serialize;
 
 pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, Excess, SourceError};
+pub use web_proxy::go_directly;
 
 use crate::frame::FrameTap;
 use crate::frame::coded_size;
@@ -201,6 +211,8 @@ pub struct Source {
     software_until: Option<Instant>,
     /// Its pipeline has been built before: the template is a usable one.
     built: bool,
+    /// Its address has turned out to be one for still pictures, which are polled.
+    polled: bool,
     /// Of the last connection.
     session: Arc<RtspSession>,
 }
@@ -237,6 +249,7 @@ impl Source {
             abandoned: AbandonedPipelines::default(),
             software_until: None,
             built: false,
+            polled: false,
             session: Arc::default(),
         }
     }
@@ -277,6 +290,24 @@ impl Source {
         true
     }
 
+    /// Whether `error` says that there are still pictures at this address, which are asked for one by one from now on; or, while that is done, that it is
+    /// tried as a stream once more.
+    fn turns_to_polling(&mut self, error: &SourceError) -> bool {
+        let web = matches!(self.settings.location, Location::Http(_));
+        match error {
+            SourceError::SinglePicture { .. } if web && !self.polled => {
+                self.polled = true;
+                tracing::info!(stream = %self.settings.id, "a still picture is at its address, polling it");
+                true
+            }
+            SourceError::Ended { .. } if self.polled => {
+                self.polled = false;
+                false
+            }
+            _ => false,
+        }
+    }
+
     fn retry(&mut self) -> Ended {
         let mut told = String::new();
         loop {
@@ -290,6 +321,9 @@ impl Source {
                 Ok(End::Again) => continue,
                 Err(error) => connect_diagnosis::explain(error, &self.settings.location, &self.shutdown),
             };
+            if self.turns_to_polling(&error) {
+                continue;
+            }
             // Software cannot be blamed: this happens once in a while, not in a circle.
             if self.blames_hardware(&error, Instant::now()) {
                 self.status.reconnecting();
@@ -348,6 +382,9 @@ impl Source {
             return Err(SourceError::Hanging { at, count });
         }
         let settings = self.attempt(Instant::now());
+        if self.polled {
+            return polled_stills::run(&settings, &self.feed, &self.shutdown);
+        }
         self.session = Arc::default();
         let connection = Connection {
             settings: &settings,

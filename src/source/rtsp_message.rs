@@ -27,6 +27,7 @@ impl Message<'_> {
     pub const ALLOW: ffi::GstRTSPHeaderField = ffi::GST_RTSP_HDR_ALLOW;
     pub const SESSION: ffi::GstRTSPHeaderField = ffi::GST_RTSP_HDR_SESSION;
     pub const TRANSPORT: ffi::GstRTSPHeaderField = ffi::GST_RTSP_HDR_TRANSPORT;
+    pub const RTP_INFO: ffi::GstRTSPHeaderField = ffi::GST_RTSP_HDR_RTP_INFO;
     pub const CONTENT_BASE: ffi::GstRTSPHeaderField = ffi::GST_RTSP_HDR_CONTENT_BASE;
     pub const CONTENT_LOCATION: ffi::GstRTSPHeaderField = ffi::GST_RTSP_HDR_CONTENT_LOCATION;
 

@@ -132,10 +132,10 @@ impl RtspSession {
                 let known = response.headers(Message::PUBLIC) + &response.headers(Message::ALLOW);
                 if known.is_empty() {
                     response.add(Message::PUBLIC, EVERYTHING);
-                } else if !known.contains("GET_PARAMETER") {
+                } else if !known.split(',').any(|method| method.trim().eq_ignore_ascii_case("get_parameter")) {
                     state.method = KeepAlive::Options;
                     // Else rtspsrc would refuse to send what becomes OPTIONS.
-                    response.add(Message::PUBLIC, "GET_PARAMETER");
+                    response.add(Message::PUBLIC, "OPTIONS, GET_PARAMETER");
                 }
             }
             Some(Method::Describe) if ok => {
@@ -156,7 +156,11 @@ impl RtspSession {
                     response.add(Message::TRANSPORT, &transport);
                 }
             }
-            Some(Method::Play) if ok => state.playing = true,
+            Some(Method::Play) if ok => {
+                state.playing = true;
+                // Where numbers and times begin, the packets tell; what many cameras say of it is made up.
+                response.remove(Message::RTP_INFO);
+            }
             _ => {}
         }
     }

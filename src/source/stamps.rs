@@ -26,9 +26,9 @@ pub(super) struct Stamps {
 
 impl Stamps {
     /// How long, and for how many frames, stamps may stand still. Shorter than any keyframe interval after which somebody would wonder.
-    const LOOK: Duration = Duration::from_secs(2);
+    const WINDOW: Duration = Duration::from_secs(2);
     const FRAMES: u32 = 8;
-    const LOOKS: u32 = 2;
+    const STILL_WINDOWS: u32 = 2;
     /// They stand still if they move by less than this part of the time that passes.
     const STILL: u32 = 20;
 
@@ -44,7 +44,7 @@ impl Stamps {
         let (from, began, frames) = *self.since.get_or_insert((at, now, 0));
         self.newest = if frames == 0 { at } else { self.newest.max(at) };
         let passed = now.saturating_duration_since(began);
-        if passed < Self::LOOK || frames < Self::FRAMES {
+        if passed < Self::WINDOW || frames < Self::FRAMES {
             self.since = Some((from, began, frames.saturating_add(1)));
             return Placed { at, news: false };
         }
@@ -52,7 +52,7 @@ impl Stamps {
         self.since = None;
         self.still = if still { self.still + 1 } else { 0 };
         // What a camera sends at once after a pause looks like this too, but only once.
-        if self.still >= Self::LOOKS {
+        if self.still >= Self::STILL_WINDOWS {
             self.arrival = Some((at, now));
         }
         Placed { at, news: self.arrival.is_some() }
