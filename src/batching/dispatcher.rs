@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 use crate::batching::batch::{FrameMeta, Item, ItemKind, PrepareJob, PreparedBatch, SharedEmbedding};
 use crate::batching::batcher::Batcher;
 use crate::batching::tensor::{BatchBuffer, HostMemory, TensorError};
-use crate::batching::unchanged::UnchangedFilter;
+use crate::batching::unchanged::{LastStill, UnchangedFilter};
 use crate::frame::slot::SlotReader;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::{NamedView, View, Views};
@@ -77,11 +77,13 @@ struct StreamSlot {
     pictures: bool,
     single: Option<Arc<SharedEmbedding>>,
     unchanged_filter: Option<UnchangedFilter>,
+    last_still: LastStill,
 }
 
 impl From<Arrival> for StreamSlot {
     fn from(Arrival { key, views, unchanged, pictures, single, slot }: Arrival) -> Self {
-        Self { key, views, slot, pictures, single, unchanged_filter: unchanged.map(UnchangedFilter::new) }
+        let unchanged_filter = unchanged.map(UnchangedFilter::new);
+        Self { key, views, slot, pictures, single, unchanged_filter, last_still: LastStill::default() }
     }
 }
 
@@ -201,20 +203,23 @@ impl Dispatcher {
         open: &mut Option<Open>,
         next: &mut u64,
     ) -> Result<(), Closed> {
-        let Frame { stream, time, picture, thumbprints, guard } = frame;
+        let Frame { stream, time, picture, thumbprints, still, guard } = frame;
         let (key, views) = (stream_slot.key, stream_slot.views.clone());
         let tiles: Vec<usize> = views.iter().map(|view| (self.tiles)(view.view, &picture).max(1)).collect();
         // What has waited in its slot has used up a part of its delay.
         let came = time.captured.min(Instant::now());
         let compared = stream_slot.unchanged_filter.as_mut().filter(|_| !thumbprints.is_empty());
-        if let Some(shared_embedding) = compared.as_ref().and_then(|filter| filter.reuse(&thumbprints, time.media)) {
+        let unchanged = || compared.as_ref().and_then(|filter| filter.reuse(&thumbprints, time.media));
+        if let Some(shared_embedding) = still.and_then(|number| stream_slot.last_still.reuse(number)).or_else(unchanged)
+        {
             let picture = stream_slot.pictures.then_some(picture);
             let frame = Arc::new(FrameMeta { stream: key, time, tiles, shared_embedding: None, picture, guard });
             batcher.push_reused(Item { frame, kind: ItemKind::Reused(shared_embedding) }, came).map_err(|_| Closed)?;
             return if batcher.is_full() { self.flush(batcher, open) } else { Ok(()) };
         }
+        let kept_for_later = compared.is_some() || still.is_some();
         let shared_embedding =
-            stream_slot.single.clone().or_else(|| compared.is_some().then(Arc::<SharedEmbedding>::default));
+            stream_slot.single.clone().or_else(|| kept_for_later.then(Arc::<SharedEmbedding>::default));
         let kept = stream_slot.pictures.then(|| Arc::clone(&picture));
         let meta = Arc::new(FrameMeta {
             stream: key,
@@ -224,6 +229,9 @@ impl Dispatcher {
             picture: kept,
             guard,
         });
+        if let (Some(number), Some(shared_embedding)) = (still, &shared_embedding) {
+            stream_slot.last_still.infer(number, Arc::clone(shared_embedding), &meta);
+        }
         if let (Some(filter), Some(shared_embedding)) = (compared, shared_embedding) {
             filter.infer(thumbprints, shared_embedding, &meta);
         }

@@ -69,6 +69,25 @@ impl UnchangedFilter {
     }
 }
 
+/// The last polled picture that was inferred, or is about to be, and where its embedding is, or will be.
+#[derive(Debug, Default)]
+pub struct LastStill(Option<(u64, Arc<SharedEmbedding>, Weak<FrameMeta>)>);
+
+impl LastStill {
+    /// For the picture of this number; `None` if it has to be inferred. A server's word is as good as a comparison, and needs none.
+    pub fn reuse(&self, number: u64) -> Option<Arc<SharedEmbedding>> {
+        let (known, shared_embedding, frame) = self.0.as_ref()?;
+        let ended = frame.upgrade().is_none_or(|frame| frame.guard.is_complete());
+        let lost = ended && shared_embedding.get().is_none();
+        (*known == number && !lost).then(|| Arc::clone(shared_embedding))
+    }
+
+    /// The picture of this number is to be inferred.
+    pub fn infer(&mut self, number: u64, shared_embedding: Arc<SharedEmbedding>, frame: &Arc<FrameMeta>) {
+        self.0 = Some((number, shared_embedding, Arc::downgrade(frame)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;

@@ -13,6 +13,7 @@ pub mod docs;
 pub mod embed;
 pub mod events;
 pub mod explain;
+mod explained_label;
 pub mod history;
 pub mod labels;
 mod labels_state;
@@ -122,6 +123,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::source::go_directly();
     crate::infer::runtime::forbid_telemetry();
     remember_addresses();
     let cli = match Cli::try_parse() {

@@ -65,6 +65,9 @@ pub struct Finding {
     pub decode: Option<&'static str>,
     /// Seconds.
     pub interval: f64,
+    /// Still pictures, which are polled.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub polled: bool,
 }
 
 /// Connects to every stream that is switched on, each for `time` at most.
@@ -167,7 +170,7 @@ fn is_settled(report: &StreamReport, picture: bool) -> bool {
     match report.state {
         StreamState::Down { .. } | StreamState::Failed { .. } | StreamState::Ended | StreamState::Disabled => true,
         // What is not coded has no keyframes to wait for.
-        StreamState::Up => picture && (report.keyframe_interval.is_some() || report.codec.is_none()),
+        StreamState::Up => picture && (report.keyframe_interval.is_some() || report.codec.is_none() || report.polled),
         StreamState::Connecting => false,
     }
 }
@@ -194,6 +197,7 @@ fn finding(stream: &StreamSettings, report: &StreamReport, picture: bool, time: 
         hardware,
         why_software,
         decode: report.decode,
+        polled: report.polled,
         ..blank(stream)
     }
 }
@@ -267,6 +271,7 @@ fn row(finding: &Finding) -> [String; 7] {
     };
     let interval = finding.interval;
     let decodes = match finding.decode {
+        _ if finding.polled => format!("still pictures, polled every {interval} s"),
         Some("keyframes") => format!("keyframes only, for a sample every {interval} s"),
         Some(_) => format!("every frame, for a sample every {interval} s"),
         None => nothing(),

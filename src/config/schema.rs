@@ -194,8 +194,8 @@ section! {
         "enabled" => enabled: bool,
         /// URL | this or `pipeline` | `rtsp://` `rtsps://` `http://` `https://` `file://` `v4l2:///dev/video0`.
         /// `file://clip.mp4` is relative to this file, `file:///srv/clip.mp4` is not. Credentials inside the URL work,
-        /// with a warning; see [below](#user-and-password-in-a-url). Over HTTP: multipart MJPEG or a video; not yet a
-        /// single picture (a camera's snapshot address), which is told as a fault
+        /// with a warning; see [below](#user-and-password-in-a-url). Over HTTP: multipart MJPEG, a video, or a
+        /// still picture, which is [polled](cameras.md#still-pictures)
         "url" => url: String,
         /// path | this or `url` | Your own GStreamer template
         "pipeline" => pipeline: String,

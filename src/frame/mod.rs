@@ -232,6 +232,8 @@ pub struct Frame {
     pub picture: Arc<Picture>,
     /// For streams whose unchanged frames are not inferred again: one a view of the stream, in its order. Empty for others.
     pub thumbprints: Vec<Thumbprint>,
+    /// Of a polled picture: its number. One that its server calls unchanged has that of the one before.
+    pub still: Option<u64>,
     pub guard: FrameGuard,
 }
 
@@ -248,4 +250,10 @@ pub trait FrameTap: Send + Sync {
     /// Hands over the frame last wanted. Returns at once for live streams (newest wins); for `pace: fast` it blocks
     /// until there is room or shutdown is asked for.
     fn deliver(&self, time: FrameTime, picture: Picture);
+
+    /// The same of a polled picture; `number` is that of the one before where its server says that it is the same.
+    fn deliver_still(&self, time: FrameTime, picture: Picture, number: u64) {
+        let _ = number;
+        self.deliver(time, picture);
+    }
 }

@@ -106,6 +106,7 @@ impl OnDemand {
             time,
             picture: Arc::new(picture),
             thumbprints: Vec::new(),
+            still: None,
             guard,
         };
         writer.put(frame).map_err(|_| NoEmbedding::Stopping)?;

@@ -78,6 +78,11 @@ impl Backoff {
         }
     }
 
+    /// Back to the bottom: what has ended was meant to.
+    pub fn reset(&mut self) {
+        self.position = 0;
+    }
+
     /// Sleeps for `wait`. `true` if shutdown was asked for meanwhile.
     pub fn wait(wait: Duration, shutdown: &Shutdown) -> bool {
         shutdown.sleep(wait)

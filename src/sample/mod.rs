@@ -159,6 +159,16 @@ impl FrameTap for Sampler {
     }
 
     fn deliver(&self, time: FrameTime, picture: Picture) {
+        self.hand_over(time, picture, None);
+    }
+
+    fn deliver_still(&self, time: FrameTime, picture: Picture, number: u64) {
+        self.hand_over(time, picture, Some(number));
+    }
+}
+
+impl Sampler {
+    fn hand_over(&self, time: FrameTime, picture: Picture, still: Option<u64>) {
         let Some(guard) = self.with(|state| state.pending.take()) else {
             // Nothing was wanted: an uncounted frame must not enter the accounts half-way.
             tracing::debug!(stream = %self.stream, "a frame came that was not asked for");
@@ -167,7 +177,7 @@ impl FrameTap for Sampler {
         let thumbprints = self.thumbprints.iter().map(|region| Thumbprint::of(&picture, *region)).collect();
         let picture = Arc::new(picture);
         self.latest.sampled(time, &picture);
-        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, thumbprints, guard };
+        let frame = Frame { stream: Arc::clone(&self.stream), time, picture, thumbprints, still, guard };
         let (lost, reason) = match &self.on_full {
             OnFull::NewestWins => match self.slot.put(frame) {
                 Ok(loser) => (loser, DropReason::Superseded),

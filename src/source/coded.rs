@@ -29,23 +29,35 @@ pub(super) enum Kind {
 /// Headers, parameter sets and messages before the first slice fit in here; what does not is taken by its flag.
 const LOOK_AT: usize = 4096;
 
-/// The codec that `caps` describe; `None` where buffers are no whole frames.
+/// The codec that `caps` describe; `None` where buffers are no whole frames, or it cannot be told whether they are: a depayloader or demuxer may hand on
+/// whatever a packet holds, and a parser behind it makes frames of that. Where none does, nothing is known of keyframes.
 pub(super) fn codec(caps: &gst::CapsRef) -> Option<Codec> {
     let structure = caps.structure(0)?;
     let name = structure.name().as_str();
-    if name == "image/jpeg" {
-        return Some(Codec::Intra);
+    let parsed = structure.get::<bool>("parsed").unwrap_or(false);
+    let aligned = |whole: &[&str]| structure.get::<&str>("alignment").ok().map(|alignment| whole.contains(&alignment));
+    match name {
+        "image/jpeg" => Some(Codec::Intra),
+        // Lengths instead of start codes are a container's, which has frames.
+        "video/x-h264" if aligned(&["au"]).unwrap_or(!is_byte_stream(structure)) => {
+            Some(Codec::H264(framing(structure, 4)))
+        }
+        "video/x-h265" if aligned(&["au"]).unwrap_or(!is_byte_stream(structure)) => {
+            Some(Codec::H265(framing(structure, 21)))
+        }
+        "video/x-h264" | "video/x-h265" => None,
+        // Frames are their only unit, and depayloaders and demuxers say which are keyframes.
+        "video/x-vp8" | "video/x-vp9" => Some(Codec::Flagged),
+        "video/x-av1" if aligned(&["tu", "frame"]).unwrap_or(true) => Some(Codec::Flagged),
+        // Its decoder cannot be drained behind a lone frame.
+        "image/gif" | "image/gst-libav-gif" => None,
+        _ if parsed => Some(Codec::Flagged),
+        _ => None,
     }
-    if name != "video/x-h264" && name != "video/x-h265" {
-        return Some(Codec::Flagged);
-    }
-    if structure.get::<&str>("alignment").is_ok_and(|alignment| alignment != "au") {
-        return None;
-    }
-    Some(match name {
-        "video/x-h264" => Codec::H264(framing(structure, 4)),
-        _ => Codec::H265(framing(structure, 21)),
-    })
+}
+
+fn is_byte_stream(structure: &gst::StructureRef) -> bool {
+    structure.get::<&str>("stream-format").map_or(true, |format| format == "byte-stream")
 }
 
 /// How the NAL units of H.264 or H.265 are told apart. The two low bits of byte `at` of the codec data say how long a length is, less one.
@@ -232,6 +244,13 @@ mod tests {
         assert_eq!(of(avc), Some(Codec::H264(Framing::Lengths(2))));
         assert_eq!(of("image/jpeg"), Some(Codec::Intra));
         assert_eq!(of("video/x-vp8"), Some(Codec::Flagged));
+        assert_eq!(of("video/x-h264,stream-format=byte-stream"), None);
+        for parts in
+            ["video/mpegts", "video/mpeg,mpegversion=4", "video/mpeg,mpegversion=2,parsed=false", "video/x-theora"]
+        {
+            assert_eq!(of(parts), None, "{parts}");
+        }
+        assert_eq!(of("video/mpeg,mpegversion=4,parsed=true"), Some(Codec::Flagged));
     }
 
     proptest! {

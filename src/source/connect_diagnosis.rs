@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Location;
 use super::error::{At, SourceError};
 use super::run_with_timeout::run_with_timeout;
+use super::web_proxy;
 use crate::platform::shutdown::Shutdown;
 
 /// How long the port may stay silent.
@@ -34,6 +35,13 @@ pub(super) fn explain(error: SourceError, location: &Location, shutdown: &Shutdo
     let (SourceError::Connection { at, detail }, Location::Rtsp(url) | Location::Http(url)) = (&error, location) else {
         return error;
     };
+    if let (Location::Http(url), Some(proxy)) = (location, web_proxy::of(url)) {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let detail = format!(
+            "{detail}; it goes through the proxy {proxy} (`http_proxy`): is that there, and does it reach the camera? `no_proxy={host}` goes to it directly"
+        );
+        return SourceError::Connection { at: at.clone(), detail };
+    }
     let vague = detail.contains("Failed to connect") || detail.contains("cannot connect");
     let port = url.port().unwrap_or(match url.scheme() {
         "rtsp" => 554,

@@ -17,11 +17,15 @@ use super::arrivals::Arrivals;
 use super::byte_budget::ByteBudget;
 use super::error::{At, Excess, SourceError};
 use super::media::{self, Ending};
-use super::pipeline_tap::{self, PipelineTap};
+use super::pipeline_tap::PipelineTap;
+use super::rtsp_session::RtspSession;
 use super::rtsp_socket::{self, RtspSocket};
 use super::run_with_timeout::{AbandonedPipelines, Late, run_with_timeout};
 use super::scrub::{self, Scrubber};
-use super::{Limits, Location, SourceSettings, downloads, gio_types, messages, pipeline_template, size_limit};
+use super::{
+    Limits, Location, SourceSettings, container_colours, downloads, gif_decoder, gio_types, messages,
+    pipeline_template, rtp_continuity, shortage, size_limit, tap_probes,
+};
 use crate::frame::still_image;
 use crate::platform::rounding;
 use crate::platform::shutdown::Shutdown;
@@ -53,17 +57,18 @@ const CUT_AFTER: Duration = Duration::from_millis(250);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// What a connection needs of its source.
-#[derive(Clone, Copy)]
 pub(super) struct Connection<'a> {
     pub settings: &'a SourceSettings,
     pub feed: &'a Arc<PipelineTap>,
     pub shutdown: &'a Shutdown,
+    /// Where the camera's part in it is written down; a new one.
+    pub session: Arc<RtspSession>,
 }
 
 impl Connection<'_> {
     /// Makes one connection and stays until it ends, one way or another.
     pub fn run(self, abandoned: &mut AbandonedPipelines) -> Result<End, SourceError> {
-        let Self { settings, feed, shutdown } = self;
+        let Self { settings, feed, shutdown, session } = self;
         let limits = &settings.reconnect.limits;
         let at =
             At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
@@ -71,24 +76,33 @@ impl Connection<'_> {
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
         gio_types::register();
         downloads::limit();
-        let parts = pipeline_template::build(settings, &at)?;
+        let parts = session.of_those_made_by(|| pipeline_template::build(settings, &at)).map_err(shortage::explain)?;
         let (sender, events) = bounded(4);
         let arrivals = Arrivals::watch(&parts.pipeline);
         let socket = Arc::new(RtspSocket::default());
         // Full: an earlier message has ended this connection already.
         let full = sender.clone();
         let refuse = move |error| drop(full.try_send(Event::Failed(error)));
+        container_colours::watch(&parts.pipeline);
+        gif_decoder::watch(&parts.pipeline, &settings.location);
+        // Before senders are counted: those that follow one another become one.
+        rtp_continuity::watch(&parts.pipeline);
         // Before the gate: what ends there has come out of its parser all the same.
         ByteBudget::watch(&parts.pipeline, settings.sizes().max_pixels, at.clone(), refuse.clone());
         listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
-        pipeline_tap::attach(feed, feed.connect(), &parts);
+        tap_probes::attach(feed, feed.connect(), &parts);
         size_limit::attach(&parts.pipeline, settings.sizes(), settings.insists_on_sizes(), at.clone(), refuse);
         let pipeline = &parts.pipeline;
         let cut = Arc::clone(&socket);
-        let mut playing = Playing { settings, pipeline, feed, limits, shutdown, events, arrivals, socket, at };
+        let mut playing = Playing { settings, pipeline, feed, limits, shutdown, events, arrivals, socket, session, at };
         let result = playing.play();
         // rtspsrc waits for an answer, or for the rest of one, before it stops. There is none to come.
-        let waits = matches!(result, Err(SourceError::Stalled { .. } | SourceError::TooMuch { .. }));
+        let waits = match result {
+            Err(SourceError::Stalled { .. } | SourceError::TooMuch { .. }) => true,
+            // Whatever it is still saying by then is no picture.
+            Ok(End::Shutdown) => playing.arrivals.bytes() == 0,
+            _ => false,
+        };
         // Not before it has been told to stop: it would connect again and ask once more.
         let cutting = waits.then(|| {
             let socket = Arc::clone(&cut);
@@ -145,7 +159,7 @@ fn listen(
     bus.set_sync_handler(move |_, message| {
         let event = match message.view() {
             gst::MessageView::Error(error) => {
-                Some(Event::Failed(SourceError::from_bus(error, at.clone(), &location, &scrubber)))
+                Some(Event::Failed(shortage::explain(SourceError::from_bus(error, at.clone(), &location, &scrubber))))
             }
             gst::MessageView::Progress(progress) => {
                 socket.listen(progress);
@@ -184,6 +198,7 @@ struct Playing<'a> {
     events: Receiver<Event>,
     arrivals: Arc<Arrivals>,
     socket: Arc<RtspSocket>,
+    session: Arc<RtspSession>,
     at: At,
 }
 
@@ -203,6 +218,9 @@ impl Playing<'_> {
                     return Err(SourceError::TooMuch { at: self.at.clone(), what });
                 }
                 wait = wait.min(RtspSocket::next_check(arrived));
+                if self.session.due_in(Instant::now()).is_some_and(|due| due.is_zero()) {
+                    self.session.keep_alive(self.pipeline, Instant::now());
+                }
             }
             select! {
                 recv(self.shutdown.receiver()) -> _ => return Ok(End::Shutdown),

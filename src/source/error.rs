@@ -120,9 +120,13 @@ pub enum SourceError {
     #[error("{at}: {what}")]
     TooMuch { at: At, what: Excess },
     #[error(
-        "{at}: a single picture, not a video; polling of still pictures is not built yet: use the camera's MJPEG or RTSP address"
+        "{at}: a single picture, not a video; a stream's `url` is polled if a still picture is there, a `pipeline` is not: use the camera's MJPEG or \
+         RTSP address"
     )]
     SinglePicture { at: At },
+    /// What this process may not have, or the machine has not.
+    #[error("{at}: {what}")]
+    Shortage { at: At, what: String },
     /// It cannot be parsed or linked, or lacks an element that it must have. The configuration is wrong, whatever the camera sends.
     #[error("{at}: the pipeline template cannot be used: {detail}")]
     Template { at: At, detail: String },
@@ -142,6 +146,11 @@ pub enum Decision {
 impl SourceError {
     /// The GStreamer element that failed; empty where none is to blame.
     pub fn element(&self) -> &str {
+        &self.at().element
+    }
+
+    /// Where it failed.
+    pub fn at(&self) -> &At {
         match self {
             Self::Credentials { at, .. }
             | Self::Certificate { at, .. }
@@ -162,7 +171,8 @@ impl SourceError {
             | Self::Format { at, .. }
             | Self::TooMuch { at, .. }
             | Self::SinglePicture { at }
-            | Self::Template { at, .. } => &at.element,
+            | Self::Shortage { at, .. }
+            | Self::Template { at, .. } => at,
         }
     }
 
@@ -171,6 +181,8 @@ impl SourceError {
     pub fn decision(&self, location: &Location) -> Decision {
         match self {
             Self::Template { .. } => Decision::GiveUp,
+            // Neither a camera's fault nor a file's.
+            Self::Shortage { .. } => Decision::Retry,
             _ if matches!(location, Location::File(_)) => Decision::GiveUp,
             Self::Credentials { .. }
             | Self::Certificate { .. }
@@ -355,6 +367,7 @@ mod tests {
             (too_much(Excess::Growth(128 << 20)), Retry),
             (too_much(Excess::Senders(256)), Retry),
             (SourceError::SinglePicture { at: at() }, RetrySlowly),
+            (SourceError::Shortage { at: at(), what: detail() }, Retry),
             (SourceError::Template { at: at(), detail: detail() }, GiveUp),
         ];
         for (error, _) in &all {
@@ -379,6 +392,7 @@ mod tests {
                 | SourceError::Format { .. }
                 | SourceError::TooMuch { .. }
                 | SourceError::SinglePicture { .. }
+                | SourceError::Shortage { .. }
                 | SourceError::Template { .. } => {}
             }
         }
@@ -401,7 +415,8 @@ mod tests {
         for location in locations() {
             let file = matches!(location, Location::File(_));
             for (error, decision) in variants() {
-                let expected = if file { Decision::GiveUp } else { decision };
+                let ours = matches!(error, SourceError::Shortage { .. });
+                let expected = if file && !ours { Decision::GiveUp } else { decision };
                 assert_eq!(error.decision(&location), expected, "{location:?}: {error}");
             }
         }

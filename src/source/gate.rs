@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -20,7 +20,8 @@ use parking_lot::Mutex;
 
 use super::coded::{self, Codec};
 use super::gop::{Mode, Verdict};
-use super::pipeline_tap::{self, CodedFrame, PipelineTap};
+use super::pipeline_tap::{CodedFrame, PipelineTap};
+use super::tap_probes;
 
 /// One connection's gate.
 struct Gate {
@@ -175,7 +176,7 @@ impl Gate {
     ) -> gst::PadProbeReturn {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
         let frame = CodedFrame {
-            at: pipeline_tap::time_of(pad, buffer),
+            at: self.feed.placed(tap_probes::time_of(pad, buffer), Instant::now(), false),
             pts: buffer.pts(),
             kind: coded::kind(codec, buffer),
             size: buffer.size(),

@@ -72,6 +72,8 @@ pub(super) struct Chooser {
     open: bool,
     last_key: Option<Duration>,
     newest: Duration,
+    /// The first frame of this line of time, and how many there have been.
+    line: Option<(Duration, u32)>,
     /// Delta units behind the last keyframe.
     deltas: u32,
     /// Decoding began at this keyframe: what is to be shown before it needs frames that were never decoded.
@@ -100,6 +102,8 @@ impl Chooser {
     /// Steps of the time stamps beyond this are a new beginning, not a distance.
     const JUMP_BACK: Duration = Duration::from_secs(2);
     const JUMP_ON: Duration = Duration::from_mins(2);
+    /// Frames that are further apart than this are no line of time.
+    const MAX_STEP: Duration = Duration::from_secs(30);
     const REMEMBERED: usize = 5;
 
     pub fn new(decode: Decode) -> Self {
@@ -110,6 +114,7 @@ impl Chooser {
             open: false,
             last_key: None,
             newest: Duration::ZERO,
+            line: None,
             deltas: 0,
             cold: None,
             held: None,
@@ -151,17 +156,19 @@ impl Chooser {
 
     /// A new connection: nothing that comes now follows from what was before.
     pub fn begin(&mut self) {
-        (self.waiting_since, self.open, self.last_key) = (None, false, None);
+        (self.waiting_since, self.open, self.last_key, self.line) = (None, false, None, None);
         (self.deltas, self.cold, self.held, self.good) = (0, None, None, 0);
     }
 
     /// What is to be done with the frame of `size` bytes at `at` (running time), when a sample is wanted every `interval`.
     pub fn frame(&mut self, at: Duration, kind: Kind, size: usize, interval: Duration) -> (Verdict, Option<News>) {
-        let back = at.saturating_add(Self::JUMP_BACK) < self.newest;
+        let back = at.saturating_add(self.reordered()) < self.newest;
         if self.last_key.is_some() && (back || at > self.newest.saturating_add(Self::JUMP_ON)) {
             self.begin();
         }
-        self.newest = if back { at } else { self.newest.max(at) };
+        let (first, frames) = self.line.unwrap_or((at, 0));
+        self.newest = if back || frames == 0 { at } else { self.newest.max(at) };
+        self.line = Some((first, frames.saturating_add(1)));
         if self.decode == Decode::Auto && interval.is_zero() {
             // Every frame is wanted.
             self.mode = Mode::All;
@@ -170,6 +177,14 @@ impl Chooser {
             Kind::Key => self.key(at, size, interval),
             Kind::Delta => self.delta(at, size, interval),
         }
+    }
+
+    /// How far back a frame may be shown before one that came earlier: B-frames are stored behind what they are made of, sixteen frames at most,
+    /// however far apart the frames of a slow camera are.
+    fn reordered(&self) -> Duration {
+        let step =
+            self.line.map_or(Duration::ZERO, |(first, frames)| self.newest.saturating_sub(first) / frames.max(1));
+        Self::JUMP_BACK.max(step.min(Self::MAX_STEP).saturating_mul(16))
     }
 
     fn key(&mut self, at: Duration, size: usize, interval: Duration) -> (Verdict, Option<News>) {

@@ -17,23 +17,37 @@ mod byte_budget;
 mod coded;
 mod connect_diagnosis;
 mod connection;
+mod container_colours;
 mod decoders;
 mod downloads;
 mod error;
 mod gate;
+mod gif_decoder;
 mod gio_types;
 mod gop;
+mod http_login;
 mod media;
 mod media_time;
 mod messages;
+mod multipart;
 mod picture;
 mod pipeline_tap;
 pub mod pipeline_template;
+mod polled_stills;
+mod rtp_continuity;
 mod rtp_senders;
+mod rtsp_message;
+mod rtsp_session;
 mod rtsp_socket;
 mod run_with_timeout;
 mod scrub;
+mod sdp;
+mod shortage;
 mod size_limit;
+mod stamps;
+
+mod tap_probes;
+mod web_proxy;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -44,6 +58,7 @@ use serde::Serialize;
 
 pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, Excess, SourceError};
+pub use web_proxy::go_directly;
 
 use crate::frame::FrameTap;
 use crate::frame::coded_size;
@@ -57,6 +72,7 @@ use crate::stream::StreamId;
 use crate::stream::status::{StreamState, StreamStatus};
 use connection::{Connection, End};
 use pipeline_tap::PipelineTap;
+use rtsp_session::RtspSession;
 use run_with_timeout::AbandonedPipelines;
 
 /// A hardware decoder that has failed a stream is given another try after so long: a driver may have been mended, another
@@ -195,6 +211,10 @@ pub struct Source {
     software_until: Option<Instant>,
     /// Its pipeline has been built before: the template is a usable one.
     built: bool,
+    /// Its address has turned out to be one for still pictures, which are polled.
+    polled: bool,
+    /// Of the last connection.
+    session: Arc<RtspSession>,
 }
 
 impl Source {
@@ -215,6 +235,9 @@ impl Source {
         let feed = Arc::new(PipelineTap::new(tap, Arc::clone(&status), decode));
         if settings.pace == Pace::Live {
             feed.live();
+            if !matches!(settings.location, Location::File(_)) {
+                feed.by_arrival();
+            }
         }
         let backoff = Backoff::new(settings.reconnect.ladder.clone(), seed);
         Self {
@@ -226,6 +249,8 @@ impl Source {
             abandoned: AbandonedPipelines::default(),
             software_until: None,
             built: false,
+            polled: false,
+            session: Arc::default(),
         }
     }
 
@@ -265,6 +290,24 @@ impl Source {
         true
     }
 
+    /// Whether `error` says that there are still pictures at this address, which are asked for one by one from now on; or, while that is done, that it is
+    /// tried as a stream once more.
+    fn turns_to_polling(&mut self, error: &SourceError) -> bool {
+        let web = matches!(self.settings.location, Location::Http(_));
+        match error {
+            SourceError::SinglePicture { .. } if web && !self.polled => {
+                self.polled = true;
+                tracing::info!(stream = %self.settings.id, "a still picture is at its address, polling it");
+                true
+            }
+            SourceError::Ended { .. } if self.polled => {
+                self.polled = false;
+                false
+            }
+            _ => false,
+        }
+    }
+
     fn retry(&mut self) -> Ended {
         let mut told = String::new();
         loop {
@@ -278,6 +321,9 @@ impl Source {
                 Ok(End::Again) => continue,
                 Err(error) => connect_diagnosis::explain(error, &self.settings.location, &self.shutdown),
             };
+            if self.turns_to_polling(&error) {
+                continue;
+            }
             // Software cannot be blamed: this happens once in a while, not in a circle.
             if self.blames_hardware(&error, Instant::now()) {
                 self.status.reconnecting();
@@ -285,7 +331,12 @@ impl Source {
             }
             let progress = self.feed.progress();
             if let (Some(first), Some(last)) = (progress.first, progress.last) {
-                self.backoff.went_well_for(last.saturating_duration_since(first));
+                let flowed = last.saturating_duration_since(first);
+                self.backoff.went_well_for(flowed);
+                // A session that the camera ends in time is over, not broken: the next is no worse.
+                if self.session.timeout().is_some_and(|timeout| flowed >= timeout) {
+                    self.backoff.reset();
+                }
                 told.clear();
             }
             let hanging = self.abandoned.count();
@@ -331,7 +382,16 @@ impl Source {
             return Err(SourceError::Hanging { at, count });
         }
         let settings = self.attempt(Instant::now());
-        let connection = Connection { settings: &settings, feed: &self.feed, shutdown: &self.shutdown };
+        if self.polled {
+            return polled_stills::run(&settings, &self.feed, &self.shutdown);
+        }
+        self.session = Arc::default();
+        let connection = Connection {
+            settings: &settings,
+            feed: &self.feed,
+            shutdown: &self.shutdown,
+            session: Arc::clone(&self.session),
+        };
         let result = connection.run(&mut self.abandoned);
         self.built |= !matches!(result, Err(SourceError::Template { .. }));
         result

@@ -10,20 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
-use gstreamer::prelude::*;
-use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 
 use super::Decode;
 use super::coded::{self, Kind};
 use super::decoders;
 use super::error::SourceError;
-use super::gate;
 use super::gop::{Chooser, Mode, News, Verdict};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
-use super::pipeline_template::Parts;
-use crate::frame::{FrameTap, FrameTime};
+use super::stamps::Stamps;
+use crate::frame::{FrameTap, FrameTime, Picture};
 use crate::platform::rounding;
 use crate::stream::status::{Decoding, StreamState, StreamStatus};
 
@@ -82,6 +79,9 @@ impl Pending {
 struct State {
     connection: u64,
     media: MediaTime,
+    /// Of a camera: what its frames' stamps are worth, before the decoder and behind it.
+    live: bool,
+    stamps: (Stamps, Stamps),
     progress: Progress,
     chooser: Chooser,
     /// Coded frames come by a gate. Raw pictures, and templates with a decoder of their own, have none.
@@ -109,6 +109,8 @@ impl PipelineTap {
         let state = State {
             connection: 0,
             media: MediaTime::default(),
+            live: false,
+            stamps: Default::default(),
             progress: Progress::default(),
             chooser: Chooser::new(decode),
             gated: false,
@@ -136,6 +138,7 @@ impl PipelineTap {
             state.connection += 1;
             state.media.reconnected();
             state.chooser.begin();
+            state.stamps = Default::default();
             (state.gated, state.lost, state.owed) = (false, 0, 0);
             state.decoder.clear();
             (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
@@ -146,6 +149,31 @@ impl PipelineTap {
     /// Frames come in real time.
     pub fn live(&self) {
         self.with(|state| state.media.go_by_the_clock());
+    }
+
+    /// Frames come when they are made: when they came can stand for a time stamp.
+    pub fn by_arrival(&self) {
+        self.with(|state| state.live = true);
+    }
+
+    /// What stands for a frame's stamp `at`, on this side of the decoder, where stamps stand still.
+    pub fn placed(&self, at: Duration, now: Instant, decoded: bool) -> Duration {
+        let (placed, told) = self.with(|state| {
+            if !state.live {
+                return (None, false);
+            }
+            let told = state.stamps.0.is_by_arrival() || state.stamps.1.is_by_arrival();
+            let stamps = if decoded { &mut state.stamps.1 } else { &mut state.stamps.0 };
+            (Some(stamps.place(at, now)), told)
+        });
+        let Some(placed) = placed else { return at };
+        if placed.news && !told {
+            tracing::warn!(
+                stream = %self.status.id(),
+                "the camera's time stamps stand still, going by when its frames arrive; is its firmware up to date?"
+            );
+        }
+        placed.at
     }
 
     /// The file of this connection starts again; the next connection (if it must be opened anew) is its next turn.
@@ -296,15 +324,18 @@ impl PipelineTap {
             }
             if wanted {
                 let time = FrameTime { media, captured: now, wall: jiff::Timestamp::now() };
-                state.pending = Some(Pending { time, asked: Some(frame.pts) });
+                // Decoders make stamps of their own of such that stand still.
+                let pts = frame.pts.filter(|_| !state.stamps.0.is_by_arrival());
+                state.pending = Some(Pending { time, asked: Some(pts) });
             }
         });
         wanted
     }
 
     /// Whether the decoded frame with this time stamp is to go through.
-    fn is_decoded_sampled(&self, connection: u64, at: Duration, pts: Option<gst::ClockTime>) -> bool {
+    pub fn is_decoded_sampled(&self, connection: u64, at: Duration, pts: Option<gst::ClockTime>) -> bool {
         let (now, wall) = (Instant::now(), jiff::Timestamp::now());
+        let at = self.placed(at, now, true);
         let came = self.with(|state| {
             if state.connection != connection {
                 return None;
@@ -347,7 +378,7 @@ impl PipelineTap {
     }
 
     /// Hands over the frame last wanted. A picture that cannot be read is left out; the tap counts it at the next frame.
-    fn deliver(&self, connection: u64, sample: &gst::Sample, sink: &gst::Element) {
+    pub fn deliver(&self, connection: u64, sample: &gst::Sample, sink: &gst::Element) {
         let taken = self.with(|state| {
             if state.connection != connection {
                 return None;
@@ -386,6 +417,40 @@ impl PipelineTap {
         });
     }
 
+    /// How often a frame is wanted; `None` once nobody wants any.
+    pub fn interval(&self) -> Option<Duration> {
+        self.tap().map(|tap| tap.interval())
+    }
+
+    /// Hands over a picture that was polled `at`, if it is wanted. `number`: see [`FrameTap::deliver_still`].
+    pub fn still(&self, connection: u64, at: Duration, picture: Picture, number: u64) {
+        let (now, wall) = (Instant::now(), jiff::Timestamp::now());
+        let came = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
+            state.progress.frames += 1;
+            state.progress.first.get_or_insert(now);
+            state.progress.last = Some(now);
+            Some((state.progress.frames == 1, state.media.place(at, now)))
+        });
+        let (Some((first, media)), Some(tap)) = (came, self.tap()) else { return };
+        self.status.frame_seen(now);
+        if first {
+            self.status.polled();
+            self.status.decoding(Decoding { mode: Some(Mode::All.name()), ..Decoding::default() });
+            if self.status.set(StreamState::Up) {
+                tracing::info!(stream = %self.status.id(), "still pictures are polled");
+            }
+        }
+        if tap.is_sampled(media) {
+            self.status.picture_size(picture.width(), picture.height());
+            metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
+                .set(wall.as_duration().as_secs_f64());
+            tap.deliver_still(FrameTime { media, captured: now, wall }, picture, number);
+        }
+    }
+
     fn complain(&self, complaint: &str) {
         let new = self.with(|state| {
             let new = state.complaint != complaint;
@@ -396,46 +461,4 @@ impl PipelineTap {
             tracing::warn!(stream = %self.status.id(), error = complaint, "a sampled picture cannot be used");
         }
     }
-}
-
-/// Joins a pipeline to `feed`: `entry` is the pad behind the decoder where unwanted frames end, `sink` the pipeline's end. Coded
-/// frames end at the [`gate`]; `own` says that the pipeline is a user's own template.
-pub(super) fn attach(feed: &Arc<PipelineTap>, connection: u64, parts: &Parts) {
-    let Parts { pipeline, entry, sink, own, family } = parts;
-    gate::attach(feed, connection, pipeline, *own, *family);
-    gate::end_events(entry);
-    let probe = Arc::clone(feed);
-    entry.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
-        if probe.is_decoded_sampled(connection, time_of(pad, buffer), buffer.pts()) {
-            gst::PadProbeReturn::Ok
-        } else {
-            // Not `Drop`: the bindings have taken the buffer out by then, and GStreamer before 1.24 would complain about that
-            // for every frame. `Handled` lets go of it just the same.
-            gst::PadProbeReturn::Handled
-        }
-    });
-    if let Some(pad) = sink.static_pad("sink") {
-        picture::ask_for_room(&pad, *own || family.is_some());
-    }
-    let feed = Arc::clone(feed);
-    let callbacks = gst_app::AppSinkCallbacks::builder()
-        .new_sample(move |sink| {
-            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Flushing)?;
-            feed.deliver(connection, &sample, sink.upcast_ref());
-            Ok(gst::FlowSuccess::Ok)
-        })
-        .build();
-    sink.set_callbacks(callbacks);
-}
-
-/// A frame's place on its pipeline's line of running time. A frame without a time stamp gets the time of its arrival.
-pub(super) fn time_of(pad: &gst::Pad, buffer: &gst::BufferRef) -> Duration {
-    let running = buffer.pts().map(|pts| {
-        let segment = pad.sticky_event::<gst::event::Segment>(0);
-        let segment = segment.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>());
-        segment.and_then(|segment| segment.to_running_time(pts)).unwrap_or(pts)
-    });
-    let arrival = || pad.parent_element().and_then(|element| element.current_running_time());
-    running.or_else(arrival).map(Duration::from).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use gstreamer_app as gst_app;
 
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
-use super::{Decode, Location, Pace, SourceSettings, picture, scrub};
+use super::{Decode, Location, Pace, SourceSettings, multipart, picture, rtsp_session, scrub, web_proxy};
 use crate::platform::userinfo;
 
 /// Longer templates are not templates.
@@ -77,6 +77,10 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
         if !own && element.type_().name() == "GstDecodeBin" {
             decoders::restrict(&element, family);
         }
+        if element.type_().name() == "GstRTSPSrc" && element.has_property("probation") {
+            // A sender is believed in after two packets in a row, which never come where each is sent twice.
+            set(&element, "probation", 0_u32).map_err(|e| in_file(&e))?;
+        }
         leave_sound_alone(&element);
         insist_on_video(&element, own);
     }
@@ -86,6 +90,8 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
         do_not_wait_for_more_parts(element);
         tame_libav(element, threads);
     });
+    let from_web = |element: &gst::Element| element.factory().is_some_and(|factory| factory.name() == "souphttpsrc");
+    pipeline.iterate_recurse().into_iter().flatten().filter(from_web).for_each(|element| multipart::watch(&element));
     let source = pipeline.by_name("source");
     match (&source, &settings.location) {
         (Some(source), location) => configure_source(source, settings, location).map_err(|e| in_file(&e))?,
@@ -183,6 +189,7 @@ fn read(path: &Path) -> Result<String, Unread> {
 
 /// Parses a launch description. The error names the missing elements, if that is what is wrong.
 pub fn parse(description: &str) -> Result<gst::Pipeline, String> {
+    rtsp_session::register();
     let mut context = gst::ParseContext::new();
     let parsed = gst::parse::launch_full(description, Some(&mut context), gst::ParseFlags::FATAL_ERRORS);
     let missing = context.missing_elements();
@@ -232,6 +239,11 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     }
     if source.has_property("proxy") && !is_proxy(std::env::var("http_proxy").ok().as_deref()) {
         tracing::warn!(stream = %settings.id, "`http_proxy` is not the address of a proxy, going without");
+        set(source, "proxy", "")?;
+    } else if let Location::Http(url) = location
+        && source.has_property("proxy")
+        && web_proxy::of(url).is_none()
+    {
         set(source, "proxy", "")?;
     }
     if credentials && source.has_property("automatic-redirect") {

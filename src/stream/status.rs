@@ -37,6 +37,7 @@ struct Inner {
     decoder: Option<String>,
     decoding: Decoding,
     sampling_interval: Option<Duration>,
+    polled: bool,
 }
 
 /// Which frames of a stream are decoded, and how far apart its keyframes are.
@@ -75,6 +76,9 @@ pub struct StreamReport {
     pub frame_rate: Option<f64>,
     /// Seconds between two samples at present; it changes with `interval: auto` alone.
     pub sampling_interval: Option<f64>,
+    /// Still pictures, asked for one by one.
+    #[serde(skip)]
+    pub polled: bool,
 }
 
 /// One stream's live status. Sources write, everyone may read.
@@ -96,6 +100,7 @@ impl StreamStatus {
             decoder: None,
             decoding: Decoding::default(),
             sampling_interval: None,
+            polled: false,
         };
         metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
         metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
@@ -170,6 +175,11 @@ impl StreamStatus {
         self.with(|s| s.decoding = decoding);
     }
 
+    /// Notes that it is made of still pictures, asked for one by one.
+    pub fn polled(&self) {
+        self.with(|s| s.polled = true);
+    }
+
     /// Notes how often it is sampled.
     pub fn sampling_interval(&self, interval: Duration) {
         metrics::gauge!("vtagd_sampling_interval_seconds", "stream" => self.id.to_string()).set(interval.as_secs_f64());
@@ -191,6 +201,7 @@ impl StreamStatus {
             keyframe_interval: s.decoding.keyframe_interval.map(|d| d.as_secs_f64()),
             frame_rate: s.decoding.frame_rate,
             sampling_interval: s.sampling_interval.map(|d| d.as_secs_f64()),
+            polled: s.polled,
         }
     }
 }

@@ -173,6 +173,30 @@ fn colours_are_told_by_what_the_bit_stream_says_or_else_by_its_size() {
 }
 
 #[test]
+fn the_range_that_the_pictures_tell_counts_and_not_what_is_made_of_their_container() {
+    // Full range by its own headers and by its container; qtdemux tells only the matrix.
+    let clip = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/full_range_vui.mp4");
+    let (_, frames, _) = Running::start(fast(&clip)).wait_end();
+    assert_eq!(frames[0].colours, (Matrix::Bt709, Range::Full));
+    let folder = tempfile::tempdir().unwrap();
+    for (name, colours, encoder, expected) in [
+        ("full.mp4", "1:3:5:1", "x264enc ! h264parse ! qtmux", (Matrix::Bt709, Range::Full)),
+        ("usual.mp4", "2:3:5:1", "x264enc ! h264parse ! qtmux", (Matrix::Bt709, Range::Limited)),
+        ("silent.mp4", "bt601", "x264enc ! h264parse ! mp4mux", (Matrix::Bt601, Range::Limited)),
+        ("full.mkv", "1:3:5:1", "x264enc ! h264parse ! matroskamux", (Matrix::Bt709, Range::Full)),
+    ] {
+        let path = folder.path().join(name);
+        make(&format!(
+            "videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=320,height=240,framerate=25/1,colorimetry={colours} ! \
+             {encoder} ! filesink location=\"{}\"",
+            path.display()
+        ));
+        let (_, frames, _) = Running::start(fast(&path)).wait_end();
+        assert_eq!(frames[0].colours, expected, "{name}");
+    }
+}
+
+#[test]
 fn formats_that_we_do_not_read_are_converted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ten-bit.mkv");

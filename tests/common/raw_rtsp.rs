@@ -5,7 +5,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -21,6 +21,44 @@ pub enum Behaviour {
     /// Answers DESCRIBE so, instead of with a description.
     Describes(Describe),
     Plays(Play),
+    Odd(Odd),
+}
+
+/// A camera that answers in ways of its own, and counts what it is asked. It reads on while it plays.
+pub struct Odd {
+    /// What it says that it can do; empty: it does not say.
+    pub public: &'static str,
+    pub session: &'static str,
+    /// What it answers GET_PARAMETER.
+    pub get_parameter: &'static str,
+    /// What the transport it is asked for becomes in its answer; empty: it does not say.
+    pub transport: fn(&str) -> String,
+    pub description: fn(String) -> String,
+    pub play: Play,
+    /// Hangs up if no request has come for so long.
+    pub timeout: Option<Duration>,
+    /// The requests of all connections.
+    pub requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Odd {
+    /// One that is not odd yet.
+    pub fn camera() -> Self {
+        Self {
+            public: "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER",
+            session: "1",
+            get_parameter: "200 OK",
+            transport: str::to_owned,
+            description: |text| text,
+            play: Box::new(|packets, _| {
+                loop {
+                    frames().iter().try_for_each(|frame| packets.frame(frame))?;
+                }
+            }),
+            timeout: None,
+            requests: Arc::default(),
+        }
+    }
 }
 
 /// Starts the camera and gives its address.
@@ -51,7 +89,16 @@ fn description() -> String {
     )
 }
 
-fn serve(mut stream: TcpStream, behaviour: &Behaviour, number: usize) -> io::Result<()> {
+fn serve(stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) -> io::Result<()> {
+    let end = stream.try_clone()?;
+    let result = converse(stream, behaviour, number);
+    // Also for who still sends.
+    let _ = end.shutdown(std::net::Shutdown::Both);
+    result
+}
+
+fn converse(mut stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) -> io::Result<()> {
+    let whole = Arc::new(Mutex::new(()));
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let mut first = [0];
@@ -72,10 +119,45 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, number: usize) -> io::Res
             let line = request.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
             line.unwrap_or_default().to_owned()
         };
+        let method = request.split(' ').next().unwrap_or_default();
+        if let Behaviour::Odd(odd) = &**behaviour {
+            odd.requests.lock().unwrap().push(method.to_owned());
+            stream.set_read_timeout(odd.timeout)?;
+            let (mut status, mut more) = ("200 OK", String::new());
+            let transport = (odd.transport)(&header("Transport"));
+            match method {
+                "OPTIONS" if !odd.public.is_empty() => more = format!("Public: {}\r\n", odd.public),
+                "GET_PARAMETER" => status = odd.get_parameter,
+                "SETUP" if !transport.is_empty() => more = format!("Transport: {transport}\r\n"),
+                "DESCRIBE" => {
+                    let text = (odd.description)(description());
+                    more = format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+                }
+                _ => {}
+            }
+            let end = if method == "DESCRIBE" { "" } else { "\r\n" };
+            let session = if method == "OPTIONS" { String::new() } else { format!("Session: {}\r\n", odd.session) };
+            let text = format!("RTSP/1.0 {status}\r\nCSeq: {}\r\n{session}{more}{end}", header("CSeq"));
+            {
+                let _whole = whole.lock().unwrap();
+                stream.write_all(text.as_bytes())?;
+            }
+            if method == "PLAY" {
+                let (mut packets, behaviour) = (Packets::new(stream.try_clone()?), Arc::clone(behaviour));
+                packets.whole = Arc::clone(&whole);
+                std::thread::spawn(move || {
+                    if let Behaviour::Odd(odd) = &*behaviour {
+                        // A client that goes is no failure of the camera's.
+                        let _ = (odd.play)(&mut packets, number);
+                    }
+                });
+            }
+            continue;
+        }
         let answer = |stream: &mut TcpStream, more: &str| {
             write!(stream, "RTSP/1.0 200 OK\r\nCSeq: {}\r\nSession: 1\r\n{more}", header("CSeq"))
         };
-        match (request.split(' ').next().unwrap_or_default(), behaviour) {
+        match (method, &**behaviour) {
             ("DESCRIBE", Behaviour::Describes(describe)) => return describe(&mut stream, &header("CSeq")),
             ("DESCRIBE", _) => {
                 let text = description();
@@ -102,6 +184,10 @@ pub struct Packets {
     pub ssrc: u32,
     /// Of the next packet, fifteen at most.
     pub contributors: Vec<u32>,
+    /// How often each packet is sent.
+    pub copies: usize,
+    /// Held while something is sent that may not be cut in two.
+    whole: Arc<Mutex<()>>,
 }
 
 /// The longest payload of a packet.
@@ -109,7 +195,7 @@ const MTU: usize = 1200;
 
 impl Packets {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, sequence: 0, time: 0, ssrc: 7, contributors: Vec::new() }
+        Self { stream, sequence: 0, time: 0, ssrc: 7, contributors: Vec::new(), copies: 1, whole: Arc::default() }
     }
 
     pub fn packet(&mut self, payload: &[u8], last: bool) -> io::Result<()> {
@@ -123,7 +209,8 @@ impl Packets {
         bytes.extend(self.contributors.iter().flat_map(|number| number.to_be_bytes()));
         bytes.extend(payload);
         self.sequence = self.sequence.wrapping_add(1);
-        self.stream.write_all(&bytes)
+        let _whole = self.whole.lock().unwrap();
+        self.stream.write_all(&bytes.repeat(self.copies))
     }
 
     /// A NAL unit, in fragments if need be.
@@ -146,6 +233,13 @@ impl Packets {
         self.packet(&payload, last && ends)
     }
 
+    /// Another sender from now on, which counts from where it likes.
+    pub fn begin_anew(&mut self) {
+        self.ssrc = self.ssrc.wrapping_mul(2_654_435_761).wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(20_000);
+        self.time = self.time.wrapping_add(1_000_000_000);
+    }
+
     /// An RTCP goodbye: the sender has no more.
     pub fn goodbye(&mut self) -> io::Result<()> {
         let ssrc = self.ssrc.to_be_bytes();
@@ -155,6 +249,7 @@ impl Packets {
     /// RTCP packets as they are.
     pub fn rtcp(&mut self, packets: &[u8]) -> io::Result<()> {
         let length = u16::try_from(packets.len()).unwrap().to_be_bytes();
+        let _whole = self.whole.lock().unwrap();
         self.stream.write_all(&[&[b'$', 1], length.as_slice(), packets].concat())
     }
 

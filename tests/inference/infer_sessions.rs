@@ -170,7 +170,7 @@ impl Rig {
         let width = number as u32;
         let picture = Picture::from_rgb(width, 1, vec![0; 3 * width as usize]).unwrap();
         let guard = self.accounting.sample(&stream);
-        Frame { stream, time, picture: Arc::new(picture), thumbprints: Vec::new(), guard }
+        Frame { stream, time, picture: Arc::new(picture), thumbprints: Vec::new(), still: None, guard }
     }
 
     fn sent_at(&mut self, captured: Instant) {

@@ -1,0 +1,143 @@
+//! Cameras on the web that keep to the letter of nothing, and that browsers show all the same.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::common::recorder::{Options, Running, settings};
+use crate::common::web::{Request, Server};
+use vtagd::frame::Range;
+use vtagd::source::Location;
+use vtagd::stream::status::StreamState;
+
+fn jpeg(brightness: u8) -> Vec<u8> {
+    let picture = image::RgbImage::from_fn(160, 120, |x, _| image::Rgb([brightness.wrapping_add(x as u8); 3]));
+    let mut bytes = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut bytes).encode_image(&picture).unwrap();
+    bytes
+}
+
+/// How a camera sends its pictures: what it calls all of them, what stands before a picture and what behind it.
+struct Manner {
+    kind: &'static str,
+    before: fn(usize, usize) -> String,
+    behind: &'static str,
+}
+
+const MIXED: &str = "multipart/x-mixed-replace;boundary=frame";
+
+/// As the issue of each was told; in the first ones nothing is amiss.
+const MANNERS: [(&str, Manner); 12] = [
+    (
+        "as it should be",
+        Manner {
+            kind: MIXED,
+            before: |_, size| format!("--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {size}\r\n\r\n"),
+            behind: "\r\n",
+        },
+    ),
+    (
+        "lower case",
+        Manner {
+            kind: MIXED,
+            before: |_, size| format!("--frame\ncontent-type:image/jpeg\ncontent-length:{size}\n\n"),
+            behind: "\n",
+        },
+    ),
+    (
+        "no first boundary",
+        Manner {
+            kind: MIXED,
+            before: |_, size| format!("Content-Type: image/jpeg\r\nContent-Length: {size}\r\n\r\n"),
+            behind: "\r\n--frame\r\n",
+        },
+    ),
+    (
+        "no first boundary and no length",
+        Manner { kind: MIXED, before: |_, _| "Content-Type: image/jpeg\r\n\r\n".to_owned(), behind: "\r\n--frame\r\n" },
+    ),
+    (
+        "image/jpg",
+        Manner {
+            kind: MIXED,
+            before: |_, size| format!("--frame\r\nContent-Type: image/jpg\r\nContent-Length: {size}\r\n\r\n"),
+            behind: "\r\n",
+        },
+    ),
+    (
+        "octets",
+        Manner {
+            kind: MIXED,
+            before: |_, size| {
+                format!("--frame\r\nContent-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n")
+            },
+            behind: "\r\n",
+        },
+    ),
+    (
+        "no type",
+        Manner { kind: MIXED, before: |_, size| format!("--frame\r\nContent-Length: {size}\r\n\r\n"), behind: "\r\n" },
+    ),
+    ("no headers", Manner { kind: MIXED, before: |_, _| "--frame\r\n\r\n".to_owned(), behind: "\r\n" }),
+    (
+        "no dashes",
+        Manner {
+            kind: MIXED,
+            before: |_, size| format!("frame\r\nContent-Type: image/jpeg\r\nContent-Length: {size}\r\n\r\n"),
+            behind: "\r\n",
+        },
+    ),
+    ("one after another", Manner { kind: MIXED, before: |_, _| String::new(), behind: "" }),
+    (
+        "no boundary in the header",
+        Manner {
+            kind: "multipart/x-mixed-replace",
+            before: |_, _| "Content-Type: image/jpeg\r\n\r\n".to_owned(),
+            behind: "\r\n--x\r\n",
+        },
+    ),
+    (
+        "a part that never was",
+        Manner {
+            kind: MIXED,
+            before: |n, size| {
+                let first = if n == 0 { "--frame\r\n" } else { "" };
+                format!("{first}--frame\r\nContent-Length: {size}\r\n\r\n")
+            },
+            behind: "\r\n",
+        },
+    ),
+];
+
+fn send(manner: &Manner, stream: &mut TcpStream) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nConnection: close\r\n\r\n", manner.kind)?;
+    for n in 0_usize.. {
+        let body = jpeg(n as u8);
+        let part = [(manner.before)(n, body.len()).as_bytes(), &body, manner.behind.as_bytes()].concat();
+        stream.write_all(&part)?;
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    Ok(())
+}
+
+#[test]
+fn multipart_pictures_are_found_whatever_stands_between_them() {
+    let server = Server::start(|request: &Request, stream| {
+        let number: usize = request.path.trim_start_matches('/').parse().unwrap();
+        send(&MANNERS[number].1, stream)
+    });
+    for (number, (name, _)) in MANNERS.iter().enumerate() {
+        let settings = settings(Location::Http(server.url(&format!("/{number}")).into()));
+        let interval = Duration::from_millis(200);
+        let running = Running::with(settings, Options { interval, ..Options::default() });
+        running.wait_state(|state| {
+            assert!(!matches!(state, StreamState::Down { .. }), "{name}: {state:?}");
+            *state == StreamState::Up
+        });
+        let frames = running.wait_frames(12);
+        assert!(frames.iter().all(|f| f.size == (160, 120) && f.colours.1 == Range::Full), "{name}");
+        let (media, real) = (frames[11].media - frames[0].media, frames[11].captured - frames[0].captured);
+        assert!(media.abs_diff(real) < Duration::from_secs(1), "{name}: {media:?} of media time in {real:?}");
+        assert_eq!(running.report().reconnects, 0, "{name}");
+    }
+}
