@@ -83,9 +83,11 @@ pub(super) async fn guard(
     let Some(peer) = request.extensions().get::<Peer>().cloned() else {
         return harden(refusal(StatusCode::INTERNAL_SERVER_ERROR, "a request from nowhere"));
     };
-    let answer = match verdict(&shared, rules, &peer, &request, Instant::now())
-        .and_then(|caller| with_parameters(&mut request, expected.parameters).map(|()| caller))
-    {
+    let caller = match verdict(&shared, rules, &peer, &request, Instant::now()) {
+        Ok(caller) => with_parameters(&mut request, expected.parameters).map(|()| caller),
+        Err(refusal) => Err(refusal),
+    };
+    let answer = match caller {
         Err(refusal) => refusal,
         Ok(caller) => {
             match tokio::time::timeout(ANSWER_TIMEOUT, pass(&shared, rules, &peer, caller, request, next)).await {

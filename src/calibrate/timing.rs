@@ -44,5 +44,6 @@ pub fn propose(intervals: &[&MarkedInterval], every: Duration, base: &Thresholds
 fn whole(seconds: f64, every: Duration) -> Duration {
     let Ok(wanted) = Duration::try_from_secs_f64(seconds.max(0.0)) else { return Duration::MAX };
     let step = every.max(Duration::from_millis(1)).as_nanos();
-    Duration::from_nanos_u128(wanted.as_nanos() / step * step)
+    // Five centuries fit.
+    Duration::from_nanos(u64::try_from(wanted.as_nanos() / step * step).unwrap_or(u64::MAX))
 }

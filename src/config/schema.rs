@@ -298,6 +298,7 @@ section! {
 }
 
 /// `off`, or settings of its own.
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum History {
     Off,
     On(HistoryFolder),
@@ -320,6 +321,7 @@ section! {
 }
 
 /// `off`, or settings of its own.
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum HistoryPictures {
     Off,
     On(SmallPictures),

@@ -7,7 +7,7 @@ mod answer_queries;
 mod drop_report;
 pub mod engine;
 mod reload;
-pub mod running_streams;
+pub(crate) mod running_streams;
 mod set_view;
 mod start_sinks;
 

@@ -67,7 +67,7 @@ impl RowHead {
     /// The same with a span that was checked: one that is wrong is none.
     pub fn checked(mut self, row: &[u8]) -> Self {
         let span = field(row, SPAN).map(u32::from_le_bytes).zip(field(row, SPAN + 4));
-        if !span.is_some_and(|(span, check): (u32, [u8; 4])| span_check(crc(row), span).to_le_bytes() == check) {
+        if span.is_none_or(|(span, check): (u32, [u8; 4])| span_check(crc(row), span).to_le_bytes() != check) {
             self.until = self.from;
         }
         self

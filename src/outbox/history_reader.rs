@@ -77,6 +77,9 @@ const MAX_REPLAY_BYTES: usize = 4 * 1024 * 1024;
 /// … and so many events are counted.
 const MAX_COUNTED: u64 = 20_000;
 
+/// Events, and how many more there were; `None`: more than are counted.
+type MissedEvents = (Vec<Row>, Option<u64>);
+
 impl OutboxReader {
     /// Opens the outbox in `path`, whether a daemon runs or not.
     ///
@@ -174,12 +177,7 @@ impl OutboxReader {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn after_event(
-        &self,
-        query: &Query,
-        id: &str,
-        limit: usize,
-    ) -> Result<Option<(Vec<Row>, Option<u64>)>, OutboxError> {
+    pub fn after_event(&self, query: &Query, id: &str, limit: usize) -> Result<Option<MissedEvents>, OutboxError> {
         let known = Query { ids: vec![id.to_owned()], ..Query::default() };
         let Some(known) = self.latest(&known, 1)?.pop() else { return Ok(None) };
         let (condition, values) = conditions(query, known.seq);

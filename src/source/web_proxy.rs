@@ -9,6 +9,7 @@ use crate::platform::userinfo;
 
 /// Keeps GIO from sending whatever it connects (RTSP above all) through a proxy that is meant for the web, unless somebody has told it how to choose.
 /// To be called before there is a second thread.
+#[expect(clippy::disallowed_methods, reason = "no other thread runs yet, and GIO has no other setting")]
 pub fn go_directly() {
     const RESOLVER: &str = "GIO_USE_PROXY_RESOLVER";
     if std::env::var_os(RESOLVER).is_none() {
