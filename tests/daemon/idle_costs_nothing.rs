@@ -196,7 +196,11 @@ fn an_outbox_that_is_older_than_its_events_may_get_and_large() {
                  VALUES (0, ?1, ?2, 0, 'cam', 'lot', 'x', 'end', ?3)",
             )
             .unwrap();
-        let mut state = file.prepare("INSERT INTO states VALUES ('cam', 'lot', ?1, 1, ?2, ?3)").unwrap();
+        let mut state = file
+            .prepare(
+                "INSERT INTO states (stream, label_set, label, seq, age, body) VALUES ('cam', 'lot', ?1, 1, ?2, ?3)",
+            )
+            .unwrap();
         let body = "x".repeat(250);
         for number in 0..300_000_u64 {
             let age = 4 * DAY + number * 1000;
