@@ -202,7 +202,7 @@ fn tag(folder: &Path, model: &str, arguments: &[&str]) -> Matrix {
     command.args(["tag", "--json", "-m"]).arg(checkpoint(model)).args(PICTURES.map(|name| picture(name).unwrap()));
     let lines = done(&command.args(arguments).output().unwrap());
     let score = |line: &Value, text: &str| {
-        assert_eq!(line.as_object().unwrap().keys().collect::<Vec<_>>(), ["file", "pts", "tags"]);
+        assert_eq!(line.as_object().unwrap().keys().collect::<Vec<_>>(), ["background", "file", "pts", "tags"]);
         let tag = line["tags"].as_array().unwrap().iter().find(|tag| tag["label"] == text).unwrap();
         assert_eq!(tag.as_object().unwrap().keys().collect::<Vec<_>>(), ["label", "score", "set"]);
         tag["score"].as_f64().unwrap()
