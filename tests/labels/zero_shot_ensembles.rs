@@ -204,7 +204,7 @@ fn tag(folder: &Path, model: &str, arguments: &[&str]) -> Matrix {
     let score = |line: &Value, text: &str| {
         assert_eq!(line.as_object().unwrap().keys().collect::<Vec<_>>(), ["background", "file", "pts", "tags"]);
         let tag = line["tags"].as_array().unwrap().iter().find(|tag| tag["label"] == text).unwrap();
-        assert_eq!(tag.as_object().unwrap().keys().collect::<Vec<_>>(), ["label", "score", "set"]);
+        assert_eq!(tag.as_object().unwrap().keys().collect::<Vec<_>>(), ["label", "margin", "rival", "score", "set"]);
         tag["score"].as_f64().unwrap()
     };
     lines.iter().map(|line| TEXTS.iter().map(|text| score(line, text)).collect()).collect()
