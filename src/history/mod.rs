@@ -97,6 +97,10 @@ enum FramePicture {
     Waits(PictureEncoder, WaitingPicture),
 }
 
+fn tell_bytes(store: &RowStore) {
+    metrics::gauge!("vtagd_history_bytes").set((store.bytes() + store.picture_bytes()) as f64);
+}
+
 /// Counts as one that waits, as long as it lives.
 struct WaitingPicture(Arc<AtomicUsize>);
 
@@ -147,6 +151,8 @@ impl Recorder {
         }
         let pictures = settings.pictures.clone().filter(|_| settings.path.is_some());
         let room = pictures.as_ref().map(|pictures| pictures.max_size);
+        // What lies there already is told from the start.
+        tell_bytes(&store);
         let writer = Writer { store, failing: false, pictures_failing: false, retry_at: None };
         let thread =
             std::thread::Builder::new().name("vtagd-history".to_owned()).spawn(move || writer.run(room, &frames))?;
@@ -223,7 +229,7 @@ impl Writer {
                 let result = self.store.sync();
                 self.tell(result.err());
                 synced = now;
-                metrics::gauge!("vtagd_history_bytes").set((self.store.bytes() + self.store.picture_bytes()) as f64);
+                tell_bytes(&self.store);
             }
             if now.saturating_duration_since(swept) >= SWEEP {
                 self.store.sweep(now);
