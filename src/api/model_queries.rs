@@ -180,8 +180,14 @@ pub(super) async fn answer_whole<T: Serialize + Send + 'static>(
     }
 }
 
+/// Refuses a body that is no picture; `more` is said behind what it should be.
+pub(super) fn no_picture(headers: &HeaderMap, more: &str) -> Option<Response> {
+    let wanted = || format!("the body is a picture: image/jpeg, image/png or image/webp{more}");
+    (!kind(headers).starts_with("image/")).then(|| refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, &wanted()))
+}
+
 /// The kind of a body, without its parameters.
-pub(super) fn kind(headers: &HeaderMap) -> String {
+fn kind(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
@@ -201,11 +207,8 @@ pub(super) async fn tag(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if !kind(&headers).starts_with("image/") {
-        return refusal(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body is a picture: image/jpeg, image/png or image/webp",
-        );
+    if let Some(refusal) = no_picture(&headers, "") {
+        return refusal;
     }
     let ask = move |queries: &dyn ModelQueries| {
         queries.tag(&body, given.text("set"), given.text("stream")).map(|sets| Tagged { sets })

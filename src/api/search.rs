@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::guard::refusal;
 use super::handlers::part;
-use super::model_queries::{Answering, ModelQueries, QueryRefusal, answer_whole, kind};
+use super::model_queries::{Answering, ModelQueries, QueryRefusal, answer_whole, no_picture};
 use super::openapi::{list, object, object_with};
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use crate::history::search_answer::{SearchAnswer, SearchRange};
@@ -66,11 +66,8 @@ pub(super) async fn by_picture(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if !kind(&headers).starts_with("image/") {
-        return refusal(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body is a picture: image/jpeg, image/png or image/webp; a text alone is asked for with GET",
-        );
+    if let Some(refusal) = no_picture(&headers, "; a text alone is asked for with GET") {
+        return refusal;
     }
     answer_whole(&shared, move |queries| search(queries, &given, Some(&body))).await
 }

@@ -5,16 +5,13 @@
 use plotters::prelude::*;
 
 use super::calibrate_report::{LabelReport, Report};
+use super::tag::plot::{ENTER, EXIT, FONT, INK};
 
 const MAX_PANELS: usize = 40;
 const WIDTH: u32 = 900;
 const PANEL: u32 = 190;
-const FONT: &str = "sans-serif";
 const SEEN: RGBColor = RGBColor(70, 160, 80);
 const NOT_SEEN: RGBColor = RGBColor(31, 87, 164);
-const ENTER: RGBColor = RGBColor(190, 40, 40);
-const EXIT: RGBColor = RGBColor(214, 126, 20);
-const INK: RGBColor = RGBColor(40, 40, 40);
 
 /// The picture.
 ///

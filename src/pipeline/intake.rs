@@ -137,7 +137,7 @@ impl Intake {
 
     /// The way in for single pictures.
     pub fn on_demand(&self) -> OnDemand {
-        OnDemand::new(Arc::downgrade(&self.joining), Arc::downgrade(&self.score_routes))
+        OnDemand::new(Arc::downgrade(&self.joining), Arc::clone(&self.score_routes))
     }
 
     /// Streams that join from now on keep each frame's picture until it has been scored: for snapshots.

@@ -52,8 +52,7 @@ pub(super) struct Joining {
 pub struct OnDemand {
     /// Gone with the intake: whoever holds these keeps the pipeline from ending.
     joining: Weak<Joining>,
-    /// Nor is it this that keeps the streams' routes, and what waits for their end.
-    score_routes: Weak<ScoreRoutes>,
+    score_routes: Arc<ScoreRoutes>,
     stream: StreamId,
     next: AtomicU64,
 }
@@ -68,7 +67,7 @@ impl Drop for OpenRoute<'_> {
 }
 
 impl OnDemand {
-    pub(super) fn new(joining: Weak<Joining>, score_routes: Weak<ScoreRoutes>) -> Self {
+    pub(super) fn new(joining: Weak<Joining>, score_routes: Arc<ScoreRoutes>) -> Self {
         Self { joining, score_routes, stream: STREAM.into(), next: AtomicU64::new(FIRST_KEY) }
     }
 
@@ -87,9 +86,8 @@ impl OnDemand {
         let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, _: &[_]| {
             let _ = done.try_send(());
         });
-        let score_routes = self.score_routes.upgrade().ok_or(NoEmbedding::Stopping)?;
-        score_routes.enter(key, ScoreRoute { scorers: Vec::new(), handler, embeddings: None });
-        let _route = OpenRoute(&score_routes, key);
+        self.score_routes.enter(key, ScoreRoute { scorers: Vec::new(), handler, embeddings: None });
+        let _route = OpenRoute(&self.score_routes, key);
         let writer = {
             let joining = self.joining.upgrade().ok_or(NoEmbedding::Stopping)?;
             let (writer, slot) = picture_to_slot(joining.wake.clone());

@@ -5,7 +5,7 @@
 
 pub(super) mod clip_scores;
 mod given_labels;
-mod plot;
+pub(super) mod plot;
 mod rehearsal;
 mod rehearsed_stream;
 mod score_curve;

@@ -18,13 +18,13 @@ const WIDTH: u32 = 1000;
 /// Above the panels: title and legend.
 const TITLE: u32 = 52;
 const PANEL: u32 = 190;
-const FONT: &str = "sans-serif";
+pub(in crate::cli) const FONT: &str = "sans-serif";
 
 const CURVE: RGBColor = RGBColor(31, 87, 164);
-const ENTER: RGBColor = RGBColor(190, 40, 40);
-const EXIT: RGBColor = RGBColor(214, 126, 20);
+pub(in crate::cli) const ENTER: RGBColor = RGBColor(190, 40, 40);
+pub(in crate::cli) const EXIT: RGBColor = RGBColor(214, 126, 20);
 const TAG: RGBColor = RGBColor(70, 160, 80);
-const INK: RGBColor = RGBColor(40, 40, 40);
+pub(in crate::cli) const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(226, 226, 226);
 
 /// The picture; `named`: the labels that are wanted, those with the highest margins if there are none.
