@@ -203,10 +203,6 @@ impl Board {
 
     /// Says how inference runs.
     pub fn inference(&self, plan: Option<Plan>) {
-        if let Some(plan) = &plan {
-            metrics::gauge!("vtagd_inference_sessions").set(plan.sessions as f64);
-            metrics::gauge!("vtagd_batch_max_size").set(plan.max_size as f64);
-        }
         self.readiness.write().inference = plan;
     }
 

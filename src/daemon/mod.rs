@@ -136,6 +136,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let engine = match load(&settings, &shutdown) {
         Ok(Some(engine)) => engine,
         ended => {
+            trigger.trigger();
             events.close();
             // Its thread waits for it.
             drop(history);

@@ -29,7 +29,7 @@ pub enum StillImageError {
     Format { file: PathBuf },
     /// A picture all the same.
     #[error(
-        "{}: is {kind} picture, a kind that this program does not read; save it as PNG, JPEG or WebP", file.display()
+        "{}: is {kind}, a kind that this program does not read; save it as PNG, JPEG or WebP", file.display()
     )]
     Kind { file: PathBuf, kind: &'static str },
     #[error("{SENT} is not a picture that is taken here (JPEG, PNG, WebP)")]

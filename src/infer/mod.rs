@@ -1,8 +1,8 @@
 //! Infer: batches of tensors to image embeddings, in ONNX Runtime, on one named thread.
 //!
-//! [`dispatch`] takes frames in turn and fills batches by the rules of [`batcher`], those that show nothing new left out as
-//! [`unchanged`] says; a [`session_thread`] for each session runs them, [`reorder_buffer`] puts them back into their order, and [`watchdog`] sees
-//! to it that a run ends.
+//! In: the batches that [`crate::batching`] makes. A [`session_thread`] for each session runs and times them, [`watchdog`] sees to it that a run
+//! ends. [`sessions`] opens what the configuration asks for, with the first provider that works ([`provider_selection`]); how a provider's
+//! options reach ONNX Runtime stands in [`options`].
 
 pub mod session_thread;
 pub mod watchdog;
@@ -28,7 +28,7 @@ pub mod session_threads;
 pub mod sessions;
 pub mod single_input;
 pub mod sizing;
-mod tensorrt;
+mod tensorrt_engine;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,7 +21,7 @@ use super::provider::Request;
 use super::runtime::Runtime;
 use super::session_run::{self, Names};
 use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Stop};
-use super::{oom_batch_limit, provider, provider_selection, tensorrt};
+use super::{oom_batch_limit, provider, provider_selection, tensorrt_engine};
 use crate::batching::tensor::HostMemory;
 use crate::model::Bundle;
 use crate::platform::rounding;
@@ -122,7 +122,7 @@ impl OrtImageEncoder {
             ProviderChoice::Tensorrt(options) => {
                 // Warming up runs two pictures at least.
                 let batch = settings.max_size.most(provider).max(2);
-                let (spec, built) = tensorrt::engine(runtime, bundle, options, size, batch)?;
+                let (spec, built) = tensorrt_engine::engine(runtime, bundle, options, size, batch)?;
                 (Some(spec), built)
             }
             _ => (None, true),
@@ -142,7 +142,7 @@ impl OrtImageEncoder {
             Some(spec) => {
                 // Whether there is a GPU at all should not take the announcement of a long wait.
                 provider::try_start(runtime, &request)?;
-                tensorrt::with_engine(&spec.folder, built, &mut open)?
+                tensorrt_engine::with_engine(&spec.folder, built, &mut open)?
             }
             None => open()?,
         };

@@ -1,4 +1,4 @@
-//! One run of a session: a tensor in, a tensor out. On the caller's thread and the session's own.
+//! One run of a session: a tensor in, a tensor out. On the caller's thread and the session's own; [`super::session_thread`] times it.
 //!
 //! Why not `Session::run` of the bindings: it wants the session for itself, because execution providers for GPUs cannot run one session
 //! on two threads. The CPU's can: ONNX Runtime documents `Run` as callable from many threads at once, and its own kernels keep

@@ -99,6 +99,8 @@ pub fn open(
     }
     let threads = choice.threads(settings.threads);
     let plan = Plan { sessions: encoders.len(), threads, devices: settings.devices.clone(), max_size, sizing };
+    metrics::gauge!("vtagd_inference_sessions").set(plan.sessions as f64);
+    metrics::gauge!("vtagd_batch_max_size").set(plan.max_size as f64);
     if let Some(sizing) = &plan.sizing {
         info!(max_size, measured = %sizing, "batch size found");
     }

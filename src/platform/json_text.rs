@@ -24,6 +24,8 @@ const MAX_EXPLAINED: u64 = 16 << 20;
 
 /// Whether a file that begins so only stands for another one.
 pub fn is_lfs_pointer(head: &[u8]) -> bool {
+    // An editor that saved one put a byte order mark in front.
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     POINTERS.iter().any(|start| head.starts_with(start))
 }
 
@@ -173,7 +175,9 @@ mod tests {
     #[test]
     fn a_git_lfs_pointer_is_called_one() {
         let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n";
-        assert!(parse::<Value>(pointer).unwrap_err().contains("git lfs pull"));
+        for edited in [pointer.to_vec(), [b"\xef\xbb\xbf", &pointer[..]].concat(), [b"\r\n", &pointer[..]].concat()] {
+            assert!(parse::<Value>(&edited).unwrap_err().contains("git lfs pull"));
+        }
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), pointer).unwrap();
         assert!(is_lfs_pointer_file(&dir.path().join("f")));

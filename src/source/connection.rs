@@ -136,7 +136,7 @@ fn unread_picture(error: SourceError, location: &Location) -> SourceError {
     };
     match still_image::unread_kind(path) {
         Some(kind) => {
-            let detail = format!("it is {kind} picture, a kind that is not read; save it as PNG, JPEG or WebP");
+            let detail = format!("it is {kind}, a kind that is not read; save it as PNG, JPEG or WebP");
             SourceError::NotVideo { at: at.clone(), detail }
         }
         None => error,

@@ -9,7 +9,8 @@
 //!
 //! In: [`SourceSettings`]. Out: pictures for a [`FrameTap`], the stream's [`StreamStatus`]. [`Source::run`] blocks the thread
 //! that its caller gives it and retries for ever; decoding happens on GStreamer's threads. Full: the tap decides; cameras are
-//! never held up. A pipeline that hangs is abandoned and replaced, within bounds ([`run_with_timeout`]). Closed: on shutdown, at the end
+//! never held up. Each retry is counted by [`StreamStatus::reconnecting`].
+//! A pipeline that hangs is abandoned and replaced, within bounds ([`run_with_timeout`]). Closed: on shutdown, at the end
 //! of a file, or when a file cannot be read, [`Source::run`] returns and lets go of the tap.
 
 mod arrivals;

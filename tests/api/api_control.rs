@@ -299,3 +299,21 @@ fn whoever_has_no_token_cannot_write_into_the_log() {
         assert!(!lines.is_empty() && lines.iter().all(|line| line.len() < 300), "{wanted}: {lines:?}");
     }
 }
+
+#[test]
+fn a_daemon_whose_model_cannot_be_loaded_ends_with_its_api_and_not_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "model: { path: ./empty }\nstreams: [{ id: a, url: rtsp://127.0.0.1:9/x }]\n\
+                  labels: [set.yaml]\nhistory: {}\nstate: { path: state }\napi: { listen: 127.0.0.1:0 }\n";
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    std::fs::write(folder.path().join("vtagd.yaml"), config).unwrap();
+    std::fs::write(
+        folder.path().join("set.yaml"),
+        "set: s\nbackground: [a wall]\nlabels: [{ name: cat, prompts: [a cat] }]\n",
+    )
+    .unwrap();
+    let output = vtagd(folder.path()).args(["run", "-c"]).arg(folder.path().join("vtagd.yaml")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("empty") && said.contains("API listens"), "{said}");
+    assert!(!said.contains("left behind"), "{said}");
+}

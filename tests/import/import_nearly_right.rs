@@ -254,7 +254,10 @@ fn a_scale_that_is_nowhere_is_the_usual_one_with_a_warning_and_the_way_out() {
     let mut tensors = read(&file);
     tensors.remove("logit_bias").unwrap();
     write(&file, &tensors);
-    assert!(refusal(dir.path()).contains("`logit_bias` is missing"));
+    let said = refusal(dir.path());
+    assert!(said.contains("`logit_bias` is missing") && said.contains("vtagd.json"), "{said}");
+    fs::write(dir.path().join("vtagd.json"), r#"{"logit_bias": -7.5}"#).unwrap();
+    assert_eq!(open_checkpoint(dir.path()).unwrap().architecture.logit_bias, -7.5);
 }
 
 #[test]

@@ -260,7 +260,10 @@ fn head(
     for (at, (said, name)) in said.iter_mut().zip(names).enumerate().filter(|(_, (said, _))| said.is_none()) {
         match raw.tensors.get(*name) {
             None if at == 0 => {}
-            None => problems.push(format!("`{name}` is missing")),
+            None => problems.push(format!(
+                "`{name}` is missing, and there is no usual one: if you know it, write it into {}, as {{\"{name}\": -12.9}}",
+                file.display()
+            )),
             Some(tensor) if tensor.shape.iter().any(|dim| *dim != 1) => {
                 problems.push(format!("`{name}` has the shape {:?}, not a single number", tensor.shape));
             }
