@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use super::{DEFAULT_CONFIG, check, complain, plain, plural, say};
 use crate::config::{self, Absence, Settings, SinkSettings};
-use crate::outbox::identity;
+use crate::outbox::{identity, levels};
 use crate::platform::secret::Secret;
 use crate::sink::mqtt::leftovers::Stream;
 use crate::sink::mqtt::maintenance::{self, Ownership};
@@ -142,7 +142,10 @@ fn claim(sink: &MqttSettings, owner: &Owner) -> Result<(), Failure> {
 }
 
 fn clear(sink: &MqttSettings, owner: &Owner, settings: &Settings, dry_run: bool) -> Result<(), Failure> {
-    let found = maintenance::clear(sink, owner, &streams(settings), dry_run).map_err(|fault| (fault.to_string(), 1))?;
+    let levels = settings.outbox.path.as_deref().map(|path| levels::of_file(path, &sink.place())).transpose();
+    let levels = levels.map_err(|error| (error.to_string(), error.exit_code()))?.unwrap_or_default();
+    let found = maintenance::clear(sink, owner, &streams(settings), &levels, dry_run);
+    let found = found.map_err(|fault| (fault.to_string(), 1))?;
     let prefix = &sink.topic_prefix;
     let found = found.map_err(|who| {
         let who = plain(&who);

@@ -7,7 +7,7 @@ use super::schema::{View as RawView, ViewRegion};
 use super::streams::is_name;
 use crate::frame::view::{NamedView, Polygon, Region, View, ViewMode, Views};
 use crate::label::LabelSet;
-use crate::sink::mqtt::topics::{region_slugs, slugs};
+use crate::sink::mqtt::label_levels;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Severity;
 use crate::yaml::{Place, Value};
@@ -48,12 +48,12 @@ pub(super) fn tell_renamed<'s>(
     sets: impl Iterator<Item = &'s LabelSet>,
     reader: &mut Reader<'_>,
 ) {
-    let of_set =
-        |set: &LabelSet| set.labels.iter().map(|label| (set.name.clone(), label.name.clone())).collect::<Vec<_>>();
-    let labels: Vec<(String, String)> = sets.flat_map(of_set).collect();
-    let plain = slugs(&labels);
-    let renamed = region_slugs(&labels).into_iter().filter(|(label, slug)| plain.get(label) != Some(slug));
-    for ((set, label), slug) in renamed {
+    let labels = sets.flat_map(|set| set.labels.iter().map(|label| (&set.name, &label.name)));
+    for (set, label) in labels {
+        let slug = label_levels::alone(set, label, true);
+        if label_levels::alone(set, label, false) == slug {
+            continue;
+        }
         let message = format!(
             "over MQTT, `{label}` of the set {set} is told below a region as `{slug}`: the topic of its name could be that of another label's \
              attributes, picture or switch"

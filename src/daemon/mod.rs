@@ -33,7 +33,8 @@ use crate::platform::signals;
 use crate::platform::state_folder::StateError;
 use crate::platform::systemd::{self, LongStep, Watchdog};
 use crate::platform::thread_priority;
-use crate::snapshot::Gallery;
+use crate::sink::daemon_facts::DaemonFacts;
+use crate::snapshot::{self, Gallery};
 use crate::stream::registry::StreamRegistry;
 use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
@@ -109,11 +110,12 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
     // need not wait for it.
     let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;
+    let facts = Arc::new(DaemonFacts::default());
     let (outbox, mut threads) = {
         // A large outbox on a slow disk takes a while to check.
         let _long_step = LongStep::quiet();
         systemd::status("checking the outbox");
-        start_sinks::start(&settings, &registry, gallery.as_ref())?
+        start_sinks::start(&settings, &registry, gallery.as_ref(), &facts)?
     };
     threads.extend(snapshots);
     let history = history(&settings, &mut threads).map_err(|e| start(&e))?;
@@ -123,8 +125,16 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         let started = api::start(api, Arc::clone(&board), requesters.api, metrics.clone(), shutdown.clone())?;
         let (address, tls) = (started.address, api.tls.is_some());
         tracing::info!(%address, tls, "API listens: /healthz, /readyz, /metrics, /api/v1/streams");
+        let url = snapshot::served_at(address, if tls { "https" } else { "http" });
+        let told = settings.snapshots.as_ref().and_then(|snapshots| snapshots.url.as_ref());
+        // Nobody else reaches this machine's own address.
+        match told {
+            Some(told) => facts.set_url(told.to_string()),
+            None if !address.ip().is_loopback() => facts.set_url(url.clone()),
+            None => {}
+        }
         if let Some(gallery) = &gallery {
-            gallery.served_at(address, if tls { "https" } else { "http" });
+            gallery.served_at(&url);
             board.set_gallery(Arc::clone(gallery));
         }
         threads.push(("API".to_owned(), started.thread));
@@ -173,6 +183,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let (labels, scorers) = (engine.labels, engine.scorers);
     let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone())
         .telling(Arc::clone(&answers));
+    facts.set_provider(engine.provider);
     reloader.publish(&streams);
     board.set_model_queries(answers);
     let (model, provider) = (&*engine.model.name, engine.provider);

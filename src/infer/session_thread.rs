@@ -1,4 +1,4 @@
-//! A session's thread: prepared batches in, embeddings out, buffers back to the dispatcher.
+//! A session's thread: prepared batches in, embeddings out, and with them the buffers, which go back to the dispatcher in their turn.
 //!
 //! It owns an [`ImageEncoder`] and runs one batch at a time. Where there are several sessions, whichever is free takes the next batch,
 //! and [`ReorderBuffer`] puts them back into their order. A failed run costs its own frames only; a session whose runs fail leaves the
@@ -34,7 +34,6 @@ pub struct SessionWorker {
     /// Whether there are others.
     pub has_peers: bool,
     pub batches: Receiver<PreparedBatch>,
-    pub free: Sender<BatchBuffer>,
     pub embedded: Arc<ReorderBuffer>,
     pub runs: Arc<Runs>,
 }
@@ -50,14 +49,14 @@ pub fn start(
     free: &Sender<BatchBuffer>,
     embedded: Sender<EmbeddedBatch>,
 ) -> io::Result<Vec<(String, JoinHandle<()>)>> {
-    let embedded = Arc::new(ReorderBuffer::new(embedded));
+    let embedded = Arc::new(ReorderBuffer::new(embedded, free.clone()));
     runs.pass_by(&embedded);
     let sessions = encoders.len().max(1);
     let mut encoders = encoders.into_iter();
     let start = |session| {
-        let (batches, free, embedded) = (batches.clone(), free.clone(), Arc::clone(&embedded));
+        let (batches, embedded) = (batches.clone(), Arc::clone(&embedded));
         let (encoder, has_peers, runs) = (encoders.next(), sessions > 1, Arc::clone(runs));
-        let worker = SessionWorker { encoder, session, has_peers, batches, free, embedded, runs };
+        let worker = SessionWorker { encoder, session, has_peers, batches, embedded, runs };
         let thread = Builder::new().name(format!("vtagd-infer-{session}")).spawn(|| worker.run())?;
         Ok((format!("inference session {session}"), thread))
     };
@@ -94,9 +93,10 @@ impl SessionWorker {
                 tracing::error!(%error, "a batch buffer cannot be used again");
                 return;
             }
-            // The dispatcher may be gone already while its last batches drain.
-            let _ = self.free.send(buffer);
-            if counts && self.embedded.put(number, result).is_err() {
+            if !counts {
+                // Later batches have passed it by.
+                self.embedded.give_back(buffer);
+            } else if self.embedded.put(number, result, buffer).is_err() {
                 return;
             }
             if course.failing && self.has_peers {

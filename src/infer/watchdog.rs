@@ -165,6 +165,7 @@ mod tests {
 
     use super::*;
     use crate::batching::batch::EmbeddedBatch;
+    use crate::batching::tensor::BatchBuffer;
     use crate::frame::FrameTime;
     use crate::stream::StreamKey;
     use crate::stream::accounting::FrameAccounting;
@@ -226,17 +227,20 @@ mod tests {
     fn a_run_that_does_not_end_is_given_up_with_its_frames_accounted_and_later_batches_pass_it_by() {
         let (now, runs) = (Instant::now(), Runs::new(LIMIT));
         let (out, scored) = bounded(4);
-        let order = Arc::new(ReorderBuffer::new(out));
+        let (free, freed) = bounded(4);
+        let order = Arc::new(ReorderBuffer::new(out, free));
         runs.pass_by(&order);
         let (accounting, _) = begin(&runs, 0, 0, now);
-        order.put(1, Some(EmbeddedBatch { items: Vec::new(), embeddings: vec![1.0], dim: 1 })).unwrap();
+        let batch = EmbeddedBatch { items: Vec::new(), embeddings: vec![1.0], dim: 1 };
+        order.put(1, Some(batch), BatchBuffer::new(1, 1).unwrap()).unwrap();
+        assert!(freed.is_empty());
         runs.check_deadlines(now + LIMIT);
         assert!(scored.is_empty());
         let late = now + LIMIT + GRACE;
         runs.check_deadlines(late);
         assert_eq!(accounting.totals().dropped.get("inference"), Some(&2));
         assert_eq!(accounting.totals().unaccounted(), 0);
-        assert_eq!(scored.len(), 1);
+        assert_eq!((scored.len(), freed.len()), (1, 1));
         assert_eq!(runs.hung(late).unwrap(), "inference hangs: session 0 has not finished a run for 40 s");
 
         assert!(!runs.end(0), "what it says now is too late");

@@ -177,6 +177,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "sink",
         "1 while the topic prefix is this daemon's, 0 while it is another's: then only events are published",
     ),
+    (
+        "vtagd_mqtt_pictures_skipped_total",
+        Kind::Counter,
+        Unit::Count,
+        "sink",
+        "pictures that were larger than the broker takes, and were not sent",
+    ),
     ("vtagd_sink_pending_events", Kind::Gauge, Unit::Count, "sink", "events the sink still has to get"),
     ("vtagd_sink_spool_bytes", Kind::Gauge, Unit::Bytes, "sink", "their size"),
     (

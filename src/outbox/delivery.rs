@@ -10,6 +10,7 @@
 
 pub mod published_record;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -107,9 +108,18 @@ type StateKey = (String, Option<String>, String, String);
 impl States {
     /// `stored` is the latest event of its label.
     pub fn note(&self, stored: &Arc<Stored>) {
-        let data = &stored.event.data;
-        let key = (data.stream.clone(), data.region.clone(), data.set.clone(), data.label.clone());
-        self.0.write().insert(key, Arc::clone(stored));
+        self.0.write().insert(key(stored), Arc::clone(stored));
+    }
+
+    /// `stored` is the latest event of its label, unless a later one is known. Whether that was new.
+    pub fn learn(&self, stored: &Arc<Stored>) -> bool {
+        match self.0.write().entry(key(stored)) {
+            Entry::Vacant(free) => {
+                free.insert(Arc::clone(stored));
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
     }
 
     /// Every state, in the order of stream, region, set and label.
@@ -125,6 +135,11 @@ impl States {
         };
         states.iter().map(state).collect()
     }
+}
+
+fn key(stored: &Stored) -> StateKey {
+    let data = &stored.event.data;
+    (data.stream.clone(), data.region.clone(), data.set.clone(), data.label.clone())
 }
 
 /// How far the end of the daemon has come.

@@ -1,5 +1,6 @@
 //! What is done to the outbox's file, each change one transaction. Lives on the outbox's thread; waits for the disk.
 
+mod replacement;
 mod sink_registry;
 
 use std::collections::HashMap;
@@ -11,14 +12,13 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::age::{AgeClock, Uptime};
-use super::damage::recover;
 use super::route::Route;
 use super::tables::{self, Opened, OutboxError, STEPS};
-use super::{identity, retained};
-use crate::event::Event;
-use crate::outbox::delivery::published_record::{Change, KnownRecord};
+use super::{identity, levels, retained};
+use crate::event::{Event, EventKind};
+use crate::outbox::delivery::published_record::{Change, KnownRecord, Levels};
 use crate::outbox::delivery::{Delivery, DeliveryOutcome, Stored};
-use sink_registry::{enter, highest, keep_counting, order_ages, read_mark, write_mark};
+use sink_registry::{enter, highest, order_ages, read_mark, write_mark};
 
 /// The file, open for writing.
 pub struct EventStore {
@@ -31,6 +31,10 @@ pub struct EventStore {
     highest: (i64, i64),
     /// Which outbox this is; `None`: one in memory.
     identity: Option<Uuid>,
+    /// The damaged file that there was no room yet to carry over.
+    salvage: Option<String>,
+    /// The file could be neither replaced nor kept open: `connection` is none.
+    lost: bool,
     /// Held as long as the store is: one daemon a file.
     _lock: Option<File>,
 }
@@ -81,48 +85,29 @@ impl EventStore {
     /// When it cannot be opened, is another daemon's, or newer than this program.
     pub fn open(path: Option<&Path>, routes: &[Route], uptime: Box<dyn Uptime>) -> Result<Self, OutboxError> {
         let lock = path.map(tables::lock).transpose()?;
-        let connection = match tables::open(path, STEPS) {
+        path.map(replacement::finish).transpose()?;
+        let mut connection = match tables::open(path, STEPS) {
             Ok(Opened::Ready(connection)) => connection,
             Ok(Opened::Newer(found)) => {
                 let path = path.unwrap_or_else(|| Path::new("")).to_owned();
                 return Err(OutboxError::Newer { path, found, known: STEPS.len() });
             }
             Err(error) => match path {
-                Some(path) if tables::is_damage(&error) => recover(path, &error)?,
+                Some(path) if tables::is_damage(&error) => replacement::replace(path, &error)?,
                 _ => return Err(OutboxError::of_open(path.unwrap_or_else(|| Path::new(":memory:")), &error)),
             },
         };
         let broken =
             |error: rusqlite::Error| OutboxError::of_open(path.unwrap_or_else(|| Path::new(":memory:")), &error);
+        let salvage = path.map_or(Ok(None), |path| replacement::carry_over(path, &mut connection)).map_err(broken)?;
         let mark = read_mark(&connection).map_err(broken)?;
         order_ages(&connection);
         let clock = AgeClock::resume(uptime, mark);
         let sinks = enter(&connection, routes).map_err(broken)?;
         let highest = highest(&connection).map_err(broken)?;
         let identity = lock.as_ref().map(|lock| identity::of(&connection, lock)).transpose().map_err(broken)?;
-        Ok(Self { connection, path: path.map(Path::to_owned), clock, sinks, highest, identity, _lock: lock })
-    }
-
-    /// After an error that [`tables::is_damage`]: the file is moved aside and a new one made of what can be read. Positions stay.
-    ///
-    /// # Errors
-    /// When there is no file to move, or no new one can be made.
-    pub fn recover(&mut self, routes: &[Route], error: &rusqlite::Error) -> Result<(), OutboxError> {
-        let Some(path) = self.path.clone() else {
-            return Err(OutboxError::Open { path: ":memory:".into(), why: error.to_string() });
-        };
-        let broken = |error| OutboxError::Sql { path: path.clone(), error };
-        // The old connection still has its name for the file; it is closed before the file gets another.
-        self.connection = Connection::open_in_memory().map_err(broken)?;
-        let connection = recover(&path, error)?;
-        // The numbers of rows that could not be read are not given again: somebody may still hold them.
-        keep_counting(&connection, self.highest).map_err(broken)?;
-        self.sinks = enter(&connection, routes).map_err(broken)?;
-        if let Some(id) = self.identity {
-            identity::keep(&connection, id).map_err(broken)?;
-        }
-        self.connection = connection;
-        Ok(())
+        let path = path.map(Path::to_owned);
+        Ok(Self { connection, path, clock, sinks, highest, identity, salvage, lost: false, _lock: lock })
     }
 
     /// Which outbox this is, and what was published from here to `place` and stays there.
@@ -130,7 +115,8 @@ impl EventStore {
     /// # Errors
     /// As SQLite has it.
     pub fn known(&self, place: &str) -> Result<KnownRecord, rusqlite::Error> {
-        Ok(KnownRecord { identity: self.identity, retained: retained::read(&self.connection, place)? })
+        let retained = retained::read(&self.connection, place)?;
+        Ok(KnownRecord { identity: self.identity, retained, levels: levels::read(&self.connection, place)? })
     }
 
     /// Writes down what will be published to `place` and stays there.
@@ -140,6 +126,16 @@ impl EventStore {
     pub fn record(&mut self, place: &str, changes: &[Change]) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         retained::write(&transaction, place, changes)?;
+        transaction.commit()
+    }
+
+    /// Writes down which levels labels have at `place`.
+    ///
+    /// # Errors
+    /// As SQLite has it; then nothing has changed.
+    pub fn record_levels(&mut self, place: &str, levels: &Levels) -> Result<(), rusqlite::Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        levels::write(&transaction, place, levels)?;
         transaction.commit()
     }
 
@@ -330,7 +326,11 @@ impl EventStore {
     /// # Errors
     /// As SQLite has it.
     pub fn shrink(&self) -> Result<(), rusqlite::Error> {
-        self.connection.execute_batch("PRAGMA incremental_vacuum(512)")
+        // Each step gives one page back.
+        let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(512)")?;
+        let mut pages = vacuum.query([])?;
+        while pages.next()?.is_some() {}
+        Ok(())
     }
 
     /// Changes whenever another process has written the file.
@@ -352,13 +352,15 @@ impl EventStore {
         rows.filter_map(|row| row.map(|(seq, body)| stored(seq, body).ok()).transpose()).collect()
     }
 
-    /// Forgets states that are older than `max_age` milliseconds: labels that nobody has any more.
+    /// Forgets states that are older than `max_age` milliseconds: labels that nobody has any more. A tag that is open stays known, however
+    /// long: after a kill somebody has to end it.
     ///
     /// # Errors
     /// As SQLite has it.
     pub fn forget_states(&mut self, max_age: u64) -> Result<(), rusqlite::Error> {
         let Some(limit) = self.age().checked_sub(max_age) else { return Ok(()) };
-        self.connection.execute("DELETE FROM states WHERE age < ?1", [limit]).map(drop)
+        let over = "DELETE FROM states WHERE age < ?1 AND (NOT json_valid(body) OR body ->> '$.type' = ?2)";
+        self.connection.execute(over, params![limit, EventKind::End.cloud_type()]).map(drop)
     }
 
     /// Sinks that have pending events and are not in the configuration any more: name and number.

@@ -321,7 +321,7 @@ fn chunk(
         let added = transaction
             .prepare_cached(
                 "INSERT INTO deliveries (sink, seq, state, attempts, bytes)
-                 SELECT ?2, seq, 0, 0, length(body) FROM events WHERE seq = ?1
+                 SELECT ?2, seq, 0, 0, length(CAST(body AS BLOB)) FROM events WHERE seq = ?1
                  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1 AND sink = ?2)",
             )?
             .execute(rusqlite::params![seq, sink])?;

@@ -19,6 +19,7 @@ pub mod event_pages;
 mod event_store;
 pub mod history_reader;
 pub mod identity;
+pub mod levels;
 mod outbox_thread;
 mod recent_events;
 mod retained;

@@ -1,6 +1,7 @@
 //! The outbox's thread: events and settlements in, stored in groups; stored events out to the sinks' receivers.
 
 mod answers;
+mod mending;
 mod opening;
 mod upkeep;
 
@@ -73,6 +74,10 @@ pub(super) struct Worker {
     settled_since: Option<Instant>,
     /// After a failure: not before then.
     retry_at: Option<Instant>,
+    /// A damaged file is replaced, or what is left of one carried over, not before then.
+    mend_at: Option<Instant>,
+    /// The log has been told that there is something left to be carried over.
+    told_of_salvage: bool,
     looked: Instant,
     /// When states were last thrown away.
     swept: Option<Instant>,
@@ -127,6 +132,8 @@ impl Worker {
             settled,
             settled_since: None,
             retry_at: None,
+            mend_at: None,
+            told_of_salvage: false,
             looked,
             swept: None,
             foreign: None,
@@ -209,22 +216,7 @@ impl Worker {
             tracing::error!(%error, "the states of the labels cannot be read out of the outbox");
             Vec::new()
         });
-        let mut router = self.shared.router.lock();
-        for stored in &states {
-            self.states.note(stored);
-            if stored.event.kind != EventKind::End {
-                let event = Arc::new(stored.event.interrupted());
-                event.count();
-                // Programs that follow what happens learn of it as of any other.
-                self.shared.recent.remember(Arc::clone(&event));
-                let to = router.route(&event, Instant::now()).to;
-                self.batch.push(Queued { event, to });
-            }
-        }
-        drop(router);
-        if !self.batch.is_empty() {
-            tracing::warn!(tags = self.batch.len(), "tags were open when the daemon was killed, they end now");
-        }
+        self.end_open_tags(&states);
         for (sink, events) in self.store.orphans().unwrap_or_default() {
             tracing::warn!(
                 sink,
@@ -239,8 +231,31 @@ impl Worker {
             }
         }
         self.foreign = self.store.foreign_version().ok();
+        self.tell_salvage();
         self.turn(Instant::now());
         self.run_upkeep();
+    }
+
+    /// Tags that are open in `states`, out of the file, and that this life knows nothing of: nobody else ends them.
+    fn end_open_tags(&mut self, states: &[Arc<Stored>]) {
+        let mut router = self.shared.router.lock();
+        let mut ends = Vec::new();
+        for stored in states {
+            if self.states.learn(stored) && stored.event.kind != EventKind::End {
+                let event = Arc::new(stored.event.interrupted());
+                event.count();
+                // Programs that follow what happens learn of it as of any other.
+                self.shared.recent.remember(Arc::clone(&event));
+                let to = router.route(&event, Instant::now()).to;
+                ends.push(Queued { event, to });
+            }
+        }
+        drop(router);
+        if !ends.is_empty() {
+            tracing::warn!(tags = ends.len(), "tags were open when the daemon was killed, they end now");
+        }
+        // Before what has happened since.
+        self.batch.splice(0..0, ends);
     }
 
     fn recount(&mut self) {
@@ -383,21 +398,8 @@ impl Worker {
     /// Something could not be stored or read: it is told once, made visible, and mended where that is possible.
     fn trouble(&mut self, error: &rusqlite::Error) {
         metrics::counter!("vtagd_outbox_errors_total").increment(1);
-        if tables::is_damage(error) {
-            match self.store.recover(&self.routes, error) {
-                Ok(()) => {
-                    for line in &mut self.lines {
-                        (line.loaded, line.behind) = (0, true);
-                    }
-                    self.foreign = self.store.foreign_version().ok();
-                    self.retry_at = None;
-                    if let Ok(counts) = self.store.count_pending() {
-                        self.lines.iter_mut().zip(counts).for_each(|(line, count)| line.pending = count);
-                    }
-                    return;
-                }
-                Err(error) => tracing::error!(%error, "the outbox cannot be recovered"),
-            }
+        if tables::is_damage(error) || self.store.is_lost() {
+            return self.replace_file(error);
         }
         if tables::is_full(error) {
             // What everybody has had makes room for what nobody has.

@@ -151,6 +151,9 @@ impl Router {
             if filter.takes(event) {
                 let admitted = limit.as_mut().is_none_or(|limit| limit.admits(event, now));
                 if admitted { &mut routed.to } else { &mut routed.over }.push(index);
+            } else if let Some(limit) = limit.as_mut().filter(|_| event.kind == EventKind::End) {
+                // A tag that has ended is kept back no longer, also where its end is not wanted.
+                limit.kept_back.remove(&event.data.tag_id);
             }
         }
         routed
@@ -197,6 +200,19 @@ mod tests {
         let plain = event("gate", "car", EventKind::Start);
         let least = |severity| Filter { min_severity: Some(severity), ..Filter::default() }.takes(&plain);
         assert!(least(EventSeverity::Info) && !least(EventSeverity::Notice), "without a severity it counts as info");
+    }
+
+    #[test]
+    fn a_tag_that_was_kept_back_is_forgotten_at_its_end_even_where_ends_are_not_wanted() {
+        let start = Instant::now();
+        let only = Filter { types: vec![EventKind::Start, EventKind::Update], ..Filter::default() };
+        let rate = Some(Rate { events: 1, per: Duration::from_secs(3600) });
+        let mut router = Router::new(&[Route { name: "a".into(), key: "a".into(), only, rate }], start);
+        for tag in 0..1000 {
+            router.route(&tagged(EventKind::Start, tag), start);
+            assert_eq!(router.route(&tagged(EventKind::End, tag), start), Routed::default());
+        }
+        assert_eq!(router.sinks[0].1.as_ref().map(|limit| limit.kept_back.len()), Some(0));
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub const STEPS: &[&str] = &[
      INSERT INTO states (stream, label_set, label, seq, age, body)
          SELECT stream, label_set, label, seq, age, body FROM states_of_labels;
      DROP TABLE states_of_labels;",
+    "-- Damaged outboxes, beside this file, whose events are still to be carried over (see damage.rs).
+     CREATE TABLE salvage (file TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;",
+    "-- Which level of a topic a label has at `place`, in its stream's own topics or below the stream's regions (see levels.rs).
+     CREATE TABLE levels (
+         place TEXT NOT NULL, stream TEXT NOT NULL, label_set TEXT NOT NULL, label TEXT NOT NULL, in_regions INTEGER NOT NULL,
+         level TEXT NOT NULL, PRIMARY KEY (place, stream, label_set, label, in_regions)) STRICT, WITHOUT ROWID;",
 ];
 
 /// Why the outbox cannot be used.
@@ -79,6 +85,16 @@ impl OutboxError {
     pub fn of_open(path: &Path, error: &rusqlite::Error) -> Self {
         let (path, why) = (path.to_owned(), error.to_string());
         if is_disk(error) { Self::Disk { path, why } } else { Self::Open { path, why } }
+    }
+
+    /// For an error of the system while a file is made or moved.
+    pub fn of_io(path: &Path, error: &std::io::Error) -> Self {
+        let (path, why) = (path.to_owned(), error.to_string());
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            Self::Disk { path, why }
+        } else {
+            Self::Open { path, why }
+        }
     }
 
     /// 2 where the configuration is wrong, 1 where the machine failed.
@@ -186,14 +202,7 @@ pub fn open_to_read(path: &Path) -> Result<(Connection, usize), OutboxError> {
 
 /// One daemon a file: a lock that goes with the process, however it ends. What it holds is [`identity`](super::identity)'s.
 pub fn lock(path: &Path) -> Result<File, OutboxError> {
-    let failed = |error: std::io::Error| {
-        let (path, why) = (path.to_owned(), error.to_string());
-        if error.kind() == std::io::ErrorKind::StorageFull {
-            OutboxError::Disk { path, why }
-        } else {
-            OutboxError::Open { path, why }
-        }
-    };
+    let failed = |error: std::io::Error| OutboxError::of_io(path, &error);
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }

@@ -271,6 +271,32 @@ fn tags_that_a_kill_left_open_end_at_the_next_start() {
 }
 
 #[test]
+fn events_of_a_damaged_file_are_delivered_once_there_is_room_to_carry_them_over_and_open_tags_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let first = Running::start(settings(Some(&path)), &[route("a")], &machine);
+    for (label, kind) in [("car", EventKind::Start), ("bus", EventKind::Start), ("bus", EventKind::End)] {
+        first.send(label, kind);
+    }
+    first.end();
+    // The last page is of an index: all rows can be read.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() - 4096;
+    bytes[end..].fill(0xA5);
+    std::fs::write(&path, &bytes).unwrap();
+    // Only at the start: the outbox's own thread finds room.
+    damage::tests::IS_FULL.set(true);
+    let mut next = Running::start(settings(Some(&path)), &[route("a")], &machine);
+    let taken: Vec<_> =
+        next.take(0, 4).iter().map(|d| (d.stored.event.data.label.clone(), d.stored.event.kind)).collect();
+    let wanted =
+        [("car", EventKind::Start), ("bus", EventKind::Start), ("bus", EventKind::End), ("car", EventKind::End)];
+    assert_eq!(taken, wanted.map(|(label, kind)| (label.to_owned(), kind)));
+    next.wait("counted", |report| report.sinks[0].pending == 4);
+    next.end();
+}
+
+#[test]
 fn a_sink_that_wants_no_more_leaves_dead_letters_and_gets_nothing_new() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox.db");
@@ -342,8 +368,10 @@ fn a_replay_reaches_a_daemon_that_runs_and_doubles_nothing_that_waits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox.db");
     let mut running = Running::start(settings(Some(&path)), &[route("a")], &Machine::default());
-    let sent: Vec<_> = ["car", "bus", "van"].map(|label| running.send(label, EventKind::End).id).into();
+    // Bytes are not characters.
+    let sent: Vec<_> = ["größe", "bus", "van"].map(|label| running.send(label, EventKind::End).id).into();
     let taken = running.take(0, 3);
+    let bytes: usize = taken.iter().map(|delivery| delivery.stored.body.len()).sum();
     running.receivers[0].delivered(taken[0].position);
     running.receivers[0].dead(taken[1].position, "400");
     running.wait("settled", |report| (report.sinks[0].pending, report.sinks[0].dead) == (1, 1));
@@ -359,6 +387,7 @@ fn a_replay_reaches_a_daemon_that_runs_and_doubles_nothing_that_waits() {
     let error = history_reader::replay(&path, &Query::default(), "nobody", false).unwrap_err();
     assert!(error.to_string().contains("knows no sink nobody"), "{error}");
     running.wait("numbers", |report| (report.sinks[0].pending, report.sinks[0].dead) == (3, 0));
+    assert_eq!(running.outbox.status().report().sinks[0].pending_bytes, bytes as u64);
     running.end();
 }
 

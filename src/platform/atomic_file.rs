@@ -22,8 +22,10 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 pub enum Durability {
     /// Nothing: the content is on the disk before it has the name, and the name before the call returns.
     Synced,
-    /// Take the content, or leave a damaged one: for what is checked when it is read and made again, or is small loss. A sync takes
-    /// many milliseconds on a memory card.
+    /// Take the content, never leave a damaged one: it is on the disk before it has the name.
+    WholeOrNothing,
+    /// Take the content, or leave a damaged one: for what is checked when it is read and made again. A sync takes many milliseconds on a
+    /// memory card.
     Unsynced,
 }
 
@@ -93,7 +95,12 @@ pub fn give(file: &File, uid: u32, gid: u32) -> io::Result<()> {
 pub fn write(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(content)?;
-    if durability == Durability::Synced { file.sync_all() } else { Ok(()) }
+    if durability == Durability::Unsynced {
+        return Ok(());
+    }
+    #[cfg(test)]
+    tests::SYNCS.set(tests::SYNCS.get() + 1);
+    file.sync_all()
 }
 
 /// Makes the names of a folder outlast a power cut.
@@ -133,4 +140,4 @@ pub fn sweep(folder: &Path) {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -42,6 +42,7 @@
 //! [`runner::start`], or call `run` by hand.
 
 pub mod config;
+pub mod daemon_facts;
 pub mod in_flight;
 pub mod jsonl;
 pub mod kafka;
@@ -63,6 +64,7 @@ use std::time::Duration;
 use crate::outbox::delivery::DeliveryReceiver;
 use crate::snapshot::Gallery;
 use crate::stream::registry::StreamRegistry;
+use daemon_facts::DaemonFacts;
 pub use jsonl::JsonlTarget;
 pub use kinds::{SinkKeys, SinkKind, SinkSettings};
 
@@ -103,6 +105,8 @@ pub struct SinkContext {
     pub gallery: Option<Arc<Gallery>>,
     /// Who this daemon is.
     pub owner: mqtt::Owner,
+    /// What is known of it.
+    pub facts: Arc<DaemonFacts>,
 }
 
 /// Why a sink cannot start.

@@ -3,7 +3,8 @@
 //! In: events and the frames that caused them, on the scoring thread ([`Gallery::illustrate`]), which never waits: a frame that is worth a
 //! picture goes into a queue of [`QUEUE`], and the event gets the picture's address. One named thread scales, encodes and writes; then the
 //! picture is told to whoever has subscribed (MQTT) and the API can serve it. Full: the event has no picture, counted. Closed: pictures
-//! that wait are still written. What does not fit `max_size` and `max_age` is deleted, oldest first.
+//! that wait are still written. What does not fit `max_size` and `max_age` is deleted, oldest first, and what is in the way of events on a disk
+//! that is nearly full.
 
 mod picture_store;
 mod rgb;
@@ -34,8 +35,8 @@ const QUEUE: usize = 8;
 /// Encoded pictures that a subscriber may be behind; then it misses the oldest.
 const BEHIND: usize = 16;
 
-/// How often the age of the pictures is looked at.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often the age of the pictures and the room on their disk are looked at.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// An update's sample is its tag's best one unless it is this much below the peak.
 const BEST: f32 = 0.005;
@@ -64,6 +65,8 @@ pub struct Saved {
     pub region: Option<String>,
     pub set: String,
     pub label: String,
+    /// As the event has it.
+    pub address: String,
     pub jpeg: Arc<[u8]>,
 }
 
@@ -75,7 +78,11 @@ struct Shot {
     region: Option<String>,
     set: String,
     label: String,
+    address: String,
 }
+
+/// Addresses of pictures that are taken and not told yet; as many as the queue and the thread hold.
+type Coming = Arc<Mutex<Vec<String>>>;
 
 /// See the module.
 pub struct Gallery {
@@ -83,6 +90,7 @@ pub struct Gallery {
     /// Empty once closed.
     shots: Mutex<Option<Sender<Shot>>>,
     saved: broadcast::Sender<Saved>,
+    coming: Coming,
     /// What the addresses of pictures begin with.
     base: OnceLock<String>,
     /// The last picture of each open tag.
@@ -102,6 +110,7 @@ impl Gallery {
             folder: settings.path.clone(),
             shots: Mutex::new(Some(shots)),
             saved: broadcast::channel(BEHIND).0,
+            coming: Coming::default(),
             base: OnceLock::new(),
             open: Mutex::default(),
             listing: Arc::clone(&store.listing),
@@ -112,24 +121,16 @@ impl Gallery {
         for result in ["saved", "dropped", "failed"] {
             metrics::counter!("vtagd_snapshots_total", "result" => result).absolute(0);
         }
-        let writer =
-            Writer { store, saved: gallery.saved.clone(), max_side: settings.max_side, quality: settings.quality };
+        let (saved, coming) = (gallery.saved.clone(), Arc::clone(&gallery.coming));
+        let writer = Writer { store, saved, coming, max_side: settings.max_side, quality: settings.quality };
         let thread =
             std::thread::Builder::new().name("vtagd-snapshots".to_owned()).spawn(move || writer.run(&taken))?;
         Ok((Arc::new(gallery), thread))
     }
 
-    /// The API listens on `address`: pictures are to be had there, unless the configuration says where.
-    pub fn served_at(&self, address: std::net::SocketAddr, scheme: &str) {
-        let host = if address.ip().is_unspecified() {
-            std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned())
-        } else if address.is_ipv6() {
-            format!("[{}]", address.ip())
-        } else {
-            address.ip().to_string()
-        };
-        let _ = self.base.set(format!("{scheme}://{host}:{}/api/v1/snapshots", address.port()));
+    /// The API is to be had at `url`: pictures are there, unless the configuration says where.
+    pub fn served_at(&self, url: &str) {
+        let _ = self.base.set(format!("{url}/api/v1/snapshots"));
     }
 
     /// Gives `event` the address of its tag's picture, and takes `picture`, the frame that caused the event, if it is worth it.
@@ -150,6 +151,7 @@ impl Gallery {
                 region: data.region.clone(),
                 set: data.set.clone(),
                 label: data.label.clone(),
+                address: self.address(&name),
             };
             if self.take(shot) {
                 open.insert(data.tag_id, self.address(&name));
@@ -165,7 +167,20 @@ impl Gallery {
 
     fn take(&self, shot: Shot) -> bool {
         let shots = self.shots.lock();
-        shots.as_ref().is_some_and(|shots| shots.try_send(shot).is_ok())
+        let Some(shots) = shots.as_ref() else { return false };
+        // Before its thread can be done with it.
+        let address = shot.address.clone();
+        self.coming.lock().push(address.clone());
+        let taken = shots.try_send(shot).is_ok();
+        if !taken {
+            forget(&self.coming, &address);
+        }
+        taken
+    }
+
+    /// Whether the picture that is going to be at `address` is still to be told to who has subscribed.
+    pub fn is_coming(&self, address: &str) -> bool {
+        self.coming.lock().iter().any(|coming| coming == address)
     }
 
     /// The pictures that are kept.
@@ -204,6 +219,27 @@ impl Gallery {
     }
 }
 
+/// Where others reach an API that listens on `address`.
+pub fn served_at(address: std::net::SocketAddr, scheme: &str) -> String {
+    let host = if address.ip().is_unspecified() {
+        std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned())
+    } else if address.is_ipv6() {
+        format!("[{}]", address.ip())
+    } else {
+        address.ip().to_string()
+    };
+    format!("{scheme}://{host}:{}", address.port())
+}
+
+/// One of `address` is not to come any more.
+fn forget(coming: &Coming, address: &str) {
+    let mut coming = coming.lock();
+    if let Some(at) = coming.iter().position(|one| one == address) {
+        coming.swap_remove(at);
+    }
+}
+
 fn count(result: &'static str) {
     metrics::counter!("vtagd_snapshots_total", "result" => result).increment(1);
 }
@@ -212,6 +248,7 @@ fn count(result: &'static str) {
 struct Writer {
     store: SnapshotStore,
     saved: broadcast::Sender<Saved>,
+    coming: Coming,
     max_side: u32,
     quality: u8,
 }
@@ -229,7 +266,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let Shot { picture, name, stream, region, set, label } = shot;
+            let Shot { picture, name, stream, region, set, label, address } = shot;
             let jpeg = rgb::jpeg(&picture, self.max_side, self.quality);
             // The decoder may be waiting for it.
             drop(picture);
@@ -246,7 +283,8 @@ impl Writer {
                 Ok(jpeg) => {
                     count("saved");
                     // Nobody may be listening.
-                    let _ = self.saved.send(Saved { stream, region, set, label, jpeg: jpeg.into() });
+                    let saved = Saved { stream, region, set, label, address: address.clone(), jpeg: jpeg.into() };
+                    let _ = self.saved.send(saved);
                 }
                 Err(error) => {
                     count("failed");
@@ -255,6 +293,7 @@ impl Writer {
                     }
                 }
             }
+            forget(&self.coming, &address);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The folder of pictures: written whole or not at all, bounded in size and age. Used by one thread.
+//! The folder of pictures: written whole or not at all, also across a power cut, bounded in size and age. Used by one thread.
 //!
+//! Events come first: while the disk has less room than [`RESERVE`], the oldest pictures go, and when none is left no new one is written.
 //! Ages run on the monotonic clock while the daemon runs: a wall clock that jumps deletes nothing. Files that are not named like ours are
 //! neither counted nor touched, nor are those that lie there when another daemon uses the folder: then this one knows only its own.
 
@@ -14,6 +15,17 @@ use uuid::Uuid;
 
 use super::snapshot_listing::SnapshotListing;
 use crate::platform::atomic_file::{self, Durability};
+
+/// What is left free for events, on a disk that pictures and the outbox may share; a twentieth of a small one.
+const RESERVE: u64 = 64 << 20;
+
+/// Free bytes of the disk that a folder lies on, and of how many; `None`: nobody knows.
+pub type Room = fn(&Path) -> Option<(u64, u64)>;
+
+fn room(folder: &Path) -> Option<(u64, u64)> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
+}
 
 /// The file of a tag's picture; `which` is `start` or `best`.
 pub fn name(tag: Uuid, which: &str) -> String {
@@ -55,6 +67,9 @@ pub struct SnapshotStore {
     files: HashMap<String, (u64, (Instant, u64))>,
     size: u64,
     next: u64,
+    room: Room,
+    /// Pictures have gone for lack of room, and the log was told.
+    crowded: bool,
     /// The same for others, by wall clock.
     pub listing: Arc<SnapshotListing>,
 }
@@ -77,6 +92,8 @@ impl SnapshotStore {
             files: HashMap::new(),
             size: 0,
             next: 0,
+            room,
+            crowded: false,
             listing: Arc::new(SnapshotListing::new(folder)),
         };
         let wall = SystemTime::now();
@@ -120,17 +137,57 @@ impl SnapshotStore {
     /// Writes a picture, and deletes the oldest ones that there is no room for any more.
     ///
     /// # Errors
-    /// When it cannot be written. A picture of that name is as it was.
+    /// When it cannot be written, or the disk has no room that events may not need. A picture of that name is as it was.
     pub fn write(&mut self, name: &str, jpeg: &[u8], now: Instant) -> io::Result<()> {
-        // A picture may be lost: its event is what must not be, and tags must not wait for a slow card.
-        atomic_file::replace(&self.folder.join(name), jpeg, Durability::Unsynced)?;
+        self.make_room(jpeg.len() as u64);
+        if self.is_crowded(jpeg.len() as u64) {
+            let why = "the disk is nearly full, and what room there is is kept for events";
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        // A picture may be lost with its name; half a picture under it would be shown.
+        atomic_file::replace(&self.folder.join(name), jpeg, Durability::WholeOrNothing)?;
         self.note(name.to_owned(), jpeg.len() as u64, now, SystemTime::now());
         self.sweep(now);
         Ok(())
     }
 
-    /// Deletes what is too old or too much.
+    /// Whether less is left for events than is kept for them, once `more` is written.
+    fn is_crowded(&self, more: u64) -> bool {
+        (self.room)(&self.folder).is_some_and(|(free, of)| free < RESERVE.min(of / 20).saturating_add(more))
+    }
+
+    /// Deletes the oldest pictures until there is room for events, and for `more`.
+    fn make_room(&mut self, more: u64) {
+        let mut gone = 0;
+        while self.is_crowded(more)
+            && let Some(((since, number), _)) = self.by_age.first_key_value()
+        {
+            self.delete((*since, *number));
+            gone += 1;
+        }
+        if gone > 0 && !std::mem::replace(&mut self.crowded, true) {
+            tracing::warn!(
+                folder = %self.folder.display(),
+                pictures = gone,
+                "the disk is nearly full: the oldest pictures of tags go, as events come first"
+            );
+        }
+        self.crowded &= gone > 0 || self.is_crowded(more);
+    }
+
+    fn delete(&mut self, key: (Instant, u64)) {
+        let Some(name) = self.by_age.remove(&key) else { return };
+        if let Some((size, _)) = self.files.remove(&name) {
+            self.size -= size;
+        }
+        self.listing.remove(&name);
+        // Somebody else may have deleted it.
+        let _ = fs::remove_file(self.folder.join(&name));
+    }
+
+    /// Deletes what is too old or too much, or in the way of events.
     pub fn sweep(&mut self, now: Instant) {
+        self.make_room(0);
         while let Some((key, _)) = self.by_age.first_key_value() {
             let old = now.saturating_duration_since(key.0) > self.max_age;
             // The newest stays even if it alone is too large: its event has told its address a moment ago.
@@ -138,13 +195,7 @@ impl SnapshotStore {
                 break;
             }
             let key = *key;
-            let Some(name) = self.by_age.remove(&key) else { break };
-            if let Some((size, _)) = self.files.remove(&name) {
-                self.size -= size;
-            }
-            self.listing.remove(&name);
-            // Somebody else may have deleted it.
-            let _ = fs::remove_file(self.folder.join(&name));
+            self.delete(key);
         }
         metrics::gauge!("vtagd_snapshots_bytes").set(self.size as f64);
     }
@@ -165,6 +216,7 @@ impl SnapshotStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::atomic_file::tests::SYNCS;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> =
@@ -200,6 +252,47 @@ mod tests {
         let left = names(folder.path());
         assert_eq!(left.len(), 3, "{left:?}");
         assert!(left.contains(&"holiday.jpg".to_owned()) && left.contains(&name(tag(4), "best")));
+    }
+
+    #[test]
+    fn pictures_make_room_for_events_and_none_is_written_where_there_is_none() {
+        thread_local! {
+            static FREE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+        }
+        const ALL: u64 = 1 << 40;
+        // Each picture that is there takes 100 bytes of what is free.
+        fn room(folder: &Path) -> Option<(u64, u64)> {
+            Some((FREE.get().saturating_sub(100 * names(folder).len() as u64), ALL))
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut store = SnapshotStore::open(folder.path(), 1 << 30, Duration::from_secs(3600), now).unwrap();
+        store.room = room;
+        FREE.set(RESERVE + 1000);
+        for n in 1..=5 {
+            store.write(&name(tag(n), "start"), &[0; 100], now).unwrap();
+        }
+        assert_eq!(store.files.len(), 5);
+        FREE.set(RESERVE + 250);
+        store.sweep(now);
+        assert_eq!(names(folder.path()), [name(tag(4), "start"), name(tag(5), "start")], "the oldest go");
+        store.write(&name(tag(6), "start"), &[0; 100], now).unwrap();
+        assert_eq!(names(folder.path()), [name(tag(5), "start"), name(tag(6), "start")]);
+        FREE.set(RESERVE / 2);
+        let error = store.write(&name(tag(7), "start"), &[0; 100], now).unwrap_err();
+        assert_eq!((error.kind(), names(folder.path()).len(), store.size), (io::ErrorKind::StorageFull, 0, 0));
+        FREE.set(RESERVE * 2);
+        store.write(&name(tag(8), "start"), &[0; 100], now).unwrap();
+    }
+
+    #[test]
+    fn a_picture_is_on_the_disk_before_it_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut store = SnapshotStore::open(folder.path(), 1000, Duration::from_secs(3600), now).unwrap();
+        let before = SYNCS.get();
+        store.write(&name(tag(1), "start"), &[0; 100], now).unwrap();
+        assert_eq!(SYNCS.get(), before + 1);
     }
 
     #[test]

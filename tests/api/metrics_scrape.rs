@@ -154,7 +154,7 @@ fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_pro
     }
     assert!(labelled(&text).len() > 50, "{text}");
     assert_eq!(strange(&text), [] as [String; 0], "values of labels are bounded");
-    // Only a reload makes the first, only an MQTT sink that knows whose its prefix is the last but one; a process may have no limit of files, and
+    // Only a reload makes the first, only an MQTT sink those of its prefix and of its pictures; a process may have no limit of files, and
     // here no tag has to wait for anything (`label_doubts.rs` has one that does) and nothing
     // is calibrated (`calibration.rs`).
     let may_lack = [
@@ -162,6 +162,7 @@ fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_pro
         "vtagd_provider_refused",
         "process_max_fds",
         "vtagd_mqtt_prefix_owned",
+        "vtagd_mqtt_pictures_skipped_total",
         "vtagd_starts_swallowed_total",
         "vtagd_labels_waiting",
     ];

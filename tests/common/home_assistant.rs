@@ -31,7 +31,7 @@ pub fn check(topic: &str, document: &Value) {
         assert!(is_id(&json!(key)) && is_id(&component["unique_id"]), "{key}");
         assert!(unique.insert(component["unique_id"].to_string()), "{key}: unique_id is not unique");
         let topic = match component["p"].as_str().unwrap() {
-            "binary_sensor" => "state_topic",
+            "binary_sensor" | "sensor" => "state_topic",
             "switch" => {
                 assert!(component["command_topic"].is_string());
                 available(component);

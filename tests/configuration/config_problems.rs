@@ -229,6 +229,12 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sinks: [{ type: mqtt, url: http://h }]", 1, "sinks[0].url", "mqtts://host"),
         ("sinks: [{ type: mqtt, url: mqtt://h, topic_prefix: a/# }]", 1, "sinks[0].topic_prefix", "topic prefix"),
         (
+            "sinks: [{ type: mqtt, url: mqtt://localhost, client_id: x }, { type: mqtt, url: mqtt://127.0.0.1, client_id: x, topic_prefix: a }]",
+            1,
+            "sinks[1].client_id",
+            "is the client id of the sink in line 1 too",
+        ),
+        (
             "sinks: [{ type: mqtt, url: mqtt://h, client_id: x }, { type: mqtt, url: mqtt://h, client_id: x, topic_prefix: a }]",
             1,
             "sinks[1].client_id",

@@ -177,7 +177,7 @@ streams:
         "{told:?}"
     );
     let renamed: Vec<&String> = told.iter().filter(|told| told.contains("below a region")).collect();
-    assert!(matches!(renamed[..], [one] if one.contains("`state`") && one.contains("`named_state`")), "{told:?}");
+    assert!(matches!(renamed[..], [one] if one.contains("`state`") && one.contains("`state_")), "{told:?}");
 }
 
 #[test]

@@ -48,6 +48,15 @@ fn placeholders_that_nothing_replaces_are_told_with_what_does() {
 }
 
 #[test]
+fn a_dot_in_a_topic_prefix_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let streams = "streams: [{ id: a, url: 'rtsp://h/s' }]\n";
+    let sinks = "sinks: [{ type: mqtt, url: 'mqtts://h', topic_prefix: site.1/vtagd }]\n";
+    let (code, said) = told(folder.path(), &format!("{REST}{streams}{sinks}"));
+    assert!(code == Some(0) && said.contains("sinks[0].topic_prefix: has a dot: RabbitMQ makes `/` of it"), "{said}");
+}
+
+#[test]
 fn characters_that_nobody_sees_are_told_by_number() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(

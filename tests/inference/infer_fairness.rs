@@ -131,8 +131,7 @@ impl Overload {
             session: 0,
             has_peers: false,
             batches,
-            free: free_again,
-            embedded: Arc::new(ReorderBuffer::new(embedded_in)),
+            embedded: Arc::new(ReorderBuffer::new(embedded_in, free_again)),
             runs: Arc::default(),
         };
         let threads = vec![thread::spawn(|| dispatcher.run()), thread::spawn(|| session.run())];

@@ -120,7 +120,7 @@ impl Rig {
         let (jobs_in, jobs) = bounded::<PrepareJob>(64);
         let (batches_in, batches) = bounded(0);
         let (embedded_in, embedded) = bounded(4096);
-        let (order, runs) = (Arc::new(ReorderBuffer::new(embedded_in)), Arc::new(Runs::new(LIMIT)));
+        let (order, runs) = (Arc::new(ReorderBuffer::new(embedded_in, free_again)), Arc::new(Runs::new(LIMIT)));
         runs.pass_by(&order);
         let tiles = |_, _: &Picture| 1;
         let dispatcher =
@@ -149,7 +149,6 @@ impl Rig {
                 session,
                 has_peers: sessions > 1,
                 batches: batches.clone(),
-                free: free_again.clone(),
                 embedded: Arc::clone(&order),
                 runs: Arc::clone(&runs),
             };
@@ -241,6 +240,30 @@ fn batches_come_out_in_order_whichever_session_is_done_first() {
     rig.say(first, Say::Give);
     assert_eq!([rig.comes(), rig.comes(), rig.comes()], [[1.0], [2.0], [3.0]]);
     assert_eq!(rig.end().inferred, 3);
+}
+
+#[test]
+fn what_waits_behind_a_session_that_hangs_is_bounded_by_the_buffers() {
+    let mut rig = Rig::new(2, 1, DEADLINE, false);
+    rig.send();
+    let (hung, _) = rig.begins();
+    (0..8).for_each(|_| rig.send());
+    for wanted in 1..buffers(2) {
+        let (session, pictures) = rig.begins();
+        assert_eq!((session, pictures), (1 - hung, vec![(wanted + 1) as f32]));
+        rig.say(session, Say::Give);
+    }
+    // All buffers are with batches that have not had their turn; the rest stays in its slot, where newer ones may replace it.
+    let more = rig.begun.recv_timeout(Duration::from_millis(300));
+    assert!(more.is_err(), "{more:?}");
+    rig.say(hung, Say::Give);
+    for _ in buffers(2)..9 {
+        rig.say(rig.begins().0, Say::Give);
+    }
+    for wanted in 1..=9_u8 {
+        assert_eq!(rig.comes(), [f32::from(wanted)]);
+    }
+    assert_eq!(rig.end().inferred, 9);
 }
 
 #[test]

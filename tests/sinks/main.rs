@@ -11,6 +11,7 @@ mod sink_consumers;
 #[cfg(feature = "kafka")]
 mod sink_kafka;
 mod sink_mqtt;
+mod sink_mqtt_labels;
 mod sink_mqtt_prefix;
 mod sink_nats;
 mod sink_outages;

@@ -16,7 +16,7 @@ use crate::common::{flicker, home_assistant, ipv6};
 use serde_json::Value;
 
 /// One stream that looks at cat, coffee and rocket in turn, for ever.
-fn config(folder: &Path, streams: &str, sink: &str) -> String {
+pub fn config(folder: &Path, streams: &str, sink: &str) -> String {
     std::fs::write(
         folder.join("things.yaml"),
         "set: things\nlabels:\n  - name: cat\n    prompts: [a cat]\n    attributes: { severity: warning }\n  - { name: status, prompts: [a rocket] }\n",
@@ -29,15 +29,20 @@ fn config(folder: &Path, streams: &str, sink: &str) -> String {
     )
 }
 
-fn stream(id: &str) -> String {
+pub fn stream(id: &str) -> String {
     format!("  - {{ id: {id}, url: \"file://{}/demo/clip.mp4\", pace: live, loop: true }}\n", root().display())
 }
 
-fn plain(port: u16, more: &str) -> String {
+pub fn plain(port: u16, more: &str) -> String {
     format!("  - {{ type: mqtt, url: \"mqtt://127.0.0.1:{port}\"{more} }}\n")
 }
 
-fn events(consumer: &Consumer) -> Vec<Value> {
+/// Whether this is `beginning` and eight digits of a hash.
+pub fn is_level(topic: &str, beginning: &str) -> bool {
+    topic.strip_prefix(beginning).is_some_and(|hash| hash.len() == 8 && hash.chars().all(|c| c.is_ascii_hexdigit()))
+}
+
+pub fn events(consumer: &Consumer) -> Vec<Value> {
     consumer.got().iter().filter(|got| got.topic == "vtagd/events").map(Got::json).collect()
 }
 
@@ -68,7 +73,9 @@ fn events_states_and_availability_are_where_they_belong() {
         // What the label leads by and what it leads, as its event has them.
         assert!(about.json()["margin"].is_number() && about.json()["rival"] == "status", "{}", about.json());
         // A label that is called as a level with a meaning.
-        eventually("the state of the other label", || consumer.last("vtagd/gate/things_status"));
+        eventually("the state of the other label", || {
+            consumer.got().into_iter().find(|got| is_level(&got.topic, "vtagd/gate/status_"))
+        });
         assert!(consumer.got().iter().all(|got| !got.topic.starts_with("homeassistant")), "it was not asked for");
         daemon.stop_cleanly();
         consumer.wait_for("vtagd/available", "stopped");
@@ -130,6 +137,17 @@ fn home_assistant_finds_devices_that_come_and_go_and_a_second_start_tells_nothin
         home_assistant::check(&topic, &document.json());
         assert_eq!(document.json()["cmps"].as_object().unwrap().len(), 4, "two labels, an event, a switch");
     }
+    // The box is a device of its own, and its streams belong to it.
+    let topic_of_box = "homeassistant/device/vtagd-box/config";
+    let of_box = eventually("the box's document", || consumer.last(topic_of_box)).json();
+    home_assistant::check(topic_of_box, &of_box);
+    let of_stream = consumer.last("homeassistant/device/vtagd_gate/config").unwrap().json();
+    assert_eq!(of_stream["dev"]["via_device"], of_box["dev"]["ids"][0]);
+    let stats = eventually("statistics", || consumer.last("vtagd/stats")).json();
+    assert!(
+        stats["provider"] == "cpu" && stats["sinks_waiting"].is_u64() && stats["frames_dropped"].is_u64(),
+        "{stats}"
+    );
     let told = eventually("something for the event entity", || consumer.last("vtagd/gate/event"));
     assert!(["start", "update", "end"].contains(&told.json()["event_type"].as_str().unwrap()));
     daemon.stop_cleanly();

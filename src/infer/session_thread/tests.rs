@@ -78,9 +78,9 @@ fn run(
     }
     batches_tx.send(PreparedBatch { number: 0, buffer, items, done }).unwrap();
     drop(batches_tx);
-    let (embedded_in, runs) = (Arc::new(ReorderBuffer::new(embedded_tx)), Arc::default());
+    let (embedded_in, runs) = (Arc::new(ReorderBuffer::new(embedded_tx, free_tx)), Arc::default());
     let (session, has_peers) = (0, false);
-    SessionWorker { encoder, session, has_peers, batches, free: free_tx, embedded: embedded_in, runs }.run();
+    SessionWorker { encoder, session, has_peers, batches, embedded: embedded_in, runs }.run();
     assert_eq!(free.recv().unwrap().claimed(), 0, "the buffer comes back");
     let Ok(batch) = embedded.try_recv() else { return (Vec::new(), Vec::new()) };
     (batch.items.iter().map(|item| item.frame.time.media.as_secs()).collect(), batch.embeddings)

@@ -40,20 +40,33 @@ pub struct Change {
     pub proof: Option<Proof>,
 }
 
+/// A label whose level is meant: in its stream's own topics, or below the stream's regions.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabelPlace {
+    pub stream: String,
+    pub set: String,
+    pub label: String,
+    pub in_regions: bool,
+}
+
+/// Levels of topics, by label.
+pub type Levels = BTreeMap<LabelPlace, String>;
+
 /// What the outbox knows of one place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownRecord {
     /// Which outbox this is; `None`: one in memory, which nobody would know again.
     pub identity: Option<Uuid>,
     pub retained: BTreeMap<String, Proof>,
+    pub levels: Levels,
 }
 
 /// What a sink wants, and where it waits for the answer.
 pub enum Ask {
     /// Everything about `place`.
     Read { place: String, answer: oneshot::Sender<Result<KnownRecord, String>> },
-    /// `changes` are written down, all or none.
-    Write { place: String, changes: Vec<Change>, answer: oneshot::Sender<Result<(), String>> },
+    /// `levels` are written down, and `changes`, all or none.
+    Write { place: String, changes: Vec<Change>, levels: Levels, answer: oneshot::Sender<Result<(), String>> },
 }
 
 impl DeliverySender {
@@ -83,13 +96,13 @@ impl DeliveryReceiver {
         }
     }
 
-    /// Writes `changes` down. When it returns they are on the disk.
+    /// Writes `changes` and `levels` down. When it returns they are on the disk.
     ///
     /// # Errors
     /// Why that could not be; it may still happen.
-    pub async fn record(&self, place: &str, changes: Vec<Change>) -> Result<(), String> {
+    pub async fn record(&self, place: &str, changes: Vec<Change>, levels: Levels) -> Result<(), String> {
         let (answer, told) = oneshot::channel();
-        if !self.ask(Ask::Write { place: place.to_owned(), changes, answer })? {
+        if !self.ask(Ask::Write { place: place.to_owned(), changes, levels, answer })? {
             return Ok(());
         }
         match tokio::time::timeout(ANSWER_TIMEOUT, told).await {

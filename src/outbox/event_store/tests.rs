@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::event::EventKind;
 use crate::outbox::age::tests::Machine;
+use crate::outbox::damage::{self, tests::IS_FULL};
 use crate::outbox::delivery::published_record::Proof;
 use crate::outbox::delivery::tests::event;
 use crate::outbox::route::Filter;
@@ -218,6 +219,108 @@ fn numbers_of_what_was_lost_with_a_damaged_file_are_not_given_again() {
     store.recover(&routes(&["a", "b"]), &rusqlite::Error::SqliteFailure(corrupt, None)).unwrap();
     let (appended, _) = store.commit(&[queued("van", &[0])], &[]).unwrap();
     assert!(appended[0].0.seq > 2 && appended[0].1[0].1 > 2, "{appended:?}");
+}
+
+/// The file of `path` torn where the event of the label 200 stands, of 400.
+fn torn(path: &Path, machine: &Machine) {
+    let mut store = open(path, machine);
+    let many: Vec<Queued> = (0..400).map(|n| queued(&format!("{n:03}"), &[1])).collect();
+    store.commit(&many, &[]).unwrap();
+    store.close();
+    let mut bytes = std::fs::read(path).unwrap();
+    let needle = b"\"label\":\"200\"";
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes[at / 4096 * 4096..][..4096].fill(0xA5);
+    std::fs::write(path, &bytes).unwrap();
+}
+
+#[test]
+fn what_there_was_no_room_to_carry_over_comes_once_there_is_and_doubles_no_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    torn(&path, &machine);
+    machine.pass(Duration::from_secs(3600));
+    IS_FULL.set(true);
+    let mut store = EventStore::open(Some(&path), &routes(&["new", "b"]), Box::new(machine.clone())).unwrap();
+    let identity = store.known("broker").unwrap().identity;
+    let (appended, _) = store.commit(&[queued("car", &[1])], &[]).unwrap();
+    assert_eq!((appended[0].0.seq, appended[0].1[0].1), (401, 401), "numbers go on");
+    assert!(store.is_salvaging() && !store.salvage().unwrap());
+    assert_eq!(labels(&store, 1), ["car"]);
+    // As a kill would leave it.
+    drop(store);
+    let mut store = EventStore::open(Some(&path), &routes(&["new", "b"]), Box::new(machine)).unwrap();
+    assert!(store.is_salvaging(), "it is not forgotten");
+    IS_FULL.set(false);
+    assert!(store.salvage().unwrap() && !store.is_salvaging() && !store.salvage().unwrap());
+    let kept = labels(&store, 1);
+    assert!(kept.len() > 380 && kept.is_sorted() && kept.last().is_some_and(|last| last == "car"), "{}", kept.len());
+    assert!(kept.contains(&"000".to_owned()) && kept.contains(&"399".to_owned()));
+    assert_eq!(store.known("broker").unwrap().identity, identity);
+    let aside = moved_aside(folder.path());
+    assert!(
+        aside.iter().any(|name| !name.ends_with("-wal") && !name.ends_with("-shm")),
+        "nothing is deleted: {aside:?}"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_replaced_stays_open_and_a_kill_while_it_is_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
+    let corrupt = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None);
+    let mut store = open(&path, &machine);
+    store.commit(&[queued("car", &[1])], &[]).unwrap();
+    // Nothing can be made there.
+    let fresh = folder.path().join("outbox.db.new");
+    std::fs::create_dir_all(fresh.join("x")).unwrap();
+    store.recover(&routes(&["a", "b"]), &corrupt()).unwrap_err();
+    assert_eq!(
+        (labels(&store, 1), store.is_lost(), moved_aside(folder.path())),
+        (vec!["car".to_owned()], false, vec![])
+    );
+    std::fs::remove_dir_all(&fresh).unwrap();
+    store.recover(&routes(&["a", "b"]), &corrupt()).unwrap();
+    assert_eq!(labels(&store, 1), ["car"]);
+    store.close();
+    // The kill comes between the two renamings; before that one came while the new file was made.
+    damage::prepare(&path).unwrap();
+    let store = open(&path, &machine);
+    assert!(!fresh.exists() && labels(&store, 1) == ["car"]);
+    store.close();
+    damage::prepare(&path).unwrap();
+    let connection = rusqlite::Connection::open(&fresh).unwrap();
+    let aside = damage::waiting(&connection).unwrap().unwrap();
+    drop(connection);
+    std::fs::rename(&path, folder.path().join(&aside)).unwrap();
+    let store = open(&path, &machine);
+    assert_eq!((labels(&store, 1), fresh.exists()), (vec!["car".to_owned()], false));
+}
+
+#[test]
+fn freed_space_goes_back_hundreds_of_pages_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder.path().join("outbox.db"), &Machine::default());
+    let many: Vec<Queued> = (0..8000).map(|_| queued("car", &[])).collect();
+    store.commit(&many, &[]).unwrap();
+    while store.forget_history().unwrap().events > 0 {}
+    let (_, free) = store.size().unwrap();
+    assert!(free > 1000 * 4096, "{free}");
+    store.shrink().unwrap();
+    assert_eq!(free - store.size().unwrap().1, 512 * 4096);
+}
+
+#[test]
+fn a_tag_that_is_open_stays_known_for_longer_than_events_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::default();
+    let mut store = open(&folder.path().join("outbox.db"), &machine);
+    let ended = Queued { event: Arc::new(event("gate", "bus", EventKind::End)), to: Vec::new() };
+    store.commit(&[queued("car", &[]), ended], &[]).unwrap();
+    machine.pass(Duration::from_secs(3600));
+    store.forget_states(60_000).unwrap();
+    let left: Vec<_> = store.states().unwrap().iter().map(|stored| stored.event.data.label.clone()).collect();
+    assert_eq!(left, ["car"]);
 }
 
 #[test]

@@ -19,14 +19,11 @@ impl Worker {
     pub(super) fn run_upkeep(&mut self) {
         let foreign = self.store.foreign_version().ok();
         if foreign != self.foreign {
-            // Somebody has replayed: there may be pending positions anywhere.
-            self.foreign = foreign;
-            for line in &mut self.lines {
-                (line.loaded, line.behind) = (0, true);
-            }
-            self.recount();
+            // Somebody has replayed.
+            self.look_again();
             self.fill();
         }
+        self.salvage();
         let max_age = u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX);
         self.throw_away(Loss::MaxAge, |store| store.expire(max_age));
         let max_size = self.settings.max_size;

@@ -10,6 +10,11 @@ use super::*;
 const CHILD: &str = "VTAGD_TEST_FOLDER";
 const LONG: usize = 1 << 20;
 
+thread_local! {
+    /// How often a file's content was brought to the disk by this thread.
+    pub static SYNCS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 fn child(test: &str, folder: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("platform::atomic_file::tests::{test}")]).env(CHILD, folder);

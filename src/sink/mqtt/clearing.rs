@@ -46,6 +46,11 @@ impl Clearing {
         &self.round
     }
 
+    /// The topics of the round that is under way.
+    pub fn round(&self) -> &[String] {
+        &self.round
+    }
+
     /// Something lies under `topic`, ours or not; `None` if it was not asked for.
     pub fn decide(&mut self, topic: &str, ours: bool) -> Option<Verdict> {
         if !self.asked.remove(topic) {

@@ -39,6 +39,8 @@ section! {
         "timeout" => timeout: Duration,
         /// bool | `false` | announce streams and labels to Home Assistant
         "home_assistant" => home_assistant: bool,
+        /// bool | `false` | with `home_assistant`: a number for each label, the score of its last event in percent
+        "home_assistant_scores" => home_assistant_scores: bool,
         /// text | `homeassistant` | Home Assistant's own setting of that name
         "discovery_prefix" => discovery_prefix: String,
     }
@@ -85,6 +87,11 @@ impl SinkConfig for MqttSettings {
         }
         let topic_prefix =
             raw.topic_prefix.checked("vtagd".to_owned(), |prefix| topic(prefix, "vtagd or site/vtagd", reader));
+        if let Some(prefix) = raw.topic_prefix.given().filter(|prefix| prefix.value.contains('.')) {
+            let message = "has a dot: RabbitMQ makes `/` of it, and no consumer finds these topics there";
+            let remedy = "write `-` or `_` instead, unless the broker is another one";
+            reader.report(Severity::Notice, prefix.place, &prefix.path, message, remedy);
+        }
         let trust = network_keys::trust_of_url(at, &raw.url, "mqtts", [&raw.ca, &raw.cert, &raw.key], reader);
         let timeout = network_keys::timeout(&raw.timeout, reader);
         let discovery_prefix =
@@ -92,6 +99,9 @@ impl SinkConfig for MqttSettings {
         let home_assistant = raw.home_assistant.value().unwrap_or_default();
         if let Some(prefix) = raw.discovery_prefix.given().filter(|_| !home_assistant) {
             reader.error(prefix, "has no meaning without `home_assistant: true`", "add it, or remove this key");
+        }
+        if let Some(scores) = raw.home_assistant_scores.given().filter(|_| !home_assistant) {
+            reader.error(scores, "has no meaning without `home_assistant: true`", "add it, or remove this key");
         }
         let client_id = network_keys::client_id(&raw.client_id, "leave it out, and one is made up", reader);
         let address = address?;
@@ -105,6 +115,7 @@ impl SinkConfig for MqttSettings {
             trust: trust?,
             timeout: timeout?,
             home_assistant: home_assistant.then_some(discovery_prefix?),
+            home_assistant_scores: raw.home_assistant_scores.value().unwrap_or_default(),
         })
     }
 
@@ -113,8 +124,9 @@ impl SinkConfig for MqttSettings {
     }
 
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
-        let SinkContext { registry, gallery, owner } = context;
-        Ok(Box::new(Mqtt::new(self.clone(), Arc::clone(registry), gallery.clone(), owner.clone())))
+        let SinkContext { registry, gallery, owner, facts } = context;
+        let (registry, facts) = (Arc::clone(registry), Arc::clone(facts));
+        Ok(Box::new(Mqtt::new(self.clone(), registry, gallery.clone(), owner.clone(), facts)))
     }
 }
 
@@ -138,7 +150,9 @@ impl Brokers {
     /// Looks at one more sink, of any type.
     pub fn check(&mut self, sink: &At<SinkItem>, settings: &SinkSettings, reader: &mut Reader<'_>) {
         let (SinkSettings::Mqtt(mqtt), Some(SinkKeys::Mqtt(raw))) = (settings, &sink.value.keys) else { return };
-        let broker = format!("{}:{}", mqtt.host().to_lowercase(), mqtt.port());
+        let host = mqtt.host().to_lowercase();
+        let host = if matches!(&*host, "localhost" | "::1") { "127.0.0.1" } else { &host };
+        let broker = format!("{host}:{}", mqtt.port());
         let mut taken =
             |what: &'static str, value: &str| self.0.insert((broker.clone(), what, value.to_owned()), sink.place);
         if let Some(other) = taken("topic_prefix", &mqtt.topic_prefix) {

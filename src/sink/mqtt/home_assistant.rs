@@ -4,9 +4,12 @@
 //! A document is retained, so it is there when Home Assistant starts; an empty one removes the device. Documents of this program carry
 //! its name as their origin and the availability topic of their daemon, by which it knows its own again.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use super::topics::{Topics, below, region_slugs, slug, slugs};
+use super::label_levels::LabelLevels;
+use super::topics::{Topics, below, slug};
 use crate::stream::registry::RegisteredStream;
 
 const NAME: &str = "vtagd";
@@ -48,8 +51,87 @@ pub fn is_ours_at(prefix: &str, topic: &str, document: &[u8], topics: &Topics) -
     is_ours(document, topics) && serde_json::from_slice(document).ok().as_ref().and_then(id).as_deref() == Some(topic)
 }
 
+/// What documents say beside streams and labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// There are pictures.
+    pub snapshots: bool,
+    /// A number for each label's score is wanted.
+    pub scores: bool,
+    /// What the box that the streams belong to is called; `None`: it is not told as a device of its own.
+    pub instance: Option<String>,
+}
+
+/// What the box itself is called among devices. No stream's device is: theirs have `_` there.
+fn box_id(topics: &Topics) -> String {
+    format!("{}-box", topics.node())
+}
+
+/// Where the document of the box belongs.
+pub fn box_topic(prefix: &str, topics: &Topics) -> String {
+    format!("{prefix}/device/{}/config", box_id(topics))
+}
+
+/// The document of the box itself, called `instance`: whether it is up, what computes, what waits and what is lost. `url` is its page.
+pub fn box_document(topics: &Topics, instance: &str, url: Option<&str>) -> Value {
+    let id = box_id(topics);
+    let number = |name: &str, key: &str, icon: &str| {
+        json!({
+            "p": "sensor",
+            "name": name,
+            "unique_id": format!("{id}_{key}"),
+            "state_topic": topics.stats(),
+            "value_template": format!("{{{{ value_json.{key} }}}}"),
+            "entity_category": "diagnostic",
+            "icon": icon,
+        })
+    };
+    let mut provider = number("Provider", "provider", "mdi:chip");
+    provider["value_template"] = json!("{{ value_json.provider or 'none' }}");
+    let counted = |mut sensor: Value, class: &str| {
+        sensor["state_class"] = json!(class);
+        sensor
+    };
+    let up = json!({
+        "p": "binary_sensor",
+        "name": "Up",
+        "unique_id": format!("{id}_up"),
+        "state_topic": topics.available(),
+        "value_template": "{{ 'ON' if value == 'online' else 'OFF' }}",
+        "device_class": "connectivity",
+        "entity_category": "diagnostic",
+        // It says so itself.
+        "availability": [{ "topic": topics.available(), "value_template": "{{ 'offline' if value == '' else 'online' }}" }],
+    });
+    let mut device = json!({
+        "ids": [id],
+        "name": format!("{NAME} {instance}"),
+        "mf": NAME,
+        "mdl": "box",
+        "sw": env!("CARGO_PKG_VERSION"),
+    });
+    if let Some(url) = url {
+        device["configuration_url"] = json!(url);
+    }
+    json!({
+        "dev": device,
+        "o": { "name": NAME, "sw": env!("CARGO_PKG_VERSION") },
+        "availability": [availability(&topics.available())],
+        "availability_mode": "all",
+        "qos": 1,
+        "cmps": {
+            "up": up,
+            "provider": provider,
+            "waiting": counted(number("Events waiting for sinks", "sinks_waiting", "mdi:tray-full"), "measurement"),
+            "dropped": counted(number("Frames dropped", "frames_dropped", "mdi:image-off"), "total_increasing"),
+        },
+    })
+}
+
 /// The document of one stream.
-pub fn document(stream: &RegisteredStream, topics: &Topics, snapshots: bool) -> Value {
+pub fn document(stream: &RegisteredStream, topics: &Topics, levels: &LabelLevels, announced: &Announced) -> Value {
+    let Announced { snapshots, scores, instance } = announced;
+    let (snapshots, scores) = (*snapshots, *scores);
     let id = stream.id();
     let device = object_id(topics, id);
     let mut components = Map::new();
@@ -71,20 +153,40 @@ pub fn document(stream: &RegisteredStream, topics: &Topics, snapshots: bool) -> 
             "content_type": "image/jpeg",
         })
     };
-    for ((set, label), slug) in slugs(&stream.labels) {
+    // Of the last event; a label that never had one has none.
+    let score = |name: &str, unique_id: String, level: &str| {
+        json!({
+            "p": "sensor",
+            "name": name,
+            "unique_id": unique_id,
+            "state_topic": topics.attributes(id, level),
+            "value_template": "{{ (value_json.score * 100) | round(1) if value_json.score is defined else None }}",
+            "unit_of_measurement": "%",
+            "state_class": "measurement",
+        })
+    };
+    for ((set, label), slug) in levels.of_stream(stream, false) {
+        if scores {
+            let sensor = score(&format!("{label} score"), format!("{device}_score_{slug}"), &slug);
+            components.insert(format!("score_{slug}"), sensor);
+        }
         components.insert(format!("label_{slug}"), sensor(&label, format!("{device}_{slug}"), &slug));
         if snapshots {
             let image = image(format!("{label} ({set})"), format!("{device}_{slug}_snapshot"), &slug);
             components.insert(format!("snapshot_{slug}"), image);
         }
     }
-    let in_regions = region_slugs(&stream.labels);
+    let in_regions = levels.of_stream(stream, true);
     for (region, ((set, label), slug)) in
         stream.regions.iter().flat_map(|region| in_regions.iter().map(move |l| (region, l)))
     {
         let level = below(region, slug);
         // With the length of the region's name: `a_b` with `c` is not `a` with `b_c`.
         let own = format!("{}_{region}_{slug}", region.len());
+        if scores {
+            let sensor = score(&format!("{label} score ({region})"), format!("{device}_region_score_{own}"), &level);
+            components.insert(format!("region_score_{own}"), sensor);
+        }
         let sensor = sensor(&format!("{label} ({region})"), format!("{device}_region_{own}"), &level);
         components.insert(format!("region_{own}"), sensor);
         if snapshots {
@@ -112,8 +214,13 @@ pub fn document(stream: &RegisteredStream, topics: &Topics, snapshots: bool) -> 
         "entity_category": "config",
     });
     components.insert("enabled".to_owned(), switch);
+    let mut about =
+        json!({ "ids": [device], "name": id, "mf": NAME, "mdl": "camera stream", "sw": env!("CARGO_PKG_VERSION") });
+    if instance.is_some() {
+        about["via_device"] = json!(box_id(topics));
+    }
     json!({
-        "dev": { "ids": [device], "name": id, "mf": NAME, "mdl": "camera stream", "sw": env!("CARGO_PKG_VERSION") },
+        "dev": about,
         "o": { "name": NAME, "sw": env!("CARGO_PKG_VERSION") },
         "availability": [
             // Whatever else is added: the first tells whose document it is.
@@ -124,6 +231,29 @@ pub fn document(stream: &RegisteredStream, topics: &Topics, snapshots: bool) -> 
         "qos": 1,
         "cmps": components,
     })
+}
+
+/// What a document has beside the device: each component's key and platform.
+pub type Components = BTreeMap<String, String>;
+
+/// The components of `document`; none if it cannot be understood.
+pub fn components(document: &[u8]) -> Components {
+    let document: Value = serde_json::from_slice(document).unwrap_or_default();
+    let all = document["cmps"].as_object().into_iter().flatten();
+    all.filter_map(|(key, component)| Some((key.clone(), component["p"].as_str()?.to_owned()))).collect()
+}
+
+/// `document`, with those of `before` that it does not have any more by their platform alone: so Home Assistant lets go of them. What a document
+/// merely leaves out it keeps. `None` where nothing has gone.
+pub fn parting(document: &[u8], before: &Components) -> Option<Vec<u8>> {
+    let mut document: Value = serde_json::from_slice(document).ok()?;
+    let all = document["cmps"].as_object_mut()?;
+    let gone: Vec<_> = before.iter().filter(|(key, _)| !all.contains_key(*key)).collect();
+    if gone.is_empty() {
+        return None;
+    }
+    all.extend(gone.into_iter().map(|(key, platform)| (key.clone(), json!({ "p": platform }))));
+    Some(document.to_string().into())
 }
 
 /// Home Assistant passes over a payload that is neither of two: `stopped` and `disabled` have to be made `offline`.
@@ -167,6 +297,7 @@ mod rules;
 
 #[cfg(test)]
 pub mod tests {
+    use super::super::label_levels;
     use super::*;
 
     /// A stream with labels of the set `lot`.
@@ -175,11 +306,20 @@ pub mod tests {
         RegisteredStream::new(&id.into(), labels)
     }
 
+    /// Those that the labels of one stream get.
+    fn levels(stream: &RegisteredStream) -> LabelLevels {
+        let mut levels = LabelLevels::default();
+        levels.assign(std::slice::from_ref(stream), &Topics::new("v"), |_| false);
+        levels
+    }
+
     #[test]
     fn documents_follow_the_rules_of_device_discovery() {
         let topics = Topics::new("site/vtagd");
         for snapshots in [false, true] {
-            let document = document(&watched("cam1", &["fire", "status", "red car", "rød bil"]), &topics, snapshots);
+            let stream = watched("cam1", &["fire", "status", "red car", "rød bil"]);
+            let announced = Announced { snapshots, ..Announced::default() };
+            let document = document(&stream, &topics, &levels(&stream), &announced);
             rules::check(&topic("homeassistant", &topics, "cam1"), &document);
             assert!(is_ours(document.to_string().as_bytes(), &topics));
             assert!(!is_ours(document.to_string().as_bytes(), &Topics::new("vtagd")), "another daemon's");
@@ -195,7 +335,9 @@ pub mod tests {
             |names: &[&str]| -> Vec<std::sync::Arc<str>> { names.iter().map(|name| (*name).into()).collect() };
         let labels = ["car", "b_car", "attributes"];
         let components = |names: &[&str]| {
-            let document = document(&watched("cam1", &labels).with_regions(&regions(names)), &topics, true);
+            let stream = watched("cam1", &labels).with_regions(&regions(names));
+            let announced = Announced { snapshots: true, ..Announced::default() };
+            let document = document(&stream, &topics, &levels(&stream), &announced);
             rules::check(&topic("homeassistant", &topics, "cam1"), &document);
             document["cmps"].as_object().unwrap().clone()
         };
@@ -206,7 +348,30 @@ pub mod tests {
         let car = &both["region_3_a_b_car"];
         assert_eq!((&car["name"], &car["unique_id"]), (&json!("car (a_b)"), &json!("site_cam1_region_3_a_b_car")));
         assert_eq!(car["state_topic"], "site/cam1/a_b/car");
-        assert_eq!(both["region_1_a_lot_attributes"]["state_topic"], "site/cam1/a/lot_attributes");
+        let attributes = label_levels::alone("lot", "attributes", true);
+        let topic = format!("site/cam1/a/{attributes}");
+        assert_eq!(both[&format!("region_1_a_{attributes}")]["state_topic"], topic);
+    }
+
+    #[test]
+    fn the_box_is_a_device_that_its_streams_belong_to_and_scores_are_numbers_where_they_are_wanted() {
+        let topics = Topics::new("site/vtagd");
+        let document = box_document(&topics, "edge-1", Some("https://edge-1.example"));
+        rules::check(&box_topic("homeassistant", &topics), &document);
+        assert!(is_ours(document.to_string().as_bytes(), &topics));
+        assert!(is_ours_at("ha", "ha/device/site_vtagd-box/config", document.to_string().as_bytes(), &topics));
+        assert_eq!(document["dev"]["configuration_url"], "https://edge-1.example");
+        let stream = watched("cam1", &["fire"]).with_regions(&["door".into()]);
+        let announced = Announced { scores: true, instance: Some("edge-1".into()), snapshots: true };
+        let of_stream = super::document(&stream, &topics, &levels(&stream), &announced);
+        rules::check(&topic("homeassistant", &topics, "cam1"), &of_stream);
+        assert_eq!(of_stream["dev"]["via_device"], document["dev"]["ids"][0]);
+        let sensor = &of_stream["cmps"]["score_fire"];
+        assert_eq!(
+            (&sensor["p"], &sensor["state_topic"]),
+            (&json!("sensor"), &json!("site/vtagd/cam1/fire/attributes"))
+        );
+        assert!(of_stream["cmps"]["region_score_4_door_fire"].is_object());
     }
 
     #[test]

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::home_assistant;
+use super::label_levels;
 use super::owner::is_status;
 use super::published::is_attributes;
-use super::topics::{Topics, slugs};
+use super::topics::{Topics, older_slugs};
+use crate::outbox::delivery::published_record::Levels;
 
 /// Topics that are looked at; what lies beyond them is left.
 const MOST: usize = 262_144;
@@ -75,20 +77,21 @@ impl Seen {
     }
 
     /// What of it `streams` do not have; `announced`: they are told to Home Assistant.
-    pub fn decide(&self, streams: &[Stream], announced: bool) -> Found {
+    pub fn decide(&self, streams: &[Stream], announced: bool, levels: &Levels) -> Found {
         let mut found = Found::default();
         let documents = self.lies.iter().filter(|(_, lies)| **lies == Lies::Document).map(|(topic, _)| topic);
         let of = |(id, _): &Stream| home_assistant::topic(&self.discovery, &self.topics, id);
-        let kept: BTreeSet<String> = streams.iter().filter(|_| announced).map(of).collect();
+        let device = home_assistant::box_topic(&self.discovery, &self.topics);
+        let kept: BTreeSet<String> = streams.iter().map(of).chain([device]).filter(|_| announced).collect();
         found
             .ours
             .extend(documents.filter(|t| !kept.contains(*t)).map(|t| (t.clone(), "a device of Home Assistant's")));
         let ids: BTreeSet<&str> = self.lies.keys().filter_map(|topic| self.topics.stream(topic)).collect();
-        ids.into_iter().for_each(|id| self.judge_stream(id, streams, &mut found));
+        ids.into_iter().for_each(|id| self.judge_stream(id, streams, levels, &mut found));
         found
     }
 
-    fn judge_stream(&self, id: &str, streams: &[Stream], found: &mut Found) {
+    fn judge_stream(&self, id: &str, streams: &[Stream], levels: &Levels, found: &mut Found) {
         let topics = &self.topics;
         let at = |topic: &str| self.lies.get(topic).copied();
         let (status, switch) = (topics.status(id), topics.enabled(id));
@@ -96,10 +99,16 @@ impl Seen {
             return;
         }
         let configured = streams.iter().find(|(stream, _)| stream == id);
-        let kept: BTreeSet<String> = configured
-            .iter()
-            .flat_map(|(_, labels)| slugs(labels).into_values())
-            .map(|slug| topics.label(id, &slug))
+        // Whatever a label of the configuration may be called: by the daemon that runs, or by one of the version before.
+        let labels = configured.map(|(_, labels)| labels.as_slice()).unwrap_or_default();
+        let recorded = levels.iter().filter(|(of, _)| {
+            of.stream == id && !of.in_regions && labels.iter().any(|(set, label)| *set == of.set && *label == of.label)
+        });
+        let kept: BTreeSet<String> = older_slugs(labels)
+            .into_values()
+            .chain(labels.iter().map(|(set, label)| label_levels::alone(set, label, false)))
+            .chain(recorded.map(|(_, level)| level.clone()))
+            .map(|level| topics.label(id, &level))
             .collect();
         let levels = self.lies.range(format!("{}/{id}/", topics.prefix())..);
         let levels = levels.take_while(|(topic, _)| topics.stream(topic) == Some(id));
@@ -143,7 +152,7 @@ mod tests {
     fn judged(lies: &[(&str, &str)], streams: &[Stream], announced: bool) -> (Vec<String>, Vec<String>) {
         let mut seen = Seen::new(Topics::new("p"), "ha");
         lies.iter().for_each(|(topic, payload)| seen.note((*topic).to_owned(), payload.as_bytes()));
-        let found = seen.decide(streams, announced);
+        let found = seen.decide(streams, announced, &Levels::new());
         (found.ours.into_iter().map(|(topic, _)| topic).collect(), found.unsure)
     }
 
@@ -153,8 +162,20 @@ mod tests {
 
     #[test]
     fn a_stream_that_nobody_has_any_more_goes_with_its_labels_and_its_device() {
-        let document = home_assistant::document(&watched("yard", &[]), &Topics::new("p"), false).to_string();
-        let theirs = home_assistant::document(&watched("yard", &[]), &Topics::new("q"), false).to_string();
+        let document = home_assistant::document(
+            &watched("yard", &[]),
+            &Topics::new("p"),
+            &Default::default(),
+            &Default::default(),
+        )
+        .to_string();
+        let theirs = home_assistant::document(
+            &watched("yard", &[]),
+            &Topics::new("q"),
+            &Default::default(),
+            &Default::default(),
+        )
+        .to_string();
         let lies = [
             ("p/yard/status", "offline"),
             ("p/yard/enabled/state", "ON"),

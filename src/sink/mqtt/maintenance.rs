@@ -15,6 +15,7 @@ use super::ownership::{self, SURVEY};
 use super::publisher::Publisher;
 use super::topics::Topics;
 use super::{MqttSettings, home_assistant, made_up, mqtt_session};
+use crate::outbox::delivery::published_record::Levels;
 use crate::sink::SinkError;
 
 /// The broker is listened to for so long, however much it sends.
@@ -42,7 +43,8 @@ pub fn claim(settings: &MqttSettings, owner: &Owner) -> Result<(Option<String>, 
     })
 }
 
-/// What an older version left below the prefix that `streams` do not have, pictures among it; and, unless `only_look`, takes it away.
+/// What an older version left below the prefix that `streams` do not have, pictures among it; and, unless `only_look`, takes it away. `levels`:
+/// what the outbox has recorded of their labels.
 /// `Err` inside: the prefix is another's, and nothing was looked at.
 ///
 /// # Errors
@@ -51,6 +53,7 @@ pub fn clear(
     settings: &MqttSettings,
     owner: &Owner,
     streams: &[Stream],
+    levels: &Levels,
     only_look: bool,
 ) -> Result<Result<Found, String>, SinkError> {
     block(async {
@@ -66,7 +69,7 @@ pub fn clear(
         let mut filters = topics.retained().to_vec();
         filters.push(home_assistant::filter(discovery));
         listen(&mut link, &filters, settings.timeout, |topic, payload| seen.note(topic, payload)).await?;
-        let mut found = seen.decide(streams, settings.home_assistant.is_some());
+        let mut found = seen.decide(streams, settings.home_assistant.is_some(), levels);
         let labels = std::mem::take(&mut found.pictures);
         for some in labels.chunks(PICTURES) {
             listen(&mut link, some, settings.timeout, |topic, payload| {

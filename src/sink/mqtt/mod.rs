@@ -11,15 +11,18 @@
 //! acknowledges nothing for `timeout` is taken for gone; one that refuses an event (MQTT 5) is asked again by the next connection. Pictures are the exception: they are told as they come, and those that come
 //! while the broker is away are not sent later. Closed: `stopped` is published, then DISCONNECT.
 
+mod asked;
 mod clearing;
 pub(super) mod config;
 pub mod home_assistant;
+pub mod label_levels;
 pub mod leftovers;
 pub mod maintenance;
 mod mqtt_client;
 mod mqtt_session;
 mod owner;
 mod ownership;
+mod picture_limit;
 mod published;
 mod publisher;
 mod states;
@@ -30,6 +33,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::daemon_facts::DaemonFacts;
 use super::{Running, Sink, SinkError};
 use crate::outbox::delivery::DeliveryReceiver;
 use crate::platform::secret::Secret;
@@ -41,6 +45,7 @@ pub use mqtt_client::Protocol;
 use mqtt_client::{Connection, Link, Message};
 use mqtt_session::{End, Session};
 pub use owner::Owner;
+use picture_limit::PictureLimit;
 use published::Published;
 use topics::Topics;
 
@@ -60,6 +65,8 @@ pub struct MqttSettings {
     pub timeout: Duration,
     /// The prefix of Home Assistant's discovery, where it is wanted.
     pub home_assistant: Option<String>,
+    /// It gets a number for each label's score.
+    pub home_assistant_scores: bool,
 }
 
 impl MqttSettings {
@@ -114,8 +121,11 @@ pub struct Mqtt {
     registry: Arc<StreamRegistry>,
     gallery: Option<Arc<Gallery>>,
     owner: Owner,
+    facts: Arc<DaemonFacts>,
     /// What was published retained; `None` until the outbox has been asked.
     published: Option<Published>,
+    /// How large a picture may be, as far as it is known.
+    limit: PictureLimit,
     /// The broker does not show us what lies there: nobody can tell whose the prefix is.
     unreadable: bool,
     /// So often in turn the connection has ended, or nothing was answered, when it was asked whose the prefix is.
@@ -125,6 +135,9 @@ pub struct Mqtt {
 
 /// A connection may be lost by chance; two in turn at this question are no chance.
 const UNANSWERED: u32 = 2;
+
+/// A connection that is closed sooner may be another client's fault, who has the same name.
+const BRIEF: Duration = Duration::from_secs(15);
 
 /// Whose the prefix is, as far as what is published depends on it.
 enum Whose {
@@ -142,6 +155,7 @@ impl Mqtt {
         registry: Arc<StreamRegistry>,
         gallery: Option<Arc<Gallery>>,
         owner: Owner,
+        facts: Arc<DaemonFacts>,
     ) -> Self {
         let client_id = settings.client_id.clone().unwrap_or_else(made_up);
         let topics = Topics::new(&settings.topic_prefix);
@@ -152,7 +166,9 @@ impl Mqtt {
             registry,
             gallery,
             owner,
+            facts,
             published: None,
+            limit: PictureLimit::default(),
             unreadable: false,
             unanswered: 0,
             began: Instant::now(),
@@ -162,24 +178,30 @@ impl Mqtt {
     /// One connection after the other, for as long as only the prefix's owner changes.
     async fn once(&mut self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
         let place = self.settings.place();
+        let sink = receiver.name().to_string();
+        metrics::counter!("vtagd_mqtt_pictures_skipped_total", "sink" => sink).absolute(0);
         loop {
             let (link, whose) = tokio::select! {
                 greeted = self.greet(receiver, &place) => greeted?,
                 () = receiver.closed() => return Ok(()),
             };
             self.tell(receiver, &whose);
-            let published =
-                self.published.get_or_insert_with(|| Published::new(self.topics.clone(), Default::default()));
-            let (settings, unreadable) = (&self.settings, &mut self.unreadable);
+            let published = self
+                .published
+                .get_or_insert_with(|| Published::new(self.topics.clone(), Default::default(), Default::default()));
+            let (settings, unreadable, limit) = (&self.settings, &mut self.unreadable, &mut self.limit);
+            let (topics, registry, owner, facts) = (&self.topics, &self.registry, &self.owner, &self.facts);
             let mut session =
-                Session::new(link, settings, &self.topics, &self.registry, &self.owner, published, unreadable);
+                Session::new(link, settings, topics, registry, owner, published, unreadable, limit, facts);
             session = match whose {
-                Whose::Ours => session.of_ours(self.gallery.is_some()),
+                Whose::Ours => session.of_ours(self.gallery.as_deref()),
                 Whose::Theirs(_) => session,
                 Whose::Unknown => session.of_nobody_knows(),
             };
             let pictures = self.gallery.as_ref().map(|gallery| gallery.subscribe());
-            match session.run(receiver, pictures, &place, self.began).await? {
+            let connected = Instant::now();
+            let ended = session.run(receiver, pictures, &place, self.began).await;
+            match ended.map_err(|fault| self.explained(fault, connected.elapsed()))? {
                 End::Done => return Ok(()),
                 // What had no acknowledgement comes again. A broker that has shown the owner can be asked.
                 End::OwnerChanged => {
@@ -190,12 +212,25 @@ impl Mqtt {
         }
     }
 
+    /// A broker of 3.1.1 only hangs up when another client comes under our name.
+    fn explained(&self, fault: SinkError, lived: Duration) -> SinkError {
+        match (fault, &self.settings.client_id) {
+            (SinkError::Retry { why, after }, Some(id)) if lived < BRIEF && why.contains("closed by peer") => {
+                let why = format!(
+                    "{why}; does another client of this broker have the client id {id}? It lets in one at a time"
+                );
+                SinkError::Retry { why, after }
+            }
+            (fault, _) => fault,
+        }
+    }
+
     /// A connection to serve on, and whose the prefix is.
     async fn greet(&mut self, receiver: &DeliveryReceiver, place: &str) -> Result<(Link, Whose), SinkError> {
         if self.published.is_none() {
             let known = receiver.recorded(place).await.map_err(SinkError::retry)?;
             self.owner.id = known.identity.unwrap_or(self.owner.id);
-            self.published = Some(Published::new(self.topics.clone(), known.retained));
+            self.published = Some(Published::new(self.topics.clone(), known.retained, known.levels));
         }
         if !self.unreadable {
             // Who vanishes before it knows whose the prefix is must not be told to be away.

@@ -1,22 +1,21 @@
 //! One MQTT connection, 3.1.1 or 5 alike. The only file that knows `rumqttc`.
 //!
 //! In: messages to publish, topics to subscribe to. Out: what the broker sends ([`Received`]), for each publish a [`Notice`] that ends with
-//! its PUBACK, and for subscriptions [`Asked`], which ends with their SUBACKs. The connection is driven by a task of its own on the sink's runtime, so that it stays alive whatever the sink waits for; it
+//! its PUBACK, and for subscriptions [`Asked`](super::asked), which ends with their SUBACKs. The connection is driven by a task of its own on the sink's runtime, so that it stays alive whatever the sink waits for; it
 //! ends with the [`Link`]. There is no reconnecting in here: a lost connection is told once, and every open notice with it. A new one is
 //! a new link, with a clean session: what is pending lives in the outbox.
 //!
 //! Full: [`Link::publish`] gives the message back when the client has [`REQUESTS`] to send; what the broker sends waits in the socket when
 //! [`HEARD`] messages have not been looked at. Of a payload beyond [`KEPT`] only its digest is kept; packets beyond [`MAX_IN`] end the connection.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
 
+use super::asked::Asked;
 use crate::outbox::delivery::published_record::{self, Digest};
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
@@ -54,11 +53,25 @@ pub struct Message {
     pub topic: String,
     pub payload: Vec<u8>,
     pub retain: bool,
+    /// With MQTT 5.
+    pub content_type: Option<&'static str>,
 }
 
 impl Message {
     pub fn new(topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
-        Self { topic: topic.into(), payload: payload.into(), retain: false }
+        Self { topic: topic.into(), payload: payload.into(), retain: false, content_type: None }
+    }
+
+    /// A CloudEvent in structured JSON, which with MQTT 5 is told by its Content Type.
+    pub fn event(topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self { content_type: Some("application/cloudevents+json"), ..Self::new(topic, payload) }
+    }
+
+    /// At least what its packet takes.
+    pub fn packet_size(&self) -> usize {
+        // Kind and length, lengths of topic and properties, number.
+        let around = 5 + 2 + 2 + 1;
+        around + self.topic.len() + self.payload.len()
     }
 
     pub fn retained(topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
@@ -111,51 +124,6 @@ pub enum NotTaken {
 /// Ends when the broker has acknowledged a publish or a subscription, or with why it has not.
 pub type Notice = Pin<Box<dyn Future<Output = Result<(), NotTaken>>>>;
 
-/// For all the SUBACKs of one question, however much the broker sends meanwhile.
-const MAX_WAIT: Duration = Duration::from_secs(60);
-
-/// Subscriptions that the broker has not answered yet. What lies retained may be judged to be nothing only after its answer: a slow link
-/// brings both late.
-pub struct Asked {
-    open: VecDeque<(String, Notice)>,
-    refused: Vec<String>,
-    timeout: Duration,
-    until: Instant,
-    longest: Instant,
-}
-
-impl Asked {
-    /// Waits until all are answered; those that were refused. May be cancelled without losing anything.
-    ///
-    /// # Errors
-    /// When the connection has gone, or the broker says nothing for too long.
-    pub async fn answered(&mut self) -> Result<Vec<String>, String> {
-        while let Some((_, notice)) = self.open.front_mut() {
-            match timeout_at(self.until.min(self.longest), notice.as_mut()).await {
-                Err(_) => return Err(format!("the broker has not answered a subscription for {:?}", self.timeout)),
-                Ok(Err(NotTaken::Lost(why))) => return Err(format!("a subscription was not answered: {why}")),
-                Ok(answer) => {
-                    self.heard();
-                    let filter = self.open.pop_front().map(|(filter, _)| filter);
-                    self.refused.extend(filter.filter(|_| answer.is_err()));
-                }
-            }
-        }
-        Ok(std::mem::take(&mut self.refused))
-    }
-
-    /// Both questions as one.
-    pub fn and(mut self, other: Self) -> Self {
-        self.open.extend(other.open);
-        self
-    }
-
-    /// The broker has sent something: it is there, only slow.
-    pub fn heard(&mut self) {
-        self.until = Instant::now() + self.timeout;
-    }
-}
-
 enum Client {
     V311(rumqttc_v4::AsyncClient),
     V5(rumqttc_v5::AsyncClient),
@@ -165,13 +133,15 @@ enum Client {
 pub struct Link {
     client: Client,
     heard: mpsc::Receiver<Received>,
+    /// The largest packet that the broker takes, where it has said so.
+    pub largest: Option<usize>,
     /// Ends with the link.
     _task: JoinSet<()>,
 }
 
 /// The two clients are alike but for their types.
 macro_rules! version {
-    ($name:ident, $crate_name:ident, $refusal:expr, $refused:ident) => {
+    ($name:ident, $crate_name:ident, $refusal:expr, $refused:ident, $typed:expr, $largest:expr, $connack:expr, $lost:expr) => {
         mod $name {
             use $crate_name::{
                 AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, PublishNoticeError,
@@ -201,7 +171,11 @@ macro_rules! version {
                                 retained: publish.retain,
                             },
                             Ok(_) => continue,
-                            Err(error) => Received::Lost(plain(&error, scrub.as_ref())),
+                            Err(error) => {
+                                let lost: fn(&ConnectionError) -> Option<&'static str> = $lost;
+                                let told = lost(&error).map(str::to_owned);
+                                Received::Lost(told.unwrap_or_else(|| plain(&error, scrub.as_ref())))
+                            }
                         };
                         let last = matches!(heard, Received::Lost(_));
                         if told.send(heard).await.is_err() || last {
@@ -217,8 +191,10 @@ macro_rules! version {
                 topic: &str,
                 payload: &[u8],
                 retain: bool,
+                content_type: Option<&'static str>,
             ) -> Result<Option<Notice>, String> {
-                let options = PublishOptions::at_least_once().retain(retain);
+                let typed: fn(PublishOptions, Option<&'static str>) -> PublishOptions = $typed;
+                let options = typed(PublishOptions::at_least_once().retain(retain), content_type);
                 match client.try_publish_tracked(topic, payload.to_vec(), options) {
                     Ok(notice) => Ok(Some(Box::pin(async move {
                         let refusal: fn(&PublishNoticeError) -> Option<String> = $refusal;
@@ -245,15 +221,16 @@ macro_rules! version {
                 }))
             }
 
-            /// Waits for the CONNACK.
+            /// Waits for the CONNACK, and gives the largest packet that it allows.
             pub async fn connected(
                 eventloop: &mut EventLoop,
                 secret: Option<&Secret>,
                 trust: Option<&Trust>,
-            ) -> Result<(), String> {
+            ) -> Result<Option<usize>, String> {
+                let largest: fn(&$crate_name::ConnAck) -> Option<usize> = $largest;
                 let error = loop {
                     match eventloop.poll().await {
-                        Ok(Event::Incoming(Packet::ConnAck(_))) => return Ok(()),
+                        Ok(Event::Incoming(Packet::ConnAck(answer))) => return Ok(largest(&answer)),
                         Ok(_) => {}
                         Err(error) => break error,
                     }
@@ -265,13 +242,14 @@ macro_rules! version {
                     }
                     (error, Some(trust)) => tls::explained(error, trust),
                 };
-                Err(told.unwrap_or_else(|| plain(&error, secret)))
+                let hint: fn(&ConnectionError) -> &'static str = $connack;
+                Err(told.unwrap_or_else(|| format!("{}{}", plain(&error, secret), hint(&error))))
             }
         }
     };
 }
 
-version!(v311, rumqttc_v4, |_| None, V4SubAckFailure);
+version!(v311, rumqttc_v4, |_| None, V4SubAckFailure, |options, _| options, |_| None, |_| "", |_| None);
 version!(
     v5,
     rumqttc_v5,
@@ -280,8 +258,40 @@ version!(
         PublishNoticeError::RetainNotSupported => Some("it retains nothing".to_owned()),
         _ => None,
     },
-    V5SubAckFailure
+    V5SubAckFailure,
+    |options, content_type| match content_type {
+        None => options,
+        Some(content_type) => options.properties(rumqttc_v5::PublishProperties {
+            content_type: Some(content_type.to_owned()),
+            ..Default::default()
+        }),
+    },
+    |answer| answer.properties.as_ref()?.max_packet_size.map(|bytes| bytes as usize),
+    // Brokers that do not know MQTT 5 say so, answer as 3.1.1 has it, or hang up.
+    |error| match error {
+        ConnectionError::ConnectionRefused(
+            rumqttc_v5::ConnectReturnCode::UnsupportedProtocolVersion
+            | rumqttc_v5::ConnectReturnCode::RefusedProtocolVersion,
+        )
+        | ConnectionError::MqttState(_)
+        | ConnectionError::NotConnAck(_) => ONLY_OLDER,
+        _ => "",
+    },
+    |error| match error {
+        ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code: rumqttc_v5::DisconnectReasonCode::SessionTakenOver,
+            ..
+        }) => Some(TAKEN_OVER),
+        _ => None,
+    }
 );
+
+/// Where a broker does not take to MQTT 5.
+const ONLY_OLDER: &str = "; if this broker speaks MQTT 3.1.1 only, write `protocol: 3.1.1`";
+
+/// What a broker of MQTT 5 says of it in one word.
+const TAKEN_OVER: &str = "another client has connected with the same client id, and the broker lets in one at a time; leave `client_id` out, or \
+                          give each its own";
 
 /// An error with its causes, without the password.
 fn plain(error: &dyn std::error::Error, secret: Option<&Secret>) -> String {
@@ -318,7 +328,7 @@ impl Link {
         let mut task = JoinSet::new();
         let secret = password.cloned();
         let password = || password.map_or(Vec::new(), |password| password.expose().as_bytes().to_vec());
-        let client = match protocol {
+        let (client, largest) = match protocol {
             Protocol::V311 => {
                 use rumqttc_v4 as mqtt;
                 let mut options = mqtt::MqttOptions::new(client_id, (host, port));
@@ -338,9 +348,9 @@ impl Link {
                     mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
                 let network = &mut eventloop.network_options;
                 network.set_connection_timeout(timeout.as_secs().max(1)).set_tcp_nodelay(true);
-                v311::connected(&mut eventloop, secret.as_ref(), trust).await?;
+                let largest = v311::connected(&mut eventloop, secret.as_ref(), trust).await?;
                 v311::drive(&mut task, eventloop, told, secret);
-                Client::V311(client)
+                (Client::V311(client), largest)
             }
             Protocol::V5 => {
                 use rumqttc_v5 as mqtt;
@@ -362,12 +372,12 @@ impl Link {
                 }
                 let (client, mut eventloop) =
                     mqtt::AsyncClient::builder(options).try_build().map_err(|e| e.to_string())?;
-                v5::connected(&mut eventloop, secret.as_ref(), trust).await?;
+                let largest = v5::connected(&mut eventloop, secret.as_ref(), trust).await?;
                 v5::drive(&mut task, eventloop, told, secret);
-                Client::V5(client)
+                (Client::V5(client), largest)
             }
         };
-        Ok(Self { client, heard, _task: task })
+        Ok(Self { client, heard, largest, _task: task })
     }
 
     /// Hands a message to the client; `None` if it has enough to send already, and the message is to be tried again later.
@@ -375,10 +385,10 @@ impl Link {
     /// # Errors
     /// A topic that MQTT does not allow.
     pub fn publish(&self, message: &Message) -> Result<Option<Notice>, String> {
-        let Message { topic, payload, retain } = message;
+        let Message { topic, payload, retain, content_type } = message;
         match &self.client {
-            Client::V311(client) => v311::publish(client, topic, payload, *retain),
-            Client::V5(client) => v5::publish(client, topic, payload, *retain),
+            Client::V311(client) => v311::publish(client, topic, payload, *retain, *content_type),
+            Client::V5(client) => v5::publish(client, topic, payload, *retain, *content_type),
         }
     }
 
@@ -387,16 +397,15 @@ impl Link {
     /// # Errors
     /// When the client takes no request.
     pub fn subscribe(&self, filters: &[String], surely: bool, timeout: Duration) -> Result<Asked, String> {
-        let mut open = VecDeque::with_capacity(filters.len());
+        let mut open = Vec::with_capacity(filters.len());
         for filter in filters {
             let notice = match &self.client {
                 Client::V311(client) => v311::subscribe(client, filter, surely)?,
                 Client::V5(client) => v5::subscribe(client, filter, surely)?,
             };
-            open.push_back((filter.clone(), notice));
+            open.push((filter.clone(), notice));
         }
-        let now = Instant::now();
-        Ok(Asked { open, refused: Vec::new(), timeout, until: now + timeout, longest: now + MAX_WAIT.max(timeout) })
+        Ok(Asked::new(open, timeout))
     }
 
     /// Waits for the answers to `asked`, and gives what the broker sends meanwhile to `each`. The filters that were refused.

@@ -1,29 +1,34 @@
 //! One connection on which events are served; where the prefix is this daemon's, with everything that is retained, and commands.
 
+mod greeting;
 mod incoming;
+mod label_changes;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::MqttSettings;
+use super::asked::Asked;
 use super::clearing::Clearing;
-use super::home_assistant;
-use super::mqtt_client::{Asked, Link, Message, Protocol};
+use super::home_assistant::Announced;
+use super::mqtt_client::{Link, Message, Protocol};
 use super::owner::Owner;
 use super::ownership::SURVEY;
+use super::picture_limit::PictureLimit;
 use super::published::Published;
 use super::publisher::{Acknowledged, Publisher};
 use super::states::{self, States};
 use super::topics::Topics;
+use crate::outbox::delivery::DeliveryReceiver;
 use crate::outbox::delivery::published_record::Change;
-use crate::outbox::delivery::{Delivery, DeliveryReceiver};
 use crate::sink::SinkError;
+use crate::sink::daemon_facts::DaemonFacts;
 use crate::sink::in_flight::OrderingGate;
-use crate::snapshot::Saved;
+use crate::snapshot::{Gallery, Saved};
 use crate::stream::registry::StreamRegistry;
+use label_changes::LabelChanges;
 
 /// How often streams are looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,6 +41,9 @@ const REGIONS: usize = 64;
 
 /// A broker that does not answer whose the prefix is, is asked again so often.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
+
+/// For Home Assistant to let go of a component: an empty message on a topic that it still listens to is an error in its log.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// For the goodbye, which with DISCONNECT and the last record is a little less than the runner's patience.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(900);
@@ -54,6 +62,16 @@ pub struct Session<'a> {
     link: Link,
     publisher: Publisher,
     states: States,
+    /// What waits for its picture.
+    changes: LabelChanges,
+    /// Of the daemon itself.
+    facts: &'a DaemonFacts,
+    /// Home Assistant gets a number for each label's score.
+    scores: bool,
+    /// How large a picture may be.
+    limit: &'a mut PictureLimit,
+    /// Where pictures come from.
+    gallery: Option<&'a Gallery>,
     topics: &'a Topics,
     discovery: Option<String>,
     registry: &'a StreamRegistry,
@@ -75,14 +93,20 @@ pub struct Session<'a> {
     told_unreadable: bool,
     /// What the broker still has to answer of the topics to be cleared.
     asked: Option<Asked>,
+    /// Home Assistant is letting go of something: what it has listened to is not taken away before.
+    parting_until: Option<Instant>,
     /// Until when they are listened to.
     clearing_until: Option<Instant>,
     /// What the outbox has to know, beside what goes out.
     forgotten: Vec<Change>,
     /// The log has been told that the outbox takes nothing.
     told: bool,
+    /// The log has been told of a picture that is too large.
+    told_too_large: bool,
     /// Until when what lies retained is listened to.
     surveying: Option<Instant>,
+    /// Documents that were asked for one by one.
+    one_by_one: Option<Vec<String>>,
     /// Home Assistant has asked for its devices meanwhile.
     introduce_later: bool,
     /// Whether the broker can take an event and refuse the one before it.
@@ -93,6 +117,7 @@ pub struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// On a prefix that is another's; see [`of_ours`](Self::of_ours).
+    #[expect(clippy::too_many_arguments, reason = "its one caller hands over everything that outlives a connection")]
     pub fn new(
         link: Link,
         settings: &MqttSettings,
@@ -101,11 +126,18 @@ impl<'a> Session<'a> {
         owner: &'a Owner,
         published: &'a mut Published,
         unreadable: &'a mut bool,
+        limit: &'a mut PictureLimit,
+        facts: &'a DaemonFacts,
     ) -> Self {
         Self {
             link,
             publisher: Publisher::new(settings.timeout),
-            states: States::new(topics.clone(), None, false),
+            states: States::new(topics.clone(), None, Announced::default()),
+            changes: LabelChanges::default(),
+            facts,
+            scores: settings.home_assistant_scores,
+            limit,
+            gallery: None,
             topics,
             discovery: settings.home_assistant.clone(),
             registry,
@@ -120,19 +152,25 @@ impl<'a> Session<'a> {
             timeout: settings.timeout,
             told_unreadable: false,
             asked: None,
+            parting_until: None,
             clearing_until: None,
             forgotten: Vec::new(),
             told: false,
+            told_too_large: false,
             surveying: None,
+            one_by_one: None,
             introduce_later: false,
             may_refuse: settings.protocol == Protocol::V5,
             gate: OrderingGate::default(),
         }
     }
 
-    /// On the daemon's own prefix; `snapshots`: whether there are pictures.
-    pub fn of_ours(mut self, snapshots: bool) -> Self {
-        self.states = States::new(self.topics.clone(), self.discovery.clone(), snapshots);
+    /// On the daemon's own prefix; `gallery`: where pictures come from, if there are any.
+    pub fn of_ours(mut self, gallery: Option<&'a Gallery>) -> Self {
+        let instance = Some(self.owner.instance.clone());
+        let announced = Announced { snapshots: gallery.is_some(), scores: self.scores, instance };
+        self.states = States::new(self.topics.clone(), self.discovery.clone(), announced);
+        self.gallery = gallery;
         self.ours = true;
         self
     }
@@ -156,46 +194,21 @@ impl<'a> Session<'a> {
     ) -> Result<End, SinkError> {
         let pictures = pictures.filter(|_| self.ours);
         let ended = self.serve(receiver, pictures, place, began).await;
+        if ended.is_err()
+            && let Some((topic, size)) = self.publisher.first_unanswered()
+            && self.topics.is_picture(topic)
+        {
+            let wait = self.limit.broke(size, Instant::now());
+            tracing::warn!(
+                sink = %receiver.name(),
+                topic,
+                bytes = size,
+                "the connection was lost over a picture: pictures of this size and more are left out for {wait:?}; make them smaller with \
+                 `snapshots.max_side`, or let the broker take more"
+            );
+        }
         self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
         ended
-    }
-
-    /// What lies retained is asked for, and `online` said. When that is acknowledged, the broker has seen the wish.
-    async fn greet(&mut self) -> Result<(), SinkError> {
-        let mut filters = vec![self.topics.owner(), self.topics.available(), self.topics.command("+")];
-        filters.extend(self.discovery.as_deref().map(home_assistant::birth));
-        let asked = self.link.subscribe(&filters, true, self.timeout).map_err(SinkError::retry)?;
-        let survey = self.link.subscribe(&self.survey(), false, self.timeout).map_err(SinkError::retry)?;
-        let mut asked = Some(asked.and(survey));
-        self.surveying = Some(Instant::now() + SURVEY);
-        self.publisher.push(Message::retained(self.topics.available(), "online"), None);
-        self.publisher.pump(&self.link)?;
-        while !(self.owner_changed || self.publisher.is_idle() && asked.is_none()) {
-            tokio::select! {
-                acked = self.publisher.acknowledged(), if !self.publisher.is_idle() => drop(acked?),
-                // What is refused is not shown to us.
-                answered = answered(&mut asked) => match answered {
-                    Ok(_) => asked = None,
-                    Err(why) => return Err(self.lost(SinkError::retry(why)).await),
-                },
-                heard = self.link.heard() => {
-                    asked.iter_mut().for_each(Asked::heard);
-                    self.hear(heard)?;
-                }
-            }
-        }
-        // Only now: on a slow link the answer itself takes longer.
-        self.surveying = Some(Instant::now() + SURVEY);
-        Ok(())
-    }
-
-    fn survey(&self) -> Vec<String> {
-        let mut filters = self.topics.retained().to_vec();
-        // Of regions what earlier lives have told.
-        let regions: BTreeSet<&str> = self.published.topics().filter_map(|topic| self.topics.region(topic)).collect();
-        filters.extend(regions.into_iter().take(REGIONS).flat_map(|region| self.topics.retained_of(region)));
-        filters.extend(self.discovery.as_deref().map(home_assistant::filter));
-        filters
     }
 
     /// Why nothing is acknowledged any more: a connection that is gone says it better.
@@ -211,7 +224,11 @@ impl<'a> Session<'a> {
         began: Instant,
     ) -> Result<End, SinkError> {
         if self.ours {
-            self.greet().await?;
+            let closed = receiver.closed();
+            tokio::select! {
+                greeted = self.greet() => greeted?,
+                () = closed => return self.goodbye(receiver, place).await,
+            }
             // From here on what differs from what the broker has is published.
             self.states.begin(&receiver.states());
             if !self.owner_changed {
@@ -236,7 +253,7 @@ impl<'a> Session<'a> {
                 stats = now + POLL_INTERVAL;
                 if let Some(streams) = self.registry.streams() {
                     stats = now + STATS;
-                    let said = states::stats(&streams, began.elapsed(), now.into_std());
+                    let said = states::stats(&streams, self.facts, began.elapsed(), now.into_std());
                     self.publisher.push(Message::new(self.topics.stats(), said), None);
                 }
                 continue;
@@ -260,11 +277,12 @@ impl<'a> Session<'a> {
                     self.hear(heard)?;
                 }
                 delivery = self.gate.take(receiver, room) => match delivery {
-                    Some(delivery) => self.deliver(&delivery, receiver, place).await,
+                    Some(delivery) => self.deliver(&delivery, &mut pictures, receiver, place).await,
                     None => return self.goodbye(receiver, place).await,
                 },
                 // One that comes while there is no room may be overtaken by the next: events go first.
                 saved = next(&mut pictures), if room => self.picture(&saved, receiver, place).await,
+                () = until(self.changes.due()) => self.publish_late_changes(Instant::now(), receiver, place).await,
                 _ = changes.changed(), if self.ours => self.show(receiver, place).await,
                 () = tokio::time::sleep_until(look) => {
                     look = Instant::now() + POLL_INTERVAL;
@@ -277,42 +295,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn settle(&mut self, Acknowledged { position, kept }: Acknowledged, receiver: &mut DeliveryReceiver) {
+    fn settle(&mut self, Acknowledged { position, kept, size }: Acknowledged, receiver: &mut DeliveryReceiver) {
         if let Some(position) = position {
             self.gate.acknowledged(position);
             receiver.delivered(position);
             receiver.up();
         }
         if let Some((topic, payload)) = kept {
+            if self.topics.is_picture(&topic) {
+                self.limit.taken(size);
+            }
             self.published.confirm(&topic, payload);
-        }
-    }
-
-    /// The event, and what it changes of the retained states.
-    async fn deliver(&mut self, delivery: &Delivery, receiver: &DeliveryReceiver, place: &str) {
-        let stored = &delivery.stored;
-        if self.may_refuse {
-            self.gate.sent(delivery);
-        }
-        self.publisher.push(Message::new(self.topics.events(), stored.body.as_bytes()), Some(delivery.position));
-        if !self.ours {
-            return;
-        }
-        if self.discovery.is_some() {
-            let said = home_assistant::event(&stored.event).to_string();
-            self.publisher.push(Message::new(self.topics.event(&stored.event.data.stream), said), None);
-        }
-        let messages = self.states.note(stored);
-        self.publish_retained(messages, receiver, place).await;
-    }
-
-    async fn picture(&mut self, saved: &Saved, receiver: &DeliveryReceiver, place: &str) {
-        let levels = self.states.levels(&saved.stream, saved.region.as_deref(), &saved.set, &saved.label);
-        let message =
-            |level: &String| Message::retained(self.topics.snapshot(&saved.stream, level), saved.jpeg.to_vec());
-        let messages: Vec<Message> = levels.iter().map(message).collect();
-        if !messages.is_empty() {
-            self.publish_retained(messages, receiver, place).await;
         }
     }
 
@@ -325,12 +318,14 @@ impl<'a> Session<'a> {
     }
 
     async fn write_down(&mut self, changes: Vec<Change>, receiver: &DeliveryReceiver, place: &str) {
-        if changes.is_empty() {
+        let levels = self.published.levels().unwritten();
+        if changes.is_empty() && levels.is_empty() {
             return;
         }
-        match receiver.record(place, changes.clone()).await {
+        match receiver.record(place, changes.clone(), levels.clone()).await {
             Ok(()) => {
                 self.published.written(&changes);
+                self.published.levels_written(&levels);
                 self.told = false;
             }
             Err(why) if !std::mem::replace(&mut self.told, true) => tracing::warn!(
@@ -346,7 +341,11 @@ impl<'a> Session<'a> {
     async fn show(&mut self, receiver: &DeliveryReceiver, place: &str) {
         // Until the streams are known, nothing is taken for gone.
         if let Some(streams) = self.registry.streams() {
+            self.states.set_url(self.facts.url());
             let messages = self.states.changes(&streams, self.published);
+            if messages.iter().any(|message| !message.retain) {
+                self.parting_until = Some(Instant::now() + PARTING);
+            }
             self.publish_retained(messages, receiver, place).await;
         }
     }
@@ -359,12 +358,15 @@ impl<'a> Session<'a> {
             self.publisher.push(Message::retained(self.topics.available(), "online"), None);
         }
         self.show(receiver, place).await;
-        if self.surveying.is_some_and(|until| now >= until) && self.link.unsubscribe(&self.survey()).is_ok() {
+        if self.surveying.is_some_and(|until| now >= until)
+            && !self.asks_one_by_one(now)
+            && self.link.unsubscribe(&self.survey()).is_ok()
+        {
             self.surveying = None;
             self.states.surveyed();
             self.show(receiver, place).await;
             if std::mem::take(&mut self.introduce_later) {
-                self.publisher.extend(self.states.introduce_again());
+                self.publisher.extend(self.states.introduce_again(self.published));
             }
         }
         self.clear(now)?;
@@ -376,6 +378,9 @@ impl<'a> Session<'a> {
 
     /// The daemon ends.
     async fn goodbye(&mut self, receiver: &mut DeliveryReceiver, place: &str) -> Result<End, SinkError> {
+        if self.ours && !self.owner_changed {
+            self.publish_all_changes(receiver, place).await;
+        }
         let stopped = Message::retained(self.topics.available(), "stopped");
         self.part(receiver, Some(stopped).filter(|_| self.ours && !self.owner_changed)).await;
         self.publisher.unconfirmed().for_each(|topic| self.published.unconfirm(topic));
@@ -414,6 +419,14 @@ impl<'a> Session<'a> {
 async fn answered(asked: &mut Option<Asked>) -> Result<Vec<String>, String> {
     match asked {
         Some(asked) => asked.answered().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// `None`: for ever.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
 }

@@ -17,8 +17,11 @@ use crate::sink::SinkError;
 /// How long we listen to what lies retained, once the broker has answered: some send it late.
 pub const SURVEY: Duration = Duration::from_secs(2);
 
-/// So long after our own name another's may come that was published at the same time.
+/// So long after our own name another's may come that was published at the same time …
 const RACE: Duration = Duration::from_secs(1);
+
+/// … and so long names are listened to in all, should they not stop coming.
+const NAMES: Duration = Duration::from_secs(7);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
@@ -122,24 +125,27 @@ pub async fn listen(link: &mut Link, mut note: impl FnMut(Received) -> bool) -> 
 pub async fn take(link: &mut Link, topics: &Topics, owner: &Owner, timeout: Duration) -> Result<Ownership, SinkError> {
     let mut publisher = Publisher::new(timeout);
     publisher.push(Message::retained(topics.owner(), owner.document()), None);
-    publisher.pump(link)?;
     let mut last = None;
-    let mut until: Option<Instant> = None;
+    // Since when it is acknowledged, and until when names are listened to.
+    let mut told: Option<(Instant, Instant)> = None;
     loop {
+        publisher.pump(link)?;
+        let enough = told.map(|(since, until)| until.min(since + NAMES));
         let heard = tokio::select! {
             acked = publisher.acknowledged(), if !publisher.is_idle() => {
                 acked?;
-                until = Some(Instant::now() + if last.is_none() { SURVEY } else { RACE });
+                let now = Instant::now();
+                told = Some((now, now + if last.is_none() { SURVEY } else { RACE }));
                 continue;
             }
-            () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
+            () = tokio::time::sleep_until(enough.unwrap_or_else(Instant::now)), if enough.is_some() => break,
             heard = link.heard() => heard,
         };
         match heard {
             Received::Lost(why) => return Err(SinkError::retry(why)),
             Received::Message { topic, payload, digest: Some(lies), .. } if topic == topics.owner() => {
                 last = Some(owner.said(&payload, Some(lies)));
-                until = until.map(|_| Instant::now() + RACE);
+                told = told.map(|(since, _)| (since, Instant::now() + RACE));
             }
             Received::Message { .. } => {}
         }

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::label_levels::LabelLevels;
 use super::mqtt_client::Message;
 use super::owner;
 use super::topics::Topics;
-use crate::outbox::delivery::published_record::{Change, Digest, Proof, digest};
+use crate::outbox::delivery::published_record::{Change, Digest, Levels, Proof, digest};
+use crate::stream::registry::RegisteredStream;
 
 struct Row {
     proof: Proof,
@@ -27,14 +29,31 @@ struct Row {
 pub struct Published {
     topics: Topics,
     rows: BTreeMap<String, Row>,
+    /// Under which topics each label is published.
+    levels: LabelLevels,
 }
 
 impl Published {
     /// Goes on from what the outbox has.
-    pub fn new(topics: Topics, recorded: BTreeMap<String, Proof>) -> Self {
+    pub fn new(topics: Topics, recorded: BTreeMap<String, Proof>, levels: Levels) -> Self {
+        let levels = LabelLevels::new(levels, !recorded.is_empty());
         let row =
             |(topic, proof): (String, Proof)| (topic, Row { proof, written: true, last: None, there: proof.digest });
-        Self { topics, rows: recorded.into_iter().map(row).collect() }
+        Self { topics, rows: recorded.into_iter().map(row).collect(), levels }
+    }
+
+    /// Which level each label has; those of `streams` that have none get one.
+    pub fn assign(&mut self, streams: &[RegisteredStream]) {
+        self.levels.assign(streams, &self.topics, |topic| self.rows.contains_key(topic));
+    }
+
+    pub fn levels(&self) -> &LabelLevels {
+        &self.levels
+    }
+
+    /// The outbox has `levels`.
+    pub fn levels_written(&mut self, levels: &Levels) {
+        self.levels.written(levels);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -152,7 +171,7 @@ mod tests {
 
     fn published(recorded: &[(&str, Proof)]) -> Published {
         let recorded = recorded.iter().map(|(topic, proof)| ((*topic).to_owned(), *proof)).collect();
-        Published::new(Topics::new("v"), recorded)
+        Published::new(Topics::new("v"), recorded, Levels::new())
     }
 
     fn of(payload: &str) -> Option<Digest> {

@@ -20,6 +20,8 @@ struct Sent {
     topic: String,
     /// Of what stays at the broker.
     kept: Option<Digest>,
+    /// Of its packet.
+    size: usize,
 }
 
 /// What the broker has taken.
@@ -29,6 +31,8 @@ pub struct Acknowledged {
     pub position: Option<u64>,
     /// What lies at the broker now: topic and payload.
     pub kept: Option<(String, Digest)>,
+    /// Of its packet.
+    pub size: usize,
 }
 
 /// See the module.
@@ -39,8 +43,8 @@ pub struct Publisher {
     /// By topic: which message of all is the retained one that waits.
     places: HashMap<String, u64>,
     sent: InFlight<Sent, Notice>,
-    /// The topic of one that was lost with the connection.
-    lost: Option<String>,
+    /// The topic of one that was lost with the connection, and the size of its packet.
+    lost: Option<(String, usize)>,
     /// The log has been told that the broker refuses something.
     told: bool,
     timeout: Duration,
@@ -84,7 +88,13 @@ impl Publisher {
     /// Topics of what is retained and was not acknowledged: the broker has it, or does not.
     pub fn unconfirmed(&self) -> impl Iterator<Item = &String> {
         let waiting = self.waiting.iter().filter(|(message, _)| message.retain).map(|(message, _)| &message.topic);
-        waiting.chain(self.sent.iter().map(|sent| &sent.topic)).chain(&self.lost)
+        waiting.chain(self.sent.iter().map(|sent| &sent.topic)).chain(self.lost.iter().map(|lost| &lost.0))
+    }
+
+    /// Topic and packet size of the oldest message that went out and has no answer: brokers look at one after the other.
+    pub fn first_unanswered(&self) -> Option<(&str, usize)> {
+        let sent = || self.sent.iter().next().map(|sent| (sent.topic.as_str(), sent.size));
+        self.lost.as_ref().map(|(topic, size)| (topic.as_str(), *size)).or_else(sent)
     }
 
     /// What waits does not go out.
@@ -107,13 +117,14 @@ impl Publisher {
         while self.sent.len() < usize::from(IN_FLIGHT) {
             let Some((message, _)) = self.waiting.front() else { break };
             let Some(notice) = link.publish(message).map_err(SinkError::retry)? else { break };
-            let Some((Message { topic, retain, payload }, position)) = self.waiting.pop_front() else { break };
+            let size = message.packet_size();
+            let Some((Message { topic, retain, payload, .. }, position)) = self.waiting.pop_front() else { break };
             self.left += 1;
             if retain {
                 self.places.remove(&topic);
             }
             let kept = (retain && !payload.is_empty()).then(|| digest(&payload));
-            self.sent.push(Sent { position, topic, kept }, notice);
+            self.sent.push(Sent { position, topic, kept, size }, notice);
         }
         Ok(())
     }
@@ -129,13 +140,14 @@ impl Publisher {
         }
         // While others are acknowledged the broker is there, only slow.
         let (deadline, timeout) = (self.sent.heard() + self.timeout, self.timeout);
-        let Ok((Sent { position, topic, kept }, answer)) = timeout_at(deadline, self.sent.answered()).await else {
+        let Ok((Sent { position, topic, kept, size }, answer)) = timeout_at(deadline, self.sent.answered()).await
+        else {
             return Err(SinkError::retry(format!("the broker has acknowledged nothing for {timeout:?}")));
         };
         let kept = match answer {
             Ok(()) => kept.map(|kept| (topic, kept)),
             Err(NotTaken::Lost(why)) => {
-                self.lost = Some(topic);
+                self.lost = Some((topic, size));
                 return Err(SinkError::retry(format!("not acknowledged: {why}")));
             }
             Err(NotTaken::Refused(why)) => {
@@ -149,7 +161,7 @@ impl Publisher {
                 None
             }
         };
-        Ok(Acknowledged { position, kept })
+        Ok(Acknowledged { position, kept, size })
     }
 }
 

@@ -18,10 +18,15 @@ const EVENTS: &str = "v/events";
 /// Topic and payload of what was taken, in order.
 type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
+/// Filters that were unsubscribed from, in order.
+type Unsubscribed = Arc<Mutex<Vec<String>>>;
+
 /// What it does with a publish.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Does {
     Take,
+    /// And send it again and again.
+    Repeat,
     Refuse,
     HangUp,
 }
@@ -35,16 +40,22 @@ impl From<bool> for Does {
 /// By its topic, and how many events of the connection, and connections, came before.
 type Judges = fn(&str, usize, usize) -> Does;
 
-/// What it sends to who subscribes to commands: topic, payload, retained.
+/// What it sends to who subscribes to a topic, or to that of all streams: topic, payload, retained.
 type Sends = &'static [(&'static str, &'static str, bool)];
 
 fn broker(judges: Judges, sends: Sends) -> (u16, Taken) {
-    let taken = Taken::default();
-    let kept = Arc::clone(&taken);
-    let port = tests::listen(move |connection, stream| {
-        serve(stream, |topic, n| judges(topic, n, connection), sends, &kept);
-    });
+    let (port, taken, _) = telling_broker(judges, sends);
     (port, taken)
+}
+
+/// One that tells what is unsubscribed from.
+fn telling_broker(judges: Judges, sends: Sends) -> (u16, Taken, Unsubscribed) {
+    let (taken, unsubscribed) = (Taken::default(), Unsubscribed::default());
+    let (kept, told) = (Arc::clone(&taken), Arc::clone(&unsubscribed));
+    let port = tests::listen(move |connection, stream| {
+        serve(stream, |topic, n| judges(topic, n, connection), sends, &kept, &told);
+    });
+    (port, taken, unsubscribed)
 }
 
 fn text(bytes: &[u8]) -> (String, &[u8]) {
@@ -52,10 +63,25 @@ fn text(bytes: &[u8]) -> (String, &[u8]) {
     (String::from_utf8(bytes[2..2 + length].to_vec()).unwrap(), &bytes[2 + length..])
 }
 
+/// A short message, with QoS 0.
+fn publish(topic: &str, payload: &[u8], retained: bool) -> Vec<u8> {
+    let size = u8::try_from(3 + topic.len() + payload.len()).unwrap();
+    let length: &[u8] = if size < 0x80 { &[size] } else { &[size, 1] };
+    let topic = [&[0, topic.len() as u8], topic.as_bytes()].concat();
+    [&[0x30 | u8::from(retained)], length, &topic, &[0], payload].concat()
+}
+
 /// One connection, to its end. Publishes are answered once nothing more comes for a moment.
-fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends, taken: &Taken) {
+fn serve(
+    stream: &TcpStream,
+    judges: impl Fn(&str, usize) -> Does,
+    sends: Sends,
+    taken: &Taken,
+    unsubscribed: &Unsubscribed,
+) {
     let (mut from, mut to) = (BufReader::new(stream), stream);
     let (mut waiting, mut count) = (Vec::<([u8; 2], String, Vec<u8>)>::new(), 0);
+    let mut repeated = Vec::new();
     loop {
         let mut kind = [0];
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -66,7 +92,12 @@ fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends,
                     let [high, low] = id;
                     let refused = match judges(&topic, count) {
                         Does::HangUp => return,
-                        does => does == Does::Refuse,
+                        does => {
+                            if does == Does::Repeat {
+                                repeated = publish(&topic, &payload, false);
+                            }
+                            does == Does::Refuse
+                        }
                     };
                     count += usize::from(topic == EVENTS);
                     if !refused {
@@ -75,6 +106,7 @@ fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends,
                     // 0x87: not authorized.
                     let _ = to.write_all(&[0x40, 4, high, low, if refused { 0x87 } else { 0 }, 0]);
                 }
+                let _ = to.write_all(&repeated);
                 continue;
             }
             _ => return,
@@ -95,22 +127,28 @@ fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends,
         let mut answer = Vec::new();
         match kind[0] >> 4 {
             1 => answer.extend([0x20, 3, 0, 0, 0]),
-            // Properties there are none.
             3 => {
                 let (topic, rest) = text(&body);
-                assert_eq!(rest[2], 0);
-                waiting.push(([rest[0], rest[1]], topic, rest[3..].to_vec()));
+                let (properties, payload) = rest[3..].split_at(usize::from(rest[2]));
+                // 3: Content Type.
+                let typed =
+                    properties.first() == Some(&3) && text(&properties[1..]).0 == "application/cloudevents+json";
+                assert_eq!((typed, properties.is_empty()), (topic == EVENTS, topic != EVENTS), "{topic}");
+                waiting.push(([rest[0], rest[1]], topic, payload.to_vec()));
             }
             8 => {
                 let (filter, _) = text(&body[3..]);
                 answer.extend([0x90, 4, body[0], body[1], 0, 0]);
-                for (topic, payload, retained) in sends.iter().filter(|_| filter.ends_with("/enabled/set")) {
-                    let size = 3 + topic.len() + payload.len();
-                    answer.extend([0x30 | u8::from(*retained), size as u8, 0, topic.len() as u8]);
-                    answer.extend(topic.bytes().chain([0]).chain(payload.bytes()));
+                let matches =
+                    |topic: &str| topic == filter || filter.starts_with("v/+") && topic.ends_with(&filter[3..]);
+                for (topic, payload, retained) in sends.iter().filter(|(topic, ..)| matches(topic)) {
+                    answer.extend(publish(topic, payload.as_bytes(), *retained));
                 }
             }
-            10 => answer.extend([0xb0, 4, body[0], body[1], 0, 0]),
+            10 => {
+                unsubscribed.lock().unwrap().push(text(&body[3..]).0);
+                answer.extend([0xb0, 4, body[0], body[1], 0, 0]);
+            }
             12 => answer.extend([0xd0, 0]),
             _ => return,
         }
@@ -120,6 +158,11 @@ fn serve(stream: &TcpStream, judges: impl Fn(&str, usize) -> Does, sends: Sends,
 
 /// A sink of the prefix `v` that knows a stream `gate` with a label `car`.
 fn running(port: u16) -> (DeliverySender, JoinHandle<()>, RequestReceiver) {
+    announcing(port, None)
+}
+
+/// … and tells Home Assistant's devices there.
+fn announcing(port: u16, home_assistant: Option<&str>) -> (DeliverySender, JoinHandle<()>, RequestReceiver) {
     let settings = MqttSettings {
         url: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
         protocol: Protocol::V5,
@@ -129,13 +172,14 @@ fn running(port: u16) -> (DeliverySender, JoinHandle<()>, RequestReceiver) {
         password: None,
         trust: Trust::default(),
         timeout: Duration::from_secs(60),
-        home_assistant: None,
+        home_assistant: home_assistant.map(str::to_owned),
+        home_assistant_scores: false,
     };
     let owner = Owner { id: uuid::Uuid::new_v4(), instance: "edge".into() };
     let (senders, requests) = requests::channel();
     let registry = StreamRegistry::new(senders.mqtt);
     registry.set(vec![watched("gate", &["car"])]);
-    let (sender, thread) = tests::running(Mqtt::new(settings, Arc::new(registry), None, owner));
+    let (sender, thread) = tests::running(Mqtt::new(settings, Arc::new(registry), None, owner, Arc::default()));
     (sender, thread, requests)
 }
 
@@ -198,4 +242,27 @@ fn a_command_is_obeyed_and_one_that_lay_retained_is_not() {
     assert_eq!(request.action, Action::Switch { stream: "gate".into(), enabled: true });
     tests::end(&sender, thread);
     assert!(requests.next(Duration::ZERO).is_none());
+}
+
+#[test]
+fn a_broker_that_repeats_the_owners_name_without_end_holds_no_event_up() {
+    let (port, _taken) = broker(|topic, _, _| if topic == "v/owner" { Does::Repeat } else { Does::Take }, &[]);
+    let (sender, thread, _commands) = running(port);
+    deliver(&sender, &["car"]);
+    tests::end(&sender, thread);
+}
+
+#[test]
+fn another_programs_device_is_seen_at_a_broker_that_shows_only_what_is_asked_for_by_name() {
+    // As RabbitMQ: nothing comes of `ha/device/+/config`.
+    const DOCUMENT: &str = "ha/device/v_gate/config";
+    let (port, taken, unsubscribed) =
+        telling_broker(|_, _, _| Does::Take, &[(DOCUMENT, r#"{"o":{"name":"another"}}"#, true)]);
+    let (sender, thread, _commands) = announcing(port, Some("ha"));
+    eventually("it is known what lies there", || unsubscribed.lock().unwrap().contains(&DOCUMENT.to_owned()));
+    // What would have been told by then comes before this.
+    deliver(&sender, &["car"]);
+    let topics: Vec<String> = taken.lock().unwrap().iter().map(|(topic, _)| topic.clone()).collect();
+    assert!(topics.contains(&"v/gate/status".to_owned()) && !topics.contains(&DOCUMENT.to_owned()), "{topics:?}");
+    tests::end(&sender, thread);
 }

@@ -20,10 +20,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Levels below a stream that are no label.
-const TAKEN: [&str; 4] = ["status", "enabled", "event", "snapshot"];
+pub const TAKEN: [&str; 4] = ["status", "enabled", "event", "snapshot"];
 
 /// Levels below a label, or below `enabled`, that are no label of a region.
-const TAKEN_BELOW: [&str; 4] = ["attributes", "snapshot", "state", "set"];
+pub const TAKEN_BELOW: [&str; 4] = ["attributes", "snapshot", "state", "set"];
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -83,6 +83,11 @@ impl Topics {
 
     pub fn snapshot(&self, stream: &str, level: &str) -> String {
         self.join(&[stream, level, "snapshot"])
+    }
+
+    /// Whether this is where a label's picture lies.
+    pub fn is_picture(&self, topic: &str) -> bool {
+        self.below(topic).is_some_and(|rest| rest.ends_with("/snapshot") && rest.matches('/').count() >= 2)
     }
 
     /// The stream whose command topic this is.
@@ -154,14 +159,14 @@ pub fn slug(name: &str) -> String {
     if slug.is_empty() { "_".to_owned() } else { slug }
 }
 
-/// A level of its own for each label of one stream: the label's name as an id; with its set's name before it where two would be the
-/// same or it would be a level with a meaning; with a number where even that is not enough.
-pub fn slugs(labels: &[(String, String)]) -> Slugs {
+/// The levels that versions without a record of them gave the labels of one stream: the label's name as an id; with its set's name before it
+/// where two would be the same or it would be a level with a meaning; with a number where even that was not enough.
+pub fn older_slugs(labels: &[(String, String)]) -> Slugs {
     slugs_beside(labels, &TAKEN)
 }
 
 /// The same for the labels below a region.
-pub fn region_slugs(labels: &[(String, String)]) -> Slugs {
+pub fn older_region_slugs(labels: &[(String, String)]) -> Slugs {
     slugs_beside(labels, &[TAKEN, TAKEN_BELOW].concat())
 }
 
@@ -199,11 +204,13 @@ fn slugs_beside(labels: &[(String, String)], taken: &[&str]) -> Slugs {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::label_levels::LabelLevels;
     use super::*;
+    use crate::stream::registry::RegisteredStream;
 
     fn named(labels: &[(&str, &str)]) -> Vec<String> {
         let labels: Vec<_> = labels.iter().map(|(s, l)| ((*s).to_owned(), (*l).to_owned())).collect();
-        let slugs = slugs(&labels);
+        let slugs = older_slugs(&labels);
         labels.iter().map(|key| slugs[key].clone()).collect()
     }
 
@@ -265,11 +272,15 @@ mod tests {
         ) {
             let labels: Vec<(String, String)> = labels.into_iter().collect();
             let topics = Topics::new("v");
+            let names: Vec<std::sync::Arc<str>> = regions.iter().map(|region| region.as_str().into()).collect();
+            let stream = RegisteredStream::new(&"s".into(), labels).with_regions(&names);
+            let mut levels = LabelLevels::default();
+            levels.assign(std::slice::from_ref(&stream), &topics, |_| false);
             let of_region = |region: &String| {
-                region_slugs(&labels).into_values().map(|slug| below(region, &slug)).collect::<Vec<_>>()
+                levels.of_stream(&stream, true).into_values().map(|slug| below(region, &slug)).collect::<Vec<_>>()
             };
-            let levels = slugs(&labels).into_values().chain(regions.iter().flat_map(of_region));
-            let mut all: Vec<String> = levels
+            let all_levels = levels.of_stream(&stream, false).into_values().chain(regions.iter().flat_map(of_region));
+            let mut all: Vec<String> = all_levels
                 .flat_map(|level| [topics.label("s", &level), topics.attributes("s", &level), topics.snapshot("s", &level)])
                 .collect();
             for label in all.iter().filter(|topic| !topic.ends_with("/snapshot")) {
@@ -285,7 +296,10 @@ mod tests {
         #[test]
         fn every_label_has_a_level_of_its_own_that_is_an_id(labels in prop::collection::btree_set(("[ab ]{1,3}", "\\PC{1,4}"), 1..12)) {
             let labels: Vec<(String, String)> = labels.into_iter().collect();
-            let slugs = slugs(&labels);
+            let stream = RegisteredStream::new(&"s".into(), labels.clone());
+            let mut levels = LabelLevels::default();
+            levels.assign(std::slice::from_ref(&stream), &Topics::new("v"), |_| false);
+            let slugs = levels.of_stream(&stream, false);
             let mut names: Vec<&String> = slugs.values().collect();
             prop_assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')));
             prop_assert!(names.iter().all(|n| !TAKEN.contains(&n.as_str())));

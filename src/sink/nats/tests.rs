@@ -76,12 +76,16 @@ fn serve(mut to: &TcpStream, refuses: &dyn Fn(usize) -> bool, taken: &Taken) {
 }
 
 fn running(port: u16) -> (DeliverySender, std::thread::JoinHandle<()>) {
+    patient(port, Duration::from_secs(20))
+}
+
+fn patient(port: u16, timeout: Duration) -> (DeliverySender, std::thread::JoinHandle<()>) {
     let settings = NatsSettings {
         url: format!("nats://127.0.0.1:{port}").parse().unwrap(),
         login: NatsLogin::Nobody,
         subject_prefix: "vtagd".into(),
         trust: Trust::default(),
-        timeout: Duration::from_secs(20),
+        timeout,
     };
     tests::running(Nats::new(settings))
 }
@@ -117,5 +121,25 @@ fn a_server_that_is_there_is_told_before_there_is_an_event() {
     let (port, _taken) = server(|_| false);
     let (sender, thread) = running(port);
     eventually("it is up", || sender.health() == Health::Up);
+    tests::end(&sender, thread);
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_after_the_timeout_at_every_step() {
+    // The first says nothing at all, the second nothing once it has said who it is.
+    let taken = Taken::default();
+    let kept = Arc::clone(&taken);
+    let port = tests::listen(move |connection, stream| match connection {
+        0 => while (&*stream).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {},
+        1 => {
+            let info = r#"{"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"proto":1}"#;
+            let _ = write!(&*stream, "INFO {info}\r\n");
+            while (&*stream).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
+        }
+        _ => serve(stream, &|_| false, &kept),
+    });
+    let (sender, thread) = patient(port, Duration::from_millis(500));
+    sender.offer(delivery(1, event("gate", "car", EventKind::Start))).unwrap();
+    eventually("it is delivered", || !taken.lock().unwrap().is_empty());
     tests::end(&sender, thread);
 }

@@ -106,6 +106,7 @@ impl Webhook {
             {
                 let (client, position) = (client.clone(), delivery.position);
                 let post = single(&delivery);
+                pace.sent(position);
                 requests.spawn_blocking(move || (position, client.send(&post)));
             }
             // What is due while there is no room waits for an answer, or for the end of a pause.

@@ -1,7 +1,7 @@
 //! When an endpoint may be asked again, and whether a failure is the event's fault. Pure; time is a parameter.
 //!
 //! An endpoint that is away is asked by one request at a time, after waits that grow up to [`MAX`] or as it says (`Retry-After`); no
-//! event pays for that. An event that fails while others get through is to blame itself: it is tried again after the waits of Standard
+//! event pays for that. However many requests were under way when it went away, that is one step of the waits. An event that fails while others get through is to blame itself: it is tried again after the waits of Standard
 //! Webhooks, and after the last of them it is dead. What has the same ordering key waits for it, the rest does not.
 
 use std::collections::HashMap;
@@ -47,6 +47,10 @@ pub struct Pace {
     successes: u64,
     /// For each delivery that failed: the successes before it did.
     failed: HashMap<u64, u64>,
+    /// Waits that were begun.
+    waits: u64,
+    /// For each delivery that is under way: the waits before it went out. What failed with one of them says nothing new.
+    under_way: HashMap<u64, u64>,
 }
 
 impl Pace {
@@ -61,7 +65,14 @@ impl Pace {
             retries: Backoff::new(retries, seed),
             successes: 0,
             failed: HashMap::new(),
+            waits: 0,
+            under_way: HashMap::new(),
         }
+    }
+
+    /// Delivery `position` goes out.
+    pub fn sent(&mut self, position: u64) {
+        self.under_way.insert(position, self.waits);
     }
 
     /// How many requests may be under way now, of at most `limit`.
@@ -85,6 +96,7 @@ impl Pace {
 
     /// Takes an answer to delivery `position`.
     pub fn answered(&mut self, position: u64, answer: &Answer, now: Instant) -> Step {
+        let known_away = self.under_way.remove(&position).is_some_and(|waits| waits < self.waits) && self.away;
         match answer {
             Answer::Taken => {
                 self.successes += 1;
@@ -99,10 +111,10 @@ impl Pace {
                 let before = self.failed.insert(position, self.successes);
                 let blamed = before.is_some_and(|before| before < self.successes);
                 self.asked = self.asked.max(after.map(|after| now + after));
-                let wait = self.backoff.next_wait().max(after.unwrap_or_default());
-                let until = now + wait;
-                self.paused = Some(self.paused.map_or(until, |paused| paused.max(until)));
-                self.away = true;
+                let wait = if known_away { Duration::ZERO } else { self.backoff.next_wait() };
+                self.waits += u64::from(!known_away);
+                let until = self.paused.max(Some(now + wait.max(after.unwrap_or_default()))).unwrap_or(now);
+                (self.paused, self.away) = (Some(until), true);
                 // A little after the pause: others are to be asked first, in case it is this one's fault.
                 if blamed { Step::Failed } else { Step::Later(until + Duration::from_millis(1)) }
             }
@@ -148,6 +160,32 @@ mod tests {
         assert_eq!((pace.room(4, now), pace.is_away()), (4, false));
         assert!(matches!(pace.answered(5, &away(), now), Step::Later(_)));
         assert!(pace.until(now).unwrap() - now < Duration::from_secs(2), "the waits start again");
+    }
+
+    #[test]
+    fn an_outage_is_one_step_however_many_requests_it_met_and_whenever_they_fail() {
+        let (mut pace, start) = (Pace::new(1), Instant::now());
+        (0..16).for_each(|position| pace.sent(position));
+        for position in 0..15 {
+            assert!(matches!(pace.answered(position, &away(), start), Step::Later(_)));
+        }
+        let first = pace.until(start).unwrap();
+        assert!(first - start < Duration::from_secs(2), "{:?}", first - start);
+        // The last of them is given up by its timeout only, after the pause: the next question is not put off for that.
+        let late = first + Duration::from_secs(1);
+        assert!(matches!(pace.answered(15, &away(), late), Step::Later(due) if due <= late + Duration::from_millis(1)));
+        assert_eq!((pace.room(16, late), pace.until(late)), (1, None));
+        // The question is another one, and the next wait twice as long.
+        pace.sent(0);
+        pace.answered(0, &away(), late);
+        let second = pace.until(late).unwrap() - late;
+        assert!((Duration::from_millis(1600)..Duration::from_secs(3)).contains(&second), "{second:?}");
+        // Back, and away again with one that went out before it came back: that is a new outage, from the first step on.
+        pace.sent(1);
+        pace.sent(2);
+        pace.answered(1, &Answer::Taken, late);
+        pace.answered(2, &away(), late);
+        assert!(pace.until(late).unwrap() - late < Duration::from_secs(2));
     }
 
     #[test]

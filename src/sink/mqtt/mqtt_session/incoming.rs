@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::Session;
+use super::{PARTING, Session};
 use crate::outbox::delivery::published_record::Digest;
 use crate::sink::SinkError;
 use crate::sink::mqtt::clearing::Verdict;
@@ -52,7 +52,7 @@ impl Session<'_> {
                     // Until it is known what lies there, no device is told.
                     self.introduce_later = true;
                 } else {
-                    self.publisher.extend(self.states.introduce_again());
+                    self.publisher.extend(self.states.introduce_again(self.published));
                 }
             }
         } else if let Some(lies) = digest.filter(|_| retained) {
@@ -118,6 +118,10 @@ impl Session<'_> {
         if self.clearing.is_busy() || !self.publisher.has_room() {
             return Ok(());
         }
+        // Home Assistant first lets go of what is gone: until its documents are told, it listens there.
+        if self.discovery.is_some() && self.surveying.is_some() || self.parting_until.is_some_and(|until| now < until) {
+            return Ok(());
+        }
         let gone = self.states.gone(self.published);
         if gone.is_empty() {
             return Ok(());
@@ -133,7 +137,9 @@ impl Session<'_> {
             }
             return Ok(());
         }
-        let asked = self.clearing.begin(gone);
+        let (documents, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|topic| self.states.is_document(topic));
+        let asked =
+            if self.clearing.begin(documents).is_empty() { self.clearing.begin(others) } else { self.clearing.round() };
         if !asked.is_empty() {
             self.asked = Some(self.link.subscribe(asked, true, self.timeout).map_err(SinkError::retry)?);
         }
@@ -147,6 +153,9 @@ impl Session<'_> {
             "a retained message of ours is removed"
         );
         self.publisher.push(Message::retained(topic, ""), None);
+        if self.states.is_document(topic) {
+            self.parting_until = Some(Instant::now() + PARTING);
+        }
         self.states.cleared(topic);
     }
 }
