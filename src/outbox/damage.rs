@@ -229,13 +229,19 @@ fn carry_over(damaged: &Path, file: &str, fresh: &mut Connection) -> Result<Salv
         }
         salvaged = Salvaged { events, deliveries, whole: all_events && all_deliveries };
     }
-    // What was torn apart is put right: deliveries of events that are gone, counts and states of those that are there.
+    // What was torn apart is put right: deliveries of events that are gone, counts, names and states of those that are there.
     transaction.execute_batch(
-        "DELETE FROM deliveries WHERE seq NOT IN (SELECT seq FROM events) OR sink NOT IN (SELECT id FROM sinks);
+        "CREATE TEMP VIEW named AS
+             SELECT *, iif(json_valid(body), coalesce(body ->> '$.data.region', ''), '') AS region FROM events;
+         INSERT OR IGNORE INTO names (stream, region, label_set, label, kind)
+             SELECT DISTINCT stream, region, label_set, label, kind FROM named;
+         INSERT OR IGNORE INTO event_order SELECT e.time, e.seq, n.id FROM named e
+             JOIN names n USING (stream, region, label_set, label, kind) ORDER BY e.time, e.seq;
+         DELETE FROM deliveries WHERE seq NOT IN (SELECT seq FROM events) OR sink NOT IN (SELECT id FROM sinks);
          UPDATE events SET waiting = (SELECT count(*) FROM deliveries WHERE deliveries.seq = events.seq);
          INSERT OR IGNORE INTO states (stream, region, label_set, label, seq, age, body)
-             SELECT stream, iif(json_valid(body), coalesce(body ->> '$.data.region', ''), '') AS region, label_set, label, max(seq), age, body
-             FROM events GROUP BY stream, region, label_set, label;",
+             SELECT stream, region, label_set, label, max(seq), age, body FROM named GROUP BY stream, region, label_set, label;
+         DROP VIEW temp.named;",
     )?;
     transaction.execute("DELETE FROM salvage WHERE file = ?1", [file])?;
     transaction.commit()?;

@@ -4,22 +4,17 @@
 //! Newest is by time of the sample, and by number where that is the same: a place in this order never moves, so that whoever pages with
 //! [`EventPosition`]s sees nothing twice and misses nothing, whatever is stored or thrown away meanwhile.
 //!
-//! A page costs the same wherever it begins. What is asked for by name is merged from one range of an index for each stream, set, label and type
-//! that there is; `states` knows them all. Where those are more than [`MAX_RANGES`], events are looked at one by one, [`MAX_SCAN`] a page: such
-//! a page may hold fewer events than there is room for, or none, and still not be the last.
-
-use std::collections::{BinaryHeap, VecDeque};
+//! A page costs the same wherever it begins. What is asked for by name is looked for in [`MAX_SCAN`] events a page: such a page may hold fewer
+//! events than there is room for, or none, and still not be the last. Two narrow tables make that quick, of which one is only appended to, so
+//! that storing an event stays cheap: `names` numbers each stream, region, set, label and type, `event_order` has time, number and name of every event.
 
 use rusqlite::types::Value;
-use rusqlite::{CachedStatement, Connection, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::history_reader::{Query, Row, conditions, placeholders};
-use crate::event::EventKind;
 
-/// Ranges that are merged at most: a seek of a few µs each.
-const MAX_RANGES: usize = 2048;
-/// Events that are looked at one by one for one page.
-const MAX_SCAN: usize = 4096;
+/// Events that are looked at for one page: some 10 ms.
+pub(super) const MAX_SCAN: usize = 200_000;
 
 /// A place in the order of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,13 +76,13 @@ struct Found {
     cut: Option<EventPosition>,
 }
 
-/// A page of `query` of what is older than `before`; `indexed`: the file has the indices of today's schema.
+/// A page of `query` of what is older than `before`, for which at most `scan` events are looked at (`None`: the file is of an older schema).
 ///
 /// # Errors
 /// As SQLite has it.
 pub(super) fn page(
     connection: &Connection,
-    indexed: bool,
+    scan: Option<usize>,
     query: &Query,
     before: Option<EventPosition>,
     size: PageSize,
@@ -97,18 +92,10 @@ pub(super) fn page(
     let before = query.until.map_or(before, |time| before.min(EventPosition { time, seq: 0 }));
     let transaction = connection.unchecked_transaction()?;
     let wanted = size.events.saturating_add(1);
-    let lists = [&query.streams, &query.sets, &query.labels, &query.types];
-    let by_name = lists.iter().any(|list| !list.is_empty());
     let plain = query.ids.is_empty() && query.sink.is_none() && query.state.is_none();
-    let found = if by_name && plain && indexed {
-        let ranges = ranges(&transaction, query)?;
-        if ranges.len() > MAX_RANGES {
-            scan(&transaction, query, before, wanted)?
-        } else {
-            Found { positions: merge(&transaction, query, ranges, before, wanted)?, cut: None }
-        }
-    } else {
-        Found { positions: select(&transaction, query, before, wanted)?, cut: None }
+    let found = match scan.filter(|_| plain) {
+        Some(scan) => by_name(&transaction, query, before, wanted, scan)?,
+        None => Found { positions: select(&transaction, scan.is_some(), query, before, wanted)?, cut: None },
     };
     let mut body = transaction.prepare_cached("SELECT id, body FROM events WHERE seq = ?1")?;
     let (mut page, mut bytes) = (EventPage { rows: Vec::new(), next: found.cut }, 0);
@@ -129,127 +116,77 @@ pub(super) fn page(
     Ok(page)
 }
 
-/// Any query; what it does not find it looks for to the end of the file.
+/// Any query; what it does not find it looks for to the end of the file. `ordered`: the file has `event_order`.
 fn select(
     connection: &Connection,
+    ordered: bool,
     query: &Query,
     before: EventPosition,
     wanted: usize,
 ) -> Result<Vec<EventPosition>, rusqlite::Error> {
     let (condition, mut values) = conditions(query, 0);
     values.extend([Value::from(before.time), Value::from(before.sql_seq())]);
+    let (from, of) = match (ordered, query.ids.is_empty()) {
+        // Newest first, until there are enough.
+        (true, true) => ("event_order o CROSS JOIN events e ON e.seq = o.seq", "o"),
+        _ => ("events e", "e"),
+    };
     let sql = format!(
-        "SELECT time, seq FROM events e WHERE {condition} AND (time, seq) < (?, ?) ORDER BY time DESC, seq DESC LIMIT {wanted}"
+        "SELECT {of}.time, {of}.seq FROM {from} WHERE {condition} AND ({of}.time, {of}.seq) < (?, ?) ORDER BY {of}.time DESC, {of}.seq DESC LIMIT {wanted}"
     );
     connection.prepare_cached(&sql)?.query_map(params_from_iter(values), EventPosition::of_row)?.collect()
 }
 
-/// Events one by one.
-fn scan(
+/// What is asked for by name and time alone.
+fn by_name(
     connection: &Connection,
     query: &Query,
     before: EventPosition,
     wanted: usize,
+    scan: usize,
 ) -> Result<Found, rusqlite::Error> {
-    let mut select = connection.prepare_cached(
-        "SELECT time, seq, stream, label_set, label, kind FROM events WHERE (time, seq) < (?1, ?2) AND time >= ?3
-         ORDER BY time DESC, seq DESC LIMIT ?4",
-    )?;
+    let (lists, names) = name_condition(query);
     let since = query.since.unwrap_or(i64::MIN);
-    let mut rows = select.query(params![before.time, before.sql_seq(), since, MAX_SCAN])?;
-    let lists = [&query.streams, &query.sets, &query.labels, &query.types];
-    let mut found = Found { positions: Vec::new(), cut: None };
-    let mut seen = 0;
-    while let Some(row) = rows.next()? {
-        let position = EventPosition::of_row(row)?;
-        let mut wants = true;
-        for (column, list) in (2..).zip(lists) {
-            let name = row.get_ref(column)?.as_str()?;
-            wants &= list.is_empty() || list.iter().any(|wanted| wanted == name);
-        }
-        if wants {
-            found.positions.push(position);
-            if found.positions.len() >= wanted {
-                return Ok(found);
-            }
-        }
-        seen += 1;
-        found.cut = (seen == MAX_SCAN).then_some(position);
+    let mut values = vec![Value::from(before.time), Value::from(before.sql_seq()), Value::from(since)];
+    let newest = "SELECT time, seq FROM event_order WHERE (time, seq) < (?, ?) AND time >= ?";
+    let order = "ORDER BY time DESC, seq DESC";
+    if lists.is_empty() {
+        let sql = format!("{newest} {order} LIMIT {wanted}");
+        let mut select = connection.prepare_cached(&sql)?;
+        let positions = select.query_map(params_from_iter(values), EventPosition::of_row)?.collect::<Result<_, _>>()?;
+        return Ok(Found { positions, cut: None });
     }
-    Ok(found)
+    let any = format!("SELECT 1 FROM names WHERE {lists}");
+    if !connection.prepare_cached(&any)?.exists(params_from_iter(names.iter().cloned()))? {
+        return Ok(Found { positions: Vec::new(), cut: None });
+    }
+    let cut: Option<EventPosition> = connection
+        .prepare_cached(&format!("{newest} {order} LIMIT 1 OFFSET {}", scan.saturating_sub(1)))?
+        .query_row(params_from_iter(values.iter().cloned()), EventPosition::of_row)
+        .optional()?;
+    let end = cut.unwrap_or(EventPosition { time: i64::MIN, seq: 0 });
+    values.extend([Value::from(end.time), Value::from(end.sql_seq())]);
+    values.extend(names);
+    let sql = format!(
+        "{newest} AND (time, seq) >= (?, ?) AND name IN (SELECT id FROM names WHERE {lists}) {order} LIMIT {wanted}"
+    );
+    let positions: Vec<_> = connection
+        .prepare_cached(&sql)?
+        .query_map(params_from_iter(values), EventPosition::of_row)?
+        .collect::<Result<_, _>>()?;
+    let cut = cut.filter(|_| positions.len() < wanted);
+    Ok(Found { positions, cut })
 }
 
-/// Stream, set, label, type: what an index has in order of time.
-type RangeKey = (String, String, String, String);
-
-/// Every one that `query` asks for, or one more than [`MAX_RANGES`].
-fn ranges(connection: &Connection, query: &Query) -> Result<Vec<RangeKey>, rusqlite::Error> {
-    let lists = [("stream", &query.streams), ("label_set", &query.sets), ("label", &query.labels)];
-    let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
-    let (mut condition, mut values) = ("1".to_owned(), Vec::new());
-    for (column, list) in lists {
-        condition += &format!(" AND {column} IN ({})", placeholders(list.len()));
-        values.extend(list.iter().cloned());
-    }
-    let sql =
-        format!("SELECT DISTINCT stream, label_set, label FROM states WHERE {condition} LIMIT {}", MAX_RANGES + 1);
-    let mut select = connection.prepare_cached(&sql)?;
-    let mut rows = select.query(params_from_iter(values))?;
-    let all = [EventKind::Start, EventKind::Update, EventKind::End].map(|kind| kind.as_str().to_owned());
-    let mut kinds = if query.types.is_empty() { all.to_vec() } else { query.types.clone() };
-    kinds.sort_unstable();
-    kinds.dedup();
-    let mut ranges = Vec::new();
-    while let Some(row) = rows.next()? {
-        for kind in &kinds {
-            ranges.push((row.get(0)?, row.get(1)?, row.get(2)?, kind.clone()));
-        }
-    }
-    Ok(ranges)
-}
-
-/// The newest `wanted` positions of all `ranges`.
-fn merge(
-    connection: &Connection,
-    query: &Query,
-    ranges: Vec<RangeKey>,
-    before: EventPosition,
-    wanted: usize,
-) -> Result<Vec<EventPosition>, rusqlite::Error> {
-    let mut select = connection.prepare_cached(
-        "SELECT time, seq FROM events INDEXED BY events_by_name
-         WHERE stream = ?1 AND label_set = ?2 AND label = ?3 AND kind = ?4 AND (time, seq) < (?5, ?6) AND time >= ?7
-         ORDER BY time DESC, seq DESC LIMIT ?8",
-    )?;
-    let since = query.since.unwrap_or(i64::MIN);
-    // One range alone is read at once, of many most have little to give.
-    let chunk = (2 * wanted / ranges.len().max(1)).clamp(1, wanted);
-    let read = |select: &mut CachedStatement<'_>, key: &RangeKey, before: EventPosition| {
-        let (stream, set, label, kind) = key;
-        let values = params![stream, set, label, kind, before.time, before.sql_seq(), since, chunk];
-        select.query_map(values, EventPosition::of_row)?.collect::<Result<VecDeque<_>, _>>()
-    };
-    // What was read of each range and is not taken yet; the newest of each is in the heap.
-    let mut waiting = Vec::with_capacity(ranges.len());
-    let mut newest = BinaryHeap::with_capacity(ranges.len());
-    for (index, key) in ranges.iter().enumerate() {
-        let mut read = read(&mut select, key, before)?;
-        newest.extend(read.pop_front().map(|position| (position, index)));
-        waiting.push(read);
-    }
-    let mut positions = Vec::new();
-    while let Some((position, index)) = newest.pop() {
-        positions.push(position);
-        if positions.len() >= wanted {
-            break;
-        }
-        let waiting = &mut waiting[index];
-        if waiting.is_empty() {
-            *waiting = read(&mut select, &ranges[index], position)?;
-        }
-        newest.extend(waiting.pop_front().map(|position| (position, index)));
-    }
-    Ok(positions)
+/// What `query` asks of rows of `names`; empty: nothing.
+fn name_condition(query: &Query) -> (String, Vec<Value>) {
+    let lists =
+        [("stream", &query.streams), ("label_set", &query.sets), ("label", &query.labels), ("kind", &query.types)];
+    let given = || lists.into_iter().filter(|(_, list)| !list.is_empty());
+    let conditions: Vec<_> =
+        given().map(|(column, list)| format!("{column} IN ({})", placeholders(list.len()))).collect();
+    let values = given().flat_map(|(_, list)| list.iter().cloned().map(Value::from)).collect();
+    (conditions.join(" AND "), values)
 }
 
 #[cfg(test)]

@@ -441,6 +441,11 @@ fn append(
         return Ok(None);
     }
     let seq = connection.last_insert_rowid();
+    connection.prepare_cached("INSERT INTO event_order (time, seq, name) VALUES (?1, ?2, ?3)")?.execute(params![
+        data.sampled_at.as_millisecond(),
+        seq,
+        name_of(connection, event)?
+    ])?;
     let mut deliveries = Vec::with_capacity(to.len());
     for index in to {
         connection
@@ -457,6 +462,26 @@ fn append(
         .execute(params![data.stream, region, data.set, data.label, seq, age, body])?;
     let seq = seq.unsigned_abs();
     Ok(Some((Arc::new(Stored { seq, event: Arc::clone(event), body: body.into() }), deliveries)))
+}
+
+/// The number of what an event is told of.
+fn name_of(connection: &Connection, event: &Event) -> Result<i64, rusqlite::Error> {
+    let data = &event.data;
+    let region = data.region.as_deref().unwrap_or_default();
+    let name = params![data.stream, region, data.set, data.label, event.kind.as_str()];
+    let known = connection
+        .prepare_cached(
+            "SELECT id FROM names WHERE stream = ?1 AND region = ?2 AND label_set = ?3 AND label = ?4 AND kind = ?5",
+        )?
+        .query_row(name, |row| row.get(0))
+        .optional()?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    connection
+        .prepare_cached("INSERT INTO names (stream, region, label_set, label, kind) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(name)?;
+    Ok(connection.last_insert_rowid())
 }
 
 /// `None` if there is no such delivery any more.

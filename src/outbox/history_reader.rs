@@ -139,7 +139,8 @@ impl OutboxReader {
         before: Option<EventPosition>,
         size: PageSize,
     ) -> Result<EventPage, OutboxError> {
-        event_pages::page(&self.connection, self.current, query, before, size).map_err(|error| self.failed(error))
+        let scan = self.current.then_some(event_pages::MAX_SCAN);
+        event_pages::page(&self.connection, scan, query, before, size).map_err(|error| self.failed(error))
     }
 
     /// The newest `limit` events of `query`, oldest first.

@@ -36,9 +36,19 @@ pub const STEPS: &[&str] = &[
      -- the payload published last and of the one before it; without one it may be any of ours.
      CREATE TABLE retained (
          place TEXT NOT NULL, topic TEXT NOT NULL, digest BLOB, before BLOB, PRIMARY KEY (place, topic)) STRICT, WITHOUT ROWID;",
-    "-- For pages of events, newest first (see event_pages.rs).
-     CREATE INDEX events_by_time ON events (time);
-     CREATE INDEX events_by_name ON events (stream, label_set, label, kind, time);",
+    "-- For pages of events, newest first (see event_pages.rs). An index of names would be written in as many places as there are names; this
+     -- one grows at its end. `region`: '' is the whole view.
+     CREATE TABLE names (
+         id INTEGER PRIMARY KEY, stream TEXT NOT NULL, region TEXT NOT NULL, label_set TEXT NOT NULL, label TEXT NOT NULL, kind TEXT NOT NULL,
+         UNIQUE (stream, region, label_set, label, kind)) STRICT;
+     CREATE TABLE event_order (
+         time INTEGER NOT NULL, seq INTEGER NOT NULL, name INTEGER NOT NULL, PRIMARY KEY (time, seq)) STRICT, WITHOUT ROWID;
+     CREATE TRIGGER deleted_event AFTER DELETE ON events BEGIN
+         DELETE FROM event_order WHERE time = old.time AND seq = old.seq;
+     END;
+     INSERT INTO names (stream, region, label_set, label, kind) SELECT DISTINCT stream, '', label_set, label, kind FROM events;
+     INSERT INTO event_order SELECT e.time, e.seq, n.id FROM events e
+         JOIN names n ON n.stream = e.stream AND n.label_set = e.label_set AND n.label = e.label AND n.kind = e.kind ORDER BY e.time, e.seq;",
     "-- The latest event of each label in each region of its stream; '': the whole view.
      ALTER TABLE states RENAME TO states_of_labels;
      CREATE TABLE states (
