@@ -76,7 +76,7 @@ class Bench:
         self.args, self.folder = args, folder
         with open(os.path.join(args.footage, "truth.json")) as file:
             self.truth = json.load(file)
-        self.clips = sorted(self.truth["label_sets"])
+        self.clips = sorted(name for name in self.truth["label_sets"] if f"{name}.mp4" in self.truth["clips"])
         self.env = dict(os.environ, STATE_DIRECTORY=os.path.join(folder, "state"))
 
     def vtagd(self, *words):

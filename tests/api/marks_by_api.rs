@@ -21,7 +21,9 @@ fn start(folder: &Path, token: bool) -> Daemon {
         root().join("demo/clip.mp4").display()
     );
     let mut daemon = Daemon::start(folder, &config);
-    daemon.wait_ready();
+    let url = daemon.url();
+    let bearer = format!("Bearer {TOKEN}");
+    eventually("it is ready", || (ask(&url, "GET", "/readyz", &[("Authorization", &bearer)]).0 == 200).then_some(()));
     daemon
 }
 
