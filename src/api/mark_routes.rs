@@ -134,7 +134,7 @@ pub trait MarkKeeping: Send + Sync {
     ///
     /// # Errors
     /// Why it cannot be.
-    fn judge(&self, tag: &TagTimes, is_right: bool) -> Result<(MarkView, bool), MarkRefusal>;
+    fn mark_tag(&self, tag: &TagTimes, is_right: bool) -> Result<(MarkView, bool), MarkRefusal>;
 }
 
 impl MarkRefusal {
@@ -249,7 +249,7 @@ pub(super) async fn judge_event(
                 let none = || MarkRefusal::Unknown("no such event".to_owned());
                 let failed = |error: OutboxError| MarkRefusal::Failed(format!("events cannot be read: {error}"));
                 let found = outbox.map_or(Ok(None), |outbox| tag_of(&outbox, &id)).map_err(failed)?;
-                marks.judge(&found.ok_or_else(none)?, is_right)
+                marks.mark_tag(&found.ok_or_else(none)?, is_right)
             })
             .await
         }

@@ -355,7 +355,7 @@ fn event(id: &str, verdict: Verdict, place: &Place) -> Result<(), Failure> {
     let stream = settings.streams.iter().find(|stream| *stream.source.id == *tag.stream);
     let span = marking::span_of(&tag, stream.is_some_and(marking::is_clip));
     let (kind, _) = change(&settings.state, &tag.stream, &tag.set, Some(&known), |marks| {
-        Ok(marking::judge(marks, &tag.label, span, matches!(verdict, Verdict::Right)))
+        Ok(marking::mark_tag(marks, &tag.label, span, matches!(verdict, Verdict::Right)))
     })?;
     say(&format!("marked: {kind} {span}, set `{}` on stream {}", tag.set, tag.stream));
     Ok(())

@@ -65,7 +65,7 @@ pub fn span_of(tag: &TagTimes, is_clip: bool) -> Span {
 }
 
 /// Marks a tag's time as seen, or as absent where the tag was wrong; what is marked, and whether it was not before.
-pub fn judge(marks: &mut SetMarks, label: &str, span: Span, is_right: bool) -> (MarkKind, bool) {
+pub fn mark_tag(marks: &mut SetMarks, label: &str, span: Span, is_right: bool) -> (MarkKind, bool) {
     let (seen, absent) = (MarkKind::Seen(label.to_owned()), MarkKind::Absent(label.to_owned()));
     let (kind, other) = if is_right { (seen, absent) } else { (absent, seen) };
     // Who has changed his mind says so of the same event.
@@ -124,9 +124,9 @@ impl KeptMarks {
         known: &[String],
         change: impl FnOnce(&mut SetMarks) -> Result<T, String>,
     ) -> Result<T, MarkRefusal> {
-        let (done, aside) = self::change(&self.state, stream, set, Some(known), change).map_err(refused)?;
-        if let Some(aside) = aside {
-            tracing::warn!(aside = %aside.display(), "the marks that there were are damaged; they are kept");
+        let (done, damaged) = self::change(&self.state, stream, set, Some(known), change).map_err(refused)?;
+        if let Some(file) = damaged {
+            tracing::warn!(file = %file.display(), "the marks that there were are damaged; they are kept there");
         }
         Ok(done)
     }
@@ -219,7 +219,7 @@ impl MarkKeeping for KeptMarks {
         }
     }
 
-    fn judge(&self, tag: &TagTimes, is_right: bool) -> Result<(MarkView, bool), MarkRefusal> {
+    fn mark_tag(&self, tag: &TagTimes, is_right: bool) -> Result<(MarkView, bool), MarkRefusal> {
         let (stream, set) = (&*tag.stream, &*tag.set);
         let gone = |_| MarkRefusal::Conflict("its stream has no such label set any more".to_owned());
         let (known, is_clip) = self.labels(stream, set).map_err(gone)?;
@@ -228,7 +228,7 @@ impl MarkKeeping for KeptMarks {
         }
         let span = span_of(tag, is_clip);
         let (kind, is_new) =
-            self.changed((stream, set), &known, |marks| Ok(judge(marks, &tag.label, span, is_right)))?;
+            self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, &tag.label, span, is_right)))?;
         Ok((view(stream, set, &kind, &span), is_new))
     }
 }
