@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array1, Array2};
 use vtagd::batching::batcher::Batcher;
+use vtagd::calibrate::past_samples::PastMargins;
 use vtagd::calibrate::{self, Recording, Sample, Setting};
 use vtagd::event::{Emitter, LabelRules, ModelRef, SetRules, ThresholdOrigin, Thresholds, Tracker};
 use vtagd::frame::thumbprint::Thumbprint;
 use vtagd::frame::view::Region;
 use vtagd::frame::{FrameTime, Matrix, Picture, PixelFormat, Range};
+use vtagd::history::name_table::Name;
+use vtagd::history::past_rows;
+use vtagd::history::row_store::{NewRow, RetentionLimits, RowStore};
 use vtagd::model::{Activation, LogitParameters};
 use vtagd::score::Scoring;
 use vtagd::score::{Block, LabelEmbeddings, LabelScore, Rival, Scorer, SetEmbeddings};
@@ -164,6 +168,52 @@ fn calibrating(c: &mut Criterion) {
     let recording = Recording { samples: &samples, seen: &seen, absent: &absent };
     c.bench_function("calibrate one label of a day, 86 400 rows", |b| {
         b.iter(|| calibrate::label(black_box(&[recording]), &setting).found.is_ok())
+    });
+    day_of_history(c, &seen, &absent, &setting);
+}
+
+/// The same from the history's files: every row read, turned back and scored against five labels, which are all calibrated.
+fn day_of_history(c: &mut Criterion, seen: &[(f64, f64)], absent: &[(f64, f64)], setting: &Setting) {
+    const LENGTH: usize = 512;
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = Name { stream: "gate".into(), region: String::new(), model: "m".into() };
+    let rows = |seed: usize, rows: usize| {
+        let mut all =
+            Array2::from_shape_fn((rows, LENGTH), |(r, c)| ((r * 31 + c * 17 + seed * 7) % 101) as f32 - 50.0);
+        all.rows_mut().into_iter().for_each(|mut row| {
+            let norm = row.dot(&row).sqrt();
+            row.mapv_inplace(|x| x / norm);
+        });
+        all
+    };
+    let limits = RetentionLimits { max_size: 1 << 30, max_age: Duration::from_secs(1 << 20), min_change: 0.0 };
+    let (mut store, _) = RowStore::open(Some(folder.path()), limits, Instant::now()).expect("a store");
+    let embeddings = rows(1, 997);
+    for second in 0..86_400_usize {
+        let embedding = embeddings.row(second % 997);
+        let embedding = embedding.as_slice().expect("a row lies in one piece");
+        let row = NewRow { name: &name, tile: 0, at: second as i64 * 1000, embedding };
+        store.push(&row, Instant::now()).expect("room");
+    }
+    let label = |n: usize| LabelEmbeddings { name: n.to_string(), prompts: rows(n + 2, 2), negatives: rows(n + 50, 1) };
+    let block = Block { labels: (0..5).map(label).collect(), background: rows(99, 5) };
+    let logits = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
+    let set = SetEmbeddings { name: "bench".into(), scoring: Scoring::Independent, blocks: vec![block] };
+    let scorer = Scorer::new(&set, logits).expect("one length");
+    c.bench_function("calibrate five labels of a day of history, 86 400 rows", |b| {
+        b.iter(|| {
+            let mut past = PastMargins::new(5);
+            past_rows::visit(&store.stored(), &name, (0, i64::MAX), &mut |row| {
+                let scores = scorer.score(row.embedding.into());
+                past.push(row.tile, (row.from, row.until), scores.iter().map(|score| score.margin))
+            });
+            let moments = past.moments();
+            for label in 0..5 {
+                let samples = past.samples(&moments, label);
+                assert_eq!(samples.len(), 86_400);
+                black_box(calibrate::label(&[Recording { samples: &samples, seen, absent }], setting));
+            }
+        });
     });
 }
 

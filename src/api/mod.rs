@@ -14,6 +14,7 @@ mod handlers;
 mod limits;
 mod live;
 mod live_client;
+mod mark_routes;
 mod model_queries;
 mod openapi;
 mod openapi_programs;
@@ -56,6 +57,7 @@ use model_queries::Answering;
 
 pub use access::Access;
 pub use forwarded_for::AddressRange;
+pub use mark_routes::{MarkKeeping, MarkRefusal, MarkView, NewMark};
 pub use model_queries::{ModelQueries, QueryRefusal, SetScores, TagScore};
 
 /// Why frames may flow.
@@ -138,6 +140,8 @@ pub struct Board {
     live: LiveHub,
     /// `None` until the model is warm.
     answering: RwLock<Option<Answering>>,
+    /// `None` until the streams are known.
+    marks: RwLock<Option<Arc<dyn MarkKeeping>>>,
     /// Turns of those who read stored events.
     readers: Arc<Semaphore>,
     /// Turns of those who have pictures encoded.
@@ -162,6 +166,7 @@ impl Board {
             live_scores: Arc::default(),
             live: LiveHub::default(),
             answering: RwLock::default(),
+            marks: RwLock::default(),
             readers: Arc::new(Semaphore::new(events::READERS)),
             encoders: Arc::new(Semaphore::new(stream_detail::ENCODERS)),
             latest_pictures: Arc::default(),
@@ -265,6 +270,15 @@ impl Board {
     /// Says who answers what is asked of the model.
     pub fn set_model_queries(&self, queries: Arc<dyn ModelQueries>) {
         *self.answering.write() = Some(Answering::new(queries));
+    }
+
+    /// Says who keeps what people say of the past.
+    pub fn set_marks(&self, marks: Arc<dyn MarkKeeping>) {
+        *self.marks.write() = Some(marks);
+    }
+
+    fn marks(&self) -> Option<Arc<dyn MarkKeeping>> {
+        self.marks.read().clone()
     }
 
     fn answering(&self) -> Option<Answering> {

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::{openapi_programs, parameters, scores, search};
+use super::{mark_routes, openapi_programs, parameters, scores, search};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -274,7 +274,7 @@ fn schemas() -> Value {
         "scoring": { "enum": ["exclusive", "independent"] }, "ensemble": { "enum": ["embeddings", "probabilities"] },
         "templates": list(string.clone()), "background": list(string.clone()), "streams": list(string.clone()), "details": list(label),
     }));
-    json!({
+    let mut all = json!({
         "Error": object(json!({ "error": string })),
         "Streams": object(json!({ "streams": list(of("Stream")) })),
         "Stream": stream,
@@ -294,5 +294,9 @@ fn schemas() -> Value {
         "Moments": search::schema(),
         "Session": openapi_programs::session(),
         "SessionEnded": object(json!({ "ended": flag })),
-    })
+    });
+    for (name, schema) in mark_routes::schemas() {
+        all[name] = schema;
+    }
+    all
 }

@@ -52,6 +52,10 @@ pub(super) enum ParameterKind {
         letter: char,
         digits: usize,
     },
+    /// A moment of a stream: a point in time, or seconds of a file.
+    Moment,
+    /// One of the others, which is not to be left out.
+    Required(&'static ParameterKind),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +93,11 @@ impl Parameters {
             let parsed = parameter.kind.parse(&value, now);
             read.0
                 .push((name, parsed.ok_or_else(|| format!("the parameter {name} is {}", parameter.kind.expected()))?));
+        }
+        let missing =
+            |one: &&Parameter| matches!(one.kind, ParameterKind::Required(_)) && read.find(one.name).is_none();
+        if let Some(Parameter { name, kind, .. }) = known.iter().find(missing) {
+            return Err(format!("the parameter {name} is missing: it is {}", kind.expected()));
         }
         Ok(read)
     }
@@ -157,6 +166,9 @@ impl ParameterKind {
                 let is_one = |rest: &str| rest.len() == digits && rest.bytes().all(hexadecimal);
                 text.strip_prefix(letter).is_some_and(is_one).then(as_text)
             }
+            Self::Moment if is_seconds(text) => Some(as_text()),
+            Self::Moment => time(text, now).map(|at| Parsed::Text(at.to_string())),
+            Self::Required(kind) => kind.parse(text, now),
         }
     }
 
@@ -175,6 +187,8 @@ impl ParameterKind {
                     .to_owned()
             }
             Self::Cursor { .. } => "what `next` of the page before says".to_owned(),
+            Self::Moment => format!("seconds of a file such as 12.5, or {}", Self::Time.expected()),
+            Self::Required(kind) => kind.expected(),
         }
     }
 
@@ -200,6 +214,14 @@ impl ParameterKind {
             Self::Cursor { letter, digits } => {
                 json!({ "type": "string", "pattern": format!("^{letter}[0-9a-f]{{{digits}}}$") })
             }
+            Self::Moment => {
+                let mut schema = Self::Time.schema();
+                if let Some(any) = schema["anyOf"].as_array_mut() {
+                    any.push(json!({ "pattern": "^[0-9]{1,9}(\\.[0-9]{1,6})?$" }));
+                }
+                schema
+            }
+            Self::Required(kind) => kind.schema(),
         }
     }
 }
@@ -208,6 +230,13 @@ impl ParameterKind {
 fn texts(text: &str, is_right: impl Fn(&str) -> bool) -> Option<Parsed> {
     let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
     parts.iter().all(|part| !part.is_empty() && is_right(part)).then_some(Parsed::Texts(parts))
+}
+
+/// Whether it is a number of seconds, as the document has it.
+fn is_seconds(text: &str) -> bool {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let is_digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    is_digits(whole, 9) && is_digits(part, 6)
 }
 
 /// A point in time, or how long ago.
@@ -226,7 +255,7 @@ fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
 /// The parameters as the document tells them.
 pub(super) fn documented(parameters: &[Parameter]) -> impl Iterator<Item = Value> {
     parameters.iter().map(|Parameter { name, kind, meaning }| {
-        let required = matches!(kind, ParameterKind::Prompt { required: true });
+        let required = matches!(kind, ParameterKind::Prompt { required: true } | ParameterKind::Required(_));
         let mut told =
             json!({ "name": name, "in": "query", "required": required, "schema": kind.schema(), "description": meaning });
         if matches!(kind, ParameterKind::Texts | ParameterKind::Words(_)) {
@@ -317,6 +346,29 @@ mod tests {
             let why = read(query).expect_err(query);
             assert!(why.contains(&format!("the parameter {name} ")), "{query}: {why}");
         }
+    }
+
+    #[test]
+    fn one_that_is_needed_is_missed_by_name_and_a_moment_is_a_time_or_seconds() {
+        const NEEDED: &[Parameter] =
+            &[Parameter { name: "from", kind: ParameterKind::Required(&ParameterKind::Moment), meaning: "" }];
+        let from = |query| Parameters::read(query, NEEDED, now()).map(|read| read.text("from").map(str::to_owned));
+        for (query, moment) in [
+            ("from=12.5", "12.5"),
+            ("from=0", "0"),
+            ("from=1h", "2026-05-01T11:00:00Z"),
+            ("from=2026-05-01T13:30:00%2B01:30", "2026-05-01T12:00:00Z"),
+        ] {
+            assert_eq!(from(Some(query)), Ok(Some(moment.to_owned())), "{query}");
+        }
+        for query in [None, Some("")] {
+            assert!(from(query).unwrap_err().contains("the parameter from is missing"), "{query:?}");
+        }
+        for query in ["from=", "from=-1", "from=1e3", "from=.5", "from=5.", "from=1234567890", "from=noon", "from=inf"]
+        {
+            assert!(from(Some(query)).unwrap_err().contains("the parameter from is seconds"), "{query}");
+        }
+        assert_eq!(documented(NEEDED).next().unwrap()["required"], true);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, live, model_queries, openapi, openapi_programs, scores, search,
-    snapshots, stream_detail,
+    Shared, browser_session, events, handlers, live, mark_routes, model_queries, openapi, openapi_programs, scores,
+    search, snapshots, stream_detail,
 };
 
 /// Who may ask.
@@ -206,6 +206,11 @@ pub(super) fn all() -> Vec<Route> {
             read("events", "Events that are kept, whatever became of them, newest first, a page at a time.", "Events"),
         )
         .taking(events::PARAMETERS),
+        Route::post("/api/v1/events/{id}/mark", CHANGE, mark_routes::judge_event, mark_routes::of_verdict())
+            .taking(mark_routes::VERDICT),
+        Route::get("/api/v1/marks", READ, mark_routes::list_marks, mark_routes::of_list()).taking(mark_routes::FILTER),
+        Route::post("/api/v1/marks", CHANGE, mark_routes::add_mark, mark_routes::of_add()).taking(mark_routes::NEW),
+        Route::delete("/api/v1/marks/{id}", CHANGE, mark_routes::remove_mark, mark_routes::of_remove()),
         Route::get(
             "/api/v1/snapshots",
             READ,

@@ -82,7 +82,7 @@ pub(super) fn schema() -> Value {
         with(json!({
             "region": or_null(&text), "set": text, "label": text,
             "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
-            "thresholds_from": { "enum": ["configuration", "calibration", "waiting"] }, "waits": or_null(&text),
+            "thresholds_from": { "enum": ["configuration", "calibration", "waiting"] }, "waits": or_null(&text), "drift": or_null(&number),
             "state": { "enum": ["idle", "rising", "open", "cooldown"] },
             "since": or_null(&time), "until": or_null(&time),
             "peak": or_null(&peak),

@@ -19,6 +19,7 @@ pub(super) fn text(shared: &Shared, now: Instant) -> String {
     if shared.board.scores_in_metrics.load(Ordering::Relaxed) {
         scores(&mut text, &shared.board);
     }
+    drifts(&mut text, &shared.board, now);
     label_sets(&mut text, &shared.board);
     let gpus = shared.board.gpus.lock().clone();
     // A driver that hangs says nothing more; the last it said is no news after a while.
@@ -55,6 +56,23 @@ fn scores(text: &mut Exposition, board: &Board) {
             let labels = [("stream", stream.id()), ("set", &*latest.set), ("label", &*latest.label)];
             let labels: Vec<(&str, &str)> = labels.into_iter().chain(region).collect();
             text.sample("vtagd_label_margin", &labels, f64::from(latest.score.margin));
+        }
+    }
+}
+
+/// How far each calibrated label has drifted, in the order of the configuration as far as [`MOST_SCORES`] goes.
+fn drifts(text: &mut Exposition, board: &Board, now: Instant) {
+    let mut left = MOST_SCORES;
+    for stream in board.streams().iter() {
+        for drift in board.live_scores().drifts(stream.id(), now) {
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            let region = drift.region.as_deref().map(|region| ("region", region));
+            let labels = [("stream", stream.id()), ("set", &*drift.set), ("label", &*drift.label)];
+            let labels: Vec<(&str, &str)> = labels.into_iter().chain(region).collect();
+            text.sample("vtagd_calibration_drift", &labels, f64::from(drift.share));
         }
     }
 }

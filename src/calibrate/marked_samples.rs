@@ -70,10 +70,13 @@ fn counted(sample: &Sample, first: f64, last: f64, every: Duration) -> Option<We
     if to < from - TINY {
         return None;
     }
-    let every = every.as_secs_f64().max(1e-3);
     // As many steps as fit, and the sample that begins them.
-    let steps = ((to - from).max(0.0) / every + TINY).floor();
-    Some(Weighted { margin: sample.margin, count: 1 + steps as u64 })
+    Some(Weighted { margin: sample.margin, count: 1 + steps(to - from, every) })
+}
+
+/// How many sampling intervals fit into so many seconds.
+pub fn steps(seconds: f64, every: Duration) -> u64 {
+    (seconds.max(0.0) / every.as_secs_f64().max(1e-3) + TINY).floor() as u64
 }
 
 /// Sorted, and those that overlap or touch as one.

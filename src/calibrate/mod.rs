@@ -9,6 +9,7 @@ pub mod fit;
 pub mod held_out;
 pub mod marked_samples;
 pub mod marks;
+pub mod past_samples;
 pub mod timing;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! `vtagd labels calibrate` and `confirm`: thresholds out of marks, written below the state directory where that is asked for.
 //!
-//! In: a configuration, a label set and a stream of it, what the stream was like (clips, or the file that it is), and marks. Out: what was
+//! In: a configuration, a label set and a stream of it, what the stream was like (its history, clips, or the file that it is), and marks. Out: what was
 //! found, for people or as JSON, with a picture on demand; with `--write` the calibration, which a daemon takes at its next reload. Margins
 //! are those of the daemon's own scorer. On the main thread, which waits.
 
@@ -8,15 +8,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::calibrate_report::{LabelReport, Report};
+use super::calibrate_past::{self, PastScores};
+use super::calibrate_report::{LabelReport, Report, ReportedRecording};
 use super::marks::{self, Failure};
 use super::tag::clip_scores::{self, ClipScores, ScoredStream};
 use super::{DEFAULT_CONFIG, calibrate_plot, complain, plural, pull, say};
 use crate::calibrate::marks::SetMarks;
+use crate::calibrate::past_samples;
 use crate::calibrate::{self, Recording, Sample, Setting};
 use crate::config::{self, ModelChoice, Settings, calibrations};
 use crate::daemon::running_streams;
+use crate::event::ThresholdOrigin;
 use crate::event::cloud_event::seconds;
+use crate::event::drift::UsualRange;
 use crate::label::calibration_file::{self, CalibratedLabel};
 use crate::label::{LabelSet, mark_store};
 use crate::model::prepared;
@@ -37,10 +41,11 @@ pub struct Args {
     /// The region, of a stream that has some.
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
-    /// A video of what the stream sees; may be given several times [default: the stream itself, where it is a file].
+    /// A video of what the stream sees; may be given several times [default: the stream's history, or the stream itself where it is a file].
     #[arg(long = "clip", value_name = "FILE")]
     clips: Vec<PathBuf>,
-    /// What is seen when, in seconds of the clip (YAML or JSON); one for each --clip, in the same order.
+    /// What is seen when (YAML or JSON), in seconds of a clip: one for each --clip, in the same order; of a camera by the clock [default: what
+    /// `vtagd marks` keeps].
     #[arg(long = "marks", value_name = "FILE")]
     marks: Vec<PathBuf>,
     /// Only this label; may be given several times.
@@ -91,10 +96,28 @@ fn end(done: Result<u8, Failure>) -> u8 {
     })
 }
 
-/// What a clip is held against.
-struct MarkedClip {
-    scores: ClipScores,
+/// What marks are held against.
+struct MarkedRecording {
+    name: String,
+    scores: Scores,
     marks: SetMarks,
+}
+
+enum Scores {
+    /// By seconds from its first picture.
+    Clip(ClipScores),
+    /// By the clock.
+    Past(PastScores),
+}
+
+/// All that was seen of the stream.
+struct Observed {
+    settings: Settings,
+    /// Index of the set there.
+    set: usize,
+    /// The model's fingerprint.
+    model: String,
+    recordings: Vec<MarkedRecording>,
 }
 
 fn calibrated(args: &Args) -> Result<u8, Failure> {
@@ -108,38 +131,31 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
     if let Some(plot) = &args.plot {
         writable::file(plot).map_err(|error| (format!("--plot {}: {error}", plot.display()), 2))?;
     }
-    let scored = clip_scores::score(&args.config, &args.stream, at_view, &args.set, &args.clips);
-    let ScoredStream { settings: own, stream, model, clips } = scored.map_err(|code| (String::new(), code))?;
-    let clips: Vec<MarkedClip> =
-        clips.into_iter().zip(marks).map(|(scores, marks)| MarkedClip { scores, marks }).collect();
-    let configured = settings.streams.iter().find(|one| *one.source.id == *args.stream);
+    let Observed { settings: own, set: at_set, model, recordings } = observed(args, &settings, at_view, marks)?;
+    let configured = own.streams.iter().find(|one| *one.source.id == *args.stream);
     let view = configured.and_then(|one| one.views.get(at_view));
-    let (Some(set), Some(configured), Some(view)) = (own.label_sets.first(), configured, view) else {
+    let (Some(set), Some(configured), Some(view)) = (own.label_sets.get(at_set), configured, view) else {
         return Err(("the configuration has changed meanwhile".to_owned(), 1));
-    };
-    let setting = |label| {
-        let (thresholds, origin) = calibrations::in_force(&own, 0, label, configured, view, Some(&model));
-        Setting {
-            every: stream.interval.at_start(),
-            gap: running_streams::gap(configured),
-            current: Some(thresholds).filter(|_| !origin.is_waiting()),
-            base: config::thresholds(label, &own.events),
-            origin: Instant::now(),
-        }
     };
     let wanted = |name: &String| args.labels.is_empty() || args.labels.contains(name);
     let mut reports = Vec::new();
     for (at, label) in set.labels.iter().enumerate().filter(|(_, label)| wanted(&label.name)) {
-        reports.push(LabelReport::new(
-            &label.name,
-            of_label(&clips, at, &label.name, &setting(label)),
-            &setting(label),
-        ));
+        let (thresholds, origin) = calibrations::in_force(&own, at_set, label, configured, view, Some(&model));
+        let setting = Setting {
+            every: configured.interval.at_start(),
+            gap: running_streams::gap(configured),
+            current: Some(thresholds).filter(|_| !origin.is_waiting()),
+            base: config::thresholds(label, &own.events),
+            origin: Instant::now(),
+        };
+        let usual = if let ThresholdOrigin::Calibration(usual) = origin { Some(usual) } else { None };
+        reports.push(of_label(&recordings, at, &label.name, &setting, usual));
     }
     let mut report = Report {
         set: args.set.clone(),
         stream: args.stream.clone(),
-        recordings: clips.iter().map(|clip| clip.scores.name.clone()).collect(),
+        region: args.region.clone(),
+        recordings: recordings.iter().map(MarkedRecording::reported).collect(),
         labels: reports,
         written: None,
     };
@@ -164,6 +180,56 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What the stream was like, with what is marked of it.
+fn observed(args: &Args, settings: &Settings, at_view: usize, marks: Marks) -> Result<Observed, Failure> {
+    let marks = match marks {
+        Marks::OfClips(marks) => marks,
+        Marks::ByClock(marks) => {
+            let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
+            let at_set = settings.label_sets.iter().position(|set| set.name == args.set);
+            let view = stream.and_then(|stream| stream.views.get(at_view));
+            let set = at_set.and_then(|at| settings.label_sets.get(at));
+            let (Some(stream), Some(view), Some(set), Some(at_set)) = (stream, view, set, at_set) else {
+                return Err(("the configuration has changed meanwhile".to_owned(), 1));
+            };
+            let past = calibrate_past::read(settings, stream, view, set, &marks)?;
+            let (model, name) = (past.model.clone(), "its history".to_owned());
+            let recordings = vec![MarkedRecording { name, scores: Scores::Past(past), marks }];
+            return Ok(Observed { settings: settings.clone(), set: at_set, model, recordings });
+        }
+    };
+    let scored = clip_scores::score(&args.config, &args.stream, at_view, &args.set, &args.clips);
+    let ScoredStream { settings, model, clips } = scored.map_err(|code| (String::new(), code))?;
+    let recordings = clips.into_iter().zip(marks).map(|(clip, marks)| MarkedRecording {
+        name: clip.name.clone(),
+        scores: Scores::Clip(clip),
+        marks,
+    });
+    Ok(Observed { recordings: recordings.collect(), settings, set: 0, model })
+}
+
+impl MarkedRecording {
+    fn is_clip(&self) -> bool {
+        matches!(self.scores, Scores::Clip(_))
+    }
+
+    fn reported(&self) -> ReportedRecording {
+        ReportedRecording { name: self.name.clone(), is_clip: self.is_clip() }
+    }
+
+    /// Of the label with this index.
+    fn samples(&self, label: usize) -> Vec<Sample> {
+        match &self.scores {
+            Scores::Clip(clip) => {
+                let of = clip.samples.iter();
+                of.filter_map(|(time, scores)| Some(Sample::at(seconds(time.media), scores.get(label)?.margin)))
+                    .collect()
+            }
+            Scores::Past(past) => past.margins.samples(&past.moments, label),
+        }
+    }
+}
+
 /// Which of the stream's views is meant.
 fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
     let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
@@ -184,61 +250,86 @@ fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
     })
 }
 
-/// The marks of each clip.
-fn marks_for(args: &Args, settings: &Settings, known: &[String]) -> Result<Vec<SetMarks>, Failure> {
-    if !args.marks.is_empty() {
-        if args.marks.len() != args.clips.len().max(1) {
-            let (marks, clips) = (args.marks.len(), args.clips.len().max(1));
-            return Err((
-                format!("{} for {}: give one for each clip", plural(marks, "--marks"), plural(clips, "clip")),
-                2,
-            ));
-        }
-        return args
-            .marks
-            .iter()
-            .map(|file| {
-                let marks = marks::read_form(file)?;
-                let mut problems = marks.problems(Some(known));
-                if marks.all().iter().any(|(_, span)| !span.0.is_media()) {
-                    problems.push("marks of a clip are seconds from its first picture, not times of day".to_owned());
-                }
-                match problems[..] {
-                    [] => Ok(marks),
-                    ref problems => Err((format!("{}: {}", file.display(), problems.join("\n")), 2)),
-                }
-            })
-            .collect();
-    }
-    let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
-    if !stream.is_some_and(|stream| matches!(stream.source.location, Location::File(_))) {
-        let why = "is no file, so nothing says what its clips show: give --clip and --marks";
-        return Err((format!("stream {} {why}", args.stream), 2));
-    }
-    if args.clips.len() > 1 {
-        return Err(("several clips need --marks each".to_owned(), 2));
-    }
-    let mut kept = mark_store::read(&settings.state).map_err(|error| (error.to_string(), error.exit_code()))?;
-    let marks = kept.remove(&args.stream).and_then(|mut sets| sets.remove(&args.set));
-    marks.map(|marks| vec![marks]).ok_or_else(|| {
-        let how = "`vtagd marks add` says what was seen when, or --marks FILE";
-        (format!("nothing is marked of the set `{}` on stream {}: {how}", args.set, args.stream), 2)
-    })
+/// What is marked.
+enum Marks {
+    /// Of each clip.
+    OfClips(Vec<SetMarks>),
+    /// Of the stream's past.
+    ByClock(SetMarks),
 }
 
-/// What is found for the label with this index.
-fn of_label(clips: &[MarkedClip], at: usize, name: &str, setting: &Setting) -> calibrate::LabelOutcome {
-    let samples: Vec<Vec<Sample>> = clips
-        .iter()
-        .map(|clip| {
-            let of = clip.scores.samples.iter();
-            of.filter_map(|(time, scores)| Some(Sample::at(seconds(time.media), scores.get(at)?.margin))).collect()
-        })
-        .collect();
-    let spans: Vec<_> = clips.iter().map(|clip| (clip.marks.seen(name, true), clip.marks.absent(name, true))).collect();
+fn marks_for(args: &Args, settings: &Settings, known: &[String]) -> Result<Marks, Failure> {
+    let mut given = Vec::new();
+    for file in &args.marks {
+        let marks = marks::read_form(file)?;
+        let problems = marks.problems(Some(known));
+        if !problems.is_empty() {
+            return Err((format!("{}: {}", file.display(), problems.join("\n")), 2));
+        }
+        given.push((file, marks));
+    }
+    let is_clock = |marks: &SetMarks| marks.all().iter().any(|(_, span)| !span.0.is_media());
+    let wanted = args.clips.len().max(1);
+    if !given.is_empty() && given.len() != wanted {
+        let (marks, clips) = (plural(given.len(), "--marks"), plural(wanted, "clip"));
+        return Err((format!("{marks} for {clips}: give one for each clip"), 2));
+    }
+    if given.is_empty() && wanted > 1 {
+        return Err(("several clips need --marks each".to_owned(), 2));
+    }
+    if let Some((file, _)) = given.iter().find(|(_, marks)| !args.clips.is_empty() && is_clock(marks)) {
+        let why = "marks of a clip are seconds from its first picture, not times of day";
+        return Err((format!("{}: {why}", file.display()), 2));
+    }
+    let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
+    let is_file = stream.is_some_and(|stream| matches!(stream.source.location, Location::File(_)));
+    if given.is_empty() {
+        if !args.clips.is_empty() && !is_file {
+            let why = "is no file, so nothing says what its clips show: give --marks with --clip";
+            return Err((format!("stream {} {why}", args.stream), 2));
+        }
+        let mut kept = mark_store::read(&settings.state).map_err(|error| (error.to_string(), error.exit_code()))?;
+        let marks = kept.remove(&args.stream).and_then(|mut sets| sets.remove(&args.set));
+        let marks = marks.ok_or_else(|| {
+            let how = "`vtagd marks add` says what was seen when, or --marks FILE";
+            (format!("nothing is marked of the set `{}` on stream {}: {how}", args.set, args.stream), 2)
+        })?;
+        return Ok(if args.clips.is_empty() { by_kind(marks, is_file) } else { Marks::OfClips(vec![marks]) });
+    }
+    let mut marks = given.into_iter().map(|(_, marks)| marks);
+    match (&args.clips[..], marks.next()) {
+        ([], Some(marks)) => Ok(by_kind(marks, is_file)),
+        (_, first) => Ok(Marks::OfClips(first.into_iter().chain(marks).collect())),
+    }
+}
+
+/// A file can be looked at again, unless all that is marked of it is by the clock: then there is only the past.
+fn by_kind(marks: SetMarks, is_file: bool) -> Marks {
+    let has_seconds = marks.all().iter().any(|(_, span)| span.0.is_media());
+    if is_file && has_seconds { Marks::OfClips(vec![marks]) } else { Marks::ByClock(marks) }
+}
+
+/// What is found for the label with this index; `usual`: the margins that it was calibrated on before.
+fn of_label(
+    marked: &[MarkedRecording],
+    at: usize,
+    name: &str,
+    setting: &Setting,
+    usual: Option<UsualRange>,
+) -> LabelReport {
+    let samples: Vec<Vec<Sample>> = marked.iter().map(|recording| recording.samples(at)).collect();
+    let spans: Vec<_> =
+        marked.iter().map(|one| (one.marks.seen(name, one.is_clip()), one.marks.absent(name, one.is_clip()))).collect();
     let recordings: Vec<Recording<'_>> =
         samples.iter().zip(&spans).map(|(samples, (seen, absent))| Recording { samples, seen, absent }).collect();
-    calibrate::label(&recordings, setting)
+    let of_both = recordings.iter().map(|one| past_samples::of_both(one.samples, one.seen, one.absent)).sum();
+    let enter = setting.current.map(|current| current.enter.margin());
+    let drift = usual.zip(enter).and_then(|(usual, enter)| {
+        let samples = &recordings.last()?.samples;
+        past_samples::drift(samples, setting.every, &usual, enter)
+    });
+    let outcome = calibrate::label(&recordings, setting);
+    LabelReport { label: name.to_owned(), outcome, current: setting.current, of_both, drift }
 }
 
 /// Keeps what was found; where.

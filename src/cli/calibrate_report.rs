@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::calibrate::written;
+use super::plural;
 use crate::calibrate::advice::Why;
 use crate::calibrate::held_out::Tally;
-use crate::calibrate::{EstimatedRate, LabelOutcome, Setting};
+use crate::calibrate::marks::MarkTime;
+use crate::calibrate::{EstimatedRate, LabelOutcome};
 use crate::event::Thresholds;
 use crate::score::margin;
 
@@ -19,9 +21,36 @@ const MOST_EVENTS: usize = 20;
 pub(super) struct Report {
     pub set: String,
     pub stream: String,
-    pub recordings: Vec<String>,
+    pub region: Option<String>,
+    pub recordings: Vec<ReportedRecording>,
     pub labels: Vec<LabelReport>,
     pub written: Option<PathBuf>,
+}
+
+/// What was looked at.
+pub(super) struct ReportedRecording {
+    pub name: String,
+    /// Its moments are seconds from the first picture; else they are those of the clock.
+    pub is_clip: bool,
+}
+
+impl ReportedRecording {
+    /// A moment of it, as it would be marked.
+    fn moment(&self, at: f64) -> MarkTime {
+        if self.is_clip {
+            return MarkTime::Media(at);
+        }
+        let wall = jiff::Timestamp::from_millisecond((at * 1000.0).round() as i64);
+        wall.map_or(MarkTime::Media(at), MarkTime::Wall)
+    }
+
+    /// For a person.
+    fn shown(&self, at: f64) -> String {
+        match self.moment(at) {
+            MarkTime::Media(seconds) => format!("{seconds:.1}"),
+            MarkTime::Wall(wall) => wall.strftime("%FT%T%.1fZ").to_string(),
+        }
+    }
 }
 
 /// Of a label.
@@ -29,15 +58,15 @@ pub(super) struct LabelReport {
     pub label: String,
     pub outcome: LabelOutcome,
     /// What is in force.
-    current: Option<Thresholds>,
+    pub current: Option<Thresholds>,
+    /// Rows of the past that stand for what is marked as seen and for what is not.
+    pub of_both: usize,
+    /// Where it is calibrated already: samples below `enter`, of the last day, and which share of them lies beyond what it was calibrated on.
+    pub drift: Option<(u64, f64)>,
 }
 
 impl LabelReport {
-    pub fn new(label: &str, outcome: LabelOutcome, setting: &Setting) -> Self {
-        Self { label: label.to_owned(), outcome, current: setting.current }
-    }
-
-    fn json(&self, recordings: &[String]) -> Value {
+    fn json(&self, recordings: &[ReportedRecording]) -> Value {
         let found = self.outcome.found.as_ref();
         let thresholds = |thresholds: &Thresholds| {
             let level = |threshold: crate::score::Threshold| {
@@ -61,16 +90,14 @@ impl LabelReport {
         let checked = self.outcome.check.as_ref().ok().map(|check| {
             json!({ "folds": check.folds, "before": check.before.as_ref().map(of_tally), "after": of_tally(&check.after) })
         });
-        let name = |at: usize| recordings.get(at).cloned().unwrap_or_default();
-        let events: Vec<Value> = self
-            .outcome
-            .events
-            .iter()
-            .enumerate()
-            .map(|(at, events)| json!({ "recording": name(at), "events": events }))
-            .collect();
-        let advice = self.outcome.advice.iter().map(|moment| {
-            json!({ "recording": name(moment.recording), "at": moment.at, "margin": moment.margin, "why": moment.why })
+        let events = recordings.iter().zip(&self.outcome.events).map(|(recording, events)| {
+            let spans = events.iter().map(|(from, to)| [recording.moment(*from), recording.moment(*to)]);
+            json!({ "recording": recording.name, "events": spans.collect::<Vec<_>>() })
+        });
+        let advice = self.outcome.advice.iter().filter_map(|moment| {
+            let recording = recordings.get(moment.recording)?;
+            let at = recording.moment(moment.at);
+            Some(json!({ "recording": recording.name, "at": at, "margin": moment.margin, "why": moment.why }))
         });
         json!({
             "label": self.label,
@@ -84,21 +111,38 @@ impl LabelReport {
             "checked": checked,
             "not_checked": self.outcome.check.as_ref().err(),
             "histogram": self.outcome.histogram,
-            "events": events,
+            "rows_of_both": self.of_both,
+            "drift": self.drift.map(|(samples, share)| json!({ "samples": samples, "share": share })),
+            "events": events.collect::<Vec<_>>(),
             "advice": advice.collect::<Vec<_>>(),
         })
     }
 
-    fn text(&self, recordings: &[String]) -> String {
+    fn text(&self, recordings: &[ReportedRecording]) -> String {
         let mut out = format!("{}\n", self.label);
         // A string takes everything.
         let mut line = |text: String| {
             let _ = writeln!(out, "  {text}");
         };
         for (at, from, to) in &self.outcome.without_samples {
-            let name = recordings.get(*at).map_or("", String::as_str);
+            let Some(recording) = recordings.get(*at) else { continue };
+            let (from, to, name) = (recording.shown(*from), recording.shown(*to), &recording.name);
             line(format!(
                 "the mark from {from} to {to} of {name} has no sample that counts: it is too short, or not in it"
+            ));
+        }
+        if let Some((samples, share)) = self.drift {
+            line(format!(
+                "{:.0} % of the last day's {} below `enter` lie beyond what it was calibrated on",
+                share * 100.0,
+                plural(samples as usize, "sample")
+            ));
+        }
+        if self.of_both > 0 {
+            line(format!(
+                "the history took what is marked as with it and what is marked as without it for the same ({}): a smaller `history.min_change` \
+                 (0 keeps every sample) tells them apart from then on, a --clip does now",
+                plural(self.of_both, "row")
             ));
         }
         match &self.outcome.found {
@@ -151,35 +195,33 @@ impl LabelReport {
                     line(format!("  after:  {}", tally(&check.after)));
                 }
             }
-            for (at, events) in self.outcome.events.iter().enumerate() {
-                let told: Vec<String> =
-                    events.iter().take(MOST_EVENTS).map(|(from, to)| format!("{from:.1}–{to:.1}")).collect();
+            for (recording, events) in recordings.iter().zip(&self.outcome.events) {
+                let shown = |(from, to): &(f64, f64)| format!("{}–{}", recording.shown(*from), recording.shown(*to));
+                let told: Vec<String> = events.iter().take(MOST_EVENTS).map(shown).collect();
                 let more = if events.len() > MOST_EVENTS {
                     format!(" and {} more", events.len() - MOST_EVENTS)
                 } else {
                     String::new()
                 };
                 let told = if told.is_empty() { "none".to_owned() } else { told.join(", ") };
-                let name = recordings.get(at).map_or("", String::as_str);
-                line(format!("tags that would have been, in seconds of {name}: {told}{more}"));
+                let seconds = if recording.is_clip { "seconds of " } else { "" };
+                line(format!("tags that would have been, in {seconds}{}: {told}{more}", recording.name));
             }
         }
         let asked: Vec<String> = self
             .outcome
             .advice
             .iter()
-            .map(|moment| {
+            .filter_map(|moment| {
                 let why = match moment.why {
                     Why::Nearest => "near the threshold",
                     Why::Highest => "the highest",
                     Why::Random => "at random",
                 };
-                let name = if recordings.len() > 1 {
-                    format!(" of {}", recordings.get(moment.recording).map_or("", String::as_str))
-                } else {
-                    String::new()
-                };
-                format!("{:.1} s{name} ({why}, {:+.2})", moment.at, moment.margin)
+                let recording = recordings.get(moment.recording)?;
+                let name = if recordings.len() > 1 { format!(" of {}", recording.name) } else { String::new() };
+                let unit = if recording.is_clip { " s" } else { "" };
+                Some(format!("{}{unit}{name} ({why}, {:+.2})", recording.shown(moment.at), moment.margin))
             })
             .collect();
         if !asked.is_empty() {
@@ -195,15 +237,16 @@ impl Report {
         json!({
             "set": self.set,
             "stream": self.stream,
-            "region": null,
-            "recordings": self.recordings,
+            "region": self.region,
+            "recordings": self.recordings.iter().map(|recording| &recording.name).collect::<Vec<_>>(),
             "labels": self.labels.iter().map(|label| label.json(&self.recordings)).collect::<Vec<_>>(),
             "written": self.written,
         })
     }
 
     pub fn text(&self) -> String {
-        let mut out = format!("set {}, stream {}\n", self.set, self.stream);
+        let region = self.region.as_ref().map_or_else(String::new, |region| format!("/{region}"));
+        let mut out = format!("set {}, stream {}{region}\n", self.set, self.stream);
         for label in &self.labels {
             out.push('\n');
             out.push_str(&label.text(&self.recordings));

@@ -35,6 +35,14 @@ pub(super) fn time(value: &Value) -> Option<Timestamp> {
     value.as_str()?.parse().ok()
 }
 
+/// Of the last hour's samples without a tag, as in the alert rules: from this share on a calibrated label is said to have drifted.
+const DRIFTED: f64 = 0.5;
+
+/// The share, where it is that large.
+pub(super) fn drifted(label: &Value) -> Option<f64> {
+    label["drift"].as_f64().filter(|share| *share > DRIFTED)
+}
+
 /// The time of day.
 fn clock(value: &Value) -> String {
     time(value).map_or_else(|| "an unknown time".to_owned(), |at| at.strftime("%H:%M:%SZ").to_string())
@@ -115,7 +123,8 @@ impl Seen<'_> {
 
     fn enter(&self) -> String {
         let calibrated = if self.label["thresholds_from"] == "calibration" { ", calibrated" } else { "" };
-        lead(&self.label["enter"]) + calibrated
+        let told = |share| format!("; of the last hour {:.0} % lie beyond what it was calibrated on", share * 100.0);
+        lead(&self.label["enter"]) + calibrated + &drifted(self.label).map(told).unwrap_or_default()
     }
 
     fn sentences(&self, since: &str) -> [String; 3] {
@@ -362,7 +371,9 @@ mod tests {
     fn thresholds_of_a_calibration_are_told_as_such_and_a_label_that_waits_says_why() {
         let mut label = label(&[], -1.2);
         label["thresholds_from"] = json!("calibration");
-        assert!(explained(&label, &json!([]))[1].contains("margin +0.41, calibrated"));
+        assert!(explained(&label, &json!([]))[1].ends_with("margin +0.41, calibrated."));
+        label["drift"] = json!(0.64);
+        assert!(explained(&label, &json!([]))[1].contains("calibrated; of the last hour 64 % lie beyond"));
         label["thresholds_from"] = json!("waiting");
         label["waits"] = json!("changed since it was calibrated: view");
         let [_, why, how] = explained(&label, &json!([]));

@@ -39,10 +39,11 @@ pub enum Command {
         #[arg(short, long, value_name = "DIR")]
         model: Option<PathBuf>,
     },
-    /// Find the thresholds of a label set's labels on a stream, from clips and marks.
+    /// Find the thresholds of a label set's labels on a stream, from what it has shown and marks.
     ///
-    /// Clips are seen as the stream would see them: its view, its interval, its model. --marks has what is seen when in the clip of the same
-    /// place; without it the marks are those of `vtagd marks`, where the stream is a file itself. Nothing changes without --write.
+    /// What it has shown is its history, from a minute before the first mark on; or clips, which are seen as the stream would see them: its view,
+    /// its interval, its model. --marks has what is seen when in the clip of the same place; without it the marks are those of `vtagd marks`.
+    /// Nothing changes without --write.
     Calibrate(calibrate::Args),
     /// Let calibrated thresholds count that wait, as the model, a prompt, the view or the interval is another now.
     Confirm(calibrate::Confirm),

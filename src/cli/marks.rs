@@ -11,22 +11,19 @@ use serde_json::json;
 use super::events::Place;
 use super::screen::table;
 use super::{DEFAULT_CONFIG, complain, plain, plural, say};
-use crate::calibrate::marked_samples::EDGE;
 use crate::calibrate::marks::{MarkKind, MarkTime, SetMarks, Span};
 use crate::config::{self, Absence, Settings};
-use crate::event::{Event, EventKind};
+use crate::daemon::marking;
+use crate::event::Event;
+use crate::event::tag_times::TagTimes;
 use crate::label::mark_store::{self, MarksByStream};
 use crate::outbox::history_reader::{OutboxReader, Query};
 use crate::platform::atomic_file::{self, Durability};
 use crate::platform::state_folder::StateFolder;
 use crate::platform::userinfo::shown;
-use crate::source::Location;
 use crate::yaml::Document;
 use crate::yaml::field_reader::{FromNode, Reader};
 use crate::yaml::problem::Severity;
-
-/// Seconds on each side of an event that are marked with it: edges do not count, and its own first and last sample should.
-const ROUND_EVENT: f64 = EDGE + 0.01;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -202,7 +199,7 @@ pub(super) fn labels_of(settings: &Settings, stream: &str, set: &str) -> Result<
     Ok(of.labels.iter().map(|label| label.name.clone()).collect())
 }
 
-/// Changes the marks of a set on a stream; what they come to is checked before anything is kept.
+/// Changes the marks of a set on a stream.
 fn change<T>(
     state: &StateFolder,
     stream: &str,
@@ -210,14 +207,7 @@ fn change<T>(
     known: Option<&[String]>,
     change: impl FnOnce(&mut SetMarks) -> Result<T, String>,
 ) -> Result<T, Failure> {
-    let changed = mark_store::change(state, |streams: &mut MarksByStream| {
-        let marks = streams.entry(stream.to_owned()).or_default().entry(set.to_owned()).or_default();
-        let done = change(marks)?;
-        match marks.problems(known)[..] {
-            [] => Ok(done),
-            ref problems => Err(problems.join("\n")),
-        }
-    });
+    let changed = marking::change(state, stream, set, known, change);
     let (done, aside) = changed.map_err(|error| (error.to_string(), error.exit_code()))?;
     if let Some(aside) = aside {
         complain(&format!("the marks that there were are damaged; they are kept as {}", aside.display()));
@@ -354,16 +344,6 @@ fn export(on: &On, out: Option<&Path>) -> Result<(), Failure> {
     written.map_err(|error| (format!("{} cannot be written: {error}", out.display()), 1))
 }
 
-/// A tag as the outbox has it.
-#[derive(Debug)]
-struct FoundTag {
-    stream: String,
-    set: String,
-    label: String,
-    media: (f64, f64),
-    wall: (jiff::Timestamp, jiff::Timestamp),
-}
-
 fn event(id: &str, verdict: Verdict, place: &Place) -> Result<(), Failure> {
     let settings = settings(&place.config)?;
     let tag = found(id, place)?;
@@ -372,41 +352,17 @@ fn event(id: &str, verdict: Verdict, place: &Place) -> Result<(), Failure> {
     if !known.contains(&tag.label) {
         return Err((format!("the set `{}` has no label `{}` any more", tag.set, tag.label), 2));
     }
-    let span = tag.span(&settings);
-    let (kind, other) = match verdict {
-        Verdict::Right => (MarkKind::Seen(tag.label.clone()), MarkKind::Absent(tag.label.clone())),
-        Verdict::Wrong => (MarkKind::Absent(tag.label.clone()), MarkKind::Seen(tag.label.clone())),
-    };
-    change(&settings.state, &tag.stream, &tag.set, Some(&known), |marks| {
-        // Who has changed his mind says so of the same event.
-        marks.remove(&other, span);
-        marks.add(&kind, span);
-        Ok(())
+    let stream = settings.streams.iter().find(|stream| *stream.source.id == *tag.stream);
+    let span = marking::span_of(&tag, stream.is_some_and(marking::is_clip));
+    let (kind, _) = change(&settings.state, &tag.stream, &tag.set, Some(&known), |marks| {
+        Ok(marking::mark_tag(marks, &tag.label, span, matches!(verdict, Verdict::Right)))
     })?;
     say(&format!("marked: {kind} {span}, set `{}` on stream {}", tag.set, tag.stream));
     Ok(())
 }
 
-impl FoundTag {
-    /// Of a stream that is a file its seconds, so that the file is the clip; otherwise by the clock.
-    fn span(&self, settings: &Settings) -> Span {
-        let stream = settings.streams.iter().find(|stream| *stream.source.id == *self.stream);
-        if stream.is_some_and(|stream| matches!(stream.source.location, Location::File(_)) && !stream.source.looped) {
-            let (from, to) = self.media;
-            let rounded = |seconds: f64| MarkTime::Media((seconds * 1000.0).round() / 1000.0);
-            return Span(rounded((from - ROUND_EVENT).max(0.0)), rounded(to + ROUND_EVENT));
-        }
-        let around = jiff::SignedDuration::from_secs_f64(ROUND_EVENT);
-        let (from, to) = self.wall;
-        Span(
-            MarkTime::Wall(from.saturating_sub(around).unwrap_or(from)),
-            MarkTime::Wall(to.saturating_add(around).unwrap_or(to)),
-        )
-    }
-}
-
 /// The tag that the event is of, as far as the outbox knows it.
-fn found(id: &str, place: &Place) -> Result<FoundTag, Failure> {
+fn found(id: &str, place: &Place) -> Result<TagTimes, Failure> {
     let failed = |error: super::events::Failure| (error.to_string(), error.exit_code());
     let outbox = |error: crate::outbox::OutboxError| (error.to_string(), error.exit_code());
     let reader = OutboxReader::open(&place.outbox().map_err(failed)?).map_err(outbox)?;
@@ -426,28 +382,13 @@ fn found(id: &str, place: &Place) -> Result<FoundTag, Failure> {
         labels: vec![event.data.label.clone()],
         ..Query::default()
     });
-    let (mut found, mut after): (Option<FoundTag>, u64) = (None, 0);
+    let (mut found, mut after): (Option<TagTimes>, u64) = (None, 0);
     loop {
         let rows = reader.page(&query, after).map_err(outbox)?;
         let Some(last) = rows.last() else { break };
         after = last.seq;
-        for data in rows.iter().filter_map(|row| parse(&row.body)).filter(|event| event.data.tag_id == tag_id) {
-            let (kind, data) = (data.kind, data.data);
-            let lasted = data.sampled_at.duration_since(data.started_at).as_secs_f64().max(0.0);
-            let media_end = data.media_end.unwrap_or(data.media_start + lasted);
-            let wall_end = data.ended_at.unwrap_or(data.sampled_at);
-            let tag = found.get_or_insert_with(|| FoundTag {
-                stream: data.stream.clone(),
-                set: data.set.clone(),
-                label: data.label.clone(),
-                media: (data.media_start, media_end),
-                wall: (data.started_at, wall_end),
-            });
-            if kind == EventKind::End {
-                (tag.media.1, tag.wall.1) = (media_end, wall_end);
-            } else {
-                (tag.media.1, tag.wall.1) = (tag.media.1.max(media_end), tag.wall.1.max(wall_end));
-            }
+        for event in rows.iter().filter_map(|row| parse(&row.body)).filter(|event| event.data.tag_id == tag_id) {
+            found.get_or_insert_with(|| TagTimes::of(&event)).note(&event);
         }
     }
     found.ok_or_else(|| (format!("the outbox has no event `{id}`; `vtagd events list` prints their ids"), 2))

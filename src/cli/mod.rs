@@ -4,6 +4,7 @@
 mod ask;
 pub mod bench;
 mod calibrate;
+mod calibrate_past;
 mod calibrate_plot;
 mod calibrate_report;
 pub mod check;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::ask::{Daemon, DaemonArgs, Unanswered};
+use super::explained_label::drifted;
 use super::screen::{Screen, table};
 use super::{plain, say};
 use crate::platform::{shutdown, signals, terminal};
@@ -131,10 +132,11 @@ fn state(label: &Value) -> String {
     if label["thresholds_from"] == "waiting" {
         return "waits for a calibration".to_owned();
     }
+    let drift = if drifted(label).is_some() { ", drifted" } else { "" };
     match text(&label["state"]) {
         state if state.is_empty() => "-".to_owned(),
-        state if state == "cooldown" && label["since"].is_string() => "cooldown, rising".to_owned(),
-        state => state,
+        state if state == "cooldown" && label["since"].is_string() => format!("cooldown, rising{drift}"),
+        state => state + drift,
     }
 }
 

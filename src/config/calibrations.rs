@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{ModelChoice, Settings, StreamSettings, thresholds};
+use crate::event::drift::UsualRange;
 use crate::event::{ThresholdOrigin, Thresholds};
 use crate::frame::view::NamedView;
 use crate::label::calibration_file::{self, Binding, CalibratedLabel, FoundCalibration};
@@ -72,7 +73,11 @@ pub fn in_force(
     };
     let now = binding(of, label, stream, view, model.unwrap_or(&calibrated.bound.model));
     match calibrated.bound.differing(&now)[..] {
-        [] => (calibrated_thresholds(calibrated), ThresholdOrigin::Calibration),
+        [] => {
+            let [lowest, highest] = calibrated.not_seen_range;
+            let usual = UsualRange::new((lowest, highest), calibrated.enter);
+            (calibrated_thresholds(calibrated), ThresholdOrigin::Calibration(usual))
+        }
         ref other => {
             let other = other.join(", ");
             (own, ThresholdOrigin::Waiting(format!("changed since it was calibrated: {other}").into()))
@@ -140,7 +145,7 @@ pub fn calibrated(settings: &Settings, model: &str) -> Vec<Waiting> {
             for label in &set.labels {
                 match in_force(settings, at, label, stream, view, Some(model)).1 {
                     ThresholdOrigin::Configuration => {}
-                    ThresholdOrigin::Calibration => is_calibrated = true,
+                    ThresholdOrigin::Calibration(_) => is_calibrated = true,
                     ThresholdOrigin::Waiting(why) => {
                         if waiting.labels.is_empty() {
                             waiting.why = why.to_string();
@@ -182,7 +187,7 @@ pub(super) fn shown(settings: &Settings) -> Option<Value> {
                 let told = match in_force(settings, at, label, stream, view, None) {
                     (_, ThresholdOrigin::Configuration) => continue,
                     (_, ThresholdOrigin::Waiting(why)) => json!({ "waits": why }),
-                    (thresholds, ThresholdOrigin::Calibration) => json!(thresholds),
+                    (thresholds, ThresholdOrigin::Calibration(_)) => json!(thresholds),
                 };
                 sets.entry(set.name.clone()).or_insert_with(|| json!({}))[place.as_str()][&label.name] = told;
             }

@@ -351,6 +351,24 @@ fn pulled(reference: &Reference, shutdown: &Shutdown) -> Result<PathBuf, ModelEr
     Ok(pulled.dir)
 }
 
+/// The scorer of one set, for embeddings of pictures that are there already: the image tower is not loaded. Texts that are not in the cache are
+/// embedded in a child process; blocks until then.
+///
+/// # Errors
+/// As [`Engine::build`].
+pub fn scorer_of_texts(
+    bundle: &Bundle,
+    infer: &InferSettings,
+    set: &LabelSet,
+    shutdown: &Shutdown,
+) -> Result<Scorer, EngineError> {
+    let mut tower = ChildTower::new(bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
+    let embeddings = embed(bundle, std::slice::from_ref(set), &mut tower)?;
+    let misfit = |reason: String| EngineError::Shape { set: set.name.clone(), reason };
+    let own = embeddings.first().ok_or_else(|| misfit("there are none".to_owned()))?;
+    Scorer::new(own, bundle.logit_parameters).map_err(|error| misfit(error.to_string()))
+}
+
 /// The preprocessing that came with the model, in whichever of the two formats.
 ///
 /// # Errors

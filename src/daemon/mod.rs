@@ -6,6 +6,7 @@
 mod answer_queries;
 mod drop_report;
 pub mod engine;
+pub(crate) mod marking;
 mod reload;
 pub(crate) mod running_streams;
 mod set_view;
@@ -40,6 +41,7 @@ use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
 use drop_report::{DropReport, StreamDrops};
+use marking::KeptMarks;
 use reload::Reloader;
 use running_streams::Streams;
 
@@ -181,11 +183,13 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
     let (labels, scorers) = (engine.labels, engine.scorers);
+    let marks = Arc::new(KeptMarks::new(&settings));
     let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone())
-        .telling(Arc::clone(&answers));
+        .telling(Arc::clone(&answers), Arc::clone(&marks));
     facts.set_provider(engine.provider);
     reloader.publish(&streams);
     board.set_model_queries(answers);
+    board.set_marks(marks);
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
     board.inference(engine.plan);

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::oneshot;
 
 use super::answer_queries::ModelAnswers;
+use super::marking::KeptMarks;
 use super::running_streams::Streams;
 use super::set_view;
 use crate::api::{Access, Board};
@@ -46,6 +47,8 @@ pub struct Reloader {
     access: Option<Arc<Access>>,
     /// Who answers what the API asks the model, by the label sets of now.
     answers: Option<Arc<ModelAnswers>>,
+    /// Who keeps marks for it, by the streams and label sets of now.
+    marks: Option<Arc<KeptMarks>>,
     /// Streams that somebody has switched on or off, against the file: until the file says something else, or a restart.
     switched: HashMap<String, bool>,
     shutdown: Shutdown,
@@ -88,6 +91,7 @@ impl Reloader {
             board,
             access,
             answers: None,
+            marks: None,
             switched: HashMap::new(),
             shutdown,
             under_way: None,
@@ -97,15 +101,16 @@ impl Reloader {
         }
     }
 
-    /// Tells `answers` too what runs.
+    /// Tells these too what runs.
     #[must_use]
-    pub fn telling(self, answers: Arc<ModelAnswers>) -> Self {
-        Self { answers: Some(answers), ..self }
+    pub fn telling(self, answers: Arc<ModelAnswers>, marks: Arc<KeptMarks>) -> Self {
+        Self { answers: Some(answers), marks: Some(marks), ..self }
     }
 
     /// Tells the API and the sinks what runs now.
     pub fn publish(&mut self, streams: &Streams) {
         self.answers.iter().for_each(|answers| answers.change(&self.current, &self.scorers));
+        self.marks.iter().for_each(|marks| marks.change(&self.current));
         streams.register(&self.current);
         let waiting = self.waiting_labels(streams.model());
         let sets = self.current.label_sets.iter().zip(&self.current.in_force).enumerate();

@@ -119,6 +119,9 @@ pub struct LabelReading {
     pub thresholds_from: &'static str,
     /// Why it waits.
     pub waits: Option<String>,
+    /// Of a calibrated label, once there are enough: the share of the last hour's samples without a tag whose margins lie beyond those that it was
+    /// calibrated on.
+    pub drift: Option<f32>,
     pub state: LabelState,
     /// Of a label that rises (also during a cooldown) or is open.
     pub since: Option<Timestamp>,
@@ -134,6 +137,15 @@ pub struct LabelReading {
     /// … and the latest starts that were none, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swallowed_latest: Option<Vec<SwallowedReading>>,
+}
+
+/// How far a label has drifted, for metrics.
+pub struct LabelDrift {
+    pub region: Option<Arc<str>>,
+    pub set: Arc<str>,
+    pub label: Arc<str>,
+    /// See [`LabelReading::drift`].
+    pub share: f32,
 }
 
 /// The last score of a label, for metrics.
@@ -210,6 +222,23 @@ impl LiveScores {
                 Some(LatestScore { region, set, label: name, score: label.latest? })
             };
             board.labels.iter().filter_map(latest).collect::<Vec<_>>()
+        };
+        emitter.boards.iter().flat_map(of_board).collect()
+    }
+
+    /// The calibrated labels of `stream` of which enough is known at `now`.
+    pub fn drifts(&self, stream: &str, now: Instant) -> Vec<LabelDrift> {
+        let Some(emitter) = self.emitter(stream) else { return Vec::new() };
+        let emitter = emitter.lock();
+        let Some(first) = emitter.first else { return Vec::new() };
+        let now = second(&first, now);
+        let of_board = |board: &super::Board| {
+            let drift = |label: &Watched| {
+                let (region, set) = (board.region.clone(), Arc::clone(&board.set));
+                let share = label.drift?.share(now)?;
+                Some(LabelDrift { region, set, label: Arc::clone(&label.rules.name), share })
+            };
+            board.labels.iter().filter_map(drift).collect::<Vec<_>>()
         };
         emitter.boards.iter().flat_map(of_board).collect()
     }
@@ -296,7 +325,7 @@ fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, 
     let swallowed = label.tracker.swallowed();
     let (thresholds_from, waits) = match &label.rules.origin {
         ThresholdOrigin::Configuration => ("configuration", None),
-        ThresholdOrigin::Calibration => ("calibration", None),
+        ThresholdOrigin::Calibration(_) => ("calibration", None),
         ThresholdOrigin::Waiting(why) => ("waiting", Some(why.to_string())),
     };
     let (state, since, until) = match label.tracker.phase() {
@@ -322,6 +351,7 @@ fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, 
         cooldown: thresholds.cooldown.as_secs_f64(),
         thresholds_from,
         waits,
+        drift: label.drift.and_then(|drift| drift.share(now)),
         state,
         since: since.map(|since| since.wall),
         until: until.zip(words.clock).map(|(until, clock)| clock.of_media(until)),
@@ -333,161 +363,4 @@ fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{EndReason, EventKind, LabelRules, ModelRef, SetRules, Thresholds};
-    use super::*;
-    use crate::score::Rival;
-
-    const GAP: Duration = Duration::from_secs(30);
-
-    fn at(base: Instant, seconds: u64) -> FrameTime {
-        let media = Duration::from_secs(seconds);
-        FrameTime { media, captured: base + media, wall: Timestamp::UNIX_EPOCH + media }
-    }
-
-    fn lead(margin: f32) -> LabelScore {
-        LabelScore { margin, rival: Some(Rival(1)) }
-    }
-
-    fn live(base: Instant, margins: &[f32]) -> LiveScores {
-        let rules = |name: &str| LabelRules {
-            name: name.into(),
-            thresholds: Thresholds::default(),
-            origin: crate::event::ThresholdOrigin::default(),
-            attributes: Arc::default(),
-        };
-        let rivals = [("car", RivalKind::Label), ("an empty street", RivalKind::Background)];
-        let rivals = rivals.map(|(name, kind)| NamedRival { kind, name: name.into() });
-        let set = SetRules { region: None, name: "street".into(), labels: vec![rules("car")], rivals: rivals.into() };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        let emitter = Arc::new(Mutex::new(Emitter::new("site", "gate".into(), model, vec![set], GAP)));
-        let live = LiveScores::default();
-        live.enter(&"gate".into(), &emitter);
-        for (second, margin) in margins.iter().enumerate() {
-            emitter.lock().scores(at(base, second as u64), 0, &[lead(*margin)], &mut |_| true);
-        }
-        live
-    }
-
-    #[test]
-    fn a_label_that_never_fired_is_seen_with_its_rival_and_what_swallowed_it() {
-        let base = Instant::now();
-        let live = live(base, &[-3.0, 2.0, 3.0, -3.0, 0.1, -3.5]);
-        let seen = live.reading("gate", base + Duration::from_secs(7), Detail::History, |_, _| true).unwrap();
-        let seen = serde_json::to_value(seen).unwrap();
-        assert_eq!((&seen["at"], &seen["age"]), (&"1970-01-01T00:00:05Z".into(), &2.0.into()));
-        let label = &seen["scores"][0];
-        assert_eq!((&label["region"], &label["set"], &label["label"]), (&().into(), &"street".into(), &"car".into()));
-        assert_eq!((&label["margin"], &label["rival"]), (&(-3.5).into(), &"an empty street".into()));
-        assert_eq!((&label["rival_kind"], &label["state"]), (&"background".into(), &"idle".into()));
-        assert!((label["enter"]["margin"].as_f64().unwrap() - 0.405_465).abs() < 1e-5, "{label}");
-        assert_eq!((label["enter"]["score"].as_f64(), label["after"].as_f64()), (Some(0.6), Some(2.0)));
-        assert_eq!((&label["peak"]["margin"], &label["peak"]["at"]), (&3.0.into(), &"1970-01-01T00:00:02Z".into()));
-        assert_eq!(label["swallowed"], serde_json::json!({ "after": 1, "cooldown": 0, "gap": 0, "rival": 1 }));
-        let latest = label["swallowed_latest"].as_array().unwrap();
-        assert_eq!(
-            (&latest[0]["by"], &latest[0]["lasted"], &latest[0]["short_by"]),
-            (&"after".into(), &1.0.into(), &1.0.into())
-        );
-        assert_eq!((latest.len(), &latest[1]["by"]), (2, &"rival".into()));
-        assert_eq!(label["peaks"].as_array().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_label_has_a_tag_of_its_own_in_each_region_and_all_of_them_end_with_the_stream() {
-        let base = Instant::now();
-        let thresholds = Thresholds {
-            after: Duration::ZERO,
-            after_exit: Duration::ZERO,
-            cooldown: Duration::from_secs(60),
-            ..Thresholds::default()
-        };
-        let label =
-            || LabelRules { name: "car".into(), thresholds, origin: Default::default(), attributes: Arc::default() };
-        let set = |region: &str| SetRules {
-            region: Some(region.into()),
-            name: "lot".into(),
-            labels: vec![label()],
-            rivals: Arc::default(),
-        };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
-        let emitter =
-            Arc::new(Mutex::new(Emitter::new("a", "gate".into(), model, vec![set("left"), set("right")], GAP)));
-        let live = LiveScores::default();
-        live.enter(&"gate".into(), &emitter);
-        let mut events = Vec::new();
-        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || {
-            for (second, scores) in [(1, [3.0, -3.0]), (2, [3.0, 3.0]), (3, [-3.0, 3.0]), (4, [3.0, 3.0])] {
-                for (board, score) in scores.into_iter().enumerate() {
-                    emitter.lock().scores(at(base, second), board, &[lead(score)], &mut |event| {
-                        events.push(event);
-                        true
-                    });
-                }
-            }
-            let seen = live.reading("gate", base, Detail::Peak, |_, _| true).unwrap().scores;
-            let stands = |reading: &LabelReading| (reading.region.clone().unwrap(), reading.state);
-            let stands: Vec<_> = seen.iter().map(stands).collect();
-            assert_eq!(stands, [("left".to_owned(), LabelState::Cooldown), ("right".to_owned(), LabelState::Open)]);
-            assert_eq!(live.latest("gate")[1].region.as_deref(), Some("right"));
-            let push = &mut |event| {
-                events.push(event);
-                true
-            };
-            // In another order, and without one of them.
-            emitter.lock().relabel(vec![set("right"), set("door")], GAP, push);
-            emitter.lock().close(EndReason::Shutdown, push);
-        });
-        let told: Vec<_> = events.iter().map(|e| (e.data.region.as_deref().unwrap(), e.kind, e.data.reason)).collect();
-        assert_eq!(
-            told,
-            [
-                ("left", EventKind::Start, None),
-                ("right", EventKind::Start, None),
-                ("left", EventKind::End, Some(EndReason::BelowExit)),
-                ("right", EventKind::End, Some(EndReason::Shutdown)),
-            ],
-            "the second car on the left is within the cooldown of that region"
-        );
-        assert_eq!(events[0].data.tag_id, events[2].data.tag_id);
-        assert_eq!(events[1].data.tag_id, events[3].data.tag_id);
-        assert_ne!(events[0].data.tag_id, events[1].data.tag_id);
-        let json = serde_json::to_value(&events[0]).unwrap();
-        assert_eq!((&json["data"]["region"], &json["subject"]), (&"left".into(), &"lot/car".into()));
-        let line = "vtagd_events_total{stream=\"gate\",region=\"right\",set=\"lot\",label=\"car\",type=\"end\"} 1";
-        let text = recorder.handle().render();
-        assert!(text.lines().any(|told| told == line), "{text}");
-    }
-
-    #[test]
-    fn who_is_not_asked_for_is_left_out_and_who_has_gone_is_not_there() {
-        let base = Instant::now();
-        let live = live(base, &[]);
-        let seen = live.reading("gate", base, Detail::Peak, |set, label| (set, label) == ("street", "car")).unwrap();
-        assert_eq!((seen.scores.len(), seen.at, seen.scores[0].told.score), (1, None, None));
-        assert!(seen.scores[0].peaks.is_none() && seen.scores[0].peak.is_none());
-        assert!(live.reading("gate", base, Detail::Peak, |_, label| label == "bus").unwrap().scores.is_empty());
-        assert!(live.reading("door", base, Detail::Peak, |_, _| true).is_none());
-        live.retain(|id| id != "gate");
-        assert!(live.reading("gate", base, Detail::Peak, |_, _| true).is_none() && live.latest("gate").is_empty());
-    }
-
-    #[test]
-    fn an_open_tag_and_a_cooldown_say_since_when_and_until_when() {
-        let base = Instant::now();
-        let state = |margins: &[f32]| {
-            let seen = live(base, margins)
-                .reading("gate", base + Duration::from_secs(60), Detail::Latest, |_, _| true)
-                .unwrap();
-            let label = &seen.scores[0];
-            let second = |at: Option<Timestamp>| at.map(|at| at.as_second());
-            (label.state, second(label.since), second(label.until))
-        };
-        assert_eq!(state(&[-1.0, 2.0, 2.0]), (LabelState::Rising, Some(1), None));
-        assert_eq!(state(&[-1.0, 2.0, 2.0, 2.0]), (LabelState::Open, Some(1), None));
-        let ended = [-1.0, 2.0, 2.0, 2.0, -1.0, -1.0, -1.0];
-        assert_eq!(state(&ended), (LabelState::Cooldown, None, Some(33)));
-        assert_eq!(state(&[&ended[..], &[2.0]].concat()), (LabelState::Cooldown, Some(7), Some(33)));
-    }
-}
+mod tests;

@@ -4,9 +4,11 @@
 //! Runs on the scoring thread; nothing here waits or reads a clock. Scores must come in order of media time per stream.
 
 pub mod cloud_event;
+pub mod drift;
 pub mod live_scores;
 mod peaks;
 pub mod swallowed;
+pub mod tag_times;
 pub mod tracker;
 
 use std::collections::BTreeMap;
@@ -21,8 +23,10 @@ use crate::score::{LabelScore, NamedRival, Threshold, margin};
 use crate::stream::StreamId;
 use crate::stream::swallowed_starts::SwallowedStarts;
 pub use cloud_event::{Event, EventKind, ModelRef};
+use drift::{DriftWatch, UsualRange};
 use live_scores::Detail;
 use peaks::HourOfPeaks;
+use tracker::Phase;
 pub use tracker::{Change, EndReason, Tracker};
 
 /// When a tag starts and ends. `exit ≤ enter`.
@@ -83,11 +87,12 @@ pub struct LabelRules {
 }
 
 /// Where a label's thresholds come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum ThresholdOrigin {
     #[default]
     Configuration,
-    Calibration,
+    /// With the margins that the label has without its thing.
+    Calibration(UsualRange),
     /// It was calibrated, and that does not fit any more, for this reason: no tag starts until somebody has looked at it.
     Waiting(Arc<str>),
 }
@@ -95,6 +100,10 @@ pub enum ThresholdOrigin {
 impl ThresholdOrigin {
     pub fn is_waiting(&self) -> bool {
         matches!(self, Self::Waiting(_))
+    }
+
+    fn drift(&self) -> Option<DriftWatch> {
+        if let Self::Calibration(range) = self { Some(DriftWatch::new(*range)) } else { None }
     }
 }
 
@@ -114,6 +123,8 @@ struct Watched {
     /// What the last sample said.
     latest: Option<LabelScore>,
     peaks: HourOfPeaks,
+    /// Of a calibrated label.
+    drift: Option<DriftWatch>,
     /// Of the open tag.
     tag: Option<Uuid>,
 }
@@ -121,7 +132,8 @@ struct Watched {
 impl Watched {
     fn new(rules: LabelRules, gap: Duration) -> Self {
         let tracker = Tracker::new(rules.thresholds, gap);
-        Self { rules, tracker, latest: None, peaks: HourOfPeaks::default(), tag: None }
+        let drift = rules.origin.drift();
+        Self { rules, tracker, latest: None, peaks: HourOfPeaks::default(), drift, tag: None }
     }
 
     fn copy(&self, detail: Detail) -> Self {
@@ -195,6 +207,11 @@ impl Emitter {
                         (label.latest, label.peaks) = (None, HourOfPeaks::default());
                         label.tracker.forget_swallowed();
                     }
+                    // Of the same calibration what was seen still counts.
+                    let drift = rules.origin.drift();
+                    if drift.map(|drift| drift.range) != label.drift.map(|drift| drift.range) {
+                        label.drift = drift;
+                    }
                     Watched { rules, ..label }
                 }
                 None => Watched::new(rules, gap),
@@ -221,6 +238,11 @@ impl Emitter {
                 continue;
             }
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
+            if let (Some(drift), Phase::Idle | Phase::Cooldown { rising: None, .. }) =
+                (&mut label.drift, label.tracker.phase())
+            {
+                drift.note(second, score.margin);
+            }
             if let Some(cause) = label.tracker.take_swallowed() {
                 self.swallowed.count(board.region.as_deref(), &board.set, &label.rules.name, cause);
             }

@@ -117,12 +117,13 @@ fn a_label_that_waits_is_scored_and_tells_nothing_but_the_end_of_what_it_has_tol
     emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.1]), &mut told);
     let thresholds = Thresholds { after: Duration::ZERO, cooldown: Duration::ZERO, ..Thresholds::default() };
     let label = |name: &str, origin| LabelRules { name: name.into(), thresholds, origin, attributes: Arc::default() };
-    let sets = |origin| set(vec![label("cat", origin), label("dog", ThresholdOrigin::Calibration)]);
+    let usual = drift::UsualRange::new((-1.0, 0.0), 1.0);
+    let sets = |origin| set(vec![label("cat", origin), label("dog", ThresholdOrigin::Calibration(usual))]);
     let gap = Duration::from_secs(30);
     emitter.relabel(sets(ThresholdOrigin::Waiting("its view is another".into())), gap, &mut told);
     emitter.scores(at(base, 2), 0, &scored(&[0.9, 0.9]), &mut told);
     assert!(emitter.boards[0].labels[0].latest.is_some_and(|score| score.probability() > 0.8));
-    emitter.relabel(sets(ThresholdOrigin::Calibration), gap, &mut told);
+    emitter.relabel(sets(ThresholdOrigin::Calibration(usual)), gap, &mut told);
     emitter.scores(at(base, 3), 0, &scored(&[0.9, 0.9]), &mut told);
     let (start, end) = (EventKind::Start, EventKind::End);
     let cat = |kind, reason| (kind, "cat".to_owned(), reason);

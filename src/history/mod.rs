@@ -13,6 +13,7 @@ mod mapped_rows;
 pub mod moment_search;
 pub mod name_table;
 pub mod noun_bank;
+pub mod past_rows;
 pub mod picture_files;
 pub mod purge;
 mod rotation;

@@ -1,4 +1,4 @@
-//! Turns an embedding so that no number of it stands out, and back into nothing else: lengths and angles stay. In: numbers; out: as many,
+//! Turns an embedding so that no number of it stands out, and back again: lengths and angles stay. In: numbers; out: as many,
 //! on the caller's thread. Pure.
 //!
 //! CLIP's embeddings have a few numbers that are ten times the others. Eight bits a number, with one scale a row, would round all others
@@ -7,7 +7,18 @@
 
 /// Turns `values` in place.
 pub fn rotate(values: &mut [f32]) {
-    let block = 1 << values.len().trailing_zeros().min(12);
+    signs(values);
+    blocks(values);
+}
+
+/// Undoes [`rotate`].
+pub fn turn_back(values: &mut [f32]) {
+    blocks(values);
+    signs(values);
+}
+
+/// Its own inverse, as the transform of a block is.
+fn signs(values: &mut [f32]) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for value in values.iter_mut() {
         // xorshift64: the same signs everywhere.
@@ -18,6 +29,10 @@ pub fn rotate(values: &mut [f32]) {
             *value = -*value;
         }
     }
+}
+
+fn blocks(values: &mut [f32]) {
+    let block = 1 << values.len().trailing_zeros().min(12);
     if block > 1 {
         values.chunks_exact_mut(block).for_each(hadamard);
     }
@@ -54,6 +69,9 @@ mod tests {
             rotate(&mut b);
             assert!((dot(&a, &b) - before).abs() < 1e-5, "{dim}");
             assert!(dim < 512 || a.iter().all(|value| value.abs() < 0.3), "{dim}");
+            turn_back(&mut a);
+            let is_back = |(at, value): (usize, &f32)| (value - if at == dim / 2 { 0.9 } else { 0.02 }).abs() < 1e-5;
+            assert!(a.iter().enumerate().all(is_back), "{dim}");
         }
     }
 

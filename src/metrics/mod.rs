@@ -125,6 +125,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "stream, set",
         "labels that tell nothing, as their calibration is of another model, prompt or view; there where the set is calibrated",
     ),
+    (
+        "vtagd_calibration_drift",
+        Kind::Gauge,
+        Unit::Count,
+        "stream, set, label",
+        "share of the last hour's samples without a tag whose margins lie beyond those that the label was calibrated on; there where it is calibrated and 30 samples are known; 2000 labels at most",
+    ),
     ("vtagd_events_total", Kind::Counter, Unit::Count, "stream, set, label, type", "events made"),
     (
         "vtagd_starts_swallowed_total",
@@ -300,7 +307,7 @@ pub const LABELS: &[(&str, &[&str], Values)] = &[
     // A series has it only for a stream with regions: it is not among the labels that all series of these metrics have.
     (
         "region",
-        &["vtagd_label_margin", "vtagd_events_total", "vtagd_starts_swallowed_total"],
+        &["vtagd_label_margin", "vtagd_calibration_drift", "vtagd_events_total", "vtagd_starts_swallowed_total"],
         Values::Bounded { by: "`streams[].view.regions[].name`, for streams that have some", most: usize::MAX },
     ),
     ("sink", &[], Values::Bounded { by: "`sinks[].name`, and `outbox`", most: usize::MAX }),

@@ -10,6 +10,7 @@ mod api_control;
 mod api_limits;
 mod api_schemathesis;
 mod live_stream;
+mod marks_by_api;
 mod metrics_scrape;
 mod python_client;
 mod reading;

@@ -165,6 +165,7 @@ fn every_series_of_a_running_daemon_is_documented_with_its_labels_and_passes_pro
         "vtagd_mqtt_pictures_skipped_total",
         "vtagd_starts_swallowed_total",
         "vtagd_labels_waiting",
+        "vtagd_calibration_drift",
     ];
     for name in documented.keys().filter(|name| !may_lack.contains(*name)) {
         assert!(found.contains_key(*name), "{name} is not there:\n{text}");

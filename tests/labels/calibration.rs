@@ -17,7 +17,7 @@ fn config(folder: &Path) -> String {
     config_of(folder, &format!("file://{}", root().join("demo/clip.mp4").display()), "pace: fast")
 }
 
-fn config_of(folder: &Path, url: &str, more: &str) -> String {
+pub fn config_of(folder: &Path, url: &str, more: &str) -> String {
     fs::write(folder.join("things.yaml"), SET).unwrap();
     let text = format!(
         "model: {{ path: starter }}\nsampling: {{ interval: 1s }}\nstreams: [{{ id: gate, url: \"{url}\", {more}, view: {{ mode: squash }} }}]\n\
@@ -31,14 +31,14 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
     vtagd(folder).args(arguments).arg("-c").arg(folder.join("vtagd.yaml")).output().unwrap()
 }
 
-fn printed(folder: &Path, arguments: &[&str]) -> String {
+pub fn printed(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// The exit code, and what it says of it.
-fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
+pub fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
     let output = run(folder, arguments);
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }

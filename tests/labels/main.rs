@@ -6,9 +6,11 @@
 mod common;
 
 mod calibration;
+mod calibration_of_the_past;
 mod embed_command;
 mod embed_texts;
 mod labels_set;
+mod reload_at_random;
 mod tag_command;
 mod tag_rehearsal;
 mod zero_shot_ensembles;

@@ -13,7 +13,7 @@ use super::rehearsed_stream::Input;
 use super::score_lines::Printer;
 use super::watched_video::Watch;
 use super::{Args, complain, prepare};
-use crate::config::{Settings, StreamSettings};
+use crate::config::Settings;
 use crate::frame::FrameTime;
 use crate::platform::shutdown;
 use crate::platform::userinfo::shown;
@@ -56,8 +56,6 @@ impl ScoreCollector {
 pub(in crate::cli) struct ScoredStream {
     /// As the configuration has them, with this set alone.
     pub settings: Settings,
-    /// As it is watched.
-    pub stream: StreamSettings,
     /// The model's fingerprint.
     pub model: String,
     pub clips: Vec<ClipScores>,
@@ -133,6 +131,6 @@ pub(in crate::cli) fn score(
         room = collected.room;
         clips.push(ClipScores { name, samples: std::mem::take(&mut collected.samples) });
     }
-    let (stream, model) = (watching.base().clone(), prepared.engine.model.fingerprint.to_string());
-    Ok(ScoredStream { settings: settings.clone(), stream, model, clips })
+    let model = prepared.engine.model.fingerprint.to_string();
+    Ok(ScoredStream { settings: settings.clone(), model, clips })
 }

@@ -1,0 +1,98 @@
+//! What a stream's history says of a label set: the margins of its rows, as the daemon's own scorer has them.
+//!
+//! In: a configuration, a stream, one of its views, a set, and marks by the clock, for the time that is looked at. Out: [`PastScores`]. No camera and no
+//! image tower: embeddings are read from `history.path`, while a daemon writes there or not, and compared with the set's texts. On the main
+//! thread, which waits.
+
+use ndarray::ArrayView1;
+
+use super::marks::Failure;
+use super::{complain, plural};
+use crate::calibrate::marks::SetMarks;
+use crate::calibrate::past_samples::{PastMargins, PastMoments};
+use crate::config::{Settings, StreamSettings};
+use crate::daemon::engine;
+use crate::frame::view::NamedView;
+use crate::history::name_table::Name;
+use crate::history::past_rows;
+use crate::history::row_store::StoredRows;
+use crate::label::LabelSet;
+use crate::platform::shutdown;
+
+/// What is looked at before the first mark, ms: a tag may have begun there.
+const BEFORE: i64 = 60_000;
+
+/// A set's margins over a piece of the past.
+pub(super) struct PastScores {
+    /// The model's fingerprint.
+    pub model: String,
+    pub margins: PastMargins,
+    pub moments: PastMoments,
+}
+
+/// The rows of the view since a minute before the first mark.
+///
+/// # Errors
+/// Why there are none.
+pub(super) fn read(
+    settings: &Settings,
+    stream: &StreamSettings,
+    view: &NamedView,
+    set: &LabelSet,
+    marks: &SetMarks,
+) -> Result<PastScores, Failure> {
+    let id = &stream.source.id;
+    let Some(history) = settings.history.as_ref().filter(|_| stream.history) else {
+        let why =
+            "its history is off, so that nothing says what it showed: switch `history` on, or give --clip and --marks";
+        return Err((format!("stream {id}: {why}"), 2));
+    };
+    let Some(folder) = &history.path else {
+        let why = "is kept in memory, for its daemon alone: `history: {}` in the configuration keeps it on disk from the next start on, \
+                   and marks from then on can be calibrated with; or give --clip and --marks";
+        return Err((format!("the history of stream {id} {why}"), 2));
+    };
+    let by_clock = marks.all().into_iter().filter(|(_, span)| !span.0.is_media());
+    let Some(since) = by_clock.map(|(_, span)| span.0.seconds()).reduce(f64::min) else {
+        let why = "are seconds of a clip; of a camera they are times, such as 2026-05-01T12:00:00Z";
+        return Err((format!("the marks of the set `{}` on stream {id} {why}", set.name), 2));
+    };
+    let (trigger, shutdown) = shutdown::channel();
+    let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
+    let bundle = engine::open(&settings.model, &shutdown).map_err(|error| (error.to_string(), error.exit_code()))?;
+    let bundle = bundle.ok_or_else(|| ("the configuration has no model".to_owned(), 2))?;
+    let scorer = engine::scorer_of_texts(&bundle, &settings.infer, set, &shutdown)
+        .map_err(|error| (error.to_string(), error.exit_code()))?;
+    let unreadable = |error| (format!("the history in {} cannot be read: {error}", folder.display()), 1);
+    let (stored, damage) = StoredRows::open(folder).map_err(unreadable)?;
+    damage.iter().for_each(|damage| tracing::warn!(damage, "a part of the history is damaged; the rest is read"));
+    let region = view.name.as_deref().unwrap_or_default();
+    let name = Name { stream: id.to_string(), region: region.to_owned(), model: bundle.fingerprint.clone() };
+    let mut margins = PastMargins::new(set.labels.len());
+    let mut is_full = false;
+    let since = ((since * 1000.0) as i64).saturating_sub(BEFORE);
+    let read = past_rows::visit(&stored, &name, (since, i64::MAX), &mut |row| {
+        let scores = scorer.score(ArrayView1::from(row.embedding));
+        is_full = !margins.push(row.tile, (row.from, row.until), scores.iter().map(|score| score.margin));
+        !is_full && !shutdown.is_requested()
+    });
+    if shutdown.is_requested() {
+        return Err(("interrupted".to_owned(), 1));
+    }
+    if is_full {
+        complain(&"there is more than can be looked at since the first mark; what came last is left out");
+    }
+    if read.damaged > 0 {
+        complain(&format!("left out of the history, as damaged: {}", plural(read.damaged as usize, "row")));
+    }
+    read.unreadable.iter().for_each(|what| complain(&format!("a part of the history cannot be read: {what}")));
+    if margins.is_empty() {
+        let other = match read.other_models {
+            0 => "`history.max_age` and `max_size` say how long it is kept".to_owned(),
+            rows => format!("{rows} rows there are of another model, which says nothing of this one"),
+        };
+        return Err((format!("the history has nothing of stream {id} since the first mark: {other}"), 2));
+    }
+    let moments = margins.moments();
+    Ok(PastScores { model: bundle.fingerprint, margins, moments })
+}

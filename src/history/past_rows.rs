@@ -1,0 +1,169 @@
+//! The rows of one stream and region, one after the other: what calibration reads. In: what searches read, a name, a time. Out: each row's interval and
+//! its embedding as the model gave it, to eight bits. On the caller's thread, which waits for the disk; nothing is kept, a damaged row is
+//! counted and left out. What is written meanwhile may be read or not.
+
+use super::name_table::Name;
+use super::rotation::turn_back;
+use super::row_format::{self, RowHead};
+use super::row_store::StoredRows;
+
+/// Rows that are read at a time.
+const ROWS: usize = 256;
+
+/// One row, while it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct PastRow<'a> {
+    pub tile: u16,
+    /// Milliseconds since 1970: the first and the last frame that it stands for.
+    pub from: i64,
+    pub until: i64,
+    /// Of length 1.
+    pub embedding: &'a [f32],
+}
+
+/// What was gone through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowsRead {
+    /// Rows that were told.
+    pub rows: u64,
+    /// Rows of the stream and region in that time which another model has made.
+    pub other_models: u64,
+    pub damaged: u64,
+    /// Segments that could not be read, or not to their end.
+    pub unreadable: Vec<String>,
+}
+
+/// Tells `visit` of every row of `name` that ends at or after `since` and begins at or before `until`, as it is stored: by time, unless the clock was put back.
+/// It says whether it wants more.
+pub fn visit(
+    stored: &StoredRows,
+    name: &Name,
+    (since, until): (i64, i64),
+    visit: &mut dyn FnMut(&PastRow<'_>) -> bool,
+) -> RowsRead {
+    let mut read = RowsRead::default();
+    let (mut own, mut others) = (None, Vec::new());
+    for (number, other) in stored.names.read().iter() {
+        if other == name {
+            own = Some(number);
+        } else if other.stream == name.stream && other.region == name.region {
+            others.push(number);
+        }
+    }
+    let seed = name.seed();
+    let mut embedding = Vec::new();
+    for segment in stored.segments() {
+        let length = segment.row_len();
+        let mut buffer = vec![0; ROWS * length];
+        let mut first = 0;
+        while first < segment.rows() {
+            let got = match segment.read(first, &mut buffer) {
+                Ok(0) => {
+                    read.unreadable.push(format!("{} was cut off", segment.shown()));
+                    break;
+                }
+                Ok(got) => got,
+                Err(error) => {
+                    read.unreadable.push(format!("{}: {error}", segment.shown()));
+                    break;
+                }
+            };
+            first += got as u64;
+            for row in buffer[..got * length].chunks_exact(length) {
+                let Some(head) = RowHead::read(row).map(|head| head.checked(row)) else { continue };
+                let is_own = Some(head.name) == own;
+                if head.until < since || head.from > until || !(is_own || others.contains(&head.name)) {
+                    continue;
+                }
+                if !is_own {
+                    read.other_models += 1;
+                    continue;
+                }
+                if !row_format::is_whole(row, seed) || !unpacked(row, segment.dim, head.scale, &mut embedding) {
+                    read.damaged += 1;
+                    continue;
+                }
+                read.rows += 1;
+                let row = PastRow { tile: head.tile, from: head.from, until: head.until, embedding: &embedding };
+                if !visit(&row) {
+                    return read;
+                }
+            }
+        }
+    }
+    read
+}
+
+/// The embedding of a row, of length 1 again. `false`: it has none.
+fn unpacked(row: &[u8], dim: usize, scale: f32, out: &mut Vec<f32>) -> bool {
+    out.clear();
+    out.extend(row_format::numbers(row).iter().take(dim).map(|byte| f32::from(i8::from_le_bytes([*byte])) * scale));
+    let length = out.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if out.len() != dim || !(length.is_finite() && length > 0.0) {
+        return false;
+    }
+    out.iter_mut().for_each(|value| *value /= length);
+    turn_back(out);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::row_store::{NewRow, RetentionLimits, RowStore};
+    use super::*;
+
+    fn name(stream: &str, model: &str) -> Name {
+        Name { stream: stream.to_owned(), region: String::new(), model: model.to_owned() }
+    }
+
+    #[test]
+    fn the_rows_of_one_stream_model_and_time_come_back_as_they_went_in_and_damaged_ones_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = RetentionLimits { max_size: 1 << 26, max_age: Duration::from_secs(3600), min_change: 0.01 };
+        let (mut store, _) = RowStore::open(Some(folder.path()), limits, Instant::now()).unwrap();
+        let embedding = |at: usize| {
+            let mut values = vec![0.01_f32; 512];
+            (values[at], values[511 - at]) = (0.9, -0.4);
+            let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+            values.iter().map(|value| value / length).collect::<Vec<_>>()
+        };
+        let (own, old, other) = (name("gate", "m"), name("gate", "older"), name("door", "m"));
+        for second in 0..300_i64 {
+            // Each stands for two frames.
+            let embedding = embedding((second / 2) as usize % 200);
+            for name in [&own, &old, &other] {
+                let row = NewRow { name, tile: 0, at: second * 1000, embedding: &embedding };
+                store.push(&row, Instant::now()).unwrap();
+            }
+        }
+        let stored = store.stored();
+        let mut seen = Vec::new();
+        let read = visit(&stored, &own, (100_500, 199_000), &mut |row| {
+            let wanted = embedding((row.from / 2000) as usize % 200);
+            let cosine: f32 = wanted.iter().zip(row.embedding).map(|(a, b)| a * b).sum();
+            assert!(cosine > 0.999, "{cosine}");
+            seen.push((row.tile, row.from, row.until));
+            true
+        });
+        let wanted: Vec<_> = (50..100).map(|pair| (0, pair * 2000, pair * 2000 + 1000)).collect();
+        assert_eq!(seen, wanted);
+        assert_eq!((read.rows, read.other_models, read.damaged), (50, 50, 0));
+        let all = (i64::MIN, i64::MAX);
+        assert_eq!(visit(&stored, &name("gate", "none"), all, &mut |_| true).other_models, 300);
+        assert_eq!(visit(&stored, &name("nowhere", "m"), all, &mut |_| true), RowsRead::default());
+        assert_eq!(visit(&stored, &own, all, &mut |_| false).rows, 1);
+
+        // A byte of a row's numbers.
+        store.sync().unwrap();
+        let file = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let file = file.filter(|path| path.extension().is_some_and(|end| end == "rows")).min().unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let (stored, _) = StoredRows::open(folder.path()).unwrap();
+        let read = visit(&stored, &own, all, &mut |_| true);
+        assert_eq!((read.rows, read.damaged), (149, 1));
+    }
+}
