@@ -342,7 +342,7 @@ mod tests {
 
     fn at(base: Instant, seconds: u64) -> FrameTime {
         let media = Duration::from_secs(seconds);
-        FrameTime { media, captured: base + media, wall: Timestamp::UNIX_EPOCH + media }
+        FrameTime { media, captured: base + media, wall: Timestamp::UNIX_EPOCH + media, connection: 0 }
     }
 
     fn lead(margin: f32) -> LabelScore {

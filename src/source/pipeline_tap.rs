@@ -20,6 +20,7 @@ use super::gop::{Chooser, Mode, News, Verdict};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
 use super::stamps::Stamps;
+use crate::frame::pushed_pictures::OutcomeSender;
 use crate::frame::{FrameTap, FrameTime, Picture};
 use crate::platform::rounding;
 use crate::stream::status::{Decoding, StreamState, StreamStatus};
@@ -214,15 +215,20 @@ impl PipelineTap {
             if alone && state.lost < LOST {
                 state.progress.last = Some(now);
             }
+            // Nothing that it refers to has come.
+            let lost = before == Mode::All && mode == Mode::All && verdict == Verdict::Drop;
             let worth_telling = frame.kind == Kind::Key || news.is_some();
             let decoding = worth_telling.then(|| Decoding {
                 mode: Some(mode.name()),
                 keyframe_interval: state.chooser.keyframe_interval(),
                 frame_rate: state.chooser.frame_rate(),
             });
-            Some((verdict, news, decoding, alone))
+            Some((verdict, news, decoding, alone, lost))
         });
-        let Some((verdict, news, decoding, alone)) = judged else { return Verdict::Drop };
+        let Some((verdict, news, decoding, alone, lost)) = judged else { return Verdict::Drop };
+        if lost {
+            self.status.frame_lost();
+        }
         if alone {
             self.status.frame_seen(now);
         }
@@ -323,7 +329,7 @@ impl PipelineTap {
                 state.lost += 1;
             }
             if wanted {
-                let time = FrameTime { media, captured: now, wall: jiff::Timestamp::now() };
+                let time = FrameTime { media, captured: now, wall: jiff::Timestamp::now(), connection };
                 // Decoders make stamps of their own of such that stand still.
                 let pts = frame.pts.filter(|_| !state.stamps.0.is_by_arrival());
                 state.pending = Some(Pending { time, asked: Some(pts) });
@@ -371,7 +377,7 @@ impl PipelineTap {
         });
         let wanted = tap.is_sampled(media);
         if wanted {
-            let time = FrameTime { media, captured: now, wall };
+            let time = FrameTime { media, captured: now, wall, connection };
             self.with(|state| state.pending = Some(Pending { time, asked: None }));
         }
         wanted
@@ -401,10 +407,7 @@ impl PipelineTap {
         if let (Some((time, coded)), Some(tap)) = (taken, self.tap()) {
             match picture::from_sample(sample, coded) {
                 Ok(picture) => {
-                    self.status.picture_size(picture.width(), picture.height());
-                    let seconds = time.wall.as_duration().as_secs_f64();
-                    metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
-                        .set(seconds);
+                    self.show(time, &picture);
                     tap.deliver(time, picture);
                 }
                 Err(error) => self.complain(&error.to_string()),
@@ -424,8 +427,30 @@ impl PipelineTap {
 
     /// Hands over a picture that was polled `at`, if it is wanted. `number`: see [`FrameTap::deliver_still`].
     pub fn still(&self, connection: u64, at: Duration, picture: Picture, number: u64) {
+        let Some((first, time, tap)) = self.came(connection, at) else { return };
+        if first {
+            self.status.polled();
+            if self.status.set(StreamState::Up) {
+                tracing::info!(stream = %self.status.id(), "still pictures are polled");
+            }
+        }
+        if tap.is_sampled(time.media) {
+            self.show(time, &picture);
+            tap.deliver_still(time, picture, number);
+        }
+    }
+
+    /// Hands over a picture that somebody has sent `at`; see [`FrameTap::deliver_pushed`].
+    pub fn pushed(&self, connection: u64, at: Duration, picture: Picture, number: u64, outcome: Option<OutcomeSender>) {
+        let Some((_, time, tap)) = self.came(connection, at) else { return };
+        self.show(time, &picture);
+        tap.deliver_pushed(time, picture, number, outcome);
+    }
+
+    /// A still picture has come: whether it is the first, when it was, and who looks at it.
+    fn came(&self, connection: u64, at: Duration) -> Option<(bool, FrameTime, Arc<dyn FrameTap>)> {
         let (now, wall) = (Instant::now(), jiff::Timestamp::now());
-        let came = self.with(|state| {
+        let (first, media) = self.with(|state| {
             if state.connection != connection {
                 return None;
             }
@@ -433,22 +458,18 @@ impl PipelineTap {
             state.progress.first.get_or_insert(now);
             state.progress.last = Some(now);
             Some((state.progress.frames == 1, state.media.place(at, now)))
-        });
-        let (Some((first, media)), Some(tap)) = (came, self.tap()) else { return };
+        })?;
         self.status.frame_seen(now);
         if first {
-            self.status.polled();
             self.status.decoding(Decoding { mode: Some(Mode::All.name()), ..Decoding::default() });
-            if self.status.set(StreamState::Up) {
-                tracing::info!(stream = %self.status.id(), "still pictures are polled");
-            }
         }
-        if tap.is_sampled(media) {
-            self.status.picture_size(picture.width(), picture.height());
-            metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
-                .set(wall.as_duration().as_secs_f64());
-            tap.deliver_still(FrameTime { media, captured: now, wall }, picture, number);
-        }
+        Some((first, FrameTime { media, captured: now, wall, connection }, self.tap()?))
+    }
+
+    fn show(&self, time: FrameTime, picture: &Picture) {
+        self.status.picture_size(picture.width(), picture.height());
+        metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
+            .set(time.wall.as_duration().as_secs_f64());
     }
 
     fn complain(&self, complaint: &str) {

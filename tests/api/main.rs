@@ -11,6 +11,7 @@ mod api_limits;
 mod api_schemathesis;
 mod live_stream;
 mod metrics_scrape;
+mod pushed_frames;
 mod python_client;
 mod reading;
 mod scores_command;
