@@ -6,6 +6,8 @@
 //! One feed lives as long as its source; each connection has a number, and a pipeline that hangs on from an earlier one is
 //! not listened to. Full: [`FrameTap::deliver`] decides (newest wins, or it blocks this thread). Closed: buffers are dropped.
 
+mod stills;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,6 @@ use super::gop::{Chooser, Mode, News, Verdict};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
 use super::stamps::Stamps;
-use crate::frame::pushed_pictures::OutcomeSender;
 use crate::frame::{FrameTap, FrameTime, Picture};
 use crate::platform::rounding;
 use crate::stream::status::{Decoding, StreamState, StreamStatus};
@@ -94,6 +95,8 @@ struct State {
     lost: u32,
     pending: Option<Pending>,
     coded: Option<(gst::Caps, Coded)>,
+    /// Where the stream begins in the middle of a frame.
+    cut: Option<gst::ClockTime>,
     /// The last thing wrong with a picture, so that it is logged once.
     complaint: String,
 }
@@ -120,6 +123,7 @@ impl PipelineTap {
             lost: 0,
             pending: None,
             coded: None,
+            cut: None,
             complaint: String::new(),
         };
         Self { status, tap: Mutex::new(Some(tap)), state: Mutex::new(state) }
@@ -143,6 +147,7 @@ impl PipelineTap {
             (state.gated, state.lost, state.owed) = (false, 0, 0);
             state.decoder.clear();
             (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
+            state.cut = None;
             state.connection
         })
     }
@@ -312,6 +317,31 @@ impl PipelineTap {
         blamed.then_some(decoder)
     }
 
+    /// Whether the coded frame with this time stamp is only there for later ones, of a stream that begins at `beginning`.
+    pub fn is_before_beginning(
+        &self,
+        connection: u64,
+        beginning: Option<gst::ClockTime>,
+        pts: Option<gst::ClockTime>,
+    ) -> bool {
+        let Some((beginning, pts)) = beginning.zip(pts) else { return false };
+        let early = pts + ROUNDING < beginning;
+        self.with(|state| {
+            if state.connection == connection && early {
+                state.cut = Some(beginning);
+            } else if state.cut.is_some_and(|cut| cut.absdiff(pts) <= ROUNDING) {
+                // That one is whole.
+                state.cut = None;
+            }
+        });
+        early
+    }
+
+    /// Whether a decoded frame is what is left of one that began before the stream does: decoders show that part of it.
+    pub fn is_clipped(&self, connection: u64, pts: Option<gst::ClockTime>) -> bool {
+        self.with(|state| state.connection == connection && state.cut.is_some() && state.cut == pts)
+    }
+
     /// Whether the keyframe is wanted. What comes out of the decoder with its time stamp will be delivered.
     pub fn is_coded_sampled(&self, connection: u64, frame: CodedFrame) -> bool {
         let now = Instant::now();
@@ -423,53 +453,6 @@ impl PipelineTap {
     /// How often a frame is wanted; `None` once nobody wants any.
     pub fn interval(&self) -> Option<Duration> {
         self.tap().map(|tap| tap.interval())
-    }
-
-    /// Hands over a picture that was polled `at`, if it is wanted. `number`: see [`FrameTap::deliver_still`].
-    pub fn still(&self, connection: u64, at: Duration, picture: Picture, number: u64) {
-        let Some((first, time, tap)) = self.came(connection, at) else { return };
-        if first {
-            self.status.polled();
-            if self.status.set(StreamState::Up) {
-                tracing::info!(stream = %self.status.id(), "still pictures are polled");
-            }
-        }
-        if tap.is_sampled(time.media) {
-            self.show(time, &picture);
-            tap.deliver_still(time, picture, number);
-        }
-    }
-
-    /// Hands over a picture that somebody has sent `at`; see [`FrameTap::deliver_pushed`].
-    pub fn pushed(&self, connection: u64, at: Duration, picture: Picture, number: u64, outcome: Option<OutcomeSender>) {
-        let Some((_, time, tap)) = self.came(connection, at) else { return };
-        self.show(time, &picture);
-        tap.deliver_pushed(time, picture, number, outcome);
-    }
-
-    /// A still picture has come: whether it is the first, when it was, and who looks at it.
-    fn came(&self, connection: u64, at: Duration) -> Option<(bool, FrameTime, Arc<dyn FrameTap>)> {
-        let (now, wall) = (Instant::now(), jiff::Timestamp::now());
-        let (first, media) = self.with(|state| {
-            if state.connection != connection {
-                return None;
-            }
-            state.progress.frames += 1;
-            state.progress.first.get_or_insert(now);
-            state.progress.last = Some(now);
-            Some((state.progress.frames == 1, state.media.place(at, now)))
-        })?;
-        self.status.frame_seen(now);
-        if first {
-            self.status.decoding(Decoding { mode: Some(Mode::All.name()), ..Decoding::default() });
-        }
-        Some((first, FrameTime { media, captured: now, wall, connection }, self.tap()?))
-    }
-
-    fn show(&self, time: FrameTime, picture: &Picture) {
-        self.status.picture_size(picture.width(), picture.height());
-        metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
-            .set(time.wall.as_duration().as_secs_f64());
     }
 
     fn complain(&self, complaint: &str) {

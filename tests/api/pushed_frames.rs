@@ -52,7 +52,8 @@ fn the_streams_own_token_is_good_for_its_route_alone_and_bad_pictures_are_refuse
         assert!(status == 202 && told["id"].is_string(), "{status} {told}");
     }
     for bad in [None, Some("Bearer other".to_owned()), Some(basic("other")), Some("Digest x".to_owned())] {
-        assert_eq!(push(&url, ROUTE, bad.as_deref(), "image/png", &cat).0, 401, "{bad:?}");
+        // Nobody reads more of it.
+        assert_eq!(push(&url, ROUTE, bad.as_deref(), "image/png", b"x").0, 401, "{bad:?}");
     }
     for (path, authorization, kind, body, wanted) in [
         (ROUTE, Some(&*bearer), "text/plain", &*cat, 415),
