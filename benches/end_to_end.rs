@@ -28,7 +28,7 @@ use vtagd::pipeline::{self, Stages};
 use vtagd::platform::shutdown;
 use vtagd::score::score_routes::ScoreRoute;
 use vtagd::score::{LabelScore, Scoring};
-use vtagd::source::{Decode, Decoder, Location, Pace, Reconnect, SourceSettings};
+use vtagd::source::{CameraTls, Decode, Decoder, Location, Pace, Reconnect, SourceSettings, Transport};
 use vtagd::stream::registry::RegisteredStream;
 
 const BATCH: usize = 8;
@@ -77,6 +77,9 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         any_codec: false,
         templates: "pipelines".into(),
         reconnect: Reconnect::default(),
+        transport: Transport::default(),
+        tls: CameraTls::default(),
+        push: None,
     };
     let stages = Stages {
         spec: engine.spec,

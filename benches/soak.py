@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""An hour of bad networks: the daemon looks at 16 RTSP cameras, each behind a proxy with random faults, and must not grow.
+"""An hour of bad networks: the daemon looks at 16 RTSP cameras, each behind a proxy with random faults, and must not grow. Beside them polled stills,
+pushed pictures and MPEG-TS over UDP, which fail now and then too (benches/soak_kinds.py).
 
 Starts one RTSP server (examples/rtsp_server), the proxies (examples/fault_proxy) and the release daemon with a ladder and limits
 that are ten times as quick as the real ones. Reads resident memory, threads and open files every five seconds; at the end heals
@@ -28,6 +29,8 @@ import tempfile
 import threading
 import time
 import urllib.request
+
+import soak_kinds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOAL = 1.0  # MB an hour
@@ -101,6 +104,8 @@ def main():
     warm_up = min(10, args.minutes / 3) if args.warm_up is None else args.warm_up
     build = ROOT / "target" / args.build
     children, faults, healed = [], collections.Counter(), threading.Event()
+    kinds = soak_kinds.Kinds((ROOT / "tests/data/preprocess/rocket.jpg").read_bytes(), args.seed)
+    whole_number = args.streams + kinds.count()
     with tempfile.TemporaryDirectory() as folder:
         try:
             camera = subprocess.Popen(
@@ -125,6 +130,7 @@ def main():
 
             threading.Thread(target=listen, daemon=True).start()
             rows = "".join(f"  - {{ id: camera-{n}, url: \"rtsp://127.0.0.1:{p}{mount}\" }}\n" for n, p in enumerate(ports))
+            rows += kinds.rows()
             config = pathlib.Path(folder, "vtagd.yaml")
             config.write_text(
                 f"model: {{ path: none }}\nsampling: {{ interval: 1s }}\nreconnect: {RECONNECT}\nstreams:\n{rows}"
@@ -145,6 +151,7 @@ def main():
                 alive()
                 time.sleep(0.1)
             url = f"http://{address[1]}"
+            kinds.begin_to_push(url)
             started, readings, healthy = time.monotonic(), [], None
             while time.monotonic() - started < args.minutes * 60:
                 # Often until all are up for the first time: faults begin soon.
@@ -162,9 +169,10 @@ def main():
             if not healthy:
                 sys.exit("soak: the streams were never all up at once")
             proxy.stdin.close()
+            kinds.heal()
             healed.wait(30)
             deadline, up = time.monotonic() + 60, 0
-            while time.monotonic() < deadline and up < args.streams:
+            while time.monotonic() < deadline and up < whole_number:
                 time.sleep(0.5)
                 up = sum(row["state"] == "up" for row in streams(url))
             rows = streams(url)
@@ -183,6 +191,7 @@ def main():
             daemon.send_signal(signal.SIGTERM)
             code = daemon.wait(30)
         finally:
+            kinds.stop()
             for child in children:
                 child.kill()
                 child.wait()
@@ -193,13 +202,13 @@ def main():
     settled = [reading for reading in readings if reading[0] >= warm_up * 60]
     growth, error = slope(at_equal_load(settled))
     plain, its_error = slope([reading[:2] for reading in settled])
-    whole = len(accounts) == args.streams and all("unaccounted=0" in line for line in accounts)
+    whole = len(accounts) == whole_number and all("unaccounted=0" in line for line in accounts)
     sampled = sum(int(n) for n in re.findall(r"sampled=(\d+)", " ".join(accounts)))
     reconnects = sum(row["reconnects"] for row in rows)
     dropped = sum(int(n) for line in accounts for n in re.findall(r'"(?!no_model|shutdown)\w+": (\d+)', line))
     quiet = all(lines <= ran / 60 for lines in told.values()) and (dropped == 0 or args.minutes < LONG or bool(told))
     print(f"faults: {dict(faults)}")
-    print(f"{args.streams} streams, {args.minutes:g} min, {sum(faults.values()) - faults['pass']} faults, {reconnects} reconnects, "
+    print(f"{whole_number} streams, {args.minutes:g} min, {sum(faults.values()) - faults['pass']} faults, {reconnects} reconnects, "
           f"{up} up at the end, {abandoned:.0f} pipelines left behind, {sampled} frames sampled, every frame accounted: {whole}")
     print(f"{dropped} sampled frames dropped, told in {sum(told.values())} lines of the log")
     judged = f"goal {GOAL:g}" if args.minutes >= LONG else "too short a run to judge"
@@ -210,7 +219,7 @@ def main():
     goals = {
         "memory": args.minutes < LONG or growth < GOAL,
         "accounts": whole,
-        "streams": up == args.streams,
+        "streams": up == whole_number,
         "threads and files": tidy,
         "drops told once a minute": quiet,
         "exit code": code == 0,

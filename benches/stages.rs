@@ -84,7 +84,7 @@ fn tracking(c: &mut Criterion) {
             let mut tracker = Tracker::new(Thresholds::default(), Duration::from_secs(30));
             for i in 0..1000u32 {
                 let media = Duration::from_secs(u64::from(i));
-                let time = FrameTime { media, captured: base, wall: jiff::Timestamp::UNIX_EPOCH };
+                let time = FrameTime { media, captured: base, wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 };
                 black_box(tracker.sample(time, LabelScore { margin: (i % 13) as f32 - 6.0, rival: None }));
             }
         });
@@ -100,7 +100,7 @@ fn emitting(c: &mut Criterion) {
         let base = Instant::now();
         move |i: u64| {
             let media = Duration::from_secs(i);
-            FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH }
+            FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 }
         }
     };
     c.bench_function("emitter: a sample of 50 labels with live scores", |b| {

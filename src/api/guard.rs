@@ -23,6 +23,7 @@ use super::access::{AuthResult, Grant};
 use super::browser_session;
 use super::limits::Budget;
 use super::parameters::{Parameter, Parameters};
+use super::push;
 use super::route_table::{Needs, RouteClass, Rules};
 use super::serve::Peer;
 use crate::logs::AUDIT;
@@ -191,8 +192,15 @@ fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: I
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
     let (authenticate, grant) = shared.access.identify(given, browser_session::cookie(request.headers()), now);
     let caller = Caller { peer: client, authenticate, grant };
+    let own = if rules.needs == Needs::Push {
+        push::own_token(shared, request.uri().path(), request.headers())
+    } else {
+        None
+    };
     let budget = match caller.authenticate {
         _ if rules.needs == Needs::Nothing => Budget::Open,
+        _ if own == Some(true) => Budget::Entitled,
+        AuthResult::NoToken if own == Some(false) => Budget::WrongToken,
         AuthResult::Token | AuthResult::Session => Budget::Entitled,
         AuthResult::NoToken if local => Budget::Entitled,
         // The configuration wants one wherever others can ask; this is the place that keeps the promise.
@@ -216,7 +224,10 @@ fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: I
     }
     match budget {
         Budget::Open => Ok(caller),
-        Budget::Entitled if rules.needs == Needs::Change => not_forged(shared, &caller, request).map(|()| caller),
+        Budget::Entitled if own == Some(true) => Ok(caller),
+        Budget::Entitled if matches!(rules.needs, Needs::Change | Needs::Push) => {
+            not_forged(shared, &caller, request).map(|()| caller)
+        }
         Budget::Entitled if caller.authenticate.is_known() => Ok(caller),
         Budget::Entitled => named_host(shared, request).map(|()| caller),
         Budget::WrongToken => {
@@ -227,6 +238,12 @@ fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: I
             let mut answer =
                 refusal(StatusCode::UNAUTHORIZED, "a token is required: send the header 'Authorization: Bearer …'");
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            if rules.needs == Needs::Push {
+                // Cameras log in when they are asked to.
+                answer
+                    .headers_mut()
+                    .append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"vtagd\""));
+            }
             Err(answer)
         }
     }

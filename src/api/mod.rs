@@ -20,6 +20,7 @@ mod openapi;
 mod openapi_programs;
 mod page;
 mod parameters;
+mod push;
 mod route_table;
 mod scores;
 mod scrape;
@@ -42,6 +43,7 @@ use tokio::sync::Semaphore;
 use crate::event::Event;
 use crate::event::live_scores::LiveScores;
 use crate::frame::latest_picture::LatestPictures;
+use crate::frame::pushed_pictures::PushedPictures;
 use crate::infer::Refused;
 use crate::infer::sessions::Plan;
 use crate::outbox::{RecentSince, Report, Status};
@@ -147,6 +149,7 @@ pub struct Board {
     /// Turns of those who have pictures encoded.
     encoders: Arc<Semaphore>,
     latest_pictures: Arc<LatestPictures>,
+    pushed_pictures: Arc<PushedPictures>,
     /// Whether `/metrics` tells them.
     scores_in_metrics: AtomicBool,
 }
@@ -170,6 +173,7 @@ impl Board {
             readers: Arc::new(Semaphore::new(events::READERS)),
             encoders: Arc::new(Semaphore::new(stream_detail::ENCODERS)),
             latest_pictures: Arc::default(),
+            pushed_pictures: Arc::default(),
             scores_in_metrics: AtomicBool::new(false),
         }
     }
@@ -260,6 +264,11 @@ impl Board {
     /// What all streams show to who looks.
     pub fn latest_pictures(&self) -> &Arc<LatestPictures> {
         &self.latest_pictures
+    }
+
+    /// Which streams take pictures that others send.
+    pub fn pushed_pictures(&self) -> &Arc<PushedPictures> {
+        &self.pushed_pictures
     }
 
     /// Whether `/metrics` tells of the scores.

@@ -72,13 +72,13 @@ fn guarded(mut operation: Value, rules: Rules) -> Value {
     }
     let security = match rules.needs {
         Needs::Nothing => json!([]),
-        Needs::Token | Needs::Change => json!([{ "token": [] }, { "session": [] }]),
+        Needs::Token | Needs::Change | Needs::Push => json!([{ "token": [] }, { "session": [] }]),
     };
     // A session begins with the token alone.
     if operation.get("security").is_none() {
         operation["security"] = security;
     }
-    if rules.needs == Needs::Change {
+    if matches!(rules.needs, Needs::Change | Needs::Push) {
         openapi_programs::with_csrf_token(&mut operation);
     }
     operation["x-guard"] = json!(rules.class.as_str());
@@ -194,6 +194,7 @@ fn schemas() -> Value {
             "state": { "enum": ["connecting", "up", "down", "disabled", "ended", "failed"] },
             "reconnects": count,
             "frames": count,
+            "frames_lost": count,
             "last_frame_age": maybe_number,
             "size": or_null(&json!({ "type": "array", "items": count, "minItems": 2, "maxItems": 2 })),
             "codec": maybe_string,
@@ -274,11 +275,15 @@ fn schemas() -> Value {
         "scoring": { "enum": ["exclusive", "independent"] }, "ensemble": { "enum": ["embeddings", "probabilities"] },
         "templates": list(string.clone()), "background": list(string.clone()), "streams": list(string.clone()), "details": list(label),
     }));
+    let mut pushed_scores = scores::schema();
+    pushed_scores["properties"]["id"] = string.clone();
     let mut all = json!({
         "Error": object(json!({ "error": string })),
         "Streams": object(json!({ "streams": list(of("Stream")) })),
         "Stream": stream,
         "Scores": scores::schema(),
+        "Pushed": object(json!({ "id": string })),
+        "PushedScores": pushed_scores,
         "Labels": object(json!({ "sets": list(set) })),
         "Events": object(json!({ "events": list(event), "next": maybe_string })),
         "Snapshots": object(json!({ "snapshots": list(snapshot), "next": maybe_string })),

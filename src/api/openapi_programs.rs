@@ -10,6 +10,10 @@ use super::openapi::{answer, list, object, object_with, of, operation, text};
 pub(super) fn security_schemes() -> Value {
     json!({
         "token": { "type": "http", "scheme": "bearer" },
+        "push": {
+            "type": "http", "scheme": "basic",
+            "description": "`push.token` of the stream as the password of any user, or as a bearer token.",
+        },
         "session": {
             "type": "apiKey", "in": "cookie", "name": browser_session::COOKIE,
             "description": "The cookie that `POST /api/v1/session` gives for the token. What changes anything needs the header X-CSRF-Token too.",
@@ -54,13 +58,16 @@ fn picture() -> Value {
     json!({ "schema": { "type": "string", "contentEncoding": "binary", "description": "At most 2^25 pixels, 16,384 a side." } })
 }
 
+/// What a route takes that takes a picture.
+pub(super) fn picture_body() -> Value {
+    let picture = picture();
+    json!({ "required": true, "content": { "image/jpeg": picture, "image/png": picture, "image/webp": picture } })
+}
+
 pub(super) fn tag() -> Value {
     let summary = "The scores of a picture, through the batches of the streams, to which it yields.";
     let mut tag = asked("tag", summary, "Tagged");
-    let picture = picture();
-    tag["requestBody"] = json!({
-        "required": true, "content": { "image/jpeg": picture, "image/png": picture, "image/webp": picture },
-    });
+    tag["requestBody"] = picture_body();
     tag
 }
 
@@ -89,10 +96,7 @@ pub(super) fn search_picture() -> Value {
         "The moments of the history that look like a picture, with a text or without one.",
         "Moments",
     );
-    let picture = picture();
-    search["requestBody"] = json!({
-        "required": true, "content": { "image/jpeg": picture, "image/png": picture, "image/webp": picture },
-    });
+    search["requestBody"] = picture_body();
     search
 }
 

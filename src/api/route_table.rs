@@ -12,7 +12,7 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, live, mark_routes, model_queries, openapi, openapi_programs, scores,
+    Shared, browser_session, events, handlers, live, mark_routes, model_queries, openapi, openapi_programs, push, scores,
     search, snapshots, stream_detail,
 };
 
@@ -24,6 +24,8 @@ pub(super) enum Needs {
     Token,
     /// The token, always. The guard lets in who needs none to read; the route itself refuses him.
     Change,
+    /// The token of the stream that it is for, where that has one; as for a change otherwise, but where there is no token at all.
+    Push,
 }
 
 /// What a route may cost, and so what is let through to it.
@@ -88,6 +90,7 @@ const CHANGE: Rules = Rules { class: RouteClass::Plain, needs: Needs::Change };
 const LIVENESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Nothing };
 const READINESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Token };
 const PICTURE: Rules = Rules { class: RouteClass::Picture, needs: Needs::Token };
+const PUSH: Rules = Rules { class: RouteClass::Picture, needs: Needs::Push };
 const LIVE: Rules = Rules { class: RouteClass::Live, needs: Needs::Token };
 const SCRAPE: Rules = Rules { class: RouteClass::Scrape, needs: Needs::Token };
 
@@ -176,6 +179,7 @@ pub(super) fn all() -> Vec<Route> {
         Route::get("/api/v1/streams/{id}/latest.jpg", READ, stream_detail::latest, stream_detail::of_latest())
             .taking(stream_detail::PARAMETERS),
         Route::get("/api/v1/streams/{id}/scores", READ, scores::scores, openapi::scores()).taking(scores::PARAMETERS),
+        Route::post("/api/v1/streams/{id}/frames", PUSH, push::frames, push::described()).taking(push::PARAMETERS),
         Route::post(
             "/api/v1/streams/{id}/pause",
             CHANGE,

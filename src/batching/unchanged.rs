@@ -125,7 +125,7 @@ mod tests {
         media: Duration,
     ) -> (Arc<FrameMeta>, Arc<SharedEmbedding>) {
         let shared_embedding = Arc::new(SharedEmbedding::default());
-        let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
+        let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 };
         let guard = Arc::new(FrameAccounting::default()).sample(&"a".into());
         let frame = Arc::new(FrameMeta {
             stream: StreamKey(1),

@@ -115,7 +115,7 @@ pub fn replay(samples: &[Sample], thresholds: &Thresholds, setting: &Setting) ->
 
 fn time(at: f64, setting: &Setting) -> FrameTime {
     let media = Duration::try_from_secs_f64(at.max(0.0)).unwrap_or_default();
-    FrameTime { media, captured: setting.origin, wall: jiff::Timestamp::UNIX_EPOCH }
+    FrameTime { media, captured: setting.origin, wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 }
 }
 
 /// Tags of `thresholds` on these intervals alone: nothing is known of what lies between them.

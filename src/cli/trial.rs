@@ -15,14 +15,14 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::plain;
-use crate::config::{Settings, StreamSettings};
+use crate::config::{self, Settings, StreamSettings};
 use crate::frame::{FrameTap, FrameTime, Picture};
 use crate::platform::backoff::Ladder;
 use crate::platform::rounding;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::sample::Schedule;
-use crate::source::{self, Source, SourceSettings};
+use crate::source::{self, Location, Source, SourceSettings};
 use crate::stream::status::{StreamReport, StreamState, StreamStatus};
 
 /// Streams that are connected to at the same time: each decodes its first pictures.
@@ -68,6 +68,9 @@ pub struct Finding {
     /// Still pictures, which are polled.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub polled: bool,
+    /// What `run` could not do with what it sends.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Connects to every stream that is switched on, each for `time` at most.
@@ -82,10 +85,11 @@ pub fn streams(settings: &Settings, time: Duration, shutdown: &Shutdown) -> Vec<
         } {
             let finding = match stream.enabled {
                 false => blank(stream),
+                true if matches!(stream.source.location, Location::Push(_)) => waiting(stream),
                 true if shutdown.is_requested() => failed(stream, STOPPED),
                 // A camera that is asked with a wrong password may lock the account.
                 true if stream.source.password.as_ref().is_some_and(Secret::is_absent) => failed(stream, NO_PASSWORD),
-                true => one(stream, time, shutdown),
+                true => one(settings, stream, time, shutdown),
             };
             findings.lock()[at] = Some(finding);
         }
@@ -107,12 +111,18 @@ fn blank(stream: &StreamSettings) -> Finding {
     Finding { id, enabled: stream.enabled, interval, ..Finding::default() }
 }
 
+/// There is nothing to connect to.
+fn waiting(stream: &StreamSettings) -> Finding {
+    let route = format!("pictures are sent to it: POST /api/v1/streams/{}/frames", stream.source.id);
+    Finding { reachable: true, warnings: vec![route], ..blank(stream) }
+}
+
 fn failed(stream: &StreamSettings, error: &str) -> Finding {
     Finding { error: Some(error.to_owned()), ..blank(stream) }
 }
 
 /// The source as configured, but with one attempt alone: `time` is all there is.
-fn settings(stream: &StreamSettings, time: Duration) -> SourceSettings {
+fn attempt(stream: &StreamSettings, time: Duration) -> SourceSettings {
     let mut settings = stream.source.clone();
     let never = Duration::from_hours(24);
     settings.reconnect.ladder = Ladder::doubling(never, never, never);
@@ -121,12 +131,12 @@ fn settings(stream: &StreamSettings, time: Duration) -> SourceSettings {
     settings
 }
 
-fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding {
+fn one(settings: &Settings, stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding {
     let id = Arc::clone(&stream.source.id);
     let tap = Arc::new(Tap::new(stream.interval.at_start()));
     let status = Arc::new(StreamStatus::new(Arc::clone(&id)));
     let (trigger, until) = shutdown.child();
-    let source = Source::new(settings(stream, time), Arc::clone(&tap) as _, Arc::clone(&status), until);
+    let source = Source::new(attempt(stream, time), Arc::clone(&tap) as _, Arc::clone(&status), until);
     let (told, ended) = bounded::<()>(1);
     let thread = Builder::new().name(format!("src-{id}")).spawn(move || {
         // Dropped at the end, also of a panic.
@@ -158,7 +168,8 @@ fn one(stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding 
     } else if thread.join().is_err() {
         return failed(stream, "its source has panicked; please report this");
     }
-    let finding = finding(stream, &report, picture, time);
+    let mut finding = finding(stream, &report, picture, time);
+    finding.warnings.extend(rare_keyframes(&finding, settings, stream));
     if shutdown.is_requested() && !finding.reachable {
         return failed(stream, STOPPED);
     }
@@ -200,6 +211,21 @@ fn finding(stream: &StreamSettings, report: &StreamReport, picture: bool, time: 
         polled: report.polled,
         ..blank(stream)
     }
+}
+
+/// What `after` of a label cannot mean where the stream has keyframes alone to be looked at, and too few.
+fn rare_keyframes(finding: &Finding, settings: &Settings, stream: &StreamSettings) -> Option<String> {
+    let apart =
+        finding.keyframe_interval.filter(|apart| finding.decode == Some("keyframes") && *apart > finding.interval)?;
+    let labels = stream.label_sets.iter().filter_map(|set| settings.label_sets.get(*set)).flat_map(|set| &set.labels);
+    let afters = labels.map(|label| (config::thresholds(label, &settings.events).after, &label.name));
+    // What is shorter than the interval has been told with the configuration.
+    let met = |after: f64| after == 0.0 || after < finding.interval || apart <= after * 1.25;
+    let (after, label) = afters.filter(|(after, _)| !met(after.as_secs_f64())).min()?;
+    Some(format!(
+        "a keyframe every {apart:.1} s is longer than `after` of `{label}` ({after:?}): what shows in one of them starts no tag; shorten the \
+         keyframe interval in the camera, or set `decode: auto`"
+    ))
 }
 
 /// Counts pictures where the daemon would look at them.
@@ -253,6 +279,8 @@ pub fn table(findings: &[Finding]) -> String {
     lines.extend(
         findings.iter().filter_map(|f| Some(format!("{}: decoded in software: {}", f.id, f.why_software.as_ref()?))),
     );
+    let warnings = findings.iter().flat_map(|f| f.warnings.iter().map(move |warning| format!("{}: {warning}", f.id)));
+    lines.extend(warnings);
     lines.join("\n")
 }
 

@@ -11,7 +11,7 @@ use crate::sample::Interval;
 use crate::score::Threshold;
 use crate::section;
 use crate::sink::config::SinkItem;
-use crate::source::{Decode, Decoder, Pace};
+use crate::source::{Decode, Decoder, Pace, Transport};
 use crate::words;
 use crate::yaml::field_reader::{At, FromNode, Reader};
 use crate::yaml::key_reference::Key;
@@ -20,6 +20,7 @@ use crate::yaml::values::Bytes;
 use crate::yaml::{Node, Value};
 
 pub use super::schema_runtime::*;
+use super::schema_sources::{PushKeys, SourceTls};
 
 use super::LogFormat;
 
@@ -192,10 +193,11 @@ section! {
         "id" => id: String,
         /// bool | `true` | `false`: the stream is checked and listed, and not connected to
         "enabled" => enabled: bool,
-        /// URL | this or `pipeline` | `rtsp://` `rtsps://` `http://` `https://` `file://` `v4l2:///dev/video0`.
+        /// URL | this or `pipeline` | `rtsp://` `rtsps://` `http://` `https://` `file://` `v4l2:///dev/video0` `rtmp://`
+        /// `srt://` `udp://` (MPEG-TS) `push://NAME` (pictures that [others send](cameras.md#pictures-that-are-sent)).
         /// `file://clip.mp4` is relative to this file, `file:///srv/clip.mp4` is not. Credentials inside the URL work,
         /// with a warning; see [below](#user-and-password-in-a-url). Over HTTP: multipart MJPEG, a video, or a
-        /// still picture, which is [polled](cameras.md#still-pictures)
+        /// still picture, which is [polled](cameras.md#still-pictures), or a playlist (`.m3u8`)
         "url" => url: String,
         /// path | this or `url` | Your own GStreamer template
         "pipeline" => pipeline: String,
@@ -203,6 +205,14 @@ section! {
         "username" => username: String,
         /// credential | - | Password at the camera
         "password" => password: SecretSource,
+        /// `auto`, `tcp`, `udp`, `multicast` | `auto` | How RTSP cameras send. `auto`: over TCP, and over UDP where the camera
+        /// refuses that (461)
+        "transport" => transport: Transport,
+        /// section | the system's authorities | Which certificate of an `rtsps://` or `https://` camera is trusted, see
+        /// [below](#certificates-of-cameras)
+        "tls" => tls: SourceTls,
+        /// section | - | Of `push://`
+        "push" => push: PushKeys,
         /// list of set names | every set | Label sets for this stream
         "labels" => labels: Vec<At<String>>,
         /// section | - | As [`sampling`](#sampling), for this stream alone

@@ -17,7 +17,7 @@ use crate::platform::tls::Trust;
 use crate::sample::Interval;
 use crate::sink::JsonlTarget;
 use crate::sink::nats::NatsLogin;
-use crate::source::{Decode, Decoder, Location, Reconnect};
+use crate::source::{CameraTls, Decode, Decoder, Location, Reconnect};
 
 const HIDDEN: &str = "***";
 
@@ -102,7 +102,12 @@ fn copies(settings: &Settings) -> Option<serde_json::Map<String, Value>> {
 fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
     let source = &stream.source;
     let (key, place) = match &source.location {
-        Location::Rtsp(address) | Location::Http(address) => ("url", address.map(bare).to_string()),
+        Location::Rtsp(address)
+        | Location::Http(address)
+        | Location::Rtmp(address)
+        | Location::Srt(address)
+        | Location::Udp(address) => ("url", address.map(bare).to_string()),
+        Location::Push(name) => ("url", format!("push://{name}")),
         Location::File(path) => ("url", format!("file://{}", path.display())),
         Location::V4l2(path) => ("url", format!("v4l2://{}", path.display())),
         Location::Template(path) => ("pipeline", path.display().to_string()),
@@ -113,6 +118,7 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         "enabled": stream.enabled,
         "username": source.username,
         "password": source.password,
+        "transport": source.transport,
         "labels": sets.map(|set| set.name.clone()).collect::<Vec<_>>(),
         "sampling": sampling(
             stream.interval,
@@ -128,6 +134,16 @@ fn stream(stream: &StreamSettings, settings: &Settings) -> Value {
         "history": if stream.history { "on" } else { "off" },
     });
     shown[key] = place.into();
+    match &source.tls {
+        CameraTls::System => {}
+        CameraTls::Ca(path) => shown["tls"] = json!({ "ca": path }),
+        CameraTls::Fingerprint(fingerprint) => shown["tls"] = json!({ "fingerprint": fingerprint.to_string() }),
+        CameraTls::Off => shown["tls"] = json!({ "verify": "off" }),
+    }
+    if let Some(push) = &source.push {
+        let hold = push.hold.unwrap_or_else(|| stream.interval.at_start());
+        shown["push"] = json!({ "token": push.token, "hold": hold });
+    }
     shown
 }
 

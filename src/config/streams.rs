@@ -1,27 +1,24 @@
-//! Checks `streams`: ids, addresses, credentials, views, and which label sets each uses.
+//! Checks `streams`: ids, views, how each is sampled, and which label sets it uses. Where its pictures come from: `stream_address.rs`.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::StreamSettings;
 use super::schema::{Reconnect as RawReconnect, Stream, Unchanged as RawUnchanged};
+use super::stream_address;
 use super::views;
 use crate::frame::coded_size;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::Views;
 use crate::label::LabelSet;
 use crate::platform::backoff::Ladder;
-use crate::platform::secret::Secret;
-use crate::platform::secret::is_secret_key;
 use crate::sample::Interval;
 use crate::source::{Decode, Decoder, Limits, Location, Pace, Reconnect, SourceSettings};
 use crate::stream::StreamId;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::text_form::{self, LOOK_ALIKE};
-use crate::yaml::{Place, address, checks, secrets};
-
-const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file:// or v4l2://";
+use crate::yaml::{Place, secrets};
 
 /// Longest id of a stream, and name of a region: it becomes a thread name, a metric label and a topic.
 const MAX_ID: usize = 64;
@@ -63,7 +60,8 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     let raw = &at.value;
     // Everything is looked at before the first `?`, so that one mistake hides no other.
     let id = id(at, reader);
-    let place = place(at, reader);
+    let place = stream_address::place(at, reader);
+    let way = place.as_ref().and_then(|(location, ..)| stream_address::way(raw, location, reader));
     let pace = raw.pace.value().unwrap_or_default();
     let looped = raw.looped.value().unwrap_or_default();
     if let Some((location, ..)) = &place
@@ -108,7 +106,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
     if let Some(regions) = raw.view.given().and_then(|view| view.value.regions.given()) {
         views::tell_renamed(regions, label_sets.iter().filter_map(|set| around.sets.get(*set)), reader);
     }
-    let (location, username, password) = place?;
+    let ((location, username, password), way) = (place?, way?);
     let password_file = raw.password.given().and_then(|password| secrets::file(password, reader));
     Some(StreamSettings {
         source: SourceSettings {
@@ -125,6 +123,9 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             any_codec: max_pixels.is_some(),
             templates: around.templates.clone(),
             reconnect,
+            transport: way.transport,
+            tls: way.tls,
+            push: way.push,
         },
         views: views?,
         interval,
@@ -232,101 +233,6 @@ pub fn reconnect(raw: &RawReconnect, default: &Reconnect, reader: &mut Reader<'_
         reader.error(at, "is longer than `max`", "waits start at `first` and double up to `max`");
     }
     Reconnect { ladder: Ladder::doubling(first, max, stable), limits }
-}
-
-type Target = (Location, Option<String>, Option<Secret>);
-
-/// Where the frames come from, and the credentials for it.
-fn place(at: &At<Stream>, reader: &mut Reader<'_>) -> Option<Target> {
-    let raw = &at.value;
-    let password = raw.password.given().and_then(|password| secrets::resolve(password, reader));
-    let username = raw.username.value();
-    let location = match (&raw.url, &raw.pipeline) {
-        (Field::Missing, Field::Missing) => {
-            reader.missing(at, "url", format!("{SCHEMES}, or name your own template with `pipeline`"));
-            None
-        }
-        (Field::Given(_), Field::Given(pipeline)) => {
-            reader.refuse(pipeline, "cannot stand beside `url`", "keep one of them; a template names its own source")
-        }
-        (_, Field::Given(pipeline)) => checks::existing_file(pipeline, "name a pipeline template", reader)
-            .map(|path| (Location::Template(path), None, None)),
-        (Field::Given(url), _) => url_location(url, !raw.password.is_missing(), reader),
-        _ => None,
-    };
-    let (location, url_username, url_password) = location?;
-    if matches!(location, Location::File(_) | Location::V4l2(_)) {
-        if let Some(username) = raw.username.given() {
-            reader.warn(username, "is not used: a file or device has no user", "remove it");
-        }
-        if let Some(password) = raw.password.given() {
-            reader.warn(password, "is not used: a file or device has no password", "remove it");
-        }
-    }
-    if let Some(url) = raw.url.given()
-        && (url_username.is_some() || url_password.is_some())
-    {
-        if (url_username.is_some() && !raw.username.is_missing())
-            || (url_password.is_some() && !raw.password.is_missing())
-        {
-            address::report_credentials(url, true, reader);
-            return None;
-        }
-        address::report_credentials(url, false, reader);
-    }
-    let password = password.or(url_password);
-    if matches!(raw.password, Field::Wrong) || (raw.password.given().is_some() && password.is_none()) {
-        return None;
-    }
-    Some((location, username.or(url_username), password))
-}
-
-fn url_location(url: &At<String>, has_password: bool, reader: &mut Reader<'_>) -> Option<Target> {
-    let text = url.value.trim();
-    match address::scheme(text).as_deref() {
-        Some(scheme @ ("rtsp" | "rtsps" | "http" | "https")) => {
-            let address = address::zoned(url, reader)?;
-            if address.url.query_pairs().any(|(key, _)| is_secret_key(&key)) {
-                let message = "seems to hold a credential in its query, which cannot be kept apart from the address";
-                reader.warn(url, message, "use `username` and `password` if the camera takes them");
-            }
-            // Cameras that speak RTSPS are few, and most take RTSP's passwords as digests.
-            if scheme == "http" {
-                let sent = has_password || address.password.is_some();
-                address::report_plain(url, &address.url, sent, "use https:// if the camera has it", reader);
-            }
-            let location = if scheme.starts_with("rtsp") { Location::Rtsp } else { Location::Http };
-            Some((location(address.url), address.username, address.password))
-        }
-        Some("file") => {
-            let path = address::local(text, reader.document().file_of(url.place));
-            checks::is_file(url, path, "name a video file, such as file:///srv/clip.mp4", reader)
-                .map(|path| (Location::File(path), None, None))
-        }
-        Some("v4l2") => {
-            let path = address::local(text, Path::new("/"));
-            if path == Path::new("/") || !path.is_absolute() {
-                return reader.refuse(url, "names no device", "write, for example, v4l2:///dev/video0");
-            }
-            Some((Location::V4l2(path), None, None))
-        }
-        Some(scheme) => {
-            let known = ["rtsp", "rtsps", "http", "https", "file", "v4l2"];
-            let remedy = match crate::yaml::nearest(scheme, &known) {
-                Some(near) => format!("did you mean {near}://? Known: {}", known.join(", ")),
-                None => SCHEMES.to_owned(),
-            };
-            reader.refuse(url, format!("has the unknown scheme {scheme}://"), remedy)
-        }
-        None => {
-            let remedy = match text {
-                device if device.starts_with("/dev/") => format!("write v4l2://{device}"),
-                path if path.starts_with('/') => format!("write file://{path}"),
-                _ => SCHEMES.to_owned(),
-            };
-            reader.refuse(url, "has no scheme", remedy)
-        }
-    }
 }
 
 fn label_sets(field: &Field<Vec<At<String>>>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> Vec<usize> {

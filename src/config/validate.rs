@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::schema::{Api, Events, Log, Metrics, NumberOrAuto, Root, Runtime};
+use super::schema::{Api, Events, Log, Metrics, NumberOrAuto, Root, Runtime, Stream};
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, StreamDefaults, StreamSettings, TlsSettings,
@@ -22,7 +22,7 @@ use crate::source::Reconnect;
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::problem::Problem;
 use crate::yaml::secrets::Absence;
-use crate::yaml::{Document, checks, secrets};
+use crate::yaml::{Document, address, checks, secrets};
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_BATCH: usize = 8;
@@ -138,6 +138,18 @@ pub fn settings(
     {
         let message = "is empty, and with `api.listen: off` nobody could ever ask for a stream";
         reader.error(at, message, "add a stream, or let the API listen: then the daemon waits for a reload");
+    }
+    if is_off {
+        let is_pushed = |stream: &&At<Stream>| {
+            stream.value.url.given().is_some_and(|url| address::scheme(&url.value).as_deref() == Some("push"))
+        };
+        for stream in raw.streams.given().iter().flat_map(|streams| &streams.value).filter(is_pushed) {
+            reader.warn(
+                stream,
+                "waits for pictures, and with `api.listen: off` nobody can send any",
+                "let the API listen",
+            );
+        }
     }
     let log = log(raw.log.given().map(|log| &log.value));
 

@@ -11,6 +11,7 @@ mod reload;
 pub(crate) mod running_streams;
 mod set_view;
 mod start_sinks;
+mod stream_times;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -176,6 +177,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let stored = history.as_ref().map(Recorder::stored);
     let answers = Arc::new(ModelAnswers::new(on_demand, model, labels, shutdown.clone()).with_history(stored));
     intake.show_pictures(Arc::clone(board.latest_pictures()));
+    intake.take_pushed(Arc::clone(board.pushed_pictures()));
     let mut streams =
         Streams::new(intake, Arc::clone(&events), registry, Arc::clone(board.live_scores()), engine.model.clone());
     streams.record_to(history);

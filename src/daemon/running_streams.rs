@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::stream_times::Absence;
+pub use super::stream_times::gap;
 use crate::config::{Settings, StreamSettings, calibrations};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
@@ -21,7 +23,6 @@ use crate::history::{PictureEncoder, PictureSettings, Recorder};
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::pipeline::{EventRoute, Threads, scores_to_events};
-use crate::sample::Interval;
 use crate::score::Scorer;
 use crate::score::score_routes::{EmbeddingHandler, ScoreRoutes};
 use crate::source::Ended;
@@ -29,24 +30,12 @@ use crate::stream::StreamId;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
 use crate::stream::status::StreamState;
 
-/// Samples further apart than this, or than ten intervals, do not continue one another: the camera was away.
-const GAP: Duration = Duration::from_secs(30);
-
 /// So long a stream that leaves may hold up the next of its name; then what is still under way of it is dropped. Longer than a camera's
 /// pipeline has to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the system gives no thread, it is asked again so late.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Samples of a stream that are further apart do not continue one another.
-pub fn gap(stream: &StreamSettings) -> Duration {
-    match stream.interval {
-        Interval::Every(interval) => GAP.max(interval * 10),
-        // Ten times the longest would take a camera that was away for minutes for one that was there.
-        Interval::Auto => GAP.max(Interval::Auto.longest() * 2),
-    }
-}
 
 /// A stream, and where it stands.
 struct KnownStream {
@@ -76,6 +65,8 @@ struct RunningStream {
     silent: bool,
     /// Its source has reported that it has ended.
     ended: bool,
+    /// Of one that pictures are sent to.
+    absence: Option<Absence>,
 }
 
 impl RunningStream {
@@ -164,7 +155,8 @@ impl Streams {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
         let emitter =
             Emitter::new(&settings.instance, id, model, rules(settings, stream, &self.model.fingerprint), gap(stream));
-        let emitter = Arc::new(Mutex::new(emitter.counting(Arc::clone(&record.swallowed))));
+        let emitter = emitter.counting(Arc::clone(&record.swallowed)).expecting(stream.interval.at_start());
+        let emitter = Arc::new(Mutex::new(emitter));
         let embeddings = embeddings(self.history.as_ref(), stream, &self.model);
         let events = Arc::clone(&self.events);
         let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), events, embeddings);
@@ -172,7 +164,7 @@ impl Streams {
         let member =
             self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, views, route })?;
         self.live_scores.enter(record.status.id(), &emitter);
-        Ok(RunningStream { member, emitter, leaving: None, silent: false, ended: false })
+        Ok(RunningStream { member, emitter, leaving: None, silent: false, ended: false, absence: Absence::of(stream) })
     }
 
     fn running(&self) -> impl Iterator<Item = (&RegisteredStream, &RunningStream)> {
@@ -324,7 +316,11 @@ impl Streams {
                 running.close(EndReason::Reconfigured, events);
                 running.silent = true;
             }
-            if !(running.ended && running.member.is_drained()) {
+            let is_drained = running.member.is_drained();
+            if let Some(absence) = running.absence.as_mut().filter(|_| is_drained && running.leaving.is_none()) {
+                absence.poll(now, &mut running.emitter.lock(), &mut |event| events.send(event, None));
+            }
+            if !(running.ended && is_drained) {
                 return true;
             }
             running.close(running.leaving.unwrap_or(EndReason::StreamEnded), events);

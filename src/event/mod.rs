@@ -4,6 +4,7 @@
 //! Runs on the scoring thread; nothing here waits or reads a clock. Scores must come in order of media time per stream.
 
 pub mod cloud_event;
+pub mod continuity;
 pub mod drift;
 pub mod live_scores;
 mod peaks;
@@ -23,6 +24,7 @@ use crate::score::{LabelScore, NamedRival, Threshold, margin};
 use crate::stream::StreamId;
 use crate::stream::swallowed_starts::SwallowedStarts;
 pub use cloud_event::{Event, EventKind, ModelRef};
+use continuity::Continuity;
 use drift::{DriftWatch, UsualRange};
 use live_scores::Detail;
 use peaks::HourOfPeaks;
@@ -156,6 +158,15 @@ pub struct Emitter {
     first: Option<FrameTime>,
     last: Option<FrameTime>,
     swallowed: Arc<SwallowedStarts>,
+    rare: RareSamples,
+}
+
+/// Whether samples come as often as they are to; told once.
+struct RareSamples {
+    continuity: Continuity,
+    /// How often they are to come; `None`: nobody wants to know.
+    wanted: Option<Duration>,
+    told: bool,
 }
 
 impl Emitter {
@@ -170,7 +181,14 @@ impl Emitter {
         let boards = sets.into_iter().map(board).collect();
         let swallowed = Arc::new(SwallowedStarts::new(&stream));
         let source = cloud_event::source_uri(instance, &stream);
-        Self { source, stream, model, boards, first: None, last: None, swallowed }
+        let rare = RareSamples { continuity: Continuity::new(gap), wanted: None, told: false };
+        Self { source, stream, model, boards, first: None, last: None, swallowed, rare }
+    }
+
+    /// Says in the log if samples, wanted every `interval`, come so seldom that a label's `after` has no meaning.
+    pub fn expecting(mut self, interval: Duration) -> Self {
+        self.rare.wanted = Some(interval);
+        self
     }
 
     /// Counts starts that are swallowed where others can see them.
@@ -227,7 +245,9 @@ impl Emitter {
     /// Takes the scores of one frame for number `set` of the sets, one a label, and hands every event to `emit`, which says whether it is on
     /// its way to anybody: the cooldown of a start that is not does not begin.
     pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[LabelScore], emit: &mut dyn FnMut(Event) -> bool) {
-        self.last = Some(time);
+        if self.last.replace(time) != Some(time) {
+            self.note_spacing(time);
+        }
         let second = live_scores::second(self.first.get_or_insert(time), time.captured);
         let Some(board) = self.boards.get_mut(set) else { return };
         let mut changes = Vec::new();
@@ -252,6 +272,47 @@ impl Emitter {
             if !told && matches!(change, Change::Start { .. }) {
                 self.boards[set].labels[index].tracker.untold();
             }
+        }
+    }
+
+    /// Takes note of when a frame was. The configuration has been checked with the interval that is wanted; what comes more seldom, only time tells.
+    fn note_spacing(&mut self, time: FrameTime) {
+        let RareSamples { continuity, wanted: Some(wanted), told: false } = &mut self.rare else { return };
+        continuity.note(time);
+        let (Some(spacing), wanted) = (continuity.spacing(), *wanted) else { return };
+        let labels =
+            self.boards.iter().flat_map(|board| board.labels.iter().map(move |label| (&board.set, &label.rules)));
+        let missed = labels.filter(|(_, rules)| {
+            let after = rules.thresholds.after;
+            // A little more is jitter.
+            !after.is_zero() && after >= wanted && spacing > after + after / 4
+        });
+        let Some((set, rules)) = missed.min_by_key(|(_, rules)| rules.thresholds.after) else { return };
+        self.rare.told = true;
+        tracing::warn!(
+            stream = %self.stream, %set, label = %rules.name, after = ?rules.thresholds.after, apart_ms = u64::try_from(spacing.as_millis()).unwrap_or(u64::MAX),
+            "samples are further apart than `after`, so what shows in one of them alone starts no tag: shorten the camera's keyframe interval, set \
+             `decode: auto`, or, if the box is too small, watch fewer streams or lengthen `after`"
+        );
+    }
+
+    /// The last sample.
+    pub fn last(&self) -> Option<FrameTime> {
+        self.last
+    }
+
+    /// Whether a tag is open, or what looks like a start is under way.
+    pub fn is_busy(&self) -> bool {
+        let phases = self.boards.iter().flat_map(|board| &board.labels).map(|label| label.tracker.phase());
+        phases.into_iter().any(|phase| !matches!(phase, Phase::Idle | Phase::Cooldown { rising: None, .. }))
+    }
+
+    /// There is nothing to be looked at, and that is known: no label is there.
+    pub fn absent(&mut self, time: FrameTime, emit: &mut dyn FnMut(Event) -> bool) {
+        for set in 0..self.boards.len() {
+            let nothing = LabelScore { margin: f32::NEG_INFINITY, rival: None };
+            let scores = vec![nothing; self.boards[set].labels.len()];
+            self.scores(time, set, &scores, emit);
         }
     }
 

@@ -6,7 +6,7 @@ use super::*;
 
 fn at(base: Instant, seconds: u64) -> FrameTime {
     let media = Duration::from_secs(seconds);
-    FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media }
+    FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media, connection: 0 }
 }
 
 /// Scores of these probabilities.
@@ -230,4 +230,32 @@ fn labels_of_one_name_in_two_sets_are_two_series() {
         let line = format!("vtagd_events_total{{stream=\"door\",set=\"{set}\",label=\"cat\",type=\"start\"}} 1");
         assert!(text.lines().any(|told| told == line), "{line}: {text}");
     }
+}
+
+/// Keyframes may be as rare as this, and a box so small.
+#[test]
+fn samples_that_are_all_far_apart_start_and_end_tags_and_are_told_of_once() {
+    let base = Instant::now();
+    let thresholds = Thresholds { cooldown: Duration::ZERO, ..Thresholds::default() };
+    let label =
+        LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
+    let (mut emitter, mut told) = (emitter.expecting(Duration::from_secs(1)), Vec::new());
+    for (number, score) in [0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.1].into_iter().enumerate() {
+        assert_eq!(emitter.rare.told, number > 4, "{number}");
+        emitter.scores(at(base, number as u64 * 40), 0, &scored(&[score]), &mut |event| {
+            told.push((event.kind, event.data.media_start, event.data.media_end));
+            true
+        });
+    }
+    assert_eq!(told, [(EventKind::Start, 80.0, None), (EventKind::End, 80.0, Some(200.0))]);
+}
+
+#[test]
+fn samples_that_come_as_they_are_wanted_are_not_told_of() {
+    let base = Instant::now();
+    let mut emitter = emitter().expecting(Duration::from_secs(1));
+    (0..20).for_each(|second| emitter.scores(at(base, second), 0, &scored(&[0.1, 0.1]), &mut |_| true));
+    assert!(!emitter.rare.told);
 }

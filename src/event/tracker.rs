@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::Thresholds;
+use super::continuity::Continuity;
 use super::swallowed::{Run, Swallowed};
 use crate::frame::FrameTime;
 use crate::score::{LabelScore, margin};
@@ -99,15 +100,12 @@ pub struct Tracker {
     state: State,
     /// Media time before which no start may be emitted.
     quiet_until: Option<Duration>,
-    /// Media time of the last sample.
-    last: Option<Duration>,
-    /// Samples further apart than this do not continue one another.
-    gap: Duration,
+    continuity: Continuity,
     swallowed: Swallowed,
 }
 
 impl Tracker {
-    /// `gap` is the longest time between two samples that may still count as one run: what happened while a camera was
+    /// `gap` is the longest time between any two samples that may still count as one run, see [`Continuity`]: what happened while a camera was
     /// away is not known, so neither a start nor an end that was under way goes on after it.
     pub fn new(thresholds: Thresholds, gap: Duration) -> Self {
         let (enter, exit) = thresholds.margins();
@@ -117,8 +115,7 @@ impl Tracker {
             exit,
             state: IDLE,
             quiet_until: None,
-            last: None,
-            gap,
+            continuity: Continuity::new(gap),
             swallowed: Swallowed::default(),
         }
     }
@@ -126,7 +123,8 @@ impl Tracker {
     /// Goes on under other thresholds, with the state and the cooldown it has.
     pub fn change(&mut self, thresholds: Thresholds, gap: Duration) {
         (self.enter, self.exit) = thresholds.margins();
-        (self.thresholds, self.gap) = (thresholds, gap);
+        self.thresholds = thresholds;
+        self.continuity.change(gap);
     }
 
     /// The open tag, if there is one.
@@ -173,7 +171,7 @@ impl Tracker {
 
     /// Where it stands after its last sample.
     pub fn phase(&self) -> Phase {
-        let quiet = self.quiet_until.filter(|until| self.last.is_none_or(|last| last < *until));
+        let quiet = self.quiet_until.filter(|until| self.continuity.last().is_none_or(|last| last.media < *until));
         match (self.state, quiet) {
             (State::Open { tag, .. }, _) => Phase::OpenSince(tag.started),
             (State::Rising { run }, Some(until)) => Phase::Cooldown { until, rising: Some(run.since) },
@@ -185,8 +183,7 @@ impl Tracker {
 
     /// Takes one sample. `time.media` must not go back.
     pub fn sample(&mut self, time: FrameTime, score: LabelScore) -> Option<Change> {
-        let away = self.last.replace(time.media).is_some_and(|last| time.media.saturating_sub(last) > self.gap);
-        if away {
+        if !self.continuity.note(time) {
             match &mut self.state {
                 State::Open { falling, .. } => *falling = None,
                 State::Rising { run } => {

@@ -94,7 +94,8 @@ mod tests {
         let begun = Instant::now();
         let sample = |seconds: u64| {
             let (picture, after) = (picture(), Duration::from_secs(seconds));
-            let time = FrameTime { media: after, captured: begun + after, wall: jiff::Timestamp::UNIX_EPOCH };
+            let time =
+                FrameTime { media: after, captured: begun + after, wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 };
             latest.sampled(time, &picture);
             Arc::strong_count(&picture) > 1
         };

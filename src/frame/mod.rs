@@ -6,6 +6,7 @@
 pub mod coded_size;
 pub mod latest_picture;
 pub mod picture_kind;
+pub mod pushed_pictures;
 pub mod region_picture;
 pub mod slot;
 pub mod still_image;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::frame::pushed_pictures::OutcomeSender;
 use crate::frame::thumbprint::Thumbprint;
 use crate::stream::StreamId;
 use crate::stream::accounting::FrameGuard;
@@ -222,6 +224,8 @@ pub struct FrameTime {
     pub captured: Instant,
     /// Wall clock at the same moment, for people.
     pub wall: jiff::Timestamp,
+    /// Which of its source's connections it came over: nobody knows what was between two of them.
+    pub connection: u64,
 }
 
 /// A sampled frame on its way. Its [`FrameGuard`] makes sure that it ends in exactly one counter (invariant 2).
@@ -255,5 +259,13 @@ pub trait FrameTap: Send + Sync {
     fn deliver_still(&self, time: FrameTime, picture: Picture, number: u64) {
         let _ = number;
         self.deliver(time, picture);
+    }
+
+    /// A picture that somebody has sent: it is sampled, whenever it comes, and handed over. `outcome` hears what becomes of it.
+    fn deliver_pushed(&self, time: FrameTime, picture: Picture, number: u64, outcome: Option<OutcomeSender>) {
+        let _ = outcome;
+        if self.is_sampled(time.media) {
+            self.deliver_still(time, picture, number);
+        }
     }
 }

@@ -92,6 +92,21 @@ const SENT_SIZES: coded_size::Limits = coded_size::Limits::CAMERA;
 /// # Errors
 /// As [`load`], of another kind too.
 pub fn decode(coded: &[u8]) -> Result<Picture, StillImageError> {
+    decode_within(coded, SENT_SIZES, Animated::Refused)
+}
+
+/// What becomes of a GIF, which may be a video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Animated {
+    Refused,
+    FirstFrame,
+}
+
+/// The same within other limits.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_within(coded: &[u8], sizes: coded_size::Limits, animated: Animated) -> Result<Picture, StillImageError> {
     let file = || PathBuf::from(SENT);
     if let Some(kind) = picture_kind::unread(&coded[..coded.len().min(picture_kind::HEAD)]) {
         return Err(StillImageError::Kind { file: file(), kind });
@@ -101,16 +116,17 @@ pub fn decode(coded: &[u8]) -> Result<Picture, StillImageError> {
         .map_err(|source| StillImageError::Read { file: file(), source })?;
     match reader.format() {
         Some(ImageFormat::Jpeg) => {
-            let mut sizes = coded_size::Reader::new(coded_size::Codec::Jpeg, SENT_SIZES);
-            sizes.frame(coded).map_err(|why| StillImageError::too_large(Path::new(SENT), why))?;
+            let mut headers = coded_size::Reader::new(coded_size::Codec::Jpeg, sizes);
+            headers.frame(coded).map_err(|why| StillImageError::too_large(Path::new(SENT), why))?;
             if !is_whole_jpeg(Cursor::new(coded)).map_err(|source| StillImageError::Read { file: file(), source })? {
                 return Err(StillImageError::Damaged { file: file(), message: CUT.into() });
             }
         }
         Some(ImageFormat::Png | ImageFormat::WebP) => {}
+        Some(ImageFormat::Gif) if animated == Animated::FirstFrame => {}
         _ => return Err(StillImageError::NotSent),
     }
-    unpack(reader, Path::new(SENT), SENT_SIZES)
+    unpack(reader, Path::new(SENT), sizes)
 }
 
 /// The picture of a reader whose format is known.

@@ -182,7 +182,12 @@ mod tests {
     }
 
     fn frame(accounting: &Arc<FrameAccounting>) -> Arc<FrameMeta> {
-        let time = FrameTime { media: Duration::ZERO, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
+        let time = FrameTime {
+            media: Duration::ZERO,
+            captured: Instant::now(),
+            wall: jiff::Timestamp::UNIX_EPOCH,
+            connection: 0,
+        };
         Arc::new(FrameMeta {
             stream: StreamKey(0),
             time,

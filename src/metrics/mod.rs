@@ -61,6 +61,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "pipelines that did not stop and were left behind",
     ),
     (
+        "vtagd_frames_lost_total",
+        Kind::Counter,
+        Unit::Count,
+        "stream",
+        "frames left out before the decoder where every frame is decoded: what they refer to has not come",
+    ),
+    (
         "vtagd_last_frame_timestamp_seconds",
         Kind::Gauge,
         Unit::Seconds,

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::batching::dispatcher::Arrival;
 use crate::frame::latest_picture::{LatestPicture, LatestPictures};
+use crate::frame::pushed_pictures::PushedPictures;
 use crate::frame::thumbprint::Unchanged;
 use crate::frame::view::{Region, Views};
 use crate::platform::rounding;
@@ -72,6 +73,8 @@ pub(super) struct Camera {
     pub thumbprints: Vec<Region>,
     /// Who looks at its pictures.
     pub latest: Arc<LatestPicture>,
+    /// Who sends pictures, where that is what it is made of.
+    pub pushed: Arc<PushedPictures>,
 }
 
 /// The way into a running pipeline. Dropping it lets the pipeline end.
@@ -86,6 +89,7 @@ pub struct Intake {
     /// For who joins without a source, as long as this is here.
     joining: Arc<Joining>,
     latest: Arc<LatestPictures>,
+    pushed: Arc<PushedPictures>,
 }
 
 /// The common interval of all streams with `interval: auto`, and how it is found.
@@ -132,6 +136,7 @@ impl Intake {
             pictures: false,
             joining,
             latest: Arc::default(),
+            pushed: Arc::default(),
         }
     }
 
@@ -148,6 +153,11 @@ impl Intake {
     /// Streams that join from now on show their pictures there to who looks.
     pub fn show_pictures(&mut self, latest: Arc<LatestPictures>) {
         self.latest = latest;
+    }
+
+    /// Streams that join from now on take the pictures that are sent to `pushed`.
+    pub fn take_pushed(&mut self, pushed: Arc<PushedPictures>) {
+        self.pushed = pushed;
     }
 
     /// A stream joins; its source starts at once.
@@ -170,7 +180,7 @@ impl Intake {
         let compared = views.iter().filter(|_| unchanged.is_some());
         let thumbprints = compared.map(|view| view.view.region).collect();
         let latest = self.latest.enter(&source.id);
-        let camera = Camera { record, source, interval, tempo, thumbprints, latest };
+        let camera = Camera { record, source, interval, tempo, thumbprints, latest, pushed: Arc::clone(&self.pushed) };
         let (source, slot) = camera_to_slot(camera, self.wake.clone(), shutdown);
 
         // Everything is in place before the first frame.

@@ -56,7 +56,7 @@ pub struct Stages {
 
 /// camera → source → sample → slot. The source is not running yet.
 fn camera_to_slot(camera: Camera, wake: Sender<()>, shutdown: Shutdown) -> (Source, SlotReader<Frame>) {
-    let Camera { record, source, interval, tempo, thumbprints, latest } = camera;
+    let Camera { record, source, interval, tempo, thumbprints, latest, pushed } = camera;
     let (writer, slot) = slot::slot(1, wake);
     let on_full = match source.pace {
         Pace::Live => OnFull::NewestWins,
@@ -64,7 +64,7 @@ fn camera_to_slot(camera: Camera, wake: Sender<()>, shutdown: Shutdown) -> (Sour
     };
     let sampler = Sampler::new(Arc::clone(&source.id), interval, record.accounting, writer, on_full);
     let sampler = sampler.following(tempo).with_thumbprints(thumbprints).showing(latest);
-    (Source::new(source, Arc::new(sampler), record.status, shutdown), slot)
+    (Source::new(source, Arc::new(sampler), record.status, shutdown).taking(pushed), slot)
 }
 
 /// picture → slot, of one that somebody asks about.

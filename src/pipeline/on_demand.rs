@@ -97,7 +97,7 @@ impl OnDemand {
             writer
         };
         let begun = Instant::now();
-        let time = FrameTime { media: Duration::ZERO, captured: begun, wall: jiff::Timestamp::now() };
+        let time = FrameTime { media: Duration::ZERO, captured: begun, wall: jiff::Timestamp::now(), connection: 0 };
         let guard = accounting.sample(&self.stream);
         let frame = Frame {
             stream: Arc::clone(&self.stream),

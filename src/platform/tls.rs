@@ -1,14 +1,20 @@
 //! Whom outgoing TLS trusts, and as whom it and the API show themselves. By default the system's certificates are trusted, so that a company's
 //! own authority works. Files are read anew at each call, so a renewed certificate needs no restart.
 
+use std::fmt;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore};
+use sha2::{Digest as _, Sha256};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 /// What a configuration says of TLS.
@@ -88,18 +94,123 @@ pub fn server(cert: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>, Stri
 /// # Errors
 /// When the file cannot be used.
 pub fn pinned(cert: &Path) -> Result<Arc<rustls::ClientConfig>, String> {
-    let own = certificates(cert)?.swap_remove(0);
+    by_itself(Expected::Certificate(certificates(cert)?.swap_remove(0)))
+}
+
+/// The same for a server that shows the certificate with this fingerprint.
+///
+/// # Errors
+/// When there is no TLS here.
+pub fn with_fingerprint(fingerprint: CertificateFingerprint) -> Result<Arc<rustls::ClientConfig>, String> {
+    by_itself(Expected::Fingerprint(fingerprint))
+}
+
+/// The same for a server that shows anything at all: whoever is on the way can be that server.
+///
+/// # Errors
+/// When there is no TLS here.
+pub fn without_verification() -> Result<Arc<rustls::ClientConfig>, String> {
+    by_itself(Expected::Anything(Arc::default()))
+}
+
+/// The fingerprint of what is shown at this place. Connects, and hangs up; waits `timeout` for each step.
+pub fn shown_at(host: &str, port: u16, timeout: Duration) -> Option<CertificateFingerprint> {
+    let seen = Arc::new(Mutex::new(None));
+    let config = by_itself(Expected::Anything(Arc::clone(&seen))).ok()?;
+    // Whatever becomes of the handshake: what was shown was seen before.
+    let _ = handshake(config, host, port, timeout);
+    let shown = *seen.lock();
+    shown
+}
+
+/// Why the certificate that is shown at this place is refused by `config`. `None`: it is not, or nobody is there.
+pub fn refused_at(config: Arc<rustls::ClientConfig>, host: &str, port: u16, timeout: Duration) -> Option<String> {
+    let error = handshake(config, host, port, timeout).err()?;
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure) => {
+            Some("it is another one than the one that is pinned".to_owned())
+        }
+        rustls::Error::InvalidCertificate(why) => Some(why.to_string()),
+        _ => None,
+    }
+}
+
+fn handshake(config: Arc<rustls::ClientConfig>, host: &str, port: u16, timeout: Duration) -> std::io::Result<()> {
+    use std::io::{Error, ErrorKind};
+    let address = (host, port).to_socket_addrs()?.next().ok_or(ErrorKind::NotFound)?;
+    let mut socket = TcpStream::connect_timeout(&address, timeout)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(Error::other)?;
+    let mut connection = rustls::ClientConnection::new(config, name).map_err(Error::other)?;
+    connection.complete_io(&mut socket).map(drop)
+}
+
+fn by_itself(expected: Expected) -> Result<Arc<rustls::ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?.dangerous();
-    Ok(Arc::new(builder.with_custom_certificate_verifier(Arc::new(Pin { own, algorithms })).with_no_client_auth()))
+    Ok(Arc::new(builder.with_custom_certificate_verifier(Arc::new(Pin { expected, algorithms })).with_no_client_auth()))
+}
+
+/// The SHA-256 of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateFingerprint([u8; 32]);
+
+impl CertificateFingerprint {
+    /// Of a certificate in DER.
+    pub fn of(certificate: &[u8]) -> Self {
+        Self(Sha256::digest(certificate).into())
+    }
+}
+
+/// As `openssl x509 -fingerprint -sha256` and browsers write it.
+impl fmt::Display for CertificateFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(at, byte)| {
+            let colon = if at == 0 { "" } else { ":" };
+            write!(f, "{colon}{byte:02X}")
+        })
+    }
+}
+
+/// In either case, with colons or blanks or without.
+impl FromStr for CertificateFingerprint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits: Vec<u8> = text.bytes().filter(|byte| !b": ".contains(byte)).collect();
+        if digits.len() != 64 {
+            return Err(format!("it has {} digits, 64 are needed", digits.len()));
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).unwrap_or_default();
+            *byte = pair
+                .bytes()
+                .all(|digit| digit.is_ascii_hexdigit())
+                .then(|| u8::from_str_radix(pair, 16).ok())
+                .flatten()
+                .ok_or_else(|| "there is something else than hexadecimal digits in it".to_owned())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// What a server is to show.
+#[derive(Debug)]
+enum Expected {
+    Certificate(CertificateDer<'static>),
+    Fingerprint(CertificateFingerprint),
+    /// Whatever it is; what it was is written down.
+    Anything(Arc<Mutex<Option<CertificateFingerprint>>>),
 }
 
 /// Trusts one certificate: a reader of the file knows whom he asks better than any authority.
 #[derive(Debug)]
 struct Pin {
-    own: CertificateDer<'static>,
+    expected: Expected,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -112,7 +223,15 @@ impl ServerCertVerifier for Pin {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if *shown == self.own {
+        let good = match &self.expected {
+            Expected::Certificate(own) => *shown == *own,
+            Expected::Fingerprint(fingerprint) => CertificateFingerprint::of(shown) == *fingerprint,
+            Expected::Anything(seen) => {
+                *seen.lock() = Some(CertificateFingerprint::of(shown));
+                true
+            }
+        };
+        if good {
             return Ok(ServerCertVerified::assertion());
         }
         Err(rustls::CertificateError::ApplicationVerificationFailure.into())
@@ -232,4 +351,31 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn unusable(file: &Path, error: &dyn std::fmt::Display) -> String {
     format!("{}: cannot be used: {error}", file.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_read_however_it_is_written() {
+        let fingerprint = CertificateFingerprint::of(b"certificate");
+        let text = fingerprint.to_string();
+        assert_eq!(text.len(), 95);
+        for text in [text.clone(), text.to_lowercase(), text.replace(':', ""), text.replace(':', " ")] {
+            assert_eq!(text.parse(), Ok(fingerprint), "{text}");
+        }
+        for wrong in ["", "ab", &text[..94], &format!("{text}:00"), &text.replace('A', "G"), &"+1".repeat(32)] {
+            assert!(wrong.parse::<CertificateFingerprint>().is_err() || !text.contains('A'), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_fail(text in "[0-9a-fA-Fé:]{0,70}") {
+            let _ = text.parse::<CertificateFingerprint>();
+        }
+    }
 }

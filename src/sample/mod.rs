@@ -17,6 +17,7 @@ pub use auto::Tempo;
 pub use schedule::Schedule;
 
 use crate::frame::latest_picture::LatestPicture;
+use crate::frame::pushed_pictures::OutcomeSender;
 use crate::frame::slot::{PutError, SlotWriter};
 use crate::frame::thumbprint::Thumbprint;
 use crate::frame::view::Region;
@@ -165,6 +166,16 @@ impl FrameTap for Sampler {
     fn deliver_still(&self, time: FrameTime, picture: Picture, number: u64) {
         self.hand_over(time, picture, Some(number));
     }
+
+    fn deliver_pushed(&self, time: FrameTime, picture: Picture, number: u64, outcome: Option<OutcomeSender>) {
+        self.with(|state| {
+            state.give_up_pending();
+            // It stands for the point of the grid that is due, if one is.
+            state.schedule.is_sampled(time.media);
+            state.pending = Some(self.accounting.sample(&self.stream).watched(outcome));
+        });
+        self.hand_over(time, picture, Some(number));
+    }
 }
 
 impl Sampler {
@@ -211,7 +222,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn time(media: Duration) -> FrameTime {
-        FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH }
+        FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 }
     }
 
     fn picture() -> Picture {
@@ -294,6 +305,17 @@ mod tests {
         assert_eq!(accounting.totals().dropped.get("decode"), Some(&2));
         assert_eq!(accounting.totals().unaccounted(), 0);
         assert!(reader.is_finished());
+    }
+
+    #[test]
+    fn a_picture_that_was_sent_is_sampled_whenever_it_comes_and_its_sender_hears_what_became_of_it() {
+        let (sampler, reader, accounting) = sampler(OnFull::NewestWins);
+        let (told, heard) = std::sync::mpsc::sync_channel(1);
+        sampler.deliver_pushed(time(Duration::ZERO), picture(), 1, Some(told));
+        sampler.deliver_pushed(time(SECOND / 10), picture(), 2, None);
+        assert_eq!(heard.try_recv(), Ok(FrameOutcome::Dropped(DropReason::Superseded)));
+        assert_eq!((reader.take().unwrap().still, accounting.totals().sampled), (Some(2), 2));
+        assert!(!sampler.is_sampled(SECOND / 2) && sampler.is_sampled(SECOND));
     }
 
     #[test]

@@ -141,6 +141,7 @@ mod tests {
             media: Duration::from_secs(second),
             captured: Instant::now(),
             wall: jiff::Timestamp::UNIX_EPOCH,
+            connection: 0,
         };
         Arc::new(FrameMeta {
             stream: KEY,

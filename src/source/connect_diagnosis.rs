@@ -7,11 +7,13 @@ use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use super::Location;
 use super::error::{At, SourceError};
 use super::run_with_timeout::run_with_timeout;
 use super::web_proxy;
+use super::{CameraTls, Location};
 use crate::platform::shutdown::Shutdown;
+use crate::platform::tls;
+use crate::platform::zoned_url::ZonedUrl;
 
 /// How long the port may stay silent.
 const KNOCK: Duration = Duration::from_secs(2);
@@ -31,9 +33,28 @@ enum Finding {
 }
 
 /// `error`, or what is found to be behind it if it only says that there was no connection.
-pub(super) fn explain(error: SourceError, location: &Location, shutdown: &Shutdown) -> SourceError {
-    let (SourceError::Connection { at, detail }, Location::Rtsp(url) | Location::Http(url)) = (&error, location) else {
+pub(super) fn explain(
+    error: SourceError,
+    location: &Location,
+    trusted: &CameraTls,
+    shutdown: &Shutdown,
+) -> SourceError {
+    let Some(url) = location.url().filter(|_| !matches!(location, Location::Udp(_) | Location::Srt(_))) else {
         return error;
+    };
+    let port = url.port().unwrap_or(match url.scheme() {
+        "rtsp" => 554,
+        "rtsps" => 322,
+        "https" => 443,
+        "rtmp" => 1935,
+        _ => 80,
+    });
+    let (at, detail) = match &error {
+        SourceError::Connection { at, detail } => (at, detail),
+        SourceError::Certificate { at, detail } => {
+            return certificate(at, Some(detail), url, port, trusted, shutdown).unwrap_or(error);
+        }
+        _ => return error,
     };
     if let (Location::Http(url), Some(proxy)) = (location, web_proxy::of(url)) {
         let host = url.host_str().unwrap_or_default().to_owned();
@@ -42,13 +63,12 @@ pub(super) fn explain(error: SourceError, location: &Location, shutdown: &Shutdo
         );
         return SourceError::Connection { at: at.clone(), detail };
     }
+    if url.scheme() == "https"
+        && let Some(untrusted) = certificate(at, None, url, port, trusted, shutdown)
+    {
+        return untrusted;
+    }
     let vague = detail.contains("Failed to connect") || detail.contains("cannot connect");
-    let port = url.port().unwrap_or(match url.scheme() {
-        "rtsp" => 554,
-        "rtsps" => 322,
-        "https" => 443,
-        _ => 80,
-    });
     let Some(host) = url.resolvable_host().filter(|_| vague) else { return error };
     let at = At { element: String::new(), ..at.clone() };
     let name = host.clone();
@@ -58,6 +78,27 @@ pub(super) fn explain(error: SourceError, location: &Location, shutdown: &Shutdo
         Ok(Finding::Closed(why)) => SourceError::Unreachable { at, why },
         Ok(Finding::Open) | Err(_) => error,
     }
+}
+
+/// That the certificate there is not trusted, for the reason that is `known`, or that is found; with its fingerprint.
+fn certificate(
+    at: &At,
+    known: Option<&str>,
+    url: &ZonedUrl,
+    port: u16,
+    trusted: &CameraTls,
+    shutdown: &Shutdown,
+) -> Option<SourceError> {
+    let (host, trusted, known) = (url.resolvable_host()?, trusted.clone(), known.map(str::to_owned));
+    let work = move || {
+        let why = known.or_else(|| tls::refused_at(trusted.client()?, &host, port, KNOCK))?;
+        let shown = tls::shown_at(&host, port, KNOCK)?;
+        Some(format!(
+            "{why}; what it shows can be pinned, if it is the camera's own: `tls: {{ fingerprint: \"{shown}\" }}`"
+        ))
+    };
+    let detail = run_with_timeout("reach", DIAGNOSIS_TIMEOUT * 2, Some(shutdown), work).ok()??;
+    Some(SourceError::Certificate { at: at.clone(), detail })
 }
 
 fn look(host: &str, port: u16) -> Finding {
@@ -100,7 +141,7 @@ mod tests {
         let at = At { stream: "cam".into(), place: url.into(), element: "source".into() };
         let error = SourceError::Connection { at, detail: "Failed to connect. (Generic error)".into() };
         let (_trigger, shutdown) = crate::platform::shutdown::channel();
-        explain(error, &Location::Rtsp(url.parse().unwrap()), &shutdown)
+        explain(error, &Location::Rtsp(url.parse().unwrap()), &CameraTls::System, &shutdown)
     }
 
     #[test]

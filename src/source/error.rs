@@ -65,7 +65,7 @@ pub enum SourceError {
     #[error("{at}: the credentials were refused: {detail}; check username and password")]
     Credentials { at: At, detail: String },
     #[error(
-        "{at}: the certificate cannot be trusted: {detail}; install its authority on this machine or use the name in it"
+        "{at}: the certificate cannot be trusted: {detail}; install its authority on this machine, name it (`tls.ca`), or use the name in it"
     )]
     Certificate { at: At, detail: String },
     #[error("{at}: {detail}")]
@@ -186,13 +186,12 @@ impl SourceError {
             _ if matches!(location, Location::File(_)) => Decision::GiveUp,
             Self::Credentials { .. }
             | Self::Certificate { .. }
-            | Self::NotVideo { .. }
-            | Self::Codec { .. }
             | Self::TooLarge { .. }
             | Self::SizeUnknown { .. }
             | Self::Format { .. }
-            | Self::SinglePicture { .. }
             | Self::Hanging { .. } => Decision::RetrySlowly,
+            // A camera that starts shows its login page, or something else that it is not going to send: the first wait is no longer for that.
+            Self::NotVideo { .. } | Self::Codec { .. } | Self::SinglePicture { .. } => Decision::Retry,
             Self::Connection { .. }
             | Self::NotFound { .. }
             | Self::Ended { .. }
@@ -354,8 +353,8 @@ mod tests {
             (SourceError::NoPicture { at: at(), silence }, Retry),
             (SourceError::Wedged { at: at(), waited: silence }, Retry),
             (SourceError::Hanging { at: at(), count: 8 }, RetrySlowly),
-            (SourceError::NotVideo { at: at(), detail: detail() }, RetrySlowly),
-            (SourceError::Codec { at: at(), detail: detail() }, RetrySlowly),
+            (SourceError::NotVideo { at: at(), detail: detail() }, Retry),
+            (SourceError::Codec { at: at(), detail: detail() }, Retry),
             (SourceError::TooLarge { at: at(), codec: detail(), why: detail() }, RetrySlowly),
             (SourceError::SizeUnknown { at: at(), codec: detail() }, RetrySlowly),
             (SourceError::Decode { at: at(), detail: detail() }, Retry),
@@ -366,7 +365,7 @@ mod tests {
             (too_much(Excess::Elements(256)), Retry),
             (too_much(Excess::Growth(128 << 20)), Retry),
             (too_much(Excess::Senders(256)), Retry),
-            (SourceError::SinglePicture { at: at() }, RetrySlowly),
+            (SourceError::SinglePicture { at: at() }, Retry),
             (SourceError::Shortage { at: at(), what: detail() }, Retry),
             (SourceError::Template { at: at(), detail: detail() }, GiveUp),
         ];
@@ -399,11 +398,15 @@ mod tests {
         all
     }
 
-    fn locations() -> [Location; 5] {
+    fn locations() -> [Location; 9] {
         let url = |text: &str| text.parse().unwrap();
         [
             Location::Rtsp(url("rtsp://10.0.0.1/a")),
             Location::Http(url("http://10.0.0.1/a")),
+            Location::Rtmp(url("rtmp://10.0.0.1/a")),
+            Location::Srt(url("srt://10.0.0.1:9000")),
+            Location::Udp(url("udp://10.0.0.1:5000")),
+            Location::Push("door".into()),
             Location::V4l2("/dev/video0".into()),
             Location::Template("mine.gst".into()),
             Location::File("a.mp4".into()),

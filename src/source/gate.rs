@@ -181,6 +181,7 @@ impl Gate {
             kind: coded::kind(codec, buffer),
             size: buffer.size(),
         };
+        let early = self.feed.is_before_beginning(self.connection, tap_probes::beginning(pad), buffer.pts());
         let verdict = self.feed.verdict(self.connection, frame, || pad.current_caps());
         if matches!(verdict, Verdict::Drop | Verdict::Forget) {
             self.take_its_time(frame, pad);
@@ -194,7 +195,7 @@ impl Gate {
                     held.push(buffer.clone());
                 }
                 drop(held);
-                if self.feed.is_coded_sampled(self.connection, frame) {
+                if !early && self.feed.is_coded_sampled(self.connection, frame) {
                     gst::PadProbeReturn::Ok
                 } else {
                     self.take_its_time(frame, pad);

@@ -26,7 +26,12 @@ pub(super) enum Ending {
 pub(super) fn ending(pipeline: &gst::Pipeline, location: &Location, frames: u64) -> Ending {
     let elements: Vec<gst::Element> = match location {
         Location::File(_) => return Ending::Recording,
-        Location::Rtsp(_) | Location::V4l2(_) => return Ending::Live,
+        Location::Rtsp(_)
+        | Location::V4l2(_)
+        | Location::Rtmp(_)
+        | Location::Srt(_)
+        | Location::Udp(_)
+        | Location::Push(_) => return Ending::Live,
         Location::Http(_) | Location::Template(_) => pipeline.iterate_recurse().into_iter().flatten().collect(),
     };
     // An RTSP camera may claim a duration (`a=range`), and multipart pictures may get one by guessing from their sizes.

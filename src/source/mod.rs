@@ -15,6 +15,7 @@
 
 mod arrivals;
 mod byte_budget;
+mod camera_tls;
 mod coded;
 mod connect_diagnosis;
 mod connection;
@@ -32,9 +33,11 @@ mod media_time;
 mod messages;
 mod multipart;
 mod picture;
+mod pinned_https;
 mod pipeline_tap;
 pub mod pipeline_template;
 mod polled_stills;
+mod pushed_stills;
 mod rtp_continuity;
 mod rtp_senders;
 mod rtsp_message;
@@ -43,6 +46,7 @@ mod rtsp_socket;
 mod run_with_timeout;
 mod scrub;
 mod sdp;
+mod settings;
 mod shortage;
 mod size_limit;
 mod stamps;
@@ -51,25 +55,22 @@ mod tap_probes;
 mod web_proxy;
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
+pub use camera_tls::CameraTls;
 pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, Excess, SourceError};
+pub use settings::{Decode, Limits, Location, Pace, PushSettings, Reconnect, SourceSettings, Transport};
 pub use web_proxy::go_directly;
 
 use crate::frame::FrameTap;
-use crate::frame::coded_size;
-use crate::platform::backoff::{Backoff, Ladder};
+use crate::frame::pushed_pictures::PushedPictures;
+use crate::platform::backoff::Backoff;
 use crate::platform::rounding;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
-use crate::platform::zoned_url::ZonedUrl;
-use crate::stream::StreamId;
 use crate::stream::status::{StreamState, StreamStatus};
 use connection::{Connection, End};
 use pipeline_tap::PipelineTap;
@@ -79,115 +80,6 @@ use run_with_timeout::AbandonedPipelines;
 /// A hardware decoder that has failed a stream is given another try after so long: a driver may have been mended, another
 /// program may have given its sessions back.
 const HARDWARE_AGAIN: Duration = Duration::from_hours(1);
-
-/// What to connect to. Credentials never stay in a URL: the configuration splits them off.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// `rtsp://` or `rtsps://`, over TCP.
-    Rtsp(ZonedUrl),
-    /// A local video file.
-    File(PathBuf),
-    /// `http://` or `https://`: progressive video or multipart MJPEG.
-    Http(ZonedUrl),
-    /// A V4L2 device such as `/dev/video0`.
-    V4l2(PathBuf),
-    /// The user's own pipeline template, used as it is.
-    Template(PathBuf),
-}
-
-/// How a file is played.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pace {
-    /// In real time; newest wins.
-    #[default]
-    Live,
-    /// As fast as inference goes; back-pressure instead of drops.
-    Fast,
-}
-
-/// Which frames are decoded. Streams of pictures that are not coded, and own templates whose decoder is not called `decoder`, are
-/// always decoded whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decode {
-    /// Keyframes alone as long as they come as often as frames are sampled, every frame otherwise.
-    #[default]
-    Auto,
-    /// Keyframes alone, however rare.
-    Keyframes,
-    All,
-}
-
-/// Everything a source needs to know.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SourceSettings {
-    pub id: StreamId,
-    pub location: Location,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    /// Where the password is read again before every attempt, so that a changed one needs no restart.
-    pub password_file: Option<PathBuf>,
-    pub pace: Pace,
-    /// Files only: start again at the end.
-    pub looped: bool,
-    pub decode: Decode,
-    pub decoder: Decoder,
-    /// How many pixels a picture may have. `None`: as many as in 8K, and what a picture file may have for a file.
-    pub max_pixels: Option<u64>,
-    /// An own pipeline may also decode what no size can be read of: somebody has set a limit for it.
-    pub any_codec: bool,
-    /// Folder of the built-in templates (`rtsp.gst`, …).
-    pub templates: PathBuf,
-    pub reconnect: Reconnect,
-}
-
-impl SourceSettings {
-    /// How large pictures may be. Files are a person's choice; what comes from elsewhere is not.
-    pub fn sizes(&self) -> coded_size::Limits {
-        match (self.max_pixels, &self.location) {
-            (Some(pixels), _) => coded_size::Limits::of(pixels),
-            (None, Location::File(_)) => coded_size::Limits::FILE,
-            (None, _) => coded_size::Limits::CAMERA,
-        }
-    }
-
-    /// Whether also a video of which no size can be read is refused. Files are a person's choice, and so may an own pipeline be.
-    fn insists_on_sizes(&self) -> bool {
-        match self.location {
-            Location::File(_) => false,
-            Location::Template(_) => !self.any_codec,
-            _ => true,
-        }
-    }
-}
-
-/// When a stream counts as lost, and how soon it is tried again.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Reconnect {
-    pub ladder: Ladder,
-    pub limits: Limits,
-}
-
-/// How patient a source is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Limits {
-    /// A connection that has shown no picture after so long is made anew. Includes the time to connect.
-    pub first_frame: Duration,
-    /// A camera whose pictures stop for so long is connected to anew.
-    pub stall: Duration,
-    /// How long a pipeline may take to stop before it is abandoned.
-    #[serde(skip)]
-    pub tear_down: Duration,
-}
-
-impl Default for Limits {
-    /// 30 s to the first picture: the 10 s that connecting may take and the 20 s that a sparing camera may take to its next
-    /// keyframe. 20 s of silence, for the same keyframe interval. 5 s to stop.
-    fn default() -> Self {
-        Self { first_frame: Duration::from_secs(30), stall: Duration::from_secs(20), tear_down: Duration::from_secs(5) }
-    }
-}
 
 /// How a source ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +106,11 @@ pub struct Source {
     built: bool,
     /// Its address has turned out to be one for still pictures, which are polled.
     polled: bool,
+    /// It has turned out to send over UDP alone; and whether the log knows.
+    over_udp: bool,
+    udp_told: bool,
+    /// Where pictures that others send are handed over.
+    pushed: Arc<PushedPictures>,
     /// Of the last connection.
     session: Arc<RtspSession>,
 }
@@ -251,8 +148,17 @@ impl Source {
             software_until: None,
             built: false,
             polled: false,
+            over_udp: false,
+            udp_told: false,
+            pushed: Arc::default(),
             session: Arc::default(),
         }
+    }
+
+    /// Takes the pictures that others send from `pushed`.
+    #[must_use]
+    pub fn taking(self, pushed: Arc<PushedPictures>) -> Self {
+        Self { pushed, ..self }
     }
 
     /// Plays until the file ends, shutdown is asked for, or trying again cannot help. Cameras that fail are retried for ever.
@@ -280,7 +186,26 @@ impl Source {
         if self.software_until.is_some_and(|until| now < until) {
             settings.decoder = Decoder::Software;
         }
+        if settings.transport == Transport::Auto && self.over_udp {
+            settings.transport = Transport::Udp;
+        }
         settings
+    }
+
+    /// Whether the camera has refused to send over TCP, so that it is asked over UDP at once. One that gives nothing that way is asked over TCP again.
+    fn turns_to_udp(&mut self) -> bool {
+        if self.settings.transport != Transport::Auto {
+            return false;
+        }
+        if self.over_udp {
+            self.over_udp = self.feed.progress().first.is_some();
+            return false;
+        }
+        self.over_udp = self.session.refused_tcp();
+        if self.over_udp && !std::mem::replace(&mut self.udp_told, true) {
+            tracing::info!(stream = %self.settings.id, "the camera refuses to send over TCP (461), taking it over UDP");
+        }
+        self.over_udp
     }
 
     /// Whether the hardware decoder is to blame for `error`. From then on, for a while, this stream is decoded in software.
@@ -320,9 +245,12 @@ impl Source {
                 Ok(End::Played) => return Ended::EndOfFile,
                 Ok(End::Shutdown) => return Ended::Shutdown,
                 Ok(End::Again) => continue,
-                Err(error) => connect_diagnosis::explain(error, &self.settings.location, &self.shutdown),
+                Err(error) => {
+                    let SourceSettings { location, tls, .. } = &self.settings;
+                    connect_diagnosis::explain(error, location, tls, &self.shutdown)
+                }
             };
-            if self.turns_to_polling(&error) {
+            if self.turns_to_polling(&error) || self.turns_to_udp() {
                 continue;
             }
             // Software cannot be blamed: this happens once in a while, not in a circle.
@@ -383,6 +311,9 @@ impl Source {
             return Err(SourceError::Hanging { at, count });
         }
         let settings = self.attempt(Instant::now());
+        if matches!(settings.location, Location::Push(_)) {
+            return Ok(pushed_stills::run(&settings, &self.feed, &self.pushed, &self.status, &self.shutdown));
+        }
         if self.polled {
             return polled_stills::run(&settings, &self.feed, &self.shutdown);
         }

@@ -6,6 +6,8 @@
 //! One feed lives as long as its source; each connection has a number, and a pipeline that hangs on from an earlier one is
 //! not listened to. Full: [`FrameTap::deliver`] decides (newest wins, or it blocks this thread). Closed: buffers are dropped.
 
+mod stills;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,6 +95,8 @@ struct State {
     lost: u32,
     pending: Option<Pending>,
     coded: Option<(gst::Caps, Coded)>,
+    /// Where the stream begins in the middle of a frame.
+    cut: Option<gst::ClockTime>,
     /// The last thing wrong with a picture, so that it is logged once.
     complaint: String,
 }
@@ -119,6 +123,7 @@ impl PipelineTap {
             lost: 0,
             pending: None,
             coded: None,
+            cut: None,
             complaint: String::new(),
         };
         Self { status, tap: Mutex::new(Some(tap)), state: Mutex::new(state) }
@@ -142,6 +147,7 @@ impl PipelineTap {
             (state.gated, state.lost, state.owed) = (false, 0, 0);
             state.decoder.clear();
             (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
+            state.cut = None;
             state.connection
         })
     }
@@ -214,15 +220,20 @@ impl PipelineTap {
             if alone && state.lost < LOST {
                 state.progress.last = Some(now);
             }
+            // Nothing that it refers to has come.
+            let lost = before == Mode::All && mode == Mode::All && verdict == Verdict::Drop;
             let worth_telling = frame.kind == Kind::Key || news.is_some();
             let decoding = worth_telling.then(|| Decoding {
                 mode: Some(mode.name()),
                 keyframe_interval: state.chooser.keyframe_interval(),
                 frame_rate: state.chooser.frame_rate(),
             });
-            Some((verdict, news, decoding, alone))
+            Some((verdict, news, decoding, alone, lost))
         });
-        let Some((verdict, news, decoding, alone)) = judged else { return Verdict::Drop };
+        let Some((verdict, news, decoding, alone, lost)) = judged else { return Verdict::Drop };
+        if lost {
+            self.status.frame_lost();
+        }
         if alone {
             self.status.frame_seen(now);
         }
@@ -306,6 +317,31 @@ impl PipelineTap {
         blamed.then_some(decoder)
     }
 
+    /// Whether the coded frame with this time stamp is only there for later ones, of a stream that begins at `beginning`.
+    pub fn is_before_beginning(
+        &self,
+        connection: u64,
+        beginning: Option<gst::ClockTime>,
+        pts: Option<gst::ClockTime>,
+    ) -> bool {
+        let Some((beginning, pts)) = beginning.zip(pts) else { return false };
+        let early = pts + ROUNDING < beginning;
+        self.with(|state| {
+            if state.connection == connection && early {
+                state.cut = Some(beginning);
+            } else if state.cut.is_some_and(|cut| cut.absdiff(pts) <= ROUNDING) {
+                // That one is whole.
+                state.cut = None;
+            }
+        });
+        early
+    }
+
+    /// Whether a decoded frame is what is left of one that began before the stream does: decoders show that part of it.
+    pub fn is_clipped(&self, connection: u64, pts: Option<gst::ClockTime>) -> bool {
+        self.with(|state| state.connection == connection && state.cut.is_some() && state.cut == pts)
+    }
+
     /// Whether the keyframe is wanted. What comes out of the decoder with its time stamp will be delivered.
     pub fn is_coded_sampled(&self, connection: u64, frame: CodedFrame) -> bool {
         let now = Instant::now();
@@ -323,7 +359,7 @@ impl PipelineTap {
                 state.lost += 1;
             }
             if wanted {
-                let time = FrameTime { media, captured: now, wall: jiff::Timestamp::now() };
+                let time = FrameTime { media, captured: now, wall: jiff::Timestamp::now(), connection };
                 // Decoders make stamps of their own of such that stand still.
                 let pts = frame.pts.filter(|_| !state.stamps.0.is_by_arrival());
                 state.pending = Some(Pending { time, asked: Some(pts) });
@@ -371,7 +407,7 @@ impl PipelineTap {
         });
         let wanted = tap.is_sampled(media);
         if wanted {
-            let time = FrameTime { media, captured: now, wall };
+            let time = FrameTime { media, captured: now, wall, connection };
             self.with(|state| state.pending = Some(Pending { time, asked: None }));
         }
         wanted
@@ -401,10 +437,7 @@ impl PipelineTap {
         if let (Some((time, coded)), Some(tap)) = (taken, self.tap()) {
             match picture::from_sample(sample, coded) {
                 Ok(picture) => {
-                    self.status.picture_size(picture.width(), picture.height());
-                    let seconds = time.wall.as_duration().as_secs_f64();
-                    metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
-                        .set(seconds);
+                    self.show(time, &picture);
                     tap.deliver(time, picture);
                 }
                 Err(error) => self.complain(&error.to_string()),
@@ -420,35 +453,6 @@ impl PipelineTap {
     /// How often a frame is wanted; `None` once nobody wants any.
     pub fn interval(&self) -> Option<Duration> {
         self.tap().map(|tap| tap.interval())
-    }
-
-    /// Hands over a picture that was polled `at`, if it is wanted. `number`: see [`FrameTap::deliver_still`].
-    pub fn still(&self, connection: u64, at: Duration, picture: Picture, number: u64) {
-        let (now, wall) = (Instant::now(), jiff::Timestamp::now());
-        let came = self.with(|state| {
-            if state.connection != connection {
-                return None;
-            }
-            state.progress.frames += 1;
-            state.progress.first.get_or_insert(now);
-            state.progress.last = Some(now);
-            Some((state.progress.frames == 1, state.media.place(at, now)))
-        });
-        let (Some((first, media)), Some(tap)) = (came, self.tap()) else { return };
-        self.status.frame_seen(now);
-        if first {
-            self.status.polled();
-            self.status.decoding(Decoding { mode: Some(Mode::All.name()), ..Decoding::default() });
-            if self.status.set(StreamState::Up) {
-                tracing::info!(stream = %self.status.id(), "still pictures are polled");
-            }
-        }
-        if tap.is_sampled(media) {
-            self.status.picture_size(picture.width(), picture.height());
-            metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
-                .set(wall.as_duration().as_secs_f64());
-            tap.deliver_still(FrameTime { media, captured: now, wall }, picture, number);
-        }
     }
 
     fn complain(&self, complaint: &str) {

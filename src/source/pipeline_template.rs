@@ -13,7 +13,9 @@ use gstreamer_app as gst_app;
 
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
-use super::{Decode, Location, Pace, SourceSettings, multipart, picture, rtsp_session, scrub, web_proxy};
+use super::{
+    Decode, Location, Pace, SourceSettings, Transport, camera_tls, multipart, picture, rtsp_session, scrub, web_proxy,
+};
 use crate::platform::userinfo;
 
 /// Longer templates are not templates.
@@ -44,6 +46,11 @@ fn path(settings: &SourceSettings) -> PathBuf {
         Location::Rtsp(_) => "rtsp.gst",
         Location::File(_) => "file.gst",
         Location::Http(_) => "http.gst",
+        Location::Rtmp(_) => "rtmp.gst",
+        Location::Srt(_) => "srt.gst",
+        Location::Udp(_) => "udp.gst",
+        // Nothing is played: `pushed_stills.rs` takes them.
+        Location::Push(_) => "http.gst",
         Location::V4l2(_) => "v4l2.gst",
     };
     settings.templates.join(name)
@@ -224,18 +231,32 @@ fn is_proxy(variable: Option<&str>) -> bool {
 
 fn configure_source(source: &gst::Element, settings: &SourceSettings, location: &Location) -> Result<(), String> {
     match location {
-        Location::Rtsp(url) | Location::Http(url) => set(source, "location", scrub::without_userinfo(url).to_string())?,
+        Location::Rtsp(url) | Location::Http(url) | Location::Rtmp(url) => {
+            set(source, "location", scrub::without_userinfo(url).to_string())?;
+        }
+        Location::Srt(url) | Location::Udp(url) => set(source, "uri", scrub::without_userinfo(url).to_string())?,
         Location::File(path) => set(source, "location", utf8(path)?)?,
         Location::V4l2(path) => set(source, "device", utf8(path)?)?,
-        Location::Template(_) => {}
+        Location::Template(_) | Location::Push(_) => {}
     }
     let (user, password) = scrub::credentials(settings);
     let credentials = user.is_some() || password.is_some();
+    let (user_property, password_property) = match location {
+        Location::Rtmp(_) => ("username", "password"),
+        Location::Srt(_) => ("streamid", "passphrase"),
+        _ => ("user-id", "user-pw"),
+    };
     if let Some(user) = &user {
-        set(source, "user-id", user.as_str())?;
+        set(source, user_property, user.as_str())?;
     }
     if let Some(password) = &password {
-        set(source, "user-pw", password.expose())?;
+        set(source, password_property, password.expose())?;
+    }
+    if matches!(location, Location::Rtsp(_) | Location::Http(_)) {
+        camera_tls::apply(source, &settings.tls)?;
+    }
+    if matches!(location, Location::Rtsp(_)) {
+        set_transport(source, settings.transport)?;
     }
     if source.has_property("proxy") && !is_proxy(std::env::var("http_proxy").ok().as_deref()) {
         tracing::warn!(stream = %settings.id, "`http_proxy` is not the address of a proxy, going without");
@@ -253,6 +274,21 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
         select_first_video(source);
         tell_bad_certificates(source);
     }
+    Ok(())
+}
+
+/// How rtspsrc is to ask for packets; it would ask over UDP first.
+fn set_transport(source: &gst::Element, transport: Transport) -> Result<(), String> {
+    const PROPERTY: &str = "protocols";
+    let names = match transport {
+        Transport::Auto | Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+        Transport::Multicast => "udp-mcast",
+    };
+    let class = source.find_property(PROPERTY).and_then(|property| glib::FlagsClass::with_type(property.value_type()));
+    let value = class.and_then(|class| class.builder().set_by_nick(names).set_by_nick("tls").build());
+    let value = value.ok_or_else(|| format!("its element {} has no transport {names}", source.name()))?;
+    source.set_property_from_value(PROPERTY, &value);
     Ok(())
 }
 

@@ -18,8 +18,9 @@ use super::error::{At, SourceError};
 use super::http_login::Login;
 use super::pipeline_tap::PipelineTap;
 use super::run_with_timeout::{Late, run_with_timeout};
-use super::{Location, SourceSettings, scrub};
-use crate::frame::{Picture, still_image};
+use super::{CameraTls, Location, SourceSettings, pinned_https, scrub};
+use crate::frame::still_image::{self, Animated, StillImageError};
+use crate::frame::{Picture, coded_size};
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::tls;
@@ -28,10 +29,20 @@ use crate::platform::tls;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// However often frames are wanted, a server is not asked more often.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Numbers of pictures, of all streams: one of an earlier connection is never taken for one of this.
 static PICTURES: AtomicU64 = AtomicU64::new(0);
+
+/// A number that no other picture has.
+pub(super) fn next_number() -> u64 {
+    PICTURES.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `picture`, to be given away. Decoded still pictures are RGB without gaps.
+pub(super) fn copy_of(picture: &Picture) -> Option<Picture> {
+    Picture::from_rgb(picture.width(), picture.height(), picture.plane(0).0.to_vec()).ok()
+}
 
 /// What came of a request.
 enum Fetched {
@@ -57,6 +68,7 @@ struct Poller {
     credentials: Option<(String, Secret)>,
     login: Option<Login>,
     at: At,
+    sizes: coded_size::Limits,
     last: Last,
 }
 
@@ -101,9 +113,20 @@ impl Poller {
         };
         let (user, password) = scrub::credentials(settings);
         let credentials = user.zip(password);
-        let (tls, _) = tls::of_the_system();
+        let untrusted = |detail| SourceError::Certificate { at: at.clone(), detail };
+        let (trusted, pinned) = match &settings.tls {
+            CameraTls::System => (tls::of_the_system().0, None),
+            CameraTls::Ca(file) => {
+                let trust = tls::Trust { ca: Some(file.clone()), identity: None };
+                (tls::of(&trust).map_err(untrusted)?, None)
+            }
+            CameraTls::Fingerprint(one) => {
+                (tls::of_the_system().0, Some(tls::with_fingerprint(*one).map_err(untrusted)?))
+            }
+            CameraTls::Off => (tls::of_the_system().0, Some(tls::without_verification().map_err(untrusted)?)),
+        };
         let config = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(trusted)
             .http_status_as_error(false)
             // With credentials they would leak to another host.
             .max_redirects(if credentials.is_some() { 0 } else { 5 })
@@ -113,7 +136,11 @@ impl Poller {
         let bare = scrub::without_userinfo(url);
         let path = &bare[url::Position::BeforePath..url::Position::AfterQuery];
         let (path, url) = (path.to_owned(), bare.to_string());
-        Ok(Self { agent: config.into(), url, path, credentials, login: None, at, last: Last::default() })
+        let agent = match pinned {
+            Some(pinned) => pinned_https::agent(config, pinned),
+            None => config.into(),
+        };
+        Ok(Self { agent, url, path, credentials, login: None, at, sizes: settings.sizes(), last: Last::default() })
     }
 
     fn fetch(&mut self) -> Result<Fetched, SourceError> {
@@ -174,9 +201,16 @@ impl Poller {
         if bytes.is_empty() {
             return Err(SourceError::Connection { at: self.at.clone(), detail: "its answer is empty".to_owned() });
         }
-        let picture = still_image::decode(&bytes)
-            .map_err(|error| SourceError::Decode { at: self.at.clone(), detail: error.to_string() })?;
-        self.last = Last { tag, modified, picture: Some(picture), number: PICTURES.fetch_add(1, Ordering::Relaxed) };
+        let picture = still_image::decode_within(&bytes, self.sizes, Animated::FirstFrame).map_err(|error| {
+            let at = self.at.clone();
+            match error {
+                StillImageError::TooLarge { message, .. } => {
+                    SourceError::TooLarge { at, codec: "still".to_owned(), why: message }
+                }
+                error => SourceError::Decode { at, detail: error.to_string() },
+            }
+        })?;
+        self.last = Last { tag, modified, picture: Some(picture), number: next_number() };
         Ok(Fetched::New)
     }
 
@@ -199,9 +233,7 @@ impl Poller {
 
     /// The last picture, to be given away.
     fn copy(&self) -> Option<(Picture, u64)> {
-        let picture = self.last.picture.as_ref()?;
-        // Ours are RGB without gaps.
-        let copy = Picture::from_rgb(picture.width(), picture.height(), picture.plane(0).0.to_vec()).ok()?;
+        let copy = copy_of(self.last.picture.as_ref()?)?;
         Some((copy, self.last.number))
     }
 }

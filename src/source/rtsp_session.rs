@@ -22,6 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bounds of what a camera may say.
 const TIMEOUTS: (u64, u64) = (2, 600);
 
+/// RFC 2326, 11.3.
+const UNSUPPORTED_TRANSPORT: i32 = 461;
+
 /// What a server can do that does not say what it can do.
 const EVERYTHING: &str = "OPTIONS, DESCRIBE, SETUP, PLAY, PAUSE, TEARDOWN, GET_PARAMETER";
 
@@ -47,6 +50,8 @@ struct State {
     unanswered: bool,
     /// Keep-alives that were answered, and refused.
     answered: u64,
+    /// The camera will not send over TCP.
+    refused_tcp: bool,
 }
 
 /// The session of one connection.
@@ -79,6 +84,11 @@ impl RtspSession {
         let last = state.last.filter(|_| state.playing)?;
         let half = state.timeout.unwrap_or(TIMEOUT) / 2;
         Some(half.saturating_sub(now.saturating_duration_since(last)))
+    }
+
+    /// Whether the camera has refused to send over the connection itself.
+    pub fn refused_tcp(&self) -> bool {
+        self.0.lock().refused_tcp
     }
 
     /// Lets the rtspsrc in `pipeline` send a request that changes nothing.
@@ -155,6 +165,9 @@ impl RtspSession {
                     response.remove(Message::TRANSPORT);
                     response.add(Message::TRANSPORT, &transport);
                 }
+            }
+            Some(Method::Setup) if code == UNSUPPORTED_TRANSPORT => {
+                state.refused_tcp |= request.headers(Message::TRANSPORT).to_ascii_uppercase().contains("TCP");
             }
             Some(Method::Play) if ok => {
                 state.playing = true;

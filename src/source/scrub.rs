@@ -18,7 +18,7 @@ impl Scrubber {
     /// Scrubs the source's password and what its URL itself might carry: userinfo and the query (`?user=…&pwd=…`).
     pub fn new(settings: &SourceSettings) -> Self {
         let mut secrets: Vec<Secret> = credentials(settings).1.into_iter().collect();
-        if let Location::Rtsp(url) | Location::Http(url) = &settings.location {
+        if let Some(url) = settings.location.url() {
             secrets.extend(url.password().map(Secret::new));
             secrets.extend(url.query().map(Secret::new));
             let pairs = url.query_pairs().filter(|(key, _)| is_secret_key(key));
@@ -43,7 +43,7 @@ impl Scrubber {
 /// User and password: the settings' own, else those that the URL still carries (the configuration splits them off).
 pub(super) fn credentials(settings: &SourceSettings) -> (Option<String>, Option<Secret>) {
     let (mut user, mut password) = (settings.username.clone(), settings.password.clone());
-    if let Location::Rtsp(url) | Location::Http(url) = &settings.location {
+    if let Some(url) = settings.location.url() {
         if user.is_none() && !url.username().is_empty() {
             user = Some(percent_decode(url.username()));
         }
@@ -80,7 +80,10 @@ pub(super) fn without_userinfo(url: &ZonedUrl) -> ZonedUrl {
 /// How a location is named in messages.
 pub(super) fn place(location: &Location) -> String {
     match location {
-        Location::Rtsp(url) | Location::Http(url) => bare_url(url),
+        Location::Rtsp(url) | Location::Http(url) | Location::Rtmp(url) | Location::Srt(url) | Location::Udp(url) => {
+            bare_url(url)
+        }
+        Location::Push(name) => format!("push://{name}"),
         Location::File(path) | Location::V4l2(path) | Location::Template(path) => path.display().to_string(),
     }
 }
@@ -112,6 +115,9 @@ mod tests {
             any_codec: false,
             templates: "pipelines".into(),
             reconnect: crate::source::Reconnect::default(),
+            transport: crate::source::Transport::default(),
+            tls: crate::source::CameraTls::default(),
+            push: None,
         }
     }
 

@@ -22,7 +22,9 @@ pub(super) fn attach(feed: &Arc<PipelineTap>, connection: u64, parts: &Parts) {
     let probe = Arc::clone(feed);
     entry.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
-        if probe.is_decoded_sampled(connection, time_of(pad, buffer), buffer.pts()) {
+        if !probe.is_clipped(connection, buffer.pts())
+            && probe.is_decoded_sampled(connection, time_of(pad, buffer), buffer.pts())
+        {
             gst::PadProbeReturn::Ok
         } else {
             // Not `Drop`: the bindings have taken the buffer out by then, and GStreamer before 1.24 would complain about that
@@ -44,13 +46,25 @@ pub(super) fn attach(feed: &Arc<PipelineTap>, connection: u64, parts: &Parts) {
     sink.set_callbacks(callbacks);
 }
 
-/// A frame's place on its pipeline's line of running time. A frame without a time stamp gets the time of its arrival.
+/// A frame's place on its pipeline's line of running time. Some containers (AVI) tell when a frame is decoded, not when it is shown: that counts where nothing else
+/// does. A frame without any time stamp gets the time of its arrival.
 pub(super) fn time_of(pad: &gst::Pad, buffer: &gst::BufferRef) -> Duration {
-    let running = buffer.pts().map(|pts| {
+    let running = buffer.pts().or(buffer.dts()).map(|pts| {
         let segment = pad.sticky_event::<gst::event::Segment>(0);
         let segment = segment.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>());
-        segment.and_then(|segment| segment.to_running_time(pts)).unwrap_or(pts)
+        segment.map_or(pts, |segment| match segment.start() {
+            // The line begins there.
+            Some(start) if pts < start => gst::ClockTime::ZERO,
+            _ => segment.to_running_time(pts).unwrap_or(pts),
+        })
     });
     let arrival = || pad.parent_element().and_then(|element| element.current_running_time());
     running.or_else(arrival).map(Duration::from).unwrap_or_default()
+}
+
+/// The time stamp from which on something is to be played: an edit list may leave out what is before.
+pub(super) fn beginning(pad: &gst::Pad) -> Option<gst::ClockTime> {
+    let segment = pad.sticky_event::<gst::event::Segment>(0)?;
+    let segment = segment.segment().downcast_ref::<gst::ClockTime>()?;
+    segment.start().filter(|_| segment.rate() > 0.0)
 }

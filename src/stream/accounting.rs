@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -148,7 +149,7 @@ impl FrameAccounting {
             metrics::counter!("vtagd_frames_sampled_total", "stream" => stream.to_string()).increment(1);
         }
         drop(counts);
-        FrameGuard { accounting: Arc::clone(self), stream: Arc::clone(stream), fate: Mutex::new(fate) }
+        FrameGuard { accounting: Arc::clone(self), stream: Arc::clone(stream), fate: Mutex::new(fate), watcher: None }
     }
 
     /// Ends the accounting at shutdown: frames that a late stage still holds are counted as dropped (`shutdown`) now, and not
@@ -200,13 +201,30 @@ pub struct FrameGuard {
     stream: StreamId,
     /// What a silent drop counts as; `None` once completed.
     fate: Mutex<Option<DropReason>>,
+    /// Who hears of it.
+    watcher: Option<SyncSender<FrameOutcome>>,
 }
 
 impl FrameGuard {
+    /// The same, whose end `watcher` hears of; it should have room for it.
+    #[must_use]
+    pub fn watched(mut self, watcher: Option<SyncSender<FrameOutcome>>) -> Self {
+        self.watcher = watcher;
+        self
+    }
+
     /// Ends the frame's way. Later calls do nothing: the first ending counts.
     pub fn complete(&self, outcome: FrameOutcome) {
         if self.fate.lock().take().is_some() {
-            self.accounting.complete(&self.stream, outcome);
+            self.end(outcome);
+        }
+    }
+
+    fn end(&self, outcome: FrameOutcome) {
+        self.accounting.complete(&self.stream, outcome);
+        if let Some(watcher) = &self.watcher {
+            // Gone: nobody waits any more.
+            let _ = watcher.try_send(outcome);
         }
     }
 
@@ -220,7 +238,7 @@ impl Drop for FrameGuard {
     fn drop(&mut self) {
         let fate = self.fate.get_mut().take();
         if let Some(reason) = fate {
-            self.accounting.complete(&self.stream, FrameOutcome::Dropped(reason));
+            self.end(FrameOutcome::Dropped(reason));
         }
     }
 }
@@ -240,6 +258,19 @@ mod tests {
         let totals = accounting.totals();
         assert_eq!((totals.sampled, totals.inferred, totals.unaccounted()), (1, 1, 0));
         assert!(totals.dropped.is_empty());
+    }
+
+    #[test]
+    fn who_watches_a_frame_hears_its_end_once_whatever_it_is() {
+        let (accounting, stream) = (Arc::new(FrameAccounting::default()), StreamId::from("a"));
+        for outcome in [Some(FrameOutcome::Reused), None] {
+            let (heard, ends) = std::sync::mpsc::sync_channel(1);
+            let guard = accounting.sample(&stream).watched(Some(heard));
+            outcome.into_iter().for_each(|outcome| guard.complete(outcome));
+            drop(guard);
+            let expected = outcome.unwrap_or(FrameOutcome::Dropped(DropReason::Shutdown));
+            assert_eq!(ends.iter().collect::<Vec<_>>(), [expected]);
+        }
     }
 
     #[test]

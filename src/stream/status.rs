@@ -31,6 +31,7 @@ struct Inner {
     state: StreamState,
     reconnects: u64,
     frames: u64,
+    lost: u64,
     last_frame: Option<Instant>,
     size: Option<(u32, u32)>,
     codec: Option<String>,
@@ -60,6 +61,8 @@ pub struct StreamReport {
     pub reconnects: u64,
     /// Frames that came, wanted or not, decoded or dropped before the decoder.
     pub frames: u64,
+    /// Those of them that were to be decoded and could not be: what they refer to had not come.
+    pub frames_lost: u64,
     /// Seconds since the last one.
     pub last_frame_age: Option<f64>,
     /// Width and height of the last sampled picture.
@@ -94,6 +97,7 @@ impl StreamStatus {
             state: StreamState::Connecting,
             reconnects: 0,
             frames: 0,
+            lost: 0,
             last_frame: None,
             size: None,
             codec: None,
@@ -104,6 +108,7 @@ impl StreamStatus {
         };
         metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
         metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
+        metrics::counter!("vtagd_frames_lost_total", "stream" => id.to_string()).absolute(0);
         Self { id, inner: Mutex::new(inner) }
     }
 
@@ -155,6 +160,12 @@ impl StreamStatus {
         });
     }
 
+    /// Counts a frame that was to be decoded and could not be: it will never be sampled.
+    pub fn frame_lost(&self) {
+        metrics::counter!("vtagd_frames_lost_total", "stream" => self.id.to_string()).increment(1);
+        self.with(|s| s.lost += 1);
+    }
+
     /// Notes the size of a sampled picture.
     pub fn picture_size(&self, width: u32, height: u32) {
         self.with(|s| s.size = Some((width, height)));
@@ -193,6 +204,7 @@ impl StreamStatus {
             state: s.state,
             reconnects: s.reconnects,
             frames: s.frames,
+            frames_lost: s.lost,
             last_frame_age: s.last_frame.map(|t| now.saturating_duration_since(t).as_secs_f64()),
             size: s.size,
             codec: s.codec,

@@ -12,6 +12,7 @@ mod api_schemathesis;
 mod live_stream;
 mod marks_by_api;
 mod metrics_scrape;
+mod pushed_frames;
 mod python_client;
 mod reading;
 mod scores_command;

@@ -8,6 +8,7 @@ use std::process::Output;
 use crate::common::camera::{Auth, Camera, Codec, Content, free_port};
 use crate::common::daemon::{root, vtagd};
 use crate::common::ipv6;
+use crate::common::recorder;
 use crate::common::web::{Server, respond};
 use serde_json::Value;
 
@@ -182,4 +183,32 @@ fn a_wrong_configuration_gives_2_and_connects_to_nobody() {
     assert!(camera.accept().is_err(), "somebody came");
     let output = vtagd(folder.path()).args(["check", "--json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn keyframes_further_apart_than_after_are_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = folder.path().join("rare.mp4");
+    recorder::make(&format!(
+        "videotestsrc num-buffers=200 ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! x264enc bframes=0 key-int-max=100 \
+         option-string=\"scenecut=0\" ! h264parse ! mp4mux ! filesink location=\"{}\"",
+        clip.display()
+    ));
+    fs::write(
+        folder.path().join("pets.yaml"),
+        "set: pets\nbackground: [a wall]\nlabels:\n  - { name: cat, prompts: [a cat] }\n",
+    )
+    .unwrap();
+    let streams = format!(
+        "  - {{ id: rare, url: \"file://{0}\", pace: fast, sampling: {{ decode: keyframes }} }}\n\
+         \x20 - {{ id: whole, url: \"file://{0}\", pace: fast, sampling: {{ decode: all }} }}\nlabels: [pets.yaml]\n",
+        clip.display()
+    );
+    let output = probe(folder.path(), &streams, &["--json", "--probe-timeout", TIME]);
+    let found = findings(&output);
+    let warning = found[0]["warnings"][0].as_str().unwrap_or_else(|| panic!("{found:?}"));
+    assert!(warning.starts_with("a keyframe every 4.0 s is longer than `after` of `cat` (2s)"), "{warning}");
+    assert!(found[1]["warnings"].is_null(), "{found:?}");
+    let output = probe(folder.path(), &streams, &["--probe-timeout", TIME]);
+    assert!(out(&output).contains("rare: a keyframe every 4.0 s"), "{}", out(&output));
 }

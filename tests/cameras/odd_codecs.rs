@@ -129,3 +129,28 @@ fn b_frames_of_a_slow_camera_are_no_jump_in_time() {
     let (ended, frames, _) = Running::start(settings).wait_end();
     assert_eq!((ended, frames.len()), (Ended::EndOfFile, 20));
 }
+
+#[test]
+fn frames_that_nothing_came_before_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, cut) = (folder.path().join("whole.h264"), folder.path().join("cut.h264"));
+    make(&format!(
+        "videotestsrc num-buffers=50 ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! x264enc bframes=0 threads=1 \
+         key-int-max=25 option-string=\"scenecut=0:repeat-headers=1\" ! video/x-h264,stream-format=byte-stream ! filesink location=\"{}\"",
+        whole.display()
+    ));
+    // Without its first keyframe, whose parameters stay.
+    let bytes = std::fs::read(&whole).unwrap();
+    let mut starts: Vec<usize> = memchr::memmem::find_iter(&bytes, &[0, 0, 1]).collect();
+    starts.push(bytes.len());
+    let mut has_gone = false;
+    let units = starts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).filter(|unit| {
+        let goes = !has_gone && unit[3] & 31 == 5;
+        has_gone |= goes;
+        !goes
+    });
+    std::fs::write(&cut, units.collect::<Vec<_>>().concat()).unwrap();
+    let settings = SourceSettings { pace: Pace::Fast, decode: Decode::All, ..settings(Location::File(cut)) };
+    let (ended, frames, report) = Running::start(settings).wait_end();
+    assert_eq!((ended, frames.len(), report.frames_lost), (Ended::EndOfFile, 25, 24), "{report:?}");
+}

@@ -10,7 +10,7 @@ use vtagd::frame::slot::{slot, wake_channel};
 use vtagd::frame::{FrameTap, Matrix, PixelFormat, Range};
 use vtagd::platform::shutdown;
 use vtagd::sample::{OnFull, Sampler};
-use vtagd::source::{Ended, Location, Pace, Source, SourceError, SourceSettings};
+use vtagd::source::{Decode, Ended, Location, Pace, Source, SourceError, SourceSettings};
 use vtagd::stream::accounting::{FrameAccounting, FrameOutcome};
 use vtagd::stream::status::{StreamState, StreamStatus};
 
@@ -297,4 +297,91 @@ fn a_file_that_waits_for_its_reader_stops_at_once_on_shutdown() {
     let totals = accounting.totals();
     assert_eq!(totals.unaccounted(), 0, "{totals:?}");
     assert!(totals.dropped.keys().all(|reason| *reason == "shutdown" || *reason == "decode"), "{totals:?}");
+}
+
+/// The `count` bytes behind `name` in `bytes`, to be changed.
+fn behind<'a>(bytes: &'a mut [u8], name: &[u8], at: usize, count: usize) -> &'a mut [u8] {
+    let found = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len() + at;
+    &mut bytes[found..found + count]
+}
+
+#[test]
+fn an_edit_list_that_begins_within_a_frame_begins_with_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.mp4");
+    crate::common::recorder::make(&format!(
+        "videotestsrc num-buffers=100 pattern=ball ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! x264enc bframes=0 key-int-max=25 ! \
+         h264parse ! mp4mux ! filesink location=\"{}\"",
+        path.display()
+    ));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let scale = u32::from_be_bytes(behind(&mut bytes, b"mdhd", 12, 4).try_into().unwrap());
+    // 1.3 s, in the middle of the 33rd frame.
+    let begin = (scale * 13 / 10).to_be_bytes();
+    behind(&mut bytes, b"elst", 12, 4).copy_from_slice(&begin);
+    std::fs::write(&path, bytes).unwrap();
+    for decode in [Decode::All, Decode::Auto] {
+        let (ended, frames, _) = Running::start(SourceSettings { decode, ..fast(&path) }).wait_end();
+        assert_eq!((ended, frames.len()), (Ended::EndOfFile, 67), "{decode:?}");
+    }
+    // Of keyframes alone that before the beginning is none.
+    let (_, frames, _) = Running::start(SourceSettings { decode: Decode::Keyframes, ..fast(&path) }).wait_end();
+    assert_eq!(frames.len(), 2);
+}
+
+#[test]
+fn an_avi_with_gaps_keeps_its_times_however_it_is_played() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gaps.avi");
+    crate::common::recorder::make(&format!(
+        "videotestsrc num-buffers=60 pattern=ball ! video/x-raw,width=160,height=120,framerate=25/1 ! avenc_mpeg4 max-bframes=0 gop-size=20 ! avimux ! \
+         filesink location=\"{}\"",
+        path.display()
+    ));
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, with_gaps(&bytes)).unwrap();
+    let times = |pace, decode| {
+        let settings = SourceSettings { pace, decode, ..fast(&path) };
+        let options = Options { interval: Duration::from_millis(200), ..Options::default() };
+        let (ended, frames, report) = Running::with(settings, options).wait_end();
+        assert_eq!(ended, Ended::EndOfFile, "{report:?}");
+        frames.iter().map(|frame| frame.media.as_millis()).collect::<Vec<_>>()
+    };
+    let expected = times(Pace::Fast, Decode::All);
+    // Two gaps of twelve frames each.
+    assert!(expected.len() >= 12 && expected.last() > Some(&3000), "{expected:?}");
+    assert_eq!(times(Pace::Live, Decode::All), expected);
+    assert_eq!(times(Pace::Live, Decode::Auto), expected);
+}
+
+/// An AVI file with twelve empty frames behind every twentieth.
+fn with_gaps(avi: &[u8]) -> Vec<u8> {
+    let number = |at: usize| u32::from_le_bytes(avi[at..at + 4].try_into().unwrap()) as usize;
+    let find = |name: &[u8]| avi.windows(4).position(|window| window == name).unwrap();
+    let (movi, index) = (find(b"movi"), find(b"idx1"));
+    let (mut body, mut entries, mut at, mut frames) = (b"movi".to_vec(), Vec::new(), movi + 4, 0);
+    let mut add = |id: &[u8], flags: u32, data: &[u8]| {
+        let (place, length) = (body.len() as u32, data.len() as u32);
+        entries.extend([id, &flags.to_le_bytes(), &place.to_le_bytes(), &length.to_le_bytes()].concat());
+        body.extend([id, &length.to_le_bytes(), data, if data.len() % 2 == 1 { &[0] } else { &[] }].concat());
+    };
+    while at + 8 <= index {
+        let length = number(at + 4);
+        add(&avi[at..at + 4], number(index + 12 + 16 * frames) as u32, &avi[at + 8..at + 8 + length]);
+        frames += 1;
+        if frames % 20 == 0 {
+            (0..12).for_each(|_| add(&avi[at..at + 4], 0, b""));
+        }
+        at += 8 + length + length % 2;
+    }
+    let count = (entries.len() / 16) as u32;
+    let mut file = avi[..movi - 8].to_vec();
+    behind(&mut file, b"avih", 20, 4).copy_from_slice(&count.to_le_bytes());
+    behind(&mut file, b"strh", 36, 4).copy_from_slice(&count.to_le_bytes());
+    for (name, part) in [(b"LIST", body), (b"idx1", entries)] {
+        file.extend([&name[..], &(part.len() as u32).to_le_bytes(), &part].concat());
+    }
+    let length = (file.len() - 8) as u32;
+    file[4..8].copy_from_slice(&length.to_le_bytes());
+    file
 }

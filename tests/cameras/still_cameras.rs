@@ -185,6 +185,40 @@ fn a_poll_that_fails_is_a_stream_that_is_down_and_comes_back() {
 }
 
 #[test]
+fn a_gif_is_a_still_picture_like_others() {
+    let picture = image::RgbImage::from_fn(160, 120, |x, y| image::Rgb([x as u8, y as u8, 90]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, image::ImageFormat::Gif).unwrap();
+    let bytes = bytes.into_inner();
+    let (url, _) = kept(move |_, _| ("200 OK\r\nContent-Type: image/gif\r\n".to_owned(), bytes.clone()));
+    let frames = Running::with(settings(Location::Http(url.into())), every(200)).wait_frames(4);
+    assert!(frames.iter().all(|frame| frame.size == (160, 120)));
+}
+
+#[test]
+fn a_picture_that_grows_beyond_the_limit_is_not_decoded() {
+    let large = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let now = Arc::clone(&large);
+    let (url, _) = kept(move |_, _| {
+        let body = if now.load(Ordering::Relaxed) {
+            let picture = image::RgbImage::from_pixel(400, 300, image::Rgb([9; 3]));
+            let mut bytes = Vec::new();
+            image::codecs::jpeg::JpegEncoder::new(&mut bytes).encode_image(&picture).unwrap();
+            bytes
+        } else {
+            jpeg(3)
+        };
+        ("200 OK\r\nContent-Type: image/jpeg\r\n".to_owned(), body)
+    });
+    let settings = SourceSettings { max_pixels: Some(1 << 16), ..settings(Location::Http(url.into())) };
+    let running = Running::with(settings, every(100));
+    running.wait_frames(3);
+    large.store(true, Ordering::Relaxed);
+    let error = running.wait_down();
+    assert!(error.contains("too large") && error.contains("sampling.max_pixels"), "{error}");
+}
+
+#[test]
 fn check_tells_that_still_pictures_are_polled() {
     let server = Server::start(|_, stream| respond(stream, "200 OK", "Content-Type: image/jpeg\r\n", &jpeg(5)));
     let folder = tempfile::tempdir().unwrap();

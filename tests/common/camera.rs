@@ -77,6 +77,8 @@ pub struct Camera {
     auth: Option<Auth>,
     /// Certificate and key in PEM; with them it speaks RTSPS alone.
     tls: Option<String>,
+    /// How it sends.
+    protocols: gst_rtsp::RTSPLowerTrans,
     server: Option<Running>,
     /// The encoders at work, one for each mount with a test picture and a client.
     media: Media,
@@ -101,7 +103,16 @@ impl Camera {
     pub fn with_mounts(mounts: Vec<Mount>, auth: Option<Auth>) -> Self {
         gst::init().expect("GStreamer starts");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut camera = Self { port: 0, mounts, auth, tls: None, server: None, media: Media::default(), folder };
+        let (protocols, media) = (gst_rtsp::RTSPLowerTrans::TCP, Media::default());
+        let mut camera = Self { port: 0, mounts, auth, tls: None, protocols, server: None, media, folder };
+        camera.restart();
+        camera
+    }
+
+    /// A camera with one mount that sends over UDP, and answers 461 to whoever asks for anything else.
+    pub fn start_udp(content: Content, codec: Codec) -> Self {
+        let mut camera = Self::start(content, codec, None);
+        camera.protocols = gst_rtsp::RTSPLowerTrans::UDP;
         camera.restart();
         camera
     }
@@ -111,8 +122,8 @@ impl Camera {
         gst::init().expect("GStreamer starts");
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mounts = vec![Mount { path: "/stream".into(), content, codec }];
-        let mut camera =
-            Self { port: 0, mounts, auth: None, tls: Some(pem), server: None, media: Media::default(), folder };
+        let (protocols, media) = (gst_rtsp::RTSPLowerTrans::TCP, Media::default());
+        let mut camera = Self { port: 0, mounts, auth: None, tls: Some(pem), protocols, server: None, media, folder };
         camera.restart();
         camera
     }
@@ -167,12 +178,12 @@ impl Camera {
     pub fn restart(&mut self) {
         self.kill();
         let launches: Vec<_> = self.mounts.iter().map(|m| (m.path.clone(), launch(m, self.folder.path()))).collect();
-        let (auth, tls, port) = (self.auth.clone(), self.tls.clone(), self.port);
+        let (auth, tls, port, protocols) = (self.auth.clone(), self.tls.clone(), self.port, self.protocols);
         let (ready, started) = mpsc::sync_channel(1);
         let media = Arc::clone(&self.media);
         let thread = std::thread::Builder::new()
             .name("camera".into())
-            .spawn(move || serve(&launches, auth.as_ref(), tls.as_deref(), port, &media, &ready))
+            .spawn(move || serve(&launches, auth.as_ref(), tls.as_deref(), (port, protocols), &media, &ready))
             .expect("a thread");
         let (port, main_loop) = started.recv_timeout(Duration::from_secs(20)).expect("the camera starts");
         self.port = port;
@@ -199,7 +210,7 @@ fn serve(
     launches: &[(String, String)],
     auth: Option<&Auth>,
     tls: Option<&str>,
-    port: u16,
+    (port, protocols): (u16, gst_rtsp::RTSPLowerTrans),
     media: &Media,
     ready: &mpsc::SyncSender<(u16, glib::MainLoop)>,
 ) {
@@ -215,7 +226,7 @@ fn serve(
                 let factory = rtsp::RTSPMediaFactory::new();
                 factory.set_launch(launch);
                 factory.set_shared(!launch.contains("filesrc"));
-                factory.set_protocols(gst_rtsp::RTSPLowerTrans::TCP);
+                factory.set_protocols(protocols);
                 if auth.is_some() || tls.is_some() {
                     factory.add_role_from_structure(
                         &gst::Structure::builder("viewer")

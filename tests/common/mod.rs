@@ -21,6 +21,7 @@ pub mod promtool;
 pub mod proxy;
 pub mod raw_rtsp;
 pub mod recorder;
+pub mod rtmp_server;
 pub mod scene;
 pub mod slow_link;
 pub mod sse;

@@ -13,7 +13,9 @@ use vtagd::frame::{FrameTap, FrameTime, Matrix, Picture, PixelFormat, Range};
 use vtagd::platform::backoff::Ladder;
 use vtagd::platform::shutdown::{self, Trigger};
 use vtagd::sample::Schedule;
-use vtagd::source::{Decode, Decoder, Ended, Limits, Location, Pace, Reconnect, Source, SourceSettings};
+use vtagd::source::{
+    CameraTls, Decode, Decoder, Ended, Limits, Location, Pace, Reconnect, Source, SourceSettings, Transport,
+};
 use vtagd::stream::status::{StreamReport, StreamState, StreamStatus};
 
 /// Generous, because two cores may be busy with everything else.
@@ -108,6 +110,9 @@ pub fn settings(location: Location) -> SourceSettings {
         any_codec: false,
         templates: templates(),
         reconnect: Reconnect::default(),
+        transport: Transport::default(),
+        tls: CameraTls::default(),
+        push: None,
     }
 }
 

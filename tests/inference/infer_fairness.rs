@@ -65,7 +65,12 @@ impl Camera {
         for n in 0..self.pictures {
             self.newest = SECOND * turn + SECOND / self.pictures * n;
             assert!(self.sampler.is_sampled(self.newest), "every picture is sampled");
-            let time = FrameTime { media: self.newest, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
+            let time = FrameTime {
+                media: self.newest,
+                captured: Instant::now(),
+                wall: jiff::Timestamp::UNIX_EPOCH,
+                connection: 0,
+            };
             self.sampler.deliver(time, Picture::from_rgb(1, 1, vec![0; 3]).unwrap());
         }
     }

@@ -165,7 +165,12 @@ impl Rig {
     /// The picture of this number.
     fn frame(&self, number: u64, captured: Instant) -> Frame {
         let stream: StreamId = "a".into();
-        let time = FrameTime { media: Duration::from_secs(number), captured, wall: jiff::Timestamp::UNIX_EPOCH };
+        let time = FrameTime {
+            media: Duration::from_secs(number),
+            captured,
+            wall: jiff::Timestamp::UNIX_EPOCH,
+            connection: 0,
+        };
         let width = number as u32;
         let picture = Picture::from_rgb(width, 1, vec![0; 3 * width as usize]).unwrap();
         let guard = self.accounting.sample(&stream);

@@ -231,3 +231,36 @@ fn one_set_given_twice_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("given already"));
 }
+
+#[test]
+fn folders_and_standard_input_are_taken_too() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["chelsea.png", "rocket.jpg"] {
+        std::fs::copy(picture(name), folder.path().join(name)).unwrap();
+    }
+    std::fs::write(folder.path().join("notes.txt"), "no picture").unwrap();
+    let output = tag(&[folder.path().to_str().unwrap(), "-l", LABELS, "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let best: Vec<_> = lines(&output).iter().map(|l| l["tags"][0]["label"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(best, ["a cat", "a rocket"]);
+
+    let from_stdin = |file: &std::path::Path, more: &[&str]| {
+        let cache = tempfile::tempdir().unwrap();
+        let mut command = vtagd(cache.path());
+        command.args(["tag", "-", "-l", LABELS, "--json"]).args(more);
+        command.stdin(std::fs::File::open(file).unwrap()).output().unwrap()
+    };
+    let output = from_stdin(&folder.path().join("rocket.jpg"), &[]);
+    let line = &lines(&output)[0];
+    assert_eq!((&line["file"], &line["tags"][0]["label"]), (&"-".into(), &"a rocket".into()), "{line}");
+    // A video as well; what is wrong is told under the same name.
+    let output = from_stdin(&root().join("demo/clip.mp4"), &["--seconds", "2"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        lines(&output).len() > 1 && lines(&output).iter().all(|line| line["file"] == "-" && line["pts"].is_number())
+    );
+    std::fs::write(folder.path().join("cut.jpg"), &std::fs::read(picture("rocket.jpg")).unwrap()[..900]).unwrap();
+    let output = from_stdin(&folder.path().join("cut.jpg"), &[]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && told.contains("-: ") && !told.contains("/proc/"), "{told}");
+}

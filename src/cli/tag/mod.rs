@@ -4,6 +4,7 @@
 //! same preprocessing, session and scorer. One input that cannot be read does not stop the others.
 
 pub(super) mod clip_scores;
+mod given_inputs;
 mod given_labels;
 pub(super) mod plot;
 mod rehearsal;
@@ -32,7 +33,6 @@ use crate::label::LabelSet;
 use crate::model::{LogitOverride, prepared};
 use crate::platform::secret;
 use crate::platform::shutdown::{self, Shutdown};
-use crate::platform::userinfo::shown;
 use crate::platform::writable;
 use crate::score::{LabelScore, Scorer, Scoring};
 use crate::source::Location;
@@ -43,8 +43,8 @@ use watched_video::Watch;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Pictures, videos, or cameras by their addresses (rtsp://, http://, v4l2://, …). A camera is watched until --seconds are over,
-    /// or Ctrl-C. A password in an address can be seen by everybody on this machine; --stream has it from a configuration.
+    /// Pictures, videos, folders of them, - for one on standard input, or cameras by their addresses (rtsp://, http://, v4l2://, srt://, …). A camera is
+    /// watched until --seconds are over, or Ctrl-C. A password in an address can be seen by everybody on this machine; --stream has it from a configuration.
     #[arg(required_unless_present = "stream")]
     inputs: Vec<PathBuf>,
     /// Labels, separated by commas, used as prompts as they are, or within --template; a comma within one is \,.
@@ -125,10 +125,10 @@ impl Args {
         self.events || self.plot.is_some()
     }
 
-    /// Where the plot of input `number` goes, counted from 0.
-    fn plot_of(&self, number: usize) -> Option<PathBuf> {
+    /// Where the plot of input `number` of so many goes, counted from 0.
+    fn plot_of(&self, number: usize, of: usize) -> Option<PathBuf> {
         let plot = self.plot.as_ref()?;
-        if self.inputs.len() < 2 {
+        if of < 2 {
             return Some(plot.clone());
         }
         let mut name = plot.file_stem().unwrap_or_default().to_owned();
@@ -231,7 +231,7 @@ fn check_inputs(args: &Args, inputs: &[Input]) -> Result<(), String> {
     if args.seconds.is_none() && inputs.len() > 1 && inputs.iter().any(|input| is_endless(&input)) {
         return Err("a camera is watched for ever, and what comes after it never: say --seconds".to_owned());
     }
-    for place in (0..inputs.len()).filter_map(|number| args.plot_of(number)) {
+    for place in (0..inputs.len()).filter_map(|number| args.plot_of(number, inputs.len())) {
         let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             return Err(format!("--plot {}: there is no folder {}", place.display(), folder.display()));
@@ -275,13 +275,15 @@ impl Prepared {
         for (number, input) in self.inputs.iter().enumerate() {
             let (name, stream) = match input {
                 Input::Stream(stream, name) => (name.clone(), self.watching.with_labels((**stream).clone())),
-                Input::File(file) if videos.contains(&(number, file)) => (shown(file), self.watching.file(file)),
+                Input::File(file) if videos.contains(&(number, file)) => {
+                    (self.watching.given.name(file), self.watching.file(file))
+                }
                 Input::File(_) => continue,
             };
             if shutdown.is_requested() {
                 return code.max(1);
             }
-            code = code.max(watch.video(&name, stream, args.plot_of(number).as_deref()));
+            code = code.max(watch.video(&name, stream, args.plot_of(number, self.inputs.len()).as_deref()));
         }
         code
     }
@@ -319,7 +321,7 @@ impl Pictures<'_> {
             match embedded {
                 Ok(_) if self.args.is_rehearsal() => {
                     let what = "is a picture: --events and --plot need time, which a video has";
-                    complain(&format!("{}: {what}; without them its scores are shown", shown(file)));
+                    complain(&format!("{}: {what}; without them its scores are shown", self.watching.given.name(file)));
                     code = 2;
                 }
                 Ok(views) => {
@@ -328,11 +330,11 @@ impl Pictures<'_> {
                         self.engine.scorers.iter().map(|s| best_of(s, tiles, dim)).collect::<Vec<_>>()
                     };
                     let scores: Vec<_> = views.iter().flat_map(of_view).collect();
-                    self.printer.print(&shown(file), None, &scores);
+                    self.printer.print(&self.watching.given.name(file), None, &scores);
                 }
                 Err(Unusable::Still(StillImageError::Format { .. })) => videos.push((*number, file)),
                 Err(error) => {
-                    complain(&error);
+                    complain(&self.watching.given.about(file, &error.to_string()));
                     code = 2;
                 }
             }

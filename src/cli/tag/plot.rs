@@ -218,7 +218,8 @@ mod tests {
         let base = Instant::now();
         for second in 0..seconds {
             let media = Duration::from_secs(second);
-            let time = FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media };
+            let time =
+                FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media, connection: 0 };
             let score = |label| LabelScore { margin: margin(label, second), rival: None };
             rehearsal.sample(time, &[(0..labels.len()).map(score).collect()]);
         }

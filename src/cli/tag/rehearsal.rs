@@ -14,6 +14,7 @@ use super::score_curve::ScoreCurve;
 use super::score_lines::percent;
 use crate::cli::screen::table;
 use crate::event::cloud_event::seconds;
+use crate::event::continuity::Continuity;
 use crate::event::live_scores::{Detail, Level, LiveScores};
 use crate::event::{Emitter, EndReason, Event, EventKind, ModelRef, SetRules};
 use crate::frame::FrameTime;
@@ -59,13 +60,12 @@ pub(super) struct Rehearsal {
     id: StreamId,
     emitter: Arc<Mutex<Emitter>>,
     live: LiveScores,
-    gap: Duration,
+    continuity: Continuity,
     pub courses: Vec<Vec<LabelCourse>>,
     pub samples: u64,
     /// The first and the last.
     pub from: f64,
     pub to: f64,
-    last: Option<FrameTime>,
 }
 
 impl Rehearsal {
@@ -103,7 +103,16 @@ impl Rehearsal {
         let emitter = Arc::new(Mutex::new(Emitter::new(instance, Arc::clone(id), model, sets, gap)));
         let live = LiveScores::default();
         live.enter(id, &emitter);
-        Self { id: Arc::clone(id), emitter, live, gap, courses, samples: 0, from: 0.0, to: 0.0, last: None }
+        Self {
+            id: Arc::clone(id),
+            emitter,
+            live,
+            continuity: Continuity::new(gap),
+            courses,
+            samples: 0,
+            from: 0.0,
+            to: 0.0,
+        }
     }
 
     /// Takes a frame's scores, one vector a region and set, and gives what is told at once.
@@ -113,7 +122,7 @@ impl Rehearsal {
             self.from = media;
         }
         (self.samples, self.to) = (self.samples + 1, media);
-        let away = self.last.replace(time).is_some_and(|last| time.media.saturating_sub(last.media) > self.gap);
+        let away = !self.continuity.note(time);
         for (course, score) in
             self.courses.iter_mut().zip(scores).flat_map(|(courses, scores)| courses.iter_mut().zip(scores))
         {
@@ -309,7 +318,8 @@ mod tests {
         let mut told = Vec::new();
         for (second, margin) in margins.iter().enumerate() {
             let media = Duration::from_secs(second as u64);
-            let time = FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media };
+            let time =
+                FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media, connection: 0 };
             let score = LabelScore { margin: *margin, rival: Some(Rival(0)) };
             told.extend(rehearsal.sample(time, &[vec![score]]));
         }

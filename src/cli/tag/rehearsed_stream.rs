@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::Args;
+use super::given_inputs::GivenInputs;
 use crate::config::{self, Absence, Settings, StreamSettings};
 use crate::frame::view::{NamedView, View, Views};
 use crate::label::LabelSet;
@@ -24,6 +25,9 @@ use crate::yaml::problem::{Problem, Severity};
 /// What stands for the address where a file takes its place: a file may have a name that no configuration can hold.
 const PLACEHOLDER: &str = "v4l2:///dev/video0";
 
+/// What is said of streams that nothing can be asked of.
+const PUSHED: &str = "its pictures are sent to a daemon; give the pictures";
+
 /// How videos are watched.
 pub(super) struct Watching {
     /// Of `--stream`'s configuration, or one with nothing in it; the label sets are put in later.
@@ -33,6 +37,8 @@ pub(super) struct Watching {
     is_configured: bool,
     /// `--events` or `--plot`.
     is_rehearsal: bool,
+    /// The arguments, once they have been [read](Self::inputs).
+    pub given: GivenInputs,
 }
 
 impl Input {
@@ -72,7 +78,7 @@ impl Watching {
         };
         base.views = overridden(&base.views, only_stream(&plain)?.views.first().view, args);
         base.interval = Interval::Every(args.every.unwrap_or_else(|| base.interval.at_start()));
-        Ok(Self { settings, base, is_configured, is_rehearsal })
+        Ok(Self { settings, base, is_configured, is_rehearsal, given: GivenInputs::default() })
     }
 
     /// Of the configured stream's label sets only `name` is looked for.
@@ -137,9 +143,12 @@ impl Watching {
     ///
     /// # Errors
     /// What is wrong with an address.
-    pub fn inputs(&self, args: &Args) -> Result<Vec<Input>, String> {
+    pub fn inputs(&mut self, args: &Args) -> Result<Vec<Input>, String> {
         if args.inputs.is_empty() {
             let source = &self.base.source;
+            if matches!(source.location, Location::Push(_)) {
+                return Err(format!("stream {}: {PUSHED}", source.id));
+            }
             if source.password.as_ref().is_some_and(Secret::is_absent) {
                 return Err(format!("stream {}: its password is not here", source.id));
             }
@@ -149,7 +158,8 @@ impl Watching {
             }
             return Ok(vec![Input::Stream(Box::new(stream), source.id.to_string())]);
         }
-        args.inputs.iter().map(|input| self.input(input, args)).collect()
+        self.given = GivenInputs::read(&args.inputs)?;
+        self.given.paths.iter().map(|input| self.input(input, args)).collect()
     }
 
     fn input(&self, input: &Path, args: &Args) -> Result<Input, String> {
@@ -158,6 +168,9 @@ impl Watching {
         let mut given = only_stream(&of_address(address, args)?)?.source;
         if let Location::File(file) = given.location {
             return Ok(Input::File(file));
+        }
+        if matches!(given.location, Location::Push(_)) {
+            return Err(format!("{}: {PUSHED}", shown(input)));
         }
         let own = self.base.source.clone();
         if self.is_configured {

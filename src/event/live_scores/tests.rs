@@ -8,7 +8,7 @@ const GAP: Duration = Duration::from_secs(30);
 
 fn at(base: Instant, seconds: u64) -> FrameTime {
     let media = Duration::from_secs(seconds);
-    FrameTime { media, captured: base + media, wall: Timestamp::UNIX_EPOCH + media }
+    FrameTime { media, captured: base + media, wall: Timestamp::UNIX_EPOCH + media, connection: 0 }
 }
 
 fn lead(margin: f32) -> LabelScore {

@@ -12,7 +12,7 @@ const GAP: Duration = Duration::from_secs(30);
 
 fn at(base: Instant, seconds: f64) -> FrameTime {
     let media = Duration::from_secs_f64(seconds);
-    FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media }
+    FrameTime { media, captured: base + media, wall: jiff::Timestamp::UNIX_EPOCH + media, connection: 0 }
 }
 
 fn thresholds(after: f64, after_exit: f64, cooldown: f64) -> Thresholds {

@@ -54,7 +54,7 @@ fn run(
     let mut items = Vec::new();
     for (second, given) in given.into_iter().enumerate() {
         let media = Duration::from_secs(second as u64);
-        let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH };
+        let time = FrameTime { media, captured: Instant::now(), wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 };
         let guard = accounting.sample(&"a".into());
         let frame = Arc::new(FrameMeta {
             stream: StreamKey(1),
@@ -213,7 +213,7 @@ fn a_picture_waits_from_its_decoder_to_its_run_and_one_that_is_not_run_does_not(
     let (captured, accounting) = (Instant::now(), Arc::new(FrameAccounting::default()));
     let item = |second: u64, kind| {
         let captured = captured + Duration::from_secs(second);
-        let time = FrameTime { media: Duration::ZERO, captured, wall: jiff::Timestamp::UNIX_EPOCH };
+        let time = FrameTime { media: Duration::ZERO, captured, wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 };
         let guard = accounting.sample(&"a".into());
         Item {
             frame: Arc::new(FrameMeta {

@@ -1,0 +1,92 @@
+//! A stream made of pictures that others send: cameras that post when something moves, scripts.
+//!
+//! In: coded pictures, on the threads of whoever takes them in ([`PushedPictures`]); each is decoded there, within the stream's limits, and sampled at once. Out: pictures for the
+//! source's [`PipelineTap`]. The source's thread shows the last one again, with the same number, each interval for as long as it stands for what is there. Holds
+//! that one. Full: the sampler's slot, where the newest wins. Closed: on shutdown, at once; what comes later finds nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::connection::End;
+use super::pipeline_tap::PipelineTap;
+use super::polled_stills::{SHORTEST_INTERVAL, copy_of, next_number};
+use super::{PushSettings, SourceSettings};
+use crate::frame::pushed_pictures::{OutcomeSender, PushedPictures, TakesPictures};
+use crate::frame::still_image::{self, Animated, StillImageError};
+use crate::frame::{Picture, coded_size};
+use crate::platform::secret::Secret;
+use crate::platform::shutdown::Shutdown;
+use crate::stream::status::{StreamState, StreamStatus};
+
+/// The last picture.
+struct Last {
+    picture: Picture,
+    number: u64,
+    came: Instant,
+}
+
+/// One stream's.
+struct Taker {
+    feed: Arc<PipelineTap>,
+    connection: u64,
+    started: Instant,
+    sizes: coded_size::Limits,
+    token: Option<Secret>,
+    /// Also held while a picture is handed over: one after another.
+    last: Mutex<Option<Last>>,
+}
+
+impl TakesPictures for Taker {
+    fn take(&self, coded: &[u8], outcome: Option<OutcomeSender>) -> Result<u64, StillImageError> {
+        let picture = still_image::decode_within(coded, self.sizes, Animated::Refused)?;
+        let number = next_number();
+        let mut last = self.last.lock();
+        let copy = copy_of(&picture);
+        self.feed.pushed(self.connection, self.started.elapsed(), picture, number, outcome);
+        *last = copy.map(|picture| Last { picture, number, came: Instant::now() });
+        Ok(number)
+    }
+
+    fn token(&self) -> Option<&Secret> {
+        self.token.as_ref()
+    }
+}
+
+/// Takes pictures until shutdown is asked for.
+pub(super) fn run(
+    settings: &SourceSettings,
+    feed: &Arc<PipelineTap>,
+    pushed: &PushedPictures,
+    status: &StreamStatus,
+    shutdown: &Shutdown,
+) -> End {
+    let PushSettings { token, hold } = settings.push.clone().unwrap_or_default();
+    let connection = feed.connect();
+    let (started, last) = (Instant::now(), Mutex::default());
+    let taker = Arc::new(Taker { feed: Arc::clone(feed), connection, started, sizes: settings.sizes(), token, last });
+    pushed.enter(&settings.id, &(Arc::clone(&taker) as Arc<dyn TakesPictures>));
+    status.set(StreamState::Up);
+    tracing::info!(stream = %settings.id, "waiting for pictures that are sent to it");
+    loop {
+        let interval = feed.interval().unwrap_or_default().max(SHORTEST_INTERVAL);
+        if shutdown.sleep(interval) {
+            return End::Shutdown;
+        }
+        show_again(&taker, hold.unwrap_or(interval));
+    }
+}
+
+/// Shows the last picture once more, if it stands for `hold` and has not for so long.
+fn show_again(taker: &Taker, hold: Duration) {
+    let mut last = taker.last.lock();
+    let Some(Last { picture, number, came }) = &*last else { return };
+    if came.elapsed() >= hold {
+        *last = None;
+        return;
+    }
+    if let Some(copy) = copy_of(picture) {
+        taker.feed.still(taker.connection, taker.started.elapsed(), copy, *number);
+    }
+}
