@@ -78,7 +78,8 @@ pub enum OutboxError {
     #[error("the outbox {} is in use by another vtagd; stop that one, or name another file in `outbox.path`", path.display())]
     InUse { path: PathBuf },
     #[error(
-        "the outbox {} was written by a newer vtagd (schema {found}, this one knows {known}); start that version, or name another file in `outbox.path`",
+        "the outbox {} was written by a newer vtagd (schema {found}, this one knows {known}); start that version, or let this one begin anew with \
+         another file in `outbox.path`: what waits in the old one stays there, and that version's `vtagd events export` reads it",
         path.display()
     )]
     Newer { path: PathBuf, found: usize, known: usize },

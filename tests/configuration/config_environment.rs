@@ -167,6 +167,7 @@ sinks:
     key: file
     timeout: 3s
     home_assistant: true
+    home_assistant_scores: true
     discovery_prefix: ha
   - { type: webhook, url: 'http://h/', secret: { file: signing }, previous_secret: { file: signing }, headers: { X-A: { file: file } }, concurrency: 3 }
   - { type: webhook, url: 'http://h/2', batch: { max_size: 10, max_delay: 2s } }

@@ -16,3 +16,4 @@ mod sink_mqtt_prefix;
 mod sink_nats;
 mod sink_outages;
 mod sink_webhook;
+mod state_upgrade;

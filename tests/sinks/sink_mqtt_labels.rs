@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::common::broker::{Broker, Consumer, Got};
 use crate::common::daemon::{Daemon, eventually};
+use crate::common::flicker;
 use crate::sink_mqtt::{config, events, plain, stream};
 use serde_json::{Value, json};
 
@@ -152,8 +153,12 @@ fn pictures_that_the_broker_does_not_take_do_not_break_the_connection_again_and_
         let folder = tempfile::tempdir().unwrap();
         let broker = Broker::configured(folder.path(), "allow_anonymous true\nmax_packet_size 6000\n");
         let consumer = Consumer::start(broker.port, &["vtagd/#"]);
-        let text = config(folder.path(), &stream("gate"), &plain(broker.port, &format!(", protocol: {protocol}")));
-        let mut daemon = Daemon::start(folder.path(), &format!("{text}snapshots: {{ path: pictures }}\n"));
+        // Each tag has a picture, and there are many a second.
+        let text =
+            flicker::config(folder.path(), 1, 1).replace("interval: 1ms", "interval: 200ms").replace("fast", "live");
+        let sink = plain(broker.port, &format!(", protocol: {protocol}"));
+        let text = format!("{text}outbox: {{ path: outbox.db }}\nsnapshots: {{ path: pictures }}\nsinks:\n{sink}");
+        let mut daemon = Daemon::start(folder.path(), &text);
         let skipped = |daemon: &mut Daemon| {
             let (_, text) = daemon.get("/metrics");
             let line =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const FIRST: Duration = Duration::from_secs(300);
-const LONGEST: Duration = Duration::from_secs(86_400);
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl PictureLimit {
     /// The connection broke over a packet of `size`; for how long such ones are left out.
     pub fn broke(&mut self, size: usize, now: Instant) -> Duration {
         let before = self.0.take();
-        let wait = before.as_ref().map_or(FIRST, |learnt| (learnt.wait * 2).min(LONGEST));
+        let wait = before.as_ref().map_or(FIRST, |learnt| (learnt.wait * 2).min(MAX_WAIT));
         let size = before.map_or(size, |learnt| learnt.size.min(size));
         self.0 = Some(Learnt { size, again: now + wait, wait });
         wait
