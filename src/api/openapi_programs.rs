@@ -29,7 +29,7 @@ pub(super) fn with_csrf_token(operation: &mut Value) {
 }
 
 pub(super) fn live() -> Value {
-    let summary = "Scores, events and states of streams and sinks as server-sent events, while they happen; it goes on until somebody ends it.";
+    let summary = "Scores, events and states of streams and sinks as server-sent events, while they happen; it goes on until somebody ends it, or for as long as is asked for.";
     let mut live = operation("live", summary, &[("200", text("It begins.", "text/event-stream"))]);
     live["responses"]["404"] = json!({ "$ref": "#/components/responses/Error" });
     live["parameters"] = json!([

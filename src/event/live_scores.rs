@@ -159,19 +159,20 @@ impl LiveScores {
         self.0.read().get(stream).cloned()
     }
 
-    /// How the labels of `stream` stand at `now`, those that `is_wanted` (set, label), in so much `detail`. `None` for one that is not there.
+    /// How the labels of `stream` stand at `now`, those that `is_wanted` (region, set, label), in so much `detail`. `None` for one that is not there.
     pub fn reading(
         &self,
         stream: &str,
         now: Instant,
         detail: Detail,
-        is_wanted: impl Fn(&str, &str) -> bool,
+        is_wanted: impl Fn(Option<&str>, &str, &str) -> bool,
     ) -> Option<StreamScores> {
         let emitter = self.emitter(stream)?;
         let (first, last, boards) = {
             let emitter = emitter.lock();
             let board = |board: &super::Board| {
-                let wanted = board.labels.iter().filter(|label| is_wanted(&board.set, &label.rules.name));
+                let region = board.region.as_deref();
+                let wanted = board.labels.iter().filter(|label| is_wanted(region, &board.set, &label.rules.name));
                 let name = (board.region.clone(), Arc::clone(&board.set));
                 (name, Arc::clone(&board.rivals), wanted.map(|label| label.copy(detail)).collect::<Vec<_>>())
             };
@@ -373,7 +374,7 @@ mod tests {
     fn a_label_that_never_fired_is_seen_with_its_rival_and_what_swallowed_it() {
         let base = Instant::now();
         let live = live(base, &[-3.0, 2.0, 3.0, -3.0, 0.1, -3.5]);
-        let seen = live.reading("gate", base + Duration::from_secs(7), Detail::History, |_, _| true).unwrap();
+        let seen = live.reading("gate", base + Duration::from_secs(7), Detail::History, |_, _, _| true).unwrap();
         let seen = serde_json::to_value(seen).unwrap();
         assert_eq!((&seen["at"], &seen["age"]), (&"1970-01-01T00:00:05Z".into(), &2.0.into()));
         let label = &seen["scores"][0];
@@ -426,10 +427,12 @@ mod tests {
                     });
                 }
             }
-            let seen = live.reading("gate", base, Detail::Peak, |_, _| true).unwrap().scores;
+            let seen = live.reading("gate", base, Detail::Peak, |_, _, _| true).unwrap().scores;
             let stands = |reading: &LabelReading| (reading.region.clone().unwrap(), reading.state);
             let stands: Vec<_> = seen.iter().map(stands).collect();
             assert_eq!(stands, [("left".to_owned(), LabelState::Cooldown), ("right".to_owned(), LabelState::Open)]);
+            let of_right = live.reading("gate", base, Detail::Peak, |region, _, _| region == Some("right")).unwrap();
+            assert_eq!((of_right.scores.len(), of_right.scores[0].region.as_deref()), (1, Some("right")));
             assert_eq!(live.latest("gate")[1].region.as_deref(), Some("right"));
             let push = &mut |event| {
                 events.push(event);
@@ -464,13 +467,13 @@ mod tests {
     fn who_is_not_asked_for_is_left_out_and_who_has_gone_is_not_there() {
         let base = Instant::now();
         let live = live(base, &[]);
-        let seen = live.reading("gate", base, Detail::Peak, |set, label| (set, label) == ("street", "car")).unwrap();
+        let seen = live.reading("gate", base, Detail::Peak, |_, set, label| (set, label) == ("street", "car")).unwrap();
         assert_eq!((seen.scores.len(), seen.at, seen.scores[0].told.score), (1, None, None));
         assert!(seen.scores[0].peaks.is_none() && seen.scores[0].peak.is_none());
-        assert!(live.reading("gate", base, Detail::Peak, |_, label| label == "bus").unwrap().scores.is_empty());
-        assert!(live.reading("door", base, Detail::Peak, |_, _| true).is_none());
+        assert!(live.reading("gate", base, Detail::Peak, |_, _, label| label == "bus").unwrap().scores.is_empty());
+        assert!(live.reading("door", base, Detail::Peak, |_, _, _| true).is_none());
         live.retain(|id| id != "gate");
-        assert!(live.reading("gate", base, Detail::Peak, |_, _| true).is_none() && live.latest("gate").is_empty());
+        assert!(live.reading("gate", base, Detail::Peak, |_, _, _| true).is_none() && live.latest("gate").is_empty());
     }
 
     #[test]
@@ -478,7 +481,7 @@ mod tests {
         let base = Instant::now();
         let state = |margins: &[f32]| {
             let seen = live(base, margins)
-                .reading("gate", base + Duration::from_secs(60), Detail::Latest, |_, _| true)
+                .reading("gate", base + Duration::from_secs(60), Detail::Latest, |_, _, _| true)
                 .unwrap();
             let label = &seen.scores[0];
             let second = |at: Option<Timestamp>| at.map(|at| at.as_second());

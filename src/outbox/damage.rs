@@ -130,9 +130,9 @@ fn salvage(damaged: &Path, fresh: &Connection) -> Salvaged {
     let mended = fresh.execute_batch(
         "DELETE FROM deliveries WHERE seq NOT IN (SELECT seq FROM events) OR sink NOT IN (SELECT id FROM sinks);
          UPDATE events SET waiting = (SELECT count(*) FROM deliveries WHERE deliveries.seq = events.seq);
+         UPDATE events SET region = body ->> '$.data.region' WHERE iif(json_valid(body), body ->> '$.data.region', NULL) IS NOT NULL;
          INSERT OR IGNORE INTO states (stream, region, label_set, label, seq, age, body)
-             SELECT stream, iif(json_valid(body), coalesce(body ->> '$.data.region', ''), '') AS region, label_set, label, max(seq), age, body
-             FROM events GROUP BY stream, region, label_set, label;
+             SELECT stream, region, label_set, label, max(seq), age, body FROM events GROUP BY stream, region, label_set, label;
          COMMIT;",
     );
     if mended.is_err() {

@@ -4,7 +4,8 @@
 //! Newest is by time of the sample, and by number where that is the same: a place in this order never moves, so that whoever pages with
 //! [`EventPosition`]s sees nothing twice and misses nothing, whatever is stored or thrown away meanwhile.
 //!
-//! A page costs the same wherever it begins. What is asked for by name is merged from one range of an index for each stream, set, label and type
+//! A page costs the same wherever it begins. What is asked for by name is merged from one range of an index for each stream, set, label and type,
+//! and each region where that is asked for,
 //! that there is; `states` knows them all. Where those are more than [`MAX_RANGES`], events are looked at one by one, [`MAX_SCAN`] a page: such
 //! a page may hold fewer events than there is room for, or none, and still not be the last.
 
@@ -97,7 +98,7 @@ pub(super) fn page(
     let before = query.until.map_or(before, |time| before.min(EventPosition { time, seq: 0 }));
     let transaction = connection.unchecked_transaction()?;
     let wanted = size.events.saturating_add(1);
-    let lists = [&query.streams, &query.sets, &query.labels, &query.types];
+    let lists = [&query.streams, &query.regions, &query.sets, &query.labels, &query.types];
     let by_name = lists.iter().any(|list| !list.is_empty());
     let plain = query.ids.is_empty() && query.sink.is_none() && query.state.is_none();
     let found = if by_name && plain && indexed {
@@ -152,12 +153,12 @@ fn scan(
     wanted: usize,
 ) -> Result<Found, rusqlite::Error> {
     let mut select = connection.prepare_cached(
-        "SELECT time, seq, stream, label_set, label, kind FROM events WHERE (time, seq) < (?1, ?2) AND time >= ?3
+        "SELECT time, seq, stream, region, label_set, label, kind FROM events WHERE (time, seq) < (?1, ?2) AND time >= ?3
          ORDER BY time DESC, seq DESC LIMIT ?4",
     )?;
     let since = query.since.unwrap_or(i64::MIN);
     let mut rows = select.query(params![before.time, before.sql_seq(), since, MAX_SCAN])?;
-    let lists = [&query.streams, &query.sets, &query.labels, &query.types];
+    let lists = [&query.streams, &query.regions, &query.sets, &query.labels, &query.types];
     let mut found = Found { positions: Vec::new(), cut: None };
     let mut seen = 0;
     while let Some(row) = rows.next()? {
@@ -179,20 +180,24 @@ fn scan(
     Ok(found)
 }
 
-/// Stream, set, label, type: what an index has in order of time.
-type RangeKey = (String, String, String, String);
+/// Stream, set, label, region where that is asked for, type: what an index has in order of time.
+type RangeKey = (String, String, String, Option<String>, String);
 
 /// Every one that `query` asks for, or one more than [`MAX_RANGES`].
 fn ranges(connection: &Connection, query: &Query) -> Result<Vec<RangeKey>, rusqlite::Error> {
-    let lists = [("stream", &query.streams), ("label_set", &query.sets), ("label", &query.labels)];
+    let lists =
+        [("stream", &query.streams), ("region", &query.regions), ("label_set", &query.sets), ("label", &query.labels)];
     let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
     let (mut condition, mut values) = ("1".to_owned(), Vec::new());
     for (column, list) in lists {
         condition += &format!(" AND {column} IN ({})", placeholders(list.len()));
         values.extend(list.iter().cloned());
     }
-    let sql =
-        format!("SELECT DISTINCT stream, label_set, label FROM states WHERE {condition} LIMIT {}", MAX_RANGES + 1);
+    let region = if query.regions.is_empty() { "NULL" } else { "region" };
+    let sql = format!(
+        "SELECT DISTINCT stream, label_set, label, {region} FROM states WHERE {condition} LIMIT {}",
+        MAX_RANGES + 1
+    );
     let mut select = connection.prepare_cached(&sql)?;
     let mut rows = select.query(params_from_iter(values))?;
     let all = [EventKind::Start, EventKind::Update, EventKind::End].map(|kind| kind.as_str().to_owned());
@@ -202,7 +207,7 @@ fn ranges(connection: &Connection, query: &Query) -> Result<Vec<RangeKey>, rusql
     let mut ranges = Vec::new();
     while let Some(row) = rows.next()? {
         for kind in &kinds {
-            ranges.push((row.get(0)?, row.get(1)?, row.get(2)?, kind.clone()));
+            ranges.push((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, kind.clone()));
         }
     }
     Ok(ranges)
@@ -216,17 +221,21 @@ fn merge(
     before: EventPosition,
     wanted: usize,
 ) -> Result<Vec<EventPosition>, rusqlite::Error> {
-    let mut select = connection.prepare_cached(
-        "SELECT time, seq FROM events INDEXED BY events_by_name
-         WHERE stream = ?1 AND label_set = ?2 AND label = ?3 AND kind = ?4 AND (time, seq) < (?5, ?6) AND time >= ?7
-         ORDER BY time DESC, seq DESC LIMIT ?8",
-    )?;
+    // The index of regions has no others: that has to stand there word for word.
+    let (index, of_region) = match query.regions.is_empty() {
+        true => ("events_by_name", "?9 IS NULL"),
+        false => ("events_by_region", "region = ?9 AND region <> ''"),
+    };
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT time, seq FROM events INDEXED BY {index} WHERE stream = ?1 AND label_set = ?2 AND label = ?3 AND kind = ?4
+         AND (time, seq) < (?5, ?6) AND time >= ?7 AND {of_region} ORDER BY time DESC, seq DESC LIMIT ?8"
+    ))?;
     let since = query.since.unwrap_or(i64::MIN);
     // One range alone is read at once, of many most have little to give.
     let chunk = (2 * wanted / ranges.len().max(1)).clamp(1, wanted);
     let read = |select: &mut CachedStatement<'_>, key: &RangeKey, before: EventPosition| {
-        let (stream, set, label, kind) = key;
-        let values = params![stream, set, label, kind, before.time, before.sql_seq(), since, chunk];
+        let (stream, set, label, region, kind) = key;
+        let values = params![stream, set, label, kind, before.time, before.sql_seq(), since, chunk, region];
         select.query_map(values, EventPosition::of_row)?.collect::<Result<VecDeque<_>, _>>()
     };
     // What was read of each range and is not taken yet; the newest of each is in the heap.

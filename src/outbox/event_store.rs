@@ -416,12 +416,13 @@ fn append(
 ) -> Result<Option<Appended>, rusqlite::Error> {
     let Queued { event, to } = queued;
     let data = &event.data;
+    let region = data.region.as_deref().unwrap_or_default();
     let to_sql = |error: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
     let body = serde_json::to_string(&**event).map_err(to_sql)?;
     let stored = connection
         .prepare_cached(
-            "INSERT INTO events (waiting, age, id, time, stream, label_set, label, kind, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO events (waiting, age, id, time, stream, label_set, label, kind, body, region)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             to.len() as u64,
@@ -432,7 +433,8 @@ fn append(
             data.set,
             data.label,
             event.kind.as_str(),
-            body
+            body,
+            region
         ])?;
     if stored == 0 {
         // An id that is there already is the same event.
@@ -446,7 +448,6 @@ fn append(
             .execute(params![sinks.get(usize::from(*index)), seq, body.len() as u64])?;
         deliveries.push((*index, connection.last_insert_rowid().unsigned_abs()));
     }
-    let region = data.region.as_deref().unwrap_or_default();
     connection
         .prepare_cached(
             "INSERT INTO states (stream, region, label_set, label, seq, age, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)

@@ -47,6 +47,11 @@ pub const STEPS: &[&str] = &[
      INSERT INTO states (stream, label_set, label, seq, age, body)
          SELECT stream, label_set, label, seq, age, body FROM states_of_labels;
      DROP TABLE states_of_labels;",
+    "-- For pages of a region's events. Only streams with regions have any; nobody else pays for the index.
+     ALTER TABLE events ADD COLUMN region TEXT NOT NULL DEFAULT '';
+     UPDATE events SET region = iif(json_valid(body), coalesce(body ->> '$.data.region', ''), '')
+         WHERE (stream, label_set, label) IN (SELECT stream, label_set, label FROM states WHERE region <> '');
+     CREATE INDEX events_by_region ON events (stream, region, label_set, label, kind, time) WHERE region <> '';",
 ];
 
 /// Why the outbox cannot be used.
