@@ -60,7 +60,7 @@ fn push(store: &mut RowStore, index: usize, embedding: &[f32]) {
 }
 
 fn wanted(embedding: &[f32], threads: usize) -> Wanted<'_> {
-    Wanted { embedding, model: "m", stream: None, since: None, until: None, keep: 10, threads }
+    Wanted { embedding, model: "m", stream: None, region: None, since: None, until: None, keep: 10, threads }
 }
 
 fn median(mut times: Vec<f64>) -> f64 {

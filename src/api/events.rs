@@ -31,6 +31,11 @@ const MAX_BYTES: usize = 2 << 20;
 /// What may stand behind the question mark.
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter { name: "stream", kind: ParameterKind::Text, meaning: "Only events of this stream." },
+    Parameter {
+        name: "region",
+        kind: ParameterKind::Text,
+        meaning: "Only events of regions of this name; a stream without regions has none.",
+    },
     Parameter { name: "set", kind: ParameterKind::Text, meaning: "Only events of this label set." },
     Parameter { name: "label", kind: ParameterKind::Text, meaning: "Only events of labels of this name." },
     Parameter {
@@ -46,7 +51,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter { name: "until", kind: ParameterKind::Time, meaning: "Sampled before then, said in the same way." },
     Parameter {
         name: "limit",
-        kind: ParameterKind::Count { least: 1, most: MAX_LIMIT, default: DEFAULT_LIMIT },
+        kind: ParameterKind::Count { least: 1, most: MAX_LIMIT, default: Some(DEFAULT_LIMIT) },
         meaning: "At most so many. Without any parameter it is 256. A page may have fewer, even none, and not be the last: that is where `next` \
                   is null.",
     },
@@ -69,6 +74,7 @@ pub(super) async fn events(State(shared): State<Shared>, Extension(wanted): Exte
     let time = |name: &str| wanted.time(name).map(jiff::Timestamp::as_millisecond);
     let query = Query {
         streams: list("stream"),
+        regions: list("region"),
         sets: list("set"),
         labels: list("label"),
         types: list("type"),

@@ -4,9 +4,9 @@
 //! higher number, states that are other than before. What it finds becomes bytes once and goes to every client that wants it
 //! (`live_client.rs` says what happens to a slow one). So a sample is told at most [`TICK`] late, a stream tells its scores at most once in that
 //! time, and the threads that score and make events know nothing of it: while nobody looks, there is no task. Clients are bounded by their class
-//! (`limits.rs`). Ends for all when the daemon stops, and for one whose session or token is not good any more.
+//! (`limits.rs`). Ends for all when the daemon stops, and for one whose session or token is not good any more, or whose time (`for`) is over.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,9 @@ async fn tell_clients(shared: Shared) {
         }
         let now = Instant::now();
         let stopping = shared.access.is_stopping();
-        for client in clients.iter().filter(|client| stopping || !shared.access.is_in_force(&client.grant, now)) {
+        let is_over = |client: &LiveClient| stopping || client.wanted.is_over(now);
+        for client in clients.iter().filter(|client| is_over(client) || !shared.access.is_in_force(&client.grant, now))
+        {
             client.end();
         }
         told.tell(&shared.board, &clients, now);
@@ -186,12 +188,19 @@ impl AlreadyTold {
             if listeners.peek().is_none() {
                 continue;
             }
-            let Some(scores) = board.live_scores().reading(id, now, Detail::Latest, |_, _| true) else { continue };
+            let Some(scores) = board.live_scores().reading(id, now, Detail::Latest, |_, _, _| true) else { continue };
             // There may have been another since.
             *at = scores.at.unwrap_or(*at);
-            let Ok(data) = serde_json::to_string(&Scores::from(&scores)) else { continue };
-            let bytes = message(Kind::Scores.as_str(), None, &data);
-            listeners.for_each(|(client, _)| client.push(Kind::Scores, bytes.clone()));
+            // As of states: most want all of it.
+            let mut shared = None;
+            for (client, _) in listeners {
+                let make = || scores_message(&scores, &client.wanted);
+                let bytes = match client.wanted.regions {
+                    None => shared.get_or_insert_with(make).clone(),
+                    Some(_) => make(),
+                };
+                bytes.into_iter().for_each(|bytes| client.push(Kind::Scores, bytes));
+            }
         }
         self.samples = samples;
     }
@@ -215,17 +224,26 @@ struct LabelScores<'a> {
     state: LabelState,
 }
 
-impl<'a> From<&'a StreamScores> for Scores<'a> {
-    fn from(all: &'a StreamScores) -> Self {
-        let scores = all.scores.iter().map(|one| LabelScores {
+/// What is told of `all` to who wants this. `None`: nothing of it is wanted.
+fn scores_message(all: &StreamScores, wanted: &Wanted) -> Option<Bytes> {
+    let of = |region: &Option<String>| wanted.region(region.as_deref());
+    let scores: Vec<LabelScores<'_>> = all
+        .scores
+        .iter()
+        .filter(|one| of(&one.region))
+        .map(|one| LabelScores {
             region: one.region.as_deref(),
             set: &one.set,
             label: &one.label,
             told: &one.told,
             state: one.state,
-        });
-        Self { stream: &all.stream, at: all.at, scores: scores.collect() }
+        })
+        .collect();
+    if scores.is_empty() && wanted.regions.is_some() {
+        return None;
     }
+    let data = serde_json::to_string(&Scores { stream: &all.stream, at: all.at, scores }).ok()?;
+    Some(message(Kind::Scores.as_str(), None, &data))
 }
 
 /// Gives every client the events that it has not got.
@@ -243,7 +261,7 @@ fn events(board: &Board, clients: &[Arc<LiveClient>]) {
     for (number, event) in (first..).zip(&since.events) {
         let mut bytes = None;
         for client in &listeners {
-            if number < client.next_event() || !client.wanted.stream(&event.data.stream) {
+            if number < client.next_event() || !client.wanted.event(event) {
                 continue;
             }
             let bytes = bytes.get_or_insert_with(|| event_message(event));
@@ -262,13 +280,14 @@ fn event_message(event: &Event) -> Bytes {
 /// What a client has missed since the event `id`, where it is `known` among the latest or the outbox's file still has it.
 async fn missed(board: &Board, id: &str, latest: &RecentSince, wanted: &Wanted) -> VecDeque<Bytes> {
     let told = |events: &[Arc<Event>]| -> VecDeque<Bytes> {
-        events.iter().filter(|event| wanted.stream(&event.data.stream)).map(|event| event_message(event)).collect()
+        events.iter().filter(|event| wanted.event(event)).map(|event| event_message(event)).collect()
     };
     if let Some(at) = latest.events.iter().position(|event| event.id.to_string() == id) {
         return told(&latest.events[at + 1..]);
     }
-    let streams = wanted.streams.iter().flatten().cloned().collect();
-    let (query, searched) = (HistoryQuery { streams, ..HistoryQuery::default() }, id.to_owned());
+    let names = |names: &Option<BTreeSet<String>>| names.iter().flatten().cloned().collect();
+    let (streams, regions) = (names(&wanted.streams), names(&wanted.regions));
+    let (query, searched) = (HistoryQuery { streams, regions, ..HistoryQuery::default() }, id.to_owned());
     let path = board.outbox().and_then(|outbox| outbox.path);
     // A disk may be slow.
     // It is never closed; as for pages of events.
@@ -298,9 +317,19 @@ async fn missed(board: &Board, id: &str, latest: &RecentSince, wanted: &Wanted) 
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter { name: "streams", kind: ParameterKind::Texts, meaning: "Only of these streams." },
     Parameter {
+        name: "regions",
+        kind: ParameterKind::Texts,
+        meaning: "Only scores and events of regions of these names; streams and sinks have their states at any rate.",
+    },
+    Parameter {
         name: "kinds",
         kind: ParameterKind::Words(&Kind::WORDS),
         meaning: "Only these kinds; heartbeats come at any rate.",
+    },
+    Parameter {
+        name: "for",
+        kind: ParameterKind::Count { least: 1, most: 86_400, default: None },
+        meaning: "It ends after so many seconds; left out, it goes on.",
     },
 ];
 
@@ -314,8 +343,13 @@ pub(super) async fn live(
         let of = |word: &String| Kind::ALL.into_iter().find(|kind| kind.as_str() == word);
         words.iter().filter_map(of).collect()
     };
-    let streams = given.texts("streams").map(|ids| ids.iter().cloned().collect());
-    let wanted = Wanted { streams, kinds: given.texts("kinds").map(kinds) };
+    let names = |name: &str| given.texts(name).map(|names| names.iter().cloned().collect());
+    let wanted = Wanted {
+        kinds: given.texts("kinds").map(kinds),
+        streams: names("streams"),
+        regions: names("regions"),
+        until: given.count("for").map(|seconds| Instant::now() + Duration::from_secs(seconds)),
+    };
     let streams = shared.board.streams();
     let is_known = |id: &String| streams.iter().any(|stream| stream.id() == id);
     if !shared.board.is_starting() && !wanted.streams.iter().flatten().all(is_known) {

@@ -2,12 +2,13 @@
 //!
 //! In: messages of [`live`](super::live), made once and shared by all clients as bytes. Out: server-sent events, as fast as the client reads.
 //! On the API's runtime; nobody waits for a client. Full (messages or bytes): the oldest scores go, then heartbeats, states and events, and the
-//! client is told how many (`lost`). Closed: an ended client gets what waits, and then the end of its answer; one that has gone drops its body.
+//! client is told how many (`lost`). Closed: an ended client gets what waits, and then the end of its answer; one that has gone drops its body. Who asks for a time is ended then.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use axum::body::Bytes;
 use hyper::body::Frame;
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::access::Grant;
+use crate::event::Event;
 
 /// Messages that wait for one client …
 const MAX_WAITING: usize = 256;
@@ -64,6 +66,9 @@ pub(super) fn lost(kind: Kind, count: Option<u64>, why: &str) -> Bytes {
 pub(super) struct Wanted {
     pub kinds: Option<Vec<Kind>>,
     pub streams: Option<BTreeSet<String>>,
+    pub regions: Option<BTreeSet<String>>,
+    /// It ends then.
+    pub until: Option<Instant>,
 }
 
 impl Wanted {
@@ -74,6 +79,19 @@ impl Wanted {
 
     pub fn stream(&self, stream: &str) -> bool {
         self.streams.as_ref().is_none_or(|streams| streams.contains(stream))
+    }
+
+    /// Of a whole view: who asks for regions does not want it.
+    pub fn region(&self, region: Option<&str>) -> bool {
+        self.regions.as_ref().is_none_or(|regions| region.is_some_and(|region| regions.contains(region)))
+    }
+
+    pub fn event(&self, event: &Event) -> bool {
+        self.stream(&event.data.stream) && self.region(event.data.region.as_deref())
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
     }
 }
 
@@ -223,6 +241,22 @@ mod tests {
     fn all(client: &LiveClient) -> Vec<String> {
         let mut state = client.state.lock();
         std::iter::from_fn(|| state.next()).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn who_asks_for_regions_gets_none_of_whole_views() {
+        let all = Wanted::default();
+        let few = Wanted { regions: Some(["gate".to_owned()].into()), ..Wanted::default() };
+        let takes = |wanted: &Wanted| [Some("gate"), Some("yard"), None].map(|region| wanted.region(region));
+        assert_eq!((takes(&all), takes(&few)), ([true, true, true], [true, false, false]));
+    }
+
+    #[test]
+    fn who_asks_for_a_time_is_over_when_it_has_passed() {
+        let now = Instant::now();
+        let later = now + std::time::Duration::from_secs(2);
+        let wanted = Wanted { until: Some(later), ..Wanted::default() };
+        assert!(!wanted.is_over(now) && wanted.is_over(later) && !Wanted::default().is_over(later));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) const FILTER: &[Parameter] = &[
     Parameter { name: "kind", kind: ParameterKind::Word(KINDS), meaning: "Only marks of this kind." },
     Parameter {
         name: "limit",
-        kind: ParameterKind::Count { least: 1, most: MAX_LIMIT, default: DEFAULT_LIMIT },
+        kind: ParameterKind::Count { least: 1, most: MAX_LIMIT, default: Some(DEFAULT_LIMIT) },
         meaning: "At most so many; `total` says how many there are.",
     },
 ];

@@ -294,6 +294,7 @@ fn schemas() -> Value {
         "UnderWay": object(json!({ "result": { "const": "under way" } })),
         "Reloaded": object(json!({ "result": { "const": "applied" } })),
         "Problems": object(json!({ "error": string, "problems": list(problem) })),
+        "LiveMessage": openapi_programs::live_message(),
         "Tagged": openapi_programs::tagged(),
         "Embedded": openapi_programs::embedded(),
         "Moments": search::schema(),

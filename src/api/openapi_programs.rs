@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::browser_session;
 use super::model_queries;
-use super::openapi::{answer, list, object, object_with, of, operation, text};
+use super::openapi::{answer, list, object, object_with, of, operation};
 
 /// Who may ask shows one of these.
 pub(super) fn security_schemes() -> Value {
@@ -33,8 +33,12 @@ pub(super) fn with_csrf_token(operation: &mut Value) {
 }
 
 pub(super) fn live() -> Value {
-    let summary = "Scores, events and states of streams and sinks as server-sent events, while they happen; it goes on until somebody ends it.";
-    let mut live = operation("live", summary, &[("200", text("It begins.", "text/event-stream"))]);
+    let summary = "Scores, events and states of streams and sinks as server-sent events, while they happen; it goes on until somebody ends it, or for as long as is asked for.";
+    let begins = json!({
+        "description": "It begins. The schema is that of each event, its fields as they are sent.",
+        "content": { "text/event-stream": { "schema": of("LiveMessage") } },
+    });
+    let mut live = operation("live", summary, &[("200", begins)]);
     live["responses"]["404"] = json!({ "$ref": "#/components/responses/Error" });
     live["parameters"] = json!([
         {
@@ -43,6 +47,38 @@ pub(super) fn live() -> Value {
         },
     ]);
     live
+}
+
+/// One server-sent event of the live stream.
+pub(super) fn live_message() -> Value {
+    let (string, flag) = (json!({ "type": "string" }), json!({ "type": "boolean" }));
+    let or_null = |kind: &str| json!({ "anyOf": [{ "type": kind }, { "type": "null" }] });
+    let time = json!({ "type": "string", "format": "date-time" });
+    let any = list(json!({ "type": "object" }));
+    let score = object(json!({
+        "region": or_null("string"), "set": string, "label": string, "score": or_null("number"), "margin": or_null("number"),
+        "rival": or_null("string"), "rival_kind": or_null("string"), "state": { "enum": ["idle", "rising", "open", "cooldown"] },
+    }));
+    let bodies = [
+        ("heartbeat", object(json!({ "at": time }))),
+        (
+            "lost",
+            object(json!({ "kind": string, "count": or_null("integer"), "why": { "enum": ["too_slow", "not_kept"] } })),
+        ),
+        ("status", object(json!({ "whole": flag, "streams": any, "sinks": any, "gone": list(string.clone()) }))),
+        ("scores", object(json!({ "stream": string, "at": or_null("string"), "scores": list(score) }))),
+        ("event", json!({ "type": "object", "required": ["id", "type", "time", "data"] })),
+    ];
+    let kinds: Vec<&str> = bodies.iter().map(|(kind, _)| *kind).collect();
+    let of_kind = bodies.iter().map(|(kind, body)| {
+        let data = json!({ "type": "string", "contentMediaType": "application/json", "contentSchema": body });
+        json!({ "if": { "properties": { "event": { "const": kind } } }, "then": { "properties": { "data": data } } })
+    });
+    json!({
+        "type": "object", "required": ["event", "data"],
+        "properties": { "event": { "enum": kinds }, "data": string, "id": string },
+        "allOf": of_kind.collect::<Vec<_>>(),
+    })
 }
 
 /// Answers of routes that ask the model.

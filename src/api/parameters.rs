@@ -38,7 +38,8 @@ pub(super) enum ParameterKind {
     Count {
         least: u64,
         most: u64,
-        default: u64,
+        /// What it is where it is left out, if that is a number.
+        default: Option<u64>,
     },
     Word(&'static [&'static str]),
     /// Names with commas between them.
@@ -201,7 +202,9 @@ impl ParameterKind {
             }
             Self::Flag => json!({ "type": "boolean", "default": false }),
             Self::Count { least, most, default } => {
-                json!({ "type": "integer", "minimum": least, "maximum": most, "default": default })
+                let mut schema = json!({ "type": "integer", "minimum": least, "maximum": most });
+                default.into_iter().for_each(|default| schema["default"] = default.into());
+                schema
             }
             Self::Word(words) => json!({ "type": "string", "enum": words }),
             Self::Texts => json!({ "type": "array", "minItems": 1, "items": Self::Text.schema() }),
@@ -273,7 +276,11 @@ mod tests {
     const KNOWN: &[Parameter] = &[
         Parameter { name: "set", kind: ParameterKind::Text, meaning: "" },
         Parameter { name: "history", kind: ParameterKind::Flag, meaning: "" },
-        Parameter { name: "limit", kind: ParameterKind::Count { least: 1, most: 1000, default: 100 }, meaning: "" },
+        Parameter {
+            name: "limit",
+            kind: ParameterKind::Count { least: 1, most: 1000, default: Some(100) },
+            meaning: "",
+        },
         Parameter { name: "type", kind: ParameterKind::Word(&["start", "end"]), meaning: "" },
         Parameter { name: "since", kind: ParameterKind::Time, meaning: "" },
         Parameter { name: "cursor", kind: ParameterKind::Cursor { letter: 'e', digits: 4 }, meaning: "" },

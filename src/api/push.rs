@@ -99,7 +99,7 @@ pub(super) async fn frames(
         None => (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response(),
         Some(Ok(FrameOutcome::Inferred | FrameOutcome::Reused)) => {
             let mut told =
-                shared.board.live_scores().reading(&stream, Instant::now(), Detail::Latest, |_, _| true).map_or_else(
+                shared.board.live_scores().reading(&stream, Instant::now(), Detail::Latest, |_, _, _| true).map_or_else(
                     || json!({ "stream": stream, "at": null, "age": null, "scores": [] }),
                     |scores| json!(scores),
                 );

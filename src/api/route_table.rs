@@ -12,8 +12,8 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, live, mark_routes, model_queries, openapi, openapi_programs, push, scores,
-    search, snapshots, stream_detail,
+    Shared, browser_session, events, handlers, live, mark_routes, model_queries, openapi, openapi_programs, push,
+    scores, search, snapshots, stream_detail,
 };
 
 /// Who may ask.

@@ -19,6 +19,7 @@ use crate::event::live_scores::Detail;
 
 /// What may stand behind the question mark.
 pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter { name: "region", kind: ParameterKind::Text, meaning: "Only in this region of the stream." },
     Parameter { name: "set", kind: ParameterKind::Text, meaning: "Only labels of this set." },
     Parameter { name: "label", kind: ParameterKind::Text, meaning: "Only labels of this name." },
     Parameter {
@@ -35,7 +36,9 @@ pub(super) async fn scores(
 ) -> Response {
     let Ok(Path(stream)) = id else { return refusal(StatusCode::BAD_REQUEST, "the path is not UTF-8") };
     let is = |given: &str, name: &str| wanted.text(given).is_none_or(|given| given == name);
-    let is_wanted = |set: &str, label: &str| is("set", set) && is("label", label);
+    let is_wanted = |region: Option<&str>, set: &str, label: &str| {
+        is("region", region.unwrap_or_default()) && is("set", set) && is("label", label)
+    };
     let detail = if wanted.flag("history") { Detail::History } else { Detail::Peak };
     if let Some(seen) = shared.board.live_scores().reading(&stream, Instant::now(), detail, is_wanted) {
         return Json(seen).into_response();

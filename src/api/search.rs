@@ -22,11 +22,11 @@ use crate::history::search_answer::{SearchAnswer, SearchRange};
 /// Moments of an answer that does not ask for a number.
 const LIMIT: u64 = 10;
 
-pub(super) static OF_TEXT: [Parameter; 6] = parameters(true);
-pub(super) static OF_PICTURE: [Parameter; 6] = parameters(false);
+pub(super) static OF_TEXT: [Parameter; 7] = parameters(true);
+pub(super) static OF_PICTURE: [Parameter; 7] = parameters(false);
 
 /// Beside a picture the text may be left out.
-const fn parameters(required: bool) -> [Parameter; 6] {
+const fn parameters(required: bool) -> [Parameter; 7] {
     [
         Parameter {
             name: "text",
@@ -38,11 +38,12 @@ const fn parameters(required: bool) -> [Parameter; 6] {
             kind: ParameterKind::Text,
             meaning: "Of this stream alone, be it configured or not.",
         },
+        Parameter { name: "region", kind: ParameterKind::Text, meaning: "Of regions of this name alone." },
         Parameter { name: "since", kind: ParameterKind::Time, meaning: "Seen since then." },
         Parameter { name: "until", kind: ParameterKind::Time, meaning: "Seen before then." },
         Parameter {
             name: "limit",
-            kind: ParameterKind::Count { least: 1, most: 1000, default: LIMIT },
+            kind: ParameterKind::Count { least: 1, most: 1000, default: Some(LIMIT) },
             meaning: "At most so many moments, the best first.",
         },
         Parameter {
@@ -97,8 +98,13 @@ fn search(
     picture: Option<&[u8]>,
 ) -> Result<SearchAnswer, QueryRefusal> {
     let limit = usize::try_from(given.count("limit").unwrap_or(LIMIT)).unwrap_or(usize::MAX);
-    let range =
-        SearchRange { stream: given.text("stream"), since: given.time("since"), until: given.time("until"), limit };
+    let range = SearchRange {
+        stream: given.text("stream"),
+        region: given.text("region"),
+        since: given.time("since"),
+        until: given.time("until"),
+        limit,
+    };
     queries.search(given.text("text"), picture, range, given.flag("histogram"))
 }
 

@@ -20,6 +20,7 @@ const DEFAULT_LIMIT: u64 = 100;
 /// What may stand behind the question mark.
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter { name: "stream", kind: ParameterKind::Text, meaning: "Only pictures of this stream." },
+    Parameter { name: "region", kind: ParameterKind::Text, meaning: "Only pictures of regions of this name." },
     Parameter { name: "set", kind: ParameterKind::Text, meaning: "Only pictures of this label set." },
     Parameter { name: "label", kind: ParameterKind::Text, meaning: "Only pictures of labels of this name." },
     Parameter {
@@ -30,7 +31,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter { name: "until", kind: ParameterKind::Time, meaning: "Written before then, said in the same way." },
     Parameter {
         name: "limit",
-        kind: ParameterKind::Count { least: 1, most: 1000, default: DEFAULT_LIMIT },
+        kind: ParameterKind::Count { least: 1, most: 1000, default: Some(DEFAULT_LIMIT) },
         meaning: "At most so many. A page may have fewer, even none, and not be the last: that is where `next` is null.",
     },
     Parameter {
@@ -48,6 +49,7 @@ pub(super) async fn snapshots(State(shared): State<Shared>, Extension(wanted): E
     let time = |name: &str| wanted.time(name).map(jiff::Timestamp::as_millisecond);
     let query = SnapshotQuery {
         stream: text("stream"),
+        region: text("region"),
         set: text("set"),
         label: text("label"),
         since: time("since"),

@@ -38,7 +38,7 @@ const QUALITY: u8 = 85;
 /// What may stand behind the question mark of `latest.jpg`.
 pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
     name: "max_side",
-    kind: ParameterKind::Count { least: 16, most: 4096, default: DEFAULT_SIDE },
+    kind: ParameterKind::Count { least: 16, most: 4096, default: Some(DEFAULT_SIDE) },
     meaning: "Its longest side in pixels; a larger picture is scaled down, a smaller one stays as it is.",
 }];
 

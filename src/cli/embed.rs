@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ndarray::Array2;
 use serde::Serialize;
 
+use super::model_failure::ModelFailure;
 use super::pictures::{self, BatchArgs};
 use super::progress::{self, Meter};
 use super::texts::{self, TemplateArgs};
@@ -19,7 +20,7 @@ use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
 use crate::label::embedder::{EmbedError, Embedder, ensemble};
 use crate::label::{Ensemble, prompt_template};
-use crate::model::{Bundle, ModelError, prepared};
+use crate::model::{Bundle, prepared};
 use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::userinfo::shown;
@@ -105,39 +106,6 @@ struct Text<'a> {
     embedding: Vec<f32>,
 }
 
-/// What went wrong.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    /// Arguments that do not go together, or a file of texts that cannot be used.
-    #[error("{0}")]
-    Input(String),
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    Text(#[from] EmbedError),
-    /// Pictures that cannot be read; each was told.
-    #[error("{0} of the pictures cannot be used")]
-    Pictures(usize),
-    #[error("the output cannot be written as JSON: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("stopped")]
-    Stopped,
-}
-
-impl Failure {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Model(error) => error.exit_code(),
-            Self::Pictures(_) | Self::Input(_) => 2,
-            Self::Engine(error) => error.exit_code(),
-            Self::Text(error) => error.exit_code(),
-            Self::Json(_) | Self::Stopped => 1,
-        }
-    }
-}
-
 /// Embeds and prints; the exit code.
 pub fn run(args: &Args) -> u8 {
     let (trigger, shutdown) = shutdown::channel();
@@ -151,8 +119,8 @@ pub fn run(args: &Args) -> u8 {
     }
 }
 
-fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
-    let (wanted, templates) = inputs(args).map_err(Failure::Input)?;
+fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), ModelFailure> {
+    let (wanted, templates) = inputs(args).map_err(ModelFailure::Input)?;
     let dir = pull::model_folder(args.model.as_deref(), shutdown)?;
     let bundle = prepared::open(&dir, &|| shutdown.is_requested())?;
     let (texts, applied) = texts(&bundle, &wanted, &templates, shutdown)?;
@@ -189,7 +157,11 @@ fn embed(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
             table(&similarity, &images, &texts);
         }
     }
-    if bad > 0 { Err(Failure::Pictures(bad)) } else { Ok(()) }
+    match bad {
+        0 => Ok(()),
+        // Each was told.
+        bad => Err(ModelFailure::Input(format!("{bad} of the pictures cannot be used"))),
+    }
 }
 
 /// Texts and templates, from the arguments and the files they name.
@@ -251,7 +223,7 @@ fn texts<'a>(
     texts: &'a [String],
     templates: &[String],
     shutdown: &Shutdown,
-) -> Result<(Vec<Text<'a>>, Vec<Vec<f32>>), Failure> {
+) -> Result<(Vec<Text<'a>>, Vec<Vec<f32>>), ModelFailure> {
     if texts.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
@@ -280,7 +252,7 @@ fn matrix<'a>(rows: impl Iterator<Item = &'a Vec<f32>> + Clone) -> Array2<f32> {
     Array2::from_shape_vec(shape, rows.flatten().copied().collect()).unwrap_or_default()
 }
 
-fn compare(bundle: &Bundle, images: &[Image<'_>], texts: &[Array2<f32>]) -> Result<Similarity, Failure> {
+fn compare(bundle: &Bundle, images: &[Image<'_>], texts: &[Array2<f32>]) -> Result<Similarity, ModelFailure> {
     let text = texts.first().map_or(0, Array2::ncols);
     let image = images.first().map_or(text, |image| image.embedding.len());
     let pictures = match images {
@@ -297,7 +269,7 @@ fn images<'a>(
     files: &'a [PathBuf],
     batch: usize,
     shutdown: &Shutdown,
-) -> Result<(Vec<Image<'a>>, usize), Failure> {
+) -> Result<(Vec<Image<'a>>, usize), ModelFailure> {
     let settings = InferSettings { max_size: BatchSize::Pictures(files.len().min(batch)), ..InferSettings::default() };
     let engine = Engine::build(&ModelChoice::Path(dir.to_owned()).into(), &settings, &[], shutdown)?;
     let Some(mut encoder) = engine.encoders.into_iter().next() else { return Ok((Vec::new(), 0)) };
@@ -305,7 +277,7 @@ fn images<'a>(
     let (mut meter, mut done) = (Meter::new(), 0);
     for chunk in files.chunks(batch) {
         if shutdown.is_requested() {
-            return Err(Failure::Stopped);
+            return Err(ModelFailure::Stopped);
         }
         let embedded =
             pictures::embed(chunk, &NamedView::default(), &engine.spec, encoder.as_mut()).map_err(EngineError::from)?;

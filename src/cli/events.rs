@@ -108,6 +108,9 @@ pub struct Which {
     /// Of this stream; may be given several times, as the options below.
     #[arg(long = "stream", value_name = "STREAM")]
     streams: Vec<String>,
+    /// Of this region.
+    #[arg(long = "region", value_name = "REGION")]
+    regions: Vec<String>,
     /// Of this label set.
     #[arg(long = "set", value_name = "SET")]
     sets: Vec<String>,
@@ -155,6 +158,7 @@ impl Which {
             since: self.since.map(jiff::Timestamp::as_millisecond),
             until: self.until.map(jiff::Timestamp::as_millisecond),
             streams: self.streams.clone(),
+            regions: self.regions.clone(),
             sets: self.sets.clone(),
             labels: self.labels.clone(),
             types: self.types.clone(),

@@ -9,13 +9,15 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::ask::{Daemon, DaemonArgs, Unanswered};
-use super::explained_label::{Seen, number, since, text, time};
+use super::explained_label::{Seen, dated, number, since, text, time};
 use super::scores::{path, query};
 use super::{plain, say};
 use crate::yaml::units;
 
 /// The API knows the best of each minute for so long.
 const PEAKS_KNOWN: Duration = Duration::from_hours(1);
+/// A start so long before or after a moment belongs to it: of a scene that changes the model is not sure at once.
+const NEAR: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -26,6 +28,9 @@ pub struct Args {
     /// How far back. Peaks are known for an hour; before, the history is asked when the label's words fitted best.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_since)]
     since: Duration,
+    /// In this region of the stream; without it in each that it has.
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -50,7 +55,7 @@ pub fn run(args: &Args) -> u8 {
 }
 
 fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
-    let of_label = path(&args.stream, &query(&[("label", &args.label), ("history", "true")]));
+    let of_label = path(&args.stream, &args.query(&[("label", &args.label), ("history", "true")]));
     let of_stream = path(&args.stream, "");
     let asked = daemon.get_ready(&[of_label.as_str(), &of_stream, "/api/v1/streams"])?;
     let [scores, all, streams] = asked.as_slice() else { return Ok(String::new()) };
@@ -58,19 +63,7 @@ fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
     let stream = streams["streams"].as_array().into_iter().flatten().find(|row| row["id"] == *args.stream);
     let state = stream.map_or(Value::Null, |row| row["state"].clone());
     if labels.is_empty() {
-        let known = all["scores"].as_array().into_iter().flatten().map(|label| text(&label["label"]));
-        // Each region has them again.
-        let known: std::collections::BTreeSet<String> = known.collect();
-        let known: Vec<String> = known.into_iter().collect();
-        return Err(Unanswered::Input(if known.is_empty() {
-            format!(
-                "{} is not scored now (it is {}): nothing is known of its labels",
-                plain(&args.stream),
-                text(&state)
-            )
-        } else {
-            format!("{} has no label {}; it has {}", plain(&args.stream), plain(&args.label), known.join(", "))
-        }));
+        return Err(Unanswered::Input(unknown(args, &all["scores"], &text(&state))));
     }
     let after = Timestamp::now().saturating_sub(args.since).unwrap_or(Timestamp::UNIX_EPOCH);
     let events = starts(args, daemon, after)?;
@@ -82,9 +75,42 @@ fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
     if args.since > PEAKS_KNOWN {
         let sets: BTreeSet<&str> = labels.iter().filter_map(|label| label["set"].as_str()).collect();
         let [known] = daemon.get(["/api/v1/labels"])?;
-        told.extend(sets.iter().filter_map(|set| past(args, daemon, prompt(&known, set, &args.label)?, after)));
+        let of_set = |set: &&&str| {
+            let starts = events.as_array().into_iter().flatten().map(|event| &event["data"]);
+            let starts = starts.filter(|data| data["set"] == ***set).filter_map(|data| time(&data["sampled_at"]));
+            past(args, daemon, prompt(&known, set, &args.label)?, after, &starts.collect::<Vec<_>>())
+        };
+        told.extend(sets.iter().filter_map(|set| of_set(&set)));
     }
     Ok(told.join("\n\n"))
+}
+
+impl Args {
+    /// What the API is asked, of the region that is meant.
+    fn query(&self, pairs: &[(&str, &str)]) -> String {
+        let region = self.region.as_deref().map(|region| ("region", region));
+        query(&pairs.iter().copied().chain(region).collect::<Vec<_>>())
+    }
+}
+
+/// Why nothing is known of the label, among `all` that the stream has.
+fn unknown(args: &Args, all: &Value, state: &str) -> String {
+    let stream = plain(&args.stream);
+    // Each region has the same labels, and each label is in all of them.
+    let names = |key: &str| -> BTreeSet<String> {
+        let all = all.as_array().into_iter().flatten();
+        all.filter(|label| label[key].is_string()).map(|label| text(&label[key])).collect()
+    };
+    let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
+    let (labels, regions) = (names("label"), names("region"));
+    match &args.region {
+        _ if labels.is_empty() => format!("{stream} is not scored now (it is {state}): nothing is known of its labels"),
+        Some(_) if regions.is_empty() => format!("{stream} has no regions: leave out --region"),
+        Some(region) if !regions.contains(&plain(region)) => {
+            format!("{stream} has no region {}; it has {}", plain(region), list(regions))
+        }
+        _ => format!("{stream} has no label {}; it has {}", plain(&args.label), list(labels)),
+    }
 }
 
 /// The first prompt of a label, of what `/api/v1/labels` says.
@@ -94,12 +120,12 @@ fn prompt<'a>(known: &'a Value, set: &str, label: &str) -> Option<&'a str> {
     label["prompts"][0].as_str()
 }
 
-/// What the history has of the time before peaks are known.
-fn past(args: &Args, daemon: &Daemon, prompt: &str, after: Timestamp) -> Option<String> {
+/// What the history has of the time before peaks are known, and whether one of `starts` belongs to it.
+fn past(args: &Args, daemon: &Daemon, prompt: &str, after: Timestamp, starts: &[Timestamp]) -> Option<String> {
     let until = Timestamp::now().saturating_sub(PEAKS_KNOWN).ok()?.to_string();
     let after = after.to_string();
     let asked = [("text", prompt), ("stream", &args.stream), ("since", &after), ("until", &until), ("limit", "1")];
-    let found = match daemon.search(&query(&asked), None) {
+    let found = match daemon.search(&args.query(&asked), None) {
         Ok(found) => found,
         Err(Unanswered::Input(why) | Unanswered::Failed(why)) => {
             return Some(format!("Of the time before the last hour nothing is known: {why}."));
@@ -109,13 +135,18 @@ fn past(args: &Args, daemon: &Daemon, prompt: &str, after: Timestamp) -> Option<
     let Some(best) = found["moments"].as_array()?.first() else {
         return Some(format!("Of the time before the last hour the history has nothing of {}.", plain(&args.stream)));
     };
-    let at =
-        time(&best["from"]).map_or_else(|| "an unknown time".to_owned(), |at| at.strftime("%F %H:%M:%SZ").to_string());
+    let at = dated(&best["from"]);
     let margin =
         best["margin"].as_f64().map(|margin| format!(", {margin:+.2} over everyday nouns")).unwrap_or_default();
     let stands = if found["stands_out"] == true { "which stands out" } else { "which does not stand out" };
+    let near = |start: &Timestamp| {
+        let from = time(&best["from"]).and_then(|from| from.checked_sub(NEAR).ok());
+        let until = time(&best["until"]).and_then(|until| until.checked_add(NEAR).ok());
+        from.is_some_and(|from| *start >= from) && until.is_some_and(|until| *start <= until)
+    };
+    let told = if starts.iter().any(near) { "a tag started then" } else { "no tag started then" };
     Some(format!(
-        "Before the last hour the history has \"{words}\" best at {at} (cosine {:.3}{margin}), {stands}: `vtagd search` shows more.",
+        "Before the last hour the history has \"{words}\" best at {at} (cosine {:.3}{margin}), {stands}, and {told}: `vtagd search` shows more.",
         number(&best["score"]),
     ))
 }
@@ -132,7 +163,7 @@ fn starts(args: &Args, daemon: &Daemon, after: Timestamp) -> Result<Value, Unans
             ("limit", "1000"),
         ];
         wanted.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-        let page = daemon.get_ready(&[&format!("/api/v1/events{}", query(&wanted))])?;
+        let page = daemon.get_ready(&[&format!("/api/v1/events{}", args.query(&wanted))])?;
         let Some(page) = page.first() else { break };
         all.extend(page["events"].as_array().into_iter().flatten().cloned());
         cursor = page["next"].as_str().map(str::to_owned);

@@ -43,6 +43,11 @@ pub(super) fn drifted(label: &Value) -> Option<f64> {
     label["drift"].as_f64().filter(|share| *share > DRIFTED)
 }
 
+/// The day and the time of day.
+pub(super) fn dated(value: &Value) -> String {
+    time(value).map_or_else(|| "an unknown time".to_owned(), |at| at.strftime("%F %H:%M:%SZ").to_string())
+}
+
 /// The time of day.
 fn clock(value: &Value) -> String {
     time(value).map_or_else(|| "an unknown time".to_owned(), |at| at.strftime("%H:%M:%SZ").to_string())
@@ -169,7 +174,7 @@ impl Seen<'_> {
         if let Some(start) = starts.first() {
             let why = format!(
                 "The last start, at {}, came because the score was at or above `enter` ({}) on every sample for {}.",
-                clock(&start["started_at"]),
+                dated(&start["started_at"]),
                 self.enter(),
                 seconds(number(&label["after"])),
             );
@@ -363,7 +368,10 @@ mod tests {
         let mut other = start(5);
         other["data"]["label"] = json!("bus");
         let [what, why, how] = explained(&label(&[], 2.5), &json!([start(4), other]));
-        assert!(what.contains("had 1 start in") && why.contains("at 12:00:04Z, came because"), "{what} {why}");
+        assert!(
+            what.contains("had 1 start in") && why.contains("at 2026-05-01 12:00:04Z, came because"),
+            "{what} {why}"
+        );
         assert_eq!(how, "No other start was swallowed by `after` or `cooldown`.");
     }
 

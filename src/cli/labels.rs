@@ -80,7 +80,7 @@ pub fn run(command: Command) -> u8 {
         }
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Confirm(args) => calibrate::confirm(&args),
-        Command::Try(args) => search::run_try(args),
+        Command::Try(args) => search::run_try(&args),
         Command::Export(args) => labels_state::export(&args),
         Command::Reset(args) => labels_state::reset(&args),
     }

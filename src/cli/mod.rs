@@ -20,6 +20,7 @@ pub mod labels;
 mod labels_state;
 pub mod marks;
 pub mod model;
+mod model_failure;
 pub mod mqtt;
 pub mod package;
 mod pictures;

@@ -37,6 +37,9 @@ pub struct Args {
     /// Only labels of this set.
     #[arg(long, value_name = "SET")]
     set: Option<String>,
+    /// Only in regions of this name.
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
     /// Once, as a table, also on a terminal.
     #[arg(long)]
     once: bool,
@@ -92,8 +95,10 @@ fn look(args: &Args, daemon: &Daemon) -> Result<Vec<Value>, Unanswered> {
     } else {
         args.streams.clone()
     };
-    let set = args.set.as_deref().map(|set| query(&[("set", set)])).unwrap_or_default();
-    let paths: Vec<String> = streams.iter().map(|stream| path(stream, &set)).collect();
+    let wanted = [("set", args.set.as_deref()), ("region", args.region.as_deref())];
+    let wanted: Vec<(&str, &str)> = wanted.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let wanted = if wanted.is_empty() { String::new() } else { query(&wanted) };
+    let paths: Vec<String> = streams.iter().map(|stream| path(stream, &wanted)).collect();
     let mut seen = Vec::with_capacity(paths.len());
     for (index, part) in paths.chunks(A_SECOND).enumerate() {
         if index * A_SECOND >= AT_ONCE {

@@ -9,6 +9,7 @@ use url::form_urlencoded;
 
 use super::ask::{Daemon, DaemonArgs, Unanswered};
 use super::history::Place;
+use super::model_failure::ModelFailure;
 use super::{complain, pictures, plain, say};
 use crate::config::ModelSettings;
 use crate::daemon::engine::{self, Engine, EngineError};
@@ -19,8 +20,8 @@ use crate::history::search_answer::{self, HistogramBar, SearchAnswer, SearchQues
 use crate::infer::{BatchSize, InferSettings};
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
-use crate::label::embedder::{EmbedError, Embedder};
-use crate::model::{Bundle, ModelError};
+use crate::label::embedder::Embedder;
+use crate::model::Bundle;
 use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
 
@@ -35,18 +36,40 @@ pub struct Args {
     /// A picture that looks like it, instead of a text or with one.
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
+    /// At most so many moments.
+    #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    #[command(flatten)]
+    past: PastArgs,
+}
+
+/// `vtagd labels try`.
+#[derive(Debug, clap::Args)]
+pub struct TryArgs {
+    /// What a label could be told by, such as "a forklift".
+    phrase: String,
+    /// At most so many moments.
+    #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    #[command(flatten)]
+    past: PastArgs,
+}
+
+/// Which past is looked through, and how it is told.
+#[derive(Debug, clap::Args)]
+struct PastArgs {
     /// Of this stream alone.
     #[arg(long, value_name = "STREAM")]
     stream: Option<String>,
+    /// Of regions of this name alone.
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
     /// Seen since then: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
     #[arg(long, value_parser = super::events::time)]
     since: Option<jiff::Timestamp>,
     /// Seen before then, said in the same way.
     #[arg(long, value_parser = super::events::time)]
     until: Option<jiff::Timestamp>,
-    /// At most so many moments.
-    #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    limit: u16,
     #[command(flatten)]
     daemon: DaemonArgs,
     /// A folder of a history, which is searched here; no daemon is asked and the configuration is not read then.
@@ -58,100 +81,53 @@ pub struct Args {
     /// One JSON object.
     #[arg(long)]
     json: bool,
-    /// For `labels try`.
-    #[arg(skip)]
-    histogram: bool,
 }
 
-/// `vtagd labels try`.
-#[derive(Debug, clap::Args)]
-pub struct TryArgs {
-    /// What a label could be told by, such as "a forklift".
-    phrase: String,
-    /// Of this stream alone.
-    #[arg(long, value_name = "STREAM")]
-    stream: Option<String>,
-    /// Seen since then: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
-    #[arg(long, value_parser = super::events::time)]
-    since: Option<jiff::Timestamp>,
-    /// Seen before then, said in the same way.
-    #[arg(long, value_parser = super::events::time)]
-    until: Option<jiff::Timestamp>,
-    /// At most so many moments.
-    #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+/// What is looked for.
+struct Wanted<'a> {
+    text: Option<&'a str>,
+    picture: Option<&'a Path>,
     limit: u16,
-    #[command(flatten)]
-    daemon: DaemonArgs,
-    /// A folder of a history, which is looked through here; no daemon is asked and the configuration is not read then.
-    #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
-    history: Option<PathBuf>,
-    /// Model directory, or hf:ORG/NAME[@REVISION], for rows that another model has made [default: the configuration's].
-    #[arg(short, long, value_name = "DIR", conflicts_with = "url")]
-    model: Option<PathBuf>,
-    /// One JSON object.
-    #[arg(long)]
-    json: bool,
+    /// Whether to tell how all margins are spread.
+    histogram: bool,
+    past: &'a PastArgs,
+}
+
+/// Searches; the exit code.
+pub fn run(args: &Args) -> u8 {
+    let Args { text, picture, limit, past } = args;
+    look(&Wanted { text: text.as_deref(), picture: picture.as_deref(), limit: *limit, histogram: false, past })
 }
 
 /// Tries a phrase on the past; the exit code.
-pub fn run_try(args: TryArgs) -> u8 {
-    let TryArgs { phrase, stream, since, until, limit, daemon, history, model, json } = args;
-    let (text, picture, histogram) = (Some(phrase), None, true);
-    run(&Args { text, picture, stream, since, until, limit, daemon, history, model, json, histogram })
+pub fn run_try(args: &TryArgs) -> u8 {
+    let TryArgs { phrase, limit, past } = args;
+    look(&Wanted { text: Some(phrase), picture: None, limit: *limit, histogram: true, past })
 }
 
-impl Args {
+impl Wanted<'_> {
     fn words(&self) -> Option<&str> {
-        self.text.as_deref().map(str::trim)
-    }
-}
-
-/// Why it did not work.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}")]
-    Input(String),
-    #[error("the history in {path} cannot be read: {error}")]
-    Unreadable { path: String, error: std::io::Error },
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    Text(#[from] EmbedError),
-    #[error("the output cannot be written as JSON: {0}")]
-    Json(#[from] serde_json::Error),
-}
-
-impl Failure {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Input(_) => 2,
-            Self::Model(error) => error.exit_code(),
-            Self::Engine(error) => error.exit_code(),
-            Self::Text(error) => error.exit_code(),
-            Self::Unreadable { .. } | Self::Json(_) => 1,
-        }
+        self.text.map(str::trim)
     }
 }
 
 /// Searches and prints; the exit code.
-pub fn run(args: &Args) -> u8 {
+fn look(wanted: &Wanted<'_>) -> u8 {
     // Not as it is parsed: whoever gives a book is not to get it back.
-    if let Some(Err(why)) = args.words().map(search_answer::prompt) {
+    if let Some(Err(why)) = wanted.words().map(search_answer::prompt) {
         complain(&format!("the text {why}"));
         return 2;
     }
-    if args.history.is_none() && args.model.is_none() {
-        match daemon(args) {
-            Ok(Some(daemon)) => return asked(args, &daemon).unwrap_or_else(|why| why.complain()),
+    if wanted.past.history.is_none() && wanted.past.model.is_none() {
+        match daemon(&wanted.past.daemon) {
+            Ok(Some(daemon)) => return asked(wanted, &daemon).unwrap_or_else(|why| why.complain()),
             Ok(None) => {}
             Err(why) => return why.complain(),
         }
     }
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
-    match search(args, &shutdown) {
+    match search(wanted, &shutdown) {
         Ok(()) => 0,
         Err(error) => {
             complain(&error);
@@ -161,39 +137,40 @@ pub fn run(args: &Args) -> u8 {
 }
 
 /// The daemon to ask: the one that is named, or that of the configuration if it runs. Where it does not, its folder is searched.
-fn daemon(args: &Args) -> Result<Option<Daemon>, Unanswered> {
-    match args.daemon.daemon() {
-        Ok(daemon) if args.daemon.has_url() || daemon.listens() => Ok(Some(daemon)),
-        Err(why) if args.daemon.has_url() => Err(why),
+fn daemon(args: &DaemonArgs) -> Result<Option<Daemon>, Unanswered> {
+    match args.daemon() {
+        Ok(daemon) if args.has_url() || daemon.listens() => Ok(Some(daemon)),
+        Err(why) if args.has_url() => Err(why),
         _ => Ok(None),
     }
 }
 
 /// Prints what `daemon` has found; the exit code.
-fn asked(args: &Args, daemon: &Daemon) -> Result<u8, Unanswered> {
+fn asked(wanted: &Wanted<'_>, daemon: &Daemon) -> Result<u8, Unanswered> {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    let limit = args.limit.to_string();
-    let histogram = args.histogram.then(|| "true".to_owned());
-    let (since, until) = (args.since.map(|at| at.to_string()), args.until.map(|at| at.to_string()));
+    let PastArgs { stream, region, since, until, .. } = wanted.past;
+    let limit = wanted.limit.to_string();
+    let (since, until) = (since.map(|at| at.to_string()), until.map(|at| at.to_string()));
     let given = [
-        ("text", args.text.as_ref()),
-        ("stream", args.stream.as_ref()),
-        ("since", since.as_ref()),
-        ("until", until.as_ref()),
+        ("text", wanted.text),
+        ("stream", stream.as_deref()),
+        ("region", region.as_deref()),
+        ("since", since.as_deref()),
+        ("until", until.as_deref()),
         ("limit", Some(&limit)),
-        ("histogram", histogram.as_ref()),
+        ("histogram", wanted.histogram.then_some("true")),
     ];
     given.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| {
         query.append_pair(name, value);
     });
-    let picture = args.picture.as_deref().map(picture).transpose().map_err(Unanswered::Input)?;
+    let picture = wanted.picture.map(picture).transpose().map_err(Unanswered::Input)?;
     let answer = daemon.search(&format!("?{}", query.finish()), picture)?;
     let mut answer: SearchAnswer = serde_json::from_value(answer)
         .map_err(|error| Unanswered::Failed(format!("{} does not answer as vtagd does ({error})", daemon.address())))?;
     // They are told relative to where they were asked for.
     let addresses = answer.moments.iter_mut().filter_map(|moment| moment.picture.as_mut());
     addresses.filter(|address| address.starts_with('/')).for_each(|address| address.insert_str(0, &daemon.address()));
-    Ok(match print(args, &answer) {
+    Ok(match print(wanted.past.json, &answer).map_err(ModelFailure::from) {
         Ok(()) => 0,
         Err(error) => {
             complain(&error);
@@ -218,34 +195,39 @@ fn picture(file: &Path) -> Result<(&'static str, Vec<u8>), String> {
     Ok((kind, bytes))
 }
 
-fn search(args: &Args, shutdown: &Shutdown) -> Result<(), Failure> {
-    let place = Place::new(args.daemon.config(), args.history.as_deref());
-    let (folder, model) = place.find(args.model.as_deref(), shutdown).map_err(Failure::Input)?;
-    let unreadable = |error| Failure::Unreadable { path: folder.display().to_string(), error };
+fn search(wanted: &Wanted<'_>, shutdown: &Shutdown) -> Result<(), ModelFailure> {
+    let past = wanted.past;
+    let place = Place::new(past.daemon.config(), past.history.as_deref());
+    let (folder, model) = place.find(past.model.as_deref(), shutdown).map_err(ModelFailure::Input)?;
+    let unreadable = |error| ModelFailure::History { path: folder.display().to_string(), error };
     let (stored, damage) = StoredRows::open(&folder).map_err(unreadable)?;
     damage.iter().for_each(|damage| tracing::warn!(damage, "a part of the history is damaged; the rest is searched"));
-    let Some(bundle) = engine::open(&model, shutdown)? else {
-        return Err(Failure::Input("there is no model to search with; name one with -m".to_owned()));
-    };
-    let (embedding, nouns) = embed(args, &bundle, &model, shutdown)?;
+    let Some(bundle) = engine::open(&model, shutdown)? else { return Err(no_model()) };
+    let (embedding, nouns) = embed(wanted, &bundle, &model, shutdown)?;
     let question = SearchQuestion {
-        text: args.words(),
+        text: wanted.words(),
         embedding: &embedding,
         nouns: &nouns,
         model: (&bundle.name, &bundle.fingerprint, bundle.logit_parameters.scale),
         range: SearchRange {
-            stream: args.stream.as_deref(),
-            since: args.since,
-            until: args.until,
-            limit: usize::from(args.limit),
+            stream: past.stream.as_deref(),
+            region: past.region.as_deref(),
+            since: past.since,
+            until: past.until,
+            limit: usize::from(wanted.limit),
         },
-        histogram: args.histogram,
+        histogram: wanted.histogram,
     };
-    print(args, &search_answer::answer(&stored, &question, |_, file| file.display().to_string()))
+    let answer = search_answer::answer(&stored, &question, |_, file| file.display().to_string());
+    Ok(print(past.json, &answer)?)
 }
 
-fn print(args: &Args, answer: &SearchAnswer) -> Result<(), Failure> {
-    if args.json {
+fn no_model() -> ModelFailure {
+    ModelFailure::Input("there is no model to search with; name one with -m".to_owned())
+}
+
+fn print(json: bool, answer: &SearchAnswer) -> Result<(), serde_json::Error> {
+    if json {
         say(&serde_json::to_string(answer)?);
         return Ok(());
     }
@@ -292,19 +274,19 @@ fn draw(bars: &[HistogramBar]) {
 
 /// The embedding of what is looked for, of length 1, and those of the nouns it is compared with.
 fn embed(
-    args: &Args,
+    wanted: &Wanted<'_>,
     bundle: &Bundle,
     model: &ModelSettings,
     shutdown: &Shutdown,
-) -> Result<(Vec<f32>, Vec<Vec<f32>>), Failure> {
+) -> Result<(Vec<f32>, Vec<Vec<f32>>), ModelFailure> {
     let mut parts = Vec::new();
     let mut nouns = Vec::new();
-    if let Some(text) = args.words() {
+    if let Some(text) = wanted.words() {
         let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
         let mut tower = ChildTower::new(bundle, None, 0).with_shutdown(shutdown.clone());
         let mut texts = vec![text];
         // A picture has no rivals among words.
-        for noun in noun_bank::nouns().filter(|_| args.picture.is_none()) {
+        for noun in noun_bank::nouns().filter(|_| wanted.picture.is_none()) {
             texts.push(noun);
         }
         let mut embedder = Embedder { cache: &mut cache, tower: &mut tower, dim: None, progress: &mut |_| {} };
@@ -313,17 +295,17 @@ fn embed(
         parts.extend(embeddings.next());
         nouns.extend(embeddings);
     }
-    if let Some(file) = &args.picture {
+    if let Some(file) = wanted.picture {
         let settings = InferSettings { max_size: BatchSize::Pictures(1), ..InferSettings::default() };
         let engine = Engine::build(model, &settings, &[], shutdown)?;
         let Some(mut encoder) = engine.encoders.into_iter().next() else {
-            return Err(Failure::Input("there is no model to search with; name one with -m".to_owned()));
+            return Err(no_model());
         };
-        let files = [file.clone()];
+        let files = [file];
         let embedded = pictures::embed(&files, &NamedView::default(), &engine.spec, encoder.as_mut())
             .map_err(EngineError::from)?;
         for embedding in embedded {
-            parts.push(embedding.map_err(|error| Failure::Input(error.to_string()))?);
+            parts.push(embedding.map_err(|error| ModelFailure::Input(error.to_string()))?);
         }
     }
     Ok((search_answer::joined(&parts), nouns))

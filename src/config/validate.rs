@@ -1,7 +1,9 @@
 //! From the typed file to [`Settings`]: every section checked, everything that is wrong reported.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::schema::{Api, Events, Log, Metrics, NumberOrAuto, Root, Runtime, Stream};
@@ -116,6 +118,7 @@ pub fn settings(
 
     let known = FilterNames {
         streams: streams.iter().map(|stream| stream.source.id.to_string()).collect(),
+        regions: regions(&streams),
         sets: label_sets.sets.iter().map(|set| set.name.clone()).collect(),
         labels: label_sets.sets.iter().flat_map(|set| &set.labels).map(|label| label.name.clone()).collect(),
         incomplete: label_sets.incomplete,
@@ -215,6 +218,12 @@ fn scores_in_metrics(
         reader.warn(at, message, remedy);
     }
     true
+}
+
+/// The names of all streams' regions, each once.
+fn regions(streams: &[StreamSettings]) -> Vec<String> {
+    let names: BTreeSet<&Arc<str>> = streams.iter().flat_map(|stream| stream.views.names()).collect();
+    names.into_iter().map(ToString::to_string).collect()
 }
 
 fn instance(field: &Field<String>, reader: &mut Reader<'_>) -> String {

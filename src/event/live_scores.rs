@@ -171,19 +171,20 @@ impl LiveScores {
         self.0.read().get(stream).cloned()
     }
 
-    /// How the labels of `stream` stand at `now`, those that `is_wanted` (set, label), in so much `detail`. `None` for one that is not there.
+    /// How the labels of `stream` stand at `now`, those that `is_wanted` (region, set, label), in so much `detail`. `None` for one that is not there.
     pub fn reading(
         &self,
         stream: &str,
         now: Instant,
         detail: Detail,
-        is_wanted: impl Fn(&str, &str) -> bool,
+        is_wanted: impl Fn(Option<&str>, &str, &str) -> bool,
     ) -> Option<StreamScores> {
         let emitter = self.emitter(stream)?;
         let (first, last, boards) = {
             let emitter = emitter.lock();
             let board = |board: &super::Board| {
-                let wanted = board.labels.iter().filter(|label| is_wanted(&board.set, &label.rules.name));
+                let region = board.region.as_deref();
+                let wanted = board.labels.iter().filter(|label| is_wanted(region, &board.set, &label.rules.name));
                 let name = (board.region.clone(), Arc::clone(&board.set));
                 (name, Arc::clone(&board.rivals), wanted.map(|label| label.copy(detail)).collect::<Vec<_>>())
             };

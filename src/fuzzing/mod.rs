@@ -103,8 +103,16 @@ pub fn history(folder: &Path, data: &[u8]) {
     let _ = std::fs::write(folder.join("names.jsonl"), names);
     let _ = std::fs::write(folder.join(format!("{:016x}-{dim}.rows", 0)), rows);
     let embedding = vec![1.0 / (dim as f32).sqrt(); dim];
-    let wanted =
-        Wanted { embedding: &embedding, model: "m", stream: None, since: Some(-5), until: None, keep: 9, threads: 2 };
+    let wanted = Wanted {
+        embedding: &embedding,
+        model: "m",
+        stream: None,
+        region: None,
+        since: Some(-5),
+        until: None,
+        keep: 9,
+        threads: 2,
+    };
     if let Ok((stored, _)) = StoredRows::open(folder) {
         for moment in search(&stored, &wanted).moments {
             assert!(moment.score.is_finite() && moment.until >= moment.from, "{moment:?}");

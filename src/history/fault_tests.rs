@@ -111,6 +111,7 @@ fn a_clock_that_jumps_by_years_takes_nothing_and_what_comes_then_is_found_where_
             embedding: &embedding,
             model: "m",
             stream: None,
+            region: None,
             since: Some(*at),
             until: Some(*at),
             keep: 10,
@@ -132,7 +133,16 @@ fn each_generation_is_found_with_the_model_that_made_it_also_after_a_restart_and
     let stored = StoredRows::open(folder.path()).unwrap().0;
     let with = |model, dim| -> Found {
         let embedding = direction(3, dim);
-        let all = Wanted { embedding: &embedding, model, stream: None, since: None, until: None, keep: 10, threads: 2 };
+        let all = Wanted {
+            embedding: &embedding,
+            model,
+            stream: None,
+            region: None,
+            since: None,
+            until: None,
+            keep: 10,
+            threads: 2,
+        };
         search(&stored, &all)
     };
     for (model, dim, own) in [("m", 512, 2), ("n", 64, 1), ("o", 512, 1), ("p", 512, 0), ("m", 64, 0)] {

@@ -36,12 +36,21 @@ pub struct Wanted<'a> {
     pub model: &'a str,
     /// None: all.
     pub stream: Option<&'a str>,
+    /// None: all, and whole views.
+    pub region: Option<&'a str>,
     /// Milliseconds since 1970.
     pub since: Option<i64>,
     pub until: Option<i64>,
     /// Moments that are kept, at most [`MAX_KEPT`].
     pub keep: usize,
     pub threads: usize,
+}
+
+impl Wanted<'_> {
+    /// Whether its stream and region are those that are wanted.
+    fn is_of(&self, name: &Name) -> bool {
+        self.stream.is_none_or(|stream| stream == name.stream) && self.region.is_none_or(|region| region == name.region)
+    }
 }
 
 /// Where something was found.
@@ -106,7 +115,7 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
         .read()
         .iter()
         .map(|(number, name)| {
-            let treatment = if wanted.stream.is_some_and(|stream| stream != name.stream) {
+            let treatment = if !wanted.is_of(name) {
                 Treatment::Pass
             } else if name.model != wanted.model {
                 Treatment::OtherModel
@@ -204,9 +213,7 @@ fn sampled(
     let in_time =
         wanted.until.is_none_or(|until| head.from <= until) && wanted.since.is_none_or(|since| head.until >= since);
     let name = stored.names.read().get(head.name).cloned()?;
-    let fits = name.model == wanted.model
-        && segment.dim == wanted.embedding.len()
-        && wanted.stream.is_none_or(|stream| stream == name.stream);
+    let fits = name.model == wanted.model && segment.dim == wanted.embedding.len() && wanted.is_of(&name);
     let numbers = row_format::numbers(row).to_vec();
     (in_time && fits && row_format::is_whole(row, name.seed())).then(|| Moment {
         name: Arc::new(name),

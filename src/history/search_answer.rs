@@ -41,6 +41,7 @@ pub struct SearchQuestion<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct SearchRange<'a> {
     pub stream: Option<&'a str>,
+    pub region: Option<&'a str>,
     pub since: Option<jiff::Timestamp>,
     pub until: Option<jiff::Timestamp>,
     /// Moments, at most.
@@ -111,6 +112,7 @@ pub fn answer(
         embedding: question.embedding,
         model: fingerprint,
         stream: range.stream,
+        region: range.region,
         since: range.since.map(jiff::Timestamp::as_millisecond),
         until: range.until.map(jiff::Timestamp::as_millisecond),
         keep: CANDIDATES,

@@ -228,7 +228,7 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         Kind::Counter,
         Unit::Count,
         "result",
-        "embeddings for the history: stored, extended (looked like the last one), dropped (too many at once), failed",
+        "embeddings for the history: stored, extended (looked like one of the last), dropped (too many at once), failed",
     ),
     (
         "vtagd_history_pictures_total",

@@ -180,8 +180,13 @@ fn by_name(
 
 /// What `query` asks of rows of `names`; empty: nothing.
 fn name_condition(query: &Query) -> (String, Vec<Value>) {
-    let lists =
-        [("stream", &query.streams), ("label_set", &query.sets), ("label", &query.labels), ("kind", &query.types)];
+    let lists = [
+        ("stream", &query.streams),
+        ("region", &query.regions),
+        ("label_set", &query.sets),
+        ("label", &query.labels),
+        ("kind", &query.types),
+    ];
     let given = || lists.into_iter().filter(|(_, list)| !list.is_empty());
     let conditions: Vec<_> =
         given().map(|(column, list)| format!("{column} IN ({})", placeholders(list.len()))).collect();

@@ -73,6 +73,7 @@ impl RecentEvents {
             let data = &event.data;
             let position = EventPosition { time: data.sampled_at.as_millisecond(), seq: *number };
             let wanted = is(&query.streams, &data.stream)
+                && is(&query.regions, data.region.as_deref().unwrap_or_default())
                 && is(&query.sets, &data.set)
                 && is(&query.labels, &data.label)
                 && is(&query.types, event.kind.as_str())

@@ -45,6 +45,9 @@ impl EventSeverity {
 pub struct Filter {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<String>,
+    /// Of a stream with regions; events of whole views are of none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -67,6 +70,7 @@ impl Filter {
             given.unwrap_or(EventSeverity::Info) >= wanted
         };
         within(&self.streams, &data.stream)
+            && within(&self.regions, data.region.as_deref().unwrap_or_default())
             && within(&self.sets, &data.set)
             && within(&self.labels, &data.label)
             && (self.types.is_empty() || self.types.contains(&event.kind))
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_looks_at_stream_set_label_type_attributes_and_severity() {
+    fn a_filter_looks_at_stream_region_set_label_type_attributes_and_severity() {
         let mut car = event("gate", "car", EventKind::Start);
         car.data.attributes = Arc::new(
             [("severity", Value::from("warning")), ("zone", Value::from(3))].map(|(k, v)| (k.to_owned(), v)).into(),
@@ -197,6 +201,11 @@ mod tests {
         for (filter, wanted) in filters {
             assert_eq!(filter.takes(&car), wanted, "{filter:?}");
         }
+        let of_left = Filter { regions: list("left"), ..Filter::default() };
+        assert!(!of_left.takes(&car), "a whole view is no region");
+        car.data.region = Some("left".into());
+        let of_others = Filter { regions: list("right"), ..Filter::default() };
+        assert!(of_left.takes(&car) && !of_others.takes(&car) && Filter::default().takes(&car));
         let plain = event("gate", "car", EventKind::Start);
         let least = |severity| Filter { min_severity: Some(severity), ..Filter::default() }.takes(&plain);
         assert!(least(EventSeverity::Info) && !least(EventSeverity::Notice), "without a severity it counts as info");

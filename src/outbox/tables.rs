@@ -36,19 +36,9 @@ pub const STEPS: &[&str] = &[
      -- the payload published last and of the one before it; without one it may be any of ours.
      CREATE TABLE retained (
          place TEXT NOT NULL, topic TEXT NOT NULL, digest BLOB, before BLOB, PRIMARY KEY (place, topic)) STRICT, WITHOUT ROWID;",
-    "-- For pages of events, newest first (see event_pages.rs). An index of names would be written in as many places as there are names; this
-     -- one grows at its end. `region`: '' is the whole view.
-     CREATE TABLE names (
-         id INTEGER PRIMARY KEY, stream TEXT NOT NULL, region TEXT NOT NULL, label_set TEXT NOT NULL, label TEXT NOT NULL, kind TEXT NOT NULL,
-         UNIQUE (stream, region, label_set, label, kind)) STRICT;
-     CREATE TABLE event_order (
-         time INTEGER NOT NULL, seq INTEGER NOT NULL, name INTEGER NOT NULL, PRIMARY KEY (time, seq)) STRICT, WITHOUT ROWID;
-     CREATE TRIGGER deleted_event AFTER DELETE ON events BEGIN
-         DELETE FROM event_order WHERE time = old.time AND seq = old.seq;
-     END;
-     INSERT INTO names (stream, region, label_set, label, kind) SELECT DISTINCT stream, '', label_set, label, kind FROM events;
-     INSERT INTO event_order SELECT e.time, e.seq, n.id FROM events e
-         JOIN names n ON n.stream = e.stream AND n.label_set = e.label_set AND n.label = e.label AND n.kind = e.kind ORDER BY e.time, e.seq;",
+    "-- For pages of events, newest first (see event_pages.rs).
+     CREATE INDEX events_by_time ON events (time);
+     CREATE INDEX events_by_name ON events (stream, label_set, label, kind, time);",
     "-- The latest event of each label in each region of its stream; '': the whole view.
      ALTER TABLE states RENAME TO states_of_labels;
      CREATE TABLE states (
@@ -63,6 +53,23 @@ pub const STEPS: &[&str] = &[
      CREATE TABLE levels (
          place TEXT NOT NULL, stream TEXT NOT NULL, label_set TEXT NOT NULL, label TEXT NOT NULL, in_regions INTEGER NOT NULL,
          level TEXT NOT NULL, PRIMARY KEY (place, stream, label_set, label, in_regions)) STRICT, WITHOUT ROWID;",
+    "-- For pages of events, newest first (see event_pages.rs), in place of the indices of step 3: those were written in as many places as there are
+     -- names, this one grows at its end. `region`: '' is the whole view.
+     DROP INDEX events_by_time; DROP INDEX events_by_name;
+     CREATE TABLE names (
+         id INTEGER PRIMARY KEY, stream TEXT NOT NULL, region TEXT NOT NULL, label_set TEXT NOT NULL, label TEXT NOT NULL, kind TEXT NOT NULL,
+         UNIQUE (stream, region, label_set, label, kind)) STRICT;
+     CREATE TABLE event_order (
+         time INTEGER NOT NULL, seq INTEGER NOT NULL, name INTEGER NOT NULL, PRIMARY KEY (time, seq)) STRICT, WITHOUT ROWID;
+     CREATE TRIGGER deleted_event AFTER DELETE ON events BEGIN
+         DELETE FROM event_order WHERE time = old.time AND seq = old.seq;
+     END;
+     CREATE TEMP VIEW named AS SELECT *, CASE WHEN NOT EXISTS (SELECT 1 FROM main.states WHERE region <> '') THEN ''
+         ELSE iif(json_valid(body), coalesce(body ->> '$.data.region', ''), '') END AS region FROM main.events;
+     INSERT INTO names (stream, region, label_set, label, kind) SELECT DISTINCT stream, region, label_set, label, kind FROM temp.named;
+     INSERT INTO event_order SELECT e.time, e.seq, n.id FROM temp.named e
+         JOIN names n USING (stream, region, label_set, label, kind) ORDER BY e.time, e.seq;
+     DROP VIEW temp.named;",
 ];
 
 /// Why the outbox cannot be used.

@@ -63,6 +63,8 @@ section! {
     pub struct Only {
         /// list of stream ids | all | Events of these streams
         "streams" => streams: Vec<At<String>>,
+        /// list of regions | all | Events of these [regions](#regions); a stream without any has no such event
+        "regions" => regions: Vec<At<String>>,
         /// list of label sets | all | Events of labels of these sets
         "sets" => sets: Vec<At<String>>,
         /// list of labels | all | Events of these labels
@@ -92,6 +94,7 @@ section! {
 #[derive(Default)]
 pub struct FilterNames {
     pub streams: Vec<String>,
+    pub regions: Vec<String>,
     pub sets: Vec<String>,
     pub labels: Vec<String>,
     /// Something could not be read, so a name that is not here may exist.
@@ -135,6 +138,7 @@ fn filter(raw: &Only, known: &FilterNames, reader: &mut Reader<'_>) -> Filter {
         for name in list.iter().filter(|name| !incomplete && !known.contains(&name.value)) {
             let remedy = match text_form::alike(&name.value, known) {
                 Some(alike) => format!("`{alike}` {LOOK_ALIKE}: copy it from its file"),
+                None if known.is_empty() => "there is none".to_owned(),
                 None => format!("known: {}", known.join(", ")),
             };
             reader.warn(name, format!("is no {what}"), remedy);
@@ -143,6 +147,7 @@ fn filter(raw: &Only, known: &FilterNames, reader: &mut Reader<'_>) -> Filter {
     };
     Filter {
         streams: names(&raw.streams, "stream of this file", &known.streams, false),
+        regions: names(&raw.regions, "region of any stream", &known.regions, false),
         sets: names(&raw.sets, "label set of this file", &known.sets, known.incomplete),
         labels: names(&raw.labels, "label of any label set", &known.labels, known.incomplete),
         types: raw.types.given().map(|list| list.value.iter().map(|kind| kind.value).collect()).unwrap_or_default(),

@@ -114,6 +114,7 @@ impl SnapshotPosition {
 #[derive(Clone, Debug, Default)]
 pub struct SnapshotQuery {
     pub stream: Option<String>,
+    pub region: Option<String>,
     pub set: Option<String>,
     pub label: Option<String>,
     /// Unix milliseconds: from this on …
@@ -126,6 +127,7 @@ impl SnapshotQuery {
     fn wants(&self, origin: Option<&SnapshotOrigin>) -> bool {
         let is = |wanted: &Option<String>, found: Option<&String>| wanted.is_none() || wanted.as_ref() == found;
         is(&self.stream, origin.map(|origin| &origin.stream))
+            && is(&self.region, origin.and_then(|origin| origin.region.as_ref()))
             && is(&self.set, origin.map(|origin| &origin.set))
             && is(&self.label, origin.map(|origin| &origin.label))
     }
@@ -346,6 +348,8 @@ mod tests {
         let expected: Vec<&String> =
             names[40..80].iter().enumerate().filter(|(at, _)| (at + 40) % 3 == 0).map(|(_, name)| name).rev().collect();
         assert_eq!(found.iter().map(|picture| &picture.name).collect::<Vec<_>>(), expected);
+        let nowhere = SnapshotQuery { region: Some("left".into()), ..SnapshotQuery::default() };
+        assert!(all(&nowhere, 1000).0.is_empty());
         let (old, _) = all(&SnapshotQuery { until: Some(2000), ..SnapshotQuery::default() }, 100);
         assert!(old[2].origin.is_none() && old[1].origin.is_some() && old[2].bytes == jpeg().len() as u64);
 

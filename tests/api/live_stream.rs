@@ -69,6 +69,12 @@ fn scores_events_and_states_of_a_camera_come_while_they_happen() {
     let kinds = std::iter::from_fn(|| few.next()).map(|message| message.event).find(|kind| kind != "status");
     assert_eq!(kinds.as_deref(), Some("heartbeat"));
 
+    // For a time, and then it ends as an answer ends.
+    let mut short = Sse::open(&url, "/api/v1/live?for=1", "");
+    assert_eq!(std::iter::from_fn(|| short.next()).next().map(|first| first.event).as_deref(), Some("status"));
+    while short.next().is_some() {}
+    assert!(short.ended_well);
+
     camera.kill();
     let down = live.find("status", |status| state(status, "gate") == Some("down"));
     assert!(down.data["whole"] == false && state(&down, "off").is_none(), "only what has changed: {down:?}");
@@ -120,7 +126,14 @@ fn more_clients_than_there_is_room_for_are_refused_and_a_revoked_token_ends_its_
     let mut first = Sse::open(&url, "/api/v1/live", &bearer);
     first.find("scores", |_| true);
     assert!(Sse::open(&url, "/api/v1/live", "").head.starts_with("HTTP/1.1 401"));
-    for (query, status) in [("kinds=all", 400), ("kind=event", 400), ("kinds=", 400), ("streams=nobody", 404)] {
+    for (query, status) in [
+        ("kinds=all", 400),
+        ("kind=event", 400),
+        ("kinds=", 400),
+        ("streams=nobody", 404),
+        ("for=0", 400),
+        ("for=1m", 400),
+    ] {
         let head = Sse::open(&url, &format!("/api/v1/live?{query}"), &bearer).head;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{query}: {head}");
     }

@@ -26,7 +26,7 @@ fn fill(path: &Path) {
         let kind = if number % 2 == 0 { EventKind::Start } else { EventKind::End };
         let data = Data {
             stream: if number == 3 { "once".into() } else { "yard".into() },
-            region: None,
+            region: (number % 100 < 4).then(|| "gate".into()),
             set: "lot".into(),
             label: if number % 10 < 2 { "bus".into() } else { "car".into() },
             tag_id: uuid::Uuid::now_v7(),
@@ -155,6 +155,8 @@ fn events(url: &str) {
     assert_eq!(get(url, "/api/v1/events?stream=yard")["events"].as_array().unwrap().len(), 100);
     assert_eq!((count("stream=yard"), count("stream=once"), count("stream=nobody")), (STORED - 1, 1, 0));
     assert_eq!((count("stream=yard&label=bus"), count("label=bus&type=start&set=lot&limit=1000")), (140, 70));
+    assert_eq!((count("region=gate&limit=5"), count("region=gate&stream=once"), count("region=yard")), (28, 1, 0));
+    assert_eq!(count("region=gate&type=end&until=1s"), 14);
     let (from, to) = ("2026-01-01T00:01:00Z", "2026-01-01T00:02:00%2B00:00");
     assert_eq!(count(&format!("stream=yard&since={from}&until={to}")), 60);
     assert_eq!((count("stream=yard&since=1s"), count("set=lot&until=1s&limit=500")), (0, STORED));
@@ -172,7 +174,7 @@ fn events(url: &str) {
         assert!(why.contains(name), "{query}: {why}");
     }
     let why = refused(url, "/api/v1/events?streams=yard", 400);
-    assert!(why.contains("stream, set, label, type, since, until, limit, cursor"), "{why}");
+    assert!(why.contains("stream, region, set, label, type, since, until, limit, cursor"), "{why}");
     assert!(refused(url, "/api/v1/labels?set=demo", 400).contains("takes none"));
     assert_eq!(ask(url, "/healthz?probe=1", &[]).status, 200, "probes may ask as they like");
 }
@@ -235,7 +237,7 @@ fn pictures(url: &str, folder: &Path) {
     );
     assert!(pages(url, "/api/v1/snapshots?stream=away", "snapshots").is_empty());
     assert!(pages(url, "/api/v1/snapshots?until=1h", "snapshots").is_empty());
-    assert!(refused(url, "/api/v1/snapshots?type=start", 400).contains("stream, set, label, since"));
+    assert!(refused(url, "/api/v1/snapshots?type=start", 400).contains("stream, region, set, label, since"));
 }
 
 fn label_sets(url: &str) {

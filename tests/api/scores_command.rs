@@ -115,4 +115,22 @@ fn cars_that_default_thresholds_swallow_are_explained_with_the_setting_that_woul
     let lines: Vec<&str> = explained.lines().collect();
     assert!(lines[1].contains("swallowed by `cooldown`") || lines[1].contains("swallowed by `after`"), "{explained}");
     assert!(lines[2].contains("would have told all"), "{explained}");
+
+    // And it would have: with these settings the same clip tells the cars that it did not.
+    let setting = |name: &str| {
+        let (_, value) = lines[2].split_once(&format!("`{name}: "))?;
+        Some(format!(", {name}: {}", value.split_once('`')?.0))
+    };
+    let settings: String = ["after", "cooldown"].into_iter().filter_map(setting).collect();
+    assert!(!settings.is_empty(), "{explained}");
+    let starts = |more: &str| {
+        let set = folder.path().join("tried.yaml");
+        std::fs::write(&set, labels.replace("prompts: [a car]", &format!("prompts: [a car]{more}"))).unwrap();
+        let mut command = vtagd(folder.path());
+        let output = command.arg("tag").arg(&clip).args(["--events", "--json", "--labels"]).arg(&set).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        told(&output).lines().filter(|line| line.contains("\"dev.vtagd.tag.start\"")).count()
+    };
+    let (before, after) = (starts(""), starts(&settings));
+    assert!(after >= before + 2, "{before} and {after} with{settings}: {explained}");
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use crate::common::broker::{Broker, Consumer, retained};
 use crate::common::camera::{Camera, Codec, Content};
-use crate::common::daemon::{Daemon, eventually, root};
+use crate::common::daemon::{Daemon, eventually, root, vtagd};
 use crate::common::model::{Counting, route, stages};
 use crate::common::recorder::{make, settings};
+use crate::common::sse::Sse;
 use serde_json::Value;
 use vtagd::frame::view::{NamedView, Polygon, Region, View, ViewMode, Views};
 use vtagd::pipeline;
@@ -125,6 +126,9 @@ fn two_halves() -> Camera {
     Camera::start(Content::Launch(launch), Codec::H264, None)
 }
 
+const LABELS: &str = "set: things\nbackground: [a wall, a table]\nlabels:\n  - { name: cat, prompts: [a cat] }\n\
+    \x20 - { name: rocket, prompts: [a rocket] }\n";
+
 const LEFT: &str = "{ name: left, region: [0, 0, 0.5, 1] }";
 const RIGHT: &str = "{ name: right, region: [0.5, 0, 0.5, 1] }";
 
@@ -153,9 +157,7 @@ fn metric(text: &str, series: &str) -> Option<f64> {
 #[test]
 fn each_region_of_a_camera_tells_what_it_sees_and_a_label_is_on_while_any_has_it() {
     let folder = tempfile::tempdir().unwrap();
-    let labels = "set: things\nbackground: [a wall, a table]\nlabels:\n  - { name: cat, prompts: [a cat] }\n\
-                  \x20 - { name: rocket, prompts: [a rocket] }\n";
-    std::fs::write(folder.path().join("things.yaml"), labels).unwrap();
+    std::fs::write(folder.path().join("things.yaml"), LABELS).unwrap();
     let (camera, broker) = (two_halves(), Broker::start(folder.path()));
     let consumer = Consumer::start(broker.port, &["vtagd/#", "homeassistant/#"]);
     let mut daemon = Daemon::start(folder.path(), &config(&camera, &broker, &[LEFT, RIGHT, MASKED]));
@@ -247,4 +249,138 @@ fn each_region_of_a_camera_tells_what_it_sees_and_a_label_is_on_while_any_has_it
     let left = retained(broker.port, &["vtagd/gate/#"]);
     assert!(left.keys().all(|topic| !topic.contains("masked")), "{left:?}");
     assert!(daemon.log().contains("unaccounted=0"));
+}
+
+/// An answer of the API, with a body or without one.
+fn ask(url: &str, path: &str, jpeg: Option<&[u8]>) -> (u16, Vec<u8>) {
+    // An address may ask only so often, and the model's text tower answers one at a time.
+    eventually(path, || {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = match jpeg {
+            Some(body) => agent.post(format!("{url}{path}")).header("Content-Type", "image/jpeg").send(body).unwrap(),
+            None => agent.get(format!("{url}{path}")).call().unwrap(),
+        };
+        let (status, body) = (answer.status().as_u16(), answer.body_mut().read_to_vec().unwrap());
+        (![429, 503].contains(&status)).then_some((status, body))
+    })
+}
+
+fn get(url: &str, path: &str) -> Value {
+    let (status, body) = ask(url, path, None);
+    assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
+    serde_json::from_slice(&body).unwrap()
+}
+
+/// The values under `key` of the rows under `rows`, each once.
+fn each<'a>(answer: &'a Value, rows: &str, key: &str) -> BTreeSet<&'a str> {
+    answer[rows].as_array().unwrap().iter().map(|row| row.pointer(key).and_then(Value::as_str).unwrap_or("")).collect()
+}
+
+#[test]
+fn what_a_region_showed_is_asked_for_by_its_name_and_its_pictures_show_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("things.yaml"), LABELS).unwrap();
+    let camera = two_halves();
+    let config = format!(
+        "sampling: {{ interval: 200ms }}\nlabels: [things.yaml]\nhistory: {{ path: kept, pictures: {{ max_side: 480 }} }}\n\
+         streams: [{{ id: gate, url: \"{}\", view: {{ regions: [{LEFT}, {RIGHT}, {MASKED}] }} }}]\n\
+         events: {{ enter: 0.6, exit: 0.4, after: 0s, after_exit: 0s, cooldown: 0s }}\n\
+         outbox: {{ path: outbox.db }}\nsnapshots: {{ path: pictures }}\napi: {{ listen: 127.0.0.1:0 }}\n\
+         sinks:\n  - {{ type: jsonl, path: \"-\" }}\n  - {{ type: jsonl, path: right.jsonl, only: {{ regions: [right] }} }}\n",
+        camera.url()
+    );
+    let mut daemon = Daemon::start(folder.path(), &config);
+    daemon.wait_ready();
+    let url = daemon.url();
+    eventually("each region has told", || {
+        let regions = |row: &Value| row["data"]["region"].as_str().map(str::to_owned);
+        let told: BTreeSet<String> = daemon.events().iter().filter_map(regions).collect();
+        (told.len() == 3).then_some(())
+    });
+
+    // Events, pictures of tags, scores.
+    eventually("pictures of tags in each region", || {
+        let found = get(&url, "/api/v1/snapshots");
+        (each(&found, "snapshots", "/region").len() == 3).then_some(())
+    });
+    for region in ["left", "right", "masked"] {
+        let of = |path: &str, rows: &str, key: &str| {
+            assert_eq!(each(&get(&url, &format!("{path}?region={region}")), rows, key), [region].into(), "{path}");
+        };
+        of("/api/v1/events", "events", "/data/region");
+        of("/api/v1/snapshots", "snapshots", "/region");
+        of("/api/v1/streams/gate/scores", "scores", "/region");
+    }
+    for path in ["/api/v1/events", "/api/v1/snapshots", "/api/v1/streams/gate/scores"] {
+        let found = get(&url, &format!("{path}?region=ramp"));
+        assert_eq!(found[path.rsplit('/').next().unwrap()], serde_json::json!([]), "{path}");
+    }
+    let mut live = Sse::open(&url, "/api/v1/live?regions=right,masked&kinds=scores", "");
+    let scores = live.find("scores", |_| true);
+    assert_eq!(each(&scores.data, "scores", "/region"), ["masked", "right"].into());
+
+    // The past: moments of the region alone, the rocket nowhere but on the right.
+    let search = |query: &str| get(&url, &format!("/api/v1/search?{query}"));
+    let best = |found: &Value| found["moments"][0].clone();
+    assert_eq!(best(&search("text=a+rocket"))["region"], "right");
+    let all = search("text=a+cat")["searched"]["rows"].as_u64().unwrap();
+    let mut rows = 0;
+    for (region, other) in [("left", "rocket"), ("right", "cat"), ("masked", "rocket")] {
+        let found = search(&format!("text=a+{other}&region={region}"));
+        assert_eq!(each(&found, "moments", "/region"), [region].into());
+        rows += found["searched"]["rows"].as_u64().unwrap();
+        let own = if region == "right" { "rocket" } else { "cat" };
+        let found = best(&search(&format!("text=a+{own}&region={region}&stream=gate")));
+        let (status, jpeg) = ask(&url, found["picture"].as_str().unwrap(), None);
+        assert_eq!(status, 200);
+        let picture = image::load_from_memory(&jpeg).unwrap().to_rgb8();
+        assert_eq!(picture.dimensions(), if region == "masked" { (480, 240) } else { (240, 240) }, "{region}");
+        if region == "masked" {
+            // Where the rocket would be: grey, as what is not looked at.
+            let grey = |at: &[u8]| at.iter().all(|value| value.abs_diff(128) < 12);
+            assert!((300..470).all(|x| (20..220).all(|y| grey(&picture.get_pixel(x, y).0))));
+        }
+        let (status, tagged) = ask(&url, "/api/v1/tag?set=things", Some(&jpeg));
+        let tagged: Value = serde_json::from_slice(&tagged).unwrap();
+        let mut scores = tagged["sets"][0]["scores"].as_array().unwrap().clone();
+        scores.sort_by(|a, b| b["score"].as_f64().unwrap().total_cmp(&a["score"].as_f64().unwrap()));
+        assert_eq!((status, scores[0]["label"].as_str()), (200, Some(own)), "{region}: {tagged}");
+    }
+    // More may have come meanwhile.
+    assert!(rows >= all && all > 0, "{rows} of {all}");
+    assert_eq!(search("text=a+cat&region=ramp")["moments"], serde_json::json!([]));
+
+    // The commands.
+    let run = |arguments: &[&str]| vtagd(folder.path()).args(arguments).args(["--url", &url]).output().unwrap();
+    let told = |arguments: &[&str]| -> Value {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let found = told(&["search", "a cat", "--region", "masked", "--json"]);
+    assert_eq!(each(&found, "moments", "/region"), ["masked"].into());
+    let scores = &told(&["scores", "gate", "--region", "left", "--json"])["streams"][0];
+    assert_eq!(each(scores, "scores", "/region"), ["left"].into());
+    let explained = String::from_utf8(run(&["explain", "gate", "cat", "--region", "left"]).stdout).unwrap();
+    assert!(explained.lines().count() == 3 && explained.contains("region left"), "{explained}");
+    for (region, stream, why) in [("ramp", "gate", "it has left, masked, right"), ("left", "nobody", "no such stream")]
+    {
+        let refused = run(&["explain", stream, "cat", "--region", region]);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && said.contains(why), "{said}");
+    }
+    daemon.stop_cleanly();
+    // Without the daemon, out of its folder and its outbox.
+    let config = folder.path().join("vtagd.yaml");
+    let output =
+        vtagd(folder.path()).args(["search", "a cat", "--region", "left", "--json", "-c"]).arg(&config).output();
+    let found: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    assert_eq!(each(&found, "moments", "/region"), ["left"].into());
+    let listed =
+        vtagd(folder.path()).args(["events", "export", "--region", "right", "-c"]).arg(&config).output().unwrap();
+    let lines = |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let listed = lines(std::str::from_utf8(&listed.stdout).unwrap());
+    let sent = lines(&std::fs::read_to_string(folder.path().join("right.jsonl")).unwrap());
+    assert!(!sent.is_empty() && sent.len() == listed.len(), "{} and {}", sent.len(), listed.len());
+    assert!(sent.iter().chain(&listed).all(|event| event["data"]["region"] == "right"));
 }

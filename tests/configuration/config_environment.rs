@@ -153,7 +153,7 @@ sinks:
     max_size: 1MiB
     keep: 2
     name: file
-    only: { streams: [a], sets: [dock], labels: [forklift], types: [start, end], attributes: { zone: [x, 3] }, min_severity: warning }
+    only: { streams: [a], regions: [door], sets: [dock], labels: [forklift], types: [start, end], attributes: { zone: [x, 3] }, min_severity: warning }
     rate: { events: 3, per: 2m }
   - type: mqtt
     url: mqtts://h

@@ -318,6 +318,19 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
             "sinks[0].only.stream",
             "did you mean `streams`",
         ),
+        (
+            "sinks: [{ type: jsonl, path: a, only: { regions: [gate] } }]",
+            1,
+            "sinks[0].only.regions[0]",
+            "there is none",
+        ),
+        (
+            "streams: [{ id: a, url: \"rtsp://h/\", view: { regions: [{ name: gate, region: [0, 0, 1, 0.5] }] } }]\n\
+             sinks: [{ type: jsonl, path: a, only: { regions: [gate, ramp] } }]",
+            2,
+            "sinks[0].only.regions[1]",
+            "known: gate",
+        ),
         ("sinks: [{ type: jsonl, path: a, only: { attributes: [a] } }]", 1, "sinks[0].only.attributes", "mapping"),
         ("sinks: [{ type: jsonl, path: a, rate: { per: 1m } }]", 1, "sinks[0].rate.events", "is missing"),
         ("sinks: [{ type: jsonl, path: a, rate: { events: 0 } }]", 1, "sinks[0].rate.events", "from 1 to"),

@@ -229,7 +229,7 @@ fn configuration(golden: &mut Golden, desk: &Desk) {
              labels: [yard.yaml]\noutbox: {{ path: outbox.db }}\nsnapshots: {{ path: pictures, url: \"http://edge.example\" }}\n\
              api: {{ token: {{ file: token }} }}\nsinks:\n\
              \x20 - type: jsonl\n    path: x.jsonl\n    max_size: 1MiB\n    keep: 2\n    rate: {{ events: 60, per: 1m }}\n\
-             \x20   only: {{ streams: [a], sets: [yard], labels: [cat], types: [end], attributes: {{ zone: [dock] }}, min_severity: warning }}\n\
+             \x20   only: {{ streams: [a], regions: [door], sets: [yard], labels: [cat], types: [end], attributes: {{ zone: [dock] }}, min_severity: warning }}\n\
              \x20 - {{ type: mqtt, url: \"mqtt://127.0.0.1\", username: u, password: {{ file: password }}, client_id: x, home_assistant: true }}\n\
              \x20 - {{ type: webhook, url: \"http://127.0.0.1/\", secret: {{ file: secret }}, previous_secret: {{ file: secret }}, headers: {{ X-Key: {{ file: token }} }} }}\n\
              \x20 - {{ type: webhook, url: \"http://127.0.0.1/batches\", batch: {{ max_size: 10, max_delay: 1s }} }}\n\

@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod history_bad_input;
+mod history_explained;
 mod history_search;
 mod idle_costs_nothing;
 mod label_doubts;

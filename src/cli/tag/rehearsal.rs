@@ -164,7 +164,7 @@ impl Rehearsal {
 
     /// What it comes to.
     pub fn summary(&self) -> Summary<'_> {
-        let reading = self.live.reading(&self.id, Instant::now(), Detail::Peak, |_, _| true);
+        let reading = self.live.reading(&self.id, Instant::now(), Detail::Peak, |_, _, _| true);
         let readings = reading.into_iter().flat_map(|reading| reading.scores);
         let labels = self.courses.iter().flatten().zip(readings).map(|(course, reading)| LabelSummary {
             region: course.region.as_deref(),

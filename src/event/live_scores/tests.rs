@@ -39,7 +39,7 @@ fn live(base: Instant, margins: &[f32]) -> LiveScores {
 fn a_label_that_never_fired_is_seen_with_its_rival_and_what_swallowed_it() {
     let base = Instant::now();
     let live = live(base, &[-3.0, 2.0, 3.0, -3.0, 0.1, -3.5]);
-    let seen = live.reading("gate", base + Duration::from_secs(7), Detail::History, |_, _| true).unwrap();
+    let seen = live.reading("gate", base + Duration::from_secs(7), Detail::History, |_, _, _| true).unwrap();
     let seen = serde_json::to_value(seen).unwrap();
     assert_eq!((&seen["at"], &seen["age"]), (&"1970-01-01T00:00:05Z".into(), &2.0.into()));
     let label = &seen["scores"][0];
@@ -89,7 +89,7 @@ fn a_calibrated_label_tells_how_much_of_the_last_hour_lies_beyond_its_range_and_
     let now = base + Duration::from_secs(200);
     let share = || live.drifts("gate", now).first().map(|drift| drift.share);
     assert_eq!(share(), Some(0.6));
-    assert_eq!(live.reading("gate", now, Detail::Latest, |_, _| true).unwrap().scores[0].drift, Some(0.6));
+    assert_eq!(live.reading("gate", now, Detail::Latest, |_, _, _| true).unwrap().scores[0].drift, Some(0.6));
     assert!(live.drifts("door", now).is_empty());
     // A reload that changes nothing of it keeps it; without a calibration there is none.
     emitter.lock().relabel(vec![set(calibrated())], GAP, &mut |_| true);
@@ -130,10 +130,12 @@ fn a_label_has_a_tag_of_its_own_in_each_region_and_all_of_them_end_with_the_stre
                 });
             }
         }
-        let seen = live.reading("gate", base, Detail::Peak, |_, _| true).unwrap().scores;
+        let seen = live.reading("gate", base, Detail::Peak, |_, _, _| true).unwrap().scores;
         let stands = |reading: &LabelReading| (reading.region.clone().unwrap(), reading.state);
         let stands: Vec<_> = seen.iter().map(stands).collect();
         assert_eq!(stands, [("left".to_owned(), LabelState::Cooldown), ("right".to_owned(), LabelState::Open)]);
+        let of_right = live.reading("gate", base, Detail::Peak, |region, _, _| region == Some("right")).unwrap();
+        assert_eq!((of_right.scores.len(), of_right.scores[0].region.as_deref()), (1, Some("right")));
         assert_eq!(live.latest("gate")[1].region.as_deref(), Some("right"));
         let push = &mut |event| {
             events.push(event);
@@ -168,21 +170,22 @@ fn a_label_has_a_tag_of_its_own_in_each_region_and_all_of_them_end_with_the_stre
 fn who_is_not_asked_for_is_left_out_and_who_has_gone_is_not_there() {
     let base = Instant::now();
     let live = live(base, &[]);
-    let seen = live.reading("gate", base, Detail::Peak, |set, label| (set, label) == ("street", "car")).unwrap();
+    let seen = live.reading("gate", base, Detail::Peak, |_, set, label| (set, label) == ("street", "car")).unwrap();
     assert_eq!((seen.scores.len(), seen.at, seen.scores[0].told.score), (1, None, None));
     assert!(seen.scores[0].peaks.is_none() && seen.scores[0].peak.is_none());
-    assert!(live.reading("gate", base, Detail::Peak, |_, label| label == "bus").unwrap().scores.is_empty());
-    assert!(live.reading("door", base, Detail::Peak, |_, _| true).is_none());
+    assert!(live.reading("gate", base, Detail::Peak, |_, _, label| label == "bus").unwrap().scores.is_empty());
+    assert!(live.reading("door", base, Detail::Peak, |_, _, _| true).is_none());
     live.retain(|id| id != "gate");
-    assert!(live.reading("gate", base, Detail::Peak, |_, _| true).is_none() && live.latest("gate").is_empty());
+    assert!(live.reading("gate", base, Detail::Peak, |_, _, _| true).is_none() && live.latest("gate").is_empty());
 }
 
 #[test]
 fn an_open_tag_and_a_cooldown_say_since_when_and_until_when() {
     let base = Instant::now();
     let state = |margins: &[f32]| {
-        let seen =
-            live(base, margins).reading("gate", base + Duration::from_secs(60), Detail::Latest, |_, _| true).unwrap();
+        let seen = live(base, margins)
+            .reading("gate", base + Duration::from_secs(60), Detail::Latest, |_, _, _| true)
+            .unwrap();
         let label = &seen.scores[0];
         let second = |at: Option<Timestamp>| at.map(|at| at.as_second());
         (label.state, second(label.since), second(label.until))

@@ -28,6 +28,12 @@ fn numbered(number: i64) -> Event {
         KINDS[usize::try_from(number / 2 % 3).unwrap()],
     );
     event.data.set = if number % 6 < 3 { "lot" } else { "dock" }.to_owned();
+    // Two streams have regions, one of which is seldom told.
+    event.data.region = match (number % 4, number % 50) {
+        (0 | 1, 0..5) => Some("gate".into()),
+        (0 | 1, _) => Some("yard".into()),
+        _ => None,
+    };
     event.data.sampled_at = jiff::Timestamp::from_millisecond(number / 3 - 40 * (number % 7)).unwrap();
     event
 }
@@ -53,6 +59,11 @@ fn queries() -> Vec<Query> {
         Query { streams: stream.clone(), labels: label.clone(), types: list("end"), ..Query::default() },
         Query { since: Some(50), until: Some(120), ..Query::default() },
         Query { streams: stream, since: Some(50), until: Some(120), ..Query::default() },
+        Query { regions: list("yard"), ..Query::default() },
+        Query { regions: list("gate"), ..Query::default() },
+        Query { regions: vec!["gate".into(), "yard".into()], types: list("start"), ..Query::default() },
+        Query { regions: list("gate"), streams: list("camera-1"), since: Some(50), ..Query::default() },
+        Query { regions: list("gate"), streams: list("camera-2"), ..Query::default() },
         Query { labels: list("nobody's"), ..Query::default() },
         Query { labels: list("label-0"), streams: list("camera-3"), ..Query::default() },
         Query {
@@ -67,6 +78,7 @@ fn wants(query: &Query, event: &Event) -> bool {
     let is = |list: &[String], name: &str| list.is_empty() || list.iter().any(|wanted| wanted == name);
     let (data, time) = (&event.data, event.data.sampled_at.as_millisecond());
     is(&query.streams, &data.stream)
+        && is(&query.regions, data.region.as_deref().unwrap_or_default())
         && is(&query.sets, &data.set)
         && is(&query.labels, &data.label)
         && is(&query.types, event.kind.as_str())
@@ -193,31 +205,47 @@ fn where_little_of_much_is_asked_for_pages_are_short_and_go_on() {
 
 #[test]
 fn a_file_of_an_older_schema_is_read_as_it_is_and_gets_its_indices_from_the_daemon() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("outbox.db");
-    let Ok(Opened::Ready(old)) = tables::open(Some(&path), &STEPS[..2]) else { panic!("it is made") };
-    for number in 0..60 {
-        let event = numbered(number);
-        old.execute(
-            "INSERT INTO events (waiting, age, id, time, stream, label_set, label, kind, body) VALUES (0, 0, ?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![event.id.to_string(), event.data.sampled_at.as_millisecond(), event.data.stream, event.data.set, event.data.label,
-                event.kind.as_str(), serde_json::to_string(&event).unwrap()],
-        ).unwrap();
-        old.execute(
-            "INSERT OR REPLACE INTO states (stream, label_set, label, seq, age, body) VALUES (?1, ?2, ?3, ?4, 0, '')",
-            params![event.data.stream, event.data.set, event.data.label, number],
-        )
-        .unwrap();
+    // The first without indices; and the last whose events have no column for their region.
+    for (steps, has_regions) in [(2, false), (4, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.db");
+        let Ok(Opened::Ready(old)) = tables::open(Some(&path), &STEPS[..steps]) else { panic!("it is made") };
+        for number in 0..160 {
+            let mut event = numbered(number);
+            event.data.region = event.data.region.filter(|_| has_regions);
+            old.execute(
+                "INSERT INTO events (waiting, age, id, time, stream, label_set, label, kind, body) VALUES (0, 0, ?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![event.id.to_string(), event.data.sampled_at.as_millisecond(), event.data.stream, event.data.set, event.data.label,
+                    event.kind.as_str(), serde_json::to_string(&event).unwrap()],
+            ).unwrap();
+            let region = if has_regions { ", region" } else { "" };
+            let sql = format!(
+                "INSERT OR REPLACE INTO states (stream, label_set, label, seq, age, body{region}) VALUES (?1, ?2, ?3, ?4, 0, ''{})",
+                if has_regions {
+                    format!(", '{}'", event.data.region.as_deref().unwrap_or_default())
+                } else {
+                    String::new()
+                }
+            );
+            old.execute(&sql, params![event.data.stream, event.data.set, event.data.label, number]).unwrap();
+        }
+        drop(old);
+        let read = || {
+            let reader = OutboxReader::open(&path).unwrap();
+            queries().iter().map(|query| all(&reader, query, None, 7).0).collect::<Vec<_>>()
+        };
+        let before = read();
+        drop(store(&path));
+        assert_eq!(before[0].len(), 160);
+        let of_regions = queries()
+            .iter()
+            .zip(&before)
+            .filter(|(query, _)| !query.regions.is_empty())
+            .map(|(_, ids)| ids.len())
+            .sum::<usize>();
+        assert_eq!(of_regions > 0, has_regions);
+        assert_eq!(read(), before, "of {steps} steps");
     }
-    drop(old);
-    let read = || {
-        let reader = OutboxReader::open(&path).unwrap();
-        queries().iter().map(|query| all(&reader, query, None, 7).0).collect::<Vec<_>>()
-    };
-    let before = read();
-    drop(store(&path));
-    assert_eq!(before[0].len(), 60);
-    assert_eq!(read(), before);
 }
 
 #[test]
