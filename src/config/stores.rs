@@ -98,7 +98,7 @@ const IN_MEMORY: HistorySettings = HistorySettings {
     min_change: MIN_CHANGE as f32,
     pictures: None,
 };
-/// Measured (docs/benchmarks.md): the first that stores less than 30 % of the footage at two frames a second and finds the same in it.
+/// Measured (docs/benchmarks.md): the first that stores less than 30 % of the footage, at one frame a second and at two, and finds the same in it.
 const MIN_CHANGE: f64 = 0.04;
 
 /// `history`. `None`: nothing is kept.

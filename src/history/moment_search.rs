@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dot::QuantizedQuery;
-use super::mapped_rows::is_there;
 use super::name_table::Name;
 use super::picture_files::PictureName;
 use super::rotation::rotate;
@@ -283,10 +282,9 @@ impl Scan<'_> {
         let length = segment.row_len();
         if let Some(mapped) = full.then(|| segment.mapped()).flatten() {
             let start = first as usize * length;
-            let part = (rows as usize * length).min(mapped.len().saturating_sub(start));
-            if is_there(&mapped, start, part) {
-                self.rows(segment, first, &mapped[start..start + part]);
-                return;
+            let part = (rows as usize * length).min(mapped.bytes().saturating_sub(start));
+            if let Some(rows) = mapped.part(start, part) {
+                return self.rows(segment, first, rows);
             }
         }
         buffer.resize(rows as usize * length, 0);

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::Mmap;
 use parking_lot::Mutex;
 
-use super::mapped_rows::map;
+use super::mapped_rows::{MappedRows, map};
 use super::row_format::{MAX_DIM, RowHead, SPAN, row_len};
 
 /// See the module.
@@ -26,7 +25,7 @@ pub struct Segment {
     file: File,
     /// Whole rows that a search may read.
     rows: AtomicU64,
-    mapped: Mutex<Option<Arc<Mmap>>>,
+    mapped: Mutex<Option<Arc<MappedRows>>>,
 }
 
 /// The file of segment `number`, of rows of `dim` numbers.
@@ -160,7 +159,7 @@ impl Segment {
     }
 
     /// All of it, for a segment that is not written to any more; mapped until [`Self::unmap`]. `None`: [`Self::read`] it.
-    pub fn mapped(&self) -> Option<Arc<Mmap>> {
+    pub fn mapped(&self) -> Option<Arc<MappedRows>> {
         let mut mapped = self.mapped.lock();
         if mapped.is_none() {
             *mapped = map(&self.file, usize::try_from(self.bytes()).ok()?).map(Arc::new);

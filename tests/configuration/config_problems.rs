@@ -318,19 +318,6 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
             "sinks[0].only.stream",
             "did you mean `streams`",
         ),
-        (
-            "sinks: [{ type: jsonl, path: a, only: { regions: [gate] } }]",
-            1,
-            "sinks[0].only.regions[0]",
-            "there is none",
-        ),
-        (
-            "streams: [{ id: a, url: \"rtsp://h/\", view: { regions: [{ name: gate, region: [0, 0, 1, 0.5] }] } }]\n\
-             sinks: [{ type: jsonl, path: a, only: { regions: [gate, ramp] } }]",
-            2,
-            "sinks[0].only.regions[1]",
-            "known: gate",
-        ),
         ("sinks: [{ type: jsonl, path: a, only: { attributes: [a] } }]", 1, "sinks[0].only.attributes", "mapping"),
         ("sinks: [{ type: jsonl, path: a, rate: { per: 1m } }]", 1, "sinks[0].rate.events", "is missing"),
         ("sinks: [{ type: jsonl, path: a, rate: { events: 0 } }]", 1, "sinks[0].rate.events", "from 1 to"),
@@ -602,6 +589,13 @@ fn what_worked_before_goes_on_with_a_warning() {
         ),
         ("sinks: [{ type: webhook, url: \"https://hooks.example/x?email=ops@example.com\" }]", "sinks[0].url", "%40"),
         ("streams: [{ id: a, url: \"rtsp://admin/tail@host/x\" }]", "streams[0].url", "%40"),
+        ("sinks: [{ type: jsonl, path: a, only: { regions: [gate] } }]", "sinks[0].only.regions[0]", "there is none"),
+        (
+            "streams: [{ id: a, url: \"rtsp://h/\", view: { regions: [{ name: gate, region: [0, 0, 1, 0.5] }] } }]\n\
+             sinks: [{ type: jsonl, path: a, only: { regions: [gate, ramp] } }]",
+            "sinks[0].only.regions[1]",
+            "known: gate",
+        ),
     ] {
         let stream = if text.starts_with("streams") { "" } else { "streams: [{ id: a, url: rtsp://h }]\n" };
         let settings = folder.load(format!("model: {{ path: none }}\n{stream}{text}\n"));

@@ -112,7 +112,9 @@ fn pictures_of_30_000_pixels_and_books_are_refused_by_every_way_in_and_cost_no_m
         let mut command = vtagd(folder.path());
         command.args(["search", "--picture"]).arg(folder.path().join(format!("large-{number}")));
         let asked = command.arg("--history").arg(folder.path().join("kept")).output().unwrap();
-        assert!(asked.status.code() == Some(2) && asked.stderr.len() < 1000, "{number}: {asked:?}");
+        // A file of one's own may be so wide, as long as it has few pixels.
+        let wanted = if number == 0 { 0 } else { 2 };
+        assert!(asked.status.code() == Some(wanted) && asked.stderr.len() < 1000, "{number}: {asked:?}");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::outbox::age::tests::Machine;
 use crate::outbox::delivery::tests::event;
 use crate::outbox::event_store::{EventStore, Queued};
 use crate::outbox::history_reader::OutboxReader;
+use crate::outbox::recent_events::RecentEvents;
 use crate::outbox::tables::{self, Opened, STEPS};
 
 const KINDS: [EventKind; 3] = [EventKind::Start, EventKind::Update, EventKind::End];
@@ -246,6 +247,27 @@ fn a_file_of_an_older_schema_is_read_as_it_is_and_gets_its_indices_from_the_daem
         assert_eq!(of_regions > 0, has_regions);
         assert_eq!(read(), before, "of {steps} steps");
     }
+}
+
+#[test]
+fn what_is_carried_over_of_a_damaged_file_and_what_is_in_memory_alone_is_asked_for_by_region_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    let events: Vec<Event> = (0..200).map(numbered).collect();
+    let mut damaged = store(&path);
+    commit(&mut damaged, events.clone());
+    let of_region = Query { regions: list("gate"), streams: list("camera-1"), ..Query::default() };
+    let whole = all(&OutboxReader::open(&path).unwrap(), &of_region, None, 7).0;
+    assert!(whole.len() > 2, "{whole:?}");
+    let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    damaged.recover(&[], &rusqlite::Error::SqliteFailure(corrupt, None)).unwrap();
+    drop(damaged);
+    assert_eq!(all(&OutboxReader::open(&path).unwrap(), &of_region, None, 7).0, whole);
+
+    let recent = RecentEvents::default();
+    events.into_iter().for_each(|event| recent.remember(Arc::new(event)));
+    let (found, next) = recent.page(&of_region, None, PageSize { events: 1000, bytes: usize::MAX });
+    assert_eq!((found.iter().map(|event| event.id.to_string()).collect::<Vec<_>>(), next), (whole, None));
 }
 
 #[test]
