@@ -22,7 +22,7 @@ use super::gop::{Chooser, Mode, News, Verdict};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
 use super::stamps::Stamps;
-use crate::frame::{FrameTap, FrameTime, Picture};
+use crate::frame::{FrameTap, FrameTime};
 use crate::platform::rounding;
 use crate::stream::status::{Decoding, StreamState, StreamStatus};
 
