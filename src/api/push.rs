@@ -23,6 +23,7 @@ use super::openapi::{answer, of, operation, with_parameter};
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use super::{Shared, openapi_programs, stream_detail};
 use crate::event::live_scores::Detail;
+use crate::platform::userinfo::percent_decode;
 use crate::stream::accounting::FrameOutcome;
 
 /// How long who waits is kept.
@@ -39,7 +40,8 @@ pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
 /// cameras know.
 pub(super) fn own_token(shared: &Shared, path: &str, headers: &HeaderMap) -> Option<bool> {
     let id = path.strip_prefix("/api/v1/streams/")?.strip_suffix("/frames")?;
-    let taker = shared.board.pushed_pictures().of(id)?;
+    // As the route reads it.
+    let taker = shared.board.pushed_pictures().of(&percent_decode(id))?;
     let token = taker.token()?.expose().as_bytes();
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| credential(value.as_bytes()));
     Some(shown.is_some_and(|shown| same(&shown, token)))

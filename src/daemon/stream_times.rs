@@ -47,7 +47,9 @@ impl Absence {
             // Once is enough where no tag is open.
             Some(_) if !emitter.is_busy() => return,
             Some(told) => told + self.interval,
-            None => last.captured + self.hold,
+            None if self.hold <= self.interval => last.captured + self.hold,
+            // It was shown again each interval until its time was over.
+            None => last.captured + self.interval * 3 / 2,
         };
         if now < due {
             return;

@@ -46,9 +46,9 @@ mod rtsp_socket;
 mod run_with_timeout;
 mod scrub;
 mod sdp;
-mod settings;
 mod shortage;
 mod size_limit;
+mod source_settings;
 mod stamps;
 
 mod tap_probes;
@@ -61,7 +61,7 @@ use std::time::{Duration, Instant};
 pub use camera_tls::CameraTls;
 pub use decoders::{DecodedBy, Decoder, decoded_by};
 pub use error::{At, Decision, Excess, SourceError};
-pub use settings::{Decode, Limits, Location, Pace, PushSettings, Reconnect, SourceSettings, Transport};
+pub use source_settings::{Decode, Limits, Location, Pace, PushSettings, Reconnect, SourceSettings, Transport};
 pub use web_proxy::go_directly;
 
 use crate::frame::FrameTap;

@@ -6,7 +6,7 @@
 //! One feed lives as long as its source; each connection has a number, and a pipeline that hangs on from an earlier one is
 //! not listened to. Full: [`FrameTap::deliver`] decides (newest wins, or it blocks this thread). Closed: buffers are dropped.
 
-mod stills;
+mod still_tap;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

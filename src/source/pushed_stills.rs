@@ -25,6 +25,8 @@ struct Last {
     picture: Picture,
     number: u64,
     came: Instant,
+    /// When it was last due to be shown.
+    shown: Instant,
 }
 
 /// One stream's.
@@ -45,7 +47,8 @@ impl TakesPictures for Taker {
         let mut last = self.last.lock();
         let copy = copy_of(&picture);
         self.feed.pushed(self.connection, self.started.elapsed(), picture, number, outcome);
-        *last = copy.map(|picture| Last { picture, number, came: Instant::now() });
+        let came = Instant::now();
+        *last = copy.map(|picture| Last { picture, number, came, shown: came });
         Ok(number)
     }
 
@@ -71,22 +74,28 @@ pub(super) fn run(
     tracing::info!(stream = %settings.id, "waiting for pictures that are sent to it");
     loop {
         let interval = feed.interval().unwrap_or_default().max(SHORTEST_INTERVAL);
-        if shutdown.sleep(interval) {
+        let wait = show_again(&taker, interval, hold.unwrap_or(interval), Instant::now());
+        if shutdown.sleep(wait) {
             return End::Shutdown;
         }
-        show_again(&taker, hold.unwrap_or(interval));
     }
 }
 
-/// Shows the last picture once more, if it stands for `hold` and has not for so long.
-fn show_again(taker: &Taker, hold: Duration) {
+/// Shows the last picture once more, if it is time to and it still stands for what is there. Gives the time until it is looked again.
+fn show_again(taker: &Taker, interval: Duration, hold: Duration, now: Instant) -> Duration {
     let mut last = taker.last.lock();
-    let Some(Last { picture, number, came }) = &*last else { return };
-    if came.elapsed() >= hold {
+    let Some(Last { picture, number, came, shown }) = &mut *last else { return interval };
+    let due = *shown + interval;
+    if due.saturating_duration_since(*came) >= hold {
         *last = None;
-        return;
+        return interval;
     }
+    if now < due {
+        return due - now;
+    }
+    *shown = due;
     if let Some(copy) = copy_of(picture) {
-        taker.feed.still(taker.connection, taker.started.elapsed(), copy, *number);
+        taker.feed.pushed(taker.connection, taker.started.elapsed(), copy, *number, None);
     }
+    interval
 }

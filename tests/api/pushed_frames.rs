@@ -56,7 +56,10 @@ fn the_streams_own_token_is_good_for_its_route_alone_and_bad_pictures_are_refuse
         assert_eq!(push(&url, ROUTE, bad.as_deref(), "image/png", b"x").0, 401, "{bad:?}");
     }
     for (path, authorization, kind, body, wanted) in [
-        (ROUTE, Some(&*bearer), "text/plain", &*cat, 415),
+        // The same stream in other letters.
+        ("/api/v1/streams/d%6For/frames", None, "image/png", &b"x"[..], 401),
+        ("/api/v1/streams/d%6For/frames", Some(&*bearer), "image/png", &cat, 202),
+        (ROUTE, Some(&bearer), "text/plain", &cat, 415),
         (ROUTE, Some(&bearer), "image/png", &cat[..1000], 422),
         (ROUTE, Some(&bearer), "image/png", b"nothing", 422),
         ("/api/v1/streams/open/frames", None, "image/png", &cat, 202),

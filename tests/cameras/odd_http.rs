@@ -2,11 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::recorder::{Options, Running, settings};
-use crate::common::web::{Request, Server};
+use crate::common::web::{Request, Server, respond};
 use vtagd::frame::Range;
+use vtagd::platform::backoff::Ladder;
 use vtagd::source::Location;
 use vtagd::stream::status::StreamState;
 
@@ -140,4 +142,22 @@ fn multipart_pictures_are_found_whatever_stands_between_them() {
         assert!(media.abs_diff(real) < Duration::from_secs(1), "{name}: {media:?} of media time in {real:?}");
         assert_eq!(running.report().reconnects, 0, "{name}");
     }
+}
+
+/// A camera that starts shows a page first.
+#[test]
+fn a_page_instead_of_pictures_is_no_reason_to_wait_for_long() {
+    let asked = AtomicUsize::new(0);
+    let server = Server::start(move |_, stream| match asked.fetch_add(1, Ordering::Relaxed) {
+        0..2 => {
+            let page = "<!DOCTYPE html><html><body>starting</body></html>".repeat(40);
+            respond(stream, "200 OK", "Content-Type: text/html\r\n", page.as_bytes())
+        }
+        _ => send(&MANNERS[0].1, stream),
+    });
+    // The longest wait, twice, is longer than a test waits for anything.
+    let ladder = Ladder::doubling(Duration::from_millis(50), Duration::from_secs(60), Duration::from_secs(60));
+    let interval = Duration::from_millis(200);
+    let options = Options { interval, ladder, ..Options::default() };
+    Running::with(settings(Location::Http(server.url("/x").into())), options).wait_frames(3);
 }

@@ -144,6 +144,10 @@ streams:
     password: { file: file }
     view: { mode: squash, regions: [{ name: door, region: [0, 0, 0.5, 1] }, { name: lane, polygon: [[0, 0], [1, 0], [1, 1]], mode: tiles }] }
   - { id: c, pipeline: file }
+  - { id: d, url: 'rtsps://h/', transport: udp, tls: { ca: cert.pem } }
+  - { id: e, url: 'rtsps://h/', tls: { fingerprint: 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff } }
+  - { id: f, url: 'https://h/', tls: { verify: off } }
+  - { id: g, url: 'push://door', push: { token: { file: file }, hold: 3s } }
 labels: [dock.yaml]
 state: { path: st }
 events: { enter: 0.7, exit: 0.3, after: 3s, after_exit: 4s, cooldown: 5s }
