@@ -241,7 +241,6 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
             "sinks[0].template_values",
             "without `template`",
         ),
-        ("sinks: [{ type: webhook, url: https://h, secret_url: { file: secret } }]", 1, "sinks[0].url", "remove one"),
         ("sinks: [{ type: webhook, secret_url: { file: secret } }]", 1, "sinks[0].secret_url", "holds no URL"),
         ("sinks: [{ type: mqtt, url: mqtt://h, topic_prefix: a/# }]", 1, "sinks[0].topic_prefix", "topic prefix"),
         (
