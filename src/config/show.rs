@@ -233,6 +233,7 @@ fn sink(sink: &SinkSettings) -> Value {
                 "password": mqtt.password,
                 "timeout": mqtt.timeout,
                 "home_assistant": mqtt.home_assistant.is_some(),
+                "home_assistant_scores": mqtt.home_assistant_scores,
                 "discovery_prefix": mqtt.home_assistant,
             }),
             &mqtt.trust,
@@ -241,6 +242,9 @@ fn sink(sink: &SinkSettings) -> Value {
             json!({
                 "type": "webhook",
                 "url": bare(&webhook.url).to_string(),
+                "secret_url": webhook.secret_url,
+                "template": webhook.template.as_ref().map(|template| &template.name),
+                "template_values": webhook.template.as_ref().map(|template| &template.values),
                 "secret": webhook.secrets.first(),
                 "previous_secret": webhook.secrets.get(1),
                 "headers": webhook.headers.iter().cloned().collect::<BTreeMap<_, _>>(),

@@ -174,6 +174,7 @@ sinks:
     home_assistant_scores: true
     discovery_prefix: ha
   - { type: webhook, url: 'http://h/', secret: { file: signing }, previous_secret: { file: signing }, headers: { X-A: { file: file } }, concurrency: 3 }
+  - { type: webhook, name: chat, secret_url: { file: address }, template: ntfy, template_values: { topic: alerts } }
   - { type: webhook, url: 'http://h/2', batch: { max_size: 10, max_delay: 2s } }
   - { type: nats, url: 'nats://h', subject_prefix: s }
   - { type: nats, url: 'nats://h', subject_prefix: t, nkey: { file: nkey } }
@@ -228,6 +229,7 @@ fn every_key_of_the_schema_comes_back_from_config_show() {
         ("more.yaml", ""),
         ("dock.yaml", set),
         ("signing", with_thumbprints),
+        ("address", "http://127.0.0.1/services/T0/B0/x\n"),
         ("nkey", &seed),
         ("creds", &creds),
     ];

@@ -227,6 +227,21 @@ fn every_mistake_is_told_with_its_line_and_field_and_a_remedy() {
         ("sinks: [{ type: jsonl, path: a, url: mqtt://h }]", 1, "sinks[0].url", "its keys: type, path"),
         ("sinks: [{ type: jsonl, path: \"-\" }, { type: jsonl, path: \"-\" }]", 1, "sinks[1]", "same place"),
         ("sinks: [{ type: mqtt, url: http://h }]", 1, "sinks[0].url", "mqtts://host"),
+        ("sinks: [{ type: webhook, url: https://h, template: ntfy }]", 1, "sinks[0].template", "template that fails"),
+        ("sinks: [{ type: webhook, url: https://h, template: teams }]", 1, "sinks[0].template", "ready ones: discord"),
+        (
+            "sinks: [{ type: webhook, url: https://h, template: slack, batch: { max_size: 2 } }]",
+            1,
+            "sinks[0].template",
+            "`batch` sends several",
+        ),
+        (
+            "sinks: [{ type: webhook, url: https://h, template_values: { a: b } }]",
+            1,
+            "sinks[0].template_values",
+            "without `template`",
+        ),
+        ("sinks: [{ type: webhook, secret_url: { file: secret } }]", 1, "sinks[0].secret_url", "holds no URL"),
         ("sinks: [{ type: mqtt, url: mqtt://h, topic_prefix: a/# }]", 1, "sinks[0].topic_prefix", "topic prefix"),
         (
             "sinks: [{ type: mqtt, url: mqtt://localhost, client_id: x }, { type: mqtt, url: mqtt://127.0.0.1, client_id: x, topic_prefix: a }]",

@@ -185,3 +185,39 @@ fn endpoints_that_misbehave_cost_no_memory_and_no_other_sink() {
     }
     daemon.stop_cleanly();
 }
+
+#[test]
+fn a_template_makes_the_body_and_an_address_that_is_a_credential_is_told_nowhere() {
+    const TOKEN: &str = "T0-B0-correct-horse";
+    let folder = tempfile::tempdir().unwrap();
+    let (chat, own) = (Hook::start(ok), Hook::start(|_, _| Reply::Status(500, "")));
+    std::fs::write(folder.path().join("address"), format!("{}/{TOKEN}", chat.url())).unwrap();
+    std::fs::write(folder.path().join("other"), format!("{}/{TOKEN}", own.url())).unwrap();
+    std::fs::write(folder.path().join("say.txt.j2"), "{{ kind }}: {{ event.data.label }} for {{ values.who }}")
+        .unwrap();
+    let mut text = flicker::config(folder.path(), 1, 1);
+    text.push_str(
+        "outbox: { path: outbox.db }\nsinks:\n  - { type: webhook, name: chat, secret_url: { file: address }, template: slack }\n  \
+         - { type: webhook, name: own, secret_url: { file: other }, template: say.txt.j2, template_values: { who: us } }\n",
+    );
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.wait_ready();
+    eventually("both are asked", || (chat.count() > 5 && own.count() > 1).then_some(()));
+    let request = &chat.requests()[0];
+    assert_eq!(request.path, format!("/hook/{TOKEN}"));
+    assert!(request.header("content-type").unwrap().starts_with("application/json"), "{request:?}");
+    let said = word(&request.json()["text"]);
+    assert!(said.contains(" at cam0: seen, ") && said.ends_with(" %"), "{said}");
+    let request = &own.requests()[0];
+    assert!(request.header("content-type").unwrap().starts_with("text/plain"));
+    let said = String::from_utf8(request.body.clone()).unwrap();
+    assert!(said.starts_with("start: ") && said.ends_with(" for us"), "{said}");
+    daemon.wait_for_log("cannot deliver");
+    let told: Vec<String> = ["/api/v1/sinks", "/metrics", "/readyz"].iter().map(|path| daemon.get(path).1).collect();
+    daemon.stop_cleanly();
+    for text in told.iter().chain([&daemon.log()]) {
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+    let outbox = std::fs::read(folder.path().join("outbox.db")).unwrap();
+    assert!(!outbox.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes()), "nor kept");
+}

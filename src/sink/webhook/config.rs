@@ -1,16 +1,18 @@
 //! Checks sinks of type `webhook`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{BatchSettings, Webhook, WebhookSettings};
+use super::body_template::{self, BodyTemplate};
+use super::{BatchSettings, TemplateSettings, Webhook, WebhookSettings};
 use crate::platform::hex::hex;
 use crate::platform::secret::Secret;
 use crate::section;
 use crate::sink::config::{SinkConfig, SinkItem};
 use crate::sink::{Sink, SinkContext, SinkStartError, network_keys};
-use crate::yaml::checks::number;
+use crate::yaml::checks::{self, number};
 use crate::yaml::field_reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
 use crate::yaml::secrets::{self, SecretSource};
@@ -30,8 +32,15 @@ const OURS: [&str; 8] = [
 
 section! {
     pub struct Keys {
-        /// URL | required | `http://` or `https://`
+        /// URL | required, or `secret_url` | `http://` or `https://`
         "url" => url: String,
+        /// credential | - | instead of `url`: the whole URL, where that is a credential, as Slack's, Discord's and Telegram's
+        "secret_url" => secret_url: SecretSource,
+        /// `discord`, `gotify`, `ntfy`, `slack`, `telegram` or path | the CloudEvent | [What the body
+        /// is](events.md#bodies-for-other-programs)
+        "template" => template: String,
+        /// names and texts | - | what the template calls `values`, such as `{ topic: alerts }` for ntfy
+        "template_values" => template_values: Values,
         /// credential | - | Signs each request, `whsec_` and base64 (Standard Webhooks)
         "secret" => secret: SecretSource,
         /// credential | - | The secret that `secret` replaces; while it is here, requests bear both signatures
@@ -106,11 +115,44 @@ impl FromNode for Headers {
     }
 }
 
+/// Names and texts.
+pub struct Values(BTreeMap<String, String>);
+
+impl FromNode for Values {
+    const NULL_IS_MISSING: bool = true;
+
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
+    }
+
+    fn from_node(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        use serde_json::Value::{Bool, Number, Object, String};
+        let Object(map) = serde_json::Value::from_node(node, path, reader)? else {
+            return reader.refuse_kind(node, path, "a mapping", "write names and texts, such as { topic: alerts }");
+        };
+        let text = |(name, value)| match value {
+            String(text) => Some((name, text)),
+            Number(number) => Some((name, number.to_string())),
+            Bool(value) => Some((name, value.to_string())),
+            _ => None,
+        };
+        match map.into_iter().map(text).collect() {
+            Some(values) => Some(Self(values)),
+            None => reader.refuse_node(node, path, "has something else than a text in it", "write names and texts"),
+        }
+    }
+}
+
 impl SinkConfig for WebhookSettings {
     type Keys = Keys;
 
     fn check(at: &At<SinkItem>, raw: &Keys, reader: &mut Reader<'_>) -> Option<Self> {
-        let address = network_keys::url(at, &raw.url, ["https", "http"], reader);
+        let secret_url = raw.secret_url.given().map(|source| self::secret_url(source, reader));
+        if let (Some(url), Some(_)) = (raw.url.given(), raw.secret_url.given()) {
+            reader.error(url, "cannot stand beside `secret_url`", "remove one of them");
+        }
+        let asked = raw.secret_url.is_missing();
+        let address = if asked { network_keys::url(at, &raw.url, ["https", "http"], reader) } else { None };
         // `secret` signs, and stays here.
         if let (Some(url), Some(found)) = (raw.url.given(), &address)
             && found.url.scheme() == "http"
@@ -136,13 +178,26 @@ impl SinkConfig for WebhookSettings {
             let message = "has no meaning beside `batch`: batches go one after the other";
             reader.error(concurrency, message, "remove one of them");
         }
-        let address = address?;
-        if let Some(url) = raw.url.given().filter(|_| address.had_credentials()) {
-            let remedy = "remove them; use `secret` to sign, or `headers: { Authorization: { env: NAME } }`";
-            return reader.refuse(url, "holds credentials, which a webhook does not use", remedy);
+        let template = template(raw, reader);
+        if let (Some(_), Some(template)) = (raw.batch.given(), raw.template.given()) {
+            let message = "makes a body of one event, and `batch` sends several";
+            reader.error(template, message, "remove one of them");
         }
+        let (url, secret_url) = match secret_url {
+            Some(found) => found.map(|(url, secret)| (url, Some(secret)))?,
+            None => {
+                let address = address?;
+                if let Some(url) = raw.url.given().filter(|_| address.had_credentials()) {
+                    let remedy = "remove them; use `secret` to sign, or `headers: { Authorization: { env: NAME } }`";
+                    return reader.refuse(url, "holds credentials, which a webhook does not use", remedy);
+                }
+                (address.url, None)
+            }
+        };
         Some(Self {
-            url: address.url,
+            url,
+            secret_url,
+            template: template?,
             // The current one first. A problem with any has been reported.
             secrets: [secret, previous].into_iter().flatten().collect::<Option<_>>()?,
             headers: headers.into_iter().collect::<Option<_>>()?,
@@ -156,7 +211,7 @@ impl SinkConfig for WebhookSettings {
     /// With a digest in the place of the query, in which tokens tend to stand: the outbox keeps this.
     fn target(&self) -> String {
         let mut place = self.url.clone();
-        if let Some(query) = self.url.query() {
+        if let Some(query) = self.secret_url.as_ref().map(Secret::expose).or(self.url.query()) {
             place.set_query(Some(&hex(&Sha256::digest(query)[..8])));
         }
         place.to_string()
@@ -164,6 +219,59 @@ impl SinkConfig for WebhookSettings {
 
     fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
         Ok(Box::new(Webhook::new(self.clone())))
+    }
+}
+
+/// The beginning of an address that is a credential, and the whole.
+fn secret_url(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<(url::Url, Secret)> {
+    let parsed = |secret: &Secret| {
+        let url = url::Url::parse(secret.expose().trim()).ok()?;
+        (["https", "http"].contains(&url.scheme()) && url.host().is_some()).then_some(url)
+    };
+    let told = ["holds no URL of http:// or https://", "write the whole URL into it, as the other side gives it"];
+    let secret = secrets::resolve_if(source, |secret| parsed(secret).is_some(), told, reader)?;
+    // One that is not here is the daemon's to know.
+    let mut url = parsed(&secret).or_else(|| url::Url::parse("https://unknown.invalid").ok())?;
+    url.set_path("");
+    url.set_query(None);
+    url.set_fragment(None);
+    let _ = (url.set_username(""), url.set_password(None));
+    let at = At { value: url.to_string(), place: source.place, path: source.path.clone() };
+    if url.scheme() == "http" {
+        address::report_plain(&at, &url, true, "use https://", reader);
+    }
+    Some((url, secret))
+}
+
+/// `template` and what it is given; tried out.
+fn template(raw: &Keys, reader: &mut Reader<'_>) -> Option<Option<TemplateSettings>> {
+    let values = raw.template_values.given().map(|values| values.value.0.clone()).unwrap_or_default();
+    let Some(name) = raw.template.given() else {
+        if let Some(values) = raw.template_values.given() {
+            reader.error(values, "has no meaning without `template`", "add it, or remove this key");
+        }
+        return (!matches!(raw.template, Field::Wrong)).then_some(None);
+    };
+    let settings = match TemplateSettings::ready(&name.value, values.clone()) {
+        Some(ready) => ready,
+        None => {
+            let known: Vec<_> = body_template::ready().collect();
+            let remedy = format!("ready ones: {}; or name a file with a template of your own", known.join(", "));
+            let file = checks::existing_file(name, &remedy, reader)?;
+            let source = match std::fs::read_to_string(&file) {
+                Ok(source) => source,
+                Err(error) => return reader.refuse(name, format!("cannot be read: {error}"), remedy),
+            };
+            let is_json = [".json", ".json.j2"].iter().any(|end| name.value.ends_with(end));
+            TemplateSettings { name: name.value.clone(), source, is_json, values }
+        }
+    };
+    match BodyTemplate::new(&settings).and_then(|template| template.try_out()) {
+        Ok(()) => Some(Some(settings)),
+        Err(why) => {
+            let remedy = "mend it; what it names as `values.NAME` stands in `template_values: { NAME: … }`";
+            reader.refuse(name, format!("is a template that fails: {why}"), remedy)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Webhooks: each event, or each batch of them, as a POST to one address, signed as Standard Webhooks 1.0 has it.
 //!
-//! In: deliveries. Out: CloudEvents in structured JSON; a 2xx settles a delivery. Runs on the sink's thread, which only decides; the
+//! In: deliveries. Out: CloudEvents in structured JSON, or what a template makes of them ([`body_template`]); a 2xx settles a delivery. Runs on the sink's thread, which only decides; the
 //! requests block on threads of its runtime's pool, at most `concurrency` of them. Events of one (stream, label) go one after the other.
 //! Redirects are not followed; of an answer no more than [`BODY`] bytes are read. [`pace`] has the rules of trying again.
 //!
@@ -9,6 +9,7 @@
 //! Closed: requests that are under way have [`DRAIN_TIMEOUT`] to be answered.
 
 mod answer;
+pub mod body_template;
 mod config;
 mod event_batch;
 mod pace;
@@ -23,12 +24,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::in_flight::DRAIN_TIMEOUT;
 use super::keyed_queue::KeyedQueue;
 use super::{Running, Sink, SinkError};
-use crate::outbox::delivery::{Delivery, DeliveryReceiver, WINDOW};
+use crate::outbox::delivery::{DeliveryReceiver, WINDOW};
 use crate::platform::secret::Secret;
 use crate::platform::tls::Trust;
 use answer::Answer;
+pub use body_template::TemplateSettings;
 use pace::{Pace, Step};
-use request::{Client, Post};
+use request::Client;
 
 /// Reads `data` as the status of an answer and its `Retry-After`. What the fuzzers run: any bytes in, nothing out, no panic.
 pub fn fuzz(data: &[u8]) {
@@ -51,8 +53,10 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// `type: webhook` of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookSettings {
-    /// `http://` or `https://`, without credentials.
+    /// `http://` or `https://`, without credentials: where there is a `secret_url`, its beginning.
     pub url: url::Url,
+    /// The whole address, where that is a credential.
+    pub secret_url: Option<Secret>,
     /// `whsec_` and base64; the current one first, then the one that it replaces. Without one nothing is signed.
     pub secrets: Vec<Secret>,
     /// More headers, whose values are credentials.
@@ -63,6 +67,8 @@ pub struct WebhookSettings {
     /// Requests under way at a time.
     pub concurrency: usize,
     pub batch: Option<BatchSettings>,
+    /// `None`: the CloudEvent itself.
+    pub template: Option<TemplateSettings>,
 }
 
 /// Events in one request.
@@ -105,7 +111,15 @@ impl Webhook {
                 && let Some(delivery) = queue.next(now)
             {
                 let (client, position) = (client.clone(), delivery.position);
-                let post = single(&delivery);
+                let post = match client.single(&delivery) {
+                    Ok(post) => post,
+                    Err(why) => {
+                        // `check` has tried it: what fails now is this event alone.
+                        receiver.dead(position, &format!("the template {why}"));
+                        queue.done(position);
+                        continue;
+                    }
+                };
                 pace.sent(position);
                 requests.spawn_blocking(move || (position, client.send(&post)));
             }
@@ -139,15 +153,6 @@ impl Webhook {
 impl Sink for Webhook {
     fn run<'a>(&'a mut self, receiver: &'a mut DeliveryReceiver) -> Running<'a> {
         Box::pin(self.once(receiver))
-    }
-}
-
-/// One event, whose id is the message's.
-fn single(delivery: &Delivery) -> Post {
-    Post {
-        id: delivery.stored.id().to_string(),
-        content_type: "application/cloudevents+json; charset=utf-8",
-        body: delivery.stored.body.as_bytes().into(),
     }
 }
 

@@ -9,7 +9,9 @@ use ureq::http::{HeaderName, HeaderValue};
 
 use super::WebhookSettings;
 use super::answer::Answer;
+use super::body_template::BodyTemplate;
 use super::signature::Signer;
+use crate::outbox::delivery::Delivery;
 use crate::platform::tls::{self, Trust};
 
 /// Bytes read of an answer's body: enough to use the connection again where an endpoint says a few words.
@@ -36,6 +38,7 @@ pub struct Client {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// With `https`.
     trust: Option<Trust>,
+    template: Option<BodyTemplate>,
 }
 
 impl Client {
@@ -61,11 +64,28 @@ impl Client {
         };
         Ok(Self {
             agent: config.into(),
-            url: settings.url.to_string(),
+            url: settings
+                .secret_url
+                .as_ref()
+                .map_or_else(|| settings.url.to_string(), |url| url.expose().trim().to_owned()),
             signer: Signer::new(&settings.secrets).ok_or("a secret is not `whsec_` and base64")?,
             trust: (settings.url.scheme() == "https").then(|| settings.trust.clone()),
             headers: settings.headers.iter().map(header).collect::<Result<_, String>>()?,
+            template: settings.template.as_ref().map(BodyTemplate::new).transpose()?,
         })
+    }
+
+    /// One event, whose id is the message's.
+    ///
+    /// # Errors
+    /// Why the template makes nothing of it.
+    pub fn single(&self, delivery: &Delivery) -> Result<Post, String> {
+        let stored = &delivery.stored;
+        let (content_type, body) = match &self.template {
+            None => ("application/cloudevents+json; charset=utf-8", stored.body.as_bytes().into()),
+            Some(template) => (template.content_type(), template.body(&stored.event)?.into_bytes().into()),
+        };
+        Ok(Post { id: stored.id().to_string(), content_type, body })
     }
 
     /// Sends it once, and waits for the answer.

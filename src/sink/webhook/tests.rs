@@ -24,12 +24,14 @@ fn a_label_that_the_endpoint_never_takes_leaves_room_for_the_others() {
     });
     let settings = WebhookSettings {
         url: hook.url().parse().unwrap(),
+        secret_url: None,
         secrets: Vec::new(),
         headers: Vec::new(),
         trust: Trust::default(),
         timeout: Duration::from_secs(60),
         concurrency: 16,
         batch: None,
+        template: None,
     };
     let (sender, receiver) = delivery::link("hook", States::default(), bounded(1).0);
     let thread = runner::start(Box::new(Webhook::new(settings)), receiver, runner::ladder()).unwrap();
