@@ -9,6 +9,7 @@ mod calibration;
 mod calibration_of_the_past;
 mod embed_command;
 mod embed_texts;
+mod example_sets;
 mod labels_set;
 mod reload_at_random;
 mod tag_command;
