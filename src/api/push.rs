@@ -100,8 +100,11 @@ pub(super) async fn frames(
     match outcome {
         None => (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response(),
         Some(Ok(FrameOutcome::Inferred | FrameOutcome::Reused)) => {
-            let mut told =
-                shared.board.live_scores().reading(&stream, Instant::now(), Detail::Latest, |_, _, _| true).map_or_else(
+            let mut told = shared
+                .board
+                .live_scores()
+                .reading(&stream, Instant::now(), Detail::Latest, |_, _, _| true)
+                .map_or_else(
                     || json!({ "stream": stream, "at": null, "age": null, "scores": [] }),
                     |scores| json!(scores),
                 );
