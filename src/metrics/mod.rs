@@ -95,6 +95,8 @@ impl Exposition {
 
 #[cfg(test)]
 mod tests {
+    use metrics::Unit;
+
     use super::*;
 
     #[test]
