@@ -229,8 +229,10 @@ impl SetMarks {
                 .extend(strange.map(|label| format!("the set has no label `{label}` (it has {})", known.join(", "))));
         }
         let wrong = self.all().into_iter().filter_map(|(kind, span)| Some(format!("{kind}: {}", span.problem()?)));
+        let wrong: Vec<String> = wrong.collect();
+        let is_sound = wrong.is_empty();
         problems.extend(wrong);
-        if problems.is_empty() {
+        if is_sound {
             for label in self.labels.keys() {
                 for media in [true, false] {
                     if let Some((a, b)) = contradict(&self.seen(label, media), &self.absent(label, media)) {

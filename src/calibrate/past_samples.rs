@@ -10,8 +10,10 @@ use super::Sample;
 use super::marked_samples::{EDGE, joined, steps};
 use crate::event::drift::UsualRange;
 
-/// A hundred megabytes, with what belongs to a row.
+/// Of all labels together: 64 MB.
 pub const MAX_MARGINS: usize = 16_000_000;
+/// With what belongs to a row and its moments some 100 bytes each: 200 MB.
+const MAX_ROWS: usize = 2_000_000;
 
 /// Where a row lies, and which tile of the view it is of.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +47,7 @@ pub struct PastMoments {
 impl PastMargins {
     /// Room for rows of so many labels.
     pub fn new(labels: usize) -> Self {
-        Self { labels, room: MAX_MARGINS / labels.max(1), spans: Vec::new(), margins: Vec::new() }
+        Self { labels, room: (MAX_MARGINS / labels.max(1)).min(MAX_ROWS), spans: Vec::new(), margins: Vec::new() }
     }
 
     /// Takes a row; `false`: there is no room for it.

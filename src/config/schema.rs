@@ -323,7 +323,7 @@ section! {
         "max_size" => max_size: Bytes,
         /// duration above 0 | `14d` | Older ones are deleted, at most a sixteenth of it later
         "max_age" => max_age: Duration,
-        /// 0 to 1 | `0.04` | A frame whose cosine with one of the last eight that its stream kept, seen within a minute, is at
+        /// 0 to 1 | `0.04` | A frame whose cosine with its stream's last one is at
         /// most so much below 1 extends that one
         "min_change" => min_change: f64,
         /// `off`, or a section | `off` | Small pictures beside the embeddings, of the view's part alone

@@ -36,11 +36,12 @@ pub fn change<T>(
 ) -> Result<(T, Option<PathBuf>), MarkStoreError> {
     mark_store::change(state, |streams: &mut MarksByStream| {
         let marks = streams.entry(stream.to_owned()).or_default().entry(set.to_owned()).or_default();
+        // Marks of a label that has gone since are no reason to refuse others.
+        let before = marks.problems(known);
         let done = change(marks)?;
-        match marks.problems(known)[..] {
-            [] => Ok(done),
-            ref problems => Err(problems.join("\n")),
-        }
+        let mut problems = marks.problems(known);
+        problems.retain(|problem| !before.contains(problem));
+        if problems.is_empty() { Ok(done) } else { Err(problems.join("\n")) }
     })
 }
 

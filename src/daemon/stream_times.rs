@@ -47,7 +47,8 @@ impl Absence {
             // Once is enough where no tag is open.
             Some(_) if !emitter.is_busy() => return,
             Some(told) => told + self.interval,
-            None if self.hold <= self.interval => last.captured + self.hold,
+            // Who sends one an interval is a little late now and then.
+            None if self.hold <= self.interval => last.captured + self.hold + self.interval / 2,
             // It was shown again each interval until its time was over.
             None => last.captured + self.interval * 3 / 2,
         };

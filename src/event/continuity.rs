@@ -14,6 +14,9 @@ const KNOWN: usize = 4;
 /// So many times as far apart as is usual.
 const WIDER: u32 = 4;
 
+/// Over a connection that was lost: what happened meanwhile is known if it was no longer than this, or than two samples' distance.
+const AWAY: Duration = Duration::from_secs(30);
+
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Continuity {
@@ -46,7 +49,7 @@ impl Continuity {
         let Some(last) = self.last.replace(time) else { return true };
         let distance = time.media.saturating_sub(last.media);
         if time.connection != last.connection {
-            return distance <= self.gap;
+            return distance <= self.gap.min(AWAY.max(self.usual().saturating_mul(2)));
         }
         let usual = self.usual();
         self.distances[self.count % KNOWN] = distance;

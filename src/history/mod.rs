@@ -60,7 +60,7 @@ pub struct HistorySettings {
     /// In bytes.
     pub max_size: u64,
     pub max_age: Duration,
-    /// A frame whose cosine with one of its stream's last rows is at most so much below 1 extends that one.
+    /// A frame whose cosine with its stream's last row is at most so much below 1 extends that one.
     pub min_change: f32,
     /// `None`: no pictures are kept.
     pub pictures: Option<PictureSettings>,

@@ -29,10 +29,8 @@ const MAX_SEGMENTS: usize = 512;
 const MIN_SEGMENT: u64 = 64 * 1024;
 /// A segment ends after this part of `max_age`, full or not: its oldest row is deleted so much later than it could be.
 const AGE_PARTS: u32 = 16;
-/// What was not seen for longer begins a new row, even if it looks the same.
+/// A stream that was away for longer begins a new row, even if it looks the same.
 pub const MAX_GAP: i64 = 60_000;
-/// A frame is compared with so many rows of its stream, those that were seen last: a scene that something passed through is the old one again.
-const RECENT: usize = 8;
 
 /// What is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +38,7 @@ pub struct RetentionLimits {
     /// In bytes.
     pub max_size: u64,
     pub max_age: Duration,
-    /// A row whose cosine with one of its stream's last ones is at most so much below 1 is that one.
+    /// A row whose cosine with its stream's last one is at most so much below 1 is that one.
     pub min_change: f32,
 }
 
@@ -63,7 +61,7 @@ pub enum StoreError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
     Stored,
-    /// It looked like one of the last, whose interval ends later now.
+    /// It looked like the last one, whose interval ends later now.
     Extended,
 }
 
@@ -113,9 +111,9 @@ impl StoredRows {
     }
 }
 
-/// A row that a stream showed a moment ago.
+/// A stream's last row.
 #[derive(Debug)]
-struct RecentRow {
+struct Last {
     segment: Arc<Segment>,
     row: u64,
     crc: [u8; 4],
@@ -133,8 +131,8 @@ pub struct RowStore {
     _lock: Option<File>,
     limits: RetentionLimits,
     stored: StoredRows,
-    /// By name and tile, what was seen last at the end; only rows of the newest segment.
-    recent: HashMap<(u32, u16), Vec<RecentRow>>,
+    /// By name and tile; only rows of the newest segment.
+    last: HashMap<(u32, u16), Last>,
     /// When the newest segment began, and when each was last written to, as far as the monotonic clock knows.
     began: Option<Instant>,
     written: HashMap<u64, (Instant, Duration)>,
@@ -213,7 +211,7 @@ impl RowStore {
             _lock: held,
             limits,
             stored,
-            recent: HashMap::new(),
+            last: HashMap::new(),
             began: None,
             written,
             dirty: Vec::new(),
@@ -254,7 +252,7 @@ impl RowStore {
         self.pictures.as_ref().map_or(0, PictureFiles::bytes)
     }
 
-    /// Stores an embedding, or lets one that looks the same and was seen a moment ago last until now.
+    /// Stores an embedding, or lets the last one that looks the same last until now.
     ///
     /// # Errors
     /// When it cannot be stored; everything else is as it was.
@@ -286,15 +284,14 @@ impl RowStore {
         rotate(&mut values);
         let name = self.stored.names.write().number(new.name)?;
         let segment = self.current(dim, now)?;
-        let recent = self.recent.entry((name, new.tile)).or_default();
-        let same = |row: &RecentRow| row.goes_on_until(new.at) && row.looks_like(&values, self.limits.min_change);
-        if let Some(index) = recent.iter().rposition(same) {
-            let row = &mut recent[index];
-            if new.at > row.until {
-                row.segment.write_span(row.row, row_format::span(row.crc, new.at - row.from))?;
-                row.until = new.at;
+        if let Some(last) = self.last.get_mut(&(name, new.tile))
+            && last.looks_like(&values, self.limits.min_change)
+            && last.goes_on_until(new.at)
+        {
+            if new.at > last.until {
+                last.segment.write_span(last.row, row_format::span(last.crc, new.at - last.from))?;
+                last.until = new.at;
             }
-            recent[index..].rotate_left(1);
             self.touch(&segment, now);
             return Ok(Pushed::Extended);
         }
@@ -311,9 +308,7 @@ impl RowStore {
             }
         };
         let scale = RowHead::read(&self.buffer).map_or(0.0, |head| head.scale);
-        let recent = self.recent.entry((name, new.tile)).or_default();
-        recent.drain(..(recent.len() + 1).saturating_sub(RECENT));
-        recent.push(RecentRow {
+        let last = Last {
             segment: Arc::clone(&segment),
             row,
             crc: row_format::crc(&self.buffer),
@@ -321,7 +316,8 @@ impl RowStore {
             until: new.at,
             scale,
             numbers: row_format::numbers(&self.buffer)[..dim].to_vec(),
-        });
+        };
+        self.last.insert((name, new.tile), last);
         self.touch(&segment, now);
         Ok(Pushed::Stored)
     }
@@ -359,7 +355,7 @@ impl RowStore {
         self.stored.segments.write().push(Arc::clone(&segment));
         self.began = Some(now);
         // Their rows are in a segment that is not written to any more.
-        self.recent.clear();
+        self.last.clear();
         Ok(segment)
     }
 
@@ -391,8 +387,7 @@ impl RowStore {
             fresh
         });
         let segments = self.stored.segments.read();
-        let is_there = |row: &RecentRow| segments.iter().any(|segment| segment.number == row.segment.number);
-        self.recent.retain(|_, rows| rows.first().is_some_and(is_there));
+        self.last.retain(|_, last| segments.iter().any(|segment| segment.number == last.segment.number));
     }
 
     /// Makes all that was stored outlast a power cut.
@@ -423,7 +418,7 @@ fn remove(segment: &Segment, folder: Option<&Path>, pictures: Option<&mut Pictur
     }
 }
 
-impl RecentRow {
+impl Last {
     fn looks_like(&self, values: &[f32], min_change: f32) -> bool {
         let dot: f32 = self.numbers.iter().zip(values).map(|(n, v)| f32::from(i8::from_le_bytes([*n])) * v).sum();
         1.0 - dot * self.scale <= min_change

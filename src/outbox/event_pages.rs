@@ -131,8 +131,9 @@ fn select(
         (true, true) => ("event_order o CROSS JOIN events e ON e.seq = o.seq", "o"),
         _ => ("events e", "e"),
     };
+    values.push(Value::from(query.since.unwrap_or(i64::MIN)));
     let sql = format!(
-        "SELECT {of}.time, {of}.seq FROM {from} WHERE {condition} AND ({of}.time, {of}.seq) < (?, ?) ORDER BY {of}.time DESC, {of}.seq DESC LIMIT {wanted}"
+        "SELECT {of}.time, {of}.seq FROM {from} WHERE {condition} AND ({of}.time, {of}.seq) < (?, ?) AND {of}.time >= ? ORDER BY {of}.time DESC, {of}.seq DESC LIMIT {wanted}"
     );
     connection.prepare_cached(&sql)?.query_map(params_from_iter(values), EventPosition::of_row)?.collect()
 }

@@ -102,6 +102,11 @@ impl EventStore {
         let broken =
             |error: rusqlite::Error| OutboxError::of_open(path.unwrap_or_else(|| Path::new(":memory:")), &error);
         let salvage = path.map_or(Ok(None), |path| replacement::carry_over(path, &mut connection)).map_err(broken)?;
+        // Names of labels that have no event any more.
+        connection
+            .execute_batch("DELETE FROM names WHERE id NOT IN (SELECT name FROM event_order)")
+            .or_else(tolerated)
+            .map_err(broken)?;
         let mark = read_mark(&connection).map_err(broken)?;
         order_ages(&connection);
         let clock = AgeClock::resume(uptime, mark);
@@ -402,6 +407,11 @@ impl EventStore {
         );
         self.connection.execute_batch(&format!("PRAGMA max_page_count = {pages}")).unwrap();
     }
+}
+
+/// A disk without room is no reason not to start.
+fn tolerated(error: rusqlite::Error) -> Result<(), rusqlite::Error> {
+    if tables::is_full(&error) { Ok(()) } else { Err(error) }
 }
 
 fn stored(seq: u64, body: String) -> Result<Arc<Stored>, String> {

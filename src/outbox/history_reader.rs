@@ -183,8 +183,9 @@ impl OutboxReader {
     pub fn after_event(&self, query: &Query, id: &str, limit: usize) -> Result<Option<MissedEvents>, OutboxError> {
         let known = Query { ids: vec![id.to_owned()], ..Query::default() };
         let Some(known) = self.latest(&known, 1)?.pop() else { return Ok(None) };
-        let (condition, values) = conditions(query, known.seq);
-        // Counting goes from row to row.
+        // Looking goes from row to row; what is further back than that is not counted.
+        let looked = self.newest()?.saturating_sub(event_pages::MAX_SCAN as u64).max(known.seq);
+        let (condition, values) = conditions(query, looked);
         let sql = format!("SELECT count(*) FROM (SELECT 1 FROM events e WHERE {condition} LIMIT {})", MAX_COUNTED + 1);
         let count = || self.connection.query_row(&sql, params_from_iter(values.clone()), |row| row.get::<_, u64>(0));
         let all = count().map_err(|error| self.failed(error))?;
@@ -195,7 +196,7 @@ impl OutboxReader {
             rows.iter().take_while(|row| room.checked_sub(row.body.len()).map(|left| room = left).is_some()).count();
         rows.truncate(fits);
         rows.reverse();
-        let left_out = (all <= MAX_COUNTED).then(|| all.saturating_sub(rows.len() as u64));
+        let left_out = (all <= MAX_COUNTED && looked == known.seq).then(|| all.saturating_sub(rows.len() as u64));
         Ok(Some((rows, left_out)))
     }
 

@@ -22,7 +22,7 @@ use crate::platform::shutdown::{Shutdown, Trigger};
 use crate::sample::auto::{Controller, ServedCounts};
 use crate::sample::{Interval, Tempo};
 use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
-use crate::source::{Ended, Pace, Source, SourceSettings};
+use crate::source::{Ended, Location, Pace, Source, SourceSettings};
 use crate::stream::StreamKey;
 use crate::stream::accounting::FrameAccounting;
 use crate::stream::registry::RegisteredStream;
@@ -170,7 +170,9 @@ impl Intake {
         self.next += 1;
         let (trigger, shutdown) = self.shutdown.child();
         let RegisteredStream { status, accounting, .. } = record.clone();
-        let (auto, live) = (interval == Interval::Auto, source.pace == Pace::Live);
+        // Whoever sends pictures sends as many as they like: that says nothing of the box.
+        let is_sent = matches!(source.location, Location::Push(_));
+        let (auto, live) = (interval == Interval::Auto, source.pace == Pace::Live && !is_sent);
         let tempo = auto.then(|| Arc::clone(&self.pace.tempo));
         let interval = match interval {
             Interval::Every(interval) => interval,

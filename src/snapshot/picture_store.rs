@@ -156,13 +156,17 @@ impl SnapshotStore {
         (self.room)(&self.folder).is_some_and(|(free, of)| free < RESERVE.min(of / 20).saturating_add(more))
     }
 
-    /// Deletes the oldest pictures until there is room for events, and for `more`.
+    /// Deletes as many of the oldest pictures as there is room missing for events, and for `more`. No more than that: some file systems give
+    /// the room of what is deleted back later, and are asked again at the next sweep.
     fn make_room(&mut self, more: u64) {
-        let mut gone = 0;
-        while self.is_crowded(more)
+        let Some((free, of)) = (self.room)(&self.folder) else { return };
+        let (mut missing, mut gone) = (RESERVE.min(of / 20).saturating_add(more).saturating_sub(free), 0);
+        while missing > 0
             && let Some(((since, number), _)) = self.by_age.first_key_value()
         {
+            let before = self.size;
             self.delete((*since, *number));
+            missing = missing.saturating_sub(before - self.size);
             gone += 1;
         }
         if gone > 0 && !std::mem::replace(&mut self.crowded, true) {

@@ -194,7 +194,9 @@ impl<'a> Session<'a> {
     ) -> Result<End, SinkError> {
         let pictures = pictures.filter(|_| self.ours);
         let ended = self.serve(receiver, pictures, place, began).await;
+        // A broker that has said how much it takes was sent no more.
         if ended.is_err()
+            && self.link.largest.is_none()
             && let Some((topic, size)) = self.publisher.first_unanswered()
             && self.topics.is_picture(topic)
         {
