@@ -26,7 +26,7 @@ fn with(path: &Path, end: &str) -> PathBuf {
 }
 
 fn fresh_of(path: &Path) -> PathBuf {
-    with(path, ".new")
+    with(path, ".vtagd-new")
 }
 
 fn remove(path: &Path) {
@@ -222,6 +222,8 @@ fn carry_over(damaged: &Path, file: &str, fresh: &mut Connection) -> Result<Salv
         copy("retained", &["place", "topic", "digest", "before"], "place, topic")?;
         let columns = ["place", "stream", "label_set", "label", "in_regions", "level"];
         copy("levels", &columns, "place, stream, label_set, label, in_regions")?;
+        // What that file was itself still to get.
+        copy("salvage", &["file"], "file")?;
         // Of a file without regions they cannot be read, and are those of the whole view.
         let columns = ["stream", "region", "label_set", "label", "seq", "age", "body"];
         if copy("states", &columns, "stream, region, label_set, label")?.0 == 0 {

@@ -251,6 +251,10 @@ fn what_there_was_no_room_to_carry_over_comes_once_there_is_and_doubles_no_numbe
     drop(store);
     let mut store = EventStore::open(Some(&path), &routes(&["new", "b"]), Box::new(machine)).unwrap();
     assert!(store.is_salvaging(), "it is not forgotten");
+    // Before there is room, the new file is damaged too.
+    let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    store.recover(&routes(&["new", "b"]), &rusqlite::Error::SqliteFailure(corrupt, None)).unwrap();
+    assert_eq!((labels(&store, 1), store.is_salvaging()), (vec![], true));
     IS_FULL.set(false);
     assert!(store.salvage().unwrap() && !store.is_salvaging() && !store.salvage().unwrap());
     let kept = labels(&store, 1);
@@ -272,7 +276,7 @@ fn a_file_that_cannot_be_replaced_stays_open_and_a_kill_while_it_is_loses_nothin
     let mut store = open(&path, &machine);
     store.commit(&[queued("car", &[1])], &[]).unwrap();
     // Nothing can be made there.
-    let fresh = folder.path().join("outbox.db.new");
+    let fresh = folder.path().join("outbox.db.vtagd-new");
     std::fs::create_dir_all(fresh.join("x")).unwrap();
     store.recover(&routes(&["a", "b"]), &corrupt()).unwrap_err();
     assert_eq!(

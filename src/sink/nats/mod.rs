@@ -121,10 +121,7 @@ impl Nats {
             let config = tls::client(trust).map_err(SinkError::retry)?;
             options = options.require_tls(true).tls_client_config((*config).clone());
         }
-        let connecting = tokio::time::timeout(*timeout, options.connect(url.as_str()));
-        let connected =
-            connecting.await.map_err(|_| SinkError::retry(format!("the server has not answered for {timeout:?}")))?;
-        connected.map_err(|error| {
+        options.connect(url.as_str()).await.map_err(|error| {
             let told = (url.scheme() == "tls").then(|| tls::explained(&error, trust)).flatten();
             let why = told.unwrap_or_else(|| error.to_string());
             SinkError::retry(login.secret().map_or(why.clone(), |secret| secret.scrub(&why)))
@@ -155,11 +152,7 @@ impl Nats {
             tokio::select! {
                 taken = gate.take(receiver, in_flight.len() < IN_FLIGHT) => {
                     let Some(delivery) = taken else { break };
-                    let publishing = self.publish(&context, &delivery);
-                    let Ok(published) = tokio::time::timeout(self.settings.timeout, publishing).await else {
-                        return Err(SinkError::retry(format!("the server takes nothing for {:?}", self.settings.timeout)));
-                    };
-                    match published {
+                    match self.publish(&context, &delivery).await {
                         Ok(acknowledged) => {
                             gate.sent(&delivery);
                             in_flight.push(delivery.position, acknowledged);
