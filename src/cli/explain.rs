@@ -75,12 +75,11 @@ fn ask(args: &Args, daemon: &Daemon) -> Result<String, Unanswered> {
     if args.since > PEAKS_KNOWN {
         let sets: BTreeSet<&str> = labels.iter().filter_map(|label| label["set"].as_str()).collect();
         let [known] = daemon.get(["/api/v1/labels"])?;
-        let of_set = |set: &&&str| {
+        for set in sets {
             let starts = events.as_array().into_iter().flatten().map(|event| &event["data"]);
-            let starts = starts.filter(|data| data["set"] == ***set).filter_map(|data| time(&data["sampled_at"]));
-            past(args, daemon, prompt(&known, set, &args.label)?, after, &starts.collect::<Vec<_>>())
-        };
-        told.extend(sets.iter().filter_map(|set| of_set(&set)));
+            let starts: Vec<&Value> = starts.filter(|data| data["set"] == *set).collect();
+            told.extend(prompt(&known, set, &args.label).and_then(|prompt| past(args, daemon, prompt, after, &starts)));
+        }
     }
     Ok(told.join("\n\n"))
 }
@@ -121,7 +120,7 @@ fn prompt<'a>(known: &'a Value, set: &str, label: &str) -> Option<&'a str> {
 }
 
 /// What the history has of the time before peaks are known, and whether one of `starts` belongs to it.
-fn past(args: &Args, daemon: &Daemon, prompt: &str, after: Timestamp, starts: &[Timestamp]) -> Option<String> {
+fn past(args: &Args, daemon: &Daemon, prompt: &str, after: Timestamp, starts: &[&Value]) -> Option<String> {
     let until = Timestamp::now().saturating_sub(PEAKS_KNOWN).ok()?.to_string();
     let after = after.to_string();
     let asked = [("text", prompt), ("stream", &args.stream), ("since", &after), ("until", &until), ("limit", "1")];
@@ -135,18 +134,21 @@ fn past(args: &Args, daemon: &Daemon, prompt: &str, after: Timestamp, starts: &[
     let Some(best) = found["moments"].as_array()?.first() else {
         return Some(format!("Of the time before the last hour the history has nothing of {}.", plain(&args.stream)));
     };
-    let at = dated(&best["from"]);
+    let at = best["region"].as_str().map(|region| format!("in region {} ", plain(region))).unwrap_or_default()
+        + &format!("at {}", dated(&best["from"]));
     let margin =
         best["margin"].as_f64().map(|margin| format!(", {margin:+.2} over everyday nouns")).unwrap_or_default();
     let stands = if found["stands_out"] == true { "which stands out" } else { "which does not stand out" };
-    let near = |start: &Timestamp| {
-        let from = time(&best["from"]).and_then(|from| from.checked_sub(NEAR).ok());
-        let until = time(&best["until"]).and_then(|until| until.checked_add(NEAR).ok());
-        from.is_some_and(|from| *start >= from) && until.is_some_and(|until| *start <= until)
+    let (from, until) = (time(&best["from"]), time(&best["until"]));
+    let is_near = |start: Timestamp| {
+        from.and_then(|from| from.checked_sub(NEAR).ok()).is_some_and(|from| start >= from)
+            && until.and_then(|until| until.checked_add(NEAR).ok()).is_some_and(|until| start <= until)
     };
-    let told = if starts.iter().any(near) { "a tag started then" } else { "no tag started then" };
+    let is_of_it =
+        |start: &&Value| start["region"] == best["region"] && time(&start["sampled_at"]).is_some_and(is_near);
+    let told = if starts.iter().any(is_of_it) { "a tag started then" } else { "no tag started then" };
     Some(format!(
-        "Before the last hour the history has \"{words}\" best at {at} (cosine {:.3}{margin}), {stands}, and {told}: `vtagd search` shows more.",
+        "Before the last hour the history has \"{words}\" best {at} (cosine {:.3}{margin}), {stands}, and {told}: `vtagd search` shows more.",
         number(&best["score"]),
     ))
 }

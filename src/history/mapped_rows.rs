@@ -3,7 +3,7 @@
 //! ending one costs as much as a copy.
 //!
 //! A mapped page that cannot be had is a signal (SIGBUS) that ends the process, a read that fails is an error. So pages are asked for each time
-//! they are to be looked at ([`MappedRows::is_there`]): a disk that fails, a file that somebody has cut off, and a kernel
+//! they are to be looked at ([`MappedRows::part`]): a disk that fails, a file that somebody has cut off, and a kernel
 //! older than 5.14 say no there. Those that are in memory already are known by `mincore`, which costs a tenth of asking for each of them once more
 //! (`MADV_POPULATE_READ`). It tells the truth to the owner of a file alone, so others ask for all of them.
 
@@ -61,7 +61,8 @@ impl MappedRows {
         if !self.is_owner || pages > MOST_PAGES {
             return false;
         }
-        // SAFETY: begins at a page and lies within the mapping, whose last page may be cut; there is a byte for each page.
+        // SAFETY: It begins at a page, as the mapping does, and ends where the mapping ends at the latest (`part` has looked); there is a byte for
+        // each page.
         let asked = unsafe {
             libc::mincore(self.mapped.as_ptr().add(from).cast_mut().cast(), length + start - from, there.as_mut_ptr())
         };
