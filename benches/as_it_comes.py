@@ -19,8 +19,10 @@ import tempfile
 
 EVERY = 0.5
 VIEWS = ["model", "squash", "pad", "tiles"]
-TODAY = {"view": "model", "scoring": "exclusive", "background": "given", "enter": 0.6, "exit": 0.4, "after": 2.0,
-         "after_exit": 2.0, "cooldown": 30.0}
+TODAY = {"view": "model", "scoring": "exclusive", "background": "given", "enter": 0.6, "exit": 0.4, "after": 1.0,
+         "after_exit": 1.0, "cooldown": 10.0}
+# The defaults of earlier versions.
+BEFORE = {**TODAY, "after": 2.0, "after_exit": 2.0, "cooldown": 30.0}
 # Of any scene; what a label itself says is left out.
 SCENES = ["a wall", "a floor", "a table", "a room", "a street", "the ground", "grass", "trees", "the sky", "a building", "furniture",
           "a shadow", "a blurry picture", "a person", "a hand"]
@@ -191,7 +193,7 @@ def main():
         scores = {(clip, view): bench.scores(clip, view) for clip in bench.clips for view in VIEWS}
         bench.held_against_the_daemon(scores)
         table = []
-        for choice in [TODAY, *choices()]:
+        for choice in [TODAY, BEFORE, *choices()]:
             counted = {clip: bench.count(clip, bench.tags(clip, choice, scores)) for clip in bench.clips}
             table.append((sum(one[0] for one in counted.values()) / len(counted), choice, counted))
         minutes = bench.absent_minutes()
@@ -202,9 +204,10 @@ def main():
             print(f"{name}: {mean:.2f} ({each}); {strange} false tags in {minutes:.1f} minutes of absent labels; {shown(choice)}")
 
         tell("today", *table[0])
+        tell("before", *table[1])
         # One thing changed at a time.
         for key in ("view", "scoring", "background", "enter", "after", "after_exit", "cooldown"):
-            for mean, choice, counted in table[1:]:
+            for mean, choice, counted in table[2:]:
                 others = [name for name in TODAY if name not in (key, "exit")]
                 if choice[key] != TODAY[key] and all(choice[name] == TODAY[name] for name in others) and (
                         abs(choice["exit"] - TODAY["exit"]) < 0.03 or (key == "enter" and abs(logit(choice["enter"]) - logit(choice["exit"]) - 1) < 0.02)):

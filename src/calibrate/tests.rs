@@ -4,7 +4,8 @@ use super::*;
 use marks::{LabelMarks, MarkKind, MarkTime, SetMarks, Span, contradict};
 
 fn setting() -> Setting {
-    let base = Thresholds::default();
+    let seconds = Duration::from_secs;
+    let base = Thresholds { after: seconds(2), after_exit: seconds(2), cooldown: seconds(30), ..Thresholds::default() };
     Setting {
         every: Duration::from_millis(500),
         gap: Duration::from_secs(30),

@@ -16,6 +16,7 @@ use super::start_trial;
 use super::trial::{self, Finding};
 use crate::config::{self, Absence, ModelChoice, Settings, calibrations};
 use crate::daemon::engine::{self, Engine, EngineError};
+use crate::label::{Label, LabelSet};
 use crate::platform::service_user;
 use crate::platform::systemd::{self, LongStep};
 use crate::platform::userinfo::shown;
@@ -116,6 +117,14 @@ fn checked(
     };
     for (set, doubts) in settings.label_sets.iter().zip(&findings.doubts) {
         tell_doubts(&set.file, doubts, err)?;
+    }
+    let relies = |set: &LabelSet| {
+        let own = |label: &Label| label.thresholds.after.is_some() && label.thresholds.cooldown.is_some();
+        settings.times_by_default && !set.labels.iter().all(own)
+    };
+    if let Some(set) = settings.label_sets.iter().find(|set| relies(set)) {
+        let what = "leaves out `after` or `cooldown`, as `events` does: they are 1s and 10s, where earlier versions had 2s and 30s";
+        writeln!(err, "{}: note: {what}; write them down to keep what you had", shown(&set.file))?;
     }
     for waiting in calibrations::calibrated(&settings, &findings.fingerprint) {
         if let Some(set) = settings.label_sets.get(waiting.at).filter(|_| !waiting.labels.is_empty()) {

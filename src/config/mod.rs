@@ -95,6 +95,8 @@ pub struct Settings {
     pub state: StateFolder,
     /// For labels that do not say otherwise; see [`thresholds`].
     pub events: Thresholds,
+    /// Whether `events` leaves out `after` or `cooldown`.
+    pub times_by_default: bool,
     pub sinks: Vec<SinkSettings>,
     /// What the outbox knows of each of `sinks`, in the same order.
     pub routes: Vec<Route>,

@@ -265,11 +265,11 @@ section! {
         "enter" => enter: Threshold,
         /// 0 to 1, or `{ margin: 2.1 }`, at most `enter` | `0.4` | Score to end
         "exit" => exit: Threshold,
-        /// duration | `2s` | Time at `enter` or above before a tag starts; 0: one sample
+        /// duration | `1s` | Time at `enter` or above before a tag starts; 0: one sample
         "after" => after: Duration,
         /// duration | as `after` | Time below `exit` before it ends
         "after_exit" => after_exit: Duration,
-        /// duration | `30s` | Shortest time between two starts
+        /// duration | `10s` | Shortest time between two starts
         "cooldown" => cooldown: Duration,
     }
 }

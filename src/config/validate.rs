@@ -168,6 +168,10 @@ pub fn settings(
         calibrations: label_sets.calibrations,
         state,
         events,
+        times_by_default: raw
+            .events
+            .given()
+            .is_none_or(|at| at.value.after.is_missing() || at.value.cooldown.is_missing()),
         sinks,
         routes,
         outbox,

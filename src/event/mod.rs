@@ -45,13 +45,14 @@ pub struct Thresholds {
 }
 
 impl Default for Thresholds {
+    /// Measured (docs/benchmarks.md, benches/as_it_comes.py): longer times swallow what is in view for seconds, or comes again soon.
     fn default() -> Self {
         Self {
             enter: Threshold::Probability(0.6),
             exit: Threshold::Probability(0.4),
-            after: Duration::from_secs(2),
-            after_exit: Duration::from_secs(2),
-            cooldown: Duration::from_secs(30),
+            after: Duration::from_secs(1),
+            after_exit: Duration::from_secs(1),
+            cooldown: Duration::from_secs(10),
         }
     }
 }

@@ -87,6 +87,10 @@ fn fill(path: &Path, fresh: &Path) -> Result<(), OutboxError> {
             copy(&old, &transaction, "clock", &["one", "mark"], "one")?;
             copy(&old, &transaction, "sinks", &["id", "key", "name"], "id")?;
             copy(&old, &transaction, "identity", &["one", "id"], "one")?;
+            // Topics stay where they are, also while there is no room for the rest.
+            copy(&old, &transaction, "retained", &["place", "topic", "digest", "before"], "place, topic")?;
+            let columns = ["place", "stream", "label_set", "label", "in_regions", "level"];
+            copy(&old, &transaction, "levels", &columns, "place, stream, label_set, label, in_regions")?;
             for (table, key) in [("events", "seq"), ("deliveries", "position")] {
                 let highest = highest(&old, table, key);
                 let sql = "INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)";
@@ -219,9 +223,6 @@ fn carry_over(damaged: &Path, file: &str, fresh: &mut Connection) -> Result<Salv
         let (events, all_events) = copy("events", &columns, "seq")?;
         let columns = ["position", "sink", "seq", "state", "attempts", "error", "bytes"];
         let (deliveries, all_deliveries) = copy("deliveries", &columns, "position")?;
-        copy("retained", &["place", "topic", "digest", "before"], "place, topic")?;
-        let columns = ["place", "stream", "label_set", "label", "in_regions", "level"];
-        copy("levels", &columns, "place, stream, label_set, label, in_regions")?;
         // What that file was itself still to get.
         copy("salvage", &["file"], "file")?;
         // Of a file without regions they cannot be read, and are those of the whole view.

@@ -71,7 +71,7 @@ fn lists_of_included_files_come_after_those_of_the_file_in_order_of_their_names(
         &[(
             "vtagd.yaml",
             &format!(
-                "{}streams: [{{ id: main, url: 'rtsp://h/' }}]\n",
+                "{}streams: [{{ id: main, url: 'rtsp://h/' }}]\nevents: {{ after: 2s, cooldown: 30s }}\n",
                 MAIN.replace("streams.d/*.yaml", "'streams.d/[0-9]*.yaml'")
             ),
         )],

@@ -305,7 +305,11 @@ mod tests {
     fn rehearse(margins: &[f32]) -> (Rehearsal, Vec<ToldEvent>) {
         let rules = LabelRules {
             name: "car".into(),
-            thresholds: Thresholds::default(),
+            thresholds: Thresholds {
+                after: Duration::from_secs(2),
+                after_exit: Duration::from_secs(2),
+                ..Thresholds::default()
+            },
             origin: crate::event::ThresholdOrigin::default(),
             attributes: Arc::default(),
         };

@@ -18,7 +18,12 @@ fn lead(margin: f32) -> LabelScore {
 fn live(base: Instant, margins: &[f32]) -> LiveScores {
     let rules = |name: &str| LabelRules {
         name: name.into(),
-        thresholds: Thresholds::default(),
+        thresholds: Thresholds {
+            after: Duration::from_secs(2),
+            after_exit: Duration::from_secs(2),
+            cooldown: Duration::from_secs(30),
+            ..Thresholds::default()
+        },
         origin: crate::event::ThresholdOrigin::default(),
         attributes: Arc::default(),
     };
