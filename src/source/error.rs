@@ -189,7 +189,9 @@ impl SourceError {
             | Self::TooLarge { .. }
             | Self::SizeUnknown { .. }
             | Self::Format { .. }
-            | Self::Hanging { .. } => Decision::RetrySlowly,
+            | Self::Hanging { .. }
+            // Each byte of it costs a system call.
+            | Self::TooMuch { what: Excess::Answer(_), .. } => Decision::RetrySlowly,
             // A camera that starts shows its login page, or something else that it is not going to send: the first wait is no longer for that.
             Self::NotVideo { .. } | Self::Codec { .. } | Self::SinglePicture { .. } => Decision::Retry,
             Self::Connection { .. }
@@ -360,7 +362,7 @@ mod tests {
             (SourceError::Decode { at: at(), detail: detail() }, Retry),
             (SourceError::Format { at: at(), detail: detail() }, RetrySlowly),
             (too_much(Excess::Bytes(64 << 20)), Retry),
-            (too_much(Excess::Answer(4 << 20)), Retry),
+            (too_much(Excess::Answer(4 << 20)), RetrySlowly),
             (too_much(Excess::Streams(32)), Retry),
             (too_much(Excess::Elements(256)), Retry),
             (too_much(Excess::Growth(128 << 20)), Retry),

@@ -1,5 +1,5 @@
 //! Multipart pictures that a browser shows although multipartdemux does not: without a first boundary, without dashes before it, with parts that do not say
-//! what they are or say `image/jpg`.
+//! what they are or say `image/jpg`. And pictures without anything around them, one or one after another: a decoder would take each piece that comes for a whole one.
 //!
 //! In: the first bytes of a web source that says that it sends parts, on its streaming thread, held until they tell how it does. Out: the same
 //! bytes; where parts are as they should be, for multipartdemux, else called JPEG, for a parser that is put there and finds picture after picture by their own marks and leaves
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 const LOOK_AT: usize = 8 << 10;
 
 /// The beginning of every JPEG picture.
-const PICTURE: &[u8] = &[0xff, 0xd8, 0xff];
+const PICTURE: [u8; 3] = [0xff, 0xd8, 0xff];
 
 /// How the parts are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ enum Parts {
 
 /// What the beginning of a multipart body tells.
 fn judge(bytes: &[u8]) -> Parts {
-    let picture = memchr::memmem::find(bytes, PICTURE);
+    let picture = memchr::memmem::find(bytes, &PICTURE);
     let header = bytes.get(..picture.unwrap_or(bytes.len())).unwrap_or_default();
     // Without a zero or such, what stands before a picture is text.
     let text = String::from_utf8_lossy(header);
@@ -68,6 +68,8 @@ fn is_known(kind: &str) -> bool {
 struct Held {
     /// Parts have been announced, and not been judged.
     announced: bool,
+    /// How it goes on is known.
+    begun: bool,
     buffers: Vec<gst::Buffer>,
     bytes: Vec<u8>,
 }
@@ -104,9 +106,19 @@ pub(super) fn watch(source: &gst::Element) {
                 }
                 false
             }
+            Some(gst::PadProbeData::Buffer(buffer)) if !held.begun => {
+                held.begun = true;
+                let mut first = [0; PICTURE.len()];
+                if buffer.copy_to_slice(0, &mut first).is_err() || first != PICTURE {
+                    return gst::PadProbeReturn::Ok;
+                }
+                held.bytes.extend(first);
+                held.buffers.push(buffer.clone());
+                false
+            }
             _ => return gst::PadProbeReturn::Ok,
         };
-        let Held { buffers, bytes, .. } = std::mem::take(&mut *held);
+        let Held { buffers, bytes, .. } = std::mem::replace(&mut *held, Held { begun: true, ..Held::default() });
         drop(held);
         // A pad has one streaming thread at a time, which comes back through this probe while it pushes.
         pushing.store(true, Ordering::Relaxed);
@@ -162,7 +174,7 @@ mod tests {
     use super::*;
 
     fn of(head: &str) -> Parts {
-        judge(&[head.as_bytes(), PICTURE].concat())
+        judge(&[head.as_bytes(), &PICTURE].concat())
     }
 
     #[test]

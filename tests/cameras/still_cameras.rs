@@ -184,6 +184,25 @@ fn a_poll_that_fails_is_a_stream_that_is_down_and_comes_back() {
     running.wait_frames(running.frames().len() + 3);
 }
 
+/// As large as cameras send them: it comes in many pieces.
+#[test]
+fn a_large_picture_is_polled_as_a_small_one_is_and_is_whole() {
+    let picture = image::RgbImage::from_fn(800, 600, |x, y| {
+        // Noise does not compress; the lower half is bright.
+        let noise = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(2_246_822_519) >> 26;
+        image::Rgb([if y < 300 { 20 } else { 180 } + noise as u8; 3])
+    });
+    let mut bytes = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(&picture).unwrap();
+    assert!(bytes.len() > 100_000, "{}", bytes.len());
+    let (url, _) = kept(move |_, _| ("200 OK\r\nContent-Type: image/jpeg\r\n".to_owned(), bytes.clone()));
+    let running = Running::with(settings(Location::Http(url.into())), every(200));
+    let frames = running.wait_frames(5);
+    // The first one too, which GStreamer has decoded.
+    assert!(frames.iter().all(|frame| frame.size == (800, 600) && frame.quarters[3] > 150.0), "{frames:?}");
+    assert!(running.report().polled && running.report().state == StreamState::Up);
+}
+
 #[test]
 fn a_gif_is_a_still_picture_like_others() {
     let picture = image::RgbImage::from_fn(160, 120, |x, y| image::Rgb([x as u8, y as u8, 90]));
