@@ -10,8 +10,8 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 
-use super::Location;
 use super::scrub::Scrubber;
+use super::{Location, multipart};
 
 /// Which stream, where, and in which element.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,6 +229,7 @@ impl SourceError {
         }
         if let Some(kind) = error.kind::<gst::StreamError>() {
             return match kind {
+                gst::StreamError::WrongType if error.message() == multipart::STILL => Self::SinglePicture { at },
                 gst::StreamError::TypeNotFound | gst::StreamError::WrongType | gst::StreamError::Demux => {
                     Self::NotVideo { at, detail }
                 }

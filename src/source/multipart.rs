@@ -1,5 +1,6 @@
 //! Multipart pictures that a browser shows although multipartdemux does not: without a first boundary, without dashes before it, with parts that do not say
-//! what they are or say `image/jpg`. And pictures without anything around them, one or one after another: a decoder would take each piece that comes for a whole one.
+//! what they are or say `image/jpg`. And answers that say that they are one picture: a decoder would take each piece that comes for a whole one, so they are called what
+//! they are before anything of them comes.
 //!
 //! In: the first bytes of a web source that says that it sends parts, on its streaming thread, held until they tell how it does. Out: the same
 //! bytes; where parts are as they should be, for multipartdemux, else called JPEG, for a parser that is put there and finds picture after picture by their own marks and leaves
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 const LOOK_AT: usize = 8 << 10;
 
 /// The beginning of every JPEG picture.
-const PICTURE: [u8; 3] = [0xff, 0xd8, 0xff];
+const PICTURE: &[u8] = &[0xff, 0xd8, 0xff];
 
 /// How the parts are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ enum Parts {
 
 /// What the beginning of a multipart body tells.
 fn judge(bytes: &[u8]) -> Parts {
-    let picture = memchr::memmem::find(bytes, &PICTURE);
+    let picture = memchr::memmem::find(bytes, PICTURE);
     let header = bytes.get(..picture.unwrap_or(bytes.len())).unwrap_or_default();
     // Without a zero or such, what stands before a picture is text.
     let text = String::from_utf8_lossy(header);
@@ -68,14 +69,15 @@ fn is_known(kind: &str) -> bool {
 struct Held {
     /// Parts have been announced, and not been judged.
     announced: bool,
-    /// How it goes on is known.
-    begun: bool,
     buffers: Vec<gst::Buffer>,
     bytes: Vec<u8>,
 }
 
-/// Watches `source`, which fetches from the web. To be called before the pipeline runs.
-pub(super) fn watch(source: &gst::Element) {
+/// What is said on the bus of an answer that is one picture.
+pub(super) const STILL: &str = "a still picture";
+
+/// Watches `source`, which fetches from the web; `stills`: whether answers that are one picture are called so. To be called before the pipeline runs.
+pub(super) fn watch(source: &gst::Element, stills: bool) {
     let Some(pad) = source.static_pad("src") else { return };
     let (held, pushing) = (Mutex::new(Held::default()), AtomicBool::new(false));
     let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
@@ -86,6 +88,13 @@ pub(super) fn watch(source: &gst::Element) {
         let mut held = held.lock();
         let last = match &info.data {
             Some(gst::PadProbeData::Event(event)) => {
+                if stills && is_picture(event) {
+                    drop(held);
+                    if let Some(source) = pad.parent_element() {
+                        gst::element_error!(source, gst::StreamError::WrongType, ("{STILL}"));
+                    }
+                    return gst::PadProbeReturn::Ok;
+                }
                 if is_multipart(event) {
                     *held = Held { announced: true, ..Held::default() };
                 }
@@ -106,19 +115,9 @@ pub(super) fn watch(source: &gst::Element) {
                 }
                 false
             }
-            Some(gst::PadProbeData::Buffer(buffer)) if !held.begun => {
-                held.begun = true;
-                let mut first = [0; PICTURE.len()];
-                if buffer.copy_to_slice(0, &mut first).is_err() || first != PICTURE {
-                    return gst::PadProbeReturn::Ok;
-                }
-                held.bytes.extend(first);
-                held.buffers.push(buffer.clone());
-                false
-            }
             _ => return gst::PadProbeReturn::Ok,
         };
-        let Held { buffers, bytes, .. } = std::mem::replace(&mut *held, Held { begun: true, ..Held::default() });
+        let Held { buffers, bytes, .. } = std::mem::take(&mut *held);
         drop(held);
         // A pad has one streaming thread at a time, which comes back through this probe while it pushes.
         pushing.store(true, Ordering::Relaxed);
@@ -156,13 +155,21 @@ fn find_pictures(pad: &gst::Pad) -> Result<(), glib::BoolError> {
 
 /// Whether `event` holds the headers of an answer in parts.
 fn is_multipart(event: &gst::Event) -> bool {
+    is_of_kind(event, |kind| kind.starts_with("multipart/"))
+}
+
+/// Whether `event` holds the headers of an answer that is one picture of a kind that is polled.
+fn is_picture(event: &gst::Event) -> bool {
+    const KINDS: [&str; 6] = ["image/jpeg", "image/jpg", "image/pjpeg", "image/png", "image/webp", "image/gif"];
+    is_of_kind(event, |kind| KINDS.contains(&kind.split(';').next().unwrap_or_default().trim()))
+}
+
+fn is_of_kind(event: &gst::Event, is: impl Fn(&str) -> bool) -> bool {
     let headers = event.structure().and_then(|event| event.get::<gst::Structure>("response-headers").ok());
     headers.is_some_and(|headers| {
         headers.iter().any(|(name, value)| {
             name.as_str().eq_ignore_ascii_case("content-type")
-                && value
-                    .get::<&str>()
-                    .is_ok_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"))
+                && value.get::<&str>().is_ok_and(|kind| is(&kind.trim_start().to_ascii_lowercase()))
         })
     })
 }
@@ -174,7 +181,7 @@ mod tests {
     use super::*;
 
     fn of(head: &str) -> Parts {
-        judge(&[head.as_bytes(), &PICTURE].concat())
+        judge(&[head.as_bytes(), PICTURE].concat())
     }
 
     #[test]

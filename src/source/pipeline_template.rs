@@ -98,7 +98,12 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
         tame_libav(element, threads);
     });
     let from_web = |element: &gst::Element| element.factory().is_some_and(|factory| factory.name() == "souphttpsrc");
-    pipeline.iterate_recurse().into_iter().flatten().filter(from_web).for_each(|element| multipart::watch(&element));
+    pipeline
+        .iterate_recurse()
+        .into_iter()
+        .flatten()
+        .filter(from_web)
+        .for_each(|element| multipart::watch(&element, !own));
     let source = pipeline.by_name("source");
     match (&source, &settings.location) {
         (Some(source), location) => configure_source(source, settings, location).map_err(|e| in_file(&e))?,

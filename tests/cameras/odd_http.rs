@@ -29,7 +29,7 @@ struct Manner {
 const MIXED: &str = "multipart/x-mixed-replace;boundary=frame";
 
 /// As the issue of each was told; in the first ones nothing is amiss.
-const MANNERS: [(&str, Manner); 13] = [
+const MANNERS: [(&str, Manner); 12] = [
     (
         "as it should be",
         Manner {
@@ -89,7 +89,6 @@ const MANNERS: [(&str, Manner); 13] = [
             behind: "\r\n",
         },
     ),
-    ("nothing but pictures", Manner { kind: "video/x-motion-jpeg", before: |_, _| String::new(), behind: "" }),
     ("one after another", Manner { kind: MIXED, before: |_, _| String::new(), behind: "" }),
     (
         "no boundary in the header",

@@ -198,7 +198,6 @@ fn a_large_picture_is_polled_as_a_small_one_is_and_is_whole() {
     let (url, _) = kept(move |_, _| ("200 OK\r\nContent-Type: image/jpeg\r\n".to_owned(), bytes.clone()));
     let running = Running::with(settings(Location::Http(url.into())), every(200));
     let frames = running.wait_frames(5);
-    // The first one too, which GStreamer has decoded.
     assert!(frames.iter().all(|frame| frame.size == (800, 600) && frame.quarters[3] > 150.0), "{frames:?}");
     assert!(running.report().polled && running.report().state == StreamState::Up);
 }
