@@ -314,9 +314,10 @@ impl Link {
     /// Why there is no connection, without credentials.
     pub async fn connect(connection: Connection<'_>) -> Result<Self, String> {
         let timeout = connection.timeout;
+        let hint = if connection.protocol == Protocol::V5 { ONLY_OLDER } else { "" };
         match tokio::time::timeout(timeout, Self::try_connect(connection)).await {
             Ok(linked) => linked,
-            Err(_) => Err(format!("no answer to CONNECT in {timeout:?}")),
+            Err(_) => Err(format!("no answer to CONNECT in {timeout:?}{hint}")),
         }
     }
 

@@ -266,3 +266,23 @@ fn another_programs_device_is_seen_at_a_broker_that_shows_only_what_is_asked_for
     assert!(topics.contains(&"v/gate/status".to_owned()) && !topics.contains(&DOCUMENT.to_owned()), "{topics:?}");
     tests::end(&sender, thread);
 }
+
+#[test]
+fn a_broker_of_the_older_version_and_another_client_of_our_name_are_told_as_such() {
+    // As 3.1.1 has it: `unacceptable protocol version`. Success, and then DISCONNECT: session taken over.
+    for (answers, told) in [
+        (vec![0x20, 2, 0, 1], "write `protocol: 3.1.1`"),
+        (vec![0x20, 3, 0, 0, 0, 0xe0, 2, 0x8e, 0], "another client has connected with the same client id"),
+    ] {
+        let port = tests::listen(move |_, mut stream| {
+            let mut connect = [0; 1024];
+            let _ = stream.read(&mut connect);
+            stream.write_all(&answers).unwrap();
+            // Who refuses hangs up; who throws out waits for the other to go.
+            while answers.len() > 4 && stream.read(&mut connect).is_ok_and(|read| read > 0) {}
+        });
+        let (sender, thread, _commands) = running(port);
+        eventually(told, || matches!(sender.health(), Health::Down { why } if why.contains(told)));
+        tests::end(&sender, thread);
+    }
+}
