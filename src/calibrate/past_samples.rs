@@ -1,8 +1,8 @@
 //! A label's samples out of the rows of a history.
 //!
 //! In: rows with the margins of each label, of each tile of the view. Out: [samples](Sample), each of which lasts as long as all tiles kept looking as they did,
-//! with the best margin of them, as the scorer of a frame takes it. Pure. Bounded: [`MAX_MARGINS`] of all labels together; whoever brings rows is
-//! told when there is no room.
+//! with the best margin of them, as the scorer of a frame takes it. Pure. Bounded: [`MAX_MARGINS`] of all labels together, and [`MAX_ROWS`]; whoever
+//! brings rows is told when there is no room.
 
 use std::time::Duration;
 
@@ -10,8 +10,10 @@ use super::Sample;
 use super::marked_samples::{EDGE, joined, steps};
 use crate::event::drift::UsualRange;
 
-/// A hundred megabytes, with what belongs to a row.
+/// Sixty megabytes.
 pub const MAX_MARGINS: usize = 16_000_000;
+/// A fortnight at a sample a second; some sixty bytes each.
+const MAX_ROWS: usize = 1_500_000;
 
 /// Where a row lies, and which tile of the view it is of.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +47,7 @@ pub struct PastMoments {
 impl PastMargins {
     /// Room for rows of so many labels.
     pub fn new(labels: usize) -> Self {
-        Self { labels, room: MAX_MARGINS / labels.max(1), spans: Vec::new(), margins: Vec::new() }
+        Self { labels, room: (MAX_MARGINS / labels.max(1)).min(MAX_ROWS), spans: Vec::new(), margins: Vec::new() }
     }
 
     /// Takes a row; `false`: there is no room for it.
