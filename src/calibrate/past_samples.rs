@@ -1,8 +1,8 @@
 //! A label's samples out of the rows of a history.
 //!
 //! In: rows with the margins of each label, of each tile of the view. Out: [samples](Sample), each of which lasts as long as all tiles kept looking as they did,
-//! with the best margin of them, as the scorer of a frame takes it. Pure. Bounded: [`MAX_MARGINS`] of all labels together; whoever brings rows is
-//! told when there is no room.
+//! with the best margin of them, as the scorer of a frame takes it. Pure. Bounded: [`MAX_MARGINS`] of all labels together, and [`MAX_ROWS`]; whoever
+//! brings rows is told when there is no room.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::Sample;
 use super::marked_samples::{EDGE, joined, steps};
 use crate::event::drift::UsualRange;
 
-/// Of all labels together: 64 MB.
+/// Sixty megabytes.
 pub const MAX_MARGINS: usize = 16_000_000;
-/// With what belongs to a row and its moments some 100 bytes each: 200 MB.
-const MAX_ROWS: usize = 2_000_000;
+/// A fortnight at a sample a second; some sixty bytes each.
+const MAX_ROWS: usize = 1_500_000;
 
 /// Where a row lies, and which tile of the view it is of.
 #[derive(Clone, Copy, Debug)]

@@ -72,6 +72,10 @@ pub(super) fn read(
     let mut is_full = false;
     let since = ((since * 1000.0) as i64).saturating_sub(BEFORE);
     let read = past_rows::visit(&stored, &name, (since, i64::MAX), &mut |row| {
+        // Whatever the folder holds, only what can be compared is.
+        if row.embedding.len() != scorer.dim() {
+            return true;
+        }
         let scores = scorer.score(ArrayView1::from(row.embedding));
         is_full = !margins.push(row.tile, (row.from, row.until), scores.iter().map(|score| score.margin));
         !is_full && !shutdown.is_requested()

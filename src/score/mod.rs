@@ -114,6 +114,11 @@ impl Scorer {
         Ok(Self { scoring: set.scoring, logit_parameters, matrix: concatenate(Axis(0), &parts)?, blocks })
     }
 
+    /// Length of the embeddings that it compares.
+    pub fn dim(&self) -> usize {
+        self.matrix.ncols()
+    }
+
     /// Number of labels, and so of scores.
     pub fn len(&self) -> usize {
         self.blocks.first().map_or(0, |block| block.labels.len())
