@@ -127,6 +127,7 @@ fn settings(port: u16, protocol: Protocol) -> MqttSettings {
         trust: Trust::default(),
         timeout: Duration::from_secs(20),
         home_assistant: None,
+        home_assistant_scores: false,
     }
 }
 
@@ -137,7 +138,7 @@ fn run(what: &str, folder: Option<&Path>, protocol: Protocol, events: usize, pac
     let mut subscriber = subscriber(port, events);
     let (outbox, receiver, thread) = sends::outbox(folder.path(), "broker");
     let owner = Owner { id: uuid::Uuid::new_v4(), instance: "bench".into() };
-    let sink = Box::new(Mqtt::new(settings(port, protocol), registry(), None, owner));
+    let sink = Box::new(Mqtt::new(settings(port, protocol), registry(), None, owner, Arc::default()));
     let sink = runner::start(sink, receiver, runner::ladder()).unwrap();
     // A prefix that nobody has had yet takes a few seconds.
     while outbox.status().report().sinks[0].health != Health::Up {

@@ -347,6 +347,9 @@ fn export(on: &On, out: Option<&Path>) -> Result<(), Failure> {
 fn event(id: &str, verdict: Verdict, place: &Place) -> Result<(), Failure> {
     let settings = settings(&place.config)?;
     let tag = found(id, place)?;
+    if let Some(why) = marking::refusal_of(&tag) {
+        return Err((why, 2));
+    }
     // A set or a label that is gone has nothing to be calibrated.
     let known = labels_of(&settings, &tag.stream, &tag.set)?;
     if !known.contains(&tag.label) {

@@ -207,8 +207,11 @@ fn url_location(url: &At<String>, has_password: bool, reader: &mut Reader<'_>) -
         Some("push") => {
             let name = text.split_once("://").map_or("", |(_, name)| name);
             let name = At { value: name.trim_end_matches('/').to_owned(), ..url.clone() };
-            super::streams::is_name(&name, "a name behind push://", "front-door", reader)
-                .then(|| (Location::Push(name.value), None, None))
+            super::streams::is_name(&name, "a name behind push://", "front-door", reader).then_some((
+                Location::Push(name.value),
+                None,
+                None,
+            ))
         }
         Some("file") => {
             let path = address::local(text, reader.document().file_of(url.place));

@@ -50,6 +50,15 @@ pub fn is_clip(stream: &StreamSettings) -> bool {
     matches!(stream.source.location, Location::File(_)) && !stream.source.looped
 }
 
+/// Why a tag cannot be judged, if it cannot: what is not there on the left of a view may be there on the right at the same time.
+pub fn refusal_of(tag: &TagTimes) -> Option<String> {
+    let region = tag.region.as_ref()?;
+    Some(format!(
+        "the tag is of the region `{region}`, and marks are of all regions of `{}`: mark what was seen or absent in all of them (`vtagd marks add`)",
+        tag.stream
+    ))
+}
+
 /// What is marked of a tag: its time, with what lies round it.
 pub fn span_of(tag: &TagTimes, is_clip: bool) -> Span {
     if is_clip {
@@ -221,6 +230,9 @@ impl MarkKeeping for KeptMarks {
     }
 
     fn mark_tag(&self, tag: &TagTimes, is_right: bool) -> Result<(MarkView, bool), MarkRefusal> {
+        if let Some(why) = refusal_of(tag) {
+            return Err(MarkRefusal::Conflict(why));
+        }
         let (stream, set) = (&*tag.stream, &*tag.set);
         let gone = |_| MarkRefusal::Conflict("its stream has no such label set any more".to_owned());
         let (known, is_clip) = self.labels(stream, set).map_err(gone)?;
@@ -231,5 +243,29 @@ impl MarkKeeping for KeptMarks {
         let (kind, is_new) =
             self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, &tag.label, span, is_right)))?;
         Ok((view(stream, set, &kind, &span), is_new))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_of_one_region_says_nothing_of_the_others() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let tag = |region: Option<&str>| -> TagTimes {
+            let event = serde_json::json!({
+                "specversion": "1.0", "id": "019a1b2c-0000-7000-8000-000000000000", "source": "/a/streams/gate", "type": "dev.vtagd.tag.start",
+                "subject": "yard/car", "time": now, "datacontenttype": "application/json",
+                "data": {
+                    "stream": "gate", "region": region, "set": "yard", "label": "car", "tag_id": "019a1b2c-0000-7000-8000-000000000001",
+                    "score": 0.9, "peak": 0.9, "started_at": now, "ended_at": null, "sampled_at": now, "media_start": 4.0, "media_end": null,
+                    "model": { "name": "m", "fingerprint": "f" }, "attributes": {}, "snapshot": null,
+                },
+            });
+            TagTimes::of(&serde_json::from_value(event).unwrap())
+        };
+        assert_eq!(refusal_of(&tag(None)), None);
+        assert!(refusal_of(&tag(Some("left"))).is_some_and(|why| why.contains("`left`") && why.contains("marks add")));
     }
 }

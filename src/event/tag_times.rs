@@ -6,6 +6,7 @@ use super::{Event, EventKind};
 #[derive(Clone, Debug, PartialEq)]
 pub struct TagTimes {
     pub stream: String,
+    pub region: Option<String>,
     pub set: String,
     pub label: String,
     /// Seconds from the stream's first PTS.
@@ -21,6 +22,7 @@ impl TagTimes {
         let lasted = data.sampled_at.duration_since(data.started_at).as_secs_f64().max(0.0);
         Self {
             stream: data.stream.clone(),
+            region: data.region.clone(),
             set: data.set.clone(),
             label: data.label.clone(),
             media: (data.media_start, data.media_end.unwrap_or(data.media_start + lasted)),

@@ -119,8 +119,7 @@ pub fn shown_at(host: &str, port: u16, timeout: Duration) -> Option<CertificateF
     let config = by_itself(Expected::Anything(Arc::clone(&seen))).ok()?;
     // Whatever becomes of the handshake: what was shown was seen before.
     let _ = handshake(config, host, port, timeout);
-    let shown = *seen.lock();
-    shown
+    *seen.lock()
 }
 
 /// Why the certificate that is shown at this place is refused by `config`. `None`: it is not, or nobody is there.

@@ -87,6 +87,7 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
         if element.type_().name() == "GstRTSPSrc" && element.has_property("probation") {
             // A sender is believed in after two packets in a row, which never come where each is sent twice.
             set(&element, "probation", 0_u32).map_err(|e| in_file(&e))?;
+            rtsp_session::guard_pads(&element);
         }
         leave_sound_alone(&element);
         insist_on_video(&element, own);

@@ -54,6 +54,20 @@ struct State {
     refused_tcp: bool,
 }
 
+/// rtspsrc takes its pads away before it stops the threads that push into them, and asks a pad that is gone for its element: a camera whose
+/// senders are always new ones ends the process so. What comes for such a pad ends here.
+pub(super) fn guard_pads(source: &gst::Element) {
+    source.connect_pad_added(|_, pad| {
+        let Some(inside) = pad.downcast_ref::<gst::GhostPad>().and_then(|ghost| ghost.internal()) else { return };
+        inside.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |pad, _| {
+            match pad.parent().and_then(|ghost| ghost.parent()) {
+                Some(_) => gst::PadProbeReturn::Ok,
+                None => gst::PadProbeReturn::Drop,
+            }
+        });
+    });
+}
+
 /// The session of one connection.
 #[derive(Debug, Default)]
 pub(super) struct RtspSession(Mutex<State>);

@@ -207,7 +207,7 @@ fn keyframes_further_apart_than_after_are_told_of() {
     let output = probe(folder.path(), &streams, &["--json", "--probe-timeout", TIME]);
     let found = findings(&output);
     let warning = found[0]["warnings"][0].as_str().unwrap_or_else(|| panic!("{found:?}"));
-    assert!(warning.starts_with("a keyframe every 4.0 s is longer than `after` of `cat` (2s)"), "{warning}");
+    assert!(warning.starts_with("a keyframe every 4.0 s is longer than `after` of `cat` (1s)"), "{warning}");
     assert!(found[1]["warnings"].is_null(), "{found:?}");
     let output = probe(folder.path(), &streams, &["--probe-timeout", TIME]);
     assert!(out(&output).contains("rare: a keyframe every 4.0 s"), "{}", out(&output));

@@ -1,7 +1,7 @@
 //! What the store does about a damaged file: a new one takes its place, and what there was no room for follows when there is
 //! ([`damage`](super::super::damage)).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, ffi};
 
@@ -80,7 +80,7 @@ impl EventStore {
         Ok(())
     }
 
-    fn replaced(&mut self, path: &PathBuf, error: &rusqlite::Error) -> Result<Connection, OutboxError> {
+    fn replaced(&mut self, path: &Path, error: &rusqlite::Error) -> Result<Connection, OutboxError> {
         if self.lost {
             // An earlier try broke off behind the renaming.
             finish(path)?;
