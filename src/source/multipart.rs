@@ -69,6 +69,8 @@ fn is_known(kind: &str) -> bool {
 struct Held {
     /// Parts have been announced, and not been judged.
     announced: bool,
+    /// A still picture has been announced: it is not for this pipeline.
+    refused: bool,
     buffers: Vec<gst::Buffer>,
     bytes: Vec<u8>,
 }
@@ -89,6 +91,7 @@ pub(super) fn watch(source: &gst::Element, stills: bool) {
         let last = match &info.data {
             Some(gst::PadProbeData::Event(event)) => {
                 if stills && is_picture(event) {
+                    held.refused = true;
                     drop(held);
                     if let Some(source) = pad.parent_element() {
                         gst::element_error!(source, gst::StreamError::WrongType, ("{STILL}"));
@@ -102,6 +105,12 @@ pub(super) fn watch(source: &gst::Element, stills: bool) {
                     return gst::PadProbeReturn::Ok;
                 }
                 true
+            }
+            Some(gst::PadProbeData::Buffer(_)) if held.refused => {
+                // Until somebody has read the error.
+                info.data.take();
+                info.flow_res = Err(gst::FlowError::Flushing);
+                return gst::PadProbeReturn::Handled;
             }
             Some(gst::PadProbeData::Buffer(buffer)) if held.announced => {
                 let room = LOOK_AT.saturating_sub(held.bytes.len());

@@ -57,6 +57,21 @@ fn a_dot_in_a_topic_prefix_is_told() {
 }
 
 #[test]
+fn a_webhook_whose_address_is_a_credential_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let streams = "streams: [{ id: a, url: 'rtsp://h/s' }]\n";
+    for (url, told_of) in [
+        ("https://hooks.slack.com/services/T0/B0/xyz", true),
+        ("https://api.telegram.org/bot1:abc/sendMessage", true),
+        ("https://hub.example/alarms", false),
+    ] {
+        let sinks = format!("sinks: [{{ type: webhook, url: '{url}' }}]\n");
+        let (code, said) = told(folder.path(), &format!("{REST}{streams}{sinks}"));
+        assert!(code == Some(0) && said.contains("`secret_url`") == told_of, "{url}: {said}");
+    }
+}
+
+#[test]
 fn characters_that_nobody_sees_are_told_by_number() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::body_template::{self, BodyTemplate};
 use super::{BatchSettings, TemplateSettings, Webhook, WebhookSettings};
 use crate::platform::hex::hex;
-use crate::platform::secret::Secret;
+use crate::platform::secret::{self, Secret};
 use crate::section;
 use crate::sink::config::{SinkConfig, SinkItem};
 use crate::sink::{Sink, SinkContext, SinkStartError, network_keys};
@@ -17,6 +17,9 @@ use crate::yaml::field_reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
 use crate::yaml::secrets::{self, SecretSource};
 use crate::yaml::{Node, Value, address, units};
+
+/// Services at which whoever knows the address may post.
+const PATHS_ARE_CREDENTIALS: [&str; 4] = ["hooks.slack.com", "discord.com", "discordapp.com", "api.telegram.org"];
 
 /// Headers that the sink itself writes, or that change how the body is understood.
 const OURS: [&str; 8] = [
@@ -159,6 +162,13 @@ impl SinkConfig for WebhookSettings {
         {
             let sent = raw.headers.given().is_some_and(|headers| !headers.value.0.is_empty());
             address::report_plain(url, &found.url, sent, "use https://", reader);
+        }
+        if let (Some(url), Some(found)) = (raw.url.given(), &address)
+            && found.url.host_str().is_some_and(|host| PATHS_ARE_CREDENTIALS.contains(&host))
+        {
+            secret::holds_one(found.url.path());
+            let remedy = "put the whole URL into a file, a credential or a variable, and name that as `secret_url`";
+            reader.warn(url, "has a path that is a credential, and stands where others read it", remedy);
         }
         let secret = raw.secret.given().map(|source| signing(source, reader));
         let previous = raw.previous_secret.given().map(|source| signing(source, reader));
