@@ -54,18 +54,36 @@ struct State {
     refused_tcp: bool,
 }
 
-/// rtspsrc takes its pads away before it stops the threads that push into them, and asks a pad that is gone for its element: a camera whose
-/// senders are always new ones ends the process so. What comes for such a pad ends here.
+/// How long what a sender begins with waits for rtspsrc's pad to be ready.
+const PAD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// rtspsrc links a pad for each new sender before that pad is its own, while the sender's thread runs already, and asks a pad without an element for it:
+/// that ends the process. What the sender begins with waits until the pad is rtspsrc's, or ends here if it is that no more.
 pub(super) fn guard_pads(source: &gst::Element) {
-    source.connect_pad_added(|_, pad| {
-        let Some(inside) = pad.downcast_ref::<gst::GhostPad>().and_then(|ghost| ghost.internal()) else { return };
-        inside.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |pad, _| {
-            match pad.parent().and_then(|ghost| ghost.parent()) {
-                Some(_) => gst::PadProbeReturn::Ok,
-                None => gst::PadProbeReturn::Drop,
+    let Some(bin) = source.downcast_ref::<gst::Bin>() else { return };
+    // Its session is added before rtspsrc listens to it: what is asked for here is first.
+    bin.connect_element_added(|_, session| {
+        if session.type_().name() != "GstRtpBin" {
+            return;
+        }
+        session.connect_pad_added(|_, pad| {
+            if pad.direction() == gst::PadDirection::Src {
+                pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |pad, _| until_attached(pad));
             }
         });
     });
+}
+
+fn until_attached(pad: &gst::Pad) -> gst::PadProbeReturn {
+    let is_loose = || pad.peer().and_then(|inside| inside.parent()).is_some_and(|ghost| ghost.parent().is_none());
+    let deadline = Instant::now() + PAD_TIMEOUT;
+    while is_loose() {
+        if Instant::now() >= deadline || pad.pad_flags().contains(gst::PadFlags::FLUSHING) {
+            return gst::PadProbeReturn::Drop;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    gst::PadProbeReturn::Ok
 }
 
 /// The session of one connection.
