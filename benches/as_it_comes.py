@@ -17,6 +17,8 @@ import os
 import subprocess
 import tempfile
 
+from calibration import shared, strict
+
 EVERY = 0.5
 VIEWS = ["model", "squash", "pad", "tiles"]
 TODAY = {"view": "model", "scoring": "exclusive", "background": "given", "enter": 0.6, "exit": 0.4, "after": 1.0,
@@ -30,26 +32,6 @@ SCENES = ["a wall", "a floor", "a table", "a room", "a street", "the ground", "g
 
 def logit(p):
     return math.log(p / (1 - p))
-
-
-def shared(a, b):
-    return max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
-
-
-def strict(tags, truth):
-    pairs = []
-    for i, tag in enumerate(tags):
-        for j, seen in enumerate(truth):
-            both = shared(tag, seen)
-            union = tag[1] - tag[0] + seen[1] - seen[0] - both
-            if union > 0 and both / union >= 0.3:
-                pairs.append((both / union, i, j))
-    used_tags, used = set(), set()
-    for _, i, j in sorted(pairs, reverse=True):
-        if i not in used_tags and j not in used:
-            used_tags.add(i)
-            used.add(j)
-    return len(used), len(tags) - len(used), len(truth) - len(used)
 
 
 def track(samples, enter, leave, after, after_exit, cooldown):

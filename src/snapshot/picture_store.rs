@@ -140,7 +140,7 @@ impl SnapshotStore {
     /// When it cannot be written, or the disk has no room that events may not need. A picture of that name is as it was.
     pub fn write(&mut self, name: &str, jpeg: &[u8], now: Instant) -> io::Result<()> {
         self.make_room(jpeg.len() as u64);
-        if self.is_crowded(jpeg.len() as u64) {
+        if self.missing(jpeg.len() as u64) > 0 {
             let why = "the disk is nearly full, and what room there is is kept for events";
             return Err(io::Error::new(io::ErrorKind::StorageFull, why));
         }
@@ -151,16 +151,16 @@ impl SnapshotStore {
         Ok(())
     }
 
-    /// Whether less is left for events than is kept for them, once `more` is written.
-    fn is_crowded(&self, more: u64) -> bool {
-        (self.room)(&self.folder).is_some_and(|(free, of)| free < RESERVE.min(of / 20).saturating_add(more))
+    /// How much less is left for events than is kept for them, once `more` is written.
+    fn missing(&self, more: u64) -> u64 {
+        let kept = |(free, of): (u64, u64)| RESERVE.min(of / 20).saturating_add(more).saturating_sub(free);
+        (self.room)(&self.folder).map_or(0, kept)
     }
 
     /// Deletes as many of the oldest pictures as there is room missing for events, and for `more`. No more than that: some file systems give
     /// the room of what is deleted back later, and are asked again at the next sweep.
     fn make_room(&mut self, more: u64) {
-        let Some((free, of)) = (self.room)(&self.folder) else { return };
-        let (mut missing, mut gone) = (RESERVE.min(of / 20).saturating_add(more).saturating_sub(free), 0);
+        let (mut missing, mut gone) = (self.missing(more), 0);
         while missing > 0
             && let Some(((since, number), _)) = self.by_age.first_key_value()
         {
@@ -176,7 +176,7 @@ impl SnapshotStore {
                 "the disk is nearly full: the oldest pictures of tags go, as events come first"
             );
         }
-        self.crowded &= gone > 0 || self.is_crowded(more);
+        self.crowded &= gone > 0 || self.missing(more) > 0;
     }
 
     fn delete(&mut self, key: (Instant, u64)) {
