@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What a stream costs, by how many there are: 1, 16, 64 and 250 cameras of 640x360 with a keyframe every 4 s, one sample every 4 s, no model.
 
-Starts one RTSP server (examples/rtsp_server) with a clip that it makes first, and the release daemon with so many streams of it. After a while of warming up it measures the
+Starts one RTSP server (crates/rtsp-server) with a clip that it makes first, and the release daemon with so many streams of it. After a while of warming up it measures the
 daemon's processor time and memory, stops it, and looks whether every sampled frame was accounted for. Names the processor.
 
-Usage: benches/streams_curve.py [--counts 1,16,64,250] [--seconds 60] [--warm-up 30]      (needs `make setup`, `cargo build --release --bins --examples`)
+Usage: benches/streams_curve.py [--counts 1,16,64,250] [--seconds 60] [--warm-up 30]      (needs `make setup`, `cargo build --release --workspace --bins`)
 """
 import argparse
 import pathlib
@@ -73,7 +73,7 @@ def main():
         clip = pathlib.Path(folder, "clip.mp4")
         subprocess.run(["gst-launch-1.0", "-q", *CLIP.format(clip).split()], check=True)
         server = subprocess.Popen(
-            [ROOT / "target/release/examples/rtsp_server", "--file", clip], stdout=subprocess.PIPE, text=True
+            [ROOT / "target/release/rtsp_server", "--file", clip], stdout=subprocess.PIPE, text=True
         )
         try:
             url = server.stdout.readline().strip()

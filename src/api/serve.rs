@@ -3,7 +3,8 @@
 //! On the API's own tokio runtime. In: sockets; out: answers of the router. Every connection has a place ([`Access::admit`]); one for which
 //! there is none is answered for its health alone (`guard.rs`), and where too many of those are open the oldest goes: whoever holds connections
 //! holds up nobody who asks whether the daemon lives. A peer that is slow with its TLS handshake, with a request's head, or with reading its
-//! answer is cut off, so a place is never lost for long. At shutdown no more are taken, live streams are
+//! answer is cut off, so a place is never lost for long. Who is refused while still sending gets his answer all the same: what he sends is read
+//! and thrown away for [`LINGER_TIMEOUT`]. At shutdown no more are taken, live streams are
 //! ended and the others that are open have [`DRAIN_TIMEOUT`] to end.
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -34,6 +35,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// … and live streams, which are told to end, after this.
 const LIVE_DRAIN_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long a connection that has had its last answer is read on, …
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// … and how much: bytes that nobody reads would reset it, and with it what the peer has not read yet (RFC 9112, section 9.6).
+const MAX_LINGER: usize = 64 << 20;
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -199,12 +206,42 @@ async fn connection(
 }
 
 pub(super) async fn talk(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
     router: Router,
     times: Times,
     mut stopped: watch::Receiver<bool>,
 ) {
+    if answer_all(&mut stream, peer, router, times, stopped.clone()).await {
+        tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => {}
+            _ = timeout(LINGER_TIMEOUT.min(times.stall), linger(stream)) => {}
+        }
+    }
+}
+
+/// Says that no more comes, and reads until the peer says so too.
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = vec![0; 16 * 1024];
+    let mut read = 0;
+    while read < MAX_LINGER {
+        match stream.read(&mut rest).await? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(())
+}
+
+/// Answers one request after the other. True where the peer was not cut off, and may still be reading or sending.
+async fn answer_all(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    peer: Peer,
+    router: Router,
+    times: Times,
+    mut stopped: watch::Receiver<bool>,
+) -> bool {
     let address = peer.address;
     let asking = peer.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
@@ -235,18 +272,20 @@ pub(super) async fn talk(
             if peer.is_live() {
                 // It is told that the stream ends; one that does not read is cut off.
                 let _ = timeout(times.last.min(LIVE_DRAIN_TIMEOUT), serving).await;
-                return;
+                return false;
             }
             // Somebody may read just fast enough not to count as stalled.
             let Ok(result) = timeout(times.last, serving).await else {
-                return tracing::debug!(peer = %address, "a connection of the API was cut off");
+                tracing::debug!(peer = %address, "a connection of the API was cut off");
+                return false;
             };
             result
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(peer = %address, %error, "a connection of the API ended");
-    }
+    let Err(error) = result else { return true };
+    tracing::debug!(peer = %address, %error, "a connection of the API ended");
+    // What could not be read as a request has been answered as well.
+    error.is_parse()
 }
 
 /// A stream whose other side has to read on within `stall`.
