@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn with_bf16() -> Processor {
-        Processor { name: "x".into(), identity: "x".into(), bf16: true }
+        Processor { name: "x".into(), identity: "x".into(), flags: Vec::new(), bf16: true }
     }
 
     /// What is chosen in `folder` where the two run at these rates, and what was measured for it.

@@ -40,7 +40,7 @@ pub struct Args {
     json: bool,
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     let fits = |time: &Duration| !time.is_zero() && *time <= Duration::from_mins(10);
     units::duration(text).filter(fits).ok_or_else(|| "write a duration such as 15s or 1m, up to 10m".to_owned())
 }

@@ -11,6 +11,8 @@ pub mod check;
 pub mod config;
 pub mod discover;
 pub mod docs;
+pub mod doctor;
+mod doctor_page;
 pub mod embed;
 pub mod events;
 pub mod explain;
@@ -35,6 +37,7 @@ pub mod status;
 pub mod tag;
 mod texts;
 mod trial;
+pub mod version;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -75,6 +78,8 @@ enum Command {
     /// Show what a configuration comes to, or what may stand in one.
     #[command(subcommand)]
     Config(config::Command),
+    /// Tell what is there and what is missing on this box: processor, disk, decoders, cameras, sinks.
+    Doctor(doctor::Args),
     /// Find ONVIF cameras on the local network and print a `streams:` block for them.
     Discover(discover::Args),
     /// Show what a running daemon does: streams, model, sinks.
@@ -109,6 +114,8 @@ enum Command {
     Model(model::Command),
     /// Measure what this box can serve, in images a second and cameras.
     Bench(bench::Args),
+    /// Tell which version this is, and of GStreamer and ONNX Runtime.
+    Version(version::Args),
     /// Write manual pages and shell completions, for packagers.
     #[command(hide = true)]
     PackageFiles(package::Args),
@@ -141,7 +148,11 @@ pub fn main() -> ExitCode {
     if !matches!(cli.command, Command::Run { .. }) {
         let level = match cli.verbose {
             // What a source has to say about its stream stands in the table, and it will not try again.
-            0 if matches!(&cli.command, Command::Check(args) if args.probe) => "warn,vtagd::source=off,vtagd::cli=info",
+            0 if matches!(&cli.command, Command::Doctor(_))
+                || matches!(&cli.command, Command::Check(args) if args.probe) =>
+            {
+                "warn,vtagd::source=off,vtagd::cli=info"
+            }
             // How far a long command is where there is no bar.
             0 => "warn,vtagd::cli=info",
             1 => "info",
@@ -153,6 +164,7 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run::run(&config, cli.verbose),
         Command::Check(args) => check::command(&args, &mut io::stdout(), &mut io::stderr()).unwrap_or(1),
         Command::Config(command) => config::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Discover(args) => discover::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Scores(args) => scores::run(&args),
@@ -167,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Labels(command) => labels::run(command),
         Command::Model(command) => model::run(&command),
         Command::Bench(args) => bench::run(&args),
+        Command::Version(args) => version::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
         Command::Docs(args) => docs::run(&args),
         Command::EmbedTexts(args) => embed_child::serve(&args),

@@ -14,6 +14,8 @@ pub struct Processor {
     pub name: String,
     /// The name, with the numbers and flags that tell its generation, and what a hypervisor hides of it.
     pub identity: String,
+    /// What it can do, as the kernel calls that.
+    pub flags: Vec<String>,
     /// Whether it has instructions that multiply bf16 (x86-64; OpenVINO's own for Arm are not known here).
     pub bf16: bool,
 }
@@ -43,7 +45,8 @@ impl Processor {
         let parts: Vec<String> =
             std::iter::once(name.to_owned()).chain(numbers).chain([format!("flags {digits}")]).collect();
         let bf16 = flags.split_whitespace().any(|flag| flag == "avx512_bf16" || flag == "amx_bf16");
-        Self { name: name.to_owned(), identity: parts.join(", "), bf16 }
+        let flags = flags.split_whitespace().map(str::to_owned).collect();
+        Self { name: name.to_owned(), identity: parts.join(", "), flags, bf16 }
     }
 }
 

@@ -69,6 +69,11 @@ macro_rules! sinks {
                 match self { $(Self::$kind(settings) => settings.target()),* }
             }
 
+            /// See [`SinkConfig::addresses`].
+            pub fn addresses(&self) -> Vec<(String, u16)> {
+                match self { $(Self::$kind(settings) => settings.addresses()),* }
+            }
+
             /// The sink, ready to run.
             ///
             /// # Errors

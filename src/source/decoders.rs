@@ -153,6 +153,11 @@ fn opened(family: &'static Family) -> Result<(), String> {
     result
 }
 
+/// Every family of hardware, by its name, and why it cannot be used.
+pub(super) fn survey() -> Vec<(&'static str, Result<(), String>)> {
+    FAMILIES.iter().map(|family| (family.name, opened(family))).collect()
+}
+
 /// The hardware to use for `wanted`. `Ok(None)` is software by choice or because `auto` found nothing.
 ///
 /// # Errors

@@ -13,6 +13,7 @@
 //! A pipeline that hangs is abandoned and replaced, within bounds ([`run_with_timeout`]). Closed: on shutdown, at the end
 //! of a file, or when a file cannot be read, [`Source::run`] returns and lets go of the tap.
 
+pub mod abilities;
 mod arrivals;
 mod byte_budget;
 mod camera_tls;

@@ -14,6 +14,7 @@ mod config_schema;
 mod config_settings;
 mod config_suspicious;
 mod credentials_absent;
+mod doctor;
 mod run_bad_input;
 mod secrets_stay_secret;
 mod what_people_read;

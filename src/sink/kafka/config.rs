@@ -60,6 +60,14 @@ impl SinkConfig for KafkaSettings {
         format!("{} {}", self.brokers.join(","), self.topic)
     }
 
+    fn addresses(&self) -> Vec<(String, u16)> {
+        let parts = |broker: &String| {
+            let (host, port) = broker.rsplit_once(':')?;
+            Some((host.to_owned(), port.parse().ok()?))
+        };
+        self.brokers.iter().filter_map(parts).collect()
+    }
+
     #[cfg(feature = "kafka")]
     fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
         Ok(Box::new(super::producer::Kafka::new(self.clone())))

@@ -123,6 +123,10 @@ impl SinkConfig for MqttSettings {
         self.place()
     }
 
+    fn addresses(&self) -> Vec<(String, u16)> {
+        vec![(self.host(), self.port())]
+    }
+
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
         let SinkContext { registry, gallery, owner, facts } = context;
         let (registry, facts) = (Arc::clone(registry), Arc::clone(facts));

@@ -67,6 +67,10 @@ impl SinkConfig for NatsSettings {
         format!("{} {}", self.url, self.subject_prefix)
     }
 
+    fn addresses(&self) -> Vec<(String, u16)> {
+        self.url.host_str().map(|host| (host.to_owned(), self.url.port().unwrap_or(4222))).into_iter().collect()
+    }
+
     fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
         Ok(Box::new(Nats::new(self.clone())))
     }

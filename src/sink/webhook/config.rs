@@ -227,6 +227,15 @@ impl SinkConfig for WebhookSettings {
         place.to_string()
     }
 
+    fn addresses(&self) -> Vec<(String, u16)> {
+        self.url
+            .host_str()
+            .zip(self.url.port_or_known_default())
+            .map(|(host, port)| (host.to_owned(), port))
+            .into_iter()
+            .collect()
+    }
+
     fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {
         Ok(Box::new(Webhook::new(self.clone())))
     }
