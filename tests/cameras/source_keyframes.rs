@@ -211,9 +211,10 @@ fn behind_the_last_frame_that_a_sample_needs_nothing_is_decoded_and_pictures_are
     let folder = tempfile::tempdir().unwrap();
     let plain = H264_WITH_B.replace("bframes=3", "bframes=0");
     let interval = Duration::from_millis(400);
-    let encoders = [(plain.as_str(), "h264parse"), (H264_WITH_B, "h264parse"), (H265_WITH_B, "h265parse")];
-    let watched = encoders.map(|(encoder, parse)| {
-        let path = folder.path().join(format!("{}.mkv", encoder.len()));
+    let encoders =
+        [("a", plain.as_str(), "h264parse"), ("b", H264_WITH_B, "h264parse"), ("c", H265_WITH_B, "h265parse")];
+    let watched = encoders.map(|(name, encoder, parse)| {
+        let path = folder.path().join(name).with_extension("mkv");
         // Twice as long as the distance of samples.
         clip(&path, 150, encoder, 20, parse);
         let of = |decode, pace| SourceSettings { pace, ..of(Location::File(path.clone()), decode) };

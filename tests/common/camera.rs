@@ -111,17 +111,8 @@ impl Camera {
 
     /// A camera with one mount that sends over UDP, and answers 461 to whoever asks for anything else.
     pub fn start_udp(content: Content, codec: Codec) -> Self {
-        Self::start_over(gst_rtsp::RTSPLowerTrans::UDP, content, codec)
-    }
-
-    /// One that sends to a multicast group alone.
-    pub fn start_multicast(content: Content, codec: Codec) -> Self {
-        Self::start_over(gst_rtsp::RTSPLowerTrans::UDP_MCAST, content, codec)
-    }
-
-    fn start_over(protocols: gst_rtsp::RTSPLowerTrans, content: Content, codec: Codec) -> Self {
         let mut camera = Self::start(content, codec, None);
-        camera.protocols = protocols;
+        camera.protocols = gst_rtsp::RTSPLowerTrans::UDP;
         camera.restart();
         camera
     }
@@ -236,11 +227,6 @@ fn serve(
                 factory.set_launch(launch);
                 factory.set_shared(!launch.contains("filesrc"));
                 factory.set_protocols(protocols);
-                if protocols == gst_rtsp::RTSPLowerTrans::UDP_MCAST {
-                    let groups = rtsp::RTSPAddressPool::new();
-                    groups.add_range("239.1.2.4", "239.1.2.9", 5000, 5099, 1).expect("a range of groups");
-                    factory.set_address_pool(Some(&groups));
-                }
                 if auth.is_some() || tls.is_some() {
                     factory.add_role_from_structure(
                         &gst::Structure::builder("viewer")
