@@ -5,11 +5,12 @@ Makes a clip once (the demo clip at 1920x1080, 25 frames/s, H.264, a keyframe ev
 process of its own (examples/rtsp_server, nothing is encoded), and reads utime + stime of the watching process alone from
 /proc/PID/stat. No model: decoding and preprocessing only. Beside them GStreamer with nothing of ours (gst-launch-1.0): receiving alone,
 and receiving and decoding keyframes, both thrown away. No pipeline of ours can cost less. With --many, that many streams in one daemon:
-start-up, cores, memory, accounts. Exit code 1 if a goal is missed.
+start-up, cores, memory, accounts, for each mode of --decode in turn (one may stand there several times). Exit code 1 if a goal is missed.
 
 OpenCV lives in a virtual environment of its own:
   python3 -m venv .setup/opencv && .setup/opencv/bin/pip install opencv-python-headless
-Usage: benches/peers/decode_cpu.py [--seconds 60] [--decode keyframes,auto,all] [--many 64] [--no-opencv] [--no-bare]
+Usage: benches/peers/decode_cpu.py [--seconds 60] [--decode keyframes,auto,all] [--many 64] [--interval 2s] [--gop 50] [--cores 1.0] [--no-opencv] [--no-bare]
+       [--clip FILE] [--program FILE]
        (needs `make setup`, `cargo build --release --bins --examples`)
 """
 import argparse
@@ -56,19 +57,19 @@ BARE = {
 }
 
 
-def make_clip():
-    if CLIP.exists():
+def make_clip(clip, gop):
+    if clip.exists():
         return
-    CLIP.parent.mkdir(parents=True, exist_ok=True)
-    part = CLIP.with_suffix(".part")
-    encode = "x264enc bitrate=4000 key-int-max=50 bframes=0 speed-preset=veryfast option-string=scenecut=0"
+    clip.parent.mkdir(parents=True, exist_ok=True)
+    part = clip.with_suffix(".part")
+    encode = f"x264enc bitrate=4000 key-int-max={gop} bframes=0 speed-preset=veryfast option-string=scenecut=0"
     subprocess.run(
         f"gst-launch-1.0 -q filesrc location={ROOT}/demo/clip.mp4 ! qtdemux ! h264parse ! avdec_h264 ! videoconvertscale "
         f"! video/x-raw,format=I420,width=1920,height=1080,pixel-aspect-ratio=1/1 ! {encode} ! h264parse ! mp4mux "
         f"! filesink location={part}".split(),
         check=True,
     )
-    part.rename(CLIP)
+    part.rename(clip)
 
 
 def cpu(pid):
@@ -89,7 +90,7 @@ def measured(pid, seconds):
 
 
 class Daemon:
-    def __init__(self, folder, url, streams, decode, interval):
+    def __init__(self, folder, url, streams, decode, interval, program):
         rows = "".join(f"  - {{ id: camera-{n}, url: \"{url}\" }}\n" for n in range(streams))
         config = pathlib.Path(folder, "vtagd.yaml")
         config.write_text(
@@ -100,7 +101,7 @@ class Daemon:
         self.api = re.search(r"127\.0\.0\.1:\d+", config.read_text().split("api:")[1])[0]
         self.log = pathlib.Path(folder, "log")
         self.started = time.monotonic()
-        self.process = subprocess.Popen([RELEASE / "vtagd", "run", "-c", config], cwd=ROOT, stderr=open(self.log, "w"))
+        self.process = subprocess.Popen([program, "run", "-c", config], cwd=ROOT, stderr=open(self.log, "w"))
         self.pid = self.process.pid
 
     def streams(self):
@@ -134,9 +135,9 @@ def free_port():
         return it.getsockname()[1]
 
 
-def one(url, decode, seconds):
+def one(url, decode, seconds, args):
     with tempfile.TemporaryDirectory() as folder:
-        daemon = Daemon(folder, url, 1, decode, "2s")
+        daemon = Daemon(folder, url, 1, decode, args.interval, args.program)
         try:
             daemon.wait_up(1, 60)
             time.sleep(WARM_UP)
@@ -186,9 +187,9 @@ def bare(url, what, seconds):
     print(f"GStreamer alone, {what}: {used:.2f} CPU seconds for {seconds:g} s", flush=True)
 
 
-def many(url, streams, seconds, decode):
+def many(url, streams, seconds, decode, args):
     with tempfile.TemporaryDirectory() as folder:
-        daemon = Daemon(folder, url, streams, decode, "2s")
+        daemon = Daemon(folder, url, streams, decode, args.interval, args.program)
         try:
             start = daemon.wait_up(streams, 120)
             time.sleep(WARM_UP)
@@ -206,7 +207,7 @@ def many(url, streams, seconds, decode):
               f"(peak {peak:.0f}), {threads} threads, {reconnects} reconnects, {total('sampled')} sampled, "
               f"every frame accounted: {whole}, exit code {code}", flush=True)
         print(accounts[0] if accounts else "no accounts")
-        return start < GOAL_START and used / seconds < GOAL_CORES and memory < GOAL_MB and whole and code == 0
+        return start < GOAL_START and used / seconds < args.cores and memory < GOAL_MB and whole and code == 0
 
 
 def main():
@@ -214,19 +215,25 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--decode", default="keyframes,auto")
     parser.add_argument("--many", type=int, default=0)
+    parser.add_argument("--interval", default="2s", help="one sample so often")
+    parser.add_argument("--gop", type=int, default=50, help="frames from keyframe to keyframe")
+    parser.add_argument("--cores", type=float, default=GOAL_CORES, help="the goal of --many")
+    parser.add_argument("--clip", type=pathlib.Path, help="made if it is not there")
+    parser.add_argument("--program", type=pathlib.Path, default=RELEASE / "vtagd")
     parser.add_argument("--no-opencv", action="store_true")
     parser.add_argument("--no-bare", action="store_true")
     args = parser.parse_args()
-    make_clip()
-    server = subprocess.Popen([RELEASE / "examples/rtsp_server", "--file", CLIP], stdout=subprocess.PIPE, text=True)
+    clip = args.clip or (CLIP if args.gop == 50 else CLIP.with_name(f"clip-{args.gop}.mp4"))
+    make_clip(clip, args.gop)
+    server = subprocess.Popen([RELEASE / "examples/rtsp_server", "--file", clip], stdout=subprocess.PIPE, text=True)
     good = True
     try:
         url = server.stdout.readline().strip()
         if args.many:
             for decode in args.decode.split(","):
-                good &= many(url, args.many, args.seconds, decode)
+                good &= many(url, args.many, args.seconds, decode, args)
             sys.exit(0 if good else 1)
-        used = {decode: one(url, decode, args.seconds) for decode in args.decode.split(",")}
+        used = {decode: one(url, decode, args.seconds, args) for decode in args.decode.split(",")}
         best = used.get("keyframes", min(used.values()))
         good = best * 60 / args.seconds <= GOAL_SECONDS
         if not args.no_bare:

@@ -92,7 +92,8 @@ section! {
         "unchanged" => unchanged: Unchanged,
         /// `auto`, `keyframes`, `all` | `auto` | Which frames are decoded. `keyframes`: only those keyframes that are
         /// sampled, at a tenth of the CPU time or less. `auto`: keyframes alone as long as they come at least as often
-        /// as samples are wanted, everything otherwise; files with `pace: fast` are decoded whole
+        /// as samples are wanted, otherwise all frames from a keyframe up to the last one of its group that a sample
+        /// needs; files with `pace: fast` are decoded whole
         "decode" => decode: Decode,
         /// `auto`, `software`, `nvidia`, `jetson`, `vaapi`, `v4l2` | `auto` | Who decodes. `auto` takes the first
         /// hardware decoder that opens here, software otherwise, and software for a stream whose hardware decoder fails
@@ -194,7 +195,7 @@ section! {
         /// bool | `true` | `false`: the stream is checked and listed, and not connected to
         "enabled" => enabled: bool,
         /// URL | this or `pipeline` | `rtsp://` `rtsps://` `http://` `https://` `file://` `v4l2:///dev/video0` `rtmp://`
-        /// `srt://` `udp://` (MPEG-TS) `push://NAME` (pictures that [others send](cameras.md#pictures-that-are-sent)).
+        /// `rtmps://` `srt://` `udp://` (MPEG-TS) `push://NAME` (pictures that [others send](cameras.md#pictures-that-are-sent)).
         /// `file://clip.mp4` is relative to this file, `file:///srv/clip.mp4` is not. Credentials inside the URL work,
         /// with a warning; see [below](#user-and-password-in-a-url). Over HTTP: multipart MJPEG, a video, or a
         /// still picture, which is [polled](cameras.md#still-pictures), or a playlist (`.m3u8`)

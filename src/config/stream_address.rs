@@ -13,7 +13,8 @@ use crate::source::{CameraTls, Location, PushSettings, Transport};
 use crate::yaml::field_reader::{At, Field, Reader};
 use crate::yaml::{address, checks, secrets};
 
-const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file://, v4l2://, rtmp://, srt://, udp:// or push://";
+const SCHEMES: &str = "use rtsp://, rtsps://, http://, https://, file://, v4l2://, rtmp://, rtmps://, srt://, udp:// or \
+                       push://";
 
 /// How pictures come from where they come from.
 #[derive(Default)]
@@ -29,12 +30,21 @@ pub(super) fn way(raw: &Stream, location: &Location, reader: &mut Reader<'_>) ->
     if let Some(at) = raw.transport.given().filter(|_| !is_rtsp) {
         reader.warn(at, "is not used: only rtsp:// and rtsps:// have a choice", "remove it");
     }
-    let encrypted = location.url().is_some_and(|url| matches!(url.scheme(), "rtsps" | "https"));
+    let encrypted = location.url().is_some_and(|url| matches!(url.scheme(), "rtsps" | "https" | "rtmps"));
     if let Some(at) = raw.tls.given().filter(|_| !encrypted) {
-        reader.warn(at, "is not used: only rtsps:// and https:// are encrypted", "remove it, or use such an address");
+        let message = "is not used: only rtsps://, https:// and rtmps:// are encrypted";
+        reader.warn(at, message, "remove it, or use such an address");
     }
     let tls = match raw.tls.given() {
-        Some(given) => trusted(given, reader)?,
+        Some(given) => {
+            let tls = trusted(given, reader)?;
+            let of_rtmp = location.url().is_some_and(|url| url.scheme() == "rtmps");
+            if of_rtmp && matches!(tls, CameraTls::Ca(_) | CameraTls::Fingerprint(_)) {
+                let message = "cannot be had with rtmps://: what reads it knows the authorities of this machine alone";
+                return reader.refuse(given, message, "install its authority on this machine, or write `verify: off`");
+            }
+            tls
+        }
         None => CameraTls::default(),
     };
     let is_pushed = matches!(location, Location::Push(_));
@@ -184,10 +194,12 @@ fn url_location(url: &At<String>, has_password: bool, reader: &mut Reader<'_>) -
             let location = if scheme.starts_with("rtsp") { Location::Rtsp } else { Location::Http };
             Some((location(address.url), address.username, address.password))
         }
-        Some("rtmp") => {
+        Some(scheme @ ("rtmp" | "rtmps")) => {
             let address = address::zoned(url, reader)?;
-            let sent = has_password || address.password.is_some();
-            address::report_plain(url, &address.url, sent, "use srt:// with a password if the server has it", reader);
+            if scheme == "rtmp" {
+                let sent = has_password || address.password.is_some();
+                address::report_plain(url, &address.url, sent, "use rtmps:// if the server has it", reader);
+            }
             Some((Location::Rtmp(address.url), address.username, address.password))
         }
         Some("srt") => {
@@ -226,7 +238,7 @@ fn url_location(url: &At<String>, has_password: bool, reader: &mut Reader<'_>) -
             Some((Location::V4l2(path), None, None))
         }
         Some(scheme) => {
-            let known = ["rtsp", "rtsps", "http", "https", "file", "v4l2", "rtmp", "srt", "udp", "push"];
+            let known = ["rtsp", "rtsps", "http", "https", "file", "v4l2", "rtmp", "rtmps", "srt", "udp", "push"];
             let remedy = match crate::yaml::nearest(scheme, &known) {
                 Some(near) => format!("did you mean {near}://? Known: {}", known.join(", ")),
                 None => SCHEMES.to_owned(),

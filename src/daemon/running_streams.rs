@@ -164,7 +164,14 @@ impl Streams {
         let member =
             self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, views, route })?;
         self.live_scores.enter(record.status.id(), &emitter);
-        Ok(RunningStream { member, emitter, leaving: None, silent: false, ended: false, absence: Absence::of(stream) })
+        Ok(RunningStream {
+            member,
+            emitter,
+            leaving: None,
+            silent: false,
+            ended: false,
+            absence: Absence::of(stream, self.intake.pushed()),
+        })
     }
 
     fn running(&self) -> impl Iterator<Item = (&RegisteredStream, &RunningStream)> {

@@ -48,6 +48,22 @@ pub struct StreamScores {
     pub scores: Vec<LabelReading>,
 }
 
+/// How a stream's labels stood at one moment, not yet in words.
+pub struct Standing {
+    stream: String,
+    first: Option<FrameTime>,
+    last: Option<FrameTime>,
+    boards: Vec<StandingBoard>,
+}
+
+/// One label set of it, on the whole view or a region.
+struct StandingBoard {
+    region: Option<Arc<str>>,
+    set: Arc<str>,
+    rivals: Arc<[NamedRival]>,
+    labels: Vec<Watched>,
+}
+
 /// A margin in both units, and the best rival.
 #[derive(Clone, Debug, Serialize)]
 pub struct Told {
@@ -179,27 +195,30 @@ impl LiveScores {
         detail: Detail,
         is_wanted: impl Fn(Option<&str>, &str, &str) -> bool,
     ) -> Option<StreamScores> {
+        Some(self.standing(stream, detail, is_wanted)?.reading(now, detail))
+    }
+
+    /// The same, for whoever puts it into words later.
+    pub fn standing(
+        &self,
+        stream: &str,
+        detail: Detail,
+        is_wanted: impl Fn(Option<&str>, &str, &str) -> bool,
+    ) -> Option<Standing> {
         let emitter = self.emitter(stream)?;
-        let (first, last, boards) = {
-            let emitter = emitter.lock();
-            let board = |board: &super::Board| {
-                let region = board.region.as_deref();
-                let wanted = board.labels.iter().filter(|label| is_wanted(region, &board.set, &label.rules.name));
-                let name = (board.region.clone(), Arc::clone(&board.set));
-                (name, Arc::clone(&board.rivals), wanted.map(|label| label.copy(detail)).collect::<Vec<_>>())
-            };
-            (emitter.first, emitter.last, emitter.boards.iter().map(board).collect::<Vec<_>>())
+        let emitter = emitter.lock();
+        let board = |board: &super::Board| {
+            let region = board.region.as_deref();
+            let wanted = board.labels.iter().filter(|label| is_wanted(region, &board.set, &label.rules.name));
+            StandingBoard {
+                region: board.region.clone(),
+                set: Arc::clone(&board.set),
+                rivals: Arc::clone(&board.rivals),
+                labels: wanted.map(|label| label.copy(detail)).collect(),
+            }
         };
-        let clock = first.zip(last).map(|(first, last)| Clock { first, last, now });
-        let scores = boards.iter().flat_map(|((region, set), rivals, labels)| {
-            labels.iter().map(|label| reading(region.as_deref(), set, label, &Words { rivals, clock }, detail))
-        });
-        Some(StreamScores {
-            stream: stream.to_owned(),
-            at: last.map(|last| last.wall),
-            age: last.map(|last| now.saturating_duration_since(last.captured).as_secs_f64()),
-            scores: scores.collect(),
-        })
+        let boards = emitter.boards.iter().map(board).collect();
+        Some(Standing { stream: stream.to_owned(), first: emitter.first, last: emitter.last, boards })
     }
 
     /// When the last sample of each stream was taken, of those that had any.
@@ -242,6 +261,23 @@ impl LiveScores {
             board.labels.iter().filter_map(drift).collect::<Vec<_>>()
         };
         emitter.boards.iter().flat_map(of_board).collect()
+    }
+}
+
+impl Standing {
+    /// In words, told at `now`; `detail` as it was taken with.
+    pub fn reading(&self, now: Instant, detail: Detail) -> StreamScores {
+        let clock = self.first.zip(self.last).map(|(first, last)| Clock { first, last, now });
+        let scores = self.boards.iter().flat_map(|board| {
+            let words = Words { rivals: &board.rivals, clock };
+            board.labels.iter().map(move |label| reading(board.region.as_deref(), &board.set, label, &words, detail))
+        });
+        StreamScores {
+            stream: self.stream.clone(),
+            at: self.last.map(|last| last.wall),
+            age: self.last.map(|last| now.saturating_duration_since(last.captured).as_secs_f64()),
+            scores: scores.collect(),
+        }
     }
 }
 

@@ -17,10 +17,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::frame::pushed_pictures::OutcomeSender;
 use crate::frame::thumbprint::Thumbprint;
 use crate::stream::StreamId;
-use crate::stream::accounting::FrameGuard;
+use crate::stream::accounting::{FrameGuard, OutcomeWatcher};
 
 /// Memory layout of a picture, after the names GStreamer and FFmpeg use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -251,6 +250,12 @@ pub trait FrameTap: Send + Sync {
     /// counted as dropped (`reason="decode"`).
     fn is_sampled(&self, media: Duration) -> bool;
 
+    /// How long after `media` time the next frame is wanted, as things stand; zero: one of that time is, or it cannot be told. Asks for nothing.
+    fn until_wanted(&self, media: Duration) -> Duration {
+        let _ = media;
+        Duration::ZERO
+    }
+
     /// Hands over the frame last wanted. Returns at once for live streams (newest wins); for `pace: fast` it blocks
     /// until there is room or shutdown is asked for.
     fn deliver(&self, time: FrameTime, picture: Picture);
@@ -262,7 +267,7 @@ pub trait FrameTap: Send + Sync {
     }
 
     /// A picture that somebody has sent: it is sampled, whenever it comes, and handed over. `outcome` hears what becomes of it.
-    fn deliver_pushed(&self, time: FrameTime, picture: Picture, number: u64, outcome: Option<OutcomeSender>) {
+    fn deliver_pushed(&self, time: FrameTime, picture: Picture, number: u64, outcome: Option<OutcomeWatcher>) {
         let _ = outcome;
         if self.is_sampled(time.media) {
             self.deliver_still(time, picture, number);

@@ -4,18 +4,15 @@
 //! has ended takes none: its source holds what stands here.
 
 use std::collections::HashMap;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::still_image::StillImageError;
 use crate::platform::secret::Secret;
 use crate::stream::StreamId;
-use crate::stream::accounting::FrameOutcome;
-
-/// Who hears what has become of a frame; it has room for the one message.
-pub type OutcomeSender = SyncSender<FrameOutcome>;
+use crate::stream::accounting::OutcomeWatcher;
 
 /// A stream that is made of pictures that others send.
 pub trait TakesPictures: Send + Sync {
@@ -23,10 +20,14 @@ pub trait TakesPictures: Send + Sync {
     ///
     /// # Errors
     /// What is wrong with the picture.
-    fn take(&self, coded: &[u8], outcome: Option<OutcomeSender>) -> Result<u64, StillImageError>;
+    fn take(&self, coded: &[u8], outcome: Option<OutcomeWatcher>) -> Result<u64, StillImageError>;
 
     /// What has to be shown by whoever sends one.
     fn token(&self) -> Option<&Secret>;
+
+    /// From when on nothing is there, if no other picture comes: the last one stands for what is there until then, and its sender may be a little late. `None`
+    /// before the first.
+    fn gone_at(&self) -> Option<Instant>;
 }
 
 /// All of them.

@@ -155,6 +155,11 @@ impl Intake {
         self.latest = latest;
     }
 
+    /// Where streams take the pictures that are sent to them.
+    pub fn pushed(&self) -> &Arc<PushedPictures> {
+        &self.pushed
+    }
+
     /// Streams that join from now on take the pictures that are sent to `pushed`.
     pub fn take_pushed(&mut self, pushed: Arc<PushedPictures>) {
         self.pushed = pushed;

@@ -17,14 +17,13 @@ pub use auto::Tempo;
 pub use schedule::Schedule;
 
 use crate::frame::latest_picture::LatestPicture;
-use crate::frame::pushed_pictures::OutcomeSender;
 use crate::frame::slot::{PutError, SlotWriter};
 use crate::frame::thumbprint::Thumbprint;
 use crate::frame::view::Region;
 use crate::frame::{Frame, FrameTap, FrameTime, Picture};
 use crate::platform::shutdown::Shutdown;
 use crate::stream::StreamId;
-use crate::stream::accounting::{DropReason, FrameAccounting, FrameGuard, FrameOutcome};
+use crate::stream::accounting::{DropReason, FrameAccounting, FrameGuard, FrameOutcome, OutcomeWatcher};
 
 /// `sampling.interval` of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,14 +147,19 @@ impl FrameTap for Sampler {
     fn is_sampled(&self, media: Duration) -> bool {
         self.with(|state| {
             state.give_up_pending();
-            if let Some(tempo) = &self.tempo {
-                state.schedule.change(tempo.interval());
-            }
+            self.follow(state);
             let wanted = state.schedule.is_sampled(media);
             if wanted {
                 state.pending = Some(self.accounting.sample(&self.stream));
             }
             wanted
+        })
+    }
+
+    fn until_wanted(&self, media: Duration) -> Duration {
+        self.with(|state| {
+            self.follow(state);
+            state.schedule.until_wanted(media)
         })
     }
 
@@ -167,7 +171,7 @@ impl FrameTap for Sampler {
         self.hand_over(time, picture, Some(number));
     }
 
-    fn deliver_pushed(&self, time: FrameTime, picture: Picture, number: u64, outcome: Option<OutcomeSender>) {
+    fn deliver_pushed(&self, time: FrameTime, picture: Picture, number: u64, outcome: Option<OutcomeWatcher>) {
         self.with(|state| {
             state.give_up_pending();
             // It stands for the point of the grid that is due, if one is.
@@ -179,6 +183,12 @@ impl FrameTap for Sampler {
 }
 
 impl Sampler {
+    fn follow(&self, state: &mut State) {
+        if let Some(tempo) = &self.tempo {
+            state.schedule.change(tempo.interval());
+        }
+    }
+
     fn hand_over(&self, time: FrameTime, picture: Picture, still: Option<u64>) {
         let Some(guard) = self.with(|state| state.pending.take()) else {
             // Nothing was wanted: an uncounted frame must not enter the accounts half-way.
@@ -311,7 +321,8 @@ mod tests {
     fn a_picture_that_was_sent_is_sampled_whenever_it_comes_and_its_sender_hears_what_became_of_it() {
         let (sampler, reader, accounting) = sampler(OnFull::NewestWins);
         let (told, heard) = std::sync::mpsc::sync_channel(1);
-        sampler.deliver_pushed(time(Duration::ZERO), picture(), 1, Some(told));
+        let watcher = OutcomeWatcher::new(move |outcome| told.try_send(outcome).unwrap());
+        sampler.deliver_pushed(time(Duration::ZERO), picture(), 1, Some(watcher));
         sampler.deliver_pushed(time(SECOND / 10), picture(), 2, None);
         assert_eq!(heard.try_recv(), Ok(FrameOutcome::Dropped(DropReason::Superseded)));
         assert_eq!((reader.take().unwrap().still, accounting.totals().sampled), (Some(2), 2));

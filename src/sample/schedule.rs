@@ -73,6 +73,15 @@ impl Schedule {
         true
     }
 
+    /// How long after `media` the next frame is picked; zero: one at `media` would be. Changes nothing.
+    pub fn until_wanted(&self, media: Duration) -> Duration {
+        let Some(grid) = self.grid.filter(|_| !self.interval.is_zero()) else { return Duration::ZERO };
+        if media.saturating_add(self.interval.saturating_mul(2)) < grid.due {
+            return Duration::ZERO;
+        }
+        grid.due.saturating_sub(media.saturating_add(self.tolerance))
+    }
+
     fn grid_from(&self, media: Duration) -> Grid {
         Grid { start: media, due: media.saturating_add(self.interval), last: media, anew: false }
     }

@@ -39,6 +39,25 @@ impl CameraTls {
     }
 }
 
+/// The same for rtmp2src, which can be told not to look, and nothing else.
+pub(super) fn apply_to_rtmp(source: &gst::Element, tls: &CameraTls) -> Result<(), String> {
+    const PROPERTY: &str = "tls-validation-flags";
+    match tls {
+        CameraTls::System => Ok(()),
+        CameraTls::Ca(_) | CameraTls::Fingerprint(_) => {
+            Err(format!("its element {} takes no certificates", source.name()))
+        }
+        CameraTls::Off => {
+            let property = source.find_property(PROPERTY);
+            let class = property.and_then(|property| glib::FlagsClass::with_type(property.value_type()));
+            let nothing = class.and_then(|class| class.builder().build());
+            let nothing = nothing.ok_or_else(|| format!("its element {} looks at every certificate", source.name()))?;
+            source.set_property_from_value(PROPERTY, &nothing);
+            Ok(())
+        }
+    }
+}
+
 /// Lets `source` trust what `tls` says.
 pub(super) fn apply(source: &gst::Element, tls: &CameraTls) -> Result<(), String> {
     const PROPERTY: &str = "tls-database";
@@ -178,5 +197,10 @@ mod tests {
         }
         assert!(apply(&web, &CameraTls::Ca("/no/such.pem".into())).unwrap_err().contains("/no/such.pem"));
         assert_eq!(apply(&other, &CameraTls::System), Ok(()));
+        let rtmp = make("rtmp2src");
+        apply_to_rtmp(&rtmp, &CameraTls::Off).unwrap();
+        assert_eq!(rtmp.property_value("tls-validation-flags").transform::<u32>().unwrap().get(), Ok(0_u32));
+        assert!(apply_to_rtmp(&rtmp, &CameraTls::Ca("/no/such.pem".into())).is_err());
+        assert!(apply_to_rtmp(&other, &CameraTls::Off).is_err());
     }
 }

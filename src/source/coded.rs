@@ -22,8 +22,17 @@ pub(super) enum Codec {
 /// What a frame needs to be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// A keyframe that nothing behind it reaches back over: what came before may be missing.
+    Idr,
+    /// Another keyframe.
     Key,
     Delta,
+}
+
+impl Kind {
+    pub fn is_key(self) -> bool {
+        self != Self::Delta
+    }
 }
 
 /// Headers, parameter sets and messages before the first slice fit in here; what does not is taken by its flag.
@@ -97,6 +106,7 @@ pub(super) fn kind(codec: Codec, buffer: &gst::BufferRef) -> Kind {
             let found = read.then(|| first_slice(codec, framing, &start[..length])).flatten();
             match found {
                 Some(Slice::Delta) => Kind::Delta,
+                Some(Slice::Idr) => Kind::Idr,
                 Some(Slice::Key) => Kind::Key,
                 // One intra slice does not make an intra picture: the others are looked at too.
                 Some(Slice::Intra) => match buffer.map_readable() {
@@ -116,6 +126,8 @@ pub(super) fn kind(codec: Codec, buffer: &gst::BufferRef) -> Kind {
 /// What one slice says about its picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slice {
+    /// The whole picture can be decoded alone, and nothing after it refers to what was before it.
+    Idr,
     /// The whole picture can be decoded alone.
     Key,
     /// This slice can.
@@ -133,6 +145,7 @@ fn slice(codec: Codec, unit: &[u8]) -> Option<Slice> {
     if matches!(codec, Codec::H265(_)) {
         // Table 7-1 of H.265: 0 to 31 are slices, 16 to 21 those of random access points (BLA, IDR, CRA).
         return match (header >> 1) & 0x3f {
+            19 | 20 => Some(Slice::Idr),
             16..=21 => Some(Slice::Key),
             0..=31 => Some(Slice::Delta),
             _ => None,
@@ -140,7 +153,7 @@ fn slice(codec: Codec, unit: &[u8]) -> Option<Slice> {
     }
     // Table 7-1 of H.264.
     match header & 0x1f {
-        5 => Some(Slice::Key),
+        5 => Some(Slice::Idr),
         1 | 2 => Some(intra_slice(&unit[1..])),
         _ => None,
     }
@@ -183,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_idr_frame_is_a_keyframe_whatever_stands_before_it() {
-        assert_eq!(kind(START, &stream(&[&[0x09, 0x10], SPS, PPS, IDR])), Kind::Key);
+        assert_eq!(kind(START, &stream(&[&[0x09, 0x10], SPS, PPS, IDR])), Kind::Idr);
     }
 
     #[test]
@@ -208,7 +221,7 @@ mod tests {
     fn lengths_instead_of_start_codes_are_understood() {
         gst::init().unwrap();
         let bytes: Vec<u8> = [SPS, PPS, IDR].iter().flat_map(|u| [&[0, u.len() as u8], *u].concat()).collect();
-        assert_eq!(kind(Codec::H264(Framing::Lengths(2)), &gst::Buffer::from_slice(bytes)), Kind::Key);
+        assert_eq!(kind(Codec::H264(Framing::Lengths(2)), &gst::Buffer::from_slice(bytes)), Kind::Idr);
     }
 
     #[test]
@@ -217,7 +230,7 @@ mod tests {
             kind(Codec::H265(Framing::StartCodes), &stream(&[&[64, 1], &[kind_of_unit << 1, 1, 0x80]]))
         };
         for key in 16..=21 {
-            assert_eq!(of(key), Kind::Key, "{key}");
+            assert_eq!(of(key), if matches!(key, 19 | 20) { Kind::Idr } else { Kind::Key }, "{key}");
         }
         for delta in [0, 1, 8, 9] {
             assert_eq!(of(delta), Kind::Delta, "{delta}");

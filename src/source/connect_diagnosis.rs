@@ -47,10 +47,14 @@ pub(super) fn explain(
         "rtsps" => 322,
         "https" => 443,
         "rtmp" => 1935,
+        // As its reader has it.
+        "rtmps" => 443,
         _ => 80,
     });
     let (at, detail) = match &error {
         SourceError::Connection { at, detail } => (at, detail),
+        // It cannot be pinned.
+        SourceError::Certificate { .. } if url.scheme() == "rtmps" => return error,
         SourceError::Certificate { at, detail } => {
             return certificate(at, Some(detail), url, port, trusted, shutdown).unwrap_or(error);
         }

@@ -188,7 +188,10 @@ impl Gate {
         }
         let mut held = self.held.lock();
         match verdict {
-            Verdict::Decode => gst::PadProbeReturn::Ok,
+            Verdict::Decode => {
+                held.clear();
+                gst::PadProbeReturn::Ok
+            }
             Verdict::Ask { hold } => {
                 held.clear();
                 if hold {

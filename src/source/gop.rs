@@ -4,6 +4,10 @@
 //! keyframes was decoded; if it is late, the decoder gets the keyframe and everything behind it, so that no sample is missed and
 //! no picture is broken, and from then on decodes every frame until keyframes have been close enough for a while. What is held
 //! back is bounded ([`Chooser::MAX_HELD`]); beyond that it is dropped, and the next keyframe is waited for.
+//!
+//! Where keyframes are too far apart, `auto` decodes from each of them up to the last frame of its group that a sample needs. What comes behind that is held back: the
+//! next IDR frame makes it superfluous; if a sample is due before one comes, all that is held goes into the decoder, as if it had never been held. So
+//! the same pictures come out as where every frame is decoded.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,7 +37,7 @@ impl Mode {
 /// What is to be done with one coded frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Into the decoder.
+    /// Into the decoder. What is held, if anything is, is dropped: it is not needed.
     Decode,
     /// A keyframe: into the decoder if it is wanted. With `hold`, it is also the first one to be held.
     Ask {
@@ -53,7 +57,7 @@ pub(super) enum Verdict {
 pub(super) enum News {
     /// Keyframes are close enough: `auto` decodes nothing else from here on.
     Close,
-    /// Keyframes are too far apart: `auto` decodes every frame from here on.
+    /// Keyframes are too far apart: `auto` decodes what lies between them from here on.
     Rare,
     /// No keyframe for so long, and only keyframes are wanted.
     Absent(Duration),
@@ -71,6 +75,8 @@ pub(super) struct Chooser {
     /// No keyframe came; frames pass as they are.
     open: bool,
     last_key: Option<Duration>,
+    /// It was an IDR frame.
+    last_idr: bool,
     newest: Duration,
     /// The first frame of this line of time, and how many there have been.
     line: Option<(Duration, u32)>,
@@ -105,6 +111,10 @@ impl Chooser {
     /// Frames that are further apart than this are no line of time.
     const MAX_STEP: Duration = Duration::from_secs(30);
     const REMEMBERED: usize = 5;
+    /// What a frame that is held takes beside its bytes.
+    const FRAME: usize = 512;
+    /// A keyframe is expected so exactly.
+    const LEEWAY: Duration = Duration::from_millis(200);
 
     pub fn new(decode: Decode) -> Self {
         Self {
@@ -113,6 +123,7 @@ impl Chooser {
             waiting_since: None,
             open: false,
             last_key: None,
+            last_idr: false,
             newest: Duration::ZERO,
             line: None,
             deltas: 0,
@@ -156,12 +167,25 @@ impl Chooser {
 
     /// A new connection: nothing that comes now follows from what was before.
     pub fn begin(&mut self) {
-        (self.waiting_since, self.open, self.last_key, self.line) = (None, false, None, None);
+        (self.waiting_since, self.open, self.last_key, self.last_idr, self.line) = (None, false, None, false, None);
         (self.deltas, self.cold, self.held, self.good) = (0, None, None, 0);
     }
 
-    /// What is to be done with the frame of `size` bytes at `at` (running time), when a sample is wanted every `interval`.
-    pub fn frame(&mut self, at: Duration, kind: Kind, size: usize, interval: Duration) -> (Verdict, Option<News>) {
+    /// Whether it matters how far the next sample is, when one is wanted every `interval`.
+    pub fn looks_ahead(&self, interval: Duration) -> bool {
+        self.decode == Decode::Auto && self.mode == Mode::All && !interval.is_zero() && self.last_idr
+    }
+
+    /// What is to be done with the frame of `size` bytes at `at` (running time), when a sample is wanted every `interval`, the next one `until_due` after
+    /// this frame; zero: this one, or that is not known.
+    pub fn frame(
+        &mut self,
+        at: Duration,
+        kind: Kind,
+        size: usize,
+        interval: Duration,
+        until_due: Duration,
+    ) -> (Verdict, Option<News>) {
         let back = at.saturating_add(self.reordered()) < self.newest;
         if self.last_key.is_some() && (back || at > self.newest.saturating_add(Self::JUMP_ON)) {
             self.begin();
@@ -174,8 +198,8 @@ impl Chooser {
             self.mode = Mode::All;
         }
         match kind {
-            Kind::Key => self.key(at, size, interval),
-            Kind::Delta => self.delta(at, size, interval),
+            Kind::Key | Kind::Idr => self.key(at, kind, size, interval),
+            Kind::Delta => self.delta(at, size, interval, until_due),
         }
     }
 
@@ -187,7 +211,7 @@ impl Chooser {
         Self::JUMP_BACK.max(step.min(Self::MAX_STEP).saturating_mul(16))
     }
 
-    fn key(&mut self, at: Duration, size: usize, interval: Duration) -> (Verdict, Option<News>) {
+    fn key(&mut self, at: Duration, kind: Kind, size: usize, interval: Duration) -> (Verdict, Option<News>) {
         let mut close = false;
         if let Some(distance) = self.last_key.and_then(|last| at.checked_sub(last)).filter(|d| !d.is_zero()) {
             if self.gops.len() == Self::REMEMBERED {
@@ -200,7 +224,8 @@ impl Chooser {
         let late =
             self.last_key.is_some_and(|last| at.saturating_sub(last) > Self::too_late(interval)) && self.deltas > 0;
         let warm = self.mode == Mode::All && (self.last_key.is_some() || self.open);
-        (self.last_key, self.deltas, self.waiting_since, self.open) = (Some(at), 0, None, false);
+        (self.last_key, self.last_idr) = (Some(at), kind == Kind::Idr);
+        (self.deltas, self.waiting_since, self.open) = (0, None, false);
         match (self.decode, self.mode) {
             (Decode::Keyframes, _) => (Verdict::Ask { hold: false }, None),
             // What was held has become too much, and the keyframe is late: a fresh start with it.
@@ -216,8 +241,10 @@ impl Chooser {
             (Decode::Auto, Mode::All) if !interval.is_zero() => {
                 self.good = if close { self.good + 1 } else { 0 };
                 if self.good < self.needed {
+                    let verdict = if self.last_idr { Verdict::Decode } else { self.release() };
+                    self.held = None;
                     self.cold = if warm { self.cold } else { Some(at) };
-                    return (Verdict::Decode, None);
+                    return (verdict, None);
                 }
                 (self.mode, self.chosen_at, self.held, self.good) = (Mode::Keyframes, Some(at), Some(size), 0);
                 (Verdict::Ask { hold: true }, Some(News::Close))
@@ -229,7 +256,7 @@ impl Chooser {
         }
     }
 
-    fn delta(&mut self, at: Duration, size: usize, interval: Duration) -> (Verdict, Option<News>) {
+    fn delta(&mut self, at: Duration, size: usize, interval: Duration, until_due: Duration) -> (Verdict, Option<News>) {
         self.deltas = self.deltas.saturating_add(1);
         if self.open {
             return (Verdict::Decode, None);
@@ -242,10 +269,12 @@ impl Chooser {
         match (self.decode, self.mode) {
             (_, Mode::All) => {
                 let leading = self.cold.is_some_and(|cold| at < cold);
-                if !leading {
-                    self.cold = None;
+                if leading {
+                    return (Verdict::Drop, None);
                 }
-                (if leading { Verdict::Drop } else { Verdict::Decode }, None)
+                self.cold = None;
+                let looks_ahead = self.looks_ahead(interval);
+                (if looks_ahead { self.ahead(at, size, until_due) } else { self.release() }, None)
             }
             (Decode::Auto, Mode::Keyframes) => match self.held {
                 _ if at < key => (Verdict::Drop, None),
@@ -253,8 +282,8 @@ impl Chooser {
                     let news = self.give_up_keyframes(at);
                     (Verdict::Release, Some(news))
                 }
-                Some(held) if held + size <= Self::MAX_HELD => {
-                    self.held = Some(held + size);
+                Some(held) if held + size + Self::FRAME <= Self::MAX_HELD => {
+                    self.held = Some(held + size + Self::FRAME);
                     (Verdict::Hold, None)
                 }
                 Some(_) => {
@@ -265,6 +294,28 @@ impl Chooser {
             },
             (_, Mode::Keyframes) => self.without_key(since),
         }
+    }
+
+    /// A delta unit that may never be needed: a keyframe can come before the next sample is due.
+    fn ahead(&mut self, at: Duration, size: usize, until_due: Duration) -> Verdict {
+        let longest = self.gops.iter().map(|(distance, _)| *distance).max();
+        let Some(next) = self.last_key.zip(longest).map(|(last, gop)| last.saturating_add(gop)) else {
+            return self.release();
+        };
+        // Due before the keyframe, or the keyframe is late: what is held only grows.
+        let needed =
+            at.saturating_add(until_due).saturating_add(Self::LEEWAY) < next || at > next.saturating_add(Self::LEEWAY);
+        let held = self.held.unwrap_or_default().saturating_add(size).saturating_add(Self::FRAME);
+        if until_due.is_zero() || needed || held > Self::MAX_HELD {
+            return self.release();
+        }
+        self.held = Some(held);
+        Verdict::Hold
+    }
+
+    /// This one goes into the decoder, behind all that is held.
+    fn release(&mut self) -> Verdict {
+        if self.held.take().is_some() { Verdict::Release } else { Verdict::Decode }
     }
 
     /// A delta unit that nothing can be done with, `waited` after the last keyframe or the first frame.

@@ -72,6 +72,14 @@ impl MediaTime {
         self.reached = self.reached.max(pts);
     }
 
+    /// Where [`place`](Self::place) will put a frame of the line that is being played, one that may never come so far; `None`: it begins a new one, or may.
+    pub fn expected(&self, pts: Duration, now: Instant) -> Option<Duration> {
+        let (Some(last), Anchor::At { pts: anchor, media }) = (self.last, self.anchor) else { return None };
+        let back = pts.saturating_add(Self::JITTER) < last.pts;
+        let ahead = self.live && pts.saturating_sub(last.pts) > Self::JUMP + now.saturating_duration_since(last.seen);
+        (!back && !ahead).then(|| media.saturating_add(pts.saturating_sub(anchor)).max(last.media))
+    }
+
     /// The media time of the frame with time stamp `pts`, seen at `now`.
     pub fn place(&mut self, pts: Duration, now: Instant) -> Duration {
         let Some(last) = self.last else {

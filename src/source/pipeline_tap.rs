@@ -7,6 +7,7 @@
 //! not listened to. Full: [`FrameTap::deliver`] decides (newest wins, or it blocks this thread). Closed: buffers are dropped.
 
 mod still_tap;
+mod verdicts;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,15 +16,14 @@ use gstreamer as gst;
 use parking_lot::Mutex;
 
 use super::Decode;
-use super::coded::{self, Kind};
+use super::coded::Kind;
 use super::decoders;
 use super::error::SourceError;
-use super::gop::{Chooser, Mode, News, Verdict};
+use super::gop::{Chooser, Mode};
 use super::media_time::MediaTime;
 use super::picture::{self, Coded};
 use super::stamps::Stamps;
 use crate::frame::{FrameTap, FrameTime};
-use crate::platform::rounding;
 use crate::stream::status::{Decoding, StreamState, StreamStatus};
 
 /// Wanted keyframes in a row that the decoder may swallow before coded frames stop counting as signs of life.
@@ -91,6 +91,9 @@ struct State {
     /// The decoding element, and coded frames that came since it last gave a picture.
     decoder: String,
     owed: u32,
+    /// Frames that the gate holds back, and frames that have been counted there and have still to come out of the decoder, which counts others.
+    held: u64,
+    counted: u64,
     /// Wanted keyframes in a row that never came out of the decoder.
     lost: u32,
     pending: Option<Pending>,
@@ -120,6 +123,8 @@ impl PipelineTap {
             gated: false,
             decoder: String::new(),
             owed: 0,
+            held: 0,
+            counted: 0,
             lost: 0,
             pending: None,
             coded: None,
@@ -145,6 +150,7 @@ impl PipelineTap {
             state.chooser.begin();
             state.stamps = Default::default();
             (state.gated, state.lost, state.owed) = (false, 0, 0);
+            (state.held, state.counted) = (0, 0);
             state.decoder.clear();
             (state.progress, state.pending, state.coded) = (Progress::default(), None, None);
             state.cut = None;
@@ -195,81 +201,6 @@ impl PipelineTap {
     pub fn close(&self) {
         self.with(|state| state.connection += 1);
         self.tap.lock().take();
-    }
-
-    /// What is to be done with a coded frame; for [`Verdict::Ask`], [`Self::is_coded_sampled`] tells more. `caps` tells what it is coded in,
-    /// if somebody wants to know.
-    pub fn verdict(&self, connection: u64, frame: CodedFrame, caps: impl FnOnce() -> Option<gst::Caps>) -> Verdict {
-        let Some(interval) = self.tap().map(|tap| tap.interval()) else { return Verdict::Drop };
-        let now = Instant::now();
-        let judged = self.with(|state| {
-            if state.connection != connection {
-                return None;
-            }
-            state.gated = true;
-            if frame.kind != Kind::Key {
-                state.media.passed(frame.at);
-            }
-            state.owed = state.owed.saturating_add(1);
-            state.progress.coded += 1;
-            let before = state.chooser.mode();
-            let (verdict, news) = state.chooser.frame(frame.at, frame.kind, frame.size, interval);
-            let mode = state.chooser.mode();
-            // Where every frame is decoded, they are counted and time is told behind the decoder.
-            let alone = before == Mode::Keyframes;
-            if alone && state.lost < LOST {
-                state.progress.last = Some(now);
-            }
-            // Nothing that it refers to has come.
-            let lost = before == Mode::All && mode == Mode::All && verdict == Verdict::Drop;
-            let worth_telling = frame.kind == Kind::Key || news.is_some();
-            let decoding = worth_telling.then(|| Decoding {
-                mode: Some(mode.name()),
-                keyframe_interval: state.chooser.keyframe_interval(),
-                frame_rate: state.chooser.frame_rate(),
-            });
-            Some((verdict, news, decoding, alone, lost))
-        });
-        let Some((verdict, news, decoding, alone, lost)) = judged else { return Verdict::Drop };
-        if lost {
-            self.status.frame_lost();
-        }
-        if alone {
-            self.status.frame_seen(now);
-        }
-        if let Some(decoding) = decoding {
-            self.status.decoding(decoding);
-            if let Some(codec) = caps().and_then(|caps| coded::name(&caps)) {
-                self.status.codec(&codec);
-            }
-        }
-        if let Some(news) = news {
-            self.tell(news, interval);
-        }
-        verdict
-    }
-
-    fn tell(&self, news: News, interval: Duration) {
-        let stream = self.status.id();
-        let keyframes = self.with(|state| state.chooser.keyframe_interval()).map(rounding::duration);
-        let interval = rounding::duration(interval);
-        match news {
-            News::Close => {
-                tracing::info!(%stream, ?keyframes, ?interval, "keyframes are close enough, decoding nothing else");
-            }
-            News::Rare => {
-                tracing::info!(%stream, ?keyframes, ?interval, "keyframes are too far apart, decoding every frame");
-            }
-            News::Absent(waited) => tracing::warn!(
-                %stream,
-                waited = ?rounding::duration(waited),
-                "no keyframe seen, so nothing is decoded; set `decode: auto`, or shorten the keyframe interval in the camera"
-            ),
-            News::Refresh(waited) => {
-                let waited = rounding::duration(waited);
-                tracing::info!(%stream, ?waited, "no keyframe seen, decoding every frame as it comes");
-            }
-        }
     }
 
     pub fn mode(&self) -> Mode {
@@ -388,10 +319,15 @@ impl PipelineTap {
                 }
                 asked
             });
-            Some((first, asked, state.gated, if state.gated { state.chooser.mode() } else { Mode::All }))
+            let mode = if state.gated { state.chooser.mode() } else { Mode::All };
+            let counted = mode != Mode::All || state.counted > 0;
+            if mode == Mode::All {
+                state.counted = state.counted.saturating_sub(1);
+            }
+            Some((first, asked, state.gated, mode, counted))
         });
-        let Some((first, asked, gated, mode)) = came else { return false };
-        if mode == Mode::All {
+        let Some((first, asked, gated, mode, counted)) = came else { return false };
+        if !counted {
             self.status.frame_seen(now);
         }
         if first && !gated {

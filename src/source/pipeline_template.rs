@@ -261,6 +261,9 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     if matches!(location, Location::Rtsp(_) | Location::Http(_)) {
         camera_tls::apply(source, &settings.tls)?;
     }
+    if matches!(location, Location::Rtmp(_)) {
+        camera_tls::apply_to_rtmp(source, &settings.tls)?;
+    }
     if matches!(location, Location::Rtsp(_)) {
         set_transport(source, settings.transport)?;
     }

@@ -13,11 +13,12 @@ use super::connection::End;
 use super::pipeline_tap::PipelineTap;
 use super::polled_stills::{SHORTEST_INTERVAL, copy_of, next_number};
 use super::{PushSettings, SourceSettings};
-use crate::frame::pushed_pictures::{OutcomeSender, PushedPictures, TakesPictures};
+use crate::frame::pushed_pictures::{PushedPictures, TakesPictures};
 use crate::frame::still_image::{self, Animated, StillImageError};
 use crate::frame::{Picture, coded_size};
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
+use crate::stream::accounting::OutcomeWatcher;
 use crate::stream::status::{StreamState, StreamStatus};
 
 /// The last picture.
@@ -36,24 +37,47 @@ struct Taker {
     started: Instant,
     sizes: coded_size::Limits,
     token: Option<Secret>,
+    hold: Option<Duration>,
+    /// When the last picture came.
+    came: Mutex<Option<Instant>>,
     /// Also held while a picture is handed over: one after another.
     last: Mutex<Option<Last>>,
 }
 
+impl Taker {
+    /// How often a picture is shown again, as things stand.
+    fn interval(&self) -> Duration {
+        self.feed.interval().unwrap_or_default().max(SHORTEST_INTERVAL)
+    }
+
+    /// How long a picture stands for what is there.
+    fn hold(&self, interval: Duration) -> Duration {
+        self.hold.unwrap_or(interval)
+    }
+}
+
 impl TakesPictures for Taker {
-    fn take(&self, coded: &[u8], outcome: Option<OutcomeSender>) -> Result<u64, StillImageError> {
+    fn take(&self, coded: &[u8], outcome: Option<OutcomeWatcher>) -> Result<u64, StillImageError> {
         let picture = still_image::decode_within(coded, self.sizes, Animated::Refused)?;
         let number = next_number();
         let mut last = self.last.lock();
-        let copy = copy_of(&picture);
+        let (copy, came) = (copy_of(&picture), Instant::now());
+        // First: once its frame has been looked at, this may be asked for.
+        *self.came.lock() = Some(came);
         self.feed.pushed(self.connection, self.started.elapsed(), picture, number, outcome);
-        let came = Instant::now();
         *last = copy.map(|picture| Last { picture, number, came, shown: came });
         Ok(number)
     }
 
     fn token(&self) -> Option<&Secret> {
         self.token.as_ref()
+    }
+
+    fn gone_at(&self) -> Option<Instant> {
+        let came = (*self.came.lock())?;
+        let interval = self.interval();
+        // Who sends one an interval is a little late now and then.
+        Some(came + self.hold(interval) + interval / 2)
     }
 }
 
@@ -67,14 +91,22 @@ pub(super) fn run(
 ) -> End {
     let PushSettings { token, hold } = settings.push.clone().unwrap_or_default();
     let connection = feed.connect();
-    let (started, last) = (Instant::now(), Mutex::default());
-    let taker = Arc::new(Taker { feed: Arc::clone(feed), connection, started, sizes: settings.sizes(), token, last });
+    let taker = Arc::new(Taker {
+        feed: Arc::clone(feed),
+        connection,
+        started: Instant::now(),
+        sizes: settings.sizes(),
+        token,
+        hold,
+        came: Mutex::default(),
+        last: Mutex::default(),
+    });
     pushed.enter(&settings.id, &(Arc::clone(&taker) as Arc<dyn TakesPictures>));
     status.set(StreamState::Up);
     tracing::info!(stream = %settings.id, "waiting for pictures that are sent to it");
     loop {
-        let interval = feed.interval().unwrap_or_default().max(SHORTEST_INTERVAL);
-        let wait = show_again(&taker, interval, hold.unwrap_or(interval), Instant::now());
+        let interval = taker.interval();
+        let wait = show_again(&taker, interval, taker.hold(interval), Instant::now());
         if shutdown.sleep(wait) {
             return End::Shutdown;
         }

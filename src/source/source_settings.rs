@@ -21,7 +21,7 @@ pub enum Location {
     File(PathBuf),
     /// `http://` or `https://`: progressive video, multipart MJPEG, a playlist or still pictures.
     Http(ZonedUrl),
-    /// `rtmp://`: what a server there plays.
+    /// `rtmp(s)://`: what a server there plays.
     Rtmp(ZonedUrl),
     /// `srt://`: who sends there, or, with `?mode=listener`, whoever calls.
     Srt(ZonedUrl),

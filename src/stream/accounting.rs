@@ -4,8 +4,8 @@
 //! one that is dropped before that counts as dropped for the reason it was last marked with, so no path can forget.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -149,7 +149,12 @@ impl FrameAccounting {
             metrics::counter!("vtagd_frames_sampled_total", "stream" => stream.to_string()).increment(1);
         }
         drop(counts);
-        FrameGuard { accounting: Arc::clone(self), stream: Arc::clone(stream), fate: Mutex::new(fate), watcher: None }
+        FrameGuard {
+            accounting: Arc::clone(self),
+            stream: Arc::clone(stream),
+            fate: Mutex::new(fate),
+            watcher: Mutex::default(),
+        }
     }
 
     /// Ends the accounting at shutdown: frames that a late stage still holds are counted as dropped (`shutdown`) now, and not
@@ -194,6 +199,21 @@ impl Counts {
     }
 }
 
+/// Who hears how a frame's way ends, once, on the thread that ends it and before anything else can happen to its stream; must not wait.
+pub struct OutcomeWatcher(Box<dyn FnOnce(FrameOutcome) + Send>);
+
+impl OutcomeWatcher {
+    pub fn new(watch: impl FnOnce(FrameOutcome) + Send + 'static) -> Self {
+        Self(Box::new(watch))
+    }
+}
+
+impl fmt::Debug for OutcomeWatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OutcomeWatcher")
+    }
+}
+
 /// The right to end one sampled frame's way, once.
 #[derive(Debug)]
 pub struct FrameGuard {
@@ -201,15 +221,14 @@ pub struct FrameGuard {
     stream: StreamId,
     /// What a silent drop counts as; `None` once completed.
     fate: Mutex<Option<DropReason>>,
-    /// Who hears of it.
-    watcher: Option<SyncSender<FrameOutcome>>,
+    watcher: Mutex<Option<OutcomeWatcher>>,
 }
 
 impl FrameGuard {
-    /// The same, whose end `watcher` hears of; it should have room for it.
+    /// The same, whose end `watcher` hears of.
     #[must_use]
-    pub fn watched(mut self, watcher: Option<SyncSender<FrameOutcome>>) -> Self {
-        self.watcher = watcher;
+    pub fn watched(mut self, watcher: Option<OutcomeWatcher>) -> Self {
+        *self.watcher.get_mut() = watcher;
         self
     }
 
@@ -221,11 +240,12 @@ impl FrameGuard {
     }
 
     fn end(&self, outcome: FrameOutcome) {
-        self.accounting.complete(&self.stream, outcome);
-        if let Some(watcher) = &self.watcher {
-            // Gone: nobody waits any more.
-            let _ = watcher.try_send(outcome);
+        let watcher = self.watcher.lock().take();
+        // First: a stream whose frames have all been counted may be told that nothing is there any more.
+        if let Some(OutcomeWatcher(watch)) = watcher {
+            watch(outcome);
         }
+        self.accounting.complete(&self.stream, outcome);
     }
 
     /// Whether the frame's way has ended already.
@@ -265,7 +285,9 @@ mod tests {
         let (accounting, stream) = (Arc::new(FrameAccounting::default()), StreamId::from("a"));
         for outcome in [Some(FrameOutcome::Reused), None] {
             let (heard, ends) = std::sync::mpsc::sync_channel(1);
-            let guard = accounting.sample(&stream).watched(Some(heard));
+            let guard = accounting
+                .sample(&stream)
+                .watched(Some(OutcomeWatcher::new(move |outcome| drop(heard.try_send(outcome)))));
             outcome.into_iter().for_each(|outcome| guard.complete(outcome));
             drop(guard);
             let expected = outcome.unwrap_or(FrameOutcome::Dropped(DropReason::Shutdown));

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::common::camera::{Camera, Codec, Content};
 use crate::common::daemon::{Daemon, eventually};
@@ -221,8 +222,19 @@ fn ends_of(url: &str, told: &[&str], count: &Count) {
         healthy.url()
     );
     let mut daemon = Daemon::start(folder.path(), &config);
-    let mut most = 0;
+    let row = |daemon: &mut Daemon, id: &str| {
+        let (_, body) = daemon.get("/api/v1/streams");
+        let rows: Value = serde_json::from_str(&body).unwrap();
+        rows["streams"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap().clone()
+    };
+    daemon.wait_ready();
+    let (mut most, mut sampled, mut longest) = (0, (0, Instant::now()), Duration::ZERO);
     eventually(&format!("{url} is told"), || {
+        let now = row(&mut daemon, "healthy")["accounting"]["sampled"].as_u64().unwrap();
+        if now > sampled.0 {
+            longest = longest.max(if sampled.0 > 0 { sampled.1.elapsed() } else { Duration::ZERO });
+            sampled = (now, Instant::now());
+        }
         most = most.max(daemon.rss());
         // Nothing kills the machine that this runs on.
         assert!(most < 3 * ROOM, "{url}: {} MiB", most / MIB);
@@ -234,11 +246,6 @@ fn ends_of(url: &str, told: &[&str], count: &Count) {
         );
         if told.is_empty() { count.sent.load(Ordering::Relaxed) > 512 * MIB } else { down.is_some() }.then_some(())
     });
-    let row = |daemon: &mut Daemon, id: &str| {
-        let (_, body) = daemon.get("/api/v1/streams");
-        let rows: Value = serde_json::from_str(&body).unwrap();
-        rows["streams"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap().clone()
-    };
     eventually("it is down, to be tried again", || {
         let state = row(&mut daemon, "endless")["state"].clone();
         assert!(state != "failed" && state != "ended", "{url}: {state}");
@@ -258,7 +265,7 @@ fn ends_of(url: &str, told: &[&str], count: &Count) {
     let log = daemon.log();
     let down = log.lines().find(|line| line.contains("the stream is down")).unwrap_or_default();
     println!("{url}: {} bytes sent, {down}", count.sent.load(Ordering::Relaxed));
-    println!("{url}: peak {} MiB, afterwards {} MiB", peak / MIB, left / MIB);
+    println!("{url}: peak {} MiB, afterwards {} MiB, the other's longest pause {longest:?}", peak / MIB, left / MIB);
     assert!(peak < left + ROOM, "{url}: {} MiB, and {} MiB afterwards", peak / MIB, left / MIB);
     assert!(daemon.stop().success());
 }

@@ -207,6 +207,32 @@ fn auto_goes_over_in_the_middle_of_a_group_without_a_broken_picture() {
 }
 
 #[test]
+fn behind_the_last_frame_that_a_sample_needs_nothing_is_decoded_and_pictures_are_the_same_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = H264_WITH_B.replace("bframes=3", "bframes=0");
+    let interval = Duration::from_millis(400);
+    let encoders =
+        [("a", plain.as_str(), "h264parse"), ("b", H264_WITH_B, "h264parse"), ("c", H265_WITH_B, "h265parse")];
+    let watched = encoders.map(|(name, encoder, parse)| {
+        let path = folder.path().join(name).with_extension("mkv");
+        // Twice as long as the distance of samples.
+        clip(&path, 150, encoder, 20, parse);
+        let of = |decode, pace| SourceSettings { pace, ..of(Location::File(path.clone()), decode) };
+        let (_, expected, _) = sampling(of(Decode::All, Pace::Fast), interval).wait_end();
+        (encoder.to_owned(), expected, sampling(of(Decode::Auto, Pace::Live), interval))
+    });
+    for (encoder, expected, running) in watched {
+        let recorder = Arc::clone(&running.recorder);
+        let (_, frames, report) = running.wait_end();
+        let seen = |frames: &[Seen]| frames.iter().map(|frame| (frame.media, frame.digest)).collect::<Vec<_>>();
+        assert_eq!(seen(&frames), seen(&expected), "{encoder}");
+        // Decoders that work on several frames at once, and wait for those that are shown earlier, are ahead by some.
+        assert!(recorder.asked() < 130, "{} of 150: {encoder}", recorder.asked());
+        assert_eq!((report.decode, report.frames), (Some("all"), 150), "{encoder}");
+    }
+}
+
+#[test]
 fn auto_takes_every_picture_of_a_file_that_is_played_fast() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.mkv");

@@ -2,19 +2,23 @@
 
 use std::io::Write;
 use std::net::UdpSocket;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::common::authority::Authority;
 use crate::common::camera::{Camera, Codec, Content};
 use crate::common::raw_rtsp::{self, Behaviour, Odd};
 use crate::common::recorder::{Options, Running, make, settings};
 use crate::common::rtmp_server;
+use crate::common::tls_front;
 use crate::common::web::{Server, respond};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use url::Url;
 use vtagd::platform::secret::Secret;
-use vtagd::source::{Location, SourceSettings, Transport};
+use vtagd::source::{CameraTls, Location, SourceSettings, Transport};
 use vtagd::stream::status::StreamState;
 
 /// A picture as cameras send it: a keyframe each second.
@@ -25,18 +29,12 @@ const VIDEO: &str = "videotestsrc is-live=true pattern=ball ! video/x-raw,format
 struct Sender(gst::Element);
 
 impl Sender {
-    /// `None` where the machine has not all that it takes, which is said.
-    fn start(description: &str) -> Option<Self> {
+    /// All that it takes is in the packages that set-up asks for.
+    fn start(description: &str) -> Self {
         gst::init().unwrap();
-        let pipeline = match gst::parse::launch(description) {
-            Ok(pipeline) => pipeline,
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return None;
-            }
-        };
+        let pipeline = gst::parse::launch(description).unwrap();
         pipeline.set_state(gst::State::Playing).unwrap();
-        Some(Self(pipeline))
+        Self(pipeline)
     }
 }
 
@@ -101,13 +99,59 @@ fn multicast_is_what_the_camera_is_asked_for() {
     assert!(!asked.is_empty() && asked.iter().all(|asked| asked.contains("multicast")), "{asked:?}");
 }
 
+/// Set in a process that has a network of its own.
+const ALONE: &str = "VTAGD_TEST_NETWORK";
+
+/// Whether this process has a network of its own, where nobody else is and loopback carries multicast. If not, the test called `name` is run in one, if this machine
+/// allows that: `false`.
+fn has_own_network(name: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let own = "ip link set lo up && ip link set lo multicast on && ip route add 224.0.0.0/4 dev lo && exec \"$@\"";
+    let unshared = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--net", "sh", "-c", own, "sh"]);
+        command
+    };
+    if !unshared().arg("true").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: no network namespace here");
+        return false;
+    }
+    let mut test = unshared();
+    test.arg(std::env::current_exe().unwrap()).args(["--exact", "--nocapture", name]).env(ALONE, "1");
+    let output = test.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    false
+}
+
+#[test]
+fn what_cameras_send_to_a_group_is_watched() {
+    if !has_own_network("ways_to_send::what_cameras_send_to_a_group_is_watched") {
+        return;
+    }
+    // Not GStreamer's server: it would have the group's port for itself on this machine.
+    let transport = |_: &str| "RTP/AVP;multicast;destination=239.1.2.4;port=5002-5003;ttl=1".to_owned();
+    let camera = raw_rtsp::start(Behaviour::Odd(Odd { transport, ..Odd::camera() }));
+    // Of another size than what the server describes, and sends over its connection all the same.
+    let large = VIDEO.replace("width=160,height=120", "width=320,height=240");
+    let packets = "rtph264pay pt=96 config-interval=-1 ! udpsink host=239.1.2.4 port=5002";
+    let sender = Sender::start(&format!("{large} ! {packets}"));
+    let rtsp = settings(Location::Rtsp(camera.into()));
+    let running = Running::start(SourceSettings { transport: Transport::Multicast, ..rtsp });
+    let frames = running.wait_frames(6);
+    assert!(frames.iter().all(|frame| frame.size == (320, 240)), "{frames:?}");
+    drop((running, sender));
+    let sender = Sender::start(&format!("{VIDEO} ! mpegtsmux alignment=7 ! udpsink host=239.1.2.3 port=5000"));
+    is_watched(settings(Location::Udp(url("udp://239.1.2.3:5000"))));
+    drop(sender);
+}
+
 #[test]
 fn a_transport_stream_over_udp_is_watched() {
     let port = free_udp_port();
-    let Some(sender) = Sender::start(&format!("{VIDEO} ! mpegtsmux alignment=7 ! udpsink host=127.0.0.1 port={port}"))
-    else {
-        return;
-    };
+    let sender = Sender::start(&format!("{VIDEO} ! mpegtsmux alignment=7 ! udpsink host=127.0.0.1 port={port}"));
     let running = is_watched(settings(Location::Udp(url(&format!("udp://127.0.0.1:{port}")))));
     assert_eq!(running.report().reconnects, 0);
     drop((running, sender));
@@ -121,7 +165,7 @@ fn srt_is_called_with_a_password_and_answered_where_others_call() {
             "{VIDEO} config-interval=-1 ! mpegtsmux alignment=7 ! \
              srtsink uri=srt://127.0.0.1:{port}?mode={mode} passphrase=a-long-password wait-for-connection=false"
         );
-        let Some(sender) = Sender::start(&sender) else { return };
+        let sender = Sender::start(&sender);
         let location = Location::Srt(url(&format!("srt://127.0.0.1:{port}{own}")));
         let password = Some(Secret::new("a-long-password"));
         let running = is_watched(SourceSettings { password, ..settings(location) });
@@ -129,24 +173,38 @@ fn srt_is_called_with_a_password_and_answered_where_others_call() {
     }
 }
 
-#[test]
-fn what_an_rtmp_server_plays_is_watched_again_and_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let flv = folder.path().join("a.flv");
+/// Four seconds, which a server plays to whoever asks.
+fn rtmp_server(folder: &Path) -> Url {
+    let flv = folder.join("a.flv");
     make(&format!(
         "videotestsrc num-buffers=100 pattern=ball ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! x264enc key-int-max=25 \
          bframes=0 ! h264parse ! flvmux streamable=true ! filesink location=\"{}\"",
         flv.display()
     ));
-    let address = rtmp_server::start(&flv);
-    if gst::ElementFactory::find("rtmp2src").is_none() {
-        eprintln!("skipped: no rtmp2src here");
-        return;
-    }
-    let running = is_watched(settings(Location::Rtmp(address.into())));
+    rtmp_server::start(&flv)
+}
+
+#[test]
+fn what_an_rtmp_server_plays_is_watched_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = is_watched(settings(Location::Rtmp(rtmp_server(folder.path()).into())));
     // Four seconds are all that it has, and then it hangs up.
     running.wait_frames(20);
     assert!(running.report().reconnects > 0);
+}
+
+#[test]
+fn an_encrypted_rtmp_server_is_believed_if_this_machine_knows_its_authority_or_nobody_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "authority");
+    authority.issue("server");
+    let behind = rtmp_server(folder.path()).socket_addrs(|| None).unwrap()[0];
+    let port = tls_front::start(authority.server("server", false), behind);
+    let rtmps =
+        |tls| SourceSettings { tls, ..settings(Location::Rtmp(url(&format!("rtmps://localhost:{port}/live/door")))) };
+    let error = Running::start(rtmps(CameraTls::System)).wait_down();
+    assert!(error.contains("certificate cannot be trusted") && !error.contains("pinned"), "{error}");
+    is_watched(rtmps(CameraTls::Off));
 }
 
 #[test]
@@ -156,7 +214,7 @@ fn a_playlist_with_a_live_window_is_followed() {
     let description = format!(
         "{VIDEO} ! hlssink2 target-duration=1 playlist-length=4 max-files=8 location={place}/segment%05d.ts playlist-location={place}/live.m3u8"
     );
-    let Some(_sender) = Sender::start(&description) else { return };
+    let _sender = Sender::start(&description);
     let root = folder.path().to_owned();
     let server = Server::start(move |request, stream| {
         let file = root.join(request.path.trim_start_matches('/'));

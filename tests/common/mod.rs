@@ -25,6 +25,6 @@ pub mod rtmp_server;
 pub mod scene;
 pub mod slow_link;
 pub mod sse;
-
 pub mod terminal;
+pub mod tls_front;
 pub mod web;

@@ -1,6 +1,7 @@
 //! Runs one source and writes down what it hands over.
 #![allow(dead_code)] // every scenario uses a part of it
 
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -31,6 +32,8 @@ pub struct Seen {
     pub colours: (Matrix, Range),
     /// Mean luma of the picture's four quarters, in reading order.
     pub quarters: [f64; 4],
+    /// Of its luma, to the bit.
+    pub digest: u64,
 }
 
 /// A tap that samples on a schedule and keeps what it is given.
@@ -61,6 +64,10 @@ impl FrameTap for Recorder {
         self.schedule.lock().unwrap().is_sampled(media)
     }
 
+    fn until_wanted(&self, media: Duration) -> Duration {
+        self.schedule.lock().unwrap().until_wanted(media)
+    }
+
     fn deliver(&self, time: FrameTime, picture: Picture) {
         let seen = Seen {
             media: time.media,
@@ -69,6 +76,7 @@ impl FrameTap for Recorder {
             format: picture.format(),
             colours: (picture.matrix(), picture.range()),
             quarters: quarters(&picture),
+            digest: digest(&picture),
         };
         let mut held = self.held.lock().unwrap();
         if held.len() < self.hold {
@@ -78,6 +86,16 @@ impl FrameTap for Recorder {
         self.seen.lock().unwrap().push(seen);
         self.came.notify_all();
     }
+}
+
+fn digest(picture: &Picture) -> u64 {
+    let (bytes, stride) = picture.plane(0);
+    let step = if picture.format() == PixelFormat::Rgb { 3 } else { 1 };
+    let mut hasher = DefaultHasher::new();
+    for row in bytes.chunks(stride).take(picture.height() as usize) {
+        hasher.write(&row[..picture.width() as usize * step]);
+    }
+    hasher.finish()
 }
 
 fn quarters(picture: &Picture) -> [f64; 4] {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::sample::Schedule;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,7 +28,7 @@ fn play(chooser: &mut Chooser, interval: Duration, frames: impl IntoIterator<Ite
     let mut played = Played::default();
     for (at, key) in frames {
         let kind = if key { Kind::Key } else { Kind::Delta };
-        let (verdict, news) = chooser.frame(ms(at), kind, SIZE, interval);
+        let (verdict, news) = chooser.frame(ms(at), kind, SIZE, interval, Duration::ZERO);
         played.news.extend(news);
         match verdict {
             Verdict::Decode => played.decoded.push(at),
@@ -188,7 +189,7 @@ fn what_is_held_is_bounded_and_the_next_keyframe_begins_anew() {
     // 100 Mbit/s: 500 KB a frame, one keyframe every 4 s.
     for (at, key) in stream(0, 12_000, 100) {
         let kind = if key { Kind::Key } else { Kind::Delta };
-        match chooser.frame(ms(at), kind, 500_000, 2 * SECOND).0 {
+        match chooser.frame(ms(at), kind, 500_000, 2 * SECOND, Duration::ZERO).0 {
             Verdict::Ask { hold: true } => held = 500_000,
             Verdict::Hold => held += 500_000,
             Verdict::Release => panic!("there is no way back to the keyframe"),
@@ -201,6 +202,122 @@ fn what_is_held_is_bounded_and_the_next_keyframe_begins_anew() {
     assert!(most <= Chooser::MAX_HELD, "{most}");
     assert_eq!(decoded.first(), Some(&4000));
     assert_eq!(decoded.len(), 200);
+}
+
+/// A decoder that shows frames in order of time, once so many later ones have come, and whoever samples behind it.
+struct Decoder {
+    schedule: Schedule,
+    reorder: usize,
+    waiting: Vec<u64>,
+    /// The number, in order of decoding, of the frame that went in last.
+    last: Option<usize>,
+    /// Frames that went in.
+    decoded: usize,
+    picked: Vec<u64>,
+}
+
+impl Decoder {
+    fn new(interval: Duration, reorder: usize) -> Self {
+        let schedule = Schedule::new(interval);
+        Self { schedule, reorder, waiting: Vec::new(), last: None, decoded: 0, picked: Vec::new() }
+    }
+
+    fn look(&mut self, at: u64) {
+        if self.schedule.is_sampled(ms(at)) {
+            self.picked.push(at);
+        }
+    }
+
+    fn decode(&mut self, (number, at, kind): (usize, u64, Kind)) {
+        // What a frame refers to may be the one before it.
+        assert!(kind != Kind::Delta || self.last.is_some_and(|last| last + 1 == number), "{at} without {number} - 1");
+        (self.last, self.decoded) = (Some(number), self.decoded + 1);
+        let room = if kind == Kind::Idr { 0 } else { self.reorder };
+        self.waiting.sort_unstable();
+        while self.waiting.len() > room || kind == Kind::Idr && !self.waiting.is_empty() {
+            let at = self.waiting.remove(0);
+            self.look(at);
+        }
+        self.waiting.push(at);
+        if self.reorder == 0 {
+            self.waiting.clear();
+            self.look(at);
+        }
+    }
+}
+
+/// Plays frames (in order of decoding: when they are shown, and what they are) through the chooser, the gate and a decoder.
+fn watch(decode: Decode, interval: Duration, reorder: usize, frames: &[(u64, Kind)]) -> Decoder {
+    let (mut chooser, mut decoder, mut held) = (Chooser::new(decode), Decoder::new(interval, reorder), Vec::new());
+    for (number, (at, kind)) in frames.iter().copied().enumerate() {
+        let frame = (number, at, kind);
+        let ahead = chooser.looks_ahead(interval);
+        let until_due = if ahead { decoder.schedule.until_wanted(ms(at)) } else { Duration::ZERO };
+        match chooser.frame(ms(at), kind, SIZE, interval, until_due).0 {
+            Verdict::Decode => {
+                held.clear();
+                decoder.decode(frame);
+            }
+            Verdict::Ask { hold } => {
+                held.clear();
+                held.extend(hold.then_some(frame));
+                decoder.look(at);
+            }
+            Verdict::Hold => held.push(frame),
+            Verdict::Release => {
+                held.push(frame);
+                // It begins with the keyframe that was decoded alone, or goes on behind the last that went in.
+                held.drain(..).for_each(|frame| decoder.decode(frame));
+            }
+            Verdict::Forget => held.clear(),
+            Verdict::Drop => {}
+        }
+    }
+    decoder
+}
+
+/// Groups of so many frames at 25 a second, `apart` (1: none) of them from one that is referred to to the next; those between are shown first and sent behind it.
+fn groups(gops: &[u64], apart: u64, key: Kind) -> Vec<(u64, Kind)> {
+    let (mut frames, mut start) = (Vec::new(), 0);
+    for gop in gops {
+        frames.push((start * 40, key));
+        let mut at = 1;
+        while at < *gop {
+            let reference = (at + apart - 1).min(gop - 1);
+            frames.push(((start + reference) * 40, Kind::Delta));
+            frames.extend((at..reference).map(|between| ((start + between) * 40, Kind::Delta)));
+            at = reference + 1;
+        }
+        start += gop;
+    }
+    frames
+}
+
+#[test]
+fn of_a_group_nothing_is_decoded_behind_the_last_frame_that_a_sample_needs() {
+    let frames = groups(&[50; 40], 1, Kind::Idr);
+    let (all, auto) = (watch(Decode::All, SECOND, 0, &frames), watch(Decode::Auto, SECOND, 0, &frames));
+    assert_eq!(auto.picked, all.picked);
+    // 26 of 50, once the distance of keyframes is known.
+    assert!((40 * 26..40 * 26 + 60).contains(&auto.decoded), "{} of {}", auto.decoded, all.decoded);
+    // Others may refer to what is before their keyframe: nothing can be left out.
+    let frames = groups(&[50; 40], 1, Kind::Key);
+    assert_eq!(watch(Decode::Auto, SECOND, 0, &frames).decoded, frames.len());
+}
+
+#[test]
+fn a_keyframe_that_is_late_costs_no_sample_and_what_is_held_does_not_grow_for_it() {
+    let frames = groups(&[[50; 10], [250; 10], [50; 10]].concat(), 1, Kind::Idr);
+    let (all, auto) = (watch(Decode::All, SECOND, 0, &frames), watch(Decode::Auto, SECOND, 0, &frames));
+    assert_eq!(auto.picked, all.picked);
+    let mut chooser = Chooser::new(Decode::Auto);
+    play(&mut chooser, SECOND, stream(0, 20_000, 50));
+    let mut frame = |at, kind| chooser.frame(ms(at), kind, 3 << 20, SECOND, SECOND).0;
+    assert_eq!(frame(20_000, Kind::Idr), Verdict::Decode);
+    // Two of them fit, and the sample is far behind the next keyframe.
+    let verdicts = [frame(21_000, Kind::Delta), frame(21_040, Kind::Delta), frame(21_080, Kind::Delta)];
+    assert_eq!(verdicts, [Verdict::Hold, Verdict::Hold, Verdict::Release]);
+    assert_eq!((frame(22_100, Kind::Delta), frame(22_240, Kind::Delta)), (Verdict::Hold, Verdict::Release));
 }
 
 #[test]
@@ -241,6 +358,27 @@ proptest! {
         // A keyframe may come in the frame behind the last one that was in time. The last group may still be held.
         prop_assert!(widest <= 1240, "{widest} ms without a frame that could be looked at");
         prop_assert!(played.most_held <= 31);
+    }
+
+    #[test]
+    fn auto_picks_what_decoding_every_frame_picks_and_decodes_no_frame_without_those_it_follows(
+        gops in prop::collection::vec(1u64..120, 3..30),
+        regular in any::<bool>(),
+        apart in 1u64..5,
+        interval in 100u64..3000,
+        idr in prop::bool::weighted(0.8),
+    ) {
+        // Longer than the interval: or keyframes alone would do, which are what is picked then.
+        let long_enough = |gop: &u64| gop.max(&6) + interval * 13 / 400;
+        let gops: Vec<u64> = gops.iter().map(|gop| long_enough(if regular { &gops[0] } else { gop })).collect();
+        let frames = groups(&gops, apart, if idr { Kind::Idr } else { Kind::Key });
+        let reorder = usize::from(apart > 1);
+        let watch = |decode| watch(decode, ms(interval), reorder, &frames);
+        let (all, auto) = (watch(Decode::All), watch(Decode::Auto));
+        // The end of the clip may still be held.
+        let shown = auto.picked.len();
+        prop_assert!(shown + 2 >= all.picked.len());
+        prop_assert_eq!(&auto.picked, &all.picked[..shown]);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::super::gop::Mode;
 use super::PipelineTap;
-use crate::frame::pushed_pictures::OutcomeSender;
 use crate::frame::{FrameTap, FrameTime, Picture};
+use crate::stream::accounting::OutcomeWatcher;
 use crate::stream::status::{Decoding, StreamState};
 
 impl PipelineTap {
@@ -28,7 +28,14 @@ impl PipelineTap {
     }
 
     /// Hands over a picture that somebody has sent `at`; see [`FrameTap::deliver_pushed`].
-    pub fn pushed(&self, connection: u64, at: Duration, picture: Picture, number: u64, outcome: Option<OutcomeSender>) {
+    pub fn pushed(
+        &self,
+        connection: u64,
+        at: Duration,
+        picture: Picture,
+        number: u64,
+        outcome: Option<OutcomeWatcher>,
+    ) {
         let Some((_, time, tap)) = self.came(connection, at) else { return };
         self.show(time, &picture);
         tap.deliver_pushed(time, picture, number, outcome);
