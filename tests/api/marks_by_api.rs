@@ -126,7 +126,7 @@ fn marks_are_added_listed_and_removed_and_events_judged_by_who_has_the_token() {
     assert_eq!(began.duration_since(from).as_millis(), 510);
     assert_eq!(judge(event, "maybe").0, 400);
     assert_eq!(judge("019a1b2c-0000-7000-8000-000000000000", "right").0, 404);
-    assert_eq!(list("?label=dog")["total"], 1);
+    assert_eq!(list("?stream=gate&label=dog")["total"], 1);
 
     // A browser's session needs its own token for each change; nobody else may do anything.
     let (_, session) = ask(&url, "POST", "/api/v1/session", &[("Authorization", &bearer)]);

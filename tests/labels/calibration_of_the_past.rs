@@ -319,8 +319,6 @@ fn a_region_is_calibrated_by_itself_from_a_clip_and_from_the_past_and_says_nothi
     let kept = [&calibrate[..], &["--region", "left"]].concat();
     let kept: Value = serde_json::from_str(&printed(here, &kept)).unwrap();
     assert!((enter(&kept) - enter(&left)).abs() < 1.0, "{} {}", enter(&kept), enter(&left));
-    let (code, said) = refused(here, &[&calibrate[..], &["--region", "right"]].concat());
-    assert!(code == 2 && said.contains("no label could be calibrated"), "{said}");
     printed(here, &[&["marks", "remove"], &on[..], &["left", "--all"]].concat());
     assert_eq!(printed(here, &["marks", "list", "--json"]).trim(), "{\"streams\":{}}");
 }
