@@ -29,7 +29,7 @@ const APART: i64 = 100_000;
 const BATCH: usize = 1000;
 
 fn name(camera: usize) -> Name {
-    Name { stream: format!("camera-{camera}"), region: String::new(), model: "m".into() }
+    Name { stream: format!("camera-{camera}"), model: "m".into(), ..Name::default() }
 }
 
 fn limits(max_size: u64) -> RetentionLimits {
@@ -60,7 +60,7 @@ fn push(store: &mut RowStore, index: usize, embedding: &[f32]) {
 }
 
 fn wanted(embedding: &[f32], threads: usize) -> Wanted<'_> {
-    Wanted { embedding, model: "m", stream: None, region: None, since: None, until: None, keep: 10, threads }
+    Wanted { embedding, model: "m", keep: 10, threads, ..Wanted::default() }
 }
 
 fn median(mut times: Vec<f64>) -> f64 {

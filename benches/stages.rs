@@ -176,7 +176,7 @@ fn calibrating(c: &mut Criterion) {
 fn day_of_history(c: &mut Criterion, seen: &[(f64, f64)], absent: &[(f64, f64)], setting: &Setting) {
     const LENGTH: usize = 512;
     let folder = tempfile::tempdir().expect("a folder");
-    let name = Name { stream: "gate".into(), region: String::new(), model: "m".into() };
+    let name = Name { stream: "gate".into(), model: "m".into(), ..Name::default() };
     let rows = |seed: usize, rows: usize| {
         let mut all =
             Array2::from_shape_fn((rows, LENGTH), |(r, c)| ((r * 31 + c * 17 + seed * 7) % 101) as f32 - 50.0);

@@ -29,6 +29,7 @@ const MAX_LIMIT: u64 = 10_000;
 /// Which marks are listed.
 pub(super) const FILTER: &[Parameter] = &[
     Parameter { name: "stream", kind: ParameterKind::Text, meaning: "Only marks of this stream." },
+    Parameter { name: "region", kind: ParameterKind::Text, meaning: "Only marks of regions of this name." },
     Parameter { name: "set", kind: ParameterKind::Text, meaning: "Only marks of this label set." },
     Parameter { name: "label", kind: ParameterKind::Text, meaning: "Only marks of labels of this name." },
     Parameter { name: "kind", kind: ParameterKind::Word(KINDS), meaning: "Only marks of this kind." },
@@ -52,9 +53,14 @@ pub(super) const NEW: &[Parameter] = &[
     },
     Parameter { name: "label", kind: ParameterKind::Text, meaning: "Which label; not with `empty`." },
     Parameter {
+        name: "region",
+        kind: ParameterKind::Text,
+        meaning: "Which region of the stream; left out, it is said of all of them.",
+    },
+    Parameter {
         name: "from",
         kind: ParameterKind::Required(&ParameterKind::Moment),
-        meaning: "From when: by the clock, or in seconds from its first picture where the stream is a file.",
+        meaning: "From when: by the clock, or, where the stream is a file, in seconds from its first picture.",
     },
     Parameter {
         name: "to",
@@ -78,6 +84,8 @@ pub struct MarkView {
     /// The same for the same mark, always.
     pub id: String,
     pub stream: String,
+    /// `None`: all of the stream.
+    pub region: Option<String>,
     pub set: String,
     /// `None`: all of the set.
     pub label: Option<String>,
@@ -94,6 +102,7 @@ pub struct NewMark {
     pub set: String,
     pub kind: String,
     pub label: Option<String>,
+    pub region: Option<String>,
     /// As they were written.
     pub from: String,
     pub to: String,
@@ -179,6 +188,7 @@ pub(super) async fn list_marks(State(shared): State<Shared>, Extension(wanted): 
     let is = |name: &str, value: Option<&str>| wanted.text(name).is_none_or(|given| Some(given) == value);
     let fits = |mark: &MarkView| {
         is("stream", Some(&mark.stream))
+            && is("region", mark.region.as_deref())
             && is("set", Some(&mark.set))
             && is("label", mark.label.as_deref())
             && is("kind", Some(mark.kind))
@@ -201,6 +211,7 @@ pub(super) async fn add_mark(
         set: needed("set"),
         kind: needed("kind"),
         label: text("label"),
+        region: text("region"),
         from: needed("from"),
         to: needed("to"),
     };
@@ -323,10 +334,13 @@ pub(super) fn of_list() -> Value {
 pub(super) fn of_add() -> Value {
     let answers = [
         ("200", answer("It is kept; `changed`: it was not before.", of("Marked"))),
-        ("404", answer("There is no such stream, or it has no such set or label.", of("Error"))),
+        ("404", answer("There is no such stream, or it has no such region, set or label.", of("Error"))),
         (
             "409",
-            answer("Why it cannot be: it contradicts another, or its end is not after its beginning.", of("Error")),
+            answer(
+                "Why it cannot be: it contradicts another, its end is not after its beginning, or it is not told as moments of the stream are.",
+                of("Error"),
+            ),
         ),
     ];
     operation("addMark", "Says that a label was seen, or absent, or that none was there.", &answers)
@@ -352,7 +366,8 @@ pub(super) fn schemas() -> [(&'static str, Value); 3] {
     let (text, count) = (json!({ "type": "string" }), json!({ "type": "integer", "minimum": 0 }));
     let moment = json!({ "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "format": "date-time" }] });
     let mark = object(json!({
-        "id": text, "stream": text, "set": text, "label": { "anyOf": [text, { "type": "null" }] },
+        "id": text, "stream": text, "region": { "anyOf": [text, { "type": "null" }] },
+        "set": text, "label": { "anyOf": [text, { "type": "null" }] },
         "kind": { "enum": KINDS }, "from": moment, "to": moment,
     }));
     let marked = object(json!({ "mark": of("Mark"), "changed": { "type": "boolean" } }));

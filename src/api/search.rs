@@ -22,11 +22,11 @@ use crate::history::search_answer::{SearchAnswer, SearchRange};
 /// Moments of an answer that does not ask for a number.
 const LIMIT: u64 = 10;
 
-pub(super) static OF_TEXT: [Parameter; 7] = parameters(true);
-pub(super) static OF_PICTURE: [Parameter; 7] = parameters(false);
+pub(super) static OF_TEXT: [Parameter; 8] = parameters(true);
+pub(super) static OF_PICTURE: [Parameter; 8] = parameters(false);
 
 /// Beside a picture the text may be left out.
-const fn parameters(required: bool) -> [Parameter; 7] {
+const fn parameters(required: bool) -> [Parameter; 8] {
     [
         Parameter {
             name: "text",
@@ -45,6 +45,11 @@ const fn parameters(required: bool) -> [Parameter; 7] {
             name: "limit",
             kind: ParameterKind::Count { least: 1, most: 1000, default: Some(LIMIT) },
             meaning: "At most so many moments, the best first.",
+        },
+        Parameter {
+            name: "current_view",
+            kind: ParameterKind::Flag,
+            meaning: "Without what was seen through another view than the stream has now; `other_views` counts it.",
         },
         Parameter {
             name: "histogram",
@@ -103,6 +108,7 @@ fn search(
         region: given.text("region"),
         since: given.time("since"),
         until: given.time("until"),
+        current_view: given.flag("current_view"),
         limit,
     };
     queries.search(given.text("text"), picture, range, given.flag("histogram"))
@@ -125,7 +131,7 @@ pub(super) fn schema() -> Value {
         "stands_out": or_null(json!({ "type": "boolean" })),
         "moments": list(moment),
         "searched": object(json!({
-            "rows": count, "other_models": count, "damaged": count, "unreadable": list(string.clone()),
+            "rows": count, "unknown_views": count, "other_models": count, "other_views": count, "damaged": count, "unreadable": list(string.clone()),
         })),
     });
     object_with(always, json!({ "histogram": list(bar) }))

@@ -60,6 +60,14 @@ pub enum FitRefusal {
         "it has nothing to be compared with, or its scores are no numbers: give the set a `background`, or the label `negatives`"
     )]
     NotFinite,
+    #[error(
+        "none of its samples lies in what is marked as seen: mark a longer time, or sample more often (`sampling.interval`)"
+    )]
+    NoSampleSeen,
+    #[error(
+        "no sample lies in what is marked as without it: mark a longer time, or sample more often (`sampling.interval`)"
+    )]
+    NoSampleNotSeen,
     #[error("the same moments are marked as with it and as without it")]
     Contradiction,
     #[error("the model does not tell the marked moments apart: other prompts, negatives or another view may")]

@@ -1,10 +1,10 @@
 //! Marks: what a person says of the past. Of a stream and a label set, intervals in which a label was `seen` or `absent`, and `empty` ones,
-//! in which no label of the set was there. What is not marked is unknown.
+//! in which no label of the set was there; of all regions of the stream, or of one. What is not marked is unknown.
 //!
 //! In: marks as they are written (`--marks`, `marks import`). Out: [`SetMarks`], checked, sorted, and as intervals of seconds for
 //! calibration. Pure. Bounded: [`MAX_SPANS`] a set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
@@ -125,7 +125,7 @@ pub struct LabelMarks {
     pub absent: Vec<Span>,
 }
 
-/// Of a label set on one stream; the form of `--marks`, `import` and `export`.
+/// Of a label set on one stream; the form of `--marks`, `import` and `export`. What is not of one region is of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SetMarks {
@@ -133,6 +133,9 @@ pub struct SetMarks {
     /// No label of the set was there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub empty: Vec<Span>,
+    /// By the name of the region.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub regions: BTreeMap<String, SetMarks>,
 }
 
 /// What an interval says.
@@ -142,6 +145,22 @@ pub enum MarkKind {
     Absent(String),
     /// Of all labels.
     Empty,
+}
+
+/// An interval with what it says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// `None`: of all regions, or of a stream that has none.
+    pub region: Option<String>,
+    pub kind: MarkKind,
+    pub span: Span,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.span)?;
+        self.region.iter().try_for_each(|region| write!(f, " in region `{region}`"))
+    }
 }
 
 impl fmt::Display for MarkKind {
@@ -161,48 +180,59 @@ impl SetMarks {
 
     /// Intervals.
     pub fn len(&self) -> usize {
-        self.labels.values().map(|label| label.seen.len() + label.absent.len()).sum::<usize>() + self.empty.len()
+        let of_labels = self.labels.values().map(|label| label.seen.len() + label.absent.len()).sum::<usize>();
+        of_labels + self.empty.len() + self.regions.values().map(Self::len).sum::<usize>()
     }
 
-    /// The intervals of one kind.
-    fn of(&mut self, kind: &MarkKind) -> &mut Vec<Span> {
-        match kind {
-            MarkKind::Seen(label) => &mut self.labels.entry(label.clone()).or_default().seen,
-            MarkKind::Absent(label) => &mut self.labels.entry(label.clone()).or_default().absent,
-            MarkKind::Empty => &mut self.empty,
+    /// The intervals of the region and kind of `mark`.
+    fn beside(&mut self, mark: &Mark) -> &mut Vec<Span> {
+        let of = match &mark.region {
+            Some(region) => self.regions.entry(region.clone()).or_default(),
+            None => self,
+        };
+        match &mark.kind {
+            MarkKind::Seen(label) => &mut of.labels.entry(label.clone()).or_default().seen,
+            MarkKind::Absent(label) => &mut of.labels.entry(label.clone()).or_default().absent,
+            MarkKind::Empty => &mut of.empty,
         }
     }
 
     /// Every interval with what it says.
-    pub fn all(&self) -> Vec<(MarkKind, Span)> {
+    pub fn all(&self) -> Vec<Mark> {
         let mut out = Vec::with_capacity(self.len());
+        let mut put = |kind: &MarkKind, spans: &[Span]| {
+            out.extend(spans.iter().map(|span| Mark { region: None, kind: kind.clone(), span: *span }));
+        };
         for (label, marks) in &self.labels {
-            out.extend(marks.seen.iter().map(|span| (MarkKind::Seen(label.clone()), *span)));
-            out.extend(marks.absent.iter().map(|span| (MarkKind::Absent(label.clone()), *span)));
+            put(&MarkKind::Seen(label.clone()), &marks.seen);
+            put(&MarkKind::Absent(label.clone()), &marks.absent);
         }
-        out.extend(self.empty.iter().map(|span| (MarkKind::Empty, *span)));
+        put(&MarkKind::Empty, &self.empty);
+        for (region, marks) in &self.regions {
+            out.extend(marks.all().into_iter().map(|mark| Mark { region: Some(region.clone()), ..mark }));
+        }
         out
     }
 
     /// Adds an interval; one that is there already is there once.
-    pub fn add(&mut self, kind: &MarkKind, span: Span) {
-        let spans = self.of(kind);
-        if !spans.contains(&span) {
-            spans.push(span);
+    pub fn add(&mut self, mark: &Mark) {
+        let spans = self.beside(mark);
+        if !spans.contains(&mark.span) {
+            spans.push(mark.span);
         }
     }
 
     /// Takes an interval away; whether it was there.
-    pub fn remove(&mut self, kind: &MarkKind, span: Span) -> bool {
-        let spans = self.of(kind);
+    pub fn remove(&mut self, mark: &Mark) -> bool {
+        let spans = self.beside(mark);
         let before = spans.len();
-        spans.retain(|one| *one != span);
+        spans.retain(|one| *one != mark.span);
         let removed = spans.len() < before;
         self.tidy();
         removed
     }
 
-    /// Sorted, and without labels that have none.
+    /// Sorted, and without labels and regions that have none.
     pub fn tidy(&mut self) {
         let sort = |spans: &mut Vec<Span>| spans.sort_by(|a, b| a.0.seconds().total_cmp(&b.0.seconds()));
         for marks in self.labels.values_mut() {
@@ -211,6 +241,8 @@ impl SetMarks {
         }
         sort(&mut self.empty);
         self.labels.retain(|_, marks| !marks.seen.is_empty() || !marks.absent.is_empty());
+        self.regions.values_mut().for_each(Self::tidy);
+        self.regions.retain(|_, marks| !marks.is_empty());
     }
 
     /// What is wrong with them, the first few; `known`: the set's labels, if they are to be held against them.
@@ -223,41 +255,60 @@ impl SetMarks {
             )];
         }
         let mut problems: Vec<String> = Vec::new();
+        if let Some(region) = self.regions.iter().find_map(|(name, of)| (!of.regions.is_empty()).then_some(name)) {
+            problems.push(format!("region `{region}`: a region has no regions of its own"));
+        }
+        let labels: BTreeSet<&String> =
+            std::iter::once(self).chain(self.regions.values()).flat_map(|of| of.labels.keys()).collect();
         if let Some(known) = known {
-            let strange = self.labels.keys().filter(|label| !known.contains(label));
+            let strange = labels.iter().filter(|label| !known.contains(label));
             problems
                 .extend(strange.map(|label| format!("the set has no label `{label}` (it has {})", known.join(", "))));
         }
-        let wrong = self.all().into_iter().filter_map(|(kind, span)| Some(format!("{kind}: {}", span.problem()?)));
+        let wrong = self.all().into_iter().filter_map(|mark| Some(format!("{}: {}", mark.kind, mark.span.problem()?)));
         let wrong: Vec<String> = wrong.collect();
         let is_sound = wrong.is_empty();
         problems.extend(wrong);
         if is_sound {
-            for label in self.labels.keys() {
-                for media in [true, false] {
-                    if let Some((a, b)) = contradict(&self.seen(label, media), &self.absent(label, media)) {
-                        problems.push(format!(
-                            "`{label}` is marked as seen and as absent (or empty) at the same time, from {a:.2} to {b:.2}{}",
-                            if media { " s" } else { " s since 1970" }
-                        ));
-                    }
-                }
+            for label in labels {
+                problems.extend([true, false].into_iter().filter_map(|is_media| self.contradiction(label, is_media)));
             }
         }
         problems.truncate(MOST);
         problems
     }
 
-    /// In which the label was seen, of a clip or by the clock.
-    pub fn seen(&self, label: &str, is_media: bool) -> Vec<(f64, f64)> {
-        self.labels.get(label).map(|marks| pairs(&marks.seen, is_media)).unwrap_or_default()
+    /// Where the label is said to have been seen and not, in any region: the first such place.
+    fn contradiction(&self, label: &str, is_media: bool) -> Option<String> {
+        let places = std::iter::once(None).chain(self.regions.keys().map(|region| Some(&**region)));
+        places.into_iter().find_map(|region| {
+            let (a, b) = contradict(&self.seen(label, region, is_media), &self.absent(label, region, is_media))?;
+            let place = region.map(|region| format!(" in region `{region}`")).unwrap_or_default();
+            let moment = |at: f64| match Timestamp::from_millisecond((at * 1000.0).round() as i64) {
+                Ok(time) if !is_media => time.to_string(),
+                _ => format!("{at:.2} s"),
+            };
+            let when = format!("from {} to {}", moment(a), moment(b));
+            Some(format!("`{label}` is marked as seen and as absent (or empty) at the same time{place}, {when}"))
+        })
+    }
+
+    /// Those that are of `region`: what is said of all, and what is said of it alone.
+    fn parts(&self, region: Option<&str>) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(region.and_then(|region| self.regions.get(region)))
+    }
+
+    /// In which the label was seen in the region, of a clip or by the clock.
+    pub fn seen(&self, label: &str, region: Option<&str>, is_media: bool) -> Vec<(f64, f64)> {
+        let of_label = self.parts(region).filter_map(|part| part.labels.get(label));
+        of_label.flat_map(|marks| pairs(&marks.seen, is_media)).collect()
     }
 
     /// In which it was not.
-    pub fn absent(&self, label: &str, is_media: bool) -> Vec<(f64, f64)> {
-        let mut out = self.labels.get(label).map(|marks| pairs(&marks.absent, is_media)).unwrap_or_default();
-        out.extend(pairs(&self.empty, is_media));
-        out
+    pub fn absent(&self, label: &str, region: Option<&str>, is_media: bool) -> Vec<(f64, f64)> {
+        let of_label = self.parts(region).filter_map(|part| part.labels.get(label)).map(|marks| &marks.absent);
+        let spans = of_label.chain(self.parts(region).map(|part| &part.empty));
+        spans.flat_map(|spans| pairs(spans, is_media)).collect()
     }
 }
 

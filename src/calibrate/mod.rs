@@ -84,7 +84,11 @@ pub fn label(recordings: &[Recording<'_>], setting: &Setting) -> LabelOutcome {
     let without_samples = intervals.iter().filter(|interval| interval.samples.is_empty());
     let without_samples = without_samples.map(|interval| (interval.recording, interval.from, interval.to)).collect();
     let all: Vec<&MarkedInterval> = intervals.iter().filter(|interval| !interval.samples.is_empty()).collect();
-    let found = if contradicted { Err(FitRefusal::Contradiction) } else { proposed(&all, setting) };
+    let found = match without_all(&intervals, &all) {
+        _ if contradicted => Err(FitRefusal::Contradiction),
+        Some(why) => Err(why),
+        None => proposed(&all, setting),
+    };
     let (seen, not_seen) = (samples_of(&all, true), samples_of(&all, false));
     let histogram = histogram(&seen, &not_seen);
     let Ok((fit, thresholds)) = &found else {
@@ -101,6 +105,15 @@ pub fn label(recordings: &[Recording<'_>], setting: &Setting) -> LabelOutcome {
     let advice = advice::moments(recordings, Some(fit.enter));
     let check = held_out::check(recordings, &all, setting);
     LabelOutcome { found, check, events, histogram, advice, without_samples }
+}
+
+/// What is marked and has no sample at all is not what nobody has marked: a threshold would be cautious that need not be.
+fn without_all(marked: &[MarkedInterval], with_samples: &[&MarkedInterval]) -> Option<FitRefusal> {
+    let is_without = |is_seen| {
+        marked.iter().any(|one| one.is_seen == is_seen) && !with_samples.iter().any(|one| one.is_seen == is_seen)
+    };
+    let seen = is_without(true).then_some(FitRefusal::NoSampleSeen);
+    seen.or_else(|| is_without(false).then_some(FitRefusal::NoSampleNotSeen))
 }
 
 /// As `label`, of some of its intervals.

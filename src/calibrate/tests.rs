@@ -1,7 +1,7 @@
 //! Calibration as a whole: of samples and marks, and what it says of itself.
 
 use super::*;
-use marks::{LabelMarks, MarkKind, MarkTime, SetMarks, Span, contradict};
+use marks::{LabelMarks, Mark, MarkKind, MarkTime, SetMarks, Span, contradict};
 
 fn setting() -> Setting {
     let seconds = Duration::from_secs;
@@ -142,6 +142,19 @@ fn advice_begins_with_what_is_nearest_to_the_threshold_and_has_the_highest_and_r
 }
 
 #[test]
+fn what_is_marked_and_was_never_sampled_is_no_reason_for_a_cautious_threshold() {
+    // A sample every ten seconds: none of them lies in the two in which it was there.
+    let samples: Vec<Sample> = (0..20).map(|at| Sample::at(f64::from(at) * 10.0, 0.1 * at as f32)).collect();
+    let of = |seen: &[(f64, f64)], absent: &[(f64, f64)]| {
+        label(&[Recording { samples: &samples, seen, absent }], &setting()).found.map(|(fit, _)| fit.cautious)
+    };
+    assert_eq!(of(&[], &[(20.0, 190.0)]), Ok(true));
+    assert_eq!(of(&[(12.0, 18.0)], &[(20.0, 190.0)]), Err(FitRefusal::NoSampleSeen));
+    assert_eq!(of(&[(20.0, 190.0)], &[(12.0, 18.0)]), Err(FitRefusal::NoSampleNotSeen));
+    assert_eq!(of(&[], &[]), Err(FitRefusal::NoNotSeen));
+}
+
+#[test]
 fn wilsons_range_is_that_of_the_books() {
     // 8 of 10: 0.490 to 0.943 (Newcombe 1998).
     let rate = EstimatedRate::of(0.8, 10).unwrap();
@@ -156,12 +169,12 @@ fn marks_are_read_in_the_form_in_which_they_are_written_and_everything_wrong_is_
     let read = |text: &str| serde_json::from_str::<SetMarks>(text);
     let marks =
         read(r#"{ "labels": { "car": { "seen": [[4.5, 8.2]], "absent": [[20, 24]] } }, "empty": [[0, 4]] }"#).unwrap();
-    assert_eq!(marks.seen("car", true), [(4.5, 8.2)]);
-    assert_eq!(marks.absent("car", true), [(20.0, 24.0), (0.0, 4.0)]);
-    assert_eq!((marks.absent("bus", true), marks.seen("car", false)), (vec![(0.0, 4.0)], vec![]));
+    assert_eq!(marks.seen("car", None, true), [(4.5, 8.2)]);
+    assert_eq!(marks.absent("car", None, true), [(20.0, 24.0), (0.0, 4.0)]);
+    assert_eq!((marks.absent("bus", None, true), marks.seen("car", None, false)), (vec![(0.0, 4.0)], vec![]));
     let wall = read(r#"{ "labels": { "car": { "seen": [["2026-05-01T12:00:00Z", "2026-05-01T12:00:08+00:00"]] } } }"#)
         .unwrap();
-    let seen = wall.seen("car", false);
+    let seen = wall.seen("car", None, false);
     assert!((seen[0].1 - seen[0].0 - 8.0).abs() < 1e-6, "{seen:?}");
     assert_eq!(read(&serde_json::to_string(&wall).unwrap()).unwrap(), wall);
     assert!(read(r#"{ "labels": { "car": { "sen": [] } } }"#).is_err());
@@ -181,14 +194,47 @@ fn marks_are_read_in_the_form_in_which_they_are_written_and_everything_wrong_is_
 }
 
 #[test]
+fn a_mark_of_a_region_is_of_it_alone_and_one_without_is_of_all() {
+    let read = |text: &str| serde_json::from_str::<SetMarks>(text).unwrap();
+    let marks = read(
+        r#"{ "labels": { "car": { "seen": [[1, 4]] } }, "empty": [[20, 30]],
+             "regions": { "left": { "labels": { "car": { "absent": [[6, 9]] } } }, "right": { "labels": { "car": { "seen": [[6, 9]] } } } } }"#,
+    );
+    assert!(marks.problems(None).is_empty(), "{:?}", marks.problems(None));
+    let of = |region| (marks.seen("car", region, true), marks.absent("car", region, true));
+    assert_eq!(of(None), (vec![(1.0, 4.0)], vec![(20.0, 30.0)]));
+    assert_eq!(of(Some("left")), (vec![(1.0, 4.0)], vec![(6.0, 9.0), (20.0, 30.0)]));
+    assert_eq!(of(Some("right")), (vec![(1.0, 4.0), (6.0, 9.0)], vec![(20.0, 30.0)]));
+    assert_eq!((marks.len(), marks.all().len(), read(&serde_json::to_string(&marks).unwrap())), (4, 4, marks.clone()));
+    let mut again = SetMarks::default();
+    marks.all().iter().for_each(|mark| again.add(mark));
+    assert_eq!(again, marks);
+    let known = ["car".to_owned()];
+    for (text, told) in [
+        (
+            r#"{ "labels": { "car": { "seen": [[1, 9]] } }, "regions": { "left": { "empty": [[0, 4]] } } }"#,
+            "in region `left`",
+        ),
+        (r#"{ "regions": { "left": { "labels": { "bus": { "seen": [[1, 2]] } } } } }"#, "no label `bus`"),
+        (r#"{ "regions": { "left": { "empty": [[4, 4]] } } }"#, "not after"),
+        (r#"{ "regions": { "left": { "regions": { "far": { "empty": [[1, 4]] } } } } }"#, "no regions of its own"),
+    ] {
+        let problems = read(text).problems(Some(&known));
+        assert!(problems.iter().any(|problem| problem.contains(told)), "{text}: {problems:?}");
+    }
+}
+
+#[test]
 fn a_mark_is_there_once_and_goes_when_it_is_removed() {
     let mut marks = SetMarks::default();
-    let (kind, span) = (MarkKind::Seen("car".to_owned()), Span(MarkTime::Media(1.0), MarkTime::Media(3.0)));
-    marks.add(&kind, span);
-    marks.add(&kind, span);
+    let span = Span(MarkTime::Media(1.0), MarkTime::Media(3.0));
+    let mark = |region: Option<&str>, kind| Mark { region: region.map(str::to_owned), kind, span };
+    let seen = mark(None, MarkKind::Seen("car".to_owned()));
+    marks.add(&seen);
+    marks.add(&seen);
     assert_eq!((marks.len(), marks.labels["car"].clone()), (1, LabelMarks { seen: vec![span], absent: vec![] }));
-    assert!(!marks.remove(&MarkKind::Empty, span) && marks.remove(&kind, span) && marks.is_empty());
-    assert!(marks.labels.is_empty());
+    assert!(!marks.remove(&mark(None, MarkKind::Empty)) && !marks.remove(&mark(Some("left"), seen.kind.clone())));
+    assert!(marks.remove(&seen) && marks.is_empty() && marks.labels.is_empty() && marks.regions.is_empty());
     assert_eq!("4.5".parse(), Ok(MarkTime::Media(4.5)));
     assert!("yesterday".parse::<MarkTime>().is_err_and(|why| why.contains("2026-05-01T12:00:00Z")));
 }

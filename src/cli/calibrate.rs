@@ -1,53 +1,52 @@
-//! `vtagd labels calibrate` and `confirm`: thresholds out of marks, written below the state directory where that is asked for.
+//! `vtagd labels calibrate`: thresholds out of marks, written below the state directory where that is asked for.
 //!
 //! In: a configuration, a label set and a stream of it, what the stream was like (its history, clips, or the file that it is), and marks. Out: what was
 //! found, for people or as JSON, with a picture on demand; with `--write` the calibration, which a daemon takes at its next reload. Margins
 //! are those of the daemon's own scorer. On the main thread, which waits.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::calibrate_confirm::change;
+use super::calibrate_marks::{Marks, marks_for, number};
 use super::calibrate_past::{self, PastScores};
 use super::calibrate_report::{LabelReport, Report, ReportedRecording};
 use super::marks::{self, Failure};
 use super::tag::clip_scores::{self, ClipScores, ScoredStream};
-use super::{DEFAULT_CONFIG, calibrate_plot, complain, plural, pull, say};
+use super::{DEFAULT_CONFIG, calibrate_plot, complain, plural, say};
 use crate::calibrate::marks::SetMarks;
 use crate::calibrate::past_samples;
 use crate::calibrate::{self, Recording, Sample, Setting};
-use crate::config::{self, ModelChoice, Settings, calibrations};
+use crate::config::{self, Settings, calibrations};
 use crate::daemon::running_streams;
 use crate::event::ThresholdOrigin;
 use crate::event::cloud_event::seconds;
 use crate::event::drift::UsualRange;
+use crate::label::LabelSet;
 use crate::label::calibration_file::{self, CalibratedLabel};
-use crate::label::{LabelSet, mark_store};
-use crate::model::prepared;
-use crate::platform::shutdown;
 use crate::platform::writable;
-use crate::source::Location;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name of the label set.
-    set: String,
+    pub(super) set: String,
     /// Configuration file of the daemon.
     #[arg(short, long, default_value = DEFAULT_CONFIG)]
     config: PathBuf,
     /// Id of the stream.
     #[arg(long, value_name = "ID")]
-    stream: String,
+    pub(super) stream: String,
     /// The region, of a stream that has some.
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
     /// A video of what the stream sees; may be given several times [default: the stream's history, or the stream itself where it is a file].
     #[arg(long = "clip", value_name = "FILE")]
-    clips: Vec<PathBuf>,
+    pub(super) clips: Vec<PathBuf>,
     /// What is seen when (YAML or JSON), in seconds of a clip: one for each --clip, in the same order; of a camera by the clock [default: what
     /// `vtagd marks` keeps].
     #[arg(long = "marks", value_name = "FILE")]
-    marks: Vec<PathBuf>,
+    pub(super) marks: Vec<PathBuf>,
     /// Only this label; may be given several times.
     #[arg(long = "label", value_name = "NAME")]
     labels: Vec<String>,
@@ -62,32 +61,12 @@ pub struct Args {
     plot: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Args)]
-pub struct Confirm {
-    /// Name of the label set.
-    set: String,
-    /// Configuration file of the daemon.
-    #[arg(short, long, default_value = DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// Only on this stream.
-    #[arg(long, value_name = "ID")]
-    stream: Option<String>,
-    /// Forget the calibration instead: the thresholds of the configuration count again.
-    #[arg(long)]
-    discard: bool,
-}
-
 /// Does it; the exit code.
 pub fn run(args: &Args) -> u8 {
     end(calibrated(args))
 }
 
-/// Lets calibrations count; the exit code.
-pub fn confirm(args: &Confirm) -> u8 {
-    end(confirmed(args).map(|()| 0))
-}
-
-fn end(done: Result<u8, Failure>) -> u8 {
+pub(super) fn end(done: Result<u8, Failure>) -> u8 {
     done.unwrap_or_else(|(why, code)| {
         if !why.is_empty() {
             complain(&why);
@@ -131,6 +110,7 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
     if let Some(plot) = &args.plot {
         writable::file(plot).map_err(|error| (format!("--plot {}: {error}", plot.display()), 2))?;
     }
+    let region = args.region.as_deref();
     let Observed { settings: own, set: at_set, model, recordings } = observed(args, &settings, at_view, marks)?;
     let configured = own.streams.iter().find(|one| *one.source.id == *args.stream);
     let view = configured.and_then(|one| one.views.get(at_view));
@@ -149,7 +129,7 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
             origin: Instant::now(),
         };
         let usual = if let ThresholdOrigin::Calibration(usual) = origin { Some(usual) } else { None };
-        reports.push(of_label(&recordings, at, &label.name, &setting, usual));
+        reports.push(of_label(&recordings, (at, &label.name), region, &setting, usual));
     }
     let mut report = Report {
         set: args.set.clone(),
@@ -185,27 +165,58 @@ fn observed(args: &Args, settings: &Settings, at_view: usize, marks: Marks) -> R
     let marks = match marks {
         Marks::OfClips(marks) => marks,
         Marks::ByClock(marks) => {
-            let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
-            let at_set = settings.label_sets.iter().position(|set| set.name == args.set);
-            let view = stream.and_then(|stream| stream.views.get(at_view));
-            let set = at_set.and_then(|at| settings.label_sets.get(at));
-            let (Some(stream), Some(view), Some(set), Some(at_set)) = (stream, view, set, at_set) else {
-                return Err(("the configuration has changed meanwhile".to_owned(), 1));
-            };
-            let past = calibrate_past::read(settings, stream, view, set, &marks)?;
+            let (set, past) = past(args, settings, at_view, &marks)?;
             let (model, name) = (past.model.clone(), "its history".to_owned());
             let recordings = vec![MarkedRecording { name, scores: Scores::Past(past), marks }];
-            return Ok(Observed { settings: settings.clone(), set: at_set, model, recordings });
+            return Ok(Observed { settings: settings.clone(), set, model, recordings });
         }
     };
     let scored = clip_scores::score(&args.config, &args.stream, at_view, &args.set, &args.clips);
-    let ScoredStream { settings, model, clips } = scored.map_err(|code| (String::new(), code))?;
+    let ScoredStream { settings: own, model, clips } = scored.map_err(|code| (String::new(), code))?;
     let recordings = clips.into_iter().zip(marks).map(|(clip, marks)| MarkedRecording {
         name: clip.name.clone(),
         scores: Scores::Clip(clip),
         marks,
     });
-    Ok(Observed { recordings: recordings.collect(), settings, set: 0, model })
+    let mut recordings: Vec<MarkedRecording> = recordings.collect();
+    recordings.extend(shown_before(args, settings, at_view, &recordings));
+    Ok(Observed { recordings, settings: own, set: 0, model })
+}
+
+/// What is marked by the clock of a file beside its seconds: when it was shown, as its history has it.
+fn shown_before(
+    args: &Args,
+    settings: &Settings,
+    at_view: usize,
+    clips: &[MarkedRecording],
+) -> Option<MarkedRecording> {
+    let marks = clips.iter().map(|clip| &clip.marks).find(|marks| number(marks, false) > 0)?;
+    let past = if args.clips.is_empty() {
+        past(args, settings, at_view, marks)
+    } else {
+        Err(("they are not of a clip".to_owned(), 2))
+    };
+    match past {
+        Ok((_, past)) => {
+            Some(MarkedRecording { name: "its history".to_owned(), scores: Scores::Past(past), marks: marks.clone() })
+        }
+        Err((why, _)) => {
+            complain(&format!("{} by the clock left out: {why}", plural(number(marks, false), "mark")));
+            None
+        }
+    }
+}
+
+/// What the history has, and the index of the set.
+fn past(args: &Args, settings: &Settings, at_view: usize, marks: &SetMarks) -> Result<(usize, PastScores), Failure> {
+    let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
+    let at_set = settings.label_sets.iter().position(|set| set.name == args.set);
+    let view = stream.and_then(|stream| stream.views.get(at_view));
+    let set = at_set.and_then(|at| settings.label_sets.get(at));
+    let (Some(stream), Some(view), Some(set), Some(at_set)) = (stream, view, set, at_set) else {
+        return Err(("the configuration has changed meanwhile".to_owned(), 1));
+    };
+    Ok((at_set, calibrate_past::read(settings, stream, view, set, marks)?))
 }
 
 impl MarkedRecording {
@@ -250,76 +261,19 @@ fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
     })
 }
 
-/// What is marked.
-enum Marks {
-    /// Of each clip.
-    OfClips(Vec<SetMarks>),
-    /// Of the stream's past.
-    ByClock(SetMarks),
-}
-
-fn marks_for(args: &Args, settings: &Settings, known: &[String]) -> Result<Marks, Failure> {
-    let mut given = Vec::new();
-    for file in &args.marks {
-        let marks = marks::read_form(file)?;
-        let problems = marks.problems(Some(known));
-        if !problems.is_empty() {
-            return Err((format!("{}: {}", file.display(), problems.join("\n")), 2));
-        }
-        given.push((file, marks));
-    }
-    let is_clock = |marks: &SetMarks| marks.all().iter().any(|(_, span)| !span.0.is_media());
-    let wanted = args.clips.len().max(1);
-    if !given.is_empty() && given.len() != wanted {
-        let (marks, clips) = (plural(given.len(), "--marks"), plural(wanted, "clip"));
-        return Err((format!("{marks} for {clips}: give one for each clip"), 2));
-    }
-    if given.is_empty() && wanted > 1 {
-        return Err(("several clips need --marks each".to_owned(), 2));
-    }
-    if let Some((file, _)) = given.iter().find(|(_, marks)| !args.clips.is_empty() && is_clock(marks)) {
-        let why = "marks of a clip are seconds from its first picture, not times of day";
-        return Err((format!("{}: {why}", file.display()), 2));
-    }
-    let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
-    let is_file = stream.is_some_and(|stream| matches!(stream.source.location, Location::File(_)));
-    if given.is_empty() {
-        if !args.clips.is_empty() && !is_file {
-            let why = "is no file, so nothing says what its clips show: give --marks with --clip";
-            return Err((format!("stream {} {why}", args.stream), 2));
-        }
-        let mut kept = mark_store::read(&settings.state).map_err(|error| (error.to_string(), error.exit_code()))?;
-        let marks = kept.remove(&args.stream).and_then(|mut sets| sets.remove(&args.set));
-        let marks = marks.ok_or_else(|| {
-            let how = "`vtagd marks add` says what was seen when, or --marks FILE";
-            (format!("nothing is marked of the set `{}` on stream {}: {how}", args.set, args.stream), 2)
-        })?;
-        return Ok(if args.clips.is_empty() { by_kind(marks, is_file) } else { Marks::OfClips(vec![marks]) });
-    }
-    let mut marks = given.into_iter().map(|(_, marks)| marks);
-    match (&args.clips[..], marks.next()) {
-        ([], Some(marks)) => Ok(by_kind(marks, is_file)),
-        (_, first) => Ok(Marks::OfClips(first.into_iter().chain(marks).collect())),
-    }
-}
-
-/// A file can be looked at again, unless all that is marked of it is by the clock: then there is only the past.
-fn by_kind(marks: SetMarks, is_file: bool) -> Marks {
-    let has_seconds = marks.all().iter().any(|(_, span)| span.0.is_media());
-    if is_file && has_seconds { Marks::OfClips(vec![marks]) } else { Marks::ByClock(marks) }
-}
-
-/// What is found for the label with this index; `usual`: the margins that it was calibrated on before.
+/// What is found for the label with this index and name; `usual`: the margins that it was calibrated on before.
 fn of_label(
     marked: &[MarkedRecording],
-    at: usize,
-    name: &str,
+    (at, name): (usize, &str),
+    region: Option<&str>,
     setting: &Setting,
     usual: Option<UsualRange>,
 ) -> LabelReport {
     let samples: Vec<Vec<Sample>> = marked.iter().map(|recording| recording.samples(at)).collect();
-    let spans: Vec<_> =
-        marked.iter().map(|one| (one.marks.seen(name, one.is_clip()), one.marks.absent(name, one.is_clip()))).collect();
+    let of = |one: &MarkedRecording| {
+        (one.marks.seen(name, region, one.is_clip()), one.marks.absent(name, region, one.is_clip()))
+    };
+    let spans: Vec<_> = marked.iter().map(of).collect();
     let recordings: Vec<Recording<'_>> =
         samples.iter().zip(&spans).map(|(samples, (seen, absent))| Recording { samples, seen, absent }).collect();
     let of_both = recordings.iter().map(|one| past_samples::of_both(one.samples, one.seen, one.absent)).sum();
@@ -364,89 +318,13 @@ fn write(
         labels.insert(one.label.clone(), calibrated);
     }
     change(settings, &args.set, |entries| {
-        calibration_file::put(entries, &args.stream, args.region.as_deref(), labels)
+        calibration_file::put(entries, &args.stream, args.region.as_deref(), labels);
+        // Labels that the set has no more.
+        for entry in entries.iter_mut().filter(|entry| entry.stream == args.stream) {
+            entry.labels.retain(|name, _| set.labels.iter().any(|label| label.name == *name));
+        }
     })?;
     Ok(settings.state.place(&calibration_file::place_of(&args.set)))
-}
-
-fn change(
-    settings: &Settings,
-    set: &str,
-    change: impl FnOnce(&mut Vec<calibration_file::CalibrationEntry>),
-) -> Result<(), Failure> {
-    let aside = calibration_file::change(&settings.state, set, change);
-    if let Some(aside) = aside.map_err(|error| (error.to_string(), error.exit_code()))? {
-        complain(&format!("the calibration that there was cannot be read; it is kept as {}", aside.display()));
-    }
-    Ok(())
-}
-
-/// The fingerprint that the daemon's model has.
-fn fingerprint(settings: &Settings) -> Result<String, Failure> {
-    let path = match &settings.model.choice {
-        ModelChoice::None => return Err(("the configuration has no model".to_owned(), 2)),
-        ModelChoice::Starter => PathBuf::from(crate::model::STARTER),
-        ModelChoice::Path(path) => path.clone(),
-        ModelChoice::Hub(reference) => reference.to_string().into(),
-    };
-    let (_trigger, shutdown) = shutdown::channel();
-    let bundle = pull::model_folder(Some(Path::new(&path)), &shutdown)
-        .and_then(|dir| prepared::open_with(&dir, settings.model.logits, &|| shutdown.is_requested()));
-    bundle.map(|bundle| bundle.fingerprint).map_err(|error| (error.to_string(), error.exit_code()))
-}
-
-fn confirmed(Confirm { set: name, config, stream, discard }: &Confirm) -> Result<(), Failure> {
-    let settings = marks::settings(config)?;
-    let at = settings.label_sets.iter().position(|set| set.name == *name);
-    let Some((at, set)) = at.and_then(|at| Some((at, settings.label_sets.get(at)?))) else {
-        let known: Vec<&str> = settings.label_sets.iter().map(|set| &*set.name).collect();
-        return Err((format!("there is no label set `{name}` (known: {})", known.join(", ")), 2));
-    };
-    if let Some(stream) = stream {
-        marks::labels_of(&settings, stream, name)?;
-    }
-    let is_meant = |id: &str| stream.as_ref().is_none_or(|wanted| wanted == id);
-    let mut changed = 0;
-    if *discard {
-        change(&settings, name, |entries| {
-            changed = entries.iter().filter(|entry| is_meant(&entry.stream)).map(|entry| entry.labels.len()).sum();
-            entries.retain(|entry| !is_meant(&entry.stream));
-        })?;
-        say(&format!(
-            "the calibration of {} is forgotten; the configuration's thresholds count from the next reload on",
-            plural(changed, "label")
-        ));
-        return Ok(());
-    }
-    if let Some(calibration_file::FoundCalibration::Wrong(why)) = settings.calibrations.get(at) {
-        return Err((
-            format!("the calibration of the set `{name}` {why}: it cannot be confirmed; --discard forgets it"),
-            2,
-        ));
-    }
-    let model = fingerprint(&settings)?;
-    change(&settings, name, |entries| {
-        for entry in entries.iter_mut().filter(|entry| is_meant(&entry.stream)) {
-            let Some(stream) = settings.streams.iter().find(|one| *one.source.id == *entry.stream) else { continue };
-            let Some(view) = stream.views.iter().find(|view| view.name.as_deref() == entry.region.as_deref()) else {
-                continue;
-            };
-            for (label, calibrated) in &mut entry.labels {
-                let Some(label) = set.labels.iter().find(|one| one.name == *label) else { continue };
-                let now = calibrations::binding(set, label, stream, view, &model);
-                if calibrated.bound != now {
-                    (calibrated.bound, changed) = (now, changed + 1);
-                }
-            }
-        }
-    })?;
-    say(&match changed {
-        0 => format!("no label of the set `{name}` waits"),
-        changed => {
-            format!("the calibrated thresholds of {} count again, from the next reload on", plural(changed, "label"))
-        }
-    });
-    Ok(())
 }
 
 /// A time as a person writes it.

@@ -8,7 +8,7 @@ use ndarray::ArrayView1;
 
 use super::marks::Failure;
 use super::{complain, plural};
-use crate::calibrate::marks::SetMarks;
+use crate::calibrate::marks::{MarkTime, SetMarks};
 use crate::calibrate::past_samples::{PastMargins, PastMoments};
 use crate::config::{Settings, StreamSettings};
 use crate::daemon::engine;
@@ -52,9 +52,12 @@ pub(super) fn read(
                    and marks from then on can be calibrated with; or give --clip and --marks";
         return Err((format!("the history of stream {id} {why}"), 2));
     };
-    let by_clock = marks.all().into_iter().filter(|(_, span)| !span.0.is_media());
-    let Some(since) = by_clock.map(|(_, span)| span.0.seconds()).reduce(f64::min) else {
-        let why = "are seconds of a clip; of a camera they are times, such as 2026-05-01T12:00:00Z";
+    let marks = marks.all();
+    let of_view = marks.iter().filter(|mark| mark.region.is_none() || mark.region.as_deref() == view.name.as_deref());
+    let by_clock = of_view.map(|mark| mark.span.0).filter(|from| !from.is_media());
+    let Some(since) = by_clock.map(MarkTime::seconds).reduce(f64::min) else {
+        let why =
+            "are seconds of a clip, or of another region; of a camera they are times, such as 2026-05-01T12:00:00Z";
         return Err((format!("the marks of the set `{}` on stream {id} {why}", set.name), 2));
     };
     let (trigger, shutdown) = shutdown::channel();
@@ -67,7 +70,8 @@ pub(super) fn read(
     let (stored, damage) = StoredRows::open(folder).map_err(unreadable)?;
     damage.iter().for_each(|damage| tracing::warn!(damage, "a part of the history is damaged; the rest is read"));
     let region = view.name.as_deref().unwrap_or_default();
-    let name = Name { stream: id.to_string(), region: region.to_owned(), model: bundle.fingerprint.clone() };
+    let (stream, region) = (id.to_string(), region.to_owned());
+    let name = Name { stream, region, model: bundle.fingerprint.clone(), view: view.digest() };
     let mut margins = PastMargins::new(set.labels.len());
     let mut is_full = false;
     let since = ((since * 1000.0) as i64).saturating_sub(BEFORE);
@@ -86,14 +90,26 @@ pub(super) fn read(
     if is_full {
         complain(&"there is more than can be looked at since the first mark; what came last is left out");
     }
-    if read.damaged > 0 {
-        complain(&format!("left out of the history, as damaged: {}", plural(read.damaged as usize, "row")));
+    let rows = |number: u64| plural(usize::try_from(number).unwrap_or(usize::MAX), "row");
+    let left_out = [
+        (read.damaged, "as damaged"),
+        (read.other_views, "as seen through another view than the stream has now"),
+        (read.other_models, "as of another model"),
+    ];
+    for (number, why) in left_out.into_iter().filter(|(number, _)| *number > 0) {
+        complain(&format!("left out of the history, {why}: {}", rows(number)));
+    }
+    if read.unknown_views > 0 {
+        let what = "of the history, kept by an earlier version without the view: if that has changed since, remove the marks of then";
+        complain(&format!("{} {what}", rows(read.unknown_views)));
     }
     read.unreadable.iter().for_each(|what| complain(&format!("a part of the history cannot be read: {what}")));
     if margins.is_empty() {
-        let other = match read.other_models {
-            0 => "`history.max_age` and `max_size` say how long it is kept".to_owned(),
-            rows => format!("{rows} rows there are of another model, which says nothing of this one"),
+        let other = match (read.other_models, read.other_views) {
+            (0, 0) => "`history.max_age` and `max_size` say how long it is kept",
+            (_, 0) => "what there is was made by another model, which says nothing of this one",
+            (0, _) => "what there is was seen through another view: mark what it shows now",
+            _ => "what there is was seen through another view or by another model: mark what it shows now",
         };
         return Err((format!("the history has nothing of stream {id} since the first mark: {other}"), 2));
     }

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::{DEFAULT_CONFIG, complain, pull, say};
 use crate::config::{self, Absence, ModelChoice, ModelSettings};
+use crate::history::moment_search::ViewsInForce;
 use crate::history::purge::{self, Purged, Which};
 use crate::history::row_store::StoreError;
 use crate::platform::shutdown::Shutdown;
@@ -39,30 +40,39 @@ pub struct Place {
     history: Option<PathBuf>,
 }
 
+/// What [`Place::find`] has found.
+pub(super) struct FoundHistory {
+    pub folder: PathBuf,
+    pub model: ModelSettings,
+    pub views: Option<ViewsInForce>,
+}
+
 impl Place {
     pub(super) fn new(config: &Path, history: Option<&Path>) -> Self {
         Self { config: config.to_owned(), history: history.map(Path::to_owned) }
     }
 
-    /// The folder, and the model that is asked for.
+    /// The folder, the model that is asked for, and the views that streams have now, where they are known.
     ///
     /// # Errors
     /// Why there is none, for a person.
-    pub(super) fn find(&self, model: Option<&Path>, shutdown: &Shutdown) -> Result<(PathBuf, ModelSettings), String> {
+    pub(super) fn find(&self, model: Option<&Path>, shutdown: &Shutdown) -> Result<FoundHistory, String> {
         let given = |_: ()| pull::model_folder(model, shutdown).map(ModelChoice::Path).map(ModelSettings::from);
         if let Some(folder) = &self.history {
-            return Ok((folder.clone(), given(()).map_err(|error| error.to_string())?));
+            let model = given(()).map_err(|error| error.to_string())?;
+            return Ok(FoundHistory { folder: folder.clone(), model, views: None });
         }
         let settings = config::load_for(&self.config, Absence::Passed).map_err(|problems| {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
             format!("{first}\nname a configuration with -c, or the folder with --history")
         })?;
+        let views = Some(config::views_in_force(&settings.streams));
         let folder = settings.history.and_then(|history| history.path).ok_or_else(|| {
             let file = self.config.display();
             format!("{file} keeps no history on disk; set `history: {{}}` there, or name a folder with --history")
         })?;
         let model = if model.is_some() { given(()).map_err(|error| error.to_string())? } else { settings.model };
-        Ok((folder, model))
+        Ok(FoundHistory { folder, model, views })
     }
 
     fn folder(&self) -> Result<PathBuf, String> {
@@ -70,7 +80,7 @@ impl Place {
             Some(folder) => Ok(folder.clone()),
             None => {
                 let (_, shutdown) = crate::platform::shutdown::channel();
-                self.find(None, &shutdown).map(|(folder, _)| folder)
+                self.find(None, &shutdown).map(|found| found.folder)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::progress::Meter;
-use super::{calibrate, check, complain, labels_state, plural, pull, say, search};
+use super::{calibrate, calibrate_confirm, check, complain, labels_state, plural, pull, say, search};
 use crate::daemon::engine;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -46,7 +46,7 @@ pub enum Command {
     /// Nothing changes without --write.
     Calibrate(calibrate::Args),
     /// Let calibrated thresholds count that wait, as the model, a prompt, the view or the interval is another now.
-    Confirm(calibrate::Confirm),
+    Confirm(calibrate_confirm::Confirm),
     /// Try a phrase on the history, before it becomes a label: how its margins are spread, and its best moments. No set is touched.
     Try(search::TryArgs),
     /// Print a label set of a configuration as it is in force: its file, or the copy of it that the daemon keeps.
@@ -79,7 +79,7 @@ pub fn run(command: Command) -> u8 {
             embed(&sets, model.as_deref())
         }
         Command::Calibrate(args) => calibrate::run(&args),
-        Command::Confirm(args) => calibrate::confirm(&args),
+        Command::Confirm(args) => calibrate_confirm::confirm(&args),
         Command::Try(args) => search::run_try(&args),
         Command::Export(args) => labels_state::export(&args),
         Command::Reset(args) => labels_state::reset(&args),

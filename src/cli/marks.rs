@@ -11,9 +11,9 @@ use serde_json::json;
 use super::events::Place;
 use super::screen::table;
 use super::{DEFAULT_CONFIG, complain, plain, plural, say};
-use crate::calibrate::marks::{MarkKind, MarkTime, SetMarks, Span};
+use crate::calibrate::marks::{Mark, MarkKind, MarkTime, SetMarks, Span};
 use crate::config::{self, Absence, Settings};
-use crate::daemon::marking;
+use crate::daemon::marking::{self, MarkedStream};
 use crate::event::Event;
 use crate::event::tag_times::TagTimes;
 use crate::label::mark_store::{self, MarksByStream};
@@ -30,7 +30,7 @@ pub enum Command {
     /// Say when a label was seen, when it was not there, and when nothing of the set was.
     ///
     /// Times are seconds of the clip, where the stream is a file, and otherwise such as 2026-05-01T12:00:00Z. What is not marked is unknown;
-    /// the half second at each end of a mark does not count.
+    /// the half second at each end of a mark does not count. Without --region it is said of all regions of the stream.
     Add(Marked),
     /// Print marks.
     List {
@@ -44,7 +44,7 @@ pub enum Command {
     Remove {
         #[command(flatten)]
         marked: Marked,
-        /// All marks of the set on the stream, or of --label.
+        /// All marks of the set on the stream, or of --label, or of --region.
         #[arg(long)]
         all: bool,
     },
@@ -118,6 +118,9 @@ pub struct Marked {
     /// Name of the label that --seen and --absent are of.
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
+    /// Of this region of the stream alone.
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
     /// The label was there; may be given several times.
     #[arg(long, num_args = 2, value_names = ["FROM", "TO"], requires = "label", allow_hyphen_values = true)]
     seen: Vec<MarkTime>,
@@ -130,10 +133,13 @@ pub struct Marked {
 }
 
 impl Marked {
-    fn all(&self) -> Vec<(MarkKind, Span)> {
+    fn all(&self) -> Vec<Mark> {
         let label = || self.label.clone().unwrap_or_default();
         let of = |times: &[MarkTime], kind: MarkKind| {
-            let span = |pair: &[MarkTime]| Some((kind.clone(), Span(*pair.first()?, *pair.get(1)?)));
+            let span = |pair: &[MarkTime]| {
+                let span = Span(*pair.first()?, *pair.get(1)?);
+                Some(Mark { region: self.region.clone(), kind: kind.clone(), span })
+            };
             times.chunks(2).filter_map(span).collect::<Vec<_>>()
         };
         let mut all = of(&self.seen, MarkKind::Seen(label()));
@@ -199,6 +205,20 @@ pub(super) fn labels_of(settings: &Settings, stream: &str, set: &str) -> Result<
     Ok(of.labels.iter().map(|label| label.name.clone()).collect())
 }
 
+/// Why marks of the stream would never be used, if so; the first.
+///
+/// # Errors
+/// That.
+pub(super) fn check<'a>(
+    settings: &Settings,
+    stream: &str,
+    marks: impl IntoIterator<Item = &'a Mark>,
+) -> Result<(), Failure> {
+    let found = settings.streams.iter().find(|one| *one.source.id == *stream);
+    let Some(of) = found.map(|found| MarkedStream::of(settings, found)) else { return Ok(()) };
+    marks.into_iter().find_map(|mark| of.problem(mark)).map_or(Ok(()), |why| Err((why, 2)))
+}
+
 /// Changes the marks of a set on a stream.
 fn change<T>(
     state: &StateFolder,
@@ -226,13 +246,20 @@ fn add(marked: &Marked) -> Result<(), Failure> {
             2,
         ));
     }
+    check(&settings, stream, &all)?;
     let number = all.len();
     change(&settings.state, stream, set, Some(&known), |marks| {
-        all.iter().for_each(|(kind, span)| marks.add(kind, *span));
+        all.iter().for_each(|mark| marks.add(mark));
         Ok(())
     })?;
-    say(&format!("{} of the set `{set}` on stream {stream}", plural(number, "mark")));
+    let place = place(stream, marked.region.as_deref());
+    say(&format!("{} of the set `{set}` on stream {place}", plural(number, "mark")));
     Ok(())
+}
+
+/// A stream, or a region of one, as everywhere else.
+fn place(stream: &str, region: Option<&str>) -> String {
+    region.map_or_else(|| stream.to_owned(), |region| format!("{stream}/{region}"))
 }
 
 fn read(state: &StateFolder) -> Result<MarksByStream, Failure> {
@@ -252,13 +279,14 @@ fn list(of: &Which, as_json: bool) -> Result<(), Failure> {
     let mut rows = vec![["stream", "set", "label", "marked", "from", "to"].map(str::to_owned)];
     for (stream, sets) in &streams {
         for (set, marks) in sets {
-            rows.extend(marks.all().into_iter().map(|(kind, span)| {
+            rows.extend(marks.all().into_iter().map(|Mark { region, kind, span }| {
+                let stream = place(stream, region.as_deref());
                 let (label, said) = match kind {
                     MarkKind::Seen(label) => (label, "seen"),
                     MarkKind::Absent(label) => (label, "absent"),
                     MarkKind::Empty => ("(all)".to_owned(), "empty"),
                 };
-                [plain(stream), plain(set), plain(&label), said.to_owned(), span.0.to_string(), span.1.to_string()]
+                [plain(&stream), plain(set), plain(&label), said.to_owned(), span.0.to_string(), span.1.to_string()]
             }));
         }
     }
@@ -275,16 +303,19 @@ fn remove(marked: &Marked, all: bool) -> Result<(), Failure> {
     }
     let removed = change(&state, stream, set, None, |marks| {
         let before = marks.len();
-        match &marked.label {
-            _ if !all => {
-                for (kind, span) in &wanted {
-                    if !marks.remove(kind, *span) {
-                        return Err(format!("there is no mark {kind} {span} of the set `{set}` on stream {stream}"));
-                    }
-                }
+        if !all {
+            if let Some(unknown) = wanted.iter().find(|mark| !marks.remove(mark)) {
+                return Err(format!("there is no mark {unknown} of the set `{set}` on stream {stream}"));
             }
-            Some(label) => drop(marks.labels.remove(label)),
-            None => *marks = SetMarks::default(),
+            return Ok(before - marks.len());
+        }
+        let is_meant = |mark: &Mark| {
+            let (MarkKind::Seen(of) | MarkKind::Absent(of)) = &mark.kind else { return marked.label.is_none() };
+            marked.label.as_ref().is_none_or(|label| label == of)
+        };
+        let in_region = |mark: &Mark| marked.region.is_none() || mark.region == marked.region;
+        for mark in marks.all().iter().filter(|mark| is_meant(mark) && in_region(mark)) {
+            marks.remove(mark);
         }
         Ok(before - marks.len())
     })?;
@@ -320,12 +351,14 @@ fn import(file: &Path, on: &On, replace: bool) -> Result<(), Failure> {
     if !problems.is_empty() {
         return Err((format!("{}: {}", shown(file), problems.join("\n")), 2));
     }
-    let number = new.len();
+    let all = new.all();
+    check(&settings, &on.stream, &all).map_err(|(why, code)| (format!("{}: {why}", shown(file)), code))?;
+    let number = all.len();
     change(&settings.state, &on.stream, &on.set, Some(&known), |marks| {
         if replace {
             *marks = SetMarks::default();
         }
-        new.all().iter().for_each(|(kind, span)| marks.add(kind, *span));
+        all.iter().for_each(|mark| marks.add(mark));
         Ok(())
     })?;
     say(&format!("{} of the set `{}` on stream {}", plural(number, "mark"), on.set, on.stream));
@@ -347,20 +380,24 @@ fn export(on: &On, out: Option<&Path>) -> Result<(), Failure> {
 fn event(id: &str, verdict: Verdict, place: &Place) -> Result<(), Failure> {
     let settings = settings(&place.config)?;
     let tag = found(id, place)?;
-    if let Some(why) = marking::refusal_of(&tag) {
-        return Err((why, 2));
-    }
     // A set or a label that is gone has nothing to be calibrated.
     let known = labels_of(&settings, &tag.stream, &tag.set)?;
     if !known.contains(&tag.label) {
         return Err((format!("the set `{}` has no label `{}` any more", tag.set, tag.label), 2));
     }
     let stream = settings.streams.iter().find(|stream| *stream.source.id == *tag.stream);
-    let span = marking::span_of(&tag, stream.is_some_and(marking::is_clip));
-    let (kind, _) = change(&settings.state, &tag.stream, &tag.set, Some(&known), |marks| {
-        Ok(marking::mark_tag(marks, &tag.label, span, matches!(verdict, Verdict::Right)))
+    let Some(of) = stream.map(|stream| MarkedStream::of(&settings, stream)) else {
+        return Err(("the configuration has changed meanwhile".to_owned(), 1));
+    };
+    if let Some(why) = of.region_problem(tag.region.as_deref()) {
+        return Err((why, 2));
+    }
+    let span = marking::span_of(&tag, of.moments);
+    let (Mark { region, kind, span }, _) = change(&settings.state, &tag.stream, &tag.set, Some(&known), |marks| {
+        Ok(marking::mark_tag(marks, &tag, span, matches!(verdict, Verdict::Right)))
     })?;
-    say(&format!("marked: {kind} {span}, set `{}` on stream {}", tag.set, tag.stream));
+    let stream = self::place(&tag.stream, region.as_deref());
+    say(&format!("marked: {kind} {span}, set `{}` on stream {stream}", tag.set));
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 mod ask;
 pub mod bench;
 mod calibrate;
+mod calibrate_confirm;
+mod calibrate_marks;
 mod calibrate_past;
 mod calibrate_plot;
 mod calibrate_report;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use url::form_urlencoded;
 
 use super::ask::{Daemon, DaemonArgs, Unanswered};
-use super::history::Place;
+use super::history::{FoundHistory, Place};
 use super::model_failure::ModelFailure;
 use super::{complain, pictures, plain, say};
 use crate::config::ModelSettings;
@@ -88,21 +88,21 @@ struct Wanted<'a> {
     text: Option<&'a str>,
     picture: Option<&'a Path>,
     limit: u16,
-    /// Whether to tell how all margins are spread.
-    histogram: bool,
+    /// For a phrase that may become a label: how all margins are spread, of what the streams' views of today show.
+    is_trial: bool,
     past: &'a PastArgs,
 }
 
 /// Searches; the exit code.
 pub fn run(args: &Args) -> u8 {
     let Args { text, picture, limit, past } = args;
-    look(&Wanted { text: text.as_deref(), picture: picture.as_deref(), limit: *limit, histogram: false, past })
+    look(&Wanted { text: text.as_deref(), picture: picture.as_deref(), limit: *limit, is_trial: false, past })
 }
 
 /// Tries a phrase on the past; the exit code.
 pub fn run_try(args: &TryArgs) -> u8 {
     let TryArgs { phrase, limit, past } = args;
-    look(&Wanted { text: Some(phrase), picture: None, limit: *limit, histogram: true, past })
+    look(&Wanted { text: Some(phrase), picture: None, limit: *limit, is_trial: true, past })
 }
 
 impl Wanted<'_> {
@@ -158,7 +158,8 @@ fn asked(wanted: &Wanted<'_>, daemon: &Daemon) -> Result<u8, Unanswered> {
         ("since", since.as_deref()),
         ("until", until.as_deref()),
         ("limit", Some(&limit)),
-        ("histogram", wanted.histogram.then_some("true")),
+        ("histogram", wanted.is_trial.then_some("true")),
+        ("current_view", wanted.is_trial.then_some("true")),
     ];
     given.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| {
         query.append_pair(name, value);
@@ -198,7 +199,8 @@ fn picture(file: &Path) -> Result<(&'static str, Vec<u8>), String> {
 fn search(wanted: &Wanted<'_>, shutdown: &Shutdown) -> Result<(), ModelFailure> {
     let past = wanted.past;
     let place = Place::new(past.daemon.config(), past.history.as_deref());
-    let (folder, model) = place.find(past.model.as_deref(), shutdown).map_err(ModelFailure::Input)?;
+    let found = place.find(past.model.as_deref(), shutdown).map_err(ModelFailure::Input)?;
+    let FoundHistory { folder, model, views } = found;
     let unreadable = |error| ModelFailure::History { path: folder.display().to_string(), error };
     let (stored, damage) = StoredRows::open(&folder).map_err(unreadable)?;
     damage.iter().for_each(|damage| tracing::warn!(damage, "a part of the history is damaged; the rest is searched"));
@@ -214,9 +216,11 @@ fn search(wanted: &Wanted<'_>, shutdown: &Shutdown) -> Result<(), ModelFailure> 
             region: past.region.as_deref(),
             since: past.since,
             until: past.until,
+            current_view: wanted.is_trial,
             limit: usize::from(wanted.limit),
         },
-        histogram: wanted.histogram,
+        views: views.as_ref(),
+        histogram: wanted.is_trial,
     };
     let answer = search_answer::answer(&stored, &question, |_, file| file.display().to_string());
     Ok(print(past.json, &answer)?)
@@ -239,6 +243,14 @@ fn print(json: bool, answer: &SearchAnswer) -> Result<(), serde_json::Error> {
     if searched.other_models > 0 {
         let rows = searched.other_models;
         tracing::warn!(rows, "rows that another model has made were not searched; name that model with -m");
+    }
+    if searched.other_views > 0 {
+        let rows = searched.other_views;
+        tracing::warn!(rows, "rows that were seen through another view than the stream has now were left out");
+    }
+    if searched.unknown_views > 0 {
+        let rows = searched.unknown_views;
+        tracing::warn!(rows, "rows from before views were kept with them may have been seen through another view");
     }
     if answer.moments.is_empty() {
         say(&format!("nothing is kept there: {} rows were searched", searched.rows));

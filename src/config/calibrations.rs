@@ -5,10 +5,12 @@
 //! labels [wait](Waiting). A label that was calibrated never goes back to the configuration's thresholds by itself: what they would let
 //! through nobody has looked at. Reads the files of calibrations, on the caller's thread; the rest is pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::sets::Sets;
 use super::{ModelChoice, Settings, StreamSettings, thresholds};
 use crate::event::drift::UsualRange;
 use crate::event::{ThresholdOrigin, Thresholds};
@@ -22,6 +24,9 @@ use crate::yaml::field_reader::{At, Reader};
 /// How the calibration of a label may be made to count again.
 const REMEDY: &str = "`vtagd labels calibrate` makes another, `vtagd labels confirm` lets the old one count, and with --discard the \
                       thresholds of the configuration";
+
+/// Of what is not there any more, so many are named.
+const MOST_GONE: usize = 8;
 
 /// What there is of the set `name`, which `at` of the configuration names.
 pub(super) fn found(state: &StateFolder, name: &str, at: &At<String>, reader: &mut Reader<'_>) -> FoundCalibration {
@@ -37,18 +42,54 @@ pub(super) fn found(state: &StateFolder, name: &str, at: &At<String>, reader: &m
     found
 }
 
+/// Says which calibrations are of sets, streams and labels that the configuration does not have: what took their place was never calibrated.
+pub(super) fn tell_left_over(
+    state: &StateFolder,
+    sets: &Sets,
+    streams: &[StreamSettings],
+    at: &At<Vec<At<String>>>,
+    reader: &mut Reader<'_>,
+) {
+    let told = "whatever has another name now goes by the thresholds of the configuration";
+    let is_set = |name: &String| sets.sets.iter().any(|set| set.name == *name);
+    for name in calibration_file::names(state).into_iter().filter(|name| !is_set(name)) {
+        let message = format!(
+            "{} has a calibration of the set `{name}`, which no file here is of: {told}",
+            state.path().display()
+        );
+        let remedy = format!("calibrate it anew; `vtagd labels confirm {name} --discard` forgets what is there");
+        reader.warn(at, message, remedy);
+    }
+    for (set, found) in sets.sets.iter().zip(&sets.calibrations) {
+        let FoundCalibration::Read(file) = found else { continue };
+        let mut gone = BTreeSet::new();
+        for entry in &file.entries {
+            if !streams.iter().any(|stream| *stream.source.id == *entry.stream) {
+                gone.insert(format!("stream `{}`", entry.stream));
+            }
+            let labels = entry.labels.keys().filter(|label| !set.labels.iter().any(|one| one.name == **label));
+            gone.extend(labels.map(|label| format!("label `{label}`")));
+        }
+        if !gone.is_empty() {
+            let gone = gone.into_iter().take(MOST_GONE).collect::<Vec<_>>().join(", ");
+            let message =
+                format!("the calibration of the set `{}` has what is not there any more ({gone}): {told}", set.name);
+            let remedy = format!(
+                "calibrate what has another name now, which forgets labels that have gone; `vtagd labels confirm {} --stream ID --discard` forgets a stream",
+                set.name
+            );
+            reader.warn(at, message, remedy);
+        }
+    }
+}
+
 /// What the margins of `label` depend on, in this view of the stream.
 pub fn binding(set: &LabelSet, label: &Label, stream: &StreamSettings, view: &NamedView, model: &str) -> Binding {
-    let region = &view.view.region;
-    let mut seen = json!({ "mode": view.view.mode, "region": [region.x, region.y, region.w, region.h] });
-    if let Some(mask) = &view.mask {
-        seen["polygon"] = json!(mask.corners());
-    }
     let interval = match stream.interval {
         Interval::Every(interval) => format!("{}ms", interval.as_millis()),
         Interval::Auto => "auto".to_owned(),
     };
-    Binding::of(set, label, seen.to_string(), interval, model)
+    Binding::of(set, label, view.described(), interval, model)
 }
 
 /// The thresholds of a label of the set with this index in a view of `stream`, and where they come from. Without a `model` its fingerprint is not
@@ -69,7 +110,14 @@ pub fn in_force(
         return (own, ThresholdOrigin::Waiting("its calibration cannot be read".into()));
     }
     let Some(calibrated) = found.of(&stream.source.id, view.name.as_deref(), &label.name) else {
-        return (own, ThresholdOrigin::Configuration);
+        // Regions that have other names now are other ones: nobody has looked at what the configuration would let through there.
+        let there = |region: Option<&str>| stream.views.iter().any(|view| view.name.as_deref() == region);
+        let gone = found.of_gone(&stream.source.id, there, &label.name).map(|entry| match &entry.region {
+            Some(region) => format!("it was calibrated for region `{region}`, which is not there any more"),
+            None => "it was calibrated for the whole view, which has regions now".to_owned(),
+        });
+        let origin = gone.map_or(ThresholdOrigin::Configuration, |why| ThresholdOrigin::Waiting(why.into()));
+        return (own, origin);
     };
     let now = binding(of, label, stream, view, model.unwrap_or(&calibrated.bound.model));
     match calibrated.bound.differing(&now)[..] {

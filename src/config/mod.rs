@@ -58,6 +58,7 @@ pub use providers::from_pairs as provider_from_pairs;
 pub use sets::thresholds;
 pub use sets_in_force::{CopyInForce, InForce, SetInForce, SetOnDisk};
 pub use show::effective;
+pub use views::in_force as views_in_force;
 
 pub use crate::api::{ApiSettings, TlsSettings};
 pub use crate::history::HistorySettings;

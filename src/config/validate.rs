@@ -10,7 +10,7 @@ use super::schema::{Api, Events, Log, Metrics, NumberOrAuto, Root, Runtime, Stre
 use super::streams::{self, Surroundings};
 use super::{
     ApiSettings, DEFAULT_LISTEN, LogSettings, ModelChoice, Settings, StreamDefaults, StreamSettings, TlsSettings,
-    after_checks, model_choice, providers, sets, sets_in_force, stores, suspicious_text, trusted_proxies,
+    after_checks, calibrations, model_choice, providers, sets, sets_in_force, stores, suspicious_text, trusted_proxies,
 };
 use crate::event::Thresholds;
 use crate::infer::{BatchSize, InferSettings, Provider, ProviderChoice, Sessions, session_threads};
@@ -110,6 +110,10 @@ pub fn settings(
     }
     let list = raw.streams.given().map(|streams| streams.value.as_slice()).unwrap_or_default();
     let streams = streams::check(list, &around, &mut reader);
+    // A stream that is wrong is not gone.
+    if let Some(at) = raw.labels.given().filter(|_| !label_sets.incomplete && streams.len() == list.len()) {
+        calibrations::tell_left_over(copies, &label_sets, &streams, at, &mut reader);
+    }
     if let Some(events) = &events {
         let (sets, in_force) = (&label_sets.sets, &mut label_sets.in_force);
         after_checks::check(list, &streams, sets, in_force, events, &mut reader);

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::StreamSettings;
 use super::schema::{View as RawView, ViewRegion};
 use super::streams::is_name;
 use crate::frame::view::{NamedView, Polygon, Region, View, ViewMode, Views};
+use crate::history::moment_search::ViewsInForce;
 use crate::label::LabelSet;
 use crate::sink::mqtt::label_levels;
 use crate::yaml::field_reader::{At, Field, Reader};
@@ -20,6 +22,14 @@ const POLYGON_REMEDY: &str =
 
 /// Numbers of a list, with its length as it is written: items that are no numbers have been reported one by one.
 type Numbers = Vec<At<f64>>;
+
+/// What the history's rows are held against: each stream's views as they are now.
+pub fn in_force(streams: &[StreamSettings]) -> ViewsInForce {
+    let of = |stream: &StreamSettings, view: &NamedView| {
+        (stream.source.id.to_string(), view.name.as_deref().unwrap_or_default().to_owned(), view.digest())
+    };
+    streams.iter().flat_map(|stream| stream.views.iter().map(move |view| of(stream, view))).collect()
+}
 
 /// `None` where there is a problem, which has been reported.
 pub(super) fn check(raw: &RawView, reader: &mut Reader<'_>) -> Option<Views> {

@@ -15,11 +15,12 @@ use parking_lot::{Mutex, RwLock};
 
 use super::engine::{LabelBook, TextsRefused};
 use crate::api::{ModelQueries, QueryRefusal, SetScores, TagScore};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::event::ModelRef;
 use crate::frame::Picture;
 use crate::frame::still_image;
 use crate::frame::view::{NamedView, Views};
+use crate::history::moment_search::ViewsInForce;
 use crate::history::noun_bank;
 use crate::history::picture_files::PictureName;
 use crate::history::row_store::StoredRows;
@@ -49,6 +50,7 @@ struct InUse {
     sets: Vec<SetInUse>,
     /// Views and numbers of the label sets of each stream.
     streams: HashMap<String, (Views, Vec<usize>)>,
+    views: ViewsInForce,
 }
 
 /// See the module.
@@ -111,7 +113,8 @@ impl ModelAnswers {
         });
         let streams = settings.streams.iter();
         let streams = streams.map(|s| (s.source.id.to_string(), (s.views.clone(), s.label_sets.clone())));
-        *self.in_use.write() = Arc::new(InUse { sets: sets.collect(), streams: streams.collect() });
+        let views = config::views_in_force(&settings.streams);
+        *self.in_use.write() = Arc::new(InUse { sets: sets.collect(), streams: streams.collect(), views });
     }
 
     /// For each view, the embeddings of the tiles of a coded picture; and how long each is.
@@ -218,7 +221,9 @@ impl ModelQueries for ModelAnswers {
         }
         let embedding = search_answer::joined(&parts);
         let nouns = nouns.as_ref().map(|nouns| nouns.as_slice()).unwrap_or_default();
-        let question = SearchQuestion { text, embedding: &embedding, nouns, model: labels.model(), range, histogram };
+        let in_use = Arc::clone(&self.in_use.read());
+        let (model, views) = (labels.model(), Some(&in_use.views));
+        let question = SearchQuestion { text, embedding: &embedding, nouns, model, range, views, histogram };
         let mut one = self.searching.lock();
         // On a thread of its own: the caller's goes on with other things, at its own place in the order.
         let answer = std::thread::scope(|scope| {

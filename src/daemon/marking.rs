@@ -5,17 +5,19 @@
 //! which waits for the disk. A daemon's scores never wait for it: marks count once something is calibrated with them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use parking_lot::RwLock;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::api::{MarkKeeping, MarkRefusal, MarkView, NewMark};
 use crate::calibrate::marked_samples::EDGE;
-use crate::calibrate::marks::{MarkKind, MarkTime, SetMarks, Span};
+use crate::calibrate::marks::{Mark, MarkKind, MarkTime, SetMarks, Span};
 use crate::config::{Settings, StreamSettings};
 use crate::event::tag_times::TagTimes;
 use crate::label::mark_store::{self, MarkStoreError, MarksByStream};
+use crate::platform::hex::hex;
 use crate::platform::state_folder::StateFolder;
 use crate::source::Location;
 
@@ -45,23 +47,82 @@ pub fn change<T>(
     })
 }
 
-/// Whether the stream is a file that is looked at once: then it is itself the clip, and its moments are seconds.
-pub fn is_clip(stream: &StreamSettings) -> bool {
-    matches!(stream.source.location, Location::File(_)) && !stream.source.looped
+/// How the moments of a stream are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moments {
+    /// A file that is looked at once is itself the clip: in seconds from its first picture.
+    Media,
+    /// A camera: by the clock.
+    Wall,
+    /// A file that is looked at again and again: in seconds of the file, or by the clock, when it was shown.
+    Either,
 }
 
-/// Why a tag cannot be judged, if it cannot: what is not there on the left of a view may be there on the right at the same time.
-pub fn refusal_of(tag: &TagTimes) -> Option<String> {
-    let region = tag.region.as_ref()?;
-    Some(format!(
-        "the tag is of the region `{region}`, and marks are of all regions of `{}`: mark what was seen or absent in all of them (`vtagd marks add`)",
-        tag.stream
-    ))
+impl Moments {
+    pub fn of(stream: &StreamSettings) -> Self {
+        match (&stream.source.location, stream.source.looped) {
+            (Location::File(_), false) => Self::Media,
+            (Location::File(_), true) => Self::Either,
+            _ => Self::Wall,
+        }
+    }
+
+    /// Why a mark of `stream` at such a time would never be used, if so.
+    pub fn problem(self, stream: &str, span: &Span) -> Option<String> {
+        match (self, span.0.is_media()) {
+            (Self::Media, false) => Some(format!(
+                "{span}: stream {stream} is a file that is looked at once: write seconds from its first picture, such as 4.5"
+            )),
+            (Self::Wall, true) => Some(format!(
+                "{span}: stream {stream} is no file, and has no seconds: write times such as 2026-05-01T12:00:04Z; seconds are for a clip of it \
+                 (`vtagd labels calibrate --clip FILE --marks FILE`)"
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// What can be marked of a stream.
+pub struct MarkedStream {
+    id: String,
+    pub moments: Moments,
+    regions: Vec<String>,
+    /// Each with its labels.
+    sets: Vec<(String, Vec<String>)>,
+}
+
+impl MarkedStream {
+    pub fn of(settings: &Settings, stream: &StreamSettings) -> Self {
+        let sets = stream.label_sets.iter().filter_map(|at| settings.label_sets.get(*at));
+        let labels = sets.map(|set| (set.name.clone(), set.labels.iter().map(|label| label.name.clone()).collect()));
+        Self {
+            id: stream.source.id.to_string(),
+            moments: Moments::of(stream),
+            regions: stream.views.names().map(|name| name.to_string()).collect(),
+            sets: labels.collect(),
+        }
+    }
+
+    /// Why nothing is marked in a region of this name, if it is none.
+    pub fn region_problem(&self, region: Option<&str>) -> Option<String> {
+        let region = region.filter(|region| !self.regions.iter().any(|one| one == region))?;
+        let there = match &self.regions[..] {
+            [] => "it has none: leave the region out".to_owned(),
+            names => format!("it has {}", names.join(", ")),
+        };
+        Some(format!("stream {} has no region `{region}` ({there})", self.id))
+    }
+
+    /// Why a mark would never be used, if so.
+    pub fn problem(&self, mark: &Mark) -> Option<String> {
+        let region = self.region_problem(mark.region.as_deref());
+        region.or_else(|| self.moments.problem(&self.id, &mark.span))
+    }
 }
 
 /// What is marked of a tag: its time, with what lies round it.
-pub fn span_of(tag: &TagTimes, is_clip: bool) -> Span {
-    if is_clip {
+pub fn span_of(tag: &TagTimes, moments: Moments) -> Span {
+    if moments == Moments::Media {
         let (from, to) = tag.media;
         let rounded = |seconds: f64| MarkTime::Media((seconds * 1000.0).round() / 1000.0);
         return Span(rounded((from - ROUND_EVENT).max(0.0)), rounded(to + ROUND_EVENT));
@@ -74,30 +135,23 @@ pub fn span_of(tag: &TagTimes, is_clip: bool) -> Span {
     )
 }
 
-/// Marks a tag's time as seen, or as absent where the tag was wrong; what is marked, and whether it was not before.
-pub fn mark_tag(marks: &mut SetMarks, label: &str, span: Span, is_right: bool) -> (MarkKind, bool) {
-    let (seen, absent) = (MarkKind::Seen(label.to_owned()), MarkKind::Absent(label.to_owned()));
-    let (kind, other) = if is_right { (seen, absent) } else { (absent, seen) };
+/// Marks a tag's time as seen in its region, or as absent where the tag was wrong; what is marked, and whether it was not before.
+pub fn mark_tag(marks: &mut SetMarks, tag: &TagTimes, span: Span, is_right: bool) -> (Mark, bool) {
+    let mark = |kind| Mark { region: tag.region.clone(), kind, span };
+    let (seen, absent) = (mark(MarkKind::Seen(tag.label.clone())), mark(MarkKind::Absent(tag.label.clone())));
+    let (mark, other) = if is_right { (seen, absent) } else { (absent, seen) };
     // Who has changed his mind says so of the same event.
-    marks.remove(&other, span);
+    marks.remove(&other);
     let before = marks.len();
-    marks.add(&kind, span);
+    marks.add(&mark);
     let is_new = marks.len() > before;
-    (kind, is_new)
-}
-
-/// What the API is told of a stream.
-struct MarkedStream {
-    id: String,
-    is_clip: bool,
-    /// Each with its labels.
-    sets: Vec<(String, Vec<String>)>,
+    (mark, is_new)
 }
 
 /// See the module.
 pub struct KeptMarks {
     state: StateFolder,
-    streams: RwLock<Vec<MarkedStream>>,
+    streams: RwLock<Vec<Arc<MarkedStream>>>,
 }
 
 impl KeptMarks {
@@ -109,23 +163,18 @@ impl KeptMarks {
 
     /// Goes on with these streams and label sets.
     pub fn change(&self, settings: &Settings) {
-        let of_stream = |stream: &StreamSettings| {
-            let sets = stream.label_sets.iter().filter_map(|at| settings.label_sets.get(*at));
-            let labels =
-                sets.map(|set| (set.name.clone(), set.labels.iter().map(|label| label.name.clone()).collect()));
-            MarkedStream { id: stream.source.id.to_string(), is_clip: is_clip(stream), sets: labels.collect() }
-        };
-        *self.streams.write() = settings.streams.iter().map(of_stream).collect();
+        let streams = settings.streams.iter().map(|stream| Arc::new(MarkedStream::of(settings, stream)));
+        *self.streams.write() = streams.collect();
     }
 
-    /// The set's labels, and whether the stream is a clip.
-    fn labels(&self, stream: &str, set: &str) -> Result<(Vec<String>, bool), MarkRefusal> {
+    /// The stream, and the set's labels.
+    fn known(&self, stream: &str, set: &str) -> Result<(Arc<MarkedStream>, Vec<String>), MarkRefusal> {
         let streams = self.streams.read();
         let unknown = |what: &str| MarkRefusal::Unknown(what.to_owned());
         let found = streams.iter().find(|one| one.id == stream).ok_or_else(|| unknown("no such stream"))?;
         let of = found.sets.iter().find(|(name, _)| name == set);
         let (_, labels) = of.ok_or_else(|| unknown("the stream has no such label set"))?;
-        Ok((labels.clone(), found.is_clip))
+        Ok((Arc::clone(found), labels.clone()))
     }
 
     fn changed<T>(
@@ -150,13 +199,15 @@ fn refused(error: MarkStoreError) -> MarkRefusal {
 }
 
 /// What the API names a mark by: it follows from the mark.
-fn id_of(stream: &str, set: &str, kind: &MarkKind, span: &Span) -> String {
-    let text = serde_json::json!([stream, set, kind.to_string(), span]).to_string();
-    Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+fn id_of(stream: &str, set: &str, Mark { region, kind, span }: &Mark) -> String {
+    let mut parts = vec![json!(stream), json!(set), json!(kind.to_string()), json!(span)];
+    parts.extend(region.as_ref().map(|region| json!(region)));
+    let text = Value::from(parts).to_string();
+    hex(&Sha256::digest(text.as_bytes())[..8])
 }
 
-fn view(stream: &str, set: &str, kind: &MarkKind, span: &Span) -> MarkView {
-    let (label, word) = match kind {
+fn view(stream: &str, set: &str, mark: &Mark) -> MarkView {
+    let (label, word) = match &mark.kind {
         MarkKind::Seen(label) => (Some(label.clone()), "seen"),
         MarkKind::Absent(label) => (Some(label.clone()), "absent"),
         MarkKind::Empty => (None, "empty"),
@@ -164,13 +215,14 @@ fn view(stream: &str, set: &str, kind: &MarkKind, span: &Span) -> MarkView {
     // Numbers and times always are JSON.
     let moment = |at: MarkTime| serde_json::to_value(at).unwrap_or(Value::Null);
     MarkView {
-        id: id_of(stream, set, kind, span),
+        id: id_of(stream, set, mark),
         stream: stream.to_owned(),
+        region: mark.region.clone(),
         set: set.to_owned(),
         label,
         kind: word,
-        from: moment(span.0),
-        to: moment(span.1),
+        from: moment(mark.span.0),
+        to: moment(mark.span.1),
     }
 }
 
@@ -179,14 +231,14 @@ impl MarkKeeping for KeptMarks {
         let streams = mark_store::read(&self.state).map_err(refused)?;
         let sets = streams.iter().flat_map(|(stream, sets)| sets.iter().map(move |(set, marks)| (stream, set, marks)));
         let of_set = |(stream, set, marks): (&String, &String, &SetMarks)| {
-            marks.all().iter().map(|(kind, span)| view(stream, set, kind, span)).collect::<Vec<_>>()
+            marks.all().iter().map(|mark| view(stream, set, mark)).collect::<Vec<_>>()
         };
         Ok(sets.flat_map(of_set).collect())
     }
 
     fn add(&self, mark: &NewMark) -> Result<(MarkView, bool), MarkRefusal> {
         let (stream, set) = (&*mark.stream, &*mark.set);
-        let (known, _) = self.labels(stream, set)?;
+        let (of, known) = self.known(stream, set)?;
         let conflict = |why: &str| MarkRefusal::Conflict(why.to_owned());
         let kind = match (&*mark.kind, &mark.label) {
             ("empty", None) => MarkKind::Empty,
@@ -200,12 +252,19 @@ impl MarkKeeping for KeptMarks {
         };
         let time = |text: &str| text.parse::<MarkTime>().map_err(MarkRefusal::Conflict);
         let span = Span(time(&mark.from)?, time(&mark.to)?);
+        if let Some(why) = of.region_problem(mark.region.as_deref()) {
+            return Err(MarkRefusal::Unknown(why));
+        }
+        let mark = Mark { region: mark.region.clone(), kind, span };
+        if let Some(why) = of.problem(&mark) {
+            return Err(MarkRefusal::Conflict(why));
+        }
         let is_new = self.changed((stream, set), &known, |marks| {
             let before = marks.len();
-            marks.add(&kind, span);
+            marks.add(&mark);
             Ok(marks.len() > before)
         })?;
-        Ok((view(stream, set, &kind, &span), is_new))
+        Ok((view(stream, set, &mark), is_new))
     }
 
     fn remove(&self, id: &str) -> Result<MarkView, MarkRefusal> {
@@ -213,10 +272,10 @@ impl MarkKeeping for KeptMarks {
         let removed = mark_store::change(&self.state, |streams| {
             for (stream, sets) in streams.iter_mut() {
                 for (set, marks) in sets.iter_mut() {
-                    let found = marks.all().into_iter().find(|(kind, span)| id_of(stream, set, kind, span) == id);
-                    if let Some((kind, span)) = found {
-                        marks.remove(&kind, span);
-                        return Ok(view(stream, set, &kind, &span));
+                    let found = marks.all().into_iter().find(|mark| id_of(stream, set, mark) == id);
+                    if let Some(mark) = found {
+                        marks.remove(&mark);
+                        return Ok(view(stream, set, &mark));
                     }
                 }
             }
@@ -230,19 +289,18 @@ impl MarkKeeping for KeptMarks {
     }
 
     fn mark_tag(&self, tag: &TagTimes, is_right: bool) -> Result<(MarkView, bool), MarkRefusal> {
-        if let Some(why) = refusal_of(tag) {
-            return Err(MarkRefusal::Conflict(why));
-        }
         let (stream, set) = (&*tag.stream, &*tag.set);
         let gone = |_| MarkRefusal::Conflict("its stream has no such label set any more".to_owned());
-        let (known, is_clip) = self.labels(stream, set).map_err(gone)?;
+        let (of, known) = self.known(stream, set).map_err(gone)?;
         if !known.contains(&tag.label) {
             return Err(MarkRefusal::Conflict("its set has no such label any more".to_owned()));
         }
-        let span = span_of(tag, is_clip);
-        let (kind, is_new) =
-            self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, &tag.label, span, is_right)))?;
-        Ok((view(stream, set, &kind, &span), is_new))
+        if let Some(why) = of.region_problem(tag.region.as_deref()) {
+            return Err(MarkRefusal::Conflict(why));
+        }
+        let span = span_of(tag, of.moments);
+        let (mark, is_new) = self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, tag, span, is_right)))?;
+        Ok((view(stream, set, &mark), is_new))
     }
 }
 
@@ -250,22 +308,48 @@ impl MarkKeeping for KeptMarks {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_tag_of_one_region_says_nothing_of_the_others() {
+    fn tag(region: Option<&str>) -> TagTimes {
         let now = jiff::Timestamp::UNIX_EPOCH;
-        let tag = |region: Option<&str>| -> TagTimes {
-            let event = serde_json::json!({
-                "specversion": "1.0", "id": "019a1b2c-0000-7000-8000-000000000000", "source": "/a/streams/gate", "type": "dev.vtagd.tag.start",
-                "subject": "yard/car", "time": now, "datacontenttype": "application/json",
-                "data": {
-                    "stream": "gate", "region": region, "set": "yard", "label": "car", "tag_id": "019a1b2c-0000-7000-8000-000000000001",
-                    "score": 0.9, "peak": 0.9, "started_at": now, "ended_at": null, "sampled_at": now, "media_start": 4.0, "media_end": null,
-                    "model": { "name": "m", "fingerprint": "f" }, "attributes": {}, "snapshot": null,
-                },
-            });
-            TagTimes::of(&serde_json::from_value(event).unwrap())
-        };
-        assert_eq!(refusal_of(&tag(None)), None);
-        assert!(refusal_of(&tag(Some("left"))).is_some_and(|why| why.contains("`left`") && why.contains("marks add")));
+        let event = json!({
+            "specversion": "1.0", "id": "019a1b2c-0000-7000-8000-000000000000", "source": "/a/streams/gate", "type": "dev.vtagd.tag.start",
+            "subject": "yard/car", "time": now, "datacontenttype": "application/json",
+            "data": {
+                "stream": "gate", "region": region, "set": "yard", "label": "car", "tag_id": "019a1b2c-0000-7000-8000-000000000001",
+                "score": 0.9, "peak": 0.9, "started_at": now, "ended_at": null, "sampled_at": now, "media_start": 4.0, "media_end": null,
+                "model": { "name": "m", "fingerprint": "f" }, "attributes": {}, "snapshot": null,
+            },
+        });
+        TagTimes::of(&serde_json::from_value(event).unwrap())
+    }
+
+    #[test]
+    fn the_tag_of_one_region_says_nothing_of_the_others_and_who_has_changed_his_mind_says_so_of_the_same() {
+        let mut marks = SetMarks::default();
+        let (left, all) = (tag(Some("left")), tag(None));
+        let span = span_of(&left, Moments::Media);
+        assert!(mark_tag(&mut marks, &left, span, false).1 && !mark_tag(&mut marks, &left, span, false).1);
+        let absent = |marks: &SetMarks, region| marks.absent("car", region, true).len();
+        assert_eq!([None, Some("left"), Some("right")].map(|region| absent(&marks, region)), [0, 1, 0]);
+        mark_tag(&mut marks, &left, span, true);
+        assert_eq!((absent(&marks, Some("left")), marks.seen("car", Some("left"), true).len()), (0, 1));
+        // Of a stream without regions.
+        mark_tag(&mut marks, &all, span_of(&all, Moments::Either), false);
+        assert_eq!((marks.absent("car", None, false).len(), marks.absent("car", Some("right"), false).len()), (1, 1));
+        let ids: Vec<String> = marks.all().iter().map(|mark| id_of("gate", "yard", mark)).collect();
+        assert!(ids.len() == 2 && ids[0] != ids[1], "{ids:?}");
+    }
+
+    #[test]
+    fn moments_are_told_as_the_stream_has_them_or_refused_with_the_remedy() {
+        let media = Span(MarkTime::Media(1.0), MarkTime::Media(4.0));
+        let wall = span_of(&tag(None), Moments::Wall);
+        let problem = |moments: Moments, span: &Span| moments.problem("gate", span);
+        assert!(problem(Moments::Wall, &media).is_some_and(|why| why.contains("2026-05-01T12:00:04Z")));
+        assert!(problem(Moments::Media, &wall).is_some_and(|why| why.contains("seconds from its first picture")));
+        for (moments, span) in
+            [(Moments::Wall, wall), (Moments::Media, media), (Moments::Either, wall), (Moments::Either, media)]
+        {
+            assert_eq!(problem(moments, &span), None, "{moments:?}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
 use crate::frame::Picture;
 use crate::frame::region_picture::region_picture;
 use crate::frame::view::NamedView;
+use crate::history::name_table::Name;
 use crate::history::{PictureEncoder, PictureSettings, Recorder};
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
@@ -431,7 +432,12 @@ fn log_totals(RegisteredStream { status, accounting, .. }: &RegisteredStream) ->
 fn embeddings(history: Option<&Recorder>, stream: &StreamSettings, model: &ModelRef) -> Option<EmbeddingHandler> {
     let history = history.filter(|_| stream.history)?;
     let of_view = |view: &NamedView| {
-        history.stream(&stream.source.id, view.name.as_deref().unwrap_or_default(), &model.fingerprint)
+        history.stream(Name {
+            stream: stream.source.id.to_string(),
+            region: view.name.as_deref().unwrap_or_default().to_owned(),
+            model: model.fingerprint.to_string(),
+            view: view.digest(),
+        })
     };
     let mut views: Vec<_> = stream.views.iter().map(|view| (of_view(view), view.clone())).collect();
     let pictures = history.pictures().cloned();

@@ -4,6 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::platform::hex::hex;
 
 /// Part of the picture to look at, relative to its size: `0 ≤ x, y < 1`, `0 < w, h`, `x + w ≤ 1`, `y + h ≤ 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,6 +95,23 @@ pub struct NamedView {
     pub mask: Option<Polygon>,
 }
 
+impl NamedView {
+    /// What the model is shown of a picture: where two say the same, embeddings mean the same. Kept on disks: it stays as it is.
+    pub fn described(&self) -> String {
+        let Region { x, y, w, h } = self.view.region;
+        let mut told = json!({ "mode": self.view.mode, "region": [x, y, w, h] });
+        if let Some(mask) = &self.mask {
+            told["polygon"] = json!(mask.corners());
+        }
+        told.to_string()
+    }
+
+    /// The same in sixteen characters.
+    pub fn digest(&self) -> String {
+        hex(&Sha256::digest(self.described().as_bytes())[..8])
+    }
+}
+
 /// A stream's `view`: at least one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Views(Arc<[NamedView]>);
@@ -145,6 +166,22 @@ impl Default for Views {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_view_is_told_by_what_the_model_is_shown_and_not_by_its_name() {
+        let plain = NamedView::default();
+        assert_eq!(plain.described(), r#"{"mode":"model","region":[0.0,0.0,1.0,1.0]}"#);
+        assert_eq!(plain.digest(), NamedView { name: Some("left".into()), ..plain.clone() }.digest());
+        let squash = View { mode: ViewMode::Squash, ..View::default() };
+        let part = View { region: Region { w: 0.5, ..Region::FULL }, ..View::default() };
+        let mask = Polygon::new(&[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]);
+        let others = [(squash, None), (part, None), (View::default(), mask)];
+        let mut digests: Vec<String> = others.map(|(view, mask)| NamedView { name: None, view, mask }.digest()).into();
+        digests.push(plain.digest());
+        digests.sort_unstable();
+        digests.dedup();
+        assert!(digests.len() == 4 && digests.iter().all(|digest| digest.len() == 16), "{digests:?}");
+    }
 
     #[test]
     fn a_polygon_has_an_area_and_a_rectangle_around_it() {

@@ -106,12 +106,11 @@ pub fn history(folder: &Path, data: &[u8]) {
     let wanted = Wanted {
         embedding: &embedding,
         model: "m",
-        stream: None,
-        region: None,
         since: Some(-5),
         until: None,
         keep: 9,
         threads: 2,
+        ..Wanted::default()
     };
     if let Ok((stored, _)) = StoredRows::open(folder) {
         for moment in search(&stored, &wanted).moments {
@@ -120,7 +119,7 @@ pub fn history(folder: &Path, data: &[u8]) {
     }
     let limits = RetentionLimits { max_size: 1 << 20, max_age: Duration::from_secs(3600), min_change: 0.02 };
     if let Ok((mut store, _)) = RowStore::open(Some(folder), limits, Instant::now()) {
-        let name = Name { stream: "new".into(), region: String::new(), model: "m".into() };
+        let name = Name { stream: "new".into(), model: "m".into(), ..Name::default() };
         let pushed = store.push(&NewRow { name: &name, tile: 0, at: 0, embedding: &embedding }, Instant::now());
         let found = search(&store.stored(), &wanted);
         assert!(pushed.is_err() || found.moments.iter().any(|moment| moment.name.stream == "new"), "it is not found");

@@ -110,12 +110,11 @@ fn a_clock_that_jumps_by_years_takes_nothing_and_what_comes_then_is_found_where_
         let there = Wanted {
             embedding: &embedding,
             model: "m",
-            stream: None,
-            region: None,
             since: Some(*at),
             until: Some(*at),
             keep: 10,
             threads: 1,
+            ..Wanted::default()
         };
         let found = search(&stored, &there);
         assert!(found.moments[0].score > 0.99 && found.moments[0].at == *at, "{at}: {found:?}");
@@ -133,16 +132,7 @@ fn each_generation_is_found_with_the_model_that_made_it_also_after_a_restart_and
     let stored = StoredRows::open(folder.path()).unwrap().0;
     let with = |model, dim| -> Found {
         let embedding = direction(3, dim);
-        let all = Wanted {
-            embedding: &embedding,
-            model,
-            stream: None,
-            region: None,
-            since: None,
-            until: None,
-            keep: 10,
-            threads: 2,
-        };
+        let all = Wanted { embedding: &embedding, model, keep: 10, threads: 2, ..Wanted::default() };
         search(&stored, &all)
     };
     for (model, dim, own) in [("m", 512, 2), ("n", 64, 1), ("o", 512, 1), ("p", 512, 0), ("m", 64, 0)] {

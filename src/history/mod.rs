@@ -170,9 +170,9 @@ impl Recorder {
         self.pictures.as_ref()
     }
 
-    /// Records the frames of a stream that `model` (its fingerprint) looks at. An empty `region` is the whole view.
-    pub fn stream(&self, stream: &str, region: &str, model: &str) -> FrameRecorder {
-        let name = Arc::new(Name { stream: stream.to_owned(), region: region.to_owned(), model: model.to_owned() });
+    /// Records what is seen of a stream, under this name.
+    pub fn stream(&self, name: Name) -> FrameRecorder {
+        let name = Arc::new(name);
         let (queue, waiting) = (self.queue.clone(), Arc::clone(&self.waiting));
         Box::new(move |at, encoder, embeddings, dim| {
             // Asked first, so that nothing is copied for nobody.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dot::QuantizedQuery;
-use super::name_table::Name;
+use super::name_table::{Name, SeenThrough};
 use super::picture_files::PictureName;
 use super::rotation::rotate;
 use super::row_format::{self, RowHead};
@@ -26,8 +26,32 @@ const BUCKET: i64 = 10_000;
 /// Most moments that a search keeps while it looks.
 pub const MAX_KEPT: usize = 2048;
 
+/// The view of each region of each stream, as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ViewsInForce(HashMap<String, HashMap<String, String>>);
+
+impl ViewsInForce {
+    /// Through which view the rows of `name` were seen. Of a stream that is not there any more all are the same.
+    fn seen(&self, name: &Name) -> SeenThrough {
+        let Some(regions) = self.0.get(&name.stream) else { return SeenThrough::Same };
+        // A region that has gone had a view too.
+        regions.get(&name.region).map_or(SeenThrough::Other, |view| name.seen_through(view))
+    }
+}
+
+/// Of streams, regions (empty: the whole view) and digests of views.
+impl FromIterator<(String, String, String)> for ViewsInForce {
+    fn from_iter<I: IntoIterator<Item = (String, String, String)>>(views: I) -> Self {
+        let mut streams: HashMap<String, HashMap<String, String>> = HashMap::new();
+        views.into_iter().for_each(|(stream, region, view)| {
+            streams.entry(stream).or_default().insert(region, view);
+        });
+        Self(streams)
+    }
+}
+
 /// What is searched for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted<'a> {
     /// Of length 1.
     pub embedding: &'a [f32],
@@ -40,15 +64,27 @@ pub struct Wanted<'a> {
     /// Milliseconds since 1970.
     pub since: Option<i64>,
     pub until: Option<i64>,
+    /// None: whatever view rows were seen through.
+    pub views: Option<&'a ViewsInForce>,
     /// Moments that are kept, at most [`MAX_KEPT`].
     pub keep: usize,
     pub threads: usize,
 }
 
 impl Wanted<'_> {
-    /// Whether its stream and region are those that are wanted.
-    fn is_of(&self, name: &Name) -> bool {
-        self.stream.is_none_or(|stream| stream == name.stream) && self.region.is_none_or(|region| region == name.region)
+    /// What is done with the rows of a name.
+    fn treatment(&self, name: &Name) -> Treatment {
+        let is_of = |wanted: Option<&str>, own: &str| wanted.is_none_or(|wanted| wanted == own);
+        if !is_of(self.stream, &name.stream) || !is_of(self.region, &name.region) {
+            return Treatment::Pass;
+        }
+        if name.model != self.model {
+            return Treatment::OtherModel;
+        }
+        match self.views.map_or(SeenThrough::Same, |views| views.seen(name)) {
+            SeenThrough::Other => Treatment::OtherView,
+            through => Treatment::Compare(Arc::new(name.clone()), name.seed(), through),
+        }
     }
 }
 
@@ -77,8 +113,11 @@ pub struct Found {
     pub moments: Vec<Moment>,
     /// Rows that were compared.
     pub rows: u64,
-    /// Rows of other models, which were not.
+    /// Of them, those of which nobody knows through which view they were seen, where that matters.
+    pub unknown_views: u64,
+    /// Rows of other models and of other views, which were not.
     pub other_models: u64,
+    pub other_views: u64,
     /// Rows that would have been found and are damaged, or of a name that is lost.
     pub damaged: u64,
     /// Segments that could not be read, or not to their end.
@@ -102,28 +141,16 @@ pub fn query(embedding: &[f32]) -> QuantizedQuery {
 
 /// What is done with a row of a name.
 enum Treatment {
-    Compare(Arc<Name>, u32),
+    Compare(Arc<Name>, u32, SeenThrough),
     Pass,
     OtherModel,
+    OtherView,
 }
 
 /// Looks at every row.
 pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
-    let mut treatments: Vec<(u32, Treatment)> = stored
-        .names
-        .read()
-        .iter()
-        .map(|(number, name)| {
-            let treatment = if !wanted.is_of(name) {
-                Treatment::Pass
-            } else if name.model != wanted.model {
-                Treatment::OtherModel
-            } else {
-                Treatment::Compare(Arc::new(name.clone()), name.seed())
-            };
-            (number, treatment)
-        })
-        .collect();
+    let mut treatments: Vec<(u32, Treatment)> =
+        stored.names.read().iter().map(|(number, name)| (number, wanted.treatment(name))).collect();
     treatments.sort_unstable_by_key(|(number, _)| *number);
     let mut blocks = Vec::new();
     let mut segments = stored.segments();
@@ -158,7 +185,9 @@ pub fn search(stored: &StoredRows, wanted: &Wanted<'_>) -> Found {
     let mut best = Vec::new();
     let mut join = |scan: Scan<'_>| {
         all.rows += scan.found.rows;
+        all.unknown_views += scan.found.unknown_views;
         all.other_models += scan.found.other_models;
+        all.other_views += scan.found.other_views;
         all.damaged += scan.found.damaged;
         all.unreadable.extend(scan.found.unreadable);
         best.extend(scan.best.into_values());
@@ -212,10 +241,11 @@ fn sampled(
     let in_time =
         wanted.until.is_none_or(|until| head.from <= until) && wanted.since.is_none_or(|since| head.until >= since);
     let name = stored.names.read().get(head.name).cloned()?;
-    let fits = name.model == wanted.model && segment.dim == wanted.embedding.len() && wanted.is_of(&name);
+    let Treatment::Compare(name, seed, _) = wanted.treatment(&name) else { return None };
+    let fits = segment.dim == wanted.embedding.len();
     let numbers = row_format::numbers(row).to_vec();
-    (in_time && fits && row_format::is_whole(row, name.seed())).then(|| Moment {
-        name: Arc::new(name),
+    (in_time && fits && row_format::is_whole(row, seed)).then(|| Moment {
+        name,
         tile: head.tile,
         from: head.from,
         until: head.until,
@@ -316,13 +346,17 @@ impl Scan<'_> {
             return;
         }
         let treatment = self.treatments.binary_search_by_key(&head.name, |(number, _)| *number);
-        let (name, seed) = match treatment.ok().map(|index| &self.treatments[index].1) {
-            Some(Treatment::Compare(name, seed)) if dim == self.wanted.embedding.len() => (name, *seed),
+        let (name, seed, through) = match treatment.ok().map(|index| &self.treatments[index].1) {
+            Some(Treatment::Compare(name, seed, through)) if dim == self.wanted.embedding.len() => {
+                (name, *seed, *through)
+            }
             Some(Treatment::Compare(..) | Treatment::OtherModel) => return self.found.other_models += 1,
+            Some(Treatment::OtherView) => return self.found.other_views += 1,
             Some(Treatment::Pass) => return,
             None => return self.found.damaged += 1,
         };
         self.found.rows += 1;
+        self.found.unknown_views += u64::from(through == SeenThrough::Unknown);
         let score = self.query.score(row_format::numbers(row), head.scale);
         let key = (head.name, head.from.div_euclid(BUCKET));
         // What is no number is none of these, and looked at.

@@ -1,9 +1,10 @@
-//! The table of names: which number in a row stands for which stream, region and model. In: names as rows come, or the file at opening; out:
+//! The table of names: which number in a row stands for which stream, region, model and view. In: names as rows come, or the file at opening; out:
 //! their numbers. Used by the store's thread, read by searches through a lock.
 //!
 //! The file `names.jsonl` has a line a name, `CRC32 JSON`, and is only ever appended to: a damaged line costs its own name. A number is never
 //! given twice, and a row's checksum begins with what its name stands for, so that a row whose line was lost is never taken for another's.
-//! Full ([`MAX_NAMES`]): a new name is refused. A model is a part of the name: each has a generation of rows of its own.
+//! Full ([`MAX_NAMES`]): a new name is refused. Model and view are parts of the name: each has a generation of rows of its own. Names that were
+//! written before views were have none.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::platform::atomic_file::{self, Ownership};
 
-/// Names of all streams, regions and models that a folder may hold.
+/// Names of all streams, regions, models and views that a folder may hold.
 pub const MAX_NAMES: usize = 16_384;
 /// Longest text in a name.
 const MAX_TEXT: usize = 256;
@@ -24,7 +25,7 @@ const MAX_LINE: usize = 8 * MAX_TEXT;
 const FILE: &str = "names.jsonl";
 
 /// Whose a row is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Name {
     pub stream: String,
@@ -33,21 +34,43 @@ pub struct Name {
     pub region: String,
     /// The fingerprint of the model that made its rows.
     pub model: String,
+    /// The digest of the view that they were seen through. Empty: nobody knows.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub view: String,
+}
+
+/// Through which view rows were seen, held against one that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeenThrough {
+    Same,
+    Other,
+    /// They are older than views are written down.
+    Unknown,
 }
 
 impl Name {
     /// What the checksums of its rows begin with.
     pub fn seed(&self) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
-        for text in [&self.stream, &self.region, &self.model] {
+        let view = Some(&self.view).filter(|view| !view.is_empty());
+        for text in [&self.stream, &self.region, &self.model].into_iter().chain(view) {
             hasher.update(text.as_bytes());
             hasher.update(&[0]);
         }
         hasher.finalize()
     }
 
+    /// Whether its rows were seen through `view`.
+    pub fn seen_through(&self, view: &str) -> SeenThrough {
+        match &*self.view {
+            own if own == view => SeenThrough::Same,
+            "" => SeenThrough::Unknown,
+            _ => SeenThrough::Other,
+        }
+    }
+
     fn fits(&self) -> bool {
-        [&self.stream, &self.region, &self.model].iter().all(|text| text.len() <= MAX_TEXT)
+        [&self.stream, &self.region, &self.model, &self.view].iter().all(|text| text.len() <= MAX_TEXT)
     }
 }
 
@@ -62,10 +85,10 @@ struct Line {
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
     #[error(
-        "there are {MAX_NAMES} streams, regions and models in the history already: `vtagd history purge` makes room"
+        "there are {MAX_NAMES} streams, regions, models and views in the history already: `vtagd history purge` makes room"
     )]
     Full,
-    #[error("the name of the stream, region or model is longer than {MAX_TEXT} bytes")]
+    #[error("the name of the stream, region, model or view is longer than {MAX_TEXT} bytes")]
     TooLong,
     #[error(transparent)]
     Disk(#[from] io::Error),
@@ -202,7 +225,7 @@ mod tests {
     use super::*;
 
     fn name(stream: &str, model: &str) -> Name {
-        Name { stream: stream.into(), region: String::new(), model: model.into() }
+        Name { stream: stream.into(), model: model.into(), ..Name::default() }
     }
 
     #[test]
@@ -221,6 +244,24 @@ mod tests {
         let (mut last, _) = NameTable::open(folder.path()).unwrap();
         assert_eq!(last.iter().count(), 2);
         assert_eq!(last.number(&name("a", "m")).unwrap(), 5, "no number twice");
+    }
+
+    #[test]
+    fn a_view_has_a_number_of_its_own_and_lines_without_one_are_read_as_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let json = r#"{"number":1,"stream":"a","model":"m"}"#;
+        std::fs::write(folder.path().join(FILE), format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))).unwrap();
+        let (mut table, damage) = NameTable::open(folder.path()).unwrap();
+        let seen = Name { view: "0123456789abcdef".into(), ..name("a", "m") };
+        assert!(damage.is_empty(), "{damage:?}");
+        assert_eq!((table.number(&name("a", "m")).unwrap(), table.number(&seen).unwrap()), (1, 2));
+        assert!(name("a", "m").seed() != seen.seed());
+        let (mut again, damage) = NameTable::open(folder.path()).unwrap();
+        assert!(damage.is_empty(), "{damage:?}");
+        assert_eq!((again.number(&seen).unwrap(), again.get(2)), (2, Some(&seen)));
+        let through = |view| (name("a", "m").seen_through(view), seen.seen_through(view));
+        assert_eq!(through("0123456789abcdef"), (SeenThrough::Unknown, SeenThrough::Same));
+        assert_eq!(through("fedcba9876543210"), (SeenThrough::Unknown, SeenThrough::Other));
     }
 
     #[test]

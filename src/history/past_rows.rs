@@ -1,8 +1,10 @@
 //! The rows of one stream and region, one after the other: what calibration reads. In: what searches read, a name, a time. Out: each row's interval and
 //! its embedding as the model gave it, to eight bits. On the caller's thread, which waits for the disk; nothing is kept, a damaged row is
-//! counted and left out. What is written meanwhile may be read or not.
+//! counted and left out, as one is that was seen through another view. Rows from before views were written down are told, and counted. What is written meanwhile may be read or not.
 
-use super::name_table::Name;
+use std::collections::HashMap;
+
+use super::name_table::{Name, SeenThrough};
 use super::rotation::turn_back;
 use super::row_format::{self, RowHead};
 use super::row_store::StoredRows;
@@ -26,11 +28,23 @@ pub struct PastRow<'a> {
 pub struct RowsRead {
     /// Rows that were told.
     pub rows: u64,
+    /// Of them, those of which nobody knows through which view they were seen.
+    pub unknown_views: u64,
+    /// Rows of the stream and region in that time which were seen through another view.
+    pub other_views: u64,
     /// Rows of the stream and region in that time which another model has made.
     pub other_models: u64,
     pub damaged: u64,
     /// Segments that could not be read, or not to their end.
     pub unreadable: Vec<String>,
+}
+
+/// What is done with the rows of a name of the stream and region.
+enum Treatment {
+    /// With the seed of their checksums.
+    Tell(u32, SeenThrough),
+    OtherView,
+    OtherModel,
 }
 
 /// Tells `visit` of every row of `name` that ends at or after `since` and begins at or before `until`, as it is stored: by time, unless the clock was put back.
@@ -42,15 +56,16 @@ pub fn visit(
     visit: &mut dyn FnMut(&PastRow<'_>) -> bool,
 ) -> RowsRead {
     let mut read = RowsRead::default();
-    let (mut own, mut others) = (None, Vec::new());
-    for (number, other) in stored.names.read().iter() {
-        if other == name {
-            own = Some(number);
-        } else if other.stream == name.stream && other.region == name.region {
-            others.push(number);
-        }
-    }
-    let seed = name.seed();
+    let is_of = |other: &Name| other.stream == name.stream && other.region == name.region;
+    let treatment = |other: &Name| match other.seen_through(&name.view) {
+        _ if other.model != name.model => Treatment::OtherModel,
+        SeenThrough::Other => Treatment::OtherView,
+        through => Treatment::Tell(other.seed(), through),
+    };
+    let names = stored.names.read();
+    let treatments: HashMap<u32, Treatment> =
+        names.iter().filter(|(_, other)| is_of(other)).map(|(number, other)| (number, treatment(other))).collect();
+    drop(names);
     let mut embedding = Vec::new();
     for segment in stored.segments() {
         let length = segment.row_len();
@@ -71,19 +86,27 @@ pub fn visit(
             first += got as u64;
             for row in buffer[..got * length].chunks_exact(length) {
                 let Some(head) = RowHead::read(row).map(|head| head.checked(row)) else { continue };
-                let is_own = Some(head.name) == own;
-                if head.until < since || head.from > until || !(is_own || others.contains(&head.name)) {
+                if head.until < since || head.from > until {
                     continue;
                 }
-                if !is_own {
-                    read.other_models += 1;
-                    continue;
-                }
+                let (seed, through) = match treatments.get(&head.name) {
+                    Some(Treatment::Tell(seed, through)) => (*seed, *through),
+                    Some(Treatment::OtherView) => {
+                        read.other_views += 1;
+                        continue;
+                    }
+                    Some(Treatment::OtherModel) => {
+                        read.other_models += 1;
+                        continue;
+                    }
+                    None => continue,
+                };
                 if !row_format::is_whole(row, seed) || !unpacked(row, segment.dim, head.scale, &mut embedding) {
                     read.damaged += 1;
                     continue;
                 }
                 read.rows += 1;
+                read.unknown_views += u64::from(through == SeenThrough::Unknown);
                 let row = PastRow { tile: head.tile, from: head.from, until: head.until, embedding: &embedding };
                 if !visit(&row) {
                     return read;
@@ -115,7 +138,32 @@ mod tests {
     use super::*;
 
     fn name(stream: &str, model: &str) -> Name {
-        Name { stream: stream.to_owned(), region: String::new(), model: model.to_owned() }
+        Name { stream: stream.to_owned(), model: model.to_owned(), ..Name::default() }
+    }
+
+    #[test]
+    fn rows_of_another_view_are_left_out_and_counted_and_those_of_an_unknown_one_are_told_and_counted() {
+        let limits = RetentionLimits { max_size: 1 << 26, max_age: Duration::from_secs(3600), min_change: 0.5 };
+        let (mut store, _) = RowStore::open(None, limits, Instant::now()).unwrap();
+        let seen = |view: &str| Name { view: view.to_owned(), ..name("gate", "m") };
+        // The camera looks at the same thing all the time: a row never goes on in that of another view.
+        for (at, view) in ["", "", "whole", "left", "left", "whole", "whole"].into_iter().enumerate() {
+            let row = NewRow { name: &seen(view), tile: 0, at: at as i64 * 1000, embedding: &[1.0, 0.5] };
+            store.push(&row, Instant::now()).unwrap();
+        }
+        let of = |view: &str| {
+            let mut spans = Vec::new();
+            let all = (i64::MIN, i64::MAX);
+            let read = visit(&store.stored(), &seen(view), all, &mut |row| {
+                spans.push((row.from / 1000, row.until / 1000));
+                true
+            });
+            assert_eq!(read.damaged, 0);
+            (spans, read.rows, read.unknown_views, read.other_views)
+        };
+        assert_eq!(of("whole"), (vec![(0, 1), (2, 6)], 2, 1, 1));
+        assert_eq!(of("left"), (vec![(0, 1), (3, 4)], 2, 1, 1));
+        assert_eq!(of("tiles"), (vec![(0, 1)], 1, 1, 2));
     }
 
     #[test]

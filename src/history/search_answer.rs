@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::moment_search::{self, Found, MAX_KEPT, Moment, Wanted};
+use super::moment_search::{self, Found, MAX_KEPT, Moment, ViewsInForce, Wanted};
 use super::noun_bank::{self, NounBank};
 use super::picture_files::PictureName;
 use super::row_store::StoredRows;
@@ -33,6 +33,8 @@ pub struct SearchQuestion<'a> {
     /// Name, fingerprint and logit scale of the model that made both.
     pub model: (&'a str, &'a str, f32),
     pub range: SearchRange<'a>,
+    /// The views that streams have now. None: nobody knows, and all count.
+    pub views: Option<&'a ViewsInForce>,
     /// Whether to tell how the margins of all rows are spread.
     pub histogram: bool,
 }
@@ -44,6 +46,8 @@ pub struct SearchRange<'a> {
     pub region: Option<&'a str>,
     pub since: Option<jiff::Timestamp>,
     pub until: Option<jiff::Timestamp>,
+    /// Leaves out what was seen through another view than the stream has now.
+    pub current_view: bool,
     /// Moments, at most.
     pub limit: usize,
 }
@@ -95,7 +99,12 @@ pub struct FoundMoment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Searched {
     pub rows: u64,
+    /// Of them, where views of today are asked for, those of which nobody knows through which view they were seen.
+    #[serde(default)]
+    pub unknown_views: u64,
     pub other_models: u64,
+    #[serde(default)]
+    pub other_views: u64,
     pub damaged: u64,
     pub unreadable: Vec<String>,
 }
@@ -115,10 +124,12 @@ pub fn answer(
         region: range.region,
         since: range.since.map(jiff::Timestamp::as_millisecond),
         until: range.until.map(jiff::Timestamp::as_millisecond),
+        views: question.views.filter(|_| range.current_view),
         keep: CANDIDATES,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS),
     };
-    let Found { moments, rows, other_models, damaged, unreadable } = moment_search::search(stored, &wanted);
+    let Found { moments, rows, unknown_views, other_models, other_views, damaged, unreadable } =
+        moment_search::search(stored, &wanted);
     let nouns = Some(question.nouns).filter(|nouns| !nouns.is_empty());
     let bank = nouns.map(|nouns| NounBank::new(question.embedding, nouns.iter().map(Vec::as_slice), scale));
     let ranked = noun_bank::ranked(&moments, bank.as_ref());
@@ -140,7 +151,7 @@ pub fn answer(
         model: SearchModel { name: name.to_owned(), fingerprint: fingerprint.to_owned() },
         stands_out,
         moments: ranked.iter().take(range.limit).map(told).collect(),
-        searched: Searched { rows, other_models, damaged, unreadable },
+        searched: Searched { rows, unknown_views, other_models, other_views, damaged, unreadable },
         histogram,
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::moment_search::{Found, Wanted, search};
+use super::moment_search::{Found, ViewsInForce, Wanted, sample, search};
 use super::name_table::Name;
 use super::purge::{Purged, Which, purge};
 use super::row_store::{NewRow, Pushed, RetentionLimits, RowStore, StoreError, StoredRows};
@@ -15,7 +15,7 @@ use super::row_store::{NewRow, Pushed, RetentionLimits, RowStore, StoreError, St
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn name(stream: &str) -> Name {
-    Name { stream: stream.into(), region: String::new(), model: "m".into() }
+    Name { stream: stream.into(), model: "m".into(), ..Name::default() }
 }
 
 pub(super) fn limits(max_size: u64) -> RetentionLimits {
@@ -41,10 +41,7 @@ pub(super) fn push(store: &mut RowStore, name: &Name, at: i64, embedding: &[f32]
 }
 
 pub(super) fn find(stored: &StoredRows, embedding: &[f32]) -> Found {
-    search(
-        stored,
-        &Wanted { embedding, model: "m", stream: None, region: None, since: None, until: None, keep: 100, threads: 2 },
-    )
+    search(stored, &Wanted { embedding, model: "m", keep: 100, threads: 2, ..Wanted::default() })
 }
 
 pub(super) fn rows(stored: &StoredRows) -> u64 {
@@ -202,17 +199,42 @@ fn rows_of_another_model_are_counted_and_not_compared() {
     push(&mut store, &name("a"), 200_000, &direction(3, 512)).unwrap();
     let found = find(&store.stored(), &direction(1, 512));
     assert_eq!((found.rows, found.other_models, found.moments[0].from), (1, 2, 200_000));
-    let old = Wanted {
-        embedding: &direction(1, 512),
-        model: "n",
-        stream: None,
-        region: None,
-        since: None,
-        until: None,
-        keep: 9,
-        threads: 1,
-    };
+    let old = Wanted { embedding: &direction(1, 512), model: "n", keep: 9, threads: 1, ..Wanted::default() };
     assert_eq!(search(&store.stored(), &old).moments[0].from, 1);
+}
+
+#[test]
+fn rows_of_another_view_are_compared_unless_those_of_today_are_asked_for() {
+    let mut store = RowStore::open(None, limits(64 << 20), Instant::now()).unwrap().0;
+    let seen =
+        |stream: &str, region: &str, view: &str| Name { region: region.into(), view: view.into(), ..name(stream) };
+    let rows = [
+        ("a", "", ""),
+        ("a", "", "old"),
+        ("a", "", "new"),
+        ("a", "gone", "new"),
+        ("b", "", "any"),
+        ("c", "left", "old"),
+    ];
+    for (at, (stream, region, view)) in rows.into_iter().enumerate() {
+        push(&mut store, &seen(stream, region, view), at as i64 * 100_000, &direction(at as u64 + 1, 512)).unwrap();
+    }
+    let embedding = direction(1, 512);
+    let all = Wanted { embedding: &embedding, model: "m", keep: 100, threads: 2, ..Wanted::default() };
+    let found = search(&store.stored(), &all);
+    assert_eq!((found.rows, found.other_views, found.unknown_views), (6, 0, 0));
+    // Of `b` the configuration knows nothing.
+    let views = [("a", "", "new"), ("c", "left", "new")];
+    let views: ViewsInForce = views.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())).into_iter().collect();
+    let now = Wanted { views: Some(&views), ..all };
+    let found = search(&store.stored(), &now);
+    assert_eq!((found.rows, found.other_views, found.unknown_views, found.damaged), (3, 3, 1, 0));
+    let mut from: Vec<i64> = found.moments.iter().map(|moment| moment.from / 100_000).collect();
+    from.sort_unstable();
+    assert_eq!(from, [0, 2, 4]);
+    let mut sampled: Vec<i64> = sample(&store.stored(), &now, 100).iter().map(|moment| moment.from / 100_000).collect();
+    sampled.sort_unstable();
+    assert_eq!(sampled, [0, 2, 4]);
 }
 
 #[test]
@@ -227,11 +249,11 @@ fn a_search_takes_the_streams_and_times_that_it_is_asked_for() {
         embedding: &embedding,
         model: "m",
         stream,
-        region: None,
         since,
         until,
         keep: 100,
         threads: 2,
+        ..Wanted::default()
     };
     let from = |wanted: &Wanted<'_>| {
         search(&store.stored(), wanted).moments.iter().map(|m| m.from / 100_000).collect::<Vec<_>>()
@@ -403,8 +425,8 @@ proptest! {
         for (stream, seed, from, until) in &want {
             let embedding = direction(*seed, 64);
             let wanted = Wanted {
-                embedding: &embedding, model: "m", stream: Some(&streams[*stream].stream), region: None, since: Some(*from), until: Some(*from),
-                keep: 100, threads: 1,
+                embedding: &embedding, model: "m", stream: Some(&streams[*stream].stream), since: Some(*from), until: Some(*from),
+                keep: 100, threads: 1, ..Wanted::default()
             };
             let found = search(&store.stored(), &wanted);
             prop_assert!(found.moments.iter().any(|m| m.score > 0.99 && m.from <= *from && m.until >= *until), "{seed} at {from}: {found:?}");

@@ -21,6 +21,8 @@ const FOLDER: &str = "calibrations";
 const EXTENSION: &str = ".calibration.json";
 /// Held by whoever writes one.
 const LOCK: &str = "calibrations.lock";
+/// Files that are looked at when they are listed, at most.
+const MAX_FILES: usize = 1000;
 /// A file, at most.
 const MAX_BYTES: u64 = 8 << 20;
 const VERSION: u32 = 1;
@@ -163,6 +165,27 @@ impl FoundCalibration {
         let is_meant = |entry: &&CalibrationEntry| entry.stream == stream && entry.region.as_deref() == region;
         file.entries.iter().find(is_meant)?.labels.get(label)
     }
+
+    /// Whether there may be something of the stream.
+    pub fn has(&self, stream: &str) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Read(file) => file.entries.iter().any(|entry| entry.stream == stream),
+            Self::Wrong(_) => true,
+        }
+    }
+
+    /// A region of the stream that the label was calibrated for (`None`: the whole view), and that is not among those which are `there`.
+    pub fn of_gone(
+        &self,
+        stream: &str,
+        there: impl Fn(Option<&str>) -> bool,
+        label: &str,
+    ) -> Option<&CalibrationEntry> {
+        let Self::Read(file) = self else { return None };
+        let mut of_stream = file.entries.iter().filter(|entry| entry.stream == stream);
+        of_stream.find(|entry| entry.labels.contains_key(label) && !there(entry.region.as_deref()))
+    }
 }
 
 /// Why calibrations were not written.
@@ -190,6 +213,25 @@ pub fn place_of(set: &str) -> PathBuf {
     let name = state_copy::name_of(set);
     let stem = name.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Path::new(FOLDER).join(stem + EXTENSION)
+}
+
+/// The sets that have calibrations, as far as their files can be read.
+pub fn names(state: &StateFolder) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct OfSet {
+        set: String,
+    }
+    let entries = std::fs::read_dir(state.place(Path::new(FOLDER))).into_iter().flatten().flatten().take(MAX_FILES);
+    let name = |entry: std::fs::DirEntry| {
+        let place = Path::new(FOLDER).join(entry.file_name());
+        let bytes = state.read(&place, MAX_BYTES).ok()??;
+        let OfSet { set } = serde_json::from_slice(&bytes).ok()?;
+        // Where one of that name would not lie nobody would find it.
+        (place_of(&set) == place).then_some(set)
+    };
+    let mut names: Vec<String> = entries.filter_map(name).collect();
+    names.sort();
+    names
 }
 
 /// The calibrations of the set.
@@ -331,8 +373,9 @@ mod tests {
         assert!(found.of("gate", None, "bus").is_some() && found.of("door", None, "bus").is_none());
         assert!(found.of("gate", Some("left"), "car").is_none());
         assert!(state.place(&place_of("yard 1")).ends_with("calibrations/yard%201.calibration.json"));
+        assert_eq!(names(&state), ["yard 1"]);
         change(&state, "yard 1", Vec::clear).unwrap();
-        assert_eq!(read(&state, "yard 1"), FoundCalibration::Absent);
+        assert_eq!((read(&state, "yard 1"), names(&state).len()), (FoundCalibration::Absent, 0));
     }
 
     #[test]

@@ -17,7 +17,9 @@ const FILE: &str = "marks.json";
 const LOCK: &str = "marks.lock";
 /// Some two hundred thousand marks.
 pub const MAX_BYTES: u64 = 16 << 20;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without marks of regions: versions that do not know them read it, and leave alone what has some.
+const WITHOUT_REGIONS: u32 = 1;
 
 /// Stream, set, marks.
 pub type MarksByStream = BTreeMap<String, BTreeMap<String, SetMarks>>;
@@ -111,8 +113,10 @@ pub fn change<T>(
         sets.retain(|_, marks| !marks.is_empty());
     }
     streams.retain(|_, sets| !sets.is_empty());
+    let has_regions = streams.values().flat_map(BTreeMap::values).any(|marks| !marks.regions.is_empty());
+    let version = if has_regions { VERSION } else { WITHOUT_REGIONS };
     // Names, finite numbers and times.
-    let text = serde_json::to_string(&MarkFile { version: VERSION, streams }).unwrap_or_default();
+    let text = serde_json::to_string(&MarkFile { version, streams }).unwrap_or_default();
     if text.len() as u64 > MAX_BYTES {
         return Err(MarkStoreError::TooLarge(place(state)));
     }
@@ -126,12 +130,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::calibrate::marks::{MarkKind, MarkTime, Span};
+    use crate::calibrate::marks::{Mark, MarkKind, MarkTime, Span};
 
     fn add(state: &StateFolder, from: f64) -> Option<PathBuf> {
+        add_in(state, None, from)
+    }
+
+    fn add_in(state: &StateFolder, region: Option<&str>, from: f64) -> Option<PathBuf> {
         let put = |streams: &mut MarksByStream| {
             let marks = streams.entry("gate".to_owned()).or_default().entry("yard".to_owned()).or_default();
-            marks.add(&MarkKind::Seen("car".to_owned()), Span(MarkTime::Media(from), MarkTime::Media(from + 2.0)));
+            let span = Span(MarkTime::Media(from), MarkTime::Media(from + 2.0));
+            marks.add(&Mark { region: region.map(str::to_owned), kind: MarkKind::Seen("car".to_owned()), span });
             Ok(())
         };
         change(state, put).unwrap().1
@@ -145,7 +154,7 @@ mod tests {
         assert_eq!(add(&state, 4.0), None);
         let path = place(&state);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(read(&state).unwrap()["gate"]["yard"].seen("car", true), [(4.0, 6.0)]);
+        assert_eq!(read(&state).unwrap()["gate"]["yard"].seen("car", None, true), [(4.0, 6.0)]);
         let whole = std::fs::read_to_string(&path).unwrap();
         let mut kept = Vec::new();
         for text in [whole[..20].to_owned(), whole.replace("6.0", "1.0"), "[]".to_owned()] {
@@ -172,6 +181,26 @@ mod tests {
             .is_err()
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn the_file_is_of_the_version_before_regions_while_no_mark_is_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateFolder::configured(dir.path().join("state"));
+        let version = || {
+            let file: serde_json::Value = serde_json::from_slice(&std::fs::read(place(&state)).unwrap()).unwrap();
+            file["version"].as_u64().unwrap()
+        };
+        add(&state, 4.0);
+        assert_eq!(version(), 1);
+        add_in(&state, Some("left"), 4.0);
+        assert_eq!((version(), read(&state).unwrap()["gate"]["yard"].len()), (2, 2));
+        change(&state, |streams| {
+            streams.get_mut("gate").unwrap().get_mut("yard").unwrap().regions.clear();
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(version(), 1);
     }
 
     #[test]

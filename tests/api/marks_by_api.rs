@@ -15,7 +15,8 @@ fn start(folder: &Path, token: bool) -> Daemon {
     std::fs::write(folder.join("things.yaml"), set).unwrap();
     let token = if token { ", token: { file: token }" } else { "" };
     let config = format!(
-        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, url: \"file://{}\", loop: true }}]\n\
+        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams:\n  - {{ id: gate, url: \"file://{}\", loop: true }}\n\
+         \x20 - {{ id: yard, url: \"rtsp://127.0.0.1:9/\", enabled: false, view: {{ regions: [{{ name: left, region: [0, 0, 0.5, 1] }}, {{ name: right, region: [0.5, 0, 0.5, 1] }}] }} }}\n\
          labels: [things.yaml]\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: outbox.db }}\nstate: {{ path: state }}\n\
          api: {{ listen: 127.0.0.1:0{token} }}\n",
         root().join("demo/clip.mp4").display()
@@ -53,7 +54,7 @@ fn marks_are_added_listed_and_removed_and_events_judged_by_who_has_the_token() {
     let (status, made) = by("POST", seen);
     assert_eq!((status, &made["changed"]), (200, &json!(true)), "{made}");
     let mark = json!({
-        "id": made["mark"]["id"], "stream": "gate", "set": "things", "label": "cat", "kind": "seen",
+        "id": made["mark"]["id"], "stream": "gate", "region": null, "set": "things", "label": "cat", "kind": "seen",
         "from": "2026-05-01T12:00:00Z", "to": "2026-05-01T12:00:08Z",
     });
     assert_eq!(made["mark"], mark);
@@ -78,6 +79,10 @@ fn marks_are_added_listed_and_removed_and_events_judged_by_who_has_the_token() {
         ("stream=door&set=things&kind=empty&from=1&to=2", 404, "stream"),
         ("stream=gate&set=other&kind=empty&from=1&to=2", 404, "set"),
         ("stream=gate&set=things&kind=seen&label=cow&from=1&to=2", 404, "label"),
+        ("stream=gate&set=things&kind=empty&region=left&from=1&to=2", 404, "it has none"),
+        ("stream=yard&set=things&kind=empty&region=top&from=1&to=2", 404, "it has left, right"),
+        // It is no file.
+        ("stream=yard&set=things&kind=empty&from=1&to=2", 409, "write times such as 2026-05-01T12:00:04Z"),
         ("stream=gate&set=things&kind=seen&from=1&to=2", 409, "label"),
         ("stream=gate&set=things&kind=empty&label=cat&from=1&to=2", 409, "empty"),
         ("stream=gate&set=things&kind=empty&from=2&to=1", 409, "the end is not after"),
@@ -94,6 +99,15 @@ fn marks_are_added_listed_and_removed_and_events_judged_by_who_has_the_token() {
         assert!(got == status && said["error"].as_str().unwrap().contains(part), "{query}: {got} {said}");
     }
     assert_eq!(list("")["total"], 2, "nothing of it is kept");
+    // What is not on the left may be on the right.
+    let yard = "/api/v1/marks?stream=yard&set=things&label=dog&from=2026-05-01T12:00:00Z&to=2026-05-01T12:00:08Z";
+    let (status, left) = by("POST", &format!("{yard}&kind=absent&region=left"));
+    assert_eq!((status, &left["mark"]["region"]), (200, &json!("left")), "{left}");
+    assert_eq!(by("POST", &format!("{yard}&kind=seen&region=right")).0, 200);
+    let (status, said) = by("POST", &format!("{yard}&kind=seen"));
+    assert!(status == 409 && said["error"].as_str().unwrap().contains("in region `left`"), "{said}");
+    assert_eq!(list("?region=left"), json!({ "marks": [left["mark"]], "total": 1 }));
+    assert_eq!(by("DELETE", &format!("/api/v1/marks/{}", left["mark"]["id"].as_str().unwrap())).0, 200);
 
     let id = made["mark"]["id"].as_str().unwrap();
     assert_eq!(by("DELETE", &format!("/api/v1/marks/{id}")), (200, json!({ "mark": mark })));
@@ -112,7 +126,7 @@ fn marks_are_added_listed_and_removed_and_events_judged_by_who_has_the_token() {
     assert_eq!(began.duration_since(from).as_millis(), 510);
     assert_eq!(judge(event, "maybe").0, 400);
     assert_eq!(judge("019a1b2c-0000-7000-8000-000000000000", "right").0, 404);
-    assert_eq!(list("?label=dog")["total"], 1);
+    assert_eq!(list("?stream=gate&label=dog")["total"], 1);
 
     // A browser's session needs its own token for each change; nobody else may do anything.
     let (_, session) = ask(&url, "POST", "/api/v1/session", &[("Authorization", &bearer)]);

@@ -37,7 +37,7 @@ fn remember(folder: &Path, rows: &[(&str, Timestamp)]) {
     let limits = RetentionLimits { max_size: 64 << 20, max_age: Duration::from_hours(240), min_change: 0.0 };
     let (mut store, _) = RowStore::open(Some(&folder.join("kept")), limits, Instant::now()).unwrap();
     let model = embedded["model"]["fingerprint"].as_str().unwrap().to_owned();
-    let name = Name { stream: "gate".into(), region: String::new(), model };
+    let name = Name { stream: "gate".into(), model, ..Name::default() };
     for ((_, at), image) in rows.iter().zip(embedded["images"].as_array().unwrap()) {
         let numbers = image["embedding"].as_array().unwrap().iter();
         let embedding: Vec<f32> = numbers.map(|number| number.as_f64().unwrap() as f32).collect();

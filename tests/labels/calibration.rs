@@ -27,7 +27,7 @@ pub fn config_of(folder: &Path, url: &str, more: &str) -> String {
     text
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> Output {
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     vtagd(folder).args(arguments).arg("-c").arg(folder.join("vtagd.yaml")).output().unwrap()
 }
 
@@ -213,8 +213,8 @@ fn marks_are_added_listed_exported_imported_and_removed_and_what_is_wrong_is_nam
     printed(here, &marks("remove", &["--all"]));
     assert_eq!(printed(here, &["marks", "list", "--json"]).trim(), "{\"streams\":{}}");
     printed(here, &[&["marks", "import", &out], &ON[..]].concat());
-    // The same in YAML, by the clock, and twice is once.
-    fs::write(here.join("in.yaml"), "empty:\n  - [2026-05-01T12:00:00Z, 2026-05-01T12:01:00Z]\n").unwrap();
+    // The same in YAML, and twice is once.
+    fs::write(here.join("in.yaml"), "empty:\n  - [14, 16]\n").unwrap();
     let file = here.join("in.yaml").display().to_string();
     for _ in 0..2 {
         printed(here, &[&["marks", "import", &file], &ON[..]].concat());
@@ -230,11 +230,16 @@ fn marks_are_added_listed_exported_imported_and_removed_and_what_is_wrong_is_nam
     wrong(&marks("add", &["--label", "cat", "--seen", "4", "1"]), &["the end is not after"]);
     wrong(&marks("add", &["--label", "cat", "--absent", "2", "4"]), &["seen and as absent"]);
     wrong(&marks("add", &["--label", "cat", "--absent", "noon", "4"]), &["2026-05-01T12:00:00Z"]);
+    let clock = ["2026-05-01T12:00:00Z", "2026-05-01T12:01:00Z"];
+    wrong(&marks("add", &["--empty", clock[0], clock[1]]), &["looked at once", "seconds from its first picture"]);
+    wrong(&marks("add", &["--region", "left", "--empty", "14", "16"]), &["no region `left`", "it has none"]);
     wrong(&["marks", "add", "--stream", "door", "--set", "things", "--empty", "1", "2"], &["no stream `door`", "gate"]);
     wrong(&["marks", "event", "no-such-id", "right"], &["outbox"]);
     for (text, part) in [
         ("labels: { cat: { sene: [[1, 2]] } }", "sene"),
         ("empty: [[1, now]]", "seconds of a clip"),
+        ("empty: [[2026-05-01T12:00:00Z, 2026-05-01T12:01:00Z]]", "seconds from its first picture"),
+        ("regions: { left: { empty: [[1, 4]] } }", "no region `left`"),
         ("a: [", "in.yaml"),
     ] {
         fs::write(&file, text).unwrap();

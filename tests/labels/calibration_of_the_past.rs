@@ -5,11 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::calibration::{config_of, printed, refused};
+use super::calibration::{config_of, printed, refused, run};
 use crate::common::camera::{Camera, Codec, Content};
-use crate::common::daemon::{Daemon, eventually, root};
+use crate::common::daemon::{Daemon, eventually, root, vtagd};
 use jiff::Timestamp;
 use serde_json::Value;
+use vtagd::frame::view::{NamedView, View, ViewMode};
+use vtagd::history::name_table::Name;
+use vtagd::history::row_store::{NewRow, RetentionLimits, RowStore};
 
 /// The set of `calibration.rs`: as it is written, a cat is never told and a dog always. The clip shows a cat in the first of its four parts.
 fn start(folder: &Path, camera: &Camera, history: &str) -> Daemon {
@@ -158,7 +161,96 @@ fn a_history_that_is_in_memory_or_off_says_what_to_do() {
     fs::write(here.join("marks.yaml"), "empty: [[1, 20]]\n").unwrap();
     let marks = here.join("marks.yaml").display().to_string();
     let (code, said) = refused(here, &[&calibrate[..], &["--marks", &marks]].concat());
-    assert!(code == 2 && said.contains("of a camera they are times"), "{said}");
+    assert!(code == 2 && said.contains("write times such as 2026-05-01T12:00:04Z"), "{said}");
+    // They are taken neither one by one nor from a file.
+    let on = ["--stream", "gate", "--set", "things"];
+    for arguments in [&["marks", "add", "--empty", "1", "20"][..], &["marks", "import", &marks]] {
+        let (code, said) = refused(here, &[arguments, &on[..]].concat());
+        assert!(code == 2 && said.contains("write times such as 2026-05-01T12:00:04Z"), "{arguments:?}: {said}");
+    }
+}
+
+/// The embeddings of these pictures, and the model's fingerprint.
+fn embedded(folder: &Path, files: &[&str]) -> (Vec<Vec<f32>>, String) {
+    let mut command = vtagd(folder);
+    command.args(["embed", "--json"]);
+    files.iter().for_each(|file| {
+        command.arg("--image").arg(root().join("tests/data/preprocess").join(file));
+    });
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let numbers = |image: &Value| {
+        image["embedding"].as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+    };
+    let embeddings = told["images"].as_array().unwrap().iter().map(numbers).collect();
+    (embeddings, told["model"]["fingerprint"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn what_was_seen_through_another_view_is_left_out_and_what_is_older_than_views_are_kept_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let config = config_of(here, "rtsp://127.0.0.1:9/", "enabled: true");
+    fs::write(here.join("vtagd.yaml"), format!("{config}history: {{ path: kept }}\n")).unwrap();
+    let (embeddings, model) = embedded(here, &["chelsea.png", "rocket.jpg"]);
+    let [cat, rocket] = &embeddings[..] else { panic!("two pictures") };
+    let began = Timestamp::from_millisecond(Timestamp::now().as_millisecond() - 3_600_000).unwrap();
+    let at = |seconds: i64| began + jiff::SignedDuration::from_secs(seconds);
+    // Through another view it was the other way round.
+    let now = NamedView { view: View { mode: ViewMode::Squash, ..View::default() }, ..NamedView::default() };
+    let before = NamedView::default();
+    let rows = [
+        (now.digest(), (0, 12), cat),
+        (now.digest(), (20, 45), rocket),
+        (before.digest(), (0, 12), rocket),
+        (before.digest(), (20, 45), cat),
+        (String::new(), (46, 50), rocket),
+    ];
+    let limits = RetentionLimits { max_size: 64 << 20, max_age: Duration::from_hours(240), min_change: 0.01 };
+    let (mut store, _) = RowStore::open(Some(&here.join("kept")), limits, Instant::now()).unwrap();
+    for (view, (from, to), embedding) in rows {
+        let name = Name { stream: "gate".into(), model: model.clone(), view, ..Name::default() };
+        for seconds in [from, to] {
+            let row = NewRow { name: &name, tile: 0, at: at(seconds).as_millisecond(), embedding };
+            store.push(&row, Instant::now()).unwrap();
+        }
+    }
+    store.sync().unwrap();
+    drop(store);
+    let span = |(from, to)| [at(from).to_string(), at(to).to_string()];
+    let ([seen, until], [empty, end]) = (span((0, 12)), span((20, 45)));
+    let on = ["--stream", "gate", "--set", "things", "--label", "cat"];
+    printed(here, &[&["marks", "add"], &on[..], &["--seen", &seen, &until, "--empty", &empty, &end]].concat());
+
+    let output = run(here, &["labels", "calibrate", "things", "--stream", "gate", "--label", "cat", "--json"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["labels"][0]["balanced_accuracy"], &told["labels"][0]["rows_of_both"]), (&1.0.into(), &0.into()));
+    for part in [
+        "as seen through another view than the stream has now: 2 rows",
+        "1 row of the history, kept by an earlier version",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // So does a phrase that is tried; a search finds all.
+    let searched = |arguments: &[&str]| -> Value {
+        let told: Value = serde_json::from_str(&printed(here, arguments)).unwrap();
+        told["searched"].clone()
+    };
+    let tried = searched(&["labels", "try", "a cat", "--json"]);
+    assert_eq!(
+        (&tried["rows"], &tried["other_views"], &tried["unknown_views"]),
+        (&3.into(), &2.into(), &1.into()),
+        "{tried}"
+    );
+    let found = searched(&["search", "a cat", "--json"]);
+    assert_eq!((&found["rows"], &found["other_views"]), (&5.into(), &0.into()), "{found}");
+    // Nothing is left where the view is another one again.
+    let tiles = fs::read_to_string(here.join("vtagd.yaml")).unwrap().replace("mode: squash", "mode: pad");
+    fs::write(here.join("vtagd.yaml"), tiles).unwrap();
+    let (code, said) = refused(here, &["labels", "calibrate", "things", "--stream", "gate", "--label", "cat"]);
+    assert!(code == 2 && said.contains("as seen through another view than the stream has now: 4 rows"), "{said}");
 }
 
 #[test]
@@ -216,4 +308,17 @@ fn a_region_is_calibrated_by_itself_from_a_clip_and_from_the_past_and_says_nothi
     let past: Value = serde_json::from_str(&past).unwrap();
     assert_eq!(past["recordings"][0], "its history", "marks by the clock are of the past");
     assert!((enter(&past) - enter(&left)).abs() < 1.0, "the same pictures: {} {}", enter(&past), enter(&left));
+
+    // What is said of the tag of one region is kept of it alone.
+    let id = cats("left")[0]["id"].as_str().unwrap().to_owned();
+    let said = printed(here, &["marks", "event", &id, "right"]);
+    assert!(said.contains("`cat` seen [0") && said.contains("on stream gate/left"), "{said}");
+    let on = ["--stream", "gate", "--set", "things", "--label", "cat", "--region"];
+    printed(here, &[&["marks", "add"], &on[..], &["left", "--absent", "9", "31"]].concat());
+    assert!(printed(here, &["marks", "list"]).contains("gate/left"));
+    let kept = [&calibrate[..], &["--region", "left"]].concat();
+    let kept: Value = serde_json::from_str(&printed(here, &kept)).unwrap();
+    assert!((enter(&kept) - enter(&left)).abs() < 1.0, "{} {}", enter(&kept), enter(&left));
+    printed(here, &[&["marks", "remove"], &on[..], &["left", "--all"]].concat());
+    assert_eq!(printed(here, &["marks", "list", "--json"]).trim(), "{\"streams\":{}}");
 }

@@ -44,7 +44,7 @@ fn history_seed() -> Vec<u8> {
     let limits = RetentionLimits { max_size: 1 << 20, max_age: Duration::from_secs(3600), min_change: 0.0 };
     let (mut store, _) = RowStore::open(Some(folder.path()), limits, Instant::now()).unwrap();
     for at in 0..4 {
-        let name = Name { stream: format!("s{}", at % 2), region: String::new(), model: "m".into() };
+        let name = Name { stream: format!("s{}", at % 2), model: "m".into(), ..Name::default() };
         let embedding: Vec<f32> = (0..16).map(|n| ((n + at) as f32).sin()).collect();
         store
             .push(&NewRow { name: &name, tile: 0, at: i64::from(at) * 100_000, embedding: &embedding }, Instant::now())
