@@ -1,4 +1,4 @@
-//! `vtagd labels calibrate` and `confirm`: thresholds out of marks, written below the state directory where that is asked for.
+//! `vtagd labels calibrate`: thresholds out of marks, written below the state directory where that is asked for.
 //!
 //! In: a configuration, a label set and a stream of it, what the stream was like (its history, clips, or the file that it is), and marks. Out: what was
 //! found, for people or as JSON, with a picture on demand; with `--write` the calibration, which a daemon takes at its next reload. Margins
@@ -12,19 +12,19 @@ use super::calibrate_past::{self, PastScores};
 use super::calibrate_report::{LabelReport, Report, ReportedRecording};
 use super::marks::{self, Failure};
 use super::tag::clip_scores::{self, ClipScores, ScoredStream};
-use super::{DEFAULT_CONFIG, calibrate_plot, complain, plural, pull, say};
+use super::{DEFAULT_CONFIG, calibrate_plot, complain, plural, say};
 use crate::calibrate::marks::SetMarks;
 use crate::calibrate::past_samples;
 use crate::calibrate::{self, Recording, Sample, Setting};
-use crate::config::{self, ModelChoice, Settings, calibrations};
+use crate::config::{self, Settings, calibrations};
 use crate::daemon::running_streams;
 use crate::event::ThresholdOrigin;
 use crate::event::cloud_event::seconds;
 use crate::event::drift::UsualRange;
+use crate::frame::view::NamedView;
 use crate::label::calibration_file::{self, CalibratedLabel};
+use crate::label::kept_examples::{self, KeptExamples};
 use crate::label::{LabelSet, mark_store};
-use crate::model::prepared;
-use crate::platform::shutdown;
 use crate::platform::writable;
 use crate::source::Location;
 
@@ -62,19 +62,25 @@ pub struct Args {
     plot: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Args)]
-pub struct Confirm {
-    /// Name of the label set.
-    set: String,
-    /// Configuration file of the daemon.
-    #[arg(short, long, default_value = DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// Only on this stream.
-    #[arg(long, value_name = "ID")]
-    stream: Option<String>,
-    /// Forget the calibration instead: the thresholds of the configuration count again.
-    #[arg(long)]
-    discard: bool,
+impl Args {
+    /// What `labels report` is told, as this is told it.
+    pub(super) fn of_report(
+        (set, config, stream, region): (&str, &Path, &str, Option<&str>),
+        (clips, marks, labels): (&[PathBuf], &[PathBuf], &[String]),
+    ) -> Self {
+        Self {
+            set: set.to_owned(),
+            config: config.to_owned(),
+            stream: stream.to_owned(),
+            region: region.map(str::to_owned),
+            clips: clips.to_vec(),
+            marks: marks.to_vec(),
+            labels: labels.to_vec(),
+            write: false,
+            json: false,
+            plot: None,
+        }
+    }
 }
 
 /// Does it; the exit code.
@@ -82,12 +88,7 @@ pub fn run(args: &Args) -> u8 {
     end(calibrated(args))
 }
 
-/// Lets calibrations count; the exit code.
-pub fn confirm(args: &Confirm) -> u8 {
-    end(confirmed(args).map(|()| 0))
-}
-
-fn end(done: Result<u8, Failure>) -> u8 {
+pub(super) fn end(done: Result<u8, Failure>) -> u8 {
     done.unwrap_or_else(|(why, code)| {
         if !why.is_empty() {
             complain(&why);
@@ -97,13 +98,13 @@ fn end(done: Result<u8, Failure>) -> u8 {
 }
 
 /// What marks are held against.
-struct MarkedRecording {
-    name: String,
-    scores: Scores,
-    marks: SetMarks,
+pub(super) struct MarkedRecording {
+    pub name: String,
+    pub scores: Scores,
+    pub marks: SetMarks,
 }
 
-enum Scores {
+pub(super) enum Scores {
     /// By seconds from its first picture.
     Clip(ClipScores),
     /// By the clock.
@@ -111,13 +112,15 @@ enum Scores {
 }
 
 /// All that was seen of the stream.
-struct Observed {
-    settings: Settings,
+pub(super) struct Observed {
+    pub settings: Settings,
     /// Index of the set there.
-    set: usize,
+    pub set: usize,
     /// The model's fingerprint.
-    model: String,
-    recordings: Vec<MarkedRecording>,
+    pub model: String,
+    pub recordings: Vec<MarkedRecording>,
+    /// What the set's labels have learned from the past of the view, which is part of the settings here, and is to be kept with the thresholds.
+    learned: BTreeMap<String, KeptExamples>,
 }
 
 fn calibrated(args: &Args) -> Result<u8, Failure> {
@@ -131,7 +134,8 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
     if let Some(plot) = &args.plot {
         writable::file(plot).map_err(|error| (format!("--plot {}: {error}", plot.display()), 2))?;
     }
-    let Observed { settings: own, set: at_set, model, recordings } = observed(args, &settings, at_view, marks)?;
+    let Observed { settings: own, set: at_set, model, recordings, learned } =
+        observed(args, &settings, at_view, marks, true)?;
     let configured = own.streams.iter().find(|one| *one.source.id == *args.stream);
     let view = configured.and_then(|one| one.views.get(at_view));
     let (Some(set), Some(configured), Some(view)) = (own.label_sets.get(at_set), configured, view) else {
@@ -165,6 +169,10 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
     }
     let found = report.labels.iter().filter(|label| label.outcome.found.is_ok()).count();
     if args.write && found > 0 {
+        // Before the thresholds, which are bound to it.
+        if !learned.is_empty() {
+            keep(&settings, args, view, learned)?;
+        }
         report.written = Some(write(args, &settings, set, &report, |label| {
             calibrations::binding(set, label, configured, view, &model)
         })?);
@@ -181,7 +189,16 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
 }
 
 /// What the stream was like, with what is marked of it.
-fn observed(args: &Args, settings: &Settings, at_view: usize, marks: Marks) -> Result<Observed, Failure> {
+///
+/// # Errors
+/// Why that cannot be told.
+pub(super) fn observed(
+    args: &Args,
+    settings: &Settings,
+    at_view: usize,
+    marks: Marks,
+    learns: bool,
+) -> Result<Observed, Failure> {
     let marks = match marks {
         Marks::OfClips(marks) => marks,
         Marks::ByClock(marks) => {
@@ -192,10 +209,13 @@ fn observed(args: &Args, settings: &Settings, at_view: usize, marks: Marks) -> R
             let (Some(stream), Some(view), Some(set), Some(at_set)) = (stream, view, set, at_set) else {
                 return Err(("the configuration has changed meanwhile".to_owned(), 1));
             };
-            let past = calibrate_past::read(settings, stream, view, set, &marks)?;
+            let mut past = calibrate_past::read(settings, stream, view, (set, learns.then_some(&args.labels)), &marks)?;
             let (model, name) = (past.model.clone(), "its history".to_owned());
+            let mut settings = settings.clone();
+            settings.label_sets[at_set] = past.set.clone();
+            let learned = std::mem::take(&mut past.learned);
             let recordings = vec![MarkedRecording { name, scores: Scores::Past(past), marks }];
-            return Ok(Observed { settings: settings.clone(), set: at_set, model, recordings });
+            return Ok(Observed { settings, set: at_set, model, recordings, learned });
         }
     };
     let scored = clip_scores::score(&args.config, &args.stream, at_view, &args.set, &args.clips);
@@ -205,11 +225,11 @@ fn observed(args: &Args, settings: &Settings, at_view: usize, marks: Marks) -> R
         scores: Scores::Clip(clip),
         marks,
     });
-    Ok(Observed { recordings: recordings.collect(), settings, set: 0, model })
+    Ok(Observed { recordings: recordings.collect(), settings, set: 0, model, learned: BTreeMap::new() })
 }
 
 impl MarkedRecording {
-    fn is_clip(&self) -> bool {
+    pub fn is_clip(&self) -> bool {
         matches!(self.scores, Scores::Clip(_))
     }
 
@@ -218,7 +238,7 @@ impl MarkedRecording {
     }
 
     /// Of the label with this index.
-    fn samples(&self, label: usize) -> Vec<Sample> {
+    pub fn samples(&self, label: usize) -> Vec<Sample> {
         match &self.scores {
             Scores::Clip(clip) => {
                 let of = clip.samples.iter();
@@ -231,7 +251,10 @@ impl MarkedRecording {
 }
 
 /// Which of the stream's views is meant.
-fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
+///
+/// # Errors
+/// There is no such region.
+pub(super) fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
     let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
     let views = stream.map(|one| &*one.views).unwrap_or_default();
     let found = views.iter().position(|view| view.name.as_deref() == args.region.as_deref());
@@ -251,14 +274,18 @@ fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
 }
 
 /// What is marked.
-enum Marks {
+pub(super) enum Marks {
     /// Of each clip.
     OfClips(Vec<SetMarks>),
     /// Of the stream's past.
     ByClock(SetMarks),
 }
 
-fn marks_for(args: &Args, settings: &Settings, known: &[String]) -> Result<Marks, Failure> {
+/// What is marked of it, as the arguments have it.
+///
+/// # Errors
+/// Why nothing is.
+pub(super) fn marks_for(args: &Args, settings: &Settings, known: &[String]) -> Result<Marks, Failure> {
     let mut given = Vec::new();
     for file in &args.marks {
         let marks = marks::read_form(file)?;
@@ -332,6 +359,21 @@ fn of_label(
     LabelReport { label: name.to_owned(), outcome, current: setting.current, of_both, drift }
 }
 
+/// Keeps what was learned.
+fn keep(
+    settings: &Settings,
+    args: &Args,
+    view: &NamedView,
+    learned: BTreeMap<String, KeptExamples>,
+) -> Result<(), Failure> {
+    let place = calibrate_past::source_of(&args.stream, view);
+    let kept = kept_examples::keep(&settings.state, &args.set, &place, learned);
+    if let Some(aside) = kept.map_err(|error| (error.to_string(), 1))? {
+        complain(&format!("the examples that there were are damaged; they are kept as {}", aside.display()));
+    }
+    Ok(())
+}
+
 /// Keeps what was found; where.
 fn write(
     args: &Args,
@@ -369,7 +411,7 @@ fn write(
     Ok(settings.state.place(&calibration_file::place_of(&args.set)))
 }
 
-fn change(
+pub(super) fn change(
     settings: &Settings,
     set: &str,
     change: impl FnOnce(&mut Vec<calibration_file::CalibrationEntry>),
@@ -378,74 +420,6 @@ fn change(
     if let Some(aside) = aside.map_err(|error| (error.to_string(), error.exit_code()))? {
         complain(&format!("the calibration that there was cannot be read; it is kept as {}", aside.display()));
     }
-    Ok(())
-}
-
-/// The fingerprint that the daemon's model has.
-fn fingerprint(settings: &Settings) -> Result<String, Failure> {
-    let path = match &settings.model.choice {
-        ModelChoice::None => return Err(("the configuration has no model".to_owned(), 2)),
-        ModelChoice::Starter => PathBuf::from(crate::model::STARTER),
-        ModelChoice::Path(path) => path.clone(),
-        ModelChoice::Hub(reference) => reference.to_string().into(),
-    };
-    let (_trigger, shutdown) = shutdown::channel();
-    let bundle = pull::model_folder(Some(Path::new(&path)), &shutdown)
-        .and_then(|dir| prepared::open_with(&dir, settings.model.logits, &|| shutdown.is_requested()));
-    bundle.map(|bundle| bundle.fingerprint).map_err(|error| (error.to_string(), error.exit_code()))
-}
-
-fn confirmed(Confirm { set: name, config, stream, discard }: &Confirm) -> Result<(), Failure> {
-    let settings = marks::settings(config)?;
-    let at = settings.label_sets.iter().position(|set| set.name == *name);
-    let Some((at, set)) = at.and_then(|at| Some((at, settings.label_sets.get(at)?))) else {
-        let known: Vec<&str> = settings.label_sets.iter().map(|set| &*set.name).collect();
-        return Err((format!("there is no label set `{name}` (known: {})", known.join(", ")), 2));
-    };
-    if let Some(stream) = stream {
-        marks::labels_of(&settings, stream, name)?;
-    }
-    let is_meant = |id: &str| stream.as_ref().is_none_or(|wanted| wanted == id);
-    let mut changed = 0;
-    if *discard {
-        change(&settings, name, |entries| {
-            changed = entries.iter().filter(|entry| is_meant(&entry.stream)).map(|entry| entry.labels.len()).sum();
-            entries.retain(|entry| !is_meant(&entry.stream));
-        })?;
-        say(&format!(
-            "the calibration of {} is forgotten; the configuration's thresholds count from the next reload on",
-            plural(changed, "label")
-        ));
-        return Ok(());
-    }
-    if let Some(calibration_file::FoundCalibration::Wrong(why)) = settings.calibrations.get(at) {
-        return Err((
-            format!("the calibration of the set `{name}` {why}: it cannot be confirmed; --discard forgets it"),
-            2,
-        ));
-    }
-    let model = fingerprint(&settings)?;
-    change(&settings, name, |entries| {
-        for entry in entries.iter_mut().filter(|entry| is_meant(&entry.stream)) {
-            let Some(stream) = settings.streams.iter().find(|one| *one.source.id == *entry.stream) else { continue };
-            let Some(view) = stream.views.iter().find(|view| view.name.as_deref() == entry.region.as_deref()) else {
-                continue;
-            };
-            for (label, calibrated) in &mut entry.labels {
-                let Some(label) = set.labels.iter().find(|one| one.name == *label) else { continue };
-                let now = calibrations::binding(set, label, stream, view, &model);
-                if calibrated.bound != now {
-                    (calibrated.bound, changed) = (now, changed + 1);
-                }
-            }
-        }
-    })?;
-    say(&match changed {
-        0 => format!("no label of the set `{name}` waits"),
-        changed => {
-            format!("the calibrated thresholds of {} count again, from the next reload on", plural(changed, "label"))
-        }
-    });
     Ok(())
 }
 

@@ -37,18 +37,23 @@ pub(super) fn found(state: &StateFolder, name: &str, at: &At<String>, reader: &m
     found
 }
 
-/// What the margins of `label` depend on, in this view of the stream.
-pub fn binding(set: &LabelSet, label: &Label, stream: &StreamSettings, view: &NamedView, model: &str) -> Binding {
+/// A view, as far as what is seen depends on it.
+pub fn view_text(view: &NamedView) -> String {
     let region = &view.view.region;
     let mut seen = json!({ "mode": view.view.mode, "region": [region.x, region.y, region.w, region.h] });
     if let Some(mask) = &view.mask {
         seen["polygon"] = json!(mask.corners());
     }
+    seen.to_string()
+}
+
+/// What the margins of `label` depend on, in this view of the stream.
+pub fn binding(set: &LabelSet, label: &Label, stream: &StreamSettings, view: &NamedView, model: &str) -> Binding {
     let interval = match stream.interval {
         Interval::Every(interval) => format!("{}ms", interval.as_millis()),
         Interval::Auto => "auto".to_owned(),
     };
-    Binding::of(set, label, seen.to_string(), interval, model)
+    Binding::of(set, label, view_text(view), interval, model)
 }
 
 /// The thresholds of a label of the set with this index in a view of `stream`, and where they come from. Without a `model` its fingerprint is not

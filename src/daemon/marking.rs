@@ -16,7 +16,8 @@ use crate::calibrate::marks::{MarkKind, MarkTime, SetMarks, Span};
 use crate::config::{Settings, StreamSettings};
 use crate::event::tag_times::TagTimes;
 use crate::label::mark_store::{self, MarkStoreError, MarksByStream};
-use crate::platform::state_folder::StateFolder;
+use crate::label::verdict_store::{self, TagVerdict};
+use crate::platform::state_folder::{StateError, StateFolder};
 use crate::source::Location;
 
 /// Seconds on each side of an event that are marked with it: edges do not count, and its own first and last sample should.
@@ -84,6 +85,16 @@ pub fn mark_tag(marks: &mut SetMarks, label: &str, span: Span, is_right: bool) -
     marks.add(&kind, span);
     let is_new = marks.len() > before;
     (kind, is_new)
+}
+
+/// Remembers what was said of a tag, for labels that learn. Where the file was damaged its new name is given.
+///
+/// # Errors
+/// When it cannot be kept.
+pub fn keep_verdict(state: &StateFolder, tag: &TagTimes, is_right: bool) -> Result<Option<PathBuf>, StateError> {
+    let (from, to) = tag.wall;
+    let (stream, set, label) = (tag.stream.clone(), tag.set.clone(), tag.label.clone());
+    verdict_store::keep(state, TagVerdict { stream, set, label, from, to, is_right })
 }
 
 /// What the API is told of a stream.
@@ -242,6 +253,7 @@ impl MarkKeeping for KeptMarks {
         let span = span_of(tag, is_clip);
         let (kind, is_new) =
             self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, &tag.label, span, is_right)))?;
+        keep_verdict(&self.state, tag, is_right).map_err(|error| MarkRefusal::Failed(error.to_string()))?;
         Ok((view(stream, set, &kind, &span), is_new))
     }
 }
