@@ -42,6 +42,8 @@ fn engine() -> Engine {
         templates: vec!["{}".into()],
         ensemble: Ensemble::Embeddings,
         background: vec!["a wall".into()],
+        has_nouns: false,
+        counter_examples: Vec::new(),
         labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
         file: PathBuf::new(),
         sha256: String::new(),

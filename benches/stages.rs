@@ -23,6 +23,8 @@ use vtagd::history::past_rows;
 use vtagd::history::row_store::{NewRow, RetentionLimits, RowStore};
 use vtagd::model::{Activation, LogitParameters};
 use vtagd::score::Scoring;
+use vtagd::score::discriminant::{Discriminant, LabelClass};
+use vtagd::score::learning::{LabelExamples, Learn, SetExamples};
 use vtagd::score::{Block, LabelEmbeddings, LabelScore, Rival, Scorer, SetEmbeddings};
 
 /// CLIP ViT-H-14's embedding length.
@@ -217,5 +219,55 @@ fn day_of_history(c: &mut Criterion, seen: &[(f64, f64)], absent: &[(f64, f64)],
     });
 }
 
-criterion_group!(benches, scoring, batching, tracking, emitting, signing, calibrating);
+/// Labels that learn from pictures: learning one of 32 examples and as many counter-examples, and what 100 of five each cost a picture.
+fn learning(c: &mut Criterion) {
+    for dim in [512, 1024] {
+        let unit = |seed: usize| {
+            let mut state = seed as u64 * 0x9e37_79b9 + 1;
+            let mut values: Vec<f32> = (0..dim)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+                })
+                .collect();
+            let norm = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+            values.iter_mut().for_each(|value| *value /= norm);
+            values
+        };
+        let units = |first: usize, count: usize| (first..first + count).map(unit).collect::<Vec<_>>();
+        let (examples, counter_examples) = (units(1, 32), units(100, 32));
+        c.bench_function(&format!("learn a label of 32 examples and 32 counter-examples of {dim}"), |b| {
+            let label = LabelClass { examples: &examples, counter_examples: &counter_examples };
+            b.iter(|| black_box(Discriminant::learn(&[label], &[])).is_ok())
+        });
+        for scoring in [Scoring::Independent, Scoring::Exclusive] {
+            let label = |n: usize| LabelEmbeddings {
+                name: n.to_string(),
+                prompts: Array2::from_shape_vec((1, dim), unit(n + 5000)).expect("one row"),
+                negatives: Array2::zeros((0, dim)),
+            };
+            let background = Array2::from_shape_vec((5, dim), units(9000, 5).concat()).expect("five rows");
+            let block = Block { labels: (0..100).map(label).collect(), background };
+            let set = SetEmbeddings { name: "bench".into(), scoring, blocks: vec![block] };
+            let logits = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
+            let plain = Scorer::new(&set, logits).expect("one length");
+            let of = |n: usize| LabelExamples {
+                examples: units(200 + n * 10, 5),
+                counter_examples: units(205 + n * 10, 5),
+                learn: Learn::Always,
+                similarity: None,
+            };
+            let examples = SetExamples { labels: (0..100).map(of).collect(), counter_examples: units(20_000, 5) };
+            let learned = plain.clone().learning(&examples).expect("there is something to learn");
+            let embedding = Array1::from(unit(77));
+            for (scorer, what) in [(&plain, "texts alone"), (&learned, "with what was learned")] {
+                c.bench_function(&format!("score 100 labels of {dim}, {scoring:?}, {what}"), |b| {
+                    b.iter(|| scorer.score(black_box(embedding.view())))
+                });
+            }
+        }
+    }
+}
+
+criterion_group!(benches, scoring, batching, tracking, emitting, signing, calibrating, learning);
 criterion_main!(benches);

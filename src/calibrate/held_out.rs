@@ -119,7 +119,7 @@ fn time(at: f64, setting: &Setting) -> FrameTime {
 }
 
 /// Tags of `thresholds` on these intervals alone: nothing is known of what lies between them.
-fn compared(
+pub(super) fn compared(
     recordings: &[Recording<'_>],
     held: &[&MarkedInterval],
     thresholds: Option<&Thresholds>,

@@ -116,6 +116,15 @@ fn without_all(marked: &[MarkedInterval], with_samples: &[&MarkedInterval]) -> O
     seen.or_else(|| is_without(false).then_some(FitRefusal::NoSampleNotSeen))
 }
 
+/// How the thresholds that are in force fare on all that is marked; `None`: none are, or nothing is.
+pub fn as_it_is(recordings: &[Recording<'_>], setting: &Setting) -> Option<Tally> {
+    let current = setting.current?;
+    let of = |(at, recording): (usize, &Recording<'_>)| marked_samples::of(at, recording, setting.every);
+    let intervals: Vec<MarkedInterval> = recordings.iter().enumerate().flat_map(of).collect();
+    let all: Vec<&MarkedInterval> = intervals.iter().collect();
+    (!all.is_empty()).then(|| held_out::compared(recordings, &all, Some(&current), setting))
+}
+
 /// As `label`, of some of its intervals.
 fn proposed(intervals: &[&MarkedInterval], setting: &Setting) -> Result<(Fit, Thresholds), FitRefusal> {
     let fit = fit::fit(&samples_of(intervals, true), &samples_of(intervals, false))?;

@@ -23,8 +23,10 @@ use crate::daemon::running_streams;
 use crate::event::ThresholdOrigin;
 use crate::event::cloud_event::seconds;
 use crate::event::drift::UsualRange;
+use crate::frame::view::NamedView;
 use crate::label::LabelSet;
 use crate::label::calibration_file::{self, CalibratedLabel};
+use crate::label::kept_examples::{self, KeptExamples};
 use crate::platform::writable;
 
 #[derive(Debug, clap::Args)]
@@ -61,6 +63,27 @@ pub struct Args {
     plot: Option<PathBuf>,
 }
 
+impl Args {
+    /// What `labels report` is told, as this is told it.
+    pub(super) fn of_report(
+        (set, config, stream, region): (&str, &std::path::Path, &str, Option<&str>),
+        (clips, marks, labels): (&[PathBuf], &[PathBuf], &[String]),
+    ) -> Self {
+        Self {
+            set: set.to_owned(),
+            config: config.to_owned(),
+            stream: stream.to_owned(),
+            region: region.map(str::to_owned),
+            clips: clips.to_vec(),
+            marks: marks.to_vec(),
+            labels: labels.to_vec(),
+            write: false,
+            json: false,
+            plot: None,
+        }
+    }
+}
+
 /// Does it; the exit code.
 pub fn run(args: &Args) -> u8 {
     end(calibrated(args))
@@ -76,13 +99,13 @@ pub(super) fn end(done: Result<u8, Failure>) -> u8 {
 }
 
 /// What marks are held against.
-struct MarkedRecording {
-    name: String,
-    scores: Scores,
-    marks: SetMarks,
+pub(super) struct MarkedRecording {
+    pub name: String,
+    pub scores: Scores,
+    pub marks: SetMarks,
 }
 
-enum Scores {
+pub(super) enum Scores {
     /// By seconds from its first picture.
     Clip(ClipScores),
     /// By the clock.
@@ -90,13 +113,15 @@ enum Scores {
 }
 
 /// All that was seen of the stream.
-struct Observed {
-    settings: Settings,
+pub(super) struct Observed {
+    pub settings: Settings,
     /// Index of the set there.
-    set: usize,
+    pub set: usize,
     /// The model's fingerprint.
-    model: String,
-    recordings: Vec<MarkedRecording>,
+    pub model: String,
+    pub recordings: Vec<MarkedRecording>,
+    /// What the set's labels have learned from the past of the view, which is part of the settings here, and is to be kept with the thresholds.
+    learned: BTreeMap<String, KeptExamples>,
 }
 
 fn calibrated(args: &Args) -> Result<u8, Failure> {
@@ -111,7 +136,8 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
         writable::file(plot).map_err(|error| (format!("--plot {}: {error}", plot.display()), 2))?;
     }
     let region = args.region.as_deref();
-    let Observed { settings: own, set: at_set, model, recordings } = observed(args, &settings, at_view, marks)?;
+    let Observed { settings: own, set: at_set, model, recordings, learned } =
+        observed(args, &settings, at_view, marks, true)?;
     let configured = own.streams.iter().find(|one| *one.source.id == *args.stream);
     let view = configured.and_then(|one| one.views.get(at_view));
     let (Some(set), Some(configured), Some(view)) = (own.label_sets.get(at_set), configured, view) else {
@@ -145,6 +171,10 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
     }
     let found = report.labels.iter().filter(|label| label.outcome.found.is_ok()).count();
     if args.write && found > 0 {
+        // Before the thresholds, which are bound to it.
+        if !learned.is_empty() {
+            keep(&settings, args, view, learned)?;
+        }
         report.written = Some(write(args, &settings, set, &report, |label| {
             calibrations::binding(set, label, configured, view, &model)
         })?);
@@ -161,14 +191,26 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
 }
 
 /// What the stream was like, with what is marked of it.
-fn observed(args: &Args, settings: &Settings, at_view: usize, marks: Marks) -> Result<Observed, Failure> {
+///
+/// # Errors
+/// Why that cannot be told.
+pub(super) fn observed(
+    args: &Args,
+    settings: &Settings,
+    at_view: usize,
+    marks: Marks,
+    learns: bool,
+) -> Result<Observed, Failure> {
     let marks = match marks {
         Marks::OfClips(marks) => marks,
         Marks::ByClock(marks) => {
-            let (set, past) = past(args, settings, at_view, &marks)?;
+            let (at_set, mut past) = of_past(args, settings, at_view, learns.then_some(&args.labels), &marks)?;
             let (model, name) = (past.model.clone(), "its history".to_owned());
+            let mut settings = settings.clone();
+            settings.label_sets[at_set] = past.set.clone();
+            let learned = std::mem::take(&mut past.learned);
             let recordings = vec![MarkedRecording { name, scores: Scores::Past(past), marks }];
-            return Ok(Observed { settings: settings.clone(), set, model, recordings });
+            return Ok(Observed { settings, set: at_set, model, recordings, learned });
         }
     };
     let scored = clip_scores::score(&args.config, &args.stream, at_view, &args.set, &args.clips);
@@ -180,7 +222,7 @@ fn observed(args: &Args, settings: &Settings, at_view: usize, marks: Marks) -> R
     });
     let mut recordings: Vec<MarkedRecording> = recordings.collect();
     recordings.extend(shown_before(args, settings, at_view, &recordings));
-    Ok(Observed { recordings, settings: own, set: 0, model })
+    Ok(Observed { recordings, settings: own, set: 0, model, learned: BTreeMap::new() })
 }
 
 /// What is marked by the clock of a file beside its seconds: when it was shown, as its history has it.
@@ -192,7 +234,7 @@ fn shown_before(
 ) -> Option<MarkedRecording> {
     let marks = clips.iter().map(|clip| &clip.marks).find(|marks| number(marks, false) > 0)?;
     let past = if args.clips.is_empty() {
-        past(args, settings, at_view, marks)
+        of_past(args, settings, at_view, None, marks)
     } else {
         Err(("they are not of a clip".to_owned(), 2))
     };
@@ -207,8 +249,14 @@ fn shown_before(
     }
 }
 
-/// What the history has, and the index of the set.
-fn past(args: &Args, settings: &Settings, at_view: usize, marks: &SetMarks) -> Result<(usize, PastScores), Failure> {
+/// What the history has, and the index of the set; `learning`: the labels that learn from it.
+fn of_past(
+    args: &Args,
+    settings: &Settings,
+    at_view: usize,
+    learning: Option<&[String]>,
+    marks: &SetMarks,
+) -> Result<(usize, PastScores), Failure> {
     let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
     let at_set = settings.label_sets.iter().position(|set| set.name == args.set);
     let view = stream.and_then(|stream| stream.views.get(at_view));
@@ -216,11 +264,11 @@ fn past(args: &Args, settings: &Settings, at_view: usize, marks: &SetMarks) -> R
     let (Some(stream), Some(view), Some(set), Some(at_set)) = (stream, view, set, at_set) else {
         return Err(("the configuration has changed meanwhile".to_owned(), 1));
     };
-    Ok((at_set, calibrate_past::read(settings, stream, view, set, marks)?))
+    Ok((at_set, calibrate_past::read(settings, stream, view, (set, learning), marks)?))
 }
 
 impl MarkedRecording {
-    fn is_clip(&self) -> bool {
+    pub fn is_clip(&self) -> bool {
         matches!(self.scores, Scores::Clip(_))
     }
 
@@ -229,7 +277,7 @@ impl MarkedRecording {
     }
 
     /// Of the label with this index.
-    fn samples(&self, label: usize) -> Vec<Sample> {
+    pub fn samples(&self, label: usize) -> Vec<Sample> {
         match &self.scores {
             Scores::Clip(clip) => {
                 let of = clip.samples.iter();
@@ -242,7 +290,10 @@ impl MarkedRecording {
 }
 
 /// Which of the stream's views is meant.
-fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
+///
+/// # Errors
+/// There is no such region.
+pub(super) fn view_of(args: &Args, settings: &Settings) -> Result<usize, Failure> {
     let stream = settings.streams.iter().find(|one| *one.source.id == *args.stream);
     let views = stream.map(|one| &*one.views).unwrap_or_default();
     let found = views.iter().position(|view| view.name.as_deref() == args.region.as_deref());
@@ -284,6 +335,21 @@ fn of_label(
     });
     let outcome = calibrate::label(&recordings, setting);
     LabelReport { label: name.to_owned(), outcome, current: setting.current, of_both, drift }
+}
+
+/// Keeps what was learned.
+fn keep(
+    settings: &Settings,
+    args: &Args,
+    view: &NamedView,
+    learned: BTreeMap<String, KeptExamples>,
+) -> Result<(), Failure> {
+    let place = calibrate_past::source_of(&args.stream, view);
+    let kept = kept_examples::keep(&settings.state, &args.set, &place, learned);
+    if let Some(aside) = kept.map_err(|error| (error.to_string(), 1))? {
+        complain(&format!("the examples that there were are damaged; they are kept as {}", aside.display()));
+    }
+    Ok(())
 }
 
 /// Keeps what was found; where.

@@ -4,19 +4,24 @@
 //! image tower: embeddings are read from `history.path`, while a daemon writes there or not, and compared with the set's texts. On the main
 //! thread, which waits.
 
+use std::collections::BTreeMap;
+
 use ndarray::ArrayView1;
 
+use super::calibrate_examples::ExampleSearch;
 use super::marks::Failure;
 use super::{complain, plural};
 use crate::calibrate::marks::{MarkTime, SetMarks};
 use crate::calibrate::past_samples::{PastMargins, PastMoments};
 use crate::config::{Settings, StreamSettings};
 use crate::daemon::engine;
+use crate::daemon::learning::ExampleViews;
 use crate::frame::view::NamedView;
 use crate::history::name_table::Name;
 use crate::history::past_rows;
 use crate::history::row_store::StoredRows;
-use crate::label::LabelSet;
+use crate::label::kept_examples::{self, KeptExamples};
+use crate::label::{LabelSet, verdict_store};
 use crate::platform::shutdown;
 
 /// What is looked at before the first mark, ms: a tag may have begun there.
@@ -28,9 +33,27 @@ pub(super) struct PastScores {
     pub model: String,
     pub margins: PastMargins,
     pub moments: PastMoments,
+    /// The set, with what it has learned from the past.
+    pub set: LabelSet,
+    /// That, by its labels.
+    pub learned: BTreeMap<String, KeptExamples>,
 }
 
-/// The rows of the view since a minute before the first mark.
+/// What the examples of a view are kept under.
+pub(super) fn source_of(stream: &str, view: &NamedView) -> String {
+    view.name.as_ref().map_or_else(|| stream.to_owned(), |region| format!("{stream}/{region}"))
+}
+
+/// The set as texts alone have it.
+fn without_examples(set: &LabelSet) -> LabelSet {
+    let mut texts = set.clone();
+    for label in &mut texts.labels {
+        (label.examples, label.counter_examples) = (Vec::new(), Vec::new());
+    }
+    texts
+}
+
+/// The rows of the view since a minute before the first mark; `learning`: the labels that may learn from them, all if there are none.
 ///
 /// # Errors
 /// Why there are none.
@@ -38,7 +61,7 @@ pub(super) fn read(
     settings: &Settings,
     stream: &StreamSettings,
     view: &NamedView,
-    set: &LabelSet,
+    (set, learning): (&LabelSet, Option<&[String]>),
     marks: &SetMarks,
 ) -> Result<PastScores, Failure> {
     let id = &stream.source.id;
@@ -52,8 +75,8 @@ pub(super) fn read(
                    and marks from then on can be calibrated with; or give --clip and --marks";
         return Err((format!("the history of stream {id} {why}"), 2));
     };
-    let marks = marks.all();
-    let of_view = marks.iter().filter(|mark| mark.region.is_none() || mark.region.as_deref() == view.name.as_deref());
+    let all = marks.all();
+    let of_view = all.iter().filter(|mark| mark.region.is_none() || mark.region.as_deref() == view.name.as_deref());
     let by_clock = of_view.map(|mark| mark.span.0).filter(|from| !from.is_media());
     let Some(since) = by_clock.map(MarkTime::seconds).reduce(f64::min) else {
         let why =
@@ -64,14 +87,40 @@ pub(super) fn read(
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
     let bundle = engine::open(&settings.model, &shutdown).map_err(|error| (error.to_string(), error.exit_code()))?;
     let bundle = bundle.ok_or_else(|| ("the configuration has no model".to_owned(), 2))?;
-    let scorer = engine::scorer_of_texts(&bundle, &settings.infer, set, &shutdown)
-        .map_err(|error| (error.to_string(), error.exit_code()))?;
     let unreadable = |error| (format!("the history in {} cannot be read: {error}", folder.display()), 1);
     let (stored, damage) = StoredRows::open(folder).map_err(unreadable)?;
     damage.iter().for_each(|damage| tracing::warn!(damage, "a part of the history is damaged; the rest is read"));
     let region = view.name.as_deref().unwrap_or_default();
-    let (stream, region) = (id.to_string(), region.to_owned());
-    let name = Name { stream, region, model: bundle.fingerprint.clone(), view: view.digest() };
+    let name = Name {
+        stream: id.to_string(),
+        region: region.to_owned(),
+        model: bundle.fingerprint.clone(),
+        view: view.digest(),
+    };
+    let mut set = set.clone();
+    let mut learned = BTreeMap::new();
+    let verdicts = verdict_store::read(&settings.state, id, &set.name);
+    let search = learning.and_then(|labels| {
+        ExampleSearch::new(&set, labels, (marks, view.name.as_deref()), &verdicts, &bundle.fingerprint)
+    });
+    if let Some(mut search) = search {
+        let texts = without_examples(&set);
+        let scorer = engine::scorer_of_texts(&bundle, &settings.infer, &texts, &ExampleViews::default(), &shutdown)
+            .map_err(|error| (error.to_string(), error.exit_code()))?;
+        past_rows::visit(&stored, &name, (search.since(), i64::MAX), &mut |row| {
+            if row.embedding.len() == scorer.dim() {
+                let scores = scorer.score(ArrayView1::from(row.embedding));
+                search.note(row, |label| scores.get(label).map_or(f32::NAN, |score| score.margin));
+            }
+            !shutdown.is_requested()
+        });
+        learned = search.found();
+        let place = source_of(id, view);
+        learned.iter().for_each(|(label, kept)| kept_examples::put_into(&mut set, &place, label, kept));
+    }
+    let set = set;
+    let scorer = engine::scorer_of_texts(&bundle, &settings.infer, &set, &ExampleViews::of(settings), &shutdown)
+        .map_err(|error| (error.to_string(), error.exit_code()))?;
     let mut margins = PastMargins::new(set.labels.len());
     let mut is_full = false;
     let since = ((since * 1000.0) as i64).saturating_sub(BEFORE);
@@ -114,5 +163,5 @@ pub(super) fn read(
         return Err((format!("the history has nothing of stream {id} since the first mark: {other}"), 2));
     }
     let moments = margins.moments();
-    Ok(PastScores { model: bundle.fingerprint, margins, moments })
+    Ok(PastScores { model: bundle.fingerprint, margins, moments, set, learned })
 }

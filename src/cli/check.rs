@@ -16,6 +16,7 @@ use super::start_trial;
 use super::trial::{self, Finding};
 use crate::config::{self, Absence, ModelChoice, Settings, calibrations};
 use crate::daemon::engine::{self, Engine, EngineError};
+use crate::daemon::learning::ExampleViews;
 use crate::label::{Label, LabelSet};
 use crate::platform::service_user;
 use crate::platform::systemd::{self, LongStep};
@@ -190,7 +191,8 @@ pub fn model(settings: &Settings) -> Result<ModelFindings, EngineError> {
     let _patience = LongStep::quiet();
     let (trigger, shutdown) = shutdown::channel();
     let _signals = signals::listen(trigger, None, crate::logs::finish);
-    let engine = Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown)?;
+    let mut engine = Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown)?;
+    engine.learn(&settings.label_sets, &ExampleViews::of(settings), &shutdown)?;
     let doubts = engine::doubts(&settings.label_sets, &engine.scorers);
     Ok(ModelFindings { fingerprint: engine.model.fingerprint.to_string(), doubts })
 }

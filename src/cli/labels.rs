@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::progress::Meter;
-use super::{calibrate, calibrate_confirm, check, complain, labels_state, plural, pull, say, search};
+use super::{calibrate, calibrate_confirm, check, complain, labels_state, plural, pull, report, say, search};
 use crate::daemon::engine;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
@@ -45,6 +45,11 @@ pub enum Command {
     /// its interval, its model. --marks has what is seen when in the clip of the same place; without it the marks are those of `vtagd marks`.
     /// Nothing changes without --write.
     Calibrate(calibrate::Args),
+    /// Say how far the labels of a set can be trusted on a stream, as they are: how they do on what is marked, and how often strangers are told.
+    ///
+    /// What the stream was like, and marks, are given as for `calibrate`. Pictures of things that the set does not mean are pasted into empty moments
+    /// of the clips, at several places and sizes: the intruder rate is how often a label is told all the same. Nothing changes.
+    Report(report::Args),
     /// Let calibrated thresholds count that wait, as the model, a prompt, the view or the interval is another now.
     Confirm(calibrate_confirm::Confirm),
     /// Try a phrase on the history, before it becomes a label: how its margins are spread, and its best moments. No set is touched.
@@ -79,6 +84,7 @@ pub fn run(command: Command) -> u8 {
             embed(&sets, model.as_deref())
         }
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Confirm(args) => calibrate_confirm::confirm(&args),
         Command::Try(args) => search::run_try(&args),
         Command::Export(args) => labels_state::export(&args),
@@ -110,7 +116,7 @@ fn read(files: &[PathBuf]) -> (Vec<LabelSet>, u8) {
                     plural(set.labels.len(), "label"),
                     plural(prompts, "prompt"),
                     plural(set.templates.len(), "template"),
-                    set.background.len()
+                    set.background_prompts().len()
                 ));
                 sets.push(set);
             }

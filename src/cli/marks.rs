@@ -396,6 +396,10 @@ fn event(id: &str, verdict: Verdict, place: &Place) -> Result<(), Failure> {
     let (Mark { region, kind, span }, _) = change(&settings.state, &tag.stream, &tag.set, Some(&known), |marks| {
         Ok(marking::mark_tag(marks, &tag, span, matches!(verdict, Verdict::Right)))
     })?;
+    let kept = marking::keep_verdict(&settings.state, &tag, matches!(verdict, Verdict::Right));
+    if let Some(aside) = kept.map_err(|error| (error.to_string(), error.exit_code()))? {
+        complain(&format!("the verdicts that there were are damaged; they are kept as {}", aside.display()));
+    }
     let stream = self::place(&tag.stream, region.as_deref());
     say(&format!("marked: {kind} {span}, set `{}` on stream {stream}", tag.set));
     Ok(())

@@ -7,7 +7,7 @@ use super::calibrations;
 use super::sets_in_force::{self, SetInForce};
 use crate::event::Thresholds;
 use crate::label::calibration_file::FoundCalibration;
-use crate::label::{Label, LabelSet, ThresholdOverrides, set};
+use crate::label::{Label, LabelSet, ThresholdOverrides, kept_examples, set};
 use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
 use crate::yaml::field_reader::{At, Reader};
@@ -116,8 +116,12 @@ pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Threshold
                 if let Some(events) = events {
                     out.problems.extend(check_merged(&parsed, events));
                 }
-                let (parsed, mut in_force) = sets_in_force::choose(parsed, file, state, events, reader);
-                if parsed.set.background.is_empty() {
+                let (mut parsed, mut in_force) = sets_in_force::choose(parsed, file, state, events, reader);
+                if let Some(why) = kept_examples::add_to(&mut parsed.set, state) {
+                    let message = format!("what the set `{}` has learned is not used: {why}", parsed.set.name);
+                    reader.warn(file, message, "`vtagd labels calibrate` with --write keeps it anew");
+                }
+                if !parsed.set.has_background() {
                     in_force.warnings.push("it has no background".to_owned());
                 }
                 out.problems.extend(parsed.warnings);

@@ -55,7 +55,7 @@ struct InUse {
 
 /// See the module.
 pub struct ModelAnswers {
-    on_demand: OnDemand,
+    on_demand: Arc<OnDemand>,
     model: ModelRef,
     /// `None` for `model: none`.
     labels: Option<LabelBook>,
@@ -71,7 +71,7 @@ pub struct ModelAnswers {
 }
 
 impl ModelAnswers {
-    pub fn new(on_demand: OnDemand, model: ModelRef, labels: Option<LabelBook>, shutdown: Shutdown) -> Self {
+    pub fn new(on_demand: Arc<OnDemand>, model: ModelRef, labels: Option<LabelBook>, shutdown: Shutdown) -> Self {
         let (in_use, unpacking) = (RwLock::default(), Mutex::default());
         let (nouns, searching) = (Mutex::default(), Mutex::default());
         Self { on_demand, model, labels, in_use, unpacking, history: None, nouns, searching, shutdown }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::learning::{ExampleViews, Learning, LearningError, PictureEmbedder, PipelineEmbedder, SessionEmbedder};
 use crate::bench::{cores, openvino_precision};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::event::ModelRef;
@@ -21,6 +22,7 @@ use crate::label::embedder::{EmbedError, EmbedProgress, Embedder, InProcessTower
 use crate::model::bundle::Bundle;
 use crate::model::hub::{self, PullEvent, Reference};
 use crate::model::{self, ModelError, prepared};
+use crate::pipeline::on_demand::OnDemand;
 use crate::platform::shutdown::{self, Shutdown};
 use crate::platform::{free_memory, paths, systemd};
 use crate::preprocess::{Spec, SpecError};
@@ -46,6 +48,8 @@ pub enum EngineError {
     Infer(#[from] InferError),
     #[error(transparent)]
     Labels(#[from] EmbedError),
+    #[error(transparent)]
+    Learning(#[from] LearningError),
     #[error(
         "label set {set}: its embeddings do not fit together ({reason}); clear the cache directory and start again"
     )]
@@ -63,6 +67,7 @@ impl EngineError {
             Self::Infer(InferError::Model(_)) => 2,
             Self::Infer(_) | Self::Shape { .. } => 1,
             Self::Labels(error) => error.exit_code(),
+            Self::Learning(LearningError::NotEmbedded(_)) => 1,
             Self::Model(error) => error.exit_code(),
             _ => 2,
         }
@@ -78,6 +83,8 @@ pub struct LabelBook {
     dim: usize,
     /// Held while a text tower is at work. The one that the API's texts were embedded with last stays for [`TOWER_KEPT`].
     one_tower: Arc<Mutex<Option<KeptTower>>>,
+    /// What embeds examples while streams run.
+    on_demand: Option<Arc<OnDemand>>,
 }
 
 /// A text tower that waits for more texts.
@@ -167,18 +174,35 @@ impl LabelBook {
         Ok(texts.iter().map(|text| known.get(text.as_str()).cloned().unwrap_or_default()).collect())
     }
 
-    /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process; blocks until then.
+    /// Pictures go this way from now on.
+    #[must_use]
+    pub fn with_pictures(self, on_demand: Arc<OnDemand>) -> Self {
+        Self { on_demand: Some(on_demand), ..self }
+    }
+
+    /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process, and pictures by the running pipeline; blocks
+    /// until then.
     ///
     /// # Errors
-    /// As [`Engine::build`].
-    pub fn scorers(&self, sets: &[LabelSet], shutdown: &Shutdown) -> Result<Vec<Arc<Scorer>>, EngineError> {
-        let mut one = self.one_tower.lock();
-        // Two of them may be too many.
-        *one = None;
-        let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
-            .with_shutdown(shutdown.clone());
-        let embeddings = embed(&self.bundle, sets, &mut tower)?;
-        embeddings.iter().map(|set| scorer(set, &self.bundle, self.dim)).collect()
+    /// As [`Engine::build`] and [`Engine::learn`].
+    pub fn scorers(
+        &self,
+        sets: &[LabelSet],
+        views: &ExampleViews,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<Arc<Scorer>>, EngineError> {
+        let scorers: Vec<Arc<Scorer>> = {
+            let mut one = self.one_tower.lock();
+            // Two of them may be too many.
+            *one = None;
+            let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
+                .with_shutdown(shutdown.clone());
+            let embeddings = embed(&self.bundle, sets, &mut tower)?;
+            embeddings.iter().map(|set| scorer(set, &self.bundle, self.dim)).collect::<Result<_, _>>()?
+        };
+        let mut embedder = self.on_demand.as_ref().map(|on_demand| PipelineEmbedder { on_demand, shutdown });
+        let embedder = embedder.as_mut().map(|embedder| embedder as &mut dyn PictureEmbedder);
+        Ok(Learning::new(&self.bundle, views, embedder, shutdown).scorers(sets, scorers)?)
     }
 }
 
@@ -283,7 +307,8 @@ impl Engine {
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;
         let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
-        let labels = LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim, one_tower: Arc::default() };
+        let labels =
+            LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim, one_tower: Arc::default(), on_demand: None };
         Ok(Self {
             model,
             provider,
@@ -294,6 +319,19 @@ impl Engine {
             scorers,
             labels: Some(labels),
         })
+    }
+
+    /// Embeds the examples of `sets`, which it was built with, and goes on with scorers that have learned from them. Before the sessions are
+    /// given away.
+    ///
+    /// # Errors
+    /// An example that cannot be used, or a label of which nothing can be learned.
+    pub fn learn(&mut self, sets: &[LabelSet], views: &ExampleViews, shutdown: &Shutdown) -> Result<(), EngineError> {
+        let (Some(labels), Some(encoder)) = (&self.labels, self.encoders.first_mut()) else { return Ok(()) };
+        let mut embedder = SessionEmbedder { spec: &self.spec, encoder: encoder.as_mut() };
+        let mut learning = Learning::new(&labels.bundle, views, Some(&mut embedder), shutdown);
+        self.scorers = learning.scorers(sets, std::mem::take(&mut self.scorers))?;
+        Ok(())
     }
 
     /// Decodes and preprocesses only, with the defaults of CLIP's preprocessor.
@@ -352,7 +390,7 @@ fn pulled(reference: &Reference, shutdown: &Shutdown) -> Result<PathBuf, ModelEr
 }
 
 /// The scorer of one set, for embeddings of pictures that are there already: the image tower is not loaded. Texts that are not in the cache are
-/// embedded in a child process; blocks until then.
+/// embedded in a child process, and what examples show has to be there; blocks until then.
 ///
 /// # Errors
 /// As [`Engine::build`].
@@ -360,13 +398,15 @@ pub fn scorer_of_texts(
     bundle: &Bundle,
     infer: &InferSettings,
     set: &LabelSet,
+    views: &ExampleViews,
     shutdown: &Shutdown,
 ) -> Result<Scorer, EngineError> {
     let mut tower = ChildTower::new(bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
     let embeddings = embed(bundle, std::slice::from_ref(set), &mut tower)?;
     let misfit = |reason: String| EngineError::Shape { set: set.name.clone(), reason };
     let own = embeddings.first().ok_or_else(|| misfit("there are none".to_owned()))?;
-    Scorer::new(own, bundle.logit_parameters).map_err(|error| misfit(error.to_string()))
+    let scorer = Scorer::new(own, bundle.logit_parameters).map_err(|error| misfit(error.to_string()))?;
+    Ok(Learning::new(bundle, views, None, shutdown).scorer(set, scorer)?)
 }
 
 /// The preprocessing that came with the model, in whichever of the two formats.

@@ -17,8 +17,9 @@ use crate::calibrate::marks::{Mark, MarkKind, MarkTime, SetMarks, Span};
 use crate::config::{Settings, StreamSettings};
 use crate::event::tag_times::TagTimes;
 use crate::label::mark_store::{self, MarkStoreError, MarksByStream};
+use crate::label::verdict_store::{self, TagVerdict};
 use crate::platform::hex::hex;
-use crate::platform::state_folder::StateFolder;
+use crate::platform::state_folder::{StateError, StateFolder};
 use crate::source::Location;
 
 /// Seconds on each side of an event that are marked with it: edges do not count, and its own first and last sample should.
@@ -146,6 +147,16 @@ pub fn mark_tag(marks: &mut SetMarks, tag: &TagTimes, span: Span, is_right: bool
     marks.add(&mark);
     let is_new = marks.len() > before;
     (mark, is_new)
+}
+
+/// Remembers what was said of a tag, for labels that learn. Where the file was damaged its new name is given.
+///
+/// # Errors
+/// When it cannot be kept.
+pub fn keep_verdict(state: &StateFolder, tag: &TagTimes, is_right: bool) -> Result<Option<PathBuf>, StateError> {
+    let (from, to) = tag.wall;
+    let (stream, set, label) = (tag.stream.clone(), tag.set.clone(), tag.label.clone());
+    verdict_store::keep(state, TagVerdict { stream, set, label, from, to, is_right })
 }
 
 /// See the module.
@@ -300,6 +311,7 @@ impl MarkKeeping for KeptMarks {
         }
         let span = span_of(tag, of.moments);
         let (mark, is_new) = self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, tag, span, is_right)))?;
+        keep_verdict(&self.state, tag, is_right).map_err(|error| MarkRefusal::Failed(error.to_string()))?;
         Ok((view(stream, set, &mark), is_new))
     }
 }

@@ -4,8 +4,10 @@
 //! [`reload`] changes them while they run, [`drop_report`] logs what they drop.
 
 mod answer_queries;
+pub(crate) mod clip_frame;
 mod drop_report;
 pub mod engine;
+pub mod learning;
 pub(crate) mod marking;
 mod reload;
 pub(crate) mod running_streams;
@@ -42,6 +44,7 @@ use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
 use drop_report::{DropReport, StreamDrops};
+use learning::ExampleViews;
 use marking::KeptMarks;
 use reload::Reloader;
 use running_streams::Streams;
@@ -172,8 +175,9 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
         threads: crate::daemon::engine::preprocessing_threads(settings.infer.preprocess_threads),
     };
     let (mut intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
-    let on_demand = intake.on_demand();
-    let (model, labels) = (engine.model.clone(), engine.labels.clone());
+    let on_demand = Arc::new(intake.on_demand());
+    let engine_labels = engine.labels.map(|labels| labels.with_pictures(Arc::clone(&on_demand)));
+    let (model, labels) = (engine.model.clone(), engine_labels.clone());
     let stored = history.as_ref().map(Recorder::stored);
     let answers = Arc::new(ModelAnswers::new(on_demand, model, labels, shutdown.clone()).with_history(stored));
     intake.show_pictures(Arc::clone(board.latest_pictures()));
@@ -184,7 +188,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     for stream in &settings.streams {
         streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
     }
-    let (labels, scorers) = (engine.labels, engine.scorers);
+    let (labels, scorers) = (engine_labels, engine.scorers);
     let marks = Arc::new(KeptMarks::new(&settings));
     let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone())
         .telling(Arc::clone(&answers), Arc::clone(&marks));
@@ -282,7 +286,11 @@ fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, Daem
     // A large model, an import or an engine may take longer than systemd waits.
     let _long_step = LongStep::quiet();
     systemd::status("loading the model");
-    let built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
+    let sets = &settings.label_sets;
+    let built = Engine::build(&settings.model, &settings.infer, sets, shutdown).and_then(|mut engine| {
+        engine.learn(sets, &ExampleViews::of(settings), shutdown)?;
+        Ok(engine)
+    });
     if shutdown.is_requested() {
         // The child that embeds texts was killed for it: an error by then is ours, not the user's.
         return Ok(None);

@@ -14,13 +14,14 @@ use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::oneshot;
 
 use super::answer_queries::ModelAnswers;
+use super::learning::ExampleViews;
 use super::marking::KeptMarks;
 use super::running_streams::Streams;
 use super::set_view;
 use crate::api::{Access, Board};
 use crate::config::{self, ApiSettings, Settings, calibrations};
 use crate::daemon::engine::{self, EngineError, LabelBook};
-use crate::label::state_copy;
+use crate::label::{LabelSet, state_copy};
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::systemd::{self, LongStep};
@@ -299,16 +300,20 @@ impl Reloader {
             log: config::LogSettings { format: self.current.log.format, ..new.log },
             ..new
         };
-        let Some(labels) = self.labels.clone().filter(|_| new.label_sets != self.current.label_sets) else {
+        // Examples are seen as the streams see them.
+        let learns = new.label_sets.iter().any(LabelSet::has_examples);
+        let is_new = new.label_sets != self.current.label_sets
+            || (learns && ExampleViews::of(&new) != ExampleViews::of(&self.current));
+        let Some(labels) = self.labels.clone().filter(|_| is_new) else {
             return self.accept(new, reset, self.scorers.clone(), streams);
         };
         let (done, scorers) = bounded(1);
-        let (sets, shutdown) = (new.label_sets.clone(), self.shutdown.clone());
+        let (sets, views, shutdown) = (new.label_sets.clone(), ExampleViews::of(&new), self.shutdown.clone());
         let embed = move || {
             // systemd waits for the end of a reload no longer than for a start.
             let _long_step = LongStep::quiet();
             // The receiver waits for this thread.
-            let _ = done.send(labels.scorers(&sets, &shutdown));
+            let _ = done.send(labels.scorers(&sets, &views, &shutdown));
         };
         match std::thread::Builder::new().name("vtagd-reload".to_owned()).spawn(embed) {
             Ok(thread) => self.under_way = Some(UnderWay { settings: new, reset, scorers, thread }),

@@ -60,10 +60,10 @@ impl Name {
         hasher.finalize()
     }
 
-    /// Whether its rows were seen through `view`.
+    /// Whether its rows were seen through `view`; an empty one asks for any.
     pub fn seen_through(&self, view: &str) -> SeenThrough {
         match &*self.view {
-            own if own == view => SeenThrough::Same,
+            own if own == view || view.is_empty() => SeenThrough::Same,
             "" => SeenThrough::Unknown,
             _ => SeenThrough::Other,
         }

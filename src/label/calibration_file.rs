@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::examples::Example;
 use super::{Ensemble, Label, LabelSet, state_copy};
 use crate::platform::hex::hex;
 use crate::platform::state_folder::{StateError, StateFolder};
@@ -43,6 +44,9 @@ pub struct Binding {
     /// Which part of the picture is looked at, and how.
     pub view: String,
     pub interval: String,
+    /// Digest of what is learned from: the label's own examples and the set's, with `exclusive` those of all labels. Empty without any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub examples: String,
 }
 
 impl Binding {
@@ -65,10 +69,11 @@ impl Binding {
             model: model.to_owned(),
             prompts: digest(&prompts),
             templates: digest(&set.templates),
-            background: digest(&set.background),
+            background: if set.has_nouns { digest(&(&set.background, "nouns")) } else { digest(&set.background) },
             scoring: format!("{scoring}, {ensemble}"),
             view,
             interval,
+            examples: learned_from(set, label),
         }
     }
 
@@ -82,11 +87,34 @@ impl Binding {
             ("scoring", self.scoring == now.scoring),
             ("view", self.view == now.view),
             ("interval", self.interval == now.interval),
+            ("examples", self.examples == now.examples),
         ]
         .into_iter()
         .filter_map(|(what, same)| (!same).then_some(what))
         .collect()
     }
+}
+
+/// What the label learns from, in no particular order.
+fn learned_from(set: &LabelSet, label: &Label) -> String {
+    let of = |examples: &[Example]| {
+        let mut digests: Vec<String> = examples.iter().map(|example| example.digest.clone()).collect();
+        digests.sort();
+        digests.dedup();
+        digests
+    };
+    let own = |label: &Label| {
+        let similarity = label.similarity.map(f32::to_bits);
+        (of(&label.examples), of(&label.counter_examples), label.learn, similarity)
+    };
+    let labels: Vec<_> = match set.scoring {
+        Scoring::Exclusive => set.labels.iter().map(own).collect(),
+        Scoring::Independent => vec![own(label)],
+    };
+    if labels.iter().all(|(examples, ..)| examples.is_empty()) {
+        return String::new();
+    }
+    digest(&(labels, of(&set.counter_examples)))
 }
 
 fn digest(texts: &impl Serialize) -> String {
@@ -329,6 +357,8 @@ mod tests {
             templates: vec!["{}".to_owned()],
             ensemble: Ensemble::Embeddings,
             background: vec!["a yard".to_owned()],
+            has_nouns: false,
+            counter_examples: Vec::new(),
             labels: vec![Label::plain("car"), Label::plain("bus")],
             file: Default::default(),
             sha256: String::new(),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayViewMut2, s};
 use tracing::warn;
 
 use super::cache::EmbeddingCache;
@@ -211,7 +211,8 @@ impl Embedder<'_> {
 /// All texts of a set, templates applied, in no particular order and with repetitions.
 fn texts(set: &LabelSet) -> impl Iterator<Item = String> {
     let of_label = |label: &Label| label.prompts.iter().chain(&label.negatives).cloned().collect::<Vec<_>>();
-    let prompts: Vec<String> = set.labels.iter().flat_map(of_label).chain(set.background.iter().cloned()).collect();
+    let prompts: Vec<String> =
+        set.labels.iter().flat_map(of_label).chain(set.background_prompts().into_iter().map(str::to_owned)).collect();
     prompts.into_iter().flat_map(|prompt| prompt_template::apply(&set.templates, &prompt).collect::<Vec<_>>())
 }
 
@@ -246,7 +247,28 @@ fn block(
             negatives: rows(&label.negatives)?,
         })
     });
-    Ok(Block { labels: labels.collect::<Result<_, EmbedError>>()?, background: rows(&set.background)? })
+    let labels: Vec<LabelEmbeddings> = labels.collect::<Result<_, EmbedError>>()?;
+    let background: Vec<String> = set.background_prompts().into_iter().map(str::to_owned).collect();
+    let mut background = rows(&background)?;
+    if set.has_nouns {
+        leave_out_near(&labels, &mut background.slice_mut(s![set.background.len().., ..]));
+    }
+    Ok(Block { labels, background })
+}
+
+/// A noun is near a prompt where its cosine is above those of all nouns by so many deviations: models put all texts near one another, each
+/// differently.
+const NEAR: f32 = 2.0;
+
+/// Nouns that mean what a label means are no rivals of it. They keep their places, which rivals are counted by, as texts that fit nothing.
+fn leave_out_near(labels: &[LabelEmbeddings], nouns: &mut ArrayViewMut2<'_, f32>) {
+    let mut near = vec![false; nouns.nrows()];
+    for prompt in labels.iter().flat_map(|label| label.prompts.outer_iter()) {
+        let cosines = nouns.dot(&prompt);
+        let (mean, deviation) = (cosines.mean().unwrap_or_default(), cosines.std(0.0));
+        near.iter_mut().zip(&cosines).for_each(|(near, cosine)| *near |= *cosine > mean + NEAR * deviation);
+    }
+    nouns.outer_iter_mut().zip(near).filter(|(_, near)| *near).for_each(|(mut row, _)| row.fill(0.0));
 }
 
 /// The mean of the embeddings of one prompt's templates.
@@ -266,8 +288,8 @@ pub fn ensemble<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::noun_bank;
     use crate::infer::session::normalise;
-    use crate::label::ThresholdOverrides;
     use crate::score::Scoring;
 
     /// Embeds a text as (length, 1), normalised, and counts.
@@ -300,13 +322,9 @@ mod tests {
             templates: owned(templates),
             ensemble: Ensemble::Embeddings,
             background: owned(&["road"]),
-            labels: vec![Label {
-                name: "l".into(),
-                prompts: owned(prompts),
-                negatives: Vec::new(),
-                thresholds: ThresholdOverrides::default(),
-                attributes: BTreeMap::default(),
-            }],
+            has_nouns: false,
+            counter_examples: Vec::new(),
+            labels: vec![Label { prompts: owned(prompts), ..Label::plain("l") }],
             file: "s.yaml".into(),
             sha256: String::new(),
         }
@@ -396,6 +414,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = embed(dir.path(), &mut Fake::default(), Some(512), &[set(&["{}"], &["car"])]).unwrap_err();
         assert!(matches!(error, EmbedError::Mismatch(_)), "{error}");
+    }
+
+    #[test]
+    fn nouns_are_background_but_those_that_mean_what_a_label_means() {
+        let nouns = noun_bank::nouns().count();
+        let label = |prompts| LabelEmbeddings { name: "l".into(), prompts, negatives: Array2::zeros((0, 2)) };
+        let mut bank = Array2::from_shape_fn((20, 2), |(row, at)| if (row == 7) == (at == 0) { 1.0 } else { 0.1 });
+        leave_out_near(&[label(ndarray::array![[1.0, 0.0]])], &mut bank.view_mut());
+        assert_eq!((bank.row(7).sum(), bank.row(6).sum()), (0.0, 1.1));
+        let dir = tempfile::tempdir().unwrap();
+        let mut with = set(&["a {}"], &["car"]);
+        with.has_nouns = true;
+        let (found, report) = embed(dir.path(), &mut Fake::default(), None, std::slice::from_ref(&with)).unwrap();
+        assert_eq!(found[0].blocks[0].background.nrows(), 1 + nouns);
+        // `car` is one of them.
+        assert_eq!(report.embedded, 1 + nouns);
+        assert_eq!(with.rivals().len(), 2 + nouns);
     }
 
     #[test]

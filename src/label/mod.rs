@@ -1,20 +1,27 @@
 //! Labels: YAML label sets, their prompts, and the text embeddings made of them.
 
+pub mod background_field;
 pub mod cache;
 pub mod calibration_file;
 pub mod embed_child;
 pub mod embedder;
+pub mod examples;
+pub mod kept_examples;
 pub mod mark_store;
 pub mod prompt_template;
 pub mod set;
 pub mod state_copy;
 pub mod text_encoder;
 pub mod threshold_field;
+pub mod verdict_store;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::history::noun_bank;
+use crate::score::learning::Learn;
 use crate::score::{NamedRival, RivalKind, Scoring, Threshold};
+use examples::Example;
 
 /// What is averaged over several templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
@@ -44,6 +51,14 @@ pub struct Label {
     /// At least one; defaults to the name.
     pub prompts: Vec<String>,
     pub negatives: Vec<String>,
+    /// What it looks like, and what it is not.
+    pub examples: Vec<Example>,
+    pub counter_examples: Vec<Example>,
+    /// What is marked counts as both, once it is calibrated.
+    pub learns_from_marks: bool,
+    pub learn: Learn,
+    /// The least cosine with the nearest example.
+    pub similarity: Option<f32>,
     pub thresholds: ThresholdOverrides,
     /// Copied into every event of the label.
     pub attributes: BTreeMap<String, serde_json::Value>,
@@ -56,6 +71,11 @@ impl Label {
             name: name.to_owned(),
             prompts: vec![name.to_owned()],
             negatives: Vec::new(),
+            examples: Vec::new(),
+            counter_examples: Vec::new(),
+            learns_from_marks: false,
+            learn: Learn::default(),
+            similarity: None,
             thresholds: ThresholdOverrides::default(),
             attributes: BTreeMap::new(),
         }
@@ -71,6 +91,10 @@ pub struct LabelSet {
     pub templates: Vec<String>,
     pub ensemble: Ensemble,
     pub background: Vec<String>,
+    /// The bank of everyday nouns is background too.
+    pub has_nouns: bool,
+    /// What none of the labels is.
+    pub counter_examples: Vec<Example>,
     pub labels: Vec<Label>,
     /// Where it was read from; empty for labels given on the command line.
     pub file: PathBuf,
@@ -88,6 +112,25 @@ impl LabelSet {
         let named = |kind| move |name: &String| NamedRival { kind, name: short(name) };
         let labels = self.labels.iter().map(|label| &label.name).map(named(RivalKind::Label));
         let negatives = self.labels.iter().flat_map(|label| &label.negatives).map(named(RivalKind::Negative));
-        labels.chain(negatives).chain(self.background.iter().map(named(RivalKind::Background))).collect()
+        let background: Vec<String> = self.background_prompts().into_iter().map(str::to_owned).collect();
+        labels.chain(negatives).chain(background.iter().map(named(RivalKind::Background))).collect()
+    }
+
+    pub fn has_background(&self) -> bool {
+        self.has_nouns || !self.background.is_empty()
+    }
+
+    /// What is written of the background, then the nouns.
+    pub fn background_prompts(&self) -> Vec<&str> {
+        let mut prompts: Vec<&str> = self.background.iter().map(String::as_str).collect();
+        if self.has_nouns {
+            noun_bank::nouns().for_each(|noun| prompts.push(noun));
+        }
+        prompts
+    }
+
+    /// Whether there is anything to learn from.
+    pub fn has_examples(&self) -> bool {
+        self.labels.iter().any(|label| !label.examples.is_empty())
     }
 }

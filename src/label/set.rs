@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Ensemble, Label, LabelSet, ThresholdOverrides, prompt_template, threshold_field};
+use super::background_field::Background;
+use super::{Ensemble, Label, LabelSet, ThresholdOverrides, examples, prompt_template, threshold_field};
+use crate::score::learning::Learn;
 use crate::score::{Scoring, Threshold};
 use crate::section;
 use crate::words;
@@ -19,6 +21,7 @@ use crate::yaml::field_reader::{At, Field, FromNode, Reader};
 use crate::yaml::key_reference::Key;
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::text_form::{LOOK_ALIKE, belongs_in_names, folded, is_invisible};
+use crate::yaml::values::Fraction;
 
 section! {
     /// A label set as written.
@@ -34,8 +37,11 @@ section! {
         /// `embeddings`, `probabilities` | `embeddings` | What is averaged over the templates: each prompt's
         /// embeddings; or the scores of the whole set, scored once for each template. See [below](#ensembles)
         "ensemble" => ensemble: Ensemble,
-        /// list of prompts | none | What is usually seen when nothing happens
-        "background" => background: Vec<At<String>>,
+        /// list of prompts, `nouns` | none | What is usually seen when nothing happens; `nouns`, alone or in the list, is
+        /// some two hundred everyday nouns. See [below](#learning-from-pictures)
+        "background" => background: Background,
+        /// list of pictures | none | What none of the labels is; as `labels[].examples`
+        "counter_examples" => counter_examples: Vec<At<String>>,
         /// list, at least one | required | What is looked for
         "labels" => labels: Vec<At<RawLabel>>,
     }
@@ -50,6 +56,16 @@ section! {
         "prompts" => prompts: Vec<At<String>>,
         /// list of prompts | none | What is alike but not meant
         "negatives" => negatives: Vec<At<String>>,
+        /// list of pictures, at most 32 | none | What it looks like: files, folders, `clip.mp4@12.5`, `history:gate@TIME`.
+        /// See [below](#learning-from-pictures)
+        "examples" => examples: Vec<At<String>>,
+        /// list of pictures, at most 32 | none | What it is not
+        "counter_examples" => counter_examples: Vec<At<String>>,
+        /// `auto`, `always`, `never` | `auto` | When what was learned counts; `auto`: where texts alone do not tell examples
+        /// from counter-examples
+        "learn" => learn: Learn,
+        /// 0 to 1 | none | Least cosine with the nearest example; below it the margin falls
+        "similarity" => similarity: Fraction,
         /// 0 to 1, or `{ margin: 2.1 }` | `events.enter` | Score to start, or [margin](#margins)
         "enter" => enter: Threshold,
         /// 0 to 1, or `{ margin: 2.1 }` | `events.exit`, see [`events`](#events) | Score to end
@@ -73,6 +89,11 @@ words! {
     Ensemble {
         "embeddings" => Self::Embeddings,
         "probabilities" => Self::Probabilities,
+    }
+    Learn {
+        "auto" => Self::Auto,
+        "always" => Self::Always,
+        "never" => Self::Never,
     }
 }
 
@@ -177,7 +198,10 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         }
         None => vec!["{}".to_owned()],
     };
-    let background = prompts(&raw.background, reader);
+    let background = raw.background.given().map(|background| &background.value);
+    let (background, has_nouns) = background.map_or((&[][..], false), |field| (&field.prompts[..], field.has_nouns));
+    check_prompts(background, reader);
+    let (counter_examples, _) = examples::read(&raw.counter_examples, reader);
     let remedy = "add at least one label, such as `labels: [{ name: forklift }]`";
     let labels = reader.required(root, "labels", &raw.labels, remedy)?;
     if reader.document().find("labels").is_empty_list() {
@@ -205,12 +229,15 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         templates,
         ensemble: raw.ensemble.value().unwrap_or_default(),
         background: texts(background),
+        has_nouns,
+        counter_examples,
         labels: checked,
         file: reader.document().file().to_path_buf(),
         sha256: reader.document().sha256().to_owned(),
     };
     // With a label left out for its errors, this would speak of a set that nobody wrote.
     if !reader.has_errors() {
+        check_rivals(&set, labels, reader);
         lint_contrast(&set, root, reader);
         lint_ensemble(&set, raw, reader);
     }
@@ -233,6 +260,8 @@ fn label(at: &At<RawLabel>, reader: &mut Reader<'_>) -> Option<Label> {
         reader.error(list, "is empty", "write what the model should look for, or remove the key to use the name");
     }
     let negatives = prompts(&raw.negatives, reader);
+    let (own, has_marks) = examples::read(&raw.examples, reader);
+    let (counter_examples, has_counter_marks) = examples::read(&raw.counter_examples, reader);
     if let (Some(enter), Some(exit)) = (raw.enter.given(), raw.exit.given())
         && exit.value.margin() > enter.value.margin()
     {
@@ -249,6 +278,11 @@ fn label(at: &At<RawLabel>, reader: &mut Reader<'_>) -> Option<Label> {
         name: name.value.trim().to_owned(),
         prompts,
         negatives: texts(negatives),
+        examples: own,
+        counter_examples,
+        learns_from_marks: has_marks || has_counter_marks,
+        learn: raw.learn.value().unwrap_or_default(),
+        similarity: raw.similarity.value().map(|fraction| fraction.0),
         thresholds: ThresholdOverrides {
             enter: raw.enter.value(),
             exit: raw.exit.value(),
@@ -268,14 +302,40 @@ fn texts(list: &[At<String>]) -> Vec<String> {
 /// The prompts of a list, each checked.
 fn prompts<'a>(field: &'a Field<Vec<At<String>>>, reader: &mut Reader<'_>) -> &'a [At<String>] {
     let Some(list) = field.given() else { return &[] };
-    for prompt in &list.value {
+    check_prompts(&list.value, reader);
+    &list.value
+}
+
+fn check_prompts(list: &[At<String>], reader: &mut Reader<'_>) {
+    for prompt in list {
         if prompt.value.trim().is_empty() {
             reader.error(prompt, "is an empty prompt", "write what is to be seen, or remove it");
         } else {
             lint_prompt(prompt, reader);
         }
     }
-    &list.value
+}
+
+/// What a label's examples are told from, and what has no effect without any.
+fn check_rivals(set: &LabelSet, labels: &At<Vec<At<RawLabel>>>, reader: &mut Reader<'_>) {
+    let with_examples = set.labels.iter().filter(|label| !label.examples.is_empty()).count();
+    let has_others = set.scoring == Scoring::Exclusive && with_examples > 1;
+    for (label, raw) in set.labels.iter().zip(&labels.value) {
+        let raw = &raw.value;
+        if let Some(examples) = raw.examples.given()
+            && label.counter_examples.is_empty()
+            && set.counter_examples.is_empty()
+            && !(has_others || label.learns_from_marks)
+        {
+            let remedy = "add `counter_examples`: to the label, or to the set, such as pictures of the empty scene";
+            reader.error(examples, "has nothing to be told from", remedy);
+        }
+        if label.examples.is_empty() && !label.learns_from_marks {
+            let remedy = "add `examples`, or remove the key";
+            raw.similarity.given().iter().for_each(|at| reader.warn(at, "changes nothing without examples", remedy));
+            raw.learn.given().iter().for_each(|at| reader.warn(at, "changes nothing without examples", remedy));
+        }
+    }
 }
 
 fn check_name(name: &At<String>, reader: &mut Reader<'_>) {
@@ -320,7 +380,7 @@ fn lint_prompt(prompt: &At<String>, reader: &mut Reader<'_>) {
 /// A score is a share among alternatives; with no alternative it is always 1.
 fn lint_contrast(set: &LabelSet, root: &At<RawSet>, reader: &mut Reader<'_>) {
     const REMEDY: &str = "add `background` prompts that say what is usually seen, or `negatives`";
-    if !set.background.is_empty() {
+    if set.has_background() {
         return;
     }
     const NONE: &str = "add `background` prompts that say what is usually seen";
@@ -377,7 +437,7 @@ fn lint_repeats(raw: &RawSet, reader: &mut Reader<'_>) {
     let background: HashMap<String, u64> = raw
         .background
         .given()
-        .map(|list| list.value.iter().map(|prompt| (fold(&prompt.value), prompt.place.line)).collect())
+        .map(|field| field.value.prompts.iter().map(|prompt| (fold(&prompt.value), prompt.place.line)).collect())
         .unwrap_or_default();
     let mut seen: HashMap<String, (usize, u64)> = HashMap::new();
     let labels = raw.labels.given().map(|labels| labels.value.as_slice()).unwrap_or_default();

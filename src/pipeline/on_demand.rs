@@ -75,7 +75,8 @@ impl OnDemand {
     ///
     /// # Errors
     /// Why there are none.
-    pub fn embed(&self, picture: Picture, views: &Views) -> Result<Vec<Vec<f32>>, NoEmbedding> {
+    pub fn embed(&self, picture: impl Into<Arc<Picture>>, views: &Views) -> Result<Vec<Vec<f32>>, NoEmbedding> {
+        let picture = picture.into();
         let tiles: Vec<usize> =
             views.iter().map(|view| preprocess::tiles(view.view, picture.width(), picture.height()).max(1)).collect();
         let key = StreamKey(self.next.fetch_add(1, Ordering::Relaxed));
@@ -99,14 +100,8 @@ impl OnDemand {
         let begun = Instant::now();
         let time = FrameTime { media: Duration::ZERO, captured: begun, wall: jiff::Timestamp::now(), connection: 0 };
         let guard = accounting.sample(&self.stream);
-        let frame = Frame {
-            stream: Arc::clone(&self.stream),
-            time,
-            picture: Arc::new(picture),
-            thumbprints: Vec::new(),
-            still: None,
-            guard,
-        };
+        let frame =
+            Frame { stream: Arc::clone(&self.stream), time, picture, thumbprints: Vec::new(), still: None, guard };
         writer.put(frame).map_err(|_| NoEmbedding::Stopping)?;
         let embedded = || -> Option<Vec<Vec<f32>>> {
             let all = embedding.get()?;

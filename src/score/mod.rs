@@ -2,15 +2,19 @@
 //!
 //! Cosine × scale + bias gives a prompt's logit, as CLIP (Radford et al. 2021, arXiv:2103.00020) and SigLIP (Zhai et al.
 //! 2023, arXiv:2303.15343) were trained. A label's logit is the best of its prompts'; every negative and every background
-//! prompt is a class of its own. A label's [`margin`] is its logit minus the log-sum-exp of the classes it competes with, and its
+//! prompt is a class of its own. What [pictures](learning) say of a label is added to its margin. A label's [`margin`] is its logit minus the log-sum-exp of the classes it competes with, and its
 //! score the sigmoid of that: the softmax. An ensemble of probabilities holds the set once for each template; a label's score is
 //! the mean of what it scores in each, and its margin the logit of the mean.
 
+pub mod discriminant;
+pub mod learning;
 pub mod margin;
 mod near_background;
 pub mod score_routes;
 pub mod scoring_thread;
 pub mod similarity;
+
+use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, ErrorKind, ShapeError, concatenate};
 
@@ -83,6 +87,8 @@ pub struct Scorer {
     matrix: Array2<f32>,
     /// At least one, all with as many labels.
     blocks: Vec<BlockRows>,
+    /// What pictures add to the margins of texts.
+    learned: Option<Arc<learning::Learned>>,
 }
 
 impl Scorer {
@@ -111,7 +117,13 @@ impl Scorer {
             }
             blocks.push(BlockRows { labels, background: add(&block.background), first_background: rival });
         }
-        Ok(Self { scoring: set.scoring, logit_parameters, matrix: concatenate(Axis(0), &parts)?, blocks })
+        Ok(Self {
+            scoring: set.scoring,
+            logit_parameters,
+            matrix: concatenate(Axis(0), &parts)?,
+            blocks,
+            learned: None,
+        })
     }
 
     /// Length of the embeddings that it compares.
@@ -141,7 +153,9 @@ impl Scorer {
         };
         let rivals = self.rivals(&logits);
         let score = |(margin, rival): (f64, _)| LabelScore { margin: margin as f32, rival };
-        margins.into_iter().zip(rivals).map(score).collect()
+        let mut scores: Vec<LabelScore> = margins.into_iter().zip(rivals).map(score).collect();
+        self.learned.iter().for_each(|learned| learned.join(embedding, &mut scores));
+        scores
     }
 
     /// The best rival of each label, over all templates.

@@ -7,7 +7,7 @@
 //! that is nearly full.
 
 mod picture_store;
-mod rgb;
+pub mod rgb;
 pub mod snapshot_listing;
 
 use std::collections::HashMap;

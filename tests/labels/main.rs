@@ -11,6 +11,7 @@ mod embed_command;
 mod embed_texts;
 mod example_sets;
 mod labels_set;
+mod learning_from_pictures;
 mod reload_at_random;
 mod tag_command;
 mod tag_rehearsal;

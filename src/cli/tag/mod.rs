@@ -27,6 +27,7 @@ use super::texts::TemplateArgs;
 use super::{complain, pull};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::daemon::engine::Engine;
+use crate::daemon::learning::ExampleViews;
 use crate::frame::still_image::StillImageError;
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
 use crate::label::LabelSet;
@@ -194,10 +195,12 @@ fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepa
     let bundle = pull::model_folder(path.as_deref(), shutdown)
         .and_then(|dir| prepared::open_with(&dir, logits, &|| shutdown.is_requested()))
         .map_err(|error| fail(&error, error.exit_code()))?;
+    // As the daemon of the configuration has them, whatever part of it is looked at here.
+    let example_views = ExampleViews::of(&watching.settings);
     let given = given_labels::read(args, bundle.logit_parameters.activation).map_err(|error| fail(&error, 2))?;
     watching.watch_for(given).map_err(|error| fail(&error, 2))?;
     let sets = &watching.settings.label_sets;
-    let is_left = |set: &&LabelSet| set.scoring == Scoring::Independent && !set.background.is_empty();
+    let is_left = |set: &&LabelSet| set.scoring == Scoring::Independent && set.has_background();
     // Where one set alone is looked for, nobody reads what is left to the background.
     for set in sets.iter().filter(is_left).filter(|_| only.is_none()) {
         let name = &set.name;
@@ -214,6 +217,8 @@ fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepa
     let infer = InferSettings { max_size: BatchSize::Pictures(args.batch.size()), sessions, ..infer };
     let model = ModelSettings { choice: ModelChoice::Path(bundle.dir.clone()), logits };
     let mut engine = Engine::build(&model, &infer, sets, shutdown).map_err(|error| fail(&error, error.exit_code()))?;
+    let learned = engine.learn(sets, &example_views, shutdown);
+    learned.map_err(|error| fail(&error, error.exit_code()))?;
     let encoder = engine.encoders.pop().ok_or(1)?;
     Ok(Prepared { watching, inputs, engine, encoder: SharedEncoder(Arc::new(Mutex::new(encoder))) })
 }

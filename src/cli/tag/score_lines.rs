@@ -159,7 +159,7 @@ impl Printer {
 /// What the labels of a set with a background leave to it: of an exclusive set what is missing to 1 (its negatives' share too), of an
 /// independent one what the best label is missing to 1.
 fn left_to_background(set: &LabelSet, scores: &[LabelScore]) -> Option<f32> {
-    if set.background.is_empty() {
+    if !set.has_background() {
         return None;
     }
     let probabilities = scores.iter().map(|score| score.probability());
@@ -220,6 +220,8 @@ mod tests {
             templates: vec!["{}".to_owned()],
             ensemble: Default::default(),
             background: background.iter().map(|text| (*text).to_owned()).collect(),
+            has_nouns: false,
+            counter_examples: Vec::new(),
             labels: vec![Label::plain("car"), Label::plain("bus")],
             file: Default::default(),
             sha256: String::new(),

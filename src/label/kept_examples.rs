@@ -1,0 +1,211 @@
+//! Examples that the daemon keeps: what the history had of marked moments when a label was calibrated, `examples/SET.examples.json` below the state
+//! directory.
+//!
+//! In: a state directory and the name of a set. Out: the examples of each label, with their embeddings, as they are part of the set from then on. The
+//! history forgets; these do not. Replaced whole, by one writer at a time; a file that is damaged is told, and is moved aside before another is
+//! written. At most [`examples::MOST`] of each kind a label and stream. On the caller's thread.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::examples::{self, Example, ExampleSource};
+use super::{LabelSet, state_copy};
+use crate::platform::hex::hex;
+use crate::platform::state_folder::{StateError, StateFolder};
+
+/// Below the state directory.
+const FOLDER: &str = "examples";
+const EXTENSION: &str = ".examples.json";
+/// Held by whoever writes one.
+const LOCK: &str = "examples.lock";
+/// Some four thousand embeddings.
+const MAX_BYTES: u64 = 32 << 20;
+const VERSION: u32 = 1;
+
+/// One embedding, and where it is from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptExample {
+    /// When it was, for people.
+    pub at: jiff::Timestamp,
+    /// The model's fingerprint.
+    pub model: String,
+    pub embedding: Vec<f32>,
+}
+
+/// Those of a label on a stream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KeptExamples {
+    pub examples: Vec<KeptExample>,
+    pub counter_examples: Vec<KeptExample>,
+}
+
+/// Stream, label, what is kept.
+type ByStream = BTreeMap<String, BTreeMap<String, KeptExamples>>;
+
+#[derive(Debug, Deserialize, Serialize)]
+struct ExampleFile {
+    version: u32,
+    set: String,
+    streams: ByStream,
+}
+
+/// Why nothing was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    #[error("{} would be larger than {MAX_BYTES} bytes", .0.display())]
+    TooLarge(PathBuf),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+fn place_of(set: &str) -> PathBuf {
+    let name = state_copy::name_of(set);
+    let stem = name.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Path::new(FOLDER).join(stem + EXTENSION)
+}
+
+fn read(state: &StateFolder, set: &str) -> Result<ByStream, String> {
+    let bytes = match state.read(&place_of(set), MAX_BYTES) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(ByStream::new()),
+        Err(error) => return Err(format!("cannot be read ({error})")),
+    };
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("is larger than {MAX_BYTES} bytes"));
+    }
+    let file: ExampleFile = serde_json::from_slice(&bytes).map_err(|error| format!("is damaged ({error})"))?;
+    if file.version > VERSION || file.set != set {
+        return Err("is of a newer vtagd, or of another set".to_owned());
+    }
+    Ok(file.streams)
+}
+
+/// Adds to `set` what is kept for it; `Some`: what is wrong with the file, which is not used then.
+pub fn add_to(set: &mut LabelSet, state: &StateFolder) -> Option<String> {
+    let streams = match read(state, &set.name) {
+        Ok(streams) => streams,
+        Err(why) => return Some(format!("{} {why}", state.place(&place_of(&set.name)).display())),
+    };
+    for (stream, labels) in &streams {
+        for (label, kept) in labels {
+            put_into(set, stream, label, kept);
+        }
+    }
+    None
+}
+
+/// Makes `kept` what `set` has of the label from `stream`.
+pub fn put_into(set: &mut LabelSet, stream: &str, label: &str, kept: &KeptExamples) {
+    let Some(label) = set.labels.iter_mut().find(|one| one.name == label) else { return };
+    for (list, kept) in [(&mut label.examples, &kept.examples), (&mut label.counter_examples, &kept.counter_examples)] {
+        list.retain(|one| !matches!(&one.source, ExampleSource::Stored { stream: of, .. } if of == stream));
+        list.extend(kept.iter().take(examples::MOST).map(|one| example(stream, one)));
+    }
+}
+
+fn example(stream: &str, kept: &KeptExample) -> Example {
+    let mut hasher = Sha256::new();
+    hasher.update(kept.model.as_bytes());
+    kept.embedding.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+    Example {
+        source: ExampleSource::Stored {
+            embedding: kept.embedding.clone(),
+            model: kept.model.clone(),
+            stream: stream.to_owned(),
+        },
+        digest: hex(&hasher.finalize()),
+        name: format!("kept of stream {stream}, {}", kept.at),
+    }
+}
+
+/// Keeps these labels' examples of `stream`; those of others stay. Where the file was damaged its new name is given.
+///
+/// # Errors
+/// When nothing can be written; what lay there is as it was.
+pub fn keep(
+    state: &StateFolder,
+    set: &str,
+    stream: &str,
+    labels: BTreeMap<String, KeptExamples>,
+) -> Result<Option<PathBuf>, KeepError> {
+    let _lock = state.lock_file(Path::new(LOCK))?;
+    let place = place_of(set);
+    let found = read(state, set);
+    let is_damaged = found.is_err();
+    let mut streams = found.unwrap_or_default();
+    streams.entry(stream.to_owned()).or_default().extend(labels);
+    for labels in streams.values_mut() {
+        labels.retain(|_, kept| *kept != KeptExamples::default());
+    }
+    streams.retain(|_, labels| !labels.is_empty());
+    // Names, times and finite numbers.
+    let text =
+        serde_json::to_string(&ExampleFile { version: VERSION, set: set.to_owned(), streams }).unwrap_or_default();
+    if text.len() as u64 > MAX_BYTES {
+        return Err(KeepError::TooLarge(state.place(&place)));
+    }
+    let aside = if is_damaged { Some(state.keep_damaged(&place)?) } else { None };
+    state.write(&place, text.as_bytes())?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::label::set;
+    use crate::yaml::Document;
+
+    fn yard() -> LabelSet {
+        let text = "set: yard\nbackground: [a wall]\nlabels: [{ name: car }, { name: bus }]\n";
+        set::check(Document::parse(Path::new("yard.yaml"), text.as_bytes()).unwrap()).unwrap().set
+    }
+
+    #[test]
+    fn what_is_kept_is_part_of_the_set_from_then_on_and_a_stream_replaces_only_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateFolder::configured(dir.path().join("state"));
+        let one = |value: f32| KeptExample {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            model: "m".to_owned(),
+            embedding: vec![value, 0.1, 1.0 / 3.0],
+        };
+        let of = |own: &[f32], other: &[f32]| KeptExamples {
+            examples: own.iter().copied().map(one).collect(),
+            counter_examples: other.iter().copied().map(one).collect(),
+        };
+        let put = |stream: &str, kept| keep(&state, "yard", stream, [("car".to_owned(), kept)].into()).unwrap();
+        put("gate", of(&[1.0], &[2.0]));
+        put("door", of(&[3.0], &[]));
+        put("gate", of(&[4.0, 5.0], &[6.0]));
+        let mut set = yard();
+        assert_eq!(add_to(&mut set, &state), None);
+        let values = |list: &[Example]| {
+            let value = |one: &Example| match &one.source {
+                ExampleSource::Stored { embedding, .. } => embedding.clone(),
+                other => panic!("{other:?}"),
+            };
+            list.iter().map(value).collect::<Vec<_>>()
+        };
+        assert_eq!(values(&set.labels[0].examples), [one(3.0), one(4.0), one(5.0)].map(|one| one.embedding));
+        assert_eq!(values(&set.labels[0].counter_examples), [one(6.0).embedding]);
+        assert!(set.labels[1].examples.is_empty());
+        // As it was put in without a detour over the disk: thresholds are bound to it.
+        let mut direct = yard();
+        put_into(&mut direct, "door", "car", &of(&[3.0], &[]));
+        put_into(&mut direct, "gate", "car", &of(&[9.0], &[]));
+        put_into(&mut direct, "gate", "car", &of(&[4.0, 5.0], &[6.0]));
+        assert_eq!(direct, set);
+        put("gate", KeptExamples::default());
+        put("door", KeptExamples::default());
+        let mut set = yard();
+        assert_eq!((add_to(&mut set, &state), set.has_examples()), (None, false));
+        std::fs::write(state.place(&place_of("yard")), "[").unwrap();
+        assert!(add_to(&mut yard(), &state).is_some_and(|why| why.contains("is damaged")));
+        let aside = put("gate", of(&[1.0], &[2.0])).unwrap();
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), "[");
+        assert_eq!(add_to(&mut yard(), &state), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! Tags that a person has called right or wrong: `verdicts.json` below the state directory, what labels learn from besides marks.
+//!
+//! In: a state directory, and a verdict. Out: the verdicts of a set on a stream, the newest last; at most [`MOST`] a label, the oldest go. What the
+//! history has of them is looked up when the label is calibrated. Replaced whole, by one writer at a time; a file that is damaged is moved aside. On the
+//! caller's thread.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::platform::state_folder::{StateError, StateFolder};
+
+const FILE: &str = "verdicts.json";
+/// Held by whoever changes it.
+const LOCK: &str = "verdicts.lock";
+const MAX_BYTES: u64 = 8 << 20;
+const VERSION: u32 = 1;
+/// Of one label on one stream.
+const MOST: usize = 64;
+
+/// What somebody has said of a tag.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TagVerdict {
+    pub stream: String,
+    pub set: String,
+    pub label: String,
+    /// From its start to its end, by the clock.
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub is_right: bool,
+}
+
+impl TagVerdict {
+    fn is_of(&self, other: &Self) -> bool {
+        self.stream == other.stream && self.set == other.set && self.label == other.label
+    }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct VerdictFile {
+    version: u32,
+    verdicts: Vec<TagVerdict>,
+}
+
+/// All verdicts of a set on a stream; none where the file cannot be read, which is told in the log.
+pub fn read(state: &StateFolder, stream: &str, set: &str) -> Vec<TagVerdict> {
+    let all = parsed(state).unwrap_or_else(|why| {
+        tracing::warn!(file = %state.place(Path::new(FILE)).display(), why, "verdicts are not used");
+        Vec::new()
+    });
+    all.into_iter().filter(|one| one.stream == stream && one.set == set).collect()
+}
+
+fn parsed(state: &StateFolder) -> Result<Vec<TagVerdict>, String> {
+    let bytes = match state.read(Path::new(FILE), MAX_BYTES) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Vec::new()),
+        Err(error) => return Err(format!("cannot be read ({error})")),
+    };
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("is larger than {MAX_BYTES} bytes"));
+    }
+    let file: VerdictFile = serde_json::from_slice(&bytes).map_err(|error| format!("is damaged ({error})"))?;
+    if file.version > VERSION { Err("is of a newer vtagd".to_owned()) } else { Ok(file.verdicts) }
+}
+
+/// Keeps a verdict, instead of an older one of the same tag. Where the file was damaged its new name is given.
+///
+/// # Errors
+/// When it cannot be written; what lay there is as it was.
+pub fn keep(state: &StateFolder, verdict: TagVerdict) -> Result<Option<PathBuf>, StateError> {
+    let _lock = state.lock_file(Path::new(LOCK))?;
+    let read = parsed(state);
+    let aside = if read.is_err() { Some(state.keep_damaged(Path::new(FILE))?) } else { None };
+    let mut verdicts = read.unwrap_or_default();
+    // An open tag has another end later.
+    verdicts.retain(|one| !(one.is_of(&verdict) && one.from == verdict.from));
+    let same = verdicts.iter().filter(|one| one.is_of(&verdict)).count();
+    if same >= MOST
+        && let Some(oldest) = verdicts.iter().position(|one| one.is_of(&verdict))
+    {
+        verdicts.remove(oldest);
+    }
+    verdicts.push(verdict);
+    let encoded = |verdicts: &[TagVerdict]| {
+        // Names and times.
+        serde_json::to_string(&VerdictFile { version: VERSION, verdicts: verdicts.to_vec() }).unwrap_or_default()
+    };
+    let mut text = encoded(&verdicts);
+    while text.len() as u64 > MAX_BYTES && verdicts.len() > 1 {
+        verdicts.drain(..verdicts.len().div_ceil(4));
+        text = encoded(&verdicts);
+    }
+    state.write(Path::new(FILE), text.as_bytes())?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_a_tag_counts_and_each_label_keeps_its_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateFolder::configured(dir.path().join("state"));
+        let verdict = |label: &str, at: i64, is_right| TagVerdict {
+            stream: "gate".to_owned(),
+            set: "yard".to_owned(),
+            label: label.to_owned(),
+            from: Timestamp::from_second(at).unwrap(),
+            to: Timestamp::from_second(at + 5).unwrap(),
+            is_right,
+        };
+        assert_eq!(read(&state, "gate", "yard"), []);
+        keep(&state, verdict("car", 1, true)).unwrap();
+        keep(&state, verdict("car", 1, false)).unwrap();
+        assert_eq!(read(&state, "gate", "yard"), [verdict("car", 1, false)]);
+        for at in 0..MOST as i64 {
+            keep(&state, verdict("bus", 10 + at, true)).unwrap();
+        }
+        keep(&state, verdict("bus", 1000, true)).unwrap();
+        let kept = read(&state, "gate", "yard");
+        assert_eq!((kept.len(), kept.contains(&verdict("bus", 10, true))), (1 + MOST, false));
+        assert_eq!(kept[0], verdict("car", 1, false));
+        assert_eq!(read(&state, "door", "yard"), []);
+        // A damaged file is kept, and the next verdict begins anew.
+        std::fs::write(state.place(Path::new(FILE)), "{").unwrap();
+        assert_eq!(read(&state, "gate", "yard"), []);
+        let aside = keep(&state, verdict("car", 2, true)).unwrap().unwrap();
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), "{");
+        assert_eq!(read(&state, "gate", "yard"), [verdict("car", 2, true)]);
+    }
+}
