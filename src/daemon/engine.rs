@@ -145,17 +145,7 @@ impl LabelBook {
         missing.dedup();
         if !missing.is_empty() {
             let mut kept = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
-            let mut tower = match kept.take() {
-                Some(kept) => kept.tower,
-                None => {
-                    let needed = text_weights(&self.bundle).saturating_mul(2).saturating_add(TOWER_MEMORY);
-                    if free_memory::available().is_some_and(|bytes| bytes < needed) {
-                        return Err(TextsRefused::Memory);
-                    }
-                    let tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads);
-                    tower.with_shutdown(shutdown.clone()).kept()
-                }
-            };
+            let mut tower = self.tower(&mut kept, shutdown)?;
             let mut embedded = Vec::with_capacity(missing.len());
             tower.embed(&missing, &mut |_, text| embedded.push(text)).map_err(EngineError::from)?;
             *kept = Some(KeptTower { tower, used: Instant::now() });
@@ -165,6 +155,32 @@ impl LabelBook {
             known.extend(missing.into_iter().zip(embedded.into_iter().map(|text| text.values)));
         }
         Ok(texts.iter().map(|text| known.get(text.as_str()).cloned().unwrap_or_default()).collect())
+    }
+
+    /// The tower that waits, or a new one.
+    fn tower(&self, kept: &mut Option<KeptTower>, shutdown: &Shutdown) -> Result<ChildTower, TextsRefused> {
+        if let Some(kept) = kept.take() {
+            return Ok(kept.tower);
+        }
+        let needed = text_weights(&self.bundle).saturating_mul(2).saturating_add(TOWER_MEMORY);
+        if free_memory::available().is_some_and(|bytes| bytes < needed) {
+            return Err(TextsRefused::Memory);
+        }
+        let tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads);
+        Ok(tower.with_shutdown(shutdown.clone()).kept())
+    }
+
+    /// The scorer of a set that does not run. Its texts go into the cache, as those of a set that does; blocks until they are embedded.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`].
+    pub fn trial_scorer(&self, set: &LabelSet, shutdown: &Shutdown) -> Result<Arc<Scorer>, TextsRefused> {
+        let mut kept = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
+        let mut tower = self.tower(&mut kept, shutdown)?;
+        let embeddings = embed(&self.bundle, std::slice::from_ref(set), &mut tower)?;
+        *kept = Some(KeptTower { tower, used: Instant::now() });
+        let misfit = || EngineError::Shape { set: set.name.clone(), reason: "there are none".to_owned() };
+        Ok(scorer(embeddings.first().ok_or_else(misfit)?, &self.bundle, self.dim)?)
     }
 
     /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process; blocks until then.

@@ -6,6 +6,8 @@
 mod answer_queries;
 mod drop_report;
 pub mod engine;
+mod label_edit;
+mod label_trial;
 pub(crate) mod marking;
 mod reload;
 pub(crate) mod running_streams;
@@ -107,6 +109,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let metrics = metrics::init_metrics().map_err(|e| start(&e))?;
     let registry = Arc::new(StreamRegistry::new(requesters.mqtt));
     let board = Arc::new(Board::new(Arc::clone(&registry)));
+    board.set_instance(&settings.instance);
 
     // Before anything is read or written there; held until the end.
     let _state = settings.state.lock(&settings.instance)?;

@@ -1,14 +1,22 @@
-//! The rows of one stream and region, one after the other: what calibration reads. In: what searches read, a name, a time. Out: each row's interval and
+//! The rows of streams and regions, one after the other: what calibration and trials of labels read. In: what searches read, a name, a time. Out: each row's interval and
 //! its embedding as the model gave it, to eight bits. On the caller's thread, which waits for the disk; nothing is kept, a damaged row is
 //! counted and left out. What is written meanwhile may be read or not.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::name_table::Name;
+use super::picture_files::PictureName;
 use super::rotation::turn_back;
 use super::row_format::{self, RowHead};
 use super::row_store::StoredRows;
+use super::segment::Segment;
 
 /// Rows that are read at a time.
 const ROWS: usize = 256;
+/// Between a row's own time and when its file was written to.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// One row, while it is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +25,8 @@ pub struct PastRow<'a> {
     /// Milliseconds since 1970: the first and the last frame that it stands for.
     pub from: i64,
     pub until: i64,
+    /// That of its first frame, if there was one.
+    pub picture: Option<PictureName>,
     /// Of length 1.
     pub embedding: &'a [f32],
 }
@@ -38,21 +48,49 @@ pub struct RowsRead {
 pub fn visit(
     stored: &StoredRows,
     name: &Name,
-    (since, until): (i64, i64),
+    times: (i64, i64),
     visit: &mut dyn FnMut(&PastRow<'_>) -> bool,
 ) -> RowsRead {
+    let mut segments = stored.segments();
+    segments.reverse();
+    visit_segments(stored, segments, std::slice::from_ref(name), times, &mut |_, row| visit(row))
+}
+
+/// Tells `visit` of the rows of several names, by their numbers in `names`; what was written last comes first, in pieces each of which is by time. Segments
+/// to which nothing was written since `since` are passed over, by the clock of the file system.
+pub fn visit_latest(
+    stored: &StoredRows,
+    names: &[Name],
+    (since, until): (i64, i64),
+    visit: &mut dyn FnMut(usize, &PastRow<'_>) -> bool,
+) -> RowsRead {
+    let now = jiff::Timestamp::now().as_millisecond();
+    let ago = Duration::from_millis(now.saturating_sub(since).max(0).unsigned_abs());
+    let mut segments = stored.segments();
+    // In memory there is no such clock.
+    segments.retain(|segment| segment.age() <= ago + SLACK);
+    visit_segments(stored, segments, names, (since, until), visit)
+}
+
+/// The last of `segments` first.
+fn visit_segments(
+    stored: &StoredRows,
+    segments: Vec<Arc<Segment>>,
+    names: &[Name],
+    (since, until): (i64, i64),
+    visit: &mut dyn FnMut(usize, &PastRow<'_>) -> bool,
+) -> RowsRead {
     let mut read = RowsRead::default();
-    let (mut own, mut others) = (None, Vec::new());
+    let (mut own, mut others) = (HashMap::new(), HashSet::new());
     for (number, other) in stored.names.read().iter() {
-        if other == name {
-            own = Some(number);
-        } else if other.stream == name.stream && other.region == name.region {
-            others.push(number);
+        if let Some(at) = names.iter().position(|name| name == other) {
+            own.insert(number, (at, other.seed()));
+        } else if names.iter().any(|name| name.stream == other.stream && name.region == other.region) {
+            others.insert(number);
         }
     }
-    let seed = name.seed();
     let mut embedding = Vec::new();
-    for segment in stored.segments() {
+    for segment in segments.iter().rev() {
         let length = segment.row_len();
         let mut buffer = vec![0; ROWS * length];
         let mut first = 0;
@@ -68,27 +106,29 @@ pub fn visit(
                     break;
                 }
             };
-            first += got as u64;
-            for row in buffer[..got * length].chunks_exact(length) {
+            for (number, row) in (first..).zip(buffer[..got * length].chunks_exact(length)) {
                 let Some(head) = RowHead::read(row).map(|head| head.checked(row)) else { continue };
-                let is_own = Some(head.name) == own;
-                if head.until < since || head.from > until || !(is_own || others.contains(&head.name)) {
+                let of = own.get(&head.name);
+                if head.until < since || head.from > until || (of.is_none() && !others.contains(&head.name)) {
                     continue;
                 }
-                if !is_own {
+                let Some((at, seed)) = of else {
                     read.other_models += 1;
                     continue;
-                }
-                if !row_format::is_whole(row, seed) || !unpacked(row, segment.dim, head.scale, &mut embedding) {
+                };
+                if !row_format::is_whole(row, *seed) || !unpacked(row, segment.dim, head.scale, &mut embedding) {
                     read.damaged += 1;
                     continue;
                 }
                 read.rows += 1;
-                let row = PastRow { tile: head.tile, from: head.from, until: head.until, embedding: &embedding };
-                if !visit(&row) {
+                let picture = (head.picture != 0).then_some(PictureName { segment: segment.number, row: number });
+                let row =
+                    PastRow { tile: head.tile, from: head.from, until: head.until, picture, embedding: &embedding };
+                if !visit(*at, &row) {
                     return read;
                 }
             }
+            first += got as u64;
         }
     }
     read
@@ -154,6 +194,15 @@ mod tests {
         assert_eq!(visit(&stored, &name("gate", "none"), all, &mut |_| true).other_models, 300);
         assert_eq!(visit(&stored, &name("nowhere", "m"), all, &mut |_| true), RowsRead::default());
         assert_eq!(visit(&stored, &own, all, &mut |_| false).rows, 1);
+        // Written just now, whatever the rows say of themselves.
+        let mut of_each = [0; 2];
+        let both = [other.clone(), own.clone()];
+        let read = visit_latest(&stored, &both, (290_000, i64::MAX), &mut |at, row| {
+            of_each[at] += 1;
+            assert!(row.until >= 290_000 && row.picture.is_none());
+            true
+        });
+        assert_eq!((of_each, read.rows, read.other_models), ([5, 5], 10, 5));
 
         // A byte of a row's numbers.
         store.sync().unwrap();

@@ -7,6 +7,7 @@ pub mod embedder;
 pub mod mark_store;
 pub mod prompt_template;
 pub mod set;
+pub mod set_edit;
 pub mod state_copy;
 pub mod text_encoder;
 pub mod threshold_field;
