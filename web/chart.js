@@ -8,13 +8,14 @@ const WIDTH = 1000;
 export function strip(band, tags) {
   if (tags.length < 2) return put(band);
   const ms = (at) => new Date(at).getTime();
+  const end = (tag) => tag.to || new Date().toISOString();
   const from = Math.min(...tags.map((tag) => ms(tag.from)));
-  const to = Math.max(...tags.map((tag) => ms(tag.to || tag.at)), from + 1000);
+  const to = Math.max(...tags.map((tag) => ms(end(tag))), from + 1000);
   const x = (at) => ((ms(at) - from) / (to - from)) * WIDTH;
   const labels = [...new Set(tags.map((tag) => tag.label))].sort().slice(0, 12);
   const line = (label) => {
     const own = tags.filter((tag) => tag.label === label);
-    const mark = (tag) => svg('rect', { x: x(tag.from), y: 2, width: Math.max(x(tag.to || tag.at) - x(tag.from), 3), height: 12, class: tag.to ? '' : 'open' });
+    const mark = (tag) => svg('rect', { x: x(tag.from), y: 2, width: Math.max(x(end(tag)) - x(tag.from), 3), height: 12, class: tag.to ? '' : 'open' });
     return h('div', { class: 'strip' }, h('span', {}, `${label} (${own.length})`), svg('svg', { viewBox: `0 0 ${WIDTH} 16`, preserveAspectRatio: 'none', 'aria-hidden': 'true' }, own.map(mark)));
   };
   return put(band, labels.map(line), h('p', { class: 'ends small' }, h('span', {}, time(from)), h('span', {}, time(to))));

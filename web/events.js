@@ -70,7 +70,13 @@ function setRow(element, tag) {
   if (tag.picture && picture.getAttribute('href') !== tag.picture) {
     picture.href = tag.picture;
     // The file may come a moment after its event, or be gone.
-    const image = h('img', { src: tag.picture, alt: `${tag.label} at ${tag.stream}`, loading: 'lazy', onerror: () => image.remove() });
+    let again = true;
+    const missing = () => {
+      if (!again) return image.remove();
+      again = false;
+      return setTimeout(() => (image.src = tag.picture), 2000);
+    };
+    const image = h('img', { src: tag.picture, alt: `${tag.label} at ${tag.stream}`, loading: 'lazy', onerror: missing });
     put(picture, image);
   }
   picture.hidden = !tag.picture;

@@ -138,7 +138,8 @@ export function lab(body, parameters) {
     put(results, charts.map((one) => one.element));
     const silent = told.streams.filter((one) => one.rows === 0).map((one) => one.stream);
     const missing = silent.length ? ` Nothing is kept of ${silent.join(', ')}.` : '';
-    say(state, `${told.streams.length - silent.length} cameras, ${points.length} points.${missing}${told.is_whole ? '' : ' There is more than is looked at: the oldest is left out.'}`);
+    const cameras = told.streams.length - silent.length;
+    say(state, `${cameras === 1 ? 'one camera' : `${cameras} cameras`}, ${points.length} points.${missing}${told.is_whole ? '' : ' There is more than is looked at: the oldest is left out.'}`);
     return move();
   }
 
@@ -185,7 +186,7 @@ export function lab(body, parameters) {
         line.threshold(margin, fired);
         spread.threshold(margin);
         line.marks(ownMarks(one.stream));
-        say(summary, `now ${one.now === null ? 'unknown' : `${one.now.toFixed(1)} (${percent(scoreOf(one.now))})`} · would have told ${fired.length} times`);
+        say(summary, `now ${one.now === null ? 'unknown' : `${one.now.toFixed(1)} (${percent(scoreOf(one.now))})`} · would have told ${fired.length === 1 ? 'once' : `${fired.length} times`}`);
         const highest = [...fired].sort((a, b) => b.peak - a.peak).slice(0, LISTED).sort((a, b) => b.from - a.from);
         each(moments, highest, (moment) => `${moment.from}-${moment.to}`, item);
       },

@@ -128,7 +128,8 @@ mod tests {
             std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         let mut served: Vec<String> = ASSETS.iter().map(|asset| asset.name.to_owned()).collect();
         served.push("index.html".to_owned());
-        (there.sort(), served.sort());
+        there.sort();
+        served.sort();
         assert_eq!(there, served);
         let bytes: usize = ASSETS.iter().map(|asset| asset.bytes.len()).sum::<usize>() + INDEX.len();
         assert!(bytes < FIRST_LOAD, "{bytes}, uncompressed");

@@ -22,10 +22,14 @@ export async function eventually(what, probe) {
   for (;;) {
     const found = await probe();
     if (found) return found;
-    if (Date.now() > end) throw new Error(`did not happen: ${what}`);
+    if (Date.now() > end) throw new Error(`did not happen: ${what}; ${started.map((one) => one.said.err.slice(-1500)).join('\n')}`);
     await new Promise((then) => setTimeout(then, 100));
   }
 }
+
+/** What was started and has to end, whatever becomes of the test. */
+const started = [];
+process.on('exit', () => started.forEach((one) => one.kill()));
 
 function run(command, args, options) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
@@ -33,15 +37,26 @@ function run(command, args, options) {
   child.stdout.on('data', (data) => (said.out += data));
   child.stderr.on('data', (data) => (said.err += data));
   const ended = new Promise((then) => child.on('exit', then));
-  return { said, ended, id: child.pid, end: async (signal = 'SIGTERM') => {
-    child.kill(signal);
+  const one = { said, kill: () => child.exitCode === null && child.kill(), end: async () => {
+    one.kill();
     await ended;
   } };
+  started.push(one);
+  return one;
 }
 
 /** A setting of its own; `more` is added to the configuration. @param {{history?: string, streams?: string, token?: boolean}} [given] */
 export async function begin({ history = '{ path: kept, pictures: { max_side: 320 } }', streams, token = true } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'vtagd-page-'));
+  try {
+    return await inside(folder, { history, streams, token });
+  } catch (error) {
+    await Promise.all(started.map((one) => one.end()));
+    throw error;
+  }
+}
+
+async function inside(folder, { history, streams, token }) {
   const rtsp = run(camera, ['--file', join(ROOT, 'demo/clip.mp4'), '--port', '0']);
   const url = await eventually('the camera', () => /rtsp:\S+/.exec(rtsp.said.out)?.[0]);
   writeFileSync(join(folder, 'token'), TOKEN);

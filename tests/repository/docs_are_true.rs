@@ -101,7 +101,9 @@ fn the_first_camera_of_the_start_guide_is_a_valid_configuration_and_its_commands
     fs::write(folder.path().join("labels.yaml"), labels).unwrap();
     let shell: Vec<String> = blocks(&guide, "sh").join("\n").lines().map(str::to_owned).collect();
     let token = shell.iter().find(|line| line.contains("> token")).unwrap();
-    assert!(std::process::Command::new("sh").args(["-c", token]).current_dir(folder.path()).status().unwrap().success());
+    assert!(
+        std::process::Command::new("sh").args(["-c", token]).current_dir(folder.path()).status().unwrap().success()
+    );
     let check = shell.iter().find(|line| line.contains("vtagd check")).unwrap();
     assert!(check.ends_with("target/release/vtagd check -c camera.yaml"), "{check}");
     let mut command = vtagd(folder.path());
