@@ -55,6 +55,14 @@ test-fast: export INSTA_UPDATE := no
 test-fast: setup ## the library and the quick scenarios: no camera, no broker, no model of others
 	@$(CARGO) test --locked $(FEATURES) --lib --test configuration --test labels --test preprocessing
 
+.PHONY: test-page
+test-page: setup ## the page in a headless Chromium (Debian's; playwright-core and axe-core from npm)
+	@tools/test_page.sh test
+
+.PHONY: screenshots
+screenshots: setup ## the pictures of docs/page.md, of the demo's camera
+	@tools/test_page.sh screenshots
+
 .PHONY: bench
 bench: setup ## measures into target/bench/result.json; fails if a ratio is worse than in benches/baseline.json
 	@benches/guard.py run
@@ -128,7 +136,7 @@ reproducible: dist ## build twice, in two folders, and compare (minutes; 1 GB)
 
 .PHONY: clean
 clean: ## remove what the compiler and the demo made; what setup fetched stays
-	@rm -rf target demo/events.jsonl demo/demo.yaml demo/*.log
+	@rm -rf target demo/events.jsonl demo/demo.yaml demo/*.log demo/api.token demo/state demo/history demo/snapshots
 
 .PHONY: distclean
 distclean: clean ## remove everything that setup made too

@@ -67,11 +67,13 @@ done
 url=$(cat demo/camera.url)
 listen=127.0.0.1:$(free_port 8642)
 
-sed -e "s#url: rtsp://.*#url: $url#" -e "s#listen: .*#listen: $listen }#" config/demo.yaml >"$config"
+# Whoever has the link may use the page; it is new each time.
+(umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >demo/api.token)
+sed -e "s#url: rtsp://.*#url: $url#" -e "s#listen: .*#listen: $listen, token: { file: api.token } }#" config/demo.yaml >"$config"
 : >"$events"
 say "camera   $url"
-say "health   http://$listen/readyz"
-say "metrics  http://$listen/metrics"
+say "page     http://$listen/#token=$(cat demo/api.token)"
+say "health   http://$listen/healthz"
 say "events   $events (log: demo/vtagd.log)"
 echo
 

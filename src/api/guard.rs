@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -174,9 +174,8 @@ fn harden(mut response: Response) -> Response {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(CORP).or_insert(HeaderValue::from_static("same-origin"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    let policy =
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    let policy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(policy));
     response
 }
 
@@ -199,6 +198,7 @@ fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: I
     };
     let budget = match caller.authenticate {
         _ if rules.needs == Needs::Nothing => Budget::Open,
+        AuthResult::Wrong if rules.needs == Needs::Page => Budget::Open,
         _ if own == Some(true) => Budget::Entitled,
         AuthResult::NoToken if own == Some(false) => Budget::WrongToken,
         AuthResult::Token | AuthResult::Session => Budget::Entitled,
@@ -279,12 +279,26 @@ fn not_forged(shared: &Shared, caller: &Caller, request: &Request) -> Result<(),
         return named_host(shared, request);
     }
     let given = request.headers().get(browser_session::CSRF_HEADER).map(HeaderValue::as_bytes);
+    if !is_same_origin(request.headers()) {
+        refused(caller.peer, request.method());
+        return Err(refusal(StatusCode::FORBIDDEN, "a change is asked for by a page of another origin"));
+    }
     if shared.access.is_not_forged(&caller.grant, given) {
         return Ok(());
     }
     refused(caller.peer, request.method());
     let why = "a change in a session needs the header X-CSRF-Token, with the token that was given when it began";
     Err(refusal(StatusCode::FORBIDDEN, why))
+}
+
+/// Whether the page that asks, where a browser says which, is one of the host that is asked. The scheme is left out: a proxy may speak TLS for us.
+fn is_same_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+    let origin = origin.as_bytes();
+    let of = |scheme: &[u8]| origin.strip_prefix(scheme);
+    let authority = of(b"https://").or_else(|| of(b"http://"));
+    authority.zip(host).is_some_and(|(own, host)| own.eq_ignore_ascii_case(host))
 }
 
 /// The scheme's name is written as anybody likes (RFC 9110).
@@ -309,6 +323,27 @@ fn named_host(shared: &Shared, request: &Request) -> Result<(), Response> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_of_another_origin_is_told_by_host_and_port() {
+        let is_same = |origin: Option<&'static str>| {
+            let given = origin.map(|origin| (header::ORIGIN, HeaderValue::from_static(origin)));
+            let host = (header::HOST, HeaderValue::from_static("edge:8642"));
+            is_same_origin(&given.into_iter().chain([host]).collect())
+        };
+        assert!(is_same(None) && is_same(Some("http://edge:8642")) && is_same(Some("https://Edge:8642")));
+        for other in [
+            "null",
+            "",
+            "http://edge",
+            "http://edge:8643",
+            "http://evil.example",
+            "edge:8642",
+            "http://edge:8642.evil.example",
+        ] {
+            assert!(!is_same(Some(other)), "{other}");
+        }
+    }
 
     #[test]
     fn a_token_is_what_follows_the_scheme() {

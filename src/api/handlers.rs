@@ -9,11 +9,11 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::guard::{CORP, Caller, refusal, refused};
-use super::{Shared, openapi, page, route_table, scrape, stream_detail};
+use super::{Shared, openapi, route_table, scrape, stream_detail};
 use crate::logs::AUDIT;
 use crate::stream::requests::{Action, NoOutcome, RequestOutcome};
 use crate::yaml::problem::{Problem, Severity};
@@ -32,6 +32,8 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     let readiness = shared.board.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut answer = json!(readiness);
+    answer["version"] = json!(env!("CARGO_PKG_VERSION"));
+    answer["instance"] = json!(*shared.board.instance.read());
     // Frames flow all the same, so it is ready; but whoever looks should know.
     let outbox = shared.board.outbox().unwrap_or_default();
     if let Some(error) = outbox.error {
@@ -87,15 +89,6 @@ pub(super) async fn snapshot(State(shared): State<Shared>, name: Result<Path<Str
     }
 }
 
-pub(super) async fn status_page(State(shared): State<Shared>) -> Html<String> {
-    let now = Instant::now();
-    let streams = shared.board.streams();
-    let streams: Vec<_> =
-        streams.iter().map(|stream| (stream.status.report(now), stream.accounting.totals())).collect();
-    let outbox = shared.board.outbox().unwrap_or_default();
-    Html(page::render(&shared.board.readiness(), &streams, &outbox, &shared.board.recent()))
-}
-
 pub(super) async fn description() -> Json<Value> {
     Json(openapi::document(&route_table::all()))
 }
@@ -115,7 +108,11 @@ pub(super) fn audit(
 }
 
 /// What is asked of the main thread, and the answer where it is the same for every request.
-async fn change(shared: &Shared, caller: Caller, action: Action) -> Result<RequestOutcome, (&'static str, Response)> {
+pub(super) async fn change(
+    shared: &Shared,
+    caller: Caller,
+    action: Action,
+) -> Result<RequestOutcome, (&'static str, Response)> {
     if !caller.authenticate.is_known() {
         let why = "changes need a token: set `api.token` in the configuration";
         return Err(("forbidden", refusal(StatusCode::FORBIDDEN, why)));
@@ -157,7 +154,9 @@ async fn switch(shared: &Shared, caller: Caller, id: Id, enabled: bool) -> Respo
         Ok(RequestOutcome::NoSuchStream | RequestOutcome::NoSuchSet) => {
             ("no such stream", stream_detail::no_such_stream(shared))
         }
-        Ok(RequestOutcome::Refused { why, .. }) => ("refused", refusal(StatusCode::CONFLICT, &why)),
+        Ok(RequestOutcome::Refused { why, .. } | RequestOutcome::Outdated(why)) => {
+            ("refused", refusal(StatusCode::CONFLICT, &why))
+        }
         Err(early) => early,
     };
     audit(caller, if enabled { "resume" } else { "pause" }, Some(&stream), None, outcome);
@@ -191,7 +190,7 @@ pub(super) async fn reset_set(shared: State<Shared>, caller: Extension<Caller>, 
     answer
 }
 
-fn with_problems(why: &str, problems: &[Problem]) -> Response {
+pub(super) fn with_problems(why: &str, problems: &[Problem]) -> Response {
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
     let body = json!({ "error": why, "problems": errors.map(problem_json).collect::<Vec<_>>() });
     (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()

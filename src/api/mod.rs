@@ -1,4 +1,4 @@
-//! API: health, metrics, a JSON view of streams, labels and recent events, a few changes, and a plain status page.
+//! API: health, metrics, a JSON view of streams, labels and recent events, a few changes, and the page (`page.rs`).
 //!
 //! Runs on its own small tokio runtime and reads shared state only; no request can hold a frame up. Loopback needs no token to read;
 //! everything else and every change does, and the configuration refuses to listen elsewhere without one. Connections and requests are
@@ -11,6 +11,7 @@ mod forwarded_for;
 pub mod fuzz_http;
 mod guard;
 mod handlers;
+mod label_lab;
 mod limits;
 mod live;
 mod live_client;
@@ -20,6 +21,7 @@ mod openapi;
 mod openapi_programs;
 mod page;
 mod parameters;
+mod picture_grid;
 mod push;
 mod route_table;
 mod scores;
@@ -40,7 +42,6 @@ use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use crate::event::Event;
 use crate::event::live_scores::LiveScores;
 use crate::frame::latest_picture::LatestPictures;
 use crate::frame::pushed_pictures::PushedPictures;
@@ -56,9 +57,11 @@ use crate::stream::requests::RequestSender;
 
 use live::LiveHub;
 use model_queries::Answering;
+use picture_grid::SmallPictures;
 
 pub use access::Access;
 pub use forwarded_for::AddressRange;
+pub use label_lab::{TriedLabel, TriedStream};
 pub use mark_routes::{MarkKeeping, MarkRefusal, MarkView, NewMark};
 pub use model_queries::{ModelQueries, QueryRefusal, SetScores, TagScore};
 
@@ -148,6 +151,9 @@ pub struct Board {
     readers: Arc<Semaphore>,
     /// Turns of those who have pictures encoded.
     encoders: Arc<Semaphore>,
+    small_pictures: SmallPictures,
+    /// What the configuration calls this daemon; empty until it is known.
+    instance: RwLock<String>,
     latest_pictures: Arc<LatestPictures>,
     pushed_pictures: Arc<PushedPictures>,
     /// Whether `/metrics` tells them.
@@ -172,6 +178,8 @@ impl Board {
             marks: RwLock::default(),
             readers: Arc::new(Semaphore::new(events::READERS)),
             encoders: Arc::new(Semaphore::new(stream_detail::ENCODERS)),
+            small_pictures: SmallPictures::default(),
+            instance: RwLock::default(),
             latest_pictures: Arc::default(),
             pushed_pictures: Arc::default(),
             scores_in_metrics: AtomicBool::new(false),
@@ -251,6 +259,11 @@ impl Board {
         *self.sets.write() = sets;
     }
 
+    /// Says what the configuration calls this daemon.
+    pub fn set_instance(&self, instance: &str) {
+        instance.clone_into(&mut self.instance.write());
+    }
+
     /// Says where pictures are.
     pub fn set_gallery(&self, gallery: Arc<Gallery>) {
         *self.gallery.write() = Some(gallery);
@@ -310,10 +323,6 @@ impl Board {
 
     fn outbox(&self) -> Option<Report> {
         self.outbox.read().as_ref().map(Status::report)
-    }
-
-    fn recent(&self) -> Vec<Arc<Event>> {
-        self.outbox.read().as_ref().map(Status::recent).unwrap_or_default()
     }
 
     fn recent_since(&self, from: u64) -> RecentSince {

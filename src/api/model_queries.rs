@@ -17,10 +17,12 @@ use tokio::sync::Semaphore;
 
 use super::Shared;
 use super::guard::{later, refusal};
+use super::label_lab::TriedLabel;
 use super::limits::MAX_PICTURES;
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use crate::event::ModelRef;
 use crate::history::search_answer::{SearchAnswer, SearchRange};
+use crate::stream::requests::LabelDraft;
 
 /// Texts of one query, …
 pub(super) const MAX_TEXTS: usize = 64;
@@ -105,6 +107,12 @@ pub trait ModelQueries: Send + Sync {
         range: SearchRange<'_>,
         histogram: bool,
     ) -> Result<SearchAnswer, QueryRefusal>;
+
+    /// How a label of this set would stand that is as `draft` has it, now and over the `past`.
+    ///
+    /// # Errors
+    /// Why it cannot be told.
+    fn try_label(&self, set: &str, draft: &LabelDraft, past: Duration) -> Result<TriedLabel, QueryRefusal>;
 }
 
 /// What answers, and how much of it there is.
@@ -187,7 +195,7 @@ pub(super) fn no_picture(headers: &HeaderMap, more: &str) -> Option<Response> {
 }
 
 /// The kind of a body, without its parameters.
-fn kind(headers: &HeaderMap) -> String {
+pub(super) fn kind(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

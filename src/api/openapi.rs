@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::{mark_routes, openapi_programs, parameters, scores, search};
+use super::{label_lab, mark_routes, openapi_programs, parameters, picture_grid, scores, search};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -14,7 +14,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
             "title": "vtagd",
             "version": env!("CARGO_PKG_VERSION"),
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
-            "description": "What a vtagd daemon sees and how it is. Where `api.token` is set, everything but /healthz and /livez needs it; \
+            "description": "What a vtagd daemon sees and how it is. Where `api.token` is set, everything but /healthz, /livez and the page's own files needs it; \
                             without one the API answers on loopback alone, and nothing can be changed.",
         },
         "paths": paths(routes),
@@ -71,7 +71,7 @@ fn guarded(mut operation: Value, rules: Rules) -> Value {
         }
     }
     let security = match rules.needs {
-        Needs::Nothing => json!([]),
+        Needs::Nothing | Needs::Page => json!([]),
         Needs::Token | Needs::Change | Needs::Push => json!([{ "token": [] }, { "session": [] }]),
     };
     // A session begins with the token alone.
@@ -229,7 +229,7 @@ fn schemas() -> Value {
         json!({
             "ready": flag, "reason": string, "model": maybe_string, "provider": maybe_string,
             "refused": list(object(json!({ "provider": string, "reason": string }))),
-            "inference": or_null(&inference),
+            "inference": or_null(&inference), "version": string, "instance": string,
         }),
         json!({ "outbox": string, "sinks": { "type": "object", "additionalProperties": string } }),
     );
@@ -298,6 +298,9 @@ fn schemas() -> Value {
         "Tagged": openapi_programs::tagged(),
         "Embedded": openapi_programs::embedded(),
         "Moments": search::schema(),
+        "SmallPictures": picture_grid::schema(),
+        "TriedLabel": label_lab::schema_of_try(),
+        "EditedLabel": label_lab::schema_of_edit(),
         "Session": openapi_programs::session(),
         "SessionEnded": object(json!({ "ended": flag })),
     });

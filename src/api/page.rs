@@ -1,158 +1,170 @@
-//! The status page at `/`: one table of streams, one of recent events. No script, no outside resource; every value is escaped.
+//! The page at `/`, and the files that it is made of (`web/`), which are part of the program.
+//!
+//! In: nothing but the name of a file. Out: its bytes. Files lie below an address that has the hash of all of them in it, so that browsers may keep
+//! them for ever, and a page of another version never gets a file of this one. The page holds nothing of what the daemon knows: that it reads over the API, as
+//! everybody does, so it can be had without the token that it asks for. On the API's thread; nothing waits.
 
-use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::LazyLock;
 
-use super::Readiness;
-use crate::event::Event;
-use crate::outbox::Report;
-use crate::outbox::delivery::Health;
-use crate::stream::accounting::Totals;
-use crate::stream::status::{StreamReport, StreamState};
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem}table{border-collapse:collapse;width:100%}\
-th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ccc}.bad{color:#b00}";
+use super::guard::refusal;
+use super::openapi::{operation, text};
+use crate::platform::hex::hex;
 
-/// Rows of recent events on the page; the API has more.
-const ROWS: usize = 30;
-
-pub(super) fn render(
-    readiness: &Readiness,
-    streams: &[(StreamReport, Totals)],
-    outbox: &Report,
-    events: &[Arc<Event>],
-) -> String {
-    let mut page = String::new();
-    // Writing into a String cannot fail.
-    let _ = write_page(&mut page, readiness, streams, outbox, events);
-    page
+/// A file of the page.
+struct Asset {
+    name: &'static str,
+    kind: &'static str,
+    bytes: &'static [u8],
 }
 
-fn write_page(
-    out: &mut String,
-    readiness: &Readiness,
-    streams: &[(StreamReport, Totals)],
-    outbox: &Report,
-    events: &[Arc<Event>],
-) -> std::fmt::Result {
-    write!(
-        out,
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"5\">"
-    )?;
-    write!(out, "<title>vtagd</title><style>{STYLE}</style><h1>vtagd</h1>")?;
-    let class = if readiness.ready { "" } else { " class=\"bad\"" };
-    let model = readiness.model.as_deref().unwrap_or("no model");
-    let provider = readiness.provider.as_deref().unwrap_or("-");
-    writeln!(out, "<p{class}>{} · {} on {}</p>", escape(&readiness.reason), escape(model), escape(provider))?;
-    for refused in &readiness.refused {
-        let provider = refused.provider.as_str();
-        writeln!(out, "<p class=\"bad\">{provider} refused: {}</p>", escape(&refused.reason))?;
-    }
-    writeln!(
-        out,
-        "<h2>Streams</h2><table><tr><th>stream<th>state<th>last frame<th>sampled<th>inferred<th>reused<th>dropped</tr>"
-    )?;
-    for (report, totals) in streams {
-        let (class, state) = match &report.state {
-            StreamState::Connecting => ("", "connecting".to_owned()),
-            StreamState::Up => ("", "up".to_owned()),
-            StreamState::Disabled => ("", "switched off".to_owned()),
-            StreamState::Ended => ("", "ended".to_owned()),
-            StreamState::Down { error } => (" class=\"bad\"", format!("down: {error}")),
-            StreamState::Failed { error } => (" class=\"bad\"", format!("failed: {error}")),
-        };
-        let age = report.last_frame_age.map_or_else(|| "never".to_owned(), |s| format!("{s:.1} s ago"));
-        let dropped: u64 = totals.dropped.values().sum();
-        writeln!(
-            out,
-            "<tr><td>{}<td{class}>{}<td>{age}<td>{}<td>{}<td>{}<td>{dropped}</tr>",
-            escape(&report.id),
-            escape(&state),
-            totals.sampled,
-            totals.inferred,
-            totals.reused
-        )?;
-    }
-    writeln!(out, "</table>")?;
-    write_sinks(out, outbox)?;
-    writeln!(out, "<h2>Events</h2><table><tr><th>time<th>stream<th>label<th>what<th>score</tr>")?;
-    for event in events.iter().take(ROWS) {
-        let data = &event.data;
-        writeln!(
-            out,
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{:.2}</tr>",
-            data.sampled_at.strftime("%F %T"),
-            escape(&data.place()),
-            escape(&data.label),
-            event.kind.as_str(),
-            data.score
-        )?;
-    }
-    writeln!(
-        out,
-        "</table><p>Times are UTC. <a href=\"/metrics\">metrics</a> · <a href=\"/readyz\">readiness</a> · <a href=\"/api/v1/streams\">streams</a> · <a href=\"/api/v1/sinks\">sinks</a> · <a href=\"/api/v1/events\">events</a> · <a href=\"/api/v1/openapi.json\">all of the API</a></p></html>"
-    )
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+macro_rules! assets {
+    ($($name:literal: $kind:expr),* $(,)?) => {
+        &[$(Asset { name: $name, kind: $kind, bytes: include_bytes!(concat!("../../web/", $name)) }),*]
+    };
 }
 
-fn write_sinks(out: &mut String, outbox: &Report) -> std::fmt::Result {
-    if let Some(error) = &outbox.error {
-        writeln!(out, "<p class=\"bad\">events cannot be stored: {}</p>", escape(error))?;
+const ASSETS: &[Asset] = assets! {
+    "app.js": SCRIPT,
+    "api.js": SCRIPT,
+    "cameras.js": SCRIPT,
+    "chart.js": SCRIPT,
+    "dom.js": SCRIPT,
+    "events.js": SCRIPT,
+    "lab.js": SCRIPT,
+    "live.js": SCRIPT,
+    "search.js": SCRIPT,
+    "system.js": SCRIPT,
+    "style.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+};
+
+const INDEX: &str = include_str!("../../web/index.html");
+
+/// What the page may load and do: nothing but files and answers of this daemon. `blob:` are pictures that it has already.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The hash of everything that the page is made of.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let mut hash = Sha256::new();
+    for part in ASSETS.iter().flat_map(|asset| [asset.name.as_bytes(), asset.bytes]).chain([INDEX.as_bytes()]) {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
     }
-    writeln!(out, "<h2>Sinks</h2><table><tr><th>sink<th>state<th>waiting<th>oldest<th>dead letters</tr>")?;
-    for sink in &outbox.sinks {
-        let (class, state) = match &sink.health {
-            Health::Up if sink.notice.is_some() => (" class=\"bad\"", sink.notice.clone().unwrap_or_default()),
-            Health::Starting => ("", "nothing to deliver yet".to_owned()),
-            Health::Up => ("", "up".to_owned()),
-            Health::Down { why } => (" class=\"bad\"", format!("down: {why}")),
-            Health::Disabled { why } => (" class=\"bad\"", format!("disabled: {why}")),
-            Health::Gone { why } => (" class=\"bad\"", format!("gone: {why}")),
-        };
-        let oldest = sink.oldest_pending_seconds.map_or_else(|| "-".to_owned(), |age| format!("{age:.0} s"));
-        writeln!(
-            out,
-            "<tr><td>{}<td{class}>{}<td>{}<td>{oldest}<td>{}</tr>",
-            escape(&sink.name),
-            escape(&state),
-            sink.pending,
-            sink.dead
-        )?;
-    }
-    writeln!(out, "</table>")
+    hex(&hash.finalize())[..16].to_owned()
+});
+
+/// The page, its files named by their address.
+static PAGE: LazyLock<String> = LazyLock::new(|| INDEX.replace("{files}", &format!("page/{}", *VERSION)));
+
+pub(super) async fn page() -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
+    (headers, PAGE.as_str()).into_response()
 }
 
-/// Label names and errors are user text; they must not become markup.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+pub(super) async fn file(name: Result<Path<(String, String)>, PathRejection>) -> Response {
+    let Ok(Path((version, name))) = name else { return refusal(StatusCode::BAD_REQUEST, "the path is not UTF-8") };
+    let found = ASSETS.iter().find(|asset| asset.name == name).filter(|_| version == *VERSION);
+    match found {
+        Some(asset) => {
+            let headers = [
+                (header::CONTENT_TYPE, asset.kind),
+                (header::CONTENT_SECURITY_POLICY, POLICY),
+                (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+            ];
+            (headers, asset.bytes).into_response()
+        }
+        None => refusal(StatusCode::NOT_FOUND, "the page has no such file, or not in this version: load it again"),
+    }
+}
+
+/// How the document tells of the page …
+pub(super) fn of_page() -> Value {
+    operation("page", "The page, for people.", &[("200", text("It.", "text/html; charset=utf-8"))])
+}
+
+/// … and of its files.
+pub(super) fn of_file() -> Value {
+    let part = |name: &str, example: &str| {
+        let schema = json!({ "type": "string", "minLength": 1, "maxLength": 1000 });
+        json!({ "name": name, "in": "path", "required": true, "schema": schema, "example": example })
+    };
+    let schema = json!({ "schema": { "type": "string" } });
+    let kinds = json!({ "text/javascript": schema, "text/css": schema, "image/svg+xml": schema });
+    let mut file = operation(
+        "pageFile",
+        "A file of the page, as the page itself names it.",
+        &[("200", json!({ "description": "It; its address changes when it does.", "content": kinds }))],
+    );
+    file["parameters"] = json!([part("version", "0123456789abcdef"), part("name", "app.js")]);
+    file["responses"]["404"] = json!({ "$ref": "#/components/responses/Error" });
+    file
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::infer::{Provider, Refused};
-    use crate::outbox::SinkReport;
+
+    /// What a browser may take before the page is there, in bytes.
+    const FIRST_LOAD: usize = 200_000;
+
+    fn text_of(asset: &Asset) -> &'static str {
+        std::str::from_utf8(asset.bytes).unwrap()
+    }
 
     #[test]
-    fn user_text_never_becomes_markup() {
-        let readiness = Readiness {
-            ready: false,
-            reason: "<script>".into(),
-            model: Some("a&b".into()),
-            provider: None,
-            refused: vec![Refused { provider: Provider::Cuda, reason: "no <GPU>".into() }],
-            inference: None,
-        };
-        let down = SinkReport {
-            name: "hook".into(),
-            health: Health::Down { why: "said <b>no</b>".into() },
-            pending: 7,
-            ..SinkReport::default()
-        };
-        let outbox = Report { error: Some("disk <full>".into()), sinks: vec![down], ..Report::default() };
-        let page = render(&readiness, &[], &outbox, &[]);
-        assert!(page.contains("down: said &lt;b&gt;no&lt;/b&gt;<td>7<td>-"), "{page}");
-        assert!(page.contains("events cannot be stored: disk &lt;full&gt;"), "{page}");
-        assert!(page.contains("cuda refused: no &lt;GPU&gt;"), "{page}");
-        assert!(page.contains("&lt;script&gt;") && page.contains("a&amp;b") && !page.contains("<script>"));
+    fn every_file_that_lies_in_web_is_served_and_all_of_them_are_small() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+        let mut there: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut served: Vec<String> = ASSETS.iter().map(|asset| asset.name.to_owned()).collect();
+        served.push("index.html".to_owned());
+        there.sort();
+        served.sort();
+        assert_eq!(there, served);
+        let bytes: usize = ASSETS.iter().map(|asset| asset.bytes.len()).sum::<usize>() + INDEX.len();
+        assert!(bytes < FIRST_LOAD, "{bytes}, uncompressed");
+    }
+
+    #[test]
+    fn what_a_file_imports_is_there_and_nothing_comes_from_elsewhere() {
+        for asset in ASSETS.iter().filter(|asset| asset.name.ends_with(".js")) {
+            for line in text_of(asset).lines() {
+                let imported = line.split_once(" from '").filter(|_| line.starts_with("import "));
+                if let Some((_, from)) = imported {
+                    let name = from.trim_end_matches("';").strip_prefix("./").expect(line);
+                    assert!(ASSETS.iter().any(|asset| asset.name == name), "{}: {line}", asset.name);
+                }
+            }
+        }
+        let svg = "http://www.w3.org/2000/svg";
+        for (name, text) in ASSETS.iter().map(|asset| (asset.name, text_of(asset))).chain([("index.html", INDEX)]) {
+            let text = text.replace(svg, "");
+            assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("//cdn"), "{name}");
+        }
+    }
+
+    /// What the policy would stop only where it is tried.
+    #[test]
+    fn nothing_makes_markup_or_code_of_text() {
+        for asset in ASSETS.iter().filter(|asset| asset.name.ends_with(".js")) {
+            for word in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc"]
+            {
+                assert!(!text_of(asset).contains(word), "{}: {word}", asset.name);
+            }
+        }
+        assert!(!INDEX.contains("style=") && !INDEX.contains("<style") && !INDEX.contains("onload"), "{INDEX}");
+        assert!(INDEX.matches("<script").count() == INDEX.matches("<script type=\"module\" src=\"{files}/").count());
+        assert!(!POLICY.contains("unsafe") && !POLICY.contains('*'));
     }
 }

@@ -12,14 +12,16 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, live, mark_routes, model_queries, openapi, openapi_programs, push,
-    scores, search, snapshots, stream_detail,
+    Shared, browser_session, events, handlers, label_lab, live, mark_routes, model_queries, openapi, openapi_programs,
+    page, picture_grid, push, scores, search, snapshots, stream_detail,
 };
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
     Nothing,
+    /// As reading, and nothing where a token is set: the page asks for it, and holds nothing itself.
+    Page,
     /// The token, where one is set.
     Token,
     /// The token, always. The guard lets in who needs none to read; the route itself refuses him.
@@ -87,8 +89,10 @@ pub(super) struct Rules {
 /// Also for what is no route.
 const READ: Rules = Rules { class: RouteClass::Plain, needs: Needs::Token };
 const CHANGE: Rules = Rules { class: RouteClass::Plain, needs: Needs::Change };
+const CHANGE_BODY: Rules = Rules { class: RouteClass::Picture, needs: Needs::Change };
 const LIVENESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Nothing };
 const READINESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Token };
+const PAGE: Rules = Rules { class: RouteClass::Plain, needs: Needs::Page };
 const PICTURE: Rules = Rules { class: RouteClass::Picture, needs: Needs::Token };
 const PUSH: Rules = Rules { class: RouteClass::Picture, needs: Needs::Push };
 const LIVE: Rules = Rules { class: RouteClass::Live, needs: Needs::Token };
@@ -143,7 +147,6 @@ impl Route {
 
 /// The table.
 pub(super) fn all() -> Vec<Route> {
-    let page = text("For people.", "text/html; charset=utf-8");
     let ready = [
         ("200", answer("Frames may flow.", of("Readiness"))),
         ("503", answer("Frames do not flow, and why.", json!({ "anyOf": [of("Readiness"), of("Error")] }))),
@@ -159,7 +162,8 @@ pub(super) fn all() -> Vec<Route> {
     ];
     let document = answer("OpenAPI 3.1.", json!({ "type": "object" }));
     vec![
-        Route::get("/", READ, handlers::status_page, operation("page", "The status page.", &[("200", page)])),
+        Route::get("/", PAGE, page::page, page::of_page()),
+        Route::get("/page/{version}/{name}", PAGE, page::file, page::of_file()),
         Route::get("/healthz", LIVENESS, handlers::healthz, health("healthz")),
         Route::get("/livez", LIVENESS, handlers::healthz, health("livez")),
         Route::get("/readyz", READINESS, handlers::readyz, operation("readyz", "Whether the model is warm.", &ready)),
@@ -192,6 +196,8 @@ pub(super) fn all() -> Vec<Route> {
             handlers::resume,
             switch("resume", "Starts a stream that is switched off."),
         ),
+        Route::get("/api/v1/pictures", READ, picture_grid::pictures, picture_grid::described())
+            .taking(picture_grid::PARAMETERS),
         Route::get(
             "/api/v1/labels",
             READ,
@@ -202,6 +208,8 @@ pub(super) fn all() -> Vec<Route> {
                 "Labels",
             ),
         ),
+        Route::post("/api/v1/labels/{set}/try", PICTURE, label_lab::try_label, label_lab::of_try()),
+        Route::post("/api/v1/labels/{set}/edit", CHANGE_BODY, label_lab::edit_label, label_lab::of_edit()),
         Route::post("/api/v1/labels/{set}/reset", CHANGE, handlers::reset_set, openapi::reset_labels()),
         Route::get(
             "/api/v1/events",

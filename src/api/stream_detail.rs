@@ -167,7 +167,7 @@ async fn wait(shared: &Shared, stream: &RegisteredStream) -> Result<(FrameTime, 
 }
 
 /// Whether who asks has the picture of `tag` already.
-fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let given = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = given.flat_map(|value| value.split(',')).map(str::trim);
     tags.any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)

@@ -14,9 +14,12 @@ use ndarray::ArrayView1;
 use parking_lot::{Mutex, RwLock};
 
 use super::engine::{LabelBook, TextsRefused};
-use crate::api::{ModelQueries, QueryRefusal, SetScores, TagScore};
+use super::label_edit;
+use super::label_trial::LabelTrial;
+use super::learning::ExampleViews;
+use crate::api::{ModelQueries, QueryRefusal, SetScores, TagScore, TriedLabel};
 use crate::config::{self, Settings};
-use crate::event::ModelRef;
+use crate::event::{ModelRef, Thresholds};
 use crate::frame::Picture;
 use crate::frame::still_image;
 use crate::frame::view::{NamedView, Views};
@@ -25,10 +28,12 @@ use crate::history::noun_bank;
 use crate::history::picture_files::PictureName;
 use crate::history::row_store::StoredRows;
 use crate::history::search_answer::{self, SearchAnswer, SearchQuestion, SearchRange};
+use crate::label::{Label, LabelSet};
 use crate::pipeline::on_demand::{NoEmbedding, OnDemand};
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 use crate::score::{LabelScore, NamedRival, Scorer};
+use crate::stream::requests::LabelDraft;
 
 /// From so many pixels on a picture waits alone: 4K is below.
 const LARGE: u64 = 1 << 23;
@@ -38,8 +43,7 @@ const MAPPED_FOR: Duration = Duration::from_secs(60);
 
 /// A label set that runs now.
 struct SetInUse {
-    name: String,
-    labels: Vec<String>,
+    set: LabelSet,
     rivals: Vec<NamedRival>,
     scorer: Arc<Scorer>,
 }
@@ -51,6 +55,9 @@ struct InUse {
     /// Views and numbers of the label sets of each stream.
     streams: HashMap<String, (Views, Vec<usize>)>,
     views: ViewsInForce,
+    /// What counts where a label says nothing else.
+    events: Option<Thresholds>,
+    examples: ExampleViews,
 }
 
 /// See the module.
@@ -106,15 +113,15 @@ impl ModelAnswers {
     /// Goes on with these label sets and streams.
     pub fn change(&self, settings: &Settings, scorers: &[Arc<Scorer>]) {
         let sets = settings.label_sets.iter().zip(scorers).map(|(set, scorer)| SetInUse {
-            name: set.name.clone(),
-            labels: set.labels.iter().map(|label| label.name.clone()).collect(),
+            set: set.clone(),
             rivals: set.rivals(),
             scorer: Arc::clone(scorer),
         });
         let streams = settings.streams.iter();
         let streams = streams.map(|s| (s.source.id.to_string(), (s.views.clone(), s.label_sets.clone())));
-        let views = config::views_in_force(&settings.streams);
-        *self.in_use.write() = Arc::new(InUse { sets: sets.collect(), streams: streams.collect(), views });
+        let (sets, streams, events) = (sets.collect(), streams.collect(), Some(settings.events));
+        let (views, examples) = (config::views_in_force(&settings.streams), ExampleViews::of(settings));
+        *self.in_use.write() = Arc::new(InUse { sets, streams, views, events, examples });
     }
 
     /// For each view, the embeddings of the tiles of a coded picture; and how long each is.
@@ -146,14 +153,14 @@ impl SetInUse {
         for tile in tiles {
             best.iter_mut().zip(tile).for_each(|(best, new)| *best = best.best(new));
         }
-        let told = |(label, score): (&String, LabelScore)| TagScore {
-            label: label.clone(),
+        let told = |(label, score): (&Label, LabelScore)| TagScore {
+            label: label.name.clone(),
             score: Some(score.probability()).filter(|score| score.is_finite()),
             margin: Some(score.margin).filter(|margin| margin.is_finite()),
             rival: score.rival.and_then(|rival| self.rivals.get(rival.0 as usize)).map(|rival| rival.name.clone()),
         };
-        let scores = self.labels.iter().zip(best).map(told).collect();
-        SetScores { set: self.name.clone(), region: region.map(str::to_owned), scores }
+        let scores = self.set.labels.iter().zip(best).map(told).collect();
+        SetScores { set: self.set.name.clone(), region: region.map(str::to_owned), scores }
     }
 }
 
@@ -170,7 +177,7 @@ impl ModelQueries for ModelAnswers {
             Some(Some((views, sets))) => (views.clone(), Some(sets)),
         };
         let is_wanted = |(at, known): &(usize, &SetInUse)| {
-            of_stream.is_none_or(|sets| sets.contains(at)) && set.is_none_or(|set| known.name == set)
+            of_stream.is_none_or(|sets| sets.contains(at)) && set.is_none_or(|set| known.set.name == set)
         };
         let sets: Vec<&SetInUse> = in_use.sets.iter().enumerate().filter(is_wanted).map(|(_, known)| known).collect();
         if set.is_some() && sets.is_empty() {
@@ -224,13 +231,45 @@ impl ModelQueries for ModelAnswers {
         let in_use = Arc::clone(&self.in_use.read());
         let (model, views) = (labels.model(), Some(&in_use.views));
         let question = SearchQuestion { text, embedding: &embedding, nouns, model, range, views, histogram };
+        // What the answer's reader asks for next.
+        let address = |name: PictureName, _: &std::path::Path| format!("/api/v1/history/{}", name.text());
+        self.look(|| search_answer::answer(history, &question, address))
+    }
+
+    fn try_label(&self, set: &str, draft: &LabelDraft, past: Duration) -> Result<TriedLabel, QueryRefusal> {
+        let labels = self.labels.as_ref().ok_or(QueryRefusal::NoModel)?;
+        let history = self.history.as_ref().ok_or(QueryRefusal::NoHistory)?;
+        let in_use = Arc::clone(&self.in_use.read());
+        let found = in_use.sets.iter().find(|known| known.set.name == set).ok_or(QueryRefusal::NoSuchSet)?;
+        let events = in_use.events.as_ref().ok_or(QueryRefusal::NoSuchSet)?;
+        let set = label_edit::drafted(&found.set, draft);
+        let label = set.labels.iter().position(|label| label.name == draft.label).unwrap_or_default();
+        let scorer = labels.trial_scorer(&set, &in_use.examples, &self.shutdown).map_err(refused)?;
+        let mut names: Vec<(String, String, String)> = in_use
+            .streams
+            .iter()
+            .flat_map(|(id, (views, _))| {
+                let region = |view: &NamedView| view.name.as_deref().unwrap_or_default().to_owned();
+                let name = move |view: &NamedView| (id.clone(), region(view), view.digest());
+                views.iter().map(name)
+            })
+            .collect();
+        names.sort_unstable();
+        let now = jiff::Timestamp::now().as_millisecond();
+        let times = (now.saturating_sub(i64::try_from(past.as_millis()).unwrap_or(i64::MAX)), now);
+        let trial = LabelTrial { set: &set, label, scorer: &scorer, events, model: &self.model, names, times };
+        self.look(|| trial.run(history))
+    }
+}
+
+impl ModelAnswers {
+    /// Has the history looked at, one look at a time, on a thread of its own: the caller's goes on with other things, at its own place in the order.
+    fn look<T: Send>(&self, look: impl FnOnce() -> T + Send) -> Result<T, QueryRefusal> {
         let mut one = self.searching.lock();
-        // On a thread of its own: the caller's goes on with other things, at its own place in the order.
         let answer = std::thread::scope(|scope| {
             let look = || {
                 thread_priority::lower_priority();
-                // What the answer's reader asks for next.
-                search_answer::answer(history, &question, |name, _| format!("/api/v1/history/{}", name.text()))
+                look()
             };
             let thread = std::thread::Builder::new().name("vtagd-search".to_owned()).spawn_scoped(scope, look);
             let thread =

@@ -152,17 +152,7 @@ impl LabelBook {
         missing.dedup();
         if !missing.is_empty() {
             let mut kept = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
-            let mut tower = match kept.take() {
-                Some(kept) => kept.tower,
-                None => {
-                    let needed = text_weights(&self.bundle).saturating_mul(2).saturating_add(TOWER_MEMORY);
-                    if free_memory::available().is_some_and(|bytes| bytes < needed) {
-                        return Err(TextsRefused::Memory);
-                    }
-                    let tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads);
-                    tower.with_shutdown(shutdown.clone()).kept()
-                }
-            };
+            let mut tower = self.tower(&mut kept, shutdown)?;
             let mut embedded = Vec::with_capacity(missing.len());
             tower.embed(&missing, &mut |_, text| embedded.push(text)).map_err(EngineError::from)?;
             *kept = Some(KeptTower { tower, used: Instant::now() });
@@ -178,6 +168,39 @@ impl LabelBook {
     #[must_use]
     pub fn with_pictures(self, on_demand: Arc<OnDemand>) -> Self {
         Self { on_demand: Some(on_demand), ..self }
+    }
+
+    /// The tower that waits, or a new one.
+    fn tower(&self, kept: &mut Option<KeptTower>, shutdown: &Shutdown) -> Result<ChildTower, TextsRefused> {
+        if let Some(kept) = kept.take() {
+            return Ok(kept.tower);
+        }
+        let needed = text_weights(&self.bundle).saturating_mul(2).saturating_add(TOWER_MEMORY);
+        if free_memory::available().is_some_and(|bytes| bytes < needed) {
+            return Err(TextsRefused::Memory);
+        }
+        let tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads);
+        Ok(tower.with_shutdown(shutdown.clone()).kept())
+    }
+
+    /// The scorer of a set that does not run. Its texts go into the cache, as those of a set that does; blocks until they are embedded.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`].
+    pub fn trial_scorer(
+        &self,
+        set: &LabelSet,
+        views: &ExampleViews,
+        shutdown: &Shutdown,
+    ) -> Result<Arc<Scorer>, TextsRefused> {
+        let mut kept = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
+        let mut tower = self.tower(&mut kept, shutdown)?;
+        let embeddings = embed(&self.bundle, std::slice::from_ref(set), &mut tower)?;
+        *kept = Some(KeptTower { tower, used: Instant::now() });
+        let misfit = || EngineError::Shape { set: set.name.clone(), reason: "there are none".to_owned() };
+        drop(kept);
+        let scorer = scorer(embeddings.first().ok_or_else(misfit)?, &self.bundle, self.dim)?;
+        self.learned(std::slice::from_ref(set), vec![scorer], views, shutdown)?.pop().ok_or_else(|| misfit().into())
     }
 
     /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process, and pictures by the running pipeline; blocks
@@ -200,6 +223,17 @@ impl LabelBook {
             let embeddings = embed(&self.bundle, sets, &mut tower)?;
             embeddings.iter().map(|set| scorer(set, &self.bundle, self.dim)).collect::<Result<_, _>>()?
         };
+        self.learned(sets, scorers, views, shutdown)
+    }
+
+    /// The same scorers, of which those of labels with examples have learned from them.
+    fn learned(
+        &self,
+        sets: &[LabelSet],
+        scorers: Vec<Arc<Scorer>>,
+        views: &ExampleViews,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<Arc<Scorer>>, EngineError> {
         let mut embedder = self.on_demand.as_ref().map(|on_demand| PipelineEmbedder { on_demand, shutdown });
         let embedder = embedder.as_mut().map(|embedder| embedder as &mut dyn PictureEmbedder);
         Ok(Learning::new(&self.bundle, views, embedder, shutdown).scorers(sets, scorers)?)

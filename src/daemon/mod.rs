@@ -7,6 +7,8 @@ mod answer_queries;
 pub(crate) mod clip_frame;
 mod drop_report;
 pub mod engine;
+mod label_edit;
+mod label_trial;
 pub mod learning;
 pub(crate) mod marking;
 mod reload;
@@ -110,6 +112,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let metrics = metrics::init_metrics().map_err(|e| start(&e))?;
     let registry = Arc::new(StreamRegistry::new(requesters.mqtt));
     let board = Arc::new(Board::new(Arc::clone(&registry)));
+    board.set_instance(&settings.instance);
 
     // Before anything is read or written there; held until the end.
     let _state = settings.state.lock(&settings.instance)?;

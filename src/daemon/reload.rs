@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::oneshot;
 
 use super::answer_queries::ModelAnswers;
+use super::label_edit::{self, CopyBefore};
 use super::learning::ExampleViews;
 use super::marking::KeptMarks;
 use super::running_streams::Streams;
@@ -27,7 +28,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::systemd::{self, LongStep};
 use crate::score::Scorer;
 use crate::stream::StreamId;
-use crate::stream::requests::{Action, RequestOutcome, RequestReceiver};
+use crate::stream::requests::{Action, LabelDraft, RequestOutcome, RequestReceiver};
 use crate::yaml::problem::{Problem, Severity};
 
 /// See the module.
@@ -60,6 +61,8 @@ pub struct Reloader {
     answer: Option<oneshot::Sender<RequestOutcome>>,
     /// … which is told once everybody sees what has changed.
     outcome: Option<RequestOutcome>,
+    /// What there was of the copy of a label set that is to come into force, until it does.
+    before_edit: Option<CopyBefore>,
 }
 
 /// New label texts are being embedded for these settings.
@@ -99,6 +102,7 @@ impl Reloader {
             reloading: false,
             answer: None,
             outcome: None,
+            before_edit: None,
         }
     }
 
@@ -205,6 +209,26 @@ impl Reloader {
                 changed
             }
             Action::ResetSet { set } => self.reset(&set, request.origin, streams),
+            Action::EditLabel { set, sha256, draft } => self.edit(&set, &sha256, &draft, request.origin, streams),
+        }
+    }
+
+    /// The set with a label as it is wanted becomes a copy, which the configuration is read again with. Where that is refused the copy goes again.
+    fn edit(&mut self, set: &str, sha256: &str, draft: &LabelDraft, by: &str, streams: &mut Streams) -> bool {
+        let known = self.current.label_sets.iter().zip(&self.current.in_force).find(|(known, _)| known.name == set);
+        let Some((_, in_force)) = known else {
+            self.outcome = Some(RequestOutcome::NoSuchSet);
+            return false;
+        };
+        match label_edit::keep(&self.current.state, set, &in_force.file, sha256, draft) {
+            Ok(before) => {
+                self.before_edit = Some(before);
+                self.reload(by, None, streams)
+            }
+            Err(outcome) => {
+                self.outcome = Some(outcome);
+                false
+            }
         }
     }
 
@@ -219,6 +243,11 @@ impl Reloader {
     }
 
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
+        if let Some(before) = self.before_edit.take()
+            && let Err(error) = before.restore(&self.current.state)
+        {
+            tracing::error!(%error, "the copy of a label set that is not in force could not be taken back");
+        }
         metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
         tracing::error!(why, "the old configuration stays");
         self.outcome = Some(RequestOutcome::Refused { why: why.to_owned(), problems });
@@ -338,6 +367,7 @@ impl Reloader {
             }
             tracing::info!(set, "the copy of the label set is removed, the configuration's file is in force");
         }
+        self.before_edit = None;
         let mut new = Settings { api: self.api(new.api), ..new };
         self.keep_switched(&mut new);
         let (left, joined) = self.apply(new, scorers, streams);

@@ -10,6 +10,7 @@ pub mod dot;
 #[cfg(test)]
 mod fault_tests;
 mod mapped_rows;
+pub mod margin_curve;
 pub mod moment_search;
 pub mod name_table;
 pub mod noun_bank;

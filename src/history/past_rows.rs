@@ -1,16 +1,22 @@
-//! The rows of one stream and region, one after the other: what calibration reads. In: what searches read, a name, a time. Out: each row's interval and
+//! The rows of streams and regions, one after the other: what calibration and trials of labels read. In: what searches read, a name, a time. Out: each row's interval and
 //! its embedding as the model gave it, to eight bits. On the caller's thread, which waits for the disk; nothing is kept, a damaged row is
 //! counted and left out, as one is that was seen through another view. Rows from before views were written down are told, and counted. What is written meanwhile may be read or not.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::name_table::{Name, SeenThrough};
+use super::picture_files::PictureName;
 use super::rotation::turn_back;
 use super::row_format::{self, RowHead};
 use super::row_store::StoredRows;
+use super::segment::Segment;
 
 /// Rows that are read at a time.
 const ROWS: usize = 256;
+/// Between a row's own time and when its file was written to.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// One row, while it is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +25,8 @@ pub struct PastRow<'a> {
     /// Milliseconds since 1970: the first and the last frame that it stands for.
     pub from: i64,
     pub until: i64,
+    /// That of its first frame, if there was one.
+    pub picture: Option<PictureName>,
     /// Of length 1.
     pub embedding: &'a [f32],
 }
@@ -41,8 +49,8 @@ pub struct RowsRead {
 
 /// What is done with the rows of a name of the stream and region.
 enum Treatment {
-    /// With the seed of their checksums.
-    Tell(u32, SeenThrough),
+    /// As of the name with this index, with the seed of their checksums.
+    Tell(usize, u32, SeenThrough),
     OtherView,
     OtherModel,
 }
@@ -52,22 +60,52 @@ enum Treatment {
 pub fn visit(
     stored: &StoredRows,
     name: &Name,
-    (since, until): (i64, i64),
+    times: (i64, i64),
     visit: &mut dyn FnMut(&PastRow<'_>) -> bool,
 ) -> RowsRead {
+    let mut segments = stored.segments();
+    segments.reverse();
+    visit_segments(stored, segments, std::slice::from_ref(name), times, &mut |_, row| visit(row))
+}
+
+/// Tells `visit` of the rows of several names, by their numbers in `names`; what was written last comes first, in pieces each of which is by time. Segments
+/// to which nothing was written since `since` are passed over, by the clock of the file system.
+pub fn visit_latest(
+    stored: &StoredRows,
+    names: &[Name],
+    (since, until): (i64, i64),
+    visit: &mut dyn FnMut(usize, &PastRow<'_>) -> bool,
+) -> RowsRead {
+    let now = jiff::Timestamp::now().as_millisecond();
+    let ago = Duration::from_millis(now.saturating_sub(since).max(0).unsigned_abs());
+    let mut segments = stored.segments();
+    // In memory there is no such clock.
+    segments.retain(|segment| segment.age() <= ago + SLACK);
+    visit_segments(stored, segments, names, (since, until), visit)
+}
+
+/// The last of `segments` first.
+fn visit_segments(
+    stored: &StoredRows,
+    segments: Vec<Arc<Segment>>,
+    names: &[Name],
+    (since, until): (i64, i64),
+    visit: &mut dyn FnMut(usize, &PastRow<'_>) -> bool,
+) -> RowsRead {
     let mut read = RowsRead::default();
-    let is_of = |other: &Name| other.stream == name.stream && other.region == name.region;
-    let treatment = |other: &Name| match other.seen_through(&name.view) {
-        _ if other.model != name.model => Treatment::OtherModel,
-        SeenThrough::Other => Treatment::OtherView,
-        through => Treatment::Tell(other.seed(), through),
-    };
-    let names = stored.names.read();
-    let treatments: HashMap<u32, Treatment> =
-        names.iter().filter(|(_, other)| is_of(other)).map(|(number, other)| (number, treatment(other))).collect();
-    drop(names);
+    let mut treatments = HashMap::new();
+    for (number, other) in stored.names.read().iter() {
+        let is_of = |name: &Name| name.stream == other.stream && name.region == other.region;
+        let Some(at) = names.iter().position(is_of) else { continue };
+        let treatment = match other.seen_through(&names[at].view) {
+            _ if other.model != names[at].model => Treatment::OtherModel,
+            SeenThrough::Other => Treatment::OtherView,
+            through => Treatment::Tell(at, other.seed(), through),
+        };
+        treatments.insert(number, treatment);
+    }
     let mut embedding = Vec::new();
-    for segment in stored.segments() {
+    for segment in segments.iter().rev() {
         let length = segment.row_len();
         let mut buffer = vec![0; ROWS * length];
         let mut first = 0;
@@ -83,14 +121,13 @@ pub fn visit(
                     break;
                 }
             };
-            first += got as u64;
-            for row in buffer[..got * length].chunks_exact(length) {
+            for (number, row) in (first..).zip(buffer[..got * length].chunks_exact(length)) {
                 let Some(head) = RowHead::read(row).map(|head| head.checked(row)) else { continue };
                 if head.until < since || head.from > until {
                     continue;
                 }
-                let (seed, through) = match treatments.get(&head.name) {
-                    Some(Treatment::Tell(seed, through)) => (*seed, *through),
+                let (at, seed, through) = match treatments.get(&head.name) {
+                    Some(Treatment::Tell(at, seed, through)) => (*at, *seed, *through),
                     Some(Treatment::OtherView) => {
                         read.other_views += 1;
                         continue;
@@ -107,11 +144,14 @@ pub fn visit(
                 }
                 read.rows += 1;
                 read.unknown_views += u64::from(through == SeenThrough::Unknown);
-                let row = PastRow { tile: head.tile, from: head.from, until: head.until, embedding: &embedding };
-                if !visit(&row) {
+                let picture = (head.picture != 0).then_some(PictureName { segment: segment.number, row: number });
+                let row =
+                    PastRow { tile: head.tile, from: head.from, until: head.until, picture, embedding: &embedding };
+                if !visit(at, &row) {
                     return read;
                 }
             }
+            first += got as u64;
         }
     }
     read
@@ -202,6 +242,15 @@ mod tests {
         assert_eq!(visit(&stored, &name("gate", "none"), all, &mut |_| true).other_models, 300);
         assert_eq!(visit(&stored, &name("nowhere", "m"), all, &mut |_| true), RowsRead::default());
         assert_eq!(visit(&stored, &own, all, &mut |_| false).rows, 1);
+        // Written just now, whatever the rows say of themselves.
+        let mut of_each = [0; 2];
+        let both = [other.clone(), own.clone()];
+        let read = visit_latest(&stored, &both, (290_000, i64::MAX), &mut |at, row| {
+            of_each[at] += 1;
+            assert!(row.until >= 290_000 && row.picture.is_none());
+            true
+        });
+        assert_eq!((of_each, read.rows, read.other_models), ([5, 5], 10, 5));
 
         // A byte of a row's numbers.
         store.sync().unwrap();

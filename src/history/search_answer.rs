@@ -156,16 +156,31 @@ pub fn answer(
     }
 }
 
-/// Bars from the least margin to the most, without a gap between them.
+/// Counts of margins that lie close together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bars(std::collections::BTreeMap<i32, u64>);
+
+impl Bars {
+    pub fn note(&mut self, margin: f32) {
+        if margin.is_finite() {
+            // What a model's scale can come to is within these.
+            *self.0.entry((margin / BAR).floor().clamp(-400.0, 400.0) as i32).or_default() += 1;
+        }
+    }
+
+    /// From the least margin to the most, without a gap between them.
+    pub fn told(&self) -> Vec<HistogramBar> {
+        let ends = self.0.first_key_value().zip(self.0.last_key_value());
+        let all = ends.map(|((first, _), (last, _))| *first..=*last);
+        let bar = |bar: i32| HistogramBar { margin: bar as f32 * BAR, rows: self.0.get(&bar).copied().unwrap_or(0) };
+        all.into_iter().flatten().map(bar).collect()
+    }
+}
+
 fn histogram(margins: impl Iterator<Item = f32>) -> Vec<HistogramBar> {
-    // What a model's scale can come to is within these.
-    let bars =
-        margins.filter(|margin| margin.is_finite()).map(|margin| (margin / BAR).floor().clamp(-400.0, 400.0) as i32);
-    let mut counts = std::collections::BTreeMap::new();
-    bars.for_each(|bar| *counts.entry(bar).or_insert(0_u64) += 1);
-    let ends = counts.first_key_value().zip(counts.last_key_value()).map(|((first, _), (last, _))| *first..=*last);
-    let bar = |bar: i32| HistogramBar { margin: bar as f32 * BAR, rows: counts.get(&bar).copied().unwrap_or(0) };
-    ends.into_iter().flatten().map(bar).collect()
+    let mut bars = Bars::default();
+    margins.for_each(|margin| bars.note(margin));
+    bars.told()
 }
 
 fn time(milliseconds: i64) -> jiff::Timestamp {

@@ -10,6 +10,7 @@ pub mod kept_examples;
 pub mod mark_store;
 pub mod prompt_template;
 pub mod set;
+pub mod set_edit;
 pub mod state_copy;
 pub mod text_encoder;
 pub mod threshold_field;

@@ -1,4 +1,4 @@
-//! The latest events, for the status page and for an outbox that has no file: those of this run, and before them what the file still has of
+//! The latest events, for the live stream and for an outbox that has no file: those of this run, and before them what the file still has of
 //! earlier ones.
 //!
 //! Written by the threads that send events, read by the API's. When full, the oldest is forgotten.

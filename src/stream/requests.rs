@@ -23,7 +23,7 @@ const MQTT_ROOM: usize = 64;
 const API_ROOM: usize = 16;
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// To read the configuration again.
     Reload,
@@ -31,6 +31,21 @@ pub enum Action {
     Switch { stream: String, enabled: bool },
     /// To remove the copy of a label set from the state directory, and read the configuration again.
     ResetSet { set: String },
+    /// To keep a label set with this label in the state directory, if it is still the set that has this hash, and read the configuration again.
+    EditLabel { set: String, sha256: String, draft: LabelDraft },
+}
+
+/// A label as somebody wants it to be, and what it is to compete with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LabelDraft {
+    pub label: String,
+    pub prompts: Vec<String>,
+    pub negatives: Vec<String>,
+    /// Of the whole set; `None`: as it is.
+    pub background: Option<Vec<String>>,
+    /// Margins; `None`: as they are.
+    pub enter: Option<f64>,
+    pub exit: Option<f64>,
 }
 
 /// See the module.
@@ -51,6 +66,8 @@ pub enum RequestOutcome {
     Already,
     NoSuchStream,
     NoSuchSet,
+    /// What was to be changed is not any more what he who asks has seen, and why.
+    Outdated(String),
     /// Nothing has changed.
     Refused {
         why: String,

@@ -27,8 +27,16 @@ fn tags_of_a_real_camera_start_stop_and_come_back_after_it_was_killed() {
         let labels: std::collections::BTreeSet<_> = events.iter().filter_map(|e| e["data"]["label"].as_str()).collect();
         (labels.len() >= 3).then_some(())
     });
-    let (status, page) = daemon.get("/");
-    assert!(status == 200 && page.contains("gate"));
+    let small = eventually("a small picture of it", || {
+        let (_, body) = daemon.get("/api/v1/pictures?streams=gate,nobody&max_side=64");
+        let grid: serde_json::Value = serde_json::from_str(&body).unwrap();
+        grid["pictures"].as_array().unwrap().first().cloned()
+    });
+    assert_eq!(small["stream"], "gate");
+    let jpeg =
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, small["jpeg"].as_str().unwrap()).unwrap();
+    let picture = image::load_from_memory(&jpeg).unwrap();
+    assert_eq!(picture.width().max(picture.height()), 64);
 
     camera.kill();
     eventually("the stream is down", || {

@@ -92,6 +92,27 @@ fn the_readmes_first_camera_is_a_valid_configuration() {
 }
 
 #[test]
+fn the_first_camera_of_the_start_guide_is_a_valid_configuration_and_its_commands_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let guide = read("docs/start.md");
+    assert!(guide.split_whitespace().count() <= 1200);
+    let [camera, labels] = &blocks(&guide, "yaml")[..] else { panic!("two YAML blocks are expected") };
+    fs::write(folder.path().join("camera.yaml"), camera).unwrap();
+    fs::write(folder.path().join("labels.yaml"), labels).unwrap();
+    let shell: Vec<String> = blocks(&guide, "sh").join("\n").lines().map(str::to_owned).collect();
+    let token = shell.iter().find(|line| line.contains("> token")).unwrap();
+    assert!(
+        std::process::Command::new("sh").args(["-c", token]).current_dir(folder.path()).status().unwrap().success()
+    );
+    let check = shell.iter().find(|line| line.contains("vtagd check")).unwrap();
+    assert!(check.ends_with("target/release/vtagd check -c camera.yaml"), "{check}");
+    let mut command = vtagd(folder.path());
+    command.env("GATE_PASSWORD", "x").env("VTAGD__API__LISTEN", "127.0.0.1:0").args(["check", "-c"]);
+    let output = command.arg(folder.path().join("camera.yaml")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn the_readmes_table_names_files_that_exist() {
     let readme = read("README.md");
     let links: Vec<&str> = readme.split("](").skip(1).filter_map(|r| r.split(')').next()).collect();

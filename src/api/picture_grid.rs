@@ -1,0 +1,185 @@
+//! `/api/v1/pictures`: the newest pictures of several streams, small, in one answer, for a page that shows them all.
+//!
+//! In: which streams, and how large. Out: JSON with a JPEG each, and an `ETag` of all together. Nothing is waited for: a stream whose picture nobody has looked
+//! at for a minute has none until its next sample, and is left out. A sample is encoded once for all who look, on threads that may be busy
+//! ([`ENCODERS`](super::stream_detail::ENCODERS) at a time): of each stream the last one stays, at most [`MAX_STREAMS`] of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Shared;
+use super::guard::refusal;
+use super::openapi::{answer, list, object, of, operation};
+use super::parameters::{Parameter, ParameterKind, Parameters};
+use super::stream_detail::is_known;
+use crate::frame::Picture;
+use crate::platform::hex::hex;
+use crate::snapshot;
+
+/// Pictures of an answer, and pictures that are kept.
+const MAX_STREAMS: usize = 64;
+/// Longest side where nothing is said.
+const DEFAULT_SIDE: u64 = 320;
+/// Of the JPEG: it is looked at small.
+const QUALITY: u8 = 70;
+
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "streams",
+        kind: ParameterKind::Texts,
+        meaning: "Only of these streams; without it of the first 64. Names that are no stream's are passed over.",
+    },
+    Parameter {
+        name: "max_side",
+        kind: ParameterKind::Count { least: 16, most: 640, default: Some(DEFAULT_SIDE) },
+        meaning: "The longest side in pixels; a larger picture is scaled down.",
+    },
+];
+
+/// A picture as it is told.
+#[derive(Clone, Debug, Serialize)]
+struct SmallPicture {
+    stream: String,
+    sampled_at: Timestamp,
+    /// A JPEG, in base64.
+    jpeg: Arc<str>,
+}
+
+#[derive(Serialize)]
+struct GridAnswer {
+    pictures: Vec<SmallPicture>,
+}
+
+/// What was encoded last of each stream, and how large.
+#[derive(Default)]
+pub(super) struct SmallPictures(Mutex<HashMap<String, (u64, SmallPicture)>>);
+
+impl SmallPictures {
+    fn find(&self, stream: &str, side: u64, at: Timestamp) -> Option<SmallPicture> {
+        let kept = self.0.lock();
+        let (_, found) = kept.get(stream).filter(|(kept, found)| *kept == side && found.sampled_at == at)?;
+        Some(found.clone())
+    }
+
+    fn keep(&self, side: u64, picture: &SmallPicture) {
+        let mut kept = self.0.lock();
+        if kept.len() >= MAX_STREAMS && !kept.contains_key(&picture.stream) {
+            let oldest = kept.iter().min_by_key(|(_, (_, one))| one.sampled_at).map(|(stream, _)| stream.clone());
+            oldest.map(|oldest| kept.remove(&oldest));
+        }
+        kept.insert(picture.stream.clone(), (side, picture.clone()));
+    }
+}
+
+pub(super) async fn pictures(
+    State(shared): State<Shared>,
+    Extension(wanted): Extension<Parameters>,
+    headers: HeaderMap,
+) -> Response {
+    let side = wanted.count("max_side").unwrap_or(DEFAULT_SIDE);
+    let names = wanted.texts("streams");
+    let streams = shared.board.streams();
+    let now = Instant::now();
+    let is_wanted = |id: &str| names.is_none_or(|names| names.iter().any(|name| name == id));
+    let ids = streams.iter().map(|stream| stream.id().to_owned()).filter(|id| is_wanted(id)).take(MAX_STREAMS);
+    let held: Vec<(String, Timestamp, Arc<Picture>)> = ids
+        .filter_map(|id| {
+            let (time, picture) = shared.board.latest_pictures().of(&id)?.look(now)?;
+            Some((id, time.wall, picture))
+        })
+        .collect();
+    let mut hash = Sha256::new();
+    hash.update(side.to_le_bytes());
+    for (id, at, _) in &held {
+        hash.update(at.as_microsecond().to_le_bytes());
+        hash.update([id.as_bytes(), &[0]].concat());
+    }
+    let tag = format!("\"{}\"", &hex(&hash.finalize())[..32]);
+    // Kept by who asks, and asked for each time.
+    let revalidated = (header::CACHE_CONTROL, "private, no-cache".to_owned());
+    if is_known(&headers, &tag) {
+        return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag), revalidated]).into_response();
+    }
+    let small: Vec<_> = held.iter().map(|(id, at, _)| shared.board.small_pictures.find(id, side, *at)).collect();
+    let pictures = if small.iter().all(Option::is_some) {
+        small.into_iter().flatten().collect()
+    } else {
+        // It is never closed. The thread holds it, which goes on when nobody waits for its answer any more.
+        let turn = Arc::clone(&shared.board.encoders).acquire_owned().await;
+        let board = Arc::clone(&shared.board);
+        let encode = move || {
+            let _turn = turn;
+            // One who waited for his turn may find it done.
+            let small = |(id, at, picture): &(String, Timestamp, Arc<Picture>)| {
+                board.small_pictures.find(id, side, *at).or_else(|| {
+                    let jpeg = snapshot::jpeg(picture, u32::try_from(side).unwrap_or(u32::MAX), QUALITY).ok()?;
+                    let jpeg = STANDARD.encode(jpeg).into();
+                    let small = SmallPicture { stream: id.clone(), sampled_at: *at, jpeg };
+                    board.small_pictures.keep(side, &small);
+                    Some(small)
+                })
+            };
+            held.iter().filter_map(small).collect::<Vec<_>>()
+        };
+        match tokio::task::spawn_blocking(encode).await {
+            Ok(pictures) => pictures,
+            Err(_) => return refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
+        }
+    };
+    ([(header::ETAG, tag), revalidated], Json(GridAnswer { pictures })).into_response()
+}
+
+/// How the document tells of the route.
+pub(super) fn described() -> Value {
+    let tag = json!({ "ETag": { "required": true, "schema": { "type": "string" } } });
+    let mut found = answer("Those that are held; `ETag` changes with every sample of them.", of("SmallPictures"));
+    found["headers"] = tag.clone();
+    let same = json!({ "description": "They are still the pictures that `If-None-Match` names.", "headers": tag });
+    let summary = "The newest pictures of streams, small, in one answer. A stream that nobody has looked at for a minute has none before its next sample.";
+    operation("pictures", summary, &[("200", found), ("304", same)])
+}
+
+pub(super) fn schema() -> Value {
+    let jpeg = json!({ "type": "string", "contentEncoding": "base64", "contentMediaType": "image/jpeg" });
+    let at = json!({ "type": "string", "format": "date-time" });
+    object(
+        json!({ "pictures": list(object(json!({ "stream": { "type": "string" }, "sampled_at": at, "jpeg": jpeg }))) }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(stream: usize, second: i64) -> SmallPicture {
+        let sampled_at = Timestamp::from_second(second).unwrap();
+        SmallPicture { stream: format!("camera-{stream}"), sampled_at, jpeg: "".into() }
+    }
+
+    #[test]
+    fn the_last_of_each_stream_is_kept_and_the_oldest_makes_room() {
+        let kept = SmallPictures::default();
+        for stream in 0..MAX_STREAMS + 1 {
+            kept.keep(320, &picture(stream, stream as i64));
+        }
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        assert!(kept.find("camera-0", 320, at(0)).is_none() && kept.find("camera-1", 320, at(1)).is_some());
+        assert!(kept.find("camera-1", 321, at(1)).is_none() && kept.find("camera-1", 320, at(2)).is_none());
+        kept.keep(320, &picture(1, 500));
+        assert!(kept.find("camera-1", 320, at(500)).is_some());
+        assert_eq!(kept.0.lock().len(), MAX_STREAMS);
+    }
+}

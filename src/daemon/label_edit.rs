@@ -1,0 +1,181 @@
+//! A label as the page wants it: what the set is with it, and the copy of the set that says so.
+//!
+//! In: a label set as it runs or as its file has it, and a [`LabelDraft`]. Out: the set with it; or its text as the copy in the state directory, with what
+//! there was of one before. Reads and writes there, on the caller's thread: the main thread, which has the configuration read again afterwards.
+
+use std::path::{Path, PathBuf};
+
+use crate::label::set::{self, Parsed};
+use crate::label::state_copy::{self, NoCopy, PutError};
+use crate::label::{Label, LabelSet, set_edit};
+use crate::platform::state_folder::{StateError, StateFolder};
+use crate::score::Threshold;
+use crate::stream::requests::{LabelDraft, RequestOutcome};
+use crate::yaml::problem::Problem;
+use crate::yaml::{Document, MAX_BYTES};
+
+/// Beside the text of a set there is a line of vtagd's own in its copy.
+const MOST: u64 = 2 * MAX_BYTES;
+
+/// Who made a copy.
+const BY: &str = "the page";
+
+/// The copy of a set that there was, or that there was none.
+#[derive(Debug)]
+pub struct CopyBefore {
+    place: PathBuf,
+    content: Option<Vec<u8>>,
+}
+
+impl CopyBefore {
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn restore(self, state: &StateFolder) -> Result<(), StateError> {
+        match self.content {
+            Some(content) => state.write(&self.place, &content),
+            None => state.remove(&self.place).map(|_| ()),
+        }
+    }
+}
+
+/// `set` with a label as `draft` has it, at its place or behind the others.
+pub fn drafted(set: &LabelSet, draft: &LabelDraft) -> LabelSet {
+    let mut set = set.clone();
+    if let Some(background) = &draft.background {
+        set.background.clone_from(background);
+    }
+    let at = set.labels.iter().position(|label| label.name == draft.label).unwrap_or_else(|| {
+        set.labels.push(Label::plain(&draft.label));
+        set.labels.len() - 1
+    });
+    let label = &mut set.labels[at];
+    if !draft.prompts.is_empty() {
+        label.prompts.clone_from(&draft.prompts);
+    }
+    label.negatives.clone_from(&draft.negatives);
+    let margin = |threshold: Option<f64>, before: Option<Threshold>| threshold.map(Threshold::Margin).or(before);
+    label.thresholds.enter = margin(draft.enter, label.thresholds.enter);
+    label.thresholds.exit = margin(draft.exit, label.thresholds.exit);
+    set
+}
+
+/// Keeps the set of the configuration's `file`, with the label, as a copy, if what is in force of it still has the hash `sha256`.
+///
+/// # Errors
+/// What is told instead: nothing has changed then.
+pub fn keep(
+    state: &StateFolder,
+    name: &str,
+    file: &Path,
+    sha256: &str,
+    draft: &LabelDraft,
+) -> Result<CopyBefore, RequestOutcome> {
+    let refused = |why: String| RequestOutcome::Refused { why, problems: Vec::new() };
+    let with_problems =
+        |problems: Vec<Problem>| RequestOutcome::Refused { why: format!("the set `{name}` has problems"), problems };
+    let original = Document::read(file).map_err(|problem| with_problems(vec![*problem]))?;
+    let parsed: Parsed = match state_copy::read(state, name) {
+        Ok(copy) if copy.origin.file_sha256 != state_copy::fingerprint(original.text()) => {
+            let why = "its file has changed since its copy was made, and one of the two would be lost: `vtagd labels export` prints the copy, \
+                       `vtagd labels reset` goes back to the file";
+            return Err(RequestOutcome::Outdated(why.to_owned()));
+        }
+        Ok(copy) => copy.parsed,
+        Err(NoCopy::Absent) => {
+            let again =
+                Document::parse(file, original.text().as_bytes()).map_err(|problem| with_problems(vec![*problem]))?;
+            let mut parsed = set::check(again).map_err(with_problems)?;
+            // Of the file's bytes, with its byte-order mark.
+            original.sha256().clone_into(&mut parsed.set.sha256);
+            parsed
+        }
+        Err(NoCopy::Unreadable(why) | NoCopy::Wrong(why)) => {
+            let why = format!("its copy is not in force: {why}; `vtagd labels reset` removes it");
+            return Err(RequestOutcome::Outdated(why));
+        }
+    };
+    if parsed.set.sha256 != sha256 {
+        let why = "the set has changed since it was read, perhaps on the disk: read it again; what the file says comes into force with a reload";
+        return Err(RequestOutcome::Outdated(why.to_owned()));
+    }
+    let wanted = drafted(&parsed.set, draft);
+    if wanted == parsed.set {
+        return Err(RequestOutcome::Already);
+    }
+    let text = set_edit::edited(&parsed.document, &parsed.set, &wanted, &draft.label).map_err(refused)?;
+    let place = state_copy::name_of(name);
+    let content = state.read(&place, MOST).map_err(|error| refused(format!("its copy cannot be read: {error}")))?;
+    match state_copy::put(state, name, state_copy::body(&text), &original, BY) {
+        Ok(()) => Ok(CopyBefore { place, content }),
+        Err(PutError::Set(problems)) => Err(with_problems(problems)),
+        Err(other) => Err(refused(other.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SET: &str = "# ours\nset: yard\nbackground: [an empty yard] # seen at night\nlabels:\n  - name: car # any\n    enter: 0.7\n";
+
+    fn draft(label: &str) -> LabelDraft {
+        let prompts = vec![format!("a {label}")];
+        LabelDraft { label: label.to_owned(), prompts, enter: Some(2.5), exit: Some(1.5), ..LabelDraft::default() }
+    }
+
+    fn folder() -> (tempfile::TempDir, StateFolder, PathBuf, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("yard.yaml");
+        std::fs::write(&file, SET).unwrap();
+        let state = StateFolder::configured(folder.path().join("state"));
+        let sha256 = set::read(&file).unwrap().set.sha256;
+        (folder, state, file, sha256)
+    }
+
+    #[test]
+    fn a_label_is_added_to_a_copy_and_the_next_needs_the_hash_of_that() {
+        let (_folder, state, file, sha256) = folder();
+        let before = keep(&state, "yard", &file, &sha256, &draft("dog")).unwrap();
+        let copy = state_copy::read(&state, "yard").unwrap();
+        assert!(copy.text.starts_with(SET), "what was there stays as it was: {}", copy.text);
+        let dog = copy.parsed.set.labels.last().unwrap();
+        assert_eq!((&*dog.name, &dog.prompts[..]), ("dog", &["a dog".to_owned()][..]));
+        assert_eq!(dog.thresholds.enter, Some(Threshold::Margin(2.5)));
+        assert_eq!(copy.origin.by, BY);
+        assert!(matches!(keep(&state, "yard", &file, &sha256, &draft("cat")), Err(RequestOutcome::Outdated(_))));
+        let second = keep(&state, "yard", &file, &copy.parsed.set.sha256, &draft("cat")).unwrap();
+        assert_eq!(state_copy::read(&state, "yard").unwrap().parsed.set.labels.len(), 3);
+        second.restore(&state).unwrap();
+        assert_eq!(state_copy::read(&state, "yard").unwrap().text, copy.text);
+        before.restore(&state).unwrap();
+        assert_eq!(state_copy::read(&state, "yard").unwrap_err(), NoCopy::Absent);
+    }
+
+    #[test]
+    fn a_file_that_changed_on_the_disk_meanwhile_is_not_overwritten() {
+        let (_folder, state, file, sha256) = folder();
+        std::fs::write(&file, SET.replace("0.7", "0.8")).unwrap();
+        assert!(matches!(keep(&state, "yard", &file, &sha256, &draft("dog")), Err(RequestOutcome::Outdated(_))));
+        std::fs::write(&file, SET).unwrap();
+        keep(&state, "yard", &file, &sha256, &draft("dog")).unwrap();
+        let copy = state_copy::read(&state, "yard").unwrap();
+        std::fs::write(&file, SET.replace("0.7", "0.8")).unwrap();
+        let told = keep(&state, "yard", &file, &copy.parsed.set.sha256, &draft("cat")).unwrap_err();
+        assert!(matches!(told, RequestOutcome::Outdated(why) if why.contains("labels reset")));
+        assert_eq!(state_copy::read(&state, "yard").unwrap().text, copy.text);
+    }
+
+    #[test]
+    fn what_is_so_already_and_what_is_no_label_changes_nothing() {
+        let (_folder, state, file, sha256) = folder();
+        let same = LabelDraft { label: "car".into(), prompts: vec!["car".into()], ..LabelDraft::default() };
+        assert!(matches!(keep(&state, "yard", &file, &sha256, &same), Err(RequestOutcome::Already)));
+        for wrong in [draft(" "), LabelDraft { exit: Some(9.0), ..draft("dog") }] {
+            let told = keep(&state, "yard", &file, &sha256, &wrong).unwrap_err();
+            assert!(matches!(told, RequestOutcome::Refused { .. }), "{told:?}");
+        }
+        assert_eq!(state_copy::read(&state, "yard").unwrap_err(), NoCopy::Absent);
+    }
+}

@@ -1,0 +1,137 @@
+//! The label lab by the API of a real daemon: a label that is thought of has a curve over the past, and one that is saved is in force, tells, and keeps what
+//! the set's file says beside it. And who may do that.
+
+use std::path::Path;
+
+use crate::common::daemon::{Daemon, eventually, root, vtagd};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "first-token-0123456789abcdef";
+const SET: &str = "# what is in view\nset: things\nbackground: [a wall] # white\nlabels:\n  - name: cat # the old one\n    prompts: [a cat]\n    enter: { margin: 900 }\n    exit: { margin: 899 }\n";
+
+fn start(folder: &Path, history: &str) -> Daemon {
+    std::fs::write(folder.join("token"), TOKEN).unwrap();
+    std::fs::write(folder.join("things.yaml"), SET).unwrap();
+    let config = format!(
+        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, url: \"file://{}\", loop: true }}]\n\
+         labels: [things.yaml]\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: outbox.db }}\nstate: {{ path: state }}\n\
+         history: {history}\nevents: {{ after: 0s }}\napi: {{ listen: 127.0.0.1:0, token: {{ file: token }} }}\n",
+        root().join("demo/clip.mp4").display()
+    );
+    let mut daemon = Daemon::start(folder, &config);
+    let url = daemon.url();
+    eventually("it is ready", || (ask(&url, "GET", "/readyz", &[], None).0 == 200).then_some(()));
+    daemon
+}
+
+/// With the token, unless other headers are given.
+fn ask(
+    url: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&Value>,
+) -> (u16, Value, Option<String>) {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let bearer = format!("Bearer {TOKEN}");
+    let own = [("Authorization", &*bearer), ("Content-Type", "application/json")];
+    let mut request = ureq::http::Request::builder().method(method).uri(format!("{url}{path}"));
+    for (name, value) in if headers.is_empty() { &own[..] } else { headers } {
+        request = request.header(*name, *value);
+    }
+    let mut answer = match body {
+        Some(body) => agent.run(request.body(body.to_string()).unwrap()).unwrap(),
+        None => agent.run(request.body(()).unwrap()).unwrap(),
+    };
+    let cookie = answer.headers().get("set-cookie").map(|value| value.to_str().unwrap().to_owned());
+    let text = answer.body_mut().read_to_string().unwrap();
+    (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::Null), cookie)
+}
+
+fn set(url: &str) -> Value {
+    ask(url, "GET", "/api/v1/labels", &[], None).1["sets"][0].clone()
+}
+
+#[test]
+fn a_label_that_is_thought_of_has_a_curve_and_one_that_is_saved_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = start(folder.path(), "{ path: kept }");
+    let url = daemon.url();
+    let draft = json!({ "label": "launch", "prompts": ["a rocket launch"], "hours": 1 });
+    let tried = eventually("the history has something", || {
+        let (status, tried, _) = ask(&url, "POST", "/api/v1/labels/things/try", &[], Some(&draft));
+        assert!(status == 200 || status == 503, "{status} {tried}");
+        (status == 200 && tried["streams"][0]["rows"].as_u64() > Some(3)).then_some(tried)
+    });
+    let stream = &tried["streams"][0];
+    assert_eq!(
+        (stream["stream"].as_str(), stream["region"].as_str(), &tried["label"]),
+        (Some("gate"), None, &json!("launch"))
+    );
+    assert!((1..=720).contains(&stream["curve"].as_array().unwrap().len()));
+    let points: Vec<f64> = stream["curve"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+    assert!(!points.is_empty() && stream["now"].is_number(), "{stream}");
+    let rows: u64 = stream["histogram"].as_array().unwrap().iter().map(|bar| bar["rows"].as_u64().unwrap()).sum();
+    assert_eq!(rows, stream["rows"].as_u64().unwrap());
+    assert_eq!(set(&url)["labels"], json!(["cat"]), "trying changes nothing");
+
+    // Whatever it shows is above it.
+    let sha256 = set(&url)["sha256"].clone();
+    let mut edit =
+        json!({ "label": "launch", "prompts": ["a rocket launch"], "enter": -900, "exit": -901, "sha256": sha256 });
+    let (status, told, _) = ask(&url, "POST", "/api/v1/labels/things/edit", &[], Some(&edit));
+    assert_eq!((status, &told["changed"]), (200, &json!(true)), "{told}");
+    let now = set(&url);
+    assert_eq!((&now["labels"], &now["in_force"]), (&json!(["cat", "launch"]), &json!("state")));
+    assert_eq!(now["copy"]["by"], "the page");
+    eventually("it tells", || daemon.events().iter().any(|event| event["data"]["label"] == "launch").then_some(()));
+    let export =
+        vtagd(folder.path()).args(["labels", "export", "things", "-c"]).arg(folder.path().join("vtagd.yaml")).output();
+    let export = String::from_utf8(export.unwrap().stdout).unwrap();
+    assert!(export.contains(SET.trim_end()), "comments and order stay:\n{export}");
+
+    // Somebody else's copy is newer by now.
+    let (status, told, _) = ask(&url, "POST", "/api/v1/labels/things/edit", &[], Some(&edit));
+    assert_eq!(status, 409, "{told}");
+    edit["sha256"] = set(&url)["sha256"].clone();
+    let (status, told, _) = ask(&url, "POST", "/api/v1/labels/things/edit", &[], Some(&edit));
+    assert_eq!((status, &told["changed"]), (200, &json!(false)), "{told}");
+    // The file was changed on the disk, which nobody has read yet.
+    std::fs::write(folder.path().join("things.yaml"), SET.replace("white", "grey")).unwrap();
+    edit["enter"] = json!(-800);
+    let (status, told, _) = ask(&url, "POST", "/api/v1/labels/things/edit", &[], Some(&edit));
+    assert!(status == 409 && told["error"].as_str().unwrap().contains("labels reset"), "{told}");
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_set_is_changed_by_nobody_but_a_page_of_this_host_with_the_session_and_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = start(folder.path(), "off");
+    let url = daemon.url();
+    let edit = json!({ "label": "dog", "sha256": set(&url)["sha256"] });
+    let bearer = format!("Bearer {TOKEN}");
+    let (_, session, cookie) = ask(&url, "POST", "/api/v1/session", &[("Authorization", &bearer)], None);
+    let cookie = cookie.unwrap().split(';').next().unwrap().to_owned();
+    let csrf = session["csrf_token"].as_str().unwrap().to_owned();
+    let by = |headers: &[(&str, &str)]| ask(&url, "POST", "/api/v1/labels/things/edit", headers, Some(&edit)).0;
+    let json = ("Content-Type", "application/json");
+    let (cookie, csrf) = (("Cookie", &*cookie), ("X-CSRF-Token", &*csrf));
+    assert_eq!(by(&[json]), 401, "nobody");
+    assert_eq!(by(&[json, cookie]), 403, "a page from elsewhere has the cookie alone");
+    assert_eq!(by(&[json, cookie, csrf, ("Origin", "https://evil.example")]), 403);
+    assert_eq!(by(&[json, cookie, csrf, ("Origin", "null")]), 403);
+    assert_eq!(by(&[("Content-Type", "text/plain"), cookie, csrf]), 415, "what a form can send");
+    assert_eq!(set(&url)["in_force"], "file");
+    assert_eq!(by(&[json, cookie, csrf, ("Origin", &url)]), 200);
+    assert_eq!(set(&url)["labels"], json!(["cat", "dog"]));
+
+    // Without a history the lab says why it has nothing to show; names are data, whatever they look like.
+    let (status, told, _) = ask(&url, "POST", "/api/v1/labels/things/try", &[], Some(&json!({ "label": "dog" })));
+    assert!(status == 409 && told["error"].as_str().unwrap().contains("history"), "{told}");
+    let named = "<img src=x onerror=alert(1)>";
+    let edit = json!({ "label": named, "prompts": ["a dog"], "sha256": set(&url)["sha256"] });
+    let (status, told, _) = ask(&url, "POST", "/api/v1/labels/things/edit", &[], Some(&edit));
+    assert!(status == 200 || status == 422, "{told}");
+    assert!(daemon.stop().success());
+}

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The page in a headless Chromium: its tests, or with `screenshots` the pictures of docs/page.md. Called by `make test-page` and `make screenshots`.
+# Chromium and Node come from Debian, playwright-core and axe-core from npm, pinned with their hashes; nothing of them is part of vtagd.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+command -v chromium >/dev/null && command -v node >/dev/null || tools/setup/packages.sh chromium nodejs npm
+(cd tests/browser && npm ci --no-audit --no-fund --ignore-scripts --loglevel error)
+if [ -z "${VTAGD-}" ]; then
+    tools/cargo build --locked --features vtagd/kafka -p vtagd -p rtsp-server --bins
+fi
+case "${1-test}" in
+test) exec node --test --test-concurrency=1 tests/browser/page.test.mjs ;;
+screenshots) exec node tests/browser/screenshots.mjs ;;
+*) echo "test_page: test or screenshots" >&2; exit 2 ;;
+esac

@@ -1,0 +1,185 @@
+// What was told: a row for each tag, the newest first, as far back as the outbox goes; each can be called right or wrong. With `order=uncertain` the tags of a day
+// whose peaks were nearest to their thresholds.
+
+import { attempt, get, located, post } from './api.js';
+import { button, choice, duration, each, field, h, here, marginOf, percent, put, replaceAddress, say, time } from './dom.js';
+import { strip } from './chart.js';
+import * as live from './live.js';
+
+/** Events of a page. */
+const PAGE = 100;
+/** Tags that the page holds, at most: those that are older can be had by `until`. */
+const HELD = 2000;
+/** Events that a review looks through. */
+const REVIEWED = 1000;
+
+/** Puts events together to tags, whatever the order they come in. */
+class Tags {
+  constructor() {
+    this.all = new Map();
+  }
+
+  /** @param {object} event */
+  note(event) {
+    const { data } = event;
+    const kind = event.type.split('.').pop();
+    let tag = this.all.get(data.tag_id);
+    if (!tag) {
+      tag = { id: data.tag_id, event: event.id, stream: data.stream, region: data.region, set: data.set, label: data.label, from: data.started_at, to: null, peak: 0, picture: null, at: event.time };
+      this.all.set(data.tag_id, tag);
+    }
+    tag.peak = Math.max(tag.peak, data.peak);
+    if (data.snapshot && (!tag.picture || event.time >= tag.at)) tag.picture = located(data.snapshot);
+    if (event.time >= tag.at) tag.at = event.time;
+    if (kind === 'end') Object.assign(tag, { to: data.ended_at, reason: data.reason, event: event.id });
+    return tag;
+  }
+
+  newestFirst() {
+    return [...this.all.values()].sort((a, b) => (a.from < b.from ? 1 : a.from > b.from ? -1 : 0));
+  }
+}
+
+function fits(event, { stream, set, label }) {
+  return (!stream || event.data.stream === stream) && (!set || event.data.set === set) && (!label || event.data.label === label);
+}
+
+/** The parameters of the API that the address's are. */
+function asked({ stream, set, label, since, until }) {
+  return { stream, set, label, since, until };
+}
+
+function row(tag, mark) {
+  const said = h('span', { class: 'said', role: 'status' });
+  const judge = (verdict) => async () => {
+    const done = await attempt(() => post(`events/${tag.event}/mark`, { verdict }));
+    if (done) say(said, `marked as ${done.mark.kind}`);
+  };
+  const place = tag.region ? `${tag.stream} (${tag.region})` : tag.stream;
+  return h(
+    'li',
+    { class: 'tag' },
+    h('a', { class: 'picture', 'aria-label': `${tag.label} at ${place}, the picture` }),
+    h('div', {}, h('strong', {}, tag.label), ' at ', h('a', { href: here(`camera/${encodeURIComponent(tag.stream)}`) }, place), h('p', { class: 'small' })),
+    h('div', { class: 'verdict' }, button('right', judge('right'), { 'aria-label': `${tag.label} at ${time(tag.from)}: right` }), button('wrong', judge('wrong'), { 'aria-label': `${tag.label} at ${time(tag.from)}: wrong` }), said),
+  );
+}
+
+function setRow(element, tag) {
+  const [picture, text] = element.children;
+  if (tag.picture && picture.getAttribute('href') !== tag.picture) {
+    picture.href = tag.picture;
+    // The file may come a moment after its event, or be gone.
+    let again = true;
+    const missing = () => {
+      if (!again) return image.remove();
+      again = false;
+      return setTimeout(() => (image.src = tag.picture), 2000);
+    };
+    const image = h('img', { src: tag.picture, alt: `${tag.label} at ${tag.stream}`, loading: 'lazy', onerror: missing });
+    put(picture, image);
+  }
+  picture.hidden = !tag.picture;
+  const lasted = tag.to ? duration((new Date(tag.to) - new Date(tag.from)) / 1000) : 'still open';
+  const moment = here('events', { stream: tag.stream, set: tag.set, label: tag.label, since: tag.from, until: new Date(new Date(tag.at).getTime() + 1000).toISOString() });
+  const small = text.querySelector('.small');
+  const words = `${time(tag.from)} · ${lasted} · peak ${percent(tag.peak)}${tag.reason && tag.reason !== 'below_exit' ? ` · ${tag.reason}` : ''}`;
+  if (small.dataset.words !== words) {
+    small.dataset.words = words;
+    put(small, h('a', { href: moment }, words));
+  }
+  element.classList.toggle('open', !tag.to);
+}
+
+export function events(body, parameters) {
+  const tags = new Tags();
+  const list = h('ol', { class: 'tags' });
+  const band = h('div', { class: 'band' });
+  const filters = h('form', { class: 'filters', onsubmit: (event) => event.preventDefault() });
+  const more = button('Older', () => attempt(older), { hidden: true });
+  const empty = h('p', { hidden: true });
+  put(body, filters, band, list, empty, more);
+  let wanted = parameters;
+  let next = null;
+  let left = false;
+  let thresholds = new Map();
+
+  const draw = () => {
+    let all = tags.newestFirst();
+    if (wanted.order === 'uncertain') {
+      const far = (tag) => Math.abs(marginOf(tag.peak) - (thresholds.get(`${tag.set}\n${tag.label}`) ?? 0));
+      all = all.sort((a, b) => far(a) - far(b)).slice(0, 50);
+    }
+    strip(band, all);
+    each(list, all.slice(0, HELD), (tag) => tag.id, row, setRow);
+    empty.hidden = all.length > 0;
+    say(empty, 'Nothing was told that fits. A label tells once its score stays above its threshold: the bars of a camera show how near it is, the label lab which threshold would have told.');
+  };
+  let soon = false;
+  /** Events may come faster than anybody reads. */
+  const drawSoon = () => {
+    if (soon) return;
+    soon = true;
+    setTimeout(() => {
+      soon = false;
+      draw();
+    }, 250);
+  };
+  const older = async () => {
+    const page = await get('events', { ...asked(wanted), limit: PAGE, cursor: next });
+    page.events.forEach((event) => tags.note(event));
+    next = page.next;
+    more.hidden = !next || tags.all.size >= HELD;
+    draw();
+  };
+  const begin = async () => {
+    tags.all.clear();
+    next = null;
+    if (wanted.order === 'uncertain') {
+      const { sets } = await get('labels');
+      thresholds = new Map(sets.flatMap((set) => set.details.map((one) => [`${set.set}\n${one.label}`, one.enter.margin ?? 0])));
+      const page = await get('events', { ...asked(wanted), since: wanted.since || '1d', limit: REVIEWED });
+      page.events.forEach((event) => tags.note(event));
+      more.hidden = true;
+      draw();
+      return;
+    }
+    await older();
+    // What is seen at first fills a screen, also where pages are short.
+    if (next && tags.all.size < 10) await older();
+  };
+  const change = (key) => (value) => {
+    wanted = { ...wanted, [key]: value };
+    replaceAddress('events', wanted);
+    attempt(begin);
+  };
+  attempt(async () => {
+    const [{ streams }, { sets }] = await Promise.all([get('streams'), get('labels')]);
+    if (left) return;
+    const options = (names, text) => [['', `all ${text}`], ...[...new Set(names)].sort().map((name) => [name, name])];
+    const order = choice([['', 'newest first'], ['uncertain', 'most uncertain of a day']], wanted.order || '', change('order'));
+    put(
+      filters,
+      field('stream', choice(options(streams.map((one) => one.id), 'streams'), wanted.stream || '', change('stream'))),
+      field('set', choice(options(sets.map((one) => one.set), 'sets'), wanted.set || '', change('set'))),
+      field('label', choice(options(sets.flatMap((one) => one.labels), 'labels'), wanted.label || '', change('label'))),
+      field('order', order),
+      wanted.since || wanted.until ? h('p', {}, h('a', { href: here('events', { ...wanted, since: '', until: '' }) }, 'Not this moment alone')) : null,
+    );
+  });
+  attempt(begin);
+  const ends = [
+    live.on('event', (event) => {
+      if (wanted.order || wanted.until || !fits(event, wanted)) return;
+      tags.note(event);
+      drawSoon();
+    }),
+    live.on('lost', (lost) => lost.kind === 'event' && attempt(begin)),
+    // What came while nobody looked.
+    live.on('state', ({ now, before }) => now === 'live' && before !== 'connecting' && attempt(begin)),
+  ];
+  return () => {
+    left = true;
+    ends.forEach((end) => end());
+  };
+}

@@ -1,0 +1,301 @@
+// The label lab: how any words stand on every camera, now and over the last hours, and which moments a threshold would have told; marks; and the label, saved.
+//
+// What is shown is what would be in force: the daemon scores the past with the set as it would be. Only which points lie above the threshold is found here.
+
+import { ApiError, attempt, get, notice, post } from './api.js';
+import { button, choice, each, field, h, here, percent, put, replaceAddress, say, scoreOf, settled, time } from './dom.js';
+import { curve, histogram, stretch, stretches } from './chart.js';
+
+const HOURS = [
+  ['1', 'the last hour'],
+  ['6', 'the last 6 hours'],
+  ['24', 'the last day'],
+  ['168', 'the last week'],
+];
+/** Moments of a camera that are listed: the highest. */
+const LISTED = 12;
+
+const lines = (area) => area.value.split('\n').map((line) => line.trim()).filter(Boolean);
+
+export function lab(body, parameters) {
+  let sets = [];
+  let set = null;
+  let told = null;
+  let charts = [];
+  let marks = [];
+  let under = null;
+  /** Whether the fields say what a label of the set says. */
+  let filled = false;
+  const wanted = { ...parameters };
+
+  const name = h('input', { type: 'text', maxlength: 256, value: wanted.label || '', list: 'labels-known', autocomplete: 'off', placeholder: 'forklift' });
+  const known = h('datalist', { id: 'labels-known' });
+  const area = (placeholder) => h('textarea', { rows: 3, placeholder, oninput: changed });
+  const prompts = area('a forklift\na forklift carrying pallets');
+  const negatives = area('a pallet jack');
+  const background = area('an empty loading dock');
+  const hours = choice(HOURS, wanted.hours || '6', (value) => {
+    wanted.hours = value;
+    attempt(look);
+  });
+  const choices = h('div', { class: 'filters' });
+  const level = h('input', { type: 'range', min: -10, max: 10, step: 0.1, value: 0, oninput: move });
+  const shown = h('output', {});
+  const state = h('p', { role: 'status' });
+  const results = h('div', { class: 'results' });
+  const save = button('Save the label', () => attempt(keep), { class: 'main', disabled: true });
+  const fit = button('Calibrate: the threshold that fits the marks best', () => attempt(calibrate), { disabled: true });
+  const form = h(
+    'form',
+    { class: 'lab-form', onsubmit: (event) => event.preventDefault() },
+    choices,
+    h('div', { class: 'columns' }, field('Label (its name in events)', name), field('Prompts: what it looks like, one a line', prompts), field('Negatives: what is alike and not meant', negatives), field('Background of the set: what is usually seen', background)),
+  );
+  const threshold = h('div', { class: 'threshold-box', hidden: true }, field('Threshold (margin)', level), shown, h('p', {}, fit, ' ', save));
+  put(body, form, known, state, threshold, results);
+
+  name.addEventListener('change', () => {
+    choose();
+    attempt(look);
+  });
+  const soon = settled(500, () => attempt(look));
+
+  function changed() {
+    say(state, 'changed …');
+    soon();
+  }
+
+  /** The fields become those of the label that is named, where there is one; what was typed for a new one stays. */
+  function choose() {
+    const own = set?.details.find((one) => one.label === name.value.trim());
+    if (own || filled) {
+      prompts.value = own ? own.prompts.join('\n') : '';
+      negatives.value = own ? own.negatives.join('\n') : '';
+    }
+    filled = Boolean(own);
+  }
+
+  function fillBackground() {
+    background.value = (set?.background || []).join('\n');
+  }
+
+  function draft() {
+    const same = JSON.stringify(lines(background)) === JSON.stringify(set.background);
+    return { label: name.value.trim(), prompts: lines(prompts), negatives: lines(negatives), background: same ? null : lines(background) };
+  }
+
+  async function readSets() {
+    ({ sets } = await get('labels'));
+    set = sets.find((one) => one.set === (set?.set || wanted.set)) || sets[0] || null;
+  }
+
+  async function look() {
+    save.disabled = true;
+    if (!set) return say(state, 'There is no label set yet: name a file under `labels` in the configuration, with `set:` and one label, and reload it.');
+    if (!name.value.trim()) return say(state, 'Type any words as the label: its curve on every camera follows.');
+    Object.assign(wanted, { set: set.set, label: name.value.trim() });
+    replaceAddress('lab', wanted);
+    under?.abort();
+    under = new AbortController();
+    say(state, 'looking at the past …');
+    try {
+      const hoursBack = Number(hours.value);
+      const [tried, { marks: found }] = await Promise.all([
+        post(`labels/${encodeURIComponent(set.set)}/try`, {}, { json: { ...draft(), hours: hoursBack }, signal: under.signal }),
+        get('marks', { set: set.set, label: wanted.label }),
+      ]);
+      told = tried;
+      marks = found;
+    } catch (error) {
+      if (error.name === 'AbortError') return null;
+      if (!(error instanceof ApiError)) throw error;
+      const off = error.status === 409 ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
+      put(results);
+      threshold.hidden = true;
+      return say(state, `${error.message}.${off}`);
+    }
+    return draw();
+  }
+
+  function draw() {
+    const points = told.streams.flatMap((one) => one.curve).filter((margin) => margin !== null);
+    if (points.length === 0) {
+      put(results);
+      threshold.hidden = true;
+      return say(state, told.other_models ? 'What the history keeps of that time is of another model.' : 'The history keeps nothing of that time yet: look again in a minute.');
+    }
+    const low = Math.floor(Math.min(...points)) - 1;
+    const high = Math.ceil(Math.max(...points)) + 1;
+    const isNew = !set.labels.includes(told.label);
+    Object.assign(level, { min: low, max: high });
+    // Of a label that has none yet: between what is seen nearly always and the highest.
+    if (isNew && level.dataset.of !== told.label) level.value = suggestion(points);
+    else if (level.dataset.of !== told.label) level.value = told.enter.margin ?? 0;
+    level.dataset.of = told.label;
+    threshold.hidden = false;
+    save.disabled = false;
+    charts = told.streams.filter((one) => one.rows > 0).map((one) => chart(one, low, high));
+    put(results, charts.map((one) => one.element));
+    const silent = told.streams.filter((one) => one.rows === 0).map((one) => one.stream);
+    const missing = silent.length ? ` Nothing is kept of ${silent.join(', ')}.` : '';
+    const cameras = told.streams.length - silent.length;
+    say(state, `${cameras === 1 ? 'one camera' : `${cameras} cameras`}, ${points.length} points.${missing}${told.is_whole ? '' : ' There is more than is looked at: the oldest is left out.'}`);
+    return move();
+  }
+
+  const since = () => new Date(told.since).getTime();
+  const instant = (at) => since() + at * told.step * 1000;
+
+  function chart(one, low, high) {
+    const place = one.region ? `${one.stream} (${one.region})` : one.stream;
+    const summary = h('p', { class: 'small' });
+    const moments = h('ul', { class: 'moments' });
+    const selection = h('p', { class: 'verdict', hidden: true });
+    const chosen = (from, to) => {
+      put(selection, `${stretch(instant(from), instant(to))}: `, button('seen', mark('seen', from, to)), button('absent', mark('absent', from, to)), button('neither', () => {
+        selection.hidden = true;
+        line.forget();
+      }));
+      selection.hidden = false;
+    };
+    const mark = (kind, from, to) => () =>
+      attempt(async () => {
+        if (!set.labels.includes(told.label)) throw new ApiError(0, 'a mark is of a label that is saved: save it first');
+        await post('marks', { stream: one.stream, set: set.set, kind, label: told.label, from: new Date(instant(from)).toISOString(), to: new Date(instant(to + 1)).toISOString() });
+        ({ marks } = await get('marks', { set: set.set, label: told.label }));
+        selection.hidden = true;
+        line.forget();
+        move();
+      });
+    const line = curve({ curve: one.curve, low, high, since: since(), step: told.step, name: `${told.label} on ${place}`, chosen });
+    const spread = histogram(one.histogram, low, high);
+    const pictures = new Map(one.pictures);
+    const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), moments);
+    const item = (moment) => {
+      const at = [...pictures].find(([point]) => point >= moment.from && point <= moment.to);
+      const picture = at ? at[1].slice(1) : null;
+      const words = `${stretch(instant(moment.from), instant(moment.to + 1))}, highest ${moment.peak.toFixed(1)}`;
+      const image = picture ? h('a', { href: picture, class: 'picture' }, h('img', { src: picture, alt: `${place}, ${time(instant(moment.from))}`, loading: 'lazy' })) : null;
+      return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, button('seen', mark('seen', moment.from, moment.to)), button('absent', mark('absent', moment.from, moment.to))));
+    };
+    return {
+      element,
+      one,
+      update(margin) {
+        const fired = stretches(one.curve, margin);
+        line.threshold(margin, fired);
+        spread.threshold(margin);
+        line.marks(ownMarks(one.stream));
+        say(summary, `now ${one.now === null ? 'unknown' : `${one.now.toFixed(1)} (${percent(scoreOf(one.now))})`} · would have told ${fired.length === 1 ? 'once' : `${fired.length} times`}`);
+        const highest = [...fired].sort((a, b) => b.peak - a.peak).slice(0, LISTED).sort((a, b) => b.from - a.from);
+        each(moments, highest, (moment) => `${moment.from}-${moment.to}`, item);
+      },
+    };
+  }
+
+  /** What is marked of a stream, as points of its curve. */
+  function ownMarks(stream) {
+    const point = (at) => (new Date(at).getTime() - since()) / (told.step * 1000);
+    const of = marks.filter((one) => one.stream === stream && typeof one.from === 'string');
+    return of.map((one) => ({ kind: one.kind, from: point(one.from), to: point(one.to) })).filter((one) => one.to > 0);
+  }
+
+  function move() {
+    const margin = Number(level.value);
+    say(shown, `${margin.toFixed(1)}, a score of ${percent(scoreOf(margin))}`);
+    for (const one of charts) one.update(margin);
+    fit.disabled = !charts.some(({ one }) => ownMarks(one.stream).length > 0);
+  }
+
+  function calibrate() {
+    const seen = [];
+    const absent = [];
+    for (const { one } of charts) {
+      const own = ownMarks(one.stream);
+      one.curve.forEach((margin, at) => {
+        if (margin === null) return;
+        // A point is as long as its step, and what is at an edge may be of either side.
+        const of = own.find((mark) => at >= mark.from && at + 1 <= mark.to);
+        if (of) (of.kind === 'seen' ? seen : absent).push(margin);
+      });
+    }
+    if (seen.length === 0 || absent.length === 0) {
+      notice('Mark stretches of both kinds first: where it was seen, and where it was absent.', true);
+      return;
+    }
+    level.value = best(seen, absent).toFixed(1);
+    move();
+    notice(`The threshold tells ${share(seen, level.value)} of what is marked as seen, and ${share(absent, level.value)} of what is marked as absent.`);
+  }
+
+  async function keep() {
+    const margin = Number(level.value);
+    const { label } = draft();
+    const sent = { ...draft(), enter: margin, exit: Math.round((margin - 1) * 10) / 10, sha256: set.sha256 };
+    try {
+      await post(`labels/${encodeURIComponent(set.set)}/edit`, {}, { json: sent });
+    } catch (error) {
+      if (error.status !== 409) throw error;
+      notice(`Nothing was saved: ${error.message}.`, true);
+      await readSets();
+      return;
+    }
+    await readSets();
+    fields();
+    notice(`${label} is saved in the set ${set.set} and tells from ${margin.toFixed(1)} on. The copy lies in the state directory; vtagd labels reset goes back to the file.`);
+    for (const stream of set.streams) {
+      const { scores } = await get(`streams/${encodeURIComponent(stream)}/scores`, { set: set.set, label });
+      const other = scores.find((one) => one.thresholds_from !== 'configuration');
+      if (other) notice(`On ${stream} a calibration counts instead of this threshold${other.waits ? `, and does not fit any more: ${other.waits}` : ''}. vtagd labels calibrate makes a new one.`, true);
+    }
+  }
+
+  function fields() {
+    const options = sets.map((one) => [one.set, one.set]);
+    put(choices, options.length > 1 ? field('set', choice(options, set.set, (value) => {
+      set = sets.find((one) => one.set === value);
+      choose();
+      fillBackground();
+      fields();
+      attempt(look);
+    })) : null, field('time', hours));
+    put(known, (set?.labels || []).map((label) => h('option', { value: label })));
+    if (set?.copy) choices.append(h('p', { class: 'small' }, `a copy of ${set.file} is in force, made ${time(set.copy.made_at)}${set.copy.file_changed ? '; its file has changed since' : ''}`));
+    if (set?.refused) choices.append(h('p', { class: 'small bad' }, `its copy is not in force: ${set.refused}; vtagd labels reset removes it`));
+  }
+
+  attempt(async () => {
+    await readSets();
+    fields();
+    choose();
+    fillBackground();
+    await look();
+  });
+  return () => under?.abort();
+}
+
+/** @param {number[]} points */
+function suggestion(points) {
+  const sorted = [...points].sort((a, b) => a - b);
+  const usual = sorted[Math.floor(sorted.length * 0.9)];
+  return ((usual + sorted[sorted.length - 1]) / 2).toFixed(1);
+}
+
+/** The threshold with the best F1 over points that are marked; in the middle of those that are as good. */
+function best(seen, absent) {
+  const all = [...new Set([...seen, ...absent])].sort((a, b) => a - b);
+  const cuts = all.slice(1).map((margin, at) => (margin + all[at]) / 2);
+  let found = { f1: -1, cuts: [all[0]] };
+  for (const cut of cuts) {
+    const right = seen.filter((margin) => margin >= cut).length;
+    const wrong = absent.filter((margin) => margin >= cut).length;
+    const f1 = (2 * right) / (right + wrong + seen.length);
+    if (f1 > found.f1) found = { f1, cuts: [cut] };
+    else if (f1 === found.f1) found.cuts.push(cut);
+  }
+  return found.cuts[Math.floor(found.cuts.length / 2)];
+}
+
+function share(points, level) {
+  return percent(points.filter((margin) => margin >= Number(level)).length / points.length);
+}

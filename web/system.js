@@ -1,0 +1,54 @@
+// What computes, where events go, and what is wrong with either.
+
+import { attempt, get, readiness } from './api.js';
+import { duration, h, put, time } from './dom.js';
+
+const EVERY = 5000;
+
+const HEALTH = { starting: 'nothing to deliver yet', up: 'up', down: 'down', disabled: 'disabled', gone: 'gone' };
+
+function table(caption, heads, rows) {
+  return h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': caption }, h('table', {}, h('caption', {}, caption), h('thead', {}, h('tr', {}, heads.map((head) => h('th', { scope: 'col' }, head)))), h('tbody', {}, rows)));
+}
+
+function line(first, ...others) {
+  return h('tr', {}, h('th', { scope: 'row' }, first), others.map((other) => h('td', {}, other)));
+}
+
+export function system(body) {
+  const look = async () => {
+    if (document.hidden) return;
+    const [ready, { outbox, sinks }, { sets }] = await Promise.all([readiness(), get('sinks'), get('labels')]);
+    const inference = ready.inference;
+    const about = [
+      line('state', ready.ready ? 'ready' : h('span', { class: 'bad' }, ready.reason)),
+      line('instance', ready.instance),
+      line('version', ready.version),
+      line('model', ready.model || 'none'),
+      line('provider', ready.provider || 'none'),
+      ready.refused.map((one) => line('refused', h('span', { class: 'bad' }, `${one.provider} refused: ${one.reason}`))),
+      inference ? line('inference', `${inference.sessions} sessions, ${inference.threads} threads each, up to ${inference.max_size} pictures a batch`) : null,
+      line('outbox', `${outbox.path || 'in memory'}, ${(outbox.bytes / 1e6).toFixed(1)} MB`),
+      outbox.error ? line('outbox', h('span', { class: 'bad' }, `events cannot be stored: ${outbox.error}`)) : null,
+    ];
+    const sink = (one) => {
+      const why = [one.why, one.notice].filter(Boolean).join('; ');
+      const oldest = one.oldest_pending_seconds === null ? '–' : duration(one.oldest_pending_seconds);
+      return line(one.name, h('span', { class: why ? 'bad' : '' }, why ? `${HEALTH[one.state]}: ${why}` : HEALTH[one.state]), one.pending, oldest, one.dead);
+    };
+    const set = (one) => {
+      const from = one.copy ? `a copy, made ${time(one.copy.made_at)}${one.copy.file_changed ? '; the file has changed since' : ''}` : 'its file';
+      return line(one.set, one.labels.join(', '), one.streams.join(', '), from, one.warnings.join('; '));
+    };
+    put(
+      body,
+      table('This daemon', ['what', 'is'], about.flat()),
+      table('Sinks', ['sink', 'state', 'waiting', 'oldest', 'dead letters'], sinks.map(sink)),
+      table('Label sets', ['set', 'labels', 'streams', 'in force', 'doubtful'], sets.map(set)),
+      h('p', {}, h('a', { href: 'metrics' }, 'metrics'), ' · ', h('a', { href: 'readyz' }, 'readiness'), ' · ', h('a', { href: 'api/v1/openapi.json' }, 'all of the API')),
+    );
+  };
+  attempt(look);
+  const timer = setInterval(() => look().catch(() => {}), EVERY);
+  return () => clearInterval(timer);
+}
