@@ -1,5 +1,7 @@
 //! The outbox's file: what survives, what is thrown away, what a damaged one becomes.
 
+mod full_disk;
+
 use std::time::Duration;
 
 use super::*;
