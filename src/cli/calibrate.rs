@@ -418,11 +418,15 @@ fn confirmed(Confirm { set: name, config, stream, discard }: &Confirm) -> Result
         ));
         return Ok(());
     }
-    if let Some(calibration_file::FoundCalibration::Wrong(why)) = settings.calibrations.get(at) {
-        return Err((
-            format!("the calibration of the set `{name}` {why}: it cannot be confirmed; --discard forgets it"),
-            2,
-        ));
+    match settings.calibrations.get(at) {
+        Some(calibration_file::FoundCalibration::Wrong(why)) => {
+            let why =
+                format!("the calibration of the set `{name}` {why}: it cannot be confirmed; --discard forgets it");
+            return Err((why, 2));
+        }
+        // Whoever writes says what to do.
+        Some(calibration_file::FoundCalibration::Newer(_)) => change(&settings, name, |_| {})?,
+        _ => {}
     }
     let model = fingerprint(&settings)?;
     change(&settings, name, |entries| {

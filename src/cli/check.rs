@@ -128,7 +128,7 @@ fn checked(
     }
     for waiting in calibrations::calibrated(&settings, &findings.fingerprint) {
         if let Some(set) = settings.label_sets.get(waiting.at).filter(|_| !waiting.labels.is_empty()) {
-            writeln!(err, "{}: warning: {waiting}; {}", shown(&set.file), calibrations::remedy())?;
+            writeln!(err, "{}: warning: {waiting}; {}", shown(&set.file), waiting.remedy)?;
         }
     }
     Ok(Ok(settings))
