@@ -7,16 +7,19 @@ mod answer_queries;
 mod drop_report;
 pub mod engine;
 pub(crate) mod marking;
+mod outside_hours;
 mod reload;
 pub(crate) mod running_streams;
 mod set_view;
 mod start_sinks;
+mod stream_history;
 mod stream_times;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
+use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
@@ -318,6 +321,7 @@ fn watch(
             default(POLL_INTERVAL) => {}
         }
         reloader.poll(streams);
+        streams.keep_hours(Timestamp::now());
         drop_report.poll(Instant::now(), &streams.registered()).iter().for_each(StreamDrops::log);
         if last_upkeep.elapsed() >= METRICS_INTERVAL {
             metrics.run_upkeep();

@@ -306,6 +306,7 @@ mod tests {
                 negatives: Vec::new(),
                 thresholds: ThresholdOverrides::default(),
                 attributes: BTreeMap::default(),
+                hours: None,
             }],
             file: "s.yaml".into(),
             sha256: String::new(),

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod calibration_file;
 pub mod embed_child;
 pub mod embedder;
+pub mod hours_field;
 pub mod mark_store;
 pub mod prompt_template;
 pub mod set;
@@ -13,7 +14,9 @@ pub mod threshold_field;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::event::active_hours::ActiveHours;
 use crate::score::{NamedRival, RivalKind, Scoring, Threshold};
 
 /// What is averaged over several templates.
@@ -47,6 +50,8 @@ pub struct Label {
     pub thresholds: ThresholdOverrides,
     /// Copied into every event of the label.
     pub attributes: BTreeMap<String, serde_json::Value>,
+    /// When it is looked for, by itself or as its set; `None`: always.
+    pub hours: Option<Arc<ActiveHours>>,
 }
 
 impl Label {
@@ -58,6 +63,7 @@ impl Label {
             negatives: Vec::new(),
             thresholds: ThresholdOverrides::default(),
             attributes: BTreeMap::new(),
+            hours: None,
         }
     }
 }

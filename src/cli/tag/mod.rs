@@ -195,7 +195,10 @@ fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepa
         .and_then(|dir| prepared::open_with(&dir, logits, &|| shutdown.is_requested()))
         .map_err(|error| fail(&error, error.exit_code()))?;
     let given = given_labels::read(args, bundle.logit_parameters.activation).map_err(|error| fail(&error, 2))?;
-    watching.watch_for(given).map_err(|error| fail(&error, 2))?;
+    let had_hours = watching.watch_for(given).map_err(|error| fail(&error, 2))?;
+    if had_hours && args.is_rehearsal() {
+        remark(&"note: `active` counts in a daemon alone: here labels are looked for at any time of day");
+    }
     let sets = &watching.settings.label_sets;
     let is_left = |set: &&LabelSet| set.scoring == Scoring::Independent && !set.background.is_empty();
     // Where one set alone is looked for, nobody reads what is left to the background.
