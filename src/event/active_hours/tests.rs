@@ -159,8 +159,13 @@ fn is_in(span: &ActiveSpan, second: i64, ahead: impl Fn(i64) -> i64) -> bool {
     })
 }
 
+/// Around the hour that comes twice, or not at all, more than elsewhere.
+fn minutes() -> impl Strategy<Value = u16> {
+    prop_oneof![0..1440_u16, 110..190_u16]
+}
+
 fn spans(zone: TimeZone) -> impl Strategy<Value = ActiveSpan> {
-    (any::<[bool; 7]>(), 0..1440_u16, 0..1440_u16).prop_map(move |(days, from, to)| ActiveSpan {
+    (any::<[bool; 7]>(), minutes(), minutes()).prop_map(move |(days, from, to)| ActiveSpan {
         days,
         from,
         to,
@@ -174,6 +179,7 @@ fn seconds() -> impl Strategy<Value = i64> {
     prop_oneof![
         days_of(2020, 1, 1) * DAY..days_of(2040, 1, 1) * DAY,
         (proptest::sample::select(turns.to_vec()), -2 * DAY..2 * DAY).prop_map(|(turn, before)| turn + before),
+        (proptest::sample::select(turns.to_vec()), -7200..4 * 3600_i64).prop_map(|(turn, before)| turn + before),
     ]
 }
 
