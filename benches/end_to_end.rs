@@ -99,7 +99,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
     let started = Instant::now();
     let (mut intake, mut threads) = pipeline::start(stages, &shutdown).expect("the pipeline starts");
     // Every frame of a 25 frames/s clip.
-    let route = ScoreRoute { scorers: engine.scorers, handler, embeddings: None };
+    let route = ScoreRoute { scorers: engine.scorers, skipped: Vec::new(), handler, embeddings: None };
     let interval = Duration::from_millis(40).into();
     let record = RegisteredStream::new(&source.id, Vec::new());
     let part = StreamPart { record, source, interval, unchanged: None, views: View::default().into(), route };

@@ -111,6 +111,7 @@ fn emitting(c: &mut Criterion) {
             thresholds: Thresholds::default(),
             origin: ThresholdOrigin::default(),
             attributes: Arc::default(),
+            hours: None,
         };
         let set = SetRules {
             region: None,

@@ -22,7 +22,7 @@ pub fn folder(folder: Option<&Path>) -> TempDir {
 pub fn outbox(folder: &Path, sink: &str) -> (Outbox, DeliveryReceiver, JoinHandle<()>) {
     let path = Some(folder.join("outbox.db"));
     let settings = OutboxSettings { path, max_size: 4 << 30, max_age: Duration::from_secs(86_400) };
-    let route = Route { name: sink.into(), key: sink.into(), only: Filter::default(), rate: None };
+    let route = Route { name: sink.into(), key: sink.into(), former_key: None, only: Filter::default(), rate: None };
     let (outbox, mut receivers, thread) = Outbox::start(settings, vec![route], Kernel).unwrap();
     (outbox, receivers.remove(0), thread)
 }

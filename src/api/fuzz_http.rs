@@ -33,6 +33,7 @@ pub fn fuzz(data: &[u8]) -> Vec<u8> {
         warnings: Vec::new(),
         source: serde_json::json!({}),
         details: serde_json::json!({}),
+        hours: Vec::new(),
     }]);
     let Ok(access) = Access::new(&settings).map(Arc::new) else { return Vec::new() };
     // Nobody takes requests: whoever has the token is told that the daemon stops.

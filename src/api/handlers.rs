@@ -10,6 +10,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::guard::{CORP, Caller, refusal, refused};
@@ -53,7 +54,8 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
 }
 
 pub(super) async fn labels(State(shared): State<Shared>) -> Json<Value> {
-    let sets = shared.board.sets.read().clone();
+    let now = Timestamp::now();
+    let sets: Vec<_> = shared.board.sets.read().iter().map(|set| set.clone().at(now)).collect();
     Json(json!({ "sets": sets }))
 }
 

@@ -37,11 +37,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
+use crate::event::active_hours::ActiveHours;
 use crate::event::live_scores::LiveScores;
 use crate::frame::latest_picture::LatestPictures;
 use crate::frame::pushed_pictures::PushedPictures;
@@ -127,6 +129,24 @@ pub struct SetView {
     /// What it says, and what is in force of it: the same.
     #[serde(flatten)]
     pub details: serde_json::Value,
+    /// When each label is looked for: the clock of who asks says whether that is now.
+    #[serde(skip)]
+    pub hours: Vec<Option<Arc<ActiveHours>>>,
+}
+
+impl SetView {
+    /// As it is at `now`.
+    fn at(mut self, now: Timestamp) -> Self {
+        let details = self.details.get_mut("details").and_then(serde_json::Value::as_array_mut).into_iter().flatten();
+        for (label, hours) in details.zip(&self.hours) {
+            let told = |hours: &Arc<ActiveHours>| {
+                let window = hours.window(now);
+                serde_json::json!({ "is_active": window.is_active, "until": window.until, "spans": hours.views() })
+            };
+            label["active"] = hours.as_ref().map(told).into();
+        }
+        self
+    }
 }
 
 /// What is known of the running daemon. Written by the main thread, read by requests.

@@ -245,7 +245,7 @@ fn schemas() -> Value {
         }),
         json!({
             "region": string,
-            "reason": { "enum": ["below_exit", "stream_ended", "shutdown", "reconfigured", "interrupted"] },
+            "reason": { "enum": ["below_exit", "stream_ended", "shutdown", "reconfigured", "interrupted", "inactive"] },
         }),
     );
     let event = object(json!({
@@ -264,9 +264,12 @@ fn schemas() -> Value {
     }));
     let copy = object(json!({ "path": string, "made_at": time, "by": string, "file_changed": flag }));
     let level = object(json!({ "score": number, "margin": maybe_number }));
+    let span = object(json!({ "days": list(string.clone()), "from": string, "to": string, "timezone": string }));
+    let hours = object(json!({ "is_active": flag, "until": or_null(&time), "spans": list(span) }));
     let label = object(json!({
         "label": string, "prompts": list(string.clone()), "negatives": list(string.clone()), "attributes": { "type": "object" },
         "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
+        "active": or_null(&hours),
     }));
     let set = object(json!({
         "set": string, "labels": list(string.clone()), "sha256": string,

@@ -57,7 +57,7 @@ pub(super) fn live_message() -> Value {
     let any = list(json!({ "type": "object" }));
     let score = object(json!({
         "region": or_null("string"), "set": string, "label": string, "score": or_null("number"), "margin": or_null("number"),
-        "rival": or_null("string"), "rival_kind": or_null("string"), "state": { "enum": ["idle", "rising", "open", "cooldown"] },
+        "rival": or_null("string"), "rival_kind": or_null("string"), "state": { "enum": ["idle", "rising", "open", "cooldown", "inactive"] },
     }));
     let bodies = [
         ("heartbeat", object(json!({ "at": time }))),

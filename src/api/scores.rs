@@ -86,7 +86,7 @@ pub(super) fn schema() -> Value {
             "region": or_null(&text), "set": text, "label": text,
             "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
             "thresholds_from": { "enum": ["configuration", "calibration", "waiting"] }, "waits": or_null(&text), "drift": or_null(&number),
-            "state": { "enum": ["idle", "rising", "open", "cooldown"] },
+            "state": { "enum": ["idle", "rising", "open", "cooldown", "inactive"] },
             "since": or_null(&time), "until": or_null(&time),
             "peak": or_null(&peak),
             "swallowed": object(json!({ "after": count, "cooldown": count, "gap": count, "rival": count }), &[]),

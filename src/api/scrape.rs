@@ -162,6 +162,7 @@ mod tests {
             warnings: vec!["it has no background".to_owned()],
             source: serde_json::Value::Null,
             details: serde_json::Value::Null,
+            hours: Vec::new(),
         };
         board.set_labels(vec![set("dock"), set("yard")]);
         let mut text = Exposition::default();

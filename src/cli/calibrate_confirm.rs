@@ -95,11 +95,15 @@ fn confirmed(Confirm { set: name, config, stream, discard }: &Confirm) -> Result
         return Ok(());
     }
     let mut changed = 0;
-    if let Some(FoundCalibration::Wrong(why)) = settings.calibrations.get(at) {
-        return Err((
-            format!("the calibration of the set `{name}` {why}: it cannot be confirmed; --discard forgets it"),
-            2,
-        ));
+    match settings.calibrations.get(at) {
+        Some(FoundCalibration::Wrong(why)) => {
+            let why =
+                format!("the calibration of the set `{name}` {why}: it cannot be confirmed; --discard forgets it");
+            return Err((why, 2));
+        }
+        // Whoever writes says what to do.
+        Some(FoundCalibration::Newer(_)) => change(&settings, name, |_| {})?,
+        _ => {}
     }
     let model = fingerprint(&settings)?;
     change(&settings, name, |entries| {

@@ -9,7 +9,10 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::plural;
 use super::start_trial;
@@ -17,6 +20,7 @@ use super::trial::{self, Finding};
 use crate::config::{self, Absence, ModelChoice, Settings, calibrations};
 use crate::daemon::engine::{self, Engine, EngineError};
 use crate::daemon::learning::ExampleViews;
+use crate::event::active_hours::ActiveHours;
 use crate::label::{Label, LabelSet};
 use crate::platform::service_user;
 use crate::platform::systemd::{self, LongStep};
@@ -127,9 +131,12 @@ fn checked(
         let what = "leaves out `after` or `cooldown`, as `events` does: they are 1s and 10s, where earlier versions had 2s and 30s";
         writeln!(err, "{}: note: {what}; write them down to keep what you had", shown(&set.file))?;
     }
+    for set in &settings.label_sets {
+        tell_hours(set, Timestamp::now(), err)?;
+    }
     for waiting in calibrations::calibrated(&settings, &findings.fingerprint) {
         if let Some(set) = settings.label_sets.get(waiting.at).filter(|_| !waiting.labels.is_empty()) {
-            writeln!(err, "{}: warning: {waiting}; {}", shown(&set.file), calibrations::remedy())?;
+            writeln!(err, "{}: warning: {waiting}; {}", shown(&set.file), waiting.remedy)?;
         }
     }
     Ok(Ok(settings))
@@ -172,6 +179,26 @@ fn tried(file: &Path, err: &mut dyn Write) -> std::io::Result<Result<Settings, V
 /// `err` cannot be written.
 pub(super) fn tell_doubts(file: &Path, doubts: &[String], err: &mut dyn Write) -> std::io::Result<()> {
     doubts.iter().try_for_each(|doubt| writeln!(err, "{}: warning: {doubt}; reword the one or the other", shown(file)))
+}
+
+/// Writes until when the labels of `set` that have hours are looked for at `now`, or not: those of the same hours in one line.
+fn tell_hours(set: &LabelSet, now: Timestamp, err: &mut dyn Write) -> std::io::Result<()> {
+    let mut told: Vec<(&Arc<ActiveHours>, Vec<&str>)> = Vec::new();
+    for (label, hours) in set.labels.iter().filter_map(|label| Some((&*label.name, label.hours.as_ref()?))) {
+        match told.iter_mut().find(|(known, _)| *known == hours) {
+            Some((_, labels)) => labels.push(label),
+            None => told.push((hours, vec![label])),
+        }
+    }
+    for (hours, labels) in told {
+        let which = match labels.as_slice() {
+            all if all.len() == set.labels.len() => format!("set {}", set.name),
+            [only] => format!("label {only}"),
+            some => format!("labels {}", some.join(", ")),
+        };
+        writeln!(err, "{}: note: {which}: {}", shown(&set.file), hours.state_told(now))?;
+    }
+    Ok(())
 }
 
 /// What can be told once the model is there.

@@ -139,6 +139,8 @@ impl Seen<'_> {
             Some("open") => format!("the tag is open since {}", clock(&label["since"])),
             Some("rising") => format!("it is at or above `enter` since {}", clock(&label["since"])),
             Some("cooldown") => format!("no start may come before {}", clock(&label["until"])),
+            Some("inactive") if label["until"].is_null() => "it is outside its hours".to_owned(),
+            Some("inactive") => format!("it is outside its hours until {}", dated(&label["until"])),
             _ => "no tag is open".to_owned(),
         };
         let mut what = format!(
@@ -156,14 +158,22 @@ impl Seen<'_> {
                 "`vtagd labels calibrate` makes thresholds that fit; `vtagd labels confirm` lets the old ones count.";
             return [what, why, how.to_owned()];
         }
-        if label["score"].is_null() {
+        let is_inactive = label["state"] == "inactive";
+        if is_inactive && starts.is_empty() && self.swallowed(&["after", "cooldown", "gap"]).is_empty() {
+            let why = "Nothing is told of it now, whatever is seen, and its tag ended when its hours did.".to_owned();
+            return [what + ".", why, "`active` of the label, or of its set, would have it told.".to_owned()];
+        }
+        if label["score"].is_null() && !is_inactive {
             let why = "No sample of the stream has been scored yet.".to_owned();
             let how = format!("The stream is {}: see `vtagd status`.", self.state);
             return [what + ".", why, how];
         }
         // Writing into a String cannot fail.
-        let _ = write!(what, ", and it scores {} now{}.", lead(label), against(label));
-        if label["margin"].is_null() {
+        let _ = match label["score"].is_null() {
+            true => write!(what, "."),
+            false => write!(what, ", and it scores {} now{}.", lead(label), against(label)),
+        };
+        if label["margin"].is_null() && !label["score"].is_null() {
             let why = "It has nothing to be compared with, so its score is 1 whatever is seen.".to_owned();
             return [what, why, "`background` prompts or `negatives` in its set would give it a meaning.".to_owned()];
         }
@@ -387,6 +397,27 @@ mod tests {
         let [_, why, how] = explained(&label, &json!([]));
         assert_eq!(why, "It waits, and no tag can start: changed since it was calibrated: view.");
         assert!(how.contains("labels calibrate") && how.contains("labels confirm"), "{how}");
+    }
+
+    #[test]
+    fn a_label_outside_its_hours_says_until_when_and_which_key_it_is() {
+        let mut label = label(&[], -1.2);
+        (label["state"], label["until"]) = (json!("inactive"), json!("2026-05-04T06:00:00Z"));
+        let [what, why, how] = explained(&label, &json!([]));
+        assert_eq!(
+            what,
+            "car on gate (set street) had 0 starts in the last 1 h; it is outside its hours until 2026-05-04 06:00:00Z."
+        );
+        assert!(why.starts_with("Nothing is told of it now") && how.contains("`active`"), "{why} {how}");
+        // What was before its hours ended is still explained.
+        (label["score"], label["margin"]) = (Value::Null, Value::Null);
+        let [what, why, _] = explained(&label, &json!([start(4)]));
+        assert!(
+            what.ends_with("outside its hours until 2026-05-04 06:00:00Z.") && why.contains("came because"),
+            "{what} {why}"
+        );
+        label["until"] = Value::Null;
+        assert!(explained(&label, &json!([]))[0].ends_with("it is outside its hours."));
     }
 
     #[test]

@@ -140,6 +140,7 @@ fn state(label: &Value) -> String {
     let drift = if drifted(label).is_some() { ", drifted" } else { "" };
     match text(&label["state"]) {
         state if state.is_empty() => "-".to_owned(),
+        state if state == "inactive" => "outside its hours".to_owned(),
         state if state == "cooldown" && label["since"].is_string() => format!("cooldown, rising{drift}"),
         state => state + drift,
     }

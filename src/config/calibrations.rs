@@ -27,18 +27,22 @@ const REMEDY: &str = "`vtagd labels calibrate` makes another, `vtagd labels conf
 
 /// Of what is not there any more, so many are named.
 const MOST_GONE: usize = 8;
+/// The same where a newer vtagd has made it: none of these would write there.
+const NEWER_REMEDY: &str =
+    "start that version, or move the file away: without it the thresholds of the configuration count";
 
 /// What there is of the set `name`, which `at` of the configuration names.
 pub(super) fn found(state: &StateFolder, name: &str, at: &At<String>, reader: &mut Reader<'_>) -> FoundCalibration {
     let found = calibration_file::read(state, name);
-    if let FoundCalibration::Wrong(why) = &found {
-        let path = state.place(&calibration_file::place_of(name));
-        let message = format!(
-            "the calibration of the set `{name}`, {}, {why}: its labels wait, and tell nothing",
-            path.display()
-        );
-        reader.warn(at, message, REMEDY);
-    }
+    let (why, remedy) = match &found {
+        FoundCalibration::Absent | FoundCalibration::Read(_) => return found,
+        FoundCalibration::Wrong(why) => (why.clone(), REMEDY),
+        FoundCalibration::Newer(version) => (format!("is of a newer vtagd (version {version})"), NEWER_REMEDY),
+    };
+    let path = state.place(&calibration_file::place_of(name));
+    let message =
+        format!("the calibration of the set `{name}`, {}, {why}: its labels wait, and tell nothing", path.display());
+    reader.warn(at, message, remedy);
     found
 }
 
@@ -106,8 +110,12 @@ pub fn in_force(
     let (Some(found), Some(of)) = (settings.calibrations.get(set), settings.label_sets.get(set)) else {
         return (own, ThresholdOrigin::Configuration);
     };
-    if let FoundCalibration::Wrong(_) = found {
-        return (own, ThresholdOrigin::Waiting("its calibration cannot be read".into()));
+    match found {
+        FoundCalibration::Absent | FoundCalibration::Read(_) => {}
+        FoundCalibration::Wrong(_) => return (own, ThresholdOrigin::Waiting("its calibration cannot be read".into())),
+        FoundCalibration::Newer(_) => {
+            return (own, ThresholdOrigin::Waiting("its calibration is of a newer vtagd".into()));
+        }
     }
     let Some(calibrated) = found.of(&stream.source.id, view.name.as_deref(), &label.name) else {
         // Regions that have other names now are other ones: nobody has looked at what the configuration would let through there.
@@ -157,6 +165,8 @@ pub struct Waiting {
     pub labels: Vec<String>,
     /// Of the first of them.
     pub why: String,
+    /// What makes them tell again.
+    pub remedy: &'static str,
 }
 
 impl std::fmt::Display for Waiting {
@@ -188,6 +198,10 @@ pub fn calibrated(settings: &Settings, model: &str) -> Vec<Waiting> {
                 at,
                 labels: Vec::new(),
                 why: String::new(),
+                remedy: match settings.calibrations.get(at) {
+                    Some(FoundCalibration::Newer(_)) => NEWER_REMEDY,
+                    _ => REMEDY,
+                },
             };
             let mut is_calibrated = false;
             for label in &set.labels {
@@ -213,11 +227,6 @@ pub fn calibrated(settings: &Settings, model: &str) -> Vec<Waiting> {
 /// Every view of a stream with every index of its label sets.
 fn boards(stream: &StreamSettings) -> impl Iterator<Item = (&NamedView, usize)> {
     stream.views.iter().flat_map(|view| stream.label_sets.iter().map(move |at| (view, *at)))
-}
-
-/// What `check` and the log say besides.
-pub fn remedy() -> &'static str {
-    REMEDY
 }
 
 /// For `config show`: the labels whose thresholds are not those of the files, by set and stream. Whether the model is the one that they are

@@ -89,7 +89,7 @@ pub fn at(file: &Path, at: Duration, shutdown: &Shutdown) -> Result<Arc<Picture>
         interval: Interval::Every(if at.is_zero() { Duration::MAX } else { at }),
         unchanged: None,
         views: Default::default(),
-        route: ScoreRoute { scorers: Vec::new(), handler, embeddings: None },
+        route: ScoreRoute { scorers: Vec::new(), skipped: Vec::new(), handler, embeddings: None },
     };
     let member = intake.join(part).map_err(|error| error.to_string())?;
     let mut ended = None;

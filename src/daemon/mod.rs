@@ -11,16 +11,19 @@ mod label_edit;
 mod label_trial;
 pub mod learning;
 pub(crate) mod marking;
+mod outside_hours;
 mod reload;
 pub(crate) mod running_streams;
 mod set_view;
 mod start_sinks;
+mod stream_history;
 mod stream_times;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
+use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
@@ -329,6 +332,7 @@ fn watch(
             default(POLL_INTERVAL) => {}
         }
         reloader.poll(streams);
+        streams.keep_hours(Timestamp::now());
         drop_report.poll(Instant::now(), &streams.registered()).iter().for_each(StreamDrops::log);
         if last_upkeep.elapsed() >= METRICS_INTERVAL {
             metrics.run_upkeep();

@@ -138,7 +138,7 @@ impl Reloader {
             if !one.labels.is_empty() {
                 text = one.to_string();
                 if self.waiting.get(&key) != Some(&text) {
-                    tracing::warn!(set = one.set, "{text}; {}", calibrations::remedy());
+                    tracing::warn!(set = one.set, "{text}; {}", one.remedy);
                 }
                 told[one.at].push(text.clone());
             }

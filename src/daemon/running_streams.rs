@@ -9,23 +9,23 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use super::outside_hours::{OutsideHours, skipped};
+use super::stream_history::embeddings;
 use super::stream_times::Absence;
 pub use super::stream_times::gap;
 use crate::config::{Settings, StreamSettings, calibrations};
 use crate::event::live_scores::LiveScores;
 use crate::event::{Emitter, EndReason, LabelRules, ModelRef, SetRules};
-use crate::frame::Picture;
-use crate::frame::region_picture::region_picture;
 use crate::frame::view::NamedView;
-use crate::history::name_table::Name;
-use crate::history::{PictureEncoder, PictureSettings, Recorder};
+use crate::history::Recorder;
 use crate::label::{Label, LabelSet};
 use crate::pipeline::intake::{Intake, Member, StreamPart};
 use crate::pipeline::{EventRoute, Threads, scores_to_events};
 use crate::score::Scorer;
-use crate::score::score_routes::{EmbeddingHandler, ScoreRoutes};
+use crate::score::score_routes::{ScoreRoute, ScoreRoutes};
 use crate::source::Ended;
 use crate::stream::StreamId;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
@@ -89,6 +89,8 @@ pub struct Streams {
     streams: Vec<KnownStream>,
     /// One that waits could not be started: when it is tried again. The log has been told.
     retry_at: Option<Instant>,
+    /// Which labels nothing is told of now.
+    hours: OutsideHours,
     /// Something failed for good.
     failed: bool,
 }
@@ -114,6 +116,7 @@ impl Streams {
             history: None,
             streams: Vec::new(),
             retry_at: None,
+            hours: OutsideHours::default(),
             failed: false,
         }
     }
@@ -156,11 +159,15 @@ impl Streams {
         let (id, model) = (Arc::clone(&stream.source.id), self.model.clone());
         let emitter =
             Emitter::new(&settings.instance, id, model, rules(settings, stream, &self.model.fingerprint), gap(stream));
-        let emitter = emitter.counting(Arc::clone(&record.swallowed)).expecting(stream.interval.at_start());
+        let mut emitter = emitter.counting(Arc::clone(&record.swallowed)).expecting(stream.interval.at_start());
+        // No tag is open.
+        emitter.keep_hours(Timestamp::now(), &mut |_| false);
+        let skipped = skipped(&emitter.outside_hours());
         let emitter = Arc::new(Mutex::new(emitter));
         let embeddings = embeddings(self.history.as_ref(), stream, &self.model);
         let events = Arc::clone(&self.events);
         let route = scores_to_events(scorers_of(stream, scorers), Arc::clone(&emitter), events, embeddings);
+        let route = ScoreRoute { skipped, ..route };
         let StreamSettings { source, interval, unchanged, views, .. } = stream.clone();
         let member =
             self.intake.join(StreamPart { record: record.clone(), source, interval, unchanged, views, route })?;
@@ -255,11 +262,16 @@ impl Streams {
                     continue;
                 };
                 let rules = rules(settings, stream, &model.fingerprint);
-                emitter.lock().relabel(rules, gap(stream), &mut |event| events.send(event, None));
+                let skipped = {
+                    let (mut emitter, send) = (emitter.lock(), &mut |event| events.send(event, None));
+                    emitter.relabel(rules, gap(stream), send);
+                    emitter.keep_hours(Timestamp::now(), send);
+                    skipped(&emitter.outside_hours())
+                };
                 let embeddings = embeddings(history.as_ref(), stream, model);
                 let (scorers, events) = (scorers_of(stream, scorers), Arc::clone(events));
                 let route = scores_to_events(scorers, Arc::clone(emitter), events, embeddings);
-                routes.insert(member.key, route);
+                routes.insert(member.key, ScoreRoute { skipped, ..route });
             }
         });
     }
@@ -284,6 +296,16 @@ impl Streams {
     /// What was [registered](Self::register) last.
     pub fn registered(&self) -> Arc<Vec<RegisteredStream>> {
         self.registry.streams().unwrap_or_default()
+    }
+
+    /// Labels come into their hours and leave them, as the clock says `now`.
+    pub fn keep_hours(&mut self, now: Timestamp) {
+        let Self { intake, events, streams, hours, .. } = self;
+        let running = streams.iter().filter_map(|known| match &known.stage {
+            Stage::Running(running) => Some((known.record.id(), running.member.key, &*running.emitter)),
+            _ => None,
+        });
+        hours.keep(now, running, intake.score_routes(), events);
     }
 
     /// Lets streams with `interval: auto` follow what the box serves.
@@ -428,41 +450,6 @@ fn log_totals(RegisteredStream { status, accounting, .. }: &RegisteredStream) ->
     unaccounted == 0
 }
 
-/// What keeps a stream's embeddings.
-fn embeddings(history: Option<&Recorder>, stream: &StreamSettings, model: &ModelRef) -> Option<EmbeddingHandler> {
-    let history = history.filter(|_| stream.history)?;
-    let of_view = |view: &NamedView| {
-        history.stream(Name {
-            stream: stream.source.id.to_string(),
-            region: view.name.as_deref().unwrap_or_default().to_owned(),
-            model: model.fingerprint.to_string(),
-            view: view.digest(),
-        })
-    };
-    let mut views: Vec<_> = stream.views.iter().map(|view| (of_view(view), view.clone())).collect();
-    let pictures = history.pictures().cloned();
-    Some(Box::new(move |time, picture, tiles, embeddings, dim| {
-        let mut rest = embeddings;
-        for ((record, view), tiles) in views.iter_mut().zip(tiles) {
-            let own = rest.split_off(..tiles * dim).unwrap_or_default();
-            let encoder = pictures.as_ref().zip(picture).map(|(wanted, picture)| encoder(wanted, picture, view));
-            record(time.wall, encoder, own, dim);
-        }
-    }))
-}
-
-/// What makes the JPEG of the view's part of a picture.
-fn encoder(wanted: &PictureSettings, picture: &Arc<Picture>, view: &NamedView) -> PictureEncoder {
-    let (picture, view) = (Arc::clone(picture), view.clone());
-    let (max_side, quality) = (wanted.max_side, wanted.quality);
-    Box::new(move || {
-        let part = region_picture(&picture, &view).map_err(io::Error::other)?;
-        // The decoder may be waiting for it.
-        drop(picture);
-        crate::snapshot::jpeg(&part, max_side, quality)
-    })
-}
-
 /// The scorers of a stream's sets, in its order.
 fn scorers_of(stream: &StreamSettings, scorers: &[Arc<Scorer>]) -> Vec<Arc<Scorer>> {
     stream.label_sets.iter().filter_map(|set| scorers.get(*set).cloned()).collect()
@@ -486,8 +473,8 @@ pub fn rules(settings: &Settings, stream: &StreamSettings, model: &str) -> Vec<S
     let of_set = |view: &NamedView, (at, set): (usize, &LabelSet)| {
         let rules = |label: &Label| {
             let (thresholds, origin) = calibrations::in_force(settings, at, label, stream, view, Some(model));
-            let attributes = Arc::new(label.attributes.clone());
-            LabelRules { name: label.name.as_str().into(), thresholds, origin, attributes }
+            let (attributes, hours) = (Arc::new(label.attributes.clone()), label.hours.clone());
+            LabelRules { name: label.name.as_str().into(), thresholds, origin, attributes, hours }
         };
         SetRules {
             region: view.name.clone(),

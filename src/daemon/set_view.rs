@@ -39,6 +39,7 @@ pub fn view(
             "streams": streams,
             "details": set.labels.iter().map(|label| details(settings, label)).collect::<Vec<_>>(),
         }),
+        hours: set.labels.iter().map(|label| label.hours.clone()).collect(),
     }
 }
 

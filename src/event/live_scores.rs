@@ -89,6 +89,8 @@ pub enum LabelState {
     Rising,
     Open,
     Cooldown,
+    /// Outside its hours.
+    Inactive,
 }
 
 /// The best of a minute.
@@ -141,7 +143,7 @@ pub struct LabelReading {
     pub state: LabelState,
     /// Of a label that rises (also during a cooldown) or is open.
     pub since: Option<Timestamp>,
-    /// Of a cooldown.
+    /// Of a cooldown; of a label outside its hours, when they begin.
     pub until: Option<Timestamp>,
     /// The best of the last hour.
     pub peak: Option<PeakReading>,
@@ -365,13 +367,15 @@ fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, 
         ThresholdOrigin::Calibration(_) => ("calibration", None),
         ThresholdOrigin::Waiting(why) => ("waiting", Some(why.to_string())),
     };
+    let wall = |until: Duration| words.clock.map(|clock| clock.of_media(until));
     let (state, since, until) = match label.tracker.phase() {
+        _ if !label.hours.is_active() => (LabelState::Inactive, None, label.hours.until()),
         // Nothing of what it was counts, cooldown neither.
         _ if label.rules.origin.is_waiting() => (LabelState::Idle, None, None),
         Phase::Idle => (LabelState::Idle, None, None),
         Phase::RisingSince(since) => (LabelState::Rising, Some(since), None),
         Phase::OpenSince(since) => (LabelState::Open, Some(since), None),
-        Phase::Cooldown { until, rising } => (LabelState::Cooldown, rising, Some(until)),
+        Phase::Cooldown { until, rising } => (LabelState::Cooldown, rising, wall(until)),
     };
     let now = words.clock.map_or(0, |clock| clock.second());
     let (peaks, history) = (|| label.peaks.until(now), detail == Detail::History);
@@ -391,7 +395,7 @@ fn reading(region: Option<&str>, set: &str, label: &Watched, words: &Words<'_>, 
         drift: label.drift.and_then(|drift| drift.share(now)),
         state,
         since: since.map(|since| since.wall),
-        until: until.zip(words.clock).map(|(until, clock)| clock.of_media(until)),
+        until,
         peak: best.and_then(|peak| words.peak(&peak)),
         swallowed: swallowed.counts,
         peaks: history.then(|| peaks().filter_map(|peak| words.peak(peak)).collect()),

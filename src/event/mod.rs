@@ -1,8 +1,10 @@
 //! Event: scores in, tag events out. [`tracker`] decides, [`cloud_event`] is what is told, [`Emitter`] joins the two. How each label
 //! stands can be [read](live_scores) at any time.
 //!
-//! Runs on the scoring thread; nothing here waits or reads a clock. Scores must come in order of media time per stream.
+//! Runs on the scoring thread; nothing here waits or reads a clock: what it says is handed in, for the hours in which labels are looked for. Scores must come in
+//! order of media time per stream.
 
+pub mod active_hours;
 pub mod cloud_event;
 pub mod continuity;
 pub mod drift;
@@ -16,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -23,6 +26,7 @@ use crate::frame::FrameTime;
 use crate::score::{LabelScore, NamedRival, Threshold, margin};
 use crate::stream::StreamId;
 use crate::stream::swallowed_starts::SwallowedStarts;
+use active_hours::{ActiveHours, HoursWatch};
 pub use cloud_event::{Event, EventKind, ModelRef};
 use continuity::Continuity;
 use drift::{DriftWatch, UsualRange};
@@ -87,6 +91,8 @@ pub struct LabelRules {
     pub thresholds: Thresholds,
     pub origin: ThresholdOrigin,
     pub attributes: Arc<BTreeMap<String, serde_json::Value>>,
+    /// Outside nothing is told of it; `None`: always.
+    pub hours: Option<Arc<ActiveHours>>,
 }
 
 /// Where a label's thresholds come from.
@@ -123,6 +129,7 @@ struct Board {
 struct Watched {
     rules: LabelRules,
     tracker: Tracker,
+    hours: HoursWatch,
     /// What the last sample said.
     latest: Option<LabelScore>,
     peaks: HourOfPeaks,
@@ -135,14 +142,15 @@ struct Watched {
 impl Watched {
     fn new(rules: LabelRules, gap: Duration) -> Self {
         let tracker = Tracker::new(rules.thresholds, gap);
-        let drift = rules.origin.drift();
-        Self { rules, tracker, latest: None, peaks: HourOfPeaks::default(), drift, tag: None }
+        let (drift, hours) = (rules.origin.drift(), HoursWatch::new(rules.hours.clone()));
+        Self { rules, tracker, hours, latest: None, peaks: HourOfPeaks::default(), drift, tag: None }
     }
 
     fn copy(&self, detail: Detail) -> Self {
         Self {
             rules: self.rules.clone(),
             tracker: if detail == Detail::History { self.tracker.clone() } else { self.tracker.without_recent() },
+            hours: self.hours.clone(),
             peaks: if detail == Detail::Latest { HourOfPeaks::default() } else { self.peaks.clone() },
             ..*self
         }
@@ -231,6 +239,9 @@ impl Emitter {
                     if drift.map(|drift| drift.range) != label.drift.map(|drift| drift.range) {
                         label.drift = drift;
                     }
+                    if rules.hours != label.rules.hours {
+                        label.hours = HoursWatch::new(rules.hours.clone());
+                    }
                     Watched { rules, ..label }
                 }
                 None => Watched::new(rules, gap),
@@ -255,7 +266,7 @@ impl Emitter {
         for (index, (label, score)) in board.labels.iter_mut().zip(scores).enumerate() {
             label.latest = Some(*score);
             label.peaks.note(second, *score);
-            if label.rules.origin.is_waiting() {
+            if label.rules.origin.is_waiting() || !label.hours.is_active() {
                 continue;
             }
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
@@ -315,6 +326,39 @@ impl Emitter {
             let scores = vec![nothing; self.boards[set].labels.len()];
             self.scores(time, set, &scores, emit);
         }
+    }
+
+    /// The clock says `now`: labels come into their hours, and leave them, which ends their open tags. Whether any has. A label that has hours is
+    /// outside them until this was called; whoever makes an emitter, or changes its labels, calls it before the next frame.
+    pub fn keep_hours(&mut self, now: Timestamp, emit: &mut dyn FnMut(Event) -> bool) -> bool {
+        let mut any = false;
+        for set in 0..self.boards.len() {
+            for index in 0..self.boards[set].labels.len() {
+                let label = &mut self.boards[set].labels[index];
+                if !label.hours.look(now) {
+                    continue;
+                }
+                any = true;
+                if !label.hours.is_active() {
+                    // It is not scored any more where all of its set are outside.
+                    label.latest = None;
+                    self.end(set, index, EndReason::Inactive, emit);
+                }
+            }
+        }
+        any
+    }
+
+    /// For each of the sets, as [`scores`](Self::scores) counts them, its name, how many of its labels are outside their hours, and of how many; `None`
+    /// where none has hours.
+    pub fn outside_hours(&self) -> Vec<Option<(Arc<str>, usize, usize)>> {
+        let of_board = |board: &Board| {
+            board.labels.iter().any(|label| label.hours.has_hours()).then(|| {
+                let outside = board.labels.iter().filter(|label| !label.hours.is_active()).count();
+                (Arc::clone(&board.set), outside, board.labels.len())
+            })
+        };
+        self.boards.iter().map(of_board).collect()
     }
 
     /// Ends every open tag: the stream has ended or the daemon stops.

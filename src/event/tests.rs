@@ -30,6 +30,7 @@ fn emitter() -> Emitter {
         thresholds,
         origin: ThresholdOrigin::default(),
         attributes: Arc::default(),
+        hours: None,
     };
     let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
     Emitter::new("site a", "door".into(), model, set(vec![label("cat"), label("dog")]), Duration::from_secs(30))
@@ -78,6 +79,7 @@ fn changed_labels_end_the_tags_of_those_that_went_and_leave_the_others_open() {
         thresholds,
         origin: ThresholdOrigin::default(),
         attributes: Arc::default(),
+        hours: None,
     };
     let sets = set(vec![label("bird"), label("dog")]);
     emitter.relabel(sets, Duration::from_secs(30), &mut |e| {
@@ -116,7 +118,13 @@ fn a_label_that_waits_is_scored_and_tells_nothing_but_the_end_of_what_it_has_tol
     };
     emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.1]), &mut told);
     let thresholds = Thresholds { after: Duration::ZERO, cooldown: Duration::ZERO, ..Thresholds::default() };
-    let label = |name: &str, origin| LabelRules { name: name.into(), thresholds, origin, attributes: Arc::default() };
+    let label = |name: &str, origin| LabelRules {
+        name: name.into(),
+        thresholds,
+        origin,
+        attributes: Arc::default(),
+        hours: None,
+    };
     let usual = drift::UsualRange::new((-1.0, 0.0), 1.0);
     let sets = |origin| set(vec![label("cat", origin), label("dog", ThresholdOrigin::Calibration(usual))]);
     let gap = Duration::from_secs(30);
@@ -141,8 +149,13 @@ fn a_start_that_reached_nobody_does_not_begin_its_cooldown() {
         cooldown: Duration::from_secs(60),
         ..Thresholds::default()
     };
-    let label =
-        LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+    let label = LabelRules {
+        name: "cat".into(),
+        thresholds,
+        origin: ThresholdOrigin::default(),
+        attributes: Arc::default(),
+        hours: None,
+    };
     let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
     let mut emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
     let mut told = Vec::new();
@@ -172,6 +185,7 @@ fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
         thresholds,
         origin: ThresholdOrigin::default(),
         attributes: Arc::default(),
+        hours: None,
     };
     let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
     let labels = vec![label("cat"), label("dog"), label("cow")];
@@ -213,6 +227,7 @@ fn labels_of_one_name_in_two_sets_are_two_series() {
         thresholds,
         origin: ThresholdOrigin::default(),
         attributes: Arc::default(),
+        hours: None,
     };
     let set = |name: &str| SetRules { region: None, name: name.into(), labels: vec![label()], rivals: Arc::default() };
     let sets = vec![set("indoors"), set("outdoors")];
@@ -237,8 +252,13 @@ fn labels_of_one_name_in_two_sets_are_two_series() {
 fn samples_that_are_all_far_apart_start_and_end_tags_and_are_told_of_once() {
     let base = Instant::now();
     let thresholds = Thresholds { cooldown: Duration::ZERO, ..Thresholds::default() };
-    let label =
-        LabelRules { name: "cat".into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default() };
+    let label = LabelRules {
+        name: "cat".into(),
+        thresholds,
+        origin: ThresholdOrigin::default(),
+        attributes: Arc::default(),
+        hours: None,
+    };
     let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
     let emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
     let (mut emitter, mut told) = (emitter.expecting(Duration::from_secs(1)), Vec::new());
@@ -258,4 +278,82 @@ fn samples_that_come_as_they_are_wanted_are_not_told_of() {
     let mut emitter = emitter().expecting(Duration::from_secs(1));
     (0..20).for_each(|second| emitter.scores(at(base, second), 0, &scored(&[0.1, 0.1]), &mut |_| true));
     assert!(!emitter.rare.told);
+}
+
+/// A label that is looked for from eight to ten, in UTC.
+fn with_hours(name: &str) -> LabelRules {
+    let thresholds = Thresholds {
+        after: Duration::ZERO,
+        after_exit: Duration::from_secs(5),
+        cooldown: Duration::ZERO,
+        ..Thresholds::default()
+    };
+    let span = active_hours::ActiveSpan { days: [true; 7], from: 480, to: 600, zone: jiff::tz::TimeZone::UTC };
+    let hours = Some(Arc::new(ActiveHours(vec![span])));
+    LabelRules { name: name.into(), thresholds, origin: ThresholdOrigin::default(), attributes: Arc::default(), hours }
+}
+
+/// A time of day in UTC.
+fn clock(time: &str) -> Timestamp {
+    format!("2026-11-27T{time}Z").parse().unwrap()
+}
+
+#[test]
+fn outside_its_hours_nothing_is_told_of_a_label_and_what_is_open_ends_with_them() {
+    let base = Instant::now();
+    let labels = vec![with_hours("cat"), LabelRules { hours: None, ..with_hours("dog") }];
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let mut emitter = Emitter::new("a", "door".into(), model, set(labels), Duration::from_secs(30));
+    let mut events = Vec::new();
+    let mut told = |event: Event| {
+        events.push((event.kind, event.data.label.clone(), event.data.reason, event.data.media_end));
+        true
+    };
+    // Before anybody has looked at the clock, and before eight.
+    emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.9]), &mut told);
+    assert!(emitter.keep_hours(clock("07:59:58"), &mut told));
+    emitter.scores(at(base, 2), 0, &scored(&[0.9, 0.9]), &mut told);
+    assert_eq!(emitter.outside_hours(), [Some(("set".into(), 1, 2))]);
+    assert!(emitter.keep_hours(clock("08:00:00"), &mut told) && !emitter.keep_hours(clock("08:00:01"), &mut told));
+    emitter.scores(at(base, 3), 0, &scored(&[0.9, 0.9]), &mut told);
+    // It falls when the hours end: the end is where the fall began.
+    emitter.scores(at(base, 4), 0, &scored(&[0.1, 0.9]), &mut told);
+    emitter.scores(at(base, 5), 0, &scored(&[0.1, 0.9]), &mut told);
+    assert!(emitter.keep_hours(clock("10:00:00"), &mut told));
+    assert!(emitter.boards[0].labels[0].latest.is_none() && emitter.boards[0].labels[1].latest.is_some());
+    // What the set's other label is scored for goes on.
+    emitter.scores(at(base, 6), 0, &scored(&[0.9, 0.9]), &mut told);
+    let (start, end) = (EventKind::Start, EventKind::End);
+    let cat = |kind, reason, end| (kind, "cat".to_owned(), reason, end);
+    let expected =
+        [(start, "dog".to_owned(), None, None), cat(start, None, None), cat(end, Some(EndReason::Inactive), Some(4.0))];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn hours_that_a_reload_changes_count_at_once_and_do_not_end_what_they_still_hold() {
+    let base = Instant::now();
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let always = |name: &str| LabelRules { hours: None, ..with_hours(name) };
+    let labels = vec![always("cat"), with_hours("dog")];
+    let mut emitter = Emitter::new("a", "door".into(), model, set(labels), Duration::from_secs(30));
+    let mut events = Vec::new();
+    let mut told = |event: Event| {
+        events.push((event.kind, event.data.label.clone(), event.data.reason));
+        true
+    };
+    emitter.keep_hours(clock("09:00:00"), &mut told);
+    emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.9]), &mut told);
+    let gap = Duration::from_secs(30);
+    emitter.relabel(set(vec![with_hours("cat"), with_hours("dog")]), gap, &mut told);
+    emitter.keep_hours(clock("09:00:01"), &mut told);
+    emitter.scores(at(base, 2), 0, &scored(&[0.9, 0.9]), &mut told);
+    // The clock was set while the new labels were read.
+    emitter.relabel(set(vec![with_hours("cat"), always("dog")]), gap, &mut told);
+    emitter.keep_hours(clock("11:00:00"), &mut told);
+    emitter.scores(at(base, 3), 0, &scored(&[0.9, 0.9]), &mut told);
+    let (start, end) = (EventKind::Start, EventKind::End);
+    let named = |kind, name: &str, reason| (kind, name.to_owned(), reason);
+    let expected = [named(start, "cat", None), named(start, "dog", None), named(end, "cat", Some(EndReason::Inactive))];
+    assert_eq!(events, expected);
 }

@@ -33,6 +33,8 @@ pub enum EndReason {
     Reconfigured,
     /// The daemon was killed, or the power failed, while the tag was open: told at the next start.
     Interrupted,
+    /// The label's hours are over.
+    Inactive,
 }
 
 /// What a sample changed.

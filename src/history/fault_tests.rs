@@ -140,3 +140,29 @@ fn each_generation_is_found_with_the_model_that_made_it_also_after_a_restart_and
         assert_eq!((found.rows, found.other_models, found.damaged), (own, 4 - own, 0), "{model} {dim}");
     }
 }
+
+/// A version that goes back finds rows in which it cannot read, and leaves them for the one that can.
+#[test]
+fn rows_of_a_newer_version_are_counted_not_found_and_kept_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let store =
+        || super::row_store::RowStore::open(Some(folder.path()), super::tests::limits(64 << 20), Instant::now());
+    let mut first = store().unwrap().0;
+    for number in 1..=3 {
+        push(&mut first, &name("a"), number as i64 * 100_000, &direction(number, 64)).unwrap();
+    }
+    drop(first);
+    let file = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let file = file.filter(|path| path.extension().is_some_and(|extension| extension == "rows")).next().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let row = bytes.len() / 3;
+    bytes[row + 26..row + 28].copy_from_slice(&99_u16.to_le_bytes());
+    std::fs::write(&file, &bytes).unwrap();
+    let mut second = store().unwrap().0;
+    push(&mut second, &name("a"), 400_000, &direction(4, 64)).unwrap();
+    let found = find(&second.stored(), &direction(2, 64));
+    assert_eq!(found.damaged, 1);
+    assert!(found.moments.len() == 3 && found.moments.iter().all(|moment| moment.from != 200_000), "{found:?}");
+    drop(second);
+    assert_eq!(std::fs::read(&file).unwrap()[..bytes.len()], bytes[..]);
+}

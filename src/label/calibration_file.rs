@@ -184,6 +184,8 @@ pub enum FoundCalibration {
     Read(SetCalibration),
     /// There is a file, and this is wrong with it. Which labels it was of nobody knows: all of the set wait.
     Wrong(String),
+    /// A newer vtagd has written it, in this version. As above; it is never written over.
+    Newer(u64),
 }
 
 impl FoundCalibration {
@@ -199,7 +201,7 @@ impl FoundCalibration {
         match self {
             Self::Absent => false,
             Self::Read(file) => file.entries.iter().any(|entry| entry.stream == stream),
-            Self::Wrong(_) => true,
+            Self::Wrong(_) | Self::Newer(_) => true,
         }
     }
 
@@ -221,8 +223,8 @@ impl FoundCalibration {
 pub enum CalibrationError {
     #[error("{} is larger than {MAX_BYTES} bytes; `vtagd labels confirm --discard` removes what is not needed", .0.display())]
     TooLarge(PathBuf),
-    #[error("{}: {why}; it is kept as it is", path.display())]
-    Newer { path: PathBuf, why: String },
+    #[error("{} is of a newer vtagd (version {version}) and is kept as it is; start that version, or move the file away", path.display())]
+    Newer { path: PathBuf, version: u64 },
     #[error(transparent)]
     State(#[from] StateError),
 }
@@ -266,18 +268,23 @@ pub fn names(state: &StateFolder) -> Vec<String> {
 pub fn read(state: &StateFolder, set: &str) -> FoundCalibration {
     match state.read(&place_of(set), MAX_BYTES) {
         Ok(None) => FoundCalibration::Absent,
-        Ok(Some(bytes)) => parsed(&bytes, set).map_or_else(FoundCalibration::Wrong, FoundCalibration::Read),
+        Ok(Some(bytes)) => match newer_version(&bytes) {
+            Some(version) => FoundCalibration::Newer(version),
+            None => parsed(&bytes, set).map_or_else(FoundCalibration::Wrong, FoundCalibration::Read),
+        },
         Err(error) => FoundCalibration::Wrong(format!("cannot be read ({error})")),
     }
+}
+
+/// The version that a newer vtagd has written into it.
+fn newer_version(bytes: &[u8]) -> Option<u64> {
+    let file = serde_json::from_slice::<serde_json::Value>(bytes).ok().filter(|_| bytes.len() as u64 <= MAX_BYTES)?;
+    file["version"].as_u64().filter(|version| *version > u64::from(VERSION))
 }
 
 fn parsed(bytes: &[u8], set: &str) -> Result<SetCalibration, String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("is larger than {MAX_BYTES} bytes"));
-    }
-    let version = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok()?["version"].as_u64();
-    if let Some(newer) = version(bytes).filter(|version| *version > u64::from(VERSION)) {
-        return Err(format!("is of a newer vtagd (version {newer})"));
     }
     let file: SetCalibration = serde_json::from_slice(bytes).map_err(|error| format!("is damaged ({error})"))?;
     if file.set != set {
@@ -304,8 +311,8 @@ pub fn change(
     let (mut entries, wrong) = match read(state, set) {
         FoundCalibration::Absent => (Vec::new(), false),
         FoundCalibration::Read(file) => (file.entries, false),
-        FoundCalibration::Wrong(why) if why.contains("newer") => {
-            return Err(CalibrationError::Newer { path: state.place(&place), why });
+        FoundCalibration::Newer(version) => {
+            return Err(CalibrationError::Newer { path: state.place(&place), version });
         }
         FoundCalibration::Wrong(_) => (Vec::new(), true),
     };
@@ -420,6 +427,7 @@ mod tests {
             whole.replace("0.25", "2.5"),
             whole.replace("\"after\": 0.5", "\"after\": -1"),
             whole.replace("yard 1", "yard 2"),
+            whole.replace("yard 1", "newer"),
         ];
         for text in wrong {
             std::fs::write(&path, &text).unwrap();
@@ -431,7 +439,7 @@ mod tests {
         let newer = whole.replace("\"version\": 1", "\"version\": 2");
         std::fs::write(&path, &newer).unwrap();
         let refused = change(&state, "yard 1", |_| ());
-        assert!(matches!(refused, Err(CalibrationError::Newer { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(CalibrationError::Newer { version: 2, .. })), "{refused:?}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     }
 

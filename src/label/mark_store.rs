@@ -36,7 +36,7 @@ struct MarkFile {
 pub enum MarkStoreError {
     #[error("{} {why}", path.display())]
     Damaged { path: PathBuf, why: String },
-    #[error("{} is of a newer vtagd (version {version}): it is kept as it is", path.display())]
+    #[error("{} is of a newer vtagd (version {version}) and is kept as it is; start that version, or move the file away", path.display())]
     Newer { path: PathBuf, version: u64 },
     #[error("{}: {source}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },

@@ -6,6 +6,7 @@ pub mod calibration_file;
 pub mod embed_child;
 pub mod embedder;
 pub mod examples;
+pub mod hours_field;
 pub mod kept_examples;
 pub mod mark_store;
 pub mod prompt_template;
@@ -18,7 +19,9 @@ pub mod verdict_store;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::event::active_hours::ActiveHours;
 use crate::history::noun_bank;
 use crate::score::learning::Learn;
 use crate::score::{NamedRival, RivalKind, Scoring, Threshold};
@@ -63,6 +66,8 @@ pub struct Label {
     pub thresholds: ThresholdOverrides,
     /// Copied into every event of the label.
     pub attributes: BTreeMap<String, serde_json::Value>,
+    /// When it is looked for, by itself or as its set; `None`: always.
+    pub hours: Option<Arc<ActiveHours>>,
 }
 
 impl Label {
@@ -79,6 +84,7 @@ impl Label {
             similarity: None,
             thresholds: ThresholdOverrides::default(),
             attributes: BTreeMap::new(),
+            hours: None,
         }
     }
 }

@@ -8,10 +8,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::background_field::Background;
 use super::{Ensemble, Label, LabelSet, ThresholdOverrides, examples, prompt_template, threshold_field};
+use crate::event::active_hours::ActiveHours;
 use crate::score::learning::Learn;
 use crate::score::{Scoring, Threshold};
 use crate::section;
@@ -42,6 +44,8 @@ section! {
         "background" => background: Background,
         /// list of pictures | none | What none of the labels is; as `labels[].examples`
         "counter_examples" => counter_examples: Vec<At<String>>,
+        /// mapping, or list of mappings | always | When its labels are looked for. See [below](#hours)
+        "active" => active: ActiveHours,
         /// list, at least one | required | What is looked for
         "labels" => labels: Vec<At<RawLabel>>,
     }
@@ -78,6 +82,8 @@ section! {
         "cooldown" => cooldown: Duration,
         /// any keys and values | none | Copied into every event of the label
         "attributes" => attributes: Attributes,
+        /// mapping, or list of mappings | `active` of the set | When it is looked for; `{}` is always. See [below](#hours)
+        "active" => active: ActiveHours,
     }
 }
 
@@ -207,6 +213,7 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
     if reader.document().find("labels").is_empty_list() {
         reader.error(labels, "is empty", "add at least one label, such as `- name: forklift`");
     }
+    let hours = raw.active.value().map(Arc::new);
     let mut checked = Vec::with_capacity(labels.value.len());
     let mut names: HashMap<String, (String, u64)> = HashMap::new();
     for label in &labels.value {
@@ -221,7 +228,7 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
             };
             reader.error(name, message, "rename one of them");
         }
-        checked.extend(self::label(label, reader));
+        checked.extend(self::label(label, hours.as_ref(), reader));
     }
     let set = LabelSet {
         name: raw.set.value().unwrap_or_default().trim().to_owned(),
@@ -245,7 +252,8 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
     Some(set)
 }
 
-fn label(at: &At<RawLabel>, reader: &mut Reader<'_>) -> Option<Label> {
+/// `hours`: those of the set.
+fn label(at: &At<RawLabel>, hours: Option<&Arc<ActiveHours>>, reader: &mut Reader<'_>) -> Option<Label> {
     let raw = &at.value;
     if raw.name.is_missing() {
         reader.missing(at, "name", "name the label, such as `- name: forklift`");
@@ -291,6 +299,7 @@ fn label(at: &At<RawLabel>, reader: &mut Reader<'_>) -> Option<Label> {
             cooldown: raw.cooldown.value(),
         },
         attributes: raw.attributes.given().map(|attributes| attributes.value.0.clone()).unwrap_or_default(),
+        hours: raw.active.value().map(Arc::new).or_else(|| hours.cloned()),
     })
 }
 

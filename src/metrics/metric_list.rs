@@ -132,6 +132,13 @@ pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
         "labels that tell nothing, as their calibration is of another model, prompt or view; there where the set is calibrated",
     ),
     (
+        "vtagd_labels_inactive",
+        Kind::Gauge,
+        Unit::Count,
+        "stream, set",
+        "labels that tell nothing, as they are outside their hours (`active`); there where a label of the set has some",
+    ),
+    (
         "vtagd_calibration_drift",
         Kind::Gauge,
         Unit::Count,

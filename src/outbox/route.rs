@@ -93,6 +93,8 @@ pub struct Route {
     pub name: String,
     /// What its pending events belong to over restarts; unique.
     pub key: String,
+    /// What that was in an earlier version, if it was another.
+    pub former_key: Option<String>,
     pub only: Filter,
     pub rate: Option<Rate>,
 }
@@ -216,7 +218,8 @@ mod tests {
         let start = Instant::now();
         let only = Filter { types: vec![EventKind::Start, EventKind::Update], ..Filter::default() };
         let rate = Some(Rate { events: 1, per: Duration::from_secs(3600) });
-        let mut router = Router::new(&[Route { name: "a".into(), key: "a".into(), only, rate }], start);
+        let mut router =
+            Router::new(&[Route { name: "a".into(), key: "a".into(), former_key: None, only, rate }], start);
         for tag in 0..1000 {
             router.route(&tagged(EventKind::Start, tag), start);
             assert_eq!(router.route(&tagged(EventKind::End, tag), start), Routed::default());
@@ -228,7 +231,13 @@ mod tests {
     fn a_limit_keeps_whole_tags_back_and_lets_every_admitted_tag_end() {
         let start = Instant::now();
         let rate = Some(Rate { events: 2, per: Duration::from_secs(60) });
-        let route = |name: &str, rate| Route { name: name.into(), key: name.into(), only: Filter::default(), rate };
+        let route = |name: &str, rate| Route {
+            name: name.into(),
+            key: name.into(),
+            former_key: None,
+            only: Filter::default(),
+            rate,
+        };
         let mut router = Router::new(&[route("limited", rate), route("free", None)], start);
         let mut to_limited = |seconds, kind, tag| {
             let routed = router.route(&tagged(kind, tag), start + Duration::from_secs(seconds));

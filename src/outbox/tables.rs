@@ -148,11 +148,13 @@ pub fn open(path: Option<&Path>, steps: &[&str]) -> Result<Opened, rusqlite::Err
         Some(path) => Connection::open(path)?,
         None => Connection::open_in_memory()?,
     };
-    prepare(&connection)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > steps.len() {
         return Ok(Opened::Newer(found));
     }
+    // Not before: what is another version's stays as it is to the last byte.
+    prepare(&connection)?;
     if found > 0 {
         let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict != "ok" {

@@ -13,7 +13,7 @@ use crate::event::EventKind;
 use crate::outbox::delivery::tests::{event, eventually};
 
 fn route(name: &str) -> Route {
-    Route { name: name.into(), key: name.into(), only: Filter::default(), rate: None }
+    Route { name: name.into(), key: name.into(), former_key: None, only: Filter::default(), rate: None }
 }
 
 fn settings(path: Option<&Path>) -> OutboxSettings {

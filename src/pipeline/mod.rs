@@ -114,7 +114,7 @@ pub fn scores_to_events(
             emitter.scores(time, board, scores, &mut |event| events.send(event, picture));
         }
     });
-    ScoreRoute { scorers, handler, embeddings }
+    ScoreRoute { scorers, skipped: Vec::new(), handler, embeddings }
 }
 
 /// events → outbox.

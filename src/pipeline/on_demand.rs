@@ -87,7 +87,8 @@ impl OnDemand {
         let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, _: &[_]| {
             let _ = done.try_send(());
         });
-        self.score_routes.enter(key, ScoreRoute { scorers: Vec::new(), handler, embeddings: None });
+        self.score_routes
+            .enter(key, ScoreRoute { scorers: Vec::new(), skipped: Vec::new(), handler, embeddings: None });
         let _route = OpenRoute(&self.score_routes, key);
         let writer = {
             let joining = self.joining.upgrade().ok_or(NoEmbedding::Stopping)?;

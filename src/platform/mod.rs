@@ -17,6 +17,7 @@ pub mod processor;
 pub mod rounding;
 pub mod running_daemons;
 pub mod secret;
+pub mod secret_path;
 pub mod service_user;
 pub mod shutdown;
 pub mod signals;

@@ -13,7 +13,7 @@ use crate::frame::{FrameTime, Picture};
 use crate::stream::StreamKey;
 
 /// What is done with a whole frame's scores: for each view of the stream, one vector a scorer of the route, in their orders, each with one
-/// score a label; and the frame itself, where it is kept. Called on the scoring thread, frame by frame, in order; must not wait.
+/// score a label, none where they are skipped; and the frame itself, where it is kept. Called on the scoring thread, frame by frame, in order; must not wait.
 pub type ScoreHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[Vec<LabelScore>]) + Send>;
 
 /// What is done with a whole frame's embeddings: the frame itself, where it is kept, how many there are of each view, then all of them, one after
@@ -24,6 +24,9 @@ pub type EmbeddingHandler = Box<dyn FnMut(FrameTime, Option<&Arc<Picture>>, &[us
 /// One stream, as scoring needs it.
 pub struct ScoreRoute {
     pub scorers: Vec<Arc<Scorer>>,
+    /// For each of these whether nobody wants its scores now: they are not made, and none of its labels has one. Shorter than these: all others are
+    /// wanted.
+    pub skipped: Vec<bool>,
     pub handler: ScoreHandler,
     /// `None`: nobody wants them.
     pub embeddings: Option<EmbeddingHandler>,

@@ -76,7 +76,11 @@ fn whole(frame: &FrameMeta, embeddings: &[f32], dim: usize, route: &mut ScoreRou
     let mut rest = embeddings;
     for tiles in &frame.tiles {
         let (of_view, others) = rest.split_at((tiles * dim).min(rest.len()));
-        scores.extend(route.scorers.iter().map(|scorer| best(scorer, of_view, dim)));
+        let skipped = route.skipped.iter().copied().chain(std::iter::repeat(false));
+        let of_set = |(scorer, skipped): (&Arc<Scorer>, bool)| {
+            if skipped { Vec::new() } else { best(scorer, of_view, dim) }
+        };
+        scores.extend(route.scorers.iter().zip(skipped).map(of_set));
         rest = others;
     }
     metrics::histogram!("vtagd_frame_latency_seconds").record(frame.time.captured.elapsed().as_secs_f64());
@@ -173,7 +177,7 @@ mod tests {
         let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
             heard(time, scores[0][0].probability())
         });
-        score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer()], handler, embeddings: None });
+        score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer()], skipped: Vec::new(), handler, embeddings: None });
         score_routes
     }
 
@@ -217,12 +221,43 @@ mod tests {
             kept.lock().unwrap().push(scores.iter().map(of_view).collect::<Vec<_>>());
         });
         let routes = ScoreRoutes::default();
-        routes.enter(KEY, ScoreRoute { scorers: vec![scorer(), scorer_of([0.0, 1.0])], handler, embeddings: None });
+        routes.enter(
+            KEY,
+            ScoreRoute {
+                scorers: vec![scorer(), scorer_of([0.0, 1.0])],
+                skipped: Vec::new(),
+                handler,
+                embeddings: None,
+            },
+        );
         run(&receive, &routes);
         drop(first);
         let of_one = [true, false, true, false, false, false];
         assert_eq!(*heard.lock().unwrap(), [of_one, of_one], "view by view, in each scorer by scorer");
         assert_eq!((accounting.totals().inferred, accounting.totals().reused), (1, 1));
+    }
+
+    #[test]
+    fn a_set_that_is_skipped_has_no_scores_and_the_frame_and_the_others_have_theirs() {
+        let accounting = Arc::new(FrameAccounting::default());
+        let (send, receive) = bounded(1);
+        let frame = Arc::into_inner(frame(&accounting, 1, 1)).unwrap();
+        let item = Item { frame: Arc::new(FrameMeta { tiles: vec![1, 1], ..frame }), kind: ItemKind::Tile };
+        let again = Item { frame: Arc::clone(&item.frame), kind: ItemKind::Tile };
+        let embeddings = vec![1.0, 0.0, 0.0, 1.0];
+        send.send(EmbeddedBatch { items: vec![item, again], embeddings, dim: 2 }).unwrap();
+        drop(send);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&heard);
+        let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
+            kept.lock().unwrap().extend(scores.iter().map(Vec::len));
+        });
+        let (scorers, skipped) = (vec![scorer(), scorer(), scorer()], vec![false, true]);
+        let routes = ScoreRoutes::default();
+        routes.enter(KEY, ScoreRoute { scorers, skipped, handler, embeddings: None });
+        run(&receive, &routes);
+        assert_eq!(*heard.lock().unwrap(), [1, 0, 1, 1, 0, 1], "in both views");
+        assert_eq!((accounting.totals().inferred, accounting.totals().unaccounted()), (1, 0));
     }
 
     /// A frame that looks like one whose embedding is in `shared_embedding`.
@@ -290,7 +325,10 @@ mod tests {
             let handler = Box::new(move |_: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
                 heard.lock().unwrap().push(scores[0][0].probability())
             });
-            score_routes.enter(KEY, ScoreRoute { scorers: vec![scorer_of(labels)], handler, embeddings: None });
+            score_routes.enter(
+                KEY,
+                ScoreRoute { scorers: vec![scorer_of(labels)], skipped: Vec::new(), handler, embeddings: None },
+            );
             score_routes
         };
         for labels in [[1.0, 0.0], [0.0, 1.0]] {

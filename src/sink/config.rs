@@ -28,6 +28,11 @@ pub trait SinkConfig: Sized {
         Vec::new()
     }
 
+    /// What [`target`](Self::target) may have been in an earlier version: what waits there goes along.
+    fn former_target(&self) -> Option<String> {
+        None
+    }
+
     /// The sink, ready to run.
     ///
     /// # Errors
@@ -119,7 +124,7 @@ pub fn default() -> (Vec<SinkSettings>, Vec<Route>) {
     let settings = SinkSettings::Jsonl(JsonlTarget::Stdout);
     let (kind, target) = (settings.kind().as_str(), settings.target());
     let (name, key) = (format!("{kind}-0"), format!("{kind} {target}"));
-    (vec![settings], vec![Route { name, key, only: Filter::default(), rate: None }])
+    (vec![settings], vec![Route { name, key, former_key: None, only: Filter::default(), rate: None }])
 }
 
 /// Checks all sinks and their routes; those with a problem are left out.

@@ -74,6 +74,11 @@ macro_rules! sinks {
                 match self { $(Self::$kind(settings) => settings.addresses()),* }
             }
 
+            /// See [`SinkConfig::former_target`].
+            pub fn former_target(&self) -> Option<String> {
+                match self { $(Self::$kind(settings) => settings.former_target()),* }
+            }
+
             /// The sink, ready to run.
             ///
             /// # Errors

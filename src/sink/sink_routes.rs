@@ -125,9 +125,10 @@ pub fn check(kept: &[(&At<SinkItem>, SinkSettings)], known: &FilterNames, reader
         }
         // What waits for a sink is found again by this: its name if it has one, otherwise where it goes.
         let key = given.map_or_else(|| format!("{kind} {target}"), |name| format!("name {}", name.value));
+        let former_key = settings.former_target().filter(|_| given.is_none()).map(|former| format!("{kind} {former}"));
         let only = common.only.given().map(|only| filter(&only.value, known, reader)).unwrap_or_default();
         let rate = common.rate.given().and_then(|rate| self::rate(rate, reader));
-        routes.push(Route { name, key, only, rate });
+        routes.push(Route { name, key, former_key, only, rate });
     }
     routes
 }

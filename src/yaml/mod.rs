@@ -27,7 +27,7 @@ pub mod key_reference;
 pub mod problem;
 pub mod secrets;
 pub mod snippet;
-mod suggest;
+pub mod suggest;
 pub mod text_form;
 mod tree;
 pub mod units;

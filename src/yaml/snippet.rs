@@ -2,14 +2,17 @@
 //! (invariant 4). Pure.
 //!
 //! What is hidden: values of keys that look like `password`, `token` or `secret` (misspelt ones too), except the references
-//! `{ env: … }`, `{ file: … }` and `{ credential: … }`; user and password inside URLs, and their queries; the same in comments.
+//! `{ env: … }`, `{ file: … }` and `{ credential: … }`; user and password inside URLs, their queries, and paths that are credentials; the same in comments.
 //! Where the file is not valid YAML there is no tree to go by, and lines are judged by their words, on the safe side.
 
 use std::ops::Range;
 
+use url::Url;
+
 use super::tree::{Entry, Node, Place, Value};
 use crate::platform::edit_distance::distance;
 use crate::platform::secret::is_secret_key;
+use crate::platform::secret_path;
 
 /// Lines after its first in which a URL is looked for.
 const LINES: usize = 8;
@@ -191,6 +194,15 @@ fn hide_urls(text: &str, hidden: &mut Vec<Range<usize>>) {
             }
             at += segment.len() + 1;
         }
+        // Whoever knows the path of a chat's webhook may post.
+        let stop = rest.find([' ', '"', '\'', ',', '}']).unwrap_or(rest.len());
+        let is_web = ["http", "https"].iter().any(|scheme| text[..start - 3].ends_with(scheme));
+        let address = Some(&rest[..stop]).filter(|_| is_web);
+        if let Some(path) = address.and_then(|address| address.find('/'))
+            && Url::parse(&format!("https://{}", &rest[..stop])).is_ok_and(|url| secret_path::is_credential(&url))
+        {
+            hidden.push(start + path + 1..start + stop);
+        }
         if let Some(query) = rest.find('?') {
             let stop = rest[query..].find([' ', '"', '\'', ',', '}']).map_or(end, |length| start + query + length);
             hidden.push(start + query + 1..stop);
@@ -348,7 +360,10 @@ mod tests {
             "url: http://host/a?user=admin&pwd=hunter2\n",
             "# password: hunter2\nx: 1\n",
             "x: 1 # the token is hunter2\n",
+            "sinks: [{ type: webhook, url: 'https://hooks.slack.com/services/T0/hunter2' }]\n",
+            "- url: https://acme.test/api/webhook/hunter2, x: 1\n",
             // Not valid YAML from here on.
+            "url: https://discord.com/api/webhooks/1/hunter2\n  ]\n",
             "password: hunter2\nx: [\n",
             "a:\n  password: |\n    hunter2\n  x: }\n",
             "a: { password: hunter2\n",

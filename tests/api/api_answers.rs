@@ -250,6 +250,7 @@ fn no_spelling_of_a_request_gets_past_the_token() {
         warnings: Vec::new(),
         source: serde_json::json!({}),
         details: serde_json::json!({}),
+        hours: Vec::new(),
     };
     server.board.set_labels(vec![set]);
     let lines = [

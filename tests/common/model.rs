@@ -76,5 +76,13 @@ pub fn route() -> (ScoreRoute, Heard) {
     let handler = Box::new(move |time: FrameTime, _: Option<&Arc<Picture>>, scores: &[Vec<LabelScore>]| {
         kept.lock().unwrap().push((time.media, scores[0][0].probability()))
     });
-    (ScoreRoute { scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())], handler, embeddings: None }, heard)
+    (
+        ScoreRoute {
+            scorers: vec![Arc::new(Scorer::new(&set, head).unwrap())],
+            skipped: Vec::new(),
+            handler,
+            embeddings: None,
+        },
+        heard,
+    )
 }

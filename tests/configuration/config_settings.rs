@@ -298,6 +298,21 @@ fn what_the_outbox_knows_a_sink_by_holds_no_token_and_tells_two_apart() {
         settings.routes[0].key.clone()
     };
     assert_eq!(key("https://h/x"), "webhook https://h/x");
+    let chat = load(
+        &folder(),
+        &format!("{rest}sinks: [{{ type: webhook, url: 'https://hooks.slack.com/services/marked' }}]\n"),
+    );
+    let (key_of_chat, former) = (&chat.routes[0].key, &chat.routes[0].former_key);
+    assert!(
+        key_of_chat.starts_with("webhook https://hooks.slack.com/?") && !key_of_chat.contains("marked"),
+        "{key_of_chat}"
+    );
+    assert_eq!(
+        former.as_deref(),
+        Some("webhook https://hooks.slack.com/services/marked"),
+        "what waited for it is found"
+    );
+    assert!(!format!("{:?}", chat.sinks).contains("marked"));
     let (one, two) = (key("https://h/x?token=marked-1"), key("https://h/x?token=marked-2"));
     assert!(!one.contains("marked") && one.starts_with("webhook https://h/x?"), "{one}");
     assert!(one != two && one == key("https://h/x?token=marked-1"));

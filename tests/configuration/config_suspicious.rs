@@ -60,14 +60,23 @@ fn a_dot_in_a_topic_prefix_is_told() {
 fn a_webhook_whose_address_is_a_credential_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let streams = "streams: [{ id: a, url: 'rtsp://h/s' }]\n";
-    for (url, told_of) in [
-        ("https://hooks.slack.com/services/T0/B0/xyz", true),
-        ("https://api.telegram.org/bot1:abc/sendMessage", true),
-        ("https://hub.example/alarms", false),
+    for (url, hidden) in [
+        ("https://hooks.slack.com/services/T0/B0/xyz", Some("xyz")),
+        ("https://api.telegram.org/bot1:abc/sendMessage", Some("bot1")),
+        ("https://ha.example/api/webhook/door7", Some("door7")),
+        ("https://chat.example/hooks/ki1x8twm5pnd7g9ujqedh4rz3c", Some("ki1x8")),
+        ("https://hub.example/alarms", None),
     ] {
         let sinks = format!("sinks: [{{ type: webhook, url: '{url}' }}]\n");
         let (code, said) = told(folder.path(), &format!("{REST}{streams}{sinks}"));
-        assert!(code == Some(0) && said.contains("`secret_url`") == told_of, "{url}: {said}");
+        assert!(code == Some(0) && said.contains("`secret_url`") == hidden.is_some(), "{url}: {said}");
+        let file = folder.path().join("vtagd.yaml");
+        let shown = vtagd(folder.path()).args(["config", "show", "-c"]).arg(file).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        match hidden {
+            Some(hidden) => assert!(!shown.contains(hidden) && !said.contains(hidden), "{url}: {shown}{said}"),
+            None => assert!(shown.contains(url), "{shown}"),
+        }
     }
 }
 

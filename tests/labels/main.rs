@@ -10,6 +10,7 @@ mod calibration_of_the_past;
 mod embed_command;
 mod embed_texts;
 mod example_sets;
+mod label_hours;
 mod labels_set;
 mod learning_from_pictures;
 mod reload_at_random;

@@ -115,8 +115,13 @@ fn a_person_reads_starts_and_ends_a_summary_and_finds_a_plot_for_each_input() {
     );
     assert!(here.join("out-1.svg").is_file() && here.join("out-2.svg").is_file());
     assert_eq!(told(&output).matches("3 samples").count(), 2);
-    // A tag that is open when the time is over has not ended with the video.
-    let output = tag(here, &[&clip, "--labels", set, "--events", "--every", "2s", "--seconds", "5"]);
+    // A tag that is open when the time is over has not ended with the video, whose times are no times of day.
+    let with_hours = here.join("set.yaml");
+    let demo = fs::read_to_string(root().join(set)).unwrap();
+    fs::write(&with_hours, format!("{demo}\nactive: {{ to: 00:01, timezone: UTC }}\n")).unwrap();
+    let with_hours = with_hours.display().to_string();
+    let output = tag(here, &[&clip, "--labels", &with_hours, "--events", "--every", "2s", "--seconds", "5"]);
+    assert_eq!(told(&output).matches("`active` counts in a daemon alone").count(), 1, "{}", told(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().last().is_some_and(|line| line.ends_with("; watched no longer")), "{text}");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::broker::{Broker, Consumer};
-use crate::common::daemon::{Daemon, eventually, root, stored};
+use crate::common::daemon::{Daemon, eventually, root, stored, vtagd};
 use serde_json::Value;
 
 fn copy(from: &Path, to: &Path) {
@@ -100,4 +100,66 @@ fn the_state_of_the_version_before_is_taken_over_whole_and_one_of_a_newer_is_ref
     for told in ["was written by a newer vtagd", "start that version", "`outbox.path`", "vtagd events export"] {
         assert!(log.contains(told), "{told}: {log}");
     }
+}
+
+#[test]
+fn what_a_newer_version_has_left_is_kept_as_it_is_and_whoever_would_change_it_hears_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let path = |name: &str| here.join(name);
+    fs::create_dir_all(path("state/calibrations")).unwrap();
+    let newer = [
+        ("state/calibrations/things.calibration.json", "{\"version\": 99, \"set\": \"things\", \"curves\": []}"),
+        ("state/marks.json", "{\"version\": 99, \"timelines\": {}}"),
+    ];
+    newer.iter().for_each(|(name, text)| fs::write(path(name), text).unwrap());
+    fs::write(path("things.yaml"), "set: things\nbackground: [a wall]\nlabels: [{ name: cat }]\n").unwrap();
+    let config = format!(
+        "labels: [things.yaml]\nstreams: [{{ id: gate, url: \"file://{}\" }}]\n\
+         sinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: outbox.db }}\nstate: {{ path: state }}\napi: {{ listen: off }}\n",
+        root().join("demo/clip.mp4").display()
+    );
+    fs::write(path("vtagd.yaml"), &config).unwrap();
+    let said = |arguments: &[&str]| {
+        let output = vtagd(here).args(arguments).arg("-c").arg(path("vtagd.yaml")).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, checked) = said(&["check"]);
+    for part in [
+        "things.calibration.json, is of a newer vtagd (version 99)",
+        "`cat` waits on stream gate",
+        "start that version, or move the file away",
+    ] {
+        assert!(code == Some(0) && checked.contains(part), "{part}: {checked}");
+    }
+    let on = ["--stream", "gate", "--set", "things", "--label", "cat", "--seen", "1", "2"];
+    let changes: [&[&str]; 3] = [
+        &[&["marks", "add"], &on[..]].concat(),
+        &["labels", "confirm", "things", "--stream", "gate"],
+        &["labels", "confirm", "things", "--discard"],
+    ];
+    for change in changes {
+        let (code, refused) = said(change);
+        assert!(
+            code == Some(1) && refused.contains("(version 99) and is kept as it is; start that version"),
+            "{refused}"
+        );
+    }
+    // An outbox that nobody of this version can read: it ends before anything is started, and the file is what it was.
+    let connection = rusqlite::Connection::open(path("outbox.db")).unwrap();
+    connection
+        .execute_batch("CREATE TABLE parcels (x); INSERT INTO parcels VALUES (1); PRAGMA user_version = 99;")
+        .unwrap();
+    drop(connection);
+    let before = fs::read(path("outbox.db")).unwrap();
+    let mut daemon = Daemon::start(here, &config);
+    assert_eq!(daemon.wait().code(), Some(2));
+    let log = daemon.log();
+    assert!(log.contains("was written by a newer vtagd (schema 99") && log.contains("start that version"), "{log}");
+    assert!(fs::read(path("outbox.db")).unwrap() == before, "not a byte of it has changed");
+    for (name, text) in newer {
+        assert_eq!(fs::read_to_string(path(name)).unwrap(), text, "{name}");
+    }
+    let aside = fs::read_dir(here).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(aside.filter(|name| name.contains("damaged")).next().is_none());
 }

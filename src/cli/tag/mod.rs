@@ -198,7 +198,10 @@ fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepa
     // As the daemon of the configuration has them, whatever part of it is looked at here.
     let example_views = ExampleViews::of(&watching.settings);
     let given = given_labels::read(args, bundle.logit_parameters.activation).map_err(|error| fail(&error, 2))?;
-    watching.watch_for(given).map_err(|error| fail(&error, 2))?;
+    let had_hours = watching.watch_for(given).map_err(|error| fail(&error, 2))?;
+    if had_hours && args.is_rehearsal() {
+        remark(&"note: `active` counts in a daemon alone: here labels are looked for at any time of day");
+    }
     let sets = &watching.settings.label_sets;
     let is_left = |set: &&LabelSet| set.scoring == Scoring::Independent && set.has_background();
     // Where one set alone is looked for, nobody reads what is left to the background.

@@ -205,6 +205,7 @@ mod tests {
             thresholds: Thresholds::default(),
             origin: crate::event::ThresholdOrigin::default(),
             attributes: Arc::default(),
+            hours: None,
         };
         let set = SetRules {
             region: None,

@@ -312,6 +312,7 @@ mod tests {
             },
             origin: crate::event::ThresholdOrigin::default(),
             attributes: Arc::default(),
+            hours: None,
         };
         let rivals = [NamedRival { kind: crate::score::RivalKind::Background, name: "a yard".into() }];
         let set = SetRules { region: None, name: "lot".into(), labels: vec![rules], rivals: rivals.into() };

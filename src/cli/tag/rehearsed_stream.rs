@@ -98,13 +98,14 @@ impl Watching {
         Ok(())
     }
 
-    /// What is looked for: `given`, or what the configured stream has.
+    /// What is looked for: `given`, or what the configured stream has. Whether some of it has hours, which do not count here: a video has no time of day,
+    /// and who watches a camera wants to see what would be told.
     ///
     /// # Errors
     /// A label whose tags could never end, or nothing to look for.
-    pub fn watch_for(&mut self, given: Option<Vec<LabelSet>>) -> Result<(), String> {
+    pub fn watch_for(&mut self, given: Option<Vec<LabelSet>>) -> Result<bool, String> {
         let settings = &mut self.settings;
-        let (sets, calibrations): (Vec<LabelSet>, Vec<FoundCalibration>) = match given {
+        let (mut sets, calibrations): (Vec<LabelSet>, Vec<FoundCalibration>) = match given {
             // Of sets that are given here nobody has calibrated anything.
             Some(given) => given.into_iter().map(|set| (set, FoundCalibration::Absent)).unzip(),
             None => {
@@ -124,9 +125,11 @@ impl Watching {
                 return Err(format!("label {}: its exit, {exit}, is above its enter, {enter}", label.name));
             }
         }
+        let labels = sets.iter_mut().flat_map(|set| &mut set.labels);
+        let had_hours = labels.fold(false, |any, label| label.hours.take().is_some() || any);
         self.base.label_sets = (0..sets.len()).collect();
         (settings.label_sets, settings.calibrations) = (sets, calibrations);
-        Ok(())
+        Ok(had_hours)
     }
 
     /// `stream`, as it was before it was known [what is looked for](Self::watch_for).

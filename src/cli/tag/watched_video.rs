@@ -161,7 +161,7 @@ impl Watch<'_> {
                 told.iter().for_each(|told| printer.print_event(&name, told));
             }
         });
-        ScoreRoute { scorers: self.engine.scorers.clone(), handler, embeddings: None }
+        ScoreRoute { scorers: self.engine.scorers.clone(), skipped: Vec::new(), handler, embeddings: None }
     }
 
     fn limit(&self) -> Option<Duration> {

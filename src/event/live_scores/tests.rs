@@ -26,6 +26,7 @@ fn live(base: Instant, margins: &[f32]) -> LiveScores {
         },
         origin: crate::event::ThresholdOrigin::default(),
         attributes: Arc::default(),
+        hours: None,
     };
     let rivals = [("car", RivalKind::Label), ("an empty street", RivalKind::Background)];
     let rivals = rivals.map(|(name, kind)| NamedRival { kind, name: name.into() });
@@ -75,7 +76,7 @@ fn a_calibrated_label_tells_how_much_of_the_last_hour_lies_beyond_its_range_and_
         after_exit: Duration::ZERO,
         cooldown: Duration::ZERO,
     };
-    let rules = |origin| LabelRules { name: "car".into(), thresholds, origin, attributes: Arc::default() };
+    let rules = |origin| LabelRules { name: "car".into(), thresholds, origin, attributes: Arc::default(), hours: None };
     let set =
         |origin| SetRules { region: None, name: "street".into(), labels: vec![rules(origin)], rivals: Arc::default() };
     let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
@@ -112,8 +113,13 @@ fn a_label_has_a_tag_of_its_own_in_each_region_and_all_of_them_end_with_the_stre
         cooldown: Duration::from_secs(60),
         ..Thresholds::default()
     };
-    let label =
-        || LabelRules { name: "car".into(), thresholds, origin: Default::default(), attributes: Arc::default() };
+    let label = || LabelRules {
+        name: "car".into(),
+        thresholds,
+        origin: Default::default(),
+        attributes: Arc::default(),
+        hours: None,
+    };
     let set = |region: &str| SetRules {
         region: Some(region.into()),
         name: "lot".into(),
@@ -200,4 +206,29 @@ fn an_open_tag_and_a_cooldown_say_since_when_and_until_when() {
     let ended = [-1.0, 2.0, 2.0, 2.0, -1.0, -1.0, -1.0];
     assert_eq!(state(&ended), (LabelState::Cooldown, None, Some(33)));
     assert_eq!(state(&[&ended[..], &[2.0]].concat()), (LabelState::Cooldown, Some(7), Some(33)));
+}
+
+#[test]
+fn a_label_outside_its_hours_says_so_and_when_they_begin() {
+    let base = Instant::now();
+    let zone = jiff::tz::TimeZone::UTC;
+    let span = crate::event::active_hours::ActiveSpan { days: [true; 7], from: 480, to: 600, zone };
+    let hours = Some(Arc::new(crate::event::ActiveHours(vec![span])));
+    let thresholds = Thresholds { after: Duration::ZERO, ..Thresholds::default() };
+    let rules =
+        LabelRules { name: "car".into(), thresholds, origin: Default::default(), attributes: Arc::default(), hours };
+    let set = SetRules { region: None, name: "street".into(), labels: vec![rules], rivals: Arc::default() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let emitter = Arc::new(Mutex::new(Emitter::new("a", "gate".into(), model, vec![set], GAP)));
+    let live = LiveScores::default();
+    live.enter(&"gate".into(), &emitter);
+    let seen = || live.reading("gate", base, Detail::Latest, |_, _, _| true).unwrap().scores.remove(0);
+    for (clock, state) in [("09:00", LabelState::Open), ("10:00", LabelState::Inactive)] {
+        let now = format!("2026-11-27T{clock}:00Z").parse().unwrap();
+        emitter.lock().keep_hours(now, &mut |_| true);
+        emitter.lock().scores(at(base, 1), 0, &[lead(5.0)], &mut |_| true);
+        assert_eq!(seen().state, state);
+    }
+    let next: Timestamp = "2026-11-28T08:00:00Z".parse().unwrap();
+    assert_eq!((seen().until, seen().since), (Some(next), None));
 }

@@ -73,8 +73,16 @@ pub(super) fn enter(connection: &Connection, routes: &[Route]) -> Result<Vec<i64
     )?;
     let mut namesake = connection.prepare("SELECT id FROM sinks WHERE key <> ?1 AND name = ?2")?;
     let mut rename = connection.prepare("UPDATE sinks SET name = name || ' (before)' WHERE key <> ?1 AND name = ?2")?;
+    let mut moves =
+        connection.prepare("SELECT 1 FROM sinks WHERE key = ?1 AND NOT EXISTS (SELECT 1 FROM sinks WHERE key = ?2)")?;
+    let mut move_to = connection.prepare("UPDATE sinks SET key = ?2 WHERE key = ?1")?;
     let mut one = |route: &Route| {
         let names = [&route.key, &route.name];
+        if let Some(former) = &route.former_key
+            && moves.exists([former, &route.key])?
+        {
+            move_to.execute([former, &route.key])?;
+        }
         if namesake.exists(names)? {
             rename.execute(names)?;
         }
@@ -84,4 +92,37 @@ pub(super) fn enter(connection: &Connection, routes: &[Route]) -> Result<Vec<i64
         }
     };
     routes.iter().map(&mut one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{EventStore, Queued};
+    use crate::event::EventKind;
+    use crate::outbox::age::tests::Machine;
+    use crate::outbox::delivery::tests::event;
+    use crate::outbox::route::{Filter, Route};
+
+    #[test]
+    fn what_waits_under_the_key_of_an_earlier_version_goes_along_and_its_name_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |key: &str, former: Option<&str>| {
+            let former_key = former.map(str::to_owned);
+            let route =
+                Route { name: "webhook-0".into(), key: key.into(), former_key, only: Filter::default(), rate: None };
+            EventStore::open(Some(&folder.path().join("outbox.db")), &[route], Box::new(Machine::default())).unwrap()
+        };
+        let mut store = open("webhook https://h/token", None);
+        store.commit(&[Queued { event: Arc::new(event("gate", "car", EventKind::Start)), to: vec![0] }], &[]).unwrap();
+        drop(store);
+        // Also the second time, when there is nothing left to be moved.
+        for _ in 0..2 {
+            let store = open("webhook https://h/?digest", Some("webhook https://h/token"));
+            assert_eq!(store.pending(0, 0, 9, |_| false).unwrap().len(), 1);
+            let mut rows = store.connection.prepare("SELECT key || ' ' || name FROM sinks").unwrap();
+            let rows: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+            assert_eq!(rows, ["webhook https://h/?digest webhook-0"]);
+        }
+    }
 }

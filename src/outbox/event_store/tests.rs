@@ -1,5 +1,7 @@
 //! The outbox's file: what survives, what is thrown away, what a damaged one becomes.
 
+mod full_disk;
+
 use std::time::Duration;
 
 use super::*;
@@ -11,7 +13,13 @@ use crate::outbox::delivery::tests::event;
 use crate::outbox::route::Filter;
 
 fn routes(names: &[&str]) -> Vec<Route> {
-    let route = |name: &&str| Route { name: (*name).into(), key: (*name).into(), only: Filter::default(), rate: None };
+    let route = |name: &&str| Route {
+        name: (*name).into(),
+        key: (*name).into(),
+        former_key: None,
+        only: Filter::default(),
+        rate: None,
+    };
     names.iter().map(route).collect()
 }
 

@@ -112,7 +112,7 @@ impl LabelLevels {
         if says_it_all(&of.label) && !is_read_otherwise(&short, of.in_regions) && free(&short) {
             return short;
         }
-        let base = format!("{short}_{}", mark(&of.set, &of.label));
+        let base = marked(&of.set, &of.label);
         let numbered = (2..).map(|number: u32| format!("{base}_{number}"));
         std::iter::once(base.clone()).chain(numbered).find(free).unwrap_or(base)
     }
@@ -132,6 +132,16 @@ impl LabelLevels {
 pub fn alone(set: &str, label: &str, in_regions: bool) -> String {
     let of = LabelPlace { stream: String::new(), set: set.to_owned(), label: label.to_owned(), in_regions };
     LabelLevels::default().found(&of)
+}
+
+/// The levels that a label may have where nobody has recorded them: alone in its stream, or beside one that is alike.
+pub fn possible(set: &str, label: &str) -> [String; 2] {
+    [alone(set, label, false), marked(set, label)]
+}
+
+/// Its name and a hash.
+fn marked(set: &str, label: &str) -> String {
+    format!("{}_{}", slug(label), mark(set, label))
 }
 
 /// Home Assistant's id of a label's sensor, without the prefix's part: `a` with `b_c` and `a_b` with `c` would be one.

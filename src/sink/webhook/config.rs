@@ -9,6 +9,7 @@ use super::body_template::{self, BodyTemplate};
 use super::{BatchSettings, TemplateSettings, Webhook, WebhookSettings};
 use crate::platform::hex::hex;
 use crate::platform::secret::{self, Secret};
+use crate::platform::secret_path;
 use crate::section;
 use crate::sink::config::{SinkConfig, SinkItem};
 use crate::sink::{Sink, SinkContext, SinkStartError, network_keys};
@@ -17,9 +18,6 @@ use crate::yaml::field_reader::{At, Field, FromNode, Reader, join};
 use crate::yaml::problem::Severity;
 use crate::yaml::secrets::{self, SecretSource};
 use crate::yaml::{Node, Value, address, units};
-
-/// Services at which whoever knows the address may post.
-const PATHS_ARE_CREDENTIALS: [&str; 4] = ["hooks.slack.com", "discord.com", "discordapp.com", "api.telegram.org"];
 
 /// Headers that the sink itself writes, or that change how the body is understood.
 const OURS: [&str; 8] = [
@@ -164,7 +162,7 @@ impl SinkConfig for WebhookSettings {
             address::report_plain(url, &found.url, sent, "use https://", reader);
         }
         if let (Some(url), Some(found)) = (raw.url.given(), &address)
-            && found.url.host_str().is_some_and(|host| PATHS_ARE_CREDENTIALS.contains(&host))
+            && secret_path::is_credential(&found.url)
         {
             secret::holds_one(found.url.path());
             let remedy = "put the whole URL into a file, a credential or a variable, and name that as `secret_url`";
@@ -201,7 +199,9 @@ impl SinkConfig for WebhookSettings {
                     let remedy = "remove them; use `secret` to sign, or `headers: { Authorization: { env: NAME } }`";
                     return reader.refuse(url, "holds credentials, which a webhook does not use", remedy);
                 }
-                (address.url, None)
+                // From here on as if it had been written so.
+                let hidden = secret_path::is_credential(&address.url).then(|| Secret::new(address.url.as_str()));
+                (if hidden.is_some() { beginning(address.url) } else { address.url }, hidden)
             }
         };
         Some(Self {
@@ -220,11 +220,14 @@ impl SinkConfig for WebhookSettings {
 
     /// With a digest in the place of the query, in which tokens tend to stand: the outbox keeps this.
     fn target(&self) -> String {
-        let mut place = self.url.clone();
-        if let Some(query) = self.secret_url.as_ref().map(Secret::expose).or(self.url.query()) {
-            place.set_query(Some(&hex(&Sha256::digest(query)[..8])));
-        }
-        place.to_string()
+        let secret = self.secret_url.as_ref().map(Secret::expose);
+        with_digest(self.url.clone(), secret.or(self.url.query()))
+    }
+
+    /// A path that is a credential once stood there as it is.
+    fn former_target(&self) -> Option<String> {
+        let whole = url::Url::parse(self.secret_url.as_ref()?.expose().trim()).ok()?;
+        Some(with_digest(whole.clone(), whole.query()))
     }
 
     fn addresses(&self) -> Vec<(String, u16)> {
@@ -241,6 +244,23 @@ impl SinkConfig for WebhookSettings {
     }
 }
 
+/// `place` with a digest of `hidden` in the place of its query.
+fn with_digest(mut place: url::Url, hidden: Option<&str>) -> String {
+    if let Some(hidden) = hidden {
+        place.set_query(Some(&hex(&Sha256::digest(hidden)[..8])));
+    }
+    place.to_string()
+}
+
+/// What of an address is no credential.
+fn beginning(mut url: url::Url) -> url::Url {
+    url.set_path("");
+    url.set_query(None);
+    url.set_fragment(None);
+    let _ = (url.set_username(""), url.set_password(None));
+    url
+}
+
 /// The beginning of an address that is a credential, and the whole.
 fn secret_url(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<(url::Url, Secret)> {
     let parsed = |secret: &Secret| {
@@ -250,11 +270,7 @@ fn secret_url(source: &At<SecretSource>, reader: &mut Reader<'_>) -> Option<(url
     let told = ["holds no URL of http:// or https://", "write the whole URL into it, as the other side gives it"];
     let secret = secrets::resolve_if(source, |secret| parsed(secret).is_some(), told, reader)?;
     // One that is not here is the daemon's to know.
-    let mut url = parsed(&secret).or_else(|| url::Url::parse("https://unknown.invalid").ok())?;
-    url.set_path("");
-    url.set_query(None);
-    url.set_fragment(None);
-    let _ = (url.set_username(""), url.set_password(None));
+    let url = beginning(parsed(&secret).or_else(|| url::Url::parse("https://unknown.invalid").ok())?);
     let at = At { value: url.to_string(), place: source.place, path: source.path.clone() };
     if url.scheme() == "http" {
         address::report_plain(&at, &url, true, "use https://", reader);

@@ -53,7 +53,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// `type: webhook` of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookSettings {
-    /// `http://` or `https://`, without credentials: where there is a `secret_url`, its beginning.
+    /// `http://` or `https://`, without credentials: where there is a `secret_url`, or its path is one, its beginning.
     pub url: url::Url,
     /// The whole address, where that is a credential.
     pub secret_url: Option<Secret>,
