@@ -222,7 +222,7 @@ mod tests {
         let id: StreamId = "door".into();
         let thresholds = Thresholds { after: Duration::ZERO, after_exit: Duration::ZERO, ..Thresholds::default() };
         let (origin, attributes) = (ThresholdOrigin::default(), Arc::default());
-        let rules = LabelRules { name: "cat".into(), thresholds, origin, attributes };
+        let rules = LabelRules { name: "cat".into(), thresholds, origin, attributes, hours: None };
         let set = SetRules { region: None, name: "things".into(), labels: vec![rules], rivals: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
         let gap = Duration::from_secs(30);

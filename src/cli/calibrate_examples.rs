@@ -131,7 +131,7 @@ fn pieces(spans: &[(f64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibrate::marks::{MarkKind, MarkTime, Span};
+    use crate::calibrate::marks::{Mark, MarkKind, MarkTime, Span};
     use crate::label::set;
     use crate::yaml::Document;
 
@@ -143,8 +143,8 @@ mod tests {
     fn marks() -> SetMarks {
         let at = |second: i64| MarkTime::Wall(jiff::Timestamp::from_second(second).unwrap());
         let mut marks = SetMarks::default();
-        marks.add(&MarkKind::Seen("car".to_owned()), Span(at(100), at(109)));
-        marks.add(&MarkKind::Empty, Span(at(200), at(209)));
+        marks.add(&Mark { region: None, kind: MarkKind::Seen("car".to_owned()), span: Span(at(100), at(109)) });
+        marks.add(&Mark { region: None, kind: MarkKind::Empty, span: Span(at(200), at(209)) });
         marks
     }
 
@@ -168,7 +168,7 @@ mod tests {
             // Texts believe most in the middle of the wrong tag.
             let embedding = [second as f32];
             let margin = if second == 302 { 9.0 } else { (second % 10) as f32 };
-            let row = PastRow { tile: 0, from: second * 1000, until: second * 1000, embedding: &embedding };
+            let row = PastRow { tile: 0, from: second * 1000, until: second * 1000, picture: None, embedding: &embedding };
             search.note(&row, |_| margin);
         }
         let found = search.found();
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_row_that_stands_for_both_shows_what_the_label_is_not() {
         let mut search = ExampleSearch::new(&yard(""), &[], (&marks(), None), &[wrong("car")], "m").unwrap();
-        let row = PastRow { tile: 0, from: 0, until: 1_000_000, embedding: &[1.0] };
+        let row = PastRow { tile: 0, from: 0, until: 1_000_000, picture: None, embedding: &[1.0] };
         search.note(&row, |_| 0.0);
         let kept = &search.found()["car"];
         assert_eq!((kept.examples.len(), kept.counter_examples.len()), (0, 1));

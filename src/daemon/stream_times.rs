@@ -117,6 +117,7 @@ mod tests {
             thresholds,
             origin: ThresholdOrigin::default(),
             attributes: Arc::default(),
+            hours: None,
         };
         let set = SetRules { region: None, name: "things".into(), labels: vec![rules], rivals: Arc::default() };
         let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
