@@ -229,12 +229,17 @@ fn ends_of(url: &str, told: &[&str], count: &Count) {
     };
     daemon.wait_ready();
     let (mut most, mut sampled, mut longest) = (0, (0, Instant::now()), Duration::ZERO);
-    eventually(&format!("{url} is told"), || {
-        let now = row(&mut daemon, "healthy")["accounting"]["sampled"].as_u64().unwrap();
+    // How long none of the other's samples comes.
+    let mut pause = |daemon: &mut Daemon| {
+        let now = row(daemon, "healthy")["accounting"]["sampled"].as_u64().unwrap();
         if now > sampled.0 {
             longest = longest.max(if sampled.0 > 0 { sampled.1.elapsed() } else { Duration::ZERO });
             sampled = (now, Instant::now());
         }
+        longest
+    };
+    eventually(&format!("{url} is told"), || {
+        pause(&mut daemon);
         most = most.max(daemon.rss());
         // Nothing kills the machine that this runs on.
         assert!(most < 3 * ROOM, "{url}: {} MiB", most / MIB);
@@ -253,7 +258,10 @@ fn ends_of(url: &str, told: &[&str], count: &Count) {
     });
     let frames = |daemon: &mut Daemon| row(daemon, "healthy")["frames"].as_u64().unwrap();
     let before = frames(&mut daemon);
-    eventually("the camera beside it goes on", || (frames(&mut daemon) >= before + 25).then_some(()));
+    let longest = eventually("the camera beside it goes on", || {
+        let longest = pause(&mut daemon);
+        (frames(&mut daemon) >= before + 25).then_some(longest)
+    });
     assert_eq!(row(&mut daemon, "healthy")["reconnects"], 0, "{url}");
     let mut left = 0;
     eventually("its memory is given back", || {
