@@ -243,7 +243,7 @@ fn shown_before(
             Some(MarkedRecording { name: "its history".to_owned(), scores: Scores::Past(past), marks: marks.clone() })
         }
         Err((why, _)) => {
-            complain(&format!("{} by the clock left out: {why}", plural(number(marks, false), "mark")));
+            tracing::warn!("{} by the clock left out: {why}", plural(number(marks, false), "mark"));
             None
         }
     }

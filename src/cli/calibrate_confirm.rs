@@ -154,6 +154,10 @@ fn taken_over(entries: &mut Vec<CalibrationEntry>, set: &LabelSet, stream: &Stre
         changed += labels.len();
         calibration_file::put(entries, &stream.source.id, region, labels);
     }
+    if changed == 0 {
+        // Nothing waits for them, and the regions may come back.
+        entries.extend(gone);
+    }
     changed
 }
 
@@ -213,7 +217,7 @@ mod tests {
             waiting.map(|one| one.to_string()).collect()
         };
         assert_eq!(waiting(""), Vec::<String>::new());
-        let why = "tell nothing: it was calibrated for the whole view, which has regions now";
+        let why = "tells nothing: it was calibrated for the whole view, which has regions now";
         let both = ["left", "right"].map(|region| format!("`car` waits on stream gate/{region} and {why}"));
         assert_eq!(waiting(TWO), both);
         let settings = load(folder.path(), TWO);

@@ -5,7 +5,7 @@
 
 use super::calibrate::Args;
 use super::marks::{self, Failure};
-use super::{complain, plural};
+use super::plural;
 use crate::calibrate::marks::SetMarks;
 use crate::config::Settings;
 use crate::daemon::marking::{MarkedStream, Moments};
@@ -96,7 +96,7 @@ fn by_kind(marks: SetMarks, is_file: bool) -> Marks {
         // An earlier version took them, or it was a file then.
         seconds => {
             if number(&marks, false) > 0 {
-                complain(&format!("{} in seconds left out: they are not of a camera", plural(seconds, "mark")));
+                tracing::warn!("{} in seconds left out: they are not of a camera", plural(seconds, "mark"));
             }
             Marks::ByClock(marks)
         }

@@ -10,7 +10,7 @@ use ndarray::ArrayView1;
 
 use super::calibrate_examples::ExampleSearch;
 use super::marks::Failure;
-use super::{complain, plural};
+use super::plural;
 use crate::calibrate::marks::{MarkTime, SetMarks};
 use crate::calibrate::past_samples::{PastMargins, PastMoments};
 use crate::config::{Settings, StreamSettings};
@@ -137,7 +137,7 @@ pub(super) fn read(
         return Err(("interrupted".to_owned(), 1));
     }
     if is_full {
-        complain(&"there is more than can be looked at since the first mark; what came last is left out");
+        tracing::warn!("there is more than can be looked at since the first mark; what came last is left out");
     }
     let rows = |number: u64| plural(usize::try_from(number).unwrap_or(usize::MAX), "row");
     let left_out = [
@@ -146,13 +146,13 @@ pub(super) fn read(
         (read.other_models, "as of another model"),
     ];
     for (number, why) in left_out.into_iter().filter(|(number, _)| *number > 0) {
-        complain(&format!("left out of the history, {why}: {}", rows(number)));
+        tracing::warn!("left out of the history, {why}: {}", rows(number));
     }
     if read.unknown_views > 0 {
         let what = "of the history, kept by an earlier version without the view: if that has changed since, remove the marks of then";
-        complain(&format!("{} {what}", rows(read.unknown_views)));
+        tracing::warn!("{} {what}", rows(read.unknown_views));
     }
-    read.unreadable.iter().for_each(|what| complain(&format!("a part of the history cannot be read: {what}")));
+    read.unreadable.iter().for_each(|what| tracing::warn!(what, "a part of the history cannot be read"));
     if margins.is_empty() {
         let other = match (read.other_models, read.other_views) {
             (0, 0) => "`history.max_age` and `max_size` say how long it is kept",

@@ -314,9 +314,9 @@ fn remove(marked: &Marked, all: bool) -> Result<(), Failure> {
             marked.label.as_ref().is_none_or(|label| label == of)
         };
         let in_region = |mark: &Mark| marked.region.is_none() || mark.region == marked.region;
-        for mark in marks.all().iter().filter(|mark| is_meant(mark) && in_region(mark)) {
-            marks.remove(mark);
-        }
+        let kept: Vec<Mark> = marks.all().into_iter().filter(|mark| !(is_meant(mark) && in_region(mark))).collect();
+        *marks = SetMarks::default();
+        kept.iter().for_each(|mark| marks.add(mark));
         Ok(before - marks.len())
     })?;
     say(&format!("{} removed of the set `{set}` on stream {stream}", plural(removed, "mark")));

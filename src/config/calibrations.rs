@@ -171,14 +171,13 @@ pub struct Waiting {
 
 impl std::fmt::Display for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let more = if self.labels.len() > 1 {
-            format!(" and {} more wait", self.labels.len() - 1)
-        } else {
-            " waits".to_owned()
+        let (wait, tell) = match self.labels.len() {
+            0 | 1 => (" waits".to_owned(), "tells"),
+            all => (format!(" and {} more wait", all - 1), "tell"),
         };
         let first = self.labels.first().map_or("", String::as_str);
         let region = self.region.as_ref().map_or_else(String::new, |region| format!("/{region}"));
-        write!(f, "`{first}`{more} on stream {}{region} and tell nothing: {}", self.stream, self.why)
+        write!(f, "`{first}`{wait} on stream {}{region} and {tell} nothing: {}", self.stream, self.why)
     }
 }
 

@@ -140,12 +140,20 @@ pub fn span_of(tag: &TagTimes, moments: Moments) -> Span {
 pub fn mark_tag(marks: &mut SetMarks, tag: &TagTimes, span: Span, is_right: bool) -> (Mark, bool) {
     let mark = |kind| Mark { region: tag.region.clone(), kind, span };
     let (seen, absent) = (mark(MarkKind::Seen(tag.label.clone())), mark(MarkKind::Absent(tag.label.clone())));
-    let (mark, other) = if is_right { (seen, absent) } else { (absent, seen) };
-    // Who has changed his mind says so of the same event.
-    marks.remove(&other);
-    let before = marks.len();
+    // By the clock a tag has its beginning for itself: what was said of it while it was open was said of less.
+    let is_same = |one: &Span| *one == span || (!span.0.is_media() && one.0 == span.0);
+    let of_tag = |one: &Mark| {
+        let is_label = one.kind == seen.kind || one.kind == absent.kind;
+        one.region == tag.region && is_label && is_same(&one.span)
+    };
+    let before: Vec<Mark> = marks.all().into_iter().filter(of_tag).collect();
+    // Who has changed his mind says so of the same tag.
+    for one in &before {
+        marks.remove(one);
+    }
+    let mark = if is_right { seen } else { absent };
     marks.add(&mark);
-    let is_new = marks.len() > before;
+    let is_new = !before.contains(&mark);
     (mark, is_new)
 }
 
@@ -344,8 +352,12 @@ mod tests {
         assert_eq!([None, Some("left"), Some("right")].map(|region| absent(&marks, region)), [0, 1, 0]);
         mark_tag(&mut marks, &left, span, true);
         assert_eq!((absent(&marks, Some("left")), marks.seen("car", Some("left"), true).len()), (0, 1));
-        // Of a stream without regions.
-        mark_tag(&mut marks, &all, span_of(&all, Moments::Either), false);
+        // Of a stream without regions, while the tag was open and again at its end.
+        let open = span_of(&all, Moments::Either);
+        assert!(mark_tag(&mut marks, &all, open, true).1);
+        let ended = Span(open.0, MarkTime::Wall(jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(60)));
+        assert!(mark_tag(&mut marks, &all, ended, false).1 && !mark_tag(&mut marks, &all, ended, false).1);
+        assert_eq!(marks.seen("car", None, false).len(), 0);
         assert_eq!((marks.absent("car", None, false).len(), marks.absent("car", Some("right"), false).len()), (1, 1));
         let ids: Vec<String> = marks.all().iter().map(|mark| id_of("gate", "yard", mark)).collect();
         assert!(ids.len() == 2 && ids[0] != ids[1], "{ids:?}");
