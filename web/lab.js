@@ -109,7 +109,7 @@ export function lab(body, parameters) {
     } catch (error) {
       if (error.name === 'AbortError') return null;
       if (!(error instanceof ApiError)) throw error;
-      const off = error.status === 409 ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
+      const off = error.message.includes('history') ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
       put(results);
       threshold.hidden = true;
       return say(state, `${error.message}.${off}`);
