@@ -97,7 +97,11 @@ export async function tokenOfAddress() {
   const given = /^#token=([^&]+)/.exec(location.hash);
   if (!given) return;
   history.replaceState(null, '', `${location.pathname}${location.search}#/cameras`);
-  await logIn(decodeURIComponent(given[1])).catch(() => {});
+  try {
+    await logIn(decodeURIComponent(given[1]));
+  } catch {
+    // One that is wrong is asked for, as none is.
+  }
 }
 
 /** Logs in, with the token of this tab or one that is asked for; everybody who waits for it waits for the same. */

@@ -25,11 +25,20 @@ const connection = document.getElementById('connection');
 let leave = null;
 let shown = '';
 
+/** Whatever somebody has typed there. @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** The address's view, what it is of, and its parameters. */
 function route() {
   const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?');
-  const [name, ...rest] = path.split('/').map(decodeURIComponent);
-  return { name: name || 'cameras', of: rest.join('/'), parameters: Object.fromEntries(new URLSearchParams(query)) };
+  const [name, ...rest] = path.split('/');
+  return { name: name || 'cameras', of: decoded(rest.join('/')), parameters: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 async function show() {
@@ -37,7 +46,7 @@ async function show() {
   const { name, of, parameters } = route();
   leave?.();
   leave = null;
-  const [title, view] = name === 'camera' ? [of, camera] : VIEWS[name] || VIEWS.cameras;
+  const [title, view] = name === 'camera' ? [of, camera] : VIEWS[Object.hasOwn(VIEWS, name) ? name : 'cameras'];
   document.title = `${title} · vtagd`;
   const heading = h('h1', { tabindex: '-1' }, title);
   const body = h('div', { class: `view ${name}` });

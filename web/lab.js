@@ -2,7 +2,7 @@
 //
 // What is shown is what would be in force: the daemon scores the past with the set as it would be. Only which points lie above the threshold is found here.
 
-import { ApiError, attempt, get, notice, post } from './api.js';
+import { ApiError, attempt, get, located, notice, post } from './api.js';
 import { button, choice, each, field, h, here, percent, put, replaceAddress, say, scoreOf, settled, time } from './dom.js';
 import { curve, histogram, stretch, stretches } from './chart.js';
 
@@ -109,7 +109,7 @@ export function lab(body, parameters) {
     } catch (error) {
       if (error.name === 'AbortError') return null;
       if (!(error instanceof ApiError)) throw error;
-      const off = error.status === 409 ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
+      const off = error.message.includes('history') ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
       put(results);
       threshold.hidden = true;
       return say(state, `${error.message}.${off}`);
@@ -169,11 +169,10 @@ export function lab(body, parameters) {
       });
     const line = curve({ curve: one.curve, low, high, since: since(), step: told.step, name: `${told.label} on ${place}`, chosen });
     const spread = histogram(one.histogram, low, high);
-    const pictures = new Map(one.pictures);
+    const pictures = one.pictures;
     const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), moments);
     const item = (moment) => {
-      const at = [...pictures].find(([point]) => point >= moment.from && point <= moment.to);
-      const picture = at ? at[1].slice(1) : null;
+      const picture = located(pictures.find(({ step }) => step >= moment.from && step <= moment.to)?.url);
       const words = `${stretch(instant(moment.from), instant(moment.to + 1))}, highest ${moment.peak.toFixed(1)}`;
       const image = picture ? h('a', { href: picture, class: 'picture' }, h('img', { src: picture, alt: `${place}, ${time(instant(moment.from))}`, loading: 'lazy' })) : null;
       return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, button('seen', mark('seen', moment.from, moment.to)), button('absent', mark('absent', moment.from, moment.to))));

@@ -57,7 +57,7 @@ export function search(body, parameters) {
       told = picture ? await post('search', given, { body: picture, kind: picture.type || 'image/jpeg', signal }) : await get('search', given, { signal });
     } catch (error) {
       if (error.name === 'AbortError') return null;
-      const off = error.status === 409 ? ' Its key `history` in the configuration keeps what cameras have shown, from then on.' : '';
+      const off = error.message.includes('history') ? ' Its key `history` in the configuration keeps what cameras have shown, from then on.' : '';
       put(found);
       return say(answer, `${error.message}.${off}`);
     }

@@ -17,7 +17,8 @@ function line(first, ...others) {
 
 export function system(body) {
   const look = async () => {
-    if (document.hidden) return;
+    // Not under the hands of who reads by keyboard.
+    if (document.hidden || body.contains(document.activeElement)) return;
     const [ready, { outbox, sinks }, { sets }] = await Promise.all([readiness(), get('sinks'), get('labels')]);
     const inference = ready.inference;
     const about = [

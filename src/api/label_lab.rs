@@ -86,16 +86,22 @@ struct Sent {
 }
 
 impl Sent {
+    /// Without the key `not`, which is of the other route.
     #[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
-    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Response> {
+    fn read(headers: &HeaderMap, body: &[u8], not: &str) -> Result<Self, Response> {
         if kind(headers) != "application/json" {
             return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is JSON (application/json)"));
         }
-        let sent: Self = serde_json::from_slice(body).map_err(|error| {
+        let wrong = |error: serde_json::Error| {
             // It may repeat what it did not expect: of that no more than a name's length.
             let why: String = error.to_string().chars().take(MAX_NAME).collect();
             refusal(StatusCode::BAD_REQUEST, &format!("the body is not as it should be: {why}"))
-        })?;
+        };
+        let value: Value = serde_json::from_slice(body).map_err(wrong)?;
+        if value.get(not).is_some() {
+            return Err(refusal(StatusCode::BAD_REQUEST, &format!("there is no `{not}` here")));
+        }
+        let sent: Self = serde_json::from_value(value).map_err(wrong)?;
         sent.problem().map_or(Ok(sent), |why| Err(refusal(StatusCode::BAD_REQUEST, why)))
     }
 
@@ -133,13 +139,10 @@ pub(super) async fn try_label(State(shared): State<Shared>, set: Name, headers: 
         Ok(set) => set,
         Err(refused) => return refused,
     };
-    let sent = match Sent::read(&headers, &body) {
+    let sent = match Sent::read(&headers, &body, "sha256") {
         Ok(sent) => sent,
         Err(refused) => return refused,
     };
-    if sent.sha256.is_some() {
-        return refusal(StatusCode::BAD_REQUEST, "a trial changes nothing: it takes no `sha256`");
-    }
     let past = Duration::from_secs_f64(sent.hours.unwrap_or(HOURS) * 3600.0);
     let draft = sent.draft();
     answer_whole(&shared, move |queries| queries.try_label(&set, &draft, past)).await
@@ -156,12 +159,12 @@ pub(super) async fn edit_label(
         Ok(set) => set,
         Err(refused) => return refused,
     };
-    let sent = match Sent::read(&headers, &body) {
+    let sent = match Sent::read(&headers, &body, "hours") {
         Ok(sent) => sent,
         Err(refused) => return refused,
     };
-    let (Some(sha256), None) = (sent.sha256.clone(), sent.hours) else {
-        let why = "a change takes `sha256`, that of the set as /api/v1/labels has told it, and no `hours`";
+    let Some(sha256) = sent.sha256.clone() else {
+        let why = "a change takes `sha256`, that of the set as /api/v1/labels has told it";
         return refusal(StatusCode::BAD_REQUEST, why);
     };
     let draft = sent.draft();
@@ -233,7 +236,7 @@ pub(super) fn schema_of_try() -> Value {
     let or_null = |schema: &Value| json!({ "anyOf": [schema, { "type": "null" }] });
     let time = json!({ "type": "string", "format": "date-time" });
     let level = object(json!({ "score": number, "margin": or_null(&number) }));
-    let picture = json!({ "type": "array", "prefixItems": [count, string], "minItems": 2, "maxItems": 2 });
+    let picture = object(json!({ "step": count, "url": string }));
     let stream = object(json!({
         "stream": string, "region": or_null(&string), "rows": count, "now": or_null(&number), "curve": list(or_null(&number)),
         "pictures": list(picture), "histogram": list(object(json!({ "margin": number, "rows": count }))),
@@ -256,7 +259,7 @@ mod tests {
 
     fn read(kind: &'static str, body: &str) -> Result<LabelDraft, u16> {
         let headers = HeaderMap::from_iter([(axum::http::header::CONTENT_TYPE, kind.parse().unwrap())]);
-        Sent::read(&headers, body.as_bytes()).map(Sent::draft).map_err(|answer| answer.status().as_u16())
+        Sent::read(&headers, body.as_bytes(), "sha256").map(Sent::draft).map_err(|answer| answer.status().as_u16())
     }
 
     #[test]
@@ -278,6 +281,7 @@ mod tests {
             r#"{"label":"dog","prompts":[""]}"#,
             r#"{"label":"dog","enter":1e9}"#,
             r#"{"label":"dog","hours":0}"#,
+            r#"{"label":"dog","sha256":null}"#,
             r#"{"label":"dog","hours":1e9}"#,
             &json!({ "label": "x".repeat(MAX_NAME + 1) }).to_string(),
             &json!({ "label": "dog", "prompts": [long] }).to_string(),

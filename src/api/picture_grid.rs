@@ -149,7 +149,8 @@ pub(super) fn described() -> Value {
     found["headers"] = tag.clone();
     let same = json!({ "description": "They are still the pictures that `If-None-Match` names.", "headers": tag });
     let summary = "The newest pictures of streams, small, in one answer. A stream that nobody has looked at for a minute has none before its next sample.";
-    operation("pictures", summary, &[("200", found), ("304", same)])
+    let long = json!({ "description": "The names are more than a request's head may hold." });
+    operation("pictures", summary, &[("200", found), ("304", same), ("431", long)])
 }
 
 pub(super) fn schema() -> Value {

@@ -18,7 +18,7 @@ use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
 use crate::label::LabelSet;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
-use crate::label::embedder::{EmbedError, EmbedProgress, Embedder, InProcessTower, TextEmbedder};
+use crate::label::embedder::{EmbedError, EmbedProgress, EmbedReport, Embedder, InProcessTower, TextEmbedder};
 use crate::model::bundle::Bundle;
 use crate::model::hub::{self, PullEvent, Reference};
 use crate::model::{self, ModelError, prepared};
@@ -195,7 +195,7 @@ impl LabelBook {
     ) -> Result<Arc<Scorer>, TextsRefused> {
         let mut kept = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
         let mut tower = self.tower(&mut kept, shutdown)?;
-        let embeddings = embed(&self.bundle, std::slice::from_ref(set), &mut tower)?;
+        let (embeddings, _) = embed_telling(&self.bundle, std::slice::from_ref(set), &mut tower, &mut |_| {})?;
         *kept = Some(KeptTower { tower, used: Instant::now() });
         let misfit = || EngineError::Shape { set: set.name.clone(), reason: "there are none".to_owned() };
         drop(kept);
@@ -453,16 +453,24 @@ pub fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
 }
 
 fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextEmbedder) -> Result<Vec<SetEmbeddings>, EngineError> {
-    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
-    let mut progress = |EmbedProgress { ready, total }| {
+    let (embeddings, report) = embed_telling(bundle, sets, tower, &mut |EmbedProgress { ready, total }| {
         if ready < total && ready.is_multiple_of(PROGRESS_STEP) {
             tracing::info!(ready, total, "embedding label texts");
         }
-    };
-    let mut embedder = Embedder { cache: &mut cache, tower, dim: None, progress: &mut progress };
-    let (embeddings, report) = embedder.sets(sets)?;
+    })?;
     tracing::info!(cached = report.cached, embedded = report.embedded, "label texts ready");
     Ok(embeddings)
+}
+
+fn embed_telling(
+    bundle: &Bundle,
+    sets: &[LabelSet],
+    tower: &mut dyn TextEmbedder,
+    progress: &mut dyn FnMut(EmbedProgress),
+) -> Result<(Vec<SetEmbeddings>, EmbedReport), EngineError> {
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
+    let mut embedder = Embedder { cache: &mut cache, tower, dim: None, progress };
+    Ok(embedder.sets(sets)?)
 }
 
 fn scorer(set: &SetEmbeddings, bundle: &Bundle, image: usize) -> Result<Arc<Scorer>, EngineError> {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::label::set::{self, Parsed};
-use crate::label::state_copy::{self, NoCopy, PutError};
+use crate::label::state_copy::{self, CopyError, NoCopy};
 use crate::label::{Label, LabelSet, set_edit};
 use crate::platform::state_folder::{StateError, StateFolder};
 use crate::score::Threshold;
@@ -109,7 +109,7 @@ pub fn keep(
     let content = state.read(&place, MOST).map_err(|error| refused(format!("its copy cannot be read: {error}")))?;
     match state_copy::put(state, name, state_copy::body(&text), &original, BY) {
         Ok(()) => Ok(CopyBefore { place, content }),
-        Err(PutError::Set(problems)) => Err(with_problems(problems)),
+        Err(CopyError::Set(problems)) => Err(with_problems(problems)),
         Err(other) => Err(refused(other.to_string())),
     }
 }

@@ -30,6 +30,13 @@ pub struct MarginCurve {
     last: Option<(i64, f32)>,
 }
 
+/// Which step it is of, and where it is to be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StepPicture {
+    pub step: usize,
+    pub url: String,
+}
+
 /// The same as it is told.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ToldCurve {
@@ -38,8 +45,8 @@ pub struct ToldCurve {
     pub now: Option<f32>,
     /// The highest margin of each step; null: nothing was kept then.
     pub curve: Vec<Option<f32>>,
-    /// Number of a step and address of its picture, for the highest ones.
-    pub pictures: Vec<(usize, String)>,
+    /// Those of the highest steps.
+    pub pictures: Vec<StepPicture>,
     /// How the margins of all rows are spread.
     pub histogram: Vec<HistogramBar>,
 }
@@ -89,9 +96,9 @@ impl MarginCurve {
         // A row that lasts has one picture for all its points.
         let mut shown = std::collections::HashSet::new();
         highest.retain(|at| shown.insert(self.points[*at].1));
-        let mut pictures: Vec<(usize, String)> =
-            highest.into_iter().take(PICTURES).filter_map(|at| Some((at, address(self.points[at].1?)?))).collect();
-        pictures.sort_unstable_by_key(|(at, _)| *at);
+        let picture = |step: usize| Some(StepPicture { step, url: address(self.points[step].1?)? });
+        let mut pictures: Vec<StepPicture> = highest.into_iter().take(PICTURES).filter_map(picture).collect();
+        pictures.sort_unstable_by_key(|picture| picture.step);
         ToldCurve {
             rows: self.rows,
             now: self.last.map(|(_, margin)| short(margin)),
@@ -122,7 +129,7 @@ mod tests {
         let told = curve.told(|name| (name.row == 2).then(|| name.text()));
         assert_eq!(told.curve[..7], [Some(2.0), Some(1.0), Some(1.0), None, None, Some(-3.0), None]);
         assert_eq!((told.rows, told.now, told.curve.len()), (4, Some(-3.0), POINTS));
-        assert_eq!(told.pictures, [(0, name(2).unwrap().text())]);
+        assert_eq!(told.pictures, [StepPicture { step: 0, url: name(2).unwrap().text() }]);
         assert_eq!(told.histogram.iter().map(|bar| bar.rows).sum::<u64>(), 4);
     }
 

@@ -67,7 +67,7 @@ pub enum NoCopy {
 
 /// Why a copy cannot be put in place.
 #[derive(Debug, thiserror::Error)]
-pub enum PutError {
+pub enum CopyError {
     /// Every problem of the text, as of a file.
     #[error("the label set has problems: {}", .0.iter().find(|p| p.severity == Severity::Error).map(ToString::to_string).unwrap_or_default())]
     Set(Vec<Problem>),
@@ -150,15 +150,15 @@ pub fn read(state: &StateFolder, name: &str) -> Result<StateCopy, NoCopy> {
 ///
 /// # Errors
 /// When the text is no label set of that name, or nothing can be written; what was in force stays.
-pub fn put(state: &StateFolder, name: &str, text: &str, original: &Document, by: &str) -> Result<(), PutError> {
+pub fn put(state: &StateFolder, name: &str, text: &str, original: &Document, by: &str) -> Result<(), CopyError> {
     let place = name_of(name);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let parse = |text: &str| {
-        Document::parse(&state.place(&place), text.as_bytes()).map_err(|problem| PutError::Set(vec![*problem]))
+        Document::parse(&state.place(&place), text.as_bytes()).map_err(|problem| CopyError::Set(vec![*problem]))
     };
-    let parsed = set::check(parse(text)?).map_err(PutError::Set)?;
+    let parsed = set::check(parse(text)?).map_err(CopyError::Set)?;
     if parsed.set.name != name {
-        return Err(PutError::Name { wanted: name.to_owned(), found: parsed.set.name });
+        return Err(CopyError::Name { wanted: name.to_owned(), found: parsed.set.name });
     }
     let origin = CopyOrigin {
         set: name.to_owned(),

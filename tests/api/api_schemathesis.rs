@@ -43,7 +43,12 @@ fn every_answer_is_as_the_openapi_document_says() {
     // No schema can say what a JPEG is: most of what fits it cannot be read, and the answer is 422. Of the history no pictures are kept here, and marks are of streams by their names.
     let known = "[[operations]]\ninclude-path-regex = \"/api/v1/(tag|embed|search)\"\nwarnings = false\n\
                  checks.positive_data_acceptance.expected-statuses = [\"2xx\", 401, 403, 404, 409, 415, 422, \"5xx\"]\n\
-                 [[operations]]\ninclude-path-regex = \"/api/v1/(history|marks)\"\nwarnings = false\n\
+                 [[operations]]\ninclude-path-regex = \"/api/v1/labels/.*/(try|edit)\"\nwarnings = false\n\
+                 checks.positive_data_acceptance.expected-statuses = [\"2xx\", 401, 403, 404, 409, 415, 422, \"5xx\"]\n\
+                 # A list of names may be longer than the head of a request.\n\
+                 [[operations]]\ninclude-path = \"/api/v1/pictures\"\n\
+                 checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 409, 415, 422, 428, 429, 431, \"5xx\"]\n\
+                 [[operations]]\ninclude-path-regex = \"(/api/v1/(history|marks)|/page/)\"\nwarnings = false\n\
                  # Else it would go on for ever.\n\
                  [[operations]]\ninclude-path = \"/api/v1/live\"\nparameters = { \"query.for\" = 1 }\nwarnings = false\n";
     std::fs::write(folder.path().join("schemathesis.toml"), known).unwrap();

@@ -8,7 +8,7 @@ const folder = join(ROOT, 'docs/page');
 mkdirSync(folder, { recursive: true });
 const setting = await begin();
 try {
-  await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+rocket')).searched?.rows > 60);
+  await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+rocket')).searched?.rows > 12);
   const shots = [
     ['cameras', 'cameras', { width: 1000, height: 560 }],
     ['events', 'events', { width: 1000, height: 640 }],

@@ -63,7 +63,7 @@ async function inside(folder, { history, streams, token }) {
   writeFileSync(join(folder, 'demo.yaml'), readFileSync(join(ROOT, 'config/labels/demo.yaml')));
   const shown = token ? ', token: { file: token }' : '';
   let port = 0;
-  const config = () => `instance: browser-test
+  const config = () => `instance: demo
 model: { path: starter }
 sampling: { interval: 500ms }
 streams: ${streams ?? `[{ id: demo-camera, url: "${url}" }]`}
