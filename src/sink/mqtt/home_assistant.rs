@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::label_levels::LabelLevels;
-use super::topics::{Topics, below, slug};
+use super::topics::{TAKEN, TAKEN_BELOW, Topics, below, slug};
 use crate::stream::registry::RegisteredStream;
 
 const NAME: &str = "vtagd";
@@ -181,8 +181,7 @@ pub fn document(stream: &RegisteredStream, topics: &Topics, levels: &LabelLevels
         stream.regions.iter().flat_map(|region| in_regions.iter().map(move |l| (region, l)))
     {
         let level = below(region, slug);
-        // With the length of the region's name: `a_b` with `c` is not `a` with `b_c`.
-        let own = format!("{}_{region}_{slug}", region.len());
+        let own = own(region, slug);
         if scores {
             let sensor = score(&format!("{label} score ({region})"), format!("{device}_region_score_{own}"), &level);
             components.insert(format!("region_score_{own}"), sensor);
@@ -243,17 +242,38 @@ pub fn components(document: &[u8]) -> Components {
     all.filter_map(|(key, component)| Some((key.clone(), component["p"].as_str()?.to_owned()))).collect()
 }
 
-/// `document`, with those of `before` that it does not have any more by their platform alone: so Home Assistant lets go of them. What a document
-/// merely leaves out it keeps. `None` where nothing has gone.
+/// `document` with nothing but those of `before` that it does not have any more, by their platform alone: so Home Assistant lets go of them. What
+/// a document merely leaves out it keeps, and where it is still busy with one component of a document, it passes over those behind it: so nothing
+/// else stands in this one. `None` where nothing has gone.
 pub fn parting(document: &[u8], before: &Components) -> Option<Vec<u8>> {
     let mut document: Value = serde_json::from_slice(document).ok()?;
     let all = document["cmps"].as_object_mut()?;
-    let gone: Vec<_> = before.iter().filter(|(key, _)| !all.contains_key(*key)).collect();
+    let gone = before.iter().filter(|(key, _)| !all.contains_key(*key));
+    let gone: Map<_, _> = gone.map(|(key, platform)| (key.clone(), json!({ "p": platform }))).collect();
     if gone.is_empty() {
         return None;
     }
-    all.extend(gone.into_iter().map(|(key, platform)| (key.clone(), json!({ "p": platform }))));
+    *all = gone;
     Some(document.to_string().into())
+}
+
+/// The component that told of what lies under `topic`, by the levels of it below its stream: its key and platform.
+pub fn component_of(levels: &[&str]) -> Option<(String, String)> {
+    let (key, platform) = match levels {
+        [level] if !TAKEN.contains(level) => (format!("label_{level}"), "binary_sensor"),
+        [level, "attributes"] => (format!("score_{level}"), "sensor"),
+        [level, "snapshot"] => (format!("snapshot_{level}"), "image"),
+        [region, level] if !TAKEN_BELOW.contains(level) => (format!("region_{}", own(region, level)), "binary_sensor"),
+        [region, level, "attributes"] => (format!("region_score_{}", own(region, level)), "sensor"),
+        [region, level, "snapshot"] => (format!("region_snapshot_{}", own(region, level)), "image"),
+        _ => return None,
+    };
+    Some((key, platform.to_owned()))
+}
+
+/// What a label of a region is called. With the length of the region's name: `a_b` with `c` is not `a` with `b_c`.
+fn own(region: &str, level: &str) -> String {
+    format!("{}_{region}_{level}", region.len())
 }
 
 /// Home Assistant passes over a payload that is neither of two: `stopped` and `disabled` have to be made `offline`.
@@ -345,6 +365,20 @@ pub mod tests {
         assert_eq!((none.len(), both.len(), one.len()), (8, 20, 14), "none falls on another one");
         assert!(none.iter().all(|(key, component)| both[key] == *component));
         assert!(one.iter().all(|(key, component)| both[key] == *component));
+        // Each component is known again by the topics that it tells of.
+        for (key, component) in &both {
+            let platform = component["p"].as_str().unwrap();
+            let topic = match platform {
+                "binary_sensor" => &component["state_topic"],
+                "image" => &component["image_topic"],
+                _ => continue,
+            };
+            let levels: Vec<&str> = topic.as_str().unwrap().split('/').skip(2).collect();
+            assert_eq!(component_of(&levels), Some((key.clone(), platform.to_owned())));
+        }
+        for other in ["status", "enabled/state", "event", "snapshot"] {
+            assert_eq!(component_of(&other.split('/').collect::<Vec<_>>()), None, "{other}");
+        }
         let car = &both["region_3_a_b_car"];
         assert_eq!((&car["name"], &car["unique_id"]), (&json!("car (a_b)"), &json!("site_cam1_region_3_a_b_car")));
         assert_eq!(car["state_topic"], "site/cam1/a_b/car");

@@ -95,6 +95,11 @@ impl Topics {
         self.below(topic)?.strip_suffix("/enabled/set").filter(|s| !s.contains('/'))
     }
 
+    /// The levels of a topic below those of its stream.
+    pub fn levels<'t>(&self, topic: &'t str) -> Vec<&'t str> {
+        self.below(topic).map(|rest| rest.split('/').skip(1).collect()).unwrap_or_default()
+    }
+
     /// The stream of a topic below the prefix.
     pub fn stream<'t>(&self, topic: &'t str) -> Option<&'t str> {
         self.below(topic)?.split_once('/').map(|(stream, _)| stream)
