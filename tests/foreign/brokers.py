@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """vtagd at brokers that others wrote: mosquitto, RabbitMQ, aedes and amqtt. A line PASS, FAIL or SKIP for each thing, see `docs/events.md` for what is
 expected. Called by `make test-brokers`; `setup.sh brokers` has fetched what is not Debian 12's. Names of brokers as arguments: those alone.
 """

@@ -255,7 +255,15 @@ class Listener:
         return heard[-1][1] if heard else None
 
     def publish(self, topic, payload):
-        self.client.publish(topic, payload, 1).wait_for_publish(PATIENCE)
+        def published():
+            try:
+                self.client.publish(topic, payload, 1).wait_for_publish(PATIENCE)
+                return True
+            except RuntimeError:
+                # It connects again by itself.
+                return False
+
+        wait(published)
 
     def close(self):
         self.client.disconnect()

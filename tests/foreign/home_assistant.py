@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """A real Home Assistant and a real daemon at one mosquitto: what a person would see there, as PASS and FAIL. Called by `make test-home-assistant`.
 
 `setup.sh home-assistant` has made the root that Home Assistant lies in. Names of scenarios as arguments: those alone, after `appears`.
@@ -398,14 +398,13 @@ class Scenarios:
         for file in self.kept.iterdir():
             file.unlink()
         self.start_broker()
-        # Home Assistant hears it only once it is connected again.
-        self.listener.publish("homeassistant/binary_sensor/back/config", json.dumps({"name": "back", "unique_id": "back", "state_topic": "test/back"}))
+        # Home Assistant hears of it only once it is connected again.
+        config, back = "homeassistant/binary_sensor/back/config", "binary_sensor.back"
         for _ in range(PATIENCE):
-            self.listener.publish("test/back", "ON")
-            if wait(lambda: self.home.state("binary_sensor.back") == "on", 1):
+            self.listener.publish(config, json.dumps({"name": "back", "unique_id": "back", "state_topic": "test/back"}))
+            if wait(lambda: self.home.state(back), 1):
                 break
-            self.listener.publish("homeassistant/binary_sensor/back/config", json.dumps({"name": "back", "unique_id": "back", "state_topic": "test/back"}))
-        self.listener.publish("homeassistant/binary_sensor/back/config", "")
+        self.listener.publish(config, "")
         self.box.labels, self.box.streams = ["cat"], ["gate"]
         self.box.start()
         self.shows(("cat",), "a label that went meanwhile goes from Home Assistant too")

@@ -257,18 +257,17 @@ pub fn parting(document: &[u8], before: &Components) -> Option<Vec<u8>> {
     Some(document.to_string().into())
 }
 
-/// The component that told of what lies under `topic`, by the levels of it below its stream: its key and platform.
-pub fn component_of(levels: &[&str]) -> Option<(String, String)> {
-    let (key, platform) = match levels {
-        [level] if !TAKEN.contains(level) => (format!("label_{level}"), "binary_sensor"),
-        [level, "attributes"] => (format!("score_{level}"), "sensor"),
-        [level, "snapshot"] => (format!("snapshot_{level}"), "image"),
-        [region, level] if !TAKEN_BELOW.contains(level) => (format!("region_{}", own(region, level)), "binary_sensor"),
-        [region, level, "attributes"] => (format!("region_score_{}", own(region, level)), "sensor"),
-        [region, level, "snapshot"] => (format!("region_snapshot_{}", own(region, level)), "image"),
-        _ => return None,
+/// The components that tell of a label, or of a label in a region, by the levels of its state below its stream. Others have none.
+pub fn components_of(levels: &[&str]) -> Components {
+    let (region, own) = match levels {
+        [level] if !TAKEN.contains(level) => ("", (*level).to_owned()),
+        [region, level] if !TAKEN_BELOW.contains(level) => ("region_", own(region, level)),
+        _ => return Components::new(),
     };
-    Some((key, platform.to_owned()))
+    let state = if region.is_empty() { format!("label_{own}") } else { format!("region_{own}") };
+    let others = [("score", "sensor"), ("snapshot", "image")];
+    let others = others.map(|(name, platform)| (format!("{region}{name}_{own}"), platform.to_owned()));
+    others.into_iter().chain([(state, "binary_sensor".to_owned())]).collect()
 }
 
 /// What a label of a region is called. With the length of the region's name: `a_b` with `c` is not `a` with `b_c`.
@@ -365,19 +364,18 @@ pub mod tests {
         assert_eq!((none.len(), both.len(), one.len()), (8, 20, 14), "none falls on another one");
         assert!(none.iter().all(|(key, component)| both[key] == *component));
         assert!(one.iter().all(|(key, component)| both[key] == *component));
-        // Each component is known again by the topics that it tells of.
-        for (key, component) in &both {
-            let platform = component["p"].as_str().unwrap();
-            let topic = match platform {
-                "binary_sensor" => &component["state_topic"],
-                "image" => &component["image_topic"],
-                _ => continue,
-            };
-            let levels: Vec<&str> = topic.as_str().unwrap().split('/').skip(2).collect();
-            assert_eq!(component_of(&levels), Some((key.clone(), platform.to_owned())));
-        }
-        for other in ["status", "enabled/state", "event", "snapshot"] {
-            assert_eq!(component_of(&other.split('/').collect::<Vec<_>>()), None, "{other}");
+        // Each label's are known again by the topic of its state.
+        let states = both.values().filter(|component| component["p"] == "binary_sensor");
+        let known: Components = states
+            .flat_map(|sensor| {
+                let levels: Vec<&str> = sensor["state_topic"].as_str().unwrap().split('/').skip(2).collect();
+                components_of(&levels)
+            })
+            .collect();
+        let of_stream = super::components(json!({ "cmps": both }).to_string().as_bytes());
+        assert!(of_stream.iter().all(|(key, p)| known.get(key) == Some(p) || ["event", "enabled"].contains(&&**key)));
+        for other in ["status", "enabled/state", "event", "snapshot", "car/attributes", "a/car/snapshot"] {
+            assert!(components_of(&other.split('/').collect::<Vec<_>>()).is_empty(), "{other}");
         }
         let car = &both["region_3_a_b_car"];
         assert_eq!((&car["name"], &car["unique_id"]), (&json!("car (a_b)"), &json!("site_cam1_region_3_a_b_car")));

@@ -202,11 +202,10 @@ impl States {
     fn remember_gone(&mut self, published: &Published) {
         let Some(prefix) = self.discovery.clone() else { return };
         for topic in self.gone(published) {
-            let stream = self.topics.stream(&topic);
-            let component = home_assistant::component_of(&self.topics.levels(&topic));
-            if let (Some(stream), Some((key, platform))) = (stream, component) {
+            let components = home_assistant::components_of(&self.topics.levels(&topic));
+            if let Some(stream) = self.topics.stream(&topic).filter(|_| !components.is_empty()) {
                 let document = home_assistant::topic(&prefix, &self.topics, stream);
-                self.documents.entry(document).or_default().insert(key, platform);
+                self.documents.entry(document).or_default().extend(components);
             }
         }
     }

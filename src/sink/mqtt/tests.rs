@@ -185,7 +185,7 @@ fn starting(
         home_assistant: home_assistant.map(str::to_owned),
         home_assistant_scores: false,
     };
-    let owner = Owner { id: uuid::Uuid::new_v4(), instance: "edge".into() };
+    let owner = Owner { id: uuid::Uuid::from_u128(7), instance: "edge".into() };
     let (senders, requests) = requests::channel();
     let registry = Arc::new(StreamRegistry::new(senders.mqtt));
     let (sender, thread) = tests::running(Mqtt::new(settings, Arc::clone(&registry), None, owner, Arc::default()));
@@ -264,8 +264,11 @@ fn a_broker_that_repeats_the_owners_name_without_end_holds_no_event_up() {
 /// As RabbitMQ: nothing comes of `ha/device/+/config`. `known_late`: the streams are known only after everybody has been listened to.
 fn sees_another_programs_device(known_late: bool) {
     const DOCUMENT: &str = "ha/device/v_gate/config";
-    let (port, taken, unsubscribed) =
-        telling_broker(|_, _, _| Does::Take, &[(DOCUMENT, r#"{"o":{"name":"another"}}"#, true)]);
+    let lies: Sends = &[
+        ("v/owner", r#"{"id":"00000000-0000-0000-0000-000000000007","instance":"edge","program":"vtagd"}"#, true),
+        (DOCUMENT, r#"{"o":{"name":"another"}}"#, true),
+    ];
+    let (port, taken, unsubscribed) = telling_broker(|_, _, _| Does::Take, lies);
     let (sender, thread, _commands, registry) = starting(port, Some("ha"));
     if known_late {
         std::thread::sleep(2 * ownership::SURVEY);

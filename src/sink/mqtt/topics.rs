@@ -4,7 +4,7 @@
 //! <p>/available                     online | stopped | offline (the last will)     retained
 //! <p>/owner                         which daemon the prefix belongs to             retained
 //! <p>/events                        the CloudEvents JSON
-//! <p>/stats                         once a minute
+//! <p>/stats                         once a minute, and soon after devices are told
 //! <p>/<stream>/status               online | offline | disabled                    retained
 //! <p>/<stream>/enabled/state        ON | OFF                                       retained
 //! <p>/<stream>/enabled/set          a command: ON | OFF

@@ -147,7 +147,6 @@ fn a_label_that_goes_while_the_broker_has_lost_every_document_is_let_go_of_too()
     let mut published = Published::new(topics.clone(), BTreeMap::new(), Default::default());
     let mut before = States::new(topics.clone(), Some("ha".into()), snapshots.clone());
     changed_topics(&mut before, &mut published, &[("gate", &["car", "bus"]), ("yard", &["car"])]);
-    published.before(&[Message::retained("v/gate/car/snapshot", "jpeg")]);
 
     let mut states = States::new(topics, Some("ha".into()), snapshots);
     let streams = Arc::new(vec![watched("gate", &["bus"]), watched("yard", &["car"])]);
