@@ -126,6 +126,19 @@ test-deb: deb ## install, run as a service, upgrade and purge the package in a c
 	@tools/setup/packages.sh mmdebstrap lintian systemd-container
 	@tools/test_deb.sh "$$(ls -t target/debian/vtagd_*.deb | head -n 1)"
 
+# Programs of others, which no test can stand for. Not in CI: they are large, and need root.
+.PHONY: test-brokers
+test-brokers: build ## a daemon at mosquitto, RabbitMQ, aedes and amqtt (as root; 400 MB, 6 minutes)
+	@tools/setup/packages.sh mmdebstrap mosquitto python3-paho-mqtt python3-yaml
+	@tests/foreign/setup.sh brokers
+	@/usr/bin/python3 tests/foreign/brokers.py $(ONLY)
+
+.PHONY: test-home-assistant
+test-home-assistant: build ## a daemon and a real Home Assistant, in 16 scenarios (as root; 1.3 GB, 5 minutes)
+	@tools/setup/packages.sh mmdebstrap mosquitto python3-paho-mqtt python3-yaml
+	@tests/foreign/setup.sh home-assistant
+	@/usr/bin/python3 tests/foreign/home_assistant.py $(ONLY)
+
 .PHONY: sbom
 sbom: setup ## the bill of materials (CycloneDX), target/vtagd.cdx.json
 	@tools/sbom.sh target/vtagd.cdx.json

@@ -168,7 +168,8 @@ mod tests {
             // Texts believe most in the middle of the wrong tag.
             let embedding = [second as f32];
             let margin = if second == 302 { 9.0 } else { (second % 10) as f32 };
-            let row = PastRow { tile: 0, from: second * 1000, until: second * 1000, picture: None, embedding: &embedding };
+            let row =
+                PastRow { tile: 0, from: second * 1000, until: second * 1000, picture: None, embedding: &embedding };
             search.note(&row, |_| margin);
         }
         let found = search.found();

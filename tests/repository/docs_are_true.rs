@@ -113,6 +113,29 @@ fn the_first_camera_of_the_start_guide_is_a_valid_configuration_and_its_commands
 }
 
 #[test]
+fn the_walk_through_with_home_assistant_shows_a_valid_configuration_and_the_automation_that_is_tried_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = read("docs/home-assistant.md");
+    assert!(page.split_whitespace().count() <= 1200, "a walk-through is short");
+    let [config, labels, automation, _] = &blocks(&page, "yaml")[..] else { panic!("four YAML blocks are expected") };
+    fs::create_dir(folder.path().join("labels")).unwrap();
+    fs::write(folder.path().join("labels/dock-safety.yaml"), labels).unwrap();
+    let file = folder.path().join("vtagd.yaml");
+    fs::write(&file, config).unwrap();
+    let mut command = vtagd(folder.path());
+    command.env("DOCK3_PASSWORD", "x").env("MQTT_PASSWORD", "x").env("VTAGD__API__LISTEN", "127.0.0.1:0");
+    let output = command.args(["check", "-c"]).arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("vtagd.yaml: ok: 1 stream, "), "{said}");
+    let example = read("examples/consumers/home-assistant.yaml");
+    let example = example.find("alias:").map(|at| &example[at..]).unwrap();
+    assert_eq!(automation, example);
+    for script in page.split("`make ").skip(1).filter_map(|rest| rest.split('`').next()) {
+        assert!(read("Makefile").contains(&format!("\n{script}:")), "no target {script}");
+    }
+}
+
+#[test]
 fn the_readmes_table_names_files_that_exist() {
     let readme = read("README.md");
     let links: Vec<&str> = readme.split("](").skip(1).filter_map(|r| r.split(')').next()).collect();

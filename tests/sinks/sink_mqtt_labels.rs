@@ -153,6 +153,44 @@ fn a_label_that_goes_is_let_go_of_by_home_assistant_before_its_topics_are_emptie
 }
 
 #[test]
+fn what_home_assistant_was_told_is_taken_back_though_the_broker_has_lost_it_and_a_devices_numbers_come_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(folder.path());
+    let sink = plain(broker.port, ", home_assistant: true");
+    let consumer = Consumer::start(broker.port, &["homeassistant/#", "vtagd/#"]);
+    let both = config(folder.path(), &format!("{}{}", stream("gate"), stream("yard")), &sink);
+    labels(folder.path(), &["cat", "rocket"]);
+    let mut daemon = Daemon::start(folder.path(), &both);
+    let yard = "homeassistant/device/vtagd_yard/config";
+    eventually("both documents", || consumer.last(DOCUMENT).and(consumer.last(yard)));
+    daemon.stop_cleanly();
+    drop(consumer);
+    broker.stop();
+    std::fs::remove_file(folder.path().join("broker/mosquitto.db")).unwrap();
+    broker.up();
+    let consumer = Consumer::start(broker.port, &["homeassistant/#", "vtagd/#"]);
+    let mut daemon = start(folder.path(), &["cat"], &sink);
+    eventually("the label is named by its platform", || {
+        let parts =
+            |got: &Got| got.topic == DOCUMENT && got.json()["cmps"]["label_rocket"] == json!({ "p": "binary_sensor" });
+        consumer.got().iter().any(parts).then_some(())
+    });
+    eventually("the stream's document is emptied", || consumer.last(yard).filter(|got| got.payload.is_empty()));
+    // Nobody keeps them for who hears of the device only now: they do not come after the usual minute, by the daemon's own clock.
+    let uptimes = eventually("statistics, twice", || {
+        let got = consumer.got();
+        let told: Vec<u64> = got
+            .iter()
+            .filter(|got| got.topic == "vtagd/stats")
+            .map(|got| got.json()["uptime"].as_u64().unwrap())
+            .collect();
+        (told.len() > 1).then_some(told)
+    });
+    assert!(uptimes[1] - uptimes[0] < 55, "{uptimes:?}");
+    daemon.stop_cleanly();
+}
+
+#[test]
 fn pictures_that_the_broker_does_not_take_do_not_break_the_connection_again_and_again() {
     for protocol in ["5", "3.1.1"] {
         let folder = tempfile::tempdir().unwrap();

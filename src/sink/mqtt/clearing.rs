@@ -72,6 +72,11 @@ impl Clearing {
         self.stuck.insert(topic);
     }
 
+    /// Whether this connection has cleared it.
+    pub fn has_cleared(&self, topic: &str) -> bool {
+        self.cleared.contains(topic)
+    }
+
     /// The round is over: what was asked for, and of it what nothing lies under.
     pub fn end(&mut self) -> (Vec<String>, Vec<String>) {
         let empty = std::mem::take(&mut self.asked).into_iter().collect();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::label_levels::LabelLevels;
-use super::topics::{Topics, below, slug};
+use super::topics::{TAKEN, TAKEN_BELOW, Topics, below, slug};
 use crate::stream::registry::RegisteredStream;
 
 const NAME: &str = "vtagd";
@@ -181,8 +181,7 @@ pub fn document(stream: &RegisteredStream, topics: &Topics, levels: &LabelLevels
         stream.regions.iter().flat_map(|region| in_regions.iter().map(move |l| (region, l)))
     {
         let level = below(region, slug);
-        // With the length of the region's name: `a_b` with `c` is not `a` with `b_c`.
-        let own = format!("{}_{region}_{slug}", region.len());
+        let own = own(region, slug);
         if scores {
             let sensor = score(&format!("{label} score ({region})"), format!("{device}_region_score_{own}"), &level);
             components.insert(format!("region_score_{own}"), sensor);
@@ -243,17 +242,37 @@ pub fn components(document: &[u8]) -> Components {
     all.filter_map(|(key, component)| Some((key.clone(), component["p"].as_str()?.to_owned()))).collect()
 }
 
-/// `document`, with those of `before` that it does not have any more by their platform alone: so Home Assistant lets go of them. What a document
-/// merely leaves out it keeps. `None` where nothing has gone.
+/// `document` with nothing but those of `before` that it does not have any more, by their platform alone: so Home Assistant lets go of them. What
+/// a document merely leaves out it keeps, and where it is still busy with one component of a document, it passes over those behind it: so nothing
+/// else stands in this one. `None` where nothing has gone.
 pub fn parting(document: &[u8], before: &Components) -> Option<Vec<u8>> {
     let mut document: Value = serde_json::from_slice(document).ok()?;
     let all = document["cmps"].as_object_mut()?;
-    let gone: Vec<_> = before.iter().filter(|(key, _)| !all.contains_key(*key)).collect();
+    let gone = before.iter().filter(|(key, _)| !all.contains_key(*key));
+    let gone: Map<_, _> = gone.map(|(key, platform)| (key.clone(), json!({ "p": platform }))).collect();
     if gone.is_empty() {
         return None;
     }
-    all.extend(gone.into_iter().map(|(key, platform)| (key.clone(), json!({ "p": platform }))));
+    *all = gone;
     Some(document.to_string().into())
+}
+
+/// The components that tell of a label, or of a label in a region, by the levels of its state below its stream. Others have none.
+pub fn components_of(levels: &[&str]) -> Components {
+    let (region, own) = match levels {
+        [level] if !TAKEN.contains(level) => ("", (*level).to_owned()),
+        [region, level] if !TAKEN_BELOW.contains(level) => ("region_", own(region, level)),
+        _ => return Components::new(),
+    };
+    let state = if region.is_empty() { format!("label_{own}") } else { format!("region_{own}") };
+    let others = [("score", "sensor"), ("snapshot", "image")];
+    let others = others.map(|(name, platform)| (format!("{region}{name}_{own}"), platform.to_owned()));
+    others.into_iter().chain([(state, "binary_sensor".to_owned())]).collect()
+}
+
+/// What a label of a region is called. With the length of the region's name: `a_b` with `c` is not `a` with `b_c`.
+fn own(region: &str, level: &str) -> String {
+    format!("{}_{region}_{level}", region.len())
 }
 
 /// Home Assistant passes over a payload that is neither of two: `stopped` and `disabled` have to be made `offline`.
@@ -345,6 +364,19 @@ pub mod tests {
         assert_eq!((none.len(), both.len(), one.len()), (8, 20, 14), "none falls on another one");
         assert!(none.iter().all(|(key, component)| both[key] == *component));
         assert!(one.iter().all(|(key, component)| both[key] == *component));
+        // Each label's are known again by the topic of its state.
+        let states = both.values().filter(|component| component["p"] == "binary_sensor");
+        let known: Components = states
+            .flat_map(|sensor| {
+                let levels: Vec<&str> = sensor["state_topic"].as_str().unwrap().split('/').skip(2).collect();
+                components_of(&levels)
+            })
+            .collect();
+        let of_stream = super::components(json!({ "cmps": both }).to_string().as_bytes());
+        assert!(of_stream.iter().all(|(key, p)| known.get(key) == Some(p) || ["event", "enabled"].contains(&&**key)));
+        for other in ["status", "enabled/state", "event", "snapshot", "car/attributes", "a/car/snapshot"] {
+            assert!(components_of(&other.split('/').collect::<Vec<_>>()).is_empty(), "{other}");
+        }
         let car = &both["region_3_a_b_car"];
         assert_eq!((&car["name"], &car["unique_id"]), (&json!("car (a_b)"), &json!("site_cam1_region_3_a_b_car")));
         assert_eq!(car["state_topic"], "site/cam1/a_b/car");

@@ -36,6 +36,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `<p>/stats` is published.
 const STATS: Duration = Duration::from_secs(60);
 
+/// For Home Assistant to listen to a device it has just heard of: `<p>/stats` comes then, as its sensors know nothing before.
+const INTRODUCED: Duration = Duration::from_secs(5);
+
 /// Names of regions that are asked for by themselves; the topics of others are published once more by each connection.
 const REGIONS: usize = 64;
 
@@ -95,6 +98,8 @@ pub struct Session<'a> {
     asked: Option<Asked>,
     /// Home Assistant is letting go of something: what it has listened to is not taken away before.
     parting_until: Option<Instant>,
+    /// When `<p>/stats` comes next.
+    stats_due: Instant,
     /// Until when they are listened to.
     clearing_until: Option<Instant>,
     /// What the outbox has to know, beside what goes out.
@@ -153,6 +158,7 @@ impl<'a> Session<'a> {
             told_unreadable: false,
             asked: None,
             parting_until: None,
+            stats_due: Instant::now(),
             clearing_until: None,
             forgotten: Vec::new(),
             told: false,
@@ -242,7 +248,7 @@ impl<'a> Session<'a> {
             receiver.up();
         }
         let mut changes = self.registry.changes();
-        let (mut look, mut stats) = (Instant::now() + POLL_INTERVAL, Instant::now());
+        let mut look = Instant::now() + POLL_INTERVAL;
         loop {
             if self.owner_changed {
                 self.part(receiver, None).await;
@@ -250,11 +256,11 @@ impl<'a> Session<'a> {
             }
             self.publisher.pump(&self.link)?;
             let now = Instant::now();
-            if self.ours && now >= stats {
+            if self.ours && now >= self.stats_due {
                 // The streams are not known before the model is loaded.
-                stats = now + POLL_INTERVAL;
+                self.stats_due = now + POLL_INTERVAL;
                 if let Some(streams) = self.registry.streams() {
-                    stats = now + STATS;
+                    self.stats_due = now + STATS;
                     let said = states::stats(&streams, self.facts, began.elapsed(), now.into_std());
                     self.publisher.push(Message::new(self.topics.stats(), said), None);
                 }
@@ -367,8 +373,9 @@ impl<'a> Session<'a> {
             self.surveying = None;
             self.states.surveyed();
             self.show(receiver, place).await;
+            self.introduced();
             if std::mem::take(&mut self.introduce_later) {
-                self.publisher.extend(self.states.introduce_again(self.published));
+                self.introduce_again();
             }
         }
         self.clear(now)?;

@@ -117,6 +117,11 @@ impl States {
         self.shown = None;
     }
 
+    /// Whether documents are wanted, and the broker has shown nothing at all so far.
+    pub fn misses_documents(&self) -> bool {
+        self.discovery.is_some() && !self.seen
+    }
+
     /// Where our documents would lie, or lie, if the broker has shown nothing at all: some show only what is asked for by its whole name.
     pub fn unseen_documents(&self, streams: &[RegisteredStream], published: &Published) -> Vec<String> {
         let Some(prefix) = self.discovery.as_deref().filter(|_| !self.seen) else { return Vec::new() };
@@ -183,12 +188,26 @@ impl States {
             ready.filter_map(|(topic, payload)| put(&mut self.there, topic, payload)).collect();
         // Attributes before the states that they belong to.
         messages.sort_by_key(|message| !message.topic.ends_with("/attributes"));
-        let messages = messages.into_iter().flat_map(|message| self.with_parting(message)).collect();
         // Pictures are published as they come.
         let pictures = self.levels.iter().filter(|_| self.announced.snapshots);
         let pictures = pictures.map(|((key, _), level)| self.topics.snapshot(&key.0, level));
         self.wanted = Some(wanted.into_keys().chain(pictures).collect());
-        messages
+        if self.surveyed {
+            self.remember_gone(published);
+        }
+        messages.into_iter().flat_map(|message| self.with_parting(message)).collect()
+    }
+
+    /// Documents have told of what is gone, also where the broker has lost them meanwhile: Home Assistant has not.
+    fn remember_gone(&mut self, published: &Published) {
+        let Some(prefix) = self.discovery.clone() else { return };
+        for topic in self.gone(published) {
+            let components = home_assistant::components_of(&self.topics.levels(&topic));
+            if let Some(stream) = self.topics.stream(&topic).filter(|_| !components.is_empty()) {
+                let document = home_assistant::topic(&prefix, &self.topics, stream);
+                self.documents.entry(document).or_default().extend(components);
+            }
+        }
     }
 
     /// `message`, and before a document what lets Home Assistant let go of the components that have gone. That is not retained: the broker

@@ -163,6 +163,16 @@ fn running(port: u16) -> (DeliverySender, JoinHandle<()>, RequestReceiver) {
 
 /// … and tells Home Assistant's devices there.
 fn announcing(port: u16, home_assistant: Option<&str>) -> (DeliverySender, JoinHandle<()>, RequestReceiver) {
+    let (sender, thread, requests, registry) = starting(port, home_assistant);
+    registry.set(vec![watched("gate", &["car"])]);
+    (sender, thread, requests)
+}
+
+/// As a daemon that does not know its streams yet: its model is not loaded.
+fn starting(
+    port: u16,
+    home_assistant: Option<&str>,
+) -> (DeliverySender, JoinHandle<()>, RequestReceiver, Arc<StreamRegistry>) {
     let settings = MqttSettings {
         url: format!("mqtt://127.0.0.1:{port}").parse().unwrap(),
         protocol: Protocol::V5,
@@ -175,12 +185,11 @@ fn announcing(port: u16, home_assistant: Option<&str>) -> (DeliverySender, JoinH
         home_assistant: home_assistant.map(str::to_owned),
         home_assistant_scores: false,
     };
-    let owner = Owner { id: uuid::Uuid::new_v4(), instance: "edge".into() };
+    let owner = Owner { id: uuid::Uuid::from_u128(7), instance: "edge".into() };
     let (senders, requests) = requests::channel();
-    let registry = StreamRegistry::new(senders.mqtt);
-    registry.set(vec![watched("gate", &["car"])]);
-    let (sender, thread) = tests::running(Mqtt::new(settings, Arc::new(registry), None, owner, Arc::default()));
-    (sender, thread, requests)
+    let registry = Arc::new(StreamRegistry::new(senders.mqtt));
+    let (sender, thread) = tests::running(Mqtt::new(settings, Arc::clone(&registry), None, owner, Arc::default()));
+    (sender, thread, requests, registry)
 }
 
 /// Offers events of these labels and waits until they are delivered; label and payload of each.
@@ -252,19 +261,35 @@ fn a_broker_that_repeats_the_owners_name_without_end_holds_no_event_up() {
     tests::end(&sender, thread);
 }
 
-#[test]
-fn another_programs_device_is_seen_at_a_broker_that_shows_only_what_is_asked_for_by_name() {
-    // As RabbitMQ: nothing comes of `ha/device/+/config`.
+/// As RabbitMQ: nothing comes of `ha/device/+/config`. `known_late`: the streams are known only after everybody has been listened to.
+fn sees_another_programs_device(known_late: bool) {
     const DOCUMENT: &str = "ha/device/v_gate/config";
-    let (port, taken, unsubscribed) =
-        telling_broker(|_, _, _| Does::Take, &[(DOCUMENT, r#"{"o":{"name":"another"}}"#, true)]);
-    let (sender, thread, _commands) = announcing(port, Some("ha"));
+    let lies: Sends = &[
+        ("v/owner", r#"{"id":"00000000-0000-0000-0000-000000000007","instance":"edge","program":"vtagd"}"#, true),
+        (DOCUMENT, r#"{"o":{"name":"another"}}"#, true),
+    ];
+    let (port, taken, unsubscribed) = telling_broker(|_, _, _| Does::Take, lies);
+    let (sender, thread, _commands, registry) = starting(port, Some("ha"));
+    if known_late {
+        std::thread::sleep(2 * ownership::SURVEY);
+    }
+    registry.set(vec![watched("gate", &["car"])]);
     eventually("it is known what lies there", || unsubscribed.lock().unwrap().contains(&DOCUMENT.to_owned()));
     // What would have been told by then comes before this.
     deliver(&sender, &["car"]);
     let topics: Vec<String> = taken.lock().unwrap().iter().map(|(topic, _)| topic.clone()).collect();
     assert!(topics.contains(&"v/gate/status".to_owned()) && !topics.contains(&DOCUMENT.to_owned()), "{topics:?}");
     tests::end(&sender, thread);
+}
+
+#[test]
+fn another_programs_device_is_seen_at_a_broker_that_shows_only_what_is_asked_for_by_name() {
+    sees_another_programs_device(false);
+}
+
+#[test]
+fn another_programs_device_is_seen_there_too_by_a_daemon_that_takes_long_to_start() {
+    sees_another_programs_device(true);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! <p>/available                     online | stopped | offline (the last will)     retained
 //! <p>/owner                         which daemon the prefix belongs to             retained
 //! <p>/events                        the CloudEvents JSON
-//! <p>/stats                         once a minute
+//! <p>/stats                         once a minute, and soon after devices are told
 //! <p>/<stream>/status               online | offline | disabled                    retained
 //! <p>/<stream>/enabled/state        ON | OFF                                       retained
 //! <p>/<stream>/enabled/set          a command: ON | OFF
@@ -93,6 +93,11 @@ impl Topics {
     /// The stream whose command topic this is.
     pub fn commanded<'t>(&self, topic: &'t str) -> Option<&'t str> {
         self.below(topic)?.strip_suffix("/enabled/set").filter(|s| !s.contains('/'))
+    }
+
+    /// The levels of a topic below those of its stream.
+    pub fn levels<'t>(&self, topic: &'t str) -> Vec<&'t str> {
+        self.below(topic).map(|rest| rest.split('/').skip(1).collect()).unwrap_or_default()
     }
 
     /// The stream of a topic below the prefix.

@@ -61,10 +61,14 @@ impl Session<'_> {
         filters
     }
 
-    /// Brokers that show nothing to who asks with wildcards (RabbitMQ) are asked for each document by its name. Whether they are now.
+    /// Brokers that show nothing to who asks with wildcards (RabbitMQ) are asked for each document by its name. Whether they are now, or will be
+    /// once the streams are known.
     pub(super) fn asks_one_by_one(&mut self, now: Instant) -> bool {
-        let streams = self.registry.streams().filter(|_| self.one_by_one.is_none());
-        let topics = streams.map(|streams| self.states.unseen_documents(&streams, self.published)).unwrap_or_default();
+        if self.one_by_one.is_some() {
+            return false;
+        }
+        let Some(streams) = self.registry.streams() else { return self.states.misses_documents() };
+        let topics = self.states.unseen_documents(&streams, self.published);
         if topics.is_empty() || self.link.subscribe(&topics, false, self.timeout).is_err() {
             return false;
         }

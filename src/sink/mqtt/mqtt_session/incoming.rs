@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::{PARTING, Session};
+use super::{INTRODUCED, PARTING, Session};
 use crate::outbox::delivery::published_record::Digest;
 use crate::sink::SinkError;
 use crate::sink::mqtt::clearing::Verdict;
@@ -52,13 +52,26 @@ impl Session<'_> {
                     // Until it is known what lies there, no device is told.
                     self.introduce_later = true;
                 } else {
-                    self.publisher.extend(self.states.introduce_again(self.published));
+                    self.introduce_again();
                 }
             }
         } else if let Some(lies) = digest.filter(|_| retained) {
             self.found(topic, &payload, lies);
         }
         Ok(())
+    }
+
+    /// The documents once more.
+    pub(super) fn introduce_again(&mut self) {
+        self.publisher.extend(self.states.introduce_again(self.published));
+        self.introduced();
+    }
+
+    /// Home Assistant hears of devices: what nobody keeps for it is told once it listens.
+    pub(super) fn introduced(&mut self) {
+        if self.discovery.is_some() {
+            self.stats_due = self.stats_due.min(Instant::now() + INTRODUCED);
+        }
     }
 
     /// Something lies retained.
@@ -111,6 +124,11 @@ impl Session<'_> {
             let (round, empty) = self.clearing.end();
             self.link.unsubscribe(&round).map_err(SinkError::retry)?;
             for topic in empty.iter().filter(|topic| !self.states.is_wanted(topic)) {
+                // The broker has lost the document, which Home Assistant does not know.
+                if self.states.is_document(topic) && !self.clearing.has_cleared(topic) {
+                    self.publisher.push(Message::new(topic.clone(), ""), None);
+                    self.parting_until = Some(now + PARTING);
+                }
                 self.forgotten.push(self.published.forget(topic));
             }
         }

@@ -124,17 +124,51 @@ fn a_label_that_goes_is_named_by_its_platform_once_and_then_left_out() {
         documents.map(|message| (message.retain, serde_json::from_slice(&message.payload).unwrap())).collect()
     };
     assert_eq!(documents(&["car", "bus"]).len(), 1);
-    let [(kept, parting), (retained, after)] = &documents(&["bus"])[..] else { panic!("two documents") };
+    let [(kept, parting), (retained, after_document)] = &documents(&["bus"])[..] else { panic!("two documents") };
     assert_eq!((kept, retained), (&false, &true));
     assert_eq!(parting["cmps"]["label_car"], json!({ "p": "binary_sensor" }));
-    assert!(after["cmps"].get("label_car").is_none() && after["cmps"]["label_bus"] == parting["cmps"]["label_bus"]);
+    let (parting, after) = (parting["cmps"].as_object().unwrap(), after_document["cmps"].as_object().unwrap());
+    assert!(parting.keys().all(|key| !after.contains_key(key)) && after.contains_key("label_bus"), "nothing else");
     assert_eq!(documents(&["bus", "van"]).len(), 1, "nothing has gone");
     // What an earlier life has published is found at the broker.
-    let document = after.to_string();
+    let document = after_document.to_string();
     let mut states = States::new(Topics::new("v"), Some("ha".into()), Announced::default());
     find(&mut states, &published, "ha/device/v_gate/config", &document);
     states.surveyed();
     let messages = states.changes(&Arc::new(vec![watched("gate", &[])]), &mut published);
     let documents = messages.iter().filter(|message| message.topic == "ha/device/v_gate/config");
     assert_eq!(documents.map(|message| message.retain).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn a_label_that_goes_while_the_broker_has_lost_every_document_is_let_go_of_too() {
+    let topics = Topics::new("v");
+    let snapshots = Announced { snapshots: true, ..Announced::default() };
+    let mut published = Published::new(topics.clone(), BTreeMap::new(), Default::default());
+    let mut before = States::new(topics.clone(), Some("ha".into()), snapshots.clone());
+    changed_topics(&mut before, &mut published, &[("gate", &["car", "bus"]), ("yard", &["car"])]);
+
+    let mut states = States::new(topics, Some("ha".into()), snapshots);
+    let streams = Arc::new(vec![watched("gate", &["bus"]), watched("yard", &["car"])]);
+    assert!(
+        states.changes(&streams, &mut published).iter().all(|message| message.retain),
+        "not before it is known what lies there"
+    );
+    states.surveyed();
+    let messages = states.changes(&streams, &mut published);
+    let parting: Vec<&Message> = messages.iter().filter(|message| !message.retain).collect();
+    let [parting] = parting[..] else { panic!("of one stream: {messages:?}") };
+    assert_eq!(parting.topic, "ha/device/v_gate/config");
+    let document: serde_json::Value = serde_json::from_slice(&parting.payload).unwrap();
+    let platforms: Vec<String> = document["cmps"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, component)| format!("{key} {}", component["p"]))
+        .collect();
+    assert_eq!(platforms, ["label_car \"binary_sensor\"", "score_car \"sensor\"", "snapshot_car \"image\""]);
+    // Once.
+    published.before(&messages);
+    states.surveyed();
+    assert!(states.changes(&streams, &mut published).iter().all(|message| message.retain));
 }
