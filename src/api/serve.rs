@@ -212,6 +212,8 @@ pub(super) async fn talk(
     times: Times,
     mut stopped: watch::Receiver<bool>,
 ) {
+    // Its place is given back when the connection has gone, and not before.
+    let _place = peer.permit.clone();
     if answer_all(&mut stream, peer, router, times, stopped.clone()).await {
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => {}

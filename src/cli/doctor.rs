@@ -17,6 +17,7 @@ use crate::infer::{Provider, provider, runtime};
 use crate::platform::clock_sync::ClockSync;
 use crate::platform::processor::{self, Processor};
 use crate::platform::{free_memory, gpu, paths, shutdown, signals};
+use crate::sink::SinkKind;
 use crate::source::abilities::{self, Ability};
 use crate::yaml::problem::Severity;
 
@@ -46,8 +47,10 @@ pub struct Args {
 /// Runs the command; the exit code.
 pub fn run(args: &Args) -> u8 {
     let default = Path::new(super::DEFAULT_CONFIG);
-    let file = args.config.as_deref().or_else(|| default.exists().then_some(default));
-    if let Some(missing) = file.filter(|file| !file.exists()) {
+    // One that this user may not see is told as such when it is read.
+    let is_there = |file: &Path| file.try_exists().unwrap_or(true);
+    let file = args.config.as_deref().or_else(|| is_there(default).then_some(default));
+    if let Some(missing) = file.filter(|file| !is_there(file)) {
         complain(&format!("there is no {}; name the daemon's configuration, or leave out -c", missing.display()));
         return 2;
     }
@@ -285,6 +288,7 @@ fn gpus(page: &mut DoctorPage) {
     };
     trigger.trigger();
     match gpus {
+        Ok(gpus) if gpus.is_empty() => page.absent("gpu", "NVIDIA's driver has no card"),
         Ok(gpus) => {
             for found in gpus {
                 let memory = found.memory.map_or(String::new(), |memory| format!(", {}", size(memory.total)));
@@ -307,6 +311,8 @@ fn cameras(page: &mut DoctorPage, settings: &Settings, time: Duration) {
         let id = &found.id;
         if !found.enabled {
             page.ok("cameras", format!("{id}: switched off"));
+        } else if let Some(error) = found.error.as_ref().filter(|error| *error == trial::NO_PASSWORD) {
+            page.note("cameras", format!("{id}: {error}"), "run this as the service's user, with its credentials");
         } else if let Some(error) = &found.error {
             page.fail("cameras", format!("{id}: {error}"), "docs/cameras.md tells by symptom what helps");
         } else {
@@ -330,6 +336,13 @@ fn sinks(page: &mut DoctorPage, settings: &Settings) {
             let name = format!("{} ({}, {host}:{port})", route.name, sink.kind().as_str());
             match reach(&host, port) {
                 Ok(()) => page.ok("sinks", format!("{name}: takes connections")),
+                Err(error) if sink.kind() == SinkKind::Webhook && has_proxy() => {
+                    page.note(
+                        "sinks",
+                        format!("{name}: {error}"),
+                        "it may be reached through the proxy alone, which is not tried",
+                    );
+                }
                 Err(error) => page.fail(
                     "sinks",
                     format!("{name}: {error}"),
@@ -338,6 +351,13 @@ fn sinks(page: &mut DoctorPage, settings: &Settings) {
             }
         }
     }
+}
+
+/// Whether web addresses may go through a proxy.
+fn has_proxy() -> bool {
+    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// Whether somebody takes connections there: any of its addresses.
@@ -377,10 +397,10 @@ mod tests {
     #[test]
     fn a_port_that_nobody_listens_on_is_not_reached_and_one_that_somebody_does_is() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        reach("127.0.0.1", port).unwrap();
-        drop(listener);
-        reach("127.0.0.1", port).unwrap_err();
-        reach("[::1]", port).unwrap_err();
+        reach("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
+        // Held, so that nobody else listens there.
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        reach("127.0.0.1", bound.local_addr().unwrap().port()).unwrap_err();
     }
 }

@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(8);
 const STOPPED: &str = "stopped before it was tried to the end";
 
 /// Why a stream is not known whose password only the service has.
-const NO_PASSWORD: &str = "not tried: its password is not here";
+pub(super) const NO_PASSWORD: &str = "not tried: its password is not here";
 
 /// What one stream is like. Stable; fields may be added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -43,7 +43,7 @@ impl OutsideHours {
     ) {
         let (mut gauges, mut sets) = (BTreeMap::new(), BTreeMap::new());
         for (stream, key, emitter) in streams {
-            // The scoring thread takes the route first and then the emitter: never both here.
+            // The scoring thread takes the route first and then the emitter.
             let (changed, outside) = {
                 let mut emitter = emitter.lock();
                 (emitter.keep_hours(now, &mut |event| events.send(event, None)), emitter.outside_hours())
@@ -54,6 +54,8 @@ impl OutsideHours {
                     if let Some(route) = routes.get_mut(&key) {
                         route.skipped = skipped;
                     }
+                    // A batch that was under way has been scored meanwhile.
+                    emitter.lock().forget_outside();
                 });
             }
             for (set, outside, all) in outside.into_iter().flatten() {

@@ -52,11 +52,13 @@ impl Absence {
     pub fn poll(&mut self, now: Instant, emitter: &mut Emitter, emit: &mut dyn FnMut(Event) -> bool) {
         let Some(last) = emitter.last() else { return };
         let told = self.told.filter(|told| *told == last.captured);
+        let gone = self.pictures.of(&self.stream).and_then(|taker| taker.gone_at());
         let due = match told {
             // Once is enough where no tag is open.
             Some(_) if !emitter.is_busy() => return,
-            Some(told) => told + self.interval,
-            None => match self.pictures.of(&self.stream).and_then(|taker| taker.gone_at()) {
+            // A picture that stands may have been dropped, and will be shown again.
+            Some(told) => gone.map_or(told, |gone| gone.max(told)).max(told + self.interval),
+            None => match gone {
                 Some(gone) => gone,
                 // It has just begun, or ends.
                 None => return,

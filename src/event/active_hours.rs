@@ -17,8 +17,9 @@ pub const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// Days that are looked at before a moment and after it: a week, and another one where a clock skips the only span of the first.
 const BEFORE: i64 = 2;
 const AFTER: i64 = 16;
-/// What goes on for longer goes on for ever: a week without a hole has none in the next.
-const FOR_EVER: SignedDuration = SignedDuration::from_hours(9 * 24);
+/// What goes on for longer goes on for ever: a fortnight without a hole has none in the next. A week may be without one because a clock has
+/// skipped it.
+const FOR_EVER: SignedDuration = SignedDuration::from_hours(15 * 24);
 
 /// A time of day on some days.
 #[derive(Clone, Debug, PartialEq)]

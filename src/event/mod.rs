@@ -265,8 +265,11 @@ impl Emitter {
         let mut changes = Vec::new();
         for (index, (label, score)) in board.labels.iter_mut().zip(scores).enumerate() {
             label.latest = Some(*score);
+            if !label.hours.is_active() {
+                continue;
+            }
             label.peaks.note(second, *score);
-            if label.rules.origin.is_waiting() || !label.hours.is_active() {
+            if label.rules.origin.is_waiting() {
                 continue;
             }
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));
@@ -347,6 +350,12 @@ impl Emitter {
             }
         }
         any
+    }
+
+    /// Labels outside their hours have no last score, also where one came after they had left them.
+    pub fn forget_outside(&mut self) {
+        let labels = self.boards.iter_mut().flat_map(|board| &mut board.labels);
+        labels.filter(|label| !label.hours.is_active()).for_each(|label| label.latest = None);
     }
 
     /// For each of the sets, as [`scores`](Self::scores) counts them, its name, how many of its labels are outside their hours, and of how many; `None`

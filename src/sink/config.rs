@@ -23,7 +23,7 @@ pub trait SinkConfig: Sized {
     /// Where it goes, without credentials: what waits for a sink without a name is found again by this.
     fn target(&self) -> String;
 
-    /// Hosts and ports that it connects to by itself; none where it writes a file, or goes through a proxy.
+    /// Hosts and ports that it connects to by itself; none where it writes a file, or where they are not known here.
     fn addresses(&self) -> Vec<(String, u16)> {
         Vec::new()
     }

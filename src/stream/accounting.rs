@@ -287,7 +287,7 @@ mod tests {
             let (heard, ends) = std::sync::mpsc::sync_channel(1);
             let guard = accounting
                 .sample(&stream)
-                .watched(Some(OutcomeWatcher::new(move |outcome| drop(heard.try_send(outcome)))));
+                .watched(Some(OutcomeWatcher::new(move |outcome| assert!(heard.try_send(outcome).is_ok()))));
             outcome.into_iter().for_each(|outcome| guard.complete(outcome));
             drop(guard);
             let expected = outcome.unwrap_or(FrameOutcome::Dropped(DropReason::Shutdown));

@@ -12,9 +12,11 @@ fn a_box_where_a_camera_and_a_broker_are_away_is_told_what_is_there_and_what_is_
     let folder = tempfile::tempdir().unwrap();
     let broker = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = broker.local_addr().unwrap().port();
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let clip = root().join("tests/data/colours.mp4");
-    let clip = if clip.exists() { clip } else { root().join("demo/clip.mp4") };
+    // Held, so that nobody else listens there.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = held.local_addr().unwrap().port();
+    let clip = root().join("demo/clip.mp4");
     let text = format!(
         "model: {{ path: none }}\nstate: {{ path: state }}\napi: {{ listen: off }}\noutbox: {{ path: \":memory:\" }}\nstreams:\n\
          - {{ id: hall, url: \"file://{}\" }}\n- {{ id: yard, url: \"rtsp://127.0.0.1:{gone}/1\", username: viewer, password: {{ env: YARD }} }}\nsinks:\n\

@@ -81,7 +81,7 @@ fn a_tag_ends_with_its_hours_and_another_begins_with_its_own_and_everybody_says_
         eventually(label, || of(&daemon, label, "start").pop());
     }
 
-    let hours = minute_in(3);
+    let hours = minute_in(10);
     write_sets(here, Some(&hours));
     let before = SystemTime::now();
     daemon.signal(libc::SIGHUP);

@@ -72,9 +72,9 @@ impl Clearing {
         self.stuck.insert(topic);
     }
 
-    /// Whether this connection has cleared it.
-    pub fn has_cleared(&self, topic: &str) -> bool {
-        self.cleared.contains(topic)
+    /// It is cleared though nothing lies there. Whether this connection had not done so before.
+    pub fn clear_empty(&mut self, topic: &str) -> bool {
+        self.cleared.insert(topic.to_owned())
     }
 
     /// The round is over: what was asked for, and of it what nothing lies under.

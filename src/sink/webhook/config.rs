@@ -231,12 +231,10 @@ impl SinkConfig for WebhookSettings {
     }
 
     fn addresses(&self) -> Vec<(String, u16)> {
-        self.url
-            .host_str()
-            .zip(self.url.port_or_known_default())
-            .map(|(host, port)| (host.to_owned(), port))
-            .into_iter()
-            .collect()
+        // One that is not here is the daemon's to know.
+        let url = Some(&self.url).filter(|_| !self.secret_url.as_ref().is_some_and(Secret::is_absent));
+        let place = url.and_then(|url| url.host_str().zip(url.port_or_known_default()));
+        place.map(|(host, port)| (host.to_owned(), port)).into_iter().collect()
     }
 
     fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, SinkStartError> {

@@ -124,10 +124,11 @@ impl Session<'_> {
             let (round, empty) = self.clearing.end();
             self.link.unsubscribe(&round).map_err(SinkError::retry)?;
             for topic in empty.iter().filter(|topic| !self.states.is_wanted(topic)) {
-                // The broker has lost the document, which Home Assistant does not know.
-                if self.states.is_document(topic) && !self.clearing.has_cleared(topic) {
+                // The broker has lost the document, which Home Assistant does not know. It is forgotten in the next round, which comes behind this.
+                if self.states.is_document(topic) && self.clearing.clear_empty(topic) {
                     self.publisher.push(Message::new(topic.clone(), ""), None);
                     self.parting_until = Some(now + PARTING);
+                    continue;
                 }
                 self.forgotten.push(self.published.forget(topic));
             }
