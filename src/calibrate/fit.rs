@@ -61,11 +61,11 @@ pub enum FitRefusal {
     )]
     NotFinite,
     #[error(
-        "none of its samples lies in what is marked as seen: mark a longer time, or sample more often (`sampling.interval`)"
+        "no sample that is kept lies in what is marked as seen: mark a longer time, a newer one, or sample more often (`sampling.interval`)"
     )]
     NoSampleSeen,
     #[error(
-        "no sample lies in what is marked as without it: mark a longer time, or sample more often (`sampling.interval`)"
+        "no sample that is kept lies in what is marked as without it: mark a longer time, a newer one, or sample more often (`sampling.interval`)"
     )]
     NoSampleNotSeen,
     #[error("the same moments are marked as with it and as without it")]
