@@ -183,7 +183,8 @@ impl Gate {
         };
         let early = self.feed.is_before_beginning(self.connection, tap_probes::beginning(pad), buffer.pts());
         let verdict = self.feed.verdict(self.connection, frame, || pad.current_caps());
-        if matches!(verdict, Verdict::Drop | Verdict::Forget) {
+        // What is held may never get behind the decoder either.
+        if matches!(verdict, Verdict::Drop | Verdict::Forget | Verdict::Hold) {
             self.take_its_time(frame, pad);
         }
         let mut held = self.held.lock();

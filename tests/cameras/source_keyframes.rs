@@ -263,6 +263,26 @@ fn a_live_file_whose_frames_mostly_end_before_the_decoder_plays_in_real_time_ove
 }
 
 #[test]
+fn a_live_file_takes_its_time_where_its_end_is_held_back_and_never_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    // Turns of 2.4 s: keyframes that are close enough and one in the middle that is not needed, then some that are too far apart.
+    for (name, gop) in [("a", 20), ("b", 30)] {
+        let path = folder.path().join(name).with_extension("mkv");
+        clip(&path, 60, H264_WITH_B, gop, "h264parse");
+        let looped = SourceSettings { looped: true, ..of(Location::File(path), Decode::Auto) };
+        let started = Instant::now();
+        let running = sampling(looped, Duration::from_millis(800));
+        let frames = running.wait_frames(7);
+        let (media, real) = (frames[6].media - frames[0].media, frames[6].captured - started);
+        // Two seams are in it.
+        assert!(
+            real + Duration::from_millis(130) >= media,
+            "{media:?} were played in {real:?}, a keyframe every {gop}"
+        );
+    }
+}
+
+#[test]
 fn of_mjpeg_only_wanted_pictures_are_decoded() {
     let camera = Camera::start(Content::pattern(320, 240), Codec::Mjpeg, None);
     for decode in [Decode::Auto, Decode::Keyframes] {
