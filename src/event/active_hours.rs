@@ -170,6 +170,11 @@ impl HoursWatch {
         self.hours.is_none() || self.known.is_some_and(|(_, window)| window.is_active)
     }
 
+    /// Whether a sample of that moment counts: one of before the hours may be scored within them.
+    pub fn counts(&self, sampled: Timestamp) -> bool {
+        self.hours.is_none() || self.known.is_some_and(|(since, window)| window.is_active && since <= sampled)
+    }
+
     /// When that changes, as far as it does.
     pub fn until(&self) -> Option<Timestamp> {
         self.known?.1.until

@@ -254,7 +254,7 @@ impl Emitter {
         self.boards = sets.into_iter().map(board).collect();
     }
 
-    /// Takes the scores of one frame for number `set` of the sets, one a label, and hands every event to `emit`, which says whether it is on
+    /// Takes the scores of one frame for number `set` of the sets, one a label (or none at all), and hands every event to `emit`, which says whether it is on
     /// its way to anybody: the cooldown of a start that is not does not begin.
     pub fn scores(&mut self, time: FrameTime, set: usize, scores: &[LabelScore], emit: &mut dyn FnMut(Event) -> bool) {
         if self.last.replace(time) != Some(time) {
@@ -262,6 +262,10 @@ impl Emitter {
         }
         let second = live_scores::second(self.first.get_or_insert(time), time.captured);
         let Some(board) = self.boards.get_mut(set) else { return };
+        if scores.is_empty() {
+            // They were not made, as nobody wants them: what was last is not how it is now.
+            board.labels.iter_mut().for_each(|label| label.latest = None);
+        }
         let mut changes = Vec::new();
         for (index, (label, score)) in board.labels.iter_mut().zip(scores).enumerate() {
             label.latest = Some(*score);
@@ -269,7 +273,7 @@ impl Emitter {
                 continue;
             }
             label.peaks.note(second, *score);
-            if label.rules.origin.is_waiting() {
+            if label.rules.origin.is_waiting() || !label.hours.counts(time.wall) {
                 continue;
             }
             changes.extend(label.tracker.sample(time, *score).map(|change| (index, change)));

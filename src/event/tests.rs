@@ -309,20 +309,23 @@ fn outside_its_hours_nothing_is_told_of_a_label_and_what_is_open_ends_with_them(
         events.push((event.kind, event.data.label.clone(), event.data.reason, event.data.media_end));
         true
     };
+    let frame = |second, wall: &str| FrameTime { wall: clock(wall), ..at(base, second) };
     // Before anybody has looked at the clock, and before eight.
-    emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.9]), &mut told);
+    emitter.scores(frame(1, "07:59:57"), 0, &scored(&[0.9, 0.9]), &mut told);
     assert!(emitter.keep_hours(clock("07:59:58"), &mut told));
-    emitter.scores(at(base, 2), 0, &scored(&[0.9, 0.9]), &mut told);
+    emitter.scores(frame(2, "07:59:58"), 0, &scored(&[0.9, 0.9]), &mut told);
     assert_eq!(emitter.outside_hours(), [Some(("set".into(), 1, 2))]);
     assert!(emitter.keep_hours(clock("08:00:00"), &mut told) && !emitter.keep_hours(clock("08:00:01"), &mut told));
-    emitter.scores(at(base, 3), 0, &scored(&[0.9, 0.9]), &mut told);
+    // It has waited for its turn.
+    emitter.scores(frame(2, "07:59:59"), 0, &scored(&[0.9, 0.9]), &mut told);
+    emitter.scores(frame(3, "08:00:01"), 0, &scored(&[0.9, 0.9]), &mut told);
     // It falls when the hours end: the end is where the fall began.
-    emitter.scores(at(base, 4), 0, &scored(&[0.1, 0.9]), &mut told);
-    emitter.scores(at(base, 5), 0, &scored(&[0.1, 0.9]), &mut told);
+    emitter.scores(frame(4, "09:59:58"), 0, &scored(&[0.1, 0.9]), &mut told);
+    emitter.scores(frame(5, "09:59:59"), 0, &scored(&[0.1, 0.9]), &mut told);
     assert!(emitter.keep_hours(clock("10:00:00"), &mut told));
     assert!(emitter.boards[0].labels[0].latest.is_none() && emitter.boards[0].labels[1].latest.is_some());
     // What the set's other label is scored for goes on.
-    emitter.scores(at(base, 6), 0, &scored(&[0.9, 0.9]), &mut told);
+    emitter.scores(frame(6, "10:00:00"), 0, &scored(&[0.9, 0.9]), &mut told);
     let (start, end) = (EventKind::Start, EventKind::End);
     let cat = |kind, reason, end| (kind, "cat".to_owned(), reason, end);
     let expected =
@@ -342,16 +345,17 @@ fn hours_that_a_reload_changes_count_at_once_and_do_not_end_what_they_still_hold
         events.push((event.kind, event.data.label.clone(), event.data.reason));
         true
     };
+    let frame = |second, wall: &str| FrameTime { wall: clock(wall), ..at(base, second) };
     emitter.keep_hours(clock("09:00:00"), &mut told);
-    emitter.scores(at(base, 1), 0, &scored(&[0.9, 0.9]), &mut told);
+    emitter.scores(frame(1, "09:00:01"), 0, &scored(&[0.9, 0.9]), &mut told);
     let gap = Duration::from_secs(30);
     emitter.relabel(set(vec![with_hours("cat"), with_hours("dog")]), gap, &mut told);
     emitter.keep_hours(clock("09:00:01"), &mut told);
-    emitter.scores(at(base, 2), 0, &scored(&[0.9, 0.9]), &mut told);
+    emitter.scores(frame(2, "09:00:02"), 0, &scored(&[0.9, 0.9]), &mut told);
     // The clock was set while the new labels were read.
     emitter.relabel(set(vec![with_hours("cat"), always("dog")]), gap, &mut told);
     emitter.keep_hours(clock("11:00:00"), &mut told);
-    emitter.scores(at(base, 3), 0, &scored(&[0.9, 0.9]), &mut told);
+    emitter.scores(frame(3, "11:00:01"), 0, &scored(&[0.9, 0.9]), &mut told);
     let (start, end) = (EventKind::Start, EventKind::End);
     let named = |kind, name: &str, reason| (kind, name.to_owned(), reason);
     let expected = [named(start, "cat", None), named(start, "dog", None), named(end, "cat", Some(EndReason::Inactive))];

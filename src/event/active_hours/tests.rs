@@ -109,6 +109,7 @@ fn a_clock_that_jumps_either_way_is_followed_at_the_next_look() {
     let mut watch = HoursWatch::new(Some(Arc::new(hours(&ALL, "08:00", "18:00", &TimeZone::UTC))));
     assert!(!watch.is_active(), "nothing is told before anybody has looked at the clock");
     assert!(watch.look(at("2026-11-27T09:00:00Z")) && watch.is_active());
+    assert!(watch.counts(at("2026-11-27T09:00:00Z")) && !watch.counts(at("2026-11-27T08:59:59Z")));
     assert!(!watch.look(at("2026-11-27T17:59:59Z")) && watch.is_active());
     assert!(watch.look(at("2026-11-27T07:00:00Z")) && !watch.is_active(), "back before the hours");
     assert_eq!(watch.until(), Some(at("2026-11-27T08:00:00Z")));

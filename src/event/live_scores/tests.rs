@@ -226,9 +226,13 @@ fn a_label_outside_its_hours_says_so_and_when_they_begin() {
     for (clock, state) in [("09:00", LabelState::Open), ("10:00", LabelState::Inactive)] {
         let now = format!("2026-11-27T{clock}:00Z").parse().unwrap();
         emitter.lock().keep_hours(now, &mut |_| true);
-        emitter.lock().scores(at(base, 1), 0, &[lead(5.0)], &mut |_| true);
+        emitter.lock().scores(FrameTime { wall: now, ..at(base, 1) }, 0, &[lead(5.0)], &mut |_| true);
         assert_eq!(seen().state, state);
     }
+    // A frame that was being scored when the hours ended, and one of which nobody wants scores any more.
+    assert!(seen().told.score.is_some());
+    emitter.lock().scores(at(base, 2), 0, &[], &mut |_| true);
+    assert!(seen().told.score.is_none());
     let next: Timestamp = "2026-11-28T08:00:00Z".parse().unwrap();
     assert_eq!((seen().until, seen().since), (Some(next), None));
 }
