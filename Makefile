@@ -128,13 +128,13 @@ test-deb: deb ## install, run as a service, upgrade and purge the package in a c
 
 # Programs of others, which no test can stand for. Not in CI: they are large, and need root.
 .PHONY: test-brokers
-test-brokers: build ## a daemon at mosquitto, RabbitMQ, aedes and amqtt (as root; 400 MB, 6 minutes)
+test-brokers: build ## a daemon at mosquitto, RabbitMQ, aedes and amqtt (as root; 400 MB, 7 minutes; ONLY=mosquitto: it alone)
 	@tools/setup/packages.sh mmdebstrap mosquitto python3-paho-mqtt python3-yaml
 	@tests/foreign/setup.sh brokers
 	@/usr/bin/python3 tests/foreign/brokers.py $(ONLY)
 
 .PHONY: test-home-assistant
-test-home-assistant: build ## a daemon and a real Home Assistant, in 16 scenarios (as root; 1.3 GB, 5 minutes)
+test-home-assistant: build ## a daemon and a real Home Assistant, in 16 scenarios (as root; 1.3 GB, 5 minutes; ONLY=fires: that alone)
 	@tools/setup/packages.sh mmdebstrap mosquitto python3-paho-mqtt python3-yaml
 	@tests/foreign/setup.sh home-assistant
 	@/usr/bin/python3 tests/foreign/home_assistant.py $(ONLY)

@@ -230,7 +230,6 @@ class Listener:
     def __init__(self, port, filters, user=None, version=mqtt.MQTTv311):
         self.heard, self.lock = [], threading.Lock()
         self.answered = threading.Event()
-        self.refused = None
         self.client = mqtt.Client(client_id=f"listener-{id(self):x}-{time.time_ns()}", protocol=version)
         if user:
             self.client.username_pw_set(*user)

@@ -40,6 +40,7 @@ brokers)
         quietly "making a Python environment" "$python" -m venv "$state/python"
         quietly "installing amqtt" "$state/python/bin/python" -m pip install --disable-pip-version-check --no-input --retries 3 --no-compile --no-deps \
             --only-binary=:all: --requirement $pins
+        quietly "trying amqtt" "$state/python/bin/python" -m pip check
         key $pins >"$state/python/.stamp"
     fi
     if ! command -v npm >/dev/null; then
