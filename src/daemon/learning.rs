@@ -283,7 +283,11 @@ impl<'a> Learning<'a> {
 
 fn load(source: &ExampleSource, shutdown: &Shutdown) -> Result<Arc<Picture>, String> {
     match source {
-        ExampleSource::Picture(file) => still_image::load(file).map(Arc::new).map_err(|error| error.to_string()),
+        ExampleSource::Picture(file) => still_image::load(file).map(Arc::new).map_err(|error| {
+            // The example is called after its file already.
+            let why = error.to_string();
+            why.strip_prefix(&format!("{}: ", file.display())).map(str::to_owned).unwrap_or(why)
+        }),
         ExampleSource::Clip { file, at_ms } => clip_frame::at(file, Duration::from_millis(*at_ms), shutdown),
         ExampleSource::Moment { .. } | ExampleSource::Stored { .. } => Err("is no picture".to_owned()),
     }
