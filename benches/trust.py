@@ -22,14 +22,12 @@ from calibration import EDGE, MOST, at_most, cut, without
 WAYS = {
     "texts": ({}, {}),
     "texts, nouns": ({"nouns": True}, {}),
-    "learned": ({}, {"learn": "always"}),
-    "learned, nouns": ({"nouns": True}, {"learn": "always"}),
-    "learned, similarity 0.5": ({}, {"learn": "always", "similarity": 0.5}),
-    "learned, similarity 0.6": ({}, {"learn": "always", "similarity": 0.6}),
-    "learned, similarity 0.7": ({}, {"learn": "always", "similarity": 0.7}),
-    "learned, similarity 0.8": ({}, {"learn": "always", "similarity": 0.8}),
-    "learned, similarity 0.9": ({}, {"learn": "always", "similarity": 0.9}),
-    "learned, nouns, similarity 0.7": ({"nouns": True}, {"learn": "always", "similarity": 0.7}),
+    "examples (learn: auto)": ({}, {"learn": "auto"}),
+    "learn: always": ({}, {"learn": "always"}),
+    "learn: always, nouns": ({"nouns": True}, {"learn": "always"}),
+    "learn: always, similarity 0": ({}, {"learn": "always", "similarity": 0}),
+    "learn: always, similarity 0.7": ({}, {"learn": "always", "similarity": 0.7}),
+    "learn: always, similarity 0.8": ({}, {"learn": "always", "similarity": 0.8}),
 }
 # The label of each clip, and when pieces of others show one thing.
 LABELS = {"car-detection.mp4": "car", "onebyone.mp4": "person"}
@@ -94,7 +92,7 @@ class Trust:
         with open(self.path("vtagd.yaml"), "w") as out:
             out.write(json.dumps({
                 "model": {"path": self.args.model},
-                "sampling": {"interval": "500ms"},
+                "sampling": {"interval": self.args.every},
                 "streams": [{"id": "clip", "url": f"file://{self.clip(clip)}", "pace": "fast", "view": {"mode": self.args.view}}],
                 "labels": ["set.yaml"],
                 "sinks": [{"type": "jsonl", "path": "-"}],
@@ -149,7 +147,8 @@ def main():
     parser.add_argument("--vtagd", default="target/release/vtagd")
     parser.add_argument("--footage", default="../shared/footage")
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--view", default="tiles")
+    parser.add_argument("--view", default="squash")
+    parser.add_argument("--every", default="500ms")
     parser.add_argument("--out")
     parser.add_argument("--clips", default=",".join(LABELS), type=str)
     parser.add_argument("--ways", default=";".join(WAYS), type=lambda text: text.split(";"))

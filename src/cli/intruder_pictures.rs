@@ -1,6 +1,6 @@
 //! Pictures of strangers: photographs of things, cut to an ellipse and pasted into a picture of the empty scene, at several places and sizes.
 //!
-//! In: a frame. Out: copies of it, each with one stranger. The photographs are part of the program; `intruders/README.md` says whose they are. Pure; one copy in
+//! In: a frame. Out: copies of it, each with one stranger. The photographs are part of the program; `pictures/strangers/README.md` says whose they are. Pure; one copy in
 //! memory at a time.
 
 use crate::frame::Picture;
@@ -15,7 +15,7 @@ pub(super) struct Intruder {
 
 macro_rules! intruders {
     ($($name:literal: $words:expr),* $(,)?) => {
-        &[$(Intruder { name: $name, words: &$words, coded: include_bytes!(concat!("intruders/", $name, ".jpg")) }),*]
+        &[$(Intruder { name: $name, words: &$words, coded: include_bytes!(concat!("../../pictures/strangers/", $name, ".jpg")) }),*]
     };
 }
 

@@ -16,7 +16,7 @@ fn clip() -> String {
 
 /// The same cat, and a cup of coffee.
 fn picture(name: &str) -> String {
-    root().join("src/cli/intruders").join(name).display().to_string()
+    root().join("pictures/strangers").join(name).display().to_string()
 }
 
 /// The texts mean both.

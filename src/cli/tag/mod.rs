@@ -27,7 +27,7 @@ use super::texts::TemplateArgs;
 use super::{complain, pull};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::daemon::engine::Engine;
-use crate::daemon::learning::ExampleViews;
+use crate::daemon::example_embeddings::ExampleViews;
 use crate::frame::still_image::StillImageError;
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
 use crate::label::LabelSet;
