@@ -311,7 +311,10 @@ impl MarkKeeping for KeptMarks {
         }
         let span = span_of(tag, of.moments);
         let (mark, is_new) = self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, tag, span, is_right)))?;
-        keep_verdict(&self.state, tag, is_right).map_err(|error| MarkRefusal::Failed(error.to_string()))?;
+        let kept = keep_verdict(&self.state, tag, is_right);
+        if let Some(file) = kept.map_err(|error| MarkRefusal::Failed(error.to_string()))? {
+            tracing::warn!(file = %file.display(), "the verdicts that there were are damaged; they are kept there");
+        }
         Ok((view(stream, set, &mark), is_new))
     }
 }

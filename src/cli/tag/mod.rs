@@ -196,7 +196,7 @@ fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepa
         .and_then(|dir| prepared::open_with(&dir, logits, &|| shutdown.is_requested()))
         .map_err(|error| fail(&error, error.exit_code()))?;
     // As the daemon of the configuration has them, whatever part of it is looked at here.
-    let example_views = ExampleViews::of(&watching.settings);
+    let example_views = ExampleViews::of(&watching.settings).otherwise(&watching.base().views);
     let given = given_labels::read(args, bundle.logit_parameters.activation).map_err(|error| fail(&error, 2))?;
     let had_hours = watching.watch_for(given).map_err(|error| fail(&error, 2))?;
     if had_hours && args.is_rehearsal() {
