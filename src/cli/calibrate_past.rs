@@ -102,7 +102,7 @@ pub(super) fn read(
     };
     let mut set = set.clone();
     let mut learned = BTreeMap::new();
-    let verdicts = verdict_store::read(&settings.state, id, &set.name);
+    let verdicts = verdict_store::read(&settings.state, id, view.name.as_deref(), &set.name);
     let search = learning.and_then(|labels| {
         ExampleSearch::new(&set, labels, (marks, view.name.as_deref()), &verdicts, &bundle.fingerprint)
     });

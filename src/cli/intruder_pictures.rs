@@ -30,8 +30,8 @@ pub(super) const ALL: &[Intruder] = intruders! {
     "retina": ["retina", "eye", "eyes"],
 };
 
-/// Longest side of the pictures that strangers are pasted into: no model sees more.
-const MAX_SIDE: u32 = 1280;
+/// Longest side of the pictures that strangers are pasted into: few models see more, and each of hundreds is resized.
+const MAX_SIDE: u32 = 768;
 /// Of that picture's JPEG on the way.
 const QUALITY: u8 = 97;
 /// How large a stranger is, of the shorter side.

@@ -155,8 +155,9 @@ pub fn mark_tag(marks: &mut SetMarks, tag: &TagTimes, span: Span, is_right: bool
 /// When it cannot be kept.
 pub fn keep_verdict(state: &StateFolder, tag: &TagTimes, is_right: bool) -> Result<Option<PathBuf>, StateError> {
     let (from, to) = tag.wall;
-    let (stream, set, label) = (tag.stream.clone(), tag.set.clone(), tag.label.clone());
-    verdict_store::keep(state, TagVerdict { stream, set, label, from, to, is_right })
+    let (stream, region) = (tag.stream.clone(), tag.region.clone());
+    let (set, label) = (tag.set.clone(), tag.label.clone());
+    verdict_store::keep(state, TagVerdict { stream, region, set, label, from, to, is_right })
 }
 
 /// See the module.
