@@ -68,6 +68,10 @@ bench: setup ## measures into target/bench/result.json; fails if a ratio is wors
 	@benches/guard.py run
 	@benches/guard.py compare
 
+.PHONY: trust
+trust: build ## the trust report of the shown footage (FOOTAGE=, MODEL=), written into docs/trust.md
+	@cd benches && ../.setup/venv/bin/python trust.py --vtagd ../target/release/vtagd --footage $(abspath $(or $(FOOTAGE),../shared/footage)) --model $(abspath $(or $(MODEL),models/starter)) --out ../docs/trust.md
+
 .PHONY: bench-baseline
 bench-baseline: setup ## measures, and makes that the new benches/baseline.json
 	@benches/guard.py run

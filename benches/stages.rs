@@ -167,7 +167,7 @@ fn calibrating(c: &mut Criterion) {
     let absent: Vec<(f64, f64)> = seen.iter().map(|(from, to)| (to + 2.0, from + 3599.0)).collect();
     let base = Thresholds::default();
     let (every, gap) = (Duration::from_secs(1), Duration::from_secs(30));
-    let setting = Setting { every, gap, current: Some(base), base, origin: Instant::now() };
+    let setting = Setting { every, gap, current: Some(base), base, origin: Instant::now(), counter_examples: &[] };
     let recording = Recording { samples: &samples, seen: &seen, absent: &absent };
     c.bench_function("calibrate one label of a day, 86 400 rows", |b| {
         b.iter(|| calibrate::label(black_box(&[recording]), &setting).found.is_ok())
@@ -176,7 +176,7 @@ fn calibrating(c: &mut Criterion) {
 }
 
 /// The same from the history's files: every row read, turned back and scored against five labels, which are all calibrated.
-fn day_of_history(c: &mut Criterion, seen: &[(f64, f64)], absent: &[(f64, f64)], setting: &Setting) {
+fn day_of_history(c: &mut Criterion, seen: &[(f64, f64)], absent: &[(f64, f64)], setting: &Setting<'_>) {
     const LENGTH: usize = 512;
     let folder = tempfile::tempdir().expect("a folder");
     let name = Name { stream: "gate".into(), model: "m".into(), ..Name::default() };

@@ -48,7 +48,7 @@ pub struct Check {
 pub fn check(
     recordings: &[Recording<'_>],
     intervals: &[&MarkedInterval],
-    setting: &Setting,
+    setting: &Setting<'_>,
 ) -> Result<Check, &'static str> {
     let number = |is_seen| intervals.iter().filter(|interval| interval.is_seen == is_seen).count();
     let (seen, absent) = (number(true), number(false));
@@ -84,7 +84,7 @@ pub fn check(
 }
 
 /// The tags that these thresholds would have made: from when to when.
-pub fn replay(samples: &[Sample], thresholds: &Thresholds, setting: &Setting) -> Vec<(f64, f64)> {
+pub fn replay(samples: &[Sample], thresholds: &Thresholds, setting: &Setting<'_>) -> Vec<(f64, f64)> {
     let mut tracker = Tracker::new(*thresholds, setting.gap);
     let mut tags = Vec::new();
     let mut note = |change: Option<tracker::Change>| {
@@ -113,7 +113,7 @@ pub fn replay(samples: &[Sample], thresholds: &Thresholds, setting: &Setting) ->
     tags
 }
 
-fn time(at: f64, setting: &Setting) -> FrameTime {
+fn time(at: f64, setting: &Setting<'_>) -> FrameTime {
     let media = Duration::try_from_secs_f64(at.max(0.0)).unwrap_or_default();
     FrameTime { media, captured: setting.origin, wall: jiff::Timestamp::UNIX_EPOCH, connection: 0 }
 }
@@ -123,7 +123,7 @@ pub(super) fn compared(
     recordings: &[Recording<'_>],
     held: &[&MarkedInterval],
     thresholds: Option<&Thresholds>,
-    setting: &Setting,
+    setting: &Setting<'_>,
 ) -> Tally {
     let mut tally = Tally::default();
     for (at, recording) in recordings.iter().enumerate() {

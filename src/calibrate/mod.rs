@@ -34,7 +34,7 @@ pub struct Recording<'a> {
 
 /// How a stream is sampled and what its label has now.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub struct Setting<'a> {
     /// Between two samples.
     pub every: Duration,
     /// Samples further apart do not continue one another.
@@ -45,6 +45,8 @@ pub struct Setting {
     pub base: Thresholds,
     /// Any moment: the tracker's times need one, and nothing is made of it.
     pub origin: Instant,
+    /// Margins of the label's counter-examples: samples without it, each counting once, of no recording.
+    pub counter_examples: &'a [f32],
 }
 
 /// What was found for a label.
@@ -74,7 +76,7 @@ pub struct Histogram {
 const BINS: usize = 24;
 
 /// Thresholds for one label, and what can be said of them.
-pub fn label(recordings: &[Recording<'_>], setting: &Setting) -> LabelOutcome {
+pub fn label(recordings: &[Recording<'_>], setting: &Setting<'_>) -> LabelOutcome {
     let mut intervals = Vec::new();
     let mut contradicted = false;
     for (at, recording) in recordings.iter().enumerate() {
@@ -117,7 +119,7 @@ fn without_all(marked: &[MarkedInterval], with_samples: &[&MarkedInterval]) -> O
 }
 
 /// How the thresholds that are in force fare on all that is marked; `None`: none are, or nothing is.
-pub fn as_it_is(recordings: &[Recording<'_>], setting: &Setting) -> Option<Tally> {
+pub fn as_it_is(recordings: &[Recording<'_>], setting: &Setting<'_>) -> Option<Tally> {
     let current = setting.current?;
     let of = |(at, recording): (usize, &Recording<'_>)| marked_samples::of(at, recording, setting.every);
     let intervals: Vec<MarkedInterval> = recordings.iter().enumerate().flat_map(of).collect();
@@ -126,11 +128,25 @@ pub fn as_it_is(recordings: &[Recording<'_>], setting: &Setting) -> Option<Tally
 }
 
 /// As `label`, of some of its intervals.
-fn proposed(intervals: &[&MarkedInterval], setting: &Setting) -> Result<(Fit, Thresholds), FitRefusal> {
-    let fit = fit::fit(&samples_of(intervals, true), &samples_of(intervals, false))?;
+fn proposed(intervals: &[&MarkedInterval], setting: &Setting<'_>) -> Result<(Fit, Thresholds), FitRefusal> {
+    let seen_without = samples_of(intervals, false);
+    let counter = setting.counter_examples.iter().map(|margin| Weighted { margin: *margin, count: 1 });
+    let not_seen: Vec<Weighted> = seen_without.iter().copied().chain(counter).collect();
+    // What nobody has marked as without it on this stream teaches nothing of what is usual there.
+    if seen_without.is_empty() {
+        return Err(FitRefusal::NoNotSeen);
+    }
+    let fit = fit::fit(&samples_of(intervals, true), &not_seen)?;
+    let fit = Fit { not_seen_range: range_of(&seen_without).unwrap_or(fit.not_seen_range), ..fit };
     let times = timing::propose(intervals, setting.every, &setting.base);
     let margin = |margin: f32| Threshold::Margin(f64::from(margin));
     Ok((fit, Thresholds { enter: margin(fit.enter), exit: margin(fit.exit), ..times }))
+}
+
+/// The lowest and the highest margin.
+fn range_of(samples: &[Weighted]) -> Option<(f32, f32)> {
+    let margins = || samples.iter().filter(|one| one.count > 0).map(|one| one.margin);
+    margins().reduce(f32::min).zip(margins().reduce(f32::max))
 }
 
 fn samples_of(intervals: &[&MarkedInterval], is_seen: bool) -> Vec<Weighted> {

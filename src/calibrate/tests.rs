@@ -3,7 +3,7 @@
 use super::*;
 use marks::{LabelMarks, Mark, MarkKind, MarkTime, SetMarks, Span, contradict};
 
-fn setting() -> Setting {
+fn setting() -> Setting<'static> {
     let seconds = Duration::from_secs;
     let base = Thresholds { after: seconds(2), after_exit: seconds(2), cooldown: seconds(30), ..Thresholds::default() };
     Setting {
@@ -12,6 +12,7 @@ fn setting() -> Setting {
         current: Some(base),
         base,
         origin: Instant::now(),
+        counter_examples: &[],
     }
 }
 
@@ -255,4 +256,20 @@ proptest::proptest! {
             proptest::prop_assert!(fit.exit <= fit.enter && thresholds.is_ordered() && fit.enter.is_finite());
         }
     }
+}
+
+#[test]
+fn counter_examples_count_as_samples_without_it_and_are_not_what_is_usual() {
+    let sample = |second: u32| Sample::at(f64::from(second), if second < 20 { -2.0 } else { 6.0 });
+    let samples: Vec<Sample> = (0..40).map(sample).collect();
+    let recording = Recording { samples: &samples, seen: &[(21.0, 39.0)], absent: &[(0.0, 19.0)] };
+    let every = Setting { every: Duration::from_secs(1), ..setting() };
+    let plain = label(&[recording], &every).found.unwrap().0;
+    assert_eq!(plain.enter, 2.0);
+    // A stranger that the label answered to.
+    let taught = label(&[recording], &Setting { counter_examples: &[4.0], ..every }).found.unwrap().0;
+    assert_eq!((taught.enter, taught.not_seen, taught.not_seen_range), (5.0, plain.not_seen + 1, (-2.0, -2.0)));
+    let alone = Recording { absent: &[], ..recording };
+    let refused = label(&[alone], &Setting { counter_examples: &[4.0; 20], ..every }).found.unwrap_err();
+    assert_eq!(refused, FitRefusal::NoNotSeen);
 }

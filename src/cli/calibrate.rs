@@ -28,6 +28,7 @@ use crate::label::LabelSet;
 use crate::label::calibration_file::{self, CalibratedLabel};
 use crate::label::kept_examples::{self, KeptExamples};
 use crate::platform::writable;
+use crate::score::learning::LearnedLabel;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -144,6 +145,7 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
         return Err(("the configuration has changed meanwhile".to_owned(), 1));
     };
     let wanted = |name: &String| args.labels.is_empty() || args.labels.contains(name);
+    let counter: Vec<LearnedLabel> = recordings.iter().flat_map(MarkedRecording::learned).cloned().collect();
     let mut reports = Vec::new();
     for (at, label) in set.labels.iter().enumerate().filter(|(_, label)| wanted(&label.name)) {
         let (thresholds, origin) = calibrations::in_force(&own, at_set, label, configured, view, Some(&model));
@@ -153,6 +155,7 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
             current: Some(thresholds).filter(|_| !origin.is_waiting()),
             base: config::thresholds(label, &own.events),
             origin: Instant::now(),
+            counter_examples: counter_examples(&counter, at),
         };
         let usual = if let ThresholdOrigin::Calibration(usual) = origin { Some(usual) } else { None };
         reports.push(of_label(&recordings, (at, &label.name), region, &setting, usual));
@@ -267,7 +270,20 @@ fn of_past(
     Ok((at_set, calibrate_past::read(settings, stream, view, (set, learning), marks)?))
 }
 
+/// Margins of the counter-examples of the label with this index; the same of every recording.
+fn counter_examples(learned: &[LearnedLabel], label: usize) -> &[f32] {
+    learned.iter().find(|one| one.label == label).map_or(&[], |one| &one.counter_margins)
+}
+
 impl MarkedRecording {
+    /// What became of labels with examples.
+    fn learned(&self) -> &[LearnedLabel] {
+        match &self.scores {
+            Scores::Clip(clip) => &clip.learned,
+            Scores::Past(past) => &past.labels,
+        }
+    }
+
     pub fn is_clip(&self) -> bool {
         matches!(self.scores, Scores::Clip(_))
     }
@@ -317,7 +333,7 @@ fn of_label(
     marked: &[MarkedRecording],
     (at, name): (usize, &str),
     region: Option<&str>,
-    setting: &Setting,
+    setting: &Setting<'_>,
     usual: Option<UsualRange>,
 ) -> LabelReport {
     let samples: Vec<Vec<Sample>> = marked.iter().map(|recording| recording.samples(at)).collect();

@@ -151,7 +151,7 @@ mod tests {
     fn wrong(label: &str) -> TagVerdict {
         let at = |second: i64| jiff::Timestamp::from_second(second).unwrap();
         let (stream, set) = ("gate".to_owned(), "yard".to_owned());
-        TagVerdict { stream, set, label: label.to_owned(), from: at(300), to: at(305), is_right: false }
+        TagVerdict { stream, region: None, set, label: label.to_owned(), from: at(300), to: at(305), is_right: false }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::calibrate::marks::{MarkTime, SetMarks};
 use crate::calibrate::past_samples::{PastMargins, PastMoments};
 use crate::config::{Settings, StreamSettings};
 use crate::daemon::engine;
-use crate::daemon::learning::ExampleViews;
+use crate::daemon::example_embeddings::ExampleViews;
 use crate::frame::view::NamedView;
 use crate::history::name_table::Name;
 use crate::history::past_rows;
@@ -23,6 +23,7 @@ use crate::history::row_store::StoredRows;
 use crate::label::kept_examples::{self, KeptExamples};
 use crate::label::{LabelSet, verdict_store};
 use crate::platform::shutdown;
+use crate::score::learning::LearnedLabel;
 
 /// What is looked at before the first mark, ms: a tag may have begun there.
 const BEFORE: i64 = 60_000;
@@ -33,6 +34,8 @@ pub(super) struct PastScores {
     pub model: String,
     pub margins: PastMargins,
     pub moments: PastMoments,
+    /// What became of labels with examples.
+    pub labels: Vec<LearnedLabel>,
     /// The set, with what it has learned from the past.
     pub set: LabelSet,
     /// That, by its labels.
@@ -99,7 +102,7 @@ pub(super) fn read(
     };
     let mut set = set.clone();
     let mut learned = BTreeMap::new();
-    let verdicts = verdict_store::read(&settings.state, id, &set.name);
+    let verdicts = verdict_store::read(&settings.state, id, view.name.as_deref(), &set.name);
     let search = learning.and_then(|labels| {
         ExampleSearch::new(&set, labels, (marks, view.name.as_deref()), &verdicts, &bundle.fingerprint)
     });
@@ -163,5 +166,6 @@ pub(super) fn read(
         return Err((format!("the history has nothing of stream {id} since the first mark: {other}"), 2));
     }
     let moments = margins.moments();
-    Ok(PastScores { model: bundle.fingerprint, margins, moments, set, learned })
+    let labels = scorer.learned_labels().to_vec();
+    Ok(PastScores { model: bundle.fingerprint, margins, moments, labels, set, learned })
 }

@@ -19,7 +19,7 @@ use super::start_trial;
 use super::trial::{self, Finding};
 use crate::config::{self, Absence, ModelChoice, Settings, calibrations};
 use crate::daemon::engine::{self, Engine, EngineError};
-use crate::daemon::learning::ExampleViews;
+use crate::daemon::example_embeddings::ExampleViews;
 use crate::event::active_hours::ActiveHours;
 use crate::label::{Label, LabelSet};
 use crate::platform::service_user;

@@ -1,6 +1,6 @@
 //! Pictures of strangers: photographs of things, cut to an ellipse and pasted into a picture of the empty scene, at several places and sizes.
 //!
-//! In: a frame. Out: copies of it, each with one stranger. The photographs are part of the program; `intruders/README.md` says whose they are. Pure; one copy in
+//! In: a frame. Out: copies of it, each with one stranger. The photographs are part of the program; `pictures/strangers/README.md` says whose they are. Pure; one copy in
 //! memory at a time.
 
 use crate::frame::Picture;
@@ -15,7 +15,7 @@ pub(super) struct Intruder {
 
 macro_rules! intruders {
     ($($name:literal: $words:expr),* $(,)?) => {
-        &[$(Intruder { name: $name, words: &$words, coded: include_bytes!(concat!("intruders/", $name, ".jpg")) }),*]
+        &[$(Intruder { name: $name, words: &$words, coded: include_bytes!(concat!("../../pictures/strangers/", $name, ".jpg")) }),*]
     };
 }
 
@@ -30,8 +30,8 @@ pub(super) const ALL: &[Intruder] = intruders! {
     "retina": ["retina", "eye", "eyes"],
 };
 
-/// Longest side of the pictures that strangers are pasted into: no model sees more.
-const MAX_SIDE: u32 = 1280;
+/// Longest side of the pictures that strangers are pasted into: few models see more, and each of hundreds is resized.
+const MAX_SIDE: u32 = 768;
 /// Of that picture's JPEG on the way.
 const QUALITY: u8 = 97;
 /// How large a stranger is, of the shorter side.

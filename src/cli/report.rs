@@ -20,7 +20,7 @@ use crate::calibrate::marked_samples::EDGE;
 use crate::calibrate::{self as calibration, Recording, Setting, past_samples};
 use crate::config::{self, Settings, StreamSettings, calibrations};
 use crate::daemon::engine::{Engine, EngineError};
-use crate::daemon::learning::{ExampleViews, PictureEmbedder, SessionEmbedder};
+use crate::daemon::example_embeddings::{ExampleViews, PictureEmbedder, SessionEmbedder};
 use crate::daemon::{clip_frame, running_streams};
 use crate::event::ThresholdOrigin;
 use crate::frame::Picture;
@@ -138,6 +138,7 @@ fn of_label(
         current: Some(thresholds).filter(|_| !is_waiting),
         base: config::thresholds(label, &observed.settings.events),
         origin: Instant::now(),
+        counter_examples: &[],
     };
     let samples: Vec<_> = observed.recordings.iter().map(|recording| recording.samples(at)).collect();
     let region = view.name.as_deref();
@@ -158,7 +159,7 @@ fn of_label(
         let texts: Vec<String> = label.prompts.iter().chain([&label.name]).cloned().collect();
         pasted.told(at, enter, &texts)
     });
-    let learned = found.as_ref().ok().and_then(|pasted| pasted.learned.iter().find(|one| one.label == at).copied());
+    let learned = found.as_ref().ok().and_then(|pasted| pasted.learned.iter().find(|one| one.label == at).cloned());
     LabelTrust {
         label: label.name.clone(),
         is_waiting,

@@ -56,7 +56,7 @@ impl LabelTrust {
     /// What has to be said beside the numbers.
     fn verdict(&self) -> Option<&'static str> {
         let rate = self.intruders.as_ref()?.rate()?.value;
-        let learned = self.learned.is_some_and(|one| one.is_used && one.by_texts < UNSUPPORTED);
+        let learned = self.learned.as_ref().is_some_and(|one| one.is_used && one.by_texts < UNSUPPORTED);
         match (rate >= OFTEN, learned) {
             (true, true) => {
                 Some("answers to anything unlike the empty scene: texts do not support what it has learned")
@@ -111,7 +111,7 @@ impl TrustReport {
                 "absent_tagged": tally.and_then(Tally::absent_tagged),
                 "present_covered": tally.and_then(Tally::present_covered),
                 "drift": one.drift.map(|(samples, share)| json!({ "samples": samples, "share": share })),
-                "learned": one.learned.map(|learned| json!({ "used": learned.is_used, "by_texts": learned.by_texts })),
+                "learned": one.learned.as_ref().map(|learned| json!({ "used": learned.is_used, "by_texts": learned.by_texts })),
                 "intruders": intruders,
                 "verdict": one.verdict(),
             })
@@ -134,7 +134,7 @@ impl TrustReport {
             let f1 = tally.and_then(Tally::f1);
             let f1 = f1.map_or_else(|| "-".to_owned(), |f1| format!("{:.2} ({:.2}–{:.2})", f1.value, f1.low, f1.high));
             let drift = one.drift.map_or_else(|| "-".to_owned(), |(_, share)| format!("{:.0} %", share * 100.0));
-            let learned = match one.learned {
+            let learned = match &one.learned {
                 None => "texts".to_owned(),
                 Some(learned) if learned.is_used => format!("learned (texts {:.2})", learned.by_texts),
                 Some(learned) => format!("texts suffice ({:.2})", learned.by_texts),
@@ -252,7 +252,7 @@ mod tests {
             enter: 1.5,
             tally: Some(Tally { hits: 1, ..Tally::default() }),
             drift: None,
-            learned: Some(LearnedLabel { label: 0, by_texts, is_used: true }),
+            learned: Some(LearnedLabel { label: 0, by_texts, is_used: true, counter_margins: Vec::new() }),
             intruders: Some(intruders),
         };
         TrustReport {

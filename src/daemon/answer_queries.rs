@@ -14,9 +14,9 @@ use ndarray::ArrayView1;
 use parking_lot::{Mutex, RwLock};
 
 use super::engine::{LabelBook, TextsRefused};
+use super::example_embeddings::ExampleViews;
 use super::label_edit;
 use super::label_trial::LabelTrial;
-use super::learning::ExampleViews;
 use crate::api::{ModelQueries, QueryRefusal, SetScores, TagScore, TriedLabel};
 use crate::config::{self, Settings};
 use crate::event::{ModelRef, Thresholds};

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::learning::{ExampleViews, Learning, LearningError, PictureEmbedder, PipelineEmbedder, SessionEmbedder};
+use super::example_embeddings::{
+    ExampleViews, Learning, LearningError, PictureEmbedder, PipelineEmbedder, SessionEmbedder,
+};
 use crate::bench::{cores, openvino_precision};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::event::ModelRef;

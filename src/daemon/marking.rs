@@ -163,8 +163,9 @@ pub fn mark_tag(marks: &mut SetMarks, tag: &TagTimes, span: Span, is_right: bool
 /// When it cannot be kept.
 pub fn keep_verdict(state: &StateFolder, tag: &TagTimes, is_right: bool) -> Result<Option<PathBuf>, StateError> {
     let (from, to) = tag.wall;
-    let (stream, set, label) = (tag.stream.clone(), tag.set.clone(), tag.label.clone());
-    verdict_store::keep(state, TagVerdict { stream, set, label, from, to, is_right })
+    let (stream, region) = (tag.stream.clone(), tag.region.clone());
+    let (set, label) = (tag.set.clone(), tag.label.clone());
+    verdict_store::keep(state, TagVerdict { stream, region, set, label, from, to, is_right })
 }
 
 /// See the module.
@@ -319,7 +320,10 @@ impl MarkKeeping for KeptMarks {
         }
         let span = span_of(tag, of.moments);
         let (mark, is_new) = self.changed((stream, set), &known, |marks| Ok(mark_tag(marks, tag, span, is_right)))?;
-        keep_verdict(&self.state, tag, is_right).map_err(|error| MarkRefusal::Failed(error.to_string()))?;
+        let kept = keep_verdict(&self.state, tag, is_right);
+        if let Some(file) = kept.map_err(|error| MarkRefusal::Failed(error.to_string()))? {
+            tracing::warn!(file = %file.display(), "the verdicts that there were are damaged; they are kept there");
+        }
         Ok((view(stream, set, &mark), is_new))
     }
 }

@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::oneshot;
 
 use super::answer_queries::ModelAnswers;
+use super::example_embeddings::ExampleViews;
 use super::label_edit::{self, CopyBefore};
-use super::learning::ExampleViews;
 use super::marking::KeptMarks;
 use super::running_streams::Streams;
 use super::set_view;

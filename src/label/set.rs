@@ -68,7 +68,8 @@ section! {
         /// `auto`, `always`, `never` | `auto` | When what was learned counts; `auto`: where texts alone do not tell examples
         /// from counter-examples
         "learn" => learn: Learn,
-        /// 0 to 1 | none | Least cosine with the nearest example; below it the margin falls
+        /// 0 to 1 | half way between the nearest counter-example and 1 | Least cosine with the nearest example; below it the
+        /// margin falls. 0: nothing falls
         "similarity" => similarity: Fraction,
         /// 0 to 1, or `{ margin: 2.1 }` | `events.enter` | Score to start, or [margin](#margins)
         "enter" => enter: Threshold,

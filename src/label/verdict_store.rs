@@ -23,6 +23,9 @@ const MOST: usize = 64;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TagVerdict {
     pub stream: String,
+    /// Of the stream, if the tag was of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     pub set: String,
     pub label: String,
     /// From its start to its end, by the clock.
@@ -33,7 +36,7 @@ pub struct TagVerdict {
 
 impl TagVerdict {
     fn is_of(&self, other: &Self) -> bool {
-        self.stream == other.stream && self.set == other.set && self.label == other.label
+        self.stream == other.stream && self.region == other.region && self.set == other.set && self.label == other.label
     }
 }
 
@@ -43,13 +46,14 @@ struct VerdictFile {
     verdicts: Vec<TagVerdict>,
 }
 
-/// All verdicts of a set on a stream; none where the file cannot be read, which is told in the log.
-pub fn read(state: &StateFolder, stream: &str, set: &str) -> Vec<TagVerdict> {
+/// All verdicts of a set in a region of a stream, or on one that has none; none where the file cannot be read, which is told in the log.
+pub fn read(state: &StateFolder, stream: &str, region: Option<&str>, set: &str) -> Vec<TagVerdict> {
     let all = parsed(state).unwrap_or_else(|why| {
         tracing::warn!(file = %state.place(Path::new(FILE)).display(), why, "verdicts are not used");
         Vec::new()
     });
-    all.into_iter().filter(|one| one.stream == stream && one.set == set).collect()
+    let is_of = |one: &TagVerdict| one.stream == stream && one.region.as_deref() == region && one.set == set;
+    all.into_iter().filter(is_of).collect()
 }
 
 fn parsed(state: &StateFolder) -> Result<Vec<TagVerdict>, String> {
@@ -106,29 +110,34 @@ mod tests {
         let state = StateFolder::configured(dir.path().join("state"));
         let verdict = |label: &str, at: i64, is_right| TagVerdict {
             stream: "gate".to_owned(),
+            region: None,
             set: "yard".to_owned(),
             label: label.to_owned(),
             from: Timestamp::from_second(at).unwrap(),
             to: Timestamp::from_second(at + 5).unwrap(),
             is_right,
         };
-        assert_eq!(read(&state, "gate", "yard"), []);
+        assert_eq!(read(&state, "gate", None, "yard"), []);
         keep(&state, verdict("car", 1, true)).unwrap();
         keep(&state, verdict("car", 1, false)).unwrap();
-        assert_eq!(read(&state, "gate", "yard"), [verdict("car", 1, false)]);
+        assert_eq!(read(&state, "gate", None, "yard"), [verdict("car", 1, false)]);
         for at in 0..MOST as i64 {
             keep(&state, verdict("bus", 10 + at, true)).unwrap();
         }
         keep(&state, verdict("bus", 1000, true)).unwrap();
-        let kept = read(&state, "gate", "yard");
+        let kept = read(&state, "gate", None, "yard");
         assert_eq!((kept.len(), kept.contains(&verdict("bus", 10, true))), (1 + MOST, false));
         assert_eq!(kept[0], verdict("car", 1, false));
-        assert_eq!(read(&state, "door", "yard"), []);
+        assert_eq!(read(&state, "door", None, "yard"), []);
+        // The tag of one region says nothing of the others.
+        keep(&state, TagVerdict { region: Some("left".to_owned()), ..verdict("car", 1, true) }).unwrap();
+        assert_eq!(read(&state, "gate", None, "yard"), kept);
+        assert!(read(&state, "gate", Some("left"), "yard")[0].is_right);
         // A damaged file is kept, and the next verdict begins anew.
         std::fs::write(state.place(Path::new(FILE)), "{").unwrap();
-        assert_eq!(read(&state, "gate", "yard"), []);
+        assert_eq!(read(&state, "gate", None, "yard"), []);
         let aside = keep(&state, verdict("car", 2, true)).unwrap().unwrap();
         assert_eq!(std::fs::read_to_string(aside).unwrap(), "{");
-        assert_eq!(read(&state, "gate", "yard"), [verdict("car", 2, true)]);
+        assert_eq!(read(&state, "gate", None, "yard"), [verdict("car", 2, true)]);
     }
 }

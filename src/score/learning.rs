@@ -4,6 +4,8 @@
 //! added. Pure; once a set, when its scorer is made. Of an example with several tiles the one counts that is nearest to the label's texts, as the best
 //! tile of a frame does; of a counter-example all of them.
 
+use std::sync::Arc;
+
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, concatenate};
 
 use super::discriminant::{Discriminant, LabelClass, LearnRefusal};
@@ -30,7 +32,8 @@ pub struct LabelExamples {
     pub examples: Vec<Vec<f32>>,
     pub counter_examples: Vec<Vec<f32>>,
     pub learn: Learn,
-    /// The least cosine with the nearest example; below it the margin falls.
+    /// The least cosine with the nearest example; below it the margin falls. `None`: unless the label is [never](Learn::Never) to learn, half way between
+    /// the counter-example that is nearest to an example, and 1.
     pub similarity: Option<f32>,
 }
 
@@ -44,12 +47,14 @@ pub struct SetExamples {
 }
 
 /// What became of a label that has examples.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LearnedLabel {
     pub label: usize,
     /// How well texts alone tell its examples from the counter-examples: balanced accuracy at the best threshold.
     pub by_texts: f64,
     pub is_used: bool,
+    /// Margins of its counter-examples, those of the set among them, with what was learned.
+    pub counter_margins: Vec<f32>,
 }
 
 /// What a [`Scorer`] adds to its margins.
@@ -107,7 +112,7 @@ impl Scorer {
                 Learn::Never => false,
                 Learn::Auto => by_texts < TEXT_SUFFICES,
             };
-            told.push(LearnedLabel { label: *at, by_texts, is_used });
+            told.push(LearnedLabel { label: *at, by_texts, is_used, counter_margins: Vec::new() });
         }
         let used = |member: &usize| told.get(*member).filter(|told| told.is_used).map(|told| told.label);
         let groups: Vec<Vec<usize>> = match plain.scoring {
@@ -117,7 +122,7 @@ impl Scorer {
         let mut learned = Learned {
             told: Vec::new(),
             groups: Vec::new(),
-            gates: Gates::new(&labels, &classes, set, plain.logit_parameters.scale),
+            gates: Gates::new(&labels, &classes, set, &shared, plain.logit_parameters.scale),
         };
         // Also where it is not used: what contradicts itself is told at once.
         for members in groups.into_iter().filter(|members| !members.is_empty()) {
@@ -133,8 +138,22 @@ impl Scorer {
                 learned.groups.push((used, discriminant));
             }
         }
-        learned.told = told;
-        Ok(Self { learned: (!labels.is_empty()).then(|| learned.into()), ..plain })
+        let mut learning = Self { learned: (!labels.is_empty()).then(|| learned.into()), ..plain };
+        let best = |example: &Vec<f32>| {
+            let tiles = example.chunks(dim.max(1)).map(|tile| learning.score(ArrayView1::from(tile)));
+            tiles.reduce(|a, b| a.into_iter().zip(b).map(|(a, b)| a.best(b)).collect()).unwrap_or_default()
+        };
+        let of_all: Vec<Vec<LabelScore>> =
+            if labels.is_empty() { Vec::new() } else { set.counter_examples.iter().map(best).collect() };
+        for one in &mut told {
+            let own: Vec<Vec<LabelScore>> = set.labels[one.label].counter_examples.iter().map(best).collect();
+            let margins = own.iter().chain(&of_all).filter_map(|scores| Some(scores.get(one.label)?.margin));
+            one.counter_margins = margins.filter(|margin| margin.is_finite()).collect();
+        }
+        if let Some(learned) = learning.learned.as_mut().and_then(Arc::get_mut) {
+            learned.told = told;
+        }
+        Ok(learning)
     }
 
     /// What became of each label with examples.
@@ -182,12 +201,30 @@ impl Learned {
     }
 }
 
+/// Half way between the cosine of the counter-example that is nearest to an example, and 1.
+fn halfway<'a>(own: &[Vec<f32>], rivals: impl Iterator<Item = &'a Vec<f32>>) -> f32 {
+    let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let nearest = rivals.flat_map(|rival| own.iter().map(move |one| cosine(one, rival))).fold(0.0, f32::max);
+    f32::midpoint(nearest.min(1.0), 1.0)
+}
+
 impl Gates {
-    fn new(labels: &[usize], classes: &[(Vec<Vec<f32>>, Vec<Vec<f32>>)], set: &SetExamples, scale: f32) -> Self {
+    fn new(
+        labels: &[usize],
+        classes: &[(Vec<Vec<f32>>, Vec<Vec<f32>>)],
+        set: &SetExamples,
+        shared: &[Vec<f32>],
+        scale: f32,
+    ) -> Self {
         let (mut rows, mut of) = (Vec::<Array2<f32>>::new(), Vec::new());
         let mut next = 0;
-        for (at, (own, _)) in labels.iter().zip(classes) {
-            let Some(similarity) = set.labels[*at].similarity else { continue };
+        for (at, (own, counter)) in labels.iter().zip(classes) {
+            let label = &set.labels[*at];
+            let similarity = match (label.similarity, label.learn) {
+                (Some(similarity), _) if similarity > 0.0 => similarity,
+                (Some(_), _) | (None, Learn::Never) => continue,
+                (None, _) => halfway(own, counter.iter().chain(shared)),
+            };
             of.push((*at, next..next + own.len(), similarity));
             next += own.len();
             let row = |one: &Vec<f32>| Array2::from_shape_vec((1, one.len()), one.clone()).unwrap_or_default();
@@ -248,7 +285,7 @@ mod tests {
             examples: vec![CAR.to_vec(), vec![0.5, 0.1, 0.85, 0.0]],
             counter_examples: vec![NOT.to_vec()],
             learn,
-            similarity: None,
+            similarity: Some(0.0),
         };
         SetExamples { labels: vec![car, LabelExamples::default()], counter_examples: Vec::new() }
     }
@@ -298,6 +335,22 @@ mod tests {
         // Its cosine with the nearest example is 0.48.
         let fallen = margins(&plain, NOT)[0] - margins(&gated, NOT)[0];
         assert!((fallen - 10.0 * (0.9 - 0.48)).abs() < 1e-4, "{fallen}");
+    }
+
+    #[test]
+    fn without_a_similarity_it_lies_half_way_between_the_nearest_counter_example_and_the_same() {
+        let plain = scorer(Scoring::Independent, background());
+        let mut set = examples(Learn::Auto);
+        set.labels[0].similarity = None;
+        let taught = plain.clone().learning(&set).unwrap();
+        let without = plain.clone().learning(&examples(Learn::Auto)).unwrap();
+        assert_eq!(margins(&taught, CAR), margins(&without, CAR), "an example passes");
+        // NOT has 0.48 with the nearest example: the least is 0.74, which it lacks 0.26 of.
+        let fallen = margins(&without, NOT)[0] - margins(&taught, NOT)[0];
+        assert!((fallen - 10.0 * 0.26).abs() < 1e-3, "{fallen}");
+        assert_eq!(taught.learned_labels()[0].counter_margins, [margins(&taught, NOT)[0]]);
+        set.labels[0].learn = Learn::Never;
+        assert_eq!(margins(&plain.clone().learning(&set).unwrap(), NOT), margins(&plain, NOT));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::frame::FrameTime;
 use crate::platform::shutdown;
 use crate::platform::userinfo::shown;
 use crate::score::LabelScore;
+use crate::score::learning::LearnedLabel;
 use crate::source::Location;
 
 /// Of all clips and labels together: a hundred megabytes.
@@ -29,6 +30,8 @@ pub(in crate::cli) struct ClipScores {
     pub name: String,
     /// Each with a score a label.
     pub samples: Vec<(FrameTime, Vec<LabelScore>)>,
+    /// What became of labels with examples.
+    pub learned: Vec<LearnedLabel>,
 }
 
 /// Where scores are collected while a clip is watched.
@@ -129,7 +132,9 @@ pub(in crate::cli) fn score(
             ));
         }
         room = collected.room;
-        clips.push(ClipScores { name, samples: std::mem::take(&mut collected.samples) });
+        let learned = prepared.engine.scorers.first().map(|scorer| scorer.learned_labels().to_vec());
+        let samples = std::mem::take(&mut collected.samples);
+        clips.push(ClipScores { name, samples, learned: learned.unwrap_or_default() });
     }
     let model = prepared.engine.model.fingerprint.to_string();
     Ok(ScoredStream { settings: settings.clone(), model, clips })

@@ -27,7 +27,7 @@ use super::texts::TemplateArgs;
 use super::{complain, pull};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::daemon::engine::Engine;
-use crate::daemon::learning::ExampleViews;
+use crate::daemon::example_embeddings::ExampleViews;
 use crate::frame::still_image::StillImageError;
 use crate::infer::{BatchSize, ImageEncoder, InferError, InferSettings, Provider};
 use crate::label::LabelSet;
@@ -196,7 +196,7 @@ fn prepare(args: &Args, shutdown: &Shutdown, only: Option<&str>) -> Result<Prepa
         .and_then(|dir| prepared::open_with(&dir, logits, &|| shutdown.is_requested()))
         .map_err(|error| fail(&error, error.exit_code()))?;
     // As the daemon of the configuration has them, whatever part of it is looked at here.
-    let example_views = ExampleViews::of(&watching.settings);
+    let example_views = ExampleViews::of(&watching.settings).otherwise(&watching.base().views);
     let given = given_labels::read(args, bundle.logit_parameters.activation).map_err(|error| fail(&error, 2))?;
     let had_hours = watching.watch_for(given).map_err(|error| fail(&error, 2))?;
     if had_hours && args.is_rehearsal() {

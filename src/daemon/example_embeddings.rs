@@ -112,6 +112,8 @@ impl PictureEmbedder for PipelineEmbedder<'_> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ExampleViews {
     by_set: HashMap<String, Vec<NamedView>>,
+    /// For sets that no stream looks for.
+    otherwise: Vec<NamedView>,
     /// The history's folder.
     history: Option<PathBuf>,
 }
@@ -130,11 +132,19 @@ impl ExampleViews {
                 }
             }
         }
-        Self { by_set, history: settings.history.as_ref().and_then(|history| history.path.clone()) }
+        let history = settings.history.as_ref().and_then(|history| history.path.clone());
+        Self { by_set, otherwise: vec![NamedView::default()], history }
+    }
+
+    /// Sets that no stream looks for are seen through these.
+    #[must_use]
+    pub fn otherwise(self, views: &[NamedView]) -> Self {
+        let nameless = views.iter().take(MAX_VIEWS).map(|view| NamedView { name: None, ..view.clone() });
+        Self { otherwise: nameless.collect(), ..self }
     }
 
     fn of_set(&self, set: &str) -> Vec<NamedView> {
-        self.by_set.get(set).cloned().unwrap_or_else(|| vec![NamedView::default()])
+        self.by_set.get(set).unwrap_or(&self.otherwise).clone()
     }
 }
 
@@ -283,7 +293,11 @@ impl<'a> Learning<'a> {
 
 fn load(source: &ExampleSource, shutdown: &Shutdown) -> Result<Arc<Picture>, String> {
     match source {
-        ExampleSource::Picture(file) => still_image::load(file).map(Arc::new).map_err(|error| error.to_string()),
+        ExampleSource::Picture(file) => still_image::load(file).map(Arc::new).map_err(|error| {
+            // The example is called after its file already.
+            let why = error.to_string();
+            why.strip_prefix(&format!("{}: ", file.display())).map(str::to_owned).unwrap_or(why)
+        }),
         ExampleSource::Clip { file, at_ms } => clip_frame::at(file, Duration::from_millis(*at_ms), shutdown),
         ExampleSource::Moment { .. } | ExampleSource::Stored { .. } => Err("is no picture".to_owned()),
     }
