@@ -66,6 +66,7 @@ home-assistant)
         # One of its packages is to be had as a source alone: pure Python.
         quietly "installing Home Assistant" inside /opt/ha/bin/pip install --disable-pip-version-check --no-input --retries 3 --no-compile --no-deps \
             --prefer-binary --requirement /opt/ha/pins.txt
+        quietly "trying Home Assistant" inside /opt/ha/bin/pip check
         key $pins >"$state/root/opt/ha/.stamp"
     fi
     ;;

@@ -98,8 +98,8 @@ pub struct Session<'a> {
     asked: Option<Asked>,
     /// Home Assistant is letting go of something: what it has listened to is not taken away before.
     parting_until: Option<Instant>,
-    /// When `<p>/stats` comes next.
-    stats_due: Instant,
+    /// When `<p>/stats` comes out of its turn.
+    stats_again: Option<Instant>,
     /// Until when they are listened to.
     clearing_until: Option<Instant>,
     /// What the outbox has to know, beside what goes out.
@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
             told_unreadable: false,
             asked: None,
             parting_until: None,
-            stats_due: Instant::now(),
+            stats_again: None,
             clearing_until: None,
             forgotten: Vec::new(),
             told: false,
@@ -248,7 +248,7 @@ impl<'a> Session<'a> {
             receiver.up();
         }
         let mut changes = self.registry.changes();
-        let mut look = Instant::now() + POLL_INTERVAL;
+        let (mut look, mut stats) = (Instant::now() + POLL_INTERVAL, Instant::now());
         loop {
             if self.owner_changed {
                 self.part(receiver, None).await;
@@ -256,11 +256,12 @@ impl<'a> Session<'a> {
             }
             self.publisher.pump(&self.link)?;
             let now = Instant::now();
-            if self.ours && now >= self.stats_due {
+            if self.ours && (now >= stats || self.stats_again.is_some_and(|at| now >= at)) {
+                self.stats_again = self.stats_again.filter(|at| now < *at);
                 // The streams are not known before the model is loaded.
-                self.stats_due = now + POLL_INTERVAL;
+                stats = now + POLL_INTERVAL;
                 if let Some(streams) = self.registry.streams() {
-                    self.stats_due = now + STATS;
+                    stats = now + STATS;
                     let said = states::stats(&streams, self.facts, began.elapsed(), now.into_std());
                     self.publisher.push(Message::new(self.topics.stats(), said), None);
                 }
@@ -354,6 +355,9 @@ impl<'a> Session<'a> {
             if messages.iter().any(|message| !message.retain) {
                 self.parting_until = Some(Instant::now() + PARTING);
             }
+            if messages.iter().any(|message| self.states.is_document(&message.topic)) {
+                self.introduced();
+            }
             self.publish_retained(messages, receiver, place).await;
         }
     }
@@ -373,7 +377,6 @@ impl<'a> Session<'a> {
             self.surveying = None;
             self.states.surveyed();
             self.show(receiver, place).await;
-            self.introduced();
             if std::mem::take(&mut self.introduce_later) {
                 self.introduce_again();
             }

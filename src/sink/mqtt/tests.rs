@@ -15,6 +15,9 @@ use crate::stream::requests::{self, Action, RequestReceiver};
 
 const EVENTS: &str = "v/events";
 
+/// What the sink says to be.
+const OWNER: &str = r#"{"id":"00000000-0000-0000-0000-000000000007","instance":"edge","program":"vtagd"}"#;
+
 /// Topic and payload of what was taken, in order.
 type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
@@ -264,10 +267,7 @@ fn a_broker_that_repeats_the_owners_name_without_end_holds_no_event_up() {
 /// As RabbitMQ: nothing comes of `ha/device/+/config`. `known_late`: the streams are known only after everybody has been listened to.
 fn sees_another_programs_device(known_late: bool) {
     const DOCUMENT: &str = "ha/device/v_gate/config";
-    let lies: Sends = &[
-        ("v/owner", r#"{"id":"00000000-0000-0000-0000-000000000007","instance":"edge","program":"vtagd"}"#, true),
-        (DOCUMENT, r#"{"o":{"name":"another"}}"#, true),
-    ];
+    let lies: Sends = &[("v/owner", OWNER, true), (DOCUMENT, r#"{"o":{"name":"another"}}"#, true)];
     let (port, taken, unsubscribed) = telling_broker(|_, _, _| Does::Take, lies);
     let (sender, thread, _commands, registry) = starting(port, Some("ha"));
     if known_late {
@@ -290,6 +290,27 @@ fn another_programs_device_is_seen_at_a_broker_that_shows_only_what_is_asked_for
 #[test]
 fn another_programs_device_is_seen_there_too_by_a_daemon_that_takes_long_to_start() {
     sees_another_programs_device(true);
+}
+
+#[test]
+fn a_device_that_is_told_late_gets_its_numbers_soon_after_it() {
+    // Something of ours lies there, so it is known at once what does.
+    let lies: Sends = &[("v/owner", OWNER, true), ("v/gate/enabled/state", "ON", true)];
+    let (port, taken) = broker(|_, _, _| Does::Take, lies);
+    let (sender, thread, _commands, registry) = starting(port, Some("ha"));
+    std::thread::sleep(2 * ownership::SURVEY);
+    registry.set(vec![watched("gate", &["car"])]);
+    let uptimes = || -> Vec<u64> {
+        let taken = taken.lock().unwrap();
+        let stats = taken.iter().filter(|(topic, _)| topic == "v/stats");
+        stats
+            .map(|(_, said)| serde_json::from_slice::<serde_json::Value>(said).unwrap()["uptime"].as_u64().unwrap())
+            .collect()
+    };
+    eventually("statistics, twice", || uptimes().len() > 1);
+    // By the sink's own clock: not a minute later, when it would be their turn.
+    assert!(uptimes()[1] - uptimes()[0] < 55, "{:?}", uptimes());
+    tests::end(&sender, thread);
 }
 
 #[test]

@@ -69,9 +69,7 @@ impl Session<'_> {
 
     /// Home Assistant hears of devices: what nobody keeps for it is told once it listens.
     pub(super) fn introduced(&mut self) {
-        if self.discovery.is_some() {
-            self.stats_due = self.stats_due.min(Instant::now() + INTRODUCED);
-        }
+        self.stats_again = Some(Instant::now() + INTRODUCED);
     }
 
     /// Something lies retained.
