@@ -195,6 +195,9 @@ mod tests {
                     interval = new;
                     schedule.change(ms(new));
                 }
+                let (until, mut now_or_later) = (schedule.until_wanted(ms(now)), schedule.clone());
+                prop_assert_eq!(until.is_zero(), schedule.clone().is_sampled(ms(now)));
+                prop_assert!(now_or_later.is_sampled(ms(now) + until));
                 if schedule.is_sampled(ms(now)) {
                     // On a grid the distance of two samples may be shorter by a frame that came late.
                     prop_assert!(last.is_none_or(|last| now - last + 220 >= interval), "{} after {:?}", now, last);

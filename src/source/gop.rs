@@ -2,7 +2,7 @@
 //!
 //! `auto` begins with keyframes alone and holds back the frames between them. If the next keyframe comes in time, nothing but
 //! keyframes was decoded; if it is late, the decoder gets the keyframe and everything behind it, so that no sample is missed and
-//! no picture is broken, and from then on decodes every frame until keyframes have been close enough for a while. What is held
+//! no picture is broken, and from then on decodes what lies between keyframes too, until they have been close enough for a while. What is held
 //! back is bounded ([`Chooser::MAX_HELD`]); beyond that it is dropped, and the next keyframe is waited for.
 //!
 //! Where keyframes are too far apart, `auto` decodes from each of them up to the last frame of its group that a sample needs. What comes behind that is held back: the
@@ -20,7 +20,7 @@ use super::coded::Kind;
 pub enum Mode {
     /// Wanted keyframes and nothing else.
     Keyframes,
-    /// Every frame.
+    /// Every frame; with `auto`, those that a sample needs.
     All,
 }
 

@@ -77,7 +77,7 @@ impl TakesPictures for Taker {
         let came = (*self.came.lock())?;
         let interval = self.interval();
         // Who sends one an interval is a little late now and then.
-        Some(came + self.hold(interval) + interval / 2)
+        came.checked_add(self.hold(interval).saturating_add(interval / 2))
     }
 }
 

@@ -285,9 +285,8 @@ mod tests {
         let (accounting, stream) = (Arc::new(FrameAccounting::default()), StreamId::from("a"));
         for outcome in [Some(FrameOutcome::Reused), None] {
             let (heard, ends) = std::sync::mpsc::sync_channel(1);
-            let guard = accounting
-                .sample(&stream)
-                .watched(Some(OutcomeWatcher::new(move |outcome| assert!(heard.try_send(outcome).is_ok()))));
+            let watcher = OutcomeWatcher::new(move |outcome| heard.send(outcome).unwrap());
+            let guard = accounting.sample(&stream).watched(Some(watcher));
             outcome.into_iter().for_each(|outcome| guard.complete(outcome));
             drop(guard);
             let expected = outcome.unwrap_or(FrameOutcome::Dropped(DropReason::Shutdown));

@@ -96,6 +96,22 @@ fn https_cameras_are_trusted_as_their_stream_says_polled_too() {
 }
 
 #[test]
+fn an_rtmp_server_cannot_be_pinned_which_check_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |tls: &str| {
+        let file = folder.path().join("vtagd.yaml");
+        let streams = format!("streams:\n  - {{ id: door, url: \"rtmps://localhost/live/door\", tls: {{ {tls} }} }}\n");
+        std::fs::write(&file, format!("model: {{ path: none }}\n{streams}")).unwrap();
+        let output = vtagd(folder.path()).args(["check", "-c"]).arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, told) = check(&format!("fingerprint: \"{}\"", "ab".repeat(32)));
+    assert!(code == Some(2) && told.contains("cannot be had with rtmps://"), "{told}");
+    let (code, told) = check("verify: off");
+    assert!(code == Some(0) && told.contains("can be the camera"), "{told}");
+}
+
+#[test]
 fn check_prints_what_to_paste_and_warns_where_nobody_looks() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "authority");
