@@ -17,7 +17,9 @@ fn schemathesis(folder: &Path, place: &str, url: &str, examples: &str, more: &[&
     command.args(["--header", &format!("Authorization: Bearer {TOKEN}"), "--max-examples", examples]);
     command.args(["--generation-deterministic", "--output-truncate", "false"]);
     // Below what one address may ask: else most answers would be that it asks too much.
-    command.args(["--rate-limit", "40/s"]).args(more);
+    command.args(["--rate-limit", "40/s"]);
+    // The first look at a stream waits for its next sample, and the machine may be busy.
+    command.args(["--request-timeout", "60"]).args(more);
     let output = command.output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.success(), said)

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 const TOKEN: &str = "first-token-0123456789abcdef";
 const SET: &str = "# what is in view\nset: things\nbackground: [a wall] # white\nlabels:\n  - name: cat # the old one\n    prompts: [a cat]\n    enter: { margin: 900 }\n    exit: { margin: 899 }\n";
 
-fn start(folder: &Path, history: &str) -> Daemon {
+fn start(folder: &Path, history: &str, looks: bool) -> Daemon {
     std::fs::write(folder.join("token"), TOKEN).unwrap();
     std::fs::write(folder.join("things.yaml"), SET).unwrap();
     let config = format!(
-        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, url: \"file://{}\", loop: true }}]\n\
+        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, url: \"file://{}\", loop: true, enabled: {looks} }}]\n\
          labels: [things.yaml]\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: outbox.db }}\nstate: {{ path: state }}\n\
          history: {history}\nevents: {{ after: 0s }}\napi: {{ listen: 127.0.0.1:0, token: {{ file: token }} }}\n",
         root().join("demo/clip.mp4").display()
@@ -55,14 +55,14 @@ fn set(url: &str) -> Value {
 #[test]
 fn a_label_that_is_thought_of_has_a_curve_and_one_that_is_saved_tells() {
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = start(folder.path(), "{ path: kept }");
+    let mut daemon = start(folder.path(), "{ path: kept }", true);
     let url = daemon.url();
     let draft = json!({ "label": "launch", "prompts": ["a rocket launch"], "hours": 1 });
     let tried = eventually("the history has something", || {
         std::thread::sleep(std::time::Duration::from_millis(300));
         let (status, tried, _) = ask(&url, "POST", "/api/v1/labels/things/try", &[], Some(&draft));
         assert!(status == 200 || status == 503, "{status} {tried}");
-        (status == 200 && tried["streams"][0]["rows"].as_u64() > Some(3)).then_some(tried)
+        (status == 200 && tried["streams"][0]["rows"].as_u64() > Some(0)).then_some(tried)
     });
     let stream = &tried["streams"][0];
     assert_eq!(
@@ -108,7 +108,7 @@ fn a_label_that_is_thought_of_has_a_curve_and_one_that_is_saved_tells() {
 #[test]
 fn a_set_is_changed_by_nobody_but_a_page_of_this_host_with_the_session_and_json() {
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = start(folder.path(), "off");
+    let mut daemon = start(folder.path(), "off", false);
     let url = daemon.url();
     let edit = json!({ "label": "dog", "sha256": set(&url)["sha256"] });
     let bearer = format!("Bearer {TOKEN}");

@@ -92,7 +92,7 @@ test('from the first page to a label of own words that tells, in 25 inputs or fe
   await page.fill('.lab-form textarea >> nth=0', 'a rocket launch');
   await page.waitForSelector('.curve-box path.curve');
   const range = page.locator('input[type=range]');
-  const told = () => page.textContent('.results section .small');
+  const told = () => page.$$eval('.fired rect', (all) => all.map((one) => `${one.getAttribute('x')} ${one.getAttribute('width')}`).join());
   const low = await range.evaluate((input) => input.min);
   const usual = await told();
   await range.evaluate((input, value) => {
