@@ -262,7 +262,7 @@ export function lab(body, parameters) {
       if (error.status !== 409) throw error;
       notice(`Nothing was saved: ${error.message}.`, true);
       // What is typed here is of the set as it was: saved as it stands, it would undo what somebody else has done.
-      put(state, 'The set is another by now. ', button('Read it again; what is typed here goes', () => attempt(again)));
+      put(state, 'The set may be another by now. ', button('Read it again; what is typed here goes', () => attempt(again)));
       return;
     }
     await reread();
