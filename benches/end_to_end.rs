@@ -45,6 +45,7 @@ fn engine() -> Engine {
         has_nouns: false,
         counter_examples: Vec::new(),
         labels: vec![Label::plain("a cat"), Label::plain("a rocket")],
+        hours: None,
         file: PathBuf::new(),
         sha256: String::new(),
     };

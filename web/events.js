@@ -35,8 +35,11 @@ class Tags {
     return tag;
   }
 
+  /** All that are held: the oldest of too many go. */
   newestFirst() {
-    return [...this.all.values()].sort((a, b) => (a.from < b.from ? 1 : a.from > b.from ? -1 : 0));
+    const all = [...this.all.values()].sort((a, b) => (a.from < b.from ? 1 : a.from > b.from ? -1 : 0));
+    for (const tag of all.splice(HELD)) this.all.delete(tag.id);
+    return all;
   }
 }
 
@@ -111,7 +114,8 @@ export function events(body, parameters) {
       all = all.sort((a, b) => far(a) - far(b)).slice(0, 50);
     }
     strip(band, all);
-    each(list, all.slice(0, HELD), (tag) => tag.id, row, setRow);
+    if (tags.all.size >= HELD) more.hidden = true;
+    each(list, all, (tag) => tag.id, row, setRow);
     empty.hidden = all.length > 0;
     say(empty, 'Nothing was told that fits. A label tells once its score stays above its threshold: the bars of a camera show how near it is, the label lab which threshold would have told.');
   };

@@ -26,6 +26,8 @@ export function lab(body, parameters) {
   let under = null;
   /** Whether the fields say what a label of the set says. */
   let filled = false;
+  /** Whether somebody wants another threshold than the label has. */
+  let moved = false;
   const wanted = { ...parameters };
 
   const name = h('input', { type: 'text', maxlength: 256, value: wanted.label || '', list: 'labels-known', autocomplete: 'off', placeholder: 'forklift' });
@@ -39,7 +41,7 @@ export function lab(body, parameters) {
     attempt(look);
   });
   const choices = h('div', { class: 'filters' });
-  const level = h('input', { type: 'range', min: -10, max: 10, step: 0.1, value: 0, oninput: move });
+  const level = h('input', { type: 'range', min: -10, max: 10, step: 0.1, value: 0, oninput: () => moveTo(level.value) });
   const shown = h('output', {});
   const state = h('p', { role: 'status' });
   const results = h('div', { class: 'results' });
@@ -89,6 +91,15 @@ export function lab(body, parameters) {
     set = sets.find((one) => one.set === (set?.set || wanted.set)) || sets[0] || null;
   }
 
+  /** All fields become what the daemon says. */
+  async function reread() {
+    await readSets();
+    fields();
+    choose();
+    fillBackground();
+    moved = false;
+  }
+
   async function look() {
     save.disabled = true;
     if (!set) return say(state, 'There is no label set yet: name a file under `labels` in the configuration, with `set:` and one label, and reload it.');
@@ -124,14 +135,20 @@ export function lab(body, parameters) {
       threshold.hidden = true;
       return say(state, told.other_models ? 'What the history keeps of that time is of another model.' : 'The history keeps nothing of that time yet: look again in a minute.');
     }
-    const low = Math.floor(Math.min(...points)) - 1;
-    const high = Math.ceil(Math.max(...points)) + 1;
+    const of = JSON.stringify([told.set, told.label]);
+    if (level.dataset.of !== of) moved = false;
+    level.dataset.of = of;
     const isNew = !set.labels.includes(told.label);
+    const enter = isNew ? null : told.enter.margin;
+    // The threshold has its place, however far from what was seen.
+    const all = [...points, enter, moved ? Number(level.value) : null].filter((margin) => margin !== null);
+    const low = Math.floor(Math.min(...all)) - 1;
+    const high = Math.ceil(Math.max(...all)) + 1;
     Object.assign(level, { min: low, max: high });
     // Of a label that has none yet: between what is seen nearly always and the highest.
-    if (isNew && level.dataset.of !== told.label) level.value = suggestion(points);
-    else if (level.dataset.of !== told.label) level.value = told.enter.margin ?? 0;
-    level.dataset.of = told.label;
+    if (isNew && !moved) level.value = suggestion(points);
+    // A score of 0 or 1 has no margin.
+    else if (!moved) level.value = enter ?? (told.enter.score > 0.5 ? high : low);
     threshold.hidden = false;
     save.disabled = false;
     charts = told.streams.filter((one) => one.rows > 0).map((one) => chart(one, low, high));
@@ -161,7 +178,7 @@ export function lab(body, parameters) {
     const mark = (kind, from, to) => () =>
       attempt(async () => {
         if (!set.labels.includes(told.label)) throw new ApiError(0, 'a mark is of a label that is saved: save it first');
-        await post('marks', { stream: one.stream, set: set.set, kind, label: told.label, from: new Date(instant(from)).toISOString(), to: new Date(instant(to + 1)).toISOString() });
+        await post('marks', { stream: one.stream, region: one.region, set: set.set, kind, label: told.label, from: new Date(instant(from)).toISOString(), to: new Date(instant(to + 1)).toISOString() });
         ({ marks } = await get('marks', { set: set.set, label: told.label }));
         selection.hidden = true;
         line.forget();
@@ -184,7 +201,7 @@ export function lab(body, parameters) {
         const fired = stretches(one.curve, margin);
         line.threshold(margin, fired);
         spread.threshold(margin);
-        line.marks(ownMarks(one.stream));
+        line.marks(ownMarks(one));
         say(summary, `now ${one.now === null ? 'unknown' : `${one.now.toFixed(1)} (${percent(scoreOf(one.now))})`} · would have told ${fired.length === 1 ? 'once' : `${fired.length} times`}`);
         const highest = [...fired].sort((a, b) => b.peak - a.peak).slice(0, LISTED).sort((a, b) => b.from - a.from);
         each(moments, highest, (moment) => `${moment.from}-${moment.to}`, item);
@@ -192,25 +209,32 @@ export function lab(body, parameters) {
     };
   }
 
-  /** What is marked of a stream, as points of its curve. */
-  function ownMarks(stream) {
+  /** What is marked of a stream and region, as points of its curve. */
+  function ownMarks({ stream, region }) {
     const point = (at) => (new Date(at).getTime() - since()) / (told.step * 1000);
-    const of = marks.filter((one) => one.stream === stream && typeof one.from === 'string');
+    const of = marks.filter((one) => one.stream === stream && (one.region === null || one.region === region) && typeof one.from === 'string');
     return of.map((one) => ({ kind: one.kind, from: point(one.from), to: point(one.to) })).filter((one) => one.to > 0);
+  }
+
+  /** Another threshold is wanted. */
+  function moveTo(margin) {
+    level.value = margin;
+    moved = true;
+    move();
   }
 
   function move() {
     const margin = Number(level.value);
     say(shown, `${margin.toFixed(1)}, a score of ${percent(scoreOf(margin))}`);
     for (const one of charts) one.update(margin);
-    fit.disabled = !charts.some(({ one }) => ownMarks(one.stream).length > 0);
+    fit.disabled = !charts.some(({ one }) => ownMarks(one).length > 0);
   }
 
   function calibrate() {
     const seen = [];
     const absent = [];
     for (const { one } of charts) {
-      const own = ownMarks(one.stream);
+      const own = ownMarks(one);
       one.curve.forEach((margin, at) => {
         if (margin === null) return;
         // A point is as long as its step, and what is at an edge may be of either side.
@@ -222,26 +246,28 @@ export function lab(body, parameters) {
       notice('Mark stretches of both kinds first: where it was seen, and where it was absent.', true);
       return;
     }
-    level.value = best(seen, absent).toFixed(1);
-    move();
+    moveTo(best(seen, absent).toFixed(1));
     notice(`The threshold tells ${share(seen, level.value)} of what is marked as seen, and ${share(absent, level.value)} of what is marked as absent.`);
   }
 
   async function keep() {
     const margin = Number(level.value);
     const { label } = draft();
-    const sent = { ...draft(), enter: margin, exit: Math.round((margin - 1) * 10) / 10, sha256: set.sha256 };
+    // One that nobody has touched stays as it is written.
+    const threshold = moved || !set.labels.includes(label) ? { enter: margin, exit: Math.round((margin - 1) * 10) / 10 } : {};
+    const sent = { ...draft(), ...threshold, sha256: set.sha256 };
     try {
       await post(`labels/${encodeURIComponent(set.set)}/edit`, {}, { json: sent });
     } catch (error) {
       if (error.status !== 409) throw error;
       notice(`Nothing was saved: ${error.message}.`, true);
-      await readSets();
+      // What is typed here is of the set as it was: saved as it stands, it would undo what somebody else has done.
+      put(state, 'The set may be another by now. ', button('Read it again; what is typed here goes', () => attempt(again)));
       return;
     }
-    await readSets();
-    fields();
-    notice(`${label} is saved in the set ${set.set} and tells from ${margin.toFixed(1)} on. The copy lies in the state directory; vtagd labels reset goes back to the file.`);
+    await reread();
+    const from = threshold.enter ?? told.enter.margin;
+    notice(`${label} is saved in the set ${set.set}${from === null ? '' : ` and tells from ${from.toFixed(1)} on`}. The copy lies in the state directory; vtagd labels reset goes back to the file.`);
     for (const stream of set.streams) {
       const { scores } = await get(`streams/${encodeURIComponent(stream)}/scores`, { set: set.set, label });
       const other = scores.find((one) => one.thresholds_from !== 'configuration');
@@ -263,13 +289,12 @@ export function lab(body, parameters) {
     if (set?.refused) choices.append(h('p', { class: 'small bad' }, `its copy is not in force: ${set.refused}; vtagd labels reset removes it`));
   }
 
-  attempt(async () => {
-    await readSets();
-    fields();
-    choose();
-    fillBackground();
+  async function again() {
+    await reread();
     await look();
-  });
+  }
+
+  attempt(again);
   return () => under?.abort();
 }
 

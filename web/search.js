@@ -81,7 +81,7 @@ export function search(body, parameters) {
         const [set, name] = JSON.parse(label.value);
         // A moment that is a single look has no length, and a mark has.
         const to = new Date(Math.max(new Date(one.until).getTime(), new Date(one.from).getTime() + 1000)).toISOString();
-        await post('marks', { stream: one.stream, set, kind, label: name, from: one.from, to });
+        await post('marks', { stream: one.stream, region: one.region, set, kind, label: name, from: one.from, to });
         say(said, `marked: ${name} ${kind}`);
       });
     const events = here('events', { stream: one.stream, since: one.from, until: new Date(new Date(one.until).getTime() + 60_000).toISOString() });

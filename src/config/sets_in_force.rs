@@ -84,7 +84,7 @@ pub(super) fn choose(
             None => Ok(copy),
             Some(Problem { field, message, .. }) => Err(NoCopy::Wrong(format!("{field}: {message}"))),
         };
-    let copy = match state_copy::read(state, name).and_then(fits) {
+    let copy = match state_copy::read(state, name, &in_force.file).and_then(fits) {
         Ok(copy) => copy,
         Err(NoCopy::Absent) => return (parsed, in_force),
         Err(NoCopy::Unreadable(why)) => {

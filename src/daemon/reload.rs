@@ -243,14 +243,19 @@ impl Reloader {
     }
 
     fn refuse(&mut self, why: &str, problems: Vec<Problem>) {
+        self.take_back();
+        metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
+        tracing::error!(why, "the old configuration stays");
+        self.outcome = Some(RequestOutcome::Refused { why: why.to_owned(), problems });
+    }
+
+    /// A copy of a label set that has not come into force goes again.
+    fn take_back(&mut self) {
         if let Some(before) = self.before_edit.take()
             && let Err(error) = before.restore(&self.current.state)
         {
             tracing::error!(%error, "the copy of a label set that is not in force could not be taken back");
         }
-        metrics::counter!("vtagd_config_reloads_total", "result" => "refused").increment(1);
-        tracing::error!(why, "the old configuration stays");
-        self.outcome = Some(RequestOutcome::Refused { why: why.to_owned(), problems });
     }
 
     /// A stream is switched on or off, as if the file said so.
@@ -283,7 +288,9 @@ impl Reloader {
     }
 
     /// Ends what is under way. Shutdown has been asked for, so it does not take long.
-    pub fn end(self) {
+    pub fn end(mut self) {
+        // Nobody has tried it, and nobody was told that it is saved.
+        self.take_back();
         if let Some(under_way) = self.under_way {
             let _ = under_way.thread.join();
         }
@@ -478,3 +485,6 @@ fn change_level(from: tracing::Level, to: tracing::Level) {
         log();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ pub fn view(
             "scoring": scoring,
             "ensemble": ensemble,
             "templates": set.templates,
-            "background": set.background.iter().map(String::as_str).chain(set.has_nouns.then_some("nouns")).collect::<Vec<_>>(),
+            "background": set.background_as_written(),
             "streams": streams,
             "details": set.labels.iter().map(|label| details(settings, label)).collect::<Vec<_>>(),
         }),

@@ -47,6 +47,13 @@ pub struct RowsRead {
     pub unreadable: Vec<String>,
 }
 
+/// Which rows of a segment come first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
 /// What is done with the rows of a name of the stream and region.
 enum Treatment {
     /// As of the name with this index, with the seed of their checksums.
@@ -65,11 +72,11 @@ pub fn visit(
 ) -> RowsRead {
     let mut segments = stored.segments();
     segments.reverse();
-    visit_segments(stored, segments, std::slice::from_ref(name), times, &mut |_, row| visit(row))
+    visit_segments(stored, segments, Order::OldestFirst, std::slice::from_ref(name), times, &mut |_, row| visit(row))
 }
 
-/// Tells `visit` of the rows of several names, by their numbers in `names`; what was written last comes first, in pieces each of which is by time. Segments
-/// to which nothing was written since `since` are passed over, by the clock of the file system.
+/// Tells `visit` of the rows of several names, by their numbers in `names`; what was written last comes first. Segments to which nothing was written since
+/// `since` are passed over, by the clock of the file system.
 pub fn visit_latest(
     stored: &StoredRows,
     names: &[Name],
@@ -81,13 +88,14 @@ pub fn visit_latest(
     let mut segments = stored.segments();
     // In memory there is no such clock.
     segments.retain(|segment| segment.age() <= ago + SLACK);
-    visit_segments(stored, segments, names, (since, until), visit)
+    visit_segments(stored, segments, Order::NewestFirst, names, (since, until), visit)
 }
 
-/// The last of `segments` first.
+/// The last of `segments` first, each in `order`.
 fn visit_segments(
     stored: &StoredRows,
     segments: Vec<Arc<Segment>>,
+    order: Order,
     names: &[Name],
     (since, until): (i64, i64),
     visit: &mut dyn FnMut(usize, &PastRow<'_>) -> bool,
@@ -108,20 +116,28 @@ fn visit_segments(
     for segment in segments.iter().rev() {
         let length = segment.row_len();
         let mut buffer = vec![0; ROWS * length];
-        let mut first = 0;
-        while first < segment.rows() {
-            let got = match segment.read(first, &mut buffer) {
-                Ok(0) => {
-                    read.unreadable.push(format!("{} was cut off", segment.shown()));
-                    break;
-                }
+        let rows = segment.rows();
+        let pieces = rows.div_ceil(ROWS as u64);
+        let mut is_cut_off = false;
+        for piece in 0..pieces {
+            let piece = if order == Order::NewestFirst { pieces - 1 - piece } else { piece };
+            let first = piece * ROWS as u64;
+            let wanted = (rows - first).min(ROWS as u64) as usize;
+            let got = match segment.read(first, &mut buffer[..wanted * length]) {
                 Ok(got) => got,
                 Err(error) => {
                     read.unreadable.push(format!("{}: {error}", segment.shown()));
                     break;
                 }
             };
-            for (number, row) in (first..).zip(buffer[..got * length].chunks_exact(length)) {
+            // What lies before it is there.
+            if got < wanted && !is_cut_off {
+                is_cut_off = true;
+                read.unreadable.push(format!("{} was cut off", segment.shown()));
+            }
+            for at in 0..got {
+                let at = if order == Order::NewestFirst { got - 1 - at } else { at };
+                let (number, row) = (first + at as u64, &buffer[at * length..(at + 1) * length]);
                 let Some(head) = RowHead::read(row).map(|head| head.checked(row)) else { continue };
                 if head.until < since || head.from > until {
                     continue;
@@ -151,7 +167,6 @@ fn visit_segments(
                     return read;
                 }
             }
-            first += got as u64;
         }
     }
     read
@@ -245,12 +260,23 @@ mod tests {
         // Written just now, whatever the rows say of themselves.
         let mut of_each = [0; 2];
         let both = [other.clone(), own.clone()];
+        let mut before = i64::MAX;
         let read = visit_latest(&stored, &both, (290_000, i64::MAX), &mut |at, row| {
             of_each[at] += 1;
+            assert!(row.from <= before, "the newest first");
+            before = row.from;
             assert!(row.until >= 290_000 && row.picture.is_none());
             true
         });
         assert_eq!((of_each, read.rows, read.other_models), ([5, 5], 10, 5));
+        // Who has enough of them has the newest, however many there are in one segment.
+        let mut seen = Vec::new();
+        visit_latest(&stored, std::slice::from_ref(&own), all, &mut |_, row| {
+            seen.push(row.from);
+            seen.len() < 140
+        });
+        let wanted: Vec<_> = (10..150).rev().map(|pair| pair * 2000).collect();
+        assert_eq!(seen, wanted);
 
         // A byte of a row's numbers.
         store.sync().unwrap();

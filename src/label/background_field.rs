@@ -4,7 +4,7 @@ use crate::yaml::field_reader::{At, FromNode, Reader};
 use crate::yaml::{Node, Value};
 
 /// What stands for the bank.
-const NOUNS: &str = "nouns";
+pub const NOUNS: &str = "nouns";
 
 /// See the module.
 pub struct Background {

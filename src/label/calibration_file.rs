@@ -367,6 +367,7 @@ mod tests {
             has_nouns: false,
             counter_examples: Vec::new(),
             labels: vec![Label::plain("car"), Label::plain("bus")],
+            hours: None,
             file: Default::default(),
             sha256: String::new(),
         }

@@ -325,6 +325,7 @@ mod tests {
             has_nouns: false,
             counter_examples: Vec::new(),
             labels: vec![Label { prompts: owned(prompts), ..Label::plain("l") }],
+            hours: None,
             file: "s.yaml".into(),
             sha256: String::new(),
         }

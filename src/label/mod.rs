@@ -25,6 +25,7 @@ use crate::event::active_hours::ActiveHours;
 use crate::history::noun_bank;
 use crate::score::learning::Learn;
 use crate::score::{NamedRival, RivalKind, Scoring, Threshold};
+use background_field::NOUNS;
 use examples::Example;
 
 /// What is averaged over several templates.
@@ -103,6 +104,8 @@ pub struct LabelSet {
     /// What none of the labels is.
     pub counter_examples: Vec<Example>,
     pub labels: Vec<Label>,
+    /// When those of its labels are looked for that have no hours of their own.
+    pub hours: Option<Arc<ActiveHours>>,
     /// Where it was read from; empty for labels given on the command line.
     pub file: PathBuf,
     /// SHA-256 of that file in hexadecimal digits, as `sha256sum` prints it; empty without one.
@@ -121,6 +124,11 @@ impl LabelSet {
         let negatives = self.labels.iter().flat_map(|label| &label.negatives).map(named(RivalKind::Negative));
         let background: Vec<String> = self.background_prompts().into_iter().map(str::to_owned).collect();
         labels.chain(negatives).chain(background.iter().map(named(RivalKind::Background))).collect()
+    }
+
+    /// The background as it stands in a file.
+    pub fn background_as_written(&self) -> Vec<String> {
+        self.background.iter().cloned().chain(self.has_nouns.then(|| NOUNS.to_owned())).collect()
     }
 
     pub fn has_background(&self) -> bool {

@@ -240,6 +240,7 @@ fn set(root: &At<RawSet>, reader: &mut Reader<'_>) -> Option<LabelSet> {
         has_nouns,
         counter_examples,
         labels: checked,
+        hours,
         file: reader.document().file().to_path_buf(),
         sha256: reader.document().sha256().to_owned(),
     };

@@ -5,6 +5,7 @@
 
 use serde_json::json;
 
+use super::background_field::NOUNS;
 use super::{Label, LabelSet, set};
 use crate::score::Threshold;
 use crate::yaml::problem::Severity;
@@ -30,9 +31,10 @@ pub fn edited(document: &Document, now: &LabelSet, wanted: &LabelSet, name: &str
     let mut changes = Vec::new();
     let entries = map(document.root()).ok_or_else(odd)?;
     let labels = entries.iter().find(|entry| entry.key == "labels").ok_or_else(odd)?;
-    if now.background != wanted.background {
-        let key = ("background", list(&wanted.background));
-        changes.push(put(text, entries, labels, &now.background, &wanted.background, key).ok_or_else(odd)?);
+    if (&now.background, now.has_nouns) != (&wanted.background, wanted.has_nouns) {
+        let (before, after) = (now.background_as_written(), background(now, wanted));
+        let key = ("background", list(&after));
+        changes.push(put(text, entries, labels, &before, &after, key).ok_or_else(odd)?);
     }
     let label = wanted.labels.iter().find(|label| label.name == name).ok_or_else(odd)?;
     let Value::List(items) = &labels.value.value else { return Err(odd()) };
@@ -52,13 +54,32 @@ pub fn edited(document: &Document, now: &LabelSet, wanted: &LabelSet, name: &str
         out.replace_range(from..to, &text);
     }
     // Whatever was thought of the file: this is what it says now.
-    let parsed = Document::parse(document.file(), out.as_bytes()).map_err(|_| odd())?;
+    let parsed = document.with_text(&out).map_err(|_| odd())?;
     let parsed = set::check(parsed).map_err(|problems| {
         let error = problems.iter().find(|problem| problem.severity == Severity::Error);
         error.map_or_else(odd, |problem| format!("{} {}; {}", problem.field, problem.message, problem.remedy))
     })?;
     let (file, sha256) = (wanted.file.clone(), wanted.sha256.clone());
-    if (LabelSet { file, sha256, ..parsed.set }) == *wanted { Ok(out) } else { Err(odd()) }
+    let same = without_places(LabelSet { file, sha256, ..parsed.set }) == without_places(wanted.clone());
+    if same { Ok(out) } else { Err(odd()) }
+}
+
+/// Examples are called by their lines, which move.
+fn without_places(mut set: LabelSet) -> LabelSet {
+    let of_labels =
+        set.labels.iter_mut().flat_map(|label| label.examples.iter_mut().chain(&mut label.counter_examples));
+    of_labels.chain(&mut set.counter_examples).for_each(|example| example.name.clear());
+    set
+}
+
+/// The background as it is to be written: in the order that it has, with what is new behind it, where nothing goes.
+fn background(now: &LabelSet, wanted: &LabelSet) -> Vec<String> {
+    let added = wanted.background.strip_prefix(&now.background[..]);
+    let Some(added) = added.filter(|_| wanted.has_nouns >= now.has_nouns) else {
+        return wanted.background_as_written();
+    };
+    let nouns = (wanted.has_nouns && !now.has_nouns).then(|| NOUNS.to_owned());
+    now.background_as_written().into_iter().chain(added.iter().cloned()).chain(nouns).collect()
 }
 
 fn map(node: &Node) -> Option<&[Entry]> {
@@ -288,6 +309,23 @@ mod tests {
             wanted.labels.push(label("fork lift"));
             let after = edited(&document, &now, &wanted, "fork lift").unwrap_or_else(|why| panic!("{why}:\n{text}"));
             comments_stay(text, &after);
+        }
+    }
+
+    #[test]
+    fn a_label_of_a_set_with_hours_has_them_and_nouns_come_and_go() {
+        let hours = "active: { from: '08:00', to: '18:00', timezone: UTC } # by day\n";
+        for text in [format!("{hours}{BLOCK}"), format!("{hours}{SHORT}")] {
+            let (document, now) = parsed(&text);
+            let mut wanted = now.clone();
+            wanted.labels.push(Label { hours: now.hours.clone(), ..label("fork lift") });
+            wanted.has_nouns = true;
+            let after = edited(&document, &now, &wanted, "fork lift").unwrap_or_else(|why| panic!("{why}:\n{text}"));
+            comments_stay(&text, &after);
+            let (document, now) = parsed(&after);
+            assert!(now.hours.is_some() && now.labels.iter().all(|label| label.hours == now.hours));
+            let wanted = LabelSet { has_nouns: false, background: vec!["a road".to_owned()], ..now.clone() };
+            edited(&document, &now, &wanted, "dog").unwrap_or_else(|why| panic!("{why}:\n{after}"));
         }
     }
 

@@ -110,11 +110,11 @@ pub fn name_of(set: &str) -> PathBuf {
     Path::new(FOLDER).join(name + EXTENSION)
 }
 
-/// The copy of the set `name`.
+/// The copy of the set `name`, whose file in the configuration is `original`: relative paths in the copy are that one's.
 ///
 /// # Errors
 /// Why there is none that can be in force.
-pub fn read(state: &StateFolder, name: &str) -> Result<StateCopy, NoCopy> {
+pub fn read(state: &StateFolder, name: &str, original: &Path) -> Result<StateCopy, NoCopy> {
     let wrong = |why: &str| NoCopy::Wrong(why.to_owned());
     let place = name_of(name);
     let bytes = match state.read(&place, MAX_BYTES + MAX_FIRST as u64) {
@@ -134,7 +134,8 @@ pub fn read(state: &StateFolder, name: &str) -> Result<StateCopy, NoCopy> {
     }
     let path = state.place(&place);
     // With the first line: positions are those of the file.
-    let parsed = Document::parse(&path, text.as_bytes()).map_err(|problem| vec![*problem]).and_then(set::check);
+    let document = Document::parse(&path, text.as_bytes()).map_err(|problem| vec![*problem]);
+    let parsed = document.and_then(|document| set::check(document.as_copy_of(original)));
     let parsed = parsed.map_err(|problems| {
         let first = problems.iter().find(|problem| problem.severity == Severity::Error);
         NoCopy::Wrong(first.map_or_else(|| "it has problems".to_owned(), |first| first_line(&first.to_string())))
@@ -156,7 +157,7 @@ pub fn put(state: &StateFolder, name: &str, text: &str, original: &Document, by:
     let parse = |text: &str| {
         Document::parse(&state.place(&place), text.as_bytes()).map_err(|problem| CopyError::Set(vec![*problem]))
     };
-    let parsed = set::check(parse(text)?).map_err(CopyError::Set)?;
+    let parsed = set::check(parse(text)?.as_copy_of(original.file())).map_err(CopyError::Set)?;
     if parsed.set.name != name {
         return Err(CopyError::Name { wanted: name.to_owned(), found: parsed.set.name });
     }
@@ -224,6 +225,7 @@ fn first_line(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const FILE: &str = "/srv/labels/dock.yaml";
     const SET: &str = "# mine\nset: dock\nbackground: [an empty dock]\nlabels: [{ name: forklift }]\n";
 
     fn folder() -> (tempfile::TempDir, StateFolder) {
@@ -233,7 +235,7 @@ mod tests {
     }
 
     fn original() -> Document {
-        Document::parse(Path::new("/srv/labels/dock.yaml"), SET.as_bytes()).unwrap()
+        Document::parse(Path::new(FILE), SET.as_bytes()).unwrap()
     }
 
     #[test]
@@ -262,7 +264,7 @@ mod tests {
             let (_dir, state) = folder();
             let text = format!("set: {}\nbackground: [x]\nlabels: [{{ name: a }}]\n", serde_json::to_string(name).unwrap());
             put(&state, name, &text, &original(), "a test").unwrap();
-            let copy = read(&state, name).unwrap();
+            let copy = read(&state, name, Path::new(FILE)).unwrap();
             proptest::prop_assert_eq!(&copy.text, &text);
             proptest::prop_assert_eq!(names(&state), [name]);
             proptest::prop_assert!(remove(&state, name).unwrap());
@@ -272,12 +274,12 @@ mod tests {
     #[test]
     fn a_copy_remembers_what_it_was_made_from_and_keeps_the_text() {
         let (_dir, state) = folder();
-        assert_eq!(read(&state, "dock").unwrap_err(), NoCopy::Absent);
+        assert_eq!(read(&state, "dock", Path::new(FILE)).unwrap_err(), NoCopy::Absent);
         let text = SET.replace("forklift", "truck");
         put(&state, "dock", &text, &original(), "the page").unwrap();
-        let copy = read(&state, "dock").unwrap();
+        let copy = read(&state, "dock", Path::new(FILE)).unwrap();
         assert_eq!((copy.text, &*copy.parsed.set.labels[0].name), (text, "truck"));
-        assert_eq!((&*copy.origin.file, &*copy.origin.by), ("/srv/labels/dock.yaml", "the page"));
+        assert_eq!((&*copy.origin.file, &*copy.origin.by), (FILE, "the page"));
         assert_eq!(copy.origin.file_sha256, fingerprint(SET));
         assert!(set::load(&copy.path).is_ok(), "it is a label-set file itself");
     }
@@ -294,7 +296,7 @@ mod tests {
             let error = put(&state, "dock", text, &original(), "a test").unwrap_err().to_string();
             assert!(error.contains(told), "{text}: {error}");
         }
-        assert_eq!(read(&state, "dock").unwrap().text, SET);
+        assert_eq!(read(&state, "dock", Path::new(FILE)).unwrap().text, SET);
     }
 
     #[test]
@@ -308,7 +310,7 @@ mod tests {
             bytes[at] ^= 0x04;
             for bytes in [&bytes[..], &whole[..at]] {
                 fs::write(&place, bytes).unwrap();
-                match read(&state, "dock") {
+                match read(&state, "dock", Path::new(FILE)) {
                     Err(NoCopy::Wrong(_)) => {}
                     // Who made it when is a note alone.
                     Ok(copy) => assert_eq!(copy.text, SET),
@@ -317,6 +319,6 @@ mod tests {
             }
         }
         fs::write(state.place(&name_of("yard")), &whole).unwrap();
-        assert!(matches!(read(&state, "yard"), Err(NoCopy::Wrong(why)) if why.contains("dock")));
+        assert!(matches!(read(&state, "yard", Path::new(FILE)), Err(NoCopy::Wrong(why)) if why.contains("dock")));
     }
 }

@@ -43,6 +43,8 @@ pub const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Document {
     file: PathBuf,
+    /// The file whose folder relative paths start at, where that is another.
+    base: Option<PathBuf>,
     text: String,
     root: Node,
     /// Byte ranges of `text` that must not be shown, sorted, not overlapping.
@@ -103,7 +105,7 @@ impl Document {
             Ok(root) => {
                 let hidden = snippet::hidden_in_tree(&text, &root);
                 let sha256 = hex(&Sha256::digest(bytes));
-                Ok(Self { file: file.to_path_buf(), text, root, hidden, sha256, parts: Vec::new() })
+                Ok(Self { file: file.to_path_buf(), base: None, text, root, hidden, sha256, parts: Vec::new() })
             }
             Err(failure) => {
                 let hidden = snippet::hidden_in_text(&text);
@@ -115,6 +117,20 @@ impl Document {
                 }))
             }
         }
+    }
+
+    /// Relative paths in it start where those in `file` do: it is a copy of that.
+    #[must_use]
+    pub fn as_copy_of(self, file: &Path) -> Self {
+        Self { base: Some(file.to_path_buf()), ..self }
+    }
+
+    /// The same file with another text.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn with_text(&self, text: &str) -> Result<Self, Box<Problem>> {
+        Ok(Self { base: self.base.clone(), ..Self::parse(&self.file, text.as_bytes())? })
     }
 
     pub fn file(&self) -> &Path {
@@ -236,7 +252,10 @@ impl Document {
 
     /// `path` as written at `place`: relative ones start at the folder of the file that they stand in.
     pub fn resolve(&self, place: Place, path: &Path) -> PathBuf {
-        relative_to(self.file_of(place), path)
+        match (self.part(place), &self.base) {
+            (None | Some(Part::Put { .. }), Some(base)) => relative_to(base, path),
+            _ => relative_to(self.file_of(place), path),
+        }
     }
 
     /// What a person at `here` calls the line of `place`.

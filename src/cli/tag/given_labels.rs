@@ -81,6 +81,7 @@ fn of_list(args: &Args, list: &str, activation: Activation) -> Result<LabelSet, 
         has_nouns: false,
         counter_examples: Vec::new(),
         labels,
+        hours: None,
         file: PathBuf::new(),
         sha256: String::new(),
     })
