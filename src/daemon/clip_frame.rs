@@ -29,6 +29,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How far from the wanted moment the frame may lie: beyond, the clip was over before.
 const NEAR: Duration = Duration::from_secs(1);
 
+/// Whether a frame at `media` may be the wanted one; the clip's first, which always comes, is not that of any later moment.
+fn is_reached(media: Duration, at: Duration) -> bool {
+    media + NEAR.min(at / 2) >= at
+}
+
 /// Embeds nothing: only the picture is wanted.
 struct NoModel;
 
@@ -64,7 +69,7 @@ pub fn at(file: &Path, at: Duration, shutdown: &Shutdown) -> Result<Arc<Picture>
     (source.decode, source.decoder) = (Decode::All, Decoder::Software);
     let (found, frame) = bounded(1);
     let handler = Box::new(move |time: FrameTime, picture: Option<&Arc<Picture>>, _: &[Vec<LabelScore>]| {
-        if time.media + NEAR >= at
+        if is_reached(time.media, at)
             && let Some(picture) = picture
         {
             // The first of them; nobody waits for another.
@@ -115,4 +120,22 @@ pub fn at(file: &Path, at: Duration, shutdown: &Shutdown) -> Result<Arc<Picture>
     intake.close().clear();
     let panicked = threads.into_iter().filter_map(|(_, thread)| thread.join().err()).count() > 0;
     if panicked { Err("could not be read: a stage panicked; please report this".to_owned()) } else { picture }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_frame_is_that_of_the_beginning_alone() {
+        let ms = Duration::from_millis;
+        assert!(is_reached(ms(0), ms(0)));
+        for at in [1, 40, 500, 1000, 5000] {
+            assert!(
+                !is_reached(ms(0), ms(at)) && is_reached(ms(at), ms(at)) && is_reached(ms(at + 20), ms(at)),
+                "{at}"
+            );
+        }
+        assert!(is_reached(ms(4990), ms(5000)), "a frame shortly before, where frames are far apart");
+    }
 }

@@ -79,7 +79,7 @@ impl EngineError {
 /// What makes scorers of label sets, for labels that change while the model stays.
 #[derive(Clone)]
 pub struct LabelBook {
-    bundle: Bundle,
+    pub(super) bundle: Bundle,
     infer: InferSettings,
     /// Length of an image embedding.
     dim: usize,
@@ -185,7 +185,7 @@ impl LabelBook {
         Ok(tower.with_shutdown(shutdown.clone()).kept())
     }
 
-    /// The scorer of a set that does not run. Its texts go into the cache, as those of a set that does; blocks until they are embedded.
+    /// The scorer of a set that does not run. Its texts are looked for in the cache, and do not go there; blocks until they are embedded.
     ///
     /// # Errors
     /// As [`Self::embed_texts`].
@@ -197,7 +197,8 @@ impl LabelBook {
     ) -> Result<Arc<Scorer>, TextsRefused> {
         let mut kept = self.one_tower.try_lock().ok_or(TextsRefused::Busy)?;
         let mut tower = self.tower(&mut kept, shutdown)?;
-        let (embeddings, _) = embed_telling(&self.bundle, std::slice::from_ref(set), &mut tower, &mut |_| {})?;
+        let mut cache = EmbeddingCache::new(&paths::cache_dir(), &self.bundle.embedding_fingerprint).read_only();
+        let (embeddings, _) = embed_telling(&mut cache, std::slice::from_ref(set), &mut tower, &mut |_| {})?;
         *kept = Some(KeptTower { tower, used: Instant::now() });
         let misfit = || EngineError::Shape { set: set.name.clone(), reason: "there are none".to_owned() };
         drop(kept);
@@ -455,7 +456,8 @@ pub fn spec_of(bundle: &Bundle) -> Result<Spec, SpecError> {
 }
 
 fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextEmbedder) -> Result<Vec<SetEmbeddings>, EngineError> {
-    let (embeddings, report) = embed_telling(bundle, sets, tower, &mut |EmbedProgress { ready, total }| {
+    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
+    let (embeddings, report) = embed_telling(&mut cache, sets, tower, &mut |EmbedProgress { ready, total }| {
         if ready < total && ready.is_multiple_of(PROGRESS_STEP) {
             tracing::info!(ready, total, "embedding label texts");
         }
@@ -465,13 +467,12 @@ fn embed(bundle: &Bundle, sets: &[LabelSet], tower: &mut dyn TextEmbedder) -> Re
 }
 
 fn embed_telling(
-    bundle: &Bundle,
+    cache: &mut EmbeddingCache,
     sets: &[LabelSet],
     tower: &mut dyn TextEmbedder,
     progress: &mut dyn FnMut(EmbedProgress),
 ) -> Result<(Vec<SetEmbeddings>, EmbedReport), EngineError> {
-    let mut cache = EmbeddingCache::new(&paths::cache_dir(), &bundle.embedding_fingerprint);
-    let mut embedder = Embedder { cache: &mut cache, tower, dim: None, progress };
+    let mut embedder = Embedder { cache, tower, dim: None, progress };
     Ok(embedder.sets(sets)?)
 }
 

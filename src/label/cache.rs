@@ -32,6 +32,7 @@ pub struct EmbeddingCache {
     dir: PathBuf,
     fingerprint: String,
     max_bytes: u64,
+    is_read_only: bool,
     warned: bool,
 }
 
@@ -44,7 +45,14 @@ impl EmbeddingCache {
         let root = cache_dir.join("text-embeddings");
         let short: String = fingerprint.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
         let dir = root.join(if short.is_empty() { "none" } else { &short });
-        Self { root, dir, fingerprint: fingerprint.to_owned(), max_bytes: Self::MAX_BYTES, warned: false }
+        let fingerprint = fingerprint.to_owned();
+        Self { root, dir, fingerprint, max_bytes: Self::MAX_BYTES, is_read_only: false, warned: false }
+    }
+
+    /// As it is: for texts that nobody may ask for again, which would push out those that are needed at the next start.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { is_read_only: true, ..self }
     }
 
     /// As [`Self::new`] with another bound.
@@ -82,6 +90,9 @@ impl EmbeddingCache {
 
     /// Keeps `embeddings` of `texts`; what cannot be written is warned about once and forgotten.
     pub fn put<'a>(&mut self, entries: impl IntoIterator<Item = (&'a str, &'a TextEmbedding)>) {
+        if self.is_read_only {
+            return;
+        }
         let mut written = 0_usize;
         for (text, embedding) in entries {
             if embedding.values.len() > MAX_DIM {
@@ -212,6 +223,15 @@ mod tests {
         // The same directory name, another model: the key inside tells them apart.
         let other = format!("{}{}", "ab".repeat(16), "cd".repeat(16));
         assert_eq!(EmbeddingCache::new(dir.path(), &other).get("a cat"), None);
+    }
+
+    #[test]
+    fn what_is_read_only_gives_and_takes_nothing() {
+        let (dir, mut cache) = fresh();
+        cache.put([("a cat", &of(&[0.5, -0.25]))]);
+        let mut trial = EmbeddingCache::new(dir.path(), &"ab".repeat(32)).read_only();
+        trial.put([("a dog", &of(&[1.0, 0.0]))]);
+        assert_eq!((trial.get("a cat"), cache.get("a dog")), (Some(of(&[0.5, -0.25])), None));
     }
 
     #[test]

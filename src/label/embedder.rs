@@ -260,7 +260,8 @@ fn block(
 /// differently.
 const NEAR: f32 = 2.0;
 
-/// Nouns that mean what a label means are no rivals of it. They keep their places, which rivals are counted by, as texts that fit nothing.
+/// Nouns that mean what a label means are no rivals of it. They keep their places, which rivals are counted by, as rows without a
+/// direction, which a scorer leaves out.
 fn leave_out_near(labels: &[LabelEmbeddings], nouns: &mut ArrayViewMut2<'_, f32>) {
     let mut near = vec![false; nouns.nrows()];
     for prompt in labels.iter().flat_map(|label| label.prompts.outer_iter()) {

@@ -105,8 +105,11 @@ impl Scorer {
         };
         let classes: Vec<(Vec<Vec<f32>>, Vec<Vec<f32>>)> = labels.iter().map(chosen).collect();
         let mut told = Vec::with_capacity(labels.len());
-        for (at, (own, counter)) in labels.iter().zip(&classes) {
-            let by_texts = plain.separation(*at, own, counter.iter().chain(&shared));
+        for (member, (at, (own, counter))) in labels.iter().zip(&classes).enumerate() {
+            // Labels that exclude one another are told from one another, too.
+            let is_rival = |(other, _): &(usize, _)| plain.scoring == Scoring::Exclusive && *other != member;
+            let others = classes.iter().enumerate().filter(is_rival).flat_map(|(_, (examples, _))| examples);
+            let by_texts = plain.separation(*at, own, counter.iter().chain(&shared).chain(others));
             let is_used = match set.labels[*at].learn {
                 Learn::Always => true,
                 Learn::Never => false,
@@ -323,6 +326,21 @@ mod tests {
         let again =
             plain.clone().learning(&examples(Learn::Always)).unwrap().learning(&SetExamples::default()).unwrap();
         assert_eq!(margins(&again, NOT), margins(&plain, NOT));
+    }
+
+    #[test]
+    fn labels_that_exclude_one_another_are_told_from_one_another() {
+        let of = |examples: &[[f32; 4]]| LabelExamples {
+            examples: examples.iter().map(|one| one.to_vec()).collect(),
+            similarity: Some(0.0),
+            ..LabelExamples::default()
+        };
+        let car = of(&[[1.0, 0.0, 0.0, 0.0], [0.8, 0.0, 0.6, 0.0]]);
+        let bus = of(&[[0.0, 1.0, 0.0, 0.0], [0.0, 0.8, 0.0, 0.6]]);
+        let set = SetExamples { labels: vec![car, bus], counter_examples: Vec::new() };
+        let same = scorer(Scoring::Exclusive, background()).learning(&set).unwrap();
+        let told = same.learned_labels();
+        assert!(told.iter().all(|one| one.by_texts == 1.0 && !one.is_used), "{told:?}");
     }
 
     #[test]

@@ -87,9 +87,14 @@ pub struct Scorer {
     matrix: Array2<f32>,
     /// At least one, all with as many labels.
     blocks: Vec<BlockRows>,
+    /// Rows of the background without a direction: they keep their places, and are no rivals.
+    left_out: Vec<usize>,
     /// What pictures add to the margins of texts.
     learned: Option<Arc<learning::Learned>>,
 }
+
+/// The logit of what is left out: below that of any text, and finite.
+const LEFT_OUT: f32 = -1e30;
 
 impl Scorer {
     /// Joins the set's embeddings into one matrix.
@@ -117,13 +122,10 @@ impl Scorer {
             }
             blocks.push(BlockRows { labels, background: add(&block.background), first_background: rival });
         }
-        Ok(Self {
-            scoring: set.scoring,
-            logit_parameters,
-            matrix: concatenate(Axis(0), &parts)?,
-            blocks,
-            learned: None,
-        })
+        let matrix = concatenate(Axis(0), &parts)?;
+        let is_left_out = |row: &usize| matrix.row(*row).iter().all(|value| *value == 0.0);
+        let left_out = blocks.iter().flat_map(|block| block.background.clone()).filter(is_left_out).collect();
+        Ok(Self { scoring: set.scoring, logit_parameters, matrix, blocks, left_out, learned: None })
     }
 
     /// Length of the embeddings that it compares.
@@ -142,7 +144,8 @@ impl Scorer {
 
     /// What one L2-normalised embedding (`[dim]`) says of each label.
     pub fn score(&self, embedding: ArrayView1<'_, f32>) -> Vec<LabelScore> {
-        let logits = self.matrix.dot(&embedding).mapv(|cosine| self.logit_parameters.logit(cosine)).to_vec();
+        let mut logits = self.matrix.dot(&embedding).mapv(|cosine| self.logit_parameters.logit(cosine)).to_vec();
+        self.left_out.iter().for_each(|row| logits[*row] = LEFT_OUT);
         let mut blocks = self.blocks.iter().map(|block| match self.scoring {
             Scoring::Exclusive => block.exclusive(&logits),
             Scoring::Independent => block.independent(&logits, self.logit_parameters.activation),

@@ -25,7 +25,8 @@ impl Scorer {
             let cosines = self.matrix.select(Axis(0), &rows).dot(&all.t());
             for ((label, row), cosines) in chunk.iter().zip(cosines.outer_iter()) {
                 let (background, other) = &mut nearest[*label];
-                for (column, cosine) in cosines.iter().enumerate().filter(|(column, _)| column != row) {
+                let counts = |column: &usize| column != row && !self.left_out.contains(column);
+                for (column, cosine) in cosines.iter().enumerate().filter(|(column, _)| counts(column)) {
                     let nearest = if block.background.contains(&column) { &mut *background } else { &mut *other };
                     *nearest = nearest.max(*cosine);
                 }

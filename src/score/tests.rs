@@ -344,3 +344,14 @@ fn a_label_is_near_the_background_if_nothing_else_of_the_set_is_nearer() {
     many[150] = label("y", y, none);
     assert_eq!(set(many, background()).near_background(), [150]);
 }
+
+#[test]
+fn a_background_row_without_a_direction_is_no_rival_also_where_no_text_fits_the_picture() {
+    for (scoring, model) in [(Scoring::Exclusive, SIGLIP), (Scoring::Independent, SIGLIP), (Scoring::Exclusive, CLIP)] {
+        let with = Scorer::new(&set(scoring, array![[0.8, 0.6], [0.0, 0.0]]), model).unwrap();
+        let without = Scorer::new(&set(scoring, array![[0.8, 0.6]]), model).unwrap();
+        let picture = array![-0.6, -0.8];
+        assert_eq!(with.score(picture.view()), without.score(picture.view()), "{scoring:?}");
+        assert_eq!(with.near_background(), without.near_background());
+    }
+}
