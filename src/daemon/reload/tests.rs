@@ -1,3 +1,5 @@
+//! The end of a reload that is under way, without a daemon.
+
 use super::*;
 use crate::platform::shutdown;
 use crate::platform::state_folder::StateFolder;
