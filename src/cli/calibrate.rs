@@ -166,7 +166,9 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
         region: args.region.clone(),
         recordings: recordings.iter().map(MarkedRecording::reported).collect(),
         labels: reports,
+        learned: learned.iter().filter(|(_, kept)| kept.has_any()).map(|(name, _)| name.clone()).collect(),
         written: None,
+        waiting: Vec::new(),
     };
     if let Some(plot) = &args.plot {
         let svg = calibrate_plot::svg(&report).map_err(|error| (error, 1))?;
@@ -174,13 +176,23 @@ fn calibrated(args: &Args) -> Result<u8, Failure> {
     }
     let found = report.labels.iter().filter(|label| label.outcome.found.is_ok()).count();
     if args.write && found > 0 {
+        let learns = !learned.is_empty();
         // Before the thresholds, which are bound to it.
-        if !learned.is_empty() {
+        if learns {
             keep(&settings, args, view, learned)?;
         }
         report.written = Some(write(args, &settings, set, &report, |label| {
             calibrations::binding(set, label, configured, view, &model)
         })?);
+        if learns {
+            // All streams of the set go by one scorer.
+            let mut after = own.clone();
+            if let Some(found) = after.calibrations.get_mut(at_set) {
+                *found = calibration_file::read(&settings.state, &args.set);
+            }
+            let before = calibrations::calibrated(&settings, &model);
+            report.waiting = calibrations::newly_waiting(&before, calibrations::calibrated(&after, &model));
+        }
     }
     if args.json {
         say(&report.json().to_string());

@@ -1,17 +1,19 @@
 //! What labels learn from a stream's past: of marked moments, and of tags that somebody has called right or wrong, the rows of the history that say most.
 //!
 //! In: a label set, marks and verdicts, and rows with their margins by texts alone. Out: for each label that is to learn so, [`KeptExamples`]: of each
-//! piece of a mark, and of each verdict, the row on which texts believe most in the label. Where it is there that is what it looks like, where it is not,
-//! what misled them. A label learns so once one of its tags was called wrong, or where its set says `examples: [marks]`. Pure; one row a piece in memory.
+//! piece of a mark, and of each verdict that a mark still says, the row on which texts believe most in the label. Where it is there that is what it looks
+//! like, where it is not, what misled them. A label learns so once one of its tags was called wrong, or where its set says `examples: [marks]`. Pure; one row a piece in memory.
 
 use std::collections::BTreeMap;
 
+use super::plural;
 use crate::calibrate::marked_samples::{EDGE, joined};
 use crate::calibrate::marks::SetMarks;
 use crate::history::past_rows::PastRow;
 use crate::label::kept_examples::{KeptExample, KeptExamples};
 use crate::label::verdict_store::TagVerdict;
 use crate::label::{Label, LabelSet};
+use crate::score::Scoring;
 
 /// Pieces of the marks of one kind, about.
 const PIECES: f64 = 8.0;
@@ -30,6 +32,8 @@ struct Wanted {
 /// Goes through rows and keeps the best ones.
 pub(super) struct ExampleSearch {
     model: String,
+    /// A row shows one of the set's labels at most.
+    is_exclusive: bool,
     names: Vec<Option<String>>,
     wanted: Vec<Wanted>,
 }
@@ -62,14 +66,21 @@ impl ExampleSearch {
                 }));
             };
             for is_right in [false, true] {
-                let own = verdicts.iter().rev().filter(|one| one.label == *name && one.is_right == is_right);
+                let marked = if is_right { marks.seen(name, region, false) } else { marks.absent(name, region, false) };
                 let seconds = |at: jiff::Timestamp| at.as_millisecond() as f64 / 1000.0;
+                // Who has removed its mark has taken the verdict back; the label learns anew without it.
+                let is_marked = |one: &TagVerdict| {
+                    marked.iter().any(|(from, to)| *from <= seconds(one.to) && *to >= seconds(one.from))
+                };
+                let is_own = |one: &&TagVerdict| one.label == *name && one.is_right == is_right && is_marked(one);
+                let own = verdicts.iter().rev().filter(is_own);
                 want(is_right, own.take(VERDICTS).map(|one| (seconds(one.from), seconds(one.to))).collect());
             }
             want(true, pieces(&marks.seen(name, region, false)));
             want(false, pieces(&marks.absent(name, region, false)));
         }
-        (!wanted.is_empty()).then(|| Self { model: model.to_owned(), names, wanted })
+        let is_exclusive = set.scoring == Scoring::Exclusive;
+        (!wanted.is_empty()).then(|| Self { model: model.to_owned(), is_exclusive, names, wanted })
     }
 
     /// Looks at a row, of which `margin` says what texts believe of a label.
@@ -108,7 +119,26 @@ impl ExampleSearch {
             let examples = kept.examples.iter().filter(|example| !is_counter(example)).cloned().collect();
             kept.examples = examples;
         }
+        if self.is_exclusive {
+            leave_out_shared(&mut out);
+        }
         out
+    }
+}
+
+/// Takes out rows that are examples of two labels, which exclude one another: which of them such a row shows nobody can tell.
+fn leave_out_shared(found: &mut BTreeMap<String, KeptExamples>) {
+    let rows: Vec<Vec<f32>> =
+        found.values().flat_map(|kept| &kept.examples).map(|example| example.embedding.clone()).collect();
+    for (label, kept) in found.iter_mut() {
+        let before = kept.examples.len();
+        // Of one label each row is there once.
+        kept.examples.retain(|example| rows.iter().filter(|row| **row == example.embedding).count() == 1);
+        let shared = before - kept.examples.len();
+        if shared > 0 {
+            let why = "they also show another label of the set, whose labels exclude one another";
+            tracing::warn!("`{label}` does not learn from {}: {why}", plural(shared, "row"));
+        }
     }
 }
 
@@ -145,6 +175,8 @@ mod tests {
         let mut marks = SetMarks::default();
         marks.add(&Mark { region: None, kind: MarkKind::Seen("car".to_owned()), span: Span(at(100), at(109)) });
         marks.add(&Mark { region: None, kind: MarkKind::Empty, span: Span(at(200), at(209)) });
+        // Of the wrong tag.
+        marks.add(&Mark { region: None, kind: MarkKind::Absent("car".to_owned()), span: Span(at(299), at(306)) });
         marks
     }
 
@@ -179,8 +211,43 @@ mod tests {
         assert_eq!(kept.counter_examples[0].embedding, [302.0], "the row that misled the texts");
         assert!((6..=9).contains(&kept.examples.len()), "{:?}", values(&kept.examples));
         assert!(values(&kept.examples).iter().all(|second| (101.0..=108.0).contains(second)));
-        let empty = values(&kept.counter_examples[1..]);
-        assert!(empty.len() >= 6 && empty.iter().all(|second| (201.0..=208.0).contains(second)), "{empty:?}");
+        let absent = values(&kept.counter_examples[1..]);
+        let (empty, tag): (Vec<f32>, Vec<f32>) = absent.iter().partition(|second| **second < 250.0);
+        assert!(empty.len() >= 3 && empty.iter().all(|second| (201.0..=208.0).contains(second)), "{absent:?}");
+        assert!(tag.iter().all(|second| (300.0..=305.0).contains(second)), "{absent:?}");
+    }
+
+    #[test]
+    fn a_verdict_counts_as_long_as_its_mark_is_there() {
+        let mut marks = marks();
+        for mark in marks.all().iter().filter(|mark| matches!(mark.kind, MarkKind::Absent(_))) {
+            marks.remove(mark);
+        }
+        let search = ExampleSearch::new(&yard(""), &[], (&marks, None), &[wrong("car")], "m").unwrap();
+        assert!(search.wanted.iter().all(|one| one.to < 300_000));
+    }
+
+    #[test]
+    fn a_row_of_two_labels_that_exclude_one_another_teaches_neither() {
+        for scoring in [Scoring::Exclusive, Scoring::Independent] {
+            let mut set = yard("");
+            set.scoring = scoring;
+            set.labels.iter_mut().for_each(|label| label.learns_from_marks = true);
+            let mut marks = marks();
+            let at = |second: i64| MarkTime::Wall(jiff::Timestamp::from_second(second).unwrap());
+            marks.add(&Mark { region: None, kind: MarkKind::Seen("bus".to_owned()), span: Span(at(100), at(109)) });
+            let mut search = ExampleSearch::new(&set, &[], (&marks, None), &[], "m").unwrap();
+            // One of both, and one that is far from it.
+            for (second, embedding) in [(104_i64, [1.0]), (204, [2.0])] {
+                let ms = second * 1000;
+                let row = PastRow { tile: 0, from: ms, until: ms, picture: None, embedding: &embedding };
+                search.note(&row, |_| 0.0);
+            }
+            let found = search.found();
+            let expected = usize::from(scoring == Scoring::Independent);
+            assert!(found.values().all(|kept| kept.examples.len() == expected), "{found:?}");
+            assert!(found.values().all(|kept| kept.counter_examples.len() == 1), "{found:?}");
+        }
     }
 
     #[test]

@@ -47,15 +47,6 @@ pub(super) fn source_of(stream: &str, view: &NamedView) -> String {
     view.name.as_ref().map_or_else(|| stream.to_owned(), |region| format!("{stream}/{region}"))
 }
 
-/// The set as texts alone have it.
-fn without_examples(set: &LabelSet) -> LabelSet {
-    let mut texts = set.clone();
-    for label in &mut texts.labels {
-        (label.examples, label.counter_examples) = (Vec::new(), Vec::new());
-    }
-    texts
-}
-
 /// The rows of the view since a minute before the first mark; `learning`: the labels that may learn from them, all if there are none.
 ///
 /// # Errors
@@ -107,7 +98,7 @@ pub(super) fn read(
         ExampleSearch::new(&set, labels, (marks, view.name.as_deref()), &verdicts, &bundle.fingerprint)
     });
     if let Some(mut search) = search {
-        let texts = without_examples(&set);
+        let texts = set.without_examples();
         let scorer = engine::scorer_of_texts(&bundle, &settings.infer, &texts, &ExampleViews::default(), &shutdown)
             .map_err(|error| (error.to_string(), error.exit_code()))?;
         past_rows::visit(&stored, &name, (search.since(), i64::MAX), &mut |row| {
@@ -119,7 +110,10 @@ pub(super) fn read(
         });
         learned = search.found();
         let place = source_of(id, view);
-        learned.iter().for_each(|(label, kept)| kept_examples::put_into(&mut set, &place, label, kept));
+        for label in kept_examples::put_all(&mut set, &place, &mut learned) {
+            let why = "what is kept of the past does not show both what it looks like and what it is not";
+            tracing::warn!("nothing is learned for `{label}`: {why}");
+        }
     }
     let set = set;
     let scorer = engine::scorer_of_texts(&bundle, &settings.infer, &set, &ExampleViews::of(settings), &shutdown)

@@ -11,6 +11,7 @@ use crate::calibrate::advice::Why;
 use crate::calibrate::held_out::Tally;
 use crate::calibrate::marks::MarkTime;
 use crate::calibrate::{EstimatedRate, LabelOutcome};
+use crate::config::calibrations::Waiting;
 use crate::event::Thresholds;
 use crate::score::margin;
 
@@ -24,7 +25,11 @@ pub(super) struct Report {
     pub region: Option<String>,
     pub recordings: Vec<ReportedRecording>,
     pub labels: Vec<LabelReport>,
+    /// Labels that have learned from what is marked.
+    pub learned: Vec<String>,
     pub written: Option<PathBuf>,
+    /// Which labels wait elsewhere, once that counts.
+    pub waiting: Vec<Waiting>,
 }
 
 /// What was looked at.
@@ -240,7 +245,11 @@ impl Report {
             "region": self.region,
             "recordings": self.recordings.iter().map(|recording| &recording.name).collect::<Vec<_>>(),
             "labels": self.labels.iter().map(|label| label.json(&self.recordings)).collect::<Vec<_>>(),
+            "learned": self.learned,
             "written": self.written,
+            "waiting": self.waiting.iter().map(|one| {
+                json!({ "stream": one.stream, "region": one.region, "labels": one.labels })
+            }).collect::<Vec<_>>(),
         })
     }
 
@@ -251,6 +260,14 @@ impl Report {
             out.push('\n');
             out.push_str(&label.text(&self.recordings));
         }
+        if !self.learned.is_empty() {
+            let learned = self.learned.join(", ");
+            let _ = write!(
+                out,
+                "\nlearned from what is marked: {learned}; from all of it, also where the rounds hold marks back from the thresholds: on others F1 is \
+                 lower\n"
+            );
+        }
         let end = match &self.written {
             Some(path) => {
                 format!("\nwritten: {}; a daemon takes it at its next reload: systemctl reload vtagd", path.display())
@@ -258,6 +275,16 @@ impl Report {
             None => "\nnothing was written; --write keeps it".to_owned(),
         };
         out.push_str(&end);
+        for one in &self.waiting {
+            let region = one.region.as_ref().map_or_else(String::new, |region| format!("/{region}"));
+            let labels = one.labels.join(", ");
+            let _ = write!(
+                out,
+                "\nwhat was learned counts wherever the set is looked for: on stream {}{region} these wait and tell nothing until they are calibrated \
+                 there, or confirmed (`vtagd labels confirm`): {labels}",
+                one.stream
+            );
+        }
         // Names and labels are a stranger's text: on a terminal they must not move the cursor.
         out.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
     }

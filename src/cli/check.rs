@@ -123,6 +123,11 @@ fn checked(
     for (set, doubts) in settings.label_sets.iter().zip(&findings.doubts) {
         tell_doubts(&set.file, doubts, err)?;
     }
+    for (at, told) in &findings.not_learned {
+        if let Some(set) = settings.label_sets.get(*at) {
+            writeln!(err, "{}: warning: {told}", shown(&set.file))?;
+        }
+    }
     let relies = |set: &LabelSet| {
         let own = |label: &Label| label.thresholds.after.is_some() && label.thresholds.cooldown.is_some();
         settings.times_by_default && !set.labels.iter().all(own)
@@ -207,6 +212,8 @@ pub struct ModelFindings {
     pub fingerprint: String,
     /// What is doubtful about each label set.
     pub doubts: Vec<Vec<String>>,
+    /// Sets, by number, whose examples cannot be used, and why.
+    pub not_learned: Vec<(usize, String)>,
 }
 
 /// Builds the engine as `run` would, and lets it go; what it finds doubtful about each label set. Ctrl-C ends it early.
@@ -219,9 +226,9 @@ pub fn model(settings: &Settings) -> Result<ModelFindings, EngineError> {
     let (trigger, shutdown) = shutdown::channel();
     let _signals = signals::listen(trigger, None, crate::logs::finish);
     let mut engine = Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown)?;
-    engine.learn(&settings.label_sets, &ExampleViews::of(settings), &shutdown)?;
+    let not_learned = engine.learn_where_possible(&mut settings.clone(), &ExampleViews::of(settings), &shutdown);
     let doubts = engine::doubts(&settings.label_sets, &engine.scorers);
-    Ok(ModelFindings { fingerprint: engine.model.fingerprint.to_string(), doubts })
+    Ok(ModelFindings { fingerprint: engine.model.fingerprint.to_string(), doubts, not_learned })
 }
 
 /// Writes each problem, errors and warnings with their lines of the file; `run` uses it too.

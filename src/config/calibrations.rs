@@ -223,6 +223,17 @@ pub fn calibrated(settings: &Settings, model: &str) -> Vec<Waiting> {
     out
 }
 
+/// Those of `after` that did not wait `before`.
+pub fn newly_waiting(before: &[Waiting], mut after: Vec<Waiting>) -> Vec<Waiting> {
+    let place = |of: &Waiting| (of.stream.clone(), of.region.clone(), of.at);
+    for one in &mut after {
+        let known = before.iter().find(|other| place(other) == place(one));
+        one.labels.retain(|label| known.is_none_or(|known| !known.labels.contains(label)));
+    }
+    after.retain(|one| !one.labels.is_empty());
+    after
+}
+
 /// Every view of a stream with every index of its label sets.
 fn boards(stream: &StreamSettings) -> impl Iterator<Item = (&NamedView, usize)> {
     stream.views.iter().flat_map(|view| stream.label_sets.iter().map(move |at| (view, *at)))
@@ -250,4 +261,31 @@ pub(super) fn shown(settings: &Settings) -> Option<Value> {
         }
     }
     Some(Value::Object(sets)).filter(|sets| sets.as_object().is_some_and(|sets| !sets.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_anew_is_told_and_who_has_waited_before_is_not() {
+        let of = |stream: &str, region: Option<&str>, labels: &[&str]| Waiting {
+            stream: stream.to_owned(),
+            region: region.map(str::to_owned),
+            set: "yard".to_owned(),
+            at: 0,
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            why: "changed since it was calibrated: examples".to_owned(),
+            remedy: REMEDY,
+        };
+        let before = [of("gate", Some("left"), &["car"]), of("door", None, &[])];
+        let after = vec![
+            of("gate", Some("left"), &["car"]),
+            of("gate", Some("right"), &["car"]),
+            of("door", None, &["car", "bus"]),
+            of("hall", None, &[]),
+        ];
+        let told = newly_waiting(&before, after);
+        assert_eq!(told, [of("gate", Some("right"), &["car"]), of("door", None, &["car", "bus"])]);
+    }
 }

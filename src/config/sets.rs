@@ -7,6 +7,7 @@ use super::calibrations;
 use super::sets_in_force::{self, SetInForce};
 use crate::event::Thresholds;
 use crate::label::calibration_file::FoundCalibration;
+use crate::label::kept_examples::KeepError;
 use crate::label::{Label, LabelSet, ThresholdOverrides, kept_examples, set};
 use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
@@ -119,7 +120,23 @@ pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Threshold
                 let (mut parsed, mut in_force) = sets_in_force::choose(parsed, file, state, events, reader);
                 if let Some(why) = kept_examples::add_to(&mut parsed.set, state) {
                     let message = format!("what the set `{}` has learned is not used: {why}", parsed.set.name);
-                    reader.warn(file, message, "`vtagd labels calibrate` with --write keeps it anew");
+                    let remedy = match why {
+                        KeepError::Newer { .. } => {
+                            "once it is away, `vtagd labels calibrate` with --write keeps it anew"
+                        }
+                        KeepError::Unreadable { .. } => "try it as the daemon's user or as root",
+                        _ => "`vtagd labels calibrate` with --write keeps it anew",
+                    };
+                    reader.warn(file, message, remedy);
+                }
+                for label in kept_examples::drop_without_rivals(&mut parsed.set) {
+                    let set = &parsed.set.name;
+                    let message = format!(
+                        "what `{label}` of the set `{set}` has learned is not used: it has nothing to be told from any more"
+                    );
+                    let remedy =
+                        "add `counter_examples` to the label or to the set; or `vtagd labels calibrate` with --write";
+                    reader.warn(file, message, remedy);
                 }
                 if !parsed.set.has_background() {
                     in_force.warnings.push("it has no background".to_owned());

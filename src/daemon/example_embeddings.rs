@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clip_frame;
+use super::engine::Engine;
 use crate::config::Settings;
 use crate::frame::view::NamedView;
 use crate::frame::{Picture, still_image};
@@ -181,6 +182,26 @@ impl<'a> Learning<'a> {
         sets.iter().zip(scorers).map(learned).collect()
     }
 
+    /// As [`Self::scorers`], where a set whose examples cannot be used goes on by its texts alone, and loses them, so that what was calibrated
+    /// with them waits. Such sets by their numbers, and why.
+    fn scorers_where_possible(
+        &mut self,
+        sets: &mut [LabelSet],
+        scorers: &mut [Arc<Scorer>],
+    ) -> Vec<(usize, LearningError)> {
+        let mut refused = Vec::new();
+        for (at, (set, scorer)) in sets.iter_mut().zip(scorers).enumerate().filter(|(_, (set, _))| set.has_examples()) {
+            match self.scorer(set, Scorer::clone(scorer)) {
+                Ok(learned) => *scorer = Arc::new(learned),
+                Err(why) => {
+                    *set = set.without_examples();
+                    refused.push((at, why));
+                }
+            }
+        }
+        refused
+    }
+
     /// The same for one set.
     ///
     /// # Errors
@@ -291,6 +312,24 @@ impl<'a> Learning<'a> {
     }
 }
 
+impl Engine {
+    /// As [`Self::learn`], for a start: one example that cannot be used is no reason to see nothing at all. Its set goes by its texts alone, and
+    /// has no examples any more in `settings`. Such sets by their numbers, and what to tell.
+    pub fn learn_where_possible(
+        &mut self,
+        settings: &mut Settings,
+        views: &ExampleViews,
+        shutdown: &Shutdown,
+    ) -> Vec<(usize, String)> {
+        let (Some(labels), Some(encoder)) = (&self.labels, self.encoders.first_mut()) else { return Vec::new() };
+        let mut embedder = SessionEmbedder { spec: &self.spec, encoder: encoder.as_mut() };
+        let mut learning = Learning::new(&labels.bundle, views, Some(&mut embedder), shutdown);
+        let refused = learning.scorers_where_possible(&mut settings.label_sets, &mut self.scorers);
+        let told = |why| format!("its examples are not used, it goes by its texts alone: {why}");
+        refused.into_iter().map(|(at, why)| (at, told(why))).collect()
+    }
+}
+
 fn load(source: &ExampleSource, shutdown: &Shutdown) -> Result<Arc<Picture>, String> {
     match source {
         ExampleSource::Picture(file) => still_image::load(file).map(Arc::new).map_err(|error| {
@@ -300,5 +339,75 @@ fn load(source: &ExampleSource, shutdown: &Shutdown) -> Result<Arc<Picture>, Str
         }),
         ExampleSource::Clip { file, at_ms } => clip_frame::at(file, Duration::from_millis(*at_ms), shutdown),
         ExampleSource::Moment { .. } | ExampleSource::Stored { .. } => Err("is no picture".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+    use crate::label::Label;
+    use crate::label::set;
+    use crate::model::{Activation, LogitParameters};
+    use crate::platform::shutdown;
+    use crate::score::{Block, LabelEmbeddings, SetEmbeddings};
+    use crate::yaml::Document;
+
+    fn set(name: &str) -> LabelSet {
+        let text = format!("set: {name}\nbackground: [a wall]\nlabels: [{{ name: car }}]\n");
+        set::check(Document::parse(std::path::Path::new("s.yaml"), text.as_bytes()).unwrap()).unwrap().set
+    }
+
+    fn stored(embedding: [f32; 2]) -> Example {
+        let source =
+            ExampleSource::Stored { embedding: embedding.to_vec(), model: "m".to_owned(), stream: "gate".to_owned() };
+        Example { source, digest: format!("{embedding:?}"), name: "kept".to_owned() }
+    }
+
+    #[test]
+    fn at_a_start_a_set_whose_examples_cannot_be_used_goes_by_its_texts_and_the_others_learn() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_trigger, shutdown) = shutdown::channel();
+        let views = ExampleViews::default();
+        let mut learning = Learning {
+            cache: EmbeddingCache::new(dir.path(), "m"),
+            model: "m".to_owned(),
+            views: &views,
+            embedder: None,
+            shutdown: &shutdown,
+        };
+        let picture = Example {
+            source: ExampleSource::Picture("odd.jpg".into()),
+            digest: "d".to_owned(),
+            name: "s.yaml:4: odd.jpg".to_owned(),
+        };
+        let with = |set: LabelSet, examples: Vec<Example>, counter_examples: Vec<Example>| {
+            let label = Label { examples, counter_examples, ..set.labels[0].clone() };
+            LabelSet { labels: vec![label], ..set }
+        };
+        let sets = [
+            with(set("odd"), vec![picture], vec![stored([0.0, 1.0])]),
+            with(set("lonely"), vec![stored([1.0, 0.0])], Vec::new()),
+            with(set("good"), vec![stored([1.0, 0.0])], vec![stored([0.0, 1.0])]),
+            set("plain"),
+        ];
+        let none = ndarray::Array2::zeros((0, 2));
+        let car = LabelEmbeddings { name: "car".to_owned(), prompts: array![[0.6, 0.8]], negatives: none };
+        let block = Block { labels: vec![car], background: array![[0.8, 0.6]] };
+        let embeddings = SetEmbeddings { name: "s".to_owned(), scoring: Default::default(), blocks: vec![block] };
+        let clip = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
+        let plain = Arc::new(Scorer::new(&embeddings, clip).unwrap());
+        let (mut now, mut scorers) = (sets.to_vec(), vec![plain; 4]);
+        let refused = learning.scorers_where_possible(&mut now, &mut scorers);
+        let told: Vec<(usize, String)> = refused.iter().map(|(at, why)| (*at, why.to_string())).collect();
+        assert!(
+            matches!(&told[..], [(0, odd), (1, lonely)] if odd.contains("odd.jpg") && lonely.contains("nothing")),
+            "{told:?}"
+        );
+        let learned: Vec<usize> = scorers.iter().map(|scorer| scorer.learned_labels().len()).collect();
+        assert_eq!(learned, [0, 0, 1, 0]);
+        assert_eq!(now.iter().map(LabelSet::has_examples).collect::<Vec<_>>(), [false, false, true, false]);
+        assert_eq!(now[2..], sets[2..]);
     }
 }

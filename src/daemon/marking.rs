@@ -19,7 +19,7 @@ use crate::event::tag_times::TagTimes;
 use crate::label::mark_store::{self, MarkStoreError, MarksByStream};
 use crate::label::verdict_store::{self, TagVerdict};
 use crate::platform::hex::hex;
-use crate::platform::state_folder::{StateError, StateFolder};
+use crate::platform::state_folder::StateFolder;
 use crate::source::Location;
 
 /// Seconds on each side of an event that are marked with it: edges do not count, and its own first and last sample should.
@@ -161,7 +161,7 @@ pub fn mark_tag(marks: &mut SetMarks, tag: &TagTimes, span: Span, is_right: bool
 ///
 /// # Errors
 /// When it cannot be kept.
-pub fn keep_verdict(state: &StateFolder, tag: &TagTimes, is_right: bool) -> Result<Option<PathBuf>, StateError> {
+pub fn keep_verdict(state: &StateFolder, tag: &TagTimes, is_right: bool) -> Result<Option<PathBuf>, MarkStoreError> {
     let (from, to) = tag.wall;
     let (stream, region) = (tag.stream.clone(), tag.region.clone());
     let (set, label) = (tag.set.clone(), tag.label.clone());

@@ -104,7 +104,7 @@ impl DaemonError {
 ///
 /// # Errors
 /// When it cannot start: model, address or sink.
-pub fn run(settings: Settings) -> Result<u8, DaemonError> {
+pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     let start = |error: &dyn std::fmt::Display| DaemonError::Start(error.to_string());
     let (trigger, shutdown) = shutdown::channel();
     let (requesters, requests) = requests::channel();
@@ -155,7 +155,7 @@ pub fn run(settings: Settings) -> Result<u8, DaemonError> {
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
     let events = Arc::new(EventRoute { outbox, gallery });
-    let engine = match load(&settings, &shutdown) {
+    let engine = match load(&mut settings, &shutdown) {
         Ok(Some(engine)) => engine,
         ended => {
             trigger.trigger();
@@ -287,16 +287,20 @@ fn watch_gpus(settings: &Settings, board: &Arc<Board>, shutdown: &Shutdown) -> s
     Ok(vec![("GPU monitor".to_owned(), thread)])
 }
 
-/// Builds the engine; `None` if shutdown was asked for meanwhile.
-fn load(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Engine>, DaemonError> {
+/// Builds the engine; `None` if shutdown was asked for meanwhile. Sets whose examples cannot be used have none any more.
+fn load(settings: &mut Settings, shutdown: &Shutdown) -> Result<Option<Engine>, DaemonError> {
     // A large model, an import or an engine may take longer than systemd waits.
     let _long_step = LongStep::quiet();
     systemd::status("loading the model");
-    let sets = &settings.label_sets;
-    let built = Engine::build(&settings.model, &settings.infer, sets, shutdown).and_then(|mut engine| {
-        engine.learn(sets, &ExampleViews::of(settings), shutdown)?;
-        Ok(engine)
-    });
+    let mut built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
+    if let Ok(engine) = &mut built {
+        let views = ExampleViews::of(settings);
+        for (at, told) in engine.learn_where_possible(settings, &views, shutdown) {
+            let (Some(set), Some(of)) = (settings.label_sets.get(at), settings.in_force.get_mut(at)) else { continue };
+            tracing::warn!(set = set.name, "{told}");
+            of.warnings.push(told);
+        }
+    }
     if shutdown.is_requested() {
         // The child that embeds texts was killed for it: an error by then is ours, not the user's.
         return Ok(None);

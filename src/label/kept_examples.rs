@@ -3,7 +3,7 @@
 //!
 //! In: a state directory and the name of a set. Out: the examples of each label, with their embeddings, as they are part of the set from then on. The
 //! history forgets; these do not. Replaced whole, by one writer at a time; a file that is damaged is told, and is moved aside before another is
-//! written. At most [`examples::MOST`] of each kind a label and stream. On the caller's thread.
+//! written; one that cannot be read, or is of a newer vtagd, is told and left alone. At most [`examples::MOST`] of each kind a label and stream. On the caller's thread.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::examples::{self, Example, ExampleSource};
+use super::mark_store::newer_version;
 use super::{LabelSet, state_copy};
 use crate::platform::hex::hex;
 use crate::platform::state_folder::{StateError, StateFolder};
@@ -42,6 +43,12 @@ pub struct KeptExamples {
     pub counter_examples: Vec<KeptExample>,
 }
 
+impl KeptExamples {
+    pub fn has_any(&self) -> bool {
+        !self.examples.is_empty() || !self.counter_examples.is_empty()
+    }
+}
+
 /// Stream, label, what is kept.
 type ByStream = BTreeMap<String, BTreeMap<String, KeptExamples>>;
 
@@ -52,9 +59,15 @@ struct ExampleFile {
     streams: ByStream,
 }
 
-/// Why nothing was kept.
+/// Why nothing was kept, or what is kept is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
+    #[error("{} {why}", path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("{} is of a newer vtagd (version {version}) and is kept as it is; start that version, or move the file away", path.display())]
+    Newer { path: PathBuf, version: u64 },
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{} would be larger than {MAX_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
     #[error(transparent)]
@@ -67,27 +80,32 @@ fn place_of(set: &str) -> PathBuf {
     Path::new(FOLDER).join(stem + EXTENSION)
 }
 
-fn read(state: &StateFolder, set: &str) -> Result<ByStream, String> {
+fn read(state: &StateFolder, set: &str) -> Result<ByStream, KeepError> {
+    let path = state.place(&place_of(set));
     let bytes = match state.read(&place_of(set), MAX_BYTES) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(ByStream::new()),
-        Err(error) => return Err(format!("cannot be read ({error})")),
+        Err(source) => return Err(KeepError::Unreadable { path, source }),
     };
+    let damaged = |why: String| KeepError::Damaged { path: path.clone(), why };
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("is larger than {MAX_BYTES} bytes"));
+        return Err(damaged(format!("is larger than {MAX_BYTES} bytes")));
     }
-    let file: ExampleFile = serde_json::from_slice(&bytes).map_err(|error| format!("is damaged ({error})"))?;
-    if file.version > VERSION || file.set != set {
-        return Err("is of a newer vtagd, or of another set".to_owned());
+    if let Some(version) = newer_version(&bytes, VERSION) {
+        return Err(KeepError::Newer { path, version });
+    }
+    let file: ExampleFile = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is damaged ({error})")))?;
+    if file.set != set {
+        return Err(damaged(format!("is one of the set `{}`", file.set)));
     }
     Ok(file.streams)
 }
 
 /// Adds to `set` what is kept for it; `Some`: what is wrong with the file, which is not used then.
-pub fn add_to(set: &mut LabelSet, state: &StateFolder) -> Option<String> {
+pub fn add_to(set: &mut LabelSet, state: &StateFolder) -> Option<KeepError> {
     let streams = match read(state, &set.name) {
         Ok(streams) => streams,
-        Err(why) => return Some(format!("{} {why}", state.place(&place_of(&set.name)).display())),
+        Err(error) => return Some(error),
     };
     for (stream, labels) in &streams {
         for (label, kept) in labels {
@@ -104,6 +122,33 @@ pub fn put_into(set: &mut LabelSet, stream: &str, label: &str, kept: &KeptExampl
         list.retain(|one| !matches!(&one.source, ExampleSource::Stored { stream: of, .. } if of == stream));
         list.extend(kept.iter().take(examples::MOST).map(|one| example(stream, one)));
     }
+}
+
+/// Takes kept examples out of labels that have nothing to be told from any more; their names.
+pub fn drop_without_rivals(set: &mut LabelSet) -> Vec<String> {
+    let is_kept = |one: &Example| matches!(one.source, ExampleSource::Stored { .. });
+    let is_lonely = |at: &usize| set.labels[*at].examples.iter().any(is_kept) && !set.has_rival_pictures(*at);
+    let lonely: Vec<usize> = (0..set.labels.len()).filter(is_lonely).collect();
+    let dropped = lonely.into_iter().map(|at| {
+        set.labels[at].examples.retain(|one| !is_kept(one));
+        set.labels[at].name.clone()
+    });
+    dropped.collect()
+}
+
+/// Makes `found` what `set` has from `stream`, but for labels of which nothing can be learned then: of those nothing is kept. Their names.
+pub fn put_all(set: &mut LabelSet, stream: &str, found: &mut BTreeMap<String, KeptExamples>) -> Vec<String> {
+    found.iter().for_each(|(label, kept)| put_into(set, stream, label, kept));
+    let mut refused = Vec::new();
+    for (name, kept) in found.iter_mut().filter(|(_, kept)| kept.has_any()) {
+        let at = set.labels.iter().position(|label| label.name == *name);
+        if at.is_some_and(|at| set.labels[at].examples.is_empty() || !set.has_rival_pictures(at)) {
+            *kept = KeptExamples::default();
+            put_into(set, stream, name, kept);
+            refused.push(name.clone());
+        }
+    }
+    refused
 }
 
 fn example(stream: &str, kept: &KeptExample) -> Example {
@@ -124,7 +169,7 @@ fn example(stream: &str, kept: &KeptExample) -> Example {
 /// Keeps these labels' examples of `stream`; those of others stay. Where the file was damaged its new name is given.
 ///
 /// # Errors
-/// When nothing can be written; what lay there is as it was.
+/// When nothing can be written, or what lies there cannot be read or is of a newer vtagd; it is as it was then.
 pub fn keep(
     state: &StateFolder,
     set: &str,
@@ -133,12 +178,14 @@ pub fn keep(
 ) -> Result<Option<PathBuf>, KeepError> {
     let _lock = state.lock_file(Path::new(LOCK))?;
     let place = place_of(set);
-    let found = read(state, set);
-    let is_damaged = found.is_err();
-    let mut streams = found.unwrap_or_default();
+    let (mut streams, is_damaged) = match read(state, set) {
+        Ok(streams) => (streams, false),
+        Err(KeepError::Damaged { .. }) => (ByStream::new(), true),
+        Err(error) => return Err(error),
+    };
     streams.entry(stream.to_owned()).or_default().extend(labels);
     for labels in streams.values_mut() {
-        labels.retain(|_, kept| *kept != KeptExamples::default());
+        labels.retain(|_, kept| kept.has_any());
     }
     streams.retain(|_, labels| !labels.is_empty());
     // Names, times and finite numbers.
@@ -156,6 +203,7 @@ pub fn keep(
 mod tests {
     use super::*;
     use crate::label::set;
+    use crate::score::Scoring;
     use crate::yaml::Document;
 
     fn yard() -> LabelSet {
@@ -181,7 +229,7 @@ mod tests {
         put("door", of(&[3.0], &[]));
         put("gate", of(&[4.0, 5.0], &[6.0]));
         let mut set = yard();
-        assert_eq!(add_to(&mut set, &state), None);
+        assert!(add_to(&mut set, &state).is_none());
         let values = |list: &[Example]| {
             let value = |one: &Example| match &one.source {
                 ExampleSource::Stored { embedding, .. } => embedding.clone(),
@@ -201,11 +249,55 @@ mod tests {
         put("gate", KeptExamples::default());
         put("door", KeptExamples::default());
         let mut set = yard();
-        assert_eq!((add_to(&mut set, &state), set.has_examples()), (None, false));
+        assert!(add_to(&mut set, &state).is_none() && !set.has_examples());
         std::fs::write(state.place(&place_of("yard")), "[").unwrap();
-        assert!(add_to(&mut yard(), &state).is_some_and(|why| why.contains("is damaged")));
+        assert!(add_to(&mut yard(), &state).is_some_and(|why| why.to_string().contains("is damaged")));
         let aside = put("gate", of(&[1.0], &[2.0])).unwrap();
         assert_eq!(std::fs::read_to_string(aside).unwrap(), "[");
-        assert_eq!(add_to(&mut yard(), &state), None);
+        assert!(add_to(&mut yard(), &state).is_none());
+        // What a newer vtagd has written stays to the last byte, and what cannot be read is not taken for damaged.
+        let place = state.place(&place_of("yard"));
+        let newer = "{\"version\": 99, \"set\": \"yard\", \"kept\": {}}";
+        std::fs::write(&place, newer).unwrap();
+        let again = || keep(&state, "yard", "gate", [("car".to_owned(), of(&[1.0], &[2.0]))].into());
+        assert!(matches!(again(), Err(KeepError::Newer { version: 99, .. })));
+        assert!(matches!(add_to(&mut yard(), &state), Some(KeepError::Newer { .. })));
+        assert_eq!(std::fs::read_to_string(&place).unwrap(), newer);
+        std::fs::remove_file(&place).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        assert!(matches!(again(), Err(KeepError::Unreadable { .. })) && place.is_dir());
+    }
+
+    #[test]
+    fn of_a_label_with_one_side_alone_nothing_is_learned_and_others_are() {
+        let one = |value: f32| KeptExample {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            model: "m".to_owned(),
+            embedding: vec![value, 1.0],
+        };
+        let kept = |own: &[f32], other: &[f32]| KeptExamples {
+            examples: own.iter().copied().map(one).collect(),
+            counter_examples: other.iter().copied().map(one).collect(),
+        };
+        let found = || -> BTreeMap<String, KeptExamples> {
+            [("car".to_owned(), kept(&[1.0], &[])), ("bus".to_owned(), kept(&[2.0], &[3.0]))].into()
+        };
+        let mut independent = yard();
+        independent.scoring = Scoring::Independent;
+        let (mut set, mut of) = (independent.clone(), found());
+        assert_eq!(put_all(&mut set, "gate", &mut of), ["car"]);
+        assert!(of["car"] == KeptExamples::default() && set.labels[0].examples.is_empty());
+        assert_eq!((&of["bus"], set.labels[1].examples.len()), (&found()["bus"], 1));
+        // The other label is what it is told from.
+        let (mut set, mut of) = (yard(), found());
+        assert!(put_all(&mut set, "gate", &mut of).is_empty() && of == found());
+        let mut only: BTreeMap<String, KeptExamples> = [("bus".to_owned(), kept(&[], &[3.0]))].into();
+        assert_eq!(put_all(&mut yard(), "gate", &mut only), ["bus"]);
+        // What was kept, and has lost since what it was told from.
+        let mut set = independent;
+        put_into(&mut set, "gate", "car", &found()["car"]);
+        put_into(&mut set, "gate", "bus", &found()["bus"]);
+        assert_eq!(drop_without_rivals(&mut set), ["car"]);
+        assert_eq!(set.labels.iter().map(|label| label.examples.len()).collect::<Vec<_>>(), [0, 1]);
     }
 }

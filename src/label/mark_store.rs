@@ -63,6 +63,16 @@ fn place(state: &StateFolder) -> PathBuf {
     state.place(Path::new(FILE))
 }
 
+/// The version that a newer vtagd has written into a file of ours, of which this one knows up to `known`.
+pub(super) fn newer_version(bytes: &[u8], known: u32) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct OfVersion {
+        version: u64,
+    }
+    let OfVersion { version } = serde_json::from_slice(bytes).ok()?;
+    (version > u64::from(known)).then_some(version)
+}
+
 /// All marks.
 ///
 /// # Errors
@@ -78,8 +88,7 @@ pub fn read(state: &StateFolder) -> Result<MarksByStream, MarkStoreError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(damaged(format!("is larger than {MAX_BYTES} bytes")));
     }
-    let version = serde_json::from_slice::<serde_json::Value>(&bytes).ok().and_then(|file| file["version"].as_u64());
-    if let Some(version) = version.filter(|version| *version > u64::from(VERSION)) {
+    if let Some(version) = newer_version(&bytes, VERSION) {
         return Err(MarkStoreError::Newer { path, version });
     }
     let file: MarkFile = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is damaged ({error})")))?;

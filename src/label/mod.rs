@@ -144,6 +144,24 @@ impl LabelSet {
         prompts
     }
 
+    /// Whether the label with this number has pictures to be told from.
+    pub fn has_rival_pictures(&self, label: usize) -> bool {
+        let is_other = |(at, other): (usize, &Label)| at != label && !other.examples.is_empty();
+        self.labels.get(label).is_some_and(|label| !label.counter_examples.is_empty())
+            || !self.counter_examples.is_empty()
+            || (self.scoring == Scoring::Exclusive && self.labels.iter().enumerate().any(is_other))
+    }
+
+    /// The set as texts alone have it.
+    #[must_use]
+    pub fn without_examples(&self) -> Self {
+        let mut texts = self.clone();
+        for label in &mut texts.labels {
+            (label.examples, label.counter_examples) = (Vec::new(), Vec::new());
+        }
+        texts
+    }
+
     /// Whether there is anything to learn from.
     pub fn has_examples(&self) -> bool {
         self.labels.iter().any(|label| !label.examples.is_empty())

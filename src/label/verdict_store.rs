@@ -1,15 +1,16 @@
 //! Tags that a person has called right or wrong: `verdicts.json` below the state directory, what labels learn from besides marks.
 //!
 //! In: a state directory, and a verdict. Out: the verdicts of a set on a stream, the newest last; at most [`MOST`] a label, the oldest go. What the
-//! history has of them is looked up when the label is calibrated. Replaced whole, by one writer at a time; a file that is damaged is moved aside. On the
-//! caller's thread.
+//! history has of them is looked up when the label is calibrated. Replaced whole, by one writer at a time; a file that is damaged is moved aside, one that
+//! cannot be read, or is of a newer vtagd, is left alone. On the caller's thread.
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::platform::state_folder::{StateError, StateFolder};
+use super::mark_store::{MarkStoreError, newer_version};
+use crate::platform::state_folder::StateFolder;
 
 const FILE: &str = "verdicts.json";
 /// Held by whoever changes it.
@@ -48,36 +49,43 @@ struct VerdictFile {
 
 /// All verdicts of a set in a region of a stream, or on one that has none; none where the file cannot be read, which is told in the log.
 pub fn read(state: &StateFolder, stream: &str, region: Option<&str>, set: &str) -> Vec<TagVerdict> {
-    let all = parsed(state).unwrap_or_else(|why| {
-        tracing::warn!(file = %state.place(Path::new(FILE)).display(), why, "verdicts are not used");
+    let all = parsed(state).unwrap_or_else(|error| {
+        tracing::warn!(%error, "verdicts are not used");
         Vec::new()
     });
     let is_of = |one: &TagVerdict| one.stream == stream && one.region.as_deref() == region && one.set == set;
     all.into_iter().filter(is_of).collect()
 }
 
-fn parsed(state: &StateFolder) -> Result<Vec<TagVerdict>, String> {
+fn parsed(state: &StateFolder) -> Result<Vec<TagVerdict>, MarkStoreError> {
+    let path = state.place(Path::new(FILE));
     let bytes = match state.read(Path::new(FILE), MAX_BYTES) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Vec::new()),
-        Err(error) => return Err(format!("cannot be read ({error})")),
+        Err(source) => return Err(MarkStoreError::Unreadable { path, source }),
     };
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("is larger than {MAX_BYTES} bytes"));
+        return Err(MarkStoreError::Damaged { path, why: format!("is larger than {MAX_BYTES} bytes") });
     }
-    let file: VerdictFile = serde_json::from_slice(&bytes).map_err(|error| format!("is damaged ({error})"))?;
-    if file.version > VERSION { Err("is of a newer vtagd".to_owned()) } else { Ok(file.verdicts) }
+    if let Some(version) = newer_version(&bytes, VERSION) {
+        return Err(MarkStoreError::Newer { path, version });
+    }
+    let file: Result<VerdictFile, _> = serde_json::from_slice(&bytes);
+    file.map(|file| file.verdicts)
+        .map_err(|error| MarkStoreError::Damaged { path, why: format!("is damaged ({error})") })
 }
 
 /// Keeps a verdict, instead of an older one of the same tag. Where the file was damaged its new name is given.
 ///
 /// # Errors
-/// When it cannot be written; what lay there is as it was.
-pub fn keep(state: &StateFolder, verdict: TagVerdict) -> Result<Option<PathBuf>, StateError> {
+/// When it cannot be written, or what lies there cannot be read or is of a newer vtagd; it is as it was then.
+pub fn keep(state: &StateFolder, verdict: TagVerdict) -> Result<Option<PathBuf>, MarkStoreError> {
     let _lock = state.lock_file(Path::new(LOCK))?;
-    let read = parsed(state);
-    let aside = if read.is_err() { Some(state.keep_damaged(Path::new(FILE))?) } else { None };
-    let mut verdicts = read.unwrap_or_default();
+    let (mut verdicts, aside) = match parsed(state) {
+        Ok(verdicts) => (verdicts, None),
+        Err(MarkStoreError::Damaged { .. }) => (Vec::new(), Some(state.keep_damaged(Path::new(FILE))?)),
+        Err(error) => return Err(error),
+    };
     // An open tag has another end later.
     verdicts.retain(|one| !(one.is_of(&verdict) && one.from == verdict.from));
     let same = verdicts.iter().filter(|one| one.is_of(&verdict)).count();
@@ -139,5 +147,18 @@ mod tests {
         let aside = keep(&state, verdict("car", 2, true)).unwrap().unwrap();
         assert_eq!(std::fs::read_to_string(aside).unwrap(), "{");
         assert_eq!(read(&state, "gate", None, "yard"), [verdict("car", 2, true)]);
+        // What a newer vtagd has written stays to the last byte.
+        let newer = "{\"version\": 99, \"tags\": []}";
+        std::fs::write(state.place(Path::new(FILE)), newer).unwrap();
+        let refused = keep(&state, verdict("car", 3, true));
+        assert!(matches!(refused, Err(MarkStoreError::Newer { version: 99, .. })), "{refused:?}");
+        assert_eq!(std::fs::read_to_string(state.place(Path::new(FILE))).unwrap(), newer);
+        assert_eq!(read(&state, "gate", None, "yard"), []);
+        // Nor is what cannot be read taken for damaged.
+        std::fs::remove_file(state.place(Path::new(FILE))).unwrap();
+        std::fs::create_dir(state.place(Path::new(FILE))).unwrap();
+        let refused = keep(&state, verdict("car", 3, true));
+        assert!(matches!(refused, Err(MarkStoreError::Unreadable { .. })), "{refused:?}");
+        assert!(state.place(Path::new(FILE)).is_dir());
     }
 }

@@ -108,9 +108,12 @@ fn what_a_newer_version_has_left_is_kept_as_it_is_and_whoever_would_change_it_he
     let here = folder.path();
     let path = |name: &str| here.join(name);
     fs::create_dir_all(path("state/calibrations")).unwrap();
+    fs::create_dir_all(path("state/examples")).unwrap();
     let newer = [
         ("state/calibrations/things.calibration.json", "{\"version\": 99, \"set\": \"things\", \"curves\": []}"),
         ("state/marks.json", "{\"version\": 99, \"timelines\": {}}"),
+        ("state/verdicts.json", "{\"version\": 99, \"tags\": []}"),
+        ("state/examples/things.examples.json", "{\"version\": 99, \"set\": \"things\", \"pictures\": []}"),
     ];
     newer.iter().for_each(|(name, text)| fs::write(path(name), text).unwrap());
     fs::write(path("things.yaml"), "set: things\nbackground: [a wall]\nlabels: [{ name: cat }]\n").unwrap();
@@ -127,6 +130,7 @@ fn what_a_newer_version_has_left_is_kept_as_it_is_and_whoever_would_change_it_he
     let (code, checked) = said(&["check"]);
     for part in [
         "things.calibration.json, is of a newer vtagd (version 99)",
+        "things.examples.json is of a newer vtagd (version 99)",
         "`cat` waits on stream gate",
         "start that version, or move the file away",
     ] {
