@@ -110,7 +110,7 @@ pub(super) enum Scores {
     /// By seconds from its first picture.
     Clip(ClipScores),
     /// By the clock.
-    Past(PastScores),
+    Past(Box<PastScores>),
 }
 
 /// All that was seen of the stream.
@@ -224,7 +224,7 @@ pub(super) fn observed(
             let mut settings = settings.clone();
             settings.label_sets[at_set] = past.set.clone();
             let learned = std::mem::take(&mut past.learned);
-            let recordings = vec![MarkedRecording { name, scores: Scores::Past(past), marks }];
+            let recordings = vec![MarkedRecording { name, scores: Scores::Past(Box::new(past)), marks }];
             return Ok(Observed { settings, set: at_set, model, recordings, learned });
         }
     };
@@ -254,9 +254,11 @@ fn shown_before(
         Err(("they are not of a clip".to_owned(), 2))
     };
     match past {
-        Ok((_, past)) => {
-            Some(MarkedRecording { name: "its history".to_owned(), scores: Scores::Past(past), marks: marks.clone() })
-        }
+        Ok((_, past)) => Some(MarkedRecording {
+            name: "its history".to_owned(),
+            scores: Scores::Past(Box::new(past)),
+            marks: marks.clone(),
+        }),
         Err((why, _)) => {
             tracing::warn!("{} by the clock left out: {why}", plural(number(marks, false), "mark"));
             None

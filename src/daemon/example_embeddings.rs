@@ -369,7 +369,7 @@ mod tests {
     fn at_a_start_a_set_whose_examples_cannot_be_used_goes_by_its_texts_and_the_others_learn() {
         let dir = tempfile::tempdir().unwrap();
         let (_trigger, shutdown) = shutdown::channel();
-        let views = ExampleViews::default();
+        let views = ExampleViews::default().otherwise(&[NamedView::default()]);
         let mut learning = Learning {
             cache: EmbeddingCache::new(dir.path(), "m"),
             model: "m".to_owned(),

@@ -152,8 +152,8 @@ fn rows_of_a_newer_version_are_counted_not_found_and_kept_as_they_are() {
         push(&mut first, &name("a"), number as i64 * 100_000, &direction(number, 64)).unwrap();
     }
     drop(first);
-    let file = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
-    let file = file.filter(|path| path.extension().is_some_and(|extension| extension == "rows")).next().unwrap();
+    let mut files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|extension| extension == "rows")).unwrap();
     let mut bytes = std::fs::read(&file).unwrap();
     let row = bytes.len() / 3;
     bytes[row + 26..row + 28].copy_from_slice(&99_u16.to_le_bytes());

@@ -95,8 +95,11 @@ pub(super) fn read(field: &Field<Vec<At<String>>>, reader: &mut Reader<'_>) -> (
     (out, has_marks)
 }
 
+/// What it is, and the digest of that.
+type FoundExample = (ExampleSource, String);
+
 /// What `written`, which is at `path` as a file, stands for, each with what it is called.
-fn found(written: &str, path: &Path) -> Result<Vec<(String, (ExampleSource, String))>, String> {
+fn found(written: &str, path: &Path) -> Result<Vec<(String, FoundExample)>, String> {
     if let Some(moment) = written.strip_prefix(HISTORY) {
         return self::moment(moment).map(|one| vec![(written.to_owned(), one)]);
     }
@@ -120,7 +123,7 @@ fn found(written: &str, path: &Path) -> Result<Vec<(String, (ExampleSource, Stri
     }
 }
 
-fn moment(text: &str) -> Result<(ExampleSource, String), String> {
+fn moment(text: &str) -> Result<FoundExample, String> {
     let (place, at) = text.rsplit_once('@').ok_or("a moment of the history is a stream and a time")?;
     let at: jiff::Timestamp = at.parse().map_err(|_| format!("`{at}` is no time, such as 2026-05-01T12:00:04Z"))?;
     let (stream, region) = match place.split_once('/') {
@@ -135,7 +138,7 @@ fn moment(text: &str) -> Result<(ExampleSource, String), String> {
 }
 
 /// The pictures of a folder, by their names; what lies in folders below is not looked at.
-fn folder(path: &Path) -> Result<Vec<(String, (ExampleSource, String))>, String> {
+fn folder(path: &Path) -> Result<Vec<(String, FoundExample)>, String> {
     let unreadable = |error: io::Error| format!("{} cannot be read: {error}", shown(path));
     let mut pictures = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
@@ -155,7 +158,7 @@ fn folder(path: &Path) -> Result<Vec<(String, (ExampleSource, String))>, String>
     pictures.into_iter().map(|file| Ok((shown(&file), picture(&file)?))).collect()
 }
 
-fn picture(path: &Path) -> Result<(ExampleSource, String), String> {
+fn picture(path: &Path) -> Result<FoundExample, String> {
     let unreadable = |error: io::Error| format!("{} cannot be read: {error}", shown(path));
     let mut hasher = Sha256::new();
     let mut file = File::open(path).map_err(unreadable)?.take(MAX_FILE + 1);

@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(learned(&own, &[], &[]).unwrap_err(), LearnRefusal::NoRivals);
         assert_eq!(learned(&[], &other, &[]).unwrap_err(), LearnRefusal::NoExamples);
         for bad in [vec![f32::NAN; DIM], vec![f32::INFINITY; DIM], vec![0.0; DIM], vec![1.0; DIM + 1]] {
-            assert_eq!(learned(&own, &[bad.clone()], &[]).unwrap_err(), LearnRefusal::NotFinite);
+            assert_eq!(learned(&own, std::slice::from_ref(&bad), &[]).unwrap_err(), LearnRefusal::NotFinite);
             assert!(matches!(
                 learned(&[own[0].clone(), bad], &other, &[]),
                 Err(LearnRefusal::NotFinite | LearnRefusal::NoExamples)

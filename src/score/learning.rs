@@ -103,7 +103,7 @@ impl Scorer {
         let chosen = |at: &usize| {
             (plain.nearest_tiles(*at, &set.labels[*at].examples), tiles(&set.labels[*at].counter_examples))
         };
-        let classes: Vec<(Vec<Vec<f32>>, Vec<Vec<f32>>)> = labels.iter().map(chosen).collect();
+        let classes: Vec<(Vec<Tile>, Vec<Tile>)> = labels.iter().map(chosen).collect();
         let mut told = Vec::with_capacity(labels.len());
         for (member, (at, (own, counter))) in labels.iter().zip(&classes).enumerate() {
             // Labels that exclude one another are told from one another, too.
@@ -204,6 +204,9 @@ impl Learned {
     }
 }
 
+/// The embedding of a tile of an example.
+type Tile = Vec<f32>;
+
 /// Half way between the cosine of the counter-example that is nearest to an example, and 1.
 fn halfway<'a>(own: &[Vec<f32>], rivals: impl Iterator<Item = &'a Vec<f32>>) -> f32 {
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -214,7 +217,7 @@ fn halfway<'a>(own: &[Vec<f32>], rivals: impl Iterator<Item = &'a Vec<f32>>) -> 
 impl Gates {
     fn new(
         labels: &[usize],
-        classes: &[(Vec<Vec<f32>>, Vec<Vec<f32>>)],
+        classes: &[(Vec<Tile>, Vec<Tile>)],
         set: &SetExamples,
         shared: &[Vec<f32>],
         scale: f32,

@@ -126,7 +126,8 @@ impl Watching {
             }
         }
         let labels = sets.iter_mut().flat_map(|set| &mut set.labels);
-        let had_hours = labels.fold(false, |any, label| label.hours.take().is_some() || any);
+        // All of them, also behind the first one.
+        let had_hours = labels.filter_map(|label| label.hours.take()).count() > 0;
         self.base.label_sets = (0..sets.len()).collect();
         (settings.label_sets, settings.calibrations) = (sets, calibrations);
         Ok(had_hours)
