@@ -102,6 +102,8 @@ test('from the first page to a label of own words that tells, in 25 inputs or fe
   assert.notEqual(await told(), usual, 'a threshold that is dragged changes the moments');
   await click('button:has-text("Save the label")');
   await page.waitForSelector('#notices p:has-text("is saved")');
+  // What was saved is read again, and tried again.
+  await page.waitForSelector('.curve-box path.curve');
   // Marks of both kinds, and the threshold that fits them.
   const box = await page.locator('.curve-box svg').boundingBox();
   const drag = async (from, to, kind) => {
