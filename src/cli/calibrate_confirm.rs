@@ -182,19 +182,8 @@ mod tests {
     fn calibrated(folder: &Path) -> StateFolder {
         let settings = load(folder, "");
         let (set, stream) = (&settings.label_sets[0], &settings.streams[0]);
-        let label = CalibratedLabel {
-            enter: 1.5,
-            exit: 0.25,
-            after: 0.5,
-            after_exit: 1.0,
-            cooldown: 5.0,
-            cautious: false,
-            seen: 12,
-            not_seen: 40,
-            not_seen_range: [-3.0, 0.5],
-            made_at: jiff::Timestamp::UNIX_EPOCH,
-            bound: calibrations::binding(set, &set.labels[0], stream, stream.views.first(), "m"),
-        };
+        let bound = calibrations::binding(set, &set.labels[0], stream, stream.views.first(), "m");
+        let label = calibration_file::tests::calibrated(bound);
         let labels = BTreeMap::from([("car".to_owned(), label)]);
         calibration_file::change(&settings.state, "yard", |entries| {
             calibration_file::put(entries, "gate", None, labels)

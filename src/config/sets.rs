@@ -8,6 +8,7 @@ use super::sets_in_force::{self, SetInForce};
 use crate::event::Thresholds;
 use crate::label::calibration_file::FoundCalibration;
 use crate::label::kept_examples::KeepError;
+use crate::label::kept_file::KeptFileError;
 use crate::label::{Label, LabelSet, ThresholdOverrides, kept_examples, set};
 use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
@@ -121,10 +122,10 @@ pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Threshold
                 if let Some(why) = kept_examples::add_to(&mut parsed.set, state) {
                     let message = format!("what the set `{}` has learned is not used: {why}", parsed.set.name);
                     let remedy = match why {
-                        KeepError::Newer { .. } => {
+                        KeepError::File(KeptFileError::Newer { .. }) => {
                             "once it is away, `vtagd labels calibrate` with --write keeps it anew"
                         }
-                        KeepError::Unreadable { .. } => "try it as the daemon's user or as root",
+                        KeepError::File(KeptFileError::Unreadable { .. }) => "try it as the daemon's user or as root",
                         _ => "`vtagd labels calibrate` with --write keeps it anew",
                     };
                     reader.warn(file, message, remedy);

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::examples::Example;
-use super::{Ensemble, Label, LabelSet, state_copy};
+use super::kept_file::{self, newer_version};
+use super::{Ensemble, Label, LabelSet};
 use crate::platform::hex::hex;
 use crate::platform::state_folder::{StateError, StateFolder};
 use crate::score::{Scoring, Threshold};
@@ -240,9 +241,7 @@ impl CalibrationError {
 
 /// Where the calibrations of the set lie, below the state directory.
 pub fn place_of(set: &str) -> PathBuf {
-    let name = state_copy::name_of(set);
-    let stem = name.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Path::new(FOLDER).join(stem + EXTENSION)
+    kept_file::of_set(FOLDER, set, EXTENSION)
 }
 
 /// The sets that have calibrations, as far as their files can be read.
@@ -268,18 +267,12 @@ pub fn names(state: &StateFolder) -> Vec<String> {
 pub fn read(state: &StateFolder, set: &str) -> FoundCalibration {
     match state.read(&place_of(set), MAX_BYTES) {
         Ok(None) => FoundCalibration::Absent,
-        Ok(Some(bytes)) => match newer_version(&bytes) {
+        Ok(Some(bytes)) => match newer_version(&bytes, VERSION).filter(|_| bytes.len() as u64 <= MAX_BYTES) {
             Some(version) => FoundCalibration::Newer(version),
             None => parsed(&bytes, set).map_or_else(FoundCalibration::Wrong, FoundCalibration::Read),
         },
         Err(error) => FoundCalibration::Wrong(format!("cannot be read ({error})")),
     }
-}
-
-/// The version that a newer vtagd has written into it.
-fn newer_version(bytes: &[u8]) -> Option<u64> {
-    let file = serde_json::from_slice::<serde_json::Value>(bytes).ok().filter(|_| bytes.len() as u64 <= MAX_BYTES)?;
-    file["version"].as_u64().filter(|version| *version > u64::from(VERSION))
 }
 
 fn parsed(bytes: &[u8], set: &str) -> Result<SetCalibration, String> {
@@ -348,7 +341,7 @@ pub fn put(
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     fn folder() -> (tempfile::TempDir, StateFolder) {
@@ -377,7 +370,8 @@ mod tests {
         Binding::of(set, &set.labels[0], view.to_owned(), "1s".to_owned(), "m")
     }
 
-    fn label() -> CalibratedLabel {
+    /// A label that was calibrated on a few marks.
+    pub fn calibrated(bound: Binding) -> CalibratedLabel {
         CalibratedLabel {
             enter: 1.5,
             exit: 0.25,
@@ -389,8 +383,12 @@ mod tests {
             not_seen: 40,
             not_seen_range: [-3.0, 0.5],
             made_at: jiff::Timestamp::UNIX_EPOCH,
-            bound: bound(&set(Scoring::Independent), "model"),
+            bound,
         }
+    }
+
+    fn label() -> CalibratedLabel {
+        calibrated(bound(&set(Scoring::Independent), "model"))
     }
 
     fn one(state: &StateFolder, stream: &str, name: &str) -> Option<PathBuf> {

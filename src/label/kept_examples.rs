@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::LabelSet;
 use super::examples::{self, Example, ExampleSource};
-use super::mark_store::newer_version;
-use super::{LabelSet, state_copy};
+use super::kept_file::{self, KeptFileError};
 use crate::platform::hex::hex;
 use crate::platform::state_folder::{StateError, StateFolder};
 
@@ -62,12 +62,8 @@ struct ExampleFile {
 /// Why nothing was kept, or what is kept is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
-    #[error("{} {why}", path.display())]
-    Damaged { path: PathBuf, why: String },
-    #[error("{} is of a newer vtagd (version {version}) and is kept as it is; start that version, or move the file away", path.display())]
-    Newer { path: PathBuf, version: u64 },
-    #[error("{}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    File(#[from] KeptFileError),
     #[error("{} would be larger than {MAX_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
     #[error(transparent)]
@@ -75,28 +71,17 @@ pub enum KeepError {
 }
 
 fn place_of(set: &str) -> PathBuf {
-    let name = state_copy::name_of(set);
-    let stem = name.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Path::new(FOLDER).join(stem + EXTENSION)
+    kept_file::of_set(FOLDER, set, EXTENSION)
 }
 
 fn read(state: &StateFolder, set: &str) -> Result<ByStream, KeepError> {
-    let path = state.place(&place_of(set));
-    let bytes = match state.read(&place_of(set), MAX_BYTES) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(ByStream::new()),
-        Err(source) => return Err(KeepError::Unreadable { path, source }),
+    let place = place_of(set);
+    let Some(file) = kept_file::read::<ExampleFile>(state, &place, (VERSION, MAX_BYTES))? else {
+        return Ok(ByStream::new());
     };
-    let damaged = |why: String| KeepError::Damaged { path: path.clone(), why };
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(damaged(format!("is larger than {MAX_BYTES} bytes")));
-    }
-    if let Some(version) = newer_version(&bytes, VERSION) {
-        return Err(KeepError::Newer { path, version });
-    }
-    let file: ExampleFile = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is damaged ({error})")))?;
     if file.set != set {
-        return Err(damaged(format!("is one of the set `{}`", file.set)));
+        let why = format!("is one of the set `{}`", file.set);
+        return Err(KeptFileError::Damaged { path: state.place(&place), why }.into());
     }
     Ok(file.streams)
 }
@@ -180,7 +165,7 @@ pub fn keep(
     let place = place_of(set);
     let (mut streams, is_damaged) = match read(state, set) {
         Ok(streams) => (streams, false),
-        Err(KeepError::Damaged { .. }) => (ByStream::new(), true),
+        Err(KeepError::File(KeptFileError::Damaged { .. })) => (ByStream::new(), true),
         Err(error) => return Err(error),
     };
     streams.entry(stream.to_owned()).or_default().extend(labels);
@@ -260,12 +245,12 @@ mod tests {
         let newer = "{\"version\": 99, \"set\": \"yard\", \"kept\": {}}";
         std::fs::write(&place, newer).unwrap();
         let again = || keep(&state, "yard", "gate", [("car".to_owned(), of(&[1.0], &[2.0]))].into());
-        assert!(matches!(again(), Err(KeepError::Newer { version: 99, .. })));
-        assert!(matches!(add_to(&mut yard(), &state), Some(KeepError::Newer { .. })));
+        assert!(matches!(again(), Err(KeepError::File(KeptFileError::Newer { version: 99, .. }))));
+        assert!(matches!(add_to(&mut yard(), &state), Some(KeepError::File(KeptFileError::Newer { .. }))));
         assert_eq!(std::fs::read_to_string(&place).unwrap(), newer);
         std::fs::remove_file(&place).unwrap();
         std::fs::create_dir(&place).unwrap();
-        assert!(matches!(again(), Err(KeepError::Unreadable { .. })) && place.is_dir());
+        assert!(matches!(again(), Err(KeepError::File(KeptFileError::Unreadable { .. }))) && place.is_dir());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::kept_file::{self, KeptFileError};
 use crate::calibrate::marks::SetMarks;
 use crate::platform::state_folder::{StateError, StateFolder};
 
@@ -34,12 +35,8 @@ struct MarkFile {
 /// Why marks cannot be had, or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkStoreError {
-    #[error("{} {why}", path.display())]
-    Damaged { path: PathBuf, why: String },
-    #[error("{} is of a newer vtagd (version {version}) and is kept as it is; start that version, or move the file away", path.display())]
-    Newer { path: PathBuf, version: u64 },
-    #[error("{}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    File(#[from] KeptFileError),
     #[error("{} would be larger than {MAX_BYTES} bytes; `vtagd marks remove` makes room", .0.display())]
     TooLarge(PathBuf),
     #[error("{0}")]
@@ -63,41 +60,23 @@ fn place(state: &StateFolder) -> PathBuf {
     state.place(Path::new(FILE))
 }
 
-/// The version that a newer vtagd has written into a file of ours, of which this one knows up to `known`.
-pub(super) fn newer_version(bytes: &[u8], known: u32) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct OfVersion {
-        version: u64,
-    }
-    let OfVersion { version } = serde_json::from_slice(bytes).ok()?;
-    (version > u64::from(known)).then_some(version)
-}
-
 /// All marks.
 ///
 /// # Errors
 /// When the file is damaged, or cannot be read.
 pub fn read(state: &StateFolder) -> Result<MarksByStream, MarkStoreError> {
-    let path = place(state);
-    let bytes = match state.read(Path::new(FILE), MAX_BYTES) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(MarksByStream::new()),
-        Err(source) => return Err(MarkStoreError::Unreadable { path, source }),
+    let Some(file) = kept_file::read::<MarkFile>(state, Path::new(FILE), (VERSION, MAX_BYTES))? else {
+        return Ok(MarksByStream::new());
     };
-    let damaged = |why: String| MarkStoreError::Damaged { path: path.clone(), why };
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(damaged(format!("is larger than {MAX_BYTES} bytes")));
-    }
-    if let Some(version) = newer_version(&bytes, VERSION) {
-        return Err(MarkStoreError::Newer { path, version });
-    }
-    let file: MarkFile = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is damaged ({error})")))?;
     let problem =
         file.streams.iter().flat_map(|(stream, sets)| sets.iter().map(move |(set, marks)| (stream, set, marks)));
     let mut problem =
         problem.filter_map(|(stream, set, marks)| Some((stream, set, marks.problems(None).into_iter().next()?)));
     match problem.next() {
-        Some((stream, set, why)) => Err(damaged(format!("is damaged (stream {stream}, set {set}: {why})"))),
+        Some((stream, set, why)) => {
+            let why = format!("is damaged (stream {stream}, set {set}: {why})");
+            Err(KeptFileError::Damaged { path: place(state), why }.into())
+        }
         None => Ok(file.streams),
     }
 }
@@ -113,7 +92,7 @@ pub fn change<T>(
     let _lock = state.lock_file(Path::new(LOCK))?;
     let (mut streams, damaged) = match read(state) {
         Ok(streams) => (streams, false),
-        Err(MarkStoreError::Damaged { .. }) => (MarksByStream::new(), true),
+        Err(MarkStoreError::File(KeptFileError::Damaged { .. })) => (MarksByStream::new(), true),
         Err(error) => return Err(error),
     };
     let done = change(&mut streams).map_err(MarkStoreError::Refused)?;
@@ -178,7 +157,10 @@ mod tests {
         }
         let newer = whole.replace("\"version\":1", "\"version\":7");
         std::fs::write(&path, &newer).unwrap();
-        assert!(matches!(change(&state, |_| Ok(())), Err(MarkStoreError::Newer { version: 7, .. })));
+        assert!(matches!(
+            change(&state, |_| Ok(())),
+            Err(MarkStoreError::File(KeptFileError::Newer { version: 7, .. }))
+        ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
         // What is refused changes nothing.
         std::fs::write(&path, &whole).unwrap();

@@ -8,6 +8,7 @@ pub mod embedder;
 pub mod examples;
 pub mod hours_field;
 pub mod kept_examples;
+pub mod kept_file;
 pub mod mark_store;
 pub mod prompt_template;
 pub mod set;

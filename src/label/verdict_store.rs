@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::mark_store::{MarkStoreError, newer_version};
+use super::kept_file::{self, KeptFileError};
+use super::mark_store::MarkStoreError;
 use crate::platform::state_folder::StateFolder;
 
 const FILE: &str = "verdicts.json";
@@ -57,22 +58,9 @@ pub fn read(state: &StateFolder, stream: &str, region: Option<&str>, set: &str) 
     all.into_iter().filter(is_of).collect()
 }
 
-fn parsed(state: &StateFolder) -> Result<Vec<TagVerdict>, MarkStoreError> {
-    let path = state.place(Path::new(FILE));
-    let bytes = match state.read(Path::new(FILE), MAX_BYTES) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(Vec::new()),
-        Err(source) => return Err(MarkStoreError::Unreadable { path, source }),
-    };
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(MarkStoreError::Damaged { path, why: format!("is larger than {MAX_BYTES} bytes") });
-    }
-    if let Some(version) = newer_version(&bytes, VERSION) {
-        return Err(MarkStoreError::Newer { path, version });
-    }
-    let file: Result<VerdictFile, _> = serde_json::from_slice(&bytes);
-    file.map(|file| file.verdicts)
-        .map_err(|error| MarkStoreError::Damaged { path, why: format!("is damaged ({error})") })
+fn parsed(state: &StateFolder) -> Result<Vec<TagVerdict>, KeptFileError> {
+    let file = kept_file::read::<VerdictFile>(state, Path::new(FILE), (VERSION, MAX_BYTES))?;
+    Ok(file.unwrap_or_default().verdicts)
 }
 
 /// Keeps a verdict, instead of an older one of the same tag. Where the file was damaged its new name is given.
@@ -83,8 +71,8 @@ pub fn keep(state: &StateFolder, verdict: TagVerdict) -> Result<Option<PathBuf>,
     let _lock = state.lock_file(Path::new(LOCK))?;
     let (mut verdicts, aside) = match parsed(state) {
         Ok(verdicts) => (verdicts, None),
-        Err(MarkStoreError::Damaged { .. }) => (Vec::new(), Some(state.keep_damaged(Path::new(FILE))?)),
-        Err(error) => return Err(error),
+        Err(KeptFileError::Damaged { .. }) => (Vec::new(), Some(state.keep_damaged(Path::new(FILE))?)),
+        Err(error) => return Err(error.into()),
     };
     // An open tag has another end later.
     verdicts.retain(|one| !(one.is_of(&verdict) && one.from == verdict.from));
@@ -151,14 +139,14 @@ mod tests {
         let newer = "{\"version\": 99, \"tags\": []}";
         std::fs::write(state.place(Path::new(FILE)), newer).unwrap();
         let refused = keep(&state, verdict("car", 3, true));
-        assert!(matches!(refused, Err(MarkStoreError::Newer { version: 99, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(MarkStoreError::File(KeptFileError::Newer { version: 99, .. }))), "{refused:?}");
         assert_eq!(std::fs::read_to_string(state.place(Path::new(FILE))).unwrap(), newer);
         assert_eq!(read(&state, "gate", None, "yard"), []);
         // Nor is what cannot be read taken for damaged.
         std::fs::remove_file(state.place(Path::new(FILE))).unwrap();
         std::fs::create_dir(state.place(Path::new(FILE))).unwrap();
         let refused = keep(&state, verdict("car", 3, true));
-        assert!(matches!(refused, Err(MarkStoreError::Unreadable { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(MarkStoreError::File(KeptFileError::Unreadable { .. }))), "{refused:?}");
         assert!(state.place(Path::new(FILE)).is_dir());
     }
 }
