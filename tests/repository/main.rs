@@ -12,5 +12,6 @@ mod contract_words;
 mod docs_are_true;
 mod fuzz_bodies;
 mod gpu_script;
+mod image_files;
 mod ops_rules;
 mod tidy;
