@@ -49,7 +49,7 @@ use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
 use drop_report::{DropReport, StreamDrops};
-use example_embeddings::ExampleViews;
+use example_embeddings::{ExampleViews, LearningError};
 use marking::KeptMarks;
 use reload::Reloader;
 use running_streams::Streams;
@@ -295,17 +295,24 @@ fn load(settings: &mut Settings, shutdown: &Shutdown) -> Result<Option<Engine>, 
     let mut built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
     if let Ok(engine) = &mut built {
         let views = ExampleViews::of(settings);
-        for (at, told) in engine.learn_where_possible(settings, &views, shutdown) {
-            let (Some(set), Some(of)) = (settings.label_sets.get(at), settings.in_force.get_mut(at)) else { continue };
-            tracing::warn!(set = set.name, "{told}");
-            of.warnings.push(told);
-        }
+        let refused = engine.learn_where_possible(&mut settings.label_sets, &views, shutdown);
+        goes_by_texts(settings, &refused);
     }
     if shutdown.is_requested() {
         // The child that embeds texts was killed for it: an error by then is ours, not the user's.
         return Ok(None);
     }
     Ok(Some(built?))
+}
+
+/// Notes and tells of sets, by their numbers, that their examples are not used.
+fn goes_by_texts(settings: &mut Settings, refused: &[(usize, LearningError)]) {
+    for (at, why) in refused {
+        let (Some(set), Some(of)) = (settings.label_sets.get(*at), settings.in_force.get_mut(*at)) else { continue };
+        let warning = why.as_warning();
+        tracing::warn!(set = set.name, "{warning}");
+        of.goes_by_texts(warning);
+    }
 }
 
 /// Waits until every stream has ended or shutdown is asked for, and does what is requested meanwhile. Returns whether something that all
