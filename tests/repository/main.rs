@@ -6,6 +6,8 @@
 mod common;
 #[path = "../contract/mod.rs"]
 mod contract;
+#[path = "../import/hub_support/mod.rs"]
+mod hub_support;
 
 mod bench_guard;
 mod contract_words;
@@ -13,4 +15,7 @@ mod docs_are_true;
 mod fuzz_bodies;
 mod gpu_script;
 mod ops_rules;
+mod page_reader;
+mod task_pages;
+mod task_pages_run;
 mod tidy;
