@@ -36,8 +36,8 @@ fn file_of(page: &str, name: &str) -> String {
 }
 
 const YARD: &str = "set: yard\nscoring: independent\nbackground: [an empty yard, a paved yard, a wall]\nlabels:\n  \
-                    - { name: dog, prompts: [a cat], after: 1s, cooldown: 1s }\n  - { name: cat, prompts: [a cat], after: 20s, cooldown: 1s }\n  \
-                    - { name: horse, prompts: [a horse], enter: { margin: 25 }, after: 1s, cooldown: 1s }\n";
+                    - { name: animal, prompts: [a kitten, an animal], after: 1s, cooldown: 1s }\n  - { name: cat, prompts: [a cat], after: 20s, cooldown: 1s }\n  \
+                    - { name: horse, prompts: [a horse in a stable], enter: { margin: 25 }, after: 1s, cooldown: 1s }\n";
 
 #[test]
 fn who_sees_nothing_told_finds_out_why() {
@@ -45,7 +45,7 @@ fn who_sees_nothing_told_finds_out_why() {
     let locked = Auth { user: "viewer".into(), password: "another".into(), digest: true };
     let locked = Camera::start(Content::pattern(160, 120), Codec::H264, Some(locked));
     let mut reader = at_free_port(at_camera(PageReader::of("nothing-is-told.md"), &camera)).with_env("DOCK_PASSWORD", "wrong");
-    // `dog` is told of the cat, so that there are tags; the cat is never there for twenty seconds.
+    // Of the cat of the clip `animal` is told, so that there are tags; `cat` itself has to be there for longer than it is.
     reader.has("/etc/vtagd/labels/yard.yaml", YARD);
     reader.has("/etc/vtagd/secrets/api.token", "0123456789abcdef0123456789abcdef");
     let config = format!(
