@@ -75,7 +75,9 @@ mod tests {
     #[test]
     fn every_command_for_people_is_on_the_page_with_its_arguments_and_no_other() {
         let page = commands(crate::cli::Cli::command());
-        for wanted in ["\n## vtagd run\n", "\n## vtagd model import\n", "--probe-timeout <TIME>", "Usage: vtagd labels calibrate"] {
+        for wanted in
+            ["\n## vtagd run\n", "\n## vtagd model import\n", "--probe-timeout <TIME>", "Usage: vtagd labels calibrate"]
+        {
             assert!(page.contains(wanted), "{wanted}: {page}");
         }
         assert!(!page.contains("package-files") && !page.contains("## vtagd help") && !page.contains("embed-texts"));

@@ -9,6 +9,7 @@ mod contract;
 #[path = "../import/hub_support/mod.rs"]
 mod hub_support;
 
+mod api_page;
 mod bench_guard;
 mod contract_words;
 mod docs_are_true;

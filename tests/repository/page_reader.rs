@@ -316,7 +316,8 @@ esac
 
 #[test]
 fn an_answer_is_the_one_that_is_shown_numbers_and_blanks_apart() {
-    let said = "stream  state  frames/s\ngate    up     25.0\nyard: rtsp://127.0.0.1:4711/x: nobody listens on its port\n";
+    let said =
+        "stream  state  frames/s\ngate    up     25.0\nyard: rtsp://127.0.0.1:4711/x: nobody listens on its port\n";
     assert_eq!(missing("gate up 12.5", said), [] as [&str; 0]);
     assert_eq!(missing("yard: … nobody listens …\n…up…", said), [] as [&str; 0]);
     assert_eq!(missing("gate down 25.0\ngate up", said), ["gate down 25.0", "gate up"]);

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::common::daemon::{root, vtagd};
 use crate::common::promtool::promtool;
 use crate::page_reader::{Block, blocks};
+use vtagd::metrics::METRICS;
 
 /// What a reader wants to get done, in the order in which README.md names them.
 pub const TASK_PAGES: [&str; 8] = [
@@ -26,6 +27,10 @@ const MOST_WORDS_OF_A_SENTENCE: usize = 29;
 
 /// Blocks of commands, on all pages together, that may say why they are not run.
 const MOST_NOT_RUN: usize = 8;
+
+/// Words of the pages that begin as metrics do: a file of the examples, variables of the playbook, packages.
+const NO_METRICS: [&str; 7] =
+    ["vtagd_client", "vtagd_secrets", "vtagd_package", "vtagd_0", "vtagd_etc", "vtagd_", "vtagd_amd64"];
 
 fn page(name: &str) -> String {
     fs::read_to_string(root().join("docs").join(name)).unwrap_or_else(|error| panic!("docs/{name}: {error}"))
@@ -153,6 +158,24 @@ fn what_is_not_run_says_why_and_is_little() {
     println!("not run:\n{}", not_run.join("\n"));
 }
 
+/// Metrics and alerts that a page names are there.
+#[test]
+fn numbers_that_the_pages_ask_for_are_told() {
+    let rules = fs::read_to_string(root().join("ops/prometheus/vtagd-alerts.yaml")).unwrap();
+    // Entities of Home Assistant are called alike.
+    for name in TASK_PAGES.into_iter().filter(|name| *name != "home-assistant.md") {
+        let text = page(name);
+        let words: BTreeSet<&str> = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let named = words.iter().filter(|word| word.starts_with("vtagd_") && !NO_METRICS.contains(word));
+        for metric in named {
+            assert!(METRICS.iter().any(|known| known.0 == *metric), "docs/{name}: there is no metric {metric}");
+        }
+        for alert in words.iter().filter(|word| word.starts_with("Vtagd")) {
+            assert!(rules.contains(&format!("alert: {alert}")), "docs/{name}: there is no alert {alert}");
+        }
+    }
+}
+
 /// A heading's address.
 fn slug(heading: &str) -> String {
     let plain = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
@@ -190,7 +213,7 @@ fn the_readme_leads_to_every_task_before_it_leads_to_the_reference() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let at = |name: &str| readme.find(&format!("(docs/{name})")).unwrap_or_else(|| panic!("README.md has no {name}"));
     let last = TASK_PAGES.iter().map(|name| at(name)).max().unwrap();
-    for name in ["configuration.md", "events.md", "operations.md", "commands.md", "benchmarks.md"] {
+    for name in ["configuration.md", "events.md", "operations.md", "commands.md", "api.md", "benchmarks.md"] {
         assert!(at(name) > last, "docs/{name} is reference: it comes after what people want to do");
     }
     // What one sees first: a picture, what to install, the two commands.

@@ -25,7 +25,9 @@ fn at_camera(reader: PageReader, camera: &Camera) -> PageReader {
 /// Where the API of the pages answers.
 fn at_free_port(reader: PageReader) -> PageReader {
     let port = free_port();
-    reader.where_is("127.0.0.1:8642", format!("127.0.0.1:{port}")).where_is("localhost:8642", format!("localhost:{port}"))
+    reader
+        .where_is("127.0.0.1:8642", format!("127.0.0.1:{port}"))
+        .where_is("localhost:8642", format!("localhost:{port}"))
 }
 
 /// The block of a page that is a file of this name.
@@ -44,7 +46,8 @@ fn who_sees_nothing_told_finds_out_why() {
     let camera = camera();
     let locked = Auth { user: "viewer".into(), password: "another".into(), digest: true };
     let locked = Camera::start(Content::pattern(160, 120), Codec::H264, Some(locked));
-    let mut reader = at_free_port(at_camera(PageReader::of("nothing-is-told.md"), &camera)).with_env("DOCK_PASSWORD", "wrong");
+    let mut reader =
+        at_free_port(at_camera(PageReader::of("nothing-is-told.md"), &camera)).with_env("DOCK_PASSWORD", "wrong");
     // Of the cat of the clip `animal` is told, so that there are tags; `cat` itself has to be there for longer than it is.
     reader.has("/etc/vtagd/labels/yard.yaml", YARD);
     reader.has("/etc/vtagd/secrets/api.token", "0123456789abcdef0123456789abcdef");
