@@ -184,7 +184,7 @@ fn who_upgrades_keeps_a_copy_sees_that_it_is_well_and_finds_the_way_back() {
     reader.does("systemctl start vtagd");
     eventually("a tag", || reader.does("vtagd events list").contains("start").then_some(()));
     reader.follow();
-    for kept in ["vtagd.before/outbox.db", "vtagd.newer/outbox.db", "vtagd/outbox.db.newer", "vtagd/outbox.db"] {
+    for kept in ["vtagd.before/outbox.db", "vtagd.newer/outbox.db", "vtagd/newer/outbox.db", "vtagd/outbox.db"] {
         assert!(reader.path(&format!("/var/lib/{kept}")).is_file(), "{kept}");
     }
     assert!(!reader.path("/var/lib/vtagd.small/history").exists());
