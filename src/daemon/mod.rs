@@ -4,6 +4,7 @@
 //! [`reload`] changes them while they run, [`drop_report`] logs what they drop.
 
 mod answer_queries;
+mod camera_finder;
 pub(crate) mod clip_frame;
 mod drop_report;
 pub mod engine;
@@ -11,11 +12,14 @@ pub mod example_embeddings;
 mod label_edit;
 mod label_trial;
 pub(crate) mod marking;
+mod offered_labels;
 mod outside_hours;
 mod reload;
 pub(crate) mod running_streams;
 mod set_view;
 mod start_sinks;
+mod state_change;
+mod stream_edit;
 mod stream_history;
 mod stream_times;
 
@@ -48,6 +52,7 @@ use crate::stream::registry::StreamRegistry;
 use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
+use camera_finder::CameraLooks;
 use drop_report::{DropReport, StreamDrops};
 use example_embeddings::{ExampleViews, LearningError};
 use marking::KeptMarks;
@@ -202,6 +207,8 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     reloader.publish(&streams);
     board.set_model_queries(answers);
     board.set_marks(marks);
+    board.set_finder(Arc::new(CameraLooks::new(shutdown.clone())));
+    board.set_example_sets(offered_labels::example_sets());
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
     board.inference(engine.plan);
