@@ -15,6 +15,8 @@ use super::example_embeddings::{
 use crate::bench::{cores, openvino_precision};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::event::ModelRef;
+use crate::infer::remote::server_link::ServerLink;
+use crate::infer::remote::tile_bytes::Affine;
 use crate::infer::sessions::{self, Opened, Plan};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
 use crate::label::LabelSet;
@@ -295,6 +297,8 @@ pub struct Engine {
     pub spec: Arc<Spec>,
     /// One a session, warm; none for `model: none`.
     pub encoders: Vec<Box<dyn ImageEncoder>>,
+    /// To the server that computes, if one does.
+    pub link: Option<Arc<ServerLink>>,
     /// `None` for `model: none`.
     pub plan: Option<Plan>,
     /// One a label set, in the order given; empty without a model.
@@ -352,12 +356,14 @@ impl Engine {
             let infer = openvino_precision::choose(infer, &runtime, bundle, size, shutdown);
             cores::choose(&infer, bundle, size, runtime::version(), shutdown)
         });
-        let Opened { encoders, refused, plan } =
-            sessions::open(&runtime, bundle, chosen.as_ref().unwrap_or(infer), size)?;
+        let (scale, bias) = spec.affine();
+        let infer_as = chosen.as_ref().unwrap_or(infer);
+        let Opened { encoders, refused, plan, link } =
+            sessions::open(&runtime, bundle, infer_as, size, Affine { scale, bias })?;
         runtime::give_back_freed_memory();
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;
-        let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
+        let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into(), provider: None };
         let labels =
             LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim, one_tower: Arc::default(), on_demand: None };
         Ok(Self {
@@ -365,7 +371,8 @@ impl Engine {
             provider,
             refused,
             spec,
-            encoders: encoders.into_iter().map(|encoder| Box::new(encoder) as Box<dyn ImageEncoder>).collect(),
+            encoders,
+            link,
             plan: Some(plan),
             scorers,
             labels: Some(labels),
@@ -387,13 +394,14 @@ impl Engine {
 
     /// Decodes and preprocesses only, with the defaults of CLIP's preprocessor.
     fn without_model() -> Result<Self, EngineError> {
-        let model = ModelRef { name: NO_MODEL.into(), fingerprint: "".into() };
+        let model = ModelRef { name: NO_MODEL.into(), fingerprint: "".into(), provider: None };
         Ok(Self {
             model,
             provider: NO_MODEL,
             refused: Vec::new(),
             spec: Arc::new(Spec::from_json("{}")?),
             encoders: Vec::new(),
+            link: None,
             plan: None,
             scorers: Vec::new(),
             labels: None,

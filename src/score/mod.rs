@@ -6,6 +6,7 @@
 //! score the sigmoid of that: the softmax. An ensemble of probabilities holds the set once for each template; a label's score is
 //! the mean of what it scores in each, and its margin the logit of the mean.
 
+pub mod computed_by;
 pub mod discriminant;
 pub mod learning;
 pub mod margin;
