@@ -3,6 +3,7 @@
 
 use crate::config;
 use crate::metrics;
+use crate::sink::asyncapi;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -18,6 +19,8 @@ enum Table {
     Keys,
     /// What each key of the configuration needs to take effect: docs/configuration.md.
     Effects,
+    /// What is said over MQTT, NATS and Kafka, as an AsyncAPI document: config/vtagd.asyncapi.json.
+    Asyncapi,
 }
 
 /// Prints it; the exit code.
@@ -26,6 +29,7 @@ pub fn run(args: &Args) -> u8 {
         Table::Metrics => metrics::tables(),
         Table::Keys => config::key_tables(),
         Table::Effects => config::effects::table(),
+        Table::Asyncapi => format!("{:#}", asyncapi::document()),
     };
     super::say(text.trim_end());
     0
