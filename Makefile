@@ -168,10 +168,17 @@ test-brokers: build ## a daemon at mosquitto, RabbitMQ, aedes and amqtt (as root
 	@/usr/bin/python3 tests/foreign/brokers.py $(ONLY)
 
 .PHONY: test-home-assistant
-test-home-assistant: build ## a daemon and a real Home Assistant, in 16 scenarios (as root; 1.3 GB, 5 minutes; ONLY=fires: that alone)
+test-home-assistant: build ## a daemon and a real Home Assistant, in 18 scenarios (as root; 1.3 GB, 6 minutes; ONLY=fires: that alone)
 	@tools/setup/packages.sh mmdebstrap mosquitto python3-paho-mqtt python3-yaml
 	@tests/foreign/setup.sh home-assistant
 	@/usr/bin/python3 tests/foreign/home_assistant.py $(ONLY)
+
+.PHONY: test-kafka
+test-kafka: setup ## a daemon with the Kafka client at tansu, read by confluent-kafka (as root; 80 MB, 15 minutes; ONLY=kills: that alone)
+	@tools/setup/packages.sh libssl-dev python3-paho-mqtt
+	@$(CARGO) build --release --locked $(FEATURES)
+	@tests/foreign/setup.sh kafka
+	@/usr/bin/python3 tests/foreign/kafka.py $(ONLY)
 
 .PHONY: sbom
 sbom: setup ## the bill of materials (CycloneDX), target/vtagd.cdx.json

@@ -28,7 +28,7 @@ zsh=site-functions
 install -D -m 644 -t "$DESTDIR$PREFIX/share/zsh/$zsh" "$made/_vtagd"
 install -D -m 644 -t "$lib" runtime/libonnxruntime.so
 install -D -m 644 -t "$share/pipelines" pipelines/*.gst
-install -D -m 644 -t "$share" config/vtagd.schema.json config/vtagd-labels.schema.json
+install -D -m 644 -t "$share" config/vtagd.schema.json config/vtagd-labels.schema.json config/vtagd.asyncapi.json
 install -D -m 644 -t "$share/models/starter" models/starter/*
 install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
     runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt

@@ -40,6 +40,7 @@ mod screen;
 pub mod search;
 mod start_trial;
 pub mod status;
+mod status_boxes;
 pub mod tag;
 mod texts;
 mod trial;
