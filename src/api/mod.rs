@@ -49,8 +49,9 @@ use crate::event::active_hours::ActiveHours;
 use crate::event::live_scores::LiveScores;
 use crate::frame::latest_picture::LatestPictures;
 use crate::frame::pushed_pictures::PushedPictures;
-use crate::infer::Refused;
+use crate::infer::remote::server_link::ServerView;
 use crate::infer::sessions::Plan;
+use crate::infer::{Provider, Refused};
 use crate::outbox::{RecentSince, Report, Status};
 use crate::platform::gpu::Gpu;
 use crate::platform::secret::Secret;
@@ -118,6 +119,23 @@ pub struct Readiness {
     pub refused: Vec<Refused>,
     /// Sessions and batch size; `None` until the model is warm, and without one.
     pub inference: Option<Plan>,
+    /// How the server stands that computes, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerView>,
+}
+
+impl Readiness {
+    /// The same for whoever asks: a model on a server that does not answer computes nothing.
+    fn answer(&self) -> Self {
+        let mut answer = self.clone();
+        let lost = self.server.as_ref().filter(|server| server.state != "up" && server.fallback.is_none());
+        if let Some(server) = lost.filter(|_| self.ready) {
+            let why = server.reason.as_deref().unwrap_or("it has not answered yet");
+            answer.ready = false;
+            answer.reason = format!("the inference server {} cannot be used ({why}), frames are dropped", server.url);
+        }
+        answer
+    }
 }
 
 /// A label set as `/api/v1/labels` shows it.
@@ -273,13 +291,26 @@ impl Board {
         *unhealthy = why;
     }
 
+    /// Says how the server stands that computes. Without one that answers, and without anything that stands in, no frame is looked at.
+    pub fn set_inference_server(&self, view: ServerView) {
+        let mut readiness = self.readiness.write();
+        if readiness.server.as_ref() == Some(&view) {
+            return;
+        }
+        let up = view.state == "up";
+        readiness.provider = Some(if up { Provider::Remote.as_str() } else { view.fallback.unwrap_or(Provider::Remote.as_str()) }.to_owned());
+        readiness.server = Some(view);
+        let ready = readiness.answer().ready;
+        metrics::gauge!("vtagd_ready").set(if ready { 1.0 } else { 0.0 });
+    }
+
     /// Why the process is to be started again.
     fn unhealthy(&self) -> Option<String> {
         self.unhealthy.read().clone()
     }
 
     pub fn readiness(&self) -> Readiness {
-        self.readiness.read().clone()
+        self.readiness.read().answer()
     }
 
     /// None while the daemon starts.

@@ -14,7 +14,7 @@ use crossbeam_channel::{bounded, select, tick};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::plain;
+use super::{plain, screen};
 use crate::config::{self, Settings, StreamSettings};
 use crate::frame::{FrameTap, FrameTime, Picture};
 use crate::platform::rounding;
@@ -253,17 +253,7 @@ pub fn table(findings: &[Finding]) -> String {
     let head = ["stream", "codec", "size", "frames/s", "keyframes", "decoder", "decodes"].map(str::to_owned);
     let mut rows = vec![head];
     rows.extend(findings.iter().map(row));
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut lines: Vec<String> = Vec::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        lines.push(cells.join("  ").trim_end().to_owned());
-    }
+    let mut lines = vec![screen::table(&rows)];
     lines.extend(findings.iter().filter_map(|f| Some(format!("{}: not reachable: {}", f.id, f.error.as_ref()?))));
     lines.extend(
         findings.iter().filter_map(|f| Some(format!("{}: decoded in software: {}", f.id, f.why_software.as_ref()?))),

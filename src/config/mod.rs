@@ -39,6 +39,7 @@ mod key_rows;
 mod model_choice;
 mod overrides;
 mod providers;
+mod remote_provider;
 mod schema;
 mod schema_runtime;
 mod schema_sources;

@@ -22,7 +22,7 @@ use super::state_change::StateChange;
 use super::{set_view, stream_edit};
 use crate::api::{Access, Additions, Board};
 use crate::config::{self, ApiSettings, Settings, added_streams, calibrations};
-use crate::daemon::engine::{self, EngineError, LabelBook};
+use crate::daemon::engine::{self, EngineError, LabelBook, NewScorers};
 use crate::label::{LabelSet, state_copy};
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
@@ -71,7 +71,7 @@ struct UnderWay {
     settings: Settings,
     /// The label set whose copy goes with the old settings.
     reset: Option<String>,
-    scorers: Receiver<Result<Vec<Arc<Scorer>>, EngineError>>,
+    scorers: Receiver<Result<NewScorers, EngineError>>,
     thread: JoinHandle<()>,
 }
 
@@ -182,9 +182,11 @@ impl Reloader {
     fn step(&mut self, streams: &mut Streams) -> bool {
         if let Some(under_way) = self.under_way.take() {
             return match under_way.scorers.try_recv() {
-                Ok(Ok(scorers)) => {
+                Ok(Ok(NewScorers { sets, scorers, refused })) => {
                     let _ = under_way.thread.join();
-                    self.accept(under_way.settings, under_way.reset, scorers, streams)
+                    let mut settings = Settings { label_sets: sets, ..under_way.settings };
+                    super::goes_by_texts(&mut settings, &refused);
+                    self.accept(settings, under_way.reset, scorers, streams)
                 }
                 Ok(Err(error)) => {
                     let _ = under_way.thread.join();
@@ -365,11 +367,14 @@ impl Reloader {
         };
         let (done, scorers) = bounded(1);
         let (sets, views, shutdown) = (new.label_sets.clone(), ExampleViews::of(&new), self.shutdown.clone());
+        // What cannot be used since before holds nothing else up; what is new is told to whoever asked for it.
+        let now = self.current.label_sets.iter().zip(&self.current.in_force);
+        let by_texts: Vec<String> = now.filter(|(_, of)| of.is_by_texts).map(|(set, _)| set.name.clone()).collect();
         let embed = move || {
             // systemd waits for the end of a reload no longer than for a start.
             let _long_step = LongStep::quiet();
             // The receiver waits for this thread.
-            let _ = done.send(labels.scorers(&sets, &views, &shutdown));
+            let _ = done.send(labels.scorers(sets, &by_texts, &views, &shutdown));
         };
         match std::thread::Builder::new().name("vtagd-reload".to_owned()).spawn(embed) {
             Ok(thread) => self.under_way = Some(UnderWay { settings: new, reset, scorers, thread }),
