@@ -268,6 +268,7 @@ fn schemas() -> Value {
     let hours = object(json!({ "is_active": flag, "until": or_null(&time), "spans": list(span) }));
     let label = object(json!({
         "label": string, "prompts": list(string.clone()), "negatives": list(string.clone()), "attributes": { "type": "object" },
+        "examples": count, "counter_examples": count,
         "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
         "active": or_null(&hours),
     }));
