@@ -30,6 +30,7 @@ mod search;
 mod serve;
 mod snapshots;
 mod stream_detail;
+mod stream_setup;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -61,12 +62,14 @@ use crate::stream::requests::RequestSender;
 use live::LiveHub;
 use model_queries::Answering;
 use picture_grid::SmallPictures;
+use stream_setup::Finding;
 
 pub use access::Access;
 pub use forwarded_for::AddressRange;
 pub use label_lab::{TriedLabel, TriedStream};
 pub use mark_routes::{MarkKeeping, MarkRefusal, MarkView, NewMark};
 pub use model_queries::{ModelQueries, QueryRefusal, SetScores, TagScore};
+pub use stream_setup::{Additions, CameraFinder, DiscoverQuestion, NoPreview};
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
@@ -185,6 +188,11 @@ pub struct Board {
     answering: RwLock<Option<Answering>>,
     /// `None` until the streams are known.
     marks: RwLock<Option<Arc<dyn MarkKeeping>>>,
+    /// `None` until the daemon is ready.
+    finding: RwLock<Option<Finding>>,
+    additions: RwLock<Additions>,
+    /// Labels to begin with, as they are told.
+    example_sets: RwLock<Vec<serde_json::Value>>,
     /// Turns of those who read stored events.
     readers: Arc<Semaphore>,
     /// Turns of those who have pictures encoded.
@@ -214,6 +222,9 @@ impl Board {
             live: LiveHub::default(),
             answering: RwLock::default(),
             marks: RwLock::default(),
+            finding: RwLock::default(),
+            additions: RwLock::default(),
+            example_sets: RwLock::default(),
             readers: Arc::new(Semaphore::new(events::READERS)),
             encoders: Arc::new(Semaphore::new(stream_detail::ENCODERS)),
             small_pictures: SmallPictures::default(),
@@ -348,6 +359,25 @@ impl Board {
     /// Says who keeps what people say of the past.
     pub fn set_marks(&self, marks: Arc<dyn MarkKeeping>) {
         *self.marks.write() = Some(marks);
+    }
+
+    /// Says who looks for cameras.
+    pub fn set_finder(&self, finder: Arc<dyn CameraFinder>) {
+        *self.finding.write() = Some(Finding::new(finder));
+    }
+
+    /// Says which streams were added, and whether others can be.
+    pub fn set_additions(&self, additions: Additions) {
+        *self.additions.write() = additions;
+    }
+
+    /// Says which labels there are to begin with.
+    pub fn set_example_sets(&self, sets: Vec<serde_json::Value>) {
+        *self.example_sets.write() = sets;
+    }
+
+    fn finding(&self) -> Option<Finding> {
+        self.finding.read().clone()
     }
 
     fn marks(&self) -> Option<Arc<dyn MarkKeeping>> {

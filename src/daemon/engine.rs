@@ -205,44 +205,58 @@ impl LabelBook {
         let misfit = || EngineError::Shape { set: set.name.clone(), reason: "there are none".to_owned() };
         drop(kept);
         let scorer = scorer(embeddings.first().ok_or_else(misfit)?, &self.bundle, self.dim)?;
-        self.learned(std::slice::from_ref(set), vec![scorer], views, shutdown)?.pop().ok_or_else(|| misfit().into())
+        let learned = |learning: &mut Learning<'_>| learning.scorers(std::slice::from_ref(set), vec![scorer]);
+        self.learning(views, shutdown, learned)?.pop().ok_or_else(|| misfit().into())
     }
 
     /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process, and pictures by the running pipeline; blocks
-    /// until then.
+    /// until then. Those sets whose names are `by_texts` may have examples that cannot be used, as [`Engine::learn_where_possible`] says.
     ///
     /// # Errors
     /// As [`Engine::build`] and [`Engine::learn`].
     pub fn scorers(
         &self,
-        sets: &[LabelSet],
+        mut sets: Vec<LabelSet>,
+        by_texts: &[String],
         views: &ExampleViews,
         shutdown: &Shutdown,
-    ) -> Result<Vec<Arc<Scorer>>, EngineError> {
-        let scorers: Vec<Arc<Scorer>> = {
+    ) -> Result<NewScorers, EngineError> {
+        let mut scorers: Vec<Arc<Scorer>> = {
             let mut one = self.one_tower.lock();
             // Two of them may be too many.
             *one = None;
             let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
                 .with_shutdown(shutdown.clone());
-            let embeddings = embed(&self.bundle, sets, &mut tower)?;
+            let embeddings = embed(&self.bundle, &sets, &mut tower)?;
             embeddings.iter().map(|set| scorer(set, &self.bundle, self.dim)).collect::<Result<_, _>>()?
         };
-        self.learned(sets, scorers, views, shutdown)
+        let may = |set: &LabelSet| by_texts.contains(&set.name);
+        let refused =
+            self.learning(views, shutdown, |learning| learning.scorers_where_possible(&mut sets, &mut scorers, may))?;
+        Ok(NewScorers { sets, scorers, refused })
     }
 
-    /// The same scorers, of which those of labels with examples have learned from them.
-    fn learned(
+    /// What learns from examples beside the running pipeline.
+    fn learning<T>(
         &self,
-        sets: &[LabelSet],
-        scorers: Vec<Arc<Scorer>>,
         views: &ExampleViews,
         shutdown: &Shutdown,
-    ) -> Result<Vec<Arc<Scorer>>, EngineError> {
+        learn: impl FnOnce(&mut Learning<'_>) -> Result<T, LearningError>,
+    ) -> Result<T, EngineError> {
         let mut embedder = self.on_demand.as_ref().map(|on_demand| PipelineEmbedder { on_demand, shutdown });
         let embedder = embedder.as_mut().map(|embedder| embedder as &mut dyn PictureEmbedder);
-        Ok(Learning::new(&self.bundle, views, embedder, shutdown).scorers(sets, scorers)?)
+        Ok(learn(&mut Learning::new(&self.bundle, views, embedder, shutdown))?)
     }
+}
+
+/// What label sets are scored with from now on.
+pub struct NewScorers {
+    /// Without the examples that cannot be used.
+    pub sets: Vec<LabelSet>,
+    /// One a set.
+    pub scorers: Vec<Arc<Scorer>>,
+    /// The sets whose examples are not used, by their numbers, and why.
+    pub refused: Vec<(usize, LearningError)>,
 }
 
 /// Bytes of the text tower's files: the graph, and weights beside it.

@@ -4,6 +4,7 @@
 //! [`reload`] changes them while they run, [`drop_report`] logs what they drop.
 
 mod answer_queries;
+mod camera_finder;
 pub(crate) mod clip_frame;
 mod drop_report;
 pub mod engine;
@@ -11,11 +12,14 @@ pub mod example_embeddings;
 mod label_edit;
 mod label_trial;
 pub(crate) mod marking;
+mod offered_labels;
 mod outside_hours;
 mod reload;
 pub(crate) mod running_streams;
 mod set_view;
 mod start_sinks;
+mod state_change;
+mod stream_edit;
 mod stream_history;
 mod stream_times;
 
@@ -49,8 +53,9 @@ use crate::stream::registry::StreamRegistry;
 use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
+use camera_finder::CameraLooks;
 use drop_report::{DropReport, StreamDrops};
-use example_embeddings::ExampleViews;
+use example_embeddings::{ExampleViews, LearningError};
 use marking::KeptMarks;
 use reload::Reloader;
 use running_streams::Streams;
@@ -204,6 +209,8 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     reloader.publish(&streams);
     board.set_model_queries(answers);
     board.set_marks(marks);
+    board.set_finder(Arc::new(CameraLooks::new(shutdown.clone())));
+    board.set_example_sets(offered_labels::example_sets());
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
     board.inference(engine.plan);
@@ -303,17 +310,24 @@ fn load(settings: &mut Settings, shutdown: &Shutdown) -> Result<Option<Engine>, 
     let mut built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
     if let Ok(engine) = &mut built {
         let views = ExampleViews::of(settings);
-        for (at, told) in engine.learn_where_possible(settings, &views, shutdown) {
-            let (Some(set), Some(of)) = (settings.label_sets.get(at), settings.in_force.get_mut(at)) else { continue };
-            tracing::warn!(set = set.name, "{told}");
-            of.warnings.push(told);
-        }
+        let refused = engine.learn_where_possible(&mut settings.label_sets, &views, shutdown);
+        goes_by_texts(settings, &refused);
     }
     if shutdown.is_requested() {
         // The child that embeds texts was killed for it: an error by then is ours, not the user's.
         return Ok(None);
     }
     Ok(Some(built?))
+}
+
+/// Notes and tells of sets, by their numbers, that their examples are not used.
+fn goes_by_texts(settings: &mut Settings, refused: &[(usize, LearningError)]) {
+    for (at, why) in refused {
+        let (Some(set), Some(of)) = (settings.label_sets.get(*at), settings.in_force.get_mut(*at)) else { continue };
+        let warning = why.as_warning();
+        tracing::warn!(set = set.name, "{warning}");
+        of.goes_by_texts(warning);
+    }
 }
 
 /// Waits until every stream has ended or shutdown is asked for, and does what is requested meanwhile. Returns whether something that all
