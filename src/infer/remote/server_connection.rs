@@ -301,6 +301,10 @@ impl ServerConnection {
         let code = status.code();
         // A source is the transport's: the server itself has only words.
         if let Some(source) = std::error::Error::source(status) {
+            // It counts the time of a request too, and may be a moment quicker.
+            if std::iter::successors(Some(source), |error| error.source()).any(|error| error.is::<tonic::TimeoutExpired>()) {
+                return RemoteError::Slow(format!("no answer within {:?}", self.timeout));
+            }
             return RemoteError::Away(format!("{}: {}", self.url, told(&chain(source))));
         }
         let why = format!("the server says {code:?}: {}", told(status.message()));
