@@ -20,6 +20,7 @@ pub mod embed;
 pub mod events;
 pub mod explain;
 mod explained_label;
+mod export_triton;
 pub mod history;
 mod intruder_pictures;
 pub mod labels;

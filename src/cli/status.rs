@@ -98,6 +98,7 @@ pub(super) fn seen(daemon: &Daemon, answers: Vec<Value>) -> Value {
         "provider": readiness["provider"],
         "refused": readiness["refused"],
         "inference": readiness["inference"],
+        "server": readiness["server"],
         "streams": streams,
         "labels": labels["sets"],
         "outbox": sinks["outbox"],
@@ -229,6 +230,14 @@ fn heading(seen: &Value) -> String {
     if let Some(plan) = seen["inference"].as_object() {
         let number = |key: &str| plan.get(key).map_or_else(|| "-".to_owned(), Value::to_string);
         let _ = write!(out, ", batch {}, sessions {}", number("max_size"), number("sessions"));
+    }
+    if seen["server"].is_object() {
+        let of = |key: &str| word(&seen["server"][key]).unwrap_or_default();
+        let _ = write!(out, "\ninference server: {} {}", of("url"), of("state"));
+        if let Some(reason) = word(&seen["server"]["reason"]) {
+            let instead = word(&seen["server"]["fallback"]).map_or("frames are dropped".to_owned(), |name| format!("{name} computes"));
+            let _ = write!(out, " ({reason}); {instead}");
+        }
     }
     for refused in seen["refused"].as_array().into_iter().flatten() {
         let (provider, reason) = (word(&refused["provider"]), word(&refused["reason"]));

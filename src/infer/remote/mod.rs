@@ -125,7 +125,7 @@ impl fmt::Display for ServerUrl {
 
 /// Why a server has not answered as it should. The variants are different decisions.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum RemoteError {
     /// Nobody there, or the connection broke: another one is made.
     #[error("{0}")]
     Away(String),
@@ -149,7 +149,7 @@ pub enum Fault {
     Stopped,
 }
 
-impl Fault {
+impl RemoteError {
     /// A word for metrics and states.
     pub const fn kind(&self) -> &'static str {
         match self {

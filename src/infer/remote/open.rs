@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::RemoteOptions;
 use super::remote_encoder::RemoteEncoder;
 use super::server_link::{LinkKeeper, References};
-use super::tile_bytes::Affine;
+use super::tile_bytes::PixelScale;
 use crate::infer::measurement_cache::MeasurementKey;
 use crate::infer::probe_embedding::Reference;
 use crate::infer::runtime::Runtime;
@@ -31,7 +31,7 @@ pub fn open(
     settings: &InferSettings,
     options: &RemoteOptions,
     size: (usize, usize),
-    affine: Affine,
+    affine: PixelScale,
 ) -> Result<Opened, InferError> {
     let max_size = match settings.max_size {
         BatchSize::Pictures(size) => size,
@@ -95,7 +95,7 @@ fn references(
     bundle: &Bundle,
     settings: &InferSettings,
     size: (usize, usize),
-    affine: Affine,
+    affine: PixelScale,
     local: Option<&mut Opened>,
 ) -> Result<References, InferError> {
     let known = Reference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
@@ -104,7 +104,7 @@ fn references(
         encoder = opened.encoders.first_mut().map(|first| first.as_mut() as &mut dyn ImageEncoder);
     }
     let mut cpu: Option<OrtImageEncoder> = None;
-    let mut computed = |rounding: Option<Affine>| -> Result<Reference, InferError> {
+    let mut computed = |rounding: Option<PixelScale>| -> Result<Reference, InferError> {
         let least = least(bundle, settings.min_cosine);
         let key = key(bundle, size, rounding);
         if let Some(embedding) = key.load::<Vec<f32>>(&paths::cache_dir()).filter(|e| e.iter().all(|v| v.is_finite()) && !e.is_empty()) {
@@ -156,7 +156,7 @@ fn least(bundle: &Bundle, min_cosine: f32) -> f32 {
     own.map_or(min_cosine, |own| (min_cosine.clamp(-1.0, 1.0).acos() + own.clamp(-1.0, 1.0).acos()).cos())
 }
 
-fn key(bundle: &Bundle, size: (usize, usize), rounding: Option<Affine>) -> MeasurementKey {
+fn key(bundle: &Bundle, size: (usize, usize), rounding: Option<PixelScale>) -> MeasurementKey {
     MeasurementKey {
         question: if rounding.is_some() { "probe-bytes" } else { "probe-floats" }.to_owned(),
         model: bundle.embedding_fingerprint.clone(),
