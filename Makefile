@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 # A compiler new enough for Cargo.toml's rust-version: the one on the path, else Debian's.
 CARGO := tools/cargo
 # Brokers and their clients, which tests start for themselves, and what checks the unit and the schema. Not part of `setup`: Debian starts some as services.
-TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server systemd python3-jsonschema python3-yaml libssl-dev faketime
+TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server systemd python3-jsonschema python3-yaml libssl-dev faketime curl nodejs
 # What tests and lints have on, beside what is passed on: one set for all of them, so that nothing is compiled twice.
 FEATURES := --features kafka
 # Where `make install` puts things; DESTDIR is for packagers.

@@ -23,6 +23,12 @@ install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
     runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt
 install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
 install -D -m 644 -t "$doc/examples/systemd" systemd/nvidia.conf
+install -D -m 644 -t "$doc/examples/consumers" examples/consumers/*
+install -D -m 644 -t "$doc/examples/node-red" examples/node-red/*
+install -D -m 644 -t "$doc/ops/ansible" ops/ansible/*.yaml
+for part in group_vars host_vars labels templates; do
+    install -D -m 644 -t "$doc/ops/ansible/$part" ops/ansible/$part/*
+done
 install -D -m 644 -t "$doc/ops/prometheus" ops/prometheus/*.yaml
 install -D -m 644 -t "$doc/ops/grafana" ops/grafana/*.json
 install -D -m 644 systemd/vtagd.sysusers "$DESTDIR$PREFIX/lib/sysusers.d/vtagd.conf"

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::{label_lab, mark_routes, openapi_programs, parameters, picture_grid, scores, search};
+use super::{label_lab, mark_routes, openapi_programs, parameters, picture_grid, scores, search, stream_setup};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -282,7 +282,7 @@ fn schemas() -> Value {
     pushed_scores["properties"]["id"] = string.clone();
     let mut all = json!({
         "Error": object(json!({ "error": string })),
-        "Streams": object(json!({ "streams": list(of("Stream")) })),
+        "Streams": object(json!({ "streams": list(of("Stream")), "additions": of("Additions") })),
         "Stream": stream,
         "Scores": scores::schema(),
         "Pushed": object(json!({ "id": string })),
@@ -307,7 +307,7 @@ fn schemas() -> Value {
         "Session": openapi_programs::session(),
         "SessionEnded": object(json!({ "ended": flag })),
     });
-    for (name, schema) in mark_routes::schemas() {
+    for (name, schema) in mark_routes::schemas().into_iter().chain(stream_setup::schemas()) {
         all[name] = schema;
     }
     all

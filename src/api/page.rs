@@ -42,6 +42,7 @@ const ASSETS: &[Asset] = assets! {
     "lab.js": SCRIPT,
     "live.js": SCRIPT,
     "search.js": SCRIPT,
+    "setup.js": SCRIPT,
     "system.js": SCRIPT,
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",

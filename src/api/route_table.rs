@@ -13,7 +13,7 @@ use super::openapi::{answer, health, of, operation, read, switch, text, with_par
 use super::parameters::Parameter;
 use super::{
     Shared, browser_session, events, handlers, label_lab, live, mark_routes, model_queries, openapi, openapi_programs,
-    page, picture_grid, push, scores, search, snapshots, stream_detail,
+    page, picture_grid, push, scores, search, snapshots, stream_detail, stream_setup,
 };
 
 /// Who may ask.
@@ -179,7 +179,12 @@ pub(super) fn all() -> Vec<Route> {
             stream_detail::streams,
             read("streams", "Every stream with its state and what became of its frames.", "Streams"),
         ),
+        Route::post("/api/v1/streams", CHANGE_BODY, stream_setup::add_stream, stream_setup::of_add()),
         Route::get("/api/v1/streams/{id}", READ, stream_detail::stream, stream_detail::of_one()),
+        Route::delete("/api/v1/streams/{id}", CHANGE, stream_setup::remove_stream, stream_setup::of_remove()),
+        Route::post("/api/v1/discover", CHANGE_BODY, stream_setup::discover, stream_setup::of_discover()),
+        Route::post("/api/v1/preview", CHANGE_BODY, stream_setup::preview, stream_setup::of_preview()),
+        Route::get("/api/v1/example-sets", READ, stream_setup::example_sets, stream_setup::of_examples()),
         Route::get("/api/v1/streams/{id}/latest.jpg", READ, stream_detail::latest, stream_detail::of_latest())
             .taking(stream_detail::PARAMETERS),
         Route::get("/api/v1/streams/{id}/scores", READ, scores::scores, openapi::scores()).taking(scores::PARAMETERS),

@@ -187,7 +187,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Version(args) => version::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
-        Command::Docs(args) => docs::run(&args),
+        Command::Docs(args) => docs::run(&args, <Cli as clap::CommandFactory>::command()),
         Command::EmbedTexts(args) => embed_child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };

@@ -1,5 +1,6 @@
 //! `runtime.providers`: each item a name, or a name with options, checked into what the engine takes.
 
+use super::remote_provider::{self, RemoteKeys};
 use super::schema::{CudaOptions, OpenvinoOptions, ProviderItem, TensorrtOptions};
 use crate::infer::options::{self, Arena, CpuOptions, OpenvinoPrecision, ProviderChoice};
 use crate::infer::{Provider, probe_embedding};
@@ -20,8 +21,12 @@ const MAX_DEVICE: usize = 63;
 pub fn list(items: &[At<ProviderItem>], reader: &mut Reader<'_>) -> Vec<ProviderChoice> {
     let mut choices: Vec<ProviderChoice> = Vec::new();
     for item in items {
-        let Some(choice) = choice(&item.value, reader) else { continue };
+        let Some(choice) = choice(item, reader) else { continue };
         let provider = choice.provider();
+        if provider == Provider::Remote && !choices.is_empty() {
+            let message = "stands behind a provider of this machine, and so would never be asked";
+            reader.error(item, message, "put it first: what stands behind it computes while the server is away");
+        }
         if choices.iter().any(|known| known.provider() == provider) {
             reader.error(item, format!("`{}` is named twice", provider.as_str()), "keep one of them");
         } else {
@@ -63,13 +68,14 @@ section! {
     }
 }
 
-fn choice(item: &ProviderItem, reader: &mut Reader<'_>) -> Option<ProviderChoice> {
-    Some(match item {
+fn choice(item: &At<ProviderItem>, reader: &mut Reader<'_>) -> Option<ProviderChoice> {
+    Some(match &item.value {
         ProviderItem::Name(provider) => (*provider).into(),
         ProviderItem::Tensorrt(raw) => ProviderChoice::Tensorrt(tensorrt(raw, reader)),
         ProviderItem::Cuda(raw) => ProviderChoice::Cuda(cuda(raw, reader)?),
         ProviderItem::Openvino(raw) => ProviderChoice::Openvino(openvino(raw, reader)?),
         ProviderItem::Cpu(raw) => ProviderChoice::Cpu(CpuOptions { threads: threads(&raw.threads, reader) }),
+        ProviderItem::Remote(raw) => remote_provider::choice(item, raw, reader)?,
     })
 }
 
@@ -184,6 +190,7 @@ impl FromNode for ProviderItem {
             ("cuda", "NVIDIA's CUDA, with options", property::<CudaOptions>()),
             ("openvino", "Intel's OpenVINO, with options", property::<OpenvinoOptions>()),
             ("cpu", "The processor, which has no options", property::<super::schema::CpuOptions>()),
+            ("remote", "An inference server, which speaks KServe v2", property::<RemoteKeys>()),
         ];
         let described = options.map(|(name, description, mut schema)| {
             schema["description"] = description.into();
@@ -198,7 +205,11 @@ impl FromNode for ProviderItem {
 
     fn from_node(node: &crate::yaml::Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         use crate::yaml::Value;
-        const NAMES: [&str; 4] = ["tensorrt", "cuda", "openvino", "cpu"];
+        const NAMES: [&str; 5] = ["tensorrt", "cuda", "openvino", "cpu", "remote"];
+        if matches!(&node.value, Value::Text(text) if text == "remote") {
+            let remedy = "write `- remote: { url: grpc://host:8001, model: NAME }`";
+            return reader.refuse_node(node, path, "does not say where the server is", remedy);
+        }
         let Value::Map(entries) = &node.value else {
             return Provider::from_node(node, path, reader).map(Self::Name);
         };
@@ -219,6 +230,7 @@ impl FromNode for ProviderItem {
             "cuda" => Self::Cuda(map.field("cuda", reader).into_value()?),
             "openvino" => Self::Openvino(map.field("openvino", reader).into_value()?),
             "cpu" => Self::Cpu(map.field("cpu", reader).into_value()?),
+            "remote" => Self::Remote(map.field("remote", reader).into_value()?),
             _ => return None,
         })
     }
@@ -229,6 +241,7 @@ impl FromNode for ProviderItem {
         <CudaOptions as FromNode>::keys(&join(path, "cuda"), out);
         <OpenvinoOptions as FromNode>::keys(&join(path, "openvino"), out);
         <super::schema::CpuOptions as FromNode>::keys(&join(path, "cpu"), out);
+        <RemoteKeys as FromNode>::keys(&join(path, "remote"), out);
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::platform::secret::Secret;
 use crate::yaml::problem::Problem;
 
 /// SIGHUPs that wait.
@@ -33,6 +34,20 @@ pub enum Action {
     ResetSet { set: String },
     /// To keep a label set with this label in the state directory, if it is still the set that has this hash, and read the configuration again.
     EditLabel { set: String, sha256: String, draft: LabelDraft },
+    /// To keep a stream in the state directory, and read the configuration again.
+    AddStream(NewStream),
+    /// To let go of a stream that was added so, and read the configuration again.
+    RemoveStream { stream: String },
+}
+
+/// A stream as somebody wants it to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewStream {
+    pub id: String,
+    /// As it was given: it may hold credentials, and is not told before it has been checked.
+    pub url: String,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
 }
 
 /// A label as somebody wants it to be, and what it is to compete with.

@@ -20,4 +20,5 @@ mod reading;
 mod scores_command;
 mod session_login;
 mod status_command;
+mod streams_added;
 mod tag_and_embed;

@@ -32,6 +32,19 @@ fn the_table_of_metrics_is_the_list_in_the_code() {
 }
 
 #[test]
+fn the_page_of_commands_is_the_command_line_in_the_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = vtagd(folder.path()).args(["docs", "commands"]).env_remove("COLUMNS").output().unwrap();
+    let page = String::from_utf8(output.stdout).unwrap();
+    let place = root().join("docs/commands.md");
+    if std::env::var_os("VTAGD_GOLDEN").is_some_and(|how| how == "write") {
+        fs::write(&place, &page).unwrap();
+    }
+    let hint = "docs/commands.md is not current: cargo run -- docs commands > docs/commands.md";
+    assert!(fs::read_to_string(place).unwrap_or_default() == page, "{hint}");
+}
+
+#[test]
 fn every_metric_that_is_recorded_is_in_the_list() {
     fn sources(folder: &std::path::Path, found: &mut Vec<String>) {
         for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {

@@ -6,11 +6,17 @@
 mod common;
 #[path = "../contract/mod.rs"]
 mod contract;
+#[path = "../import/hub_support/mod.rs"]
+mod hub_support;
 
+mod api_page;
 mod bench_guard;
 mod contract_words;
 mod docs_are_true;
 mod fuzz_bodies;
 mod gpu_script;
 mod ops_rules;
+mod page_reader;
+mod task_pages;
+mod task_pages_run;
 mod tidy;
