@@ -56,7 +56,7 @@ impl Angles {
         let crossed = g.op("Concat", &[&second, &first], &format!("{name}.crossed"), &[Attr::Int("axis", 3)]);
         let straight = g.op("Mul", &[x, &self.cosines], &format!("{name}.cosines"), &[]);
         let crossed = g.op("Mul", &[&crossed, &self.sines], &format!("{name}.sines"), &[]);
-        g.op("Add", &[&straight, &crossed], &format!("{name}.turned"), &[])
+        g.op("Add", &[&straight, &crossed], &format!("{name}.placed"), &[])
     }
 }
 
