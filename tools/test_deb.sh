@@ -21,11 +21,11 @@ deb=$(realpath "${1:?a package}")
 [ "$(id -u)" -eq 0 ] || die "needs root, to make a root file system and to go into it: run sudo make test-deb"
 for tool in mmdebstrap lintian systemd-nspawn; do command -v $tool >/dev/null || die "$tool is missing: run make test-deb"; done
 arch=$(dpkg-deb -f "$deb" Architecture)
-patience=1
+patience=${PATIENCE:-1}
 if [ "$arch" != "$(debian_arch)" ]; then
     own_mounts "$@"
     can_run "$arch"
-    NO_BOOT=1 patience=10
+    NO_BOOT=1 patience=$((10 * patience))
 fi
 work=$(mktemp -d)
 root=${2:-$work/root}

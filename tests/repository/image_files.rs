@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
 use crate::common::daemon::{root, vtagd};
 use gstreamer::prelude::*;

@@ -8,6 +8,7 @@ import http.server
 import json
 import pathlib
 import secrets
+import signal
 import socket
 import ssl
 import subprocess
@@ -176,7 +177,8 @@ def main(clip, folder, push_port):
     (folder / "streams.yaml").write_text(json.dumps({"streams": [{"id": name, **keys} for name, keys in streams.items()]}, indent=1))
     (folder / "streams.yaml").chmod(0o644)
     loop = GLib.MainLoop()
-    threading.Thread(target=lambda: (sys.stdin.read(), loop.quit()), daemon=True).start()
+    GLib.unix_signal_add(GLib.PRIORITY_HIGH, signal.SIGTERM, loop.quit)
+    threading.Thread(target=lambda: (sys.stdin.read(), GLib.idle_add(loop.quit)), daemon=True).start()
     print("ready", *streams, flush=True)
     loop.run()
     STOPPED.set()
