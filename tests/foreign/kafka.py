@@ -78,8 +78,7 @@ class Reader:
         self.records, self.ends, self.lock = [], threading.Event(), threading.Lock()
         self.client = confluent_kafka.Consumer({"bootstrap.servers": ADDRESS, "group.id": "reader", "enable.auto.commit": False, "auto.offset.reset": "earliest", **QUIET})
         partitions = self.client.list_topics(TOPIC, 30).topics[TOPIC].partitions
-        self.partitions = [confluent_kafka.TopicPartition(TOPIC, number, 0) for number in partitions]
-        self.client.assign(self.partitions)
+        self.client.assign([confluent_kafka.TopicPartition(TOPIC, number, 0) for number in partitions])
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
 
@@ -101,13 +100,16 @@ class Reader:
         with self.lock:
             return len(self.records)
 
-    def has_all(self):
-        """Whether it has read what the broker has."""
-        try:
-            ends = [self.client.get_watermark_offsets(part, 5)[1] for part in self.partitions]
-        except confluent_kafka.KafkaException:
-            return False
-        return self.count() >= sum(ends)
+    def settle(self, seconds=4):
+        """Until nothing has come for so long."""
+        last = [self.count(), time.monotonic()]
+
+        def still():
+            if self.count() != last[0]:
+                last[:] = self.count(), time.monotonic()
+            return time.monotonic() - last[1] > seconds
+
+        wait(still, 120)
 
     def close(self):
         self.ends.set()
@@ -264,7 +266,7 @@ class Kafka:
         used = wait(lambda: {p for p, *_ in reader.all()} == set(range(6)) and True, 120)
         self.report.check(used, "all of six partitions are used, where there were three", {p for p, *_ in reader.all()})
         self.report.check(self.drain(box) == 0, "every event is acknowledged", box.waiting())
-        wait(reader.has_all)
+        reader.settle()
         box.stop()
         # A key may lie in another partition from then on, so the order over both is nobody's promise.
         self.nothing_lost(box, records + reader.close(), "three partitions, then six", ordered=False)
@@ -273,14 +275,7 @@ class Kafka:
     @staticmethod
     def all_of(reader):
         """What it has once nothing more comes; nobody writes any more."""
-        settled = []
-
-        def still():
-            settled.append(reader.count() if reader.has_all() else None)
-            time.sleep(0.2)
-            return settled[-3:] == [settled[-1]] * 3 and settled[-1] is not None
-
-        wait(still)
+        reader.settle()
         return reader.close()
 
     def restarts(self):
@@ -299,7 +294,7 @@ class Kafka:
             box.program.child.send_signal(signal.SIGCONT)
             wait(lambda: reader.count() > 0, 120)
         self.report.check(self.drain(box) == 0, f"{RESTARTS} restarts of the broker: every event is acknowledged", box.waiting())
-        wait(reader.has_all)
+        reader.settle()
         box.stop()
         self.nothing_lost(box, records + reader.close(), f"{RESTARTS} restarts of the broker")
         self.broker.stop()
@@ -315,7 +310,7 @@ class Kafka:
             self.broker.program.child.send_signal(signal.SIGCONT)
             time.sleep(1)
         self.report.check(self.drain(box) == 0, "a broker that stands still: every event is acknowledged", box.waiting())
-        wait(reader.has_all)
+        reader.settle()
         box.stop()
         again = self.nothing_lost(box, reader.close(), "a broker that stands still for a while")
         self.report.check(again == 0, "and none comes twice", again)
@@ -331,7 +326,7 @@ class Kafka:
             box.stop(signal.SIGKILL)
             box.start()
         self.report.check(self.drain(box) == 0, f"{KILLS} times killed: every event is acknowledged", box.waiting())
-        wait(reader.has_all)
+        reader.settle()
         box.stop()
         self.nothing_lost(box, reader.close(), f"{KILLS} times killed")
         self.broker.stop()

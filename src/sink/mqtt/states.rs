@@ -52,6 +52,8 @@ pub struct States {
     there: HashMap<String, Digest>,
     /// What our discovery documents at the broker have, by topic.
     documents: HashMap<String, Components>,
+    /// What documents may have had of labels that have gone, where nobody has seen those documents.
+    guessed: HashMap<String, Components>,
     /// Discovery documents of others where one of ours would belong.
     taken: BTreeSet<String>,
     /// The log has been told of those that matter.
@@ -79,6 +81,7 @@ impl States {
             levels: HashMap::new(),
             there: HashMap::new(),
             documents: HashMap::new(),
+            guessed: HashMap::new(),
             taken: BTreeSet::new(),
             told: false,
             surveyed: false,
@@ -228,7 +231,7 @@ impl States {
             let components = home_assistant::components_of(&self.topics.levels(&topic));
             if let Some(stream) = self.topics.stream(&topic).filter(|_| !components.is_empty()) {
                 let document = home_assistant::topic(&prefix, &self.topics, stream);
-                self.documents.entry(document).or_default().extend(components);
+                self.guessed.entry(document).or_default().extend(components);
             }
         }
     }
@@ -243,6 +246,17 @@ impl States {
         let mut gone = self.documents.insert(topic.clone(), now.clone()).unwrap_or_default();
         gone.retain(|key, _| !now.contains_key(key));
         published.partings.part(topic, &gone);
+        let mut guessed = self.guessed.remove(topic).unwrap_or_default();
+        guessed.retain(|key, _| !now.contains_key(key));
+        gone.extend(guessed.clone());
+        // What is not announced today does not come back with its label, and would be told for ever.
+        let Announced { snapshots, scores, .. } = self.announced;
+        guessed.retain(|_, platform| match platform.as_str() {
+            "image" => snapshots,
+            "sensor" => scores,
+            _ => true,
+        });
+        published.partings.part(topic, &guessed);
         published.partings.come_back(topic, &now);
         if self.to_part.as_mut().is_some_and(|to_part| to_part.remove(topic)) {
             gone.extend(published.partings.of(topic).cloned().unwrap_or_default());

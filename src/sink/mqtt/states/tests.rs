@@ -213,3 +213,15 @@ fn what_may_not_have_been_heard_is_told_once_a_connection_and_to_home_assistant_
     assert_eq!(documents(messages), [said(gate, true, false), said(yard, true, false)]);
     assert!(states.introduce_again(&published).iter().all(|message| message.retain));
 }
+
+#[test]
+fn a_label_that_goes_and_comes_back_leaves_nothing_to_be_told() {
+    let topics = Topics::new("v");
+    let mut states = States::new(topics.clone(), Some("ha".into()), Announced::default());
+    let mut published = known(topics.clone(), BTreeMap::new());
+    states.surveyed();
+    for labels in [&["car", "bus"][..], &["bus"], &["car", "bus"]] {
+        changed_topics(&mut states, &mut published, &[("gate", labels)]);
+        assert_eq!(published.partings.topics().count(), usize::from(labels.len() == 1));
+    }
+}
