@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::{complain, pull, say};
 use crate::daemon::engine::spec_of;
 use crate::infer::graph::IMAGE_OUTPUTS;
-use crate::model::triton_repository::{self, ExportError, TritonBackend, TritonExport};
 use crate::model::Bundle;
+use crate::model::triton_repository::{self, ExportError, TritonBackend, TritonExport};
 use crate::platform::shutdown;
 
 #[derive(Debug, clap::Args)]
@@ -65,12 +65,17 @@ fn export(args: &Args) -> Result<(), anyhow::Error> {
     say(&format!("{}: {} for Triton, input {}", exported.folder.display(), bundle.name, args.input));
     let precision = super::model::manifest(&dir)?.map(|manifest| manifest.precision.to_string());
     if let Some(precision) = precision.filter(|precision| precision.starts_with("int")) {
-        say(&format!("note: {precision} is for CPUs; for a GPU import the model with --precision fp16 and export that"));
+        say(&format!(
+            "note: {precision} is for CPUs; for a GPU import the model with --precision fp16 and export that"
+        ));
     }
     if let Some(command) = exported.then {
         say(&format!("then, on the server: {command}"));
     }
-    say(&format!("boxes: runtime: {{ providers: [ {{ remote: {{ url: \"grpc://HOST:8001\", model: {} }} }}, cpu ] }}", wanted.name));
+    say(&format!(
+        "boxes: runtime: {{ providers: [ {{ remote: {{ url: \"grpc://HOST:8001\", model: {} }} }}, cpu ] }}",
+        wanted.name
+    ));
     Ok(())
 }
 

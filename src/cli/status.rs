@@ -235,7 +235,8 @@ fn heading(seen: &Value) -> String {
         let of = |key: &str| word(&seen["server"][key]).unwrap_or_default();
         let _ = write!(out, "\ninference server: {} {}", of("url"), of("state"));
         if let Some(reason) = word(&seen["server"]["reason"]) {
-            let instead = word(&seen["server"]["fallback"]).map_or("frames are dropped".to_owned(), |name| format!("{name} computes"));
+            let instead = word(&seen["server"]["fallback"])
+                .map_or("frames are dropped".to_owned(), |name| format!("{name} computes"));
             let _ = write!(out, " ({reason}); {instead}");
         }
     }

@@ -362,20 +362,14 @@ impl Engine {
         runtime::give_back_freed_memory();
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;
-        let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into(), provider: None };
+        let model = ModelRef {
+            name: bundle.name.as_str().into(),
+            fingerprint: bundle.fingerprint.as_str().into(),
+            provider: None,
+        };
         let labels =
             LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim, one_tower: Arc::default(), on_demand: None };
-        Ok(Self {
-            model,
-            provider,
-            refused,
-            spec,
-            encoders,
-            link,
-            plan: Some(plan),
-            scorers,
-            labels: Some(labels),
-        })
+        Ok(Self { model, provider, refused, spec, encoders, link, plan: Some(plan), scorers, labels: Some(labels) })
     }
 
     /// Embeds the examples of `sets`, which it was built with, and goes on with scorers that have learned from them. Before the sessions are

@@ -94,7 +94,8 @@ impl GraphFile {
             [(input, _)] if takes_pictures(input) => {
                 Err(format!("takes exactly {} pictures at a time; export it with a free batch", input.shape[0]))
             }
-            _ => Err("has not one input that takes pictures in 32 or 16 bits; export it with `pixel_values` alone".to_owned()),
+            _ => Err("has not one input that takes pictures in 32 or 16 bits; export it with `pixel_values` alone"
+                .to_owned()),
         }
     }
 }

@@ -45,17 +45,28 @@ pub fn open(
     };
     let references = references(runtime, bundle, settings, size, affine, local.as_mut())?;
     if let Some(disagrees) = local.as_mut().and_then(|opened| opened.encoders.first_mut()).and_then(|encoder| {
-        references.floats.check(encoder.as_mut(), &[]).err().map(|reason| Refused { provider: encoder.provider(), reason })
+        references
+            .floats
+            .check(encoder.as_mut(), &[])
+            .err()
+            .map(|reason| Refused { provider: encoder.provider(), reason })
     }) {
-        warn!(provider = disagrees.provider.as_str(), reason = disagrees.reason, "the fallback does not agree with the probe, it is not used");
+        warn!(
+            provider = disagrees.provider.as_str(),
+            reason = disagrees.reason,
+            "the fallback does not agree with the probe, it is not used"
+        );
         refused.push(disagrees);
         local = None;
     }
-    let stands_in = local.as_ref().and_then(|opened| opened.encoders.first()).map(|encoder| encoder.provider().as_str());
+    let stands_in =
+        local.as_ref().and_then(|opened| opened.encoders.first()).map(|encoder| encoder.provider().as_str());
     let started = LinkKeeper::start(options.clone(), references, affine, size, stands_in);
     let (keeper, failed) = started.map_err(|e| InferError::Provider(format!("remote: no thread for it: {e}")))?;
     if let Some(fault) = failed.filter(|_| settings.strict) {
-        return Err(InferError::Provider(format!("remote: {fault}; `runtime.strict` allows no other; start the server or set strict: false")));
+        return Err(InferError::Provider(format!(
+            "remote: {fault}; `runtime.strict` allows no other; start the server or set strict: false"
+        )));
     }
     let keeper = Arc::new(keeper);
     let wanted = match settings.sessions {
@@ -74,7 +85,13 @@ pub fn open(
     let plan = Plan { sessions: encoders.len(), threads, devices: settings.devices.clone(), max_size, sizing: None };
     sessions::tell(&plan);
     let view = keeper.link().view();
-    info!(url = view.url, state = view.state, fallback = stands_in.unwrap_or("none"), sessions = plan.sessions, "inference on a server");
+    info!(
+        url = view.url,
+        state = view.state,
+        fallback = stands_in.unwrap_or("none"),
+        sessions = plan.sessions,
+        "inference on a server"
+    );
     Ok(Opened { encoders, refused, plan, link: Some(Arc::clone(keeper.link())) })
 }
 
@@ -107,7 +124,9 @@ fn references(
     let mut computed = |rounding: Option<PixelScale>| -> Result<Reference, InferError> {
         let least = least(bundle, settings.min_cosine);
         let key = key(bundle, size, rounding);
-        if let Some(embedding) = key.load::<Vec<f32>>(&paths::cache_dir()).filter(|e| e.iter().all(|v| v.is_finite()) && !e.is_empty()) {
+        if let Some(embedding) =
+            key.load::<Vec<f32>>(&paths::cache_dir()).filter(|e| e.iter().all(|v| v.is_finite()) && !e.is_empty())
+        {
             return Ok(Reference::remembered(embedding, size, least, rounding));
         }
         let made = match &mut encoder {

@@ -105,7 +105,12 @@ impl RemoteEncoder {
                 Ok(()) => from += many,
                 Err(RemoteError::TooMuch(why)) if many > 1 => {
                     let limit = self.limit.lower(many, Instant::now());
-                    tracing::warn!(error = why, pictures = many, limit, "too much for the inference server, going on with half as many");
+                    tracing::warn!(
+                        error = why,
+                        pictures = many,
+                        limit,
+                        "too much for the inference server, going on with half as many"
+                    );
                 }
                 Err(RemoteError::TooMuch(why)) => return Err(RemoteError::Busy(why)),
                 Err(fault) => return Err(fault),
@@ -113,7 +118,9 @@ impl RemoteEncoder {
         }
         if let Some(at) = probed {
             let row: Vec<f32> = embeddings.drain(at * dim..(at + 1) * dim).collect();
-            link.reference(model).agree(&row, 1).map_err(|why| RemoteError::Wrong(format!("the probe in a batch: {why}")))?;
+            link.reference(model)
+                .agree(&row, 1)
+                .map_err(|why| RemoteError::Wrong(format!("the probe in a batch: {why}")))?;
         }
         Ok(())
     }
@@ -144,10 +151,14 @@ impl ImageEncoder for RemoteEncoder {
         };
         embeddings.clear();
         if self.halt.is_told() {
-            return Err(InferError::Run("the inference server did not answer in time, and the run was told to end".into()));
+            return Err(InferError::Run(
+                "the inference server did not answer in time, and the run was told to end".into(),
+            ));
         }
         let Some(fallback) = &mut self.fallback else {
-            return Err(InferError::Run(format!("the inference server: {fault}; nothing else computes, add `cpu` to runtime.providers")));
+            return Err(InferError::Run(format!(
+                "the inference server: {fault}; nothing else computes, add `cpu` to runtime.providers"
+            )));
         };
         self.served = fallback.provider();
         metrics::counter!("vtagd_remote_fallback_pictures_total").increment(count as u64);

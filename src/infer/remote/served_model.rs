@@ -45,7 +45,10 @@ impl ServedModel {
                 (input.name.clone(), layout, fixed)
             }
             several => {
-                return Err(RemoteError::Refused(format!("the server's model has {} inputs, and one is needed: the picture", several.len())));
+                return Err(RemoteError::Refused(format!(
+                    "the server's model has {} inputs, and one is needed: the picture",
+                    several.len()
+                )));
             }
         };
         if let Some(batch) = fixed.filter(|batch| *batch > 1) {
@@ -84,13 +87,18 @@ fn output(outputs: &[TensorMetadata]) -> Result<Option<String>, RemoteError> {
     if outputs.is_empty() {
         return Ok(None);
     }
-    let matrix = |output: &&TensorMetadata| output.shape.len() == 2 && matches!(output.datatype.as_str(), "FP32" | "FP16");
-    let named = IMAGE_OUTPUTS.iter().find_map(|name| outputs.iter().filter(matrix).find(|output| output.name == **name));
+    let matrix =
+        |output: &&TensorMetadata| output.shape.len() == 2 && matches!(output.datatype.as_str(), "FP32" | "FP16");
+    let named =
+        IMAGE_OUTPUTS.iter().find_map(|name| outputs.iter().filter(matrix).find(|output| output.name == **name));
     let mut matrices = outputs.iter().filter(matrix);
     let only = matrices.next().filter(|_| matrices.next().is_none());
     named.or(only).map(|output| Some(output.name.clone())).ok_or_else(|| {
         let names: Vec<_> = outputs.iter().take(8).map(|output| told(&output.name)).collect();
-        RemoteError::Refused(format!("none of the outputs of the server's model is an embedding (outputs: {})", names.join(", ")))
+        RemoteError::Refused(format!(
+            "none of the outputs of the server's model is an embedding (outputs: {})",
+            names.join(", ")
+        ))
     })
 }
 
@@ -116,7 +124,11 @@ mod tests {
             ("FP16", [-1, 3, -1, -1], Layout::F16),
         ] {
             let model = of(tensor("x", datatype, &shape), TileInput::U8).unwrap();
-            assert_eq!((model.layout, model.input.as_str(), model.max_batch), (layout, "x", Some(32)), "{datatype} {shape:?}");
+            assert_eq!(
+                (model.layout, model.input.as_str(), model.max_batch),
+                (layout, "x", Some(32)),
+                "{datatype} {shape:?}"
+            );
         }
         let error = of(tensor("x", "UINT8", &[-1, 224, 336, 3]), TileInput::F32).unwrap_err();
         assert!(error.to_string().contains("remove `input`"), "{error}");
@@ -132,7 +144,10 @@ mod tests {
             ("BYTES", &[-1]),
         ] {
             let error = of(tensor("x", datatype, shape), TileInput::U8).unwrap_err();
-            assert!(matches!(&error, RemoteError::Refused(why) if why.contains(datatype) && why.contains("[-1, 3, 224, 336]")), "{error}");
+            assert!(
+                matches!(&error, RemoteError::Refused(why) if why.contains(datatype) && why.contains("[-1, 3, 224, 336]")),
+                "{error}"
+            );
         }
         let two = [tensor("a", "FP32", &[-1, 3, 8, 8]), tensor("b", "INT64", &[-1])];
         assert!(ServedModel::new(&two, &[], None, (8, 8), TileInput::U8).unwrap_err().to_string().contains("2 inputs"));

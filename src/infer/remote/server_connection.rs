@@ -48,6 +48,8 @@ pub struct InferQuestion {
     pub pixels: Bytes,
     /// Of the embeddings that are wanted, in 32 bits.
     pub answer_bytes: usize,
+    /// For the answer; the server is told too.
+    pub limit: Duration,
 }
 
 /// See the module.
@@ -56,7 +58,6 @@ pub struct ServerConnection {
     way: Way,
     model: String,
     token: Option<HeaderValue>,
-    timeout: Duration,
 }
 
 enum Way {
@@ -85,7 +86,12 @@ impl ServerConnection {
                 let protocol: &[u8] = if url.carrier == Carrier::Grpc { b"h2" } else { b"http/1.1" };
                 tls.alpn_protocols = vec![protocol.to_vec()];
                 let name = rustls::pki_types::ServerName::try_from(url.host.clone()).map_err(|e| away(&e))?;
-                Box::new(tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, socket).await.map_err(|e| away(&e))?)
+                Box::new(
+                    tokio_rustls::TlsConnector::from(Arc::new(tls))
+                        .connect(name, socket)
+                        .await
+                        .map_err(|e| away(&e))?,
+                )
             }
         };
         let io = TokioIo::new(io);
@@ -99,9 +105,10 @@ impl ServerConnection {
             }
         };
         let token = options.token.as_ref().map(|token| HeaderValue::try_from(format!("Bearer {}", token.expose())));
-        let mut token = token.transpose().map_err(|_| RemoteError::Refused("the token cannot stand in a header".into()))?;
+        let mut token =
+            token.transpose().map_err(|_| RemoteError::Refused("the token cannot stand in a header".into()))?;
         token.iter_mut().for_each(|token| token.set_sensitive(true));
-        Ok(Self { way, model: options.model.clone(), token, timeout: options.timeout, url })
+        Ok(Self { way, model: options.model.clone(), token, url })
     }
 
     /// What the server's model takes and gives.
@@ -112,7 +119,7 @@ impl ServerConnection {
         let (inputs, outputs) = match &self.way {
             Way::Grpc(channel) => {
                 let found: message::ModelMetadata =
-                    self.unary(channel, message::MODEL_METADATA, self.asked(), MAX_DESCRIPTION).await?;
+                    self.unary(channel, message::MODEL_METADATA, self.asked(), MAX_DESCRIPTION, None).await?;
                 (found.inputs, found.outputs)
             }
             Way::Http(_) => {
@@ -120,7 +127,8 @@ impl ServerConnection {
                 let tensors = |key: &str| -> Result<Vec<message::TensorMetadata>, RemoteError> {
                     let list = metadata.get(key).cloned().unwrap_or_default();
                     let list = if list.is_null() { serde_json::Value::Array(Vec::new()) } else { list };
-                    serde_json::from_value(list).map_err(|e| RemoteError::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
+                    serde_json::from_value(list)
+                        .map_err(|e| RemoteError::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
                 };
                 (tensors("inputs")?, tensors("outputs")?)
             }
@@ -129,7 +137,7 @@ impl ServerConnection {
         let most = match &self.way {
             Way::Grpc(channel) => {
                 let found: Result<message::ModelConfigAnswer, _> =
-                    self.unary(channel, message::MODEL_CONFIG, self.asked(), MAX_DESCRIPTION).await;
+                    self.unary(channel, message::MODEL_CONFIG, self.asked(), MAX_DESCRIPTION, None).await;
                 found.ok().and_then(|answer| usize::try_from(answer.config?.max_batch_size).ok())
             }
             Way::Http(_) => {
@@ -155,7 +163,12 @@ impl ServerConnection {
         }
     }
 
-    async fn infer_by_grpc(&self, channel: &Channel, model: &ServedModel, question: InferQuestion) -> Result<AnswerTensor, RemoteError> {
+    async fn infer_by_grpc(
+        &self,
+        channel: &Channel,
+        model: &ServedModel,
+        question: InferQuestion,
+    ) -> Result<AnswerTensor, RemoteError> {
         let id = question.id.to_string();
         let input = message::InferTensor {
             name: model.input.clone(),
@@ -172,9 +185,13 @@ impl ServerConnection {
             raw_input_contents: vec![question.pixels],
         };
         let most = question.answer_bytes + ENVELOPE;
-        let mut answer: message::InferAnswer = self.unary(channel, message::MODEL_INFER, request, most).await?;
+        let limit = Some(question.limit);
+        let mut answer: message::InferAnswer = self.unary(channel, message::MODEL_INFER, request, most, limit).await?;
         if !answer.id.is_empty() && answer.id != id {
-            return Err(RemoteError::Wrong(format!("the server answered request {} instead of {id}", told(&answer.id))));
+            return Err(RemoteError::Wrong(format!(
+                "the server answered request {} instead of {id}",
+                told(&answer.id)
+            )));
         }
         let at = position(&answer.outputs, model.output.as_deref(), |output| &output.name)?;
         let output = answer.outputs.swap_remove(at);
@@ -215,12 +232,9 @@ impl ServerConnection {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(JSON_LENGTH, json.len())
             .body(Full::new(Bytes::from(body)));
-        let (json_length, body) = self.exchange(request, question.answer_bytes + ENVELOPE).await?;
-        let Some(length) = json_length.filter(|length| *length <= body.len()) else {
-            return Err(RemoteError::Refused(
-                "the server answers with values in JSON, not in binary; use grpc:// with it".to_owned(),
-            ));
-        };
+        let (json_length, body) = self.exchange(request, question.answer_bytes + ENVELOPE, true).await?;
+        let length = json_length.filter(|length| *length <= body.len());
+        let length = length.ok_or_else(|| RemoteError::Wrong("the server's answer is shorter than it says".into()))?;
         let (head, values) = (body.slice(..length), body.slice(length..));
         binary_answer(&head, &values, model.output.as_deref(), &id)
     }
@@ -228,8 +242,9 @@ impl ServerConnection {
     /// A JSON description of the model.
     async fn described(&self, what: &str) -> Result<serde_json::Value, RemoteError> {
         let request = hyper::Request::get(self.path(what)).body(Full::new(Bytes::new()));
-        let (_, body) = self.exchange(request, MAX_DESCRIPTION).await?;
-        serde_json::from_slice(&body).map_err(|e| RemoteError::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
+        let (_, body) = self.exchange(request, MAX_DESCRIPTION, false).await?;
+        serde_json::from_slice(&body)
+            .map_err(|e| RemoteError::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
     }
 
     fn path(&self, what: &str) -> String {
@@ -241,8 +256,11 @@ impl ServerConnection {
         &self,
         request: Result<hyper::Request<Full<Bytes>>, hyper::http::Error>,
         most: usize,
+        binary: bool,
     ) -> Result<(Option<usize>, Bytes), RemoteError> {
-        let Way::Http(sender) = &self.way else { return Err(RemoteError::Refused("this connection has no HTTP".into())) };
+        let Way::Http(sender) = &self.way else {
+            return Err(RemoteError::Refused("this connection has no HTTP".into()));
+        };
         let mut request = request.map_err(|e| RemoteError::Refused(e.to_string()))?;
         let host = HeaderValue::try_from(self.url.authority()).map_err(|e| RemoteError::Refused(e.to_string()))?;
         request.headers_mut().insert(HOST, host);
@@ -255,8 +273,14 @@ impl ServerConnection {
         let answer = sender.send_request(request).await.map_err(away)?;
         let (status, headers) = (answer.status(), answer.headers());
         let json_length = headers.get(JSON_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if status.is_success() && binary && json_length.is_none() {
+            let why = "the server answers with values in JSON, not in binary; use grpc:// with it";
+            return Err(RemoteError::Refused(why.to_owned()));
+        }
         let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
+            if !status.is_success() {
+                RemoteError::Refused(format!("the server says {status}"))
+            } else if error.is::<http_body_util::LengthLimitError>() {
                 RemoteError::Wrong(format!("the server's answer has more than {most} bytes"))
             } else {
                 RemoteError::Away(format!("{}: {}", self.url, told(&error.to_string())))
@@ -266,7 +290,8 @@ impl ServerConnection {
         if status.is_success() {
             return Ok((json_length, body));
         }
-        let why = format!("the server says {status}: {}", told(&String::from_utf8_lossy(&body[..body.len().min(1000)])));
+        let why =
+            format!("the server says {status}: {}", told(&String::from_utf8_lossy(&body[..body.len().min(1000)])));
         Err(match status.as_u16() {
             413 => RemoteError::TooMuch(why),
             400 if is_about_size(&why) => RemoteError::TooMuch(why),
@@ -276,7 +301,14 @@ impl ServerConnection {
         })
     }
 
-    async fn unary<Q, A>(&self, channel: &Channel, path: &'static str, question: Q, most: usize) -> Result<A, RemoteError>
+    async fn unary<Q, A>(
+        &self,
+        channel: &Channel,
+        path: &'static str,
+        question: Q,
+        most: usize,
+        limit: Option<Duration>,
+    ) -> Result<A, RemoteError>
     where
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
@@ -286,7 +318,9 @@ impl ServerConnection {
         client.ready().await.map_err(|e| away(&e))?;
         let mut request = tonic::Request::new(question);
         // For a server that would rather not begin what nobody waits for.
-        request.set_timeout(self.timeout);
+        if let Some(limit) = limit {
+            request.set_timeout(limit);
+        }
         if let Some(token) = &self.token {
             let value = tonic::metadata::MetadataValue::try_from(token.as_bytes());
             let value = value.map_err(|_| RemoteError::Refused("the token cannot stand in a header".into()))?;
@@ -302,8 +336,10 @@ impl ServerConnection {
         // A source is the transport's: the server itself has only words.
         if let Some(source) = std::error::Error::source(status) {
             // It counts the time of a request too, and may be a moment quicker.
-            if std::iter::successors(Some(source), |error| error.source()).any(|error| error.is::<tonic::TimeoutExpired>()) {
-                return RemoteError::Slow(format!("no answer within {:?}", self.timeout));
+            if std::iter::successors(Some(source), |error| error.source())
+                .any(|error| error.is::<tonic::TimeoutExpired>())
+            {
+                return RemoteError::Slow("no answer within its time".to_owned());
             }
             return RemoteError::Away(format!("{}: {}", self.url, told(&chain(source))));
         }
@@ -332,7 +368,9 @@ fn position<T>(outputs: &[T], wanted: Option<&str>, name: impl Fn(&T) -> &str) -
         Some(wanted) => outputs.iter().position(|output| name(output) == wanted),
         None => (outputs.len() == 1).then_some(0),
     };
-    found.ok_or_else(|| RemoteError::Wrong(format!("the server's answer has {} outputs, none of which is the embedding", outputs.len())))
+    found.ok_or_else(|| {
+        RemoteError::Wrong(format!("the server's answer has {} outputs, none of which is the embedding", outputs.len()))
+    })
 }
 
 /// An answer whose JSON is `head` and whose values are `values`, one output's after the other.

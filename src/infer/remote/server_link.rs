@@ -178,7 +178,9 @@ impl ServerLink {
         let state = self.state.lock();
         match &state.server {
             Some(server) if state.breaker.is_closed() => Ok(Arc::clone(server)),
-            _ => Err(state.fault.clone().unwrap_or_else(|| RemoteError::Away("it has not been connected to yet".into()))),
+            _ => {
+                Err(state.fault.clone().unwrap_or_else(|| RemoteError::Away("it has not been connected to yet".into())))
+            }
         }
     }
 
@@ -277,6 +279,7 @@ impl ServerLink {
             id: self.questions.fetch_add(1, Ordering::Relaxed),
             shape: model.layout.shape(count, self.size),
             answer_bytes: count * dim * 4,
+            limit: deadline.saturating_duration_since(began),
             pixels,
         };
         metrics::counter!("vtagd_remote_sent_bytes_total").increment(question.pixels.len() as u64);
@@ -388,12 +391,18 @@ impl ServerLink {
         let model = self.runtime.run(step(), &self.halt, async move { asked.served_model(size, wanted).await })?;
         self.probe(&connection, &model, &step)?;
         // Whatever was asked over it has been answered.
-        let connection = Arc::try_unwrap(connection).map_err(|_| RemoteError::Away("the connection is still in use".into()))?;
+        let connection =
+            Arc::try_unwrap(connection).map_err(|_| RemoteError::Away("the connection is still in use".into()))?;
         Ok((connection, model))
     }
 
     /// Whether the server computes what the model means, and answers each row with its own embedding.
-    fn probe(&self, connection: &Arc<ServerConnection>, model: &ServedModel, step: &dyn Fn() -> Instant) -> Result<(), RemoteError> {
+    fn probe(
+        &self,
+        connection: &Arc<ServerConnection>,
+        model: &ServedModel,
+        step: &dyn Fn() -> Instant,
+    ) -> Result<(), RemoteError> {
         let reference = self.reference(model);
         let pictures: Vec<Vec<f32>> = (0..PROBE_PICTURES as u64).map(|index| reference.picture(index)).collect();
         let embedded = |order: &[usize]| -> Result<Vec<f32>, RemoteError> {

@@ -172,7 +172,11 @@ mod tests {
 
     #[test]
     fn every_byte_comes_back_as_it_was_in_either_order() {
-        for affine in [clip(), PixelScale { scale: [1.0 / 128.0; 3], bias: [-127.0 / 128.0; 3] }, PixelScale { scale: [2.0 / 255.0; 3], bias: [-1.0; 3] }] {
+        for affine in [
+            clip(),
+            PixelScale { scale: [1.0 / 128.0; 3], bias: [-127.0 / 128.0; 3] },
+            PixelScale { scale: [2.0 / 255.0; 3], bias: [-1.0; 3] },
+        ] {
             let bytes: Vec<u8> = (0..3 * 256).map(|i| (i % 256) as u8).collect();
             let float = |(i, byte): (usize, &u8)| f32::from(*byte) * affine.scale[i / 256] + affine.bias[i / 256];
             let picture: Vec<f32> = bytes.iter().enumerate().map(float).collect();
