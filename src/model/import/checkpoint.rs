@@ -235,8 +235,8 @@ fn open_clip_texts(config: &Value, file: &Path) -> Result<(Padding, Clean), Impo
         Some("canonicalize") => Clean::Canonical,
         Some(other) => return Err(settings.unsupported("clean", format!("texts cleaned by `{}`", shown(other)))),
     };
-    let others = text.get("tokenizer_kwargs").and_then(Value::as_object).into_iter().flatten();
-    if let Some((name, _)) = others.filter(|(name, _)| *name != "clean").next() {
+    let mut others = text.get("tokenizer_kwargs").and_then(Value::as_object).into_iter().flatten();
+    if let Some((name, _)) = others.find(|(name, _)| *name != "clean") {
         let what = format!("a tokenizer with settings of its own (`{}`)", shown(name));
         return Err(text.unsupported("tokenizer_kwargs", what));
     }
