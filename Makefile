@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 # A compiler new enough for Cargo.toml's rust-version: the one on the path, else Debian's.
 CARGO := tools/cargo
 # Brokers and their clients, which tests start for themselves, and what checks the unit and the schema. Not part of `setup`: Debian starts some as services.
-TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server systemd python3-jsonschema python3-yaml libssl-dev faketime
+TEST_PACKAGES := mosquitto mosquitto-clients python3-paho-mqtt nats-server systemd python3-jsonschema python3-yaml libssl-dev faketime curl nodejs
 # What tests and lints have on, beside what is passed on: one set for all of them, so that nothing is compiled twice.
 FEATURES := --features kafka
 # Where `make install` puts things; DESTDIR is for packagers.
@@ -167,11 +167,23 @@ test-brokers: build ## a daemon at mosquitto, RabbitMQ, aedes and amqtt (as root
 	@tests/foreign/setup.sh brokers
 	@/usr/bin/python3 tests/foreign/brokers.py $(ONLY)
 
+.PHONY: test-fleet
+test-fleet: build ## daemons at a real Triton and a real MLServer, without a GPU (1.5 GB, 5 minutes)
+	@tests/foreign/setup_fleet.sh
+	@python3 tests/foreign/fleet.py
+
 .PHONY: test-home-assistant
-test-home-assistant: build ## a daemon and a real Home Assistant, in 16 scenarios (as root; 1.3 GB, 5 minutes; ONLY=fires: that alone)
+test-home-assistant: build ## a daemon and a real Home Assistant, in 18 scenarios (as root; 1.3 GB, 6 minutes; ONLY=fires: that alone)
 	@tools/setup/packages.sh mmdebstrap mosquitto python3-paho-mqtt python3-yaml
 	@tests/foreign/setup.sh home-assistant
 	@/usr/bin/python3 tests/foreign/home_assistant.py $(ONLY)
+
+.PHONY: test-kafka
+test-kafka: setup ## a daemon with the Kafka client at tansu, read by confluent-kafka (as root; 80 MB, 15 minutes; ONLY=kills: that alone)
+	@tools/setup/packages.sh libssl-dev python3-paho-mqtt
+	@$(CARGO) build --release --locked $(FEATURES)
+	@tests/foreign/setup.sh kafka
+	@/usr/bin/python3 tests/foreign/kafka.py $(ONLY)
 
 .PHONY: sbom
 sbom: setup ## the bill of materials (CycloneDX), target/vtagd.cdx.json

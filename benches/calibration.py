@@ -8,6 +8,7 @@ strict F1 (one to one, IoU >= 0.3), share of the time without the label that is 
 toys, whose things appear once: marks of the first half of each interval; balanced accuracy a frame on the rest. Wanted: 0.95, 5 %, 90 %; 0.95.
 --shifts: the same thresholds on the later half darkened, moved by 8 % of its width and height, and blurred, as GStreamer makes it; wanted: strict F1 0.85.
 --history: marks are times of the clock, and thresholds come from what a daemon has kept that watched the clip in real time.
+--learn N: N moments of what is marked as seen become examples of their label, and N of what is marked as absent its counter-examples (`learn: auto`).
 """
 
 import argparse
@@ -29,13 +30,28 @@ SHIFTS = {
 }
 
 
-def yaml_set(name, background, labels):
+def yaml_set(name, background, labels, learned=None):
     return json.dumps({
         "set": name,
         "scoring": "independent",
         "background": background,
-        "labels": [{"name": label, "prompts": prompts} for label, prompts in labels.items()],
+        "labels": [{"name": label, "prompts": prompts, **(learned or {}).get(label, {})} for label, prompts in labels.items()],
     })
+
+
+def moments(spans, count):
+    """So many moments, evenly over what the intervals cover together, a quarter of a second within their edges."""
+    inner = [(a + 0.25, b - 0.25) for a, b in spans if b - a > 0.6]
+    total = sum(b - a for a, b in inner)
+    found = []
+    for at in range(count if total else 0):
+        left = total * (at + 0.5) / count
+        for a, b in inner:
+            if left <= b - a:
+                found.append(round(a + left, 2))
+                break
+            left -= b - a
+    return found
 
 
 def cut(spans, low, high):
@@ -89,9 +105,19 @@ class Bench:
             raise SystemExit(f"vtagd {' '.join(words)}: {done.stderr[-2000:]}")
         return done.stdout
 
-    def config(self, clip, background, labels, every=None, pace="fast", min_change=None, watch=False):
+    def learned(self, clip, marks):
+        """Examples and counter-examples of each label that is marked both as seen and as absent."""
+        learned = {}
+        for label, of in marks["labels"].items():
+            seen, absent = (moments(of[kind], self.args.learn) for kind in ("seen", "absent"))
+            if seen and absent:
+                item = lambda at: f"{os.path.abspath(clip)}@{at}"
+                learned[label] = {"examples": list(map(item, seen)), "counter_examples": list(map(item, absent))}
+        return learned
+
+    def config(self, clip, background, labels, every=None, pace="fast", min_change=None, watch=False, learned=None):
         with open(os.path.join(self.folder, "set.yaml"), "w") as out:
-            out.write(yaml_set("footage", background, labels))
+            out.write(yaml_set("footage", background, labels, learned))
         more = {}
         if min_change is not None:
             more["history"] = {"path": os.path.join(self.folder, "history"), "min_change": min_change}
@@ -150,7 +176,6 @@ class Bench:
 
     def halves(self, clip, truth, background, labels):
         path = os.path.join(self.args.footage, clip)
-        config = self.config(path, background, labels)
         half = truth["seconds"] / 2
         marks = {"labels": {}}
         for label in labels:
@@ -159,13 +184,14 @@ class Bench:
                 "seen": at_most(cut(spans, 0, half), MOST / 2),
                 "absent": at_most(without(cut(spans, 0, half), 0, half), MOST / 2),
             }
+        learned = self.learned(path, marks) if self.args.learn else None
         if self.args.history:
             self.from_history(path, background, labels, marks)
         else:
-            self.calibrate(config, marks)
-        rows = [self.later_half(clip, truth, labels, self.tags(self.config(path, background, labels)))]
+            self.calibrate(self.config(path, background, labels, learned=learned), marks)
+        rows = [self.later_half(clip, truth, labels, self.tags(self.config(path, background, labels, learned=learned)))]
         for how in SHIFTS if self.args.shifts else ():
-            config = self.config(self.shifted(clip, truth["size"], how), background, labels)
+            config = self.config(self.shifted(clip, truth["size"], how), background, labels, learned=learned)
             row = self.later_half(clip, truth, labels, self.tags(config))
             rows.append({"shift": how, **row})
         return rows
@@ -211,7 +237,6 @@ class Bench:
 
     def frames(self, clip, truth, background, labels):
         path = os.path.join(self.args.footage, clip)
-        config = self.config(path, background, labels, self.args.frames_every)
         seconds = truth["seconds"]
         marks, rest = {"labels": {}}, {}
         for label in labels:
@@ -224,6 +249,8 @@ class Bench:
                     later.append((is_seen, [middle, b]))
             marks["labels"][label] = {"seen": [s for seen, s in first if seen], "absent": [s for seen, s in first if not seen]}
             rest[label] = later
+        learned = self.learned(path, marks) if self.args.learn else None
+        config = self.config(path, background, labels, self.args.frames_every, learned=learned)
         found = self.calibrate(config, marks)
         enter = {one["label"]: one["found"] and one["found"]["enter"]["margin"] for one in found["labels"]}
         lines = self.vtagd("tag", "--stream", "clip", "-c", config, "--json").splitlines()
@@ -261,6 +288,7 @@ def main():
     parser.add_argument("--view", default="tiles")
     parser.add_argument("--shifts", action="store_true")
     parser.add_argument("--history", action="store_true")
+    parser.add_argument("--learn", type=int, default=0, help="so many examples and counter-examples a label, at most 32")
     parser.add_argument("--min-change", type=float, default=0.0, help="of --history: `history.min_change`")
     args = parser.parse_args()
     with open(os.path.join(args.footage, "truth.json")) as file:

@@ -119,7 +119,7 @@ fn emitting(c: &mut Criterion) {
             labels: (0..50).map(rules).collect(),
             rivals: Arc::default(),
         };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
         let mut emitter = Emitter::new("bench", "a".into(), model, vec![set], Duration::from_secs(30));
         let mut i = 0;
         b.iter(|| {

@@ -28,12 +28,18 @@ zsh=site-functions
 install -D -m 644 -t "$DESTDIR$PREFIX/share/zsh/$zsh" "$made/_vtagd"
 install -D -m 644 -t "$lib" runtime/libonnxruntime.so
 install -D -m 644 -t "$share/pipelines" pipelines/*.gst
-install -D -m 644 -t "$share" config/vtagd.schema.json config/vtagd-labels.schema.json
+install -D -m 644 -t "$share" config/vtagd.schema.json config/vtagd-labels.schema.json config/vtagd.asyncapi.json
 install -D -m 644 -t "$share/models/starter" models/starter/*
 install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
     runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt
 install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
 install -D -m 644 -t "$doc/examples/systemd" systemd/nvidia.conf
+install -D -m 644 -t "$doc/examples/consumers" examples/consumers/*
+install -D -m 644 -t "$doc/examples/node-red" examples/node-red/*
+install -D -m 644 -t "$doc/ops/ansible" ops/ansible/*.yaml
+for part in group_vars host_vars labels templates; do
+    install -D -m 644 -t "$doc/ops/ansible/$part" ops/ansible/$part/*
+done
 install -D -m 644 -t "$doc/ops/prometheus" ops/prometheus/*.yaml
 install -D -m 644 -t "$doc/ops/grafana" ops/grafana/*.json
 install -D -m 644 systemd/vtagd.sysusers "$DESTDIR$PREFIX/lib/sysusers.d/vtagd.conf"

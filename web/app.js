@@ -8,6 +8,7 @@ import { cameras, camera } from './cameras.js';
 import { events } from './events.js';
 import { search } from './search.js';
 import { lab } from './lab.js';
+import { setup } from './setup.js';
 import { system } from './system.js';
 
 const VIEWS = {
@@ -15,6 +16,7 @@ const VIEWS = {
   events: ['Events', events],
   search: ['Search', search],
   lab: ['Label lab', lab],
+  add: ['Add a camera', setup],
   system: ['System', system],
 };
 

@@ -3,6 +3,7 @@
 import { ask, attempt, address, get } from './api.js';
 import { button, choice, duration, each, field, h, here, percent, put, replaceAddress, say, time } from './dom.js';
 import * as live from './live.js';
+import { setup } from './setup.js';
 
 /** Between two looks at the pictures of a grid, and of one camera. */
 const GRID_EVERY = 2000;
@@ -228,6 +229,7 @@ export function cameras(body, parameters) {
   put(body, filters, grid, empty);
   let wanted = parameters;
   let choices = '';
+  let endSetup = null;
 
   const card = (row) => {
     const image = h('img', { alt: '', hidden: true });
@@ -275,11 +277,17 @@ export function cameras(body, parameters) {
     }
     each(grid, [...rows.values()].filter((row) => fits(row, standing)), (row) => row.id, card, set(standing));
     empty.hidden = rows.size > 0;
-    if (rows.size === 0) put(empty, h('p', {}, 'There is no camera yet. ', h('code', {}, 'vtagd discover'), ' finds those of the network; name them under ', h('code', {}, 'streams'), ' in the configuration and reload it. This page shows them then.'));
+    // Once, and not under the hands of who fills it in.
+    if (rows.size === 0 && !endSetup) {
+      const steps = h('div', { class: 'add' });
+      put(empty, h('p', {}, 'There is no camera yet.'), steps);
+      endSetup = setup(steps, {});
+    }
   };
   const end = follow(() => true, changed);
   return () => {
     end();
+    endSetup?.();
     pictures.end();
   };
 }

@@ -109,15 +109,20 @@ pub(super) fn audit(
     tracing::info!(target: AUDIT, by = authenticate.as_str(), %peer, action, stream, set, outcome, "changed by the API");
 }
 
+/// Who may change nothing.
+pub(super) fn forbidden(caller: Caller) -> Option<(&'static str, Response)> {
+    let why = "changes need a token: set `api.token` in the configuration";
+    (!caller.authenticate.is_known()).then(|| ("forbidden", refusal(StatusCode::FORBIDDEN, why)))
+}
+
 /// What is asked of the main thread, and the answer where it is the same for every request.
 pub(super) async fn change(
     shared: &Shared,
     caller: Caller,
     action: Action,
 ) -> Result<RequestOutcome, (&'static str, Response)> {
-    if !caller.authenticate.is_known() {
-        let why = "changes need a token: set `api.token` in the configuration";
-        return Err(("forbidden", refusal(StatusCode::FORBIDDEN, why)));
+    if let Some(refused) = forbidden(caller) {
+        return Err(refused);
     }
     shared.requests.ask(action, CHANGE_TIMEOUT).await.map_err(|why| match why {
         NoOutcome::Late => {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::guard::{Caller, refusal};
-use super::handlers::{audit, part};
+use super::handlers::{audit, forbidden, part};
 use super::openapi::{answer, list, object, of, operation, with_parameter};
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use crate::event::tag_times::TagTimes;
@@ -172,12 +172,6 @@ async fn kept<T: Send + 'static>(
         ask(&*marks)
     });
     asked.await.map_err(|_| stopping())?.map_err(|refused| refused.answer())
-}
-
-/// Who may change nothing.
-fn forbidden(caller: Caller) -> Option<(&'static str, Response)> {
-    let why = "changes need a token: set `api.token` in the configuration";
-    (!caller.authenticate.is_known()).then(|| ("forbidden", refusal(StatusCode::FORBIDDEN, why)))
 }
 
 pub(super) async fn list_marks(State(shared): State<Shared>, Extension(wanted): Extension<Parameters>) -> Response {

@@ -12,6 +12,7 @@ pub mod fuzz_http;
 mod guard;
 mod handlers;
 mod label_lab;
+mod label_reports;
 mod limits;
 mod live;
 mod live_client;
@@ -30,6 +31,7 @@ mod search;
 mod serve;
 mod snapshots;
 mod stream_detail;
+mod stream_setup;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,8 +49,9 @@ use crate::event::active_hours::ActiveHours;
 use crate::event::live_scores::LiveScores;
 use crate::frame::latest_picture::LatestPictures;
 use crate::frame::pushed_pictures::PushedPictures;
-use crate::infer::Refused;
+use crate::infer::remote::server_link::ServerView;
 use crate::infer::sessions::Plan;
+use crate::infer::{Provider, Refused};
 use crate::outbox::{RecentSince, Report, Status};
 use crate::platform::gpu::Gpu;
 use crate::platform::secret::Secret;
@@ -57,15 +60,19 @@ use crate::snapshot::Gallery;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
 use crate::stream::requests::RequestSender;
 
+use label_reports::Commanding;
 use live::LiveHub;
 use model_queries::Answering;
 use picture_grid::SmallPictures;
+use stream_setup::Finding;
 
 pub use access::Access;
 pub use forwarded_for::AddressRange;
 pub use label_lab::{TriedLabel, TriedStream};
+pub use label_reports::{CommandQuestion, CommandRefusal, LabelCommands};
 pub use mark_routes::{MarkKeeping, MarkRefusal, MarkView, NewMark};
 pub use model_queries::{ModelQueries, QueryRefusal, SetScores, TagScore};
+pub use stream_setup::{Additions, CameraFinder, DiscoverQuestion, NoPreview};
 
 /// Why frames may flow.
 const WARM: &str = "model is warm";
@@ -112,6 +119,23 @@ pub struct Readiness {
     pub refused: Vec<Refused>,
     /// Sessions and batch size; `None` until the model is warm, and without one.
     pub inference: Option<Plan>,
+    /// How the server stands that computes, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerView>,
+}
+
+impl Readiness {
+    /// The same for whoever asks: a model on a server that does not answer computes nothing.
+    fn answer(&self) -> Self {
+        let mut answer = self.clone();
+        let lost = self.server.as_ref().filter(|server| server.state != "up" && server.fallback.is_none());
+        if let Some(server) = lost.filter(|_| self.ready) {
+            let why = server.reason.as_deref().unwrap_or("it has not answered yet");
+            answer.ready = false;
+            answer.reason = format!("the inference server {} cannot be used ({why}), frames are dropped", server.url);
+        }
+        answer
+    }
 }
 
 /// A label set as `/api/v1/labels` shows it.
@@ -167,6 +191,13 @@ pub struct Board {
     answering: RwLock<Option<Answering>>,
     /// `None` until the streams are known.
     marks: RwLock<Option<Arc<dyn MarkKeeping>>>,
+    /// `None` until the daemon is ready.
+    finding: RwLock<Option<Finding>>,
+    /// `None` until the streams are known.
+    commanding: RwLock<Option<Commanding>>,
+    additions: RwLock<Additions>,
+    /// Labels to begin with, as they are told.
+    example_sets: RwLock<Vec<serde_json::Value>>,
     /// Turns of those who read stored events.
     readers: Arc<Semaphore>,
     /// Turns of those who have pictures encoded.
@@ -196,6 +227,10 @@ impl Board {
             live: LiveHub::default(),
             answering: RwLock::default(),
             marks: RwLock::default(),
+            finding: RwLock::default(),
+            commanding: RwLock::default(),
+            additions: RwLock::default(),
+            example_sets: RwLock::default(),
             readers: Arc::new(Semaphore::new(events::READERS)),
             encoders: Arc::new(Semaphore::new(stream_detail::ENCODERS)),
             small_pictures: SmallPictures::default(),
@@ -256,13 +291,28 @@ impl Board {
         *unhealthy = why;
     }
 
+    /// Says how the server stands that computes. Without one that answers, and without anything that stands in, no frame is looked at.
+    pub fn set_inference_server(&self, view: ServerView) {
+        let mut readiness = self.readiness.write();
+        if readiness.server.as_ref() == Some(&view) {
+            return;
+        }
+        let up = view.state == "up";
+        readiness.provider = Some(
+            if up { Provider::Remote.as_str() } else { view.fallback.unwrap_or(Provider::Remote.as_str()) }.to_owned(),
+        );
+        readiness.server = Some(view);
+        let ready = readiness.answer().ready;
+        metrics::gauge!("vtagd_ready").set(if ready { 1.0 } else { 0.0 });
+    }
+
     /// Why the process is to be started again.
     fn unhealthy(&self) -> Option<String> {
         self.unhealthy.read().clone()
     }
 
     pub fn readiness(&self) -> Readiness {
-        self.readiness.read().clone()
+        self.readiness.read().answer()
     }
 
     /// None while the daemon starts.
@@ -317,6 +367,34 @@ impl Board {
     /// Says who keeps what people say of the past.
     pub fn set_marks(&self, marks: Arc<dyn MarkKeeping>) {
         *self.marks.write() = Some(marks);
+    }
+
+    /// Says who looks for cameras.
+    pub fn set_finder(&self, finder: Arc<dyn CameraFinder>) {
+        *self.finding.write() = Some(Finding::new(finder));
+    }
+
+    /// Says who reports on labels and calibrates them.
+    pub fn set_label_commands(&self, commands: Arc<dyn LabelCommands>) {
+        *self.commanding.write() = Some(Commanding::new(commands));
+    }
+
+    fn commanding(&self) -> Option<Commanding> {
+        self.commanding.read().clone()
+    }
+
+    /// Says which streams were added, and whether others can be.
+    pub fn set_additions(&self, additions: Additions) {
+        *self.additions.write() = additions;
+    }
+
+    /// Says which labels there are to begin with.
+    pub fn set_example_sets(&self, sets: Vec<serde_json::Value>) {
+        *self.example_sets.write() = sets;
+    }
+
+    fn finding(&self) -> Option<Finding> {
+        self.finding.read().clone()
     }
 
     fn marks(&self) -> Option<Arc<dyn MarkKeeping>> {

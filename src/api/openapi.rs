@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::route_table::{Needs, Route, RouteClass, Rules};
-use super::{label_lab, mark_routes, openapi_programs, parameters, picture_grid, scores, search};
+use super::{label_lab, mark_routes, openapi_programs, parameters, picture_grid, scores, search, stream_setup};
 
 /// The document, OpenAPI 3.1.
 pub(super) fn document(routes: &[Route]) -> Value {
@@ -231,7 +231,13 @@ fn schemas() -> Value {
             "refused": list(object(json!({ "provider": string, "reason": string }))),
             "inference": or_null(&inference), "version": string, "instance": string,
         }),
-        json!({ "outbox": string, "sinks": { "type": "object", "additionalProperties": string } }),
+        json!({
+            "outbox": string, "sinks": { "type": "object", "additionalProperties": string },
+            "server": object(json!({
+                "url": string, "model": string, "state": { "enum": ["up", "away", "slow", "full", "refused", "wrong"] },
+                "reason": maybe_string, "since": time, "input": maybe_string, "fallback": maybe_string,
+            })),
+        }),
     );
     let data = object_with(
         json!({
@@ -268,6 +274,7 @@ fn schemas() -> Value {
     let hours = object(json!({ "is_active": flag, "until": or_null(&time), "spans": list(span) }));
     let label = object(json!({
         "label": string, "prompts": list(string.clone()), "negatives": list(string.clone()), "attributes": { "type": "object" },
+        "examples": count, "counter_examples": count,
         "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
         "active": or_null(&hours),
     }));
@@ -282,7 +289,7 @@ fn schemas() -> Value {
     pushed_scores["properties"]["id"] = string.clone();
     let mut all = json!({
         "Error": object(json!({ "error": string })),
-        "Streams": object(json!({ "streams": list(of("Stream")) })),
+        "Streams": object(json!({ "streams": list(of("Stream")), "additions": of("Additions") })),
         "Stream": stream,
         "Scores": scores::schema(),
         "Pushed": object(json!({ "id": string })),
@@ -307,7 +314,7 @@ fn schemas() -> Value {
         "Session": openapi_programs::session(),
         "SessionEnded": object(json!({ "ended": flag })),
     });
-    for (name, schema) in mark_routes::schemas() {
+    for (name, schema) in mark_routes::schemas().into_iter().chain(stream_setup::schemas()) {
         all[name] = schema;
     }
     all

@@ -224,7 +224,7 @@ mod tests {
         let (origin, attributes) = (ThresholdOrigin::default(), Arc::default());
         let rules = LabelRules { name: "cat".into(), thresholds, origin, attributes, hours: None };
         let set = SetRules { region: None, name: "things".into(), labels: vec![rules], rivals: Arc::default() };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
         let gap = Duration::from_secs(30);
         let emitter = Arc::new(Mutex::new(Emitter::new("site", Arc::clone(&id), model, vec![set], gap)));
         shared.board.live_scores().enter(&id, &emitter);

@@ -12,8 +12,8 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, label_lab, live, mark_routes, model_queries, openapi, openapi_programs,
-    page, picture_grid, push, scores, search, snapshots, stream_detail,
+    Shared, browser_session, events, handlers, label_lab, label_reports, live, mark_routes, model_queries, openapi,
+    openapi_programs, page, picture_grid, push, scores, search, snapshots, stream_detail, stream_setup,
 };
 
 /// Who may ask.
@@ -179,7 +179,12 @@ pub(super) fn all() -> Vec<Route> {
             stream_detail::streams,
             read("streams", "Every stream with its state and what became of its frames.", "Streams"),
         ),
+        Route::post("/api/v1/streams", CHANGE_BODY, stream_setup::add_stream, stream_setup::of_add()),
         Route::get("/api/v1/streams/{id}", READ, stream_detail::stream, stream_detail::of_one()),
+        Route::delete("/api/v1/streams/{id}", CHANGE, stream_setup::remove_stream, stream_setup::of_remove()),
+        Route::post("/api/v1/discover", CHANGE_BODY, stream_setup::discover, stream_setup::of_discover()),
+        Route::post("/api/v1/preview", CHANGE_BODY, stream_setup::preview, stream_setup::of_preview()),
+        Route::get("/api/v1/example-sets", READ, stream_setup::example_sets, stream_setup::of_examples()),
         Route::get("/api/v1/streams/{id}/latest.jpg", READ, stream_detail::latest, stream_detail::of_latest())
             .taking(stream_detail::PARAMETERS),
         Route::get("/api/v1/streams/{id}/scores", READ, scores::scores, openapi::scores()).taking(scores::PARAMETERS),
@@ -210,6 +215,13 @@ pub(super) fn all() -> Vec<Route> {
         ),
         Route::post("/api/v1/labels/{set}/try", PICTURE, label_lab::try_label, label_lab::of_try()),
         Route::post("/api/v1/labels/{set}/edit", CHANGE_BODY, label_lab::edit_label, label_lab::of_edit()),
+        Route::post("/api/v1/labels/{set}/report", PICTURE, label_reports::report, label_reports::of_report()),
+        Route::post(
+            "/api/v1/labels/{set}/calibrate",
+            CHANGE_BODY,
+            label_reports::calibrate,
+            label_reports::of_calibrate(),
+        ),
         Route::post("/api/v1/labels/{set}/reset", CHANGE, handlers::reset_set, openapi::reset_labels()),
         Route::get(
             "/api/v1/events",

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::access::AuthResult;
 use super::guard::refusal;
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use super::{Shared, openapi};
@@ -52,7 +53,9 @@ fn row(stream: &RegisteredStream, now: Instant) -> Value {
 pub(super) async fn streams(State(shared): State<Shared>) -> Json<Value> {
     let now = Instant::now();
     let rows: Vec<Value> = shared.board.streams().iter().map(|stream| row(stream, now)).collect();
-    Json(json!({ "streams": rows }))
+    let has_token = shared.access.authenticate(None) != AuthResult::NoToken;
+    let additions = shared.board.additions.read().told(has_token);
+    Json(json!({ "streams": rows, "additions": additions }))
 }
 
 /// The stream that a path names.

@@ -98,4 +98,6 @@ pub struct EmbeddedBatch {
     pub items: Vec<Item>,
     pub embeddings: Vec<f32>,
     pub dim: usize,
+    /// Name of what computed them.
+    pub provider: &'static str,
 }

@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn batch(number: u64) -> Option<EmbeddedBatch> {
-        Some(EmbeddedBatch { items: Vec::new(), embeddings: vec![number as f32], dim: 1 })
+        Some(EmbeddedBatch { items: Vec::new(), embeddings: vec![number as f32], dim: 1, provider: "cpu" })
     }
 
     proptest! {

@@ -88,6 +88,7 @@ fn with_stump(arch: &Architecture) -> Architecture {
         vocab: 16,
         context: 8,
         causal: arch.text.causal,
+        padding: None,
         pooling: TextPooling::Last,
         projection_bias: false,
     };

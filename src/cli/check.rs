@@ -226,7 +226,8 @@ pub fn model(settings: &Settings) -> Result<ModelFindings, EngineError> {
     let (trigger, shutdown) = shutdown::channel();
     let _signals = signals::listen(trigger, None, crate::logs::finish);
     let mut engine = Engine::build(&settings.model, &settings.infer, &settings.label_sets, &shutdown)?;
-    let not_learned = engine.learn_where_possible(&mut settings.clone(), &ExampleViews::of(settings), &shutdown);
+    let refused = engine.learn_where_possible(&mut settings.label_sets.clone(), &ExampleViews::of(settings), &shutdown);
+    let not_learned = refused.into_iter().map(|(at, why)| (at, why.as_warning())).collect();
     let doubts = engine::doubts(&settings.label_sets, &engine.scorers);
     Ok(ModelFindings { fingerprint: engine.model.fingerprint.to_string(), doubts, not_learned })
 }

@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> u8 {
     };
     let login = args.username.clone().map(|username| OnvifLogin { username, password });
     let place = ProbeTarget { interface: args.interface, target: args.target };
-    let devices = match discover::discover(&DiscoverOptions { place, time: args.timeout, login }) {
+    let devices = match discover::discover(&DiscoverOptions { place, time: args.timeout, login, until: None }) {
         Ok(devices) => devices,
         Err(error) => {
             complain(&error);

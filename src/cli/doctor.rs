@@ -314,7 +314,7 @@ fn cameras(page: &mut DoctorPage, settings: &Settings, time: Duration) {
         } else if let Some(error) = found.error.as_ref().filter(|error| *error == trial::NO_PASSWORD) {
             page.note("cameras", format!("{id}: {error}"), "run this as the service's user, with its credentials");
         } else if let Some(error) = &found.error {
-            page.fail("cameras", format!("{id}: {error}"), "docs/cameras.md tells by symptom what helps");
+            page.fail("cameras", format!("{id}: {error}"), "docs/nothing-is-told.md tells by symptom what helps");
         } else {
             let size = found.width.zip(found.height).map(|(width, height)| format!("{width}x{height}"));
             let told = [found.codec.clone(), size, found.decoder.clone()].into_iter().flatten().collect::<Vec<_>>();

@@ -20,6 +20,7 @@ pub mod embed;
 pub mod events;
 pub mod explain;
 mod explained_label;
+mod export_triton;
 pub mod history;
 mod intruder_pictures;
 pub mod labels;
@@ -40,6 +41,7 @@ mod screen;
 pub mod search;
 mod start_trial;
 pub mod status;
+mod status_boxes;
 pub mod tag;
 mod texts;
 mod trial;
@@ -187,7 +189,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Version(args) => version::run(&args),
         Command::PackageFiles(args) => package::run(&args, <Cli as clap::CommandFactory>::command()),
-        Command::Docs(args) => docs::run(&args),
+        Command::Docs(args) => docs::run(&args, <Cli as clap::CommandFactory>::command()),
         Command::EmbedTexts(args) => embed_child::serve(&args),
         Command::Measure(args) => measuring::serve(&args),
     };

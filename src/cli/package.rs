@@ -36,7 +36,7 @@ fn write(folder: &Path, command: clap::Command) -> io::Result<()> {
 }
 
 /// Without the commands that are not for people: completions would offer them.
-fn visible(command: clap::Command) -> clap::Command {
+pub(super) fn visible(command: clap::Command) -> clap::Command {
     let mut kept = clap::Command::new("vtagd").version(env!("CARGO_PKG_VERSION")).max_term_width(100);
     if let Some(about) = command.get_about() {
         kept = kept.about(about.clone());

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use crate::platform::terminal;
 
 /// The screen beside the shell's, without a cursor; both come back when it is dropped.
@@ -63,7 +65,7 @@ fn fit(text: &str, rows: usize, columns: usize) -> String {
     lines[..rows - 1].iter().copied().chain([more.as_str()]).map(cut).collect::<Vec<_>>().join("\n")
 }
 
-/// The first `columns` characters of `line`; colours take no room, and none goes on behind them.
+/// What of `line` fits into `columns`; colours take no room, and none goes on behind them.
 fn cut(line: &str, columns: usize) -> String {
     let (mut out, mut room, mut coloured) = (String::new(), columns, false);
     let mut characters = line.chars();
@@ -77,26 +79,26 @@ fn cut(line: &str, columns: usize) -> String {
                     break;
                 }
             }
-        } else if room == 0 {
-            break;
         } else {
+            let Some(left) = room.checked_sub(character.width().unwrap_or(0)) else { break };
             out.push(character);
-            room -= 1;
+            room = left;
         }
     }
     if coloured { out + "\x1b[0m" } else { out }
 }
 
-/// Columns as wide as their widest cell.
+/// Columns as wide as their widest cell on a terminal, where a Chinese letter takes two places and an accent of its own none.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
+            *width = cell.width().max(*width);
         }
     }
     let line = |row: &[String; N]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let padded = |(cell, width): (&String, usize)| format!("{cell}{}", " ".repeat(width - cell.width()));
+        let cells: Vec<String> = row.iter().zip(widths).map(padded).collect();
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -111,5 +113,14 @@ mod tests {
         assert_eq!(fit("abc\nde", 2, 20), "abc\x1b[K\nde\x1b[K");
         assert_eq!(fit("\x1b[32mabcd\x1b[0mef", 2, 5), "\x1b[32mabcd\x1b[0me\x1b[0m\x1b[K");
         assert_eq!(fit("abcdef\nb\nc\nd", 3, 4), "abcd\x1b[K\nb\x1b[K\n… 2 \x1b[K");
+        assert_eq!(fit("門口ab", 1, 5), "門口a\x1b[K");
+        assert_eq!(fit("門口ab", 1, 3), "門\x1b[K");
+    }
+
+    #[test]
+    fn columns_stand_below_one_another_whatever_alphabet_their_names_are_in() {
+        let row = |name: &str, score: &str| [name.to_owned(), score.to_owned()];
+        let text = table(&[row("label", "score"), row("門口", "1"), row("cafe\u{301}", "2")]);
+        assert_eq!(text, "label  score\n門口   1\ncafe\u{301}   2");
     }
 }

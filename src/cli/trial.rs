@@ -14,15 +14,14 @@ use crossbeam_channel::{bounded, select, tick};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::plain;
+use super::{plain, screen};
 use crate::config::{self, Settings, StreamSettings};
 use crate::frame::{FrameTap, FrameTime, Picture};
-use crate::platform::backoff::Ladder;
 use crate::platform::rounding;
 use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::sample::Schedule;
-use crate::source::{self, Location, Source, SourceSettings};
+use crate::source::{self, Location, Source};
 use crate::stream::status::{StreamReport, StreamState, StreamStatus};
 
 /// Streams that are connected to at the same time: each decodes its first pictures.
@@ -121,22 +120,12 @@ fn failed(stream: &StreamSettings, error: &str) -> Finding {
     Finding { error: Some(error.to_owned()), ..blank(stream) }
 }
 
-/// The source as configured, but with one attempt alone: `time` is all there is.
-fn attempt(stream: &StreamSettings, time: Duration) -> SourceSettings {
-    let mut settings = stream.source.clone();
-    let never = Duration::from_hours(24);
-    settings.reconnect.ladder = Ladder::doubling(never, never, never);
-    let limits = &mut settings.reconnect.limits;
-    (limits.first_frame, limits.stall) = (limits.first_frame.min(time), limits.stall.min(time));
-    settings
-}
-
 fn one(settings: &Settings, stream: &StreamSettings, time: Duration, shutdown: &Shutdown) -> Finding {
     let id = Arc::clone(&stream.source.id);
     let tap = Arc::new(Tap::new(stream.interval.at_start()));
     let status = Arc::new(StreamStatus::new(Arc::clone(&id)));
     let (trigger, until) = shutdown.child();
-    let source = Source::new(attempt(stream, time), Arc::clone(&tap) as _, Arc::clone(&status), until);
+    let source = Source::new(stream.source.of_one_attempt(time), Arc::clone(&tap) as _, Arc::clone(&status), until);
     let (told, ended) = bounded::<()>(1);
     let thread = Builder::new().name(format!("src-{id}")).spawn(move || {
         // Dropped at the end, also of a panic.
@@ -264,17 +253,7 @@ pub fn table(findings: &[Finding]) -> String {
     let head = ["stream", "codec", "size", "frames/s", "keyframes", "decoder", "decodes"].map(str::to_owned);
     let mut rows = vec![head];
     rows.extend(findings.iter().map(row));
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut lines: Vec<String> = Vec::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        lines.push(cells.join("  ").trim_end().to_owned());
-    }
+    let mut lines = vec![screen::table(&rows)];
     lines.extend(findings.iter().filter_map(|f| Some(format!("{}: not reachable: {}", f.id, f.error.as_ref()?))));
     lines.extend(
         findings.iter().filter_map(|f| Some(format!("{}: decoded in software: {}", f.id, f.why_software.as_ref()?))),

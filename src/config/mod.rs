@@ -29,6 +29,7 @@ use crate::source::{Decode, Decoder, Reconnect, SourceSettings};
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::{Document, bounded};
 
+pub mod added_streams;
 mod after_checks;
 mod api_endpoint;
 pub mod calibrations;
@@ -38,6 +39,7 @@ mod key_rows;
 mod model_choice;
 mod overrides;
 mod providers;
+mod remote_provider;
 mod schema;
 mod schema_runtime;
 mod schema_sources;
@@ -231,9 +233,12 @@ fn load_beside(
     absence: Absence,
     state: Option<&StateFolder>,
 ) -> Result<(Settings, Document), Vec<Problem>> {
-    let Whole { document, origins, refused, found } = whole(path).map_err(|problem| vec![*problem])?;
+    let Whole { mut document, origins, refused, found } = whole(path).map_err(|problem| vec![*problem])?;
+    let kept = state.cloned().unwrap_or_else(|| added_streams::state_of(&document));
+    let added = added_streams::append(&mut document, &kept);
     let (settings, mut problems) = validate::settings(&document, absence, found.incomplete, state);
-    problems.extend(found.problems.into_iter().chain(refused));
+    problems.extend(found.problems.into_iter().chain(refused).chain(added));
+    added_streams::soften(&mut problems, &kept);
     // In the order of each file, the configuration first; the sort is stable, so label sets stay in theirs.
     problems.sort_by_key(|problem| {
         match problem.file == *document.file() || document.appended().any(|file| *file == *problem.file) {

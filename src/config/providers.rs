@@ -1,5 +1,6 @@
 //! `runtime.providers`: each item a name, or a name with options, checked into what the engine takes.
 
+use super::remote_provider::{self, RemoteKeys};
 use super::schema::{CudaOptions, OpenvinoOptions, ProviderItem, TensorrtOptions};
 use crate::infer::options::{self, Arena, CpuOptions, OpenvinoPrecision, ProviderChoice};
 use crate::infer::{Provider, probe_embedding};
@@ -20,8 +21,12 @@ const MAX_DEVICE: usize = 63;
 pub fn list(items: &[At<ProviderItem>], reader: &mut Reader<'_>) -> Vec<ProviderChoice> {
     let mut choices: Vec<ProviderChoice> = Vec::new();
     for item in items {
-        let Some(choice) = choice(&item.value, reader) else { continue };
+        let Some(choice) = choice(item, reader) else { continue };
         let provider = choice.provider();
+        if provider == Provider::Remote && !choices.is_empty() {
+            let message = "stands behind a provider of this machine, and so would never be asked";
+            reader.error(item, message, "put it first: what stands behind it computes while the server is away");
+        }
         if choices.iter().any(|known| known.provider() == provider) {
             reader.error(item, format!("`{}` is named twice", provider.as_str()), "keep one of them");
         } else {
@@ -63,13 +68,14 @@ section! {
     }
 }
 
-fn choice(item: &ProviderItem, reader: &mut Reader<'_>) -> Option<ProviderChoice> {
-    Some(match item {
+fn choice(item: &At<ProviderItem>, reader: &mut Reader<'_>) -> Option<ProviderChoice> {
+    Some(match &item.value {
         ProviderItem::Name(provider) => (*provider).into(),
         ProviderItem::Tensorrt(raw) => ProviderChoice::Tensorrt(tensorrt(raw, reader)),
         ProviderItem::Cuda(raw) => ProviderChoice::Cuda(cuda(raw, reader)?),
         ProviderItem::Openvino(raw) => ProviderChoice::Openvino(openvino(raw, reader)?),
         ProviderItem::Cpu(raw) => ProviderChoice::Cpu(CpuOptions { threads: threads(&raw.threads, reader) }),
+        ProviderItem::Remote(raw) => remote_provider::choice(item, raw, reader)?,
     })
 }
 
@@ -184,6 +190,7 @@ impl FromNode for ProviderItem {
             ("cuda", "NVIDIA's CUDA, with options", property::<CudaOptions>()),
             ("openvino", "Intel's OpenVINO, with options", property::<OpenvinoOptions>()),
             ("cpu", "The processor, which has no options", property::<super::schema::CpuOptions>()),
+            ("remote", "An inference server, which speaks KServe v2", property::<RemoteKeys>()),
         ];
         let described = options.map(|(name, description, mut schema)| {
             schema["description"] = description.into();
@@ -198,7 +205,11 @@ impl FromNode for ProviderItem {
 
     fn from_node(node: &crate::yaml::Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         use crate::yaml::Value;
-        const NAMES: [&str; 4] = ["tensorrt", "cuda", "openvino", "cpu"];
+        const NAMES: [&str; 5] = ["tensorrt", "cuda", "openvino", "cpu", "remote"];
+        if matches!(&node.value, Value::Text(text) if text == "remote") {
+            let remedy = "write `- remote: { url: grpc://host:8001, model: NAME }`";
+            return reader.refuse_node(node, path, "does not say where the server is", remedy);
+        }
         let Value::Map(entries) = &node.value else {
             return Provider::from_node(node, path, reader).map(Self::Name);
         };
@@ -219,6 +230,7 @@ impl FromNode for ProviderItem {
             "cuda" => Self::Cuda(map.field("cuda", reader).into_value()?),
             "openvino" => Self::Openvino(map.field("openvino", reader).into_value()?),
             "cpu" => Self::Cpu(map.field("cpu", reader).into_value()?),
+            "remote" => Self::Remote(map.field("remote", reader).into_value()?),
             _ => return None,
         })
     }
@@ -229,6 +241,7 @@ impl FromNode for ProviderItem {
         <CudaOptions as FromNode>::keys(&join(path, "cuda"), out);
         <OpenvinoOptions as FromNode>::keys(&join(path, "openvino"), out);
         <super::schema::CpuOptions as FromNode>::keys(&join(path, "cpu"), out);
+        <RemoteKeys as FromNode>::keys(&join(path, "remote"), out);
     }
 }
 
@@ -277,6 +290,67 @@ mod tests {
         ] {
             let message = from_pairs(provider, &pairs(&list)).unwrap_err();
             assert!(message.contains(told) && message.lines().count() == 1, "{message}");
+        }
+    }
+
+    /// What a list comes to, and what is told of it.
+    fn read(text: &str) -> (Vec<ProviderChoice>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), "").unwrap();
+        std::fs::write(folder.path().join("token"), "hunter2").unwrap();
+        let file = folder.path().join("vtagd.yaml");
+        let document = Document::parse(&file, format!("providers: {text}\n").as_bytes()).unwrap();
+        let mut reader = Reader::new(&document);
+        let root = reader.root::<Alone>().unwrap();
+        let choices = list(root.value.providers.given().map_or(&[], |list| &list.value), &mut reader);
+        let told = reader.problems().iter().map(|p| format!("{} {}; {}", p.field, p.message, p.remedy)).collect();
+        (choices, told)
+    }
+
+    #[test]
+    fn a_server_is_read_with_everything_that_can_be_said_of_it() {
+        use crate::infer::remote::{Carrier, TileInput};
+        let (choices, told) = read(
+            "[ { remote: { url: [ grpcs://gpu-1, \"https://[fd00::1]/triton/\" ], model: vit-h-14, input: f32, timeout: 500ms, \
+             max_message: 16MiB, ca: ca.pem, token: { file: token } } }, cpu ]",
+        );
+        assert!(told.is_empty(), "{told:?}");
+        let [ProviderChoice::Remote(remote), ProviderChoice::Cpu(_)] = &choices[..] else { panic!("{choices:?}") };
+        let urls: Vec<String> = remote.urls.iter().map(ToString::to_string).collect();
+        assert_eq!(urls, ["grpcs://gpu-1:8001", "https://[fd00::1]:443/triton"]);
+        assert_eq!((remote.urls[1].host.as_str(), remote.urls[1].carrier), ("fd00::1", Carrier::Http));
+        assert_eq!((remote.model.as_str(), remote.input, remote.max_message), ("vit-h-14", TileInput::F32, 16 << 20));
+        assert_eq!(remote.timeout, std::time::Duration::from_millis(500));
+        assert!(remote.trust.ca.is_some() && remote.token.is_some());
+        assert!(!format!("{choices:?}").contains("hunter2"), "{choices:?}");
+        let (choices, told) = read("[ { remote: { url: grpc://127.0.0.1, model: m } } ]");
+        let [ProviderChoice::Remote(remote)] = &choices[..] else { panic!("{choices:?} {told:?}") };
+        assert_eq!((remote.input, remote.max_message), (TileInput::U8, 4 << 20));
+    }
+
+    #[test]
+    fn what_is_wrong_about_a_server_is_told_with_a_remedy() {
+        for (text, wanted) in [
+            ("[ remote ]", "write `- remote: { url: grpc://host:8001, model: NAME }`"),
+            ("[ { remote: { model: m } } ]", "remote.url is missing"),
+            ("[ { remote: { url: grpc://h } } ]", "remote.model is missing"),
+            ("[ { remote: { url: mqtt://h, model: m } } ]", "has the scheme mqtt://"),
+            ("[ { remote: { url: gpu-1, model: m } } ]", "has no scheme"),
+            ("[ { remote: { url: grpc://h/path, model: m } } ]", "has more than an address"),
+            ("[ { remote: { url: \"grpc://u:secret99@h\", model: m } } ]", "a token goes into `token`"),
+            ("[ { remote: { url: grpc://h, model: ../m } } ]", "is not the name of a model"),
+            ("[ { remote: { url: grpc://h, model: m, timeout: 2m } } ]", "100ms and 60s"),
+            ("[ { remote: { url: grpc://h, model: m, max_message: 1KiB } } ]", "1MiB and 1GiB"),
+            ("[ { remote: { url: grpc://h, model: m, ca: ca.pem } } ]", "use grpcs:// or https://"),
+            ("[ { remote: { url: grpcs://h, model: m, cert: ca.pem } } ]", "needs both `cert` and `key`"),
+            ("[ { remote: { url: grpc://gpu, model: m, token: { file: token } } } ]", "without encryption"),
+            ("[ { remote: { url: grpc://h, model: m, token: abc } } ]", "may not stand in this file"),
+            ("[ cpu, { remote: { url: grpc://h, model: m } } ]", "put it first"),
+            ("[ { remote: { url: [], model: m } } ]", "name 1 to 16 servers"),
+        ] {
+            let (_, told) = read(text);
+            assert!(told.iter().any(|line| line.contains(wanted)), "{text}: {told:?}");
+            assert!(!told.concat().contains("secret99"), "{told:?}");
         }
     }
 }

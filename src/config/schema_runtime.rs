@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::remote_provider::RemoteKeys;
 use crate::infer::Provider;
 use crate::infer::options::{Arena, OpenvinoPrecision};
 use crate::section;
@@ -13,8 +14,8 @@ section! {
     pub struct Runtime {
         /// path | looked for | `libonnxruntime.so` to load; see [providers](#providers)
         "library" => library: String,
-        /// list of `tensorrt`, `cuda`, `openvino`, `cpu`, each alone or with options | `[cpu]` | Tried in order, each
-        /// once; see [providers](#providers)
+        /// list of `tensorrt`, `cuda`, `openvino`, `cpu`, each alone or with options, and `remote` with options | `[cpu]` |
+        /// Tried in order, each once; see [providers](#providers)
         "providers" => providers: Vec<At<ProviderItem>>,
         /// bool | `false` | The first provider or nothing
         "strict" => strict: bool,
@@ -54,6 +55,7 @@ pub enum ProviderItem {
     Cuda(CudaOptions),
     Openvino(OpenvinoOptions),
     Cpu(CpuOptions),
+    Remote(RemoteKeys),
 }
 
 section! {

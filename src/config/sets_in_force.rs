@@ -40,9 +40,18 @@ pub struct SetInForce {
     /// What is doubtful about the set, as far as it can be told without a model.
     #[serde(skip)]
     pub warnings: Vec<String>,
+    /// Its examples could not be used when it was put in force: it goes by its texts alone.
+    #[serde(skip)]
+    pub is_by_texts: bool,
 }
 
 impl SetInForce {
+    /// From now on the set has no examples, and `warning` says so.
+    pub fn goes_by_texts(&mut self, warning: String) {
+        self.warnings.push(warning);
+        self.is_by_texts = true;
+    }
+
     /// Whether there is a copy, right or wrong.
     pub fn has_copy(&self) -> bool {
         self.copy.is_some() || self.refused.is_some()
@@ -78,7 +87,14 @@ pub(super) fn choose(
 ) -> (Parsed, SetInForce) {
     let name = &parsed.set.name;
     let file = parsed.set.file.clone();
-    let mut in_force = SetInForce { in_force: InForce::File, file, copy: None, refused: None, warnings: Vec::new() };
+    let mut in_force = SetInForce {
+        in_force: InForce::File,
+        file,
+        copy: None,
+        refused: None,
+        warnings: Vec::new(),
+        is_by_texts: false,
+    };
     let fits =
         |copy: StateCopy| match events.and_then(|events| sets::check_merged(&copy.parsed, events).into_iter().next()) {
             None => Ok(copy),

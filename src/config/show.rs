@@ -314,6 +314,17 @@ fn provider(provider: &ProviderChoice) -> Value {
         }
         ProviderChoice::Openvino(options) => ("openvino", json!(options)),
         ProviderChoice::Cpu(options) => ("cpu", json!(options)),
+        ProviderChoice::Remote(options) => {
+            let shown = json!({
+                "url": options.urls.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "model": options.model,
+                "input": options.input.as_str(),
+                "timeout": options.timeout,
+                "max_message": size(options.max_message),
+                "token": options.token,
+            });
+            ("remote", trusting(shown, &options.trust))
+        }
     };
     json!({ name: options })
 }

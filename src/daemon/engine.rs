@@ -15,6 +15,8 @@ use super::example_embeddings::{
 use crate::bench::{cores, openvino_precision};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::event::ModelRef;
+use crate::infer::remote::server_link::ServerLink;
+use crate::infer::remote::tile_bytes::PixelScale;
 use crate::infer::sessions::{self, Opened, Plan};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
 use crate::label::LabelSet;
@@ -203,44 +205,58 @@ impl LabelBook {
         let misfit = || EngineError::Shape { set: set.name.clone(), reason: "there are none".to_owned() };
         drop(kept);
         let scorer = scorer(embeddings.first().ok_or_else(misfit)?, &self.bundle, self.dim)?;
-        self.learned(std::slice::from_ref(set), vec![scorer], views, shutdown)?.pop().ok_or_else(|| misfit().into())
+        let learned = |learning: &mut Learning<'_>| learning.scorers(std::slice::from_ref(set), vec![scorer]);
+        self.learning(views, shutdown, learned)?.pop().ok_or_else(|| misfit().into())
     }
 
     /// Scorers of `sets`, in order. Texts that are not in the cache are embedded in a child process, and pictures by the running pipeline; blocks
-    /// until then.
+    /// until then. Those sets whose names are `by_texts` may have examples that cannot be used, as [`Engine::learn_where_possible`] says.
     ///
     /// # Errors
     /// As [`Engine::build`] and [`Engine::learn`].
     pub fn scorers(
         &self,
-        sets: &[LabelSet],
+        mut sets: Vec<LabelSet>,
+        by_texts: &[String],
         views: &ExampleViews,
         shutdown: &Shutdown,
-    ) -> Result<Vec<Arc<Scorer>>, EngineError> {
-        let scorers: Vec<Arc<Scorer>> = {
+    ) -> Result<NewScorers, EngineError> {
+        let mut scorers: Vec<Arc<Scorer>> = {
             let mut one = self.one_tower.lock();
             // Two of them may be too many.
             *one = None;
             let mut tower = ChildTower::new(&self.bundle, self.infer.library.clone(), self.infer.threads)
                 .with_shutdown(shutdown.clone());
-            let embeddings = embed(&self.bundle, sets, &mut tower)?;
+            let embeddings = embed(&self.bundle, &sets, &mut tower)?;
             embeddings.iter().map(|set| scorer(set, &self.bundle, self.dim)).collect::<Result<_, _>>()?
         };
-        self.learned(sets, scorers, views, shutdown)
+        let may = |set: &LabelSet| by_texts.contains(&set.name);
+        let refused =
+            self.learning(views, shutdown, |learning| learning.scorers_where_possible(&mut sets, &mut scorers, may))?;
+        Ok(NewScorers { sets, scorers, refused })
     }
 
-    /// The same scorers, of which those of labels with examples have learned from them.
-    fn learned(
+    /// What learns from examples beside the running pipeline.
+    fn learning<T>(
         &self,
-        sets: &[LabelSet],
-        scorers: Vec<Arc<Scorer>>,
         views: &ExampleViews,
         shutdown: &Shutdown,
-    ) -> Result<Vec<Arc<Scorer>>, EngineError> {
+        learn: impl FnOnce(&mut Learning<'_>) -> Result<T, LearningError>,
+    ) -> Result<T, EngineError> {
         let mut embedder = self.on_demand.as_ref().map(|on_demand| PipelineEmbedder { on_demand, shutdown });
         let embedder = embedder.as_mut().map(|embedder| embedder as &mut dyn PictureEmbedder);
-        Ok(Learning::new(&self.bundle, views, embedder, shutdown).scorers(sets, scorers)?)
+        Ok(learn(&mut Learning::new(&self.bundle, views, embedder, shutdown))?)
     }
+}
+
+/// What label sets are scored with from now on.
+pub struct NewScorers {
+    /// Without the examples that cannot be used.
+    pub sets: Vec<LabelSet>,
+    /// One a set.
+    pub scorers: Vec<Arc<Scorer>>,
+    /// The sets whose examples are not used, by their numbers, and why.
+    pub refused: Vec<(usize, LearningError)>,
 }
 
 /// Bytes of the text tower's files: the graph, and weights beside it.
@@ -281,6 +297,8 @@ pub struct Engine {
     pub spec: Arc<Spec>,
     /// One a session, warm; none for `model: none`.
     pub encoders: Vec<Box<dyn ImageEncoder>>,
+    /// To the server that computes, if one does.
+    pub link: Option<Arc<ServerLink>>,
     /// `None` for `model: none`.
     pub plan: Option<Plan>,
     /// One a label set, in the order given; empty without a model.
@@ -338,24 +356,20 @@ impl Engine {
             let infer = openvino_precision::choose(infer, &runtime, bundle, size, shutdown);
             cores::choose(&infer, bundle, size, runtime::version(), shutdown)
         });
-        let Opened { encoders, refused, plan } =
-            sessions::open(&runtime, bundle, chosen.as_ref().unwrap_or(infer), size)?;
+        let ((scale, bias), infer_as) = (spec.affine(), chosen.as_ref().unwrap_or(infer));
+        let opened = sessions::open(&runtime, bundle, infer_as, size, PixelScale { scale, bias })?;
+        let Opened { encoders, refused, plan, link } = opened;
         runtime::give_back_freed_memory();
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;
-        let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into() };
+        let model = ModelRef {
+            name: bundle.name.as_str().into(),
+            fingerprint: bundle.fingerprint.as_str().into(),
+            provider: None,
+        };
         let labels =
             LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim, one_tower: Arc::default(), on_demand: None };
-        Ok(Self {
-            model,
-            provider,
-            refused,
-            spec,
-            encoders: encoders.into_iter().map(|encoder| Box::new(encoder) as Box<dyn ImageEncoder>).collect(),
-            plan: Some(plan),
-            scorers,
-            labels: Some(labels),
-        })
+        Ok(Self { model, provider, refused, spec, encoders, link, plan: Some(plan), scorers, labels: Some(labels) })
     }
 
     /// Embeds the examples of `sets`, which it was built with, and goes on with scorers that have learned from them. Before the sessions are
@@ -373,13 +387,14 @@ impl Engine {
 
     /// Decodes and preprocesses only, with the defaults of CLIP's preprocessor.
     fn without_model() -> Result<Self, EngineError> {
-        let model = ModelRef { name: NO_MODEL.into(), fingerprint: "".into() };
+        let model = ModelRef { name: NO_MODEL.into(), fingerprint: "".into(), provider: None };
         Ok(Self {
             model,
             provider: NO_MODEL,
             refused: Vec::new(),
             spec: Arc::new(Spec::from_json("{}")?),
             encoders: Vec::new(),
+            link: None,
             plan: None,
             scorers: Vec::new(),
             labels: None,

@@ -53,6 +53,13 @@ pub enum LearningError {
     NotEmbedded(String),
 }
 
+impl LearningError {
+    /// What is said of a set that goes on without its examples.
+    pub fn as_warning(&self) -> String {
+        format!("its examples are not used, it goes by its texts alone: {self}")
+    }
+}
+
 /// Whoever turns a picture into embeddings: one a tile of the view, one behind the other.
 pub trait PictureEmbedder {
     /// # Errors
@@ -182,24 +189,29 @@ impl<'a> Learning<'a> {
         sets.iter().zip(scorers).map(learned).collect()
     }
 
-    /// As [`Self::scorers`], where a set whose examples cannot be used goes on by its texts alone, and loses them, so that what was calibrated
-    /// with them waits. Such sets by their numbers, and why.
-    fn scorers_where_possible(
+    /// As [`Self::scorers`], where a set that `may_go_by_texts` and whose examples cannot be used goes on by its texts alone, and loses them, so that
+    /// what was calibrated with them waits. Such sets by their numbers, and why.
+    ///
+    /// # Errors
+    /// As [`Self::scorers`], for all other sets.
+    pub fn scorers_where_possible(
         &mut self,
         sets: &mut [LabelSet],
         scorers: &mut [Arc<Scorer>],
-    ) -> Vec<(usize, LearningError)> {
+        may_go_by_texts: impl Fn(&LabelSet) -> bool,
+    ) -> Result<Vec<(usize, LearningError)>, LearningError> {
         let mut refused = Vec::new();
         for (at, (set, scorer)) in sets.iter_mut().zip(scorers).enumerate().filter(|(_, (set, _))| set.has_examples()) {
             match self.scorer(set, Scorer::clone(scorer)) {
                 Ok(learned) => *scorer = Arc::new(learned),
-                Err(why) => {
+                Err(why) if may_go_by_texts(set) => {
                     *set = set.without_examples();
                     refused.push((at, why));
                 }
+                Err(why) => return Err(why),
             }
         }
-        refused
+        Ok(refused)
     }
 
     /// The same for one set.
@@ -314,19 +326,18 @@ impl<'a> Learning<'a> {
 
 impl Engine {
     /// As [`Self::learn`], for a start: one example that cannot be used is no reason to see nothing at all. Its set goes by its texts alone, and
-    /// has no examples any more in `settings`. Such sets by their numbers, and what to tell.
+    /// has no examples any more in `sets`. Such sets by their numbers, and why.
     pub fn learn_where_possible(
         &mut self,
-        settings: &mut Settings,
+        sets: &mut [LabelSet],
         views: &ExampleViews,
         shutdown: &Shutdown,
-    ) -> Vec<(usize, String)> {
+    ) -> Vec<(usize, LearningError)> {
         let (Some(labels), Some(encoder)) = (&self.labels, self.encoders.first_mut()) else { return Vec::new() };
         let mut embedder = SessionEmbedder { spec: &self.spec, encoder: encoder.as_mut() };
         let mut learning = Learning::new(&labels.bundle, views, Some(&mut embedder), shutdown);
-        let refused = learning.scorers_where_possible(&mut settings.label_sets, &mut self.scorers);
-        let told = |why| format!("its examples are not used, it goes by its texts alone: {why}");
-        refused.into_iter().map(|(at, why)| (at, told(why))).collect()
+        // All of them may: no error is left.
+        learning.scorers_where_possible(sets, &mut self.scorers, |_| true).unwrap_or_default()
     }
 }
 
@@ -399,7 +410,10 @@ mod tests {
         let clip = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
         let plain = Arc::new(Scorer::new(&embeddings, clip).unwrap());
         let (mut now, mut scorers) = (sets.to_vec(), vec![plain; 4]);
-        let refused = learning.scorers_where_possible(&mut now, &mut scorers);
+        let refused =
+            learning.scorers_where_possible(&mut now.clone(), &mut scorers.clone(), |set| set.name != "lonely");
+        assert!(refused.unwrap_err().to_string().contains("nothing"), "what may not go by its texts is an error");
+        let refused = learning.scorers_where_possible(&mut now, &mut scorers, |_| true).unwrap();
         let told: Vec<(usize, String)> = refused.iter().map(|(at, why)| (*at, why.to_string())).collect();
         assert!(
             matches!(&told[..], [(0, odd), (1, lonely)] if odd.contains("odd.jpg") && lonely.contains("nothing")),

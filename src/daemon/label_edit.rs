@@ -3,15 +3,17 @@
 //! In: a label set as it runs or as its file has it, and a [`LabelDraft`]. Out: the set with it; or its text as the copy in the state directory, with what
 //! there was of one before. Reads and writes there, on the caller's thread: the main thread, which has the configuration read again afterwards.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::state_change::StateChange;
 use crate::label::background_field::NOUNS;
+use crate::label::examples::Example;
 use crate::label::set::{self, Parsed};
 use crate::label::state_copy::{self, CopyError, NoCopy};
 use crate::label::{Label, LabelSet, set_edit};
-use crate::platform::state_folder::{StateError, StateFolder};
+use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
-use crate::stream::requests::{LabelDraft, RequestOutcome};
+use crate::stream::requests::{LabelDraft, PastMoment, RequestOutcome};
 use crate::yaml::problem::Problem;
 use crate::yaml::{Document, MAX_BYTES};
 
@@ -20,26 +22,6 @@ const MOST: u64 = 2 * MAX_BYTES;
 
 /// Who made a copy.
 const BY: &str = "the page";
-
-/// The copy of a set that there was, or that there was none.
-#[derive(Debug)]
-pub struct CopyBefore {
-    place: PathBuf,
-    content: Option<Vec<u8>>,
-}
-
-impl CopyBefore {
-    /// Puts it back.
-    ///
-    /// # Errors
-    /// When the disk does not take it.
-    pub fn restore(self, state: &StateFolder) -> Result<(), StateError> {
-        match self.content {
-            Some(content) => state.write(&self.place, &content),
-            None => state.remove(&self.place).map(|_| ()),
-        }
-    }
-}
 
 /// `set` with a label as `draft` has it, at its place or behind the others.
 pub fn drafted(set: &LabelSet, draft: &LabelDraft) -> LabelSet {
@@ -62,7 +44,19 @@ pub fn drafted(set: &LabelSet, draft: &LabelDraft) -> LabelSet {
     let margin = |threshold: Option<f64>, before: Option<Threshold>| threshold.map(Threshold::Margin).or(before);
     label.thresholds.enter = margin(draft.enter, label.thresholds.enter);
     label.thresholds.exit = margin(draft.exit, label.thresholds.exit);
+    add(&mut label.examples, &draft.examples);
+    add(&mut label.counter_examples, &draft.counter_examples);
     set
+}
+
+/// Moments behind the examples that there are, each once.
+fn add(examples: &mut Vec<Example>, moments: &[PastMoment]) {
+    let of = |one: &PastMoment| Example::of_history(&one.stream, one.region.as_deref(), one.at).ok();
+    for new in moments.iter().filter_map(of) {
+        if !examples.iter().any(|one| one.digest == new.digest) {
+            examples.push(new);
+        }
+    }
 }
 
 /// Keeps the set of the configuration's `file`, with the label, as a copy, if what is in force of it still has the hash `sha256`.
@@ -75,7 +69,7 @@ pub fn keep(
     file: &Path,
     sha256: &str,
     draft: &LabelDraft,
-) -> Result<CopyBefore, RequestOutcome> {
+) -> Result<StateChange, RequestOutcome> {
     let refused = |why: String| RequestOutcome::Refused { why, problems: Vec::new() };
     let with_problems =
         |problems: Vec<Problem>| RequestOutcome::Refused { why: format!("the set `{name}` has problems"), problems };
@@ -112,7 +106,7 @@ pub fn keep(
     let place = state_copy::name_of(name);
     let content = state.read(&place, MOST).map_err(|error| refused(format!("its copy cannot be read: {error}")))?;
     match state_copy::put(state, name, state_copy::body(&text), &original, BY) {
-        Ok(()) => Ok(CopyBefore { place, content }),
+        Ok(()) => Ok(StateChange::of(place, content)),
         Err(CopyError::Set(problems)) => Err(with_problems(problems)),
         Err(other) => Err(refused(other.to_string())),
     }
@@ -120,6 +114,8 @@ pub fn keep(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const SET: &str = "# ours\nset: yard\nbackground: [an empty yard] # seen at night\nlabels:\n  - name: car # any\n    enter: 0.7\n";

@@ -4,22 +4,27 @@
 //! [`reload`] changes them while they run, [`drop_report`] logs what they drop.
 
 mod answer_queries;
+mod camera_finder;
 pub(crate) mod clip_frame;
 mod drop_report;
 pub mod engine;
 pub mod example_embeddings;
+mod label_commands;
 mod label_edit;
 mod label_trial;
 pub(crate) mod marking;
+mod offered_labels;
 mod outside_hours;
 mod reload;
 pub(crate) mod running_streams;
 mod set_view;
 mod start_sinks;
+mod state_change;
+mod stream_edit;
 mod stream_history;
 mod stream_times;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
@@ -31,6 +36,7 @@ use crate::config::{ModelChoice, Settings};
 use crate::daemon::engine::{Engine, EngineError};
 use crate::history::Recorder;
 use crate::infer::Provider;
+use crate::infer::remote::server_link::ServerLink;
 use crate::infer::watchdog::{self, Runs};
 use crate::logs;
 use crate::metrics;
@@ -48,8 +54,10 @@ use crate::stream::registry::StreamRegistry;
 use crate::stream::requests::{self, Action};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
+use camera_finder::CameraLooks;
 use drop_report::{DropReport, StreamDrops};
-use example_embeddings::ExampleViews;
+use example_embeddings::{ExampleViews, LearningError};
+use label_commands::OwnCommands;
 use marking::KeptMarks;
 use reload::Reloader;
 use running_streams::Streams;
@@ -154,7 +162,7 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     }
     let gpus = watch_gpus(&settings, &board, &shutdown).map_err(|e| start(&e))?;
     board.not_ready("loading the model");
-    let events = Arc::new(EventRoute { outbox, gallery });
+    let events = Arc::new(EventRoute { outbox, gallery, computed_by: OnceLock::new() });
     let engine = match load(&mut settings, &shutdown) {
         Ok(Some(engine)) => engine,
         ended => {
@@ -181,6 +189,7 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
         threads: crate::daemon::engine::preprocessing_threads(settings.infer.preprocess_threads),
     };
     let (mut intake, stages) = pipeline::start(stages, &shutdown).map_err(|e| start(&e))?;
+    let _ = events.computed_by.set(Arc::clone(&intake.score_routes().computed_by));
     let on_demand = Arc::new(intake.on_demand());
     let engine_labels = engine.labels.map(|labels| labels.with_pictures(Arc::clone(&on_demand)));
     let (model, labels) = (engine.model.clone(), engine_labels.clone());
@@ -196,12 +205,15 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     }
     let (labels, scorers) = (engine_labels, engine.scorers);
     let marks = Arc::new(KeptMarks::new(&settings));
+    board.set_label_commands(Arc::new(OwnCommands::new(&settings, shutdown.clone())));
     let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone())
         .telling(Arc::clone(&answers), Arc::clone(&marks));
     facts.set_provider(engine.provider);
     reloader.publish(&streams);
     board.set_model_queries(answers);
     board.set_marks(marks);
+    board.set_finder(Arc::new(CameraLooks::new(shutdown.clone())));
+    board.set_example_sets(offered_labels::example_sets());
     let (model, provider) = (&*engine.model.name, engine.provider);
     board.refused(&engine.refused);
     board.inference(engine.plan);
@@ -209,7 +221,8 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     systemd::ready();
     tracing::info!(streams = streams.len(), model, provider, "ready");
 
-    let health = Health { runs, systemd: Watchdog::from_environment(), board: Arc::clone(&board) };
+    let systemd = Watchdog::from_environment();
+    let health = Health { runs, systemd, board: Arc::clone(&board), link: engine.link };
     let failed = watch(&mut streams, &mut reloader, &stages, health, &shutdown, &events.outbox, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
@@ -240,6 +253,8 @@ struct Health {
     runs: Arc<Runs>,
     systemd: Option<Watchdog>,
     board: Arc<Board>,
+    /// To the server that computes, if one does.
+    link: Option<Arc<ServerLink>>,
 }
 
 impl Health {
@@ -253,6 +268,9 @@ impl Health {
             systemd.feed(now);
         }
         self.board.set_unhealthy(hung);
+        if let Some(link) = &self.link {
+            self.board.set_inference_server(link.view());
+        }
     }
 }
 
@@ -295,17 +313,24 @@ fn load(settings: &mut Settings, shutdown: &Shutdown) -> Result<Option<Engine>, 
     let mut built = Engine::build(&settings.model, &settings.infer, &settings.label_sets, shutdown);
     if let Ok(engine) = &mut built {
         let views = ExampleViews::of(settings);
-        for (at, told) in engine.learn_where_possible(settings, &views, shutdown) {
-            let (Some(set), Some(of)) = (settings.label_sets.get(at), settings.in_force.get_mut(at)) else { continue };
-            tracing::warn!(set = set.name, "{told}");
-            of.warnings.push(told);
-        }
+        let refused = engine.learn_where_possible(&mut settings.label_sets, &views, shutdown);
+        goes_by_texts(settings, &refused);
     }
     if shutdown.is_requested() {
         // The child that embeds texts was killed for it: an error by then is ours, not the user's.
         return Ok(None);
     }
     Ok(Some(built?))
+}
+
+/// Notes and tells of sets, by their numbers, that their examples are not used.
+fn goes_by_texts(settings: &mut Settings, refused: &[(usize, LearningError)]) {
+    for (at, why) in refused {
+        let (Some(set), Some(of)) = (settings.label_sets.get(*at), settings.in_force.get_mut(*at)) else { continue };
+        let warning = why.as_warning();
+        tracing::warn!(set = set.name, "{warning}");
+        of.goes_by_texts(warning);
+    }
 }
 
 /// Waits until every stream has ended or shutdown is asked for, and does what is requested meanwhile. Returns whether something that all

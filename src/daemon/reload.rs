@@ -15,13 +15,14 @@ use tokio::sync::oneshot;
 
 use super::answer_queries::ModelAnswers;
 use super::example_embeddings::ExampleViews;
-use super::label_edit::{self, CopyBefore};
+use super::label_edit;
 use super::marking::KeptMarks;
 use super::running_streams::Streams;
-use super::set_view;
+use super::state_change::StateChange;
+use super::{set_view, stream_edit};
 use crate::api::{Access, Board};
 use crate::config::{self, ApiSettings, Settings, calibrations};
-use crate::daemon::engine::{self, EngineError, LabelBook};
+use crate::daemon::engine::{self, EngineError, LabelBook, NewScorers};
 use crate::label::{LabelSet, state_copy};
 use crate::logs;
 use crate::platform::shutdown::Shutdown;
@@ -61,8 +62,8 @@ pub struct Reloader {
     answer: Option<oneshot::Sender<RequestOutcome>>,
     /// … which is told once everybody sees what has changed.
     outcome: Option<RequestOutcome>,
-    /// What there was of the copy of a label set that is to come into force, until it does.
-    before_edit: Option<CopyBefore>,
+    /// What there was in the state directory before a change that is to come into force, until it does.
+    before_edit: Option<StateChange>,
 }
 
 /// New label texts are being embedded for these settings.
@@ -70,7 +71,7 @@ struct UnderWay {
     settings: Settings,
     /// The label set whose copy goes with the old settings.
     reset: Option<String>,
-    scorers: Receiver<Result<Vec<Arc<Scorer>>, EngineError>>,
+    scorers: Receiver<Result<NewScorers, EngineError>>,
     thread: JoinHandle<()>,
 }
 
@@ -124,6 +125,7 @@ impl Reloader {
             set_view::view(&self.current, at, set, &doubts.collect::<Vec<_>>())
         };
         self.board.set_scores_in_metrics(self.current.scores_in_metrics);
+        self.board.set_additions(stream_edit::additions(&self.current.state));
         self.board.set_labels(sets.map(view).collect());
     }
 
@@ -178,9 +180,11 @@ impl Reloader {
     fn step(&mut self, streams: &mut Streams) -> bool {
         if let Some(under_way) = self.under_way.take() {
             return match under_way.scorers.try_recv() {
-                Ok(Ok(scorers)) => {
+                Ok(Ok(NewScorers { sets, scorers, refused })) => {
                     let _ = under_way.thread.join();
-                    self.accept(under_way.settings, under_way.reset, scorers, streams)
+                    let mut settings = Settings { label_sets: sets, ..under_way.settings };
+                    super::goes_by_texts(&mut settings, &refused);
+                    self.accept(settings, under_way.reset, scorers, streams)
                 }
                 Ok(Err(error)) => {
                     let _ = under_way.thread.join();
@@ -210,6 +214,24 @@ impl Reloader {
             }
             Action::ResetSet { set } => self.reset(&set, request.origin, streams),
             Action::EditLabel { set, sha256, draft } => self.edit(&set, &sha256, &draft, request.origin, streams),
+            Action::AddStream(new) => self.with_change(stream_edit::add(&self.current, &new), request.origin, streams),
+            Action::RemoveStream { stream } => {
+                self.with_change(stream_edit::remove(&self.current, &stream), request.origin, streams)
+            }
+        }
+    }
+
+    /// The configuration is read again with what was changed below the state directory. Where that is refused it is changed back.
+    fn with_change(&mut self, done: Result<StateChange, RequestOutcome>, by: &str, streams: &mut Streams) -> bool {
+        match done {
+            Ok(change) => {
+                self.before_edit = Some(change);
+                self.reload(by, None, streams)
+            }
+            Err(outcome) => {
+                self.outcome = Some(outcome);
+                false
+            }
         }
     }
 
@@ -220,16 +242,8 @@ impl Reloader {
             self.outcome = Some(RequestOutcome::NoSuchSet);
             return false;
         };
-        match label_edit::keep(&self.current.state, set, &in_force.file, sha256, draft) {
-            Ok(before) => {
-                self.before_edit = Some(before);
-                self.reload(by, None, streams)
-            }
-            Err(outcome) => {
-                self.outcome = Some(outcome);
-                false
-            }
-        }
+        let kept = label_edit::keep(&self.current.state, set, &in_force.file, sha256, draft);
+        self.with_change(kept, by, streams)
     }
 
     /// The configuration is read again as it is without the copy of a label set, which is removed once that is what runs.
@@ -249,12 +263,12 @@ impl Reloader {
         self.outcome = Some(RequestOutcome::Refused { why: why.to_owned(), problems });
     }
 
-    /// A copy of a label set that has not come into force goes again.
+    /// What has not come into force goes again.
     fn take_back(&mut self) {
         if let Some(before) = self.before_edit.take()
             && let Err(error) = before.restore(&self.current.state)
         {
-            tracing::error!(%error, "the copy of a label set that is not in force could not be taken back");
+            tracing::error!(%error, "a change that is not in force could not be taken back");
         }
     }
 
@@ -317,6 +331,12 @@ impl Reloader {
                 return false;
             }
         };
+        let wanted = self.before_edit.as_ref().and_then(|change| change.stream.as_deref());
+        if wanted.is_some_and(|id| !new.streams.iter().any(|stream| *stream.source.id == *id)) {
+            let problems = new.notices.into_iter().filter(|notice| notice.severity == Severity::Warning);
+            self.refuse("the stream cannot be used beside the others", problems.collect());
+            return false;
+        }
         new.notices.iter().for_each(super::log_notice);
         let stuck = config::effects::waiting(&self.current, &new);
         if !stuck.is_empty() {
@@ -345,11 +365,14 @@ impl Reloader {
         };
         let (done, scorers) = bounded(1);
         let (sets, views, shutdown) = (new.label_sets.clone(), ExampleViews::of(&new), self.shutdown.clone());
+        // What cannot be used since before holds nothing else up; what is new is told to whoever asked for it.
+        let now = self.current.label_sets.iter().zip(&self.current.in_force);
+        let by_texts: Vec<String> = now.filter(|(_, of)| of.is_by_texts).map(|(set, _)| set.name.clone()).collect();
         let embed = move || {
             // systemd waits for the end of a reload no longer than for a start.
             let _long_step = LongStep::quiet();
             // The receiver waits for this thread.
-            let _ = done.send(labels.scorers(&sets, &views, &shutdown));
+            let _ = done.send(labels.scorers(sets, &by_texts, &views, &shutdown));
         };
         match std::thread::Builder::new().name("vtagd-reload".to_owned()).spawn(embed) {
             Ok(thread) => self.under_way = Some(UnderWay { settings: new, reset, scorers, thread }),
@@ -374,7 +397,9 @@ impl Reloader {
             }
             tracing::info!(set, "the copy of the label set is removed, the configuration's file is in force");
         }
-        self.before_edit = None;
+        if let Some(change) = self.before_edit.take() {
+            change.settle(&self.current.state);
+        }
         let mut new = Settings { api: self.api(new.api), ..new };
         self.keep_switched(&mut new);
         let (left, joined) = self.apply(new, scorers, streams);
@@ -423,7 +448,7 @@ impl Reloader {
         self.scorers = scorers;
         let new = &self.current;
         if old.log.level != new.log.level {
-            change_level(old.log.level, new.log.level);
+            logs::change_level(old.log.level, new.log.level);
         }
         let stays = |id: &str| {
             let find = |settings: &Settings| settings.streams.iter().find(|s| &*s.source.id == id).cloned();
@@ -468,22 +493,6 @@ fn doubts_told(settings: &Settings, scorers: &[Arc<Scorer>]) -> Vec<Vec<String>>
 /// What is said besides where the copy of a label set was to go.
 fn kept(reset: Option<&str>) -> &'static str {
     if reset.is_some() { ", and the copy stays in force" } else { "" }
-}
-
-/// More or less is logged from now on; the louder of the two levels logs it.
-fn change_level(from: tracing::Level, to: tracing::Level) {
-    if logs::is_level_held() {
-        tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told");
-        return;
-    }
-    let log = || tracing::info!(%from, %to, "the log's level changes");
-    if to < from {
-        log();
-        logs::set_level(to);
-    } else {
-        logs::set_level(to);
-        log();
-    }
 }
 
 #[cfg(test)]

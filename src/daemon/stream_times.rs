@@ -122,7 +122,7 @@ mod tests {
             hours: None,
         };
         let set = SetRules { region: None, name: "things".into(), labels: vec![rules], rivals: Arc::default() };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
         let mut emitter = Emitter::new("test", Arc::clone(&id), model, vec![set], SECOND * 240);
         let started = Instant::now();
         let taker = Arc::new(Taker(Mutex::new(Some(started + SECOND * 90))));

@@ -79,9 +79,15 @@ impl Client {
         Self { agent: config.into() }
     }
 
-    /// The streams of `found`.
-    pub fn streams(&self, found: &Found, login: Option<&OnvifLogin>) -> Result<Vec<Stream>, DeviceError> {
-        let deadline = Instant::now() + DEVICE_TIMEOUT;
+    /// The streams of `found`, within the time of a device and not later than `until`.
+    pub fn streams(
+        &self,
+        found: &Found,
+        login: Option<&OnvifLogin>,
+        until: Option<Instant>,
+    ) -> Result<Vec<Stream>, DeviceError> {
+        let own = Instant::now() + DEVICE_TIMEOUT;
+        let deadline = until.map_or(own, |until| until.min(own));
         let own = found.xaddrs.iter().filter(|url| plain_text::host(url) == Some(found.sender)).take(MOST_ADDRESSES);
         let mut last = DeviceError::NoAddress;
         for url in own {

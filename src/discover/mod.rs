@@ -20,7 +20,7 @@ mod xml;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -53,6 +53,8 @@ pub struct DiscoverOptions {
     pub time: Duration,
     /// Proven to devices that do not answer without.
     pub login: Option<OnvifLogin>,
+    /// Devices that have not told their streams by then are listed without.
+    pub until: Option<Instant>,
 }
 
 /// A device that answered. All texts are clean, no address holds credentials.
@@ -107,7 +109,11 @@ pub fn discover(options: &DiscoverOptions) -> Result<Vec<Device>, ProbeError> {
         for number in 0..AT_ONCE.min(found.len()) {
             let work = || {
                 while let Some((found, device)) = next() {
-                    match client.streams(found, options.login.as_ref()) {
+                    if options.until.is_some_and(|until| Instant::now() >= until) {
+                        device.error = Some("there was no time left to ask it: name its address alone".to_owned());
+                        continue;
+                    }
+                    match client.streams(found, options.login.as_ref(), options.until) {
                         Ok(streams) => device.streams = streams,
                         Err(error) => {
                             tracing::warn!(device = device.address, %error, "it does not tell its streams");

@@ -49,6 +49,9 @@ impl EventKind {
 pub struct ModelRef {
     pub name: Arc<str>,
     pub fingerprint: Arc<str>,
+    /// What computed it: a provider of this machine, or `remote`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Arc<str>>,
 }
 
 /// The event's `data`.
@@ -205,7 +208,7 @@ mod tests {
                 media_start: seconds(Duration::from_millis(4500)),
                 media_end: None,
                 reason: None,
-                model: ModelRef { name: "starter".into(), fingerprint: "ab".into() },
+                model: ModelRef { name: "starter".into(), fingerprint: "ab".into(), provider: None },
                 attributes: Arc::new(BTreeMap::from([("severity".to_owned(), "warning".into())])),
                 snapshot: None,
             },

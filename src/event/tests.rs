@@ -32,7 +32,7 @@ fn emitter() -> Emitter {
         attributes: Arc::default(),
         hours: None,
     };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     Emitter::new("site a", "door".into(), model, set(vec![label("cat"), label("dog")]), Duration::from_secs(30))
 }
 
@@ -156,7 +156,7 @@ fn a_start_that_reached_nobody_does_not_begin_its_cooldown() {
         attributes: Arc::default(),
         hours: None,
     };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let mut emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
     let mut told = Vec::new();
     // The sinks are over their limit for the first three seconds.
@@ -187,7 +187,7 @@ fn a_swallowed_start_is_counted_by_set_label_and_reason_until_its_label_goes() {
         attributes: Arc::default(),
         hours: None,
     };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let labels = vec![label("cat"), label("dog"), label("cow")];
     let sets = vec![SetRules { region: None, name: "pets".into(), labels, rivals: Arc::default() }];
     let swallowed = Arc::new(SwallowedStarts::new(&"door".into()));
@@ -231,7 +231,7 @@ fn labels_of_one_name_in_two_sets_are_two_series() {
     };
     let set = |name: &str| SetRules { region: None, name: name.into(), labels: vec![label()], rivals: Arc::default() };
     let sets = vec![set("indoors"), set("outdoors")];
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let mut emitter = Emitter::new("a", "door".into(), model, sets, Duration::from_secs(30));
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let base = Instant::now();
@@ -259,7 +259,7 @@ fn samples_that_are_all_far_apart_start_and_end_tags_and_are_told_of_once() {
         attributes: Arc::default(),
         hours: None,
     };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let emitter = Emitter::new("a", "door".into(), model, set(vec![label]), Duration::from_secs(30));
     let (mut emitter, mut told) = (emitter.expecting(Duration::from_secs(1)), Vec::new());
     for (number, score) in [0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.1].into_iter().enumerate() {
@@ -302,7 +302,7 @@ fn clock(time: &str) -> Timestamp {
 fn outside_its_hours_nothing_is_told_of_a_label_and_what_is_open_ends_with_them() {
     let base = Instant::now();
     let labels = vec![with_hours("cat"), LabelRules { hours: None, ..with_hours("dog") }];
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let mut emitter = Emitter::new("a", "door".into(), model, set(labels), Duration::from_secs(30));
     let mut events = Vec::new();
     let mut told = |event: Event| {
@@ -336,7 +336,7 @@ fn outside_its_hours_nothing_is_told_of_a_label_and_what_is_open_ends_with_them(
 #[test]
 fn hours_that_a_reload_changes_count_at_once_and_do_not_end_what_they_still_hold() {
     let base = Instant::now();
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let always = |name: &str| LabelRules { hours: None, ..with_hours(name) };
     let labels = vec![always("cat"), with_hours("dog")];
     let mut emitter = Emitter::new("a", "door".into(), model, set(labels), Duration::from_secs(30));

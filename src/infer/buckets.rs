@@ -14,7 +14,8 @@ impl Buckets {
     /// For batches of up to `most`; none for a provider that does not want them.
     pub fn of(provider: Provider, most: usize) -> Self {
         match provider {
-            Provider::Cpu => Self(Vec::new()),
+            // A server fills its batches itself.
+            Provider::Cpu | Provider::Remote => Self(Vec::new()),
             Provider::Tensorrt | Provider::Cuda | Provider::Openvino => Self(chunk::sizes(most.max(1))),
         }
     }

@@ -12,7 +12,7 @@ pub const fn wheel(provider: Provider) -> (&'static str, &'static str) {
     match provider {
         Provider::Tensorrt | Provider::Cuda => ("onnxruntime-gpu", "make runtime-cuda"),
         Provider::Openvino => ("onnxruntime-openvino", "make runtime-openvino"),
-        Provider::Cpu => ("onnxruntime", "make setup"),
+        Provider::Cpu | Provider::Remote => ("onnxruntime", "make setup"),
     }
 }
 
@@ -22,7 +22,7 @@ pub const fn file(provider: Provider) -> Option<&'static str> {
         Provider::Tensorrt => Some("libonnxruntime_providers_tensorrt.so"),
         Provider::Cuda => Some("libonnxruntime_providers_cuda.so"),
         Provider::Openvino => Some("libonnxruntime_providers_openvino.so"),
-        Provider::Cpu => None,
+        Provider::Cpu | Provider::Remote => None,
     }
 }
 

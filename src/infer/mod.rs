@@ -2,7 +2,7 @@
 //!
 //! In: the batches that [`crate::batching`] makes. A [`session_thread`] for each session runs and times them, [`watchdog`] sees to it that a run
 //! ends. [`sessions`] opens what the configuration asks for, with the first provider that works ([`provider_selection`]); how a provider's
-//! options reach ONNX Runtime stands in [`options`].
+//! options reach ONNX Runtime stands in [`options`]. A server that computes for many boxes is one more of them: [`remote`].
 
 pub mod session_thread;
 pub mod watchdog;
@@ -21,6 +21,7 @@ mod placement;
 pub mod probe_embedding;
 pub(crate) mod provider;
 pub mod provider_selection;
+pub mod remote;
 pub mod runtime;
 pub mod session;
 pub mod session_run;
@@ -38,7 +39,7 @@ use crate::batching::tensor::HostMemory;
 pub use options::ProviderChoice;
 pub use provider_selection::Refused;
 
-/// An execution provider of ONNX Runtime.
+/// What computes: an execution provider of ONNX Runtime, or a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
@@ -46,6 +47,9 @@ pub enum Provider {
     Cuda,
     Openvino,
     Cpu,
+    /// A server. There is nothing of it to measure here.
+    #[value(skip)]
+    Remote,
 }
 
 impl Provider {
@@ -55,6 +59,7 @@ impl Provider {
             Self::Cuda => "cuda",
             Self::Openvino => "openvino",
             Self::Cpu => "cpu",
+            Self::Remote => "remote",
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Provider;
+use super::remote::RemoteOptions;
 
 /// A provider and how it is to be run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub enum ProviderChoice {
     Cuda(CudaOptions),
     Openvino(OpenvinoOptions),
     Cpu(CpuOptions),
+    /// Never handed to another process.
+    #[serde(skip)]
+    Remote(Box<RemoteOptions>),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +126,7 @@ impl ProviderChoice {
             Self::Cuda(_) => Provider::Cuda,
             Self::Openvino(_) => Provider::Openvino,
             Self::Cpu(_) => Provider::Cpu,
+            Self::Remote(_) => Provider::Remote,
         }
     }
 
@@ -130,7 +135,7 @@ impl ProviderChoice {
         match self {
             Self::Tensorrt(options) => options.device,
             Self::Cuda(options) => options.device,
-            Self::Openvino(_) | Self::Cpu(_) => 0,
+            Self::Openvino(_) | Self::Cpu(_) | Self::Remote(_) => 0,
         }
     }
 
@@ -140,7 +145,7 @@ impl ProviderChoice {
         match &mut self {
             Self::Tensorrt(options) => options.device = device,
             Self::Cuda(options) => options.device = device,
-            Self::Openvino(_) | Self::Cpu(_) => {}
+            Self::Openvino(_) | Self::Cpu(_) | Self::Remote(_) => {}
         }
         self
     }
@@ -150,7 +155,7 @@ impl ProviderChoice {
         match self {
             Self::Openvino(options) => options.threads.unwrap_or(all),
             Self::Cpu(options) => options.threads.unwrap_or(all),
-            Self::Tensorrt(_) | Self::Cuda(_) => all,
+            Self::Tensorrt(_) | Self::Cuda(_) | Self::Remote(_) => all,
         }
     }
 
@@ -180,6 +185,10 @@ impl ProviderChoice {
                 words.insert(1, format!("precision={}{chosen}", o.precision.as_str()));
             }
             Self::Cpu(o) => number("threads", o.threads.map(|n| n as u64)),
+            Self::Remote(o) => {
+                words.extend(o.urls.iter().map(ToString::to_string));
+                words.push(format!("model={}", o.model));
+            }
         }
         words.join(",")
     }
@@ -192,6 +201,7 @@ impl From<Provider> for ProviderChoice {
             Provider::Cuda => Self::Cuda(CudaOptions::default()),
             Provider::Openvino => Self::Openvino(OpenvinoOptions::default()),
             Provider::Cpu => Self::Cpu(CpuOptions::default()),
+            Provider::Remote => Self::Remote(Box::default()),
         }
     }
 }

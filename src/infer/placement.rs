@@ -134,7 +134,7 @@ const fn long_name(provider: Provider) -> &'static str {
         Provider::Tensorrt => "TensorrtExecutionProvider",
         Provider::Cuda => "CUDAExecutionProvider",
         Provider::Openvino => "OpenVINOExecutionProvider",
-        Provider::Cpu => "CPUExecutionProvider",
+        Provider::Cpu | Provider::Remote => "CPUExecutionProvider",
     }
 }
 

@@ -10,6 +10,7 @@ use crate::model::probe_picture::probe_picture;
 
 use super::ImageEncoder;
 use super::libraries::brief;
+use super::remote::tile_bytes::PixelScale;
 
 /// What [`InferSettings::min_cosine`](super::InferSettings::min_cosine) is if nothing is said. Half precision stays above 0.999, bf16
 /// above 0.998; a broken kernel is nowhere near.
@@ -23,6 +24,8 @@ pub struct Reference {
     size: (usize, usize),
     answers: Vec<Answer>,
     source: &'static str,
+    /// Its pictures are those that whole numbers from 0 to 255 can say, for who is sent bytes.
+    rounding: Option<PixelScale>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +48,7 @@ impl Reference {
         };
         let mut answers = vec![Answer { embedding: known.embedding.clone(), least }];
         answers.extend(known.own.iter().map(|own| Answer { embedding: own.clone(), least: min_cosine }));
-        Some(Self { seed: known.seed, size, answers, source: "the embedding in vtagd.json" })
+        Some(Self { seed: known.seed, size, answers, source: "the embedding in vtagd.json", rounding: None })
     }
 
     /// What `cpu` computes.
@@ -53,11 +56,49 @@ impl Reference {
     /// # Errors
     /// What the encoder says.
     pub fn of_cpu(cpu: &mut dyn ImageEncoder, size: (usize, usize), min_cosine: f32) -> Result<Self, String> {
+        Self::computed(cpu, size, min_cosine, None)
+    }
+
+    /// What `encoder` computes, of the pictures that bytes can say where there is a `rounding`.
+    ///
+    /// # Errors
+    /// What the encoder says.
+    pub fn computed(
+        encoder: &mut dyn ImageEncoder,
+        size: (usize, usize),
+        least: f32,
+        rounding: Option<PixelScale>,
+    ) -> Result<Self, String> {
+        let mut made = Self::remembered(Vec::new(), size, least, rounding);
         let mut embedding = Vec::new();
-        let seed = 1;
-        cpu.encode(&picture(size, seed), 1, &mut embedding).map_err(|e| e.to_string())?;
-        let answers = vec![Answer { embedding, least: min_cosine }];
-        Ok(Self { seed, size, answers, source: "what the CPU computes" })
+        encoder.encode(&made.picture(0), 1, &mut embedding).map_err(|e| e.to_string())?;
+        made.answers = vec![Answer { embedding, least }];
+        Ok(made)
+    }
+
+    /// As [`Self::computed`], where that was done before.
+    pub fn remembered(embedding: Vec<f32>, size: (usize, usize), least: f32, rounding: Option<PixelScale>) -> Self {
+        let answers = vec![Answer { embedding, least }];
+        Self { seed: 1, size, answers, source: "what the CPU computes", rounding }
+    }
+
+    /// The same embedding for a picture that bytes can say.
+    pub fn as_bytes(self, affine: PixelScale) -> Self {
+        Self { rounding: Some(affine), ..self }
+    }
+
+    /// The embedding that counts most.
+    pub fn embedding(&self) -> &[f32] {
+        self.answers.first().map_or(&[], |answer| &answer.embedding)
+    }
+
+    /// The known picture, and others like it.
+    pub fn picture(&self, index: u64) -> Vec<f32> {
+        let pixels = picture(self.size, self.seed + index);
+        match &self.rounding {
+            Some(affine) => affine.rounded(&pixels, self.size.0 * self.size.1),
+            None => pixels,
+        }
     }
 
     /// Runs the picture alone, and first in a batch of each of `batches`; the least cosine.
@@ -68,7 +109,7 @@ impl Reference {
         let mut worst = f32::INFINITY;
         for count in std::iter::once(1).chain(batches.iter().copied().filter(|count| *count > 1)) {
             let pictures = count as u64;
-            let pixels: Vec<f32> = (0..pictures).flat_map(|index| picture(self.size, self.seed + index)).collect();
+            let pixels: Vec<f32> = (0..pictures).flat_map(|index| self.picture(index)).collect();
             let mut embeddings = Vec::new();
             encoder.encode(&pixels, count, &mut embeddings).map_err(|e| {
                 format!("the probe picture in a batch of {count} cannot be computed: {}", brief(&e.to_string()))
@@ -78,7 +119,11 @@ impl Reference {
         Ok(worst)
     }
 
-    fn agree(&self, embeddings: &[f32], count: usize) -> Result<f32, String> {
+    /// Whether the first of `count` embeddings is that of the known picture; its cosine.
+    ///
+    /// # Errors
+    /// That it is another one.
+    pub fn agree(&self, embeddings: &[f32], count: usize) -> Result<f32, String> {
         let ours = embeddings.get(..embeddings.len() / count.max(1)).unwrap_or_default();
         let cosine = |answer: &Answer| {
             if ours.len() != answer.embedding.len() {

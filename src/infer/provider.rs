@@ -97,6 +97,8 @@ pub fn try_start(runtime: &Runtime, request: &Request<'_>) -> Result<(), InferEr
 fn is_built_in(provider: Provider) -> bool {
     let known = match provider {
         Provider::Cpu => Ok(true),
+        // Nothing of the library's.
+        Provider::Remote => Ok(false),
         Provider::Cuda => ep::CUDA::is_available(),
         Provider::Tensorrt => ep::TensorRT::is_available(),
         Provider::Openvino => ep::OpenVINO::is_available(),
@@ -170,6 +172,7 @@ fn list(request: &Request<'_>) -> Result<Vec<ep::ExecutionProviderDispatch>, Str
             let pairs = options.pairs(within_quota(request.threads));
             vec![with(ep::OpenVINO::default(), pairs)?.build().error_on_failure(), cpu()]
         }
+        (ProviderChoice::Remote(_), _) => return Err("remote is no provider of ONNX Runtime; name it first".into()),
     })
 }
 

@@ -131,7 +131,7 @@ fn run_batch(
     note_waits(&items, written, started);
     let mut embeddings = Vec::new();
     if count == 0 {
-        return Some(EmbeddedBatch { items, embeddings, dim });
+        return Some(EmbeddedBatch { items, embeddings, dim, provider: encoder.provider().as_str() });
     }
     let result = encode(encoder, buffer, count, &mut embeddings, &mut course.oom_limit);
     if let Err(error) = result {
@@ -139,14 +139,14 @@ fn run_batch(
         if !std::mem::replace(&mut course.failing, true) {
             tracing::error!(%error, frames = count, "inference failed, its frames are lost");
         }
-        return lost(items, dim);
+        return lost(items, dim, encoder.provider().as_str());
     }
     if std::mem::replace(&mut course.failing, false) {
         tracing::info!("inference works again");
     }
     metrics::histogram!("vtagd_inference_duration_seconds").record(started.elapsed().as_secs_f64());
     metrics::histogram!("vtagd_batch_size").record(count as f64);
-    Some(keep_good(items, written, &embeddings, dim))
+    Some(keep_good(items, written, &embeddings, dim, encoder.provider().as_str()))
 }
 
 /// Encodes the first `count` pictures of `buffer`, in as many runs as memory asks for.
@@ -191,14 +191,14 @@ fn encode(
 }
 
 /// Ends the frames whose run failed. Those without pixels do not depend on it.
-fn lost(mut items: Vec<Item>, dim: usize) -> Option<EmbeddedBatch> {
+fn lost(mut items: Vec<Item>, dim: usize, provider: &'static str) -> Option<EmbeddedBatch> {
     items.retain(|item| {
         if item.has_place() {
             item.frame.guard.complete(FrameOutcome::Dropped(DropReason::Inference));
         }
         !item.has_place()
     });
-    (!items.is_empty()).then(|| EmbeddedBatch { items, embeddings: Vec::new(), dim })
+    (!items.is_empty()).then(|| EmbeddedBatch { items, embeddings: Vec::new(), dim, provider })
 }
 
 /// How long pictures have waited for the run that begins `now`.
@@ -211,9 +211,15 @@ fn note_waits(items: &[Item], written: &[bool], now: Instant) {
 }
 
 /// Leaves out items that were never written and embeddings that are not finite; their frames end here.
-fn keep_good(items: Vec<Item>, written: &[bool], embeddings: &[f32], dim: usize) -> EmbeddedBatch {
-    let mut batch =
-        EmbeddedBatch { items: Vec::with_capacity(items.len()), embeddings: Vec::with_capacity(embeddings.len()), dim };
+fn keep_good(
+    items: Vec<Item>,
+    written: &[bool],
+    embeddings: &[f32],
+    dim: usize,
+    provider: &'static str,
+) -> EmbeddedBatch {
+    let (room, values) = (Vec::with_capacity(items.len()), Vec::with_capacity(embeddings.len()));
+    let mut batch = EmbeddedBatch { items: room, embeddings: values, dim, provider };
     let mut rows = written.iter().zip(embeddings.chunks_exact(dim));
     for item in items {
         let row = if item.has_place() { rows.next() } else { None };

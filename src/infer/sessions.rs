@@ -4,15 +4,18 @@
 //! On the CPU sessions share their weights ([`OrtImageEncoder::beside`]); elsewhere each has its own in memory. One that cannot
 //! be opened beside the first is left out and told, unless the configuration is strict; what its devices were to do, the others do.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 use tracing::{info, warn};
 
+use super::remote::server_link::ServerLink;
+use super::remote::tile_bytes::PixelScale;
 use super::runtime::Runtime;
 use super::session::OrtImageEncoder;
 use super::sizing::{self, Sizing};
-use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Sessions};
+use super::{BatchSize, ImageEncoder, InferError, InferSettings, Provider, ProviderChoice, Refused, Sessions, remote};
 use crate::model::Bundle;
 use crate::platform::process::Process;
 use crate::platform::rounding;
@@ -41,16 +44,36 @@ impl Plan {
 
 /// Warm sessions over one model.
 pub struct Opened {
-    pub encoders: Vec<OrtImageEncoder>,
+    pub encoders: Vec<Box<dyn ImageEncoder>>,
     pub refused: Vec<Refused>,
     pub plan: Plan,
+    /// Where a server computes.
+    pub link: Option<Arc<ServerLink>>,
 }
 
-/// Opens and warms every session that `settings` asks for.
+/// Opens and warms every session that `settings` asks for; `affine` is what preprocessing ends with.
+///
+/// # Errors
+/// As [`remote::open`] where the first provider is a server; otherwise as [`OrtImageEncoder::open`] for the first session; with `strict` for
+/// any.
+pub fn open(
+    runtime: &Runtime,
+    bundle: &Bundle,
+    settings: &InferSettings,
+    size: (usize, usize),
+    affine: PixelScale,
+) -> Result<Opened, InferError> {
+    match settings.providers.first() {
+        Some(ProviderChoice::Remote(options)) => remote::open(runtime, bundle, settings, options, size, affine),
+        _ => open_local(runtime, bundle, settings, size),
+    }
+}
+
+/// As [`open`], in this process.
 ///
 /// # Errors
 /// As [`OrtImageEncoder::open`] for the first of them; with `strict` for any.
-pub fn open(
+pub fn open_local(
     runtime: &Runtime,
     bundle: &Bundle,
     settings: &InferSettings,
@@ -99,12 +122,18 @@ pub fn open(
     }
     let threads = choice.threads(settings.threads);
     let plan = Plan { sessions: encoders.len(), threads, devices: settings.devices.clone(), max_size, sizing };
-    metrics::gauge!("vtagd_inference_sessions").set(plan.sessions as f64);
-    metrics::gauge!("vtagd_batch_max_size").set(plan.max_size as f64);
+    tell(&plan);
     if let Some(sizing) = &plan.sizing {
         info!(max_size, measured = %sizing, "batch size found");
     }
-    Ok(Opened { encoders, refused, plan })
+    let encoders = encoders.into_iter().map(|encoder| Box::new(encoder) as Box<dyn ImageEncoder>).collect();
+    Ok(Opened { encoders, refused, plan, link: None })
+}
+
+/// Tells the metrics.
+pub(super) fn tell(plan: &Plan) {
+    metrics::gauge!("vtagd_inference_sessions").set(plan.sessions as f64);
+    metrics::gauge!("vtagd_batch_max_size").set(plan.max_size as f64);
 }
 
 /// Runs a full batch on all at once, so that the memory for it is there before the first frame, and tells each how long that takes.

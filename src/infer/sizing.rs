@@ -24,7 +24,7 @@ const TIME: Duration = Duration::from_secs(15);
 /// The largest batch that is tried. What a TensorRT engine is built for.
 pub const fn most(provider: Provider) -> usize {
     match provider {
-        Provider::Cpu => 32,
+        Provider::Cpu | Provider::Remote => 32,
         Provider::Openvino => 64,
         Provider::Tensorrt | Provider::Cuda => 128,
     }

@@ -236,7 +236,7 @@ mod tests {
         let order = Arc::new(ReorderBuffer::new(out, free));
         runs.pass_by(&order);
         let (accounting, _) = begin(&runs, 0, 0, now);
-        let batch = EmbeddedBatch { items: Vec::new(), embeddings: vec![1.0], dim: 1 };
+        let batch = EmbeddedBatch { items: Vec::new(), embeddings: vec![1.0], dim: 1, provider: "cpu" };
         order.put(1, Some(batch), BatchBuffer::new(1, 1).unwrap()).unwrap();
         assert!(freed.is_empty());
         runs.check_deadlines(now + LIMIT);

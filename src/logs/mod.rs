@@ -186,13 +186,24 @@ fn write_event(text: &str) {
     let _ = Stderr.make_writer().write_all(format!("{}\n", text.replace('\x1b', " ")).as_bytes());
 }
 
-/// Whether the command line or `VTAGD_LOG` has said how much is told, so that [`set_level`] does nothing.
-pub fn is_level_held() -> bool {
-    RUNNING.get().is_none_or(|running| running.held)
+/// More or less is told from now on, unless the command line or `VTAGD_LOG` has said how much; the louder of the two levels tells it.
+pub fn change_level(from: Level, to: Level) {
+    if RUNNING.get().is_none_or(|running| running.held) {
+        tracing::warn!(%to, "`log.level` has no effect: -v or VTAGD_LOG says how much is told");
+        return;
+    }
+    let log = || tracing::info!(%from, %to, "the log's level changes");
+    if to < from {
+        log();
+        set_level(to);
+    } else {
+        set_level(to);
+        log();
+    }
 }
 
 /// Tells as much as `level` says from now on.
-pub fn set_level(level: Level) {
+fn set_level(level: Level) {
     if let Some(running) = RUNNING.get().filter(|running| !running.held) {
         // What has repeated at a level that is not told any more.
         finish();

@@ -17,7 +17,7 @@ pub mod intake;
 pub mod on_demand;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
@@ -33,6 +33,7 @@ use crate::outbox::{Outbox, delivery::DeliveryReceiver};
 use crate::platform::shutdown::Shutdown;
 use crate::preprocess::{Spec, pool, tiles};
 use crate::sample::{OnFull, Sampler};
+use crate::score::computed_by::ComputedBy;
 use crate::score::score_routes::{EmbeddingHandler, ScoreRoute, ScoreRoutes};
 use crate::score::{LabelScore, Scorer, scoring_thread};
 use crate::sink::{Sink, runner};
@@ -122,12 +123,15 @@ pub struct EventRoute {
     pub outbox: Outbox,
     /// Where pictures of tags are kept, if they are.
     pub gallery: Option<Arc<Gallery>>,
+    /// Set once there is something that computes.
+    pub computed_by: OnceLock<Arc<ComputedBy>>,
 }
 
 impl EventRoute {
     /// Whether the event is on its way to anybody. `picture` is the frame that caused it.
     pub fn send(&self, mut event: Event, picture: Option<&Arc<Picture>>) -> bool {
         self.gallery.iter().for_each(|gallery| gallery.illustrate(&mut event, picture));
+        event.data.model.provider = self.computed_by.get().and_then(|provider| provider.get());
         self.outbox.send(&Arc::new(event))
     }
 

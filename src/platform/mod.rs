@@ -5,7 +5,6 @@ pub mod atomic_file;
 pub mod backoff;
 pub mod child_process;
 pub mod clock_sync;
-pub mod edit_distance;
 pub mod free_memory;
 pub mod gpu;
 pub mod hex;

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use parking_lot::{Mutex, RwLock};
+use strsim::osa_distance;
 use url::Url;
 
-use super::edit_distance::distance;
 use crate::platform::userinfo;
 
 /// Largest secret we read: a token or key is far smaller, a wrong file usually is not.
@@ -150,6 +150,11 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
         Cow::Owned(masked) => Cow::Owned(masked),
         Cow::Borrowed(_) => text,
     }
+}
+
+/// Whether so many are known that one more from outside would push one of the configuration's out.
+pub fn is_full() -> bool {
+    KNOWN.read().values.len() >= MOST_KNOWN
 }
 
 /// Text that holds a credential somewhere, such as the query of an address.
@@ -318,7 +323,9 @@ pub fn is_secret_key(key: &str) -> bool {
     parts.iter().any(|part| key.contains(part))
         || key.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word))
         || (key.len() < 32
-            && [("password", 3), ("secret", 2), ("token", 1)].iter().any(|(word, near)| distance(&key, word) <= *near))
+            && [("password", 3), ("secret", 2), ("token", 1)]
+                .iter()
+                .any(|(word, near)| osa_distance(&key, word) <= *near))
 }
 
 #[cfg(test)]

@@ -142,10 +142,23 @@ impl StateFolder {
     /// # Errors
     /// When it cannot be written; what lay there is as it was.
     pub fn write(&self, name: &Path, content: &[u8]) -> Result<(), StateError> {
+        // As open as the folder, and nothing to run.
+        self.write_for(name, content, 0o666)
+    }
+
+    /// The same for the folder's owner alone: a credential.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_private(&self, name: &Path, content: &[u8]) -> Result<(), StateError> {
+        self.write_for(name, content, 0o600)
+    }
+
+    /// Of the folder's mode, what `mask` leaves.
+    fn write_for(&self, name: &Path, content: &[u8], mask: u32) -> Result<(), StateError> {
         let written = self.folder(name.parent()).and_then(|(folder, top)| {
             let name = name.file_name().ok_or(ErrorKind::InvalidInput)?;
-            // As open as the folder, and nothing to run.
-            let ownership = Ownership { uid: top.uid(), gid: top.gid(), mode: top.mode() & 0o666 };
+            let ownership = Ownership { uid: top.uid(), gid: top.gid(), mode: top.mode() & mask };
             atomic_file::replace_as(&folder.join(name), content, &ownership)
         });
         written.map_err(|source| self.unusable(source))

@@ -16,9 +16,10 @@
 //! The rivals of a label are the other labels that it was learned with (those that are not seen together with it), its own counter-examples and those
 //! that all of them share. What is told is 3 · d / std(d), the deviation taken over the embeddings of the label and its rivals: a number as margins are.
 
-use ndarray::{Array2, ArrayView1, Axis, s};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 
 use super::margin::log_add;
+use super::row_products::row_products;
 
 /// The least that tr(S) counts as: what two pictures of the same scene differ by.
 const MIN_TRACE: f64 = 0.01;
@@ -108,7 +109,7 @@ impl Discriminant {
             classes.iter().map(|class| class.iter().map(|one| narrowed(one)).collect()).collect();
         for at in 0..labels.len() {
             let of = out.rivals(at).chain([at]).flat_map(|class| &embeddings[class]);
-            let d: Vec<f64> = of.map(|one| out.leads(ArrayView1::from(one))[at]).collect();
+            let d: Vec<f64> = of.map(|one| out.leads(&row_products(&out.weights, ArrayView1::from(one)))[at]).collect();
             let gain = GAIN / deviation(&d);
             if !gain.is_finite() {
                 return Err((at, LearnRefusal::Inseparable));
@@ -134,10 +135,16 @@ impl Discriminant {
         if rivals.any(is_same) { Err(LearnRefusal::Contradiction) } else { Ok(()) }
     }
 
-    /// d of each label.
-    fn leads(&self, embedding: ArrayView1<'_, f32>) -> Vec<f64> {
-        let mut values: Vec<f64> = self.weights.dot(&embedding).iter().map(|value| f64::from(*value)).collect();
-        values.iter_mut().zip(&self.biases).for_each(|(value, bias)| *value += bias);
+    /// d of each label, from the products of the weights with an embedding of length 1.
+    fn leads(&self, products: &[f32]) -> Vec<f64> {
+        let value = |(product, bias): (&f32, &f64)| f64::from(*product) + bias;
+        if self.labels.len() == 1 {
+            // By far the most of them: one label, and behind it only rivals.
+            let mut values = products.iter().zip(&self.biases).map(value);
+            let own = values.next().unwrap_or_default();
+            return vec![own - values.fold(f64::NEG_INFINITY, log_add)];
+        }
+        let values: Vec<f64> = products.iter().zip(&self.biases).map(value).collect();
         let others = sums_of_others(&values[..self.shared.end]);
         let lead = |(at, own): (usize, &OwnRivals)| {
             let counter = values[own.rows.clone()].iter().fold(f64::NEG_INFINITY, |sum, value| log_add(sum, *value));
@@ -146,9 +153,15 @@ impl Discriminant {
         self.labels.iter().enumerate().map(lead).collect()
     }
 
-    /// What each label's margin gains by an embedding of length 1, in the order in which they were learned.
-    pub fn gains(&self, embedding: ArrayView1<'_, f32>) -> impl Iterator<Item = f64> {
-        let leads = self.leads(embedding);
+    /// `[classes, dim]`: what an embedding is multiplied with.
+    pub fn weights(&self) -> ArrayView2<'_, f32> {
+        self.weights.view()
+    }
+
+    /// What each label's margin gains by an embedding of length 1, in the order in which they were learned; `products` are those of the
+    /// [weights](Self::weights) with it.
+    pub fn gains(&self, products: &[f32]) -> impl Iterator<Item = f64> {
+        let leads = self.leads(products);
         leads.into_iter().zip(&self.labels).map(|(lead, label)| lead * label.gain)
     }
 }
@@ -300,7 +313,7 @@ mod tests {
     }
 
     fn gain(of: &Discriminant, embedding: &[f32]) -> f64 {
-        of.gains(ArrayView1::from(embedding)).next().unwrap()
+        of.gains(&row_products(&of.weights, ArrayView1::from(embedding))).next().unwrap()
     }
 
     /// As the formula is written, with the whole covariance and its inverse by Gauss and Jordan.
@@ -398,7 +411,7 @@ mod tests {
         let of = Discriminant::learn(&[label(0, &clouds[3]), label(1, &[]), label(2, &[])], &[]).unwrap();
         for (at, cloud) in clouds[..3].iter().enumerate() {
             for one in cloud {
-                let gains: Vec<f64> = of.gains(ArrayView1::from(one)).collect();
+                let gains: Vec<f64> = of.gains(&row_products(&of.weights, ArrayView1::from(one))).collect();
                 let best = (0..3).max_by(|a, b| gains[*a].total_cmp(&gains[*b])).unwrap();
                 assert!(best == at && gains[at] > 0.0, "{at}: {gains:?}");
             }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, concatenate};
 
 use super::discriminant::{Discriminant, LabelClass, LearnRefusal};
+use super::row_products::row_products;
 use super::{LabelScore, Scorer, Scoring};
 
 /// Where texts alone separate the examples from the counter-examples so well (balanced accuracy), nothing is learned.
@@ -65,13 +66,14 @@ pub(super) struct Learned {
     /// Each with the labels that it is of; `None`: its gain is not used.
     groups: Vec<(Vec<Option<usize>>, Discriminant)>,
     gates: Gates,
+    /// `[rows, dim]`: the weights of all groups, then the examples of all gates; one product a picture.
+    rows: Array2<f32>,
 }
 
 /// The examples of all labels with a least similarity.
 #[derive(Clone, Debug)]
 struct Gates {
-    rows: Array2<f32>,
-    /// Label, its rows, its least similarity.
+    /// Label, the rows of its examples behind those of the groups, its least similarity.
     labels: Vec<(usize, std::ops::Range<usize>, f32)>,
     /// What a missing cosine costs: the model's logit scale.
     scale: f32,
@@ -122,11 +124,8 @@ impl Scorer {
             Scoring::Exclusive => vec![(0..labels.len()).collect()],
             Scoring::Independent => (0..labels.len()).map(|member| vec![member]).collect(),
         };
-        let mut learned = Learned {
-            told: Vec::new(),
-            groups: Vec::new(),
-            gates: Gates::new(&labels, &classes, set, &shared, plain.logit_parameters.scale),
-        };
+        let (gates, gate_rows) = Gates::new(&labels, &classes, set, &shared, plain.logit_parameters.scale);
+        let mut learned = Learned { told: Vec::new(), groups: Vec::new(), gates, rows: Array2::default((0, dim)) };
         // Also where it is not used: what contradicts itself is told at once.
         for members in groups.into_iter().filter(|members| !members.is_empty()) {
             let of = |member: &usize| {
@@ -141,6 +140,9 @@ impl Scorer {
                 learned.groups.push((used, discriminant));
             }
         }
+        let weights = learned.groups.iter().map(|(_, discriminant)| discriminant.weights());
+        let rows: Vec<ArrayView2<'_, f32>> = weights.chain(gate_rows.iter().map(|rows| rows.view())).collect();
+        learned.rows = concatenate(Axis(0), &rows).unwrap_or(learned.rows);
         let mut learning = Self { learned: (!labels.is_empty()).then(|| learned.into()), ..plain };
         let best = |example: &Vec<f32>| {
             let tiles = example.chunks(dim.max(1)).map(|tile| learning.score(ArrayView1::from(tile)));
@@ -192,15 +194,19 @@ impl Scorer {
 impl Learned {
     /// Adds to the margins of an embedding what was learned.
     pub(super) fn join(&self, embedding: ArrayView1<'_, f32>, scores: &mut [LabelScore]) {
+        let products = row_products(&self.rows, embedding);
+        let mut rest = products.as_slice();
         for (labels, discriminant) in &self.groups {
-            for (label, gain) in labels.iter().zip(discriminant.gains(embedding)) {
+            let (own, others) = rest.split_at(discriminant.weights().nrows().min(rest.len()));
+            rest = others;
+            for (label, gain) in labels.iter().zip(discriminant.gains(own)) {
                 let Some(score) = label.and_then(|label| scores.get_mut(label)) else { continue };
                 // A label without any rival among the texts has no margin but this.
                 let margin = f64::from(score.margin);
                 score.margin = if margin.is_finite() { margin + gain } else { gain } as f32;
             }
         }
-        self.gates.join(embedding, scores);
+        self.gates.join(rest, scores);
     }
 }
 
@@ -221,7 +227,7 @@ impl Gates {
         set: &SetExamples,
         shared: &[Vec<f32>],
         scale: f32,
-    ) -> Self {
+    ) -> (Self, Vec<Array2<f32>>) {
         let (mut rows, mut of) = (Vec::<Array2<f32>>::new(), Vec::new());
         let mut next = 0;
         for (at, (own, counter)) in labels.iter().zip(classes) {
@@ -236,16 +242,11 @@ impl Gates {
             let row = |one: &Vec<f32>| Array2::from_shape_vec((1, one.len()), one.clone()).unwrap_or_default();
             rows.extend(own.iter().map(row));
         }
-        let views: Vec<ArrayView2<'_, f32>> = rows.iter().map(|row| row.view()).collect();
-        Self { rows: concatenate(Axis(0), &views).unwrap_or_default(), labels: of, scale }
+        (Self { labels: of, scale }, rows)
     }
 
     /// Each hundredth of cosine that is missing costs a hundredth of the logit scale, as it would between texts.
-    fn join(&self, embedding: ArrayView1<'_, f32>, scores: &mut [LabelScore]) {
-        if self.labels.is_empty() {
-            return;
-        }
-        let cosines = self.rows.dot(&embedding);
+    fn join(&self, cosines: &[f32], scores: &mut [LabelScore]) {
         for (label, rows, similarity) in &self.labels {
             let nearest = cosines.iter().skip(rows.start).take(rows.len()).copied().fold(-1.0, f32::max);
             if let Some(score) = scores.get_mut(*label) {

@@ -6,10 +6,12 @@
 //! score the sigmoid of that: the softmax. An ensemble of probabilities holds the set once for each template; a label's score is
 //! the mean of what it scores in each, and its margin the logit of the mean.
 
+pub mod computed_by;
 pub mod discriminant;
 pub mod learning;
 pub mod margin;
 mod near_background;
+mod row_products;
 pub mod score_routes;
 pub mod scoring_thread;
 pub mod similarity;
@@ -21,6 +23,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2, Axis, ErrorKind, ShapeError, conca
 use crate::model::{Activation, LogitParameters};
 use margin::log_add;
 pub use margin::{LabelScore, NamedRival, Rival, RivalKind, Threshold};
+use row_products::row_products;
 
 /// How a set's similarities become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
@@ -144,7 +147,8 @@ impl Scorer {
 
     /// What one L2-normalised embedding (`[dim]`) says of each label.
     pub fn score(&self, embedding: ArrayView1<'_, f32>) -> Vec<LabelScore> {
-        let mut logits = self.matrix.dot(&embedding).mapv(|cosine| self.logit_parameters.logit(cosine)).to_vec();
+        let mut logits = row_products(&self.matrix, embedding);
+        logits.iter_mut().for_each(|cosine| *cosine = self.logit_parameters.logit(*cosine));
         self.left_out.iter().for_each(|row| logits[*row] = LEFT_OUT);
         let mut blocks = self.blocks.iter().map(|block| match self.scoring {
             Scoring::Exclusive => block.exclusive(&logits),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::computed_by::ComputedBy;
 use super::{LabelScore, Scorer};
 use crate::frame::{FrameTime, Picture};
 use crate::stream::StreamKey;
@@ -34,11 +35,15 @@ pub struct ScoreRoute {
 
 /// All streams. Frames of a stream that is not here are dropped.
 #[derive(Default)]
-pub struct ScoreRoutes(Mutex<HashMap<StreamKey, ScoreRoute>>);
+pub struct ScoreRoutes {
+    routes: Mutex<HashMap<StreamKey, ScoreRoute>>,
+    /// Whose embeddings are scored.
+    pub computed_by: Arc<ComputedBy>,
+}
 
 impl ScoreRoutes {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<StreamKey, ScoreRoute>> {
-        self.0.lock()
+        self.routes.lock()
     }
 
     /// A stream joins. Before its first frame, or that frame is lost.

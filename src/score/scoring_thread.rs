@@ -27,8 +27,9 @@ struct Partial {
 /// Runs until the session thread is gone.
 pub fn run(embedded: &Receiver<EmbeddedBatch>, score_routes: &ScoreRoutes) {
     let mut partials: HashMap<*const FrameMeta, Partial> = HashMap::new();
-    for EmbeddedBatch { items, embeddings, dim } in embedded {
+    for EmbeddedBatch { items, embeddings, dim, provider } in embedded {
         let mut routes = score_routes.lock();
+        score_routes.computed_by.set(provider);
         let mut rows = embeddings.chunks_exact(dim);
         for item in items {
             let row = match item.kind {
@@ -163,7 +164,7 @@ mod tests {
         for batch in batches {
             let embeddings = batch.iter().filter(|(item, _)| item.has_place()).flat_map(|(_, e)| *e).collect();
             let items = batch.into_iter().map(|(i, _)| i).collect();
-            send.send(EmbeddedBatch { items, embeddings, dim: 2 }).unwrap();
+            send.send(EmbeddedBatch { items, embeddings, dim: 2, provider: "cpu" }).unwrap();
         }
         drop(send);
         let out = Arc::new(Mutex::new(Vec::new()));
@@ -209,7 +210,7 @@ mod tests {
         let tile = || Item { frame: Arc::clone(&first), kind: ItemKind::Tile };
         let (send, receive) = bounded(2);
         let embeddings = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]].concat();
-        let batch = |items, embeddings| EmbeddedBatch { items, embeddings, dim: 2 };
+        let batch = |items, embeddings| EmbeddedBatch { items, embeddings, dim: 2, provider: "cpu" };
         send.send(batch(vec![tile(), tile(), tile()], embeddings[..6].to_vec())).unwrap();
         let reused = Item { frame: again, kind: ItemKind::Reused(shared_embedding) };
         send.send(batch(vec![tile(), reused], embeddings[6..].to_vec())).unwrap();
@@ -245,7 +246,7 @@ mod tests {
         let item = Item { frame: Arc::new(FrameMeta { tiles: vec![1, 1], ..frame }), kind: ItemKind::Tile };
         let again = Item { frame: Arc::clone(&item.frame), kind: ItemKind::Tile };
         let embeddings = vec![1.0, 0.0, 0.0, 1.0];
-        send.send(EmbeddedBatch { items: vec![item, again], embeddings, dim: 2 }).unwrap();
+        send.send(EmbeddedBatch { items: vec![item, again], embeddings, dim: 2, provider: "cpu" }).unwrap();
         drop(send);
         let heard = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&heard);
@@ -334,7 +335,7 @@ mod tests {
         for labels in [[1.0, 0.0], [0.0, 1.0]] {
             let (send, receive) = bounded(1);
             let (item, _) = again(&accounting, 1, &shared_embedding, 1);
-            send.send(EmbeddedBatch { items: vec![item], embeddings: vec![], dim: 2 }).unwrap();
+            send.send(EmbeddedBatch { items: vec![item], embeddings: vec![], dim: 2, provider: "cpu" }).unwrap();
             drop(send);
             run(&receive, &score_routes(labels));
         }
@@ -347,7 +348,7 @@ mod tests {
         let accounting = Arc::new(FrameAccounting::default());
         let (send, receive) = bounded(1);
         let item = Item { frame: frame(&accounting, 1, 1), kind: ItemKind::Tile };
-        send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2 }).unwrap();
+        send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2, provider: "cpu" }).unwrap();
         drop(send);
         let meanwhile = Arc::new(Mutex::new(None));
         let (seen, counts) = (Arc::clone(&meanwhile), Arc::clone(&accounting));
@@ -360,7 +361,7 @@ mod tests {
         let accounting = Arc::new(FrameAccounting::default());
         let (send, receive) = bounded(1);
         let item = Item { frame: frame(&accounting, 1, 1), kind: ItemKind::Tile };
-        send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2 }).unwrap();
+        send.send(EmbeddedBatch { items: vec![item], embeddings: vec![1.0, 0.0], dim: 2, provider: "cpu" }).unwrap();
         drop(send);
         let score_routes = score_routes(|_, _| panic!("nobody listens any more"));
         score_routes.leave(KEY);

@@ -64,10 +64,10 @@ pub fn trust_of_url(
     trust(at, plain.then_some("use mqtts://, https:// or tls://, or remove it"), files, reader)
 }
 
-/// `ca`, `cert` and `key`. The files must be there; what is in them is read when a connection is made. Without TLS they have no meaning,
+/// `ca`, `cert` and `key` of `at`, a section. The files must be there; what is in them is read when a connection is made. Without TLS they have no meaning,
 /// and `without` is what to do.
-pub fn trust(
-    at: &At<SinkItem>,
+pub fn trust<T>(
+    at: &At<T>,
     without: Option<&str>,
     [ca, cert, key]: [&Field<String>; 3],
     reader: &mut Reader<'_>,

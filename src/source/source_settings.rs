@@ -118,6 +118,17 @@ pub struct SourceSettings {
 }
 
 impl SourceSettings {
+    /// The same with one attempt alone: `time` is all there is.
+    #[must_use]
+    pub fn of_one_attempt(&self, time: Duration) -> Self {
+        let mut settings = self.clone();
+        let never = Duration::from_hours(24);
+        settings.reconnect.ladder = Ladder::doubling(never, never, never);
+        let limits = &mut settings.reconnect.limits;
+        (limits.first_frame, limits.stall) = (limits.first_frame.min(time), limits.stall.min(time));
+        settings
+    }
+
     /// How large pictures may be. Files are a person's choice; what comes from elsewhere is not.
     pub fn sizes(&self) -> coded_size::Limits {
         match (self.max_pixels, &self.location) {

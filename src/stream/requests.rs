@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::platform::secret::Secret;
 use crate::yaml::problem::Problem;
 
 /// SIGHUPs that wait.
@@ -33,6 +35,20 @@ pub enum Action {
     ResetSet { set: String },
     /// To keep a label set with this label in the state directory, if it is still the set that has this hash, and read the configuration again.
     EditLabel { set: String, sha256: String, draft: LabelDraft },
+    /// To keep a stream in the state directory, and read the configuration again.
+    AddStream(NewStream),
+    /// To let go of a stream that was added so, and read the configuration again.
+    RemoveStream { stream: String },
+}
+
+/// A stream as somebody wants it to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewStream {
+    pub id: String,
+    /// As it was given: it may hold credentials, and is not told before it has been checked.
+    pub url: String,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
 }
 
 /// A label as somebody wants it to be, and what it is to compete with.
@@ -46,6 +62,17 @@ pub struct LabelDraft {
     /// Margins; `None`: as they are.
     pub enter: Option<f64>,
     pub exit: Option<f64>,
+    /// What it looks like, and what it is not, besides what it has.
+    pub examples: Vec<PastMoment>,
+    pub counter_examples: Vec<PastMoment>,
+}
+
+/// A moment that the history has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastMoment {
+    pub stream: String,
+    pub region: Option<String>,
+    pub at: Timestamp,
 }
 
 /// See the module.

@@ -199,6 +199,16 @@ impl Document {
         Ok(())
     }
 
+    /// Leaves those items of the list `key` out that are not to be kept.
+    pub fn retain(&mut self, key: &str, keep: impl Fn(&Node) -> bool) {
+        let Value::Map(entries) = &mut self.root.value else { return };
+        for entry in entries.iter_mut().filter(|entry| entry.key == key) {
+            if let Value::List(items) = &mut entry.value.value {
+                items.retain(&keep);
+            }
+        }
+    }
+
     /// Adds the lists `keys` of another file to the end of this one's, and takes nothing else of it; what is wrong with it is given back.
     pub fn append(&mut self, mut other: Self, keys: &[&str]) -> Vec<Problem> {
         let part = self.parts.len() + 1;

@@ -7,10 +7,10 @@
 
 use std::ops::Range;
 
+use strsim::osa_distance;
 use url::Url;
 
 use super::tree::{Entry, Node, Place, Value};
-use crate::platform::edit_distance::distance;
 use crate::platform::secret::is_secret_key;
 use crate::platform::secret_path;
 
@@ -113,7 +113,7 @@ pub fn hidden_in_text(text: &str) -> Vec<Range<usize>> {
 
 /// Whether what stands under a key may hold credentials: under `headers` all of it, whatever a header is called.
 fn holds_secrets(key: &str) -> bool {
-    is_secret_key(key) || (key.len() < 32 && distance(&key.to_lowercase(), "headers") <= 1)
+    is_secret_key(key) || (key.len() < 32 && osa_distance(&key.to_lowercase(), "headers") <= 1)
 }
 
 /// The first word of `line` that names a secret, and whether a reference such as `{ env: X }` follows it. A word that a reference follows

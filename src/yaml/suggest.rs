@@ -1,6 +1,6 @@
 //! "Did you mean": the known word nearest to a misspelt one. Pure.
 
-use crate::platform::edit_distance::distance;
+use strsim::osa_distance;
 
 /// The word of `known` that `written` most likely stands for, if one is near enough.
 pub fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -12,7 +12,7 @@ pub fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let allowed = (written.chars().count() / 3).clamp(1, 3);
     known
         .iter()
-        .map(|word| (distance(&written, word), *word))
+        .map(|word| (osa_distance(&written, word), *word))
         .filter(|(distance, word)| *distance <= allowed && *distance < word.chars().count())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)

@@ -40,7 +40,7 @@ fn fill(path: &Path) {
             media_start: 0.0,
             media_end: None,
             reason: (kind == EventKind::End).then_some(vtagd::event::EndReason::BelowExit),
-            model: ModelRef { name: "m".into(), fingerprint: "f".into() },
+            model: ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None },
             attributes: Arc::default(),
             snapshot: None,
         };

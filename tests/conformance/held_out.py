@@ -18,8 +18,16 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers import (AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor,
-                          CLIPTokenizer, PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel)
+from functools import partial
+import timm
+from timm.layers import LayerNorm
+from timm.models import _registry
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from transformers import (AutoImageProcessor, AutoTokenizer, BertTokenizer, ChineseCLIPConfig, ChineseCLIPImageProcessor,
+                          ChineseCLIPModel, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer,
+                          MetaClip2Config, MetaClip2Model, PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor,
+                          SiglipModel)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT, ONLY = sys.argv[1], sys.argv[2:]
@@ -54,7 +62,7 @@ def answer(folder, image, text, ids, scale, bias=0.0, sigmoid=False):
     probs = logits.sigmoid() if sigmoid else logits.softmax(-1)
     save_file({"image_embeds": image.contiguous(), "text_embeds": text.contiguous(), "probs": probs.contiguous(),
                "input_ids": ids.long().contiguous()}, os.path.join(folder, "expected.safetensors"))
-    expect(folder)
+    expect(folder, activation="sigmoid" if sigmoid else "softmax", logit_scale=float(scale), logit_bias=float(bias))
 
 
 def stir(model, gain=2.0):
@@ -471,4 +479,204 @@ oclip("oc-random", preprocess=dict(interpolation="random"))
 oclip("oc-pickle", pickle=True)
 oclip("oc-heads-8", vision=dict(width=64, head_width=8), text=dict(width=40, heads=5))
 oclip("oc-one-layer", vision=dict(layers=1), text=dict(layers=1))
+
+
+# --- timm's image towers in OpenCLIP. Their names stand for sizes of hundreds of megabytes: small ones are put in their place.
+def timm_towers():
+    siglip = dict(patch_size=16, embed_dim=24, depth=2, num_heads=12, class_token=False, global_pool="map", img_size=64)
+    plain = dict(patch_size=16, embed_dim=24, depth=2, num_heads=12, img_size=64)
+    eva = dict(patch_size=16, embed_dim=48, depth=2, num_heads=12, qkv_fused=False, mlp_ratio=4 * 2 / 3, swiglu_mlp=True, scale_mlp=True,
+               scale_attn_inner=True, use_rot_pos_emb=True, ref_feat_shape=(16, 16), global_pool="token", img_size=64)
+    core = dict(patch_size=16, embed_dim=24, depth=2, num_heads=3, global_pool="map", attn_type="rope", use_pre_transformer_norm=True,
+                use_rot_pos_emb=True, ref_feat_shape=(4, 4), rope_grid_offset=1., rope_grid_indexing="xy", attn_pool_num_heads=8,
+                attn_pool_mlp_ratio=4., norm_layer=partial(LayerNorm, eps=1e-5), img_size=64)
+    clip_norm = dict(pre_norm=True, norm_layer=partial(LayerNorm, eps=1e-5))
+    for name, cls, kwargs in [
+        ("vit_base_patch16_siglip_224", VisionTransformer, siglip),
+        ("vit_so400m_patch16_siglip_256", VisionTransformer, dict(siglip, embed_dim=32, num_heads=16, mlp_ratio=3.7362, act_layer="gelu_tanh")),
+        ("vit_base_patch16_224", VisionTransformer, plain),
+        ("vit_base_patch16_clip_224", VisionTransformer, dict(plain, **clip_norm)),
+        ("vit_base_patch16_clip_quickgelu_224", VisionTransformer, dict(plain, act_layer="quick_gelu", **clip_norm)),
+        ("eva_giant_patch14_224", Eva, dict(patch_size=16, embed_dim=32, depth=2, num_heads=16, mlp_ratio=2.5, img_size=64)),
+        ("eva02_large_patch14_clip_224", Eva, dict(eva, embed_dim=64, num_heads=16)),
+        # Smaller still: those that lie in tests/conformance/checkpoints.
+        ("vit_base_patch32_siglip_256", VisionTransformer, dict(siglip, patch_size=8, img_size=32, act_layer="gelu_tanh")),
+        ("eva02_base_patch16_clip_224", Eva, dict(eva, depth=1, mlp_ratio=1.3, patch_size=4, img_size=16)),
+        ("eva02_large_patch14_clip_336", Eva, dict(eva, embed_dim=64, num_heads=16, img_size=96)),
+        ("vit_pe_core_tiny_patch16_64", Eva, core),
+        ("vit_pe_core_gigantic_patch14_56", Eva, dict(core, embed_dim=64, num_heads=16, class_token=False, rope_grid_offset=0., patch_size=14, img_size=56)),
+    ]:
+        def make(pretrained=False, cls=cls, kwargs=kwargs, name=name, **more):
+            for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+                more.pop(key, None)
+            model = cls(**{**kwargs, **more})
+            model.default_cfg = model.pretrained_cfg = {"input_size": (3, 64, 64)}
+            return model
+        _registry._model_entrypoints[name] = make
+        _registry._model_to_module[name] = "vision_transformer"
+
+
+timm_towers()
+
+
+def tower(name, pool="token", proj=None, size=64, **more):
+    return dict(image_size=size, timm_model_name=name, timm_model_pretrained=False, timm_pool=pool, timm_proj=proj, layers=None, width=None,
+                head_width=None, patch_size=None, **more)
+
+
+@says
+def timm_clip(name, vision, text=None, model=None, dim=40, refused=None, sentences=False, bias=False, save=True):
+    folder = folder_for(name)
+    if folder is None:
+        return
+    tok = sentence_tokenizer(lower=False, length=64) if sentences else clip_tokenizer()
+    text = {**OT, "vocab_size": len(tok), "context_length": 64 if sentences else 77, **(text or {})}
+    vision = {k: v for k, v in vision.items() if v is not None or k == "timm_proj"}
+    cfg = {"embed_dim": dim, "vision_cfg": vision, "text_cfg": text, "custom_text": True, **(model or {})}
+    if bias:
+        cfg["init_logit_bias"] = -10
+    pre = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize_mode": "squash"}
+    config = lambda: json.dump({"model_cfg": cfg, "preprocess_cfg": pre}, open(os.path.join(folder, "open_clip_config.json"), "w"), indent=1)
+    config()
+    tok.save_pretrained(folder)
+    if not save:
+        save_file({"logit_scale": torch.ones(1), "visual.trunk.stem.weight": torch.ones(1)}, os.path.join(folder, "open_clip_model.safetensors"))
+        return expect(folder, refused=refused)
+    m = open_clip.create_model("local-dir:" + folder, load_weights=False).eval()
+    stir(m, 1.5)
+    # timm begins with a projection of almost nothing and with zeros for the class token's like.
+    with torch.no_grad():
+        for key, p in m.named_parameters():
+            if key.endswith(("trunk.head.weight", "latent", "cls_token", "pos_embed")):
+                p.copy_(0.3 * torch.randn_like(p))
+        if bias:
+            m.logit_scale.fill_(2.0); m.logit_bias.fill_(-3.0)
+    save_for_hf(m, tok, cfg, folder)
+    for left in os.listdir(folder):
+        if left.endswith(".bin"):
+            os.remove(os.path.join(folder, left))
+    config()
+    if refused is not None:
+        return expect(folder, refused=refused)
+    m, transform = open_clip.create_model_from_pretrained("local-dir:" + folder)
+    m = m.eval()
+    if text.get("hf_tokenizer_name"):
+        ids = open_clip.get_tokenizer("local-dir:" + folder)(PROMPTS)
+    else:
+        ids = torch.zeros(len(PROMPTS), text["context_length"], dtype=torch.long)
+        for i, row in enumerate(tok(PROMPTS, truncation=True, max_length=text["context_length"])["input_ids"]):
+            ids[i, :len(row)] = torch.tensor(row)
+    with torch.no_grad():
+        image, words = m.encode_image(torch.stack([transform(p) for p in pictures()])), m.encode_text(ids)
+        offset = m.logit_bias.item() if bias else 0.0
+        answer(folder, image, words, ids, m.logit_scale.exp().item(), offset, bias)
+
+
+SIG_TEXT = dict(hf_tokenizer_name="somewhere/else", tokenizer_kwargs={"clean": "canonicalize"}, no_causal_mask=True, proj_bias=True,
+                pool_type="last", norm_kwargs={"eps": 1e-6})
+timm_clip("timm-siglip", tower("vit_base_patch16_siglip_224", "map", "none"), SIG_TEXT, dim=24, sentences=True, bias=True)
+timm_clip("timm-siglip2", tower("vit_so400m_patch16_siglip_256", "map", "none"), {**SIG_TEXT, "act_kwargs": {"approximate": "tanh"}}, dim=32, sentences=True, bias=True)
+timm_clip("timm-siglip-lower", tower("vit_base_patch16_siglip_224", "map", "none"), {**SIG_TEXT, "tokenizer_kwargs": {"clean": "lower"}}, dim=24, sentences=True, bias=True)
+timm_clip("timm-siglip-projected", tower("vit_base_patch16_siglip_224", "map", "linear"), SIG_TEXT, sentences=True)
+timm_clip("timm-vit", tower("vit_base_patch16_224", "", "linear"))
+timm_clip("timm-vit-bias", tower("vit_base_patch16_224", "token", "linear", timm_proj_bias=True))
+timm_clip("timm-vit-clip", tower("vit_base_patch16_clip_224", "token"))
+timm_clip("timm-vit-quickgelu", tower("vit_base_patch16_clip_quickgelu_224", "token"))
+timm_clip("timm-vit-avg", tower("vit_base_patch16_224", "avg", "linear"), refused="avg")
+timm_clip("timm-vit-mlp", tower("vit_base_patch16_224", "token", "mlp"), refused="timm_proj")
+timm_clip("timm-eva-giant", tower("eva_giant_patch14_224", "token"))
+timm_clip("timm-eva02", tower("eva02_large_patch14_clip_224", "token"))
+timm_clip("timm-eva02-larger-grid", tower("eva02_large_patch14_clip_336", "token", size=96))
+timm_clip("timm-pe-core", tower("vit_pe_core_tiny_patch16_64", "map"), dict(context_length=32))
+timm_clip("timm-pe-core-gigantic", tower("vit_pe_core_gigantic_patch14_56", "map", size=56), dict(context_length=72))
+for other in ("convnext_base", "fastvit_mci2", "vit_base_mci_224", "eva02_enormous_patch14_clip_224", "vitamin_large_224", "resnet50"):
+    timm_clip("timm-" + other.replace("_", "-"), tower(other, ""), refused=other, save=False)
+
+
+SMALL_TEXT = dict(width=16, heads=2, layers=1)
+timm_clip("openclip-timm-siglip", tower("vit_base_patch32_siglip_256", "map", "none", size=32), {**SIG_TEXT, **SMALL_TEXT}, dim=24, sentences=True, bias=True)
+timm_clip("openclip-timm-eva02", tower("eva02_base_patch16_clip_224", "token", size=16), SMALL_TEXT)
+
+
+# --- MetaCLIP 2: CLIP's towers, the end of a text at id 2
+@says
+def metaclip2(name):
+    folder = folder_for(name)
+    if folder is None:
+        return
+    tok = Tokenizer(models.BPE(unk_token="<unk>"))
+    tok.pre_tokenizer = pre_tokenizers.Metaspace()
+    tok.train_from_iterator(PROMPTS * 3, trainers.BpeTrainer(vocab_size=150, special_tokens=["<s>", "<pad>", "</s>", "<unk>"]))
+    tok.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tok = PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=77)
+    text = {**T, "vocab_size": len(tok), "eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1}
+    m = MetaClip2Model(MetaClip2Config(text_config=text, vision_config=V, projection_dim=40)).eval()
+    stir(m)
+    m.save_pretrained(folder)
+    CLIPImageProcessor(**PP).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    m = MetaClip2Model.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = AutoTokenizer.from_pretrained(folder)(PROMPTS, padding="max_length", max_length=77, truncation=True, return_tensors="pt")["input_ids"]
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=pictures(), return_tensors="pt")["pixel_values"].float()
+    with torch.no_grad():
+        out = m(pixel_values=pixels, input_ids=ids)
+        answer(folder, out.image_embeds, out.text_embeds, ids, m.logit_scale.exp().item())
+
+
+metaclip2("hf-metaclip2")
+
+# --- Chinese CLIP: BERT for texts
+CHINESE = ["一只猫", "桌上的一杯咖啡", "没有人", "a photo of a cat", "Une Voiture rouge", "叉车 blocking 消防出口!", "it's 12 km"]
+
+
+@says
+def chinese(name, text=None, vision=None, change=None, refused=None, whole=False, pickle=False, size=64):
+    folder = folder_for(name)
+    if folder is None:
+        return
+    global PROMPTS
+    kept, PROMPTS = PROMPTS, CHINESE
+    try:
+        letters = sorted({c for p in CHINESE for c in p.lower() if not c.isspace()})
+        vocab = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + letters + ["##" + c for c in letters if c.isascii()] + ["photo", "##hoto", "cat", "red"]
+        open(os.path.join(folder, "vocab.txt"), "w").write("\n".join(vocab) + "\n")
+        text = {**dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64), "vocab_size": len(vocab), **(text or {})}
+        m = ChineseCLIPModel(ChineseCLIPConfig(text_config=text, vision_config={**V, "hidden_act": "quick_gelu", **(vision or {})}, projection_dim=40)).eval()
+        stir(m)
+        if pickle:
+            m.config.save_pretrained(folder)
+            torch.save(m.state_dict(), os.path.join(folder, "pytorch_model.bin"))
+        else:
+            m.save_pretrained(folder)
+        json.dump({"do_center_crop": False, "do_normalize": True, "do_resize": True, "feature_extractor_type": "ChineseCLIPFeatureExtractor",
+                   "image_processor_type": "ChineseCLIPImageProcessor", "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                   "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3, "size": {"height": size, "width": size}},
+                  open(os.path.join(folder, "preprocessor_config.json"), "w"), indent=1)
+        tok = BertTokenizer(os.path.join(folder, "vocab.txt"))
+        if whole:
+            tok.save_pretrained(folder)
+            os.remove(os.path.join(folder, "vocab.txt"))
+        if change:
+            change(folder)
+        if refused is not None:
+            return expect(folder, refused=refused)
+        m = ChineseCLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+        context = min(52, text["max_position_embeddings"])
+        t = tok(CHINESE, padding="max_length", max_length=context, truncation=True, return_tensors="pt")
+        pixels = ChineseCLIPImageProcessor.from_pretrained(folder)(images=pictures(), return_tensors="pt")["pixel_values"].float()
+        with torch.no_grad():
+            out = m(pixel_values=pixels, input_ids=t["input_ids"], attention_mask=t["attention_mask"])
+            answer(folder, out.image_embeds, out.text_embeds, t["input_ids"], m.logit_scale.exp().item())
+    finally:
+        PROMPTS = kept
+
+
+chinese("hf-chinese-clip", text=dict(hidden_size=24), vision=dict(hidden_size=24, num_attention_heads=3, intermediate_size=48, patch_size=8, image_size=32), size=32)
+chinese("chinese-clip")
+chinese("chinese-clip-tokenizer-json", whole=True)
+chinese("chinese-clip-bin", pickle=True)
+chinese("chinese-clip-context-20", text=dict(max_position_embeddings=20))
+chinese("chinese-clip-segments", text=dict(type_vocab_size=3))
+chinese("chinese-clip-cased", change=lambda d: edit(d, "tokenizer_config.json", lambda j: j.update(do_lower_case=True)))
+chinese("chinese-clip-no-separator", change=lambda d: open(os.path.join(d, "vocab.txt"), "r+").write("[PAD]\n[unused1]\n[UNK]\n[CLS]\n[SEQ]"), refused="[SEP]")
 print(len(DONE), "checkpoints in", OUT)

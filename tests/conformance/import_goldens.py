@@ -79,6 +79,10 @@ def picked(t):
             "text.layers.0.mlp.fc2.weight": t[text + "mlp.c_proj.weight"],
             "text.projection.weight": t["text_projection"].T,
         }
+    if any(name.startswith("visual.trunk.") for name in t):
+        return of_timm(t)
+    if "text_model.embeddings.word_embeddings.weight" in t:
+        return of_bert(t)
     layer, text = "vision_model.encoder.layers.1.", "text_model.encoder.layers.0."
     out = {
         "vision.patch.weight": t["vision_model.embeddings.patch_embedding.weight"],
@@ -108,6 +112,57 @@ def picked(t):
         out["text.projection.weight"] = t["text_model.head.weight"]
         out["text.projection.bias"] = t["text_model.head.bias"]
     return out
+
+
+def of_timm(t):
+    trunk, block, text = "visual.trunk.", "visual.trunk.blocks.0.", "text.transformer.resblocks.0."
+    out = {
+        "vision.patch.bias": t[trunk + "patch_embed.proj.bias"],
+        "vision.position": t[trunk + "pos_embed"][0],
+        "vision.layers.0.norm2.weight": t[block + "norm2.weight"],
+        "vision.layers.0.attn.out.weight": t[block + "attn.proj.weight"],
+        "vision.layers.0.mlp.fc2.bias": t[block + "mlp.fc2.bias"],
+        "vision.post_norm.bias": t[trunk + "norm.bias"],
+        "text.token": t["text.token_embedding.weight"],
+        "text.layers.0.attn.k.weight": third(t[text + "attn.in_proj_weight"], 1),
+    }
+    if block + "attn.qkv.weight" in t:
+        pool, kv = trunk + "attn_pool.", t[trunk + "attn_pool.kv.weight"]
+        out["vision.layers.0.attn.v.bias"] = third(t[block + "attn.qkv.bias"], 2)
+        out["vision.layers.0.mlp.fc1.weight"] = t[block + "mlp.fc1.weight"]
+        out["vision.head.probe"] = t[pool + "latent"]
+        out["vision.head.attn.k.weight"] = kv[: len(kv) // 2]
+        out["vision.head.attn.v.weight"] = kv[len(kv) // 2 :]
+        out["vision.head.mlp.fc1.bias"] = t[pool + "mlp.fc1.bias"]
+    else:
+        out["vision.class"] = t[trunk + "cls_token"][0, 0]
+        out["vision.layers.0.attn.k.weight"] = t[block + "attn.k_proj.weight"]
+        out["vision.layers.0.attn.norm.bias"] = t[block + "attn.norm.bias"]
+        out["vision.layers.0.mlp.gate.weight"] = t[block + "mlp.fc1_g.weight"]
+        out["vision.layers.0.mlp.fc1.bias"] = t[block + "mlp.fc1_x.bias"]
+        out["vision.layers.0.mlp.norm.weight"] = t[block + "mlp.norm.weight"]
+        out["vision.projection.bias"] = t[trunk + "head.bias"]
+    return out
+
+
+def of_bert(t):
+    embeddings, layer = "text_model.embeddings.", "text_model.encoder.layer.1."
+    return {
+        "vision.class": t["vision_model.embeddings.class_embedding"],
+        "vision.pre_norm.weight": t["vision_model.pre_layrnorm.weight"],
+        "vision.projection.weight": t["visual_projection.weight"],
+        "text.token": t[embeddings + "word_embeddings.weight"],
+        # Chinese CLIP looks at 52 tokens.
+        "text.position": t[embeddings + "position_embeddings.weight"][:52],
+        "text.segment": t[embeddings + "token_type_embeddings.weight"][:1],
+        "text.embed_norm.bias": t[embeddings + "LayerNorm.bias"],
+        "text.layers.1.attn.q.weight": t[layer + "attention.self.query.weight"],
+        "text.layers.1.attn.out.bias": t[layer + "attention.output.dense.bias"],
+        "text.layers.1.norm1.weight": t[layer + "attention.output.LayerNorm.weight"],
+        "text.layers.1.mlp.fc1.weight": t[layer + "intermediate.dense.weight"],
+        "text.layers.1.norm2.bias": t[layer + "output.LayerNorm.bias"],
+        "text.projection.weight": t["text_projection.weight"],
+    }
 
 
 goldens = {}

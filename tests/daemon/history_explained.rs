@@ -68,7 +68,7 @@ fn told(folder: &Path, label: &str, at: Timestamp) {
         media_start: 0.0,
         media_end: None,
         reason: None,
-        model: ModelRef { name: "m".into(), fingerprint: "f".into() },
+        model: ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None },
         attributes: Arc::default(),
         snapshot: None,
     };

@@ -55,7 +55,7 @@ fn body(number: usize) -> String {
         media_start: 1.0,
         media_end: None,
         reason: None,
-        model: ModelRef { name: "m".into(), fingerprint: "f".into() },
+        model: ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None },
         attributes: Arc::default(),
         snapshot: None,
     };

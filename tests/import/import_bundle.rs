@@ -10,8 +10,8 @@ use vtagd::model::Bundle;
 use vtagd::model::import::synthetic::Synthetic;
 use vtagd::model::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
 use vtagd::model::import::{
-    Act, Architecture, ImportError, TensorInfo, TensorStore, TextPooling, TextTower, Transformer, VisionPooling,
-    VisionTower,
+    Act, Architecture, ImportError, LayerKind, Projection, Rotary, TensorInfo, TensorStore, TextPooling, TextTower,
+    Transformer, VisionPooling, VisionTower,
 };
 use vtagd::model::onnx::{Precision, file, vision_graph};
 use vtagd::model::probe_picture::probe_picture;
@@ -203,7 +203,21 @@ fn odd_architectures_run_in_every_precision() {
     let act = |index| [Act::Gelu, Act::GeluTanh, Act::QuickGelu][index % 3];
     for index in 0..6 {
         let (heads, size) = ([1, 2, 3, 4, 5, 6][index], [16, 24, 8, 20, 12, 10][index]);
-        let body = |layers| Transformer { width: heads * size, layers, heads, mlp: 50, eps: 1e-5, act: act(index) };
+        // Every second text tower is one of BERT's kind, and what is odd of image towers comes in turns.
+        let plain = LayerKind::PLAIN;
+        let kind = LayerKind { gated: index % 3 == 1, inner_norms: index % 3 != 0, key_bias: index % 2 == 0, ..plain };
+        let rotary = Rotary { reference: 3, offset: index as f32 / 5.0, column_first: index == 1 };
+        let kind = LayerKind { rotary: (size % 4 == 0).then_some(rotary), ..kind };
+        let text_kind = LayerKind { post_norm: index % 2 == 1, ..plain };
+        let body = |layers, kind| Transformer {
+            width: heads * size,
+            layers,
+            heads,
+            mlp: 50,
+            eps: 1e-5,
+            act: act(index),
+            kind,
+        };
         let (patch, image_size) = ([4, 7, 5, 8, 3, 6][index], [16, 21, 25, 17, 20, 30][index]);
         let class_token = index % 2 == 0;
         let pooling =
@@ -211,19 +225,21 @@ fn odd_architectures_run_in_every_precision() {
         let pooling_of_text = [TextPooling::ArgmaxId, TextPooling::FirstId(3), TextPooling::Last][index % 3];
         let arch = Architecture {
             vision: VisionTower {
-                body: body(1 + index % 3),
+                body: body(1 + index % 3, kind),
                 image_size,
                 patch,
                 class_token,
                 pre_norm: index % 3 == 0,
                 patch_bias: !class_token,
                 pooling,
+                projection: if class_token { Projection::Linear { bias: index == 2 } } else { Projection::None },
             },
             text: TextTower {
-                body: body(2),
+                body: body(2, text_kind),
                 vocab: 20,
                 context: 9,
                 causal: index < 3,
+                padding: (index % 2 == 1).then_some(3),
                 pooling: pooling_of_text,
                 projection_bias: !class_token,
             },

@@ -9,16 +9,19 @@ use vtagd::label::text_encoder::TextTokenizer;
 use vtagd::model::Activation;
 use vtagd::model::bundle::TextSpec;
 use vtagd::model::import::{
-    Act, Architecture, Checkpoint, Dtype, Family, TextPooling, TextTower, Transformer, VisionPooling, VisionTower,
-    canonical, open_checkpoint,
+    Act, Architecture, Checkpoint, Dtype, Family, LayerKind, Projection, Rotary, TextPooling, TextTower, Transformer,
+    VisionPooling, VisionTower, canonical, open_checkpoint,
 };
 use vtagd::preprocess::{CropRounding, Resize, Spec};
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 10] = [
+    "hf-chinese-clip",
     "hf-clip-fp16-sharded",
     "hf-clip-gelu-h14",
     "hf-clip-pickle",
     "hf-clip-quickgelu",
+    "openclip-timm-eva02",
+    "openclip-timm-siglip",
     "openclip-vit",
     "openclip-vit-pickle",
     "siglip",
@@ -33,7 +36,52 @@ fn open(name: &str) -> Checkpoint {
 }
 
 fn body(width: usize, layers: usize, mlp: usize, eps: f32, act: Act) -> Transformer {
-    Transformer { width, layers, heads: 4, mlp, eps, act }
+    Transformer { width, layers, heads: 4, mlp, eps, act, kind: LayerKind::PLAIN }
+}
+
+/// A CLIP of a few small layers, whose image tower is `vision` wide and whose text tower is `text` wide.
+fn small(vision: usize, text: usize, image_size: usize) -> Architecture {
+    let mut model = clip(4, Act::Gelu, 40, TextPooling::ArgmaxId);
+    model.vision.body = Transformer { heads: 12, ..body(vision, 2, 4 * vision, 1e-6, Act::GeluTanh) };
+    model.vision.image_size = image_size;
+    model.text.body = Transformer { heads: 2, ..body(text, 1, 4 * text, 1e-5, Act::Gelu) };
+    (model.vision.pre_norm, model.vision.patch_bias) = (false, true);
+    model
+}
+
+/// BERT's text tower beside CLIP's image tower.
+fn chinese() -> Architecture {
+    let mut model = small(24, 24, 32);
+    model.vision.body = Transformer { heads: 3, ..body(24, 2, 48, 1e-5, Act::QuickGelu) };
+    (model.vision.pre_norm, model.vision.patch_bias, model.vision.patch) = (true, false, 8);
+    let kind = LayerKind { post_norm: true, ..LayerKind::PLAIN };
+    model.text.body = Transformer { heads: 2, kind, ..body(24, 2, 64, 1e-12, Act::Gelu) };
+    (model.text.vocab, model.text.context) = (74, 52);
+    (model.text.causal, model.text.padding, model.text.pooling) = (false, Some(0), TextPooling::First);
+    model
+}
+
+/// timm's EVA-02 as OpenCLIP has it.
+fn eva02() -> Architecture {
+    let mut model = small(48, 16, 16);
+    let rotary = Some(Rotary { reference: 16, offset: 0.0, column_first: false });
+    let kind = LayerKind { gated: true, inner_norms: true, key_bias: false, rotary, ..LayerKind::PLAIN };
+    model.vision.body = Transformer { heads: 12, kind, ..body(48, 1, 62, 1e-6, Act::Gelu) };
+    model.vision.projection = Projection::Linear { bias: true };
+    model.text.vocab = 514;
+    model
+}
+
+/// timm's SigLIP as OpenCLIP has it.
+fn timm_siglip() -> Architecture {
+    let mut model = small(24, 16, 32);
+    (model.vision.patch, model.vision.class_token, model.embed_dim) = (8, false, 24);
+    (model.vision.pooling, model.vision.projection) =
+        (VisionPooling::AttentionHead { heads: 12, mlp: 96 }, Projection::None);
+    (model.text.vocab, model.text.context, model.text.body.eps) = (120, 64, 1e-6);
+    (model.text.causal, model.text.pooling, model.text.projection_bias) = (false, TextPooling::Last, true);
+    (model.logit_bias, model.activation) = (-3.0, Activation::Sigmoid);
+    model
 }
 
 /// A CLIP whose towers have three layers, as most of the set.
@@ -47,12 +95,14 @@ fn clip(patch: usize, act: Act, embed_dim: usize, pooling: TextPooling) -> Archi
             pre_norm: true,
             patch_bias: false,
             pooling: VisionPooling::ClassToken,
+            projection: Projection::Linear { bias: false },
         },
         text: TextTower {
             body: body(48, 3, 96, 1e-5, act),
             vocab: 1000,
             context: 77,
             causal: true,
+            padding: None,
             pooling,
             projection_bias: false,
         },
@@ -76,6 +126,9 @@ fn expected(name: &str) -> (Family, Architecture) {
         "hf-clip-gelu-h14" => (Family::HuggingFaceClip, clip(14, Act::Gelu, 64, end)),
         "hf-clip-pickle" => (Family::HuggingFaceClip, clip(16, Act::Gelu, 48, end)),
         "hf-clip-quickgelu" => (Family::HuggingFaceClip, clip(32, Act::QuickGelu, 48, TextPooling::ArgmaxId)),
+        "hf-chinese-clip" => (Family::HuggingFaceChineseClip, chinese()),
+        "openclip-timm-eva02" => (Family::OpenClip, eva02()),
+        "openclip-timm-siglip" => (Family::OpenClip, timm_siglip()),
         "openclip-vit" => (Family::OpenClip, openclip()),
         "openclip-vit-pickle" => {
             let mut model = openclip();
@@ -94,12 +147,14 @@ fn expected(name: &str) -> (Family, Architecture) {
                     pre_norm: false,
                     patch_bias: true,
                     pooling: VisionPooling::AttentionHead { heads: 4, mlp: 128 },
+                    projection: Projection::None,
                 },
                 text: TextTower {
                     body: body(64, 3, 96, 1e-6, Act::GeluTanh),
                     vocab: 192,
                     context: 64,
                     causal: false,
+                    padding: None,
                     pooling: TextPooling::Last,
                     projection_bias: true,
                 },
@@ -215,12 +270,16 @@ fn the_preprocessing_of_every_checkpoint_is_read_with_its_own_rounding() {
     for name in NAMES {
         let checkpoint = open(name);
         let spec = Spec::from_json(&checkpoint.preprocessor.to_string()).unwrap();
+        let side = checkpoint.architecture.vision.image_size as u32;
         let (rounding, resize) = match checkpoint.family {
+            Family::OpenClip if name.contains("timm") => (CropRounding::HalfEven, Resize::Exact(side, side)),
             Family::OpenClip => (CropRounding::HalfEven, Resize::Shortest(224)),
             Family::HuggingFaceClip => (CropRounding::Floor, Resize::Shortest(224)),
-            Family::HuggingFaceSiglip => (CropRounding::Floor, Resize::Exact(224, 224)),
+            Family::HuggingFaceSiglip | Family::HuggingFaceChineseClip => {
+                (CropRounding::Floor, Resize::Exact(side, side))
+            }
         };
-        assert_eq!((spec.crop_rounding(), spec.resize(), spec.size()), (rounding, resize, (224, 224)), "{name}");
+        assert_eq!((spec.crop_rounding(), spec.resize(), spec.size()), (rounding, resize, (side, side)), "{name}");
     }
 }
 

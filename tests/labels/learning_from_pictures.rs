@@ -13,7 +13,7 @@ use vtagd::label::verdict_store::{self, TagVerdict};
 use vtagd::platform::state_folder::StateFolder;
 
 use super::calibration::{config_of, printed};
-use crate::common::daemon::{Daemon, root, vtagd};
+use crate::common::daemon::{Daemon, eventually, root, vtagd};
 
 /// The clip shows a cat in its first eight seconds.
 fn clip() -> String {
@@ -93,6 +93,37 @@ fn a_daemon_takes_examples_at_its_next_reload_and_goes_on_without_those_that_it_
     daemon.wait_for_log("examples of a label");
     daemon.wait_for_log("the new configuration runs");
     // What it was told to refuse stands in the log as errors.
+    daemon.stop();
+}
+
+#[test]
+fn what_could_not_be_used_at_the_start_does_not_stand_in_the_way_of_a_reload_and_what_is_new_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let config = config_of(here, &format!("file://{}", clip()), "loop: true").replace("things.yaml", "pets.yaml");
+    fs::write(here.join("odd.jpg"), "no picture").unwrap();
+    set(here, &examples("odd.jpg", "always"));
+    let mut daemon = Daemon::start(here, &config);
+    daemon.wait_ready();
+    daemon.wait_for_log("it goes by its texts alone");
+    let told = |daemon: &Daemon, what: &str| daemon.log().matches(what).count();
+    // Something else is changed, twice.
+    for times in 1..=2 {
+        let text =
+            fs::read_to_string(here.join("pets.yaml")).unwrap().replace("a table", &format!("a table of {times} legs"));
+        fs::write(here.join("pets.yaml"), text).unwrap();
+        daemon.signal(libc::SIGHUP);
+        eventually("the reload", || (told(&daemon, "the new configuration runs") == times).then_some(()));
+        assert_eq!(told(&daemon, "the new labels cannot be used") + told(&daemon, "examples of a label"), 0);
+    }
+    // It is mended: from now on it counts, and breaking it again is refused.
+    set(here, &examples(&format!("{}@1", clip()), "always"));
+    daemon.signal(libc::SIGHUP);
+    eventually("the reload", || (told(&daemon, "the new configuration runs") == 3).then_some(()));
+    daemon.wait_for_log("examples of a label");
+    set(here, &examples("odd.jpg", "always"));
+    daemon.signal(libc::SIGHUP);
+    daemon.wait_for_log("the new labels cannot be used");
     daemon.stop();
 }
 

@@ -6,7 +6,10 @@
 mod common;
 #[path = "../contract/mod.rs"]
 mod contract;
+#[path = "../import/hub_support/mod.rs"]
+mod hub_support;
 
+mod api_page;
 mod bench_guard;
 mod contract_words;
 mod docs_are_true;
@@ -14,4 +17,7 @@ mod fuzz_bodies;
 mod gpu_script;
 mod image_files;
 mod ops_rules;
+mod page_reader;
+mod task_pages;
+mod task_pages_run;
 mod tidy;

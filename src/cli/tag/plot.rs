@@ -213,7 +213,7 @@ mod tests {
             labels: labels.iter().map(rules).collect(),
             rivals: Arc::default(),
         };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
         let id = StreamId::from("file");
         let mut rehearsal = Rehearsal::new("site", &id, model, vec![set], Duration::from_secs(30), true);
         let base = Instant::now();

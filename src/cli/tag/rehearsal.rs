@@ -316,7 +316,7 @@ mod tests {
         };
         let rivals = [NamedRival { kind: crate::score::RivalKind::Background, name: "a yard".into() }];
         let set = SetRules { region: None, name: "lot".into(), labels: vec![rules], rivals: rivals.into() };
-        let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+        let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
         let id = StreamId::from("file");
         let mut rehearsal = Rehearsal::new("site", &id, model, vec![set], Duration::from_secs(30), true);
         let base = Instant::now();

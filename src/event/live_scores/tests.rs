@@ -31,7 +31,7 @@ fn live(base: Instant, margins: &[f32]) -> LiveScores {
     let rivals = [("car", RivalKind::Label), ("an empty street", RivalKind::Background)];
     let rivals = rivals.map(|(name, kind)| NamedRival { kind, name: name.into() });
     let set = SetRules { region: None, name: "street".into(), labels: vec![rules("car")], rivals: rivals.into() };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let emitter = Arc::new(Mutex::new(Emitter::new("site", "gate".into(), model, vec![set], GAP)));
     let live = LiveScores::default();
     live.enter(&"gate".into(), &emitter);
@@ -79,7 +79,7 @@ fn a_calibrated_label_tells_how_much_of_the_last_hour_lies_beyond_its_range_and_
     let rules = |origin| LabelRules { name: "car".into(), thresholds, origin, attributes: Arc::default(), hours: None };
     let set =
         |origin| SetRules { region: None, name: "street".into(), labels: vec![rules(origin)], rivals: Arc::default() };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let calibrated = || ThresholdOrigin::Calibration(usual);
     let emitter = Emitter::new("site", "gate".into(), model, vec![set(calibrated())], GAP);
     let emitter = Arc::new(Mutex::new(emitter));
@@ -126,7 +126,7 @@ fn a_label_has_a_tag_of_its_own_in_each_region_and_all_of_them_end_with_the_stre
         labels: vec![label()],
         rivals: Arc::default(),
     };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let emitter = Arc::new(Mutex::new(Emitter::new("a", "gate".into(), model, vec![set("left"), set("right")], GAP)));
     let live = LiveScores::default();
     live.enter(&"gate".into(), &emitter);
@@ -218,7 +218,7 @@ fn a_label_outside_its_hours_says_so_and_when_they_begin() {
     let rules =
         LabelRules { name: "car".into(), thresholds, origin: Default::default(), attributes: Arc::default(), hours };
     let set = SetRules { region: None, name: "street".into(), labels: vec![rules], rivals: Arc::default() };
-    let model = ModelRef { name: "m".into(), fingerprint: "f".into() };
+    let model = ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None };
     let emitter = Arc::new(Mutex::new(Emitter::new("a", "gate".into(), model, vec![set], GAP)));
     let live = LiveScores::default();
     live.enter(&"gate".into(), &emitter);

@@ -108,7 +108,7 @@ fn tower(listing: &Listing, name: &str, immich: &str) -> Option<String> {
 
 fn tokenizer(listing: &Listing, folder: &str) -> BTreeSet<String> {
     let whole = format!("{folder}tokenizer.json");
-    let parts = [format!("{folder}vocab.json"), format!("{folder}merges.txt")];
+    let parts = ["vocab.json", "merges.txt", "vocab.txt"].map(|name| format!("{folder}{name}"));
     let names = ["tokenizer_config.json", "special_tokens_map.json"].map(|name| format!("{folder}{name}"));
     let tokenizer = if listing.has(&whole) { vec![whole] } else { parts.to_vec() };
     tokenizer.into_iter().chain(names).filter(|name| listing.has(name)).collect()

@@ -1,7 +1,7 @@
 //! The tensors of a model under the names that the graph writers know. In: an [`Architecture`]; out: every tensor it needs, with
 //! its shape, image tower first, in the order a picture and a text meet them. Linear weights are `[out, in]`, as in PyTorch.
 
-use super::{Architecture, TextTower, Transformer, VisionPooling, VisionTower};
+use super::{Architecture, LayerKind, Projection, TextTower, Transformer, VisionPooling, VisionTower};
 
 /// Every tensor with its shape.
 pub fn tensors(architecture: &Architecture) -> Vec<(String, Vec<usize>)> {
@@ -42,17 +42,39 @@ impl List {
         }
     }
 
+    fn layer_attention(&mut self, name: &str, width: usize, kind: LayerKind) {
+        self.linear(&format!("{name}.q"), width, width);
+        self.add(&format!("{name}.k.weight"), &[width, width]);
+        if kind.key_bias {
+            self.add(&format!("{name}.k.bias"), &[width]);
+        }
+        self.linear(&format!("{name}.v"), width, width);
+        if kind.inner_norms {
+            self.norm(&format!("{name}.norm"), width);
+        }
+        self.linear(&format!("{name}.out"), width, width);
+    }
+
     fn mlp(&mut self, name: &str, width: usize, mlp: usize) {
         self.linear(&format!("{name}.fc1"), mlp, width);
         self.linear(&format!("{name}.fc2"), width, mlp);
     }
 
     fn layers(&mut self, tower: &str, body: &Transformer) {
+        let (width, kind) = (body.width, body.kind);
         for n in 0..body.layers {
-            self.norm(&format!("{tower}.layers.{n}.norm1"), body.width);
-            self.attention(&format!("{tower}.layers.{n}.attn"), body.width);
-            self.norm(&format!("{tower}.layers.{n}.norm2"), body.width);
-            self.mlp(&format!("{tower}.layers.{n}.mlp"), body.width, body.mlp);
+            self.norm(&format!("{tower}.layers.{n}.norm1"), width);
+            self.layer_attention(&format!("{tower}.layers.{n}.attn"), width, kind);
+            self.norm(&format!("{tower}.layers.{n}.norm2"), width);
+            let mlp = format!("{tower}.layers.{n}.mlp");
+            if kind.gated {
+                self.linear(&format!("{mlp}.gate"), body.mlp, width);
+            }
+            self.linear(&format!("{mlp}.fc1"), body.mlp, width);
+            if kind.inner_norms {
+                self.norm(&format!("{mlp}.norm"), body.mlp);
+            }
+            self.linear(&format!("{mlp}.fc2"), width, body.mlp);
         }
     }
 
@@ -72,12 +94,18 @@ impl List {
         self.layers("vision", &tower.body);
         self.norm("vision.post_norm", width);
         match tower.pooling {
-            VisionPooling::ClassToken => self.add("vision.projection.weight", &[embed, width]),
+            VisionPooling::ClassToken => {}
             VisionPooling::AttentionHead { mlp, .. } => {
                 self.add("vision.head.probe", &[1, 1, width]);
                 self.attention("vision.head.attn", width);
                 self.norm("vision.head.norm", width);
                 self.mlp("vision.head.mlp", width, mlp);
+            }
+        }
+        if let Projection::Linear { bias } = tower.projection {
+            self.add("vision.projection.weight", &[embed, width]);
+            if bias {
+                self.add("vision.projection.bias", &[embed]);
             }
         }
     }
@@ -86,8 +114,14 @@ impl List {
         let width = tower.body.width;
         self.add("text.token", &[tower.vocab, width]);
         self.add("text.position", &[tower.context, width]);
+        if tower.body.kind.post_norm {
+            self.add("text.segment", &[1, width]);
+            self.norm("text.embed_norm", width);
+        }
         self.layers("text", &tower.body);
-        self.norm("text.post_norm", width);
+        if !tower.body.kind.post_norm {
+            self.norm("text.post_norm", width);
+        }
         self.add("text.projection.weight", &[embed, width]);
         if tower.projection_bias {
             self.add("text.projection.bias", &[embed]);

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tracing::{info, warn};
 
+use super::bytes::shown;
 use super::config_openclip::{self, Hints};
 use super::fields::{Fields, damaged, read_json, unsupported};
 use super::layout::{Canonical, canonical};
 use super::raw::RawStore;
-use super::tokenizer::{Padding, TokenizerSource, Wanted};
+use super::tokenizer::{Clean, Padding, TokenizerSource, Wanted};
 use super::{
-    Act, Architecture, ImportError, TensorStore, TextPooling, config_hf, names_hf, names_openclip, prefixes,
-    preprocessor, tokenizer, weight_files,
+    Act, Architecture, ImportError, TensorStore, TextPooling, config_hf, config_timm, names_hf, names_openclip,
+    names_timm, prefixes, preprocessor, tokenizer, weight_files,
 };
 use crate::model::logit_parameters::{Config, Sidecar, logit_parameters};
 use crate::model::{Activation, LogitParameters};
@@ -21,8 +22,10 @@ use crate::model::{Activation, LogitParameters};
 /// Where a checkpoint's layout comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// `config.json` of Hugging Face's CLIP.
+    /// `config.json` of Hugging Face's CLIP, or of its MetaCLIP 2, which has the same towers.
     HuggingFaceClip,
+    /// `config.json` of Hugging Face's Chinese CLIP: a CLIP image tower, and BERT for texts.
+    HuggingFaceChineseClip,
     /// `config.json` of Hugging Face's SigLIP, or of a SigLIP2 of fixed resolution.
     HuggingFaceSiglip,
     /// `open_clip_config.json`.
@@ -123,7 +126,8 @@ fn is_open_clip(weights: &Path) -> Result<bool, ImportError> {
 }
 
 fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
-    let siglip = config_hf::family(config, file)? == config_hf::Family::Siglip;
+    let kind = config_hf::family(config, file)?;
+    let siglip = kind == config_hf::Family::Siglip;
     let mut raw = weight_files::open(weights)?;
     prefixes::strip(
         &mut raw,
@@ -143,13 +147,23 @@ fn hugging_face(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Resu
     let head = head(dir, &raw, names, natural, &mut problems)?;
     let architecture = config_hf::architecture(config, file, head)?;
     let (preprocessor, preprocessor_file) = preprocessor::hugging_face(dir, architecture.vision.image_size)?;
-    let origin = |name: &str| names_hf::origin(name, siglip);
+    let layout = match kind {
+        config_hf::Family::Clip => names_hf::Layout::Clip,
+        config_hf::Family::ChineseClip => names_hf::Layout::ChineseClip(config_hf::bert_rows(config, file)?),
+        config_hf::Family::Siglip => names_hf::Layout::Siglip,
+    };
+    let origin = |name: &str| names_hf::origin(name, layout);
     let files = files(file, &raw, Some(preprocessor_file));
     let tensors = canonical(&architecture, raw, weights, origin, problems, names)?;
     let text = Fields::of(file, config)?.inner("text_config")?;
-    let otherwise = text.get("pad_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(1);
-    let family = if siglip { Family::HuggingFaceSiglip } else { Family::HuggingFaceClip };
-    finish(dir, family, architecture, tensors, preprocessor, files, Padding::Named { otherwise })
+    let otherwise = text.get("pad_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let (family, usual) = match kind {
+        config_hf::Family::Clip => (Family::HuggingFaceClip, 1),
+        config_hf::Family::ChineseClip => (Family::HuggingFaceChineseClip, 0),
+        config_hf::Family::Siglip => (Family::HuggingFaceSiglip, 1),
+    };
+    let parts = Parts { family, architecture, tensors, preprocessor, files };
+    finish(dir, parts, Padding::Named { otherwise: otherwise.unwrap_or(usual) }, Clean::No)
 }
 
 fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<Checkpoint, ImportError> {
@@ -168,7 +182,11 @@ fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<
     };
     let mut problems = Vec::new();
     let head = head(dir, &raw, names, activation, &mut problems)?;
-    let hints = Hints { head, projection_bias: bias };
+    let (timm, timm_names) = config_timm::shapes(&raw).unzip();
+    if has("visual.trunk.") && !config_timm::is_named(&model_cfg(config, file)?.inner("vision_cfg")?) {
+        return Err(unsupported(weights, "a timm image tower that its configuration does not name (`visual.trunk.*`)"));
+    }
+    let hints = Hints { head, projection_bias: bias, timm };
     let architecture = config_openclip::architecture(config, file, hints)?;
     let named = dir.canonicalize().unwrap_or_default();
     if named.file_name().is_some_and(|name| config_openclip::is_quick_gelu(&name.to_string_lossy()))
@@ -177,7 +195,6 @@ fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<
         warn!(dir = %dir.display(), "called quickgelu, but `quick_gelu` is not set in its configuration, which counts");
     }
     for (name, what) in [
-        ("visual.trunk.", "a timm image tower"),
         ("visual.layer1.", "a ResNet image tower"),
         ("visual.attn_pool.", "an image tower with attentional pooling"),
         ("text.transformer.embeddings.", "a text tower of Transformers"),
@@ -189,43 +206,65 @@ fn open_clip(dir: &Path, file: &Path, config: &Value, weights: &Path) -> Result<
     let preprocessor = preprocessor::open_clip(config, file, architecture.vision.image_size)?;
     let style = names_openclip::Style { text, linear_projection: linear };
     let files = files(file, &raw, None);
-    let origin = |name: &str| names_openclip::origin(name, style);
+    let origin = |name: &str| match timm_names {
+        Some(names) if name.starts_with("vision.") => names_timm::origin(name, names),
+        _ => names_openclip::origin(name, style),
+    };
     let tensors = canonical(&architecture, raw, weights, origin, problems, names)?;
-    finish(dir, Family::OpenClip, architecture, tensors, preprocessor, files, open_clip_padding(config, file)?)
+    let (padding, clean) = open_clip_texts(config, file)?;
+    let parts = Parts { family: Family::OpenClip, architecture, tensors, preprocessor, files };
+    finish(dir, parts, padding, clean)
 }
 
-/// OpenCLIP's own tokenizer fills up with 0; one of Transformers' with its own token.
-fn open_clip_padding(config: &Value, file: &Path) -> Result<Padding, ImportError> {
+/// The file in a model's folder has `model_cfg`; those of the library itself are what is in it.
+fn model_cfg<'a>(config: &'a Value, file: &'a Path) -> Result<Fields<'a>, ImportError> {
     let whole = Fields::of(file, config)?;
-    let model = if whole.get("model_cfg").is_some() { whole.inner("model_cfg")? } else { whole };
-    let text = model.inner("text_cfg")?;
+    if whole.get("model_cfg").is_some() { whole.inner("model_cfg") } else { Ok(whole) }
+}
+
+/// OpenCLIP's own tokenizer fills up with 0; one of Transformers' with its own token. What it does to texts before is in its settings.
+fn open_clip_texts(config: &Value, file: &Path) -> Result<(Padding, Clean), ImportError> {
+    let text = model_cfg(config, file)?.inner("text_cfg")?;
     if text.text("tokenizer_mode")?.is_some_and(|mode| !mode.is_empty()) {
         return Err(text.unsupported("tokenizer_mode", "a tokenizer with a mode of its own"));
     }
-    if text.get("tokenizer_kwargs").is_some_and(|v| v.as_object().is_none_or(|map| !map.is_empty())) {
-        return Err(text.unsupported("tokenizer_kwargs", "a tokenizer with settings of its own"));
+    let settings = text.inner("tokenizer_kwargs")?;
+    let clean = match settings.text("clean")? {
+        None | Some("whitespace") => Clean::No,
+        Some("lower") => Clean::Lower,
+        Some("canonicalize") => Clean::Canonical,
+        Some(other) => return Err(settings.unsupported("clean", format!("texts cleaned by `{}`", shown(other)))),
+    };
+    let mut others = text.get("tokenizer_kwargs").and_then(Value::as_object).into_iter().flatten();
+    if let Some((name, _)) = others.find(|(name, _)| *name != "clean") {
+        let what = format!("a tokenizer with settings of its own (`{}`)", shown(name));
+        return Err(text.unsupported("tokenizer_kwargs", what));
     }
     if text.text("hf_tokenizer_name")?.is_none_or(str::is_empty) {
-        return Ok(Padding::Zero);
+        return Ok((Padding::Zero, clean));
     }
     let otherwise = text.get("pad_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
-    Ok(Padding::Named { otherwise })
+    Ok((Padding::Named { otherwise }, clean))
 }
 
-fn finish(
-    dir: &Path,
+/// What both layouts have made by then.
+struct Parts {
     family: Family,
     architecture: Architecture,
     tensors: Canonical,
     preprocessor: Value,
-    mut files: Vec<PathBuf>,
-    padding: Padding,
-) -> Result<Checkpoint, ImportError> {
+    files: Vec<PathBuf>,
+}
+
+fn finish(dir: &Path, parts: Parts, padding: Padding, clean: Clean) -> Result<Checkpoint, ImportError> {
+    let Parts { family, mut architecture, tensors, preprocessor, mut files } = parts;
     let text = &architecture.text;
     let left = !text.causal && text.pooling == TextPooling::Last && padding != Padding::Zero;
-    let wanted = Wanted { context: text.context, vocab: text.vocab, padding, left };
+    let wanted = Wanted { context: text.context, vocab: text.vocab, padding, left, clean };
     let tokenizer = tokenizer::read(dir, wanted)?;
     files.extend(tokenizer.files.iter().cloned());
+    // What the tokenizer fills up with counts, as in Transformers, whose mask is the tokenizer's.
+    architecture.text.padding = architecture.text.padding.map(|_| tokenizer.pad_id);
     Ok(Checkpoint {
         dir: dir.to_owned(),
         family,

@@ -1,12 +1,15 @@
-//! Hugging Face `config.json` of CLIP and SigLIP. In: the JSON; out: an [`Architecture`]. Fields that are left out have the
-//! defaults of `CLIPConfig` and `SiglipConfig`, which every published model was written with.
+//! Hugging Face `config.json` of CLIP, MetaCLIP 2, Chinese CLIP and SigLIP. In: the JSON; out: an [`Architecture`]. Fields that are
+//! left out have the defaults of `CLIPConfig`, `ChineseCLIPConfig` and `SiglipConfig`, which every published model was written with.
 
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::fields::{Fields, unsupported};
-use super::{Act, Architecture, ImportError, TextPooling, TextTower, Transformer, VisionPooling, VisionTower};
+use super::{
+    Act, Architecture, ImportError, LayerKind, Projection, TextPooling, TextTower, Transformer, VisionPooling,
+    VisionTower,
+};
 use crate::model::{Activation, LogitParameters};
 
 /// Largest sizes that are taken for meant: several times those of the largest published models.
@@ -20,12 +23,17 @@ pub(super) mod most {
     pub(in super::super) const CONTEXT: usize = 4096;
 }
 
-/// The two families that are served.
+/// The families that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
+    /// Also MetaCLIP 2, which differs in one word of its configuration.
     Clip,
+    ChineseClip,
     Siglip,
 }
+
+/// Most tokens of a text that Chinese CLIP was trained with (Yang et al. 2022); its tables have rows for 512.
+const CHINESE_CONTEXT: usize = 52;
 
 /// What is left out of a tower's configuration.
 struct Defaults {
@@ -44,15 +52,24 @@ pub(super) fn family(config: &Value, file: &Path) -> Result<Family, ImportError>
     let fields = Fields::of(file, config)?;
     let kind = fields.text("model_type")?.unwrap_or("");
     match kind {
-        "clip" => Ok(Family::Clip),
+        "clip" | "metaclip_2" => Ok(Family::Clip),
+        "chinese_clip" => Ok(Family::ChineseClip),
         "siglip" => Ok(Family::Siglip),
         "siglip2" => Err(fields.unsupported("model_type", "a naflex SigLIP2, which takes pictures of any shape")),
-        "clip_text_model" | "siglip_text_model" | "siglip2_text_model" | "bert" | "xlm-roberta" | "roberta" => {
-            Err(fields.unsupported("model_type", format!("a text-only tower (`{kind}`)")))
-        }
-        "clip_vision_model" | "siglip_vision_model" | "siglip2_vision_model" | "vit" => {
-            Err(fields.unsupported("model_type", format!("an image-only tower (`{kind}`)")))
-        }
+        "clip_text_model"
+        | "chinese_clip_text_model"
+        | "metaclip_2_text_model"
+        | "siglip_text_model"
+        | "siglip2_text_model"
+        | "bert"
+        | "xlm-roberta"
+        | "roberta" => Err(fields.unsupported("model_type", format!("a text-only tower (`{kind}`)"))),
+        "clip_vision_model"
+        | "chinese_clip_vision_model"
+        | "metaclip_2_vision_model"
+        | "siglip_vision_model"
+        | "siglip2_vision_model"
+        | "vit" => Err(fields.unsupported("model_type", format!("an image-only tower (`{kind}`)"))),
         "" => Err(unsupported(file, "a model without a `model_type`")),
         other => Err(fields.unsupported("model_type", format!("a model of the type `{}`", super::bytes::shown(other)))),
     }
@@ -66,14 +83,21 @@ pub(super) fn architecture(config: &Value, file: &Path, head: LogitParameters) -
     let family = family(config, file)?;
     let whole = Fields::of(file, config)?;
     let (vision, text) = (tower(&whole, "vision_config")?, tower(&whole, "text_config")?);
-    let clip = family == Family::Clip;
-    let (v, t, patch, vocab, context) = if clip {
-        let vision = Defaults { width: 768, mlp: 3072, heads: 12, act: "quick_gelu", eps: 1e-5 };
-        let text = Defaults { width: 512, mlp: 2048, heads: 8, act: "quick_gelu", eps: 1e-5 };
-        (vision, text, 32, 49_408, 77)
-    } else {
-        let both = || Defaults { width: 768, mlp: 3072, heads: 12, act: "gelu_pytorch_tanh", eps: 1e-6 };
-        (both(), both(), 16, 32_000, 64)
+    let (clip, bert) = (family != Family::Siglip, family == Family::ChineseClip);
+    let vision_of_clip = Defaults { width: 768, mlp: 3072, heads: 12, act: "quick_gelu", eps: 1e-5 };
+    let (v, t, patch, vocab, context) = match family {
+        Family::Clip => {
+            let text = Defaults { width: 512, mlp: 2048, heads: 8, act: "quick_gelu", eps: 1e-5 };
+            (vision_of_clip, text, 32, 49_408, 77)
+        }
+        Family::ChineseClip => {
+            let text = Defaults { width: 768, mlp: 3072, heads: 12, act: "gelu", eps: 1e-12 };
+            (vision_of_clip, text, 32, 30_522, 512)
+        }
+        Family::Siglip => {
+            let both = || Defaults { width: 768, mlp: 3072, heads: 12, act: "gelu_pytorch_tanh", eps: 1e-6 };
+            (both(), both(), 16, 32_000, 64)
+        }
     };
     if vision.size("num_channels", 3, 1024)? != 3 {
         return Err(vision.unsupported("num_channels", "an image tower for other than RGB pictures"));
@@ -81,9 +105,13 @@ pub(super) fn architecture(config: &Value, file: &Path, head: LogitParameters) -
     let image_size = vision.size("image_size", 224, most::IMAGE)?;
     let patch = vision.size("patch_size", patch, image_size)?;
     let vision_body = body(&vision, &v)?;
-    let text_body = body(&text, &t)?;
+    let kind = LayerKind { post_norm: bert, ..LayerKind::PLAIN };
+    let text_body = Transformer { kind, ..body(&text, &t)? };
     let vocab = text.size("vocab_size", vocab, most::VOCAB)?;
     let context = text.size("max_position_embeddings", context, most::CONTEXT)?;
+    let context = if bert { context.min(CHINESE_CONTEXT) } else { context };
+    // Configurations of this kind are told apart by their name alone (`modeling_metaclip_2.py`).
+    let newer = whole.text("model_type")? == Some("metaclip_2");
     let embed_dim = if clip {
         whole.size("projection_dim", 512, most::WIDTH)?
     } else {
@@ -111,19 +139,45 @@ pub(super) fn architecture(config: &Value, file: &Path, head: LogitParameters) -
             pre_norm: clip,
             patch_bias: !clip,
             pooling,
+            projection: if clip { Projection::Linear { bias: false } } else { Projection::None },
         },
         text: TextTower {
             body: text_body,
             vocab,
             context,
-            causal: clip,
-            pooling: if clip { clip_pooling(&text, vocab)? } else { TextPooling::Last },
+            causal: family == Family::Clip,
+            // The id itself is the tokenizer's.
+            padding: bert.then_some(0),
+            pooling: match family {
+                Family::Clip => clip_pooling(&text, vocab, newer)?,
+                Family::ChineseClip => TextPooling::First,
+                Family::Siglip => TextPooling::Last,
+            },
             projection_bias: !clip,
         },
         embed_dim,
         logit_scale: head.scale,
         logit_bias: if clip { 0.0 } else { head.bias },
         activation: if clip { Activation::Softmax } else { Activation::Sigmoid },
+    })
+}
+
+/// Rows of the tables of positions and segments in BERT's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BertRows {
+    pub(super) positions: usize,
+    pub(super) segments: usize,
+}
+
+/// How many there are in a Chinese CLIP's.
+///
+/// # Errors
+/// Fields that are wrong.
+pub(super) fn bert_rows(config: &Value, file: &Path) -> Result<BertRows, ImportError> {
+    let text = tower(&Fields::of(file, config)?, "text_config")?;
+    Ok(BertRows {
+        positions: text.size("max_position_embeddings", 512, most::CONTEXT)?,
+        segments: text.size("type_vocab_size", 2, most::CONTEXT)?,
     })
 }
 
@@ -146,6 +200,7 @@ fn body(tower: &Fields<'_>, default: &Defaults) -> Result<Transformer, ImportErr
         heads,
         mlp: tower.size("intermediate_size", default.mlp, most::MLP)?,
         eps: tower.number("layer_norm_eps", default.eps, 1e-12, 1e-2)? as f32,
+        kind: LayerKind::PLAIN,
         act: match tower.text("hidden_act")?.unwrap_or(default.act) {
             "gelu" | "gelu_python" => Act::Gelu,
             "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_new" | "gelu_fast" | "gelu_accurate" => Act::GeluTanh,
@@ -158,8 +213,9 @@ fn body(tower: &Fields<'_>, default: &Defaults) -> Result<Transformer, ImportErr
     })
 }
 
-/// Files written before the token of the end was known say 2 and mean the highest id (`CLIPTextTransformer.forward`).
-fn clip_pooling(text: &Fields<'_>, vocab: usize) -> Result<TextPooling, ImportError> {
+/// Files written before the token of the end was known say 2 and mean the highest id (`CLIPTextTransformer.forward`); those of
+/// `newer` models mean what they say.
+fn clip_pooling(text: &Fields<'_>, vocab: usize, newer: bool) -> Result<TextPooling, ImportError> {
     const LEGACY: usize = 2;
     // Id 0 is possible, if unusual, so this is no `size`.
     let end = match text.get("eos_token_id") {
@@ -169,7 +225,7 @@ fn clip_pooling(text: &Fields<'_>, vocab: usize) -> Result<TextPooling, ImportEr
             id.ok_or_else(|| text.wrong("eos_token_id", "the id of a token", value))?
         }
     };
-    if end == LEGACY {
+    if end == LEGACY && !newer {
         return Ok(TextPooling::ArgmaxId);
     }
     let found = Value::from(end);
@@ -192,8 +248,9 @@ mod tests {
     #[test]
     fn what_a_clip_config_leaves_out_is_that_of_vit_b_32() {
         let model = read(&json!({"model_type": "clip", "text_config": {}, "vision_config": null})).unwrap();
-        let vision = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-5, act: Act::QuickGelu };
-        let text = Transformer { width: 512, layers: 12, heads: 8, mlp: 2048, eps: 1e-5, act: Act::QuickGelu };
+        let (act, kind) = (Act::QuickGelu, LayerKind::PLAIN);
+        let vision = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-5, act, kind };
+        let text = Transformer { width: 512, layers: 12, heads: 8, mlp: 2048, eps: 1e-5, act, kind };
         assert_eq!((&model.vision.body, &model.text.body), (&vision, &text));
         assert_eq!((model.vision.image_size, model.vision.patch, model.embed_dim), (224, 32, 512));
         assert_eq!((model.text.vocab, model.text.context), (49_408, 77));
@@ -205,7 +262,8 @@ mod tests {
     fn what_a_siglip_config_leaves_out_is_that_of_siglip_b_16() {
         let towers = json!({"model_type": "siglip", "text_config": {"model_type": "siglip_text_model"}});
         let model = read(&towers).unwrap();
-        let body = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-6, act: Act::GeluTanh };
+        let (act, kind) = (Act::GeluTanh, LayerKind::PLAIN);
+        let body = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-6, act, kind };
         assert_eq!((&model.vision.body, &model.text.body), (&body, &body));
         assert_eq!((model.vision.patch, model.text.vocab, model.text.context, model.embed_dim), (16, 32_000, 64, 768));
         assert_eq!(model.vision.pooling, VisionPooling::AttentionHead { heads: 12, mlp: 3072 });
@@ -229,6 +287,20 @@ mod tests {
     }
 
     #[test]
+    fn a_chinese_clip_has_berts_text_tower() {
+        let model = read(&json!({"model_type": "chinese_clip", "text_config": {"vocab_size": 21_128}})).unwrap();
+        let (text, body) = (&model.text, &model.text.body);
+        assert_eq!((body.width, body.heads, body.act, body.eps), (768, 12, Act::Gelu, 1e-12));
+        assert!(body.kind.post_norm && !model.vision.body.kind.post_norm && !text.causal && text.padding.is_some());
+        assert_eq!((text.vocab, text.context, text.pooling), (21_128, 52, TextPooling::First));
+        assert_eq!(model.vision.body.act, Act::QuickGelu);
+        let config = json!({"model_type": "chinese_clip", "text_config": {"max_position_embeddings": 40}});
+        assert_eq!(read(&config).unwrap().text.context, 40);
+        let rows = bert_rows(&config, Path::new("config.json")).unwrap();
+        assert_eq!(rows, BertRows { positions: 40, segments: 2 });
+    }
+
+    #[test]
     fn the_older_nested_form_counts_where_it_is_there() {
         let config = json!({"model_type": "clip", "projection_dim": 768,
             "text_config": {"hidden_size": 1, "eos_token_id": 2}, "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12},
@@ -247,6 +319,38 @@ mod tests {
         assert_eq!(pooling(json!(0)).unwrap(), TextPooling::FirstId(0));
         assert!(pooling(json!(49_408)).unwrap_err().to_string().contains("text_config.eos_token_id"));
         assert!(pooling(json!([1])).is_err());
+        // MetaCLIP 2's vocabulary has the end of a text at 2, and means it.
+        let newer = json!({"model_type": "metaclip_2", "text_config": {"eos_token_id": 2, "vocab_size": 901_629}});
+        assert_eq!(read(&newer).unwrap().text.pooling, TextPooling::FirstId(2));
+    }
+
+    /// What the configurations of models that are said to be CLIPs have in them, as their makers publish them.
+    #[test]
+    fn plain_variants_are_read_as_they_are() {
+        let tower = |width: usize, layers: usize, heads: usize, mlp: usize| json!({"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": mlp});
+        for (name, act, dim, (patch, image), vision, text) in [
+            ("MetaCLIP B/16", "quick_gelu", 512, (16, 224), tower(768, 12, 12, 3072), tower(512, 12, 8, 2048)),
+            ("MetaCLIP H/14", "quick_gelu", 1024, (14, 224), tower(1280, 32, 16, 5120), tower(1024, 24, 16, 4096)),
+            ("DFN5B H/14 378", "quick_gelu", 1024, (14, 378), tower(1280, 32, 16, 5120), tower(1024, 24, 16, 4096)),
+            ("DFN2B L/14", "quick_gelu", 768, (14, 224), tower(1024, 24, 16, 4096), tower(768, 12, 12, 3072)),
+            ("TinyCLIP 8M/16 3M", "quick_gelu", 512, (16, 224), tower(256, 10, 4, 1024), tower(256, 3, 4, 1024)),
+            ("TinyCLIP 40M/32 19M", "gelu", 512, (32, 224), tower(512, 12, 8, 2048), tower(512, 6, 8, 2048)),
+            ("TinyCLIP auto 45M/32", "gelu", 512, (32, 224), tower(512, 12, 8, 2048), tower(512, 6, 8, 2048)),
+        ] {
+            let (mut vision, mut text) = (vision, text);
+            vision.as_object_mut().unwrap().extend([
+                ("hidden_act".to_owned(), json!(act)),
+                ("patch_size".to_owned(), json!(patch)),
+                ("image_size".to_owned(), json!(image)),
+            ]);
+            text.as_object_mut().unwrap().insert("hidden_act".into(), json!(act));
+            let config =
+                json!({"model_type": "clip", "projection_dim": dim, "vision_config": vision, "text_config": text});
+            let model = read(&config).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!((model.embed_dim, model.vision.patch, model.vision.image_size), (dim, patch, image), "{name}");
+            assert_eq!(model.vision.body.width, config["vision_config"]["hidden_size"], "{name}");
+            assert_eq!(model.text.body.layers, config["text_config"]["num_hidden_layers"], "{name}");
+        }
     }
 
     #[test]
@@ -255,7 +359,8 @@ mod tests {
             (json!({"model_type": "siglip2"}), "naflex"),
             (json!({"model_type": "clip_text_model"}), "text-only"),
             (json!({"model_type": "siglip_vision_model"}), "image-only"),
-            (json!({"model_type": "chinese_clip"}), "chinese_clip"),
+            (json!({"model_type": "altclip"}), "altclip"),
+            (json!({"model_type": "chinese_clip_text_model"}), "text-only"),
             (json!({}), "model_type"),
             (json!({"model_type": "clip", "vision_config": {"hidden_act": "swish"}}), "swish"),
             (json!({"model_type": "clip", "vision_config": {"num_channels": 4}}), "RGB"),

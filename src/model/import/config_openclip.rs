@@ -9,7 +9,10 @@ use serde_json::Value;
 use super::bytes::shown;
 use super::config_hf::most;
 use super::fields::Fields;
-use super::{Act, Architecture, ImportError, TextPooling, TextTower, Transformer, VisionPooling, VisionTower};
+use super::{
+    Act, Architecture, ImportError, LayerKind, Projection, TextPooling, TextTower, Transformer, VisionPooling,
+    VisionTower, config_timm,
+};
 use crate::model::LogitParameters;
 
 /// Fields that change the arithmetic of a tower when they are set to anything but null, false, zero or nothing.
@@ -28,11 +31,13 @@ const REFUSED_IN_EITHER: [&str; 11] = [
 ];
 
 /// What the tensors and the folder say beside the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hints {
     pub(super) head: LogitParameters,
     /// The text projection has a bias.
     pub(super) projection_bias: bool,
+    /// Of a timm image tower.
+    pub(super) timm: Option<config_timm::Shapes>,
 }
 
 /// The architecture.
@@ -57,13 +62,15 @@ pub(super) fn architecture(config: &Value, file: &Path, hints: Hints) -> Result<
         None => named_quick_gelu(&whole)? || named_quick_gelu(&model)?,
     };
     let image_size = image_size(&vision)?;
-    let width = vision.size("width", 768, most::WIDTH)?;
-    let head_width = vision.size("head_width", 64, most::WIDTH)?;
-    // Divided and cut off, as there.
-    let vision_heads = width / head_width;
-    if vision_heads == 0 || !width.is_multiple_of(vision_heads) {
-        let found = Value::from(head_width);
-        return Err(vision.wrong("head_width", &format!("one that cuts the width {width} into equal heads"), &found));
+    let image_tower = match config_timm::is_named(&vision) {
+        true => config_timm::tower(&vision, image_size, hints.timm.as_ref(), file)?,
+        false => own_tower(&vision, image_size, quick)?,
+    };
+    let embed_dim = model.size("embed_dim", 512, most::WIDTH)?;
+    if image_tower.projection == Projection::None && image_tower.body.width != embed_dim {
+        let width = image_tower.body.width;
+        let problem = format!("the image tower gives {width} values, and `embed_dim` says {embed_dim}");
+        return Err(ImportError::Mismatch { file: file.to_owned(), problems: vec![problem] });
     }
     let text_width = text.size("width", 512, most::WIDTH)?;
     let heads = text.size("heads", 8, most::HEADS)?;
@@ -73,27 +80,42 @@ pub(super) fn architecture(config: &Value, file: &Path, hints: Hints) -> Result<
     }
     let vocab = text.size("vocab_size", 49_408, most::VOCAB)?;
     Ok(Architecture {
-        vision: VisionTower {
-            body: body(&vision, width, vision_heads, quick)?,
-            image_size,
-            patch: patch(&vision, image_size)?,
-            class_token: true,
-            pre_norm: !vision.flag("no_ln_pre", false)?,
-            patch_bias: false,
-            pooling: VisionPooling::ClassToken,
-        },
+        vision: image_tower,
         text: TextTower {
             body: body(&text, text_width, heads, quick)?,
             vocab,
             context: text.size("context_length", 77, most::CONTEXT)?,
             causal: !text.flag("no_causal_mask", false)?,
+            padding: None,
             pooling: pooling(&text, vocab)?,
             projection_bias: hints.projection_bias,
         },
-        embed_dim: model.size("embed_dim", 512, most::WIDTH)?,
+        embed_dim,
         logit_scale: hints.head.scale,
         logit_bias: hints.head.bias,
         activation: hints.head.activation,
+    })
+}
+
+/// The library's own vision transformer.
+fn own_tower(vision: &Fields<'_>, image_size: usize, quick: bool) -> Result<VisionTower, ImportError> {
+    let width = vision.size("width", 768, most::WIDTH)?;
+    let head_width = vision.size("head_width", 64, most::WIDTH)?;
+    // Divided and cut off, as there.
+    let heads = width / head_width;
+    if heads == 0 || !width.is_multiple_of(heads) {
+        let found = Value::from(head_width);
+        return Err(vision.wrong("head_width", &format!("one that cuts the width {width} into equal heads"), &found));
+    }
+    Ok(VisionTower {
+        body: body(vision, width, heads, quick)?,
+        image_size,
+        patch: patch(vision, image_size)?,
+        class_token: true,
+        pre_norm: !vision.flag("no_ln_pre", false)?,
+        patch_bias: false,
+        pooling: VisionPooling::ClassToken,
+        projection: Projection::Linear { bias: false },
     })
 }
 
@@ -132,9 +154,8 @@ fn refuse_either(tower: &Fields<'_>) -> Result<(), ImportError> {
 }
 
 fn refuse_vision(vision: &Fields<'_>) -> Result<(), ImportError> {
-    if let Some(name) = vision.get("timm_model_name").filter(|v| asks(v)) {
-        let what = format!("a timm image tower ({})", shown(&name.to_string()));
-        return Err(vision.unsupported("timm_model_name", what));
+    if let Some(name) = vision.get("timm_model_name").filter(|v| asks(v) && !v.is_string()) {
+        return Err(vision.wrong("timm_model_name", "a string", name));
     }
     if vision.get("layers").is_some_and(Value::is_array) {
         return Err(vision.unsupported("layers", "a ResNet image tower"));
@@ -177,7 +198,7 @@ fn body(tower: &Fields<'_>, width: usize, heads: usize, quick: bool) -> Result<T
             return Err(tower.unsupported("act_kwargs", format!("the approximation `{}` of GELU", shown(other))));
         }
     };
-    Ok(Transformer { width, layers, heads, mlp, eps, act })
+    Ok(Transformer { width, layers, heads, mlp, eps, act, kind: LayerKind::PLAIN })
 }
 
 /// A number or `[height, width]`.
@@ -223,15 +244,16 @@ mod tests {
 
     fn read(config: &Value) -> Result<Architecture, ImportError> {
         let head = LogitParameters { scale: 10.0, bias: 0.0, activation: Activation::Softmax };
-        let hints = Hints { head, projection_bias: false };
+        let hints = Hints { head, projection_bias: false, timm: None };
         architecture(config, Path::new("open_clip_config.json"), hints)
     }
 
     #[test]
     fn what_is_left_out_is_openclips_default() {
         let model = read(&json!({"model_cfg": {"embed_dim": 640, "vision_cfg": {}, "text_cfg": {}}})).unwrap();
-        let vision = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-5, act: Act::Gelu };
-        let text = Transformer { width: 512, layers: 12, heads: 8, mlp: 2048, eps: 1e-5, act: Act::Gelu };
+        let kind = LayerKind::PLAIN;
+        let vision = Transformer { width: 768, layers: 12, heads: 12, mlp: 3072, eps: 1e-5, act: Act::Gelu, kind };
+        let text = Transformer { width: 512, layers: 12, heads: 8, mlp: 2048, eps: 1e-5, act: Act::Gelu, kind };
         assert_eq!((&model.vision.body, &model.text.body), (&vision, &text));
         assert_eq!((model.vision.image_size, model.vision.patch, model.embed_dim), (224, 16, 640));
         assert_eq!((model.text.vocab, model.text.context, model.text.pooling), (49_408, 77, TextPooling::ArgmaxId));
@@ -245,7 +267,8 @@ mod tests {
             "ls_init_value": null, "attentional_pool": false, "timm_model_name": "", "pool_type": "tok"},
             "text_cfg": {"pool_type": "eos", "eos_id": 7, "no_causal_mask": true, "proj_type": "linear", "mlp_ratio": 3}}))
         .unwrap();
-        let vision = Transformer { width: 96, layers: 12, heads: 3, mlp: 240, eps: 1e-6, act: Act::GeluTanh };
+        let (act, kind) = (Act::GeluTanh, LayerKind::PLAIN);
+        let vision = Transformer { width: 96, layers: 12, heads: 3, mlp: 240, eps: 1e-6, act, kind };
         assert_eq!((&model.vision.body, model.vision.image_size, model.vision.patch), (&vision, 240, 15));
         assert!(!model.vision.pre_norm && !model.text.causal);
         assert_eq!((model.text.pooling, model.text.body.mlp), (TextPooling::FirstId(7), 1536));
@@ -281,7 +304,7 @@ mod tests {
     #[test]
     fn what_is_not_served_is_named() {
         for (vision, text, word) in [
-            (json!({"timm_model_name": "vit_base_patch16_siglip_224"}), json!({}), "vit_base_patch16_siglip_224"),
+            (json!({"timm_model_name": "convnext_base_w"}), json!({}), "convnext_base_w"),
             (json!({"layers": [3, 4, 6, 3]}), json!({}), "ResNet"),
             (json!({"pool_type": "avg"}), json!({}), "`avg`"),
             (json!({"global_average_pool": true}), json!({}), "average"),

@@ -32,7 +32,7 @@ pub fn fuzz_config(data: &[u8]) {
     let Ok(json) = serde_json::from_slice::<Value>(data) else { return };
     let file = Path::new("fuzz.json");
     let head = LogitParameters { scale: 100.0, bias: 0.0, activation: Activation::Softmax };
-    let hints = Hints { head, projection_bias: false };
+    let hints = Hints { head, projection_bias: false, timm: None };
     let read = [config_hf::architecture(&json, file, head), config_openclip::architecture(&json, file, hints)];
     for architecture in read.into_iter().flatten() {
         let _ = canonical::tensors(&architecture);

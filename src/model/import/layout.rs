@@ -18,6 +18,12 @@ pub(super) enum Cut {
     Whole,
     /// Rows of a fused projection: part 0, 1 or 2 of three.
     Third(usize),
+    /// Rows of a fused projection of keys and values: part 0 or 1.
+    Half(usize),
+    /// The first rows of this many.
+    FirstOf(usize),
+    /// So many dimensions of one element come first in the file.
+    Boxed(usize),
     /// `[in, out]` in the file.
     Transposed,
 }
@@ -39,11 +45,17 @@ impl Origin {
         let mut there = shape.to_vec();
         match self.cut {
             Cut::Whole => {}
-            Cut::Third(_) => {
+            Cut::Third(_) | Cut::Half(_) => {
                 if let Some(rows) = there.first_mut() {
-                    *rows *= 3;
+                    *rows *= if matches!(self.cut, Cut::Half(_)) { 2 } else { 3 };
                 }
             }
+            Cut::FirstOf(all) => {
+                if let Some(rows) = there.first_mut() {
+                    *rows = all;
+                }
+            }
+            Cut::Boxed(ones) => drop(there.splice(0..0, std::iter::repeat_n(1, ones))),
             Cut::Transposed => there.reverse(),
         }
         there
@@ -76,10 +88,16 @@ impl TensorStore for Canonical {
         let origin = self.origins.get(name);
         let Some(origin) = origin else { return self.raw.read(name, None) };
         match origin.cut {
-            Cut::Whole => self.raw.read(&origin.name, None),
-            Cut::Third(part) => {
-                let rows = self.rows(&origin.name) / 3;
+            Cut::Whole | Cut::Boxed(_) => self.raw.read(&origin.name, None),
+            Cut::Third(part) | Cut::Half(part) => {
+                let parts = if matches!(origin.cut, Cut::Half(_)) { 2 } else { 3 };
+                let rows = self.rows(&origin.name) / parts;
                 self.raw.read(&origin.name, Some(part * rows..(part + 1) * rows))
+            }
+            Cut::FirstOf(_) => {
+                let rows =
+                    self.infos.iter().find(|info| info.name == name).and_then(|info| info.shape.first().copied());
+                self.raw.read(&origin.name, Some(0..rows.unwrap_or(0)))
             }
             Cut::Transposed => {
                 let values = self.raw.read(&origin.name, None)?;

@@ -96,6 +96,7 @@ impl Summary {
         let place = match arch.text.pooling {
             TextPooling::ArgmaxId => "highest id".to_owned(),
             TextPooling::FirstId(id) => format!("first id {id}"),
+            TextPooling::First => "first token".to_owned(),
             TextPooling::Last => "last token".to_owned(),
         };
         Self {
@@ -117,6 +118,7 @@ impl Tower {
             Act::GeluTanh => "gelu_tanh",
             Act::QuickGelu => "quick_gelu",
         };
+        let activation = if body.kind.gated { "swiglu" } else { activation };
         let Transformer { width, layers, heads, mlp, .. } = *body;
         Self { width, layers, heads, mlp, activation: activation.into(), pooling }
     }

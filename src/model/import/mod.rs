@@ -7,11 +7,13 @@ pub mod canonical;
 mod checkpoint;
 mod config_hf;
 mod config_openclip;
+mod config_timm;
 mod fields;
 pub mod fuzz_import;
 mod layout;
 mod names_hf;
 mod names_openclip;
+mod names_timm;
 mod pickle;
 mod pickle_input;
 mod prefixes;
@@ -88,7 +90,7 @@ pub struct Architecture {
     pub activation: Activation,
 }
 
-/// A stack of pre-norm transformer layers.
+/// A stack of transformer layers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transformer {
     pub width: usize,
@@ -97,6 +99,39 @@ pub struct Transformer {
     pub mlp: usize,
     pub eps: f32,
     pub act: Act,
+    pub kind: LayerKind,
+}
+
+/// How a layer differs from the usual one: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerKind {
+    /// The norms come behind the sums, and one more behind the tokens' embeddings, as in BERT (Devlin et al. 2019).
+    pub post_norm: bool,
+    /// The MLP's hidden values are `silu(gate(x)) · fc1(x)` (SwiGLU, Shazeer 2020).
+    pub gated: bool,
+    /// A norm of what the attention has mixed, and one of the MLP's hidden values (EVA-02, Fang et al. 2023).
+    pub inner_norms: bool,
+    /// Keys have a bias, which is stored.
+    pub key_bias: bool,
+    /// Queries and keys are turned by the place of their patch.
+    pub rotary: Option<Rotary>,
+}
+
+impl LayerKind {
+    /// The usual layer.
+    pub const PLAIN: Self = Self { post_norm: false, gated: false, inner_norms: false, key_bias: true, rotary: None };
+}
+
+/// Rotary positions along both sides of a grid of patches (Su et al. 2021; timm's `RotaryEmbeddingCat`). The first half of a
+/// head belongs to one side, the second to the other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotary {
+    /// Patches a side of the grid that the angles are meant for; other grids are stretched onto it.
+    pub reference: usize,
+    /// Added to a patch's place, counted from zero.
+    pub offset: f32,
+    /// The column turns the first half of a head, not the row.
+    pub column_first: bool,
 }
 
 /// Activation between the two linear layers of an MLP.
@@ -120,6 +155,16 @@ pub struct VisionTower {
     pub pre_norm: bool,
     pub patch_bias: bool,
     pub pooling: VisionPooling,
+    pub projection: Projection,
+}
+
+/// What follows the pooling of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projection {
+    /// The pooled vector is the embedding.
+    None,
+    /// A linear layer.
+    Linear { bias: bool },
 }
 
 /// How the tokens of a picture become one vector.
@@ -136,6 +181,8 @@ pub struct TextTower {
     pub vocab: usize,
     pub context: usize,
     pub causal: bool,
+    /// Id of the tokens that fill up, where nothing may look at them.
+    pub padding: Option<u32>,
     pub pooling: TextPooling,
     pub projection_bias: bool,
 }
@@ -147,6 +194,7 @@ pub enum TextPooling {
     ArgmaxId,
     /// The first with this id.
     FirstId(u32),
+    First,
     Last,
 }
 

@@ -1,10 +1,27 @@
-//! Where Hugging Face CLIP and SigLIP keep what the canonical names stand for (`modeling_clip.py`, `modeling_siglip.py`).
+//! Where Hugging Face CLIP, Chinese CLIP and SigLIP keep what the canonical names stand for (`modeling_clip.py`,
+//! `modeling_chinese_clip.py`, `modeling_siglip.py`).
 
+use super::config_hf::BertRows;
 use super::layout::{Cut, Origin};
 
+/// Whose names they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    Clip,
+    /// The text tower's are BERT's.
+    ChineseClip(BertRows),
+    Siglip,
+}
+
 /// The origin of a canonical tensor.
-pub(super) fn origin(canonical: &str, siglip: bool) -> Origin {
+pub(super) fn origin(canonical: &str, layout: Layout) -> Origin {
     let (tower, rest) = canonical.split_once('.').unwrap_or(("", canonical));
+    let siglip = layout == Layout::Siglip;
+    if let (Layout::ChineseClip(rows), "text") = (layout, tower)
+        && !rest.starts_with("projection.")
+    {
+        return bert(rest, rows);
+    }
     let tower = if tower == "vision" { "vision_model" } else { "text_model" };
     if let Some(head) = rest.strip_prefix("head.") {
         return self::head(head);
@@ -25,6 +42,33 @@ pub(super) fn origin(canonical: &str, siglip: bool) -> Origin {
         ("layers", ..) => format!("{tower}.encoder.layers.{}", layer(tail)),
         _ => format!("{tower}.{rest}"),
     })
+}
+
+/// BERT's (`modeling_bert.py`): norms are called after the layer before them.
+fn bert(rest: &str, rows: BertRows) -> Origin {
+    let embedding = |name: &str| format!("text_model.embeddings.{name}");
+    let first = |name: &str, of| Origin { name: embedding(name), cut: Cut::FirstOf(of) };
+    let (part, tail) = rest.split_once('.').unwrap_or((rest, ""));
+    match part {
+        "token" => return Origin::whole(embedding("word_embeddings.weight")),
+        "position" => return first("position_embeddings.weight", rows.positions),
+        "segment" => return first("token_type_embeddings.weight", rows.segments),
+        "embed_norm" => return Origin::whole(embedding(&format!("LayerNorm.{tail}"))),
+        _ => {}
+    }
+    let (number, part) = tail.split_once('.').unwrap_or((tail, ""));
+    let names = [
+        ("attn.q.", "attention.self.query."),
+        ("attn.k.", "attention.self.key."),
+        ("attn.v.", "attention.self.value."),
+        ("attn.out.", "attention.output.dense."),
+        ("norm1.", "attention.output.LayerNorm."),
+        ("mlp.fc1.", "intermediate.dense."),
+        ("mlp.fc2.", "output.dense."),
+        ("norm2.", "output.LayerNorm."),
+    ];
+    let found = names.iter().find_map(|(ours, theirs)| Some(format!("{theirs}{}", part.strip_prefix(ours)?)));
+    Origin::whole(format!("text_model.encoder.layer.{number}.{}", found.unwrap_or_else(|| part.to_owned())))
 }
 
 /// `3.norm1.weight` and the like.
@@ -78,11 +122,24 @@ mod tests {
             ("vision.head.norm.bias", "vision_model.head.layernorm.bias"),
             ("vision.head.attn.out.weight", "vision_model.head.attention.out_proj.weight"),
         ] {
-            assert_eq!(origin(canonical, true), Origin::whole(name.into()));
+            assert_eq!(origin(canonical, Layout::Siglip), Origin::whole(name.into()));
         }
-        assert_eq!(origin("text.projection.bias", true).name, "text_model.head.bias");
-        assert_eq!(origin("text.projection.weight", false).name, "text_projection.weight");
+        assert_eq!(origin("text.projection.bias", Layout::Siglip).name, "text_model.head.bias");
+        assert_eq!(origin("text.projection.weight", Layout::Clip).name, "text_projection.weight");
+        let chinese = |canonical| origin(canonical, Layout::ChineseClip(BertRows { positions: 512, segments: 2 }));
+        for (canonical, name, cut) in [
+            ("text.token", "text_model.embeddings.word_embeddings.weight", Cut::Whole),
+            ("text.position", "text_model.embeddings.position_embeddings.weight", Cut::FirstOf(512)),
+            ("text.segment", "text_model.embeddings.token_type_embeddings.weight", Cut::FirstOf(2)),
+            ("text.embed_norm.bias", "text_model.embeddings.LayerNorm.bias", Cut::Whole),
+            ("text.layers.3.norm1.bias", "text_model.encoder.layer.3.attention.output.LayerNorm.bias", Cut::Whole),
+            ("text.layers.3.mlp.fc1.bias", "text_model.encoder.layer.3.intermediate.dense.bias", Cut::Whole),
+            ("text.projection.weight", "text_projection.weight", Cut::Whole),
+            ("vision.pre_norm.bias", "vision_model.pre_layrnorm.bias", Cut::Whole),
+        ] {
+            assert_eq!(chinese(canonical), Origin { name: name.into(), cut });
+        }
         let value = Origin { name: "vision_model.head.attention.in_proj_bias".into(), cut: Cut::Third(2) };
-        assert_eq!(origin("vision.head.attn.v.bias", true), value);
+        assert_eq!(origin("vision.head.attn.v.bias", Layout::Siglip), value);
     }
 }

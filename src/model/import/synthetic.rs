@@ -2,8 +2,8 @@
 //! gigabytes to find out. Weights are small, seeded and made when they are read; nothing is held in memory.
 
 use super::{
-    Act, Architecture, Dtype, ImportError, TensorInfo, TensorStore, TextPooling, TextTower, Transformer, VisionPooling,
-    VisionTower,
+    Act, Architecture, Dtype, ImportError, LayerKind, Projection, TensorInfo, TensorStore, TextPooling, TextTower,
+    Transformer, VisionPooling, VisionTower, canonical,
 };
 use crate::model::Activation;
 use crate::model::probe_picture::Random;
@@ -27,7 +27,9 @@ impl Synthetic {
     /// The architecture called `name` (one of [`NAMES`]) and its made-up weights; `None` for another name.
     pub fn new(name: &str) -> Option<(Architecture, Self)> {
         let clip = |(width, layers, heads), patch, act, text: (usize, usize, usize), embed_dim| {
-            let body = |(width, layers, heads)| Transformer { width, layers, heads, mlp: 4 * width, eps: 1e-5, act };
+            let kind = LayerKind::PLAIN;
+            let body =
+                |(width, layers, heads)| Transformer { width, layers, heads, mlp: 4 * width, eps: 1e-5, act, kind };
             let vision = VisionTower {
                 body: body((width, layers, heads)),
                 image_size: 224,
@@ -36,12 +38,14 @@ impl Synthetic {
                 pre_norm: true,
                 patch_bias: false,
                 pooling: VisionPooling::ClassToken,
+                projection: Projection::Linear { bias: false },
             };
             let text = TextTower {
                 body: body(text),
                 vocab: 49_408,
                 context: 77,
                 causal: true,
+                padding: None,
                 pooling: TextPooling::FirstId(49_407),
                 projection_bias: false,
             };
@@ -76,7 +80,8 @@ impl Synthetic {
 
 /// SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), which has the same towers and a larger vocabulary.
 fn siglip((width, layers, heads, mlp): (usize, usize, usize, usize), patch: usize, vocab: usize) -> Architecture {
-    let body = Transformer { width, layers, heads, mlp, eps: 1e-6, act: Act::GeluTanh };
+    let kind = LayerKind::PLAIN;
+    let body = Transformer { width, layers, heads, mlp, eps: 1e-6, act: Act::GeluTanh, kind };
     let vision = VisionTower {
         body: body.clone(),
         image_size: 224,
@@ -85,8 +90,17 @@ fn siglip((width, layers, heads, mlp): (usize, usize, usize, usize), patch: usiz
         pre_norm: false,
         patch_bias: true,
         pooling: VisionPooling::AttentionHead { heads, mlp },
+        projection: Projection::None,
     };
-    let text = TextTower { body, vocab, context: 64, causal: false, pooling: TextPooling::Last, projection_bias: true };
+    let text = TextTower {
+        body,
+        vocab,
+        context: 64,
+        causal: false,
+        padding: None,
+        pooling: TextPooling::Last,
+        projection_bias: true,
+    };
     let (logit_scale, logit_bias) = (117.33, -12.93); // SigLIP B/16, as published
     Architecture { vision, text, embed_dim: width, logit_scale, logit_bias, activation: Activation::Sigmoid }
 }
@@ -117,80 +131,10 @@ pub fn preprocessor(arch: &Architecture) -> serde_json::Value {
     })
 }
 
-/// Canonical names and shapes of all tensors that the graphs of `arch` read, in the order they are read.
+/// Canonical names and shapes of all tensors that the graphs of `arch` read.
 pub fn expected_tensors(arch: &Architecture) -> Vec<TensorInfo> {
-    let mut list = List(Vec::new());
-    let (vision, text) = (&arch.vision, &arch.text);
-    let width = vision.body.width;
-    list.add("vision.patch.weight", &[width, 3, vision.patch, vision.patch]);
-    if vision.patch_bias {
-        list.add("vision.patch.bias", &[width]);
-    }
-    if vision.class_token {
-        list.add("vision.class", &[width]);
-    }
-    list.add("vision.position", &[super::super::onnx::vision_graph::tokens(vision), width]);
-    if vision.pre_norm {
-        list.norm("vision.pre_norm", width);
-    }
-    list.layers("vision", &vision.body);
-    list.norm("vision.post_norm", width);
-    match vision.pooling {
-        VisionPooling::ClassToken => list.add("vision.projection.weight", &[arch.embed_dim, width]),
-        VisionPooling::AttentionHead { mlp, .. } => {
-            list.add("vision.head.probe", &[1, 1, width]);
-            list.attention("vision.head.attn", width);
-            list.norm("vision.head.norm", width);
-            list.mlp("vision.head.mlp", width, mlp);
-        }
-    }
-    let width = text.body.width;
-    list.add("text.token", &[text.vocab, width]);
-    list.add("text.position", &[text.context, width]);
-    list.layers("text", &text.body);
-    list.norm("text.post_norm", width);
-    list.add("text.projection.weight", &[arch.embed_dim, width]);
-    if text.projection_bias {
-        list.add("text.projection.bias", &[arch.embed_dim]);
-    }
-    list.0
-}
-
-struct List(Vec<TensorInfo>);
-
-impl List {
-    fn add(&mut self, name: &str, shape: &[usize]) {
-        self.0.push(TensorInfo { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec() });
-    }
-
-    fn norm(&mut self, name: &str, width: usize) {
-        self.add(&format!("{name}.weight"), &[width]);
-        self.add(&format!("{name}.bias"), &[width]);
-    }
-
-    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) {
-        self.add(&format!("{name}.weight"), &[outputs, inputs]);
-        self.add(&format!("{name}.bias"), &[outputs]);
-    }
-
-    fn attention(&mut self, name: &str, width: usize) {
-        ["q", "k", "v", "out"].iter().for_each(|part| self.linear(&format!("{name}.{part}"), width, width));
-    }
-
-    fn mlp(&mut self, name: &str, width: usize, hidden: usize) {
-        self.linear(&format!("{name}.fc1"), width, hidden);
-        self.linear(&format!("{name}.fc2"), hidden, width);
-    }
-
-    fn layers(&mut self, tower: &str, body: &Transformer) {
-        for index in 0..body.layers {
-            let name = format!("{tower}.layers.{index}");
-            self.norm(&format!("{name}.norm1"), body.width);
-            self.attention(&format!("{name}.attn"), body.width);
-            self.norm(&format!("{name}.norm2"), body.width);
-            self.mlp(&format!("{name}.mlp"), body.width, body.mlp);
-        }
-    }
+    let tensors = canonical::tensors(arch).into_iter();
+    tensors.map(|(name, shape)| TensorInfo { name, dtype: Dtype::F32, shape }).collect()
 }
 
 impl TensorStore for Synthetic {

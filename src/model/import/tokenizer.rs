@@ -1,11 +1,11 @@
 //! A checkpoint's tokenizer, as the one `tokenizer.json` that our text tower reads. In: the folder's tokenizer files; out: a
 //! tokenizer that cuts at the model's context and fills up to it with the id the model was trained with. Taken from
-//! `tokenizer.json`, or built from the `vocab.json` and `merges.txt` of older CLIP folders.
+//! `tokenizer.json`, or built from the `vocab.json` and `merges.txt` of older CLIP folders or the `vocab.txt` of BERT's.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
+use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Replace, Sequence, Strip};
 use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationDirection, TruncationParams};
 
 use super::ImportError;
@@ -30,6 +30,8 @@ pub struct TokenizerSource {
     pub json: String,
     /// The files it was made from.
     pub files: Vec<PathBuf>,
+    /// The id that fills up.
+    pub pad_id: u32,
 }
 
 /// What the model asks of its tokenizer.
@@ -42,6 +44,36 @@ pub(super) struct Wanted {
     pub(super) padding: Padding,
     /// Whether texts may be filled up on the left: where the text tower sees every token and takes the last.
     pub(super) left: bool,
+    pub(super) clean: Clean,
+}
+
+/// What is done to a text before the tokenizer's own normaliser (`get_clean_fn` in OpenCLIP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clean {
+    No,
+    Lower,
+    /// Big Vision's: ASCII punctuation out, lower case, single spaces.
+    Canonical,
+}
+
+impl Clean {
+    fn steps(self) -> tokenizers::Result<Vec<NormalizerWrapper>> {
+        let replace = |pattern: &str, by: &str| {
+            let pattern = tokenizers::normalizers::replace::ReplacePattern::Regex(pattern.into());
+            Replace::new(pattern, by).map(NormalizerWrapper::from)
+        };
+        Ok(match self {
+            Self::No => Vec::new(),
+            Self::Lower => vec![Lowercase.into()],
+            Self::Canonical => vec![
+                replace("_", " ")?,
+                replace(r"[!-/:-@\[-`{-~]", "")?,
+                Lowercase.into(),
+                replace(r"\s+", " ")?,
+                Strip::new(true, true).into(),
+            ],
+        })
+    }
 }
 
 /// Which id fills up.
@@ -109,7 +141,10 @@ pub(super) fn read(dir: &Path, wanted: Wanted) -> Result<TokenizerSource, Import
             files.push(file.clone());
             (tokenizer, file)
         }
-        None => built(dir, &names, &mut files)?,
+        None => match word_pieces(dir, &names, &mut files)? {
+            Some(built) => built,
+            None => built(dir, &names, &mut files)?,
+        },
     };
     let side = names.padding_side();
     if matches!(side, PaddingDirection::Left) && !wanted.left {
@@ -120,10 +155,13 @@ pub(super) fn read(dir: &Path, wanted: Wanted) -> Result<TokenizerSource, Import
         });
     }
     let failed = |e: tokenizers::Error| damaged(&file, format!("cannot be used: {e}"));
+    let mut steps = wanted.clean.steps().map_err(failed)?;
     // This class puts lower case before whatever its file says (`tokenization_siglip2.py`).
     if names.config.get("tokenizer_class").and_then(Value::as_str) == Some("Siglip2Tokenizer") {
-        let own = tokenizer.get_normalizer().cloned();
-        let steps: Vec<NormalizerWrapper> = [Some(Lowercase.into()), own].into_iter().flatten().collect();
+        steps.push(Lowercase.into());
+    }
+    if !steps.is_empty() {
+        steps.extend(tokenizer.get_normalizer().cloned());
         tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(failed)?;
     }
     let (pad_id, pad_token) = padding(&tokenizer, &names, wanted.padding);
@@ -143,7 +181,7 @@ pub(super) fn read(dir: &Path, wanted: Wanted) -> Result<TokenizerSource, Import
         pad_token,
     }));
     let json = tokenizer.to_string(false).map_err(failed)?;
-    Ok(TokenizerSource { json, files })
+    Ok(TokenizerSource { json, files, pad_id })
 }
 
 fn padding(tokenizer: &Tokenizer, names: &Names, rule: Padding) -> (u32, String) {
@@ -190,7 +228,7 @@ fn built(dir: &Path, names: &Names, files: &mut Vec<PathBuf>) -> Result<(Tokeniz
             "holds no tokenizer"
         };
         let message = format!(
-            "{found}: tokenizer.json, or vocab.json and merges.txt, must lie beside the weights; fetch them from the \
+            "{found}: tokenizer.json, or vocab.json and merges.txt, or vocab.txt, must lie beside the weights; fetch them from the \
              repository the checkpoint came from (those of openai/clip-vit-base-patch32 fit every CLIP and OpenCLIP model \
              with the usual vocabulary of 49408 tokens)"
         );
@@ -212,6 +250,60 @@ fn built(dir: &Path, names: &Names, files: &mut Vec<PathBuf>) -> Result<(Tokeniz
         .map_err(|e| damaged(&vocab_file, format!("does not fit merges.txt: {e}; fetch both again")))?;
     files.extend([vocab_file.clone(), merges_file]);
     Ok((tokenizer, vocab_file))
+}
+
+/// BERT's word pieces from `vocab.txt` (`tokenization_bert.py`); `None` where there is no such file.
+fn word_pieces(
+    dir: &Path,
+    names: &Names,
+    files: &mut Vec<PathBuf>,
+) -> Result<Option<(Tokenizer, PathBuf)>, ImportError> {
+    let file = dir.join("vocab.txt");
+    let Some(bytes) = read_bytes(&file, MAX_PART)? else { return Ok(None) };
+    let text = json_text::text(&bytes).map_err(|e| damaged(&file, e))?;
+    // Of a token that stands twice the last place counts, as there.
+    let vocab: serde_json::Map<String, Value> =
+        text.lines().enumerate().map(|(id, token)| (token.to_owned(), id.into())).collect();
+    let flag = |name: &str, default: Value| names.config.get(name).cloned().unwrap_or(default);
+    let id = |token: &str| {
+        let id = vocab.get(token).and_then(Value::as_u64);
+        id.ok_or_else(|| damaged(&file, format!("lacks the special token `{}`", shown(token))))
+    };
+    let special = |name: &str, default: &str| names.get(name).unwrap_or(default).to_owned();
+    let (start, end, unknown) =
+        (special("cls_token", "[CLS]"), special("sep_token", "[SEP]"), special("unk_token", "[UNK]"));
+    let mut added = Vec::new();
+    for token in [&start, &end, &unknown, &special("pad_token", "[PAD]"), &special("mask_token", "[MASK]")] {
+        added.push(json!({"id": id(token)?, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}));
+    }
+    added.sort_by_key(|token| token["id"].as_u64());
+    let around = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+    let one = |token: &str| -> Result<Value, ImportError> {
+        Ok(json!({"id": token, "ids": [id(token)?], "tokens": [token]}))
+    };
+    let single = json!([around(&start), {"Sequence": {"id": "A", "type_id": 0}}, around(&end)]);
+    let json = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": flag("tokenize_chinese_chars", true.into()),
+            "strip_accents": flag("strip_accents", Value::Null), "lowercase": flag("do_lower_case", true.into())},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": [
+            around(&start), {"Sequence": {"id": "A", "type_id": 0}}, around(&end),
+            {"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": end, "type_id": 1}}],
+            "special_tokens": {start.as_str(): one(&start)?, end.as_str(): one(&end)?}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": unknown, "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab},
+    });
+    let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes())
+        .map_err(|e| damaged(&file, format!("makes no tokenizer: {e}; fetch it again")))?;
+    files.push(file.clone());
+    Ok(Some((tokenizer, file)))
 }
 
 /// The lines of `merges.txt`, without its `#version`.

@@ -263,7 +263,11 @@ fn small_files(source: &ImportSource<'_>, dir: &Path) -> Result<(), ImportError>
 /// What the loader wants to know about the text tower's input.
 fn config(source: &ImportSource<'_>) -> Value {
     let arch = source.architecture;
-    let family = if arch.activation == Activation::Sigmoid || !arch.text.causal { "siglip" } else { "clip" };
+    let family = if arch.activation == Activation::Sigmoid || !arch.text.causal && arch.text.padding.is_none() {
+        "siglip"
+    } else {
+        "clip"
+    };
     json!({
         "model_type": family,
         "logit_scale": arch.logit_scale,

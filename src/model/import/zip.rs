@@ -1,10 +1,13 @@
 //! The zip archives that PyTorch writes. In: a file's bytes; out: where each record lies. Records are stored, never
-//! compressed, so a tensor is read straight from its place. Only the directory is read here, at most [`MAX_DIRECTORY`] bytes;
-//! archives beyond 4 GB (zip64) are understood (APPNOTE.TXT 6.3.10, sections 4.3 and 4.5).
+//! compressed, so a tensor is read straight from its place. Only the directory is read here, by `rawzip` and a record at a time, at most
+//! [`MAX_DIRECTORY`] bytes; archives beyond 4 GB (zip64) are understood (APPNOTE.TXT 6.3.10, sections 4.3 and 4.5).
 
 use std::collections::HashMap;
+use std::io;
 
-use super::bytes::{Bytes, piece, shown};
+use rawzip::{CompressionMethod, ErrorKind, ReaderAt, ZipLocator};
+
+use super::bytes::{Bytes, shown};
 
 /// Longest directory that is read: a quarter of a million records.
 const MAX_DIRECTORY: u64 = 32 << 20;
@@ -24,27 +27,65 @@ pub(super) struct Record {
     pub(super) crc: u32,
 }
 
+/// Bytes as `rawzip` reads them.
+struct Archive<'a>(&'a dyn Bytes);
+
+impl ReaderAt for Archive<'_> {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.0.len().saturating_sub(at)).unwrap_or(usize::MAX);
+        let count = buffer.len().min(left);
+        self.0.read_at(at, &mut buffer[..count]).map(|()| count)
+    }
+}
+
 /// Reads the directory.
 ///
 /// # Errors
 /// What is wrong with the archive, as a clause that follows its name.
 pub(super) fn read(bytes: &dyn Bytes) -> Result<HashMap<String, Record>, String> {
-    let (count, at, len) = directory(bytes)?;
+    let mut buffer = vec![0; rawzip::MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
+    let locator = ZipLocator::new().max_search_space(MAX_TAIL);
+    let archive =
+        locator.locate_in_reader(Archive(bytes), &mut buffer, bytes.len()).map_err(|(_, error)| told(&error))?;
+    let len = archive.eocd_offset().saturating_sub(archive.directory_offset());
     if len > MAX_DIRECTORY {
         return Err(format!("has a zip directory of {len} bytes, which no checkpoint needs"));
     }
-    let directory = get(bytes, at, len)?;
     let mut records = HashMap::new();
-    let mut rest = directory.as_slice();
-    // Each entry takes bytes of the directory, so a wrong count ends by itself.
-    for _ in 0..count {
-        let (name, record, next) = entry(bytes, rest)?;
-        if records.insert(name.clone(), record).is_some() {
+    let mut entries = archive.entries(&mut buffer);
+    while let Some(entry) = entries.next_entry().map_err(|error| told(&error))? {
+        let name = String::from_utf8(entry.file_path().as_bytes().to_vec()).map_err(|_| damaged())?;
+        let is_stored = entry.compression_method() == CompressionMethod::STORE;
+        if !is_stored || entry.compressed_size_hint() != entry.uncompressed_size_hint() || entry.flags().is_encrypted()
+        {
+            return Err(format!("has a compressed or encrypted record `{}`, which PyTorch never writes", shown(&name)));
+        }
+        // The local header repeats the name and has padding of its own.
+        let place = archive.get_entry(entry.wayfinder()).map_err(|error| told(&error))?;
+        let (at, end) = place.compressed_data_range();
+        if end > bytes.len() {
+            return Err(format!("places the record `{}` beyond its end: it is cut or damaged", shown(&name)));
+        }
+        if records.insert(name.clone(), Record { at, len: end - at, crc: entry.crc32() }).is_some() {
             return Err(format!("names the record `{}` twice", shown(&name)));
         }
-        rest = next;
     }
-    Ok(records)
+    if records.len() as u64 == archive.entries_hint() { Ok(records) } else { Err(damaged()) }
+}
+
+fn damaged() -> String {
+    "has a damaged zip directory".to_owned()
+}
+
+/// What `rawzip` found, in our words.
+fn told(error: &rawzip::Error) -> String {
+    match error.kind() {
+        ErrorKind::MissingEndOfCentralDirectory | ErrorKind::Eof => {
+            "is cut short: its zip directory is missing; fetch it again".to_owned()
+        }
+        ErrorKind::IO(error) => format!("has a zip directory that cannot be read: {error}; fetch it again"),
+        _ => damaged(),
+    }
 }
 
 /// Reads every record and compares it with its checksum. `advance` is called between pieces and may end it by an error.
@@ -73,108 +114,6 @@ pub(super) fn verify<E: From<String>>(bytes: &dyn Bytes, mut advance: impl FnMut
         }
     }
     Ok(())
-}
-
-/// Number of entries, place and length of the central directory.
-fn directory(bytes: &dyn Bytes) -> Result<(u64, u64, u64), String> {
-    let tail_len = bytes.len().min(MAX_TAIL);
-    let tail_at = bytes.len() - tail_len;
-    let tail = get(bytes, tail_at, tail_len)?;
-    let cut = || "is cut short: its zip directory is missing; fetch it again".to_owned();
-    // The end record is the last thing but for its comment, whose length it knows.
-    let is_end = |place: usize| u16_at(&tail, place + 20).is_some_and(|n| place + 22 + usize::from(n) == tail.len());
-    let marks = tail.windows(4).enumerate().filter(|(place, w)| *w == b"PK\x05\x06" && is_end(*place));
-    let found = marks.map(|(place, _)| place).next_back().ok_or_else(cut)?;
-    let end = &tail[found..];
-    let (count, len, at) = (
-        u64::from(u16_at(end, 10).ok_or_else(cut)?),
-        u64::from(u32_at(end, 12).ok_or_else(cut)?),
-        u64::from(u32_at(end, 16).ok_or_else(cut)?),
-    );
-    if count != 0xffff && len != 0xffff_ffff && at != 0xffff_ffff {
-        return Ok((count, at, len));
-    }
-    // zip64: a locator just before the end record points to a longer end record.
-    let locator = (tail_at + found as u64).checked_sub(20).ok_or_else(cut)?;
-    let locator = get(bytes, locator, 20)?;
-    if !locator.starts_with(b"PK\x06\x07") {
-        // Exactly 65535 records are possible without zip64.
-        return Ok((count, at, len));
-    }
-    let end = get(bytes, u64_at(&locator, 8).ok_or_else(cut)?, 56)?;
-    if !end.starts_with(b"PK\x06\x06") {
-        return Err("has a damaged zip64 directory".into());
-    }
-    let number = |at| u64_at(&end, at).ok_or_else(cut);
-    Ok((number(32)?, number(48)?, number(40)?))
-}
-
-/// One entry of the central directory, and what follows it.
-fn entry<'a>(bytes: &dyn Bytes, rest: &'a [u8]) -> Result<(String, Record, &'a [u8]), String> {
-    let damaged = || "has a damaged zip directory".to_owned();
-    if !rest.starts_with(b"PK\x01\x02") {
-        return Err(damaged());
-    }
-    let short = |at| u16_at(rest, at).map(usize::from).ok_or_else(damaged);
-    let long = |at| u32_at(rest, at).map(u64::from).ok_or_else(damaged);
-    let (flags, method) = (short(8)?, short(10)?);
-    let crc = u32_at(rest, 16).ok_or_else(damaged)?;
-    let (mut packed, mut len, mut header) = (long(20)?, long(24)?, long(42)?);
-    let (name_len, extra_len, comment_len) = (short(28)?, short(30)?, short(32)?);
-    let name = rest.get(46..46 + name_len).ok_or_else(damaged)?;
-    let extra = rest.get(46 + name_len..46 + name_len + extra_len).ok_or_else(damaged)?;
-    let next = rest.get(46 + name_len + extra_len + comment_len..).ok_or_else(damaged)?;
-    let name = String::from_utf8(name.to_vec()).map_err(|_| damaged())?;
-    // Numbers that do not fit stand in the zip64 field, in this order, only those that are needed.
-    let mut wide = wide(extra).into_iter();
-    for number in [&mut len, &mut packed, &mut header] {
-        if *number == 0xffff_ffff {
-            *number = wide.next().ok_or_else(damaged)?;
-        }
-    }
-    if method != 0 || packed != len || flags & 1 != 0 {
-        return Err(format!("has a compressed or encrypted record `{}`, which PyTorch never writes", shown(&name)));
-    }
-    // The local header repeats the name and has padding of its own.
-    let local = get(bytes, header, 30)?;
-    if !local.starts_with(b"PK\x03\x04") {
-        return Err(damaged());
-    }
-    let skip = 30 + u64::from(u16_at(&local, 26).unwrap_or(0)) + u64::from(u16_at(&local, 28).unwrap_or(0));
-    let at = header.checked_add(skip).ok_or_else(damaged)?;
-    if at.checked_add(len).is_none_or(|end| end > bytes.len()) {
-        return Err(format!("places the record `{}` beyond its end: it is cut or damaged", shown(&name)));
-    }
-    Ok((name, Record { at, len, crc }, next))
-}
-
-/// The numbers of the zip64 extra field.
-fn wide(mut extra: &[u8]) -> Vec<u64> {
-    while let (Some(kind), Some(len)) = (u16_at(extra, 0), u16_at(extra, 2)) {
-        let end = 4 + usize::from(len);
-        let Some(body) = extra.get(4..end) else { break };
-        if kind == 1 {
-            return body.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        }
-        extra = &extra[end..];
-    }
-    Vec::new()
-}
-
-fn get(bytes: &dyn Bytes, at: u64, len: u64) -> Result<Vec<u8>, String> {
-    piece(bytes, at, len as usize).map_err(|e| format!("has a zip directory that cannot be read: {e}; fetch it again"))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// Archives for tests, as PyTorch lays them out.

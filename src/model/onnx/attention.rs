@@ -7,6 +7,7 @@
 use super::Precision;
 use super::builder::Graph;
 use super::proto::{Attr, Elem};
+use super::rotary::Angles;
 
 /// Sizes of one attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,32 +20,48 @@ pub struct Shape {
     pub keys: usize,
 }
 
-/// Adds the attention of `q` on `k` and `v` (anything that reshapes to `[batch, tokens, width]`) with `mask`
-/// (`[1, 1, queries, keys]`, f32, added to the scores). Gives `[batch, queries, width]` of the type of `q`.
+/// What changes the scores of an attention.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scoring<'a> {
+    /// Added to the scores, f32: `[1 or batch, 1, 1 or queries, keys]`.
+    pub mask: Option<&'a str>,
+    /// Turns queries, where all tokens ask, and keys.
+    pub angles: Option<&'a Angles>,
+}
+
+/// Adds the attention of `q` on `k` and `v` (anything that reshapes to `[batch, tokens, width]`).
+/// Gives `[batch, queries, width]` of the type of `q`.
 pub fn attention(
     g: &mut Graph,
     (q, k, v): (&str, &str, &str),
-    mask: Option<&str>,
+    scoring: Scoring<'_>,
     shape: Shape,
     precision: Precision,
     name: &str,
 ) -> String {
-    let q = heads(g, q, shape, shape.queries, &[0, 2, 1, 3], &format!("{name}.q"));
-    attention_of_heads(g, (&q, k, v), mask, shape, precision, name)
+    let mut q = heads(g, q, shape, shape.queries, &[0, 2, 1, 3], &format!("{name}.q"));
+    // Alone asks only the first token, which has no place in the grid.
+    if let Some(angles) = scoring.angles.filter(|_| shape.queries == shape.keys) {
+        q = angles.turned(g, &q, &format!("{name}.q"));
+    }
+    attention_of_heads(g, (&q, k, v), scoring, shape, precision, name)
 }
 
 /// As [`attention`], with queries that are split already: `[batch or 1, heads, queries, width / heads]`.
 pub fn attention_of_heads(
     g: &mut Graph,
     (q, k, v): (&str, &str, &str),
-    mask: Option<&str>,
+    scoring: Scoring<'_>,
     shape: Shape,
     precision: Precision,
     name: &str,
 ) -> String {
-    let k = heads(g, k, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.k"));
+    let mut k = heads(g, k, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.k"));
+    if let Some(angles) = scoring.angles {
+        k = angles.turned(g, &k, &format!("{name}.k"));
+    }
     let v = heads(g, v, shape, shape.keys, &[0, 2, 1, 3], &format!("{name}.v"));
-    mix(g, (q, &k, &v), mask, shape, precision, name)
+    mix(g, (q, &k, &v), scoring.mask, shape, precision, name)
 }
 
 fn heads(g: &mut Graph, x: &str, shape: Shape, tokens: usize, order: &[i64], name: &str) -> String {

@@ -1,11 +1,13 @@
-//! Pre-norm transformer layers, the same in both towers: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+//! Transformer layers, the same in both towers: `x + attention(norm(x))`, then `x + mlp(norm(x))`; what
+//! [`LayerKind`](crate::model::import::LayerKind) says is different: the norms behind the sums, a gated MLP, norms within, turned queries and keys.
 //!
 //! The residual sum and the norms are in 32 bits in every precision.
 
-use super::attention::{self, Shape};
+use super::attention::{self, Scoring, Shape};
 use super::builder::Graph;
-use super::linear::{self, Linear, carried_input, floored_input, input, linear};
+use super::linear::{self, Input, Linear, carried_input, floored_input, input, linear};
 use super::proto::{Attr, Elem};
+use super::rotary::Angles;
 use super::{Precision, attention::attention};
 use crate::model::import::{Act, Transformer};
 
@@ -19,6 +21,8 @@ pub struct Body<'a> {
     pub precision: Precision,
     /// Added to every layer's scores.
     pub mask: Option<String>,
+    /// Turns every layer's queries and keys.
+    pub angles: Option<Angles>,
     /// Whether all layers keep 8 bits where 4 are wanted; the first and the last do in any case.
     pub keep: bool,
 }
@@ -27,10 +31,18 @@ impl Body<'_> {
     /// Adds layer `index`: `x` is `[batch, tokens, width]` in f32, and so is the result, except with `first_only`, for which
     /// it is `[batch, 1, width]`: the layer as the first token sees it, which is all that a class token's pooling wants.
     pub fn layer(&self, g: &mut Graph, index: usize, x: &str, first_only: bool) -> String {
-        let (spec, precision) = (self.spec, self.precision);
+        let (spec, precision, kind) = (self.spec, self.precision, self.spec.kind);
         let (width, name) = (spec.width, format!("{}.layers.{index}", self.tower));
         let keep = self.keep || index == 0 || index + 1 == spec.layers;
-        let normed = norm(g, x, width, spec.eps, &format!("{name}.norm1"));
+        let before = |g: &mut Graph, x: &str, which: &str| match kind.post_norm {
+            true => x.to_owned(),
+            false => norm(g, x, width, spec.eps, &format!("{name}.{which}")),
+        };
+        let behind = |g: &mut Graph, x: &str, which: &str| match kind.post_norm {
+            true => norm(g, x, width, spec.eps, &format!("{name}.{which}")),
+            false => x.to_owned(),
+        };
+        let normed = before(g, x, "norm1");
         let seen = input(g, &normed, [self.tokens, width], precision, &format!("{name}.norm1"));
         let (mut x, mut asking) = (x.to_owned(), seen.clone());
         if first_only {
@@ -42,23 +54,55 @@ impl Body<'_> {
         }
         let queries = if first_only { 1 } else { self.tokens };
         let shape = Shape { heads: spec.heads, width, queries, keys: self.tokens };
-        let attn = format!("{name}.attn");
-        let [q, k, v] = projections(&attn, width, spec.heads).map(|part| Linear { keep, ..part });
-        let q = linear(g, &asking, &q, precision);
-        let k = linear(g, &seen, &k, precision);
-        let v = linear(g, &seen, &v, precision);
-        let mixed = attention(g, (&q, &k, &v), self.mask.as_deref(), shape, precision, &attn);
-        let mixed = carried_input(g, &mixed, [queries, width], precision, &format!("{attn}.joined"));
-        let out = Linear { keep, ..output(&attn, width) };
-        let out = linear(g, &mixed, &out, precision);
-        let out = full(g, &out, queries, width, precision, &format!("{attn}.result"));
+        let out = self.attended(g, (&asking, &seen), shape, keep, &format!("{name}.attn"));
         let x = g.op("Add", &[&x, &out], &format!("{name}.attended"), &[]);
+        let x = behind(g, &x, "norm1");
 
-        let normed = norm(g, &x, width, spec.eps, &format!("{name}.norm2"));
+        let normed = before(g, &x, "norm2");
         let seen = input(g, &normed, [queries, width], precision, &format!("{name}.norm2"));
         let sizes = Mlp { width, hidden: spec.mlp, act: spec.act, tokens: queries, keep };
-        let out = mlp(g, &seen, sizes, precision, &name);
-        g.op("Add", &[&x, &out], &format!("{name}.result"), &[])
+        let out = match kind.gated {
+            true => gated_mlp(g, &seen, sizes, spec, precision, &name),
+            false => mlp(g, &seen, sizes, precision, &name),
+        };
+        let x = g.op("Add", &[&x, &out], &format!("{name}.result"), &[]);
+        behind(g, &x, "norm2")
+    }
+
+    /// The attention with its four linear layers, `[batch, queries, width]` in f32.
+    fn attended(
+        &self,
+        g: &mut Graph,
+        (asking, seen): (&Input, &Input),
+        shape: Shape,
+        keep: bool,
+        name: &str,
+    ) -> String {
+        let (spec, precision, kind) = (self.spec, self.precision, self.spec.kind);
+        let (width, queries) = (spec.width, shape.queries);
+        let [q, k, v] = projections(name, width, spec.heads);
+        let pairs = kind.rotary.map(|_| width / spec.heads.max(1));
+        // A turned bias is another one in each place, and a norm does not let one through.
+        let q = Linear { keep, pairs, ..q };
+        let k = Linear { keep, pairs, bias: kind.rotary.is_some() && kind.key_bias, ..k };
+        let v = Linear { keep, bias: kind.inner_norms, ..v };
+        let q = linear(g, asking, &q, precision);
+        let k = linear(g, seen, &k, precision);
+        let v = linear(g, seen, &v, precision);
+        let scoring = Scoring { mask: self.mask.as_deref(), angles: self.angles.as_ref() };
+        let mixed = attention(g, (&q, &k, &v), scoring, shape, precision, name);
+        let joined = format!("{name}.joined");
+        let (mixed, absorbs) = match kind.inner_norms {
+            true => {
+                let mixed = full(g, &mixed, queries, width, precision, &format!("{name}.mixed.full"));
+                let normed = norm(g, &mixed, width, spec.eps, &format!("{name}.norm"));
+                (input(g, &normed, [queries, width], precision, &joined), None)
+            }
+            false => (carried_input(g, &mixed, [queries, width], precision, &joined), output(name, width).absorbs),
+        };
+        let out = Linear { keep, absorbs, ..output(name, width) };
+        let out = linear(g, &mixed, &out, precision);
+        full(g, &out, queries, width, precision, &format!("{name}.result"))
     }
 }
 
@@ -107,6 +151,28 @@ pub fn mlp(g: &mut Graph, x: &linear::Input, sizes: Mlp, precision: Precision, n
     let hidden = floored_input(g, &hidden, size, ACTIVATION_FLOOR, precision, &format!("{name}.act"));
     let out = linear(g, &hidden, &of("fc2", sizes.hidden, sizes.width), precision);
     full(g, &out, sizes.tokens, sizes.width, precision, &format!("{name}.result"))
+}
+
+/// Adds `NAME.mlp` with a gate: `fc2(silu(gate(x)) · fc1(x))`, with a norm before `fc2` where the layers have inner norms. The
+/// product is made in 32 bits: of two large numbers it is beyond what 16 hold.
+fn gated_mlp(g: &mut Graph, x: &Input, sizes: Mlp, spec: &Transformer, precision: Precision, name: &str) -> String {
+    let name = format!("{name}.mlp");
+    let (hidden, tokens, keep) = (sizes.hidden, sizes.tokens, sizes.keep);
+    let mut part = |part: &str| {
+        let layer = Linear { keep, ..Linear::new(&format!("{name}.{part}"), sizes.width, hidden) };
+        let out = linear(g, x, &layer, precision);
+        full(g, &out, tokens, hidden, precision, &format!("{name}.{part}.full"))
+    };
+    let (gate, value) = (part("gate"), part("fc1"));
+    let opened = g.op("Sigmoid", &[&gate], &format!("{name}.open"), &[]);
+    let gate = g.op("Mul", &[&gate, &opened], &format!("{name}.silu"), &[]);
+    let mut x = g.op("Mul", &[&gate, &value], &format!("{name}.gated"), &[]);
+    if spec.kind.inner_norms {
+        x = norm(g, &x, hidden, spec.eps, &format!("{name}.norm"));
+    }
+    let seen = input(g, &x, [tokens, hidden], precision, &format!("{name}.hidden"));
+    let out = linear(g, &seen, &Linear { keep, ..Linear::new(&format!("{name}.fc2"), hidden, sizes.width) }, precision);
+    full(g, &out, tokens, sizes.width, precision, &format!("{name}.result"))
 }
 
 /// A linear layer's result as `[batch, tokens, width]` in f32 again.

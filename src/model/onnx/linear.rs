@@ -23,12 +23,16 @@ pub struct Linear {
     pub keep: bool,
     /// A stored vector `[inputs]` that was left out of the input; its product with the weight is added to the bias.
     pub absorbs: Option<String>,
+    /// Size of a head whose outputs are stored in pairs of neighbours: the first of each pair are made the first half of the
+    /// head, the second ones the second, as [`rotary`](super::rotary) wants them.
+    pub pairs: Option<usize>,
 }
 
 impl Linear {
     /// With a bias, unscaled.
     pub fn new(name: &str, inputs: usize, outputs: usize) -> Self {
-        Self { name: name.to_owned(), inputs, outputs, bias: true, scale: 1.0, keep: false, absorbs: None }
+        let name = name.to_owned();
+        Self { name, inputs, outputs, bias: true, scale: 1.0, keep: false, absorbs: None, pairs: None }
     }
 }
 
@@ -131,18 +135,37 @@ pub fn linear(g: &mut Graph, x: &Input, layer: &Linear, precision: Precision) ->
 
 fn bias(g: &mut Graph, layer: &Linear, elem: Elem) -> String {
     let name = format!("{}.bias", layer.name);
-    let Some(absorbed) = layer.absorbs.clone() else { return vector(g, &name, layer.outputs, layer.scale, elem) };
     let (source, weight, scale) = (name.clone(), format!("{}.weight", layer.name), layer.scale);
+    let (absorbed, pairs) = (layer.absorbs.clone(), layer.pairs);
     g.weights(
         vec![Stored { name: name.clone(), elem, dims: vec![layer.outputs] }],
         Box::new(move |store| {
-            let (bias, absorbed) = (store.read(&source)?, store.read(&absorbed)?);
-            let mut sums = weight_formats::product(&store.read(&weight)?, &absorbed);
-            sums.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum = (*sum + bias) * scale);
-            Ok(vec![if elem == Elem::F16 { Values::F16(weight_formats::halves(&sums)) } else { Values::F32(sums) }])
+            let mut sums = in_order(store.read(&source)?, 1, pairs);
+            if let Some(absorbed) = &absorbed {
+                let product = weight_formats::product(&store.read(&weight)?, &store.read(absorbed)?);
+                sums.iter_mut().zip(&product).for_each(|(sum, product)| *sum += product);
+            }
+            scaled(&mut sums, scale);
+            Ok(vec![floats(sums, elem)])
         }),
     );
     name
+}
+
+/// The rows of a weight, each of `width` values, with the halves of heads that were stored as pairs one behind the other.
+fn in_order(values: Vec<f32>, width: usize, pairs: Option<usize>) -> Vec<f32> {
+    let Some(head) = pairs else { return values };
+    let mut out = Vec::with_capacity(values.len());
+    for head in values.chunks(head * width.max(1)) {
+        for first in [0, 1] {
+            head.chunks(width.max(1)).skip(first).step_by(2).for_each(|row| out.extend_from_slice(row));
+        }
+    }
+    out
+}
+
+fn floats(values: Vec<f32>, elem: Elem) -> Values {
+    if elem == Elem::F16 { Values::F16(weight_formats::halves(&values)) } else { Values::F32(values) }
 }
 
 /// Declares the stored tensor `name` (`[len]`), multiplied by `scale`.
@@ -159,7 +182,7 @@ pub fn plain(g: &mut Graph, name: &str, dims: &[usize], scale: f32, elem: Elem) 
         Box::new(move |store| {
             let mut values = store.read(&source)?;
             scaled(&mut values, scale);
-            Ok(vec![if elem == Elem::F16 { Values::F16(weight_formats::halves(&values)) } else { Values::F32(values) }])
+            Ok(vec![floats(values, elem)])
         }),
     );
     name.to_owned()
@@ -174,20 +197,20 @@ fn scaled(values: &mut [f32], scale: f32) {
 fn float_weight(g: &mut Graph, layer: &Linear, elem: Elem) -> String {
     let name = format!("{}.weight", layer.name);
     let (source, inputs, outputs, scale) = (name.clone(), layer.inputs, layer.outputs, layer.scale);
+    let pairs = layer.pairs;
     g.weights(
         vec![Stored { name: name.clone(), elem, dims: vec![inputs, outputs] }],
         Box::new(move |store| {
-            let mut values = store.read(&source)?;
+            let mut values = in_order(store.read(&source)?, inputs, pairs);
             scaled(&mut values, scale);
-            let values = weight_formats::transpose(&values, outputs, inputs);
-            Ok(vec![if elem == Elem::F16 { Values::F16(weight_formats::halves(&values)) } else { Values::F32(values) }])
+            Ok(vec![floats(weight_formats::transpose(&values, outputs, inputs), elem)])
         }),
     );
     name
 }
 
 fn int8(g: &mut Graph, rows: &Rows, layer: &Linear) -> String {
-    let (inputs, outputs, scale) = (layer.inputs, layer.outputs, layer.scale);
+    let (inputs, outputs, scale, pairs) = (layer.inputs, layer.outputs, layer.scale, layer.pairs);
     let name = &layer.name;
     let (weight, scales, source) = (format!("{name}.int8"), format!("{name}.scale"), format!("{name}.weight"));
     g.weights(
@@ -196,7 +219,7 @@ fn int8(g: &mut Graph, rows: &Rows, layer: &Linear) -> String {
             Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs] },
         ],
         Box::new(move |store| {
-            let (quantised, mut scales) = weight_formats::int8(&store.read(&source)?, inputs);
+            let (quantised, mut scales) = weight_formats::int8(&in_order(store.read(&source)?, inputs, pairs), inputs);
             scaled(&mut scales, scale);
             Ok(vec![Values::I8(quantised), Values::F32(scales)])
         }),
@@ -208,7 +231,7 @@ fn int8(g: &mut Graph, rows: &Rows, layer: &Linear) -> String {
 }
 
 fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
-    let (inputs, outputs, scale) = (layer.inputs, layer.outputs, layer.scale);
+    let (inputs, outputs, scale, pairs) = (layer.inputs, layer.outputs, layer.scale, layer.pairs);
     let name = &layer.name;
     let keep = layer.keep;
     let bits = if keep { 8 } else { 4 };
@@ -224,7 +247,7 @@ fn blockwise(g: &mut Graph, x: &str, layer: &Linear) -> String {
             Stored { name: scales.clone(), elem: Elem::F32, dims: vec![outputs, blocks] },
         ],
         Box::new(move |store| {
-            let values = store.read(&source)?;
+            let values = in_order(store.read(&source)?, inputs, pairs);
             let (packed, mut scales) =
                 if keep { weight_formats::block8(&values, inputs) } else { weight_formats::block4(&values, inputs) };
             scaled(&mut scales, scale);

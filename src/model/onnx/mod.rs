@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //! `proto` the wire format · [`builder`] nodes, constants and weights of one graph · [`weight_formats`] what becomes of a stored
-//! tensor in each precision · [`linear`] a linear layer in each precision · [`attention`] and [`body`] transformer layers ·
+//! tensor in each precision · [`linear`] a linear layer in each precision · [`attention`], [`rotary`] and [`body`] transformer layers ·
 //! [`vision_graph`] and [`text_graph`] the two towers · [`file`] the streamed file. Pure, but for `file`.
 
 pub mod attention;
@@ -12,6 +12,7 @@ pub mod builder;
 pub mod file;
 pub mod linear;
 mod proto;
+pub mod rotary;
 pub mod text_graph;
 pub mod vision_graph;
 pub mod weight_formats;

@@ -1,16 +1,17 @@
-//! The image tower: a vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) as CLIP, OpenCLIP and SigLIP have it.
+//! The image tower: a vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) as CLIP, OpenCLIP, SigLIP and timm have it.
 //!
 //! `pixel_values` `[batch, 3, size, size]` f32 → `image_embeds` `[batch, dim]` f32, L2-normalised. In three parts, so that a
 //! tower too large for memory can be run part by part: [`stem`], one [`layer`] after another, [`head`].
 //! Where weights are quantised, the projection stays in 32 bits, and so do the patches in 4 bits.
 
-use super::attention::{Shape, attention_of_heads};
+use super::attention::{Scoring, Shape, attention_of_heads};
 use super::body::{self, Body, Mlp, full, mlp, norm, output, projections, unit_length};
 use super::builder::{Graph, Stored, Values};
 use super::linear::{self, Linear, input, linear};
 use super::proto::{Attr, Dim, Elem};
+use super::rotary::Angles;
 use super::{Precision, weight_formats};
-use crate::model::import::{Architecture, ImportError, TensorStore, VisionPooling, VisionTower};
+use crate::model::import::{Architecture, ImportError, Projection, TensorStore, VisionPooling, VisionTower};
 
 /// The whole tower.
 pub fn graph(arch: &Architecture, precision: Precision) -> Graph {
@@ -91,7 +92,9 @@ fn patches(g: &mut Graph, spec: &VisionTower, pixels: &str, precision: Precision
 
 /// Adds layer `index`: `[batch, tokens, width]` → `[batch, tokens_after, width]`.
 pub fn layer(g: &mut Graph, spec: &VisionTower, index: usize, x: &str, precision: Precision) -> String {
-    let body = Body { spec: &spec.body, tower: "vision", tokens: tokens(spec), precision, mask: None, keep: false };
+    let angles = spec.body.kind.rotary.map(|rotary| Angles::new(g, spec, rotary, precision));
+    let body =
+        Body { spec: &spec.body, tower: "vision", tokens: tokens(spec), precision, mask: None, angles, keep: false };
     body.layer(g, index, x, first_only(spec, index))
 }
 
@@ -106,10 +109,10 @@ pub fn head(g: &mut Graph, arch: &Architecture, x: &str, precision: Precision) -
     };
     let row = g.ints("vision.shape.row", &[-1, width as i64]);
     let mut x = g.op("Reshape", &[&x, &row], "vision.pooled", &[]);
-    if matches!(spec.pooling, VisionPooling::ClassToken) {
+    if let Projection::Linear { bias } = spec.projection {
         // One row a picture: quantising the last layer would gain nothing.
         let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
-        let projection = Linear { bias: false, ..Linear::new("vision.projection", width, arch.embed_dim) };
+        let projection = Linear { bias, ..Linear::new("vision.projection", width, arch.embed_dim) };
         let seen = input(g, &x, [1, width], precision, "vision.pooled");
         let out = linear(g, &seen, &projection, precision);
         x = full(g, &out, 1, arch.embed_dim, precision, "vision.projected");
@@ -137,7 +140,7 @@ fn attention_head(
     let k = linear(g, &seen, &k, precision);
     let v = linear(g, &seen, &v, precision);
     let shape = Shape { heads, width, queries: 1, keys: tokens(spec) };
-    let mixed = attention_of_heads(g, (&asked, &k, &v), None, shape, precision, &attn);
+    let mixed = attention_of_heads(g, (&asked, &k, &v), Scoring::default(), shape, precision, &attn);
     // One row a picture: nothing is gained by quantising it.
     let precision = if precision == Precision::Fp16 { precision } else { Precision::Fp32 };
     let mixed = linear::carried_input(g, &mixed, [1, width], precision, &format!("{attn}.joined"));

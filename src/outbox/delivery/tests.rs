@@ -25,7 +25,7 @@ pub fn event(stream: &str, label: &str, kind: EventKind) -> Event {
         media_start: 1.5,
         media_end: None,
         reason: None,
-        model: ModelRef { name: "m".into(), fingerprint: "f".into() },
+        model: ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None },
         attributes: Arc::default(),
         snapshot: None,
     };

@@ -147,7 +147,7 @@ fn samples(kind: EventKind) -> [Event; 2] {
         media_start: 1.5,
         media_end: ended_at.map(|_| 2.5),
         reason: None,
-        model: ModelRef { name: "m".into(), fingerprint: "f".into() },
+        model: ModelRef { name: "m".into(), fingerprint: "f".into(), provider: None },
         attributes: Arc::default(),
         snapshot: None,
     };

@@ -4,7 +4,8 @@ use std::fs;
 
 use super::*;
 
-const WANTED: Wanted = Wanted { context: 8, vocab: 12, padding: Padding::Named { otherwise: 1 }, left: false };
+const WANTED: Wanted =
+    Wanted { context: 8, vocab: 12, padding: Padding::Named { otherwise: 1 }, left: false, clean: Clean::No };
 
 /// A folder with a tiny CLIP tokenizer in the old form.
 fn folder(config: &str, map: &str) -> tempfile::TempDir {

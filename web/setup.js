@@ -1,0 +1,177 @@
+// The first steps: cameras of the network with a picture each, any other address, and labels to begin with. A camera that is added here is kept by the daemon
+// in its state directory, and can be removed here again.
+
+import { address, ApiError, ask, attempt, get, notice, post } from './api.js';
+import { button, choice, field, h, here, put, say } from './dom.js';
+
+/** Devices whose pictures are asked for by themselves; the others have a button for it. */
+const PICTURED = 8;
+
+/** What a stream may be called. @param {string} text */
+function slug(text) {
+  return text.toLowerCase().replace(/[^a-z0-9_-]+/g, '-').replace(/^-+|-+$/g, '').slice(0, 60) || 'camera';
+}
+
+export function setup(body, parameters) {
+  const urls = new Set();
+  let ended = false;
+  let known = [];
+  const about = h('div', {});
+  const network = h('section', { 'aria-labelledby': 'setup-network' });
+  const byAddress = h('section', { 'aria-labelledby': 'setup-address' });
+  const added = h('section', { 'aria-labelledby': 'setup-added', hidden: true });
+  const labels = h('section', { 'aria-labelledby': 'setup-labels', hidden: true });
+  put(body, about, network, byAddress, added, labels);
+
+  /** An id that no stream has. @param {string} wish */
+  function free(wish) {
+    let id = slug(wish);
+    for (let number = 2; known.includes(id); number += 1) id = `${slug(wish)}-${number}`;
+    return id;
+  }
+
+  /** A picture of a camera that is no stream yet, or why there is none. */
+  async function picture(place, camera) {
+    put(place, h('p', { role: 'status' }, 'looking …'));
+    try {
+      const answer = await ask(address('preview'), { method: 'POST', json: camera });
+      const url = URL.createObjectURL(await answer.blob());
+      urls.add(url);
+      if (ended) URL.revokeObjectURL(url);
+      put(place, h('img', { src: url, alt: `what ${camera.url} shows` }));
+      return true;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      const problems = (error.problems || []).map((one) => `${one.message}; ${one.remedy}`);
+      put(place, h('p', { class: 'bad', role: 'status' }, [error.message, ...problems].join(': ')));
+      return false;
+    }
+  }
+
+  async function add(camera) {
+    await post('streams', {}, { json: camera });
+    notice(`${camera.id} is added.`);
+    location.hash = here('add', { added: camera.id });
+  }
+
+  /** A camera that answered, with the streams that it told. */
+  function device(found, login, looks) {
+    const name = found.name || found.hardware || found.address;
+    const told = [found.address, found.hardware, found.location].filter(Boolean).join(' · ');
+    const stream = (one, at) => {
+      const id = h('input', { type: 'text', value: free(at === 0 ? found.id : `${found.id}-${one.profile}`), maxlength: 64, required: true, pattern: '[a-z0-9_\\-]+' });
+      const place = h('div', { class: 'picture' });
+      const camera = () => ({ id: id.value.trim(), url: one.url, ...login });
+      const size = one.width ? `${one.width}×${one.height}` : '';
+      const words = [one.profile, one.codec, size, one.frame_rate ? `${one.frame_rate} fps` : ''].filter(Boolean).join(' · ');
+      if (at === 0 && looks.length < PICTURED) looks.push(() => picture(place, { url: one.url, ...login }));
+      else put(place, button('Look', () => attempt(() => picture(place, { url: one.url, ...login }))));
+      return h('li', {}, place, h('p', { class: 'small' }, words), h('p', { class: 'small' }, one.url), field('Its name here', id), h('p', {}, button(`Add ${name}`, () => attempt(() => add(camera())), { class: 'main' })));
+    };
+    return h('section', { 'aria-label': name }, h('h3', {}, name), h('p', { class: 'small' }, told), found.error ? h('p', { class: 'bad' }, found.error) : null, h('ul', { class: 'moments' }, found.streams.map(stream)));
+  }
+
+  function showNetwork() {
+    const username = h('input', { type: 'text', autocomplete: 'off', maxlength: 256 });
+    const password = h('input', { type: 'password', autocomplete: 'new-password', maxlength: 256 });
+    const one = h('input', { type: 'text', autocomplete: 'off', placeholder: '10.0.0.12', maxlength: 64 });
+    const state = h('p', { role: 'status' });
+    const list = h('div', {});
+    const look = async (event) => {
+      event.preventDefault();
+      say(state, 'asking the network …');
+      put(list);
+      const login = { username: username.value, password: password.value };
+      const answer = await attempt(() => post('discover', {}, { json: { ...login, address: one.value.trim() } }));
+      if (!answer || ended) return say(state, '');
+      const { devices } = answer;
+      const none = 'No camera has answered. Not all do: give the address of yours below. From another network, name its address above.';
+      say(state, devices.length === 0 ? none : `${devices.length === 1 ? 'one camera has' : `${devices.length} cameras have`} answered.`);
+      const looks = [];
+      put(list, devices.map((found) => device(found, login, looks)));
+      // One after the other: the daemon looks at two at most.
+      for (const each of looks) {
+        if (ended) return null;
+        await each();
+      }
+      return null;
+    };
+    const form = h('form', { class: 'ask', onsubmit: look }, field('User at the cameras (if they want one)', username), field('Password', password), field('Only this address', one), h('button', { type: 'submit', class: 'main' }, 'Look for cameras'));
+    put(network, h('h2', { id: 'setup-network' }, 'Cameras of this network'), h('p', {}, 'Those that speak ONVIF are found by themselves.'), form, state, list);
+  }
+
+  function showAddress() {
+    const id = h('input', { type: 'text', value: free('camera'), maxlength: 64, required: true, pattern: '[a-z0-9_\\-]+' });
+    const url = h('input', { type: 'text', inputmode: 'url', autocomplete: 'off', spellcheck: 'false', placeholder: 'rtsp://10.0.0.12/stream1', required: true, maxlength: 2048 });
+    const username = h('input', { type: 'text', autocomplete: 'off', maxlength: 256 });
+    const password = h('input', { type: 'password', autocomplete: 'new-password', maxlength: 256 });
+    const place = h('div', { class: 'looked' });
+    const camera = () => ({ id: id.value.trim(), url: url.value.trim(), username: username.value, password: password.value });
+    const submit = (event) => {
+      event.preventDefault();
+      attempt(() => add(camera()));
+    };
+    const look = button('Look at it first', () => form.reportValidity() && attempt(() => picture(place, camera())));
+    const form = h('form', { class: 'lab-form', onsubmit: submit }, h('div', { class: 'columns' }, field('Address', url), field('Name here', id), field('User', username), field('Password', password)), h('p', {}, look, ' ', h('button', { type: 'submit', class: 'main' }, 'Add this camera')));
+    put(byAddress, h('h2', { id: 'setup-address' }, 'Any other address'), h('p', {}, 'rtsp://, rtsps://, http:// or https://, as its manual has it. Files and devices of this machine stand in the configuration.'), form, place);
+  }
+
+  function showAdded(streams) {
+    added.hidden = streams.length === 0;
+    const row = (id) => h('li', {}, h('a', { href: here(`camera/${encodeURIComponent(id)}`) }, id), ' ', button(`Remove ${id}`, () => attempt(async () => {
+      await ask(address(`streams/${encodeURIComponent(id)}`), { method: 'DELETE' });
+      notice(`${id} is removed.`);
+      await read();
+    })));
+    put(added, h('h2', { id: 'setup-added' }, 'Added here'), h('ul', { class: 'plain' }, streams.map(row)));
+  }
+
+  async function showLabels() {
+    const [{ sets: own }, { sets: examples }] = await Promise.all([get('labels'), get('example-sets')]);
+    labels.hidden = own.length === 0 || examples.length === 0;
+    if (labels.hidden) return;
+    const list = h('ul', { class: 'plain offered' });
+    let into = own[0];
+    let from = examples[0];
+    const show = () => put(list, from.labels.map((one) => h('li', {}, button(`Add ${one.label}`, () => attempt(() => take(one)), { disabled: into.labels.includes(one.label) }), ' ', one.prompts.join(', '))));
+    const take = async (one) => {
+      await post(`labels/${encodeURIComponent(into.set)}/edit`, {}, { json: { label: one.label, prompts: one.prompts, negatives: one.negatives, sha256: into.sha256 } });
+      notice(`${one.label} is looked for from now on. The label lab shows how it stands.`);
+      location.hash = here('lab', { set: into.set, label: one.label });
+    };
+    const choices = [field('Examples of', choice(examples.map((one) => [one.set, one.set]), from.set, (value) => {
+      from = examples.find((one) => one.set === value);
+      show();
+    }))];
+    if (own.length > 1) {
+      choices.push(field('into the set', choice(own.map((one) => [one.set, one.set]), into.set, (value) => {
+        into = own.find((one) => one.set === value);
+        show();
+      })));
+    }
+    show();
+    put(labels, h('h2', { id: 'setup-labels' }, 'A first label'), h('p', {}, 'Take one to begin with, or ', h('a', { href: here('lab') }, 'write one in your own words'), '.'), h('div', { class: 'filters' }, choices), list);
+  }
+
+  async function read() {
+    const { streams, additions } = await get('streams');
+    known = [...streams.map((one) => one.id), ...additions.streams];
+    if (additions.obstacle) {
+      put(about, h('p', { class: 'bad' }, 'No camera can be added here yet: ', additions.obstacle, '.'), h('p', {}, 'Or name cameras under ', h('code', {}, 'streams'), ' in the configuration, and reload it.'));
+      for (const section of [network, byAddress]) put(section);
+    } else if (!network.firstChild) {
+      showNetwork();
+      showAddress();
+    }
+    const id = parameters.added;
+    if (!additions.obstacle) put(about, id && known.includes(id) ? h('p', {}, h('a', { href: here(`camera/${encodeURIComponent(id)}`) }, id), ' is watched from now on. Next: a label, below.') : h('p', {}, 'Name a camera, then say what to look for.'));
+    showAdded(additions.streams);
+    if (streams.length > 0) await showLabels();
+  }
+
+  attempt(read);
+  return () => {
+    ended = true;
+    urls.forEach((url) => URL.revokeObjectURL(url));
+  };
+}
