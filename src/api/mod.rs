@@ -287,7 +287,9 @@ impl Board {
         let mut readiness = self.readiness.write();
         readiness.ready = why.is_none();
         readiness.reason = why.clone().unwrap_or_else(|| WARM.to_owned());
-        metrics::gauge!("vtagd_ready").set(if why.is_none() { 1.0 } else { 0.0 });
+        // A server that computes may be away all the same.
+        let ready = readiness.answer().ready;
+        metrics::gauge!("vtagd_ready").set(if ready { 1.0 } else { 0.0 });
         *unhealthy = why;
     }
 

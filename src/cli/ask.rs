@@ -444,7 +444,7 @@ pub fn get_from_each(
 ) -> Result<Vec<Result<Vec<Value>, Unanswered>>, Unanswered> {
     let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
-    runtime.block_on(async {
+    let answers = runtime.block_on(async {
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let asked: Vec<_> = daemons
             .iter()
@@ -462,5 +462,8 @@ pub fn get_from_each(
             answers.push(one.await.unwrap_or_else(|error| Err(failed(&error))));
         }
         Ok(answers)
-    })
+    });
+    // A name that is still being looked up holds nobody up.
+    runtime.shutdown_background();
+    answers
 }

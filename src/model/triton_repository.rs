@@ -78,6 +78,12 @@ pub fn export(wanted: &TritonExport<'_>, repository: &Path) -> Result<ExportedMo
         let names: Vec<_> = graph.outputs.iter().map(|output| output.name.as_str()).collect();
         ExportError::Input(format!("{}: none of its outputs is an embedding ({})", vision.display(), names.join(", ")))
     })?;
+    // They go into a file of the server and into a command for a shell.
+    let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_./:-".contains(c));
+    if let Some(odd) = [&graph.input.name, &output.name].into_iter().find(|name| !is_plain(name)) {
+        let what = format!("its graph has an input or output called {odd:?}, which Triton's files cannot name");
+        return Err(ExportError::Input(format!("{}: {what}; export it anew with a plain name", vision.display())));
+    }
     let disk = |path: &Path| {
         let path = path.to_owned();
         move |source| ExportError::Disk { path, source }

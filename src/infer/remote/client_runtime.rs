@@ -30,6 +30,8 @@ impl ClientRuntime {
         let thread = Builder::new().name("vtagd-remote".into()).spawn(move || {
             // Either way it is to end.
             let _ = runtime.block_on(ended);
+            // A name that is being looked up may take the system longer than anybody waits for an end.
+            runtime.shutdown_background();
         })?;
         Ok(Self { handle, end: Some(end), thread: Some(thread) })
     }

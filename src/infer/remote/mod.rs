@@ -176,7 +176,6 @@ impl RemoteError {
 fn told(text: &str) -> String {
     const MOST: usize = 300;
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let clean = line.chars().filter(|c| !c.is_control());
-    let short: String = clean.take(MOST).collect();
-    crate::platform::secret::scrub(&short).into_owned()
+    // Before it is cut: half a secret is not known as one.
+    crate::platform::secret::scrub(&line).chars().filter(|c| !c.is_control()).take(MOST).collect()
 }

@@ -94,7 +94,8 @@ impl RemoteEncoder {
             rows.insert(at, &probe);
         }
         embeddings.clear();
-        let fits = link.most_in_a_message(model).min(model.max_batch.unwrap_or(usize::MAX));
+        // No more than without the probe: a server that takes just that would refuse the batch for the picture that nobody asked about.
+        let fits = link.most_in_a_message(model).min(model.max_batch.unwrap_or(usize::MAX)).min(count.max(1));
         let mut from = 0;
         while from < rows.len() {
             let many = self.limit.allow((rows.len() - from).min(fits), Instant::now());
@@ -112,8 +113,16 @@ impl RemoteEncoder {
                         "too much for the inference server, going on with half as many"
                     );
                 }
-                Err(RemoteError::TooMuch(why)) => return Err(RemoteError::Busy(why)),
-                Err(fault) => return Err(fault),
+                Err(fault) => {
+                    // It has not been answered, so it is still to be asked.
+                    if probed.is_some() {
+                        link.probe_soon();
+                    }
+                    return Err(match fault {
+                        RemoteError::TooMuch(why) => RemoteError::Busy(why),
+                        other => other,
+                    });
+                }
             }
         }
         if let Some(at) = probed {

@@ -409,9 +409,16 @@ impl ServerLink {
             let mut rows = Vec::new();
             let most = model.max_batch.unwrap_or(order.len()).min(self.most_in_a_message(model)).max(1);
             for part in order.chunks(most) {
-                let mut pixels = Vec::with_capacity(part.len() * model.layout.picture_bytes(self.size));
-                part.iter().for_each(|index| model.layout.append(&pictures[*index], &self.affine, &mut pixels));
-                self.question(connection, model, (pixels.into(), part.len()), step(), &self.halt, &mut rows)?;
+                let mut ask = |part: &[usize]| {
+                    let mut pixels = Vec::with_capacity(part.len() * model.layout.picture_bytes(self.size));
+                    part.iter().for_each(|index| model.layout.append(&pictures[*index], &self.affine, &mut pixels));
+                    self.question(connection, model, (pixels.into(), part.len()), step(), &self.halt, &mut rows)
+                };
+                match ask(part) {
+                    // It may take fewer, and not have said so.
+                    Err(RemoteError::TooMuch(_)) if part.len() > 1 => part.chunks(1).try_for_each(ask)?,
+                    asked => asked?,
+                }
             }
             Ok(rows)
         };

@@ -185,7 +185,7 @@ impl States {
         self.learn(streams, published);
         self.tell_taken(streams);
         let wanted = self.wanted(streams, published);
-        let gone = self.part_once(published);
+        let gone = self.part_once(&wanted, published);
         for topic in wanted.keys().filter(|topic| !published.knows(topic)) {
             self.there.remove(topic);
         }
@@ -208,14 +208,15 @@ impl States {
 
     /// Once a connection, as nobody knows who was there before: documents from which something has gone are told again, and what is returned is
     /// for devices that have gone.
-    fn part_once(&mut self, published: &Published) -> Vec<Message> {
+    fn part_once(&mut self, wanted: &BTreeMap<String, Vec<u8>>, published: &Published) -> Vec<Message> {
         if !self.surveyed || self.to_part.is_some() {
             return Vec::new();
         }
         let topics: BTreeSet<String> = published.partings.topics().cloned().collect();
         self.there.retain(|topic, _| !topics.contains(topic));
         self.to_part = Some(topics);
-        self.gone_devices(published)
+        // One that has come back meanwhile has not gone: its document, which follows, says so.
+        self.gone_devices(published).into_iter().filter(|message| !wanted.contains_key(&message.topic)).collect()
     }
 
     /// Empties the documents of devices that have gone, unless another's lies there. Nothing of ours does.
