@@ -114,6 +114,7 @@ model: { path: ., logit_scale: 100, logit_bias: -2 }
 runtime:
   library: file
   providers:
+    - remote: { url: grpcs://h, model: m, input: f32, timeout: 3s, max_message: 8MiB, ca: cert.pem, cert: cert.pem, key: key.pem, token: { file: file } }
     - tensorrt: { device: 1, fp16: true, engine_cache: engines, timing_cache: times, workspace: 1GiB, opt_batch: 2 }
     - cuda: { device: 1, memory_limit: 1GiB, arena: next_power_of_two, fp16: false }
     - openvino: { device: CPU, precision: f32, threads: 2, streams: 2 }

@@ -102,9 +102,9 @@ def main():
     mlserver.start()
     same(folder, "mlserver-grpc", f"[ {remote(mlserver)} ]", local)
     box = Box(folder / "mlserver-http", config(folder, f"[ {remote(mlserver, 'http')} ]", more=", strict: true"))
-    check("mlserver-http: JSON tensors are refused at the start", box.wait() != 0)
+    check("mlserver-http: a server without binary tensors is refused at the start", box.wait() != 0)
     log = (box.folder / "log").read_text()
-    check("mlserver-http: with what to do", "use grpc://" in log or "binary" in log, log)
+    check("mlserver-http: with what to do", "wants grpc://" in log, log)
     print("all is well")
 
 

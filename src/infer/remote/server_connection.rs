@@ -232,7 +232,14 @@ impl ServerConnection {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(JSON_LENGTH, json.len())
             .body(Full::new(Bytes::from(body)));
-        let (json_length, body) = self.exchange(request, question.answer_bytes + ENVELOPE, true).await?;
+        let answer = self.exchange(request, question.answer_bytes + ENVELOPE, true).await;
+        let (json_length, body) = answer.map_err(|error| match error {
+            // MLServer has an error of its own for them.
+            RemoteError::Refused(why) => {
+                RemoteError::Refused(format!("{why} (a server without binary tensors over HTTP wants grpc://)"))
+            }
+            other => other,
+        })?;
         let length = json_length.filter(|length| *length <= body.len());
         let length = length.ok_or_else(|| RemoteError::Wrong("the server's answer is shorter than it says".into()))?;
         let (head, values) = (body.slice(..length), body.slice(length..));
@@ -274,7 +281,7 @@ impl ServerConnection {
         let (status, headers) = (answer.status(), answer.headers());
         let json_length = headers.get(JSON_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if status.is_success() && binary && json_length.is_none() {
-            let why = "the server answers with values in JSON, not in binary; use grpc:// with it";
+            let why = "the server answers with values in JSON, not in binary";
             return Err(RemoteError::Refused(why.to_owned()));
         }
         let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| {
