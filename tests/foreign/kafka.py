@@ -322,7 +322,10 @@ class Kafka:
         reader, box = Reader(), self.flood("kills").start()
         chance = random.Random(2)
         for _ in range(KILLS):
-            time.sleep(0.2 + chance.random())
+            # In the middle of what it makes and delivers.
+            before = len(self.stored(box))
+            wait(lambda: len(self.stored(box)) > before, 240)
+            time.sleep(chance.random())
             box.stop(signal.SIGKILL)
             box.start()
         self.report.check(self.drain(box) == 0, f"{KILLS} times killed: every event is acknowledged", box.waiting())
