@@ -159,27 +159,39 @@ fn a_moment_of_the_past_becomes_an_example_and_a_camera_has_a_calibration_of_its
     assert!(status == 422 && told["error"].as_str().unwrap().contains("mark"), "nothing is marked: {status} {told}");
 
     // It was there, and then it was not for a while.
-    let find = |kind: &str| {
-        let path = format!("/api/v1/events?label=launch&type={kind}");
-        ask(&url, "GET", &path, &[], None).1["events"].as_array().and_then(|events| events.last().cloned())
+    let first_start = || {
+        let path = "/api/v1/events?label=launch&type=start";
+        ask(&url, "GET", path, &[], None).1["events"].as_array().and_then(|events| events.last().cloned())
     };
-    let end = eventually("a rocket has come and gone", || find("end"));
-    let id = end["id"].as_str().unwrap();
-    let (status, told, _) = ask(&url, "POST", &format!("/api/v1/events/{id}/mark?verdict=right"), &[], None);
-    assert_eq!(status, 200, "{told}");
+    // As often as it takes: a busy machine looks at less than it should, and a threshold wants ten looks without it.
+    let mut marked: Vec<String> = Vec::new();
+    let (end, found) = eventually("there is enough of both", || {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let events = ask(&url, "GET", "/api/v1/events?label=launch&type=end", &[], None).1["events"].clone();
+        for end in events.as_array().into_iter().flatten() {
+            let id = end["id"].as_str().unwrap().to_owned();
+            let gone: jiff::Timestamp = end["data"]["ended_at"].as_str().unwrap().parse().unwrap();
+            let after = |seconds: i64| gone + jiff::SignedDuration::from_secs(seconds);
+            // The rocket is in view for eight of thirty-two seconds.
+            if marked.contains(&id) || jiff::Timestamp::now() < after(19) {
+                continue;
+            }
+            let (status, told, _) = ask(&url, "POST", &format!("/api/v1/events/{id}/mark?verdict=right"), &[], None);
+            assert_eq!(status, 200, "{told}");
+            let (from, to) = (after(2), after(18));
+            let mark = format!("/api/v1/marks?stream=gate&set=things&kind=absent&label=launch&from={from}&to={to}");
+            assert_eq!(ask(&url, "POST", &mark, &[], None).0, 200);
+            marked.push(id);
+        }
+        let first = marked.first()?;
+        let end = events.as_array()?.iter().find(|end| end["id"] == first.as_str())?.clone();
+        let (status, told, _) = post("/api/v1/labels/things/calibrate", &question);
+        (status == 200 && told["labels"][0]["found"].is_object()).then_some((end, told))
+    });
     let gone: jiff::Timestamp = end["data"]["ended_at"].as_str().unwrap().parse().unwrap();
     let second = |seconds: i64| gone + jiff::SignedDuration::from_secs(seconds);
-    eventually("it was away for long enough", || (jiff::Timestamp::now() > second(13)).then_some(()));
-    let mark =
-        format!("/api/v1/marks?stream=gate&set=things&kind=absent&label=launch&from={}&to={}", second(2), second(12));
-    assert_eq!(ask(&url, "POST", &mark, &[], None).0, 200);
-
-    let (status, found, _) = eventually("the history has it", || {
-        let told = post("/api/v1/labels/things/calibrate", &question);
-        (told.0 == 200).then_some(told)
-    });
     let launch = &found["labels"][0];
-    assert!(status == 200 && launch["found"]["enter"]["margin"].is_number(), "{status} {found}");
+    assert!(launch["found"]["enter"]["margin"].is_number(), "{found}");
     assert_eq!((&launch["label"], &found["written"]), (&json!("launch"), &Value::Null));
     let from = || {
         let scores = ask(&url, "GET", "/api/v1/streams/gate/scores", &[], None).1["scores"].clone();
@@ -204,7 +216,7 @@ fn a_moment_of_the_past_becomes_an_example_and_a_camera_has_a_calibration_of_its
         let body = json!({ "label": "launch", "prompts": ["a rocket launch"], key: [{ "stream": "gate", "at": at }], "sha256": sha256 });
         post("/api/v1/labels/things/edit", &body)
     };
-    let start = find("start").unwrap();
+    let start = first_start().unwrap();
     let (status, told, _) = learn("counter_examples", json!(second(6)), set_of("sha256"));
     assert_eq!(status, 200, "{told}");
     let (status, told, _) = learn("examples", middle(&start), set_of("sha256"));
