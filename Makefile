@@ -120,15 +120,45 @@ install: ## install the built release into DESTDIR; never overwrites a configura
 dist: setup
 	@tools/dist.sh
 
+# What is packed is for this machine, or for ARCH=arm64, which is built here in a Debian of its own; DEB=FILE names a package that is there.
+ARCH ?= $(shell dpkg --print-architecture 2>/dev/null)
+NATIVE := $(shell dpkg --print-architecture 2>/dev/null)
+ifeq ($(DEB),)
+PACKAGE = $$(ls -t target/debian/vtagd_*_$(ARCH).deb | head -n 1)
+else
+PACKAGE = $(DEB)
+endif
+
 .PHONY: deb
-deb: dist ## the Debian package, target/debian/vtagd_*.deb
+ifneq ($(DEB),)
+deb:
+	@test -s "$(DEB)" || { echo "there is no $(DEB)" >&2; exit 1; }
+else ifeq ($(ARCH),$(NATIVE))
+deb: dist ## the Debian package, target/debian/vtagd_*.deb (ARCH=arm64: for that, as root; 5 GB)
 	@tools/setup/rust_tool.sh deb
 	@tools/deb.sh
+else
+deb: setup
+	@tools/setup/packages.sh mmdebstrap
+	@tools/cross.sh "$(ARCH)"
+endif
 
 .PHONY: test-deb
-test-deb: deb ## install, run as a service, upgrade and purge the package in a clean Debian 12 (as root; 1.5 GB)
+test-deb: deb ## install, run as a service, upgrade and purge the package in a clean Debian 12 (as root; 1.5 GB; ARCH=arm64, DEB=FILE)
 	@tools/setup/packages.sh mmdebstrap lintian systemd-container
-	@tools/test_deb.sh "$$(ls -t target/debian/vtagd_*.deb | head -n 1)"
+	@tools/test_deb.sh "$(PACKAGE)"
+
+.PHONY: image
+image: deb ## an OCI image without a registry, target/image/vtagd-*.tar (as root; 3 GB; ARCH=arm64, DEB=FILE)
+	@tools/image.sh "$(PACKAGE)"
+
+.PHONY: test-image
+test-image: image ## run it with podman: every kind of source, reload, a restart over the same state (as root)
+	@tools/test_image.sh "$$(ls -t target/image/vtagd-*-$(ARCH).tar | head -n 1)"
+
+.PHONY: first-tag
+first-tag: image ## how long it takes from a fresh Debian to the first tag, and what size things have (as root; DEB=FILE)
+	@benches/first_tag.sh "$(PACKAGE)" "$$(ls -t target/image/vtagd-*-$(ARCH).tar | head -n 1)"
 
 # Programs of others, which no test can stand for. Not in CI: they are large, and need root.
 .PHONY: test-brokers
@@ -137,11 +167,23 @@ test-brokers: build ## a daemon at mosquitto, RabbitMQ, aedes and amqtt (as root
 	@tests/foreign/setup.sh brokers
 	@/usr/bin/python3 tests/foreign/brokers.py $(ONLY)
 
+.PHONY: test-fleet
+test-fleet: build ## daemons at a real Triton and a real MLServer, without a GPU (1.5 GB, 5 minutes)
+	@tests/foreign/setup_fleet.sh
+	@python3 tests/foreign/fleet.py
+
 .PHONY: test-home-assistant
-test-home-assistant: build ## a daemon and a real Home Assistant, in 16 scenarios (as root; 1.3 GB, 5 minutes; ONLY=fires: that alone)
+test-home-assistant: build ## a daemon and a real Home Assistant, in 18 scenarios (as root; 1.3 GB, 6 minutes; ONLY=fires: that alone)
 	@tools/setup/packages.sh mmdebstrap mosquitto python3-paho-mqtt python3-yaml
 	@tests/foreign/setup.sh home-assistant
 	@/usr/bin/python3 tests/foreign/home_assistant.py $(ONLY)
+
+.PHONY: test-kafka
+test-kafka: setup ## a daemon with the Kafka client at tansu, read by confluent-kafka (as root; 80 MB, 15 minutes; ONLY=kills: that alone)
+	@tools/setup/packages.sh libssl-dev python3-paho-mqtt
+	@$(CARGO) build --release --locked $(FEATURES)
+	@tests/foreign/setup.sh kafka
+	@/usr/bin/python3 tests/foreign/kafka.py $(ONLY)
 
 .PHONY: sbom
 sbom: setup ## the bill of materials (CycloneDX), target/vtagd.cdx.json

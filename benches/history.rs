@@ -2,6 +2,9 @@
 //! `cargo bench --bench history -- ROWS.f32 QUERIES FOLDER`: the file is of 32-bit numbers, rows of 512, the last QUERIES of them queries; one line of
 //! JSON. `benches/peers/history_stores.py` makes the file, and compares with libraries. Without arguments: 100,000 random rows.
 //!
+//! `-- --fill FOLDER FINGERPRINT STREAMS HOURS` leaves such a past of a daemon's streams `camera-0` … as random rows, one every two seconds, for
+//! `benches/page_load.py`.
+//!
 //! Not criterion: filling takes long, and what counts is one run with the disk's own rhythm in it.
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use vtagd::frame::view::NamedView;
 use vtagd::history::moment_search::{Wanted, search};
 use vtagd::history::name_table::Name;
 use vtagd::history::row_store::{NewRow, RetentionLimits, RowStore, StoredRows};
@@ -96,6 +100,43 @@ fn killed(rows: &Path, folder: &Path) -> (u64, u64) {
     (told, told.saturating_sub(there))
 }
 
+/// ms between the rows of a past that is made up: a scene that moves all the time is kept as often.
+const MOVING: i64 = 2000;
+
+/// A past of so many hours until now, of the default view of each stream.
+fn fill(folder: &Path, model: &str, streams: usize, hours: f64) {
+    std::fs::create_dir_all(folder).unwrap();
+    let (mut store, _) = RowStore::open(Some(folder), limits(8 << 30), Instant::now()).unwrap();
+    let view = NamedView::default().digest();
+    let names: Vec<Name> = (0..streams)
+        .map(|number| Name {
+            stream: format!("camera-{number}"),
+            region: String::new(),
+            model: model.to_owned(),
+            view: view.clone(),
+        })
+        .collect();
+    let now = jiff::Timestamp::now().as_millisecond();
+    let begin = now - (hours * 3_600_000.0) as i64;
+    let mut state = 1_u32;
+    let mut rows = 0;
+    for at in (begin..now).step_by(MOVING as usize) {
+        for name in &names {
+            let numbers = (0..DIM).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            });
+            let embedding: Vec<f32> = numbers.collect();
+            let length = embedding.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let embedding: Vec<f32> = embedding.iter().map(|x| x / length).collect();
+            store.push(&NewRow { name, tile: 0, at, embedding: &embedding }, Instant::now()).unwrap();
+            rows += 1;
+        }
+    }
+    store.sync().unwrap();
+    println!("{}", json!({ "rows": rows, "bytes": bytes(folder) }));
+}
+
 /// Asks the page cache to forget the files of `folder`.
 fn forget(folder: &Path) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -131,6 +172,9 @@ fn main() {
     }
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--write", rows, folder] => write_forever(Path::new(rows), Path::new(folder)),
+        ["--fill", folder, model, streams, hours] => {
+            fill(Path::new(folder), model, streams.parse().unwrap(), hours.parse().unwrap());
+        }
         [rows, queries, folder] => measure(Path::new(rows), queries.parse().unwrap(), &PathBuf::from(folder)),
         _ => panic!("ROWS.f32 QUERIES FOLDER"),
     }

@@ -56,7 +56,11 @@ fn event(number: usize) -> Event {
         media_start: 12.5,
         media_end: ends.then_some(13.5),
         reason: None,
-        model: ModelRef { name: "vit-b-32".into(), fingerprint: "0123456789abcdef0123456789abcdef".into(), provider: None },
+        model: ModelRef {
+            name: "vit-b-32".into(),
+            fingerprint: "0123456789abcdef0123456789abcdef".into(),
+            provider: None,
+        },
         attributes: Arc::default(),
         snapshot: None,
     };

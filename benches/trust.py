@@ -23,6 +23,7 @@ WAYS = {
     "texts": ({}, {}),
     "texts, nouns": ({"nouns": True}, {}),
     "examples (learn: auto)": ({}, {"learn": "auto"}),
+    "examples, nouns (learn: auto)": ({"nouns": True}, {"learn": "auto"}),
     "learn: always": ({}, {"learn": "always"}),
     "learn: always, nouns": ({"nouns": True}, {"learn": "always"}),
     "learn: always, similarity 0": ({}, {"learn": "always", "similarity": 0}),
@@ -147,7 +148,7 @@ def main():
     parser.add_argument("--vtagd", default="target/release/vtagd")
     parser.add_argument("--footage", default="../shared/footage")
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--view", default="squash")
+    parser.add_argument("--view", default="tiles")
     parser.add_argument("--every", default="500ms")
     parser.add_argument("--out")
     parser.add_argument("--clips", default=",".join(LABELS), type=str)

@@ -14,10 +14,21 @@ etc=$DESTDIR$SYSCONFDIR/vtagd
 [ -e runtime/libonnxruntime.so ] && [ -d models/starter ] || die "the runtime or the starter model is missing: run make setup first"
 install -d "$DESTDIR" 2>/dev/null && [ -w "${DESTDIR:-/}" ] || die "cannot write to ${DESTDIR:-/}: run sudo make install, or set DESTDIR"
 
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+target/release/vtagd package-files "$made" || die "target/release/vtagd does not run: run make build on this machine"
+
 install -D -m 755 target/release/vtagd "$DESTDIR$PREFIX/bin/vtagd"
+install -D -m 644 -t "$DESTDIR$PREFIX/share/man/man1" "$made"/man/*.1
+install -D -m 644 "$made/vtagd.bash" "$DESTDIR$PREFIX/share/bash-completion/completions/vtagd"
+install -D -m 644 -t "$DESTDIR$PREFIX/share/fish/vendor_completions.d" "$made/vtagd.fish"
+# Where zsh looks: below /usr in Debian's folder for packages, elsewhere in zsh's own.
+zsh=site-functions
+[ "$PREFIX" != /usr ] || zsh=vendor-completions
+install -D -m 644 -t "$DESTDIR$PREFIX/share/zsh/$zsh" "$made/_vtagd"
 install -D -m 644 -t "$lib" runtime/libonnxruntime.so
 install -D -m 644 -t "$share/pipelines" pipelines/*.gst
-install -D -m 644 -t "$share" config/vtagd.schema.json config/vtagd-labels.schema.json
+install -D -m 644 -t "$share" config/vtagd.schema.json config/vtagd-labels.schema.json config/vtagd.asyncapi.json
 install -D -m 644 -t "$share/models/starter" models/starter/*
 install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
     runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The bill of materials, CycloneDX in JSON: every crate in the binary with version, hash, licence and address, and what the package
-# brings besides: ONNX Runtime and the parts of the starter model, as tools/pins names them. Usage: sbom.sh FILE
+# brings besides: ONNX Runtime and the parts of the starter model, as tools/pins names them. Usage: sbom.sh FILE [TARGET]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 die() { printf 'sbom: %s\n' "$*" >&2; exit 1; }
@@ -10,7 +10,7 @@ tools/setup/rust_tool.sh cyclonedx
 # The moment and the number of the document come from this, else they would be others each time.
 SOURCE_DATE_EPOCH=$(tools/source_date.sh)
 export SOURCE_DATE_EPOCH
-target=$(tools/cargo -vV | sed -n 's/^host: //p')
+target=${2:-$(tools/cargo -vV | sed -n "s/^host: //p")}
 # The tool writes beside Cargo.toml only.
 name=.vtagd-sbom-$$
 trap 'rm -f "$name.json" "$name.tree"' EXIT

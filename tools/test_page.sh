@@ -10,7 +10,7 @@ if [ -z "${VTAGD-}" ]; then
     tools/cargo build --locked --features vtagd/kafka -p vtagd -p rtsp-server --bins
 fi
 case "${1-test}" in
-test) exec node --test --test-concurrency=1 tests/browser/page.test.mjs ;;
+test) exec node --test --test-concurrency=1 tests/browser/*.test.mjs ;;
 screenshots) exec node tests/browser/screenshots.mjs ;;
 *) echo "test_page: test or screenshots" >&2; exit 2 ;;
 esac

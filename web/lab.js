@@ -5,6 +5,7 @@
 import { ApiError, attempt, get, located, notice, post } from './api.js';
 import { button, choice, each, field, h, here, percent, put, replaceAddress, say, scoreOf, settled, time } from './dom.js';
 import { curve, histogram, stretch, stretches } from './chart.js';
+import { learn } from './learn.js';
 
 const HOURS = [
   ['1', 'the last hour'],
@@ -168,6 +169,11 @@ export function lab(body, parameters) {
     const summary = h('p', { class: 'small' });
     const moments = h('ul', { class: 'moments' });
     const selection = h('p', { class: 'verdict', hidden: true });
+    const trust = h('div', {});
+    const where = { stream: one.stream, region: one.region };
+    const report = () => attempt(() => trusted(trust, where));
+    const own = () => attempt(() => calibrated(trust, where));
+    const more = h('p', { class: 'verdict' }, button('Trust report', report), button('Calibrate for this camera', own));
     const chosen = (from, to) => {
       put(selection, `${stretch(instant(from), instant(to))}: `, button('seen', mark('seen', from, to)), button('absent', mark('absent', from, to)), button('neither', () => {
         selection.hidden = true;
@@ -184,15 +190,25 @@ export function lab(body, parameters) {
         line.forget();
         move();
       });
+    /** The highest moment of a stretch becomes what the label learns from. */
+    const teach = (key, moment) => () =>
+      attempt(async () => {
+        const points = one.curve.slice(moment.from, moment.to + 1);
+        const at = moment.from + points.indexOf(Math.max(...points.filter((margin) => margin !== null)));
+        const { details } = set;
+        await learn(set, details.find((own) => own.label === told.label), key, { ...where, at: new Date(instant(at + 0.5)).toISOString() });
+        await reread();
+        await look();
+      });
     const line = curve({ curve: one.curve, low, high, since: since(), step: told.step, name: `${told.label} on ${place}`, chosen });
     const spread = histogram(one.histogram, low, high);
     const pictures = one.pictures;
-    const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), moments);
+    const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), more, trust, moments);
     const item = (moment) => {
       const picture = located(pictures.find(({ step }) => step >= moment.from && step <= moment.to)?.url);
       const words = `${stretch(instant(moment.from), instant(moment.to + 1))}, highest ${moment.peak.toFixed(1)}`;
       const image = picture ? h('a', { href: picture, class: 'picture' }, h('img', { src: picture, alt: `${place}, ${time(instant(moment.from))}`, loading: 'lazy' })) : null;
-      return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, button('seen', mark('seen', moment.from, moment.to)), button('absent', mark('absent', moment.from, moment.to))));
+      return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, button('seen', mark('seen', moment.from, moment.to)), button('absent', mark('absent', moment.from, moment.to)), button('example', teach('examples', moment)), button('counter-example', teach('counter_examples', moment))));
     };
     return {
       element,
@@ -228,6 +244,51 @@ export function lab(body, parameters) {
     say(shown, `${margin.toFixed(1)}, a score of ${percent(scoreOf(margin))}`);
     for (const one of charts) one.update(margin);
     fit.disabled = !charts.some(({ one }) => ownMarks(one).length > 0);
+  }
+
+  /** A command's answer about one camera, in the place of what was said there. */
+  async function command(place, of, name, more) {
+    if (!set.labels.includes(told.label)) throw new ApiError(0, 'save the label first: only what is saved can be looked at');
+    put(place, h('p', { role: 'status' }, 'looking at what is marked …'));
+    try {
+      return (await post(`labels/${encodeURIComponent(set.set)}/${name}`, {}, { json: { ...of, label: told.label, ...more } })).labels?.find((one) => one.label === told.label);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      put(place, h('p', { class: 'bad', role: 'status' }, error.message));
+      return null;
+    }
+  }
+
+  async function trusted(place, of) {
+    const found = await command(place, of, 'report');
+    if (!found) return;
+    const rate = (one) => (one ? `${one.value.toFixed(2)} (${one.low.toFixed(2)} to ${one.high.toFixed(2)})` : 'not enough is marked');
+    const rows = [
+      ['thresholds from', found.thresholds_from],
+      ['tags against marks (F1)', rate(found.f1)],
+      ['of the time without it, tagged', rate(found.absent_tagged)],
+      ['of the time with it, covered', rate(found.present_covered)],
+      found.drift ? ['beyond what it was calibrated on', percent(found.drift.share)] : null,
+      found.learned ? ['learned from pictures', found.learned.used ? 'yes' : 'its texts suffice'] : null,
+      found.verdict ? ['but', found.verdict] : null,
+    ];
+    put(place, h('table', { class: 'trust' }, h('caption', {}, `How far ${told.label} can be trusted here`), h('tbody', {}, rows.filter(Boolean).map(([what, is]) => h('tr', {}, h('th', { scope: 'row' }, what), h('td', {}, is))))));
+  }
+
+  async function calibrated(place, of) {
+    const found = await command(place, of, 'calibrate', { write: false });
+    if (!found) return;
+    if (!found.found) {
+      put(place, h('p', { class: 'bad', role: 'status' }, `No threshold yet: ${found.refused}`));
+      return;
+    }
+    const save = button('Keep it for this camera', () =>
+      attempt(async () => {
+        if (!(await command(place, of, 'calibrate', { write: true }))) return;
+        put(place, h('p', { role: 'status' }, 'It counts here from now on, instead of the set\'s threshold.'));
+      }), { class: 'main' });
+    const checked = found.checked?.after?.f1 ? `, and F1 ${found.checked.after.f1.value.toFixed(2)} on marks that it was not made of` : ', not checked on other marks yet: mark more';
+    put(place, h('p', { role: 'status' }, `What is marked here is told apart best at a margin of ${found.found.enter.margin?.toFixed(1) ?? '–'}${checked}. `, save));
   }
 
   function calibrate() {

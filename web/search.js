@@ -2,6 +2,7 @@
 
 import { ask, attempt, get, located, notice, post } from './api.js';
 import { button, choice, field, h, here, put, replaceAddress, say, time } from './dom.js';
+import { learn } from './learn.js';
 
 const LIMIT = 40;
 const SINCE = [
@@ -84,6 +85,14 @@ export function search(body, parameters) {
         await post('marks', { stream: one.stream, region: one.region, set, kind, label: name, from: one.from, to });
         say(said, `marked: ${name} ${kind}`);
       });
+    const teach = (key) => () =>
+      attempt(async () => {
+        const [name, of] = JSON.parse(label.value);
+        // As it is by now: each change gives the set another hash.
+        ({ sets } = await get('labels'));
+        const set = sets.find((known) => known.set === name);
+        await learn(set, set?.details.find((known) => known.label === of), key, { stream: one.stream, region: one.region, at: one.from });
+      });
     const events = here('events', { stream: one.stream, since: one.from, until: new Date(new Date(one.until).getTime() + 60_000).toISOString() });
     return h(
       'li',
@@ -91,7 +100,7 @@ export function search(body, parameters) {
       image,
       h('p', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place), ` · ${time(one.from)} · `, one.margin === null ? `likeness ${one.score.toFixed(2)}` : `margin ${one.margin.toFixed(1)}`),
       h('p', { class: 'verdict' }, at ? button('neighbours', () => attempt(near)) : null, h('a', { href: events }, 'what was told then')),
-      labels.length ? h('p', { class: 'verdict' }, label, button('seen', mark('seen')), button('absent', mark('absent')), said) : null,
+      labels.length ? h('p', { class: 'verdict' }, label, button('seen', mark('seen')), button('absent', mark('absent')), button('example', teach('examples')), button('counter-example', teach('counter_examples')), said) : null,
     );
   }
 

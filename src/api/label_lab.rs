@@ -24,7 +24,7 @@ use super::openapi::{answer, list, object, object_with, of, operation, with_para
 use crate::event::ModelRef;
 use crate::event::live_scores::Level;
 use crate::history::margin_curve::ToldCurve;
-use crate::stream::requests::{Action, LabelDraft, RequestOutcome};
+use crate::stream::requests::{Action, LabelDraft, PastMoment, RequestOutcome};
 
 /// Longest name of a label.
 const MAX_NAME: usize = 256;
@@ -33,6 +33,10 @@ const MAX_HOURS: f64 = 336.0;
 const HOURS: f64 = 6.0;
 /// A margin is a difference of logits; a model's scale leaves room for less.
 const MAX_MARGIN: f64 = 1000.0;
+/// Moments that are sent at once: as many as a label may have as examples.
+const MAX_MOMENTS: usize = 32;
+/// Of a stream's or a region's name.
+const MAX_ID: usize = 64;
 
 /// How a label would stand.
 #[derive(Clone, Debug, Serialize)]
@@ -79,10 +83,38 @@ struct Sent {
     background: Option<Vec<String>>,
     enter: Option<f64>,
     exit: Option<f64>,
+    #[serde(default)]
+    examples: Vec<SentMoment>,
+    #[serde(default)]
+    counter_examples: Vec<SentMoment>,
     /// Of a trial alone.
     hours: Option<f64>,
     /// Of a change alone.
     sha256: Option<String>,
+}
+
+/// A moment of the past, of a stream or of a region of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SentMoment {
+    stream: String,
+    #[serde(default)]
+    region: Option<String>,
+    at: Timestamp,
+}
+
+impl SentMoment {
+    /// As streams and regions are called.
+    fn is_named(&self) -> bool {
+        let is_name = |name: &str| {
+            (1..=MAX_ID).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        };
+        is_name(&self.stream) && self.region.as_deref().is_none_or(is_name)
+    }
+
+    fn moment(self) -> PastMoment {
+        PastMoment { stream: self.stream, region: self.region, at: self.at }
+    }
 }
 
 impl Sent {
@@ -120,6 +152,12 @@ impl Sent {
         if texts.clone().any(|text| is_long(text, MAX_TEXT_CHARS)) {
             return Some("a prompt has one character to 1000");
         }
+        let moments = || self.examples.iter().chain(&self.counter_examples);
+        if moments().count() > MAX_MOMENTS || !moments().all(SentMoment::is_named) {
+            return Some(
+                "`examples` and `counter_examples` are 32 moments at most, each with a stream's name and a time",
+            );
+        }
         if self.enter.iter().chain(&self.exit).any(is_far) {
             return Some("`enter` and `exit` are margins from -1000 to 1000");
         }
@@ -128,7 +166,9 @@ impl Sent {
 
     fn draft(self) -> LabelDraft {
         let Self { label, prompts, negatives, background, enter, exit, .. } = self;
-        LabelDraft { label, prompts, negatives, background, enter, exit }
+        let moments = |sent: Vec<SentMoment>| sent.into_iter().map(SentMoment::moment).collect();
+        let (examples, counter_examples) = (moments(self.examples), moments(self.counter_examples));
+        LabelDraft { label, prompts, negatives, background, enter, exit, examples, counter_examples }
     }
 }
 
@@ -191,9 +231,18 @@ fn body(more: Value, required: &[&str]) -> Value {
     let prompts = json!({ "type": "array", "items": text(MAX_TEXT_CHARS), "maxItems": MAX_TEXTS });
     let or_null = |schema: Value| json!({ "anyOf": [schema, { "type": "null" }] });
     let margin = or_null(json!({ "type": "number", "minimum": -MAX_MARGIN, "maximum": MAX_MARGIN }));
+    let id = json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$" });
+    let moment = object_with(
+        json!({ "stream": id, "at": { "type": "string", "format": "date-time" } }),
+        json!({ "region": or_null(id.clone()) }),
+    );
+    let moments = json!({ "type": "array", "items": moment, "maxItems": MAX_MOMENTS / 2 });
     let mut schema = object_with(
         json!({ "label": text(MAX_NAME) }),
-        json!({ "prompts": prompts, "negatives": prompts, "background": or_null(prompts.clone()), "enter": margin, "exit": margin }),
+        json!({
+            "prompts": prompts, "negatives": prompts, "background": or_null(prompts.clone()), "enter": margin, "exit": margin,
+            "examples": moments, "counter_examples": moments,
+        }),
     );
     for (key, value) in more.as_object().into_iter().flatten() {
         schema["properties"][key] = value.clone();

@@ -12,6 +12,7 @@ pub mod fuzz_http;
 mod guard;
 mod handlers;
 mod label_lab;
+mod label_reports;
 mod limits;
 mod live;
 mod live_client;
@@ -59,6 +60,7 @@ use crate::snapshot::Gallery;
 use crate::stream::registry::{RegisteredStream, StreamRegistry};
 use crate::stream::requests::RequestSender;
 
+use label_reports::Commanding;
 use live::LiveHub;
 use model_queries::Answering;
 use picture_grid::SmallPictures;
@@ -67,6 +69,7 @@ use stream_setup::Finding;
 pub use access::Access;
 pub use forwarded_for::AddressRange;
 pub use label_lab::{TriedLabel, TriedStream};
+pub use label_reports::{CommandQuestion, CommandRefusal, LabelCommands};
 pub use mark_routes::{MarkKeeping, MarkRefusal, MarkView, NewMark};
 pub use model_queries::{ModelQueries, QueryRefusal, SetScores, TagScore};
 pub use stream_setup::{Additions, CameraFinder, DiscoverQuestion, NoPreview};
@@ -190,6 +193,8 @@ pub struct Board {
     marks: RwLock<Option<Arc<dyn MarkKeeping>>>,
     /// `None` until the daemon is ready.
     finding: RwLock<Option<Finding>>,
+    /// `None` until the streams are known.
+    commanding: RwLock<Option<Commanding>>,
     additions: RwLock<Additions>,
     /// Labels to begin with, as they are told.
     example_sets: RwLock<Vec<serde_json::Value>>,
@@ -223,6 +228,7 @@ impl Board {
             answering: RwLock::default(),
             marks: RwLock::default(),
             finding: RwLock::default(),
+            commanding: RwLock::default(),
             additions: RwLock::default(),
             example_sets: RwLock::default(),
             readers: Arc::new(Semaphore::new(events::READERS)),
@@ -292,7 +298,9 @@ impl Board {
             return;
         }
         let up = view.state == "up";
-        readiness.provider = Some(if up { Provider::Remote.as_str() } else { view.fallback.unwrap_or(Provider::Remote.as_str()) }.to_owned());
+        readiness.provider = Some(
+            if up { Provider::Remote.as_str() } else { view.fallback.unwrap_or(Provider::Remote.as_str()) }.to_owned(),
+        );
         readiness.server = Some(view);
         let ready = readiness.answer().ready;
         metrics::gauge!("vtagd_ready").set(if ready { 1.0 } else { 0.0 });
@@ -364,6 +372,15 @@ impl Board {
     /// Says who looks for cameras.
     pub fn set_finder(&self, finder: Arc<dyn CameraFinder>) {
         *self.finding.write() = Some(Finding::new(finder));
+    }
+
+    /// Says who reports on labels and calibrates them.
+    pub fn set_label_commands(&self, commands: Arc<dyn LabelCommands>) {
+        *self.commanding.write() = Some(Commanding::new(commands));
+    }
+
+    fn commanding(&self) -> Option<Commanding> {
+        self.commanding.read().clone()
     }
 
     /// Says which streams were added, and whether others can be.

@@ -231,7 +231,13 @@ fn schemas() -> Value {
             "refused": list(object(json!({ "provider": string, "reason": string }))),
             "inference": or_null(&inference), "version": string, "instance": string,
         }),
-        json!({ "outbox": string, "sinks": { "type": "object", "additionalProperties": string } }),
+        json!({
+            "outbox": string, "sinks": { "type": "object", "additionalProperties": string },
+            "server": object(json!({
+                "url": string, "model": string, "state": { "enum": ["up", "away", "slow", "full", "refused", "wrong"] },
+                "reason": maybe_string, "since": time, "input": maybe_string, "fallback": maybe_string,
+            })),
+        }),
     );
     let data = object_with(
         json!({
@@ -268,6 +274,7 @@ fn schemas() -> Value {
     let hours = object(json!({ "is_active": flag, "until": or_null(&time), "spans": list(span) }));
     let label = object(json!({
         "label": string, "prompts": list(string.clone()), "negatives": list(string.clone()), "attributes": { "type": "object" },
+        "examples": count, "counter_examples": count,
         "enter": level, "exit": level, "after": number, "after_exit": number, "cooldown": number,
         "active": or_null(&hours),
     }));

@@ -40,6 +40,7 @@ const ASSETS: &[Asset] = assets! {
     "dom.js": SCRIPT,
     "events.js": SCRIPT,
     "lab.js": SCRIPT,
+    "learn.js": SCRIPT,
     "live.js": SCRIPT,
     "search.js": SCRIPT,
     "setup.js": SCRIPT,

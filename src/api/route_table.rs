@@ -12,8 +12,8 @@ use super::guard::{Expected, guard, refusal};
 use super::openapi::{answer, health, of, operation, read, switch, text, with_parameter};
 use super::parameters::Parameter;
 use super::{
-    Shared, browser_session, events, handlers, label_lab, live, mark_routes, model_queries, openapi, openapi_programs,
-    page, picture_grid, push, scores, search, snapshots, stream_detail, stream_setup,
+    Shared, browser_session, events, handlers, label_lab, label_reports, live, mark_routes, model_queries, openapi,
+    openapi_programs, page, picture_grid, push, scores, search, snapshots, stream_detail, stream_setup,
 };
 
 /// Who may ask.
@@ -215,6 +215,13 @@ pub(super) fn all() -> Vec<Route> {
         ),
         Route::post("/api/v1/labels/{set}/try", PICTURE, label_lab::try_label, label_lab::of_try()),
         Route::post("/api/v1/labels/{set}/edit", CHANGE_BODY, label_lab::edit_label, label_lab::of_edit()),
+        Route::post("/api/v1/labels/{set}/report", PICTURE, label_reports::report, label_reports::of_report()),
+        Route::post(
+            "/api/v1/labels/{set}/calibrate",
+            CHANGE_BODY,
+            label_reports::calibrate,
+            label_reports::of_calibrate(),
+        ),
         Route::post("/api/v1/labels/{set}/reset", CHANGE, handlers::reset_set, openapi::reset_labels()),
         Route::get(
             "/api/v1/events",

@@ -26,7 +26,7 @@ use super::handlers::{audit, change, forbidden, part, with_problems};
 use super::model_queries::kind;
 use super::openapi::{answer, list, object, of, operation, with_parameter};
 use super::stream_detail::no_such_stream;
-use crate::platform::secret::Secret;
+use crate::platform::secret::{self, Secret};
 use crate::stream::requests::{Action, NewStream, RequestOutcome};
 use crate::yaml::problem::Problem;
 
@@ -149,6 +149,11 @@ fn is_plain(text: &str, most: usize) -> bool {
 
 #[expect(clippy::result_large_err, reason = "an answer either way, made once a request")]
 fn login(username: Option<String>, password: Option<String>) -> Result<(Option<String>, Option<Secret>), Response> {
+    if secret::is_full() {
+        let why =
+            "more credentials were tried since the daemon started than it can keep out of its log: start it again";
+        return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, why));
+    }
     let (username, password) = (some(username), some(password).map(Secret::new));
     let is_right = username.iter().all(|text| is_plain(text, MAX_NAME))
         && password.iter().all(|secret| is_plain(secret.expose(), MAX_NAME));
@@ -325,7 +330,7 @@ fn of_login() -> Value {
 
 fn of_stream() -> Value {
     let mut properties = of_login();
-    properties["url"] = json!({ "type": "string", "minLength": 1, "maxLength": MAX_URL, "pattern": "\\S", "examples": ["rtsp://10.0.0.12/stream1"] });
+    properties["url"] = json!({ "type": "string", "minLength": 1, "maxLength": MAX_URL, "pattern": "\\S" });
     properties
 }
 

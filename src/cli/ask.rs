@@ -16,6 +16,7 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
@@ -32,6 +33,8 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Whether anybody listens shows at once, or over a network soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Daemons that are asked at the same time.
+const AT_ONCE: usize = 64;
 /// The route that takes a picture or a text, either of which may be wrong.
 const SEARCH: &str = "/api/v1/search";
 /// Largest answer that is read.
@@ -45,7 +48,7 @@ pub struct DaemonArgs {
     config: PathBuf,
     /// The daemon's address, such as http://127.0.0.1:8642; the configuration is not read then.
     #[arg(long, conflicts_with = "config")]
-    url: Option<Url>,
+    url: Vec<Url>,
     /// With --url: the file that holds the token.
     #[arg(long, value_name = "FILE", requires = "url")]
     token_file: Option<PathBuf>,
@@ -64,7 +67,7 @@ impl DaemonArgs {
 
     /// Whether it is a daemon that is meant, and no configuration.
     pub fn has_url(&self) -> bool {
-        self.url.is_some()
+        !self.url.is_empty()
     }
 
     /// The daemon that they name.
@@ -72,13 +75,32 @@ impl DaemonArgs {
     /// # Errors
     /// When they name none.
     pub fn daemon(&self) -> Result<Daemon, Unanswered> {
-        let Some(url) = &self.url else {
+        let [url] = &self.url[..] else {
+            if self.has_url() {
+                let why = "several daemons cannot be asked that: give --url once";
+                return Err(Unanswered::Input(why.to_owned()));
+            }
             let reach = config::reach_of(&self.config).map_err(|why| {
                 let remedy = "; name the daemon's configuration with -c, or its address with --url";
                 Unanswered::Input(if why.contains("--url") { why } else { why + remedy })
             })?;
             return Daemon::of(reach, &self.config);
         };
+        self.daemon_at(url)
+    }
+
+    /// Those that --url names, if there are several.
+    ///
+    /// # Errors
+    /// When one of them cannot be asked.
+    pub fn several(&self) -> Result<Option<Vec<Daemon>>, Unanswered> {
+        if self.url.len() < 2 {
+            return Ok(None);
+        }
+        self.url.iter().map(|url| self.daemon_at(url)).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn daemon_at(&self, url: &Url) -> Result<Daemon, Unanswered> {
         let token = match (&self.token_file, &self.token_env) {
             (Some(file), _) => {
                 let fault = |error| Unanswered::Input(format!("--token-file: {} {error}", file.display()));
@@ -90,7 +112,8 @@ impl DaemonArgs {
             },
             (None, None) => None,
         };
-        Daemon::at(url, token, self.ca.clone())
+        Daemon::at(url, token, self.ca.clone(), "--url")
+            .map_err(|why| Unanswered::Input(format!("{why}; write --url http://HOST:PORT")))
     }
 }
 
@@ -152,12 +175,12 @@ impl Daemon {
         })
     }
 
-    /// The one at `url`, which is trusted as `ca` says, or as the system does.
+    /// The one at `url`, which is trusted as `ca` says, or as the system does. `known_from`: where that stands.
     ///
     /// # Errors
     /// When it is no such address, or the certificates cannot be read.
-    pub fn at(url: &Url, token: Option<Secret>, ca: Option<PathBuf>) -> Result<Self, Unanswered> {
-        let input = |why: &str| Unanswered::Input(format!("{why}; write --url http://HOST:PORT"));
+    pub fn at(url: &Url, token: Option<Secret>, ca: Option<PathBuf>, known_from: &str) -> Result<Self, String> {
+        let input = str::to_owned;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(input("a URL with credentials is visible to every user of this machine"));
         }
@@ -176,11 +199,11 @@ impl Daemon {
             "http" => None,
             "https" => {
                 let name = ServerName::try_from(bare.clone()).map_err(|_| input("that host has no name for TLS"))?;
-                Some((tls::client(&Trust { ca, identity: None }).map_err(Unanswered::Input)?, name))
+                Some((tls::client(&Trust { ca, identity: None })?, name))
             }
             _ => return Err(input("that is neither http:// nor https://")),
         };
-        Ok(Self { host: bare, port, tls, token, known_from: "--url".to_owned() })
+        Ok(Self { host: bare, port, tls, token, known_from: known_from.to_owned() })
     }
 
     /// Its address, for a person.
@@ -280,17 +303,41 @@ impl Daemon {
         })
     }
 
+    /// Its answers, if it can be connected to soon.
+    async fn reached(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
+        let connect = TcpStream::connect((self.host.as_str(), self.port));
+        let slow = |after: Duration| Unanswered::Failed(format!("{} does not answer within {after:?}", self.address()));
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(connected) => connected.map_err(|error| self.nobody(&error))?,
+            Err(_) => return Err(slow(CONNECT_TIMEOUT)),
+        };
+        let answers = self.ask_over(stream, &Method::GET, paths, None);
+        tokio::time::timeout(ANSWER_TIMEOUT, answers).await.unwrap_or_else(|_| Err(slow(ANSWER_TIMEOUT)))
+    }
+
+    fn nobody(&self, error: &std::io::Error) -> Unanswered {
+        let (address, from) = (self.address(), &self.known_from);
+        let remedy = "is the daemon running? `systemctl status vtagd` or its log says so";
+        Unanswered::Failed(format!("nobody answers at {address} ({error}), which is {from}: {remedy}"))
+    }
+
     async fn ask(
         &self,
         method: &Method,
         paths: &[&str],
         body: Option<&(&'static str, Bytes)>,
     ) -> Result<Vec<Value>, Unanswered> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| {
-            let (address, from) = (self.address(), &self.known_from);
-            let remedy = "is the daemon running? `systemctl status vtagd` or its log says so";
-            Unanswered::Failed(format!("nobody answers at {address} ({error}), which is {from}: {remedy}"))
-        })?;
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| self.nobody(&error))?;
+        self.ask_over(stream, method, paths, body).await
+    }
+
+    async fn ask_over(
+        &self,
+        stream: TcpStream,
+        method: &Method,
+        paths: &[&str],
+        body: Option<&(&'static str, Bytes)>,
+    ) -> Result<Vec<Value>, Unanswered> {
         match &self.tls {
             None => self.talk(stream, method, paths, body).await,
             Some((config, name)) => {
@@ -384,4 +431,36 @@ impl Daemon {
             }
         }
     }
+}
+
+/// What each of `daemons` answers to a GET of each of `paths`, or why it does not, in their order. [`AT_ONCE`] are asked at a time; one that cannot
+/// be reached costs [`CONNECT_TIMEOUT`], one that is slow ten seconds.
+///
+/// # Errors
+/// When nobody can be asked at all.
+pub fn get_from_each(
+    daemons: &[Arc<Daemon>],
+    paths: &'static [&'static str],
+) -> Result<Vec<Result<Vec<Value>, Unanswered>>, Unanswered> {
+    let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
+    runtime.block_on(async {
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let asked: Vec<_> = daemons
+            .iter()
+            .map(|daemon| {
+                let (daemon, room) = (Arc::clone(daemon), Arc::clone(&room));
+                tokio::spawn(async move {
+                    // It is never closed.
+                    let _place = room.acquire().await;
+                    daemon.reached(paths).await
+                })
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for one in asked {
+            answers.push(one.await.unwrap_or_else(|error| Err(failed(&error))));
+        }
+        Ok(answers)
+    })
 }

@@ -4,6 +4,7 @@
 use super::package;
 use crate::config;
 use crate::metrics;
+use crate::sink::asyncapi;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -19,6 +20,8 @@ enum Table {
     Keys,
     /// What each key of the configuration needs to take effect: docs/configuration.md.
     Effects,
+    /// What is said over MQTT, NATS and Kafka, as an AsyncAPI document: config/vtagd.asyncapi.json.
+    Asyncapi,
     /// Every command with its arguments: docs/commands.md, the whole page.
     Commands,
 }
@@ -29,6 +32,7 @@ pub fn run(args: &Args, command: clap::Command) -> u8 {
         Table::Metrics => metrics::tables(),
         Table::Keys => config::key_tables(),
         Table::Effects => config::effects::table(),
+        Table::Asyncapi => format!("{:#}", asyncapi::document()),
         Table::Commands => commands(command),
     };
     super::say(text.trim_end());

@@ -1,5 +1,5 @@
 //! `vtagd model`: `import` makes a model directory of a checkpoint, `inspect` tells what a model directory holds;
-//! `pull` is in [`pull`].
+//! `pull` is in [`pull`], `export-triton` in [`export_triton`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::progress::Meter;
-use super::{complain, pull, say};
+use super::{complain, export_triton, pull, say};
 use crate::daemon::engine::spec_of;
 use crate::infer::runtime;
 use crate::model::import::manifest::{self, Manifest};
@@ -55,6 +55,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make a model repository for Triton of a model directory: a GPU server that many boxes share.
+    ExportTriton(export_triton::Args),
 }
 
 /// Does it; the exit code.
@@ -62,6 +64,7 @@ pub fn run(command: &Command) -> u8 {
     match command {
         Command::Import { source, out, precision, no_measure } => import(source, out, *precision, !no_measure),
         Command::Pull(args) => pull::run(args),
+        Command::ExportTriton(args) => export_triton::run(args),
         Command::Inspect { dir, json } => match inspect(dir.as_deref(), *json) {
             Ok(()) => 0,
             Err(error) => {
@@ -227,7 +230,7 @@ fn report(dir: &Path) -> Result<Report, anyhow::Error> {
 }
 
 /// The manifest, where `vtagd.json` is one; a hand-written one with a scale alone is not.
-fn manifest(dir: &Path) -> Result<Option<Manifest>, ModelError> {
+pub(super) fn manifest(dir: &Path) -> Result<Option<Manifest>, ModelError> {
     let value: Option<serde_json::Value> = model::read_json(&dir.join(manifest::FILE))?;
     Ok(value.and_then(|value| serde_json::from_value(value).ok()))
 }

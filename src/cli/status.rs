@@ -1,8 +1,10 @@
-//! `vtagd status`: what a running daemon does, read from its API: streams, model, sinks. Once, as JSON, or again and again on a terminal.
+//! `vtagd status`: what a running daemon does, read from its API: streams, model, sinks. Once, as JSON, or again and again on a terminal. Several
+//! daemons are [`status_boxes`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
@@ -11,12 +13,13 @@ use serde_json::{Value, json};
 use super::ask::{Daemon, DaemonArgs, Unanswered};
 use super::scores::named;
 use super::screen::{Screen, table};
+use super::status_boxes::{self, WatchedBox};
 use super::{plain, say};
 use crate::platform::shutdown;
 use crate::platform::signals;
 
 /// Between two looks.
-const EVERY: Duration = Duration::from_secs(2);
+pub(super) const EVERY: Duration = Duration::from_secs(2);
 
 /// Tags of a stream that are shown; the rest are counted.
 const TAGS: usize = 4;
@@ -26,10 +29,19 @@ const TOP: usize = 3;
 /// Streams for which it does: no screen has more lines, and the API takes so many requests.
 const TOP_STREAMS: usize = 40;
 
+/// What is asked for.
+pub(super) const LOOKED_AT: [&str; 5] =
+    ["/readyz", "/api/v1/streams", "/api/v1/sinks", "/api/v1/events", "/api/v1/labels"];
+
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     daemon: DaemonArgs,
+    /// Several daemons in one table: a YAML file with name, address and token of each. Without one: --url several times.
+    ///
+    /// The exit code is 1 where one of them does not answer or is not ready.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "url"])]
+    boxes: Option<PathBuf>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -40,35 +52,58 @@ pub struct Args {
 
 /// Runs the command; the exit code.
 pub fn run(args: &Args) -> u8 {
-    let looked = |daemon: Daemon| if args.watch { watch(&daemon) } else { once(&daemon, args.json) };
-    match args.daemon.daemon().and_then(looked) {
-        Ok(()) => 0,
+    match look_at(args) {
+        Ok(code) => code,
         Err(why) => why.complain(),
+    }
+}
+
+fn look_at(args: &Args) -> Result<u8, Unanswered> {
+    let named = || -> Result<Option<Vec<WatchedBox>>, Unanswered> {
+        let several = args.daemon.several()?;
+        Ok(several.map(|daemons| daemons.into_iter().map(WatchedBox::unnamed).collect()))
+    };
+    let boxes = args.boxes.as_deref().map_or_else(named, |file| status_boxes::read(file).map(Some))?;
+    match boxes {
+        Some(boxes) if args.watch => status_boxes::watch(&boxes).map(|()| 0),
+        Some(boxes) => status_boxes::once(&boxes, args.json).map(|all_ready| u8::from(!all_ready)),
+        None => {
+            let daemon = args.daemon.daemon()?;
+            if args.watch { watch(&daemon) } else { once(&daemon, args.json) }.map(|()| 0)
+        }
     }
 }
 
 /// What the daemon says, in one object.
 fn look(daemon: &Daemon) -> Result<Value, Unanswered> {
-    let [readiness, streams, sinks, events, labels] =
-        daemon.get(["/readyz", "/api/v1/streams", "/api/v1/sinks", "/api/v1/events", "/api/v1/labels"])?;
+    Ok(seen(daemon, daemon.get_all(&LOOKED_AT)?))
+}
+
+/// Its `answers` to [`LOOKED_AT`].
+pub(super) fn seen(daemon: &Daemon, answers: Vec<Value>) -> Value {
+    let mut answers = answers.into_iter();
+    let [readiness, streams, sinks, events, labels] = std::array::from_fn(|_| answers.next().unwrap_or_default());
     let mut streams = streams["streams"].clone();
     let mut tags = open_tags(&events["events"]);
     for stream in streams.as_array_mut().into_iter().flatten() {
         stream["tags"] = json!(tags.remove(stream["id"].as_str().unwrap_or_default()).unwrap_or_default());
     }
-    Ok(json!({
+    json!({
         "url": daemon.address(),
+        "instance": readiness["instance"],
+        "version": readiness["version"],
         "ready": readiness["ready"],
         "reason": readiness["reason"],
         "model": readiness["model"],
         "provider": readiness["provider"],
         "refused": readiness["refused"],
         "inference": readiness["inference"],
+        "server": readiness["server"],
         "streams": streams,
         "labels": labels["sets"],
         "outbox": sinks["outbox"],
         "sinks": sinks["sinks"],
-    }))
+    })
 }
 
 /// The tags that are open, by stream, the latest first. `events`: newest first; a tag whose last event is no longer among them is not
@@ -195,6 +230,15 @@ fn heading(seen: &Value) -> String {
     if let Some(plan) = seen["inference"].as_object() {
         let number = |key: &str| plan.get(key).map_or_else(|| "-".to_owned(), Value::to_string);
         let _ = write!(out, ", batch {}, sessions {}", number("max_size"), number("sessions"));
+    }
+    if seen["server"].is_object() {
+        let of = |key: &str| word(&seen["server"][key]).unwrap_or_default();
+        let _ = write!(out, "\ninference server: {} {}", of("url"), of("state"));
+        if let Some(reason) = word(&seen["server"]["reason"]) {
+            let instead = word(&seen["server"]["fallback"])
+                .map_or("frames are dropped".to_owned(), |name| format!("{name} computes"));
+            let _ = write!(out, " ({reason}); {instead}");
+        }
     }
     for refused in seen["refused"].as_array().into_iter().flatten() {
         let (provider, reason) = (word(&refused["provider"]), word(&refused["reason"]));

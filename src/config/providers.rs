@@ -292,4 +292,65 @@ mod tests {
             assert!(message.contains(told) && message.lines().count() == 1, "{message}");
         }
     }
+
+    /// What a list comes to, and what is told of it.
+    fn read(text: &str) -> (Vec<ProviderChoice>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), "").unwrap();
+        std::fs::write(folder.path().join("token"), "hunter2").unwrap();
+        let file = folder.path().join("vtagd.yaml");
+        let document = Document::parse(&file, format!("providers: {text}\n").as_bytes()).unwrap();
+        let mut reader = Reader::new(&document);
+        let root = reader.root::<Alone>().unwrap();
+        let choices = list(root.value.providers.given().map_or(&[], |list| &list.value), &mut reader);
+        let told = reader.problems().iter().map(|p| format!("{} {}; {}", p.field, p.message, p.remedy)).collect();
+        (choices, told)
+    }
+
+    #[test]
+    fn a_server_is_read_with_everything_that_can_be_said_of_it() {
+        use crate::infer::remote::{Carrier, TileInput};
+        let (choices, told) = read(
+            "[ { remote: { url: [ grpcs://gpu-1, \"https://[fd00::1]/triton/\" ], model: vit-h-14, input: f32, timeout: 500ms, \
+             max_message: 16MiB, ca: ca.pem, token: { file: token } } }, cpu ]",
+        );
+        assert!(told.is_empty(), "{told:?}");
+        let [ProviderChoice::Remote(remote), ProviderChoice::Cpu(_)] = &choices[..] else { panic!("{choices:?}") };
+        let urls: Vec<String> = remote.urls.iter().map(ToString::to_string).collect();
+        assert_eq!(urls, ["grpcs://gpu-1:8001", "https://[fd00::1]:443/triton"]);
+        assert_eq!((remote.urls[1].host.as_str(), remote.urls[1].carrier), ("fd00::1", Carrier::Http));
+        assert_eq!((remote.model.as_str(), remote.input, remote.max_message), ("vit-h-14", TileInput::F32, 16 << 20));
+        assert_eq!(remote.timeout, std::time::Duration::from_millis(500));
+        assert!(remote.trust.ca.is_some() && remote.token.is_some());
+        assert!(!format!("{choices:?}").contains("hunter2"), "{choices:?}");
+        let (choices, told) = read("[ { remote: { url: grpc://127.0.0.1, model: m } } ]");
+        let [ProviderChoice::Remote(remote)] = &choices[..] else { panic!("{choices:?} {told:?}") };
+        assert_eq!((remote.input, remote.max_message), (TileInput::U8, 4 << 20));
+    }
+
+    #[test]
+    fn what_is_wrong_about_a_server_is_told_with_a_remedy() {
+        for (text, wanted) in [
+            ("[ remote ]", "write `- remote: { url: grpc://host:8001, model: NAME }`"),
+            ("[ { remote: { model: m } } ]", "remote.url is missing"),
+            ("[ { remote: { url: grpc://h } } ]", "remote.model is missing"),
+            ("[ { remote: { url: mqtt://h, model: m } } ]", "has the scheme mqtt://"),
+            ("[ { remote: { url: gpu-1, model: m } } ]", "has no scheme"),
+            ("[ { remote: { url: grpc://h/path, model: m } } ]", "has more than an address"),
+            ("[ { remote: { url: \"grpc://u:secret99@h\", model: m } } ]", "a token goes into `token`"),
+            ("[ { remote: { url: grpc://h, model: ../m } } ]", "is not the name of a model"),
+            ("[ { remote: { url: grpc://h, model: m, timeout: 2m } } ]", "100ms and 60s"),
+            ("[ { remote: { url: grpc://h, model: m, max_message: 1KiB } } ]", "1MiB and 1GiB"),
+            ("[ { remote: { url: grpc://h, model: m, ca: ca.pem } } ]", "use grpcs:// or https://"),
+            ("[ { remote: { url: grpcs://h, model: m, cert: ca.pem } } ]", "needs both `cert` and `key`"),
+            ("[ { remote: { url: grpc://gpu, model: m, token: { file: token } } } ]", "without encryption"),
+            ("[ { remote: { url: grpc://h, model: m, token: abc } } ]", "may not stand in this file"),
+            ("[ cpu, { remote: { url: grpc://h, model: m } } ]", "put it first"),
+            ("[ { remote: { url: [], model: m } } ]", "name 1 to 16 servers"),
+        ] {
+            let (_, told) = read(text);
+            assert!(told.iter().any(|line| line.contains(wanted)), "{text}: {told:?}");
+            assert!(!told.concat().contains("secret99"), "{told:?}");
+        }
+    }
 }

@@ -81,7 +81,8 @@ pub fn choice(item: &At<ProviderItem>, raw: &RemoteKeys, reader: &mut Reader<'_>
     let model = reader.required(item, "model", &raw.model, remedy).cloned();
     let model = model.and_then(|model| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let good = (1..=200).contains(&model.value.len()) && model.value.chars().all(plain) && !model.value.starts_with('.');
+        let good =
+            (1..=200).contains(&model.value.len()) && model.value.chars().all(plain) && !model.value.starts_with('.');
         reader.accept(&model, good, "is not the name of a model on a server", remedy)
     });
     let timeout = raw.timeout.checked(remote::TIMEOUT, |time| {
@@ -135,7 +136,11 @@ fn url(at: &At<String>, token: &Field<SecretSource>, reader: &mut Reader<'_>) ->
     };
     let found = address::network(at, reader)?;
     if found.had_credentials() {
-        return reader.refuse(at, "holds credentials, which an inference server does not use", "remove them; a token goes into `token`");
+        return reader.refuse(
+            at,
+            "holds credentials, which an inference server does not use",
+            "remove them; a token goes into `token`",
+        );
     }
     let (url, path) = (&found.url, found.url.path().trim_end_matches('/'));
     if url.query().is_some() || url.fragment().is_some() || carrier == Carrier::Grpc && !path.is_empty() {

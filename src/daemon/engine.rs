@@ -16,7 +16,7 @@ use crate::bench::{cores, openvino_precision};
 use crate::config::{ModelChoice, ModelSettings};
 use crate::event::ModelRef;
 use crate::infer::remote::server_link::ServerLink;
-use crate::infer::remote::tile_bytes::Affine;
+use crate::infer::remote::tile_bytes::PixelScale;
 use crate::infer::sessions::{self, Opened, Plan};
 use crate::infer::{ImageEncoder, InferError, InferSettings, Refused, runtime};
 use crate::label::LabelSet;
@@ -356,27 +356,20 @@ impl Engine {
             let infer = openvino_precision::choose(infer, &runtime, bundle, size, shutdown);
             cores::choose(&infer, bundle, size, runtime::version(), shutdown)
         });
-        let (scale, bias) = spec.affine();
-        let infer_as = chosen.as_ref().unwrap_or(infer);
-        let Opened { encoders, refused, plan, link } =
-            sessions::open(&runtime, bundle, infer_as, size, Affine { scale, bias })?;
+        let ((scale, bias), infer_as) = (spec.affine(), chosen.as_ref().unwrap_or(infer));
+        let opened = sessions::open(&runtime, bundle, infer_as, size, PixelScale { scale, bias })?;
+        let Opened { encoders, refused, plan, link } = opened;
         runtime::give_back_freed_memory();
         let (dim, provider) = encoders.first().map_or((0, NO_MODEL), |first| (first.dim(), first.provider().as_str()));
         let scorers = embeddings.iter().map(|set| scorer(set, bundle, dim)).collect::<Result<_, _>>()?;
-        let model = ModelRef { name: bundle.name.as_str().into(), fingerprint: bundle.fingerprint.as_str().into(), provider: None };
+        let model = ModelRef {
+            name: bundle.name.as_str().into(),
+            fingerprint: bundle.fingerprint.as_str().into(),
+            provider: None,
+        };
         let labels =
             LabelBook { bundle: bundle.clone(), infer: infer.clone(), dim, one_tower: Arc::default(), on_demand: None };
-        Ok(Self {
-            model,
-            provider,
-            refused,
-            spec,
-            encoders,
-            link,
-            plan: Some(plan),
-            scorers,
-            labels: Some(labels),
-        })
+        Ok(Self { model, provider, refused, spec, encoders, link, plan: Some(plan), scorers, labels: Some(labels) })
     }
 
     /// Embeds the examples of `sets`, which it was built with, and goes on with scorers that have learned from them. Before the sessions are

@@ -7,12 +7,13 @@ use std::path::Path;
 
 use super::state_change::StateChange;
 use crate::label::background_field::NOUNS;
+use crate::label::examples::Example;
 use crate::label::set::{self, Parsed};
 use crate::label::state_copy::{self, CopyError, NoCopy};
 use crate::label::{Label, LabelSet, set_edit};
 use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
-use crate::stream::requests::{LabelDraft, RequestOutcome};
+use crate::stream::requests::{LabelDraft, PastMoment, RequestOutcome};
 use crate::yaml::problem::Problem;
 use crate::yaml::{Document, MAX_BYTES};
 
@@ -43,7 +44,19 @@ pub fn drafted(set: &LabelSet, draft: &LabelDraft) -> LabelSet {
     let margin = |threshold: Option<f64>, before: Option<Threshold>| threshold.map(Threshold::Margin).or(before);
     label.thresholds.enter = margin(draft.enter, label.thresholds.enter);
     label.thresholds.exit = margin(draft.exit, label.thresholds.exit);
+    add(&mut label.examples, &draft.examples);
+    add(&mut label.counter_examples, &draft.counter_examples);
     set
+}
+
+/// Moments behind the examples that there are, each once.
+fn add(examples: &mut Vec<Example>, moments: &[PastMoment]) {
+    let of = |one: &PastMoment| Example::of_history(&one.stream, one.region.as_deref(), one.at).ok();
+    for new in moments.iter().filter_map(of) {
+        if !examples.iter().any(|one| one.digest == new.digest) {
+            examples.push(new);
+        }
+    }
 }
 
 /// Keeps the set of the configuration's `file`, with the label, as a copy, if what is in force of it still has the hash `sha256`.

@@ -9,6 +9,7 @@ pub(crate) mod clip_frame;
 mod drop_report;
 pub mod engine;
 pub mod example_embeddings;
+mod label_commands;
 mod label_edit;
 mod label_trial;
 pub(crate) mod marking;
@@ -56,6 +57,7 @@ use answer_queries::ModelAnswers;
 use camera_finder::CameraLooks;
 use drop_report::{DropReport, StreamDrops};
 use example_embeddings::{ExampleViews, LearningError};
+use label_commands::OwnCommands;
 use marking::KeptMarks;
 use reload::Reloader;
 use running_streams::Streams;
@@ -203,6 +205,7 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     }
     let (labels, scorers) = (engine_labels, engine.scorers);
     let marks = Arc::new(KeptMarks::new(&settings));
+    board.set_label_commands(Arc::new(OwnCommands::new(&settings, shutdown.clone())));
     let mut reloader = Reloader::new(settings, labels, scorers, requests, Arc::clone(&board), access, shutdown.clone())
         .telling(Arc::clone(&answers), Arc::clone(&marks));
     facts.set_provider(engine.provider);

@@ -20,8 +20,8 @@ use super::marking::KeptMarks;
 use super::running_streams::Streams;
 use super::state_change::StateChange;
 use super::{set_view, stream_edit};
-use crate::api::{Access, Additions, Board};
-use crate::config::{self, ApiSettings, Settings, added_streams, calibrations};
+use crate::api::{Access, Board};
+use crate::config::{self, ApiSettings, Settings, calibrations};
 use crate::daemon::engine::{self, EngineError, LabelBook, NewScorers};
 use crate::label::{LabelSet, state_copy};
 use crate::logs;
@@ -125,9 +125,7 @@ impl Reloader {
             set_view::view(&self.current, at, set, &doubts.collect::<Vec<_>>())
         };
         self.board.set_scores_in_metrics(self.current.scores_in_metrics);
-        let state = &self.current.state;
-        self.board
-            .set_additions(Additions { streams: added_streams::ids(state), obstacle: stream_edit::obstacle(state) });
+        self.board.set_additions(stream_edit::additions(&self.current.state));
         self.board.set_labels(sets.map(view).collect());
     }
 

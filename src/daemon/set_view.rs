@@ -50,6 +50,8 @@ fn details(settings: &Settings, label: &Label) -> Value {
         "label": label.name,
         "prompts": label.prompts,
         "negatives": label.negatives,
+        "examples": label.examples.len(),
+        "counter_examples": label.counter_examples.len(),
         "attributes": label.attributes,
         "enter": Level::of(thresholds.enter),
         "exit": Level::of(thresholds.exit),

@@ -4,6 +4,7 @@
 //! there, on the caller's thread: the main thread, which has the configuration read again afterwards.
 
 use super::state_change::StateChange;
+use crate::api::Additions;
 use crate::config::{Settings, added_streams};
 use crate::platform::state_folder::StateFolder;
 use crate::stream::requests::{NewStream, RequestOutcome};
@@ -14,6 +15,11 @@ pub fn obstacle(state: &StateFolder) -> Option<String> {
     let why = "what is added is kept in the state directory, and nobody has said which one is: write `state: { path: /var/lib/vtagd }`, or another \
                folder of this daemon's own, into the configuration, and start it again";
     (!state.is_given()).then(|| why.to_owned())
+}
+
+/// What is told of that.
+pub fn additions(state: &StateFolder) -> Additions {
+    Additions { streams: added_streams::ids(state), obstacle: obstacle(state) }
 }
 
 /// Keeps a stream.

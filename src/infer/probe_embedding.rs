@@ -10,7 +10,7 @@ use crate::model::probe_picture::probe_picture;
 
 use super::ImageEncoder;
 use super::libraries::brief;
-use super::remote::tile_bytes::Affine;
+use super::remote::tile_bytes::PixelScale;
 
 /// What [`InferSettings::min_cosine`](super::InferSettings::min_cosine) is if nothing is said. Half precision stays above 0.999, bf16
 /// above 0.998; a broken kernel is nowhere near.
@@ -25,7 +25,7 @@ pub struct Reference {
     answers: Vec<Answer>,
     source: &'static str,
     /// Its pictures are those that whole numbers from 0 to 255 can say, for who is sent bytes.
-    rounding: Option<Affine>,
+    rounding: Option<PixelScale>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +67,7 @@ impl Reference {
         encoder: &mut dyn ImageEncoder,
         size: (usize, usize),
         least: f32,
-        rounding: Option<Affine>,
+        rounding: Option<PixelScale>,
     ) -> Result<Self, String> {
         let mut made = Self::remembered(Vec::new(), size, least, rounding);
         let mut embedding = Vec::new();
@@ -77,13 +77,13 @@ impl Reference {
     }
 
     /// As [`Self::computed`], where that was done before.
-    pub fn remembered(embedding: Vec<f32>, size: (usize, usize), least: f32, rounding: Option<Affine>) -> Self {
+    pub fn remembered(embedding: Vec<f32>, size: (usize, usize), least: f32, rounding: Option<PixelScale>) -> Self {
         let answers = vec![Answer { embedding, least }];
         Self { seed: 1, size, answers, source: "what the CPU computes", rounding }
     }
 
     /// The same embedding for a picture that bytes can say.
-    pub fn as_bytes(self, affine: Affine) -> Self {
+    pub fn as_bytes(self, affine: PixelScale) -> Self {
         Self { rounding: Some(affine), ..self }
     }
 

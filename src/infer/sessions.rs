@@ -11,7 +11,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::remote::server_link::ServerLink;
-use super::remote::tile_bytes::Affine;
+use super::remote::tile_bytes::PixelScale;
 use super::runtime::Runtime;
 use super::session::OrtImageEncoder;
 use super::sizing::{self, Sizing};
@@ -61,7 +61,7 @@ pub fn open(
     bundle: &Bundle,
     settings: &InferSettings,
     size: (usize, usize),
-    affine: Affine,
+    affine: PixelScale,
 ) -> Result<Opened, InferError> {
     match settings.providers.first() {
         Some(ProviderChoice::Remote(options)) => remote::open(runtime, bundle, settings, options, size, affine),

@@ -25,6 +25,7 @@ pub struct SingleInputSession {
 pub enum InputValues<'a> {
     Floats(&'a [f32]),
     Ids(&'a [i64]),
+    Bytes(&'a [u8]),
 }
 
 impl SingleInputSession {
@@ -61,6 +62,7 @@ impl SingleInputSession {
         let value: ort::session::SessionInputValue<'_> = match feed {
             InputValues::Floats(values) => TensorRef::from_array_view((shape, values)).map_err(failed)?.into(),
             InputValues::Ids(values) => TensorRef::from_array_view((shape, values)).map_err(failed)?.into(),
+            InputValues::Bytes(values) => TensorRef::from_array_view((shape, values)).map_err(failed)?.into(),
         };
         let outputs = self.session.run(vec![(self.input.as_str(), value)]).map_err(failed)?;
         let output = outputs.get(&self.output).ok_or_else(|| InferError::Run("the graph gave nothing".into()))?;

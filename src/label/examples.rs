@@ -64,6 +64,26 @@ pub struct Example {
     pub name: String,
 }
 
+impl Example {
+    /// A moment of the history, at a place in no file.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of_history(stream: &str, region: Option<&str>, at: jiff::Timestamp) -> Result<Self, String> {
+        let place = region.map_or_else(|| stream.to_owned(), |region| format!("{stream}/{region}"));
+        let text = format!("{place}@{at}");
+        let (source, digest) = moment(&text)?;
+        Ok(Self { source, digest, name: format!("{HISTORY}{text}") })
+    }
+
+    /// As a file has it; `None`: it is no moment of the history.
+    pub fn written(&self) -> Option<String> {
+        let ExampleSource::Moment { stream, region, at } = &self.source else { return None };
+        let region = region.as_ref().map_or_else(String::new, |region| format!("/{region}"));
+        Some(format!("{HISTORY}{stream}{region}@{at}"))
+    }
+}
+
 /// The examples of a list, each checked; and whether marks are among them.
 pub(super) fn read(field: &Field<Vec<At<String>>>, reader: &mut Reader<'_>) -> (Vec<Example>, bool) {
     let Some(list) = field.given() else { return (Vec::new(), false) };

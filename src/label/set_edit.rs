@@ -6,6 +6,7 @@
 use serde_json::json;
 
 use super::background_field::NOUNS;
+use super::examples::Example;
 use super::{Label, LabelSet, set};
 use crate::score::Threshold;
 use crate::yaml::problem::Severity;
@@ -216,6 +217,25 @@ fn change_label(text: &str, entries: &[Entry], now: &Label, wanted: &Label) -> O
             None => new.push(format!("{key}: {}", list(after))),
         }
     }
+    let pictures = [
+        ("examples", &now.examples, &wanted.examples),
+        ("counter_examples", &now.counter_examples, &wanted.counter_examples),
+    ];
+    for (key, before, after) in pictures.into_iter().filter(|(_, before, after)| before.len() != after.len()) {
+        let added = moments(after.get(before.len()..)?)?;
+        match entries.iter().find(|entry| entry.key == key) {
+            Some(entry) => {
+                // Whatever stands there, files and folders too, stays.
+                let Value::List(items) = &entry.value.value else { return None };
+                let there =
+                    items.iter().map(|item| if let Value::Text(text) = &item.value { text.as_str() } else { "" });
+                let there: Vec<String> = there.map(str::to_owned).collect();
+                let all: Vec<String> = there.iter().cloned().chain(added).collect();
+                changes.push(change_list(text, &entry.value, &there, &all)?);
+            }
+            None => new.push(format!("{key}: {}", list(&added))),
+        }
+    }
     let levels = [
         ("enter", now.thresholds.enter, wanted.thresholds.enter),
         ("exit", now.thresholds.exit, wanted.thresholds.exit),
@@ -245,6 +265,11 @@ fn change_label(text: &str, entries: &[Entry], now: &Label, wanted: &Label) -> O
     Some(changes)
 }
 
+/// Moments of the history, as a file has them.
+fn moments(examples: &[Example]) -> Option<Vec<String>> {
+    examples.iter().map(Example::written).collect()
+}
+
 /// A label behind the last one.
 fn append(text: &str, labels: &Node, items: &[Node], label: &Label) -> Option<Change> {
     let mut keys = vec![("name", json!(label.name).to_string())];
@@ -253,6 +278,11 @@ fn append(text: &str, labels: &Node, items: &[Node], label: &Label) -> Option<Ch
     }
     if !label.negatives.is_empty() {
         keys.push(("negatives", list(&label.negatives)));
+    }
+    for (key, examples) in [("examples", &label.examples), ("counter_examples", &label.counter_examples)] {
+        if !examples.is_empty() {
+            keys.push((key, list(&moments(examples)?)));
+        }
     }
     keys.extend(label.thresholds.enter.map(|enter| ("enter", threshold(enter))));
     keys.extend(label.thresholds.exit.map(|exit| ("exit", threshold(exit))));
@@ -296,6 +326,33 @@ mod tests {
         for line in before.lines().filter(|line| line.contains('#')) {
             let comment = &line[line.find('#').unwrap()..];
             assert!(after.contains(comment), "{comment} is gone:\n{after}");
+        }
+    }
+
+    #[test]
+    fn moments_of_the_history_come_behind_the_examples_that_there_are() {
+        let at = |second: i64| jiff::Timestamp::from_second(1_780_000_000 + second).unwrap();
+        let moment = |second| Example::of_history("gate", Some("left"), at(second)).unwrap();
+        for text in [
+            "set: yard\nbackground: [x]\nlabels:\n  - name: car # ours\n    examples:\n      - history:gate@2026-05-01T11:00:00Z # good\n  - name: dog\n",
+            "set: yard\nbackground: [x]\nlabels: [{ name: car, examples: ['history:gate@2026-05-01T11:00:00Z'] }, { name: dog }]\n",
+            "set: yard\nbackground: [x]\nlabels:\n  - name: car\n  - name: dog\n",
+        ] {
+            let (document, set) = parsed(text);
+            let mut wanted = set.clone();
+            wanted.labels[0].examples.push(moment(1));
+            wanted.labels[0].counter_examples.push(moment(2));
+            let out = edited(&document, &set, &wanted, "car").expect(text);
+            assert!(
+                out.contains("history:gate/left@2026-05-28T20:26:41Z") && out.contains("counter_examples: ["),
+                "{out}"
+            );
+            let again = parsed(&out).1;
+            assert_eq!(without_places(again.clone()).labels[0], without_places(wanted).labels[0], "{out}");
+            let mut new = again.clone();
+            new.labels.push(Label { examples: vec![moment(3)], ..Label::plain("bus") });
+            let (document, _) = parsed(&out);
+            assert!(edited(&document, &again, &new, "bus").unwrap().contains("bus"), "{out}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! [`Bundle`](bundle::Bundle) with the paths of its parts and how its scores are made. Called at start-up, on any thread.
 
 pub mod bundle;
+pub mod byte_input;
 mod fingerprint;
 pub mod hub;
 pub mod import;
@@ -10,6 +11,7 @@ pub mod onnx;
 mod onnx_file;
 pub mod prepared;
 pub mod probe_picture;
+pub mod triton_repository;
 
 use std::path::{Path, PathBuf};
 

@@ -91,6 +91,8 @@ fn fill(path: &Path, fresh: &Path) -> Result<(), OutboxError> {
             copy(&old, &transaction, "retained", &["place", "topic", "digest", "before"], "place, topic")?;
             let columns = ["place", "stream", "label_set", "label", "in_regions", "level"];
             copy(&old, &transaction, "levels", &columns, "place, stream, label_set, label, in_regions")?;
+            let columns = ["place", "topic", "component", "platform"];
+            copy(&old, &transaction, "unheard", &columns, "place, topic, component")?;
             for (table, key) in [("events", "seq"), ("deliveries", "position")] {
                 let highest = highest(&old, table, key);
                 let sql = "INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)";

@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::age::{AgeClock, Uptime};
 use super::route::Route;
 use super::tables::{self, Opened, OutboxError, STEPS};
-use super::{identity, levels, retained};
+use super::{identity, levels, retained, unheard};
 use crate::event::{Event, EventKind};
-use crate::outbox::delivery::published_record::{Change, KnownRecord, Levels};
+use crate::outbox::delivery::published_record::{KnownRecord, RecordUpdate};
 use crate::outbox::delivery::{Delivery, DeliveryOutcome, Stored};
 use appending::append;
 use sink_registry::{enter, highest, order_ages, read_mark, write_mark};
@@ -122,27 +122,25 @@ impl EventStore {
     /// # Errors
     /// As SQLite has it.
     pub fn known(&self, place: &str) -> Result<KnownRecord, rusqlite::Error> {
-        let retained = retained::read(&self.connection, place)?;
-        Ok(KnownRecord { identity: self.identity, retained, levels: levels::read(&self.connection, place)? })
+        Ok(KnownRecord {
+            identity: self.identity,
+            retained: retained::read(&self.connection, place)?,
+            levels: levels::read(&self.connection, place)?,
+            unheard: unheard::read(&self.connection, place)?,
+        })
     }
 
-    /// Writes down what will be published to `place` and stays there.
+    /// Writes down what will be published to `place` and what is known of it.
     ///
     /// # Errors
     /// As SQLite has it; then nothing has changed.
-    pub fn record(&mut self, place: &str, changes: &[Change]) -> Result<(), rusqlite::Error> {
+    pub fn record(&mut self, place: &str, update: &RecordUpdate) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        retained::write(&transaction, place, changes)?;
-        transaction.commit()
-    }
-
-    /// Writes down which levels labels have at `place`.
-    ///
-    /// # Errors
-    /// As SQLite has it; then nothing has changed.
-    pub fn record_levels(&mut self, place: &str, levels: &Levels) -> Result<(), rusqlite::Error> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        levels::write(&transaction, place, levels)?;
+        levels::write(&transaction, place, &update.levels)?;
+        retained::write(&transaction, place, &update.changes)?;
+        if let Some(unheard) = &update.unheard {
+            unheard::write(&transaction, place, unheard)?;
+        }
         transaction.commit()
     }
 

@@ -25,6 +25,7 @@ mod recent_events;
 mod retained;
 pub mod route;
 mod tables;
+mod unheard;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -70,6 +70,10 @@ pub const STEPS: &[&str] = &[
      INSERT INTO event_order SELECT e.time, e.seq, n.id FROM temp.named e
          JOIN names n USING (stream, region, label_set, label, kind) ORDER BY e.time, e.seq;
      DROP VIEW temp.named;",
+    "-- What has gone from the document under `topic` at `place`, of which those who listen may not have heard (see unheard.rs).
+     CREATE TABLE unheard (
+         place TEXT NOT NULL, topic TEXT NOT NULL, component TEXT NOT NULL, platform TEXT NOT NULL,
+         PRIMARY KEY (place, topic, component)) STRICT, WITHOUT ROWID;",
 ];
 
 /// Why the outbox cannot be used.

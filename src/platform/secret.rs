@@ -152,6 +152,11 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether so many are known that one more from outside would push one of the configuration's out.
+pub fn is_full() -> bool {
+    KNOWN.read().values.len() >= MOST_KNOWN
+}
+
 /// Text that holds a credential somewhere, such as the query of an address.
 pub fn holds_one(text: &str) {
     remember(&text.into());

@@ -52,7 +52,7 @@ pub enum StateError {
     )]
     InUse { path: PathBuf, holder: String },
     #[error("{} cannot be written: {source}; {remedy}", path.display())]
-    Unusable { path: PathBuf, source: io::Error, remedy: &'static str },
+    Unusable { path: PathBuf, source: io::Error, remedy: String },
 }
 
 impl StateError {
@@ -312,10 +312,19 @@ impl StateFolder {
 
     fn unusable(&self, source: io::Error) -> StateError {
         let remedy = match self.given_by {
-            _ if source.kind() == ErrorKind::StorageFull => "make room",
-            GivenBy::Configuration => "name a folder in `state.path` that the daemon's user may write, not below /etc",
-            GivenBy::Systemd => "the unit's `StateDirectory=` makes it (STATE_DIRECTORY); `state.path` names another",
-            GivenBy::Nobody => "do it as the daemon's user or as root, or name another folder in `state.path`",
+            _ if source.kind() == ErrorKind::StorageFull => "make room".to_owned(),
+            GivenBy::Configuration => {
+                "name a folder in `state.path` that the daemon's user may write, not below /etc".to_owned()
+            }
+            // In a container the variable is the image's, and the folder whatever the person has mounted there.
+            GivenBy::Systemd => format!(
+                "the unit's `StateDirectory=` makes it (STATE_DIRECTORY); where a container mounts it, `chown {}` its folder; \
+                 `state.path` names another",
+                rustix::process::geteuid().as_raw()
+            ),
+            GivenBy::Nobody => {
+                "do it as the daemon's user or as root, or name another folder in `state.path`".to_owned()
+            }
         };
         StateError::Unusable { path: self.path.clone(), source, remedy }
     }

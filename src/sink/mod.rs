@@ -41,6 +41,7 @@
 //! Tests hold the other end: `delivery::link` gives a `DeliverySender` to offer deliveries and read what was settled; the runner is
 //! [`runner::start`], or call `run` by hand.
 
+pub mod asyncapi;
 pub mod config;
 pub mod daemon_facts;
 pub mod in_flight;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::platform::secret::Secret;
@@ -61,6 +62,17 @@ pub struct LabelDraft {
     /// Margins; `None`: as they are.
     pub enter: Option<f64>,
     pub exit: Option<f64>,
+    /// What it looks like, and what it is not, besides what it has.
+    pub examples: Vec<PastMoment>,
+    pub counter_examples: Vec<PastMoment>,
+}
+
+/// A moment that the history has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastMoment {
+    pub stream: String,
+    pub region: Option<String>,
+    pub at: Timestamp,
 }
 
 /// See the module.

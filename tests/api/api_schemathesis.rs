@@ -47,6 +47,9 @@ fn every_answer_is_as_the_openapi_document_says() {
                  checks.positive_data_acceptance.expected-statuses = [\"2xx\", 401, 403, 404, 409, 415, 422, \"5xx\"]\n\
                  [[operations]]\ninclude-path-regex = \"/api/v1/labels/.*/(try|edit)\"\nwarnings = false\n\
                  checks.positive_data_acceptance.expected-statuses = [\"2xx\", 401, 403, 404, 409, 415, 422, \"5xx\"]\n\
+                 # Hardly any text is the address of a camera, or the name of a stream.\n\
+                 [[operations]]\ninclude-path-regex = \"^/api/v1/(streams|streams/[^/]*|preview|labels/[^/]*/(report|calibrate))$\"\nwarnings = false\n\
+                 checks.positive_data_acceptance.expected-statuses = [\"2xx\", 401, 403, 404, 409, 415, 422, \"5xx\"]\n\
                  # A list of names may be longer than the head of a request.\n\
                  [[operations]]\ninclude-path = \"/api/v1/pictures\"\n\
                  checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 409, 415, 422, 428, 429, 431, \"5xx\"]\n\
@@ -58,7 +61,9 @@ fn every_answer_is_as_the_openapi_document_says() {
     // The same of pictures for a stream; and who waits for one may wait in vain.
     let more = known.split("\n[[").next().unwrap().replace("(tag|embed|search)", "streams/.*/frames");
     std::fs::write(folder.path().join("schemathesis.toml"), format!("{known}\n{more}\n")).unwrap();
-    let (content, said) = schemathesis(folder.path(), &place, &url, "12", &[]);
+    // It would ask the network of whoever runs the tests.
+    let more = ["--exclude-path", "/api/v1/discover"];
+    let (content, said) = schemathesis(folder.path(), &place, &url, "12", &more);
     assert!(content && said.contains("No issues found"), "{said}");
     for phase in ["Examples", "Coverage", "Fuzzing", "Stateful"] {
         assert!(said.contains(&format!("\u{2705} {phase}")), "{phase}: {said}");

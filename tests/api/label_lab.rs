@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::common::camera::{Camera, Codec, Content};
 use crate::common::daemon::{Daemon, eventually, root, vtagd};
 use serde_json::{Value, json};
 
@@ -10,13 +11,17 @@ const TOKEN: &str = "first-token-0123456789abcdef";
 const SET: &str = "# what is in view\nset: things\nbackground: [a wall] # white\nlabels:\n  - name: cat # the old one\n    prompts: [a cat]\n    enter: { margin: 900 }\n    exit: { margin: 899 }\n";
 
 fn start(folder: &Path, history: &str, looks: bool) -> Daemon {
+    let clip = format!("file://{}", root().join("demo/clip.mp4").display());
+    start_on(folder, history, looks, &format!("url: \"{clip}\", loop: true"))
+}
+
+fn start_on(folder: &Path, history: &str, looks: bool, source: &str) -> Daemon {
     std::fs::write(folder.join("token"), TOKEN).unwrap();
     std::fs::write(folder.join("things.yaml"), SET).unwrap();
     let config = format!(
-        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, url: \"file://{}\", loop: true, enabled: {looks} }}]\n\
+        "model: {{ path: starter }}\nsampling: {{ interval: 500ms }}\nstreams: [{{ id: gate, {source}, enabled: {looks} }}]\n\
          labels: [things.yaml]\nsinks: [{{ type: jsonl, path: \"-\" }}]\noutbox: {{ path: outbox.db }}\nstate: {{ path: state }}\n\
-         history: {history}\nevents: {{ after: 0s }}\napi: {{ listen: 127.0.0.1:0, token: {{ file: token }} }}\n",
-        root().join("demo/clip.mp4").display()
+         history: {history}\nevents: {{ after: 0s }}\napi: {{ listen: 127.0.0.1:0, token: {{ file: token }} }}\n"
     );
     let mut daemon = Daemon::start(folder, &config);
     let url = daemon.url();
@@ -136,4 +141,81 @@ fn a_set_is_changed_by_nobody_but_a_page_of_this_host_with_the_session_and_json(
     assert_eq!(status, 200, "{told}");
     assert_eq!(set(&url)["labels"], json!(["cat", "dog", named]));
     daemon.stop();
+}
+
+#[test]
+fn a_moment_of_the_past_becomes_an_example_and_a_camera_has_a_calibration_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let camera = Camera::start(Content::Looped(root().join("demo/clip.mp4"), 60), Codec::H264, None);
+    let source = format!("url: \"{}\"", camera.url());
+    let mut daemon = start_on(folder.path(), "{ path: kept, min_change: 0 }", true, &source);
+    let url = daemon.url();
+    let post = |path: &str, body: &Value| ask(&url, "POST", path, &[], Some(body));
+    let set_of = |what: &str| set(&url)[what].clone();
+    let edit = json!({ "label": "launch", "prompts": ["a rocket launch"], "enter": 0, "exit": -1, "sha256": set_of("sha256") });
+    assert_eq!(post("/api/v1/labels/things/edit", &edit).0, 200);
+    let question = json!({ "stream": "gate", "label": "launch" });
+    let (status, told, _) = post("/api/v1/labels/things/report", &question);
+    assert!(status == 422 && told["error"].as_str().unwrap().contains("mark"), "nothing is marked: {status} {told}");
+
+    // It was there, and then it was not for a while.
+    let find = |kind: &str| {
+        let path = format!("/api/v1/events?label=launch&type={kind}");
+        ask(&url, "GET", &path, &[], None).1["events"].as_array().and_then(|events| events.last().cloned())
+    };
+    let end = eventually("a rocket has come and gone", || find("end"));
+    let id = end["id"].as_str().unwrap();
+    let (status, told, _) = ask(&url, "POST", &format!("/api/v1/events/{id}/mark?verdict=right"), &[], None);
+    assert_eq!(status, 200, "{told}");
+    let gone: jiff::Timestamp = end["data"]["ended_at"].as_str().unwrap().parse().unwrap();
+    let second = |seconds: i64| gone + jiff::SignedDuration::from_secs(seconds);
+    eventually("it was away for long enough", || (jiff::Timestamp::now() > second(13)).then_some(()));
+    let mark =
+        format!("/api/v1/marks?stream=gate&set=things&kind=absent&label=launch&from={}&to={}", second(2), second(12));
+    assert_eq!(ask(&url, "POST", &mark, &[], None).0, 200);
+
+    let (status, found, _) = eventually("the history has it", || {
+        let told = post("/api/v1/labels/things/calibrate", &question);
+        (told.0 == 200).then_some(told)
+    });
+    let launch = &found["labels"][0];
+    assert!(status == 200 && launch["found"]["enter"]["margin"].is_number(), "{status} {found}");
+    assert_eq!((&launch["label"], &found["written"]), (&json!("launch"), &Value::Null));
+    let from = || {
+        let scores = ask(&url, "GET", "/api/v1/streams/gate/scores", &[], None).1["scores"].clone();
+        let launch = scores.as_array().and_then(|all| all.iter().find(|one| one["label"] == "launch").cloned());
+        launch.unwrap_or_default()["thresholds_from"].clone()
+    };
+    assert_eq!(from(), "configuration");
+    let keep = json!({ "stream": "gate", "label": "launch", "write": true });
+    let (status, found, _) = post("/api/v1/labels/things/calibrate", &keep);
+    assert!(status == 200 && found["written"].is_string(), "{status} {found}");
+    eventually("it is in force", || (from() == "calibration").then_some(()));
+    let (status, report, _) = post("/api/v1/labels/things/report", &question);
+    assert_eq!((status, &report["labels"][0]["thresholds_from"]), (200, &json!("calibration")), "{report}");
+    // Only who may change something keeps it; and no name becomes an option.
+    let json = [("Content-Type", "application/json")];
+    assert_eq!(ask(&url, "POST", "/api/v1/labels/things/calibrate", &json, Some(&keep)).0, 401);
+    let (status, told, _) = post("/api/v1/labels/--help/report", &json!({ "stream": "--clip=/etc/passwd" }));
+    assert_eq!(status, 422, "{told}");
+
+    let middle = |event: &Value| event["data"]["sampled_at"].clone();
+    let learn = |key: &str, at: Value, sha256: Value| {
+        let body = json!({ "label": "launch", "prompts": ["a rocket launch"], key: [{ "stream": "gate", "at": at }], "sha256": sha256 });
+        post("/api/v1/labels/things/edit", &body)
+    };
+    let start = find("start").unwrap();
+    let (status, told, _) = learn("counter_examples", json!(second(6)), set_of("sha256"));
+    assert_eq!(status, 200, "{told}");
+    let (status, told, _) = learn("examples", middle(&start), set_of("sha256"));
+    assert_eq!((status, &told["changed"]), (200, &json!(true)), "{told}");
+    let (status, told, _) = learn("examples", middle(&start), set_of("sha256"));
+    assert_eq!((status, &told["changed"]), (200, &json!(false)), "once is enough: {told}");
+    let details = set_of("details");
+    let launch = details.as_array().unwrap().iter().find(|one| one["label"] == "launch").unwrap();
+    assert_eq!((&launch["examples"], &launch["counter_examples"]), (&json!(1), &json!(1)));
+    let (status, told, _) = learn("examples", json!("2020-01-01T00:00:00Z"), set_of("sha256"));
+    assert!(status == 422 && told["error"].as_str().unwrap().contains("nothing of that moment"), "{status} {told}");
+    daemon.stop();
+    camera.stop();
 }

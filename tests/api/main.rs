@@ -19,6 +19,7 @@ mod python_client;
 mod reading;
 mod scores_command;
 mod session_login;
+mod start_guide;
 mod status_command;
 mod streams_added;
 mod tag_and_embed;

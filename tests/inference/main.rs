@@ -6,9 +6,12 @@
 mod common;
 
 mod bench_command;
+mod fake_inference_server;
 mod infer_fairness;
 mod infer_plan;
 mod infer_providers;
 mod infer_sessions;
 mod inference_hangs;
 mod pictures_on_demand;
+mod remote_server;
+mod triton_export;

@@ -165,6 +165,54 @@ fn the_readmes_table_names_files_that_exist() {
     }
 }
 
+/// Source and folder of everything that a package brings.
+fn packaged() -> Vec<(String, String)> {
+    let manifest = read("Cargo.toml");
+    let assets = manifest.lines().filter_map(|line| line.trim().strip_prefix('[')?.strip_suffix("],"));
+    let parts = assets.map(|asset| asset.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
+    parts.filter(|parts| parts.len() == 3).map(|parts| (parts[0].clone(), format!("/{}", parts[1]))).collect()
+}
+
+#[test]
+fn a_package_has_every_example_and_each_place_of_one_that_the_documentation_names() {
+    fn below(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() { below(&entry, found) } else { found.push(entry) }
+        }
+    }
+    let assets = packaged();
+    let (mut files, mut left_out) = (Vec::new(), Vec::new());
+    for folder in ["examples/consumers", "examples/node-red", "ops/ansible", "ops/grafana", "ops/prometheus"] {
+        below(&root().join(folder), &mut files);
+    }
+    for file in &files {
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        let (folder, last) = name.rsplit_once('/').unwrap();
+        let brings = |pattern: &str| {
+            let Some((place, glob)) = pattern.rsplit_once('/') else { return false };
+            let (start, end) = glob.split_once('*').unwrap_or((glob, ""));
+            place == folder && last.starts_with(start) && last.ends_with(end)
+        };
+        if !assets.iter().any(|(pattern, _)| brings(pattern)) {
+            left_out.push(name);
+        }
+    }
+    assert!(files.len() > 15 && left_out.is_empty(), "no asset of Cargo.toml brings {left_out:?}");
+    let mut places = BTreeSet::new();
+    for page in fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()) {
+        let Ok(text) = fs::read_to_string(&page) else { continue };
+        for rest in text.split("/usr/share/doc/vtagd/").skip(1) {
+            let named = rest.split(|c: char| !c.is_ascii_alphanumeric() && !"/._-".contains(c)).next().unwrap();
+            places.insert(named.trim_end_matches(['.', '/']).to_owned());
+        }
+    }
+    for place in places.iter().filter(|place| place.starts_with("examples") || place.starts_with("ops")) {
+        let whole = format!("/usr/share/doc/vtagd/{place}");
+        let is_there = |to: &str| to.starts_with(&whole) || whole.starts_with(to.trim_end_matches('/'));
+        assert!(assets.iter().any(|(_, to)| is_there(to)), "the documentation names {whole}, which no package has");
+    }
+}
+
 #[test]
 fn the_event_in_the_manual_has_the_fields_of_a_real_one() {
     let manual: serde_json::Value = serde_json::from_str(&blocks(&read("docs/events.md"), "json")[0]).unwrap();

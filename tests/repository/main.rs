@@ -15,6 +15,7 @@ mod contract_words;
 mod docs_are_true;
 mod fuzz_bodies;
 mod gpu_script;
+mod image_files;
 mod ops_rules;
 mod page_reader;
 mod task_pages;

@@ -1,4 +1,4 @@
-//! The alert rules and the dashboard of `ops/`: Prometheus's own checker takes them, every alert is tried both ways, and whatever
+//! The alert rules and the dashboards of `ops/`, of a box and of many: Prometheus's own checker takes them, every alert is tried both ways, and whatever
 //! they ask for is a metric that vtagd has, with labels that it has, or a rule beside it. Thresholds stand in one place.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,10 +54,16 @@ struct Expectation {
     exp_alerts: Vec<Value>,
 }
 
+/// Files of rules; beside each lies its test.
+const RULES: [&str; 2] = ["vtagd-alerts", "vtagd-fleet-alerts"];
+
 fn all_rules() -> Vec<Rule> {
-    let text = std::fs::read_to_string(prometheus().join("vtagd-alerts.yaml")).unwrap();
-    let file: RuleFile = serde_yaml::from_str(&text).unwrap();
-    file.groups.into_iter().flat_map(|group| group.rules).collect()
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(prometheus().join(format!("{name}.yaml"))).unwrap();
+        let file: RuleFile = serde_yaml::from_str(&text).unwrap();
+        file.groups.into_iter().flat_map(|group| group.rules).collect::<Vec<_>>()
+    };
+    RULES.into_iter().flat_map(read).collect()
 }
 
 /// The alerts.
@@ -85,8 +91,18 @@ fn thresholds() -> BTreeMap<(String, String), f64> {
 /// What every threshold is recorded as.
 const THRESHOLD: &str = "vtagd:threshold";
 
+/// Of a box.
 fn dashboard() -> Value {
-    let text = std::fs::read_to_string(root().join("ops/grafana/vtagd-dashboard.json")).unwrap();
+    read_dashboard("vtagd-dashboard.json")
+}
+
+/// That, and the one of many boxes.
+fn dashboards() -> [Value; 2] {
+    [dashboard(), read_dashboard("vtagd-fleet-dashboard.json")]
+}
+
+fn read_dashboard(name: &str) -> Value {
+    let text = std::fs::read_to_string(root().join("ops/grafana").join(name)).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -270,17 +286,23 @@ fn expressions_are_read_as_prometheus_reads_them_and_what_is_wrong_is_found() {
 
 #[test]
 fn the_alert_rules_are_taken_by_prometheus_and_do_what_their_tests_say() {
-    for arguments in [["check", "rules", "vtagd-alerts.yaml"], ["test", "rules", "vtagd-alerts-test.yaml"]] {
-        let said = promtool(&prometheus(), &arguments, "").unwrap_or_else(|said| panic!("{arguments:?}: {said}"));
-        assert!(said.contains("SUCCESS"), "{said}");
+    for name in RULES {
+        for arguments in [["check", "rules", &format!("{name}.yaml")], ["test", "rules", &format!("{name}-test.yaml")]]
+        {
+            let said = promtool(&prometheus(), &arguments, "").unwrap_or_else(|said| panic!("{arguments:?}: {said}"));
+            assert!(said.contains("SUCCESS"), "{said}");
+        }
     }
 }
 
 #[test]
 fn every_alert_is_tried_both_where_it_must_fire_and_where_it_must_not() {
-    let text = std::fs::read_to_string(prometheus().join("vtagd-alerts-test.yaml")).unwrap();
-    let file: TestFile = serde_yaml::from_str(&text).unwrap();
-    let tried: Vec<Expectation> = file.tests.into_iter().flat_map(|test| test.alert_rule_test).collect();
+    let expected = |name: &str| {
+        let text = std::fs::read_to_string(prometheus().join(format!("{name}-test.yaml"))).unwrap();
+        let file: TestFile = serde_yaml::from_str(&text).unwrap();
+        file.tests.into_iter().flat_map(|test| test.alert_rule_test).collect::<Vec<_>>()
+    };
+    let tried: Vec<Expectation> = RULES.into_iter().flat_map(expected).collect();
     let names: BTreeSet<String> = rules().into_iter().map(|rule| rule.alert).collect();
     for name in &names {
         let of_it = || tried.iter().filter(|tried| tried.alertname == *name);
@@ -363,7 +385,8 @@ fn the_lines_of_the_dashboard_are_the_thresholds_of_the_alerts() {
 
 #[test]
 fn the_manual_lists_every_alert_and_no_other() {
-    let manual = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let read = |name: &str| std::fs::read_to_string(root().join("docs").join(name)).unwrap();
+    let manual = ["operations.md", "fleet.md"].map(read).concat();
     let rows = manual.lines().filter(|line| line.starts_with("| Vtagd"));
     let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|names| names.split(','));
     let told: BTreeSet<String> = names.map(|name| name.trim().to_owned()).collect();
@@ -387,10 +410,10 @@ fn the_manuals_prometheus_configuration_is_taken_by_prometheus() {
 
 #[test]
 fn every_query_of_the_dashboard_is_taken_by_prometheus_and_asks_for_metrics_that_there_are() {
-    let dashboard = dashboard();
+    let dashboards = dashboards();
     let mut recorded = Vec::new();
     let mut shown = BTreeSet::new();
-    for panel in panels(&dashboard) {
+    for panel in dashboards.iter().flat_map(panels) {
         for (expr, legend) in queries(panel) {
             assert_eq!(problems(&expr, &[&legend]), [] as [String; 0], "{}: {expr}", panel["title"]);
             shown.extend(uses(&expr).metrics.into_iter().map(|(name, _)| name));
@@ -430,8 +453,13 @@ fn every_query_of_the_dashboard_is_taken_by_prometheus_and_asks_for_metrics_that
 }
 
 #[test]
-fn the_dashboard_can_be_imported_and_takes_any_data_source() {
-    let dashboard = dashboard();
+fn each_dashboard_can_be_imported_and_takes_any_data_source() {
+    dashboards().iter().for_each(can_be_imported);
+    let [one, fleet] = dashboards();
+    assert!(one["uid"] != fleet["uid"] && one["title"] != fleet["title"]);
+}
+
+fn can_be_imported(dashboard: &Value) {
     assert!(dashboard["id"].is_null() && dashboard["uid"].is_string() && dashboard["title"].is_string());
     let all = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<u64> = all.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
@@ -440,7 +468,7 @@ fn the_dashboard_can_be_imported_and_takes_any_data_source() {
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let variables: BTreeSet<&str> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
     let source = json!({ "type": "prometheus", "uid": "${datasource}" });
-    for panel in panels(&dashboard) {
+    for panel in panels(dashboard) {
         let title = &panel["title"];
         assert_eq!(panel["datasource"], source, "{title}");
         for target in panel["targets"].as_array().unwrap() {
@@ -453,12 +481,15 @@ fn the_dashboard_can_be_imported_and_takes_any_data_source() {
             }
         }
     }
-    assert!(variables.contains("datasource"));
+    assert!(["datasource", "job", "instance"].iter().all(|name| variables.contains(name)));
 }
 
 #[test]
-fn panels_of_the_dashboard_do_not_lie_over_one_another() {
-    let dashboard = dashboard();
+fn panels_of_a_dashboard_do_not_lie_over_one_another() {
+    dashboards().iter().for_each(has_room);
+}
+
+fn has_room(dashboard: &Value) {
     let place = |panel: &Value| {
         let number = |key: &str| panel["gridPos"][key].as_u64().unwrap();
         (number("x"), number("y"), number("x") + number("w"), number("y") + number("h"))

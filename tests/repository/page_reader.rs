@@ -132,7 +132,7 @@ impl PageReader {
         tool(
             "vtagd",
             &format!(
-                "for one in \"$@\"; do case $one in -c|-c?*|--config*|--url|--help) exec {program} \"$@\" ;; esac; done\n\
+                "for one in \"$@\"; do case $one in -c|-c?*|--config*|--url|--boxes|--help) exec {program} \"$@\" ;; esac; done\n\
                  for words in \"$1\" \"$1 $2\"; do case $words in {commands}) exec {program} \"$@\" -c {here}/etc/vtagd/vtagd.yaml ;; esac; done\n\
                  exec {program} \"$@\""
             ),

@@ -39,7 +39,7 @@ fn file_of(page: &str, name: &str) -> String {
 
 const YARD: &str = "set: yard\nscoring: independent\nbackground: [an empty yard, a paved yard, a wall]\nlabels:\n  \
                     - { name: animal, prompts: [a kitten, an animal], after: 1s, cooldown: 1s }\n  - { name: cat, prompts: [a cat], after: 20s, cooldown: 1s }\n  \
-                    - { name: horse, prompts: [a horse in a stable], enter: { margin: 25 }, after: 1s, cooldown: 1s }\n";
+                    - { name: horse, prompts: [a horse in a stable], enter: { margin: 25 }, exit: { margin: 20 }, after: 1s, cooldown: 1s }\n";
 
 #[test]
 fn who_sees_nothing_told_finds_out_why() {

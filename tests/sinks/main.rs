@@ -6,6 +6,7 @@
 mod common;
 
 mod outbox_survives;
+mod sink_asyncapi;
 mod sink_clock;
 mod sink_consumers;
 #[cfg(feature = "kafka")]

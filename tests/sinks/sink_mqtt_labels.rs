@@ -190,6 +190,66 @@ fn what_home_assistant_was_told_is_taken_back_though_the_broker_has_lost_it_and_
     daemon.stop_cleanly();
 }
 
+/// Broker and daemon come back together, and Home Assistant only later: what was said once it has not heard.
+#[test]
+fn what_goes_while_home_assistant_is_away_is_told_when_it_comes_whatever_becomes_of_the_daemon_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path());
+    let sink = plain(broker.port, ", home_assistant: true");
+    let both = config(folder.path(), &format!("{}{}", stream("gate"), stream("yard")), &sink);
+    let yard = "homeassistant/device/vtagd_yard/config";
+    let watcher = Consumer::start(broker.port, &["homeassistant/#", "vtagd/available"]);
+    labels(folder.path(), &["cat", "rocket"]);
+    let mut daemon = Daemon::start(folder.path(), &both);
+    eventually("both documents", || watcher.last(DOCUMENT).and(watcher.last(yard)));
+    daemon.stop_cleanly();
+    watcher.wait_for("vtagd/available", "stopped");
+    // Where in what was heard a label goes, and a device.
+    let parting = |got: &[Got]| {
+        let parts = |got: &Got| {
+            let document = serde_json::from_slice::<Value>(&got.payload).ok().filter(|_| got.topic == DOCUMENT);
+            document.is_some_and(|document| document["cmps"]["label_rocket"] == json!({ "p": "binary_sensor" }))
+        };
+        got.iter().position(parts)
+    };
+    let emptied = |got: &[Got]| got.iter().position(|got| got.topic == yard && got.payload.is_empty());
+    let left = |got: &[Got]| parting(got).zip(emptied(got));
+    // Each life says it, and is killed; nobody is there.
+    let remembered = |folder: &Path| {
+        let outbox = rusqlite::Connection::open(folder.join("outbox.db")).unwrap();
+        let count = outbox.query_row("SELECT count(*) FROM unheard", [], |row| row.get::<_, usize>(0)).unwrap();
+        (count > 0).then_some(count)
+    };
+    for _ in 0..2 {
+        watcher.forget();
+        daemon = start(folder.path(), &["cat"], &sink);
+        eventually("it is said", || left(&watcher.got()));
+        eventually("the device is written down too", || remembered(folder.path()).filter(|count| *count > 1));
+        daemon.kill();
+    }
+    watcher.forget();
+    let mut daemon = start(folder.path(), &["cat"], &sink);
+    eventually("it is said", || left(&watcher.got()));
+    // Nothing more comes by itself, once what lay there is cleared.
+    eventually("the topics are cleared", || daemon.log().contains("vtagd/gate/rocket").then_some(()));
+    let home = Consumer::start(broker.port, &["homeassistant/#"]);
+    eventually("the document that lies there", || home.last(DOCUMENT));
+    assert_eq!((parting(&home.got()), emptied(&home.got())), (None, None), "nobody keeps it");
+    home.publish("homeassistant/status", "online");
+    let (at, _) = eventually("it is told again", || left(&home.got()));
+    let after =
+        eventually("and then the document", || home.got().into_iter().skip(at + 1).find(|got| got.topic == DOCUMENT));
+    assert!(after.json()["cmps"]["label_cat"].is_object(), "{}", after.text());
+    eventually("it is remembered no more", || remembered(folder.path()).is_none().then_some(()));
+    home.forget();
+    home.publish("homeassistant/status", "online");
+    eventually("the documents once more", || {
+        home.last("homeassistant/device/vtagd-box/config").and(home.last(DOCUMENT))
+    });
+    assert_eq!((parting(&home.got()), emptied(&home.got())), (None, None), "once heard is enough");
+    daemon.stop_cleanly();
+}
+
 #[test]
 fn pictures_that_the_broker_does_not_take_do_not_break_the_connection_again_and_again() {
     for protocol in ["5", "3.1.1"] {

@@ -1,6 +1,6 @@
 //! When a server is asked, and when it is left alone. Pure; time is a parameter.
 //!
-//! Closed: batches go to the server. Open: none do; it is tried again after a wait that grows from [`FIRST`] to [`LONGEST`], with jitter, so
+//! Closed: batches go to the server. Open: none do; it is tried again after a wait that grows from [`FIRST`] to [`MAX_WAIT`], with jitter, so
 //! that boxes which lost one server together do not come back together. A connection that has been made closes it; only a batch that was
 //! answered starts the waits again at the bottom.
 
@@ -11,7 +11,7 @@ use crate::platform::backoff::{Backoff, Ladder};
 /// A server that was only restarted is back at once, and a batch that waits for that is not lost.
 const FIRST: Duration = Duration::from_millis(100);
 /// After an outage nobody computes alone, or drops frames, for much longer than this.
-const LONGEST: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Batches in a row that went wrong in some way which a single one may.
 const FAILURES: u32 = 3;
 
@@ -27,7 +27,7 @@ pub struct CircuitBreaker {
 impl CircuitBreaker {
     /// Open, and to be tried at once; `seed` decides the jitter.
     pub fn new(seed: u64, now: Instant) -> Self {
-        let backoff = Backoff::new(Ladder::doubling(FIRST, LONGEST, Duration::ZERO), seed);
+        let backoff = Backoff::new(Ladder::doubling(FIRST, MAX_WAIT, Duration::ZERO), seed);
         Self { closed: false, failures: 0, backoff, next_try: now }
     }
 
@@ -109,10 +109,10 @@ mod tests {
         for _ in 0..10 {
             breaker.not_connected(now);
         }
-        assert!(wait(&breaker) >= LONGEST.mul_f64(0.8) && wait(&breaker) <= LONGEST.mul_f64(1.2));
+        assert!(wait(&breaker) >= MAX_WAIT.mul_f64(0.8) && wait(&breaker) <= MAX_WAIT.mul_f64(1.2));
         breaker.connected();
         breaker.failed(true, now);
-        assert!(wait(&breaker) >= LONGEST.mul_f64(0.8), "it takes connections and answers nothing");
+        assert!(wait(&breaker) >= MAX_WAIT.mul_f64(0.8), "it takes connections and answers nothing");
         breaker.connected();
         breaker.answered();
         breaker.failed(true, now);

@@ -10,7 +10,7 @@ use crossbeam_channel::bounded;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
-use super::Fault;
+use super::RemoteError;
 use crate::infer::Stop;
 
 /// See the module.
@@ -37,28 +37,28 @@ impl ClientRuntime {
     /// Waits for `work` until `deadline`, or until `halt` says that it is to end.
     ///
     /// # Errors
-    /// What `work` says, [`Fault::Slow`] and [`Fault::Stopped`].
+    /// What `work` says, [`RemoteError::Slow`] and [`RemoteError::Stopped`].
     pub fn run<T: Send + 'static>(
         &self,
         deadline: Instant,
         halt: &RemoteHalt,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
-    ) -> Result<T, Fault> {
+        work: impl Future<Output = Result<T, RemoteError>> + Send + 'static,
+    ) -> Result<T, RemoteError> {
         let (done, result) = bounded(1);
         let (mut told, began) = (halt.told.subscribe(), Instant::now());
         self.handle.spawn(async move {
             let outcome = tokio::select! {
                 outcome = tokio::time::timeout_at(deadline.into(), work) => outcome.unwrap_or_else(|_| {
                     let waited = crate::platform::rounding::duration(began.elapsed());
-                    Err(Fault::Slow(format!("no answer within {waited:?}")))
+                    Err(RemoteError::Slow(format!("no answer within {waited:?}")))
                 }),
-                _ = told.wait_for(|told| *told) => Err(Fault::Stopped),
+                _ = told.wait_for(|told| *told) => Err(RemoteError::Stopped),
             };
             // Whoever asked may have gone.
             let _ = done.send(outcome);
         });
         // The runtime that ends drops the task, and with it the sender.
-        result.recv().unwrap_or(Err(Fault::Stopped))
+        result.recv().unwrap_or(Err(RemoteError::Stopped))
     }
 }
 

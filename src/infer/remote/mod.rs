@@ -107,7 +107,11 @@ pub struct ServerUrl {
 impl ServerUrl {
     /// Host and port as a URL and a `Host` header have them.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -125,7 +129,7 @@ impl fmt::Display for ServerUrl {
 
 /// Why a server has not answered as it should. The variants are different decisions.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum RemoteError {
     /// Nobody there, or the connection broke: another one is made.
     #[error("{0}")]
     Away(String),
@@ -149,7 +153,7 @@ pub enum Fault {
     Stopped,
 }
 
-impl Fault {
+impl RemoteError {
     /// A word for metrics and states.
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::RemoteOptions;
 use super::remote_encoder::RemoteEncoder;
 use super::server_link::{LinkKeeper, References};
-use super::tile_bytes::Affine;
+use super::tile_bytes::PixelScale;
 use crate::infer::measurement_cache::MeasurementKey;
 use crate::infer::probe_embedding::Reference;
 use crate::infer::runtime::Runtime;
@@ -31,7 +31,7 @@ pub fn open(
     settings: &InferSettings,
     options: &RemoteOptions,
     size: (usize, usize),
-    affine: Affine,
+    affine: PixelScale,
 ) -> Result<Opened, InferError> {
     let max_size = match settings.max_size {
         BatchSize::Pictures(size) => size,
@@ -45,17 +45,28 @@ pub fn open(
     };
     let references = references(runtime, bundle, settings, size, affine, local.as_mut())?;
     if let Some(disagrees) = local.as_mut().and_then(|opened| opened.encoders.first_mut()).and_then(|encoder| {
-        references.floats.check(encoder.as_mut(), &[]).err().map(|reason| Refused { provider: encoder.provider(), reason })
+        references
+            .floats
+            .check(encoder.as_mut(), &[])
+            .err()
+            .map(|reason| Refused { provider: encoder.provider(), reason })
     }) {
-        warn!(provider = disagrees.provider.as_str(), reason = disagrees.reason, "the fallback does not agree with the probe, it is not used");
+        warn!(
+            provider = disagrees.provider.as_str(),
+            reason = disagrees.reason,
+            "the fallback does not agree with the probe, it is not used"
+        );
         refused.push(disagrees);
         local = None;
     }
-    let stands_in = local.as_ref().and_then(|opened| opened.encoders.first()).map(|encoder| encoder.provider().as_str());
+    let stands_in =
+        local.as_ref().and_then(|opened| opened.encoders.first()).map(|encoder| encoder.provider().as_str());
     let started = LinkKeeper::start(options.clone(), references, affine, size, stands_in);
     let (keeper, failed) = started.map_err(|e| InferError::Provider(format!("remote: no thread for it: {e}")))?;
     if let Some(fault) = failed.filter(|_| settings.strict) {
-        return Err(InferError::Provider(format!("remote: {fault}; `runtime.strict` allows no other; start the server or set strict: false")));
+        return Err(InferError::Provider(format!(
+            "remote: {fault}; `runtime.strict` allows no other; start the server or set strict: false"
+        )));
     }
     let keeper = Arc::new(keeper);
     let wanted = match settings.sessions {
@@ -74,7 +85,13 @@ pub fn open(
     let plan = Plan { sessions: encoders.len(), threads, devices: settings.devices.clone(), max_size, sizing: None };
     sessions::tell(&plan);
     let view = keeper.link().view();
-    info!(url = view.url, state = view.state, fallback = stands_in.unwrap_or("none"), sessions = plan.sessions, "inference on a server");
+    info!(
+        url = view.url,
+        state = view.state,
+        fallback = stands_in.unwrap_or("none"),
+        sessions = plan.sessions,
+        "inference on a server"
+    );
     Ok(Opened { encoders, refused, plan, link: Some(Arc::clone(keeper.link())) })
 }
 
@@ -95,7 +112,7 @@ fn references(
     bundle: &Bundle,
     settings: &InferSettings,
     size: (usize, usize),
-    affine: Affine,
+    affine: PixelScale,
     local: Option<&mut Opened>,
 ) -> Result<References, InferError> {
     let known = Reference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
@@ -104,10 +121,12 @@ fn references(
         encoder = opened.encoders.first_mut().map(|first| first.as_mut() as &mut dyn ImageEncoder);
     }
     let mut cpu: Option<OrtImageEncoder> = None;
-    let mut computed = |rounding: Option<Affine>| -> Result<Reference, InferError> {
+    let mut computed = |rounding: Option<PixelScale>| -> Result<Reference, InferError> {
         let least = least(bundle, settings.min_cosine);
         let key = key(bundle, size, rounding);
-        if let Some(embedding) = key.load::<Vec<f32>>(&paths::cache_dir()).filter(|e| e.iter().all(|v| v.is_finite()) && !e.is_empty()) {
+        if let Some(embedding) =
+            key.load::<Vec<f32>>(&paths::cache_dir()).filter(|e| e.iter().all(|v| v.is_finite()) && !e.is_empty())
+        {
             return Ok(Reference::remembered(embedding, size, least, rounding));
         }
         let made = match &mut encoder {
@@ -156,7 +175,7 @@ fn least(bundle: &Bundle, min_cosine: f32) -> f32 {
     own.map_or(min_cosine, |own| (min_cosine.clamp(-1.0, 1.0).acos() + own.clamp(-1.0, 1.0).acos()).cos())
 }
 
-fn key(bundle: &Bundle, size: (usize, usize), rounding: Option<Affine>) -> MeasurementKey {
+fn key(bundle: &Bundle, size: (usize, usize), rounding: Option<PixelScale>) -> MeasurementKey {
     MeasurementKey {
         question: if rounding.is_some() { "probe-bytes" } else { "probe-floats" }.to_owned(),
         model: bundle.embedding_fingerprint.clone(),

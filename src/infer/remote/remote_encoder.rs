@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Fault;
+use super::RemoteError;
 use super::client_runtime::RemoteHalt;
 use super::server_link::{LinkKeeper, ServerLink, TrustedServer};
 use crate::batching::tensor::HostMemory;
@@ -17,6 +17,9 @@ use crate::infer::{ImageEncoder, InferError, Provider, Stop};
 
 /// Before a batch is sent again to a server that has too much to do: as long as a run takes, and not the same for all boxes.
 const BUSY: Duration = Duration::from_millis(50);
+
+/// For another connection, where something stands in.
+const SOON: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub struct RemoteEncoder {
@@ -44,7 +47,7 @@ impl RemoteEncoder {
     }
 
     /// Asks the server, twice if that may help.
-    fn remotely(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), Fault> {
+    fn remotely(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), RemoteError> {
         let link = Arc::clone(self.link());
         let deadline = Instant::now() + link.options.timeout;
         let mut server = link.server()?;
@@ -57,17 +60,19 @@ impl RemoteEncoder {
                 Err(fault) => fault,
             };
             link.failed(&server, &fault, Instant::now());
-            let worth = matches!(fault, Fault::Away(_) | Fault::Busy(_) | Fault::Wrong(_));
+            let worth = matches!(fault, RemoteError::Away(_) | RemoteError::Busy(_) | RemoteError::Wrong(_));
             if !again || !worth || self.halt.is_told() {
                 return Err(fault);
             }
-            if matches!(fault, Fault::Busy(_)) {
+            if matches!(fault, RemoteError::Busy(_)) {
                 let wait = link.spread(BUSY);
                 std::thread::sleep(wait.min(deadline.saturating_duration_since(Instant::now())));
             }
-            server = link.server_by(deadline, &self.halt).map_err(|_| fault)?;
+            // Another address is there at once, or a server that was only started again; who can compute here need not wait for more.
+            let soon = if self.fallback.is_some() { deadline.min(Instant::now() + SOON) } else { deadline };
+            server = link.server_by(soon, &self.halt).map_err(|_| fault)?;
         }
-        Err(Fault::Stopped)
+        Err(RemoteError::Stopped)
     }
 
     /// Sends the batch, in as many parts as it takes, with the probe among the pictures where it is time for that.
@@ -78,7 +83,7 @@ impl RemoteEncoder {
         count: usize,
         deadline: Instant,
         embeddings: &mut Vec<f32>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), RemoteError> {
         let link = Arc::clone(self.link());
         let (model, dim, place) = (&server.model, link.dim(), 3 * link.size.0 * link.size.1);
         let probed = link.probe_place(count, Instant::now());
@@ -98,17 +103,24 @@ impl RemoteEncoder {
             part.iter().for_each(|picture| model.layout.append(picture, &link.affine, &mut bytes));
             match link.ask(server, (bytes.into(), many), deadline, &self.halt, embeddings) {
                 Ok(()) => from += many,
-                Err(Fault::TooMuch(why)) if many > 1 => {
+                Err(RemoteError::TooMuch(why)) if many > 1 => {
                     let limit = self.limit.lower(many, Instant::now());
-                    tracing::warn!(error = why, pictures = many, limit, "too much for the inference server, going on with half as many");
+                    tracing::warn!(
+                        error = why,
+                        pictures = many,
+                        limit,
+                        "too much for the inference server, going on with half as many"
+                    );
                 }
-                Err(Fault::TooMuch(why)) => return Err(Fault::Busy(why)),
+                Err(RemoteError::TooMuch(why)) => return Err(RemoteError::Busy(why)),
                 Err(fault) => return Err(fault),
             }
         }
         if let Some(at) = probed {
             let row: Vec<f32> = embeddings.drain(at * dim..(at + 1) * dim).collect();
-            link.reference(model).agree(&row, 1).map_err(|why| Fault::Wrong(format!("the probe in a batch: {why}")))?;
+            link.reference(model)
+                .agree(&row, 1)
+                .map_err(|why| RemoteError::Wrong(format!("the probe in a batch: {why}")))?;
         }
         Ok(())
     }
@@ -139,10 +151,14 @@ impl ImageEncoder for RemoteEncoder {
         };
         embeddings.clear();
         if self.halt.is_told() {
-            return Err(InferError::Run("the inference server did not answer in time, and the run was told to end".into()));
+            return Err(InferError::Run(
+                "the inference server did not answer in time, and the run was told to end".into(),
+            ));
         }
         let Some(fallback) = &mut self.fallback else {
-            return Err(InferError::Run(format!("the inference server: {fault}; nothing else computes, add `cpu` to runtime.providers")));
+            return Err(InferError::Run(format!(
+                "the inference server: {fault}; nothing else computes, add `cpu` to runtime.providers"
+            )));
         };
         self.served = fallback.provider();
         metrics::counter!("vtagd_remote_fallback_pictures_total").increment(count as u64);

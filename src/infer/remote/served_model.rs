@@ -2,7 +2,7 @@
 
 use super::kserve_messages::TensorMetadata;
 use super::tile_bytes::Layout;
-use super::{Fault, TileInput, told};
+use super::{RemoteError, TileInput, told};
 use crate::infer::graph::IMAGE_OUTPUTS;
 
 /// What a model takes and gives.
@@ -20,14 +20,14 @@ impl ServedModel {
     /// `most`: `max_batch_size` of the server's configuration, where it has one; 0 is none.
     ///
     /// # Errors
-    /// [`Fault::Refused`]: a model that takes something else than one picture of `size` (height, width), or gives no embedding.
+    /// [`RemoteError::Refused`]: a model that takes something else than one picture of `size` (height, width), or gives no embedding.
     pub fn new(
         inputs: &[TensorMetadata],
         outputs: &[TensorMetadata],
         most: Option<usize>,
         size: (usize, usize),
         wanted: TileInput,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, RemoteError> {
         let (input, layout, fixed) = match inputs {
             // A server need not know what its model takes: then it is what an export of ours has.
             [] => {
@@ -37,7 +37,7 @@ impl ServedModel {
             [input] => {
                 let layout = layout(input, size)?;
                 if layout.is_bytes() && wanted == TileInput::F32 {
-                    return Err(Fault::Refused(
+                    return Err(RemoteError::Refused(
                         "the server's model takes pictures as bytes (UINT8), and the configuration says input: f32; remove `input`".into(),
                     ));
                 }
@@ -45,11 +45,14 @@ impl ServedModel {
                 (input.name.clone(), layout, fixed)
             }
             several => {
-                return Err(Fault::Refused(format!("the server's model has {} inputs, and one is needed: the picture", several.len())));
+                return Err(RemoteError::Refused(format!(
+                    "the server's model has {} inputs, and one is needed: the picture",
+                    several.len()
+                )));
             }
         };
         if let Some(batch) = fixed.filter(|batch| *batch > 1) {
-            return Err(Fault::Refused(format!(
+            return Err(RemoteError::Refused(format!(
                 "the server's model takes exactly {batch} pictures at a time; export it with a free batch (vtagd model export-triton)"
             )));
         }
@@ -58,7 +61,7 @@ impl ServedModel {
     }
 }
 
-fn layout(input: &TensorMetadata, (height, width): (usize, usize)) -> Result<Layout, Fault> {
+fn layout(input: &TensorMetadata, (height, width): (usize, usize)) -> Result<Layout, RemoteError> {
     let fits = |sides: [usize; 3]| {
         let any_or = |(side, wanted): (&i64, usize)| *side == -1 || usize::try_from(*side) == Ok(wanted);
         input.shape.len() == 4 && input.shape[1..].iter().zip(sides).all(any_or)
@@ -72,7 +75,7 @@ fn layout(input: &TensorMetadata, (height, width): (usize, usize)) -> Result<Lay
         "FP16" if first => Ok(Layout::F16),
         other => {
             let (kind, shape) = (told(other), &input.shape[..input.shape.len().min(8)]);
-            Err(Fault::Refused(format!(
+            Err(RemoteError::Refused(format!(
                 "the server's model takes {kind} of shape {shape:?}, not UINT8 of [-1, {height}, {width}, 3] or FP32 of [-1, 3, {height}, \
                  {width}]: it is another model, or has another preprocessing"
             )))
@@ -80,17 +83,22 @@ fn layout(input: &TensorMetadata, (height, width): (usize, usize)) -> Result<Lay
     }
 }
 
-fn output(outputs: &[TensorMetadata]) -> Result<Option<String>, Fault> {
+fn output(outputs: &[TensorMetadata]) -> Result<Option<String>, RemoteError> {
     if outputs.is_empty() {
         return Ok(None);
     }
-    let matrix = |output: &&TensorMetadata| output.shape.len() == 2 && matches!(output.datatype.as_str(), "FP32" | "FP16");
-    let named = IMAGE_OUTPUTS.iter().find_map(|name| outputs.iter().filter(matrix).find(|output| output.name == **name));
+    let matrix =
+        |output: &&TensorMetadata| output.shape.len() == 2 && matches!(output.datatype.as_str(), "FP32" | "FP16");
+    let named =
+        IMAGE_OUTPUTS.iter().find_map(|name| outputs.iter().filter(matrix).find(|output| output.name == **name));
     let mut matrices = outputs.iter().filter(matrix);
     let only = matrices.next().filter(|_| matrices.next().is_none());
     named.or(only).map(|output| Some(output.name.clone())).ok_or_else(|| {
         let names: Vec<_> = outputs.iter().take(8).map(|output| told(&output.name)).collect();
-        Fault::Refused(format!("none of the outputs of the server's model is an embedding (outputs: {})", names.join(", ")))
+        RemoteError::Refused(format!(
+            "none of the outputs of the server's model is an embedding (outputs: {})",
+            names.join(", ")
+        ))
     })
 }
 
@@ -102,7 +110,7 @@ mod tests {
         TensorMetadata { name: name.into(), datatype: datatype.into(), shape: shape.to_vec() }
     }
 
-    fn of(input: TensorMetadata, wanted: TileInput) -> Result<ServedModel, Fault> {
+    fn of(input: TensorMetadata, wanted: TileInput) -> Result<ServedModel, RemoteError> {
         ServedModel::new(&[input], &[tensor("image_embeds", "FP32", &[-1, 384])], Some(32), (224, 336), wanted)
     }
 
@@ -116,7 +124,11 @@ mod tests {
             ("FP16", [-1, 3, -1, -1], Layout::F16),
         ] {
             let model = of(tensor("x", datatype, &shape), TileInput::U8).unwrap();
-            assert_eq!((model.layout, model.input.as_str(), model.max_batch), (layout, "x", Some(32)), "{datatype} {shape:?}");
+            assert_eq!(
+                (model.layout, model.input.as_str(), model.max_batch),
+                (layout, "x", Some(32)),
+                "{datatype} {shape:?}"
+            );
         }
         let error = of(tensor("x", "UINT8", &[-1, 224, 336, 3]), TileInput::F32).unwrap_err();
         assert!(error.to_string().contains("remove `input`"), "{error}");
@@ -132,7 +144,10 @@ mod tests {
             ("BYTES", &[-1]),
         ] {
             let error = of(tensor("x", datatype, shape), TileInput::U8).unwrap_err();
-            assert!(matches!(&error, Fault::Refused(why) if why.contains(datatype) && why.contains("[-1, 3, 224, 336]")), "{error}");
+            assert!(
+                matches!(&error, RemoteError::Refused(why) if why.contains(datatype) && why.contains("[-1, 3, 224, 336]")),
+                "{error}"
+            );
         }
         let two = [tensor("a", "FP32", &[-1, 3, 8, 8]), tensor("b", "INT64", &[-1])];
         assert!(ServedModel::new(&two, &[], None, (8, 8), TileInput::U8).unwrap_err().to_string().contains("2 inputs"));

@@ -25,7 +25,7 @@ use tonic_prost::ProstCodec;
 use super::kserve_messages as message;
 use super::served_model::ServedModel;
 use super::tile_bytes::AnswerTensor;
-use super::{Carrier, Fault, RemoteOptions, ServerUrl, TileInput, told};
+use super::{Carrier, RemoteError, RemoteOptions, ServerUrl, TileInput, told};
 
 /// What says of an HTTP message how long its JSON is; values follow.
 const JSON_LENGTH: &str = "inference-header-content-length";
@@ -42,12 +42,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 type Wire = TokioIo<Box<dyn Io>>;
 
 /// What is asked of a model: pictures that are on their way.
-pub struct Question {
+pub struct InferQuestion {
     pub id: u64,
     pub shape: Vec<i64>,
     pub pixels: Bytes,
     /// Of the embeddings that are wanted, in 32 bits.
     pub answer_bytes: usize,
+    /// For the answer; the server is told too.
+    pub limit: Duration,
 }
 
 /// See the module.
@@ -56,7 +58,6 @@ pub struct ServerConnection {
     way: Way,
     model: String,
     token: Option<HeaderValue>,
-    timeout: Duration,
 }
 
 enum Way {
@@ -69,13 +70,13 @@ impl ServerConnection {
     /// Connects, and shakes hands. `tls` where the URL wants it.
     ///
     /// # Errors
-    /// [`Fault::Away`] with what failed.
+    /// [`RemoteError::Away`] with what failed.
     pub async fn connect(
         url: ServerUrl,
         options: Arc<RemoteOptions>,
         tls: Option<Arc<rustls::ClientConfig>>,
-    ) -> Result<Self, Fault> {
-        let away = |error: &dyn std::fmt::Display| Fault::Away(format!("{url}: {}", told(&error.to_string())));
+    ) -> Result<Self, RemoteError> {
+        let away = |error: &dyn std::fmt::Display| RemoteError::Away(format!("{url}: {}", told(&error.to_string())));
         let socket = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|e| away(&e))?;
         socket.set_nodelay(true).map_err(|e| away(&e))?;
         let io: Box<dyn Io> = match tls {
@@ -85,7 +86,12 @@ impl ServerConnection {
                 let protocol: &[u8] = if url.carrier == Carrier::Grpc { b"h2" } else { b"http/1.1" };
                 tls.alpn_protocols = vec![protocol.to_vec()];
                 let name = rustls::pki_types::ServerName::try_from(url.host.clone()).map_err(|e| away(&e))?;
-                Box::new(tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, socket).await.map_err(|e| away(&e))?)
+                Box::new(
+                    tokio_rustls::TlsConnector::from(Arc::new(tls))
+                        .connect(name, socket)
+                        .await
+                        .map_err(|e| away(&e))?,
+                )
             }
         };
         let io = TokioIo::new(io);
@@ -99,28 +105,30 @@ impl ServerConnection {
             }
         };
         let token = options.token.as_ref().map(|token| HeaderValue::try_from(format!("Bearer {}", token.expose())));
-        let mut token = token.transpose().map_err(|_| Fault::Refused("the token cannot stand in a header".into()))?;
+        let mut token =
+            token.transpose().map_err(|_| RemoteError::Refused("the token cannot stand in a header".into()))?;
         token.iter_mut().for_each(|token| token.set_sensitive(true));
-        Ok(Self { way, model: options.model.clone(), token, timeout: options.timeout, url })
+        Ok(Self { way, model: options.model.clone(), token, url })
     }
 
     /// What the server's model takes and gives.
     ///
     /// # Errors
     /// When it does not say, or it is unsuitable.
-    pub async fn served_model(&self, size: (usize, usize), wanted: TileInput) -> Result<ServedModel, Fault> {
+    pub async fn served_model(&self, size: (usize, usize), wanted: TileInput) -> Result<ServedModel, RemoteError> {
         let (inputs, outputs) = match &self.way {
             Way::Grpc(channel) => {
                 let found: message::ModelMetadata =
-                    self.unary(channel, message::MODEL_METADATA, self.asked(), MAX_DESCRIPTION).await?;
+                    self.unary(channel, message::MODEL_METADATA, self.asked(), MAX_DESCRIPTION, None).await?;
                 (found.inputs, found.outputs)
             }
             Way::Http(_) => {
                 let metadata = self.described("").await?;
-                let tensors = |key: &str| -> Result<Vec<message::TensorMetadata>, Fault> {
+                let tensors = |key: &str| -> Result<Vec<message::TensorMetadata>, RemoteError> {
                     let list = metadata.get(key).cloned().unwrap_or_default();
                     let list = if list.is_null() { serde_json::Value::Array(Vec::new()) } else { list };
-                    serde_json::from_value(list).map_err(|e| Fault::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
+                    serde_json::from_value(list)
+                        .map_err(|e| RemoteError::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
                 };
                 (tensors("inputs")?, tensors("outputs")?)
             }
@@ -129,7 +137,7 @@ impl ServerConnection {
         let most = match &self.way {
             Way::Grpc(channel) => {
                 let found: Result<message::ModelConfigAnswer, _> =
-                    self.unary(channel, message::MODEL_CONFIG, self.asked(), MAX_DESCRIPTION).await;
+                    self.unary(channel, message::MODEL_CONFIG, self.asked(), MAX_DESCRIPTION, None).await;
                 found.ok().and_then(|answer| usize::try_from(answer.config?.max_batch_size).ok())
             }
             Way::Http(_) => {
@@ -148,14 +156,19 @@ impl ServerConnection {
     ///
     /// # Errors
     /// Whatever becomes of the request. What is in the answer is not looked at but for whose it is.
-    pub async fn infer(&self, model: &ServedModel, question: Question) -> Result<AnswerTensor, Fault> {
+    pub async fn infer(&self, model: &ServedModel, question: InferQuestion) -> Result<AnswerTensor, RemoteError> {
         match &self.way {
             Way::Grpc(channel) => self.infer_by_grpc(channel, model, question).await,
             Way::Http(_) => self.infer_by_http(model, question).await,
         }
     }
 
-    async fn infer_by_grpc(&self, channel: &Channel, model: &ServedModel, question: Question) -> Result<AnswerTensor, Fault> {
+    async fn infer_by_grpc(
+        &self,
+        channel: &Channel,
+        model: &ServedModel,
+        question: InferQuestion,
+    ) -> Result<AnswerTensor, RemoteError> {
         let id = question.id.to_string();
         let input = message::InferTensor {
             name: model.input.clone(),
@@ -172,9 +185,13 @@ impl ServerConnection {
             raw_input_contents: vec![question.pixels],
         };
         let most = question.answer_bytes + ENVELOPE;
-        let mut answer: message::InferAnswer = self.unary(channel, message::MODEL_INFER, request, most).await?;
+        let limit = Some(question.limit);
+        let mut answer: message::InferAnswer = self.unary(channel, message::MODEL_INFER, request, most, limit).await?;
         if !answer.id.is_empty() && answer.id != id {
-            return Err(Fault::Wrong(format!("the server answered request {} instead of {id}", told(&answer.id))));
+            return Err(RemoteError::Wrong(format!(
+                "the server answered request {} instead of {id}",
+                told(&answer.id)
+            )));
         }
         let at = position(&answer.outputs, model.output.as_deref(), |output| &output.name)?;
         let output = answer.outputs.swap_remove(at);
@@ -187,7 +204,7 @@ impl ServerConnection {
         Ok(AnswerTensor { datatype: output.datatype, shape: output.shape, bytes })
     }
 
-    async fn infer_by_http(&self, model: &ServedModel, question: Question) -> Result<AnswerTensor, Fault> {
+    async fn infer_by_http(&self, model: &ServedModel, question: InferQuestion) -> Result<AnswerTensor, RemoteError> {
         let id = question.id.to_string();
         let outputs: Vec<_> = model
             .output
@@ -215,21 +232,19 @@ impl ServerConnection {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(JSON_LENGTH, json.len())
             .body(Full::new(Bytes::from(body)));
-        let (json_length, body) = self.exchange(request, question.answer_bytes + ENVELOPE).await?;
-        let Some(length) = json_length.filter(|length| *length <= body.len()) else {
-            return Err(Fault::Refused(
-                "the server answers with values in JSON, not in binary; use grpc:// with it".to_owned(),
-            ));
-        };
+        let (json_length, body) = self.exchange(request, question.answer_bytes + ENVELOPE, true).await?;
+        let length = json_length.filter(|length| *length <= body.len());
+        let length = length.ok_or_else(|| RemoteError::Wrong("the server's answer is shorter than it says".into()))?;
         let (head, values) = (body.slice(..length), body.slice(length..));
         binary_answer(&head, &values, model.output.as_deref(), &id)
     }
 
     /// A JSON description of the model.
-    async fn described(&self, what: &str) -> Result<serde_json::Value, Fault> {
+    async fn described(&self, what: &str) -> Result<serde_json::Value, RemoteError> {
         let request = hyper::Request::get(self.path(what)).body(Full::new(Bytes::new()));
-        let (_, body) = self.exchange(request, MAX_DESCRIPTION).await?;
-        serde_json::from_slice(&body).map_err(|e| Fault::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
+        let (_, body) = self.exchange(request, MAX_DESCRIPTION, false).await?;
+        serde_json::from_slice(&body)
+            .map_err(|e| RemoteError::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
     }
 
     fn path(&self, what: &str) -> String {
@@ -241,55 +256,74 @@ impl ServerConnection {
         &self,
         request: Result<hyper::Request<Full<Bytes>>, hyper::http::Error>,
         most: usize,
-    ) -> Result<(Option<usize>, Bytes), Fault> {
-        let Way::Http(sender) = &self.way else { return Err(Fault::Refused("this connection has no HTTP".into())) };
-        let mut request = request.map_err(|e| Fault::Refused(e.to_string()))?;
-        let host = HeaderValue::try_from(self.url.authority()).map_err(|e| Fault::Refused(e.to_string()))?;
+        binary: bool,
+    ) -> Result<(Option<usize>, Bytes), RemoteError> {
+        let Way::Http(sender) = &self.way else {
+            return Err(RemoteError::Refused("this connection has no HTTP".into()));
+        };
+        let mut request = request.map_err(|e| RemoteError::Refused(e.to_string()))?;
+        let host = HeaderValue::try_from(self.url.authority()).map_err(|e| RemoteError::Refused(e.to_string()))?;
         request.headers_mut().insert(HOST, host);
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
         }
-        let away = |e: hyper::Error| Fault::Away(format!("{}: {}", self.url, told(&chain(&e))));
+        let away = |e: hyper::Error| RemoteError::Away(format!("{}: {}", self.url, told(&chain(&e))));
         let mut sender = sender.lock().await;
         sender.ready().await.map_err(away)?;
         let answer = sender.send_request(request).await.map_err(away)?;
         let (status, headers) = (answer.status(), answer.headers());
         let json_length = headers.get(JSON_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if status.is_success() && binary && json_length.is_none() {
+            let why = "the server answers with values in JSON, not in binary; use grpc:// with it";
+            return Err(RemoteError::Refused(why.to_owned()));
+        }
         let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Fault::Wrong(format!("the server's answer has more than {most} bytes"))
+            if !status.is_success() {
+                RemoteError::Refused(format!("the server says {status}"))
+            } else if error.is::<http_body_util::LengthLimitError>() {
+                RemoteError::Wrong(format!("the server's answer has more than {most} bytes"))
             } else {
-                Fault::Away(format!("{}: {}", self.url, told(&error.to_string())))
+                RemoteError::Away(format!("{}: {}", self.url, told(&error.to_string())))
             }
         })?;
         let body = body.to_bytes();
         if status.is_success() {
             return Ok((json_length, body));
         }
-        let why = format!("the server says {status}: {}", told(&String::from_utf8_lossy(&body[..body.len().min(1000)])));
+        let why =
+            format!("the server says {status}: {}", told(&String::from_utf8_lossy(&body[..body.len().min(1000)])));
         Err(match status.as_u16() {
-            413 => Fault::TooMuch(why),
-            400 if is_about_size(&why) => Fault::TooMuch(why),
-            429 | 502 | 503 => Fault::Busy(why),
-            408 | 504 => Fault::Slow(why),
-            _ => Fault::Refused(why),
+            413 => RemoteError::TooMuch(why),
+            400 if is_about_size(&why) => RemoteError::TooMuch(why),
+            429 | 502 | 503 => RemoteError::Busy(why),
+            408 | 504 => RemoteError::Slow(why),
+            _ => RemoteError::Refused(why),
         })
     }
 
-    async fn unary<Q, A>(&self, channel: &Channel, path: &'static str, question: Q, most: usize) -> Result<A, Fault>
+    async fn unary<Q, A>(
+        &self,
+        channel: &Channel,
+        path: &'static str,
+        question: Q,
+        most: usize,
+        limit: Option<Duration>,
+    ) -> Result<A, RemoteError>
     where
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
         let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(most);
-        let away = |e: &dyn std::error::Error| Fault::Away(format!("{}: {}", self.url, told(&chain(e))));
+        let away = |e: &dyn std::error::Error| RemoteError::Away(format!("{}: {}", self.url, told(&chain(e))));
         client.ready().await.map_err(|e| away(&e))?;
         let mut request = tonic::Request::new(question);
         // For a server that would rather not begin what nobody waits for.
-        request.set_timeout(self.timeout);
+        if let Some(limit) = limit {
+            request.set_timeout(limit);
+        }
         if let Some(token) = &self.token {
             let value = tonic::metadata::MetadataValue::try_from(token.as_bytes());
-            let value = value.map_err(|_| Fault::Refused("the token cannot stand in a header".into()))?;
+            let value = value.map_err(|_| RemoteError::Refused("the token cannot stand in a header".into()))?;
             request.metadata_mut().insert("authorization", value);
         }
         let codec = ProstCodec::<Q, A>::default();
@@ -297,21 +331,27 @@ impl ServerConnection {
         answer.map(tonic::Response::into_inner).map_err(|status| self.fault(&status))
     }
 
-    fn fault(&self, status: &Status) -> Fault {
+    fn fault(&self, status: &Status) -> RemoteError {
         let code = status.code();
         // A source is the transport's: the server itself has only words.
         if let Some(source) = std::error::Error::source(status) {
-            return Fault::Away(format!("{}: {}", self.url, told(&chain(source))));
+            // It counts the time of a request too, and may be a moment quicker.
+            if std::iter::successors(Some(source), |error| error.source())
+                .any(|error| error.is::<tonic::TimeoutExpired>())
+            {
+                return RemoteError::Slow("no answer within its time".to_owned());
+            }
+            return RemoteError::Away(format!("{}: {}", self.url, told(&chain(source))));
         }
         let why = format!("the server says {code:?}: {}", told(status.message()));
         match code {
-            Code::ResourceExhausted => Fault::TooMuch(why),
-            Code::InvalidArgument if is_about_size(&why) => Fault::TooMuch(why),
+            Code::ResourceExhausted => RemoteError::TooMuch(why),
+            Code::InvalidArgument if is_about_size(&why) => RemoteError::TooMuch(why),
             // Of this side: the answer is longer than it may be.
-            Code::OutOfRange => Fault::Wrong(why),
-            Code::DeadlineExceeded | Code::Cancelled => Fault::Slow(why),
-            Code::Unavailable => Fault::Busy(why),
-            _ => Fault::Refused(why),
+            Code::OutOfRange => RemoteError::Wrong(why),
+            Code::DeadlineExceeded | Code::Cancelled => RemoteError::Slow(why),
+            Code::Unavailable => RemoteError::Busy(why),
+            _ => RemoteError::Refused(why),
         }
     }
 }
@@ -323,18 +363,20 @@ fn is_about_size(why: &str) -> bool {
 }
 
 /// The output of this name, or the only one.
-fn position<T>(outputs: &[T], wanted: Option<&str>, name: impl Fn(&T) -> &str) -> Result<usize, Fault> {
+fn position<T>(outputs: &[T], wanted: Option<&str>, name: impl Fn(&T) -> &str) -> Result<usize, RemoteError> {
     let found = match wanted {
         Some(wanted) => outputs.iter().position(|output| name(output) == wanted),
         None => (outputs.len() == 1).then_some(0),
     };
-    found.ok_or_else(|| Fault::Wrong(format!("the server's answer has {} outputs, none of which is the embedding", outputs.len())))
+    found.ok_or_else(|| {
+        RemoteError::Wrong(format!("the server's answer has {} outputs, none of which is the embedding", outputs.len()))
+    })
 }
 
 /// An answer whose JSON is `head` and whose values are `values`, one output's after the other.
-fn binary_answer(head: &[u8], values: &Bytes, wanted: Option<&str>, id: &str) -> Result<AnswerTensor, Fault> {
+fn binary_answer(head: &[u8], values: &Bytes, wanted: Option<&str>, id: &str) -> Result<AnswerTensor, RemoteError> {
     #[derive(serde::Deserialize)]
-    struct Head {
+    struct AnswerHead {
         #[serde(default)]
         id: String,
         outputs: Vec<Output>,
@@ -351,10 +393,10 @@ fn binary_answer(head: &[u8], values: &Bytes, wanted: Option<&str>, id: &str) ->
     struct Parameters {
         binary_data_size: Option<usize>,
     }
-    let head: Head = serde_json::from_slice(head)
-        .map_err(|e| Fault::Wrong(format!("the server's answer cannot be read: {}", told(&e.to_string()))))?;
+    let head: AnswerHead = serde_json::from_slice(head)
+        .map_err(|e| RemoteError::Wrong(format!("the server's answer cannot be read: {}", told(&e.to_string()))))?;
     if !head.id.is_empty() && head.id != id {
-        return Err(Fault::Wrong(format!("the server answered request {} instead of {id}", told(&head.id))));
+        return Err(RemoteError::Wrong(format!("the server answered request {} instead of {id}", told(&head.id))));
     }
     let at = position(&head.outputs, wanted, |output| &output.name)?;
     let sizes = |outputs: &[Output]| {
@@ -363,7 +405,7 @@ fn binary_answer(head: &[u8], values: &Bytes, wanted: Option<&str>, id: &str) ->
     let output = &head.outputs[at];
     let range = sizes(&head.outputs[..at]).zip(sizes(&head.outputs[..=at])).filter(|(_, end)| *end <= values.len());
     let (Some(_), Some((from, to))) = (output.parameters.binary_data_size, range) else {
-        return Err(Fault::Wrong("the server's answer has no binary values for the embedding, or is cut".into()));
+        return Err(RemoteError::Wrong("the server's answer has no binary values for the embedding, or is cut".into()));
     };
     Ok(AnswerTensor { datatype: output.datatype.clone(), shape: output.shape.clone(), bytes: values.slice(from..to) })
 }

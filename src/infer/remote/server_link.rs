@@ -17,9 +17,9 @@ use prost::bytes::Bytes;
 use super::circuit_breaker::CircuitBreaker;
 use super::client_runtime::{ClientRuntime, RemoteHalt};
 use super::served_model::ServedModel;
-use super::server_connection::{Question, ServerConnection};
-use super::tile_bytes::Affine;
-use super::{Fault, RemoteOptions, ServerUrl};
+use super::server_connection::{InferQuestion, ServerConnection};
+use super::tile_bytes::PixelScale;
+use super::{RemoteError, RemoteOptions, ServerUrl};
 use crate::infer::Stop;
 use crate::infer::probe_embedding::Reference;
 use crate::platform::tls;
@@ -61,7 +61,7 @@ struct LinkState {
     server: Option<Arc<TrustedServer>>,
     /// The place of `options.urls` that is tried, or was connected to, last.
     url: usize,
-    fault: Option<Fault>,
+    fault: Option<RemoteError>,
     since: jiff::Timestamp,
     connections: u64,
     next_probe: Instant,
@@ -73,7 +73,7 @@ struct LinkState {
 /// What both sides of the link share.
 pub struct ServerLink {
     pub options: Arc<RemoteOptions>,
-    pub affine: Affine,
+    pub affine: PixelScale,
     /// Height and width.
     pub size: (usize, usize),
     references: References,
@@ -107,10 +107,10 @@ impl LinkKeeper {
     pub fn start(
         options: RemoteOptions,
         references: References,
-        affine: Affine,
+        affine: PixelScale,
         size: (usize, usize),
         fallback: Option<&'static str>,
-    ) -> std::io::Result<(Self, Option<Fault>)> {
+    ) -> std::io::Result<(Self, Option<RemoteError>)> {
         let (now, seed) = (Instant::now(), RandomState::new().hash_one(std::process::id()));
         let state = LinkState {
             breaker: CircuitBreaker::new(seed, now),
@@ -174,11 +174,13 @@ impl ServerLink {
     ///
     /// # Errors
     /// Why they do not.
-    pub fn server(&self) -> Result<Arc<TrustedServer>, Fault> {
+    pub fn server(&self) -> Result<Arc<TrustedServer>, RemoteError> {
         let state = self.state.lock();
         match &state.server {
             Some(server) if state.breaker.is_closed() => Ok(Arc::clone(server)),
-            _ => Err(state.fault.clone().unwrap_or_else(|| Fault::Away("it has not been connected to yet".into()))),
+            _ => {
+                Err(state.fault.clone().unwrap_or_else(|| RemoteError::Away("it has not been connected to yet".into())))
+            }
         }
     }
 
@@ -186,9 +188,9 @@ impl ServerLink {
     ///
     /// # Errors
     /// Why there is none by then.
-    pub fn server_by(&self, deadline: Instant, halt: &RemoteHalt) -> Result<Arc<TrustedServer>, Fault> {
+    pub fn server_by(&self, deadline: Instant, halt: &RemoteHalt) -> Result<Arc<TrustedServer>, RemoteError> {
         /// Whoever tells the caller to end does not wake who waits here.
-        const LOOK: Duration = Duration::from_millis(50);
+        const POLL_INTERVAL: Duration = Duration::from_millis(50);
         loop {
             let found = self.server();
             let now = Instant::now();
@@ -197,10 +199,10 @@ impl ServerLink {
             }
             let mut state = self.state.lock();
             if state.closing {
-                return Err(Fault::Stopped);
+                return Err(RemoteError::Stopped);
             }
             if !state.breaker.is_closed() {
-                self.changed.wait_until(&mut state, deadline.min(now + LOOK));
+                self.changed.wait_until(&mut state, deadline.min(now + POLL_INTERVAL));
             }
         }
     }
@@ -216,6 +218,11 @@ impl ServerLink {
         Some(state.probes % (count + 1))
     }
 
+    /// The next batch has the probe in it.
+    pub fn probe_soon(&self) {
+        self.state.lock().next_probe = Instant::now();
+    }
+
     /// `wait`, a little longer or shorter, so that boxes do not do the same at the same time.
     pub fn spread(&self, wait: Duration) -> Duration {
         self.state.lock().breaker.spread(wait)
@@ -227,9 +234,9 @@ impl ServerLink {
     }
 
     /// The server did not. A fault of a connection that is no more says nothing of the one that is.
-    pub fn failed(&self, server: &TrustedServer, fault: &Fault, now: Instant) {
+    pub fn failed(&self, server: &TrustedServer, fault: &RemoteError, now: Instant) {
         let mut state = self.state.lock();
-        if state.server.as_ref().is_none_or(|now| now.number != server.number) || *fault == Fault::Stopped {
+        if state.server.as_ref().is_none_or(|now| now.number != server.number) || *fault == RemoteError::Stopped {
             return;
         }
         state.fault = Some(fault.clone());
@@ -254,7 +261,7 @@ impl ServerLink {
         deadline: Instant,
         halt: &RemoteHalt,
         rows: &mut Vec<f32>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), RemoteError> {
         self.question(&server.connection, &server.model, (pixels, count), deadline, halt, rows)
     }
 
@@ -266,19 +273,20 @@ impl ServerLink {
         deadline: Instant,
         halt: &RemoteHalt,
         rows: &mut Vec<f32>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), RemoteError> {
         let (dim, began) = (self.dim(), Instant::now());
-        let question = Question {
+        let question = InferQuestion {
             id: self.questions.fetch_add(1, Ordering::Relaxed),
             shape: model.layout.shape(count, self.size),
             answer_bytes: count * dim * 4,
+            limit: deadline.saturating_duration_since(began),
             pixels,
         };
         metrics::counter!("vtagd_remote_sent_bytes_total").increment(question.pixels.len() as u64);
         let (connection, asked) = (Arc::clone(connection), model.clone());
         let answer = self.runtime.run(deadline, halt, async move { connection.infer(&asked, question).await });
         let result = answer.and_then(|answer| answer.append_rows(count, dim, rows));
-        let outcome = result.as_ref().map_or_else(Fault::kind, |()| "ok");
+        let outcome = result.as_ref().map_or_else(RemoteError::kind, |()| "ok");
         metrics::counter!("vtagd_remote_requests_total", "outcome" => outcome).increment(1);
         if result.is_ok() {
             metrics::histogram!("vtagd_remote_request_duration_seconds").record(began.elapsed().as_secs_f64());
@@ -328,10 +336,10 @@ impl ServerLink {
     }
 
     /// Tries every address once. `None`: batches go there now.
-    fn try_once(&self) -> Option<Fault> {
+    fn try_once(&self) -> Option<RemoteError> {
         let first = self.state.lock().url;
         let many = self.options.urls.len().max(1);
-        let mut last = Fault::Away("it has no address".into());
+        let mut last = RemoteError::Away("it has no address".into());
         for at in (0..many).map(|step| (first + step) % many) {
             let Some(url) = self.options.urls.get(at) else { continue };
             match self.connected(url) {
@@ -344,11 +352,11 @@ impl ServerLink {
         }
         let mut state = self.state.lock();
         state.breaker.not_connected(Instant::now());
-        let news = state.fault.as_ref().map(Fault::kind) != Some(last.kind());
+        let news = state.fault.as_ref().map(RemoteError::kind) != Some(last.kind());
         state.fault = Some(last.clone());
         drop(state);
         metrics::gauge!("vtagd_remote_up").set(0.0);
-        if news && last != Fault::Stopped {
+        if news && last != RemoteError::Stopped {
             tracing::warn!(error = %last, fallback = self.fallback.unwrap_or("none"), "the inference server cannot be used, trying again");
         }
         Some(last)
@@ -370,28 +378,34 @@ impl ServerLink {
     }
 
     /// A connection to `url` that agrees with the probe.
-    fn connected(&self, url: &ServerUrl) -> Result<(ServerConnection, ServedModel), Fault> {
+    fn connected(&self, url: &ServerUrl) -> Result<(ServerConnection, ServedModel), RemoteError> {
         let step = || Instant::now() + self.options.timeout.max(STEP);
-        let tls = url.tls.then(|| tls::client(&self.options.trust)).transpose().map_err(Fault::Refused)?;
+        let tls = url.tls.then(|| tls::client(&self.options.trust)).transpose().map_err(RemoteError::Refused)?;
         let connect = ServerConnection::connect(url.clone(), Arc::clone(&self.options), tls);
         let connection = self.runtime.run(step(), &self.halt, connect);
         let connection = Arc::new(connection.map_err(|fault| match fault {
-            Fault::Slow(why) => Fault::Away(format!("{url}: {why}")),
+            RemoteError::Slow(why) => RemoteError::Away(format!("{url}: {why}")),
             other => other,
         })?);
         let (size, wanted, asked) = (self.size, self.options.input, Arc::clone(&connection));
         let model = self.runtime.run(step(), &self.halt, async move { asked.served_model(size, wanted).await })?;
         self.probe(&connection, &model, &step)?;
         // Whatever was asked over it has been answered.
-        let connection = Arc::try_unwrap(connection).map_err(|_| Fault::Away("the connection is still in use".into()))?;
+        let connection =
+            Arc::try_unwrap(connection).map_err(|_| RemoteError::Away("the connection is still in use".into()))?;
         Ok((connection, model))
     }
 
     /// Whether the server computes what the model means, and answers each row with its own embedding.
-    fn probe(&self, connection: &Arc<ServerConnection>, model: &ServedModel, step: &dyn Fn() -> Instant) -> Result<(), Fault> {
+    fn probe(
+        &self,
+        connection: &Arc<ServerConnection>,
+        model: &ServedModel,
+        step: &dyn Fn() -> Instant,
+    ) -> Result<(), RemoteError> {
         let reference = self.reference(model);
         let pictures: Vec<Vec<f32>> = (0..PROBE_PICTURES as u64).map(|index| reference.picture(index)).collect();
-        let embedded = |order: &[usize]| -> Result<Vec<f32>, Fault> {
+        let embedded = |order: &[usize]| -> Result<Vec<f32>, RemoteError> {
             let mut rows = Vec::new();
             let most = model.max_batch.unwrap_or(order.len()).min(self.most_in_a_message(model)).max(1);
             for part in order.chunks(most) {
@@ -401,7 +415,7 @@ impl ServerLink {
             }
             Ok(rows)
         };
-        let wrong = |why: String| Fault::Wrong(format!("{}: {why}", connection.url));
+        let wrong = |why: String| RemoteError::Wrong(format!("{}: {why}", connection.url));
         let alone = embedded(&[0])?;
         reference.agree(&alone, 1).map_err(wrong)?;
         let (straight, turned) = (embedded(&[0, 1, 2])?, embedded(&[2, 0, 1])?);

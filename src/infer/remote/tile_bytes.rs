@@ -5,17 +5,17 @@
 
 use half::f16;
 
-use super::Fault;
+use super::RemoteError;
 use crate::infer::session::normalise;
 
 /// From a sample of 0 to 255 to the model's float: × `scale` + `bias`, for each channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Affine {
+pub struct PixelScale {
     pub scale: [f32; 3],
     pub bias: [f32; 3],
 }
 
-impl Affine {
+impl PixelScale {
     /// The nearest byte that `value` of `channel` may have come from.
     fn byte(&self, channel: usize, value: f32) -> u8 {
         // Out of range, and what is no number, ends at 0 or 255.
@@ -91,7 +91,7 @@ impl Layout {
     }
 
     /// Appends one picture (`[3, height, width]`, normalised floats).
-    pub fn append(self, picture: &[f32], affine: &Affine, out: &mut Vec<u8>) {
+    pub fn append(self, picture: &[f32], affine: &PixelScale, out: &mut Vec<u8>) {
         let plane = (picture.len() / 3).max(1);
         match self {
             Self::F32 => picture.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes())),
@@ -106,7 +106,7 @@ impl Layout {
                 for (channel, plane) in picture.chunks_exact(plane).take(3).enumerate() {
                     let (factor, shift) = (1.0 / affine.scale[channel], -affine.bias[channel] / affine.scale[channel]);
                     let places = out[start..].iter_mut().skip(channel).step_by(3);
-                    // As `Affine::byte`, with the division done once.
+                    // As `PixelScale::byte`, with the division done once.
                     places.zip(plane).for_each(|(place, value)| *place = (value * factor + (shift + 0.5)) as u8);
                 }
             }
@@ -126,9 +126,9 @@ impl AnswerTensor {
     /// Appends its rows, of length 1 each, to `rows`.
     ///
     /// # Errors
-    /// [`Fault::Wrong`]: another shape or type, too few values, and values that are no embedding.
-    pub fn append_rows(&self, count: usize, dim: usize, rows: &mut Vec<f32>) -> Result<(), Fault> {
-        let wrong = |what: String| Err(Fault::Wrong(format!("the server's answer is wrong: {what}")));
+    /// [`RemoteError::Wrong`]: another shape or type, too few values, and values that are no embedding.
+    pub fn append_rows(&self, count: usize, dim: usize, rows: &mut Vec<f32>) -> Result<(), RemoteError> {
+        let wrong = |what: String| Err(RemoteError::Wrong(format!("the server's answer is wrong: {what}")));
         let wanted = [count, dim].map(|side| i64::try_from(side).unwrap_or(i64::MAX));
         if self.shape != wanted {
             let shape = &self.shape[..self.shape.len().min(8)];
@@ -162,9 +162,9 @@ mod tests {
     use super::*;
 
     /// As CLIP's preprocessor file says.
-    fn clip() -> Affine {
+    fn clip() -> PixelScale {
         let (mean, std) = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
-        Affine {
+        PixelScale {
             scale: std.map(|std: f64| (1.0 / 255.0 / std) as f32),
             bias: [0, 1, 2].map(|c| (-mean[c] / std[c]) as f32),
         }
@@ -172,7 +172,11 @@ mod tests {
 
     #[test]
     fn every_byte_comes_back_as_it_was_in_either_order() {
-        for affine in [clip(), Affine { scale: [1.0 / 128.0; 3], bias: [-127.0 / 128.0; 3] }, Affine { scale: [2.0 / 255.0; 3], bias: [-1.0; 3] }] {
+        for affine in [
+            clip(),
+            PixelScale { scale: [1.0 / 128.0; 3], bias: [-127.0 / 128.0; 3] },
+            PixelScale { scale: [2.0 / 255.0; 3], bias: [-1.0; 3] },
+        ] {
             let bytes: Vec<u8> = (0..3 * 256).map(|i| (i % 256) as u8).collect();
             let float = |(i, byte): (usize, &u8)| f32::from(*byte) * affine.scale[i / 256] + affine.bias[i / 256];
             let picture: Vec<f32> = bytes.iter().enumerate().map(float).collect();
@@ -222,7 +226,7 @@ mod tests {
             (AnswerTensor { datatype: "INT64".into(), ..answer(&[2, 2], &[0.0; 4]) }, "type INT64"),
         ] {
             let fault = tensor.append_rows(2, 2, &mut rows).unwrap_err();
-            assert!(matches!(&fault, Fault::Wrong(why) if why.contains(told)), "{fault}");
+            assert!(matches!(&fault, RemoteError::Wrong(why) if why.contains(told)), "{fault}");
             assert_eq!(rows.len(), 5, "nothing of it stays");
         }
     }

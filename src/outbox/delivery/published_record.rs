@@ -52,6 +52,10 @@ pub struct LabelPlace {
 /// Levels of topics, by label.
 pub type Levels = BTreeMap<LabelPlace, String>;
 
+/// What has gone from documents that lie at the other side, by topic: each component's key and platform; one without a name stands for the whole
+/// document. Those who listen there may not have heard of it yet.
+pub type Unheard = BTreeMap<String, BTreeMap<String, String>>;
+
 /// What the outbox knows of one place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownRecord {
@@ -59,14 +63,31 @@ pub struct KnownRecord {
     pub identity: Option<Uuid>,
     pub retained: BTreeMap<String, Proof>,
     pub levels: Levels,
+    pub unheard: Unheard,
+}
+
+/// What the outbox is to write down of one place, all or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordUpdate {
+    pub changes: Vec<Change>,
+    /// Of labels that had none so far.
+    pub levels: Levels,
+    /// All of it; `None`: as it was.
+    pub unheard: Option<Unheard>,
+}
+
+impl RecordUpdate {
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.levels.is_empty() && self.unheard.is_none()
+    }
 }
 
 /// What a sink wants, and where it waits for the answer.
 pub enum Ask {
     /// Everything about `place`.
     Read { place: String, answer: oneshot::Sender<Result<KnownRecord, String>> },
-    /// `levels` are written down, and `changes`, all or none.
-    Write { place: String, changes: Vec<Change>, levels: Levels, answer: oneshot::Sender<Result<(), String>> },
+    /// `update` is written down.
+    Write { place: String, update: RecordUpdate, answer: oneshot::Sender<Result<(), String>> },
 }
 
 impl DeliverySender {
@@ -96,13 +117,13 @@ impl DeliveryReceiver {
         }
     }
 
-    /// Writes `changes` and `levels` down. When it returns they are on the disk.
+    /// Writes `update` down. When it returns it is on the disk.
     ///
     /// # Errors
     /// Why that could not be; it may still happen.
-    pub async fn record(&self, place: &str, changes: Vec<Change>, levels: Levels) -> Result<(), String> {
+    pub async fn record(&self, place: &str, update: RecordUpdate) -> Result<(), String> {
         let (answer, told) = oneshot::channel();
-        if !self.ask(Ask::Write { place: place.to_owned(), changes, levels, answer })? {
+        if !self.ask(Ask::Write { place: place.to_owned(), update, answer })? {
             return Ok(());
         }
         match tokio::time::timeout(ANSWER_TIMEOUT, told).await {

@@ -1,6 +1,7 @@
 //! The outbox's file: what survives, what is thrown away, what a damaged one becomes.
 
 mod full_disk;
+mod known;
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::*;
 use crate::event::EventKind;
 use crate::outbox::age::tests::Machine;
 use crate::outbox::damage::{self, tests::IS_FULL};
-use crate::outbox::delivery::published_record::Proof;
+use crate::outbox::delivery::published_record::{Change, Proof, Unheard};
 use crate::outbox::delivery::tests::event;
 use crate::outbox::route::Filter;
 
@@ -21,6 +22,10 @@ fn routes(names: &[&str]) -> Vec<Route> {
         rate: None,
     };
     names.iter().map(route).collect()
+}
+
+fn update(changes: &[Change]) -> RecordUpdate {
+    RecordUpdate { changes: changes.to_vec(), ..RecordUpdate::default() }
 }
 
 fn queued(label: &str, to: &[u16]) -> Queued {
@@ -397,41 +402,6 @@ fn a_place_that_cannot_be_written_is_named_with_the_remedy() {
 }
 
 #[test]
-fn what_was_published_is_known_to_the_next_life_of_its_place_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
-    let mut store = open(&path, &machine);
-    let change = |topic: &str, proof: Option<Proof>| Change { topic: topic.to_owned(), proof };
-    let exact = Proof { digest: Some([1; 32]), before: None };
-    store.record("broker v", &[change("v/a", Some(exact)), change("v/b", Some(Proof::default()))]).unwrap();
-    let newer = Proof { digest: Some([2; 32]), before: Some([1; 32]) };
-    store
-        .record("broker v", &[change("v/a", Some(newer)), change("v/c", Some(exact)), change("v/none", None)])
-        .unwrap();
-    store.record("broker v", &[change("v/c", None)]).unwrap();
-    store.record("broker w", &[change("v/a", None), change("w/a", Some(exact))]).unwrap();
-    // As a kill would leave it.
-    drop(store);
-    let store = open(&path, &machine);
-    let known = store.known("broker v").unwrap();
-    assert_eq!(known.retained, [("v/a".to_owned(), newer), ("v/b".into(), Proof::default())].into());
-    assert_eq!(store.known("broker w").unwrap().retained, [("w/a".to_owned(), exact)].into());
-    assert!(store.known("elsewhere").unwrap().retained.is_empty());
-}
-
-#[test]
-fn what_is_remembered_of_a_place_has_an_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut store = open(&folder.path().join("outbox.db"), &Machine::default());
-    let change = |n: usize| Change { topic: format!("v/{n}"), proof: Some(Proof::default()) };
-    store.record("broker", &(0..70_000).map(change).collect::<Vec<_>>()).unwrap();
-    assert_eq!(store.known("broker").unwrap().retained.len(), 65_536);
-    store.record("broker", &[Change { topic: "v/1".into(), proof: None }, change(70_001), change(70_002)]).unwrap();
-    let left = store.known("broker").unwrap().retained;
-    assert!(left.len() == 65_536 && left.contains_key("v/70001") && !left.contains_key("v/1"));
-}
-
-#[test]
 fn an_outbox_is_the_same_for_ever_whatever_becomes_of_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let (path, machine) = (folder.path().join("outbox.db"), Machine::default());
@@ -442,7 +412,9 @@ fn an_outbox_is_the_same_for_ever_whatever_becomes_of_its_file() {
     let many: Vec<Queued> = (0..400).map(|n| queued(&format!("{n:03}"), &[0])).collect();
     store.commit(&many, &[]).unwrap();
     let left = |n: u8| Change { topic: format!("v/{n}"), proof: Some(Proof { digest: Some([n; 32]), before: None }) };
-    store.record("broker", &[left(1), left(2)]).unwrap();
+    let unheard = Some([("ha/a".to_owned(), [("label_car".to_owned(), "sensor".to_owned())].into())].into());
+    let whole_update = RecordUpdate { unheard, ..update(&[left(1), left(2)]) };
+    store.record("broker", &whole_update).unwrap();
     let whole = known(&store);
     // Found out while it runs, and nothing can be read.
     let corrupt = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None);
@@ -451,7 +423,7 @@ fn an_outbox_is_the_same_for_ever_whatever_becomes_of_its_file() {
     std::fs::write(&path, b"gone").unwrap();
     store.recover(&routes(&["a", "b"]), &corrupt()).unwrap();
     assert_eq!(known(&store).identity, Some(identity));
-    store.record("broker", &[left(1), left(2)]).unwrap();
+    store.record("broker", &whole_update).unwrap();
     store.commit(&many, &[]).unwrap();
     store.close();
     // Torn where events stand: who it is and what it has published is carried over.

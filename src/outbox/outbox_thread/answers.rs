@@ -14,10 +14,8 @@ impl Worker {
                         let known = self.store.known(&place);
                         let _ = answer.send(known.map_err(|error| self.told(&error)));
                     }
-                    Ask::Write { place, changes, levels, answer } => {
-                        let written =
-                            if levels.is_empty() { Ok(()) } else { self.store.record_levels(&place, &levels) };
-                        let written = written.and_then(|()| self.store.record(&place, &changes));
+                    Ask::Write { place, update, answer } => {
+                        let written = self.store.record(&place, &update);
                         let _ = answer.send(written.map_err(|error| self.told(&error)));
                     }
                 }

@@ -257,9 +257,13 @@ pub fn parting(document: &[u8], before: &Components) -> Option<Vec<u8>> {
     Some(document.to_string().into())
 }
 
-/// The components that tell of a label, or of a label in a region, by the levels of its state below its stream. Others have none.
+/// The components that tell of a label, or of a label in a region, by the levels of its state below its stream; by those of its picture that
+/// alone. Others have none.
 pub fn components_of(levels: &[&str]) -> Components {
+    let image = |key: String| Components::from([(key, "image".to_owned())]);
     let (region, own) = match levels {
+        [level, "snapshot"] if !TAKEN.contains(level) => return image(format!("snapshot_{level}")),
+        [region, level, "snapshot"] => return image(format!("region_snapshot_{}", own(region, level))),
         [level] if !TAKEN.contains(level) => ("", (*level).to_owned()),
         [region, level] if !TAKEN_BELOW.contains(level) => ("region_", own(region, level)),
         _ => return Components::new(),
@@ -374,7 +378,12 @@ pub mod tests {
             .collect();
         let of_stream = super::components(json!({ "cmps": both }).to_string().as_bytes());
         assert!(of_stream.iter().all(|(key, p)| known.get(key) == Some(p) || ["event", "enabled"].contains(&&**key)));
-        for other in ["status", "enabled/state", "event", "snapshot", "car/attributes", "a/car/snapshot"] {
+        // A picture that is not made any more, of a label that stays.
+        for (picture, key) in [("car/snapshot", "snapshot_car"), ("a_b/car/snapshot", "region_snapshot_3_a_b_car")] {
+            let levels: Vec<&str> = picture.split('/').collect();
+            assert!(components_of(&levels).keys().eq([key]) && of_stream[key] == "image", "{picture}");
+        }
+        for other in ["status", "enabled/state", "event", "snapshot", "car/attributes", "a/car/attributes"] {
             assert!(components_of(&other.split('/').collect::<Vec<_>>()).is_empty(), "{other}");
         }
         let car = &both["region_3_a_b_car"];

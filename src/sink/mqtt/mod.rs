@@ -22,6 +22,7 @@ mod mqtt_client;
 mod mqtt_session;
 mod owner;
 mod ownership;
+mod partings;
 mod picture_limit;
 mod published;
 mod publisher;
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 use super::daemon_facts::DaemonFacts;
 use super::{Running, Sink, SinkError};
 use crate::outbox::delivery::DeliveryReceiver;
+use crate::outbox::delivery::published_record::KnownRecord;
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 use crate::platform::zoned_url::ZonedUrl;
@@ -186,9 +188,8 @@ impl Mqtt {
                 () = receiver.closed() => return Ok(()),
             };
             self.tell(receiver, &whose);
-            let published = self
-                .published
-                .get_or_insert_with(|| Published::new(self.topics.clone(), Default::default(), Default::default()));
+            let published =
+                self.published.get_or_insert_with(|| Published::new(self.topics.clone(), KnownRecord::default()));
             let (settings, unreadable, limit) = (&self.settings, &mut self.unreadable, &mut self.limit);
             let (topics, registry, owner, facts) = (&self.topics, &self.registry, &self.owner, &self.facts);
             let mut session =
@@ -230,7 +231,7 @@ impl Mqtt {
         if self.published.is_none() {
             let known = receiver.recorded(place).await.map_err(SinkError::retry)?;
             self.owner.id = known.identity.unwrap_or(self.owner.id);
-            self.published = Some(Published::new(self.topics.clone(), known.retained, known.levels));
+            self.published = Some(Published::new(self.topics.clone(), known));
         }
         if !self.unreadable {
             // Who vanishes before it knows whose the prefix is must not be told to be away.

@@ -22,7 +22,7 @@ use super::publisher::{Acknowledged, Publisher};
 use super::states::{self, States};
 use super::topics::Topics;
 use crate::outbox::delivery::DeliveryReceiver;
-use crate::outbox::delivery::published_record::Change;
+use crate::outbox::delivery::published_record::{Change, Unheard};
 use crate::sink::SinkError;
 use crate::sink::daemon_facts::DaemonFacts;
 use crate::sink::in_flight::OrderingGate;
@@ -114,6 +114,8 @@ pub struct Session<'a> {
     one_by_one: Option<Vec<String>>,
     /// Home Assistant has asked for its devices meanwhile.
     introduce_later: bool,
+    /// What Home Assistant is told to have gone since it came.
+    told_partings: Option<Unheard>,
     /// Whether the broker can take an event and refuse the one before it.
     may_refuse: bool,
     /// If so, the next of a stream and label waits for the PUBACK of the one before.
@@ -166,6 +168,7 @@ impl<'a> Session<'a> {
             surveying: None,
             one_by_one: None,
             introduce_later: false,
+            told_partings: None,
             may_refuse: settings.protocol == Protocol::V5,
             gate: OrderingGate::default(),
         }
@@ -327,14 +330,13 @@ impl<'a> Session<'a> {
     }
 
     async fn write_down(&mut self, changes: Vec<Change>, receiver: &DeliveryReceiver, place: &str) {
-        let levels = self.published.levels().unwritten();
-        if changes.is_empty() && levels.is_empty() {
+        let update = self.published.update(changes);
+        if update.is_empty() {
             return;
         }
-        match receiver.record(place, changes.clone(), levels.clone()).await {
+        match receiver.record(place, update.clone()).await {
             Ok(()) => {
-                self.published.written(&changes);
-                self.published.levels_written(&levels);
+                self.published.written(&update);
                 self.told = false;
             }
             Err(why) if !std::mem::replace(&mut self.told, true) => tracing::warn!(
@@ -382,6 +384,9 @@ impl<'a> Session<'a> {
             }
         }
         self.clear(now)?;
+        if let Some(told) = self.told_partings.take_if(|_| self.publisher.is_idle()) {
+            self.published.partings.heard(&told);
+        }
         let mut changes = std::mem::take(&mut self.forgotten);
         changes.extend(self.published.unwritten());
         self.write_down(changes, receiver, place).await;

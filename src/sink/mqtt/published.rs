@@ -11,8 +11,9 @@ use serde_json::Value;
 use super::label_levels::LabelLevels;
 use super::mqtt_client::Message;
 use super::owner;
+use super::partings::Partings;
 use super::topics::Topics;
-use crate::outbox::delivery::published_record::{Change, Digest, Levels, Proof, digest};
+use crate::outbox::delivery::published_record::{Change, Digest, KnownRecord, Proof, RecordUpdate, digest};
 use crate::stream::registry::RegisteredStream;
 
 struct Row {
@@ -31,15 +32,18 @@ pub struct Published {
     rows: BTreeMap<String, Row>,
     /// Under which topics each label is published.
     levels: LabelLevels,
+    /// What Home Assistant may not have heard of.
+    pub partings: Partings,
 }
 
 impl Published {
     /// Goes on from what the outbox has.
-    pub fn new(topics: Topics, recorded: BTreeMap<String, Proof>, levels: Levels) -> Self {
-        let levels = LabelLevels::new(levels, !recorded.is_empty());
+    pub fn new(topics: Topics, known: KnownRecord) -> Self {
+        let (recorded, partings) = (known.retained, Partings::new(known.unheard));
+        let levels = LabelLevels::new(known.levels, !recorded.is_empty());
         let row =
             |(topic, proof): (String, Proof)| (topic, Row { proof, written: true, last: None, there: proof.digest });
-        Self { topics, rows: recorded.into_iter().map(row).collect(), levels }
+        Self { topics, rows: recorded.into_iter().map(row).collect(), levels, partings }
     }
 
     /// Which level each label has; those of `streams` that have none get one.
@@ -49,11 +53,6 @@ impl Published {
 
     pub fn levels(&self) -> &LabelLevels {
         &self.levels
-    }
-
-    /// The outbox has `levels`.
-    pub fn levels_written(&mut self, levels: &Levels) {
-        self.levels.written(levels);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -94,12 +93,21 @@ impl Published {
         changes
     }
 
-    /// The outbox has `changes`.
-    pub fn written(&mut self, changes: &[Change]) {
-        for Change { topic, proof } in changes {
+    /// What the outbox is to write down beside `changes`.
+    pub fn update(&self, changes: Vec<Change>) -> RecordUpdate {
+        RecordUpdate { changes, levels: self.levels.unwritten(), unheard: self.partings.unwritten() }
+    }
+
+    /// The outbox has `update`.
+    pub fn written(&mut self, update: &RecordUpdate) {
+        for Change { topic, proof } in &update.changes {
             if let Some(row) = self.rows.get_mut(topic) {
                 row.written = *proof == Some(row.proof);
             }
+        }
+        self.levels.written(&update.levels);
+        if let Some(unheard) = &update.unheard {
+            self.partings.written(unheard);
         }
     }
 
@@ -170,8 +178,8 @@ mod tests {
     use super::*;
 
     fn published(recorded: &[(&str, Proof)]) -> Published {
-        let recorded = recorded.iter().map(|(topic, proof)| ((*topic).to_owned(), *proof)).collect();
-        Published::new(Topics::new("v"), recorded, Levels::new())
+        let retained = recorded.iter().map(|(topic, proof)| ((*topic).to_owned(), *proof)).collect();
+        Published::new(Topics::new("v"), KnownRecord { retained, ..KnownRecord::default() })
     }
 
     fn of(payload: &str) -> Option<Digest> {
@@ -190,7 +198,7 @@ mod tests {
         let status = Proof { digest: of("online"), before: None };
         assert_eq!(changes.iter().map(|c| c.proof).collect::<Vec<_>>(), [Some(Proof::default()), Some(status)]);
         assert_eq!(published.unwritten(), changes, "until it is said to be");
-        published.written(&changes);
+        published.written(&published.update(changes));
         assert!(published.unwritten().is_empty());
         assert_eq!(published.before(&[Message::retained("v/gate/car", "OFF"), messages[1].clone()]), []);
         let gone = published.before(&[Message::retained("v/gate/status", "offline")]);
@@ -205,7 +213,7 @@ mod tests {
         let mut published = published(&[]);
         let publish = |published: &mut Published, payload: &str| {
             let changes = published.before(&[Message::retained(topic, payload)]);
-            published.written(&changes);
+            published.written(&published.update(changes));
         };
         publish(&mut published, "online");
         published.confirm(topic, digest(b"online"));

@@ -52,6 +52,8 @@ pub struct States {
     there: HashMap<String, Digest>,
     /// What our discovery documents at the broker have, by topic.
     documents: HashMap<String, Components>,
+    /// What documents may have had of labels that have gone, where nobody has seen those documents.
+    guessed: HashMap<String, Components>,
     /// Discovery documents of others where one of ours would belong.
     taken: BTreeSet<String>,
     /// The log has been told of those that matter.
@@ -62,6 +64,8 @@ pub struct States {
     seen: bool,
     /// Topics that should be there; `None` until the streams are known.
     wanted: Option<BTreeSet<String>>,
+    /// Documents of which it is still to be told once on this connection what has gone from them; `None`: it is not known yet.
+    to_part: Option<BTreeSet<String>>,
     /// The streams and their states as they were shown last.
     shown: Option<(Arc<Vec<RegisteredStream>>, Vec<&'static str>)>,
 }
@@ -77,11 +81,13 @@ impl States {
             levels: HashMap::new(),
             there: HashMap::new(),
             documents: HashMap::new(),
+            guessed: HashMap::new(),
             taken: BTreeSet::new(),
             told: false,
             surveyed: false,
             seen: false,
             wanted: None,
+            to_part: None,
             shown: None,
         }
     }
@@ -127,7 +133,8 @@ impl States {
         let Some(prefix) = self.discovery.as_deref().filter(|_| !self.seen) else { return Vec::new() };
         let ours = streams.iter().map(|stream| home_assistant::topic(prefix, &self.topics, stream.id()));
         let ours = ours.chain([home_assistant::box_topic(prefix, &self.topics)]);
-        let known = published.topics().filter(|topic| home_assistant::is_document(prefix, topic)).cloned();
+        let known = published.topics().chain(published.partings.topics());
+        let known = known.filter(|topic| home_assistant::is_document(prefix, topic)).cloned();
         ours.chain(known).collect::<BTreeSet<_>>().into_iter().take(ASKED).collect()
     }
 
@@ -178,6 +185,7 @@ impl States {
         self.learn(streams, published);
         self.tell_taken(streams);
         let wanted = self.wanted(streams, published);
+        let gone = self.part_once(published);
         for topic in wanted.keys().filter(|topic| !published.knows(topic)) {
             self.there.remove(topic);
         }
@@ -195,7 +203,25 @@ impl States {
         if self.surveyed {
             self.remember_gone(published);
         }
-        messages.into_iter().flat_map(|message| self.with_parting(message)).collect()
+        gone.into_iter().chain(messages.into_iter().flat_map(|message| self.with_parting(message, published))).collect()
+    }
+
+    /// Once a connection, as nobody knows who was there before: documents from which something has gone are told again, and what is returned is
+    /// for devices that have gone.
+    fn part_once(&mut self, published: &Published) -> Vec<Message> {
+        if !self.surveyed || self.to_part.is_some() {
+            return Vec::new();
+        }
+        let topics: BTreeSet<String> = published.partings.topics().cloned().collect();
+        self.there.retain(|topic, _| !topics.contains(topic));
+        self.to_part = Some(topics);
+        self.gone_devices(published)
+    }
+
+    /// Empties the documents of devices that have gone, unless another's lies there. Nothing of ours does.
+    fn gone_devices(&self, published: &Published) -> Vec<Message> {
+        let gone = published.partings.devices().filter(|topic| self.is_document(topic) && !self.taken.contains(*topic));
+        gone.map(|topic| Message::new(topic.clone(), "")).collect()
     }
 
     /// Documents have told of what is gone, also where the broker has lost them meanwhile: Home Assistant has not.
@@ -205,20 +231,38 @@ impl States {
             let components = home_assistant::components_of(&self.topics.levels(&topic));
             if let Some(stream) = self.topics.stream(&topic).filter(|_| !components.is_empty()) {
                 let document = home_assistant::topic(&prefix, &self.topics, stream);
-                self.documents.entry(document).or_default().extend(components);
+                self.guessed.entry(document).or_default().extend(components);
             }
         }
     }
 
     /// `message`, and before a document what lets Home Assistant let go of the components that have gone. That is not retained: the broker
     /// has the one before or the one after, whatever happens in between.
-    fn with_parting(&mut self, message: Message) -> Vec<Message> {
+    fn with_parting(&mut self, message: Message, published: &mut Published) -> Vec<Message> {
         if !self.is_document(&message.topic) {
             return vec![message];
         }
-        let before = self.documents.insert(message.topic.clone(), home_assistant::components(&message.payload));
-        let parting = before.and_then(|before| home_assistant::parting(&message.payload, &before));
-        let parting = parting.map(|payload| Message::new(message.topic.clone(), payload));
+        let (topic, now) = (&message.topic, home_assistant::components(&message.payload));
+        let mut gone = self.documents.insert(topic.clone(), now.clone()).unwrap_or_default();
+        gone.retain(|key, _| !now.contains_key(key));
+        published.partings.part(topic, &gone);
+        let mut guessed = self.guessed.remove(topic).unwrap_or_default();
+        guessed.retain(|key, _| !now.contains_key(key));
+        gone.extend(guessed.clone());
+        // What is not announced today does not come back with its label, and would be told for ever.
+        let Announced { snapshots, scores, .. } = self.announced;
+        guessed.retain(|_, platform| match platform.as_str() {
+            "image" => snapshots,
+            "sensor" => scores,
+            _ => true,
+        });
+        published.partings.part(topic, &guessed);
+        published.partings.come_back(topic, &now);
+        if self.to_part.as_mut().is_some_and(|to_part| to_part.remove(topic)) {
+            gone.extend(published.partings.of(topic).cloned().unwrap_or_default());
+        }
+        let parting = home_assistant::parting(&message.payload, &gone);
+        let parting = parting.map(|payload| Message::new(topic.clone(), payload));
         parting.into_iter().chain([message]).collect()
     }
 
@@ -238,12 +282,18 @@ impl States {
         self.wanted.as_ref().is_none_or(|wanted| wanted.contains(topic))
     }
 
-    /// The documents once more.
+    /// The documents once more; before each what has gone from it and may not have been heard of, and before all of them the devices that have gone.
     pub fn introduce_again(&self, published: &Published) -> Vec<Message> {
         let Some((streams, _)) = self.shown.as_ref().filter(|_| self.surveyed) else { return Vec::new() };
         let documents =
             self.box_document().into_iter().chain(streams.iter().filter_map(|s| self.document(s, published)));
-        documents.map(|(topic, text)| Message::retained(topic, text)).collect()
+        let documents = documents.flat_map(|(topic, text)| {
+            let gone = published.partings.of(&topic);
+            let parting = gone.and_then(|gone| home_assistant::parting(&text, gone));
+            let parting = parting.map(|payload| Message::new(topic.clone(), payload));
+            parting.into_iter().chain([Message::retained(topic, text)])
+        });
+        self.gone_devices(published).into_iter().chain(documents).collect()
     }
 
     /// The levels of a label that is watched: that of its region, if it has one, and its own.

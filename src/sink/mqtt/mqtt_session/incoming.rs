@@ -61,9 +61,14 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The documents once more.
+    /// The documents once more, and what has gone from them. What is told of that has been heard once the broker has it.
     pub(super) fn introduce_again(&mut self) {
-        self.publisher.extend(self.states.introduce_again(self.published));
+        let messages = self.states.introduce_again(self.published);
+        if messages.iter().any(|message| !message.retain) {
+            self.parting_until = Some(Instant::now() + PARTING);
+            self.told_partings = Some(self.published.partings.all().clone());
+        }
+        self.publisher.extend(messages);
         self.introduced();
     }
 
@@ -125,6 +130,7 @@ impl Session<'_> {
                 // The broker has lost the document, which Home Assistant does not know. It is forgotten in the next round, which comes behind this.
                 if self.states.is_document(topic) && self.clearing.clear_empty(topic) {
                     self.publisher.push(Message::new(topic.clone(), ""), None);
+                    self.published.partings.part_device(topic);
                     self.parting_until = Some(now + PARTING);
                     continue;
                 }
@@ -171,6 +177,7 @@ impl Session<'_> {
         );
         self.publisher.push(Message::retained(topic, ""), None);
         if self.states.is_document(topic) {
+            self.published.partings.part_device(topic);
             self.parting_until = Some(Instant::now() + PARTING);
         }
         self.states.cleared(topic);

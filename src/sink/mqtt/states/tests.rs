@@ -1,8 +1,13 @@
 //! What is published of streams and labels, in which order, and what is gone.
 
 use super::*;
+use crate::outbox::delivery::published_record::{KnownRecord, Proof};
 use crate::outbox::delivery::tests::{delivery, event};
 use crate::sink::mqtt::home_assistant::tests::watched;
+
+fn known(topics: Topics, retained: BTreeMap<String, Proof>) -> Published {
+    Published::new(topics, KnownRecord { retained, ..KnownRecord::default() })
+}
 
 /// What is published, and noted as that.
 fn changed_topics(states: &mut States, published: &mut Published, streams: &[(&str, &[&str])]) -> Vec<String> {
@@ -23,7 +28,7 @@ fn only_what_this_daemon_published_and_nobody_wants_any_more_is_gone_whatever_li
     let ours = ["home/gate/car", "home/gate/car/attributes", "home/gate/car/snapshot", "home/gate/status"];
     let kept = ["home/yard/bus", "home/yard/bus/snapshot"];
     let left = ours.iter().chain(&kept).map(|topic| ((*topic).to_owned(), Default::default())).collect();
-    let mut published = Published::new(topics, left, Default::default());
+    let mut published = known(topics, left);
     for theirs in ["home/kitchen/light", "home/hall/lamp/attributes", "home/gate/enabled/state", "home/gate/bus"] {
         find(&mut states, &published, theirs, "ON");
     }
@@ -37,7 +42,7 @@ fn only_what_this_daemon_published_and_nobody_wants_any_more_is_gone_whatever_li
 fn a_label_is_on_while_any_region_has_it_and_a_region_that_is_removed_takes_its_own_topics_alone() {
     let topics = Topics::new("home");
     let mut states = States::new(topics.clone(), None, Announced::default());
-    let mut published = Published::new(topics, BTreeMap::new(), Default::default());
+    let mut published = known(topics, BTreeMap::new());
     let with = |regions: &[&str]| {
         let regions: Vec<Arc<str>> = regions.iter().map(|region| (*region).into()).collect();
         Arc::new(vec![watched("yard", &["bus", "left"]).with_regions(&regions)])
@@ -77,8 +82,7 @@ fn a_label_is_on_while_any_region_has_it_and_a_region_that_is_removed_takes_its_
 fn what_the_broker_has_of_us_is_not_published_again_and_what_it_has_of_nobody_knows_is() {
     let topics = Topics::new("home");
     let mut states = States::new(topics.clone(), None, Announced::default());
-    let mut published =
-        Published::new(topics, [("home/yard/bus".to_owned(), Default::default())].into(), Default::default());
+    let mut published = known(topics, [("home/yard/bus".to_owned(), Default::default())].into());
     for (topic, payload) in [("home/yard/bus", "OFF"), ("home/yard/enabled/state", "ON")] {
         find(&mut states, &published, topic, payload);
     }
@@ -93,7 +97,7 @@ fn what_the_broker_has_of_us_is_not_published_again_and_what_it_has_of_nobody_kn
 fn a_device_of_another_program_is_not_written_over() {
     let topics = Topics::new("a_b");
     let mut states = States::new(topics.clone(), Some("ha".into()), Announced::default());
-    let mut published = Published::new(topics, BTreeMap::new(), Default::default());
+    let mut published = known(topics, BTreeMap::new());
     let theirs = home_assistant::document(
         &watched("gate", &[]),
         &Topics::new("a/b"),
@@ -116,7 +120,7 @@ fn a_device_of_another_program_is_not_written_over() {
 #[test]
 fn a_label_that_goes_is_named_by_its_platform_once_and_then_left_out() {
     let mut states = States::new(Topics::new("v"), Some("ha".into()), Announced::default());
-    let mut published = Published::new(Topics::new("v"), BTreeMap::new(), Default::default());
+    let mut published = known(Topics::new("v"), BTreeMap::new());
     states.surveyed();
     let mut documents = |labels: &[&str]| -> Vec<(bool, serde_json::Value)> {
         let messages = states.changes(&Arc::new(vec![watched("gate", labels)]), &mut published);
@@ -144,7 +148,7 @@ fn a_label_that_goes_is_named_by_its_platform_once_and_then_left_out() {
 fn a_label_that_goes_while_the_broker_has_lost_every_document_is_let_go_of_too() {
     let topics = Topics::new("v");
     let snapshots = Announced { snapshots: true, ..Announced::default() };
-    let mut published = Published::new(topics.clone(), BTreeMap::new(), Default::default());
+    let mut published = known(topics.clone(), BTreeMap::new());
     let mut before = States::new(topics.clone(), Some("ha".into()), snapshots.clone());
     changed_topics(&mut before, &mut published, &[("gate", &["car", "bus"]), ("yard", &["car"])]);
 
@@ -171,4 +175,53 @@ fn a_label_that_goes_while_the_broker_has_lost_every_document_is_let_go_of_too()
     published.before(&messages);
     states.surveyed();
     assert!(states.changes(&streams, &mut published).iter().all(|message| message.retain));
+}
+
+#[test]
+fn what_may_not_have_been_heard_is_told_once_a_connection_and_to_home_assistant_when_it_comes() {
+    let topics = Topics::new("v");
+    let (gate, yard) = ("ha/device/v_gate/config", "ha/device/v_yard/config");
+    let unheard = [
+        (gate.to_owned(), [("label_bus".to_owned(), "binary_sensor".to_owned())].into()),
+        (yard.to_owned(), [(String::new(), String::new())].into()),
+        ("ha/device/v_dock/config".to_owned(), [(String::new(), String::new())].into()),
+    ];
+    let mut published =
+        Published::new(topics.clone(), KnownRecord { unheard: unheard.into(), ..KnownRecord::default() });
+    let streams = Arc::new(vec![watched("gate", &["car"])]);
+    let documents = |messages: Vec<Message>| -> Vec<(String, bool, bool)> {
+        let of = messages.into_iter().filter(|message| message.topic.starts_with("ha/"));
+        of.map(|message| (message.topic, message.retain, message.payload.is_empty())).collect()
+    };
+    let said = |topic: &str, retain, empty| (topic.to_owned(), retain, empty);
+    let mut states = States::new(topics.clone(), Some("ha".into()), Announced::default());
+    // Another has the name of what was ours.
+    find(&mut states, &published, "ha/device/v_dock/config", "{}");
+    assert!(documents(states.changes(&streams, &mut published)).is_empty(), "not before it is known what lies there");
+    states.surveyed();
+    let all = [said(yard, false, true), said(gate, false, false), said(gate, true, false)];
+    let messages = states.changes(&streams, &mut published);
+    published.before(&messages);
+    assert_eq!(documents(messages), all);
+    states.surveyed();
+    assert_eq!(documents(states.changes(&streams, &mut published)), []);
+    assert_eq!(documents(states.introduce_again(&published)), all);
+    // It comes back.
+    let streams = Arc::new(vec![watched("gate", &["car", "bus"]), watched("yard", &["bus"])]);
+    let messages = states.changes(&streams, &mut published);
+    published.before(&messages);
+    assert_eq!(documents(messages), [said(gate, true, false), said(yard, true, false)]);
+    assert!(states.introduce_again(&published).iter().all(|message| message.retain));
+}
+
+#[test]
+fn a_label_that_goes_and_comes_back_leaves_nothing_to_be_told() {
+    let topics = Topics::new("v");
+    let mut states = States::new(topics.clone(), Some("ha".into()), Announced::default());
+    let mut published = known(topics.clone(), BTreeMap::new());
+    states.surveyed();
+    for labels in [&["car", "bus"][..], &["bus"], &["car", "bus"]] {
+        changed_topics(&mut states, &mut published, &[("gate", labels)]);
+        assert_eq!(published.partings.topics().count(), usize::from(labels.len() == 1));
+    }
 }

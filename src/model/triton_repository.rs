@@ -1,0 +1,177 @@
+//! A model repository of Triton out of a model directory: `NAME/config.pbtxt` and `NAME/1/model.onnx`, so that many boxes share one GPU.
+//!
+//! Comes in: a bundle, and the preprocessing that came with it. Goes out: a folder that appears whole or not at all. The server's model takes
+//! bytes and normalises them itself (see [`super::byte_input`]), or floats as the bundle does.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::byte_input::{self, GraphFile, GraphPort};
+use super::{Bundle, ModelError, onnx_file};
+use crate::platform::unfinished_folder::UnfinishedFolder;
+use crate::preprocess::Spec;
+
+/// Between the folder's name and a UUID while it is being written.
+const EXPORTING: &str = ".exporting-";
+/// How long Triton waits for pictures of other boxes: little beside what a run takes, and enough for boxes that sample each second.
+const QUEUE_DELAY_MICROSECONDS: u32 = 2000;
+
+/// What Triton runs the model with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TritonBackend {
+    /// ONNX Runtime, on the GPU where there is one.
+    Onnxruntime,
+    /// ONNX Runtime, which hands the graph to TensorRT in 16 bits and builds an engine at its first start.
+    OnnxruntimeTensorrt,
+    /// TensorRT alone, for an engine that `trtexec` builds on the server.
+    Tensorrt,
+}
+
+/// What is to be exported, and how.
+#[derive(Clone, Debug)]
+pub struct TritonExport<'a> {
+    pub bundle: &'a Bundle,
+    pub spec: &'a Spec,
+    /// Names that an embedding may have among the outputs, best first.
+    pub outputs: &'a [&'a str],
+    /// What boxes will call it.
+    pub name: String,
+    pub backend: TritonBackend,
+    /// Bytes, height × width × channel; otherwise floats as the bundle takes them.
+    pub bytes: bool,
+    pub max_batch: u32,
+}
+
+/// Why nothing was exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("{0}")]
+    Input(String),
+    #[error("{path}: cannot be written: {source}; free space or choose another --out")]
+    Disk { path: PathBuf, source: io::Error },
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct ExportedModel {
+    pub folder: PathBuf,
+    /// What is still to be run on the server, where something is.
+    pub then: Option<String>,
+}
+
+/// Writes the model into `repository`.
+///
+/// # Errors
+/// A model that is unsuitable, one of this name that is there already, and whatever the disk says.
+pub fn export(wanted: &TritonExport<'_>, repository: &Path) -> Result<ExportedModel, ExportError> {
+    let folder = repository.join(&wanted.name);
+    if folder.exists() {
+        let remedy = "choose another --name, or remove it";
+        return Err(ExportError::Input(format!("{} is there already; {remedy}", folder.display())));
+    }
+    let vision = &wanted.bundle.vision;
+    let graph = GraphFile::read(vision)?;
+    let output = embedding(&graph.outputs, wanted.outputs).ok_or_else(|| {
+        let names: Vec<_> = graph.outputs.iter().map(|output| output.name.as_str()).collect();
+        ExportError::Input(format!("{}: none of its outputs is an embedding ({})", vision.display(), names.join(", ")))
+    })?;
+    let disk = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ExportError::Disk { path, source }
+    };
+    let unfinished = UnfinishedFolder::create(&folder, EXPORTING).map_err(disk(&folder))?;
+    let version = unfinished.path.join("1");
+    fs::create_dir(&version).map_err(disk(&version))?;
+    let model = version.join("model.onnx");
+    if wanted.bytes {
+        let (scale, bias) = wanted.spec.affine();
+        byte_input::write(&graph, (vision, &model), wanted.spec.size(), scale, bias).map_err(disk(&model))?;
+    } else {
+        fs::copy(vision, &model).map_err(disk(&model))?;
+    }
+    for data in onnx_file::external_data(vision) {
+        // The graph knows them by these names.
+        let to = version.join(data.file_name().unwrap_or_default());
+        fs::copy(&data, &to).map_err(disk(&to))?;
+    }
+    let config = unfinished.path.join("config.pbtxt");
+    fs::write(&config, config_text(wanted, &graph.input, output)).map_err(disk(&config))?;
+    unfinished.finish(&folder).map_err(disk(&folder))?;
+    let input = if wanted.bytes { byte_input::INPUT } else { &graph.input.name };
+    let then = (wanted.backend == TritonBackend::Tensorrt).then(|| trtexec(wanted, &folder, input));
+    Ok(ExportedModel { folder, then })
+}
+
+/// The first of `names` that is a matrix, else the only matrix there is.
+fn embedding<'a>(outputs: &'a [GraphPort], names: &[&str]) -> Option<&'a GraphPort> {
+    let matrix = |output: &&GraphPort| output.shape.len() == 2 || output.shape.is_empty();
+    let named = names.iter().find_map(|name| outputs.iter().filter(matrix).find(|output| output.name == **name));
+    let mut matrices = outputs.iter().filter(|output| output.shape.len() == 2);
+    named.or_else(|| matrices.next().filter(|_| matrices.next().is_none()))
+}
+
+/// The picture's sides in the order in which the server's model takes them.
+fn sides(wanted: &TritonExport<'_>) -> [u32; 3] {
+    let (height, width) = wanted.spec.size();
+    if wanted.bytes { [height, width, 3] } else { [3, height, width] }
+}
+
+fn config_text(wanted: &TritonExport<'_>, input: &GraphPort, output: &GraphPort) -> String {
+    let (input_name, kind) =
+        if wanted.bytes { (byte_input::INPUT, "TYPE_UINT8") } else { (input.name.as_str(), input.triton_type()) };
+    let [a, b, c] = sides(wanted);
+    let (backend, file) = match wanted.backend {
+        TritonBackend::Onnxruntime | TritonBackend::OnnxruntimeTensorrt => ("onnxruntime", "model.onnx"),
+        TritonBackend::Tensorrt => ("tensorrt", "model.plan"),
+    };
+    let mut text = format!(
+        "# Written by vtagd {} from {}.\n\
+         name: \"{}\"\n\
+         backend: \"{backend}\"\n\
+         default_model_filename: \"{file}\"\n\
+         max_batch_size: {}\n\
+         input [ {{ name: \"{input_name}\" data_type: {kind} dims: [ {a}, {b}, {c} ] }} ]\n\
+         output [ {{ name: \"{}\" data_type: {} dims: [ {} ] }} ]\n\
+         dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}\n",
+        env!("CARGO_PKG_VERSION"),
+        quoted(&wanted.bundle.name),
+        quoted(&wanted.name),
+        wanted.max_batch,
+        quoted(&output.name),
+        output.triton_type(),
+        output.shape.last().copied().unwrap_or(-1),
+    );
+    if wanted.backend == TritonBackend::OnnxruntimeTensorrt {
+        text.push_str(
+            "optimization { execution_accelerators { gpu_execution_accelerator : [ {\n  name : \"tensorrt\"\n  \
+             parameters { key: \"precision_mode\" value: \"FP16\" }\n  parameters { key: \"trt_engine_cache_enable\" value: \"true\" }\n\
+             } ] } }\n",
+        );
+    }
+    text.push_str(&format!(
+        "parameters [ {{ key: \"vtagd_fingerprint\" value: {{ string_value: \"{}\" }} }} ]\n",
+        quoted(&wanted.bundle.fingerprint)
+    ));
+    text
+}
+
+/// Within quotation marks of a text message of protobuf.
+fn quoted(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\')).collect()
+}
+
+/// What builds the engine, on the machine that has the GPU.
+fn trtexec(wanted: &TritonExport<'_>, folder: &Path, input: &str) -> String {
+    let [a, b, c] = sides(wanted);
+    let most = wanted.max_batch.max(1);
+    let version = folder.join("1");
+    format!(
+        "trtexec --onnx={0}/model.onnx --saveEngine={0}/model.plan --fp16 --minShapes={input}:1x{a}x{b}x{c} \
+         --optShapes={input}:{1}x{a}x{b}x{c} --maxShapes={input}:{most}x{a}x{b}x{c}",
+        version.display(),
+        most.min(8)
+    )
+}

@@ -1,0 +1,196 @@
+// The first run in a headless Chromium: a daemon without a stream, until the first label of the first camera; and what is said where that cannot be.
+
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { begin, CAN_BE_SERVICE, eventually, TOKEN } from './setting.mjs';
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+async function violations(page) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(() => window.axe.run());
+  return found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(' ')}`);
+}
+
+async function inSetting(given, body) {
+  const setting = await begin(given);
+  try {
+    await body(setting);
+  } finally {
+    await setting.end();
+  }
+}
+
+/** A camera by its address, and a label of an example set. */
+async function firstSteps(setting, page) {
+  await page.goto(setting.link);
+  await page.waitForSelector('h2:has-text("Cameras of this network")');
+  assert.match(await page.textContent('main'), /There is no camera yet/);
+  const form = page.locator('section[aria-labelledby=setup-address]');
+  await form.getByLabel('Address').fill('file:///etc/passwd');
+  await form.getByLabel('Name here').fill('gate');
+  await form.getByRole('button', { name: 'Look at it first' }).click();
+  await page.waitForSelector('.looked .bad:has-text("no camera")');
+  await form.getByLabel('Address').fill(setting.camera);
+  await form.getByLabel('User').fill('viewer');
+  await form.getByLabel('Password').fill('hidden-word-1234');
+  await form.getByRole('button', { name: 'Look at it first' }).click();
+  await page.waitForFunction(() => document.querySelector('.looked img')?.naturalWidth > 100);
+  assert.deepEqual(await violations(page), []);
+  await form.getByRole('button', { name: 'Add this camera' }).click();
+  await page.waitForSelector('h2:has-text("A first label")');
+  await page.waitForSelector('section[aria-labelledby=setup-added] a:has-text("gate")');
+  assert.deepEqual(await violations(page), []);
+  await page.getByLabel('Examples of').selectOption('tabletop');
+  const name = await page.locator('.offered button').first().textContent();
+  await page.locator('.offered button').first().click();
+  await page.waitForSelector('#notices p:has-text("is looked for from now on")');
+  assert.match(page.url(), /#\/lab\?/);
+  const { sets } = await setting.ask('api/v1/labels');
+  assert.ok(sets[0].labels.includes(name.replace('Add ', '')), `${name}: ${sets[0].labels}`);
+  assert.equal(sets[0].in_force, 'state');
+  await eventually('it is up', async () => (await setting.ask('api/v1/streams')).streams[0]?.state === 'up');
+  const state = join(setting.folder, 'state');
+  assert.equal(readFileSync(join(state, 'passwords/gate'), 'utf8'), 'hidden-word-1234');
+  assert.equal(statSync(join(state, 'passwords/gate')).mode & 0o777, 0o600);
+  assert.ok(!readFileSync(join(state, 'streams.yaml'), 'utf8').includes('hidden-word'));
+  assert.ok(!setting.daemon().said.err.includes('hidden-word'));
+}
+
+test('from no stream at all to the first label, by clicks, over a restart, and back again', async () => {
+  await inSetting({ streams: '[]' }, async (setting) => {
+    const page = await setting.page();
+    await firstSteps(setting, page);
+    await setting.restart();
+    await page.goto(`${setting.address}/#/cameras`);
+    await page.waitForFunction(() => document.querySelector('.card img')?.naturalWidth > 100);
+    await page.goto(`${setting.address}/#/add`);
+    await page.click('button:has-text("Remove gate")');
+    await page.waitForSelector('#notices p:has-text("gate is removed")');
+    assert.ok(!existsSync(join(setting.folder, 'state/passwords/gate')));
+    await page.goto(`${setting.address}/#/cameras`);
+    await page.waitForSelector('h2:has-text("Cameras of this network")');
+    assert.deepEqual(page.faults, []);
+  });
+});
+
+test('the same as its unit runs it, and a label of own words is saved there too', { skip: !CAN_BE_SERVICE && 'only as root' }, async () => {
+  await inSetting({ streams: '[]', asService: true }, async (setting) => {
+    const page = await setting.page();
+    await firstSteps(setting, page);
+    assert.notEqual(statSync(join(setting.folder, 'state/passwords/gate')).uid, 0);
+    await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+wall')).searched?.rows > 3);
+    await page.goto(`${setting.address}/#/lab`);
+    await page.fill('.lab-form input', 'launch pad');
+    await page.fill('.lab-form textarea >> nth=0', 'a rocket launch');
+    await page.waitForSelector('.curve-box path.curve');
+    await page.click('button:has-text("Save the label")');
+    await page.waitForSelector('#notices p:has-text("launch pad is saved")');
+    assert.deepEqual(page.faults, []);
+  });
+});
+
+test('a phone shows the first steps, and nothing is wider than it', async () => {
+  await inSetting({ streams: '[]' }, async (setting) => {
+    for (const colorScheme of ['light', 'dark']) {
+      const page = await setting.page({ colorScheme, viewport: { width: 390, height: 844 } });
+      await page.goto(setting.link);
+      await page.waitForSelector('h2:has-text("Any other address")');
+      assert.deepEqual(await violations(page), [], colorScheme);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(wide <= 0, `${wide} pixels too wide`);
+      await page.context().close();
+    }
+  });
+});
+
+test('without a token the page says which lines are missing', async () => {
+  await inSetting({ streams: '[]', token: false }, async (setting) => {
+    const page = await setting.page();
+    await page.goto(setting.link);
+    await page.waitForSelector('.bad:has-text("api: { token: { file: token } }")');
+    assert.equal(await page.$$eval('button:has-text("Look for cameras")', (all) => all.length), 0);
+    assert.deepEqual(page.faults, []);
+  });
+});
+
+test('a set that was changed on the disk is not overwritten: the page says what to do', async () => {
+  await inSetting({}, async (setting) => {
+    const page = await setting.page();
+    await page.goto(setting.link);
+    await page.waitForSelector('.card');
+    await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+wall')).searched?.rows > 3);
+    await page.goto(`${setting.address}/#/lab?label=cat`);
+    await page.waitForSelector('.curve-box path.curve');
+    const file = join(setting.etc, 'demo.yaml');
+    writeFileSync(file, readFileSync(file, 'utf8').replace('a wall', 'a grey wall'));
+    await page.locator('input[type=range]').evaluate((input) => {
+      input.value = input.max;
+      input.dispatchEvent(new Event('input'));
+    });
+    await page.click('button:has-text("Save the label")');
+    await page.waitForSelector('#notices p:has-text("Nothing was saved")');
+    await page.waitForSelector('button:has-text("Read it again")');
+    assert.equal((await setting.ask('api/v1/labels')).sets[0].in_force, 'file');
+    // What it says comes into force with a reload; then it is saved.
+    await setting.ask('api/v1/reload', { method: 'POST' });
+    await eventually('it is in force', async () => (await setting.ask('api/v1/labels')).sets[0].background.includes('a grey wall'));
+    await page.click('button:has-text("Read it again")');
+    await page.waitForFunction(() => [...document.querySelectorAll('textarea')].at(-1).value.includes('a grey wall'));
+    await page.waitForSelector('.curve-box path.curve');
+    await page.locator('input[type=range]').evaluate((input) => {
+      input.value = input.max;
+      input.dispatchEvent(new Event('input'));
+    });
+    await page.click('button:has-text("Save the label")');
+    await page.waitForSelector('#notices p:has-text("cat is saved")');
+    assert.ok(TOKEN.length > 20 && !setting.daemon().said.err.includes(TOKEN));
+    assert.deepEqual(page.faults, []);
+  });
+});
+
+test('moments of the past teach a label, and each camera has a report and a calibration of its own', async () => {
+  await inSetting({}, async (setting) => {
+    const page = await setting.page();
+    await page.goto(setting.link);
+    await page.waitForSelector('.card');
+    await eventually('a rocket was seen', async () => (await setting.ask('api/v1/search?text=a+rocket')).searched?.rows > 12);
+    await page.goto(`${setting.address}/#/search?q=a+rocket`);
+    await page.waitForSelector('.moments li');
+    const teach = async (at, button, words) => {
+      const moment = page.locator('.moments > li').nth(at);
+      await moment.getByLabel('label to mark').selectOption({ label: 'rocket (demo)' });
+      await moment.getByRole('button', { name: button, exact: true }).click();
+      await page.waitForSelector(`#notices p:has-text("${words}")`);
+    };
+    const last = (await page.locator('.moments > li').count()) - 1;
+    await teach(last, 'counter-example', 'is a counter-example of rocket');
+    await teach(0, 'example', 'is an example of rocket');
+    const rocket = (await setting.ask('api/v1/labels')).sets[0].details.find((one) => one.label === 'rocket');
+    assert.deepEqual([rocket.examples, rocket.counter_examples], [1, 1]);
+
+    await page.goto(`${setting.address}/#/lab?label=rocket`);
+    await page.waitForSelector('.curve-box path.curve');
+    await page.click('button:has-text("Trust report")');
+    await page.waitForSelector('.results .bad:has-text("mark")');
+    await page.locator('input[type=range]').evaluate((input) => {
+      input.value = input.min;
+      input.dispatchEvent(new Event('input'));
+    });
+    await page.click('.results .moments button:text-is("seen") >> nth=0');
+    await eventually('it is marked', async () => (await setting.ask('api/v1/marks?label=rocket')).total === 1);
+    await eventually('the report is there', async () => {
+      await page.click('button:has-text("Trust report")');
+      await page.waitForSelector('.results table.trust, .results .bad');
+      return page.$('.results table.trust');
+    });
+    assert.deepEqual(await violations(page), []);
+    // Of nothing but what was seen there is no threshold yet, and it says what to mark.
+    await page.click('button:has-text("Calibrate for this camera")');
+    await page.waitForSelector('.results .bad');
+    assert.deepEqual(page.faults, []);
+  });
+});

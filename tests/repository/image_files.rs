@@ -1,0 +1,125 @@
+//! What `ops/image/` says: both ways to an image, `make image` and the Dockerfile, take the same steps and give the same one, every plug-in that
+//! a pipeline of ours asks for stays in it, and the example beside `compose.yaml` is a valid configuration. Without root, podman or Docker.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::common::daemon::{root, vtagd};
+use gstreamer::prelude::*;
+use serde_json::Value;
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// What `make image` says in `--config.NAME VALUE`, each value without its quotes.
+fn given(script: &str, name: &str) -> Vec<String> {
+    let words: Vec<&str> = script.split_whitespace().collect();
+    let option = format!("--config.{name}");
+    words.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].trim_matches('"').to_owned()).collect()
+}
+
+/// The line of a Dockerfile that begins with `name`, without it.
+fn line<'a>(dockerfile: &'a str, name: &str) -> &'a str {
+    let mut found = dockerfile.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    found.next_back().unwrap_or_else(|| panic!("no {name} in the Dockerfile"))
+}
+
+fn list(json: &str) -> Vec<String> {
+    serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
+}
+
+#[test]
+fn the_dockerfile_gives_the_image_that_make_image_gives() {
+    let (script, docker) = (read("tools/image.sh"), read("ops/image/Dockerfile"));
+    let settings =
+        [("user", "USER"), ("workingdir", "WORKDIR"), ("exposedports", "EXPOSE"), ("stopsignal", "STOPSIGNAL")];
+    for (option, name) in settings {
+        assert_eq!(given(&script, option), [line(&docker, name)], "{name}");
+    }
+    assert_eq!(given(&script, "entrypoint"), list(line(&docker, "ENTRYPOINT")));
+    assert_eq!(given(&script, "cmd"), list(line(&docker, "CMD")));
+    assert_eq!(given(&script, "volume"), list(line(&docker, "VOLUME")));
+    assert_eq!(given(&script, "env").join(" "), line(&docker, "ENV"));
+    // The same steps, with the same files.
+    for file in ["prepare.sh", "slim.pl", "plugins.txt"] {
+        assert!(root().join("ops/image").join(file).is_file(), "{file}");
+        assert!(script.contains(file) && docker.contains(file), "{file}");
+    }
+    // What the package only recommends, and what makes its user.
+    for package in ["ca-certificates", "tzdata"] {
+        assert!(script.contains(package) && docker.contains(package), "{package}");
+    }
+}
+
+#[test]
+fn the_health_check_is_the_same_in_all_places() {
+    let (finish, docker, compose) =
+        (read("tools/image/finish.py"), read("ops/image/Dockerfile"), read("ops/image/compose.yaml"));
+    let health = line(&docker, "HEALTHCHECK");
+    let command = list(&health[health.find('[').unwrap()..]);
+    let quoted: Vec<String> = command.iter().map(|word| format!("\"{word}\"")).collect();
+    assert!(finish.contains(&format!("\"Test\": [\"CMD\", {}]", quoted.join(", "))), "{command:?}");
+    assert!(compose.contains(&format!("test: [CMD, {}]", command.join(", "))), "{command:?}");
+    for (ours, docker, theirs) in
+        [("Interval", "interval", 30), ("Timeout", "timeout", 15), ("StartPeriod", "start-period", 60)]
+    {
+        assert!(finish.contains(&format!("\"{ours}\": {theirs} * SECOND")), "{ours}");
+        assert!(health.contains(&format!("--{docker}={theirs}s")), "{docker}");
+        assert!(compose.contains(&format!("{}: {theirs}s", docker.replace('-', "_"))), "{docker}");
+    }
+    assert!(finish.contains("\"Retries\": 3") && health.contains("--retries=3") && compose.contains("retries: 3"));
+}
+
+#[test]
+fn every_element_of_the_pipelines_is_in_a_plug_in_that_stays() {
+    let kept = read("ops/image/plugins.txt");
+    let kept: BTreeSet<&str> =
+        kept.lines().filter(|line| !line.starts_with('#')).map(|line| line.trim_start_matches('?')).collect();
+    gstreamer::init().unwrap();
+    let (mut looked_at, mut problems) = (0, Vec::new());
+    for entry in fs::read_dir(root().join("pipelines")).unwrap() {
+        let file = entry.unwrap().path();
+        let text = fs::read_to_string(&file).unwrap();
+        let code: String = text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join(" ");
+        for element in code.split('!').filter_map(|part| part.split_whitespace().next()) {
+            // A part may be caps; a maker's own elements are in no Debian.
+            let Some(factory) = gstreamer::ElementFactory::find(element) else { continue };
+            let plugin = factory.plugin().map(|plugin| plugin.plugin_name().to_string()).unwrap_or_default();
+            looked_at += 1;
+            if !kept.contains(plugin.as_str()) {
+                problems.push(format!("{}: {element} is in the plug-in {plugin}", file.display()));
+            }
+        }
+    }
+    assert!(looked_at > 20 && problems.is_empty(), "{looked_at} looked at: {problems:?}");
+}
+
+#[test]
+fn the_configuration_beside_compose_is_valid_and_its_files_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["vtagd.yaml", "room.yaml"] {
+        fs::copy(root().join("ops/image/config").join(file), folder.path().join(file)).unwrap();
+    }
+    fs::write(folder.path().join("api.token"), "a-token-that-is-long-enough").unwrap();
+    let output = vtagd(folder.path()).arg("check").arg("-c").arg(folder.path().join("vtagd.yaml")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let compose: Value = serde_yaml::from_str(&read("ops/image/compose.yaml")).unwrap();
+    let services = compose["services"].as_object().unwrap();
+    assert_eq!(
+        services.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+        ["grafana", "mosquitto", "prometheus", "vtagd"].into()
+    );
+    for service in services.values() {
+        for volume in service["volumes"].as_array().unwrap() {
+            let from = volume.as_str().unwrap().split(':').next().unwrap();
+            // Made by the person: the state, and the token.
+            if from.starts_with('.') && !from.ends_with("/state") && !from.ends_with("api.token") {
+                assert!(root().join("ops/image").join(from).exists(), "{from}");
+            }
+        }
+    }
+    let ours = &services["vtagd"];
+    assert_eq!((&ours["read_only"], &ours["cap_drop"][0]), (&Value::Bool(true), &Value::from("ALL")));
+    assert_eq!(ours["image"], format!("vtagd:{}", env!("CARGO_PKG_VERSION")));
+}
