@@ -68,7 +68,6 @@ fn eva02() -> Architecture {
     let kind = LayerKind { gated: true, inner_norms: true, key_bias: false, rotary, ..LayerKind::PLAIN };
     model.vision.body = Transformer { heads: 12, kind, ..body(48, 1, 62, 1e-6, Act::Gelu) };
     model.vision.projection = Projection::Linear { bias: true };
-    model.text.vocab = 514;
     model
 }
 
