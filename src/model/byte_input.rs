@@ -38,12 +38,12 @@ pub struct GraphPort {
 }
 
 impl GraphPort {
-    /// As Triton calls the type.
+    /// As Triton calls the type, without the `TYPE_` before it.
     pub fn triton_type(&self) -> &'static str {
         match self.elem {
-            FLOAT16 => "TYPE_FP16",
-            UINT8 => "TYPE_UINT8",
-            _ => "TYPE_FP32",
+            FLOAT16 => "FP16",
+            UINT8 => "UINT8",
+            _ => "FP32",
         }
     }
 }

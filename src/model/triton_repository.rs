@@ -127,7 +127,7 @@ fn sides(wanted: &TritonExport<'_>) -> [u32; 3] {
 
 fn config_text(wanted: &TritonExport<'_>, input: &GraphPort, output: &GraphPort) -> String {
     let (input_name, kind) =
-        if wanted.bytes { (byte_input::INPUT, "TYPE_UINT8") } else { (input.name.as_str(), input.triton_type()) };
+        if wanted.bytes { (byte_input::INPUT, "UINT8") } else { (input.name.as_str(), input.triton_type()) };
     let [a, b, c] = sides(wanted);
     let (backend, file) = match wanted.backend {
         TritonBackend::Onnxruntime | TritonBackend::OnnxruntimeTensorrt => ("onnxruntime", "model.onnx"),
@@ -139,8 +139,8 @@ fn config_text(wanted: &TritonExport<'_>, input: &GraphPort, output: &GraphPort)
          backend: \"{backend}\"\n\
          default_model_filename: \"{file}\"\n\
          max_batch_size: {}\n\
-         input [ {{ name: \"{input_name}\" data_type: {kind} dims: [ {a}, {b}, {c} ] }} ]\n\
-         output [ {{ name: \"{}\" data_type: {} dims: [ {} ] }} ]\n\
+         input [ {{ name: \"{input_name}\" data_type: TYPE_{kind} dims: [ {a}, {b}, {c} ] }} ]\n\
+         output [ {{ name: \"{}\" data_type: TYPE_{} dims: [ {} ] }} ]\n\
          dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}\n",
         env!("CARGO_PKG_VERSION"),
         quoted(&wanted.bundle.name),
