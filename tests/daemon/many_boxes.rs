@@ -173,9 +173,9 @@ fn the_rules_and_the_dashboard_of_many_boxes_see_what_is_wrong_with_real_ones() 
     for instance in ["edge-3:8642", "edge-4:8642"] {
         series.push(json!({ "series": format!("up{{job=\"vtagd\",instance=\"{instance}\"}}"), "values": "0x60" }));
     }
-    boxes.iter_mut().for_each(|daemon| {
+    for daemon in &mut boxes {
         daemon.stop();
-    });
+    }
 
     // Each panel shows something: an alert that fires if its query gives anything.
     let text = std::fs::read_to_string(root().join("ops/grafana/vtagd-fleet-dashboard.json")).unwrap();
