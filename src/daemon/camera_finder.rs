@@ -55,7 +55,8 @@ impl CameraFinder for CameraLooks {
         let login =
             question.username.clone().map(|username| OnvifLogin { username, password: question.password.clone() });
         let place = ProbeTarget { interface: None, target };
-        let options = DiscoverOptions { place, time: PROBE_TIMEOUT, login, until: Some(Instant::now() + SEARCH_TIMEOUT) };
+        let options =
+            DiscoverOptions { place, time: PROBE_TIMEOUT, login, until: Some(Instant::now() + SEARCH_TIMEOUT) };
         let devices = discover::discover(&options).map_err(|error| error.to_string())?;
         let told = devices.into_iter().map(|mut device| {
             // What the command is called with is nobody's business here.
@@ -73,7 +74,8 @@ impl CameraFinder for CameraLooks {
         let (tap, picture) = OnePicture::new();
         let status = Arc::new(StreamStatus::new(Arc::clone(&settings.source.id)));
         let (trigger, until) = self.shutdown.child();
-        let source = Source::new(settings.source.of_one_attempt(LOOK_TIMEOUT), Arc::new(tap), Arc::clone(&status), until);
+        let source =
+            Source::new(settings.source.of_one_attempt(LOOK_TIMEOUT), Arc::new(tap), Arc::clone(&status), until);
         let (told, ended) = bounded::<()>(1);
         let run = move || {
             // Dropped at the end, also of a panic.
