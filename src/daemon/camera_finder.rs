@@ -1,7 +1,7 @@
 //! Cameras that are no streams yet: which there are in the network, and what one shows.
 //!
 //! In: whom to ask, or an address. Out: devices as `vtagd discover` tells them; one picture, of a source as a stream has it, which is left as soon as it has come.
-//! On the caller's thread, which waits: [`SEARCH`] at most, or [`LOOK`] and what a source needs to stop. Nothing is kept.
+//! On the caller's thread, which waits: [`SEARCH_TIMEOUT`] at most, or [`LOOK_TIMEOUT`] and what a source needs to stop. Nothing is kept.
 
 use std::sync::Arc;
 use std::thread::Builder;
@@ -21,11 +21,11 @@ use crate::stream::requests::NewStream;
 use crate::stream::status::{StreamState, StreamStatus};
 
 /// How long answers to the probe are waited for …
-const PROBE: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// … and all that is asked of those who answer: the API's own answer may take thirty seconds.
-const SEARCH: Duration = Duration::from_secs(25);
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a camera has for its first picture.
-const LOOK: Duration = Duration::from_secs(15);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// Beyond that, for its source to say why there was none, and to stop.
 const GRACE: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -55,7 +55,8 @@ impl CameraFinder for CameraLooks {
         let login =
             question.username.clone().map(|username| OnvifLogin { username, password: question.password.clone() });
         let place = ProbeTarget { interface: None, target };
-        let options = DiscoverOptions { place, time: PROBE, login, until: Some(Instant::now() + SEARCH) };
+        let options =
+            DiscoverOptions { place, time: PROBE_TIMEOUT, login, until: Some(Instant::now() + SEARCH_TIMEOUT) };
         let devices = discover::discover(&options).map_err(|error| error.to_string())?;
         let told = devices.into_iter().map(|mut device| {
             // What the command is called with is nobody's business here.
@@ -73,7 +74,8 @@ impl CameraFinder for CameraLooks {
         let (tap, picture) = OnePicture::new();
         let status = Arc::new(StreamStatus::new(Arc::clone(&settings.source.id)));
         let (trigger, until) = self.shutdown.child();
-        let source = Source::new(settings.source.of_one_attempt(LOOK), Arc::new(tap), Arc::clone(&status), until);
+        let source =
+            Source::new(settings.source.of_one_attempt(LOOK_TIMEOUT), Arc::new(tap), Arc::clone(&status), until);
         let (told, ended) = bounded::<()>(1);
         let run = move || {
             // Dropped at the end, also of a panic.
@@ -91,7 +93,7 @@ impl CameraFinder for CameraLooks {
                 },
                 recv(self.shutdown.receiver()) -> _ => true,
                 recv(ended) -> _ => true,
-                recv(look) -> _ => is_over(&status) || started.elapsed() >= LOOK + GRACE,
+                recv(look) -> _ => is_over(&status) || started.elapsed() >= LOOK_TIMEOUT + GRACE,
             };
             if over {
                 break picture.try_recv().ok();
@@ -109,7 +111,7 @@ impl CameraFinder for CameraLooks {
             return Err(NoPreview::None(match state {
                 StreamState::Down { error } | StreamState::Failed { error } => error,
                 StreamState::Ended => "it has ended without a picture".to_owned(),
-                _ => format!("no picture within {} s", LOOK.as_secs()),
+                _ => format!("no picture within {} s", LOOK_TIMEOUT.as_secs()),
             }));
         };
         snapshot::jpeg(&found, SIDE, QUALITY).map_err(|error| none(&format!("its picture cannot be encoded: {error}")))

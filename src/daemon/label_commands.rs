@@ -1,7 +1,7 @@
 //! `labels report` and `labels calibrate` for the API: the commands themselves, as processes of this program beside the daemon, so that what they load is given back
 //! and a mistake in them stops nothing.
 //!
-//! In: a set, a stream, a region, a label. Out: what they print as JSON, or what they say instead. On the caller's thread, which waits, [`PATIENCE`] at most; then,
+//! In: a set, a stream, a region, a label. Out: what they print as JSON, or what they say instead. On the caller's thread, which waits, [`COMMAND_TIMEOUT`] at most; then,
 //! and when the daemon stops, they are ended. What they print is bounded: [`MOST`] bytes.
 
 use std::io::Read;
@@ -19,7 +19,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 
 /// The API's own answer may take thirty seconds.
-const PATIENCE: Duration = Duration::from_secs(25);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(25);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Of what is printed, and of what is said on stderr.
 const MOST: u64 = 4 << 20;
@@ -70,7 +70,7 @@ impl OwnCommands {
         let (printed, said) = std::thread::scope(|scope| {
             let out = child.stdout.take().map(|out| scope.spawn(|| bounded(out)));
             let err = child.stderr.take().map(|err| scope.spawn(|| bounded(err)));
-            let until = Instant::now() + PATIENCE;
+            let until = Instant::now() + COMMAND_TIMEOUT;
             let ended = loop {
                 match child.try_wait() {
                     Ok(Some(status)) => break Ok(Some(status)),
