@@ -14,7 +14,7 @@ use super::plural;
 use crate::calibrate::marks::{MarkTime, SetMarks};
 use crate::calibrate::past_samples::{PastMargins, PastMoments};
 use crate::config::{Settings, StreamSettings};
-use crate::daemon::engine;
+use crate::daemon::{engine, open_model};
 use crate::daemon::example_embeddings::ExampleViews;
 use crate::frame::view::NamedView;
 use crate::history::name_table::Name;
@@ -79,7 +79,8 @@ pub(super) fn read(
     };
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
-    let bundle = engine::open(&settings.model, &shutdown).map_err(|error| (error.to_string(), error.exit_code()))?;
+    let bundle =
+        open_model::open(&settings.model, &shutdown).map_err(|error| (error.to_string(), error.exit_code()))?;
     let bundle = bundle.ok_or_else(|| ("the configuration has no model".to_owned(), 2))?;
     let unreadable = |error| (format!("the history in {} cannot be read: {error}", folder.display()), 1);
     let (stored, damage) = StoredRows::open(folder).map_err(unreadable)?;

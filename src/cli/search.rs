@@ -12,7 +12,8 @@ use super::history::{FoundHistory, Place};
 use super::model_failure::ModelFailure;
 use super::{complain, pictures, plain, say};
 use crate::config::ModelSettings;
-use crate::daemon::engine::{self, Engine, EngineError};
+use crate::daemon::engine::{Engine, EngineError};
+use crate::daemon::open_model;
 use crate::frame::view::NamedView;
 use crate::history::noun_bank;
 use crate::history::row_store::StoredRows;
@@ -204,7 +205,7 @@ fn search(wanted: &Wanted<'_>, shutdown: &Shutdown) -> Result<(), ModelFailure> 
     let unreadable = |error| ModelFailure::History { path: folder.display().to_string(), error };
     let (stored, damage) = StoredRows::open(&folder).map_err(unreadable)?;
     damage.iter().for_each(|damage| tracing::warn!(damage, "a part of the history is damaged; the rest is searched"));
-    let Some(bundle) = engine::open(&model, shutdown)? else { return Err(no_model()) };
+    let Some(bundle) = open_model::open(&model, shutdown)? else { return Err(no_model()) };
     let (embedding, nouns) = embed(wanted, &bundle, &model, shutdown)?;
     let question = SearchQuestion {
         text: wanted.words(),

@@ -13,7 +13,7 @@ use super::example_embeddings::{
     ExampleViews, Learning, LearningError, PictureEmbedder, PipelineEmbedder, SessionEmbedder,
 };
 use crate::bench::{cores, openvino_precision};
-use crate::config::{ModelChoice, ModelSettings};
+use crate::config::ModelSettings;
 use crate::event::ModelRef;
 use crate::infer::remote::server_link::ServerLink;
 use crate::infer::remote::tile_bytes::PixelScale;
@@ -24,7 +24,6 @@ use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
 use crate::label::embedder::{EmbedError, EmbedProgress, EmbedReport, Embedder, InProcessTower, TextEmbedder};
 use crate::model::bundle::Bundle;
-use crate::model::hub::{self, PullEvent, Reference};
 use crate::model::{self, ModelError, prepared};
 use crate::pipeline::on_demand::OnDemand;
 use crate::platform::shutdown::{self, Shutdown};
@@ -34,9 +33,6 @@ use crate::score::{Scorer, SetEmbeddings};
 
 /// Texts are embedded in batches this large between two progress lines in the log.
 const PROGRESS_STEP: usize = 64;
-
-/// Between two lines of a pull.
-const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// What stands for model and provider when there is none.
 const NO_MODEL: &str = "none";
@@ -400,45 +396,6 @@ impl Engine {
             labels: None,
         })
     }
-}
-
-/// The model of a choice, pulled or imported first where it has to be; `None` for `none`. Both end early when shutdown is asked for.
-///
-/// # Errors
-/// When there is no such model, or it cannot be used.
-pub fn open(model: &ModelSettings, shutdown: &Shutdown) -> Result<Option<Bundle>, ModelError> {
-    let dir = match &model.choice {
-        ModelChoice::None => return Ok(None),
-        ModelChoice::Starter => model::resolve(Path::new(model::STARTER))?,
-        ModelChoice::Path(path) => model::resolve(path)?,
-        ModelChoice::Hub(reference) => pulled(reference, shutdown)?,
-    };
-    prepared::open_with(&dir, model.logits, &|| shutdown.is_requested()).map(Some)
-}
-
-/// The folder of a model of a hub. The log and systemd are told how far a pull is.
-fn pulled(reference: &Reference, shutdown: &Shutdown) -> Result<PathBuf, ModelError> {
-    let mut told: Option<Instant> = None;
-    let name = reference.to_string();
-    let tell = move |event: PullEvent<'_>| match event {
-        PullEvent::Chosen { commit, what, bytes, missing, .. } => {
-            tracing::info!(model = name, commit, what, bytes, missing, "pulling the model, once");
-        }
-        PullEvent::Progress { file, done, total } => {
-            if told.is_none_or(|told| told.elapsed() >= LINE_EVERY) {
-                told = Some(Instant::now());
-                tracing::info!(file, done, total, "pulling");
-                let (done, total) = (done / 1_000_000, total / 1_000_000);
-                systemd::status(&format!("pulling {name}: {done} of {total} MB"));
-            }
-        }
-        PullEvent::Away { error, commit } => {
-            tracing::warn!(model = name, %error, commit, "the hub does not answer, using what was pulled before");
-        }
-    };
-    let pulled = hub::background::obtain(reference, shutdown, tell)?;
-    tracing::info!(model = %reference, commit = pulled.origin.commit, dir = %pulled.dir.display(), "model of a hub");
-    Ok(pulled.dir)
 }
 
 /// The scorer of one set, for embeddings of pictures that are there already: the image tower is not loaded. Texts that are not in the cache are

@@ -14,6 +14,7 @@ mod label_edit;
 mod label_trial;
 pub(crate) mod marking;
 mod offered_labels;
+pub mod open_model;
 mod outside_hours;
 mod reload;
 pub(crate) mod running_streams;

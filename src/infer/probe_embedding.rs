@@ -18,7 +18,7 @@ pub const MIN_COSINE: f32 = 0.99;
 
 /// A picture and the embeddings that count as right for it, L2-normalised.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reference {
+pub struct ProbeReference {
     seed: u64,
     /// Height and width.
     size: (usize, usize),
@@ -34,7 +34,7 @@ struct Answer {
     least: f32,
 }
 
-impl Reference {
+impl ProbeReference {
     /// What the bundle says about itself; `None` where it says nothing about pictures of `size`.
     ///
     /// The bundle knows its embedding in 32 bits, and for other precisions the one of its own arithmetic. A provider may agree with
@@ -201,8 +201,8 @@ mod tests {
         }
     }
 
-    fn reference(known: &KnownEmbedding) -> Reference {
-        Reference::of_bundle(Some(known), SIZE, MIN_COSINE).unwrap()
+    fn reference(known: &KnownEmbedding) -> ProbeReference {
+        ProbeReference::of_bundle(Some(known), SIZE, MIN_COSINE).unwrap()
     }
 
     #[test]
@@ -256,9 +256,9 @@ mod tests {
 
     #[test]
     fn what_the_bundle_says_about_pictures_of_another_size_is_no_reference() {
-        assert_eq!(Reference::of_bundle(Some(&known(None, None)), (4, 6), MIN_COSINE), None);
-        assert_eq!(Reference::of_bundle(None, SIZE, MIN_COSINE), None);
-        let cpu = Reference::of_cpu(&mut Fake::new([0.6, 0.8], Ok([0.6, 0.8])), SIZE, MIN_COSINE).unwrap();
+        assert_eq!(ProbeReference::of_bundle(Some(&known(None, None)), (4, 6), MIN_COSINE), None);
+        assert_eq!(ProbeReference::of_bundle(None, SIZE, MIN_COSINE), None);
+        let cpu = ProbeReference::of_cpu(&mut Fake::new([0.6, 0.8], Ok([0.6, 0.8])), SIZE, MIN_COSINE).unwrap();
         let told = cpu.check(&mut Fake::new([0.0, 1.0], Ok([0.6, 0.8])), &[]).unwrap_err();
         assert!(told.contains("what the CPU computes (cosine 0.8000"), "{told}");
     }

@@ -16,7 +16,7 @@ use super::buckets::Buckets;
 use super::graph::{self, Element, ImageInput};
 use super::io_buffers::{Output, Shapes};
 use super::placement::{Placement, ProfileFolder};
-use super::probe_embedding::Reference;
+use super::probe_embedding::ProbeReference;
 use super::provider::Request;
 use super::runtime::Runtime;
 use super::session_run::{self, Names};
@@ -72,7 +72,7 @@ impl OrtImageEncoder {
         let started = Instant::now();
         let cpu = [Provider::Cpu.into()];
         let wanted = if settings.providers.is_empty() { &cpu[..] } else { &settings.providers };
-        let mut reference = Reference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
+        let mut reference = ProbeReference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
         let ((mut encoder, cosine), refused) =
             provider_selection::first_that_works(wanted, settings.strict, &mut |choice: &ProviderChoice| {
                 Self::with_provider(runtime, bundle, settings, size, choice, &mut reference)
@@ -98,7 +98,7 @@ impl OrtImageEncoder {
         settings: &InferSettings,
         size: (usize, usize),
         choice: &ProviderChoice,
-        reference: &mut Option<Reference>,
+        reference: &mut Option<ProbeReference>,
     ) -> Result<(Self, Option<f32>), InferError> {
         let provider = choice.provider();
         if provider == Provider::Cpu {
@@ -152,7 +152,7 @@ impl OrtImageEncoder {
                 let session =
                     provider::cpu_session(runtime, &bundle.vision, settings.threads, bundle.byte_sums_fit.into())?;
                 let mut cpu = Self::new(session, bundle, size, &Provider::Cpu.into(), settings)?;
-                let made = Reference::of_cpu(&mut cpu, size, settings.min_cosine).map_err(InferError::Model)?;
+                let made = ProbeReference::of_cpu(&mut cpu, size, settings.min_cosine).map_err(InferError::Model)?;
                 reference.insert(made)
             }
         };

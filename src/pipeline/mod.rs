@@ -10,8 +10,7 @@
 //! ```
 //!
 //! Streams join through the [`Intake`]. Closing runs downstream: sources end → their slots close → the intake is dropped → the dispatcher
-//! drains and ends → the pool and the session threads end → the scoring thread ends → the event route is closed → the outbox and the sinks end.
-//! Nobody is told to stop in the middle; nothing that was taken is forgotten.
+//! drains and ends → the pool and the session threads end → the scoring thread ends → the event route is closed → the outbox and the sinks end. Nothing is forgotten.
 
 pub mod intake;
 pub mod on_demand;
@@ -45,13 +44,12 @@ use intake::{ARRIVALS, Camera, Intake, spawn};
 /// What all streams share.
 pub struct Stages {
     pub spec: Arc<Spec>,
-    /// One a session, over the same model; none: decodes and preprocesses only.
+    /// One a session, over the same model; none: decodes and preprocesses only. In `runs` somebody can see that one hangs.
     pub encoders: Vec<Box<dyn ImageEncoder>>,
-    /// Where somebody can see that a run hangs.
     pub runs: Arc<Runs>,
+    /// Pictures of a batch, how long it waits for them, and preprocessing threads.
     pub max_size: usize,
     pub max_delay: Duration,
-    /// Preprocessing threads.
     pub threads: usize,
 }
 
@@ -85,16 +83,14 @@ pub fn start(stages: Stages, shutdown: &Shutdown) -> io::Result<(Intake, Threads
     let (jobs, to_prepare) = bounded(max_size * buffers(sessions));
     let (batches, prepared) = bounded(0);
     let (embedded, to_score) = bounded(buffers(sessions));
-    // Buffers go round between the dispatcher and the sessions.
     let memory = || encoders.first().and_then(|encoder| encoder.memory(max_size * spec.place_len()));
     let (used, free) = free_buffers(sessions, max_size, spec.place_len(), memory).map_err(io::Error::other)?;
 
-    // slots → batches, whose places the pool writes
+    // slots → batches, whose places the pool writes → embeddings → scores
     let tiles: TileCount = |view, picture| tiles(view, picture.width(), picture.height());
     let dispatcher = Dispatcher { arrivals, wake: woken, tiles, jobs, batches, free, max_size, max_delay };
     let mut threads = vec![spawn("dispatcher", "vtagd-dispatch", move || dispatcher.run())?];
     threads.extend(pool::start(pool_size, &spec, &to_prepare)?);
-    // batches → embeddings → scores
     threads.extend(session_thread::start(encoders, &runs, &prepared, &used, embedded)?);
     let score_routes = Arc::new(ScoreRoutes::default());
     let routes = Arc::clone(&score_routes);
@@ -147,8 +143,8 @@ impl EventRoute {
 /// # Errors
 /// When the system gives no thread.
 pub fn outbox_to_sinks(receivers: Vec<DeliveryReceiver>, sinks: Vec<Box<dyn Sink>>) -> io::Result<Threads> {
-    let threads = receivers.into_iter().zip(sinks).map(|(receiver, sink)| {
+    let start = |(receiver, sink): (DeliveryReceiver, _)| {
         Ok((format!("sink {}", receiver.name()), runner::start(sink, receiver, runner::ladder())?))
-    });
-    threads.collect()
+    };
+    receivers.into_iter().zip(sinks).map(start).collect()
 }

@@ -161,8 +161,7 @@ fn grpc_status(code: u8) -> Response<Body> {
 
 async fn serve(tower: Arc<Tower>, request: Request<Incoming>) -> Response<Body> {
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
-    *tower.seen.authorization.lock() =
-        headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    *tower.seen.authorization.lock() = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
     let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let asks = path.ends_with("/ModelInfer") || path.ends_with("/infer");
     if asks && *tower.mode.lock() == Mode::Hang {
@@ -170,7 +169,11 @@ async fn serve(tower: Arc<Tower>, request: Request<Incoming>) -> Response<Body> 
         std::future::pending::<()>().await;
     }
     let work = tokio::task::spawn_blocking(move || {
-        if path.starts_with("/v2/") { over_http(&tower, &path, &headers, &body) } else { over_grpc(&tower, &path, &body) }
+        if path.starts_with("/v2/") {
+            over_http(&tower, &path, &headers, &body)
+        } else {
+            over_grpc(&tower, &path, &body)
+        }
     });
     work.await.unwrap()
 }
@@ -249,7 +252,12 @@ pub struct FakeServer {
 
 impl FakeServer {
     /// On a free port, or again on `address`; over gRPC with `grpc`, else HTTP/1.1; with TLS where there is a certificate.
-    pub fn start(tower: &Arc<Tower>, grpc: bool, address: Option<SocketAddr>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    pub fn start(
+        tower: &Arc<Tower>,
+        grpc: bool,
+        address: Option<SocketAddr>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind(address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())))
@@ -278,7 +286,9 @@ impl FakeServer {
                                 .await
                         }
                         None => {
-                            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await
+                            hyper::server::conn::http1::Builder::new()
+                                .serve_connection(TokioIo::new(socket), service)
+                                .await
                         }
                     };
                 });

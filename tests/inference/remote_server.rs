@@ -107,7 +107,8 @@ impl Bench {
 }
 
 fn to(server: &FakeServer, carrier: Carrier) -> RemoteOptions {
-    let url = ServerUrl { carrier, tls: false, host: "127.0.0.1".into(), port: server.address.port(), base: String::new() };
+    let url =
+        ServerUrl { carrier, tls: false, host: "127.0.0.1".into(), port: server.address.port(), base: String::new() };
     // Far beyond what a run takes, even on a machine with much else to do.
     RemoteOptions { urls: vec![url], model: "m".into(), timeout: Duration::from_secs(20), ..RemoteOptions::default() }
 }
@@ -130,7 +131,9 @@ fn agrees(bench: &Bench, encoder: &mut dyn ImageEncoder, count: usize) {
 #[test]
 fn a_server_gives_what_this_machine_would_over_grpc_and_http_for_bytes_and_floats() {
     let bench = Bench::new();
-    for (carrier, bytes) in [(Carrier::Grpc, true), (Carrier::Grpc, false), (Carrier::Http, true), (Carrier::Http, false)] {
+    for (carrier, bytes) in
+        [(Carrier::Grpc, true), (Carrier::Grpc, false), (Carrier::Http, true), (Carrier::Http, false)]
+    {
         let tower = bench.tower(bytes);
         let server = FakeServer::start(&tower, carrier == Carrier::Grpc, None, None);
         let mut opened = bench.open(to(&server, carrier), &[], true).unwrap();
@@ -408,13 +411,21 @@ fn the_daemon_goes_on_without_its_server_and_says_so_everywhere() {
     assert_eq!(event["data"]["model"]["provider"], "remote", "{event}");
 
     let address = server.kill();
-    let (status, body) = eventually("it is not ready any more", || Some(daemon.get("/readyz")).filter(|(status, _)| *status == 503));
+    let (status, body) =
+        eventually("it is not ready any more", || Some(daemon.get("/readyz")).filter(|(status, _)| *status == 503));
     assert!(status == 503 && body.contains("frames are dropped"), "{body}");
     assert_eq!(daemon.get("/healthz").0, 200, "a new process would not help");
     eventually("frames are counted as dropped", || {
-        daemon.get("/metrics").1.lines().any(|line| {
-            line.starts_with("vtagd_frames_dropped_total") && line.contains("reason=\"inference\"") && !line.ends_with(" 0")
-        }).then_some(())
+        daemon
+            .get("/metrics")
+            .1
+            .lines()
+            .any(|line| {
+                line.starts_with("vtagd_frames_dropped_total")
+                    && line.contains("reason=\"inference\"")
+                    && !line.ends_with(" 0")
+            })
+            .then_some(())
     });
     assert!(daemon.get("/metrics").1.contains("\nvtagd_remote_up 0\n"));
 

@@ -18,7 +18,10 @@ fn run(folder: &Path, arguments: &[&str]) -> (bool, String) {
 fn imported(folder: &Path, checkpoint: &str, precision: &str) -> PathBuf {
     let out = folder.join(format!("{checkpoint}-{precision}"));
     let source = root().join("tests/conformance/checkpoints").join(checkpoint);
-    let (good, told) = run(folder, &["import", "-p", precision, "--no-measure", "--out", out.to_str().unwrap(), source.to_str().unwrap()]);
+    let (good, told) = run(
+        folder,
+        &["import", "-p", precision, "--no-measure", "--out", out.to_str().unwrap(), source.to_str().unwrap()],
+    );
     assert!(good, "{told}");
     out
 }
@@ -56,7 +59,12 @@ fn an_image_tower_that_takes_bytes_gives_what_the_ordinary_one_gives() {
     let folder = tempfile::tempdir().unwrap();
     let repository = folder.path().join("repo");
     let mut models = Vec::new();
-    for (checkpoint, precision) in [("hf-clip-quickgelu", "fp32"), ("hf-clip-quickgelu", "fp16"), ("hf-clip-quickgelu", "int8"), ("siglip", "fp32")] {
+    for (checkpoint, precision) in [
+        ("hf-clip-quickgelu", "fp32"),
+        ("hf-clip-quickgelu", "fp16"),
+        ("hf-clip-quickgelu", "int8"),
+        ("siglip", "fp32"),
+    ] {
         models.push((format!("{checkpoint}-{precision}"), imported(folder.path(), checkpoint, precision)));
     }
     models.push(("starter".to_owned(), root().join("models/starter")));
@@ -82,19 +90,23 @@ fn the_repository_says_what_each_backend_needs() {
     assert!(good && told.contains("remote: { url: \"grpc://HOST:8001\", model: a }"), "{told}");
     let text = std::fs::read_to_string(repository.join("a/config.pbtxt")).unwrap();
     let lines: Vec<&str> = text.lines().skip(1).take(7).collect();
-    assert_eq!(lines[..5], [
-        "name: \"a\"",
-        "backend: \"onnxruntime\"",
-        "default_model_filename: \"model.onnx\"",
-        "max_batch_size: 32",
-        "input [ { name: \"pictures\" data_type: TYPE_UINT8 dims: [ 224, 224, 3 ] } ]",
-    ]);
+    assert_eq!(
+        lines[..5],
+        [
+            "name: \"a\"",
+            "backend: \"onnxruntime\"",
+            "default_model_filename: \"model.onnx\"",
+            "max_batch_size: 32",
+            "input [ { name: \"pictures\" data_type: TYPE_UINT8 dims: [ 224, 224, 3 ] } ]",
+        ]
+    );
     assert!(lines[5].starts_with("output [ { name: \"image_embeds\" data_type: TYPE_FP32 dims: [ "), "{text}");
     assert!(lines[6].starts_with("dynamic_batching {") && text.contains("vtagd_fingerprint"), "{text}");
 
     let (good, told) = run(folder.path(), &["export-triton", model, "--out", to, "--name", "a"]);
     assert!(!good && told.contains("is there already"), "{told}");
-    let (good, told) = run(folder.path(), &["export-triton", model, "--out", to, "--name", "b", "--backend", "tensorrt"]);
+    let (good, told) =
+        run(folder.path(), &["export-triton", model, "--out", to, "--name", "b", "--backend", "tensorrt"]);
     assert!(good && told.contains("trtexec --onnx=") && told.contains("--maxShapes=pictures:64x224x224x3"), "{told}");
     let text = std::fs::read_to_string(repository.join("b/config.pbtxt")).unwrap();
     assert!(text.contains("backend: \"tensorrt\"") && text.contains("\"model.plan\""), "{text}");

@@ -10,7 +10,7 @@ use super::remote_encoder::RemoteEncoder;
 use super::server_link::{LinkKeeper, References};
 use super::tile_bytes::PixelScale;
 use crate::infer::measurement_cache::MeasurementKey;
-use crate::infer::probe_embedding::Reference;
+use crate::infer::probe_embedding::ProbeReference;
 use crate::infer::runtime::Runtime;
 use crate::infer::session::OrtImageEncoder;
 use crate::infer::sessions::{self, Opened, Plan};
@@ -115,22 +115,22 @@ fn references(
     affine: PixelScale,
     local: Option<&mut Opened>,
 ) -> Result<References, InferError> {
-    let known = Reference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
+    let known = ProbeReference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
     let mut encoder: Option<&mut dyn ImageEncoder> = None;
     if let Some(opened) = local {
         encoder = opened.encoders.first_mut().map(|first| first.as_mut() as &mut dyn ImageEncoder);
     }
     let mut cpu: Option<OrtImageEncoder> = None;
-    let mut computed = |rounding: Option<PixelScale>| -> Result<Reference, InferError> {
+    let mut computed = |rounding: Option<PixelScale>| -> Result<ProbeReference, InferError> {
         let least = least(bundle, settings.min_cosine);
         let key = key(bundle, size, rounding);
         if let Some(embedding) =
             key.load::<Vec<f32>>(&paths::cache_dir()).filter(|e| e.iter().all(|v| v.is_finite()) && !e.is_empty())
         {
-            return Ok(Reference::remembered(embedding, size, least, rounding));
+            return Ok(ProbeReference::remembered(embedding, size, least, rounding));
         }
         let made = match &mut encoder {
-            Some(encoder) => Reference::computed(&mut **encoder, size, least, rounding),
+            Some(encoder) => ProbeReference::computed(&mut **encoder, size, least, rounding),
             None => {
                 if cpu.is_none() {
                     info!("loading the image tower once, to know what the inference server is to answer");
@@ -138,7 +138,7 @@ fn references(
                     cpu = Some(OrtImageEncoder::open(runtime, bundle, &alone, size)?);
                 }
                 match &mut cpu {
-                    Some(cpu) => Reference::computed(cpu, size, least, rounding),
+                    Some(cpu) => ProbeReference::computed(cpu, size, least, rounding),
                     None => return Err(InferError::Provider("remote: nothing computes the probe".into())),
                 }
             }
@@ -156,7 +156,7 @@ fn references(
         None => computed(None)?,
     };
     // Without a tower of its own, a box believes its bundle: bytes say nearly the same picture.
-    let bytes = match (bytes, Reference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine)) {
+    let bytes = match (bytes, ProbeReference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine)) {
         (Ok(bytes), _) => bytes,
         (Err(error), Some(known)) => {
             warn!(%error, "the probe for a server that takes bytes cannot be computed, taking the one for floats");

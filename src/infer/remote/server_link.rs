@@ -21,7 +21,7 @@ use super::server_connection::{InferQuestion, ServerConnection};
 use super::tile_bytes::PixelScale;
 use super::{RemoteError, RemoteOptions, ServerUrl};
 use crate::infer::Stop;
-use crate::infer::probe_embedding::Reference;
+use crate::infer::probe_embedding::ProbeReference;
 use crate::platform::tls;
 
 /// Between two probes inside ordinary batches.
@@ -89,8 +89,8 @@ pub struct ServerLink {
 /// What the probe picture's embedding is, for who is sent floats and for who is sent bytes.
 #[derive(Clone, Debug)]
 pub struct References {
-    pub floats: Reference,
-    pub bytes: Reference,
+    pub floats: ProbeReference,
+    pub bytes: ProbeReference,
 }
 
 /// A link and its thread, which ends when this is dropped.
@@ -166,7 +166,7 @@ impl ServerLink {
     }
 
     /// The probe for a model that is sent pictures so.
-    pub fn reference(&self, model: &ServedModel) -> &Reference {
+    pub fn reference(&self, model: &ServedModel) -> &ProbeReference {
         if model.layout.is_bytes() { &self.references.bytes } else { &self.references.floats }
     }
 
