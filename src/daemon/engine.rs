@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::example_embeddings::{
     ExampleViews, Learning, LearningError, PictureEmbedder, PipelineEmbedder, SessionEmbedder,
 };
+use super::open_model;
 use crate::bench::{cores, openvino_precision};
 use crate::config::ModelSettings;
 use crate::event::ModelRef;
@@ -315,7 +316,7 @@ impl Engine {
         sets: &[LabelSet],
         shutdown: &Shutdown,
     ) -> Result<Self, EngineError> {
-        let Some(bundle) = open(model, shutdown)? else { return Self::without_model() };
+        let Some(bundle) = open_model::open(model, shutdown)? else { return Self::without_model() };
         let mut tower = ChildTower::new(&bundle, infer.library.clone(), infer.threads).with_shutdown(shutdown.clone());
         Self::with_tower(&bundle, infer, sets, &mut tower, Some(shutdown))
     }
@@ -330,7 +331,7 @@ impl Engine {
         sets: &[LabelSet],
     ) -> Result<Self, EngineError> {
         let (_trigger, shutdown) = shutdown::channel();
-        let Some(bundle) = open(model, &shutdown)? else { return Self::without_model() };
+        let Some(bundle) = open_model::open(model, &shutdown)? else { return Self::without_model() };
         let mut tower = InProcessTower::new(&bundle, infer.library.clone(), infer.threads);
         Self::with_tower(&bundle, infer, sets, &mut tower, None)
     }
