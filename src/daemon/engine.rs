@@ -3,7 +3,6 @@
 //! Texts are embedded before the image tower is loaded, in a child process that gives its memory back.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,11 +23,11 @@ use crate::label::LabelSet;
 use crate::label::cache::EmbeddingCache;
 use crate::label::embed_child::ChildTower;
 use crate::label::embedder::{EmbedError, EmbedProgress, EmbedReport, Embedder, InProcessTower, TextEmbedder};
+use crate::model::ModelError;
 use crate::model::bundle::Bundle;
-use crate::model::{self, ModelError, prepared};
 use crate::pipeline::on_demand::OnDemand;
 use crate::platform::shutdown::{self, Shutdown};
-use crate::platform::{free_memory, paths, systemd};
+use crate::platform::{free_memory, paths};
 use crate::preprocess::{Spec, SpecError};
 use crate::score::{Scorer, SetEmbeddings};
 
