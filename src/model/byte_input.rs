@@ -175,12 +175,11 @@ fn front(input: &GraphPort, (height, width): (u32, u32), scale: [f32; 3], bias: 
     GraphFront { node: nodes, initializer, input: vec![described] }.encode_to_vec()
 }
 
+/// Given the file, a field's number, where its tag and its payload begin, and its end.
+type FoundField<'a, R> = dyn FnMut(&mut R, u64, u64, u64, u64) -> Result<(), String> + 'a;
+
 /// Every field of the message in `range`: its number, where its tag and its payload begin, and its end.
-fn each<R: Read + Seek>(
-    reader: &mut R,
-    (from, to): (u64, u64),
-    found: &mut dyn FnMut(&mut R, u64, u64, u64, u64) -> Result<(), String>,
-) -> Result<(), String> {
+fn each<R: Read + Seek>(reader: &mut R, (from, to): (u64, u64), found: &mut FoundField<'_, R>) -> Result<(), String> {
     let cut = || "ends in the middle (a cut download or a full disk?); copy or export the model again".to_owned();
     let mut at = from;
     while at < to {
