@@ -230,7 +230,7 @@ impl FromNode for ProviderItem {
             "cuda" => Self::Cuda(map.field("cuda", reader).into_value()?),
             "openvino" => Self::Openvino(map.field("openvino", reader).into_value()?),
             "cpu" => Self::Cpu(map.field("cpu", reader).into_value()?),
-            "remote" => Self::Remote(map.field("remote", reader).into_value()?),
+            "remote" => Self::Remote(Box::new(map.field("remote", reader).into_value()?)),
             _ => return None,
         })
     }

@@ -55,7 +55,7 @@ pub enum ProviderItem {
     Cuda(CudaOptions),
     Openvino(OpenvinoOptions),
     Cpu(CpuOptions),
-    Remote(RemoteKeys),
+    Remote(Box<RemoteKeys>),
 }
 
 section! {
