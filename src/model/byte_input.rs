@@ -71,18 +71,18 @@ impl GraphFile {
 
     fn of<R: Read + Seek>(reader: &mut R, length: u64) -> Result<Self, String> {
         let mut graph = None;
-        each(reader, (0, length), &mut |_, number, at, start, end| {
-            if number == GRAPH {
-                graph = Some((at, start, end));
+        each(reader, (0, length), &mut |_, field| {
+            if field.number == GRAPH {
+                graph = Some((field.tag, field.start, field.end));
             }
             Ok(())
         })?;
         let graph = graph.ok_or("has no graph; export the model again")?;
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-        each(reader, (graph.1, graph.2), &mut |reader, number, at, start, end| {
+        each(reader, (graph.1, graph.2), &mut |reader, MessageField { number, tag, start, end }| {
             if number == INPUTS || number == OUTPUTS {
                 let port = port(reader, start, end)?;
-                if number == INPUTS { inputs.push((port, (at, end))) } else { outputs.push(port) }
+                if number == INPUTS { inputs.push((port, (tag, end))) } else { outputs.push(port) }
             }
             Ok(())
         })?;
@@ -175,11 +175,20 @@ fn front(input: &GraphPort, (height, width): (u32, u32), scale: [f32; 3], bias: 
     GraphFront { node: nodes, initializer, input: vec![described] }.encode_to_vec()
 }
 
-/// Given the file, a field's number, where its tag and its payload begin, and its end.
-type FoundField<'a, R> = dyn FnMut(&mut R, u64, u64, u64, u64) -> Result<(), String> + 'a;
+/// A field of a message: its number, where its tag and its payload begin, and its end.
+struct MessageField {
+    number: u64,
+    tag: u64,
+    start: u64,
+    end: u64,
+}
 
-/// Every field of the message in `range`: its number, where its tag and its payload begin, and its end.
-fn each<R: Read + Seek>(reader: &mut R, (from, to): (u64, u64), found: &mut FoundField<'_, R>) -> Result<(), String> {
+/// Every field of the message in this range.
+fn each<R: Read + Seek>(
+    reader: &mut R,
+    (from, to): (u64, u64),
+    found: &mut dyn FnMut(&mut R, MessageField) -> Result<(), String>,
+) -> Result<(), String> {
     let cut = || "ends in the middle (a cut download or a full disk?); copy or export the model again".to_owned();
     let mut at = from;
     while at < to {
@@ -198,7 +207,7 @@ fn each<R: Read + Seek>(reader: &mut R, (from, to): (u64, u64), found: &mut Foun
             _ => return Err("is not an ONNX model; copy or export the model again".to_owned()),
         };
         let end = start.checked_add(size).filter(|end| *end <= to).ok_or_else(cut)?;
-        found(reader, key >> 3, at, start, end)?;
+        found(reader, MessageField { number: key >> 3, tag: at, start, end })?;
         at = end;
     }
     Ok(())
