@@ -54,19 +54,28 @@ export function setup(body, parameters) {
     location.hash = here('add', { added: camera.id });
   }
 
-  /** A camera that answered, with the streams that it told. */
+  /**
+   * A camera that answered, with the streams that it told. Anybody may answer, and name any host: who has given a password sees each place before it is sent
+   * there, and types it again for a host that has not answered itself.
+   */
   function device(found, login, looks) {
     const name = found.name || found.hardware || found.address;
     const told = [found.address, found.hardware, found.location].filter(Boolean).join(' · ');
     const stream = (one, at) => {
       const id = h('input', { type: 'text', value: free(at === 0 ? found.id : `${found.id}-${one.profile}`), maxlength: 64, required: true, pattern: '[a-z0-9_\\-]+' });
       const place = h('div', { class: 'picture' });
-      const camera = () => ({ id: id.value.trim(), url: one.url, ...login });
+      const own = { username: h('input', { type: 'text', autocomplete: 'off', maxlength: 256 }), password: h('input', { type: 'password', autocomplete: 'new-password', maxlength: 256 }) };
+      const proof = () => (one.elsewhere ? { username: own.username.value, password: own.password.value } : login);
+      const camera = () => ({ id: id.value.trim(), url: one.url, ...proof() });
+      const looked = () => picture(place, { url: one.url, ...proof() });
       const size = one.width ? `${one.width}×${one.height}` : '';
       const words = [one.profile, one.codec, size, one.frame_rate ? `${one.frame_rate} fps` : ''].filter(Boolean).join(' · ');
-      if (at === 0 && looks.length < PICTURED) looks.push(() => picture(place, { url: one.url, ...login }));
-      else put(place, button('Look', () => attempt(() => picture(place, { url: one.url, ...login }))));
-      return h('li', {}, place, h('p', { class: 'small' }, words), h('p', { class: 'small' }, one.url), field('Its name here', id), h('p', {}, button(`Add ${name}`, () => attempt(() => add(camera())), { class: 'main' })));
+      const lines = [h('p', { class: 'small' }, words), h('p', { class: 'small' }, one.url)];
+      if (one.incomplete) return h('li', {}, lines, h('p', { class: 'bad' }, 'Its address holds a password, which stands as *** here: give the whole address below.'));
+      if (at === 0 && looks.length < PICTURED && !one.elsewhere && !login.username && !login.password) looks.push(looked);
+      else put(place, button('Look', () => attempt(looked)));
+      const other = one.elsewhere ? [h('p', { class: 'bad' }, `${found.address} has answered, and names another host: give user and password again if that one is yours.`), field('User there', own.username), field('Password there', own.password)] : null;
+      return h('li', {}, place, lines, other, field('Its name here', id), h('p', {}, button(`Add ${name}`, () => attempt(() => add(camera())), { class: 'main' })));
     };
     return h('section', { 'aria-label': name }, h('h3', {}, name), h('p', { class: 'small' }, told), found.error ? h('p', { class: 'bad' }, found.error) : null, h('ul', { class: 'moments' }, found.streams.map(stream)));
   }

@@ -401,7 +401,7 @@ pub(super) fn schemas() -> [(&'static str, Value); 4] {
     let count = json!({ "type": "integer", "minimum": 0 });
     let stream = object(json!({
         "profile": string, "url": string, "codec": maybe(string.clone()), "width": maybe(count.clone()), "height": maybe(count),
-        "frame_rate": maybe(json!({ "type": "number" })),
+        "frame_rate": maybe(json!({ "type": "number" })), "incomplete": flag, "elsewhere": flag,
     }));
     let device = object(json!({
         "id": string, "name": maybe(string.clone()), "address": string, "xaddrs": list(string.clone()), "scopes": list(string.clone()),
