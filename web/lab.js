@@ -190,13 +190,19 @@ export function lab(body, parameters) {
         line.forget();
         move();
       });
-    /** The highest moment of a stretch becomes what the label learns from. */
+    /** The highest point of a stretch: of those with a picture, where there is one. */
+    const peakOf = (moment) => {
+      const higher = (a, b) => (one.curve[b] > one.curve[a] ? b : a);
+      const shown = pictures.map(({ step }) => step).filter((step) => step >= moment.from && step <= moment.to);
+      const kept = one.curve.flatMap((margin, at) => (margin !== null && at >= moment.from && at <= moment.to ? [at] : []));
+      return (shown.length ? shown : kept).reduce(higher);
+    };
+    /** The moment that is shown of a stretch becomes what the label learns from. */
     const teach = (key, moment) => () =>
       attempt(async () => {
-        const points = one.curve.slice(moment.from, moment.to + 1);
-        const at = moment.from + points.indexOf(Math.max(...points.filter((margin) => margin !== null)));
         const { details } = set;
-        await learn(set, details.find((own) => own.label === told.label), key, { ...where, at: new Date(instant(at + 0.5)).toISOString() });
+        const at = new Date(since() + one.times[peakOf(moment)]).toISOString();
+        await learn(set, details.find((own) => own.label === told.label), key, { ...where, at });
         await reread();
         await look();
       });
@@ -205,7 +211,7 @@ export function lab(body, parameters) {
     const pictures = one.pictures;
     const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), more, trust, moments);
     const item = (moment) => {
-      const picture = located(pictures.find(({ step }) => step >= moment.from && step <= moment.to)?.url);
+      const picture = located(pictures.find(({ step }) => step === peakOf(moment))?.url);
       const words = `${stretch(instant(moment.from), instant(moment.to + 1))}, highest ${moment.peak.toFixed(1)}`;
       const image = picture ? h('a', { href: picture, class: 'picture' }, h('img', { src: picture, alt: `${place}, ${time(instant(moment.from))}`, loading: 'lazy' })) : null;
       return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, button('seen', mark('seen', moment.from, moment.to)), button('absent', mark('absent', moment.from, moment.to)), button('example', teach('examples', moment)), button('counter-example', teach('counter_examples', moment))));
