@@ -66,6 +66,8 @@ fn routes() -> Vec<Route> {
         length,
         openapi::operation("picture", "", &[]),
     ));
+    let words = openapi::operation("words", "", &[]);
+    routes.push(Route::post("/test/words", rules(RouteClass::Words), length, words));
     routes.push(Route::get("/test/live", rules(RouteClass::Live), live, openapi::operation("live", "", &[])));
     routes
 }
@@ -145,6 +147,10 @@ fn a_route_for_pictures_takes_sixteen_mebibytes_whether_their_length_is_told_or_
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("16 MiB"), "{answer}");
         let answer = ask("/test/picture", 40 * MIB);
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("16 MiB"), "{answer}");
+        let answer = ask("/test/words", 64 << 10);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n65536 bytes"), "{answer}");
+        let answer = ask("/test/words", (64 << 10) + 1);
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("64 KiB"), "{answer}");
     }
     let long = server.say(&format!("GET /{} HTTP/1.1", "x".repeat(MIB)), b"\r\n");
     assert!(long.starts_with("HTTP/1.1 431") || long.starts_with("HTTP/1.1 414"), "{long}");
@@ -181,6 +187,8 @@ fn no_more_pictures_are_taken_in_at_once_than_there_is_room_for() {
         .collect();
     eventually("all room is taken", || server.access.pictures.available_permits() == 0);
     assert!(server.say("GET /healthz HTTP/1.1", b"\r\n").starts_with("HTTP/1.1 200"), "others do not wait");
+    let (head, body) = post("/test/words", 10);
+    assert!(server.say(&head, &body).starts_with("HTTP/1.1 200"), "nor do those that say a few words");
     for stream in &mut slow {
         stream.write_all(&body[100..]).unwrap();
     }
@@ -263,4 +271,8 @@ fn the_document_says_which_class_a_route_is_of() {
     assert_eq!(guard("/test/live", "get"), json!("live"));
     assert_eq!((guard("/readyz", "get"), guard("/metrics", "get")), (json!("health"), json!("scrape")));
     assert_eq!(guard("/api/v1/reload", "post"), json!("plain"));
+    // They wait for cameras and commands: no place for pictures is taken meanwhile.
+    for path in ["/api/v1/discover", "/api/v1/preview", "/api/v1/streams", "/api/v1/labels/{set}/report"] {
+        assert_eq!(guard(path, "post"), json!("words"), "{path}");
+    }
 }

@@ -125,6 +125,10 @@ async fn pass(
     request.extensions_mut().insert(caller);
     match rules.class {
         RouteClass::Health | RouteClass::Scrape | RouteClass::Plain => next.run(request).await,
+        RouteClass::Words => match with_whole_body(request, rules.class).await {
+            Ok(request) => next.run(request).await,
+            Err(refusal) => refusal,
+        },
         RouteClass::Picture => {
             // Held until the answer is there: so many pictures are in memory at most. It is never closed.
             let _room = shared.access.pictures.acquire().await;
