@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::response::IntoResponse;
 use hyper::body::Frame;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::route_table::{self, Needs, Route, RouteClass, Rules};
 use super::test_server::{DEADLINE, Server};
@@ -57,6 +58,17 @@ impl hyper::body::Body for Beat {
     }
 }
 
+/// A change that has begun, that may end, and that has ended.
+static BEGUN: Semaphore = Semaphore::const_new(0);
+static MAY_END: Semaphore = Semaphore::const_new(0);
+static ENDED: Semaphore = Semaphore::const_new(0);
+
+async fn change() {
+    BEGUN.add_permits(1);
+    MAY_END.acquire().await.unwrap().forget();
+    ENDED.add_permits(1);
+}
+
 fn routes() -> Vec<Route> {
     let rules = |class| Rules { class, needs: Needs::Token };
     let mut routes = route_table::all();
@@ -68,6 +80,8 @@ fn routes() -> Vec<Route> {
     ));
     let words = openapi::operation("words", "", &[]);
     routes.push(Route::post("/test/words", rules(RouteClass::Words), length, words));
+    let lasting = Rules { needs: Needs::Change, ..rules(RouteClass::Plain) };
+    routes.push(Route::post("/test/change", lasting, change, openapi::operation("change", "", &[])));
     routes.push(Route::get("/test/live", rules(RouteClass::Live), live, openapi::operation("live", "", &[])));
     routes
 }
@@ -198,6 +212,19 @@ fn no_more_pictures_are_taken_in_at_once_than_there_is_room_for() {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("1000 bytes"), "{answer}");
     }
     assert_eq!(server.access.pictures.available_permits(), 4);
+    server.stop();
+}
+
+#[test]
+fn a_change_is_made_to_its_end_when_nobody_waits_for_it_any_more() {
+    let server = start(shared(None, &[]), serve::TIMES);
+    let mut stream = server.connect();
+    stream.write_all(b"POST /test/change HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").unwrap();
+    eventually("it has begun", || BEGUN.available_permits() == 1);
+    drop(stream);
+    eventually("nobody is there", || server.access.taken() == 0);
+    MAY_END.add_permits(1);
+    eventually("it has ended", || ENDED.available_permits() == 1);
     server.stop();
 }
 
