@@ -68,7 +68,14 @@ impl MarginCurve {
         let span = until.saturating_sub(since).max(0);
         let step = (span / POINTS as i64 + 1).max(LEAST_STEP);
         let points = (span / step) as usize + 1;
-        Self { since, step, points: vec![Point { margin: f32::NAN, from: since, picture: None }; points], bars: Bars::default(), rows: 0, last: None }
+        Self {
+            since,
+            step,
+            points: vec![Point { margin: f32::NAN, from: since, picture: None }; points],
+            bars: Bars::default(),
+            rows: 0,
+            last: None,
+        }
     }
 
     /// Seconds of a point.
@@ -114,7 +121,11 @@ impl MarginCurve {
             rows: self.rows,
             now: self.last.map(|(_, margin)| short(margin)),
             curve: self.points.iter().map(|point| Some(short(point.margin)).filter(|m| m.is_finite())).collect(),
-            times: self.points.iter().map(|point| (!point.margin.is_nan()).then(|| point.from.saturating_sub(self.since))).collect(),
+            times: self
+                .points
+                .iter()
+                .map(|point| (!point.margin.is_nan()).then(|| point.from.saturating_sub(self.since)))
+                .collect(),
             pictures,
             histogram: self.bars.told(),
         }
