@@ -257,7 +257,10 @@ export function lab(body, parameters) {
     if (!set.labels.includes(told.label)) throw new ApiError(0, 'save the label first: only what is saved can be looked at');
     put(place, h('p', { role: 'status' }, 'looking at what is marked …'));
     try {
-      return (await post(`labels/${encodeURIComponent(set.set)}/${name}`, {}, { json: { ...of, label: told.label, ...more } })).labels?.find((one) => one.label === told.label);
+      const answer = await post(`labels/${encodeURIComponent(set.set)}/${name}`, {}, { json: { ...of, label: told.label, ...more } });
+      // It is kept, and the daemon is not done with it.
+      if (answer.result === 'under way') put(place, h('p', { role: 'status' }, 'It is kept, and counts here in a moment, unless the log says otherwise.'));
+      return answer.labels?.find((one) => one.label === told.label);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       put(place, h('p', { class: 'bad', role: 'status' }, error.message));
@@ -284,14 +287,18 @@ export function lab(body, parameters) {
   async function calibrated(place, of) {
     const found = await command(place, of, 'calibrate', { write: false });
     if (!found) return;
+    const none = (refused) => put(place, h('p', { class: 'bad', role: 'status' }, `No threshold yet: ${refused}`));
     if (!found.found) {
-      put(place, h('p', { class: 'bad', role: 'status' }, `No threshold yet: ${found.refused}`));
+      none(found.refused);
       return;
     }
     const save = button('Keep it for this camera', () =>
       attempt(async () => {
-        if (!(await command(place, of, 'calibrate', { write: true }))) return;
-        put(place, h('p', { role: 'status' }, 'It counts here from now on, instead of the set\'s threshold.'));
+        const kept = await command(place, of, 'calibrate', { write: true });
+        if (!kept) return;
+        // Marks may have come or gone meanwhile.
+        if (!kept.found) none(kept.refused);
+        else put(place, h('p', { role: 'status' }, 'It counts here from now on, instead of the set\'s threshold.'));
       }), { class: 'main' });
     const checked = found.checked?.after?.f1 ? `, and F1 ${found.checked.after.f1.value.toFixed(2)} on marks that it was not made of` : ', not checked on other marks yet: mark more';
     put(place, h('p', { role: 'status' }, `What is marked here is told apart best at a margin of ${found.found.enter.margin?.toFixed(1) ?? '–'}${checked}. `, save));

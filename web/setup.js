@@ -51,7 +51,10 @@ export function setup(body, parameters) {
   async function add(camera) {
     await post('streams', {}, { json: camera });
     notice(`${camera.id} is added.`);
-    location.hash = here('add', { added: camera.id });
+    const there = here('add', { added: camera.id });
+    // One that went and came back: nothing would be read anew.
+    if (location.hash === there) await read();
+    else location.hash = there;
   }
 
   /**
@@ -127,11 +130,22 @@ export function setup(body, parameters) {
 
   function showAdded(streams) {
     added.hidden = streams.length === 0;
-    const row = (id) => h('li', {}, h('a', { href: here(`camera/${encodeURIComponent(id)}`) }, id), ' ', button(`Remove ${id}`, () => attempt(async () => {
+    const remove = (id) => attempt(async () => {
       await ask(address(`streams/${encodeURIComponent(id)}`), { method: 'DELETE' });
       notice(`${id} is removed.`);
       await read();
-    })));
+    });
+    const row = (id) => {
+      const place = h('span', {});
+      const offer = () => put(place, button(`Remove ${id}`, question));
+      const question = () => {
+        const yes = button(`Yes, remove ${id}`, () => remove(id));
+        put(place, 'It is watched no more, and its address and password go. ', yes, ' ', button('Keep it', offer));
+        yes.focus();
+      };
+      offer();
+      return h('li', {}, h('a', { href: here(`camera/${encodeURIComponent(id)}`) }, id), ' ', place);
+    };
     put(added, h('h2', { id: 'setup-added' }, 'Added here'), h('ul', { class: 'plain' }, streams.map(row)));
   }
 
