@@ -49,8 +49,8 @@ export function setup(body, parameters) {
   }
 
   async function add(camera) {
-    await post('streams', {}, { json: camera });
-    notice(`${camera.id} is added.`);
+    const { result } = await post('streams', {}, { json: camera });
+    notice(result === 'under way' ? `${camera.id} is kept, and watched in a moment, unless the log says otherwise.` : `${camera.id} is added.`);
     const there = here('add', { added: camera.id });
     // One that went and came back: nothing would be read anew.
     if (location.hash === there) await read();
