@@ -190,13 +190,19 @@ export function lab(body, parameters) {
         line.forget();
         move();
       });
-    /** The highest moment of a stretch becomes what the label learns from. */
+    /** The highest point of a stretch: of those with a picture, where there is one. */
+    const peakOf = (moment) => {
+      const higher = (a, b) => (one.curve[b] > one.curve[a] ? b : a);
+      const shown = pictures.map(({ step }) => step).filter((step) => step >= moment.from && step <= moment.to);
+      const kept = one.curve.flatMap((margin, at) => (margin !== null && at >= moment.from && at <= moment.to ? [at] : []));
+      return (shown.length ? shown : kept).reduce(higher);
+    };
+    /** The moment that is shown of a stretch becomes what the label learns from. */
     const teach = (key, moment) => () =>
       attempt(async () => {
-        const points = one.curve.slice(moment.from, moment.to + 1);
-        const at = moment.from + points.indexOf(Math.max(...points.filter((margin) => margin !== null)));
         const { details } = set;
-        await learn(set, details.find((own) => own.label === told.label), key, { ...where, at: new Date(instant(at + 0.5)).toISOString() });
+        const at = new Date(since() + one.times[peakOf(moment)]).toISOString();
+        await learn(set, details.find((own) => own.label === told.label), key, { ...where, at });
         await reread();
         await look();
       });
@@ -205,7 +211,7 @@ export function lab(body, parameters) {
     const pictures = one.pictures;
     const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), more, trust, moments);
     const item = (moment) => {
-      const picture = located(pictures.find(({ step }) => step >= moment.from && step <= moment.to)?.url);
+      const picture = located(pictures.find(({ step }) => step === peakOf(moment))?.url);
       const words = `${stretch(instant(moment.from), instant(moment.to + 1))}, highest ${moment.peak.toFixed(1)}`;
       const image = picture ? h('a', { href: picture, class: 'picture' }, h('img', { src: picture, alt: `${place}, ${time(instant(moment.from))}`, loading: 'lazy' })) : null;
       return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, button('seen', mark('seen', moment.from, moment.to)), button('absent', mark('absent', moment.from, moment.to)), button('example', teach('examples', moment)), button('counter-example', teach('counter_examples', moment))));
@@ -251,7 +257,10 @@ export function lab(body, parameters) {
     if (!set.labels.includes(told.label)) throw new ApiError(0, 'save the label first: only what is saved can be looked at');
     put(place, h('p', { role: 'status' }, 'looking at what is marked …'));
     try {
-      return (await post(`labels/${encodeURIComponent(set.set)}/${name}`, {}, { json: { ...of, label: told.label, ...more } })).labels?.find((one) => one.label === told.label);
+      const answer = await post(`labels/${encodeURIComponent(set.set)}/${name}`, {}, { json: { ...of, label: told.label, ...more } });
+      // It is kept, and the daemon is not done with it.
+      if (answer.result === 'under way') put(place, h('p', { role: 'status' }, 'It is kept, and counts here in a moment, unless the log says otherwise.'));
+      return answer.labels?.find((one) => one.label === told.label);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       put(place, h('p', { class: 'bad', role: 'status' }, error.message));
@@ -278,14 +287,18 @@ export function lab(body, parameters) {
   async function calibrated(place, of) {
     const found = await command(place, of, 'calibrate', { write: false });
     if (!found) return;
+    const none = (refused) => put(place, h('p', { class: 'bad', role: 'status' }, `No threshold yet: ${refused}`));
     if (!found.found) {
-      put(place, h('p', { class: 'bad', role: 'status' }, `No threshold yet: ${found.refused}`));
+      none(found.refused);
       return;
     }
     const save = button('Keep it for this camera', () =>
       attempt(async () => {
-        if (!(await command(place, of, 'calibrate', { write: true }))) return;
-        put(place, h('p', { role: 'status' }, 'It counts here from now on, instead of the set\'s threshold.'));
+        const kept = await command(place, of, 'calibrate', { write: true });
+        if (!kept) return;
+        // Marks may have come or gone meanwhile.
+        if (!kept.found) none(kept.refused);
+        else put(place, h('p', { role: 'status' }, 'It counts here from now on, instead of the set\'s threshold.'));
       }), { class: 'main' });
     const checked = found.checked?.after?.f1 ? `, and F1 ${found.checked.after.f1.value.toFixed(2)} on marks that it was not made of` : ', not checked on other marks yet: mark more';
     put(place, h('p', { role: 'status' }, `What is marked here is told apart best at a margin of ${found.found.enter.margin?.toFixed(1) ?? '–'}${checked}. `, save));

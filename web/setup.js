@@ -49,24 +49,36 @@ export function setup(body, parameters) {
   }
 
   async function add(camera) {
-    await post('streams', {}, { json: camera });
-    notice(`${camera.id} is added.`);
-    location.hash = here('add', { added: camera.id });
+    const { result } = await post('streams', {}, { json: camera });
+    notice(result === 'under way' ? `${camera.id} is kept, and watched in a moment, unless the log says otherwise.` : `${camera.id} is added.`);
+    const there = here('add', { added: camera.id });
+    // One that went and came back: nothing would be read anew.
+    if (location.hash === there) await read();
+    else location.hash = there;
   }
 
-  /** A camera that answered, with the streams that it told. */
+  /**
+   * A camera that answered, with the streams that it told. Anybody may answer, and name any host: who has given a password sees each place before it is sent
+   * there, and types it again for a host that has not answered itself.
+   */
   function device(found, login, looks) {
     const name = found.name || found.hardware || found.address;
     const told = [found.address, found.hardware, found.location].filter(Boolean).join(' · ');
     const stream = (one, at) => {
       const id = h('input', { type: 'text', value: free(at === 0 ? found.id : `${found.id}-${one.profile}`), maxlength: 64, required: true, pattern: '[a-z0-9_\\-]+' });
       const place = h('div', { class: 'picture' });
-      const camera = () => ({ id: id.value.trim(), url: one.url, ...login });
+      const own = { username: h('input', { type: 'text', autocomplete: 'off', maxlength: 256 }), password: h('input', { type: 'password', autocomplete: 'new-password', maxlength: 256 }) };
+      const proof = () => (one.elsewhere ? { username: own.username.value, password: own.password.value } : login);
+      const camera = () => ({ id: id.value.trim(), url: one.url, ...proof() });
+      const looked = () => picture(place, { url: one.url, ...proof() });
       const size = one.width ? `${one.width}×${one.height}` : '';
       const words = [one.profile, one.codec, size, one.frame_rate ? `${one.frame_rate} fps` : ''].filter(Boolean).join(' · ');
-      if (at === 0 && looks.length < PICTURED) looks.push(() => picture(place, { url: one.url, ...login }));
-      else put(place, button('Look', () => attempt(() => picture(place, { url: one.url, ...login }))));
-      return h('li', {}, place, h('p', { class: 'small' }, words), h('p', { class: 'small' }, one.url), field('Its name here', id), h('p', {}, button(`Add ${name}`, () => attempt(() => add(camera())), { class: 'main' })));
+      const lines = [h('p', { class: 'small' }, words), h('p', { class: 'small' }, one.url)];
+      if (one.incomplete) return h('li', {}, lines, h('p', { class: 'bad' }, 'Its address holds a password, which stands as *** here: give the whole address below.'));
+      if (at === 0 && looks.length < PICTURED && !one.elsewhere && !login.username && !login.password) looks.push(looked);
+      else put(place, button('Look', () => attempt(looked)));
+      const other = one.elsewhere ? [h('p', { class: 'bad' }, `${found.address} has answered, and names another host: give user and password again if that one is yours.`), field('User there', own.username), field('Password there', own.password)] : null;
+      return h('li', {}, place, lines, other, field('Its name here', id), h('p', {}, button(`Add ${name}`, () => attempt(() => add(camera())), { class: 'main' })));
     };
     return h('section', { 'aria-label': name }, h('h3', {}, name), h('p', { class: 'small' }, told), found.error ? h('p', { class: 'bad' }, found.error) : null, h('ul', { class: 'moments' }, found.streams.map(stream)));
   }
@@ -118,11 +130,22 @@ export function setup(body, parameters) {
 
   function showAdded(streams) {
     added.hidden = streams.length === 0;
-    const row = (id) => h('li', {}, h('a', { href: here(`camera/${encodeURIComponent(id)}`) }, id), ' ', button(`Remove ${id}`, () => attempt(async () => {
+    const remove = (id) => attempt(async () => {
       await ask(address(`streams/${encodeURIComponent(id)}`), { method: 'DELETE' });
       notice(`${id} is removed.`);
       await read();
-    })));
+    });
+    const row = (id) => {
+      const place = h('span', {});
+      const offer = () => put(place, button(`Remove ${id}`, question));
+      const question = () => {
+        const yes = button(`Yes, remove ${id}`, () => remove(id));
+        put(place, 'It is watched no more, and its address and password go. ', yes, ' ', button('Keep it', offer));
+        yes.focus();
+      };
+      offer();
+      return h('li', {}, h('a', { href: here(`camera/${encodeURIComponent(id)}`) }, id), ' ', place);
+    };
     put(added, h('h2', { id: 'setup-added' }, 'Added here'), h('ul', { class: 'plain' }, streams.map(row)));
   }
 

@@ -64,7 +64,7 @@ pub struct Access {
     rates: Mutex<Rates>,
     places: Mutex<ConnectionCounts>,
     /// Room for pictures that are sent here. Whoever finds none waits, his picture unread.
-    pub pictures: Semaphore,
+    pub pictures: Arc<Semaphore>,
     /// This machine's name: one of those under which it is asked for.
     host: Option<String>,
     sessions: Mutex<Sessions>,
@@ -112,7 +112,7 @@ impl Access {
     pub fn new(settings: &ApiSettings) -> Result<Self, String> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
         let keys = RwLock::new(keys(settings)?);
-        let pictures = Semaphore::new(MAX_PICTURES);
+        let pictures = Arc::new(Semaphore::new(MAX_PICTURES));
         Ok(Self {
             keys,
             rates: Mutex::default(),

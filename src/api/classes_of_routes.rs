@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::response::IntoResponse;
 use hyper::body::Frame;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::route_table::{self, Needs, Route, RouteClass, Rules};
 use super::test_server::{DEADLINE, Server};
@@ -57,6 +58,17 @@ impl hyper::body::Body for Beat {
     }
 }
 
+/// A change that has begun, that may end, and that has ended.
+static BEGUN: Semaphore = Semaphore::const_new(0);
+static MAY_END: Semaphore = Semaphore::const_new(0);
+static ENDED: Semaphore = Semaphore::const_new(0);
+
+async fn change() {
+    BEGUN.add_permits(1);
+    MAY_END.acquire().await.unwrap().forget();
+    ENDED.add_permits(1);
+}
+
 fn routes() -> Vec<Route> {
     let rules = |class| Rules { class, needs: Needs::Token };
     let mut routes = route_table::all();
@@ -66,6 +78,10 @@ fn routes() -> Vec<Route> {
         length,
         openapi::operation("picture", "", &[]),
     ));
+    let words = openapi::operation("words", "", &[]);
+    routes.push(Route::post("/test/words", rules(RouteClass::Words), length, words));
+    let lasting = Rules { needs: Needs::Change, ..rules(RouteClass::Plain) };
+    routes.push(Route::post("/test/change", lasting, change, openapi::operation("change", "", &[])));
     routes.push(Route::get("/test/live", rules(RouteClass::Live), live, openapi::operation("live", "", &[])));
     routes
 }
@@ -145,6 +161,10 @@ fn a_route_for_pictures_takes_sixteen_mebibytes_whether_their_length_is_told_or_
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("16 MiB"), "{answer}");
         let answer = ask("/test/picture", 40 * MIB);
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("16 MiB"), "{answer}");
+        let answer = ask("/test/words", 64 << 10);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n65536 bytes"), "{answer}");
+        let answer = ask("/test/words", (64 << 10) + 1);
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("64 KiB"), "{answer}");
     }
     let long = server.say(&format!("GET /{} HTTP/1.1", "x".repeat(MIB)), b"\r\n");
     assert!(long.starts_with("HTTP/1.1 431") || long.starts_with("HTTP/1.1 414"), "{long}");
@@ -181,6 +201,8 @@ fn no_more_pictures_are_taken_in_at_once_than_there_is_room_for() {
         .collect();
     eventually("all room is taken", || server.access.pictures.available_permits() == 0);
     assert!(server.say("GET /healthz HTTP/1.1", b"\r\n").starts_with("HTTP/1.1 200"), "others do not wait");
+    let (head, body) = post("/test/words", 10);
+    assert!(server.say(&head, &body).starts_with("HTTP/1.1 200"), "nor do those that say a few words");
     for stream in &mut slow {
         stream.write_all(&body[100..]).unwrap();
     }
@@ -190,6 +212,19 @@ fn no_more_pictures_are_taken_in_at_once_than_there_is_room_for() {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("1000 bytes"), "{answer}");
     }
     assert_eq!(server.access.pictures.available_permits(), 4);
+    server.stop();
+}
+
+#[test]
+fn a_change_is_made_to_its_end_when_nobody_waits_for_it_any_more() {
+    let server = start(shared(None, &[]), serve::TIMES);
+    let mut stream = server.connect();
+    stream.write_all(b"POST /test/change HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").unwrap();
+    eventually("it has begun", || BEGUN.available_permits() == 1);
+    drop(stream);
+    eventually("nobody is there", || server.access.taken() == 0);
+    MAY_END.add_permits(1);
+    eventually("it has ended", || ENDED.available_permits() == 1);
     server.stop();
 }
 
@@ -263,4 +298,8 @@ fn the_document_says_which_class_a_route_is_of() {
     assert_eq!(guard("/test/live", "get"), json!("live"));
     assert_eq!((guard("/readyz", "get"), guard("/metrics", "get")), (json!("health"), json!("scrape")));
     assert_eq!(guard("/api/v1/reload", "post"), json!("plain"));
+    // They wait for cameras and commands: no place for pictures is taken meanwhile.
+    for path in ["/api/v1/discover", "/api/v1/preview", "/api/v1/streams", "/api/v1/labels/{set}/report"] {
+        assert_eq!(guard(path, "post"), json!("words"), "{path}");
+    }
 }

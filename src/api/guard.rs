@@ -7,6 +7,7 @@
 //! being guessed is its length, and that it is compared in the same time whatever is wrong with it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -17,6 +18,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::access::{AuthResult, Grant};
@@ -32,7 +34,7 @@ use crate::logs::AUDIT;
 pub(super) const CORP: &str = "cross-origin-resource-policy";
 
 /// A route's answer may take so long, reloading included, and a picture until it is here.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer that tells what went wrong, and nothing that the asker did not say himself.
 pub(super) fn refusal(status: StatusCode, why: &str) -> Response {
@@ -113,6 +115,22 @@ fn with_parameters(request: &mut Request, known: Option<&'static [Parameter]>) -
     Ok(())
 }
 
+/// The route's own answer. A change is made to its end, and told in the log, whether or not somebody still waits for it; `room` is taken as long.
+async fn run(rules: Rules, request: Request, next: Next, room: Option<OwnedSemaphorePermit>) -> Response {
+    let work = async move {
+        let _room = room;
+        next.run(request).await
+    };
+    if rules.needs != Needs::Change {
+        return work.await;
+    }
+    match tokio::spawn(work).await {
+        Ok(answer) => answer,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
+    }
+}
+
 /// The route's own answer, once there is room for what it costs.
 async fn pass(
     shared: &Shared,
@@ -124,12 +142,16 @@ async fn pass(
 ) -> Response {
     request.extensions_mut().insert(caller);
     match rules.class {
-        RouteClass::Health | RouteClass::Scrape | RouteClass::Plain => next.run(request).await,
+        RouteClass::Health | RouteClass::Scrape | RouteClass::Plain => run(rules, request, next, None).await,
+        RouteClass::Words => match with_whole_body(request, rules.class).await {
+            Ok(request) => run(rules, request, next, None).await,
+            Err(refusal) => refusal,
+        },
         RouteClass::Picture => {
             // Held until the answer is there: so many pictures are in memory at most. It is never closed.
-            let _room = shared.access.pictures.acquire().await;
+            let room = Arc::clone(&shared.access.pictures).acquire_owned().await.ok();
             match with_whole_body(request, rules.class).await {
-                Ok(request) => next.run(request).await,
+                Ok(request) => run(rules, request, next, room).await,
                 Err(refusal) => refusal,
             }
         }

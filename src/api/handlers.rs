@@ -121,10 +121,20 @@ pub(super) async fn change(
     caller: Caller,
     action: Action,
 ) -> Result<RequestOutcome, (&'static str, Response)> {
+    change_within(shared, caller, action, CHANGE_TIMEOUT).await
+}
+
+/// The same, for which the answer has so much time left.
+pub(super) async fn change_within(
+    shared: &Shared,
+    caller: Caller,
+    action: Action,
+    left: Duration,
+) -> Result<RequestOutcome, (&'static str, Response)> {
     if let Some(refused) = forbidden(caller) {
         return Err(refused);
     }
-    shared.requests.ask(action, CHANGE_TIMEOUT).await.map_err(|why| match why {
+    shared.requests.ask(action, left.min(CHANGE_TIMEOUT)).await.map_err(|why| match why {
         NoOutcome::Late => {
             ("under way", (StatusCode::ACCEPTED, Json(json!({ "result": "under way" }))).into_response())
         }

@@ -288,6 +288,7 @@ pub(super) fn schema_of_try() -> Value {
     let picture = object(json!({ "step": count, "url": string }));
     let stream = object(json!({
         "stream": string, "region": or_null(&string), "rows": count, "now": or_null(&number), "curve": list(or_null(&number)),
+        "times": list(or_null(&json!({ "type": "integer" }))),
         "pictures": list(picture), "histogram": list(object(json!({ "margin": number, "rows": count }))),
     }));
     object(json!({

@@ -2,10 +2,11 @@
 //!
 //! In: JSON that names a stream. Out: what `vtagd labels report` and `vtagd labels calibrate` print as JSON. What does it is handed in by the daemon as
 //! [`LabelCommands`], which starts these commands beside itself and waits for them, so it is called on a thread for that. Full: one is under way at most; one more is
-//! refused (503). A calibration that is to be kept needs the token, also on loopback, leaves a line in the log, and the configuration is read again with it.
+//! refused (503). A calibration needs the token, also on loopback, and leaves a line in the log; with one that
+//! is to be kept the configuration is read again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
@@ -18,14 +19,16 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::guard::{Caller, later, refusal};
-use super::handlers::{audit, change, forbidden, part, with_problems};
+use super::guard::{ANSWER_TIMEOUT, Caller, later, refusal};
+use super::handlers::{audit, change_within, forbidden, part, with_problems};
 use super::model_queries::kind;
 use super::openapi::{answer, of, operation, with_parameter};
 use crate::stream::requests::{Action, RequestOutcome};
 
 /// Longest name of a stream, a region or a label.
 const MAX_NAME: usize = 256;
+/// The body before a command, and the answer after it.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_secs(4);
 
 /// What is looked at.
@@ -139,6 +142,11 @@ async fn asked(
     }
 }
 
+/// What is left of the time for an answer, so that it still comes.
+fn left(begun: Instant) -> Duration {
+    ANSWER_TIMEOUT.saturating_sub(begun.elapsed() + LAST_MOMENT)
+}
+
 type Name = Result<Path<String>, PathRejection>;
 
 pub(super) async fn report(State(shared): State<Shared>, set: Name, headers: HeaderMap, body: Bytes) -> Response {
@@ -178,13 +186,14 @@ pub(super) async fn calibrate(
     if !is_right(&set, &question) {
         return refusal(StatusCode::BAD_REQUEST, "names have 1 to 256 characters");
     }
+    let begun = Instant::now();
     let (of, stream) = (set.clone(), question.stream.clone());
     let done = match forbidden(caller) {
         Some(refused) => Err(refused),
         None => asked(&shared, move |commands| commands.calibrate(&of, &question, write)).await,
     };
     let done = match done {
-        Ok(found) if write => match change(&shared, caller, Action::Reload).await {
+        Ok(found) if write => match change_within(&shared, caller, Action::Reload, left(begun)).await {
             Ok(RequestOutcome::Refused { why, problems }) => {
                 let why = format!("the calibration is kept, and cannot be in force yet: {why}");
                 Err(("not in force", with_problems(&why, &problems)))

@@ -82,7 +82,7 @@ fn guarded(mut operation: Value, rules: Rules) -> Value {
         openapi_programs::with_csrf_token(&mut operation);
     }
     operation["x-guard"] = json!(rules.class.as_str());
-    if matches!(rules.class, RouteClass::Picture) {
+    if matches!(rules.class, RouteClass::Picture | RouteClass::Words) {
         operation["x-max-body"] = json!(rules.class.max_body());
     }
     operation

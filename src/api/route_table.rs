@@ -39,6 +39,8 @@ pub(super) enum RouteClass {
     Scrape,
     /// Wants no body.
     Plain,
+    /// Wants a few words, which are taken in whole before the route sees them. How many are answered at once is the route's business: it may wait for others.
+    Words,
     /// Wants a picture, which is taken in whole before the route sees it.
     Picture,
     /// Answers with a stream that goes on, on a connection of a pool of its own.
@@ -50,7 +52,7 @@ impl RouteClass {
     pub fn max_body(self) -> u64 {
         match self {
             Self::Picture => 16 * 1024 * 1024,
-            Self::Health | Self::Scrape | Self::Plain | Self::Live => 64 * 1024,
+            Self::Health | Self::Scrape | Self::Plain | Self::Words | Self::Live => 64 * 1024,
         }
     }
 
@@ -58,7 +60,7 @@ impl RouteClass {
     pub fn max_body_text(self) -> &'static str {
         match self {
             Self::Picture => "16 MiB",
-            Self::Health | Self::Scrape | Self::Plain | Self::Live => "64 KiB",
+            Self::Health | Self::Scrape | Self::Plain | Self::Words | Self::Live => "64 KiB",
         }
     }
 
@@ -73,6 +75,7 @@ impl RouteClass {
             Self::Health => "health",
             Self::Scrape => "scrape",
             Self::Plain => "plain",
+            Self::Words => "words",
             Self::Picture => "picture",
             Self::Live => "live",
         }
@@ -89,6 +92,9 @@ pub(super) struct Rules {
 /// Also for what is no route.
 const READ: Rules = Rules { class: RouteClass::Plain, needs: Needs::Token };
 const CHANGE: Rules = Rules { class: RouteClass::Plain, needs: Needs::Change };
+const ASK: Rules = Rules { class: RouteClass::Words, needs: Needs::Token };
+const ASK_CHANGE: Rules = Rules { class: RouteClass::Words, needs: Needs::Change };
+/// Its texts may be longer than a few words.
 const CHANGE_BODY: Rules = Rules { class: RouteClass::Picture, needs: Needs::Change };
 const LIVENESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Nothing };
 const READINESS: Rules = Rules { class: RouteClass::Health, needs: Needs::Token };
@@ -179,11 +185,11 @@ pub(super) fn all() -> Vec<Route> {
             stream_detail::streams,
             read("streams", "Every stream with its state and what became of its frames.", "Streams"),
         ),
-        Route::post("/api/v1/streams", CHANGE_BODY, stream_setup::add_stream, stream_setup::of_add()),
+        Route::post("/api/v1/streams", ASK_CHANGE, stream_setup::add_stream, stream_setup::of_add()),
         Route::get("/api/v1/streams/{id}", READ, stream_detail::stream, stream_detail::of_one()),
         Route::delete("/api/v1/streams/{id}", CHANGE, stream_setup::remove_stream, stream_setup::of_remove()),
-        Route::post("/api/v1/discover", CHANGE_BODY, stream_setup::discover, stream_setup::of_discover()),
-        Route::post("/api/v1/preview", CHANGE_BODY, stream_setup::preview, stream_setup::of_preview()),
+        Route::post("/api/v1/discover", ASK_CHANGE, stream_setup::discover, stream_setup::of_discover()),
+        Route::post("/api/v1/preview", ASK_CHANGE, stream_setup::preview, stream_setup::of_preview()),
         Route::get("/api/v1/example-sets", READ, stream_setup::example_sets, stream_setup::of_examples()),
         Route::get("/api/v1/streams/{id}/latest.jpg", READ, stream_detail::latest, stream_detail::of_latest())
             .taking(stream_detail::PARAMETERS),
@@ -215,10 +221,10 @@ pub(super) fn all() -> Vec<Route> {
         ),
         Route::post("/api/v1/labels/{set}/try", PICTURE, label_lab::try_label, label_lab::of_try()),
         Route::post("/api/v1/labels/{set}/edit", CHANGE_BODY, label_lab::edit_label, label_lab::of_edit()),
-        Route::post("/api/v1/labels/{set}/report", PICTURE, label_reports::report, label_reports::of_report()),
+        Route::post("/api/v1/labels/{set}/report", ASK, label_reports::report, label_reports::of_report()),
         Route::post(
             "/api/v1/labels/{set}/calibrate",
-            CHANGE_BODY,
+            ASK_CHANGE,
             label_reports::calibrate,
             label_reports::of_calibrate(),
         ),

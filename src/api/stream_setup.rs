@@ -199,23 +199,31 @@ async fn looked<T: Send + 'static>(
     work.await.map_err(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"))
 }
 
+/// The refusal for who may change nothing. It comes before what he sent is read: passwords are remembered, so that no log shows them, and there is room for some.
+fn not_allowed(caller: Caller, action: &str) -> Option<Response> {
+    let (outcome, answer) = forbidden(caller)?;
+    audit(caller, action, None, None, outcome);
+    Some(answer)
+}
+
 pub(super) async fn discover(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    if let Some(refused) = not_allowed(caller, "discover cameras") {
+        return refused;
+    }
     let question = match question(&headers, &body) {
         Ok(question) => question,
         Err(refused) => return refused,
     };
-    let (outcome, answer) = match forbidden(caller) {
-        Some(refused) => refused,
-        None => match looked(&shared, |finding| &finding.search, move |finder| finder.discover(&question)).await {
-            Ok(Ok(devices)) => ("done", Json(json!({ "devices": devices })).into_response()),
-            Ok(Err(why)) => ("failed", refusal(StatusCode::CONFLICT, &why)),
-            Err(early) => ("busy", early),
-        },
+    let found = looked(&shared, |finding| &finding.search, move |finder| finder.discover(&question)).await;
+    let (outcome, answer) = match found {
+        Ok(Ok(devices)) => ("done", Json(json!({ "devices": devices })).into_response()),
+        Ok(Err(why)) => ("failed", refusal(StatusCode::CONFLICT, &why)),
+        Err(early) => ("busy", early),
     };
     audit(caller, "discover cameras", None, None, outcome);
     answer
@@ -247,19 +255,20 @@ pub(super) async fn preview(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    if let Some(refused) = not_allowed(caller, "look at a camera") {
+        return refused;
+    }
     let sent = read::<SentStream>(&headers, &body, FORM).and_then(SentStream::stream);
     let stream = match sent {
         Ok(stream) => NewStream { id: "preview".to_owned(), ..stream },
         Err(refused) => return refused,
     };
-    let (outcome, answer) = match forbidden(caller) {
-        Some(refused) => refused,
-        None => match looked(&shared, |finding| &finding.previews, move |finder| finder.preview(&stream)).await {
-            Ok(Ok(jpeg)) => ("done", ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response()),
-            Ok(Err(NoPreview::Wrong(problems))) => ("refused", with_problems("the address cannot be used", &problems)),
-            Ok(Err(NoPreview::None(why))) => ("no picture", with_problems(&why, &[])),
-            Err(early) => ("busy", early),
-        },
+    let found = looked(&shared, |finding| &finding.previews, move |finder| finder.preview(&stream)).await;
+    let (outcome, answer) = match found {
+        Ok(Ok(jpeg)) => ("done", ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response()),
+        Ok(Err(NoPreview::Wrong(problems))) => ("refused", with_problems("the address cannot be used", &problems)),
+        Ok(Err(NoPreview::None(why))) => ("no picture", with_problems(&why, &[])),
+        Err(early) => ("busy", early),
     };
     audit(caller, "look at a camera", None, None, outcome);
     answer
@@ -271,6 +280,9 @@ pub(super) async fn add_stream(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    if let Some(refused) = not_allowed(caller, "add a stream") {
+        return refused;
+    }
     let stream = match read::<SentStream>(&headers, &body, FORM).and_then(SentStream::stream) {
         Ok(stream) => stream,
         Err(refused) => return refused,
@@ -401,7 +413,7 @@ pub(super) fn schemas() -> [(&'static str, Value); 4] {
     let count = json!({ "type": "integer", "minimum": 0 });
     let stream = object(json!({
         "profile": string, "url": string, "codec": maybe(string.clone()), "width": maybe(count.clone()), "height": maybe(count),
-        "frame_rate": maybe(json!({ "type": "number" })),
+        "frame_rate": maybe(json!({ "type": "number" })), "incomplete": flag, "elsewhere": flag,
     }));
     let device = object(json!({
         "id": string, "name": maybe(string.clone()), "address": string, "xaddrs": list(string.clone()), "scopes": list(string.clone()),

@@ -5,6 +5,7 @@
 //! clicked must not keep a daemon from starting: a file that is damaged, a stream in it that is wrong or has the id of one of the configuration is told and left
 //! out. Passwords lie beside the file, each in one of its own, which only the daemon's user can read. On the caller's thread. Bounded: [`MOST`] streams.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde_json::json;
 use super::schema::Root;
 use super::streams::{self, Surroundings};
 use super::{StreamSettings, sets_in_force};
+use crate::platform::atomic_file;
 use crate::platform::paths;
 use crate::platform::secret;
 use crate::platform::state_folder::StateFolder;
@@ -47,6 +49,11 @@ pub fn name() -> PathBuf {
 /// Where the password of the stream `id` is, below the state directory.
 pub fn password_name(id: &str) -> PathBuf {
     Path::new(PASSWORDS).join(id)
+}
+
+/// Removes what is left of passwords that were being written when a daemon died. Who has the state directory's lock writes them alone.
+pub fn sweep_passwords(state: &StateFolder) {
+    atomic_file::sweep_older(&state.place(Path::new(PASSWORDS)), Duration::ZERO);
 }
 
 /// The state directory of `document`, as far as it can be told.
@@ -86,18 +93,32 @@ pub(super) fn append(document: &mut Document, state: &StateFolder) -> Vec<Proble
             return vec![Problem { severity: Severity::Warning, remedy, ..*problem }];
         }
     };
-    let own: Vec<String> = list(document).iter().filter_map(id).map(str::to_owned).collect();
+    let own: HashSet<String> = list(document).iter().filter_map(id).map(str::to_owned).collect();
     let mut told = Vec::new();
     let added = list(&file);
+    let mut seen = HashSet::new();
+    let mut keep = Vec::with_capacity(added.len());
     for (at, item) in added.iter().enumerate() {
-        if let Some(id) = id(item).filter(|id| own.iter().any(|own| own == id)) {
-            let message = format!("the configuration has a stream `{id}` of its own, which counts");
-            let remedy = "remove this one on the page or by the API, or give that one another id";
-            told.push(file.problem(Severity::Warning, item.place, &format!("streams[{at}]"), message, remedy));
-        }
+        let id = id(item);
+        let (message, remedy) = match id {
+            Some(id) if own.contains(id) => (
+                format!("the configuration has a stream `{id}` of its own, which counts"),
+                "remove this one on the page or by the API, or give that one another id",
+            ),
+            Some(id) if !seen.insert(id) => {
+                (format!("there is a stream `{id}` further up, which counts"), "give this one another id, or remove it")
+            }
+            _ => {
+                keep.push(true);
+                continue;
+            }
+        };
+        keep.push(false);
+        told.push(file.problem(Severity::Warning, item.place, &format!("streams[{at}]"), message, remedy));
     }
     let number = added.len();
-    file.retain("streams", |item| id(item).is_none_or(|id| !own.iter().any(|own| own == id)));
+    let mut keep = keep.into_iter();
+    file.retain("streams", |_| keep.next().unwrap_or(true));
     told.extend(document.append(file, &KEYS));
     if number > 0 {
         let what = if number == 1 { "one stream that was".to_owned() } else { format!("{number} streams that were") };
@@ -232,7 +253,7 @@ pub fn with(state: &StateFolder, stream: &StreamSettings) -> Result<String, Stri
     Ok(text)
 }
 
-/// The file without the stream `id`; `None`: there is no other in it.
+/// The file without the stream `id`; `None`: nothing else is in it.
 ///
 /// # Errors
 /// Why not, for people.
@@ -240,11 +261,11 @@ pub fn without(state: &StateFolder, id: &str) -> Result<Option<String>, String> 
     let text = read(state)?;
     let known = ids(state);
     let wanted: Vec<&str> = known.iter().map(String::as_str).filter(|one| *one != id).collect();
-    if wanted.is_empty() {
-        return Ok(None);
-    }
     let begins = format!("{ITEM}{{ id: {}, ", json!(id));
     let text: String = text.split_inclusive('\n').filter(|line| !line.starts_with(&begins)).collect();
+    if wanted.is_empty() && text == HEAD {
+        return Ok(None);
+    }
     is_right(&text, state, &wanted)?;
     Ok(Some(text))
 }
@@ -315,6 +336,9 @@ mod tests {
             new("gate", "rtsp://"),
             new("gate", ""),
             new("gate", "http://10.0.0.1/snap.cgi?user=a&pwd=hidden-word"),
+            new("gate", "http://10.0.0.1/snap.cgi?loginuse=a&loginpas=hidden-word"),
+            new("gate", "http://10.0.0.1/snap.cgi?usr=a&psw=hidden-word"),
+            new("gate", "http://10.0.0.1/snap.cgi?u=a&pw=hidden-word"),
             new("Gate", "rtsp://10.0.0.1/"),
             new("../gate", "rtsp://10.0.0.1/"),
             new("", "rtsp://10.0.0.1/"),
@@ -379,5 +403,31 @@ mod tests {
             .unwrap();
         assert!(without(&state, "hand").unwrap_err().contains("by hand"));
         assert!(without(&state, "gate").unwrap().unwrap().contains("id: hand"));
+        // Also of the only one.
+        state.write(&name(), b"streams:\n  - id: hand\n    url: rtsp://10.0.0.1/\n").unwrap();
+        assert!(without(&state, "hand").unwrap_err().contains("by hand"));
+        state.write(&name(), b"# mine\nstreams:\n  - { id: \"gate\", url: \"rtsp://h/\" }\n").unwrap();
+        assert_eq!(without(&state, "gate").unwrap().as_deref(), Some("# mine\nstreams:\n"));
+    }
+
+    #[test]
+    fn what_a_crash_has_left_of_a_password_is_removed() {
+        let (_folder, state) = folder();
+        state.write_private(&password_name("gate"), b"word").unwrap();
+        let left = state.place(&password_name(".gate.0190a1b2-0000-7000-8000-000000000000.tmp"));
+        std::fs::write(&left, "wo").unwrap();
+        sweep_passwords(&state);
+        assert!(!left.exists() && state.place(&password_name("gate")).exists());
+    }
+
+    #[test]
+    fn of_two_with_one_id_the_first_runs() {
+        let (_folder, state) = folder();
+        let two = b"streams:\n  - { id: \"gate\", url: \"rtsp://a/\" }\n  - { id: \"gate\", url: \"rtsp://b/\" }\n  - { id: yard, url: \"rtsp://c/\" }\n";
+        state.write(&name(), two).unwrap();
+        let mut document = Document::parse(Path::new("x.yaml"), b"streams: []\n").unwrap();
+        let told = append(&mut document, &state);
+        assert!(told[0].severity == Severity::Warning && told[0].message.contains("`gate` further up"), "{told:?}");
+        assert_eq!(list(&document).iter().filter_map(id).collect::<Vec<_>>(), ["gate", "yard"]);
     }
 }

@@ -29,6 +29,10 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// Beyond that, for its source to say why there was none, and to stop.
 const GRACE: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// What a source that looks is called in the log and in the names of its threads: no stream can be.
+const LOOK_ID: &str = "Preview";
+/// Sources that look, or have looked and do not stop.
+const MOST_RUNNING: usize = 4;
 /// Of the picture.
 const SIDE: u32 = 480;
 const QUALITY: u8 = 75;
@@ -36,11 +40,13 @@ const QUALITY: u8 = 75;
 /// See the module.
 pub struct CameraLooks {
     shutdown: Shutdown,
+    /// Each source that looks has one of these until it has stopped.
+    running: Arc<()>,
 }
 
 impl CameraLooks {
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { shutdown }
+        Self { shutdown, running: Arc::new(()) }
     }
 }
 
@@ -70,16 +76,21 @@ impl CameraFinder for CameraLooks {
 
     fn preview(&self, stream: &NewStream) -> Result<Vec<u8>, NoPreview> {
         let none = |why: &str| NoPreview::None(why.to_owned());
-        let settings = added_streams::checked(stream).map_err(NoPreview::Wrong)?;
+        let mut settings = added_streams::checked(stream).map_err(NoPreview::Wrong)?;
+        settings.source.id = LOOK_ID.into();
+        let running = Arc::clone(&self.running);
+        if Arc::strong_count(&running) > MOST_RUNNING + 2 {
+            return Err(none("the sources of cameras that were looked at before do not stop: come back later"));
+        }
         let (tap, picture) = OnePicture::new();
-        let status = Arc::new(StreamStatus::new(Arc::clone(&settings.source.id)));
+        let status = Arc::new(StreamStatus::uncounted(Arc::clone(&settings.source.id)));
         let (trigger, until) = self.shutdown.child();
         let source =
             Source::new(settings.source.of_one_attempt(LOOK_TIMEOUT), Arc::new(tap), Arc::clone(&status), until);
         let (told, ended) = bounded::<()>(1);
         let run = move || {
             // Dropped at the end, also of a panic.
-            let _told = told;
+            let (_told, _running) = (told, running);
             source.run()
         };
         let thread = Builder::new().name("src-preview".to_owned()).spawn(run);

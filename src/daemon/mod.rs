@@ -33,7 +33,7 @@ use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{self, Board};
-use crate::config::{ModelChoice, Settings};
+use crate::config::{ModelChoice, Settings, added_streams};
 use crate::daemon::engine::{Engine, EngineError};
 use crate::history::Recorder;
 use crate::infer::Provider;
@@ -127,7 +127,10 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     board.set_instance(&settings.instance);
 
     // Before anything is read or written there; held until the end.
-    let _state = settings.state.lock(&settings.instance)?;
+    let state = settings.state.lock(&settings.instance)?;
+    if state.is_some() {
+        added_streams::sweep_passwords(&settings.state);
+    }
     // Sinks first: a file that cannot be opened must not be found out after the model has been loaded, and events of an earlier run
     // need not wait for it.
     let (gallery, snapshots) = gallery(&settings).map_err(|e| start(&e))?;

@@ -331,8 +331,7 @@ impl Reloader {
                 return false;
             }
         };
-        let wanted = self.before_edit.as_ref().and_then(|change| change.stream.as_deref());
-        if wanted.is_some_and(|id| !new.streams.iter().any(|stream| *stream.source.id == *id)) {
+        if self.before_edit.as_ref().is_some_and(|change| change.is_missed_in(&new)) {
             let problems = new.notices.into_iter().filter(|notice| notice.severity == Severity::Warning);
             self.refuse("the stream cannot be used beside the others", problems.collect());
             return false;

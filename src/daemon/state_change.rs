@@ -5,7 +5,10 @@
 
 use std::path::PathBuf;
 
+use crate::config::Settings;
 use crate::platform::state_folder::{StateError, StateFolder};
+use crate::source::{Location, SourceSettings};
+use crate::stream::StreamId;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -14,8 +17,8 @@ pub struct StateChange {
     before: Vec<(PathBuf, Option<Vec<u8>>)>,
     /// What is removed once the change is in force.
     needless: Option<PathBuf>,
-    /// A stream that there has to be with it.
-    pub stream: Option<String>,
+    /// A stream that there has to be with it, and where it has to be of.
+    pub stream: Option<(StreamId, Location)>,
 }
 
 impl StateChange {
@@ -37,10 +40,18 @@ impl StateChange {
         Self { needless: Some(name), ..self }
     }
 
-    /// There has to be this stream with it.
+    /// There has to be this stream with it, and no other of its id.
     #[must_use]
-    pub fn expecting(self, stream: &str) -> Self {
-        Self { stream: Some(stream.to_owned()), ..self }
+    pub fn expecting(self, stream: &SourceSettings) -> Self {
+        Self { stream: Some((stream.id.clone(), stream.location.clone())), ..self }
+    }
+
+    /// Whether the stream that there has to be is not among those of `settings`.
+    pub fn is_missed_in(&self, settings: &Settings) -> bool {
+        let is_there = |(id, location): &(StreamId, Location)| {
+            settings.streams.iter().any(|one| one.source.id == *id && one.source.location == *location)
+        };
+        self.stream.as_ref().is_some_and(|wanted| !is_there(wanted))
     }
 
     /// Puts back what there was, all that can be.

@@ -49,7 +49,7 @@ pub fn add(current: &Settings, new: &NewStream) -> Result<StateChange, RequestOu
     }
     let change = StateChange::of(added_streams::name(), before).and(password, None);
     match state.write(&added_streams::name(), text.as_bytes()) {
-        Ok(()) => Ok(change.expecting(id)),
+        Ok(()) => Ok(change.expecting(&stream.source)),
         Err(error) => {
             let _ = change.restore(state);
             Err(failed(&error))
@@ -108,7 +108,10 @@ mod tests {
             password: Some(Secret::new("a-hidden-word")),
         };
         let change = add(&current, &new).unwrap();
-        assert_eq!(change.stream.as_deref(), Some("gate"));
+        assert_eq!(change.stream.as_ref().map(|(id, _)| &**id), Some("gate"));
+        // The configuration has got one of its own since it was read.
+        assert!(change.is_missed_in(&settings(folder.path(), "[{ id: gate, url: 'rtsp://10.0.0.1/' }]")));
+        assert!(!change.is_missed_in(&settings(folder.path(), "[{ id: gate, url: 'rtsp://10.0.0.12/1' }]")));
         assert_eq!(password.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&password).unwrap(), "a-hidden-word");
         let file = folder.path().join("state/streams.yaml");

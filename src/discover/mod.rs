@@ -86,10 +86,8 @@ pub struct Stream {
     pub height: Option<u32>,
     pub frame_rate: Option<f64>,
     /// The address had a credential in it, which stands as `***` now.
-    #[serde(skip)]
     pub incomplete: bool,
     /// The address names another host than the one that answered.
-    #[serde(skip)]
     pub elsewhere: bool,
 }
 

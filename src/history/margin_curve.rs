@@ -22,12 +22,21 @@ pub struct MarginCurve {
     since: i64,
     /// Of a point, ms.
     step: i64,
-    /// The highest margin of each point, and whose it was; no number: nothing was kept then.
-    points: Vec<(f32, Option<PictureName>)>,
+    points: Vec<Point>,
     bars: Bars,
     rows: u64,
     /// When it was seen last, and how it stood.
     last: Option<(i64, f32)>,
+}
+
+/// The highest row of a time.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    /// No number: nothing was kept then.
+    margin: f32,
+    /// When it was first seen, ms: its picture is of then.
+    from: i64,
+    picture: Option<PictureName>,
 }
 
 /// Which step it is of, and where it is to be had.
@@ -45,6 +54,8 @@ pub struct ToldCurve {
     pub now: Option<f32>,
     /// The highest margin of each step; null: nothing was kept then.
     pub curve: Vec<Option<f32>>,
+    /// When what was highest in each step was first seen, ms after the curve's beginning, or before it: whoever means that moment, and its picture, says so.
+    pub times: Vec<Option<i64>>,
     /// Those of the highest steps.
     pub pictures: Vec<StepPicture>,
     /// How the margins of all rows are spread.
@@ -57,7 +68,14 @@ impl MarginCurve {
         let span = until.saturating_sub(since).max(0);
         let step = (span / POINTS as i64 + 1).max(LEAST_STEP);
         let points = (span / step) as usize + 1;
-        Self { since, step, points: vec![(f32::NAN, None); points], bars: Bars::default(), rows: 0, last: None }
+        Self {
+            since,
+            step,
+            points: vec![Point { margin: f32::NAN, from: since, picture: None }; points],
+            bars: Bars::default(),
+            rows: 0,
+            last: None,
+        }
     }
 
     /// Seconds of a point.
@@ -74,9 +92,9 @@ impl MarginCurve {
         let last = self.points.len() - 1;
         let point = |at: i64| (at.saturating_sub(self.since).max(0) / self.step).min(last as i64) as usize;
         let (first, last) = (point(from), point(until));
-        for (highest, of) in &mut self.points[first..=last.max(first)] {
-            if highest.is_nan() || *highest < margin {
-                (*highest, *of) = (margin, picture);
+        for highest in &mut self.points[first..=last.max(first)] {
+            if highest.margin.is_nan() || highest.margin < margin {
+                *highest = Point { margin, from, picture };
             }
         }
         self.last = Some(match self.last {
@@ -91,18 +109,23 @@ impl MarginCurve {
     /// `address` says where a picture is to be had, if it still is.
     pub fn told(self, address: impl Fn(PictureName) -> Option<String>) -> ToldCurve {
         let short = |margin: f32| (margin * 100.0).round() / 100.0;
-        let mut highest: Vec<usize> = (0..self.points.len()).filter(|at| self.points[*at].1.is_some()).collect();
-        highest.sort_by(|a, b| self.points[*b].0.total_cmp(&self.points[*a].0));
+        let mut highest: Vec<usize> = (0..self.points.len()).filter(|at| self.points[*at].picture.is_some()).collect();
+        highest.sort_by(|a, b| self.points[*b].margin.total_cmp(&self.points[*a].margin));
         // A row that lasts has one picture for all its points.
         let mut shown = std::collections::HashSet::new();
-        highest.retain(|at| shown.insert(self.points[*at].1));
-        let picture = |step: usize| Some(StepPicture { step, url: address(self.points[step].1?)? });
+        highest.retain(|at| shown.insert(self.points[*at].picture));
+        let picture = |step: usize| Some(StepPicture { step, url: address(self.points[step].picture?)? });
         let mut pictures: Vec<StepPicture> = highest.into_iter().take(PICTURES).filter_map(picture).collect();
         pictures.sort_unstable_by_key(|picture| picture.step);
         ToldCurve {
             rows: self.rows,
             now: self.last.map(|(_, margin)| short(margin)),
-            curve: self.points.iter().map(|(margin, _)| Some(short(*margin)).filter(|m| m.is_finite())).collect(),
+            curve: self.points.iter().map(|point| Some(short(point.margin)).filter(|m| m.is_finite())).collect(),
+            times: self
+                .points
+                .iter()
+                .map(|point| (!point.margin.is_nan()).then(|| point.from.saturating_sub(self.since)))
+                .collect(),
             pictures,
             histogram: self.bars.told(),
         }
@@ -128,6 +151,8 @@ mod tests {
         curve.push((17_000, 17_000), f32::NAN, None);
         let told = curve.told(|name| (name.row == 2).then(|| name.text()));
         assert_eq!(told.curve[..7], [Some(2.0), Some(1.0), Some(1.0), None, None, Some(-3.0), None]);
+        let times = [Some(1500), Some(0), Some(0), None, None, Some(10_000), None];
+        assert_eq!(told.times[..7], times, "of the row that was highest, not of its step");
         assert_eq!((told.rows, told.now, told.curve.len()), (4, Some(-3.0), POINTS));
         assert_eq!(told.pictures, [StepPicture { step: 0, url: name(2).unwrap().text() }]);
         assert_eq!(told.histogram.iter().map(|bar| bar.rows).sum::<u64>(), 4);

@@ -130,10 +130,15 @@ pub fn meant_for(name: &str) -> Option<&str> {
 
 /// Removes the temporary files in `folder` that killed processes have left. What cannot be looked at or removed stays.
 pub fn sweep(folder: &Path) {
+    sweep_older(folder, ABANDONED);
+}
+
+/// The same of those that were last written to longer than `age` ago: nobody else writes there.
+pub fn sweep_older(folder: &Path, age: Duration) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_str().is_some_and(|name| meant_for(name).is_some());
         let modified = || entry.metadata().ok()?.modified().ok();
-        if ours && modified().and_then(|then| SystemTime::now().duration_since(then).ok()) > Some(ABANDONED) {
+        if ours && modified().and_then(|then| SystemTime::now().duration_since(then).ok()) >= Some(age) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -319,7 +319,7 @@ pub fn is_secret_key(key: &str) -> bool {
     let parts =
         ["pass", "pwd", "secret", "token", "auth", "credential", "api_key", "api-key", "access_key", "access-key"];
     // Parts of other words too.
-    let words = ["nkey", "creds", "apikey"];
+    let words = ["nkey", "creds", "apikey", "loginpas", "pas", "psw", "pw"];
     parts.iter().any(|part| key.contains(part))
         || key.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word))
         || (key.len() < 32

@@ -88,11 +88,21 @@ pub struct StreamReport {
 #[derive(Debug)]
 pub struct StreamStatus {
     id: StreamId,
+    /// Whether metrics tell of it.
+    is_counted: bool,
     inner: Mutex<Inner>,
 }
 
 impl StreamStatus {
     pub fn new(id: StreamId) -> Self {
+        metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
+        metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
+        metrics::counter!("vtagd_frames_lost_total", "stream" => id.to_string()).absolute(0);
+        Self { is_counted: true, ..Self::uncounted(id) }
+    }
+
+    /// That of a camera which is no stream: no metric has a series of it, which would stay for good.
+    pub fn uncounted(id: StreamId) -> Self {
         let inner = Inner {
             state: StreamState::Connecting,
             reconnects: 0,
@@ -106,10 +116,11 @@ impl StreamStatus {
             sampling_interval: None,
             polled: false,
         };
-        metrics::counter!("vtagd_stream_reconnects_total", "stream" => id.to_string()).absolute(0);
-        metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => id.to_string()).absolute(0);
-        metrics::counter!("vtagd_frames_lost_total", "stream" => id.to_string()).absolute(0);
-        Self { id, inner: Mutex::new(inner) }
+        Self { id, is_counted: false, inner: Mutex::new(inner) }
+    }
+
+    pub fn is_counted(&self) -> bool {
+        self.is_counted
     }
 
     pub fn id(&self) -> &StreamId {
@@ -145,7 +156,9 @@ impl StreamStatus {
 
     /// Counts one attempt to connect again.
     pub fn reconnecting(&self) {
-        metrics::counter!("vtagd_stream_reconnects_total", "stream" => self.id.to_string()).increment(1);
+        if self.is_counted {
+            metrics::counter!("vtagd_stream_reconnects_total", "stream" => self.id.to_string()).increment(1);
+        }
         self.with(|s| {
             s.reconnects += 1;
             s.state = StreamState::Connecting;
@@ -162,7 +175,9 @@ impl StreamStatus {
 
     /// Counts a frame that was to be decoded and could not be: it will never be sampled.
     pub fn frame_lost(&self) {
-        metrics::counter!("vtagd_frames_lost_total", "stream" => self.id.to_string()).increment(1);
+        if self.is_counted {
+            metrics::counter!("vtagd_frames_lost_total", "stream" => self.id.to_string()).increment(1);
+        }
         self.with(|s| s.lost += 1);
     }
 
@@ -193,7 +208,10 @@ impl StreamStatus {
 
     /// Notes how often it is sampled.
     pub fn sampling_interval(&self, interval: Duration) {
-        metrics::gauge!("vtagd_sampling_interval_seconds", "stream" => self.id.to_string()).set(interval.as_secs_f64());
+        if self.is_counted {
+            metrics::gauge!("vtagd_sampling_interval_seconds", "stream" => self.id.to_string())
+                .set(interval.as_secs_f64());
+        }
         self.with(|s| s.sampling_interval = Some(interval));
     }
 

@@ -200,11 +200,11 @@ impl Document {
     }
 
     /// Leaves those items of the list `key` out that are not to be kept.
-    pub fn retain(&mut self, key: &str, keep: impl Fn(&Node) -> bool) {
+    pub fn retain(&mut self, key: &str, mut keep: impl FnMut(&Node) -> bool) {
         let Value::Map(entries) = &mut self.root.value else { return };
         for entry in entries.iter_mut().filter(|entry| entry.key == key) {
             if let Value::List(items) = &mut entry.value.value {
-                items.retain(&keep);
+                items.retain(&mut keep);
             }
         }
     }

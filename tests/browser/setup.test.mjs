@@ -69,6 +69,7 @@ test('from no stream at all to the first label, by clicks, over a restart, and b
     await page.waitForFunction(() => document.querySelector('.card img')?.naturalWidth > 100);
     await page.goto(`${setting.address}/#/add`);
     await page.click('button:has-text("Remove gate")');
+    await page.click('button:has-text("Yes, remove gate")');
     await page.waitForSelector('#notices p:has-text("gate is removed")');
     assert.ok(!existsSync(join(setting.folder, 'state/passwords/gate')));
     await page.goto(`${setting.address}/#/cameras`);

@@ -129,8 +129,8 @@ fn the_newer_media_service_is_preferred_as_only_it_knows_h265() {
         "hardware": "HW-1",
         "location": "city/x",
         "streams": [
-            { "profile": "mainStream", "url": "rtsp://127.0.0.1:554/live/1?unicast=1&x=y", "codec": "h265", "width": 1920, "height": 1080, "frame_rate": 25.0 },
-            { "profile": "subStream", "url": "rtsp://127.0.0.1:554/live/2?unicast=1&x=y", "codec": "jpeg", "width": 640, "height": 360, "frame_rate": 5.0 },
+            { "profile": "mainStream", "url": "rtsp://127.0.0.1:554/live/1?unicast=1&x=y", "codec": "h265", "width": 1920, "height": 1080, "frame_rate": 25.0, "incomplete": false, "elsewhere": false },
+            { "profile": "subStream", "url": "rtsp://127.0.0.1:554/live/2?unicast=1&x=y", "codec": "jpeg", "width": 640, "height": 360, "frame_rate": 5.0, "incomplete": false, "elsewhere": false },
         ],
         "error": null,
     });

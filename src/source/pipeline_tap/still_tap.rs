@@ -62,7 +62,9 @@ impl PipelineTap {
 
     pub(super) fn show(&self, time: FrameTime, picture: &Picture) {
         self.status.picture_size(picture.width(), picture.height());
-        metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
-            .set(time.wall.as_duration().as_secs_f64());
+        if self.status.is_counted() {
+            metrics::gauge!("vtagd_last_frame_timestamp_seconds", "stream" => self.status.id().to_string())
+                .set(time.wall.as_duration().as_secs_f64());
+        }
     }
 }
