@@ -12,6 +12,8 @@ deb=$(realpath "${1:?a package}") image=$(realpath "${2:?an image}")
 work=$(mktemp -d)
 # In memory, so that what is measured is not somebody else's disk.
 mount -t tmpfs -o mode=755 first-tag "$work"
+# A store of its own, before `finish`, which removes all containers that it finds.
+podman() { TMPDIR=$work command podman --root "$work/store" --runroot "$work/run" --cgroup-manager cgroupfs --log-level error "$@"; }
 pid=
 finish() {
     [ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true
@@ -20,7 +22,6 @@ finish() {
     rmdir "$work"
 }
 trap finish EXIT
-podman() { TMPDIR=$work command podman --root "$work/store" --runroot "$work/run" --cgroup-manager cgroupfs --log-level error "$@"; }
 now() { date +%s.%N; }
 since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.2f", b - a }'; }
 # within SECONDS COMMAND...: waits until the command succeeds, and looks often, as it is measured.

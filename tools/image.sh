@@ -33,7 +33,7 @@ overlay "$root" "$work/tree"
 enter "$work/tree"
 cp "$deb" "$work/tree/root/vtagd.deb"
 cp ops/image/{slim.pl,plugins.txt,prepare.sh} "$work/tree/root/"
-inside "$work/tree" sh /root/prepare.sh >"$work/log" 2>&1 || { cat "$work/log" >&2; die "the package could not be installed"; }
+inside "$work/tree" VTAGD_IMAGE_ROOT=1 sh /root/prepare.sh >"$work/log" 2>&1 || { cat "$work/log" >&2; die "the package could not be installed"; }
 leave "$work/tree"
 rm -rf "$work/tree/root/"* "$work/tree/etc/machine-id"
 tar -C "$work/tree" --one-file-system --numeric-owner --xattrs --xattrs-include=security.capability -cf "$work/root.tar" .
@@ -58,7 +58,7 @@ made=(--history.author vtagd --history.created "$moment")
     umoci gc --layout "$layout"
 } >"$work/log" 2>&1 || { cat "$work/log" >&2; die "umoci failed"; }
 tools/image/finish.py "$layout" "$tag"
-tar -C "$layout" --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX -cf "$image.new" blobs index.json oci-layout
+tar -C "$layout" --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX -cf "$image.new" blobs index.json manifest.json oci-layout
 mv "$image.new" "$image"
 say "$image, $(du -m "$image" | cut -f1) MB; $unpacked MB unpacked (at most 550)"
 [ "$unpacked" -le 550 ] || die "the image is too large: see ops/image/plugins.txt"

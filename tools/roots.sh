@@ -33,7 +33,8 @@ machine_of() {
     esac
 }
 
-# can_run ARCH: makes programs of another architecture run, by qemu-user-static, as long as this script does.
+# can_run ARCH: makes programs of another architecture run, by qemu-user-static. What it tells the kernel for that stays until the machine is
+# restarted (`echo -1 >/proc/sys/fs/binfmt_misc/qemu-MACHINE` ends it): another script that runs at the same time may need it.
 can_run() {
     [ "$1" != "$(debian_arch)" ] || return 0
     local machine rule

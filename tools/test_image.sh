@@ -12,6 +12,9 @@ tools/setup/packages.sh podman crun ffmpeg openssl python3-gi gir1.2-gst-rtsp-se
 work=$(mktemp -d)
 # In memory: much is written that nobody keeps.
 mount -t tmpfs -o mode=755 test-image "$work"
+# A store of its own, gone at the end: the images of this machine are not touched. Before `finish`, which ends and removes all
+# containers that it finds.
+podman() { TMPDIR=$work command podman --root "$work/store" --runroot "$work/run" --cgroup-manager cgroupfs --log-level error "$@"; }
 cameras=
 finish() {
     podman kill --all >/dev/null 2>&1 || true
@@ -23,8 +26,6 @@ finish() {
     rm -rf --one-file-system "$work"
 }
 trap finish EXIT
-# A store of its own, gone at the end: the images of this machine are not touched.
-podman() { TMPDIR=$work command podman --root "$work/store" --runroot "$work/run" --cgroup-manager cgroupfs --log-level error "$@"; }
 # A machine without cgroups that podman knows, such as a container: a view of them, for this script alone. None is made or changed.
 [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup || die "this kernel has no cgroup2, which podman needs"
 # within SECONDS COMMAND...: waits until the command succeeds.
@@ -44,8 +45,8 @@ can_run "$arch"
 patience=${PATIENCE:-1}
 if [ "$arch" != "$(debian_arch)" ]; then patience=$((10 * patience)) KINDS=${KINDS:-file-mp4}; fi
 
-# All that it may do. The network is this machine's, for the cameras on loopback.
-run=(--read-only --cap-drop all --security-opt no-new-privileges --cgroups disabled --network host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096)
+# All that it may do, and no more to write into than Docker gives by compose.yaml. The network is this machine's, for the cameras on loopback.
+run=(--read-only --read-only-tmpfs=false --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --cgroups disabled --network host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096)
 config=$work/config state=$work/state
 mkdir -m 755 "$config" && mkdir -m 700 "$state"
 port=$(/usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

@@ -2,6 +2,11 @@
 # What both ways to an image have in common (make image and the Dockerfile). Runs in a Debian root, as root, with vtagd.deb, slim.pl and
 # plugins.txt beside it; what the package depends on is there or can be had from apt.
 set -eu
+# It removes most of a machine. Only those who have just made a root for it say so, and a root has no systemd that runs.
+if [ -z "${VTAGD_IMAGE_ROOT-}" ] || [ -e /run/systemd/system ]; then
+    echo "prepare.sh: this is no root of an image: it would remove most of this machine. Nothing was done; run \`make image\`, or build ops/image/Dockerfile" >&2
+    exit 2
+fi
 here=$(dirname "$0")
 # A number that can be named in a chown; who is given another one (--user) is of group 0, which may write there too.
 groupadd --system --gid 10001 vtagd

@@ -9,6 +9,9 @@ use strict;
 use warnings;
 use Cwd qw(realpath);
 
+# Only those who have just made a root for it say so (prepare.sh has the same), and a root has no systemd that runs.
+die "slim: this is no root of an image: it would remove most of this machine. Nothing was done; run `make image`, or build ops/image/Dockerfile\n"
+    if !$ENV{VTAGD_IMAGE_ROOT} || -e "/run/systemd/system";
 my $plugins_file = shift or die "usage: slim.pl PLUGINS\n";
 my $status = "/var/lib/dpkg/status";
 

@@ -318,9 +318,9 @@ impl StateFolder {
             }
             // In a container the variable is the image's, and the folder whatever the person has mounted there.
             GivenBy::Systemd => format!(
-                "the unit's `StateDirectory=` makes it (STATE_DIRECTORY); where a container mounts it, `chown {}` its folder; \
-                 `state.path` names another",
-                rustix::process::geteuid().as_raw()
+                "the unit's `StateDirectory=` makes it (STATE_DIRECTORY); where a container mounts it, `chown {user}` its folder \
+                 (rootless podman: `podman unshare chown {user}`); `state.path` names another",
+                user = rustix::process::geteuid().as_raw()
             ),
             GivenBy::Nobody => {
                 "do it as the daemon's user or as root, or name another folder in `state.path`".to_owned()

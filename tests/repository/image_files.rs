@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use crate::common::daemon::{root, vtagd};
 use gstreamer::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
@@ -50,6 +51,48 @@ fn the_dockerfile_gives_the_image_that_make_image_gives() {
     for package in ["ca-certificates", "tzdata"] {
         assert!(script.contains(package) && docker.contains(package), "{package}");
     }
+}
+
+/// With a path on which there is nothing: what does not refuse cannot do anything either.
+#[test]
+fn what_makes_a_root_small_does_nothing_to_a_machine() {
+    for (shell, arguments) in
+        [("/bin/sh", &["ops/image/prepare.sh"][..]), ("/usr/bin/perl", &["ops/image/slim.pl", "/nonexistent"])]
+    {
+        let mut command = Command::new(shell);
+        let output =
+            command.current_dir(root()).args(arguments).env_clear().env("PATH", "/nonexistent").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("no root of an image"), "{arguments:?}: {said}");
+    }
+    for caller in ["tools/image.sh", "ops/image/Dockerfile"] {
+        assert!(read(caller).contains("VTAGD_IMAGE_ROOT=1 sh /root/prepare.sh"), "{caller}");
+    }
+}
+
+/// Docker's own store takes no archive of OCI's alone.
+#[test]
+fn the_image_s_archive_has_dockers_manifest_beside_that_of_oci() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = folder.path().join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let blob = |name: &str, value: &Value| {
+        fs::write(blobs.join(name), value.to_string()).unwrap();
+        json!({ "digest": format!("sha256:{name}"), "size": 1 })
+    };
+    let layers = [blob("debian", &json!("layer")), blob("vtagd", &json!("layer"))];
+    let config = blob("config", &json!({ "config": {} }));
+    let manifest = blob("manifest", &json!({ "config": config, "layers": layers }));
+    fs::write(folder.path().join("index.json"), json!({ "manifests": [manifest] }).to_string()).unwrap();
+    let script = root().join("tools/image/finish.py");
+    assert!(Command::new("python3").arg(script).arg(folder.path()).arg("7.8.9").status().unwrap().success());
+    let made = fs::read_to_string(folder.path().join("manifest.json")).unwrap();
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made[0]["RepoTags"], json!(["vtagd:7.8.9"]));
+    assert_eq!(made[0]["Layers"], json!(["blobs/sha256/debian", "blobs/sha256/vtagd"]));
+    let config = fs::read_to_string(folder.path().join(made[0]["Config"].as_str().unwrap())).unwrap();
+    assert!(config.contains("Healthcheck"), "the configuration as it is in the end: {config}");
+    assert!(read("tools/image.sh").contains("blobs index.json manifest.json oci-layout"));
 }
 
 #[test]
@@ -121,5 +164,8 @@ fn the_configuration_beside_compose_is_valid_and_its_files_are_there() {
     }
     let ours = &services["vtagd"];
     assert_eq!((&ours["read_only"], &ours["cap_drop"][0]), (&Value::Bool(true), &Value::from("ALL")));
+    // Docker gives none to a root that cannot be written; `make test-image` has the same.
+    assert_eq!(ours["tmpfs"][0], "/tmp");
+    assert!(read("tools/test_image.sh").contains("--read-only --read-only-tmpfs=false --tmpfs /tmp "));
     assert_eq!(ours["image"], format!("vtagd:{}", env!("CARGO_PKG_VERSION")));
 }

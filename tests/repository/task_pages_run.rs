@@ -286,11 +286,38 @@ fn the_playbook_is_taken_by_ansible_and_changes_nothing_the_second_time() {
     reader.does("cd ansible && ansible-playbook -i inventory.yaml vtagd.yaml --syntax-check");
     let play = "cd ansible && ansible-playbook -i inventory.yaml -c local --limit edge-01 -e @secrets.json -e ansible_become=false \
                 -e ansible_python_interpreter=$(command -v python3) -e vtagd_etc=/etc/vtagd -e vtagd_owner=$(id -un) -e vtagd_group=$(id -gn) --tags configuration vtagd.yaml";
+    let look = play.replace("vtagd.yaml", "vtagd.yaml --check --diff");
+    let new = reader.does(&look);
+    assert!(new.contains("edge-01 has not been set up yet") && new.contains("failed=0"), "{new}");
+    assert!(!reader.path("/etc/vtagd/streams.d").exists());
     let first = reader.does(play);
     assert!(first.contains("failed=0") && !first.contains("changed=0"), "{first}");
     let again = reader.does(play);
     assert!(again.contains("changed=0") && again.contains("failed=0"), "{again}");
     assert!(!first.contains("something-long"), "credentials are not told");
+    // A mistake in the words, beside another model: nothing of both is in force, and the run after it loses neither the reload nor the restart.
+    let (words, config) = (reader.path("/etc/vtagd/labels/dock.yaml"), reader.path("/etc/vtagd/vtagd.yaml"));
+    let before = [&words, &config].map(|file| fs::read_to_string(file).unwrap());
+    let set = fs::read_to_string(source.join("labels/dock.yaml")).unwrap();
+    reader.has("ansible/labels/dock.yaml", &format!("{set}nonsense: true\n"));
+    let other = play.replace("vtagd.yaml", "-e vtagd_broker=mqtts://other.example:8883 vtagd.yaml");
+    let failed = reader.does(&format!("{other} || true"));
+    assert!(failed.contains("failed=1") && failed.contains("nonsense"), "{failed}");
+    assert_eq!([&words, &config].map(|file| fs::read_to_string(file).unwrap()), before);
+    reader.has("ansible/labels/dock.yaml", &set.replace("forklift", "lift truck"));
+    let seen = reader.does(&other.replace("vtagd.yaml", "vtagd.yaml --check --diff"));
+    assert!(
+        seen.contains("other.example") && seen.contains("lift truck") && !seen.contains("something-long"),
+        "{seen}"
+    );
+    assert_eq!([&words, &config].map(|file| fs::read_to_string(file).unwrap()), before);
+    let mended = reader.does(&other);
+    assert!(
+        mended.contains("Start with the configuration") && mended.contains("Read the configuration again"),
+        "{mended}"
+    );
+    assert!(fs::read_to_string(&words).unwrap().contains("lift truck"));
+    assert!(fs::read_to_string(&config).unwrap().contains("other.example"));
     let said = reader.does("vtagd check");
     assert!(said.contains("ok: 2 streams, 2 labels in 1 set, 1 sink"), "{said}");
 }

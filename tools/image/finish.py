@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Gives an OCI layout what umoci cannot: a health check, in the field that Docker reads (OCI has none; podman takes --health-cmd), and the names
-under which `docker load` and `podman load` list the image.
+under which `docker load` and `podman load` list the image. And it writes manifest.json beside index.json: Docker's classic store reads that alone.
 
 Usage: finish.py LAYOUT TAG    One image, one manifest."""
 import hashlib
@@ -41,6 +41,12 @@ def main(layout, tag):
     replace(entry, manifest)
     entry["annotations"] = {"io.containerd.image.name": f"docker.io/library/vtagd:{tag}", "org.opencontainers.image.ref.name": tag}
     (layout / "index.json").write_text(json.dumps(index, sort_keys=True))
+
+    def place(descriptor):
+        return "blobs/" + descriptor["digest"].replace(":", "/")
+
+    docker = [{"Config": place(manifest["config"]), "RepoTags": [f"vtagd:{tag}"], "Layers": [place(layer) for layer in manifest["layers"]]}]
+    (layout / "manifest.json").write_text(json.dumps(docker, sort_keys=True))
 
 
 if __name__ == "__main__":

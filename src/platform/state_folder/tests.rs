@@ -68,9 +68,13 @@ fn a_place_that_nobody_asked_for_may_be_missing_and_one_that_was_may_not() {
     let at = |given_by| StateFolder { path: blocked.join("state"), given_by, hidden: None };
     assert!(at(GivenBy::Nobody).lock("north").unwrap().is_none());
     assert!(at(GivenBy::Nobody).write(Path::new("a"), b"x").is_err(), "but what has to be kept is an error");
-    for (given_by, remedy) in
-        [(GivenBy::Configuration, "state.path"), (GivenBy::Systemd, "StateDirectory="), (GivenBy::Systemd, "chown")]
-    {
+    let remedies = [
+        (GivenBy::Configuration, "state.path"),
+        (GivenBy::Systemd, "StateDirectory="),
+        (GivenBy::Systemd, "`chown"),
+        (GivenBy::Systemd, "podman unshare chown"),
+    ];
+    for (given_by, remedy) in remedies {
         let error = at(given_by).lock("north").unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains(remedy), "{error}");
     }
