@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use vtagd::infer::options::ProviderChoice;
 use vtagd::infer::remote::tile_bytes::PixelScale;
-use vtagd::infer::remote::{Carrier, RemoteOptions, ServerUrl};
+use vtagd::infer::remote::{Carrier, RemoteOptions, ServerUrl, TileInput};
 use vtagd::infer::runtime::{self, Runtime};
 use vtagd::infer::session::OrtImageEncoder;
 use vtagd::infer::sessions::{self, Opened};
@@ -146,6 +146,36 @@ fn a_server_gives_what_this_machine_would_over_grpc_and_http_for_bytes_and_float
         let view = opened.link.as_ref().unwrap().view();
         assert_eq!((view.state, view.input), ("up", Some(if bytes { "u8" } else { "f32" })));
     }
+}
+
+#[test]
+fn nothing_is_computed_here_for_a_server_that_is_sent_floats_and_a_bundle_that_knows_its_probe() {
+    let bench = Bench::new();
+    let computed = || {
+        let files = std::fs::read_dir(bench.folder.path().join("cache")).into_iter().flatten();
+        files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("probe-")).count()
+    };
+    let tower = bench.tower(false);
+    let server = FakeServer::start(&tower, true, None, None);
+    for (input, files) in [(TileInput::F32, 0), (TileInput::U8, 1)] {
+        let opened = bench.open(RemoteOptions { input, ..to(&server, Carrier::Grpc) }, &[], true).unwrap();
+        assert_eq!((computed(), opened.link.unwrap().view().state), (files, "up"), "{input:?}");
+    }
+}
+
+#[test]
+fn a_start_that_may_go_on_without_the_server_does_not_wait_long_for_one_that_hangs() {
+    let bench = Bench::new();
+    let tower = bench.tower(true);
+    tower.set(Mode::Hang);
+    let server = FakeServer::start(&tower, true, None, None);
+    let options = RemoteOptions { timeout: Duration::from_secs(120), ..to(&server, Carrier::Grpc) };
+    let began = Instant::now();
+    let mut opened = bench.open(options, &[Provider::Cpu], false).unwrap();
+    agrees(&bench, opened.encoders[0].as_mut(), 2);
+    assert_eq!((opened.encoders[0].provider(), opened.link.as_ref().unwrap().view().state), (Provider::Cpu, "away"));
+    drop(opened);
+    assert!(began.elapsed() < Duration::from_secs(60), "and its end does not wait either: {:?}", began.elapsed());
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::RemoteOptions;
 use super::remote_encoder::RemoteEncoder;
 use super::server_link::{LinkKeeper, References};
 use super::tile_bytes::PixelScale;
+use super::{RemoteOptions, TileInput};
 use crate::infer::measurement_cache::MeasurementKey;
 use crate::infer::probe_embedding::ProbeReference;
 use crate::infer::runtime::Runtime;
@@ -43,7 +43,8 @@ pub fn open(
         Some(first) if !settings.strict => fallback(sessions::open_local(runtime, bundle, &local, size), first),
         _ => (Vec::new(), None),
     };
-    let references = references(runtime, bundle, settings, size, affine, local.as_mut())?;
+    let bytes = (options.input == TileInput::U8).then_some(affine);
+    let references = references(runtime, bundle, settings, size, bytes, local.as_mut())?;
     if let Some(disagrees) = local.as_mut().and_then(|opened| opened.encoders.first_mut()).and_then(|encoder| {
         references
             .floats
@@ -61,9 +62,9 @@ pub fn open(
     }
     let stands_in =
         local.as_ref().and_then(|opened| opened.encoders.first()).map(|encoder| encoder.provider().as_str());
-    let started = LinkKeeper::start(options.clone(), references, affine, size, stands_in);
+    let started = LinkKeeper::start(options.clone(), references, affine, size, stands_in, settings.strict);
     let (keeper, failed) = started.map_err(|e| InferError::Provider(format!("remote: no thread for it: {e}")))?;
-    if let Some(fault) = failed.filter(|_| settings.strict) {
+    if let Some(fault) = failed {
         return Err(InferError::Provider(format!(
             "remote: {fault}; `runtime.strict` allows no other; start the server or set strict: false"
         )));
@@ -106,13 +107,14 @@ fn fallback(opened: Result<Opened, InferError>, first: Provider) -> (Vec<Refused
     }
 }
 
-/// The probe's embeddings: of the bundle, of an earlier start, of what stands in, or of the CPU, in this order.
+/// The probe's embeddings: of the bundle, of an earlier start, of what stands in, or of the CPU, in this order. Those for bytes where `bytes` are
+/// allowed at all: a bundle knows none, and a tower that nobody else needs is loaded for them.
 fn references(
     runtime: &Runtime,
     bundle: &Bundle,
     settings: &InferSettings,
     size: (usize, usize),
-    affine: PixelScale,
+    bytes: Option<PixelScale>,
     local: Option<&mut Opened>,
 ) -> Result<References, InferError> {
     let known = ProbeReference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine);
@@ -150,19 +152,20 @@ fn references(
         }
         Ok(made)
     };
-    let bytes = computed(Some(affine));
+    let bytes = bytes.map(|affine| (affine, computed(Some(affine))));
     let floats = match known {
         Some(known) => known,
         None => computed(None)?,
     };
     // Without a tower of its own, a box believes its bundle: bytes say nearly the same picture.
     let bytes = match (bytes, ProbeReference::of_bundle(bundle.known.as_ref(), size, settings.min_cosine)) {
-        (Ok(bytes), _) => bytes,
-        (Err(error), Some(known)) => {
+        (Some((_, Ok(bytes))), _) => Some(bytes),
+        (Some((affine, Err(error))), Some(known)) => {
             warn!(%error, "the probe for a server that takes bytes cannot be computed, taking the one for floats");
-            known.as_bytes(affine)
+            Some(known.as_bytes(affine))
         }
-        (Err(error), None) => return Err(error),
+        (Some((_, Err(error))), None) => return Err(error),
+        (None, _) => None,
     };
     drop(cpu);
     crate::infer::runtime::give_back_freed_memory();

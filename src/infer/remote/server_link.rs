@@ -28,6 +28,8 @@ use crate::platform::tls;
 const PROBE_EVERY: Duration = Duration::from_secs(60);
 /// For one step of making a connection, at least: a model that is loaded anew answers its first question late.
 const STEP: Duration = Duration::from_secs(5);
+/// For the first try of a daemon that goes on without the server: cameras wait for it.
+const FIRST_TRY: Duration = Duration::from_secs(5);
 /// Pictures of the probe's batches: rows that change places have somewhere to go.
 const PROBE_PICTURES: usize = 3;
 
@@ -90,7 +92,8 @@ pub struct ServerLink {
 #[derive(Clone, Debug)]
 pub struct References {
     pub floats: ProbeReference,
-    pub bytes: ProbeReference,
+    /// `None`: no server is sent bytes.
+    pub bytes: Option<ProbeReference>,
 }
 
 /// A link and its thread, which ends when this is dropped.
@@ -100,7 +103,8 @@ pub struct LinkKeeper {
 }
 
 impl LinkKeeper {
-    /// A link that has tried to connect once, and goes on trying on a thread of its own. With it, why the first try failed.
+    /// A link that connects, and connects again, on a thread of its own. It has tried once where the caller is `strict`, and why that failed
+    /// comes with it; others wait no longer than [`FIRST_TRY`] for it.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -110,6 +114,7 @@ impl LinkKeeper {
         affine: PixelScale,
         size: (usize, usize),
         fallback: Option<&'static str>,
+        strict: bool,
     ) -> std::io::Result<(Self, Option<RemoteError>)> {
         let (now, seed) = (Instant::now(), RandomState::new().hash_one(std::process::id()));
         let state = LinkState {
@@ -135,11 +140,14 @@ impl LinkKeeper {
             halt: RemoteHalt::default(),
             questions: AtomicU64::new(0),
         });
-        let failed = link.try_once();
+        let failed = if strict { link.try_once() } else { None };
         let thread = {
             let link = Arc::clone(&link);
             Builder::new().name("vtagd-link".into()).spawn(move || link.keep())?
         };
+        if !strict {
+            link.wait_for_first_try(now + FIRST_TRY);
+        }
         Ok((Self { link, thread: Mutex::new(Some(thread)) }, failed))
     }
 
@@ -167,7 +175,7 @@ impl ServerLink {
 
     /// The probe for a model that is sent pictures so.
     pub fn reference(&self, model: &ServedModel) -> &ProbeReference {
-        if model.layout.is_bytes() { &self.references.bytes } else { &self.references.floats }
+        self.references.bytes.as_ref().filter(|_| model.layout.is_bytes()).unwrap_or(&self.references.floats)
     }
 
     /// The server, where batches go there.
@@ -335,6 +343,17 @@ impl ServerLink {
         }
     }
 
+    /// Until every address has been tried, or one serves; `deadline` at the latest.
+    fn wait_for_first_try(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        while state.server.is_none() && state.fault.is_none() {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                tracing::warn!("the inference server takes long to answer, going on without it meanwhile");
+                return;
+            }
+        }
+    }
+
     /// Tries every address once. `None`: batches go there now.
     fn try_once(&self) -> Option<RemoteError> {
         let first = self.state.lock().url;
@@ -355,6 +374,7 @@ impl ServerLink {
         let news = state.fault.as_ref().map(RemoteError::kind) != Some(last.kind());
         state.fault = Some(last.clone());
         drop(state);
+        self.changed.notify_all();
         metrics::gauge!("vtagd_remote_up").set(0.0);
         if news && last != RemoteError::Stopped {
             tracing::warn!(error = %last, fallback = self.fallback.unwrap_or("none"), "the inference server cannot be used, trying again");
