@@ -299,10 +299,7 @@ impl Board {
         if readiness.server.as_ref() == Some(&view) {
             return;
         }
-        let up = view.state == "up";
-        readiness.provider = Some(
-            if up { Provider::Remote.as_str() } else { view.fallback.unwrap_or(Provider::Remote.as_str()) }.to_owned(),
-        );
+        readiness.provider = Some(view.provider().to_owned());
         readiness.server = Some(view);
         let ready = readiness.answer().ready;
         metrics::gauge!("vtagd_ready").set(if ready { 1.0 } else { 0.0 });

@@ -17,8 +17,9 @@ use crate::platform::shutdown;
 use crate::platform::signals;
 use crate::section;
 use crate::yaml::Document;
+use crate::yaml::address;
 use crate::yaml::field_reader::{At, Reader};
-use crate::yaml::problem::Severity;
+use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::secrets::{self, SecretSource};
 
 /// Boxes of one table.
@@ -57,18 +58,29 @@ impl WatchedBox {
     }
 }
 
-/// The boxes that `file` names.
+/// The boxes that `file` names. What is no error is told on stderr.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn read(file: &Path) -> Result<Vec<WatchedBox>, Unanswered> {
+    let (boxes, warnings) = read_quietly(file)?;
+    // With stderr closed there is nobody left to tell.
+    let _ = super::check::report(&warnings, &mut io::stderr());
+    Ok(boxes)
+}
+
+/// The boxes that `file` names, and what is no error.
+fn read_quietly(file: &Path) -> Result<(Vec<WatchedBox>, Vec<Problem>), Unanswered> {
     let document = Document::read(file).map_err(|problem| Unanswered::Input(problem.to_string()))?;
     let mut reader = Reader::new(&document);
     let boxes = reader.root::<BoxList>().map(|root| checked(&root, &mut reader)).unwrap_or_default();
-    let problems = reader.finish();
-    let wrong: Vec<String> =
-        problems.iter().filter(|problem| problem.severity == Severity::Error).map(ToString::to_string).collect();
-    if wrong.is_empty() { Ok(boxes) } else { Err(Unanswered::Input(wrong.join("\n"))) }
+    let (wrong, warnings): (Vec<_>, Vec<_>) =
+        reader.finish().into_iter().partition(|problem| problem.severity == Severity::Error);
+    if wrong.is_empty() {
+        return Ok((boxes, warnings));
+    }
+    let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+    Err(Unanswered::Input(wrong.join("\n")))
 }
 
 fn checked(root: &At<BoxList>, reader: &mut Reader<'_>) -> Vec<WatchedBox> {
@@ -95,6 +107,9 @@ fn checked(root: &At<BoxList>, reader: &mut Reader<'_>) -> Vec<WatchedBox> {
         let url = reader.required(at, "url", &keys.url, "write `url: https://HOST:PORT`");
         let daemon = url.and_then(|url| match Url::parse(&url.value) {
             Ok(parsed) => {
+                if parsed.scheme() == "http" {
+                    address::report_plain(url, &parsed, keys.token.given().is_some(), "use https://", reader);
+                }
                 Daemon::at(&parsed, token?, ca, &format!("`{}` of {}", url.path, reader.document().file().display()))
                     .map_err(|why| reader.error(url, why, "write `https://HOST:PORT`"))
                     .ok()
@@ -282,12 +297,16 @@ mod tests {
     use super::*;
 
     fn boxes(text: &str) -> Result<usize, String> {
+        with_warnings(text).map(|(boxes, _)| boxes)
+    }
+
+    fn with_warnings(text: &str) -> Result<(usize, Vec<String>), String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("boxes.yaml");
         std::fs::write(&file, text).unwrap();
         std::fs::write(folder.path().join("token"), "a-secret-token\n").unwrap();
-        match read(&file) {
-            Ok(boxes) => Ok(boxes.len()),
+        match read_quietly(&file) {
+            Ok((boxes, warnings)) => Ok((boxes.len(), warnings.iter().map(ToString::to_string).collect())),
             Err(Unanswered::Input(why)) => Err(why),
             Err(Unanswered::Failed(why)) => panic!("{why}"),
         }
@@ -319,6 +338,17 @@ mod tests {
         assert!(boxes("boxes: []").unwrap_err().contains("is empty"));
         assert!(boxes("{}").unwrap_err().contains("edge-1.token"), "it is told what to write");
         assert!(boxes("boxes: [{ url: http://a, token: { file: none } }]").unwrap_err().contains("none"));
+    }
+
+    #[test]
+    fn a_token_that_anybody_on_the_way_can_read_is_warned_of() {
+        let list = "boxes:\n  - { url: \"http://10.0.0.11:8642\", token: { file: token } }\n  - { url: \"http://10.0.0.12:8642\" }\n  \
+                    - { url: \"http://127.0.0.1:8642\", token: { file: token } }\n  - { url: \"https://10.0.0.13:8642\", token: { file: token } }\n";
+        let (boxes, mut warnings) = with_warnings(list).unwrap();
+        // The umask may let others read the file.
+        warnings.retain(|warning| warning.contains("without encryption"));
+        assert_eq!((boxes, warnings.len()), (4, 1), "{warnings:?}");
+        assert!(warnings[0].contains("boxes.yaml:2") && warnings[0].contains("boxes[0].url"), "{warnings:?}");
     }
 
     #[test]

@@ -226,7 +226,7 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     tracing::info!(streams = streams.len(), model, provider, "ready");
 
     let systemd = Watchdog::from_environment();
-    let health = Health { runs, systemd, board: Arc::clone(&board), link: engine.link };
+    let health = Health { runs, systemd, board: Arc::clone(&board), facts, link: engine.link };
     let failed = watch(&mut streams, &mut reloader, &stages, health, &shutdown, &events.outbox, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
@@ -257,6 +257,7 @@ struct Health {
     runs: Arc<Runs>,
     systemd: Option<Watchdog>,
     board: Arc<Board>,
+    facts: Arc<DaemonFacts>,
     /// To the server that computes, if one does.
     link: Option<Arc<ServerLink>>,
 }
@@ -273,7 +274,9 @@ impl Health {
         }
         self.board.set_unhealthy(hung);
         if let Some(link) = &self.link {
-            self.board.set_inference_server(link.view());
+            let view = link.view();
+            self.facts.set_provider(view.provider());
+            self.board.set_inference_server(view);
         }
     }
 }

@@ -14,7 +14,13 @@ pub enum Kind {
 
 /// Every metric we export: name, kind, unit, labels, meaning. `docs/operations.md` shows the same list.
 pub const METRICS: &[(&str, Kind, Unit, &str, &str)] = &[
-    ("vtagd_build_info", Kind::Gauge, Unit::Count, "version, model, provider", "always 1; what runs here"),
+    (
+        "vtagd_build_info",
+        Kind::Gauge,
+        Unit::Count,
+        "version, model, provider",
+        "always 1; what runs here, with the provider of the start",
+    ),
     (
         "vtagd_label_set_info",
         Kind::Gauge,

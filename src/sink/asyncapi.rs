@@ -283,7 +283,7 @@ fn events() -> Vec<Value> {
                 "score": 0.75, "margin": 1.125, "rival": "an empty parking lot", "peak": 0.875,
                 "started_at": "2026-05-01T12:30:04Z", "ended_at": ended(json!("2026-05-01T12:30:07.25Z")), "sampled_at": "2026-05-01T12:30:08.25Z",
                 "media_start": 4.5, "media_end": ended(json!(7.75)),
-                "model": { "name": "starter", "fingerprint": "0f3c5f0c4b1e" },
+                "model": { "name": "starter", "fingerprint": "0f3c5f0c4b1e", "provider": "cpu" },
                 "attributes": { "severity": "info" }, "snapshot": null,
             },
         });
@@ -345,7 +345,11 @@ fn schemas() -> Value {
         "model": {
             "type": "object",
             "description": "What gave the scores",
-            "properties": { "name": text("What it is called"), "fingerprint": text("Which one it is") },
+            "properties": {
+                "name": text("What it is called"),
+                "fingerprint": text("Which one it is"),
+                "provider": text("What computed; missing where nothing has yet"),
+            },
             "required": ["name", "fingerprint"],
         },
     }));
@@ -423,11 +427,13 @@ fn schemas() -> Value {
         "Discovery": {
             "type": "object",
             "description": "Home Assistant's device discovery",
+            "additionalProperties": true,
             "properties": {
                 "dev": { "type": "object", "description": "The device" },
-                "o": { "type": "object", "description": "Whose it is", "properties": { "name": { "const": "vtagd" } }, "required": ["name"] },
+                "o": { "type": "object", "description": "Whose it is", "additionalProperties": true, "properties": { "name": { "const": "vtagd" } }, "required": ["name"] },
                 "cmps": { "type": "object", "description": "Its components", "additionalProperties": {
                     "type": "object",
+                    "additionalProperties": true,
                     "properties": { "p": { "enum": ["binary_sensor", "sensor", "image", "event", "switch"] } },
                     "required": ["p"],
                 } },

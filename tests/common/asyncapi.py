@@ -42,7 +42,23 @@ def references(node):
 def complaints(document, schema, value):
     resolver = jsonschema.RefResolver("", document)
     judge = jsonschema.Draft7Validator(schema, resolver=resolver, format_checker=jsonschema.draft7_format_checker)
-    return [f"{error.json_path}: {error.message[:200]}" for error in judge.iter_errors(value)]
+    wrong = [f"{error.json_path}: {error.message[:200]}" for error in judge.iter_errors(value)]
+    return wrong + list(undescribed(document, schema, value, "$"))
+
+
+def undescribed(document, schema, value, path):
+    """Keys that the document does not name, in objects of which it names some and does not say that there are others."""
+    if "$ref" in schema:
+        schema = found(document, schema["$ref"])
+    named, others = schema.get("properties"), schema.get("additionalProperties")
+    if not isinstance(value, dict) or named is None and not isinstance(others, dict):
+        return
+    for key, inner in value.items():
+        described = (named or {}).get(key, others)
+        if described is None:
+            yield f"{path}.{key}: the document does not name it"
+        elif isinstance(described, dict):
+            yield from undescribed(document, described, inner, f"{path}.{key}")
 
 
 def alone(document):

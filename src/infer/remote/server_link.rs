@@ -20,8 +20,13 @@ use super::served_model::ServedModel;
 use super::server_connection::{InferQuestion, ServerConnection};
 use super::tile_bytes::PixelScale;
 use super::{RemoteError, RemoteOptions, ServerUrl};
+<<<<<<< HEAD
 use crate::infer::Stop;
 use crate::infer::probe_embedding::ProbeReference;
+=======
+use crate::infer::probe_embedding::Reference;
+use crate::infer::{Provider, Stop};
+>>>>>>> fix4
 use crate::platform::tls;
 
 /// Between two probes inside ordinary batches.
@@ -56,6 +61,14 @@ pub struct ServerView {
     pub input: Option<&'static str>,
     /// The provider that computes while it is not up; without one, frames are dropped.
     pub fallback: Option<&'static str>,
+}
+
+impl ServerView {
+    /// The provider that computes now, or would if the server were there.
+    pub fn provider(&self) -> &'static str {
+        let remote = Provider::Remote.as_str();
+        if self.state == "up" { remote } else { self.fallback.unwrap_or(remote) }
+    }
 }
 
 struct LinkState {

@@ -215,6 +215,30 @@ fn what_may_not_have_been_heard_is_told_once_a_connection_and_to_home_assistant_
 }
 
 #[test]
+fn a_device_that_is_back_before_anybody_heard_that_it_had_gone_is_not_emptied_first() {
+    let topics = Topics::new("v");
+    let gone = || [(String::new(), String::new())].into();
+    let unheard =
+        [("ha/device/v_yard/config".to_owned(), gone()), ("ha/device/v_dock/config".to_owned(), gone())].into();
+    let mut published = Published::new(topics.clone(), KnownRecord { unheard, ..KnownRecord::default() });
+    let mut states = States::new(topics, Some("ha".into()), Announced::default());
+    states.surveyed();
+    let streams = Arc::new(vec![watched("yard", &["bus"])]);
+    let messages = states.changes(&streams, &mut published);
+    let yard: Vec<&Message> = messages.iter().filter(|message| message.topic == "ha/device/v_yard/config").collect();
+    assert!(
+        yard.iter().all(|message| !message.payload.is_empty()) && yard.last().is_some_and(|message| message.retain)
+    );
+    let dock: Vec<&Message> = messages.iter().filter(|message| message.topic == "ha/device/v_dock/config").collect();
+    assert!(dock.len() == 1 && dock[0].payload.is_empty(), "it has gone for good");
+    // And it does not go when Home Assistant comes.
+    published.before(&messages);
+    let again = states.introduce_again(&published);
+    assert!(again.iter().any(|message| message.topic == "ha/device/v_yard/config"));
+    assert!(again.iter().all(|message| !message.payload.is_empty() || message.topic == "ha/device/v_dock/config"));
+}
+
+#[test]
 fn a_label_that_goes_and_comes_back_leaves_nothing_to_be_told() {
     let topics = Topics::new("v");
     let mut states = States::new(topics.clone(), Some("ha".into()), Announced::default());
