@@ -20,13 +20,8 @@ use super::served_model::ServedModel;
 use super::server_connection::{InferQuestion, ServerConnection};
 use super::tile_bytes::PixelScale;
 use super::{RemoteError, RemoteOptions, ServerUrl};
-<<<<<<< HEAD
-use crate::infer::Stop;
 use crate::infer::probe_embedding::ProbeReference;
-=======
-use crate::infer::probe_embedding::Reference;
 use crate::infer::{Provider, Stop};
->>>>>>> fix4
 use crate::platform::tls;
 
 /// Between two probes inside ordinary batches.
