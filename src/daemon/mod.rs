@@ -51,7 +51,7 @@ use crate::platform::thread_priority;
 use crate::sink::daemon_facts::DaemonFacts;
 use crate::snapshot::{self, Gallery};
 use crate::stream::registry::StreamRegistry;
-use crate::stream::requests::{self, Action};
+use crate::stream::requests::{self, Action, RequestSender};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
 use camera_finder::CameraLooks;
@@ -175,6 +175,10 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
         }
     };
 
+    // A fallback would have embedded them.
+    let alone = engine.link.as_ref().is_some_and(|link| link.view().fallback.is_none());
+    let learn = Some(requesters.server).filter(|_| alone && settings.in_force.iter().any(|of| of.is_by_texts));
+
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let planned = engine.encoders.first().map(|encoder| encoder.provider()).zip(engine.plan.as_ref());
     thread_priority::decide(planned.is_some_and(|(provider, plan)| plan.leaves_a_core(provider, cores)), cores);
@@ -222,7 +226,7 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     tracing::info!(streams = streams.len(), model, provider, "ready");
 
     let systemd = Watchdog::from_environment();
-    let health = Health { runs, systemd, board: Arc::clone(&board), link: engine.link };
+    let health = Health { runs, systemd, board: Arc::clone(&board), link: engine.link, learn };
     let failed = watch(&mut streams, &mut reloader, &stages, health, &shutdown, &events.outbox, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
@@ -255,6 +259,8 @@ struct Health {
     board: Arc<Board>,
     /// To the server that computes, if one does.
     link: Option<Arc<ServerLink>>,
+    /// Asks for a reload once the server is there: label sets wait for it with their examples.
+    learn: Option<RequestSender>,
 }
 
 impl Health {
@@ -269,7 +275,14 @@ impl Health {
         }
         self.board.set_unhealthy(hung);
         if let Some(link) = &self.link {
-            self.board.set_inference_server(link.view());
+            let view = link.view();
+            if view.state == "up"
+                && let Some(server) = self.learn.take()
+            {
+                // There is room for it, or the daemon stops.
+                server.send(Action::Reload).unwrap_or_default();
+            }
+            self.board.set_inference_server(view);
         }
     }
 }
