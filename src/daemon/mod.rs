@@ -52,7 +52,7 @@ use crate::platform::thread_priority;
 use crate::sink::daemon_facts::DaemonFacts;
 use crate::snapshot::{self, Gallery};
 use crate::stream::registry::StreamRegistry;
-use crate::stream::requests::{self, Action};
+use crate::stream::requests::{self, Action, RequestSender};
 use crate::yaml::problem::{Problem, Severity};
 use answer_queries::ModelAnswers;
 use camera_finder::CameraLooks;
@@ -179,6 +179,10 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
         }
     };
 
+    // A fallback would have embedded them.
+    let alone = engine.link.as_ref().is_some_and(|link| link.view().fallback.is_none());
+    let learn = Some(requesters.server).filter(|_| alone && settings.in_force.iter().any(|of| of.is_by_texts));
+
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let planned = engine.encoders.first().map(|encoder| encoder.provider()).zip(engine.plan.as_ref());
     thread_priority::decide(planned.is_some_and(|(provider, plan)| plan.leaves_a_core(provider, cores)), cores);
@@ -226,7 +230,7 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
     tracing::info!(streams = streams.len(), model, provider, "ready");
 
     let systemd = Watchdog::from_environment();
-    let health = Health { runs, systemd, board: Arc::clone(&board), facts, link: engine.link };
+    let health = Health { runs, systemd, board: Arc::clone(&board), facts, link: engine.link, learn };
     let failed = watch(&mut streams, &mut reloader, &stages, health, &shutdown, &events.outbox, &metrics);
     board.not_ready("stopping");
     systemd::stopping();
@@ -260,6 +264,8 @@ struct Health {
     facts: Arc<DaemonFacts>,
     /// To the server that computes, if one does.
     link: Option<Arc<ServerLink>>,
+    /// Asks for a reload once the server is there: label sets wait for it with their examples.
+    learn: Option<RequestSender>,
 }
 
 impl Health {
@@ -276,6 +282,12 @@ impl Health {
         if let Some(link) = &self.link {
             let view = link.view();
             self.facts.set_provider(view.provider());
+            if view.state == "up"
+                && let Some(server) = self.learn.take()
+            {
+                // There is room for it, or the daemon stops.
+                server.send(Action::Reload).unwrap_or_default();
+            }
             self.board.set_inference_server(view);
         }
     }

@@ -1,4 +1,4 @@
-//! What is asked of the running daemon from outside: to read its configuration again (SIGHUP, the API), to switch a stream on or off
+//! What is asked of the running daemon from outside: to read its configuration again (SIGHUP, the API, an inference server that has come), to switch a stream on or off
 //! (MQTT, the API), or to change its state (the API).
 //!
 //! In: [`Request`]s of any thread, into one bounded queue. Out: one at a time, to the main thread, which may answer. Each origin has its
@@ -17,6 +17,9 @@ use crate::yaml::problem::Problem;
 
 /// SIGHUPs that wait.
 const SIGHUP_ROOM: usize = 1;
+
+/// It comes for the first time once.
+const SERVER_ROOM: usize = 1;
 
 /// Commands over MQTT that wait.
 const MQTT_ROOM: usize = 64;
@@ -129,6 +132,7 @@ pub struct RequestSenders {
     pub sighup: RequestSender,
     pub mqtt: RequestSender,
     pub api: RequestSender,
+    pub server: RequestSender,
 }
 
 /// Where the requests come out.
@@ -137,10 +141,11 @@ pub struct RequestReceiver(Receiver<Queued>);
 
 /// Both sides of an empty queue.
 pub fn channel() -> (RequestSenders, RequestReceiver) {
-    let (queue, queued) = bounded(SIGHUP_ROOM + MQTT_ROOM + API_ROOM);
+    let (queue, queued) = bounded(SIGHUP_ROOM + SERVER_ROOM + MQTT_ROOM + API_ROOM);
     let sender = |origin, room| RequestSender { origin, room: Arc::new(Semaphore::new(room)), queue: queue.clone() };
     let (sighup, mqtt) = (sender("SIGHUP", SIGHUP_ROOM), sender("MQTT", MQTT_ROOM));
-    (RequestSenders { sighup, mqtt, api: sender("the API", API_ROOM) }, RequestReceiver(queued))
+    let (api, server) = (sender("the API", API_ROOM), sender("the inference server", SERVER_ROOM));
+    (RequestSenders { sighup, mqtt, api, server }, RequestReceiver(queued))
 }
 
 impl RequestSender {

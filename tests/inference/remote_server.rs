@@ -464,3 +464,33 @@ fn the_daemon_goes_on_without_its_server_and_says_so_everywhere() {
     assert!(daemon.get("/metrics").1.contains("\nvtagd_remote_up 1\n"));
     daemon.stop_cleanly();
 }
+
+#[test]
+fn examples_are_learned_from_once_a_server_that_was_away_at_the_start_is_there() {
+    let bench = Bench::new();
+    let tower = bench.tower(true);
+    let address = FakeServer::start(&tower, true, None, None).kill();
+    let folder = bench.folder.path();
+    let picture = |name: &str| root().join("pictures/strangers").join(name).display().to_string();
+    let set = format!(
+        "set: pets\nscoring: independent\nbackground: [a wall, a table]\nlabels:\n  - name: pet\n    prompts: [a cat, a cup of coffee]\n    \
+         examples: ['{}']\n    counter_examples: ['{}']\n    learn: always\n",
+        picture("cat.jpg"),
+        picture("cup.jpg")
+    );
+    std::fs::write(folder.join("pets.yaml"), set).unwrap();
+    let config = format!(
+        "model: {{ path: {} }}\nruntime: {{ providers: [ {{ remote: {{ url: \"grpc://{address}\", model: m, timeout: 10s }} }} ] }}\n\
+         sampling: {{ interval: 1s }}\nstreams: [{{ id: a, url: \"file://{}\", loop: true }}]\nlabels: [pets.yaml]\n\
+         sinks: [{{ type: jsonl, path: \"-\" }}]\napi: {{ listen: \"127.0.0.1:0\" }}\n",
+        bench.bundle.dir.display(),
+        root().join("demo/clip.mp4").display()
+    );
+    let mut daemon = Daemon::start(folder, &config);
+    daemon.wait_for_log("it goes by its texts alone");
+    let _server = FakeServer::start(&tower, true, Some(address), None);
+    daemon.wait_for_log("examples of a label");
+    daemon.wait_for_log("the new configuration runs");
+    daemon.wait_ready();
+    daemon.stop();
+}
