@@ -22,7 +22,7 @@ pub struct MarginCurve {
     since: i64,
     /// Of a point, ms.
     step: i64,
-    points: Vec<Point>,
+    points: Vec<HighestRow>,
     bars: Bars,
     rows: u64,
     /// When it was seen last, and how it stood.
@@ -31,7 +31,7 @@ pub struct MarginCurve {
 
 /// The highest row of a time.
 #[derive(Clone, Copy, Debug)]
-struct Point {
+struct HighestRow {
     /// No number: nothing was kept then.
     margin: f32,
     /// When it was first seen, ms: its picture is of then.
@@ -71,7 +71,7 @@ impl MarginCurve {
         Self {
             since,
             step,
-            points: vec![Point { margin: f32::NAN, from: since, picture: None }; points],
+            points: vec![HighestRow { margin: f32::NAN, from: since, picture: None }; points],
             bars: Bars::default(),
             rows: 0,
             last: None,
@@ -94,7 +94,7 @@ impl MarginCurve {
         let (first, last) = (point(from), point(until));
         for highest in &mut self.points[first..=last.max(first)] {
             if highest.margin.is_nan() || highest.margin < margin {
-                *highest = Point { margin, from, picture };
+                *highest = HighestRow { margin, from, picture };
             }
         }
         self.last = Some(match self.last {
