@@ -57,7 +57,7 @@ fn the_dockerfile_gives_the_image_that_make_image_gives() {
 #[test]
 fn what_makes_a_root_small_does_nothing_to_a_machine() {
     for (shell, arguments) in
-        [("/bin/sh", &["ops/image/prepare.sh"][..]), ("/usr/bin/perl", &["ops/image/slim.pl", "/nonexistent"])]
+        [("/bin/sh", &["ops/image/prepare.sh"][..]), ("/usr/bin/perl", &["ops/image/slim.pl", "/nonexistent"][..])]
     {
         let mut command = Command::new(shell);
         let output =
