@@ -51,7 +51,7 @@ use crate::frame::latest_picture::LatestPictures;
 use crate::frame::pushed_pictures::PushedPictures;
 use crate::infer::remote::server_link::ServerView;
 use crate::infer::sessions::Plan;
-use crate::infer::{Provider, Refused};
+use crate::infer::Refused;
 use crate::outbox::{RecentSince, Report, Status};
 use crate::platform::gpu::Gpu;
 use crate::platform::secret::Secret;
