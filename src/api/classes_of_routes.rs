@@ -201,8 +201,8 @@ fn no_more_pictures_are_taken_in_at_once_than_there_is_room_for() {
         .collect();
     eventually("all room is taken", || server.access.pictures.available_permits() == 0);
     assert!(server.say("GET /healthz HTTP/1.1", b"\r\n").starts_with("HTTP/1.1 200"), "others do not wait");
-    let (head, body) = post("/test/words", 10);
-    assert!(server.say(&head, &body).starts_with("HTTP/1.1 200"), "nor do those that say a few words");
+    let (few, words) = post("/test/words", 10);
+    assert!(server.say(&few, &words).starts_with("HTTP/1.1 200"), "nor do those that say a few words");
     for stream in &mut slow {
         stream.write_all(&body[100..]).unwrap();
     }
