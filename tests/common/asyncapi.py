@@ -88,8 +88,8 @@ def alone(document):
 
 def messages(document, protocol):
     channels = [c for c in document["channels"].values() if c["servers"][0]["$ref"] == f"#/servers/{protocol}"]
-    # What has no parameter goes before what has one at the same place.
-    channels.sort(key=lambda channel: [part.startswith("{") for part in re.split(r"[/.]", channel["address"])])
+    # A prefix may have levels, so an address is told by its end: what ends in most words goes first, and then what has most levels.
+    channels.sort(key=lambda channel: exactness(channel["address"]), reverse=True)
     for line in sys.stdin:
         message = json.loads(line)
         channel = next((c for c in channels if re.fullmatch(pattern(c), message["topic"])), None)
@@ -109,6 +109,12 @@ def messages(document, protocol):
         if "headers" in message:
             for complaint in complaints(document, described["headers"], message["headers"]):
                 yield f"{message['topic']}, headers: {complaint}"
+
+
+def exactness(address):
+    parts = re.split(r"[/.]", address)
+    words = next((at for at, part in enumerate(reversed(parts)) if part.startswith("{")), len(parts))
+    return words, len(parts)
 
 
 def pattern(channel):
