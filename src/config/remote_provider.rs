@@ -78,7 +78,7 @@ words! {
 pub fn choice(item: &At<ProviderItem>, raw: &RemoteKeys, reader: &mut Reader<'_>) -> Option<ProviderChoice> {
     let urls = urls(item, raw, reader);
     let remedy = "name it as the server does, such as the folder in Triton's model repository";
-    let model = reader.required(item, "model", &raw.model, remedy).cloned();
+    let model = reader.required(item, "remote.model", &raw.model, remedy).cloned();
     let model = model.and_then(|model| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let good =
@@ -113,7 +113,7 @@ pub fn choice(item: &At<ProviderItem>, raw: &RemoteKeys, reader: &mut Reader<'_>
 }
 
 fn urls(item: &At<ProviderItem>, raw: &RemoteKeys, reader: &mut Reader<'_>) -> Option<Vec<ServerUrl>> {
-    let list = &reader.required(item, "url", &raw.url, URL_REMEDY)?.value.0;
+    let list = &reader.required(item, "remote.url", &raw.url, URL_REMEDY)?.value.0;
     if list.is_empty() || list.len() > MAX_URLS {
         reader.missing(item, "url", format!("name 1 to {MAX_URLS} servers"));
         return None;

@@ -334,8 +334,8 @@ mod tests {
         let at = |second: i64| jiff::Timestamp::from_second(1_780_000_000 + second).unwrap();
         let moment = |second| Example::of_history("gate", Some("left"), at(second)).unwrap();
         for text in [
-            "set: yard\nbackground: [x]\nlabels:\n  - name: car # ours\n    examples:\n      - history:gate@2026-05-01T11:00:00Z # good\n  - name: dog\n",
-            "set: yard\nbackground: [x]\nlabels: [{ name: car, examples: ['history:gate@2026-05-01T11:00:00Z'] }, { name: dog }]\n",
+            "set: yard\nbackground: [x]\nlabels:\n  - name: car # ours\n    counter_examples: ['history:gate@2026-05-01T12:00:00Z']\n    examples:\n      - history:gate@2026-05-01T11:00:00Z # good\n  - name: dog\n",
+            "set: yard\nbackground: [x]\nlabels: [{ name: car, examples: ['history:gate@2026-05-01T11:00:00Z'], counter_examples: ['history:gate@2026-05-01T12:00:00Z'] }, { name: dog }]\n",
             "set: yard\nbackground: [x]\nlabels:\n  - name: car\n  - name: dog\n",
         ] {
             let (document, set) = parsed(text);

@@ -50,11 +50,20 @@ fn turn_probe(model: &Path) {
     std::fs::write(&file, manifest.to_string()).unwrap();
 }
 
+/// What is found once by computing lies there, apart from that of other tests.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the library is not asked for its cache otherwise, and no other thread runs yet"
+)]
+fn cache_of_its_own(folder: &Path) {
+    // SAFETY: a test has a process of its own, and nothing else of it runs yet.
+    unsafe { std::env::set_var("VTAGD_CACHE", folder.join("cache")) };
+}
+
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // SAFETY: a test has a process of its own, and nothing else of it runs yet.
-        unsafe { std::env::set_var("VTAGD_CACHE", folder.path().join("cache")) };
+        cache_of_its_own(folder.path());
         let model = imported(folder.path());
         Self::over(folder, &model)
     }
@@ -371,8 +380,7 @@ fn the_probe_inside_a_batch_finds_a_server_that_has_changed() {
 #[test]
 fn a_provider_that_does_not_agree_with_the_probe_never_stands_in() {
     let folder = tempfile::tempdir().unwrap();
-    // SAFETY: a test has a process of its own, and nothing else of it runs yet.
-    unsafe { std::env::set_var("VTAGD_CACHE", folder.path().join("cache")) };
+    cache_of_its_own(folder.path());
     let model = imported(folder.path());
     turn_probe(&model);
     let bench = Bench::over(folder, &model);

@@ -155,7 +155,9 @@ pub(super) mod made {
         if zip64 {
             let end = file.len() as u64;
             file.extend(b"PK\x06\x06");
-            file.extend([0; 20]);
+            // As long as what follows.
+            file.extend(44_u64.to_le_bytes());
+            file.extend([0; 12]);
             for number in [count, count, len, at] {
                 file.extend(number.to_le_bytes());
             }
