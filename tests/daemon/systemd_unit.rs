@@ -78,7 +78,7 @@ fn a_line_that_systemd_does_not_understand_is_found() {
 fn an_installation_elsewhere_names_its_own_places() {
     let folder = tempfile::tempdir().unwrap();
     let (tree, into) = (folder.path().join("a tree"), folder.path().join("in to"));
-    for part in ["tools", "systemd", "config", "pipelines", "ops", "docs"] {
+    for part in ["tools", "systemd", "config", "pipelines", "ops", "docs", "examples"] {
         fs::create_dir_all(&tree).unwrap();
         let copied = Command::new("cp").arg("-r").arg(root().join(part)).arg(&tree).status().unwrap();
         assert!(copied.success());

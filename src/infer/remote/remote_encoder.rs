@@ -94,8 +94,9 @@ impl RemoteEncoder {
             rows.insert(at, &probe);
         }
         embeddings.clear();
-        // No more than without the probe: a server that takes just that would refuse the batch for the picture that nobody asked about.
-        let fits = link.most_in_a_message(model).min(model.max_batch.unwrap_or(usize::MAX)).min(count.max(1));
+        // Of a server that does not say how many it takes, no more than without the probe: it may take just that, and would refuse the batch for the
+        // picture that nobody asked about.
+        let fits = link.most_in_a_message(model).min(model.max_batch.unwrap_or(count.max(1)));
         let mut from = 0;
         while from < rows.len() {
             let many = self.limit.allow((rows.len() - from).min(fits), Instant::now());
