@@ -321,7 +321,7 @@ fn without_streams_a_daemon_waits_for_a_reload_that_brings_some_and_goes_on_when
     daemon.wait_for_log("left=[\"gate\"]");
     daemon.wait_for_log("frames accounted");
     // It would have ended by the next turn of its loop.
-    eventually("it goes on", || (daemon.get("/api/v1/streams").1 == "{\"streams\":[]}").then_some(()));
+    eventually("it goes on", || (streams(&mut daemon) == serde_json::json!([])).then_some(()));
     assert!(!daemon.log().contains("every stream has ended"));
     assert!(daemon.stop().success());
 
