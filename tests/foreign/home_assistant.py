@@ -440,7 +440,10 @@ class Scenarios:
         self.shows(("cat",), "Home Assistant comes: the label goes")
         gone = wait(lambda: not [e for e in self.home.states() if ".door_" in e])
         self.report.check(gone, "and the stream", list(self.home.states()))
-        self.available("what is left is available")
+        # Of this box: a second one of an earlier scenario does not run any more, and the broker has lost what it said.
+        away = lambda: [entity for entity in self.home.away() if ".gate_" in entity]
+        wait(lambda: self.home.states() and not away())
+        self.report.check(not away(), "what is left is available", away())
         self.box.labels = ["cat", "rocket"]
         self.box.reload()
         self.shows(("cat", "rocket"), "the label comes back")
