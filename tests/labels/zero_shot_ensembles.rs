@@ -120,10 +120,16 @@ fn single(folder: &Path, model: &str) -> (Matrix, Vec<Matrix>) {
 #[test]
 fn similarities_are_the_reference_implementations_for_every_checkpoint() {
     let temporary = tempfile::tempdir().unwrap();
+    let mut compared = 0;
     for folder in fs::read_dir(root().join("tests/conformance/checkpoints")).unwrap().map(|e| e.unwrap().path()) {
         let json: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let bytes = fs::read(folder.join("expected.safetensors")).unwrap();
         let all = SafeTensors::deserialize(&bytes).unwrap();
+        // Of some, the reference was asked for embeddings alone.
+        if all.tensor("logits_per_image").is_err() {
+            continue;
+        }
+        compared += 1;
         let reference = |name: &str| -> Matrix {
             let tensor = all.tensor(name).unwrap();
             let values: Vec<f64> =
@@ -156,6 +162,7 @@ fn similarities_are_the_reference_implementations_for_every_checkpoint() {
             }
         }
     }
+    assert!(compared >= 7, "{compared}");
 }
 
 #[test]
