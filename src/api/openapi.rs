@@ -245,7 +245,7 @@ fn schemas() -> Value {
             "score": number, "margin": maybe_number, "rival": maybe_string, "peak": number,
             "started_at": time, "ended_at": or_null(&time), "sampled_at": time,
             "media_start": number, "media_end": maybe_number,
-            "model": object(json!({ "name": string, "fingerprint": string })),
+            "model": object_with(json!({ "name": string, "fingerprint": string }), json!({ "provider": string })),
             "attributes": { "type": "object" },
             "snapshot": maybe_string,
         }),

@@ -65,7 +65,7 @@ fn several_boxes_are_one_table_and_the_exit_code_says_whether_all_of_them_are_we
     let camera = format!("  - {{ id: yard, url: \"rtsp://127.0.0.1:{}/none\" }}\n", free_port());
     let mut first = edge(here, "edge-1", ", token: { file: token }", "");
     let mut second = edge(folders[1].path(), "edge-2", "", &camera);
-    first.wait_ready();
+    first.wait_for_log(" ready streams=");
     second.wait_ready();
     let (urls, loading) = ([first.url(), second.url()], unready());
     let nobody = format!("http://127.0.0.1:{}", free_port());
