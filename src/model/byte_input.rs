@@ -12,6 +12,7 @@ use std::path::Path;
 use prost::Message;
 
 use super::ModelError;
+use super::onnx_file::varint;
 
 /// What the new input is called.
 pub const INPUT: &str = "pictures";
@@ -211,20 +212,6 @@ fn each<R: Read + Seek>(
         at = end;
     }
     Ok(())
-}
-
-/// One base-128 varint and the bytes it took.
-fn varint(reader: &mut impl Read) -> Option<(u64, u64)> {
-    let mut value = 0_u64;
-    for index in 0..10 {
-        let mut byte = [0];
-        reader.read_exact(&mut byte).ok()?;
-        value |= u64::from(byte[0] & 0x7f).checked_shl(7 * index)?;
-        if byte[0] & 0x80 == 0 {
-            return Some((value, u64::from(index) + 1));
-        }
-    }
-    None
 }
 
 fn port(reader: &mut (impl Read + Seek), start: u64, end: u64) -> Result<GraphPort, String> {

@@ -174,7 +174,7 @@ fn walk(mut reader: impl Read + Seek, length: u64) -> Result<(), String> {
 }
 
 /// One base-128 varint and the bytes it took; `None` at the end of the file or when it is too long.
-fn varint(reader: &mut impl Read) -> Option<(u64, u64)> {
+pub(super) fn varint(reader: &mut impl Read) -> Option<(u64, u64)> {
     let mut value = 0_u64;
     for index in 0..10 {
         let mut byte = [0];
