@@ -45,15 +45,15 @@ test: setup ## all tests, with cargo-nextest where it is installed
 	@tools/setup/packages.sh $(TEST_PACKAGES)
 	@tools/setup/schemathesis.sh
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --locked $(FEATURES) && $(CARGO) test --locked $(FEATURES) --doc; \
+		$(CARGO) nextest run --locked --workspace $(FEATURES) && $(CARGO) test --locked --workspace $(FEATURES) --doc; \
 	else \
-		$(CARGO) test --locked $(FEATURES); \
+		$(CARGO) test --locked --workspace $(FEATURES); \
 	fi
 
 .PHONY: test-fast
 test-fast: export INSTA_UPDATE := no
 test-fast: setup ## the library and the quick scenarios: no camera, no broker, no model of others
-	@$(CARGO) test --locked $(FEATURES) --lib --test configuration --test labels --test preprocessing
+	@$(CARGO) test --locked --workspace $(FEATURES) --lib --test configuration --test labels --test preprocessing --test reading
 
 .PHONY: test-page
 test-page: setup ## the page in a headless Chromium (Debian's; playwright-core and axe-core from npm)
@@ -90,7 +90,7 @@ fuzz: setup ## every fuzz target for a minute, on a nightly compiler (TARGET=htt
 .PHONY: fmt
 fmt: setup ## format the sources
 	@tools/setup/rust_tool.sh fmt
-	@$(CARGO) fmt
+	@$(CARGO) fmt --all
 
 .PHONY: lint
 lint: lint-rust lint-deny ## formatting, clippy, licences and sources of the dependencies
@@ -100,8 +100,8 @@ lint-rust: setup
 	@tools/setup/rust_tool.sh fmt
 	@tools/setup/rust_tool.sh clippy
 	@tools/setup/packages.sh libssl-dev
-	@$(CARGO) fmt --check
-	@$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
+	@$(CARGO) fmt --check --all
+	@$(CARGO) clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 	@$(CARGO) clippy --locked --lib --bins -- -D warnings
 
 # Advisories need a database from the network or a copy of it, the rest does not: what cannot be had is said, not failed.

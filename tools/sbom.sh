@@ -11,9 +11,9 @@ tools/setup/rust_tool.sh cyclonedx
 SOURCE_DATE_EPOCH=$(tools/source_date.sh)
 export SOURCE_DATE_EPOCH
 target=${2:-$(tools/cargo -vV | sed -n "s/^host: //p")}
-# The tool writes beside Cargo.toml only.
+# The tool writes beside every Cargo.toml of the workspace, and nowhere else.
 name=.vtagd-sbom-$$
-trap 'rm -f "$name.json" "$name.tree"' EXIT
+trap 'rm -f "$name.json" "$name.tree" crates/*/"$name.json"' EXIT
 tools/cargo cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no-build-deps --override-filename "$name" || die "cargo-cyclonedx failed"
 mkdir -p "$(dirname "$file")"
 # The tool also names what only a feature that is off would bring; cargo itself knows what is compiled.

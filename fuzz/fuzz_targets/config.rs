@@ -1,4 +1,4 @@
 //! config.json and open_clip_config.json from anywhere: read, and refused or not, but without a panic. Seeds: tests/conformance/checkpoints.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::model::import::fuzz_import::fuzz_config(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd_checkpoint::import::fuzz_import::fuzz_config(data));

@@ -1,4 +1,4 @@
 //! A safetensors file from anywhere: read, and refused or not, but without a panic. Seeds: tests/conformance/checkpoints.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd::model::import::fuzz_import::fuzz_safetensors(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vtagd_checkpoint::import::fuzz_import::fuzz_safetensors(data));

@@ -7,7 +7,7 @@ use crate::daemon::engine::spec_of;
 use crate::infer::graph::IMAGE_OUTPUTS;
 use crate::model::Bundle;
 use crate::model::triton_repository::{self, ExportError, TritonBackend, TritonExport};
-use crate::platform::shutdown;
+use crate::platform::{paths, shutdown};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> u8 {
 
 fn export(args: &Args) -> Result<(), anyhow::Error> {
     let dir = pull::model_folder(args.dir.as_deref(), &shutdown::channel().1)?;
-    let bundle = Bundle::open(&dir)?;
+    let bundle = Bundle::open_with_cache(&dir, Some(&paths::cache_dir()))?;
     let spec = spec_of(&bundle)?;
     let name = match &args.name {
         Some(name) if is_name(name) => name.clone(),

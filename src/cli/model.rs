@@ -18,6 +18,7 @@ use crate::model::import::write_bundle::{self, ImportOptions, ImportProgress, Im
 use crate::model::import::{ImportError, open_checkpoint};
 use crate::model::onnx::Precision;
 use crate::model::{self, Bundle, ModelError};
+use crate::platform::paths;
 use crate::platform::shutdown::{self, Shutdown};
 
 /// What stands before a made-up checkpoint's name.
@@ -205,7 +206,7 @@ fn inspect(dir: Option<&Path>, json: bool) -> Result<(), anyhow::Error> {
 }
 
 fn report(dir: &Path) -> Result<Report, anyhow::Error> {
-    let bundle = Bundle::open(dir)?;
+    let bundle = Bundle::open_with_cache(dir, Some(&paths::cache_dir()))?;
     let spec = spec_of(&bundle)?;
     let manifest = manifest(dir)?;
     let mut files = Vec::new();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::progress::Meter;
 use super::{complain, say};
-use crate::model::hub::{self, HubError, HubSettings, PullEvent, Pulled, Reference, Repo, Request};
+use crate::model::hub::{self, HubError, PullEvent, Pulled, Reference, Repo, Request};
 use crate::model::{self, ModelError};
 use crate::platform::shutdown::{self, Shutdown};
 
@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> u8 {
 fn pull(args: &Args) -> Result<Pulled, HubError> {
     let (trigger, shutdown) = shutdown::channel();
     let _signals = crate::platform::signals::listen(trigger, None, crate::logs::finish);
-    let mut settings = HubSettings::from_env()?;
+    let mut settings = hub::from_env()?;
     settings.offline |= args.offline;
     let request = Request {
         repo: Repo::parse(&args.repo, settings.endpoint_text())?,

@@ -17,6 +17,7 @@ use super::embedder::{EmbedError, InProcessTower, TextEmbedder};
 use super::text_encoder::TextEmbedding;
 use crate::model::Bundle;
 use crate::platform::child_process::{self, Child, ChildError};
+use crate::platform::paths;
 use crate::platform::shutdown::Shutdown;
 
 /// The command of a child that embeds texts. Not one for people.
@@ -176,7 +177,7 @@ fn answer(
     loaded: &mut Option<(InProcessTower, String)>,
     say: &mut dyn FnMut(Answer),
 ) -> Result<(), EmbedError> {
-    let open = || Bundle::open_again(&request.model).map_err(|e| EmbedError::Input(e.to_string()));
+    let open = || Bundle::open_again(&request.model, &paths::cache_dir()).map_err(|e| EmbedError::Input(e.to_string()));
     let texts: Vec<&str> = request.texts.iter().map(String::as_str).collect();
     let (tower, fingerprint) = match loaded {
         Some(loaded) => loaded,

@@ -1,69 +1,25 @@
 //! Model: what a model directory holds, checked before anything is loaded. Comes in: a folder or a name; goes out: a
-//! [`Bundle`](bundle::Bundle) with the paths of its parts and how its scores are made. Called at start-up, on any thread.
+//! [`Bundle`] with the paths of its parts and how its scores are made. Called at start-up, on any thread.
+//!
+//! Reading, importing and pulling are the library `vtagd-checkpoint` (crates/checkpoint). Here is what joins it to the daemon: where
+//! models and caches lie, the environment, the thread of a pull.
 
-pub mod bundle;
 pub mod byte_input;
-mod fingerprint;
 pub mod hub;
-pub mod import;
-mod logit_parameters;
-pub mod onnx;
-mod onnx_file;
 pub mod prepared;
-pub mod probe_picture;
 pub mod triton_repository;
 
 use std::path::{Path, PathBuf};
 
-use import::ImportError;
-
-pub use bundle::Bundle;
-pub(crate) use logit_parameters::read_json;
-pub use logit_parameters::{Activation, LogitOverride, LogitParameters};
-pub(crate) use onnx_file::picture_input;
+pub use vtagd_checkpoint::{
+    Activation, Bundle, LogitOverride, LogitParameters, ModelError, bundle, import, onnx, onnx_file, picture_input,
+    probe_picture, read_json,
+};
 
 use crate::platform::paths;
 
 /// The name of the model that `make setup` builds.
 pub const STARTER: &str = "starter";
-
-/// Why a model directory cannot be used. Fatal at start-up; the message names the file and the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// No such directory.
-    #[error("no model at {}: {remedy}", path.display())]
-    NotFound { path: PathBuf, remedy: String },
-    /// Parts are missing; all of them are named.
-    #[error("the model directory {} lacks {}: {remedy}", dir.display(), missing.join(", "))]
-    Missing { dir: PathBuf, missing: Vec<String>, remedy: String },
-    /// A raw checkpoint, which has to be imported first; [`prepared::open`] does that by itself.
-    #[error(
-        "{} holds a raw checkpoint ({found}), not ONNX: import it with `vtagd model import {} --out OUT` and use OUT",
-        dir.display(),
-        dir.display()
-    )]
-    Checkpoint { dir: PathBuf, found: String },
-    /// A raw checkpoint that cannot be imported.
-    #[error(transparent)]
-    Import(#[from] ImportError),
-    /// A model of a hub that cannot be had.
-    #[error(transparent)]
-    Hub(#[from] hub::HubError),
-    /// A part is damaged or is something else.
-    #[error("{}: {message}", file.display())]
-    Damaged { file: PathBuf, message: String },
-}
-
-impl ModelError {
-    /// 2 where the input is wrong, 1 where the machine failed or a person stopped it.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Import(error) => error.exit_code(),
-            Self::Hub(error) => error.exit_code(),
-            _ => 2,
-        }
-    }
-}
 
 /// The directory of a model that was given as a path or as the name `starter`.
 ///
@@ -118,5 +74,17 @@ mod tests {
     fn the_starter_model_is_found_by_name() {
         let dir = resolve(Path::new(STARTER)).expect("run `make setup` first: it builds models/starter");
         assert!(dir.join("vision_model.onnx").is_file());
+    }
+
+    #[test]
+    fn the_starter_model_scores_with_its_own_scale() {
+        let dir = resolve(Path::new(STARTER)).expect("run `make setup` first: it builds models/starter");
+        let bundle = Bundle::open_with_cache(&dir, None).unwrap();
+        assert_eq!(
+            bundle.logit_parameters,
+            LogitParameters { scale: 20.0, bias: 0.0, activation: Activation::Softmax }
+        );
+        assert_eq!(bundle.text_spec.pad_to, None);
+        assert_eq!(bundle.name, "starter");
     }
 }

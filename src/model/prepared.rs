@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
-use super::import::{Checkpoint, ImportError, open_checkpoint};
-use super::onnx::Precision;
-use super::{Bundle, ModelError, fingerprint};
-use crate::model::{LogitOverride, LogitParameters};
+use vtagd_checkpoint::fingerprint;
+use vtagd_checkpoint::import::write_bundle::{self, ImportOptions, ImportProgress, ImportSource};
+use vtagd_checkpoint::import::{Checkpoint, ImportError, open_checkpoint};
+use vtagd_checkpoint::onnx::Precision;
+use vtagd_checkpoint::{Bundle, LogitOverride, LogitParameters, ModelError};
+
 use crate::platform::{paths, unfinished_folder};
 
 /// Between two log lines of an import.
@@ -29,7 +30,8 @@ pub fn open(dir: &Path, stop: &dyn Fn() -> bool) -> Result<Bundle, ModelError> {
 /// # Errors
 /// As [`open`].
 pub fn open_with(dir: &Path, logits: LogitOverride, stop: &dyn Fn() -> bool) -> Result<Bundle, ModelError> {
-    match Bundle::open_with(dir, logits) {
+    let cache = paths::cache_dir();
+    match Bundle::open_with(dir, logits, Some(&cache)) {
         Err(ModelError::Checkpoint { .. }) => {}
         other => return other,
     }
@@ -38,7 +40,7 @@ pub fn open_with(dir: &Path, logits: LogitOverride, stop: &dyn Fn() -> bool) -> 
     if !out.is_dir() {
         import(&checkpoint, &out, stop)?;
     }
-    Bundle::open_with(&out, logits)
+    Bundle::open_with(&out, logits, Some(&cache))
 }
 
 /// Where the import of `checkpoint` belongs: named for people, told apart by content.

@@ -7,10 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vtagd_checkpoint::spec::Spec;
+
 use super::byte_input::{self, GraphFile, GraphPort};
 use super::{Bundle, ModelError, onnx_file};
 use crate::platform::unfinished_folder::UnfinishedFolder;
-use crate::preprocess::Spec;
 
 /// Between the folder's name and a UUID while it is being written.
 const EXPORTING: &str = ".exporting-";

@@ -1,19 +1,15 @@
 //! What the operating system is asked for, and what every part of the daemon needs from it: signals, shutdown, processes, paths, memory,
 //! threads, TLS, secrets, waiting. Each module says on which thread it runs; nothing here knows a stage.
 
-pub mod atomic_file;
 pub mod backoff;
 pub mod child_process;
 pub mod clock_sync;
 pub mod free_memory;
 pub mod gpu;
-pub mod hex;
-pub mod json_text;
 pub mod malloc;
 pub mod paths;
 pub mod process;
 pub mod processor;
-pub mod rounding;
 pub mod running_daemons;
 pub mod secret;
 pub mod secret_path;
@@ -25,7 +21,8 @@ pub mod systemd;
 pub mod terminal;
 pub mod thread_priority;
 pub mod tls;
-pub mod unfinished_folder;
 pub mod userinfo;
 pub mod writable;
 pub mod zoned_url;
+
+pub use vtagd_checkpoint::{atomic_file, hex, json_text, rounding, unfinished_folder};

@@ -21,9 +21,8 @@ mod plane;
 pub mod pool;
 mod resample;
 mod run;
-mod spec;
 
 pub use crate::frame::view::{Polygon, Region, View, ViewMode};
 pub use plan::MAX_TILES;
 pub use run::{PreprocessError, Preprocessor, tiles};
-pub use spec::{CropRounding, Filter, MAX_SIDE, Resize, Spec, SpecError};
+pub use vtagd_checkpoint::spec::{CropRounding, Filter, MAX_SIDE, Resize, Spec, SpecError};

@@ -38,7 +38,7 @@ impl Similarity {
         for part in texts {
             let part = images.dot(&part.t());
             for (mut mean, row) in probabilities.axis_iter_mut(Axis(0)).zip(part.rows()) {
-                mean.iter_mut().zip(logit_parameters.probabilities(row)).for_each(|(sum, one)| *sum += one);
+                mean.iter_mut().zip(row_probabilities(logit_parameters, row)).for_each(|(sum, one)| *sum += one);
             }
             cosine += &part;
         }
@@ -49,17 +49,15 @@ impl Similarity {
     }
 }
 
-impl LogitParameters {
-    /// Probabilities of one picture's cosines.
-    fn probabilities(self, cosines: ArrayView1<'_, f32>) -> Vec<f32> {
-        let logits: Vec<f32> = cosines.iter().map(|cosine| self.logit(*cosine)).collect();
-        match self.activation {
-            Activation::Sigmoid => logits.into_iter().map(sigmoid).collect(),
-            Activation::Softmax => {
-                let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum: f32 = logits.iter().map(|logit| (logit - top).exp()).sum();
-                logits.into_iter().map(|logit| (logit - top).exp() / sum).collect()
-            }
+/// Probabilities of one picture's cosines.
+fn row_probabilities(parameters: LogitParameters, cosines: ArrayView1<'_, f32>) -> Vec<f32> {
+    let logits: Vec<f32> = cosines.iter().map(|cosine| parameters.logit(*cosine)).collect();
+    match parameters.activation {
+        Activation::Sigmoid => logits.into_iter().map(sigmoid).collect(),
+        Activation::Softmax => {
+            let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = logits.iter().map(|logit| (logit - top).exp()).sum();
+            logits.into_iter().map(|logit| (logit - top).exp() / sum).collect()
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::super::common::daemon::root;
 
-/// The code of every file below `src/`.
+/// The code of every file below `src/` and of the library for checkpoints.
 pub fn all() -> Vec<String> {
     fn read(folder: &Path, found: &mut Vec<String>) {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -22,6 +22,7 @@ pub fn all() -> Vec<String> {
     }
     let mut found = Vec::new();
     read(&root().join("src"), &mut found);
+    read(&root().join("crates/checkpoint/src"), &mut found);
     found
 }
 

@@ -4,21 +4,20 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../crates/checkpoint/tests/import_folders/mod.rs"]
+mod import_folders;
 
 mod hub_model;
 mod hub_support;
 mod import_bundle;
 mod import_command;
 mod import_disk;
-mod import_folders;
 mod import_graph_conformance;
 mod import_graph_patches;
 mod import_int8_arithmetic;
 mod import_nearly_right;
-mod import_read_bad_input;
-mod import_read_conformance;
-mod import_read_layouts;
 mod import_support;
+mod import_tokenizers;
 mod model_command;
 mod model_image_towers;
 mod model_pull;

@@ -72,7 +72,7 @@ impl Bench {
         let runtime = runtime::load(None).expect("run `make setup` first: it fetches runtime/libonnxruntime.so");
         let spec = Spec::from_file(&model.join("preprocessor_config.json")).unwrap();
         let ((height, width), (scale, bias)) = (spec.size(), spec.affine());
-        let bundle = Bundle::open(model).unwrap();
+        let bundle = Bundle::open_with_cache(model, None).unwrap();
         Self { folder, runtime, bundle, size: (height as usize, width as usize), affine: PixelScale { scale, bias } }
     }
 

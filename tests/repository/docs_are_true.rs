@@ -246,6 +246,7 @@ fn every_module_opens_by_saying_what_it_is() {
         }
     }
     check(&root().join("src"));
+    check(&root().join("crates/checkpoint/src"));
 }
 
 /// Choices that were made by measuring on one processor: each has a row in the manual, which says where it was measured and what holds elsewhere.
@@ -279,7 +280,7 @@ fn every_choice_of_one_processor_says_what_holds_on_others() {
         "src/infer/provider.rs",
         "src/infer/session_threads.rs",
         "src/infer/sizing.rs",
-        "src/model/onnx/linear.rs",
+        "crates/checkpoint/src/onnx/linear.rs",
         "src/platform/thread_priority.rs",
         "src/daemon/engine.rs",
     ];

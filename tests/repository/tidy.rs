@@ -97,12 +97,20 @@ const JOINS: &[&str] = &[
     "runner::start(",
 ];
 
+/// The library for checkpoints, under the name that a `use` has for it, and where its sources lie: a subject of its own.
+const LIBRARY: &str = "vtagd_checkpoint";
+const LIBRARY_SOURCES: &str = "crates/checkpoint/src";
+/// Subjects that pass modules of the library on under their own name.
+const PASS_ON: &[&str] = &["model", "platform", "preprocess"];
+
 /// File names that may stand in every folder.
 const COMMON: &[&str] = &["mod.rs", "main.rs", "lib.rs", "tests.rs", "config.rs", "error.rs"];
 
 struct Source {
-    /// Below `src/`.
+    /// Below [`Self::place`].
     path: PathBuf,
+    /// `src`, or that of the library.
+    place: &'static str,
     /// Without tests, comments and texts.
     code: String,
 }
@@ -110,6 +118,9 @@ struct Source {
 impl Source {
     /// The folder of the first level, or the file itself where it lies loose.
     fn subject(&self) -> String {
+        if self.is_library() {
+            return LIBRARY.to_owned();
+        }
         let first = self.path.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
         first.trim_end_matches(".rs").to_owned()
     }
@@ -119,7 +130,21 @@ impl Source {
     }
 
     fn shown(&self) -> String {
-        format!("src/{}", self.path.display())
+        format!("{}/{}", self.place, self.path.display())
+    }
+
+    fn is_library(&self) -> bool {
+        self.place == LIBRARY_SOURCES
+    }
+
+    /// As others call it in a `use`: a module of the library has a name for each subject that passes it on.
+    fn modules(&self) -> Vec<String> {
+        let module = self.path.with_extension("").to_string_lossy().replace("/mod", "").replace('/', "::");
+        if !self.is_library() {
+            return vec![module];
+        }
+        let above = PASS_ON.iter().chain([&LIBRARY]);
+        above.map(|above| format!("{above}::{module}")).collect()
     }
 }
 
@@ -138,16 +163,28 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
+/// Of the daemon and of the library.
 fn sources() -> Vec<Source> {
-    let mut files = Vec::new();
-    walk(&root().join("src"), &mut files);
-    files.sort();
     let is_test = |path: &Path| path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests");
-    let read = |path: &PathBuf| Source {
-        path: path.strip_prefix(root().join("src")).unwrap().to_owned(),
-        code: code(&fs::read_to_string(path).unwrap()),
-    };
-    files.iter().filter(|path| !is_test(path)).map(read).collect()
+    let mut sources = Vec::new();
+    for place in ["src", LIBRARY_SOURCES] {
+        let folder = root().join(place);
+        let mut files = Vec::new();
+        walk(&folder, &mut files);
+        files.sort();
+        let below = files.iter().map(|path| (path, path.strip_prefix(&folder).unwrap().to_owned()));
+        sources.extend(below.filter(|(_, below)| !is_test(below)).map(|(path, below)| {
+            let text = fs::read_to_string(path).unwrap();
+            // Within the library its own modules are `crate::…`.
+            let code = if place == LIBRARY_SOURCES {
+                code(&text).replace("crate::", "vtagd_checkpoint::")
+            } else {
+                code(&text)
+            };
+            Source { path: below, place, code }
+        }));
+    }
+    sources
 }
 
 /// `text` without the tests at its end, without comments and without what stands in quotes.
@@ -194,9 +231,12 @@ fn table() -> BTreeMap<String, BTreeSet<String>> {
     section.lines().filter_map(row).collect()
 }
 
-/// Every `crate::subject` in the code, also inside `crate::{…}`.
+/// Every `crate::subject` in the code, also inside `crate::{…}`, and the library where it is named.
 fn used(code: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
+    if code.contains("vtagd_checkpoint::") {
+        used.insert(LIBRARY.to_owned());
+    }
     for (_, rest) in code.match_indices("crate::").map(|(at, found)| (at, &code[at + found.len()..])) {
         match rest.strip_prefix('{') {
             Some(group) => {
@@ -278,6 +318,34 @@ fn tests_are_linked_into_few_programs() {
             usize::from(path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs"));
     }
     assert!((2..=12).contains(&programs), "{programs} programs of tests, and each links everything: 12 at most");
+}
+
+/// What makes it a library that others can use: it stands on nothing of ours, brings no runtime, no cameras, no server, and its lines of the
+/// log are found where vtagd's are.
+#[test]
+fn the_library_for_checkpoints_stands_alone() {
+    let manifest = fs::read_to_string(root().join("crates/checkpoint/Cargo.toml")).unwrap();
+    assert!(!manifest.contains("path = \""), "a package has no way to what lies beside it");
+    let brings: Vec<&str> = manifest.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect();
+    for absent in ["axum", "gstreamer", "metrics", "ort", "rusqlite", "tokio", "vtagd"] {
+        assert!(!brings.contains(&absent), "crates/checkpoint is to be used without {absent}");
+    }
+    let mut lines = 0;
+    for source in sources().iter().filter(|source| source.is_library()) {
+        let text = fs::read_to_string(root().join(source.place).join(&source.path)).unwrap();
+        for level in ["error!(", "warn!(", "info!(", "debug!(", "trace!("] {
+            for (at, _) in text.match_indices(level).filter(|(at, _)| !text[..*at].ends_with('_')) {
+                let told = text[at + level.len()..].trim_start();
+                assert!(
+                    told.starts_with("target: \"vtagd::"),
+                    "{}: VTAGD_LOG=vtagd=debug does not show {level}…)",
+                    source.shown()
+                );
+                lines += 1;
+            }
+        }
+    }
+    assert!(lines > 10, "{lines} lines of the log in crates/checkpoint");
 }
 
 #[test]
@@ -367,8 +435,10 @@ fn a_type_that_is_used_outside_its_folder_has_a_name_of_its_own() {
     for (name, homes) in places.iter().filter(|(_, homes)| homes.len() > 1) {
         // Used from outside: some file elsewhere imports the name by a path that leads to this home.
         let outside = |home: &Source| {
-            let module = home.path.with_extension("").to_string_lossy().replace("/mod", "").replace('/', "::");
-            sources.iter().any(|other| other.folder() != home.folder() && imports(&other.code, &module, name))
+            let modules = home.modules();
+            let elsewhere = |other: &&Source| (other.place, other.folder()) != (home.place, home.folder());
+            let mut others = sources.iter().filter(elsewhere);
+            others.any(|other| modules.iter().any(|module| imports(&other.code, module, name)))
         };
         let outside: Vec<_> = homes.iter().filter(|home| outside(home)).map(|home| home.shown()).collect();
         if outside.len() > 1 {
@@ -380,7 +450,8 @@ fn a_type_that_is_used_outside_its_folder_has_a_name_of_its_own() {
 
 /// Whether `code` has a `use` of `name` out of `module`, or out of a folder above it that passes it on.
 fn imports(code: &str, module: &str, name: &str) -> bool {
-    code.split("use crate::").skip(1).any(|rest| {
+    let library = code.split("use vtagd_checkpoint::").skip(1).map(|rest| format!("vtagd_checkpoint::{rest}"));
+    code.split("use crate::").skip(1).map(str::to_owned).chain(library).any(|rest| {
         let path = rest.split(';').next().unwrap_or_default();
         let named = words(path).any(|word| word == name);
         let folder = path.split(['{', ';']).next().unwrap_or_default();
@@ -426,6 +497,7 @@ fn the_rules_see_what_breaks_them() {
         used("use crate::infer::Provider;\nlet x = crate::{yaml::Value, score};"),
         ["infer", "score", "yaml"].map(str::to_owned).into()
     );
+    assert_eq!(used("use vtagd_checkpoint::Bundle;"), [LIBRARY.to_owned()].into());
     assert_eq!(code("let a = \"crate::x\"; // crate::y\nb\n#[cfg(test)]\nmod tests {}").trim(), "let a = ; \nb");
     let all = "pub(super) struct A;
 mod b;
@@ -437,5 +509,6 @@ const F: u8 = 1;";
     assert_eq!(defined(all), [(ty, "A"), (module, "b"), (function, "c"), (function, "e"), (ty, "F")]);
     assert!(imports("use crate::api::{Board, RECENT};", "api::board", "Board"));
     assert!(imports("use crate::api::board::Board;", "api::board", "Board"));
+    assert!(imports("use vtagd_checkpoint::{Bundle, hub};", "vtagd_checkpoint::bundle", "Bundle"));
     assert!(!imports("use crate::apis::Board;", "api::board", "Board"));
 }

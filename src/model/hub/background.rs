@@ -55,7 +55,7 @@ pub fn obtain(
     shutdown: &Shutdown,
     tell: impl FnMut(PullEvent<'_>) + Send + 'static,
 ) -> Result<Pulled, HubError> {
-    let settings = HubSettings::from_env()?;
+    let settings = super::from_env()?;
     let (repo, revision) = (repo.clone(), revision.clone());
     let request = Request { repo, revision, include: Vec::new(), out: None, retries: RETRIES };
     let cached = HubSettings { offline: true, ..settings.clone() };

@@ -1,5 +1,5 @@
 //! Where the hub is, who asks, and whether it may be asked at all: the variables that Hugging Face's own tools read. In: the
-//! environment and at most one token file; out: [`HubSettings`]. The token is a [`Secret`] from the first line on.
+//! environment and at most one token file; out: [`HubSettings`]. The token is known as a [`Secret`] from the first line on.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,54 +9,38 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use super::HubError;
-use crate::platform::paths;
+use vtagd_checkpoint::hub::{HubError, HubSettings, HubToken};
+
 use crate::platform::secret::Secret;
-use crate::platform::userinfo;
+use crate::platform::{paths, tls, userinfo};
 
 /// The hub without `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";
 /// Longest token file that is read; a token has some forty characters.
 const MAX_TOKEN_BYTES: u64 = 4096;
 
-/// How to reach the hub.
-#[derive(Clone, Debug)]
-pub struct HubSettings {
-    /// Without a slash at its end, user or query.
-    pub endpoint: Url,
-    pub token: Option<Secret>,
-    /// Only what was fetched before may be used.
-    pub offline: bool,
-    /// Where fetched files and interrupted ones are kept.
-    pub cache: PathBuf,
+/// Reads `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, `HF_HUB_DISABLE_IMPLICIT_TOKEN` and `HF_HUB_OFFLINE`; the
+/// cache is `hub` in [our cache directory](paths::cache_dir), and the system's certificates count.
+///
+/// # Errors
+/// An endpoint that is no address of a web server; a token that cannot be one, or whose file cannot be read.
+pub fn from_env() -> Result<HubSettings, HubError> {
+    let settings = read(|name| env::var_os(name).filter(|value| !value.is_empty()), paths::cache_dir().join("hub"))?;
+    let (tls, known) = tls::of_the_system();
+    Ok(HubSettings { tls: known.then_some(tls), ..settings })
 }
 
-impl HubSettings {
-    /// Reads `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, `HF_HUB_DISABLE_IMPLICIT_TOKEN` and `HF_HUB_OFFLINE`; the
-    /// cache is `hub` in [our cache directory](paths::cache_dir).
-    ///
-    /// # Errors
-    /// An endpoint that is no address of a web server; a token that cannot be one, or whose file cannot be read.
-    pub fn from_env() -> Result<Self, HubError> {
-        Self::from(|name| env::var_os(name).filter(|value| !value.is_empty()), paths::cache_dir().join("hub"))
-    }
-
-    fn from(var: impl Fn(&str) -> Option<OsString>, cache: PathBuf) -> Result<Self, HubError> {
-        let endpoint = match var("HF_ENDPOINT") {
-            Some(text) => endpoint(&text.to_string_lossy())?,
-            None => endpoint(ENDPOINT)?,
-        };
-        let flag = |name: &str| {
-            let value = var(name).unwrap_or_default().to_string_lossy().to_ascii_uppercase();
-            matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
-        };
-        Ok(Self { endpoint, token: token(&var, &flag)?, offline: flag("HF_HUB_OFFLINE"), cache })
-    }
-
-    /// The endpoint as people write it.
-    pub fn endpoint_text(&self) -> &str {
-        self.endpoint.as_str().trim_end_matches('/')
-    }
+fn read(var: impl Fn(&str) -> Option<OsString>, cache: PathBuf) -> Result<HubSettings, HubError> {
+    let endpoint = match var("HF_ENDPOINT") {
+        Some(text) => endpoint(&text.to_string_lossy())?,
+        None => endpoint(ENDPOINT)?,
+    };
+    let flag = |name: &str| {
+        let value = var(name).unwrap_or_default().to_string_lossy().to_ascii_uppercase();
+        matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
+    };
+    let agent = concat!("vtagd/", env!("CARGO_PKG_VERSION")).to_owned();
+    Ok(HubSettings { endpoint, token: token(&var, &flag)?, offline: flag("HF_HUB_OFFLINE"), cache, tls: None, agent })
 }
 
 fn endpoint(text: &str) -> Result<Url, HubError> {
@@ -78,7 +62,7 @@ fn endpoint(text: &str) -> Result<Url, HubError> {
 }
 
 /// The order is that of Hugging Face's own library: the variable, the named file, the file of `huggingface-cli login`.
-fn token(var: &impl Fn(&str) -> Option<OsString>, flag: &impl Fn(&str) -> bool) -> Result<Option<Secret>, HubError> {
+fn token(var: &impl Fn(&str) -> Option<OsString>, flag: &impl Fn(&str) -> bool) -> Result<Option<HubToken>, HubError> {
     if flag("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
         return Ok(None);
     }
@@ -100,7 +84,7 @@ fn token(var: &impl Fn(&str) -> Option<OsString>, flag: &impl Fn(&str) -> bool) 
 }
 
 /// A file that was named must be there, the usual one may be missing.
-fn token_file(path: &Path, named: bool) -> Result<Option<Secret>, HubError> {
+fn token_file(path: &Path, named: bool) -> Result<Option<HubToken>, HubError> {
     let place = path.display().to_string();
     let failed = |source| HubError::TokenFile { path: path.to_owned(), source };
     match fs::metadata(path) {
@@ -113,12 +97,14 @@ fn token_file(path: &Path, named: bool) -> Result<Option<Secret>, HubError> {
 }
 
 /// A token travels in a header: one word of visible ASCII.
-fn checked(text: &str, place: &str) -> Result<Option<Secret>, HubError> {
+fn checked(text: &str, place: &str) -> Result<Option<HubToken>, HubError> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(None);
     }
-    if text.bytes().all(|b| b.is_ascii_graphic()) { Ok(Some(Secret::new(text))) } else { Err(not_a_token(place)) }
+    // From here on no line of the log shows it.
+    let known = Secret::new(text);
+    HubToken::new(known.expose()).map(Some).ok_or_else(|| not_a_token(place))
 }
 
 fn not_a_token(place: &str) -> HubError {
@@ -130,14 +116,11 @@ mod tests {
     use super::*;
 
     fn with(vars: &[(&str, &str)]) -> Result<HubSettings, HubError> {
-        HubSettings::from(
-            |name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v)),
-            PathBuf::from("/cache"),
-        )
+        read(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v)), PathBuf::from("/cache"))
     }
 
-    fn exposed(settings: &HubSettings) -> Option<&str> {
-        settings.token.as_ref().map(Secret::expose)
+    fn has(settings: &HubSettings, token: &str) -> bool {
+        settings.token == HubToken::new(token)
     }
 
     #[test]
@@ -169,12 +152,12 @@ mod tests {
             ("HF_TOKEN_PATH", named.to_str().unwrap()),
             ("HF_HOME", home.to_str().unwrap()),
         ];
-        assert_eq!(exposed(&with(&all).unwrap()), Some("from-variable"));
-        assert_eq!(exposed(&with(&all[1..]).unwrap()), Some("from-file"));
-        assert_eq!(exposed(&with(&all[2..]).unwrap()), Some("from-home"));
-        assert_eq!(exposed(&with(&[("HOME", "/no/such/home")]).unwrap()), None);
+        assert!(has(&with(&all).unwrap(), "from-variable"));
+        assert!(has(&with(&all[1..]).unwrap(), "from-file"));
+        assert!(has(&with(&all[2..]).unwrap(), "from-home"));
+        assert!(with(&[("HOME", "/no/such/home")]).unwrap().token.is_none());
         let off = with(&[all[0], ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).unwrap();
-        assert_eq!(exposed(&off), None);
+        assert!(off.token.is_none());
     }
 
     #[test]
