@@ -116,7 +116,8 @@ impl DaemonArgs {
         };
         if token.is_some() && url.scheme() == "http" && address::is_elsewhere(url.host()) {
             let host = url.host_str().unwrap_or_default();
-            let why = "goes to another machine without encryption: whoever is on the way can read the token; use https://";
+            let why =
+                "goes to another machine without encryption: whoever is on the way can read the token; use https://";
             // With stderr closed there is nobody left to tell.
             let _ = writeln!(std::io::stderr(), "warning: --url: {host} {why}");
         }

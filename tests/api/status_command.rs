@@ -139,7 +139,13 @@ fn what_cannot_be_asked_says_what_to_do() {
     ] {
         let named = urls.iter().flat_map(|url| ["--url", url]);
         let mut command = vtagd(folder.path());
-        let output = command.arg("status").args(named).args(["--token-env", "MARKED"]).env("MARKED", "hunter2").output().unwrap();
+        let output = command
+            .arg("status")
+            .args(named)
+            .args(["--token-env", "MARKED"])
+            .env("MARKED", "hunter2")
+            .output()
+            .unwrap();
         let said = told(&output.stderr);
         assert_eq!(said.matches("without encryption").count(), warned, "{said}");
         assert!(output.status.code() == Some(1) && !said.contains("hunter2"), "{output:?}");
