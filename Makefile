@@ -118,6 +118,7 @@ install: ## install the built release into DESTDIR; never overwrites a configura
 # What is given to others is the profile `dist`: reproducible, without symbols.
 .PHONY: dist
 dist: setup
+	@tools/setup/packages.sh libssl-dev
 	@tools/dist.sh
 
 # What is packed is for this machine, or for ARCH=arm64, which is built here in a Debian of its own; DEB=FILE names a package that is there.
