@@ -118,6 +118,7 @@ install: ## install the built release into DESTDIR; never overwrites a configura
 # What is given to others is the profile `dist`: reproducible, without symbols.
 .PHONY: dist
 dist: setup
+	@tools/setup/packages.sh libssl-dev
 	@tools/dist.sh
 
 # What is packed is for this machine, or for ARCH=arm64, which is built here in a Debian of its own; DEB=FILE names a package that is there.
@@ -170,7 +171,7 @@ test-brokers: build ## a daemon at mosquitto, RabbitMQ, aedes and amqtt (as root
 .PHONY: test-fleet
 test-fleet: build ## daemons at a real Triton and a real MLServer, without a GPU (1.5 GB, 5 minutes)
 	@tests/foreign/setup_fleet.sh
-	@python3 tests/foreign/fleet.py
+	@/usr/bin/python3 tests/foreign/fleet.py
 
 .PHONY: test-home-assistant
 test-home-assistant: build ## a daemon and a real Home Assistant, in 18 scenarios (as root; 1.3 GB, 6 minutes; ONLY=fires: that alone)

@@ -83,6 +83,7 @@ fn whole(engine: Engine, clip: &Path) -> (f64, usize) {
         transport: Transport::default(),
         tls: CameraTls::default(),
         push: None,
+        host_alone: false,
     };
     let stages = Stages {
         spec: engine.spec,

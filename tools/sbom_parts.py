@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Takes out of cargo-cyclonedx's bill of materials the crates that are not compiled, and adds what the package brings that is no crate:
-the pinned wheels of tools/pins/runtime.txt and tools/pins/starter.txt.
+the C libraries in the binary, and the pinned wheels of tools/pins/runtime.txt and tools/pins/starter.txt.
 
-Usage: sbom_parts.py BOM.json CRATES >NEW.json    CRATES: lines "name version". Run in the repository's root."""
+Usage: sbom_parts.py BOM.json CRATES OPENSSL >NEW.json    CRATES: lines "name version"; OPENSSL: the version of Debian's package. Run in the
+repository's root."""
 import json
 import pathlib
 import re
@@ -41,6 +42,16 @@ def main():
     bom = json.loads(text)
     root = bom["metadata"]["component"]["bom-ref"]
     parts = []
+    # Its crate says which one it brings, behind a plus.
+    rdkafka = next(part["version"] for part in bom["components"] if part["name"] == "rdkafka-sys").partition("+")[2]
+    for name, version, reference, licence in [
+        ("openssl", sys.argv[3], f"pkg:deb/debian/openssl@{sys.argv[3]}", "Apache-2.0"),
+        ("librdkafka", rdkafka, f"pkg:github/confluentinc/librdkafka@v{rdkafka}", "BSD-2-Clause"),
+    ]:
+        parts.append(reference)
+        part = {"type": "library", "bom-ref": reference, "name": name, "version": version, "scope": "required", "purl": reference}
+        bom["components"].append(part | {"licenses": [{"license": {"id": licence}}]})
+        bom["dependencies"].append({"ref": reference})
     for pins in ["runtime.txt", "starter.txt"]:
         for name, version, hashes in wheels(pins):
             if name not in LICENCES:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What an inference server costs and gains, on one machine: a batch there and here, eight boxes at one server, and the processor time of a box.
 
-Both sides of a ratio run in the same command, in turn. `tests/foreign/setup_fleet.sh` makes the environments; then
+Both sides of a ratio run in the same command, in turn, with one thread of inference fewer than there are cores: a server elsewhere does not share
+its cores with a box's decoders, and they would hold up each of its operators here. `tests/foreign/setup_fleet.sh` makes the environments; then
     VTAGD=target/release/vtagd python3 benches/peers/fleet.py [--seconds 20] [--boxes 8] [--cameras 4]
 prints a line a number and, at the end, one JSON object.
 """
@@ -9,6 +10,7 @@ prints a line a number and, at the end, one JSON object.
 import argparse
 import atexit
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from inference_servers import PLACE, ROOT, Box, Triton, until  # noqa: E402
 
 MODEL = ROOT / "models/starter"
 CLIP = ROOT / "demo/clip.mp4"
+THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
 FRAMES = ("vtagd_frames_inferred_total", "vtagd_frames_reused_total", "vtagd_frames_dropped_total")
 
 # As a client without a daemon: threads that each send one picture after the other.
@@ -86,7 +89,7 @@ def a_batch(folder, triton, seconds, result):
     cpu = {"local": [], "remote": []}
     for turn in range(3):
         for kind, providers in (("local", "[cpu]"), ("remote", remote(triton))):
-            box = Box(folder / f"batch-{kind}-{turn}", config(folder, providers, 8, "fast", "200ms", 2))
+            box = Box(folder / f"batch-{kind}-{turn}", config(folder, providers, 8, "fast", "200ms", THREADS))
             took, runs, pictures, frames, used = watched(box, seconds)
             box.stop()
             times[kind].append(took / runs)
@@ -139,7 +142,7 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="vtagd-fleet-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     small_clip(folder)
-    triton = Triton(folder, MODEL)
+    triton = Triton(folder, MODEL, threads=THREADS)
     atexit.register(triton.stop)
     triton.start()
     result = {}

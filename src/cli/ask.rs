@@ -2,6 +2,7 @@
 //!
 //! On the caller's thread, one connection for all questions, ten seconds for all of them, thirty for a change, a minute for a search.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::config::{self, Reach};
 use crate::platform::secret::Secret;
 use crate::platform::tls::{self, Trust};
 use crate::platform::userinfo;
+use crate::yaml::address;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the daemon takes to say that a change is still under way.
@@ -112,6 +114,13 @@ impl DaemonArgs {
             },
             (None, None) => None,
         };
+        if token.is_some() && url.scheme() == "http" && address::is_elsewhere(url.host()) {
+            let host = url.host_str().unwrap_or_default();
+            let why =
+                "goes to another machine without encryption: whoever is on the way can read the token; use https://";
+            // With stderr closed there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "warning: --url: {host} {why}");
+        }
         Daemon::at(url, token, self.ca.clone(), "--url")
             .map_err(|why| Unanswered::Input(format!("{why}; write --url http://HOST:PORT")))
     }

@@ -126,6 +126,7 @@ fn one(at: &At<Stream>, around: &Surroundings<'_>, reader: &mut Reader<'_>) -> O
             transport: way.transport,
             tls: way.tls,
             push: way.push,
+            host_alone: false,
         },
         views: views?,
         interval,

@@ -78,6 +78,7 @@ impl CameraFinder for CameraLooks {
         let none = |why: &str| NoPreview::None(why.to_owned());
         let mut settings = added_streams::checked(stream).map_err(NoPreview::Wrong)?;
         settings.source.id = LOOK_ID.into();
+        settings.source.host_alone = true;
         let running = Arc::clone(&self.running);
         if Arc::strong_count(&running) > MOST_RUNNING + 2 {
             return Err(none("the sources of cameras that were looked at before do not stop: come back later"));

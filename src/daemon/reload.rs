@@ -467,9 +467,7 @@ impl Reloader {
         }
         streams.relabel(new, &self.scorers);
         for stream in &join {
-            if let Err(error) = streams.add(new, stream, &self.scorers) {
-                tracing::error!(stream = %stream.source.id, %error, "the stream cannot be started");
-            }
+            streams.add_or_wait(new, stream, &self.scorers);
         }
         (left, join.iter().map(|s| s.source.id.clone()).collect())
     }

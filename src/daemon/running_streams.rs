@@ -136,17 +136,26 @@ impl Streams {
     /// When the system gives no thread.
     pub fn add(&mut self, settings: &Settings, stream: &StreamSettings, scorers: &[Arc<Scorer>]) -> io::Result<()> {
         let (id, labels, regions) = (&stream.source.id, labels(settings, stream), stream.views.names());
-        let (record, stage) = if !stream.enabled {
-            (RegisteredStream::disabled(id, labels).with_regions(regions), Stage::Disabled)
-        } else if self.is_held_up(id) {
-            (RegisteredStream::new(id, labels).with_regions(regions), Stage::Waiting)
-        } else {
-            let record = RegisteredStream::new(id, labels).with_regions(regions);
-            let running = self.join(&record, settings, stream, scorers)?;
-            (record, Stage::Running(running))
+        let new = if stream.enabled { RegisteredStream::new } else { RegisteredStream::disabled };
+        let record = new(id, labels).with_regions(regions);
+        let stage = match (stream.enabled, self.is_held_up(id)) {
+            (false, _) => Stage::Disabled,
+            (true, true) => Stage::Waiting,
+            (true, false) => Stage::Running(self.join(&record, settings, stream, scorers)?),
         };
         self.streams.push(KnownStream { record, stage, removed: None });
         Ok(())
+    }
+
+    /// As [`Self::add`]; one that the system gives no thread [waits](Self::join_waiting), and the log says why.
+    pub fn add_or_wait(&mut self, settings: &Settings, stream: &StreamSettings, scorers: &[Arc<Scorer>]) {
+        if let Err(error) = self.add(settings, stream, scorers) {
+            let record = RegisteredStream::new(&stream.source.id, labels(settings, stream));
+            let record = record.with_regions(stream.views.names());
+            tracing::error!(stream = record.id(), %error, "the stream cannot be started, it is tried again");
+            self.streams.push(KnownStream { record, stage: Stage::Waiting, removed: None });
+            self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
+        }
     }
 
     fn join(

@@ -70,8 +70,7 @@ impl Connection<'_> {
     pub fn run(self, abandoned: &mut AbandonedPipelines) -> Result<End, SourceError> {
         let Self { settings, feed, shutdown, session } = self;
         let limits = &settings.reconnect.limits;
-        let at =
-            At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
+        let at = At { stream: settings.id.to_string(), place: scrub::place(settings), element: String::new() };
         messages::take_over();
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
         gio_types::register();

@@ -307,7 +307,7 @@ impl Source {
     fn connect_once(&mut self) -> Result<End, SourceError> {
         let count = self.abandoned.count();
         if count >= AbandonedPipelines::MOST {
-            let place = scrub::place(&self.settings.location);
+            let place = scrub::place(&self.settings);
             let at = At { stream: self.settings.id.to_string(), place, element: String::new() };
             return Err(SourceError::Hanging { at, count });
         }

@@ -74,7 +74,7 @@ struct Poller {
 
 /// Polls the address in `settings` until shutdown is asked for, or it fails.
 pub(super) fn run(settings: &SourceSettings, feed: &PipelineTap, shutdown: &Shutdown) -> Result<End, SourceError> {
-    let at = At { stream: settings.id.to_string(), place: scrub::place(&settings.location), element: String::new() };
+    let at = At { stream: settings.id.to_string(), place: scrub::place(settings), element: String::new() };
     let poller = Arc::new(Mutex::new(Poller::new(settings, at.clone())?));
     let connection = feed.connect();
     let started = Instant::now();

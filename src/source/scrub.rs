@@ -78,8 +78,17 @@ pub(super) fn without_userinfo(url: &ZonedUrl) -> ZonedUrl {
 }
 
 /// How a location is named in messages.
-pub(super) fn place(location: &Location) -> String {
-    match location {
+pub(super) fn place(settings: &SourceSettings) -> String {
+    match &settings.location {
+        Location::Rtsp(url) | Location::Http(url) | Location::Rtmp(url) | Location::Srt(url) | Location::Udp(url)
+            if settings.host_alone =>
+        {
+            bare_url(&url.map(|url| {
+                let mut url = url.clone();
+                url.set_path("");
+                url
+            }))
+        }
         Location::Rtsp(url) | Location::Http(url) | Location::Rtmp(url) | Location::Srt(url) | Location::Udp(url) => {
             bare_url(url)
         }
@@ -95,9 +104,12 @@ mod tests {
     #[test]
     fn a_place_shows_no_userinfo_and_no_query() {
         let url = ZonedUrl::parse("rtsp://admin:hunter2@10.0.0.1:8554/cam?user=admin&pwd=hunter3#x").unwrap();
-        assert_eq!(place(&Location::Rtsp(url)), "rtsp://10.0.0.1:8554/cam");
+        let of = |url| SourceSettings { location: Location::Rtsp(url), ..settings("http://a", None) };
+        assert_eq!(place(&of(url.clone())), "rtsp://10.0.0.1:8554/cam");
+        let alone = SourceSettings { host_alone: true, ..of(url) };
+        assert_eq!(place(&alone), "rtsp://10.0.0.1:8554");
         let url = ZonedUrl::parse("rtsp://10.0.0.1/user=admin_password=hunter2_channel=1.sdp").unwrap();
-        assert_eq!(place(&Location::Rtsp(url)), "rtsp://10.0.0.1/***");
+        assert_eq!(place(&of(url)), "rtsp://10.0.0.1/***");
     }
 
     fn settings(url: &str, password: Option<&str>) -> SourceSettings {
@@ -118,6 +130,7 @@ mod tests {
             transport: crate::source::Transport::default(),
             tls: crate::source::CameraTls::default(),
             push: None,
+            host_alone: false,
         }
     }
 

@@ -115,6 +115,8 @@ pub struct SourceSettings {
     pub tls: CameraTls,
     /// Of [`Location::Push`].
     pub push: Option<PushSettings>,
+    /// In the log and in errors the host stands for the whole address: nobody has said yet that it holds no secret.
+    pub host_alone: bool,
 }
 
 impl SourceSettings {

@@ -132,6 +132,26 @@ fn what_cannot_be_asked_says_what_to_do() {
     assert!(told(&output.stderr).contains("/no/such/file.yaml"), "{output:?}");
     let output = status(folder.path(), &["--url", "ftp://127.0.0.1"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+    // Nobody has these names.
+    for (urls, warned) in [
+        (&["http://box-1.invalid:1"][..], 1),
+        (&["http://box-1.invalid:1", "https://box-2.invalid:1", "http://box-3.invalid:1", "http://127.0.0.1:1"], 2),
+    ] {
+        let named = urls.iter().flat_map(|url| ["--url", url]);
+        let mut command = vtagd(folder.path());
+        let output = command
+            .arg("status")
+            .args(named)
+            .args(["--token-env", "MARKED"])
+            .env("MARKED", "hunter2")
+            .output()
+            .unwrap();
+        let said = told(&output.stderr);
+        assert_eq!(said.matches("without encryption").count(), warned, "{said}");
+        assert!(output.status.code() == Some(1) && !said.contains("hunter2"), "{output:?}");
+    }
+    let output = status(folder.path(), &["--url", "http://box-1.invalid:1"]);
+    assert!(!told(&output.stderr).contains("without encryption"), "no token, no warning: {output:?}");
 
     // Something else that listens there.
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

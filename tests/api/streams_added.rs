@@ -81,6 +81,13 @@ fn a_camera_is_looked_at_added_kept_over_a_restart_and_removed_and_its_password_
     let mut new = json!({ "url": camera.url().as_str(), "username": "viewer", "password": "wrong-word" });
     let (status, told) = post(&url, "/api/v1/preview", &new);
     assert!(status == 422 && told["error"].as_str().is_some_and(|why| !why.is_empty()), "{status} {told}");
+    let log = daemon.log();
+    let looked: Vec<&str> = log.lines().filter(|line| line.contains("stream=Preview")).collect();
+    let path = camera.url().path().to_owned();
+    assert!(
+        path.len() > 1 && !looked.is_empty() && looked.iter().all(|line| !line.contains(&path)),
+        "{path}: {looked:?}"
+    );
     new["password"] = json!(PASSWORD);
     let (status, kind, picture) = asked(&url, "POST", "/api/v1/preview", &[], Some(&new));
     assert_eq!((status, &*kind, &picture[..2]), (200, "image/jpeg", &[0xff, 0xd8][..]));

@@ -131,6 +131,7 @@ pub fn settings(location: Location) -> SourceSettings {
         transport: Transport::default(),
         tls: CameraTls::default(),
         push: None,
+        host_alone: false,
     }
 }
 

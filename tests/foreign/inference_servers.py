@@ -23,6 +23,7 @@ PATIENCE = 120
 
 TRITON_MODEL = """
 import os
+import time
 import onnxruntime
 import numpy
 import triton_python_backend_utils as pb
@@ -33,11 +34,26 @@ class TritonPythonModel:
         options.intra_op_num_threads = int(os.environ.get("SERVER_THREADS", "2"))
         file = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
         self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        self.input = self.session.get_inputs()[0].name
+        self.input = self.session.get_inputs()[0]
+        # As vtagd does on a CPU: so many pictures a run as it is fastest with, whose data fits into the caches.
+        sides = [8, *self.input.shape[1:]]
+        pictures = numpy.zeros(sides, numpy.uint8 if "uint8" in self.input.type else numpy.float32)
+        times = {size: min(self.timed(pictures, size) for _ in range(3)) for size in (1, 2, 4, 8)}
+        self.together = min(times, key=times.get)
+
+    def timed(self, pictures, size):
+        self.together, began = size, time.perf_counter()
+        self.run(pictures)
+        return time.perf_counter() - began
+
+    def run(self, pictures):
+        parts = [pictures[at:at + self.together] for at in range(0, len(pictures), self.together)]
+        rows = [self.session.run(["image_embeds"], {self.input.name: part})[0] for part in parts]
+        return rows[0] if len(rows) == 1 else numpy.concatenate(rows)
 
     def execute(self, requests):
-        pictures = [pb.get_input_tensor_by_name(request, self.input).as_numpy() for request in requests]
-        rows = self.session.run(["image_embeds"], {self.input: numpy.concatenate(pictures)})[0]
+        pictures = [pb.get_input_tensor_by_name(request, self.input.name).as_numpy() for request in requests]
+        rows = self.run(pictures[0] if len(pictures) == 1 else numpy.concatenate(pictures))
         answers, at = [], 0
         for part in pictures:
             answers.append(pb.InferenceResponse([pb.Tensor("image_embeds", rows[at:at + len(part)])]))

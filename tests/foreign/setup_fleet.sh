@@ -4,7 +4,8 @@
 # is passed on.
 . "$(dirname "$0")/../../tools/setup/lib.sh"
 
-state=${FOREIGN:-.setup/foreign}
+# From here, where the steps that are shared look for it.
+state=$(realpath --canonicalize-missing --relative-to=. "${FOREIGN:-.setup/foreign}")
 here=tests/foreign
 make_work
 

@@ -164,11 +164,10 @@ fn nothing_is_computed_here_for_a_server_that_is_sent_floats_and_a_bundle_that_k
         let files = std::fs::read_dir(bench.folder.path().join("cache")).into_iter().flatten();
         files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("probe-")).count()
     };
-    let tower = bench.tower(false);
-    let server = FakeServer::start(&tower, true, None, None);
-    for (input, files) in [(TileInput::F32, 0), (TileInput::U8, 1)] {
+    for (bytes, input, files) in [(false, TileInput::F32, 0), (false, TileInput::U8, 0), (true, TileInput::U8, 1)] {
+        let server = FakeServer::start(&bench.tower(bytes), true, None, None);
         let opened = bench.open(RemoteOptions { input, ..to(&server, Carrier::Grpc) }, &[], true).unwrap();
-        assert_eq!((computed(), opened.link.unwrap().view().state), (files, "up"), "{input:?}");
+        assert_eq!((computed(), opened.link.unwrap().view().state), (files, "up"), "bytes: {bytes}, {input:?}");
     }
 }
 
@@ -185,6 +184,21 @@ fn a_start_that_may_go_on_without_the_server_does_not_wait_long_for_one_that_han
     assert_eq!((opened.encoders[0].provider(), opened.link.as_ref().unwrap().view().state), (Provider::Cpu, "away"));
     drop(opened);
     assert!(began.elapsed() < Duration::from_secs(60), "and its end does not wait either: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_strict_start_at_a_server_that_hangs_ends_soon_and_names_it() {
+    let bench = Bench::new();
+    let tower = bench.tower(true);
+    tower.set(Mode::Hang);
+    let server = FakeServer::start(&tower, true, None, None);
+    let first = RemoteOptions { timeout: Duration::from_secs(300), ..to(&server, Carrier::Grpc) };
+    let urls = vec![first.urls[0].clone(), first.urls[0].clone()];
+    let began = Instant::now();
+    let error = bench.open(RemoteOptions { urls, ..first }, &[], true).err().expect("it is refused").to_string();
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    let named = format!("remote: grpc://127.0.0.1:{}: no answer within ", server.address.port());
+    assert!(error.contains(&named) && error.contains("set strict: false"), "{error}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use tokio::runtime::Handle;
@@ -70,6 +70,36 @@ impl Drop for ClientRuntime {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// How long a connection that is being made may take: a step of it, and all of it.
+pub struct Patience {
+    step: Duration,
+    until: Option<Instant>,
+}
+
+impl Patience {
+    /// For all of it, there need be no `limit`.
+    pub fn new(step: Duration, limit: Option<Duration>) -> Self {
+        Self { step, until: limit.map(|limit| Instant::now() + limit) }
+    }
+
+    /// When the next step has to be done.
+    pub fn next(&self) -> Instant {
+        let step = Instant::now() + self.step;
+        self.until.map_or(step, |until| step.min(until))
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
+    }
+
+    /// Does what does not count.
+    pub fn without(&mut self, work: impl FnOnce()) {
+        let began = Instant::now();
+        work();
+        self.until = self.until.map(|until| until + began.elapsed());
     }
 }
 

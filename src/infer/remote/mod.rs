@@ -6,7 +6,7 @@
 //! # Layout
 //! [`circuit_breaker`] when a server is asked again (pure) · [`kserve_messages`] gRPC's messages · [`server_connection`] one connection, gRPC or
 //! HTTP with binary tensors · [`client_runtime`] the one thread with a tokio runtime · [`served_model`] what the server says of its
-//! model · [`tile_bytes`] pictures as it wants them, and what it answers · [`server_link`] connects, probes, and connects again, on a
+//! model · [`tile_bytes`] pictures as it wants them, and what it answers · [`probe_references`] what the probe is to give · [`server_link`] connects, probes, and connects again, on a
 //! thread of its own · [`remote_encoder`] the encoder of a session · [`open`] all of it at start-up.
 //!
 //! A request has a deadline; a connection serves until it breaks and is never made again silently: whoever answers on a new one has to show by the
@@ -16,6 +16,7 @@ pub mod circuit_breaker;
 mod client_runtime;
 pub mod kserve_messages;
 mod open;
+mod probe_references;
 pub mod remote_encoder;
 mod served_model;
 mod server_connection;
@@ -154,6 +155,23 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// With who it is about.
+    fn at(self, url: &ServerUrl) -> Self {
+        let named = |why: String| {
+            let server = url.to_string();
+            if why.starts_with(&server) { why } else { format!("{server}: {why}") }
+        };
+        match self {
+            Self::Away(why) => Self::Away(named(why)),
+            Self::Slow(why) => Self::Slow(named(why)),
+            Self::TooMuch(why) => Self::TooMuch(named(why)),
+            Self::Busy(why) => Self::Busy(named(why)),
+            Self::Refused(why) => Self::Refused(named(why)),
+            Self::Wrong(why) => Self::Wrong(named(why)),
+            Self::Stopped => Self::Stopped,
+        }
+    }
+
     /// A word for metrics and states.
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -15,7 +15,8 @@ use parking_lot::{Condvar, Mutex};
 use prost::bytes::Bytes;
 
 use super::circuit_breaker::CircuitBreaker;
-use super::client_runtime::{ClientRuntime, RemoteHalt};
+use super::client_runtime::{ClientRuntime, Patience, RemoteHalt};
+use super::probe_references::ProbeReferences;
 use super::served_model::ServedModel;
 use super::server_connection::{InferQuestion, ServerConnection};
 use super::tile_bytes::PixelScale;
@@ -30,6 +31,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(5);
 /// For the first try of a daemon that goes on without the server: cameras wait for it.
 const FIRST_TRY: Duration = Duration::from_secs(5);
+/// For the first try, and the only one, of a daemon that does not: whoever has started it waits for it, or for the reason.
+const STRICT_TRY: Duration = Duration::from_secs(20);
 /// Pictures of the probe's batches: rows that change places have somewhere to go.
 const PROBE_PICTURES: usize = 3;
 
@@ -86,7 +89,7 @@ pub struct ServerLink {
     pub affine: PixelScale,
     /// Height and width.
     pub size: (usize, usize),
-    references: References,
+    references: ProbeReferences,
     fallback: Option<&'static str>,
     runtime: ClientRuntime,
     state: Mutex<LinkState>,
@@ -94,14 +97,6 @@ pub struct ServerLink {
     /// For the link's own questions.
     halt: RemoteHalt,
     questions: AtomicU64,
-}
-
-/// What the probe picture's embedding is, for who is sent floats and for who is sent bytes.
-#[derive(Clone, Debug)]
-pub struct References {
-    pub floats: ProbeReference,
-    /// `None`: no server is sent bytes.
-    pub bytes: Option<ProbeReference>,
 }
 
 /// A link and its thread, which ends when this is dropped.
@@ -112,13 +107,13 @@ pub struct LinkKeeper {
 
 impl LinkKeeper {
     /// A link that connects, and connects again, on a thread of its own. It has tried once where the caller is `strict`, and why that failed
-    /// comes with it; others wait no longer than [`FIRST_TRY`] for it.
+    /// within [`STRICT_TRY`] comes with it; others wait no longer than [`FIRST_TRY`] for it.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
         options: RemoteOptions,
-        references: References,
+        references: ProbeReferences,
         affine: PixelScale,
         size: (usize, usize),
         fallback: Option<&'static str>,
@@ -148,7 +143,7 @@ impl LinkKeeper {
             halt: RemoteHalt::default(),
             questions: AtomicU64::new(0),
         });
-        let failed = if strict { link.try_once() } else { None };
+        let failed = if strict { link.try_once(Some(STRICT_TRY)) } else { None };
         let thread = {
             let link = Arc::clone(&link);
             Builder::new().name("vtagd-link".into()).spawn(move || link.keep())?
@@ -183,7 +178,7 @@ impl ServerLink {
 
     /// The probe for a model that is sent pictures so.
     pub fn reference(&self, model: &ServedModel) -> &ProbeReference {
-        self.references.bytes.as_ref().filter(|_| model.layout.is_bytes()).unwrap_or(&self.references.floats)
+        self.references.of(model.layout.is_bytes())
     }
 
     /// The server, where batches go there.
@@ -347,7 +342,7 @@ impl ServerLink {
                 }
             }
             drop(state);
-            self.try_once();
+            self.try_once(None);
         }
     }
 
@@ -362,14 +357,18 @@ impl ServerLink {
         }
     }
 
-    /// Tries every address once. `None`: batches go there now.
-    fn try_once(&self) -> Option<RemoteError> {
+    /// Tries every address once, for `limit` in all where there is one. `None`: batches go there now.
+    fn try_once(&self, limit: Option<Duration>) -> Option<RemoteError> {
         let first = self.state.lock().url;
         let many = self.options.urls.len().max(1);
         let mut last = RemoteError::Away("it has no address".into());
+        let mut patience = Patience::new(self.options.timeout.max(STEP), limit);
         for at in (0..many).map(|step| (first + step) % many) {
             let Some(url) = self.options.urls.get(at) else { continue };
-            match self.connected(url) {
+            if patience.is_over() {
+                break;
+            }
+            match self.connected(url, &mut patience).map_err(|fault| fault.at(url)) {
                 Ok((connection, model)) => {
                     self.begin(at, Arc::new(connection), model);
                     return None;
@@ -406,18 +405,26 @@ impl ServerLink {
     }
 
     /// A connection to `url` that agrees with the probe.
-    fn connected(&self, url: &ServerUrl) -> Result<(ServerConnection, ServedModel), RemoteError> {
-        let step = || Instant::now() + self.options.timeout.max(STEP);
+    fn connected(
+        &self,
+        url: &ServerUrl,
+        patience: &mut Patience,
+    ) -> Result<(ServerConnection, ServedModel), RemoteError> {
         let tls = url.tls.then(|| tls::client(&self.options.trust)).transpose().map_err(RemoteError::Refused)?;
         let connect = ServerConnection::connect(url.clone(), Arc::clone(&self.options), tls);
-        let connection = self.runtime.run(step(), &self.halt, connect);
+        let connection = self.runtime.run(patience.next(), &self.halt, connect);
         let connection = Arc::new(connection.map_err(|fault| match fault {
-            RemoteError::Slow(why) => RemoteError::Away(format!("{url}: {why}")),
+            RemoteError::Slow(why) => RemoteError::Away(why),
             other => other,
         })?);
         let (size, wanted, asked) = (self.size, self.options.input, Arc::clone(&connection));
-        let model = self.runtime.run(step(), &self.halt, async move { asked.served_model(size, wanted).await })?;
-        self.probe(&connection, &model, &step)?;
+        let model =
+            self.runtime.run(patience.next(), &self.halt, async move { asked.served_model(size, wanted).await })?;
+        // What this takes is not the server's fault.
+        patience.without(|| {
+            self.reference(&model);
+        });
+        self.probe(&connection, &model, patience)?;
         // Whatever was asked over it has been answered.
         let connection =
             Arc::try_unwrap(connection).map_err(|_| RemoteError::Away("the connection is still in use".into()))?;
@@ -429,7 +436,7 @@ impl ServerLink {
         &self,
         connection: &Arc<ServerConnection>,
         model: &ServedModel,
-        step: &dyn Fn() -> Instant,
+        patience: &Patience,
     ) -> Result<(), RemoteError> {
         let reference = self.reference(model);
         let pictures: Vec<Vec<f32>> = (0..PROBE_PICTURES as u64).map(|index| reference.picture(index)).collect();
@@ -440,7 +447,14 @@ impl ServerLink {
                 let mut ask = |part: &[usize]| {
                     let mut pixels = Vec::with_capacity(part.len() * model.layout.picture_bytes(self.size));
                     part.iter().for_each(|index| model.layout.append(&pictures[*index], &self.affine, &mut pixels));
-                    self.question(connection, model, (pixels.into(), part.len()), step(), &self.halt, &mut rows)
+                    self.question(
+                        connection,
+                        model,
+                        (pixels.into(), part.len()),
+                        patience.next(),
+                        &self.halt,
+                        &mut rows,
+                    )
                 };
                 match ask(part) {
                     // It may take fewer, and not have said so.
@@ -450,7 +464,7 @@ impl ServerLink {
             }
             Ok(rows)
         };
-        let wrong = |why: String| RemoteError::Wrong(format!("{}: {why}", connection.url));
+        let wrong = RemoteError::Wrong;
         let alone = embedded(&[0])?;
         reference.agree(&alone, 1).map_err(wrong)?;
         let (straight, turned) = (embedded(&[0, 1, 2])?, embedded(&[2, 0, 1])?);
@@ -462,7 +476,7 @@ impl ServerLink {
             let cosine = |at: usize| row(&straight, at).iter().zip(&other).map(|(a, b)| a * b).sum::<f32>();
             let nearest = (0..PROBE_PICTURES).max_by(|a, b| cosine(*a).total_cmp(&cosine(*b)));
             if nearest != Some(picture) || cosine(picture) < 0.99 {
-                return Err(wrong("its answers do not stand in the order of the pictures".into()));
+                return Err(wrong("its answers do not stand in the order of the pictures".to_owned()));
             }
         }
         Ok(())

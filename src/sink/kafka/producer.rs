@@ -337,6 +337,9 @@ fn configuration(settings: &KafkaSettings) -> ClientConfig {
     if let Some(trust) = &settings.tls {
         if let Some(ca) = &trust.ca {
             config.set("ssl.ca.location", ca.to_string_lossy());
+        } else if ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().all(|name| std::env::var_os(name).is_none()) {
+            // OpenSSL knows the folders of the system it was built for, which need not be this one.
+            config.set("ssl.ca.location", "probe");
         }
         if let Some((certificate, key)) = &trust.identity {
             config.set("ssl.certificate.location", certificate.to_string_lossy());
