@@ -2,7 +2,10 @@
 """Checkpoints imported by an installed vtagd, in several precisions, and its embeddings held against those of the reference implementation
 (tests/conformance/checkpoints). For test_deb.sh: whether the arithmetic of another processor is as exact.
 
-Usage: conformance.py ROOT    vtagd is called in the root file system ROOT."""
+Usage: conformance.py ROOT    vtagd is called in the root file system ROOT, for arm64 and under qemu-user.
+
+ONNX Runtime has other kernels for processors with dot products of bytes and sums in 16 bits than for those without: embeddings are computed on one
+of each. A kernel that the older one cannot run would end with an illegal instruction there."""
 import json
 import math
 import pathlib
@@ -13,6 +16,8 @@ import sys
 
 # The goals of tests/import/import_command.rs.
 GOALS = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.995, "int4": 0.97}
+# As qemu calls them: one with NEON alone (a Raspberry Pi 4), and one with all that Arm has (a Raspberry Pi 5, Jetson Orin and later).
+PROCESSORS = ("cortex-a72", "max")
 PICTURE = pathlib.Path("tests/data/preprocess/chelsea.png")
 
 
@@ -35,11 +40,12 @@ def cosine(a, b):
 
 
 def main(root):
-    def vtagd(*arguments):
-        command = ["chroot", root, "/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "HOME=/root", "/usr/bin/vtagd", *arguments]
+    def vtagd(*arguments, processor=PROCESSORS[-1]):
+        environment = ["PATH=/usr/bin:/bin", "HOME=/root", f"QEMU_CPU={processor}"]
+        command = ["chroot", root, "/usr/bin/env", "-i", *environment, "/usr/bin/vtagd", *arguments]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
-            sys.exit(f"{' '.join(arguments)}: {done.stderr.strip()}")
+            sys.exit(f"{' '.join(arguments)} on {processor}: {done.returncode}, {done.stderr.strip()}")
         return json.loads(done.stdout) if "--json" in arguments else None
 
     place = root / "root/conformance"
@@ -49,19 +55,22 @@ def main(root):
     picture = f"/root/conformance/{PICTURE.name}"
     failed = False
     for precision, goal in GOALS.items():
-        worst = (1.0, "")
+        worst = dict.fromkeys(PROCESSORS, (1.0, ""))
         for folder in sorted(path for path in place.iterdir() if (path / "expected.json").exists()):
             expected = json.loads((folder / "expected.json").read_text())
             bundle = f"/root/conformance/bundle-{folder.name}"
             vtagd("model", "import", f"/root/conformance/{folder.name}", "--out", bundle, "--precision", precision, "--no-measure")
-            answer = vtagd("embed", "--json", "-m", bundle, "--image", picture, "--text", expected["prompts"][0])
             text = rows(folder / "expected.safetensors", "text_embeds")[0]
             image = rows(folder / "expected.safetensors", "image_embeds")[expected["images"].index(PICTURE.name)]
-            for found, wanted in ((answer["texts"], text), (answer["images"], image)):
-                worst = min(worst, (cosine(found[0]["embedding"], wanted), folder.name))
+            for processor in PROCESSORS:
+                asked = ("embed", "--json", "-m", bundle, "--image", picture, "--text", expected["prompts"][0])
+                answer = vtagd(*asked, processor=processor)
+                for found, wanted in ((answer["texts"], text), (answer["images"], image)):
+                    worst[processor] = min(worst[processor], (cosine(found[0]["embedding"], wanted), folder.name))
             shutil.rmtree(root / bundle.lstrip("/"))
-        print(f"  {precision}: worst cosine {worst[0]:.6f} ({worst[1]}), wanted {goal}", flush=True)
-        failed |= worst[0] < goal
+        for processor, (found, name) in worst.items():
+            print(f"  {precision} on {processor}: worst cosine {found:.6f} ({name}), wanted {goal}", flush=True)
+            failed |= found < goal
     shutil.rmtree(place)
     sys.exit(failed)
 

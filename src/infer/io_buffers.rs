@@ -24,6 +24,9 @@ use crate::batching::tensor::HostMemory;
 /// Shapes that are remembered at once; beyond, all are made anew.
 const SHAPES: usize = 16;
 
+/// Of ONNX Runtime's run options (`kOrtRunOptionsConfigEnableMemoryArenaShrinkage`), and whose arena.
+const SHRINK: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
+
 /// The output that is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
@@ -48,6 +51,8 @@ pub struct Shapes {
     pinned: Option<Allocator>,
     /// Pictures in 16 bits on their way to the runtime, the largest run so far.
     halves: Option<Tensor<f16>>,
+    /// Whether the next run ends with an empty arena.
+    shrinks: bool,
 }
 
 impl Shapes {
@@ -58,6 +63,7 @@ impl Shapes {
             halt: Arc::default(),
             pinned: pinned(session, provider, device),
             halves: None,
+            shrinks: false,
         }
     }
 
@@ -75,6 +81,11 @@ impl Shapes {
     pub fn set_dim(&mut self, dim: usize) {
         self.output.dim = dim;
         self.forget();
+    }
+
+    /// After the next run, which nobody can end, the CPU's arena gives back to the system what no run holds.
+    pub fn shrink_after_next(&mut self) {
+        self.shrinks = true;
     }
 
     fn forget(&mut self) {
@@ -97,7 +108,14 @@ impl Shapes {
             None => answer(self.pinned.as_ref(), &self.output, rows)?,
             kept => kept,
         };
-        Ok((Arc::clone(&shape.options), kept))
+        let options = if std::mem::take(&mut self.shrinks) {
+            let mut shrinking = RunOptions::new()?;
+            shrinking.set(SHRINK.0, SHRINK.1)?;
+            Arc::new(shrinking)
+        } else {
+            Arc::clone(&shape.options)
+        };
+        Ok((options, kept))
     }
 
     /// Remembers another shape, and says where.

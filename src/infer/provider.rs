@@ -126,7 +126,8 @@ const SPIN_DURATION: &str = "session.intra_op.spin_duration_us";
 ///   for each costs 6 % of ViT-B/32's time. For as long as the runtime would spin by itself, they would burn twice the CPU of the work
 ///   itself between batches, and be slower where cores are shared; for 50 µs they cost no more CPU than not spinning at all.
 /// - The CPU arena and memory patterns are on: without them a picture costs 40 % more CPU in page faults. Both grow once for
-///   every batch size and then stay, which warming up does ahead of time.
+///   every batch size that is met and then stay; what warming up took goes back: see
+///   [`give_back`](super::session::OrtImageEncoder::give_back).
 /// - Products of 8-bit numbers are exact: see [`ByteSums`].
 fn tune(builder: SessionBuilder, provider: Provider, threads: usize, sums: ByteSums) -> Result<SessionBuilder, String> {
     let text = |e: ort::Error<SessionBuilder>| e.to_string();

@@ -120,6 +120,8 @@ pub fn open_local(
         side_by_side(&mut encoders, max_size)?;
         info!(sessions = encoders.len(), "sessions share the weights");
     }
+    // On the CPU all of them share one arena.
+    encoders.first_mut().map_or(Ok(()), OrtImageEncoder::give_back)?;
     let threads = choice.threads(settings.threads);
     let plan = Plan { sessions: encoders.len(), threads, devices: settings.devices.clone(), max_size, sizing };
     tell(&plan);

@@ -5,8 +5,9 @@
 
 use std::io;
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
@@ -24,11 +25,13 @@ pub fn jpeg(picture: &Picture, max_side: u32, quality: u8) -> io::Result<Vec<u8>
     } else {
         let scaled = |side: u32| (u64::from(side) * u64::from(max_side) / u64::from(longest)).max(1) as u32;
         let (w, h) = (scaled(width), scaled(height));
-        let source = Image::from_vec_u8(width, height, pixels, PixelType::U8x3).map_err(io::Error::other)?;
-        let mut target = Image::new(w, h, PixelType::U8x3);
+        let mut smaller = vec![0; w as usize * h as usize * 3];
+        // The kind of pixel is known while compiling: the kernels of all others, 3 MB, are not in the program.
+        let source = TypedImageRef::<U8x3>::from_buffer(width, height, &pixels).map_err(io::Error::other)?;
+        let mut target = TypedImage::<U8x3>::from_buffer(w, h, &mut smaller).map_err(io::Error::other)?;
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        Resizer::new().resize(&source, &mut target, &options).map_err(io::Error::other)?;
-        (target.into_vec(), w, h)
+        Resizer::new().resize_typed(&source, &mut target, &options).map_err(io::Error::other)?;
+        (smaller, w, h)
     };
     let mut out = Vec::with_capacity(64 * 1024);
     let mut encoder = JpegEncoder::new_with_quality(&mut out, quality);
