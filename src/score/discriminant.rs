@@ -103,7 +103,11 @@ impl Discriminant {
         for at in 0..labels.len() {
             out.check(at, &classes).map_err(|why| (at, why))?;
         }
-        let (weights, biases) = linear(&classes, dim).ok_or((0, LearnRefusal::NotFinite))?;
+        let (mut weights, biases) = linear(&classes, dim).ok_or((0, LearnRefusal::NotFinite))?;
+        // d is of differences: what all rows share, most of them where one scene is learned, would only cost digits.
+        if let Some(shared) = weights.mean_axis(Axis(0)) {
+            weights -= &shared;
+        }
         let mut out = Self { weights: weights.mapv(|value| value as f32), biases, ..out };
         let embeddings: Vec<Vec<Vec<f32>>> =
             classes.iter().map(|class| class.iter().map(|one| narrowed(one)).collect()).collect();

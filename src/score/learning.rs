@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, concatenate};
 
 use super::discriminant::{Discriminant, LabelClass, LearnRefusal};
-use super::row_products::row_products;
+use super::short_rows::ShortRows;
 use super::{LabelScore, Scorer, Scoring};
 
 /// Where texts alone separate the examples from the counter-examples so well (balanced accuracy), nothing is learned.
@@ -67,7 +67,7 @@ pub(super) struct Learned {
     groups: Vec<(Vec<Option<usize>>, Discriminant)>,
     gates: Gates,
     /// `[rows, dim]`: the weights of all groups, then the examples of all gates; one product a picture.
-    rows: Array2<f32>,
+    rows: ShortRows,
 }
 
 /// The examples of all labels with a least similarity.
@@ -125,7 +125,7 @@ impl Scorer {
             Scoring::Independent => (0..labels.len()).map(|member| vec![member]).collect(),
         };
         let (gates, gate_rows) = Gates::new(&labels, &classes, set, &shared, plain.logit_parameters.scale);
-        let mut learned = Learned { told: Vec::new(), groups: Vec::new(), gates, rows: Array2::default((0, dim)) };
+        let mut used_groups = Vec::new();
         // Also where it is not used: what contradicts itself is told at once.
         for members in groups.into_iter().filter(|members| !members.is_empty()) {
             let of = |member: &usize| {
@@ -137,12 +137,13 @@ impl Scorer {
                 .map_err(|(at, why)| (members.get(at).map_or(0, |member| labels[*member]), why))?;
             let used: Vec<Option<usize>> = members.iter().map(used).collect();
             if used.iter().any(Option::is_some) {
-                learned.groups.push((used, discriminant));
+                used_groups.push((used, discriminant));
             }
         }
-        let weights = learned.groups.iter().map(|(_, discriminant)| discriminant.weights());
+        let weights = used_groups.iter().map(|(_, discriminant): &(_, Discriminant)| discriminant.weights());
         let rows: Vec<ArrayView2<'_, f32>> = weights.chain(gate_rows.iter().map(|rows| rows.view())).collect();
-        learned.rows = concatenate(Axis(0), &rows).unwrap_or(learned.rows);
+        let rows = ShortRows::new(&concatenate(Axis(0), &rows).unwrap_or_else(|_| Array2::default((0, dim))));
+        let learned = Learned { told: Vec::new(), groups: used_groups, gates, rows };
         let mut learning = Self { learned: (!labels.is_empty()).then(|| learned.into()), ..plain };
         let best = |example: &Vec<f32>| {
             let tiles = example.chunks(dim.max(1)).map(|tile| learning.score(ArrayView1::from(tile)));
@@ -194,7 +195,7 @@ impl Scorer {
 impl Learned {
     /// Adds to the margins of an embedding what was learned.
     pub(super) fn join(&self, embedding: ArrayView1<'_, f32>, scores: &mut [LabelScore]) {
-        let products = row_products(&self.rows, embedding);
+        let products = self.rows.products(embedding);
         let mut rest = products.as_slice();
         for (labels, discriminant) in &self.groups {
             let (own, others) = rest.split_at(discriminant.weights().nrows().min(rest.len()));
@@ -398,5 +399,57 @@ mod tests {
             margins(&taught, CAR)[0].is_finite() && margins(&taught, CAR)[0] > 0.0 && margins(&taught, NOT)[0] < 0.0
         );
         assert_eq!(margins(&taught, CAR)[1], f32::INFINITY);
+    }
+
+    /// Numbers that look random, of length 1, round one direction: pictures of one scene.
+    fn scene(seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut values: Vec<f32> = (0..64)
+            .map(|at| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / (1 << 24) as f32 - 0.5 + if at % 3 == 0 { 0.7 } else { 0.0 }
+            })
+            .collect();
+        let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+        values.iter_mut().for_each(|value| *value /= length);
+        values
+    }
+
+    #[test]
+    fn what_is_added_to_a_margin_is_what_the_discriminant_says_in_32_bits() {
+        let scenes = |first: u64, count: u64| (first..first + count).map(scene).collect::<Vec<_>>();
+        let label = |name: &str, seed| LabelEmbeddings {
+            name: name.into(),
+            prompts: Array2::from_shape_vec((1, 64), scene(seed)).unwrap(),
+            negatives: Array2::zeros((0, 64)),
+        };
+        let background = Array2::from_shape_vec((1, 64), scene(902)).unwrap();
+        let block = Block { labels: vec![label("car", 900), label("bus", 901)], background };
+        let set = SetEmbeddings { name: "s".into(), scoring: Scoring::Exclusive, blocks: vec![block] };
+        let plain = Scorer::new(&set, CLIP).unwrap();
+        let of = |first| LabelExamples {
+            examples: scenes(first, 8),
+            counter_examples: scenes(first + 20, 8),
+            learn: Learn::Always,
+            similarity: Some(0.0),
+        };
+        let set = SetExamples { labels: vec![of(0), of(100)], counter_examples: Vec::new() };
+        let classes: Vec<LabelClass<'_>> = set
+            .labels
+            .iter()
+            .map(|one| LabelClass { examples: &one.examples, counter_examples: &one.counter_examples })
+            .collect();
+        let discriminant = Discriminant::learn(&classes, &[]).unwrap();
+        let taught = plain.clone().learning(&set).unwrap();
+        for seed in (0..8).chain(20..28).chain(500..520) {
+            let one = scene(seed);
+            let embedding = ArrayView1::from(&one);
+            let gains = discriminant.gains(&discriminant.weights().dot(&embedding).to_vec()).collect::<Vec<_>>();
+            let both = plain.score(embedding).into_iter().zip(taught.score(embedding));
+            for ((before, after), gain) in both.zip(gains) {
+                let added = f64::from(after.margin) - f64::from(before.margin);
+                assert!((added - gain).abs() < 2e-3, "{added} {gain}");
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ mod near_background;
 mod row_products;
 pub mod score_routes;
 pub mod scoring_thread;
+mod short_rows;
 pub mod similarity;
 
 use std::sync::Arc;
