@@ -107,10 +107,14 @@ def many_boxes(folder, triton, boxes, cameras, seconds, result):
     """So many daemons at one server, and what a client without one gets of it."""
     client = [PLACE / "triton/bin/python", "-c", BARE, str(triton.grpc), str(boxes), str(seconds)]
     bare = float(subprocess.run(client, check=True, capture_output=True, text=True).stdout)
-    fleet = [Box(folder / f"box-{at}", config(folder, remote(triton), cameras, "live", "250ms", 1, cameras)) for at in range(boxes)]
-    for box in fleet:
+    fleet = []
+    for at in range(boxes):
+        # One after the other: the first leaves in the cache what all of them need.
+        box = Box(folder / f"box-{at}", config(folder, remote(triton), cameras, "live", "250ms", 1, cameras))
+        atexit.register(box.stop)
         until("a box is ready", lambda box=box: box.readiness().get("ready"))
         until("it has looked at frames", lambda box=box: box.metric(FRAMES[0]) > 8)
+        fleet.append(box)
     pictures, runs = triton.statistics()
     began, before = time.monotonic(), sum(box.metric(FRAMES[0]) for box in fleet)
     time.sleep(seconds)
