@@ -25,4 +25,4 @@ mod run;
 pub use crate::frame::view::{Polygon, Region, View, ViewMode};
 pub use plan::MAX_TILES;
 pub use run::{PreprocessError, Preprocessor, tiles};
-pub use vtagd_checkpoint::spec::{CropRounding, Filter, MAX_SIDE, Resize, Spec, SpecError};
+pub use vtagd_checkpoint::spec::{CropRounding, MAX_SIDE, Resize, ResizeFilter, Spec, SpecError};

@@ -12,7 +12,7 @@ use fast_image_resize::{FilterType, ImageView, PixelTrait, ResizeAlg, ResizeOpti
 
 use super::plan::Window;
 use super::plane::{Bytes, Plane};
-use super::{Filter, PreprocessError};
+use super::{PreprocessError, ResizeFilter};
 
 /// The resizer and its buffers, reused from picture to picture. Only its small coefficient tables are made anew each time.
 pub(super) struct Resampler {
@@ -24,15 +24,15 @@ pub(super) struct Resampler {
 }
 
 impl Resampler {
-    pub fn new(filter: Filter) -> Self {
+    pub fn new(filter: ResizeFilter) -> Self {
         // Radius of the kernel in pixels of the smaller picture.
         let (algorithm, support) = match filter {
-            Filter::Nearest => (ResizeAlg::Nearest, 0.5),
-            Filter::Box => (ResizeAlg::Convolution(FilterType::Box), 0.5),
-            Filter::Hamming => (ResizeAlg::Convolution(FilterType::Hamming), 1.0),
-            Filter::Bilinear => (ResizeAlg::Convolution(FilterType::Bilinear), 1.0),
-            Filter::Bicubic => (ResizeAlg::Convolution(FilterType::CatmullRom), 2.0),
-            Filter::Lanczos => (ResizeAlg::Convolution(FilterType::Lanczos3), 3.0),
+            ResizeFilter::Nearest => (ResizeAlg::Nearest, 0.5),
+            ResizeFilter::Box => (ResizeAlg::Convolution(FilterType::Box), 0.5),
+            ResizeFilter::Hamming => (ResizeAlg::Convolution(FilterType::Hamming), 1.0),
+            ResizeFilter::Bilinear => (ResizeAlg::Convolution(FilterType::Bilinear), 1.0),
+            ResizeFilter::Bicubic => (ResizeAlg::Convolution(FilterType::CatmullRom), 2.0),
+            ResizeFilter::Lanczos => (ResizeAlg::Convolution(FilterType::Lanczos3), 3.0),
         };
         Self { resizer: Resizer::new(), algorithm, support, between: Vec::new() }
     }
@@ -135,7 +135,7 @@ mod tests {
     const INSTRUCTION_SETS: &[CpuExtensions] = &[];
 
     /// A plane of noise, resized in both orders without any special instructions, and with `extensions`.
-    fn resized<P: Bytes + PixelTrait>(filter: Filter, extensions: CpuExtensions) -> (Vec<u8>, Vec<u8>) {
+    fn resized<P: Bytes + PixelTrait>(filter: ResizeFilter, extensions: CpuExtensions) -> (Vec<u8>, Vec<u8>) {
         let (width, height) = (211_u32, 157_u32);
         let length = (width * height) as usize * P::size();
         let noise = |i: usize| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8;
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_same_picture() {
         for extensions in INSTRUCTION_SETS.iter().filter(|extensions| extensions.is_supported()) {
-            for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos, Filter::Box] {
+            for filter in [ResizeFilter::Bilinear, ResizeFilter::Bicubic, ResizeFilter::Lanczos, ResizeFilter::Box] {
                 let plain = CpuExtensions::None;
                 assert_eq!(
                     resized::<U8>(filter, *extensions),

@@ -30,7 +30,7 @@ const UNNAMED: &str = "the preprocessor configuration";
 
 /// Kernel of the resize, antialiased as Pillow does it (`Image.Resampling`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
+pub enum ResizeFilter {
     /// The nearest pixel.
     Nearest,
     /// The mean of those covered.
@@ -76,7 +76,7 @@ pub struct Spec {
     size: (u32, u32),
     resize: Resize,
     crop_rounding: CropRounding,
-    filter: Filter,
+    filter: ResizeFilter,
     scale: [f32; 3],
     bias: [f32; 3],
     bars: [f32; 3],
@@ -116,7 +116,7 @@ struct Parts {
     size: (u32, u32),
     resize: Resize,
     crop_rounding: CropRounding,
-    filter: Filter,
+    filter: ResizeFilter,
     /// Factor from 0–255 to the model's range, if any.
     rescale: Option<f64>,
     /// Mean and standard deviation after rescaling, if any.
@@ -188,7 +188,7 @@ impl Spec {
     }
 
     /// The kernel of the resize.
-    pub fn filter(&self) -> Filter {
+    pub fn filter(&self) -> ResizeFilter {
         self.filter
     }
 

@@ -18,7 +18,8 @@ pub struct HubSettings {
     pub offline: bool,
     /// Where fetched files and interrupted ones are kept.
     pub cache: PathBuf,
-    /// Whom to trust; `None` where no authority is known, and then `https` is refused.
+    /// Whom to trust, ureq's own type; `None` where no authority is known, and then `https` is refused. Certificates and rustls' provider of
+    /// cryptography are the program's: ureq is built here without any.
     pub tls: Option<TlsConfig>,
     /// The program that asks, `NAME/VERSION`.
     pub agent: String,

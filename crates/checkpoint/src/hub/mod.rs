@@ -33,6 +33,7 @@ pub use hub_access::{HubSettings, HubToken, NeverStopped, StopRequest};
 pub use name::Repo;
 pub use origin::{Origin, OriginFile};
 pub use reference::Reference;
+pub use ureq::tls::TlsConfig;
 
 use crate::atomic_file;
 use crate::import;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::field::{self, Object, bad, get, kind};
-use super::{CropRounding, Filter, Parts, Resize, SpecError};
+use super::{CropRounding, Parts, Resize, ResizeFilter, SpecError};
 
 /// Mean and standard deviation of OpenAI's CLIP (`OPENAI_CLIP_MEAN`, `OPENAI_CLIP_STD` in Transformers).
 pub(super) const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -18,7 +18,7 @@ struct Defaults {
     square: bool,
     crop: Option<u32>,
     center_crop: bool,
-    filter: Filter,
+    filter: ResizeFilter,
     statistics: Option<([f64; 3], [f64; 3])>,
 }
 
@@ -128,7 +128,7 @@ fn defaults(processor: Option<&str>, map: &Object) -> Result<Defaults, SpecError
             square: false,
             crop: Some(224),
             center_crop: true,
-            filter: Filter::Bicubic,
+            filter: ResizeFilter::Bicubic,
             statistics: clip,
         },
         Some("ChineseCLIPImageProcessor" | "ChineseCLIPFeatureExtractor" | "ChineseCLIPProcessor") => Defaults {
@@ -136,7 +136,7 @@ fn defaults(processor: Option<&str>, map: &Object) -> Result<Defaults, SpecError
             square: true,
             crop: Some(224),
             center_crop: true,
-            filter: Filter::Bicubic,
+            filter: ResizeFilter::Bicubic,
             statistics: clip,
         },
         Some("SiglipImageProcessor" | "SiglipProcessor") => Defaults {
@@ -144,7 +144,7 @@ fn defaults(processor: Option<&str>, map: &Object) -> Result<Defaults, SpecError
             square: true,
             crop: None,
             center_crop: false,
-            filter: Filter::Bicubic,
+            filter: ResizeFilter::Bicubic,
             statistics: half,
         },
         Some("ViTImageProcessor" | "ViTFeatureExtractor") => Defaults {
@@ -152,7 +152,7 @@ fn defaults(processor: Option<&str>, map: &Object) -> Result<Defaults, SpecError
             square: true,
             crop: None,
             center_crop: false,
-            filter: Filter::Bilinear,
+            filter: ResizeFilter::Bilinear,
             statistics: half,
         },
         Some(other) => {
@@ -169,7 +169,7 @@ fn defaults(processor: Option<&str>, map: &Object) -> Result<Defaults, SpecError
                 square: !crop,
                 crop: None,
                 center_crop: crop,
-                filter: Filter::Bicubic,
+                filter: ResizeFilter::Bicubic,
                 statistics: None,
             }
         }
@@ -208,14 +208,14 @@ fn exact(value: &Value, name: &str) -> Result<(u32, u32), SpecError> {
 }
 
 /// Pillow's number of a filter.
-fn filter(value: &Value) -> Result<Filter, SpecError> {
+fn filter(value: &Value) -> Result<ResizeFilter, SpecError> {
     Ok(match value.as_u64() {
-        Some(0) => Filter::Nearest,
-        Some(1) => Filter::Lanczos,
-        Some(2) => Filter::Bilinear,
-        Some(3) => Filter::Bicubic,
-        Some(4) => Filter::Box,
-        Some(5) => Filter::Hamming,
+        Some(0) => ResizeFilter::Nearest,
+        Some(1) => ResizeFilter::Lanczos,
+        Some(2) => ResizeFilter::Bilinear,
+        Some(3) => ResizeFilter::Bicubic,
+        Some(4) => ResizeFilter::Box,
+        Some(5) => ResizeFilter::Hamming,
         _ => {
             let names = "0 (nearest), 1 (lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (hamming)";
             return Err(bad("resample", format!("expected {names}, found {}", kind(value))));

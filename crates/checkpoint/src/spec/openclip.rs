@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::field::{self, Object, bad, get, kind};
 use super::hf::{CLIP_MEAN, CLIP_STD};
-use super::{CropRounding, Filter, Parts, Resize, SpecError};
+use super::{CropRounding, Parts, Resize, ResizeFilter, SpecError};
 
 /// Reads every field that matters with OpenCLIP's defaults (`PreprocessCfg`).
 pub(super) fn parts(map: &Object, image_size: Option<&Value>) -> Result<Parts, SpecError> {
@@ -17,10 +17,10 @@ pub(super) fn parts(map: &Object, image_size: Option<&Value>) -> Result<Parts, S
         return Err(bad("mode", format!("expected \"RGB\", found {mode:?}; only RGB models are served")));
     }
     let filter = match field::text(map, "interpolation")? {
-        None | Some("bicubic" | "random") => Filter::Bicubic,
-        Some("bilinear") => Filter::Bilinear,
-        Some("nearest") => Filter::Nearest,
-        Some("lanczos") => Filter::Lanczos,
+        None | Some("bicubic" | "random") => ResizeFilter::Bicubic,
+        Some("bilinear") => ResizeFilter::Bilinear,
+        Some("nearest") => ResizeFilter::Nearest,
+        Some("lanczos") => ResizeFilter::Lanczos,
         Some(other) => return Err(bad("interpolation", format!("expected bicubic or bilinear, found {other:?}"))),
     };
     let resize = match field::text(map, "resize_mode")? {

@@ -17,7 +17,7 @@ fn openclip(text: &str) -> Result<Spec, SpecError> {
 #[test]
 fn an_empty_object_means_clip() {
     let spec = hf("{}");
-    assert_eq!((spec.size(), spec.resize(), spec.filter()), ((224, 224), Resize::Shortest(224), Filter::Bicubic));
+    assert_eq!((spec.size(), spec.resize(), spec.filter()), ((224, 224), Resize::Shortest(224), ResizeFilter::Bicubic));
     assert_eq!(spec.place_len(), 3 * 224 * 224);
     let (scale, bias) = spec.affine();
     assert!((scale[0] - 1.0 / 255.0 / 0.268_629_54).abs() < 1e-7);
@@ -43,8 +43,8 @@ fn what_newer_transformers_write_is_read() {
     let square = hf(r#"{"size": 224, "default_to_square": true}"#);
     assert_eq!(square.resize(), Resize::Exact(224, 224));
     assert_eq!(hf(r#"{"size": 224, "default_to_square": false}"#).resize(), Resize::Shortest(224));
-    assert_eq!(hf(r#"{"resample": 4}"#).filter(), Filter::Box);
-    assert_eq!(hf(r#"{"resample": 5}"#).filter(), Filter::Hamming);
+    assert_eq!(hf(r#"{"resample": 4}"#).filter(), ResizeFilter::Box);
+    assert_eq!(hf(r#"{"resample": 5}"#).filter(), ResizeFilter::Hamming);
     let siglip = hf(r#"{"image_processor_type": "SiglipImageProcessorPil"}"#);
     assert_eq!(siglip, hf(r#"{"image_processor_type": "SiglipImageProcessorFast"}"#));
     // Everything has the size already.
@@ -63,7 +63,7 @@ fn siglip_squashes_by_default_and_takes_a_bare_number_for_a_square() {
 #[test]
 fn the_older_name_of_the_processor_counts_too() {
     let spec = hf(r#"{"feature_extractor_type": "ViTFeatureExtractor"}"#);
-    assert_eq!((spec.filter(), spec.resize()), (Filter::Bilinear, Resize::Exact(224, 224)));
+    assert_eq!((spec.filter(), spec.resize()), (ResizeFilter::Bilinear, Resize::Exact(224, 224)));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn openclip_takes_the_size_from_the_model_when_it_has_none() {
     let spec = Spec::from_openclip(&config, Some(&serde_json::json!(256))).unwrap();
     assert_eq!(
         (spec.size(), spec.filter(), spec.crop_rounding()),
-        ((256, 256), Filter::Bilinear, CropRounding::HalfEven)
+        ((256, 256), ResizeFilter::Bilinear, CropRounding::HalfEven)
     );
     assert!(Spec::from_openclip(&config, None).unwrap_err().to_string().contains("`size`"));
     assert!(
@@ -181,7 +181,7 @@ fn immichs_file_is_read_with_its_own_fields() {
 fn a_file_with_openclips_object_in_it_is_read_as_openclips() {
     let text = r#"{"preprocess_cfg": {"size": [224, 224], "resize_mode": "squash", "interpolation": "bilinear"}}"#;
     let spec = hf(text);
-    assert_eq!((spec.resize(), spec.filter()), (Resize::Exact(224, 224), Filter::Bilinear));
+    assert_eq!((spec.resize(), spec.filter()), (Resize::Exact(224, 224), ResizeFilter::Bilinear));
     assert_eq!(spec.crop_rounding(), CropRounding::HalfEven);
     assert!(refusal(r#"{"preprocess_cfg": 3}"#).contains("not a JSON object"));
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::import_folders::{Tensors, copy, edit_json, read, write};
 use vtagd_checkpoint::Activation;
-use vtagd_checkpoint::import::{Act, Dtype, Family, TextPooling, open_checkpoint};
-use vtagd_checkpoint::spec::{Filter, Resize, Spec};
+use vtagd_checkpoint::import::{Act, Dtype, Family, open_checkpoint};
+use vtagd_checkpoint::spec::{Resize, ResizeFilter, Spec};
 
 /// What the plain checkpoint gives, to compare with.
 fn same_tensors(left: &Path, right: &Path) {
@@ -126,7 +126,7 @@ fn openclips_ways_to_resize_are_kept() {
     });
     let value = open_checkpoint(dir.path()).unwrap().preprocessor;
     let spec = Spec::from_json(&value.to_string()).unwrap();
-    assert_eq!((spec.resize(), spec.filter()), (Resize::Exact(224, 224), Filter::Bilinear));
+    assert_eq!((spec.resize(), spec.filter()), (Resize::Exact(224, 224), ResizeFilter::Bilinear));
 }
 
 #[test]
