@@ -183,9 +183,10 @@ class Triton(Server):
         return self
 
     def statistics(self):
-        """Pictures and runs of the model so far."""
+        """Pictures and runs of the model so far, and the seconds that they took."""
         stats = json.loads(fetch(f"http://127.0.0.1:{self.http}/v2/models/{self.name}/stats"))["model_stats"][0]
-        return int(stats["inference_count"]), int(stats["execution_count"])
+        seconds = sum(int(size["compute_infer"]["ns"]) for size in stats["batch_stats"]) / 1e9
+        return int(stats["inference_count"]), int(stats["execution_count"]), seconds
 
 
 class MlServer(Server):

@@ -106,6 +106,7 @@ impl Layout {
 }
 
 /// As [`PixelScale::byte`] for what has come from whole numbers, and several values at a time: a batch of eight is 1.2 million of them.
+#[expect(clippy::manual_clamp, reason = "what is no number becomes 0, where clamp would leave it")]
 fn append_pixels(picture: &[f32], plane: usize, affine: &PixelScale, out: &mut Vec<u8>) {
     /// Pixels that are turned into bytes together, before their channels are put side by side.
     const TOGETHER: usize = 128;
@@ -118,7 +119,6 @@ fn append_pixels(picture: &[f32], plane: usize, affine: &PixelScale, out: &mut V
         for (channel, values) in [red, green, blue].iter().enumerate() {
             let (factor, shift) = (1.0 / affine.scale[channel], -affine.bias[channel] / affine.scale[channel]);
             let places = bytes[channel].iter_mut().zip(&values[from..from + many]);
-            // What is no number becomes 0.
             places.for_each(|(place, value)| {
                 *place = ((value * factor + shift).max(0.0).min(255.0) + WHOLE).to_bits() as u8;
             });
