@@ -7,10 +7,11 @@
 //! [`circuit_breaker`] when a server is asked again (pure) · [`kserve_messages`] gRPC's messages · [`server_connection`] one connection, gRPC or
 //! HTTP with binary tensors · [`client_runtime`] the one thread with a tokio runtime · [`served_model`] what the server says of its
 //! model · [`tile_bytes`] pictures as it wants them, and what it answers · [`server_link`] connects, probes, and connects again, on a
-//! thread of its own · [`remote_encoder`] the encoder of a session · [`open`] all of it at start-up · [`server_trial`] one question, for `doctor`.
+//! thread of its own · [`remote_encoder`] the encoder of a session · [`open`] all of it at start-up.
 //!
 //! A request has a deadline; a connection serves until it breaks and is never made again silently: whoever answers on a new one has to show by the
 //! probe that it computes what the model means. Nothing is queued here: a session's thread has one batch under way.
+//! [`server_trial`] asks once, for `doctor`, and is no part of this.
 
 pub mod circuit_breaker;
 mod client_runtime;
