@@ -20,7 +20,7 @@ for tool in deb cyclonedx about; do tools/setup/rust_tool.sh $tool; done
 tools/cargo fetch --locked --quiet || die "the crates cannot be fetched"
 say "the compiler's root, $roots/cross-$arch (made once: minutes, 2.4 GB)"
 packages="rustc-web,cargo-web,libstd-rust-web-dev:$arch,crossbuild-essential-$arch,pkgconf,libgstreamer1.0-dev:$arch"
-packages+=",libgstreamer-plugins-base1.0-dev:$arch,dpkg-dev,ca-certificates,git,python3"
+packages+=",libgstreamer-plugins-base1.0-dev:$arch,libssl-dev:$arch,dpkg-dev,ca-certificates,git,python3"
 kept_root "cross-$arch" 1 bookworm --variant=apt --architectures="$(debian_arch),$arch" --include="$packages"
 
 enter "$root"

@@ -12,8 +12,11 @@ use crossbeam_channel::bounded;
 
 use super::doctor_page::DoctorPage;
 use super::{complain, plural, say, start_trial, trial};
-use crate::config::{self, Absence, Settings};
-use crate::infer::{Provider, provider, runtime};
+use crate::config::{self, Absence, ModelChoice, Settings};
+use crate::daemon::engine::spec_of;
+use crate::infer::remote::server_trial::{self, TriedServer};
+use crate::infer::{Provider, ProviderChoice, provider, runtime};
+use crate::model::{self, Bundle};
 use crate::platform::clock_sync::ClockSync;
 use crate::platform::processor::{self, Processor};
 use crate::platform::{free_memory, gpu, paths, shutdown, signals};
@@ -23,6 +26,8 @@ use crate::yaml::problem::Severity;
 
 /// For a sink's address to take a connection, and for a GPU's driver to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of an inference server that does not answer as it should.
+const SERVER_REMEDY: &str = "is it running, with this model loaded (`vtagd model export-triton` makes it)? Are address, certificate and token right?";
 /// With less memory the starter model and one camera do not run well, in bytes.
 const LITTLE_MEMORY: u64 = 400 << 20;
 /// With less room the outbox cannot keep what waits for a sink that is away, in bytes.
@@ -65,6 +70,7 @@ pub fn run(args: &Args) -> u8 {
     sources(&mut page);
     gpus(&mut page);
     if let Some(settings) = &settings {
+        inference_servers(&mut page, settings);
         cameras(&mut page, settings, args.probe_timeout);
         sinks(&mut page, settings);
     } else if file.is_none() {
@@ -302,6 +308,52 @@ fn gpus(page: &mut DoctorPage) {
             page.note("gpu", "NVIDIA's driver does not answer", "look at `nvidia-smi` and `dmesg`");
         }
     }
+}
+
+/// Whether the servers of `remote` are there and have the model.
+fn inference_servers(page: &mut DoctorPage, settings: &Settings) {
+    let size = picture_size(&settings.model.choice);
+    for choice in &settings.infer.providers {
+        let ProviderChoice::Remote(options) = choice else { continue };
+        let tried = match server_trial::ask(options, size) {
+            Ok(tried) => tried,
+            Err(error) => {
+                page.note("servers", format!("not asked: {error}"), "raise the limit of threads");
+                continue;
+            }
+        };
+        for TriedServer { url, model } in tried {
+            match model {
+                Ok(Some(found)) => {
+                    let most = found.max_batch.map_or(String::new(), |most| format!(", up to {most} at once"));
+                    let takes = found.layout.as_str();
+                    page.ok("servers", format!("{url}: has {}, which takes pictures as {takes}{most}", options.model));
+                }
+                Ok(None) => page.note(
+                    "servers",
+                    format!("{url}: takes connections; it was not asked for {}", options.model),
+                    "what the model takes is known once it was pulled or imported: start the daemon, or see `vtagd model`",
+                ),
+                // A refusal says nothing of where it is from.
+                Err(error) => {
+                    let why = error.to_string();
+                    let of = if why.contains(&url.to_string()) { String::new() } else { format!("{url}: ") };
+                    page.fail("servers", format!("{of}{why}"), SERVER_REMEDY);
+                }
+            }
+        }
+    }
+}
+
+/// Height and width of the pictures of a model that lies here ready; nothing is pulled or imported for it.
+fn picture_size(choice: &ModelChoice) -> Option<(usize, usize)> {
+    let dir = match choice {
+        ModelChoice::Starter => model::resolve(Path::new(model::STARTER)),
+        ModelChoice::Path(path) => model::resolve(path),
+        ModelChoice::None | ModelChoice::Hub(_) => return None,
+    };
+    let (height, width) = spec_of(&Bundle::open(&dir.ok()?).ok()?).ok()?.size();
+    Some((height as usize, width as usize))
 }
 
 fn cameras(page: &mut DoctorPage, settings: &Settings, time: Duration) {

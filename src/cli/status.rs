@@ -255,7 +255,7 @@ fn body(seen: &Value, word: &dyn Fn(&Value) -> Option<String>, out: &mut String)
     rows.extend(streams.iter().map(stream));
     *out += &table(&rows);
     for (id, error) in streams.iter().filter_map(|stream| Some((word(&stream["id"])?, word(&stream["error"])?))) {
-        let _ = write!(out, "\n{id}: {error}");
+        let _ = write!(out, "\n{}", of_stream("", &id, &error));
     }
     for stream in &streams {
         *out += &swallowed(stream);
@@ -276,6 +276,14 @@ fn body(seen: &Value, word: &dyn Fn(&Value) -> Option<String>, out: &mut String)
     if let Some(error) = word(&seen["outbox"]["error"]) {
         let _ = write!(out, "\nevents cannot be stored: {error}");
     }
+}
+
+/// The `error` of a stream behind its name and, before that, `kind`. Most errors begin with the stream's name already: once is enough.
+pub(super) fn of_stream(kind: &str, id: &str, error: &str) -> String {
+    let named = error.strip_prefix("stream ").and_then(|rest| rest.strip_prefix(id));
+    // A longer name is another one.
+    let is_named = named.is_some_and(|rest| rest.starts_with([' ', ':']));
+    if is_named { error.to_owned() } else { format!("{kind}{id}: {error}") }
 }
 
 /// What is to be told of a label set; nothing of one whose file is in force.

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::ask::{Daemon, Unanswered, get_from_each};
 use super::screen::{Screen, table};
-use super::status::{EVERY, LOOKED_AT, seen, time};
+use super::status::{EVERY, LOOKED_AT, of_stream, seen, time};
 use super::{plain, say};
 use crate::platform::shutdown;
 use crate::platform::signals;
@@ -219,7 +219,8 @@ fn render(boxes: &[Value]) -> String {
         .filter(|(_, count)| *count > 0)
         .map(|(state, count)| format!("{count} {}", state.shown()))
         .collect();
-    let mut out = format!("{} boxes: {}\n\n", boxes.len(), counts.join(", "));
+    let number = if boxes.len() == 1 { "1 box".to_owned() } else { format!("{} boxes", boxes.len()) };
+    let mut out = format!("{number}: {}\n\n", counts.join(", "));
     let head = ["box", "state", "version", "provider", "streams up", "tags", "dropped", "waiting", "oldest", "dead"];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(boxes.iter().map(|one| row(one, &states)));
@@ -278,7 +279,7 @@ fn wrong(one: &Value) -> String {
     }
     for stream in one["streams"].as_array().into_iter().flatten() {
         if let (Some(id), Some(error)) = (word(&stream["id"]), word(&stream["error"])) {
-            say(format!("stream {id}: {error}"));
+            say(of_stream("stream ", &id, &error));
         }
     }
     for sink in one["sinks"].as_array().into_iter().flatten() {
@@ -357,7 +358,8 @@ mod tests {
             "box": "edge-1", "state": "ready", "ready": true, "version": "0.1.0", "provider": "cpu",
             "streams": [
                 { "id": "gate", "state": "up", "tags": [{}], "accounting": { "dropped": { "superseded": 3, "decode": 2 } } },
-                { "id": "yard", "state": "down", "error": "no\u{1b}[2Jroute", "tags": [], "accounting": { "dropped": {} } },
+                { "id": "yard", "state": "down", "error": "stream yard (rtsp://10.0.0.7/1): no\u{1b}[2Jroute", "tags": [], "accounting": { "dropped": {} } },
+                { "id": "dock", "state": "failed", "error": "stream dock-2 is not it", "tags": [], "accounting": {} },
                 { "id": "old", "state": "disabled", "tags": [], "accounting": { "dropped": {} } },
             ],
             "sinks": [{ "name": "broker", "pending": 7, "oldest_pending_seconds": 7300.0, "dead": 1, "why": "refused" }],
@@ -369,17 +371,18 @@ mod tests {
 3 boxes: 1 ready, 1 NOT READY, 1 DOWN
 
 box     state      version  provider  streams up  tags  dropped  waiting  oldest  dead
-edge-1  ready      0.1.0    cpu       1 of 2      1     5        7        2 h     1
+edge-1  ready      0.1.0    cpu       1 of 3      1     5        7        2 h     1
 edge-2  NOT READY  -        -         0 of 0      0     0        0        -       0
 edge-3  DOWN       -        -         -           -     -        -        -       -
 
-edge-1: stream yard: no [2Jroute
+edge-1: stream yard (rtsp://10.0.0.7/1): no [2Jroute
+edge-1: stream dock: stream dock-2 is not it
 edge-1: sink broker: refused
 edge-2: model is loading
 edge-3: nobody answers at http://10.0.0.13:8642";
         assert_eq!(render(&[edge, loads, gone]), wanted);
         for odd in [json!(null), json!({ "streams": 7, "sinks": "x" }), json!({ "streams": [null], "sinks": [1] })] {
-            assert!(render(&[odd]).starts_with("1 boxes"));
+            assert!(render(&[odd]).starts_with("1 box:"));
         }
     }
 }

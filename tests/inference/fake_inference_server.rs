@@ -20,7 +20,8 @@ use prost::bytes::Bytes;
 use serde_json::{Value, json};
 use vtagd::infer::ImageEncoder;
 use vtagd::infer::remote::kserve_messages::{
-    InferAnswer, InferRequest, InferTensor, ModelConfig, ModelConfigAnswer, ModelMetadata, TensorMetadata,
+    InferAnswer, InferRequest, InferTensor, ModelConfig, ModelConfigAnswer, ModelMetadata, ModelQuestion,
+    TensorMetadata,
 };
 use vtagd::infer::remote::tile_bytes::PixelScale;
 
@@ -46,6 +47,9 @@ pub enum Mode {
     /// `UNAVAILABLE`, as Triton says when its queue is full.
     Full,
 }
+
+/// The one model that it has.
+pub const MODEL: &str = "m";
 
 /// What it was asked.
 #[derive(Default)]
@@ -181,6 +185,7 @@ async fn serve(tower: Arc<Tower>, request: Request<Incoming>) -> Response<Body> 
 fn over_grpc(tower: &Tower, path: &str, body: &[u8]) -> Response<Body> {
     let message = &body[5..];
     match path.rsplit('/').next().unwrap() {
+        "ModelMetadata" if ModelQuestion::decode(message).unwrap().name != MODEL => grpc_status(5),
         "ModelMetadata" => {
             tower.seen.metadata.fetch_add(1, Ordering::SeqCst);
             let (input, output) = tower.tensors();
@@ -213,6 +218,9 @@ fn over_grpc(tower: &Tower, path: &str, body: &[u8]) -> Response<Body> {
 
 fn over_http(tower: &Tower, path: &str, headers: &HeaderMap, body: &Bytes) -> Response<Body> {
     let json_answer = |value: Value| Response::new(whole(value.to_string()));
+    if path.split('/').nth(3) != Some(MODEL) {
+        return Response::builder().status(404).body(whole(json!({ "error": "unknown model" }).to_string())).unwrap();
+    }
     if path.ends_with("/config") {
         return json_answer(json!({ "name": "m", "max_batch_size": 32 }));
     }

@@ -13,5 +13,6 @@ mod infer_providers;
 mod infer_sessions;
 mod inference_hangs;
 mod pictures_on_demand;
+mod remote_doctor;
 mod remote_server;
 mod triton_export;

@@ -11,6 +11,7 @@
 //!
 //! A request has a deadline; a connection serves until it breaks and is never made again silently: whoever answers on a new one has to show by the
 //! probe that it computes what the model means. Nothing is queued here: a session's thread has one batch under way.
+//! [`server_trial`] asks once, for `doctor`, and is no part of this.
 
 pub mod circuit_breaker;
 mod client_runtime;
@@ -21,6 +22,7 @@ pub mod remote_encoder;
 mod served_model;
 mod server_connection;
 pub mod server_link;
+pub mod server_trial;
 pub mod tile_bytes;
 
 use std::fmt;
