@@ -8,7 +8,9 @@ strict F1 (one to one, IoU >= 0.3), share of the time without the label that is 
 toys, whose things appear once: marks of the first half of each interval; balanced accuracy a frame on the rest. Wanted: 0.95, 5 %, 90 %; 0.95.
 --shifts: the same thresholds on the later half darkened, moved by 8 % of its width and height, and blurred, as GStreamer makes it; wanted: strict F1 0.85.
 --history: marks are times of the clock, and thresholds come from what a daemon has kept that watched the clip in real time.
---learn N: N moments of what is marked as seen become examples of their label, and N of what is marked as absent its counter-examples (`learn: auto`).
+--learn N: N moments of what is marked as seen become examples of their label, and N of what is marked as absent its counter-examples (`learn: auto`, or
+--always).
+What halving a visit leaves of less than half a second is no visit of the later half, which begins behind it.
 """
 
 import argparse
@@ -57,6 +59,11 @@ def moments(spans, count):
 def cut(spans, low, high):
     inside = ((max(a, low), min(b, high)) for a, b in spans)
     return [(a, b) for a, b in inside if b - a > 0]
+
+
+def later_start(spans, half):
+    """Where the later half begins: edges within half a second are a matter of taste, so a shorter end of a visit is none."""
+    return max([half] + [b for a, b in spans if a < half < b < half + EDGE])
 
 
 def without(spans, low, high):
@@ -113,6 +120,8 @@ class Bench:
             if seen and absent:
                 item = lambda at: f"{os.path.abspath(clip)}@{at}"
                 learned[label] = {"examples": list(map(item, seen)), "counter_examples": list(map(item, absent))}
+                if self.args.always:
+                    learned[label]["learn"] = "always"
         return learned
 
     def config(self, clip, background, labels, every=None, pace="fast", min_change=None, watch=False, learned=None):
@@ -216,13 +225,14 @@ class Bench:
         present = [0.0, 0.0]
         strange = 0
         for label in labels:
-            seen = cut(truth["intervals"].get(label, []), half, seconds)
-            told = cut(tags.get(label, []), half, seconds)
+            start = later_start(truth["intervals"].get(label, []), half)
+            seen = cut(truth["intervals"].get(label, []), start, seconds)
+            told = cut(tags.get(label, []), start, seconds)
             h, f, m = strict(told, seen)
             hits, false, missed = hits + h, false + f, missed + m
             strange += 0 if seen else len(told)
             wide = [(a - EDGE, b + EDGE) for a, b in seen]
-            for span in without(wide, half, seconds):
+            for span in without(wide, start, seconds):
                 absent[0] += span[1] - span[0]
                 absent[1] += sum(shared(span, tag) for tag in told)
             for a, b in seen:
@@ -289,6 +299,7 @@ def main():
     parser.add_argument("--shifts", action="store_true")
     parser.add_argument("--history", action="store_true")
     parser.add_argument("--learn", type=int, default=0, help="so many examples and counter-examples a label, at most 32")
+    parser.add_argument("--always", action="store_true", help="with --learn: `learn: always`")
     parser.add_argument("--min-change", type=float, default=0.0, help="of --history: `history.min_change`")
     args = parser.parse_args()
     with open(os.path.join(args.footage, "truth.json")) as file:

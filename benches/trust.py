@@ -16,7 +16,7 @@ import tempfile
 
 from PIL import Image
 
-from calibration import EDGE, MOST, at_most, cut, without
+from calibration import EDGE, MOST, at_most, cut, later_start, without
 
 # What is wanted of a label, as a set's keys.
 WAYS = {
@@ -122,7 +122,7 @@ class Trust:
             config = self.config(clip, background, labels, way, examples, counter)
             on = ["footage", "-c", config, "--stream", "clip", "--json", "--marks"]
             self.vtagd("labels", "calibrate", *on, self.marks(name, spans, 0, seconds / 2, MOST / 2), "--write")
-            report = json.loads(self.vtagd("labels", "report", *on, self.marks(name, spans, seconds / 2, seconds, None)))
+            report = json.loads(self.vtagd("labels", "report", *on, self.marks(name, spans, later_start(spans, seconds / 2), seconds, None)))
             one = report["labels"][0]
             rate = lambda what: (what or {}).get("value")
             row = {
