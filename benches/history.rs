@@ -2,7 +2,7 @@
 //! `cargo bench --bench history -- ROWS.f32 QUERIES FOLDER`: the file is of 32-bit numbers, rows of 512, the last QUERIES of them queries; one line of
 //! JSON. `benches/peers/history_stores.py` makes the file, and compares with libraries. Without arguments: 100,000 random rows.
 //!
-//! `-- --fill FOLDER FINGERPRINT STREAMS HOURS` leaves such a past of a daemon's streams `camera-0` … as random rows, one every two seconds, for
+//! `-- --fill FOLDER FINGERPRINT DIM STREAMS HOURS` leaves such a past of a daemon's streams `camera-0` … as random rows, one every two seconds, for
 //! `benches/page_load.py`.
 //!
 //! Not criterion: filling takes long, and what counts is one run with the disk's own rhythm in it.
@@ -104,7 +104,7 @@ fn killed(rows: &Path, folder: &Path) -> (u64, u64) {
 const MOVING: i64 = 2000;
 
 /// A past of so many hours until now, of the default view of each stream.
-fn fill(folder: &Path, model: &str, streams: usize, hours: f64) {
+fn fill(folder: &Path, model: &str, dim: usize, streams: usize, hours: f64) {
     std::fs::create_dir_all(folder).unwrap();
     let (mut store, _) = RowStore::open(Some(folder), limits(8 << 30), Instant::now()).unwrap();
     let view = NamedView::default().digest();
@@ -122,7 +122,7 @@ fn fill(folder: &Path, model: &str, streams: usize, hours: f64) {
     let mut rows = 0;
     for at in (begin..now).step_by(MOVING as usize) {
         for name in &names {
-            let numbers = (0..DIM).map(|_| {
+            let numbers = (0..dim).map(|_| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 (state >> 8) as f32 / (1 << 23) as f32 - 1.0
             });
@@ -172,8 +172,9 @@ fn main() {
     }
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--write", rows, folder] => write_forever(Path::new(rows), Path::new(folder)),
-        ["--fill", folder, model, streams, hours] => {
-            fill(Path::new(folder), model, streams.parse().unwrap(), hours.parse().unwrap());
+        ["--fill", folder, model, dim, streams, hours] => {
+            let number = |text: &str| text.parse().unwrap();
+            fill(Path::new(folder), model, number(dim), number(streams), hours.parse().unwrap());
         }
         [rows, queries, folder] => measure(Path::new(rows), queries.parse().unwrap(), &PathBuf::from(folder)),
         _ => panic!("ROWS.f32 QUERIES FOLDER"),

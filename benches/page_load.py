@@ -2,11 +2,11 @@
 """What the page costs: until something is seen, until the label lab has an answer, and what many open pages take of the daemon.
 
 Starts one RTSP camera and the daemon with CAMERAS streams of it, sampled once a second with the starter model, over a past of HOURS hours that is made up
-(`cargo bench --bench history -- --fill`). Prints a table: first paint and first picture of five loads in a headless Chromium, and the memory of scripts at first and
-after HOLD seconds; how long the lab takes for words that nobody has tried and for the same again; the CPU of the daemon while nobody looks and while PAGES pages are open,
+(`cargo bench --bench history -- --fill`; with --past a copy of a folder that was made so). Prints a table: first paint and first picture of five loads in a headless Chromium,
+the bytes of the first, and the memory of scripts and of the whole browser in the first minute and after HOLD seconds; how long the lab takes for words that nobody has tried and for the same again; the CPU of the daemon while nobody looks and while PAGES pages are open,
 and what became of the cameras' frames meanwhile. An open page is what it asks for: a live stream, pictures every two seconds, streams every five.
 
-Usage: benches/page_load.py [--cameras 16] [--hours 6] [--pages 50] [--seconds 60] [--hold 0] [--programs target/release]
+Usage: benches/page_load.py [--cameras 16] [--hours 6] [--pages 50] [--seconds 60] [--hold 0] [--past FOLDER] [--programs target/release]
        (needs `make setup`, `make test-page` once for Chromium, `cargo build --release -p vtagd -p rtsp-server --bins`)
 """
 import argparse
@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -69,21 +70,33 @@ class Daemon:
             self.process.kill()
 
 
-async def ask(port, path, tag=None):
-    """One request on a connection of its own, as cheap for the asker as can be; the answer's ETag."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    known = f"If-None-Match: {tag}\r\n" if tag else ""
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{known}Connection: close\r\n\r\n".encode())
-    head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    while await reader.read(1 << 16):
-        pass
-    writer.close()
-    found = re.search(r"(?im)^etag: (.*)\r$", head)
-    return int(head.split()[1]), found[1] if found else tag
+class Connection:
+    """One that is kept, as a browser keeps it; as cheap for the asker as can be."""
+
+    def __init__(self, port):
+        self.port, self.reader, self.writer = port, None, None
+
+    async def ask(self, path, tag=None):
+        """The answer's status and ETag. A connection that was closed meanwhile is made anew."""
+        for fresh in (self.reader is None, True):
+            if fresh:
+                self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+            known = f"If-None-Match: {tag}\r\n" if tag else ""
+            self.writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{known}\r\n".encode())
+            try:
+                head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            except (asyncio.IncompleteReadError, ConnectionError):
+                if fresh:
+                    raise
+                continue
+            if length := re.search(r"(?im)^content-length: (\d+)\r$", head):
+                await self.reader.readexactly(int(length[1]))
+            found = re.search(r"(?im)^etag: (.*)\r$", head)
+            return int(head.split()[1]), found[1] if found else tag
 
 
-async def page(port, streams, seconds, statuses):
-    """What an open page asks for."""
+async def page(port, streams, seconds, statuses, number):
+    """What an open page asks for, on two connections."""
     async def live():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /api/v1/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -91,24 +104,29 @@ async def page(port, streams, seconds, statuses):
         while await reader.readline():
             pass
 
-    async def again(path, every):
-        tag = None
+    async def again():
+        kept, tag, at = Connection(port), None, 0
+        # Pages are not opened in the same moment.
+        await asyncio.sleep(number * 0.04 % 2)
         while True:
-            status, tag = await ask(port, path, tag)
+            status, tag = await kept.ask(pictures, tag)
             statuses.append(status)
-            await asyncio.sleep(every)
+            if at % 5 < 2:
+                statuses.append((await kept.ask("/api/v1/streams"))[0])
+            at += 1
+            await asyncio.sleep(2)
 
     pictures = f"/api/v1/pictures?streams={','.join(streams[:64])}&max_side=320"
     try:
         async with asyncio.timeout(seconds):
-            await asyncio.gather(live(), again(pictures, 2), again("/api/v1/streams", 5))
+            await asyncio.gather(live(), again())
     except TimeoutError:
         pass
 
 
 async def pages(port, streams, count, seconds):
     statuses = []
-    await asyncio.gather(*(page(port, streams, seconds, statuses) for _ in range(count)))
+    await asyncio.gather(*(page(port, streams, seconds, statuses, number) for number in range(count)))
     return statuses
 
 
@@ -119,6 +137,7 @@ def main():
     parser.add_argument("--pages", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--hold", type=float, default=0)
+    parser.add_argument("--past", type=pathlib.Path)
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release")
     args = parser.parse_args()
     programs = args.programs.resolve()
@@ -128,11 +147,15 @@ def main():
         source = camera.stdout.readline().strip()
         with tempfile.TemporaryDirectory() as folder:
             first = Daemon(folder, programs, source, 0)
-            model = post(first.url, "/api/v1/embed", json.dumps({"texts": ["a wall"]}).encode())["model"]["fingerprint"]
+            embedded = post(first.url, "/api/v1/embed", json.dumps({"texts": ["a wall"]}).encode())
+            model, dim = embedded["model"]["fingerprint"], len(embedded["texts"][0]["embedding"])
             first.stop()
-            fill = ["cargo", "bench", "--locked", "--bench", "history", "--", "--fill", f"{folder}/kept", model, str(args.cameras), str(args.hours)]
-            made = subprocess.run(fill, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip().splitlines()[-1]
-            print(f"a past of {args.cameras} cameras x {args.hours} h: {made}")
+            if args.past:
+                shutil.copytree(args.past, f"{folder}/kept", dirs_exist_ok=True)
+            elif args.hours > 0:
+                fill = ["cargo", "bench", "--locked", "--bench", "history", "--", "--fill", f"{folder}/kept", model, str(dim), str(args.cameras), str(args.hours)]
+                made = subprocess.run(fill, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip().splitlines()[-1]
+                print(f"a past of {args.cameras} cameras x {args.hours} h: {made}")
             daemon = Daemon(folder, programs, source, args.cameras)
             try:
                 measure(args, daemon)
@@ -151,9 +174,12 @@ def measure(args, daemon):
     painted = json.loads(subprocess.run(paint, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
     for name in ("first_paint_ms", "first_picture_ms"):
         print(f"{name:34} {painted[name]}, median {painted[name][2]}")
-    if painted["heap_bytes"]:
-        before, after = painted["heap_bytes"]
-        print(f"{'memory of scripts':34} {before / 1e6:.1f} MB, {after / 1e6:.1f} MB after {args.hold:.0f} s")
+    files, everything = (painted["first_load_bytes"][key] / 1000 for key in ("files", "all"))
+    print(f"{'first load':34} {files:.1f} kB of files, {everything:.1f} kB with answers and the first pictures")
+    if held := painted["held"]:
+        for what, key in (("scripts of the cameras' page", "cameras"), ("scripts of the events' page", "events"), ("the whole browser with both", "browser")):
+            values = [one[key] / 1e6 for one in held]
+            print(f"{what:34} {values[0]:.1f} MB after a minute, {values[-1]:.1f} MB after {len(values)}, at most {max(values):.1f} MB; each {max(len(values) // 12, 1)} minutes {[round(one) for one in values[::max(len(values) // 12, 1)]]}")
 
     def lab(words):
         body = {"label": words, "prompts": [words], "hours": args.hours}

@@ -75,7 +75,7 @@ function setBar(element, one) {
   meter.lastChild.hidden = !one.enter;
   if (one.enter) meter.lastChild.style.left = `${one.enter.score * 100}%`;
   say(score, percent(one.score));
-  say(rival, one.waits ? `waits: ${one.waits}` : one.rival ? `${one.margin >= 0 ? 'before' : 'behind'} ${one.rival}` : '');
+  say(rival, one.waits ? `waits: ${one.waits}` : one.rival ? `${one.margin >= 0 ? 'ahead of' : 'behind'} ${one.rival}` : '');
   element.classList.toggle('open', one.state === 'open');
   element.classList.toggle('rising', one.state === 'rising');
 }

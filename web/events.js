@@ -101,9 +101,15 @@ export function events(body, parameters) {
   const filters = h('form', { class: 'filters', onsubmit: (event) => event.preventDefault() });
   const more = button('Older', () => attempt(older), { hidden: true });
   const empty = h('p', { hidden: true });
-  put(body, filters, band, list, empty, more);
+  const hint = h('p', { class: 'small' }, 'Say of a tag that it is right or wrong: a mark that the label was there, or was not. Calibrations are made of marks.');
+  // Who scrolls to the end has more of them; the button is for who does not scroll.
+  const end = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && attempt(older));
+  put(body, filters, band, hint, list, empty, more);
   let wanted = parameters;
   let next = null;
+  /** Which question is being answered, and of which one a page is on its way. */
+  let turn = 0;
+  let reading = 0;
   let left = false;
   let thresholds = new Map();
 
@@ -117,6 +123,7 @@ export function events(body, parameters) {
     if (tags.all.size >= HELD) more.hidden = true;
     each(list, all, (tag) => tag.id, row, setRow);
     empty.hidden = all.length > 0;
+    hint.hidden = !empty.hidden;
     say(empty, 'Nothing was told that fits. A label tells once its score stays above its threshold: the bars of a camera show how near it is, the label lab which threshold would have told.');
   };
   let soon = false;
@@ -129,28 +136,41 @@ export function events(body, parameters) {
       draw();
     }, 250);
   };
+  /** The next page of them. One that comes when others are wanted by now is of no use. */
   const older = async () => {
-    const page = await get('events', { ...asked(wanted), limit: PAGE, cursor: next });
-    page.events.forEach((event) => tags.note(event));
-    next = page.next;
+    if (reading === turn) return;
+    const own = turn;
+    reading = own;
+    try {
+      const page = await get('events', { ...asked(wanted), limit: PAGE, cursor: next });
+      if (own !== turn) return;
+      page.events.forEach((event) => tags.note(event));
+      next = page.next;
+    } finally {
+      if (reading === own) reading = 0;
+    }
     more.hidden = !next || tags.all.size >= HELD;
     draw();
+    // Where its end is still in sight, that is told once more.
+    end.unobserve(more);
+    end.observe(more);
   };
   const begin = async () => {
-    tags.all.clear();
+    turn += 1;
+    const own = turn;
+    more.hidden = true;
     next = null;
     if (wanted.order === 'uncertain') {
-      const { sets } = await get('labels');
+      const [{ sets }, page] = await Promise.all([get('labels'), get('events', { ...asked(wanted), since: wanted.since || '1d', limit: REVIEWED })]);
+      if (own !== turn) return;
       thresholds = new Map(sets.flatMap((set) => set.details.map((one) => [`${set.set}\n${one.label}`, one.enter.margin ?? 0])));
-      const page = await get('events', { ...asked(wanted), since: wanted.since || '1d', limit: REVIEWED });
+      tags.all.clear();
       page.events.forEach((event) => tags.note(event));
-      more.hidden = true;
       draw();
       return;
     }
+    tags.all.clear();
     await older();
-    // What is seen at first fills a screen, also where pages are short.
-    if (next && tags.all.size < 10) await older();
   };
   const change = (key) => (value) => {
     wanted = { ...wanted, [key]: value };
@@ -184,6 +204,8 @@ export function events(body, parameters) {
   ];
   return () => {
     left = true;
+    turn += 1;
+    end.disconnect();
     ends.forEach((end) => end());
   };
 }

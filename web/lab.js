@@ -46,6 +46,12 @@ export function lab(body, parameters) {
   const shown = h('output', {});
   const state = h('p', { role: 'status' });
   const results = h('div', { class: 'results' });
+  const hint = h(
+    'p',
+    { class: 'small', hidden: true },
+    'A curve shows the margin: by how much the label leads whatever else it could be. Where it is at the threshold or above, it tells. Draw over a curve with the mouse where the label was seen and where it was absent, ',
+    'or use the buttons of a moment; then calibrate. An example teaches the label what it looks like, a counter-example what it is not.',
+  );
   const save = button('Save the label', () => attempt(keep), { class: 'main', disabled: true });
   const fit = button('Calibrate: the threshold that fits the marks best', () => attempt(calibrate), { disabled: true });
   const form = h(
@@ -55,7 +61,7 @@ export function lab(body, parameters) {
     h('div', { class: 'columns' }, field('Label (its name in events)', name), field('Prompts: what it looks like, one a line', prompts), field('Negatives: what is alike and not meant', negatives), field('Background of the set: what is usually seen', background)),
   );
   const threshold = h('div', { class: 'threshold-box', hidden: true }, field('Threshold (margin)', level), shown, h('p', {}, fit, ' ', save));
-  put(body, form, known, state, threshold, results);
+  put(body, form, known, state, threshold, hint, results);
 
   name.addEventListener('change', () => {
     choose();
@@ -123,7 +129,7 @@ export function lab(body, parameters) {
       if (!(error instanceof ApiError)) throw error;
       const off = error.message.includes('history') ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
       put(results);
-      threshold.hidden = true;
+      threshold.hidden = hint.hidden = true;
       return say(state, `${error.message}.${off}`);
     }
     return draw();
@@ -133,7 +139,7 @@ export function lab(body, parameters) {
     const points = told.streams.flatMap((one) => one.curve).filter((margin) => margin !== null);
     if (points.length === 0) {
       put(results);
-      threshold.hidden = true;
+      threshold.hidden = hint.hidden = true;
       return say(state, told.other_models ? 'What the history keeps of that time is of another model.' : 'The history keeps nothing of that time yet: look again in a minute.');
     }
     const of = JSON.stringify([told.set, told.label]);
@@ -150,7 +156,7 @@ export function lab(body, parameters) {
     if (isNew && !moved) level.value = suggestion(points);
     // A score of 0 or 1 has no margin.
     else if (!moved) level.value = enter ?? (told.enter.score > 0.5 ? high : low);
-    threshold.hidden = false;
+    threshold.hidden = hint.hidden = false;
     save.disabled = false;
     charts = told.streams.filter((one) => one.rows > 0).map((one) => chart(one, low, high));
     put(results, charts.map((one) => one.element));

@@ -1,6 +1,6 @@
 // Moments of the past that fit words, a picture, or both; from each of them its neighbours, and a mark for a label.
 
-import { ask, attempt, get, located, notice, post } from './api.js';
+import { ApiError, ask, attempt, get, located, notice, post } from './api.js';
 import { button, choice, field, h, here, put, replaceAddress, say, time } from './dom.js';
 import { learn } from './learn.js';
 
@@ -75,11 +75,21 @@ export function search(body, parameters) {
     const near = async () => withPicture(await (await ask(at)).blob(), `of ${place}, ${time(one.from)}`);
     const said = h('span', { role: 'status', class: 'said' });
     const labels = sets.filter((set) => set.streams.includes(one.stream)).flatMap((set) => set.labels.map((label) => [JSON.stringify([set.set, label]), `${label} (${set.set})`]));
-    const label = choice(labels, '');
+    // A mark of a label that nobody has chosen would be a wrong one.
+    const words = (wanted.q || '').toLowerCase();
+    const meant = labels.find(([, text]) => words.includes(text.slice(0, text.lastIndexOf(' (')).toLowerCase())) || (labels.length === 1 && labels[0]);
+    const label = choice([['', 'which label?'], ...labels], meant ? meant[0] : '');
     label.setAttribute('aria-label', 'label to mark');
+    const chosen = () => {
+      if (!label.value) {
+        label.focus();
+        throw new ApiError(0, 'choose which label it is of first');
+      }
+      return JSON.parse(label.value);
+    };
     const mark = (kind) => () =>
       attempt(async () => {
-        const [set, name] = JSON.parse(label.value);
+        const [set, name] = chosen();
         // A moment that is a single look has no length, and a mark has.
         const to = new Date(Math.max(new Date(one.until).getTime(), new Date(one.from).getTime() + 1000)).toISOString();
         await post('marks', { stream: one.stream, region: one.region, set, kind, label: name, from: one.from, to });
@@ -87,7 +97,7 @@ export function search(body, parameters) {
       });
     const teach = (key) => () =>
       attempt(async () => {
-        const [name, of] = JSON.parse(label.value);
+        const [name, of] = chosen();
         // As it is by now: each change gives the set another hash.
         ({ sets } = await get('labels'));
         const set = sets.find((known) => known.set === name);

@@ -28,7 +28,7 @@ export function system(body) {
       line('model', ready.model || 'none'),
       line('provider', ready.provider || 'none'),
       ready.refused.map((one) => line('refused', h('span', { class: 'bad' }, `${one.provider} refused: ${one.reason}`))),
-      inference ? line('inference', `${inference.sessions} sessions, ${inference.threads} threads each, up to ${inference.max_size} pictures a batch`) : null,
+      inference ? line('inference', `${inference.sessions === 1 ? 'one session' : `${inference.sessions} sessions`}, ${inference.threads === 0 ? 'on all cores' : `${inference.threads} threads each`}, up to ${inference.max_size} pictures a batch`) : null,
       line('outbox', `${outbox.path || 'in memory'}, ${(outbox.bytes / 1e6).toFixed(1)} MB`),
       outbox.error ? line('outbox', h('span', { class: 'bad' }, `events cannot be stored: ${outbox.error}`)) : null,
     ];

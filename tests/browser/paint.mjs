@@ -1,36 +1,63 @@
 // What a page costs in a browser, for benches/page_load.py: `node paint.mjs ADDRESS [SECONDS]` prints a line of JSON: when something is first seen, when the first
-// picture is, and how much memory scripts hold at first and after so many seconds.
+// picture is, how many bytes came until then, and how much memory the scripts of two pages and the whole browser hold, a minute after they were
+// opened and each minute until so many seconds have passed.
 
+import { readFileSync } from 'node:fs';
 import { chromium } from 'playwright-core';
+
+const MINUTE = 60_000;
 
 const [address, seconds = '0'] = process.argv.slice(2);
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || '/usr/bin/chromium', args: ['--no-sandbox', '--enable-precise-memory-info'] });
 const paints = [];
 const pictures = [];
-const heap = [];
+const loads = [];
+const held = [];
+
+/** Memory that would be free without these processes, in bytes: pictures lie in another one than scripts. */
+async function privateBytes(session) {
+  const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+  let sum = 0;
+  for (const { id } of processInfo) {
+    for (const found of readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(/^Private_\w+:\s+(\d+) kB/gm)) sum += Number(found[1]) * 1024;
+  }
+  return sum;
+}
+
+/** Two pages stay open: the cameras, and what is told. */
+async function hold(page) {
+  const events = await page.context().newPage();
+  await events.goto(`${address}#/events`);
+  const sessions = await Promise.all([page, events].map((one) => page.context().newCDPSession(one)));
+  const whole = await browser.newBrowserCDPSession();
+  for (let at = MINUTE; at <= Number(seconds) * 1000; at += MINUTE) {
+    await page.waitForTimeout(MINUTE);
+    for (const own of sessions) await own.send('HeapProfiler.collectGarbage');
+    const [cameras, told] = await Promise.all([page, events].map((one) => one.evaluate(() => performance.memory.usedJSHeapSize)));
+    held.push({ cameras, events: told, browser: await privateBytes(whole) });
+  }
+}
+
 try {
   for (let load = 0; load < 5; load += 1) {
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
     const page = await context.newPage();
+    const network = await context.newCDPSession(page);
+    let bytes = 0;
+    network.on('Network.loadingFinished', (finished) => (bytes += finished.encodedDataLength));
+    await network.send('Network.enable');
     await page.goto(address);
     await page.waitForFunction(() => performance.getEntriesByName('first-contentful-paint').length > 0);
     paints.push(await page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0].startTime));
+    const files = await page.evaluate(() => performance.getEntriesByType('navigation').concat(performance.getEntriesByType('resource')).filter((one) => !one.name.includes('/api/') && !one.name.endsWith('readyz')).reduce((sum, one) => sum + one.transferSize, 0));
     await page.waitForFunction(() => [...document.images].some((image) => image.naturalWidth > 0), null, { timeout: 60_000 });
     pictures.push(await page.evaluate(() => performance.now()));
-    if (load === 4 && Number(seconds) > 0) {
-      const session = await context.newCDPSession(page);
-      const held = async () => {
-        await session.send('HeapProfiler.collectGarbage');
-        return page.evaluate(() => performance.memory.usedJSHeapSize);
-      };
-      heap.push(await held());
-      await page.waitForTimeout(Number(seconds) * 1000);
-      heap.push(await held());
-    }
+    loads.push({ files, all: bytes });
+    if (load === 4 && Number(seconds) > 0) await hold(page);
     await context.close();
   }
 } finally {
   await browser.close();
 }
 const sorted = (list) => list.map(Math.round).sort((a, b) => a - b);
-console.log(JSON.stringify({ first_paint_ms: sorted(paints), first_picture_ms: sorted(pictures), heap_bytes: heap }));
+console.log(JSON.stringify({ first_paint_ms: sorted(paints), first_picture_ms: sorted(pictures), first_load_bytes: loads[0], held }));

@@ -2,6 +2,7 @@
 
 import { execFileSync, spawn } from 'node:child_process';
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,6 +12,7 @@ export const ROOT = join(dirname(fileURLToPath(import.meta.url)), '../..');
 export const TOKEN = 'a-token-of-the-page-tests-0123456789';
 /** Long enough for a machine of two cores that has other things to do. */
 export const DEADLINE = 120_000;
+export const JSON_TYPE = { 'Content-Type': 'application/json' };
 
 const program = process.env.VTAGD || join(ROOT, 'target/debug/vtagd');
 const camera = process.env.RTSP_SERVER || join(ROOT, 'target/debug/rtsp_server');
@@ -37,9 +39,10 @@ function run(command, args, options) {
   child.stdout.on('data', (data) => (said.out += data));
   child.stderr.on('data', (data) => (said.err += data));
   const ended = new Promise((then) => child.on('exit', then));
+  /** `end`: its exit code. */
   const one = { said, kill: () => child.exitCode === null && child.kill(), end: async () => {
     one.kill();
-    await ended;
+    return ended;
   } };
   started.push(one);
   return one;
@@ -60,7 +63,7 @@ export const CAN_BE_SERVICE = process.getuid() === 0;
 
 /**
  * A setting of its own. `asService`: as the unit runs it, a user of its own, /etc and the configuration's folder read-only, everything else by `STATE_DIRECTORY`.
- * @param {{history?: string, streams?: string, token?: boolean, asService?: boolean}} [given]
+ * @param {{history?: string, streams?: string | ((camera: string) => string), token?: boolean, asService?: boolean}} [given]
  */
 export async function begin({ history = '{ path: kept, pictures: { max_side: 320 } }', streams, token = true, asService = false } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'vtagd-page-'));
@@ -90,7 +93,7 @@ async function inside(folder, { history, streams, token, asService }) {
   const config = () => `instance: demo
 model: { path: starter }
 sampling: { interval: 500ms }
-streams: ${streams ?? `[{ id: demo-camera, url: "${url}" }]`}
+streams: ${typeof streams === 'function' ? streams(url) : streams ?? `[{ id: demo-camera, url: "${url}" }]`}
 labels: [demo.yaml]
 events: { enter: 0.6, exit: 0.3, after: 0s, cooldown: 0s }
 ${asService ? "sinks: [{ type: jsonl, path: '-' }]\nsnapshots: {}" : `sinks: [{ type: jsonl, path: events.jsonl }]
@@ -114,10 +117,11 @@ api: { listen: 127.0.0.1:${port}${shown} }
   // From then on the same, so that a page finds a daemon that was restarted.
   port = Number(await eventually('the daemon', () => /127\.0\.0\.1:(\d+)/.exec(daemon.said.err.split('\n').find((line) => line.includes('API listens')) || '')?.[1]));
   const address = `http://127.0.0.1:${port}`;
-  const ask = async (path, options = {}) => {
+  const fetched = (path, options = {}) => {
     const headers = { ...(token ? { Authorization: `Bearer ${TOKEN}` } : {}), ...options.headers };
-    return (await fetch(`${address}/${path}`, { ...options, headers })).json();
+    return fetch(`${address}/${path.replace(/^\//, '')}`, { ...options, headers });
   };
+  const ask = async (path, options) => (await fetched(path, options)).json();
   await eventually('it is ready', async () => (await ask('readyz').catch(() => ({}))).ready);
   const browser = await chromium.launch({ executablePath: browserProgram, args: ['--no-sandbox'] });
   return {
@@ -125,12 +129,15 @@ api: { listen: 127.0.0.1:${port}${shown} }
     camera: url,
     etc,
     ask,
+    fetch: fetched,
     browser,
     folder,
     daemon: () => daemon,
+    /** The exit code of the one that ends. */
     async restart() {
-      await daemon.end();
+      const code = await daemon.end();
       daemon = start();
+      return code;
     },
     /** A page that fails the test for whatever the policy forbids and whatever its scripts throw. */
     async page(options = {}) {
@@ -156,4 +163,22 @@ api: { listen: 127.0.0.1:${port}${shown} }
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+/** What axe-core finds on the page as it is. Its text is run by the test, not by the page: no policy is in its way, and none is loosened. */
+export async function violations(page) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(() => window.axe.run());
+  return found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(' ')}`);
+}
+
+/** A page that has logged in by the link, of a daemon that has a camera. */
+export async function opened(setting, view, options) {
+  const page = await setting.page(options);
+  await page.goto(setting.link);
+  await page.waitForSelector('.card');
+  if (view) await page.goto(`${setting.address}/#/${view}`);
+  return page;
 }

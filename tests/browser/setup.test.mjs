@@ -1,19 +1,10 @@
 // The first run in a headless Chromium: a daemon without a stream, until the first label of the first camera; and what is said where that cannot be.
 
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { begin, CAN_BE_SERVICE, eventually, TOKEN } from './setting.mjs';
-
-const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-
-async function violations(page) {
-  await page.evaluate(axe);
-  const found = await page.evaluate(() => window.axe.run());
-  return found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(' ')}`);
-}
+import { begin, CAN_BE_SERVICE, eventually, violations } from './setting.mjs';
 
 async function inSetting(given, body) {
   const setting = await begin(given);
@@ -114,41 +105,6 @@ test('without a token the page says which lines are missing', async () => {
     await page.goto(setting.link);
     await page.waitForSelector('.bad:has-text("api: { token: { file: token } }")');
     assert.equal(await page.$$eval('button:has-text("Look for cameras")', (all) => all.length), 0);
-    assert.deepEqual(page.faults, []);
-  });
-});
-
-test('a set that was changed on the disk is not overwritten: the page says what to do', async () => {
-  await inSetting({}, async (setting) => {
-    const page = await setting.page();
-    await page.goto(setting.link);
-    await page.waitForSelector('.card');
-    await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+wall')).searched?.rows > 3);
-    await page.goto(`${setting.address}/#/lab?label=cat`);
-    await page.waitForSelector('.curve-box path.curve');
-    const file = join(setting.etc, 'demo.yaml');
-    writeFileSync(file, readFileSync(file, 'utf8').replace('a wall', 'a grey wall'));
-    await page.locator('input[type=range]').evaluate((input) => {
-      input.value = input.max;
-      input.dispatchEvent(new Event('input'));
-    });
-    await page.click('button:has-text("Save the label")');
-    await page.waitForSelector('#notices p:has-text("Nothing was saved")');
-    await page.waitForSelector('button:has-text("Read it again")');
-    assert.equal((await setting.ask('api/v1/labels')).sets[0].in_force, 'file');
-    // What it says comes into force with a reload; then it is saved.
-    await setting.ask('api/v1/reload', { method: 'POST' });
-    await eventually('it is in force', async () => (await setting.ask('api/v1/labels')).sets[0].background.includes('a grey wall'));
-    await page.click('button:has-text("Read it again")');
-    await page.waitForFunction(() => [...document.querySelectorAll('textarea')].at(-1).value.includes('a grey wall'));
-    await page.waitForSelector('.curve-box path.curve');
-    await page.locator('input[type=range]').evaluate((input) => {
-      input.value = input.max;
-      input.dispatchEvent(new Event('input'));
-    });
-    await page.click('button:has-text("Save the label")');
-    await page.waitForSelector('#notices p:has-text("cat is saved")');
-    assert.ok(TOKEN.length > 20 && !setting.daemon().said.err.includes(TOKEN));
     assert.deepEqual(page.faults, []);
   });
 });

@@ -1,0 +1,124 @@
+// Every view of the page in a headless Chromium: for those who cannot see it or have no mouse, on a phone, over a restart, in many tabs, and before anybody has logged in.
+
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { begin, eventually, opened, violations } from './setting.mjs';
+
+const VIEWS = ['cameras', 'camera/demo-camera', 'events', 'events?order=uncertain', 'search?q=a+rocket', 'lab?label=cat', 'add', 'system'];
+
+let setting;
+before(async () => {
+  setting = await begin();
+});
+after(async () => setting?.end());
+
+test('axe-core finds nothing on any view, dark or light, wide or on a phone, and nothing is wider than the phone', async () => {
+  await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+rocket')).searched?.rows > 12);
+  for (const colorScheme of ['light', 'dark']) {
+    for (const viewport of [{ width: 1280, height: 800 }, { width: 390, height: 844 }]) {
+      const page = await opened(setting, '', { colorScheme, viewport });
+      await page.waitForSelector('.bar');
+      for (const view of VIEWS) {
+        await page.goto(`${setting.address}/#/${view}`);
+        await page.waitForFunction(() => document.querySelector('main h1 + .view')?.textContent.length > 20);
+        if (view.startsWith('lab')) await page.waitForSelector('.curve-box path.curve');
+        if (view.startsWith('search')) await page.waitForSelector('.moments li');
+        await page.waitForTimeout(500);
+        assert.deepEqual(await violations(page), [], `${view} ${colorScheme} ${viewport.width}`);
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(wide <= 0, `${view} is ${wide} pixels too wide at ${viewport.width}`);
+      }
+      assert.deepEqual(page.faults, []);
+      await page.context().close();
+    }
+  }
+});
+
+test('by keyboard alone: to the content, to another view, to a threshold', async () => {
+  await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+cat')).searched?.rows > 3);
+  const page = await opened(setting);
+  const focused = () => page.evaluate(() => [document.activeElement.tagName, document.activeElement.textContent.slice(0, 30)].join(' '));
+  const tabTo = async (wanted) => {
+    for (let at = 0; at < 40; at += 1) {
+      await page.keyboard.press('Tab');
+      if (wanted.test(await focused())) return;
+    }
+    assert.fail(`${wanted} is not reached; ${await focused()}`);
+  };
+  await tabTo(/^A To the content/);
+  await page.keyboard.press('Enter');
+  assert.match(await focused(), /^MAIN/);
+  await page.reload();
+  await page.waitForSelector('.card');
+  await tabTo(/^A Label lab/);
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('.lab-form input');
+  assert.match(await focused(), /^H1 Label lab/, 'who hears the page hears where it is');
+  await tabTo(/^INPUT/);
+  await page.keyboard.type('cat');
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('.curve-box path.curve');
+  const range = page.locator('input[type=range]');
+  await eventually('the threshold has the focus', async () => {
+    await page.keyboard.press('Tab');
+    return range.evaluate((one) => one === document.activeElement);
+  });
+  const before = Number(await range.inputValue());
+  await page.keyboard.press('ArrowRight');
+  assert.ok(Number(await range.inputValue()) > before);
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
+test('eight tabs of a browser are all served, since those that nobody sees hold no connection', async () => {
+  const first = await opened(setting);
+  const tabs = [first];
+  const hide = (page, hidden) => page.evaluate((is) => {
+    Object.defineProperty(document, 'hidden', { configurable: true, get: () => is });
+    document.dispatchEvent(new Event('visibilitychange'));
+  }, hidden);
+  for (let at = 1; at < 8; at += 1) {
+    await hide(tabs.at(-1), true);
+    await tabs.at(-1).waitForSelector('#connection.hidden');
+    const page = await first.context().newPage();
+    await page.goto(setting.address);
+    await page.waitForSelector('#connection.live');
+    await page.waitForFunction(() => document.querySelector('.card img')?.naturalWidth > 100);
+    tabs.push(page);
+  }
+  await hide(tabs.at(-1), true);
+  const asks = [];
+  first.on('request', (request) => asks.push(request.url()));
+  await first.waitForTimeout(6000);
+  assert.deepEqual(asks, [], 'a tab that nobody sees asks for nothing');
+  await hide(first, false);
+  await first.waitForSelector('#connection.live');
+  assert.deepEqual(first.faults, []);
+  await first.context().close();
+});
+
+test('a daemon that is restarted under an open page ends cleanly, is shown as away and found again, without the token being asked for', async () => {
+  const page = await opened(setting);
+  await page.waitForSelector('#connection.live');
+  const restarted = setting.restart();
+  await page.waitForSelector('#connection.away');
+  assert.equal(await restarted, 0, 'an open page keeps no daemon from ending');
+  await page.waitForSelector('#connection.live');
+  assert.equal(await page.$$eval('dialog', (all) => all.length), 0);
+  await page.waitForSelector('.card');
+  await page.context().close();
+});
+
+test('without the token nothing is shown but the question for it, and a wrong one is refused', async () => {
+  for (const colorScheme of ['light', 'dark']) {
+    const page = await setting.page({ colorScheme, viewport: { width: 390, height: 844 } });
+    await page.goto(setting.address);
+    await page.waitForSelector('dialog input');
+    assert.equal(await page.$$eval('.card', (all) => all.length), 0);
+    await page.fill('dialog input', 'a-wrong-token-0123456789');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('dialog [role=alert]:has-text("not the token")');
+    assert.deepEqual(await violations(page), []);
+    await page.context().close();
+  }
+});
