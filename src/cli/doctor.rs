@@ -352,7 +352,7 @@ fn picture_size(choice: &ModelChoice) -> Option<(usize, usize)> {
         ModelChoice::Path(path) => model::resolve(path),
         ModelChoice::None | ModelChoice::Hub(_) => return None,
     };
-    let (height, width) = spec_of(&Bundle::open(&dir.ok()?).ok()?).ok()?.size();
+    let (height, width) = spec_of(&Bundle::open_with_cache(&dir.ok()?, Some(&paths::cache_dir())).ok()?).ok()?.size();
     Some((height as usize, width as usize))
 }
 
