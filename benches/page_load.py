@@ -42,7 +42,7 @@ class Daemon:
         config = pathlib.Path(folder, "vtagd.yaml")
         config.write_text(
             f"{streams}labels: [{ROOT}/config/labels/demo.yaml]\nsinks: [{{ type: jsonl, path: events.jsonl }}]\nstate: {{ path: state }}\n"
-            'outbox: { path: outbox.db }\nhistory: { path: kept, max_size: 8GiB }\napi: { listen: "127.0.0.1:0" }\n'
+            'outbox: { path: outbox.db }\nhistory: { path: kept, max_size: 8GiB }\nsnapshots: { path: snapshots }\napi: { listen: "127.0.0.1:0" }\n'
         )
         self.log = pathlib.Path(folder, "log")
         with open(self.log, "w") as log:
@@ -177,7 +177,7 @@ def measure(args, daemon):
     files, everything = (painted["first_load_bytes"][key] / 1000 for key in ("files", "all"))
     print(f"{'first load':34} {files:.1f} kB of files, {everything:.1f} kB with answers and the first pictures")
     if held := painted["held"]:
-        for what, key in (("scripts of the cameras' page", "cameras"), ("scripts of the events' page", "events"), ("the whole browser with both", "browser")):
+        for what, key in (("scripts of the cameras' page", "cameras"), ("scripts of the events' page", "events"), ("the larger page's process", "page"), ("the whole browser with both", "browser")):
             values = [one[key] / 1e6 for one in held]
             print(f"{what:34} {values[0]:.1f} MB after a minute, {values[-1]:.1f} MB after {len(values)}, at most {max(values):.1f} MB; each {max(len(values) // 12, 1)} minutes {[round(one) for one in values[::max(len(values) // 12, 1)]]}")
 

@@ -3,6 +3,7 @@
 import { ask, attempt, address, get } from './api.js';
 import { button, choice, duration, each, field, h, here, percent, put, replaceAddress, say, time } from './dom.js';
 import * as live from './live.js';
+import { drawPicture, picturePlace } from './picture.js';
 import { setup } from './setup.js';
 
 /** Between two looks at the pictures of a grid, and of one camera. */
@@ -84,7 +85,7 @@ function bars(element, labels) {
   each(element, labels, (one) => name('', one), bar, setBar);
 }
 
-/** Pictures of streams in `<img>` elements, fetched together, those that can be seen alone. */
+/** Pictures of streams, fetched together, those that can be seen alone. */
 class Pictures {
   /** @param {number} every @param {number} side */
   constructor(every, side) {
@@ -92,7 +93,6 @@ class Pictures {
     this.tag = '';
     this.asked = '';
     this.side = side;
-    this.urls = new Map();
     this.early = 10;
     this.seen = new IntersectionObserver((entries) => {
       for (const entry of entries) entry.target.dataset.visible = entry.isIntersecting ? 'yes' : '';
@@ -101,7 +101,7 @@ class Pictures {
     this.timer = setInterval(() => this.look(), every);
   }
 
-  /** @param {string} stream @param {Element} box what has to be in sight @param {HTMLImageElement} image */
+  /** @param {string} stream @param {Element} box what has to be in sight @param {HTMLCanvasElement} image */
   add(stream, box, image) {
     this.images.set(stream, { box, image });
     this.seen.observe(box);
@@ -117,7 +117,7 @@ class Pictures {
       const answer = await ask(path, { headers: this.asked === path && this.tag ? { 'If-None-Match': this.tag } : {} });
       this.asked = path;
       this.tag = answer.headers.get('ETag') || '';
-      if (answer.status !== 304) (await answer.json()).pictures.forEach((one) => this.show(one));
+      if (answer.status !== 304) await Promise.all((await answer.json()).pictures.map((one) => this.show(one)));
       // The first look makes the daemon hold the next sample; a camera that is away has none.
       if (this.early > 0 && visible.some(([, { image }]) => !image.dataset.at)) {
         this.early -= 1;
@@ -130,24 +130,17 @@ class Pictures {
     }
   }
 
-  show({ stream, sampled_at: at, jpeg }) {
+  async show({ stream, sampled_at: at, jpeg }) {
     const image = this.images.get(stream)?.image;
     if (!image || image.dataset.at === at) return;
     const bytes = Uint8Array.from(atob(jpeg), (character) => character.charCodeAt(0));
-    const url = URL.createObjectURL(new Blob([bytes], { type: 'image/jpeg' }));
-    const before = this.urls.get(stream);
-    this.urls.set(stream, url);
-    image.src = url;
+    await drawPicture(image, new Blob([bytes], { type: 'image/jpeg' }), `${stream}, ${time(at)}`);
     image.dataset.at = at;
-    image.alt = `${stream}, ${time(at)}`;
-    image.hidden = false;
-    if (before) URL.revokeObjectURL(before);
   }
 
   end() {
     clearInterval(this.timer);
     this.seen.disconnect();
-    for (const url of this.urls.values()) URL.revokeObjectURL(url);
   }
 }
 
@@ -232,7 +225,7 @@ export function cameras(body, parameters) {
   let endSetup = null;
 
   const card = (row) => {
-    const image = h('img', { alt: '', hidden: true });
+    const image = picturePlace();
     const box = h('a', { class: 'picture', href: here(`camera/${encodeURIComponent(row.id)}`), 'aria-label': `${row.id} alone` }, image);
     pictures.add(row.id, box, image);
     return h(
@@ -294,7 +287,7 @@ export function cameras(body, parameters) {
 
 export function camera(body, parameters, id) {
   const pictures = new Pictures(ONE_EVERY, 640);
-  const image = h('img', { alt: '', hidden: true });
+  const image = picturePlace();
   const state = h('span', { class: 'state' });
   const why = h('p', { class: 'why', hidden: true });
   const labels = h('div', { class: 'bars' });

@@ -5,11 +5,14 @@ import { attempt, get, located, post } from './api.js';
 import { button, choice, duration, each, field, h, here, marginOf, percent, put, replaceAddress, say, time } from './dom.js';
 import { strip } from './chart.js';
 import * as live from './live.js';
+import { drawPicture, picturePlace } from './picture.js';
 
 /** Events of a page. */
 const PAGE = 100;
 /** Tags that the page holds, at most: those that are older can be had by `until`. */
 const HELD = 2000;
+/** Of a tag's picture, pixels. */
+const WIDTH = 320;
 /** Events that a review looks through. */
 const REVIEWED = 1000;
 
@@ -68,19 +71,32 @@ function row(tag, mark) {
   );
 }
 
+/** A row holds its picture while it is near to what is seen: all of a day together would fill the browser's memory. */
+async function setPicture(place) {
+  const wanted = place.dataset.near ? place.getAttribute('href') : '';
+  if (place.dataset.shown === wanted) return;
+  place.dataset.shown = wanted;
+  put(place);
+  // The file may come a moment after its event, or be gone.
+  for (let left = 2; wanted && left > 0; left -= 1) {
+    const answer = await fetch(wanted).catch(() => null);
+    if (place.dataset.shown !== wanted) return;
+    if (answer?.ok) {
+      const picture = picturePlace();
+      put(place, picture);
+      await drawPicture(picture, await answer.blob(), place.dataset.text, WIDTH).catch(() => put(place));
+      return;
+    }
+    await new Promise((then) => setTimeout(then, 2000));
+  }
+}
+
 function setRow(element, tag) {
   const [picture, text] = element.children;
   if (tag.picture && picture.getAttribute('href') !== tag.picture) {
     picture.href = tag.picture;
-    // The file may come a moment after its event, or be gone.
-    let again = true;
-    const missing = () => {
-      if (!again) return image.remove();
-      again = false;
-      return setTimeout(() => (image.src = tag.picture), 2000);
-    };
-    const image = h('img', { src: tag.picture, alt: `${tag.label} at ${tag.stream}`, loading: 'lazy', onerror: missing });
-    put(picture, image);
+    picture.dataset.text = `${tag.label} at ${tag.stream}`;
+    setPicture(picture);
   }
   picture.hidden = !tag.picture;
   const lasted = tag.to ? duration((new Date(tag.to) - new Date(tag.from)) / 1000) : 'still open';
@@ -104,6 +120,20 @@ export function events(body, parameters) {
   const hint = h('p', { class: 'small' }, 'Say of a tag that it is right or wrong: a mark that the label was there, or was not. Calibrations are made of marks.');
   // Who scrolls to the end has more of them; the button is for who does not scroll.
   const end = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && attempt(older));
+  const near = new IntersectionObserver(
+    (seen) => {
+      for (const { target, isIntersecting } of seen) {
+        target.dataset.near = isIntersecting ? 'yes' : '';
+        setPicture(target);
+      }
+    },
+    { rootMargin: '1000px' },
+  );
+  const made = (tag) => {
+    const element = row(tag);
+    near.observe(element.firstChild);
+    return element;
+  };
   put(body, filters, band, hint, list, empty, more);
   let wanted = parameters;
   let next = null;
@@ -121,7 +151,7 @@ export function events(body, parameters) {
     }
     strip(band, all);
     if (tags.all.size >= HELD) more.hidden = true;
-    each(list, all, (tag) => tag.id, row, setRow);
+    each(list, all, (tag) => tag.id, made, setRow);
     empty.hidden = all.length > 0;
     hint.hidden = !empty.hidden;
     say(empty, 'Nothing was told that fits. A label tells once its score stays above its threshold: the bars of a camera show how near it is, the label lab which threshold would have told.');
@@ -206,6 +236,7 @@ export function events(body, parameters) {
     left = true;
     turn += 1;
     end.disconnect();
+    near.disconnect();
     ends.forEach((end) => end());
   };
 }

@@ -45,9 +45,9 @@ for (const [way, { isChanged = false, ...given }] of Object.entries(WAYS).slice(
     test('pictures appear, bars move, and the token is gone from the address', async () => {
       const page = await opened(setting);
       assert.ok(!page.url().includes('token'), page.url());
-      await page.waitForFunction(() => document.querySelector('.card img')?.naturalWidth > 100);
-      const first = await page.getAttribute('.card img', 'data-at');
-      await eventually('another picture', async () => (await page.getAttribute('.card img', 'data-at')) !== first);
+      await page.waitForSelector('.card canvas[data-at]');
+      const first = await page.getAttribute('.card canvas', 'data-at');
+      await eventually('another picture', async () => (await page.getAttribute('.card canvas', 'data-at')) !== first);
       await page.waitForSelector('.bar.open');
       const widths = () => page.$$eval('.bar .level', (levels) => levels.map((level) => level.style.width).join());
       const before = await widths();
@@ -55,13 +55,13 @@ for (const [way, { isChanged = false, ...given }] of Object.entries(WAYS).slice(
       assert.match(await page.textContent('#connection'), /live/);
       assert.equal(await page.textContent('#instance'), 'demo');
       await page.click('.card h2 a');
-      await page.waitForSelector('.view.camera img[data-at]');
+      await page.waitForSelector('.view.camera canvas[data-at]');
       await finish(page);
     });
 
     test('right and wrong reach the marks, and a moment has an address', async () => {
       const page = await opened(setting, 'events');
-      await page.waitForFunction(() => document.querySelector('.tag img')?.naturalWidth > 100);
+      await page.waitForSelector('.tag canvas');
       const row = page.locator('.tag').last();
       const label = await row.locator('strong').textContent();
       await row.getByRole('button', { name: 'right' }).click();
@@ -248,7 +248,9 @@ for (const [way, { isChanged = false, ...given }] of Object.entries(WAYS).slice(
       });
       await page.locator('.tag').last().scrollIntoViewIfNeeded();
       assert.equal(await page.locator('.tag').last().locator('strong').textContent(), oldest.label);
-      await page.waitForFunction(() => [...document.querySelectorAll('.tag img')].at(-1)?.naturalWidth > 100);
+      await page.locator('.tag').last().locator('canvas').waitFor();
+      const drawn = await page.locator('.tag canvas').count();
+      assert.ok(drawn < all, `rows that are far away hold no picture: ${drawn} of ${all}`);
       assert.ok(await page.getByRole('button', { name: 'Older' }).isHidden());
       await finish(page);
     });

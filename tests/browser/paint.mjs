@@ -14,14 +14,13 @@ const pictures = [];
 const loads = [];
 const held = [];
 
-/** Memory that would be free without these processes, in bytes: pictures lie in another one than scripts. */
+/** Memory that would be free without the browser's processes, in bytes: of all, and of the largest that a page is in. */
 async function privateBytes(session) {
   const { processInfo } = await session.send('SystemInfo.getProcessInfo');
-  let sum = 0;
-  for (const { id } of processInfo) {
-    for (const found of readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(/^Private_\w+:\s+(\d+) kB/gm)) sum += Number(found[1]) * 1024;
-  }
-  return sum;
+  const bytes = (id) => [...readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(/^Private_\w+:\s+(\d+) kB/gm)].reduce((sum, found) => sum + Number(found[1]) * 1024, 0);
+  const held = processInfo.map(({ id, type }) => ({ type, bytes: bytes(id) }));
+  const page = Math.max(...held.filter(({ type }) => type === 'renderer').map((one) => one.bytes));
+  return { page, browser: held.reduce((sum, one) => sum + one.bytes, 0) };
 }
 
 /** Two pages stay open: the cameras, and what is told. */
@@ -34,7 +33,7 @@ async function hold(page) {
     await page.waitForTimeout(MINUTE);
     for (const own of sessions) await own.send('HeapProfiler.collectGarbage');
     const [cameras, told] = await Promise.all([page, events].map((one) => one.evaluate(() => performance.memory.usedJSHeapSize)));
-    held.push({ cameras, events: told, browser: await privateBytes(whole) });
+    held.push({ cameras, events: told, ...(await privateBytes(whole)) });
   }
 }
 
@@ -50,7 +49,7 @@ try {
     await page.waitForFunction(() => performance.getEntriesByName('first-contentful-paint').length > 0);
     paints.push(await page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0].startTime));
     const files = await page.evaluate(() => performance.getEntriesByType('navigation').concat(performance.getEntriesByType('resource')).filter((one) => !one.name.includes('/api/') && !one.name.endsWith('readyz')).reduce((sum, one) => sum + one.transferSize, 0));
-    await page.waitForFunction(() => [...document.images].some((image) => image.naturalWidth > 0), null, { timeout: 60_000 });
+    await page.waitForSelector('[data-at]', { timeout: 60_000 });
     pictures.push(await page.evaluate(() => performance.now()));
     loads.push({ files, all: bytes });
     if (load === 4 && Number(seconds) > 0) await hold(page);

@@ -21,7 +21,7 @@ try {
     await page.goto(setting.link);
     await page.waitForSelector('.bar.open');
     await page.goto(`${setting.address}/#/${view}`);
-    await page.waitForFunction(() => [...document.images].some((image) => image.naturalWidth > 0));
+    await page.waitForFunction(() => document.querySelector('canvas:not([hidden])') || [...document.images].some((image) => image.naturalWidth > 0));
     await page.waitForTimeout(1500);
     await page.screenshot({ path: join(folder, `${name}.png`) });
     await page.context().close();

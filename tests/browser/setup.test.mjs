@@ -57,7 +57,7 @@ test('from no stream at all to the first label, by clicks, over a restart, and b
     await firstSteps(setting, page);
     await setting.restart();
     await page.goto(`${setting.address}/#/cameras`);
-    await page.waitForFunction(() => document.querySelector('.card img')?.naturalWidth > 100);
+    await page.waitForSelector('.card canvas[data-at]');
     await page.goto(`${setting.address}/#/add`);
     await page.click('button:has-text("Remove gate")');
     await page.click('button:has-text("Yes, remove gate")');

@@ -83,7 +83,7 @@ test('eight tabs of a browser are all served, since those that nobody sees hold 
     const page = await first.context().newPage();
     await page.goto(setting.address);
     await page.waitForSelector('#connection.live');
-    await page.waitForFunction(() => document.querySelector('.card img')?.naturalWidth > 100);
+    await page.waitForSelector('.card canvas[data-at]');
     tabs.push(page);
   }
   await hide(tabs.at(-1), true);
