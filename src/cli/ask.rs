@@ -10,7 +10,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -39,6 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 64;
 /// The route that takes a picture or a text, either of which may be wrong.
 const SEARCH: &str = "/api/v1/search";
+/// A daemon that has been asked too often says when to come back: so long is waited at most, within the time for all questions.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Largest answer that is read.
 const MOST: usize = 32 << 20;
 
@@ -134,6 +136,12 @@ pub struct Daemon {
     token: Option<Secret>,
     /// Where its address comes from, for messages.
     known_from: String,
+}
+
+/// What a question comes to: an answer, or that it is to be asked again after a while.
+enum Reply {
+    Answer(Value),
+    Later(Duration),
 }
 
 /// Why it did not answer.
@@ -377,7 +385,13 @@ impl Daemon {
         tokio::spawn(connection);
         let mut answers = Vec::with_capacity(paths.len());
         for path in paths {
-            answers.push(self.question(&mut sender, method, path, body).await?);
+            let answer = loop {
+                match self.question(&mut sender, method, path, body).await? {
+                    Reply::Answer(answer) => break answer,
+                    Reply::Later(wait) => tokio::time::sleep(wait).await,
+                }
+            };
+            answers.push(answer);
         }
         Ok(answers)
     }
@@ -388,7 +402,7 @@ impl Daemon {
         method: &Method,
         path: &str,
         body: Option<&(&'static str, Bytes)>,
-    ) -> Result<Value, Unanswered> {
+    ) -> Result<Reply, Unanswered> {
         let address = self.address();
         let other = |why: &dyn std::fmt::Display| {
             Unanswered::Failed(format!("{address} does not answer as vtagd does ({why})"))
@@ -408,8 +422,15 @@ impl Daemon {
         let request = request.body(Full::new(body)).map_err(|error| other(&error))?;
         let answer = sender.send_request(request).await.map_err(|error| other(&error))?;
         let status = answer.status();
+        let later = answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
         let body = Limited::new(answer.into_body(), MOST).collect().await.map_err(|error| other(&error))?.to_bytes();
-        match status {
+        // Nothing was done yet, so a change can be asked for again too.
+        if let Some(wait) = later.map(Duration::from_secs).filter(|wait| *wait <= LONGEST_WAIT)
+            && status == StatusCode::TOO_MANY_REQUESTS
+        {
+            return Ok(Reply::Later(wait));
+        }
+        let answer = match status {
             StatusCode::UNAUTHORIZED if self.token.is_none() => Err(Unanswered::Input(format!(
                 "{address} wants a token: name its configuration with -c, or the token with --token-file"
             ))),
@@ -438,7 +459,8 @@ impl Daemon {
                 }
                 Err(other(&said.unwrap_or_else(|| status.to_string())))
             }
-        }
+        };
+        answer.map(Reply::Answer)
     }
 }
 

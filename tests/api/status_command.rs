@@ -1,8 +1,10 @@
 //! `vtagd status` beside a real daemon: a table, JSON, a terminal that is written anew, and what it says where nobody answers.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::common::daemon::{Daemon, eventually, root, vtagd, without_numbers};
 use crate::common::terminal;
@@ -67,7 +69,7 @@ fn streams_model_and_sinks_are_shown_as_a_table_and_as_json() {
         let output = status(folder.path(), &["-c", &file]);
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         let table = told(&output.stdout);
-        table.contains("away: stream away").then_some(table)
+        table.contains("\nstream away (").then_some(table)
     });
     for part in
         ["ready: model is warm", "model: starter on cpu, batch 8", "stream  state", "off     switched off", "hook: "]
@@ -260,4 +262,36 @@ fn the_address_may_come_from_the_environment_as_that_of_the_daemon() {
     assert!(code == Some(1) && said.contains("nobody answers at http://127.0.0.1:9"), "{said}");
     let (code, said) = ask("here");
     assert!(code == Some(2) && said.contains("VTAGD__API__LISTEN: error: api.listen: is not an IP"), "{said}");
+}
+
+#[test]
+fn a_daemon_that_was_asked_too_often_is_asked_again_when_it_says() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // One that refuses its first question, and knows nothing.
+    let busy = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let mut asked: Vec<(String, Instant)> = Vec::new();
+        let mut first_line = None;
+        for line in lines {
+            if !line.is_empty() {
+                first_line.get_or_insert(line);
+                continue;
+            }
+            asked.push((first_line.take().unwrap(), Instant::now()));
+            let (status, body) =
+                if asked.len() == 1 { ("429 Too Many Requests\r\nRetry-After: 1", "") } else { ("200 OK", "{}") };
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        }
+        asked
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let output = status(folder.path(), &["--url", &url]);
+    assert!(!told(&output.stderr).contains("too many"), "{output:?}");
+    let asked = busy.join().unwrap();
+    let [(first, before), (again, after), (other, _), ..] = &asked[..] else { panic!("{asked:?}") };
+    assert!(first == again && other != first, "{asked:?}");
+    assert!(after.duration_since(*before) >= Duration::from_secs(1), "{asked:?}");
 }
