@@ -21,12 +21,15 @@ use parking_lot::Mutex;
 use super::coded::{self, Codec};
 use super::gop::{Mode, Verdict};
 use super::pipeline_tap::{CodedFrame, PipelineTap};
+use super::rtp_clock::RtpClock;
 use super::tap_probes;
 
 /// One connection's gate.
 struct Gate {
     feed: Arc<PipelineTap>,
     connection: u64,
+    /// Frames that do not come by RTP go by PTS alone.
+    clock: Arc<RtpClock>,
     held: Mutex<Vec<gst::Buffer>>,
     /// Frames are judged behind the depayloader; before the decoder nothing is left to do but to drain it.
     early: AtomicBool,
@@ -80,6 +83,7 @@ pub(super) fn attach(
     let gate = Arc::new(Gate {
         feed: Arc::clone(feed),
         connection,
+        clock: Arc::default(),
         held: Mutex::default(),
         early: AtomicBool::new(false),
         family,
@@ -129,6 +133,9 @@ impl Gate {
             pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| gate.before_decoder(&point, pad, info));
         } else if !own && is_depayloader(element) {
             let Some(pad) = element.static_pad("src") else { return };
+            if let Some(packets) = element.static_pad("sink") {
+                self.clock.watch(&packets);
+            }
             pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| gate.behind_depayloader(&point, pad, info));
         }
     }
@@ -175,8 +182,12 @@ impl Gate {
         codec: Codec,
     ) -> gst::PadProbeReturn {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+        let stamped = tap_probes::time_of(pad, buffer);
+        let at = self.feed.placed(stamped, Instant::now(), false);
         let frame = CodedFrame {
-            at: self.feed.placed(tap_probes::time_of(pad, buffer), Instant::now(), false),
+            at,
+            // A camera whose stamps stand still has no clock to go by.
+            camera: self.clock.place(at, buffer.pts().filter(|_| at == stamped)),
             pts: buffer.pts(),
             kind: coded::kind(codec, buffer),
             size: buffer.size(),

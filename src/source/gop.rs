@@ -176,7 +176,7 @@ impl Chooser {
         self.decode == Decode::Auto && self.mode == Mode::All && !interval.is_zero() && self.last_idr
     }
 
-    /// What is to be done with the frame of `size` bytes at `at` (running time), when a sample is wanted every `interval`, the next one `until_due` after
+    /// What is to be done with the frame of `size` bytes at `at` (on any line: distances count), when a sample is wanted every `interval`, the next one `until_due` after
     /// this frame; zero: this one, or that is not known.
     pub fn frame(
         &mut self,

@@ -39,6 +39,7 @@ mod pipeline_tap;
 pub mod pipeline_template;
 mod polled_stills;
 mod pushed_stills;
+mod rtp_clock;
 mod rtp_continuity;
 mod rtp_senders;
 mod rtsp_message;

@@ -40,6 +40,8 @@ const ROUNDING: gst::ClockTime = gst::ClockTime::from_mseconds(1);
 pub(super) struct CodedFrame {
     /// Its place on the pipeline's line of running time.
     pub at: Duration,
+    /// Its place on a line that goes by the camera's own clock where there is one; for distances.
+    pub camera: Duration,
     pub pts: Option<gst::ClockTime>,
     pub kind: Kind,
     /// Bytes.

@@ -130,6 +130,28 @@ fn a_camera_whose_time_stamps_stand_still_is_sampled_by_the_clock() {
     }
 }
 
+/// A keyframe every 0.4 s by the camera's clock, and on its way every frame is held up for half as long again as it lasts.
+#[test]
+fn keyframes_of_a_camera_that_is_always_late_are_as_close_as_it_makes_them() {
+    let play = |packets: &mut raw_rtsp::Packets, _| {
+        loop {
+            for frame in frames() {
+                packets.frame(&frame)?;
+                std::thread::sleep(Duration::from_millis(24));
+            }
+        }
+    };
+    let settings = watched(Odd { play: Box::new(play), ..Odd::camera() });
+    let interval = Duration::from_millis(450);
+    let running = Running::with(settings, Options { interval, ..Options::default() });
+    running.wait_frames(15);
+    let report = running.report();
+    assert_eq!(report.decode, Some("keyframes"));
+    assert!(report.keyframe_interval.is_some_and(|apart| (apart - 0.4).abs() < 0.001), "{report:?}");
+    assert!(report.frame_rate.is_some_and(|rate| (rate - 25.0).abs() < 0.1), "{report:?}");
+    undisturbed(&running);
+}
+
 #[test]
 fn media_without_an_address_of_their_own_are_asked_for_at_the_sessions() {
     for session in ["a=control:*\r\n", ""] {

@@ -47,7 +47,7 @@ impl PipelineTap {
             }
             state.progress.coded += 1;
             let before = state.chooser.mode();
-            let (verdict, news) = state.chooser.frame(frame.at, frame.kind, frame.size, interval, until_due);
+            let (verdict, news) = state.chooser.frame(frame.camera, frame.kind, frame.size, interval, until_due);
             let mode = state.chooser.mode();
             // Where every frame is decoded, they are counted and time is told behind the decoder.
             let alone = before == Mode::Keyframes;
