@@ -115,7 +115,7 @@ lint-deny: setup
 install: ## install the built release into DESTDIR; never overwrites a configuration
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)" tools/install.sh
 
-# What is given to others is the profile `dist`: reproducible, without symbols.
+# What is given to others is the profile `dist`: no path or time of this machine in it, no symbols.
 .PHONY: dist
 dist: setup
 	@tools/setup/packages.sh libssl-dev
@@ -188,6 +188,7 @@ test-kafka: setup ## a daemon with the Kafka client at tansu, read by confluent-
 
 .PHONY: sbom
 sbom: setup ## the bill of materials (CycloneDX), target/vtagd.cdx.json
+	@tools/setup/packages.sh libssl-dev
 	@tools/sbom.sh target/vtagd.cdx.json
 
 .PHONY: reproducible

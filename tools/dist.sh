@@ -8,7 +8,9 @@ die() { printf 'dist: %s\n' "$*" >&2; exit 1; }
 
 home=${CARGO_HOME:-$HOME/.cargo}
 here=$(pwd -P)
-[[ "$here$home${CARGO_TARGET_DIR-}" != *[[:space:]]* ]] || die "librdkafka cannot be built where a folder has a blank in its name: move $here or $home"
+for folder in "$here" "$home" "${CARGO_TARGET_DIR-}"; do
+    [[ $folder != *[[:space:]]* ]] || die "librdkafka cannot be built where a folder has a blank in its name: '$folder' (the sources, CARGO_HOME or CARGO_TARGET_DIR), move it"
+done
 # In place of whatever flags the machine has: a `target-cpu=native` would be another binary, and one that ends with SIGILL elsewhere.
 unset RUSTFLAGS
 # A compiler knows a file by the name it is given and its folder by the one without links: both are mapped.

@@ -116,8 +116,12 @@ class Pictures {
       const path = address('pictures', { streams: streams.slice(0, 64).join(','), max_side: this.side });
       const answer = await ask(path, { headers: this.asked === path && this.tag ? { 'If-None-Match': this.tag } : {} });
       this.asked = path;
-      this.tag = answer.headers.get('ETag') || '';
-      if (answer.status !== 304) await Promise.all((await answer.json()).pictures.map((one) => this.show(one)));
+      if (answer.status !== 304) {
+        this.tag = '';
+        const shown = await Promise.allSettled((await answer.json()).pictures.map((one) => this.show(one)));
+        // One that could not be drawn is asked for again.
+        if (shown.every(({ status }) => status === 'fulfilled')) this.tag = answer.headers.get('ETag') || '';
+      }
       // The first look makes the daemon hold the next sample; a camera that is away has none.
       if (this.early > 0 && visible.some(([, { image }]) => !image.dataset.at)) {
         this.early -= 1;

@@ -117,6 +117,7 @@ export function events(body, parameters) {
   const filters = h('form', { class: 'filters', onsubmit: (event) => event.preventDefault() });
   const more = button('Older', () => attempt(older), { hidden: true });
   const empty = h('p', { hidden: true });
+  const full = h('p', { class: 'small', hidden: true }, `These are the newest ${HELD.toLocaleString()} tags. For older ones choose a label, a set or a stream, or write until=2026-01-31T12:00:00Z into the address.`);
   const hint = h('p', { class: 'small' }, 'Say of a tag that it is right or wrong: a mark that the label was there, or was not. Calibrations are made of marks.');
   // Who scrolls to the end has more of them; the button is for who does not scroll.
   const end = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && attempt(older));
@@ -134,7 +135,7 @@ export function events(body, parameters) {
     near.observe(element.firstChild);
     return element;
   };
-  put(body, filters, band, hint, list, empty, more);
+  put(body, filters, band, hint, list, full, empty, more);
   let wanted = parameters;
   let next = null;
   /** Which question is being answered, and of which one a page is on its way. */
@@ -150,7 +151,8 @@ export function events(body, parameters) {
       all = all.sort((a, b) => far(a) - far(b)).slice(0, 50);
     }
     strip(band, all);
-    if (tags.all.size >= HELD) more.hidden = true;
+    full.hidden = tags.all.size < HELD;
+    if (!full.hidden) more.hidden = true;
     each(list, all, (tag) => tag.id, made, setRow);
     empty.hidden = all.length > 0;
     hint.hidden = !empty.hidden;

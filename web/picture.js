@@ -1,5 +1,5 @@
-// Pictures that come and go, drawn. An `<img>` would do, but for what browsers keep of it: what they have decoded of a thousand images that are shown no more is half a
-// gigabyte, and a page that is open for an hour shows more.
+// Pictures that come and go, drawn. An `<img>` would do, but a page with images that come and go grew by half a gigabyte in an hour, outside its scripts: probably what
+// browsers keep of pictures that they have decoded and show no more.
 
 import { h } from './dom.js';
 

@@ -12,6 +12,11 @@ const SINCE = [
   ['', 'all that is kept'],
 ];
 
+/** Its words, with a blank before and after each: of a scarf's no car is a part. */
+function spoken(text) {
+  return ` ${text.toLowerCase().split(/[^\p{L}\p{M}\p{N}]+/u).join(' ').trim()} `;
+}
+
 export function search(body, parameters) {
   let wanted = { ...parameters };
   let picture = null;
@@ -76,9 +81,10 @@ export function search(body, parameters) {
     const said = h('span', { role: 'status', class: 'said' });
     const labels = sets.filter((set) => set.streams.includes(one.stream)).flatMap((set) => set.labels.map((label) => [JSON.stringify([set.set, label]), `${label} (${set.set})`]));
     // A mark of a label that nobody has chosen would be a wrong one.
-    const words = (wanted.q || '').toLowerCase();
-    const meant = labels.find(([, text]) => words.includes(text.slice(0, text.lastIndexOf(' (')).toLowerCase())) || (labels.length === 1 && labels[0]);
-    const label = choice([['', 'which label?'], ...labels], meant ? meant[0] : '');
+    const asked = spoken(wanted.q || '');
+    const within = labels.map(([value, text]) => ({ value, words: spoken(text.slice(0, text.lastIndexOf(' ('))) })).filter(({ words }) => words.trim() && asked.includes(words));
+    const meant = within.sort((a, b) => b.words.length - a.words.length)[0]?.value ?? (labels.length === 1 ? labels[0][0] : '');
+    const label = choice([['', 'which label?'], ...labels], meant);
     label.setAttribute('aria-label', 'label to mark');
     const chosen = () => {
       if (!label.value) {

@@ -4,7 +4,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
@@ -14,8 +14,12 @@ export const TOKEN = 'a-token-of-the-page-tests-0123456789';
 export const DEADLINE = 120_000;
 export const JSON_TYPE = { 'Content-Type': 'application/json' };
 
-const program = process.env.VTAGD || join(ROOT, 'target/debug/vtagd');
-const camera = process.env.RTSP_SERVER || join(ROOT, 'target/debug/rtsp_server');
+/** From SIGTERM to SIGKILL: the daemon drains for seconds. */
+const END = 30_000;
+
+const built = join(resolve(ROOT, process.env.CARGO_TARGET_DIR || 'target'), 'debug');
+const program = process.env.VTAGD || join(built, 'vtagd');
+const camera = process.env.RTSP_SERVER || join(built, 'rtsp_server');
 const browserProgram = process.env.CHROMIUM || '/usr/bin/chromium';
 
 /** Waits until `probe` gives something. */
@@ -39,9 +43,18 @@ function run(command, args, options) {
   child.stdout.on('data', (data) => (said.out += data));
   child.stderr.on('data', (data) => (said.err += data));
   const ended = new Promise((then) => child.on('exit', then));
-  /** `end`: its exit code. */
-  const one = { said, kill: () => child.exitCode === null && child.kill(), end: async () => {
+  const isRunning = () => child.exitCode === null && child.signalCode === null;
+  /** `end`: its exit code. One that does not end when it is asked to is a fault. */
+  const one = { said, kill: () => isRunning() && child.kill(), end: async () => {
     one.kill();
+    let late;
+    const isLate = await Promise.race([ended.then(() => false), new Promise((then) => (late = setTimeout(() => then(true), END)))]);
+    clearTimeout(late);
+    if (isLate) {
+      child.kill('SIGKILL');
+      await ended;
+      throw new Error(`${command} did not end within ${END / 1000} s of SIGTERM: ${said.err.slice(-1500)}`);
+    }
     return ended;
   } };
   started.push(one);
@@ -70,7 +83,7 @@ export async function begin({ history = '{ path: kept, pictures: { max_side: 320
   try {
     return await inside(folder, { history: asService ? '{ pictures: { max_side: 320 } }' : history, streams, token, asService });
   } catch (error) {
-    await Promise.all(started.map((one) => one.end()));
+    await Promise.allSettled(started.map((one) => one.end()));
     throw error;
   }
 }
@@ -157,10 +170,10 @@ api: { listen: 127.0.0.1:${port}${shown} }
     },
     link: token ? `${address}/#token=${TOKEN}` : `${address}/`,
     async end() {
-      await browser.close();
-      await daemon.end();
-      await rtsp.end();
+      const all = await Promise.allSettled([browser.close(), daemon.end().finally(() => rtsp.end())]);
       rmSync(folder, { recursive: true, force: true });
+      const failed = all.find(({ status }) => status === 'rejected');
+      if (failed) throw failed.reason;
     },
   };
 }

@@ -345,8 +345,11 @@ class Kafka:
         self.report.check(wait(lambda: box.waiting() == stored), "all of it waits", (box.waiting(), stored))
         # Who looks for the topic before it is there may make another one.
         box.program.child.send_signal(signal.SIGSTOP)
-        self.broker.start()
-        box.program.child.send_signal(signal.SIGCONT)
+        try:
+            self.broker.start()
+        finally:
+            # One that stands still could not be ended either.
+            box.program.child.send_signal(signal.SIGCONT)
         waits, deadline = [], time.monotonic() + 300
         while not (waits and waits[-1][1] == 0) and time.monotonic() < deadline:
             waits.append((time.monotonic(), box.waiting()))

@@ -202,6 +202,20 @@ fn a_strict_start_at_a_server_that_hangs_ends_soon_and_names_it() {
 }
 
 #[test]
+fn a_strict_start_takes_the_second_address_where_the_first_hangs_however_long_a_batch_may_take() {
+    let bench = Bench::new();
+    let (hanging, good) = (bench.tower(true), bench.tower(true));
+    hanging.set(Mode::Hang);
+    let (first, second) = (FakeServer::start(&hanging, true, None, None), FakeServer::start(&good, true, None, None));
+    let options = RemoteOptions { timeout: Duration::from_secs(300), ..to(&first, Carrier::Grpc) };
+    let urls = vec![options.urls[0].clone(), to(&second, Carrier::Grpc).urls.remove(0)];
+    let opened = bench.open(RemoteOptions { urls, ..options }, &[], true).unwrap();
+    assert_eq!(*hanging.seen.batches.lock(), [0], "the first is asked once");
+    let view = opened.link.unwrap().view();
+    assert_eq!((view.state, view.url), ("up", format!("grpc://127.0.0.1:{}", second.address.port())));
+}
+
+#[test]
 fn a_server_that_answers_something_else_is_never_trusted() {
     let bench = Bench::new();
     for (mode, told) in [

@@ -73,22 +73,47 @@ impl Drop for ClientRuntime {
     }
 }
 
-/// How long a connection that is being made may take: a step of it, and all of it.
+/// Waits for the end of `thread`, for `limit` at most; afterwards it is left to itself.
+pub fn ended_within(thread: JoinHandle<()>, limit: Duration) -> bool {
+    /// A thread that ends wakes nobody but who joins it.
+    const POLL_INTERVAL: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + limit;
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    let _ = thread.join();
+    true
+}
+
+/// How long a connection that is being made may take: a step of it, one address, and all of it.
 pub struct Patience {
     step: Duration,
     until: Option<Instant>,
+    /// For the address that is being tried.
+    turn: Option<Instant>,
 }
 
 impl Patience {
     /// For all of it, there need be no `limit`.
     pub fn new(step: Duration, limit: Option<Duration>) -> Self {
-        Self { step, until: limit.map(|limit| Instant::now() + limit) }
+        let until = limit.map(|limit| Instant::now() + limit);
+        Self { step, until, turn: until }
+    }
+
+    /// The first of `addresses` that are left has its turn: one that hangs leaves the others their share.
+    pub fn begin(&mut self, addresses: usize) {
+        let now = Instant::now();
+        let share = u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
+        self.turn = self.until.map(|until| now + until.saturating_duration_since(now) / share);
     }
 
     /// When the next step has to be done.
     pub fn next(&self) -> Instant {
         let step = Instant::now() + self.step;
-        self.until.map_or(step, |until| step.min(until))
+        self.turn.map_or(step, |turn| step.min(turn))
     }
 
     pub fn is_over(&self) -> bool {
@@ -99,7 +124,8 @@ impl Patience {
     pub fn without(&mut self, work: impl FnOnce()) {
         let began = Instant::now();
         work();
-        self.until = self.until.map(|until| until + began.elapsed());
+        let took = began.elapsed();
+        (self.until, self.turn) = (self.until.map(|until| until + took), self.turn.map(|turn| turn + took));
     }
 }
 
@@ -128,5 +154,32 @@ impl RemoteHalt {
 impl Stop for RemoteHalt {
     fn stop(&self) {
         self.told.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_end_is_left_to_itself() {
+        let (end, ended) = bounded::<()>(0);
+        let stuck = std::thread::spawn(move || {
+            let _ = ended.recv();
+        });
+        assert!(!ended_within(stuck, Duration::from_millis(20)));
+        drop(end);
+        assert!(ended_within(std::thread::spawn(|| {}), Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn an_address_that_takes_all_of_its_turn_leaves_the_others_theirs() {
+        let (began, limit) = (Instant::now(), Duration::from_secs(3600));
+        let mut patience = Patience::new(Duration::from_secs(9000), Some(limit));
+        patience.begin(4);
+        let first = patience.next() - began;
+        assert!(first >= limit / 4 && first < limit / 2, "{first:?}");
+        patience.begin(1);
+        assert!(patience.next() - began >= limit, "and the last has what is left");
     }
 }

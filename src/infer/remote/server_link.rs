@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use prost::bytes::Bytes;
 
 use super::circuit_breaker::CircuitBreaker;
-use super::client_runtime::{ClientRuntime, Patience, RemoteHalt};
+use super::client_runtime::{ClientRuntime, Patience, RemoteHalt, ended_within};
 use super::probe_references::ProbeReferences;
 use super::served_model::ServedModel;
 use super::server_connection::{InferQuestion, ServerConnection};
@@ -33,6 +33,8 @@ const STEP: Duration = Duration::from_secs(5);
 const FIRST_TRY: Duration = Duration::from_secs(5);
 /// For the first try, and the only one, of a daemon that does not: whoever has started it waits for it, or for the reason.
 const STRICT_TRY: Duration = Duration::from_secs(20);
+/// For the end of the link's thread. A tower that it loads meanwhile cannot be told to end, and the drain has seconds.
+const END: Duration = Duration::from_secs(2);
 /// Pictures of the probe's batches: rows that change places have somewhere to go.
 const PROBE_PICTURES: usize = 3;
 
@@ -164,8 +166,8 @@ impl Drop for LinkKeeper {
         self.link.state.lock().closing = true;
         self.link.halt.stop();
         self.link.changed.notify_all();
-        if let Some(thread) = self.thread.lock().take() {
-            let _ = thread.join();
+        if self.thread.lock().take().is_some_and(|thread| !ended_within(thread, END)) {
+            tracing::warn!("the inference server's thread is still loading the image tower, going on without it");
         }
     }
 }
@@ -363,11 +365,12 @@ impl ServerLink {
         let many = self.options.urls.len().max(1);
         let mut last = RemoteError::Away("it has no address".into());
         let mut patience = Patience::new(self.options.timeout.max(STEP), limit);
-        for at in (0..many).map(|step| (first + step) % many) {
+        for (at, left) in (0..many).map(|step| ((first + step) % many, many - step)) {
             let Some(url) = self.options.urls.get(at) else { continue };
             if patience.is_over() {
                 break;
             }
+            patience.begin(left);
             match self.connected(url, &mut patience).map_err(|fault| fault.at(url)) {
                 Ok((connection, model)) => {
                     self.begin(at, Arc::new(connection), model);
@@ -420,7 +423,10 @@ impl ServerLink {
         let (size, wanted, asked) = (self.size, self.options.input, Arc::clone(&connection));
         let model =
             self.runtime.run(patience.next(), &self.halt, async move { asked.served_model(size, wanted).await })?;
-        // What this takes is not the server's fault.
+        if self.halt.is_told() {
+            return Err(RemoteError::Stopped);
+        }
+        // What this takes is not the server's fault, and nothing can end it.
         patience.without(|| {
             self.reference(&model);
         });
