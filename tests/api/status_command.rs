@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use crate::common::daemon::{Daemon, eventually, root, vtagd, without_numbers};
 use crate::common::terminal;
@@ -10,8 +11,16 @@ use serde_json::Value;
 
 const TOKEN: &str = "marked-token-0123456789abcdef";
 
+/// Each look is some requests, and who looks again and again is told to come back in a second.
 fn status(folder: &Path, arguments: &[&str]) -> Output {
-    vtagd(folder).arg("status").args(arguments).output().unwrap()
+    eventually("the API takes requests again", || {
+        let output = vtagd(folder).arg("status").args(arguments).output().unwrap();
+        let refused = String::from_utf8_lossy(&output.stderr).contains("too many requests");
+        if refused {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        (!refused).then_some(output)
+    })
 }
 
 fn told(bytes: &[u8]) -> String {
