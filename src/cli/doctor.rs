@@ -312,9 +312,12 @@ fn gpus(page: &mut DoctorPage) {
 
 /// Whether the servers of `remote` are there and have the model.
 fn inference_servers(page: &mut DoctorPage, settings: &Settings) {
-    let size = picture_size(&settings.model.choice);
-    for choice in &settings.infer.providers {
-        let ProviderChoice::Remote(options) = choice else { continue };
+    let remote = settings.infer.providers.iter().filter_map(|choice| match choice {
+        ProviderChoice::Remote(options) => Some(options),
+        _ => None,
+    });
+    for options in remote {
+        let size = picture_size(&settings.model.choice);
         let tried = match server_trial::ask(options, size) {
             Ok(tried) => tried,
             Err(error) => {
@@ -332,7 +335,7 @@ fn inference_servers(page: &mut DoctorPage, settings: &Settings) {
                 Ok(None) => page.note(
                     "servers",
                     format!("{url}: takes connections; it was not asked for {}", options.model),
-                    "what the model takes is known once it was pulled or imported: start the daemon, or see `vtagd model`",
+                    "only the daemon asks for a model of a hub, or one that is imported at its start: see `vtagd status`",
                 ),
                 // A refusal says nothing of where it is from.
                 Err(error) => {
@@ -345,14 +348,15 @@ fn inference_servers(page: &mut DoctorPage, settings: &Settings) {
     }
 }
 
-/// Height and width of the pictures of a model that lies here ready; nothing is pulled or imported for it.
+/// Height and width of the pictures of a model directory. Nothing is pulled, imported, hashed or written for it, so one that the daemon pulls or
+/// imports has none.
 fn picture_size(choice: &ModelChoice) -> Option<(usize, usize)> {
     let dir = match choice {
         ModelChoice::Starter => model::resolve(Path::new(model::STARTER)),
         ModelChoice::Path(path) => model::resolve(path),
         ModelChoice::None | ModelChoice::Hub(_) => return None,
     };
-    let (height, width) = spec_of(&Bundle::open_with_cache(&dir.ok()?, Some(&paths::cache_dir())).ok()?).ok()?.size();
+    let (height, width) = spec_of(&Bundle::open_unmarked(&dir.ok()?).ok()?).ok()?.size();
     Some((height as usize, width as usize))
 }
 

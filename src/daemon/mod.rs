@@ -209,7 +209,7 @@ pub fn run(mut settings: Settings) -> Result<u8, DaemonError> {
         Streams::new(intake, Arc::clone(&events), registry, Arc::clone(board.live_scores()), engine.model.clone());
     streams.record_to(history);
     for stream in &settings.streams {
-        streams.add(&settings, stream, &engine.scorers).map_err(|e| start(&e))?;
+        streams.add_or_wait(&settings, stream, &engine.scorers);
     }
     let (labels, scorers) = (engine_labels, engine.scorers);
     let marks = Arc::new(KeptMarks::new(&settings));

@@ -121,7 +121,9 @@ pub fn open_local(
         info!(sessions = encoders.len(), "sessions share the weights");
     }
     // On the CPU all of them share one arena.
-    encoders.first_mut().map_or(Ok(()), OrtImageEncoder::give_back)?;
+    if let Some(Err(error)) = encoders.first_mut().map(OrtImageEncoder::give_back) {
+        warn!(%error, "what warming up took is not given back, going on with it");
+    }
     let threads = choice.threads(settings.threads);
     let plan = Plan { sessions: encoders.len(), threads, devices: settings.devices.clone(), max_size, sizing };
     tell(&plan);
@@ -138,7 +140,7 @@ pub(super) fn tell(plan: &Plan) {
     metrics::gauge!("vtagd_batch_max_size").set(plan.max_size as f64);
 }
 
-/// Runs a full batch on all at once, so that the memory for it is there before the first frame, and tells each how long that takes.
+/// Runs a full batch on all at once, so that a lack of memory for it is seen before the first frame, and tells each how long that takes.
 fn side_by_side(encoders: &mut [OrtImageEncoder], max_size: usize) -> Result<(), InferError> {
     std::thread::scope(|scope| {
         let runs: Vec<_> =

@@ -64,7 +64,7 @@ struct OwnRivals {
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Discriminant {
-    /// `[classes, dim]`: the labels in order, what they share, then the counter-examples of each.
+    /// `[classes, dim]`, or nothing once [dropped](Self::drop_weights): the labels in order, what they share, then the counter-examples of each.
     weights: Array2<f32>,
     biases: Vec<f64>,
     labels: Vec<OwnRivals>,
@@ -160,6 +160,16 @@ impl Discriminant {
     /// `[classes, dim]`: what an embedding is multiplied with.
     pub fn weights(&self) -> ArrayView2<'_, f32> {
         self.weights.view()
+    }
+
+    /// How many rows the weights have, dropped or not.
+    pub fn class_count(&self) -> usize {
+        self.biases.len()
+    }
+
+    /// Lets the weights go, for a caller that keeps them in its own form.
+    pub fn drop_weights(&mut self) {
+        self.weights = Array2::default((0, 0));
     }
 
     /// What each label's margin gains by an embedding of length 1, in the order in which they were learned; `products` are those of the

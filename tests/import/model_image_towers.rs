@@ -6,7 +6,6 @@ use std::time::Duration;
 use vtagd::infer::session::OrtImageEncoder;
 use vtagd::infer::{ImageEncoder, InferError, InferSettings, Provider, runtime};
 use vtagd::model::{self, Bundle};
-use vtagd::platform::process::Process;
 
 const PICTURE: usize = 3 * 8 * 8;
 
@@ -113,25 +112,6 @@ fn a_batch_that_is_cut_into_chunks_gives_what_its_pictures_give_alone() {
             assert!(cosine(row, &alone) > 0.999_99, "picture {index} of {count}");
         }
     }
-}
-
-#[test]
-fn memory_that_only_warming_up_took_goes_back() {
-    let starter = model::resolve(Path::new(model::STARTER)).expect("run `make setup` first: it builds models/starter");
-    let mut encoder =
-        open_with(&starter.join("vision_model.onnx"), &settings(&[Provider::Cpu], true), (224, 224)).unwrap();
-    let resident = || Process::read().unwrap().resident_bytes >> 20;
-    let picture: Vec<f32> = (0..3 * 224 * 224).map(|i| (i % 977) as f32 / 488.0 - 1.0).collect();
-    let (mut before, mut after) = (Vec::new(), Vec::new());
-    encoder.encode(&picture, 1, &mut before).unwrap();
-    encoder.warm_up(32).unwrap();
-    let warm = resident();
-    encoder.give_back().unwrap();
-    // 32 pictures take some 300 MB, one a tenth of it. Other tests of this program may run beside this one.
-    let given_back = warm.saturating_sub(resident());
-    assert!(given_back > 100, "{given_back} of {warm} MiB were given back");
-    encoder.encode(&picture, 1, &mut after).unwrap();
-    assert_eq!(before, after);
 }
 
 #[test]

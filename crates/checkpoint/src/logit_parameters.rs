@@ -115,6 +115,9 @@ impl Config {
 }
 
 /// Reads a JSON file of at most 16 MiB; `None` when there is none.
+///
+/// # Errors
+/// [`ModelError::Damaged`] for a file that cannot be read, is larger, or is not JSON of this kind.
 pub fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>, ModelError> {
     const LIMIT: u64 = 16 << 20; // configuration files are kilobytes; more is something else
     let damaged = |message: String| ModelError::Damaged { file: file.to_owned(), message };

@@ -106,6 +106,7 @@ impl Layout {
 }
 
 /// As [`PixelScale::byte`] for what has come from whole numbers, and several values at a time: a batch of eight is 1.2 million of them.
+/// Half way between two bytes the even one is taken, where [`PixelScale::byte`] takes the larger; whole numbers never lie there.
 #[expect(clippy::manual_clamp, reason = "what is no number becomes 0, where clamp would leave it")]
 fn append_pixels(picture: &[f32], plane: usize, affine: &PixelScale, out: &mut Vec<u8>) {
     /// Pixels that are turned into bytes together, before their channels are put side by side.

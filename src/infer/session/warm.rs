@@ -93,7 +93,8 @@ impl OrtImageEncoder {
 
     /// Gives back to the system what only the runs of warming up took. ONNX Runtime keeps what its largest run needed: 90 MB for eight pictures of
     /// the starter model, while a box with one camera runs one at a time, and one whose chunks are small no full batch either. It costs
-    /// one picture, and the first larger run a millisecond. Only on the CPU; a GPU's memory has nobody else to go to.
+    /// one picture; the first larger run takes the memory again, for a millisecond, and fails like any where there is none. Only on the CPU: a
+    /// GPU's memory has nobody else to go to.
     ///
     /// # Errors
     /// As [`ImageEncoder::encode`].

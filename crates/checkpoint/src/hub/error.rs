@@ -27,6 +27,11 @@ pub enum HubError {
     /// No authority to check certificates with.
     #[error("this system knows no certificate authority: install ca-certificates, or name a file in SSL_CERT_FILE")]
     NoCertificates,
+    /// A [`TlsConfig`](super::TlsConfig) that names no provider of cryptography or no authorities.
+    #[error(
+        "the TLS configuration has no provider of cryptography or no certificates: give `TlsConfig` both, as README.md of vtagd-checkpoint shows"
+    )]
+    BadTls,
     /// No repository, or one that is hidden from this user.
     #[error(
         "there is no repository {repo} at {hub}, or it is private: check the name{}",

@@ -7,10 +7,12 @@ use std::time::Duration;
 use ureq::tls::TlsConfig;
 use url::Url;
 
+use super::HubError;
+
 /// How to reach a hub, and where what it gives is kept.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
-    /// Without a slash at its end, user or query.
+    /// `http` or `https`, without user, password, query and fragment; [`pull`](super::pull) refuses others. A slash at its end does not count.
     pub endpoint: Url,
     /// For private and gated repositories.
     pub token: Option<HubToken>,
@@ -18,8 +20,8 @@ pub struct HubSettings {
     pub offline: bool,
     /// Where fetched files and interrupted ones are kept.
     pub cache: PathBuf,
-    /// Whom to trust, ureq's own type; `None` where no authority is known, and then `https` is refused. Certificates and rustls' provider of
-    /// cryptography are the program's: ureq is built here without any.
+    /// Whom to trust, ureq's own type; `None` where no authority is known, and then `https` is refused, in a redirect too. Certificates and rustls'
+    /// provider of cryptography are the program's: ureq is built here without any, and its default is refused.
     pub tls: Option<TlsConfig>,
     /// The program that asks, `NAME/VERSION`.
     pub agent: String,
@@ -29,6 +31,20 @@ impl HubSettings {
     /// The endpoint as people write it.
     pub fn endpoint_text(&self) -> &str {
         self.endpoint.as_str().trim_end_matches('/')
+    }
+
+    /// # Errors
+    /// An endpoint that is no address of a hub, or says more than where it is: it is written into `hub.json`, and a password must not be.
+    pub(super) fn check(&self) -> Result<(), HubError> {
+        let url = &self.endpoint;
+        let bad = |message: &str| Err(HubError::BadEndpoint { message: message.to_owned() });
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return bad("is not http:// or https:// with a host");
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+            return bad("holds a user, a password, a query or a fragment");
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing::warn;
 use ureq::Agent;
 use ureq::http::{HeaderMap, HeaderValue, StatusCode, header};
+use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use url::Url;
 
 use super::HubError;
@@ -73,6 +74,8 @@ pub(super) struct Answer {
 /// A hub.
 pub(super) struct Client<'a> {
     agent: Agent,
+    /// There is somebody to trust.
+    encrypts: bool,
     endpoint: Url,
     token: Option<HubToken>,
     repo: Repo,
@@ -82,17 +85,22 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// # Errors
-    /// [`HubError::NoCertificates`] where the endpoint is `https` and the system knows no authority.
+    /// [`HubError::NoCertificates`] where the endpoint is `https` and the system knows no authority; [`HubError::BadTls`].
     pub(super) fn new(
         settings: &HubSettings,
         repo: &Repo,
         retries: u32,
         shutdown: &'a dyn StopRequest,
     ) -> Result<Self, HubError> {
-        let tls = match &settings.tls {
-            None if settings.endpoint.scheme() == "https" => return Err(HubError::NoCertificates),
-            tls => tls.clone().unwrap_or_default(),
-        };
+        let encrypts = settings.tls.is_some();
+        if !encrypts && settings.endpoint.scheme() == "https" {
+            return Err(HubError::NoCertificates);
+        }
+        if settings.tls.as_ref().is_some_and(|tls| !is_complete(tls)) {
+            return Err(HubError::BadTls);
+        }
+        // With the default nothing is ever encrypted: see `send`.
+        let tls = settings.tls.clone().unwrap_or_default();
         let config = Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
@@ -108,7 +116,7 @@ impl<'a> Client<'a> {
         if token.is_some() && endpoint.scheme() == "http" && !is_loopback(&endpoint) {
             warn!(target: "vtagd::model::hub::hub_client", host = %place(&endpoint), "HF_ENDPOINT is not encrypted: the token is sent for everyone on the way to read");
         }
-        Ok(Self { agent: config.into(), endpoint, token, repo: repo.clone(), retries, shutdown })
+        Ok(Self { agent: config.into(), encrypts, endpoint, token, repo: repo.clone(), retries, shutdown })
     }
 
     /// What the repository holds at `revision`.
@@ -207,6 +215,10 @@ impl<'a> Client<'a> {
     fn send(&self, url: &Url, facts: bool, from: Option<u64>) -> Result<Answer, Failure> {
         let (mut url, mut entry) = (url.clone(), Entry::default());
         for _ in 0..MOST_HOPS {
+            // A redirect leads here from `http` too; ureq would panic.
+            if url.scheme() == "https" && !self.encrypts {
+                return Err(HubError::NoCertificates.into());
+            }
             let own = self.is_own(&url);
             let mut request = if facts { self.agent.head(url.as_str()) } else { self.agent.get(url.as_str()) };
             if let Some(token) = self.token.as_ref().filter(|_| own) {
@@ -325,6 +337,12 @@ fn note(entry: &mut Entry, headers: &HeaderMap, status: StatusCode) {
         if status == StatusCode::OK { (tag.or(text("etag")), size.or(text("content-length"))) } else { (tag, size) };
     entry.digest = entry.digest.take().or_else(|| tag.and_then(Digest::of_etag));
     entry.size = entry.size.or_else(|| size.and_then(|size| size.parse().ok()));
+}
+
+/// Whether ureq can encrypt with it: it has neither cryptography nor authorities of its own here, and panics where they are missing.
+fn is_complete(tls: &TlsConfig) -> bool {
+    let trusts = tls.disable_verification() || matches!(tls.root_certs(), RootCerts::Specific(_));
+    tls.provider() == TlsProvider::Rustls && tls.unversioned_rustls_crypto_provider().is_some() && trusts
 }
 
 fn is_loopback(url: &Url) -> bool {

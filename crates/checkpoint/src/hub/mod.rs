@@ -33,7 +33,7 @@ pub use hub_access::{HubSettings, HubToken, NeverStopped, StopRequest};
 pub use name::Repo;
 pub use origin::{Origin, OriginFile};
 pub use reference::Reference;
-pub use ureq::tls::TlsConfig;
+pub use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::atomic_file;
 use crate::import;
@@ -73,7 +73,20 @@ pub struct Request {
 #[allow(missing_docs, reason = "the fields are named after what they are")]
 pub enum PullEvent<'a> {
     /// The files are chosen.
-    Chosen { commit: &'a str, what: &'a str, files: usize, bytes: u64, missing: u64, left: Vec<&'a str> },
+    Chosen {
+        /// The revision's.
+        commit: &'a str,
+        /// What was found, for people.
+        what: &'a str,
+        /// How many.
+        files: usize,
+        /// Their sizes together.
+        bytes: u64,
+        /// Of those, what is still to be fetched.
+        missing: u64,
+        /// Names in the repository that were not chosen.
+        left: Vec<&'a str>,
+    },
     /// So many bytes of all that are wanted are there.
     Progress { file: &'a str, done: u64, total: u64 },
     /// The hub does not answer, and the cache has everything: that is taken.
@@ -102,6 +115,7 @@ pub fn pull(
     tell: &mut dyn FnMut(PullEvent<'_>),
 ) -> Result<Pulled, HubError> {
     name::check_revision(&request.revision)?;
+    settings.check()?;
     if let Some(out) = &request.out
         && !is_free(out)
         && Origin::read(out).is_none_or(|there| there.repo != request.repo.as_str())
