@@ -128,7 +128,14 @@ mod tests {
         fn every_loop_tells_the_same_and_is_right_at_every_length(
             dim in 1usize..200, count in 0usize..9, seed in any::<u32>(), size in -6i32..7,
         ) {
-            let value = |at: usize| ((at as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 / 8_388_608.0 - 1.0;
+            // Mixed well: what values have in common, what is rounded off them has too, and then it adds up.
+            let mixed = |at: u32| {
+                let once = at.wrapping_mul(2_654_435_761).wrapping_add(seed);
+                let twice = (once ^ (once >> 16)).wrapping_mul(0x21f0_aaad);
+                let thrice = (twice ^ (twice >> 15)).wrapping_mul(0x735a_2d97);
+                thrice ^ (thrice >> 15)
+            };
+            let value = |at: usize| (mixed(at as u32) >> 8) as f32 / 8_388_608.0 - 1.0;
             let rows = Array2::from_shape_fn((count, dim), |(row, column)| value(row * dim + column) * 10f32.powi(size));
             let embedding = Array1::from_shape_fn(dim, |at| value(at + 100_000));
             let short = ShortRows::new(&rows);
