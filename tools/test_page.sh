@@ -36,9 +36,9 @@ fi
 rm "$said"
 trap - EXIT
 if [ -z "${VTAGD-}" ]; then
-    tools/cargo build --locked --features vtagd/kafka -p vtagd -p rtsp-server --bins
+    tools/cargo build --locked --workspace --features vtagd/kafka --bins
 elif [ -z "${RTSP_SERVER-}" ]; then
-    tools/cargo build --locked -p rtsp-server
+    tools/cargo build --locked --workspace --features vtagd/kafka --bin rtsp_server
 fi
 case "${1-test}" in
 test) within 2700 node --test --test-concurrency=1 tests/browser/*.test.mjs ;;
