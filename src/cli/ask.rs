@@ -40,7 +40,7 @@ const AT_ONCE: usize = 64;
 /// The route that takes a picture or a text, either of which may be wrong.
 const SEARCH: &str = "/api/v1/search";
 /// A daemon that has been asked too often says when to come back: so long is waited at most, within the time for all questions.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 /// Largest answer that is read.
 const MOST: usize = 32 << 20;
 
@@ -425,7 +425,7 @@ impl Daemon {
         let later = answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
         let body = Limited::new(answer.into_body(), MOST).collect().await.map_err(|error| other(&error))?.to_bytes();
         // Nothing was done yet, so a change can be asked for again too.
-        if let Some(wait) = later.map(Duration::from_secs).filter(|wait| *wait <= LONGEST_WAIT)
+        if let Some(wait) = later.map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT)
             && status == StatusCode::TOO_MANY_REQUESTS
         {
             return Ok(Reply::Later(wait));

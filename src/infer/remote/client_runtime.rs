@@ -89,14 +89,14 @@ pub fn ended_within(thread: JoinHandle<()>, limit: Duration) -> bool {
 }
 
 /// How long a connection that is being made may take: a step of it, one address, and all of it.
-pub struct Patience {
+pub struct ConnectBudget {
     step: Duration,
     until: Option<Instant>,
     /// For the address that is being tried.
     turn: Option<Instant>,
 }
 
-impl Patience {
+impl ConnectBudget {
     /// For all of it, there need be no `limit`.
     pub fn new(step: Duration, limit: Option<Duration>) -> Self {
         let until = limit.map(|limit| Instant::now() + limit);
@@ -175,11 +175,11 @@ mod tests {
     #[test]
     fn an_address_that_takes_all_of_its_turn_leaves_the_others_theirs() {
         let (began, limit) = (Instant::now(), Duration::from_secs(3600));
-        let mut patience = Patience::new(Duration::from_secs(9000), Some(limit));
-        patience.begin(4);
-        let first = patience.next() - began;
+        let mut budget = ConnectBudget::new(Duration::from_secs(9000), Some(limit));
+        budget.begin(4);
+        let first = budget.next() - began;
         assert!(first >= limit / 4 && first < limit / 2, "{first:?}");
-        patience.begin(1);
-        assert!(patience.next() - began >= limit, "and the last has what is left");
+        budget.begin(1);
+        assert!(budget.next() - began >= limit, "and the last has what is left");
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use prost::bytes::Bytes;
 
 use super::circuit_breaker::CircuitBreaker;
-use super::client_runtime::{ClientRuntime, Patience, RemoteHalt, ended_within};
+use super::client_runtime::{ClientRuntime, ConnectBudget, RemoteHalt, ended_within};
 use super::probe_references::ProbeReferences;
 use super::served_model::ServedModel;
 use super::server_connection::{InferQuestion, ServerConnection};
@@ -364,14 +364,14 @@ impl ServerLink {
         let first = self.state.lock().url;
         let many = self.options.urls.len().max(1);
         let mut last = RemoteError::Away("it has no address".into());
-        let mut patience = Patience::new(self.options.timeout.max(STEP), limit);
+        let mut budget = ConnectBudget::new(self.options.timeout.max(STEP), limit);
         for (at, left) in (0..many).map(|step| ((first + step) % many, many - step)) {
             let Some(url) = self.options.urls.get(at) else { continue };
-            if patience.is_over() {
+            if budget.is_over() {
                 break;
             }
-            patience.begin(left);
-            match self.connected(url, &mut patience).map_err(|fault| fault.at(url)) {
+            budget.begin(left);
+            match self.connected(url, &mut budget).map_err(|fault| fault.at(url)) {
                 Ok((connection, model)) => {
                     self.begin(at, Arc::new(connection), model);
                     return None;
@@ -411,26 +411,26 @@ impl ServerLink {
     fn connected(
         &self,
         url: &ServerUrl,
-        patience: &mut Patience,
+        budget: &mut ConnectBudget,
     ) -> Result<(ServerConnection, ServedModel), RemoteError> {
         let tls = url.tls.then(|| tls::client(&self.options.trust)).transpose().map_err(RemoteError::Refused)?;
         let connect = ServerConnection::connect(url.clone(), Arc::clone(&self.options), tls);
-        let connection = self.runtime.run(patience.next(), &self.halt, connect);
+        let connection = self.runtime.run(budget.next(), &self.halt, connect);
         let connection = Arc::new(connection.map_err(|fault| match fault {
             RemoteError::Slow(why) => RemoteError::Away(why),
             other => other,
         })?);
         let (size, wanted, asked) = (self.size, self.options.input, Arc::clone(&connection));
         let model =
-            self.runtime.run(patience.next(), &self.halt, async move { asked.served_model(size, wanted).await })?;
+            self.runtime.run(budget.next(), &self.halt, async move { asked.served_model(size, wanted).await })?;
         if self.halt.is_told() {
             return Err(RemoteError::Stopped);
         }
         // What this takes is not the server's fault, and nothing can end it.
-        patience.without(|| {
+        budget.without(|| {
             self.reference(&model);
         });
-        self.probe(&connection, &model, patience)?;
+        self.probe(&connection, &model, budget)?;
         // Whatever was asked over it has been answered.
         let connection =
             Arc::try_unwrap(connection).map_err(|_| RemoteError::Away("the connection is still in use".into()))?;
@@ -442,7 +442,7 @@ impl ServerLink {
         &self,
         connection: &Arc<ServerConnection>,
         model: &ServedModel,
-        patience: &Patience,
+        budget: &ConnectBudget,
     ) -> Result<(), RemoteError> {
         let reference = self.reference(model);
         let pictures: Vec<Vec<f32>> = (0..PROBE_PICTURES as u64).map(|index| reference.picture(index)).collect();
@@ -453,14 +453,7 @@ impl ServerLink {
                 let mut ask = |part: &[usize]| {
                     let mut pixels = Vec::with_capacity(part.len() * model.layout.picture_bytes(self.size));
                     part.iter().for_each(|index| model.layout.append(&pictures[*index], &self.affine, &mut pixels));
-                    self.question(
-                        connection,
-                        model,
-                        (pixels.into(), part.len()),
-                        patience.next(),
-                        &self.halt,
-                        &mut rows,
-                    )
+                    self.question(connection, model, (pixels.into(), part.len()), budget.next(), &self.halt, &mut rows)
                 };
                 match ask(part) {
                     // It may take fewer, and not have said so.
