@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Watches the daemon's memory and accounts while it looks at several RTSP cameras.
 
-Starts one RTSP server (examples/rtsp_server) and the release daemon with N streams of it at one sample a second, reads the
+Starts one RTSP server (crates/rtsp-server) and the release daemon with N streams of it at one sample a second, reads the
 daemon's resident memory every five seconds, stops it with SIGTERM, and prints how much memory grew after the first minute
 and whether every sampled frame was accounted for. Exit code 1 if a goal is missed.
 
-Usage: benches/steady.py [--streams 4] [--minutes 10]      (needs `make setup`, `cargo build --release --bins --examples`)
+Usage: benches/steady.py [--streams 4] [--minutes 10]      (needs `make setup`, `cargo build --release --workspace --bins`)
 """
 import argparse
 import os
@@ -39,7 +39,7 @@ def main():
     release = ROOT / "target/release"
     with tempfile.TemporaryDirectory() as folder:
         camera = subprocess.Popen(
-            [release / "examples/rtsp_server", "--file", ROOT / "demo/clip.mp4"], stdout=subprocess.PIPE, text=True
+            [release / "rtsp_server", "--file", ROOT / "demo/clip.mp4"], stdout=subprocess.PIPE, text=True
         )
         url = camera.stdout.readline().strip()
         config = pathlib.Path(folder, "vtagd.yaml")

@@ -92,7 +92,8 @@ class Trust:
             out.write(json.dumps({"set": "footage", "scoring": "independent", "background": background, "labels": [label]}))
         with open(self.path("vtagd.yaml"), "w") as out:
             out.write(json.dumps({
-                "model": {"path": self.args.model},
+                # A folder goes by where this was called; anything else is a name that the daemon knows.
+                "model": {"path": os.path.abspath(self.args.model) if os.path.isdir(self.args.model) else self.args.model},
                 "sampling": {"interval": self.args.every},
                 "streams": [{"id": "clip", "url": f"file://{self.clip(clip)}", "pace": "fast", "view": {"mode": self.args.view}}],
                 "labels": ["set.yaml"],

@@ -2,7 +2,7 @@
 """CPU time of watching RTSP cameras: the daemon at one sample per group of pictures, beside OpenCV reading every frame.
 
 Makes a clip once (the demo clip at 1920x1080, 25 frames/s, H.264, a keyframe every 2 s; .setup/decode/clip.mp4), serves it from a
-process of its own (examples/rtsp_server, nothing is encoded), and reads utime + stime of the watching process alone from
+process of its own (crates/rtsp-server, nothing is encoded), and reads utime + stime of the watching process alone from
 /proc/PID/stat. No model: decoding and preprocessing only. Beside them GStreamer with nothing of ours (gst-launch-1.0): receiving alone,
 and receiving and decoding keyframes, both thrown away. No pipeline of ours can cost less. With --many, that many streams in one daemon:
 start-up, cores, memory, accounts, for each mode of --decode in turn (one may stand there several times). Exit code 1 if a goal is missed.
@@ -11,7 +11,7 @@ OpenCV lives in a virtual environment of its own:
   python3 -m venv .setup/opencv && .setup/opencv/bin/pip install opencv-python-headless
 Usage: benches/peers/decode_cpu.py [--seconds 60] [--decode keyframes,auto,all] [--many 64] [--interval 2s] [--gop 50] [--cores 1.0] [--no-opencv] [--no-bare]
        [--clip FILE] [--program FILE]
-       (needs `make setup`, `cargo build --release --bins --examples`)
+       (needs `make setup`, `cargo build --release --workspace --bins`)
 """
 import argparse
 import json
@@ -225,7 +225,7 @@ def main():
     args = parser.parse_args()
     clip = args.clip or (CLIP if args.gop == 50 else CLIP.with_name(f"clip-{args.gop}.mp4"))
     make_clip(clip, args.gop)
-    server = subprocess.Popen([RELEASE / "examples/rtsp_server", "--file", clip], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([RELEASE / "rtsp_server", "--file", clip], stdout=subprocess.PIPE, text=True)
     good = True
     try:
         url = server.stdout.readline().strip()

@@ -15,7 +15,7 @@ openvino    `vtagd bench` of ViT-B/32 in fp32, batch 8: OpenVINO in bf16 and f32
 Each part prints what it measured; exit code 1 if a goal is missed. --smoke takes a few seconds each and says nothing about speed.
 
 Usage: benches/peers/serving.py [--parts saturation,half,memory,openvino] [--smoke]
-       (needs `make setup`, `cargo build --release --bins --examples`; openvino: `make runtime-openvino`; 3 GB of disk in .setup/)
+       (needs `make setup`, `cargo build --release --workspace --bins`; openvino: `make runtime-openvino`; 3 GB of disk in .setup/)
 """
 import argparse
 import json
@@ -175,7 +175,7 @@ class Cameras:
     def some(self, count):
         """The URLs of so many."""
         while len(self.servers) < count:
-            command = [RELEASE / "examples/rtsp_server", "--file", clip()]
+            command = [RELEASE / "rtsp_server", "--file", clip()]
             self.servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             self.urls.append(self.servers[-1].stdout.readline().strip())
             # A server begins its clip with the first client; what comes together does so by chance.

@@ -191,6 +191,7 @@ impl Gate {
             pts: buffer.pts(),
             kind: coded::kind(codec, buffer),
             size: buffer.size(),
+            after_loss: self.clock.packets_lost(),
         };
         let early = self.feed.is_before_beginning(self.connection, tap_probes::beginning(pad), buffer.pts());
         let verdict = self.feed.verdict(self.connection, frame, || pad.current_caps());

@@ -2,8 +2,10 @@
 //!
 //! `auto` begins with keyframes alone and holds back the frames between them. If the next keyframe comes in time, nothing but
 //! keyframes was decoded; if it is late, the decoder gets the keyframe and everything behind it, so that no sample is missed and
-//! no picture is broken, and from then on decodes what lies between keyframes too, until they have been close enough for a while. What is held
-//! back is bounded ([`Chooser::MAX_HELD`]); beyond that it is dropped, and the next keyframe is waited for.
+//! no picture is broken. It goes back to keyframes with the next one: only where they are late again soon, or were never otherwise, it decodes what lies between
+//! them from then on, until they have been close enough for a while. What is held back is bounded ([`Chooser::MAX_HELD`]); beyond that it is dropped, and
+//! the next keyframe is waited for. Where packets were lost a keyframe may have been among them: its absence says nothing of how the camera makes them, or a box
+//! that is late for a moment, and so loses packets, would decode more for it and stay late.
 //!
 //! Where keyframes are too far apart, `auto` decodes from each of them up to the last frame of its group that a sample needs. What comes behind that is held back: the
 //! next IDR frame makes it superfluous; if a sample is due before one comes, all that is held goes into the decoder, as if it had never been held. So
@@ -85,8 +87,14 @@ pub(super) struct Chooser {
     /// Decoding began at this keyframe: what is to be shown before it needs frames that were never decoded.
     cold: Option<Duration>,
     held: Option<usize>,
-    /// Keyframe distances, with the frames in each.
+    /// Keyframe distances, with the frames in each; where nothing was lost on the way.
     gops: VecDeque<(Duration, u32)>,
+    /// Packets were lost since the last keyframe.
+    broken: bool,
+    /// When a keyframe first was late where packets were lost, since one came in time or nothing was lost.
+    lossy_since: Option<Duration>,
+    /// Every frame is decoded until the next keyframe, as this one was late; what then is not decided.
+    until_key: bool,
     /// Distances in a row that were short enough.
     good: u32,
     /// How many are needed to trust them.
@@ -101,6 +109,8 @@ impl Chooser {
     pub const MAX_HELD: usize = 8 << 20;
     /// A stream without a keyframe for so long has none to wait for, or its owner should know.
     pub const KEYFRAME_TIMEOUT: Duration = Duration::from_secs(10);
+    /// A camera of which packets are lost for so long between keyframes that are not in time makes none in time.
+    const LOSSY_TIMEOUT: Duration = Duration::from_secs(30);
     /// Distances in a row before `auto` goes (back) to keyframes, and what that grows to if it has to go back and forth.
     const NEEDED: (u32, u32) = (3, 48);
     /// After so long without a change the past is forgiven.
@@ -130,6 +140,9 @@ impl Chooser {
             cold: None,
             held: None,
             gops: VecDeque::with_capacity(Self::REMEMBERED),
+            broken: false,
+            lossy_since: None,
+            until_key: false,
             good: 0,
             needed: Self::NEEDED.0,
             chosen_at: None,
@@ -169,6 +182,17 @@ impl Chooser {
     pub fn begin(&mut self) {
         (self.waiting_since, self.open, self.last_key, self.last_idr, self.line) = (None, false, None, false, None);
         (self.deltas, self.cold, self.held, self.good) = (0, None, None, 0);
+        (self.broken, self.lossy_since) = (false, None);
+    }
+
+    /// Packets are missing before the next frame.
+    pub fn packets_lost(&mut self) {
+        self.broken = true;
+    }
+
+    /// Of the last few distances, those that were too long.
+    fn late(&self, interval: Duration) -> usize {
+        self.gops.iter().filter(|(distance, _)| *distance > Self::too_late(interval)).count()
     }
 
     /// Whether it matters how far the next sample is, when one is wanted every `interval`.
@@ -212,17 +236,23 @@ impl Chooser {
     }
 
     fn key(&mut self, at: Duration, kind: Kind, size: usize, interval: Duration) -> (Verdict, Option<News>) {
-        let mut close = false;
+        let (broken, mut close) = (std::mem::take(&mut self.broken), false);
         if let Some(distance) = self.last_key.and_then(|last| at.checked_sub(last)).filter(|d| !d.is_zero()) {
-            if self.gops.len() == Self::REMEMBERED {
-                self.gops.pop_front();
+            if !broken {
+                if self.gops.len() == Self::REMEMBERED {
+                    self.gops.pop_front();
+                }
+                self.gops.push_back((distance, self.deltas + 1));
             }
-            self.gops.push_back((distance, self.deltas + 1));
             // Without anything in between there is nothing else to decode.
             close = self.deltas == 0 || distance <= Self::close_enough(interval);
         }
-        let late =
-            self.last_key.is_some_and(|last| at.saturating_sub(last) > Self::too_late(interval)) && self.deltas > 0;
+        let late = !broken
+            && self.deltas > 0
+            && self.last_key.is_some_and(|last| at.saturating_sub(last) > Self::too_late(interval));
+        if close || !broken {
+            self.lossy_since = None;
+        }
         let warm = self.mode == Mode::All && (self.last_key.is_some() || self.open);
         (self.last_key, self.last_idr) = (Some(at), kind == Kind::Idr);
         (self.deltas, self.waiting_since, self.open) = (0, None, false);
@@ -238,8 +268,19 @@ impl Chooser {
                 self.held = Some(size);
                 (Verdict::Ask { hold: true }, None)
             }
+            (Decode::Auto, Mode::All) if !interval.is_zero() && self.until_key => {
+                self.until_key = false;
+                let late = self.late(interval);
+                if late > 1 || late > 0 && late == self.gops.len() {
+                    let news = self.give_up_keyframes(at);
+                    return (Verdict::Decode, Some(news));
+                }
+                (self.mode, self.held) = (Mode::Keyframes, Some(size));
+                (Verdict::Ask { hold: true }, None)
+            }
             (Decode::Auto, Mode::All) if !interval.is_zero() => {
-                self.good = if close { self.good + 1 } else { 0 };
+                // A distance that is long because something was lost says nothing.
+                self.good = if close { self.good + 1 } else { self.good * u32::from(broken) };
                 if self.good < self.needed {
                     let verdict = if self.last_idr { Verdict::Decode } else { self.release() };
                     self.held = None;
@@ -278,10 +319,7 @@ impl Chooser {
             }
             (Decode::Auto, Mode::Keyframes) => match self.held {
                 _ if at < key => (Verdict::Drop, None),
-                Some(_) if since > Self::too_late(interval) => {
-                    let news = self.give_up_keyframes(at);
-                    (Verdict::Release, Some(news))
-                }
+                Some(_) if since > Self::too_late(interval) => self.late_key(at, interval),
                 Some(held) if held + size + Self::FRAME <= Self::MAX_HELD => {
                     self.held = Some(held + size + Self::FRAME);
                     (Verdict::Hold, None)
@@ -322,7 +360,9 @@ impl Chooser {
     fn without_key(&mut self, waited: Duration) -> (Verdict, Option<News>) {
         // Where keyframes are known to come, though seldom, a broken picture is no help.
         let rhythm = self.keyframe_interval().unwrap_or_default().saturating_mul(3);
-        if waited < Self::KEYFRAME_TIMEOUT.max(rhythm) {
+        // Those that came may have been lost.
+        let timeout = if self.broken { Self::LOSSY_TIMEOUT } else { Self::KEYFRAME_TIMEOUT };
+        if waited < timeout.max(rhythm) {
             return (Verdict::Drop, None);
         }
         if self.decode == Decode::Keyframes {
@@ -331,6 +371,20 @@ impl Chooser {
         }
         (self.open, self.mode, self.cold) = (true, Mode::All, None);
         (Verdict::Decode, Some(News::Refresh(waited)))
+    }
+
+    /// The next keyframe is late, and all since the last one is held.
+    fn late_key(&mut self, at: Duration, interval: Duration) -> (Verdict, Option<News>) {
+        if self.broken && at.saturating_sub(*self.lossy_since.get_or_insert(at)) < Self::LOSSY_TIMEOUT {
+            // It may have been lost, and what is here refers to it.
+            self.held = None;
+            return (Verdict::Forget, None);
+        }
+        if !self.broken && self.late(interval) > 0 {
+            return (Verdict::Release, Some(self.give_up_keyframes(at)));
+        }
+        (self.mode, self.held, self.good, self.until_key) = (Mode::All, None, 0, true);
+        (Verdict::Release, None)
     }
 
     fn give_up_keyframes(&mut self, at: Duration) -> News {

@@ -46,6 +46,8 @@ pub(super) struct CodedFrame {
     pub kind: Kind,
     /// Bytes.
     pub size: usize,
+    /// Packets of this connection were lost before it.
+    pub after_loss: bool,
 }
 
 /// How a connection goes, for the source's own thread.

@@ -2,7 +2,7 @@
 //! further apart than the camera makes them, and whoever then decodes what lies between them stays behind.
 //!
 //! In: RTP packets on their way into a depayloader, and coded frames behind it, on the streaming thread. Out: each frame's time on a line of which the
-//! steps are the camera's: for distances, not for when something is due. Holds [`REMEMBERED`] packet times for a connection, and lets go of the oldest.
+//! steps are the camera's: for distances, not for when something is due; and whether packets were lost before it. Holds [`REMEMBERED`] packet times for a connection, and lets go of the oldest.
 //! Closed: goes with the connection.
 //!
 //! Not every camera's clock is one: it may stand still, be set, or count frames that never came. The line then goes by PTS.
@@ -37,6 +37,10 @@ struct State {
     /// Ticks a second.
     rate: u32,
     line: Line,
+    /// The sequence number of the newest packet.
+    sequence: Option<u16>,
+    /// Packets were missing since somebody asked last.
+    lost: bool,
 }
 
 impl RtpClock {
@@ -63,10 +67,17 @@ impl RtpClock {
         if packet.size() < header.len() || packet.copy_to_slice(0, &mut header).is_err() {
             return;
         }
-        let [.., t0, t1, t2, t3] = header;
+        let [_, _, s0, s1, t0, t1, t2, t3] = header;
+        let mut state = self.0.lock();
+        state.sequence(u16::from_be_bytes([s0, s1]));
         if let Some(pts) = packet.pts() {
-            self.0.lock().packet(pts, u32::from_be_bytes([t0, t1, t2, t3]), rate);
+            state.packet(pts, u32::from_be_bytes([t0, t1, t2, t3]), rate);
         }
+    }
+
+    /// Whether packets were missing since this was asked last.
+    pub fn packets_lost(&self) -> bool {
+        std::mem::take(&mut self.0.lock().lost)
     }
 
     /// The place of the frame with this PTS, at `at` by it (running time), on the camera's line. Without a PTS, or with one that no packet had: as far from
@@ -81,6 +92,15 @@ impl RtpClock {
 }
 
 impl State {
+    /// A packet of this number came. The packets are in order here, if nobody has left them as they came: then one that is late is none that was lost.
+    fn sequence(&mut self, number: u16) {
+        let step = self.sequence.map_or(1, |last| number.wrapping_sub(last).cast_signed());
+        self.lost |= step > 1;
+        if step > 0 {
+            self.sequence = Some(number);
+        }
+    }
+
     /// A packet came; what `rate` says is asked for once a frame.
     fn packet(&mut self, pts: gst::ClockTime, time: u32, rate: impl FnOnce() -> u32) {
         let ticks = match self.stamps.back_mut() {
@@ -287,6 +307,18 @@ mod tests {
         // One that both know of is.
         let frames = (0..300).map(|n| n * 40 + if n < 100 { 0 } else { 9000 }).map(|at| (ticks(at), ms(at)));
         assert_eq!(steps(&placed(frames))[99], 9040);
+    }
+
+    #[test]
+    fn packets_that_are_missing_are_told_once_and_those_that_came_late_or_twice_are_not() {
+        let clock = RtpClock::default();
+        let mut lost = |numbers: &[u16]| {
+            numbers.iter().for_each(|number| clock.0.lock().sequence(*number));
+            clock.packets_lost()
+        };
+        assert!(!lost(&[]) && !lost(&[u16::MAX - 1, u16::MAX, 0, 1, 1, 0, 2]));
+        assert!(lost(&[4]) && !lost(&[]) && !lost(&[3, 5]));
+        assert!(lost(&[7, 8]) && !lost(&[9]));
     }
 
     #[test]

@@ -113,13 +113,63 @@ fn a_camera_that_changes_its_mind_is_trusted_less_and_less() {
     let mut chooser = Chooser::new(Decode::Auto);
     let (mut start, mut changes) = (0, 0);
     for _ in 0..40 {
-        // Six short groups, then a long one.
+        // Six short groups, then two long ones.
         changes += play(&mut chooser, SECOND, stream(start, start + 6000, 25)).news.len();
-        changes += play(&mut chooser, SECOND, stream(start + 6000, start + 16_000, 250)).news.len();
+        changes += play(&mut chooser, SECOND, stream(start + 6000, start + 16_000, 125)).news.len();
         start += 16_000;
     }
     assert!((2..=5).contains(&changes), "{changes} changes in {} s", start / 1000);
     assert_eq!(chooser.mode(), Mode::All);
+}
+
+#[test]
+fn one_keyframe_that_is_late_among_many_that_are_not_is_waited_for_with_all_frames_and_then_forgotten() {
+    let mut chooser = Chooser::new(Decode::Auto);
+    for start in [0, 8000, 16_000] {
+        let played = play(&mut chooser, SECOND, stream(start, start + 5000, 25));
+        assert_eq!((played.news.len(), played.decoded.len(), chooser.mode()), (0, 0, Mode::Keyframes));
+        let played = play(&mut chooser, SECOND, stream(start + 5000, start + 8000, 75));
+        assert_eq!((played.news.len(), played.decoded.len(), chooser.mode()), (0, 75, Mode::All));
+    }
+    assert_eq!(play(&mut chooser, SECOND, stream(24_000, 34_000, 25)).decoded, []);
+}
+
+#[test]
+fn a_keyframe_that_was_lost_is_not_one_that_the_camera_did_not_make() {
+    let mut chooser = Chooser::new(Decode::Auto);
+    play(&mut chooser, SECOND, stream(0, 5000, 25));
+    for start in (5000..105_000).step_by(2000) {
+        // The second keyframe of two is lost, and what refers to it is not decoded.
+        let played = play(&mut chooser, SECOND, stream(start, start + 1000, 50));
+        chooser.packets_lost();
+        let without = play(&mut chooser, SECOND, (0..24).map(|n| (start + 1040 + n * 40, false)));
+        assert_eq!((played.news.len() + without.news.len(), played.decoded.len() + without.decoded.len()), (0, 0));
+        assert_eq!((played.asked, chooser.mode()), (vec![start], Mode::Keyframes));
+    }
+    assert_eq!(chooser.keyframe_interval(), Some(SECOND));
+}
+
+#[test]
+fn where_packets_are_always_lost_keyframes_are_all_for_a_while_and_then_each_is_waited_for_with_all_frames() {
+    let mut chooser = Chooser::new(Decode::Auto);
+    for start in (0..80_000).step_by(4000) {
+        let first = play(&mut chooser, SECOND, stream(start, start + 1000, 100));
+        chooser.packets_lost();
+        let rest = play(&mut chooser, SECOND, (0..75).map(|n| (start + 1000 + n * 40, false)));
+        assert_eq!((&first.asked, first.news.len() + rest.news.len()), (&vec![start], 0));
+        // One tenth of an interval more than an interval behind the keyframe, and all that come then.
+        assert_eq!(rest.decoded.len(), if start < 32_000 { 0 } else { 69 }, "at {start}");
+    }
+    // Nothing is lost any more, and it shows how far apart they are.
+    let played = play(&mut chooser, SECOND, stream(80_000, 100_000, 100));
+    assert_eq!((played.news, chooser.mode()), (vec![News::Rare], Mode::All));
+    // Of groups that are close some may lack what they will.
+    let mut news = Vec::new();
+    for start in (100_000..110_000).step_by(1000) {
+        chooser.packets_lost();
+        news.extend(play(&mut chooser, SECOND, stream(start, start + 1000, 25)).news);
+    }
+    assert_eq!((news, chooser.mode()), (vec![News::Close], Mode::Keyframes));
 }
 
 #[test]

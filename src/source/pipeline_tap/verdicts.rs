@@ -46,6 +46,9 @@ impl PipelineTap {
                 state.media.passed(frame.at);
             }
             state.progress.coded += 1;
+            if frame.after_loss {
+                state.chooser.packets_lost();
+            }
             let before = state.chooser.mode();
             let (verdict, news) = state.chooser.frame(frame.camera, frame.kind, frame.size, interval, until_due);
             let mode = state.chooser.mode();
