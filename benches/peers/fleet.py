@@ -2,13 +2,15 @@
 """What an inference server costs and gains, on one machine: a batch there and here, eight boxes at one server, and the processor time of a box.
 
 Both sides of a ratio run in the same command, in turn, with one thread of inference fewer than there are cores: a server elsewhere does not share
-its cores with a box's decoders, and they would hold up each of its operators here. `tests/foreign/setup_fleet.sh` makes the environments; then
+its cores with a box's decoders, and they would hold up each of its operators here. For the same reason the server has half of the cores where it serves
+many boxes, or the client without a daemon, and those have the other half. `tests/foreign/setup_fleet.sh` makes the environments; then
     VTAGD=target/release/vtagd python3 benches/peers/fleet.py [--seconds 20] [--boxes 8] [--cameras 4]
 prints a line a number and, at the end, one JSON object.
 """
 
 import argparse
 import atexit
+import contextlib
 import json
 import os
 import pathlib
@@ -23,7 +25,9 @@ from inference_servers import PLACE, ROOT, Box, Triton, until  # noqa: E402
 
 MODEL = ROOT / "models/starter"
 CLIP = ROOT / "demo/clip.mp4"
-THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
+CORES = sorted(os.sched_getaffinity(0))
+THREADS = max(1, len(CORES) - 1)
+HALF = max(1, len(CORES) // 2)
 FRAMES = ("vtagd_frames_inferred_total", "vtagd_frames_reused_total", "vtagd_frames_dropped_total")
 
 # As a client without a daemon: threads that each send one picture after the other.
@@ -81,6 +85,21 @@ def watched(box, seconds):
     until("some batches were run", lambda: box.metric(names[1]) > before[1] + 2)
     after = [box.metric(name) for name in names] + [box.cpu()]
     return [b - a for a, b in zip(before, after)]
+
+
+@contextlib.contextmanager
+def serving(folder, threads, cores):
+    """A server of these cores."""
+    triton = Triton(pathlib.Path(tempfile.mkdtemp(prefix="server-", dir=folder)), MODEL, threads=threads)
+    # What is started has them from here.
+    os.sched_setaffinity(0, cores)
+    atexit.register(triton.stop)
+    try:
+        triton.start()
+        os.sched_setaffinity(0, CORES)
+        yield triton
+    finally:
+        triton.stop()
 
 
 def a_batch(folder, triton, seconds, result):
@@ -149,14 +168,14 @@ def main():
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     small_clip(folder)
     small_clip(folder, 7)
-    triton = Triton(folder, MODEL, threads=THREADS)
-    atexit.register(triton.stop)
-    triton.start()
     result = {}
     if args.only != "fleet":
-        a_batch(folder, triton, args.seconds, result)
+        with serving(folder, THREADS, CORES) as triton:
+            a_batch(folder, triton, args.seconds, result)
     if args.only != "batch":
-        many_boxes(folder, triton, args.boxes, args.cameras, args.seconds, result)
+        with serving(folder, HALF, CORES[:HALF]) as triton:
+            os.sched_setaffinity(0, CORES[HALF:] or CORES)
+            many_boxes(folder, triton, args.boxes, args.cameras, args.seconds, result)
     print(json.dumps(result))
 
 

@@ -152,6 +152,35 @@ fn keyframes_of_a_camera_that_is_always_late_are_as_close_as_it_makes_them() {
     undisturbed(&running);
 }
 
+/// A keyframe every 0.4 s, of which every third, and the second, does not arrive.
+#[test]
+fn keyframes_that_are_lost_make_those_that_come_no_further_apart() {
+    let play = |packets: &mut raw_rtsp::Packets, _| {
+        for group in 0_u32.. {
+            for (n, frame) in frames()[..10].iter().enumerate() {
+                if n == 0 && group % 3 == 1 {
+                    packets.lose();
+                } else {
+                    packets.frame(frame)?;
+                }
+            }
+        }
+        Ok(())
+    };
+    let settings = watched(Odd { play: Box::new(play), ..Odd::camera() });
+    let interval = Duration::from_millis(450);
+    let running = Running::with(settings, Options { interval, ..Options::default() });
+    let deadline = Instant::now() + DEADLINE;
+    for samples in 2..=20 {
+        running.wait_frames(samples);
+        assert_ne!(running.report().decode, Some("all"));
+        assert!(Instant::now() < deadline);
+    }
+    let report = running.report();
+    assert!(report.keyframe_interval.is_some_and(|apart| (apart - 0.4).abs() < 0.001), "{report:?}");
+    undisturbed(&running);
+}
+
 #[test]
 fn media_without_an_address_of_their_own_are_asked_for_at_the_sessions() {
     for session in ["a=control:*\r\n", ""] {

@@ -262,6 +262,13 @@ impl Packets {
         std::thread::sleep(Duration::from_millis(40));
         Ok(())
     }
+
+    /// A frame that is lost on the way, and the time until the next one.
+    pub fn lose(&mut self) {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.time = self.time.wrapping_add(3600);
+        std::thread::sleep(Duration::from_millis(40));
+    }
 }
 
 /// Frames of a test picture, each in NAL units; every tenth is a keyframe and has its parameter sets with it.
