@@ -22,7 +22,12 @@ within() {
 }
 
 there() { command -v "${CHROMIUM:-chromium}" >/dev/null && command -v node >/dev/null && command -v npm >/dev/null; }
-there || tools/setup/packages.sh chromium nodejs npm || true
+# What is there is not asked for again: another Node than Debian's has an npm of its own, and none of Debian's goes with it.
+missing=()
+command -v "${CHROMIUM:-chromium}" >/dev/null || missing+=(chromium)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
+there || tools/setup/packages.sh "${missing[@]}" || true
 there || cannot_be_had "there is no Chromium, Node or npm, and Debian's packages cannot be installed"
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT

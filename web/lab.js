@@ -13,6 +13,8 @@ const HOURS = [
   ['24', 'the last day'],
   ['168', 'the last week'],
 ];
+/** Until a daemon that is busy is asked again. */
+const BUSY = 2000;
 /** Moments of a camera that are listed: the highest. */
 const LISTED = 12;
 
@@ -127,6 +129,12 @@ export function lab(body, parameters) {
     } catch (error) {
       if (error.name === 'AbortError') return null;
       if (!(error instanceof ApiError)) throw error;
+      if (error.status === 503) {
+        // Such as with the words that were typed before these. Nobody types again to be told.
+        const own = under;
+        setTimeout(() => own === under && !own.signal.aborted && attempt(look), BUSY);
+        return say(state, `The daemon is busy (${error.message}). The page asks again …`);
+      }
       const off = error.message.includes('history') ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
       put(results);
       threshold.hidden = hint.hidden = true;

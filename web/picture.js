@@ -1,5 +1,5 @@
-// Pictures that come and go, drawn. An `<img>` would do, but a page with images that come and go grew by half a gigabyte in an hour, outside its scripts: probably what
-// browsers keep of pictures that they have decoded and show no more.
+// Pictures that come and go, drawn. An `<img>` would do, but Chromium keeps what it has decoded for one: a page with four of them held 220 MB of shared memory
+// after some hundred pictures each, outside its scripts. With canvases it holds a megabyte or two.
 
 import { h } from './dom.js';
 

@@ -176,10 +176,12 @@ for (const [way, { isChanged = false, ...given }] of Object.entries(WAYS).slice(
       await click('button:has-text("Save the label")');
       await page.waitForSelector('#notices p:has-text("launch pad is saved")');
       await curve();
-      // Where it stands high it was seen, where it stands low it was absent: a stretch of each is drawn with the mouse.
+      // Where it stands highest it was seen; all between that and the next time it was absent, what is a little like it too, as somebody would draw who has
+      // looked at the pictures. A stretch of each is drawn with the mouse.
       const stretches = await page.$eval('.curve-box path.curve', (path) => {
         const points = [...path.getAttribute('d').matchAll(/[ML]([\d.]+) ([\d.]+)/g)].map((found) => [Number(found[1]), Number(found[2])]);
-        const middle = (Math.min(...points.map(([, y]) => y)) + Math.max(...points.map(([, y]) => y))) / 2;
+        const heights = points.map(([, y]) => y);
+        const line = Math.min(...heights) + (Math.max(...heights) - Math.min(...heights)) / 4;
         const longest = (isOf) => {
           let best = [];
           let run = [];
@@ -189,7 +191,7 @@ for (const [way, { isChanged = false, ...given }] of Object.entries(WAYS).slice(
           }
           return [best[1][0] / 1000, best.at(-2)[0] / 1000];
         };
-        return { seen: longest((y) => y < middle), absent: longest((y) => y > middle) };
+        return { seen: longest((y) => y < line), absent: longest((y) => y > line) };
       });
       for (const [kind, [from, to]] of Object.entries(stretches)) {
         await page.locator('.curve-box').scrollIntoViewIfNeeded();

@@ -23,17 +23,47 @@ async function privateBytes(session) {
   return { page, browser: held.reduce((sum, one) => sum + one.bytes, 0) };
 }
 
-/** Two pages stay open: the cameras, and what is told. */
-async function hold(page) {
-  const events = await page.context().newPage();
-  await events.goto(`${address}#/events`);
-  const sessions = await Promise.all([page, events].map((one) => page.context().newCDPSession(one)));
-  const whole = await browser.newBrowserCDPSession();
+/** Asks a page something without staying attached to it. @param {string} id @param {[string, object?][]} questions @returns the last one's answer */
+async function once(session, id, questions) {
+  const { sessionId } = await session.send('Target.attachToTarget', { targetId: id, flatten: false });
+  let told;
+  for (const [at, [method, params = {}]] of questions.entries()) {
+    const answer = new Promise((then) => {
+      const hear = ({ sessionId: from, message }) => {
+        const data = JSON.parse(message);
+        if (from !== sessionId || data.id !== at + 1) return;
+        session.off('Target.receivedMessageFromTarget', hear);
+        then(data);
+      };
+      session.on('Target.receivedMessageFromTarget', hear);
+    });
+    await session.send('Target.sendMessageToTarget', { sessionId, message: JSON.stringify({ id: at + 1, method, params }) });
+    told = await answer;
+  }
+  await session.send('Target.detachFromTarget', { sessionId });
+  return told.result.result.value;
+}
+
+/**
+ * Two pages stay open: the cameras, and what is told. The browser opens them itself: with playwright's pages the developer tools' network is switched on, which
+ * keeps every answer in the page's process, up to 200 MB for each who has asked for that.
+ */
+async function hold() {
+  const session = await browser.newBrowserCDPSession();
+  const ids = [];
+  for (const view of ['cameras', 'events']) {
+    ids.push((await session.send('Target.createTarget', { url: `${address}#/${view}`, newWindow: true, width: 1280, height: 800 })).targetId);
+  }
   for (let at = MINUTE; at <= Number(seconds) * 1000; at += MINUTE) {
-    await page.waitForTimeout(MINUTE);
-    for (const own of sessions) await own.send('HeapProfiler.collectGarbage');
-    const [cameras, told] = await Promise.all([page, events].map((one) => one.evaluate(() => performance.memory.usedJSHeapSize)));
-    held.push({ cameras, events: told, ...(await privateBytes(whole)) });
+    await new Promise((then) => setTimeout(then, MINUTE));
+    const scripts = [];
+    for (const id of ids) {
+      const expression = 'document.hidden ? NaN : performance.memory.usedJSHeapSize';
+      scripts.push(await once(session, id, [['HeapProfiler.collectGarbage'], ['Runtime.evaluate', { expression, returnByValue: true }]]));
+    }
+    // A page that nobody sees asks for nothing: that is not what is measured.
+    if (!scripts.every((bytes) => bytes > 0)) throw new Error(`a page is hidden: ${scripts}`);
+    held.push({ cameras: scripts[0], events: scripts[1], ...(await privateBytes(session)) });
   }
 }
 
@@ -52,9 +82,9 @@ try {
     await page.waitForSelector('[data-at]', { timeout: 60_000 });
     pictures.push(await page.evaluate(() => performance.now()));
     loads.push({ files, all: bytes });
-    if (load === 4 && Number(seconds) > 0) await hold(page);
     await context.close();
   }
+  if (Number(seconds) > 0) await hold();
 } finally {
   await browser.close();
 }

@@ -23,6 +23,15 @@ try {
     await page.goto(`${setting.address}/#/${view}`);
     await page.waitForFunction(() => document.querySelector('canvas:not([hidden])') || [...document.images].some((image) => image.naturalWidth > 0));
     await page.waitForTimeout(1500);
+    if (view === 'cameras') {
+      // A picture is up to two seconds older than the bars: a label that has stood for longer is of what is seen.
+      const open = () => page.evaluate(() => document.querySelector('.bar.open .label')?.textContent);
+      await eventually('the bars fit the picture', async () => {
+        const label = await open();
+        await page.waitForTimeout(3000);
+        return label && label === (await open());
+      });
+    }
     await page.screenshot({ path: join(folder, `${name}.png`) });
     await page.context().close();
   }

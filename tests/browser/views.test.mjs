@@ -34,6 +34,21 @@ test('axe-core finds nothing on any view, dark or light, wide or on a phone, and
   }
 });
 
+test('the lab asks again where the daemon is busy with other words', async () => {
+  await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+cat')).searched?.rows > 3);
+  const page = await opened(setting);
+  let asked = 0;
+  await page.route('**/api/v1/labels/*/try', (route) => {
+    asked += 1;
+    return asked === 1 ? route.fulfill({ status: 503, json: { error: 'other texts are being embedded: come back later' } }) : route.fallback();
+  });
+  await page.goto(`${setting.address}/#/lab?label=cat`);
+  await page.waitForSelector('.view p[role=status]:has-text("asks again")');
+  await page.waitForSelector('.curve-box path.curve');
+  assert.equal(asked, 2);
+  await page.context().close();
+});
+
 test('by keyboard alone: to the content, to another view, to a threshold', async () => {
   await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+cat')).searched?.rows > 3);
   const page = await opened(setting);
