@@ -1,7 +1,8 @@
 //! This process as the kernel sees it: CPU time, memory, files, threads. In: `/proc`; out: numbers in Prometheus's units. Any thread.
 //!
 //! Read when somebody asks; that takes tens of microseconds. Own code: the crate for it (`metrics-process`) tells the CPU time in
-//! whole seconds, too coarse for the rate of a mostly idle daemon.
+//! whole seconds, too coarse for the rate of a mostly idle daemon. Nor `procfs` 0.18, here or for the other files of `/proc`: it gives
+//! nothing where a field is missing that nobody here asks for (`Slab`, `VmallocChunk` of `meminfo`).
 
 use std::fs;
 use std::sync::OnceLock;

@@ -425,6 +425,11 @@ def oclip(name, vision=None, text=None, model=None, preprocess=None, refused=Non
         answer(folder, image, text_out, ids, m.logit_scale.exp().item(), 0.0 if bias is None else bias.item(), bias is not None)
 
 
+def stub(folder):
+    """Tensors by whose names it is a model's, where the configuration is to be refused before any is read."""
+    save_file({"logit_scale": torch.ones(1), "visual.conv1.weight": torch.ones(1)}, os.path.join(folder, "open_clip_model.safetensors"))
+
+
 END = len(clip_tokenizer()) - 1
 for custom in ({}, {"custom_text": True}):
     c = "-custom" if custom else ""
@@ -463,11 +468,11 @@ oclip("oc-rectangular", vision=dict(image_size=[64, 96]), refused="square")
 oclip("oc-rectangular-patch", vision=dict(patch_size=[16, 32]), refused="square")
 for flag in ("qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc", "scaled_cosine_attn"):
     oclip("oc-" + flag.replace("_", "-"), vision={flag: True}, refused=flag, save=False,
-          change=lambda d: save_file({"logit_scale": torch.ones(1)}, os.path.join(d, "open_clip_model.safetensors")))
+          change=stub)
 oclip("oc-block-custom", vision=dict(block_type="custom"), refused="block_type")
 oclip("oc-embed-cls", text=dict(embed_cls=True), model={"custom_text": True}, refused="embed_cls")
 oclip("oc-coca", vision=dict(attentional_pool=True, attn_pooler_heads=4), text=dict(embed_cls=True, output_tokens=True), model={"multimodal_cfg": {"width": 32}, "custom_text": True}, refused="not supported", save=False,
-      change=lambda d: save_file({"logit_scale": torch.ones(1)}, os.path.join(d, "open_clip_model.safetensors")))
+      change=stub)
 oclip("oc-hf-tokenizer", text=dict(hf_tokenizer_name="somewhere/else"), hf_tokenizer=True)
 oclip("oc-hf-tokenizer-eos", text=dict(hf_tokenizer_name="somewhere/else", pool_type="eos", eos_id=END), hf_tokenizer=True)
 oclip("oc-tokenizer-clips", text=dict(hf_tokenizer_name="somewhere/else", tokenizer_mode="clips"), refused="tokenizer_mode")

@@ -348,6 +348,32 @@ fn the_library_for_checkpoints_stands_alone() {
     assert!(lines > 10, "{lines} lines of the log in crates/checkpoint");
 }
 
+/// What `cargo package` packs of it: its sources whole, with README and licence, and nothing else. Data of tests is large and lies elsewhere.
+#[test]
+fn the_library_for_checkpoints_is_packed_with_its_sources_and_nothing_else() {
+    let folder = root().join("crates/checkpoint");
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.current_dir(root()).args(["package", "--list", "--package", "vtagd-checkpoint"]);
+    let listed = cargo.args(["--locked", "--offline", "--allow-dirty"]).output().unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let packed = String::from_utf8(listed.stdout).unwrap();
+    // Where git is not asked, cargo does not note the commit.
+    let packed: BTreeSet<&str> = packed.lines().filter(|name| *name != ".cargo_vcs_info.json").collect();
+
+    let beside = ["Cargo.lock", "Cargo.toml", "Cargo.toml.orig", "LICENSE", "README.md", "examples/import.rs"];
+    let mut wanted: BTreeSet<String> = beside.map(str::to_owned).into();
+    let mut sources = Vec::new();
+    walk(&folder.join("src"), &mut sources);
+    wanted.extend(sources.iter().map(|path| path.strip_prefix(&folder).unwrap().display().to_string()));
+    assert_eq!(packed, wanted.iter().map(String::as_str).collect());
+
+    let size = |name: &&&str| fs::metadata(folder.join(name)).map_or(0, |file| file.len());
+    let largest = packed.iter().max_by_key(size).unwrap();
+    assert!(size(&largest) < 64_000, "{largest} is data, not source");
+    let read = |file: PathBuf| fs::read(file).unwrap();
+    assert_eq!(read(folder.join("LICENSE")), read(root().join("LICENSE")), "one licence");
+}
+
 #[test]
 fn the_whole_way_of_a_frame_is_joined_in_one_file() {
     let way = PathBuf::from("pipeline/mod.rs");
