@@ -2,7 +2,7 @@
 """An hour of bad networks: the daemon looks at 16 RTSP cameras, each behind a proxy with random faults, and must not grow. Beside them polled stills,
 pushed pictures and MPEG-TS over UDP, which fail now and then too (benches/soak_kinds.py).
 
-Starts one RTSP server (examples/rtsp_server), the proxies (examples/fault_proxy) and the release daemon with a ladder and limits
+Starts one RTSP server (crates/rtsp-server), the proxies (examples/fault_proxy) and the release daemon with a ladder and limits
 that are ten times as quick as the real ones. Reads resident memory, threads and open files every five seconds; at the end heals
 every proxy, waits until all streams are up, stops the daemon with SIGTERM, and prints the slope of the memory after the warm-up
 (freed of how many cameras happened to be away), what is left of threads and files, and whether every sampled frame was accounted for.
@@ -12,7 +12,7 @@ Threads and files at the end are compared with what they were when all streams w
 slope of a run of less than half an hour is mostly noise: it is printed, not judged.
 
 Usage: benches/soak.py [--minutes 60] [--streams 16] [--seed 1] [--warm-up 10] [--log FILE]
-(needs `make setup`, `cargo build --release --bins --examples`; --build debug takes the debug build)
+(needs `make setup`, `cargo build --release --workspace --bins --examples`; --build debug takes the debug build)
 """
 import argparse
 import collections
@@ -109,7 +109,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         try:
             camera = subprocess.Popen(
-                [build / "examples/rtsp_server", "--file", ROOT / "demo/clip.mp4"], stdout=subprocess.PIPE, text=True
+                [build / "rtsp_server", "--file", ROOT / "demo/clip.mp4"], stdout=subprocess.PIPE, text=True
             )
             children.append(camera)
             port, mount = re.search(r":(\d+)(/.*)", camera.stdout.readline().strip()).groups()

@@ -14,7 +14,7 @@ const HOURS = [
   ['168', 'the last week'],
 ];
 /** Until a daemon that is busy is asked again. */
-const BUSY = 2000;
+const BUSY = 4000;
 /** Moments of a camera that are listed: the highest. */
 const LISTED = 12;
 
@@ -72,6 +72,8 @@ export function lab(body, parameters) {
   const soon = settled(500, () => attempt(look));
 
   function changed() {
+    // What is asked for is not wanted any more.
+    under?.abort();
     say(state, 'changed …');
     soon();
   }
@@ -116,24 +118,29 @@ export function lab(body, parameters) {
     Object.assign(wanted, { set: set.set, label: name.value.trim() });
     replaceAddress('lab', wanted);
     under?.abort();
-    under = new AbortController();
+    const own = new AbortController();
+    under = own;
     say(state, 'looking at the past …');
     try {
       const hoursBack = Number(hours.value);
       const [tried, { marks: found }] = await Promise.all([
-        post(`labels/${encodeURIComponent(set.set)}/try`, {}, { json: { ...draft(), hours: hoursBack }, signal: under.signal }),
+        post(`labels/${encodeURIComponent(set.set)}/try`, {}, { json: { ...draft(), hours: hoursBack }, signal: own.signal }),
         get('marks', { set: set.set, label: wanted.label }),
       ]);
       told = tried;
       marks = found;
     } catch (error) {
-      if (error.name === 'AbortError') return null;
+      if (error.name === 'AbortError' || own.signal.aborted) return null;
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 503) {
         // Such as with the words that were typed before these. Nobody types again to be told.
-        const own = under;
-        setTimeout(() => own === under && !own.signal.aborted && attempt(look), BUSY);
-        return say(state, `The daemon is busy (${error.message}). The page asks again …`);
+        const again = () => {
+          if (own.signal.aborted) return;
+          if (document.hidden) setTimeout(again, BUSY);
+          else attempt(look);
+        };
+        setTimeout(again, BUSY);
+        return say(state, `The daemon cannot look now: ${error.message}. The page asks again …`);
       }
       const off = error.message.includes('history') ? ' Switch `history` on in the configuration: it keeps what cameras have shown, from then on.' : '';
       put(results);

@@ -1,5 +1,5 @@
 // Pictures that come and go, drawn. An `<img>` would do, but Chromium keeps what it has decoded for one: a page with four of them held 220 MB of shared memory
-// after some hundred pictures each, outside its scripts. With canvases it holds a megabyte or two.
+// after some hundred pictures each, outside its scripts. docs/benchmarks.md has the numbers.
 
 import { h } from './dom.js';
 

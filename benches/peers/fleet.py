@@ -3,7 +3,7 @@
 
 Both sides of a ratio run in the same command, in turn, with one thread of inference fewer than there are cores: a server elsewhere does not share
 its cores with a box's decoders, and they would hold up each of its operators here. For the same reason the server has half of the cores where it serves
-many boxes, or the client without a daemon, and those have the other half. `tests/foreign/setup_fleet.sh` makes the environments; then
+many boxes, or the client without a daemon, and those have the rest. `tests/foreign/setup_fleet.sh` makes the environments; then
     VTAGD=target/release/vtagd python3 benches/peers/fleet.py [--seconds 20] [--boxes 8] [--cameras 4]
 prints a line a number and, at the end, one JSON object.
 """
@@ -93,7 +93,6 @@ def serving(folder, threads, cores):
     triton = Triton(pathlib.Path(tempfile.mkdtemp(prefix="server-", dir=folder)), MODEL, threads=threads)
     # What is started has them from here.
     os.sched_setaffinity(0, cores)
-    atexit.register(triton.stop)
     try:
         triton.start()
         os.sched_setaffinity(0, CORES)

@@ -109,7 +109,7 @@ impl Chooser {
     pub const MAX_HELD: usize = 8 << 20;
     /// A stream without a keyframe for so long has none to wait for, or its owner should know.
     pub const KEYFRAME_TIMEOUT: Duration = Duration::from_secs(10);
-    /// A camera of which packets are lost for so long between keyframes that are not in time makes none in time.
+    /// For so long a keyframe that is late may have been lost; then the camera makes none in time.
     const LOSSY_TIMEOUT: Duration = Duration::from_secs(30);
     /// Distances in a row before `auto` goes (back) to keyframes, and what that grows to if it has to go back and forth.
     const NEEDED: (u32, u32) = (3, 48);
@@ -183,6 +183,9 @@ impl Chooser {
         (self.waiting_since, self.open, self.last_key, self.last_idr, self.line) = (None, false, None, false, None);
         (self.deltas, self.cold, self.held, self.good) = (0, None, None, 0);
         (self.broken, self.lossy_since) = (false, None);
+        if std::mem::take(&mut self.until_key) {
+            self.mode = Mode::Keyframes;
+        }
     }
 
     /// Packets are missing before the next frame.
@@ -219,7 +222,7 @@ impl Chooser {
         self.line = Some((first, frames.saturating_add(1)));
         if self.decode == Decode::Auto && interval.is_zero() {
             // Every frame is wanted.
-            self.mode = Mode::All;
+            (self.mode, self.until_key) = (Mode::All, false);
         }
         match kind {
             Kind::Key | Kind::Idr => self.key(at, kind, size, interval),
@@ -247,9 +250,9 @@ impl Chooser {
             // Without anything in between there is nothing else to decode.
             close = self.deltas == 0 || distance <= Self::close_enough(interval);
         }
-        let late = !broken
-            && self.deltas > 0
-            && self.last_key.is_some_and(|last| at.saturating_sub(last) > Self::too_late(interval));
+        let late = self.deltas > 0
+            && self.last_key.is_some_and(|last| at.saturating_sub(last) > Self::too_late(interval))
+            && !self.is_excused(broken, at);
         if close || !broken {
             self.lossy_since = None;
         }
@@ -272,8 +275,8 @@ impl Chooser {
                 self.until_key = false;
                 let late = self.late(interval);
                 if late > 1 || late > 0 && late == self.gops.len() {
-                    let news = self.give_up_keyframes(at);
-                    return (Verdict::Decode, Some(news));
+                    let verdict = if self.last_idr { Verdict::Decode } else { self.release() };
+                    return (verdict, Some(self.give_up_keyframes(at)));
                 }
                 (self.mode, self.held) = (Mode::Keyframes, Some(size));
                 (Verdict::Ask { hold: true }, None)
@@ -360,8 +363,9 @@ impl Chooser {
     fn without_key(&mut self, waited: Duration) -> (Verdict, Option<News>) {
         // Where keyframes are known to come, though seldom, a broken picture is no help.
         let rhythm = self.keyframe_interval().unwrap_or_default().saturating_mul(3);
-        // Those that came may have been lost.
-        let timeout = if self.broken { Self::LOSSY_TIMEOUT } else { Self::KEYFRAME_TIMEOUT };
+        // Where there was one, others may have been lost.
+        let lossy = self.broken && self.last_key.is_some();
+        let timeout = if lossy { Self::LOSSY_TIMEOUT } else { Self::KEYFRAME_TIMEOUT };
         if waited < timeout.max(rhythm) {
             return (Verdict::Drop, None);
         }
@@ -373,15 +377,21 @@ impl Chooser {
         (Verdict::Decode, Some(News::Refresh(waited)))
     }
 
+    /// Whether a keyframe that is late may have been lost, and has not been late for too long.
+    fn is_excused(&mut self, broken: bool, at: Duration) -> bool {
+        broken && at.saturating_sub(*self.lossy_since.get_or_insert(at)) < Self::LOSSY_TIMEOUT
+    }
+
     /// The next keyframe is late, and all since the last one is held.
     fn late_key(&mut self, at: Duration, interval: Duration) -> (Verdict, Option<News>) {
-        if self.broken && at.saturating_sub(*self.lossy_since.get_or_insert(at)) < Self::LOSSY_TIMEOUT {
+        // What is known of groups that came whole counts first.
+        if self.late(interval) > usize::from(self.broken) {
+            return (Verdict::Release, Some(self.give_up_keyframes(at)));
+        }
+        if self.is_excused(self.broken, at) {
             // It may have been lost, and what is here refers to it.
             self.held = None;
             return (Verdict::Forget, None);
-        }
-        if !self.broken && self.late(interval) > 0 {
-            return (Verdict::Release, Some(self.give_up_keyframes(at)));
         }
         (self.mode, self.held, self.good, self.until_key) = (Mode::All, None, 0, true);
         (Verdict::Release, None)

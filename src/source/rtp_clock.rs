@@ -92,11 +92,12 @@ impl RtpClock {
 }
 
 impl State {
-    /// A packet of this number came. The packets are in order here, if nobody has left them as they came: then one that is late is none that was lost.
+    /// A packet of this number came; the jitter buffer has put them in order.
     fn sequence(&mut self, number: u16) {
         let step = self.sequence.map_or(1, |last| number.wrapping_sub(last).cast_signed());
         self.lost |= step > 1;
-        if step > 0 {
+        // Further back than any packet is late: the camera counts from anew.
+        if step > 0 || step < -1000 {
             self.sequence = Some(number);
         }
     }
@@ -312,13 +313,14 @@ mod tests {
     #[test]
     fn packets_that_are_missing_are_told_once_and_those_that_came_late_or_twice_are_not() {
         let clock = RtpClock::default();
-        let mut lost = |numbers: &[u16]| {
+        let lost = |numbers: &[u16]| {
             numbers.iter().for_each(|number| clock.0.lock().sequence(*number));
             clock.packets_lost()
         };
         assert!(!lost(&[]) && !lost(&[u16::MAX - 1, u16::MAX, 0, 1, 1, 0, 2]));
         assert!(lost(&[4]) && !lost(&[]) && !lost(&[3, 5]));
         assert!(lost(&[7, 8]) && !lost(&[9]));
+        assert!(!lost(&[60_000, 60_001]) && lost(&[60_003]));
     }
 
     #[test]

@@ -189,6 +189,7 @@ for (const [way, { isChanged = false, ...given }] of Object.entries(WAYS).slice(
             run = isOf(point[1]) ? [...run, point] : [];
             if (run.length > best.length) best = run;
           }
+          if (best.length < 4) throw new Error(`the curve stays on a side for ${best.length} points only`);
           return [best[1][0] / 1000, best.at(-2)[0] / 1000];
         };
         return { seen: longest((y) => y < line), absent: longest((y) => y > line) };

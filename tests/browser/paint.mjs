@@ -28,7 +28,8 @@ async function once(session, id, questions) {
   const { sessionId } = await session.send('Target.attachToTarget', { targetId: id, flatten: false });
   let told;
   for (const [at, [method, params = {}]] of questions.entries()) {
-    const answer = new Promise((then) => {
+    const answer = new Promise((then, fail) => {
+      setTimeout(() => fail(new Error(`a page did not answer ${method}`)), MINUTE).unref();
       const hear = ({ sessionId: from, message }) => {
         const data = JSON.parse(message);
         if (from !== sessionId || data.id !== at + 1) return;

@@ -45,7 +45,7 @@ test('the lab asks again where the daemon is busy with other words', async () =>
   await page.goto(`${setting.address}/#/lab?label=cat`);
   await page.waitForSelector('.view p[role=status]:has-text("asks again")');
   await page.waitForSelector('.curve-box path.curve');
-  assert.equal(asked, 2);
+  assert.ok(asked >= 2);
   await page.context().close();
 });
 

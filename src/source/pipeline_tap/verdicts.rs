@@ -53,7 +53,7 @@ impl PipelineTap {
             let (verdict, news) = state.chooser.frame(frame.camera, frame.kind, frame.size, interval, until_due);
             let mode = state.chooser.mode();
             // Where every frame is decoded, they are counted and time is told behind the decoder.
-            let alone = before == Mode::Keyframes;
+            let alone = before == Mode::Keyframes || mode == Mode::Keyframes;
             // What is held may never get there.
             let counted = alone || verdict == Verdict::Hold;
             if counted && (!alone || state.lost < LOST) {
@@ -62,10 +62,13 @@ impl PipelineTap {
             if alone || verdict != Verdict::Hold {
                 state.owed = state.owed.saturating_add(1);
             }
+            if before == Mode::All && mode == Mode::Keyframes {
+                state.counted = 0;
+            }
             state.note(verdict, counted);
             // Nothing that it refers to has come.
             let lost = before == Mode::All && mode == Mode::All && verdict == Verdict::Drop;
-            let worth_telling = frame.kind.is_key() || news.is_some();
+            let worth_telling = frame.kind.is_key() || before != mode || news.is_some();
             let decoding = worth_telling.then(|| Decoding {
                 mode: Some(mode.name()),
                 keyframe_interval: state.chooser.keyframe_interval(),
