@@ -385,13 +385,14 @@ impl Chooser {
     /// The next keyframe is late, and all since the last one is held.
     fn late_key(&mut self, at: Duration, interval: Duration) -> (Verdict, Option<News>) {
         // What is known of groups that came whole counts first.
-        if self.late(interval) > usize::from(self.broken) {
-            return (Verdict::Release, Some(self.give_up_keyframes(at)));
-        }
-        if self.is_excused(self.broken, at) {
+        let known = self.late(interval) > usize::from(self.broken);
+        if !known && self.is_excused(self.broken, at) {
             // It may have been lost, and what is here refers to it.
             self.held = None;
             return (Verdict::Forget, None);
+        }
+        if known || self.broken {
+            return (Verdict::Release, Some(self.give_up_keyframes(at)));
         }
         (self.mode, self.held, self.good, self.until_key) = (Mode::All, None, 0, true);
         (Verdict::Release, None)
