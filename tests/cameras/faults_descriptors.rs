@@ -38,16 +38,24 @@ fn a_lack_of_descriptors_is_told_and_the_stream_comes_back_when_there_are_some()
     daemon.wait_for_log("frames are coming");
     camera.kill();
     daemon.wait_for_log("the stream is down");
-    camera.restart();
+    let mut up = 1;
     // What is open changes while it tries.
     eventually("the log says what is missing", || {
         limit(daemon.pid(), Some(hardly_any(daemon.pid())));
-        std::thread::sleep(Duration::from_millis(200));
         let log = daemon.log();
+        let times = log.matches("frames are coming").count();
+        // For the first time under a limit, or it was quicker than the limit.
+        if times >= up {
+            up = times + 1;
+            camera.restart();
+        }
+        std::thread::sleep(Duration::from_millis(200));
         (log.contains("has no file descriptor left") && log.contains("LimitNOFILE")).then_some(())
     });
     assert!(!daemon.log().contains("install its plug-in"), "{}", daemon.log());
     let before = daemon.log().matches("frames are coming").count();
     limit(daemon.pid(), None);
+    // It may be up: what was told is of an earlier try.
+    camera.restart();
     eventually("it is up again", || (daemon.log().matches("frames are coming").count() > before).then_some(()));
 }
