@@ -97,7 +97,7 @@ impl State {
         let step = self.sequence.map_or(1, |last| number.wrapping_sub(last).cast_signed());
         self.lost |= step > 1;
         // Further back than any packet is late: the camera counts from anew.
-        if step > 0 || step < -1000 {
+        if !(-1000..=0).contains(&step) {
             self.sequence = Some(number);
         }
     }
