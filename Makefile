@@ -79,7 +79,7 @@ bench-baseline: setup ## measures, and makes that the new benches/baseline.json
 
 .PHONY: soak
 soak: build ## hours of random faults on 16 cameras, then 200 lost connections: memory, threads, files, accounts (MINUTES=60)
-	@$(CARGO) build --release --locked --examples
+	@$(CARGO) build --release --locked --workspace --bins --examples
 	@python3 benches/soak.py --minutes $(or $(MINUTES),60)
 	@VTAGD_CYCLES=200 $(CARGO) test --locked --examples --test cameras faults_cycles:: -- --nocapture
 

@@ -152,7 +152,7 @@ fn keyframes_of_a_camera_that_is_always_late_are_as_close_as_it_makes_them() {
     undisturbed(&running);
 }
 
-/// A keyframe every 0.4 s, of which every third, and the second, does not arrive.
+/// A keyframe every 0.4 s, of which every third, from the second on, does not arrive.
 #[test]
 fn keyframes_that_are_lost_make_those_that_come_no_further_apart() {
     let play = |packets: &mut raw_rtsp::Packets, _| {
