@@ -6,6 +6,8 @@
 # package of this machine's architecture. `make first-tag` calls it; docs/benchmarks.md has what it printed.
 . "$(dirname "$0")/../tools/roots.sh"
 own_mounts "$@"
+tools/setup/packages.sh podman crun curl
+[ -e demo/clip.mp4 ] || tools/setup/clip.sh
 
 deb=$(realpath "${1:?a package}") image=$(realpath "${2:?an image}")
 [ "$(dpkg-deb -f "$deb" Architecture)" = "$(debian_arch)" ] || die "under emulation nothing is measured: give it a package for $(debian_arch)"

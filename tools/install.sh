@@ -12,7 +12,7 @@ etc=$DESTDIR$SYSCONFDIR/vtagd
 
 [ -x target/release/vtagd ] || die "there is no target/release/vtagd: run make build first"
 [ -e runtime/libonnxruntime.so ] && [ -d models/starter ] || die "the runtime or the starter model is missing: run make setup first"
-install -d "$DESTDIR" 2>/dev/null && [ -w "${DESTDIR:-/}" ] || die "cannot write to ${DESTDIR:-/}: run sudo make install, or set DESTDIR"
+install -d "$DESTDIR$PREFIX" 2>/dev/null && [ -w "$DESTDIR$PREFIX" ] || die "cannot write to $DESTDIR$PREFIX: run sudo make install, or set DESTDIR"
 
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT

@@ -152,6 +152,7 @@ say "using it as the service user"
 # StateDirectory= and CacheDirectory= of the unit do this on a booted system.
 inside install -d -o vtagd -g vtagd -m 750 /var/lib/vtagd /var/cache/vtagd
 shown "the configuration of the package does not pass its own check" as_service vtagd check -c /etc/vtagd/vtagd.yaml
+[ -e demo/clip.mp4 ] || tools/setup/clip.sh
 cp demo/clip.mp4 "$root/var/lib/vtagd/clip.mp4"
 config() {
     cat <<YAML

@@ -7,7 +7,7 @@
 own_mounts "$@"
 
 archive=$(realpath "${1:?an image}")
-tools/setup/packages.sh podman crun ffmpeg openssl python3-gi gir1.2-gst-rtsp-server-1.0
+tools/setup/packages.sh podman crun curl ffmpeg openssl python3-gi gir1.2-gst-rtsp-server-1.0
 [ -e demo/clip.mp4 ] || tools/setup/clip.sh
 work=$(mktemp -d)
 # In memory: much is written that nobody keeps.

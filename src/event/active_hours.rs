@@ -127,7 +127,7 @@ impl ActiveHours {
     /// `at` as the clock of the first span shows it, for people.
     pub fn told(&self, at: Timestamp) -> String {
         let zone = self.0.first().map_or(TimeZone::UTC, |span| span.zone.clone());
-        at.to_zoned(zone).strftime("%a %F %H:%M %Z").to_string()
+        at.to_zoned_datetime(zone).strftime("%a %F %H:%M %Z").to_string()
     }
 
     /// "active now, until Mon 2026-11-30 18:00 CET".

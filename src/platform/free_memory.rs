@@ -21,9 +21,22 @@ fn of_machine(meminfo: &str) -> Option<u64> {
 fn of_group(groups: &str, root: &Path) -> Option<u64> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let number = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    let left =
-        |group: &Path| Some(number(group.join("memory.max"))?.saturating_sub(number(group.join("memory.current"))?));
+    let left = |group: &Path| {
+        let held = number(group.join("memory.current"))?.saturating_sub(reclaimable(group));
+        Some(number(group.join("memory.max"))?.saturating_sub(held))
+    };
     root.join(own).ancestors().take_while(|group| group.starts_with(root)).filter_map(left).min()
+}
+
+/// What the kernel takes back as soon as somebody wants it: files that were written or read lately. It counts as held, and stands near the limit wherever
+/// pictures and the history are kept.
+fn reclaimable(group: &Path) -> u64 {
+    let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let of = |line: &str| {
+        let (key, bytes) = line.split_once(' ')?;
+        matches!(key, "inactive_file" | "slab_reclaimable").then(|| bytes.trim().parse::<u64>().ok()).flatten()
+    };
+    stat.lines().filter_map(of).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -53,5 +66,10 @@ mod tests {
         limit(&inner, "500\n", "600\n");
         assert_eq!(of_group("0::/a/b\n", root.path()), Some(0));
         assert_eq!(of_group("1:memory:/a\n", root.path()), None);
+        // Pictures on their way to the disk are no memory that is lacking.
+        limit(&inner, "1000\n", "990\n");
+        limit(&root.path().join("a"), "max\n", "990\n");
+        fs::write(inner.join("memory.stat"), "anon 300\ninactive_file 600\nactive_file 50\nslab_reclaimable 40\n").unwrap();
+        assert_eq!(of_group("0::/a/b\n", root.path()), Some(650));
     }
 }

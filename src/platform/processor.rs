@@ -1,5 +1,5 @@
-//! Which processor this is, and how much of it we have. In: what `/proc` says; out: a name that tells it from others, what its flags say, and a
-//! quota. Pure, but for looks at these files, on the caller's thread.
+//! Which processor this is, and how much of it we have. In: what `/proc` and the scheduler say; out: a name that tells it from others, what its flags say,
+//! and a quota. Pure, but for looks at these files, on the caller's thread.
 //!
 //! Flags say what a processor can do, not what is fast on it: they tell what is worth measuring.
 
@@ -54,19 +54,20 @@ impl Processor {
 /// run on, which ONNX Runtime and OpenVINO count by themselves. Of a quota they know nothing: 64 threads that share two CPUs' time stand still
 /// for most of it, and those that work wait for them.
 pub fn quota() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    below(&status, std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    // As the kernel answers it: of CPUs that run. What `/proc/self/status` allows may be any that the firmware has a socket for.
+    let allowed = rustix::thread::sched_getaffinity(None).ok()?.count() as usize;
+    below(allowed, std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-/// `available` CPUs, where `status` of the process allows more.
-fn below(status: &str, available: usize) -> Option<usize> {
-    let mask = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"))?;
-    let allowed: u32 = mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum();
-    (available < allowed as usize).then_some(available)
+/// `available` CPUs, where more are allowed.
+fn below(allowed: usize, available: usize) -> Option<usize> {
+    (available < allowed).then_some(available)
 }
 
 #[cfg(test)]
 pub mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn x86(name: &str, model: u8, flags: &str) -> String {
@@ -116,10 +117,18 @@ pub mod tests {
 
     #[test]
     fn a_quota_counts_where_it_is_below_the_cpus_that_may_be_run_on() {
-        let status = "Name:\tvtagd\nCpus_allowed:\tffffffff,ffffffff\nCpus_allowed_list:\t0-63\n";
-        assert_eq!((below(status, 2), below(status, 64)), (Some(2), None));
-        assert_eq!(below("Cpus_allowed:\t3\n", 2), None, "an affinity is no quota");
-        assert_eq!(below("", 2), None);
+        assert_eq!((below(64, 2), below(64, 64)), (Some(2), None));
+        assert_eq!(below(2, 2), None, "an affinity is no quota");
+    }
+
+    #[test]
+    fn cpus_that_could_be_and_are_not_are_no_quota() {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = Path::new("/sys/fs/cgroup").join(groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap());
+        let is_limited = |group: &Path| std::fs::read_to_string(group.join("cpu.max")).is_ok_and(|max| !max.starts_with("max"));
+        if !own.ancestors().any(is_limited) {
+            assert_eq!(quota(), None);
+        }
     }
 
     #[test]

@@ -237,7 +237,7 @@ fn respond(
 ) -> Result<String, &'static str> {
     let host = behaviour.media_host.clone().unwrap_or_else(|| own.to_string());
     if body.contains(":GetSystemDateAndTime>") {
-        let t = time.to_zoned(jiff::tz::TimeZone::UTC);
+        let t = time.to_zoned_datetime(jiff::tz::TimeZone::UTC);
         return Ok(format!(
             "<tds:GetSystemDateAndTimeResponse><tds:SystemDateAndTime><tt:UTCDateTime><tt:Time><tt:Hour>{}</tt:Hour><tt:Minute>{}</tt:Minute>\
              <tt:Second>{}</tt:Second></tt:Time><tt:Date><tt:Year>{}</tt:Year><tt:Month>{}</tt:Month><tt:Day>{}</tt:Day></tt:Date></tt:UTCDateTime>\

@@ -102,11 +102,14 @@ fn an_installation_elsewhere_names_its_own_places() {
     // It writes its own manual pages and completions.
     let built = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_vtagd"));
     fs::write(tree.join("target/release/vtagd"), built).unwrap();
-    let install = |prefix: &str, etc: &str| {
+    let install_into = |destination: &Path, prefix: &str, etc: &str| {
         let mut command = Command::new(tree.join("tools/install.sh"));
-        command.env("DESTDIR", &into).env("PREFIX", prefix).env("SYSCONFDIR", etc);
+        command.env("DESTDIR", destination).env("PREFIX", prefix).env("SYSCONFDIR", etc);
         let output = command.env("UNITDIR", format!("{prefix}/lib/systemd/system")).output().unwrap();
         assert!(output.status.success(), "{}", told(&output));
+    };
+    let install = |prefix: &str, etc: &str| {
+        install_into(&into, prefix, etc);
         let read = |file: &str| fs::read_to_string(into.join(file)).unwrap();
         let prefix = prefix.trim_start_matches('/');
         (
@@ -121,6 +124,10 @@ fn an_installation_elsewhere_names_its_own_places() {
     assert!(unit.contains("\nExecStartPre=-/opt/a&b/bin/vtagd check -c /opt/etc/vtagd/vtagd.yaml\n"), "{unit}");
     assert!(folders.contains("\nd /opt/etc/vtagd/secrets 0750 "), "{folders}");
     assert!(into.join("opt/etc/vtagd/vtagd.yaml").is_file());
+    // As `sudo make install` does it, without a DESTDIR: the paths are this machine's.
+    let machine = folder.path().join("machine");
+    install_into(Path::new(""), &machine.join("usr").display().to_string(), &machine.join("etc").display().to_string());
+    assert!(machine.join("usr/bin/vtagd").is_file() && machine.join("etc/vtagd/vtagd.yaml").is_file());
     for (prefix, zsh) in [("usr", "vendor-completions"), ("opt/a&b", "site-functions")] {
         for file in [
             "man/man1/vtagd.1",

@@ -231,6 +231,27 @@ fn table() -> BTreeMap<String, BTreeSet<String>> {
     section.lines().filter_map(row).collect()
 }
 
+/// What stands between commas up to the end of a group whose `{` is behind; groups inside it belong to their item.
+fn items(group: &str) -> Vec<&str> {
+    let (mut depth, mut begin, mut items) = (0, 0, Vec::new());
+    for (at, byte) in group.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' if depth > 0 => depth -= 1,
+            b',' if depth > 0 => {}
+            b',' | b'}' => {
+                items.push(&group[begin..at]);
+                begin = at + 1;
+                if byte == b'}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    items
+}
+
 /// Every `crate::subject` in the code, also inside `crate::{…}`, and the library where it is named.
 fn used(code: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
@@ -240,8 +261,7 @@ fn used(code: &str) -> BTreeSet<String> {
     for (_, rest) in code.match_indices("crate::").map(|(at, found)| (at, &code[at + found.len()..])) {
         match rest.strip_prefix('{') {
             Some(group) => {
-                let group = group.split('}').next().unwrap();
-                used.extend(group.split(',').filter_map(|item| words(item).next()).map(str::to_owned));
+                used.extend(items(group).into_iter().filter_map(|item| words(item).next()).map(str::to_owned));
             }
             None => used.extend(words(rest).next().map(str::to_owned)),
         }
@@ -522,6 +542,10 @@ fn the_rules_see_what_breaks_them() {
     assert_eq!(
         used("use crate::infer::Provider;\nlet x = crate::{yaml::Value, score};"),
         ["infer", "score", "yaml"].map(str::to_owned).into()
+    );
+    assert_eq!(
+        used("use crate::{label::{Label, LabelSet}, infer::{Provider}};"),
+        ["infer", "label"].map(str::to_owned).into()
     );
     assert_eq!(used("use vtagd_checkpoint::Bundle;"), [LIBRARY.to_owned()].into());
     assert_eq!(code("let a = \"crate::x\"; // crate::y\nb\n#[cfg(test)]\nmod tests {}").trim(), "let a = ; \nb");
