@@ -4,7 +4,7 @@
 //! memory at a time.
 
 use crate::frame::Picture;
-use crate::snapshot::rgb;
+use crate::snapshot::jpeg;
 
 /// A stranger: its photograph, and words by which a label would mean it.
 pub(super) struct Intruder {
@@ -85,7 +85,7 @@ impl EmptyFrame {
     /// # Errors
     /// When it cannot be converted.
     pub fn new(picture: &Picture) -> Result<Self, String> {
-        let coded = rgb::jpeg(picture, MAX_SIDE, QUALITY).map_err(|error| error.to_string())?;
+        let coded = jpeg(picture, MAX_SIDE, QUALITY).map_err(|error| error.to_string())?;
         let picture = image::load_from_memory(&coded).map_err(|error| error.to_string())?.to_rgb8();
         let (width, height) = picture.dimensions();
         Ok(Self { width, height, pixels: picture.into_raw() })

@@ -6,7 +6,6 @@
 //! what waits is still stored. Without a path all of it is in memory. Pictures, where they are wanted, are encoded on the same thread, for rows that
 //! are stored; [`PICTURES`] wait at most, each of which holds a decoded picture, and a row beyond them has none, counted.
 
-pub mod dot;
 #[cfg(test)]
 mod fault_tests;
 mod mapped_rows;

@@ -9,7 +9,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::dot::QuantizedQuery;
+use vtagd_pictures::rows::QuantizedQuery;
+
 use super::name_table::{Name, SeenThrough};
 use super::picture_files::PictureName;
 use super::rotation::rotate;

@@ -4,7 +4,8 @@
 //! log-sum-exp of the nouns' there, as a label's is minus its rivals'. Nouns that mean the query are no rivals of it and are left out. The best
 //! margin over all streams tells whether anything stands out: it has to be e² times what an average noun has by chance.
 
-use super::dot::QuantizedQuery;
+use vtagd_pictures::rows::QuantizedQuery;
+
 use super::moment_search::{self, Moment};
 
 /// The shipped bank; see its head.

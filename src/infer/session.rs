@@ -11,6 +11,7 @@ use half::f16;
 use ort::session::Session;
 use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef};
 use tracing::{info, warn};
+use vtagd_pictures::rows::normalise;
 
 use super::buckets::Buckets;
 use super::graph::{self, Element, ImageInput};
@@ -394,13 +395,3 @@ pub(crate) fn append_rows(
     Ok(dim)
 }
 
-/// Scales `row` to length 1; `false` if it has none.
-pub(crate) fn normalise(row: &mut [f32]) -> bool {
-    let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-    if !norm.is_finite() || norm <= f64::MIN_POSITIVE {
-        return false;
-    }
-    let scale = (1.0 / norm) as f32;
-    row.iter_mut().for_each(|v| *v *= scale);
-    true
-}

@@ -288,9 +288,10 @@ pub fn ensemble<'a>(
 
 #[cfg(test)]
 mod tests {
+    use vtagd_pictures::rows::normalise;
+
     use super::*;
     use crate::history::noun_bank;
-    use crate::infer::session::normalise;
     use crate::score::Scoring;
 
     /// Embeds a text as (length, 1), normalised, and counts.

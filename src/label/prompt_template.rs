@@ -1,7 +1,7 @@
 //! Templates: texts with a place for a prompt, such as "a photo of {}". Pure; whoever reads one checks it here, be it from a
 //! label set or from the command line.
 
-use crate::infer::session::normalise;
+use vtagd_pictures::rows::normalise;
 
 /// What a prompt replaces.
 pub const SLOT: &str = "{}";

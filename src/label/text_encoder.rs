@@ -11,6 +11,7 @@ use ort::logging::LogLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef};
 use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationDirection, TruncationParams};
+use vtagd_pictures::rows;
 
 use crate::infer::runtime::Runtime;
 use crate::infer::{InferError, graph, provider, session};
@@ -372,7 +373,7 @@ impl TextEncoder {
 }
 
 fn embedding(text: &str, tokens: &Tokens, mut values: Vec<f32>) -> Result<TextEmbedding, TextError> {
-    if !session::normalise(&mut values) {
+    if !rows::normalise(&mut values) {
         return Err(InferError::Run(format!("the text tower's embedding of {text:?} is zero or not finite")).into());
     }
     Ok(TextEmbedding { values, truncated: tokens.truncated })
@@ -383,7 +384,7 @@ fn is_same(together: &[f32], alone: &[&[f32]]) -> bool {
     let dim = together.len() / alone.len().max(1);
     together.chunks_exact(dim.max(1)).zip(alone).all(|(together, alone)| {
         let (mut together, mut alone) = (together.to_vec(), alone.to_vec());
-        let normal = session::normalise(&mut together) && session::normalise(&mut alone);
+        let normal = rows::normalise(&mut together) && rows::normalise(&mut alone);
         let cosine: f32 = together.iter().zip(&alone).map(|(a, b)| a * b).sum();
         normal && together.len() == alone.len() && 1.0 - cosine <= session::BATCH_TOLERANCE
     })

@@ -17,9 +17,9 @@
 //! that all of them share. What is told is 3 · d / std(d), the deviation taken over the embeddings of the label and its rivals: a number as margins are.
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
+use vtagd_pictures::rows::row_products;
 
 use super::margin::log_add;
-use super::row_products::row_products;
 
 /// The least that tr(S) counts as: what two pictures of the same scene differ by.
 const MIN_TRACE: f64 = 0.01;

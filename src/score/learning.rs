@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, concatenate};
+use vtagd_pictures::rows::ShortRows;
 
 use super::discriminant::{Discriminant, LabelClass, LearnRefusal};
-use super::short_rows::ShortRows;
 use super::{LabelScore, Scorer, Scoring};
 
 /// Where texts alone separate the examples from the counter-examples so well (balanced accuracy), nothing is learned.

@@ -11,20 +11,18 @@ pub mod discriminant;
 pub mod learning;
 pub mod margin;
 mod near_background;
-mod row_products;
 pub mod score_routes;
 pub mod scoring_thread;
-mod short_rows;
 pub mod similarity;
 
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, ErrorKind, ShapeError, concatenate};
+use vtagd_pictures::rows::row_products;
 
 use crate::model::{Activation, LogitParameters};
 use margin::log_add;
 pub use margin::{LabelScore, NamedRival, Rival, RivalKind, Threshold};
-use row_products::row_products;
 
 /// How a set's similarities become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]

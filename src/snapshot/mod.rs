@@ -7,7 +7,6 @@
 //! that is nearly full.
 
 mod picture_store;
-pub mod rgb;
 pub mod snapshot_listing;
 
 use std::collections::HashMap;
@@ -23,10 +22,10 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+pub use vtagd_pictures::jpeg::jpeg;
 use crate::event::{Event, EventKind};
 use crate::frame::Picture;
 use picture_store::SnapshotStore;
-pub use rgb::jpeg;
 use snapshot_listing::{SnapshotListing, SnapshotOrigin};
 
 /// Frames that wait to be encoded: each holds a decoded picture, which may be one of a decoder's few.
@@ -267,7 +266,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let Shot { picture, name, stream, region, set, label, address } = shot;
-            let jpeg = rgb::jpeg(&picture, self.max_side, self.quality);
+            let jpeg = jpeg(&picture, self.max_side, self.quality);
             // The decoder may be waiting for it.
             drop(picture);
             let origin = SnapshotOrigin {

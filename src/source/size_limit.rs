@@ -315,9 +315,12 @@ fn codec(structure: &gst::StructureRef) -> Option<Codec> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/bombs.rs"]
+mod bombs;
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::coded_size::{Framing, bombs};
+    use crate::frame::coded_size::Framing;
 
     #[test]
     fn caps_tell_what_can_be_read() {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::super::common::daemon::root;
 
-/// The code of every file below `src/` and of the library for checkpoints.
+/// The code of every file below `src/` and of both libraries.
 pub fn all() -> Vec<String> {
     fn read(folder: &Path, found: &mut Vec<String>) {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -23,6 +23,7 @@ pub fn all() -> Vec<String> {
     let mut found = Vec::new();
     read(&root().join("src"), &mut found);
     read(&root().join("crates/checkpoint/src"), &mut found);
+    read(&root().join("crates/pictures/src"), &mut found);
     found
 }
 

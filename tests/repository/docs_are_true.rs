@@ -247,6 +247,7 @@ fn every_module_opens_by_saying_what_it_is() {
     }
     check(&root().join("src"));
     check(&root().join("crates/checkpoint/src"));
+    check(&root().join("crates/pictures/src"));
 }
 
 /// Choices that were made by measuring on one processor: each has a row in the manual, which says where it was measured and what holds elsewhere.

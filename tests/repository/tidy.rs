@@ -97,11 +97,21 @@ const JOINS: &[&str] = &[
     "runner::start(",
 ];
 
-/// The library for checkpoints, under the name that a `use` has for it, and where its sources lie: a subject of its own.
-const LIBRARY: &str = "vtagd_checkpoint";
-const LIBRARY_SOURCES: &str = "crates/checkpoint/src";
-/// Subjects that pass modules of the library on under their own name.
-const PASS_ON: &[&str] = &["model", "platform", "preprocess"];
+/// A library of this repository: a subject of its own.
+#[derive(Debug, PartialEq)]
+struct Library {
+    /// As a `use` has it.
+    name: &'static str,
+    sources: &'static str,
+    /// Subjects that pass modules of it on under their own name.
+    passed_on_by: &'static [&'static str],
+}
+
+const CHECKPOINT: Library =
+    Library { name: "vtagd_checkpoint", sources: "crates/checkpoint/src", passed_on_by: &["model", "platform", "preprocess"] };
+const PICTURES: Library =
+    Library { name: "vtagd_pictures", sources: "crates/pictures/src", passed_on_by: &["frame", "preprocess", "snapshot"] };
+const LIBRARIES: [Library; 2] = [CHECKPOINT, PICTURES];
 
 /// File names that may stand in every folder.
 const COMMON: &[&str] = &["mod.rs", "main.rs", "lib.rs", "tests.rs", "config.rs", "error.rs"];
@@ -109,7 +119,7 @@ const COMMON: &[&str] = &["mod.rs", "main.rs", "lib.rs", "tests.rs", "config.rs"
 struct Source {
     /// Below [`Self::place`].
     path: PathBuf,
-    /// `src`, or that of the library.
+    /// `src`, or that of a library.
     place: &'static str,
     /// Without tests, comments and texts.
     code: String,
@@ -118,8 +128,8 @@ struct Source {
 impl Source {
     /// The folder of the first level, or the file itself where it lies loose.
     fn subject(&self) -> String {
-        if self.is_library() {
-            return LIBRARY.to_owned();
+        if let Some(library) = self.library() {
+            return library.name.to_owned();
         }
         let first = self.path.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
         first.trim_end_matches(".rs").to_owned()
@@ -133,17 +143,15 @@ impl Source {
         format!("{}/{}", self.place, self.path.display())
     }
 
-    fn is_library(&self) -> bool {
-        self.place == LIBRARY_SOURCES
+    fn library(&self) -> Option<&'static Library> {
+        LIBRARIES.iter().find(|library| library.sources == self.place)
     }
 
-    /// As others call it in a `use`: a module of the library has a name for each subject that passes it on.
+    /// As others call it in a `use`: a module of a library has a name for each subject that passes it on.
     fn modules(&self) -> Vec<String> {
         let module = self.path.with_extension("").to_string_lossy().replace("/mod", "").replace('/', "::");
-        if !self.is_library() {
-            return vec![module];
-        }
-        let above = PASS_ON.iter().chain([&LIBRARY]);
+        let Some(library) = self.library() else { return vec![module] };
+        let above = library.passed_on_by.iter().chain([&library.name]);
         above.map(|above| format!("{above}::{module}")).collect()
     }
 }
@@ -163,11 +171,11 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// Of the daemon and of the library.
+/// Of the daemon and of the libraries.
 fn sources() -> Vec<Source> {
     let is_test = |path: &Path| path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests");
     let mut sources = Vec::new();
-    for place in ["src", LIBRARY_SOURCES] {
+    for place in std::iter::once("src").chain(LIBRARIES.iter().map(|library| library.sources)) {
         let folder = root().join(place);
         let mut files = Vec::new();
         walk(&folder, &mut files);
@@ -175,11 +183,10 @@ fn sources() -> Vec<Source> {
         let below = files.iter().map(|path| (path, path.strip_prefix(&folder).unwrap().to_owned()));
         sources.extend(below.filter(|(_, below)| !is_test(below)).map(|(path, below)| {
             let text = fs::read_to_string(path).unwrap();
-            // Within the library its own modules are `crate::…`.
-            let code = if place == LIBRARY_SOURCES {
-                code(&text).replace("crate::", "vtagd_checkpoint::")
-            } else {
-                code(&text)
+            // Within a library its own modules are `crate::…`.
+            let code = match LIBRARIES.iter().find(|library| library.sources == place) {
+                Some(library) => code(&text).replace("crate::", &format!("{}::", library.name)),
+                None => code(&text),
             };
             Source { path: below, place, code }
         }));
@@ -255,9 +262,8 @@ fn items(group: &str) -> Vec<&str> {
 /// Every `crate::subject` in the code, also inside `crate::{…}`, and the library where it is named.
 fn used(code: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
-    if code.contains("vtagd_checkpoint::") {
-        used.insert(LIBRARY.to_owned());
-    }
+    let named = LIBRARIES.iter().map(|library| library.name).filter(|name| code.contains(&format!("{name}::")));
+    used.extend(named.map(str::to_owned));
     for (_, rest) in code.match_indices("crate::").map(|(at, found)| (at, &code[at + found.len()..])) {
         match rest.strip_prefix('{') {
             Some(group) => {
@@ -351,7 +357,7 @@ fn the_library_for_checkpoints_stands_alone() {
         assert!(!brings.contains(&absent), "crates/checkpoint is to be used without {absent}");
     }
     let mut lines = 0;
-    for source in sources().iter().filter(|source| source.is_library()) {
+    for source in sources().iter().filter(|source| source.library() == Some(&CHECKPOINT)) {
         let text = fs::read_to_string(root().join(source.place).join(&source.path)).unwrap();
         for level in ["error!(", "warn!(", "info!(", "debug!(", "trace!("] {
             for (at, _) in text.match_indices(level).filter(|(at, _)| !text[..*at].ends_with('_')) {
@@ -496,8 +502,11 @@ fn a_type_that_is_used_outside_its_folder_has_a_name_of_its_own() {
 
 /// Whether `code` has a `use` of `name` out of `module`, or out of a folder above it that passes it on.
 fn imports(code: &str, module: &str, name: &str) -> bool {
-    let library = code.split("use vtagd_checkpoint::").skip(1).map(|rest| format!("vtagd_checkpoint::{rest}"));
-    code.split("use crate::").skip(1).map(str::to_owned).chain(library).any(|rest| {
+    let libraries = LIBRARIES.iter().flat_map(|library| {
+        let used = format!("use {}::", library.name);
+        code.split(&used).skip(1).map(|rest| format!("{}::{rest}", library.name)).collect::<Vec<_>>()
+    });
+    code.split("use crate::").skip(1).map(str::to_owned).chain(libraries).any(|rest| {
         let path = rest.split(';').next().unwrap_or_default();
         let named = words(path).any(|word| word == name);
         let folder = path.split(['{', ';']).next().unwrap_or_default();
@@ -547,7 +556,7 @@ fn the_rules_see_what_breaks_them() {
         used("use crate::{label::{Label, LabelSet}, infer::{Provider}};"),
         ["infer", "label"].map(str::to_owned).into()
     );
-    assert_eq!(used("use vtagd_checkpoint::Bundle;"), [LIBRARY.to_owned()].into());
+    assert_eq!(used("use vtagd_checkpoint::Bundle;"), [CHECKPOINT.name.to_owned()].into());
     assert_eq!(code("let a = \"crate::x\"; // crate::y\nb\n#[cfg(test)]\nmod tests {}").trim(), "let a = ; \nb");
     let all = "pub(super) struct A;
 mod b;

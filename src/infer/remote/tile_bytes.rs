@@ -4,9 +4,9 @@
 //! picture is a quarter as large on its way. The server's model scales again (see `vtagd model export-triton`).
 
 use half::f16;
+use vtagd_pictures::rows::normalise;
 
 use super::RemoteError;
-use crate::infer::session::normalise;
 
 /// From a sample of 0 to 255 to the model's float: × `scale` + `bias`, for each channel.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::frame::view::Region;
-use crate::frame::{Matrix, Picture, PixelFormat, Range};
+use crate::view::Region;
+use crate::{Matrix, Picture, PixelFormat, Range};
 
 /// Cells along the longer and the shorter side. At 16:9 a cell is square, and 7 pixels of a model that looks at 224, half a patch of
 /// 14: what is much smaller, such a model does not recognise. Finer cells would mostly see noise and the edges of waving things.

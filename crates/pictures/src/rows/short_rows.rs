@@ -14,7 +14,7 @@ const LENGTH: f64 = 32_767.0;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub(super) struct ShortRows {
+pub struct ShortRows {
     dim: usize,
     /// `[rows, dim]`.
     values: Vec<i16>,

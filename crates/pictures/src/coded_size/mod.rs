@@ -17,7 +17,7 @@ mod stills;
 mod vpx;
 
 #[cfg(test)]
-#[path = "../../../tests/common/bombs.rs"]
+#[path = "../../../../tests/common/bombs.rs"]
 pub mod bombs;
 #[cfg(test)]
 mod tests;
@@ -59,7 +59,7 @@ impl Limits {
     /// The limits that go with so many pixels.
     pub const fn of(max_pixels: u64) -> Self {
         let more = max_pixels > Self::MAX_PIXELS;
-        let max_side = if more { crate::frame::Picture::MAX_SIDE as u64 } else { Self::MAX_SIDE };
+        let max_side = if more { crate::Picture::MAX_SIDE as u64 } else { Self::MAX_SIDE };
         let bytes = if more { max_pixels } else { Self::MAX_PIXELS } * Self::BYTES_PER_PIXEL;
         let max_bytes = if bytes > Self::MAX_BYTES { Self::MAX_BYTES } else { bytes };
         Self { max_pixels, max_side, max_bytes }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::platform::hex::hex;
+use vtagd_checkpoint::hex::hex;
 
 /// Part of the picture to look at, relative to its size: `0 ≤ x, y < 1`, `0 < w, h`, `x + w ≤ 1`, `y + h ≤ 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]

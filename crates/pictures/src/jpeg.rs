@@ -11,7 +11,7 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::frame::{Matrix, Picture, PixelFormat, Range, YuvToRgb};
+use crate::{Matrix, Picture, PixelFormat, Range, YuvToRgb};
 
 /// The JPEG of `picture`, its longest side at most `max_side`.
 ///

@@ -11,7 +11,7 @@ use super::plan::{self, Plan, Rect, Window};
 use super::plane::{Bytes, Plane};
 use super::resample::Resampler;
 use super::{Polygon, Spec, View};
-use crate::frame::{Picture, PixelFormat, Range};
+use crate::{Picture, PixelFormat, Range};
 
 /// Why a picture did not become a tensor. The frame is lost, the next one may work; [`is_fatal`](Self::is_fatal) tells the
 /// variants that no later frame will cure.

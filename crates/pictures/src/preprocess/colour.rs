@@ -7,7 +7,7 @@
 //! in the 8-bit RGB pictures that models learnt from: on flat, grainless video a fraction of a level moves an embedding.
 
 use super::plan::Rect;
-use crate::frame::{Matrix, Range, YuvToRgb};
+use crate::{Matrix, Range, YuvToRgb};
 
 /// Per channel: tensor value = 0–255 sample × scale + bias.
 #[derive(Clone, Copy, Debug)]

@@ -58,7 +58,7 @@ mod tests {
 
     use super::super::{Preprocessor, Region, Spec, View, ViewMode, tiles};
     use super::*;
-    use crate::frame::{Matrix, Picture, PixelFormat, Range};
+    use crate::{Matrix, Picture, PixelFormat, Range};
 
     /// Another way to find out: the angle that the corners go round a point.
     fn goes_round(corners: &[[f64; 2]], (x, y): (f64, f64)) -> bool {

@@ -11,7 +11,7 @@ use ndarray::{Array2, ArrayView1};
 const LANES: usize = 32;
 
 /// Each row of `rows`, `[rows, dim]`, times `embedding`, `[dim]`.
-pub(super) fn row_products(rows: &Array2<f32>, embedding: ArrayView1<'_, f32>) -> Vec<f32> {
+pub fn row_products(rows: &Array2<f32>, embedding: ArrayView1<'_, f32>) -> Vec<f32> {
     let embedding = embedding.as_slice().map_or_else(|| Cow::Owned(embedding.to_vec()), Cow::Borrowed);
     let Some(values) = rows.as_slice().filter(|_| !embedding.is_empty() && rows.ncols() == embedding.len()) else {
         return rows.dot(&ArrayView1::from(embedding.as_ref())).to_vec();

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::frame::Picture;
-use crate::frame::coded_size::{self, Claim, TooLarge};
-use crate::frame::picture_kind;
+use crate::Picture;
+use crate::coded_size::{self, Claim, TooLarge};
+use crate::picture_kind;
 
 /// A person has named the file.
 const SIZES: coded_size::Limits = coded_size::Limits::FILE;

@@ -1,0 +1,18 @@
+//! Pictures and rows of numbers: all that is counted in pixels or in values of an embedding, and so is worth compiling for speed.
+//!
+//! In: planes as a decoder left them, coded still pictures, embeddings. Out: a model's tensor, thumbprints, JPEGs, products. No threads, no clock, no
+//! camera, no runtime, no daemon; only still pictures are read from files. The daemon around it is compiled for size (`[profile]` of the workspace's Cargo.toml): what a
+//! loop of this kind is needed for belongs here, as what is generic in another library is compiled where it is used.
+
+pub mod coded_size;
+pub mod jpeg;
+mod picture;
+pub mod picture_kind;
+pub mod preprocess;
+pub mod region_picture;
+pub mod rows;
+pub mod still_image;
+pub mod thumbprint;
+pub mod view;
+
+pub use picture::{Matrix, Picture, PictureError, PixelFormat, PlaneStore, Range, YuvToRgb};
