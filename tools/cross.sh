@@ -11,7 +11,7 @@ arch=${1:?an architecture}
 machine=$(machine_of "$arch")
 target=$machine-unknown-linux-gnu
 [ "$arch" != "$(debian_arch)" ] || die "this machine is $arch: make deb needs no ARCH"
-home=${CARGO_HOME:-$HOME/.cargo}
+home=$(realpath "${CARGO_HOME:-$HOME/.cargo}")
 out=target/$arch
 
 can_run "$arch"
@@ -35,7 +35,7 @@ upper=$(tr a-z- A-Z_ <<<"$target")
 cross() {
     inside "$root" CARGO_HOME="$home" CARGO_NET_OFFLINE=true CARGO_TARGET_DIR="$here/$out" PKG_CONFIG_ALLOW_CROSS=1 \
         PKG_CONFIG="$machine-linux-gnu-pkg-config" "CARGO_TARGET_${upper}_LINKER=$machine-linux-gnu-gcc" \
-        ${CARGO_BUILD_JOBS:+CARGO_BUILD_JOBS=$CARGO_BUILD_JOBS} SOURCE_DATE_EPOCH="$(tools/source_date.sh)" "$@"
+        DEB_HOST_ARCH="$arch" ${CARGO_BUILD_JOBS:+CARGO_BUILD_JOBS=$CARGO_BUILD_JOBS} SOURCE_DATE_EPOCH="$(tools/source_date.sh)" "$@"
 }
 say "building for $arch with Debian's $(inside "$root" rustc --version)"
 cross "$here/tools/dist.sh" --target "$target" || die "the build failed"

@@ -22,7 +22,7 @@ use crate::daemon::engine::{self, Engine, EngineError};
 use crate::daemon::example_embeddings::ExampleViews;
 use crate::event::active_hours::ActiveHours;
 use crate::label::{Label, LabelSet};
-use crate::platform::service_user;
+use crate::platform::service_user::{self, TriedAs};
 use crate::platform::systemd::{self, LongStep};
 use crate::platform::userinfo::shown;
 use crate::platform::{shutdown, signals};
@@ -149,33 +149,26 @@ fn checked(
 
 /// Reads `file` and tries what `run` would open: as the service's user, where it is the service's file and this is root's shell.
 fn tried(file: &Path, err: &mut dyn Write) -> std::io::Result<Result<Settings, Vec<Problem>>> {
-    let is_in_unit = systemd::is_in_unit();
     // In the unit, what is missing will be missing in a moment too; in a shell it says nothing about the daemon.
-    let absence = if is_in_unit { Absence::Refused } else { Absence::Told };
-    let work = || {
+    let absence = if systemd::is_in_unit() { Absence::Refused } else { Absence::Told };
+    let (done, tried) = service_user::done_for(file, || {
         let (mut settings, document) = config::load_with_document(file, absence)?;
         settings.notices.extend(start_trial::problems(&settings, &document));
         let is_error = |problem: &Problem| problem.severity == Severity::Error;
         if settings.notices.iter().any(is_error) { Err(settings.notices) } else { Ok(settings) }
-    };
-    let Some(user) = service_user::of(file).filter(|_| !is_in_unit) else { return Ok(work()) };
-    match user.run(work) {
-        Ok(done) => {
-            let (file, name, unit) = (shown(file), &user.name, service_user::UNIT);
+    });
+    let (file, unit) = (shown(file), service_user::UNIT);
+    match tried {
+        TriedAs::Service(name) => {
             let beyond = "what ProtectSystem= or ReadWritePaths= keep from it only the unit's own check can tell";
             writeln!(err, "{file}: files were tried as {name}, the user of {unit}; {beyond}, in its journal")?;
-            Ok(done)
         }
-        Err(error) => {
-            writeln!(
-                err,
-                "{}: files were tried as root, since {} cannot be tried as ({error})",
-                shown(file),
-                user.name
-            )?;
-            Ok(work())
+        TriedAs::Caller(Some((name, error))) => {
+            writeln!(err, "{file}: files were tried as root, since {name} cannot be tried as ({error})")?;
         }
+        TriedAs::Caller(None) => {}
     }
+    Ok(done)
 }
 
 /// Writes what the model makes doubtful about the label set in `file`; `labels check` uses it too.

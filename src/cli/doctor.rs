@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
+use super::doctor_disks;
 use super::doctor_page::DoctorPage;
 use super::{complain, plural, say, start_trial, trial};
 use crate::config::{self, Absence, ModelChoice, Settings};
@@ -19,10 +20,11 @@ use crate::infer::{Provider, ProviderChoice, provider, runtime};
 use crate::model::{self, Bundle};
 use crate::platform::clock_sync::ClockSync;
 use crate::platform::processor::{self, Processor};
-use crate::platform::{free_memory, gpu, paths, shutdown, signals};
+use crate::platform::service_user::TriedAs;
+use crate::platform::{free_memory, gpu, service_user, shutdown, signals};
 use crate::sink::SinkKind;
 use crate::source::abilities::{self, Ability};
-use crate::yaml::problem::Severity;
+use crate::yaml::problem::{Problem, Severity};
 
 /// For a sink's address to take a connection, and for a GPU's driver to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,8 +32,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const SERVER_REMEDY: &str = "is it running, with this model loaded (`vtagd model export-triton` makes it)? Are address, certificate and token right?";
 /// With less memory the starter model and one camera do not run well, in bytes.
 const LITTLE_MEMORY: u64 = 400 << 20;
-/// With less room the outbox cannot keep what waits for a sink that is away, in bytes.
-const LITTLE_ROOM: u64 = 256 << 20;
 /// Files that a camera takes, about, and those that the rest does.
 const FILES_A_STREAM: u64 = 20;
 const FILES_AT_LEAST: u64 = 1024;
@@ -64,7 +64,8 @@ pub fn run(args: &Args) -> u8 {
     program(&mut page, settings.as_ref());
     processor(&mut page);
     memory(&mut page);
-    disk(&mut page, settings.as_ref());
+    let is_service = file.and_then(service_user::of).is_some();
+    doctor_disks::tell(&mut page, settings.as_ref(), is_service);
     clock(&mut page);
     limits(&mut page, settings.as_ref());
     sources(&mut page);
@@ -93,9 +94,21 @@ pub fn run(args: &Args) -> u8 {
 /// The settings, where the daemon could run with them.
 fn read(file: &Path, page: &mut DoctorPage) -> Option<Settings> {
     let called = config::called(file);
-    match config::load_with_document(file, Absence::Told) {
-        Ok((settings, document)) => {
-            let problems = start_trial::problems(&settings, &document);
+    // What root may read and write says nothing of the daemon.
+    let (read, tried) = service_user::done_for(file, || {
+        let (settings, document) = config::load_with_document(file, Absence::Told)?;
+        let problems = start_trial::problems(&settings, &document);
+        Ok::<_, Vec<Problem>>((settings, problems))
+    });
+    if let TriedAs::Caller(Some((user, error))) = tried {
+        page.note(
+            "configuration",
+            format!("files were tried as root, not as {user}: {error}"),
+            "run this as root, outside of a sandbox",
+        );
+    }
+    match read {
+        Ok((settings, problems)) => {
             let wrong = problems.iter().filter(|problem| problem.severity == Severity::Error);
             let mut fine = true;
             for problem in wrong {
@@ -198,24 +211,6 @@ fn memory(page: &mut DoctorPage) {
         }
         Some(bytes) => page.ok("memory", format!("{} can be had", size(bytes))),
         None => page.note("memory", "nobody says how much can be had", "look at `free -h`"),
-    }
-}
-
-fn disk(page: &mut DoctorPage, settings: Option<&Settings>) {
-    let state = settings.map_or_else(paths::state_dir, |settings| settings.state.path().to_owned());
-    let caches = paths::cache_dir();
-    for (what, folder) in [("state", &state), ("cache", &caches)] {
-        // One that is not there yet lies on the disk of the one above it.
-        let there = folder.ancestors().find(|above| above.exists()).unwrap_or_else(|| Path::new("/"));
-        let shown = folder.display();
-        match paths::free_bytes(there) {
-            Ok(bytes) if bytes < LITTLE_ROOM => {
-                let found = format!("{} left for {what} in {shown}", size(bytes));
-                page.note("disk", found, "make room: where the disk is full, events wait in memory alone");
-            }
-            Ok(bytes) => page.ok("disk", format!("{} left for {what} in {shown}", size(bytes))),
-            Err(error) => page.note("disk", format!("{what}: {shown}: {error}"), "let this user look there"),
-        }
     }
 }
 
@@ -384,26 +379,29 @@ fn cameras(page: &mut DoctorPage, settings: &Settings, time: Duration) {
 
 fn sinks(page: &mut DoctorPage, settings: &Settings) {
     for (sink, route) in settings.sinks.iter().zip(&settings.routes) {
+        let kind = sink.kind();
         let addresses = sink.addresses();
         if addresses.is_empty() {
-            page.ok("sinks", format!("{}: {}", route.name, sink.kind().as_str()));
+            page.ok("sinks", format!("{}: {}", route.name, kind.as_str()));
         }
-        for (host, port) in addresses {
-            let name = format!("{} ({}, {host}:{port})", route.name, sink.kind().as_str());
-            match reach(&host, port) {
-                Ok(()) => page.ok("sinks", format!("{name}: takes connections")),
-                Err(error) if sink.kind() == SinkKind::Webhook && has_proxy() => {
-                    page.note(
-                        "sinks",
-                        format!("{name}: {error}"),
-                        "it may be reached through the proxy alone, which is not tried",
-                    );
-                }
-                Err(error) => page.fail(
-                    "sinks",
-                    format!("{name}: {error}"),
-                    "is it running, is the address right, is a firewall between? A proxy is not tried",
-                ),
+        let tried = addresses.into_iter().map(|(host, port)| (reach(&host, port), format!("{host}:{port}")));
+        let tried: Vec<_> = tried.collect();
+        // The brokers of a cluster name one another: one that answers is enough.
+        let is_reached = tried.iter().any(|(reached, _)| reached.is_ok());
+        for (reached, address) in tried {
+            let name = format!("{} ({}, {address})", route.name, kind.as_str());
+            let Err(error) = reached else {
+                page.ok("sinks", format!("{name}: takes connections"));
+                continue;
+            };
+            let found = format!("{name}: {error}");
+            if is_reached {
+                page.note("sinks", found, "another of its addresses takes connections");
+            } else if kind == SinkKind::Webhook && has_proxy() {
+                page.note("sinks", found, "it may be reached through the proxy alone, which is not tried");
+            } else {
+                let remedy = "is it running, is the address right, is a firewall between? A proxy is not tried";
+                page.fail("sinks", found, remedy);
             }
         }
     }
@@ -430,7 +428,7 @@ fn reach(host: &str, port: u16) -> std::io::Result<()> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people, in three digits")]
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let gib = bytes as f64 / f64::from(1 << 30);
     if gib < 1.0 { format!("{} MiB", bytes >> 20) } else { format!("{gib:.1} GiB") }
 }

@@ -15,6 +15,7 @@ pub mod config;
 pub mod discover;
 pub mod docs;
 pub mod doctor;
+mod doctor_disks;
 mod doctor_page;
 pub mod embed;
 pub mod events;

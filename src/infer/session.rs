@@ -394,4 +394,3 @@ pub(crate) fn append_rows(
     to.extend_from_slice(&data[..count * dim]);
     Ok(dim)
 }
-

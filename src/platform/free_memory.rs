@@ -69,7 +69,8 @@ mod tests {
         // Pictures on their way to the disk are no memory that is lacking.
         limit(&inner, "1000\n", "990\n");
         limit(&root.path().join("a"), "max\n", "990\n");
-        fs::write(inner.join("memory.stat"), "anon 300\ninactive_file 600\nactive_file 50\nslab_reclaimable 40\n").unwrap();
+        fs::write(inner.join("memory.stat"), "anon 300\ninactive_file 600\nactive_file 50\nslab_reclaimable 40\n")
+            .unwrap();
         assert_eq!(of_group("0::/a/b\n", root.path()), Some(650));
     }
 }

@@ -58,6 +58,11 @@ pub fn cache_dir() -> PathBuf {
     cache_dir_from(|name| env::var_os(name).map(PathBuf::from))
 }
 
+/// The same of the service, for whoever looks after it from a shell.
+pub fn service_cache_dir() -> PathBuf {
+    PathBuf::from(SYSTEM_CACHE)
+}
+
 /// Bytes that this user may still write to the disk that `dir` is on.
 ///
 /// # Errors

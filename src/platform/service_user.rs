@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::systemd;
+
 /// The service's unit.
 pub const UNIT: &str = "vtagd.service";
 /// Where units lie; what stands in an earlier folder goes before the same in a later one.
@@ -68,6 +70,24 @@ fn named(name: &str, passwd: &str, group: &str) -> Option<ServiceUser> {
     let is_in = |group: &Vec<String>| group.get(3).is_some_and(|members| members.split(',').any(|one| one == name));
     let groups = group.lines().map(fields).filter(is_in).filter_map(|group| group.get(2)?.parse().ok()).collect();
     Some(ServiceUser { name: name.to_owned(), uid, gid, groups })
+}
+
+/// Whom [`done_for`] did something as.
+#[derive(Debug)]
+pub enum TriedAs {
+    /// Whoever called; with the name of the service's user, and why that one could not be.
+    Caller(Option<(String, io::Error)>),
+    /// The service's user.
+    Service(String),
+}
+
+/// Does `work`, which looks at what the configuration in `file` names: as the service's user, where that is its configuration and this is root's shell.
+pub fn done_for<T: Send>(file: &Path, work: impl Fn() -> T + Send + Sync) -> (T, TriedAs) {
+    let Some(user) = of(file).filter(|_| !systemd::is_in_unit()) else { return (work(), TriedAs::Caller(None)) };
+    match user.run(&work) {
+        Ok(done) => (done, TriedAs::Service(user.name)),
+        Err(error) => (work(), TriedAs::Caller(Some((user.name, error)))),
+    }
 }
 
 impl ServiceUser {

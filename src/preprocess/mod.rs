@@ -5,5 +5,6 @@
 pub mod pool;
 
 pub use vtagd_pictures::preprocess::{
-    CropRounding, MAX_SIDE, MAX_TILES, Polygon, PreprocessError, Preprocessor, Region, Resize, ResizeFilter, Spec, SpecError, View, ViewMode, tiles,
+    CropRounding, MAX_SIDE, MAX_TILES, Polygon, PreprocessError, Preprocessor, Region, Resize, ResizeFilter, Spec,
+    SpecError, View, ViewMode, tiles,
 };

@@ -22,11 +22,11 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-pub use vtagd_pictures::jpeg::jpeg;
 use crate::event::{Event, EventKind};
 use crate::frame::Picture;
 use picture_store::SnapshotStore;
 use snapshot_listing::{SnapshotListing, SnapshotOrigin};
+pub use vtagd_pictures::jpeg::jpeg;
 
 /// Frames that wait to be encoded: each holds a decoded picture, which may be one of a decoder's few.
 const QUEUE: usize = 8;

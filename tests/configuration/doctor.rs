@@ -56,6 +56,32 @@ fn a_box_where_a_camera_and_a_broker_are_away_is_told_what_is_there_and_what_is_
     assert_eq!(missing.status.code(), Some(2));
 }
 
+/// The brokers of a cluster name one another, so that one of those in the file is enough.
+#[cfg(feature = "kafka")]
+#[test]
+fn one_of_three_brokers_that_is_away_is_worth_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (there, away) = (broker.local_addr().unwrap(), held.local_addr().unwrap());
+    let text = format!(
+        "model: {{ path: none }}\nstate: {{ path: state }}\napi: {{ listen: \"127.0.0.1:0\" }}\nstreams: []\nhistory: {{ path: past }}\n\
+         sinks: [{{ type: kafka, name: far, brokers: [\"{away}\", \"{there}\"], topic: tags }}]\n"
+    );
+    fs::write(folder.path().join("vtagd.yaml"), text).unwrap();
+    let mut command = vtagd(folder.path());
+    let output = command.current_dir(folder.path()).args(["doctor", "--json", "-c", "vtagd.yaml"]).output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results = told["results"].as_array().unwrap();
+    let of = |area: &str| results.iter().filter(|one| one["area"] == area).collect::<Vec<_>>();
+    let levels: Vec<_> = of("sinks").iter().map(|one| one["level"].as_str().unwrap()).collect();
+    assert_eq!(levels, ["note", "ok"], "{told:#}");
+    // What is kept on one disk stands on one line.
+    let found = of("disk")[0]["found"].as_str().unwrap();
+    assert!(found.contains("state in state") && found.contains("history in past"), "{found}");
+}
+
 #[test]
 fn a_script_that_looks_after_many_boxes_reads_which_version_each_has() {
     let folder = tempfile::tempdir().unwrap();

@@ -31,6 +31,29 @@ fn the_table_of_metrics_is_the_list_in_the_code() {
     assert_eq!(rows(&text), rows(&tables), "a metric that is in the manual and not in the code");
 }
 
+/// cargo-deb adds Debian's revision, so a name without one is of a file that nobody has.
+#[test]
+fn packages_are_called_as_make_deb_writes_them() {
+    let mut files: Vec<_> = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let variables = root().join("ops/ansible/group_vars/vtagd.yaml");
+    files.extend([root().join("README.md"), variables.clone()]);
+    for file in files.iter().filter(|file| file.is_file()) {
+        let text = fs::read_to_string(file).unwrap();
+        for (at, _) in text.match_indices(".deb").filter(|(at, _)| text[..*at].contains("vtagd_")) {
+            let begin = text[..at].rfind(|c: char| c.is_whitespace() || "`/\"'(".contains(c)).map_or(0, |at| at + 1);
+            let name = &text[begin..at];
+            let Some(version) =
+                name.strip_prefix("vtagd_").filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            else {
+                continue;
+            };
+            assert!(version.split('_').next().unwrap().ends_with("-1"), "{}: {name}.deb", file.display());
+        }
+    }
+    let text = fs::read_to_string(variables).unwrap();
+    assert!(text.contains(concat!("/vtagd_", env!("CARGO_PKG_VERSION"), "-1_amd64.deb")), "{text}");
+}
+
 #[test]
 fn the_page_of_commands_is_the_command_line_in_the_code() {
     let folder = tempfile::tempdir().unwrap();

@@ -53,6 +53,21 @@ fn the_dockerfile_gives_the_image_that_make_image_gives() {
     }
 }
 
+/// What a script calls it installs, and the clip it plays it makes: a machine of somebody's has neither.
+#[test]
+fn scripts_that_need_root_bring_what_they_call() {
+    for script in ["tools/test_image.sh", "benches/first_tag.sh"] {
+        let text = read(script);
+        let installed = text.lines().find_map(|line| line.strip_prefix("tools/setup/packages.sh ")).unwrap_or_default();
+        for tool in ["podman", "crun", "curl"] {
+            assert!(installed.split(' ').any(|package| package == tool), "{script} installs no {tool}: {installed}");
+        }
+    }
+    for script in ["tools/test_image.sh", "tools/test_deb.sh", "benches/first_tag.sh"] {
+        assert!(read(script).contains("\n[ -e demo/clip.mp4 ] || tools/setup/clip.sh\n"), "{script} makes no clip");
+    }
+}
+
 /// With a path on which there is nothing: what does not refuse cannot do anything either.
 #[test]
 fn what_makes_a_root_small_does_nothing_to_a_machine() {

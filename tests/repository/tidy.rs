@@ -107,10 +107,16 @@ struct Library {
     passed_on_by: &'static [&'static str],
 }
 
-const CHECKPOINT: Library =
-    Library { name: "vtagd_checkpoint", sources: "crates/checkpoint/src", passed_on_by: &["model", "platform", "preprocess"] };
-const PICTURES: Library =
-    Library { name: "vtagd_pictures", sources: "crates/pictures/src", passed_on_by: &["frame", "preprocess", "snapshot"] };
+const CHECKPOINT: Library = Library {
+    name: "vtagd_checkpoint",
+    sources: "crates/checkpoint/src",
+    passed_on_by: &["model", "platform", "preprocess"],
+};
+const PICTURES: Library = Library {
+    name: "vtagd_pictures",
+    sources: "crates/pictures/src",
+    passed_on_by: &["frame", "preprocess", "snapshot"],
+};
 const LIBRARIES: [Library; 2] = [CHECKPOINT, PICTURES];
 
 /// File names that may stand in every folder.

@@ -6,8 +6,8 @@
 
 pub mod coded_size;
 pub mod jpeg;
-mod picture;
 pub mod picture_kind;
+mod planes;
 pub mod preprocess;
 pub mod region_picture;
 pub mod rows;
@@ -15,4 +15,4 @@ pub mod still_image;
 pub mod thumbprint;
 pub mod view;
 
-pub use picture::{Matrix, Picture, PictureError, PixelFormat, PlaneStore, Range, YuvToRgb};
+pub use planes::{Matrix, Picture, PictureError, PixelFormat, PlaneStore, Range, YuvToRgb};
