@@ -1,8 +1,8 @@
-//! Pictures and rows of numbers: all that is counted in pixels or in values of an embedding, and so is worth compiling for speed.
+//! Pictures and rows of numbers: all that is counted in pixels or in values of an embedding.
 //!
 //! In: planes as a decoder left them, coded still pictures, embeddings. Out: a model's tensor, thumbprints, JPEGs, products. No threads, no clock, no
-//! camera, no runtime, no daemon; only still pictures are read from files. The daemon around it is compiled for size (`[profile]` of the workspace's Cargo.toml): what a
-//! loop of this kind is needed for belongs here, as what is generic in another library is compiled where it is used.
+//! camera, no runtime, no daemon; only still pictures are read from files. What is generic in another library is compiled where it is used, so what calls such
+//! loops belongs here: in debug builds this crate is optimised and the daemon is not.
 
 pub mod coded_size;
 pub mod jpeg;
