@@ -319,7 +319,7 @@ impl Source {
         if self.polled {
             return polled_stills::run(&settings, &self.feed, &self.shutdown);
         }
-        self.session = Arc::default();
+        self.session = Arc::new(self.session.next(&settings));
         let connection = Connection {
             settings: &settings,
             feed: &self.feed,
