@@ -13,9 +13,9 @@ use gstreamer_app as gst_app;
 
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
-use super::{
-    Decode, Location, Pace, SourceSettings, Transport, camera_tls, multipart, picture, rtsp_session, scrub, web_proxy,
-};
+use super::multipart::{self, Lengths};
+use super::{Decode, Location, Pace, SourceSettings, Transport, camera_tls, picture, rtsp_session, scrub, web_proxy};
+use crate::platform::secret::Secret;
 use crate::platform::userinfo;
 
 /// Longer templates are not templates.
@@ -255,7 +255,9 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     if let Some(user) = &user {
         set(source, user_property, user.as_str())?;
     }
-    if let Some(password) = &password {
+    // An empty password is one, which cameras have as they come: without any, nobody is logged in.
+    let empty = || (user.is_some() && password_property == "user-pw").then(|| Secret::new(""));
+    if let Some(password) = password.or_else(empty) {
         set(source, password_property, password.expose())?;
     }
     if matches!(location, Location::Rtsp(_) | Location::Http(_)) {

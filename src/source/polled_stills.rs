@@ -112,7 +112,8 @@ impl Poller {
             return Err(SourceError::SinglePicture { at });
         };
         let (user, password) = scrub::credentials(settings);
-        let credentials = user.zip(password);
+        // An empty password is one, as for GStreamer's sources.
+        let credentials = user.map(|user| (user, password.unwrap_or_else(|| Secret::new(""))));
         let untrusted = |detail| SourceError::Certificate { at: at.clone(), detail };
         let (trusted, pinned) = match &settings.tls {
             CameraTls::System => (tls::of_the_system().0, None),

@@ -88,6 +88,16 @@ fn credentials_are_sent_when_asked_for_and_their_refusal_is_told_without_them() 
 }
 
 #[test]
+fn a_user_without_a_password_is_logged_in_with_an_empty_one() {
+    let server = Server::start(|request, stream| match request.authorization() {
+        Some("Basic YWRtaW46") => multipart(stream, 1000), // admin:
+        _ => respond(stream, "401 Unauthorized", "WWW-Authenticate: Basic realm=\"camera\"\r\n", b""),
+    });
+    let settings = SourceSettings { username: Some("admin".into()), ..http(server.url("/mjpeg")) };
+    Running::start(settings).wait_frames(3);
+}
+
+#[test]
 fn credentials_do_not_follow_a_redirect_to_another_host() {
     let thief = Server::start(|request, stream| {
         let header = if request.authorization().is_some() { "X-Stolen: yes\r\n" } else { "" };
