@@ -226,15 +226,6 @@ fn configure_sink(sink: &gst_app::AppSink) {
     sink.set_property("wait-on-eos", false);
 }
 
-/// Whether souphttpsrc survives what the variable says: one that it cannot parse ends the process as soon as it connects.
-fn is_proxy(variable: Option<&str>) -> bool {
-    let Some(text) = variable else { return true };
-    let address = if text.starts_with("http://") { text.to_owned() } else { format!("http://{text}") };
-    // GLib knows no stray `%`, which others let pass.
-    let hex = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
-    text.is_empty() || (userinfo::parse(&address).is_ok() && address.split('%').skip(1).all(hex))
-}
-
 fn configure_source(source: &gst::Element, settings: &SourceSettings, location: &Location) -> Result<(), String> {
     match location {
         Location::Rtsp(url) | Location::Http(url) | Location::Rtmp(url) => {
@@ -269,7 +260,7 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     if matches!(location, Location::Rtsp(_)) {
         set_transport(source, settings.transport)?;
     }
-    if source.has_property("proxy") && !is_proxy(std::env::var("http_proxy").ok().as_deref()) {
+    if source.has_property("proxy") && !web_proxy::is_proxy(std::env::var("http_proxy").ok().as_deref()) {
         tracing::warn!(stream = %settings.id, "`http_proxy` is not the address of a proxy, going without");
         set(source, "proxy", "")?;
     } else if let Location::Http(url) = location
@@ -391,16 +382,6 @@ fn do_not_wait_for_more_parts(element: &gst::Element) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_proxy_that_is_no_address_is_told_apart() {
-        for good in [None, Some(""), Some("10.0.0.1:3128"), Some("http://u:p%40@h:3128/")] {
-            assert!(is_proxy(good), "{good:?}");
-        }
-        for bad in ["http://u:p%%@h:3128", "http://u:p%zz@h", "http://[::1"] {
-            assert!(!is_proxy(Some(bad)), "{bad}");
-        }
-    }
 
     #[test]
     fn a_template_that_cannot_be_read_just_now_is_not_a_wrong_one() {

@@ -18,7 +18,7 @@ use super::error::{At, SourceError};
 use super::http_login::Login;
 use super::pipeline_tap::PipelineTap;
 use super::run_with_timeout::{Late, run_with_timeout};
-use super::{CameraTls, Location, SourceSettings, pinned_https, scrub};
+use super::{CameraTls, Location, SourceSettings, pinned_https, scrub, web_proxy};
 use crate::frame::still_image::{self, Animated, StillImageError};
 use crate::frame::{Picture, coded_size};
 use crate::platform::secret::Secret;
@@ -131,6 +131,7 @@ impl Poller {
             .http_status_as_error(false)
             // With credentials they would leak to another host.
             .max_redirects(if credentials.is_some() { 0 } else { 5 })
+            .proxy(web_proxy::for_agent(url))
             .user_agent(concat!("vtagd/", env!("CARGO_PKG_VERSION")))
             .timeout_global(Some(REQUEST_TIMEOUT))
             .build();

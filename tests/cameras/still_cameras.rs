@@ -253,7 +253,12 @@ fn check_tells_that_still_pictures_are_polled() {
 
 #[test]
 fn a_proxy_for_the_web_is_used_for_the_web_alone_and_not_where_it_is_excepted() {
-    let server = Server::start(|_, stream| respond(stream, "200 OK", "Content-Type: image/jpeg\r\n", &jpeg(5)));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let server = Server::start(move |_, stream| {
+        count.fetch_add(1, Ordering::Relaxed);
+        respond(stream, "200 OK", "Content-Type: image/jpeg\r\n", &jpeg(5))
+    });
     let camera = crate::common::camera::Camera::start(
         crate::common::camera::Content::pattern(160, 120),
         crate::common::camera::Codec::H264,
@@ -261,27 +266,36 @@ fn a_proxy_for_the_web_is_used_for_the_web_alone_and_not_where_it_is_excepted() 
     );
     let config = format!(
         "model: {{ path: none }}\napi: {{ listen: 127.0.0.1:0 }}\noutbox: {{ path: \":memory:\" }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\n\
-         streams:\n  - {{ id: web, url: \"{}\" }}\n  - {{ id: rtsp, url: \"{}\" }}\n",
+         sampling: {{ interval: 300ms }}\nstreams:\n  - {{ id: web, url: \"{}\" }}\n  - {{ id: rtsp, url: \"{}\" }}\n",
         server.url("/x.jpg"),
         camera.url()
     );
     let nobody = format!("http://user:hunter2@127.0.0.1:{}", crate::common::camera::free_port());
-    for excepted in [true, false] {
+    let nobody = nobody.as_str();
+    for (env, wanted) in [
+        ([("http_proxy", nobody), ("no_proxy", "127.0.0.1")].as_slice(), "up"),
+        (&[("http_proxy", nobody), ("no_proxy", "example.org, 127.0.0.1")], "up"),
+        (&[("http_proxy", nobody), ("no_proxy", ""), ("NO_PROXY", "127.0.0.0/8")], "up"),
+        // Meant for others.
+        (&[("HTTPS_PROXY", nobody), ("HTTP_PROXY", nobody), ("ALL_PROXY", nobody)], "up"),
+        (&[("http_proxy", nobody), ("no_proxy", "example.org")], "down"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
-        let no_proxy = if excepted { "127.0.0.1" } else { "example.org" };
-        let env = [("http_proxy", nobody.as_str()), ("no_proxy", no_proxy)];
-        let mut daemon = Daemon::start_with_env(folder.path(), &config, &env);
+        let mut daemon = Daemon::start_with_env(folder.path(), &config, env);
         let state = |daemon: &mut Daemon, id: &str| {
             let streams: serde_json::Value = serde_json::from_str(&daemon.get("/api/v1/streams").1).ok()?;
             let list = streams.as_array().or_else(|| streams["streams"].as_array())?;
             list.iter().find(|stream| stream["id"] == id).cloned()
         };
         eventually("the RTSP camera is up", || state(&mut daemon, "rtsp").filter(|stream| stream["state"] == "up"));
-        let wanted = if excepted { "up" } else { "down" };
         let web = eventually("the other is as it should be", || {
             state(&mut daemon, "web").filter(|stream| stream["state"] == wanted)
         });
-        if !excepted {
+        if wanted == "up" {
+            let before = asked.load(Ordering::Relaxed);
+            eventually("it is polled", || (asked.load(Ordering::Relaxed) >= before + 3).then_some(()));
+            assert_eq!(state(&mut daemon, "web").unwrap()["state"], "up", "{env:?}");
+        } else {
             let error = web["error"].as_str().unwrap();
             assert!(error.contains("through the proxy 127.0.0.1:") && !error.contains("hunter2"), "{error}");
         }
