@@ -56,8 +56,8 @@ fn path(settings: &SourceSettings) -> PathBuf {
     settings.templates.join(name)
 }
 
-/// Builds the pipeline for `settings`.
-pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceError> {
+/// Builds the pipeline for `settings`; `lengths` as [`multipart::watch`] has them.
+pub(super) fn build(settings: &SourceSettings, lengths: Lengths, at: &At) -> Result<Parts, SourceError> {
     let path = path(settings);
     let wrong = |detail: String| SourceError::Template { at: at.clone(), detail };
     let text = read(&path).map_err(|error| match error {
@@ -104,7 +104,7 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
         .into_iter()
         .flatten()
         .filter(from_web)
-        .for_each(|element| multipart::watch(&element, !own));
+        .for_each(|element| multipart::watch(&element, !own, lengths));
     let source = pipeline.by_name("source");
     match (&source, &settings.location) {
         (Some(source), location) => configure_source(source, settings, location).map_err(|e| in_file(&e))?,

@@ -14,6 +14,7 @@ use url::Url;
 use vtagd::frame::view::View;
 use vtagd::pipeline;
 use vtagd::pipeline::intake::StreamPart;
+use vtagd::platform::backoff::Ladder;
 use vtagd::platform::secret::Secret;
 use vtagd::platform::shutdown;
 use vtagd::source::{Location, SourceSettings};
@@ -144,6 +145,8 @@ fn cameras_that_want_a_login_get_it_basic_or_digest() {
         "WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\"\r\n",
         "WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\r\n\
          WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\"\r\n",
+        // Which GStreamer does not know.
+        "WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\r\n",
     ] {
         let (url, _) = kept(move |request, _| {
             let request = request.to_lowercase();
@@ -160,7 +163,45 @@ fn cameras_that_want_a_login_get_it_basic_or_digest() {
             password: Some(Secret::new("sesame")),
             ..settings(Location::Http(url.into()))
         };
-        Running::with(settings, every(200)).wait_frames(4);
+        let running = Running::with(settings, every(200));
+        running.wait_frames(4);
+        assert_eq!((running.report().state, running.report().reconnects), (StreamState::Up, 0));
+    }
+}
+
+#[test]
+fn a_user_without_a_password_is_logged_in_with_an_empty_one() {
+    let (url, _) = kept(|request, _| match request.to_lowercase().contains("authorization: basic ywrtaw46") {
+        // admin:
+        true => ("200 OK\r\nContent-Type: image/jpeg\r\n".to_owned(), jpeg(9)),
+        false => ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"cam\"\r\n".to_owned(), Vec::new()),
+    });
+    let settings = SourceSettings { username: Some("admin".into()), ..settings(Location::Http(url.into())) };
+    let running = Running::with(settings, every(200));
+    running.wait_frames(4);
+    assert_eq!(running.report().state, StreamState::Up);
+}
+
+/// Cameras lock an account after a few of them.
+#[test]
+fn a_wrong_password_is_shown_once_in_each_way_before_a_long_wait() {
+    for challenge in ["Basic realm=\"cam\"", "Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256"] {
+        let (url, asked) =
+            kept(move |_, _| (format!("401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\n"), Vec::new()));
+        let settings = SourceSettings {
+            username: Some("viewer".into()),
+            password: Some(Secret::new("wrong-one")),
+            ..settings(Location::Http(url.into()))
+        };
+        // The slow wait is longer than a test waits for anything.
+        let ladder = Ladder::doubling(Duration::from_millis(50), Duration::from_secs(600), Duration::from_secs(600));
+        let running = Running::with(settings, Options { ladder, ..every(200) });
+        let error = running.wait_down();
+        assert!(error.contains("credentials were refused"), "{error}");
+        std::thread::sleep(Duration::from_secs(1));
+        let shown = asked.requests.lock().unwrap().iter().filter(|request| request.contains("authorization:")).count();
+        assert!((1..=2).contains(&shown), "{shown}");
+        running.stop();
     }
 }
 
