@@ -25,7 +25,7 @@ use super::run_with_timeout::{AbandonedPipelines, Late, run_with_timeout};
 use super::scrub::{self, Scrubber};
 use super::{
     Limits, Location, SourceSettings, container_colours, downloads, gif_decoder, gio_types, messages,
-    pipeline_template, rtp_continuity, shortage, size_limit, tap_probes,
+    pipeline_template, playlist_sources, rtp_continuity, shortage, size_limit, tap_probes,
 };
 use crate::frame::still_image;
 use crate::platform::rounding;
@@ -92,6 +92,7 @@ impl Connection<'_> {
         rtp_continuity::watch(&parts.pipeline);
         // Before the gate: what ends there has come out of its parser all the same.
         ByteBudget::watch(&parts.pipeline, settings.sizes().max_pixels, at.clone(), refuse.clone());
+        playlist_sources::watch(&parts.pipeline, &settings.location, at.clone(), refuse.clone());
         listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
         tap_probes::attach(feed, feed.connect(), &parts);
         size_limit::attach(&parts.pipeline, settings.sizes(), settings.insists_on_sizes(), at.clone(), refuse);

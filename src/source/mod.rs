@@ -37,6 +37,7 @@ mod picture;
 mod pinned_https;
 mod pipeline_tap;
 pub mod pipeline_template;
+mod playlist_sources;
 mod polled_stills;
 mod pushed_stills;
 mod rtp_clock;

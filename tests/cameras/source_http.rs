@@ -258,6 +258,27 @@ fn a_live_stream_in_pieces_of_mp4_does_not_end_as_a_recording_does() {
     assert!(seen.len() > 20, "{}", seen.len());
 }
 
+/// Whoever may add a stream may not look at this machine's files by it.
+#[test]
+fn a_playlist_on_the_web_that_names_a_file_of_this_machine_shows_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clip.ts");
+    crate::common::recorder::make(&format!(
+        "videotestsrc num-buffers=50 ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! \
+         x264enc key-int-max=10 bframes=0 ! h264parse ! mpegtsmux ! filesink location=\"{}\"",
+        path.display()
+    ));
+    let list = format!(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n",
+        Url::from_file_path(path).unwrap()
+    );
+    let (server, asked) = serving("application/vnd.apple.mpegurl", list.into_bytes());
+    let running = Running::start(http(server.url("/list.m3u8")));
+    let error = running.wait_down();
+    assert!(error.contains("names a file or device of this machine"), "{error}");
+    assert!(running.frames().is_empty() && asked.load(Ordering::Relaxed) > 0);
+}
+
 #[test]
 fn an_answer_without_a_video_in_it_is_never_the_end_of_a_stream() {
     let part = |count: usize| {
