@@ -194,6 +194,9 @@ pub(super) fn no_picture(headers: &HeaderMap, more: &str) -> Option<Response> {
     (!kind(headers).starts_with("image/")).then(|| refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, &wanted()))
 }
 
+/// Bytes of which their sender does not say what they are. A browser sends them nowhere without asking first, as it does pictures.
+pub(super) const OCTETS: &str = "application/octet-stream";
+
 /// The kind of a body, without its parameters.
 pub(super) fn kind(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();

@@ -90,7 +90,7 @@ fn asked(id: &str, summary: &str, answered: &str) -> Value {
     operation
 }
 
-fn picture() -> Value {
+pub(super) fn picture() -> Value {
     json!({ "schema": { "type": "string", "contentEncoding": "binary", "description": "At most 2^25 pixels, 16,384 a side." } })
 }
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::access::same;
 use super::guard::{later, refusal};
-use super::model_queries::no_picture;
+use super::model_queries::{OCTETS, kind, no_picture};
 use super::openapi::{answer, of, operation, with_parameter};
 use super::parameters::{Parameter, ParameterKind, Parameters};
 use super::{Shared, openapi_programs, stream_detail};
@@ -81,7 +81,10 @@ pub(super) async fn frames(
             false => stream_detail::unknown(&shared),
         };
     };
-    if let Some(refusal) = no_picture(&headers, "") {
+    // Cameras call their pictures so too; the bytes themselves tell of what kind they are.
+    if kind(&headers) != OCTETS
+        && let Some(refusal) = no_picture(&headers, " (or application/octet-stream with one of them in it)")
+    {
         return refusal;
     }
     let waits = given.text("wait") == Some("1");
@@ -142,6 +145,7 @@ pub(super) fn described() -> Value {
         push["responses"][status] = json!({ "$ref": "#/components/responses/Error" });
     }
     push["requestBody"] = openapi_programs::picture_body();
+    push["requestBody"]["content"][OCTETS] = openapi_programs::picture();
     push["security"] = json!([{ "token": [] }, { "session": [] }, { "push": [] }]);
     push
 }

@@ -17,6 +17,7 @@ use super::arrivals::Arrivals;
 use super::byte_budget::ByteBudget;
 use super::error::{At, Excess, SourceError};
 use super::media::{self, Ending};
+use super::multipart::Lengths;
 use super::pipeline_tap::PipelineTap;
 use super::rtsp_session::RtspSession;
 use super::rtsp_socket::{self, RtspSocket};
@@ -24,7 +25,7 @@ use super::run_with_timeout::{AbandonedPipelines, Late, run_with_timeout};
 use super::scrub::{self, Scrubber};
 use super::{
     Limits, Location, SourceSettings, container_colours, downloads, gif_decoder, gio_types, messages,
-    pipeline_template, rtp_continuity, shortage, size_limit, tap_probes,
+    pipeline_template, playlist_sources, rtp_continuity, shortage, size_limit, tap_probes,
 };
 use crate::frame::still_image;
 use crate::platform::rounding;
@@ -63,19 +64,22 @@ pub(super) struct Connection<'a> {
     pub shutdown: &'a Shutdown,
     /// Where the camera's part in it is written down; a new one.
     pub session: Arc<RtspSession>,
+    /// Of parts of a multipart answer.
+    pub lengths: Lengths,
 }
 
 impl Connection<'_> {
     /// Makes one connection and stays until it ends, one way or another.
     pub fn run(self, abandoned: &mut AbandonedPipelines) -> Result<End, SourceError> {
-        let Self { settings, feed, shutdown, session } = self;
+        let Self { settings, feed, shutdown, session, lengths } = self;
         let limits = &settings.reconnect.limits;
         let at = At { stream: settings.id.to_string(), place: scrub::place(settings), element: String::new() };
         messages::take_over();
         gst::init().map_err(|e| SourceError::Template { at: at.clone(), detail: e.to_string() })?;
         gio_types::register();
         downloads::limit();
-        let parts = session.of_those_made_by(|| pipeline_template::build(settings, &at)).map_err(shortage::explain)?;
+        let built = session.of_those_made_by(|| pipeline_template::build(settings, lengths, &at));
+        let parts = built.map_err(shortage::explain)?;
         let (sender, events) = bounded(4);
         let arrivals = Arrivals::watch(&parts.pipeline);
         let socket = Arc::new(RtspSocket::default());
@@ -88,6 +92,7 @@ impl Connection<'_> {
         rtp_continuity::watch(&parts.pipeline);
         // Before the gate: what ends there has come out of its parser all the same.
         ByteBudget::watch(&parts.pipeline, settings.sizes().max_pixels, at.clone(), refuse.clone());
+        playlist_sources::watch(&parts.pipeline, &settings.location, at.clone(), refuse.clone());
         listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
         tap_probes::attach(feed, feed.connect(), &parts);
         size_limit::attach(&parts.pipeline, settings.sizes(), settings.insists_on_sizes(), at.clone(), refuse);

@@ -37,6 +37,7 @@ mod picture;
 mod pinned_https;
 mod pipeline_tap;
 pub mod pipeline_template;
+mod playlist_sources;
 mod polled_stills;
 mod pushed_stills;
 mod rtp_clock;
@@ -75,6 +76,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 use crate::stream::status::{StreamState, StreamStatus};
 use connection::{Connection, End};
+use multipart::Lengths;
 use pipeline_tap::PipelineTap;
 use rtsp_session::RtspSession;
 use run_with_timeout::AbandonedPipelines;
@@ -108,6 +110,10 @@ pub struct Source {
     built: bool,
     /// Its address has turned out to be one for still pictures, which are polled.
     polled: bool,
+    /// Its login was refused, and has been tried that way too in this outage: our own requests know logins that GStreamer does not (SHA-256).
+    login_polled: bool,
+    /// Of its multipart answers.
+    lengths: Lengths,
     /// It has turned out to send over UDP alone; and whether the log knows.
     over_udp: bool,
     udp_told: bool,
@@ -150,6 +156,8 @@ impl Source {
             software_until: None,
             built: false,
             polled: false,
+            login_polled: false,
+            lengths: Lengths::default(),
             over_udp: false,
             udp_told: false,
             pushed: Arc::default(),
@@ -218,8 +226,8 @@ impl Source {
         true
     }
 
-    /// Whether `error` says that there are still pictures at this address, which are asked for one by one from now on; or, while that is done, that it is
-    /// tried as a stream once more.
+    /// Whether `error` says that there are still pictures at this address, which are asked for one by one from now on, or that they may be; or, while that is done,
+    /// that it is tried as a stream once more.
     fn turns_to_polling(&mut self, error: &SourceError) -> bool {
         let web = matches!(self.settings.location, Location::Http(_));
         match error {
@@ -228,12 +236,34 @@ impl Source {
                 tracing::info!(stream = %self.settings.id, "a still picture is at its address, polling it");
                 true
             }
+            // At once, but once; from then on each slow attempt goes the other way.
+            SourceError::Credentials { .. }
+                if web && !self.polled && scrub::credentials(&self.settings).0.is_some() =>
+            {
+                self.polled = true;
+                !std::mem::replace(&mut self.login_polled, true)
+            }
+            _ if self.polled && self.login_polled && self.feed.progress().first.is_none() => {
+                self.polled = false;
+                false
+            }
             SourceError::Ended { .. } if self.polled => {
                 self.polled = false;
                 false
             }
             _ => false,
         }
+    }
+
+    /// Whether `error` says that parts of a multipart answer are not as long as they say, for the first time.
+    fn turns_from_lengths(&mut self, error: &SourceError) -> bool {
+        let is_wrong = matches!(error, SourceError::NotVideo { detail, .. } if detail.contains(multipart::NO_BOUNDARY));
+        if !is_wrong || !matches!(self.settings.location, Location::Http(_)) || self.lengths == Lengths::Ignored {
+            return false;
+        }
+        self.lengths = Lengths::Ignored;
+        tracing::info!(stream = %self.settings.id, "its pictures are not as long as it says, finding them by their own marks");
+        true
     }
 
     fn retry(&mut self) -> Ended {
@@ -252,7 +282,7 @@ impl Source {
                     connect_diagnosis::explain(error, location, tls, &self.shutdown)
                 }
             };
-            if self.turns_to_polling(&error) || self.turns_to_udp() {
+            if self.turns_to_polling(&error) || self.turns_from_lengths(&error) || self.turns_to_udp() {
                 continue;
             }
             // Software cannot be blamed: this happens once in a while, not in a circle.
@@ -269,6 +299,7 @@ impl Source {
                     self.backoff.reset();
                 }
                 told.clear();
+                self.login_polled = false;
             }
             let hanging = self.abandoned.count();
             let wait = match error.decision(&self.settings.location) {
@@ -288,6 +319,11 @@ impl Source {
             self.status.set(StreamState::Down { error: text.clone() });
             // A camera that is away for a week says so once.
             let shown = rounding::duration(wait);
+            let text = match error {
+                // Refused by one way of asking and by the other, it is the same trouble.
+                SourceError::Credentials { .. } => "credentials".to_owned(),
+                _ => text,
+            };
             if told == text {
                 tracing::debug!(stream = %self.settings.id, %error, wait = ?shown, "still down");
             } else {
@@ -319,12 +355,13 @@ impl Source {
         if self.polled {
             return polled_stills::run(&settings, &self.feed, &self.shutdown);
         }
-        self.session = Arc::default();
+        self.session = Arc::new(self.session.next(&settings));
         let connection = Connection {
             settings: &settings,
             feed: &self.feed,
             shutdown: &self.shutdown,
             session: Arc::clone(&self.session),
+            lengths: self.lengths,
         };
         let result = connection.run(&mut self.abandoned);
         self.built |= !matches!(result, Err(SourceError::Template { .. }));
@@ -335,7 +372,14 @@ impl Source {
     fn look_up_password(&mut self) -> bool {
         let Some(file) = &self.settings.password_file else { return false };
         match Secret::read(file) {
-            Ok(password) => self.settings.password.replace(password.clone()) != Some(password),
+            Ok(password) => {
+                let changed = self.settings.password.replace(password.clone()) != Some(password);
+                if changed && std::mem::take(&mut self.login_polled) {
+                    // Neither way has been tried with this one.
+                    self.polled = false;
+                }
+                changed
+            }
             Err(error) => {
                 tracing::debug!(stream = %self.settings.id, file = %file.display(), %error, "the password stays as it was");
                 false

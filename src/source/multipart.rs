@@ -1,5 +1,5 @@
 //! Multipart pictures that a browser shows although multipartdemux does not: without a first boundary, without dashes before it, with parts that do not say
-//! what they are or say `image/jpg`. And answers that say that they are one picture: a decoder would take each piece that comes for a whole one, so they are called what
+//! what they are or say `image/jpg`, or are not as long as they say. And answers that say that they are one picture: a decoder would take each piece that comes for a whole one, so they are called what
 //! they are before anything of them comes.
 //!
 //! In: the first bytes of a web source that says that it sends parts, on its streaming thread, held until they tell how it does. Out: the same
@@ -30,8 +30,20 @@ enum Parts {
     Unknown,
 }
 
+/// Whether what parts say of their length (`Content-Length`) is believed, as multipartdemux does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Lengths {
+    #[default]
+    Believed,
+    /// It has turned out to be wrong: pictures are found by their own marks wherever there are some.
+    Ignored,
+}
+
+/// What multipartdemux says where a part does not end as it should by its length.
+pub(super) const NO_BOUNDARY: &str = "Boundary not found";
+
 /// What the beginning of a multipart body tells.
-fn judge(bytes: &[u8]) -> Parts {
+fn judge(bytes: &[u8], lengths: Lengths) -> Parts {
     let picture = memchr::memmem::find(bytes, PICTURE);
     let header = bytes.get(..picture.unwrap_or(bytes.len())).unwrap_or_default();
     // Without a zero or such, what stands before a picture is text.
@@ -41,7 +53,7 @@ fn judge(bytes: &[u8]) -> Parts {
     let ended = ["\r\n\r\n", "\n\n"].iter().any(|end| text.contains(end));
     let proper = line.trim_end().len() > 2 && line.starts_with("--") && content_type(rest).is_some_and(is_known);
     match picture {
-        _ if proper && ended => Parts::AsTheyShould,
+        _ if proper && ended && lengths == Lengths::Believed => Parts::AsTheyShould,
         Some(_) => Parts::Sloppy,
         None if bytes.len() < LOOK_AT => Parts::Unknown,
         None => Parts::AsTheyShould,
@@ -79,7 +91,7 @@ struct Held {
 pub(super) const STILL: &str = "a still picture";
 
 /// Watches `source`, which fetches from the web; `stills`: whether answers that are one picture are called so. To be called before the pipeline runs.
-pub(super) fn watch(source: &gst::Element, stills: bool) {
+pub(super) fn watch(source: &gst::Element, stills: bool, lengths: Lengths) {
     let Some(pad) = source.static_pad("src") else { return };
     let (held, pushing) = (Mutex::new(Held::default()), AtomicBool::new(false));
     let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
@@ -118,7 +130,7 @@ pub(super) fn watch(source: &gst::Element, stills: bool) {
                     held.bytes.extend(bytes.iter().take(room));
                 }
                 held.buffers.push(buffer.clone());
-                if judge(&held.bytes) == Parts::Unknown {
+                if judge(&held.bytes, lengths) == Parts::Unknown {
                     info.data.take();
                     return gst::PadProbeReturn::Handled;
                 }
@@ -130,7 +142,7 @@ pub(super) fn watch(source: &gst::Element, stills: bool) {
         drop(held);
         // A pad has one streaming thread at a time, which comes back through this probe while it pushes.
         pushing.store(true, Ordering::Relaxed);
-        if judge(&bytes) == Parts::Sloppy {
+        if judge(&bytes, lengths) == Parts::Sloppy {
             if let Err(error) = find_pictures(pad) {
                 tracing::debug!(error = %error.message, "no parser for pictures that stand one after another");
             }
@@ -190,7 +202,7 @@ mod tests {
     use super::*;
 
     fn of(head: &str) -> Parts {
-        judge(&[head.as_bytes(), PICTURE].concat())
+        judge(&[head.as_bytes(), PICTURE].concat(), Lengths::Believed)
     }
 
     #[test]
@@ -203,8 +215,8 @@ mod tests {
         ] {
             assert_eq!(of(head), Parts::AsTheyShould, "{head:?}");
         }
-        assert_eq!(judge(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"), Parts::AsTheyShould);
-        assert_eq!(judge(&[b'a'; LOOK_AT]), Parts::AsTheyShould);
+        assert_eq!(judge(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n", Lengths::Believed), Parts::AsTheyShould);
+        assert_eq!(judge(&[b'a'; LOOK_AT], Lengths::Believed), Parts::AsTheyShould);
     }
 
     #[test]
@@ -222,14 +234,22 @@ mod tests {
             "--frame\r\nContent-Type: image/jpeg\r\n",
         ] {
             assert_eq!(of(head), Parts::Sloppy, "{head:?}");
-            assert_eq!(judge(head.as_bytes()), Parts::Unknown, "{head:?}");
+            assert_eq!(judge(head.as_bytes(), Lengths::Believed), Parts::Unknown, "{head:?}");
         }
+    }
+
+    #[test]
+    fn where_lengths_are_wrong_pictures_are_found_by_their_marks() {
+        let head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(judge(head, Lengths::Ignored), Parts::Unknown);
+        assert_eq!(judge(&[head, PICTURE].concat(), Lengths::Ignored), Parts::Sloppy);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_fail(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            judge(&bytes);
+            judge(&bytes, Lengths::Believed);
+            judge(&bytes, Lengths::Ignored);
         }
     }
 }

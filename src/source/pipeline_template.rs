@@ -13,9 +13,9 @@ use gstreamer_app as gst_app;
 
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
-use super::{
-    Decode, Location, Pace, SourceSettings, Transport, camera_tls, multipart, picture, rtsp_session, scrub, web_proxy,
-};
+use super::multipart::{self, Lengths};
+use super::{Decode, Location, Pace, SourceSettings, Transport, camera_tls, picture, rtsp_session, scrub, web_proxy};
+use crate::platform::secret::Secret;
 use crate::platform::userinfo;
 
 /// Longer templates are not templates.
@@ -56,8 +56,8 @@ fn path(settings: &SourceSettings) -> PathBuf {
     settings.templates.join(name)
 }
 
-/// Builds the pipeline for `settings`.
-pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceError> {
+/// Builds the pipeline for `settings`; `lengths` as [`multipart::watch`] has them.
+pub(super) fn build(settings: &SourceSettings, lengths: Lengths, at: &At) -> Result<Parts, SourceError> {
     let path = path(settings);
     let wrong = |detail: String| SourceError::Template { at: at.clone(), detail };
     let text = read(&path).map_err(|error| match error {
@@ -104,7 +104,7 @@ pub(super) fn build(settings: &SourceSettings, at: &At) -> Result<Parts, SourceE
         .into_iter()
         .flatten()
         .filter(from_web)
-        .for_each(|element| multipart::watch(&element, !own));
+        .for_each(|element| multipart::watch(&element, !own, lengths));
     let source = pipeline.by_name("source");
     match (&source, &settings.location) {
         (Some(source), location) => configure_source(source, settings, location).map_err(|e| in_file(&e))?,
@@ -226,15 +226,6 @@ fn configure_sink(sink: &gst_app::AppSink) {
     sink.set_property("wait-on-eos", false);
 }
 
-/// Whether souphttpsrc survives what the variable says: one that it cannot parse ends the process as soon as it connects.
-fn is_proxy(variable: Option<&str>) -> bool {
-    let Some(text) = variable else { return true };
-    let address = if text.starts_with("http://") { text.to_owned() } else { format!("http://{text}") };
-    // GLib knows no stray `%`, which others let pass.
-    let hex = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
-    text.is_empty() || (userinfo::parse(&address).is_ok() && address.split('%').skip(1).all(hex))
-}
-
 fn configure_source(source: &gst::Element, settings: &SourceSettings, location: &Location) -> Result<(), String> {
     match location {
         Location::Rtsp(url) | Location::Http(url) | Location::Rtmp(url) => {
@@ -255,7 +246,9 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     if let Some(user) = &user {
         set(source, user_property, user.as_str())?;
     }
-    if let Some(password) = &password {
+    // An empty password is one, which cameras have as they come: without any, nobody is logged in.
+    let empty = || (user.is_some() && password_property == "user-pw").then(|| Secret::new(""));
+    if let Some(password) = password.or_else(empty) {
         set(source, password_property, password.expose())?;
     }
     if matches!(location, Location::Rtsp(_) | Location::Http(_)) {
@@ -267,7 +260,7 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     if matches!(location, Location::Rtsp(_)) {
         set_transport(source, settings.transport)?;
     }
-    if source.has_property("proxy") && !is_proxy(std::env::var("http_proxy").ok().as_deref()) {
+    if source.has_property("proxy") && !web_proxy::is_proxy(std::env::var("http_proxy").ok().as_deref()) {
         tracing::warn!(stream = %settings.id, "`http_proxy` is not the address of a proxy, going without");
         set(source, "proxy", "")?;
     } else if let Location::Http(url) = location
@@ -389,16 +382,6 @@ fn do_not_wait_for_more_parts(element: &gst::Element) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_proxy_that_is_no_address_is_told_apart() {
-        for good in [None, Some(""), Some("10.0.0.1:3128"), Some("http://u:p%40@h:3128/")] {
-            assert!(is_proxy(good), "{good:?}");
-        }
-        for bad in ["http://u:p%%@h:3128", "http://u:p%zz@h", "http://[::1"] {
-            assert!(!is_proxy(Some(bad)), "{bad}");
-        }
-    }
 
     #[test]
     fn a_template_that_cannot_be_read_just_now_is_not_a_wrong_one() {

@@ -18,7 +18,7 @@ use super::error::{At, SourceError};
 use super::http_login::Login;
 use super::pipeline_tap::PipelineTap;
 use super::run_with_timeout::{Late, run_with_timeout};
-use super::{CameraTls, Location, SourceSettings, pinned_https, scrub};
+use super::{CameraTls, Location, SourceSettings, pinned_https, scrub, web_proxy};
 use crate::frame::still_image::{self, Animated, StillImageError};
 use crate::frame::{Picture, coded_size};
 use crate::platform::secret::Secret;
@@ -112,7 +112,8 @@ impl Poller {
             return Err(SourceError::SinglePicture { at });
         };
         let (user, password) = scrub::credentials(settings);
-        let credentials = user.zip(password);
+        // An empty password is one, as for GStreamer's sources.
+        let credentials = user.map(|user| (user, password.unwrap_or_else(|| Secret::new(""))));
         let untrusted = |detail| SourceError::Certificate { at: at.clone(), detail };
         let (trusted, pinned) = match &settings.tls {
             CameraTls::System => (tls::of_the_system().0, None),
@@ -130,6 +131,7 @@ impl Poller {
             .http_status_as_error(false)
             // With credentials they would leak to another host.
             .max_redirects(if credentials.is_some() { 0 } else { 5 })
+            .proxy(web_proxy::for_agent(url))
             .user_agent(concat!("vtagd/", env!("CARGO_PKG_VERSION")))
             .timeout_global(Some(REQUEST_TIMEOUT))
             .build();

@@ -116,7 +116,7 @@ impl Message<'_> {
         unsafe { ffi::gst_rtsp_message_remove_header(self.0, field, -1) };
     }
 
-    /// The body, where it is text.
+    /// The body as text, a character for each byte ([`by_bytes`]): what it is written in is not said, and what is not changed goes on as it came.
     pub fn body(&self) -> Option<String> {
         let (mut data, mut size) = (null_mut(), 0);
         // SAFETY: the bytes stay the message's, and are copied before it is changed.
@@ -127,13 +127,14 @@ impl Message<'_> {
             }
             let bytes = std::slice::from_raw_parts(data, size as usize);
             // A C string ends with a zero, which GStreamer counts.
-            std::str::from_utf8(bytes).ok().map(|text| text.trim_end_matches('\0').to_owned())
+            Some(by_bytes(bytes).trim_end_matches('\0').to_owned())
         }
     }
 
-    /// The same with a zero behind it, as GStreamer has its own.
-    pub fn set_body(&mut self, body: &[u8]) {
-        let body = [body, &[0]].concat();
+    /// The same as [`Self::body`] gives it; with a zero behind it, as GStreamer has its own.
+    pub fn set_body(&mut self, body: &str) {
+        let bytes = body.chars().filter_map(|byte| u8::try_from(byte).ok());
+        let body: Vec<u8> = bytes.chain([0]).collect();
         let Ok(length) = u32::try_from(body.len()) else { return };
         // SAFETY: the bytes are copied.
         unsafe { ffi::gst_rtsp_message_set_body(self.0, body.as_ptr(), length) };
@@ -145,6 +146,11 @@ impl Message<'_> {
         // SAFETY: without bytes nothing is copied.
         unsafe { ffi::gst_rtsp_message_set_body(self.0, std::ptr::null(), 0) };
     }
+}
+
+/// A character for each byte, as Latin-1 has them.
+pub(super) fn by_bytes(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
 }
 
 /// # Safety

@@ -13,8 +13,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use parking_lot::Mutex;
 
-use super::rtsp_message::{Message, Method};
-use super::sdp;
+use super::rtsp_message::{self, Message, Method};
+use super::sdp::{self, Groups};
+use super::{Location, SourceSettings, Transport};
 
 /// What a session lasts without a request where the camera does not say (RFC 2326, 12.37).
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,6 +40,7 @@ enum KeepAlive {
 
 #[derive(Debug, Default)]
 struct State {
+    groups: Groups,
     timeout: Option<Duration>,
     method: KeepAlive,
     playing: bool,
@@ -96,6 +98,15 @@ thread_local! {
 }
 
 impl RtspSession {
+    /// The next session with the camera of `settings`, after this one: how it is kept alive is known.
+    pub fn next(&self, settings: &SourceSettings) -> Self {
+        // What a pipeline of a user's own asks for, its text says.
+        let multicast =
+            settings.transport == Transport::Multicast || matches!(settings.location, Location::Template(_));
+        let groups = if multicast { Groups::Kept } else { Groups::Dropped };
+        Self(Mutex::new(State { groups, method: self.0.lock().method, ..State::default() }))
+    }
+
     /// Does `work`; an rtspsrc that is made in it has this session.
     pub fn of_those_made_by<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
         let before = NEXT.replace(Some(Arc::clone(self)));
@@ -183,8 +194,9 @@ impl RtspSession {
             Some(Method::Describe) if ok => {
                 let base = [Message::CONTENT_BASE, Message::CONTENT_LOCATION].map(|field| response.headers(field));
                 let base = base.into_iter().find(|base| base.contains("://")).unwrap_or_else(|| request.uri());
-                if let Some(mended) = response.body().and_then(|body| sdp::mended(&body, &base)) {
-                    response.set_body(mended.as_bytes());
+                let base = rtsp_message::by_bytes(base.as_bytes());
+                if let Some(mended) = response.body().and_then(|body| sdp::mended(&body, &base, state.groups)) {
+                    response.set_body(&mended);
                 }
             }
             Some(Method::Setup) if ok => {
@@ -211,24 +223,38 @@ impl RtspSession {
     }
 }
 
-/// The timeout in a header `Session: 1234;timeout=60`.
+/// The timeout in a header `Session: 1234;timeout=60`; some write it `"60"`, or `60s`.
 fn announced(session: &str) -> Option<Duration> {
     let seconds = session.split(';').find_map(|part| {
         let (name, value) = part.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().parse::<u64>().ok())?
+        let value = value.trim_matches(|letter: char| letter == '"' || letter.is_whitespace());
+        let digits = value.split(|letter: char| !letter.is_ascii_digit()).next()?;
+        name.trim().eq_ignore_ascii_case("timeout").then(|| digits.parse::<u64>().ok())?
     })?;
     (seconds > 0).then(|| Duration::from_secs(seconds.clamp(TIMEOUTS.0, TIMEOUTS.1)))
 }
 
-/// What the answer to SETUP should have said where it leaves out over which channels it will send: over those that it was asked for.
+/// What the answer to SETUP should have said where it leaves out over which channels it will send, which are those that it was asked for, or that it is over
+/// this connection at all, or has blanks: rtspsrc takes it for another way then. `None`: it is well.
 fn transport(asked: &str, answered: &str) -> Option<String> {
-    let part = |text: &str| text.split(';').find(|part| part.trim().starts_with("interleaved=")).map(str::to_owned);
-    let channels = part(asked)?;
-    if answered.trim().is_empty() {
-        return Some(asked.to_owned());
+    let own = channels(asked)?;
+    let (given, tcp) = (channels(answered), answered.to_ascii_uppercase().contains("TCP"));
+    if given.is_none() && !tcp && !answered.trim().is_empty() {
+        return None;
     }
-    (answered.to_ascii_uppercase().contains("TCP") && part(answered).is_none())
-        .then(|| format!("{};{}", answered.trim_end_matches(';'), channels.trim()))
+    let plain = answered.to_ascii_lowercase();
+    let plain = plain.contains("/tcp") && plain.contains(";interleaved=") && !plain.contains(char::is_whitespace);
+    let kind = asked.split(';').next()?.trim();
+    (!plain || given.is_none()).then(|| format!("{kind};unicast;interleaved={}", given.unwrap_or(own)))
+}
+
+/// The channels `0-1` of a transport `RTP/AVP/TCP;unicast;interleaved=0-1`.
+fn channels(transport: &str) -> Option<&str> {
+    let value = transport.split(';').find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("interleaved").then(|| value.trim())
+    });
+    value.filter(|value| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
 }
 
 /// From now on every rtspsrc has an extension of ours. GStreamer must have been initialised, and no rtspsrc have been made: the list of extensions
@@ -349,6 +375,11 @@ mod tests {
             ("1234; Timeout = 5 ;x", Some(5)),
             ("1;timeout=0", None),
             ("1;timeout=x", None),
+            ("1;timeout=\"10\"", Some(10)),
+            ("1; timeout = \" 10 \"", Some(10)),
+            ("1;timeout=10s", Some(10)),
+            ("1;timeout=10.5", Some(10)),
+            ("1;timeout=\"\"", None),
             ("1;timeout=1", Some(2)),
             ("1;timeout=99999999", Some(600)),
         ] {
@@ -365,5 +396,26 @@ mod tests {
         assert_eq!(of("").as_deref(), Some(asked));
         assert_eq!(of("RTP/AVP;unicast;client_port=1-2"), None);
         assert_eq!(transport("RTP/AVP;unicast;client_port=1-2", "RTP/AVP/TCP"), None);
+    }
+
+    #[test]
+    fn an_answer_over_this_connection_is_written_as_rtspsrc_reads_it() {
+        let of = |answered| transport("RTP/AVP/TCP;unicast;interleaved=0-1", answered);
+        for (answered, channels) in [
+            ("RTP/AVP/TCP; unicast; interleaved=2-3", "2-3"),
+            ("RTP/AVP;unicast;interleaved=2-3", "2-3"),
+            ("RTP/AVP;unicast;Interleaved = 2-3 ;ssrc=1", "2-3"),
+            ("RTP/AVP/TCP;unicast;interleaved=2-3 ", "2-3"),
+            ("RTP/AVP/TCP;unicast;interleaved=;mode=play", "0-1"),
+            ("RTP/AVP/TCP;unicast;interleaved=x-y", "0-1"),
+            ("TCP", "0-1"),
+        ] {
+            assert_eq!(of(answered), Some(format!("RTP/AVP/TCP;unicast;interleaved={channels}")), "{answered}");
+        }
+        for plain in ["RTP/AVP/TCP;unicast;interleaved=0-1;ssrc=00000001;mode=\"PLAY\"", "rtp/avp/tcp;Interleaved=2-3"]
+        {
+            assert_eq!(of(plain), None, "{plain}");
+        }
+        assert_eq!(of("RTP/AVP;multicast;destination=239.1.2.3;port=1-2"), None);
     }
 }

@@ -1,5 +1,7 @@
 //! A camera's description of its streams (SDP), mended where rtspsrc is stricter than cameras are. Pure.
 
+use std::net::IpAddr;
+
 /// RTP's own clock for pictures (RFC 3551 and those of each format): nothing else is allowed, whatever is said.
 const CLOCK: u32 = 90_000;
 
@@ -21,19 +23,32 @@ const FORMATS: [&str; 14] = [
     "VP9",
 ];
 
-/// `description` with an address (`a=control`) for each medium that has none, and the clock that a picture format has by its standard; `None` where
-/// nothing is amiss. A medium without an address has the session's, and if that is none either, `base`.
-pub(super) fn mended(description: &str, base: &str) -> Option<String> {
+/// What becomes of a multicast group that a description names (`c=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Groups {
+    /// It is where nothing is sent: rtspsrc would ask for multicast alone, and for nothing at all where that was not wanted.
+    #[default]
+    Dropped,
+    Kept,
+}
+
+/// `description` with an address (`a=control`) for each medium that has none, the clock that a picture format has by its standard, and no multicast groups
+/// unless they are kept; `None` where nothing is amiss. A medium without an address has the session's, and if that is none either, `base`.
+pub(super) fn mended(description: &str, base: &str, groups: Groups) -> Option<String> {
     let lines: Vec<&str> = description.lines().collect();
     let first = lines.iter().position(|line| line.starts_with("m=")).unwrap_or(lines.len());
     let (session, media) = lines.split_at(first);
     let sessions = session.iter().find_map(|line| control(line)).filter(|control| control.contains("://"));
     let address = sessions.unwrap_or(base);
-    let mut mended: Vec<String> = session.iter().map(|line| (*line).to_owned()).collect();
+    let connected = |line: &str| match groups {
+        Groups::Dropped => without_group(line),
+        Groups::Kept => line.to_owned(),
+    };
+    let mut mended: Vec<String> = session.iter().map(|line| connected(line)).collect();
     for medium in media.chunk_by(|_, next| !next.starts_with("m=")) {
         let pictures = medium.first().is_some_and(|line| line.starts_with("m=video"));
-        let with_clock = |line: &&str| if pictures { clocked(line) } else { (*line).to_owned() };
-        mended.extend(medium.iter().map(with_clock));
+        let whole = |line: &&str| if pictures { clocked(&connected(line)) } else { connected(line) };
+        mended.extend(medium.iter().map(whole));
         if !medium.iter().any(|line| control(line).is_some()) {
             mended.push(format!("a=control:{address}"));
         }
@@ -43,7 +58,21 @@ pub(super) fn mended(description: &str, base: &str) -> Option<String> {
 }
 
 fn control(line: &str) -> Option<&str> {
-    line.strip_prefix("a=control:").map(str::trim).filter(|control| !control.is_empty())
+    line.strip_prefix("a=control:").map(str::trim_ascii).filter(|control| !control.is_empty())
+}
+
+/// A line `c=IN IP4 239.1.2.3/127` with the address of nobody.
+fn without_group(line: &str) -> String {
+    let is_group = || {
+        let address = line.strip_prefix("c=")?.split_ascii_whitespace().nth(2)?;
+        let address: IpAddr = address.split('/').next()?.parse().ok()?;
+        address.is_multicast().then_some(address)
+    };
+    match is_group() {
+        Some(IpAddr::V4(_)) => "c=IN IP4 0.0.0.0".to_owned(),
+        Some(IpAddr::V6(_)) => "c=IN IP6 ::".to_owned(),
+        None => line.to_owned(),
+    }
 }
 
 /// A line `a=rtpmap:96 H264/1000` with the clock that H.264 has.
@@ -65,6 +94,10 @@ mod tests {
     use super::*;
 
     const BASE: &str = "rtsp://10.0.0.1/cam/";
+
+    fn mended(description: &str, base: &str) -> Option<String> {
+        super::mended(description, base, Groups::Dropped)
+    }
 
     #[test]
     fn what_is_well_is_left_alone() {
@@ -90,9 +123,19 @@ mod tests {
         assert!(mended.contains("96 h264/90000") && mended.contains("PCMA/8000"), "{mended}");
     }
 
+    #[test]
+    fn nothing_is_sent_to_a_group_unless_it_is_kept() {
+        let text = "v=0\nc=IN IP4 239.1.2.3/127\nm=video 0 RTP/AVP 96\nc=IN IP6 ff15::101/3\na=control:a\n";
+        let expected = "v=0\r\nc=IN IP4 0.0.0.0\r\nm=video 0 RTP/AVP 96\r\nc=IN IP6 ::\r\na=control:a\r\n";
+        assert_eq!(mended(text, BASE).as_deref(), Some(expected));
+        assert_eq!(super::mended(text, BASE, Groups::Kept), None);
+        let alone = "c=IN IP4 10.0.0.1\nc=IN IP6 fe80::1\nc=IN IP4 cam.lan\nc=\n";
+        assert_eq!(mended(alone, BASE), None);
+    }
+
     proptest! {
         #[test]
-        fn no_text_makes_it_fail_and_what_is_mended_stays_so(text in "([vmas]=[a-z:/*0-9 ]{0,20}\r?\n){0,12}") {
+        fn no_text_makes_it_fail_and_what_is_mended_stays_so(text in "([vmasc]=[a-z:/*0-9 .]{0,20}\r?\n){0,12}") {
             if let Some(once) = mended(&text, BASE) {
                 prop_assert_eq!(mended(&once, BASE), None);
             }

@@ -60,6 +60,9 @@ fn the_streams_own_token_is_good_for_its_route_alone_and_bad_pictures_are_refuse
         ("/api/v1/streams/d%6For/frames", None, "image/png", &b"x"[..], 401),
         ("/api/v1/streams/d%6For/frames", Some(&*bearer), "image/png", &cat, 202),
         (ROUTE, Some(&bearer), "text/plain", &cat, 415),
+        // As some cameras call what they send.
+        (ROUTE, Some(&bearer), "application/octet-stream", &cat, 202),
+        (ROUTE, Some(&bearer), "application/octet-stream", b"nothing", 422),
         (ROUTE, Some(&bearer), "image/png", &cat[..1000], 422),
         (ROUTE, Some(&bearer), "image/png", b"nothing", 422),
         ("/api/v1/streams/open/frames", None, "image/png", &cat, 202),

@@ -63,6 +63,30 @@ fn a_camera_that_refuses_get_parameter_is_asked_for_its_options_from_then_on() {
     }
 }
 
+/// Its first session ends, as requests behind the one that it leaves unanswered are not sent.
+#[test]
+fn a_camera_that_leaves_get_parameter_unanswered_is_asked_for_its_options_in_later_sessions() {
+    let odd = Odd { get_parameter: "", session: "1;timeout=4", timeout: Some(Duration::from_secs(4)), ..Odd::camera() };
+    let requests = Arc::clone(&odd.requests);
+    let running = Running::start(watched(odd));
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let all = requests.lock().unwrap().clone();
+        let sessions: Vec<&[String]> = all.split(|method| method == "PLAY").skip(1).collect();
+        if let [first, second] = sessions[..]
+            && second.len() >= 5
+        {
+            assert_eq!(first[0], "GET_PARAMETER", "{all:?}");
+            assert!(second.iter().all(|method| method == "OPTIONS"), "{all:?}");
+            let report = running.report();
+            assert_eq!((report.state, report.reconnects), (StreamState::Up, 1));
+            return;
+        }
+        assert!(sessions.len() < 3 && Instant::now() < deadline, "{all:?}, {:?}", running.report());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn no_gaps(frames: &[Seen], most: Duration) {
     let gap = frames.windows(2).map(|pair| pair[1].captured - pair[0].captured).max().unwrap();
     assert!(gap < most, "{gap:?} without a picture");
@@ -201,7 +225,12 @@ fn media_without_an_address_of_their_own_are_asked_for_at_the_sessions() {
 
 #[test]
 fn a_camera_that_does_not_say_where_it_will_send_sends_where_it_was_asked_to() {
-    for transport in [|_: &str| "RTP/AVP/TCP;unicast".to_owned(), |_: &str| String::new()] {
+    for transport in [
+        |_: &str| "RTP/AVP/TCP;unicast".to_owned(),
+        |_: &str| String::new(),
+        |_: &str| "RTP/AVP/TCP; unicast; interleaved=0-1".to_owned(),
+        |_: &str| "RTP/AVP;unicast;interleaved=0-1".to_owned(),
+    ] {
         let running = Running::start(watched(Odd { transport, ..Odd::camera() }));
         running.wait_frames(10);
         undisturbed(&running);
@@ -230,6 +259,28 @@ fn a_camera_that_sends_every_packet_twice_is_watched() {
         }
     };
     let running = Running::start(watched(Odd { play: Box::new(play), ..Odd::camera() }));
+    no_gaps(&running.wait_frames(50), Duration::from_secs(10));
+    undisturbed(&running);
+}
+
+/// Over the connection, although it says that it sends to a group; in the session's part, and in the medium's.
+#[test]
+fn a_camera_that_describes_a_group_is_watched_over_its_connection() {
+    for description in [
+        |text: String| text.replace("c=IN IP4 0.0.0.0", "c=IN IP4 239.1.2.3/127"),
+        |text: String| text.replace("a=control", "c=IN IP4 239.1.2.3/127\r\na=control"),
+        |text: String| text.replace("c=IN IP4 0.0.0.0", "c=IN IP6 ff15::101"),
+    ] {
+        let running = Running::start(watched(Odd { description, ..Odd::camera() }));
+        running.wait_frames(10);
+        undisturbed(&running);
+    }
+}
+
+#[test]
+fn a_description_in_latin_1_is_mended_like_another() {
+    let description = |text: String| text.replace("s=x", "s=T\u{fc}r").replace("H264/90000", "H264/1000");
+    let running = Running::start(watched(Odd { description, ..Odd::camera() }));
     no_gaps(&running.wait_frames(50), Duration::from_secs(10));
     undisturbed(&running);
 }

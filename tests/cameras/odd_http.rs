@@ -29,7 +29,7 @@ struct Manner {
 const MIXED: &str = "multipart/x-mixed-replace;boundary=frame";
 
 /// As the issue of each was told; in the first ones nothing is amiss.
-const MANNERS: [(&str, Manner); 12] = [
+const MANNERS: [(&str, Manner); 15] = [
     (
         "as it should be",
         Manner {
@@ -96,6 +96,30 @@ const MANNERS: [(&str, Manner); 12] = [
             kind: "multipart/x-mixed-replace",
             before: |_, _| "Content-Type: image/jpeg\r\n\r\n".to_owned(),
             behind: "\r\n--x\r\n",
+        },
+    ),
+    (
+        "said to be shorter",
+        Manner {
+            kind: MIXED,
+            before: |_, size| format!("--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", size - 7),
+            behind: "\r\n",
+        },
+    ),
+    (
+        "said to be longer",
+        Manner {
+            kind: MIXED,
+            before: |_, size| format!("--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", size + 100),
+            behind: "\r\n",
+        },
+    ),
+    (
+        "the same length every time",
+        Manner {
+            kind: MIXED,
+            before: |_, _| "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 2000\r\n\r\n".to_owned(),
+            behind: "\r\n",
         },
     ),
     (

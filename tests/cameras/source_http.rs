@@ -88,6 +88,16 @@ fn credentials_are_sent_when_asked_for_and_their_refusal_is_told_without_them() 
 }
 
 #[test]
+fn a_user_without_a_password_is_logged_in_with_an_empty_one() {
+    let server = Server::start(|request, stream| match request.authorization() {
+        Some("Basic YWRtaW46") => multipart(stream, 1000), // admin:
+        _ => respond(stream, "401 Unauthorized", "WWW-Authenticate: Basic realm=\"camera\"\r\n", b""),
+    });
+    let settings = SourceSettings { username: Some("admin".into()), ..http(server.url("/mjpeg")) };
+    Running::start(settings).wait_frames(3);
+}
+
+#[test]
 fn credentials_do_not_follow_a_redirect_to_another_host() {
     let thief = Server::start(|request, stream| {
         let header = if request.authorization().is_some() { "X-Stolen: yes\r\n" } else { "" };
@@ -246,6 +256,27 @@ fn a_live_stream_in_pieces_of_mp4_does_not_end_as_a_recording_does() {
     let (ended, seen, _) = Running::start(http(server.url("/list.m3u8"))).wait_end();
     assert_eq!(ended, Ended::EndOfFile);
     assert!(seen.len() > 20, "{}", seen.len());
+}
+
+/// Whoever may add a stream may not look at this machine's files by it.
+#[test]
+fn a_playlist_on_the_web_that_names_a_file_of_this_machine_shows_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clip.ts");
+    crate::common::recorder::make(&format!(
+        "videotestsrc num-buffers=50 ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 ! \
+         x264enc key-int-max=10 bframes=0 ! h264parse ! mpegtsmux ! filesink location=\"{}\"",
+        path.display()
+    ));
+    let list = format!(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n",
+        Url::from_file_path(path).unwrap()
+    );
+    let (server, asked) = serving("application/vnd.apple.mpegurl", list.into_bytes());
+    let running = Running::start(http(server.url("/list.m3u8")));
+    let error = running.wait_down();
+    assert!(error.contains("names a file or device of this machine"), "{error}");
+    assert!(running.frames().is_empty() && asked.load(Ordering::Relaxed) > 0);
 }
 
 #[test]

@@ -70,6 +70,20 @@ fn the_right_password_is_accepted_by_basic_and_digest_cameras() {
     }
 }
 
+/// As many cameras have theirs when they come out of the box.
+#[test]
+fn an_empty_password_is_a_password() {
+    for digest in [false, true] {
+        let auth = Auth { user: "admin".into(), password: String::new(), digest };
+        let camera = Camera::start(Content::pattern(160, 120), Codec::H264, Some(auth));
+        Running::start(SourceSettings { username: Some("admin".into()), ..rtsp(camera.url()) }).wait_frames(3);
+        let mut url = camera.url();
+        url.set_username("admin").unwrap();
+        url.set_password(Some("")).unwrap();
+        Running::start(rtsp(url)).wait_frames(3);
+    }
+}
+
 #[test]
 fn a_wrong_password_is_told_clearly_and_never_shown() {
     for digest in [false, true] {

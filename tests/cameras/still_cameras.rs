@@ -14,6 +14,7 @@ use url::Url;
 use vtagd::frame::view::View;
 use vtagd::pipeline;
 use vtagd::pipeline::intake::StreamPart;
+use vtagd::platform::backoff::Ladder;
 use vtagd::platform::secret::Secret;
 use vtagd::platform::shutdown;
 use vtagd::source::{Location, SourceSettings};
@@ -144,6 +145,8 @@ fn cameras_that_want_a_login_get_it_basic_or_digest() {
         "WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\"\r\n",
         "WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\r\n\
          WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\"\r\n",
+        // Which GStreamer does not know.
+        "WWW-Authenticate: Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\r\n",
     ] {
         let (url, _) = kept(move |request, _| {
             let request = request.to_lowercase();
@@ -160,7 +163,45 @@ fn cameras_that_want_a_login_get_it_basic_or_digest() {
             password: Some(Secret::new("sesame")),
             ..settings(Location::Http(url.into()))
         };
-        Running::with(settings, every(200)).wait_frames(4);
+        let running = Running::with(settings, every(200));
+        running.wait_frames(4);
+        assert_eq!((running.report().state, running.report().reconnects), (StreamState::Up, 0));
+    }
+}
+
+#[test]
+fn a_user_without_a_password_is_logged_in_with_an_empty_one() {
+    let (url, _) = kept(|request, _| match request.to_lowercase().contains("authorization: basic ywrtaw46") {
+        // admin:
+        true => ("200 OK\r\nContent-Type: image/jpeg\r\n".to_owned(), jpeg(9)),
+        false => ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"cam\"\r\n".to_owned(), Vec::new()),
+    });
+    let settings = SourceSettings { username: Some("admin".into()), ..settings(Location::Http(url.into())) };
+    let running = Running::with(settings, every(200));
+    running.wait_frames(4);
+    assert_eq!(running.report().state, StreamState::Up);
+}
+
+/// Cameras lock an account after a few of them.
+#[test]
+fn a_wrong_password_is_shown_once_in_each_way_before_a_long_wait() {
+    for challenge in ["Basic realm=\"cam\"", "Digest realm=\"cam\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256"] {
+        let (url, asked) =
+            kept(move |_, _| (format!("401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\n"), Vec::new()));
+        let settings = SourceSettings {
+            username: Some("viewer".into()),
+            password: Some(Secret::new("wrong-one")),
+            ..settings(Location::Http(url.into()))
+        };
+        // The slow wait is longer than a test waits for anything.
+        let ladder = Ladder::doubling(Duration::from_millis(50), Duration::from_secs(600), Duration::from_secs(600));
+        let running = Running::with(settings, Options { ladder, ..every(200) });
+        let error = running.wait_down();
+        assert!(error.contains("credentials were refused"), "{error}");
+        std::thread::sleep(Duration::from_secs(1));
+        let shown = asked.requests.lock().unwrap().iter().filter(|request| request.contains("authorization:")).count();
+        assert!((1..=2).contains(&shown), "{shown}");
+        running.stop();
     }
 }
 
@@ -253,7 +294,12 @@ fn check_tells_that_still_pictures_are_polled() {
 
 #[test]
 fn a_proxy_for_the_web_is_used_for_the_web_alone_and_not_where_it_is_excepted() {
-    let server = Server::start(|_, stream| respond(stream, "200 OK", "Content-Type: image/jpeg\r\n", &jpeg(5)));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let server = Server::start(move |_, stream| {
+        count.fetch_add(1, Ordering::Relaxed);
+        respond(stream, "200 OK", "Content-Type: image/jpeg\r\n", &jpeg(5))
+    });
     let camera = crate::common::camera::Camera::start(
         crate::common::camera::Content::pattern(160, 120),
         crate::common::camera::Codec::H264,
@@ -261,27 +307,36 @@ fn a_proxy_for_the_web_is_used_for_the_web_alone_and_not_where_it_is_excepted() 
     );
     let config = format!(
         "model: {{ path: none }}\napi: {{ listen: 127.0.0.1:0 }}\noutbox: {{ path: \":memory:\" }}\nsinks: [{{ type: jsonl, path: \"-\" }}]\n\
-         streams:\n  - {{ id: web, url: \"{}\" }}\n  - {{ id: rtsp, url: \"{}\" }}\n",
+         sampling: {{ interval: 300ms }}\nstreams:\n  - {{ id: web, url: \"{}\" }}\n  - {{ id: rtsp, url: \"{}\" }}\n",
         server.url("/x.jpg"),
         camera.url()
     );
     let nobody = format!("http://user:hunter2@127.0.0.1:{}", crate::common::camera::free_port());
-    for excepted in [true, false] {
+    let nobody = nobody.as_str();
+    for (env, wanted) in [
+        ([("http_proxy", nobody), ("no_proxy", "127.0.0.1")].as_slice(), "up"),
+        (&[("http_proxy", nobody), ("no_proxy", "example.org, 127.0.0.1")], "up"),
+        (&[("http_proxy", nobody), ("no_proxy", ""), ("NO_PROXY", "127.0.0.0/8")], "up"),
+        // Meant for others.
+        (&[("HTTPS_PROXY", nobody), ("HTTP_PROXY", nobody), ("ALL_PROXY", nobody)], "up"),
+        (&[("http_proxy", nobody), ("no_proxy", "example.org")], "down"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
-        let no_proxy = if excepted { "127.0.0.1" } else { "example.org" };
-        let env = [("http_proxy", nobody.as_str()), ("no_proxy", no_proxy)];
-        let mut daemon = Daemon::start_with_env(folder.path(), &config, &env);
+        let mut daemon = Daemon::start_with_env(folder.path(), &config, env);
         let state = |daemon: &mut Daemon, id: &str| {
             let streams: serde_json::Value = serde_json::from_str(&daemon.get("/api/v1/streams").1).ok()?;
             let list = streams.as_array().or_else(|| streams["streams"].as_array())?;
             list.iter().find(|stream| stream["id"] == id).cloned()
         };
         eventually("the RTSP camera is up", || state(&mut daemon, "rtsp").filter(|stream| stream["state"] == "up"));
-        let wanted = if excepted { "up" } else { "down" };
         let web = eventually("the other is as it should be", || {
             state(&mut daemon, "web").filter(|stream| stream["state"] == wanted)
         });
-        if !excepted {
+        if wanted == "up" {
+            let before = asked.load(Ordering::Relaxed);
+            eventually("it is polled", || (asked.load(Ordering::Relaxed) >= before + 3).then_some(()));
+            assert_eq!(state(&mut daemon, "web").unwrap()["state"], "up", "{env:?}");
+        } else {
             let error = web["error"].as_str().unwrap();
             assert!(error.contains("through the proxy 127.0.0.1:") && !error.contains("hunter2"), "{error}");
         }

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use url::Url;
@@ -29,10 +29,11 @@ pub struct Odd {
     /// What it says that it can do; empty: it does not say.
     pub public: &'static str,
     pub session: &'static str,
-    /// What it answers GET_PARAMETER.
+    /// What it answers GET_PARAMETER; empty: nothing.
     pub get_parameter: &'static str,
     /// What the transport it is asked for becomes in its answer; empty: it does not say.
     pub transport: fn(&str) -> String,
+    /// Sent in Latin-1.
     pub description: fn(String) -> String,
     pub play: Play,
     /// Hangs up if no request has come for so long.
@@ -100,6 +101,7 @@ fn serve(stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) -> io::Re
 fn converse(mut stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) -> io::Result<()> {
     let whole = Arc::new(Mutex::new(()));
     let mut reader = BufReader::new(stream.try_clone()?);
+    let mut asked = Instant::now();
     loop {
         let mut first = [0];
         reader.read_exact(&mut first)?;
@@ -107,8 +109,14 @@ fn converse(mut stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) ->
             let mut rest = [0; 3];
             reader.read_exact(&mut rest)?;
             io::copy(&mut (&mut reader).take(u64::from(u16::from_be_bytes([rest[1], rest[2]]))), &mut io::sink())?;
+            // Reports are no requests.
+            if matches!(&**behaviour, Behaviour::Odd(odd) if odd.timeout.is_some_and(|timeout| asked.elapsed() > timeout))
+            {
+                return Ok(());
+            }
             continue;
         }
+        asked = Instant::now();
         let mut request = String::from(char::from(first[0]));
         while !request.ends_with("\r\n\r\n") {
             if reader.read_line(&mut request)? == 0 {
@@ -123,6 +131,9 @@ fn converse(mut stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) ->
         if let Behaviour::Odd(odd) = &**behaviour {
             odd.requests.lock().unwrap().push(method.to_owned());
             stream.set_read_timeout(odd.timeout)?;
+            if method == "GET_PARAMETER" && odd.get_parameter.is_empty() {
+                continue;
+            }
             let (mut status, mut more) = ("200 OK", String::new());
             let transport = (odd.transport)(&header("Transport"));
             match method {
@@ -131,7 +142,8 @@ fn converse(mut stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) ->
                 "SETUP" if !transport.is_empty() => more = format!("Transport: {transport}\r\n"),
                 "DESCRIBE" => {
                     let text = (odd.description)(description());
-                    more = format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+                    let length = text.chars().count();
+                    more = format!("Content-Type: application/sdp\r\nContent-Length: {length}\r\n\r\n{text}");
                 }
                 _ => {}
             }
@@ -140,7 +152,7 @@ fn converse(mut stream: TcpStream, behaviour: &Arc<Behaviour>, number: usize) ->
             let text = format!("RTSP/1.0 {status}\r\nCSeq: {}\r\n{session}{more}{end}", header("CSeq"));
             {
                 let _whole = whole.lock().unwrap();
-                stream.write_all(text.as_bytes())?;
+                stream.write_all(&text.chars().map(|letter| letter as u8).collect::<Vec<_>>())?;
             }
             if method == "PLAY" {
                 let (mut packets, behaviour) = (Packets::new(stream.try_clone()?), Arc::clone(behaviour));

@@ -4,14 +4,15 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::Agent;
 use ureq::http::{HeaderName, HeaderValue};
+use ureq::{Agent, Proxy};
 
 use super::WebhookSettings;
 use super::answer::Answer;
 use super::body_template::BodyTemplate;
 use super::signature::Signer;
 use crate::outbox::delivery::Delivery;
+use crate::platform::no_proxy;
 use crate::platform::tls::{self, Trust};
 
 /// Bytes read of an answer's body: enough to use the connection again where an endpoint says a few words.
@@ -45,7 +46,9 @@ impl Client {
     /// # Errors
     /// Certificates, keys or headers that cannot be used.
     pub fn new(settings: &WebhookSettings) -> Result<Self, String> {
+        let proxy = Proxy::try_from_env().filter(|_| !no_proxy::excepts(&settings.url));
         let config = Agent::config_builder()
+            .proxy(proxy)
             .tls_config(tls::of(&settings.trust)?)
             .http_status_as_error(false)
             .max_redirects(0)
