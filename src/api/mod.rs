@@ -50,7 +50,7 @@ use crate::event::live_scores::LiveScores;
 use crate::frame::latest_picture::LatestPictures;
 use crate::frame::pushed_pictures::PushedPictures;
 use crate::infer::Refused;
-use crate::infer::remote::server_link::ServerView;
+use crate::infer::remote::server_view::ServerView;
 use crate::infer::sessions::Plan;
 use crate::outbox::{RecentSince, Report, Status};
 use crate::platform::gpu::Gpu;

@@ -17,7 +17,6 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
@@ -35,8 +34,6 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Whether anybody listens shows at once, or over a network soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Daemons that are asked at the same time.
-const AT_ONCE: usize = 64;
 /// The route that takes a picture or a text, either of which may be wrong.
 const SEARCH: &str = "/api/v1/search";
 /// A daemon that has been asked too often says when to come back: so long is waited at most, within the time for all questions.
@@ -132,6 +129,8 @@ impl DaemonArgs {
 pub struct Daemon {
     host: String,
     port: u16,
+    /// Before the API's own paths, where a gateway serves it below one; begins with a slash, or is empty.
+    base: String,
     tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
     token: Option<Secret>,
     /// Where its address comes from, for messages.
@@ -186,6 +185,7 @@ impl Daemon {
         Ok(Self {
             host: ip.to_string(),
             port,
+            base: String::new(),
             tls: tls.map(|tls| (tls, name)),
             token: reach.token,
             known_from: format!("`api.listen` of {}", file.display()),
@@ -220,16 +220,22 @@ impl Daemon {
             }
             _ => return Err(input("that is neither http:// nor https://")),
         };
-        Ok(Self { host: bare, port, tls, token, known_from: known_from.to_owned() })
+        let base = url.path().trim_end_matches('/').to_owned();
+        Ok(Self { host: bare, port, base, tls, token, known_from: known_from.to_owned() })
     }
 
     /// Its address, for a person.
     pub fn address(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), self.base)
+    }
+
+    /// Host and port.
+    fn authority(&self) -> String {
         if self.host.contains(':') {
-            format!("{scheme}://[{}]:{}", self.host, self.port)
+            format!("[{}]:{}", self.host, self.port)
         } else {
-            format!("{scheme}://{}:{}", self.host, self.port)
+            format!("{}:{}", self.host, self.port)
         }
     }
 
@@ -320,8 +326,11 @@ impl Daemon {
         })
     }
 
-    /// Its answers, if it can be connected to soon.
-    async fn reached(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
+    /// Its answers, if it can be connected to soon: in three seconds; then it has ten for all of them.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn reached(&self, paths: &[&str]) -> Result<Vec<Value>, Unanswered> {
         let connect = TcpStream::connect((self.host.as_str(), self.port));
         let slow = |after: Duration| Unanswered::Failed(format!("{} does not answer within {after:?}", self.address()));
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
@@ -407,8 +416,8 @@ impl Daemon {
         let other = |why: &dyn std::fmt::Display| {
             Unanswered::Failed(format!("{address} does not answer as vtagd does ({why})"))
         };
-        let host = address.split("://").nth(1).unwrap_or_default();
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        let uri = format!("{}{path}", self.base);
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, self.authority());
         if let Some(token) = &self.token {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
                 .map_err(|_| Unanswered::Input("the token holds a character that no header can carry".to_owned()))?;
@@ -462,39 +471,4 @@ impl Daemon {
         };
         answer.map(Reply::Answer)
     }
-}
-
-/// What each of `daemons` answers to a GET of each of `paths`, or why it does not, in their order. [`AT_ONCE`] are asked at a time; one that cannot
-/// be reached costs [`CONNECT_TIMEOUT`], one that is slow ten seconds.
-///
-/// # Errors
-/// When nobody can be asked at all.
-pub fn get_from_each(
-    daemons: &[Arc<Daemon>],
-    paths: &'static [&'static str],
-) -> Result<Vec<Result<Vec<Value>, Unanswered>>, Unanswered> {
-    let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(format!("cannot ask: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
-    let answers = runtime.block_on(async {
-        let room = Arc::new(Semaphore::new(AT_ONCE));
-        let asked: Vec<_> = daemons
-            .iter()
-            .map(|daemon| {
-                let (daemon, room) = (Arc::clone(daemon), Arc::clone(&room));
-                tokio::spawn(async move {
-                    // It is never closed.
-                    let _place = room.acquire().await;
-                    daemon.reached(paths).await
-                })
-            })
-            .collect();
-        let mut answers = Vec::with_capacity(asked.len());
-        for one in asked {
-            answers.push(one.await.unwrap_or_else(|error| Err(failed(&error))));
-        }
-        Ok(answers)
-    });
-    // A name that is still being looked up holds nobody up.
-    runtime.shutdown_background();
-    answers
 }

@@ -2,6 +2,7 @@
 //! and 2 (wrong input or configuration).
 
 mod ask;
+mod ask_many;
 pub mod bench;
 mod calibrate;
 mod calibrate_confirm;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::ask::{Daemon, Unanswered, get_from_each};
+use super::ask::{Daemon, Unanswered};
+use super::ask_many::get_from_each;
 use super::screen::{Screen, table};
 use super::status::{EVERY, LOOKED_AT, of_stream, seen, time};
 use super::{plain, say};
@@ -295,6 +296,9 @@ fn wrong(one: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
     use super::*;
 
     fn boxes(text: &str) -> Result<usize, String> {
@@ -350,6 +354,39 @@ mod tests {
         warnings.retain(|warning| warning.contains("without encryption"));
         assert_eq!((boxes, warnings.len()), (4, 1), "{warnings:?}");
         assert!(warnings[0].contains("boxes.yaml:2") && warnings[0].contains("boxes[0].url"), "{warnings:?}");
+    }
+
+    /// Answers each question on one connection with an empty object, to its end: the questions.
+    fn gateway(listener: &TcpListener) -> Vec<String> {
+        let (stream, _) = listener.accept().unwrap();
+        let (mut from, mut heads) = (BufReader::new(&stream), Vec::new());
+        loop {
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                if from.read_line(&mut head).unwrap_or(0) == 0 {
+                    return heads;
+                }
+            }
+            heads.push(head);
+            let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+        }
+    }
+
+    #[test]
+    fn a_box_behind_a_gateway_is_asked_below_its_path() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap();
+        let asked = std::thread::spawn(move || gateway(&listener));
+        let url = format!("http://{host}/site/edge-1/").parse().unwrap();
+        let daemon = Daemon::at(&url, None, None, "--url").unwrap();
+        assert_eq!(daemon.address(), format!("http://{host}/site/edge-1"));
+        look(&[WatchedBox::unnamed(daemon)]).unwrap();
+        let heads = asked.join().unwrap();
+        assert_eq!(heads.len(), LOOKED_AT.len());
+        for (head, path) in heads.iter().zip(LOOKED_AT) {
+            assert!(head.starts_with(&format!("GET /site/edge-1{path} HTTP/1.1\r\n")), "{head}");
+            assert!(head.contains(&format!("host: {host}\r\n")), "{head}");
+        }
     }
 
     #[test]

@@ -97,9 +97,16 @@ pub fn export(wanted: &TritonExport<'_>, repository: &Path) -> Result<ExportedMo
     } else {
         fs::copy(vision, &model).map_err(disk(&model))?;
     }
+    let beside = vision.parent().unwrap_or(Path::new(""));
     for data in onnx_file::external_data(vision) {
-        // The graph knows them by these names.
-        let to = version.join(data.file_name().unwrap_or_default());
+        // The graph knows them by these paths.
+        let to = version.join(data.strip_prefix(beside).unwrap_or(&data));
+        if to.exists() {
+            let what = format!("its weights lie in {}, where Triton has the model", data.display());
+            return Err(ExportError::Input(format!("{}: {what}; export it anew", vision.display())));
+        }
+        let folder = to.parent().unwrap_or(&version);
+        fs::create_dir_all(folder).map_err(disk(folder))?;
         fs::copy(&data, &to).map_err(disk(&to))?;
     }
     let config = unfinished.path.join("config.pbtxt");

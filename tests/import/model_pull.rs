@@ -98,6 +98,18 @@ fn every_kind_of_checkpoint_is_pulled_and_imported() {
 }
 
 #[test]
+fn a_checkpoint_whose_weights_have_a_name_of_their_own_is_pulled_as_it_is_imported() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut repository = Repository::checkpoint("openclip-vit-pickle");
+    let weights = repository.files.remove("open_clip_pytorch_model.bin").unwrap();
+    repository.files.insert("epoch_32.pt".into(), weights);
+    let hub = Hub::start(repository);
+    let dir = folder(&hub.pull(temporary.path()).output().unwrap());
+    assert!(tree(&dir).contains(&"epoch_32.pt".to_owned()), "{:?}", tree(&dir));
+    import(temporary.path(), &dir);
+}
+
+#[test]
 fn a_second_pull_fetches_nothing_and_its_folder_is_a_model_for_other_commands() {
     let temporary = tempfile::tempdir().unwrap();
     let hub = Hub::start(full());

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -46,6 +46,27 @@ pub enum Mode {
     AtMost(usize),
     /// `UNAVAILABLE`, as Triton says when its queue is full.
     Full,
+    /// Beyond so many pictures a proxy before it answers with this status and a page, as nginx does.
+    ProxySays(u16, usize),
+    /// Over HTTP 200, and a JSON that says it is an error; also where the model is asked about.
+    ErrorIn200,
+    /// Another version of the model, which computes the same.
+    OtherVersion,
+    /// Takes [`ANSWER`] for an answer, and hangs up where nothing is asked for [`IDLE`].
+    ClosesIdle,
+}
+
+/// Five of them, which a new connection takes, are longer than who can compute here waits for a server that is away.
+const ANSWER: Duration = Duration::from_millis(150);
+/// Far longer than this side needs between two questions.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// What comes in place of rows.
+enum Instead {
+    /// Of gRPC.
+    Status(u8),
+    Page(u16),
+    Error,
 }
 
 /// The one model that it has.
@@ -59,6 +80,8 @@ pub struct Seen {
     pub pixel_bytes: AtomicUsize,
     /// Questions about the model: one a connection.
     pub metadata: AtomicUsize,
+    /// Connections that are open.
+    pub open: AtomicUsize,
     pub authorization: Mutex<Option<String>>,
 }
 
@@ -97,14 +120,21 @@ impl Tower {
         rows
     }
 
-    /// Rows and their number, or a gRPC status.
-    fn answer(&self, count: usize, pixels: &[u8]) -> Result<(usize, Vec<f32>), u8> {
+    /// Of the model.
+    fn version(&self) -> &'static str {
+        if *self.mode.lock() == Mode::OtherVersion { "2" } else { "1" }
+    }
+
+    /// Rows and their number.
+    fn answer(&self, count: usize, pixels: &[u8]) -> Result<(usize, Vec<f32>), Instead> {
         self.seen.batches.lock().push(count);
         self.seen.pixel_bytes.fetch_add(pixels.len(), Ordering::SeqCst);
         let mode = *self.mode.lock();
         match mode {
-            Mode::AtMost(most) if count > most => return Err(8),
-            Mode::Full => return Err(14),
+            Mode::AtMost(most) if count > most => return Err(Instead::Status(8)),
+            Mode::Full => return Err(Instead::Status(14)),
+            Mode::ProxySays(status, beyond) if count > beyond => return Err(Instead::Page(status)),
+            Mode::ErrorIn200 => return Err(Instead::Error),
             _ => {}
         }
         let mut rows = self.embeddings(count, pixels);
@@ -163,6 +193,22 @@ fn grpc_status(code: u8) -> Response<Body> {
     answer.header("grpc-message", "as the test wants it").body(whole(Bytes::new())).unwrap()
 }
 
+fn page(status: u16) -> Response<Body> {
+    let answer = Response::builder().status(status).header("content-type", "text/html");
+    answer.body(whole("<html>\r\n<head><title>as nginx has it</title></head>\r\n</html>\r\n")).unwrap()
+}
+
+/// Ends when nothing has been asked for a while, where the mode wants it. `asked`: questions under way, and when the last one ended.
+async fn idle(tower: &Tower, asked: &Mutex<(usize, Instant)>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let (under_way, ended) = *asked.lock();
+        if *tower.mode.lock() == Mode::ClosesIdle && under_way == 0 && ended.elapsed() > IDLE {
+            return;
+        }
+    }
+}
+
 async fn serve(tower: Arc<Tower>, request: Request<Incoming>) -> Response<Body> {
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
     *tower.seen.authorization.lock() = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
@@ -171,6 +217,9 @@ async fn serve(tower: Arc<Tower>, request: Request<Incoming>) -> Response<Body> 
     if asks && *tower.mode.lock() == Mode::Hang {
         tower.seen.batches.lock().push(0);
         std::future::pending::<()>().await;
+    }
+    if *tower.mode.lock() == Mode::ClosesIdle {
+        tokio::time::sleep(ANSWER).await;
     }
     let work = tokio::task::spawn_blocking(move || {
         if path.starts_with("/v2/") {
@@ -204,12 +253,15 @@ fn over_grpc(tower: &Tower, path: &str, body: &[u8]) -> Response<Body> {
                         InferTensor { name: "image_embeds".into(), datatype: "FP32".into(), shape, contents: None };
                     grpc(&InferAnswer {
                         model_name: request.model_name,
+                        model_version: tower.version().into(),
                         id: request.id,
                         outputs: vec![output],
                         raw_output_contents: vec![little_endian(&rows)],
                     })
                 }
-                Err(code) => grpc_status(code),
+                Err(Instead::Status(code)) => grpc_status(code),
+                Err(Instead::Page(status)) => page(status),
+                Err(Instead::Error) => grpc_status(13),
             }
         }
         _ => grpc_status(12),
@@ -221,11 +273,15 @@ fn over_http(tower: &Tower, path: &str, headers: &HeaderMap, body: &Bytes) -> Re
     if path.split('/').nth(3) != Some(MODEL) {
         return Response::builder().status(404).body(whole(json!({ "error": "unknown model" }).to_string())).unwrap();
     }
+    let error = || json_answer(json!({ "error": "the model is being loaded" }));
     if path.ends_with("/config") {
         return json_answer(json!({ "name": "m", "max_batch_size": 32 }));
     }
     if !path.ends_with("/infer") {
         tower.seen.metadata.fetch_add(1, Ordering::SeqCst);
+        if *tower.mode.lock() == Mode::ErrorIn200 {
+            return error();
+        }
         let (input, output) = tower.tensors();
         let tensor = |t: TensorMetadata| json!({ "name": t.name, "datatype": t.datatype, "shape": t.shape });
         return json_answer(json!({ "name": "m", "inputs": [tensor(input)], "outputs": [tensor(output)] }));
@@ -243,12 +299,16 @@ fn over_http(tower: &Tower, path: &str, headers: &HeaderMap, body: &Bytes) -> Re
             let shape = [given, tower.encoder.lock().dim()];
             let output = json!({ "name": "image_embeds", "datatype": "FP32", "shape": shape,
                 "parameters": { "binary_data_size": values.len() } });
-            let head = json!({ "model_name": "m", "id": asked["id"], "outputs": [output] }).to_string();
+            let version = tower.version();
+            let head = json!({ "model_name": "m", "model_version": version, "id": asked["id"], "outputs": [output] });
+            let head = head.to_string();
             let answer = Response::builder().header("inference-header-content-length", head.len());
             answer.body(whole([head.as_bytes(), &values].concat())).unwrap()
         }
-        Err(8) => Response::builder().status(413).body(whole("too large")).unwrap(),
-        Err(_) => Response::builder().status(503).body(whole("as the test wants it")).unwrap(),
+        Err(Instead::Page(status)) => page(status),
+        Err(Instead::Error) => error(),
+        Err(Instead::Status(8)) => Response::builder().status(413).body(whole("too large")).unwrap(),
+        Err(Instead::Status(_)) => Response::builder().status(503).body(whole("as the test wants it")).unwrap(),
     }
 }
 
@@ -276,29 +336,45 @@ impl FakeServer {
                 let Ok((socket, _)) = listener.accept().await else { continue };
                 let (tower, tls) = (Arc::clone(&tower), tls.clone());
                 tokio::spawn(async move {
+                    let asked = Arc::new(Mutex::new((0, Instant::now())));
+                    let (watched, noted) = (Arc::clone(&tower), Arc::clone(&asked));
                     let service = service_fn(move |request| {
-                        let tower = Arc::clone(&tower);
-                        async move { Ok::<_, Infallible>(serve(tower, request).await) }
+                        let (tower, noted) = (Arc::clone(&tower), Arc::clone(&noted));
+                        async move {
+                            noted.lock().0 += 1;
+                            let answer = serve(tower, request).await;
+                            let mut noted = noted.lock();
+                            *noted = (noted.0 - 1, Instant::now());
+                            Ok::<_, Infallible>(answer)
+                        }
                     });
                     // A client that hangs up ends it.
-                    let _ = match tls {
-                        Some(tls) => {
-                            let Ok(io) = tokio_rustls::TlsAcceptor::from(tls).accept(socket).await else { return };
-                            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                                .serve_connection(TokioIo::new(io), service)
-                                .await
-                        }
-                        None if grpc => {
-                            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                                .serve_connection(TokioIo::new(socket), service)
-                                .await
-                        }
-                        None => {
-                            hyper::server::conn::http1::Builder::new()
-                                .serve_connection(TokioIo::new(socket), service)
-                                .await
-                        }
+                    let conversation = async {
+                        let _ = match tls {
+                            Some(tls) => {
+                                let Ok(io) = tokio_rustls::TlsAcceptor::from(tls).accept(socket).await else { return };
+                                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                                    .serve_connection(TokioIo::new(io), service)
+                                    .await
+                            }
+                            None if grpc => {
+                                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                                    .serve_connection(TokioIo::new(socket), service)
+                                    .await
+                            }
+                            None => {
+                                hyper::server::conn::http1::Builder::new()
+                                    .serve_connection(TokioIo::new(socket), service)
+                                    .await
+                            }
+                        };
                     };
+                    watched.seen.open.fetch_add(1, Ordering::SeqCst);
+                    tokio::select! {
+                        () = conversation => {}
+                        () = idle(&watched, &asked) => {}
+                    }
+                    watched.seen.open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });

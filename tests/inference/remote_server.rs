@@ -376,8 +376,94 @@ fn a_server_that_is_full_is_asked_once_more_and_then_the_next_provider_computes(
         agrees(&bench, opened.encoders[0].as_mut(), 2);
         assert_eq!((opened.encoders[0].provider(), tower.seen.batches.lock().len()), (Provider::Cpu, 2));
         tower.set(Mode::Good);
+        tower.seen.batches.lock().clear();
         agrees(&bench, opened.encoders[0].as_mut(), 2);
         assert_eq!(opened.encoders[0].provider(), Provider::Remote, "one full moment is forgiven");
+        assert_eq!(*tower.seen.batches.lock(), [3], "with the probe: it may have loaded another model");
+    }
+}
+
+#[test]
+fn what_a_proxy_before_the_server_says_is_the_same_decision_over_grpc_and_http() {
+    let bench = Bench::new();
+    for carrier in [Carrier::Grpc, Carrier::Http] {
+        let tower = bench.tower(true);
+        let server = FakeServer::start(&tower, carrier == Carrier::Grpc, None, None);
+        let mut opened = bench.open(to(&server, carrier), &[Provider::Cpu], false).unwrap();
+        let encoder = opened.encoders[0].as_mut();
+        tower.set(Mode::ProxySays(502, 0));
+        tower.seen.batches.lock().clear();
+        agrees(&bench, encoder, 2);
+        let asked = tower.seen.batches.lock().len();
+        assert_eq!((encoder.provider(), asked), (Provider::Cpu, 2), "{carrier:?}: once more");
+
+        tower.set(Mode::Good);
+        agrees(&bench, encoder, 2);
+        tower.set(Mode::ProxySays(413, 3));
+        tower.seen.batches.lock().clear();
+        agrees(&bench, encoder, 8);
+        assert_eq!(encoder.provider(), Provider::Remote, "{carrier:?}");
+        assert_eq!(*tower.seen.batches.lock(), [8, 4, 2, 2, 2, 2], "{carrier:?}: in parts");
+    }
+}
+
+#[test]
+fn an_error_with_a_status_of_success_is_told_and_costs_no_connection() {
+    let bench = Bench::new();
+    let tower = bench.tower(true);
+    let server = FakeServer::start(&tower, false, None, None);
+    tower.set(Mode::ErrorIn200);
+    let error = bench.open(to(&server, Carrier::Http), &[], true).err().expect("its model is not there").to_string();
+    assert!(error.contains("the model is being loaded") && !error.contains("wants grpc"), "{error}");
+
+    tower.set(Mode::Good);
+    let mut opened = bench.open(to(&server, Carrier::Http), &[], true).unwrap();
+    let connections = tower.seen.metadata.load(Ordering::SeqCst);
+    tower.set(Mode::ErrorIn200);
+    let (pictures, mut rows) = (bench.pictures(2), Vec::new());
+    let error = opened.encoders[0].encode(&pictures, 2, &mut rows).unwrap_err().to_string();
+    assert!(error.contains("the model is being loaded") && !error.contains("wants grpc"), "{error}");
+    tower.set(Mode::Good);
+    agrees(&bench, opened.encoders[0].as_mut(), 2);
+    assert_eq!(tower.seen.metadata.load(Ordering::SeqCst), connections);
+}
+
+#[test]
+fn another_version_of_the_model_on_the_same_connection_has_to_agree_with_the_probe() {
+    let bench = Bench::new();
+    for carrier in [Carrier::Grpc, Carrier::Http] {
+        let tower = bench.tower(true);
+        let server = FakeServer::start(&tower, carrier == Carrier::Grpc, None, None);
+        let mut opened = bench.open(to(&server, carrier), &[], true).unwrap();
+        agrees(&bench, opened.encoders[0].as_mut(), 2);
+        tower.set(Mode::OtherVersion);
+        for _ in 0..2 {
+            agrees(&bench, opened.encoders[0].as_mut(), 2);
+            assert_eq!(tower.seen.metadata.load(Ordering::SeqCst), 2, "{carrier:?}: asked and probed anew, once");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_was_closed_while_nothing_was_asked_is_made_anew_in_the_batchs_own_time_and_is_no_fault() {
+    let bench = Bench::new();
+    for carrier in [Carrier::Grpc, Carrier::Http] {
+        let tower = bench.tower(true);
+        let server = FakeServer::start(&tower, carrier == Carrier::Grpc, None, None);
+        let mut opened = bench.open(to(&server, carrier), &[Provider::Cpu], false).unwrap();
+        let link = Arc::clone(opened.link.as_ref().unwrap());
+        let since = link.view().since;
+        tower.set(Mode::ClosesIdle);
+        for connections in 2..4 {
+            eventually("the server hangs up", || (tower.seen.open.load(Ordering::SeqCst) == 0).then_some(()));
+            // Until this side has heard of it, which nothing tells.
+            std::thread::sleep(Duration::from_millis(100));
+            agrees(&bench, opened.encoders[0].as_mut(), 2);
+            assert_eq!(opened.encoders[0].provider(), Provider::Remote, "{carrier:?}");
+            let view = link.view();
+            assert_eq!((view.state, view.since), ("up", since), "{carrier:?}");
+            assert_eq!(tower.seen.metadata.load(Ordering::SeqCst), connections, "{carrier:?}: probed each time");
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use vtagd::infer::runtime;
 use vtagd::infer::single_input::{InputValues, SingleInputSession};
+use vtagd::model::import::open_checkpoint;
+use vtagd::model::onnx::{Precision, file, vision_graph};
 use vtagd::preprocess::Spec;
 
 use crate::common::daemon::{root, vtagd};
@@ -78,6 +80,36 @@ fn an_image_tower_that_takes_bytes_gives_what_the_ordinary_one_gives() {
         println!("{name}: {cosine:.7}");
         assert!(cosine >= 0.9999, "{name}: {cosine}");
     }
+}
+
+#[test]
+fn weights_go_along_from_where_the_graph_says_that_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = imported(folder.path(), "hf-clip-quickgelu", "fp32");
+    let vision = model.join("vision_model.onnx");
+    std::fs::remove_file(&vision).unwrap();
+    // Written under another name, and moved.
+    let checkpoint = open_checkpoint(&root().join("tests/conformance/checkpoints/hf-clip-quickgelu")).unwrap();
+    let graph = vision_graph::graph(&checkpoint.architecture, Precision::Fp32);
+    let written = folder.path().join("tower.onnx");
+    file::write(&graph, checkpoint.tensors.as_ref(), &written, 1000, &mut |_| Ok(())).unwrap();
+    let (before, after) = (b"tower.onnx_data", b"weights/tower_d");
+    let mut bytes = std::fs::read(&written).unwrap();
+    let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(before)).collect();
+    assert!(places.len() > 10, "one for each large tensor");
+    places.into_iter().for_each(|at| bytes[at..at + after.len()].copy_from_slice(after));
+    std::fs::write(&vision, bytes).unwrap();
+    std::fs::create_dir(model.join("weights")).unwrap();
+    std::fs::rename(folder.path().join("tower.onnx_data"), model.join("weights/tower_d")).unwrap();
+
+    let repository = folder.path().join("repo");
+    let out = ["--out", repository.to_str().unwrap(), "--name", "a"];
+    let (good, told) = run(folder.path(), &[&["export-triton", model.to_str().unwrap()], &out[..]].concat());
+    assert!(good, "{told}");
+    assert!(repository.join("a/1/weights/tower_d").is_file());
+    let spec = Spec::from_file(&model.join("preprocessor_config.json")).unwrap();
+    let cosine = agreement(&vision, &repository.join("a/1/model.onnx"), &spec);
+    assert!(cosine >= 0.9999, "{cosine}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! An ONNX model is one protobuf message (`onnx.proto`, `ModelProto`). Its top-level fields carry their own lengths, so a
 //! walk over them that seeks past every payload finds a file that ends too early in a few reads, whatever its size.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::ModelError;
 
@@ -25,20 +26,33 @@ pub fn check(file: &Path) -> Result<(), ModelError> {
     walk(BufReader::new(handle), length).map_err(damaged)
 }
 
-/// Files that ONNX keeps a big model's weights in, beside `file` (`NAME_data`, `NAME.data`, `NAME_data_1`, …), sorted.
+/// The files beside `file`, or below, that ONNX keeps a big model's weights in: those that its graph names and that are there, and those that are
+/// called after it (`NAME_data`, `NAME.data`, `NAME_data_1`, …); sorted.
 pub fn external_data(file: &Path) -> Vec<PathBuf> {
+    let found: BTreeSet<PathBuf> = named_in(file).into_iter().chain(called_after(file)).collect();
+    found.into_iter().collect()
+}
+
+fn called_after(file: &Path) -> Vec<PathBuf> {
     let (Some(dir), Some(name)) = (file.parent(), file.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
     let prefixes = [format!("{name}_data"), format!("{name}.data")];
-    let Ok(entries) = dir.read_dir() else { return Vec::new() };
-    let mut found: Vec<_> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| prefixes.iter().any(|p| n.starts_with(p)))
-        })
-        .collect();
-    found.sort();
-    found
+    let is_data = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let entries = dir.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_data)).collect()
+}
+
+fn named_in(file: &Path) -> Vec<PathBuf> {
+    let Ok(handle) = File::open(file) else { return Vec::new() };
+    let Ok(length) = handle.metadata().map(|metadata| metadata.len()) else { return Vec::new() };
+    let dir = file.parent().unwrap_or(Path::new(""));
+    // A model is data and may not point elsewhere.
+    let inside = |location: &String| {
+        let parts = Path::new(location).components().filter(|part| *part != Component::CurDir);
+        let plain = parts.clone().all(|part| matches!(part, Component::Normal(_)));
+        plain.then(|| dir.join(parts.collect::<PathBuf>()))
+    };
+    let named = locations(&mut BufReader::new(handle), length);
+    named.iter().filter_map(inside).filter(|data| data.is_file()).collect()
 }
 
 /// The name of the graph's one input of rank 4 whose first dimension is free: pictures in batches of any size. `None` where there
@@ -49,8 +63,10 @@ pub fn picture_input(file: &Path) -> Option<String> {
     find_input(&mut BufReader::new(handle), length)
 }
 
-/// An input's name, type and shape are some hundred bytes.
-const MAX_INPUT: u64 = 64 << 10;
+/// An input's name, type and shape are some hundred bytes, and so is a tensor whose values lie elsewhere.
+const MAX_MESSAGE: u64 = 64 << 10;
+/// Files of weights that are looked for; exporters write one, or one for each tensor.
+const MAX_LOCATIONS: usize = 10_000;
 
 /// A field of a message: its number, and where its payload begins and ends.
 struct Field {
@@ -84,7 +100,10 @@ fn each<R: Read + Seek, T>(
     found: &mut dyn FnMut(&mut R, Field) -> Option<T>,
 ) -> Option<T> {
     let mut at = start;
-    while at < end {
+    for _ in 0..MAX_FIELDS {
+        if at >= end {
+            break;
+        }
         reader.seek(SeekFrom::Start(at)).ok()?;
         let field = field(reader, at, end)?;
         at = field.end;
@@ -118,8 +137,28 @@ fn find_input<R: Read + Seek>(reader: &mut R, length: u64) -> Option<String> {
     })
 }
 
+/// What the graph's tensors say of where their values lie. ModelProto.graph 7, GraphProto.initializer 5, TensorProto.external_data 13,
+/// StringStringEntryProto.key 1 and .value 2.
+fn locations<R: Read + Seek>(reader: &mut R, length: u64) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    each::<_, ()>(reader, (0, length), GRAPH_FIELD, &mut |reader, graph| {
+        each(reader, (graph.start, graph.end), 5, &mut |reader, tensor| {
+            // A larger one has its values in it.
+            let tensor = payload(reader, &tensor)?;
+            let mut cursor = Cursor::new(tensor.as_slice());
+            let location = each(&mut cursor, (0, tensor.len() as u64), 13, &mut |cursor, entry| {
+                let entry = payload(cursor, &entry)?;
+                (first(&entry, 1)? == b"location").then(|| first(&entry, 2))?
+            });
+            found.extend(location.and_then(|location| String::from_utf8(location).ok()));
+            (found.len() >= MAX_LOCATIONS).then_some(())
+        })
+    });
+    found
+}
+
 fn payload<R: Read + Seek>(reader: &mut R, field: &Field) -> Option<Vec<u8>> {
-    let size = field.end.checked_sub(field.start).filter(|size| *size <= MAX_INPUT)?;
+    let size = field.end.checked_sub(field.start).filter(|size| *size <= MAX_MESSAGE)?;
     reader.seek(SeekFrom::Start(field.start)).ok()?;
     let mut bytes = vec![0; usize::try_from(size).ok()?];
     reader.read_exact(&mut bytes).ok()?;
@@ -188,7 +227,7 @@ pub fn varint(reader: &mut impl Read) -> Option<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -208,6 +247,49 @@ mod tests {
         bytes.resize(bytes.len() + graph, 0xff);
         bytes.extend([0x42, 2, 0x10, 17]);
         bytes
+    }
+
+    /// A field with a payload.
+    fn message(number: u8, payload: &[u8]) -> Vec<u8> {
+        let length = payload.len();
+        assert!(length < 1 << 14, "two bytes of length");
+        let mut bytes = vec![(number << 3) | 2, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8];
+        bytes.extend(payload);
+        bytes
+    }
+
+    /// A model whose tensors lie there.
+    pub(crate) fn model_with_data(locations: &[&str]) -> Vec<u8> {
+        let entry =
+            |key: &str, value: &str| message(13, &[message(1, key.as_bytes()), message(2, value.as_bytes())].concat());
+        let tensor = |location: &&str| {
+            let parts = [vec![0x08, 3], message(8, b"w"), entry("offset", "0"), entry("location", location)];
+            message(5, &parts.concat())
+        };
+        let inline = message(5, &[message(8, b"bias"), message(9, &[0; 12])].concat());
+        let graph = [message(2, b"graph"), inline, locations.iter().flat_map(tensor).collect()].concat();
+        [vec![0x08, 8], message(7, &graph)].concat()
+    }
+
+    #[test]
+    fn weights_lie_where_the_graph_says_if_that_is_below_it_and_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join("model").join(name);
+        std::fs::create_dir_all(place("parts")).unwrap();
+        for name in ["shared.bin", "parts/a.data", "first.onnx_data", "../outside"] {
+            std::fs::write(place(name), "weights").unwrap();
+        }
+        let outside = folder.path().join("outside").display().to_string();
+        let locations =
+            ["shared.bin", "parts/a.data", "./shared.bin", "../outside", &outside, "absent", "parts", "", "shared.bin"];
+        std::fs::write(place("renamed.onnx"), model_with_data(&locations)).unwrap();
+        assert_eq!(external_data(&place("renamed.onnx")), [place("parts/a.data"), place("shared.bin")]);
+        // What exporters call after the graph is its own, too.
+        std::fs::write(place("first.onnx"), model_with_data(&["shared.bin"])).unwrap();
+        std::fs::write(place("first.onnx_data_1"), "weights").unwrap();
+        let wanted = ["first.onnx_data", "first.onnx_data_1", "shared.bin"].map(place);
+        assert_eq!(external_data(&place("first.onnx")), wanted);
+        assert_eq!(external_data(&place("absent.onnx")), [] as [PathBuf; 0]);
     }
 
     fn look(bytes: &[u8]) -> Result<(), String> {
@@ -236,6 +318,7 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = look(&bytes);
             let _ = find_input(&mut Cursor::new(&bytes[..]), bytes.len() as u64);
+            let _ = locations(&mut Cursor::new(&bytes[..]), bytes.len() as u64);
         }
     }
 }

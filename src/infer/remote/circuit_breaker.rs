@@ -52,6 +52,11 @@ impl CircuitBreaker {
         self.next_try = now + self.backoff.next_wait();
     }
 
+    /// The connection was closed while nothing was asked over it: another one may be made at once.
+    pub fn closed_idle(&mut self, now: Instant) {
+        (self.closed, self.next_try) = (false, now);
+    }
+
     /// A batch was answered.
     pub fn answered(&mut self) {
         self.failures = 0;
@@ -99,6 +104,17 @@ mod tests {
         breaker.connected();
         assert!(breaker.failed(true, now));
         assert!(breaker.next_try().unwrap() <= now + FIRST.mul_f64(1.2));
+    }
+
+    #[test]
+    fn in_place_of_a_connection_that_was_only_closed_another_one_is_tried_at_once() {
+        let now = Instant::now();
+        let mut breaker = CircuitBreaker::new(1, now);
+        breaker.connected();
+        breaker.closed_idle(now);
+        assert_eq!((breaker.is_closed(), breaker.next_try()), (false, Some(now)));
+        breaker.not_connected(now);
+        assert!(breaker.next_try() > Some(now), "and then as ever");
     }
 
     #[test]

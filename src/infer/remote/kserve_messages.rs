@@ -98,6 +98,8 @@ pub struct WantedOutput {
 pub struct InferAnswer {
     #[prost(string, tag = "1")]
     pub model_name: String,
+    #[prost(string, tag = "2")]
+    pub model_version: String,
     #[prost(string, tag = "3")]
     pub id: String,
     #[prost(message, repeated, tag = "5")]

@@ -6,13 +6,14 @@
 //! # Layout
 //! [`circuit_breaker`] when a server is asked again (pure) · [`kserve_messages`] gRPC's messages · [`server_connection`] one connection, gRPC or
 //! HTTP with binary tensors · [`client_runtime`] the one thread with a tokio runtime · [`served_model`] what the server says of its
-//! model · [`tile_bytes`] pictures as it wants them, and what it answers · [`probe_references`] what the probe is to give · [`server_link`] connects, probes, and connects again, on a
-//! thread of its own · [`remote_encoder`] the encoder of a session · [`open`] all of it at start-up.
+//! model · [`server_fault`] what a refusal comes to · [`binary_answer`] an answer over HTTP · [`tile_bytes`] pictures as it wants them, and what it answers · [`probe_references`] what the probe is to give · [`server_link`] connects, probes, and connects again, on a
+//! thread of its own · [`server_view`] how the server stands, for those who ask · [`remote_encoder`] the encoder of a session · [`open`] all of it at start-up.
 //!
 //! A request has a deadline; a connection serves until it breaks and is never made again silently: whoever answers on a new one has to show by the
 //! probe that it computes what the model means. Nothing is queued here: a session's thread has one batch under way.
 //! [`server_trial`] asks once, for `doctor`, and is no part of this.
 
+mod binary_answer;
 pub mod circuit_breaker;
 mod client_runtime;
 pub mod kserve_messages;
@@ -21,8 +22,10 @@ mod probe_references;
 pub mod remote_encoder;
 mod served_model;
 mod server_connection;
+mod server_fault;
 pub mod server_link;
 pub mod server_trial;
+pub mod server_view;
 pub mod tile_bytes;
 
 use std::fmt;
@@ -136,6 +139,9 @@ pub enum RemoteError {
     /// Nobody there, or the connection broke: another one is made.
     #[error("{0}")]
     Away(String),
+    /// The other side, or something on the way, has closed a connection over which nothing was asked: another one is made, and nothing is amiss.
+    #[error("{0}")]
+    Idle(String),
     /// Nothing came in time.
     #[error("{0}")]
     Slow(String),
@@ -164,7 +170,8 @@ impl RemoteError {
             if why.starts_with(&server) { why } else { format!("{server}: {why}") }
         };
         match self {
-            Self::Away(why) => Self::Away(named(why)),
+            // Of one that is being made that is no small matter.
+            Self::Away(why) | Self::Idle(why) => Self::Away(named(why)),
             Self::Slow(why) => Self::Slow(named(why)),
             Self::TooMuch(why) => Self::TooMuch(named(why)),
             Self::Busy(why) => Self::Busy(named(why)),
@@ -177,7 +184,7 @@ impl RemoteError {
     /// A word for metrics and states.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Away(_) => "away",
+            Self::Away(_) | Self::Idle(_) => "away",
             Self::Slow(_) => "slow",
             Self::TooMuch(_) | Self::Busy(_) => "full",
             Self::Refused(_) => "refused",
@@ -188,7 +195,7 @@ impl RemoteError {
 
     /// Whether the connection is not to be used again.
     pub const fn ends_connection(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Wrong(_))
+        matches!(self, Self::Away(_) | Self::Idle(_) | Self::Wrong(_))
     }
 }
 

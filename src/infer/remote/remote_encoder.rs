@@ -50,7 +50,7 @@ impl RemoteEncoder {
     fn remotely(&mut self, pixels: &[f32], count: usize, embeddings: &mut Vec<f32>) -> Result<(), RemoteError> {
         let link = Arc::clone(self.link());
         let deadline = Instant::now() + link.options.timeout;
-        let mut server = link.server()?;
+        let mut server = link.server_by(Instant::now(), deadline, &self.halt)?;
         for again in [true, false] {
             let fault = match self.ask(&server, pixels, count, deadline, embeddings) {
                 Ok(()) => {
@@ -60,7 +60,14 @@ impl RemoteEncoder {
                 Err(fault) => fault,
             };
             link.failed(&server, &fault, Instant::now());
-            let worth = matches!(fault, RemoteError::Away(_) | RemoteError::Busy(_) | RemoteError::Wrong(_));
+            let worth = matches!(
+                fault,
+                RemoteError::Away(_) | RemoteError::Idle(_) | RemoteError::Busy(_) | RemoteError::Wrong(_)
+            );
+            // It may be loading another model.
+            if matches!(fault, RemoteError::Busy(_) | RemoteError::Slow(_) | RemoteError::Refused(_)) {
+                link.probe_soon();
+            }
             if !again || !worth || self.halt.is_told() {
                 return Err(fault);
             }
@@ -70,7 +77,7 @@ impl RemoteEncoder {
             }
             // Another address is there at once, or a server that was only started again; who can compute here need not wait for more.
             let soon = if self.fallback.is_some() { deadline.min(Instant::now() + SOON) } else { deadline };
-            server = link.server_by(soon, &self.halt).map_err(|_| fault)?;
+            server = link.server_by(soon, deadline, &self.halt).map_err(|_| fault)?;
         }
         Err(RemoteError::Stopped)
     }

@@ -4,6 +4,7 @@ use super::kserve_messages::TensorMetadata;
 use super::tile_bytes::Layout;
 use super::{RemoteError, TileInput, told};
 use crate::infer::graph::IMAGE_OUTPUTS;
+use crate::model::byte_input;
 
 /// What a model takes and gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +32,11 @@ impl ServedModel {
         let (input, layout, fixed) = match inputs {
             // A server need not know what its model takes: then it is what an export of ours has.
             [] => {
-                let layout = if wanted == TileInput::U8 { Layout::BytesHwc } else { Layout::F32 };
-                ("pixel_values".to_owned(), layout, None)
+                let (name, layout) = match wanted {
+                    TileInput::U8 => (byte_input::INPUT, Layout::BytesHwc),
+                    TileInput::F32 => ("pixel_values", Layout::F32),
+                };
+                (name.to_owned(), layout, None)
             }
             [input] => {
                 let layout = layout(input, size)?;
@@ -175,5 +179,15 @@ mod tests {
         assert!(error.to_string().contains("exactly 8"), "{error}");
         let unknown = ServedModel::new(&[], &[], Some(0), (8, 8), TileInput::U8).unwrap();
         assert_eq!((unknown.layout, unknown.max_batch), (Layout::BytesHwc, None));
+    }
+
+    #[test]
+    fn a_server_that_does_not_say_what_it_takes_is_asked_for_what_an_export_of_ours_has() {
+        for (wanted, name, layout) in
+            [(TileInput::U8, "pictures", Layout::BytesHwc), (TileInput::F32, "pixel_values", Layout::F32)]
+        {
+            let model = ServedModel::new(&[], &[], None, (8, 8), wanted).unwrap();
+            assert_eq!((model.input.as_str(), model.layout), (name, layout));
+        }
     }
 }

@@ -5,9 +5,10 @@
 
 use std::future::{Ready, ready};
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -19,13 +20,13 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::kserve_messages as message;
 use super::served_model::ServedModel;
+use super::server_fault::{self, chain};
 use super::tile_bytes::AnswerTensor;
 use super::{Carrier, RemoteError, RemoteOptions, ServerUrl, TileInput, told};
+use super::{binary_answer, kserve_messages as message};
 
 /// What says of an HTTP message how long its JSON is; values follow.
 const JSON_LENGTH: &str = "inference-header-content-length";
@@ -33,8 +34,12 @@ const JSON_LENGTH: &str = "inference-header-content-length";
 const MAX_DESCRIPTION: usize = 1 << 20;
 /// Beside the values of an answer.
 const ENVELOPE: usize = 64 << 10;
+/// For what may be about binary tensors.
+const ADVICE: &str = "(a server without binary tensors over HTTP wants grpc://)";
 /// Two of them unanswered, and the other side is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// After so long without an answer a connection may be one that a firewall has forgotten: that it breaks then says nothing of the server.
+const IDLE: Duration = Duration::from_secs(30);
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -58,6 +63,12 @@ pub struct ServerConnection {
     way: Way,
     model: String,
     token: Option<HeaderValue>,
+    /// Of the model that computed the first answer: this is the one that was probed.
+    version: OnceLock<String>,
+    /// Questions that are under way; one that was given up stays.
+    unanswered: AtomicUsize,
+    /// When the last answer came, or the connection was made.
+    heard: parking_lot::Mutex<Instant>,
 }
 
 enum Way {
@@ -108,7 +119,8 @@ impl ServerConnection {
         let mut token =
             token.transpose().map_err(|_| RemoteError::Refused("the token cannot stand in a header".into()))?;
         token.iter_mut().for_each(|token| token.set_sensitive(true));
-        Ok(Self { way, model: options.model.clone(), token, url })
+        let (model, heard) = (options.model.clone(), parking_lot::Mutex::new(Instant::now()));
+        Ok(Self { url, way, model, token, version: OnceLock::new(), unanswered: AtomicUsize::new(0), heard })
     }
 
     /// What the server's model takes and gives.
@@ -157,10 +169,38 @@ impl ServerConnection {
     /// # Errors
     /// Whatever becomes of the request. What is in the answer is not looked at but for whose it is.
     pub async fn infer(&self, model: &ServedModel, question: InferQuestion) -> Result<AnswerTensor, RemoteError> {
-        match &self.way {
+        let alone = self.unanswered.fetch_add(1, Ordering::Relaxed) == 0;
+        let is_silent = self.heard.lock().elapsed() > IDLE;
+        let answer = match &self.way {
             Way::Grpc(channel) => self.infer_by_grpc(channel, model, question).await,
             Way::Http(_) => self.infer_by_http(model, question).await,
+        };
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        match answer {
+            // Whoever hangs up on a question has lost it.
+            Err(RemoteError::Idle(why)) if !alone => Err(RemoteError::Away(why)),
+            Err(RemoteError::Away(why)) if alone && is_silent => Err(RemoteError::Idle(why)),
+            Ok(answer) => {
+                *self.heard.lock() = Instant::now();
+                self.check_version(&answer.version)?;
+                Ok(answer)
+            }
+            Err(fault) => Err(fault),
         }
+    }
+
+    /// Whether it is still the version of the model that answered first, where the server says.
+    fn check_version(&self, version: &str) -> Result<(), RemoteError> {
+        if version.is_empty() {
+            return Ok(());
+        }
+        let first = self.version.get_or_init(|| version.to_owned());
+        if first == version {
+            return Ok(());
+        }
+        let (now, before) = (told(version), told(first));
+        let why = format!("version {now} of the model answers, and version {before} was the one that agreed");
+        Err(RemoteError::Wrong(format!("{why} with the probe")))
     }
 
     async fn infer_by_grpc(
@@ -187,13 +227,8 @@ impl ServerConnection {
         let most = question.answer_bytes + ENVELOPE;
         let limit = Some(question.limit);
         let mut answer: message::InferAnswer = self.unary(channel, message::MODEL_INFER, request, most, limit).await?;
-        if !answer.id.is_empty() && answer.id != id {
-            return Err(RemoteError::Wrong(format!(
-                "the server answered request {} instead of {id}",
-                told(&answer.id)
-            )));
-        }
-        let at = position(&answer.outputs, model.output.as_deref(), |output| &output.name)?;
+        binary_answer::check_id(&answer.id, &id)?;
+        let at = binary_answer::position(&answer.outputs, model.output.as_deref(), |output| &output.name)?;
         let output = answer.outputs.swap_remove(at);
         let bytes = if answer.raw_output_contents.is_empty() {
             let values = output.contents.map(|contents| contents.fp32_contents).unwrap_or_default();
@@ -201,7 +236,7 @@ impl ServerConnection {
         } else {
             answer.raw_output_contents.get(at).cloned().unwrap_or_default()
         };
-        Ok(AnswerTensor { datatype: output.datatype, shape: output.shape, bytes })
+        Ok(AnswerTensor { datatype: output.datatype, shape: output.shape, bytes, version: answer.model_version })
     }
 
     async fn infer_by_http(&self, model: &ServedModel, question: InferQuestion) -> Result<AnswerTensor, RemoteError> {
@@ -232,24 +267,20 @@ impl ServerConnection {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(JSON_LENGTH, json.len())
             .body(Full::new(Bytes::from(body)));
-        let answer = self.exchange(request, question.answer_bytes + ENVELOPE, true).await;
-        let (json_length, body) = answer.map_err(|error| match error {
-            // MLServer has an error of its own for them.
-            RemoteError::Refused(why) => {
-                RemoteError::Refused(format!("{why} (a server without binary tensors over HTTP wants grpc://)"))
-            }
-            other => other,
-        })?;
+        let (json_length, body) = self.exchange(request, question.answer_bytes + ENVELOPE, true).await?;
         let length = json_length.filter(|length| *length <= body.len());
         let length = length.ok_or_else(|| RemoteError::Wrong("the server's answer is shorter than it says".into()))?;
         let (head, values) = (body.slice(..length), body.slice(length..));
-        binary_answer(&head, &values, model.output.as_deref(), &id)
+        binary_answer::read(&head, &values, model.output.as_deref(), &id)
     }
 
     /// A JSON description of the model.
     async fn described(&self, what: &str) -> Result<serde_json::Value, RemoteError> {
         let request = hyper::Request::get(self.path(what)).body(Full::new(Bytes::new()));
         let (_, body) = self.exchange(request, MAX_DESCRIPTION, false).await?;
+        if let Some(error) = binary_answer::error_in(&body) {
+            return Err(error);
+        }
         serde_json::from_slice(&body)
             .map_err(|e| RemoteError::Wrong(format!("the server's metadata: {}", told(&e.to_string()))))
     }
@@ -274,37 +305,40 @@ impl ServerConnection {
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
         }
-        let away = |e: hyper::Error| RemoteError::Away(format!("{}: {}", self.url, told(&chain(&e))));
+        let away = |e: hyper::Error| server_fault::of_transport(&self.url.to_string(), &e);
         let mut sender = sender.lock().await;
         sender.ready().await.map_err(away)?;
         let answer = sender.send_request(request).await.map_err(away)?;
         let (status, headers) = (answer.status(), answer.headers());
         let json_length = headers.get(JSON_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if status.is_success() && binary && json_length.is_none() {
-            let why = "the server answers with values in JSON, not in binary";
-            return Err(RemoteError::Refused(why.to_owned()));
-        }
+        let is_json = status.is_success() && binary && json_length.is_none();
+        let json = || RemoteError::Refused(format!("the server answers with values in JSON, not in binary {ADVICE}"));
         let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| {
             if !status.is_success() {
-                RemoteError::Refused(format!("the server says {status}"))
-            } else if error.is::<http_body_util::LengthLimitError>() {
-                RemoteError::Wrong(format!("the server's answer has more than {most} bytes"))
-            } else {
+                server_fault::of_http(status.as_u16(), format!("the server says {status}"))
+            } else if !error.is::<http_body_util::LengthLimitError>() {
                 RemoteError::Away(format!("{}: {}", self.url, told(&error.to_string())))
+            } else if is_json {
+                json()
+            } else {
+                RemoteError::Wrong(format!("the server's answer has more than {most} bytes"))
             }
         })?;
         let body = body.to_bytes();
+        if is_json {
+            return Err(binary_answer::error_in(&body).unwrap_or_else(json));
+        }
         if status.is_success() {
             return Ok((json_length, body));
         }
         let why =
             format!("the server says {status}: {}", told(&String::from_utf8_lossy(&body[..body.len().min(1000)])));
-        Err(match status.as_u16() {
-            413 => RemoteError::TooMuch(why),
-            400 if is_about_size(&why) => RemoteError::TooMuch(why),
-            429 | 502 | 503 => RemoteError::Busy(why),
-            408 | 504 => RemoteError::Slow(why),
-            _ => RemoteError::Refused(why),
+        Err(match server_fault::of_http(status.as_u16(), why) {
+            // MLServer has an error of its own for binary tensors; who lets nobody in, or knows no such model, says another thing.
+            RemoteError::Refused(why) if binary && !matches!(status.as_u16(), 401 | 403 | 404) => {
+                RemoteError::Refused(format!("{why} {ADVICE}"))
+            }
+            other => other,
         })
     }
 
@@ -321,7 +355,8 @@ impl ServerConnection {
         A: prost::Message + Default + Send + Sync + 'static,
     {
         let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(most);
-        let away = |e: &dyn std::error::Error| RemoteError::Away(format!("{}: {}", self.url, told(&chain(e))));
+        let away =
+            |e: &(dyn std::error::Error + 'static)| RemoteError::Away(format!("{}: {}", self.url, told(&chain(e))));
         client.ready().await.map_err(|e| away(&e))?;
         let mut request = tonic::Request::new(question);
         // For a server that would rather not begin what nobody waits for.
@@ -335,86 +370,8 @@ impl ServerConnection {
         }
         let codec = ProstCodec::<Q, A>::default();
         let answer = client.unary(request, PathAndQuery::from_static(path), codec).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| self.fault(&status))
+        answer.map(tonic::Response::into_inner).map_err(|status| server_fault::of_grpc(&self.url.to_string(), &status))
     }
-
-    fn fault(&self, status: &Status) -> RemoteError {
-        let code = status.code();
-        // A source is the transport's: the server itself has only words.
-        if let Some(source) = std::error::Error::source(status) {
-            // It counts the time of a request too, and may be a moment quicker.
-            if std::iter::successors(Some(source), |error| error.source())
-                .any(|error| error.is::<tonic::TimeoutExpired>())
-            {
-                return RemoteError::Slow("no answer within its time".to_owned());
-            }
-            return RemoteError::Away(format!("{}: {}", self.url, told(&chain(source))));
-        }
-        let why = format!("the server says {code:?}: {}", told(status.message()));
-        match code {
-            Code::ResourceExhausted => RemoteError::TooMuch(why),
-            Code::InvalidArgument if is_about_size(&why) => RemoteError::TooMuch(why),
-            // Of this side: the answer is longer than it may be.
-            Code::OutOfRange => RemoteError::Wrong(why),
-            Code::DeadlineExceeded | Code::Cancelled => RemoteError::Slow(why),
-            Code::Unavailable => RemoteError::Busy(why),
-            _ => RemoteError::Refused(why),
-        }
-    }
-}
-
-/// Whether a server refuses so many pictures at once, of which the protocol has no word. Triton: `batch-size must be <= 4`.
-fn is_about_size(why: &str) -> bool {
-    let why = why.to_ascii_lowercase();
-    ["batch-size", "batch size", "too large", "larger than max"].iter().any(|sign| why.contains(sign))
-}
-
-/// The output of this name, or the only one.
-fn position<T>(outputs: &[T], wanted: Option<&str>, name: impl Fn(&T) -> &str) -> Result<usize, RemoteError> {
-    let found = match wanted {
-        Some(wanted) => outputs.iter().position(|output| name(output) == wanted),
-        None => (outputs.len() == 1).then_some(0),
-    };
-    found.ok_or_else(|| {
-        RemoteError::Wrong(format!("the server's answer has {} outputs, none of which is the embedding", outputs.len()))
-    })
-}
-
-/// An answer whose JSON is `head` and whose values are `values`, one output's after the other.
-fn binary_answer(head: &[u8], values: &Bytes, wanted: Option<&str>, id: &str) -> Result<AnswerTensor, RemoteError> {
-    #[derive(serde::Deserialize)]
-    struct AnswerHead {
-        #[serde(default)]
-        id: String,
-        outputs: Vec<Output>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Output {
-        name: String,
-        datatype: String,
-        shape: Vec<i64>,
-        #[serde(default)]
-        parameters: Parameters,
-    }
-    #[derive(Default, serde::Deserialize)]
-    struct Parameters {
-        binary_data_size: Option<usize>,
-    }
-    let head: AnswerHead = serde_json::from_slice(head)
-        .map_err(|e| RemoteError::Wrong(format!("the server's answer cannot be read: {}", told(&e.to_string()))))?;
-    if !head.id.is_empty() && head.id != id {
-        return Err(RemoteError::Wrong(format!("the server answered request {} instead of {id}", told(&head.id))));
-    }
-    let at = position(&head.outputs, wanted, |output| &output.name)?;
-    let sizes = |outputs: &[Output]| {
-        outputs.iter().try_fold(0_usize, |sum, output| sum.checked_add(output.parameters.binary_data_size.unwrap_or(0)))
-    };
-    let output = &head.outputs[at];
-    let range = sizes(&head.outputs[..at]).zip(sizes(&head.outputs[..=at])).filter(|(_, end)| *end <= values.len());
-    let (Some(_), Some((from, to))) = (output.parameters.binary_data_size, range) else {
-        return Err(RemoteError::Wrong("the server's answer has no binary values for the embedding, or is cut".into()));
-    };
-    Ok(AnswerTensor { datatype: output.datatype.clone(), shape: output.shape.clone(), bytes: values.slice(from..to) })
 }
 
 async fn channel(url: &ServerUrl, io: Wire) -> Result<Channel, tonic::transport::Error> {
@@ -444,14 +401,6 @@ impl tower_service::Service<Uri> for Once {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        ready(self.0.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection broke")))
+        ready(self.0.take().ok_or_else(|| io::Error::new(server_fault::NO_MORE, "the connection was closed")))
     }
-}
-
-/// An error with what lies behind it, which tonic and hyper leave out.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut words: Vec<String> = causes.take(6).map(ToString::to_string).collect();
-    words.dedup();
-    words.join(": ")
 }

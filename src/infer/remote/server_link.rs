@@ -19,10 +19,11 @@ use super::client_runtime::{ClientRuntime, ConnectBudget, RemoteHalt, ended_with
 use super::probe_references::ProbeReferences;
 use super::served_model::ServedModel;
 use super::server_connection::{InferQuestion, ServerConnection};
+use super::server_view::ServerView;
 use super::tile_bytes::PixelScale;
 use super::{RemoteError, RemoteOptions, ServerUrl};
+use crate::infer::Stop;
 use crate::infer::probe_embedding::ProbeReference;
-use crate::infer::{Provider, Stop};
 use crate::platform::tls;
 
 /// Between two probes inside ordinary batches.
@@ -44,31 +45,6 @@ pub struct TrustedServer {
     pub model: ServedModel,
     /// Counted from the first.
     number: u64,
-}
-
-/// How the server stands, for `/readyz`, `status` and the log.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct ServerView {
-    pub url: String,
-    pub model: String,
-    /// `up`, or what was wrong last: `away`, `slow`, `full`, `refused`, `wrong`.
-    pub state: &'static str,
-    /// In words, while it is not up.
-    pub reason: Option<String>,
-    /// Since when it is, or is not, up.
-    pub since: jiff::Timestamp,
-    /// What pictures are sent as: `u8`, `f32`, `f16`.
-    pub input: Option<&'static str>,
-    /// The provider that computes while it is not up; without one, frames are dropped.
-    pub fallback: Option<&'static str>,
-}
-
-impl ServerView {
-    /// The provider that computes now, or would if the server were there.
-    pub fn provider(&self) -> &'static str {
-        let remote = Provider::Remote.as_str();
-        if self.state == "up" { remote } else { self.fallback.unwrap_or(remote) }
-    }
 }
 
 struct LinkState {
@@ -197,17 +173,24 @@ impl ServerLink {
         }
     }
 
-    /// As [`Self::server`], and waits for it until `deadline`, or until `halt` says that nobody wants it any more.
+    /// As [`Self::server`], and waits for it until `soon`, or until `halt` says that nobody wants it any more. In place of a connection that was
+    /// only closed, another one is waited for until `deadline`, unless making it fails.
     ///
     /// # Errors
     /// Why there is none by then.
-    pub fn server_by(&self, deadline: Instant, halt: &RemoteHalt) -> Result<Arc<TrustedServer>, RemoteError> {
+    pub fn server_by(
+        &self,
+        soon: Instant,
+        deadline: Instant,
+        halt: &RemoteHalt,
+    ) -> Result<Arc<TrustedServer>, RemoteError> {
         /// Whoever tells the caller to end does not wake who waits here.
         const POLL_INTERVAL: Duration = Duration::from_millis(50);
         loop {
             let found = self.server();
-            let now = Instant::now();
-            if found.is_ok() || now >= deadline || halt.is_told() {
+            let (now, until) =
+                (Instant::now(), if matches!(found, Err(RemoteError::Idle(_))) { deadline } else { soon });
+            if found.is_ok() || now >= until || halt.is_told() {
                 return found;
             }
             let mut state = self.state.lock();
@@ -215,7 +198,7 @@ impl ServerLink {
                 return Err(RemoteError::Stopped);
             }
             if !state.breaker.is_closed() {
-                self.changed.wait_until(&mut state, deadline.min(now + POLL_INTERVAL));
+                self.changed.wait_until(&mut state, until.min(now + POLL_INTERVAL));
             }
         }
     }
@@ -253,6 +236,14 @@ impl ServerLink {
             return;
         }
         state.fault = Some(fault.clone());
+        if let RemoteError::Idle(why) = fault {
+            state.breaker.closed_idle(now);
+            state.server = None;
+            drop(state);
+            tracing::debug!(why, "the connection to the inference server was closed, making another one");
+            self.changed.notify_all();
+            return;
+        }
         if state.breaker.failed(fault.ends_connection(), now) {
             (state.server, state.since) = (None, jiff::Timestamp::now());
             drop(state);
@@ -299,8 +290,11 @@ impl ServerLink {
         let (connection, asked) = (Arc::clone(connection), model.clone());
         let answer = self.runtime.run(deadline, halt, async move { connection.infer(&asked, question).await });
         let result = answer.and_then(|answer| answer.append_rows(count, dim, rows));
-        let outcome = result.as_ref().map_or_else(RemoteError::kind, |()| "ok");
-        metrics::counter!("vtagd_remote_requests_total", "outcome" => outcome).increment(1);
+        // Over a connection that was closed nothing has been asked.
+        if !matches!(result, Err(RemoteError::Idle(_))) {
+            let outcome = result.as_ref().map_or_else(RemoteError::kind, |()| "ok");
+            metrics::counter!("vtagd_remote_requests_total", "outcome" => outcome).increment(1);
+        }
         if result.is_ok() {
             metrics::histogram!("vtagd_remote_request_duration_seconds").record(began.elapsed().as_secs_f64());
         }
@@ -312,7 +306,7 @@ impl ServerLink {
         let state = self.state.lock();
         let url = self.options.urls.get(state.url).map(ServerUrl::to_string).unwrap_or_default();
         let (state_word, reason) = match (&state.server, &state.fault) {
-            (Some(_), _) => ("up", None),
+            (Some(_), _) | (None, Some(RemoteError::Idle(_))) => ("up", None),
             (None, Some(fault)) => (fault.kind(), Some(fault.to_string())),
             (None, None) => ("away", None),
         };
@@ -381,7 +375,11 @@ impl ServerLink {
         }
         let mut state = self.state.lock();
         state.breaker.not_connected(Instant::now());
-        let news = state.fault.as_ref().map(RemoteError::kind) != Some(last.kind());
+        let was_up = matches!(state.fault, Some(RemoteError::Idle(_)));
+        let news = was_up || state.fault.as_ref().map(RemoteError::kind) != Some(last.kind());
+        if was_up {
+            state.since = jiff::Timestamp::now();
+        }
         state.fault = Some(last.clone());
         drop(state);
         self.changed.notify_all();
@@ -398,12 +396,21 @@ impl ServerLink {
         state.connections += 1;
         let number = state.connections;
         state.server = Some(Arc::new(TrustedServer { connection, model, number }));
-        (state.url, state.fault, state.since) = (at, None, jiff::Timestamp::now());
+        let is_news = !matches!(state.fault, Some(RemoteError::Idle(_)));
+        if is_news {
+            state.since = jiff::Timestamp::now();
+        }
+        (state.url, state.fault) = (at, None);
         state.next_probe = Instant::now() + PROBE_EVERY;
         state.breaker.connected();
         drop(state);
         metrics::gauge!("vtagd_remote_up").set(1.0);
-        tracing::info!(url, model = self.options.model, input, most, "the inference server agrees with the probe");
+        let model = &self.options.model;
+        if is_news {
+            tracing::info!(url, model, input, most, "the inference server agrees with the probe");
+        } else {
+            tracing::debug!(url, model, input, most, "the inference server agrees with the probe, as before");
+        }
         self.changed.notify_all();
     }
 

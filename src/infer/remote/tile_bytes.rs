@@ -136,6 +136,8 @@ pub struct AnswerTensor {
     pub datatype: String,
     pub shape: Vec<i64>,
     pub bytes: prost::bytes::Bytes,
+    /// Of the model that computed it; empty where the server does not say.
+    pub version: String,
 }
 
 impl AnswerTensor {
@@ -228,7 +230,7 @@ mod tests {
 
     fn answer(shape: &[i64], values: &[f32]) -> AnswerTensor {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        AnswerTensor { datatype: "FP32".into(), shape: shape.to_vec(), bytes: bytes.into() }
+        AnswerTensor { datatype: "FP32".into(), shape: shape.to_vec(), bytes: bytes.into(), version: String::new() }
     }
 
     #[test]
@@ -259,7 +261,7 @@ mod tests {
             half in any::<bool>(),
         ) {
             let datatype = if half { "FP16" } else { "FP32" };
-            let tensor = AnswerTensor { datatype: datatype.into(), shape, bytes: bytes.into() };
+            let tensor = AnswerTensor { datatype: datatype.into(), shape, bytes: bytes.into(), version: String::new() };
             let _ = tensor.append_rows(2, 4, &mut Vec::new());
         }
     }

@@ -67,11 +67,14 @@ impl Message {
         Self { content_type: Some("application/cloudevents+json"), ..Self::new(topic, payload) }
     }
 
-    /// At least what its packet takes.
+    /// What its packet takes.
     pub fn packet_size(&self) -> usize {
-        // Kind and length, lengths of topic and properties, number.
-        let around = 5 + 2 + 2 + 1;
-        around + self.topic.len() + self.payload.len()
+        let properties = self.content_type.map_or(0, |kind| 1 + 2 + kind.len());
+        // The topic and its length, the number, the properties and their length.
+        let body = 2 + self.topic.len() + 2 + 1 + properties + self.payload.len();
+        // Seven bits of a length in each byte.
+        let length = 1 + [7, 14, 21].iter().filter(|bits| body >> **bits > 0).count();
+        1 + length + body
     }
 
     pub fn retained(topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
@@ -117,6 +120,8 @@ pub struct Connection<'a> {
 pub enum NotTaken {
     /// The broker does not want it, and goes on. Only MQTT 5 knows that: with 3.1.1 a broker acknowledges what it throws away.
     Refused(String),
+    /// It does not want this payload, now or later: also MQTT 5 alone.
+    Malformed(String),
     /// The connection has gone before.
     Lost(String),
 }
@@ -197,10 +202,8 @@ macro_rules! version {
                 let options = typed(PublishOptions::at_least_once().retain(retain), content_type);
                 match client.try_publish_tracked(topic, payload.to_vec(), options) {
                     Ok(notice) => Ok(Some(Box::pin(async move {
-                        let refusal: fn(&PublishNoticeError) -> Option<String> = $refusal;
-                        let told = |error| {
-                            refusal(&error).map_or_else(|| NotTaken::Lost(error.to_string()), NotTaken::Refused)
-                        };
+                        let refusal: fn(&PublishNoticeError) -> Option<NotTaken> = $refusal;
+                        let told = |error| refusal(&error).unwrap_or_else(|| NotTaken::Lost(error.to_string()));
                         notice.wait_completion_async().await.map_err(told)
                     }))),
                     Err(ClientError::InvalidRequest(_)) => Err(format!("not a topic: {topic:?}")),
@@ -254,8 +257,11 @@ version!(
     v5,
     rumqttc_v5,
     |error| match error {
-        PublishNoticeError::V5PubAck(reason) => Some(format!("{reason:?}")),
-        PublishNoticeError::RetainNotSupported => Some("it retains nothing".to_owned()),
+        PublishNoticeError::V5PubAck(reason @ rumqttc_v5::PubAckReason::PayloadFormatInvalid) => {
+            Some(NotTaken::Malformed(format!("{reason:?}")))
+        }
+        PublishNoticeError::V5PubAck(reason) => Some(NotTaken::Refused(format!("{reason:?}"))),
+        PublishNoticeError::RetainNotSupported => Some(NotTaken::Refused("it retains nothing".to_owned())),
         _ => None,
     },
     V5SubAckFailure,

@@ -307,10 +307,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn settle(&mut self, Acknowledged { position, kept, size }: Acknowledged, receiver: &mut DeliveryReceiver) {
+    fn settle(&mut self, acked: Acknowledged, receiver: &mut DeliveryReceiver) {
+        let Acknowledged { position, dead, kept, size } = acked;
         if let Some(position) = position {
             self.gate.acknowledged(position);
-            receiver.delivered(position);
+            match dead {
+                Some(why) => receiver.dead(position, &why),
+                None => receiver.delivered(position),
+            }
             receiver.up();
         }
         if let Some((topic, payload)) = kept {

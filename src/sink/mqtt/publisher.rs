@@ -24,11 +24,13 @@ struct Sent {
     size: usize,
 }
 
-/// What the broker has taken.
+/// What the broker has taken, or will never take.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
     /// The delivery it stands for.
     pub position: Option<u64>,
+    /// Why that delivery is one that no other attempt would bring there.
+    pub dead: Option<String>,
     /// What lies at the broker now: topic and payload.
     pub kept: Option<(String, Digest)>,
     /// Of its packet.
@@ -146,11 +148,15 @@ impl Publisher {
         };
         let kept = match answer {
             Ok(()) => kept.map(|kept| (topic, kept)),
+            Err(NotTaken::Malformed(why)) if position.is_some() => {
+                let dead = Some(format!("the broker refuses what the event says: {why}"));
+                return Ok(Acknowledged { position, dead, kept: None, size });
+            }
             Err(NotTaken::Lost(why)) => {
                 self.lost = Some((topic, size));
                 return Err(SinkError::retry(format!("not acknowledged: {why}")));
             }
-            Err(NotTaken::Refused(why)) => {
+            Err(NotTaken::Refused(why) | NotTaken::Malformed(why)) => {
                 let why = format!("the broker refuses {topic}: {why}");
                 if position.is_some() {
                     return Err(SinkError::retry(why));
@@ -161,7 +167,7 @@ impl Publisher {
                 None
             }
         };
-        Ok(Acknowledged { position, kept, size })
+        Ok(Acknowledged { position, dead: None, kept, size })
     }
 }
 

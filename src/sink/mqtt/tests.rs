@@ -31,6 +31,8 @@ enum Does {
     /// And send it again and again.
     Repeat,
     Refuse,
+    /// Its payload.
+    FindMalformed,
     HangUp,
 }
 
@@ -46,17 +48,20 @@ type Judges = fn(&str, usize, usize) -> Does;
 /// What it sends to who subscribes to a topic, or to that of all streams: topic, payload, retained.
 type Sends = &'static [(&'static str, &'static str, bool)];
 
+/// Accepts, and says nothing more of itself.
+const ACCEPTS: &[u8] = &[0x20, 3, 0, 0, 0];
+
 fn broker(judges: Judges, sends: Sends) -> (u16, Taken) {
-    let (port, taken, _) = telling_broker(judges, sends);
+    let (port, taken, _) = telling_broker(judges, ACCEPTS, sends);
     (port, taken)
 }
 
-/// One that tells what is unsubscribed from.
-fn telling_broker(judges: Judges, sends: Sends) -> (u16, Taken, Unsubscribed) {
+/// One that greets as it likes, and tells what is unsubscribed from.
+fn telling_broker(judges: Judges, greets: &'static [u8], sends: Sends) -> (u16, Taken, Unsubscribed) {
     let (taken, unsubscribed) = (Taken::default(), Unsubscribed::default());
     let (kept, told) = (Arc::clone(&taken), Arc::clone(&unsubscribed));
     let port = tests::listen(move |connection, stream| {
-        serve(stream, |topic, n| judges(topic, n, connection), sends, &kept, &told);
+        serve(stream, |topic, n| judges(topic, n, connection), greets, sends, &kept, &told);
     });
     (port, taken, unsubscribed)
 }
@@ -78,6 +83,7 @@ fn publish(topic: &str, payload: &[u8], retained: bool) -> Vec<u8> {
 fn serve(
     stream: &TcpStream,
     judges: impl Fn(&str, usize) -> Does,
+    greets: &[u8],
     sends: Sends,
     taken: &Taken,
     unsubscribed: &Unsubscribed,
@@ -93,21 +99,22 @@ fn serve(
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 for (id, topic, payload) in waiting.drain(..) {
                     let [high, low] = id;
-                    let refused = match judges(&topic, count) {
+                    let reason = match judges(&topic, count) {
                         Does::HangUp => return,
-                        does => {
-                            if does == Does::Repeat {
-                                repeated = publish(&topic, &payload, false);
-                            }
-                            does == Does::Refuse
+                        Does::Repeat => {
+                            repeated = publish(&topic, &payload, false);
+                            0
                         }
+                        Does::Take => 0,
+                        // Not authorized; payload format invalid.
+                        Does::Refuse => 0x87,
+                        Does::FindMalformed => 0x99,
                     };
                     count += usize::from(topic == EVENTS);
-                    if !refused {
+                    if reason == 0 {
                         taken.lock().unwrap().push((topic, payload));
                     }
-                    // 0x87: not authorized.
-                    let _ = to.write_all(&[0x40, 4, high, low, if refused { 0x87 } else { 0 }, 0]);
+                    let _ = to.write_all(&[0x40, 4, high, low, reason, 0]);
                 }
                 let _ = to.write_all(&repeated);
                 continue;
@@ -129,7 +136,7 @@ fn serve(
         from.read_exact(&mut body).unwrap();
         let mut answer = Vec::new();
         match kind[0] >> 4 {
-            1 => answer.extend([0x20, 3, 0, 0, 0]),
+            1 => answer.extend(greets),
             3 => {
                 let (topic, rest) = text(&body);
                 let (properties, payload) = rest[3..].split_at(usize::from(rest[2]));
@@ -226,6 +233,46 @@ fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_a
     tests::end(&sender, thread);
 }
 
+/// Offers three events, the second a long one: that is a dead letter for this reason, and the others are delivered.
+fn only_the_second_is_dead(port: u16, taken: &Taken, reason: &str) {
+    let (sender, thread, _commands) = running(port);
+    let long = "car ".repeat(500);
+    for (position, label) in (1..).zip(["car", &long, "bus"]) {
+        sender.offer(delivery(position, event("gate", label, EventKind::Start))).unwrap();
+    }
+    let mut settled = std::collections::BTreeMap::new();
+    eventually("all are settled", || {
+        settled.extend(sender.settled());
+        settled.len() == 3
+    });
+    let dead = settled.remove(&2);
+    assert!(matches!(&dead, Some(DeliveryOutcome::Dead { why }) if why.contains(reason)), "{dead:?}");
+    assert!(settled.values().all(|outcome| *outcome == DeliveryOutcome::Delivered), "{settled:?}");
+    let events = taken.lock().unwrap().iter().filter(|(topic, _)| topic == EVENTS).count();
+    assert_eq!((events, sender.health()), (2, Health::Up), "each once");
+    tests::end(&sender, thread);
+}
+
+#[test]
+fn an_event_whose_payload_the_broker_refuses_is_a_dead_letter_and_stops_none() {
+    let judges: Judges = |topic, n, connection| match (topic == EVENTS, n, connection) {
+        (true, 1, 0) => Does::FindMalformed,
+        // Whoever came again would get nothing through.
+        (true, _, 1..) => Does::Refuse,
+        _ => Does::Take,
+    };
+    let (port, taken) = broker(judges, &[]);
+    only_the_second_is_dead(port, &taken, "PayloadFormatInvalid");
+}
+
+#[test]
+fn an_event_larger_than_the_broker_has_said_to_take_is_a_dead_letter_and_stops_none() {
+    // 0x27: the largest packet, of 2,000 bytes.
+    const TAKES_2000: &[u8] = &[0x20, 8, 0, 0, 5, 0x27, 0, 0, 0x07, 0xd0];
+    let (port, taken, _) = telling_broker(|_, _, _| Does::Take, TAKES_2000, &[]);
+    only_the_second_is_dead(port, &taken, "larger than the 2000 bytes");
+}
+
 #[test]
 fn what_is_refused_beside_events_stops_none() {
     let (port, taken) = broker(|topic, _, _| (topic != EVENTS).into(), &[]);
@@ -268,7 +315,7 @@ fn a_broker_that_repeats_the_owners_name_without_end_holds_no_event_up() {
 fn sees_another_programs_device(known_late: bool) {
     const DOCUMENT: &str = "ha/device/v_gate/config";
     let lies: Sends = &[("v/owner", OWNER, true), (DOCUMENT, r#"{"o":{"name":"another"}}"#, true)];
-    let (port, taken, unsubscribed) = telling_broker(|_, _, _| Does::Take, lies);
+    let (port, taken, unsubscribed) = telling_broker(|_, _, _| Does::Take, ACCEPTS, lies);
     let (sender, thread, _commands, registry) = starting(port, Some("ha"));
     if known_late {
         std::thread::sleep(2 * ownership::SURVEY);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, ConnectOptions, HeaderMap, header};
 use tokio::sync::Notify;
 
@@ -188,11 +188,18 @@ impl Nats {
 
     /// An event that was not taken: a dead letter, or the end of this connection.
     fn refused(&self, receiver: &mut DeliveryReceiver, position: u64, error: &PublishError) -> Result<(), SinkError> {
+        let too_large = match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => Some("the event is larger than the server's max_payload"),
+            _ if is_beyond_stream(error) => Some("the event is larger than the stream's max_msg_size"),
+            _ => None,
+        };
+        if let Some(why) = too_large {
+            receiver.dead(position, why);
+            // Whoever says so is there, and nothing else may be waiting to show it.
+            receiver.up();
+            return Ok(());
+        }
         let why = match error.kind() {
-            PublishErrorKind::MaxPayloadExceeded => {
-                receiver.dead(position, "the event is larger than the server's max_payload");
-                return Ok(());
-            }
             PublishErrorKind::StreamNotFound => {
                 let prefix = &self.settings.subject_prefix;
                 format!(
@@ -205,6 +212,12 @@ impl Nats {
         receiver.failed(position, &why);
         Err(SinkError::retry(why))
     }
+}
+
+/// Whether the stream takes no message so large, which it says by a code of its own.
+fn is_beyond_stream(error: &PublishError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    source.is_some_and(|said| said.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
 }
 
 impl Sink for Nats {

@@ -14,18 +14,29 @@ use crate::sink::tests;
 /// Ids that were taken, in order, each once, as JetStream does it.
 type Taken = Arc<Mutex<Vec<String>>>;
 
-/// Answers what has come once nothing more comes for a moment; of the first connection nothing is taken that `refuses` names.
-fn server(refuses: fn(usize) -> bool) -> (u16, Taken) {
+/// What it does with a publish.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Take,
+    /// As where no stream takes the subject.
+    Refuse,
+    /// It is larger than the stream's `max_msg_size`.
+    FindTooLarge,
+}
+
+/// By how many connections, and publishes on this one, came before.
+type Judges = fn(usize, usize) -> Does;
+
+/// Answers what has come once nothing more comes for a moment.
+fn server(judges: Judges) -> (u16, Taken) {
     let taken = Taken::default();
     let kept = Arc::clone(&taken);
-    let port = tests::listen(move |connection, stream| {
-        serve(stream, &|number| connection == 0 && refuses(number), &kept);
-    });
+    let port = tests::listen(move |connection, stream| serve(stream, &|number| judges(connection, number), &kept));
     (port, taken)
 }
 
 /// One connection, to its end.
-fn serve(mut to: &TcpStream, refuses: &dyn Fn(usize) -> bool, taken: &Taken) {
+fn serve(mut to: &TcpStream, judges: &dyn Fn(usize) -> Does, taken: &Taken) {
     let mut from = BufReader::new(to);
     let info = r#"{"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"proto":1}"#;
     write!(to, "INFO {info}\r\n").unwrap();
@@ -38,19 +49,26 @@ fn serve(mut to: &TcpStream, refuses: &dyn Fn(usize) -> bool, taken: &Taken) {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 for (id, reply) in waiting.drain(..) {
-                    let refused = refuses(published);
+                    let does = judges(published);
                     published += 1;
-                    if refused {
+                    if does == Does::Refuse {
                         let head = "NATS/1.0 503\r\n\r\n";
                         let length = head.len();
                         let _ = write!(to, "HMSG {reply} {subscriber} {length} {length}\r\n{head}\r\n");
                         continue;
                     }
-                    let mut taken = taken.lock().unwrap();
-                    if !taken.contains(&id) {
-                        taken.push(id);
-                    }
-                    let answer = format!(r#"{{"stream":"S","seq":{}}}"#, taken.len());
+                    let answer = if does == Does::FindTooLarge {
+                        // As nats-server 2.10 words it.
+                        let error =
+                            r#"{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}"#;
+                        format!(r#"{{"error":{error},"stream":"S","seq":0}}"#)
+                    } else {
+                        let mut taken = taken.lock().unwrap();
+                        if !taken.contains(&id) {
+                            taken.push(id);
+                        }
+                        format!(r#"{{"stream":"S","seq":{}}}"#, taken.len())
+                    };
                     let _ = write!(to, "MSG {reply} {subscriber} {}\r\n{answer}\r\n", answer.len());
                 }
                 continue;
@@ -92,7 +110,8 @@ fn patient(port: u16, timeout: Duration) -> (DeliverySender, std::thread::JoinHa
 
 #[test]
 fn an_event_that_is_refused_is_overtaken_by_none_of_its_stream_and_label() {
-    let (port, taken) = server(|number| number == 0);
+    let (port, taken) =
+        server(|connection, number| if (connection, number) == (0, 0) { Does::Refuse } else { Does::Take });
     let (sender, thread) = running(port);
     let mut ids = Vec::new();
     for (position, label) in (1..).zip(["car", "bus", "car", "car", "bus", "car"]) {
@@ -117,8 +136,37 @@ fn an_event_that_is_refused_is_overtaken_by_none_of_its_stream_and_label() {
 }
 
 #[test]
+fn an_event_that_the_stream_finds_too_large_is_a_dead_letter_and_all_others_go_on_by_the_same_connection() {
+    // Whoever came again would get nothing through.
+    let (port, taken) = server(|connection, number| match (connection, number) {
+        (0, 1) => Does::FindTooLarge,
+        (0, _) => Does::Take,
+        _ => Does::Refuse,
+    });
+    let (sender, thread) = running(port);
+    let mut ids = Vec::new();
+    for (position, label) in (1..).zip(["car", "bus", "van", "bus"]) {
+        let delivery = delivery(position, event("gate", label, EventKind::Start));
+        ids.push(delivery.stored.id().to_string());
+        sender.offer(delivery).unwrap();
+    }
+    let mut settled = std::collections::BTreeMap::new();
+    eventually("all are settled", || {
+        settled.extend(sender.settled());
+        settled.len() == ids.len()
+    });
+    let why = "the event is larger than the stream's max_msg_size".to_owned();
+    assert_eq!(settled.remove(&2), Some(delivery::DeliveryOutcome::Dead { why }));
+    assert!(settled.values().all(|outcome| *outcome == delivery::DeliveryOutcome::Delivered), "{settled:?}");
+    ids.remove(1);
+    assert_eq!(*taken.lock().unwrap(), ids);
+    assert_eq!(sender.health(), Health::Up);
+    tests::end(&sender, thread);
+}
+
+#[test]
 fn a_server_that_is_there_is_told_before_there_is_an_event() {
-    let (port, _taken) = server(|_| false);
+    let (port, _taken) = server(|_, _| Does::Take);
     let (sender, thread) = running(port);
     eventually("it is up", || sender.health() == Health::Up);
     tests::end(&sender, thread);
@@ -136,7 +184,7 @@ fn a_server_that_says_nothing_is_given_up_after_the_timeout_at_every_step() {
             let _ = write!(&*stream, "INFO {info}\r\n");
             while (&*stream).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
         }
-        _ => serve(stream, &|_| false, &kept),
+        _ => serve(stream, &|_| Does::Take, &kept),
     });
     let (sender, thread) = patient(port, Duration::from_millis(500));
     sender.offer(delivery(1, event("gate", "car", EventKind::Start))).unwrap();

@@ -129,6 +129,21 @@ fn the_fingerprint_depends_on_contents_and_on_nothing_else() {
 }
 
 #[test]
+fn the_fingerprint_is_of_the_weights_that_the_graph_names_whatever_they_are_called() {
+    let graph = onnx_file::tests::model_with_data(&["weights/tower.bin"]);
+    let dir = folder(&[
+        ("vision_model.onnx", &graph),
+        ("text_model.onnx", ONNX),
+        ("weights/tower.bin", b"weights"),
+        ("tokenizer.json", b"{}"),
+        ("preprocessor_config.json", b"{}"),
+    ]);
+    let first = open(&dir).unwrap().fingerprint;
+    fs::write(dir.path().join("weights/tower.bin"), b"others!").unwrap();
+    assert_ne!(first, open(&dir).unwrap().fingerprint);
+}
+
+#[test]
 fn another_scale_changes_what_decides_a_score_and_not_what_decides_an_embedding() {
     let dir = folder(&[
         ("vision_model.onnx", ONNX),

@@ -99,6 +99,11 @@ pub enum HubError {
         "nothing in it can be read: wanted is a CLIP, SigLIP or OpenCLIP checkpoint or its ONNX export (docs/models.md), there is {names}"
     )]
     Unusable { names: String },
+    /// Files of weights under names of their own, none of which is more usual than another.
+    #[error(
+        "it holds several files that could be the weights ({names}): choose one, as in --include '*.json' --include '*.txt' --include '{first}'"
+    )]
+    SeveralWeights { names: String, first: String },
     /// `--include` selects nothing, or everything of something huge.
     #[error("--include {patterns} matches {found} files, it should be 1 to {most}")]
     NothingMatches { patterns: String, found: usize, most: usize },
@@ -152,6 +157,7 @@ impl HubError {
             | Self::Refused { .. }
             | Self::Hostile { .. }
             | Self::Unusable { .. }
+            | Self::SeveralWeights { .. }
             | Self::NothingMatches { .. }
             | Self::NeverPulled { .. }
             | Self::Missing { .. }

@@ -10,11 +10,17 @@ use super::HubError;
 use super::listing::Listing;
 use super::name::{is_plain_file, shown};
 use crate::bundle::VARIANTS;
-use crate::import::{HUGGING_FACE_WEIGHTS, MAX_SHARDS, OPEN_CLIP_WEIGHTS};
+use crate::import::{HUGGING_FACE_WEIGHTS, MAX_SHARDS, OPEN_CLIP_WEIGHTS, is_other_weights_name};
 use crate::json_text;
 
 /// Most files that are fetched at once.
 const MOST_FILES: usize = 1000;
+
+/// Most names that a message lists.
+const MAX_LISTED: usize = 20;
+
+/// Beside the weights of Hugging Face's layout. Both: where there are two, the reader takes the image's part out of the newer one.
+const PREPROCESSING: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
 /// What to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +36,8 @@ pub(super) struct Choice {
 /// that decides something.
 ///
 /// # Errors
-/// [`HubError::Unusable`] when there is neither a checkpoint nor an export; whatever `served` fails with.
+/// [`HubError::Unusable`] when there is neither a checkpoint nor an export; [`HubError::SeveralWeights`] when nothing tells which file of
+/// weights is meant; whatever `served` fails with.
 pub(super) fn choose(
     listing: &Listing,
     sidecar: Option<&Value>,
@@ -45,8 +52,11 @@ pub(super) fn choose(
     if let Some(choice) = checkpoint(listing, served)? {
         return Ok(choice);
     }
-    onnx(listing, None).ok_or_else(|| {
-        let names: Vec<String> = listing.files.keys().take(20).map(|name| shown(name)).collect();
+    if let Some(choice) = onnx(listing, None) {
+        return Ok(choice);
+    }
+    other_checkpoint(listing, served)?.ok_or_else(|| {
+        let names: Vec<String> = listing.files.keys().take(MAX_LISTED).map(|name| shown(name)).collect();
         HubError::Unusable { names: if names.is_empty() { "no file".into() } else { names.join(", ") } }
     })
 }
@@ -70,13 +80,43 @@ fn checkpoint(
         let mut files = present(listing, &[config, weights]);
         files.extend(tokenizer(listing, ""));
         if is_hf {
-            files.extend(first(listing, &["preprocessor_config.json", "processor_config.json"]));
+            files.extend(present(listing, &PREPROCESSING));
         }
         let family = if is_hf { "Hugging Face" } else { "OpenCLIP" };
-        let index = weights.ends_with(".index.json").then(|| (*weights).to_owned());
-        return Ok(Some(Choice { what: format!("the {family} checkpoint {weights}"), files, index }));
+        return Ok(Some(Choice { what: format!("the {family} checkpoint {weights}"), files, index: index(weights) }));
     }
     Ok(None)
+}
+
+/// A checkpoint whose weights have another name than a layout has, where they are the only ones: the reader finds out whose they are.
+fn other_checkpoint(
+    listing: &Listing,
+    served: &mut dyn FnMut() -> Result<bool, HubError>,
+) -> Result<Option<Choice>, HubError> {
+    // What lies in a folder of the repository is of another model, or another form of this one.
+    let is_weights = |name: &&String| !name.contains('/') && is_other_weights_name(name);
+    let names: Vec<&String> = listing.files.keys().filter(is_weights).collect();
+    let Some(weights) = names.first() else { return Ok(None) };
+    let is_hf = listing.has("config.json") && served()?;
+    if !is_hf && !listing.has("open_clip_config.json") {
+        return Ok(None);
+    }
+    if names.len() > 1 {
+        let names: Vec<String> = names.iter().take(MAX_LISTED).map(|name| shown(name)).collect();
+        return Err(HubError::SeveralWeights { first: names[0].clone(), names: names.join(", ") });
+    }
+    let mut files = present(listing, &["open_clip_config.json", weights.as_str()]);
+    files.extend(tokenizer(listing, ""));
+    if is_hf {
+        files.extend(present(listing, &["config.json"]));
+        files.extend(present(listing, &PREPROCESSING));
+    }
+    Ok(Some(Choice { what: format!("the checkpoint {}", shown(weights)), files, index: index(weights) }))
+}
+
+/// The weights themselves, where they are an index.
+fn index(weights: &str) -> Option<String> {
+    weights.ends_with(".index.json").then(|| weights.to_owned())
 }
 
 /// An export with its towers apart: Optimum's, transformers.js', ours or Immich's.

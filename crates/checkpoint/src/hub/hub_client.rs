@@ -6,7 +6,7 @@
 //! next time (a lost connection, 429, 5xx) is asked for again, a bounded number of times, with growing waits.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 use ureq::Agent;
@@ -299,8 +299,9 @@ impl<'a> Client<'a> {
             _ => HubError::Status { what: file.unwrap_or("the list of files").to_owned(), status, message },
         };
         if matches!(status, 408 | 429 | 500 | 502 | 503 | 504) {
-            let after = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
-            return Err(Failure::Again { error, after: after.map(Duration::from_secs), moved: false });
+            let asked = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let after = asked.and_then(|asked| retry_after(asked, SystemTime::now()));
+            return Err(Failure::Again { error, after, moved: false });
         }
         Err(error.into())
     }
@@ -325,6 +326,15 @@ impl<'a> Client<'a> {
 
     fn scrubbed(&self, text: &str) -> String {
         self.token.as_ref().map_or_else(|| text.to_owned(), |token| token.scrub(text))
+    }
+}
+
+/// `Retry-After`: seconds, or a date of HTTP; one that has passed is at once.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
     }
 }
 
@@ -358,4 +368,24 @@ fn is_loopback(url: &Url) -> bool {
 fn place(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_777_636_800);
+        for (text, wait) in [
+            (" 7 ", Some(7)),
+            ("Fri, 01 May 2026 12:00:30 GMT", Some(30)),
+            ("Friday, 01-May-26 12:00:30 GMT", Some(30)),
+            ("Fri, 01 May 2026 11:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(retry_after(text, now), wait.map(Duration::from_secs), "{text}");
+        }
+    }
 }

@@ -28,7 +28,9 @@ mod zip;
 pub use checkpoint::{Checkpoint, Family, open_checkpoint};
 pub use tokenizer::TokenizerSource;
 pub(crate) use weight_files::others as other_weights;
-pub(crate) use weight_files::{HUGGING_FACE as HUGGING_FACE_WEIGHTS, MAX_SHARDS, OPEN_CLIP as OPEN_CLIP_WEIGHTS};
+pub(crate) use weight_files::{
+    HUGGING_FACE as HUGGING_FACE_WEIGHTS, MAX_SHARDS, OPEN_CLIP as OPEN_CLIP_WEIGHTS, is_other_weights_name,
+};
 pub mod manifest;
 pub mod measure;
 pub mod synthetic;

@@ -62,6 +62,11 @@ pub(super) fn find(dir: &Path, names: &[&str]) -> Option<PathBuf> {
     names.iter().map(|name| dir.join(name)).find(|file| file.exists())
 }
 
+/// Whether `name` could be that of a file of weights that no layout has.
+pub(crate) fn is_other_weights_name(name: &str) -> bool {
+    is_weights_name(name) && !HUGGING_FACE.contains(&name) && !OPEN_CLIP.contains(&name)
+}
+
 /// Whether `name` could be that of a file of weights.
 pub(super) fn is_weights_name(name: &str) -> bool {
     let ending = |name: &str| {
@@ -89,10 +94,9 @@ fn is_shard(name: &str) -> bool {
 
 /// Files in `dir` that could be weights under names that no layout has, sorted.
 pub(crate) fn others(dir: &Path) -> Vec<PathBuf> {
-    let usual = |name: &str| HUGGING_FACE.contains(&name) || OPEN_CLIP.contains(&name);
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| is_weights_name(name) && !usual(name)))
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_other_weights_name))
         .map(|entry| entry.path())
         .filter(|path| path.is_file())
         .collect();

@@ -54,14 +54,25 @@ impl Session<'_> {
         &mut self,
         delivery: &Delivery,
         pictures: &mut Option<broadcast::Receiver<Saved>>,
-        receiver: &DeliveryReceiver,
+        receiver: &mut DeliveryReceiver,
         place: &str,
     ) {
         let stored = &delivery.stored;
-        if self.may_refuse {
-            self.gate.sent(delivery);
+        let message = Message::event(self.topics.events(), stored.body.as_bytes());
+        // A broker hangs up on what is larger than it has said, and would do so again.
+        match self.link.largest.filter(|largest| message.packet_size() > *largest) {
+            Some(largest) => {
+                let why = format!("the event is larger than the {largest} bytes that the broker takes in a packet");
+                receiver.dead(delivery.position, &why);
+                receiver.up();
+            }
+            None => {
+                if self.may_refuse {
+                    self.gate.sent(delivery);
+                }
+                self.publisher.push(message, Some(delivery.position));
+            }
         }
-        self.publisher.push(Message::event(self.topics.events(), stored.body.as_bytes()), Some(delivery.position));
         if !self.ours {
             return;
         }

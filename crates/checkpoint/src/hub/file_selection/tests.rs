@@ -67,6 +67,43 @@ fn a_folder_with_both_layouts_is_taken_as_hugging_faces_unless_only_openclip_has
 }
 
 #[test]
+fn where_there_are_two_files_about_preprocessing_both_are_taken_as_the_reader_wants_the_newer_one() {
+    let names = ["config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"];
+    assert_eq!(chosen(&names, true), names);
+}
+
+#[test]
+fn weights_of_another_name_are_taken_where_they_are_the_only_ones_with_what_their_reader_wants() {
+    let half = ["config.json", "model.fp16.safetensors", "preprocessor_config.json", "tokenizer.json"];
+    let mut all = half.to_vec();
+    all.extend(["README.md", "optimizer.pt", "sub/other.safetensors", "vae/x.ckpt"]);
+    assert_eq!(chosen(&all, true), half);
+    let epoch = ["epoch_32.pt", "merges.txt", "open_clip_config.json", "vocab.json"];
+    assert_eq!(chosen(&epoch, false), epoch);
+    // Its tensors tell whose they are, to the reader.
+    let both = ["config.json", "mine.safetensors", "open_clip_config.json"];
+    assert_eq!(
+        (chosen(&both, true), chosen(&both, false)),
+        (both.map(String::from).to_vec(), both[1..].iter().map(ToString::to_string).collect())
+    );
+
+    let index = listing(&["config.json", "model.fp16-00001-of-00002.safetensors", "model.fp16.safetensors.index.json"]);
+    let choice = choose(&index, None, &mut || Ok(true)).unwrap();
+    assert_eq!(choice.index.as_deref(), Some("model.fp16.safetensors.index.json"));
+}
+
+#[test]
+fn of_several_weights_of_other_names_none_is_taken_and_all_are_told() {
+    let several = ["epoch_31.pt", "epoch_32.pt", "open_clip_config.json"];
+    let error = choose(&listing(&several), None, &mut || Ok(true)).unwrap_err().to_string();
+    assert!(error.contains("epoch_31.pt, epoch_32.pt") && error.contains("--include 'epoch_31.pt'"), "{error}");
+    assert!(choose(&listing(&several[..2]), None, &mut || Ok(true)).is_err(), "without a configuration");
+    // A usual name counts, and an export, as before.
+    let usual = ["config.json", "model.safetensors", "epoch_32.pt", "epoch_31.pt"];
+    assert_eq!(chosen(&usual, true), ["config.json", "model.safetensors"]);
+}
+
+#[test]
 fn a_folder_of_timms_is_taken_as_openclips() {
     let names =
         ["config.json", "model.safetensors", "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"];
