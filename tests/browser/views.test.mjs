@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { begin, eventually, opened, violations } from './setting.mjs';
+import { begin, eventually, opened, TOKEN, violations } from './setting.mjs';
 
 const VIEWS = ['cameras', 'camera/demo-camera', 'events', 'events?order=uncertain', 'search?q=a+rocket', 'lab?label=cat', 'add', 'system'];
 
@@ -11,6 +11,14 @@ before(async () => {
   setting = await begin();
 });
 after(async () => setting?.end());
+
+/** Puts the tab of a page behind others, or in front. */
+const hide = (page, hidden) => page.evaluate((is) => {
+  Object.defineProperty(document, 'hidden', { configurable: true, get: () => is });
+  document.dispatchEvent(new Event('visibilitychange'));
+}, hidden);
+const isLive = (request) => new URL(request.url()).pathname === '/api/v1/live';
+const isLogin = (request) => new URL(request.url()).pathname === '/api/v1/session' && request.method() === 'POST';
 
 test('axe-core finds nothing on any view, dark or light, wide or on a phone, and nothing is wider than the phone', async () => {
   await eventually('something of the past', async () => (await setting.ask('api/v1/search?text=a+rocket')).searched?.rows > 12);
@@ -88,10 +96,6 @@ test('by keyboard alone: to the content, to another view, to a threshold', async
 test('eight tabs of a browser are all served, since those that nobody sees hold no connection', async () => {
   const first = await opened(setting);
   const tabs = [first];
-  const hide = (page, hidden) => page.evaluate((is) => {
-    Object.defineProperty(document, 'hidden', { configurable: true, get: () => is });
-    document.dispatchEvent(new Event('visibilitychange'));
-  }, hidden);
   for (let at = 1; at < 8; at += 1) {
     await hide(tabs.at(-1), true);
     await tabs.at(-1).waitForSelector('#connection.hidden');
@@ -110,6 +114,105 @@ test('eight tabs of a browser are all served, since those that nobody sees hold 
   await first.waitForSelector('#connection.live');
   assert.deepEqual(first.faults, []);
   await first.context().close();
+});
+
+test('tabs that are opened behind others hold no connection until they are seen', async () => {
+  const first = await opened(setting);
+  await first.waitForSelector('#connection.live');
+  const context = first.context();
+  const streams = [];
+  context.on('request', (request) => isLive(request) && streams.push(request.url()));
+  await context.addInitScript(() => Object.defineProperty(document, 'hidden', { configurable: true, get: () => true }));
+  const tabs = [];
+  for (let at = 0; at < 7; at += 1) {
+    const page = await context.newPage();
+    await page.goto(setting.address);
+    await page.waitForSelector('#connection.hidden');
+    tabs.push(page);
+  }
+  assert.deepEqual(streams, []);
+  const version = tabs[0].waitForRequest((request) => request.url() === `${setting.address}/`);
+  await hide(tabs[0], false);
+  await tabs[0].waitForSelector('#connection.live');
+  await tabs[0].waitForSelector('.card canvas[data-at]');
+  await version;
+
+  // What is answered late is of no use to a tab that nobody sees by then.
+  let answer;
+  const isAsked = new Promise((then) => tabs[1].route('**/api/v1/sinks', (route) => {
+    answer = () => route.fallback();
+    then();
+  }));
+  await hide(tabs[1], false);
+  await isAsked;
+  await hide(tabs[1], true);
+  const before = streams.length;
+  const answered = tabs[1].waitForResponse('**/api/v1/sinks');
+  await answer();
+  await answered;
+  await tabs[1].waitForTimeout(1500);
+  assert.equal(streams.length, before);
+  await tabs[1].unroute('**/api/v1/sinks');
+  await hide(tabs[1], false);
+  await tabs[1].waitForSelector('#connection.live');
+  await context.close();
+});
+
+test('where no live stream is free the page goes on with pictures and counts, until there is one', async () => {
+  const page = await setting.page();
+  await page.route('**/api/v1/live', (route) => route.fulfill({ status: 503, json: { error: 'too many live streams: come back later' } }));
+  await page.goto(setting.link);
+  await page.waitForSelector('#connection.polling');
+  await page.waitForSelector('.card canvas[data-at]');
+  const first = await page.getAttribute('.card canvas', 'data-at');
+  await eventually('another picture', async () => (await page.getAttribute('.card canvas', 'data-at')) !== first);
+  await page.waitForRequest('**/api/v1/streams');
+  assert.match(await page.textContent('#connection'), /no live stream is free/);
+  assert.deepEqual(await violations(page), []);
+  await page.unrouteAll();
+  await page.waitForSelector('#connection.live');
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
+test('who logs out or in does so in all tabs of the browser', async () => {
+  const first = await opened(setting);
+  const context = first.context();
+  const second = await context.newPage();
+  await second.goto(setting.link);
+  await second.waitForSelector('.card');
+  const logins = [];
+  context.on('request', (request) => isLogin(request) && logins.push(request.url()));
+  const loggedOut = async () => {
+    for (const page of [first, second]) {
+      await page.waitForSelector('dialog input');
+      assert.equal(await page.locator('.card').count(), 0);
+    }
+  };
+  // Both have the token in memory, and neither makes use of it.
+  await second.getByRole('button', { name: 'Log out' }).click();
+  await loggedOut();
+  assert.deepEqual(logins, []);
+  await first.fill('dialog input', TOKEN);
+  await first.keyboard.press('Enter');
+  for (const page of [first, second]) {
+    await page.waitForSelector('.card');
+    await page.waitForSelector('#connection.live');
+    assert.equal(await page.locator('dialog').count(), 0);
+  }
+  assert.equal(logins.length, 1);
+
+  // A session that has ended is none to log in for before it is ended.
+  await first.reload();
+  const out = first.getByRole('button', { name: 'Log out' });
+  await out.waitFor();
+  await context.clearCookies();
+  // Pictures are looked at all the time: the question may be there before the button is reached.
+  await out.evaluate((button) => button.click());
+  await loggedOut();
+  assert.equal(logins.length, 1);
+  assert.deepEqual(first.faults, []);
+  await context.close();
 });
 
 test('a daemon that is restarted under an open page ends cleanly, is shown as away and found again, without the token being asked for', async () => {
