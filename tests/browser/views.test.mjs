@@ -158,6 +158,89 @@ test('tabs that are opened behind others hold no connection until they are seen'
   await context.close();
 });
 
+test('of 250 cameras the list is asked for three times at most, and each by itself once', async () => {
+  const page = await setting.page();
+  const rows = Array.from({ length: 250 }, (_, at) => ({ id: `camera-${at}`, state: 'up', accounting: { dropped: {} } }));
+  let lists = 0;
+  let asked = [];
+  await page.route('**/api/v1/streams', (route) => {
+    lists += 1;
+    return route.fulfill({ json: { streams: rows, additions: { streams: [], obstacle: null } } });
+  });
+  await page.route('**/api/v1/streams/*/scores', (route) => {
+    const stream = new URL(route.request().url()).pathname.split('/').at(-2);
+    asked.push(stream);
+    return route.fulfill({ json: { stream, at: null, age: null, scores: [] } });
+  });
+  await page.route('**/api/v1/pictures*', (route) => route.fulfill({ json: { pictures: [] } }));
+  // A daemon that comes to know its streams after the page is there. Nothing else is to make it look again.
+  await page.addInitScript((streams) => {
+    window.setInterval = () => 0;
+    window.EventSource = class extends EventTarget {
+      constructor() {
+        super();
+        const tell = (data) => this.dispatchEvent(new MessageEvent('status', { data: JSON.stringify({ sinks: [], gone: [], ...data }) }));
+        setTimeout(() => {
+          this.onopen?.();
+          tell({ whole: true, streams: [] });
+          tell({ whole: false, streams });
+        }, 200);
+      }
+
+      close() {}
+    };
+  }, rows.map(({ id, state }) => ({ id, state })));
+  await page.goto(setting.link);
+  await page.waitForFunction(() => document.querySelectorAll('.card').length === 250);
+  await eventually('all are asked', () => asked.length >= 250);
+  await page.waitForTimeout(1000);
+  assert.equal(new Set(asked).size, asked.length);
+  assert.ok(lists <= 3, `${lists}`);
+
+  await page.goto(`${setting.address}/#/add`);
+  asked = [];
+  await page.goto(`${setting.address}/#/cameras`);
+  await eventually('it looks again', () => asked.length > 5);
+  await page.goto(`${setting.address}/#/system`);
+  await page.waitForTimeout(300);
+  const before = asked.length;
+  await page.waitForTimeout(700);
+  assert.ok(asked.length === before && before < 250, 'a view that was left asks for nothing');
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
+test('a daemon that starts, is away or is asked too much is waited for, and no camera is missed', async () => {
+  const starts = { ready: false, reason: 'loading the model', model: null, provider: null, refused: [], inference: null, instance: 'demo', version: '0' };
+  const ways = {
+    'The daemon starts: loading the model.': (route) => route.fulfill({ json: { streams: [], additions: { streams: [], obstacle: null } } }),
+    'Waiting for the daemon …': (route) => route.fulfill({ status: 429, json: { error: 'too many requests: come back later' } }),
+    'Waiting for the daemon': (route) => route.abort(),
+  };
+  for (const [words, answer] of Object.entries(ways)) {
+    const page = await setting.page();
+    await page.route('**/api/v1/streams', answer);
+    await page.route('**/readyz', (route) => route.fulfill({ status: 503, json: starts }));
+    await page.goto(setting.link);
+    await page.waitForSelector(`.view p:has-text("${words}")`);
+    await page.waitForSelector('#connection.live');
+    await page.waitForTimeout(500);
+    assert.doesNotMatch(await page.textContent('main'), /There is no camera yet|Cameras of this network/);
+    assert.deepEqual(await violations(page), []);
+    if (words.startsWith('The daemon')) {
+      for (const [view, selector] of [['add', '.view.add'], ['camera/demo-camera', '.view.camera']]) {
+        await page.goto(`${setting.address}/#/${view}`);
+        await page.waitForSelector(`${selector} :text("The daemon starts")`);
+      }
+      await page.goto(`${setting.address}/#/cameras`);
+      await page.waitForSelector(`.view p:has-text("${words}")`);
+    }
+    await page.unrouteAll();
+    await page.waitForSelector('.card canvas[data-at]');
+    await page.context().close();
+  }
+});
+
 test('where no live stream is free the page goes on with pictures and counts, until there is one', async () => {
   const page = await setting.page();
   await page.route('**/api/v1/live', (route) => route.fulfill({ status: 503, json: { error: 'too many live streams: come back later' } }));
