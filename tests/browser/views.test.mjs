@@ -258,6 +258,52 @@ test('where no live stream is free the page goes on with pictures and counts, un
   await page.context().close();
 });
 
+test('the lab counts tags as they would be told: from `enter` to `exit`, after `after`', async () => {
+  const page = await opened(setting);
+  const counted = await page.evaluate(async () => {
+    const { stretches } = await import(new URL('chart.js', document.querySelector('script[type=module]').src));
+    const wavering = [-3, 2, 0.5, 2, null, 0.4, 3, -3];
+    const lone = [-3, -3, 5, -3, 5, 5, -3];
+    const steady = [-3, 5, null, 5, 5, -3, 5];
+    return { wavering: stretches(wavering, 1, 0), flat: stretches(wavering, 1, 1).length, lone: stretches(lone, 1, 0, 4).length, steady: stretches(steady, 1, 0, 4), coarse: stretches(lone, 1, 0, 1).length };
+  });
+  assert.deepEqual(counted, { wavering: [{ from: 1, to: 6, peak: 3 }], flat: 3, lone: 0, steady: [{ from: 1, to: 4, peak: 5 }], coarse: 2 });
+
+  // What the daemon answers decides: the label's own exit, and its time before a start.
+  const of = async ({ after, curve }) => {
+    await page.unrouteAll();
+    await page.route('**/api/v1/labels/*/try', (route) => route.fulfill({ json: tried(curve, { after }) }));
+    await page.goto(`${setting.address}/#/system`);
+    await page.goto(`${setting.address}/#/lab?label=cat`);
+    await page.waitForSelector('.curve-box path.curve');
+    return /would have told (.+)$/.exec(await page.textContent('.results section .small'))[1];
+  };
+  assert.equal(await of({ after: 0, curve: [-3, 2, 0.5, 2, 0.4, 3, -3] }), 'once');
+  assert.equal(await of({ after: 3, curve: [-3, -3, 5, -3, -3] }), '0 times');
+  assert.equal(await of({ after: 3, curve: [-3, 5, 5, 5, 5, -3] }), 'once');
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
+/** How a trial of the label `cat` is answered that has such a curve on each of so many cameras. */
+function tried(curve, { after = 0, cameras = 1 } = {}) {
+  const stream = (at) => ({ stream: `camera-${at}`, region: null, rows: curve.length, now: 0, curve, times: curve.map((_, at) => at * 1000), pictures: [], histogram: [{ margin: 0, rows: 1 }] });
+  const level = (margin) => ({ score: 1 / (1 + Math.exp(-margin)), margin });
+  const [since, until] = ['2026-05-01T12:00:00Z', '2026-05-01T13:00:00Z'];
+  return { model: { name: 'm', fingerprint: 'f' }, set: 'demo', label: 'cat', enter: level(1), exit: level(0), after, since, until, step: 1, streams: Array.from({ length: cameras }, (_, at) => stream(at)), is_whole: true, other_models: 0, damaged: 0 };
+}
+
+test('the lab draws a week of 250 cameras', async () => {
+  const page = await opened(setting);
+  const curve = Array.from({ length: 721 }, (_, at) => Math.round(Math.sin(at / 40) * 300) / 100);
+  await page.route('**/api/v1/labels/*/try', (route) => route.fulfill({ json: tried(curve, { cameras: 250 }) }));
+  await page.goto(`${setting.address}/#/lab?label=cat`);
+  await page.waitForSelector('.view p[role=status]:has-text("250 cameras, 180250 points")');
+  await page.waitForFunction(() => document.querySelectorAll('.curve-box path.curve').length === 250);
+  assert.deepEqual([page.faults, await page.locator('#notices p').count()], [[], 0]);
+  await page.context().close();
+});
+
 test('who logs out or in does so in all tabs of the browser', async () => {
   const first = await opened(setting);
   const context = first.context();
