@@ -6,7 +6,8 @@
 
 import { h, button, field, pause } from './dom.js';
 
-const CSRF = 'vtagd-csrf';
+/** A proxy's one name may have a daemon below each of several paths. */
+const CSRF = `vtagd-csrf ${new URL('.', location.href).pathname}`;
 
 let token = '';
 let asking = null;

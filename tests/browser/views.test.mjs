@@ -344,6 +344,28 @@ test('who logs out or in does so in all tabs of the browser', async () => {
   await context.close();
 });
 
+test('two daemons on one host leave each other\'s sessions alone', async () => {
+  const other = await begin({ history: 'off', instance: 'other' });
+  try {
+    const first = await opened(setting);
+    const context = first.context();
+    const second = await context.newPage();
+    await second.goto(other.link);
+    await second.waitForSelector('#connection.live');
+    const logins = [];
+    context.on('request', (request) => isLogin(request) && logins.push(request.url()));
+    await second.waitForTimeout(10_000);
+    for (const page of [first, second]) assert.match(await page.textContent('#connection'), /live/);
+    assert.deepEqual(logins, []);
+    await first.reload();
+    await first.waitForSelector('.card');
+    assert.deepEqual([logins, await first.locator('dialog').count()], [[], 0]);
+    await context.close();
+  } finally {
+    await other.end();
+  }
+});
+
 test('a daemon that is restarted under an open page ends cleanly, is shown as away and found again, without the token being asked for', async () => {
   const page = await opened(setting);
   await page.waitForSelector('#connection.live');
