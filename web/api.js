@@ -1,14 +1,32 @@
 // What the page asks the daemon, and how it shows that it may. Addresses are below the page's own, so that a proxy may serve it below a path.
 //
 // The token is kept in this tab's memory alone, so that the page comes back by itself when the daemon was restarted, which ends sessions; the browser keeps
-// a cookie that no script can read, and `localStorage` the token against forged requests, which is worth nothing without the cookie.
+// a cookie that no script can read, and `localStorage` the token against forged requests, which is worth nothing without the cookie. All tabs share both: who
+// logs in or out in one has done so in the others.
 
-import { h, button, field } from './dom.js';
+import { h, button, field, pause } from './dom.js';
 
-const CSRF = 'vtagd-csrf';
+/** A proxy's one name may have a daemon below each of several paths. */
+const CSRF = `vtagd-csrf ${new URL('.', location.href).pathname}`;
 
 let token = '';
 let asking = null;
+/** Ends the question for the token, while it is asked. */
+let letIn = null;
+
+addEventListener('storage', ({ key, newValue }) => {
+  if (key !== CSRF) return;
+  if (newValue !== null) {
+    letIn?.();
+    return;
+  }
+  token = '';
+  location.reload();
+});
+
+/** Streams that are asked about in turn, each by itself, until the daemon is given time between two: it answers one address 50 times a second. */
+const AT_ONCE = 40;
+const BETWEEN = 30;
 
 /** What was answered instead of what was asked for. */
 export class ApiError extends Error {
@@ -49,9 +67,10 @@ async function once(path, { method = 'GET', json, body, kind, headers = {}, sign
 
 /** Asks, and once more when who asks has logged in meanwhile. @returns {Promise<Response>} */
 export async function ask(path, options) {
+  const before = localStorage.getItem(CSRF);
   let answer = await once(path, options);
   if (answer.status === 401 || (answer.status === 403 && options?.method && (await lacksSession(answer)))) {
-    await loggedIn();
+    await loggedIn(before);
     answer = await once(path, options);
   }
   if (answer.ok || answer.status === 304) return answer;
@@ -75,14 +94,29 @@ export async function post(path, parameters, options = {}) {
   return (await ask(address(path, parameters), { method: 'POST', ...options })).json();
 }
 
+/** Waits between two questions of so `many`. @param {number} many */
+export async function betweenTwo(many) {
+  if (many > AT_ONCE) await pause(BETWEEN);
+}
+
 /** How the daemon is, ready or not. */
 export async function readiness() {
+  const before = localStorage.getItem(CSRF);
   const answer = await once('readyz');
   if (answer.status === 401) {
-    await loggedIn();
+    await loggedIn(before);
     return readiness();
   }
-  return answer.json();
+  const told = await answer.json().catch(() => ({}));
+  // Refused before it was looked at.
+  if (told.ready === undefined) throw new ApiError(answer.status, told.error || `the daemon answered ${answer.status}`);
+  return told;
+}
+
+/** What to say where a daemon that starts knows nothing yet; empty of one that has started. */
+export async function whyStarting() {
+  const { model, reason } = await readiness();
+  return model === null ? `The daemon starts: ${reason}.` : '';
 }
 
 async function logIn(given) {
@@ -104,8 +138,12 @@ export async function tokenOfAddress() {
   }
 }
 
-/** Logs in, with the token of this tab or one that is asked for; everybody who waits for it waits for the same. */
-function loggedIn() {
+/** Logs in, with the token of this tab or one that is asked for; everybody who waits for it waits for the same. @param {string | null} before what was known
+ * when it was asked without success */
+async function loggedIn(before) {
+  const known = localStorage.getItem(CSRF);
+  // Another tab has done so meanwhile.
+  if (known && known !== before && !asking) return;
   const again = (error) => {
     // One that does not answer has not refused it.
     if (error.status === 0) throw error;
@@ -114,20 +152,24 @@ function loggedIn() {
   asking ||= (token ? logIn(token).catch(again) : askForToken()).finally(() => {
     asking = null;
   });
-  return asking;
+  await asking;
 }
 
 function askForToken() {
   return new Promise((done) => {
     const input = h('input', { type: 'password', autocomplete: 'current-password', required: true, 'aria-describedby': 'token-help' });
     const wrong = h('p', { class: 'bad', role: 'alert' });
+    letIn = () => {
+      letIn = null;
+      dialog.close();
+      dialog.remove();
+      done();
+    };
     const submit = async (event) => {
       event.preventDefault();
       try {
         await logIn(input.value.trim());
-        dialog.close();
-        dialog.remove();
-        done();
+        letIn?.();
       } catch (error) {
         wrong.textContent = error.message;
         input.select();
@@ -141,11 +183,12 @@ function askForToken() {
   });
 }
 
-/** Ends the session of this browser. */
+/** Ends the session of this browser, in all tabs; one that has ended is none to log in for again. */
 export async function logOut() {
+  const headers = { 'X-CSRF-Token': localStorage.getItem(CSRF) || '' };
   token = '';
-  await ask(address('session'), { method: 'DELETE' }).catch(() => {});
   localStorage.removeItem(CSRF);
+  await once(address('session'), { method: 'DELETE', headers }).catch(() => {});
   location.reload();
 }
 

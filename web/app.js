@@ -67,6 +67,7 @@ const SAYS = {
   live: 'live',
   away: 'the daemon does not answer: trying again',
   hidden: 'paused while nobody looks',
+  polling: 'no live stream is free: looking every few seconds',
 };
 
 async function about() {
@@ -85,7 +86,7 @@ async function sameVersion() {
 live.on('state', ({ now, before }) => {
   say(connection, SAYS[now]);
   connection.className = now;
-  if (now === 'live' && before === 'away') {
+  if (['live', 'polling'].includes(now) && ['away', 'hidden'].includes(before)) {
     sameVersion();
     about();
   }

@@ -1,7 +1,7 @@
 // The cameras, each with its latest picture, how its labels stand, and what is wrong with it; and one of them on a screen of its own.
 
-import { ask, attempt, address, get } from './api.js';
-import { button, choice, duration, each, field, h, here, percent, put, replaceAddress, say, time } from './dom.js';
+import { ask, attempt, address, betweenTwo, get, whyStarting } from './api.js';
+import { button, choice, duration, each, field, h, here, oneAtATime, percent, put, replaceAddress, say, time } from './dom.js';
 import * as live from './live.js';
 import { drawPicture, picturePlace } from './picture.js';
 import { setup } from './setup.js';
@@ -15,6 +15,8 @@ const SOON = 400;
 const COUNTS_EVERY = 5000;
 /** Between two looks at thresholds, which a reload may change. */
 const LEVELS_EVERY = 60_000;
+/** Streams whose labels are looked at as often as counts where no live stream tells them. */
+const POLLED = 16;
 /** Labels of a card: those that stand highest. */
 const SHOWN = 4;
 
@@ -42,7 +44,8 @@ class Standing {
   async readLevels(stream) {
     const told = await get(`streams/${encodeURIComponent(stream)}/scores`);
     for (const one of told.scores) this.levels.set(name(stream, one), one);
-    if (!this.scores.has(stream)) this.scores.set(stream, { stream, at: told.at, scores: told.scores });
+    // Without a live stream nobody else tells them.
+    if (!this.scores.has(stream) || live.connection() === 'polling') this.scores.set(stream, { stream, at: told.at, scores: told.scores });
   }
 
   /** The labels of a stream that fit, the highest first. */
@@ -164,33 +167,58 @@ function told(row) {
     .join(' · ');
 }
 
-/** Keeps rows of streams and how labels stand up to date for as long as a view is there. */
+/** Keeps rows of streams and how labels stand up to date for as long as a view is there. `changed` is also told why nothing is known of streams yet. */
 function follow(wanted, changed) {
   const rows = new Map();
   const standing = new Standing();
+  let waits = 'Waiting for the daemon …';
+  let left = false;
   let dirty = false;
+  const isLooking = () => !left && !document.hidden && live.connection() !== 'away';
   const soon = () => {
     if (dirty) return;
     dirty = true;
     setTimeout(() => {
       dirty = false;
-      changed(rows, standing);
+      if (!left) changed(rows, standing, waits);
     }, 250);
   };
-  const counts = async () => {
-    if (document.hidden || live.connection() === 'away') return;
-    const all = (await get('streams')).streams.filter((row) => wanted(row.id));
-    rows.clear();
+  const listed = async () => (await get('streams')).streams.filter((row) => wanted(row.id));
+  const counts = oneAtATime(async () => {
+    if (!isLooking()) return;
+    let all = await listed();
+    if (all.length === 0) {
+      waits = await whyStarting();
+      // Those that it has come to know meanwhile.
+      if (!waits) all = await listed();
+    } else {
+      waits = '';
+    }
+    // A daemon that starts again has the same, in a moment.
+    if (!waits) rows.clear();
     for (const row of all) rows.set(row.id, row);
     soon();
+  });
+  /** Streams whose thresholds are known, until all are looked at again. */
+  const read = new Set();
+  const levels = oneAtATime(async () => {
+    const failed = [];
+    while (isLooking()) {
+      const id = [...rows.keys()].find((one) => !read.has(one));
+      if (id === undefined) break;
+      read.add(id);
+      await standing.readLevels(id).catch(() => failed.push(id));
+      soon();
+      await betweenTwo(rows.size);
+    }
+    failed.forEach((id) => read.delete(id));
+  });
+  const refresh = () => {
+    if (live.connection() === 'polling' && rows.size <= POLLED) read.clear();
+    return counts().then(levels).catch(() => {});
   };
-  const levels = async () => {
-    if (document.hidden || live.connection() === 'away') return;
-    for (const id of rows.keys()) await standing.readLevels(id).catch(() => {});
-    soon();
-  };
-  const begun = attempt(counts).then(() => {
-    changed(rows, standing);
+  attempt(counts).then(() => {
+    if (!left) changed(rows, standing, waits);
     return levels();
   });
   const ends = [
@@ -200,28 +228,39 @@ function follow(wanted, changed) {
       soon();
     }),
     live.on('status', (data) => {
+      let isNew = data.whole;
       for (const stream of data.streams) {
         const row = rows.get(stream.id);
         if (row) Object.assign(row, { error: undefined }, stream);
-        else if (wanted(stream.id)) counts().catch(() => {});
+        else if (wanted(stream.id)) isNew = true;
       }
       for (const id of data.gone) rows.delete(id);
-      if (data.whole) counts().then(levels).catch(() => {});
+      if (isNew) refresh();
       soon();
     }),
+    // It may have been started again, with other thresholds.
+    live.on('state', ({ now, before }) => {
+      if (now === 'live' && before !== 'connecting') read.clear();
+    }),
   ];
-  const timers = [setInterval(() => counts().catch(() => {}), COUNTS_EVERY), setInterval(() => levels().catch(() => {}), LEVELS_EVERY)];
+  const again = () => {
+    read.clear();
+    levels();
+  };
+  const timers = [setInterval(refresh, COUNTS_EVERY), setInterval(again, LEVELS_EVERY)];
   return () => {
+    left = true;
     ends.forEach((end) => end());
     timers.forEach(clearInterval);
-    return begun;
   };
 }
 
 export function cameras(body, parameters) {
   const pictures = new Pictures(GRID_EVERY, 320);
   const grid = h('div', { class: 'grid' });
-  const empty = h('div', { hidden: true });
+  const none = h('p', { role: 'status' });
+  const steps = h('div', { class: 'add' });
+  const empty = h('div', { hidden: true }, none, steps);
   const filters = h('form', { class: 'filters', onsubmit: (event) => event.preventDefault() });
   put(body, filters, grid, empty);
   let wanted = parameters;
@@ -254,7 +293,7 @@ export function cameras(body, parameters) {
   };
   const fits = (row, standing) => (!wanted.stream || row.id === wanted.stream) && (!wanted.set && !wanted.label ? true : standing.of(row.id, wanted).length > 0);
 
-  const changed = (rows, standing) => {
+  const changed = (rows, standing, waits) => {
     const labels = [...standing.scores.values()].flatMap((data) => data.scores);
     const names = (key) => [...new Set(labels.map((one) => one[key]))].sort();
     const lists = { stream: [...rows.keys()], set: names('set'), label: names('label') };
@@ -267,19 +306,17 @@ export function cameras(body, parameters) {
         return field(key, choice(options, wanted[key] || '', (value) => {
           wanted = { ...wanted, [key]: value };
           replaceAddress('cameras', wanted);
-          changed(rows, standing);
+          changed(rows, standing, waits);
         }));
       };
       put(filters, one('stream', 'streams'), one('set', 'sets'), one('label', 'labels'));
     }
     each(grid, [...rows.values()].filter((row) => fits(row, standing)), (row) => row.id, card, set(standing));
     empty.hidden = rows.size > 0;
+    if (rows.size > 0) return;
+    say(none, waits || 'There is no camera yet.');
     // Once, and not under the hands of who fills it in.
-    if (rows.size === 0 && !endSetup) {
-      const steps = h('div', { class: 'add' });
-      put(empty, h('p', {}, 'There is no camera yet.'), steps);
-      endSetup = setup(steps, {});
-    }
+    if (!waits && !endSetup) endSetup = setup(steps, {});
   };
   const end = follow(() => true, changed);
   return () => {
@@ -312,9 +349,9 @@ export function camera(body, parameters, id) {
     recent,
   );
   pictures.add(id, figure, image);
-  const end = follow((stream) => stream === id, (rows, standing) => {
+  const end = follow((stream) => stream === id, (rows, standing, waits) => {
     const row = rows.get(id);
-    if (!row) return say(state, 'there is no such camera');
+    if (!row) return say(state, waits || 'there is no such camera');
     say(state, STATES[row.state] || row.state);
     state.className = `state ${row.state}`;
     why.hidden = !row.error;

@@ -21,20 +21,33 @@ export function strip(band, tags) {
   return put(band, labels.map(line), h('p', { class: 'ends small' }, h('span', {}, time(from)), h('span', {}, time(to))));
 }
 
-/** The stretches of a curve at `threshold` or above, as numbers of points. @param {(number | null)[]} curve @param {number} threshold */
-export function stretches(curve, threshold) {
+/**
+ * What a curve would have told, as numbers of points: where none is below `enter` for `least` of them, until one is below `exit`.
+ * @param {(number | null)[]} curve @param {number} enter @param {number} exit at most `enter` @param {number} [least]
+ */
+export function stretches(curve, enter, exit = enter, least = 1) {
   const found = [];
+  let rising = null;
   let open = null;
   curve.forEach((margin, at) => {
-    // Where nothing was kept a stretch goes on: what looks the same is kept once.
+    // Where nothing was kept all goes on: what looks the same is kept once, and not every camera is looked at often.
     if (margin === null) return;
-    if (margin >= threshold) {
-      if (!open) found.push((open = { from: at, to: at, peak: margin }));
+    if (open && margin >= exit) {
       open.to = at;
       open.peak = Math.max(open.peak, margin);
-    } else {
-      open = null;
+      return;
     }
+    open = null;
+    if (!(margin >= enter)) {
+      rising = null;
+      return;
+    }
+    rising ||= { from: at, to: at, peak: margin };
+    rising.to = at;
+    rising.peak = Math.max(rising.peak, margin);
+    if (at - rising.from + 1 < least) return;
+    found.push((open = rising));
+    rising = null;
   });
   return found;
 }
@@ -99,7 +112,7 @@ export function curve({ curve: points, low, high, since, step, name, chosen }) {
       threshold.setAttribute('y1', at);
       threshold.setAttribute('y2', at);
       put(fired, moments.map((one) => svg('rect', { x: x(one.from), y: 0, width: Math.max(x(one.to) - x(one.from), 2), height })));
-      drawing.setAttribute('aria-label', `${name}: margin from ${low.toFixed(1)} to ${high.toFixed(1)}; ${moments.length} moments at ${level.toFixed(1)} or above`);
+      drawing.setAttribute('aria-label', `${name}: margin from ${low.toFixed(1)} to ${high.toFixed(1)}; ${moments.length} moments from ${level.toFixed(1)} on`);
     },
     /** @param {{from: number, to: number, kind: string}[]} marks in numbers of points */
     marks(marks) {

@@ -104,6 +104,24 @@ export function settled(wait, then) {
   };
 }
 
+/** One run at a time: who asks while it goes on waits for the same. @template T @param {() => Promise<T>} run @returns {() => Promise<T>} */
+export function oneAtATime(run) {
+  let under = null;
+  return () => {
+    under ||= run().finally(() => {
+      under = null;
+    });
+    return under;
+  };
+}
+
+/** @param {number} milliseconds @returns {Promise<void>} */
+export function pause(milliseconds) {
+  return new Promise((then) => {
+    setTimeout(then, milliseconds);
+  });
+}
+
 /** How long, for people. @param {number} seconds */
 export function duration(seconds) {
   if (seconds < 10) return `${seconds.toFixed(1)} s`;

@@ -1,10 +1,11 @@
 // What was told: a row for each tag, the newest first, as far back as the outbox goes; each can be called right or wrong. With `order=uncertain` the tags of a day
-// whose peaks were nearest to their thresholds.
+// whose peaks were nearest to their thresholds, what nobody has judged first.
 
-import { attempt, get, located, post } from './api.js';
+import { attempt, betweenTwo, get, located } from './api.js';
 import { button, choice, duration, each, field, h, here, marginOf, percent, put, replaceAddress, say, time } from './dom.js';
 import { strip } from './chart.js';
 import * as live from './live.js';
+import { Judged, judge, readMarks } from './marks.js';
 import { drawPicture, picturePlace } from './picture.js';
 
 /** Events of a page. */
@@ -13,8 +14,11 @@ const PAGE = 100;
 const HELD = 2000;
 /** Of a tag's picture, pixels. */
 const WIDTH = 320;
-/** Events that a review looks through. */
+/** Events that a review looks through: of a page, and pages. */
 const REVIEWED = 1000;
+const REVIEW_PAGES = 10;
+/** Tags that it lists. */
+const LISTED = 50;
 
 /** Puts events together to tags, whatever the order they come in. */
 class Tags {
@@ -28,7 +32,7 @@ class Tags {
     const kind = event.type.split('.').pop();
     let tag = this.all.get(data.tag_id);
     if (!tag) {
-      tag = { id: data.tag_id, event: event.id, stream: data.stream, region: data.region, set: data.set, label: data.label, from: data.started_at, to: null, peak: 0, picture: null, at: event.time };
+      tag = { id: data.tag_id, event: event.id, stream: data.stream, region: data.region, set: data.set, label: data.label, from: data.started_at, media: data.media_start, to: null, peak: 0, picture: null, at: event.time };
       this.all.set(data.tag_id, tag);
     }
     tag.peak = Math.max(tag.peak, data.peak);
@@ -50,16 +54,24 @@ function fits(event, { stream, set, label }) {
   return (!stream || event.data.stream === stream) && (!set || event.data.set === set) && (!label || event.data.label === label);
 }
 
+/** What a threshold is of. @param {{set: string, label: string, region?: string | null}} of @param {string} [stream] left out: on all, in all regions */
+function threshold({ set, label, region }, stream) {
+  return [set, label, ...(stream ? [stream, region || ''] : [])].join('\n');
+}
+
 /** The parameters of the API that the address's are. */
 function asked({ stream, set, label, since, until }) {
   return { stream, set, label, since, until };
 }
 
-function row(tag, mark) {
+/** @param {object} tag @param {(kind: string) => void} judged is told how it is marked from now on */
+function row(tag, judged) {
   const said = h('span', { class: 'said', role: 'status' });
-  const judge = (verdict) => async () => {
-    const done = await attempt(() => post(`events/${tag.event}/mark`, { verdict }));
-    if (done) say(said, `marked as ${done.mark.kind}`);
+  const judging = (verdict) => async () => {
+    const mark = await attempt(() => judge(tag.event, verdict));
+    if (!mark) return;
+    judged(mark.kind);
+    setSaid(said, mark.kind);
   };
   const place = tag.region ? `${tag.stream} (${tag.region})` : tag.stream;
   return h(
@@ -67,8 +79,13 @@ function row(tag, mark) {
     { class: 'tag' },
     h('a', { class: 'picture', 'aria-label': `${tag.label} at ${place}, the picture` }),
     h('div', {}, h('strong', {}, tag.label), ' at ', h('a', { href: here(`camera/${encodeURIComponent(tag.stream)}`) }, place), h('p', { class: 'small' })),
-    h('div', { class: 'verdict' }, button('right', judge('right'), { 'aria-label': `${tag.label} at ${time(tag.from)}: right` }), button('wrong', judge('wrong'), { 'aria-label': `${tag.label} at ${time(tag.from)}: wrong` }), said),
+    h('div', { class: 'verdict' }, button('right', judging('right'), { 'aria-label': `${tag.label} at ${time(tag.from)}: right` }), button('wrong', judging('wrong'), { 'aria-label': `${tag.label} at ${time(tag.from)}: wrong` }), said),
   );
+}
+
+/** @param {Element} said @param {string} kind */
+function setSaid(said, kind) {
+  say(said, kind ? `marked as ${kind}` : '');
 }
 
 /** A row holds its picture while it is near to what is seen: all of a day together would fill the browser's memory. */
@@ -91,8 +108,9 @@ async function setPicture(place) {
   }
 }
 
-function setRow(element, tag) {
-  const [picture, text] = element.children;
+function setRow(element, tag, kind) {
+  const [picture, text, verdict] = element.children;
+  setSaid(verdict.lastChild, kind);
   if (tag.picture && picture.getAttribute('href') !== tag.picture) {
     picture.href = tag.picture;
     picture.dataset.text = `${tag.label} at ${tag.stream}`;
@@ -100,7 +118,9 @@ function setRow(element, tag) {
   }
   picture.hidden = !tag.picture;
   const lasted = tag.to ? duration((new Date(tag.to) - new Date(tag.from)) / 1000) : 'still open';
-  const moment = here('events', { stream: tag.stream, set: tag.set, label: tag.label, since: tag.from, until: new Date(new Date(tag.at).getTime() + 1000).toISOString() });
+  // Of one that is open the end is to come.
+  const until = tag.to ? new Date(new Date(tag.at).getTime() + 1000).toISOString() : '';
+  const moment = here('events', { stream: tag.stream, set: tag.set, label: tag.label, since: tag.from, until });
   const small = text.querySelector('.small');
   const words = `${time(tag.from)} · ${lasted} · peak ${percent(tag.peak)}${tag.reason && tag.reason !== 'below_exit' ? ` · ${tag.reason}` : ''}`;
   if (small.dataset.words !== words) {
@@ -111,13 +131,14 @@ function setRow(element, tag) {
 }
 
 export function events(body, parameters) {
-  const tags = new Tags();
+  let tags = new Tags();
+  let judged = new Judged([]);
   const list = h('ol', { class: 'tags' });
   const band = h('div', { class: 'band' });
   const filters = h('form', { class: 'filters', onsubmit: (event) => event.preventDefault() });
   const more = button('Older', () => attempt(older), { hidden: true });
   const empty = h('p', { hidden: true });
-  const full = h('p', { class: 'small', hidden: true }, `These are the newest ${HELD.toLocaleString()} tags. For older ones choose a label, a set or a stream, or write until=2026-01-31T12:00:00Z into the address.`);
+  const full = h('p', { class: 'small', hidden: true });
   const hint = h('p', { class: 'small' }, 'Say of a tag that it is right or wrong: a mark that the label was there, or was not. Calibrations are made of marks.');
   // Who scrolls to the end has more of them; the button is for who does not scroll.
   const end = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && attempt(older));
@@ -131,7 +152,7 @@ export function events(body, parameters) {
     { rootMargin: '1000px' },
   );
   const made = (tag) => {
-    const element = row(tag);
+    const element = row(tag, (kind) => judged.note(tag, kind));
     near.observe(element.firstChild);
     return element;
   };
@@ -142,18 +163,25 @@ export function events(body, parameters) {
   let turn = 0;
   let reading = 0;
   let left = false;
+  /** Where labels begin to tell: in a set, and on a stream that has other thresholds. */
   let thresholds = new Map();
+  /** Whether a review has left out what is older. */
+  let isCut = false;
 
+  const uncertainFirst = () => {
+    const enter = (tag) => thresholds.get(threshold(tag, tag.stream)) ?? thresholds.get(threshold(tag)) ?? 0;
+    const rank = (tag) => ({ tag, isJudged: judged.of(tag) !== '', far: Math.abs(marginOf(tag.peak) - enter(tag)) });
+    const ranks = [...tags.all.values()].map(rank).sort((a, b) => a.isJudged - b.isJudged || a.far - b.far);
+    return ranks.slice(0, LISTED).map((one) => one.tag);
+  };
   const draw = () => {
-    let all = tags.newestFirst();
-    if (wanted.order === 'uncertain') {
-      const far = (tag) => Math.abs(marginOf(tag.peak) - (thresholds.get(`${tag.set}\n${tag.label}`) ?? 0));
-      all = all.sort((a, b) => far(a) - far(b)).slice(0, 50);
-    }
+    const isReview = wanted.order === 'uncertain';
+    const all = isReview ? uncertainFirst() : tags.newestFirst();
     strip(band, all);
-    full.hidden = tags.all.size < HELD;
+    full.hidden = isReview ? !isCut : tags.all.size < HELD;
+    say(full, `These are ${isReview ? 'of ' : ''}the newest ${isReview ? tags.all.size : HELD.toLocaleString()} tags. For older ones choose a label, a set or a stream, or write until=2026-01-31T12:00:00Z into the address.`);
     if (!full.hidden) more.hidden = true;
-    each(list, all, (tag) => tag.id, made, setRow);
+    each(list, all, (tag) => tag.id, made, (element, tag) => setRow(element, tag, judged.of(tag)));
     empty.hidden = all.length > 0;
     hint.hidden = !empty.hidden;
     say(empty, 'Nothing was told that fits. A label tells once its score stays above its threshold: the bars of a camera show how near it is, the label lab which threshold would have told.');
@@ -187,22 +215,46 @@ export function events(body, parameters) {
     end.unobserve(more);
     end.observe(more);
   };
+  const marked = async () => new Judged(await readMarks({ stream: wanted.stream, set: wanted.set }).catch(() => []));
+  const review = async (own) => {
+    const found = new Tags();
+    const [{ sets }, marks] = await Promise.all([get('labels'), marked()]);
+    const enters = new Map(sets.flatMap((set) => set.details.map((one) => [threshold({ set: set.set, label: one.label }), one.enter.margin])));
+    let cursor = null;
+    for (let pages = 0; pages < REVIEW_PAGES && (pages === 0 || cursor); pages += 1) {
+      const page = await get('events', { ...asked(wanted), since: wanted.since || '1d', limit: REVIEWED, cursor });
+      if (own !== turn) return;
+      page.events.forEach((event) => found.note(event));
+      cursor = page.next;
+    }
+    // A calibration counts instead of what the set says.
+    const streams = new Set([...found.all.values()].map((tag) => tag.stream));
+    for (const stream of streams) {
+      const told = await get(`streams/${encodeURIComponent(stream)}/scores`).catch(() => ({ scores: [] }));
+      if (own !== turn) return;
+      for (const one of told.scores) enters.set(threshold(one, stream), one.enter.margin);
+      await betweenTwo(streams.size);
+    }
+    if (own !== turn) return;
+    [tags, judged, thresholds, isCut] = [found, marks, enters, Boolean(cursor)];
+    draw();
+  };
   const begin = async () => {
     turn += 1;
     const own = turn;
     more.hidden = true;
     next = null;
     if (wanted.order === 'uncertain') {
-      const [{ sets }, page] = await Promise.all([get('labels'), get('events', { ...asked(wanted), since: wanted.since || '1d', limit: REVIEWED })]);
-      if (own !== turn) return;
-      thresholds = new Map(sets.flatMap((set) => set.details.map((one) => [`${set.set}\n${one.label}`, one.enter.margin ?? 0])));
-      tags.all.clear();
-      page.events.forEach((event) => tags.note(event));
-      draw();
+      await review(own);
       return;
     }
     tags.all.clear();
+    const marks = marked();
     await older();
+    const found = await marks;
+    if (own !== turn) return;
+    judged = found;
+    draw();
   };
   const change = (key) => (value) => {
     wanted = { ...wanted, [key]: value };

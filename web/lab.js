@@ -2,10 +2,11 @@
 //
 // What is shown is what would be in force: the daemon scores the past with the set as it would be. Only which points lie above the threshold is found here.
 
-import { ApiError, attempt, get, located, notice, post } from './api.js';
+import { ApiError, attempt, betweenTwo, get, located, notice, post, whyStarting } from './api.js';
 import { button, choice, each, field, h, here, percent, put, replaceAddress, say, scoreOf, settled, time } from './dom.js';
 import { curve, histogram, stretch, stretches } from './chart.js';
 import { learn } from './learn.js';
+import { addMark, readMarks, takeBack } from './marks.js';
 
 const HOURS = [
   ['1', 'the last hour'],
@@ -17,6 +18,8 @@ const HOURS = [
 const BUSY = 4000;
 /** Moments of a camera that are listed: the highest. */
 const LISTED = 12;
+/** Marks of a camera that are listed: the latest. */
+const MARKS_LISTED = 50;
 
 const lines = (area) => area.value.split('\n').map((line) => line.trim()).filter(Boolean);
 
@@ -31,6 +34,7 @@ export function lab(body, parameters) {
   let filled = false;
   /** Whether somebody wants another threshold than the label has. */
   let moved = false;
+  let left = false;
   const wanted = { ...parameters };
 
   const name = h('input', { type: 'text', maxlength: 256, value: wanted.label || '', list: 'labels-known', autocomplete: 'off', placeholder: 'forklift' });
@@ -113,7 +117,11 @@ export function lab(body, parameters) {
 
   async function look() {
     save.disabled = true;
-    if (!set) return say(state, 'There is no label set yet: name a file under `labels` in the configuration, with `set:` and one label, and reload it.');
+    if (!set) {
+      const waits = await whyStarting();
+      if (waits) setTimeout(() => !left && attempt(again), BUSY);
+      return say(state, waits || 'There is no label set yet: name a file under `labels` in the configuration, with `set:` and one label, and reload it.');
+    }
     if (!name.value.trim()) return say(state, 'Type any words as the label: its curve on every camera follows.');
     Object.assign(wanted, { set: set.set, label: name.value.trim() });
     replaceAddress('lab', wanted);
@@ -123,9 +131,9 @@ export function lab(body, parameters) {
     say(state, 'looking at the past …');
     try {
       const hoursBack = Number(hours.value);
-      const [tried, { marks: found }] = await Promise.all([
+      const [tried, found] = await Promise.all([
         post(`labels/${encodeURIComponent(set.set)}/try`, {}, { json: { ...draft(), hours: hoursBack }, signal: own.signal }),
-        get('marks', { set: set.set, label: wanted.label }),
+        ownOrEmpty(set.set, wanted.label),
       ]);
       told = tried;
       marks = found;
@@ -164,8 +172,9 @@ export function lab(body, parameters) {
     const enter = isNew ? null : told.enter.margin;
     // The threshold has its place, however far from what was seen.
     const all = [...points, enter, moved ? Number(level.value) : null].filter((margin) => margin !== null);
-    const low = Math.floor(Math.min(...all)) - 1;
-    const high = Math.ceil(Math.max(...all)) + 1;
+    // A week of many cameras is more than a call takes arguments.
+    const low = Math.floor(all.reduce((a, b) => Math.min(a, b))) - 1;
+    const high = Math.ceil(all.reduce((a, b) => Math.max(a, b))) + 1;
     Object.assign(level, { min: low, max: high });
     // Of a label that has none yet: between what is seen nearly always and the highest.
     if (isNew && !moved) level.value = suggestion(points);
@@ -175,6 +184,7 @@ export function lab(body, parameters) {
     save.disabled = false;
     charts = told.streams.filter((one) => one.rows > 0).map((one) => chart(one, low, high));
     put(results, charts.map((one) => one.element));
+    remark();
     const silent = told.streams.filter((one) => one.rows === 0).map((one) => one.stream);
     const missing = silent.length ? ` Nothing is kept of ${silent.join(', ')}.` : '';
     const cameras = told.streams.length - silent.length;
@@ -193,8 +203,8 @@ export function lab(body, parameters) {
     const trust = h('div', {});
     const where = { stream: one.stream, region: one.region };
     const report = () => attempt(() => trusted(trust, where));
-    const own = () => attempt(() => calibrated(trust, where));
-    const more = h('p', { class: 'verdict' }, button('Trust report', report), button('Calibrate for this camera', own));
+    const calibration = () => attempt(() => calibrated(trust, where));
+    const more = h('p', { class: 'verdict' }, button('Trust report', report), button('Calibrate for this camera', calibration));
     const chosen = (from, to) => {
       put(selection, `${stretch(instant(from), instant(to))}: `, button('seen', mark('seen', from, to)), button('absent', mark('absent', from, to)), button('neither', () => {
         selection.hidden = true;
@@ -205,12 +215,34 @@ export function lab(body, parameters) {
     const mark = (kind, from, to) => () =>
       attempt(async () => {
         if (!set.labels.includes(told.label)) throw new ApiError(0, 'a mark is of a label that is saved: save it first');
-        await post('marks', { stream: one.stream, region: one.region, set: set.set, kind, label: told.label, from: new Date(instant(from)).toISOString(), to: new Date(instant(to + 1)).toISOString() });
-        ({ marks } = await get('marks', { set: set.set, label: told.label }));
+        const [begins, ends] = [instant(from), instant(to + 1)].map((at) => new Date(at).toISOString());
+        await addMark({ stream: one.stream, region: one.region, set: set.set, kind, label: told.label, from: begins, to: ends }, 'take back the other one first, below the curve');
         selection.hidden = true;
         line.forget();
-        move();
+        await markedAnew();
       });
+    const marked = h('details', { open: true, hidden: true }, h('summary', {}), h('ul', { class: 'plain' }));
+    /** A mark in words, and the way out of it. */
+    const markedItem = ({ id, kind, region, since: from, until }) => {
+      const words = `${kind}${region || !one.region ? '' : ' in all regions'}, ${stretch(from, until)}`;
+      const undo = () => attempt(async () => {
+        try {
+          await takeBack(id);
+        } finally {
+          // Somebody else may have done so.
+          await markedAnew();
+        }
+        marked.firstChild.focus();
+      });
+      return h('li', {}, words, ' ', button('Take back', undo, { 'aria-label': `Take back: ${words}` }));
+    };
+    let own = [];
+    const listMarks = (all) => {
+      const latest = [...all].sort((a, b) => b.since - a.since).slice(0, MARKS_LISTED);
+      marked.hidden = all.length === 0;
+      say(marked.firstChild, `Marked here: ${all.length}${latest.length < all.length ? `, of which these are the latest ${latest.length}` : ''}`);
+      each(marked.lastChild, latest, ({ id }) => id, markedItem);
+    };
     /** The highest point of a stretch: of those with a picture, where there is one. */
     const peakOf = (moment) => {
       const higher = (a, b) => (one.curve[b] > one.curve[a] ? b : a);
@@ -230,7 +262,7 @@ export function lab(body, parameters) {
     const line = curve({ curve: one.curve, low, high, since: since(), step: told.step, name: `${told.label} on ${place}`, chosen });
     const spread = histogram(one.histogram, low, high);
     const pictures = one.pictures;
-    const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), more, trust, moments);
+    const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, marked, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), more, trust, moments);
     const item = (moment) => {
       const picture = located(pictures.find(({ step }) => step === peakOf(moment))?.url);
       const words = `${stretch(instant(moment.from), instant(moment.to + 1))}, highest ${moment.peak.toFixed(1)}`;
@@ -240,11 +272,17 @@ export function lab(body, parameters) {
     return {
       element,
       one,
-      update(margin) {
-        const fired = stretches(one.curve, margin);
+      isMarked: () => own.length > 0,
+      /** Marks are others. */
+      remark() {
+        own = ownMarks(one);
+        line.marks(own);
+        listMarks(own);
+      },
+      update(margin, exit, least) {
+        const fired = stretches(one.curve, margin, exit, least);
         line.threshold(margin, fired);
         spread.threshold(margin);
-        line.marks(ownMarks(one));
         say(summary, `now ${one.now === null ? 'unknown' : `${one.now.toFixed(1)} (${percent(scoreOf(one.now))})`} · would have told ${fired.length === 1 ? 'once' : `${fired.length} times`}`);
         const highest = [...fired].sort((a, b) => b.peak - a.peak).slice(0, LISTED).sort((a, b) => b.from - a.from);
         each(moments, highest, (moment) => `${moment.from}-${moment.to}`, item);
@@ -252,11 +290,27 @@ export function lab(body, parameters) {
     };
   }
 
-  /** What is marked of a stream and region, as points of its curve. */
+  /** Marks of a label, and those of its set that say that none was there. */
+  async function ownOrEmpty(of, label) {
+    return (await Promise.all([readMarks({ set: of, label }), readMarks({ set: of, kind: 'empty' })])).flat();
+  }
+
+  async function markedAnew() {
+    marks = await ownOrEmpty(told.set, told.label);
+    remark();
+  }
+
+  function remark() {
+    for (const one of charts) one.remark();
+    fit.disabled = !charts.some((one) => one.isMarked());
+  }
+
+  /** What is marked of a stream and region, by the clock, and as points of its curve. */
   function ownMarks({ stream, region }) {
-    const point = (at) => (new Date(at).getTime() - since()) / (told.step * 1000);
+    const point = (at) => (at - since()) / (told.step * 1000);
     const of = marks.filter((one) => one.stream === stream && (one.region === null || one.region === region) && typeof one.from === 'string');
-    return of.map((one) => ({ kind: one.kind, from: point(one.from), to: point(one.to) })).filter((one) => one.to > 0);
+    const times = of.map((one) => ({ ...one, since: new Date(one.from).getTime(), until: new Date(one.to).getTime() }));
+    return times.map((one) => ({ ...one, from: point(one.since), to: point(one.until) })).filter((one) => one.to > 0);
   }
 
   /** Another threshold is wanted. */
@@ -266,11 +320,19 @@ export function lab(body, parameters) {
     move();
   }
 
+  /** Where a tag ends that begins at `enter`: as it is written, else as it is saved with it. */
+  function exitOf(enter) {
+    if (moved || !set.labels.includes(told.label)) return below(enter);
+    // A score of 0 or 1 has no margin.
+    return Math.min(told.exit.margin ?? (told.exit.score > 0.5 ? enter : -Infinity), enter);
+  }
+
   function move() {
     const margin = Number(level.value);
     say(shown, `${margin.toFixed(1)}, a score of ${percent(scoreOf(margin))}`);
-    for (const one of charts) one.update(margin);
-    fit.disabled = !charts.some(({ one }) => ownMarks(one).length > 0);
+    // A point is the highest of its step: of one that is longer than `after` nobody knows more.
+    const least = Math.floor(told.after / told.step) + 1;
+    for (const one of charts) one.update(margin, exitOf(margin), least);
   }
 
   /** A command's answer about one camera, in the place of what was said there. */
@@ -349,7 +411,7 @@ export function lab(body, parameters) {
     const margin = Number(level.value);
     const { label } = draft();
     // One that nobody has touched stays as it is written.
-    const threshold = moved || !set.labels.includes(label) ? { enter: margin, exit: Math.round((margin - 1) * 10) / 10 } : {};
+    const threshold = moved || !set.labels.includes(label) ? { enter: margin, exit: below(margin) } : {};
     const sent = { ...draft(), ...threshold, sha256: set.sha256 };
     try {
       await post(`labels/${encodeURIComponent(set.set)}/edit`, {}, { json: sent });
@@ -365,6 +427,7 @@ export function lab(body, parameters) {
     notice(`${label} is saved in the set ${set.set}${from === null ? '' : ` and tells from ${from.toFixed(1)} on`}. The copy lies in the state directory; vtagd labels reset goes back to the file.`);
     for (const stream of set.streams) {
       const { scores } = await get(`streams/${encodeURIComponent(stream)}/scores`, { set: set.set, label });
+      await betweenTwo(set.streams.length);
       const other = scores.find((one) => one.thresholds_from !== 'configuration');
       if (other) notice(`On ${stream} a calibration counts instead of this threshold${other.waits ? `, and does not fit any more: ${other.waits}` : ''}. vtagd labels calibrate makes a new one.`, true);
     }
@@ -390,7 +453,15 @@ export function lab(body, parameters) {
   }
 
   attempt(again);
-  return () => under?.abort();
+  return () => {
+    left = true;
+    under?.abort();
+  };
+}
+
+/** `exit` of a threshold that is saved here. @param {number} enter */
+function below(enter) {
+  return Math.round((enter - 1) * 10) / 10;
 }
 
 /** @param {number[]} points */

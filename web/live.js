@@ -16,6 +16,7 @@ let heard = 0;
 let state = 'connecting';
 let wait = 1000;
 let timer = 0;
+let asking = false;
 
 /** Calls `listener` with every message of this kind, until what is returned is called. @param {keyof listeners} kind @param {(data: any) => void} listener */
 export function on(kind, listener) {
@@ -34,7 +35,7 @@ function change(now) {
   tell('state', { now, before });
 }
 
-/** `connecting`, `live`, `away` or `hidden`. */
+/** `connecting`, `live`, `away`, `hidden`, or `polling`: the daemon answers, and has no live stream for this tab. */
 export function connection() {
   return state;
 }
@@ -53,6 +54,10 @@ function open() {
   clearTimeout(timer);
   close();
   source = new EventSource('api/v1/live');
+  let begun = false;
+  source.onopen = () => {
+    begun = true;
+  };
   const hear = (kind) => {
     source.addEventListener(kind, (message) => {
       heard = Date.now();
@@ -66,24 +71,35 @@ function open() {
   ['scores', 'event', 'status', 'lost', 'heartbeat'].forEach(hear);
   heard = Date.now();
   source.onerror = () => {
-    change('away');
+    // Nothing begins without an answer of the daemon before it. One address has so many streams, and no more.
+    change(begun ? 'away' : 'polling');
     close();
-    timer = setTimeout(again, wait);
-    wait = Math.min(wait * 2, 10_000);
+    later();
   };
+}
+
+function later() {
+  timer = setTimeout(again, wait);
+  wait = Math.min(wait * 2, 10_000);
 }
 
 /** Asks first whether the daemon is there, and whether it still knows this browser: an event source does not say why it failed. */
 async function again() {
-  if (document.hidden) return;
+  if (document.hidden || asking) return;
+  asking = true;
   try {
     await ask('api/v1/sinks');
-  } catch {
-    timer = setTimeout(again, wait);
-    wait = Math.min(wait * 2, 10_000);
+  } catch (error) {
+    if (document.hidden) return;
+    // Who asks too much is answered all the same.
+    if (error.status !== 429) change('away');
+    later();
     return;
+  } finally {
+    asking = false;
   }
-  open();
+  // Whoever looks again later comes back by himself.
+  if (!document.hidden) open();
 }
 
 function close() {
@@ -92,7 +108,9 @@ function close() {
 }
 
 export function start() {
-  open();
+  // As a tab that was opened behind others.
+  if (document.hidden) change('hidden');
+  else open();
   document.addEventListener('visibilitychange', () => {
     if (document.hidden) {
       clearTimeout(timer);

@@ -3,6 +3,7 @@
 import { ApiError, ask, attempt, get, located, notice, post } from './api.js';
 import { button, choice, field, h, here, put, replaceAddress, say, time } from './dom.js';
 import { learn } from './learn.js';
+import { addMark, takeBack } from './marks.js';
 
 const LIMIT = 40;
 const SINCE = [
@@ -98,8 +99,14 @@ export function search(body, parameters) {
         const [set, name] = chosen();
         // A moment that is a single look has no length, and a mark has.
         const to = new Date(Math.max(new Date(one.until).getTime(), new Date(one.from).getTime() + 1000)).toISOString();
-        await post('marks', { stream: one.stream, region: one.region, set, kind, label: name, from: one.from, to });
-        say(said, `marked: ${name} ${kind}`);
+        const made = await addMark({ stream: one.stream, region: one.region, set, kind, label: name, from: one.from, to });
+        const words = `${name} ${kind}`;
+        const undo = button('Take back', () => attempt(async () => {
+          await takeBack(made.id);
+          say(said, `taken back: ${words}`);
+          label.focus();
+        }), { 'aria-label': `Take back: ${words}` });
+        put(said, `marked: ${words} `, undo);
       });
     const teach = (key) => () =>
       attempt(async () => {

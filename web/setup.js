@@ -1,11 +1,14 @@
 // The first steps: cameras of the network with a picture each, any other address, and labels to begin with. A camera that is added here is kept by the daemon
 // in its state directory, and can be removed here again.
 
-import { address, ApiError, ask, attempt, get, notice, post } from './api.js';
+import { address, ApiError, ask, attempt, get, notice, post, whyStarting } from './api.js';
 import { button, choice, field, h, here, put, say } from './dom.js';
 
 /** Devices whose pictures are asked for by themselves; the others have a button for it. */
 const PICTURED = 8;
+
+/** Until a daemon that starts is asked again. */
+const STARTING = 4000;
 
 /** What a stream may be called. @param {string} text */
 function slug(text) {
@@ -177,6 +180,12 @@ export function setup(body, parameters) {
   }
 
   async function read() {
+    const waits = await whyStarting();
+    if (waits) {
+      put(about, h('p', { role: 'status' }, waits));
+      setTimeout(() => !ended && attempt(read), STARTING);
+      return;
+    }
     const { streams, additions } = await get('streams');
     known = [...streams.map((one) => one.id), ...additions.streams];
     if (additions.obstacle) {

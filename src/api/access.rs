@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
-use super::browser_session::{SessionKey, Sessions};
+use super::browser_session::{self, SessionKey, Sessions};
 use super::forwarded_for::{self, AddressRange};
 use super::limits::{Budget, ConnectionCounts, MAX_PICTURES, Rates, Seat};
 use super::{ApiSettings, TlsSettings};
@@ -67,6 +67,8 @@ pub struct Access {
     pub pictures: Arc<Semaphore>,
     /// This machine's name: one of those under which it is asked for.
     host: Option<String>,
+    /// What the cookie of its sessions is called.
+    cookie: String,
     sessions: Mutex<Sessions>,
     /// The daemon ends, and so do live streams.
     stopping: AtomicBool,
@@ -109,7 +111,7 @@ impl Drop for ConnectionPermit {
 impl Access {
     /// # Errors
     /// Which file of `settings.tls` cannot be used.
-    pub fn new(settings: &ApiSettings) -> Result<Self, String> {
+    pub fn new(settings: &ApiSettings, instance: &str) -> Result<Self, String> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
         let keys = RwLock::new(keys(settings)?);
         let pictures = Arc::new(Semaphore::new(MAX_PICTURES));
@@ -119,9 +121,15 @@ impl Access {
             places: Mutex::default(),
             pictures,
             host,
+            cookie: browser_session::cookie_name(instance, settings.listen),
             sessions: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
+    }
+
+    /// What the cookie of its sessions is called.
+    pub(super) fn cookie(&self) -> &str {
+        &self.cookie
     }
 
     /// Takes another token and other proxies, and reads the certificate anew. Connections that are open stay; their next request needs the new token.
@@ -280,7 +288,7 @@ mod tests {
     fn access(token: Option<&str>) -> Access {
         let listen = "127.0.0.1:0".parse().unwrap();
         let token = token.map(Secret::new);
-        Access::new(&ApiSettings { listen, token, tls: None, trusted_proxies: Vec::new() }).unwrap()
+        Access::new(&ApiSettings { listen, token, tls: None, trusted_proxies: Vec::new() }, "").unwrap()
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! pure, time and chance are parameters; the routes run on the API's thread.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -22,9 +23,10 @@ use super::access::{AuthResult, same};
 use super::guard::{Caller, refusal};
 use super::handlers::audit;
 use super::serve::Peer;
+use crate::platform::hex::hex;
 
-/// Browsers share cookies among all ports of a host: two daemons on one host end one another's sessions.
-pub(super) const COOKIE: &str = "vtagd-session";
+/// What every cookie's name begins with.
+const COOKIE: &str = "vtagd-session";
 /// Bears the token against forged requests.
 pub(super) const CSRF_HEADER: &str = "x-csrf-token";
 /// From logging in until it has to be done again, used or not.
@@ -42,10 +44,16 @@ fn hash(text: &[u8]) -> SessionKey {
     Sha256::digest(text).into()
 }
 
-/// The session's id in a request's cookies.
-pub(super) fn cookie(headers: &HeaderMap) -> Option<&[u8]> {
+/// What the cookie of a daemon is called. Browsers share cookies among all ports of a host, and so do paths of a proxy's one name: by name and address each
+/// daemon has a cookie of its own, and lets the others' be. Neither changes while it runs.
+pub(super) fn cookie_name(instance: &str, listen: SocketAddr) -> String {
+    format!("{COOKIE}-{}", &hex(&Sha256::digest(format!("{instance} {listen}").as_bytes()))[..8])
+}
+
+/// The session's id in a request's cookies, of which one is called `name`.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    let named = |pair: &'_ [u8]| pair.trim_ascii().strip_prefix(COOKIE.as_bytes())?.strip_prefix(b"=").map(<[u8]>::len);
+    let named = |pair: &'_ [u8]| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::len);
     pairs.into_iter().find_map(|pair| {
         let length = named(pair)?;
         let pair = pair.trim_ascii();
@@ -112,10 +120,10 @@ fn random() -> Option<String> {
     Some(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-fn with_cookie(mut answer: Response, id: &str, age: Duration, is_secure: bool) -> Response {
+fn with_cookie(mut answer: Response, name: &str, id: &str, age: Duration, is_secure: bool) -> Response {
     let secure = if is_secure { "; Secure" } else { "" };
     let seconds = age.as_secs();
-    let cookie = format!("{COOKIE}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    let cookie = format!("{name}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         answer.headers_mut().insert(header::SET_COOKIE, cookie);
     }
@@ -144,11 +152,12 @@ pub(super) async fn log_in(
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "the system gives no random numbers");
     };
     let now = Instant::now();
-    shared.access.log_in(&id, &csrf, &caller.grant, cookie(&headers), now);
+    let name = shared.access.cookie();
+    shared.access.log_in(&id, &csrf, &caller.grant, cookie(&headers, name), now);
     audit(caller, "log in", None, None, "done");
     let expires = jiff::Timestamp::now().saturating_add(LIFE).unwrap_or(jiff::Timestamp::MAX);
     let answer = Json(json!({ "csrf_token": csrf, "expires_at": expires })).into_response();
-    with_cookie(answer, &id, LIFE, shared.access.is_encrypted(peer.address, &headers))
+    with_cookie(answer, name, &id, LIFE, shared.access.is_encrypted(peer.address, &headers))
 }
 
 pub(super) async fn log_out(
@@ -160,10 +169,11 @@ pub(super) async fn log_out(
     if !caller.authenticate.is_known() {
         return refusal(StatusCode::FORBIDDEN, "without `api.token` in the configuration there are no sessions");
     }
-    let ended = shared.access.log_out(cookie(&headers), Instant::now());
+    let name = shared.access.cookie();
+    let ended = shared.access.log_out(cookie(&headers, name), Instant::now());
     audit(caller, "log out", None, None, if ended { "done" } else { "it was so" });
     let answer = Json(json!({ "ended": ended })).into_response();
-    with_cookie(answer, "", Duration::ZERO, shared.access.is_encrypted(peer.address, &headers))
+    with_cookie(answer, name, "", Duration::ZERO, shared.access.is_encrypted(peer.address, &headers))
 }
 
 #[cfg(test)]
@@ -212,10 +222,25 @@ mod tests {
         let headers = |lines: &[&str]| {
             lines.iter().map(|line| (header::COOKIE, HeaderValue::from_str(line).unwrap())).collect::<HeaderMap>()
         };
-        assert_eq!(cookie(&headers(&["a=b; vtagd-session=xy; c=d"])), Some(&b"xy"[..]));
-        assert_eq!(cookie(&headers(&["a=b", "vtagd-session=xy"])), Some(&b"xy"[..]));
-        for other in ["", "vtagd-session", "vtagd-sessions=xy", "xvtagd-session=xy"] {
-            assert_eq!(cookie(&headers(&[other])), None, "{other}");
+        let found = |lines: &[&str]| cookie(&headers(lines), "vtagd-session-1").map(<[u8]>::to_vec);
+        assert_eq!(found(&["a=b; vtagd-session-1=xy; c=d"]), Some(b"xy".to_vec()));
+        assert_eq!(found(&["a=b", "vtagd-session-1=xy"]), Some(b"xy".to_vec()));
+        for other in ["", "vtagd-session-1", "vtagd-session-12=xy", "xvtagd-session-1=xy", "vtagd-session=xy"] {
+            assert_eq!(found(&[other]), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn daemons_on_one_host_find_their_own_cookies_in_one_header() {
+        let listen = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let one = cookie_name("dock", listen("127.0.0.1:8642"));
+        let others = [("dock", "127.0.0.1:8643"), ("yard", "127.0.0.1:8642")];
+        for other in others.map(|(instance, address)| cookie_name(instance, listen(address))) {
+            assert!(one != other && one.len() == "vtagd-session-".len() + 8, "{one} {other}");
+            let line = HeaderValue::try_from(format!("{one}=mine; {other}=theirs")).unwrap();
+            let both = HeaderMap::from_iter([(header::COOKIE, line)]);
+            assert_eq!(cookie(&both, &one), Some(&b"mine"[..]));
+            assert_eq!(cookie(&both, &other), Some(&b"theirs"[..]));
         }
     }
 }

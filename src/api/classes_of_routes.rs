@@ -32,7 +32,7 @@ pub fn shared(token: Option<&str>, trusted: &[&str]) -> Shared {
     Shared {
         board: Arc::new(Board::new(Arc::default())),
         metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
-        access: Arc::new(Access::new(&settings).unwrap()),
+        access: Arc::new(Access::new(&settings, "").unwrap()),
         requests: requests::channel().0.api,
     }
 }
@@ -291,7 +291,7 @@ fn behind_a_proxy_that_is_believed_each_client_has_a_rate_of_its_own_and_is_not_
 
 #[test]
 fn the_document_says_which_class_a_route_is_of() {
-    let document = openapi::document(&routes());
+    let document = openapi::document(&routes(), "");
     let guard = |path: &str, method: &str| document["paths"][path][method]["x-guard"].clone();
     assert_eq!(guard("/test/picture", "post"), json!("picture"));
     assert_eq!(document["paths"]["/test/picture"]["post"]["x-max-body"], json!(16 * MIB));

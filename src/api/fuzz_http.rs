@@ -35,7 +35,7 @@ pub fn fuzz(data: &[u8]) -> Vec<u8> {
         details: serde_json::json!({}),
         hours: Vec::new(),
     }]);
-    let Ok(access) = Access::new(&settings).map(Arc::new) else { return Vec::new() };
+    let Ok(access) = Access::new(&settings, "").map(Arc::new) else { return Vec::new() };
     // Nobody takes requests: whoever has the token is told that the daemon stops.
     let requests = requests::channel().0.api;
     let metrics = PrometheusBuilder::new().build_recorder().handle();

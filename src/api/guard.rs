@@ -211,7 +211,8 @@ fn verdict(shared: &Shared, rules: Rules, peer: &Peer, request: &Request, now: I
     // Who is behind a proxy on this machine is not on it, and a proxy elsewhere has a loopback of its own.
     let local = peer.address.to_canonical().is_loopback() && client.is_loopback();
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    let (authenticate, grant) = shared.access.identify(given, browser_session::cookie(request.headers()), now);
+    let cookie = browser_session::cookie(request.headers(), shared.access.cookie());
+    let (authenticate, grant) = shared.access.identify(given, cookie, now);
     let caller = Caller { peer: client, authenticate, grant };
     let own = if rules.needs == Needs::Push {
         push::own_token(shared, request.uri().path(), request.headers())

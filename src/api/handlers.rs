@@ -91,8 +91,8 @@ pub(super) async fn snapshot(State(shared): State<Shared>, name: Result<Path<Str
     }
 }
 
-pub(super) async fn description() -> Json<Value> {
-    Json(openapi::document(&route_table::all()))
+pub(super) async fn description(State(shared): State<Shared>) -> Json<Value> {
+    Json(openapi::document(&route_table::all(), shared.access.cookie()))
 }
 
 /// Says in the log who changed what, and what came of it.
@@ -246,7 +246,7 @@ mod tests {
         Shared {
             board: std::sync::Arc::new(super::super::Board::new(std::sync::Arc::default())),
             metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
-            access: std::sync::Arc::new(super::super::Access::new(&settings(None)).unwrap()),
+            access: std::sync::Arc::new(super::super::Access::new(&settings(None), "").unwrap()),
             requests,
         }
     }

@@ -458,7 +458,7 @@ pub fn start(
     shutdown: Shutdown,
 ) -> Result<Api, ApiError> {
     let failed = |source| ApiError::Listen { listen: settings.listen, source };
-    let access = Arc::new(Access::new(settings).map_err(ApiError::Tls)?);
+    let access = Arc::new(Access::new(settings, &board.instance.read()).map_err(ApiError::Tls)?);
     let listener = std::net::TcpListener::bind(settings.listen).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

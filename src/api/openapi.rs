@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::route_table::{Needs, Route, RouteClass, Rules};
 use super::{label_lab, mark_routes, openapi_programs, parameters, picture_grid, scores, search, stream_setup};
 
-/// The document, OpenAPI 3.1.
-pub(super) fn document(routes: &[Route]) -> Value {
+/// The document, OpenAPI 3.1. `cookie`: what that of a session is called.
+pub(super) fn document(routes: &[Route], cookie: &str) -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -22,7 +22,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
         },
         "paths": paths(routes),
         "components": {
-            "securitySchemes": openapi_programs::security_schemes(),
+            "securitySchemes": openapi_programs::security_schemes(cookie),
             "schemas": schemas(),
             "responses": {
                 "Error": answer("What is wrong with the request.", of("Error")),

@@ -2,12 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::browser_session;
 use super::model_queries;
 use super::openapi::{answer, list, object, object_with, of, operation};
 
 /// Who may ask shows one of these.
-pub(super) fn security_schemes() -> Value {
+pub(super) fn security_schemes(cookie: &str) -> Value {
     json!({
         "token": { "type": "http", "scheme": "bearer" },
         "push": {
@@ -15,7 +14,7 @@ pub(super) fn security_schemes() -> Value {
             "description": "`push.token` of the stream as the password of any user, or as a bearer token.",
         },
         "session": {
-            "type": "apiKey", "in": "cookie", "name": browser_session::COOKIE,
+            "type": "apiKey", "in": "cookie", "name": cookie,
             "description": "The cookie that `POST /api/v1/session` gives for the token. What changes anything needs the header X-CSRF-Token too.",
         },
     })

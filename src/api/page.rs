@@ -42,6 +42,7 @@ const ASSETS: &[Asset] = assets! {
     "lab.js": SCRIPT,
     "learn.js": SCRIPT,
     "live.js": SCRIPT,
+    "marks.js": SCRIPT,
     "picture.js": SCRIPT,
     "search.js": SCRIPT,
     "setup.js": SCRIPT,

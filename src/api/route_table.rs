@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn the_document_says_of_every_route_who_may_ask_and_the_guard_does_as_it_says() {
         let mut router = router(shared(Some("let-me-in"), &[]), all());
-        let document = openapi::document(&all());
+        let document = openapi::document(&all(), "");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let mut operations = 0;
         for (path, item) in document["paths"].as_object().unwrap() {

@@ -372,7 +372,8 @@ mod tests {
             .route("/never", get(std::future::pending::<()>))
             .route("/large", get(|| async { vec![b'x'; LARGE] }));
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        let access = Access::new(&ApiSettings { listen, token: None, tls, trusted_proxies: Vec::new() }).unwrap();
+        let settings = ApiSettings { listen, token: None, tls, trusted_proxies: Vec::new() };
+        let access = Access::new(&settings, "").unwrap();
         Server::start(router, Arc::new(access), times)
     }
 

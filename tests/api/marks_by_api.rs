@@ -133,7 +133,9 @@ fn marks_are_added_listed_and_removed_and_events_judged_by_who_has_the_token() {
     assert!(session["csrf_token"].is_string(), "{session}");
     let path = "/api/v1/marks?stream=gate&set=things&kind=empty&from=5&to=9";
     assert_eq!(ask(&url, "POST", path, &[]).0, 401);
-    assert_eq!(ask(&url, "POST", path, &[("Cookie", "vtagd-session=guessed")]).0, 401);
+    let document = ask(&url, "GET", "/api/v1/openapi.json", &[("Authorization", &bearer)]).1;
+    let cookie = format!("{}=guessed", document["components"]["securitySchemes"]["session"]["name"].as_str().unwrap());
+    assert_eq!(ask(&url, "POST", path, &[("Cookie", &cookie)]).0, 401);
     assert_eq!(ask(&url, "GET", "/api/v1/marks", &[]).0, 401);
 
     daemon.stop_cleanly();

@@ -55,10 +55,13 @@ fn a_browser_logs_in_once_reads_with_the_cookie_and_changes_with_the_csrf_token(
     let url = daemon.url();
     let read = |cookie: &str| ask(&url, "GET", "/api/v1/streams", &[("Cookie", cookie)]).status;
     let wrong = ask(&url, "POST", "/api/v1/session", &[("Authorization", "Bearer a-token-that-somebody-guessed")]);
-    let none = ask(&url, "GET", "/api/v1/streams", &[("Cookie", "vtagd-session=guessed")]);
-    assert_eq!((wrong.status, none.status, &wrong.body, wrong.cookie), (401, 401, &none.body, None));
-
     let (cookie, csrf) = log_in(&url);
+    let name = cookie.split('=').next().unwrap();
+    let none = ask(&url, "GET", "/api/v1/streams", &[("Cookie", &format!("{name}=guessed"))]);
+    assert_eq!((wrong.status, none.status, &wrong.body, wrong.cookie), (401, 401, &none.body, None));
+    let document = ask(&url, "GET", "/api/v1/openapi.json", &[("Cookie", &cookie)]).body;
+    assert_eq!(document["components"]["securitySchemes"]["session"]["name"], name);
+
     assert_eq!(read(&cookie), 200);
     assert_eq!(read(&format!("other=1; {cookie}; more=2")), 200);
     // A wrong token counts, whatever cookie is beside it.
@@ -83,7 +86,7 @@ fn a_browser_logs_in_once_reads_with_the_cookie_and_changes_with_the_csrf_token(
     assert_eq!(ask(&url, "DELETE", "/api/v1/session", &[("Cookie", &cookie)]).status, 403);
     let out = ask(&url, "DELETE", "/api/v1/session", &[("Cookie", &cookie), ("X-CSRF-Token", &csrf)]);
     assert_eq!((out.status, &out.body["ended"]), (200, &true.into()));
-    assert!(out.cookie.unwrap().contains("vtagd-session=; Path=/; Max-Age=0"));
+    assert!(out.cookie.unwrap().contains(&format!("{name}=; Path=/; Max-Age=0")));
     assert_eq!(read(&cookie), 401);
     while live.next().is_some() {}
     assert!(live.ended_well);

@@ -71,8 +71,14 @@ for (const [way, { isChanged = false, ...given }] of Object.entries(WAYS).slice(
       await row.getByRole('button', { name: 'wrong' }).click();
       await page.waitForSelector('.tag .said:has-text("absent")');
       assert.deepEqual((await marks(of)).map((mark) => mark.kind), ['absent']);
+      await page.reload();
+      await page.waitForSelector('.tag .said:has-text("marked as absent")');
       await page.getByLabel('order').selectOption('uncertain');
-      await page.waitForSelector('.tag');
+      await page.waitForFunction(() => {
+        const said = [...document.querySelectorAll('.tag .said')].map((one) => one.textContent);
+        // Of so many it may be beyond the end.
+        return said.length > 0 && (said.length === 50 || said.findIndex((one) => one.includes('absent')) === said.length - 1);
+      });
       const moment = await page.locator('.tag .small a').last().getAttribute('href');
       await page.goto(`${setting.address}/${moment}`);
       await page.waitForFunction(() => document.querySelectorAll('.tag').length === 1);

@@ -76,19 +76,19 @@ export const CAN_BE_SERVICE = process.getuid() === 0;
 
 /**
  * A setting of its own. `asService`: as the unit runs it, a user of its own, /etc and the configuration's folder read-only, everything else by `STATE_DIRECTORY`.
- * @param {{history?: string, streams?: string | ((camera: string) => string), token?: boolean, asService?: boolean}} [given]
+ * @param {{history?: string, streams?: string | ((camera: string) => string), token?: boolean, asService?: boolean, instance?: string}} [given]
  */
-export async function begin({ history = '{ path: kept, pictures: { max_side: 320 } }', streams, token = true, asService = false } = {}) {
+export async function begin({ history = '{ path: kept, pictures: { max_side: 320 } }', streams, token = true, asService = false, instance = 'demo' } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'vtagd-page-'));
   try {
-    return await inside(folder, { history: asService ? '{ pictures: { max_side: 320 } }' : history, streams, token, asService });
+    return await inside(folder, { history: asService ? '{ pictures: { max_side: 320 } }' : history, streams, token, asService, instance });
   } catch (error) {
     await Promise.allSettled(started.map((one) => one.end()));
     throw error;
   }
 }
 
-async function inside(folder, { history, streams, token, asService }) {
+async function inside(folder, { history, streams, token, asService, instance }) {
   const rtsp = run(camera, ['--file', join(ROOT, 'demo/clip.mp4'), '--port', '0']);
   const url = await eventually('the camera', () => /rtsp:\S+/.exec(rtsp.said.out)?.[0]);
   const etc = join(folder, 'etc');
@@ -103,7 +103,7 @@ async function inside(folder, { history, streams, token, asService }) {
   writeFileSync(join(etc, 'demo.yaml'), readFileSync(join(ROOT, 'config/labels/demo.yaml')));
   const shown = token ? ', token: { file: token }' : '';
   let port = 0;
-  const config = () => `instance: demo
+  const config = () => `instance: ${instance}
 model: { path: starter }
 sampling: { interval: 500ms }
 streams: ${typeof streams === 'function' ? streams(url) : streams ?? `[{ id: demo-camera, url: "${url}" }]`}

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { begin, CAN_BE_SERVICE, eventually, violations } from './setting.mjs';
+import { begin, CAN_BE_SERVICE, eventually, opened, violations } from './setting.mjs';
 
 async function inSetting(given, body) {
   const setting = await begin(given);
@@ -148,6 +148,46 @@ test('moments of the past teach a label, and each camera has a report and a cali
     // Of nothing but what was seen there is no threshold yet, and it says what to mark.
     await page.click('button:has-text("Calibrate for this camera")');
     await page.waitForSelector('.results .bad');
+    assert.deepEqual(page.faults, []);
+  });
+});
+
+test('marks are taken back, in search and below a curve, and what contradicts one says so', async () => {
+  await inSetting({}, async (setting) => {
+    const marks = async () => (await setting.ask('api/v1/marks?label=rocket')).marks.map((mark) => mark.kind);
+    const page = await opened(setting);
+    await eventually('several scenes were seen', async () => (await setting.ask('api/v1/search?text=a+rocket')).moments?.length > 3);
+    await page.goto(`${setting.address}/#/search?q=a+rocket`);
+    await page.waitForSelector('.moments li');
+    const moment = page.locator('.moments > li').first();
+    await moment.getByLabel('label to mark').selectOption({ label: 'rocket (demo)' });
+    await moment.getByRole('button', { name: 'seen', exact: true }).click();
+    await page.waitForSelector('.said:has-text("marked: rocket seen")');
+    assert.deepEqual(await violations(page), []);
+    await moment.getByRole('button', { name: 'absent', exact: true }).click();
+    await page.waitForSelector('#notices p.bad:has-text("in the label lab below the curve")');
+    await moment.getByRole('button', { name: 'Take back: rocket seen' }).click();
+    await page.waitForSelector('.said:has-text("taken back: rocket seen")');
+    assert.deepEqual(await marks(), []);
+
+    await page.goto(`${setting.address}/#/lab?label=rocket`);
+    await page.waitForSelector('.curve-box path.curve');
+    await page.locator('input[type=range]').evaluate((input) => {
+      input.value = input.min;
+      input.dispatchEvent(new Event('input'));
+    });
+    const press = (kind) => page.click(`.results .moments button:text-is("${kind}") >> nth=0`);
+    await press('seen');
+    await page.waitForSelector('summary:text-is("Marked here: 1")');
+    assert.deepEqual(await violations(page), []);
+    await press('absent');
+    await page.waitForSelector('#notices p.bad:has-text("take back the other one first, below the curve")');
+    assert.deepEqual(await marks(), ['seen']);
+    await page.getByRole('button', { name: /^Take back: seen, / }).click();
+    await page.waitForSelector('summary:text-is("Marked here: 1")', { state: 'hidden' });
+    await press('absent');
+    await page.waitForSelector('summary:text-is("Marked here: 1")');
+    assert.deepEqual(await marks(), ['absent']);
     assert.deepEqual(page.faults, []);
   });
 });
