@@ -185,10 +185,16 @@ function askForToken() {
 
 /** Ends the session of this browser, in all tabs; one that has ended is none to log in for again. */
 export async function logOut() {
-  const headers = { 'X-CSRF-Token': localStorage.getItem(CSRF) || '' };
+  const csrf = localStorage.getItem(CSRF) || '';
   token = '';
   localStorage.removeItem(CSRF);
-  await once(address('session'), { method: 'DELETE', headers }).catch(() => {});
+  const answer = await once(address('session'), { method: 'DELETE', headers: { 'X-CSRF-Token': csrf } }).catch(() => null);
+  // 401: it has ended before.
+  if (!answer || (!answer.ok && answer.status !== 401)) {
+    localStorage.setItem(CSRF, csrf);
+    notice('The session has not ended: try again in a moment.', true);
+    return;
+  }
   location.reload();
 }
 

@@ -79,7 +79,7 @@ async function about() {
 /** A daemon of another version has other files: the page is that one's from then on. */
 async function sameVersion() {
   const own = new URL('.', import.meta.url).pathname.split('/').slice(-3).join('/');
-  const page = await fetch('./').then((answer) => answer.text()).catch(() => own);
+  const page = await fetch('./').then((answer) => (answer.ok ? answer.text() : own)).catch(() => own);
   if (!page.includes(own)) location.reload();
 }
 

@@ -27,9 +27,11 @@ struct Disk {
 pub fn tell(page: &mut DoctorPage, settings: Option<&Settings>, is_service: bool) {
     let mut disks: Vec<Disk> = Vec::new();
     for (what, folder, is_configured) in kept(settings, is_service) {
+        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         let shown = format!("{what} in {}", folder.display());
         // One that is not there yet lies on the disk of the one above it.
-        let there = folder.ancestors().find(|above| above.exists()).unwrap_or_else(|| Path::new("/"));
+        let root = Path::new(if folder.is_relative() { "." } else { "/" });
+        let there = folder.ancestors().find(|above| above.exists()).unwrap_or(root);
         let device = std::fs::metadata(there).map(|found| found.dev());
         let found = device.and_then(|device| Ok((device, rustix::fs::statvfs(there)?)));
         match found {
@@ -83,7 +85,8 @@ fn kept(settings: Option<&Settings>, is_service: bool) -> Vec<(&'static str, Pat
     named("snapshots", settings.snapshots.as_ref().map(|snapshots| &*snapshots.path));
     for sink in &settings.sinks {
         if let SinkSettings::Jsonl(JsonlTarget::File { path, .. }) = sink {
-            named("events", path.parent());
+            // What goes to `/dev/stdout` is kept nowhere.
+            named("events", path.parent().filter(|_| !path.starts_with("/dev")));
         }
     }
     kept

@@ -253,6 +253,8 @@ impl Gate {
                     let now = element.current_running_time().map(Duration::from);
                     now.map_or(Duration::ZERO, |now| frame.at.saturating_sub(now))
                 }
+                // What does not pass would never fill the sink that playing waits for.
+                _ if is_prerolling(&element) => return,
                 _ => POLL_INTERVAL,
             };
             if left.is_zero() || pad.pad_flags().contains(gst::PadFlags::FLUSHING) {
@@ -261,6 +263,12 @@ impl Gate {
             std::thread::sleep(left.min(POLL_INTERVAL));
         }
     }
+}
+
+/// Whether the pipeline around `element` waits for its first picture.
+fn is_prerolling(element: &gst::Element) -> bool {
+    let pipeline = with_parents(element).last().and_then(|object| object.downcast::<gst::Element>().ok());
+    pipeline.is_some_and(|pipeline| pipeline.state(gst::ClockTime::ZERO).0 == Ok(gst::StateChangeSuccess::Async))
 }
 
 fn take(info: &mut gst::PadProbeInfo<'_>) -> Option<gst::Buffer> {

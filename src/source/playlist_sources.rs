@@ -25,7 +25,7 @@ pub(super) fn watch(
             if let Some(pad) = element.static_pad("src") {
                 pad.add_probe(gst::PadProbeType::BLOCK_DOWNSTREAM, |_, _| gst::PadProbeReturn::Ok);
             }
-            let detail = "its playlist names a file or device of this machine, which is not read".to_owned();
+            let detail = "what is there names something that is not on the web (a file or device of this machine, another way of sending), which is not read; give that as the stream's `url` instead".to_owned();
             refuse(SourceError::Connection { at: at.clone(), detail });
         }
     });

@@ -168,6 +168,33 @@ fn multipart_pictures_are_found_whatever_stands_between_them() {
     }
 }
 
+/// Its pictures are not wanted for a while after it came back, and the pipeline that waits for the first one to show goes on all the same.
+#[test]
+fn a_camera_that_is_back_before_its_next_sample_is_due_is_up_at_once() {
+    let asked = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&asked);
+    let server = Server::start(move |_, stream| {
+        if counted.fetch_add(1, Ordering::Relaxed) > 0 {
+            return send(&MANNERS[0].1, stream);
+        }
+        let body = jpeg(0);
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: {MIXED}\r\nConnection: close\r\n\r\n")?;
+        for _ in 0..20 {
+            stream.write_all((MANNERS[0].1.before)(0, body.len()).as_bytes())?;
+            stream.write_all(&[&body[..], b"\r\n"].concat())?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    });
+    let options = Options { interval: Duration::from_secs(20), ..Options::default() };
+    let running = Running::with(settings(Location::Http(server.url("/x").into())), options);
+    running.wait_state(|state| *state == StreamState::Up);
+    let frames = running.wait_frames(2);
+    let apart = frames[1].captured - frames[0].captured;
+    assert!(apart < Duration::from_secs(22), "{apart:?} from one sample to the next");
+    assert_eq!((asked.load(Ordering::Relaxed), running.report().reconnects), (2, 1));
+}
+
 /// A camera that starts shows a page first.
 #[test]
 fn a_page_instead_of_pictures_is_no_reason_to_wait_for_long() {

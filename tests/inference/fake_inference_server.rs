@@ -59,7 +59,7 @@ pub enum Mode {
 /// Five of them, which a new connection takes, are longer than who can compute here waits for a server that is away.
 const ANSWER: Duration = Duration::from_millis(150);
 /// Far longer than this side needs between two questions.
-const IDLE: Duration = Duration::from_millis(300);
+const IDLE: Duration = Duration::from_secs(2);
 
 /// What comes in place of rows.
 enum Instead {

@@ -457,7 +457,7 @@ fn a_connection_that_was_closed_while_nothing_was_asked_is_made_anew_in_the_batc
         for connections in 2..4 {
             eventually("the server hangs up", || (tower.seen.open.load(Ordering::SeqCst) == 0).then_some(()));
             // Until this side has heard of it, which nothing tells.
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(500));
             agrees(&bench, opened.encoders[0].as_mut(), 2);
             assert_eq!(opened.encoders[0].provider(), Provider::Remote, "{carrier:?}");
             let view = link.view();

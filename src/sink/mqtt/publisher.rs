@@ -117,7 +117,22 @@ impl Publisher {
     /// A topic that cannot be.
     pub fn pump(&mut self, link: &Link) -> Result<(), SinkError> {
         while self.sent.len() < usize::from(IN_FLIGHT) {
-            let Some((message, _)) = self.waiting.front() else { break };
+            let Some((message, position)) = self.waiting.front() else { break };
+            // The client would hang up over it, on every connection again. Events have been measured before.
+            if position.is_none() && link.largest.is_some_and(|largest| message.packet_size() > largest) {
+                let Some((message, _)) = self.waiting.pop_front() else { break };
+                self.left += 1;
+                if message.retain {
+                    self.places.remove(&message.topic);
+                }
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(
+                        topic = message.topic,
+                        "a message is larger than the broker takes and is passed over, others may be too: let it take more, or make attributes shorter"
+                    );
+                }
+                continue;
+            }
             let Some(notice) = link.publish(message).map_err(SinkError::retry)? else { break };
             let size = message.packet_size();
             let Some((Message { topic, retain, payload, .. }, position)) = self.waiting.pop_front() else { break };

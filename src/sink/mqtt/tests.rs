@@ -220,7 +220,7 @@ fn deliver(sender: &DeliverySender, labels: &[&'static str]) -> Vec<(&'static st
 
 #[test]
 fn an_event_that_is_refused_comes_again_and_is_overtaken_by_none_of_its_stream_and_label() {
-    let (port, taken) = broker(|topic, n, connection| (topic == EVENTS && n == 0 && connection == 0).into(), &[]);
+    let (port, taken) = broker(|topic, n, connection| (topic == EVENTS && n == 0 && connection == 1).into(), &[]);
     let (sender, thread, _commands) = running(port);
     let sent = deliver(&sender, &["car", "bus", "car", "car", "bus", "car"]);
     let taken: Vec<_> = taken.lock().unwrap().iter().filter(|(topic, _)| topic == EVENTS).cloned().collect();
