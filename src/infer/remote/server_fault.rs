@@ -71,7 +71,7 @@ fn http_status(status: &Status) -> Option<StatusCode> {
         return None;
     }
     let words = ["while receiving response with status: ", "grpc-status header missing, mapped from HTTP status code "];
-    let number = words.iter().find_map(|words| Some(status.message().split_once(words)?.1.split(' ').next()?))?;
+    let number = words.iter().find_map(|words| status.message().split_once(words)?.1.split(' ').next())?;
     StatusCode::from_bytes(number.as_bytes()).ok().filter(|status| !status.is_success())
 }
 
