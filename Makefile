@@ -93,7 +93,7 @@ fmt: setup ## format the sources
 	@$(CARGO) fmt --all
 
 .PHONY: lint
-lint: lint-rust lint-deny ## formatting, clippy, licences and sources of the dependencies
+lint: lint-rust lint-deny ## formatting, clippy, documentation, licences and sources of the dependencies
 
 .PHONY: lint-rust
 lint-rust: setup
@@ -103,6 +103,7 @@ lint-rust: setup
 	@$(CARGO) fmt --check --all
 	@$(CARGO) clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 	@$(CARGO) clippy --locked --lib --bins -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --no-deps --package vtagd-checkpoint --package vtagd-pictures
 
 # Advisories need a database from the network or a copy of it, the rest does not: what cannot be had is said, not failed.
 .PHONY: lint-deny

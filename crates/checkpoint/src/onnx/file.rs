@@ -37,11 +37,11 @@ pub fn write(
     write_with(graph, store, file, inline_limit, true, progress)
 }
 
-/// As [`write`], without waiting for the disk: for a file that is used at once and removed. Stops as soon as `progress` says
+/// As [`write()`], without waiting for the disk: for a file that is used at once and removed. Stops as soon as `progress` says
 /// so, which a sync of gigabytes would not.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_draft(
     graph: &Graph,
     store: &dyn TensorStore,
@@ -99,7 +99,7 @@ fn write_with(
 /// The whole model in memory, for parts that are run while importing.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn to_bytes(graph: &Graph, store: &dyn TensorStore) -> Result<Vec<u8>, ImportError> {
     let layout = Layout::new(graph, None);
     let mut out = layout.start;

@@ -4,7 +4,7 @@
 //! # Layout
 //! `proto` the wire format · [`builder`] nodes, constants and weights of one graph · [`weight_formats`] what becomes of a stored
 //! tensor in each precision · [`linear`] a linear layer in each precision · [`attention`], [`rotary`] and [`body`] transformer layers ·
-//! [`vision_graph`] and [`text_graph`] the two towers · [`file`] the streamed file. Pure, but for `file`.
+//! [`vision_graph`] and [`text_graph`] the two towers · [`mod@file`] the streamed file. Pure, but for `file`.
 
 pub mod attention;
 pub mod body;

@@ -10,9 +10,9 @@
 //! └──────────────── plan ────────────────┘         └── resample ──┘   └──────── colour ────────┘
 //! ```
 //!
-//! [`plan`] turns all geometry into one window of the picture and one rectangle of the tensor. [`resample`] resizes just that window,
-//! plane by plane, so the full frame is never converted to RGB. [`colour`] converts the small result and normalises it in the same
-//! pass. [`mask`] gives what lies outside a polygon the mean colour. Nothing here looks at a clock, a file or the network (but [`Spec::from_file`]).
+//! `plan` turns all geometry into one window of the picture and one rectangle of the tensor. `resample` resizes just that window,
+//! plane by plane, so the full frame is never converted to RGB. `colour` converts the small result and normalises it in the same
+//! pass. `mask` gives what lies outside a polygon the mean colour. Nothing here looks at a clock, a file or the network (but [`Spec::from_file`]).
 
 mod colour;
 mod mask;
