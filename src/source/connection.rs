@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use super::arrivals::Arrivals;
 use super::byte_budget::ByteBudget;
@@ -24,7 +25,7 @@ use super::rtsp_socket::{self, RtspSocket};
 use super::run_with_timeout::{AbandonedPipelines, Late, run_with_timeout};
 use super::scrub::{self, Scrubber};
 use super::{
-    Limits, Location, SourceSettings, container_colours, downloads, gif_decoder, gio_types, messages,
+    Limits, Location, SourceSettings, container_colours, downloads, gif_decoder, gio_types, messages, pipeline_stop,
     pipeline_template, playlist_sources, rtp_continuity, shortage, size_limit, tap_probes,
 };
 use crate::frame::still_image;
@@ -281,7 +282,8 @@ impl Playing<'_> {
         let work = move || {
             let worked = work(&pipeline);
             if late.load(Ordering::SeqCst) {
-                let _ = pipeline.set_state(gst::State::Null);
+                // Whoever gave it up has told so.
+                let _ = pipeline_stop::stop(pipeline.upcast_ref());
             }
             worked
         };
@@ -400,12 +402,18 @@ fn tear_down(
     abandoned: &mut AbandonedPipelines,
 ) {
     let (stream, deadline) = (&settings.id, settings.reconnect.limits.tear_down);
-    let stop = move || {
-        let _ = pipeline.set_state(gst::State::Null);
-        drop(pipeline);
+    let pipeline = Arc::new(Mutex::new(Some(pipeline)));
+    let stop = {
+        let pipeline = Arc::clone(&pipeline);
+        // Its place is not locked meanwhile.
+        move || {
+            let pipeline = pipeline.lock().take();
+            pipeline.is_none_or(pipeline_stop::stop_and_let_go)
+        }
     };
-    match run_with_timeout(&format!("stop-{stream}"), deadline, None, stop) {
-        Ok(()) | Err(Late::Shutdown) => {}
+    let stopped = match run_with_timeout(&format!("stop-{stream}"), deadline, None, stop) {
+        Ok(stopped) => stopped,
+        Err(Late::Shutdown) => true,
         Err(Late::Deadline(running)) => {
             // One that waits for the rest of a message stops then.
             socket.cut();
@@ -414,9 +422,19 @@ fn tear_down(
             let hanging = abandoned.count();
             let deadline = rounding::duration(deadline);
             tracing::warn!(%stream, ?deadline, hanging, "the pipeline does not stop; left behind");
+            true
         }
         Err(Late::NoThread(error)) => {
-            tracing::error!(%stream, %error, "no thread to stop the pipeline; it stays as it is");
+            // What it holds is what the system is short of.
+            tracing::warn!(%stream, %error, "no thread to stop the pipeline; waiting for it instead");
+            let pipeline = pipeline.lock().take();
+            pipeline.is_none_or(pipeline_stop::stop_and_let_go)
         }
+    };
+    if !stopped {
+        abandoned.add_for_good();
+        metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => stream.to_string()).increment(1);
+        let hanging = abandoned.count();
+        tracing::warn!(%stream, hanging, "the pipeline refuses to stop; left behind");
     }
 }

@@ -35,6 +35,7 @@ mod messages;
 mod multipart;
 mod picture;
 mod pinned_https;
+mod pipeline_stop;
 mod pipeline_tap;
 pub mod pipeline_template;
 mod playlist_sources;

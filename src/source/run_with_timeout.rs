@@ -70,6 +70,13 @@ impl AbandonedPipelines {
         self.0.push(running);
     }
 
+    /// One that will never end.
+    pub fn add_for_good(&mut self) {
+        let token = Arc::new(());
+        self.add(Arc::downgrade(&token));
+        std::mem::forget(token);
+    }
+
     /// How many still run.
     pub fn count(&mut self) -> usize {
         self.0.retain(|running| running.strong_count() > 0);
