@@ -33,7 +33,7 @@ install -D -m 644 -t "$share/models/starter" models/starter/*
 install -D -m 644 -t "$doc" LICENSE README.md CHANGELOG.md docs/*.md \
     runtime/LICENSE.onnxruntime runtime/ThirdPartyNotices.onnxruntime.txt
 install -D -m 644 -t "$doc/examples/labels" config/labels/*.yaml
-install -D -m 644 -t "$doc/examples/systemd" systemd/nvidia.conf
+install -D -m 644 -t "$doc/examples/systemd" systemd/nvidia.conf systemd/vtagd-nvidia.service
 install -D -m 644 -t "$doc/examples/consumers" examples/consumers/*
 install -D -m 644 -t "$doc/examples/node-red" examples/node-red/*
 install -D -m 644 -t "$doc/ops/ansible" ops/ansible/*.yaml

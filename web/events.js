@@ -108,7 +108,8 @@ async function setPicture(place) {
   }
 }
 
-function setRow(element, tag, kind) {
+/** @param {Element} element @param {object} tag @param {string} kind how it is marked @param {boolean} isPast whether what came later is not looked at */
+function setRow(element, tag, kind, isPast) {
   const [picture, text, verdict] = element.children;
   setSaid(verdict.lastChild, kind);
   if (tag.picture && picture.getAttribute('href') !== tag.picture) {
@@ -117,7 +118,7 @@ function setRow(element, tag, kind) {
     setPicture(picture);
   }
   picture.hidden = !tag.picture;
-  const lasted = tag.to ? duration((new Date(tag.to) - new Date(tag.from)) / 1000) : 'still open';
+  const lasted = tag.to ? duration((new Date(tag.to) - new Date(tag.from)) / 1000) : isPast ? 'still open then' : 'still open';
   // Of one that is open the end is to come.
   const until = tag.to ? new Date(new Date(tag.at).getTime() + 1000).toISOString() : '';
   const moment = here('events', { stream: tag.stream, set: tag.set, label: tag.label, since: tag.from, until });
@@ -181,7 +182,7 @@ export function events(body, parameters) {
     full.hidden = isReview ? !isCut : tags.all.size < HELD;
     say(full, `These are ${isReview ? 'of ' : ''}the newest ${isReview ? tags.all.size : HELD.toLocaleString()} tags. For older ones choose a label, a set or a stream, or write until=2026-01-31T12:00:00Z into the address.`);
     if (!full.hidden) more.hidden = true;
-    each(list, all, (tag) => tag.id, made, (element, tag) => setRow(element, tag, judged.of(tag)));
+    each(list, all, (tag) => tag.id, made, (element, tag) => setRow(element, tag, judged.of(tag), Boolean(wanted.until)));
     empty.hidden = all.length > 0;
     hint.hidden = !empty.hidden;
     say(empty, 'Nothing was told that fits. A label tells once its score stays above its threshold: the bars of a camera show how near it is, the label lab which threshold would have told.');
@@ -214,6 +215,15 @@ export function events(body, parameters) {
     // Where its end is still in sight, that is told once more.
     end.unobserve(more);
     end.observe(more);
+  };
+  /** Tags that were open when the moment began, and tell nothing in it. */
+  const openThen = async (own) => {
+    const before = new Tags();
+    const page = await get('events', { ...asked(wanted), since: '', until: wanted.since, limit: REVIEWED });
+    if (own !== turn) return;
+    page.events.forEach((event) => before.note(event));
+    const open = new Set([...before.all.values()].filter((tag) => !tag.to).map((tag) => tag.id));
+    page.events.filter((event) => open.has(event.data.tag_id)).forEach((event) => tags.note(event));
   };
   const marked = async () => new Judged(await readMarks({ stream: wanted.stream, set: wanted.set }).catch(() => []));
   const review = async (own) => {
@@ -251,6 +261,7 @@ export function events(body, parameters) {
     tags.all.clear();
     const marks = marked();
     await older();
+    if (wanted.since && own === turn) await openThen(own);
     const found = await marks;
     if (own !== turn) return;
     judged = found;

@@ -21,7 +21,8 @@ const LISTED = 12;
 /** Marks of a camera that are listed: the latest. */
 const MARKS_LISTED = 50;
 
-const lines = (area) => area.value.split('\n').map((line) => line.trim()).filter(Boolean);
+const linesOf = (text) => text.split('\n').map((line) => line.trim()).filter(Boolean);
+const lines = (area) => linesOf(area.value);
 
 export function lab(body, parameters) {
   let sets = [];
@@ -101,6 +102,13 @@ export function lab(body, parameters) {
     return { label: name.value.trim(), prompts: lines(prompts), negatives: lines(negatives), background: same ? null : lines(background) };
   }
 
+  /** Whether what stands here is other than what is saved of the label. */
+  function isDraft() {
+    const own = set.details.find((one) => one.label === told.label);
+    const { prompts: looks, negatives: others, background: usual } = draft();
+    return moved || usual !== null || JSON.stringify([looks, others]) !== JSON.stringify([own.prompts, own.negatives].map((saved) => linesOf(saved.join('\n'))));
+  }
+
   async function readSets() {
     ({ sets } = await get('labels'));
     set = sets.find((one) => one.set === (set?.set || wanted.set)) || sets[0] || null;
@@ -177,7 +185,11 @@ export function lab(body, parameters) {
     const high = Math.ceil(all.reduce((a, b) => Math.max(a, b))) + 1;
     Object.assign(level, { min: low, max: high });
     // Of a label that has none yet: between what is seen nearly always and the highest.
-    if (isNew && !moved) level.value = suggestion(points);
+    if (isNew && !moved) {
+      // Cameras that do not look for the set have no part in it.
+      const own = told.streams.filter((one) => set.streams.includes(one.stream)).flatMap((one) => one.curve).filter((margin) => margin !== null);
+      level.value = suggestion(own.length > 0 ? own : points);
+    }
     // A score of 0 or 1 has no margin.
     else if (!moved) level.value = enter ?? (told.enter.score > 0.5 ? high : low);
     threshold.hidden = hint.hidden = false;
@@ -189,7 +201,9 @@ export function lab(body, parameters) {
     const missing = silent.length ? ` Nothing is kept of ${silent.join(', ')}.` : '';
     const cameras = told.streams.length - silent.length;
     say(state, `${cameras === 1 ? 'one camera' : `${cameras} cameras`}, ${points.length} points.${missing}${told.is_whole ? '' : ' There is more than is looked at: the oldest is left out.'}`);
-    return move();
+    move();
+    if (!isNew) attempt(() => eachCalibrated(told.label, (stream, score) => charts.filter(({ one }) => one.stream === stream && (one.region || null) === (score.region || null)).forEach((one) => one.calibrated(score))));
+    return null;
   }
 
   const since = () => new Date(told.since).getTime();
@@ -204,8 +218,16 @@ export function lab(body, parameters) {
     const where = { stream: one.stream, region: one.region };
     const report = () => attempt(() => trusted(trust, where));
     const calibration = () => attempt(() => calibrated(trust, where));
-    const more = h('p', { class: 'verdict' }, button('Trust report', report), button('Calibrate for this camera', calibration));
+    const isWatched = set.streams.includes(one.stream);
+    const hoursOfDay = set.details.find((own) => own.label === told.label)?.active ? ' at all hours: when it is active is not looked at' : '';
+    const instead = h('p', { class: 'small', hidden: true });
+    // Nothing can be marked or calibrated where the set is not looked for.
+    const more = h('p', { class: 'verdict', hidden: !isWatched }, button('Trust report', report), button('Calibrate for this camera', calibration));
     const chosen = (from, to) => {
+      if (!isWatched) {
+        line.forget();
+        return;
+      }
       put(selection, `${stretch(instant(from), instant(to))}: `, button('seen', mark('seen', from, to)), button('absent', mark('absent', from, to)), button('neither', () => {
         selection.hidden = true;
         line.forget();
@@ -253,26 +275,33 @@ export function lab(body, parameters) {
     /** The moment that is shown of a stretch becomes what the label learns from. */
     const teach = (key, moment) => () =>
       attempt(async () => {
-        const { details } = set;
+        const label = set.details.find((own) => own.label === told.label);
+        if (label && isDraft()) throw new ApiError(0, 'save what is changed here first: an example is added to the label as it is saved');
         const at = new Date(since() + one.times[peakOf(moment)]).toISOString();
-        await learn(set, details.find((own) => own.label === told.label), key, { ...where, at });
+        if (!(await learn(set, label, key, { ...where, at }))) return;
         await reread();
         await look();
       });
     const line = curve({ curve: one.curve, low, high, since: since(), step: told.step, name: `${told.label} on ${place}`, chosen });
     const spread = histogram(one.histogram, low, high);
     const pictures = one.pictures;
-    const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, line.element, selection, marked, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), more, trust, moments);
+    const element = h('section', { 'aria-label': place }, h('h2', {}, h('a', { href: here(`camera/${encodeURIComponent(one.stream)}`) }, place)), summary, instead, line.element, selection, marked, h('details', {}, h('summary', {}, 'How margins are spread'), spread.element), more, trust, moments);
     const item = (moment) => {
       const picture = located(pictures.find(({ step }) => step === peakOf(moment))?.url);
       const words = `${stretch(instant(moment.from), instant(moment.to + 1))}, highest ${moment.peak.toFixed(1)}`;
       const image = picture ? h('a', { href: picture, class: 'picture' }, h('img', { src: picture, alt: `${place}, ${time(instant(moment.from))}`, loading: 'lazy' })) : null;
-      return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, button('seen', mark('seen', moment.from, moment.to)), button('absent', mark('absent', moment.from, moment.to)), button('example', teach('examples', moment)), button('counter-example', teach('counter_examples', moment))));
+      return h('li', {}, image, h('p', {}, words), h('p', { class: 'verdict' }, isWatched ? [button('seen', mark('seen', moment.from, moment.to)), ' ', button('absent', mark('absent', moment.from, moment.to)), ' '] : null, button('example', teach('examples', moment)), button('counter-example', teach('counter_examples', moment))));
     };
     return {
       element,
       one,
       isMarked: () => own.length > 0,
+      /** Not the threshold that is drawn counts here. */
+      calibrated(score) {
+        const from = score.enter.margin === null ? '' : `, from ${score.enter.margin.toFixed(1)} on`;
+        say(instead, score.waits ? `Its calibration does not fit any more: ${score.waits}.` : `A calibration counts here instead of this threshold${from}.`);
+        instead.hidden = false;
+      },
       /** Marks are others. */
       remark() {
         own = ownMarks(one);
@@ -283,7 +312,9 @@ export function lab(body, parameters) {
         const fired = stretches(one.curve, margin, exit, least);
         line.threshold(margin, fired);
         spread.threshold(margin);
-        say(summary, `now ${one.now === null ? 'unknown' : `${one.now.toFixed(1)} (${percent(scoreOf(one.now))})`} · would have told ${fired.length === 1 ? 'once' : `${fired.length} times`}`);
+        const count = `would have told ${fired.length === 1 ? 'once' : `${fired.length} times`}${hoursOfDay}`;
+        const tells = isWatched ? count : `tells nothing: this camera does not look for the set ${set.set}`;
+        say(summary, `now ${one.now === null ? 'unknown' : `${one.now.toFixed(1)} (${percent(scoreOf(one.now))})`} · ${tells}`);
         const highest = [...fired].sort((a, b) => b.peak - a.peak).slice(0, LISTED).sort((a, b) => b.from - a.from);
         each(moments, highest, (moment) => `${moment.from}-${moment.to}`, item);
       },
@@ -414,7 +445,12 @@ export function lab(body, parameters) {
     const threshold = moved || !set.labels.includes(label) ? { enter: margin, exit: below(margin) } : {};
     const sent = { ...draft(), ...threshold, sha256: set.sha256 };
     try {
-      await post(`labels/${encodeURIComponent(set.set)}/edit`, {}, { json: sent });
+      const { result } = await post(`labels/${encodeURIComponent(set.set)}/edit`, {}, { json: sent });
+      if (result === 'under way') {
+        // Until then the daemon tells the set as it was.
+        notice(`${label} is kept, and tells so in a moment, unless the log says otherwise.`);
+        return;
+      }
     } catch (error) {
       if (error.status !== 409) throw error;
       notice(`Nothing was saved: ${error.message}.`, true);
@@ -425,11 +461,25 @@ export function lab(body, parameters) {
     await reread();
     const from = threshold.enter ?? told.enter.margin;
     notice(`${label} is saved in the set ${set.set}${from === null ? '' : ` and tells from ${from.toFixed(1)} on`}. The copy lies in the state directory; vtagd labels reset goes back to the file.`);
-    for (const stream of set.streams) {
-      const { scores } = await get(`streams/${encodeURIComponent(stream)}/scores`, { set: set.set, label });
-      await betweenTwo(set.streams.length);
-      const other = scores.find((one) => one.thresholds_from !== 'configuration');
-      if (other) notice(`On ${stream} a calibration counts instead of this threshold${other.waits ? `, and does not fit any more: ${other.waits}` : ''}. vtagd labels calibrate makes a new one.`, true);
+    const streams = new Set();
+    await eachCalibrated(label, (stream, other) => {
+      if (streams.has(stream)) return;
+      streams.add(stream);
+      notice(`On ${stream} a calibration counts instead of this threshold${other.waits ? `, and does not fit any more: ${other.waits}` : ''}. vtagd labels calibrate makes a new one.`, true);
+    });
+  }
+
+  /**
+   * Names the cameras on which the set's threshold of a label does not count, until others are looked at.
+   * @param {string} label @param {(stream: string, score: object) => void} found for each of their regions
+   */
+  async function eachCalibrated(label, found) {
+    const [of, { set: name, streams }] = [told, set];
+    for (const stream of streams) {
+      const { scores } = await get(`streams/${encodeURIComponent(stream)}/scores`, { set: name, label });
+      if (left || told !== of) return;
+      for (const one of scores) if (one.thresholds_from !== 'configuration') found(stream, one);
+      await betweenTwo(streams.length);
     }
   }
 

@@ -2,7 +2,7 @@
 // in its state directory, and can be removed here again.
 
 import { address, ApiError, ask, attempt, get, notice, post, whyStarting } from './api.js';
-import { button, choice, field, h, here, put, say } from './dom.js';
+import { button, choice, field, h, here, put, replaceAddress, say } from './dom.js';
 
 /** Devices whose pictures are asked for by themselves; the others have a button for it. */
 const PICTURED = 8;
@@ -51,9 +51,16 @@ export function setup(body, parameters) {
     }
   }
 
-  async function add(camera) {
+  /** @param {object} camera @param {boolean} [stays] there are others to be added */
+  async function add(camera, stays) {
     const { result } = await post('streams', {}, { json: camera });
     notice(result === 'under way' ? `${camera.id} is kept, and watched in a moment, unless the log says otherwise.` : `${camera.id} is added.`);
+    if (stays) {
+      parameters.added = camera.id;
+      if (location.hash.startsWith('#/add')) replaceAddress('add', parameters);
+      await read();
+      return;
+    }
     const there = here('add', { added: camera.id });
     // One that went and came back: nothing would be read anew.
     if (location.hash === there) await read();
@@ -64,7 +71,7 @@ export function setup(body, parameters) {
    * A camera that answered, with the streams that it told. Anybody may answer, and name any host: who has given a password sees each place before it is sent
    * there, and types it again for a host that has not answered itself.
    */
-  function device(found, login, looks) {
+  function device(found, login, looks, isOneOfMany) {
     const name = found.name || found.hardware || found.address;
     const told = [found.address, found.hardware, found.location].filter(Boolean).join(' · ');
     const stream = (one, at) => {
@@ -80,8 +87,13 @@ export function setup(body, parameters) {
       if (one.incomplete) return h('li', {}, lines, h('p', { class: 'bad' }, 'Its address holds a password, which stands as *** here: give the whole address below.'));
       if (at === 0 && looks.length < PICTURED && !one.elsewhere && !login.username && !login.password) looks.push(looked);
       else put(place, button('Look', () => attempt(looked)));
+      const adding = button(`Add ${name}`, () => attempt(async () => {
+        await add(camera(), isOneOfMany);
+        adding.disabled = true;
+        say(adding, `${name} is added`);
+      }), { class: 'main' });
       const other = one.elsewhere ? [h('p', { class: 'bad' }, `${found.address} has answered, and names another host: give user and password again if that one is yours.`), field('User there', own.username), field('Password there', own.password)] : null;
-      return h('li', {}, place, lines, other, field('Its name here', id), h('p', {}, button(`Add ${name}`, () => attempt(() => add(camera())), { class: 'main' })));
+      return h('li', {}, place, lines, other, field('Its name here', id), h('p', {}, adding));
     };
     return h('section', { 'aria-label': name }, h('h3', {}, name), h('p', { class: 'small' }, told), found.error ? h('p', { class: 'bad' }, found.error) : null, h('ul', { class: 'moments' }, found.streams.map(stream)));
   }
@@ -91,7 +103,8 @@ export function setup(body, parameters) {
     const password = h('input', { type: 'password', autocomplete: 'new-password', maxlength: 256 });
     const one = h('input', { type: 'text', autocomplete: 'off', placeholder: '10.0.0.12', maxlength: 64 });
     const state = h('p', { role: 'status' });
-    const list = h('div', {});
+    // Who has found several adds one after the other: the view stays.
+    const list = h('div', { class: 'found' });
     const look = async (event) => {
       event.preventDefault();
       say(state, 'asking the network …');
@@ -103,7 +116,7 @@ export function setup(body, parameters) {
       const none = 'No camera has answered. Not all do: give the address of yours below. From another network, name its address above.';
       say(state, devices.length === 0 ? none : `${devices.length === 1 ? 'one camera has' : `${devices.length} cameras have`} answered.`);
       const looks = [];
-      put(list, devices.map((found) => device(found, login, looks)));
+      put(list, devices.map((found) => device(found, login, looks, devices.length > 1)));
       // One after the other: the daemon looks at two at most.
       for (const each of looks) {
         if (ended) return null;
@@ -161,7 +174,11 @@ export function setup(body, parameters) {
     let from = examples[0];
     const show = () => put(list, from.labels.map((one) => h('li', {}, button(`Add ${one.label}`, () => attempt(() => take(one)), { disabled: into.labels.includes(one.label) }), ' ', one.prompts.join(', '))));
     const take = async (one) => {
-      await post(`labels/${encodeURIComponent(into.set)}/edit`, {}, { json: { label: one.label, prompts: one.prompts, negatives: one.negatives, sha256: into.sha256 } });
+      const { result } = await post(`labels/${encodeURIComponent(into.set)}/edit`, {}, { json: { label: one.label, prompts: one.prompts, negatives: one.negatives, sha256: into.sha256 } });
+      if (result === 'under way') {
+        notice(`${one.label} is kept, and looked for in a moment, unless the log says otherwise.`);
+        return;
+      }
       notice(`${one.label} is looked for from now on. The label lab shows how it stands.`);
       location.hash = here('lab', { set: into.set, label: one.label });
     };

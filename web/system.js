@@ -7,8 +7,21 @@ const EVERY = 5000;
 
 const HEALTH = { starting: 'nothing to deliver yet', up: 'up', down: 'down', disabled: 'disabled', gone: 'gone' };
 
-function table(caption, heads, rows) {
-  return h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': caption }, h('table', {}, h('caption', {}, caption), h('thead', {}, h('tr', {}, heads.map((head) => h('th', { scope: 'col' }, head)))), h('tbody', {}, rows)));
+/** A table that stays where it is while its rows change: who reads it by keyboard, or has marked a part of it, is not disturbed. */
+class Table {
+  /** @param {string} caption @param {string[]} heads */
+  constructor(caption, heads) {
+    this.rows = h('tbody', {});
+    this.element = h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': caption }, h('table', {}, h('caption', {}, caption), h('thead', {}, h('tr', {}, heads.map((head) => h('th', { scope: 'col' }, head)))), this.rows));
+  }
+
+  /** @param {Element[]} rows */
+  show(rows) {
+    const fresh = h('tbody', {}, rows);
+    if (fresh.isEqualNode(this.rows)) return;
+    this.rows.replaceWith(fresh);
+    this.rows = fresh;
+  }
 }
 
 function line(first, ...others) {
@@ -16,9 +29,12 @@ function line(first, ...others) {
 }
 
 export function system(body) {
+  const daemon = new Table('This daemon', ['what', 'is']);
+  const ways = new Table('Sinks', ['sink', 'state', 'waiting', 'oldest', 'dead letters']);
+  const wanted = new Table('Label sets', ['set', 'labels', 'streams', 'in force', 'doubtful']);
+  const links = h('p', {}, h('a', { href: 'metrics' }, 'metrics'), ' · ', h('a', { href: 'readyz' }, 'readiness'), ' · ', h('a', { href: 'api/v1/openapi.json' }, 'all of the API'));
   const look = async () => {
-    // Not under the hands of who reads by keyboard.
-    if (document.hidden || body.contains(document.activeElement)) return;
+    if (document.hidden) return;
     const [ready, { outbox, sinks }, { sets }] = await Promise.all([readiness(), get('sinks'), get('labels')]);
     const inference = ready.inference;
     const about = [
@@ -41,13 +57,10 @@ export function system(body) {
       const from = one.copy ? `a copy, made ${time(one.copy.made_at)}${one.copy.file_changed ? '; the file has changed since' : ''}` : 'its file';
       return line(one.set, one.labels.join(', '), one.streams.join(', '), from, one.warnings.join('; '));
     };
-    put(
-      body,
-      table('This daemon', ['what', 'is'], about.flat()),
-      table('Sinks', ['sink', 'state', 'waiting', 'oldest', 'dead letters'], sinks.map(sink)),
-      table('Label sets', ['set', 'labels', 'streams', 'in force', 'doubtful'], sets.map(set)),
-      h('p', {}, h('a', { href: 'metrics' }, 'metrics'), ' · ', h('a', { href: 'readyz' }, 'readiness'), ' · ', h('a', { href: 'api/v1/openapi.json' }, 'all of the API')),
-    );
+    daemon.show(about.flat());
+    ways.show(sinks.map(sink));
+    wanted.show(sets.map(set));
+    if (!links.isConnected) put(body, daemon.element, ways.element, wanted.element, links);
   };
   attempt(look);
   const timer = setInterval(() => look().catch(() => {}), EVERY);

@@ -11,6 +11,8 @@ here=$(dirname "$0")
 # A number that can be named in a chown; who is given another one (--user) is of group 0, which may write there too.
 groupadd --system --gid 10001 vtagd
 useradd --system --uid 10001 --gid 10001 --home-dir /state --no-create-home --shell /usr/sbin/nologin vtagd
+# Debian's image for Docker leaves out what lies there: licences, and the examples that people begin with.
+printf 'path-include /usr/share/doc/vtagd/*\n' >/etc/dpkg/dpkg.cfg.d/zz-vtagd
 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$here/vtagd.deb"
 perl "$here/slim.pl" "$here/plugins.txt"
 mkdir -p /config /models

@@ -34,6 +34,9 @@ pub struct Args {
     /// Configuration file.
     #[arg(short, long, default_value = super::DEFAULT_CONFIG)]
     config: PathBuf,
+    /// The configuration that this one is to replace: what its daemon holds is free for this one, and files are tried as its user.
+    #[arg(long, value_name = "FILE")]
+    instead_of: Option<PathBuf>,
     /// Connect to each stream, and tell what it sends and how it would be decoded.
     #[arg(long)]
     pub(super) probe: bool,
@@ -55,13 +58,15 @@ pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// `out` or `err` cannot be written.
 pub fn command(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> std::io::Result<u8> {
-    if !args.probe {
-        return run(&args.config, out, err, model);
-    }
-    let settings = match checked(&args.config, err, model)? {
+    let instead_of = args.instead_of.as_deref();
+    let settings = match checked(&args.config, instead_of, err, model)? {
         Ok(settings) => settings,
         Err(code) => return Ok(code),
     };
+    if !args.probe {
+        writeln!(out, "{}", summary(&settings))?;
+        return Ok(0);
+    }
     // Standard output is for one kind of reader at a time.
     let summary_to: &mut dyn Write = if args.json { err } else { &mut *out };
     writeln!(summary_to, "{}", summary(&settings))?;
@@ -89,7 +94,7 @@ pub fn run(
     err: &mut dyn Write,
     model: impl FnOnce(&Settings) -> Result<ModelFindings, EngineError>,
 ) -> std::io::Result<u8> {
-    match checked(file, err, model)? {
+    match checked(file, None, err, model)? {
         Ok(settings) => {
             writeln!(out, "{}", summary(&settings))?;
             Ok(0)
@@ -101,10 +106,11 @@ pub fn run(
 /// The settings, or the exit code.
 fn checked(
     file: &Path,
+    instead_of: Option<&Path>,
     err: &mut dyn Write,
     model: impl FnOnce(&Settings) -> Result<ModelFindings, EngineError>,
 ) -> std::io::Result<Result<Settings, u8>> {
-    let settings = match tried(file, err)? {
+    let settings = match tried(file, instead_of, err)? {
         Ok(settings) => settings,
         Err(problems) => {
             report(&problems, err)?;
@@ -148,19 +154,24 @@ fn checked(
 }
 
 /// Reads `file` and tries what `run` would open: as the service's user, where it is the service's file and this is root's shell.
-fn tried(file: &Path, err: &mut dyn Write) -> std::io::Result<Result<Settings, Vec<Problem>>> {
+fn tried(
+    file: &Path,
+    instead_of: Option<&Path>,
+    err: &mut dyn Write,
+) -> std::io::Result<Result<Settings, Vec<Problem>>> {
     // In the unit, what is missing will be missing in a moment too; in a shell it says nothing about the daemon.
     let absence = if systemd::is_in_unit() { Absence::Refused } else { Absence::Told };
-    let (done, tried) = service_user::done_for(file, || {
+    let in_force = instead_of.unwrap_or(file);
+    let (done, tried) = service_user::done_for(in_force, || {
         let (mut settings, document) = config::load_with_document(file, absence)?;
-        settings.notices.extend(start_trial::problems(&settings, &document));
+        settings.notices.extend(start_trial::problems(&settings, in_force, &document));
         let is_error = |problem: &Problem| problem.severity == Severity::Error;
         if settings.notices.iter().any(is_error) { Err(settings.notices) } else { Ok(settings) }
     });
     let (file, unit) = (shown(file), service_user::UNIT);
     match tried {
         TriedAs::Service(name) => {
-            let beyond = "what ProtectSystem= or ReadWritePaths= keep from it only the unit's own check can tell";
+            let beyond = "what ProtectHome=, ProtectSystem= or ReadWritePaths= keep from it only the unit's own check can tell";
             writeln!(err, "{file}: files were tried as {name}, the user of {unit}; {beyond}, in its journal")?;
         }
         TriedAs::Caller(Some((name, error))) => {

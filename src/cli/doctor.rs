@@ -97,7 +97,7 @@ fn read(file: &Path, page: &mut DoctorPage) -> Option<Settings> {
     // What root may read and write says nothing of the daemon.
     let (read, tried) = service_user::done_for(file, || {
         let (settings, document) = config::load_with_document(file, Absence::Told)?;
-        let problems = start_trial::problems(&settings, &document);
+        let problems = start_trial::problems(&settings, file, &document);
         Ok::<_, Vec<Problem>>((settings, problems))
     });
     if let TriedAs::Caller(Some((user, error))) = tried {

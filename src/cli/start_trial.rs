@@ -17,10 +17,11 @@ use crate::platform::writable::{self, Unwritable};
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::{Document, Place};
 
-/// See the module. `document` is what the settings were read from.
-pub fn problems(settings: &Settings, document: &Document) -> Vec<Problem> {
+/// See the module. `document` is what the settings were read from; a daemon of the configuration `in_force`, the same file or the one that it is to
+/// replace, is not in its way.
+pub fn problems(settings: &Settings, in_force: &Path, document: &Document) -> Vec<Problem> {
     let mut trial = Trial { document, problems: Vec::new() };
-    let running = Running::find(settings);
+    let running = Running::find(settings, in_force);
     running.tell(settings, &mut trial);
     if let Some(api) = &settings.api {
         trial.listen(api.listen, running.own.is_some());
@@ -153,8 +154,8 @@ struct Running {
 }
 
 impl Running {
-    fn find(settings: &Settings) -> Self {
-        let own_file = settings.file.canonicalize().unwrap_or_else(|_| settings.file.clone());
+    fn find(settings: &Settings, in_force: &Path) -> Self {
+        let own_file = in_force.canonicalize().unwrap_or_else(|_| in_force.to_owned());
         let all = running_daemons::all();
         // The default one is done without where it cannot be written, whoever holds it.
         let state = settings.state.is_given() || settings.state.try_out().is_ok();

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use glob::MatchOptions;
 
+use crate::platform::missing;
 use crate::yaml::field_reader::{At, Reader};
 use crate::yaml::problem::{Problem, Severity};
 use crate::yaml::{Document, Value};
@@ -85,7 +86,7 @@ fn files(at: &At<String>, document: &Document, out: &mut Outcome) -> Vec<PathBuf
     let path = Reader::new(document).path(at);
     if !at.value.contains(['*', '?', '[']) {
         if !path.is_file() {
-            let why = if path.exists() { "is not a file" } else { "does not exist" };
+            let why = missing::why(&path, "file");
             let remedy = "name a file with `streams`, `labels` or `sinks`, or a pattern such as streams.d/*.yaml";
             out.tell(document, at, format!("{} {why}", path.display()), remedy);
             return Vec::new();

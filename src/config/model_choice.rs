@@ -7,6 +7,7 @@ use super::schema::Model;
 use super::{ModelChoice, ModelSettings};
 use crate::model::LogitOverride;
 use crate::model::hub::Reference;
+use crate::platform::missing;
 use crate::yaml::field_reader::{At, Field, Reader};
 
 /// Largest scale or bias that is taken for meant: published ones end at 120 and -17.
@@ -65,7 +66,7 @@ fn model_choice(path: &At<String>, reader: &mut Reader<'_>) -> Option<ModelChoic
             if folder.is_dir() {
                 return Some(ModelChoice::Path(folder));
             }
-            let why = if folder.exists() { "is not a folder" } else { "does not exist" };
+            let why = missing::why(&folder, "folder");
             let remedy = "name a model directory, write hf:ORG/NAME to have one pulled from a hub (`vtagd model pull ORG/NAME` \
                           does it now and prints its folder), or write starter or none";
             reader.refuse(path, format!("{} {why}", folder.display()), remedy)

@@ -10,6 +10,7 @@ use crate::label::calibration_file::FoundCalibration;
 use crate::label::kept_examples::KeepError;
 use crate::label::kept_file::KeptFileError;
 use crate::label::{Label, LabelSet, ThresholdOverrides, kept_examples, set};
+use crate::platform::missing;
 use crate::platform::state_folder::StateFolder;
 use crate::score::Threshold;
 use crate::yaml::field_reader::{At, Reader};
@@ -87,8 +88,7 @@ pub fn load(files: &[At<String>], state: &StateFolder, events: Option<&Threshold
     for file in files {
         let path = reader.path(file);
         if !path.is_file() {
-            let message =
-                format!("{} {}", path.display(), if path.exists() { "is not a file" } else { "does not exist" });
+            let message = format!("{} {}", path.display(), missing::why(&path, "file"));
             reader.error(file, message, "name a label-set file; relative paths start at the folder of this file");
             out.incomplete = true;
             continue;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::platform::hex::hex;
+use crate::platform::missing;
 use crate::platform::userinfo::shown;
 use crate::yaml::field_reader::{At, Field, Reader};
 
@@ -139,7 +140,7 @@ fn found(written: &str, path: &Path) -> Result<Vec<(String, FoundExample)>, Stri
                 clip_digest(&file, at_ms).map_err(|error| format!("{} cannot be read: {error}", shown(&file)))?;
             Ok(vec![(format!("{}@{at}", shown(&file)), (ExampleSource::Clip { file, at_ms }, digest))])
         }
-        _ => Err(format!("{} does not exist", shown(path))),
+        _ => Err(format!("{} {}", shown(path), missing::why(path, "file"))),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod clock_sync;
 pub mod free_memory;
 pub mod gpu;
 pub mod malloc;
+pub mod missing;
 pub mod no_proxy;
 pub mod paths;
 pub mod process;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::field_reader::{At, Field, Reader};
 use super::secrets::Absence;
+use crate::platform::missing;
 
 /// The file that `at` names.
 pub fn existing_file(at: &At<String>, remedy: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
@@ -19,7 +20,7 @@ pub fn is_file(at: &At<String>, path: PathBuf, remedy: &str, reader: &mut Reader
     if path.is_file() {
         return Some(path);
     }
-    let why = if path.exists() { "is not a file" } else { "does not exist" };
+    let why = missing::why(&path, "file");
     reader.refuse(at, format!("{} {why}", path.display()), remedy)
 }
 

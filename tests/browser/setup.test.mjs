@@ -69,6 +69,35 @@ test('from no stream at all to the first label, by clicks, over a restart, and b
   });
 });
 
+test('of several cameras that were found one is added after the other', async () => {
+  await inSetting({ streams: '[]' }, async (setting) => {
+    const page = await setting.page();
+    const device = (number) => ({ id: `camera-${number}`, name: `Camera ${number}`, address: `10.0.0.${number}`, streams: [{ profile: 'main', codec: 'H264', url: `rtsp://10.0.0.${number}/1` }] });
+    await page.route('**/api/v1/discover', (route) => route.fulfill({ json: { devices: [1, 2].map(device) } }));
+    await page.goto(setting.link);
+    await page.waitForSelector('h2:has-text("Cameras of this network")');
+    const added = [];
+    await page.route('**/api/v1/streams', async (route) => {
+      if (route.request().method() !== 'POST') return route.fallback();
+      added.push(route.request().postDataJSON());
+      return route.fulfill({ json: { result: 'done' } });
+    });
+    for (const view of ['add', 'cameras']) {
+      added.length = 0;
+      await page.goto(`${setting.address}/#/${view}`);
+      const network = page.locator('section[aria-labelledby=setup-network]');
+      await network.getByLabel('Password').fill('a-word-of-theirs');
+      await network.getByRole('button', { name: 'Look for cameras' }).click();
+      for (const number of [1, 2]) {
+        await network.getByRole('button', { name: `Add Camera ${number}` }).click();
+        await network.locator(`button:has-text("Camera ${number} is added")`).waitFor();
+      }
+      assert.deepEqual(added.map((one) => [one.id, one.password]), [1, 2].map((number) => [`camera-${number}`, 'a-word-of-theirs']), view);
+    }
+    assert.deepEqual(page.faults, []);
+  });
+});
+
 test('the same as its unit runs it, and a label of own words is saved there too', { skip: !CAN_BE_SERVICE && 'only as root' }, async () => {
   await inSetting({ streams: '[]', asService: true }, async (setting) => {
     const page = await setting.page();

@@ -287,7 +287,7 @@ test('the lab counts tags as they would be told: from `enter` to `exit`, after `
 
 /** How a trial of the label `cat` is answered that has such a curve on each of so many cameras. */
 function tried(curve, { after = 0, cameras = 1 } = {}) {
-  const stream = (at) => ({ stream: `camera-${at}`, region: null, rows: curve.length, now: 0, curve, times: curve.map((_, at) => at * 1000), pictures: [], histogram: [{ margin: 0, rows: 1 }] });
+  const stream = (at) => ({ stream: at === 0 ? 'demo-camera' : `camera-${at}`, region: null, rows: curve.length, now: 0, curve, times: curve.map((_, at) => at * 1000), pictures: [], histogram: [{ margin: 0, rows: 1 }] });
   const level = (margin) => ({ score: 1 / (1 + Math.exp(-margin)), margin });
   const [since, until] = ['2026-05-01T12:00:00Z', '2026-05-01T13:00:00Z'];
   return { model: { name: 'm', fingerprint: 'f' }, set: 'demo', label: 'cat', enter: level(1), exit: level(0), after, since, until, step: 1, streams: Array.from({ length: cameras }, (_, at) => stream(at)), is_whole: true, other_models: 0, damaged: 0 };
@@ -301,6 +301,69 @@ test('the lab draws a week of 250 cameras', async () => {
   await page.waitForSelector('.view p[role=status]:has-text("250 cameras, 180250 points")');
   await page.waitForFunction(() => document.querySelectorAll('.curve-box path.curve').length === 250);
   assert.deepEqual([page.faults, await page.locator('#notices p').count()], [[], 0]);
+  await page.context().close();
+});
+
+test('the lab promises nothing where the set is not looked for, and adds no example beside what is not saved', async () => {
+  const page = await opened(setting);
+  await page.route('**/api/v1/labels/*/try', (route) => route.fulfill({ json: tried([-3, 2, 3, -3], { cameras: 2 }) }));
+  let edits = 0;
+  await page.route('**/api/v1/labels/*/edit', (route) => {
+    edits += 1;
+    return route.fulfill({ status: 202, json: { result: 'under way' } });
+  });
+  await page.goto(`${setting.address}/#/lab?label=cat`);
+  await page.waitForSelector('.results section >> nth=1');
+  const told = await page.locator('.results section > .small:first-of-type').allTextContents();
+  assert.match(told[0], /would have told once/);
+  assert.match(told[1], /tells nothing: this camera does not look for the set demo/);
+  const other = page.locator('.results section').nth(1);
+  assert.equal(await other.getByRole('button', { name: 'seen', exact: true }).count(), 0);
+  assert.ok(await other.getByRole('button', { name: 'Trust report' }).isHidden());
+
+  const example = page.locator('.results section').first().getByRole('button', { name: 'example', exact: true }).first();
+  await page.fill('.lab-form textarea >> nth=0', 'a cat on a sofa');
+  await page.waitForFunction(() => !document.querySelector('.view p[role=status]').textContent.startsWith('changed'));
+  await example.click();
+  await page.waitForSelector('#notices p.bad:has-text("save what is changed here first")');
+  assert.deepEqual([edits, await page.inputValue('.lab-form textarea >> nth=0')], [0, 'a cat on a sofa']);
+
+  // A daemon that is not done with it yet tells the set as it was.
+  await page.click('button:has-text("Save the label")');
+  await page.waitForSelector('#notices p:has-text("cat is kept, and tells so in a moment")');
+  assert.deepEqual([edits, await page.inputValue('.lab-form textarea >> nth=0')], [1, 'a cat on a sofa']);
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
+test('what was told at a moment has the tags that were open all the while', async () => {
+  const page = await opened(setting);
+  const event = (kind, time, id) => ({ id: `${id}-${kind}`, type: `org.vtagd.tag.${kind}`, time, data: { tag_id: id, stream: 'demo-camera', region: null, set: 'demo', label: id, started_at: '2026-05-01T12:00:00Z', ended_at: kind === 'end' ? time : null, media_start: 0, peak: 0.9 } });
+  const before = [event('start', '2026-05-01T12:00:01Z', 'lorry'), event('start', '2026-05-01T12:00:01Z', 'cat'), event('end', '2026-05-01T12:01:00Z', 'cat')];
+  await page.route('**/api/v1/events?*', (route) => {
+    const isMoment = new URL(route.request().url()).searchParams.get('since');
+    return route.fulfill({ json: { events: isMoment ? [] : before, next: null } });
+  });
+  await page.goto(`${setting.address}/#/events?stream=demo-camera&since=2026-05-01T12:05:00Z&until=2026-05-01T12:06:00Z`);
+  await page.waitForSelector('.tags li:has-text("still open then")');
+  assert.deepEqual(await page.locator('.tags li strong').allTextContents(), ['lorry']);
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
+test('the system goes on telling under the hands of who reads it, and leaves them where they are', async () => {
+  const page = await opened(setting);
+  await page.goto(`${setting.address}/#/system`);
+  await page.click('td:has-text("demo-camera")');
+  const focused = () => page.evaluate(() => document.activeElement.getAttribute('aria-label'));
+  assert.equal(await focused(), 'Label sets');
+  await page.route('**/api/v1/sinks', async (route) => {
+    const answer = await (await route.fetch()).json();
+    await route.fulfill({ json: { ...answer, outbox: { ...answer.outbox, error: 'the disk is full' } } });
+  });
+  await page.waitForSelector('.bad:has-text("the disk is full")');
+  assert.equal(await focused(), 'Label sets');
+  assert.deepEqual(page.faults, []);
   await page.context().close();
 });
 

@@ -189,6 +189,38 @@ fn a_daemon_of_the_same_configuration_is_told_and_not_disturbed() {
     }
 }
 
+/// As with what is laid out beside the configuration in force, and only put in its place once nothing is wrong with it.
+#[test]
+fn what_is_to_replace_a_configuration_is_not_in_the_way_of_its_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display();
+    let text = format!(
+        "{STREAM}api: {{ listen: '127.0.0.1:{}' }}\nstate: {{ path: '{place}/state' }}\noutbox: {{ path: '{place}/outbox.db' }}\n\
+         sinks: [{{ type: jsonl, path: '{place}/events.jsonl' }}]\n",
+        free_port()
+    );
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.wait_ready();
+    let next = folder.path().join(".next");
+    fs::create_dir(&next).unwrap();
+    let (output, said) = check(&next, &text);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for field in ["state.path", "outbox.path", "api.listen"] {
+        assert!(said.contains(&format!("error: {field}: ")), "{field}: {said}");
+    }
+    let in_force = folder.path().join("vtagd.yaml");
+    let mut command = vtagd(&next);
+    let output = command.args(["check", "-c"]).arg(next.join("vtagd.yaml")).arg("--instead-of").arg(&in_force).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("a daemon runs already (process "), "{said}");
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+    // The play does so.
+    let play = fs::read_to_string(root().join("ops/ansible/vtagd.yaml")).unwrap();
+    assert!(play.contains("vtagd check -c {{ vtagd_next }}/vtagd.yaml --instead-of {{ vtagd_etc }}/vtagd.yaml\n"));
+}
+
 #[test]
 fn root_tries_what_the_unit_names_as_the_user_of_the_unit() {
     // SAFETY: plain system call.

@@ -68,6 +68,22 @@ fn systemd_understands_every_line_of_the_unit_and_of_the_drop_in_for_nvidia() {
     }
 }
 
+/// A unit's limits on devices count for all of its commands, whatever stands before them: what makes devices has a unit of its own.
+#[test]
+fn the_unit_that_makes_devices_of_nvidia_is_understood_and_wanted() {
+    let unit = root().join("systemd/vtagd-nvidia.service");
+    let output =
+        systemd_analyze(&["verify", "--man=no", "--recursive-errors=no", &unit.display().to_string()]);
+    // The tool need not be here.
+    let said = told(&output).lines().filter(|line| !line.contains("nvidia-modprobe")).collect::<String>();
+    assert!(said.trim().is_empty(), "{said}");
+    let drop_in = fs::read_to_string(root().join("systemd/nvidia.conf")).unwrap();
+    for line in ["After=vtagd-nvidia.service", "Wants=vtagd-nvidia.service"] {
+        assert!(drop_in.lines().any(|one| one == line), "{line}");
+    }
+    assert!(!drop_in.contains("ExecStartPre"));
+}
+
 #[test]
 fn a_line_that_systemd_does_not_understand_is_found() {
     let output = verify(|text| text.replace("[Service]", "[Service]\nWatchdogSecond=60s"), None);

@@ -42,6 +42,11 @@ fn the_dockerfile_gives_the_image_that_make_image_gives() {
     assert_eq!(given(&script, "cmd"), list(line(&docker, "CMD")));
     assert_eq!(given(&script, "volume"), list(line(&docker, "VOLUME")));
     assert_eq!(given(&script, "env").join(" "), line(&docker, "ENV"));
+    // What is built is what is run.
+    let compose: Value = serde_yaml::from_str(&read("ops/image/compose.yaml")).unwrap();
+    let image = compose["services"]["vtagd"]["image"].as_str().unwrap();
+    assert_eq!(image, concat!("vtagd:", env!("CARGO_PKG_VERSION")));
+    assert!(docker.contains(&format!("docker build --tag {image} ops/image\n")), "{image}");
     // The same steps, with the same files.
     for file in ["prepare.sh", "slim.pl", "plugins.txt"] {
         assert!(root().join("ops/image").join(file).is_file(), "{file}");
