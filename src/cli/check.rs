@@ -171,7 +171,8 @@ fn tried(
     let (file, unit) = (shown(file), service_user::UNIT);
     match tried {
         TriedAs::Service(name) => {
-            let beyond = "what ProtectHome=, ProtectSystem= or ReadWritePaths= keep from it only the unit's own check can tell";
+            let beyond =
+                "what ProtectHome=, ProtectSystem= or ReadWritePaths= keep from it only the unit's own check can tell";
             writeln!(err, "{file}: files were tried as {name}, the user of {unit}; {beyond}, in its journal")?;
         }
         TriedAs::Caller(Some((name, error))) => {

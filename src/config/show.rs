@@ -259,6 +259,7 @@ fn sink(sink: &SinkSettings) -> Value {
                 "type": "nats",
                 "url": bare(&nats.url).to_string(),
                 "subject_prefix": nats.subject_prefix,
+                "inbox_prefix": nats.inbox_prefix,
                 "username": match &nats.login { NatsLogin::User { name, .. } => Some(name), _ => None },
                 "password": matches!(nats.login, NatsLogin::User { password: Some(_), .. } | NatsLogin::Token(_)).then_some(HIDDEN),
                 "nkey": matches!(nats.login, NatsLogin::Nkey(_)).then_some(HIDDEN),

@@ -13,6 +13,13 @@ use super::byte_input::{self, GraphFile, GraphPort};
 use super::{Bundle, ModelError, onnx_file};
 use crate::platform::unfinished_folder::UnfinishedFolder;
 
+/// What the name of the folder for engines of TensorRT begins with, on the server; it stays as long as the server's container. ONNX Runtime makes the
+/// folder, but none above it. Not in the repository: a server need not be able to write there, and only it knows its path.
+const ENGINES: &str = "/tmp/vtagd-tensorrt-";
+
+/// Characters of the fingerprint in that name.
+const FINGERPRINT_CHARS: usize = 16;
+
 /// Between the folder's name and a UUID while it is being written.
 const EXPORTING: &str = ".exporting-";
 
@@ -21,7 +28,7 @@ const EXPORTING: &str = ".exporting-";
 pub enum TritonBackend {
     /// ONNX Runtime, on the GPU where there is one.
     Onnxruntime,
-    /// ONNX Runtime, which hands the graph to TensorRT in 16 bits and builds an engine at its first start.
+    /// ONNX Runtime, which hands the graph to TensorRT in 16 bits and builds an engine as the server loads it the first time.
     OnnxruntimeTensorrt,
     /// TensorRT alone, for an engine that `trtexec` builds on the server.
     Tensorrt,
@@ -159,17 +166,42 @@ fn config_text(wanted: &TritonExport<'_>, input: &GraphPort, output: &GraphPort)
         output.shape.last().copied().unwrap_or(-1),
     );
     if wanted.backend == TritonBackend::OnnxruntimeTensorrt {
-        text.push_str(
-            "optimization { execution_accelerators { gpu_execution_accelerator : [ {\n  name : \"tensorrt\"\n  \
-             parameters { key: \"precision_mode\" value: \"FP16\" }\n  parameters { key: \"trt_engine_cache_enable\" value: \"true\" }\n\
-             } ] } }\n",
-        );
+        text.push_str("optimization { execution_accelerators { gpu_execution_accelerator : [ {\n");
+        text.push_str("  name : \"tensorrt\"\n");
+        for (key, value) in accelerator_parameters(wanted, input_name) {
+            text.push_str(&format!("  parameters {{ key: \"{key}\" value: \"{value}\" }}\n"));
+        }
+        text.push_str("} ] } }\n");
     }
     text.push_str(&format!(
         "parameters [ {{ key: \"vtagd_fingerprint\" value: {{ string_value: \"{}\" }} }} ]\n",
         quoted(&wanted.bundle.fingerprint)
     ));
     text
+}
+
+/// What Triton's ONNX Runtime backend hands on to TensorRT, by its names.
+fn accelerator_parameters(wanted: &TritonExport<'_>, input: &str) -> Vec<(&'static str, String)> {
+    let [min, opt, max] = profile(wanted, input);
+    // It tells engines in a folder apart by the names in their graphs, which models with other weights have too.
+    let fingerprint = quoted(&wanted.bundle.fingerprint);
+    let engines = format!("{ENGINES}{}", fingerprint.chars().take(FINGERPRINT_CHARS).collect::<String>());
+    vec![
+        ("precision_mode", "FP16".to_owned()),
+        ("trt_engine_cache_enable", "true".to_owned()),
+        ("trt_engine_cache_path", engines),
+        // Without them an engine is built anew whenever a batch is larger or smaller than any before, in the middle of work.
+        ("trt_profile_min_shapes", min),
+        ("trt_profile_opt_shapes", opt),
+        ("trt_profile_max_shapes", max),
+    ]
+}
+
+/// The smallest batch, the best one and the largest, as TensorRT's programs write shapes.
+fn profile(wanted: &TritonExport<'_>, input: &str) -> [String; 3] {
+    let [a, b, c] = sides(wanted);
+    let most = wanted.max_batch.max(1);
+    [1, most.min(8), most].map(|batch| format!("{input}:{batch}x{a}x{b}x{c}"))
 }
 
 /// Within quotation marks of a text message of protobuf.
@@ -179,13 +211,11 @@ fn quoted(text: &str) -> String {
 
 /// What builds the engine, on the machine that has the GPU.
 fn trtexec(wanted: &TritonExport<'_>, folder: &Path, input: &str) -> String {
-    let [a, b, c] = sides(wanted);
-    let most = wanted.max_batch.max(1);
+    let [min, opt, max] = profile(wanted, input);
     let version = folder.join("1");
     format!(
-        "trtexec --onnx={0}/model.onnx --saveEngine={0}/model.plan --fp16 --minShapes={input}:1x{a}x{b}x{c} \
-         --optShapes={input}:{1}x{a}x{b}x{c} --maxShapes={input}:{most}x{a}x{b}x{c}",
-        version.display(),
-        most.min(8)
+        "trtexec --onnx={0}/model.onnx --saveEngine={0}/model.plan --fp16 --minShapes={min} --optShapes={opt} \
+         --maxShapes={max}",
+        version.display()
     )
 }

@@ -51,6 +51,10 @@ pub(super) fn explain(
         "rtmps" => 443,
         _ => 80,
     });
+    if let (SourceError::Stalled { at, .. }, Location::Http(url)) = (&error, location) {
+        // A web source does not say whether it is connected, and is as patient as we are.
+        return silent(at, url, port, shutdown).unwrap_or(error);
+    }
     let (at, detail) = match &error {
         SourceError::Connection { at, detail } => (at, detail),
         // It cannot be pinned.
@@ -81,6 +85,16 @@ pub(super) fn explain(
         Ok(Finding::Unresolved(why)) => SourceError::Unresolved { at, host, why },
         Ok(Finding::Closed(why)) => SourceError::Unreachable { at, why },
         Ok(Finding::Open) | Err(_) => error,
+    }
+}
+
+/// That nobody can be reached at `url`, from which nothing came.
+fn silent(at: &At, url: &ZonedUrl, port: u16, shutdown: &Shutdown) -> Option<SourceError> {
+    // What a proxy does with it cannot be found out from here.
+    let host = url.resolvable_host().filter(|_| web_proxy::of(url).is_none())?;
+    match run_with_timeout("reach", DIAGNOSIS_TIMEOUT, Some(shutdown), move || look(&host, port)) {
+        Ok(Finding::Closed(why)) => Some(SourceError::Unreachable { at: at.clone(), why }),
+        _ => None,
     }
 }
 
@@ -162,5 +176,21 @@ mod tests {
         drop(listener);
         let error = failed(&url).to_string();
         assert!(error.contains("cannot connect") && error.contains("nobody listens"), "{error}");
+    }
+
+    #[test]
+    fn a_web_server_that_is_silent_is_told_apart_from_one_that_is_away() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let location = Location::Http(format!("http://{}/x", listener.local_addr().unwrap()).parse().unwrap());
+        let (_trigger, shutdown) = crate::platform::shutdown::channel();
+        let explained = || {
+            let at = At { stream: "cam".into(), place: "there".into(), element: String::new() };
+            let error = SourceError::Stalled { at, silence: Duration::from_secs(30) };
+            explain(error, &location, &CameraTls::System, &shutdown)
+        };
+        assert!(matches!(explained(), SourceError::Stalled { .. }));
+        drop(listener);
+        let error = explained().to_string();
+        assert!(error.contains("nobody listens"), "{error}");
     }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::arrivals::Arrivals;
 use super::byte_budget::ByteBudget;
 use super::error::{At, Excess, SourceError};
+use super::live_playlist::{self, Liveness};
 use super::media::{self, Ending};
 use super::multipart::Lengths;
 use super::pipeline_tap::PipelineTap;
@@ -67,12 +68,14 @@ pub(super) struct Connection<'a> {
     pub session: Arc<RtspSession>,
     /// Of parts of a multipart answer.
     pub lengths: Lengths,
+    /// Of what is there.
+    pub liveness: &'a Arc<Liveness>,
 }
 
 impl Connection<'_> {
     /// Makes one connection and stays until it ends, one way or another.
     pub fn run(self, abandoned: &mut AbandonedPipelines) -> Result<End, SourceError> {
-        let Self { settings, feed, shutdown, session, lengths } = self;
+        let Self { settings, feed, shutdown, session, lengths, liveness } = self;
         let limits = &settings.reconnect.limits;
         let at = At { stream: settings.id.to_string(), place: scrub::place(settings), element: String::new() };
         messages::take_over();
@@ -94,12 +97,14 @@ impl Connection<'_> {
         // Before the gate: what ends there has come out of its parser all the same.
         ByteBudget::watch(&parts.pipeline, settings.sizes().max_pixels, at.clone(), refuse.clone());
         playlist_sources::watch(&parts.pipeline, &settings.location, at.clone(), refuse.clone());
+        live_playlist::watch(&parts.pipeline, &settings.location, liveness, at.clone(), refuse.clone());
         listen(&parts.pipeline, sender, Arc::clone(&socket), &at, settings)?;
         tap_probes::attach(feed, feed.connect(), &parts);
         size_limit::attach(&parts.pipeline, settings.sizes(), settings.insists_on_sizes(), at.clone(), refuse);
         let pipeline = &parts.pipeline;
         let cut = Arc::clone(&socket);
-        let mut playing = Playing { settings, pipeline, feed, limits, shutdown, events, arrivals, socket, session, at };
+        let mut playing =
+            Playing { settings, pipeline, feed, limits, shutdown, events, arrivals, socket, session, liveness, at };
         let result = playing.play();
         // rtspsrc waits for an answer, or for the rest of one, before it stops. There is none to come.
         let waits = match result {
@@ -204,6 +209,7 @@ struct Playing<'a> {
     arrivals: Arc<Arrivals>,
     socket: Arc<RtspSocket>,
     session: Arc<RtspSession>,
+    liveness: &'a Liveness,
     at: At,
 }
 
@@ -365,7 +371,8 @@ impl Playing<'_> {
     fn end_of_stream(&self, turn: Instant) -> Result<Option<End>, SourceError> {
         match self.ending() {
             Ending::Recording => {}
-            Ending::ByDuration if self.has_duration() => {}
+            // A live stream's playlist has a duration too, once its server calls it complete.
+            Ending::ByDuration if !self.liveness.is_live() && self.has_duration() => {}
             Ending::SinglePicture => return Err(SourceError::SinglePicture { at: self.at.clone() }),
             Ending::Live | Ending::ByDuration => return Err(SourceError::Ended { at: self.at.clone() }),
         }

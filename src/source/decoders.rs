@@ -212,7 +212,6 @@ pub fn decoded_by(wanted: Decoder, element: &str) -> DecodedBy {
 /// Makes `decodebin` use `family`'s decoders, or software ones; no other hardware in either case.
 pub(super) fn restrict(decodebin: &gst::Element, family: Option<&'static Family>) {
     decodebin.set_property("force-sw-decoders", family.is_none());
-    let Some(family) = family else { return };
     // The type is private to decodebin, and registered with it.
     let Some(results) = glib::Type::from_name("GstAutoplugSelectResult").and_then(glib::EnumClass::with_type) else {
         return decodebin.set_property("force-sw-decoders", true);
@@ -220,12 +219,73 @@ pub(super) fn restrict(decodebin: &gst::Element, family: Option<&'static Family>
     decodebin.connect("autoplug-select", false, move |arguments| {
         let factory = arguments.get(3).and_then(|v| v.get::<gst::ElementFactory>().ok());
         let foreign = factory.is_some_and(|factory| {
-            let hardware =
-                factory.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.contains("Hardware"));
-            hardware
-                && factory.has_type(gst::ElementFactoryType::DECODER)
-                && !family.elements.contains(&factory.name().as_str())
+            let class = factory.metadata(gst::ELEMENT_METADATA_KLASS).unwrap_or_default();
+            factory.has_type(gst::ElementFactoryType::DECODER) && is_foreign(&factory.name(), class, family)
         });
         results.to_value_by_nick(if foreign { "skip" } else { "try" })
     });
+}
+
+/// Whether a decoder of this name and class is hardware, and not `family`'s. Not all of it says so in its class (the Jetson's): those are known by name.
+fn is_foreign(name: &str, class: &str, family: Option<&Family>) -> bool {
+    let hardware = class.contains("Hardware") || is_hardware(name);
+    hardware && !family.is_some_and(|family| family.elements.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_of_another_family_is_foreign_also_if_it_does_not_call_itself_hardware() {
+        let [_, jetson, vaapi, _] = &FAMILIES;
+        let (plain, hardware) = ("Codec/Decoder/Video", "Codec/Decoder/Video/Hardware");
+        for (name, class, family, foreign) in [
+            ("nvv4l2decoder", plain, None, true),
+            ("nvv4l2decoder", plain, Some(vaapi), true),
+            ("nvv4l2decoder", plain, Some(jetson), false),
+            ("vah264dec", hardware, None, true),
+            ("vah264dec", hardware, Some(vaapi), false),
+            ("somebodysdec", hardware, Some(jetson), true),
+            ("avdec_h264", plain, None, false),
+            ("avdec_h264", plain, Some(vaapi), false),
+        ] {
+            assert_eq!(is_foreign(name, class, family), foreign, "{name} {family:?}");
+        }
+    }
+
+    /// A decoder as JetPack has it: it is called like that, and says no more than that it decodes.
+    fn jetsons() -> gst::ElementFactory {
+        const NAME: &str = "nvv4l2decoder";
+        // Nobody looks for hardware meanwhile.
+        let _guard = OPENED.lock();
+        if let Some(there) = gst::ElementFactory::find(NAME) {
+            return there;
+        }
+        let like = gst::ElementFactory::make("jpegdec").build().unwrap().type_();
+        gst::Element::register(None, NAME, gst::Rank::NONE, like).unwrap();
+        let factory = gst::ElementFactory::find(NAME).unwrap();
+        gst::Registry::get().remove_feature(&factory);
+        factory
+    }
+
+    #[test]
+    fn a_decodebin_that_is_to_decode_in_software_takes_no_hardware() {
+        gst::init().unwrap();
+        let [_, jetson, _, _] = &FAMILIES;
+        let (pad, caps) =
+            (gst::Pad::builder(gst::PadDirection::Src).build(), gst::Caps::new_empty_simple("image/jpeg"));
+        let software = gst::ElementFactory::find("jpegdec").unwrap();
+        let chosen = |family, factory: &gst::ElementFactory| {
+            let decodebin = gst::ElementFactory::make("decodebin").build().unwrap();
+            restrict(&decodebin, family);
+            let arguments = [pad.to_value(), caps.to_value(), factory.to_value()];
+            let result = decodebin.emit_by_name_with_values("autoplug-select", &arguments).unwrap();
+            glib::EnumValue::from_value(&result).unwrap().1.nick().to_owned()
+        };
+        let hardware = jetsons();
+        assert_eq!(chosen(None, &hardware), "skip");
+        assert_eq!(chosen(Some(jetson), &hardware), "try");
+        assert_eq!(chosen(None, &software), "try");
+    }
 }

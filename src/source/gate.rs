@@ -183,7 +183,7 @@ impl Gate {
     ) -> gst::PadProbeReturn {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
         let stamped = tap_probes::time_of(pad, buffer);
-        let at = self.feed.placed(stamped, Instant::now(), false);
+        let at = self.feed.placed(self.connection, stamped, Instant::now(), false);
         let frame = CodedFrame {
             at,
             // A camera whose stamps stand still has no clock to go by.

@@ -50,10 +50,7 @@ pub(super) fn ending(pipeline: &gst::Pipeline, location: &Location, frames: u64)
 /// by itself whether it is complete.
 pub(super) fn has_length(pipeline: &gst::Pipeline) -> bool {
     let elements: Vec<gst::Element> = pipeline.iterate_recurse().into_iter().flatten().collect();
-    let adaptive = |element: &gst::Element| {
-        element.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.contains("Adaptive"))
-    };
-    elements.iter().any(adaptive)
+    elements.iter().any(is_adaptive)
         || elements
             .iter()
             .filter(|element| reads(element, "http"))
@@ -75,8 +72,13 @@ fn told_length(source: &gst::Element) -> bool {
     told
 }
 
+/// Whether `element` follows a playlist (HLS, DASH).
+pub(super) fn is_adaptive(element: &gst::Element) -> bool {
+    element.metadata(gst::ELEMENT_METADATA_KLASS).is_some_and(|class| class.contains("Adaptive"))
+}
+
 /// Whether `element` is a source for this kind of address.
-fn reads(element: &gst::Element, scheme: &str) -> bool {
+pub(super) fn reads(element: &gst::Element, scheme: &str) -> bool {
     let handler = element.dynamic_cast_ref::<gst::URIHandler>().filter(|h| h.uri_type() == gst::URIType::Src);
     handler.is_some_and(|handler| handler.protocols().iter().any(|protocol| protocol == scheme))
 }

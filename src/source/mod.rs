@@ -15,6 +15,7 @@
 
 pub mod abilities;
 mod arrivals;
+mod attempt;
 mod byte_budget;
 mod camera_tls;
 mod coded;
@@ -29,6 +30,7 @@ mod gif_decoder;
 mod gio_types;
 mod gop;
 mod http_login;
+mod live_playlist;
 mod media;
 mod media_time;
 mod messages;
@@ -76,7 +78,9 @@ use crate::platform::secret::Secret;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::thread_priority;
 use crate::stream::status::{StreamState, StreamStatus};
+use attempt::Attempt;
 use connection::{Connection, End};
+use live_playlist::Liveness;
 use multipart::Lengths;
 use pipeline_tap::PipelineTap;
 use rtsp_session::RtspSession;
@@ -115,6 +119,8 @@ pub struct Source {
     login_polled: bool,
     /// Of its multipart answers.
     lengths: Lengths,
+    /// Of its playlist.
+    liveness: Arc<Liveness>,
     /// It has turned out to send over UDP alone; and whether the log knows.
     over_udp: bool,
     udp_told: bool,
@@ -159,6 +165,7 @@ impl Source {
             polled: false,
             login_polled: false,
             lengths: Lengths::default(),
+            liveness: Arc::default(),
             over_udp: false,
             udp_told: false,
             pushed: Arc::default(),
@@ -191,10 +198,15 @@ impl Source {
         ended
     }
 
+    /// Whether a hardware decoder has failed lately.
+    fn avoids_hardware(&self, now: Instant) -> bool {
+        self.software_until.is_some_and(|until| now < until)
+    }
+
     /// What to connect with: the settings, less a hardware decoder that has failed lately.
     fn attempt(&self, now: Instant) -> SourceSettings {
         let mut settings = self.settings.clone();
-        if self.software_until.is_some_and(|until| now < until) {
+        if self.avoids_hardware(now) {
             settings.decoder = Decoder::Software;
         }
         if settings.transport == Transport::Auto && self.over_udp {
@@ -221,6 +233,11 @@ impl Source {
 
     /// Whether the hardware decoder is to blame for `error`. From then on, for a while, this stream is decoded in software.
     fn blames_hardware(&mut self, error: &SourceError, now: Instant) -> bool {
+        // Where software is asked for already, and in a pipeline of a user's own, the next attempt would be as this one.
+        let is_software = self.settings.decoder == Decoder::Software || self.avoids_hardware(now);
+        if is_software || matches!(self.settings.location, Location::Template(_)) {
+            return false;
+        }
         let Some(decoder) = self.feed.failed_hardware(error) else { return false };
         tracing::warn!(stream = %self.settings.id, decoder, %error, "the hardware decoder failed, decoding in software");
         self.software_until = now.checked_add(HARDWARE_AGAIN);
@@ -291,17 +308,14 @@ impl Source {
                 self.status.reconnecting();
                 continue;
             }
-            let progress = self.feed.progress();
-            if let (Some(first), Some(last)) = (progress.first, progress.last) {
-                let flowed = last.saturating_duration_since(first);
-                self.backoff.went_well_for(flowed);
-                // A session that the camera ends in time is over, not broken: the next is no worse.
-                if self.session.timeout().is_some_and(|timeout| flowed >= timeout) {
-                    self.backoff.reset();
-                }
+            let flowed = self.feed.progress().flowed();
+            if flowed.is_some() {
                 told.clear();
                 self.login_polled = false;
             }
+            let location = &self.settings.location;
+            let attempt = Attempt { location, error: &error, flowed, session: self.session.timeout() };
+            attempt.went(&mut self.backoff);
             let hanging = self.abandoned.count();
             let wait = match error.decision(&self.settings.location) {
                 // A template that has worked and cannot be used now may be about to be replaced.
@@ -313,7 +327,10 @@ impl Source {
                     tracing::warn!(stream = %self.settings.id, hanging, "its pipelines hang, trying again seldom");
                     self.backoff.slow_wait()
                 }
-                Decision::Retry => self.backoff.next_wait(),
+                Decision::Retry => {
+                    let first = self.settings.reconnect.ladder.steps.first().copied().unwrap_or_default();
+                    attempt.next_wait(&mut self.backoff, first)
+                }
                 Decision::RetrySlowly => self.backoff.slow_wait(),
             };
             let text = error.to_string();
@@ -363,6 +380,7 @@ impl Source {
             shutdown: &self.shutdown,
             session: Arc::clone(&self.session),
             lengths: self.lengths,
+            liveness: &self.liveness,
         };
         let result = connection.run(&mut self.abandoned);
         self.built |= !matches!(result, Err(SourceError::Template { .. }));
@@ -409,3 +427,6 @@ impl Source {
 
 /// How often a refused password's file is looked at.
 const PASSWORD_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,13 @@ pub(super) struct Progress {
     pub delivering: bool,
 }
 
+impl Progress {
+    /// How long pictures came; `None`: there was none.
+    pub fn flowed(&self) -> Option<Duration> {
+        self.first.zip(self.last).map(|(first, last)| last.saturating_duration_since(first))
+    }
+}
+
 /// A frame that was wanted and has not come through yet.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
@@ -173,9 +180,9 @@ impl PipelineTap {
     }
 
     /// What stands for a frame's stamp `at`, on this side of the decoder, where stamps stand still.
-    pub fn placed(&self, at: Duration, now: Instant, decoded: bool) -> Duration {
+    pub fn placed(&self, connection: u64, at: Duration, now: Instant, decoded: bool) -> Duration {
         let (placed, told) = self.with(|state| {
-            if !state.live {
+            if !state.live || state.connection != connection {
                 return (None, false);
             }
             let told = state.stamps.0.is_by_arrival() || state.stamps.1.is_by_arrival();
@@ -262,7 +269,10 @@ impl PipelineTap {
         let Some((beginning, pts)) = beginning.zip(pts) else { return false };
         let early = pts + ROUNDING < beginning;
         self.with(|state| {
-            if state.connection == connection && early {
+            if state.connection != connection {
+                return;
+            }
+            if early {
                 state.cut = Some(beginning);
             } else if state.cut.is_some_and(|cut| cut.absdiff(pts) <= ROUNDING) {
                 // That one is whole.
@@ -289,6 +299,9 @@ impl PipelineTap {
         let (Some(media), Some(tap)) = (media, self.tap()) else { return false };
         let wanted = tap.is_sampled(media);
         self.with(|state| {
+            if state.connection != connection {
+                return;
+            }
             // Only one frame at a time is wanted: the one before this has not come.
             if state.pending.take().is_some() {
                 state.lost += 1;
@@ -306,7 +319,7 @@ impl PipelineTap {
     /// Whether the decoded frame with this time stamp is to go through.
     pub fn is_decoded_sampled(&self, connection: u64, at: Duration, pts: Option<gst::ClockTime>) -> bool {
         let (now, wall) = (Instant::now(), jiff::Timestamp::now());
-        let at = self.placed(at, now, true);
+        let at = self.placed(connection, at, now, true);
         let came = self.with(|state| {
             if state.connection != connection {
                 return None;
@@ -342,13 +355,21 @@ impl PipelineTap {
         }
         let Some(tap) = self.tap().filter(|_| mode == Mode::All && !asked) else { return asked };
         let media = self.with(|state| {
+            if state.connection != connection {
+                return None;
+            }
             state.pending = None;
-            state.media.place(at, now)
+            Some(state.media.place(at, now))
         });
+        let Some(media) = media else { return false };
         let wanted = tap.is_sampled(media);
         if wanted {
             let time = FrameTime { media, captured: now, wall, connection };
-            self.with(|state| state.pending = Some(Pending { time, asked: None }));
+            self.with(|state| {
+                if state.connection == connection {
+                    state.pending = Some(Pending { time, asked: None });
+                }
+            });
         }
         wanted
     }
@@ -384,6 +405,10 @@ impl PipelineTap {
             }
         }
         self.with(|state| {
+            // The next connection's pipeline tells of itself.
+            if state.connection != connection {
+                return;
+            }
             state.progress.delivering = false;
             // Time spent handing over is not the camera's silence.
             state.progress.last = state.progress.last.map(|last| last.max(Instant::now()));

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -14,7 +15,9 @@ use gstreamer_app as gst_app;
 use super::decoders::{self, Family};
 use super::error::{At, SourceError};
 use super::multipart::{self, Lengths};
-use super::{Decode, Location, Pace, SourceSettings, Transport, camera_tls, picture, rtsp_session, scrub, web_proxy};
+use super::{
+    Decode, Limits, Location, Pace, SourceSettings, Transport, camera_tls, picture, rtsp_session, scrub, web_proxy,
+};
 use crate::platform::secret::Secret;
 use crate::platform::userinfo;
 
@@ -260,6 +263,12 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
     if matches!(location, Location::Rtsp(_)) {
         set_transport(source, settings.transport)?;
     }
+    match location {
+        Location::Http(_) => wait_as_long_as_we(source, &settings.reconnect.limits)?,
+        // Connecting again is our part, and told. GStreamer before 1.22 has no such property.
+        Location::Srt(_) if source.has_property("auto-reconnect") => set(source, "auto-reconnect", false)?,
+        _ => {}
+    }
     if source.has_property("proxy") && !web_proxy::is_proxy(std::env::var("http_proxy").ok().as_deref()) {
         tracing::warn!(stream = %settings.id, "`http_proxy` is not the address of a proxy, going without");
         set(source, "proxy", "")?;
@@ -277,6 +286,17 @@ fn configure_source(source: &gst::Element, settings: &SourceSettings, location: 
         tell_bad_certificates(source);
     }
     Ok(())
+}
+
+/// A web source waits for what does not come a second longer than we do, so that the limits that are configured are those that count.
+fn wait_as_long_as_we(source: &gst::Element, limits: &Limits) -> Result<(), String> {
+    const PROPERTY: &str = "timeout";
+    // Seconds, up to an hour. Connecting may take ten of them in any case.
+    let longest = limits.stall.max(limits.first_frame).max(Duration::from_secs(10)).as_secs();
+    let timeout = u32::try_from(longest.saturating_add(1)).unwrap_or(u32::MAX).min(3600);
+    // In a changed template another element may fetch.
+    let fits = source.find_property(PROPERTY).is_some_and(|property| property.value_type() == u32::static_type());
+    if fits { set(source, PROPERTY, timeout) } else { Ok(()) }
 }
 
 /// How rtspsrc is to ask for packets; it would ask over UDP first.

@@ -72,38 +72,52 @@ struct Poller {
     last: Last,
 }
 
-/// Polls the address in `settings` until shutdown is asked for, or it fails.
+/// Polls the address in `settings` until shutdown is asked for, or it fails: at once where asking again does not help, else when there was no picture for as long as `stall` says.
 pub(super) fn run(settings: &SourceSettings, feed: &PipelineTap, shutdown: &Shutdown) -> Result<End, SourceError> {
     let at = At { stream: settings.id.to_string(), place: scrub::place(settings), element: String::new() };
+    let stall = settings.reconnect.limits.stall;
     let poller = Arc::new(Mutex::new(Poller::new(settings, at.clone())?));
     let connection = feed.connect();
     let started = Instant::now();
+    let mut last: Option<Instant> = None;
     loop {
         let (due, asked) = (Instant::now(), Arc::clone(&poller));
         let work = move || asked.lock().fetch();
         let fetched =
             match run_with_timeout(&format!("poll-{}", settings.id), REQUEST_TIMEOUT * 2, Some(shutdown), work) {
-                Ok(fetched) => fetched?,
+                Ok(fetched) => fetched,
                 Err(Late::Shutdown) => return Ok(End::Shutdown),
                 Err(Late::Deadline(_)) => return Err(SourceError::Wedged { at, waited: REQUEST_TIMEOUT * 2 }),
-                Err(Late::NoThread(error)) => {
-                    return Err(SourceError::Connection {
-                        at,
-                        detail: format!("the system gives no thread to poll it: {error}"),
-                    });
-                }
+                Err(Late::NoThread(error)) => Err(SourceError::Connection {
+                    at: at.clone(),
+                    detail: format!("the system gives no thread to poll it: {error}"),
+                }),
             };
-        if let Some((picture, number)) = poller.lock().copy() {
-            feed.still(connection, due.saturating_duration_since(started), picture, number);
-        }
-        if matches!(fetched, Fetched::Same) {
-            tracing::trace!(stream = %settings.id, "the picture is the same");
+        match fetched {
+            Ok(fetched) => {
+                last = Some(Instant::now());
+                if let Some((picture, number)) = poller.lock().copy() {
+                    feed.still(connection, due.saturating_duration_since(started), picture, number);
+                }
+                if matches!(fetched, Fetched::Same) {
+                    tracing::trace!(stream = %settings.id, "the picture is the same");
+                }
+            }
+            Err(error) if is_passing(&error) && last.is_some_and(|last| last.elapsed() < stall) => {
+                tracing::debug!(stream = %settings.id, %error, "a sample is missed, asking again at the next");
+            }
+            Err(error) => return Err(error),
         }
         let wait = feed.interval().unwrap_or_default().max(SHORTEST_INTERVAL);
         if shutdown.sleep(wait.saturating_sub(due.elapsed())) {
             return Ok(End::Shutdown);
         }
     }
+}
+
+/// Whether the next request may well be answered: a server that is busy, a picture that was just being written.
+fn is_passing(error: &SourceError) -> bool {
+    matches!(error, SourceError::Connection { .. } | SourceError::Decode { .. } | SourceError::Stalled { .. })
 }
 
 impl Poller {

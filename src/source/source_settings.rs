@@ -43,6 +43,19 @@ impl Location {
             Self::File(_) | Self::V4l2(_) | Self::Template(_) | Self::Push(_) => None,
         }
     }
+
+    /// Whether nobody is called there: others send to it, whenever they will.
+    pub(super) fn listens(&self) -> bool {
+        match self {
+            Self::Udp(_) => true,
+            Self::Srt(url) => match url.query_pairs().find(|(key, _)| key == "mode") {
+                Some((_, mode)) => mode == "listener",
+                // As its reader has it.
+                None => url.host_str().is_none_or(str::is_empty),
+            },
+            _ => false,
+        }
+    }
 }
 
 /// How an RTSP camera sends its packets.

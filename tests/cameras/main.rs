@@ -13,6 +13,7 @@ mod faults_descriptors;
 mod faults_endless;
 mod faults_network;
 mod interval_auto;
+mod live_playlists;
 mod odd_cameras;
 mod odd_codecs;
 mod odd_http;

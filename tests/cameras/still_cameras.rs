@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use vtagd::pipeline::intake::StreamPart;
 use vtagd::platform::backoff::Ladder;
 use vtagd::platform::secret::Secret;
 use vtagd::platform::shutdown;
-use vtagd::source::{Location, SourceSettings};
+use vtagd::source::{Limits, Location, SourceSettings};
 use vtagd::stream::registry::RegisteredStream;
 use vtagd::stream::status::StreamState;
 
@@ -214,7 +214,9 @@ fn a_poll_that_fails_is_a_stream_that_is_down_and_comes_back() {
         let body = if status == "200 OK" { jpeg(3) } else { Vec::new() };
         (format!("{status}\r\nContent-Type: image/jpeg\r\n"), body)
     });
-    let running = Running::with(settings(Location::Http(url.into())), every(100));
+    // It is asked again until there was no picture for so long.
+    let limits = Limits { stall: Duration::from_millis(300), ..Limits::default() };
+    let running = Running::with(settings(Location::Http(url.into())), Options { limits, ..every(100) });
     for status in ["503 Service Unavailable", "204 No Content", "500 Oops"] {
         running.wait_frames(running.frames().len() + 3);
         *failing.lock().unwrap() = status;
@@ -223,6 +225,27 @@ fn a_poll_that_fails_is_a_stream_that_is_down_and_comes_back() {
         *failing.lock().unwrap() = "200 OK";
     }
     running.wait_frames(running.frames().len() + 3);
+}
+
+#[test]
+fn a_bad_answer_now_and_then_is_a_sample_missed_and_no_end_of_the_stream() {
+    let gone = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&gone);
+    let (url, _) = kept(move |_, n| match n % 6 {
+        _ if now.load(Ordering::Relaxed) => ("404 Not Found\r\n".to_owned(), Vec::new()),
+        // Not the first ones, by which it is found out what is there.
+        3 if n > 6 => ("503 Service Unavailable\r\n".to_owned(), Vec::new()),
+        4 if n > 6 => ("200 OK\r\nContent-Type: image/jpeg\r\n".to_owned(), b"half a pict".to_vec()),
+        _ => ("200 OK\r\nContent-Type: image/jpeg\r\n".to_owned(), jpeg(n as u8)),
+    });
+    // Its limit of twenty seconds without a picture is never reached.
+    let running = Running::with(settings(Location::Http(url.into())), every(100));
+    running.wait_frames(20);
+    assert_eq!((running.report().state, running.report().reconnects), (StreamState::Up, 0));
+    // Asking again does not help: that is told at once.
+    gone.store(true, Ordering::Relaxed);
+    let error = running.wait_down();
+    assert!(error.contains("nothing is there"), "{error}");
 }
 
 /// As large as cameras send them: it comes in many pieces.

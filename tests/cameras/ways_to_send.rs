@@ -5,20 +5,21 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::authority::Authority;
 use crate::common::camera::{Camera, Codec, Content};
 use crate::common::raw_rtsp::{self, Behaviour, Odd};
-use crate::common::recorder::{Options, Running, make, settings};
+use crate::common::recorder::{DEADLINE, Options, Running, make, settings};
 use crate::common::rtmp_server;
 use crate::common::tls_front;
 use crate::common::web::{Server, respond};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use url::Url;
+use vtagd::platform::backoff::Ladder;
 use vtagd::platform::secret::Secret;
-use vtagd::source::{CameraTls, Location, SourceSettings, Transport};
+use vtagd::source::{CameraTls, Limits, Location, SourceSettings, Transport};
 use vtagd::stream::status::StreamState;
 
 /// A picture as cameras send it: a keyframe each second.
@@ -170,6 +171,38 @@ fn srt_is_called_with_a_password_and_answered_where_others_call() {
         let password = Some(Secret::new("a-long-password"));
         let running = is_watched(SourceSettings { password, ..settings(location) });
         drop((sender, running));
+    }
+}
+
+/// However often nobody has sent, the next who does is heard.
+#[test]
+fn whoever_sends_late_is_listened_to_all_the_same() {
+    let (udp, srt) = (free_udp_port(), free_udp_port());
+    let to_udp = format!("udpsink host=127.0.0.1 port={udp}");
+    let to_srt = format!("srtsink uri=srt://127.0.0.1:{srt}?mode=caller wait-for-connection=false");
+    let streams = [
+        (Location::Udp(url(&format!("udp://127.0.0.1:{udp}"))), to_udp),
+        (Location::Srt(url(&format!("srt://127.0.0.1:{srt}?mode=listener"))), to_srt),
+    ];
+    let waiting = streams.map(|(location, sender)| {
+        // After two waits the next would be longer than a test waits for anything.
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(600));
+        let ladder = Ladder { steps: vec![short, short, long], stable: long };
+        let limits = Limits { first_frame: Duration::from_secs(4), ..Limits::default() };
+        let options = Options { interval: Duration::from_millis(400), limits, ladder, ..Options::default() };
+        (Running::with(settings(location), options), sender)
+    });
+    for (running, _) in &waiting {
+        let deadline = Instant::now() + DEADLINE;
+        while running.report().reconnects < 3 {
+            assert!(Instant::now() < deadline, "it does not listen again: {:?}", running.report());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    for (running, sender) in waiting {
+        let sender = Sender::start(&format!("{VIDEO} config-interval=-1 ! mpegtsmux alignment=7 ! {sender}"));
+        running.wait_frames(4);
+        drop((running, sender));
     }
 }
 

@@ -177,7 +177,7 @@ sinks:
   - { type: webhook, url: 'http://h/', secret: { file: signing }, previous_secret: { file: signing }, headers: { X-A: { file: file } }, concurrency: 3 }
   - { type: webhook, name: chat, secret_url: { file: address }, template: ntfy, template_values: { topic: alerts } }
   - { type: webhook, url: 'http://h/2', batch: { max_size: 10, max_delay: 2s } }
-  - { type: nats, url: 'nats://h', subject_prefix: s }
+  - { type: nats, url: 'nats://h', subject_prefix: s, inbox_prefix: _INBOX_s }
   - { type: nats, url: 'nats://h', subject_prefix: t, nkey: { file: nkey } }
   - { type: nats, url: 'nats://h', subject_prefix: u, creds: { file: creds } }
 outbox: { path: out.db, max_size: 2MiB, max_age: 1d }

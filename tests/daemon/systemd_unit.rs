@@ -72,8 +72,7 @@ fn systemd_understands_every_line_of_the_unit_and_of_the_drop_in_for_nvidia() {
 #[test]
 fn the_unit_that_makes_devices_of_nvidia_is_understood_and_wanted() {
     let unit = root().join("systemd/vtagd-nvidia.service");
-    let output =
-        systemd_analyze(&["verify", "--man=no", "--recursive-errors=no", &unit.display().to_string()]);
+    let output = systemd_analyze(&["verify", "--man=no", "--recursive-errors=no", &unit.display().to_string()]);
     // The tool need not be here.
     let said = told(&output).lines().filter(|line| !line.contains("nvidia-modprobe")).collect::<String>();
     assert!(said.trim().is_empty(), "{said}");

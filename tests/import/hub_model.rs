@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::daemon::{Daemon, root};
-use crate::hub_support::{COMMIT, Hub, REPO, Repository, Twist, failure, fetched, folder};
+use crate::hub_support::{COMMIT, Hub, REPO, Repository, Twist, failure, fetched, folder, tree};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -187,4 +187,55 @@ fn a_branch_that_moved_on_is_used_once_all_of_it_is_there() {
     assert_eq!(fetched(&hub.seen()).iter().filter(|seen| seen.store).count(), 1);
     hub.twist(|_| Some(Twist::Answer("503 Service Unavailable", String::new(), Vec::new())));
     assert_eq!(folder(&pull()), second);
+}
+
+/// A repository with a checkpoint in this folder of it, as sentence-transformers make them.
+fn in_folder(name: &str, checkpoint: &str) -> Repository {
+    let files = Repository::checkpoint(checkpoint).files;
+    let mut repository = Repository::of(&[("README.md", b"x"), ("modules.json", b"[]")]);
+    repository.files.extend(files.into_iter().map(|(file, bytes)| (format!("{name}/{file}"), bytes)));
+    repository
+}
+
+#[test]
+fn a_checkpoint_in_the_one_folder_of_its_repository_is_pulled_without_it_and_imported() {
+    for checkpoint in ["hf-clip-quickgelu", "hf-clip-fp16-sharded"] {
+        let temporary = tempfile::tempdir().unwrap();
+        let hub = Hub::start(in_folder("0_CLIPModel", checkpoint));
+        let out = temporary.path().join("out");
+        let pull = || hub.pull(temporary.path()).arg("--out").arg(&out).output().unwrap();
+        let pulled = pull();
+        assert_eq!(folder(&pulled), out);
+        assert!(text(&pulled).contains("in 0_CLIPModel"), "{}", text(&pulled));
+        let files = tree(&out);
+        assert!(files.contains(&"config.json".to_owned()) && files.iter().all(|name| !name.contains('/')), "{files:?}");
+        // What is there counts as it lies there, and what is broken is made anew.
+        hub.seen();
+        assert_eq!(folder(&pull()), out);
+        let cached = folder(&hub.pull(temporary.path()).output().unwrap());
+        fs::remove_file(cached.join("config.json")).unwrap();
+        assert_eq!(tree(&folder(&hub.pull(temporary.path()).output().unwrap())), files);
+        assert!(fetched(&hub.seen()).is_empty());
+
+        let bundle = temporary.path().join("bundle");
+        let mut import = hub.vtagd(temporary.path());
+        let imported =
+            import.args(["model", "import", "--no-measure"]).arg(&out).arg("--out").arg(&bundle).output().unwrap();
+        assert!(imported.status.success(), "{}", text(&imported));
+        let manifest = fs::read_to_string(bundle.join("vtagd.json")).unwrap();
+        assert!(manifest.contains(&format!("{REPO}@{COMMIT}")), "{manifest}");
+    }
+}
+
+#[test]
+fn of_checkpoints_in_several_folders_none_is_pulled_and_it_is_told_how_to_choose() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut repository = in_folder("base", "hf-clip-quickgelu");
+    repository.files.extend(in_folder("large", "hf-clip-quickgelu").files);
+    let hub = Hub::start(repository);
+    let (code, told) = failure(&hub.pull(temporary.path()).output().unwrap());
+    assert!(code == 2 && told.contains("(base, large)") && told.contains("--include 'base/*'"), "{code}: {told}");
+    assert!(fetched(&hub.seen()).is_empty());
+    let chosen = folder(&hub.pull(temporary.path()).args(["--include", "base/*"]).output().unwrap());
+    assert!(chosen.join("base/config.json").is_file());
 }

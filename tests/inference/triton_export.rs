@@ -148,6 +148,19 @@ fn the_repository_says_what_each_backend_needs() {
     let text = std::fs::read_to_string(repository.join("c/config.pbtxt")).unwrap();
     assert!(text.contains("\"pixel_values\" data_type: TYPE_FP32 dims: [ 3, 224, 224 ]"), "{text}");
     assert!(text.contains("gpu_execution_accelerator"), "{text}");
+    // One engine for every batch: none is built in the middle of work.
+    for (key, value) in [
+        ("trt_engine_cache_enable", "true"),
+        ("trt_profile_min_shapes", "pixel_values:1x3x224x224"),
+        ("trt_profile_opt_shapes", "pixel_values:8x3x224x224"),
+        ("trt_profile_max_shapes", "pixel_values:64x3x224x224"),
+    ] {
+        assert!(text.contains(&format!("  parameters {{ key: \"{key}\" value: \"{value}\" }}\n")), "{key}: {text}");
+    }
+    // By its own folder, which is the model's: other weights under the same names are another engine.
+    let fingerprint = text.split("vtagd_fingerprint\" value: { string_value: \"").nth(1).unwrap();
+    let engines = format!("\"trt_engine_cache_path\" value: \"/tmp/vtagd-tensorrt-{}\"", &fingerprint[..16]);
+    assert!(text.contains(&engines), "{text}");
     let copied = std::fs::read(repository.join("c/1/model.onnx")).unwrap();
     assert!(copied == std::fs::read(Path::new(model).join("vision_model.onnx")).unwrap(), "as it was");
     assert_eq!(std::fs::read_dir(&repository).unwrap().count(), 3, "nothing half is left");

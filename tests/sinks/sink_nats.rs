@@ -85,8 +85,12 @@ async fn make_stream_as(options: async_nats::ConnectOptions, server: &Server) {
 
 /// Every message of the stream, in order: subject and event.
 fn messages(server: &Server) -> Vec<(String, Value)> {
+    messages_as(async_nats::ConnectOptions::new(), server)
+}
+
+fn messages_as(options: async_nats::ConnectOptions, server: &Server) -> Vec<(String, Value)> {
     block(async {
-        let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+        let context = jetstream::new(options.connect(server.url()).await.unwrap());
         let stream = context.get_stream("VTAGD").await.unwrap();
         let count = stream.get_info().await.unwrap().state.messages;
         let mut messages = Vec::new();
@@ -244,5 +248,60 @@ fn a_server_without_a_stream_or_with_another_password_is_told_and_the_events_wai
         let told = daemon.get("/api/v1/sinks").1;
         (told.contains("\"state\":\"down\"") && !told.contains("\"pending\":0,")).then_some(())
     });
+    daemon.stop_cleanly();
+}
+
+/// A server with the stream, a user `admin` who may do everything, and a user `box` who has these rights.
+fn server_with_rights(folder: &Path, rights: &str) -> Option<Server> {
+    let config = folder.join("nats.conf");
+    let admin = "{ user: admin, password: admin-password }";
+    let limited = format!("{{ user: box, password: box-password, permissions: {{ {rights} }} }}");
+    std::fs::write(&config, format!("authorization {{ users: [ {admin}, {limited} ] }}\n")).unwrap();
+    std::fs::write(folder.join("password"), "box-password").unwrap();
+    let server = Server::start(folder, &["-c", config.to_str().unwrap()])?;
+    block(make_stream_as(admin_login(), &server));
+    Some(server)
+}
+
+fn admin_login() -> async_nats::ConnectOptions {
+    async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "admin-password".to_owned())
+}
+
+/// The sink as `box`.
+fn limited_sink(server: &Server) -> String {
+    sink(server).replace("timeout", "username: box, password: { file: password }, timeout")
+}
+
+#[test]
+fn a_user_that_may_not_hear_acknowledgements_publishes_nothing_until_its_inbox_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let rights = "publish: \"vtagd.events.>\", subscribe: \"_INBOX_box.>\"";
+    let Some(server) = server_with_rights(folder.path(), rights) else { return };
+    let sink = limited_sink(&server);
+    let mut daemon = Daemon::start(folder.path(), &flood::config(folder.path(), &sink, ""));
+    daemon.wait_for_log("Permissions Violation for Subscription to");
+    assert!(daemon.log().contains("publish `vtagd.events.>` and to subscribe to `_INBOX.>`"), "{}", daemon.log());
+    eventually("events wait", || (stored(folder.path()).len() > 100).then_some(()));
+    daemon.stop_cleanly();
+    assert!(messages_as(admin_login(), &server).is_empty(), "what nobody would hear of is not stored");
+    let config = flood::config(folder.path(), &sink.replace("timeout", "inbox_prefix: _INBOX_box, timeout"), "");
+    drain(folder.path(), &config);
+    let arrived: Vec<Value> = messages_as(admin_login(), &server).into_iter().map(|(_, event)| event).collect();
+    assert!(arrived == stored(folder.path()), "each once, in the order in which they were stored");
+}
+
+#[test]
+fn a_user_that_may_not_publish_is_told_so_and_the_events_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let rights = "publish: \"other.>\", subscribe: \"_INBOX.>\"";
+    let Some(server) = server_with_rights(folder.path(), rights) else { return };
+    let mut daemon = Daemon::start(folder.path(), &flood::config(folder.path(), &limited_sink(&server), ""));
+    daemon.wait_for_log("Permissions Violation for Publish to");
+    assert!(daemon.log().contains("allow this user to publish `vtagd.events.>`"), "{}", daemon.log());
+    eventually("it is down, and the events wait", || {
+        let told = daemon.get("/api/v1/sinks").1;
+        (told.contains("\"state\":\"down\"") && !told.contains("\"pending\":0,")).then_some(())
+    });
+    assert!(!daemon.log().contains("box-password"), "no credential is told: {}", daemon.log());
     daemon.stop_cleanly();
 }

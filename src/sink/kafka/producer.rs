@@ -39,6 +39,10 @@ const FAREWELL: Duration = Duration::from_millis(400);
 /// A request for metadata cannot be called off: it is made in pieces.
 const PIECE: Duration = Duration::from_secs(2);
 
+/// Longest answer of a broker: librdkafka makes room for it as soon as its length is announced, 100 MB if nothing is said. The longest that a
+/// producer gets names all brokers and all partitions of one topic, some forty bytes each.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
 /// What became of a record: its position, and why not.
 type Report = (u64, Option<Code>);
 
@@ -87,7 +91,10 @@ impl Kafka {
         let ended = tokio::select! {
             greeted = session.greet() => match greeted {
                 Ok(()) => {
-                    receiver.up();
+                    // What waits for an acknowledgement tells with it: a topic that takes nothing would be up and down without end.
+                    if receiver.held() == 0 {
+                        receiver.up();
+                    }
                     session.serve(receiver, &mut self.singly).await
                 }
                 Err(fault) => Err(fault),
@@ -117,6 +124,8 @@ struct Session<'a> {
     told: mpsc::Receiver<(Code, String)>,
     /// What was last said of a connection.
     reason: Option<String>,
+    /// Why the producer has stopped, while reports are still to come.
+    fatal: Option<String>,
     /// Sent, not reported. Reports are taken in the order in which they are made, not in that of sending: several partitions do not wait for
     /// one another, and the first record that is refused says why, while all others fail because the producer has stopped.
     in_flight: BTreeSet<u64>,
@@ -143,6 +152,7 @@ impl<'a> Session<'a> {
             reports: reported,
             told,
             reason: None,
+            fatal: None,
             in_flight: BTreeSet::new(),
             heard: Instant::now(),
         })
@@ -175,7 +185,12 @@ impl<'a> Session<'a> {
         // Nothing is held back for its key: the producer itself keeps the order.
         let mut gate = OrderingGate::default();
         loop {
-            let room = if self.in_flight.first().is_some_and(|first| *first <= *singly) { 1 } else { IN_FLIGHT };
+            let room = match self.in_flight.first() {
+                // It would take nothing.
+                _ if self.fatal.is_some() => 0,
+                Some(first) if *first <= *singly => 1,
+                _ => IN_FLIGHT,
+            };
             let late = self.heard + self.settings.timeout;
             tokio::select! {
                 taken = gate.take(receiver, self.in_flight.len() < room) => match taken {
@@ -186,7 +201,8 @@ impl<'a> Session<'a> {
                 Some((code, reason)) = self.told.recv() => self.hear(code, &reason, !self.in_flight.is_empty())?,
                 () = sleep_until(late), if !self.in_flight.is_empty() => {
                     let timeout = self.settings.timeout;
-                    let why = self.reason.take().map_or_else(String::new, |reason| format!(": {reason}"));
+                    let why = self.fatal.take().or_else(|| self.reason.take());
+                    let why = why.map_or_else(String::new, |reason| format!(": {reason}"));
                     return Err(SinkError::retry(format!("no broker has acknowledged anything for {timeout:?}{why}")));
                 }
             }
@@ -251,12 +267,13 @@ impl<'a> Session<'a> {
             self.reason = None;
             receiver.up();
             receiver.delivered(position);
-            return Ok(());
+            let ended = self.fatal.take_if(|_| self.in_flight.is_empty());
+            return ended.map_or(Ok(()), |why| Err(SinkError::retry(why)));
         };
         let why = explained(code, &self.settings.topic);
         match code {
-            Code::MessageSizeTooLarge | Code::InvalidRecord if alone => receiver.dead(position, &why),
-            Code::MessageSizeTooLarge | Code::InvalidRecord => *singly = last,
+            Code::MessageSizeTooLarge if alone => receiver.dead(position, &why),
+            Code::MessageSizeTooLarge => *singly = last,
             _ => drop(receiver.failed(position, &why)),
         }
         // What comes after it was not taken either: the producer has stopped.
@@ -271,6 +288,11 @@ impl<'a> Session<'a> {
                 Err(SinkError::retry(self.reason.take().unwrap_or_else(|| "no broker can be reached".to_owned())))
             }
             Code::AllBrokersDown => Ok(()),
+            // It comes before the reports of the batch that it is about, and only those say which event it is.
+            Code::Fatal if !self.in_flight.is_empty() => {
+                self.fatal = Some(reason);
+                Ok(())
+            }
             Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::Fatal => {
                 Err(SinkError::retry(reason))
             }
@@ -327,6 +349,7 @@ fn configuration(settings: &KafkaSettings) -> ClientConfig {
         .set("request.timeout.ms", &milliseconds)
         .set("socket.timeout.ms", &milliseconds)
         .set("socket.connection.setup.timeout.ms", &milliseconds)
+        .set("receive.message.max.bytes", MAX_ANSWER_BYTES.to_string())
         // What Java's producers do, so that others who write the same keys reach the same partitions.
         .set("partitioner", "murmur2_random")
         .set("queue.buffering.max.messages", (2 * IN_FLIGHT).to_string())
@@ -382,6 +405,16 @@ fn explained(code: Code, topic: &str) -> String {
             )
         }
         Code::MessageSizeTooLarge => "the event is larger than the topic's max.message.bytes".to_owned(),
+        // The second is said of those that were sent along.
+        Code::InvalidRecord | Code::InvalidDifferentRecord => {
+            format!(
+                "the cluster finds the event invalid: topic {topic} has schema validation, it seems, and vtagd \
+                 registers no schema; switch it off for this topic (confluent.value.schema.validation=false)"
+            )
+        }
         code => code.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

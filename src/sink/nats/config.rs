@@ -16,6 +16,9 @@ section! {
         "url" => url: String,
         /// words with dots between them | `vtagd` | events go to `<prefix>.events.<stream>`
         "subject_prefix" => subject_prefix: String,
+        /// words with dots between them | `_INBOX` | what the subjects of acknowledgements begin with; the user has to be allowed to
+        /// subscribe to `<prefix>.>`
+        "inbox_prefix" => inbox_prefix: String,
         /// text | - | User name
         "username" => username: String,
         /// credential | - | Password
@@ -47,7 +50,10 @@ impl SinkConfig for NatsSettings {
             address::report_plain(url, &found.url, !raw.password.is_missing(), "use tls://", reader);
         }
         let login = login(raw, reader);
-        let subject_prefix = raw.subject_prefix.checked("vtagd".to_owned(), |prefix| subject(prefix, reader));
+        let remedy = "write, for example, vtagd or site.vtagd";
+        let subject_prefix = raw.subject_prefix.checked("vtagd".to_owned(), |prefix| subject(prefix, remedy, reader));
+        let remedy = "write, for example, _INBOX_vtagd";
+        let inbox_prefix = raw.inbox_prefix.checked("_INBOX".to_owned(), |prefix| subject(prefix, remedy, reader));
         let trust = network_keys::trust_of_url(at, &raw.url, "tls", [&raw.ca, &raw.cert, &raw.key], reader);
         let timeout = network_keys::timeout(&raw.timeout, reader);
         let address = address?;
@@ -58,6 +64,7 @@ impl SinkConfig for NatsSettings {
             url: address.url,
             login: login?,
             subject_prefix: subject_prefix?,
+            inbox_prefix: inbox_prefix?,
             trust: trust?,
             timeout: timeout?,
         })
@@ -108,9 +115,46 @@ fn login(raw: &Keys, reader: &mut Reader<'_>) -> Option<NatsLogin> {
 }
 
 /// Tokens with dots between them.
-fn subject(at: &At<String>, reader: &mut Reader<'_>) -> Option<String> {
+fn subject(at: &At<String>, remedy: &str, reader: &mut Reader<'_>) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     let good = at.value.split('.').all(|token| !token.is_empty() && token.chars().all(fits));
     let message = "is not a subject prefix: words of letters, digits, `_` and `-`, with dots between them";
-    reader.accept(at, good, message, "write, for example, vtagd or site.vtagd")
+    reader.accept(at, good, message, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::sink::SinkSettings;
+    use crate::yaml::Document;
+    use crate::yaml::field_reader::FromNode;
+
+    /// The prefix of a sink with these keys, and what was said of them.
+    fn inbox_prefix(keys: &str) -> (Option<String>, String) {
+        let text = format!("{{ type: nats, url: \"nats://h\"{keys} }}");
+        let document = Document::parse(Path::new("vtagd.yaml"), text.as_bytes()).unwrap();
+        let mut reader = Reader::new(&document);
+        let value = SinkItem::from_node(document.root(), "", &mut reader).unwrap();
+        let at = At { value, place: document.root().place, path: String::new() };
+        let settings = at.value.keys.as_ref().and_then(|keys| keys.check(&at, &mut reader));
+        let prefix = settings.map(|settings| match settings {
+            SinkSettings::Nats(nats) => nats.inbox_prefix,
+            other => panic!("{other:?}"),
+        });
+        (prefix, reader.problems().iter().map(|problem| format!("{problem}\n")).collect())
+    }
+
+    #[test]
+    fn an_inbox_prefix_is_words_with_dots_between_them_and_no_wildcard() {
+        assert_eq!(inbox_prefix(""), (Some("_INBOX".into()), String::new()));
+        for good in ["_INBOX_vtagd", "edge.box-1"] {
+            assert_eq!(inbox_prefix(&format!(", inbox_prefix: {good}")), (Some(good.into()), String::new()));
+        }
+        for wrong in ["", "a..b", ".a", "a.", "a.*", ">", "a b", "ä"] {
+            let (prefix, told) = inbox_prefix(&format!(", inbox_prefix: \"{wrong}\""));
+            assert!(prefix.is_none() && told.contains("inbox_prefix: is not a subject prefix"), "{wrong}: {told}");
+        }
+    }
 }

@@ -4,19 +4,26 @@
 //! outbox does that here. Up to [`IN_FLIGHT`] events are published and not acknowledged, one of each stream and label: a server may refuse one
 //! (no leader, no room) and take the next, which must not be one that has to come after it. They go out in the order of the outbox. Each bears its
 //! CloudEvents id as `Nats-Msg-Id`, so that one that is sent again is stored once, within the stream's duplicate window.
+//!
+//! A server tells what a user may not do apart from any answer, and keeps the connection: that ends a run as well. Whether the user may
+//! hear acknowledgements is tried before anything is published.
 
 mod config;
 
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context, ErrorCode};
-use async_nats::{Client, ConnectOptions, HeaderMap, header};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, ServerError, header};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
 
 use super::in_flight::{InFlight, OrderingGate};
 use super::{Running, Sink, SinkError};
@@ -26,6 +33,16 @@ use crate::platform::tls::{self, Trust};
 
 /// Events that are published and not acknowledged.
 const IN_FLIGHT: usize = 256;
+
+/// Answers that are waited for before the server counts as having said what it thinks of a subscription: the first may be that to the PING with
+/// which every connection begins, and the server says things of its own accord.
+const ROUND_TRIPS: usize = 3;
+
+/// How often it is looked at whether there is one.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Of what a server says, so many characters are told.
+const MAX_ERROR_CHARS: usize = 300;
 
 /// How the daemon shows who it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,9 +91,49 @@ pub struct NatsSettings {
     pub url: url::Url,
     pub login: NatsLogin,
     pub subject_prefix: String,
+    /// What the subjects of acknowledgements begin with.
+    pub inbox_prefix: String,
     pub trust: Trust,
     /// For a connection, and for an acknowledgement.
     pub timeout: Duration,
+}
+
+/// What `async-nats` hears of a connection, on a task of its own.
+#[derive(Default)]
+struct ConnectionEvents {
+    /// What the server has said last; nothing takes the place of a right that is missing.
+    error: Mutex<Option<String>>,
+    /// The connection is lost, or of no use.
+    ended: Notify,
+}
+
+impl ConnectionEvents {
+    fn hear(&self, event: Event) {
+        match event {
+            Event::Disconnected | Event::Closed => self.ended.notify_one(),
+            Event::ServerError(error) => {
+                let text = match error {
+                    ServerError::Other(text) => text.chars().take(MAX_ERROR_CHARS).collect(),
+                    known => known.to_string(),
+                };
+                let denied = is_denial(&text);
+                let mut kept = self.error.lock();
+                if denied || !kept.as_deref().is_some_and(is_denial) {
+                    *kept = Some(text);
+                }
+                drop(kept);
+                if denied {
+                    self.ended.notify_one();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether the server says that this user may not do something. There is no code for it.
+fn is_denial(text: &str) -> bool {
+    text.to_ascii_lowercase().starts_with("permissions violation")
 }
 
 type Acknowledged = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
@@ -91,20 +148,17 @@ impl Nats {
         Self { settings }
     }
 
-    async fn connect(&self, lost: Arc<Notify>) -> Result<Client, SinkError> {
-        let NatsSettings { url, login, trust, timeout, .. } = &self.settings;
+    async fn connect(&self, events: Arc<ConnectionEvents>) -> Result<Client, SinkError> {
+        let NatsSettings { url, login, inbox_prefix, trust, timeout, .. } = &self.settings;
         let mut options = ConnectOptions::new()
             .name("vtagd")
             .connection_timeout(*timeout)
+            .custom_inbox_prefix(inbox_prefix)
             // The runner connects again.
             .max_reconnects(1)
             .event_callback(move |event| {
-                let lost = Arc::clone(&lost);
-                async move {
-                    if matches!(event, async_nats::Event::Disconnected | async_nats::Event::Closed) {
-                        lost.notify_one();
-                    }
-                }
+                events.hear(event);
+                std::future::ready(())
             });
         let text = |secret: &Secret| secret.expose().to_owned();
         options = match login {
@@ -123,9 +177,49 @@ impl Nats {
         }
         options.connect(url.as_str()).await.map_err(|error| {
             let told = (url.scheme() == "tls").then(|| tls::explained(&error, trust)).flatten();
-            let why = told.unwrap_or_else(|| error.to_string());
-            SinkError::retry(login.secret().map_or(why.clone(), |secret| secret.scrub(&why)))
+            SinkError::retry(self.scrubbed(&told.unwrap_or_else(|| error.to_string())))
         })
+    }
+
+    fn scrubbed(&self, text: &str) -> String {
+        self.settings.login.secret().map_or_else(|| text.to_owned(), |secret| secret.scrub(text))
+    }
+
+    /// Waits until the server has said whether acknowledgements would get here. Otherwise events would be stored, nobody would hear of it, and
+    /// they would be published again and again.
+    ///
+    /// `flush` waits for no answer. To drain a subscription sends a PING, and its PONG comes after what the server says of the
+    /// subscription; it is seen as bytes that have come.
+    async fn try_inbox(&self, client: &Client) -> Result<(), SinkError> {
+        let statistics = client.statistics();
+        let received = || statistics.in_bytes.load(Ordering::Relaxed);
+        // As deep as what `async-nats` subscribes to itself, and the same each time: the server repeats it, and one reason is told once.
+        let inbox = format!("{}.vtagd.inbox.*", self.settings.inbox_prefix);
+        for _ in 0..ROUND_TRIPS {
+            let mut subscriber = client.subscribe(inbox.clone()).await.map_err(SinkError::retry)?;
+            let before = received();
+            subscriber.drain().await.map_err(SinkError::retry)?;
+            while received() == before {
+                sleep(POLL_INTERVAL).await;
+            }
+        }
+        // What the server has said is on its way through a task.
+        yield_now().await;
+        Ok(())
+    }
+
+    /// Why a connection has ended.
+    fn ended(&self, events: &ConnectionEvents) -> SinkError {
+        let NatsSettings { subject_prefix, inbox_prefix, .. } = &self.settings;
+        let why = match events.error.lock().as_deref() {
+            Some(error) if is_denial(error) => {
+                let remedy = format!("publish `{subject_prefix}.events.>` and to subscribe to `{inbox_prefix}.>`");
+                format!("{error}: allow this user to {remedy}")
+            }
+            Some(error) => format!("the connection was lost: {error}"),
+            None => "the connection was lost".to_owned(),
+        };
+        SinkError::retry(self.scrubbed(&why))
     }
 
     async fn publish(&self, context: &Context, delivery: &Delivery) -> Result<Acknowledged, PublishError> {
@@ -139,8 +233,18 @@ impl Nats {
     }
 
     async fn work(&self, receiver: &mut DeliveryReceiver) -> Result<(), SinkError> {
-        let lost = Arc::new(Notify::new());
-        let client = self.connect(Arc::clone(&lost)).await?;
+        let events = Arc::new(ConnectionEvents::default());
+        let client = self.connect(Arc::clone(&events)).await?;
+        let closed = receiver.closed();
+        tokio::select! {
+            // What the server has said counts before the answer that came after it.
+            biased;
+            () = events.ended.notified() => return Err(self.ended(&events)),
+            () = closed => return Ok(()),
+            tried = timeout(self.settings.timeout, self.try_inbox(&client)) => {
+                tried.unwrap_or_else(|_| Err(SinkError::retry("the server does not answer")))?;
+            }
+        }
         // What waits for an acknowledgement tells with it: a server without a stream would be up and down without end.
         if receiver.held() == 0 {
             receiver.up();
@@ -164,7 +268,7 @@ impl Nats {
                     gate.acknowledged(position);
                     self.settle(receiver, position, answer)?;
                 }
-                () = lost.notified() => return Err(SinkError::retry("the connection was lost")),
+                () = events.ended.notified() => return Err(self.ended(&events)),
             }
         }
         in_flight.drain(|position, answer| self.settle(receiver, position, answer)).await

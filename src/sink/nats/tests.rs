@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -10,6 +11,9 @@ use crate::event::EventKind;
 use crate::outbox::delivery::tests::{delivery, event, eventually};
 use crate::outbox::delivery::{self, DeliverySender, Health};
 use crate::sink::tests;
+
+/// How a server begins.
+const INFO: &str = r#"{"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"proto":1}"#;
 
 /// Ids that were taken, in order, each once, as JetStream does it.
 type Taken = Arc<Mutex<Vec<String>>>;
@@ -38,8 +42,7 @@ fn server(judges: Judges) -> (u16, Taken) {
 /// One connection, to its end.
 fn serve(mut to: &TcpStream, judges: &dyn Fn(usize) -> Does, taken: &Taken) {
     let mut from = BufReader::new(to);
-    let info = r#"{"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"proto":1}"#;
-    write!(to, "INFO {info}\r\n").unwrap();
+    write!(to, "INFO {INFO}\r\n").unwrap();
     let (mut line, mut subscriber, mut published) = (String::new(), String::new(), 0);
     let mut waiting: Vec<(String, String)> = Vec::new();
     loop {
@@ -102,6 +105,7 @@ fn patient(port: u16, timeout: Duration) -> (DeliverySender, std::thread::JoinHa
         url: format!("nats://127.0.0.1:{port}").parse().unwrap(),
         login: NatsLogin::Nobody,
         subject_prefix: "vtagd".into(),
+        inbox_prefix: "_INBOX".into(),
         trust: Trust::default(),
         timeout,
     };
@@ -174,14 +178,17 @@ fn a_server_that_is_there_is_told_before_there_is_an_event() {
 
 #[test]
 fn a_server_that_says_nothing_is_given_up_after_the_timeout_at_every_step() {
-    // The first says nothing at all, the second nothing once it has said who it is.
+    // The first says nothing at all, the second nothing once it has said who it is, the third nothing once it has let the daemon in.
     let taken = Taken::default();
     let kept = Arc::clone(&taken);
     let port = tests::listen(move |connection, stream| match connection {
         0 => while (&*stream).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {},
         1 => {
-            let info = r#"{"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"proto":1}"#;
-            let _ = write!(&*stream, "INFO {info}\r\n");
+            let _ = write!(&*stream, "INFO {INFO}\r\n");
+            while (&*stream).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
+        }
+        2 => {
+            let _ = write!(&*stream, "INFO {INFO}\r\nPONG\r\n");
             while (&*stream).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
         }
         _ => serve(stream, &|_| Does::Take, &kept),
@@ -190,4 +197,85 @@ fn a_server_that_says_nothing_is_given_up_after_the_timeout_at_every_step() {
     sender.offer(delivery(1, event("gate", "car", EventKind::Start))).unwrap();
     eventually("it is delivered", || !taken.lock().unwrap().is_empty());
     tests::end(&sender, thread);
+}
+
+/// One connection of a server that says to each publish and each subscription what `answers` gives, for its first word and its subject, and closes
+/// the connection after a publish.
+fn strict(mut to: &TcpStream, answers: &dyn Fn(&str, &str) -> String) {
+    let mut from = BufReader::new(to);
+    let mut line = String::new();
+    let _ = write!(to, "INFO {INFO}\r\n");
+    while from.read_line(&mut line).is_ok_and(|read| read > 0) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["PING"] => drop(to.write_all(b"PONG\r\n")),
+            ["SUB", subject, _] => drop(to.write_all(answers("SUB", subject).as_bytes())),
+            ["HPUB", subject, .., total] => {
+                let mut body = vec![0; total.parse::<usize>().unwrap() + 2];
+                from.read_exact(&mut body).unwrap();
+                let _ = to.write_all(answers("HPUB", subject).as_bytes());
+                return;
+            }
+            _ => {}
+        }
+        line.clear();
+    }
+}
+
+fn is_down(sender: &DeliverySender, why: &str) -> bool {
+    sender.health() == Health::Down { why: why.into() }
+}
+
+#[test]
+fn a_user_that_may_not_hear_acknowledgements_publishes_nothing_and_is_told_what_to_allow() {
+    let (connections, published) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (connected, count) = (Arc::clone(&connections), Arc::clone(&published));
+    let port = tests::listen(move |_, stream| {
+        connected.fetch_add(1, Ordering::SeqCst);
+        strict(stream, &|word, subject| {
+            if word == "SUB" {
+                return format!("-ERR 'Permissions Violation for Subscription to \"{subject}\"'\r\n");
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            String::new()
+        });
+    });
+    let (sender, thread) = running(port);
+    sender.offer(delivery(1, event("gate", "car", EventKind::Start))).unwrap();
+    let why = "Permissions Violation for Subscription to \"_INBOX.vtagd.inbox.*\": allow this user to publish \
+               `vtagd.events.>` and to subscribe to `_INBOX.>`";
+    eventually("it is told", || is_down(&sender, why));
+    eventually("it has tried again", || connections.load(Ordering::SeqCst) > 5);
+    assert!(is_down(&sender, why), "one reason is told once: {:?}", sender.health());
+    assert_eq!(published.load(Ordering::SeqCst), 0);
+    tests::end(&sender, thread);
+}
+
+#[test]
+fn what_the_server_says_is_told_whether_or_not_it_closes_the_connection() {
+    let denied = "Permissions Violation for Publish to \"vtagd.events.gate\": allow this user to publish \
+                  `vtagd.events.>` and to subscribe to `_INBOX.>`";
+    for (said, why) in [
+        ("Permissions Violation for Publish to \"vtagd.events.gate\"", denied),
+        ("User Authentication Expired", "the connection was lost: User Authentication Expired"),
+    ] {
+        let port = tests::listen(move |_, stream| {
+            strict(stream, &|word, _| if word == "SUB" { String::new() } else { format!("-ERR '{said}'\r\n") });
+        });
+        let (sender, thread) = running(port);
+        sender.offer(delivery(1, event("gate", "car", EventKind::Start))).unwrap();
+        eventually(why, || is_down(&sender, why));
+        tests::end(&sender, thread);
+    }
+}
+
+#[test]
+fn a_right_that_is_missing_is_kept_and_what_a_server_says_is_cut() {
+    let events = ConnectionEvents::default();
+    let hear = |text: &str| events.hear(Event::ServerError(ServerError::Other(text.to_owned())));
+    hear(&"x".repeat(10_000));
+    assert_eq!(events.error.lock().as_ref().map(String::len), Some(MAX_ERROR_CHARS));
+    hear("permissions violation for publish to \"a\"");
+    hear("Stale Connection");
+    assert_eq!(events.error.lock().as_deref(), Some("permissions violation for publish to \"a\""));
 }

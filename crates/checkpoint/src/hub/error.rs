@@ -104,6 +104,11 @@ pub enum HubError {
         "it holds several files that could be the weights ({names}): choose one, as in --include '*.json' --include '*.txt' --include '{first}'"
     )]
     SeveralWeights { names: String, first: String },
+    /// Weights in several folders, and nothing at the top.
+    #[error(
+        "nothing at its top can be read, and several folders hold weights ({names}): choose one, as in --include '{first}/*', and name that folder of what was pulled, DIR/{first}"
+    )]
+    SeveralFolders { names: String, first: String },
     /// `--include` selects nothing, or everything of something huge.
     #[error("--include {patterns} matches {found} files, it should be 1 to {most}")]
     NothingMatches { patterns: String, found: usize, most: usize },
@@ -158,6 +163,7 @@ impl HubError {
             | Self::Hostile { .. }
             | Self::Unusable { .. }
             | Self::SeveralWeights { .. }
+            | Self::SeveralFolders { .. }
             | Self::NothingMatches { .. }
             | Self::NeverPulled { .. }
             | Self::Missing { .. }

@@ -30,6 +30,20 @@ pub(super) struct Choice {
     pub(super) files: BTreeSet<String>,
     /// An index in `files` whose shards are still to be added.
     pub(super) index: Option<String>,
+    /// The folder of the repository that is taken for the whole of it.
+    pub(super) folder: Option<String>,
+}
+
+impl Choice {
+    /// What was chosen among the names below `folder`, by the repository's names.
+    pub(super) fn below(self, folder: &str) -> Self {
+        Self {
+            what: format!("{} in {}", self.what, shown(folder)),
+            files: self.files.iter().map(|name| format!("{folder}/{name}")).collect(),
+            index: self.index.map(|name| format!("{folder}/{name}")),
+            folder: Some(folder.to_owned()),
+        }
+    }
 }
 
 /// Chooses. `served` tells whether `config.json` describes a model that the Hugging Face reader takes; it is only asked where
@@ -61,6 +75,26 @@ pub(super) fn choose(
     })
 }
 
+/// The one folder that holds a configuration and weights, as of sentence-transformers, where nothing at the top can be read.
+///
+/// # Errors
+/// [`HubError::SeveralFolders`].
+pub(super) fn model_folder(listing: &Listing) -> Result<Option<String>, HubError> {
+    let layouts = [("config.json", HUGGING_FACE_WEIGHTS), ("open_clip_config.json", OPEN_CLIP_WEIGHTS)];
+    let folder = |name: &String| {
+        let (folder, file) = name.rsplit_once('/')?;
+        let (_, weights) = layouts.iter().find(|(config, _)| *config == file)?;
+        let holds = weights.iter().any(|weights| listing.has(&format!("{folder}/{weights}")));
+        holds.then(|| folder.to_owned())
+    };
+    let folders: BTreeSet<String> = listing.files.keys().filter_map(folder).collect();
+    if folders.len() > 1 {
+        let names: Vec<String> = folders.iter().take(MAX_LISTED).map(|name| shown(name)).collect();
+        return Err(HubError::SeveralFolders { first: names[0].clone(), names: names.join(", ") });
+    }
+    Ok(folders.into_iter().next())
+}
+
 fn checkpoint(
     listing: &Listing,
     served: &mut dyn FnMut() -> Result<bool, HubError>,
@@ -83,7 +117,8 @@ fn checkpoint(
             files.extend(present(listing, &PREPROCESSING));
         }
         let family = if is_hf { "Hugging Face" } else { "OpenCLIP" };
-        return Ok(Some(Choice { what: format!("the {family} checkpoint {weights}"), files, index: index(weights) }));
+        let what = format!("the {family} checkpoint {weights}");
+        return Ok(Some(Choice { what, files, index: index(weights), folder: None }));
     }
     Ok(None)
 }
@@ -111,7 +146,8 @@ fn other_checkpoint(
         files.extend(present(listing, &["config.json"]));
         files.extend(present(listing, &PREPROCESSING));
     }
-    Ok(Some(Choice { what: format!("the checkpoint {}", shown(weights)), files, index: index(weights) }))
+    let what = format!("the checkpoint {}", shown(weights));
+    Ok(Some(Choice { what, files, index: index(weights), folder: None }))
 }
 
 /// The weights themselves, where they are an index.
@@ -137,7 +173,7 @@ fn onnx(listing: &Listing, sidecar: Option<&Value>) -> Option<Choice> {
     files.extend(first(listing, &preprocessing));
     let folder = if listing.has("tokenizer.json") { "" } else { "textual/" };
     files.extend(tokenizer(listing, folder));
-    Some(Choice { what: format!("the ONNX export {vision}, {text}"), files, index: None })
+    Some(Choice { what: format!("the ONNX export {vision}, {text}"), files, index: None, folder: None })
 }
 
 /// The best form, in the order of [`crate::bundle`].
@@ -198,7 +234,7 @@ pub(super) fn matching(listing: &Listing, patterns: &[String]) -> Result<Choice,
     if files.is_empty() || files.len() > MOST_FILES {
         return Err(HubError::NothingMatches { patterns: patterns.join(", "), found: files.len(), most: MOST_FILES });
     }
-    Ok(Choice { what: format!("what {} matches", patterns.join(", ")), files, index: None })
+    Ok(Choice { what: format!("what {} matches", patterns.join(", ")), files, index: None, folder: None })
 }
 
 /// `*` stands for any text, slashes too, as in Hugging Face's tools; `?` for one character.

@@ -151,7 +151,7 @@ impl HubCache {
             let Some(blob) = self.blob(&file.digest, file.size) else {
                 return Err(failed(io::Error::new(ErrorKind::NotFound, format!("{name} is no longer in the cache"))));
             };
-            let path = unfinished.path.join(name);
+            let path = unfinished.path.join(origin.local(name));
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder).map_err(failed)?;
             }
@@ -179,7 +179,8 @@ impl HubCache {
 /// Makes `out` free: what a pull has put there is removed; what else lies there is moved beside it, folder and all.
 pub(super) fn clear(origin: &Origin, out: &Path) -> io::Result<()> {
     let there = Origin::read(out);
-    let named = there.as_ref().unwrap_or(origin).files.keys().map(Path::new);
+    let there = there.as_ref().unwrap_or(origin);
+    let named = there.files.keys().map(|name| Path::new(there.local(name)));
     // Only what is below it, whatever the file says.
     let below = named.filter(|name| name.components().all(|part| matches!(part, Component::Normal(_))));
     for name in below.chain([Path::new(origin::FILE)]) {

@@ -87,6 +87,14 @@ impl Listing {
     pub(super) fn has(&self, name: &str) -> bool {
         self.files.contains_key(name)
     }
+
+    /// What lies in `folder`, by its names there.
+    pub(super) fn below(&self, folder: &str) -> Self {
+        let below = |(name, entry): (&String, &Entry)| {
+            Some((name.strip_prefix(folder)?.strip_prefix('/')?.to_owned(), entry.clone()))
+        };
+        Self { commit: self.commit.clone(), files: self.files.iter().filter_map(below).collect() }
+    }
 }
 
 impl Sibling {

@@ -194,6 +194,7 @@ impl Pull<'_> {
             repo: self.request.repo.to_string(),
             revision: self.request.revision.clone(),
             commit: self.listing.commit.clone(),
+            folder: choice.folder.clone(),
             files,
         };
         let key = (!self.request.include.is_empty()).then(|| key(&choice.files));
@@ -220,14 +221,30 @@ impl Pull<'_> {
         if !self.request.include.is_empty() {
             return file_selection::matching(&self.listing, &self.request.include);
         }
-        let sidecar = if self.listing.has("vtagd.json") { Some(self.json("vtagd.json")?) } else { None };
         let listing = self.listing.clone();
-        let mut choice = file_selection::choose(&listing, sidecar.as_ref(), &mut || {
-            Ok(import::is_served(&self.json("config.json")?))
+        let names = match self.choose_among(&listing, "") {
+            Err(HubError::Unusable { names }) => names,
+            chosen => return chosen,
+        };
+        let Some(folder) = file_selection::model_folder(&listing)? else { return Err(HubError::Unusable { names }) };
+        match self.choose_among(&listing.below(&folder), &format!("{folder}/")) {
+            Ok(choice) => Ok(choice.below(&folder)),
+            // Nothing but a folder of something else.
+            Err(HubError::Unusable { .. } | HubError::SeveralWeights { .. }) => Err(HubError::Unusable { names }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A choice among the names of `listing`, which the repository has with `prefix` before them.
+    fn choose_among(&mut self, listing: &Listing, prefix: &str) -> Result<Choice, HubError> {
+        let full = |name: &str| format!("{prefix}{name}");
+        let sidecar = if listing.has("vtagd.json") { Some(self.json(&full("vtagd.json"))?) } else { None };
+        let mut choice = file_selection::choose(listing, sidecar.as_ref(), &mut || {
+            Ok(import::is_served(&self.json(&full("config.json"))?))
         })?;
         if let Some(index) = choice.index.clone() {
-            let content = self.content(&index)?;
-            choice.files.extend(file_selection::shards(&index, &content, &self.listing)?);
+            let content = self.content(&full(&index))?;
+            choice.files.extend(file_selection::shards(&index, &content, listing)?);
         }
         Ok(choice)
     }

@@ -26,7 +26,10 @@ pub struct Origin {
     pub revision: String,
     /// What it was at that time.
     pub commit: String,
-    /// The files, by name.
+    /// The folder of the repository that was taken for the whole of it: its files lie here without that folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// The files, by the repository's names.
     pub files: BTreeMap<String, OriginFile>,
 }
 
@@ -53,12 +56,20 @@ impl Origin {
         format!("{}@{}", self.repo, self.commit)
     }
 
+    /// What the file that the repository calls `name` is called here.
+    pub(super) fn local<'n>(&self, name: &'n str) -> &'n str {
+        let below = |folder: &str| name.strip_prefix(folder)?.strip_prefix('/');
+        self.folder.as_deref().and_then(below).unwrap_or(name)
+    }
+
     /// Whether `dir` holds just these files, by their sizes.
     pub(super) fn is_whole(&self, dir: &Path) -> bool {
-        let same = Self::read(dir)
-            .is_some_and(|there| (&there.repo, &there.commit, &there.files) == (&self.repo, &self.commit, &self.files));
+        let same = Self::read(dir).is_some_and(|there| {
+            (&there.repo, &there.commit, &there.folder, &there.files)
+                == (&self.repo, &self.commit, &self.folder, &self.files)
+        });
         let whole = |(name, file): (&String, &OriginFile)| {
-            fs::metadata(dir.join(name)).is_ok_and(|meta| meta.is_file() && meta.len() == file.size)
+            fs::metadata(dir.join(self.local(name))).is_ok_and(|meta| meta.is_file() && meta.len() == file.size)
         };
         same && self.files.iter().all(whole)
     }

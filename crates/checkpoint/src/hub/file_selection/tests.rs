@@ -216,6 +216,28 @@ fn a_repository_without_a_model_is_told_with_what_it_holds() {
 }
 
 #[test]
+fn a_checkpoint_that_lies_in_one_folder_is_found_there_and_of_several_none_is_taken() {
+    let names =
+        |folder: &str| ["config.json", "merges.txt", "pytorch_model.bin"].map(|name| format!("{folder}/{name}"));
+    let mut all = vec!["README.md".to_owned(), "modules.json".into(), "1_Pooling/config.json".into()];
+    all.extend(names("0_CLIPModel"));
+    let of = |all: &[String]| listing(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    let whole = of(&all);
+    assert!(matches!(choose(&whole, None, &mut || Ok(true)), Err(HubError::Unusable { .. })), "not at the top");
+    let folder = model_folder(&whole).unwrap().unwrap();
+    let choice = choose(&whole.below(&folder), None, &mut || Ok(true)).unwrap().below(&folder);
+    assert_eq!(choice.files.into_iter().collect::<Vec<_>>(), names("0_CLIPModel"));
+    assert_eq!(choice.what, "the Hugging Face checkpoint pytorch_model.bin in 0_CLIPModel");
+    assert_eq!(choice.folder.as_deref(), Some("0_CLIPModel"));
+
+    all.extend(["deep/er/open_clip_config.json", "deep/er/open_clip_model.safetensors"].map(str::to_owned));
+    let error = model_folder(&of(&all)).unwrap_err().to_string();
+    assert!(error.contains("(0_CLIPModel, deep/er)") && error.contains("--include '0_CLIPModel/*'"), "{error}");
+    assert!(error.contains("DIR/0_CLIPModel"), "{error}");
+    assert_eq!(model_folder(&listing(&["a/config.json", "b/model.safetensors"])).unwrap(), None);
+}
+
+#[test]
 fn patterns_take_the_place_of_the_choice() {
     let listing =
         listing(&["config.json", "onnx/text_model_q4.onnx", "onnx/vision_model_q4.onnx", "onnx/vision_model.onnx"]);
