@@ -15,8 +15,10 @@ export function strip(band, tags) {
   const labels = [...new Set(tags.map((tag) => tag.label))].sort().slice(0, 12);
   const line = (label) => {
     const own = tags.filter((tag) => tag.label === label);
-    const mark = (tag) => svg('rect', { x: x(tag.from), y: 2, width: Math.max(x(end(tag)) - x(tag.from), 3), height: 12, class: tag.to ? '' : 'open' });
-    return h('div', { class: 'strip' }, h('span', {}, `${label} (${own.length})`), svg('svg', { viewBox: `0 0 ${WIDTH} 16`, preserveAspectRatio: 'none', 'aria-hidden': 'true' }, own.map(mark)));
+    // One shape for all of them: there may be thousands, drawn anew with each.
+    const box = (tag) => `M${x(tag.from).toFixed(1)} 2h${Math.max(x(end(tag)) - x(tag.from), 3).toFixed(1)}v12H${x(tag.from).toFixed(1)}z`;
+    const shape = (all, kind) => svg('path', { d: all.map(box).join(''), class: kind });
+    return h('div', { class: 'strip' }, h('span', {}, `${label} (${own.length})`), svg('svg', { viewBox: `0 0 ${WIDTH} 16`, preserveAspectRatio: 'none', 'aria-hidden': 'true' }, shape(own.filter((tag) => tag.to), 'told'), shape(own.filter((tag) => !tag.to), 'open')));
   };
   return put(band, labels.map(line), h('p', { class: 'ends small' }, h('span', {}, time(from)), h('span', {}, time(to))));
 }

@@ -12,6 +12,8 @@ import { drawPicture, picturePlace } from './picture.js';
 const PAGE = 100;
 /** Tags that the page holds, at most: those that are older can be had by `until`. */
 const HELD = 2000;
+/** Rows that are drawn until somebody asks for more: a page that is open for a day does not grow. */
+const ROWS = 200;
 /** Of a tag's picture, pixels. */
 const WIDTH = 320;
 /** Events that a review looks through: of a page, and pages. */
@@ -160,6 +162,7 @@ export function events(body, parameters) {
   put(body, filters, band, hint, list, full, empty, more);
   let wanted = parameters;
   let next = null;
+  let rows = ROWS;
   /** Which question is being answered, and of which one a page is on its way. */
   let turn = 0;
   let reading = 0;
@@ -179,10 +182,11 @@ export function events(body, parameters) {
     const isReview = wanted.order === 'uncertain';
     const all = isReview ? uncertainFirst() : tags.newestFirst();
     strip(band, all);
-    full.hidden = isReview ? !isCut : tags.all.size < HELD;
+    const isMoreHeld = !isReview && rows < all.length;
+    full.hidden = isReview ? !isCut : tags.all.size < HELD || isMoreHeld;
     say(full, `These are ${isReview ? 'of ' : ''}the newest ${isReview ? tags.all.size : HELD.toLocaleString()} tags. For older ones choose a label, a set or a stream, or write until=2026-01-31T12:00:00Z into the address.`);
-    if (!full.hidden) more.hidden = true;
-    each(list, all, (tag) => tag.id, made, (element, tag) => setRow(element, tag, judged.of(tag), Boolean(wanted.until)));
+    more.hidden = isReview || !(isMoreHeld || (next && tags.all.size < HELD));
+    each(list, isReview ? all : all.slice(0, rows), (tag) => tag.id, made, (element, tag) => setRow(element, tag, judged.of(tag), Boolean(wanted.until)));
     empty.hidden = all.length > 0;
     hint.hidden = !empty.hidden;
     say(empty, 'Nothing was told that fits. A label tells once its score stays above its threshold: the bars of a camera show how near it is, the label lab which threshold would have told.');
@@ -200,6 +204,12 @@ export function events(body, parameters) {
   /** The next page of them. One that comes when others are wanted by now is of no use. */
   const older = async () => {
     if (reading === turn) return;
+    if (rows < tags.all.size) {
+      rows += ROWS;
+      draw();
+      watchEnd();
+      return;
+    }
     const own = turn;
     reading = own;
     try {
@@ -210,9 +220,11 @@ export function events(body, parameters) {
     } finally {
       if (reading === own) reading = 0;
     }
-    more.hidden = !next || tags.all.size >= HELD;
     draw();
-    // Where its end is still in sight, that is told once more.
+    watchEnd();
+  };
+  /** Where the end of the list is still in sight, that is told once more. */
+  const watchEnd = () => {
     end.unobserve(more);
     end.observe(more);
   };
@@ -252,6 +264,7 @@ export function events(body, parameters) {
   const begin = async () => {
     turn += 1;
     const own = turn;
+    rows = ROWS;
     more.hidden = true;
     next = null;
     if (wanted.order === 'uncertain') {

@@ -351,6 +351,25 @@ test('what was told at a moment has the tags that were open all the while', asyn
   await page.context().close();
 });
 
+test('of many tags no more rows are drawn than somebody has asked for', async () => {
+  const page = await opened(setting);
+  const at = (number) => new Date(Date.UTC(2026, 4, 1, 12) - number * 10_000).toISOString();
+  const tag = (number) => ({ id: `${number}-end`, type: 'org.vtagd.tag.end', time: at(number), data: { tag_id: `tag-${number}`, stream: 'demo-camera', region: null, set: 'demo', label: 'cat', started_at: at(number), ended_at: at(number - 0.5), media_start: 0, peak: 0.9, reason: 'below_exit' } });
+  await page.route('**/api/v1/events?*', (route) => route.fulfill({ json: { events: Array.from({ length: 450 }, (_, number) => tag(number)), next: null } }));
+  await page.goto(`${setting.address}/#/events`);
+  const rows = () => page.locator('.tags > li').count();
+  await eventually('the first rows', async () => (await rows()) > 0);
+  assert.equal(await rows(), 200);
+  assert.equal(await page.locator('.strip span').first().textContent(), 'cat (450)');
+  for (const wanted of [400, 450]) {
+    await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
+    await eventually(`${wanted} rows`, async () => (await rows()) >= wanted);
+  }
+  assert.ok(await page.locator('button:has-text("Older")').isHidden());
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
 test('the system goes on telling under the hands of who reads it, and leaves them where they are', async () => {
   const page = await opened(setting);
   await page.goto(`${setting.address}/#/system`);
