@@ -263,7 +263,10 @@ fn root_tries_what_the_unit_names_as_the_user_of_the_unit() {
     };
     let (code, said) = run("roots/outbox.db");
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("files were tried as watcher, the user of vtagd.service; what ProtectHome=, ProtectSystem= "), "{said}");
+    assert!(
+        said.contains("files were tried as watcher, the user of vtagd.service; what ProtectHome=, ProtectSystem= "),
+        "{said}"
+    );
     assert!(
         said.contains("error: outbox.path: ") && said.contains("roots cannot be written (Permission denied"),
         "{said}"
