@@ -163,6 +163,8 @@ export function events(body, parameters) {
   let wanted = parameters;
   let next = null;
   let rows = ROWS;
+  /** Events of tags that were open when the moment began. */
+  let unended = [];
   /** Which question is being answered, and of which one a page is on its way. */
   let turn = 0;
   let reading = 0;
@@ -217,6 +219,7 @@ export function events(body, parameters) {
       if (own !== turn) return;
       page.events.forEach((event) => tags.note(event));
       next = page.next;
+      noteUnended();
     } finally {
       if (reading === own) reading = 0;
     }
@@ -235,7 +238,14 @@ export function events(body, parameters) {
     if (own !== turn) return;
     page.events.forEach((event) => before.note(event));
     const open = new Set([...before.all.values()].filter((tag) => !tag.to).map((tag) => tag.id));
-    page.events.filter((event) => open.has(event.data.tag_id)).forEach((event) => tags.note(event));
+    unended = page.events.filter((event) => open.has(event.data.tag_id));
+    noteUnended();
+  };
+  /** Not before all of the moment is read: their ends may be in it. */
+  const noteUnended = () => {
+    if (next) return;
+    unended.forEach((event) => tags.note(event));
+    unended = [];
   };
   const marked = async () => new Judged(await readMarks({ stream: wanted.stream, set: wanted.set }).catch(() => []));
   const review = async (own) => {
@@ -265,6 +275,7 @@ export function events(body, parameters) {
     turn += 1;
     const own = turn;
     rows = ROWS;
+    unended = [];
     more.hidden = true;
     next = null;
     if (wanted.order === 'uncertain') {

@@ -7,6 +7,7 @@ import { button, choice, each, field, h, here, percent, put, replaceAddress, say
 import { curve, histogram, stretch, stretches } from './chart.js';
 import { learn } from './learn.js';
 import { addMark, readMarks, takeBack } from './marks.js';
+import { below, best, share, suggestion } from './thresholds.js';
 
 const HOURS = [
   ['1', 'the last hour'],
@@ -507,35 +508,4 @@ export function lab(body, parameters) {
     left = true;
     under?.abort();
   };
-}
-
-/** `exit` of a threshold that is saved here. @param {number} enter */
-function below(enter) {
-  return Math.round((enter - 1) * 10) / 10;
-}
-
-/** @param {number[]} points */
-function suggestion(points) {
-  const sorted = [...points].sort((a, b) => a - b);
-  const usual = sorted[Math.floor(sorted.length * 0.9)];
-  return ((usual + sorted[sorted.length - 1]) / 2).toFixed(1);
-}
-
-/** The threshold with the best F1 over points that are marked; in the middle of those that are as good. */
-function best(seen, absent) {
-  const all = [...new Set([...seen, ...absent])].sort((a, b) => a - b);
-  const cuts = all.slice(1).map((margin, at) => (margin + all[at]) / 2);
-  let found = { f1: -1, cuts: [all[0]] };
-  for (const cut of cuts) {
-    const right = seen.filter((margin) => margin >= cut).length;
-    const wrong = absent.filter((margin) => margin >= cut).length;
-    const f1 = (2 * right) / (right + wrong + seen.length);
-    if (f1 > found.f1) found = { f1, cuts: [cut] };
-    else if (f1 === found.f1) found.cuts.push(cut);
-  }
-  return found.cuts[Math.floor(found.cuts.length / 2)];
-}
-
-function share(points, level) {
-  return percent(points.filter((margin) => margin >= Number(level)).length / points.length);
 }

@@ -41,6 +41,7 @@ const ASSETS: &[Asset] = assets! {
     "events.js": SCRIPT,
     "lab.js": SCRIPT,
     "learn.js": SCRIPT,
+    "thresholds.js": SCRIPT,
     "live.js": SCRIPT,
     "marks.js": SCRIPT,
     "picture.js": SCRIPT,

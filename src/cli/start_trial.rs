@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpSocket;
 
-use crate::config::{JsonlTarget, Settings, SinkSettings};
+use crate::config::{self, Absence, JsonlTarget, Settings, SinkSettings};
 use crate::platform::running_daemons;
 use crate::platform::tls::{self, Trust};
 use crate::platform::writable::{self, Unwritable};
@@ -24,7 +24,7 @@ pub fn problems(settings: &Settings, in_force: &Path, document: &Document) -> Ve
     let running = Running::find(settings, in_force);
     running.tell(settings, &mut trial);
     if let Some(api) = &settings.api {
-        trial.listen(api.listen, running.own.is_some());
+        trial.listen(api.listen, running.own.is_some() && is_held_by(in_force, settings, api.listen));
     }
     let state = settings.state.try_out();
     // The default one, which nobody has asked for, is done without.
@@ -68,6 +68,15 @@ pub fn problems(settings: &Settings, in_force: &Path, document: &Document) -> Ve
         }
     }
     trial.problems
+}
+
+/// Whether a daemon of the configuration `in_force` listens on `address`; one that cannot be read may.
+fn is_held_by(in_force: &Path, settings: &Settings, address: SocketAddr) -> bool {
+    if in_force == settings.file {
+        return true;
+    }
+    let other = config::load_with_document(in_force, Absence::Told);
+    other.map_or(true, |(other, _)| other.api.is_some_and(|api| api.listen == address))
 }
 
 struct Trial<'d> {

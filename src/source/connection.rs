@@ -432,14 +432,15 @@ fn tear_down(
             true
         }
         Err(Late::NoThread(error)) => {
-            // What it holds is what the system is short of.
+            // What it holds is what the system is short of. One that waits for the rest of a message stops then.
+            socket.cut();
             tracing::warn!(%stream, %error, "no thread to stop the pipeline; waiting for it instead");
             let pipeline = pipeline.lock().take();
             pipeline.is_none_or(pipeline_stop::stop_and_let_go)
         }
     };
     if !stopped {
-        abandoned.add_for_good();
+        abandoned.add_refusing();
         metrics::counter!("vtagd_pipelines_abandoned_total", "stream" => stream.to_string()).increment(1);
         let hanging = abandoned.count();
         tracing::warn!(%stream, hanging, "the pipeline refuses to stop; left behind");

@@ -13,6 +13,9 @@ use gstreamer::prelude::*;
 use super::scrub::Scrubber;
 use super::{Location, multipart};
 
+/// What is told of a stream that ended although it was live.
+pub const LIVE_ENDED: &str = "the live stream ended";
+
 /// Which stream, where, and in which element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct At {
@@ -72,7 +75,7 @@ pub enum SourceError {
     Connection { at: At, detail: String },
     #[error("{at}: nothing is there: {detail}; check the address")]
     NotFound { at: At, detail: String },
-    #[error("{at}: the live stream ended")]
+    #[error("{at}: {LIVE_ENDED}")]
     Ended { at: At },
     #[error("{at}: the name {host} cannot be resolved: {why}; check its spelling and this machine's DNS")]
     Unresolved { at: At, host: String, why: String },

@@ -66,7 +66,7 @@ use std::time::{Duration, Instant};
 
 pub use camera_tls::CameraTls;
 pub use decoders::{DecodedBy, Decoder, decoded_by};
-pub use error::{At, Decision, Excess, SourceError};
+pub use error::{At, Decision, Excess, LIVE_ENDED, SourceError};
 pub use source_settings::{Decode, Limits, Location, Pace, PushSettings, Reconnect, SourceSettings, Transport};
 pub use web_proxy::go_directly;
 
@@ -291,6 +291,7 @@ impl Source {
                 return Ended::Shutdown;
             }
             self.look_up_password();
+            let before = self.feed.connection();
             let error = match self.connect_once() {
                 Ok(End::Played) => return Ended::EndOfFile,
                 Ok(End::Shutdown) => return Ended::Shutdown,
@@ -308,7 +309,8 @@ impl Source {
                 self.status.reconnecting();
                 continue;
             }
-            let flowed = self.feed.progress().flowed();
+            // What failed before it was a connection has no part in what came by the one before.
+            let flowed = self.feed.progress().flowed().filter(|_| self.feed.connection() != before);
             if flowed.is_some() {
                 told.clear();
                 self.login_polled = false;

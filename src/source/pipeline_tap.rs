@@ -154,6 +154,11 @@ impl PipelineTap {
     }
 
     /// Starts listening to a new connection and gives its number.
+    /// The number of the latest connection.
+    pub fn connection(&self) -> u64 {
+        self.with(|state| state.connection)
+    }
+
     pub fn connect(&self) -> u64 {
         self.with(|state| {
             state.connection += 1;

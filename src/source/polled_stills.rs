@@ -103,7 +103,10 @@ pub(super) fn run(settings: &SourceSettings, feed: &PipelineTap, shutdown: &Shut
                     tracing::trace!(stream = %settings.id, "the picture is the same");
                 }
             }
-            Err(error) if is_passing(&error) && last.is_some_and(|last| last.elapsed() < stall) => {
+            Err(error)
+                if is_passing(&error)
+                    && last.is_some_and(|last| last.elapsed() < stall.max(feed.interval().unwrap_or_default() * 2)) =>
+            {
                 tracing::debug!(stream = %settings.id, %error, "a sample is missed, asking again at the next");
             }
             Err(error) => return Err(error),

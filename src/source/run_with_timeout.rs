@@ -58,7 +58,11 @@ pub(super) fn run_with_timeout<T: Send + 'static>(
 
 /// Pipelines of one stream that did not stop in time and may still hold threads, sockets and memory.
 #[derive(Debug, Default)]
-pub(super) struct AbandonedPipelines(Vec<Weak<()>>);
+pub(super) struct AbandonedPipelines {
+    running: Vec<Weak<()>>,
+    /// That will never end.
+    refusing: usize,
+}
 
 impl AbandonedPipelines {
     /// From so many on, another attempt is made at the longest wait only.
@@ -67,20 +71,18 @@ impl AbandonedPipelines {
     pub const MOST: usize = 8;
 
     pub fn add(&mut self, running: Weak<()>) {
-        self.0.push(running);
+        self.running.push(running);
     }
 
-    /// One that will never end.
-    pub fn add_for_good(&mut self) {
-        let token = Arc::new(());
-        self.add(Arc::downgrade(&token));
-        std::mem::forget(token);
+    /// One that refuses to stop.
+    pub fn add_refusing(&mut self) {
+        self.refusing += 1;
     }
 
     /// How many still run.
     pub fn count(&mut self) -> usize {
-        self.0.retain(|running| running.strong_count() > 0);
-        self.0.len()
+        self.running.retain(|running| running.strong_count() > 0);
+        self.running.len() + self.refusing
     }
 }
 

@@ -215,7 +215,7 @@ fn a_poll_that_fails_is_a_stream_that_is_down_and_comes_back() {
         (format!("{status}\r\nContent-Type: image/jpeg\r\n"), body)
     });
     // It is asked again until there was no picture for so long.
-    let limits = Limits { stall: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { stall: Duration::from_secs(2), ..Limits::default() };
     let running = Running::with(settings(Location::Http(url.into())), Options { limits, ..every(100) });
     for status in ["503 Service Unavailable", "204 No Content", "500 Oops"] {
         running.wait_frames(running.frames().len() + 3);

@@ -188,7 +188,7 @@ fn whoever_sends_late_is_listened_to_all_the_same() {
         // After two waits the next would be longer than a test waits for anything.
         let (short, long) = (Duration::from_secs(1), Duration::from_secs(600));
         let ladder = Ladder { steps: vec![short, short, long], stable: long };
-        let limits = Limits { first_frame: Duration::from_secs(4), ..Limits::default() };
+        let limits = Limits { first_frame: Duration::from_secs(8), ..Limits::default() };
         let options = Options { interval: Duration::from_millis(400), limits, ladder, ..Options::default() };
         (Running::with(settings(location), options), sender)
     });

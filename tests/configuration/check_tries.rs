@@ -193,11 +193,10 @@ fn a_daemon_of_the_same_configuration_is_told_and_not_disturbed() {
 #[test]
 fn what_is_to_replace_a_configuration_is_not_in_the_way_of_its_daemon() {
     let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().display();
+    let (place, own_port) = (folder.path().display(), free_port());
     let text = format!(
-        "{STREAM}api: {{ listen: '127.0.0.1:{}' }}\nstate: {{ path: '{place}/state' }}\noutbox: {{ path: '{place}/outbox.db' }}\n\
-         sinks: [{{ type: jsonl, path: '{place}/events.jsonl' }}]\n",
-        free_port()
+        "{STREAM}api: {{ listen: '127.0.0.1:{own_port}' }}\nstate: {{ path: '{place}/state' }}\noutbox: {{ path: '{place}/outbox.db' }}\n\
+         sinks: [{{ type: jsonl, path: '{place}/events.jsonl' }}]\n"
     );
     let mut daemon = Daemon::start(folder.path(), &text);
     daemon.wait_ready();
@@ -215,6 +214,15 @@ fn what_is_to_replace_a_configuration_is_not_in_the_way_of_its_daemon() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("a daemon runs already (process "), "{said}");
+    // What another program holds is not the daemon's.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    fs::write(next.join("vtagd.yaml"), text.replace(&format!(":{own_port}'"), &format!(":{port}'"))).unwrap();
+    let mut command = vtagd(&next);
+    let output = command.args(["check", "-c"]).arg(next.join("vtagd.yaml")).arg("--instead-of").arg(&in_force).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("error: api.listen: "), "{said}");
     assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
     // The play does so.
     let play = fs::read_to_string(root().join("ops/ansible/vtagd.yaml")).unwrap();

@@ -27,7 +27,7 @@ use crate::pipeline::{self, Stages};
 use crate::platform::shutdown::Shutdown;
 use crate::score::LabelScore;
 use crate::score::score_routes::ScoreRoute;
-use crate::source::{Ended, Location};
+use crate::source::{Ended, LIVE_ENDED, Location};
 use crate::stream::registry::RegisteredStream;
 use crate::stream::status::StreamState;
 
@@ -68,6 +68,8 @@ impl Watch<'_> {
     /// Watches `stream`, which is called `name`; `plot`: where its picture goes. The exit code.
     pub fn video(&self, name: &str, stream: StreamSettings, plot: Option<&Path>) -> u8 {
         let is_file = matches!(stream.source.location, Location::File(_));
+        // A daemon waits until it goes on; whoever tags one has seen all of it.
+        let is_playlist = matches!(&stream.source.location, Location::Http(url) if url.path().ends_with(".m3u8"));
         let rehearsal = self.args.is_rehearsal().then(|| Arc::new(Mutex::new(self.rehearsal(&stream))));
         let seen = Arc::new(Seen::default());
         let route = self.route(name, rehearsal.as_ref(), &seen);
@@ -91,7 +93,7 @@ impl Watch<'_> {
                 return 1;
             }
         };
-        let stop = self.wait(&member, is_file, &seen);
+        let stop = self.wait(&member, is_file, is_playlist, &seen);
         member.stop();
         let accounting = Arc::clone(&member.accounting);
         threads.push(member.into_thread());
@@ -169,7 +171,7 @@ impl Watch<'_> {
     }
 
     /// Waits until there is nothing more to wait for.
-    fn wait(&self, member: &Member, is_file: bool, seen: &Seen) -> Stop {
+    fn wait(&self, member: &Member, is_file: bool, is_playlist: bool, seen: &Seen) -> Stop {
         let look = tick(POLL_INTERVAL);
         // A camera may fall silent: its time counts from its first picture, whatever comes after it.
         let mut first: Option<Instant> = None;
@@ -191,9 +193,14 @@ impl Watch<'_> {
             if seen.is_over.load(Ordering::Relaxed) || timed_out {
                 return Stop::Enough;
             }
-            // One that has been seen is waited for, as a daemon would.
-            if !has_frames && let StreamState::Down { error } = member.status.report(now).state {
-                return Stop::Away(error);
+            if let StreamState::Down { error } = member.status.report(now).state {
+                if has_frames && is_playlist && error.contains(LIVE_ENDED) {
+                    return Stop::Ended(Some(Ended::EndOfFile));
+                }
+                // Any other that has been seen is waited for, as a daemon would.
+                if !has_frames {
+                    return Stop::Away(error);
+                }
             }
         }
     }

@@ -193,8 +193,8 @@ impl Nats {
     async fn try_inbox(&self, client: &Client) -> Result<(), SinkError> {
         let statistics = client.statistics();
         let received = || statistics.in_bytes.load(Ordering::Relaxed);
-        // As deep as what `async-nats` subscribes to itself, and the same each time: the server repeats it, and one reason is told once.
-        let inbox = format!("{}.vtagd.inbox.*", self.settings.inbox_prefix);
+        // As deep as what `async-nats` subscribes to itself (`_INBOX.ID.*`), and the same each time: the server repeats it, and one reason is told once.
+        let inbox = format!("{}.vtagd.*", self.settings.inbox_prefix);
         for _ in 0..ROUND_TRIPS {
             let mut subscriber = client.subscribe(inbox.clone()).await.map_err(SinkError::retry)?;
             let before = received();

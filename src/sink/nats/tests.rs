@@ -242,7 +242,7 @@ fn a_user_that_may_not_hear_acknowledgements_publishes_nothing_and_is_told_what_
     });
     let (sender, thread) = running(port);
     sender.offer(delivery(1, event("gate", "car", EventKind::Start))).unwrap();
-    let why = "Permissions Violation for Subscription to \"_INBOX.vtagd.inbox.*\": allow this user to publish \
+    let why = "Permissions Violation for Subscription to \"_INBOX.vtagd.*\": allow this user to publish \
                `vtagd.events.>` and to subscribe to `_INBOX.>`";
     eventually("it is told", || is_down(&sender, why));
     eventually("it has tried again", || connections.load(Ordering::SeqCst) > 5);
